@@ -1,0 +1,63 @@
+# make help lists the targets. One environment, $(VENV), serves them all; it is rebuilt from nothing
+# when pyproject.toml or requirements-dev.txt changes.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+BIN := $(VENV)/bin
+
+# Two stamps: the project alone is all that `make demo` needs, and the tools come on top.
+PROJECT := $(VENV)/.project-installed
+TOOLS := $(VENV)/.tools-installed
+
+# One thread a test worker: more would share the same cores, and the thread count is part of a result.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+.PHONY: help setup demo test heavy check format-check lint types format bench clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1: \2/p' $(firstword $(MAKEFILE_LIST))
+
+setup: $(TOOLS) ## create the environment with the project and the development tools
+
+demo: $(PROJECT) ## distil scikit-learn's digits in every mode: runs/demo
+	$(BIN)/frugalkd demo --out runs/demo
+
+test: $(TOOLS) ## the unit tests
+	$(PYTEST)
+
+heavy: $(TOOLS) ## the heavy tests: complete data, many minutes
+	$(PYTEST) -m heavy
+
+check: format-check lint types test ## what CI runs: formatter, linter, type checker, unit tests
+
+format-check: $(TOOLS)
+	$(BIN)/ruff format --check .
+
+lint: $(TOOLS)
+	$(BIN)/ruff check .
+
+types: $(TOOLS)
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(TOOLS) ## format the code and apply the linter's safe fixes
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(PROJECT) ## a short comparison on Fashion-MNIST: runs/bench
+	$(BIN)/frugalkd compare fashion-mnist --arms vanilla,regulated,random,short --seeds 3 --out runs/bench
+
+clean: ## remove the environment and the caches; runs/ stays
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+
+$(PROJECT): pyproject.toml requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "frugalkd needs Python 3.11 or newer, and '$(PYTHON)' is not: name one with make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[parquet,torchvision]'
+	@touch $@
+
+$(TOOLS): $(PROJECT)
+	$(BIN)/python -m pip install --quiet --requirement requirements-dev.txt
+	@touch $@
