@@ -1,0 +1,99 @@
+"""frugalkd: distil a model with a fraction of the samples, and with a fraction of the time.
+
+The public names below are imported when they are first used, so that ``import frugalkd`` and the
+command line's ``--help`` do not wait for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from frugalkd.api import distill, train_teacher
+    from frugalkd.data import Augmentation, ImageData, load_data
+    from frugalkd.engine import Run
+    from frugalkd.errors import FrugalKDError
+    from frugalkd.gate import gate
+    from frugalkd.ledger import Ledger
+    from frugalkd.meters import Meters
+    from frugalkd.models import build_model
+    from frugalkd.modes import significance_weights
+    from frugalkd.objectives import KD, CrossEntropy, Objective
+    from frugalkd.policies import All, Policy, RandomSubset, SelfRegulation
+    from frugalkd.runs.load import load
+    from frugalkd.selection import Selection
+    from frugalkd.teachers import LiveTeacher, StoredTargets, Targets
+    from frugalkd.training import Optimizer, Schedule, Training
+
+_HOMES = {
+    "distill": "api",
+    "train_teacher": "api",
+    "Augmentation": "data",
+    "ImageData": "data",
+    "load_data": "data",
+    "Run": "engine",
+    "FrugalKDError": "errors",
+    "gate": "gate",
+    "Ledger": "ledger",
+    "Meters": "meters",
+    "build_model": "models",
+    "significance_weights": "modes",
+    "KD": "objectives",
+    "CrossEntropy": "objectives",
+    "Objective": "objectives",
+    "All": "policies",
+    "Policy": "policies",
+    "RandomSubset": "policies",
+    "SelfRegulation": "policies",
+    "load": "runs.load",
+    "Selection": "selection",
+    "LiveTeacher": "teachers",
+    "StoredTargets": "teachers",
+    "Targets": "teachers",
+    "Optimizer": "training",
+    "Schedule": "training",
+    "Training": "training",
+}
+
+__all__ = [
+    "KD",
+    "All",
+    "Augmentation",
+    "CrossEntropy",
+    "FrugalKDError",
+    "ImageData",
+    "Ledger",
+    "LiveTeacher",
+    "Meters",
+    "Objective",
+    "Optimizer",
+    "Policy",
+    "RandomSubset",
+    "Run",
+    "Schedule",
+    "Selection",
+    "SelfRegulation",
+    "StoredTargets",
+    "Targets",
+    "Training",
+    "build_model",
+    "distill",
+    "gate",
+    "load",
+    "load_data",
+    "significance_weights",
+    "train_teacher",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'frugalkd' has no attribute {name!r}")
+    return getattr(import_module(f"frugalkd.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

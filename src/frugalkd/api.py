@@ -1,0 +1,301 @@
+"""frugalkd from Python: train a teacher, distil a student."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.utils.data import Dataset
+
+from frugalkd.batches import inputs_of
+from frugalkd.data.source import data_digest, open_source
+from frugalkd.engine import Listener, Run, Trainer, accelerator_for
+from frugalkd.errors import LedgerError, ModelError, TargetsError
+from frugalkd.evaluation import measure, predict
+from frugalkd.flops import flops_per_row
+from frugalkd.ledger import Ledger
+from frugalkd.meters import Meters
+from frugalkd.modes import MODES, ModeName, significance_weights
+from frugalkd.objectives import KD, CrossEntropy, Objective
+from frugalkd.policies import Policy, SelfRegulation
+from frugalkd.selection import Selection
+from frugalkd.teachers import LiveTeacher, StoredTargets, Targets
+from frugalkd.training import Training
+
+
+def train_teacher(
+    model: nn.Module,
+    data: Dataset,
+    *,
+    policy: Policy | None = None,
+    objective: Objective | None = None,
+    training: Training | None = None,
+    seed: int = 0,
+    held_out: Dataset | None = None,
+    device: str = "auto",
+    checkpoints: Path | None = None,
+    resume: bool = False,
+    listener: Listener | None = None,
+) -> Run:
+    """Train ``model`` in place, by default under self-regulation.
+
+    Args:
+        model: any module that returns logits (rows, classes).
+        data: a map-style data set of (inputs, class index).
+        policy: who takes part; default ``SelfRegulation()``, ``All()`` trains conventionally.
+        objective: default cross-entropy.
+        training: epochs, batch size, optimiser, schedule, precision.
+        seed: of the order of samples and of dropout. The model's first weights are the caller's.
+        held_out: data to measure the trained model on.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        checkpoints: a folder for a checkpoint after each epoch.
+        resume: go on from the newest checkpoint there.
+        listener: told of each epoch's record.
+
+    Returns:
+        The run: the model, and the ledger whose ``significance`` says who took part how often.
+
+    Raises:
+        UnsupportedData: iterable data, or labels that are not class indices.
+        NonFiniteLoss: the training diverged.
+    """
+    return _train(
+        model,
+        data,
+        policy=policy or SelfRegulation(),
+        weights=None,
+        targets=None,
+        teacher=None,
+        objective=objective or CrossEntropy(),
+        training=training or Training(),
+        seed=seed,
+        held_out=held_out,
+        device=device,
+        checkpoints=checkpoints,
+        resume=resume,
+        listener=listener,
+    )
+
+
+def distill(
+    student: nn.Module,
+    data: Dataset,
+    *,
+    teacher: nn.Module | Targets | None,
+    mode: ModeName | None = None,
+    ledger: Ledger | None = None,
+    regulation: SelfRegulation | None = None,
+    gamma: float = 1.0,
+    policy: Policy | None = None,
+    weights: NDArray[np.float32] | None = None,
+    objective: Objective | None = None,
+    training: Training | None = None,
+    seed: int = 0,
+    held_out: Dataset | None = None,
+    device: str = "auto",
+    checkpoints: Path | None = None,
+    resume: bool = False,
+    listener: Listener | None = None,
+) -> Run:
+    """Distil ``student`` in place from ``teacher``.
+
+    Args:
+        student: any module that returns logits (rows, classes).
+        data: a map-style data set of (inputs, class index), or of inputs alone: the teacher's top
+            class then stands in for the label.
+        teacher: a model (asked live), stored targets, or None with an objective that needs none.
+        mode: ``vanilla``, ``significance``, ``regulated`` or ``hybrid``: sugar for policy and
+            weights. Default ``vanilla``, unless ``policy`` or ``weights`` are given.
+        ledger: the teacher's; *significance* and *hybrid* need it.
+        regulation: the student's own gate, for *regulated* and *hybrid*.
+        gamma: weights are significance ** gamma.
+        policy: who takes part, instead of a mode.
+        weights: float32 (samples,), instead of a mode; 0 leaves a sample out.
+        objective: default ``KD()``: T = 4, alpha = 0.9.
+        training, seed, held_out, device, checkpoints, resume, listener: as in
+            :func:`train_teacher`.
+
+    Raises:
+        LedgerError: the mode needs a ledger and there is none, or it is of other data.
+        TargetsError: the objective needs a teacher and there is none.
+        UnsupportedData, NonFiniteLoss: as in :func:`train_teacher`.
+    """
+    if mode is None and policy is None and weights is None:
+        mode = "vanilla"
+    if mode is not None:
+        if policy is not None or weights is not None:
+            raise ValueError("mode stands for a policy and weights: give either one or the other")
+        policy = MODES[mode].policy(regulation or SelfRegulation())
+        weights = _mode_weights(mode, ledger, data, gamma)
+    objective = objective or KD()
+    targets = LiveTeacher(teacher) if isinstance(teacher, nn.Module) else teacher
+    if objective.needs_targets and targets is None:
+        raise TargetsError(
+            f"{type(objective).__name__} needs a teacher: pass teacher=, or CrossEntropy() to do "
+            "without"
+        )
+    return _train(
+        student,
+        data,
+        policy=policy,
+        weights=weights,
+        targets=targets if objective.needs_targets else None,
+        teacher=teacher if isinstance(teacher, nn.Module) else None,
+        objective=objective,
+        training=training or Training(),
+        seed=seed,
+        held_out=held_out,
+        device=device,
+        checkpoints=checkpoints,
+        resume=resume,
+        listener=listener,
+    )
+
+
+def _mode_weights(
+    mode: ModeName, ledger: Ledger | None, data: Dataset, gamma: float
+) -> NDArray[np.float32] | None:
+    if not MODES[mode].weighted:
+        return None
+    if ledger is None:
+        raise LedgerError(
+            f"mode {mode} needs a significance ledger: train the teacher under self-regulation "
+            "(frugalkd teach, or train_teacher) and pass its ledger; vanilla and regulated need none"
+        )
+    size = len(data)  # pyright: ignore[reportArgumentType]
+    if len(ledger) != size:
+        raise LedgerError(f"the ledger speaks of {len(ledger)} samples, the data have {size}")
+    if ledger.about.get("data", digest := data_digest(data)) != digest:
+        raise LedgerError("the ledger was made on other data: train a teacher on these")
+    return significance_weights(ledger, gamma)
+
+
+def _train(
+    model: nn.Module,
+    data: Dataset,
+    *,
+    policy: Policy | None,
+    weights: NDArray[np.float32] | None,
+    targets: Targets | None,
+    teacher: nn.Module | None,
+    objective: Objective,
+    training: Training,
+    seed: int,
+    held_out: Dataset | None,
+    device: str,
+    checkpoints: Path | None,
+    resume: bool,
+    listener: Listener | None,
+) -> Run:
+    """What a teacher's and a student's training share."""
+    accelerator = accelerator_for(training.precision, device)
+    memory = torch.channels_last if training.channels_last else torch.preserve_format
+    model.to(accelerator.device, memory_format=memory)  # pyright: ignore[reportCallIssue]
+    if teacher is not None:
+        teacher.to(accelerator.device)
+    labels = getattr(data, "labels", None)
+    ledger = Ledger.new(
+        len(data),  # pyright: ignore[reportArgumentType]
+        labels=None if labels is None else np.asarray(labels),
+        extra={} if policy is None else policy.columns,
+    )
+    ledger.about = _about(data, policy)
+    meters = Meters()
+    selection = Selection(
+        data,
+        policy=policy,
+        epochs=training.epochs,
+        batch_size=training.batch_size,
+        seed=seed,
+        weights=weights,
+        targets=targets,
+        model=model,
+        num_workers=training.num_workers,
+        pin_memory=accelerator.device.type == "cuda",
+        drop_last=training.drop_last,
+        screen_batch=training.screen_batch,
+        device=accelerator.device,
+        ledger=ledger,
+        meters=meters,
+    )
+    torch.manual_seed(seed)
+    trainer = Trainer(
+        model, selection, objective, training, accelerator, checkpoints, listener or _silent
+    )
+    try:
+        if resume:
+            trainer.resume()
+        history = trainer.fit()
+    finally:
+        selection.source.close()
+    meters.flops = _flops(model, teacher, data, meters, accelerator.device)
+    run = Run(model, selection.ledger, meters, history)
+    if held_out is not None:
+        run.evaluation = _evaluate(model, teacher, held_out, training, accelerator, meters)
+    return run
+
+
+def _silent(record: dict[str, Any]) -> None:
+    pass
+
+
+def _about(data: Dataset, policy: Policy | None) -> dict[str, str]:
+    """What the ledger's file says of itself."""
+    about = {"data": data_digest(data), "policy": str(policy)}
+    classes = getattr(data, "classes", None)
+    if classes is not None:
+        about["classes"] = "\n".join(map(str, classes))
+    return about
+
+
+def _flops(
+    model: nn.Module,
+    teacher: nn.Module | None,
+    data: Dataset,
+    meters: Meters,
+    device: torch.device,
+) -> dict[str, float]:
+    """Operations of the run: per row as torch counts them, times the rows that were metered."""
+    source = open_source(data)
+    ids = np.arange(min(2, len(data)))  # pyright: ignore[reportArgumentType]
+    from accelerate.utils import send_to_device
+
+    batch = send_to_device(next(source.batches([(ids, np.zeros_like(ids))])), device)
+    inputs = inputs_of(batch)
+    row = flops_per_row(model, inputs, len(ids))
+    flops = {
+        "student_forward": row["forward"] * meters.student_forwards,
+        "student_backward": row["backward"] * meters.samples_backpropagated,
+    }
+    if teacher is not None:
+        flops["teacher_forward"] = (
+            flops_per_row(teacher, inputs, len(ids))["forward"] * meters.teacher_queries
+        )
+    return flops
+
+
+def _evaluate(
+    model: nn.Module,
+    teacher: nn.Module | None,
+    held_out: Dataset,
+    training: Training,
+    accelerator,
+    meters: Meters,
+) -> dict[str, Any]:
+    started = time.perf_counter()
+    options = {"accelerator": accelerator, "num_workers": training.num_workers}
+    probabilities, labels = predict(model, held_out, **options)
+    if labels is None:
+        raise ModelError("held-out data without labels measure nothing: give labels, or predict")
+    of_teacher = None if teacher is None else predict(teacher, held_out, **options)[0]
+    measures = measure(probabilities, labels, of_teacher)
+    meters.eval_seconds += time.perf_counter() - started
+    return measures
+
+
+__all__ = ["StoredTargets", "distill", "train_teacher"]

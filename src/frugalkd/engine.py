@@ -1,0 +1,206 @@
+"""The one training loop: it trains a teacher and it distils a student."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+
+from frugalkd.batches import call, inputs_of
+from frugalkd.checkpoint import load_tree, random_state, save_tree, set_random_state
+from frugalkd.ledger import Ledger
+from frugalkd.meters import Meters
+from frugalkd.objectives import Objective
+from frugalkd.optimisation import factor, make_optimizer
+from frugalkd.selection import Epoch, Selection
+from frugalkd.training import Training
+
+Listener = Callable[[dict[str, Any]], None]
+"""Told of each finished epoch: the record that history keeps."""
+
+
+@dataclass
+class Run:
+    """What a training leaves behind.
+
+    Attributes:
+        model: the trained model (the last epoch's), in eval mode.
+        ledger: the record of its samples.
+        meters: what it cost.
+        history: one record an epoch: loss, learning rate, rows by what they were, seconds.
+        evaluation: measures on held-out data, where some were given.
+    """
+
+    model: nn.Module
+    ledger: Ledger
+    meters: Meters
+    history: list[dict[str, Any]] = field(default_factory=list)
+    evaluation: dict[str, Any] | None = None
+
+
+def accelerator_for(precision: str, device: str) -> Accelerator:
+    """Accelerate's idea of the device and the precision; it looks after one process here.
+
+    Accelerate keeps both in process-wide state and refuses a second choice, so that state is reset
+    first: runs of different settings may follow each other in one process.
+    """
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(
+        mixed_precision={"fp32": "no", "bf16": "bf16"}[precision], cpu=device == "cpu"
+    )
+
+
+@dataclass
+class Trainer:
+    """One model's training: what the step needs, at hand.
+
+    Attributes:
+        model: trained in place; it has to be on the accelerator's device.
+        selection: who takes part.
+        objective: one loss a row.
+        training: the settings.
+        accelerator: device and precision.
+        checkpoints: a folder for one checkpoint an epoch, or None.
+        listener: told of each epoch.
+    """
+
+    model: nn.Module
+    selection: Selection
+    objective: Objective
+    training: Training
+    accelerator: Accelerator
+    checkpoints: Path | None = None
+    listener: Listener = lambda record: None
+
+    def __post_init__(self) -> None:
+        self.optimizer = make_optimizer(self.model, self.training.optimizer)
+        self.step = 0
+        self.history: list[dict[str, Any]] = []
+
+    def fit(self) -> list[dict[str, Any]]:
+        """Train to the end; returns the history.
+
+        Raises:
+            NonFiniteLoss: logits or losses stopped being finite; the weights are those before.
+        """
+        meters, started = self.selection.meters, time.perf_counter()
+        before = meters.wall_seconds
+        for epoch in self.selection:
+            self.model.train()
+            losses = [self.train_step(batch, epoch) for batch in epoch]
+            meters.wall_seconds = before + time.perf_counter() - started
+            self._finish_epoch(epoch, losses)
+        self._recalibrate()
+        meters.wall_seconds = before + time.perf_counter() - started
+        self.model.eval()
+        return self.history
+
+    def train_step(self, batch, epoch: Epoch) -> Tensor:
+        """One optimiser step. No device synchronisation in here."""
+        phase = self.selection.meters.phase
+        rate = self.training.optimizer.lr * epoch.lr_factor
+        rate *= factor(self.training.schedule, batch.progress, self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        labels = batch.labels
+        with phase("forward"):
+            with self.accelerator.autocast():
+                logits = call(self.model, self._placed(inputs_of(batch.data)))
+            losses = self.objective(logits, batch.targets, labels)
+            loss = batch.reduce(losses)
+        with phase("backward"):
+            self.accelerator.backward(loss)
+            if self.training.clip is not None:
+                nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip)
+        with phase("optimizer"):
+            # Fused optimisers leave everything as it is where this flag is 1: a bad loss changes
+            # nothing, and the selection raises when it next reads the device.
+            self.optimizer.found_inf = (~torch.isfinite(loss.detach())).float()  # pyright: ignore
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        with phase("ledger"):
+            batch.observe(logits, labels, losses)
+        self.step += 1
+        return loss.detach()
+
+    def _placed(self, inputs: Any) -> Any:
+        if self.training.channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
+            return inputs.contiguous(memory_format=torch.channels_last)
+        return inputs
+
+    def _finish_epoch(self, epoch: Epoch, losses: list[Tensor]) -> None:
+        record = {
+            "epoch": epoch.index,
+            "loss": float(torch.stack(losses).mean()) if losses else None,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            **epoch.summary,
+            "samples_backpropagated": self.selection.meters.samples_backpropagated,
+            "student_forwards": self.selection.meters.student_forwards,
+            "wall_seconds": self.selection.meters.wall_seconds,
+        }
+        self.history.append(record)
+        if self.checkpoints is not None:
+            with self.selection.meters.phase("checkpoint"):
+                self.save()
+        self.listener(record)
+
+    def _recalibrate(self) -> None:
+        """Refresh BatchNorm statistics over a random part of the pool (semantics 5)."""
+        rows = min(self.training.recalibrate_bn, len(self.selection.pool))
+        if not rows:
+            return
+        selection = self.selection
+        chosen = torch.randperm(
+            len(selection.pool), generator=torch.Generator().manual_seed(selection.seed)
+        )[:rows]
+        ids = selection.pool[chosen.numpy()]
+        batches = selection.read(ids, self.training.batch_size)
+        with selection.meters.phase("recalibrate"), self.accelerator.autocast():
+            torch.optim.swa_utils.update_bn(
+                (self._placed(inputs_of(data)) for _, _, data in batches),  # pyright: ignore
+                self.model,
+            )
+        selection.meters.student_forwards += rows
+
+    def save(self) -> None:
+        """A checkpoint of the finished epoch; the one before it goes away once this one is safe."""
+        assert self.checkpoints is not None
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        path = self.checkpoints / f"epoch-{self.selection.epoch:05d}.safetensors"
+        selection = self.selection.state_dict()
+        # The selection moves on only when it is asked for the next epoch.
+        tree = {
+            "selection": {**selection, "epoch": selection["epoch"] + 1},
+            "model": dict(self.model.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "history": self.history,
+            "meters": self.selection.meters.state(),
+            "random": random_state(self.accelerator.device),
+        }
+        save_tree(path, tree)
+        for old in sorted(self.checkpoints.glob("epoch-*.safetensors"))[:-1]:
+            old.unlink()
+
+    def resume(self) -> bool:
+        """Go on from the newest checkpoint; False where there is none."""
+        if self.checkpoints is None:
+            return False
+        found = sorted(self.checkpoints.glob("epoch-*.safetensors"))
+        if not found:
+            return False
+        tree = load_tree(found[-1])
+        self.selection.load_state_dict(tree["selection"])
+        self.model.load_state_dict(tree["model"])
+        self.optimizer.load_state_dict(tree["optimizer"])
+        self.step, self.history = tree["step"], tree["history"]
+        self.selection.meters.restore(tree["meters"])
+        set_random_state(tree["random"], self.accelerator.device)
+        return True

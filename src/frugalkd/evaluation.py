@@ -1,0 +1,92 @@
+"""What a model is worth on held-out data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device
+from numpy.typing import NDArray
+from sklearn.metrics import accuracy_score, recall_score
+from torch import nn
+from torch.utils.data import Dataset
+
+from frugalkd.batches import call, split
+from frugalkd.data.source import open_source
+from frugalkd.errors import UnsupportedData
+from frugalkd.looking import looking
+
+
+def predict(
+    model: nn.Module,
+    dataset: Dataset,
+    *,
+    accelerator: Accelerator | None = None,
+    batch_size: int = 1000,
+    num_workers: int = 0,
+) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
+    """Class probabilities float32 (samples, classes) and labels int64 (samples,) where known."""
+    accelerator = accelerator or Accelerator(cpu=next(model.parameters()).device.type == "cpu")
+    source = open_source(dataset, num_workers=num_workers)
+    ids = np.arange(len(dataset))  # pyright: ignore[reportArgumentType]
+    blocks = np.split(ids, np.arange(batch_size, len(ids), batch_size))
+    batches = source.batches([(block, np.zeros_like(block)) for block in blocks])
+    probabilities, labels = [], []
+    with looking(model):
+        for data in batches:
+            inputs, known = split(send_to_device(data, accelerator.device))
+            with accelerator.autocast():
+                logits = call(model, inputs)
+            probabilities.append(torch.softmax(logits.float(), dim=1).cpu())
+            labels.append(known)
+    source.close()
+    together = torch.cat(probabilities).numpy()
+    if any(part is None for part in labels):
+        return together, None
+    return together, torch.cat(labels).cpu().numpy()
+
+
+def measure(
+    probabilities: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    teacher: NDArray[np.float32] | None = None,
+) -> dict[str, Any]:
+    """Accuracy, worst-class accuracy, expected calibration error, agreement with the teacher.
+
+    Args:
+        probabilities: float32 (samples, classes).
+        labels: int64 (samples,).
+        teacher: the teacher's probabilities, or None.
+
+    Raises:
+        UnsupportedData: a label is not among the classes.
+    """
+    classes = probabilities.shape[1]
+    if labels.min() < 0 or labels.max() >= classes:
+        raise UnsupportedData(f"labels reach {labels.max()}, but the model has {classes} classes")
+    predicted = probabilities.argmax(axis=1)
+    by_class = recall_score(
+        labels, predicted, labels=np.unique(labels), average=None, zero_division=0.0
+    )
+    return {
+        "samples": len(labels),
+        "accuracy": float(accuracy_score(labels, predicted)),
+        "worst_class_accuracy": float(np.min(by_class)),
+        "expected_calibration_error": calibration_error(probabilities, labels),
+        "teacher_agreement": None
+        if teacher is None
+        else float(accuracy_score(teacher.argmax(axis=1), predicted)),
+    }
+
+
+def calibration_error(
+    probabilities: NDArray[np.float32], labels: NDArray[np.int64], bins: int = 15
+) -> float:
+    """Expected calibration error over ``bins`` equal bins of confidence (Naeini et al., 2015)."""
+    confidence = probabilities.max(axis=1)
+    correct = probabilities.argmax(axis=1) == labels
+    which = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = np.bincount(which, weights=confidence - correct, minlength=bins)
+    return float(np.abs(gaps).sum() / len(labels))

@@ -1,0 +1,56 @@
+"""The gate: does a model still need this sample?
+
+Mishra and Sundaram (arXiv 2102.07125) let a sample update the model only "if it is misclassified or
+the model is not confident enough in its prediction". That confidence is the top softmax probability
+at temperature 1, and that it must reach ``tau`` to pass, is our reading.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from frugalkd.errors import FrugalKDError
+from frugalkd.verdict import fails
+
+
+class Look(NamedTuple):
+    """What one look at a batch says of each of its rows.
+
+    ``confidence`` float32 (rows,): top softmax probability, NaN where the logits are not finite.
+    ``correct`` bool (rows,): the lowest index among the largest logits is the label.
+    """
+
+    confidence: Tensor
+    correct: Tensor
+
+
+@torch.no_grad()
+def look(logits: Tensor, labels: Tensor) -> Look:
+    """Confidence and correctness of ``logits`` (rows, classes) against ``labels`` int64 (rows,).
+
+    In float32 whatever the precision of the logits, and without a device synchronisation.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        probabilities = torch.softmax(logits.detach().float(), dim=1)
+    return Look(probabilities.amax(dim=1), probabilities.argmax(dim=1) == labels)
+
+
+def gate(logits: Tensor, labels: Tensor, tau: float = 0.9) -> Tensor:
+    """Which rows fail the gate, bool (rows,): a misclassified row, or one below ``tau``.
+
+    Args:
+        logits: (rows, classes), any floating dtype.
+        labels: int64 (rows,).
+        tau: the top softmax probability from which a correct row passes; above 1 nobody passes.
+
+    Raises:
+        FrugalKDError: a logit is NaN or the softmax of a row is not finite.
+    """
+    seen = look(logits, labels)
+    bad = torch.nonzero(~torch.isfinite(seen.confidence)).flatten().tolist()
+    if bad:
+        raise FrugalKDError(f"logits are not finite in rows {bad[:8]}: no verdict can be given")
+    return fails(seen.confidence, seen.correct, tau)

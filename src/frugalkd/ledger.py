@@ -1,0 +1,253 @@
+"""The ledger: what every sample of a training set has been through.
+
+Twenty bytes a sample, as arrays in memory; row ``i`` is sample id ``i``.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as serialise
+
+from frugalkd.errors import LedgerError
+from frugalkd.files import write_atomic
+
+SCHEMA = 1
+NEVER = np.uint16(65535)
+"""The epoch of something that has not happened."""
+
+_CORRECT, _SCREENED = np.uint8(1), np.uint8(2)
+_COLUMNS: dict[str, tuple[str, float]] = {
+    "visits": ("uint16", 0),
+    "participations": ("uint16", 0),
+    "forced": ("uint16", 0),
+    "confidence": ("float32", np.nan),
+    "loss": ("float32", np.nan),
+    "flags": ("uint8", 0),
+    "streak": ("uint8", 0),
+    "due": ("uint16", 0),
+    "last_epoch": ("uint16", float(NEVER)),
+}
+
+
+@dataclass
+class Ledger:
+    """The per-sample record of one training.
+
+    Attributes:
+        columns: name -> array (samples,):
+            ``visits`` looks ended by a verdict, one an epoch at most;
+            ``participations`` backward passes whose own verdict failed the gate;
+            ``forced`` backward passes that were not the gate's choice;
+            ``confidence`` the last top softmax probability (NaN: never visited);
+            ``loss`` the objective's last training value, unweighted (NaN: never trained on);
+            ``flags`` bit 0 the last verdict was correct, bit 1 it came from a screening;
+            ``streak`` passes in a row, up to 255;
+            ``due`` the epoch from which the sample takes part again or is screened;
+            ``last_epoch`` the epoch of the last look (65535: never); and a policy's own columns.
+        labels: int32 (samples,), -1 where not known, or None.
+        epochs: epochs that the training has finished; may be fractional.
+        about: what the file should say of itself: data digest, class names, policy.
+    """
+
+    columns: dict[str, NDArray]
+    labels: NDArray[np.int32] | None = None
+    epochs: float = 0.0
+    about: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def new(
+        cls,
+        samples: int,
+        *,
+        labels: NDArray | None = None,
+        extra: Mapping[str, str] | None = None,
+    ) -> Ledger:
+        """An empty ledger. ``extra`` maps a policy's own columns to their numpy dtypes."""
+        columns = {
+            name: np.full(samples, fill, dtype=dtype) for name, (dtype, fill) in _COLUMNS.items()
+        }
+        for name, dtype in (extra or {}).items():
+            columns[name] = np.zeros(samples, dtype=dtype)
+        return cls(columns, None if labels is None else np.asarray(labels, dtype=np.int32))
+
+    def __len__(self) -> int:
+        return len(self.columns["visits"])
+
+    def __getitem__(self, column: str) -> NDArray:
+        return self.columns[column]
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether each sample's last verdict was correct."""
+        return (self["flags"] & _CORRECT) != 0
+
+    @property
+    def screened(self) -> NDArray[np.bool_]:
+        """Whether each sample's last verdict came from a forward pass in eval mode."""
+        return (self["flags"] & _SCREENED) != 0
+
+    @property
+    def significance(self) -> NDArray[np.float32]:
+        """Participations / epochs, float32 (samples,) in [0, 1].
+
+        The count is the paper's (arXiv 2102.07125); dividing it by the epochs is our reading.
+        """
+        if self.epochs <= 0:
+            raise LedgerError("this ledger has no finished epoch: significance is not defined yet")
+        return np.minimum(self["participations"] / np.float32(self.epochs), np.float32(1))
+
+    def record(
+        self,
+        ids: NDArray[np.int64],
+        *,
+        epoch: int,
+        confidence: NDArray[np.float32],
+        correct: NDArray[np.bool_],
+        failed: NDArray[np.bool_],
+        screening: bool,
+    ) -> None:
+        """Enter the verdicts of one look; ``ids`` holds no duplicate.
+
+        A screening and the training after it in the same epoch are one visit.
+        """
+        first = self["last_epoch"][ids] != epoch
+        streak = self["streak"][ids].astype(np.int64)
+        grown = np.where(first, streak + 1, np.maximum(streak, 1))
+        self["visits"][ids] += first.astype(np.uint16)
+        self["streak"][ids] = np.where(failed, 0, np.minimum(grown, 255))
+        self["confidence"][ids] = confidence
+        self["flags"][ids] = correct * _CORRECT + np.uint8(screening) * _SCREENED
+        self["last_epoch"][ids] = epoch
+
+    def trained(
+        self,
+        ids: NDArray[np.int64],
+        *,
+        participated: NDArray[np.bool_],
+        forced: NDArray[np.bool_],
+        losses: NDArray[np.float32],
+    ) -> None:
+        """Enter a backward pass of ``ids``; a row may be idle: neither of the two."""
+        self["participations"][ids] += participated.astype(np.uint16)
+        self["forced"][ids] += forced.astype(np.uint16)
+        self["loss"][ids] = losses
+
+    def views(self, ids: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
+        """Which visit of each sample the look in ``epoch`` belongs to, from 0: its view."""
+        again = self["last_epoch"][ids] == epoch
+        return self["visits"][ids].astype(np.int64) - again
+
+    def copy(self) -> Ledger:
+        """An independent copy."""
+        columns = {name: column.copy() for name, column in self.columns.items()}
+        labels = None if self.labels is None else self.labels.copy()
+        return Ledger(columns, labels, self.epochs, dict(self.about))
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file, atomically."""
+        arrays = dict(self.columns)
+        if self.labels is not None:
+            arrays["label"] = self.labels
+        meta = {**self.about, "schema": str(SCHEMA), "epochs": repr(float(self.epochs))}
+        write_atomic(Path(path), serialise(arrays, metadata={"format": "frugalkd-ledger", **meta}))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Ledger:
+        """Read what :meth:`save` wrote; ``path`` may be the folder of the run.
+
+        Raises:
+            LedgerError: there is no such file, or it is not a ledger of this schema.
+        """
+        path = Path(path)
+        path = path / "ledger.safetensors" if path.is_dir() else path
+        if not path.is_file():
+            raise LedgerError(f"no ledger at {path}: make one with 'frugalkd teach'")
+        try:
+            with safe_open(path, framework="np") as file:
+                about = dict(file.metadata() or {})
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise LedgerError(f"{path} is not a readable ledger: {error}") from None
+        if about.pop("format", None) != "frugalkd-ledger":
+            raise LedgerError(f"{path} is a safetensors file but not a ledger")
+        if about.pop("schema", None) != str(SCHEMA):
+            raise LedgerError(f"{path} has another schema than {SCHEMA}: make it again")
+        missing = [name for name in _COLUMNS if name not in arrays]
+        lengths = {array.shape for array in arrays.values()}
+        if missing or len(lengths) != 1 or len(next(iter(lengths))) != 1:
+            raise LedgerError(f"{path} is damaged: missing columns {missing}, shapes {lengths}")
+        wrong = [name for name, (dtype, _) in _COLUMNS.items() if arrays[name].dtype != dtype]
+        if wrong:
+            raise LedgerError(f"{path} is damaged: columns {wrong} have the wrong type")
+        try:
+            epochs = float(about.pop("epochs"))
+        except (KeyError, ValueError):
+            raise LedgerError(f"{path} is damaged: it does not say its epochs") from None
+        return cls(arrays, arrays.pop("label", None), epochs, about)
+
+    def export(self, path: str | Path) -> None:
+        """Write a table, one row a sample: ``.csv``, or ``.parquet`` (extra ``parquet``).
+
+        Raises:
+            LedgerError: another ending, or pyarrow is not installed.
+        """
+        path = Path(path)
+        table: dict[str, NDArray] = {"id": np.arange(len(self))}
+        if self.labels is not None:
+            table["label"] = self.labels
+        if self.epochs > 0:
+            table["significance"] = self.significance
+        table |= {name: column for name, column in self.columns.items() if name != "flags"}
+        table |= {"correct": self.correct, "screened": self.screened}
+        if path.suffix == ".csv":
+            with open(path, "w", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(table)
+                writer.writerows(zip(*(column.tolist() for column in table.values()), strict=True))
+        elif path.suffix == ".parquet":
+            try:
+                import pyarrow
+                import pyarrow.parquet
+            except ImportError:
+                raise LedgerError(
+                    "Parquet needs pyarrow: pip install 'frugalkd[parquet]', or export .csv"
+                ) from None
+            pyarrow.parquet.write_table(pyarrow.table(table), path)
+        else:
+            raise LedgerError(f"cannot export to {path.name!r}: end it in .csv or .parquet")
+
+
+def merge(base: Ledger, parts: Sequence[Ledger]) -> Ledger:
+    """One ledger from copies of ``base`` that went through disjoint samples, as ranks do.
+
+    Counts add up what each part counted since ``base``; everything else of a sample comes from the
+    part that looked at it.
+
+    Raises:
+        LedgerError: lengths differ, or two parts looked at the same sample.
+    """
+    merged = base.copy()
+    owner = np.zeros(len(base), dtype=np.int64)
+    for part in parts:
+        if len(part) != len(base):
+            raise LedgerError(f"cannot merge a ledger of {len(part)} samples into {len(base)}")
+        looked = np.zeros(len(base), dtype=bool)
+        for name, column in base.columns.items():
+            same = part[name] == column
+            if column.dtype.kind == "f":
+                same |= np.isnan(part[name]) & np.isnan(column)
+            looked |= ~same
+        owner += looked
+        for name in merged.columns:
+            merged[name][looked] = part[name][looked]
+        merged.epochs = max(merged.epochs, part.epochs)
+    if (owner > 1).any():
+        raise LedgerError(f"two parts looked at sample {int(np.argmax(owner > 1))}")
+    return merged

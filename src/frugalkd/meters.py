@@ -1,0 +1,85 @@
+"""What a run cost: counts of rows, seconds by phase, memory."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+
+@dataclass
+class Meters:
+    """The meters of one run.
+
+    Attributes:
+        samples_backpropagated: rows that went through the objective's backward pass.
+        student_forwards: rows through the trained model, screening and gate-now's first look
+            included. A teacher's own training counts here too: it is the model being trained.
+        teacher_queries: rows through the teacher, filling a store included.
+        flops: floating point operations, by what they were for (see :mod:`frugalkd.flops`).
+        wall_seconds: the whole training, evaluation apart.
+        eval_seconds: evaluation.
+        phases: seconds by phase of the training; what is in none of them is ``other``.
+    """
+
+    samples_backpropagated: int = 0
+    student_forwards: int = 0
+    teacher_queries: int = 0
+    flops: dict[str, float] = field(default_factory=dict)
+    wall_seconds: float = 0.0
+    eval_seconds: float = 0.0
+    phases: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the time of a block to the phase ``name``."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.phases[name] += time.perf_counter() - start
+
+    def summary(self) -> dict:
+        """All meters as plain values, phases completed by ``other``, memory read now."""
+        other = max(0.0, self.wall_seconds - sum(self.phases.values()))
+        return {
+            "samples_backpropagated": self.samples_backpropagated,
+            "student_forwards": self.student_forwards,
+            "teacher_queries": self.teacher_queries,
+            "flops": dict(self.flops),
+            "wall_seconds": self.wall_seconds,
+            "eval_seconds": self.eval_seconds,
+            "phases": {**self.phases, "other": other},
+            "peak_memory_bytes": peak_memory_bytes(),
+        }
+
+    def state(self) -> dict:
+        """What a checkpoint keeps."""
+        return {
+            "samples_backpropagated": self.samples_backpropagated,
+            "student_forwards": self.student_forwards,
+            "teacher_queries": self.teacher_queries,
+            "wall_seconds": self.wall_seconds,
+            "eval_seconds": self.eval_seconds,
+            "phases": dict(self.phases),
+        }
+
+    def restore(self, state: dict) -> None:
+        """Go on from a checkpoint's :meth:`state`."""
+        for name, value in state.items():
+            setattr(self, name, defaultdict(float, value) if name == "phases" else value)
+
+
+def peak_memory_bytes() -> dict[str, int]:
+    """The largest memory of this process so far, and of the CUDA device where there is one."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    if torch.cuda.is_available():
+        peak["device"] = torch.cuda.max_memory_allocated()
+    return peak

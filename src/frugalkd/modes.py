@@ -1,0 +1,61 @@
+"""The four distillations as one table: who takes part, times what a sample weighs.
+
+Vanilla and regulated weigh all alike; significance and hybrid weigh by significance, which leaves
+out what never took part in the teacher's training (Mishra and Sundaram, arXiv 2102.07125).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frugalkd.errors import LedgerError
+from frugalkd.ledger import Ledger
+from frugalkd.policies import All, Policy, SelfRegulation
+
+ModeName = Literal["vanilla", "significance", "regulated", "hybrid"]
+
+
+@dataclass(frozen=True)
+class Mode:
+    """``gated``: the student's own gate decides who takes part. ``weighted``: by significance."""
+
+    gated: bool
+    weighted: bool
+
+    def policy(self, regulation: SelfRegulation) -> Policy:
+        return regulation if self.gated else All()
+
+
+MODES: dict[str, Mode] = {
+    "vanilla": Mode(gated=False, weighted=False),
+    "significance": Mode(gated=False, weighted=True),
+    "regulated": Mode(gated=True, weighted=False),
+    "hybrid": Mode(gated=True, weighted=True),
+}
+
+
+def significance_weights(ledger: Ledger, gamma: float = 1.0) -> NDArray[np.float32]:
+    """Weights (samples,) float32: significance ** gamma, with mean 1 over the samples above zero.
+
+    ``gamma = 1`` is our reading of the paper; 0 keeps the subset and drops the weights. A sample
+    that never took part weighs nothing, whatever gamma is.
+
+    Raises:
+        LedgerError: nothing took part, or everything did in every epoch (a conventional teacher).
+    """
+    significance = ledger.significance
+    kept = significance > 0
+    if not kept.any():
+        raise LedgerError("no sample of this ledger took part: there is nothing to distil from")
+    if (significance == 1).all():
+        raise LedgerError(
+            "this ledger comes from conventional training (every significance is 1): train the "
+            "teacher with policy self-regulation ('frugalkd teach') to learn what is significant"
+        )
+    weights = np.zeros(len(ledger), dtype=np.float64)
+    weights[kept] = significance[kept].astype(np.float64) ** gamma
+    return (weights / weights[kept].mean()).astype(np.float32)

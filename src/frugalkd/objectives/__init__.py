@@ -1,0 +1,12 @@
+"""Objectives: one loss per sample. One file an objective, one line in the registry."""
+
+from frugalkd.objectives._objective import Objective
+from frugalkd.objectives.cross_entropy import CrossEntropy
+from frugalkd.objectives.kd import KD
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "cross-entropy": CrossEntropy,
+    "kd": KD,
+}
+
+__all__ = ["KD", "OBJECTIVES", "CrossEntropy", "Objective"]

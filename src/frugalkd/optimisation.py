@@ -1,0 +1,44 @@
+"""torch's own optimisers and the learning rate as a function of progress."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from frugalkd.training import Optimizer, Schedule
+
+
+def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
+    """The fused optimiser: one call a step, and it honours ``found_inf`` without a look by the host.
+
+    Weight decay is for matrices and kernels: parameters of one dimension (biases, normalisation)
+    go without.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if settings.name == "sgd":
+        return torch.optim.SGD(
+            groups,
+            lr=settings.lr,
+            momentum=settings.momentum,
+            nesterov=settings.momentum > 0,
+            fused=True,
+        )
+    return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
+
+
+def factor(schedule: Schedule, progress: float, step: int) -> float:
+    """What the peak learning rate is multiplied by at ``progress`` in [0, 1], ``step`` from 0."""
+    warm = min(1.0, (step + 1) / schedule.warmup_steps) if schedule.warmup_steps else 1.0
+    left = {
+        "cosine": (1 + math.cos(math.pi * progress)) / 2,
+        "linear": 1 - progress,
+        "constant": 1.0,
+    }[schedule.shape]
+    return warm * (schedule.final + (1 - schedule.final) * left)

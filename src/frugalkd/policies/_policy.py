@@ -1,0 +1,85 @@
+"""What a policy is: pure functions from the ledger to one epoch's plan."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from frugalkd import draws
+from frugalkd.ledger import Ledger
+
+Ids = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+_NO_IDS = np.empty(0, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One epoch's decision. The order of ``ids`` says nothing: the selection shuffles them.
+
+    Attributes:
+        ids: int64, without duplicates, that train (under gate-now: that are read).
+        weights: float32 (len(ids),) importance weights used as they are, or None for 1.
+        forced: bool (len(ids),), rows that are not the gate's choice, or None for none.
+        screen: int64 ids to look at forward-only before the epoch; the policy then plans again.
+        lr_factor: what the epoch's learning rate is multiplied by.
+    """
+
+    ids: Ids
+    weights: NDArray[np.float32] | None = None
+    forced: Mask | None = None
+    screen: Ids = field(default_factory=lambda: _NO_IDS)
+    lr_factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When a plan is made: the epoch, of how many, and this epoch's random draws."""
+
+    epoch: int
+    epochs: float
+    seed: int
+
+    def uniform(self, purpose: str, ids: ArrayLike) -> NDArray[np.float64]:
+        """A uniform draw in [0, 1) for each id, a function of (seed, purpose, epoch, id)."""
+        return draws.uniform(self.seed, draws.stream(purpose), self.epoch, ids)
+
+
+class Policy(ABC):
+    """Which samples take part. A policy holds settings only: its memory is the ledger."""
+
+    columns: ClassVar[Mapping[str, str]] = {}
+    """The policy's own ledger columns: name -> numpy dtype, zero at first."""
+
+    when: Literal["now", "last-visit"]
+    """Whether the gate judges the batch at hand, or the forward pass that training does anyway."""
+
+    @abstractmethod
+    def plan(self, ledger: Ledger, pool: Ids, at: Moment) -> Plan:
+        """The plan of epoch ``at.epoch`` among ``pool``, the ids that may take part, sorted."""
+
+    @abstractmethod
+    def admit(self, confidence: NDArray[np.float32], correct: Mask) -> Mask:
+        """Which rows of a look fail the gate, and so are still needed."""
+
+    @abstractmethod
+    def sleep(self, streak: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """For how many epochs a sample is left alone after ``streak`` passes in a row."""
+
+
+class Ungated(Policy):
+    """A policy without a gate: every look fails, nobody sleeps."""
+
+    when = "last-visit"
+
+    def admit(self, confidence: NDArray[np.float32], correct: Mask) -> Mask:
+        return np.ones(len(correct), dtype=bool)
+
+    def sleep(self, streak: NDArray[np.uint8]) -> NDArray[np.int64]:
+        return np.zeros(len(streak), dtype=np.int64)

@@ -1,0 +1,16 @@
+"""Everything, every epoch: conventional training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from frugalkd.ledger import Ledger
+from frugalkd.policies._policy import Ids, Moment, Plan, Ungated
+
+
+@dataclass(frozen=True)
+class All(Ungated):
+    """Every sample of the pool takes part in every epoch."""
+
+    def plan(self, ledger: Ledger, pool: Ids, at: Moment) -> Plan:
+        return Plan(pool)

@@ -1,0 +1,43 @@
+"""A random subset: the control that selection must beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from frugalkd import draws
+from frugalkd.ledger import Ledger
+from frugalkd.policies._policy import Ids, Moment, Plan, Ungated
+
+
+@dataclass(frozen=True)
+class RandomSubset(Ungated):
+    """A random part of the pool.
+
+    Attributes:
+        fraction: of the pool, in (0, 1].
+        redraw: draw anew each epoch; otherwise one draw serves the whole training.
+        counts: samples for each epoch, which take the place of ``fraction``: with them the control
+            copies another run epoch by epoch.
+    """
+
+    fraction: float = 0.25
+    redraw: bool = True
+    counts: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 1:
+            raise ValueError(f"fraction must be in (0, 1], not {self.fraction}")
+
+    def plan(self, ledger: Ledger, pool: Ids, at: Moment) -> Plan:
+        if self.counts is None:
+            wanted = round(self.fraction * len(pool))
+        else:
+            wanted = self.counts[at.epoch] if at.epoch < len(self.counts) else 0
+        wanted = min(wanted, len(pool))
+        epoch = at.epoch if self.redraw else 0
+        keys = draws.hash64(at.seed, draws.stream("random-subset"), epoch, pool)
+        return Plan(
+            pool[np.sort(np.argpartition(keys, wanted - 1)[:wanted])] if wanted else pool[:0]
+        )

@@ -1,0 +1,90 @@
+"""Self-regulation: a sample takes part only while the model still needs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frugalkd.ledger import NEVER, Ledger
+from frugalkd.policies._policy import Ids, Mask, Moment, Plan, Policy
+from frugalkd.verdict import fails
+
+
+@dataclass(frozen=True)
+class SelfRegulation(Policy):
+    """The gate of Mishra and Sundaram (arXiv 2102.07125), in two forms.
+
+    ``when="now"`` is the paper's: the model sees each batch without gradients and trains on the
+    samples that fail. ``when="last-visit"`` is ours, and saves the second look: the training
+    forward gives the verdict, and a sample that passes sleeps 1, 2, 4 ... epochs; when it is due it
+    is screened forward-only, and sleeps on or comes back.
+
+    Attributes:
+        confidence: tau, the top softmax probability from which a correct sample passes (default
+            0.9, our reading); above 1 nobody passes.
+        when: ``"last-visit"`` or ``"now"``.
+        max_sleep: the longest sleep in epochs (last-visit only); 0 screens every epoch.
+        warmup: first epochs in which everything takes part, counted as forced.
+        finale: last epochs in which everything takes part, counted as forced.
+        budget: the fraction of the pool that takes part in an epoch at the most, and, by waking
+            sleepers, at the least; None leaves it to the gate (last-visit only).
+        quota: whom a budget keeps: the ``"least-confident"`` of the awake, or a ``"random"`` draw.
+    """
+
+    confidence: float = 0.9
+    when: Literal["now", "last-visit"] = "last-visit"
+    max_sleep: int = 8
+    warmup: int = 0
+    finale: int = 0
+    budget: float | None = None
+    quota: Literal["least-confident", "random"] = "least-confident"
+
+    def __post_init__(self) -> None:
+        if not self.confidence > 0:
+            raise ValueError(f"confidence must be positive, not {self.confidence}")
+        if not 0 <= self.max_sleep <= 60_000:
+            raise ValueError(f"max_sleep must be in [0, 60000], not {self.max_sleep}")
+        if self.budget is not None and not 0 < self.budget <= 1:
+            raise ValueError(f"budget must be in (0, 1], not {self.budget}")
+        if self.budget is not None and self.when == "now":
+            raise ValueError("a budget is planned before the epoch: it needs when: last-visit")
+
+    def admit(self, confidence: NDArray[np.float32], correct: Mask) -> Mask:
+        return fails(confidence, correct, self.confidence)
+
+    def sleep(self, streak: NDArray[np.uint8]) -> NDArray[np.int64]:
+        doubled = 2 ** np.minimum(np.maximum(streak.astype(np.int64), 1) - 1, 16)
+        return np.where(streak > 0, np.minimum(doubled, self.max_sleep), 0)
+
+    def plan(self, ledger: Ledger, pool: Ids, at: Moment) -> Plan:
+        if at.epoch < self.warmup or at.epoch >= at.epochs - self.finale:
+            return Plan(pool, forced=np.ones(len(pool), dtype=bool))
+        if self.when == "now":
+            return Plan(pool)
+        due = pool[ledger["due"][pool] <= at.epoch]
+        passed = ledger["streak"][due] > 0
+        awake, screen = due[~passed], due[passed]
+        if self.budget is None or len(screen):
+            return Plan(awake, screen=screen)
+        return self._within_budget(ledger, pool, awake, at)
+
+    def _within_budget(self, ledger: Ledger, pool: Ids, awake: Ids, at: Moment) -> Plan:
+        """Cut the awake to the quota, or fill it with the sleepers nearest their due epoch."""
+        assert self.budget is not None
+        quota = max(1, round(self.budget * len(pool)))
+        chance = at.uniform("quota", awake)
+        if len(awake) >= quota:
+            unseen = ledger["last_epoch"][awake] == NEVER
+            rank = np.where(unseen, -1.0, ledger["confidence"][awake])
+            first = (
+                np.lexsort((chance, rank)) if self.quota == "least-confident" else chance.argsort()
+            )
+            return Plan(awake[first[:quota]])
+        asleep = np.setdiff1d(pool, awake, assume_unique=True)
+        soonest = np.lexsort((at.uniform("filler", asleep), ledger["due"][asleep]))
+        filler = asleep[soonest[: quota - len(awake)]]
+        forced = np.arange(len(awake) + len(filler)) >= len(awake)
+        return Plan(np.concatenate([awake, filler]), forced=forced)

@@ -1,0 +1,7 @@
+"""Teachers: live or stored, behind one seam."""
+
+from frugalkd.teachers._targets import Targets
+from frugalkd.teachers.live import LiveTeacher
+from frugalkd.teachers.stored import StoredTargets
+
+__all__ = ["LiveTeacher", "StoredTargets", "Targets"]

@@ -1,0 +1,70 @@
+"""How a model is trained, as plain values. No torch here: the command line reads them too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """torch's own optimisers in their fused form.
+
+    ``lr`` is the peak learning rate; ``momentum`` (Nesterov) is SGD's, ``betas`` are AdamW's.
+    ``weight_decay`` leaves biases and normalisation parameters out.
+    """
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+    betas: tuple[float, float] = (0.9, 0.999)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate as a function of progress in [0, 1].
+
+    ``warmup_steps`` linear steps first; then the ``shape`` takes the peak down to
+    ``final`` times the peak at progress 1.
+    """
+
+    shape: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: int = 0
+    final: float = 0.0
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training run's settings.
+
+    Attributes:
+        epochs: may be fractional; the last epoch is then a random part of the data.
+        batch_size: rows of one optimiser step.
+        clip: the largest gradient norm, or None.
+        precision: ``bf16`` runs the forward pass under autocast.
+        channels_last: memory format of 4-dimensional inputs and weights.
+        drop_last: leave out a last batch that is short.
+        recalibrate_bn: samples for refreshing BatchNorm statistics at the end (0: not at all).
+        screen_batch: rows of one forward-only batch when sleepers are screened.
+        num_workers: worker processes for data that do not live in memory.
+    """
+
+    epochs: float = 10.0
+    batch_size: int = 128
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    schedule: Schedule = field(default_factory=Schedule)
+    clip: float | None = None
+    precision: Literal["fp32", "bf16"] = "fp32"
+    channels_last: bool = False
+    drop_last: bool = False
+    recalibrate_bn: int = 0
+    screen_batch: int = 1000
+    num_workers: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 0), ("batch_size", 1), ("screen_batch", 1)):
+            if not getattr(self, name) >= least or getattr(self, name) == 0:
+                raise ValueError(f"training.{name} must be positive, not {getattr(self, name)}")
+        if self.epochs > 60_000:
+            raise ValueError("training.epochs must be at most 60000: the ledger counts in 16 bits")
