@@ -165,7 +165,7 @@ def _mode_weights(
     if ledger is None:
         raise LedgerError(
             f"mode {mode} needs a significance ledger: train the teacher under self-regulation "
-            "(frugalkd teach, or train_teacher) and pass its ledger; vanilla and regulated need none"
+            "(frugalkd teach, or train_teacher) and pass its ledger; vanilla and regulated do not"
         )
     size = len(data)  # pyright: ignore[reportArgumentType]
     if len(ledger) != size:

@@ -14,8 +14,8 @@ from frugalkd.errors import UnsupportedData
 def split(data: Any) -> tuple[Any, Tensor | None]:
     """Inputs and labels of a batch.
 
-    A pair is (inputs, labels); a mapping may hold ``label`` or ``labels`` (its inputs are the rest);
-    anything else is inputs without labels.
+    A pair is (inputs, labels); a mapping may hold ``label`` or ``labels`` (its inputs are the
+    rest); anything else is inputs without labels.
     """
     if isinstance(data, Mapping):
         for key in ("labels", "label"):
@@ -40,17 +40,18 @@ def inputs_of(data: Any) -> Any:
 def _checked(labels: Tensor) -> Tensor:
     if labels.ndim != 1:
         raise UnsupportedData(
-            f"labels of shape {tuple(labels.shape)}: one class index a sample is needed; multi-label "
-            "and mixed targets have no gate"
+            f"labels of shape {tuple(labels.shape)}: one class index a sample is needed; "
+            "multi-label and mixed targets have no gate"
         )
     if labels.dtype.is_floating_point or labels.dtype == torch.bool:
         raise UnsupportedData(
-            f"labels of type {labels.dtype}: class indices (int64) are needed; regression has no gate"
+            f"labels of type {labels.dtype}: class indices (int64) are needed; regression has no "
+            "gate"
         )
     return labels.long()
 
 
 def call(model: Any, inputs: Any) -> Tensor:
-    """Logits of a model for inputs: a mapping is passed by keyword, and ``.logits`` is unwrapped."""
+    """Logits of a model for inputs: a mapping goes by keyword, and ``.logits`` is unwrapped."""
     output = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
     return output if isinstance(output, Tensor) else output.logits

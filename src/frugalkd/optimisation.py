@@ -11,7 +11,7 @@ from frugalkd.training import Optimizer, Schedule
 
 
 def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
-    """The fused optimiser: one call a step, and it honours ``found_inf`` without a look by the host.
+    """The fused optimiser: one call a step, and it honours ``found_inf`` without asking the host.
 
     Weight decay is for matrices and kernels: parameters of one dimension (biases, normalisation)
     go without.

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
+
+STRICT = {"extra": "forbid"}
+"""What pydantic is told where a recipe holds one of these: an unknown key is an error."""
 
 
 @dataclass(frozen=True)
@@ -13,6 +16,8 @@ class Optimizer:
     ``lr`` is the peak learning rate; ``momentum`` (Nesterov) is SGD's, ``betas`` are AdamW's.
     ``weight_decay`` leaves biases and normalisation parameters out.
     """
+
+    __pydantic_config__: ClassVar = STRICT
 
     name: Literal["adamw", "sgd"] = "adamw"
     lr: float = 1e-3
@@ -28,6 +33,8 @@ class Schedule:
     ``warmup_steps`` linear steps first; then the ``shape`` takes the peak down to
     ``final`` times the peak at progress 1.
     """
+
+    __pydantic_config__: ClassVar = STRICT
 
     shape: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_steps: int = 0
@@ -49,6 +56,8 @@ class Training:
         screen_batch: rows of one forward-only batch when sleepers are screened.
         num_workers: worker processes for data that do not live in memory.
     """
+
+    __pydantic_config__: ClassVar = STRICT
 
     epochs: float = 10.0
     batch_size: int = 128

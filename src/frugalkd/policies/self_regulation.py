@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from frugalkd.ledger import NEVER, Ledger
 from frugalkd.policies._policy import Ids, Mask, Moment, Plan, Policy
+from frugalkd.training import STRICT
 from frugalkd.verdict import fails
 
 
@@ -33,6 +34,8 @@ class SelfRegulation(Policy):
             sleepers, at the least; None leaves it to the gate (last-visit only).
         quota: whom a budget keeps: the ``"least-confident"`` of the awake, or a ``"random"`` draw.
     """
+
+    __pydantic_config__: ClassVar = STRICT
 
     confidence: float = 0.9
     when: Literal["now", "last-visit"] = "last-visit"

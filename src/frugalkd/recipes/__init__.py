@@ -1,0 +1,1 @@
+"""Recipes: a run as YAML, validated."""

@@ -1,0 +1,190 @@
+"""What a recipe may say. Everything else is refused, with the nearest name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from functools import reduce
+from operator import or_
+from typing import Annotated, Any, ClassVar, Literal, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+
+from frugalkd.modes import ModeName
+from frugalkd.objectives import OBJECTIVES
+from frugalkd.policies import POLICIES, SelfRegulation
+from frugalkd.training import Training
+
+
+class Strict(BaseModel):
+    """A section of a recipe: unknown keys are errors, and nothing changes once it is read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Spec(Strict):
+    """Something from a registry: its ``name`` and its own settings."""
+
+    made_of: ClassVar[type]
+
+    def build(self) -> Any:
+        """The object itself."""
+        settings = {name: getattr(self, name) for name in type(self).model_fields}
+        settings.pop("name")
+        return self.made_of(**settings)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Spec:
+        self.build()  # raises ValueError for impossible values
+        return self
+
+
+def _spec_of(registry: Mapping[str, type]) -> Any:
+    """A union over a registry of dataclasses, told apart by ``name``."""
+    specs = []
+    for name, made_of in registry.items():
+        hints = get_type_hints(made_of)
+        fields: dict[str, Any] = {"name": (Literal[name], name)}
+        for field in dataclasses.fields(made_of):
+            fields[field.name] = (hints[field.name], field.default)
+        spec = create_model(f"{made_of.__name__}Spec", __base__=Spec, **fields)
+        spec.__doc__ = (made_of.__doc__ or "").split("\n")[0]
+        spec.made_of = made_of
+        specs.append(spec)
+    return Annotated[reduce(or_, specs), Field(discriminator="name")]
+
+
+PolicySpec = _spec_of(POLICIES)
+ObjectiveSpec = _spec_of(OBJECTIVES)
+
+
+class NamedOrPath(Strict):
+    """One of ours by ``name``, or your own by import ``path``."""
+
+    name: str | None = Field(None, description="a name that 'frugalkd recipes' lists")
+    path: str | None = Field(None, description="your own: package.module:Name")
+    options: dict[str, Any] = Field(default_factory=dict, description="its keyword arguments")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> NamedOrPath:
+        if (self.name is None) == (self.path is None):
+            raise ValueError("give either name or path")
+        return self
+
+
+class Data(NamedOrPath):
+    """The data: ``name`` a data set of ours, or ``path`` a callable that returns a training set,
+    or a pair of training and test set, map-style."""
+
+    root: str | None = Field(None, description="the folder that holds the data sets")
+    train_size: int | None = Field(
+        None, gt=0, description="a fixed random part of the training set"
+    )
+    validation: int = Field(
+        0,
+        ge=0,
+        description="rows held out of the training set and measured on in place of the test set",
+    )
+
+
+class Augment(Strict):
+    """Random views of a sample, each a function of (seed, id, view)."""
+
+    crop: int = Field(0, ge=0, description="pixels of zero padding before a random crop")
+    flip: bool = Field(False, description="horizontal flip with probability 1/2")
+
+
+class Role(Strict):
+    """What teacher and student have in common."""
+
+    model: NamedOrPath
+    augment: Augment = Augment()
+    training: Training = Training()
+
+
+class TeacherRole(Role):
+    """The teacher and how it is trained."""
+
+    objective: ObjectiveSpec = Field(
+        default_factory=lambda: _default(ObjectiveSpec, "cross-entropy")
+    )
+    policy: PolicySpec = Field(default_factory=lambda: _default(PolicySpec, "self-regulation"))
+    weights: str | None = Field(
+        None, description="a pretrained teacher's state dict (.safetensors, or .pt without pickle)"
+    )
+
+
+class TargetsRole(Strict):
+    """Where soft targets come from."""
+
+    kind: Literal["stored", "live"] = "stored"
+    views: int = Field(1, ge=1, description="stored views that a sample's visits cycle through")
+
+
+class StudentRole(Role):
+    """The student and how it is distilled."""
+
+    objective: ObjectiveSpec = Field(default_factory=lambda: _default(ObjectiveSpec, "kd"))
+    mode: ModeName | None = Field("regulated", description="sugar for policy and weighting")
+    regulation: SelfRegulation = Field(
+        default_factory=SelfRegulation, description="the student's own gate, where the mode has one"
+    )
+    gamma: float = Field(1.0, ge=0, description="weights are significance ** gamma")
+    policy: PolicySpec | None = Field(None, description="who takes part, instead of a mode")
+    weighting: Literal["uniform", "significance"] | None = Field(
+        None, description="what a sample weighs, instead of a mode"
+    )
+    targets: TargetsRole = TargetsRole()
+
+    @model_validator(mode="after")
+    def _mode_or_parts(self) -> StudentRole:
+        if self.mode is None and self.policy is None:
+            raise ValueError("give a mode, or a policy (with a weighting)")
+        if self.mode is not None and (self.policy or self.weighting):
+            raise ValueError("mode stands for policy and weighting: set mode: null to give those")
+        return self
+
+
+class Arm(Strict):
+    """One row of a comparison: what differs from the recipe, or a control of another arm."""
+
+    set: dict[str, Any] = Field(default_factory=dict, description="section.key: value")
+    teacher: str | None = Field(None, description="one of the recipe's teachers")
+    control: Literal["random", "random-counts", "random-static", "short"] | None = None
+    match: str | None = Field(None, description="the arm whose samples the control copies")
+
+    @model_validator(mode="after")
+    def _control_matches(self) -> Arm:
+        if (self.control is None) != (self.match is None):
+            raise ValueError("a control names the arm that it matches: give control and match")
+        return self
+
+
+class Recipe(Strict):
+    """Everything that makes a run: teacher, student, data, and how they are trained."""
+
+    name: str
+    summary: str = ""
+    seed: int = Field(0, ge=0)
+    threads: int = Field(1, ge=1, description="CPU threads; part of a run's digest")
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    data: Data
+    teacher: TeacherRole
+    student: StudentRole
+    teachers: dict[str, dict[str, Any]] = Field(
+        default_factory=lambda: {
+            "self-regulated": {},
+            "conventional": {"teacher.policy": {"name": "all"}},
+        },
+        description="teachers that a comparison trains, as what differs from this recipe",
+    )
+    arms: dict[str, Arm] = Field(default_factory=dict, description="rows of a comparison")
+
+
+def _default(spec: Any, name: str) -> Any:
+    """A registry's entry with its default settings."""
+    union, *_ = spec.__metadata__ and (spec.__origin__,)
+    for member in getattr(union, "__args__", (union,)):
+        if member.model_fields["name"].default == name:
+            return member()
+    raise KeyError(name)
