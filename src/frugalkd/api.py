@@ -8,23 +8,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import Dataset
 
-from frugalkd.batches import inputs_of
-from frugalkd.data.source import data_digest, open_source
+from frugalkd.data.source import data_digest
 from frugalkd.engine import Listener, Run, Trainer, accelerator_for
 from frugalkd.errors import LedgerError, ModelError, TargetsError
 from frugalkd.evaluation import measure, predict
-from frugalkd.flops import flops_per_row
+from frugalkd.flops import flops_of_data
 from frugalkd.ledger import Ledger
 from frugalkd.meters import Meters
 from frugalkd.modes import MODES, ModeName, significance_weights
 from frugalkd.objectives import KD, CrossEntropy, Objective
 from frugalkd.policies import Policy, SelfRegulation
 from frugalkd.selection import Selection
-from frugalkd.teachers import LiveTeacher, StoredTargets, Targets
+from frugalkd.teachers import LiveTeacher, Targets
 from frugalkd.training import Training
 
 
@@ -167,10 +167,19 @@ def _mode_weights(
             f"mode {mode} needs a significance ledger: train the teacher under self-regulation "
             "(frugalkd teach, or train_teacher) and pass its ledger; vanilla and regulated do not"
         )
+    return weights_from(ledger, data, gamma)
+
+
+def weights_from(ledger: Ledger, data: Dataset, gamma: float = 1.0) -> NDArray[np.float32]:
+    """:func:`~frugalkd.modes.significance_weights`, once the ledger is known to be of ``data``.
+
+    Raises:
+        LedgerError: the ledger was made on other data, or holds no significance.
+    """
     size = len(data)  # pyright: ignore[reportArgumentType]
     if len(ledger) != size:
         raise LedgerError(f"the ledger speaks of {len(ledger)} samples, the data have {size}")
-    if ledger.about.get("data", digest := data_digest(data)) != digest:
+    if "data" in ledger.about and ledger.about["data"] != data_digest(data):
         raise LedgerError("the ledger was made on other data: train a teacher on these")
     return significance_weights(ledger, gamma)
 
@@ -233,10 +242,17 @@ def _train(
         history = trainer.fit()
     finally:
         selection.source.close()
-    meters.flops = _flops(model, teacher, data, meters, accelerator.device)
+    row = flops_of_data(model, data, accelerator.device)
+    meters.flops = {
+        "student_forward": row["forward"] * meters.student_forwards,
+        "student_backward": row["backward"] * meters.samples_backpropagated,
+    }
     run = Run(model, selection.ledger, meters, history)
+    if teacher is not None:
+        row = flops_of_data(teacher, data, accelerator.device)
+        meters.flops["teacher_forward"] = row["forward"] * meters.teacher_queries
     if held_out is not None:
-        run.evaluation = _evaluate(model, teacher, held_out, training, accelerator, meters)
+        _evaluate(run, teacher, held_out, training, accelerator)
     return run
 
 
@@ -253,49 +269,24 @@ def _about(data: Dataset, policy: Policy | None) -> dict[str, str]:
     return about
 
 
-def _flops(
-    model: nn.Module,
-    teacher: nn.Module | None,
-    data: Dataset,
-    meters: Meters,
-    device: torch.device,
-) -> dict[str, float]:
-    """Operations of the run: per row as torch counts them, times the rows that were metered."""
-    source = open_source(data)
-    ids = np.arange(min(2, len(data)))  # pyright: ignore[reportArgumentType]
-    from accelerate.utils import send_to_device
-
-    batch = send_to_device(next(source.batches([(ids, np.zeros_like(ids))])), device)
-    inputs = inputs_of(batch)
-    row = flops_per_row(model, inputs, len(ids))
-    flops = {
-        "student_forward": row["forward"] * meters.student_forwards,
-        "student_backward": row["backward"] * meters.samples_backpropagated,
-    }
-    if teacher is not None:
-        flops["teacher_forward"] = (
-            flops_per_row(teacher, inputs, len(ids))["forward"] * meters.teacher_queries
-        )
-    return flops
-
-
 def _evaluate(
-    model: nn.Module,
+    run: Run,
     teacher: nn.Module | None,
     held_out: Dataset,
     training: Training,
-    accelerator,
-    meters: Meters,
-) -> dict[str, Any]:
+    accelerator: Accelerator,
+) -> None:
+    """Measure the run's model on held-out data, on a clock of its own."""
     started = time.perf_counter()
-    options = {"accelerator": accelerator, "num_workers": training.num_workers}
-    probabilities, labels = predict(model, held_out, **options)
+    workers = training.num_workers
+    probabilities, labels = predict(
+        run.model, held_out, accelerator=accelerator, num_workers=workers
+    )
     if labels is None:
         raise ModelError("held-out data without labels measure nothing: give labels, or predict")
-    of_teacher = None if teacher is None else predict(teacher, held_out, **options)[0]
-    measures = measure(probabilities, labels, of_teacher)
-    meters.eval_seconds += time.perf_counter() - started
-    return measures
-
-
-__all__ = ["StoredTargets", "distill", "train_teacher"]
+    of_teacher = None
+    if teacher is not None:
+        of_teacher, _ = predict(teacher, held_out, accelerator=accelerator, num_workers=workers)
+    run.probabilities = probabilities
+    run.evaluation = measure(probabilities, labels, of_teacher)
+    run.meters.eval_seconds += time.perf_counter() - started

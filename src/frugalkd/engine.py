@@ -8,13 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from frugalkd.batches import call, inputs_of
 from frugalkd.checkpoint import load_tree, random_state, save_tree, set_random_state
+from frugalkd.errors import ModelError
 from frugalkd.ledger import Ledger
 from frugalkd.meters import Meters
 from frugalkd.objectives import Objective
@@ -36,6 +39,7 @@ class Run:
         meters: what it cost.
         history: one record an epoch: loss, learning rate, rows by what they were, seconds.
         evaluation: measures on held-out data, where some were given.
+        probabilities: float32 (samples, classes) of the model on the held-out data.
     """
 
     model: nn.Module
@@ -43,6 +47,7 @@ class Run:
     meters: Meters
     history: list[dict[str, Any]] = field(default_factory=list)
     evaluation: dict[str, Any] | None = None
+    probabilities: NDArray[np.float32] | None = None
 
 
 def accelerator_for(precision: str, device: str) -> Accelerator:
@@ -52,9 +57,20 @@ def accelerator_for(precision: str, device: str) -> Accelerator:
     first: runs of different settings may follow each other in one process.
     """
     AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(
-        mixed_precision={"fp32": "no", "bf16": "bf16"}[precision], cpu=device == "cpu"
+    wanted = resolve_device(device).type
+    accelerator = Accelerator(
+        mixed_precision={"fp32": "no", "bf16": "bf16"}[precision], cpu=wanted == "cpu"
     )
+    if accelerator.device.type != wanted:
+        raise ModelError(f"device {wanted} is not here: set device: auto, or cpu")
+    return accelerator
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device that ``auto`` means here, or the one that is named."""
+    if device != "auto":
+        return torch.device(device)
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 @dataclass

@@ -5,11 +5,15 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from torch import nn
+from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from frugalkd.batches import call
+from frugalkd.batches import call, inputs_of
+from frugalkd.data.source import open_source
 
 
 def flops_per_row(model: nn.Module, inputs: Any, rows: int) -> dict[str, float]:
@@ -34,3 +38,12 @@ def flops_per_row(model: nn.Module, inputs: Any, rows: int) -> dict[str, float]:
             logits.float().sum().backward()
         backward = counter.get_total_flops()
     return {"forward": forward / rows, "backward": backward / rows}
+
+
+def flops_of_data(model: nn.Module, data: Dataset, device: torch.device) -> dict[str, float]:
+    """:func:`flops_per_row` on the first samples of ``data``."""
+    source = open_source(data)
+    ids = np.arange(min(2, len(data)))  # pyright: ignore[reportArgumentType]
+    batch = next(source.batches([(ids, np.zeros_like(ids))]))
+    source.close()
+    return flops_per_row(model, inputs_of(send_to_device(batch, device)), len(ids))

@@ -1,0 +1,289 @@
+"""Carrying a recipe out: teach, distill."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+
+import frugalkd
+from frugalkd.api import distill as distill_model
+from frugalkd.api import train_teacher, weights_from
+from frugalkd.engine import Listener, Run, resolve_device
+from frugalkd.errors import LedgerError
+from frugalkd.files import write_atomic
+from frugalkd.flops import flops_of_data
+from frugalkd.ledger import Ledger
+from frugalkd.modes import MODES
+from frugalkd.recipes.schema import Recipe, Role
+from frugalkd.runs.folder import SCHEMA, RunFolder, read_results
+from frugalkd.runs.material import (
+    Material,
+    make_data,
+    make_model,
+    make_teacher,
+    stored_targets,
+    write_model_card,
+)
+
+STORE_SEED = 0
+"""The seed of the views that stored targets speak of: one store serves students of every seed."""
+
+
+def run_digest(kind: str, recipe: Recipe, teacher: Path | None) -> str:
+    """SHA-256 (hex) of everything that decides a run's result, as far as the recipe says it."""
+    said = recipe.model_dump(mode="json", exclude={"name", "summary", "arms", "teachers"})
+    if kind == "teach":
+        said.pop("student")
+    elif teacher is not None:
+        said.pop("teacher")
+    files = {}
+    if teacher is not None:
+        for name in ("teacher.safetensors", "student.safetensors", "ledger.safetensors"):
+            if (teacher / name).is_file():
+                files[name] = hashlib.sha256((teacher / name).read_bytes()).hexdigest()
+    whole = {"schema": SCHEMA, "kind": kind, "recipe": said, "teacher": files}
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+
+
+def teach(
+    recipe: Recipe, out: Path, *, resume: bool = False, listener: Listener | None = None
+) -> dict[str, Any]:
+    """Train the recipe's teacher into the folder ``out``; returns ``results.json``.
+
+    A run that is done already is not run again.
+
+    Raises:
+        FrugalKDError: with one line; see the subclasses.
+    """
+    role = recipe.teacher
+
+    def train(material: Material, folder: RunFolder) -> tuple[Run, dict[str, Any]]:
+        model = make_model(role.model, material.train, recipe.seed)
+        run = train_teacher(
+            model,
+            material.train,
+            policy=role.policy.build(),
+            objective=role.objective.build(),
+            **_shared(recipe, role, material, folder, resume, listener),
+        )
+        return run, {"teacher": None, "targets": None}
+
+    return _carry_out("teach", recipe, role, out, None, resume, recipe.seed, train)
+
+
+def distill(
+    recipe: Recipe,
+    out: Path,
+    *,
+    teacher: Path | None = None,
+    resume: bool = False,
+    listener: Listener | None = None,
+) -> dict[str, Any]:
+    """Distil the recipe's student into the folder ``out``; returns ``results.json``.
+
+    Args:
+        recipe: its student section says the mode.
+        out: the run folder.
+        teacher: a folder made by :func:`teach`; without one the recipe's pretrained teacher.
+        resume: go on from a checkpoint in ``out``.
+        listener: told of each epoch.
+
+    Raises:
+        LedgerError: the mode weighs by significance and the teacher has no ledger.
+        FrugalKDError: with one line; see the subclasses.
+    """
+    role = recipe.student
+    stored = role.targets.kind == "stored"
+
+    def train(material: Material, folder: RunFolder) -> tuple[Run, dict[str, Any]]:
+        objective = role.objective.build()
+        notes: dict[str, Any] = {"teacher": None, "targets": None}
+        model_of_teacher = source = None
+        started = time.perf_counter()
+        device = resolve_device(recipe.device)
+        if objective.needs_targets:
+            model_of_teacher = make_teacher(recipe, teacher, material.train).to(device)
+            source = model_of_teacher
+            if stored:
+                source = stored_targets(
+                    model_of_teacher, material.train, role.targets.views, teacher, device
+                )
+            notes["targets"] = {
+                "kind": role.targets.kind,
+                "views": role.targets.views if stored else None,
+                "filled_here": stored and source.queries > 0,  # pyright: ignore
+            }
+        filling = time.perf_counter() - started
+        student = make_model(role.model, material.train, recipe.seed)
+        run = distill_model(
+            student,
+            material.train,
+            teacher=source,
+            objective=objective,
+            **_who_takes_part(recipe, teacher, material),
+            **_shared(recipe, role, material, folder, resume, listener),
+        )
+        if notes["targets"] and notes["targets"]["filled_here"]:
+            run.meters.teacher_queries += source.queries  # pyright: ignore
+            run.meters.wall_seconds += filling
+            run.meters.phases["store"] += filling
+        if model_of_teacher is not None:
+            per_row = flops_of_data(model_of_teacher, material.train, device)["forward"]
+            run.meters.flops["teacher_forward"] = per_row * run.meters.teacher_queries
+            notes["teacher"] = _agreement(run, model_of_teacher, material, teacher, device)
+        return run, notes
+
+    seed = STORE_SEED if stored else recipe.seed
+    return _carry_out("distill", recipe, role, out, teacher, resume, seed, train)
+
+
+def ensure_targets(recipe: Recipe, teacher: Path) -> dict[str, float]:
+    """Fill the stored targets that ``distill`` would fill, before several runs share them.
+
+    Returns:
+        ``rows`` that the teacher was asked for and ``seconds``; zeros where nothing was missing.
+    """
+    role = recipe.student
+    if role.targets.kind != "stored":
+        return {"rows": 0, "seconds": 0.0}
+    torch.set_num_threads(recipe.threads)
+    device = resolve_device(recipe.device)
+    material = make_data(recipe, role.augment, STORE_SEED)
+    model = make_teacher(recipe, teacher, material.train)
+    started = time.perf_counter()
+    targets = stored_targets(model, material.train, role.targets.views, teacher, device)
+    seconds = time.perf_counter() - started if targets.queries else 0.0
+    if material.held_out is not None:
+        stored_targets(model, material.held_out, 1, teacher, device)
+    return {"rows": targets.queries, "seconds": seconds}
+
+
+def _shared(
+    recipe: Recipe,
+    role: Role,
+    material: Material,
+    folder: RunFolder,
+    resume: bool,
+    listener: Listener | None,
+) -> dict[str, Any]:
+    """What teacher and student pass to the engine alike."""
+
+    def tell(record: dict[str, Any]) -> None:
+        folder.append_metrics(record)
+        if listener is not None:
+            listener(record)
+
+    return {
+        "training": role.training,
+        "seed": recipe.seed,
+        "held_out": material.held_out,
+        "device": recipe.device,
+        "checkpoints": folder.checkpoints,
+        "resume": resume,
+        "listener": tell,
+    }
+
+
+def _who_takes_part(recipe: Recipe, teacher: Path | None, material: Material) -> dict[str, Any]:
+    """The student's policy and weights, as its mode or its own policy say."""
+    role = recipe.student
+    weighted = MODES[role.mode].weighted if role.mode else role.weighting == "significance"
+    ledger = None
+    if weighted:
+        if teacher is None or not (teacher / "ledger.safetensors").is_file():
+            raise LedgerError(
+                f"mode {role.mode or 'with significance weights'} needs the significance ledger "
+                "of a self-regulated teacher: run 'frugalkd teach RECIPE --out DIR' and pass "
+                "--teacher DIR; vanilla and regulated need none"
+            )
+        ledger = Ledger.load(teacher)
+    if role.mode is not None:
+        return {
+            "mode": role.mode,
+            "ledger": ledger,
+            "regulation": role.regulation,
+            "gamma": role.gamma,
+        }
+    weights = weights_from(ledger, material.train, role.gamma) if ledger is not None else None
+    assert role.policy is not None
+    return {"policy": role.policy.build(), "weights": weights}
+
+
+def _agreement(
+    run: Run, model: torch.nn.Module, material: Material, teacher: Path | None, device: Any
+) -> dict[str, Any]:
+    """How often student and teacher name the same class on held-out data."""
+    said: dict[str, Any] = {"digest": None, "evaluation": None}
+    if teacher is not None and (teacher / "results.json").is_file():
+        results = read_results(teacher)
+        said = {"digest": results["digest"], "evaluation": results["evaluation"]}
+    if material.held_out is not None and run.evaluation is not None:
+        started = time.perf_counter()
+        logits = stored_targets(model, material.held_out, 1, teacher, device).logits[0]
+        agreement = np.mean(logits.argmax(1).cpu().numpy() == run.probabilities.argmax(1))  # pyright: ignore
+        run.evaluation["teacher_agreement"] = float(agreement)
+        run.meters.eval_seconds += time.perf_counter() - started
+    return said
+
+
+def _carry_out(
+    kind: str,
+    recipe: Recipe,
+    role: Role,
+    out: Path,
+    teacher: Path | None,
+    resume: bool,
+    view_seed: int,
+    train: Callable[[Material, RunFolder], tuple[Run, dict[str, Any]]],
+) -> dict[str, Any]:
+    """Claim the folder, train, and write what the run leaves."""
+    digest = run_digest(kind, recipe, teacher)
+    folder = RunFolder(out)
+    resolved = recipe.model_dump(mode="json")
+    done = folder.begin(digest, resolved, kind, resume)
+    if done is not None:
+        return done
+    torch.set_num_threads(recipe.threads)
+    material = make_data(recipe, role.augment, view_seed)
+    run, notes = train(material, folder)
+    weights = "teacher.safetensors" if kind == "teach" else "student.safetensors"
+    state = {name: tensor.contiguous() for name, tensor in run.model.state_dict().items()}
+    write_atomic(folder.path / weights, safetensors.torch.save(state))
+    run.ledger.save(folder.path / "ledger.safetensors")
+    write_model_card(folder.path, role.model, material.train, weights)
+    samples = len(run.ledger)
+    meters = run.meters.summary()
+    results = {
+        "schema": SCHEMA,
+        "kind": kind,
+        "digest": digest,
+        "recipe": resolved,
+        "versions": {
+            "frugalkd": frugalkd.__version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+        },
+        "seed": recipe.seed,
+        "threads": recipe.threads,
+        "device": str(next(run.model.parameters()).device.type),
+        "split": material.split,
+        "train_samples": samples,
+        "budget": meters["samples_backpropagated"] / (samples * role.training.epochs),
+        "meters": meters,
+        "evaluation": run.evaluation,
+        **notes,
+        "history": run.history,
+    }
+    folder.finish(results)
+    return results

@@ -1,0 +1,157 @@
+"""What a recipe names, made: the data, the models, the teacher, its stored targets."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from frugalkd.data import Augmentation, ImageData, hold_out, load_data, take
+from frugalkd.errors import DataError, ModelError, TargetsError
+from frugalkd.files import write_json
+from frugalkd.imports import import_object
+from frugalkd.models import build_model
+from frugalkd.recipes.schema import Augment, NamedOrPath, Recipe
+from frugalkd.runs.load import load, load_weights
+from frugalkd.teachers import StoredTargets
+from frugalkd.teachers.stored import describe
+
+
+@dataclass(frozen=True)
+class Material:
+    """The data of a run: what trains, what is measured on (and which split that is)."""
+
+    train: Dataset
+    held_out: Dataset | None
+    split: str
+
+
+def make_data(recipe: Recipe, augment: Augment, seed: int) -> Material:
+    """The recipe's data; ``augment`` with views drawn from ``seed`` on the training part.
+
+    Raises:
+        DataError: the data cannot be found or read, or cannot be cut or augmented as asked.
+    """
+    spec = recipe.data
+    if spec.name is not None:
+        splits = load_data(spec.name, spec.root, **spec.options)
+        train, test = splits.train, splits.test
+    else:
+        train, test = _own_data(spec)
+    split = "test"
+    wants = spec.train_size or spec.validation or augment.crop or augment.flip
+    if wants and not isinstance(train, ImageData):
+        raise DataError(
+            f"{spec.path} is not an ImageData: train_size, validation and augment are for those; "
+            "cut and augment your own data set yourself (with a method view(id, view))"
+        )
+    if isinstance(train, ImageData):
+        if spec.validation:
+            train, test = hold_out(train, spec.validation)
+            split = "validation"
+        if spec.train_size:
+            train = take(train, spec.train_size)
+        train = train.with_augmentation(Augmentation(augment.crop, augment.flip), seed)
+    return Material(train, test, split)
+
+
+def _own_data(spec: NamedOrPath) -> tuple[Any, Any]:
+    made = import_object(spec.path or "")(**spec.options)
+    return made if isinstance(made, tuple) else (made, None)
+
+
+def make_model(spec: NamedOrPath, data: Dataset, seed: int) -> nn.Module:
+    """A model with weights drawn from ``seed``, so that every arm of a seed starts alike.
+
+    Raises:
+        UnknownName, ModelError: it cannot be made, or it is not a torch module.
+    """
+    torch.manual_seed(seed)
+    if spec.name is not None:
+        if not isinstance(data, ImageData):
+            raise ModelError(
+                f"model {spec.name!r} takes its sizes from an ImageData: give your own model by "
+                "import path for other data"
+            )
+        channels, height, width = data.shape
+        return build_model(
+            spec.name,
+            num_classes=data.num_classes,
+            in_channels=channels,
+            image_size=(height, width),
+            **spec.options,
+        )
+    model = import_object(spec.path or "")(**spec.options)
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"{spec.path} made a {type(model).__name__}, not a torch module")
+    return model
+
+
+def write_model_card(path: Path, spec: NamedOrPath, data: Dataset, weights: str) -> None:
+    """``model.json``: how to build the model again and what to feed it."""
+    card: dict[str, Any] = {
+        "schema": 1,
+        "model": spec.model_dump(mode="json", exclude_none=True),
+        "weights": weights,
+    }
+    if isinstance(data, ImageData):
+        card |= {
+            "num_classes": data.num_classes,
+            "shape": list(data.shape),
+            "mean": list(data.mean),
+            "std": list(data.std),
+            "classes": list(data.classes),
+        }
+    write_json(path / "model.json", card)
+
+
+def make_teacher(recipe: Recipe, teacher: Path | None, data: Dataset) -> nn.Module:
+    """The teacher of a folder, or the pretrained one that the recipe names.
+
+    Raises:
+        ModelError, RunFolderError: there is none, or it cannot be loaded.
+    """
+    if teacher is not None:
+        return load(teacher).model
+    if recipe.teacher.weights is None:
+        raise ModelError(
+            "no teacher: name a folder with --teacher DIR (made by 'frugalkd teach'), or set "
+            "teacher.weights to a pretrained state dict"
+        )
+    model = make_model(recipe.teacher.model, data, recipe.seed)
+    load_weights(model, Path(recipe.teacher.weights))
+    return model.eval()
+
+
+def stored_targets(
+    model: nn.Module,
+    data: Dataset,
+    views: int,
+    folder: Path | None,
+    device: torch.device | str,
+) -> StoredTargets:
+    """The soft targets kept in ``folder`` for these data, filled where they are missing.
+
+    ``queries`` of the answer says how many rows the teacher was asked for here.
+    """
+    about = {**describe(model, data), "views": str(views)}
+    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+    path = None if folder is None else folder / f"targets-{key}.safetensors"
+    if path is not None and path.exists():
+        targets = StoredTargets.load(path, device)
+        targets.check(model, data)
+        return targets
+    model.to(device)
+    targets = StoredTargets.fill(model, data, views=views, device=device)
+    if path is not None:
+        try:
+            targets.save(path)
+        except OSError as error:
+            raise TargetsError(f"cannot keep soft targets in {folder}: {error.strerror}") from None
+    return targets
