@@ -1,0 +1,82 @@
+"""Objects by import path, for what no registry holds, and checks of the options they take."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable, Collection
+from typing import Any
+
+from frugalkd.errors import FrugalKDError, ModelError, nearest
+
+_NAME = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
+_FORM = re.compile(rf"(?P<module>{_NAME}):(?P<name>{_NAME})")
+
+
+def import_object(path: str) -> Any:
+    """The object that ``"package.module:Name"`` names (``Name`` may have dots).
+
+    The current directory becomes importable, after everything that is installed, and stays so: the
+    workers that a data loader starts inherit it. Raises ModelError for a path of another form, a
+    module that is not found or fails to import, and a name that it does not have.
+    """
+    form = _FORM.fullmatch(path)
+    if form is None:
+        raise ModelError(f"{path!r} is not an import path: write package.module:Name")
+    found = _import_module(form["module"])
+    reached = form["module"]
+    for part in form["name"].split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            names = [name for name in dir(found) if not name.startswith("_")]
+            hint = nearest(part, names) if names else "it defines no name"
+            raise ModelError(f"{reached} has no {part!r}: {hint}") from None
+        reached = f"{reached}.{part}"
+    return found
+
+
+def _import_module(name: str) -> Any:
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.append(here)
+    importlib.invalidate_caches()  # the user may have written the file a moment ago
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = error.name or name
+        if name == missing or name.startswith(f"{missing}."):
+            raise ModelError(
+                f"no module {missing!r}: install it, or run where {missing.split('.')[0]} lies"
+            ) from error
+        raise ModelError(f"module {name!r} needs {missing!r}, which is not installed") from error
+    except Exception as error:  # anything may go wrong inside a user's module
+        raise ModelError(f"importing {name!r} failed: {_one_line(error)}") from error
+
+
+def check_options(
+    function: Callable[..., Any],
+    options: Collection[str],
+    *,
+    fixed: Collection[str],
+    what: str,
+    error: type[FrugalKDError],
+) -> None:
+    """Raises ``error`` where ``function`` does not take one of the keyword ``options``; ``fixed``
+    are parameters that the caller gives itself, ``what`` names the function's purpose.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+    known = [p.name for p in parameters if p.name not in fixed]
+    for option in options:
+        if option not in known:
+            hint = nearest(option, known) if known else "it takes none"
+            raise error(f"{what} takes no option {option!r}: {hint}")
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
