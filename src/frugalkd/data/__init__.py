@@ -1,0 +1,64 @@
+"""Data by name, and the sources that turn ids into batches."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from frugalkd.data.cifar import load_cifar10
+from frugalkd.data.digits import load_digits
+from frugalkd.data.idx import load_fashion_mnist, load_mnist
+from frugalkd.data.images import Augmentation, ImageData
+from frugalkd.data.root import data_root
+from frugalkd.data.source import (
+    BatchIndexed,
+    LoaderSource,
+    MemorySource,
+    Source,
+    ViewIndexed,
+    data_digest,
+    open_source,
+    randomness,
+)
+from frugalkd.data.splits import Splits, hold_out, take
+from frugalkd.errors import DataError, UnknownName
+from frugalkd.imports import check_options
+
+DATA: dict[str, Callable[..., Splits]] = {
+    "digits": load_digits,
+    "fashion-mnist": load_fashion_mnist,
+    "mnist": load_mnist,
+    "cifar10": load_cifar10,
+}
+
+
+def load_data(name: str, root: str | os.PathLike[str] | None = None, **options: Any) -> Splits:
+    """The data set ``name`` (a key of ``DATA``), not augmented, from the data root (see
+    ``data_root``). ``options`` go to its loader. Raises UnknownName, DataError.
+    """
+    if name not in DATA:
+        raise UnknownName("data set", name, DATA)
+    loader = DATA[name]
+    check_options(loader, options, fixed={"root"}, what=f"data set {name!r}", error=DataError)
+    return loader(root, **options)
+
+
+__all__ = [
+    "DATA",
+    "Augmentation",
+    "BatchIndexed",
+    "ImageData",
+    "LoaderSource",
+    "MemorySource",
+    "Source",
+    "Splits",
+    "ViewIndexed",
+    "data_digest",
+    "data_root",
+    "hold_out",
+    "load_data",
+    "open_source",
+    "randomness",
+    "take",
+]

@@ -1,0 +1,172 @@
+"""MNIST-like data in idx files (LeCun, Cortes and Burges, 1998), gzip-compressed or not."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zlib
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from frugalkd.data.images import ImageData
+from frugalkd.data.root import data_root, located
+from frugalkd.data.splits import Splits
+from frugalkd.errors import DataError
+
+MNIST_CLASSES = tuple("0123456789")
+MNIST_MEAN, MNIST_STD = (0.1307,), (0.3081,)
+FASHION_MNIST_CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+FASHION_MNIST_MEAN, FASHION_MNIST_STD = (0.2860,), (0.3530,)
+
+DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+
+_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+_CHUNK = 1 << 20
+_UNSIGNED_BYTE = 8
+
+
+def read_idx(path: Path, dims: int) -> NDArray[np.uint8]:
+    """The array of unsigned bytes in an idx file, which must have ``dims`` dimensions.
+
+    Reads in chunks and never allocates what only the header claims. Raises DataError for a file
+    that is missing, truncated, too long, or of another kind.
+    """
+    try:
+        with path.open("rb") as raw:
+            packed = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            if not packed:
+                return _parse(raw, path, dims)
+            with gzip.GzipFile(fileobj=raw) as unpacked:
+                return _parse(cast(BinaryIO, unpacked), path, dims)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read ({error}): get the file again") from error
+
+
+def _parse(file: BinaryIO, path: Path, dims: int) -> NDArray[np.uint8]:
+    header = file.read(4 + 4 * dims)
+    if len(header) < 4 + 4 * dims or header[:4] != bytes((0, 0, _UNSIGNED_BYTE, dims)):
+        raise DataError(
+            f"{path} does not begin as an idx file of unsigned bytes in {dims} dimensions: "
+            "get the file again"
+        )
+    shape = [int.from_bytes(header[i : i + 4], "big") for i in range(4, len(header), 4)]
+    wanted = math.prod(shape)
+    content = bytearray()
+    while len(content) <= wanted and (chunk := file.read(_CHUNK)):
+        content += chunk
+    if len(content) != wanted:
+        found = "more" if len(content) > wanted else f"only {len(content)}"
+        raise DataError(
+            f"{path} claims {wanted} bytes of data and holds {found}: get the file again"
+        )
+    return np.frombuffer(content, dtype=np.uint8).reshape(shape)
+
+
+def load_mnist(root: Path | str | None = None, *, download: bool = True) -> Splits:
+    """MNIST (60,000 / 10,000, 28x28) from ``<root>/mnist`` or ``<root>/MNIST/raw``, else
+    downloaded there by torchvision where that is installed. Raises DataError.
+    """
+    base = data_root(root)
+    folders = [base / "mnist", base / "MNIST" / "raw"]
+    folder = _find(folders) or (_download("MNIST", base) if download else None)
+    if folder is None:
+        raise DataError(
+            f"mnist is not in {folders[0]}: put {_FILES[0]}[.gz] and the other three files there, "
+            "or pip install torchvision to have them downloaded"
+        )
+    return _load(folder, MNIST_CLASSES, MNIST_MEAN, MNIST_STD)
+
+
+def load_fashion_mnist(root: Path | str | None = None, *, download: bool = True) -> Splits:
+    """Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017; 60,000 / 10,000, 28x28) from
+    ``<root>/fashion-mnist``, ``<root>/FashionMNIST/raw`` or Debian's package, else downloaded by
+    torchvision where that is installed. Raises DataError.
+    """
+    base = data_root(root)
+    folders = [base / "fashion-mnist", base / "FashionMNIST" / "raw", DEBIAN_FASHION_MNIST]
+    folder = _find(folders) or (_download("FashionMNIST", base) if download else None)
+    if folder is None:
+        raise DataError(
+            "fashion-mnist is not here: apt-get install dataset-fashion-mnist, or put "
+            f"{_FILES[0]}[.gz] and the other three files into {folders[0]}"
+        )
+    return _load(folder, FASHION_MNIST_CLASSES, FASHION_MNIST_MEAN, FASHION_MNIST_STD)
+
+
+def _find(folders: list[Path]) -> Path | None:
+    """The first folder that holds all four files."""
+    complete = (folder for folder in folders if all(_file(folder, name) for name in _FILES))
+    return next(complete, None)
+
+
+def _file(folder: Path, name: str) -> Path | None:
+    either = (folder / name, folder / f"{name}.gz")
+    return next((path for path in either if path.is_file()), None)
+
+
+def _download(name: str, base: Path) -> Path | None:
+    """The folder torchvision downloaded ``name`` to; None where it is not installed."""
+    if find_spec("torchvision") is None:
+        return None
+    from torchvision import datasets
+
+    fetch: Callable[..., object] = {
+        "MNIST": datasets.MNIST,
+        "FashionMNIST": datasets.FashionMNIST,
+    }[name]
+    try:
+        fetch(str(base), download=True)
+    except (RuntimeError, OSError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        manual = base / {"MNIST": "mnist", "FashionMNIST": "fashion-mnist"}[name]
+        package = " or apt-get install dataset-fashion-mnist" if name == "FashionMNIST" else ""
+        raise DataError(
+            f"downloading {name} to {base} failed ({reason}): put the four idx files into "
+            f"{manual}{package}"
+        ) from error
+    return base / name / "raw"
+
+
+def _load(
+    folder: Path, classes: tuple[str, ...], mean: tuple[float, ...], std: tuple[float, ...]
+) -> Splits:
+    parts = []
+    for images_name, labels_name in (_FILES[:2], _FILES[2:]):
+        images_path = _file(folder, images_name) or folder / images_name
+        images = read_idx(images_path, dims=3)
+        labels = read_idx(_file(folder, labels_name) or folder / labels_name, dims=1)
+        with located(images_path):
+            parts.append(
+                ImageData(
+                    torch.from_numpy(images)[:, None],
+                    torch.from_numpy(labels.astype(np.int64)),
+                    classes,
+                    mean=mean,
+                    std=std,
+                )
+            )
+    with located(folder):
+        return Splits(*parts)

@@ -1,0 +1,44 @@
+"""What a data set may offer beyond ``dataset[id]``: a view of a sample, a batch at once."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Protocol, TypeGuard, runtime_checkable
+
+
+@runtime_checkable
+class ViewIndexed(Protocol):
+    """A data set whose augmentation is a pure function of the sample and of the view."""
+
+    def view(self, id: int, view: int) -> Any:
+        """Sample ``id`` as augmented for ``view``; the second parameter is called ``view``."""
+        ...
+
+
+@runtime_checkable
+class BatchIndexed(Protocol):
+    """A data set that gives a whole, collated batch at once."""
+
+    def batch(self, ids: Any, views: Any) -> Any:
+        """The samples ``ids`` in the views ``views`` (both int64 (B,)); the second parameter is
+        called ``views``."""
+        ...
+
+
+def is_view_indexed(dataset: object) -> TypeGuard[ViewIndexed]:
+    """Whether ``dataset`` has ``view(id, view)``; a tensor's ``view`` is another thing."""
+    return isinstance(dataset, ViewIndexed) and _second_parameter(dataset.view) == "view"
+
+
+def is_batch_indexed(dataset: object) -> TypeGuard[BatchIndexed]:
+    """Whether ``dataset`` has ``batch(ids, views)``; a Hugging Face data set's ``batch`` is
+    another thing."""
+    return isinstance(dataset, BatchIndexed) and _second_parameter(dataset.batch) == "views"
+
+
+def _second_parameter(method: Any) -> str | None:
+    try:
+        names = list(inspect.signature(method).parameters)
+    except (TypeError, ValueError):  # built-in methods have no signature
+        return None
+    return names[1] if len(names) > 1 else None

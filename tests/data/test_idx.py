@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import gzip
+import resource
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from frugalkd.data import idx, load_data
+from frugalkd.errors import DataError
+
+NAMES: tuple[str, ...] = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+
+
+def packed(array: np.ndarray) -> bytes:
+    header = bytes((0, 0, 8, array.ndim)) + np.array(array.shape, dtype=">i4").tobytes()
+    return header + array.astype(np.uint8).tobytes()
+
+
+def write(folder: Path, *, zipped: bool = False, rows: int = 4) -> dict[str, bytes]:
+    """The four files, of random images and of the labels 0, 1, 2 ..."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    arrays = [
+        array
+        for count in (rows, rows - 1)
+        for array in (rng.integers(0, 256, (count, 28, 28)), np.arange(count) % 10)
+    ]
+    files: dict[str, bytes] = dict(zip(NAMES, map(packed, arrays), strict=True))
+    for name, content in files.items():
+        if zipped:
+            (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+        else:
+            (folder / name).write_bytes(content)
+    return files
+
+
+@pytest.fixture
+def nowhere(monkeypatch, tmp_path):
+    """No Debian package, and no torchvision to download with."""
+    monkeypatch.setattr(idx, "DEBIAN_FASHION_MNIST", tmp_path / "not-installed")
+    monkeypatch.setattr(idx, "find_spec", lambda name: None)
+    return tmp_path
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("mnist", "mnist"),
+        ("mnist", "MNIST/raw"),
+        ("fashion-mnist", "fashion-mnist"),
+        ("fashion-mnist", "FashionMNIST/raw"),
+    ],
+)
+def test_reads_a_folder(nowhere, name, folder, zipped):
+    files = write(nowhere / folder, zipped=zipped)
+    splits = load_data(name, nowhere)
+    assert (len(splits.train), len(splits.test)) == (4, 3)
+    assert splits.train.shape == (1, 28, 28)
+    assert splits.train.images.numpy().tobytes() == files[NAMES[0]][16:]
+    assert splits.test.labels.tolist() == [0, 1, 2]
+    assert splits.train.num_classes == 10
+
+
+def test_debians_package_is_found_by_itself(nowhere):
+    write(idx.DEBIAN_FASHION_MNIST, zipped=True)
+    assert len(load_data("fashion-mnist", nowhere / "empty").train) == 4
+
+
+def test_fashion_mnist_of_debian_is_the_real_one(require_data, tmp_path):
+    require_data(str(idx.DEBIAN_FASHION_MNIST))
+    splits = load_data("fashion-mnist", tmp_path)
+    train = splits.train
+    assert (len(train), len(splits.test)) == (60_000, 10_000)
+    assert torch.bincount(train.labels).tolist() == [6000] * 10
+    pixels = train.images.float() / 255
+    assert abs(float(pixels.mean()) - train.mean[0]) < 1e-3
+    assert abs(float(pixels.std()) - train.std[0]) < 1e-3
+
+
+def test_absent_data_say_what_to_do(nowhere):
+    with pytest.raises(DataError, match="apt-get install dataset-fashion-mnist"):
+        load_data("fashion-mnist", nowhere)
+    with pytest.raises(DataError, match="pip install torchvision"):
+        load_data("mnist", nowhere)
+    write(nowhere / "mnist")
+    (nowhere / "mnist" / NAMES[3]).unlink()  # an incomplete folder counts as none
+    with pytest.raises(DataError, match="mnist is not in"):
+        load_data("mnist", nowhere)
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST")]
+)
+def test_torchvision_downloads_what_is_not_there(monkeypatch, tmp_path, name, theirs):
+    datasets = pytest.importorskip("torchvision.datasets")
+    monkeypatch.setattr(idx, "DEBIAN_FASHION_MNIST", tmp_path / "not-installed")
+    monkeypatch.setattr(
+        datasets, theirs, lambda root, download: write(Path(root) / theirs / "raw", zipped=True)
+    )
+    assert len(load_data(name, tmp_path).train) == 4
+    assert (tmp_path / theirs / "raw").is_dir()
+
+
+def test_a_failed_download_is_one_line(monkeypatch, tmp_path):
+    datasets = pytest.importorskip("torchvision.datasets")
+
+    def fail(root, download):
+        raise RuntimeError("Error downloading\nmany\nlines")
+
+    monkeypatch.setattr(datasets, "MNIST", fail)
+    with pytest.raises(DataError, match=r"failed \(Error downloading\)") as caught:
+        load_data("mnist", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_download_can_be_forbidden(monkeypatch, tmp_path):
+    monkeypatch.setattr(idx, "_download", lambda name, base: pytest.fail("asked to download"))
+    with pytest.raises(DataError, match="mnist is not in"):
+        load_data("mnist", tmp_path, download=False)
+
+
+IMAGES = packed(np.arange(2 * 28 * 28).reshape(2, 28, 28))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (IMAGES[:-1], "claims 1568 bytes of data and holds only 1567"),
+        (IMAGES + b"x", "holds more"),
+        (IMAGES[:9], "does not begin as an idx file"),
+        (b"", "does not begin as an idx file"),
+        (b"\x00\x00\x0d\x03" + IMAGES[4:], "does not begin as an idx file"),
+        (b"<html>not found</html>", "does not begin as an idx file"),
+        (packed(np.zeros(5)), "in 3 dimensions"),
+        (gzip.compress(IMAGES)[:-20], "cannot be read"),
+        (gzip.compress(IMAGES)[:4], "cannot be read"),
+        (b"\x1f\x8b" + b"garbage" * 10, "cannot be read"),
+        (gzip.compress(IMAGES[:-1]), "holds only 1567"),
+    ],
+)
+def test_broken_files(tmp_path, content, message):
+    path = tmp_path / "images"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message) as caught:
+        idx.read_idx(path, dims=3)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_flipped_bits_in_a_gzip_never_pass(tmp_path):
+    path = tmp_path / "images"
+    content = gzip.compress(IMAGES)
+    for place in range(10, len(content), 7):
+        path.write_bytes(content[:place] + bytes((content[place] ^ 255,)) + content[place + 1 :])
+        with pytest.raises(DataError):
+            idx.read_idx(path, dims=3)
+
+
+def test_a_header_cannot_make_it_allocate(tmp_path):
+    path = tmp_path / "images"
+    claims = b"\x00\x00\x08\x03" + b"\x7f\xff\xff\xff" * 3  # 8e27 bytes
+    scale = 1 if sys.platform == "darwin" else 1024
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+    for content in (claims + b"some", gzip.compress(claims + b"some")):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match="holds only 4"):
+            idx.read_idx(path, dims=3)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale - before < 64 << 20
+
+
+def test_labels_that_do_not_fit(nowhere):
+    folder = nowhere / "mnist"
+    write(folder)
+    (folder / NAMES[1]).write_bytes(packed(np.array([0, 1, 2, 10])))
+    with pytest.raises(DataError, match=r"train-images.*labels lie in 0 \.\. 10"):
+        load_data("mnist", nowhere)
+    (folder / NAMES[1]).write_bytes(packed(np.arange(3)))
+    with pytest.raises(DataError, match=r"train-images.*one class an image"):
+        load_data("mnist", nowhere)

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import pytest
+
+from frugalkd.data import DATA, Augmentation, load_data
+from frugalkd.errors import DataError, UnknownName
+
+
+def test_the_names():
+    assert set(DATA) == {"digits", "fashion-mnist", "mnist", "cifar10"}
+
+
+def test_unknown_name():
+    with pytest.raises(UnknownName, match="did you mean fashion-mnist"):
+        load_data("fashion_mnist")
+
+
+def test_unknown_option():
+    with pytest.raises(DataError, match="'digits' takes no option 'download'"):
+        load_data("digits", download=False)
+    with pytest.raises(DataError, match="did you mean download"):
+        load_data("mnist", downlod=False)
+
+
+def test_named_data_come_without_augmentation():
+    splits = load_data("digits")
+    assert splits.train.augmentation == splits.test.augmentation == Augmentation()

@@ -1,0 +1,290 @@
+"""The data sets and collates are at the top level, so that spawned workers can import them."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Dataset, IterableDataset, Subset
+
+from frugalkd.data import (
+    Augmentation,
+    BatchIndexed,
+    ImageData,
+    LoaderSource,
+    MemorySource,
+    Source,
+    ViewIndexed,
+    open_source,
+)
+from frugalkd.data.protocols import is_batch_indexed, is_view_indexed
+from frugalkd.draws import order
+from frugalkd.errors import DataError, SelectionMisuse, UnsupportedData
+
+
+class Numbered(Dataset):
+    """Carries its own id in the sample."""
+
+    def __len__(self):
+        return 100
+
+    def __getitem__(self, id):
+        return torch.full((2,), float(id)), id
+
+
+class Viewed(Numbered):
+    def view(self, id, view):
+        return id, view
+
+
+class Random(Numbered):
+    def __getitem__(self, id):
+        return id, torch.rand(())
+
+
+class Broken(Numbered):
+    def __getitem__(self, id):
+        if id == 7:
+            raise OSError("sample 7 is gone")
+        return id, 0
+
+
+def marked(samples):
+    """A collate of the user's: it sees the samples alone."""
+    assert all(len(sample) == 2 for sample in samples)
+    return {"mark": "mine", "ids": [int(sample[1]) for sample in samples]}
+
+
+def shuffled(epochs=3, rows=100, size=7):
+    """The requests of each epoch: a shuffle, and views that differ by row and epoch."""
+    for epoch in range(epochs):
+        ids = order(np.arange(rows), 0, epoch)
+        yield [
+            (ids[start : start + size], ids[start : start + size] % 5 + epoch)
+            for start in range(0, rows, size)
+        ]
+
+
+def images(augmentation: Augmentation | None = None) -> ImageData:
+    return ImageData(
+        torch.randint(0, 256, (100, 1, 6, 6), dtype=torch.uint8),
+        torch.arange(100) % 4,
+        tuple("abcd"),
+        mean=(0.5,),
+        std=(0.5,),
+        augmentation=augmentation,
+    )
+
+
+def check_ids(source: Source, read_ids) -> None:
+    for requests in shuffled():
+        batches = list(source.batches(requests))
+        assert len(batches) == len(requests)
+        for (ids, _), data in zip(requests, batches, strict=True):
+            assert list(map(int, read_ids(data))) == ids.tolist()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ids_under_shuffling_over_epochs(workers):
+    with open_source(Numbered(), num_workers=workers) as source:
+        check_ids(source, lambda data: data[1])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ids_with_a_collate_of_the_users(workers):
+    with open_source(Numbered(), collate=marked, num_workers=workers) as source:
+        check_ids(source, lambda data: data["ids"])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_views_reach_the_data_set(workers):
+    with open_source(Viewed(), num_workers=workers) as source:
+        for requests in shuffled(epochs=2):
+            for (ids, views), (got, seen) in zip(requests, source.batches(requests), strict=True):
+                assert got.tolist() == ids.tolist()
+                assert seen.tolist() == views.tolist()
+
+
+def test_workers_stay_read_ahead_and_end_with_close():
+    source = open_source(Numbered(), num_workers=1)
+    requests = next(shuffled())
+    list(source.batches(requests))
+    first = {child.pid for child in multiprocessing.active_children()}
+    assert len(first) == 1
+    reading = source.batches(requests)
+    next(reading)  # abandoned here, with batches read ahead
+    again = [data[1].tolist() for data in source.batches(requests)]
+    assert again == [ids.tolist() for ids, _ in requests]
+    assert {child.pid for child in multiprocessing.active_children()} == first
+    source.close()
+    gc.collect()
+    assert not multiprocessing.active_children()
+    with pytest.raises(SelectionMisuse):
+        next(reading)
+    source.close()  # twice does no harm
+
+
+def test_a_closed_source_can_be_used_again():
+    source = LoaderSource(Numbered())
+    requests = next(shuffled())
+    list(source.batches(requests))
+    source.close()
+    assert len(list(source.batches(requests))) == len(requests)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_global_random_stream_does_not_move(workers):
+    requests = next(shuffled())
+    with open_source(Numbered(), num_workers=workers) as source:
+        before = torch.get_rng_state()
+        for _ in range(2):
+            list(source.batches(requests))
+        assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_workers_of_a_random_data_set_are_seeded():
+    requests = next(shuffled())
+    drawn = []
+    for seed in (0, 0, 1):
+        with open_source(Random(), num_workers=1, seed=seed) as source:
+            drawn.append(torch.cat([values for _, values in source.batches(requests)]))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+@pytest.mark.parametrize(
+    ("dataset", "collate"),
+    [
+        ([{"x": torch.tensor(i), "more": {"id": i}} for i in range(10)], None),
+        ([torch.tensor([i]) for i in range(10)], None),
+        (torch.arange(10), None),
+        (list(range(10)), None),
+        ([str(i) for i in range(10)], list),
+        ([None] * 10, lambda samples: samples),
+    ],
+)
+def test_any_structure_passes_through(dataset, collate):
+    requests = [(np.array([3, 1]), np.array([0, 0])), (np.array([9]), np.array([4]))]
+    with open_source(dataset, collate=collate) as source:
+        batches = list(source.batches(requests))
+    by_hand = collate or torch.utils.data.default_collate
+    expected = [by_hand([dataset[i] for i in ids]) for ids in ([3, 1], [9])]
+    assert repr(batches) == repr(expected)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_memory_and_loader_sources_give_the_same_pixels(workers):
+    data = images(Augmentation(crop=2, flip=True))
+    memory, loader = open_source(data), LoaderSource(data, num_workers=workers)
+    assert isinstance(memory, MemorySource)
+    for requests in shuffled(epochs=2):
+        pairs = zip(memory.batches(requests), loader.batches(requests), strict=True)
+        for (x, y), (x_loaded, y_loaded) in pairs:
+            assert torch.equal(x, x_loaded)
+            assert torch.equal(y, y_loaded)
+    memory.close()
+    loader.close()
+
+
+def test_a_collate_turns_batches_off():
+    with open_source(images(), collate=marked) as source:
+        assert isinstance(source, LoaderSource)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_no_requests(workers):
+    with open_source(Numbered(), num_workers=workers) as source:
+        assert list(source.batches([])) == []
+    assert not multiprocessing.active_children()
+
+
+def test_one_loop_at_a_time():
+    source = LoaderSource(Numbered())
+    requests = next(shuffled())
+    outer = source.batches(requests)
+    next(outer)
+    next(source.batches(requests))
+    with pytest.raises(SelectionMisuse, match="one at a time"):
+        next(outer)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_errors_of_the_data_set_come_through(workers):
+    with (
+        open_source(Broken(), num_workers=workers) as source,
+        pytest.raises(OSError, match="sample 7 is gone"),
+    ):
+        list(source.batches([(np.array([7]), np.array([0]))]))
+
+
+def test_what_cannot_be_sent_to_workers():
+    with (
+        open_source(Numbered(), collate=lambda samples: samples, num_workers=1) as source,
+        pytest.raises(UnsupportedData, match="top level of a module") as caught,
+    ):
+        list(source.batches(next(shuffled())))
+    assert "\n" not in str(caught.value)
+
+
+def test_other_ids_than_asked_for_are_noticed(monkeypatch):
+    source = LoaderSource(Numbered())
+    monkeypatch.setattr(source, "_start", lambda requests: iter([(np.array([1]), None)]))
+    with pytest.raises(DataError, match="other ids"):
+        next(source.batches([(np.array([2]), np.array([0]))]))
+
+
+def test_pinning_without_an_accelerator_brings_no_warning():
+    with open_source(Numbered(), pin_memory=not torch.accelerator.is_available()) as source:
+        list(source.batches(next(shuffled())))
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(range(3))
+
+
+class Endless(Dataset):
+    def __getitem__(self, id):
+        return id
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        (Stream(), "Stream is iterable"),
+        (Endless(), "has no length"),
+        (iter(range(3)), "has no length"),
+        (Subset(images(), [1, 2]), r"use its own subset\(ids\)"),
+    ],
+)
+def test_refused(dataset, message):
+    with pytest.raises(UnsupportedData, match=message):
+        open_source(dataset)
+
+
+def test_an_ordinary_subset_is_welcome():
+    with open_source(Subset(Numbered(), [5, 6])) as source:
+        (batch,) = source.batches([(np.array([1]), np.array([0]))])
+    assert batch[1].tolist() == [6]
+
+
+class HubLike(Numbered):
+    """Like a Hugging Face data set, whose batch() is another thing."""
+
+    def batch(self, batch_size, drop_last_batch=False):
+        raise AssertionError
+
+
+def test_namesakes_are_not_taken_for_views_and_batches():
+    assert is_view_indexed(images())
+    assert is_batch_indexed(images())
+    assert is_view_indexed(Viewed())
+    assert isinstance(torch.arange(3), ViewIndexed)  # by the name alone
+    assert not is_view_indexed(torch.arange(3))
+    assert not is_view_indexed(np.arange(3))
+    assert isinstance(HubLike(), BatchIndexed)
+    assert isinstance(open_source(HubLike()), LoaderSource)
+    assert not is_view_indexed(Numbered())
