@@ -1,0 +1,63 @@
+"""Reference models by name. All take float32 (B, C, H, W) and return logits (B, num_classes)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from frugalkd.errors import ModelError, UnknownName
+from frugalkd.imports import check_options
+from frugalkd.models import resnet
+from frugalkd.models.fashion import FashionConv
+from frugalkd.models.lenet import lenet5, lenet5_half
+from frugalkd.models.mlp import MLP
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "mlp": MLP,
+    "lenet5": lenet5,
+    "lenet5-half": lenet5_half,
+    "fashion-conv": FashionConv,
+    "resnet8": resnet.resnet8,
+    "resnet20": resnet.resnet20,
+    "resnet32": resnet.resnet32,
+    "resnet56": resnet.resnet56,
+    "resnet8x4": resnet.resnet8x4,
+    "resnet32x4": resnet.resnet32x4,
+}
+
+# What build_model gives every model, and what makes a named ResNet the one its name says.
+_FIXED = frozenset({"num_classes", "in_channels", "image_size", "depth", "filters"})
+
+
+def build_model(
+    name: str,
+    *,
+    num_classes: int,
+    in_channels: int,
+    image_size: int | tuple[int, int],
+    **options: Any,
+) -> nn.Module:
+    """A new model ``name`` (a key of ``MODELS``), its weights drawn from torch's random stream.
+
+    ``image_size`` is (height, width), or one number for both. ``options`` are the model's own, such
+    as ``width``. Raises UnknownName, and ModelError for options or sizes that do not fit.
+    """
+    if name not in MODELS:
+        raise UnknownName("model", name, MODELS)
+    builder = MODELS[name]
+    check_options(builder, options, fixed=_FIXED, what=f"model {name!r}", error=ModelError)
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    sizes = {"num_classes": num_classes, "in_channels": in_channels, "image size": height}
+    for what, value in (sizes | {"image width": width}).items():
+        if value < 1:
+            raise ModelError(f"model {name!r} with {what} {value}: give 1 or more")
+    try:
+        return builder(num_classes, in_channels, (height, width), **options)
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"model {name!r} cannot be built with {options}: {reason}") from error
+
+
+__all__ = ["MODELS", "build_model"]
