@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from numpy.typing import NDArray
-from sklearn.metrics import accuracy_score, recall_score
+from sklearn.metrics import accuracy_score, confusion_matrix
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -67,9 +67,9 @@ def measure(
     if labels.min() < 0 or labels.max() >= classes:
         raise UnsupportedData(f"labels reach {labels.max()}, but the model has {classes} classes")
     predicted = probabilities.argmax(axis=1)
-    by_class = recall_score(
-        labels, predicted, labels=np.unique(labels), average=None, zero_division=0.0
-    )
+    confusion = confusion_matrix(labels, predicted, labels=np.arange(classes))
+    present = confusion.sum(axis=1) > 0
+    by_class = confusion.diagonal()[present] / confusion.sum(axis=1)[present]
     return {
         "samples": len(labels),
         "accuracy": float(accuracy_score(labels, predicted)),

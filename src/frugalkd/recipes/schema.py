@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from functools import reduce
 from operator import or_
-from typing import Annotated, Any, ClassVar, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
@@ -54,8 +54,11 @@ def _spec_of(registry: Mapping[str, type]) -> Any:
     return Annotated[reduce(or_, specs), Field(discriminator="name")]
 
 
-PolicySpec = _spec_of(POLICIES)
-ObjectiveSpec = _spec_of(OBJECTIVES)
+if TYPE_CHECKING:  # a checker cannot follow a union that is made at run time
+    PolicySpec = ObjectiveSpec = Spec
+else:
+    PolicySpec = _spec_of(POLICIES)
+    ObjectiveSpec = _spec_of(OBJECTIVES)
 
 
 class NamedOrPath(Strict):
@@ -98,17 +101,15 @@ class Role(Strict):
     """What teacher and student have in common."""
 
     model: NamedOrPath
-    augment: Augment = Augment()
+    augment: Augment = Field(default_factory=lambda: Augment.model_validate({}))
     training: Training = Training()
 
 
 class TeacherRole(Role):
     """The teacher and how it is trained."""
 
-    objective: ObjectiveSpec = Field(
-        default_factory=lambda: _default(ObjectiveSpec, "cross-entropy")
-    )
-    policy: PolicySpec = Field(default_factory=lambda: _default(PolicySpec, "self-regulation"))
+    objective: ObjectiveSpec = Field({"name": "cross-entropy"}, validate_default=True)
+    policy: PolicySpec = Field({"name": "self-regulation"}, validate_default=True)
     weights: str | None = Field(
         None, description="a pretrained teacher's state dict (.safetensors, or .pt without pickle)"
     )
@@ -124,7 +125,7 @@ class TargetsRole(Strict):
 class StudentRole(Role):
     """The student and how it is distilled."""
 
-    objective: ObjectiveSpec = Field(default_factory=lambda: _default(ObjectiveSpec, "kd"))
+    objective: ObjectiveSpec = Field({"name": "kd"}, validate_default=True)
     mode: ModeName | None = Field("regulated", description="sugar for policy and weighting")
     regulation: SelfRegulation = Field(
         default_factory=SelfRegulation, description="the student's own gate, where the mode has one"
@@ -134,7 +135,7 @@ class StudentRole(Role):
     weighting: Literal["uniform", "significance"] | None = Field(
         None, description="what a sample weighs, instead of a mode"
     )
-    targets: TargetsRole = TargetsRole()
+    targets: TargetsRole = Field(default_factory=lambda: TargetsRole.model_validate({}))
 
     @model_validator(mode="after")
     def _mode_or_parts(self) -> StudentRole:
@@ -179,12 +180,3 @@ class Recipe(Strict):
         description="teachers that a comparison trains, as what differs from this recipe",
     )
     arms: dict[str, Arm] = Field(default_factory=dict, description="rows of a comparison")
-
-
-def _default(spec: Any, name: str) -> Any:
-    """A registry's entry with its default settings."""
-    union, *_ = spec.__metadata__ and (spec.__origin__,)
-    for member in getattr(union, "__args__", (union,)):
-        if member.model_fields["name"].default == name:
-            return member()
-    raise KeyError(name)

@@ -72,7 +72,8 @@ class StoredTargets(Targets):
         rows = torch.from_numpy(ids).to(self.logits.device)
         if self.views == 1:
             return self.logits[0].index_select(0, rows)
-        return self.logits[torch.from_numpy(views).to(self.logits.device) % self.views, rows]
+        which = torch.from_numpy(views % self.logits.shape[0]).to(self.logits.device)
+        return self.logits[which, rows]
 
     def check(self, teacher: nn.Module, dataset: Dataset) -> None:
         """Refuse targets that belong to another teacher, other data or another augmentation.
