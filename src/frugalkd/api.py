@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import Dataset
 
-from frugalkd.data.source import data_digest
+from frugalkd.data.source import Collate, data_digest
 from frugalkd.engine import Listener, Run, Trainer, accelerator_for
 from frugalkd.errors import LedgerError, ModelError, TargetsError
 from frugalkd.evaluation import measure, predict
@@ -38,6 +39,7 @@ def train_teacher(
     seed: int = 0,
     held_out: Dataset | None = None,
     device: str = "auto",
+    collate: Collate | None = None,
     checkpoints: Path | None = None,
     resume: bool = False,
     listener: Listener | None = None,
@@ -53,6 +55,7 @@ def train_teacher(
         seed: of the order of samples and of dropout. The model's first weights are the caller's.
         held_out: data to measure the trained model on.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        collate: how samples become a batch, as in torch's DataLoader.
         checkpoints: a folder for a checkpoint after each epoch.
         resume: go on from the newest checkpoint there.
         listener: told of each epoch's record.
@@ -76,6 +79,7 @@ def train_teacher(
         seed=seed,
         held_out=held_out,
         device=device,
+        collate=collate,
         checkpoints=checkpoints,
         resume=resume,
         listener=listener,
@@ -98,6 +102,7 @@ def distill(
     seed: int = 0,
     held_out: Dataset | None = None,
     device: str = "auto",
+    collate: Collate | None = None,
     checkpoints: Path | None = None,
     resume: bool = False,
     listener: Listener | None = None,
@@ -117,7 +122,7 @@ def distill(
         policy: who takes part, instead of a mode.
         weights: float32 (samples,), instead of a mode; 0 leaves a sample out.
         objective: default ``KD()``: T = 4, alpha = 0.9.
-        training, seed, held_out, device, checkpoints, resume, listener: as in
+        training, seed, held_out, device, collate, checkpoints, resume, listener: as in
             :func:`train_teacher`.
 
     Raises:
@@ -151,6 +156,7 @@ def distill(
         seed=seed,
         held_out=held_out,
         device=device,
+        collate=collate,
         checkpoints=checkpoints,
         resume=resume,
         listener=listener,
@@ -197,6 +203,7 @@ def _train(
     seed: int,
     held_out: Dataset | None,
     device: str,
+    collate: Collate | None,
     checkpoints: Path | None,
     resume: bool,
     listener: Listener | None,
@@ -224,6 +231,7 @@ def _train(
         weights=weights,
         targets=targets,
         model=model,
+        collate=collate,
         num_workers=training.num_workers,
         pin_memory=accelerator.device.type == "cuda",
         drop_last=training.drop_last,
@@ -242,17 +250,17 @@ def _train(
         history = trainer.fit()
     finally:
         selection.source.close()
-    row = flops_of_data(model, data, accelerator.device)
+    row = flops_of_data(model, data, accelerator.device, collate)
     meters.flops = {
         "student_forward": row["forward"] * meters.student_forwards,
         "student_backward": row["backward"] * meters.samples_backpropagated,
     }
     run = Run(model, selection.ledger, meters, history)
     if teacher is not None:
-        row = flops_of_data(teacher, data, accelerator.device)
+        row = flops_of_data(teacher, data, accelerator.device, collate)
         meters.flops["teacher_forward"] = row["forward"] * meters.teacher_queries
     if held_out is not None:
-        _evaluate(run, teacher, held_out, training, accelerator)
+        _evaluate(run, teacher, held_out, training, accelerator, collate)
     return run
 
 
@@ -275,18 +283,19 @@ def _evaluate(
     held_out: Dataset,
     training: Training,
     accelerator: Accelerator,
+    collate: Collate | None,
 ) -> None:
     """Measure the run's model on held-out data, on a clock of its own."""
     started = time.perf_counter()
-    workers = training.num_workers
-    probabilities, labels = predict(
-        run.model, held_out, accelerator=accelerator, num_workers=workers
+    look = partial(
+        predict, accelerator=accelerator, num_workers=training.num_workers, collate=collate
     )
+    probabilities, labels = look(run.model, held_out)
     if labels is None:
         raise ModelError("held-out data without labels measure nothing: give labels, or predict")
     of_teacher = None
     if teacher is not None:
-        of_teacher, _ = predict(teacher, held_out, accelerator=accelerator, num_workers=workers)
+        of_teacher, _ = look(teacher, held_out)
     run.probabilities = probabilities
     run.evaluation = measure(probabilities, labels, of_teacher)
     run.meters.eval_seconds += time.perf_counter() - started

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from frugalkd.batches import call, split
-from frugalkd.data.source import open_source
+from frugalkd.data.source import Collate, open_source
 from frugalkd.errors import UnsupportedData
 from frugalkd.looking import looking
 
@@ -26,22 +26,21 @@ def predict(
     accelerator: Accelerator | None = None,
     batch_size: int = 1000,
     num_workers: int = 0,
+    collate: Collate | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
     """Class probabilities float32 (samples, classes) and labels int64 (samples,) where known."""
     accelerator = accelerator or Accelerator(cpu=next(model.parameters()).device.type == "cpu")
-    source = open_source(dataset, num_workers=num_workers)
     ids = np.arange(len(dataset))  # pyright: ignore[reportArgumentType]
     blocks = np.split(ids, np.arange(batch_size, len(ids), batch_size))
-    batches = source.batches([(block, np.zeros_like(block)) for block in blocks])
+    requests = [(block, np.zeros_like(block)) for block in blocks]
     probabilities, labels = [], []
-    with looking(model):
-        for data in batches:
+    with open_source(dataset, collate=collate, num_workers=num_workers) as source, looking(model):
+        for data in source.batches(requests):
             inputs, known = split(send_to_device(data, accelerator.device))
             with accelerator.autocast():
                 logits = call(model, inputs)
             probabilities.append(torch.softmax(logits.float(), dim=1).cpu())
             labels.append(known)
-    source.close()
     together = torch.cat(probabilities).numpy()
     if any(part is None for part in labels):
         return together, None

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from frugalkd.batches import call, inputs_of
-from frugalkd.data.source import open_source
+from frugalkd.data.source import Collate, open_source
 
 
 def flops_per_row(model: nn.Module, inputs: Any, rows: int) -> dict[str, float]:
@@ -40,10 +40,11 @@ def flops_per_row(model: nn.Module, inputs: Any, rows: int) -> dict[str, float]:
     return {"forward": forward / rows, "backward": backward / rows}
 
 
-def flops_of_data(model: nn.Module, data: Dataset, device: torch.device) -> dict[str, float]:
+def flops_of_data(
+    model: nn.Module, data: Dataset, device: torch.device, collate: Collate | None = None
+) -> dict[str, float]:
     """:func:`flops_per_row` on the first samples of ``data``."""
-    source = open_source(data)
     ids = np.arange(min(2, len(data)))  # pyright: ignore[reportArgumentType]
-    batch = next(source.batches([(ids, np.zeros_like(ids))]))
-    source.close()
+    with open_source(data, collate=collate) as source:
+        batch = next(source.batches([(ids, np.zeros_like(ids))]))
     return flops_per_row(model, inputs_of(send_to_device(batch, device)), len(ids))

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from frugalkd.data.source import data_digest, open_source, randomness
+from frugalkd.data.source import Collate, data_digest, open_source, randomness
 from frugalkd.errors import TargetsError
 from frugalkd.files import write_atomic
 from frugalkd.looking import model_digest
@@ -44,6 +45,7 @@ class StoredTargets(Targets):
         views: int = 1,
         batch_size: int = 1000,
         device: torch.device | str = "cpu",
+        collate: Collate | None = None,
     ) -> StoredTargets:
         """Ask ``teacher`` for every sample of ``dataset``, ``views`` times.
 
@@ -57,14 +59,14 @@ class StoredTargets(Targets):
                 "view(id, view), or use a live teacher"
             )
         live = LiveTeacher(teacher)
-        source = open_source(dataset)
         ids = np.arange(len(dataset))  # pyright: ignore[reportArgumentType]
         blocks = np.split(ids, np.arange(batch_size, len(ids), batch_size))
-        rows = []
-        for view in range(views):
-            requests = [(block, np.full(len(block), view)) for block in blocks]
-            for (block, at), data in zip(requests, source.batches(requests), strict=True):
-                rows.append(live.fetch(block, at, _to(data, device)))
+        requests = [(block, np.full(len(block), view)) for view in range(views) for block in blocks]
+        with open_source(dataset, collate=collate) as source:
+            rows = [
+                live.fetch(block, seen_as, send_to_device(data, device))
+                for (block, seen_as), data in zip(requests, source.batches(requests), strict=True)
+            ]
         logits = torch.cat(rows).reshape(views, len(ids), -1)
         return cls(logits, describe(teacher, dataset), live.queries)
 
@@ -122,9 +124,3 @@ def describe(teacher: nn.Module, dataset: Dataset) -> dict[str, str]:
         "data set": data_digest(dataset),
         "augmentation": f"{augmentation} seed {getattr(dataset, 'seed', None)}",
     }
-
-
-def _to(data: Any, device: torch.device | str) -> Any:
-    from accelerate.utils import send_to_device
-
-    return send_to_device(data, device)
