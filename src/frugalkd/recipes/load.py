@@ -1,0 +1,150 @@
+"""Recipes from YAML: by name or path, with overrides, and errors of one line that name the field.
+
+Listing and printing recipes does not import torch; validating one does (its registries need it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from frugalkd.errors import FrugalKDError, RecipeError, UnknownName, nearest
+from frugalkd.imports import check_options
+from frugalkd.recipes.overrides import apply, parse
+from frugalkd.recipes.strict_yaml import load_yaml
+
+if TYPE_CHECKING:
+    from frugalkd.recipes.schema import NamedOrPath, Recipe
+
+_GIVEN = frozenset({"num_classes", "in_channels", "image_size", "root"})
+"""Parameters of models and loaders that the recipe's data decide."""
+
+
+def recipe_names() -> list[str]:
+    """The shipped recipes, sorted."""
+    found = (item.name for item in files("frugalkd.recipes").iterdir())
+    return sorted(name.removesuffix(".yaml") for name in found if name.endswith(".yaml"))
+
+
+def recipe_text(name: str) -> str:
+    """The YAML of a shipped recipe, or of a file. Raises UnknownName, RecipeError."""
+    if name in recipe_names():
+        return files("frugalkd.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    path = Path(name)
+    looks_like_file = path.suffix in (".yaml", ".yml") or len(path.parts) > 1
+    if not looks_like_file and not path.is_file():
+        raise UnknownName("recipe", name, recipe_names())
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        hint = "write one from 'frugalkd recipes show digits'"
+        raise RecipeError(f"cannot read recipe {name}: {error.strerror}; {hint}") from None
+    except UnicodeDecodeError:
+        raise RecipeError(f"{name} is not a recipe: it is not UTF-8 text") from None
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """A validated recipe: a shipped name or a YAML file, with ``section.key=value`` overrides.
+
+    Raises:
+        UnknownName, RecipeError: one line that names the field and the nearest allowed names.
+    """
+    raw = load_yaml(recipe_text(name_or_path), name_or_path)
+    if not isinstance(raw, dict):
+        raise RecipeError(f"{name_or_path} is not a recipe: it holds no 'key: value' lines")
+    recipe = _validated(raw, f"recipe {name_or_path}: ")
+    settings = dict(parse(setting) for setting in overrides)
+    return override(recipe, settings) if settings else recipe
+
+
+def override(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
+    """A copy of ``recipe`` with ``settings``, dotted key -> value; a mapping replaces a section.
+
+    A new ``name`` (or ``path``) of a policy, an objective or a model starts from its own defaults:
+    the settings of the old one go away. Raises RecipeError.
+    """
+    raw = recipe.model_dump(mode="json")
+    apply(raw, settings)
+    return _validated(raw, "")
+
+
+def check_names(recipe: Recipe) -> None:
+    """Refuse, before anything is trained, what the schema alone cannot see: unknown models and
+    data sets, options that they do not take, malformed import paths, comparison arms that cannot
+    be made. Nothing of the user's is imported.
+
+    Raises:
+        RecipeError: one line that names the field.
+    """
+    from frugalkd.data import DATA
+    from frugalkd.models import MODELS
+
+    _check_spec("data", recipe.data, "data set", DATA)
+    _check_spec("teacher.model", recipe.teacher.model, "model", MODELS)
+    _check_spec("student.model", recipe.student.model, "model", MODELS)
+    for name, settings in recipe.teachers.items():
+        _check_variant(f"teachers.{name}", recipe, settings)
+    for name, arm in recipe.arms.items():
+        _check_variant(f"arms.{name}.set", recipe, arm.set)
+        for field, value, known in (
+            ("teacher", arm.teacher, recipe.teachers),
+            ("match", arm.match, recipe.arms),
+        ):
+            if value is not None and value not in known:
+                raise RecipeError(f"arms.{name}.{field} is {value!r}: {nearest(value, known)}")
+
+
+def import_paths(recipe: Recipe) -> list[str]:
+    """The import paths that a run of ``recipe`` would import, in order."""
+    specs = (recipe.data, recipe.teacher.model, recipe.student.model)
+    return list(dict.fromkeys(spec.path for spec in specs if spec.path is not None))
+
+
+def _check_variant(where: str, recipe: Recipe, settings: Mapping[str, Any]) -> None:
+    if not settings:
+        return
+    try:
+        variant = override(recipe, settings)
+        # Its own arms are those of the recipe: looking at them again would never end.
+        check_names(variant.model_copy(update={"arms": {}, "teachers": {}}))
+    except RecipeError as error:
+        raise RecipeError(f"{where}: {error}") from None
+
+
+def _check_spec(
+    field: str, spec: NamedOrPath, kind: str, registry: Mapping[str, Callable[..., Any]]
+) -> None:
+    if spec.path is not None:
+        if not _is_import_path(spec.path):
+            raise RecipeError(f"{field}.path is {spec.path!r}: write package.module:Name")
+        return
+    assert spec.name is not None
+    if spec.name not in registry:
+        hint = nearest(spec.name, registry)
+        raise RecipeError(f"{field}.name: unknown {kind} {spec.name!r}: {hint}")
+    try:
+        what = f"{field}.options: {kind} {spec.name!r}"
+        maker = registry[spec.name]
+        check_options(maker, spec.options, fixed=_GIVEN, what=what, error=RecipeError)
+    except FrugalKDError as error:
+        raise RecipeError(str(error)) from None
+
+
+def _is_import_path(path: str) -> bool:
+    module, colon, name = path.partition(":")
+    return bool(colon) and all(part.isidentifier() for part in f"{module}.{name}".split("."))
+
+
+def _validated(raw: dict[str, Any], where: str) -> Recipe:
+    """``raw`` as a recipe; ``where`` stands in front of an error."""
+    from pydantic import ValidationError
+
+    from frugalkd.recipes.explain import explain
+    from frugalkd.recipes.schema import Recipe
+
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise RecipeError(f"{where}{explain(error, raw, Recipe)}") from None

@@ -1,0 +1,177 @@
+"""Models back from run folders, with their preprocessing and class names; weights from files."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from frugalkd.batches import call
+from frugalkd.errors import FrugalKDError, ModelError, RunFolderError, nearest
+from frugalkd.imports import import_object
+from frugalkd.looking import looking
+from frugalkd.models import build_model
+from frugalkd.runs.folder import read_json
+from frugalkd.runs.preprocess import Preprocess
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model from a run folder.
+
+    Attributes:
+        model: in eval mode, on the CPU.
+        preprocess: raw images -> normalised float32 (N, C, H, W); None where the run's data were
+            the user's own and only they know how to prepare a picture.
+        classes: the names of the classes, or () where the run does not know them.
+        card: ``model.json`` as it is.
+    """
+
+    model: nn.Module
+    preprocess: Preprocess | None
+    classes: tuple[str, ...]
+    card: dict[str, Any]
+
+    def predict(
+        self, images: Any, *, batch_size: int = 1000
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Classes int64 (N,) and probabilities float32 (N, classes) of raw ``images``, in any form
+        that :class:`Preprocess` takes.
+
+        Raises:
+            ModelError: the run has no preprocessing of its own.
+            DataError: the images do not fit.
+        """
+        if self.preprocess is None:
+            raise ModelError(
+                "this model was trained on a data set of your own: prepare a batch as that does, "
+                "and call .model on it"
+            )
+        # One batch at a time becomes float32, four times the size of the pixels.
+        arrays = self.preprocess.pixels(images)
+        device = next(self.model.parameters()).device
+        parts = []
+        with looking(self.model):
+            for start in range(0, len(arrays), batch_size):
+                inputs = self.preprocess.normalise(arrays[start : start + batch_size]).to(device)
+                parts.append(torch.softmax(call(self.model, inputs).float(), dim=1).cpu())
+        if not parts:
+            return np.empty(0, np.int64), np.empty((0, len(self.classes)), np.float32)
+        probabilities = torch.cat(parts).numpy()
+        return probabilities.argmax(axis=1), probabilities
+
+
+def load(path: str | Path) -> Loaded:
+    """The model of a run folder made by ``frugalkd teach`` or ``frugalkd distill``.
+
+    Raises:
+        RunFolderError: no such folder, or no model in it, or a damaged ``model.json``.
+        ModelError: the model cannot be built, or the weights do not fit it.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise RunFolderError(f"no folder {path}: make one with 'frugalkd teach' or 'distill'")
+    if not (path / "model.json").is_file():
+        raise RunFolderError(f"{path} holds no finished model (no model.json)")
+    card = read_json(path / "model.json")
+    try:
+        weights = path / str(card["weights"])
+        model = _build(card)
+        preprocess = Preprocess.of(card) if "shape" in card else None
+        classes = tuple(str(name) for name in card.get("classes", ()))
+    except FrugalKDError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise RunFolderError(f"{path / 'model.json'} is damaged ({reason})") from None
+    load_weights(model, weights)
+    return Loaded(model.eval(), preprocess, classes, card)
+
+
+def _build(card: Mapping[str, Any]) -> nn.Module:
+    spec = card["model"]
+    options = dict(spec.get("options", {}))
+    # Building draws weights that are thrown away: the caller's random stream is not touched.
+    with torch.random.fork_rng(devices=[]):
+        if "path" in spec:
+            model = import_object(spec["path"])(**options)
+            if not isinstance(model, nn.Module):
+                raise ModelError(f"{spec['path']} made a {type(model).__name__}, not a module")
+            return model
+        channels, height, width = card["shape"]
+        return build_model(
+            spec["name"],
+            num_classes=card["num_classes"],
+            in_channels=channels,
+            image_size=(height, width),
+            **options,
+        )
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Fill ``model`` with a state dict: ``.safetensors``, or ``.pt``/``.pth`` read without pickle
+    (``weights_only=True``). A state dict under the key ``state_dict`` or ``model`` is found.
+
+    Raises:
+        ModelError: the file is missing, unreadable or of another kind, or does not fit the model.
+    """
+    path = Path(path)
+    state = _read_state(path)
+    own = model.state_dict()
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    if missing or unexpected:
+        raise ModelError(f"{path} does not fit the model: {_difference(missing, unexpected)}")
+    for name, tensor in own.items():
+        if tensor.shape != state[name].shape:
+            raise ModelError(
+                f"{path} does not fit the model: {name} is {tuple(state[name].shape)} there and "
+                f"{tuple(tensor.shape)} in the model"
+            )
+    model.load_state_dict(state)
+
+
+def _difference(missing: list[str], unexpected: list[str]) -> str:
+    parts = []
+    for what, names, others in (
+        ("it lacks", missing, unexpected),
+        ("it has the unknown", unexpected, missing),
+    ):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            hint = f" ({nearest(names[0], others[:20])})" if others and what == "it lacks" else ""
+            parts.append(f"{what} {names[0]}{more}{hint}")
+    return "; ".join(parts)
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ModelError(f"no weights at {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        if path.suffix not in (".pt", ".pth", ".bin"):
+            raise ModelError(f"{path}: weights end in .safetensors, .pt, .pth or .bin")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise ModelError(
+            f"{path} holds more than weights, which would need pickle: save model.state_dict(), "
+            "best as safetensors"
+        ) from None
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"{path} cannot be read as weights: {reason}") from None
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ModelError(f"{path} is not a state dict: save model.state_dict()")
+    return {str(name): tensor for name, tensor in state.items()}

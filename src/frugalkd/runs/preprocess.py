@@ -1,0 +1,133 @@
+"""Raw pictures to what a model was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from frugalkd.errors import DataError
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Images in, normalised float32 (N, C, H, W) out, with the numbers of the training data.
+
+    Takes uint8 pixels as arrays or tensors: (N, H, W), (N, H, W, C), (N, C, H, W), or one picture
+    without N; PIL images, or a list of any of these. Tensors of floats in [0, 1] are taken as
+    pixels / 255. A picture of another size is refused, but PIL images are resized (bilinear) and
+    converted to the model's channels.
+
+    Attributes:
+        shape: (C, H, W) of a picture.
+        mean, std: one number a channel, on the [0, 1] scale.
+    """
+
+    shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, card: Mapping[str, Any]) -> Preprocess:
+        """From a ``model.json``. Raises KeyError, ValueError or TypeError where that is damaged."""
+        channels, height, width = (int(size) for size in card["shape"])
+        mean, std = tuple(map(float, card["mean"])), tuple(map(float, card["std"]))
+        if len(mean) != channels or len(std) != channels or min(std) <= 0:
+            raise ValueError("mean and std do not fit the shape")
+        return cls((channels, height, width), mean, std)
+
+    def __call__(self, images: Any) -> Tensor:
+        """float32 (N, C, H, W). Raises DataError for images that do not fit."""
+        return self.normalise(self.pixels(images))
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """What training did to uint8 (N, C, H, W): (p / 255 - mean) / std, float32."""
+        # Computed as ImageData does, so that the numbers are the same to the last bit.
+        deviation = torch.tensor(self.std, dtype=torch.float64)
+        shift = torch.tensor(self.mean, dtype=torch.float64) / deviation
+        scale = 1 / (255 * deviation)
+        scale, shift = (t.float()[:, None, None] for t in (scale, shift))
+        return pixels.to(torch.float32).mul_(scale).sub_(shift)
+
+    def pixels(self, images: Any) -> Tensor:
+        """``images`` as (N, C, H, W) on the scale 0 .. 255: uint8, or float32 where floats came.
+
+        Raises:
+            DataError: images that do not fit.
+        """
+        if _is_picture(images):
+            images = [images]
+        if isinstance(images, Sequence) and not isinstance(images, str | bytes):
+            if not images:
+                return torch.empty((0, *self.shape), dtype=torch.uint8)
+            return torch.cat([self.pixels(self._from_picture(image)) for image in images])
+        if isinstance(images, Tensor):
+            tensor = images.detach().cpu()
+        elif isinstance(images, np.ndarray):
+            if images.dtype.kind not in "uif":
+                raise DataError(f"images of type {images.dtype}: give uint8 pixels")
+            tensor = torch.from_numpy(np.ascontiguousarray(images))
+        else:
+            raise DataError(f"images are a {type(images).__name__}: give an array, tensor or PIL")
+        return self._arranged(self._scaled(tensor))
+
+    def _from_picture(self, image: Any) -> Any:
+        if not _is_picture(image):
+            return image
+        channels, height, width = self.shape
+        modes = {1: "L", 3: "RGB", 4: "RGBA"}
+        if channels not in modes:
+            raise DataError(f"pictures have 1, 3 or 4 channels, the model takes {channels}")
+        if image.mode != modes[channels]:
+            image = image.convert(modes[channels])
+        if image.size != (width, height):
+            from PIL.Image import Resampling
+
+            image = image.resize((width, height), Resampling.BILINEAR)
+        return np.array(image)
+
+    def _scaled(self, tensor: Tensor) -> Tensor:
+        if tensor.dtype == torch.uint8:
+            return tensor
+        if not tensor.dtype.is_floating_point:
+            raise DataError(f"images of type {tensor.dtype}: give uint8, or floats in [0, 1]")
+        if tensor.numel() and not (tensor.min() >= 0 and tensor.max() <= 1):
+            raise DataError(
+                f"float images lie in {float(tensor.min()):.3g} .. {float(tensor.max()):.3g}: give "
+                "uint8, or floats in [0, 1] (not normalised: that happens here)"
+            )
+        return tensor.float() * 255
+
+    def _arranged(self, tensor: Tensor) -> Tensor:
+        """(N, C, H, W) from any arrangement; channels first where both would fit."""
+        channels, height, width = self.shape
+        given = tuple(tensor.shape)
+        if given == (height, width) and channels == 1:
+            return tensor[None, None]
+        if given == self.shape:
+            return tensor[None]
+        if given == (height, width, channels):
+            return tensor.permute(2, 0, 1)[None]
+        if given[1:] == self.shape:
+            return tensor
+        if given[1:] == (height, width, channels):
+            return tensor.permute(0, 3, 1, 2)
+        if given[1:] == (height, width) and channels == 1:
+            return tensor[:, None]
+        raise DataError(
+            f"images of shape {given}: the model takes {channels} x {height} x {width}, as "
+            "(N, H, W, C) or (N, C, H, W)" + (" or (N, H, W)" if channels == 1 else "")
+        )
+
+
+def _is_picture(image: Any) -> bool:
+    """Whether it is a PIL image; without Pillow nothing is."""
+    try:
+        from PIL.Image import Image
+    except ImportError:
+        return False
+    return isinstance(image, Image)
