@@ -104,7 +104,7 @@ class Selection:
         if weights is not None and (len(weights) != samples or not (weights > 0).any()):
             raise ValueError(f"weights: {samples} values are needed, some of them above 0")
         self.epochs, self.batch_size, self.seed = float(epochs), batch_size, seed
-        self.weights = weights
+        self.weights = None if weights is None else np.asarray(weights, dtype=np.float32)
         self.pool: Ids = np.arange(samples) if weights is None else np.flatnonzero(weights > 0)
         self.targets, self.model = targets, model
         self._forward = forward or (lambda data: call(model, inputs_of(data)))
@@ -215,8 +215,11 @@ class Selection:
             raise UnsupportedData("these data have no labels, and there is no teacher to stand in")
         return targets.argmax(dim=1)
 
-    def look(self, ids: Ids, views: Ids, data: Any) -> Mask:
-        """A first look without gradients: enters the verdicts and says which rows fail."""
+    def look(self, ids: Ids, views: Ids, data: Any, *, step: int = 0) -> Mask:
+        """A first look without gradients: enters the verdicts and says which rows fail.
+
+        ``step`` is the epoch's step to come, for the error where an output is not finite.
+        """
         if self.model is None:
             raise SelectionMisuse(
                 f"{type(self.policy).__name__} looks at samples before training on them: pass "
@@ -232,7 +235,7 @@ class Selection:
         bad = ids[~np.isfinite(confidence)]
         if len(bad):
             raise NonFiniteLoss(
-                epoch=self.epoch, step=0, ids=bad.tolist(), what="a screening's output"
+                epoch=self.epoch, step=step, ids=bad.tolist(), what="a screening's output"
             )
         return self.enter(ids, confidence, correct, screening=True)
 
@@ -248,7 +251,9 @@ class Selection:
             screening=screening,
         )
         sleep = self.policy.sleep(self.ledger["streak"][ids])
-        self.ledger["due"][ids] = np.minimum(self.epoch + 1 + sleep, 65535)
+        due = np.minimum(self.epoch + 1 + sleep, 65535)
+        # A screening that fails wakes the sample for this very epoch.
+        self.ledger["due"][ids] = np.where(failed & screening, self.epoch, due)
         return failed
 
     def _screen(self, ids: Ids) -> None:
@@ -353,9 +358,11 @@ class Epoch:
             importance = None if weight_of is None else weight_of[ids]
             return self._make(ids, views, data, np.zeros(rows, dtype=bool), importance, read)
 
-        for ids, views, data in selection.read(self._plan.ids, size):
+        for block, (ids, views, data) in enumerate(selection.read(self._plan.ids, size)):
+            # Rows read before this block, as in a plain loop: the last flush is not at progress 1.
+            read = block * size
             with selection.meters.phase("screen"):
-                failed = selection.look(ids, views, data)
+                failed = self._look(ids, views, data)
                 index = torch.from_numpy(np.flatnonzero(failed)).to(selection.device)
                 kept = _rows(data, index)
                 waiting = kept if waiting is None else concatenate([waiting, kept])
@@ -363,10 +370,17 @@ class Epoch:
             waiting_views = np.concatenate([waiting_views, views[failed]])
             if len(waiting_ids) >= size:
                 yield take(size)
-            read += len(ids)
         if len(waiting_ids) and not selection.drop_last:
             yield take(len(waiting_ids))
         self.counts["deferred"] += len(waiting_ids)
+
+    def _look(self, ids: Ids, views: Ids, data: Any) -> Mask:
+        """A look between two steps: an earlier step that went wrong is reported before it."""
+        try:
+            return self._selection.look(ids, views, data, step=self._steps)
+        except NonFiniteLoss:
+            self._read_device()
+            raise
 
     def _make(
         self,
