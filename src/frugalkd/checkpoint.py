@@ -44,7 +44,7 @@ def load_tree(path: Path) -> Any:
         raise RunFolderError(f"{path} is not a checkpoint of schema 1")
     try:
         return _fill(json.loads(meta["tree"]), tensors)
-    except (KeyError, ValueError, TypeError, IndexError):
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError):
         raise RunFolderError(f"{path} is a damaged checkpoint") from None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,17 @@ def resolve_device(device: str) -> torch.device:
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
+class _Called(nn.Module):
+    """A model that takes whatever inputs a batch has, a mapping too."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Any) -> Tensor:
+        return call(self.model, inputs)
+
+
 @dataclass
 class Trainer:
     """One model's training: what the step needs, at hand.
@@ -98,6 +109,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self.optimizer = make_optimizer(self.model, self.training.optimizer)
         self.step = 0
+        self.bad = torch.zeros((), device=self.accelerator.device)
         self.history: list[dict[str, Any]] = []
 
     def fit(self) -> list[dict[str, Any]]:
@@ -136,9 +148,10 @@ class Trainer:
             if self.training.clip is not None:
                 nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip)
         with phase("optimizer"):
-            # Fused optimisers leave everything as it is where this flag is 1: a bad loss changes
-            # nothing, and the selection raises when it next reads the device.
-            self.optimizer.found_inf = (~torch.isfinite(loss.detach())).float()  # pyright: ignore
+            # Fused optimisers leave everything as it is where this flag is 1. It stays 1: from the
+            # first bad loss on nothing changes, until the selection next reads the device.
+            self.bad = torch.maximum(self.bad, (~torch.isfinite(loss.detach())).float())
+            self.optimizer.found_inf = self.bad  # pyright: ignore[reportAttributeAccessIssue]
             self.optimizer.step()
             self.optimizer.zero_grad()
         with phase("ledger"):
@@ -177,13 +190,15 @@ class Trainer:
             len(selection.pool), generator=torch.Generator().manual_seed(selection.seed)
         )[:rows]
         ids = selection.pool[chosen.numpy()]
-        batches = selection.read(ids, self.training.batch_size)
+
+        def inputs() -> Iterator[tuple[Any]]:
+            # Counted as they are read: update_bn reads nothing where there is no BatchNorm.
+            for block, _, data in selection.read(ids, self.training.batch_size):
+                selection.meters.student_forwards += len(block)
+                yield (self._placed(inputs_of(data)),)
+
         with selection.meters.phase("recalibrate"), self.accelerator.autocast():
-            torch.optim.swa_utils.update_bn(
-                (self._placed(inputs_of(data)) for _, _, data in batches),  # pyright: ignore
-                self.model,
-            )
-        selection.meters.student_forwards += rows
+            torch.optim.swa_utils.update_bn(inputs(), _Called(self.model))
 
     def save(self) -> None:
         """A checkpoint of the finished epoch; the one before it goes away once this one is safe."""

@@ -35,7 +35,8 @@ def look(logits: Tensor, labels: Tensor) -> Look:
     """
     with torch.autocast(logits.device.type, enabled=False):
         probabilities = torch.softmax(logits.detach().float(), dim=1)
-    return Look(probabilities.amax(dim=1), probabilities.argmax(dim=1) == labels)
+    # The logits' own argmax: the softmax rounds close logits to a tie.
+    return Look(probabilities.amax(dim=1), logits.argmax(dim=1) == labels)
 
 
 def gate(logits: Tensor, labels: Tensor, tau: float = 0.9) -> Tensor:

@@ -6,6 +6,7 @@ Twenty bytes a sample, as arrays in memory; row ``i`` is sample id ``i``.
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from frugalkd.errors import LedgerError
 from frugalkd.files import write_atomic
 
 SCHEMA = 1
+_FORMAT = "frugalkd-ledger"
 NEVER = np.uint16(65535)
 """The epoch of something that has not happened."""
 
@@ -156,7 +158,9 @@ class Ledger:
         if self.labels is not None:
             arrays["label"] = self.labels
         meta = {**self.about, "schema": str(SCHEMA), "epochs": repr(float(self.epochs))}
-        write_atomic(Path(path), serialise(arrays, metadata={"format": "frugalkd-ledger", **meta}))
+        # One entry: safetensors writes several in an order of its own, other bytes each time.
+        entry = {_FORMAT: json.dumps(meta, sort_keys=True)}
+        write_atomic(Path(path), serialise(arrays, metadata=entry))
 
     @classmethod
     def load(cls, path: str | Path) -> Ledger:
@@ -171,12 +175,16 @@ class Ledger:
             raise LedgerError(f"no ledger at {path}: make one with 'frugalkd teach'")
         try:
             with safe_open(path, framework="np") as file:
-                about = dict(file.metadata() or {})
+                entry = (file.metadata() or {}).get(_FORMAT)
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise LedgerError(f"{path} is not a readable ledger: {error}") from None
-        if about.pop("format", None) != "frugalkd-ledger":
+        if entry is None:
             raise LedgerError(f"{path} is a safetensors file but not a ledger")
+        try:
+            about = dict(json.loads(entry))
+        except (TypeError, ValueError):
+            raise LedgerError(f"{path} is damaged: what it says of itself is unreadable") from None
         if about.pop("schema", None) != str(SCHEMA):
             raise LedgerError(f"{path} has another schema than {SCHEMA}: make it again")
         missing = [name for name in _COLUMNS if name not in arrays]

@@ -36,14 +36,19 @@ class Meters:
     eval_seconds: float = 0.0
     phases: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
+    _inner: float = field(default=0.0, init=False, repr=False)
+
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Add the time of a block to the phase ``name``."""
+        """Add the time of a block to the phase ``name``; a phase inside counts on its own only."""
         start = time.perf_counter()
+        outer, self._inner = self._inner, 0.0
         try:
             yield
         finally:
-            self.phases[name] += time.perf_counter() - start
+            spent = time.perf_counter() - start
+            self.phases[name] += spent - self._inner
+            self._inner = outer + spent
 
     def summary(self) -> dict:
         """All meters as plain values, phases completed by ``other``, memory read now."""

@@ -1,0 +1,320 @@
+"""Gate, counts, weights and plans against a recount in plain Python over whole runs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toys import Ids
+from torch import nn
+
+from frugalkd import draws
+from frugalkd.errors import NonFiniteLoss
+from frugalkd.policies import All, RandomSubset, SelfRegulation
+from frugalkd.selection import Selection
+
+CLASSES = 4
+SCREEN, TRAIN = 0, 1
+# Equal logits give exactly 0.25, a pair beside two of -200 exactly 0.5: p == tau can be met.
+GRID = np.array([0.0, 1.0, 3.0, -200.0])
+
+
+@dataclass
+class Case:
+    policy: Any
+    samples: int
+    epochs: float
+    batch: int
+    drop_last: bool
+    weighted: bool
+    seed: int
+    script: int
+
+    def __post_init__(self):
+        stream = np.random.default_rng(self.script)
+        shape = (math.ceil(self.epochs), 2, self.samples, CLASSES)
+        self.logits = stream.choice(GRID, size=shape, p=[0.3, 0.2, 0.3, 0.2]).astype(np.float32)
+        # A few rows that tie completely, or in pairs.
+        self.logits[stream.random(shape[:3]) < 0.15] = 1.0
+        pairs = stream.random(shape[:3]) < 0.15
+        self.logits[pairs] = np.float32([3.0, -200.0, 3.0, -200.0])
+        self.labels = stream.integers(CLASSES, size=self.samples)
+        self.weights = None
+        if self.weighted:
+            self.weights = stream.choice([0.0, 0.5, 1.0, 2.0], size=self.samples)
+            self.weights[stream.integers(self.samples)] = 1.0
+            self.weights = self.weights.astype(np.float32)
+
+    def run(self):
+        """What the package does: its ledger, the trained ids of each epoch, its counts."""
+
+        def look(data):
+            return torch.from_numpy(self.logits[selection.epoch, SCREEN][ids_of(data)])
+
+        selection = Selection(
+            Ids(self.labels),
+            policy=self.policy,
+            epochs=self.epochs,
+            batch_size=self.batch,
+            seed=self.seed,
+            weights=self.weights,
+            drop_last=self.drop_last,
+            model=nn.Identity(),
+            forward=look,
+            screen_batch=3,
+        )
+        trained, counts, weights = [], [], []
+        for epoch in selection:
+            rows = []
+            for batch in epoch:
+                assert ids_of(batch.data).tolist() == batch.ids.tolist()
+                assert len(batch.ids) == self.batch or not self.drop_last
+                logits = torch.from_numpy(self.logits[epoch.index, TRAIN][batch.ids])
+                batch.observe(logits, batch.data[1])
+                rows += batch.ids.tolist()
+                weights += batch.weights.tolist()
+            assert len(rows) == len(set(rows))
+            trained.append(rows)
+            counts.append(epoch.summary)
+        return selection, trained, counts, weights
+
+
+def ids_of(data):
+    return data[0][:, 0].long().numpy()
+
+
+@dataclass
+class Sample:
+    visits: int = 0
+    participations: int = 0
+    forced: int = 0
+    streak: int = 0
+    due: int = 0
+    last_epoch: int = -1
+    confidence: float = math.nan
+    loss: float = math.nan
+    correct: bool = False
+    screened: bool = False
+
+
+@dataclass
+class Recount:
+    """The same run with dicts and loops; shares only the random draws with the package."""
+
+    case: Case
+    samples: dict[int, Sample] = field(default_factory=dict)
+    looks: int = 0
+
+    def key(self, purpose: str, epoch: int, id: int) -> int:
+        return int(draws.hash64(self.case.seed, draws.stream(purpose), epoch, id)[0])
+
+    def judge(self, id: int, epoch: int, kind: int) -> bool:
+        """Enter a look; whether it fails the gate."""
+        case, sample = self.case, self.samples[id]
+        self.looks += kind == SCREEN
+        row = case.logits[epoch, kind, id].astype(float).tolist()
+        top = max(row)
+        confidence = 1 / sum(math.exp(value - top) for value in row)
+        correct = row.index(top) == case.labels[id]
+        tau = case.policy.confidence if isinstance(case.policy, SelfRegulation) else math.inf
+        fails = not (correct and confidence >= tau)
+        if sample.last_epoch != epoch:
+            sample.visits += 1
+            sample.streak += 1
+        else:
+            sample.streak = max(1, sample.streak)
+        if fails:
+            sample.streak = 0
+        sample.confidence, sample.correct = confidence, correct
+        sample.screened, sample.last_epoch = kind == SCREEN, epoch
+        sleep = 0
+        if sample.streak:
+            longest = getattr(case.policy, "max_sleep", 0)
+            sleep = min(2 ** (sample.streak - 1), longest)
+        sample.due = epoch if fails and kind == SCREEN else epoch + 1 + sleep
+        return fails
+
+    def run(self):
+        case, policy = self.case, self.case.policy
+        self.samples = {id: Sample() for id in range(case.samples)}
+        pool = [i for i in range(case.samples) if case.weights is None or case.weights[i] > 0]
+        trained, counts = [], []
+        for epoch in range(math.ceil(case.epochs)):
+            screened, forced, gated_now, planned = 0, set(), False, pool
+            if isinstance(policy, RandomSubset):
+                draw = epoch if policy.redraw else 0
+                wanted = round(policy.fraction * len(pool))
+                ranked = sorted(pool, key=lambda i: self.key("random-subset", draw, i))
+                planned = ranked[:wanted]
+            elif isinstance(policy, SelfRegulation):
+                if epoch < policy.warmup or epoch >= case.epochs - policy.finale:
+                    forced = set(pool)
+                elif policy.when == "now":
+                    gated_now = True
+                else:
+                    due = [i for i in pool if self.samples[i].due <= epoch]
+                    sleepers = [i for i in due if self.samples[i].streak]
+                    screened = len(sleepers)
+                    woken = [i for i in sleepers if self.judge(i, epoch, SCREEN)]
+                    awake = [i for i in due if i not in sleepers or i in woken]
+                    planned, forced = self.within_budget(pool, awake, epoch)
+            part = min(1.0, case.epochs - epoch)
+            planned = sorted(planned, key=lambda i: self.key("order", epoch, i))
+            planned = planned[: round(part * len(planned))]
+            rows = planned
+            if gated_now:
+                rows = [i for i in planned if self.judge(i, epoch, SCREEN)]
+            keep = len(rows) // case.batch * case.batch if case.drop_last else len(rows)
+            count = {"planned": len(planned), "screened": screened, "rows": keep}
+            count |= {"participations": 0, "idle": 0, "forced": 0, "deferred": len(rows) - keep}
+            for id in rows[:keep]:
+                sample = self.samples[id]
+                failed = gated_now or self.judge(id, epoch, TRAIN)
+                row = case.logits[epoch, TRAIN, id].astype(float).tolist()
+                sample.loss = math.log(sum(map(math.exp, row))) - row[case.labels[id]]
+                if id in forced:
+                    sample.forced += 1
+                    count["forced"] += 1
+                elif failed:
+                    sample.participations += 1
+                    count["participations"] += 1
+                else:
+                    count["idle"] += 1
+            trained.append(rows[:keep])
+            counts.append(count)
+        return trained, counts
+
+    def within_budget(self, pool, awake, epoch):
+        policy = self.case.policy
+        if policy.budget is None:
+            return awake, set()
+        quota = max(1, round(policy.budget * len(pool)))
+        if len(awake) >= quota:
+
+            def rank(id):
+                sample, draw = self.samples[id], self.key("quota", epoch, id) >> 11
+                if policy.quota == "random":
+                    return (draw,)
+                return (-1.0 if sample.visits == 0 else np.float32(sample.confidence), draw)
+
+            return sorted(awake, key=rank)[:quota], set()
+        asleep = [i for i in pool if i not in awake]
+        asleep.sort(key=lambda i: (self.samples[i].due, self.key("filler", epoch, i) >> 11))
+        filler = asleep[: quota - len(awake)]
+        return awake + filler, set(filler)
+
+
+def check(case: Case):
+    selection, trained, counts, weights = case.run()
+    recount = Recount(case)
+    expected, expected_counts = recount.run()
+    assert trained == expected
+    for got, wanted in zip(counts, expected_counts, strict=True):
+        assert {name: got[name] for name in wanted} == wanted
+    ledger = selection.ledger
+    for name in ("visits", "participations", "forced", "streak", "due"):
+        assert ledger[name].tolist() == [getattr(s, name) for s in recount.samples.values()], name
+    for name in ("correct", "screened"):
+        assert getattr(ledger, name).tolist() == [
+            getattr(s, name) for s in recount.samples.values()
+        ]
+    for name in ("confidence", "loss"):
+        wanted = [getattr(s, name) for s in recount.samples.values()]
+        np.testing.assert_allclose(ledger[name], wanted, rtol=1e-5, atol=1e-6)
+    last = [s.last_epoch if s.visits else 65535 for s in recount.samples.values()]
+    assert ledger["last_epoch"].tolist() == last
+    assert math.isclose(ledger.epochs, case.epochs)
+    significance = [min(1.0, s.participations / case.epochs) for s in recount.samples.values()]
+    np.testing.assert_allclose(ledger.significance, significance, rtol=1e-6)
+    given_weights = [
+        1.0 if case.weights is None else float(case.weights[i]) for rows in expected for i in rows
+    ]
+    assert weights == given_weights
+    rows = sum(map(len, expected))
+    assert selection.meters.samples_backpropagated == rows
+    assert selection.meters.student_forwards == rows + recount.looks
+
+
+common = {
+    "samples": st.integers(1, 13),
+    "epochs": st.sampled_from([0.4, 1.0, 2.5, 4.0, 6.3]),
+    "batch": st.integers(1, 6),
+    "drop_last": st.booleans(),
+    "weighted": st.booleans(),
+    "seed": st.integers(0, 2**32),
+    "script": st.integers(0, 2**32),
+}
+taus = st.sampled_from([0.25, 0.5, 0.9, 1.1])
+ends = st.sampled_from([0, 0, 1, 2])
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    policy=st.builds(
+        SelfRegulation,
+        confidence=taus,
+        max_sleep=st.sampled_from([0, 1, 2, 8]),
+        warmup=ends,
+        finale=ends,
+        budget=st.sampled_from([None, None, 0.1, 0.4, 0.8]),
+        quota=st.sampled_from(["least-confident", "random"]),
+    ),
+    rest=st.fixed_dictionaries(common),
+)
+def test_last_visit_agrees_with_a_recount(policy, rest):
+    check(Case(policy, **rest))
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    policy=st.builds(
+        SelfRegulation, confidence=taus, when=st.just("now"), warmup=ends, finale=ends
+    ),
+    rest=st.fixed_dictionaries(common),
+)
+def test_now_agrees_with_a_recount(policy, rest):
+    check(Case(policy, **rest))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    policy=st.one_of(
+        st.just(All()),
+        st.builds(RandomSubset, fraction=st.sampled_from([0.1, 0.5, 1.0]), redraw=st.booleans()),
+    ),
+    rest=st.fixed_dictionaries(common),
+)
+def test_ungated_policies_agree_with_a_recount(policy, rest):
+    check(Case(policy, **rest))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("when", ["now", "last-visit"])
+@pytest.mark.parametrize("kind", [SCREEN, TRAIN])
+def test_scripted_non_finite_logits_are_reported_with_epoch_step_and_ids(when, kind, value):
+    policy = SelfRegulation(confidence=0.5, when=when, max_sleep=1)
+    case = Case(policy, samples=12, epochs=6, batch=2, drop_last=False, weighted=False, seed=3,
+                script=5)  # fmt: skip
+    _, trained, counts, _ = case.run()
+    epoch = 4
+    if kind == TRAIN:
+        bad = trained[epoch][2:4]
+        step = 1
+        case.logits[epoch, TRAIN, bad[1]] = value
+        bad = bad[1:]
+    else:
+        case.logits[epoch, SCREEN] = value
+        step, bad = 0, None
+        if when == "last-visit":
+            assert counts[epoch]["screened"]
+    with pytest.raises(NonFiniteLoss) as raised:
+        case.run()
+    assert (raised.value.epoch, raised.value.step) == (epoch, step)
+    assert bad is None or raised.value.ids == bad
+    assert "\n" not in str(raised.value)

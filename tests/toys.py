@@ -1,0 +1,98 @@
+"""Small things that many tests need: data that know their ids, a net with everything in it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from frugalkd import draws
+from frugalkd.data import Augmentation, ImageData
+from frugalkd.training import Schedule, Training
+
+CLASSES = 4
+
+
+class Ids(Dataset):
+    """Every sample is its own id and a label."""
+
+    def __init__(self, labels):
+        self.labels = torch.as_tensor(labels, dtype=torch.int64)
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, id):
+        return torch.tensor([float(id)]), int(self.labels[id])
+
+
+class IdsAndViews(Ids):
+    """Gives whole batches of (id, view)."""
+
+    def batch(self, ids, views):
+        rows = torch.from_numpy(np.stack([ids, views], axis=1))
+        return rows, self.labels[rows[:, 0]]
+
+
+def images(samples=37, seed=0, augmented=True) -> ImageData:
+    """Small images, each class with a pattern of its own under noise."""
+    stream = torch.Generator().manual_seed(seed)
+    labels = torch.randint(CLASSES, (samples,), generator=stream)
+    patterns = torch.randint(256, (CLASSES, 1, 6, 6), generator=stream)
+    noise = torch.randint(256, (samples, 1, 6, 6), generator=stream)
+    pixels = ((patterns[labels] + noise) // 2).to(torch.uint8)
+    return ImageData(
+        pixels,
+        labels,
+        tuple(map(str, range(CLASSES))),
+        mean=(0.5,),
+        std=(0.25,),
+        augmentation=Augmentation(crop=1, flip=True) if augmented else Augmentation(),
+        seed=seed,
+    )
+
+
+def net(seed=0, width=4) -> nn.Module:
+    """A convolution, BatchNorm, dropout and a linear layer."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(1, width, 3, padding=1),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Dropout(0.3),
+            nn.Flatten(),
+            nn.Linear(width * 36, CLASSES),
+        )
+
+
+def order(samples, seed, epoch):
+    """The order of an epoch, for a plain loop."""
+    ids = np.arange(samples) if isinstance(samples, int) else np.asarray(samples)
+    return draws.order(ids, seed, draws.stream("order"), epoch)
+
+
+def rate(training: Training, progress: float, step: int) -> float:
+    """The learning rate of a plain loop, written anew."""
+    schedule: Schedule = training.schedule
+    shape = {"cosine": 0.5 * (1 + math.cos(math.pi * progress)), "linear": 1 - progress}
+    warm = 1.0 if step >= schedule.warmup_steps else (step + 1) / schedule.warmup_steps
+    down = schedule.final + (1 - schedule.final) * shape.get(schedule.shape, 1.0)
+    return training.optimizer.lr * (warm * down)
+
+
+def same_state(one: nn.Module, other: nn.Module) -> bool:
+    """Whether all parameters and buffers of two models are equal bit for bit."""
+    left, right = one.state_dict(), other.state_dict()
+    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
+
+
+def same_columns(one, other) -> bool:
+    """Whether two ledgers hold the same, bit for bit (NaN equals NaN)."""
+    return one.columns.keys() == other.columns.keys() and all(
+        one[name].dtype == other[name].dtype and one[name].tobytes() == other[name].tobytes()
+        for name in one.columns
+    )
