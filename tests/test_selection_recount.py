@@ -11,13 +11,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import Ids
 from torch import nn
 
 from frugalkd import draws
 from frugalkd.errors import NonFiniteLoss
 from frugalkd.policies import All, RandomSubset, SelfRegulation
 from frugalkd.selection import Selection
+from toys import Ids
 
 CLASSES = 4
 SCREEN, TRAIN = 0, 1

@@ -251,9 +251,9 @@ class Selection:
             screening=screening,
         )
         sleep = self.policy.sleep(self.ledger["streak"][ids])
-        due = np.minimum(self.epoch + 1 + sleep, 65535)
-        # A screening that fails wakes the sample for this very epoch.
-        self.ledger["due"][ids] = np.where(failed & screening, self.epoch, due)
+        # A screening decides about this very epoch, a training forward about the next.
+        due = np.minimum(self.epoch + sleep + (0 if screening else 1), 65535)
+        self.ledger["due"][ids] = due
         return failed
 
     def _screen(self, ids: Ids) -> None:
