@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 @final
 class FashionConv(nn.Module):
-    """Three 3x3 convolutions of ``width``, 2 and 4 times ``width`` channels, each with BatchNorm
-    and ReLU; max-pooling by 2 after the first two, the mean over the picture after the third.
+    """Four 3x3 convolutions of ``width``, 2, 4 and 4 times ``width`` channels, max-pooled by 2 in
+    the first, second and fourth block, and a linear head on what is left of the picture.
 
-    In: float32 (B, in_channels, H, W), any size from 4x4; out: logits (B, num_classes). A forward
-    pass takes about 15 MFLOPs (2 a multiply-add) at 28x28 for width 32. ``dropout`` is the
-    probability before the linear head.
+    A block pools before BatchNorm and ReLU, which then work on a quarter of the values. In:
+    float32 (B, in_channels, H, W), any size from 8x8; out: logits (B, num_classes). ``dropout`` is
+    the probability before the head. A forward pass takes 17 MFLOPs (2 a multiply-add) at 28x28 for width
+    24, and 29 for 32.
     """
 
     def __init__(
@@ -23,26 +24,27 @@ class FashionConv(nn.Module):
         in_channels: int,
         image_size: tuple[int, int],
         *,
-        width: int = 32,
+        width: int = 24,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            *_convolution(in_channels, width),
-            nn.MaxPool2d(2),
-            *_convolution(width, 2 * width),
-            nn.MaxPool2d(2),
-            *_convolution(2 * width, 4 * width),
-            nn.AdaptiveAvgPool2d(1),
+            *_block(in_channels, width, pool=True),
+            *_block(width, 2 * width, pool=True),
+            *_block(2 * width, 4 * width, pool=False),
+            *_block(4 * width, 4 * width, pool=True),
             nn.Flatten(),
         )
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(4 * width, num_classes)
+        height, breadth = (side // 8 for side in image_size)
+        self.head = nn.Linear(4 * width * height * breadth, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.dropout(self.features(x)))
 
 
-def _convolution(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
+def _block(inputs: int, outputs: int, *, pool: bool) -> list[nn.Module]:
     # BatchNorm's shift makes the convolution's own bias idle.
-    return nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+    convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+    pooling = [nn.MaxPool2d(2)] if pool else []
+    return [convolution, *pooling, nn.BatchNorm2d(outputs), nn.ReLU()]

@@ -27,7 +27,7 @@ class SelfRegulation(Policy):
         confidence: tau, the top softmax probability from which a correct sample passes (default
             0.9, our reading); above 1 nobody passes.
         when: ``"last-visit"`` or ``"now"``.
-        max_sleep: the longest sleep in epochs (last-visit only); 0 screens every epoch.
+        max_sleep: the longest sleep in epochs, at least 1 (last-visit only).
         warmup: first epochs in which everything takes part, counted as forced.
         finale: last epochs in which everything takes part, counted as forced.
         budget: the fraction of the pool that takes part in an epoch at the most, and, by waking
@@ -48,8 +48,8 @@ class SelfRegulation(Policy):
     def __post_init__(self) -> None:
         if not self.confidence > 0:
             raise ValueError(f"confidence must be positive, not {self.confidence}")
-        if not 0 <= self.max_sleep <= 60_000:
-            raise ValueError(f"max_sleep must be in [0, 60000], not {self.max_sleep}")
+        if not 1 <= self.max_sleep <= 60_000:
+            raise ValueError(f"max_sleep must be in [1, 60000], not {self.max_sleep}")
         if self.budget is not None and not 0 < self.budget <= 1:
             raise ValueError(f"budget must be in (0, 1], not {self.budget}")
         if self.budget is not None and self.when == "now":
