@@ -1,0 +1,115 @@
+"""Worker processes that outlive a run, and a run that may not outlive its worker."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+from frugalkd.compare.plan import Key
+from frugalkd.compare.worker import Task, serve
+
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class Workers:
+    """Up to ``jobs`` fresh Python processes, started when they are first needed.
+
+    A process serves many runs, since importing torch takes longer than a small run. One that dies
+    (killed, out of memory) costs its own run only, which a pool of concurrent.futures would not
+    promise.
+
+    Args:
+        jobs: processes.
+        threads: CPU threads of each; ``jobs`` never changes them.
+    """
+
+    def __init__(self, jobs: int, threads: int):
+        self.jobs, self.threads = jobs, threads
+        self._context = multiprocessing.get_context("spawn")
+        self._idle: list[tuple[SpawnProcess, Connection]] = []
+        self._busy: dict[Connection, tuple[SpawnProcess, Key]] = {}
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """End all processes; a run under way is left at its last checkpoint."""
+        for process, connection in self._idle:
+            connection.close()
+            process.join()
+        for connection, (process, _) in self._busy.items():
+            process.terminate()
+            process.join()
+            connection.close()
+        self._idle, self._busy = [], {}
+
+    @property
+    def free(self) -> int:
+        """How many tasks could begin now."""
+        return self.jobs - len(self._busy)
+
+    @property
+    def busy(self) -> int:
+        """How many tasks are under way."""
+        return len(self._busy)
+
+    def submit(self, key: Key, task: Task) -> None:
+        """Begin ``task``; only where one is ``free``."""
+        process, connection = self._idle.pop() if self._idle else self._start()
+        self._busy[connection] = (process, key)
+        with contextlib.suppress(OSError):  # the process has died: next() says so
+            connection.send(task)
+
+    def next(self) -> tuple[Key, dict[str, Any]]:
+        """Wait for one task to end; its key and its answer."""
+        connection = wait(list(self._busy))[0]
+        assert isinstance(connection, Connection)
+        process, key = self._busy.pop(connection)
+        try:
+            reply = connection.recv()
+        except (EOFError, OSError):
+            process.join()
+            connection.close()
+            code = process.exitcode
+            return key, {
+                "error": f"its process ended with code {code}: killed, or out of memory",
+                "type": "ProcessEnded",
+            }
+        self._idle.append((process, connection))
+        return key, reply
+
+    def _start(self) -> tuple[SpawnProcess, Connection]:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=serve, args=(theirs,), daemon=True)
+        with _inherited(self.threads):
+            process.start()
+        theirs.close()
+        return process, ours
+
+
+@contextmanager
+def _inherited(threads: int) -> Iterator[None]:
+    """What a child is to find before any of our code runs in it: threads for OpenMP and MKL, and a
+    Ctrl-C that is ours to handle (we end the children, without tracebacks of theirs)."""
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, str(threads)))
+    in_main = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main else None
+    try:
+        yield
+    finally:
+        if in_main:
+            signal.signal(signal.SIGINT, handler)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

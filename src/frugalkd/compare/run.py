@@ -1,0 +1,245 @@
+"""Carrying a comparison out: teachers, then arms x seeds, several at a time, none of them twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from frugalkd.compare.arms import ResolvedArm, resolve_arms
+from frugalkd.compare.plan import Job, Key, Outcome, plan_jobs
+from frugalkd.compare.pool import Workers
+from frugalkd.compare.summary import summarise
+from frugalkd.errors import FrugalKDError, RecipeError, RunFolderError
+from frugalkd.files import write_json
+from frugalkd.recipes.schema import Recipe
+from frugalkd.runs.execute import run_digest
+from frugalkd.runs.folder import read_json, read_results
+
+FILE = "comparison.json"
+
+Event = dict[str, Any]
+"""``event`` (begun, done, found, failed), ``kind`` (teach, targets, distill), ``name``, ``seed``,
+``finished`` and ``total`` (stores of soft targets not counted), ``accuracy`` and ``error`` (or
+None)."""
+
+
+def compare(
+    recipe: Recipe,
+    *,
+    arms: Sequence[str],
+    seeds: int | Sequence[int],
+    out: Path | str,
+    jobs: int = 2,
+    listener: Callable[[Event], None] | None = None,
+    teachers: Sequence[str] = (),
+    notes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Run ``arms`` x ``seeds`` and write ``out/comparison.json`` after each finished run.
+
+    Every arm of a seed starts with the same weights and sees samples in the same order. Runs take
+    turns by seed, so that all arms meet the same machine. What is done in ``out`` already is not
+    run again; what was cut off goes on from its last checkpoint. A run that fails is named, and
+    the others go on. Folders: ``out/teachers/NAME`` and ``out/runs/ARM/seed-SEED``.
+
+    Args:
+        recipe: its arms and teachers, and the whole that arms differ from.
+        arms: names; see :func:`frugalkd.compare.resolve_arms`. A control brings along the arm that
+            it matches.
+        seeds: the seeds, or how many of them (0, 1, ...). Teachers have the recipe's seed.
+        out: the comparison's folder.
+        jobs: processes at a time. Each has the recipe's threads, whatever ``jobs`` is. A script
+            that calls this needs the guard ``if __name__ == "__main__"``, as all of
+            multiprocessing's children do.
+        listener: told of each run as it begins and ends.
+        teachers: more of the recipe's teachers to train and show, needed or not.
+        notes: lines to keep in the comparison.
+
+    Returns:
+        The content of ``comparison.json``.
+
+    Raises:
+        UnknownName: an arm or a teacher that the recipe does not have.
+        RecipeError: no seed, a negative or double one, or an arm that cannot be made.
+        RunFolderError: ``out`` holds a comparison of another recipe.
+    """
+    wanted = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    if not wanted or len(set(wanted)) != len(wanted) or min(wanted) < 0:
+        raise RecipeError(f"seeds must be one or more, 0 or above, none of them twice: {seeds}")
+    if jobs < 1:
+        raise RecipeError(f"jobs must be 1 or more, not {jobs}")
+    resolved = resolve_arms(recipe, arms)
+    used = [arm.teacher for arm in resolved if arm.teacher is not None]
+    comparison = Comparison(
+        recipe,
+        resolved,
+        wanted,
+        list(dict.fromkeys([*used, *teachers])),
+        Path(out),
+        list(notes),
+        listener or (lambda event: None),
+    )
+    with Workers(jobs, recipe.threads) as workers:
+        return comparison.run(workers)
+
+
+@dataclass
+class Comparison:
+    """The state of one comparison: every job is pending, running, or has an outcome."""
+
+    recipe: Recipe
+    arms: list[ResolvedArm]
+    seeds: list[int]
+    teachers: list[str]
+    out: Path
+    notes: list[str]
+    tell: Callable[[Event], None]
+    running: dict[Key, Job] = field(default_factory=dict)
+    outcomes: dict[Key, Outcome] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.pending = plan_jobs(self.recipe, self.arms, self.seeds, self.out, self.teachers)
+        self.total = sum(key.kind != "targets" for key in self.pending)
+        self._store_costs = _earlier_store_costs(self.out / FILE, self.recipe)
+
+    def run(self, workers: Workers) -> dict[str, Any]:
+        """Carry out what is not done yet; returns the content of ``comparison.json``."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        self._advance(workers)
+        content = self._write()
+        while workers.busy:
+            key, reply = workers.next()
+            self._finish(key, reply)
+            self._advance(workers)
+            content = self._write()
+        return content
+
+    def _advance(self, workers: Workers) -> None:
+        """Settle what can be settled, and begin what can begin, in the order of the plan."""
+        for job in list(self.pending.values()):
+            if job.key in self.pending and job.key.kind != "targets":
+                self._consider(job, workers)
+
+    def _consider(self, job: Job, workers: Workers) -> None:
+        if not self._have(job, job.needs):
+            return
+        try:
+            recipe = job.recipe(self.outcomes)
+            found = self._on_disk(job, recipe)
+        except FrugalKDError as error:
+            self._settle(job.key, Outcome(error=str(error)), "failed")
+            return
+        if found is not None:
+            self._settle(job.key, Outcome(found, _classes(job.out)), "found")
+            return
+        if job.targets is not None and job.targets in self.pending and workers.free:
+            store = self.pending[job.targets]
+            self._begin(store, store.recipe(self.outcomes), workers)
+        if (job.targets is None or self._have(job, (job.targets,))) and workers.free:
+            self._begin(job, recipe, workers)
+
+    def _have(self, job: Job, needs: Sequence[Key]) -> bool:
+        """Whether all of ``needs`` have succeeded; where one has failed, ``job`` has failed."""
+        for need in needs:
+            outcome = self.outcomes.get(need)
+            if outcome is None:
+                return False
+            if outcome.error is not None:
+                what = {
+                    "teach": f"its teacher {need.name}",
+                    "targets": f"storing the soft targets of {need.name}",
+                    "distill": f"{need.name}, which it matches,",
+                }[need.kind]
+                error = f"{what} failed: {outcome.error}"
+                self._settle(job.key, Outcome(error=error), "failed")
+                return False
+        return True
+
+    def _on_disk(self, job: Job, recipe: Recipe) -> dict[str, Any] | None:
+        """The results, where this very run is done."""
+        if not (job.out / "results.json").is_file():
+            return None
+        results = read_results(job.out)
+        if results["digest"] != run_digest(job.key.kind, recipe, job.teacher):
+            raise RunFolderError(
+                f"{job.out} holds a run of other settings: choose another --out, or delete it"
+            )
+        return results
+
+    def _begin(self, job: Job, recipe: Recipe, workers: Workers) -> None:
+        self.running[job.key] = self.pending.pop(job.key)
+        self._say("begun", job.key)
+        task = {
+            "kind": job.key.kind,
+            "recipe": recipe.model_dump(mode="json"),
+            "out": str(job.out),
+            "teacher": None if job.teacher is None else str(job.teacher),
+        }
+        workers.submit(job.key, task)
+
+    def _finish(self, key: Key, reply: dict[str, Any]) -> None:
+        job = self.running.pop(key)
+        if "error" in reply:
+            self._settle(key, Outcome(error=reply["error"], details=reply), "failed")
+            return
+        if key.kind == "targets":
+            cost = self._store_costs.setdefault(key.name, {"rows": 0, "seconds": 0.0})
+            for what in cost:
+                cost[what] += reply["results"][what]
+        self._settle(key, Outcome(reply["results"], _classes(job.out)), "done")
+
+    def _settle(self, key: Key, outcome: Outcome, event: str) -> None:
+        self.pending.pop(key, None)
+        self.outcomes[key] = outcome
+        self._say(event, key)
+
+    def _say(self, event: str, key: Key) -> None:
+        outcome = self.outcomes.get(key, Outcome())
+        self.tell(
+            {
+                "event": event,
+                "kind": key.kind,
+                "name": key.name,
+                "seed": key.seed,
+                "finished": sum(done.kind != "targets" for done in self.outcomes),
+                "total": self.total,
+                "accuracy": outcome.accuracy,
+                "error": outcome.error,
+            }
+        )
+
+    def _write(self) -> dict[str, Any]:
+        content = summarise(
+            self.recipe, self.arms, self.seeds, self.teachers, self.outcomes, self.notes
+        )
+        for teacher in content["teachers"]:
+            teacher["targets"] = self._store_costs.get(teacher["teacher"])
+        write_json(self.out / FILE, content)
+        return content
+
+
+def _classes(folder: Path) -> int | None:
+    """How many classes the data have, where the run's model card says it."""
+    path = folder / "model.json"
+    return read_json(path).get("num_classes") if path.is_file() else None
+
+
+def _earlier_store_costs(path: Path, recipe: Recipe) -> dict[str, dict[str, float]]:
+    """What filling stores has cost before a comparison went on; by teacher.
+
+    Raises:
+        RunFolderError: the earlier comparison is of another recipe: one folder cannot hold both.
+    """
+    if not path.is_file():
+        return {}
+    before = read_json(path)
+    ours = recipe.model_dump(mode="json")
+    may_grow = ("summary", "arms", "teachers")
+    for section, value in before["recipe"].items():
+        if section not in may_grow and ours.get(section) != value:
+            raise RunFolderError(
+                f"{path.parent} holds a comparison with another '{section}': choose another --out"
+            )
+    costs = {row["teacher"]: row["targets"] for row in before["teachers"]}
+    return {name: cost for name, cost in costs.items() if cost is not None}

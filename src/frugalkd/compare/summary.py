@@ -1,0 +1,196 @@
+"""What a comparison says: outcomes of runs in, the content of ``comparison.json`` out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from frugalkd.compare.arms import ResolvedArm
+from frugalkd.compare.controls import TOLERANCE
+from frugalkd.compare.plan import Key, Outcome, Outcomes
+from frugalkd.compare.statistics import differences, interval, spread
+from frugalkd.recipes.schema import Recipe
+
+SCHEMA = 1
+
+_NOTES = (
+    "budget: samples backpropagated, of full distillation over the recipe's epochs",
+    "wall_ratio: mean over seeds of the training's seconds over the reference's; the stored soft "
+    "targets are shared by all arms and counted with their teacher",
+    "peak memory: a process serves several runs, so it is the largest of them so far",
+)
+
+
+def summarise(
+    recipe: Recipe,
+    arms: Sequence[ResolvedArm],
+    seeds: Sequence[int],
+    teachers: Sequence[str],
+    outcomes: Outcomes,
+    notes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The comparison so far, as plain values. Runs without an outcome yet are left out."""
+    names = [arm.name for arm in arms]
+    reference = "vanilla" if "vanilla" in names else names[0]
+    by_arm = {
+        name: {
+            seed: outcomes[key] for seed in seeds if (key := Key("distill", name, seed)) in outcomes
+        }
+        for name in names
+    }
+    rows = [_row(recipe, arm, by_arm, reference) for arm in arms if by_arm[arm.name]]
+    finished = [
+        outcome.results
+        for key, outcome in outcomes.items()
+        if outcome.results and key.kind != "targets"
+    ]
+    said = [*notes, *_NOTES, *_unmatched(rows)]
+    if len(seeds) < 2:
+        said.append("one seed: there is no interval")
+    return {
+        "schema": SCHEMA,
+        "reference": reference,
+        "arms": rows,
+        "teachers": [_teacher(recipe, name, outcomes) for name in teachers],
+        "failed": _failures(outcomes),
+        "complete": all(len(by_arm[name]) == len(seeds) for name in names),
+        "name": recipe.name,
+        "seeds": list(seeds),
+        "split": finished[0]["split"] if finished else None,
+        "threads": recipe.threads,
+        "versions": finished[0]["versions"] if finished else None,
+        "notes": said,
+        "recipe": recipe.model_dump(mode="json"),
+    }
+
+
+def _row(
+    recipe: Recipe,
+    arm: ResolvedArm,
+    by_arm: Mapping[str, Mapping[int, Outcome]],
+    reference: str,
+) -> dict[str, Any]:
+    ours = by_arm[arm.name]
+    results = {seed: run.results for seed, run in ours.items() if run.results is not None}
+    epochs = recipe.student.training.epochs
+    accuracy = {seed: run.accuracy for seed, run in ours.items()}
+    difference = None
+    if arm.name != reference:
+        theirs = {seed: run.accuracy for seed, run in by_arm[reference].items()}
+        difference = _mean_interval(differences(accuracy, theirs)[1])
+    return {
+        "arm": arm.name,
+        "about": arm.about,
+        "seeds": list(ours),
+        "accuracy": spread(list(accuracy.values())),
+        "difference": difference,
+        "budget": _share(results, list(ours), "samples_backpropagated", epochs),
+        "forwards": _share(results, list(ours), "student_forwards", epochs),
+        "wall_ratio": {"mean": _mean(list(_wall_ratios(ours, by_arm[reference]).values()))},
+        "meters": _means([run["meters"] for run in results.values()]),
+        "collapsed": sum(run.collapsed for run in ours.values()),
+        "collapsed_seeds": [seed for seed, run in ours.items() if run.collapsed],
+        "failed": [seed for seed, run in ours.items() if run.error is not None],
+        "teacher": arm.teacher,
+        "control": arm.control,
+        "control_of": arm.match,
+        "matched": None if arm.match is None else _matched(results, by_arm[arm.match]),
+        "digests": {str(seed): run["digest"] for seed, run in results.items()},
+    }
+
+
+def _share(
+    results: Mapping[int, dict[str, Any]], seeds: Sequence[int], meter: str, epochs: float
+) -> dict[str, Any]:
+    """A meter of rows as a fraction of full distillation over ``epochs``."""
+    values = [
+        results[seed]["meters"][meter] / (results[seed]["train_samples"] * epochs)
+        if seed in results
+        else None
+        for seed in seeds
+    ]
+    return {"mean": _mean([value for value in values if value is not None]), "values": values}
+
+
+def _wall_ratios(ours: Mapping[int, Outcome], theirs: Mapping[int, Outcome]) -> dict[int, float]:
+    """Training seconds over the reference's, for each seed that both have run."""
+    return {
+        seed: run.results["meters"]["wall_seconds"] / other.results["meters"]["wall_seconds"]
+        for seed, run in ours.items()
+        if run.results and (other := theirs.get(seed)) is not None and other.results
+    }
+
+
+def _matched(
+    results: Mapping[int, dict[str, Any]], matched: Mapping[int, Outcome]
+) -> dict[str, Any]:
+    """The control's samples over those of the run that it matches, by seed."""
+    ratios = {
+        seed: run["meters"]["samples_backpropagated"]
+        / matched[seed].results["meters"]["samples_backpropagated"]  # pyright: ignore
+        for seed, run in results.items()
+    }
+    return {
+        "ratios": list(ratios.values()),
+        "within_tolerance": all(abs(ratio - 1) <= TOLERANCE for ratio in ratios.values()),
+    }
+
+
+def _unmatched(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return [
+        f"{row['arm']} is not matched: its samples differ from those of {row['control_of']} by "
+        f"more than {TOLERANCE:.1%}"
+        for row in rows
+        if row["matched"] and not row["matched"]["within_tolerance"]
+    ]
+
+
+def _teacher(recipe: Recipe, name: str, outcomes: Outcomes) -> dict[str, Any]:
+    found = [run for key, run in outcomes.items() if key[:2] == ("teach", name)]
+    run = found[0] if found else Outcome()
+    results = run.results or {}
+    meters = results.get("meters", {})
+    return {
+        "teacher": name,
+        "settings": dict(recipe.teachers[name]),
+        "seed": results.get("seed"),
+        "accuracy": run.accuracy,
+        "budget": results.get("budget"),
+        "wall_seconds": meters.get("wall_seconds"),
+        "meters": meters or None,
+        "digest": results.get("digest"),
+        "error": run.error,
+    }
+
+
+def _failures(outcomes: Outcomes) -> list[dict[str, Any]]:
+    return [
+        {
+            "kind": key.kind,
+            "name": key.name,
+            "seed": key.seed,
+            "error": run.error,
+            "traceback": (run.details or {}).get("traceback"),
+        }
+        for key, run in outcomes.items()
+        if run.error is not None
+    ]
+
+
+def _means(trees: Sequence[Any]) -> Any:
+    """The mean of equal trees of numbers; what one of them lacks is 0 there."""
+    first = next((tree for tree in trees if tree is not None), None)
+    if isinstance(first, dict):
+        keys = dict.fromkeys(key for tree in trees for key in tree or {})
+        return {key: _means([(tree or {}).get(key) for tree in trees]) for key in keys}
+    return _mean([tree or 0 for tree in trees]) if trees else {}
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
+def _mean_interval(values: Sequence[float]) -> dict[str, Any]:
+    return {"mean": _mean(values), "ci95": interval(values)}

@@ -1,0 +1,68 @@
+"""A worker process of a comparison: one run after another, until there is none left."""
+
+from __future__ import annotations
+
+import os
+import threading
+import traceback
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from frugalkd.errors import FrugalKDError
+
+Task = dict[str, Any]
+"""``kind`` (teach, targets, distill), ``recipe`` (plain values), ``out``, ``teacher`` (or None)."""
+
+
+def carry_out(task: Task) -> dict[str, Any]:
+    """Do one task; returns ``{"results": ...}``, or ``{"error": one line, "traceback": ...}``.
+
+    A run that went wrong is an answer like any other: the comparison goes on.
+    """
+    try:
+        return {"results": _run(task)}
+    except FrugalKDError as error:
+        return {"error": str(error), "type": type(error).__name__}
+    except Exception as error:
+        lines = str(error).splitlines() or [""]
+        return {
+            "error": f"{type(error).__name__}: {lines[0]}",
+            "type": type(error).__name__,
+            "traceback": traceback.format_exc(),
+        }
+
+
+def _run(task: Task) -> dict[str, Any]:
+    from frugalkd.recipes.schema import Recipe
+    from frugalkd.runs import execute
+
+    recipe = Recipe.model_validate(task["recipe"])
+    out = Path(task["out"])
+    teacher = None if task["teacher"] is None else Path(task["teacher"])
+    if task["kind"] == "teach":
+        return execute.teach(recipe, out, resume=True)
+    if task["kind"] == "targets":
+        assert teacher is not None
+        return dict(execute.ensure_targets(recipe, teacher))
+    return execute.distill(recipe, out, teacher=teacher, resume=True)
+
+
+def serve(connection: Connection) -> None:
+    """Answer tasks until the other end closes. The process does not outlive its parent: a killed
+    comparison must not leave a run behind that the next one would run beside."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    while True:
+        try:
+            task = connection.recv()
+            connection.send(carry_out(task))
+        except (EOFError, OSError, KeyboardInterrupt):
+            return
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
