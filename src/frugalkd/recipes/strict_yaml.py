@@ -43,7 +43,7 @@ def load_yaml(text: str, source: str) -> Any:
         RecipeError: one line, with the line's number where there is one.
     """
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        return yaml.load(text, Loader=_Loader)
     except RecipeError as error:
         raise RecipeError(f"{source}, {error}") from None
     except yaml.MarkedYAMLError as error:

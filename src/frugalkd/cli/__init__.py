@@ -1,0 +1,73 @@
+"""The command line: ``frugalkd``, or ``python -m frugalkd``. No torch until a command needs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from frugalkd.cli.app import app
+from frugalkd.cli.interrupt import Interrupted
+from frugalkd.errors import FrugalKDError
+
+# Click's ClickException. Typer ships its own copy of click in new versions and the real one in
+# old ones; this is the one that the installed typer raises.
+_CommandLineError: type[Exception] = typer.BadParameter.__mro__[2]  # pyright: ignore
+
+EXIT_ERROR, EXIT_INTERRUPTED = 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line on ``argv`` (default: the process's); returns the exit code.
+
+    An expected failure is one line on stderr and 2; Ctrl-C is 130; ``--debug`` anywhere shows the
+    traceback in place of the line.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(args=arguments, prog_name="frugalkd", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except Interrupted as error:
+        return _say(str(error), EXIT_INTERRUPTED)
+    except (KeyboardInterrupt, typer.Abort):
+        return _say("stopped", EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        # The reader (head, less) has gone; closing stdout again at exit would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except _CommandLineError as error:
+        # A group without a command has printed its help, and has nothing more to say.
+        return _say(_usage(error), EXIT_ERROR) if _message(error) else EXIT_ERROR
+    except (FrugalKDError, OSError) as error:
+        if debug:
+            raise
+        return _say(f"error: {_reason(error)}", EXIT_ERROR)
+
+
+def _say(line: str, code: int) -> int:
+    print(" ".join(line.split()), file=sys.stderr)
+    return code
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or type(error).__name__
+
+
+def _message(error: Exception) -> str:
+    return error.format_message()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _usage(error: Exception) -> str:
+    """A mistake in the command line itself, and where its help is."""
+    context = getattr(error, "ctx", None)
+    message = _message(error).rstrip(".")
+    path = context.command_path if context is not None else "frugalkd"
+    return f"error: {message[:1].lower()}{message[1:]} (see '{path} --help')"

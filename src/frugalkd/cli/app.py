@@ -1,0 +1,56 @@
+"""The application: all commands in one place."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import frugalkd
+from frugalkd.cli import comparing, ledgers, recipes, training, using
+
+app = typer.Typer(
+    name="frugalkd",
+    help="Distil a model with a fraction of the samples, and with a fraction of the time.",
+    epilog="Start with: [cyan]frugalkd demo --out runs/demo[/cyan]",
+    rich_markup_mode="rich",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"frugalkd {frugalkd.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option(
+            "--debug",
+            help="Show the traceback of an error; may stand anywhere: "
+            "[cyan]frugalkd teach digits --out runs/t --debug[/cyan].",
+        ),
+    ] = False,
+) -> None:
+    """What holds for every command; main() looks at --debug itself."""
+
+
+_RUN, _LOOK = "Run", "Look and use"
+app.command(rich_help_panel=_RUN)(comparing.demo)
+app.command(rich_help_panel=_RUN)(training.teach)
+app.command(rich_help_panel=_RUN)(training.distill)
+app.command(rich_help_panel=_RUN)(comparing.compare)
+app.add_typer(recipes.app, name="recipes", rich_help_panel=_LOOK)
+app.add_typer(ledgers.app, name="ledger", rich_help_panel=_LOOK)
+app.command(rich_help_panel=_LOOK)(using.evaluate)
+app.command(rich_help_panel=_LOOK)(using.predict)
+app.command(rich_help_panel=_LOOK)(recipes.schema)

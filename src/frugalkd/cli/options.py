@@ -1,0 +1,89 @@
+"""Options that several commands share, each explained once, with an example."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from frugalkd.recipes.load import recipe_names
+
+RecipeArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A shipped recipe's name ('frugalkd recipes' lists them) or a YAML file: "
+        "[cyan]digits[/cyan], [cyan]mine.yaml[/cyan].",
+        autocompletion=recipe_names,
+        show_default=False,
+    ),
+]
+OutOption = Annotated[
+    Path,
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        help="The run folder to write: [cyan]--out runs/first[/cyan]. A run that is done in there "
+        "is not run again.",
+        show_default=False,
+    ),
+]
+SetOption = Annotated[
+    list[str],
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a field of the recipe, as often as you like; the value is YAML: "
+        "[cyan]--set student.training.epochs=5[/cyan].",
+        show_default=False,
+    ),
+]
+SeedOption = Annotated[
+    int | None,
+    typer.Option(
+        "--seed",
+        metavar="N",
+        help="Another seed than the recipe's: [cyan]--seed 3[/cyan].",
+        show_default=False,
+    ),
+]
+ResumeOption = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Go on from the last finished epoch in --out, bit for bit: "
+        "[cyan]frugalkd teach digits --out runs/t --resume[/cyan].",
+    ),
+]
+JsonOption = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="Print JSON in place of tables, for scripts: [cyan]--json | jq .[/cyan]",
+    ),
+]
+DryRunOption = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Check and print the resolved recipe and the import paths it would import; run "
+        "nothing: [cyan]--dry-run > mine.yaml[/cyan].",
+    ),
+]
+RunArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DIR",
+        help="A run folder that 'teach' or 'distill' made: [cyan]runs/student[/cyan].",
+        show_default=False,
+    ),
+]
+LedgerArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="PATH",
+        help="A ledger file, or the run folder that holds it: [cyan]runs/teacher[/cyan].",
+        show_default=False,
+    ),
+]

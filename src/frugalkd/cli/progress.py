@@ -1,0 +1,162 @@
+"""How far a run is: a live bar on a terminal, one plain line an epoch elsewhere. On stderr."""
+
+from __future__ import annotations
+
+import math
+import sys
+from types import TracebackType
+from typing import Any, final
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column
+
+
+@final
+class EpochProgress:
+    """A listener for the engine: called with each epoch's record, inside a ``with``."""
+
+    def __init__(self, title: str, epochs: float, console: Console | None = None):
+        self._epochs = math.ceil(epochs)
+        self._title = title
+        self._console = console or Console(file=sys.stderr)
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> EpochProgress:
+        if self._console.is_terminal:
+            self._bar = Progress(
+                TextColumn("[bold]{task.description}"),
+                BarColumn(bar_width=None),
+                TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+                TextColumn("{task.fields[state]}"),
+                TimeRemainingColumn(compact=True),
+                console=self._console,
+                transient=True,
+                expand=True,
+            )
+            self._task = self._bar.add_task(self._title, total=self._epochs, state="starting")
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        """Show an epoch's record."""
+        done = int(record["epoch"]) + 1
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, state=_short(record))
+        else:
+            self.say(f"{self._title}: epoch {done}/{self._epochs}, {_long(record)}")
+
+    def say(self, line: str) -> None:
+        """A line of its own, above the bar where there is one."""
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _awake(record: dict[str, Any]) -> str:
+    """How many samples trained in this epoch, as a share where the record says of how many."""
+    share = f"{record['rows'] / record['samples']:.0%}" if record.get("samples") else ""
+    return share or f"{record['rows']:,}"
+
+
+def _loss(record: dict[str, Any]) -> str:
+    return "-" if record["loss"] is None else f"{record['loss']:.4g}"
+
+
+def _short(record: dict[str, Any]) -> str:
+    seen = f"{record['samples_backpropagated']:,}"
+    return f"loss {_loss(record)} awake {_awake(record)} samples {seen}"
+
+
+def _long(record: dict[str, Any]) -> str:
+    return (
+        f"loss {_loss(record)}, awake {_awake(record)}, "
+        f"{record['samples_backpropagated']:,} samples so far, {record['wall_seconds']:.1f} s"
+    )
+
+
+@final
+class RunsProgress:
+    """A listener for a comparison: called with each event, inside a ``with``."""
+
+    def __init__(self, title: str, console: Console | None = None):
+        self._title = title
+        self._console = console or Console(file=sys.stderr)
+        self._bar: Progress | None = None
+        self._running: list[str] = []
+
+    def __enter__(self) -> RunsProgress:
+        if self._console.is_terminal:
+            self._bar = Progress(
+                SpinnerColumn(),
+                TextColumn("[bold]{task.description}"),
+                BarColumn(bar_width=20),
+                TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+                TimeElapsedColumn(),
+                TextColumn("{task.fields[state]}", table_column=Column(no_wrap=True, ratio=1)),
+                console=self._console,
+                transient=True,
+                expand=True,
+            )
+            self._task = self._bar.add_task(self._title, total=1, state="starting")
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        """Show an event (see ``compare.run.Event``)."""
+        name = _run_name(event)
+        if event["event"] == "begun":
+            self._running.append(name)
+        elif name in self._running:
+            self._running.remove(name)
+        if self._bar is not None:
+            self._bar.update(
+                self._task,
+                total=event["total"],
+                completed=event["finished"],
+                state=", ".join(self._running),
+            )
+            if event["event"] == "failed":
+                self.say(f"failed: {name}: {event['error']}")
+        elif event["event"] != "begun" and event["kind"] != "targets":
+            self.say(f"{self._title}: {event['finished']}/{event['total']} {_outcome(event, name)}")
+
+    def say(self, line: str) -> None:
+        """A line of its own, above the bar where there is one."""
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _run_name(event: dict[str, Any]) -> str:
+    kind = {"teach": "teacher ", "targets": "soft targets of ", "distill": ""}[event["kind"]]
+    seed = f" seed {event['seed']}" if event["kind"] == "distill" else ""
+    return f"{kind}{event['name']}{seed}"
+
+
+def _outcome(event: dict[str, Any], name: str) -> str:
+    if event["event"] == "failed":
+        return f"{name} failed: {event['error']}"
+    accuracy = "" if event["accuracy"] is None else f": accuracy {100 * event['accuracy']:.2f} %"
+    return f"{name}{accuracy}{' (done before)' if event['event'] == 'found' else ''}"

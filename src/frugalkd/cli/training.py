@@ -1,0 +1,149 @@
+"""``teach`` and ``distill``."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from frugalkd.cli.interrupt import resumable
+from frugalkd.cli.options import (
+    DryRunOption,
+    JsonOption,
+    OutOption,
+    RecipeArgument,
+    ResumeOption,
+    SeedOption,
+    SetOption,
+)
+from frugalkd.cli.progress import EpochProgress
+from frugalkd.cli.resolving import print_dry_run, resolve
+from frugalkd.modes import MODES
+from frugalkd.show import print_command, stdout, summary_table
+
+if TYPE_CHECKING:
+    from frugalkd.training import Training
+
+
+def teach(
+    recipe: RecipeArgument,
+    out: OutOption,
+    settings: SetOption = [],  # noqa: B006
+    seed: SeedOption = None,
+    resume: ResumeOption = False,
+    as_json: JsonOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Train a teacher: self-regulated, or conventionally, as the recipe says.
+
+    Writes teacher.safetensors, ledger.safetensors (how much each sample
+    mattered) and results.json.
+
+    [bold]Examples[/bold]
+
+    frugalkd teach digits --out runs/teacher
+
+    frugalkd teach digits --set teacher.policy.name=all --out runs/conventional
+    """
+    made = resolve(recipe, settings, seed)
+    if dry_run:
+        return print_dry_run(made, as_json)
+    from frugalkd.runs.execute import teach as run
+
+    results = _with_progress(
+        f"teach {made.name}",
+        made.teacher.training,
+        out,
+        lambda listener: run(made, out, resume=resume, listener=listener),
+    )
+    student = out.parent / ("student" if out.name != "student" else "distilled")
+    gated = made.teacher.policy.name == "self-regulation"
+    command = ["frugalkd", "distill", recipe, "--mode", "hybrid" if gated else "regulated"]
+    command += ["--teacher", str(out), "--out", str(student)]
+    for setting in settings:
+        command += ["--set", setting]
+    _report(results, out, shlex.join(command), as_json)
+
+
+def distill(
+    recipe: RecipeArgument,
+    out: OutOption,
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            "--mode",
+            metavar="|".join(MODES),
+            help="Who takes part, and what a sample weighs; without it the recipe decides: "
+            "[cyan]--mode hybrid[/cyan]. Significance and hybrid need a self-regulated teacher.",
+            autocompletion=lambda: list(MODES),
+            show_default=False,
+        ),
+    ] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(
+            "--teacher",
+            metavar="DIR",
+            help="The folder that 'frugalkd teach' made: [cyan]--teacher runs/teacher[/cyan]. "
+            "Without it the recipe's teacher.weights are used.",
+            show_default=False,
+        ),
+    ] = None,
+    settings: SetOption = [],  # noqa: B006
+    seed: SeedOption = None,
+    resume: ResumeOption = False,
+    as_json: JsonOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Distil a student from a teacher.
+
+    [cyan]vanilla[/cyan]: all samples, every epoch.
+    [cyan]significance[/cyan]: those that mattered to the teacher, weighed by how much.
+    [cyan]regulated[/cyan]: those that the student still needs.
+    [cyan]hybrid[/cyan]: both.
+
+    [bold]Examples[/bold]
+
+    frugalkd distill digits --mode hybrid --teacher runs/teacher --out runs/student
+
+    frugalkd distill digits --mode regulated --set teacher.weights=mine.pt --out runs/student
+    """
+    by_mode = {"student.mode": mode, "student.policy": None, "student.weighting": None}
+    made = resolve(recipe, settings, seed, by_mode if mode is not None else None)
+    if dry_run:
+        return print_dry_run(made, as_json)
+    from frugalkd.runs.execute import distill as run
+
+    results = _with_progress(
+        f"distill {made.name} {made.student.mode or made.student.policy.name}",  # pyright: ignore
+        made.student.training,
+        out,
+        lambda listener: run(made, out, teacher=teacher, resume=resume, listener=listener),
+    )
+    data = made.data.name or "my-images/"
+    command = ["frugalkd", "predict", str(out), "--data", data, "--out", str(out / "classes.csv")]
+    _report(results, out, shlex.join(command), as_json)
+
+
+def _with_progress(
+    title: str, training: Training, out: Path, run: Callable[[Any], dict[str, Any]]
+) -> dict[str, Any]:
+    done = (out / "results.json").exists()
+    with resumable(out), EpochProgress(title, training.epochs) as progress:
+        results = run(progress)
+        if done:
+            progress.say(f"{out} holds this very run, finished: here are its results")
+    return results
+
+
+def _report(results: dict[str, Any], out: Path, following: str, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(results, indent=2))
+        return
+    console = stdout()
+    console.print(summary_table(results, out))
+    print_command(console, following)

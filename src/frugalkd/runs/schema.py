@@ -1,0 +1,130 @@
+"""What results.json and comparison.json hold, as models that give their JSON schema."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Fraction = float
+
+
+class _Record(BaseModel):
+    """Readers must bear keys that a later version adds; writers are held to these in the tests."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class MeterSummary(_Record):
+    """What a run cost."""
+
+    samples_backpropagated: int = Field(description="rows through the objective's backward pass")
+    student_forwards: int = Field(description="rows through the trained model, screening included")
+    teacher_queries: int = Field(description="rows through the teacher, filling a store included")
+    flops: dict[str, float] = Field(description="operations, by what they were for")
+    wall_seconds: float = Field(description="the whole training, evaluation apart")
+    eval_seconds: float
+    phases: dict[str, float] = Field(description="seconds by phase of the training")
+    peak_memory_bytes: dict[str, int]
+
+
+class Evaluation(_Record):
+    """What a model is worth on held-out data; all fractions in [0, 1]."""
+
+    samples: int = Field(ge=1)
+    accuracy: Fraction = Field(ge=0, le=1)
+    worst_class_accuracy: Fraction = Field(ge=0, le=1)
+    expected_calibration_error: Fraction = Field(ge=0, le=1)
+    teacher_agreement: Fraction | None = Field(ge=0, le=1)
+
+
+class EpochRecord(_Record):
+    """One epoch of the history, and one line of metrics.jsonl."""
+
+    epoch: int = Field(ge=0)
+    loss: float | None
+    lr: float
+    planned: int = Field(description="rows in the epoch's plan")
+    screened: int = Field(description="rows looked at forward-only before the epoch")
+    rows: int = Field(description="rows that trained")
+    steps: int
+    samples_backpropagated: int = Field(description="so far")
+    student_forwards: int = Field(description="so far")
+    wall_seconds: float = Field(description="so far")
+
+
+class TeacherNote(_Record):
+    """Whom a student learned from."""
+
+    digest: str | None
+    evaluation: dict[str, Any] | None
+
+
+class TargetsNote(_Record):
+    """Where the soft targets came from."""
+
+    kind: Literal["stored", "live"]
+    views: int | None
+    filled_here: bool = Field(description="whether this run asked the teacher and paid for it")
+
+
+class Results(_Record):
+    """results.json: a finished run of 'frugalkd teach' or 'frugalkd distill'."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    kind: Literal["teach", "distill"]
+    digest: str = Field(description="SHA-256 of everything that decides the result")
+    recipe: dict[str, Any] = Field(description="as resolved: see 'frugalkd schema recipe'")
+    versions: dict[str, str]
+    seed: int
+    threads: int
+    device: str
+    split: Literal["test", "validation"] = Field(description="what the evaluation was made on")
+    train_samples: int
+    budget: float = Field(description="samples_backpropagated / (train_samples x epochs)")
+    meters: MeterSummary
+    evaluation: Evaluation | None
+    teacher: TeacherNote | None
+    targets: TargetsNote | None
+    history: list[EpochRecord]
+
+
+class AccuracyOverSeeds(_Record):
+    """Accuracies in [0, 1]."""
+
+    mean: float | None
+    ci95: Any = Field(description="the 95 % interval of the mean, or null for one seed")
+    values: list[float | None]
+
+
+class BudgetOverSeeds(_Record):
+    """Samples backpropagated, as fractions of full distillation over the same epochs."""
+
+    mean: float
+    values: list[float]
+
+
+class Ratio(_Record):
+    """A mean over seeds of a time divided by the reference's."""
+
+    mean: float | None
+
+
+class ArmResult(_Record):
+    """One row of a comparison."""
+
+    arm: str
+    seeds: int | list[int]
+    accuracy: AccuracyOverSeeds
+    budget: BudgetOverSeeds
+    wall_ratio: Ratio
+    meters: dict[str, Any]
+    collapsed: int | bool | list[Any] = Field(description="runs at chance or stopped by NaN")
+
+
+class Comparison(_Record):
+    """comparison.json: arms over seeds."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    reference: str = Field(description="the arm that ratios and differences speak of")
+    arms: list[ArmResult]

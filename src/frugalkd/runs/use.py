@@ -1,0 +1,106 @@
+"""A run's model put to use: measured on data, or classifying them into a table."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from frugalkd.data import ImageData
+from frugalkd.errors import DataError, ModelError, RunFolderError
+from frugalkd.evaluation import measure
+from frugalkd.evaluation import predict as predict_data
+from frugalkd.files import write_atomic
+from frugalkd.recipes.schema import Augment, Recipe
+from frugalkd.runs.folder import read_results
+from frugalkd.runs.load import Loaded, load
+from frugalkd.runs.material import make_data
+from frugalkd.runs.pictures import Images, images_from
+
+
+def evaluate_run(run: Path, data: str | None) -> tuple[dict[str, Any], str]:
+    """Measures of the run's model (see ``evaluation.measure``), and what they were taken on.
+
+    Args:
+        run: a run folder.
+        data: a data set's name or a folder of class folders; None: what the run held out.
+
+    Raises:
+        RunFolderError, ModelError: the run cannot be used.
+        DataError: the data cannot be read, or hold no labels.
+    """
+    loaded = load(run)
+    if data is None:
+        probabilities, labels, what = _on_held_out(run, loaded)
+    else:
+        images = images_from(data, loaded.classes)
+        if images.labels is None:
+            raise DataError(
+                f"{data} says no classes: give a data set's name, or a folder with one folder of "
+                "pictures a class"
+            )
+        probabilities, labels = loaded.predict(images.pixels)[1], images.labels
+        what = data
+    measured = measure(probabilities, labels)
+    return {key: value for key, value in measured.items() if key != "teacher_agreement"}, what
+
+
+def _on_held_out(run: Path, loaded: Loaded) -> tuple[Any, Any, str]:
+    try:
+        recipe = Recipe.model_validate(read_results(run)["recipe"])
+    except (KeyError, ValueError):
+        raise RunFolderError(f"{run / 'results.json'} is damaged: its recipe is none") from None
+    material = make_data(recipe, Augment(), recipe.seed)
+    if material.held_out is None:
+        raise DataError(f"the data of {run} have no held-out part: name some with --data")
+    held_out = material.held_out
+    if isinstance(held_out, ImageData) and loaded.preprocess is not None:
+        probabilities, labels = loaded.predict(held_out.images)[1], held_out.labels.numpy()
+    else:
+        probabilities, labels = predict_data(loaded.model, held_out)
+        if labels is None:
+            raise DataError(f"the held-out data of {run} have no labels to measure on")
+    return probabilities, labels, f"its {material.split} split"
+
+
+def predict_to_csv(run: Path, data: str, out: Path, with_probabilities: bool = False) -> int:
+    """Classify ``data`` (a data set's name, a folder of pictures, an .npy file) into a CSV file;
+    returns the number of rows. Columns: sample, class, name, confidence, label where the data
+    know it, and one probability a class where asked.
+
+    Raises:
+        RunFolderError, ModelError, DataError: as in :func:`evaluate_run`.
+    """
+    loaded = load(run)
+    if loaded.preprocess is None:
+        raise ModelError(
+            f"{run} was trained on a data set of your own, which alone knows how to prepare an "
+            "image: load it in Python with frugalkd.load"
+        )
+    images = images_from(data, loaded.classes)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with torch.no_grad():
+        classes, probabilities = loaded.predict(images.pixels)
+    write_atomic(out, _table(loaded, images, classes, probabilities, with_probabilities).encode())
+    return len(classes)
+
+
+def _table(
+    loaded: Loaded, images: Images, classes: Any, probabilities: Any, with_probabilities: bool
+) -> str:
+    names = loaded.classes or tuple(str(index) for index in range(probabilities.shape[1]))
+    head = ["sample", "class", "name", "confidence"]
+    head += ["label"] if images.labels is not None else []
+    head += [f"p {name}" for name in names] if with_probabilities else []
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(head)
+    for row, (sample, found) in enumerate(zip(images.names, classes.tolist(), strict=True)):
+        cells: list[Any] = [sample, found, names[found], f"{probabilities[row, found]:.6f}"]
+        cells += [int(images.labels[row])] if images.labels is not None else []
+        cells += [f"{p:.6f}" for p in probabilities[row]] if with_probabilities else []
+        writer.writerow(cells)
+    return text.getvalue()
