@@ -1,0 +1,394 @@
+"""The loop against a plain one, bad losses, resuming, BatchNorm recalibration."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from frugalkd.api import distill, train_teacher
+from frugalkd.errors import FrugalKDError, NonFiniteLoss
+from frugalkd.ledger import Ledger
+from frugalkd.modes import MODES
+from frugalkd.objectives import KD, CrossEntropy, Objective
+from frugalkd.policies import All, RandomSubset, SelfRegulation
+from frugalkd.training import Optimizer, Schedule, Training
+from toys import IdsAndViews, images, net, order, rate, same_columns, same_state
+
+SGD = Optimizer("sgd", lr=0.05, momentum=0.9)
+ADAMW = Optimizer("adamw", lr=0.01)
+WHENS = ["now", "last-visit"]
+NOBODY_PASSES = {when: SelfRegulation(confidence=1.1, when=when) for when in WHENS}
+
+
+def plain(model, data, training, seed, teacher=None, steps=None):
+    """Conventional training in ten lines: what every gate that lets nobody pass must equal."""
+    settings = {"lr": training.optimizer.lr, "fused": True}
+    if training.optimizer.name == "sgd":
+        optimizer = torch.optim.SGD(model.parameters(), momentum=0.9, nesterov=True, **settings)
+    else:
+        optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0, **settings)
+    size, step = training.batch_size, 0
+    torch.manual_seed(seed)
+    model.train()
+    for epoch in range(math.ceil(training.epochs)):
+        part = min(1.0, training.epochs - epoch)
+        ids = order(len(data), seed, epoch)[: round(part * len(data))]
+        for start in range(0, len(ids), size):
+            if step == steps:
+                return model
+            chunk = ids[start : start + size]
+            x, y = data.batch(chunk, np.full(len(chunk), epoch))
+            progress = (epoch + part * start / len(ids)) / training.epochs
+            optimizer.param_groups[0]["lr"] = rate(training, progress, step)
+            if teacher is None:
+                losses = F.cross_entropy(model(x), y, reduction="none")
+            else:
+                with torch.no_grad():
+                    targets = teacher.eval()(x)
+                losses = KD()(model(x), targets, y)
+            (losses.sum() / len(chunk)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            step += 1
+    return model.eval()
+
+
+TRAININGS = {
+    "sgd": Training(epochs=2.5, batch_size=8, optimizer=SGD),
+    "adamw": Training(
+        epochs=3,
+        batch_size=8,
+        optimizer=ADAMW,
+        schedule=Schedule("linear", warmup_steps=4, final=0.1),
+    ),
+}
+
+
+@pytest.mark.parametrize("training", TRAININGS.values(), ids=TRAININGS)
+@pytest.mark.parametrize("policy", [All(), *NOBODY_PASSES.values()], ids=["all", *WHENS])
+@pytest.mark.parametrize("distilled", [False, True], ids=["teach", "distill"])
+def test_a_gate_that_nobody_passes_is_plain_training_bit_for_bit(distilled, policy, training):
+    data = images()  # 37 samples: the last batch of 8 is short; cropped and flipped
+    teacher = net(seed=9) if distilled else None
+    if distilled:
+        with torch.no_grad():  # a BatchNorm that has seen something
+            teacher.train()(data.batch(range(37), [0] * 37)[0])
+    expected = plain(net(), data, training, seed=5, teacher=teacher)
+    common = {"policy": policy, "training": training, "seed": 5, "device": "cpu"}
+    if distilled:
+        run = distill(net(), data, teacher=teacher, **common)
+    else:
+        run = train_teacher(net(), data, **common)
+    assert same_state(run.model, expected)
+    assert not same_state(run.model, net())
+    trained = run.ledger["participations"].sum()
+    assert trained == run.meters.samples_backpropagated
+    assert (run.ledger["participations"] == run.ledger["visits"]).all()
+
+
+def test_forced_rows_do_not_change_the_training():
+    training = TRAININGS["sgd"]
+    runs = [
+        train_teacher(net(), images(), policy=policy, training=training, seed=2, device="cpu")
+        for policy in (All(), SelfRegulation(confidence=0.3, warmup=3))
+    ]
+    assert same_state(runs[0].model, runs[1].model)
+    assert runs[1].ledger["participations"].sum() == 0
+    assert runs[1].ledger["forced"].sum() == runs[1].meters.samples_backpropagated
+
+
+def test_all_equal_weights_train_as_none():
+    runs = [
+        distill(
+            net(),
+            images(),
+            teacher=net(seed=9),
+            policy=All(),
+            weights=weights,
+            training=TRAININGS["sgd"],
+            device="cpu",
+        )
+        for weights in (None, np.ones(37, dtype=np.float32))
+    ]
+    assert same_state(runs[0].model, runs[1].model)
+
+
+class Poisoned(IdsAndViews):
+    """Random inputs; from ``view`` on, one sample's input is ``value``."""
+
+    def __init__(self, samples, poisoned, view, value):
+        super().__init__(np.arange(samples) % 4)
+        self.inputs = torch.randn(samples, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+        self.poisoned, self.at, self.value = poisoned, view, value
+
+    def batch(self, ids, views):
+        rows, labels = super().batch(ids, views)
+        x = self.inputs[rows[:, 0]].clone()
+        x[(rows[:, 0] == self.poisoned) & (rows[:, 1] >= self.at)] = self.value
+        return x, labels
+
+    def __getitem__(self, id):
+        return self.inputs[id], int(self.labels[id])
+
+
+def no_batchnorm(seed=0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Flatten(), nn.Linear(36, 8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 4)
+        )
+
+
+def same_parameters(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("optimizer", [SGD, ADAMW], ids=["sgd", "adamw"])
+@pytest.mark.parametrize("policy", [All(), NOBODY_PASSES["last-visit"]], ids=["all", "gated"])
+@pytest.mark.parametrize(
+    ("value", "epoch", "step", "clip"),
+    [
+        (math.nan, 0, 0, None),
+        (math.inf, 0, 3, None),
+        (math.nan, 2, 0, None),
+        (math.nan, 2, 4, None),
+        (math.nan, 0, 2, 1.0),
+    ],
+)
+def test_a_bad_loss_stops_the_run_with_the_weights_before_it(
+    value, epoch, step, clip, policy, optimizer
+):
+    training = Training(epochs=4, batch_size=6, optimizer=optimizer, clip=clip)
+    poisoned = int(order(40, 1, epoch)[6 * step + 2])
+    data = Poisoned(40, poisoned, epoch, value)
+    model, records = no_batchnorm(), []
+    with pytest.raises(NonFiniteLoss) as raised:
+        train_teacher(
+            model, data, policy=policy, training=training, seed=1, device="cpu",
+            listener=records.append,
+        )  # fmt: skip
+    error = raised.value
+    assert (error.epoch, error.step, error.ids) == (epoch, step, [poisoned])
+    assert "\n" not in str(error)
+    assert len(records) == epoch
+    assert all(bool(torch.isfinite(p).all()) for p in model.parameters())
+    if clip is None:
+        good = plain(no_batchnorm(), data, training, seed=1, steps=7 * epoch + step)
+        assert same_parameters(model, good)
+
+
+def test_a_bad_loss_under_gate_now_names_the_sample_at_its_look():
+    poisoned = int(order(40, 1, 1)[6 * 3 + 2])
+    with pytest.raises(NonFiniteLoss) as raised:
+        train_teacher(
+            no_batchnorm(),
+            Poisoned(40, poisoned, 1, math.nan),
+            policy=NOBODY_PASSES["now"],
+            training=Training(epochs=3, batch_size=6, optimizer=SGD),
+            seed=1,
+            device="cpu",
+        )
+    assert (raised.value.epoch, raised.value.step, raised.value.ids) == (1, 3, [poisoned])
+
+
+@dataclass(frozen=True)
+class Undefined(Objective):
+    """Not finite for one class, whatever the logits."""
+
+    label: int = 3
+    needs_targets = False
+
+    def __call__(self, logits, targets, labels):
+        undefined = torch.where(labels == self.label, math.nan, 0.0)
+        return F.cross_entropy(logits, labels, reduction="none") + undefined
+
+
+@pytest.mark.parametrize("when", WHENS)
+def test_the_first_bad_step_is_named_even_if_the_network_is_spoiled_after_it(when):
+    """The bad step spoils BatchNorm's running statistics, and with them the looks that follow."""
+
+    class Spoiling(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(36, 4)
+            self.register_buffer("spoiled", torch.zeros(()))
+
+        def forward(self, x):
+            if self.training:
+                self.spoiled += (x.flatten(1)[:, 0] == 7).any()
+            bad = self.spoiled > 0
+            logits = self.linear(x.flatten(1))
+            return logits if self.training else torch.where(bad, math.nan, logits)
+
+    data = Poisoned(40, poisoned=11, view=0, value=7.0)
+    data.labels = torch.arange(40) % 3
+    data.labels[11] = 3
+    step = order(40, 1, 0).tolist().index(11) // 6
+    assert step < 6
+    with pytest.raises(NonFiniteLoss, match="the loss is not finite") as raised:
+        train_teacher(
+            Spoiling(),
+            data,
+            policy=NOBODY_PASSES[when],
+            objective=Undefined(),
+            training=Training(epochs=2, batch_size=6, optimizer=SGD),
+            seed=1,
+            device="cpu",
+        )
+    assert (raised.value.epoch, raised.value.step, raised.value.ids) == (0, step, [11])
+
+
+def test_no_checkpoint_is_written_of_a_bad_epoch(tmp_path):
+    poisoned = int(order(40, 1, 2)[3])
+    data = Poisoned(40, poisoned, 2, math.nan)
+    training = Training(epochs=4, batch_size=6, optimizer=SGD)
+    common = {"policy": All(), "training": training, "seed": 1, "device": "cpu"}
+    with pytest.raises(NonFiniteLoss):
+        train_teacher(no_batchnorm(), data, checkpoints=tmp_path, **common)
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch-00001.safetensors"]
+
+
+RESUMED = {
+    "teach": {"policy": SelfRegulation(confidence=0.5, max_sleep=2)},
+    "teach-now": {"policy": SelfRegulation(confidence=0.5, when="now")},
+    "teach-random": {"policy": RandomSubset(0.5)},
+    "teach-budget": {"policy": SelfRegulation(confidence=0.5, budget=0.5, warmup=1)},
+    **{
+        f"{mode}-{when}": {"mode": mode, "regulation": SelfRegulation(0.5, when=when, max_sleep=2)}
+        for mode in MODES
+        for when in (WHENS if MODES[mode].gated else WHENS[1:])
+    },
+}
+
+
+def significance_ledger(samples=37):
+    ledger = Ledger.new(samples)
+    ledger["participations"][:] = np.arange(samples) % 5
+    ledger.epochs = 4
+    return ledger
+
+
+def start(settings, **more):
+    data = images()
+    common = {"training": TRAININGS["sgd"], "seed": 3, "device": "cpu"} | more
+    if "policy" in settings:
+        return train_teacher(net(), data, **settings, **common)
+    return distill(
+        net(), data, teacher=net(seed=9), ledger=significance_ledger(), **settings, **common
+    )
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("settings", RESUMED.values(), ids=RESUMED)
+def test_a_resumed_run_ends_bit_for_bit_where_the_whole_one_does(settings, tmp_path):
+    def interrupt(record):
+        if record["epoch"] == 1:
+            raise Interrupted
+
+    training = replace(TRAININGS["adamw"], epochs=4.5, recalibrate_bn=20)
+    whole = start(settings, training=training)
+    with pytest.raises(Interrupted):
+        start(settings, training=training, checkpoints=tmp_path, listener=interrupt)
+    torch.rand(7)  # whatever else the process draws in between
+    resumed = start(settings, training=training, checkpoints=tmp_path, resume=True)
+    assert same_state(whole.model, resumed.model)
+    assert same_columns(whole.ledger, resumed.ledger)
+    assert whole.ledger.epochs == resumed.ledger.epochs
+    assert whole.ledger.about == resumed.ledger.about
+
+    def timeless(history):
+        return [{k: v for k, v in record.items() if k != "wall_seconds"} for record in history]
+
+    assert timeless(whole.history) == timeless(resumed.history)
+    counted = ["samples_backpropagated", "student_forwards", "teacher_queries", "flops"]
+    one, other = whole.meters.summary(), resumed.meters.summary()
+    assert {k: one[k] for k in counted} == {k: other[k] for k in counted}
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch-00004.safetensors"]
+    again = start(settings, training=training, checkpoints=tmp_path, resume=True)
+    assert same_state(whole.model, again.model)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another():
+    runs = [start(RESUMED["regulated-last-visit"], seed=seed) for seed in (3, 3, 4)]
+    assert same_state(runs[0].model, runs[1].model)
+    assert same_columns(runs[0].ledger, runs[1].ledger)
+    assert not same_state(runs[0].model, runs[2].model)
+
+
+def test_recalibration_gives_the_statistics_of_the_data():
+    data = images(24, augmented=False)
+    training = Training(epochs=1, batch_size=24, optimizer=SGD, recalibrate_bn=24)
+    run = train_teacher(net(), data, policy=All(), training=training, device="cpu")
+    outputs = run.model[0](data.batch(range(24), [0] * 24)[0])
+    mean, deviation = outputs.mean((0, 2, 3)), outputs.var((0, 2, 3))
+    torch.testing.assert_close(run.model[1].running_mean, mean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(run.model[1].running_var, deviation, rtol=1e-4, atol=1e-5)
+    assert run.meters.student_forwards == 48
+    assert not any(module.training for module in run.model.modules())
+
+
+def test_recalibration_of_a_model_without_batchnorm_reads_nothing():
+    training = Training(epochs=1, batch_size=8, optimizer=SGD, recalibrate_bn=20)
+    run = train_teacher(no_batchnorm(), images(), policy=All(), training=training, device="cpu")
+    assert run.meters.student_forwards == 37
+
+
+def test_gradients_are_clipped():
+    training = Training(epochs=1, batch_size=37, clip=1e-6, optimizer=Optimizer("sgd", lr=1.0))
+    model, before = no_batchnorm(), no_batchnorm()
+    train_teacher(model, images(), policy=All(), training=training, device="cpu")
+    with torch.no_grad():
+        pairs = zip(model.parameters(), before.parameters(), strict=True)
+        moved = torch.stack([(a - b).norm() for a, b in pairs]).norm()
+    assert 0 < float(moved) < 3e-6
+
+
+def test_bf16_and_channels_last_train():
+    training = Training(epochs=2, batch_size=8, optimizer=SGD, precision="bf16", channels_last=True)
+    run = train_teacher(net(), images(), training=training, device="cpu")
+    assert all(bool(torch.isfinite(p).all()) for p in run.model.parameters())
+    assert run.model[0].weight.dtype == torch.float32
+
+
+def test_history_and_listener_say_what_each_epoch_did():
+    heard = []
+    run = start(RESUMED["regulated-last-visit"], listener=heard.append)
+    assert heard == run.history
+    assert [record["epoch"] for record in run.history] == [0, 1, 2]
+    for record in run.history:
+        assert record["rows"] == sum(record[k] for k in ("participations", "idle", "forced"))
+        assert record["steps"] == math.ceil(record["rows"] / 8)
+    assert sum(r["rows"] for r in run.history) == run.meters.samples_backpropagated
+    for count in ("participations", "forced"):
+        assert sum(r[count] for r in run.history) == run.ledger[count].sum()
+
+
+def test_an_empty_epoch_is_an_epoch_without_steps():
+    policy = SelfRegulation(confidence=1e-6, max_sleep=1000)
+    data = images(12)
+    data.labels.zero_()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 4))
+    with torch.no_grad():
+        model[1].bias[0] = 1000.0
+    training = Training(epochs=3, batch_size=6, optimizer=SGD)
+    run = train_teacher(model, data, policy=policy, training=training, device="cpu")
+    assert [record["steps"] for record in run.history] == [2, 0, 0]
+    assert run.history[1]["loss"] is None
+
+
+def test_all_errors_are_one_line_of_the_package():
+    with pytest.raises(FrugalKDError, match=r"^(?!.*\n)"):
+        distill(net(), images(), teacher=None, device="cpu")
+    distill(
+        net(), images(), teacher=None, objective=CrossEntropy(), device="cpu",
+        training=Training(epochs=1, optimizer=SGD),
+    )  # fmt: skip
