@@ -1,0 +1,22 @@
+"""Everything, every epoch."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from frugalkd.ledger import Ledger
+from frugalkd.policies import All, Moment
+
+
+def test_the_pool_is_the_plan():
+    pool = np.array([1, 4, 6])
+    plan = All().plan(Ledger.new(8), pool, Moment(3, 10, 0))
+    assert np.array_equal(plan.ids, pool)
+    assert plan.weights is plan.forced is None
+    assert not len(plan.screen)
+    assert plan.lr_factor == 1
+
+
+def test_every_look_fails_and_nobody_sleeps():
+    assert All().admit(np.float32([1.0]), np.array([True])).all()
+    assert not All().sleep(np.uint8([3, 255])).any()

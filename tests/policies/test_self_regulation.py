@@ -1,0 +1,111 @@
+"""Sleep, quota and settings. Whole runs are recounted in test_selection_recount."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from frugalkd.ledger import NEVER, Ledger
+from frugalkd.policies import Moment, SelfRegulation
+
+POOL = np.arange(10)
+
+
+def at(epoch, epochs=20.0, seed=0):
+    return Moment(epoch, epochs, seed)
+
+
+def seen(epoch=0):
+    ledger = Ledger.new(10)
+    ledger["last_epoch"][:] = epoch
+    ledger["confidence"][:] = np.linspace(0.05, 0.95, 10)
+    return ledger
+
+
+def test_sleep_doubles_up_to_its_cap():
+    streaks = np.uint8([0, 1, 2, 3, 4, 5, 6, 255])
+    assert SelfRegulation(max_sleep=8).sleep(streaks).tolist() == [0, 1, 2, 4, 8, 8, 8, 8]
+    assert SelfRegulation(max_sleep=1).sleep(streaks).tolist() == [0, 1, 1, 1, 1, 1, 1, 1]
+    assert SelfRegulation(max_sleep=60_000).sleep(streaks)[-1] == 60_000
+
+
+def test_tau_itself_passes_and_nan_fails():
+    confidence = np.float32([0.9, np.nextafter(np.float32(0.9), np.float32(0)), 1, 1, np.nan])
+    correct = np.array([True, True, True, False, True])
+    failed = SelfRegulation(confidence=0.9).admit(confidence, correct)
+    assert failed.tolist() == [False, True, False, True, True]
+
+
+def test_warm_up_and_finale_force_everybody():
+    policy = SelfRegulation(warmup=2, finale=3)
+    ledger = seen()
+    ledger["due"][:] = 1000
+    for epoch in range(20):
+        plan = policy.plan(ledger, POOL, at(epoch))
+        everybody = epoch < 2 or epoch >= 17
+        assert len(plan.ids) == (10 if everybody else 0)
+        assert (plan.forced is not None and plan.forced.all()) == everybody
+
+
+def test_who_is_due_after_a_pass_is_screened_and_who_failed_trains():
+    ledger = seen()
+    ledger["streak"][[1, 2, 3]] = 1
+    ledger["due"][[2, 3]] = [6, 5]
+    plan = SelfRegulation().plan(ledger, POOL, at(5))
+    assert plan.screen.tolist() == [1, 3]
+    assert plan.ids.tolist() == [0, 4, 5, 6, 7, 8, 9]
+
+
+def test_a_quota_keeps_the_least_confident_and_the_unseen_first():
+    ledger = seen()
+    ledger["last_epoch"][[8, 9]] = NEVER
+    ledger["confidence"][[8, 9]] = np.nan
+    plan = SelfRegulation(budget=0.4).plan(ledger, POOL, at(1))
+    assert sorted(plan.ids) == [0, 1, 8, 9]
+    assert plan.forced is None or not plan.forced.any()
+
+
+def test_a_quota_among_the_unseen_is_a_random_draw():
+    drawn = {
+        tuple(sorted(SelfRegulation(budget=0.3).plan(Ledger.new(10), POOL, at(0, seed=s)).ids))
+        for s in range(20)
+    }
+    assert len(drawn) > 10
+
+
+def test_a_quota_is_filled_with_the_sleepers_that_are_due_next():
+    ledger = seen()
+    ledger["streak"][3:] = 1
+    ledger["due"][3:] = [9, 5, 7, 4, 8, 6, 9]
+    plan = SelfRegulation(budget=0.5).plan(ledger, POOL, at(1))
+    assert set(plan.ids) == {0, 1, 2, 6, 4}
+    assert set(plan.ids[plan.forced]) == {6, 4}
+
+
+def test_a_random_quota_is_not_the_least_confident():
+    drawn = [
+        SelfRegulation(budget=0.5, quota="random").plan(seen(), POOL, at(1, seed=s)).ids
+        for s in range(40)
+    ]
+    counts = np.bincount(np.concatenate(drawn), minlength=10)
+    assert counts.min() > 5
+    assert all(len(ids) == 5 for ids in drawn)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"confidence": 0.0},
+        {"confidence": math.nan},
+        {"max_sleep": -1},
+        {"max_sleep": 70_000},
+        {"budget": 0.0},
+        {"budget": 1.5},
+        {"budget": 0.5, "when": "now"},
+    ],
+)
+def test_impossible_settings_are_refused(settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        SelfRegulation(**settings)

@@ -1,0 +1,218 @@
+"""The ledger's file, its merge, its table, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+
+from frugalkd.errors import LedgerError
+from frugalkd.ledger import NEVER, Ledger, merge
+from toys import same_columns
+
+
+def visited(samples=20, seed=0, epochs=4):
+    """A ledger that a random training has gone through."""
+    stream = np.random.default_rng(seed)
+    ledger = Ledger.new(samples, labels=stream.integers(4, size=samples))
+    for epoch in range(epochs):
+        visit(ledger, np.flatnonzero(stream.random(samples) < 0.7), epoch, stream)
+    ledger.epochs = float(epochs)
+    ledger.about = {"data": "d" * 64, "policy": "p", "classes": "a\nb"}
+    return ledger
+
+
+def visit(ledger, ids, epoch, stream):
+    failed = stream.random(len(ids)) < 0.5
+    ledger.record(
+        ids,
+        epoch=epoch,
+        confidence=stream.random(len(ids), dtype=np.float32),
+        correct=stream.random(len(ids)) < 0.5,
+        failed=failed,
+        screening=bool(stream.integers(2)),
+    )
+    ledger.trained(
+        ids,
+        participated=failed,
+        forced=~failed & (stream.random(len(ids)) < 0.5),
+        losses=stream.random(len(ids), dtype=np.float32),
+    )
+
+
+def test_a_new_ledger_has_seen_nothing():
+    ledger = Ledger.new(3, extra={"score": "float32"})
+    assert len(ledger) == 3
+    assert ledger["score"].dtype == np.float32
+    assert ledger["visits"].sum() == ledger["participations"].sum() == ledger["due"].sum() == 0
+    assert (ledger["last_epoch"] == NEVER).all()
+    assert np.isnan(ledger["confidence"]).all()
+    with pytest.raises(LedgerError, match="no finished epoch"):
+        _ = ledger.significance
+
+
+def test_what_is_saved_comes_back_and_is_the_same_bytes_each_time(tmp_path):
+    ledger = visited()
+    files = [tmp_path / f"{i}.safetensors" for i in range(12)]
+    for file in files:
+        ledger.save(file)
+    assert len({file.read_bytes() for file in files}) == 1
+    loaded = Ledger.load(files[0])
+    assert same_columns(loaded, ledger)
+    assert loaded.labels is not None
+    assert loaded.labels.tolist() == ledger.labels.tolist()
+    assert (loaded.epochs, loaded.about) == (ledger.epochs, ledger.about)
+    loaded.save(files[1])
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_folder_stands_for_the_ledger_in_it(tmp_path):
+    visited().save(tmp_path / "ledger.safetensors")
+    assert same_columns(Ledger.load(tmp_path), visited())
+
+
+def test_unreadable_files_are_refused_in_one_line(tmp_path):
+    path = tmp_path / "ledger.safetensors"
+    with pytest.raises(LedgerError, match="frugalkd teach"):
+        Ledger.load(path)
+    path.write_bytes(b"not safetensors")
+    with pytest.raises(LedgerError, match=r"^(?!.*\n).*not a readable ledger"):
+        Ledger.load(path)
+    save_file({"x": np.zeros(3)}, path)
+    with pytest.raises(LedgerError, match="not a ledger"):
+        Ledger.load(path)
+    visited().save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(LedgerError, match="not a readable ledger"):
+        Ledger.load(path)
+    arrays = load_file(str(_saved(visited(), tmp_path)))
+    meta = {"frugalkd-ledger": '{"schema": "1", "epochs": "2.0"}'}
+    for damage in (
+        {**arrays, "visits": arrays["visits"][:-1]},
+        {**arrays, "visits": arrays["visits"].astype(np.int64)},
+        {k: v for k, v in arrays.items() if k != "streak"},
+    ):
+        save_file(damage, path, metadata=meta)
+        with pytest.raises(LedgerError, match="damaged"):
+            Ledger.load(path)
+    for entry, message in {
+        '{"schema": "2", "epochs": "1"}': "another schema",
+        '{"schema": "1"}': "epochs",
+        "nonsense": "damaged",
+    }.items():
+        save_file(arrays, path, metadata={"frugalkd-ledger": entry})
+        with pytest.raises(LedgerError, match=message):
+            Ledger.load(path)
+
+
+def _saved(ledger, folder):
+    ledger.save(folder / "whole.safetensors")
+    return folder / "whole.safetensors"
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32), parts=st.integers(1, 4), epochs=st.integers(0, 3))
+def test_merged_parts_equal_one_ledger(seed, parts, epochs):
+    base = visited(seed=seed, epochs=epochs)
+    stream = np.random.default_rng(seed + 1)
+    owner = stream.integers(parts + 1, size=len(base))  # one share is looked at by nobody
+    whole, copies = base.copy(), [base.copy() for _ in range(parts)]
+    for part, copy in enumerate(copies):
+        ids = np.flatnonzero(owner == part)
+        for ledger in (whole, copy):
+            visit(ledger, ids, epochs, np.random.default_rng(part))
+    for ledger in (whole, *copies):
+        ledger.epochs = epochs + 1.0
+    merged = merge(base, copies)
+    assert same_columns(merged, whole)
+    assert merged.epochs == whole.epochs
+
+
+def test_parts_that_share_a_sample_or_differ_in_length_do_not_merge():
+    base, stream = visited(), np.random.default_rng(1)
+    one, other = base.copy(), base.copy()
+    for part in (one, other):
+        visit(part, np.array([7]), 9, stream)
+    with pytest.raises(LedgerError, match="sample 7"):
+        merge(base, [one, other])
+    with pytest.raises(LedgerError, match="19 samples into 20"):
+        merge(base, [visited(samples=19)])
+
+
+def test_a_copy_shares_nothing():
+    ledger = visited()
+    copy = ledger.copy()
+    copy["visits"][:] = 9
+    copy.labels[:] = 9
+    copy.about["data"] = "other"
+    assert same_columns(ledger, visited())
+    assert ledger.about == visited().about
+    assert ledger.labels.tolist() == visited().labels.tolist()
+
+
+def test_significance_is_a_share_of_the_epochs():
+    ledger = Ledger.new(3)
+    ledger["participations"][:] = [0, 2, 3]
+    ledger.epochs = 2.5
+    np.testing.assert_allclose(ledger.significance, [0, 0.8, 1.0])
+    assert ledger.significance.dtype == np.float32
+
+
+def test_a_streak_stops_at_255():
+    ledger, one = Ledger.new(1), np.array([0])
+    for epoch in range(300):
+        ledger.record(
+            one,
+            epoch=epoch,
+            confidence=np.float32([1]),
+            correct=np.array([True]),
+            failed=np.array([False]),
+            screening=False,
+        )
+    assert ledger["streak"][0] == 255
+    assert ledger["visits"][0] == 300
+
+
+def test_a_look_twice_in_an_epoch_is_one_visit_in_one_view():
+    ledger, ids = Ledger.new(2), np.array([1])
+    assert ledger.views(ids, 0).tolist() == [0]
+    for failed in (True, False):
+        ledger.record(
+            ids,
+            epoch=0,
+            confidence=np.float32([0.5]),
+            correct=np.array([True]),
+            failed=np.array([failed]),
+            screening=failed,
+        )
+        assert ledger.views(ids, 0).tolist() == [0]
+    assert ledger["visits"].tolist() == [0, 1]
+    assert ledger["streak"].tolist() == [0, 1]
+    assert ledger.views(ids, 1).tolist() == [1]
+
+
+def test_the_table_is_csv_with_one_row_a_sample(tmp_path):
+    ledger = visited()
+    ledger.export(tmp_path / "ledger.csv")
+    with open(tmp_path / "ledger.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["id"]) for row in rows] == list(range(20))
+    assert [int(row["visits"]) for row in rows] == ledger["visits"].tolist()
+    assert [np.float32(row["significance"]) for row in rows] == ledger.significance.tolist()
+    assert [row["correct"] == "True" for row in rows] == ledger.correct.tolist()
+    with pytest.raises(LedgerError, match=r"\.csv or \.parquet"):
+        ledger.export(tmp_path / "ledger.xls")
+
+
+def test_the_table_is_parquet_too(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    ledger = visited()
+    ledger.export(tmp_path / "ledger.parquet")
+    table = parquet.read_table(tmp_path / "ledger.parquet").to_pydict()
+    assert table["id"] == list(range(20))
+    assert table["participations"] == ledger["participations"].tolist()
