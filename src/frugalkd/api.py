@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from frugalkd.data.source import Collate, data_digest
-from frugalkd.engine import Listener, Run, Trainer, accelerator_for
+from frugalkd.engine import Caller, Listener, Run, Trainer, accelerator_for
 from frugalkd.errors import LedgerError, ModelError, TargetsError
 from frugalkd.evaluation import measure, predict
 from frugalkd.flops import flops_of_data
@@ -231,6 +231,7 @@ def _train(
         weights=weights,
         targets=targets,
         model=model,
+        forward=Caller(model, training, accelerator),
         collate=collate,
         num_workers=training.num_workers,
         pin_memory=accelerator.device.type == "cuda",

@@ -73,15 +73,22 @@ def resolve_device(device: str) -> torch.device:
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
-class _Called(nn.Module):
-    """A model that takes whatever inputs a batch has, a mapping too."""
+class Caller(nn.Module):
+    """How a model is called, for training and for looking alike: the inputs of a batch of data, in
+    the settings' memory format, under the accelerator's precision."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, training: Training, accelerator: Accelerator):
         super().__init__()
         self.model = model
+        self.channels_last = training.channels_last
+        self.autocast = accelerator.autocast
 
-    def forward(self, inputs: Any) -> Tensor:
-        return call(self.model, inputs)
+    def forward(self, data: Any) -> Tensor:
+        inputs = inputs_of(data)
+        if self.channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        with self.autocast():
+            return call(self.model, inputs)
 
 
 @dataclass
@@ -107,6 +114,7 @@ class Trainer:
     listener: Listener = lambda record: None
 
     def __post_init__(self) -> None:
+        self.call = Caller(self.model, self.training, self.accelerator)
         self.optimizer = make_optimizer(self.model, self.training.optimizer)
         self.step = 0
         self.bad = torch.zeros((), device=self.accelerator.device)
@@ -139,8 +147,7 @@ class Trainer:
             group["lr"] = rate
         labels = batch.labels
         with phase("forward"):
-            with self.accelerator.autocast():
-                logits = call(self.model, self._placed(inputs_of(batch.data)))
+            logits = self.call(batch.data)
             losses = self.objective(logits, batch.targets, labels)
             loss = batch.reduce(losses)
         with phase("backward"):
@@ -158,11 +165,6 @@ class Trainer:
             batch.observe(logits, labels, losses)
         self.step += 1
         return loss.detach()
-
-    def _placed(self, inputs: Any) -> Any:
-        if self.training.channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
-            return inputs.contiguous(memory_format=torch.channels_last)
-        return inputs
 
     def _finish_epoch(self, epoch: Epoch, losses: list[Tensor]) -> None:
         record = {
@@ -191,14 +193,14 @@ class Trainer:
         )[:rows]
         ids = selection.pool[chosen.numpy()]
 
-        def inputs() -> Iterator[tuple[Any]]:
+        def batches() -> Iterator[tuple[Any]]:
             # Counted as they are read: update_bn reads nothing where there is no BatchNorm.
             for block, _, data in selection.read(ids, self.training.batch_size):
                 selection.meters.student_forwards += len(block)
-                yield (self._placed(inputs_of(data)),)
+                yield (data,)
 
-        with selection.meters.phase("recalibrate"), self.accelerator.autocast():
-            torch.optim.swa_utils.update_bn(inputs(), _Called(self.model))
+        with selection.meters.phase("recalibrate"):
+            torch.optim.swa_utils.update_bn(batches(), self.call)
 
     def save(self) -> None:
         """A checkpoint of the finished epoch; the one before it goes away once this one is safe."""
