@@ -25,10 +25,10 @@ BUILT_IN: dict[str, Arm] = {
 """Arms that every recipe has; a recipe's own arm of the same name takes the place of one."""
 
 _ABOUT = {
-    "vanilla": "every sample, every epoch",
-    "significance": "every sample, teacher's weights",
-    "regulated": "samples it still needs",
-    "hybrid": "samples it needs, teacher's weights",
+    "vanilla": "all, in every epoch",
+    "significance": "all, weighted by teacher",
+    "regulated": "only what it still needs",
+    "hybrid": "what it needs, weighted",
 }
 
 

@@ -120,14 +120,14 @@ def _short(matched: Matched) -> Settings:
 
 CONTROLS: dict[str, Control] = {
     "random": Control(
-        "random samples, as many as {arm}", lambda run: _subset(run, _even(run), redraw=True)
+        "random, as many as {arm}", lambda run: _subset(run, _even(run), redraw=True)
     ),
     "random-counts": Control(
-        "random samples, {arm}'s count each epoch",
+        "random, {arm}'s count each epoch",
         lambda run: _subset(run, run.rows, redraw=True),
     ),
     "random-static": Control(
-        "one fixed random subset, as {arm}", lambda run: _subset(run, _even(run), redraw=False)
+        "fixed random subset, as {arm}", lambda run: _subset(run, _even(run), redraw=False)
     ),
-    "short": Control("every sample, fewer epochs, as {arm}", _short),
+    "short": Control("all, fewer epochs, as {arm}", _short),
 }

@@ -21,9 +21,10 @@ def comparison_table(comparison: dict[str, Any]) -> Table:
         width=80,
         padding=(0, 1, 0, 0),
         pad_edge=False,
+        show_edge=False,
     )
-    table.add_column("arm", overflow="fold", min_width=12, max_width=13)
-    table.add_column("what trains", ratio=1, min_width=16)
+    table.add_column("arm", overflow="fold", min_width=12, max_width=16)
+    table.add_column("who takes part", ratio=1, min_width=16)
     for heading in _headings(comparison):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in comparison["arms"]:
@@ -36,7 +37,11 @@ def comparison_table(comparison: dict[str, Any]) -> Table:
 
 def markdown_table(comparison: dict[str, Any]) -> str:
     """The same rows as a Markdown table, with the notes below it."""
-    headings = ["arm", "what trains", *(name.replace("\n", " ") for name in _headings(comparison))]
+    headings = [
+        "arm",
+        "who takes part",
+        *(name.replace("\n", " ") for name in _headings(comparison)),
+    ]
     lines = [
         f"| {' | '.join(headings)} |",
         f"|{'---|' * 2}{'---:|' * (len(headings) - 2)}",

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from frugalkd.compare import compare
+from frugalkd.compare.controls import TOLERANCE
+from frugalkd.compare.worker import carry_out
+from frugalkd.errors import RecipeError, RunFolderError, UnknownName
+from frugalkd.recipes.load import override
+
+
+def kinds(started):
+    return [(key.kind, key.name, key.seed) for key in started]
+
+
+def runs(started):
+    """Names and seeds of the runs; a look at whether soft targets are stored is none."""
+    return [(key.name, key.seed) for key in started if key.kind != "targets"]
+
+
+def test_every_control_matches_its_run_seed_by_seed(workers, tiny, tmp_path):
+    controls = [f"{c}:hybrid" for c in ("random", "random-counts", "random-static", "short")]
+    comparison = compare(tiny, arms=["vanilla", *controls], seeds=2, out=tmp_path, jobs=3)
+    rows = {row["arm"]: row for row in comparison["arms"]}
+    assert list(rows) == ["vanilla", "hybrid", *controls]
+    assert 0 < rows["hybrid"]["budget"]["mean"] < 1
+    for name in controls:
+        assert rows[name]["control_of"] == "hybrid"
+        assert len(rows[name]["matched"]["ratios"]) == 2
+        assert rows[name]["matched"]["ratios"] == pytest.approx([1, 1], abs=TOLERANCE)
+        assert rows[name]["matched"]["within_tolerance"]
+        assert rows[name]["budget"]["values"] == pytest.approx(
+            rows["hybrid"]["budget"]["values"], rel=TOLERANCE
+        )
+    copied = history(tmp_path, "random-counts--hybrid")
+    assert copied == history(tmp_path, "hybrid")
+    assert rows["vanilla"]["budget"]["values"] == [1.0, 1.0]
+
+
+def history(out, arm, seed=0):
+    results = json.loads((out / f"runs/{arm}/seed-{seed}/results.json").read_text())
+    return [record["rows"] for record in results["history"]]
+
+
+def test_the_file_and_its_keys(workers, tiny, tmp_path):
+    events = []
+    comparison = compare(
+        tiny, arms=["vanilla", "regulated"], seeds=[3, 5], out=tmp_path, listener=events.append
+    )
+    assert json.loads((tmp_path / "comparison.json").read_text()) == comparison
+    assert comparison["schema"] == 1
+    assert comparison["reference"] == "vanilla"
+    assert comparison["complete"]
+    assert comparison["split"] == "test"
+    vanilla, regulated = comparison["arms"]
+    assert vanilla["seeds"] == [3, 5]
+    assert len(vanilla["accuracy"]["values"]) == 2
+    assert vanilla["accuracy"]["ci95"][0] <= vanilla["accuracy"]["mean"]
+    assert vanilla["difference"] is None
+    assert vanilla["wall_ratio"]["mean"] == 1.0
+    pairs = zip(regulated["accuracy"]["values"], vanilla["accuracy"]["values"], strict=True)
+    gaps = [ours - theirs for ours, theirs in pairs]
+    assert regulated["difference"]["mean"] == pytest.approx(sum(gaps) / 2)
+    assert regulated["meters"]["samples_backpropagated"] > 0
+    assert [teacher["teacher"] for teacher in comparison["teachers"]] == ["self-regulated"]
+    assert comparison["teachers"][0]["targets"]["rows"] >= 300
+    assert comparison["failed"] == []
+    # Teachers first, then seed by seed; the reference and its rival start alike.
+    assert kinds(workers.started)[2:] == [
+        ("distill", "vanilla", 3),
+        ("distill", "regulated", 3),
+        ("distill", "vanilla", 5),
+        ("distill", "regulated", 5),
+    ]
+    last = events[-1]
+    assert (last["event"], last["finished"], last["total"]) == ("done", 5, 5)
+
+
+def test_arms_of_a_seed_start_alike_and_see_the_same_order(workers, tiny, tmp_path):
+    arms = {"again": {"set": {"student.mode": "vanilla"}}}
+    recipe = override(tiny, {"arms": arms})
+    compare(recipe, arms=["vanilla", "again"], seeds=2, out=tmp_path)
+    weights = {
+        (arm, seed): (tmp_path / f"runs/{arm}/seed-{seed}/student.safetensors").read_bytes()
+        for arm in ("vanilla", "again")
+        for seed in (0, 1)
+    }
+    assert weights["vanilla", 0] == weights["again", 0]
+    assert weights["vanilla", 1] == weights["again", 1]
+    assert weights["vanilla", 0] != weights["vanilla", 1]
+
+
+def test_one_seed_has_no_interval(workers, tiny, tmp_path):
+    comparison = compare(tiny, arms=["ce"], seeds=1, out=tmp_path)
+    assert comparison["reference"] == "ce"
+    assert comparison["arms"][0]["accuracy"]["ci95"] is None
+    assert comparison["arms"][0]["teacher"] is None
+    assert kinds(workers.started) == [("distill", "ce", 0)]
+    assert "one seed" in comparison["notes"][-1]
+
+
+def test_a_killed_comparison_goes_on_and_a_done_one_runs_nothing(workers, tiny, tmp_path):
+    arms = ["vanilla", "hybrid", "short:hybrid"]
+    workers.stop_after = 4
+    with pytest.raises(KeyboardInterrupt):
+        compare(tiny, arms=arms, seeds=2, out=tmp_path)
+    partly = json.loads((tmp_path / "comparison.json").read_text())
+    assert not partly["complete"]
+    workers.stop_after = None
+    whole = compare(tiny, arms=arms, seeds=2, out=tmp_path)
+    assert whole["complete"]
+    assert len(set(runs(workers.started))) == len(runs(workers.started)) == 1 + 6
+    del workers.started[:]
+    again = compare(tiny, arms=arms, seeds=2, out=tmp_path)
+    assert workers.started == []
+    assert again["arms"] == whole["arms"]
+    assert again["teachers"] == whole["teachers"]
+
+
+def test_another_arm_or_seed_runs_alone(workers, tiny, tmp_path):
+    compare(tiny, arms=["vanilla"], seeds=1, out=tmp_path)
+    del workers.started[:]
+    compare(tiny, arms=["vanilla", "ce"], seeds=1, out=tmp_path)
+    assert kinds(workers.started) == [("distill", "ce", 0)]
+    del workers.started[:]
+    compare(tiny, arms=["vanilla", "ce"], seeds=2, out=tmp_path)
+    assert runs(workers.started) == [("ce", 1), ("vanilla", 1)]
+
+
+def test_extra_teachers_are_trained_and_shown(workers, tiny, tmp_path):
+    comparison = compare(tiny, arms=["ce"], seeds=1, out=tmp_path, teachers=["conventional"])
+    (teacher,) = comparison["teachers"]
+    assert teacher["teacher"] == "conventional"
+    assert teacher["budget"] == 1.0
+    assert 0 < teacher["accuracy"] <= 1
+    assert teacher["targets"] is None
+
+
+def test_a_failing_run_is_named_and_the_others_go_on(workers, tiny, tmp_path):
+    def broken(task):
+        if task["kind"] == "distill" and task["recipe"]["student"]["mode"] == "regulated":
+            return {"error": "the loss is not finite", "type": "NonFiniteLoss"}
+        return carry_out(task)
+
+    workers.carry_out = broken
+    arms = ["vanilla", "regulated", "short:regulated"]
+    comparison = compare(tiny, arms=arms, seeds=2, out=tmp_path)
+    vanilla, regulated, short = comparison["arms"]
+    assert comparison["complete"]
+    assert None not in vanilla["accuracy"]["values"]
+    assert regulated["accuracy"] == {"mean": None, "ci95": None, "values": [None, None]}
+    assert (regulated["collapsed"], regulated["failed"]) == (2, [0, 1])
+    assert short["collapsed"] == 2
+    errors = {(row["name"], row["seed"]): row["error"] for row in comparison["failed"]}
+    assert errors["regulated", 1] == "the loss is not finite"
+    assert errors["short:regulated", 1].startswith("regulated, which it matches, failed: the loss")
+    # Once mended, only what failed is run.
+    del workers.started[:]
+    workers.carry_out = carry_out
+    assert compare(tiny, arms=arms, seeds=2, out=tmp_path)["failed"] == []
+    assert {name for name, _ in runs(workers.started)} == {"regulated", "short:regulated"}
+
+
+def test_a_failing_teacher_fails_its_students_only(workers, tiny, tmp_path):
+    def broken(task):
+        return {"error": "no", "type": "X"} if task["kind"] == "teach" else carry_out(task)
+
+    workers.carry_out = broken
+    comparison = compare(tiny, arms=["vanilla", "ce"], seeds=1, out=tmp_path)
+    assert [row["name"] for row in comparison["failed"]] == ["self-regulated", "vanilla"]
+    assert comparison["failed"][1]["error"] == "its teacher self-regulated failed: no"
+    assert comparison["arms"][1]["accuracy"]["mean"] > 0
+
+
+def test_a_run_at_chance_has_collapsed_and_stays_in_the_mean(workers, tiny, tmp_path):
+    arms = {"dead": {"set": {"student.mode": "vanilla", "student.training.optimizer.lr": 0.0}}}
+    recipe = override(tiny, {"arms": arms})
+    comparison = compare(recipe, arms=["dead"], seeds=[1], out=tmp_path)
+    (dead,) = comparison["arms"]
+    value = dead["accuracy"]["values"][0]
+    assert dead["accuracy"]["mean"] == value
+    assert dead["collapsed"] == int(value <= 0.15)
+
+
+def test_an_error_of_any_kind_becomes_one_line(tiny, tmp_path):
+    plain = override(tiny, {"student.mode": "hybrid"}).model_dump(mode="json")
+    task = {"kind": "distill", "recipe": plain, "out": str(tmp_path / "run"), "teacher": None}
+    reply = carry_out(task)
+    assert reply["type"] == "LedgerError" or reply["type"] == "ModelError"
+    assert "\n" not in reply["error"]
+    reply = carry_out({**task, "recipe": {}})
+    assert reply["type"] == "ValidationError"
+    assert "Traceback" in reply["traceback"]
+
+
+def test_refusals(workers, tiny, tmp_path):
+    with pytest.raises(UnknownName, match="unknown arm"):
+        compare(tiny, arms=["nothing"], seeds=1, out=tmp_path)
+    with pytest.raises(UnknownName, match="unknown teacher"):
+        compare(tiny, arms=["ce"], seeds=1, out=tmp_path, teachers=["nobody"])
+    for seeds in (0, [], [1, 1], [-1]):
+        with pytest.raises(RecipeError, match="seeds"):
+            compare(tiny, arms=["ce"], seeds=seeds, out=tmp_path)
+    with pytest.raises(RecipeError, match="jobs"):
+        compare(tiny, arms=["ce"], seeds=1, out=tmp_path, jobs=0)
+    compare(tiny, arms=["ce"], seeds=1, out=tmp_path)
+    other = override(tiny, {"student.training.epochs": 2})
+    with pytest.raises(RunFolderError, match="another 'student'"):
+        compare(other, arms=["ce"], seeds=1, out=tmp_path)
+
+
+def test_an_arm_that_changed_is_named(workers, tiny, tmp_path):
+    compare(tiny, arms=["ce", "vanilla"], seeds=1, out=tmp_path)
+    arms = {"ce": {"set": {"student.mode": "vanilla", "student.training.epochs": 1}}}
+    changed = compare(override(tiny, {"arms": arms}), arms=["ce", "vanilla"], seeds=1, out=tmp_path)
+    (failure,) = changed["failed"]
+    assert failure["name"] == "ce"
+    assert "another" in failure["error"]
+    assert len(workers.started) == 4
