@@ -87,7 +87,7 @@ class Selection:
         num_workers: int = 0,
         pin_memory: bool = False,
         drop_last: bool = False,
-        screen_batch: int = 1000,
+        screen_batch: int = 256,
         device: torch.device | str = "cpu",
         ledger: Ledger | None = None,
         meters: Meters | None = None,

@@ -68,7 +68,7 @@ class Training:
     channels_last: bool = False
     drop_last: bool = False
     recalibrate_bn: int = 0
-    screen_batch: int = 1000
+    screen_batch: int = 256
     num_workers: int = 0
 
     def __post_init__(self) -> None:
