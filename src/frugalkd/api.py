@@ -25,7 +25,7 @@ from frugalkd.modes import MODES, ModeName, significance_weights
 from frugalkd.objectives import KD, CrossEntropy, Objective
 from frugalkd.policies import Policy, SelfRegulation
 from frugalkd.selection import Selection
-from frugalkd.teachers import LiveTeacher, Targets
+from frugalkd.teachers import LiveTeacher, StoredTargets, Targets
 from frugalkd.training import Training
 
 
@@ -127,7 +127,8 @@ def distill(
 
     Raises:
         LedgerError: the mode needs a ledger and there is none, or it is of other data.
-        TargetsError: the objective needs a teacher and there is none.
+        TargetsError: the objective needs a teacher and there is none, or the stored targets are of
+            other data or another augmentation.
         UnsupportedData, NonFiniteLoss: as in :func:`train_teacher`.
     """
     if mode is None and policy is None and weights is None:
@@ -144,6 +145,8 @@ def distill(
             f"{type(objective).__name__} needs a teacher: pass teacher=, or CrossEntropy() to do "
             "without"
         )
+    if isinstance(targets, StoredTargets):
+        targets.check(None, data)
     return _train(
         student,
         data,

@@ -77,8 +77,10 @@ class StoredTargets(Targets):
         which = torch.from_numpy(views % self.logits.shape[0]).to(self.logits.device)
         return self.logits[which, rows]
 
-    def check(self, teacher: nn.Module, dataset: Dataset) -> None:
+    def check(self, teacher: nn.Module | None, dataset: Dataset) -> None:
         """Refuse targets that belong to another teacher, other data or another augmentation.
+
+        Without a ``teacher`` at hand, data and augmentation alone are checked.
 
         Raises:
             TargetsError: naming which of them differ.
@@ -116,11 +118,11 @@ class StoredTargets(Targets):
         return cls(logits, about)
 
 
-def describe(teacher: nn.Module, dataset: Dataset) -> dict[str, str]:
+def describe(teacher: nn.Module | None, dataset: Dataset) -> dict[str, str]:
     """What stored targets are bound to: digests of the teacher, the data and the augmentation."""
     augmentation = getattr(dataset, "augmentation", None)
     return {
-        "teacher": model_digest(teacher),
+        **({} if teacher is None else {"teacher": model_digest(teacher)}),
         "data set": data_digest(dataset),
         "augmentation": f"{augmentation} seed {getattr(dataset, 'seed', None)}",
     }

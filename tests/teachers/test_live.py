@@ -1,0 +1,61 @@
+"""A live teacher is asked without leaving a trace in it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from frugalkd.teachers import LiveTeacher
+
+
+def teacher():
+    torch.manual_seed(0)
+    made = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Linear(5, 2))
+    made.train()
+    made[1].eval()
+    return made
+
+
+def test_it_answers_in_eval_mode_and_stays_as_it_was():
+    model, x = teacher(), torch.randn(8, 3)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    live = LiveTeacher(model)
+    stream = torch.get_rng_state()
+    at = np.arange(8), np.zeros(8, np.int64)
+    answers = [live.fetch(*at, x) for _ in range(2)]
+    assert torch.equal(torch.get_rng_state(), stream)
+    assert torch.equal(answers[0], answers[1])
+    assert not answers[0].requires_grad
+    assert [module.training for module in model] == [True, False, True, True]
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    torch.testing.assert_close(answers[0], model.eval()(x).detach())
+
+
+def test_it_counts_its_queries_and_knows_any_view():
+    live = LiveTeacher(teacher())
+    assert live.views is None
+    for rows in (8, 3):
+        live.fetch(np.arange(rows), np.zeros(rows, np.int64), torch.zeros(rows, 3))
+    assert live.queries == 11
+
+
+def test_inputs_are_what_the_batch_has_beside_its_labels():
+    class Named(nn.Module):
+        def forward(self, pixels):
+            return pixels * 2
+
+    live = LiveTeacher(Named())
+    data = {"pixels": torch.ones(2, 3), "label": torch.zeros(2, dtype=torch.int64)}
+    assert live.fetch(np.arange(2), np.zeros(2, np.int64), data).eq(2).all()
+    by_hand = LiveTeacher(Named(), forward=lambda data: data["pixels"] - 1)
+    assert by_hand.fetch(np.arange(2), np.zeros(2, np.int64), data).eq(0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_answers_are_float32(dtype):
+    live = LiveTeacher(nn.Linear(3, 2).to(dtype))
+    answer = live.fetch(np.arange(2), np.zeros(2, np.int64), torch.zeros(2, 3, dtype=dtype))
+    assert answer.dtype == torch.float32
