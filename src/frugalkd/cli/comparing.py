@@ -21,6 +21,7 @@ from frugalkd.cli.options import (
 from frugalkd.cli.progress import RunsProgress
 from frugalkd.cli.resolving import print_dry_run, resolve
 from frugalkd.modes import MODES
+from frugalkd.recipes.load import check_variants
 from frugalkd.show import print_command, stdout
 
 if TYPE_CHECKING:
@@ -76,8 +77,8 @@ def compare(
         typer.Option(
             "--arms",
             metavar="A,B,...",
-            help="The rows to run: a mode, 'ce' (no teacher), an arm of the recipe, or a control of "
-            "another row (random, random-counts, random-static, short); by default the recipe's "
+            help="The rows to run: a mode, 'ce' (no teacher), an arm of the recipe, or a control "
+            "of another row (random, random-counts, random-static, short); by default the recipe's "
             "arms: [cyan]--arms vanilla,hybrid,short:hybrid[/cyan].",
             show_default=False,
         ),
@@ -121,7 +122,8 @@ def _chosen(arms: str, recipe: Recipe) -> list[str]:
 
     asked = [arm.strip() for arm in arms.split(",") if arm.strip()]
     chosen = list(dict.fromkeys(asked)) or list(recipe.arms) or list(MODES)
-    resolve_arms(recipe, chosen)
+    resolved = resolve_arms(recipe, chosen)
+    check_variants(recipe, [arm.name for arm in resolved])
     return chosen
 
 

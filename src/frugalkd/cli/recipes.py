@@ -15,7 +15,6 @@ from frugalkd.recipes.strict_yaml import load_yaml
 from frugalkd.show import print_command, stdout
 
 app = typer.Typer(
-    help="List the recipes that come with frugalkd, or print one to start from.",
     invoke_without_command=True,
     no_args_is_help=False,
     rich_markup_mode="rich",
@@ -25,7 +24,7 @@ SCHEMAS = ("comparison", "recipe", "results")
 
 @app.callback()
 def recipes(context: typer.Context, as_json: JsonOption = False) -> None:
-    """List the recipes that come with frugalkd.
+    """List the recipes that come with frugalkd, or print one to start from.
 
     [bold]Examples[/bold]
 

@@ -23,6 +23,7 @@ from frugalkd.cli.options import (
 from frugalkd.cli.progress import EpochProgress
 from frugalkd.cli.resolving import print_dry_run, resolve
 from frugalkd.modes import MODES
+from frugalkd.policies import Ungated
 from frugalkd.show import print_command, stdout, summary_table
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def teach(
         lambda listener: run(made, out, resume=resume, listener=listener),
     )
     student = out.parent / ("student" if out.name != "student" else "distilled")
-    gated = made.teacher.policy.name == "self-regulation"
+    gated = not isinstance(made.teacher.policy.build(), Ungated)
     command = ["frugalkd", "distill", recipe, "--mode", "hybrid" if gated else "regulated"]
     command += ["--teacher", str(out), "--out", str(student)]
     for setting in settings:

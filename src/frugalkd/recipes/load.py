@@ -5,7 +5,7 @@ Listing and printing recipes does not import torch; validating one does (its reg
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,8 +72,8 @@ def override(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
 
 def check_names(recipe: Recipe) -> None:
     """Refuse, before anything is trained, what the schema alone cannot see: unknown models and
-    data sets, options that they do not take, malformed import paths, and the same in the teachers
-    and arms of a comparison. Nothing of the user's is imported.
+    data sets, options that they do not take, malformed import paths. Nothing of the user's is
+    imported.
 
     Raises:
         RecipeError: one line that names the field.
@@ -84,10 +84,20 @@ def check_names(recipe: Recipe) -> None:
     _check_spec("data", recipe.data, "data set", DATA)
     _check_spec("teacher.model", recipe.teacher.model, "model", MODELS)
     _check_spec("student.model", recipe.student.model, "model", MODELS)
+
+
+def check_variants(recipe: Recipe, arms: Collection[str]) -> None:
+    """:func:`check_names` for the recipe's teachers, and for those of its own arms that ``arms``
+    names, as a comparison makes them.
+
+    Raises:
+        RecipeError: one line that names the teacher or the arm, and the field.
+    """
     for name, settings in recipe.teachers.items():
         _check_variant(f"teachers.{name}", recipe, settings)
     for name, arm in recipe.arms.items():
-        _check_variant(f"arms.{name}.set", recipe, arm.set)
+        if name in arms:
+            _check_variant(f"arms.{name}.set", recipe, arm.set)
 
 
 def import_paths(recipe: Recipe) -> list[str]:
@@ -97,12 +107,8 @@ def import_paths(recipe: Recipe) -> list[str]:
 
 
 def _check_variant(where: str, recipe: Recipe, settings: Mapping[str, Any]) -> None:
-    if not settings:
-        return
     try:
-        variant = override(recipe, settings)
-        # Its own arms are those of the recipe: looking at them again would never end.
-        check_names(variant.model_copy(update={"arms": {}, "teachers": {}}))
+        check_names(override(recipe, settings))
     except RecipeError as error:
         raise RecipeError(f"{where}: {error}") from None
 

@@ -12,7 +12,6 @@ import numpy as np
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from frugalkd.batches import call
@@ -166,7 +165,9 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             f"{path} holds more than weights, which would need pickle: save model.state_dict(), "
             "best as safetensors"
         ) from None
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
+    except ModelError:
+        raise
+    except Exception as error:  # a damaged file makes the readers fail in many ways
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(f"{path} cannot be read as weights: {reason}") from None
     for key in ("state_dict", "model"):

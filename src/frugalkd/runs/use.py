@@ -53,7 +53,7 @@ def _on_held_out(run: Path, loaded: Loaded) -> tuple[Any, Any, str]:
         recipe = Recipe.model_validate(read_results(run)["recipe"])
     except (KeyError, ValueError):
         raise RunFolderError(f"{run / 'results.json'} is damaged: its recipe is none") from None
-    material = make_data(recipe, Augment(), recipe.seed)
+    material = make_data(recipe, Augment(crop=0, flip=False), recipe.seed)
     if material.held_out is None:
         raise DataError(f"the data of {run} have no held-out part: name some with --data")
     held_out = material.held_out

@@ -1,0 +1,217 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+import frugalkd
+from frugalkd.data import ImageData
+from frugalkd.errors import DataError, FrugalKDError, ModelError, RunFolderError
+from frugalkd.evaluation import predict
+from frugalkd.models import build_model
+from frugalkd.runs.load import load, load_weights
+
+SHAPE, CLASSES = (3, 6, 5), ("ant", "bee", "cat")
+
+
+def _data(samples: int = 7) -> ImageData:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (samples, *SHAPE), dtype=torch.uint8, generator=generator)
+    labels = torch.arange(samples) % len(CLASSES)
+    return ImageData(images, labels, CLASSES, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
+
+
+def _model() -> nn.Module:
+    return build_model("mlp", num_classes=3, in_channels=3, image_size=(6, 5), hidden=[4])
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    card = {
+        "schema": 1,
+        "model": {"name": "mlp", "options": {"hidden": [4]}},
+        "weights": "student.safetensors",
+        "num_classes": 3,
+        "shape": list(SHAPE),
+        "mean": [0.4, 0.5, 0.6],
+        "std": [0.2, 0.3, 0.25],
+        "classes": list(CLASSES),
+    }
+    (tmp_path / "model.json").write_text(json.dumps(card))
+    safetensors.torch.save_file(_model().state_dict(), tmp_path / "student.safetensors")
+    return tmp_path
+
+
+def _change(run: Path, **values) -> None:
+    card = json.loads((run / "model.json").read_text())
+    (run / "model.json").write_text(json.dumps({**card, **values}))
+
+
+def test_a_loaded_model_predicts_what_the_run_measured(run):
+    data, loaded = _data(), frugalkd.load(run)
+    expected, _ = predict(loaded.model, data)
+    classes, probabilities = loaded.predict(data.images, batch_size=3)
+    assert loaded.classes == CLASSES
+    assert np.array_equal(probabilities.argmax(axis=1), classes)
+    # Batches of another size may round differently.
+    np.testing.assert_allclose(probabilities, expected, atol=1e-6)
+
+
+def test_preprocessing_gives_the_very_pixels_of_training(run):
+    data, loaded = _data(), load(run)
+    x, _ = data.batch(range(len(data)), np.zeros(len(data), dtype=np.int64))
+    assert loaded.preprocess is not None
+    assert torch.equal(loaded.preprocess(data.images), x)
+
+
+def test_every_form_of_an_image_gives_the_same_input(run):
+    from PIL import Image
+
+    data, preprocess = _data(), load(run).preprocess
+    assert preprocess is not None
+    expected = preprocess(data.images)
+    channels_last = data.images.permute(0, 2, 3, 1).numpy()
+    pictures = [Image.fromarray(np.ascontiguousarray(image)) for image in channels_last]
+    for form in (
+        data.images.numpy(),
+        channels_last,
+        torch.from_numpy(channels_last),
+        pictures,
+        list(channels_last),
+    ):
+        assert torch.equal(preprocess(form), expected)
+    for form in (data.images[0], channels_last[0], pictures[0]):
+        assert torch.equal(preprocess(form), expected[:1])
+    torch.testing.assert_close(preprocess(data.images / 255), expected)
+
+
+def test_pictures_of_another_size_and_mode_are_resized(run):
+    from PIL import Image
+
+    preprocess = load(run).preprocess
+    assert preprocess is not None
+    assert preprocess(Image.new("L", (40, 30))).shape == (1, *SHAPE)
+
+
+def test_no_images_give_no_rows(run):
+    classes, probabilities = load(run).predict([])
+    assert classes.shape == (0,)
+    assert probabilities.shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((2, 9, 9, 3), np.uint8),
+        np.zeros((2, 6, 5), np.uint8),
+        np.full((2, *SHAPE), 7.0, np.float32),
+        np.zeros((2, *SHAPE), np.int64),
+        np.array(["a"]),
+        "picture.png",
+        np.full((2, *SHAPE), np.nan, np.float32),
+    ],
+)
+def test_images_that_do_not_fit_are_refused(run, images):
+    with pytest.raises(DataError) as caught:
+        load(run).predict(images)
+    assert "\n" not in str(caught.value)
+
+
+def test_loading_leaves_the_random_stream_alone(run):
+    before = torch.get_rng_state()
+    load(run)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_missing_or_unfinished_folder_is_refused(tmp_path):
+    with pytest.raises(RunFolderError, match="no folder"):
+        load(tmp_path / "none")
+    with pytest.raises(RunFolderError, match="no finished model"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"schema": 2},
+        {"model": {}},
+        {"model": None},
+        {"model": {"name": "mpl"}},
+        {"model": {"path": "no.such:Net"}},
+        {"shape": [3, 6]},
+        {"std": [0, 1, 1]},
+        {"num_classes": 4},
+        {"weights": "nothing.safetensors"},
+        {"weights": None},
+        {"classes": None},
+    ],
+)
+def test_a_damaged_card_is_a_typed_error_of_one_line(run, values):
+    _change(run, **values)
+    with pytest.raises(FrugalKDError) as caught:
+        load(run)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"not json", b"[]"])
+def test_a_card_that_is_no_card(run, content):
+    (run / "model.json").write_bytes(content)
+    with pytest.raises(RunFolderError):
+        load(run)
+
+
+def test_cut_off_weights_are_refused(run):
+    weights = run / "student.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(ModelError, match="cannot be read as weights"):
+        load(run)
+
+
+def test_a_run_on_own_data_has_no_preprocessing(run):
+    card = json.loads((run / "model.json").read_text())
+    own = {"schema": 1, "weights": card["weights"], "model": {"path": f"{__name__}:_model"}}
+    (run / "model.json").write_text(json.dumps({**own, "model": {"path": "torch.nn:Identity"}}))
+    safetensors.torch.save_file({}, run / "student.safetensors")
+    loaded = load(run)
+    assert loaded.preprocess is None
+    with pytest.raises(ModelError, match="data set of your own"):
+        loaded.predict(_data().images)
+
+
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s}, lambda s: {"model": s}])
+def test_weights_from_a_pt_file(tmp_path, wrap):
+    source, model = _model(), _model()
+    torch.save(wrap(source.state_dict()), tmp_path / "w.pt")
+    load_weights(model, tmp_path / "w.pt")
+    for ours, theirs in zip(model.parameters(), source.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_pickled_model_is_refused(tmp_path):
+    torch.save(_model(), tmp_path / "w.pt")
+    with pytest.raises(ModelError, match="would need pickle"):
+        load_weights(_model(), tmp_path / "w.pt")
+
+
+def test_weights_that_do_not_fit_name_the_keys(tmp_path):
+    state = _model().state_dict()
+    state["layers.1.weigth"] = state.pop("layers.1.weight")
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(ModelError, match=r"lacks layers.1.weight \(did you mean layers.1.weigth"):
+        load_weights(_model(), tmp_path / "w.pt")
+    state = {name: tensor[:1] for name, tensor in _model().state_dict().items()}
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(ModelError, match=r"layers.1.weight is \(1, 90\) there and \(4, 90\)"):
+        load_weights(_model(), tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("name", ["w.txt", "w.pt", "w.safetensors", "none.pt"])
+def test_what_is_no_weights_file_is_refused(tmp_path, name):
+    if name != "none.pt":
+        (tmp_path / name).write_bytes(b"junk")
+    with pytest.raises(ModelError) as caught:
+        load_weights(_model(), tmp_path / name)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,170 @@
+"""The command line without training: help, mistakes, lists, schemas. Runs are in test_cli_runs."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from frugalkd.cli import main
+from frugalkd.ledger import Ledger
+
+COMMANDS = (
+    "demo",
+    "teach",
+    "distill",
+    "compare",
+    "recipes",
+    "recipes show",
+    "schema",
+    "ledger show",
+    "ledger export",
+    "evaluate",
+    "predict",
+)
+
+
+@pytest.fixture
+def cli(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def cli(*arguments: str) -> tuple[int, str, str]:
+        code = main(arguments)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return cli
+
+
+@pytest.mark.parametrize("arguments", ["--help", "recipes", "recipes show digits", "teach --help"])
+def test_no_torch_before_a_command_needs_it(arguments):
+    script = (
+        "import sys; from frugalkd.cli import main; "
+        f"code = main({arguments.split()!r}); assert 'torch' not in sys.modules; sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_python_dash_m():
+    done = subprocess.run(
+        [sys.executable, "-m", "frugalkd", "--version"], capture_output=True, text=True
+    )
+    assert done.stdout.startswith("frugalkd ")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_explains_with_an_example(cli, command):
+    code, out, err = cli(*command.split(), "--help")
+    assert (code, err) == (0, "")
+    assert "Example" in out
+    assert f"frugalkd {command}" in " ".join(out.split())
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_help_fits_and_names_all_commands(cli):
+    code, out, _ = cli("--help")
+    assert code == 0
+    assert all(command.split()[0] in out for command in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("teech", "did you mean 'teach'"),
+        ("teach", "missing argument 'RECIPE'"),
+        ("teach digits", "missing option '--out'"),
+        ("teach digits --out x --sed 3", "no such option"),
+        ("teach digits --out x --seed x", "invalid value for '--seed'"),
+        ("teach digts --out x", "unknown recipe 'digts': did you mean digits?"),
+        ("teach digits --out x --seed -1", "seed is -1"),
+        ("teach digits --out x --set teacher.polcy=1", "teacher.polcy: did you mean policy?"),
+        ("teach digits --out x --set data.name=digit", "unknown data set 'digit'"),
+        ("distill digits --out x --mode hybird", "student.mode is 'hybird': did you mean hybrid"),
+        ("compare digits --out x --arms vanila", "unknown arm 'vanila': did you mean vanilla"),
+        ("recipes show digit", "unknown recipe 'digit'"),
+        ("recipes shw", "did you mean 'show'"),
+        ("schema recip", "unknown schema 'recip': did you mean recipe?"),
+        ("ledger show nowhere", "no ledger at nowhere"),
+        ("ledger show nowhere --top 0", "invalid value for '--top'"),
+        ("evaluate nowhere", "no folder nowhere"),
+        ("predict nowhere --data digits --out x.csv", "no folder nowhere"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(cli, tmp_path, monkeypatch, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = cli(*arguments.split())
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert says.lower() in err.lower()
+    assert not list(tmp_path.iterdir())
+
+
+def test_debug_shows_the_traceback(cli):
+    from frugalkd.errors import UnknownName
+
+    with pytest.raises(UnknownName):
+        cli("recipes", "show", "digit", "--debug")
+
+
+def test_recipes_lists_and_shows(cli):
+    _, out, _ = cli("recipes")
+    assert all(name in out for name in ("digits", "fashion-mnist", "cifar10"))
+    assert "digits" in json.loads(cli("recipes", "--json")[1])
+    assert yaml.safe_load(cli("recipes", "show", "digits")[1])["name"] == "digits"
+
+
+@pytest.mark.parametrize("kind", ["recipe", "results", "comparison"])
+def test_schemas_are_json(cli, kind):
+    code, out, _ = cli("schema", kind)
+    schema = json.loads(out)
+    assert code == 0
+    assert schema["type"] == "object"
+    assert ("schema" in schema["properties"]) == (kind != "recipe")
+
+
+def test_a_dry_run_prints_a_recipe_that_can_be_run_again(cli, tmp_path):
+    arguments = ["--out", str(tmp_path / "x"), "--seed", "7"]
+    setting = ["--set", "student.model.path=my.models:Net"]
+    code, out, _ = cli("teach", "digits", *arguments, *setting, "--dry-run")
+    assert code == 0
+    assert out.startswith("# would import: my.models:Net\n")
+    path = tmp_path / "again.yaml"
+    path.write_text(out)
+    again = cli("teach", str(path), "--out", "x", "--dry-run")[1]
+    assert again == out
+    assert not (tmp_path / "x").exists()
+    found = json.loads(cli("teach", str(path), "--out", "x", "--dry-run", "--json")[1])
+    assert found["recipe"]["seed"] == 7
+    assert found["imports"] == ["my.models:Net"]
+
+
+def test_mode_takes_the_place_of_a_policy(cli):
+    settings = ["--set", "student.mode=null", "--set", "student.policy.name=random"]
+    arguments = ["digits", "--out", "x", "--dry-run", "--json", *settings]
+    student = json.loads(cli("distill", *arguments)[1])["recipe"]["student"]
+    assert (student["mode"], student["policy"]["name"]) == (None, "random")
+    student = json.loads(cli("distill", *arguments, "--mode", "hybrid")[1])["recipe"]["student"]
+    assert (student["mode"], student["policy"]) == ("hybrid", None)
+
+
+def test_ledger_show_fits_80_columns(cli, tmp_path):
+    import numpy as np
+
+    ledger = Ledger.new(5000, labels=np.arange(5000) % 100)
+    ledger["participations"][:] = np.arange(5000) % 31
+    ledger.epochs = 30
+    ledger.about = {"classes": "\n".join(f"a class with a [long] name {i}" for i in range(100))}
+    ledger.save(tmp_path / "ledger.safetensors")
+    code, out, _ = cli("ledger", "show", str(tmp_path))
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= 80
+    assert "80 more" in out
+    assert "[long]" in out
+    summary = json.loads(cli("ledger", "show", str(tmp_path), "--top", "3", "--json")[1])
+    assert len(summary["most"]) == 3
+    code, out, _ = cli("ledger", "export", str(tmp_path), "--to", str(tmp_path / "new/l.csv"))
+    assert code == 0
+    assert len((tmp_path / "new/l.csv").read_text().splitlines()) == 5001

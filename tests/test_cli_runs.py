@@ -1,0 +1,224 @@
+"""The command line with short runs on the digits, in this process."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from frugalkd.cli import main
+from frugalkd.cli.progress import EpochProgress, RunsProgress
+from frugalkd.runs.schema import Comparison, Results
+
+FEW = ["--set", "teacher.training.epochs=2", "--set", "student.training.epochs=2"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    teacher, student = str(folder / "teacher"), str(folder / "student")
+    assert main(["teach", "digits", "--out", teacher, *FEW]) == 0
+    arguments = ["distill", "digits", "--mode", "hybrid", "--teacher", teacher, "--out", student]
+    assert main([*arguments, *FEW]) == 0
+    return folder
+
+
+@pytest.fixture
+def cli(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def cli(*arguments: str) -> tuple[int, str, str]:
+        code = main(arguments)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return cli
+
+
+@pytest.mark.parametrize("name", ["teacher", "student"])
+def test_results_match_their_schema(runs, name):
+    written = json.loads((runs / name / "results.json").read_text())
+    results = Results.model_validate(written)
+    # Nothing is written that the schema does not describe.
+    assert not results.model_extra
+    assert not results.meters.model_extra
+
+
+def test_a_finished_run_is_shown_and_not_run_again(runs, cli):
+    code, out, err = cli("teach", "digits", "--out", str(runs / "teacher"), *FEW)
+    assert code == 0
+    assert "finished" in err
+    assert "epoch" not in err
+    for words in ("accuracy", "samples backpropagated", "forwards", "seconds", "files", "next: "):
+        assert words in out
+    head = out.partition("next: ")[0]
+    assert max(map(len, head.splitlines())) <= 80
+
+
+def test_json_is_results_json(runs, cli):
+    code, out, _ = cli("teach", "digits", "--out", str(runs / "teacher"), *FEW, "--json")
+    assert code == 0
+    assert json.loads(out) == json.loads((runs / "teacher" / "results.json").read_text())
+
+
+def test_evaluate_gives_what_the_run_measured(runs, cli):
+    written = json.loads((runs / "student" / "results.json").read_text())["evaluation"]
+    code, out, _ = cli("evaluate", str(runs / "student"), "--json")
+    assert code == 0
+    assert json.loads(out)["accuracy"] == written["accuracy"]
+    named = json.loads(cli("evaluate", str(runs / "student"), "--data", "digits", "--json")[1])
+    assert named["accuracy"] == written["accuracy"]
+    assert "accuracy" in cli("evaluate", str(runs / "student"))[1]
+
+
+def test_predict_data_by_name(runs, cli, tmp_path):
+    out = tmp_path / "a" / "p.csv"
+    assert cli("predict", str(runs / "student"), "--data", "digits", "--out", str(out))[0] == 0
+    with open(out) as file:
+        rows = list(csv.DictReader(file))
+    accuracy = np.mean([row["class"] == row["label"] for row in rows])
+    written = json.loads((runs / "student" / "results.json").read_text())["evaluation"]
+    assert accuracy == pytest.approx(written["accuracy"])
+
+
+def test_pictures_and_arrays(runs, cli, tmp_path):
+    from PIL import Image
+
+    from frugalkd.data import load_data
+
+    test, student = load_data("digits").test, str(runs / "student")
+    pixels = test.images[:20, 0].numpy()
+    for place, image in enumerate(pixels):
+        folder = tmp_path / "pictures" / test.classes[int(test.labels[place])]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{place:02d}.png")
+    np.save(tmp_path / "x.npy", pixels)
+    found = {}
+    for data in ("pictures", "x.npy"):
+        out = str(tmp_path / "p.csv")
+        arguments = ["--data", str(tmp_path / data), "--out", out, "--probabilities"]
+        assert cli("predict", student, *arguments)[0] == 0
+        with open(out) as file:
+            found[data] = list(csv.DictReader(file))
+    by_place = {int(Path(row["sample"]).stem): row["class"] for row in found["pictures"]}
+    assert [by_place[place] for place in range(20)] == [row["class"] for row in found["x.npy"]]
+    assert sum(float(found["x.npy"][0][f"p {name}"]) for name in test.classes) == pytest.approx(
+        1, abs=1e-4
+    )
+    code, out, _ = cli("evaluate", student, "--data", str(tmp_path / "pictures"), "--json")
+    assert code == 0
+    assert json.loads(out)["samples"] == 20
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("x.npy", b"junk", "is not an array"),
+        ("p/x.png", b"junk", "is not a readable picture"),
+        ("p/x.txt", b"", "no pictures in"),
+    ],
+)
+def test_unreadable_images_are_one_line(runs, cli, tmp_path, name, content, says):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(content)
+    data = tmp_path / Path(name).parts[0]
+    arguments = ["--data", str(data), "--out", str(tmp_path / "p.csv")]
+    code, _, err = cli("predict", str(runs / "student"), *arguments)
+    assert code == 2
+    assert says in err
+    assert err.count("\n") == 1
+
+
+def test_labels_are_needed_to_evaluate(runs, cli, tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((2, 8, 8), np.uint8))
+    code, _, err = cli("evaluate", str(runs / "student"), "--data", str(tmp_path / "x.npy"))
+    assert code == 2
+    assert "says no classes" in err
+
+
+def test_ctrl_c_says_how_to_go_on(cli, tmp_path, monkeypatch):
+    out = tmp_path / "t"
+    arguments = ["teach", "digits", "--out", str(out), *FEW]
+    monkeypatch.setattr("sys.argv", ["frugalkd", *arguments])
+
+    def stop(self, record):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(EpochProgress, "__call__", stop)
+        code, _, err = cli(*arguments)
+    assert code == 130
+    assert err.count("\n") == 1
+    assert "1 finished epoch kept" in err
+    assert err.rstrip().endswith("--resume")
+    code, _, err = cli(*arguments)
+    assert code == 2
+    assert "--resume" in err
+    code, _, err = cli(*arguments, "--resume")
+    assert code == 0
+    assert "epoch 1/2" not in err
+    assert "epoch 2/2" in err
+
+
+def test_compare_reports_failures_and_matches_its_schema(cli, tmp_path, monkeypatch):
+    import frugalkd.compare
+
+    arm = {
+        "arm": "vanilla",
+        "seeds": [0],
+        "accuracy": {"mean": 0.9, "ci95": None, "values": [0.9]},
+        "budget": {"mean": 1.0, "values": [1.0]},
+        "wall_ratio": {"mean": 1.0},
+        "meters": {},
+        "collapsed": 0,
+    }
+    failed = [{"kind": "distill", "name": "hybrid", "seed": 0, "error": "it broke"}]
+    made = {"schema": 1, "reference": "vanilla", "arms": [arm], "failed": failed, "notes": []}
+    Comparison.model_validate(made)
+
+    def compare(recipe, *, arms, seeds, out, jobs, listener):
+        assert (arms, seeds, jobs) == (["hybrid", "short:hybrid"], 1, 2)
+        event = {"kind": "distill", "name": "hybrid", "seed": 0, "finished": 1, "total": 2}
+        listener({**event, "event": "begun", "accuracy": None, "error": None})
+        listener({**event, "event": "failed", "accuracy": None, "error": "it broke"})
+        return made
+
+    monkeypatch.setattr(frugalkd.compare, "compare", compare)
+    arguments = ["digits", "--arms", "hybrid, short:hybrid,hybrid", "--seeds", "1", "--json"]
+    code, out, err = cli("compare", *arguments, "--out", str(tmp_path))
+    assert code == 1
+    assert json.loads(out) == made
+    assert "compare digits: 1/2 hybrid seed 0 failed: it broke" in err
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_shows_loss_awake_and_samples(terminal):
+    import io
+
+    from rich.console import Console
+
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=terminal, width=80, legacy_windows=False)
+    record = {"epoch": 0, "loss": 0.5, "rows": 50, "samples": 200, "wall_seconds": 1.0}
+    with EpochProgress("teach x", 3.5, console) as progress:
+        progress({**record, "samples_backpropagated": 1234})
+    shown = file.getvalue()
+    for words in ("teach x", "1/4", "loss 0.5", "awake 25%", "1,234"):
+        assert words in shown
+    assert terminal or shown.count("\n") == 1
+
+
+def test_runs_progress_on_a_terminal():
+    import io
+
+    from rich.console import Console
+
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=80, legacy_windows=False)
+    event = {"kind": "teach", "name": "conventional", "seed": None, "finished": 0, "total": 9}
+    with RunsProgress("demo", console) as progress:
+        progress({**event, "event": "begun", "accuracy": None, "error": None})
+        progress({**event, "event": "failed", "accuracy": None, "error": "it broke"})
+    assert "0/9" in file.getvalue()
+    assert "failed: teacher conventional: it broke" in file.getvalue()
