@@ -100,8 +100,8 @@ class AccuracyOverSeeds(_Record):
 class BudgetOverSeeds(_Record):
     """Samples backpropagated, as fractions of full distillation over the same epochs."""
 
-    mean: float
-    values: list[float]
+    mean: float | None
+    values: list[float | None] = Field(description="null for a seed whose run failed")
 
 
 class Ratio(_Record):
