@@ -6,7 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import threading
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
@@ -97,19 +97,23 @@ class Workers:
 
 @contextmanager
 def _inherited(threads: int) -> Iterator[None]:
-    """What a child is to find before any of our code runs in it: threads for OpenMP and MKL, and a
-    Ctrl-C that is ours to handle (we end the children, without tracebacks of theirs)."""
+    """What a child is to find before any of our code runs in it: threads for OpenMP and MKL, and
+    Ctrl-C blocked: it is ours to handle (we end the children, without tracebacks of theirs).
+
+    Blocked, not ignored: a Ctrl-C that comes right now waits for us, and is not lost.
+    """
     before = {name: os.environ.get(name) for name in _THREADS}
     os.environ.update(dict.fromkeys(_THREADS, str(threads)))
-    in_main = threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main else None
+    blocked = None
+    if sys.platform != "win32":
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        if in_main:
-            signal.signal(signal.SIGINT, handler)
         for name, value in before.items():
             if value is None:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+        if sys.platform != "win32" and blocked is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import traceback
 from multiprocessing import parent_process
@@ -52,12 +53,13 @@ def _run(task: Task) -> dict[str, Any]:
 def serve(connection: Connection) -> None:
     """Answer tasks until the other end closes. The process does not outlive its parent: a killed
     comparison must not leave a run behind that the next one would run beside."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: it ends this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:
         try:
             task = connection.recv()
             connection.send(carry_out(task))
-        except (EOFError, OSError, KeyboardInterrupt):
+        except (EOFError, OSError):
             return
 
 
