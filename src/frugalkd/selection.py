@@ -516,7 +516,7 @@ class Batch:
             losses: (rows,), what the objective gave, unweighted; by default cross-entropy.
 
         Raises:
-            SelectionMisuse: observed twice, or with another number of rows.
+            SelectionMisuse: observed twice, or with another number of rows in any of the three.
         """
         if self.observed:
             raise SelectionMisuse("this batch was observed already: observe each batch once")
@@ -526,6 +526,12 @@ class Batch:
                 "in the batch's own order are needed"
             )
         labels = self.labels if labels is None else labels
+        for what, given in (("labels", labels), ("losses", losses)):
+            if given is not None and given.shape != (len(self.ids),):
+                raise SelectionMisuse(
+                    f"{what} of shape {tuple(given.shape)} for {len(self.ids)} rows: one a row is "
+                    "needed"
+                )
         if losses is None:
             losses = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
         self._epoch.observe(self, look(logits, labels), losses.detach())

@@ -1,0 +1,540 @@
+"""Selection in a user's own loop: ids, views, order, misuse, what a look leaves untouched."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
+
+from frugalkd import SelfRegulation
+from frugalkd.errors import (
+    FrugalKDError,
+    NonFiniteLoss,
+    SelectionMisuse,
+    UnsupportedData,
+)
+from frugalkd.objectives import KD
+from frugalkd.policies import All, Policy
+from frugalkd.selection import CHECK_EVERY, Selection
+from frugalkd.teachers import LiveTeacher
+from toys import Ids, IdsAndViews, images, net, order, same_columns, same_state
+
+
+def logits_for(batch, passing=False):
+    """Logits that fail the gate, or that pass it with certainty."""
+    labels = batch.data[1]
+    return 50.0 * nn.functional.one_hot(labels, 4).float() * passing
+
+
+def go_through(selection, passing=lambda epoch, batch: False, each=lambda epoch, batch: None):
+    """Train on nothing, but observe; the ids of each epoch."""
+    trained = []
+    for epoch in selection:
+        trained.append([])
+        for batch in epoch:
+            each(epoch, batch)
+            trained[-1] += batch.ids.tolist()
+            batch.observe(logits_for(batch, passing(epoch, batch)))
+    return trained
+
+
+def test_the_loop_of_the_docstring_trains_a_student():
+    data, student, teacher = images(60, augmented=False), net(1), net(2)
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.05)
+    kd, progress = KD(), []
+    selection = Selection(
+        data,
+        policy=SelfRegulation(confidence=0.9),
+        epochs=6,
+        batch_size=16,
+        seed=0,
+        targets=LiveTeacher(teacher),
+        model=student,
+    )
+    assert len(selection) == 6
+    losses = []
+    for epoch in selection:
+        steps = len(epoch)
+        student.train()
+        for batch in epoch:
+            x, y = batch.data
+            logits = student(x)
+            loss = batch.reduce(kd(logits, batch.targets, y))
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            progress.append(batch.progress)
+            batch.observe(logits, y)
+            steps -= 1
+            losses.append(float(loss.detach()))
+        assert steps == 0
+        assert epoch.finished
+    assert progress == sorted(progress)
+    assert progress[0] == 0
+    assert progress[-1] < 1
+    assert losses[-1] < losses[0]
+    assert selection.ledger.epochs == 6
+
+
+def test_a_forward_of_the_users_own_is_used_for_looking():
+    calls = []
+
+    def forward(data):
+        calls.append(len(data[0]))
+        return logits_for_data(data)
+
+    def logits_for_data(data):
+        return torch.zeros(len(data[0]), 4)
+
+    selection = Selection(
+        Ids([0] * 10),
+        policy=SelfRegulation(when="now"),
+        epochs=1,
+        batch_size=4,
+        model=nn.Identity(),
+        forward=forward,
+    )
+    go_through(selection)
+    assert calls == [4, 4, 2]
+
+
+class Dicts(Ids):
+    def __getitem__(self, id):
+        return {"pixels": torch.tensor([float(id)]), "label": int(self.labels[id])}
+
+
+class Named(nn.Module):
+    def forward(self, pixels):
+        return torch.cat([pixels * 0] * 4, dim=1)
+
+
+@pytest.mark.parametrize("when", ["now", "last-visit"])
+def test_batches_may_be_mappings(when):
+    seen = []
+    selection = Selection(
+        Dicts([0, 1, 2, 3] * 5),
+        policy=SelfRegulation(confidence=0.5, when=when, max_sleep=1),
+        epochs=4,
+        batch_size=6,
+        model=Named(),
+    )
+    for epoch in selection:
+        for batch in epoch:
+            assert batch.data["pixels"][:, 0].tolist() == batch.ids.tolist()
+            assert batch.labels.tolist() == (batch.ids % 4).tolist()
+            batch.observe(50.0 * nn.functional.one_hot(batch.labels, 4).float())
+            seen += batch.ids.tolist()
+    assert len(seen) > 20
+
+
+def tagged(samples):
+    """A collate function of the user's."""
+    pairs = [(float(x[0]), y) for x, y in samples]
+    return {
+        "id": torch.tensor([x for x, _ in pairs]),
+        "labels": torch.tensor([y for _, y in pairs]),
+    }
+
+
+@pytest.mark.parametrize(
+    ("when", "workers"),
+    [("now", 0), ("last-visit", 0), pytest.param("last-visit", 2, marks=pytest.mark.slow)],
+)
+def test_ids_are_right_with_shuffling_workers_and_a_collate_function(when, workers):
+    selection = Selection(
+        Ids(np.arange(97) % 4),
+        policy=SelfRegulation(confidence=0.5, when=when, max_sleep=1),
+        epochs=4,
+        batch_size=8,
+        seed=3,
+        model=nn.Identity(),
+        forward=lambda data: torch.zeros(len(data["id"]), 4),
+        collate=tagged,
+        num_workers=workers,
+        screen_batch=16,
+    )
+    rows = 0
+    for epoch in selection:
+        for batch in epoch:
+            assert batch.data["id"].tolist() == batch.ids.tolist()
+            assert batch.data["labels"].tolist() == (batch.ids % 4).tolist()
+            passing = torch.from_numpy(batch.ids % 3 == 0)
+            hits = nn.functional.one_hot(batch.labels, 4)
+            batch.observe(50.0 * hits * passing[:, None])
+            rows += len(batch.ids)
+    selection.source.close()
+    assert rows > 97
+    if when == "last-visit":  # the passing third sleeps every other epoch
+        participations = selection.ledger["participations"]
+        assert (participations[np.arange(97) % 3 != 0] == 4).all()
+        assert (participations[::3] < 4).all()
+
+
+@pytest.mark.parametrize("when", ["now", "last-visit"])
+def test_a_samples_view_is_its_visit_count(when):
+    visits = dict.fromkeys(range(30), 0)
+
+    def check(epoch, batch):
+        rows = batch.data[0].tolist()
+        assert [id for id, _ in rows] == batch.ids.tolist()
+        for id, view in rows:
+            assert view == visits[id]
+
+    selection = Selection(
+        IdsAndViews(np.arange(30) % 4),
+        policy=SelfRegulation(confidence=0.2, when=when, max_sleep=2),
+        epochs=8,
+        batch_size=4,
+        model=nn.Identity(),
+        forward=lookup(visits),
+    )
+    for epoch in selection:
+        for batch in epoch:
+            check(epoch, batch)
+            passing = torch.from_numpy((batch.ids + epoch.index) % 3 == 0)
+            batch.observe(logits_for(batch) + 50.0 * passing[:, None] * torch.eye(4)[batch.data[1]])
+        for id in range(30):
+            visits[id] = int(selection.ledger["visits"][id])
+    assert min(visits.values()) < max(visits.values()) or when == "now"
+
+
+def lookup(visits):
+    """Looks are of the same view as the training after them; every third sample passes."""
+
+    def forward(data):
+        for id, view in data[0].tolist():
+            assert view == visits[id]
+        wrong = torch.eye(4)[(data[1] + 1) % 4]
+        return torch.where((data[0][:, :1] % 3 == 0), 50.0 * torch.eye(4)[data[1]], wrong)
+
+    return forward
+
+
+def test_the_order_is_a_function_of_seed_and_epoch_and_a_subset_keeps_it():
+    whole = go_through(Selection(Ids([0] * 50), epochs=3, batch_size=7, seed=5))
+    for epoch, ids in enumerate(whole):
+        assert ids == order(50, 5, epoch).tolist()
+        assert sorted(ids) == list(range(50))
+    assert whole[0] != whole[1]
+    assert whole[0] != go_through(Selection(Ids([0] * 50), epochs=1, batch_size=7, seed=6))[0]
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
+    weights = (np.arange(50) % 3 > 0).astype(np.float32)
+    part = go_through(Selection(Ids([0] * 50), epochs=3, batch_size=7, seed=5, weights=weights))
+    for ids, subset in zip(whole, part, strict=True):
+        assert subset == [id for id in ids if id % 3]
+
+
+def test_a_fractional_last_epoch_is_a_random_part():
+    selection = Selection(Ids([0] * 40), epochs=2.25, batch_size=8, seed=5)
+    progress = []
+    trained = go_through(selection, each=lambda _, batch: progress.append(batch.progress))
+    assert [len(ids) for ids in trained] == [40, 40, 10]
+    assert trained[2] == order(40, 5, 2)[:10].tolist()
+    steps = [(e + k / 5) / 2.25 for e in range(2) for k in range(5)]
+    assert progress == pytest.approx([*steps, 2 / 2.25, (2 + 0.25 * 0.8) / 2.25])
+    assert selection.ledger.epochs == 2.25
+
+
+def test_gate_nows_progress_is_the_rows_read():
+    progress = []
+    selection = Selection(
+        Ids([0, 1] * 10),
+        policy=SelfRegulation(confidence=0.5, when="now"),
+        epochs=1,
+        batch_size=5,
+        model=nn.Identity(),
+        forward=lambda data: 50 * torch.eye(4)[data[1] * 0],  # label 0 passes, label 1 fails
+    )
+    go_through(selection, each=lambda _, batch: progress.append(batch.progress))
+    assert len(progress) == 2
+    assert progress[0] in (0.25, 0.5, 0.75)
+    assert progress[1] == 0.75
+
+
+def test_weights_are_used_as_they_are_and_their_realised_mean_is_told():
+    weights = np.linspace(0, 2, 20)  # float64: kept as float32
+    selection = Selection(Ids([0] * 20), epochs=1, batch_size=6, weights=weights)
+    for epoch in selection:
+        for batch in epoch:
+            assert batch.weights.dtype == torch.float32
+            assert batch.weights.tolist() == np.float32(weights)[batch.ids].tolist()
+            losses = torch.arange(len(batch.ids), dtype=torch.float32)
+            expected = sum(w * i for i, w in enumerate(batch.weights.tolist())) / len(batch.ids)
+            assert float(batch.reduce(losses)) == pytest.approx(expected)
+            batch.observe(logits_for(batch))
+        kept = weights[1:]
+        assert epoch.summary["mean_weight"] == pytest.approx(kept.mean())
+        effective = kept.sum() ** 2 / (kept**2).sum()
+        assert epoch.summary["effective_samples"] == pytest.approx(effective)
+    assert selection.ledger["visits"].tolist() == [0] + [1] * 19
+
+
+def mixed_net():
+    """BatchNorm, dropout, and submodules in modes of their own; gradients under way."""
+    model = net(1)
+    model.train()
+    model[1].eval()
+    model[3].train()
+    model(torch.randn(8, 1, 6, 6)).sum().backward()
+    return model
+
+
+class Drawing(nn.Module):
+    """Draws numbers even in eval mode."""
+
+    def forward(self, x):
+        return x + torch.rand_like(x)
+
+
+@pytest.mark.parametrize("when", ["now", "last-visit"])
+@pytest.mark.parametrize("draws", [False, True])
+def test_a_look_leaves_no_trace(when, draws):
+    data, inner = images(40), mixed_net()
+    model = nn.Sequential(Drawing(), inner) if draws else inner
+    selection = Selection(
+        data,
+        policy=SelfRegulation(confidence=0.2, when=when, max_sleep=1),
+        epochs=8,
+        batch_size=8,
+        model=model,
+        screen_batch=16,
+    )
+
+    def state():
+        numpy_state = np.random.get_state()
+        return (
+            {k: v.clone() for k, v in model.state_dict().items()},
+            {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None},
+            [module.training for module in model.modules()],
+            [p.requires_grad for p in model.parameters()],
+            torch.get_rng_state(),
+            (numpy_state[1].tolist(), numpy_state[2]),
+            random.getstate(),
+            torch.is_grad_enabled(),
+        )
+
+    before, looks = state(), 0
+    for epoch in selection:
+        for batch in epoch:
+            batch.observe(logits_for(batch, passing=True))
+        looks += epoch.screened
+    after = state()
+    looks += selection.meters.student_forwards - selection.meters.samples_backpropagated
+    assert looks > 40
+    for old, new in zip(before[:2], after[:2], strict=True):
+        assert old.keys() == new.keys()
+        assert all(torch.equal(old[k], new[k]) for k in old)
+    assert torch.equal(before[4], after[4])
+    assert before[2:4] == after[2:4]
+    assert before[5:] == after[5:]
+
+
+def test_a_failing_look_still_puts_the_modes_back():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Dropout())
+    selection = Selection(
+        Ids([0] * 4), policy=SelfRegulation(when="now"), epochs=1, batch_size=4, model=model
+    )
+    with pytest.raises(RuntimeError):
+        go_through(selection)
+    assert model.training
+    assert model[1].training
+    assert torch.is_grad_enabled()
+
+
+# What is refused.
+
+
+def two_epochs(**settings):
+    return Selection(Ids(np.arange(20) % 4), epochs=2, batch_size=8, **settings)
+
+
+def test_an_unobserved_batch_is_refused_the_last_one_too():
+    def leave_out(epoch, skipped):
+        for step, batch in enumerate(epoch):
+            if step != skipped:
+                batch.observe(logits_for(batch))
+
+    for skipped in (0, 2):
+        selection = two_epochs()
+        with pytest.raises(SelectionMisuse, match=rf"step {skipped} was not observed"):
+            leave_out(next(iter(selection)), skipped)
+        assert selection.ledger.epochs == 0
+
+
+def test_a_batch_observed_twice_is_refused():
+    batch = next(iter(next(iter(two_epochs()))))
+    batch.observe(logits_for(batch))
+    with pytest.raises(SelectionMisuse, match="already"):
+        batch.observe(logits_for(batch))
+
+
+@pytest.mark.parametrize("shape", [(7, 4), (9, 4), (8,), (8, 4, 1)])
+def test_wrong_rows_are_refused(shape):
+    batch = next(iter(next(iter(two_epochs()))))
+    with pytest.raises(SelectionMisuse, match="for 8 rows"):
+        batch.observe(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (8, 4)])
+def test_losses_reduced_already_are_refused(shape):
+    batch = next(iter(next(iter(two_epochs()))))
+    with pytest.raises(SelectionMisuse, match="one loss a row"):
+        batch.reduce(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("argument", ["labels", "losses"])
+def test_labels_and_losses_of_other_rows_are_refused(argument):
+    batch = next(iter(next(iter(two_epochs()))))
+    with pytest.raises(SelectionMisuse, match="8 rows"):
+        batch.observe(logits_for(batch), **{argument: torch.zeros(3, dtype=torch.int64)})
+
+
+def test_an_epoch_left_early_is_refused():
+    def leave():
+        for epoch in two_epochs():
+            for batch in epoch:
+                batch.observe(logits_for(batch))
+                break
+
+    with pytest.raises(SelectionMisuse, match="epoch 0 was left before its last batch"):
+        leave()
+
+
+def test_an_epoch_runs_once():
+    epoch = next(iter(two_epochs()))
+    for batch in epoch:
+        batch.observe(logits_for(batch))
+    with pytest.raises(SelectionMisuse, match="runs once"):
+        next(iter(epoch))
+
+
+def test_a_policy_that_looks_needs_a_model():
+    selection = two_epochs(policy=SelfRegulation(when="now"))
+    with pytest.raises(SelectionMisuse, match="pass model="):
+        go_through(selection)
+
+
+class Endless(IterableDataset):
+    def __iter__(self):
+        yield from ()
+
+
+def test_data_without_a_gate_are_refused():
+    for data, message in (
+        (Endless(), "iterable"),
+        (TensorDataset(torch.zeros(0, 2)), "empty"),
+    ):
+        with pytest.raises(UnsupportedData, match=message):
+            Selection(data, epochs=1, batch_size=2)
+    x = torch.zeros(6, 2)
+    for labels, message in (
+        (torch.zeros(6, 3), "multi-label"),
+        (torch.zeros(6), "regression"),
+        (torch.zeros(6, dtype=torch.bool), "class indices"),
+        (torch.zeros(6, 1, dtype=torch.int64), "one class index"),
+    ):
+        selection = Selection(TensorDataset(x, labels), epochs=1, batch_size=2)
+        batch = next(iter(next(iter(selection))))
+        with pytest.raises(UnsupportedData, match=rf"^(?!.*\n).*{message}"):
+            batch.observe(torch.zeros(2, 2))
+    three = Selection(TensorDataset(x, x, x), epochs=1, batch_size=2)
+    with pytest.raises(UnsupportedData, match="3 parts"):
+        _ = next(iter(next(iter(three)))).labels
+
+
+def test_data_without_labels_and_without_a_teacher_are_refused():
+    class Alone(Dataset):
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, id):
+            return torch.zeros(2)
+
+    with pytest.raises(UnsupportedData, match="no labels"):
+        _ = next(iter(next(iter(Selection(Alone(), epochs=1, batch_size=2))))).labels
+
+
+@pytest.mark.parametrize("weights", [np.zeros(20), np.ones(19)])
+def test_impossible_weights_are_refused(weights):
+    with pytest.raises(ValueError, match="weights"):
+        two_epochs(weights=weights.astype(np.float32))
+
+
+def test_impossible_sizes_are_refused():
+    for settings in ({"epochs": 0, "batch_size": 1}, {"epochs": 1, "batch_size": 0}):
+        with pytest.raises(ValueError, match="positive"):
+            Selection(Ids([0]), **settings)
+
+
+@pytest.mark.parametrize("bad_step", [0, 49, 50, 120])
+def test_a_loss_that_is_not_finite_is_found_at_the_next_reading(bad_step):
+    observed = []
+
+    def train(epoch):
+        for step, batch in enumerate(epoch):
+            losses = torch.zeros(2)
+            losses[1] = torch.inf if step == bad_step else 0.0
+            observed.append(batch.ids)
+            batch.observe(logits_for(batch), losses=losses)
+
+    with pytest.raises(NonFiniteLoss) as raised:
+        train(next(iter(Selection(Ids([0] * 300), epochs=1, batch_size=2))))
+    bad = int(observed[bad_step][1])
+    assert (raised.value.epoch, raised.value.step, raised.value.ids) == (0, bad_step, [bad])
+    assert len(observed) == min(150, (bad_step // CHECK_EVERY + 1) * CHECK_EVERY)
+    assert isinstance(raised.value, FrugalKDError)
+
+
+def test_a_state_goes_on_where_another_selection_stopped():
+    def make():
+        return Selection(
+            IdsAndViews(np.arange(40) % 4),
+            policy=SelfRegulation(confidence=0.5, max_sleep=2),
+            epochs=6,
+            batch_size=8,
+            seed=2,
+            model=nn.Identity(),
+            forward=lambda data: 50.0 * torch.eye(4)[data[1]] * (data[0][:, :1] % 2),
+        )
+
+    def passing(epoch, batch):
+        return epoch.index % 2 == 0
+
+    whole = make()
+    expected = go_through(whole, passing)
+    first, second = make(), make()
+    for epoch in first:
+        if epoch.index == 3:
+            state = first.state_dict()
+            break
+        for batch in epoch:
+            batch.observe(logits_for(batch, passing(epoch, batch)))
+    # Epoch 3 was planned (and screened) before the state was taken: plans again alike.
+    second.load_state_dict(state)
+    assert go_through(second, passing) == expected[3:]
+    assert same_columns(second.ledger, whole.ledger)
+    other = Selection(Ids([0] * 40), epochs=6, batch_size=8, seed=3)
+    with pytest.raises(SelectionMisuse, match="another seed"):
+        other.load_state_dict(state)
+
+
+def test_the_model_is_never_called_for_training():
+    calls = []
+    model = nn.Identity()
+    model.register_forward_hook(lambda *_: calls.append(1))
+    go_through(two_epochs(model=model, policy=All()))
+    assert not calls
+
+
+def test_a_ledger_of_other_data_is_refused():
+    ledger = two_epochs().ledger
+    with pytest.raises(UnsupportedData, match="20 samples for a data set of 5"):
+        Selection(Ids([0] * 5), epochs=1, batch_size=2, ledger=ledger)
+    assert issubclass(SelfRegulation, Policy)
+    assert not same_state(net(0), net(1))
