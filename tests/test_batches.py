@@ -17,6 +17,7 @@ X, Y = torch.randn(3, 2), torch.tensor([0, 1, 1])
 def test_a_pair_is_inputs_and_labels(pair):
     inputs, labels = split(pair)
     assert inputs is X
+    assert labels is not None
     assert torch.equal(labels, Y)
 
 
@@ -24,6 +25,7 @@ def test_a_pair_is_inputs_and_labels(pair):
 def test_a_mapping_holds_its_labels_by_name(key):
     inputs, labels = split({"a": X, key: Y})
     assert list(inputs) == ["a"]
+    assert labels is not None
     assert torch.equal(labels, Y)
 
 
@@ -39,6 +41,7 @@ def test_what_has_no_labels_is_inputs(alone):
 @pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.int16])
 def test_labels_come_out_as_int64(dtype):
     labels = split((X, Y.to(dtype)))[1]
+    assert labels is not None
     assert labels.dtype == torch.int64
     assert labels.tolist() == [0, 1, 1]
 

@@ -89,4 +89,6 @@ def test_without_labels_there_are_predictions_alone():
     assert probabilities.shape == (5, 3)
     assert labels is None
     pairs = TensorDataset(torch.zeros(4, 2), torch.arange(4) % 3)
-    assert predict(model, pairs)[1].tolist() == [0, 1, 2, 0]
+    _, labels = predict(model, pairs)
+    assert labels is not None
+    assert labels.tolist() == [0, 1, 2, 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from frugalkd.ledger import NEVER, Ledger, merge
 from toys import same_columns
 
 
-def visited(samples=20, seed=0, epochs=4):
+def visited(samples=20, seed=0, epochs=4) -> Any:
     """A ledger that a random training has gone through."""
     stream = np.random.default_rng(seed)
     ledger = Ledger.new(samples, labels=stream.integers(4, size=samples))
@@ -146,7 +147,7 @@ def test_parts_that_share_a_sample_or_differ_in_length_do_not_merge():
 
 def test_a_copy_shares_nothing():
     ledger = visited()
-    copy = ledger.copy()
+    copy: Any = ledger.copy()
     copy["visits"][:] = 9
     copy.labels[:] = 9
     copy.about["data"] = "other"
@@ -169,7 +170,7 @@ def test_a_streak_stops_at_255():
         ledger.record(
             one,
             epoch=epoch,
-            confidence=np.float32([1]),
+            confidence=np.array([1], np.float32),
             correct=np.array([True]),
             failed=np.array([False]),
             screening=False,
@@ -185,7 +186,7 @@ def test_a_look_twice_in_an_epoch_is_one_visit_in_one_view():
         ledger.record(
             ids,
             epoch=0,
-            confidence=np.float32([0.5]),
+            confidence=np.array([0.5], np.float32),
             correct=np.array([True]),
             failed=np.array([failed]),
             screening=failed,

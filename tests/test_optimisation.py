@@ -55,7 +55,7 @@ def test_a_masked_step_changes_neither_weights_nor_state(settings):
     def step(value, masked):
         for parameter in model.parameters():
             parameter.grad = torch.full_like(parameter, value)
-        optimizer.found_inf = torch.tensor(float(masked))
+        optimizer.found_inf = torch.tensor(float(masked))  # pyright: ignore
         optimizer.step()
 
     def state():

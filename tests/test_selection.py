@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -258,12 +259,12 @@ def test_gate_nows_progress_is_the_rows_read():
 
 
 def test_weights_are_used_as_they_are_and_their_realised_mean_is_told():
-    weights = np.linspace(0, 2, 20)  # float64: kept as float32
+    weights: Any = np.linspace(0, 2, 20)  # float64: kept as float32
     selection = Selection(Ids([0] * 20), epochs=1, batch_size=6, weights=weights)
     for epoch in selection:
         for batch in epoch:
             assert batch.weights.dtype == torch.float32
-            assert batch.weights.tolist() == np.float32(weights)[batch.ids].tolist()
+            assert batch.weights.tolist() == weights.astype(np.float32)[batch.ids].tolist()
             losses = torch.arange(len(batch.ids), dtype=torch.float32)
             expected = sum(w * i for i, w in enumerate(batch.weights.tolist())) / len(batch.ids)
             assert float(batch.reduce(losses)) == pytest.approx(expected)
@@ -307,14 +308,13 @@ def test_a_look_leaves_no_trace(when, draws):
     )
 
     def state():
-        numpy_state = np.random.get_state()
         return (
             {k: v.clone() for k, v in model.state_dict().items()},
             {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None},
             [module.training for module in model.modules()],
             [p.requires_grad for p in model.parameters()],
             torch.get_rng_state(),
-            (numpy_state[1].tolist(), numpy_state[2]),
+            str(np.random.get_state(legacy=False)),
             random.getstate(),
             torch.is_grad_enabled(),
         )
@@ -467,9 +467,9 @@ def test_impossible_weights_are_refused(weights):
 
 
 def test_impossible_sizes_are_refused():
-    for settings in ({"epochs": 0, "batch_size": 1}, {"epochs": 1, "batch_size": 0}):
+    for epochs, rows in ((0, 1), (1, 0)):
         with pytest.raises(ValueError, match="positive"):
-            Selection(Ids([0]), **settings)
+            Selection(Ids([0]), epochs=epochs, batch_size=rows)
 
 
 @pytest.mark.parametrize("bad_step", [0, 49, 50, 120])

@@ -43,7 +43,7 @@ class Case:
         # A few rows that tie completely, or in pairs.
         self.logits[stream.random(shape[:3]) < 0.15] = 1.0
         pairs = stream.random(shape[:3]) < 0.15
-        self.logits[pairs] = np.float32([3.0, -200.0, 3.0, -200.0])
+        self.logits[pairs] = np.array([3.0, -200.0, 3.0, -200.0], np.float32)
         self.labels = stream.integers(CLASSES, size=self.samples)
         self.weights = None
         if self.weighted:

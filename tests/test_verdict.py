@@ -8,7 +8,7 @@ import torch
 
 from frugalkd.verdict import fails
 
-CONFIDENCE = np.float32([0.9, 0.9, 0.89999, 0.95, np.nan, 1.0])
+CONFIDENCE = np.array([0.9, 0.9, 0.89999, 0.95, np.nan, 1.0], np.float32)
 CORRECT = np.array([True, False, True, True, True, True])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,7 +56,7 @@ def images(samples=37, seed=0, augmented=True) -> ImageData:
     )
 
 
-def net(seed=0, width=4) -> nn.Module:
+def net(seed=0, width=4) -> Any:
     """A convolution, BatchNorm, dropout and a linear layer."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

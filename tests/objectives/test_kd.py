@@ -63,7 +63,8 @@ def test_the_gradient_is_that_of_the_formula(temperature, alpha):
             for m in moved
         )
         numeric[at] = (up - down) / (2 * step)
-    np.testing.assert_allclose(x.grad, numeric, rtol=1e-4, atol=1e-5)
+    assert x.grad is not None
+    np.testing.assert_allclose(x.grad.numpy(), numeric, rtol=1e-4, atol=1e-5)
 
 
 def test_autograd_agrees_with_finite_differences():

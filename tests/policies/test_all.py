@@ -18,5 +18,5 @@ def test_the_pool_is_the_plan():
 
 
 def test_every_look_fails_and_nobody_sleeps():
-    assert All().admit(np.float32([1.0]), np.array([True])).all()
-    assert not All().sleep(np.uint8([3, 255])).any()
+    assert All().admit(np.array([1.0], np.float32), np.array([True])).all()
+    assert not All().sleep(np.array([3, 255], np.uint8)).any()

@@ -25,14 +25,16 @@ def seen(epoch=0):
 
 
 def test_sleep_doubles_up_to_its_cap():
-    streaks = np.uint8([0, 1, 2, 3, 4, 5, 6, 255])
+    streaks = np.array([0, 1, 2, 3, 4, 5, 6, 255], np.uint8)
     assert SelfRegulation(max_sleep=8).sleep(streaks).tolist() == [0, 1, 2, 4, 8, 8, 8, 8]
     assert SelfRegulation(max_sleep=1).sleep(streaks).tolist() == [0, 1, 1, 1, 1, 1, 1, 1]
     assert SelfRegulation(max_sleep=60_000).sleep(streaks)[-1] == 60_000
 
 
 def test_tau_itself_passes_and_nan_fails():
-    confidence = np.float32([0.9, np.nextafter(np.float32(0.9), np.float32(0)), 1, 1, np.nan])
+    confidence = np.array(
+        [0.9, np.nextafter(np.float32(0.9), np.float32(0)), 1, 1, np.nan], np.float32
+    )
     correct = np.array([True, True, True, False, True])
     failed = SelfRegulation(confidence=0.9).admit(confidence, correct)
     assert failed.tolist() == [False, True, False, True, True]
