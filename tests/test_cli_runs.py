@@ -162,7 +162,7 @@ def test_ctrl_c_says_how_to_go_on(cli, tmp_path, monkeypatch):
 
 
 def test_compare_reports_failures_and_matches_its_schema(cli, tmp_path, monkeypatch):
-    import frugalkd.compare
+    import frugalkd.comparison
 
     arm = {
         "arm": "vanilla",
@@ -184,7 +184,7 @@ def test_compare_reports_failures_and_matches_its_schema(cli, tmp_path, monkeypa
         listener({**event, "event": "failed", "accuracy": None, "error": "it broke"})
         return made
 
-    monkeypatch.setattr(frugalkd.compare, "compare", compare)
+    monkeypatch.setattr(frugalkd.comparison, "compare", compare)
     arguments = ["digits", "--arms", "hybrid, short:hybrid,hybrid", "--seeds", "1", "--json"]
     code, out, err = cli("compare", *arguments, "--out", str(tmp_path))
     assert code == 1

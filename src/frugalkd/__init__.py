@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from frugalkd.api import distill, train_teacher
+    from frugalkd.comparison import compare
     from frugalkd.data import Augmentation, ImageData, load_data
     from frugalkd.engine import Run
     from frugalkd.errors import FrugalKDError
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "distill": "api",
     "train_teacher": "api",
+    "compare": "comparison",
     "Augmentation": "data",
     "ImageData": "data",
     "load_data": "data",
@@ -80,6 +82,7 @@ __all__ = [
     "Targets",
     "Training",
     "build_model",
+    "compare",
     "distill",
     "gate",
     "load",

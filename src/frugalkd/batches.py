@@ -23,6 +23,8 @@ def split(data: Any) -> tuple[Any, Tensor | None]:
                 return {name: data[name] for name in data if name != key}, _checked(data[key])
         return data, None
     if isinstance(data, Sequence) and not isinstance(data, str):
+        if len(data) == 1:
+            return data[0], None
         if len(data) == 2 and isinstance(data[1], Tensor):
             return data[0], _checked(data[1])
         raise UnsupportedData(

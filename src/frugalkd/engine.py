@@ -169,6 +169,7 @@ class Trainer:
     def _finish_epoch(self, epoch: Epoch, losses: list[Tensor]) -> None:
         record = {
             "epoch": epoch.index,
+            "samples": len(self.selection.ledger),
             "loss": float(torch.stack(losses).mean()) if losses else None,
             "lr": self.optimizer.param_groups[0]["lr"],
             **epoch.summary,

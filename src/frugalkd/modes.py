@@ -53,8 +53,8 @@ def significance_weights(ledger: Ledger, gamma: float = 1.0) -> NDArray[np.float
         raise LedgerError("no sample of this ledger took part: there is nothing to distil from")
     if (significance == 1).all():
         raise LedgerError(
-            "this ledger comes from conventional training (every significance is 1): train the "
-            "teacher with policy self-regulation ('frugalkd teach') to learn what is significant"
+            "every sample of this ledger took part in every epoch: train the teacher with policy "
+            "self-regulation, and long enough that some samples pass ('frugalkd teach')"
         )
     weights = np.zeros(len(ledger), dtype=np.float64)
     weights[kept] = significance[kept].astype(np.float64) ** gamma

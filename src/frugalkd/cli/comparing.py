@@ -59,8 +59,8 @@ def demo(
 
     frugalkd demo --out runs/demo
     """
-    from frugalkd.compare import demo as run
-    from frugalkd.compare.demo import NOTE
+    from frugalkd.comparison import demo as run
+    from frugalkd.comparison.demo import NOTE
 
     with resumable(out, runs=True), RunsProgress("demo") as progress:
         comparison = run(out, jobs=jobs, listener=progress)
@@ -109,7 +109,7 @@ def compare(
     chosen = _chosen(arms, made)
     if dry_run:
         return print_dry_run(made, as_json)
-    from frugalkd.compare import compare as run
+    from frugalkd.comparison import compare as run
 
     with resumable(out, runs=True), RunsProgress(f"compare {made.name}") as progress:
         comparison = run(made, arms=chosen, seeds=seeds, out=out, jobs=jobs, listener=progress)
@@ -118,7 +118,7 @@ def compare(
 
 def _chosen(arms: str, recipe: Recipe) -> list[str]:
     """The arms asked for, all of them known; without a wish the recipe's, or the four modes."""
-    from frugalkd.compare import resolve_arms
+    from frugalkd.comparison import resolve_arms
 
     asked = [arm.strip() for arm in arms.split(",") if arm.strip()]
     chosen = list(dict.fromkeys(asked)) or list(recipe.arms) or list(MODES)
@@ -134,7 +134,7 @@ def _report(
     if as_json:
         print(json.dumps(comparison, indent=2))
     else:
-        from frugalkd.compare import comparison_table
+        from frugalkd.comparison import comparison_table
 
         console = stdout()
         console.print(comparison_table(comparison))

@@ -27,8 +27,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet32x4": resnet.resnet32x4,
 }
 
-# What build_model gives every model, and what makes a named ResNet the one its name says.
-_FIXED = frozenset({"num_classes", "in_channels", "image_size", "depth", "filters"})
+# Not options: what build_model gives every model, and what makes a ResNet the one its name says.
+FIXED = frozenset({"num_classes", "in_channels", "image_size", "depth", "filters"})
 
 
 def build_model(
@@ -47,7 +47,7 @@ def build_model(
     if name not in MODELS:
         raise UnknownName("model", name, MODELS)
     builder = MODELS[name]
-    check_options(builder, options, fixed=_FIXED, what=f"model {name!r}", error=ModelError)
+    check_options(builder, options, fixed=FIXED, what=f"model {name!r}", error=ModelError)
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     sizes = {"num_classes": num_classes, "in_channels": in_channels, "image size": height}
     for what, value in (sizes | {"image width": width}).items():

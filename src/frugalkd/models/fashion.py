@@ -14,8 +14,8 @@ class FashionConv(nn.Module):
 
     A block pools before BatchNorm and ReLU, which then work on a quarter of the values. In:
     float32 (B, in_channels, H, W), any size from 8x8; out: logits (B, num_classes). ``dropout`` is
-    the probability before the head. A forward pass takes 17 MFLOPs (2 a multiply-add) at 28x28 for width
-    24, and 29 for 32.
+    the probability before the head. A forward pass takes 17 MFLOPs (2 a multiply-add) at 28x28
+    for width 24, and 29 for 32.
     """
 
     def __init__(

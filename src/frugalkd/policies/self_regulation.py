@@ -50,6 +50,10 @@ class SelfRegulation(Policy):
             raise ValueError(f"confidence must be positive, not {self.confidence}")
         if not 1 <= self.max_sleep <= 60_000:
             raise ValueError(f"max_sleep must be in [1, 60000], not {self.max_sleep}")
+        if self.warmup < 0 or self.finale < 0:
+            raise ValueError(
+                f"warmup and finale are epochs, 0 or more: {self.warmup}, {self.finale}"
+            )
         if self.budget is not None and not 0 < self.budget <= 1:
             raise ValueError(f"budget must be in (0, 1], not {self.budget}")
         if self.budget is not None and self.when == "now":

@@ -18,9 +18,6 @@ from frugalkd.recipes.strict_yaml import load_yaml
 if TYPE_CHECKING:
     from frugalkd.recipes.schema import NamedOrPath, Recipe
 
-_GIVEN = frozenset({"num_classes", "in_channels", "image_size", "root"})
-"""Parameters of models and loaders that the recipe's data decide."""
-
 
 def recipe_names() -> list[str]:
     """The shipped recipes, sorted."""
@@ -79,11 +76,11 @@ def check_names(recipe: Recipe) -> None:
         RecipeError: one line that names the field.
     """
     from frugalkd.data import DATA
-    from frugalkd.models import MODELS
+    from frugalkd.models import FIXED, MODELS
 
-    _check_spec("data", recipe.data, "data set", DATA)
-    _check_spec("teacher.model", recipe.teacher.model, "model", MODELS)
-    _check_spec("student.model", recipe.student.model, "model", MODELS)
+    _check_spec("data", recipe.data, "data set", DATA, frozenset({"root"}))
+    _check_spec("teacher.model", recipe.teacher.model, "model", MODELS, FIXED)
+    _check_spec("student.model", recipe.student.model, "model", MODELS, FIXED)
 
 
 def check_variants(recipe: Recipe, arms: Collection[str]) -> None:
@@ -114,8 +111,13 @@ def _check_variant(where: str, recipe: Recipe, settings: Mapping[str, Any]) -> N
 
 
 def _check_spec(
-    field: str, spec: NamedOrPath, kind: str, registry: Mapping[str, Callable[..., Any]]
+    field: str,
+    spec: NamedOrPath,
+    kind: str,
+    registry: Mapping[str, Callable[..., Any]],
+    fixed: frozenset[str],
 ) -> None:
+    """``fixed`` are parameters that are not the recipe's to set."""
     if spec.path is not None:
         if not _is_import_path(spec.path):
             raise RecipeError(f"{field}.path is {spec.path!r}: write package.module:Name")
@@ -127,7 +129,7 @@ def _check_spec(
     try:
         what = f"{field}.options: {kind} {spec.name!r}"
         maker = registry[spec.name]
-        check_options(maker, spec.options, fixed=_GIVEN, what=what, error=RecipeError)
+        check_options(maker, spec.options, fixed=fixed, what=what, error=RecipeError)
     except FrugalKDError as error:
         raise RecipeError(str(error)) from None
 

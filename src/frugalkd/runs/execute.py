@@ -106,6 +106,7 @@ def distill(
 
     def train(material: Material, folder: RunFolder) -> tuple[Run, dict[str, Any]]:
         objective = role.objective.build()
+        who = _who_takes_part(recipe, teacher, material)
         notes: dict[str, Any] = {"teacher": None, "targets": None}
         model_of_teacher = source = None
         started = time.perf_counter()
@@ -129,7 +130,7 @@ def distill(
             material.train,
             teacher=source,
             objective=objective,
-            **_who_takes_part(recipe, teacher, material),
+            **who,
             **_shared(recipe, role, material, folder, resume, listener),
         )
         if notes["targets"] and notes["targets"]["filled_here"]:

@@ -39,7 +39,8 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunFolderError(f"cannot make {self.path}: {error.strerror}") from None
-        if (self.path / "run.json").exists():
+        begun = any(self.checkpoints.glob("epoch-*")) or (self.path / "results.json").exists()
+        if begun:
             found = read_json(self.path / "run.json")
             if found.get("digest") != digest:
                 raise RunFolderError(
@@ -48,17 +49,17 @@ class RunFolder:
                 )
             if (self.path / "results.json").exists():
                 return read_results(self.path)
-            if any(self.checkpoints.glob("epoch-*")) and not resume:
+            if not resume:
                 raise RunFolderError(
                     f"{self.path} holds this run, unfinished: add --resume to go on, or delete it"
                 )
-        elif any(self.path.iterdir()):
+        elif any(self.path.iterdir()) and not (self.path / "run.json").exists():
             raise RunFolderError(f"{self.path} is not empty and holds no run: choose another --out")
         write_json(
             self.path / "run.json",
             {"schema": SCHEMA, "kind": kind, "digest": digest, "recipe": recipe},
         )
-        if (self.path / "metrics.jsonl").exists():
+        if begun and (self.path / "metrics.jsonl").exists():
             lines = (self.path / "metrics.jsonl").read_text().splitlines()
             self._metrics = [json.loads(line) for line in lines]
         return None

@@ -44,6 +44,7 @@ class EpochRecord(_Record):
     epoch: int = Field(ge=0)
     loss: float | None
     lr: float
+    samples: int = Field(description="of the training set")
     planned: int = Field(description="rows in the epoch's plan")
     screened: int = Field(description="rows looked at forward-only before the epoch")
     rows: int = Field(description="rows that trained")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from frugalkd.compare.arms import known_arms, resolve_arms
+from frugalkd.comparison.arms import known_arms, resolve_arms
 from frugalkd.errors import RecipeError, UnknownName
 from frugalkd.recipes.load import override
 

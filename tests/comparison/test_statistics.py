@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from frugalkd.compare.statistics import claims, differences, interval, spread
+from frugalkd.comparison.statistics import claims, differences, interval, spread
 from frugalkd.errors import UnknownName
 
 

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from frugalkd.compare import comparison_table, markdown_table
+from frugalkd.comparison import comparison_table, markdown_table
 
 
 def row(arm, about, *, failed=(), collapsed=0, matched=None, ci95=(0.801, 0.999)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from frugalkd.compare.worker import carry_out
+from frugalkd.comparison.worker import carry_out
 from frugalkd.recipes.load import load_recipe, override
 
 
@@ -49,7 +49,7 @@ class HereAndNow:
 @pytest.fixture
 def workers(monkeypatch):
     here = HereAndNow()
-    monkeypatch.setattr("frugalkd.compare.run.Workers", here)
+    monkeypatch.setattr("frugalkd.comparison.run.Workers", here)
     return here
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from frugalkd.compare.arms import ResolvedArm, resolve_arms
-from frugalkd.compare.plan import Job, Key, Outcome, plan_jobs
-from frugalkd.compare.pool import Workers
-from frugalkd.compare.summary import summarise
+from frugalkd.comparison.arms import ResolvedArm, resolve_arms
+from frugalkd.comparison.plan import Job, Key, Outcome, plan_jobs
+from frugalkd.comparison.pool import Workers
+from frugalkd.comparison.summary import summarise
 from frugalkd.errors import FrugalKDError, RecipeError, RunFolderError
 from frugalkd.files import write_json
 from frugalkd.recipes.schema import Recipe
@@ -45,8 +45,8 @@ def compare(
 
     Args:
         recipe: its arms and teachers, and the whole that arms differ from.
-        arms: names; see :func:`frugalkd.compare.resolve_arms`. A control brings along the arm that
-            it matches.
+        arms: names; see :func:`frugalkd.comparison.resolve_arms`. A control brings along the arm
+            that it matches.
         seeds: the seeds, or how many of them (0, 1, ...). Teachers have the recipe's seed.
         out: the comparison's folder.
         jobs: processes at a time. Each has the recipe's threads, whatever ``jobs`` is. A script

@@ -13,8 +13,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from frugalkd.compare.plan import Key
-from frugalkd.compare.worker import Task, serve
+from frugalkd.comparison.plan import Key
+from frugalkd.comparison.worker import Task, serve
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from frugalkd.compare.run import Event, compare
+from frugalkd.comparison.run import Event, compare
 from frugalkd.recipes.load import load_recipe
 
 ARMS = ("vanilla", "significance", "regulated", "hybrid", "ce", "random", "short")

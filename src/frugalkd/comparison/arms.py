@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from frugalkd.compare.controls import CONTROLS
+from frugalkd.comparison.controls import CONTROLS
 from frugalkd.errors import RecipeError, UnknownName
 from frugalkd.modes import MODES
 from frugalkd.recipes.load import override

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from frugalkd.compare import demo
-from frugalkd.compare.demo import ARMS, NOTE
+from frugalkd.comparison import demo
+from frugalkd.comparison.demo import ARMS, NOTE
 
 
 @pytest.mark.slow

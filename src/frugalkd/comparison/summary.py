@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from frugalkd.compare.arms import ResolvedArm
-from frugalkd.compare.controls import TOLERANCE
-from frugalkd.compare.plan import Key, Outcome, Outcomes
-from frugalkd.compare.statistics import differences, interval, spread
+from frugalkd.comparison.arms import ResolvedArm
+from frugalkd.comparison.controls import TOLERANCE
+from frugalkd.comparison.plan import Key, Outcome, Outcomes
+from frugalkd.comparison.statistics import differences, interval, spread
 from frugalkd.recipes.schema import Recipe
 
 SCHEMA = 1

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frugalkd.compare.controls import CONTROLS, TOLERANCE, control_settings
+from frugalkd.comparison.controls import CONTROLS, TOLERANCE, control_settings
 from frugalkd.errors import RecipeError
 from frugalkd.ledger import Ledger
 from frugalkd.policies import Moment, RandomSubset

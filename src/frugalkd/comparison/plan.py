@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from frugalkd.compare.arms import ResolvedArm, folder_name, needs_teacher, teacher_recipe
-from frugalkd.compare.controls import control_settings
+from frugalkd.comparison.arms import ResolvedArm, folder_name, needs_teacher, teacher_recipe
+from frugalkd.comparison.controls import control_settings
 from frugalkd.recipes.load import override
 from frugalkd.recipes.schema import Recipe
 

@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
-from frugalkd.compare.plan import Key
-from frugalkd.compare.pool import Workers, _inherited
+from frugalkd.comparison.plan import Key
+from frugalkd.comparison.pool import Workers, _inherited
 from frugalkd.recipes.load import override
 
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from frugalkd.compare import compare
-from frugalkd.compare.controls import TOLERANCE
-from frugalkd.compare.worker import carry_out
+from frugalkd.comparison import compare
+from frugalkd.comparison.controls import TOLERANCE
+from frugalkd.comparison.worker import carry_out
 from frugalkd.errors import RecipeError, RunFolderError, UnknownName
 from frugalkd.recipes.load import override
 
