@@ -7,36 +7,24 @@ at temperature 1, and that it must reach ``tau`` to pass, is our reading.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from frugalkd.errors import FrugalKDError
-from frugalkd.verdict import fails
-
-
-class Look(NamedTuple):
-    """What one look at a batch says of each of its rows.
-
-    ``confidence`` float32 (rows,): top softmax probability, NaN where the logits are not finite.
-    ``correct`` bool (rows,): the lowest index among the largest logits is the label.
-    """
-
-    confidence: Tensor
-    correct: Tensor
+from frugalkd.verdict import Look, fails
 
 
 @torch.no_grad()
 def look(logits: Tensor, labels: Tensor) -> Look:
-    """Confidence and correctness of ``logits`` (rows, classes) against ``labels`` int64 (rows,).
+    """A look at ``logits`` (rows, classes) against ``labels`` int64 (rows,).
 
     In float32 whatever the precision of the logits, and without a device synchronisation.
     """
     with torch.autocast(logits.device.type, enabled=False):
         probabilities = torch.softmax(logits.detach().float(), dim=1)
     # The logits' own argmax: the softmax rounds close logits to a tie.
-    return Look(probabilities.amax(dim=1), logits.argmax(dim=1) == labels)
+    truth = probabilities.gather(1, labels.unsqueeze(1)).squeeze(1)
+    return Look(probabilities.amax(dim=1), logits.argmax(dim=1) == labels, truth)
 
 
 def gate(logits: Tensor, labels: Tensor, tau: float = 0.9) -> Tensor:

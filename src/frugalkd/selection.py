@@ -16,14 +16,15 @@ from torch.utils.data import Dataset
 from frugalkd import draws
 from frugalkd.batches import call, inputs_of, split
 from frugalkd.data.source import open_source
-from frugalkd.errors import NonFiniteLoss, SelectionMisuse, UnsupportedData
-from frugalkd.gate import Look, look
+from frugalkd.errors import NonFiniteLoss, SelectionMisuse, TargetsError, UnsupportedData
+from frugalkd.gate import look
 from frugalkd.ledger import Ledger
 from frugalkd.looking import looking
 from frugalkd.meters import Meters
 from frugalkd.policies import All, Moment, Plan, Policy
 from frugalkd.policies._policy import Ids, Mask
 from frugalkd.teachers import Targets
+from frugalkd.verdict import Look
 
 CHECK_EVERY = 50
 """Steps between two readings of what the device has observed (a reading waits for the device)."""
@@ -115,6 +116,10 @@ class Selection:
             raise UnsupportedData(
                 f"a ledger of {len(self.ledger)} samples for a data set of {samples}"
             )
+        if "teacher_truth" in self.ledger.columns:
+            if targets is None:
+                raise TargetsError("this policy asks what the teacher knows: pass stored targets")
+            self.ledger["teacher_truth"][:] = targets.truth(getattr(dataset, "labels", None))
         self.meters = meters or Meters()
         self.epoch = 0
         """The epoch to come, or under way."""
@@ -231,22 +236,22 @@ class Selection:
         with looking(self.model):
             seen = look(self._forward(data), labels)
         self.meters.student_forwards += len(ids)
-        confidence, correct = seen.confidence.cpu().numpy(), seen.correct.cpu().numpy()
-        bad = ids[~np.isfinite(confidence)]
+        seen = Look(*(part.cpu().numpy() for part in seen))
+        bad = ids[~np.isfinite(seen.confidence)]
         if len(bad):
             raise NonFiniteLoss(
                 epoch=self.epoch, step=step, ids=bad.tolist(), what="a screening's output"
             )
-        return self.enter(ids, confidence, correct, screening=True)
+        return self.enter(ids, seen, screening=True)
 
-    def enter(self, ids: Ids, confidence: NDArray, correct: Mask, *, screening: bool) -> Mask:
-        """Judge a look and enter it into the ledger; returns which rows failed."""
-        failed = self.policy.admit(confidence, correct)
+    def enter(self, ids: Ids, seen: Look, *, screening: bool) -> Mask:
+        """Judge a look (arrays) and enter it into the ledger; returns which rows failed."""
+        failed = self.policy.admit(seen, ids, self.ledger)
         self.ledger.record(
             ids,
             epoch=self.epoch,
-            confidence=confidence,
-            correct=correct,
+            confidence=seen.confidence,
+            correct=seen.correct,
             failed=failed,
             screening=screening,
         )
@@ -426,13 +431,13 @@ class Epoch:
             pending, self._pending = self._pending, []
             ids = np.concatenate([entry[0] for entry in pending])
             forced = np.concatenate([entry[1] for entry in pending])
-            confidence = torch.cat([entry[2].confidence for entry in pending]).cpu().numpy()
-            correct = torch.cat([entry[2].correct for entry in pending]).cpu().numpy()
+            looks = zip(*(entry[2] for entry in pending), strict=True)
+            seen = Look(*(torch.cat(parts).cpu().numpy() for parts in looks))
             losses = torch.cat([entry[3] for entry in pending]).float().cpu().numpy()
-            self._refuse_non_finite([entry[0] for entry in pending], confidence, losses)
+            self._refuse_non_finite([entry[0] for entry in pending], seen.confidence, losses)
             failed = np.ones(len(ids), dtype=bool)
             if not self._gated_now:
-                failed = self._selection.enter(ids, confidence, correct, screening=False)
+                failed = self._selection.enter(ids, seen, screening=False)
             participated = failed & ~forced
             self._selection.ledger.trained(
                 ids, participated=participated, forced=forced, losses=losses

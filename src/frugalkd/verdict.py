@@ -1,8 +1,21 @@
-"""The verdict of the gate, for arrays and tensors alike; free of torch, as the policies are."""
+"""What a look says of its rows, and the gate's verdict; free of torch, as the policies are."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
+
+
+class Look(NamedTuple):
+    """What one look at a batch says of each of its rows; arrays or tensors, all (rows,).
+
+    ``confidence`` float32: top softmax probability, NaN where the logits are not finite.
+    ``correct`` bool: the lowest index among the largest logits is the label.
+    ``truth`` float32: the label's softmax probability.
+    """
+
+    confidence: Any
+    correct: Any
+    truth: Any
 
 
 def fails(confidence: Any, correct: Any, tau: float) -> Any:

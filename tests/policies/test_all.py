@@ -6,6 +6,7 @@ import numpy as np
 
 from frugalkd.ledger import Ledger
 from frugalkd.policies import All, Moment
+from frugalkd.verdict import Look
 
 
 def test_the_pool_is_the_plan():
@@ -18,5 +19,6 @@ def test_the_pool_is_the_plan():
 
 
 def test_every_look_fails_and_nobody_sleeps():
-    assert All().admit(np.array([1.0], np.float32), np.array([True])).all()
+    one = np.array([1.0], np.float32)
+    assert All().admit(Look(one, one == 1, one), np.arange(1), Ledger.new(1)).all()
     assert not All().sleep(np.array([3, 255], np.uint8)).any()

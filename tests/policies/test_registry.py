@@ -15,6 +15,7 @@ from frugalkd.api import train_teacher
 from frugalkd.ledger import Ledger
 from frugalkd.policies import POLICIES, All, Moment, SelfRegulation
 from frugalkd.training import Optimizer, Training
+from frugalkd.verdict import Look
 
 EVERYONE = {  # settings under which everything takes part
     "all": {},
@@ -90,7 +91,8 @@ def test_settings_are_frozen_plain_values(policy: Any):
 def test_admit_and_sleep_answer_row_by_row(policy):
     confidence = np.array([0.1, 0.5, 0.95, np.nan], np.float32)
     correct = np.array([True, False, True, True])
-    failed = policy.admit(confidence, correct)
+    ledger = Ledger.new(4, extra=policy.columns)
+    failed = policy.admit(Look(confidence, correct, confidence), np.arange(4), ledger)
     assert failed.shape == (4,)
     assert failed.dtype == bool
     assert failed[1]

@@ -9,6 +9,7 @@ import pytest
 
 from frugalkd.ledger import NEVER, Ledger
 from frugalkd.policies import Moment, SelfRegulation
+from frugalkd.verdict import Look
 
 POOL = np.arange(10)
 
@@ -36,8 +37,24 @@ def test_tau_itself_passes_and_nan_fails():
         [0.9, np.nextafter(np.float32(0.9), np.float32(0)), 1, 1, np.nan], np.float32
     )
     correct = np.array([True, True, True, False, True])
-    failed = SelfRegulation(confidence=0.9).admit(confidence, correct)
+    look = Look(confidence, correct, confidence)
+    failed = SelfRegulation(confidence=0.9).admit(look, np.arange(5), Ledger.new(5))
     assert failed.tolist() == [False, True, False, True, True]
+
+
+def test_a_ceiling_asks_no_more_than_a_part_of_what_the_teacher_knows():
+    policy = SelfRegulation(confidence=0.9, ceiling=0.5)
+    ledger = Ledger.new(6, extra=policy.columns)
+    ledger["teacher_truth"][:] = [1, 1, 0.4, 0.4, 0.0, 0.4]
+    truth = np.array([0.5, 0.49, 0.2, 0.19, 0.0, np.nan], np.float32)
+    look = Look(np.full(6, 0.5, np.float32), np.zeros(6, bool), truth)
+    failed = policy.admit(look, np.arange(6), ledger)
+    assert failed.tolist() == [False, True, False, True, False, True]
+    high = SelfRegulation(confidence=0.9, ceiling=2.0)  # tau is the most that is ever asked
+    assert (
+        high.admit(look._replace(truth=np.full(6, 0.9, np.float32)), np.arange(6), ledger).sum()
+        == 0
+    )
 
 
 def test_warm_up_and_finale_force_everybody():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -171,3 +173,10 @@ def test_targets_of_other_data_are_refused_by_distill():
     ):
         with pytest.raises(TargetsError, match="another"):
             distill(net(2), other, teacher=stored, training=training, device="cpu")
+
+
+def test_truth_is_the_probability_of_the_label_or_of_the_top_class():
+    logits = torch.tensor([[[0.0, math.log(3)], [math.log(4), 0.0]], [[9.0, 0.0], [0.0, 9.0]]])
+    targets = StoredTargets(logits, {})
+    assert targets.truth(torch.tensor([0, 0])) == pytest.approx([0.25, 0.8])
+    assert targets.truth(None) == pytest.approx([0.75, 0.8])

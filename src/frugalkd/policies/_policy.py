@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from frugalkd import draws
 from frugalkd.ledger import Ledger
+from frugalkd.verdict import Look
 
 Ids = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -54,8 +55,10 @@ class Moment:
 class Policy(ABC):
     """Which samples take part. A policy holds settings only: its memory is the ledger."""
 
-    columns: ClassVar[Mapping[str, str]] = {}
-    """The policy's own ledger columns: name -> numpy dtype, zero at first."""
+    @property
+    def columns(self) -> Mapping[str, str]:
+        """The policy's own ledger columns: name -> numpy dtype, zero at first."""
+        return {}
 
     when: Literal["now", "last-visit"]
     """Whether the gate judges the batch at hand, or the forward pass that training does anyway."""
@@ -65,8 +68,8 @@ class Policy(ABC):
         """The plan of epoch ``at.epoch`` among ``pool``, the ids that may take part, sorted."""
 
     @abstractmethod
-    def admit(self, confidence: NDArray[np.float32], correct: Mask) -> Mask:
-        """Which rows of a look fail the gate, and so are still needed."""
+    def admit(self, look: Look, ids: Ids, ledger: Ledger) -> Mask:
+        """Which rows of a look (arrays) at ``ids`` fail the gate, and so are still needed."""
 
     @abstractmethod
     def sleep(self, streak: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -78,8 +81,8 @@ class Ungated(Policy):
 
     when = "last-visit"
 
-    def admit(self, confidence: NDArray[np.float32], correct: Mask) -> Mask:
-        return np.ones(len(correct), dtype=bool)
+    def admit(self, look: Look, ids: Ids, ledger: Ledger) -> Mask:
+        return np.ones(len(ids), dtype=bool)
 
     def sleep(self, streak: NDArray[np.uint8]) -> NDArray[np.int64]:
         return np.zeros(len(streak), dtype=np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from frugalkd.ledger import NEVER, Ledger
 from frugalkd.policies._policy import Ids, Mask, Moment, Plan, Policy
 from frugalkd.training import STRICT
-from frugalkd.verdict import fails
+from frugalkd.verdict import Look, fails
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,10 @@ class SelfRegulation(Policy):
         budget: the fraction of the pool that takes part in an epoch at the most, and, by waking
             sleepers, at the least; None leaves it to the gate (last-visit only).
         quota: whom a budget keeps: the ``"least-confident"`` of the awake, or a ``"random"`` draw.
+        ceiling: what the student can be asked for at the most, as a part of what the teacher knows:
+            a sample passes once the student gives its label a probability of ``min(tau, ceiling *
+            the teacher's probability of that label)``, so that what the teacher itself is unsure of
+            does not stay awake for ever. Ours, not the paper's; None is the plain gate.
     """
 
     __pydantic_config__: ClassVar = STRICT
@@ -44,12 +49,15 @@ class SelfRegulation(Policy):
     finale: int = 0
     budget: float | None = None
     quota: Literal["least-confident", "random"] = "least-confident"
+    ceiling: float | None = None
 
     def __post_init__(self) -> None:
         if not self.confidence > 0:
             raise ValueError(f"confidence must be positive, not {self.confidence}")
         if not 1 <= self.max_sleep <= 60_000:
             raise ValueError(f"max_sleep must be in [1, 60000], not {self.max_sleep}")
+        if self.ceiling is not None and not self.ceiling > 0:
+            raise ValueError(f"ceiling must be positive, not {self.ceiling}")
         if self.warmup < 0 or self.finale < 0:
             raise ValueError(
                 f"warmup and finale are epochs, 0 or more: {self.warmup}, {self.finale}"
@@ -59,8 +67,15 @@ class SelfRegulation(Policy):
         if self.budget is not None and self.when == "now":
             raise ValueError("a budget is planned before the epoch: it needs when: last-visit")
 
-    def admit(self, confidence: NDArray[np.float32], correct: Mask) -> Mask:
-        return fails(confidence, correct, self.confidence)
+    @property
+    def columns(self) -> Mapping[str, str]:
+        return {} if self.ceiling is None else {"teacher_truth": "float32"}
+
+    def admit(self, look: Look, ids: Ids, ledger: Ledger) -> Mask:
+        if self.ceiling is None:
+            return fails(look.confidence, look.correct, self.confidence)
+        enough = np.minimum(self.confidence, self.ceiling * ledger["teacher_truth"][ids])
+        return ~(look.truth >= enough)
 
     def sleep(self, streak: NDArray[np.uint8]) -> NDArray[np.int64]:
         doubled = 2 ** np.minimum(np.maximum(streak.astype(np.int64), 1) - 1, 16)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from frugalkd.policies._policy import Ids
@@ -24,4 +26,14 @@ class Targets(ABC):
         """Logits (rows, classes) float32 for ``ids`` int64 (rows,) seen as ``views`` int64 (rows,).
 
         ``data`` is the batch as the student gets it, on the student's device; so is the answer.
+        """
+
+    @abstractmethod
+    def truth(self, labels: Tensor | None) -> NDArray[np.float32]:
+        """The teacher's probability of each sample's label, float32 (samples,).
+
+        ``labels`` int64 (samples,); None where the teacher's top class stands in for them.
+
+        Raises:
+            TargetsError: it is not known for all samples beforehand.
         """

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from frugalkd.batches import call, inputs_of
+from frugalkd.errors import TargetsError
 from frugalkd.looking import looking
 from frugalkd.policies._policy import Ids
 from frugalkd.teachers._targets import Targets
@@ -31,3 +34,9 @@ class LiveTeacher(Targets):
         self.queries += len(ids)
         with looking(self.teacher):
             return self._forward(data).float()
+
+    def truth(self, labels: Tensor | None) -> NDArray[np.float32]:
+        raise TargetsError(
+            "a live teacher is not asked for all samples beforehand: a ceiling needs stored "
+            "targets (targets.kind: stored)"
+        )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import send_to_device
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
@@ -76,6 +77,13 @@ class StoredTargets(Targets):
             return self.logits[0].index_select(0, rows)
         which = torch.from_numpy(views % self.logits.shape[0]).to(self.logits.device)
         return self.logits[which, rows]
+
+    def truth(self, labels: Tensor | None) -> NDArray[np.float32]:
+        """As the seam says; of the first view."""
+        logits = self.logits[0]
+        labels = logits.argmax(dim=1) if labels is None else labels.to(logits.device)
+        probabilities = torch.softmax(logits, dim=1)
+        return probabilities.gather(1, labels.unsqueeze(1)).squeeze(1).cpu().numpy()
 
     def check(self, teacher: nn.Module | None, dataset: Dataset) -> None:
         """Refuse targets that belong to another teacher, other data or another augmentation.
