@@ -156,6 +156,8 @@ def needs_teacher(recipe: Recipe) -> bool:
 
 def _about(recipe: Recipe) -> str:
     student = recipe.student
+    if student.mode is not None and student.mode != "vanilla":
+        return _ABOUT[student.mode]
     if not needs_teacher(recipe):
         return "no teacher: labels only"
     if student.mode is not None:
