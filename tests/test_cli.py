@@ -8,7 +8,9 @@ import pytest
 import yaml
 
 from frugalkd.cli import main
+from frugalkd.data import DATA
 from frugalkd.ledger import Ledger
+from frugalkd.models import MODELS
 
 COMMANDS = (
     "demo",
@@ -168,3 +170,9 @@ def test_ledger_show_fits_80_columns(cli, tmp_path):
     code, out, _ = cli("ledger", "export", str(tmp_path), "--to", str(tmp_path / "new/l.csv"))
     assert code == 0
     assert len((tmp_path / "new/l.csv").read_text().splitlines()) == 5001
+
+
+def test_the_recipes_schema_names_the_models_and_the_data(cli):
+    described = cli("schema", "recipe")[1]
+    for known in (*MODELS, *DATA):
+        assert known in described

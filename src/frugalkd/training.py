@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-STRICT = {"extra": "forbid"}
-"""What pydantic is told where a recipe holds one of these: an unknown key is an error."""
+STRICT = {"extra": "forbid", "allow_inf_nan": False}
+"""What pydantic is told where a recipe holds one of these: an unknown key is an error, and so is a
+number that JSON cannot hold."""
 
 
 @dataclass(frozen=True)
@@ -15,6 +17,8 @@ class Optimizer:
 
     ``lr`` is the peak learning rate; ``momentum`` (Nesterov) is SGD's, ``betas`` are AdamW's.
     ``weight_decay`` leaves biases and normalisation parameters out.
+
+    Raises ValueError for impossible values.
     """
 
     __pydantic_config__: ClassVar = STRICT
@@ -25,13 +29,20 @@ class Optimizer:
     momentum: float = 0.9
     betas: tuple[float, float] = (0.9, 0.999)
 
+    def __post_init__(self) -> None:
+        _not_negative(lr=self.lr, weight_decay=self.weight_decay)
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must be in [0, 1), not {self.momentum}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be in [0, 1), not {list(self.betas)}")
+
 
 @dataclass(frozen=True)
 class Schedule:
     """The learning rate as a function of progress in [0, 1].
 
     ``warmup_steps`` linear steps first; then the ``shape`` takes the peak down to
-    ``final`` times the peak at progress 1.
+    ``final`` times the peak at progress 1. Raises ValueError for negative values.
     """
 
     __pydantic_config__: ClassVar = STRICT
@@ -39,6 +50,9 @@ class Schedule:
     shape: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_steps: int = 0
     final: float = 0.0
+
+    def __post_init__(self) -> None:
+        _not_negative(warmup_steps=self.warmup_steps, final=self.final)
 
 
 @dataclass(frozen=True)
@@ -55,6 +69,9 @@ class Training:
         recalibrate_bn: samples for refreshing BatchNorm statistics at the end (0: not at all).
         screen_batch: rows of one forward-only batch when sleepers are screened.
         num_workers: worker processes for data that do not live in memory.
+
+    Raises:
+        ValueError: a value is impossible.
     """
 
     __pydantic_config__: ClassVar = STRICT
@@ -77,3 +94,12 @@ class Training:
                 raise ValueError(f"training.{name} must be positive, not {getattr(self, name)}")
         if self.epochs > 60_000:
             raise ValueError("training.epochs must be at most 60000: the ledger counts in 16 bits")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"training.clip must be positive, not {self.clip}")
+        _not_negative(recalibrate_bn=self.recalibrate_bn, num_workers=self.num_workers)
+
+
+def _not_negative(**values: float) -> None:
+    for name, value in values.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be a finite number, 0 or more, not {value}")

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_type_hi
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
+from frugalkd.data import DATA
+from frugalkd.models import MODELS
 from frugalkd.modes import ModeName
 from frugalkd.objectives import OBJECTIVES
 from frugalkd.policies import POLICIES, SelfRegulation
@@ -19,7 +21,7 @@ from frugalkd.training import Training
 class Strict(BaseModel):
     """A section of a recipe: unknown keys are errors, and nothing changes once it is read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Spec(Strict):
@@ -64,7 +66,7 @@ else:
 class NamedOrPath(Strict):
     """One of ours by ``name``, or your own by import ``path``."""
 
-    name: str | None = Field(None, description="a name that 'frugalkd recipes' lists")
+    name: str | None = Field(None, description="one of ours")
     path: str | None = Field(None, description="your own: package.module:Name")
     options: dict[str, Any] = Field(default_factory=dict, description="its keyword arguments")
 
@@ -75,10 +77,17 @@ class NamedOrPath(Strict):
         return self
 
 
+class Model(NamedOrPath):
+    """A model: ``name`` one of ours, or ``path`` a callable that returns a torch module."""
+
+    name: str | None = Field(None, description=f"one of ours: {', '.join(MODELS)}")
+
+
 class Data(NamedOrPath):
     """The data: ``name`` a data set of ours, or ``path`` a callable that returns a training set,
     or a pair of training and test set, map-style."""
 
+    name: str | None = Field(None, description=f"one of ours: {', '.join(DATA)}")
     root: str | None = Field(None, description="the folder that holds the data sets")
     train_size: int | None = Field(
         None, gt=0, description="a fixed random part of the training set"
@@ -100,7 +109,7 @@ class Augment(Strict):
 class Role(Strict):
     """What teacher and student have in common."""
 
-    model: NamedOrPath
+    model: Model
     augment: Augment = Field(default_factory=lambda: Augment.model_validate({}))
     training: Training = Training()
 
