@@ -255,6 +255,18 @@ def test_no_checkpoint_is_written_of_a_bad_epoch(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["epoch-00001.safetensors"]
 
 
+def test_checkpoints_of_a_run_that_is_not_gone_on_with_do_not_outlive_it(tmp_path):
+    def train(epochs, **more):
+        training = Training(epochs=epochs, batch_size=6, optimizer=SGD)
+        common = {"policy": All(), "training": training, "device": "cpu", "checkpoints": tmp_path}
+        return train_teacher(net(), images(), **common, **more)
+
+    train(5, seed=1)
+    fresh = train(2, seed=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch-00001.safetensors"]
+    assert same_state(train(2, seed=2, resume=True).model, fresh.model)
+
+
 RESUMED = {
     "teach": {"policy": SelfRegulation(confidence=0.5, max_sleep=2)},
     "teach-now": {"policy": SelfRegulation(confidence=0.5, when="now")},

@@ -524,6 +524,28 @@ def test_a_state_goes_on_where_another_selection_stopped():
         other.load_state_dict(state)
 
 
+def test_a_state_taken_after_an_epochs_batches_goes_on_with_the_next():
+    whole = go_through(two_epochs())
+    first, second = two_epochs(), two_epochs()
+    for epoch in first:
+        for batch in epoch:
+            batch.observe(logits_for(batch, True))
+        state = first.state_dict()
+        break
+    second.load_state_dict(state)
+    assert second.epoch == 1
+    assert go_through(second) == whole[1:]
+    assert second.ledger.epochs == 2
+
+
+def test_no_state_is_given_between_an_epochs_batches():
+    selection = two_epochs()
+    batches = iter(next(iter(selection)))
+    next(batches)
+    with pytest.raises(SelectionMisuse, match="epoch 0 is under way"):
+        selection.state_dict()
+
+
 def test_the_model_is_never_called_for_training():
     calls = []
     model = nn.Identity()

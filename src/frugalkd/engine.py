@@ -208,10 +208,8 @@ class Trainer:
         assert self.checkpoints is not None
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         path = self.checkpoints / f"epoch-{self.selection.epoch:05d}.safetensors"
-        selection = self.selection.state_dict()
-        # The selection moves on only when it is asked for the next epoch.
         tree = {
-            "selection": {**selection, "epoch": selection["epoch"] + 1},
+            "selection": self.selection.state_dict(),
             "model": dict(self.model.state_dict()),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
@@ -220,8 +218,9 @@ class Trainer:
             "random": random_state(self.accelerator.device),
         }
         save_tree(path, tree)
-        for old in sorted(self.checkpoints.glob("epoch-*.safetensors"))[:-1]:
-            old.unlink()
+        for other in self.checkpoints.glob("epoch-*.safetensors"):
+            if other != path:  # of an earlier epoch, or of a run that was not gone on with
+                other.unlink()
 
     def resume(self) -> bool:
         """Go on from the newest checkpoint; False where there is none."""

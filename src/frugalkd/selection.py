@@ -123,10 +123,11 @@ class Selection:
         self.meters = meters or Meters()
         self.epoch = 0
         """The epoch to come, or under way."""
+        self._current: Epoch | None = None
 
     def __iter__(self) -> Iterator[Epoch]:
         while self.epoch < self.epochs:
-            epoch = Epoch(self, *self._plan())
+            epoch = self._current = Epoch(self, *self._plan())
             yield epoch
             if not epoch.finished:
                 raise SelectionMisuse(
@@ -140,9 +141,22 @@ class Selection:
         return math.ceil(self.epochs)
 
     def state_dict(self) -> dict[str, Any]:
-        """What another selection, made alike, needs to go on with the next epoch."""
+        """What another selection, made alike, needs to go on with the next epoch.
+
+        Inside the loop over epochs it may be taken before an epoch's batches, or after them.
+
+        Raises:
+            SelectionMisuse: taken between an epoch's batches.
+        """
+        current, coming = self._current, self.epoch
+        if current is not None and current.index == coming and current.begun:
+            if not current.finished:
+                raise SelectionMisuse(
+                    f"epoch {coming} is under way: take the state after its last batch"
+                )
+            coming += 1
         return {
-            "epoch": self.epoch,
+            "epoch": coming,
             "seed": self.seed,
             "epochs": self.ledger.epochs,
             "columns": {k: torch.from_numpy(v.copy()) for k, v in self.ledger.columns.items()},
@@ -157,7 +171,7 @@ class Selection:
         columns = {name: column.numpy().copy() for name, column in state["columns"].items()}
         if state["seed"] != self.seed or len(columns["visits"]) != len(self.ledger):
             raise SelectionMisuse("this state belongs to a selection with another seed or data set")
-        self.epoch = state["epoch"]
+        self.epoch, self._current = state["epoch"], None
         self.ledger.columns = columns
         self.ledger.epochs = state["epochs"]
 
@@ -275,6 +289,7 @@ class Epoch:
         screened: sleepers that were looked at before the epoch.
         counts: rows by what they were: participations, idle, forced, and ``deferred`` (planned,
             but in a last batch that was dropped).
+        begun: its batches have been asked for.
         finished: every batch was trained on and observed.
     """
 
@@ -282,12 +297,11 @@ class Epoch:
         self.index = selection.epoch
         self.planned, self.screened = len(plan.ids), screened
         self.counts = {"participations": 0, "idle": 0, "forced": 0, "deferred": 0}
-        self.finished = False
+        self.begun = self.finished = False
         self.lr_factor = plan.lr_factor
         self._selection, self._plan = selection, plan
         self._gated_now = selection.policy.when == "now" and plan.forced is None
         self._pending: list[tuple[Ids, Mask, Look, Tensor]] = []
-        self._batch: Batch | None = None
         self._steps = self._first_pending = 0
         self._weight_sum = self._weight_squares = 0.0
         self._rows = 0
@@ -298,10 +312,10 @@ class Epoch:
         return rows // size if self._selection.drop_last else math.ceil(rows / size)
 
     def __iter__(self) -> Iterator[Batch]:
-        if self._steps or self.finished:
+        if self.begun:
             raise SelectionMisuse(f"epoch {self.index} has begun already: an epoch runs once")
+        self.begun = True
         for batch in self._gate_now() if self._gated_now else self._as_planned():
-            self._batch = batch
             yield batch
             if not batch.observed:
                 raise SelectionMisuse(
