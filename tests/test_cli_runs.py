@@ -2,10 +2,12 @@
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 
 from frugalkd.cli import main
 from frugalkd.cli.progress import EpochProgress, RunsProgress
@@ -135,6 +137,45 @@ def test_labels_are_needed_to_evaluate(runs, cli, tmp_path):
     code, _, err = cli("evaluate", str(runs / "student"), "--data", str(tmp_path / "x.npy"))
     assert code == 2
     assert "says no classes" in err
+
+
+def test_a_part_of_the_data_that_cannot_be_had_names_the_field(cli, tmp_path):
+    for field in ("data.validation", "data.train_size"):
+        setting = f"{field}=5000"
+        code, _, err = cli("teach", "digits", "--out", str(tmp_path / "t"), "--set", setting)
+        assert code == 2
+        assert err.startswith(f"error: {field}: ")
+        assert err.count("\n") == 1
+
+
+def test_another_pretrained_teacher_under_the_same_name_is_another_run(runs, cli, tmp_path):
+    weights = tmp_path / "w.safetensors"
+    weights.write_bytes((runs / "teacher" / "teacher.safetensors").read_bytes())
+    arguments = ["distill", "digits", "--mode", "regulated", "--out", str(tmp_path / "s"), *FEW]
+    arguments += ["--set", f"teacher.weights={weights}"]
+    assert cli(*arguments)[0] == 0
+    assert "finished" in cli(*arguments)[2]
+    state = safetensors.torch.load_file(weights)
+    safetensors.torch.save_file({name: -tensor for name, tensor in state.items()}, weights)
+    code, _, err = cli(*arguments)
+    assert code == 2
+    assert "holds another run" in err
+
+
+def test_after_a_run_on_own_data_what_is_suggested_works(runs, cli, tmp_path, monkeypatch):
+    (tmp_path / "own_digits.py").write_text(
+        "from frugalkd import load_data\n"
+        "def parts():\n"
+        "    splits = load_data('digits')\n"
+        "    return splits.train, splits.test\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    own = ["--set", "data.path=own_digits:parts", "--teacher", str(runs / "teacher"), *FEW]
+    code, out, err = cli("distill", "digits", "--mode", "regulated", "--out", "s", *own)
+    assert code == 0, err
+    following = out.partition("next: frugalkd ")[2].split()
+    assert cli(*following)[0] == 0
 
 
 def test_ctrl_c_says_how_to_go_on(cli, tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from frugalkd.errors import DataError, ModelError
-from frugalkd.imports import check_options, import_object
+from frugalkd.imports import check_options, import_object, make_object
 
 
 @pytest.fixture(autouse=True)
@@ -91,3 +91,24 @@ def test_check_options():
         check_options(example, {"root": 1}, **given)
     with pytest.raises(DataError, match="it takes none"):
         check_options(lambda root: None, {"x": 1}, **given)
+
+
+def test_makes_objects_and_says_in_one_line_what_went_wrong(folder):
+    (folder / "made.py").write_text(
+        "SIZE = 3\n"
+        "def pair(left, right=2):\n"
+        "    if left < 0:\n"
+        "        raise ValueError('too small\\nby far')\n"
+        "    return left, right\n"
+    )
+    assert make_object("made:pair", {"left": 1}) == (1, 2)
+    assert make_object("builtins:dict", {"any": 1}) == {"any": 1}
+    for path, options, says in (
+        ("made:pair", {"lft": 1}, "made:pair takes no option 'lft': did you mean left?"),
+        ("made:pair", {"left": -1}, "made:pair failed with options {'left': -1}: ValueError: too"),
+        ("made:pair", {}, "made:pair failed with options {}: TypeError: .* missing"),
+        ("made:SIZE", {}, "made:SIZE is a int: name a class or a function"),
+    ):
+        with pytest.raises(ModelError, match=says) as caught:
+            make_object(path, options)
+        assert "\n" not in str(caught.value)

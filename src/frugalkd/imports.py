@@ -7,7 +7,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from frugalkd.errors import FrugalKDError, ModelError, nearest
@@ -37,6 +37,28 @@ def import_object(path: str) -> Any:
             raise ModelError(f"{reached} has no {part!r}: {hint}") from None
         reached = f"{reached}.{part}"
     return found
+
+
+def make_object(path: str, options: Mapping[str, Any]) -> Any:
+    """What the callable at an import path makes of the keyword ``options``.
+
+    Raises ModelError where :func:`import_object` does, and where the call fails.
+    """
+    maker = import_object(path)
+    if not callable(maker):
+        raise ModelError(f"{path} is a {type(maker).__name__}: name a class or a function")
+    try:
+        inspect.signature(maker)
+    except (TypeError, ValueError):  # some built-in callables have none
+        pass
+    else:
+        check_options(maker, options, fixed=(), what=path, error=ModelError)
+    try:
+        return maker(**options)
+    except FrugalKDError:
+        raise
+    except Exception as error:  # anything may go wrong inside a user's class
+        raise ModelError(f"{path} failed with options {options}: {_one_line(error)}") from error
 
 
 def _import_module(name: str) -> Any:

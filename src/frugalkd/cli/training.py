@@ -125,8 +125,10 @@ def distill(
         out,
         lambda listener: run(made, out, teacher=teacher, resume=resume, listener=listener),
     )
-    data = made.data.name or "my-images/"
-    command = ["frugalkd", "predict", str(out), "--data", data, "--out", str(out / "classes.csv")]
+    command = ["frugalkd", "ledger", "show", str(out)]
+    if made.data.name is not None:  # only our own data say how to prepare a picture
+        table = str(out / "classes.csv")
+        command = ["frugalkd", "predict", str(out), "--data", made.data.name, "--out", table]
     _report(results, out, shlex.join(command), as_json)
 
 

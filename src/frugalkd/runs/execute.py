@@ -49,9 +49,17 @@ def run_digest(kind: str, recipe: Recipe, teacher: Path | None) -> str:
     if teacher is not None:
         for name in ("teacher.safetensors", "student.safetensors", "ledger.safetensors"):
             if (teacher / name).is_file():
-                files[name] = hashlib.sha256((teacher / name).read_bytes()).hexdigest()
+                files[name] = _digest_of(teacher / name)
+    elif kind == "distill" and recipe.teacher.weights is not None:
+        pretrained = Path(recipe.teacher.weights)
+        if pretrained.is_file():
+            files["pretrained"] = _digest_of(pretrained)
     whole = {"schema": SCHEMA, "kind": kind, "recipe": said, "teacher": files}
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+
+
+def _digest_of(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def teach(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from frugalkd.batches import call
 from frugalkd.errors import FrugalKDError, ModelError, RunFolderError, nearest
-from frugalkd.imports import import_object
+from frugalkd.imports import make_object
 from frugalkd.looking import looking
 from frugalkd.models import build_model
 from frugalkd.runs.folder import read_json
@@ -102,7 +102,7 @@ def _build(card: Mapping[str, Any]) -> nn.Module:
     # Building draws weights that are thrown away: the caller's random stream is not touched.
     with torch.random.fork_rng(devices=[]):
         if "path" in spec:
-            model = import_object(spec["path"])(**options)
+            model = make_object(spec["path"], options)
             if not isinstance(model, nn.Module):
                 raise ModelError(f"{spec['path']} made a {type(model).__name__}, not a module")
             return model

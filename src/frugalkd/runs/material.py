@@ -13,9 +13,10 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from frugalkd.data import Augmentation, ImageData, hold_out, load_data, take
+from frugalkd.data.root import located
 from frugalkd.errors import DataError, ModelError, TargetsError
 from frugalkd.files import write_json
-from frugalkd.imports import import_object
+from frugalkd.imports import make_object
 from frugalkd.models import build_model
 from frugalkd.recipes.schema import Augment, NamedOrPath, Recipe
 from frugalkd.runs.load import load, load_weights
@@ -37,6 +38,7 @@ def make_data(recipe: Recipe, augment: Augment, seed: int) -> Material:
 
     Raises:
         DataError: the data cannot be found or read, or cannot be cut or augmented as asked.
+        ModelError: the import path of your own cannot be followed, or what it names fails.
     """
     spec = recipe.data
     if spec.name is not None:
@@ -53,17 +55,25 @@ def make_data(recipe: Recipe, augment: Augment, seed: int) -> Material:
         )
     if isinstance(train, ImageData):
         if spec.validation:
-            train, test = hold_out(train, spec.validation)
+            with located("data.validation"):
+                train, test = hold_out(train, spec.validation)
             split = "validation"
         if spec.train_size:
-            train = take(train, spec.train_size)
+            with located("data.train_size"):
+                train = take(train, spec.train_size)
         train = train.with_augmentation(Augmentation(augment.crop, augment.flip), seed)
     return Material(train, test, split)
 
 
 def _own_data(spec: NamedOrPath) -> tuple[Any, Any]:
-    made = import_object(spec.path or "")(**spec.options)
-    return made if isinstance(made, tuple) else (made, None)
+    made = make_object(spec.path or "", spec.options)
+    if not isinstance(made, tuple):
+        return made, None
+    if len(made) != 2:
+        raise DataError(
+            f"{spec.path} made {len(made)} data sets: a training and a test set, or one"
+        )
+    return made
 
 
 def make_model(spec: NamedOrPath, data: Dataset, seed: int) -> nn.Module:
@@ -87,7 +97,7 @@ def make_model(spec: NamedOrPath, data: Dataset, seed: int) -> nn.Module:
             image_size=(height, width),
             **spec.options,
         )
-    model = import_object(spec.path or "")(**spec.options)
+    model = make_object(spec.path or "", spec.options)
     if not isinstance(model, nn.Module):
         raise ModelError(f"{spec.path} made a {type(model).__name__}, not a torch module")
     return model

@@ -42,7 +42,7 @@ def images_from(spec: str, classes: Sequence[str]) -> Images:
     if path.suffix == ".npy":
         return _array(path)
     raise DataError(
-        f"no data {spec!r}: {nearest(spec, DATA)} Or name a folder of pictures, or a FILE.npy"
+        f"no data {spec!r}: {nearest(spec, DATA)}; or name a folder of pictures, or a FILE.npy"
     )
 
 
