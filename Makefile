@@ -13,7 +13,7 @@ TOOLS := $(VENV)/.tools-installed
 # One thread a test worker: more would share the same cores, and the thread count is part of a result.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: help setup demo test heavy check format-check lint types format bench clean
+.PHONY: help setup demo test heavy check format-check lint types tables format bench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -30,7 +30,7 @@ test: $(TOOLS) ## the unit tests
 heavy: $(TOOLS) ## the heavy tests: complete data, many minutes
 	$(PYTEST) -m heavy
 
-check: format-check lint types test ## what CI runs: formatter, linter, type checker, unit tests
+check: format-check lint types tables test ## what CI runs: formatter, linter, type checker, BENCHMARKS.md's numbers, unit tests
 
 format-check: $(TOOLS)
 	$(BIN)/ruff format --check .
@@ -40,6 +40,9 @@ lint: $(TOOLS)
 
 types: $(TOOLS)
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+tables: $(PROJECT) ## the tables of BENCHMARKS.md are those of benchmarks/results
+	$(BIN)/python benchmarks/write.py --check
 
 format: $(TOOLS) ## format the code and apply the linter's safe fixes
 	$(BIN)/ruff format .
