@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset, TensorDataset
 
 from frugalkd.api import distill, train_teacher
-from frugalkd.errors import LedgerError, NonFiniteLoss, TargetsError, UnsupportedData
+from frugalkd.errors import LedgerError, NonFiniteLoss, TargetsError, UnknownName, UnsupportedData
 from frugalkd.flops import flops_of_data
 from frugalkd.ledger import Ledger
 from frugalkd.modes import MODES, significance_weights
@@ -278,3 +278,8 @@ def test_what_cannot_be_is_refused_in_one_line():
     for labels, message in ((torch.rand(9, 4), "multi-label"), (torch.rand(9), "regression")):
         mixed = TensorDataset(torch.zeros(9, 1, 6, 6), labels)
         refused(UnsupportedData, message, teacher=teacher, data=mixed, objective=KD())
+
+
+def test_a_misspelt_mode_names_the_nearest():
+    with pytest.raises(UnknownName, match="unknown mode 'hybird': did you mean hybrid"):
+        distill(net(), images(), teacher=net(), mode="hybird", **CPU)  # pyright: ignore

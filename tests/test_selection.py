@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import Any
 
@@ -414,10 +415,18 @@ def test_an_epoch_runs_once():
         next(iter(epoch))
 
 
-def test_a_policy_that_looks_needs_a_model():
-    selection = two_epochs(policy=SelfRegulation(when="now"))
+@pytest.mark.parametrize("when", ["now", "last-visit"])
+def test_a_policy_that_looks_needs_a_model_from_the_start(when):
     with pytest.raises(SelectionMisuse, match="pass model="):
-        go_through(selection)
+        two_epochs(policy=SelfRegulation(when=when), forward=lambda data: data[0])
+
+
+@pytest.mark.parametrize(
+    "bad", [[1.0] * 19, [0.0] * 20, [-1.0] + [1.0] * 19, [math.nan] + [1.0] * 19]
+)
+def test_impossible_weights_are_refused(bad):
+    with pytest.raises(ValueError, match="20 finite values, 0 or more"):
+        two_epochs(weights=bad)
 
 
 class Endless(IterableDataset):
@@ -460,7 +469,9 @@ def test_data_without_labels_and_without_a_teacher_are_refused():
         _ = next(iter(next(iter(Selection(Alone(), epochs=1, batch_size=2))))).labels
 
 
-@pytest.mark.parametrize("weights", [np.zeros(20), np.ones(19)])
+@pytest.mark.parametrize(
+    "weights", [np.zeros(20), np.ones(19), np.linspace(-1, 1, 20), np.full(20, math.nan)]
+)
 def test_impossible_weights_are_refused(weights):
     with pytest.raises(ValueError, match="weights"):
         two_epochs(weights=weights.astype(np.float32))

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from frugalkd.data.source import Collate, data_digest
 from frugalkd.engine import Caller, Listener, Run, Trainer, accelerator_for
-from frugalkd.errors import LedgerError, ModelError, TargetsError
+from frugalkd.errors import LedgerError, ModelError, TargetsError, UnknownName
 from frugalkd.evaluation import measure, predict
 from frugalkd.flops import flops_of_data
 from frugalkd.ledger import Ledger
@@ -129,6 +129,7 @@ def distill(
         LedgerError: the mode needs a ledger and there is none, or it is of other data.
         TargetsError: the objective needs a teacher and there is none, or the stored targets are of
             other data or another augmentation.
+        UnknownName: no such mode.
         UnsupportedData, NonFiniteLoss: as in :func:`train_teacher`.
     """
     if mode is None and policy is None and weights is None:
@@ -136,6 +137,8 @@ def distill(
     if mode is not None:
         if policy is not None or weights is not None:
             raise ValueError("mode stands for a policy and weights: give either one or the other")
+        if mode not in MODES:
+            raise UnknownName("mode", mode, MODES)
         policy = MODES[mode].policy(regulation or SelfRegulation())
         weights = _mode_weights(mode, ledger, data, gamma)
     objective = objective or KD()

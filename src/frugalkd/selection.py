@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import concatenate, recursively_apply, send_to_device
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -21,7 +21,7 @@ from frugalkd.gate import look
 from frugalkd.ledger import Ledger
 from frugalkd.looking import looking
 from frugalkd.meters import Meters
-from frugalkd.policies import All, Moment, Plan, Policy
+from frugalkd.policies import All, Moment, Plan, Policy, Ungated
 from frugalkd.policies._policy import Ids, Mask
 from frugalkd.teachers import Targets
 from frugalkd.verdict import Look
@@ -54,7 +54,8 @@ class Selection:
         weights: float32 (samples,), or None for 1. Used as they are; a sample of weight 0 never
             takes part.
         targets: where soft targets come from, or None.
-        model: what is trained. Only policies that look before they train need it.
+        model: what is trained. Policies with a gate need it, ``forward`` or not: a look puts it
+            into eval mode and back.
         forward: how to get logits (rows, classes) from a batch's data when looking; by default
             ``model(inputs)``.
         labels: how to get labels int64 (rows,) from a batch's data; by default those of a pair or
@@ -68,7 +69,8 @@ class Selection:
 
     Raises:
         UnsupportedData: an iterable data set, or an empty one.
-        ValueError: weights of the wrong length, or none above 0.
+        ValueError: weights of the wrong length, negative, not finite, or none above 0.
+        SelectionMisuse: a policy with a gate, and no model for it to look with.
     """
 
     def __init__(
@@ -102,11 +104,16 @@ class Selection:
             raise UnsupportedData("the data set is empty: there is nothing to select from")
         if not epochs > 0 or batch_size < 1:
             raise ValueError(f"epochs and batch_size must be positive: {epochs}, {batch_size}")
-        if weights is not None and (len(weights) != samples or not (weights > 0).any()):
-            raise ValueError(f"weights: {samples} values are needed, some of them above 0")
+        if model is None and not isinstance(self.policy, Ungated):
+            raise SelectionMisuse(
+                f"{type(self.policy).__name__} looks at samples before training on them: pass "
+                "model= to the selection"
+            )
         self.epochs, self.batch_size, self.seed = float(epochs), batch_size, seed
-        self.weights = None if weights is None else np.asarray(weights, dtype=np.float32)
-        self.pool: Ids = np.arange(samples) if weights is None else np.flatnonzero(weights > 0)
+        self.weights = None if weights is None else _checked(weights, samples)
+        self.pool: Ids = np.arange(samples)
+        if self.weights is not None:
+            self.pool = np.flatnonzero(self.weights)
         self.targets, self.model = targets, model
         self._forward = forward or (lambda data: call(model, inputs_of(data)))
         self._labels = labels or (lambda data: split(data)[1])
@@ -239,11 +246,7 @@ class Selection:
 
         ``step`` is the epoch's step to come, for the error where an output is not finite.
         """
-        if self.model is None:
-            raise SelectionMisuse(
-                f"{type(self.policy).__name__} looks at samples before training on them: pass "
-                "model= to the selection"
-            )
+        assert self.model is not None, "refused when the selection was made"
         labels = self._labels(data)
         if labels is None:
             labels = self.label(data, self.fetch_targets(ids, views, data))
@@ -555,6 +558,16 @@ class Batch:
             losses = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
         self._epoch.observe(self, look(logits, labels), losses.detach())
         self.observed = True
+
+
+def _checked(weights: ArrayLike, samples: int) -> NDArray[np.float32]:
+    """One weight a sample, float32."""
+    made = np.asarray(weights, dtype=np.float32)
+    if made.shape != (samples,) or not (np.isfinite(made) & (made >= 0)).all() or not made.any():
+        raise ValueError(
+            f"weights: {samples} finite values, 0 or more, are needed, some of them above 0"
+        )
+    return made
 
 
 def _rows(data: Any, index: Any) -> Any:
