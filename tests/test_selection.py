@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from frugalkd import SelfRegulation
+from frugalkd.epochs import CHECK_EVERY
 from frugalkd.errors import (
     FrugalKDError,
     NonFiniteLoss,
@@ -21,7 +22,7 @@ from frugalkd.errors import (
 )
 from frugalkd.objectives import KD
 from frugalkd.policies import All, Policy
-from frugalkd.selection import CHECK_EVERY, Selection
+from frugalkd.selection import Selection
 from frugalkd.teachers import LiveTeacher
 from toys import Ids, IdsAndViews, images, net, order, same_columns, same_state
 

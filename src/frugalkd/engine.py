@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from frugalkd.batches import call, inputs_of
 from frugalkd.checkpoint import load_tree, random_state, save_tree, set_random_state
+from frugalkd.epochs import Batch, Epoch
 from frugalkd.errors import ModelError
 from frugalkd.ledger import Ledger
 from frugalkd.meters import Meters
 from frugalkd.objectives import Objective
 from frugalkd.optimisation import factor, make_optimizer
-from frugalkd.selection import Epoch, Selection
+from frugalkd.selection import Selection
 from frugalkd.training import Training
 
 Listener = Callable[[dict[str, Any]], None]
@@ -138,7 +139,7 @@ class Trainer:
         self.model.eval()
         return self.history
 
-    def train_step(self, batch, epoch: Epoch) -> Tensor:
+    def train_step(self, batch: Batch, epoch: Epoch) -> Tensor:
         """One optimiser step. No device synchronisation in here."""
         phase = self.selection.meters.phase
         rate = self.training.optimizer.lr * epoch.lr_factor

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import concatenate, recursively_apply, send_to_device
+from accelerate.utils import send_to_device
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from frugalkd import draws
 from frugalkd.batches import call, inputs_of, split
 from frugalkd.data.source import open_source
+from frugalkd.epochs import Epoch
 from frugalkd.errors import NonFiniteLoss, SelectionMisuse, TargetsError, UnsupportedData
 from frugalkd.gate import look
 from frugalkd.ledger import Ledger
@@ -25,9 +26,6 @@ from frugalkd.policies import All, Moment, Plan, Policy, Ungated
 from frugalkd.policies._policy import Ids, Mask
 from frugalkd.teachers import Targets
 from frugalkd.verdict import Look
-
-CHECK_EVERY = 50
-"""Steps between two readings of what the device has observed (a reading waits for the device)."""
 
 
 class Selection:
@@ -283,283 +281,6 @@ class Selection:
             self.look(block, views, data)
 
 
-class Epoch:
-    """One epoch's batches, to be gone through once.
-
-    Attributes:
-        index: from 0.
-        planned: ids that train (under gate-now: that are read).
-        screened: sleepers that were looked at before the epoch.
-        counts: rows by what they were: participations, idle, forced, and ``deferred`` (planned,
-            but in a last batch that was dropped).
-        begun: its batches have been asked for.
-        finished: every batch was trained on and observed.
-    """
-
-    def __init__(self, selection: Selection, plan: Plan, screened: int):
-        self.index = selection.epoch
-        self.planned, self.screened = len(plan.ids), screened
-        self.counts = {"participations": 0, "idle": 0, "forced": 0, "deferred": 0}
-        self.begun = self.finished = False
-        self.lr_factor = plan.lr_factor
-        self._selection, self._plan = selection, plan
-        self._gated_now = selection.policy.when == "now" and plan.forced is None
-        self._pending: list[tuple[Ids, Mask, Look, Tensor]] = []
-        self._steps = self._first_pending = 0
-        self._weight_sum = self._weight_squares = 0.0
-        self._rows = 0
-
-    def __len__(self) -> int:
-        """Steps; under gate-now the most that there can be."""
-        rows, size = self.planned, self._selection.batch_size
-        return rows // size if self._selection.drop_last else math.ceil(rows / size)
-
-    def __iter__(self) -> Iterator[Batch]:
-        if self.begun:
-            raise SelectionMisuse(f"epoch {self.index} has begun already: an epoch runs once")
-        self.begun = True
-        for batch in self._gate_now() if self._gated_now else self._as_planned():
-            yield batch
-            if not batch.observed:
-                raise SelectionMisuse(
-                    f"the batch at epoch {self.index}, step {self._steps} was not observed: call "
-                    "batch.observe(logits, labels) once for each batch"
-                )
-            self._steps += 1
-            if self._steps % CHECK_EVERY == 0:
-                self._read_device()
-        self._read_device()
-        part = self._selection.part
-        self._selection.ledger.epochs += part
-        self.finished = True
-
-    @property
-    def summary(self) -> dict[str, float]:
-        """The epoch in numbers; ``mean_weight`` and ``effective_samples`` of the rows trained."""
-        rows, squares = self._rows, self._weight_squares
-        return {
-            "planned": self.planned,
-            "screened": self.screened,
-            "rows": rows,
-            "steps": self._steps,
-            **self.counts,
-            "mean_weight": self._weight_sum / rows if rows else 0.0,
-            "effective_samples": self._weight_sum**2 / squares if squares else 0.0,
-        }
-
-    def _as_planned(self) -> Iterator[Batch]:
-        """The plan's own batches, in their order."""
-        plan, selection = self._plan, self._selection
-        rows = selection.batch_size
-        keep = len(self) * rows if selection.drop_last else len(plan.ids)
-        self.counts["deferred"] = max(0, len(plan.ids) - keep)
-        forced = np.zeros(len(plan.ids), dtype=bool) if plan.forced is None else plan.forced
-        start = 0
-        for ids, views, data in selection.read(plan.ids[:keep], rows):
-            rows_here = slice(start, start + len(ids))
-            importance = None if plan.weights is None else plan.weights[rows_here]
-            yield self._make(ids, views, data, forced[rows_here], importance, start)
-            start += len(ids)
-
-    def _gate_now(self) -> Iterator[Batch]:
-        """Reads batches, keeps the rows that fail, and trains whenever a full batch has come."""
-        selection, size = self._selection, self._selection.batch_size
-        weight_of = None
-        if self._plan.weights is not None:
-            weight_of = np.zeros(len(selection.ledger), dtype=np.float32)
-            weight_of[self._plan.ids] = self._plan.weights
-        waiting_ids, waiting_views = np.empty(0, np.int64), np.empty(0, np.int64)
-        waiting: Any = None
-        read = 0
-
-        def take(rows: int) -> Batch:
-            nonlocal waiting, waiting_ids, waiting_views
-            ids, views, data = waiting_ids[:rows], waiting_views[:rows], _rows(waiting, slice(rows))
-            waiting = _rows(waiting, slice(rows, None))
-            waiting_ids, waiting_views = waiting_ids[rows:], waiting_views[rows:]
-            importance = None if weight_of is None else weight_of[ids]
-            return self._make(ids, views, data, np.zeros(rows, dtype=bool), importance, read)
-
-        for block, (ids, views, data) in enumerate(selection.read(self._plan.ids, size)):
-            # Rows read before this block, as in a plain loop: the last flush is not at progress 1.
-            read = block * size
-            with selection.meters.phase("screen"):
-                failed = self._look(ids, views, data)
-                index = torch.from_numpy(np.flatnonzero(failed)).to(selection.device)
-                kept = _rows(data, index)
-                waiting = kept if waiting is None else concatenate([waiting, kept])
-            waiting_ids = np.concatenate([waiting_ids, ids[failed]])
-            waiting_views = np.concatenate([waiting_views, views[failed]])
-            if len(waiting_ids) >= size:
-                yield take(size)
-        if len(waiting_ids) and not selection.drop_last:
-            yield take(len(waiting_ids))
-        self.counts["deferred"] += len(waiting_ids)
-
-    def _look(self, ids: Ids, views: Ids, data: Any) -> Mask:
-        """A look between two steps: an earlier step that went wrong is reported before it."""
-        try:
-            return self._selection.look(ids, views, data, step=self._steps)
-        except NonFiniteLoss:
-            self._read_device()
-            raise
-
-    def _make(
-        self,
-        ids: Ids,
-        views: Ids,
-        data: Any,
-        forced: Mask,
-        importance: NDArray[np.float32] | None,
-        consumed: int,
-    ) -> Batch:
-        selection = self._selection
-        weights = np.ones(len(ids), dtype=np.float32)
-        if selection.weights is not None:
-            weights = weights * selection.weights[ids]
-        if importance is not None:
-            weights = weights * importance
-        self._weight_sum += float(weights.sum())
-        self._weight_squares += float(np.square(weights, dtype=np.float64).sum())
-        self._rows += len(ids)
-        done = selection.part * consumed / max(1, self.planned)
-        return Batch(
-            ids=ids,
-            weights=torch.from_numpy(weights).to(selection.device, non_blocking=True),
-            data=data,
-            targets=selection.fetch_targets(ids, views, data),
-            progress=(self.index + done) / selection.epochs,
-            forced=forced,
-            epoch=self,
-        )
-
-    def observe(self, batch: Batch, seen: Look, losses: Tensor) -> None:
-        """Keep what the device has to say of a batch until it is read."""
-        meters = self._selection.meters
-        meters.samples_backpropagated += len(batch.ids)
-        meters.student_forwards += len(batch.ids)
-        self._pending.append((batch.ids, batch.forced, seen, losses))
-
-    def _read_device(self) -> None:
-        """Enter all that is pending into the ledger, unless something of it is not finite."""
-        if not self._pending:
-            return
-        with self._selection.meters.phase("ledger"):
-            pending, self._pending = self._pending, []
-            ids = np.concatenate([entry[0] for entry in pending])
-            forced = np.concatenate([entry[1] for entry in pending])
-            looks = zip(*(entry[2] for entry in pending), strict=True)
-            seen = Look(*(torch.cat(parts).cpu().numpy() for parts in looks))
-            losses = torch.cat([entry[3] for entry in pending]).float().cpu().numpy()
-            self._refuse_non_finite([entry[0] for entry in pending], seen.confidence, losses)
-            failed = np.ones(len(ids), dtype=bool)
-            if not self._gated_now:
-                failed = self._selection.enter(ids, seen, screening=False)
-            participated = failed & ~forced
-            self._selection.ledger.trained(
-                ids, participated=participated, forced=forced, losses=losses
-            )
-            self._first_pending = self._steps
-            self.counts["participations"] += int(participated.sum())
-            self.counts["forced"] += int(forced.sum())
-            self.counts["idle"] += int((~failed & ~forced).sum())
-
-    def _refuse_non_finite(
-        self, batches: list[Ids], confidence: NDArray[np.float32], losses: NDArray[np.float32]
-    ) -> None:
-        bad = ~np.isfinite(confidence) | ~np.isfinite(losses)
-        if not bad.any():
-            return
-        ends = np.cumsum([len(ids) for ids in batches])
-        first = int(np.searchsorted(ends, int(np.argmax(bad)), side="right"))
-        rows = slice(ends[first] - len(batches[first]), ends[first])
-        raise NonFiniteLoss(
-            epoch=self.index,
-            step=self._first_pending + first,
-            ids=batches[first][bad[rows]].tolist(),
-            what="the output" if not np.isfinite(confidence[rows]).all() else "the loss",
-        )
-
-
-class Batch:
-    """Rows to train on.
-
-    Attributes:
-        ids: int64 numpy (rows,).
-        weights: float32 (rows,) on the device.
-        data: what the data set's collation gives, on the device.
-        targets: the teacher's logits (rows, classes), or None.
-        progress: of the whole training, in [0, 1), before this batch.
-        forced: bool numpy (rows,), rows that were not the gate's choice.
-    """
-
-    def __init__(
-        self,
-        *,
-        ids: Ids,
-        weights: Tensor,
-        data: Any,
-        targets: Tensor | None,
-        progress: float,
-        forced: Mask,
-        epoch: Epoch,
-    ):
-        self.ids, self.weights, self.data, self.targets = ids, weights, data, targets
-        self.progress, self.forced = progress, forced
-        self.observed = False
-        self._epoch = epoch
-
-    @property
-    def labels(self) -> Tensor:
-        """int64 (rows,): the data's labels, or the teacher's top class where they have none."""
-        return self._epoch._selection.label(self.data, self.targets)
-
-    def reduce(self, losses: Tensor) -> Tensor:
-        """sum(weight * loss) / rows, a scalar, from one loss per row.
-
-        Raises:
-            SelectionMisuse: ``losses`` is not one value a row.
-        """
-        if losses.shape != self.weights.shape:
-            raise SelectionMisuse(
-                f"losses of shape {tuple(losses.shape)} for {len(self.ids)} rows: give one loss a "
-                "row (reduction='none')"
-            )
-        return (self.weights * losses).sum() / len(self.ids)
-
-    def observe(
-        self, logits: Tensor, labels: Tensor | None = None, losses: Tensor | None = None
-    ) -> None:
-        """Tell the ledger how these rows fared in the training forward.
-
-        Args:
-            logits: (rows, classes).
-            labels: int64 (rows,); by default the batch's own.
-            losses: (rows,), what the objective gave, unweighted; by default cross-entropy.
-
-        Raises:
-            SelectionMisuse: observed twice, or with another number of rows in any of the three.
-        """
-        if self.observed:
-            raise SelectionMisuse("this batch was observed already: observe each batch once")
-        if logits.ndim != 2 or len(logits) != len(self.ids):
-            raise SelectionMisuse(
-                f"logits of shape {tuple(logits.shape)} for {len(self.ids)} rows: (rows, classes) "
-                "in the batch's own order are needed"
-            )
-        labels = self.labels if labels is None else labels
-        for what, given in (("labels", labels), ("losses", losses)):
-            if given is not None and given.shape != (len(self.ids),):
-                raise SelectionMisuse(
-                    f"{what} of shape {tuple(given.shape)} for {len(self.ids)} rows: one a row is "
-                    "needed"
-                )
-        if losses is None:
-            losses = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
-        self._epoch.observe(self, look(logits, labels), losses.detach())
-        self.observed = True
-
-
 def _checked(weights: ArrayLike, samples: int) -> NDArray[np.float32]:
     """One weight a sample, float32."""
     made = np.asarray(weights, dtype=np.float32)
@@ -568,8 +289,3 @@ def _checked(weights: ArrayLike, samples: int) -> NDArray[np.float32]:
             f"weights: {samples} finite values, 0 or more, are needed, some of them above 0"
         )
     return made
-
-
-def _rows(data: Any, index: Any) -> Any:
-    """The rows ``index`` of every tensor in ``data``."""
-    return recursively_apply(lambda tensor: tensor[index], data, error_on_other_type=True)
