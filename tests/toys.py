@@ -97,3 +97,9 @@ def same_columns(one, other) -> bool:
         one[name].dtype == other[name].dtype and one[name].tobytes() == other[name].tobytes()
         for name in one.columns
     )
+
+
+def logits_for(batch, passing=False):
+    """Logits that fail the gate, or that pass it with certainty."""
+    labels = batch.data[1]
+    return 50.0 * nn.functional.one_hot(labels, 4).float() * passing

@@ -1,0 +1,95 @@
+"""An epoch and its batches: each observed once, with its own rows, or refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from frugalkd.epochs import CHECK_EVERY
+from frugalkd.errors import FrugalKDError, NonFiniteLoss, SelectionMisuse
+from frugalkd.selection import Selection
+from toys import Ids, logits_for
+
+
+def two_epochs(**settings):
+    return Selection(Ids(np.arange(20) % 4), epochs=2, batch_size=8, **settings)
+
+
+def test_an_unobserved_batch_is_refused_the_last_one_too():
+    def leave_out(epoch, skipped):
+        for step, batch in enumerate(epoch):
+            if step != skipped:
+                batch.observe(logits_for(batch))
+
+    for skipped in (0, 2):
+        selection = two_epochs()
+        with pytest.raises(SelectionMisuse, match=rf"step {skipped} was not observed"):
+            leave_out(next(iter(selection)), skipped)
+        assert selection.ledger.epochs == 0
+
+
+def test_a_batch_observed_twice_is_refused():
+    batch = next(iter(next(iter(two_epochs()))))
+    batch.observe(logits_for(batch))
+    with pytest.raises(SelectionMisuse, match="already"):
+        batch.observe(logits_for(batch))
+
+
+@pytest.mark.parametrize("shape", [(7, 4), (9, 4), (8,), (8, 4, 1)])
+def test_wrong_rows_are_refused(shape):
+    batch = next(iter(next(iter(two_epochs()))))
+    with pytest.raises(SelectionMisuse, match="for 8 rows"):
+        batch.observe(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (8, 4)])
+def test_losses_reduced_already_are_refused(shape):
+    batch = next(iter(next(iter(two_epochs()))))
+    with pytest.raises(SelectionMisuse, match="one loss a row"):
+        batch.reduce(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("argument", ["labels", "losses"])
+def test_labels_and_losses_of_other_rows_are_refused(argument):
+    batch = next(iter(next(iter(two_epochs()))))
+    with pytest.raises(SelectionMisuse, match="8 rows"):
+        batch.observe(logits_for(batch), **{argument: torch.zeros(3, dtype=torch.int64)})
+
+
+def test_an_epoch_left_early_is_refused():
+    def leave():
+        for epoch in two_epochs():
+            for batch in epoch:
+                batch.observe(logits_for(batch))
+                break
+
+    with pytest.raises(SelectionMisuse, match="epoch 0 was left before its last batch"):
+        leave()
+
+
+def test_an_epoch_runs_once():
+    epoch = next(iter(two_epochs()))
+    for batch in epoch:
+        batch.observe(logits_for(batch))
+    with pytest.raises(SelectionMisuse, match="runs once"):
+        next(iter(epoch))
+
+
+@pytest.mark.parametrize("bad_step", [0, 49, 50, 120])
+def test_a_loss_that_is_not_finite_is_found_at_the_next_reading(bad_step):
+    observed = []
+
+    def train(epoch):
+        for step, batch in enumerate(epoch):
+            losses = torch.zeros(2)
+            losses[1] = torch.inf if step == bad_step else 0.0
+            observed.append(batch.ids)
+            batch.observe(logits_for(batch), losses=losses)
+
+    with pytest.raises(NonFiniteLoss) as raised:
+        train(next(iter(Selection(Ids([0] * 300), epochs=1, batch_size=2))))
+    bad = int(observed[bad_step][1])
+    assert (raised.value.epoch, raised.value.step, raised.value.ids) == (0, bad_step, [bad])
+    assert len(observed) == min(150, (bad_step // CHECK_EVERY + 1) * CHECK_EVERY)
+    assert isinstance(raised.value, FrugalKDError)
