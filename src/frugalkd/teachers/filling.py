@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class Layout:
     """
 
     views: int = 1
-    encoding: Encoding = Dense("float16")
+    encoding: Encoding = field(default_factory=Dense)
     shards: int = 1
 
 

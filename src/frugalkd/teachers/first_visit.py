@@ -64,7 +64,7 @@ class FirstVisitTargets(Targets):
         return self._filler.store
 
     def fetch(self, ids: Ids, views: Ids, data: Any) -> Tensor:
-        views = views % self.views
+        views = views % self._filler.layout.views
         return on_device(self._filler.add(ids, views, data).read(ids, views), data)
 
     def truth(self, labels: Tensor | None) -> NDArray[np.float32]:

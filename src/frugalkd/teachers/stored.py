@@ -33,7 +33,7 @@ class StoredTargets(Targets):
     ``fetch`` gives what the encoding decodes to: see :mod:`frugalkd.teachers.encodings`.
 
     Args:
-        folder: made by :meth:`fill`, :class:`~frugalkd.teachers.FirstVisitTargets` or ``frugalkd store``.
+        folder: made by :meth:`fill`, by ``FirstVisitTargets``, or by ``frugalkd store``.
 
     Attributes:
         about: digests of the teacher, the data and the augmentation that the targets belong to.
@@ -111,7 +111,7 @@ class StoredTargets(Targets):
         return targets
 
     def fetch(self, ids: Ids, views: Ids, data: Any) -> Tensor:
-        return on_device(self.store.read(ids, views % self.views), data)
+        return on_device(self.store.read(ids, views % self.store.header.views), data)
 
     def all_logits(self, view: int = 0) -> NDArray[np.float32]:
         """Decoded logits (samples, classes) of one view, NaN where nothing is stored."""

@@ -77,7 +77,7 @@ class Header:
         return sum(sum(self.file_bytes(shard)) for shard in range(self.shards))
 
     def refuse_other(self, wanted: Header, where: Path) -> None:
-        """Raises TargetsError, naming what differs, unless this is the header that is ``wanted``."""
+        """Raises TargetsError, naming what differs, unless this is the ``wanted`` header."""
         ours, theirs = _plain(self), _plain(wanted)
         about, other = ours.pop("about"), theirs.pop("about")
         differing = [

@@ -127,15 +127,15 @@ class Shard:
 
     def sync(self) -> None:
         """Make what was written durable: the rows, then the bits and checksums. Raises OSError."""
-        dirty = np.flatnonzero(self._dirty)
-        if not len(dirty):
+        dirty = np.flatnonzero(self._dirty).tolist()
+        if not dirty:
             return
         os.fsync(self._files[0])
         bitmaps = self._bits.reshape(-1, BLOCK // 8)
         for block in dirty:
             self._state[block]["bitmap"] = bitmaps[block]
             self._state[block]["crc32"] = self._checksum(block)
-            write_at(self._files[1], self._state[block].tobytes(), int(block) * RECORD)
+            write_at(self._files[1], self._state[block].tobytes(), block * RECORD)
         os.fsync(self._files[1])
         self._dirty[:] = False
         self.pending = 0
@@ -149,16 +149,17 @@ class Shard:
     def _check(self, rows: Rows) -> None:
         """Compare the checksums of the blocks of ``rows`` that were not compared before."""
         blocks = rows // BLOCK
-        for block in np.unique(blocks[~self._checked[blocks]]):
+        for block in np.unique(blocks[~self._checked[blocks]]).tolist():
             record = self._state[block]
-            if record["bitmap"].any() or record["crc32"]:
-                if record["crc32"] != self._checksum(block):
-                    first = block * BLOCK
-                    raise TargetsError(
-                        f"{self.path} is damaged: the checksum of rows {first} .. "
-                        f"{min(first + BLOCK, len(self._rows)) - 1} is wrong; delete "
-                        f"{self.path.parent} and fill it anew"
-                    )
+            # An empty block's record is all zeros, as the file was made.
+            written = record["bitmap"].any() or record["crc32"]
+            if written and record["crc32"] != self._checksum(block):
+                first = block * BLOCK
+                raise TargetsError(
+                    f"{self.path} is damaged: the checksum of rows {first} .. "
+                    f"{min(first + BLOCK, len(self._rows)) - 1} is wrong; delete "
+                    f"{self.path.parent} and fill it anew"
+                )
             self._checked[block] = True
 
     def _checksum(self, block: int) -> int:
