@@ -20,8 +20,7 @@ from frugalkd.policies._policy import Ids
 from frugalkd.teachers.about import describe_asking
 from frugalkd.teachers.encodings import Dense, Encoding
 from frugalkd.teachers.live import LiveTeacher
-from frugalkd.teachers.store import Header, Store, create_store
-from frugalkd.teachers.store._header import FILE
+from frugalkd.teachers.store import FILE, Header, Store, create_store, shard_of
 
 Announce = Callable[[Header], None]
 """Told of a store before its space is taken; ``header.disk_bytes`` says how much that is."""
@@ -34,12 +33,13 @@ class Layout:
     Attributes:
         views: of each sample.
         encoding: of a row.
-        shards: how many parts; one process writes a part.
+        shards: how many parts, one process writing a part; None: as many as there are, 1 for a new
+            store.
     """
 
     views: int = 1
     encoding: Encoding = field(default_factory=Dense)
-    shards: int = 1
+    shards: int | None = None
 
 
 class Filler:
@@ -80,13 +80,14 @@ class Filler:
         self.live, self.folder, self.layout = live, folder, layout
         self.samples = len(dataset)  # pyright: ignore[reportArgumentType]
         self.about = describe_asking(live, dataset)
-        self.shards = range(layout.shards) if write is None else write
+        self._write = write
         self._wait, self._announce = wait, announce
         self.store: Store | None = None
         self._writing = False
         if (folder / FILE).exists():
             store = Store(folder)
-            store.header.refuse_other(self._header(store.header.classes), folder)
+            shards = layout.shards or store.header.shards
+            store.header.refuse_other(self._header(store.header.classes, shards), folder)
             self.store = store
 
     def missing(self, ids: Ids, views: Ids) -> NDArray[np.bool_]:
@@ -122,14 +123,19 @@ class Filler:
             finally:
                 self.store.close()
 
-    def _header(self, classes: int) -> Header:
+    def mine(self, ids: Ids) -> Ids:
+        """Those of ``ids`` that are in shards which this process writes."""
+        shards = self.layout.shards
+        if self._write is None or shards is None:
+            return ids
+        return ids[np.isin(shard_of(ids, self.samples, shards), self._write)]
+
+    def _header(self, classes: int, shards: int) -> Header:
         layout = self.layout
-        return Header(
-            self.samples, layout.views, classes, layout.encoding, self.about, layout.shards
-        )
+        return Header(self.samples, layout.views, classes, layout.encoding, self.about, shards)
 
     def _create(self, classes: int) -> Store:
-        header = self._header(classes)
+        header = self._header(classes, self.layout.shards or 1)
         header.encoding.record(classes)
         if self._announce is not None:
             self._announce(header)
@@ -137,7 +143,7 @@ class Filler:
         return self._open_to_write()
 
     def _open_to_write(self) -> Store:
-        store = Store(self.folder, write=self.shards, wait=self._wait)
+        store = Store(self.folder, write=self._write, wait=self._wait)
         self._writing = True
         return store
 
@@ -162,14 +168,9 @@ def fill(
         TargetsError: see :class:`Filler`.
     """
     ids = np.arange(filler.samples) if ids is None else np.asarray(ids, dtype=np.int64)
-    layout = filler.layout
-    bounds = [filler.samples * shard // layout.shards for shard in range(layout.shards + 1)]
-    mine = np.zeros(len(ids), dtype=bool)
-    for shard in filler.shards:
-        mine |= (ids >= bounds[shard]) & (ids < bounds[shard + 1])
-    ids = ids[mine]
+    ids = filler.mine(ids)
     requests = []
-    for view in range(layout.views):
+    for view in range(filler.layout.views):
         lacking = ids[filler.missing(ids, np.full(len(ids), view))]
         for start in range(0, len(lacking), batch_size):
             block = lacking[start : start + batch_size]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frugalkd.errors import TargetsError
-from frugalkd.teachers.encodings._encoding import Encoding, Ids, Logits, class_dtype
+from frugalkd.teachers.encodings._encoding import Encoding, Ids, Logits, class_dtype, halved
 
 _NOTHING = 1e-30  # stands for the probability 0, so that logarithms stay finite
 
@@ -17,9 +17,9 @@ _NOTHING = 1e-30  # stands for the probability 0, so that logarithms stay finite
 @final
 @dataclass(frozen=True)
 class TopK(Encoding):
-    """Decodes to the k largest logits (rounded to float16) and one logit for each other class, such
-    that at ``temperature`` the others' probability together is the teacher's and each has the same
-    part of it. Biased within the rest, and at any other temperature.
+    """Decodes to the k largest logits (in float16, less the largest) and one logit for each other
+    class, such that at ``temperature`` the others' probability together is the teacher's and each
+    has the same part of it. Biased within the rest, and at any other temperature.
 
     Attributes:
         k: how many logits are kept; fewer than there are classes.
@@ -54,8 +54,8 @@ class TopK(Encoding):
         whole = weights.sum(axis=1, dtype=np.float64)
         np.put_along_axis(weights, top, 0, axis=1)
         records["classes"] = top
-        largest = float(np.finfo(np.float16).max)
-        records["logits"] = np.take_along_axis(logits, top, axis=1).clip(-largest, largest)
+        kept = np.take_along_axis(logits, top, axis=1)
+        records["logits"] = halved(kept, np.zeros(len(kept), dtype=np.int64))
         records["rest"] = weights.sum(axis=1, dtype=np.float64) / whole
         return records
 

@@ -8,9 +8,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from frugalkd.errors import FrugalKDError, TargetsError
 from frugalkd.files import write_json
 from frugalkd.teachers.encodings import Encoding, make_encoding
+from frugalkd.teachers.encodings._encoding import Ids
 
 FILE = "header.json"
 FORMAT, SCHEMA = "frugalkd-store", 1
@@ -87,9 +90,15 @@ class Header:
         ] + [name for name in sorted({*about, *other}) if about.get(name) != other.get(name)]
         if differing:
             raise TargetsError(
-                f"{where} holds soft targets of another {' and another '.join(differing)}: delete "
-                "it, or name another folder"
+                f"{where} holds other soft targets, which differ in {' and '.join(differing)}: "
+                "delete it, or name another folder"
             )
+
+
+def shard_of(ids: Ids, samples: int, shards: int) -> Ids:
+    """The shard that holds each of ``ids``."""
+    firsts = samples * np.arange(1, shards) // shards
+    return np.searchsorted(firsts, ids, side="right")
 
 
 def write_header(folder: Path, header: Header) -> None:

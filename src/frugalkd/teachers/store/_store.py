@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from frugalkd.errors import TargetsError
 from frugalkd.files import sync_folder
 from frugalkd.teachers.encodings._encoding import Ids, Logits
-from frugalkd.teachers.store._header import FILE, Header, read_header, write_header
+from frugalkd.teachers.store._header import FILE, Header, read_header, shard_of, write_header
 from frugalkd.teachers.store._shard import Shard, allocate_shard, shard_paths
 
 SYNC_ROWS = 1 << 16
@@ -28,7 +28,7 @@ class Store:
 
     Args:
         folder: made by :func:`create_store`.
-        write: shards that this process writes; one process writes a shard.
+        write: shards that this process writes; None: all. One process writes a shard.
         wait: wait for another process that writes one of them, rather than be refused.
 
     Attributes:
@@ -38,9 +38,10 @@ class Store:
         TargetsError: there is no store, it is damaged, or another process writes a shard.
     """
 
-    def __init__(self, folder: Path, *, write: Sequence[int] = (), wait: bool = False):
+    def __init__(self, folder: Path, *, write: Sequence[int] | None = (), wait: bool = False):
         self.folder = folder
         self.header = header = read_header(folder)
+        write = range(header.shards) if write is None else write
         if any(not 0 <= shard < header.shards for shard in write):
             raise TargetsError(f"{folder} has shards 0 .. {header.shards - 1}: not {list(write)}")
         self._shards: list[Shard] = []
@@ -54,8 +55,6 @@ class Store:
                 raise
             raise TargetsError(f"cannot open {folder}: {error.strerror}") from None
         self._record = header.encoding.record(header.classes)
-        bounds = [header.samples_of(index)[0] for index in range(header.shards)]
-        self._starts = np.array([*bounds, header.samples])
 
     def present(self, ids: Ids, views: Ids) -> NDArray[np.bool_]:
         """Which of the rows of ``ids`` in ``views``, both (rows,), are there."""
@@ -130,11 +129,11 @@ class Store:
         if len(self._shards) == 1:
             yield self._shards[0], slice(None), views * self.header.samples + ids
             return
-        shards = np.searchsorted(self._starts, ids, side="right") - 1
+        shards = shard_of(ids, self.header.samples, self.header.shards)
         for index in np.unique(shards):
             which = shards == index
-            start, samples = self._starts[index], np.diff(self._starts)[index]
-            yield self._shards[index], which, views[which] * samples + ids[which] - start
+            first, end = self.header.samples_of(int(index))
+            yield self._shards[index], which, views[which] * (end - first) + ids[which] - first
 
     @contextmanager
     def _failing_disk(self) -> Iterator[None]:
