@@ -33,9 +33,8 @@ class Dense(Encoding):
 
     def encode(self, logits: Logits, ids: Ids, views: Ids) -> NDArray[np.void]:
         records = np.empty(len(logits), self.record(logits.shape[1]))
-        if self.precision == "float16":
-            logits = halved(logits, logits.argmax(axis=1))
-        records["logits"] = logits
+        kept = halved(logits, logits.argmax(axis=1)) if self.precision == "float16" else logits
+        records["logits"] = kept
         return records
 
     def decode(self, records: NDArray[np.void], classes: int) -> Logits:
