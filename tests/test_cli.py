@@ -15,6 +15,7 @@ from frugalkd.models import MODELS
 COMMANDS = (
     "demo",
     "teach",
+    "store",
     "distill",
     "compare",
     "recipes",

@@ -263,3 +263,25 @@ def test_runs_progress_on_a_terminal():
         progress({**event, "event": "failed", "accuracy": None, "error": "it broke"})
     assert "0/9" in file.getvalue()
     assert "failed: teacher conventional: it broke" in file.getvalue()
+
+
+def test_a_store_is_announced_filled_in_parts_and_used(runs, cli, tmp_path):
+    where, teacher = str(tmp_path / "store"), str(runs / "teacher")
+    command = ("store", "digits", "--teacher", teacher, "--out", where, *FEW)
+    code, out, err = cli(*command, "--shard", "1/2")
+    assert code == 0
+    assert "will take 29.1 kB: 1,437 samples x 1 views x 20 bytes" in err
+    assert "719 of 1,437 rows" in out
+    assert "next: frugalkd distill digits" in out
+    done = json.loads(cli(*command, "--shard", "0/2", "--json")[1])
+    assert (done["asked"], done["rows"], done["bytes"]) == (718, 1437, 29_124)
+    used = ("--set", f"student.targets.folder={where}", "--out", str(tmp_path / "s"), "--json")
+    results = json.loads(cli("distill", "digits", "--teacher", teacher, *FEW, *used)[1])
+    assert results["meters"]["teacher_queries"] == 0
+    for wrong in ("2/2", "x", "1", "-1/2"):
+        code, _, err = cli(*command, "--shard", wrong)
+        assert code == 2
+        assert len(err.splitlines()) == 1
+    code, _, err = cli(*command, "--set", "student.targets.views=2")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "views (1 there, 2 here)" in err

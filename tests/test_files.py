@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from frugalkd.files import write_atomic, write_json
+from frugalkd.files import allocate, write_at, write_atomic, write_json
 
 
 def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path):
@@ -42,3 +42,27 @@ def test_json_is_readable_and_strict(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(path, float("nan"))
     assert json.loads(path.read_text())["a"] == "x"
+
+
+def test_allocated_space_is_zero_and_takes_room(tmp_path):
+    allocate(tmp_path / "a", 3 << 20)
+    found = (tmp_path / "a").stat()
+    assert found.st_size == 3 << 20
+    assert found.st_blocks * 512 >= 3 << 20
+    assert not any((tmp_path / "a").read_bytes())
+
+
+def test_without_fallocate_zeros_are_written(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    allocate(tmp_path / "a", (1 << 20) + 7)
+    assert (tmp_path / "a").stat().st_size == (1 << 20) + 7
+
+
+def test_written_at_a_place_however_little_the_system_takes(tmp_path, monkeypatch):
+    allocate(tmp_path / "a", 10)
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, data, at: pwrite(file, data[:2], at))
+    file = os.open(tmp_path / "a", os.O_RDWR)
+    write_at(file, b"hello", 3)
+    os.close(file)
+    assert (tmp_path / "a").read_bytes() == b"\0\0\0hello\0\0"

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from frugalkd.policies import All, Policy, RandomSubset, SelfRegulation
     from frugalkd.runs.load import load
     from frugalkd.selection import Selection
-    from frugalkd.teachers import LiveTeacher, StoredTargets, Targets
+    from frugalkd.teachers import FirstVisitTargets, LiveTeacher, StoredTargets, Targets
     from frugalkd.training import Optimizer, Schedule, Training
 
 _HOMES = {
@@ -52,6 +52,7 @@ _HOMES = {
     "SelfRegulation": "policies",
     "load": "runs.load",
     "Selection": "selection",
+    "FirstVisitTargets": "teachers",
     "LiveTeacher": "teachers",
     "StoredTargets": "teachers",
     "Targets": "teachers",
@@ -65,6 +66,7 @@ __all__ = [
     "All",
     "Augmentation",
     "CrossEntropy",
+    "FirstVisitTargets",
     "FrugalKDError",
     "ImageData",
     "Ledger",

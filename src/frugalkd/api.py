@@ -25,7 +25,7 @@ from frugalkd.modes import MODES, ModeName, significance_weights
 from frugalkd.objectives import KD, CrossEntropy, Objective
 from frugalkd.policies import Policy, SelfRegulation
 from frugalkd.selection import Selection
-from frugalkd.teachers import LiveTeacher, StoredTargets, Targets
+from frugalkd.teachers import FirstVisitTargets, LiveTeacher, StoredTargets, Targets
 from frugalkd.training import Training
 
 
@@ -148,8 +148,10 @@ def distill(
             f"{type(objective).__name__} needs a teacher: pass teacher=, or CrossEntropy() to do "
             "without"
         )
-    if isinstance(targets, StoredTargets):
+    if isinstance(targets, StoredTargets | FirstVisitTargets):
         targets.check(None, data)
+    if targets is not None and objective.needs_targets:
+        _check_temperature(targets, objective)
     return _train(
         student,
         data,
@@ -167,6 +169,17 @@ def distill(
         resume=resume,
         listener=listener,
     )
+
+
+def _check_temperature(targets: Targets, objective: Objective) -> None:
+    """Refuse targets that are the teacher's at another temperature than the objective's."""
+    asked = getattr(objective, "temperature", None)
+    if targets.temperature is not None and asked != targets.temperature:
+        raise TargetsError(
+            f"these soft targets were stored for temperature {targets.temperature:g}, the "
+            f"objective's is {'none' if asked is None else asked}: fill a store for it, or set "
+            "targets.encoding to float16"
+        )
 
 
 def _mode_weights(

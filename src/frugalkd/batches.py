@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from accelerate.utils import recursively_apply
 from torch import Tensor
 
 from frugalkd.errors import UnsupportedData
@@ -57,3 +58,8 @@ def call(model: Any, inputs: Any) -> Tensor:
     """Logits of a model for inputs: a mapping goes by keyword, and ``.logits`` is unwrapped."""
     output = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
     return output if isinstance(output, Tensor) else output.logits
+
+
+def rows_of(data: Any, index: Any) -> Any:
+    """The rows ``index`` of every tensor in ``data``."""
+    return recursively_apply(lambda tensor: tensor[index], data, error_on_other_type=True)

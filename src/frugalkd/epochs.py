@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from accelerate.utils import concatenate, recursively_apply
+from accelerate.utils import concatenate
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from frugalkd.batches import rows_of
 from frugalkd.errors import NonFiniteLoss, SelectionMisuse
 from frugalkd.gate import look
 from frugalkd.policies import Plan
@@ -116,8 +117,9 @@ class Epoch:
 
         def take(rows: int) -> Batch:
             nonlocal waiting, waiting_ids, waiting_views
-            ids, views, data = waiting_ids[:rows], waiting_views[:rows], _rows(waiting, slice(rows))
-            waiting = _rows(waiting, slice(rows, None))
+            ids, views = waiting_ids[:rows], waiting_views[:rows]
+            data = rows_of(waiting, slice(rows))
+            waiting = rows_of(waiting, slice(rows, None))
             waiting_ids, waiting_views = waiting_ids[rows:], waiting_views[rows:]
             importance = None if weight_of is None else weight_of[ids]
             return self._make(ids, views, data, np.zeros(rows, dtype=bool), importance, read)
@@ -128,7 +130,7 @@ class Epoch:
             with selection.meters.phase("screen"):
                 failed = self._look(ids, views, data)
                 index = torch.from_numpy(np.flatnonzero(failed)).to(selection.device)
-                kept = _rows(data, index)
+                kept = rows_of(data, index)
                 waiting = kept if waiting is None else concatenate([waiting, kept])
             waiting_ids = np.concatenate([waiting_ids, ids[failed]])
             waiting_views = np.concatenate([waiting_views, views[failed]])
@@ -300,8 +302,3 @@ class Batch:
             losses = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
         self._epoch.observe(self, look(logits, labels), losses.detach())
         self.observed = True
-
-
-def _rows(data: Any, index: Any) -> Any:
-    """The rows ``index`` of every tensor in ``data``."""
-    return recursively_apply(lambda tensor: tensor[index], data, error_on_other_type=True)

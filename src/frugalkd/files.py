@@ -19,13 +19,44 @@ def write_atomic(path: Path, data: bytes) -> None:
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
     """``value`` as indented JSON, atomically."""
     write_atomic(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def allocate(path: Path, size: int) -> None:
+    """A new file of ``size`` bytes, all zero, whose space is set aside: writing into it later does
+    not find the disk full. On an OSError no file is left."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file, 0, size)
+        else:  # macOS
+            for start in range(0, size, 1 << 20):
+                write_at(file, bytes(min(1 << 20, size - start)), start)
+        os.fsync(file)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(file)
+
+
+def write_at(file: int, data: bytes | memoryview, offset: int) -> None:
+    """All of ``data`` into the open ``file`` at ``offset``, however often the system takes less."""
+    rest = memoryview(data).cast("B")
+    while len(rest):
+        written = os.pwrite(file, rest, offset)
+        rest, offset = rest[written:], offset + written
+
+
+def sync_folder(path: Path) -> None:
+    """Make new names in a folder durable."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -237,6 +237,11 @@ class Selection:
             return labels
         if targets is None:
             raise UnsupportedData("these data have no labels, and there is no teacher to stand in")
+        if self.targets is not None and not self.targets.knows_top:
+            raise TargetsError(
+                "sampled soft targets do not say the teacher's top class, which stands in for the "
+                "labels that these data lack: set targets.encoding to top-k or float16"
+            )
         return targets.argmax(dim=1)
 
     def look(self, ids: Ids, views: Ids, data: Any, *, step: int = 0) -> Mask:

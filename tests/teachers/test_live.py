@@ -59,3 +59,31 @@ def test_answers_are_float32(dtype):
     live = LiveTeacher(nn.Linear(3, 2).to(dtype))
     answer = live.fetch(np.arange(2), np.zeros(2, np.int64), torch.zeros(2, 3, dtype=dtype))
     assert answer.dtype == torch.float32
+
+
+def test_bf16_is_the_teacher_under_autocast():
+    model, x = teacher(), torch.randn(8, 3)
+    at = np.arange(8), np.zeros(8, np.int64)
+    got = LiveTeacher(model, precision="bf16").fetch(*at, x)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        wanted = model.eval()(x).float()
+    assert got.dtype == torch.float32
+    assert torch.equal(got, wanted)
+    assert not torch.equal(got, LiveTeacher(model).fetch(*at, x))
+
+
+def test_channels_last_reaches_inputs_and_weights():
+    seen = []
+
+    class Watching(nn.Conv2d):
+        def forward(self, x):
+            seen.append((x, self.weight))
+            return super().forward(x).mean(dim=(2, 3))
+
+    live = LiveTeacher(Watching(3, 4, 3), channels_last=True)
+    x = torch.randn(2, 3, 5, 5)
+    labels = torch.zeros(2, dtype=torch.int64)
+    assert live.fetch(np.arange(2), np.zeros(2, np.int64), (x, labels)).shape == (2, 4)
+    ((inputs, weights),) = seen
+    for tensor in (inputs, weights):
+        assert tensor.is_contiguous(memory_format=torch.channels_last)

@@ -13,9 +13,12 @@ from torch.utils.data import Dataset, TensorDataset
 from frugalkd.api import distill
 from frugalkd.data import Augmentation, ImageData
 from frugalkd.errors import TargetsError
+from frugalkd.objectives import KD
 from frugalkd.policies import SelfRegulation
 from frugalkd.selection import Selection
 from frugalkd.teachers import LiveTeacher, StoredTargets
+from frugalkd.teachers.encodings import Dense, Sampled, TopK
+from frugalkd.teachers.store import Header, Store, create_store
 from frugalkd.training import Optimizer, Training
 
 EPOCHS = 4
@@ -45,9 +48,10 @@ def net(seed):
                                     SelfRegulation(confidence=0.4, when="now")])  # fmt: skip
 def test_with_a_view_for_each_epoch_they_are_the_live_teacher(policy):
     data, teacher, student = images(), net(1), net(2).eval()
-    stored = StoredTargets.fill(teacher, data, views=EPOCHS, batch_size=7)
+    stored = StoredTargets.fill(
+        teacher, data, views=EPOCHS, encoding=Dense("float32"), batch_size=7
+    )
     assert stored.views == EPOCHS
-    assert stored.logits.dtype == torch.float32
     assert stored.queries == EPOCHS * len(data)
     seen = []
     for targets in (LiveTeacher(teacher), stored):
@@ -71,7 +75,8 @@ def test_with_a_view_for_each_epoch_they_are_the_live_teacher(policy):
 def test_a_student_distilled_from_either_is_the_same():
     training = Training(epochs=EPOCHS, batch_size=8, optimizer=Optimizer("sgd", lr=0.02))
     data, teacher, weights = images(), net(1), []
-    for targets in (teacher, StoredTargets.fill(teacher, data, views=EPOCHS)):
+    exact = StoredTargets.fill(teacher, data, views=EPOCHS, encoding=Dense("float32"))
+    for targets in (teacher, exact):
         run = distill(net(2), data, teacher=targets, training=training, device="cpu")
         weights.append(torch.cat([p.detach().flatten() for p in run.model.parameters()]))
     torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-5)
@@ -79,7 +84,7 @@ def test_a_student_distilled_from_either_is_the_same():
 
 def test_fewer_views_than_visits_are_cycled_through_with_the_pixels_that_belong_to_them():
     data, teacher = images(), net(1)
-    stored = StoredTargets.fill(teacher, data, views=2)
+    stored = StoredTargets.fill(teacher, data, views=2, encoding=Dense("float32"))
     teacher.eval()
     for epoch in Selection(data, epochs=5, batch_size=8, targets=stored):
         for batch in epoch:
@@ -109,20 +114,108 @@ def test_another_teacher_other_data_or_another_augmentation_are_refused():
             stored.check(*other)
 
 
-def test_a_file_gives_them_back_and_nothing_else_does(tmp_path):
+def at(rows, view=0):
+    ids = np.asarray(rows)
+    return ids, np.full(len(ids), view)
+
+
+@pytest.mark.parametrize("view", [0, 1])
+def test_asked_with_the_same_batches_float32_is_the_live_teacher_bit_for_bit(view):
     data, teacher = images(), net(1)
-    stored, path = StoredTargets.fill(teacher, data, views=2), tmp_path / "targets.safetensors"
-    stored.save(path)
-    loaded = StoredTargets.load(path)
-    assert torch.equal(loaded.logits, stored.logits)
+    stored = StoredTargets.fill(teacher, data, views=2, encoding=Dense("float32"), batch_size=8)
+    live = LiveTeacher(teacher)
+    for rows in np.split(np.arange(30), [8, 16, 24]):
+        batch = data.batch(*at(rows, view))
+        assert torch.equal(stored.fetch(*at(rows, view), batch), live.fetch(*at(rows, view), batch))
+
+
+def test_float16_gives_the_live_teachers_distribution_to_a_tolerance():
+    data, teacher = images(), net(1)
+    stored, rows = StoredTargets.fill(teacher, data), at(range(30))
+    live = LiveTeacher(teacher).fetch(*rows, data.batch(*rows))
+    got = stored.fetch(*rows, None)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got.softmax(1), live.softmax(1), rtol=2e-3, atol=1e-4)
+    assert torch.equal(got.argmax(1), live.argmax(1))
+
+
+def test_a_folder_gives_them_back_and_is_not_asked_for_again(tmp_path):
+    data, teacher = images(), net(1)
+    stored = StoredTargets.fill(teacher, data, tmp_path / "t", views=2)
+    assert (stored.queries, stored.store.count()) == (60, 60)
+    loaded = StoredTargets(tmp_path / "t")
     assert (loaded.about, loaded.views, loaded.queries) == (stored.about, 2, 0)
+    for view in range(2):
+        assert np.array_equal(loaded.all_logits(view), stored.all_logits(view))
     loaded.check(teacher, data)
-    for damage in (b"", b"text", path.read_bytes()[:-9]):
-        path.write_bytes(damage)
-        with pytest.raises(TargetsError, match=r"^(?!.*\n)"):
-            StoredTargets.load(path)
-    with pytest.raises(TargetsError):
-        StoredTargets.load(tmp_path / "missing")
+    assert StoredTargets.fill(teacher, data, tmp_path / "t", views=2).queries == 0
+    with pytest.raises(TargetsError, match="frugalkd store"):
+        StoredTargets(tmp_path / "missing")
+
+
+def test_without_a_folder_nothing_is_left_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    stored = StoredTargets.fill(net(1), images())
+    assert not list(tmp_path.iterdir())
+    assert stored.fetch(*at([3, 4]), None).shape == (2, 4)
+
+
+def test_only_some_samples_are_asked_for_and_the_others_are_not_there():
+    data, teacher = images(), net(1)
+    stored = StoredTargets.fill(teacher, data, ids=np.array([4, 7, 29]))
+    assert stored.queries == 3
+    assert stored.fetch(*at([29, 4]), None).shape == (2, 4)
+    assert np.flatnonzero(np.isfinite(stored.all_logits()).all(axis=1)).tolist() == [4, 7, 29]
+    assert np.flatnonzero(np.isfinite(stored.truth(data.labels))).tolist() == [4, 7, 29]
+    with pytest.raises(TargetsError, match="no soft targets of sample 5 in view 0"):
+        stored.fetch(*at([4, 5]), None)
+
+
+def test_disk_use_is_announced_before_any_is_taken(tmp_path):
+    said = []
+
+    def announce(header):
+        assert not (tmp_path / "t").exists()
+        said.append(header.disk_bytes)
+
+    StoredTargets.fill(net(1), images(), tmp_path / "t", announce=announce)
+    assert said == [sum(path.stat().st_size for path in (tmp_path / "t").glob("*.bin"))]
+
+
+@pytest.mark.parametrize("encoding", [TopK(2, 4.0), Sampled(8, 4.0)])
+def test_what_is_stored_for_a_temperature_serves_no_other(encoding):
+    data, teacher = images(), net(1)
+    stored = StoredTargets.fill(teacher, data, encoding=encoding)
+    assert stored.temperature == 4.0
+    training = Training(epochs=1, batch_size=8)
+    distill(net(2), data, teacher=stored, training=training, device="cpu")
+    with pytest.raises(TargetsError, match=r"for temperature 4, the objective's is 2.0"):
+        distill(net(2), data, teacher=stored, training=training, device="cpu", objective=KD(2.0))
+    with pytest.raises(TargetsError, match=r"set targets.encoding to float16"):
+        stored.truth(None)
+
+
+def test_sampled_targets_stand_in_for_no_label():
+    unlabelled = Unlabelled()
+    for encoding in (TopK(2), Sampled(2)):
+        stored = StoredTargets.fill(nn.Linear(3, 4), unlabelled, encoding=encoding)
+        selection = Selection(unlabelled, epochs=1, batch_size=6, targets=stored)
+        batch = next(iter(next(iter(selection))))
+        if stored.knows_top:
+            assert batch.labels.shape == (6,)
+        else:
+            with pytest.raises(TargetsError, match="top class"):
+                _ = batch.labels
+
+
+class Unlabelled(Dataset):
+    """Inputs alone."""
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, id):
+        return torch.full((3,), float(id))
 
 
 class Noisy(Dataset):
@@ -148,8 +241,8 @@ def test_a_data_set_with_its_own_randomness_is_refused_unless_it_takes_views():
     with pytest.raises(TargetsError, match="live teacher"):
         StoredTargets.fill(teacher, Noisy())
     stored = StoredTargets.fill(teacher, NoisyViews(), views=2)
-    assert stored.logits.shape == (2, 6, 2)
-    assert not torch.equal(stored.logits[0], stored.logits[1])
+    assert stored.all_logits(0).shape == (6, 2)
+    assert not np.array_equal(stored.all_logits(0), stored.all_logits(1))
 
 
 def test_filling_leaves_teacher_and_streams_as_they_were():
@@ -175,8 +268,14 @@ def test_targets_of_other_data_are_refused_by_distill():
             distill(net(2), other, teacher=stored, training=training, device="cpu")
 
 
-def test_truth_is_the_probability_of_the_label_or_of_the_top_class():
-    logits = torch.tensor([[[0.0, math.log(3)], [math.log(4), 0.0]], [[9.0, 0.0], [0.0, 9.0]]])
-    targets = StoredTargets(logits, {})
+def test_truth_is_the_probability_of_the_label_or_of_the_top_class(tmp_path):
+    logits = np.array([[[0.0, math.log(3)], [math.log(4), 0.0]], [[9.0, 0.0], [0.0, 9.0]]])
+    create_store(tmp_path / "t", Header(2, 2, 2, Dense("float32"), {}))
+    store = Store(tmp_path / "t", write=None)
+    for view in range(2):
+        store.write(*at([0, 1], view), logits[view].astype(np.float32))
+    store.sync()
+    store.close()
+    targets = StoredTargets(tmp_path / "t")
     assert targets.truth(torch.tensor([0, 0])) == pytest.approx([0.25, 0.8])
     assert targets.truth(None) == pytest.approx([0.75, 0.8])

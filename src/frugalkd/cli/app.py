@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import frugalkd
-from frugalkd.cli import comparing, ledgers, recipes, training, using
+from frugalkd.cli import comparing, ledgers, recipes, storing, training, using
 
 app = typer.Typer(
     name="frugalkd",
@@ -47,6 +47,7 @@ def _root(
 _RUN, _LOOK = "Run", "Look and use"
 app.command(rich_help_panel=_RUN)(comparing.demo)
 app.command(rich_help_panel=_RUN)(training.teach)
+app.command(rich_help_panel=_RUN)(storing.store)
 app.command(rich_help_panel=_RUN)(training.distill)
 app.command(rich_help_panel=_RUN)(comparing.compare)
 app.add_typer(recipes.app, name="recipes", rich_help_panel=_LOOK)

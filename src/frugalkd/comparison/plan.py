@@ -12,6 +12,7 @@ from frugalkd.comparison.arms import ResolvedArm, folder_name, needs_teacher, te
 from frugalkd.comparison.controls import control_settings
 from frugalkd.recipes.load import override
 from frugalkd.recipes.schema import Recipe
+from frugalkd.runs.targets import encoding_of
 
 
 class Key(NamedTuple):
@@ -127,7 +128,10 @@ def _store(jobs: dict[Key, Job], taught: Key, whole: Recipe) -> Key | None:
     if whole.student.targets.kind != "stored" or not needs_teacher(whole):
         return None
     said = whole.model_dump(mode="json")
+    weighted = whole.student.weighting or whole.student.mode
     parts = [said["data"], said["student"]["augment"], said["student"]["targets"]]
+    # Who is never asked for: what weighs nothing.
+    parts += [weighted in ("significance", "hybrid"), encoding_of(whole).settings]
     key = Key("targets", taught.name, 0, json.dumps(parts, sort_keys=True))
     folder = jobs[taught].out
     if key not in jobs:

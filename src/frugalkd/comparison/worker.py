@@ -37,7 +37,7 @@ def carry_out(task: Task) -> dict[str, Any]:
 
 def _run(task: Task) -> dict[str, Any]:
     from frugalkd.recipes.schema import Recipe
-    from frugalkd.runs import execute
+    from frugalkd.runs import execute, storing
 
     recipe = Recipe.model_validate(task["recipe"])
     out = Path(task["out"])
@@ -46,7 +46,7 @@ def _run(task: Task) -> dict[str, Any]:
         return execute.teach(recipe, out, resume=True)
     if task["kind"] == "targets":
         assert teacher is not None
-        return dict(execute.ensure_targets(recipe, teacher))
+        return dict(storing.ensure_targets(recipe, teacher))
     return execute.distill(recipe, out, teacher=teacher, resume=True)
 
 

@@ -129,6 +129,20 @@ class TargetsRole(Strict):
 
     kind: Literal["stored", "live"] = "stored"
     views: int = Field(1, ge=1, description="stored views that a sample's visits cycle through")
+    encoding: Literal["float16", "float32", "top-k", "sampled"] = Field(
+        "float16",
+        description="all classes in float16 or float32; the k largest and the rest's mass; or k "
+        "unbiased draws. The last two serve the objective's temperature only",
+    )
+    k: int = Field(32, ge=1, le=65536, description="of top-k (below the classes) and of sampled")
+    fill: Literal["ahead", "first-visit"] = Field(
+        "ahead",
+        description="ahead: before training, into the teacher's folder, for all students; "
+        "first-visit: as samples are visited, into the run's folder",
+    )
+    folder: str | None = Field(
+        None, description="a store made by 'frugalkd store', in place of these folders"
+    )
 
 
 class StudentRole(Role):

@@ -16,26 +16,27 @@ import torch
 
 import frugalkd
 from frugalkd.api import distill as distill_model
-from frugalkd.api import train_teacher, weights_from
+from frugalkd.api import train_teacher
 from frugalkd.engine import Listener, Run, resolve_device
-from frugalkd.errors import LedgerError
 from frugalkd.files import write_atomic
 from frugalkd.flops import flops_of_data
-from frugalkd.ledger import Ledger
-from frugalkd.modes import MODES
-from frugalkd.recipes.schema import Recipe, Role
+from frugalkd.recipes.schema import Recipe, Role, StudentRole
 from frugalkd.runs.folder import SCHEMA, RunFolder, read_results
 from frugalkd.runs.material import (
     Material,
     make_data,
     make_model,
     make_teacher,
-    stored_targets,
     write_model_card,
 )
-
-STORE_SEED = 0
-"""The seed of the views that stored targets speak of: one store serves students of every seed."""
+from frugalkd.runs.participants import pool, who_takes_part
+from frugalkd.runs.targets import (
+    STORE_SEED,
+    ask_live,
+    held_out_logits,
+    open_targets,
+)
+from frugalkd.teachers import FirstVisitTargets, LiveTeacher
 
 
 def run_digest(kind: str, recipe: Recipe, teacher: Path | None) -> str:
@@ -45,6 +46,8 @@ def run_digest(kind: str, recipe: Recipe, teacher: Path | None) -> str:
         said.pop("student")
     elif teacher is not None:
         said.pop("teacher")
+    if kind == "distill":
+        said["student"]["targets"].pop("folder")  # what it must hold is said by the other fields
     files = {}
     if teacher is not None:
         for name in ("teacher.safetensors", "student.safetensors", "ledger.safetensors"):
@@ -114,66 +117,67 @@ def distill(
 
     def train(material: Material, folder: RunFolder) -> tuple[Run, dict[str, Any]]:
         objective = role.objective.build()
-        who = _who_takes_part(recipe, teacher, material)
+        who = who_takes_part(recipe, teacher, material)
         notes: dict[str, Any] = {"teacher": None, "targets": None}
-        model_of_teacher = source = None
+        live = source = None
         started = time.perf_counter()
         device = resolve_device(recipe.device)
         if objective.needs_targets:
-            model_of_teacher = make_teacher(recipe, teacher, material.train).to(device)
-            source = model_of_teacher
-            if stored:
-                source = stored_targets(
-                    model_of_teacher, material.train, role.targets.views, teacher, device
-                )
-            notes["targets"] = {
-                "kind": role.targets.kind,
-                "views": role.targets.views if stored else None,
-                "filled_here": stored and source.queries > 0,  # pyright: ignore
-            }
+            model = make_teacher(recipe, teacher, material.train).to(device)
+            live = ask_live(recipe, model, teacher)
+            source = open_targets(
+                recipe,
+                live,
+                material.train,
+                teacher=teacher,
+                out=folder.path,
+                ids=pool(who, material),
+                device=device,
+            )
+        asked = source.queries if stored and source is not None else 0
         filling = time.perf_counter() - started
         student = make_model(role.model, material.train, recipe.seed)
-        run = distill_model(
-            student,
-            material.train,
-            teacher=source,
-            objective=objective,
-            **who,
-            **_shared(recipe, role, material, folder, resume, listener),
-        )
-        if notes["targets"] and notes["targets"]["filled_here"]:
-            run.meters.teacher_queries += source.queries  # pyright: ignore
+        try:
+            run = distill_model(
+                student,
+                material.train,
+                teacher=source,
+                objective=objective,
+                **who,
+                **_shared(recipe, role, material, folder, resume, listener),
+            )
+        finally:
+            if isinstance(source, FirstVisitTargets):
+                source.close()
+        if asked:
+            run.meters.teacher_queries += asked
             run.meters.wall_seconds += filling
             run.meters.phases["store"] += filling
-        if model_of_teacher is not None:
-            per_row = flops_of_data(model_of_teacher, material.train, device)["forward"]
+        if live is not None:
+            per_row = flops_of_data(live.teacher, material.train, device)["forward"]
             run.meters.flops["teacher_forward"] = per_row * run.meters.teacher_queries
-            notes["teacher"] = _agreement(run, model_of_teacher, material, teacher, device)
+            notes["targets"] = _targets_note(role, source)
+            notes["teacher"] = _agreement(run, live, material, teacher, device)
         return run, notes
 
     seed = STORE_SEED if stored else recipe.seed
     return _carry_out("distill", recipe, role, out, teacher, resume, seed, train)
 
 
-def ensure_targets(recipe: Recipe, teacher: Path) -> dict[str, float]:
-    """Fill the stored targets that ``distill`` would fill, before several runs share them.
-
-    Returns:
-        ``rows`` that the teacher was asked for and ``seconds``; zeros where nothing was missing.
-    """
-    role = recipe.student
-    if role.targets.kind != "stored":
-        return {"rows": 0, "seconds": 0.0}
-    torch.set_num_threads(recipe.threads)
-    device = resolve_device(recipe.device)
-    material = make_data(recipe, role.augment, STORE_SEED)
-    model = make_teacher(recipe, teacher, material.train)
-    started = time.perf_counter()
-    targets = stored_targets(model, material.train, role.targets.views, teacher, device)
-    seconds = time.perf_counter() - started if targets.queries else 0.0
-    if material.held_out is not None:
-        stored_targets(model, material.held_out, 1, teacher, device)
-    return {"rows": targets.queries, "seconds": seconds}
+def _targets_note(role: StudentRole, source: Any) -> dict[str, Any]:
+    """What the results say of where soft targets came from; ``source`` after the training."""
+    if isinstance(source, LiveTeacher):
+        return {"kind": "live", "views": None, "filled_here": False}
+    note = {"kind": "stored", "views": role.targets.views, "filled_here": source.queries > 0}
+    if source.store is not None:
+        header = source.store.header
+        note |= {
+            "fill": role.targets.fill,
+            "encoding": header.encoding.settings,
+            "rows": source.store.count(),
+            "bytes": header.disk_bytes,
+        }
+    return note
 
 
 def _shared(
@@ -202,33 +206,8 @@ def _shared(
     }
 
 
-def _who_takes_part(recipe: Recipe, teacher: Path | None, material: Material) -> dict[str, Any]:
-    """The student's policy and weights, as its mode or its own policy say."""
-    role = recipe.student
-    weighted = MODES[role.mode].weighted if role.mode else role.weighting == "significance"
-    ledger = None
-    if weighted:
-        if teacher is None or not (teacher / "ledger.safetensors").is_file():
-            raise LedgerError(
-                f"mode {role.mode or 'with significance weights'} needs the significance ledger "
-                "of a self-regulated teacher: run 'frugalkd teach RECIPE --out DIR' and pass "
-                "--teacher DIR; vanilla and regulated need none"
-            )
-        ledger = Ledger.load(teacher)
-    if role.mode is not None:
-        return {
-            "mode": role.mode,
-            "ledger": ledger,
-            "regulation": role.regulation,
-            "gamma": role.gamma,
-        }
-    weights = weights_from(ledger, material.train, role.gamma) if ledger is not None else None
-    assert role.policy is not None
-    return {"policy": role.policy.build(), "weights": weights}
-
-
 def _agreement(
-    run: Run, model: torch.nn.Module, material: Material, teacher: Path | None, device: Any
+    run: Run, live: LiveTeacher, material: Material, teacher: Path | None, device: torch.device
 ) -> dict[str, Any]:
     """How often student and teacher name the same class on held-out data."""
     said: dict[str, Any] = {"digest": None, "evaluation": None}
@@ -237,8 +216,8 @@ def _agreement(
         said = {"digest": results["digest"], "evaluation": results["evaluation"]}
     if material.held_out is not None and run.evaluation is not None:
         started = time.perf_counter()
-        logits = stored_targets(model, material.held_out, 1, teacher, device).logits[0]
-        agreement = np.mean(logits.argmax(1).cpu().numpy() == run.probabilities.argmax(1))  # pyright: ignore
+        logits = held_out_logits(live, material.held_out, teacher, device)
+        agreement = np.mean(logits.argmax(1) == run.probabilities.argmax(1))  # pyright: ignore
         run.evaluation["teacher_agreement"] = float(agreement)
         run.meters.eval_seconds += time.perf_counter() - started
     return said

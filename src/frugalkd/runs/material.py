@@ -1,9 +1,7 @@
-"""What a recipe names, made: the data, the models, the teacher, its stored targets."""
+"""What a recipe names, made: the data, the models, the teacher."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +12,12 @@ from torch.utils.data import Dataset
 
 from frugalkd.data import Augmentation, ImageData, hold_out, load_data, take
 from frugalkd.data.root import located
-from frugalkd.errors import DataError, ModelError, TargetsError
+from frugalkd.errors import DataError, ModelError
 from frugalkd.files import write_json
 from frugalkd.imports import make_object
 from frugalkd.models import build_model
 from frugalkd.recipes.schema import Augment, NamedOrPath, Recipe
 from frugalkd.runs.load import load, load_weights
-from frugalkd.teachers import StoredTargets
-from frugalkd.teachers.stored import describe
 
 
 @dataclass(frozen=True)
@@ -137,31 +133,3 @@ def make_teacher(recipe: Recipe, teacher: Path | None, data: Dataset) -> nn.Modu
     model = make_model(recipe.teacher.model, data, recipe.seed)
     load_weights(model, Path(recipe.teacher.weights))
     return model.eval()
-
-
-def stored_targets(
-    model: nn.Module,
-    data: Dataset,
-    views: int,
-    folder: Path | None,
-    device: torch.device | str,
-) -> StoredTargets:
-    """The soft targets kept in ``folder`` for these data, filled where they are missing.
-
-    ``queries`` of the answer says how many rows the teacher was asked for here.
-    """
-    about = {**describe(model, data), "views": str(views)}
-    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
-    path = None if folder is None else folder / f"targets-{key}.safetensors"
-    if path is not None and path.exists():
-        targets = StoredTargets.load(path, device)
-        targets.check(model, data)
-        return targets
-    model.to(device)
-    targets = StoredTargets.fill(model, data, views=views, device=device)
-    if path is not None:
-        try:
-            targets.save(path)
-        except OSError as error:
-            raise TargetsError(f"cannot keep soft targets in {folder}: {error.strerror}") from None
-    return targets

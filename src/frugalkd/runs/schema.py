@@ -67,6 +67,10 @@ class TargetsNote(_Record):
     kind: Literal["stored", "live"]
     views: int | None
     filled_here: bool = Field(description="whether this run asked the teacher and paid for it")
+    fill: Literal["ahead", "first-visit"] | None = None
+    encoding: dict[str, Any] | None = Field(None, description="its name and settings")
+    rows: int | None = Field(None, description="stored, of samples x views")
+    bytes: int | None = Field(None, description="of the store on disk")
 
 
 class Results(_Record):

@@ -1,7 +1,8 @@
 """Teachers: live or stored, behind one seam."""
 
 from frugalkd.teachers._targets import Targets
+from frugalkd.teachers.first_visit import FirstVisitTargets
 from frugalkd.teachers.live import LiveTeacher
 from frugalkd.teachers.stored import StoredTargets
 
-__all__ = ["LiveTeacher", "StoredTargets", "Targets"]
+__all__ = ["FirstVisitTargets", "LiveTeacher", "StoredTargets", "Targets"]

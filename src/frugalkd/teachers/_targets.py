@@ -13,7 +13,18 @@ from frugalkd.policies._policy import Ids
 
 
 class Targets(ABC):
-    """Soft targets: the teacher's logits for the samples that train, and for no others."""
+    """Soft targets: the teacher's logits for the samples that train, and for no others.
+
+    An objective always gets logits. Where ``temperature`` is a number they are such that their
+    softmax at this temperature is the stored distribution, and at another one it is not.
+    """
+
+    temperature: float | None = None
+    """The only temperature at which the targets are the teacher's; None: any."""
+
+    knows_top: bool = True
+    """Whether the largest logit is always the teacher's top class, which can stand in for a
+    label."""
 
     views: int | None
     """How many views of a sample there are targets for; None: any."""
@@ -34,6 +45,8 @@ class Targets(ABC):
 
         ``labels`` int64 (samples,); None where the teacher's top class stands in for them.
 
+        NaN where nothing is stored of a sample.
+
         Raises:
-            TargetsError: it is not known for all samples beforehand.
+            TargetsError: it is not known beforehand.
         """

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -22,18 +23,41 @@ class LiveTeacher(Targets):
     Args:
         teacher: any module that returns logits (rows, classes).
         forward: how to call it on a batch; by default on the batch's inputs.
+        precision: ``bf16`` asks it under autocast, for a teacher that was trained so.
+        channels_last: that memory format, for the teacher and for inputs (rows, C, H, W).
     """
 
-    def __init__(self, teacher: nn.Module, forward: Callable[[Any], Tensor] | None = None):
+    def __init__(
+        self,
+        teacher: nn.Module,
+        forward: Callable[[Any], Tensor] | None = None,
+        *,
+        precision: Literal["fp32", "bf16"] = "fp32",
+        channels_last: bool = False,
+    ):
         self.teacher = teacher
         self.views = None
         self.queries = 0
-        self._forward = forward or (lambda data: call(teacher, inputs_of(data)))
+        self.precision, self.channels_last = precision, channels_last
+        if channels_last:
+            teacher.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self._forward = forward or self._plain
 
     def fetch(self, ids: Ids, views: Ids, data: Any) -> Tensor:
         self.queries += len(ids)
         with looking(self.teacher):
-            return self._forward(data).float()
+            if self.precision == "fp32":
+                return self._forward(data).float()
+            parameter = next(self.teacher.parameters(), None)
+            device = "cpu" if parameter is None else parameter.device.type
+            with torch.autocast(device, torch.bfloat16):
+                return self._forward(data).float()
+
+    def _plain(self, data: Any) -> Tensor:
+        inputs = inputs_of(data)
+        if self.channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        return call(self.teacher, inputs)
 
     def truth(self, labels: Tensor | None) -> NDArray[np.float32]:
         raise TargetsError(

@@ -1,89 +1,145 @@
-"""Soft targets that were asked for once and are kept in memory."""
+"""Soft targets that were asked for once and are kept in a folder."""
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import send_to_device
+from accelerate.utils import find_device
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialise
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from frugalkd.data.source import Collate, data_digest, open_source, randomness
+from frugalkd.data.source import Collate
 from frugalkd.errors import TargetsError
-from frugalkd.files import write_atomic
-from frugalkd.looking import model_digest
 from frugalkd.policies._policy import Ids
 from frugalkd.teachers._targets import Targets
+from frugalkd.teachers.about import check_about
+from frugalkd.teachers.encodings import Dense, Encoding
+from frugalkd.teachers.filling import Announce, Filler, Layout, fill
 from frugalkd.teachers.live import LiveTeacher
+from frugalkd.teachers.store import Store
+
+_CHUNK = 4096
 
 
 class StoredTargets(Targets):
-    """The teacher's logits for every sample, in as many views as the student will cycle through.
+    """The teacher's soft targets from a folder, in as many views as the student will cycle through.
+
+    ``fetch`` gives what the encoding decodes to: see :mod:`frugalkd.teachers.encodings`.
+
+    Args:
+        folder: made by :meth:`fill`, by ``FirstVisitTargets``, or by ``frugalkd store``.
 
     Attributes:
-        logits: float32 (views, samples, classes), on the device that trains.
-        about: digests of the teacher, the data and the augmentation that the logits belong to.
+        about: digests of the teacher, the data and the augmentation that the targets belong to.
+
+    Raises:
+        TargetsError: there is no store in ``folder``, or it is damaged.
     """
 
-    def __init__(self, logits: Tensor, about: dict[str, str], queries: int = 0):
-        self.logits = logits
-        self.about = about
-        self.views = logits.shape[0]
-        self.queries = queries
+    def __init__(self, folder: str | Path):
+        self.store = Store(Path(folder))
+        header = self.store.header
+        self.about = header.about
+        self.views = header.views
+        self.temperature = header.encoding.temperature
+        self.knows_top = header.encoding.knows_top
+        self.queries = 0
 
     @classmethod
     def fill(
         cls,
-        teacher: nn.Module,
+        teacher: nn.Module | LiveTeacher,
         dataset: Dataset,
+        folder: str | Path | None = None,
         *,
         views: int = 1,
-        batch_size: int = 1000,
+        encoding: Encoding | None = None,
+        ids: Ids | None = None,
+        batch_size: int = 256,
         device: torch.device | str = "cpu",
         collate: Collate | None = None,
+        announce: Announce | None = None,
+        listener: Callable[[int, int], None] | None = None,
     ) -> StoredTargets:
-        """Ask ``teacher`` for every sample of ``dataset``, ``views`` times.
+        """Ask ``teacher`` for every sample of ``dataset``, ``views`` times, but for what ``folder``
+        holds already; ``queries`` of the answer says for how many rows.
+
+        Args:
+            teacher: a model, or a LiveTeacher that says how to ask it.
+            dataset: map-style, with views of its own where its samples are augmented.
+            folder: where to keep the targets; None: in a temporary file without a name, which goes
+                away with this object.
+            views: of each sample.
+            encoding: default ``Dense("float16")``.
+            ids: samples to ask for; default all.
+            batch_size, device, collate: how the teacher is asked.
+            announce: told of the header before space is taken on the disk.
+            listener: told of rows done and rows to do.
 
         Raises:
             TargetsError: the data set has a randomness of its own, so that what is stored would
-                belong to other pixels than the student sees.
+                belong to other pixels than the student sees; ``folder`` holds other targets; the
+                disk is full.
         """
-        if randomness(dataset):
-            raise TargetsError(
-                "this data set gives other pixels each time it is asked: give it a method "
-                "view(id, view), or use a live teacher"
-            )
-        live = LiveTeacher(teacher)
-        ids = np.arange(len(dataset))  # pyright: ignore[reportArgumentType]
-        blocks = np.split(ids, np.arange(batch_size, len(ids), batch_size))
-        requests = [(block, np.full(len(block), view)) for view in range(views) for block in blocks]
-        with open_source(dataset, collate=collate) as source:
-            rows = [
-                live.fetch(block, seen_as, send_to_device(data, device))
-                for (block, seen_as), data in zip(requests, source.batches(requests), strict=True)
-            ]
-        logits = torch.cat(rows).reshape(views, len(ids), -1)
-        return cls(logits, describe(teacher, dataset), live.queries)
+        if folder is None:
+            # The mapping outlives the names.
+            with tempfile.TemporaryDirectory(prefix="frugalkd-") as nameless:
+                return cls.fill(
+                    teacher, dataset, nameless, views=views, encoding=encoding, ids=ids,
+                    batch_size=batch_size, device=device, collate=collate, announce=announce,
+                    listener=listener,
+                )  # fmt: skip
+        live = teacher if isinstance(teacher, LiveTeacher) else LiveTeacher(teacher)
+        before = live.queries
+        layout = Layout(views, encoding or Dense())
+        filler = Filler(live, dataset, Path(folder), layout, wait=True, announce=announce)
+        try:
+            fill(
+                filler, dataset, ids=ids, batch_size=batch_size, device=device, collate=collate,
+                listener=listener,
+            )  # fmt: skip
+        finally:
+            filler.close()
+        targets = cls(folder)
+        targets.queries = live.queries - before
+        return targets
 
     def fetch(self, ids: Ids, views: Ids, data: Any) -> Tensor:
-        rows = torch.from_numpy(ids).to(self.logits.device)
-        if self.views == 1:
-            return self.logits[0].index_select(0, rows)
-        which = torch.from_numpy(views % self.logits.shape[0]).to(self.logits.device)
-        return self.logits[which, rows]
+        return on_device(self.store.read(ids, views % self.store.header.views), data)
+
+    def all_logits(self, view: int = 0) -> NDArray[np.float32]:
+        """Decoded logits (samples, classes) of one view, NaN where nothing is stored."""
+        header = self.store.header
+        logits = np.full((header.samples, header.classes), np.nan, dtype=np.float32)
+        ids = np.arange(header.samples)
+        ids = ids[self.store.present(ids, np.full(len(ids), view))]
+        for start in range(0, len(ids), _CHUNK):
+            block = ids[start : start + _CHUNK]
+            logits[block] = self.store.read(block, np.full(len(block), view))
+        return logits
 
     def truth(self, labels: Tensor | None) -> NDArray[np.float32]:
-        """As the seam says; of the first view."""
-        logits = self.logits[0]
-        labels = logits.argmax(dim=1) if labels is None else labels.to(logits.device)
+        """As the seam says; of the first view.
+
+        Raises:
+            TargetsError: the encoding does not know the probability at temperature 1.
+        """
+        if self.temperature is not None:
+            name = self.store.header.encoding.settings["name"]
+            raise TargetsError(
+                f"{name} soft targets do not say the teacher's probability of a label, which a "
+                "ceiling asks for: set targets.encoding to float16"
+            )
+        logits = torch.from_numpy(self.all_logits())
+        labels = logits.argmax(dim=1) if labels is None else labels.cpu()
         probabilities = torch.softmax(logits, dim=1)
-        return probabilities.gather(1, labels.unsqueeze(1)).squeeze(1).cpu().numpy()
+        return probabilities.gather(1, labels.unsqueeze(1)).squeeze(1).numpy()
 
     def check(self, teacher: nn.Module | None, dataset: Dataset) -> None:
         """Refuse targets that belong to another teacher, other data or another augmentation.
@@ -93,44 +149,13 @@ class StoredTargets(Targets):
         Raises:
             TargetsError: naming which of them differ.
         """
-        expected = describe(teacher, dataset)
-        differing = [name for name in expected if self.about.get(name) != expected[name]]
-        if differing:
-            raise TargetsError(
-                f"the stored soft targets belong to another {' and another '.join(differing)}: "
-                "delete them, or name the ones that belong to this run"
-            )
-
-    def save(self, path: str | Path) -> None:
-        """Write a safetensors file, atomically."""
-        meta = {**self.about, "format": "frugalkd-targets", "schema": "1"}
-        write_atomic(Path(path), serialise({"logits": self.logits.cpu().contiguous()}, meta))
-
-    @classmethod
-    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> StoredTargets:
-        """Read what :meth:`save` wrote; no teacher is asked.
-
-        Raises:
-            TargetsError: there is no such file, or it holds no stored targets.
-        """
-        try:
-            with safe_open(path, framework="pt", device=str(device)) as file:
-                about = dict(file.metadata() or {})
-                logits = file.get_tensor("logits")
-        except (SafetensorError, OSError) as error:
-            raise TargetsError(f"{path} holds no readable soft targets: {error}") from None
-        if about.pop("format", None) != "frugalkd-targets" or about.pop("schema", None) != "1":
-            raise TargetsError(f"{path} holds no soft targets of schema 1: delete it")
-        if logits.ndim != 3 or logits.dtype != torch.float32:
-            raise TargetsError(f"{path} is damaged: logits {tuple(logits.shape)} {logits.dtype}")
-        return cls(logits, about)
+        check_about(self.about, teacher, dataset)
 
 
-def describe(teacher: nn.Module | None, dataset: Dataset) -> dict[str, str]:
-    """What stored targets are bound to: digests of the teacher, the data and the augmentation."""
-    augmentation = getattr(dataset, "augmentation", None)
-    return {
-        **({} if teacher is None else {"teacher": model_digest(teacher)}),
-        "data set": data_digest(dataset),
-        "augmentation": f"{augmentation} seed {getattr(dataset, 'seed', None)}",
-    }
+def on_device(logits: NDArray[np.float32], data: Any) -> Tensor:
+    """Where the student's batch is."""
+    device = find_device(data) or torch.device("cpu")
+    tensor = torch.from_numpy(logits)
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

@@ -1,0 +1,51 @@
+"""Who may take part in a student's training, and what a sample weighs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from frugalkd.api import weights_from
+from frugalkd.errors import LedgerError
+from frugalkd.ledger import Ledger
+from frugalkd.modes import MODES
+from frugalkd.policies._policy import Ids
+from frugalkd.recipes.schema import Recipe
+from frugalkd.runs.material import Material
+
+
+def who_takes_part(recipe: Recipe, teacher: Path | None, material: Material) -> dict[str, Any]:
+    """The student's policy and weights, as its mode or its own policy say."""
+    role = recipe.student
+    weighted = MODES[role.mode].weighted if role.mode else role.weighting == "significance"
+    ledger = None
+    if weighted:
+        if teacher is None or not (teacher / "ledger.safetensors").is_file():
+            raise LedgerError(
+                f"mode {role.mode or 'with significance weights'} needs the significance ledger "
+                "of a self-regulated teacher: run 'frugalkd teach RECIPE --out DIR' and pass "
+                "--teacher DIR; vanilla and regulated need none"
+            )
+        ledger = Ledger.load(teacher)
+    if role.mode is not None:
+        return {
+            "mode": role.mode,
+            "ledger": ledger,
+            "regulation": role.regulation,
+            "gamma": role.gamma,
+        }
+    weights = weights_from(ledger, material.train, role.gamma) if ledger is not None else None
+    assert role.policy is not None
+    return {"policy": role.policy.build(), "weights": weights}
+
+
+def pool(who: dict[str, Any], material: Material) -> Ids | None:
+    """Samples that may take part at all; None for all."""
+    if who.get("mode") is not None:
+        weighted = MODES[who["mode"]].weighted
+        weights = weights_from(who["ledger"], material.train, who["gamma"]) if weighted else None
+    else:
+        weights = who["weights"]
+    return None if weights is None else np.flatnonzero(weights > 0)

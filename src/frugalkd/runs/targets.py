@@ -1,0 +1,152 @@
+"""The soft targets that a recipe asks for: live, from a store, or into one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from frugalkd.errors import RunFolderError, TargetsError
+from frugalkd.policies._policy import Ids
+from frugalkd.recipes.schema import Recipe
+from frugalkd.runs.folder import read_results
+from frugalkd.teachers import FirstVisitTargets, LiveTeacher, StoredTargets, Targets
+from frugalkd.teachers.about import describe_asking
+from frugalkd.teachers.encodings import Dense, Encoding, make_encoding
+from frugalkd.teachers.filling import Announce, Filler, Layout, fill
+from frugalkd.teachers.store import Store, read_header
+
+STORE_SEED = 0
+"""The seed of the views that stored targets speak of: one store serves students of every seed."""
+
+
+def encoding_of(recipe: Recipe) -> Encoding:
+    """The student's encoding; its temperature is the objective's."""
+    targets = recipe.student.targets
+    temperature = getattr(recipe.student.objective.build(), "temperature", 1.0)
+    return make_encoding(targets.encoding, targets.k, temperature)
+
+
+def ask_live(recipe: Recipe, model: nn.Module, teacher: Path | None) -> LiveTeacher:
+    """``model`` asked in the precision and memory format in which it was trained: those that its
+    folder says, or, for a pretrained one, the recipe."""
+    asked = recipe.teacher.training
+    precision, channels_last = asked.precision, asked.channels_last
+    if teacher is not None and (teacher / "results.json").is_file():
+        results = read_results(teacher)
+        try:
+            role = "teacher" if results["kind"] == "teach" else "student"
+            said = results["recipe"][role]["training"]
+            precision, channels_last = said["precision"], bool(said["channels_last"])
+            if precision not in ("fp32", "bf16"):
+                raise ValueError(precision)
+        except (KeyError, TypeError, ValueError):
+            raise RunFolderError(
+                f"{teacher / 'results.json'} is damaged: it does not say the training's precision"
+            ) from None
+    return LiveTeacher(model, precision=precision, channels_last=channels_last)
+
+
+def open_targets(
+    recipe: Recipe,
+    live: LiveTeacher,
+    data: Dataset,
+    *,
+    teacher: Path | None,
+    out: Path | None,
+    ids: Ids | None,
+    device: torch.device,
+) -> Targets:
+    """What ``recipe.student.targets`` asks for. ``queries`` says how many rows were asked for here.
+
+    Args:
+        recipe: its student section counts.
+        live: the teacher, on ``device``.
+        data: what the student trains on.
+        teacher: the teacher's folder, which keeps what is filled ahead.
+        out: the run's folder, which keeps what is filled at first visits.
+        ids: the samples that may take part, None for all; no others are asked for.
+        device: where the teacher is asked.
+    """
+    spec = recipe.student.targets
+    if spec.kind == "live":
+        return live
+    encoding = encoding_of(recipe)
+    folder = None if spec.folder is None else Path(spec.folder)
+    if folder is not None:
+        read_header(folder)  # a recipe names a store; it does not make one anywhere on the disk
+    if spec.fill == "first-visit":
+        if out is None:
+            raise TargetsError("targets.fill: first-visit needs a run folder to fill")
+        where = folder or out / "targets"
+        return FirstVisitTargets(live, data, where, views=spec.views, encoding=encoding)
+    where = folder or store_folder(live, data, spec.views, encoding, teacher or out)
+    return StoredTargets.fill(
+        live, data, where, views=spec.views, encoding=encoding, ids=ids, device=device
+    )
+
+
+def held_out_logits(
+    live: LiveTeacher, data: Dataset, teacher: Path | None, device: torch.device
+) -> np.ndarray:
+    """The teacher's logits float32 (samples, classes) on held-out data, kept in its folder."""
+    encoding = Dense("float32")
+    where = store_folder(live, data, 1, encoding, teacher)
+    return StoredTargets.fill(live, data, where, encoding=encoding, device=device).all_logits()
+
+
+def store_folder(
+    live: LiveTeacher, data: Dataset, views: int, encoding: Encoding, inside: Path | None
+) -> Path | None:
+    """Where a teacher's folder keeps the store of these targets."""
+    if inside is None:
+        return None
+    said = {**describe_asking(live, data), "views": views, "encoding": encoding.settings}
+    key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+    return inside / f"targets-{key}"
+
+
+def fill_shards(
+    recipe: Recipe,
+    live: LiveTeacher,
+    data: Dataset,
+    out: Path,
+    *,
+    ids: Ids | None,
+    device: torch.device,
+    shard: tuple[int, int] = (0, 1),
+    announce: Announce | None = None,
+    listener: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Fill one of ``shard[1]`` shards of a store at ``out``; returns what it has come to: ``asked``
+    and ``rows`` of ``of`` rows, ``bytes``, ``encoding``.
+
+    Raises:
+        TargetsError: ``out`` holds other targets, another process fills this shard, the disk is
+            full.
+    """
+    index, shards = shard
+    if not 0 <= index < shards:
+        raise TargetsError(f"shard {index}/{shards}: give 0/N .. N-1/N")
+    layout = Layout(recipe.student.targets.views, encoding_of(recipe), shards)
+    filler = Filler(live, data, out, layout, write=[index], announce=announce)
+    try:
+        fill(filler, data, ids=ids, device=device, listener=listener)
+    finally:
+        filler.close()
+    store = Store(out)
+    header = store.header
+    return {
+        "asked": live.queries,
+        "rows": store.count(),
+        "of": header.samples * header.views,
+        "bytes": header.disk_bytes,
+        "encoding": header.encoding.settings,
+    }

@@ -1,0 +1,88 @@
+"""Soft targets that are stored as a side effect of first visits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from frugalkd.errors import TargetsError
+from frugalkd.policies._policy import Ids
+from frugalkd.teachers._targets import Targets
+from frugalkd.teachers.about import check_about
+from frugalkd.teachers.encodings import Dense, Encoding
+from frugalkd.teachers.filling import Announce, Filler, Layout
+from frugalkd.teachers.live import LiveTeacher
+from frugalkd.teachers.store import Store
+from frugalkd.teachers.stored import on_device
+
+
+class FirstVisitTargets(Targets):
+    """Asks the teacher for a sample's view when it is first visited, and keeps the answer: what
+    never takes part is never asked for.
+
+    A later visit reads what the first one stored; the first one gets the decoded row as well. A
+    store with some rows in it is gone on with. :meth:`close` makes the rows durable.
+
+    Args:
+        teacher, dataset, folder, views, encoding, announce: as of :meth:`StoredTargets.fill`.
+
+    Raises:
+        TargetsError: as there, or another process is filling ``folder``.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module | LiveTeacher,
+        dataset: Dataset,
+        folder: str | Path,
+        *,
+        views: int = 1,
+        encoding: Encoding | None = None,
+        announce: Announce | None = None,
+    ):
+        self._live = teacher if isinstance(teacher, LiveTeacher) else LiveTeacher(teacher)
+        layout = Layout(views, encoding or Dense())
+        self._filler = Filler(self._live, dataset, Path(folder), layout, announce=announce)
+        self.about = self._filler.about
+        self.views = views
+        self.temperature = layout.encoding.temperature
+        self.knows_top = layout.encoding.knows_top
+        self._asked_before = self._live.queries
+
+    @property
+    def queries(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._live.queries - self._asked_before
+
+    @property
+    def store(self) -> Store | None:
+        """None until the teacher was first asked."""
+        return self._filler.store
+
+    def fetch(self, ids: Ids, views: Ids, data: Any) -> Tensor:
+        views = views % self._filler.layout.views
+        return on_device(self._filler.add(ids, views, data).read(ids, views), data)
+
+    def truth(self, labels: Tensor | None) -> NDArray[np.float32]:
+        raise TargetsError(
+            "targets filled at first visits are not known beforehand, and a ceiling asks for them: "
+            "set targets.fill to ahead"
+        )
+
+    def check(self, teacher: nn.Module | None, dataset: Dataset) -> None:
+        """As :meth:`StoredTargets.check`."""
+        check_about(self.about, teacher, dataset)
+
+    def close(self) -> None:
+        """Make what was stored durable, and let other processes fill the store."""
+        self._filler.close()
+
+    def __enter__(self) -> FirstVisitTargets:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,172 @@
+"""One shard: a file of rows, and a file that says which of them are there and what they sum to."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frugalkd.errors import TargetsError
+from frugalkd.files import allocate, write_at
+from frugalkd.teachers.store._header import BLOCK, RECORD, Header
+
+Rows = NDArray[np.int64]
+Bytes = NDArray[np.uint8]
+
+# A block's record: a bit for each of its rows, and the CRC-32 of these bits and of the rows that
+# are there. It lies within one sector, so that it is written whole or not at all.
+_RECORD = np.dtype(
+    [("bitmap", "u1", (BLOCK // 8,)), ("crc32", "<u4"), ("reserved", f"V{RECORD - BLOCK // 8 - 4}")]
+)
+
+_ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1, dtype=np.uint8)
+"""How many bits of a byte are set."""
+
+
+def shard_paths(folder: Path, shard: int) -> tuple[Path, Path]:
+    return folder / f"rows-{shard:05d}.bin", folder / f"presence-{shard:05d}.bin"
+
+
+def allocate_shard(folder: Path, shard: int, header: Header) -> None:
+    """Set the space of a shard's files aside. Raises OSError, and then leaves no file."""
+    for path, size in zip(shard_paths(folder, shard), header.file_bytes(shard), strict=True):
+        allocate(path, size)
+
+
+class Shard:
+    """Rows ``0 .. rows - 1`` of one shard, as bytes, read through a read-only mapping.
+
+    A block's checksum is compared when a row of it is first read. What is written is read back at
+    once by this process, but on disk it counts as there only after :meth:`sync`, which syncs the
+    rows before the bits that speak of them.
+
+    Args:
+        folder, shard, header: which one.
+        write: also write; a second process that wants to is refused, or waits if ``wait``.
+
+    Raises:
+        TargetsError: a file is missing or of the wrong size, or another process writes it.
+    """
+
+    def __init__(
+        self, folder: Path, shard: int, header: Header, *, write: bool = False, wait: bool = False
+    ):
+        self.path, self.state_path = shard_paths(folder, shard)
+        self._files: list[int] = []
+        sizes = header.file_bytes(shard)
+        for path, size in zip((self.path, self.state_path), sizes, strict=True):
+            found = path.stat().st_size if path.is_file() else None
+            if found != size:
+                what = "is missing" if found is None else f"is damaged: {found} bytes, not {size}"
+                raise TargetsError(f"{path} {what}; delete {folder} and fill it anew")
+        if write:
+            self._open(wait)
+        shape = (header.rows_of(shard), header.row_bytes)
+        self._rows: Bytes = np.memmap(self.path, np.uint8, "r", shape=shape).view(np.ndarray)
+        # Read after the lock: what another process has written until now is known.
+        self._state = np.fromfile(self.state_path, _RECORD)
+        if len(self._state) * RECORD != sizes[1]:
+            raise TargetsError(f"{self.state_path} has changed its size while it was read")
+        self._bits: Bytes = self._state["bitmap"].reshape(-1).copy()
+        self._checked = np.zeros(len(self._state), dtype=bool)
+        self._dirty = np.zeros(len(self._state), dtype=bool)
+        self.pending = 0
+        """Rows written since the last sync."""
+
+    def _open(self, wait: bool) -> None:
+        """Open for writing, alone."""
+        try:
+            for path in (self.path, self.state_path):
+                self._files.append(os.open(path, os.O_RDWR))
+            fcntl.flock(self._files[0], fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            self.close()
+            raise TargetsError(
+                f"another process is filling {self.path}: wait for it, or name another folder"
+            ) from None
+        except OSError:
+            self.close()
+            raise
+
+    @property
+    def writable(self) -> bool:
+        return bool(self._files)
+
+    def present(self, rows: Rows) -> NDArray[np.bool_]:
+        """Which of ``rows`` are there."""
+        return (self._bits[rows >> 3] >> (rows & 7).astype(np.uint8)) & 1 == 1
+
+    def count(self) -> int:
+        """How many rows are there."""
+        return int(_ONES[self._bits].sum(dtype=np.int64))
+
+    def read(self, rows: Rows) -> Bytes:
+        """The bytes (rows, row_bytes) of ``rows``, which must be there.
+
+        Raises:
+            TargetsError: a checksum is wrong.
+        """
+        self._check(rows)
+        return self._rows[rows]
+
+    def write(self, rows: Rows, content: Bytes) -> None:
+        """Write ``content`` (rows, row_bytes) as ``rows``, none of which is there yet. Raises
+        OSError."""
+        self._check(rows)
+        breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+        content, width = np.ascontiguousarray(content), content.shape[1]
+        for start, end in zip([0, *breaks], [*breaks, len(rows)], strict=True):
+            write_at(self._files[0], content[start:end].data, int(rows[start]) * width)
+        np.bitwise_or.at(self._bits, rows >> 3, np.uint8(1) << (rows & 7).astype(np.uint8))
+        self._dirty[rows // BLOCK] = True
+        self.pending += len(rows)
+
+    def sync(self) -> None:
+        """Make what was written durable: the rows, then the bits and checksums. Raises OSError."""
+        dirty = np.flatnonzero(self._dirty).tolist()
+        if not dirty:
+            return
+        os.fsync(self._files[0])
+        bitmaps = self._bits.reshape(-1, BLOCK // 8)
+        for block in dirty:
+            self._state[block]["bitmap"] = bitmaps[block]
+            self._state[block]["crc32"] = self._checksum(block)
+            write_at(self._files[1], self._state[block].tobytes(), block * RECORD)
+        os.fsync(self._files[1])
+        self._dirty[:] = False
+        self.pending = 0
+
+    def close(self) -> None:
+        """Let go of the files and of the lock, without a sync; reading goes on."""
+        for file in self._files:
+            os.close(file)
+        self._files = []
+
+    def _check(self, rows: Rows) -> None:
+        """Compare the checksums of the blocks of ``rows`` that were not compared before."""
+        blocks = rows // BLOCK
+        for block in np.unique(blocks[~self._checked[blocks]]).tolist():
+            record = self._state[block]
+            # An empty block's record is all zeros, as the file was made.
+            written = record["bitmap"].any() or record["crc32"]
+            if written and record["crc32"] != self._checksum(block):
+                first = block * BLOCK
+                raise TargetsError(
+                    f"{self.path} is damaged: the checksum of rows {first} .. "
+                    f"{min(first + BLOCK, len(self._rows)) - 1} is wrong; delete "
+                    f"{self.path.parent} and fill it anew"
+                )
+            self._checked[block] = True
+
+    def _checksum(self, block: int) -> int:
+        """Of the bits in memory and of the rows that they say are there."""
+        bits = self._bits[block * BLOCK // 8 : (block + 1) * BLOCK // 8]
+        there = np.unpackbits(bits, bitorder="little").astype(bool)
+        rows = self._rows[block * BLOCK : (block + 1) * BLOCK]
+        if not there[: len(rows)].all():
+            rows = rows[there[: len(rows)]]
+        return zlib.crc32(np.ascontiguousarray(rows).data, zlib.crc32(bits.data))

@@ -1,0 +1,154 @@
+"""Soft targets as a recipe asks for them: what is filled, where, for whom, and how it is asked."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from frugalkd.errors import FrugalKDError, RunFolderError, TargetsError
+from frugalkd.ledger import Ledger
+from frugalkd.recipes.load import load_recipe, override
+from frugalkd.runs.execute import distill, run_digest, teach
+from frugalkd.runs.material import make_data, make_teacher
+from frugalkd.runs.storing import ensure_targets, store
+from frugalkd.runs.targets import ask_live, encoding_of
+from frugalkd.teachers import StoredTargets
+from frugalkd.teachers.encodings import Dense, Sampled
+
+SMALL = {
+    "data.train_size": 200,
+    "teacher.training.epochs": 20,
+    "teacher.policy.warmup": 15,  # some samples then never fail
+    "student.training.epochs": 2,
+    "student.mode": "vanilla",
+}
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    return override(load_recipe("digits"), SMALL)
+
+
+@pytest.fixture(scope="module")
+def trained(recipe, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teacher") / "t"
+    teach(recipe, folder)
+    return folder
+
+
+@pytest.fixture
+def teacher(trained, tmp_path):
+    """A teacher's folder without any store in it."""
+    return shutil.copytree(trained, tmp_path / "teacher")
+
+
+def asked(results):
+    return results["meters"]["teacher_queries"]
+
+
+def test_ahead_fills_the_teachers_folder_once_for_all_students(recipe, teacher, tmp_path):
+    first = distill(recipe, tmp_path / "a", teacher=teacher)
+    again = distill(override(recipe, {"seed": 1}), tmp_path / "b", teacher=teacher)
+    assert (asked(first), asked(again)) == (200, 0)
+    assert first["targets"]["filled_here"]
+    assert not again["targets"]["filled_here"]
+    assert first["targets"]["encoding"] == {"name": "float16"}
+    assert first["targets"]["rows"] == 200
+    stores = [StoredTargets(path).store.header for path in teacher.glob("targets-*")]
+    # The other one is of the held-out data.
+    assert sorted(header.samples for header in stores) == [200, 360]
+
+
+def test_only_what_takes_part_is_asked_for(recipe, teacher, tmp_path):
+    part = int((Ledger.load(teacher).significance > 0).sum())
+    assert 0 < part < 200
+    weighted = override(recipe, {"student.mode": "significance"})
+    assert ensure_targets(weighted, teacher)["rows"] == part
+    results = distill(weighted, tmp_path / "a", teacher=teacher)
+    assert (asked(results), results["targets"]["rows"]) == (0, part)
+    # Vanilla goes on with the same store.
+    assert asked(distill(recipe, tmp_path / "b", teacher=teacher)) == 200 - part
+
+
+def test_first_visits_fill_the_runs_folder(recipe, teacher, tmp_path):
+    several = override(recipe, {"student.targets": {"fill": "first-visit", "views": 3}})
+    assert ensure_targets(several, teacher)["rows"] == 0
+    results = distill(several, tmp_path / "a", teacher=teacher)
+    assert asked(results) == results["targets"]["rows"] == 2 * 200
+    assert results["targets"]["fill"] == "first-visit"
+    assert StoredTargets(tmp_path / "a" / "targets").store.count() == 400
+
+
+def test_a_named_store_is_used_and_never_made(recipe, teacher, tmp_path):
+    folder = tmp_path / "store"
+    named = override(recipe, {"student.targets.folder": str(folder)})
+    assert run_digest("distill", named, teacher) == run_digest("distill", recipe, teacher)
+    with pytest.raises(TargetsError, match="frugalkd store"):
+        distill(named, tmp_path / "a", teacher=teacher)
+    assert not folder.exists()
+    done = store(recipe, folder, teacher=teacher)
+    assert (done["asked"], done["rows"], done["of"]) == (200, 200, 200)
+    assert store(recipe, folder, teacher=teacher)["asked"] == 0
+    results = distill(named, tmp_path / "b", teacher=teacher)
+    assert asked(results) == 0
+    other = override(named, {"student.targets.views": 2})
+    with pytest.raises(TargetsError, match=r"differ in views \(1 there, 2 here\)"):
+        distill(other, tmp_path / "c", teacher=teacher)
+
+
+def test_what_decides_a_result_is_in_the_digest(recipe):
+    digests = {
+        run_digest("distill", override(recipe, {f"student.targets.{key}": value}), None)
+        for key, value in (
+            ("kind", "stored"), ("kind", "live"), ("views", 2), ("encoding", "float32"),
+            ("encoding", "sampled"), ("fill", "first-visit"),
+        )
+    }  # fmt: skip
+    assert len(digests) == 6
+
+
+@pytest.mark.parametrize("encoding", ["float32", "top-k", "sampled"])
+def test_a_student_of_each_encoding(recipe, teacher, tmp_path, encoding):
+    asks = {"student.targets": {"encoding": encoding, "k": 4}, "student.training.epochs": 20}
+    asks = override(recipe, asks)
+    results = distill(asks, tmp_path / "a", teacher=teacher)
+    assert results["targets"]["encoding"]["name"] == encoding
+    assert results["evaluation"]["accuracy"] > 0.3
+    assert np.isfinite(results["history"][-1]["loss"])
+
+
+def test_the_temperature_is_the_objectives(recipe):
+    sampled = override(
+        recipe,
+        {"student.targets": {"encoding": "sampled", "k": 7}, "student.objective.temperature": 2.5},
+    )
+    assert encoding_of(sampled) == Sampled(7, 2.5)
+    assert encoding_of(recipe) == Dense("float16")
+
+
+def test_a_teacher_is_asked_as_it_was_trained(recipe, teacher):
+    data = make_data(recipe, recipe.student.augment, 0).train
+    model = make_teacher(recipe, teacher, data)
+    live = ask_live(recipe, model, teacher)
+    assert (live.precision, live.channels_last) == ("fp32", False)
+    path = teacher / "results.json"
+    results = json.loads(path.read_text())
+    results["recipe"]["teacher"]["training"] |= {"precision": "bf16", "channels_last": True}
+    path.write_text(json.dumps(results))
+    live = ask_live(recipe, model, teacher)
+    assert (live.precision, live.channels_last) == ("bf16", True)
+    results["recipe"]["teacher"]["training"]["precision"] = "int1"
+    path.write_text(json.dumps(results))
+    with pytest.raises(RunFolderError, match="precision"):
+        ask_live(recipe, model, teacher)
+    # A pretrained one has no folder: the recipe says it.
+    says = override(recipe, {"teacher.training.precision": "bf16"})
+    assert ask_live(says, model, None).precision == "bf16"
+
+
+def test_a_shard_that_there_is_not_is_refused(recipe, teacher, tmp_path):
+    with pytest.raises(FrugalKDError, match="shard 2/2"):
+        store(recipe, tmp_path / "s", teacher=teacher, shard=(2, 2))
