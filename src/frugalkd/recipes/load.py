@@ -30,7 +30,7 @@ def recipe_text(name: str) -> str:
     if name in recipe_names():
         return files("frugalkd.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
     path = Path(name)
-    looks_like_file = path.suffix in (".yaml", ".yml") or len(path.parts) > 1
+    looks_like_file = path.suffix != "" or len(path.parts) > 1
     if not looks_like_file and not path.is_file():
         raise UnknownName("recipe", name, recipe_names())
     try:
