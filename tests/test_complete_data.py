@@ -55,10 +55,13 @@ def test_fashion_mnist_students(fashion_teacher, tmp_path, mode):
 def test_cifar10_teacher_and_student(tmp_path, require_data):
     require_data("cifar10/train.parquet")
     overrides = [
-        "data.train_size=4000",
-        "teacher.training.epochs=3",
+        "data.train_size=5000",
+        "teacher.training.epochs=4",
         "teacher.training.precision=bf16",
-        "student.training.epochs=3",
+        "teacher.training.schedule.warmup_steps=20",
+        "student.training.epochs=4",
+        "student.training.precision=bf16",
+        "student.training.schedule.warmup_steps=20",
         "student.mode=regulated",
     ]
     recipe = load_recipe("cifar10", overrides)
