@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from frugalkd.comparison.statistics import claims
+from frugalkd.comparison.statistics import accuracies, claims, differences, spread
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "BENCHMARKS.md"
@@ -90,11 +90,20 @@ def claims_table(comparison: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def reference_table(comparison: dict[str, Any]) -> str:
+    """Both candidates for the reference, and the gate against the one that it was not."""
+    ours, other = accuracies(comparison, "regulated"), accuracies(comparison, "vanilla-self")
+    _, found = differences(ours, other)
+    difference = points(spread(found), "+")
+    return f"{arms_table(comparison)}\n\n`regulated` against `vanilla-self`: {difference} points."
+
+
 TABLES = {
     "teacher": lambda: arms_table(read("fashion-mnist-teacher")),
     "claims": lambda: claims_table(read("fashion-mnist-claims")),
     "students": lambda: arms_table(read("fashion-mnist-claims")),
     "modes": lambda: arms_table(read("fashion-mnist-modes")),
+    "reference": lambda: reference_table(read("fashion-mnist-reference")),
     "controls": lambda: arms_table(read("fashion-mnist-controls")),
 }
 
