@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import sys
+from abc import ABC, abstractmethod
 from types import TracebackType
-from typing import Any, final
+from typing import Any, Self, final
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
@@ -19,29 +21,24 @@ from rich.progress import (
 from rich.table import Column
 
 
-@final
-class EpochProgress:
-    """A listener for the engine: called with each epoch's record, inside a ``with``."""
+class _Progress(ABC):
+    """A bar on a terminal for the length of a ``with``; elsewhere there is none."""
 
-    def __init__(self, title: str, epochs: float, console: Console | None = None):
-        self._epochs = math.ceil(epochs)
-        self._title = title
+    def __init__(self, title: str, total: int, console: Console | None):
+        self._title, self._total = title, total
         self._console = console or Console(file=sys.stderr)
         self._bar: Progress | None = None
 
-    def __enter__(self) -> EpochProgress:
+    @abstractmethod
+    def _columns(self) -> list[ProgressColumn]:
+        """What the bar shows."""
+
+    def __enter__(self) -> Self:
         if self._console.is_terminal:
             self._bar = Progress(
-                TextColumn("[bold]{task.description}"),
-                BarColumn(bar_width=None),
-                TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-                TextColumn("{task.fields[state]}"),
-                TimeRemainingColumn(compact=True),
-                console=self._console,
-                transient=True,
-                expand=True,
+                *self._columns(), console=self._console, transient=True, expand=True
             )
-            self._task = self._bar.add_task(self._title, total=self._epochs, state="starting")
+            self._task = self._bar.add_task(self._title, total=self._total, state="starting")
             self._bar.start()
         return self
 
@@ -54,17 +51,34 @@ class EpochProgress:
         if self._bar is not None:
             self._bar.stop()
 
+    def say(self, line: str) -> None:
+        """A line of its own, above the bar where there is one."""
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+@final
+class EpochProgress(_Progress):
+    """A listener for the engine: called with each epoch's record, inside a ``with``."""
+
+    def __init__(self, title: str, epochs: float, console: Console | None = None):
+        super().__init__(title, math.ceil(epochs), console)
+
+    def _columns(self) -> list[ProgressColumn]:
+        return [
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[state]}"),
+            TimeRemainingColumn(compact=True),
+        ]
+
     def __call__(self, record: dict[str, Any]) -> None:
         """Show an epoch's record."""
         done = int(record["epoch"]) + 1
         if self._bar is not None:
             self._bar.update(self._task, completed=done, state=_short(record))
         else:
-            self.say(f"{self._title}: epoch {done}/{self._epochs}, {_long(record)}")
-
-    def say(self, line: str) -> None:
-        """A line of its own, above the bar where there is one."""
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self.say(f"{self._title}: epoch {done}/{self._total}, {_long(record)}")
 
 
 def _awake(record: dict[str, Any]) -> str:
@@ -90,43 +104,25 @@ def _long(record: dict[str, Any]) -> str:
 
 
 @final
-class RunsProgress:
+class RunsProgress(_Progress):
     """A listener for a comparison: called with each event, inside a ``with``."""
 
     def __init__(self, title: str, console: Console | None = None):
-        self._title = title
-        self._console = console or Console(file=sys.stderr)
-        self._bar: Progress | None = None
+        super().__init__(title, 1, console)
         self._running: list[str] = []
 
-    def __enter__(self) -> RunsProgress:
-        if self._console.is_terminal:
-            self._bar = Progress(
-                SpinnerColumn(),
-                TextColumn("[bold]{task.description}"),
-                BarColumn(bar_width=20),
-                TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-                TimeElapsedColumn(),
-                TextColumn("{task.fields[state]}", table_column=Column(no_wrap=True, ratio=1)),
-                console=self._console,
-                transient=True,
-                expand=True,
-            )
-            self._task = self._bar.add_task(self._title, total=1, state="starting")
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+    def _columns(self) -> list[ProgressColumn]:
+        return [
+            SpinnerColumn(),
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[state]}", table_column=Column(no_wrap=True, ratio=1)),
+        ]
 
     def __call__(self, event: dict[str, Any]) -> None:
-        """Show an event (see ``compare.run.Event``)."""
+        """Show an event (see ``comparison.run.Event``)."""
         name = _run_name(event)
         if event["event"] == "begun":
             self._running.append(name)
@@ -143,10 +139,6 @@ class RunsProgress:
                 self.say(f"failed: {name}: {event['error']}")
         elif event["event"] != "begun" and event["kind"] != "targets":
             self.say(f"{self._title}: {event['finished']}/{event['total']} {_outcome(event, name)}")
-
-    def say(self, line: str) -> None:
-        """A line of its own, above the bar where there is one."""
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _run_name(event: dict[str, Any]) -> str:
