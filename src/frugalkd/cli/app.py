@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import frugalkd
-from frugalkd.cli import comparing, ledgers, recipes, storing, training, using
+from frugalkd.cli import benching, comparing, ledgers, recipes, storing, training, using
 
 app = typer.Typer(
     name="frugalkd",
@@ -50,6 +50,7 @@ app.command(rich_help_panel=_RUN)(training.teach)
 app.command(rich_help_panel=_RUN)(storing.store)
 app.command(rich_help_panel=_RUN)(training.distill)
 app.command(rich_help_panel=_RUN)(comparing.compare)
+app.command(rich_help_panel=_RUN)(benching.bench)
 app.add_typer(recipes.app, name="recipes", rich_help_panel=_LOOK)
 app.add_typer(ledgers.app, name="ledger", rich_help_panel=_LOOK)
 app.command(rich_help_panel=_LOOK)(using.evaluate)

@@ -1,0 +1,132 @@
+"""The cases, with the figures that they must reach."""
+
+from __future__ import annotations
+
+from frugalkd.bench.case import Arm, Case, Ratio, Settings, Teacher
+
+_CEILING: Settings = {"student.mode": "regulated", "student.regulation.ceiling": 0.9}
+_VANILLA: Settings = {"student.mode": "vanilla"}
+_REGULATED: Settings = {"student.mode": "regulated"}
+_LIVE: Settings = {**_VANILLA, "student.targets.kind": "live"}
+_COUNTED: Settings = {"filling": "counted"}
+_APART: Settings = {"filling": "apart"}
+_FP32: Settings = {"teacher_precision": "fp32"}
+
+A = Case(
+    name="a",
+    summary="Fashion-MNIST, a teacher of 25 MFLOPs to half a LeNet-5, 24 epochs",
+    takes="3 hours",
+    recipe="fashion-mnist",
+    set={"student.training.epochs": 24, "student.training.batch_size": 64},
+    teacher=Teacher("a", "fashion-mnist", {"teacher.model.options.width": 30}),
+    arms=[
+        Arm("torchdistill", "torchdistill", _LIVE, constant=True),
+        Arm("vanilla-live", "distill", _LIVE, _FP32, constant=True),
+        Arm("vanilla-live-bf16", "distill", _LIVE, constant=True),
+        Arm("vanilla-stored", "distill", _VANILLA, _APART, constant=True),
+        Arm("regulated", "distill", _REGULATED, _COUNTED),
+        Arm("hybrid-ceiling", "distill", _CEILING, _COUNTED),
+        Arm("hybrid-ceiling-fp32", "distill", _CEILING, {**_COUNTED, **_FP32}),
+        Arm("regulated-apart", "distill", _REGULATED, _APART),
+        Arm("hybrid-ceiling-apart", "distill", _CEILING, _APART),
+    ],
+    ratios=[
+        Ratio("torchdistill", "hybrid-ceiling", must=12, aim=18),
+        Ratio("torchdistill", "hybrid-ceiling-fp32"),
+        Ratio("torchdistill", "regulated"),
+        Ratio("vanilla-live", "vanilla-stored", must=7),
+        Ratio("vanilla-live-bf16", "vanilla-stored"),
+        Ratio("vanilla-stored", "hybrid-ceiling-apart", must=2.2, aim=3),
+        Ratio("vanilla-stored", "regulated-apart"),
+        Ratio("regulated-apart", "vanilla-stored", 1.45, 1.25, at_most=True, per_budget=True),
+        Ratio("hybrid-ceiling-apart", "vanilla-stored", 1.45, 1.25, at_most=True, per_budget=True),
+    ],
+)
+
+_FAST: Settings = {"student.training.precision": "bf16", "student.training.channels_last": True}
+_PLAIN: Settings = {"student.training.precision": "fp32", "student.training.channels_last": False}
+_STORED: Settings = {
+    "student.targets": {"kind": "stored", "views": 8, "encoding": "float16"},
+}
+
+B = Case(
+    name="b",
+    summary="CIFAR-10 (20,000), crop and flip, ResNet-20 to ResNet-8, 40 epochs",
+    takes="3 hours",
+    recipe="cifar10",
+    set={
+        "data.train_size": 20_000,
+        "student.training.epochs": 40,
+        "student.training.batch_size": 128,
+        **_FAST,
+    },
+    teacher=Teacher(
+        "b",
+        "cifar10",
+        {
+            "data.train_size": 20_000,
+            "teacher.training.epochs": 30,
+            "teacher.training.precision": "bf16",
+        },
+    ),
+    arms=[
+        Arm("torchdistill", "torchdistill", {**_LIVE, **_PLAIN}, constant=True, part=4),
+        Arm("vanilla-live", "distill", _LIVE, constant=True),
+        Arm("regulated", "distill", {**_REGULATED, **_STORED}, _COUNTED),
+    ],
+    ratios=[
+        Ratio("vanilla-live", "regulated", must=2.2, aim=3),
+        Ratio("torchdistill", "regulated", must=5, aim=8),
+    ],
+)
+
+TEACHER = Case(
+    name="teacher",
+    summary="the fashion-mnist recipe's teacher, self-regulated and conventional",
+    takes="1 hour",
+    recipe="fashion-mnist",
+    arms=[
+        Arm("conventional", "teach", {"teacher.policy": {"name": "all"}}, constant=True),
+        Arm("self-regulated", "teach"),
+    ],
+    ratios=[Ratio("self-regulated", "conventional", must=0.6, aim=0.4, at_most=True)],
+)
+
+_SHORT: Settings = {
+    **_VANILLA,
+    "data.train_size": 20_000,
+    "student.training.epochs": 2,
+}
+
+LOOP = Case(
+    name="loop",
+    summary="vanilla in the engine, and in a plain loop on tensors in RAM",
+    takes="10 minutes",
+    recipe="fashion-mnist",
+    set=_SHORT,
+    arms=[
+        Arm(f"{who}-{rows}", who, {"student.training.batch_size": rows})
+        for rows in (64, 128)
+        for who in ("plain", "engine")
+    ],
+    ratios=[
+        Ratio(f"engine-{rows}", f"plain-{rows}", must=1.05, aim=1.0, at_most=True)
+        for rows in (64, 128)
+    ],
+    rounds=15,
+    together=True,
+)
+
+METERS = Case(
+    name="meters",
+    summary="the engine with its meters by phase, and without",
+    takes="5 minutes",
+    recipe="fashion-mnist",
+    set=_SHORT,
+    arms=[Arm("metered", "engine"), Arm("unmetered", "engine", options={"phases": False})],
+    ratios=[Ratio("metered", "unmetered", must=1.01, at_most=True)],
+    rounds=15,
+    together=True,
+)
+
+CASES = [A, B, TEACHER, LOOP, METERS]

@@ -1,0 +1,169 @@
+"""``bench``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from frugalkd.cli.interrupt import resumable
+from frugalkd.cli.options import JsonOption
+from frugalkd.errors import RecipeError
+from frugalkd.show import stdout
+
+if TYPE_CHECKING:
+    from frugalkd.bench import Case
+
+
+def bench(
+    cases: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CASE]...",
+            help="The cases to run: [cyan]frugalkd bench loop[/cyan]; without one they are listed.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Where CASE.json, the runs and the teachers go: [cyan]--out runs/bench[/cyan]. "
+            "Runs that are done in there are not run again.",
+        ),
+    ] = Path("runs/bench"),
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            "--rounds",
+            min=1,
+            metavar="N",
+            help="How often each arm is run, in turns; without it the case decides: "
+            "[cyan]--rounds 5[/cyan].",
+            show_default=False,
+        ),
+    ] = None,
+    arms: Annotated[
+        str,
+        typer.Option(
+            "--arms",
+            metavar="A,B,...",
+            help="Run these arms only: [cyan]--arms vanilla-live,regulated[/cyan].",
+            show_default=False,
+        ),
+    ] = "",
+    whole: Annotated[
+        bool,
+        typer.Option(
+            "--whole",
+            help="Run whole trainings also of arms that a part would do for: [cyan]--whole[/cyan].",
+        ),
+    ] = False,
+    part: Annotated[
+        int | None,
+        typer.Option(
+            "--part",
+            min=1,
+            metavar="N",
+            help="Run N epochs only of arms whose epochs all cost the same, and scale: "
+            "[cyan]--part 4[/cyan].",
+            show_default=False,
+        ),
+    ] = None,
+    teachers: Annotated[
+        list[str],
+        typer.Option(
+            "--teacher",
+            metavar="NAME=DIR",
+            help="A teacher that is there already: [cyan]--teacher a=runs/tA[/cyan].",
+            show_default=False,
+        ),
+    ] = [],  # noqa: B006
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick",
+            help="Only look whether it works: few samples, 2 epochs; no results: "
+            "[cyan]--quick[/cyan].",
+        ),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Time whole trainings against each other, in turns, each in a fresh process.
+
+    One run at a time; the threads are the recipe's. Keep the machine idle, or keep a core free for
+    it: [cyan]taskset -c 1 frugalkd bench a[/cyan]. Needs [cyan]pip install
+    'frugalkd[bench]'[/cyan] for the arms of torchdistill.
+
+    [bold]Examples[/bold]
+
+    frugalkd bench
+
+    frugalkd bench loop --rounds 3 --out runs/bench
+    """
+    from frugalkd.bench.case import find_case
+    from frugalkd.bench.cases import CASES
+
+    if not cases:
+        return _list(CASES, as_json)
+    chosen = [find_case(name, CASES) for name in dict.fromkeys(cases)]
+    given = dict(_teacher(text) for text in teachers)
+    asked = tuple(arm.strip() for arm in arms.split(",") if arm.strip()) or None
+    from frugalkd.bench.run import Ask
+    from frugalkd.bench.run import bench as run
+
+    ask = Ask(out, rounds, asked, whole, part, quick, given)
+    with resumable(out, runs=True):
+        contents = [run(case, ask, _say) for case in chosen]
+    _report(contents, as_json)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _teacher(text: str) -> tuple[str, Path]:
+    name, equals, folder = text.partition("=")
+    if not (name and equals and folder):
+        raise RecipeError(f"--teacher is {text!r}: give NAME=DIR, such as a=runs/teacher")
+    return name, Path(folder)
+
+
+def _list(cases: list[Case], as_json: bool) -> None:
+    if as_json:
+        said = [
+            {"case": case.name, "summary": case.summary, "takes": case.takes,
+             "arms": [arm.name for arm in case.arms], "rounds": case.rounds}
+            for case in cases
+        ]  # fmt: skip
+        print(json.dumps(said, indent=2))
+        return
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("case", no_wrap=True)
+    table.add_column("what is timed", overflow="fold")
+    table.add_column("takes about", no_wrap=True)
+    for case in cases:
+        table.add_row(case.name, case.summary, case.takes)
+    stdout().print(table)
+
+
+def _report(contents: list[dict[str, Any]], as_json: bool) -> None:
+    """The outcome on stdout; exit code 1 where a run failed."""
+    if as_json:
+        print(json.dumps(contents, indent=2))
+    else:
+        from frugalkd.bench.table import case_view
+
+        for content in contents:
+            stdout().print(case_view(content))
+    failures = [failure for content in contents for failure in content["failed"]]
+    for failure in failures:
+        print(f"failed: {failure['run']}: {failure['error']}", file=sys.stderr)
+    if failures:
+        raise typer.Exit(1)
