@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,20 +78,23 @@ def resolve_device(device: str) -> torch.device:
 
 class Caller(nn.Module):
     """How a model is called, for training and for looking alike: the inputs of a batch of data, in
-    the settings' memory format, under the accelerator's precision."""
+    the settings' memory format, under the accelerator's precision, compiled if they say so."""
 
     def __init__(self, model: nn.Module, training: Training, accelerator: Accelerator):
         super().__init__()
         self.model = model
         self.channels_last = training.channels_last
-        self.autocast = accelerator.autocast
+        self.precision = nullcontext if training.precision == "fp32" else accelerator.autocast
+        self.run = partial(call, model)
+        if training.compile:
+            self.run = torch.compile(self.run)
 
     def forward(self, data: Any) -> Tensor:
         inputs = inputs_of(data)
         if self.channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        with self.autocast():
-            return call(self.model, inputs)
+        with self.precision():
+            return self.run(inputs)
 
 
 @dataclass
@@ -118,7 +123,9 @@ class Trainer:
         self.call = Caller(self.model, self.training, self.accelerator)
         self.optimizer = make_optimizer(self.model, self.training.optimizer)
         self.step = 0
+        self.parameters = list(self.model.parameters())
         self.bad = torch.zeros((), device=self.accelerator.device)
+        self.one = torch.ones_like(self.bad)
         self.history: list[dict[str, Any]] = []
 
     def fit(self) -> list[dict[str, Any]]:
@@ -158,10 +165,12 @@ class Trainer:
         with phase("optimizer"):
             # Fused optimisers leave everything as it is where this flag is 1. It stays 1: from the
             # first bad loss on nothing changes, until the selection next reads the device.
-            self.bad = torch.maximum(self.bad, (~torch.isfinite(loss.detach())).float())
+            spread = (loss - loss).detach()  # NaN where the loss is not finite
+            self.bad = torch.where(spread == 0, self.bad, self.one)
             self.optimizer.found_inf = self.bad  # pyright: ignore[reportAttributeAccessIssue]
             self.optimizer.step()
-            self.optimizer.zero_grad()
+            for parameter in self.parameters:
+                parameter.grad = None
         with phase("ledger"):
             batch.observe(logits, labels, losses)
         self.step += 1
@@ -197,9 +206,9 @@ class Trainer:
 
         def batches() -> Iterator[tuple[Any]]:
             # Counted as they are read: update_bn reads nothing where there is no BatchNorm.
-            for block, _, data in selection.read(ids, self.training.batch_size):
-                selection.meters.student_forwards += len(block)
-                yield (data,)
+            for rows in selection.read(ids, self.training.batch_size):
+                selection.meters.student_forwards += len(rows.ids)
+                yield (rows.data,)
 
         with selection.meters.phase("recalibrate"):
             torch.optim.swa_utils.update_bn(batches(), self.call)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from accelerate.utils import concatenate
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from frugalkd.batches import rows_of
 from frugalkd.errors import NonFiniteLoss, SelectionMisuse
 from frugalkd.gate import look
 from frugalkd.policies import Plan
 from frugalkd.policies._policy import Ids, Mask
+from frugalkd.reading import Rows, joined
 from frugalkd.verdict import Look
 
 if TYPE_CHECKING:
@@ -24,6 +23,19 @@ if TYPE_CHECKING:
 
 CHECK_EVERY = 50
 """Steps between two readings of what the device has observed (a reading waits for the device)."""
+
+KEEP_LOGITS = 1 << 22
+"""Logits that may wait for a look at many batches at once; more of them are looked at before."""
+
+
+class _Trained(NamedTuple):
+    """A batch that was trained on, as it waits to be read from the device."""
+
+    ids: Ids
+    forced: Mask
+    logits: Tensor
+    labels: Tensor
+    losses: Tensor
 
 
 class Epoch:
@@ -47,7 +59,9 @@ class Epoch:
         self.lr_factor = plan.lr_factor
         self._selection, self._plan = selection, plan
         self._gated_now = selection.policy.when == "now" and plan.forced is None
-        self._pending: list[tuple[Ids, Mask, Look, Tensor]] = []
+        self._pending: list[_Trained] = []
+        self._looks: list[Look] = []
+        self._looked = self._kept = 0
         self._steps = self._first_pending = 0
         self._weight_sum = self._weight_squares = 0.0
         self._rows = 0
@@ -98,11 +112,11 @@ class Epoch:
         self.counts["deferred"] = max(0, len(plan.ids) - keep)
         forced = np.zeros(len(plan.ids), dtype=bool) if plan.forced is None else plan.forced
         start = 0
-        for ids, views, data in selection.read(plan.ids[:keep], rows):
-            rows_here = slice(start, start + len(ids))
-            importance = None if plan.weights is None else plan.weights[rows_here]
-            yield self._make(ids, views, data, forced[rows_here], importance, start)
-            start += len(ids)
+        for found in selection.read(plan.ids[:keep], rows, targets=True):
+            here = slice(start, start + len(found.ids))
+            importance = None if plan.weights is None else plan.weights[here]
+            yield self._make(found, forced[here], importance, start)
+            start += len(found.ids)
 
     def _gate_now(self) -> Iterator[Batch]:
         """Reads batches, keeps the rows that fail, and trains whenever a full batch has come."""
@@ -111,91 +125,96 @@ class Epoch:
         if self._plan.weights is not None:
             weight_of = np.zeros(len(selection.ledger), dtype=np.float32)
             weight_of[self._plan.ids] = self._plan.weights
-        waiting_ids, waiting_views = np.empty(0, np.int64), np.empty(0, np.int64)
-        waiting: Any = None
-        read = 0
+        waiting: list[Rows] = []
+        read = rows = 0
 
-        def take(rows: int) -> Batch:
-            nonlocal waiting, waiting_ids, waiting_views
-            ids, views = waiting_ids[:rows], waiting_views[:rows]
-            data = rows_of(waiting, slice(rows))
-            waiting = rows_of(waiting, slice(rows, None))
-            waiting_ids, waiting_views = waiting_ids[rows:], waiting_views[rows:]
-            importance = None if weight_of is None else weight_of[ids]
-            return self._make(ids, views, data, np.zeros(rows, dtype=bool), importance, read)
+        def take(count: int) -> Batch:
+            nonlocal waiting, rows
+            together = joined(waiting)
+            taken = selection.with_targets(together.part(0, count))
+            waiting, rows = [together.part(count, rows)], rows - count
+            importance = None if weight_of is None else weight_of[taken.ids]
+            return self._make(taken, np.zeros(count, dtype=bool), importance, read)
 
-        for block, (ids, views, data) in enumerate(selection.read(self._plan.ids, size)):
+        for block, found in enumerate(selection.read(self._plan.ids, size)):
             # Rows read before this block, as in a plain loop: the last flush is not at progress 1.
             read = block * size
             with selection.meters.phase("screen"):
-                failed = self._look(ids, views, data)
-                index = torch.from_numpy(np.flatnonzero(failed)).to(selection.device)
-                kept = rows_of(data, index)
-                waiting = kept if waiting is None else concatenate([waiting, kept])
-            waiting_ids = np.concatenate([waiting_ids, ids[failed]])
-            waiting_views = np.concatenate([waiting_views, views[failed]])
-            if len(waiting_ids) >= size:
+                kept = found.where(self._look(found))
+            waiting.append(kept)
+            rows += len(kept.ids)
+            if rows >= size:
                 yield take(size)
-        if len(waiting_ids) and not selection.drop_last:
-            yield take(len(waiting_ids))
-        self.counts["deferred"] += len(waiting_ids)
+        if rows and not selection.drop_last:
+            yield take(rows)
+        self.counts["deferred"] += rows
 
-    def _look(self, ids: Ids, views: Ids, data: Any) -> Mask:
+    def _look(self, rows: Rows) -> Mask:
         """A look between two steps: an earlier step that went wrong is reported before it."""
         try:
-            return self._selection.look(ids, views, data, step=self._steps)
+            return self._selection.look(rows, step=self._steps)
         except NonFiniteLoss:
             self._read_device()
             raise
 
     def _make(
-        self,
-        ids: Ids,
-        views: Ids,
-        data: Any,
-        forced: Mask,
-        importance: NDArray[np.float32] | None,
-        consumed: int,
+        self, rows: Rows, forced: Mask, importance: NDArray[np.float32] | None, consumed: int
     ) -> Batch:
-        selection = self._selection
-        weights = np.ones(len(ids), dtype=np.float32)
+        selection, count = self._selection, len(rows.ids)
+        weights = importance
         if selection.weights is not None:
-            weights = weights * selection.weights[ids]
-        if importance is not None:
-            weights = weights * importance
-        self._weight_sum += float(weights.sum())
-        self._weight_squares += float(np.square(weights, dtype=np.float64).sum())
-        self._rows += len(ids)
+            weights = selection.weights[rows.ids]
+            weights = weights if importance is None else weights * importance
+        self._weight_sum += count if weights is None else float(weights.sum())
+        self._weight_squares += (
+            count if weights is None else float(np.square(weights, dtype=np.float64).sum())
+        )
+        self._rows += count
         done = selection.part * consumed / max(1, self.planned)
         return Batch(
-            ids=ids,
-            weights=torch.from_numpy(weights).to(selection.device, non_blocking=True),
-            data=data,
-            targets=selection.fetch_targets(ids, views, data),
+            rows=rows,
+            weights=None
+            if weights is None
+            else torch.from_numpy(weights).to(selection.device, non_blocking=True),
             progress=(self.index + done) / selection.epochs,
             forced=forced,
             epoch=self,
         )
 
-    def observe(self, batch: Batch, seen: Look, losses: Tensor) -> None:
+    def observe(self, batch: Batch, logits: Tensor, labels: Tensor, losses: Tensor) -> None:
         """Keep what the device has to say of a batch until it is read."""
         meters = self._selection.meters
         meters.samples_backpropagated += len(batch.ids)
         meters.student_forwards += len(batch.ids)
-        self._pending.append((batch.ids, batch.forced, seen, losses))
+        self._pending.append(_Trained(batch.ids, batch.forced, logits, labels, losses))
+        self._kept += logits.numel()
+        if self._kept > KEEP_LOGITS:
+            self._look_at_pending()
+
+    def _look_at_pending(self) -> None:
+        """Look at the logits that are kept, all at once, and let go of them; nobody waits."""
+        kept = self._pending[self._looked :]
+        if not kept:
+            return
+        logits = torch.cat([entry.logits for entry in kept])
+        self._looks.append(look(logits, torch.cat([entry.labels for entry in kept])))
+        nothing = logits[:0]
+        self._pending[self._looked :] = [entry._replace(logits=nothing) for entry in kept]
+        self._looked, self._kept = len(self._pending), 0
 
     def _read_device(self) -> None:
         """Enter all that is pending into the ledger, unless something of it is not finite."""
         if not self._pending:
             return
         with self._selection.meters.phase("ledger"):
+            self._look_at_pending()
             pending, self._pending = self._pending, []
-            ids = np.concatenate([entry[0] for entry in pending])
-            forced = np.concatenate([entry[1] for entry in pending])
-            looks = zip(*(entry[2] for entry in pending), strict=True)
-            seen = Look(*(torch.cat(parts).cpu().numpy() for parts in looks))
-            losses = torch.cat([entry[3] for entry in pending]).float().cpu().numpy()
-            self._refuse_non_finite([entry[0] for entry in pending], seen.confidence, losses)
+            looks, self._looks, self._looked = self._looks, [], 0
+            ids = np.concatenate([entry.ids for entry in pending])
+            forced = np.concatenate([entry.forced for entry in pending])
+            seen = Look(*(torch.cat(parts).cpu().numpy() for parts in zip(*looks, strict=True)))
+            losses = torch.cat([entry.losses for entry in pending]).float().cpu().numpy()
+            self._refuse_non_finite([entry.ids for entry in pending], seen.confidence, losses)
             failed = np.ones(len(ids), dtype=bool)
             if not self._gated_now:
                 failed = self._selection.enter(ids, seen, screening=False)
@@ -238,20 +257,19 @@ class Batch:
     """
 
     def __init__(
-        self,
-        *,
-        ids: Ids,
-        weights: Tensor,
-        data: Any,
-        targets: Tensor | None,
-        progress: float,
-        forced: Mask,
-        epoch: Epoch,
+        self, *, rows: Rows, weights: Tensor | None, progress: float, forced: Mask, epoch: Epoch
     ):
-        self.ids, self.weights, self.data, self.targets = ids, weights, data, targets
+        self.ids, _, self.data, self.targets = rows
         self.progress, self.forced = progress, forced
         self.observed = False
-        self._epoch = epoch
+        self._weights, self._epoch = weights, epoch
+
+    @property
+    def weights(self) -> Tensor:
+        """float32 (rows,) on the device, made here where all of them are 1."""
+        if self._weights is None:
+            self._weights = torch.ones(len(self.ids), device=self._epoch._selection.device)
+        return self._weights
 
     @property
     def labels(self) -> Tensor:
@@ -264,12 +282,14 @@ class Batch:
         Raises:
             SelectionMisuse: ``losses`` is not one value a row.
         """
-        if losses.shape != self.weights.shape:
+        if losses.shape != (len(self.ids),):
             raise SelectionMisuse(
                 f"losses of shape {tuple(losses.shape)} for {len(self.ids)} rows: give one loss a "
                 "row (reduction='none')"
             )
-        return (self.weights * losses).sum() / len(self.ids)
+        if self._weights is not None:
+            losses = self._weights * losses
+        return losses.sum() / len(self.ids)
 
     def observe(
         self, logits: Tensor, labels: Tensor | None = None, losses: Tensor | None = None
@@ -300,5 +320,5 @@ class Batch:
                 )
         if losses is None:
             losses = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
-        self._epoch.observe(self, look(logits, labels), losses.detach())
+        self._epoch.observe(self, logits.detach(), labels, losses.detach())
         self.observed = True

@@ -6,8 +6,6 @@ import resource
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -36,19 +34,17 @@ class Meters:
     eval_seconds: float = 0.0
     phases: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
-    _inner: float = field(default=0.0, init=False, repr=False)
+    inner: float = field(default=0.0, init=False, repr=False)
+    """Seconds that the phase under way has given to phases inside of it."""
 
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
+    def phase(self, name: str) -> Phase:
         """Add the time of a block to the phase ``name``; a phase inside counts on its own only."""
-        start = time.perf_counter()
-        outer, self._inner = self._inner, 0.0
-        try:
-            yield
-        finally:
-            spent = time.perf_counter() - start
-            self.phases[name] += spent - self._inner
-            self._inner = outer + spent
+        return Phase(self, name)
+
+    def move(self, seconds: float, *, out_of: str, into: str) -> None:
+        """Count ``seconds`` of one phase as another's, where both happened within one call."""
+        self.phases[out_of] -= seconds
+        self.phases[into] += seconds
 
     def summary(self) -> dict:
         """All meters as plain values, phases completed by ``other``, memory read now."""
@@ -79,6 +75,26 @@ class Meters:
         """Go on from a checkpoint's :meth:`state`."""
         for name, value in state.items():
             setattr(self, name, defaultdict(float, value) if name == "phases" else value)
+
+
+class Phase:
+    """The clock of one block; a class, because a generator's switches are felt in small steps."""
+
+    __slots__ = ("_meters", "_name", "_outer", "_start")
+
+    def __init__(self, meters: Meters, name: str):
+        self._meters, self._name = meters, name
+
+    def __enter__(self) -> None:
+        meters = self._meters
+        self._outer, meters.inner = meters.inner, 0.0
+        self._start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        meters = self._meters
+        spent = time.perf_counter() - self._start
+        meters.phases[self._name] += spent - meters.inner
+        meters.inner = self._outer + spent
 
 
 def peak_memory_bytes() -> dict[str, int]:

@@ -24,6 +24,7 @@ from frugalkd.looking import looking
 from frugalkd.meters import Meters
 from frugalkd.policies import All, Moment, Plan, Policy, Ungated
 from frugalkd.policies._policy import Ids, Mask
+from frugalkd.reading import Rows
 from frugalkd.teachers import Targets
 from frugalkd.verdict import Look
 
@@ -211,24 +212,38 @@ class Selection:
         limit = None if self.targets is None else self.targets.views
         return views if limit is None else views % limit
 
-    def read(self, ids: Ids, rows: int) -> Iterator[tuple[Ids, Ids, Any]]:
-        """Batches of ``rows`` in the order of ``ids``: their ids, views and data on the device."""
-        blocks = [ids[start : start + rows] for start in range(0, len(ids), rows)]
+    def read(self, ids: Ids, rows: int, *, targets: bool = False) -> Iterator[Rows]:
+        """Batches of ``rows`` rows in the order of ``ids``, on the device.
+
+        Where that is cheaper, several of them are read as one block and cut. ``targets``: with the
+        teacher's logits, for rows that will all train.
+        """
+        at_once = rows * max(1, self.source.block_rows // rows)
+        blocks = [ids[start : start + at_once] for start in range(0, len(ids), at_once)]
         requests = [(block, self.views(block)) for block in blocks]
         batches = self.source.batches(requests)
+        in_blocks = targets and self.targets is not None and self.targets.in_blocks
         for block, views in requests:
+            with self.meters.phase(self.source.phase):
+                data = next(batches)
             with self.meters.phase("load"):
-                data = send_to_device(next(batches), self.device, non_blocking=True)
-            yield block, views, data
+                found = Rows(block, views, send_to_device(data, self.device, non_blocking=True))
+            if in_blocks:
+                found = self.with_targets(found)
+            for part in found.cut(rows):
+                yield self.with_targets(part) if targets and not in_blocks else part
 
-    def fetch_targets(self, ids: Ids, views: Ids, data: Any) -> Tensor | None:
-        if self.targets is None:
-            return None
-        with self.meters.phase("teacher"):
-            before = self.targets.queries
-            targets = self.targets.fetch(ids, views, data)
-            self.meters.teacher_queries += self.targets.queries - before
-        return targets
+    def with_targets(self, rows: Rows) -> Rows:
+        """The same rows with the teacher's logits, where there is a teacher."""
+        targets, meters = self.targets, self.meters
+        if targets is None:
+            return rows
+        asked, answered = targets.queries, targets.seconds
+        with meters.phase("store"):
+            logits = targets.fetch(rows.ids, rows.views, rows.data)
+        meters.teacher_queries += targets.queries - asked
+        meters.move(targets.seconds - answered, out_of="store", into="teacher")
+        return rows._replace(targets=logits)
 
     def label(self, data: Any, targets: Tensor | None) -> Tensor:
         """The batch's labels, or the teacher's top class where the data have none."""
@@ -244,25 +259,25 @@ class Selection:
             )
         return targets.argmax(dim=1)
 
-    def look(self, ids: Ids, views: Ids, data: Any, *, step: int = 0) -> Mask:
+    def look(self, rows: Rows, *, step: int = 0) -> Mask:
         """A first look without gradients: enters the verdicts and says which rows fail.
 
         ``step`` is the epoch's step to come, for the error where an output is not finite.
         """
         assert self.model is not None, "refused when the selection was made"
-        labels = self._labels(data)
+        labels = self._labels(rows.data)
         if labels is None:
-            labels = self.label(data, self.fetch_targets(ids, views, data))
+            labels = self.label(rows.data, self.with_targets(rows).targets)
         with looking(self.model):
-            seen = look(self._forward(data), labels)
-        self.meters.student_forwards += len(ids)
+            seen = look(self._forward(rows.data), labels)
+        self.meters.student_forwards += len(rows.ids)
         seen = Look(*(part.cpu().numpy() for part in seen))
-        bad = ids[~np.isfinite(seen.confidence)]
+        bad = rows.ids[~np.isfinite(seen.confidence)]
         if len(bad):
             raise NonFiniteLoss(
                 epoch=self.epoch, step=step, ids=bad.tolist(), what="a screening's output"
             )
-        return self.enter(ids, seen, screening=True)
+        return self.enter(rows.ids, seen, screening=True)
 
     def enter(self, ids: Ids, seen: Look, *, screening: bool) -> Mask:
         """Judge a look (arrays) and enter it into the ledger; returns which rows failed."""
@@ -282,8 +297,8 @@ class Selection:
         return failed
 
     def _screen(self, ids: Ids) -> None:
-        for block, views, data in self.read(ids, self.screen_batch):
-            self.look(block, views, data)
+        for rows in self.read(ids, self.screen_batch):
+            self.look(rows)
 
 
 def _checked(weights: ArrayLike, samples: int) -> NDArray[np.float32]:

@@ -65,6 +65,7 @@ class Training:
         clip: the largest gradient norm, or None.
         precision: ``bf16`` runs the forward pass under autocast.
         channels_last: memory format of 4-dimensional inputs and weights.
+        compile: run the model through ``torch.compile``; needs a compiler of C++ on a CPU.
         drop_last: leave out a last batch that is short.
         recalibrate_bn: samples for refreshing BatchNorm statistics at the end (0: not at all).
         screen_batch: rows of one forward-only batch when sleepers are screened.
@@ -83,6 +84,7 @@ class Training:
     clip: float | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = False
+    compile: bool = False
     drop_last: bool = False
     recalibrate_bn: int = 0
     screen_batch: int = 256

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from typing import Any, final
 
 import numpy as np
@@ -27,7 +27,16 @@ Collate = Callable[[list[Any]], Any]
 
 
 class Source(ABC):
-    """Reads batches of a data set by the ids and views of their rows."""
+    """Reads batches of a data set by the ids and views of their rows.
+
+    Attributes:
+        phase: of the meters, where the time of a read goes: ``load`` in this process, ``wait`` for
+            others.
+        block_rows: how many rows are worth reading at once, to be cut into batches afterwards.
+    """
+
+    phase = "load"
+    block_rows = 1
 
     @abstractmethod
     def batches(self, requests: Sequence[Request]) -> Iterator[Any]:
@@ -44,12 +53,20 @@ class Source(ABC):
         self.close()
 
 
+BLOCK_BYTES = 1 << 22
+"""What data in memory are read by: within the caches, and large enough to hide a call's costs."""
+
+
 @final
 class MemorySource(Source):
-    """Batches made at once by the data set itself, in this process."""
+    """Batches made at once by the data set itself, in this process.
+
+    Several batches are read as one block where batches are made of tensors alone, one row a sample.
+    """
 
     def __init__(self, dataset: BatchIndexed) -> None:
         self._dataset = dataset
+        self.block_rows = _block_rows(dataset)
 
     def batches(self, requests: Sequence[Request]) -> Iterator[Any]:
         return (self._dataset.batch(ids, views) for ids, views in requests)
@@ -81,6 +98,7 @@ class LoaderSource(Source):
         self._dataset = _WithIds(dataset)
         self._collate = _CollateWithIds(collate or default_collate)
         self._num_workers = num_workers
+        self.phase = "wait" if num_workers else "load"
         # Asking for pinned memory where there is no accelerator only brings a warning.
         self._pin_memory = pin_memory and torch.accelerator.is_available()
         self._seed = seed
@@ -165,6 +183,18 @@ def open_source(
     if is_batch_indexed(dataset) and collate is None:
         return MemorySource(dataset)
     return LoaderSource(dataset, collate, num_workers, pin_memory, seed=seed)
+
+
+def _block_rows(dataset: BatchIndexed) -> int:
+    first = np.zeros(1, dtype=np.int64)
+    parts = dataset.batch(first, first)
+    parts = list(parts.values()) if isinstance(parts, Mapping) else parts
+    parts = [parts] if isinstance(parts, torch.Tensor) else parts
+    if not isinstance(parts, Sequence) or isinstance(parts, str):
+        return 1
+    if not all(isinstance(part, torch.Tensor) and part.shape[:1] == (1,) for part in parts):
+        return 1
+    return max(1, BLOCK_BYTES // max(1, sum(part.nbytes for part in parts)))
 
 
 @final

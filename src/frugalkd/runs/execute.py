@@ -153,6 +153,7 @@ def distill(
             run.meters.teacher_queries += asked
             run.meters.wall_seconds += filling
             run.meters.phases["store"] += filling
+            run.meters.move(source.seconds, out_of="store", into="teacher")
         if live is not None:
             per_row = flops_of_data(live.teacher, material.train, device)["forward"]
             run.meters.flops["teacher_forward"] = per_row * run.meters.teacher_queries

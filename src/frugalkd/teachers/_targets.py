@@ -32,6 +32,12 @@ class Targets(ABC):
     queries: int
     """Rows that have gone through the teacher so far."""
 
+    seconds: float = 0.0
+    """What the teacher's answers have taken so far; the rest of a fetch is reading and storing."""
+
+    in_blocks: bool = True
+    """Whether one fetch for several batches is cheaper than one for each."""
+
     @abstractmethod
     def fetch(self, ids: Ids, views: Ids, data: Any) -> Tensor:
         """Logits (rows, classes) float32 for ``ids`` int64 (rows,) seen as ``views`` int64 (rows,).

@@ -52,11 +52,15 @@ class FirstVisitTargets(Targets):
         self.views = views
         self.temperature = layout.encoding.temperature
         self.knows_top = layout.encoding.knows_top
-        self._asked_before = self._live.queries
+        self._asked_before, self._spent_before = self._live.queries, self._live.seconds
 
     @property
     def queries(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self._live.queries - self._asked_before
+
+    @property
+    def seconds(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._live.seconds - self._spent_before
 
     @property
     def store(self) -> Store | None:

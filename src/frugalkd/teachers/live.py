@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -27,6 +28,8 @@ class LiveTeacher(Targets):
         channels_last: that memory format, for the teacher and for inputs (rows, C, H, W).
     """
 
+    in_blocks = False
+
     def __init__(
         self,
         teacher: nn.Module,
@@ -44,14 +47,20 @@ class LiveTeacher(Targets):
         self._forward = forward or self._plain
 
     def fetch(self, ids: Ids, views: Ids, data: Any) -> Tensor:
+        started = time.perf_counter()
         self.queries += len(ids)
         with looking(self.teacher):
-            if self.precision == "fp32":
-                return self._forward(data).float()
-            parameter = next(self.teacher.parameters(), None)
-            device = "cpu" if parameter is None else parameter.device.type
-            with torch.autocast(device, torch.bfloat16):
-                return self._forward(data).float()
+            logits = self._ask(data).float()
+        self.seconds += time.perf_counter() - started
+        return logits
+
+    def _ask(self, data: Any) -> Tensor:
+        if self.precision == "fp32":
+            return self._forward(data)
+        parameter = next(self.teacher.parameters(), None)
+        device = "cpu" if parameter is None else parameter.device.type
+        with torch.autocast(device, torch.bfloat16):
+            return self._forward(data)
 
     def _plain(self, data: Any) -> Tensor:
         inputs = inputs_of(data)

@@ -96,7 +96,7 @@ class StoredTargets(Targets):
                     listener=listener,
                 )  # fmt: skip
         live = teacher if isinstance(teacher, LiveTeacher) else LiveTeacher(teacher)
-        before = live.queries
+        queries, seconds = live.queries, live.seconds
         layout = Layout(views, encoding or Dense())
         filler = Filler(live, dataset, Path(folder), layout, wait=True, announce=announce)
         try:
@@ -107,7 +107,8 @@ class StoredTargets(Targets):
         finally:
             filler.close()
         targets = cls(folder)
-        targets.queries = live.queries - before
+        targets.queries = live.queries - queries
+        targets.seconds = live.seconds - seconds
         return targets
 
     def fetch(self, ids: Ids, views: Ids, data: Any) -> Tensor:
