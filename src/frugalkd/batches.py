@@ -18,12 +18,7 @@ def split(data: Any) -> tuple[Any, Tensor | None]:
     A pair is (inputs, labels); a mapping may hold ``label`` or ``labels`` (its inputs are the
     rest); anything else is inputs without labels.
     """
-    if isinstance(data, Mapping):
-        for key in ("labels", "label"):
-            if key in data:
-                return {name: data[name] for name in data if name != key}, _checked(data[key])
-        return data, None
-    if isinstance(data, Sequence) and not isinstance(data, str):
+    if isinstance(data, tuple | list) or (isinstance(data, Sequence) and not isinstance(data, str)):
         if len(data) == 1:
             return data[0], None
         if len(data) == 2 and isinstance(data[1], Tensor):
@@ -32,6 +27,10 @@ def split(data: Any) -> tuple[Any, Tensor | None]:
             f"a batch of {len(data)} parts is not (inputs, labels): return a pair or a dict with "
             "'labels', or pass labels= and forward= to the selection"
         )
+    if isinstance(data, Mapping):
+        for key in ("labels", "label"):
+            if key in data:
+                return {name: data[name] for name in data if name != key}, _checked(data[key])
     return data, None
 
 

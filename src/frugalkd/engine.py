@@ -159,7 +159,7 @@ class Trainer:
             losses = self.objective(logits, batch.targets, labels)
             loss = batch.reduce(losses)
         with phase("backward"):
-            self.accelerator.backward(loss)
+            loss.backward()
             if self.training.clip is not None:
                 nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip)
         with phase("optimizer"):

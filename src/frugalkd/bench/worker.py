@@ -14,6 +14,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from frugalkd.allocator import keep_freed_memory
 from frugalkd.errors import FrugalKDError
 from frugalkd.files import write_json
 
@@ -69,6 +70,7 @@ def _end_with_parent() -> None:
 def main() -> None:
     """Read the job, carry it out, write the answer where the job says."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    keep_freed_memory()
     job = json.loads(Path(sys.argv[1]).read_text())
     write_json(Path(job["answer"]), carry_out(job))
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import typer
 
+from frugalkd.allocator import keep_freed_memory
 from frugalkd.cli.app import app
 from frugalkd.cli.interrupt import Interrupted
 from frugalkd.errors import FrugalKDError
@@ -28,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
+    keep_freed_memory()
     command = typer.main.get_command(app)
     try:
         code = command.main(args=arguments, prog_name="frugalkd", standalone_mode=False)

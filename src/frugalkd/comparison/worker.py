@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from frugalkd.allocator import keep_freed_memory
 from frugalkd.errors import FrugalKDError
 
 Task = dict[str, Any]
@@ -55,6 +56,7 @@ def serve(connection: Connection) -> None:
     comparison must not leave a run behind that the next one would run beside."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: it ends this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    keep_freed_memory()
     while True:
         try:
             task = connection.recv()
