@@ -174,6 +174,7 @@ class Ledger:
         arrays = dict(self.columns)
         if self.labels is not None:
             arrays["label"] = self.labels
+        arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         meta = {**self.about, "schema": str(SCHEMA), "epochs": repr(float(self.epochs))}
         # One entry: safetensors writes several in an order of its own, other bytes each time.
         entry = {_FORMAT: json.dumps(meta, sort_keys=True)}
