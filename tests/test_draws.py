@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest
 
-from frugalkd.draws import hash64, order, stream, uniform
+from frugalkd.draws import hash64, order, stream, subset, uniform
 
 seeds = st.integers(0, 2**63 - 1)
 counters = st.integers(0, 2**62)
@@ -63,6 +63,41 @@ def test_a_subset_keeps_the_order_of_the_whole(ids, seed, epoch, random):
     part = np.array(sorted(kept), dtype=np.int64)
     whole = [i for i in order(ids, seed, epoch).tolist() if i in kept]
     assert order(part, seed, epoch).tolist() == whole
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 5000, 70_001])  # the last ones: several blocks
+@pytest.mark.parametrize("ids_are", ["all", "sorted", "shuffled", "backwards"])
+def test_order_is_that_of_the_hashes(size, ids_are):
+    stream = np.random.default_rng(size)
+    ids = np.arange(size)
+    if ids_are != "all":
+        ids = np.unique(stream.integers(0, 2**62, size))
+    if ids_are == "shuffled":
+        stream.shuffle(ids)
+    ids = ids[::-1] if ids_are == "backwards" else ids
+    given = ids.copy()
+    for seed, counters in ((0, (3,)), (2**63, (stream.integers(2**40), 7)), (-1, ())):
+        keys = [hash64(seed, *counters, id)[0] for id in ids[:200]]
+        assert hash64(seed, *counters, ids)[:200].tolist() == keys
+        by_hash = ids[np.argsort(hash64(seed, *counters, ids), kind="stable")]
+        drawn = order(ids, seed, *counters)
+        assert drawn.dtype == np.int64
+        np.testing.assert_array_equal(drawn, by_hash)
+    np.testing.assert_array_equal(ids, given)
+
+
+@given(id_sets, seeds, counters, st.integers(-1, 70))
+def test_a_random_subset_is_the_start_of_the_order(ids, seed, epoch, wanted):
+    drawn = subset(ids, wanted, seed, epoch)
+    assert drawn.tolist() == sorted(order(ids, seed, epoch)[: max(wanted, 0)].tolist())
+
+
+def test_large_arrays_are_drawn_as_their_elements_are():
+    table = np.arange(120_000).reshape(300, 400)
+    for given_as in (table, table.T, table[::-1, ::3], table.astype(np.int32)):
+        drawn, flat = hash64(5, 2, given_as), hash64(5, 2, given_as.astype(np.int64).ravel())
+        assert drawn.shape == given_as.shape
+        np.testing.assert_array_equal(drawn.ravel(), flat)
 
 
 def test_orders_of_epochs_and_seeds_differ():

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save, save_file
 
 from frugalkd.errors import LedgerError
 from frugalkd.ledger import NEVER, Ledger, merge
@@ -69,6 +70,90 @@ def test_what_is_saved_comes_back_and_is_the_same_bytes_each_time(tmp_path):
     assert (loaded.epochs, loaded.about) == (ledger.epochs, ledger.about)
     loaded.save(files[1])
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_the_file_is_what_safetensors_makes_of_the_columns(tmp_path):
+    ledger = visited()
+    arrays = {**ledger.columns, "label": ledger.labels}
+    ledger.save(tmp_path / "ledger")
+    with safe_open(tmp_path / "ledger", framework="np") as file:
+        meta = file.metadata()
+    assert (tmp_path / "ledger").read_bytes() == save(arrays, metadata=meta)
+    assert [path.name for path in tmp_path.iterdir()] == ["ledger"]
+
+
+def test_columns_that_are_not_contiguous_are_saved_right(tmp_path):
+    ledger = visited()
+    whole: Any = Ledger.load(_saved(ledger, tmp_path))
+    ledger.labels = np.repeat(ledger.labels, 2)[::2]
+    ledger.columns["loss"] = np.repeat(ledger["loss"], 3)[::3]
+    again: Any = Ledger.load(_saved(ledger, tmp_path))
+    assert same_columns(again, whole)
+    assert np.array_equal(again.labels, whole.labels)
+
+
+def test_a_ledger_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    path = _saved(visited(), tmp_path)
+    old = path.read_bytes()
+
+    def fail(arrays, file, metadata):
+        file.write_bytes(old[:100])
+        raise SafetensorError("no space left")
+
+    monkeypatch.setattr("frugalkd.ledger.save_file", fail)
+    with pytest.raises(LedgerError, match=r"^(?!.*\n).*cannot write.*no space left"):
+        visited(seed=1).save(path)
+    assert path.read_bytes() == old
+    assert list(tmp_path.iterdir()) == [path]
+    monkeypatch.undo()
+    with pytest.raises(LedgerError, match="cannot write"):
+        visited().save(tmp_path / "absent" / "ledger.safetensors")
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32), looks=st.integers(1, 40))
+def test_looks_are_entered_as_one_by_one(seed, looks):
+    """The columns against plain Python numbers, row by row."""
+    stream = np.random.default_rng(seed)
+    ledger = Ledger.new(12)
+    ledger["streak"][:] = stream.choice([0, 1, 253, 254, 255], 12)
+    rows = [{name: ledger[name][i].item() for name in ledger.columns} for i in range(12)]
+    for look in range(looks):
+        epoch, screening = look // 2, bool(stream.integers(2))
+        ids = stream.permutation(12)[: stream.integers(13)]
+        correct, failed, participated, forced = stream.random((4, len(ids))) < 0.5
+        confidence, losses = stream.random((2, len(ids)), dtype=np.float32)
+        streaks = ledger.record(
+            ids,
+            epoch=epoch,
+            confidence=confidence,
+            correct=correct,
+            failed=failed,
+            screening=screening,
+        )
+        ledger.trained(ids, participated=participated, forced=forced, losses=losses)
+        for i, id in enumerate(ids):
+            row = rows[id]
+            again = row["last_epoch"] == epoch
+            row["visits"] += not again
+            grown = max(row["streak"], 1) if again else min(row["streak"] + 1, 255)
+            row["streak"] = 0 if failed[i] else grown
+            row["flags"] = int(correct[i]) + 2 * screening
+            row |= {"last_epoch": epoch, "confidence": confidence[i], "loss": losses[i]}
+            row["participations"] += int(participated[i])
+            row["forced"] += int(forced[i])
+            assert streaks[i] == row["streak"]
+    for name, column in ledger.columns.items():
+        np.testing.assert_array_equal(column, [row[name] for row in rows])
+    assert ledger["streak"].dtype == np.uint8
+    assert sum(column.itemsize for column in ledger.columns.values()) == 20
+
+
+def test_values_at_ids_are_the_column_where_the_ids_are_all():
+    ledger = visited()
+    assert ledger.of("visits", np.arange(20)) is ledger["visits"]
+    ids = np.array([7, 3])
+    assert ledger.of("visits", ids).tolist() == ledger["visits"][ids].tolist()
 
 
 def test_a_folder_stands_for_the_ledger_in_it(tmp_path):

@@ -10,6 +10,7 @@ The mixer is the finaliser of SplitMix64 (Steele, Lea and Flood, 2014), applied 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,12 +18,40 @@ from numpy.typing import ArrayLike, NDArray
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
+_UNMIX_1, _UNMIX_2 = (np.uint64(pow(int(mix), -1, 2**64)) for mix in (_MIX_1, _MIX_2))
+_BLOCK = 1 << 14
+"""Elements that are mixed at a time: they stay in the processor's cache from step to step."""
 
 
-def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    state = (state ^ (state >> np.uint64(30))) * _MIX_1
-    state = (state ^ (state >> np.uint64(27))) * _MIX_2
-    return state ^ (state >> np.uint64(31))
+def _mix(state: NDArray[np.uint64]) -> None:
+    """The finaliser, in place; a bijection of 64 bits."""
+    state ^= state >> np.uint64(30)
+    state *= _MIX_1
+    state ^= state >> np.uint64(27)
+    state *= _MIX_2
+    state ^= state >> np.uint64(31)
+
+
+def _unmix(state: NDArray[np.uint64]) -> None:
+    """Undo :func:`_mix`, in place."""
+    state ^= (state >> np.uint64(31)) ^ (state >> np.uint64(62))
+    state *= _UNMIX_2
+    state ^= (state >> np.uint64(27)) ^ (state >> np.uint64(54))
+    state *= _UNMIX_1
+    state ^= (state >> np.uint64(30)) ^ (state >> np.uint64(60))
+
+
+def _blocks(state: NDArray[np.uint64]) -> Iterator[NDArray[np.uint64]]:
+    """Views of all elements of a C-contiguous array, to be changed in place."""
+    flat = state.reshape(-1)
+    for start in range(0, len(flat), _BLOCK):
+        yield flat[start : start + _BLOCK]
+
+
+def _bits(counter: ArrayLike) -> NDArray[np.uint64]:
+    """Integers as 64 bits; not a copy where they have as many."""
+    given = np.asarray(counter)
+    return given.view(np.uint64) if given.dtype == np.int64 else given.astype(np.uint64)
 
 
 def stream(name: str) -> int:
@@ -33,18 +62,43 @@ def stream(name: str) -> int:
 def hash64(seed: int, *counters: ArrayLike) -> NDArray[np.uint64]:
     """64 random bits for each element of the broadcast ``counters`` (integers >= 0)."""
     state = np.asarray([seed & 0xFFFFFFFFFFFFFFFF], dtype=np.uint64)
-    with np.errstate(over="ignore"):
-        state = _mix(state + _GOLDEN)
-        for counter in counters:
-            state = _mix((state ^ np.asarray(counter).astype(np.uint64)) + _GOLDEN)
+    state += _GOLDEN
+    _mix(state)
+    for counter in counters:
+        state = np.bitwise_xor(state, _bits(counter), order="C")
+        for block in _blocks(state):
+            block += _GOLDEN
+            _mix(block)
     return state
 
 
 def uniform(seed: int, *counters: ArrayLike) -> NDArray[np.float64]:
     """Uniform draws in [0, 1) with 53 random bits, one for each element of ``counters``."""
-    return (hash64(seed, *counters) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    keys = hash64(seed, *counters)
+    keys >>= np.uint64(11)
+    drawn = keys.astype(np.float64)
+    drawn *= 2.0**-53
+    return drawn
 
 
 def order(ids: NDArray[np.int64], seed: int, *counters: int) -> NDArray[np.int64]:
     """``ids`` in a random order; a subset comes in the order that it has within the whole."""
-    return ids[np.argsort(hash64(seed, *counters, ids), kind="stable")]
+    # The hash of different ids is never the same, and can be undone: no permutation is needed.
+    keys = hash64(seed, *counters, ids)
+    keys.sort()
+    before = hash64(seed, *counters)
+    for block in _blocks(keys):
+        _unmix(block)
+        block -= _GOLDEN
+        block ^= before
+    return keys.view(np.int64)
+
+
+def subset(ids: NDArray[np.int64], wanted: int, seed: int, *counters: int) -> NDArray[np.int64]:
+    """The first ``wanted`` of ``ids`` in their random :func:`order`, as they stand in ``ids``."""
+    if wanted >= len(ids):
+        return ids
+    if wanted <= 0:
+        return ids[:0]
+    keys = hash64(seed, *counters, ids)
+    return ids[keys <= np.partition(keys, wanted - 1)[wanted - 1]]

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as serialise
+from safetensors.numpy import save_file
 
 from frugalkd.errors import LedgerError
-from frugalkd.files import write_atomic
+from frugalkd.files import atomic
 
 SCHEMA = 1
 _FORMAT = "frugalkd-ledger"
@@ -85,6 +85,12 @@ class Ledger:
     def __getitem__(self, column: str) -> NDArray:
         return self.columns[column]
 
+    def of(self, column: str, ids: NDArray[np.int64]) -> NDArray:
+        """A column's values at ``ids``, to be read only; distinct ids that are all of them must be
+        sorted, and are then given the column itself."""
+        values = self.columns[column]
+        return values if len(ids) == len(values) else values.take(ids)
+
     @property
     def correct(self) -> NDArray[np.bool_]:
         """Whether each sample's last verdict was correct."""
@@ -114,19 +120,24 @@ class Ledger:
         correct: NDArray[np.bool_],
         failed: NDArray[np.bool_],
         screening: bool,
-    ) -> None:
-        """Enter the verdicts of one look; ``ids`` holds no duplicate.
+    ) -> NDArray[np.uint8]:
+        """Enter the verdicts of one look; ``ids`` holds no duplicate. Returns the new streaks.
 
         A screening and the training after it in the same epoch are one visit.
         """
-        first = self["last_epoch"][ids] != epoch
-        streak = self["streak"][ids].astype(np.int64)
-        grown = np.where(first, streak + 1, np.maximum(streak, 1))
-        self["visits"][ids] += first.astype(np.uint16)
-        self["streak"][ids] = np.where(failed, 0, np.minimum(grown, 255))
+        # What counts here is how often memory is touched: once to read a column, once to write it.
+        first = self["last_epoch"].take(ids) != epoch
+        streak = self["streak"].take(ids)
+        streak += first & (streak < 255)
+        np.maximum(streak, 1, out=streak)
+        streak[failed] = 0
+        self["streak"][ids] = streak
+        visits = self["visits"]
+        visits[ids] = visits.take(ids) + first
         self["confidence"][ids] = confidence
         self["flags"][ids] = correct * _CORRECT + np.uint8(screening) * _SCREENED
         self["last_epoch"][ids] = epoch
+        return streak
 
     def trained(
         self,
@@ -137,8 +148,10 @@ class Ledger:
         losses: NDArray[np.float32],
     ) -> None:
         """Enter a backward pass of ``ids``; a row may be idle: neither of the two."""
-        self["participations"][ids] += participated.astype(np.uint16)
-        self["forced"][ids] += forced.astype(np.uint16)
+        for name, counted in (("participations", participated), ("forced", forced)):
+            if counted.any():
+                column = self[name]
+                column[ids] = column.take(ids) + counted
         self["loss"][ids] = losses
 
     def views(self, ids: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
@@ -153,14 +166,23 @@ class Ledger:
         return Ledger(columns, labels, self.epochs, dict(self.about))
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file, atomically."""
+        """Write a safetensors file, atomically.
+
+        Raises:
+            LedgerError: it cannot be written.
+        """
         arrays = dict(self.columns)
         if self.labels is not None:
             arrays["label"] = self.labels
+        arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         meta = {**self.about, "schema": str(SCHEMA), "epochs": repr(float(self.epochs))}
         # One entry: safetensors writes several in an order of its own, other bytes each time.
         entry = {_FORMAT: json.dumps(meta, sort_keys=True)}
-        write_atomic(Path(path), serialise(arrays, metadata=entry))
+        try:
+            with atomic(Path(path)) as aside:
+                save_file(arrays, aside, metadata=entry)
+        except SafetensorError as error:
+            raise LedgerError(f"cannot write the ledger {path}: {error}") from None
 
     @classmethod
     def load(cls, path: str | Path) -> Ledger:

@@ -197,14 +197,18 @@ class Selection:
             with self.meters.phase("screen"):
                 self._screen(plan.screen)
             plan = self.policy.plan(self.ledger, self.pool, at)
-        key = draws.hash64(self.seed, draws.stream("order"), self.epoch, plan.ids)
-        order = np.argsort(key, kind="stable")[: round(self.part * len(plan.ids))]
-        return Plan(
-            plan.ids[order],
-            None if plan.weights is None else plan.weights[order],
-            None if plan.forced is None else plan.forced[order],
-            lr_factor=plan.lr_factor,
-        ), screened
+        ids = draws.order(plan.ids, self.seed, draws.stream("order"), self.epoch)
+        ids = ids[: round(self.part * len(ids))]
+
+        def of(values: NDArray | None) -> NDArray | None:
+            """What the plan says of its ids, in their order."""
+            if values is None:
+                return None
+            table = np.empty(len(self.ledger), dtype=values.dtype)
+            table[plan.ids] = values
+            return table[ids]
+
+        return Plan(ids, of(plan.weights), of(plan.forced), lr_factor=plan.lr_factor), screened
 
     def views(self, ids: Ids) -> Ids:
         """The view in which each sample is to be seen now."""
@@ -282,7 +286,7 @@ class Selection:
     def enter(self, ids: Ids, seen: Look, *, screening: bool) -> Mask:
         """Judge a look (arrays) and enter it into the ledger; returns which rows failed."""
         failed = self.policy.admit(seen, ids, self.ledger)
-        self.ledger.record(
+        streak = self.ledger.record(
             ids,
             epoch=self.epoch,
             confidence=seen.confidence,
@@ -290,7 +294,7 @@ class Selection:
             failed=failed,
             screening=screening,
         )
-        sleep = self.policy.sleep(self.ledger["streak"][ids])
+        sleep = self.policy.sleep(streak)
         # A screening decides about this very epoch, a training forward about the next.
         due = np.minimum(self.epoch + sleep + (0 if screening else 1), 65535)
         self.ledger["due"][ids] = due

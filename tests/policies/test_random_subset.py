@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from frugalkd import draws
 from frugalkd.ledger import Ledger
 from frugalkd.policies import Moment, RandomSubset
 
@@ -23,6 +24,12 @@ def test_the_fraction_is_exact_and_redrawn(fraction):
     assert all(np.isin(ids, POOL).all() and (np.diff(ids) > 0).all() for ids in drawn)
     if fraction < 1:
         assert not np.array_equal(drawn[0], drawn[1])
+
+
+def test_the_lowest_hashes_are_drawn():
+    for epoch, ids in enumerate(plans(RandomSubset(0.3))):
+        keys = draws.hash64(0, draws.stream("random-subset"), epoch, POOL)
+        assert ids.tolist() == sorted(POOL[np.argsort(keys)[:60]].tolist())
 
 
 def test_static_stays_and_another_seed_draws_another():

@@ -6,7 +6,10 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from frugalkd import draws
 from frugalkd.ledger import NEVER, Ledger
 from frugalkd.policies import Moment, SelfRegulation
 from frugalkd.verdict import Look
@@ -113,8 +116,47 @@ def test_a_random_quota_is_not_the_least_confident():
     assert all(len(ids) == 5 for ids in drawn)
 
 
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    samples=st.integers(1, 40),
+    budget=st.floats(0.01, 1),
+    quota=st.sampled_from(["least-confident", "random"]),
+)
+def test_a_budget_keeps_whom_sorting_everybody_would_put_first(seed, samples, budget, quota):
+    stream = np.random.default_rng(seed)
+    ledger, epoch = Ledger.new(samples), 3
+    pool = np.flatnonzero(stream.random(samples) < stream.choice([0.6, 1.0]))
+    ledger["streak"][:] = stream.random(samples) < 0.5
+    # Awake, or asleep for a few epochs: nobody is due for a screening, and many are tied.
+    ledger["due"][:] = np.where(
+        ledger["streak"] > 0, epoch + 1 + stream.integers(3, size=samples), 0
+    )
+    seen = stream.random(samples) < 0.7
+    ledger["last_epoch"][seen] = 2
+    ledger["confidence"][seen] = stream.choice(np.array([0.2, 0.5, 0.5001], np.float32), seen.sum())
+    policy = SelfRegulation(budget=budget, quota=quota)
+    plan = policy.plan(ledger, pool, at(epoch, seed=seed))
+
+    def drawn(purpose, id):
+        return draws.uniform(seed, draws.stream(purpose), epoch, id)[0]
+
+    def rank(id):
+        confidence = -1.0 if not seen[id] else ledger["confidence"][id]
+        return (confidence if quota == "least-confident" else 0, drawn("quota", id))
+
+    wanted = max(1, round(budget * len(pool)))
+    awake = sorted((id for id in pool if ledger["streak"][id] == 0), key=rank)
+    asleep = [id for id in pool if ledger["streak"][id] > 0]
+    asleep.sort(key=lambda id: (ledger["due"][id], drawn("filler", id)))
+    forced = asleep[: max(0, wanted - len(awake))]
+    assert len(set(plan.ids.tolist())) == len(plan.ids)
+    assert set(plan.ids) == set(awake[:wanted]) | set(forced)
+    assert set(() if plan.forced is None else plan.ids[plan.forced]) == set(forced)
+
+
 @pytest.mark.parametrize(
-    "settings",
+    "given_settings",
     [
         {"confidence": 0.0},
         {"confidence": math.nan},
@@ -125,6 +167,6 @@ def test_a_random_quota_is_not_the_least_confident():
         {"budget": 0.5, "when": "now"},
     ],
 )
-def test_impossible_settings_are_refused(settings):
-    with pytest.raises(ValueError, match=next(iter(settings))):
-        SelfRegulation(**settings)
+def test_impossible_settings_are_refused(given_settings):
+    with pytest.raises(ValueError, match=next(iter(given_settings))):
+        SelfRegulation(**given_settings)

@@ -20,9 +20,9 @@ A = Case(
     set={"student.training.epochs": 24, "student.training.batch_size": 64},
     teacher=Teacher("a", "fashion-mnist", {"teacher.model.options.width": 30}),
     arms=[
-        Arm("torchdistill", "torchdistill", _LIVE, constant=True),
-        Arm("vanilla-live", "distill", _LIVE, _FP32, constant=True),
-        Arm("vanilla-live-bf16", "distill", _LIVE, constant=True),
+        Arm("torchdistill", "torchdistill", _LIVE, constant=True, part=6),
+        Arm("vanilla-live", "distill", _LIVE, _FP32, constant=True, part=6),
+        Arm("vanilla-live-bf16", "distill", _LIVE, constant=True, part=8),
         Arm("vanilla-stored", "distill", _VANILLA, _APART, constant=True),
         Arm("regulated", "distill", _REGULATED, _COUNTED),
         Arm("hybrid-ceiling", "distill", _CEILING, _COUNTED),

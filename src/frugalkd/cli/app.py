@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import frugalkd
-from frugalkd.cli import benching, comparing, ledgers, recipes, storing, training, using
+from frugalkd.cli import benching, comparing, estimating, ledgers, recipes, storing, training, using
 
 app = typer.Typer(
     name="frugalkd",
@@ -46,6 +46,7 @@ def _root(
 
 _RUN, _LOOK = "Run", "Look and use"
 app.command(rich_help_panel=_RUN)(comparing.demo)
+app.command(rich_help_panel=_RUN)(estimating.estimate)
 app.command(rich_help_panel=_RUN)(training.teach)
 app.command(rich_help_panel=_RUN)(storing.store)
 app.command(rich_help_panel=_RUN)(training.distill)

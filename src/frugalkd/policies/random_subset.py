@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from frugalkd import draws
 from frugalkd.ledger import Ledger
 from frugalkd.policies._policy import Ids, Moment, Plan, Ungated
@@ -35,9 +33,5 @@ class RandomSubset(Ungated):
             wanted = round(self.fraction * len(pool))
         else:
             wanted = self.counts[at.epoch] if at.epoch < len(self.counts) else 0
-        wanted = min(wanted, len(pool))
         epoch = at.epoch if self.redraw else 0
-        keys = draws.hash64(at.seed, draws.stream("random-subset"), epoch, pool)
-        return Plan(
-            pool[np.sort(np.argpartition(keys, wanted - 1)[:wanted])] if wanted else pool[:0]
-        )
+        return Plan(draws.subset(pool, wanted, at.seed, draws.stream("random-subset"), epoch))

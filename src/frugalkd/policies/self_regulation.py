@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -78,16 +79,15 @@ class SelfRegulation(Policy):
         return ~(look.truth >= enough)
 
     def sleep(self, streak: NDArray[np.uint8]) -> NDArray[np.int64]:
-        doubled = 2 ** np.minimum(np.maximum(streak.astype(np.int64), 1) - 1, 16)
-        return np.where(streak > 0, np.minimum(doubled, self.max_sleep), 0)
+        return _sleeps(self.max_sleep)[streak]
 
     def plan(self, ledger: Ledger, pool: Ids, at: Moment) -> Plan:
         if at.epoch < self.warmup or at.epoch >= at.epochs - self.finale:
             return Plan(pool, forced=np.ones(len(pool), dtype=bool))
         if self.when == "now":
             return Plan(pool)
-        due = pool[ledger["due"][pool] <= at.epoch]
-        passed = ledger["streak"][due] > 0
+        due = pool[ledger.of("due", pool) <= at.epoch]
+        passed = ledger.of("streak", due) > 0
         awake, screen = due[~passed], due[passed]
         if self.budget is None or len(screen):
             return Plan(awake, screen=screen)
@@ -97,16 +97,47 @@ class SelfRegulation(Policy):
         """Cut the awake to the quota, or fill it with the sleepers nearest their due epoch."""
         assert self.budget is not None
         quota = max(1, round(self.budget * len(pool)))
-        chance = at.uniform("quota", awake)
+
+        def confidence(ids: Ids) -> NDArray:
+            unseen = ledger.of("last_epoch", ids) == NEVER
+            return np.where(unseen, -1.0, ledger.of("confidence", ids))
+
+        def chance(ids: Ids) -> NDArray:
+            return at.uniform("quota", ids)
+
         if len(awake) >= quota:
-            unseen = ledger["last_epoch"][awake] == NEVER
-            rank = np.where(unseen, -1.0, ledger["confidence"][awake])
-            first = (
-                np.lexsort((chance, rank)) if self.quota == "least-confident" else chance.argsort()
-            )
-            return Plan(awake[first[:quota]])
-        asleep = np.setdiff1d(pool, awake, assume_unique=True)
-        soonest = np.lexsort((at.uniform("filler", asleep), ledger["due"][asleep]))
-        filler = asleep[soonest[: quota - len(awake)]]
+            keys = (confidence, chance) if self.quota == "least-confident" else (chance,)
+            return Plan(_lowest(awake, quota, *keys))
+        sleeps = np.ones(len(ledger), dtype=bool)
+        sleeps[awake] = False
+        filler = _lowest(
+            pool[sleeps[pool]],
+            quota - len(awake),
+            lambda ids: ledger.of("due", ids),
+            lambda ids: at.uniform("filler", ids),
+        )
         forced = np.arange(len(awake) + len(filler)) >= len(awake)
         return Plan(np.concatenate([awake, filler]), forced=forced)
+
+
+@cache
+def _sleeps(max_sleep: int) -> NDArray[np.int64]:
+    """The sleep after each streak, 0 to 255: none, then 1, 2, 4 ... up to ``max_sleep``."""
+    doubled = 2 ** np.minimum(np.maximum(np.arange(256), 1) - 1, 16)
+    table = np.minimum(doubled, max_sleep)
+    table[0] = 0
+    table.flags.writeable = False
+    return table
+
+
+def _lowest(ids: Ids, wanted: int, *keys: Callable[[Ids], NDArray]) -> Ids:
+    """The ``wanted`` ids that are lowest by the first key, among equals by the next, then by place.
+
+    They come in no particular order. A key is asked only about the ids that it decides about.
+    """
+    if wanted <= 0 or wanted >= len(ids) or not keys:
+        return ids[: max(wanted, 0)]
+    values = keys[0](ids)
+    edge = np.partition(values, wanted - 1)[wanted - 1]
+    sure, tied = ids[values < edge], ids[values == edge]
+    return np.concatenate([sure, _lowest(tied, wanted - len(sure), *keys[1:])])

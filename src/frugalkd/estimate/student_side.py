@@ -1,0 +1,270 @@
+"""The student's part of the pilot: what a step costs, and miniatures of its training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import nn
+
+from frugalkd.api import distill
+from frugalkd.engine import Run
+from frugalkd.estimate.forecast import (
+    Curve,
+    fall_per_doubling,
+    kept_fraction,
+    screening_rate,
+)
+from frugalkd.estimate.looks import screening_look
+from frugalkd.estimate.miniature import Scale, choose_scale, run_miniature
+from frugalkd.estimate.part import Part, Within, part_of
+from frugalkd.estimate.result import Range, Share, exactly
+from frugalkd.estimate.setting import Setting
+from frugalkd.estimate.teacher_side import KEPT_WHERE_TWO, TeacherFound, fill, sleep_of
+from frugalkd.estimate.timing import Timing, time_looks, time_training
+from frugalkd.objectives import CrossEntropy
+from frugalkd.policies import All, Policy, SelfRegulation
+from frugalkd.runs.material import make_model
+from frugalkd.teachers import StoredTargets
+from frugalkd.training import Training
+
+CEILING = 0.9
+"""The ceiling of the row *with ceiling*, where the recipe names none."""
+
+MOST_VIEWS = 4
+"""Views that a pilot stores of a sample at the most: enough for the pixels to differ."""
+
+
+@dataclass(frozen=True)
+class StudentTimes:
+    """Of a row: a training step, a screening."""
+
+    step: Timing
+    screen: Timing
+
+
+@dataclass(frozen=True)
+class Shares:
+    """What each mode keeps, and the miniature that says so."""
+
+    modes: dict[str, Share]
+    scale: Scale
+    small_rows: int
+    curve: Curve
+    run: Run
+
+
+@dataclass(frozen=True)
+class Store:
+    """Soft targets of a part of the data; None where the objective needs none."""
+
+    part: Part
+    stored: StoredTargets | None
+
+
+class StudentPilot:
+    """Trains the recipe's student on parts of its data."""
+
+    def __init__(self, setting: Setting):
+        self.setting = setting
+        self.role = setting.recipe.student
+        self.objective = self.role.objective.build()
+        self.training = self.role.training
+        self.learns_from_teacher = self.objective.needs_targets and setting.known != "untrained"
+        """Without a teacher that knows anything a miniature learns from the labels alone."""
+
+    def model(self) -> nn.Module:
+        """The student before its training."""
+        return make_model(self.role.model, self.setting.data, self.setting.recipe.seed).to(
+            self.setting.device
+        )
+
+    def train(
+        self,
+        part: Part,
+        training: Training,
+        policy: Policy,
+        store: Store,
+        *,
+        weighted: bool = False,
+        labels_alone: bool = False,
+    ) -> Run:
+        """Distil a new student on ``part``, which lies within the store's."""
+        setting = self.setting
+        targets = None
+        if store.stored is not None and not labels_alone:
+            targets = Within(store.stored, store.part, part)
+        weights = None
+        if weighted:
+            assert setting.weights is not None
+            weights = setting.weights[part.ids]
+        return distill(
+            self.model(),
+            part.data,
+            teacher=targets,
+            policy=policy,
+            weights=weights,
+            objective=CrossEntropy() if labels_alone else self.objective,
+            training=training,
+            seed=setting.recipe.seed,
+            device=setting.recipe.device,
+        )
+
+    def time(self, store: Store, seconds: float) -> StudentTimes:
+        """Time a step and a screening."""
+        step = time_training(
+            lambda part, training: self.train(part, training, All(), store),
+            store.part,
+            self.training,
+            0.8 * seconds,
+        )
+        setting = self.setting
+        screen = time_looks(
+            screening_look(self.model(), self.training, setting.recipe.device),
+            setting.data,
+            self.training.screen_batch,
+            setting.device,
+            0.2 * seconds,
+            with_loading=True,
+        )
+        return StudentTimes(step, screen)
+
+    def shares(self, times: StudentTimes, fill_row: float, seconds: float) -> Shares:
+        """Run the miniatures, for about ``seconds`` together, and forecast what each mode keeps.
+
+        Args:
+            times: what rows cost, to choose the size by.
+            fill_row: seconds of asking the teacher for a row.
+            seconds: for all of it.
+        """
+        setting, gate = self.setting, self.setting.regulation
+        weighted = setting.weights is not None
+        ceilings = self.learns_from_teacher and _knows_truth(self.role.targets.encoding)
+        scale, views = self._scale(times, fill_row, seconds, weighted, ceilings)
+        large = part_of(setting.data, scale.rows)
+        stored = fill(setting, large, views)[0] if self.learns_from_teacher else None
+        store = Store(large, stored)
+
+        def miniature(part: Part, gate: SelfRegulation, weighted: bool = False):
+            pool = None
+            if weighted and setting.weights is not None:
+                pool = int((setting.weights[part.ids] > 0).sum())
+            return run_miniature(
+                lambda part, training, policy: self.train(
+                    part,
+                    training,
+                    policy,
+                    store,
+                    weighted=weighted,
+                    labels_alone=self.objective.needs_targets and not self.learns_from_teacher,
+                ),
+                part,
+                self.training,
+                gate,
+                scale.epochs,
+                pool,
+            )
+
+        plain = replace(gate, ceiling=None) if not ceilings else gate
+        first_is_all = gate.when == "last-visit"
+        curve, run = miniature(large, plain)
+        fall, small_rows = 0.0, 0
+        if not scale.whole:
+            small_rows = max(1, scale.rows // 4)
+            small, _ = miniature(large.some(small_rows), plain)
+            fall = fall_per_doubling(small, curve, first_is_all=first_is_all)
+
+        def share(curve: Curve, pool: float = 1.0) -> Share:
+            kept = kept_fraction(
+                curve,
+                fall,
+                round(pool * setting.samples),
+                self.training.epochs,
+                first_is_all=first_is_all,
+            )
+            return Share(
+                kept.map(lambda value: pool * value),
+                pool,
+                screening_rate(curve, sleep_of(gate), self.training.epochs),
+                reads_all=not first_is_all,
+            )
+
+        modes = {"regulated": _forced(share(curve), gate, self.training.epochs)}
+        if ceilings and gate.ceiling is None:
+            seen, _ = miniature(large, replace(gate, ceiling=CEILING))
+            modes["ceiling"] = _forced(share(seen), gate, self.training.epochs)
+        if setting.weights is not None:
+            pool = float((setting.weights > 0).mean())
+            modes["significance"] = Share(exactly(pool), pool)
+            if (setting.weights[large.ids] > 0).any():
+                seen, _ = miniature(large, plain, weighted=True)
+                modes["hybrid"] = _forced(share(seen, pool), gate, self.training.epochs)
+        return Shares(modes, scale, small_rows, curve, run)
+
+    def _scale(
+        self, times: StudentTimes, fill_row: float, seconds: float, weighted: bool, ceilings: bool
+    ) -> tuple[Scale, int]:
+        """The size of the miniatures, and the stored views of a sample."""
+        kept, looked = KEPT_WHERE_TWO
+        looked = 1.0 if self.setting.regulation.when == "now" else looked
+        trainings = 1.35 + 0.85 * ceilings + 0.6 * weighted
+        row = trainings * (kept * times.step.seconds + looked * times.screen.seconds)
+        epochs = max(1, int(self.training.epochs))
+        views = min(self._views, epochs)
+        if self.learns_from_teacher:
+            row += views * fill_row / min(epochs, 10)
+        scale = choose_scale(
+            row, seconds, self.setting.samples, self.training.epochs, self.training.batch_size
+        )
+        return scale, min(views, scale.epochs)
+
+    @property
+    def _views(self) -> int:
+        """Views to store in the pilot: those of the recipe, but few."""
+        augment = self.role.augment
+        if not (augment.crop or augment.flip):
+            return 1
+        live = self.role.targets.kind == "live"
+        return MOST_VIEWS if live else min(MOST_VIEWS, self.role.targets.views)
+
+
+def _knows_truth(encoding: str) -> bool:
+    """Whether stored targets say the teacher's probability at temperature 1."""
+    return encoding in ("float16", "float32")
+
+
+def _forced(share: Share, gate: SelfRegulation, epochs: float) -> Share:
+    """Put back the epochs in which everything takes part, which the miniature leaves out."""
+    forced = min(1.0, (gate.warmup + gate.finale) / epochs)
+    if not forced:
+        return share
+    return replace(
+        share, kept=share.kept.map(lambda kept: forced * share.pool + (1 - forced) * kept)
+    )
+
+
+def bounded(regulated: Share, teacher: TeacherFound) -> dict[str, Share]:
+    """What can be said of modes that need a ledger, or a teacher that knows something, without
+    one: bounds, and their geometric middle.
+
+    A sample that ever took part in the teacher's training is in *significance*: no fewer than the
+    teacher keeps in the mean epoch, no more than ever took part in its miniature. *hybrid* lies
+    between independence of the two gates and all of the pool.
+    """
+    own = regulated.kept
+    least = own if teacher.share is None else teacher.share.kept
+    most = max(teacher.ever, least.point)
+    pool = Range(float(np.sqrt(least.point * most)), min(least.low, most), most)
+    hybrid = Range(
+        min(float(np.sqrt(own.point * pool.point)), pool.point), own.low * pool.low, pool.high
+    )
+    low = 0.5 * own.low
+    return {
+        "significance": Share(pool, pool.point, rough=True),
+        "hybrid": Share(hybrid, pool.point, regulated.screen_rate, regulated.reads_all, rough=True),
+        "ceiling": replace(
+            regulated,
+            kept=Range(float(np.sqrt(low * own.high)), low, own.high),
+            rough=True,
+        ),
+    }
