@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +14,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from frugalkd.api import distill, train_teacher
-from frugalkd.errors import FrugalKDError, NonFiniteLoss
+from frugalkd.engine import Trainer
+from frugalkd.errors import FrugalKDError, ModelError, NonFiniteLoss
 from frugalkd.ledger import Ledger
 from frugalkd.modes import MODES
 from frugalkd.objectives import KD, CrossEntropy, Objective
@@ -374,6 +376,91 @@ def test_bf16_and_channels_last_train():
     run = train_teacher(net(), images(), training=training, device="cpu")
     assert all(bool(torch.isfinite(p).all()) for p in run.model.parameters())
     assert parts(run.model)[0].weight.dtype == torch.float32
+
+
+def trained(**settings):
+    """A run of four epochs under ``settings``, and the trained model's logits.
+
+    Without dropout: its draws go by the memory, so another format drops other values.
+    """
+    training = Training(epochs=4, batch_size=8, optimizer=SGD, **settings)
+    data, model = images(64, augmented=False), net()
+    model[3] = nn.Identity()
+    run = train_teacher(model, data, training=training, device="cpu")
+    x, _ = data.batch(np.arange(64), np.zeros(64, dtype=np.int64))
+    with torch.no_grad():
+        return run, run.model(x)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"precision": "bf16"}, {"channels_last": True}, {"precision": "bf16", "channels_last": True}],
+    ids=str,
+)
+def test_speed_options_train_the_same_model_within_their_rounding(settings):
+    run, logits = trained()
+    fast, fast_logits = trained(**settings)
+    assert [record["samples"] for record in fast.history] == [
+        record["samples"] for record in run.history
+    ]
+    # bf16 keeps 8 bits of a number: 64 steps apart, a few hundredths of the logits' spread.
+    tolerance = 0.15 if "precision" in settings else 1e-3
+    assert float((logits - fast_logits).abs().max() / logits.std()) < tolerance
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of torch's own import
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_model_trains_as_the_eager_one_within_rounding():
+    def without_dropout():
+        return nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.ReLU(), nn.Linear(8, 4))
+
+    runs = []
+    for compiled in (False, True):
+        torch.manual_seed(3)
+        training = Training(epochs=2, batch_size=8, optimizer=SGD, compile=compiled)
+        policy = SelfRegulation(confidence=0.6)
+        runs.append(
+            train_teacher(
+                without_dropout(), images(), training=training, policy=policy, device="cpu"
+            )
+        )
+    eager, compiled = (torch.cat([p.flatten() for p in run.model.parameters()]) for run in runs)
+    assert not torch.equal(eager, torch.zeros_like(eager))
+    torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-5)
+
+
+def test_compiling_without_a_compiler_is_refused_in_one_line(monkeypatch):
+    monkeypatch.setattr("frugalkd.engine.shutil.which", lambda name: None)
+    training = Training(epochs=1, batch_size=8, compile=True)
+    with pytest.raises(ModelError, match=r"install g\+\+, or set"):
+        train_teacher(net(), images(), training=training, device="cpu")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="synchronisation is seen on CUDA only")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_no_step_waits_for_the_device(precision, monkeypatch):
+    steps = []
+
+    def watched(self, batch, epoch):
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            steps.append(batch.progress)
+            return step(self, batch, epoch)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    step = Trainer.train_step
+    monkeypatch.setattr(Trainer, "train_step", watched)
+    training = Training(epochs=2, batch_size=8, optimizer=ADAMW, precision=precision)
+    distill(
+        net().cuda(),
+        images(),
+        teacher=net(seed=9).cuda(),
+        mode="regulated",
+        training=training,
+        device="cuda",
+    )
+    assert len(steps) > 4
 
 
 def test_history_and_listener_say_what_each_epoch_did():

@@ -9,7 +9,7 @@ import torch
 from frugalkd.epochs import CHECK_EVERY
 from frugalkd.errors import FrugalKDError, NonFiniteLoss, SelectionMisuse
 from frugalkd.selection import Selection
-from toys import Ids, logits_for
+from toys import Ids, logits_for, same_columns
 
 
 def two_epochs(**settings):
@@ -93,3 +93,28 @@ def test_a_loss_that_is_not_finite_is_found_at_the_next_reading(bad_step):
     assert (raised.value.epoch, raised.value.step, raised.value.ids) == (0, bad_step, [bad])
     assert len(observed) == min(150, (bad_step // CHECK_EVERY + 1) * CHECK_EVERY)
     assert isinstance(raised.value, FrugalKDError)
+
+
+def test_looking_at_kept_logits_early_changes_nothing(monkeypatch):
+    ledgers = []
+    for keep in (1, 40, 1 << 22):
+        monkeypatch.setattr("frugalkd.epochs.KEEP_LOGITS", keep)
+        selection = Selection(Ids(np.arange(500) % 4), epochs=1, batch_size=8)
+        for epoch in selection:
+            for batch in epoch:
+                logits = torch.randn(
+                    8, 4, generator=torch.Generator().manual_seed(int(batch.ids[0]))
+                )
+                batch.observe(logits[: len(batch.ids)])
+        ledgers.append(selection.ledger)
+    assert same_columns(ledgers[0], ledgers[2])
+    assert same_columns(ledgers[1], ledgers[2])
+    assert (ledgers[0]["visits"] == 1).all()
+
+
+def test_weights_of_one_are_made_when_they_are_asked_for():
+    batch = next(iter(next(iter(two_epochs()))))
+    losses = torch.arange(8.0)
+    assert float(batch.reduce(losses)) == 3.5
+    assert batch.weights.tolist() == [1.0] * 8
+    assert float(batch.reduce(losses)) == 3.5

@@ -52,6 +52,14 @@ def test_a_phase_that_fails_is_counted_too(clock):
     assert meters.phases == {"outer": 0, "inner": 3, "next": 1}
 
 
+def test_what_happened_within_a_call_can_be_counted_elsewhere(clock):
+    meters = Meters()
+    with meters.phase("store"):
+        clock.now += 5
+    meters.move(3, out_of="store", into="teacher")
+    assert meters.phases == {"store": 2, "teacher": 3}
+
+
 def test_a_state_restores_what_was_counted():
     one = Meters(samples_backpropagated=3, student_forwards=5, teacher_queries=7)
     one.wall_seconds, one.eval_seconds, one.phases["load"] = 1.5, 0.5, 0.25

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import time
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from frugalkd.errors import (
 from frugalkd.objectives import KD
 from frugalkd.policies import All, Policy
 from frugalkd.selection import Selection
-from frugalkd.teachers import LiveTeacher
+from frugalkd.teachers import FirstVisitTargets, LiveTeacher, StoredTargets
 from toys import Ids, IdsAndViews, images, logits_for, net, order, same_columns, same_state
 
 
@@ -476,3 +477,43 @@ def test_a_ledger_of_other_data_is_refused():
         Selection(Ids([0] * 5), epochs=1, batch_size=2, ledger=ledger)
     assert issubclass(SelfRegulation, Policy)
     assert not same_state(net(0), net(1))
+
+
+@pytest.mark.parametrize("targets", [True, False])
+def test_batches_cut_from_blocks_are_those_read_one_at_a_time(targets, tmp_path, monkeypatch):
+    data = images(90)
+    stored = StoredTargets.fill(net(seed=9), data, tmp_path, views=3)
+    ids = np.random.default_rng(0).permutation(90)[:77]
+
+    def read(block_rows):
+        selection = Selection(data, epochs=2, batch_size=8, targets=stored)
+        selection.source.block_rows = block_rows
+        return list(selection.read(ids, 8, targets=targets))
+
+    singly, in_blocks = read(1), read(35)  # blocks of four batches
+    assert [len(rows.ids) for rows in in_blocks] == [8] * 9 + [5]
+    for one, other in zip(singly, in_blocks, strict=True):
+        assert np.array_equal(one.ids, other.ids)
+        assert np.array_equal(one.views, other.views)
+        assert (other.targets is not None) is targets
+        torch.testing.assert_close(one[2:], other[2:], rtol=0, atol=0)
+
+
+def test_the_teachers_time_is_told_from_the_stores(tmp_path):
+    class Slow(nn.Module):
+        def forward(self, x):
+            time.sleep(0.02)
+            return torch.zeros(len(x), 4)
+
+    for targets, slow in (
+        (LiveTeacher(Slow()), True),
+        (FirstVisitTargets(Slow(), images(16), tmp_path / "visits"), True),
+        (StoredTargets.fill(Slow(), images(16), tmp_path / "ahead"), False),
+    ):
+        selection = Selection(images(16), epochs=1, batch_size=8, targets=targets)
+        for epoch in selection:
+            for batch in epoch:
+                batch.observe(logits_for(batch))
+        phases = selection.meters.phases
+        assert phases["teacher"] >= 0.02 if slow else phases["teacher"] == 0
+        assert phases["store"] >= 0

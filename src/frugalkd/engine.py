@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -87,6 +89,7 @@ class Caller(nn.Module):
         self.precision = nullcontext if training.precision == "fp32" else accelerator.autocast
         self.run = partial(call, model)
         if training.compile:
+            _refuse_without_compiler(accelerator.device)
             self.run = torch.compile(self.run)
 
     def forward(self, data: Any) -> Tensor:
@@ -95,6 +98,16 @@ class Caller(nn.Module):
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         with self.precision():
             return self.run(inputs)
+
+
+def _refuse_without_compiler(device: torch.device) -> None:
+    """On a CPU torch.compile makes C++; without a compiler it fails with pages of text."""
+    names = [os.environ.get("CXX", "g++"), "g++", "clang++", "cl"]
+    if device.type == "cpu" and not any(shutil.which(name) for name in names):
+        raise ModelError(
+            "training.compile needs a C++ compiler, and there is none: install g++, or set "
+            "training.compile to false"
+        )
 
 
 @dataclass

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from accelerate.utils import concatenate
+from accelerate.utils import concatenate, find_device
 from torch import Tensor
 
 from frugalkd.batches import rows_of
@@ -41,9 +41,8 @@ class Rows(NamedTuple):
 
     def where(self, mask: Mask) -> Rows:
         """The rows that bool numpy (rows,) ``mask`` keeps, copied."""
-        device = None if self.targets is None else self.targets.device
-        index = torch.from_numpy(np.flatnonzero(mask))
-        targets = None if self.targets is None else self.targets[index.to(device)]
+        index = torch.from_numpy(np.flatnonzero(mask)).to(find_device(self.data) or "cpu")
+        targets = None if self.targets is None else self.targets[index]
         return Rows(self.ids[mask], self.views[mask], rows_of(self.data, index), targets)
 
 

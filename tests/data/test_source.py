@@ -21,6 +21,7 @@ from frugalkd.data import (
     open_source,
 )
 from frugalkd.data.protocols import is_batch_indexed, is_view_indexed
+from frugalkd.data.source import BLOCK_BYTES
 from frugalkd.draws import order
 from frugalkd.errors import DataError, SelectionMisuse, UnsupportedData
 
@@ -288,3 +289,31 @@ def test_namesakes_are_not_taken_for_views_and_batches():
     assert isinstance(HubLike(), BatchIndexed)
     assert isinstance(open_source(HubLike()), LoaderSource)
     assert not is_view_indexed(Numbered())
+
+
+def test_tensors_of_a_row_a_sample_are_worth_reading_in_blocks():
+    data = images()
+    x, y = data.batch([0], [0])
+    source = open_source(data)
+    assert source.block_rows == BLOCK_BYTES // (x.nbytes + y.nbytes)
+    assert source.phase == "load"
+
+
+class Texts(Numbered):
+    """Gives whole batches, some parts of which are no tensors."""
+
+    def batch(self, ids, views):
+        return torch.from_numpy(ids), [str(id) for id in ids]
+
+
+class Pooled(Numbered):
+    """Gives whole batches, a part of which is not one row a sample."""
+
+    def batch(self, ids, views):
+        return {"x": torch.from_numpy(ids), "all": torch.zeros(7)}
+
+
+@pytest.mark.parametrize("dataset", [Texts(), Pooled(), Numbered()], ids=lambda d: type(d).__name__)
+def test_other_batches_are_read_one_at_a_time(dataset):
+    assert open_source(dataset).block_rows == 1
+    assert open_source(Numbered(), num_workers=1).phase == "wait"

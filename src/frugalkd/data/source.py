@@ -6,6 +6,7 @@ import pickle
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from functools import cached_property
 from typing import Any, final
 
 import numpy as np
@@ -66,7 +67,11 @@ class MemorySource(Source):
 
     def __init__(self, dataset: BatchIndexed) -> None:
         self._dataset = dataset
-        self.block_rows = _block_rows(dataset)
+
+    @cached_property
+    def block_rows(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """As many as :data:`BLOCK_BYTES` hold, judged by the first sample."""
+        return _block_rows(self._dataset)
 
     def batches(self, requests: Sequence[Request]) -> Iterator[Any]:
         return (self._dataset.batch(ids, views) for ids, views in requests)
