@@ -24,6 +24,7 @@ def test_every_figure_that_must_be_kept_is_measured(tmp_path):
         assert min(values) <= figures[name] <= max(values)
         assert min(values) > 0
     assert figures["threads"] == 1
+    assert 0 < figures["cpu_share"] < 1.1
     assert not list(tmp_path.iterdir())
     json.dumps(figures, allow_nan=False)
 
