@@ -13,6 +13,7 @@ from frugalkd.bench import ledger as case
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     monkeypatch.setattr(case, "BLOCKS", 2)
+    monkeypatch.setattr(case, "_SAVES", 1)
 
 
 def test_every_figure_that_must_be_kept_is_measured(tmp_path):

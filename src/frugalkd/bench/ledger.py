@@ -56,8 +56,9 @@ def measure(samples: int, folder: Path, seed: int = 0) -> dict[str, Any]:
         all awake is ready in its order; ``save``, ``raw_write``: seconds for the ledger and for
         the same columns in a plain file, both synced and renamed; ``save_ratio``;
         ``peak_memory_bytes`` of the process so far; ``cpu_share``: for how much of the time up to
-        the saves it had a core, below 1 where something else was running there. Each is a median, the ratio that of pairs;
-        ``runs`` has the single measurements, ``machine`` what they depend on.
+        the saves it had a core, below 1 where something else was running there. Each is a median,
+        the ratio that of pairs; ``runs`` has the single measurements, ``machine`` what they depend
+        on.
 
     Raises:
         ValueError: fewer than one sample.
