@@ -13,6 +13,7 @@ from frugalkd.bench import ledger as case
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     monkeypatch.setattr(case, "BLOCKS", 2)
+    monkeypatch.setattr(case, "_SAVES", 1)
 
 
 def test_every_figure_that_must_be_kept_is_measured(tmp_path):
@@ -24,6 +25,7 @@ def test_every_figure_that_must_be_kept_is_measured(tmp_path):
         assert min(values) <= figures[name] <= max(values)
         assert min(values) > 0
     assert figures["threads"] == 1
+    assert 0 < figures["cpu_share"] < 1.1
     assert not list(tmp_path.iterdir())
     json.dumps(figures, allow_nan=False)
 

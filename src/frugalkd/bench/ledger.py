@@ -42,7 +42,7 @@ MUST: dict[str, tuple[str, float]] = {
 
 ROWS, CLASSES, BLOCKS = 8192, 10, 64
 _AWAKE = 0.12
-_OBSERVES, _PLANS, _SAVES = 7, 3, 6
+_OBSERVES, _PLANS, _SAVES, _WARM_UP = 7, 3, 6, 2
 _HOLDS = {"<=": operator.le, ">=": operator.ge}
 
 
@@ -55,8 +55,10 @@ def measure(samples: int, folder: Path, seed: int = 0) -> dict[str, Any]:
         last column of the ledger; ``plan_12``, ``plan_all``: seconds until an epoch with 12 % or
         all awake is ready in its order; ``save``, ``raw_write``: seconds for the ledger and for
         the same columns in a plain file, both synced and renamed; ``save_ratio``;
-        ``peak_memory_bytes`` of the process so far. Each is a median, the ratio that of pairs;
-        ``runs`` has the single measurements, ``machine`` what they depend on.
+        ``peak_memory_bytes`` of the process so far; ``cpu_share``: for how much of the time up to
+        the saves it had a core, below 1 where something else was running there. Each is a median,
+        the ratio that of pairs; ``runs`` has the single measurements, ``machine`` what they depend
+        on.
 
     Raises:
         ValueError: fewer than one sample.
@@ -74,17 +76,20 @@ def measure(samples: int, folder: Path, seed: int = 0) -> dict[str, Any]:
     )
     ledger = selection.ledger
     runs: dict[str, list[float]] = {}
+    wall, cpu = time.perf_counter(), time.process_time()
     _observe(selection, stream, runs)
     _fall_asleep(ledger, stream.random(samples, dtype=np.float32) < _AWAKE)
     runs["plan_12"] = [_plan(selection) for _ in range(_PLANS)]
     _fall_asleep(ledger, np.ones(samples, dtype=bool))
     runs["plan_all"] = [_plan(selection) for _ in range(_PLANS)]
+    cpu_share = (time.process_time() - cpu) / (time.perf_counter() - wall)
     _save(ledger, folder, runs)
     return {
         "samples": samples,
         "bytes": sum(column.nbytes for column in ledger.columns.values()) / samples,
         **{name: statistics.median(values) for name, values in runs.items()},
         "peak_memory_bytes": peak_memory_bytes()["process"],
+        "cpu_share": cpu_share,
         "threads": torch.get_num_threads(),
         "cpu": found["cpu"],
         "runs": runs,
@@ -117,7 +122,7 @@ class _Nothing(Dataset):
 def _observe(
     selection: Selection, stream: np.random.Generator, runs: dict[str, list[float]]
 ) -> None:
-    """Time observing ever other blocks; the ids of one repeat do not stay in a cache."""
+    """Time observing; all blocks together touch more memory than a cache holds."""
     samples = len(selection.ledger)
     rows = min(ROWS, samples)
     blocks = [stream.choice(samples, rows, replace=False) for _ in range(BLOCKS)]
@@ -142,11 +147,11 @@ def _observe(
             enter(ids, looks[block % 4], losses[block % 4])
 
     cases = {"observe_logits": from_logits, "observe_verdicts": from_verdicts}
-    for repeat in range(_OBSERVES + 1):
+    for repeat in range(_OBSERVES + _WARM_UP):
         for name, observe in cases.items():
             seconds = _seconds(observe)
             selection.epoch += 1
-            if repeat:  # the first is a warm-up
+            if repeat >= _WARM_UP:
                 runs.setdefault(name, []).append(BLOCKS * rows / seconds)
 
 
@@ -176,12 +181,12 @@ def _save(ledger: Ledger, folder: Path, runs: dict[str, list[float]]) -> None:
                 file.write(column.data)
 
     try:
-        for repeat in range(_SAVES + 1):
+        for repeat in range(_SAVES + _WARM_UP):
             turns = {"save": lambda: ledger.save(paths[0]), "raw_write": raw}
             names = list(turns)[:: 1 if repeat % 2 else -1]
             seconds = {name: _seconds(turns[name]) for name in names}
             seconds["save_ratio"] = seconds["save"] / seconds["raw_write"]
-            for name, value in seconds.items() if repeat else ():
+            for name, value in seconds.items() if repeat >= _WARM_UP else ():
                 runs.setdefault(name, []).append(value)
     finally:
         for path in paths:
@@ -204,7 +209,7 @@ def main() -> None:
     torch.set_num_threads(1)
     figures = measure(asked.samples, asked.out.parent, asked.seed)
     write_json(asked.out, figures)
-    for name in (*MUST, "save", "raw_write", "peak_memory_bytes"):
+    for name in (*MUST, "save", "raw_write", "peak_memory_bytes", "cpu_share"):
         print(f"{name:20} {figures[name]:.4g}")
     print(*missed(figures), sep="\n")
 

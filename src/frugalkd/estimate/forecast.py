@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from frugalkd.estimate.result import Range
+from frugalkd.estimate.result import Range, exactly
 
 FADES = (0.85, 1.0, 0.6)
 """By what the fall per doubling of the data is multiplied at each further doubling: for the
@@ -23,6 +23,9 @@ Fashion-MNIST, where 0.8 to 0.9 fit from 1,000 to 60,000 samples (docs/estimate.
 
 RUNS_DIFFER = 0.05
 """Relative half-width that no range goes below: seeds alone move what is kept by some percent."""
+
+SATURATED = 0.9
+"""A miniature that keeps more than this part of its pool has hardly begun to fall."""
 
 _TAIL_MOST = 0.3
 
@@ -55,10 +58,10 @@ def fall_per_doubling(small: Curve, large: Curve, *, first_is_all: bool) -> floa
         first_is_all: the first epoch keeps everything whatever the data, and says nothing.
     """
     start = 1 if first_is_all else 0
-    low, high = np.mean(small.kept[start:]), np.mean(large.kept[start:])
-    if not len(large.kept) > start or low <= 0 or high <= 0:
+    few, many = sum(small.kept[start:]), sum(large.kept[start:])
+    if few <= 0 or many <= 0:
         return 0.0
-    return max(0.0, math.log(low / high) / math.log2(large.rows / small.rows))
+    return max(0.0, math.log(few / many) / math.log2(large.rows / small.rows))
 
 
 def doublings(count: float, fade: float) -> float:
@@ -67,14 +70,25 @@ def doublings(count: float, fade: float) -> float:
     return sum(fade**i for i in range(1, whole + 1)) + (count - whole) * fade ** (whole + 1)
 
 
+def fall_of(own: float, regulated: float, curve: Curve) -> Range:
+    """The fall of a mode whose miniatures fall by ``own``, beside ``regulated``'s.
+
+    A curve that lies at the top has hardly begun to fall, and does not say how it will: then it is
+    expected half way between its own fall and that of *regulated*, and the two are the ends.
+    """
+    if float(np.mean(curve.kept)) < SATURATED:
+        return exactly(own)
+    return Range((own + regulated) / 2, min(own, regulated), max(own, regulated))
+
+
 def kept_fraction(
-    curve: Curve, fall: float, rows: int, epochs: float, *, first_is_all: bool
+    curve: Curve, fall: Range, rows: int, epochs: float, *, first_is_all: bool
 ) -> Range:
     """The kept fraction of a training on ``rows`` samples for ``epochs``, from a miniature.
 
     Args:
         curve: the miniature; it may have fewer epochs, whose end is then gone on with.
-        fall: see :func:`fall_per_doubling`.
+        fall: see :func:`fall_per_doubling`; its high end makes the low one of the answer.
         rows: that could take part, at least those of the miniature.
         epochs: may be fractional.
         first_is_all: the first epoch keeps everything.
@@ -82,8 +96,9 @@ def kept_fraction(
     count = math.log2(max(1.0, rows / curve.rows))
     tail = _tail(curve.kept)
     ends = []
-    for fade, bend in zip(FADES, (1.0, 1.5, 0.0), strict=True):
-        factor = math.exp(-fall * doublings(count, fade))
+    falls = (fall.point, fall.high, fall.low)
+    for each, fade, bend in zip(falls, FADES, (1.0, 1.5, 0.0), strict=True):
+        factor = math.exp(-each * doublings(count, fade))
         ends.append(_mean(_go_on(curve.kept, epochs, tail * bend), epochs, factor, first_is_all))
     point, low, high = ends
     # The more the data are scaled, the less is known even where the two miniatures agree.

@@ -11,6 +11,7 @@ from frugalkd.api import distill
 from frugalkd.engine import Run
 from frugalkd.estimate.forecast import (
     Curve,
+    fall_of,
     fall_per_doubling,
     kept_fraction,
     screening_rate,
@@ -167,38 +168,42 @@ class StudentPilot:
 
         plain = replace(gate, ceiling=None) if not ceilings else gate
         first_is_all = gate.when == "last-visit"
-        curve, run = miniature(large, plain)
-        fall, small_rows = 0.0, 0
-        if not scale.whole:
-            small_rows = max(1, scale.rows // 4)
-            small, _ = miniature(large.some(small_rows), plain)
-            fall = fall_per_doubling(small, curve, first_is_all=first_is_all)
+        small = None if scale.whole else large.some(max(1, scale.rows // 4))
 
-        def share(curve: Curve, pool: float = 1.0) -> Share:
-            kept = kept_fraction(
-                curve,
-                fall,
-                round(pool * setting.samples),
-                self.training.epochs,
-                first_is_all=first_is_all,
+        def fall(large: Curve, gate: SelfRegulation, weighted: bool = False) -> float:
+            if small is None:
+                return 0.0
+            return fall_per_doubling(
+                miniature(small, gate, weighted)[0], large, first_is_all=first_is_all
             )
-            return Share(
+
+        def share(curve: Curve, fall: Range, pool: float = 1.0) -> Share:
+            rows, epochs = round(pool * setting.samples), self.training.epochs
+            kept = kept_fraction(curve, fall, rows, epochs, first_is_all=first_is_all)
+            made = Share(
                 kept.map(lambda value: pool * value),
                 pool,
-                screening_rate(curve, sleep_of(gate), self.training.epochs),
+                screening_rate(curve, sleep_of(gate), epochs),
                 reads_all=not first_is_all,
             )
+            return _forced(made, gate, epochs)
 
-        modes = {"regulated": _forced(share(curve), gate, self.training.epochs)}
+        curve, run = miniature(large, plain)
+        of_regulated = fall(curve, plain)
+        modes = {"regulated": share(curve, exactly(of_regulated))}
         if ceilings and gate.ceiling is None:
-            seen, _ = miniature(large, replace(gate, ceiling=CEILING))
-            modes["ceiling"] = _forced(share(seen), gate, self.training.epochs)
+            capped = replace(gate, ceiling=CEILING)
+            seen, _ = miniature(large, capped)
+            own = fall_of(fall(seen, capped), of_regulated, seen)
+            modes["ceiling"] = share(seen, own)
         if setting.weights is not None:
             pool = float((setting.weights > 0).mean())
             modes["significance"] = Share(exactly(pool), pool)
-            if (setting.weights[large.ids] > 0).any():
+            if all((setting.weights[part.ids] > 0).any() for part in (large, small or large)):
                 seen, _ = miniature(large, plain, weighted=True)
-                modes["hybrid"] = _forced(share(seen, pool), gate, self.training.epochs)
+                own = fall_of(fall(seen, plain, weighted=True), of_regulated, seen)
+                modes["hybrid"] = share(seen, own, pool)
+        small_rows = 0 if small is None else len(small.ids)
         return Shares(modes, scale, small_rows, curve, run)
 
     def _scale(
@@ -207,7 +212,7 @@ class StudentPilot:
         """The size of the miniatures, and the stored views of a sample."""
         kept, looked = KEPT_WHERE_TWO
         looked = 1.0 if self.setting.regulation.when == "now" else looked
-        trainings = 1.35 + 0.85 * ceilings + 0.6 * weighted
+        trainings = 1.35 + 1.1 * ceilings + 0.9 * weighted
         row = trainings * (kept * times.step.seconds + looked * times.screen.seconds)
         epochs = max(1, int(self.training.epochs))
         views = min(self._views, epochs)

@@ -27,7 +27,7 @@ def estimate_view(result: Estimate) -> RenderableType:
 
 
 def _modes(result: Estimate) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(box=SIMPLE_HEAD, padding=0)
     table.add_column("mode", no_wrap=True)
     heads = ("samples\n%", "forwards\n%", "a\nstudent", "of\nvanilla %", "filling", "disk")
     for name in heads:

@@ -15,7 +15,7 @@ from frugalkd.estimate.forecast import fall_per_doubling, kept_fraction, screeni
 from frugalkd.estimate.looks import asking, screening_look
 from frugalkd.estimate.miniature import choose_scale, run_miniature
 from frugalkd.estimate.part import Part, part_of
-from frugalkd.estimate.result import Share
+from frugalkd.estimate.result import Share, exactly
 from frugalkd.estimate.setting import Setting, gate_of
 from frugalkd.estimate.timing import Timing, time_looks, time_training
 from frugalkd.policies import All, Policy
@@ -121,7 +121,7 @@ def pilot_teacher(setting: Setting, seconds: float) -> TeacherFound:
         )
         fall = fall_per_doubling(small, curve, first_is_all=first_is_all)
     share = Share(
-        kept_fraction(curve, fall, samples, training.epochs, first_is_all=first_is_all),
+        kept_fraction(curve, exactly(fall), samples, training.epochs, first_is_all=first_is_all),
         screen_rate=screening_rate(curve, sleep_of(gate), training.epochs),
         reads_all=not first_is_all,
     )

@@ -1,0 +1,58 @@
+import pytest
+
+from frugalkd.estimate.miniature import Scale, choose_scale, run_miniature
+from frugalkd.estimate.part import part_of
+from frugalkd.policies import SelfRegulation
+from frugalkd.training import Schedule, Training
+from toys import images
+
+
+class Record:
+    def __init__(self):
+        self.asked = None
+
+    def __call__(self, part, training, policy):
+        self.asked = (part, training, policy)
+        self.history = [
+            {"rows": 4, "screened": 0, "planned": 8},
+            {"rows": 2, "screened": 1, "planned": 8},
+        ]
+        return self
+
+
+@pytest.mark.parametrize(
+    ("seconds", "scale"),
+    [
+        (1e6, Scale(60_000, 20, True)),
+        (60_000 * 20 * 1e-3, Scale(60_000, 20, True)),
+        (40.0, Scale(2000, 20, False)),
+        (20.0, Scale(1053, 19, False)),
+        (1.0, Scale(256, 5, False)),
+    ],
+)
+def test_choose_scale(seconds, scale):
+    found = choose_scale(1e-3, seconds, 60_000, 20, 64)
+    assert found.whole == scale.whole
+    assert found.epochs == scale.epochs
+    assert found.rows == pytest.approx(scale.rows, abs=1)
+
+
+def test_few_epochs_stay_few_and_fractions_are_cut():
+    assert choose_scale(1e-3, 10, 60_000, 3.5, 64).epochs == 3
+    assert choose_scale(1e-3, 1e6, 100, 0.5, 64) == Scale(100, 1, True)
+
+
+@pytest.mark.parametrize(("when", "screened"), [("last-visit", (0, 0.125)), ("now", (1, 1))])
+def test_a_miniature_is_the_training_without_forced_epochs(when, screened):
+    train = Record()
+    training = Training(epochs=10, schedule=Schedule(warmup_steps=100), recalibrate_bn=5)
+    gate = SelfRegulation(when=when, warmup=2, finale=1)
+    curve, _ = run_miniature(train, part_of(images(16), 8), training, gate, 2)
+    _, asked, policy = train.asked
+    assert asked.epochs == 2
+    # A tenth of the steps: half of the rows, a fifth of the epochs.
+    assert asked.schedule.warmup_steps == 10
+    assert asked.recalibrate_bn == 0
+    assert (policy.warmup, policy.finale, policy.when) == (0, 0, when)
+    assert curve.kept == (0.5, 0.25)
+    assert curve.screened == screened

@@ -1,0 +1,209 @@
+"""Whole estimates on the digits, in a second or two."""
+
+import json
+
+import numpy as np
+import pytest
+from pydantic import TypeAdapter
+
+from frugalkd.errors import LedgerError, RunFolderError
+from frugalkd.estimate import Estimate, Range, estimate
+from frugalkd.estimate.result import Share, exactly
+from frugalkd.estimate.student_side import bounded
+from frugalkd.estimate.table import clock, students
+from frugalkd.estimate.teacher_side import TeacherFound
+from frugalkd.estimate.timing import Timing
+from frugalkd.modes import MODES
+from frugalkd.recipes.load import load_recipe
+from frugalkd.runs.execute import distill, teach
+from frugalkd.teachers.store import read_header
+
+FEW = ["student.training.epochs=4", "teacher.training.epochs=3"]
+SECONDS = 1.0
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("estimate") / "teacher"
+    teach(load_recipe("digits", FEW), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def known(teacher) -> Estimate:
+    return estimate(load_recipe("digits", FEW), teacher=teacher, seconds=10)
+
+
+@pytest.fixture(scope="module")
+def unknown() -> Estimate:
+    return estimate(load_recipe("digits", FEW), seconds=SECONDS)
+
+
+def by_mode(result):
+    return {(row.mode, row.targets): row for row in result.modes}
+
+
+def test_json_is_what_the_dataclasses_say_and_nothing_else(known):
+    written = json.loads(json.dumps(known.to_dict(), allow_nan=False))
+    schema = TypeAdapter(Estimate).json_schema()
+    _covered(written, schema, schema)
+    assert TypeAdapter(Estimate).validate_python(written) == known
+
+
+def _covered(value, schema, root):
+    """Every key of ``value`` is a property of ``schema``, all the way down."""
+    if "$ref" in schema:
+        schema = root["$defs"][schema["$ref"].rpartition("/")[2]]
+    if isinstance(value, dict):
+        assert set(value) == set(schema["properties"])
+        for key, inner in value.items():
+            _covered(inner, schema["properties"][key], root)
+    elif isinstance(value, list) and "items" in schema:
+        for inner in value:
+            _covered(inner, schema["items"], root)
+
+
+def test_every_mode_has_a_row(known):
+    rows = by_mode(known)
+    modes = {(mode, "stored") for mode in MODES}
+    assert set(rows) == modes | {("vanilla", "live"), ("ceiling 0.9", "stored")}
+    for row in known.modes:
+        assert 0 <= row.kept.low <= row.kept.point <= row.kept.high <= 1
+        assert row.seconds.low <= row.seconds.point <= row.seconds.high
+        assert not row.rough
+    vanilla = rows["vanilla", "stored"]
+    size = known.samples * known.epochs
+    assert vanilla.seconds.point == pytest.approx(size * known.costs.step)
+    live = rows["vanilla", "live"]
+    assert live.seconds.point == pytest.approx(size * (known.costs.step + known.costs.ask))
+
+
+def test_a_pilot_that_can_afford_it_runs_the_training_itself(known, teacher, tmp_path):
+    """Then what it keeps is what the real run keeps, to what another store's rounding does."""
+    assert known.pilot.rows == known.samples
+    assert known.pilot.small_rows == 0
+    results = distill(load_recipe("digits", FEW), tmp_path / "s", teacher=teacher)
+    regulated = by_mode(known)["regulated", "stored"]
+    assert regulated.kept.point == pytest.approx(results["budget"], abs=0.01)
+    forwards = results["meters"]["student_forwards"] / (known.samples * known.epochs)
+    assert regulated.forwards.point == pytest.approx(forwards, abs=0.02)
+    # The disk that it says is what the store takes.
+    header = read_header(next(teacher.glob("targets-*")))
+    sizes = {header.disk_bytes, regulated.disk_bytes}
+    assert len(sizes) <= 2
+    assert regulated.disk_bytes == sum(
+        file.stat().st_size for file in _files_of(teacher, regulated.disk_bytes)
+    )
+
+
+def _files_of(teacher, size):
+    """The store among the teacher's that holds as many bytes."""
+    for folder in teacher.glob("targets-*"):
+        files = [file for file in folder.iterdir() if file.suffix != ".json"]
+        if sum(file.stat().st_size for file in files) == size:
+            return files
+    return []
+
+
+def test_significance_is_read_from_the_ledger(known, teacher):
+    from frugalkd.ledger import Ledger
+
+    took_part = float((Ledger.load(teacher).significance > 0).mean())
+    assert by_mode(known)["significance", "stored"].kept == exactly(took_part)
+    assert known.teacher.measured
+    assert known.teacher.ledger
+    assert known.teacher.self_regulated.low == known.teacher.self_regulated.high
+
+
+def test_without_a_teacher_bounds_are_marked(unknown):
+    rows = by_mode(unknown)
+    rough = {mode for (mode, _), row in rows.items() if row.rough}
+    assert rough == {"significance", "hybrid", "ceiling 0.9"}
+    assert unknown.teacher.known == "untrained"
+    assert not unknown.teacher.measured
+    assert any("--teacher" in line for line in unknown.warnings)
+
+
+def test_r_is_teacher_over_student(unknown):
+    recipe = load_recipe("digits")
+    assert recipe.teacher.model.name == recipe.student.model.name == "mlp"
+    # Linear layers, two operations a weight: 64-256-256-10 and 64-24-10.
+    teacher, student = 64 * 256 + 256 * 256 + 256 * 10, 64 * 24 + 24 * 10
+    assert unknown.flops.teacher_forward == 2 * teacher
+    assert unknown.flops.student_forward == 2 * student
+    assert unknown.r_flops == pytest.approx(teacher / student)
+    assert unknown.r_time == pytest.approx(unknown.costs.ask / unknown.costs.screen)
+
+
+def test_a_gate_that_passes_nobody_does_not_pay():
+    recipe = load_recipe("digits", [*FEW, "student.regulation.confidence=1.1"])
+    result = estimate(recipe, seconds=SECONDS)
+    assert result.verdict_mode == "regulated"
+    assert not result.pays
+    assert result.verdict.startswith("selection will not pay here: ")
+    assert by_mode(result)["regulated", "stored"].kept.point == 1
+
+
+def test_live_targets_take_no_disk_and_ask_only_for_the_kept():
+    recipe = load_recipe("digits", [*FEW, "student.targets.kind=live", "student.mode=vanilla"])
+    result = estimate(recipe, seconds=SECONDS)
+    row = by_mode(result)["regulated", "live"]
+    assert row.disk_bytes == row.fill_seconds == 0
+    kept, forwards = row.kept.point, row.forwards.point
+    costs = result.costs
+    expected = kept * (costs.step + costs.ask) + (forwards - kept) * costs.screen
+    assert row.seconds.point == pytest.approx(result.samples * result.epochs * expected)
+    assert result.verdict_mode == "regulated"
+
+
+def test_an_objective_without_a_teacher_has_no_targets():
+    recipe = load_recipe("digits", [*FEW, 'student.objective={"name": "cross-entropy"}'])
+    result = estimate(recipe, seconds=SECONDS)
+    assert {row.targets for row in result.modes} == {"none"}
+    assert result.costs.ask == result.r_time == 0
+    assert result.break_even.store is None
+
+
+def test_gate_now_looks_at_everything():
+    recipe = load_recipe("digits", [*FEW, "student.regulation.when=now"])
+    row = by_mode(estimate(recipe, seconds=SECONDS))["regulated", "stored"]
+    assert row.forwards.point == pytest.approx(row.kept.point + 1)
+
+
+def test_a_conventional_teachers_ledger_says_nothing(tmp_path):
+    recipe = load_recipe("digits", [*FEW, "teacher.policy.name=all"])
+    teach(recipe, tmp_path / "t")
+    result = estimate(recipe, teacher=tmp_path / "t", seconds=SECONDS)
+    assert not result.teacher.ledger
+    assert any("conventionally" in line for line in result.warnings)
+
+
+def test_errors(tmp_path, teacher):
+    recipe = load_recipe("digits", FEW)
+    with pytest.raises(ValueError, match="seconds must be positive"):
+        estimate(recipe, seconds=0)
+    with pytest.raises(RunFolderError, match="no folder"):
+        estimate(recipe, teacher=tmp_path / "none", seconds=SECONDS)
+    other = load_recipe("digits", [*FEW, "data.train_size=100"])
+    with pytest.raises(LedgerError, match="1437 samples, the data have 100"):
+        estimate(other, teacher=teacher, seconds=SECONDS)
+
+
+def test_bounds_by_hand():
+    regulated = Share(Range(0.4, 0.3, 0.5), screen_rate=0.2)
+    of_teacher = Share(Range(0.25, 0.2, 0.3))
+    time = Timing((1.0,))
+    found = bounded(regulated, TeacherFound(time, time, of_teacher, ever=1.0))
+    assert found["significance"].kept == Range(0.5, 0.2, 1.0)
+    hybrid = found["hybrid"].kept
+    assert hybrid.point == pytest.approx(np.sqrt(0.4 * 0.5))
+    assert (hybrid.low, hybrid.high) == (pytest.approx(0.06), 1.0)
+    assert found["ceiling"].kept.low == 0.15
+    assert all(share.rough for share in found.values())
+
+
+def test_words():
+    assert [students(n) for n in (None, 0, 1, 1200)] == [
+        "never", "0 students", "1 student", "1,200 students"
+    ]  # fmt: skip
+    assert [clock(s) for s in (4.2, 186, 18_000)] == ["4.2 s", "3.1 min", "5.0 h"]
