@@ -134,7 +134,9 @@ def distill(
                 ids=pool(who, material),
                 device=device,
             )
-        asked = source.queries if stored and source is not None else 0
+        asked, answered = 0, 0.0
+        if stored and source is not None:
+            asked, answered = source.queries, source.seconds
         filling = time.perf_counter() - started
         student = make_model(role.model, material.train, recipe.seed)
         try:
@@ -153,7 +155,7 @@ def distill(
             run.meters.teacher_queries += asked
             run.meters.wall_seconds += filling
             run.meters.phases["store"] += filling
-            run.meters.move(source.seconds, out_of="store", into="teacher")
+            run.meters.move(answered, out_of="store", into="teacher")
         if live is not None:
             per_row = flops_of_data(live.teacher, material.train, device)["forward"]
             run.meters.flops["teacher_forward"] = per_row * run.meters.teacher_queries
