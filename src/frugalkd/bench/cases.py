@@ -188,6 +188,7 @@ LEDGER = Measurement(
         Figure("save_ratio", "save / raw write", must=1.5, at_most=True),
         Figure("bytes", "memory, bytes a sample", must=20, at_most=True),
         Figure("peak_memory_bytes", "peak memory of the process, bytes"),
+        Figure("cpu_share", "of a core, what it had"),
     ],
 )
 
