@@ -4,6 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
+CASES ?= a b teacher loop meters options ledger
 BIN := $(VENV)/bin
 
 # Two stamps: the project alone is all that `make demo` needs, and the tools come on top.
@@ -13,7 +14,7 @@ TOOLS := $(VENV)/.tools-installed
 # One thread a test worker: more would share the same cores, and the thread count is part of a result.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: help setup demo test heavy check format-check lint types tables format bench clean
+.PHONY: help setup demo test heavy check format-check lint types tables format bench compare clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -48,8 +49,11 @@ format: $(TOOLS) ## format the code and apply the linter's safe fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(PROJECT) ## a short comparison on Fashion-MNIST: runs/bench
-	$(BIN)/frugalkd compare fashion-mnist --arms vanilla,regulated,random,short --seeds 3 --out runs/bench
+bench: $(TOOLS) ## time whole trainings against each other, hours: runs/bench (CASES=loop for one case)
+	$(BIN)/frugalkd bench $(CASES) --out runs/bench
+
+compare: $(PROJECT) ## a short comparison on Fashion-MNIST: runs/compare
+	$(BIN)/frugalkd compare fashion-mnist --arms vanilla,regulated,random,short --seeds 3 --out runs/compare
 
 clean: ## remove the environment and the caches; runs/ stays
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis

@@ -4,8 +4,8 @@
     python benchmarks/write.py --check    # fail if that would change anything
 
 A table stands between ``<!-- NAME -->`` and ``<!-- /NAME -->``; the numbers in it come from
-``benchmarks/results/*.json`` (each the ``comparison.json`` of a command that BENCHMARKS.md names)
-and from nowhere else.
+``benchmarks/results/*.json`` (each the ``comparison.json`` of a command that BENCHMARKS.md names;
+``time-CASE.json`` is the ``CASE.json`` of ``frugalkd bench CASE``) and from nowhere else.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from frugalkd.bench.table import bound, figure, seconds
 from frugalkd.comparison.statistics import accuracies, claims, differences, spread
 
 HERE = Path(__file__).parent
@@ -98,6 +100,93 @@ def reference_table(comparison: dict[str, Any]) -> str:
     return f"{arms_table(comparison)}\n\n`regulated` against `vanilla-self`: {difference} points."
 
 
+def time_tables(content: dict[str, Any]) -> str:
+    """A case of ``frugalkd bench``: its arms, the ratios of their times, its figures."""
+    if content["quick"]:
+        sys.exit(f"time-{content['case']}.json is of a quick look: no results")
+    tables = []
+    if arms := [arm for arm in content["arms"] if arm["seconds"]]:
+        tables.append(timed_arms_table(arms, content["per_rows"]))
+    if ratios := [ratio for ratio in content["ratios"] if ratio["value"]]:
+        tables.append(bounds_table("ratio of times", [(row["ratio"], row) for row in ratios]))
+    if content["figures"]:
+        tables.append(bounds_table("figure", [(row["about"], row) for row in content["figures"]]))
+    tables.append(circumstances(content))
+    return "\n\n".join(tables)
+
+
+def timed_arms_table(arms: list[dict[str, Any]], per_rows: bool) -> str:
+    unit, key = ("s / 1000 rows", "seconds_per_1000") if per_rows else ("seconds", "seconds")
+    lines = [
+        f"| arm | runs | {unit} | min – max | accuracy % | samples % | run |",
+        "|---|---:|---:|---:|---:|---:|---|",
+    ]
+    for arm in arms:
+        cells = [
+            f"`{arm['arm']}`",
+            str(arm[key]["n"]),
+            seconds(arm[key]["median"]),
+            f"{seconds(arm[key]['min'])} – {seconds(arm[key]['max'])}",
+            accuracy_range(arm["accuracy"]),
+            f"{100 * arm['budget']['median']:.1f}",
+            part_run(arm["runs"]),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def accuracy_range(value: dict[str, Any] | None) -> str:
+    """The median of accuracies in points and, of several, the range."""
+    if value is None:
+        return ""
+    median, low, high = (f"{100 * value[key]:.2f}" for key in ("median", "min", "max"))
+    return median if value["n"] == 1 else f"{median} ({low} – {high})"
+
+
+def part_run(runs: list[dict[str, Any]]) -> str:
+    """Whether whole trainings were run, or parts whose seconds were scaled."""
+    parts = sorted({run["part"] for run in runs if run["part"] is not None})
+    if not parts:
+        return "whole"
+    some = any(run["part"] is None for run in runs)
+    scaled = " and ".join(map(str, parts))
+    return f"{'some ' if some else ''}{scaled} of {runs[0]['epochs']:g} epochs, scaled"
+
+
+def bounds_table(title: str, rows: list[tuple[str, dict[str, Any]]]) -> str:
+    lines = [
+        f"| {title} | median | min – max | n | must | aim |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for name, row in rows:
+        value = row["value"]
+        cells = [
+            f"`{name}`" if title.startswith("ratio") else name,
+            figure(value["median"]),
+            f"{figure(value['min'])} – {figure(value['max'])}",
+            str(value["n"]),
+            bound(row, "must"),
+            bound(row, "aim"),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def circumstances(content: dict[str, Any]) -> str:
+    """What the clock depended on, in one line, and what failed."""
+    machines = content["machines"]
+    cpus = sorted({machine["cpu"] for machine in machines})
+    torches = sorted({machine["versions"]["torch"] for machine in machines})
+    commits = sorted({machine["commit"] or "unknown" for machine in machines})
+    threads = content["threads"]
+    said = f"{threads} thread{'s' * (threads > 1)}, {', '.join(cpus)}, torch {', '.join(torches)}"
+    if any(arm["runner"] == "torchdistill" for arm in content["arms"]):
+        theirs = sorted({str(machine["versions"]["torchdistill"]) for machine in machines})
+        said += f", torchdistill {', '.join(theirs)}"
+    failed = ", ".join(each["run"] for each in content["failed"]) or "none"
+    return f"{said}, commit {', '.join(commits)}. Failed runs: {failed}."
+
+
 TABLES = {
     "teacher": lambda: arms_table(read("fashion-mnist-teacher")),
     "claims": lambda: claims_table(read("fashion-mnist-claims")),
@@ -106,11 +195,18 @@ TABLES = {
     "reference": lambda: reference_table(read("fashion-mnist-reference")),
     "controls": lambda: arms_table(read("fashion-mnist-controls")),
 }
+"""Of comparisons; each needs its place on the page."""
+
+
+def timed() -> dict[str, Callable[[], str]]:
+    """Of the cases that have a result here."""
+    names = sorted(file.stem for file in (HERE / "results").glob("time-*.json"))
+    return {name: lambda name=name: time_tables(read(name)) for name in names}
 
 
 def filled(page: str) -> str:
     """``page`` with every marked table written anew."""
-    for name, table in TABLES.items():
+    for name, table in {**TABLES, **timed()}.items():
         marked = re.compile(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         if not marked.search(page):
             sys.exit(f"{PAGE.name} has no place for the table {name!r}")

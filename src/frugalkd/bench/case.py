@@ -35,6 +35,7 @@ class Arm:
         options: what the runner is told beside the recipe.
         constant: every epoch costs the same, so that a part may stand for the whole.
         part: the epochs that are run unless whole runs are asked for; None for all.
+        recipe: in place of the case's.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Arm:
     options: Settings = field(default_factory=dict)
     constant: bool = False
     part: int | None = None
+    recipe: str | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Case:
         ratios: between them.
         teacher: whom the arms ask.
         rounds: how often each arm is run, unless asked otherwise.
+        per_rows: tables tell the seconds of 1,000 rows, not those of a training.
     """
 
     name: str
@@ -93,6 +96,7 @@ class Case:
     teacher: Teacher | None = None
     rounds: int = 3
     together: bool = False
+    per_rows: bool = False
 
     def arm(self, name: str) -> Arm:
         """The arm of that name. Raises UnknownName."""
@@ -102,7 +106,43 @@ class Case:
         raise UnknownName(f"arm of case {self.name}", name, [arm.name for arm in self.arms])
 
 
-def find_case(name: str, cases: Sequence[Case]) -> Case:
+@dataclass(frozen=True)
+class Figure:
+    """A number that is measured by itself, against nothing.
+
+    Attributes:
+        name: its key in what is measured.
+        about: in tables.
+        must, aim: figures to reach; None where the number is only told.
+        at_most: they bound it from above.
+    """
+
+    name: str
+    about: str
+    must: float | None = None
+    aim: float | None = None
+    at_most: bool = False
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A case without arms: figures that one process measures.
+
+    Attributes:
+        name, summary, takes: as a case's.
+        samples, quick_samples: how many samples they are measured on.
+        figures: what is told of them.
+    """
+
+    name: str
+    summary: str
+    takes: str
+    samples: int
+    quick_samples: int
+    figures: Sequence[Figure]
+
+
+def find_case(name: str, cases: Sequence[Case | Measurement]) -> Case | Measurement:
     """The case of that name. Raises UnknownName."""
     for case in cases:
         if case.name == name:

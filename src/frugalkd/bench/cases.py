@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from frugalkd.bench.case import Arm, Case, Ratio, Settings, Teacher
+from frugalkd.bench.case import Arm, Case, Figure, Measurement, Ratio, Settings, Teacher
 
 _CEILING: Settings = {"student.mode": "regulated", "student.regulation.ceiling": 0.9}
 _VANILLA: Settings = {"student.mode": "vanilla"}
@@ -129,4 +129,67 @@ METERS = Case(
     together=True,
 )
 
-CASES = [A, B, TEACHER, LOOP, METERS]
+_SPEED: dict[str, Settings] = {
+    "fp32": {},
+    "channels-last": {"student.training.channels_last": True},
+    "bf16": {"student.training.precision": "bf16"},
+    "bf16-channels-last": _FAST,
+}
+"""Each option alone, and those that may go well together."""
+
+# A teacher's precision and memory format are the student's here: see loops.engine.
+_PAIRS: dict[str, tuple[str, Settings, list[str]]] = {
+    "resnet20-8": (
+        "cifar10",
+        {"data.train_size": 12_800, "student.targets.kind": "live"},
+        list(_SPEED),
+    ),
+    "resnet8": (
+        "cifar10",
+        {"data.train_size": 12_800, **_STORED},
+        ["fp32", "bf16-channels-last"],
+    ),
+    "lenet5-half": ("fashion-mnist", {"data.train_size": 12_800}, list(_SPEED)),
+}
+
+OPTIONS = Case(
+    name="options",
+    summary="what precision, memory format and compilation do to the training step",
+    takes="15 minutes",
+    recipe="cifar10",
+    set={**_VANILLA, **_PLAIN, "student.training.epochs": 2},
+    arms=[
+        Arm(f"{pair}-{option}", "engine", {**settings, **_SPEED[option]}, recipe=recipe)
+        for pair, (recipe, settings, options) in _PAIRS.items()
+        for option in options
+    ],
+    ratios=[
+        Ratio(f"{pair}-fp32", f"{pair}-{option}")
+        for pair, (_, _, options) in _PAIRS.items()
+        for option in options[1:]
+    ],
+    rounds=5,
+    together=True,
+    per_rows=True,
+)
+
+LEDGER = Measurement(
+    name="ledger",
+    summary="a ledger of 100 million samples: observe, plan, save",
+    takes="10 minutes",
+    samples=100_000_000,
+    quick_samples=1_000_000,
+    figures=[
+        Figure("observe_logits", "observe from logits, rows/s", must=2e6),
+        Figure("observe_verdicts", "observe from verdicts, rows/s", must=8e6),
+        Figure("plan_12", "plan with 12 % awake, s", must=3, at_most=True),
+        Figure("plan_all", "plan with all awake, s", must=10, at_most=True),
+        Figure("save", "save, s"),
+        Figure("save_ratio", "save / raw write", must=1.5, at_most=True),
+        Figure("bytes", "memory, bytes a sample", must=20, at_most=True),
+        Figure("peak_memory_bytes", "peak memory of the process, bytes"),
+        Figure("cpu_share", "of a core, what it had"),
+    ],
+)
+
+CASES: list[Case | Measurement] = [A, B, TEACHER, LOOP, METERS, OPTIONS, LEDGER]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from frugalkd.objectives import KD
 from frugalkd.runs.material import make_data, make_model
 from frugalkd.runs.targets import encoding_of
 from frugalkd.selection import Selection
-from frugalkd.teachers import StoredTargets
+from frugalkd.teachers import LiveTeacher, StoredTargets
 from frugalkd.training import Training
 
 
@@ -33,7 +33,8 @@ def plain(task: Task) -> Callable[[], Record]:
     """The plain loop of ``task``'s recipe: vanilla, targets and data as tensors in RAM."""
     recipe = task.recipe
     training, objective = recipe.student.training, recipe.student.objective.build()
-    data, targets = _material(task)
+    data = _data(task)
+    targets = _stored(task, data)
     ids = np.arange(len(data))
     inputs, labels = data.batch(ids, np.zeros_like(ids))
     logits = torch.from_numpy(targets.all_logits())
@@ -75,7 +76,7 @@ def plain_loop(
 class Unmetered(Meters):
     """Meters that do not look at the clock within a training."""
 
-    def phase(self, name: str) -> AbstractContextManager[None]:
+    def phase(self, name: str) -> Any:
         return _NOTHING
 
 
@@ -83,15 +84,20 @@ _NOTHING = nullcontext()
 
 
 def engine(task: Task) -> Callable[[], Record]:
-    """The engine on ``task``'s recipe. Option ``phases: false`` leaves the phase meters out."""
+    """The engine on ``task``'s recipe. Option ``phases: false`` leaves the phase meters out.
+
+    Teachers are untrained: what they say does not change the time. A live one is asked in the
+    student's precision and memory format."""
     recipe = task.recipe
     role = recipe.student
     assert role.mode is not None
     policy = MODES[role.mode].policy(role.regulation)
-    data, targets = _material(task)
+    data = _data(task)
+    targets = _live(task, data) if role.targets.kind == "live" else _stored(task, data)
     training = role.training
 
     def run() -> Record:
+        targets.queries = 0
         model = make_model(role.model, data, recipe.seed)
         accelerator = accelerator_for(training.precision, "cpu")
         meters = Meters() if task.options.get("phases", True) else Unmetered()
@@ -119,12 +125,30 @@ def engine(task: Task) -> Callable[[], Record]:
     return run
 
 
-def _material(task: Task) -> tuple[ImageData, StoredTargets]:
-    """The data, and targets of an untrained teacher in a store: values do not change the time."""
+def _data(task: Task) -> ImageData:
+    """The data, with the student's views; several arms of one process share them."""
     recipe = task.recipe
     torch.set_num_threads(recipe.threads)
-    data = make_data(recipe, recipe.student.augment, recipe.seed).train
-    if not isinstance(data, ImageData):
-        raise ModelError("this arm needs data of ours: name a data set in the recipe")
-    teacher = make_model(recipe.student.model, data, recipe.seed + 1).eval()
-    return data, StoredTargets.fill(teacher, data, encoding=encoding_of(recipe))
+    key = recipe.model_dump_json(include={"data": True, "student": {"augment"}, "seed": True})
+    if key not in _READ:
+        data = make_data(recipe, recipe.student.augment, recipe.seed).train
+        if not isinstance(data, ImageData):
+            raise ModelError("this arm needs data of ours: name a data set in the recipe")
+        _READ[key] = data
+    return _READ[key]
+
+
+_READ: dict[str, ImageData] = {}
+
+
+def _stored(task: Task, data: ImageData) -> StoredTargets:
+    """One view of each sample, from another student: quickly filled."""
+    teacher = make_model(task.recipe.student.model, data, task.recipe.seed + 1).eval()
+    return StoredTargets.fill(teacher, data, encoding=encoding_of(task.recipe))
+
+
+def _live(task: Task, data: ImageData) -> LiveTeacher:
+    recipe = task.recipe
+    training = recipe.student.training
+    teacher = make_model(recipe.teacher.model, data, recipe.seed + 1).eval()
+    return LiveTeacher(teacher, precision=training.precision, channels_last=training.channels_last)

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ def machine() -> dict[str, Any]:
             "torch": torch.__version__,
             "numpy": np.__version__,
             "python": platform.python_version(),
+            "torchdistill": _version("torchdistill"),
         },
         "commit": _commit(),
     }
@@ -42,6 +44,14 @@ def _cpu() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    """Of a package that may not be there."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _commit() -> str | None:

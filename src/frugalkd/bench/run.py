@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from frugalkd.bench.case import Arm, Case
+from frugalkd.bench.asking import Ask, Listener
+from frugalkd.bench.case import Arm, Case, Measurement
+from frugalkd.bench.figures import measure_figures, planned_figures
+from frugalkd.bench.process import in_process, read_object
 from frugalkd.bench.runners import Task, as_plain
 from frugalkd.bench.summary import SCHEMA, summarise
 from frugalkd.errors import FrugalKDError, RunFolderError
@@ -22,36 +22,13 @@ from frugalkd.recipes.schema import Recipe
 from frugalkd.runs.execute import run_digest
 from frugalkd.runs.folder import read_results
 
-Listener = Callable[[str], None]
-
 QUICK = {"data.train_size": 2000, "teacher.training.epochs": 2, "student.training.epochs": 2}
 """What a quick look runs in place of a case's own sizes."""
 
 
-@dataclass(frozen=True)
-class Ask:
-    """How a case is to be run.
-
-    Attributes:
-        out: the folder of all that is written.
-        rounds: of each arm; None for the case's own number.
-        arms: names of those to run; None for all. What others have in ``out`` still counts.
-        whole: run whole trainings where an arm would run a part.
-        part: epochs to run of arms with constant cost, in place of the case's own part.
-        quick: a look at whether it works: few rows, two epochs; its figures are no results.
-        teachers: folders of teachers that are there already, by the teacher's name.
-    """
-
-    out: Path
-    rounds: int | None = None
-    arms: tuple[str, ...] | None = None
-    whole: bool = False
-    part: int | None = None
-    quick: bool = False
-    teachers: Mapping[str, Path] = field(default_factory=dict)
-
-
-def bench(case: Case, ask: Ask, listener: Listener = lambda line: None) -> dict[str, Any]:
+def bench(
+    case: Case | Measurement, ask: Ask, listener: Listener = lambda line: None
+) -> dict[str, Any]:
     """Run ``case`` and write ``out/CASE.json`` after each run; returns its content.
 
     A run is one fresh process, one at a time; the order of the arms is turned from round to round,
@@ -62,7 +39,30 @@ def bench(case: Case, ask: Ask, listener: Listener = lambda line: None) -> dict[
         UnknownName: an arm that the case does not have.
         FrugalKDError: the teacher cannot be had.
     """
+    if isinstance(case, Measurement):
+        return measure_figures(case, ask, listener)
     return _Bench(case, ask, listener).run()
+
+
+def planned(case: Case | Measurement, ask: Ask) -> dict[str, Any]:
+    """What :func:`bench` would do: by arm the epochs of a run, the runs, those that are done, and
+    their median seconds; whether the teacher is there. Nothing is run or written.
+
+    Raises:
+        UnknownName: an arm that the case does not have.
+        RunFolderError: the teacher's folder holds another one.
+    """
+    if isinstance(case, Measurement):
+        return planned_figures(case, ask)
+    return _Bench(case, ask, lambda line: None).planned()
+
+
+@dataclass(frozen=True)
+class _Spec:
+    """A run: ``name`` of its files, and its tasks."""
+
+    name: str
+    tasks: list[Task]
 
 
 class _Bench:
@@ -70,7 +70,7 @@ class _Bench:
 
     def __init__(self, case: Case, ask: Ask, say: Listener):
         self.case, self.ask, self.say = case, ask, say
-        self.label = f"quick-{case.name}" if ask.quick else case.name
+        self.label = ask.label(case.name)
         self.folder = ask.out / "runs" / self.label
         wanted = [arm.name for arm in case.arms] if ask.arms is None else list(ask.arms)
         self.wanted = [case.arm(name) for name in dict.fromkeys(wanted)]
@@ -81,7 +81,7 @@ class _Bench:
 
     def run(self) -> dict[str, Any]:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.teacher = self._teacher()
+        self.teacher = self._found_teacher() or self._train_teacher()
         if self.case.together:
             self._run_together()
         else:
@@ -92,13 +92,46 @@ class _Bench:
                         self._run_once(arm, turn)
         return self._write()
 
+    def planned(self) -> dict[str, Any]:
+        spec = self.case.teacher
+        self.teacher = self._found_teacher()
+        arms = [self._planned(arm) for arm in self.wanted]
+        return {
+            "case": self.case.name,
+            "quick": self.ask.quick,
+            "takes": self.case.takes,
+            "samples": None,
+            "teacher": None if spec is None else {"name": spec.name, "there": bool(self.teacher)},
+            "arms": arms,
+        }
+
+    def _planned(self, arm: Arm) -> dict[str, Any]:
+        role = self.recipes[arm.name]
+        epochs = (role.teacher if arm.runner == "teach" else role.student).training.epochs
+        kept = []
+        if self.case.together:
+            found = self._found(self._together())
+            place = self.wanted.index(arm)
+            kept = [turn[place] for turn in found["rounds"] if turn[place]] if found else []
+        elif self.teacher is not None or self.case.teacher is None:
+            kept = [self._kept(arm, turn) for turn in range(self.rounds)]
+        seconds = [record["seconds"] for record in kept if record]
+        return {
+            "arm": arm.name,
+            "epochs": self._part(arm) or epochs,
+            "of": epochs,
+            "runs": self.rounds,
+            "done": len(seconds),
+            "seconds": median(seconds) if seconds else None,
+        }
+
     def _recipe(self, arm: Arm) -> Recipe:
         settings = {**self.case.set, **arm.set}
-        recipe = override(load_recipe(self.case.recipe), settings)
+        recipe = override(load_recipe(arm.recipe or self.case.recipe), settings)
         return _quick(recipe) if self.ask.quick else recipe
 
-    def _teacher(self) -> Path | None:
-        """The folder of the case's teacher, trained where it is not there yet."""
+    def _found_teacher(self) -> Path | None:
+        """The folder of the case's teacher, where it is there and finished."""
         spec = self.case.teacher
         if spec is None:
             return None
@@ -106,48 +139,59 @@ class _Bench:
             folder = self.ask.teachers[spec.name]
             read_results(folder)
             return folder
-        folder = self.ask.out / "teachers" / (f"quick-{spec.name}" if self.ask.quick else spec.name)
-        recipe = override(load_recipe(spec.recipe), spec.set)
-        recipe = _quick(recipe) if self.ask.quick else recipe
-        if (folder / "results.json").is_file():
-            made = Recipe.model_validate(read_results(folder)["recipe"])
-            # By the recipes, not by the digests: a setting that is new since then has its default.
-            if run_digest("teach", made, None) != run_digest("teach", recipe, None):
-                raise RunFolderError(f"{folder} holds a teacher of other settings: delete it")
-            return folder
-        self.say(f"teacher {spec.name}")
+        folder, recipe = self._teacher()
+        if not (folder / "results.json").is_file():
+            return None
+        made = Recipe.model_validate(read_results(folder)["recipe"])
+        # By the recipes, not by the digests: a setting that is new since then has its default.
+        if run_digest("teach", made, None) != run_digest("teach", recipe, None):
+            raise RunFolderError(f"{folder} holds a teacher of other settings: delete it")
+        return folder
+
+    def _train_teacher(self) -> Path | None:
+        spec = self.case.teacher
+        if spec is None:
+            return None
+        folder, recipe = self._teacher()
+        self.say(f"teacher {spec.name} ...")
         folder.mkdir(parents=True, exist_ok=True)
-        answer = self._process("teach", [Task("teach", recipe, folder)], f"teacher-{spec.name}")
+        made = _Spec(f"teacher-{spec.name}", [Task("teach", recipe, folder)])
+        answer = self._process("teach", made)
         if "error" in answer:
             raise FrugalKDError(f"teacher {spec.name}: {answer['error']}")
         return folder
+
+    def _teacher(self) -> tuple[Path, Recipe]:
+        """Where a teacher of this case's own lies, and how it is trained."""
+        spec = self.case.teacher
+        assert spec is not None
+        recipe = override(load_recipe(spec.recipe), spec.set)
+        folder = self.ask.out / "teachers" / self.ask.label(spec.name)
+        return folder, _quick(recipe) if self.ask.quick else recipe
 
     def _store(self, arm: Arm) -> bool:
         """Fill the store of an arm whose filling is apart; False where that failed."""
         if arm.options.get("filling") != "apart" or "teacher_precision" in arm.options:
             return True
         kept = self.folder / f"filling-{arm.name}.json"
-        before = _read(kept)
-        task = self._task(arm, 0)
-        answer = self._process("targets", [task], f"filling-{arm.name}", keep=False)
+        answer = self._process("targets", _Spec(f"filling-{arm.name}", [self._task(arm, 0)]))
         if "error" in answer:
             self._fail(arm.name, f"filling the store: {answer['error']}")
             return False
-        if answer["rows"] or before is None:
+        if answer["rows"] or read_object(kept) is None:
             write_json(kept, answer)
         return True
 
     def _run_once(self, arm: Arm, turn: int) -> None:
-        name = f"{turn}-{arm.name}"
-        task = self._task(arm, turn)
         title = f"{self.label} round {turn + 1}/{self.rounds}: {arm.name}"
-        if self._found(name, [task]) is not None:
+        if self._kept(arm, turn) is not None:
             self.say(f"{title} (done before)")
             return
         self.say(f"{title} ...")
-        answer = self._process("run", [task], name)
+        spec = self._spec(arm, turn)
+        answer = self._process("run", spec)
         if "error" in answer:
-            self._fail(name, answer["error"])
+            self._fail(spec.name, answer["error"])
             return
         accuracy = answer.get("accuracy")
         told = "" if accuracy is None else f", accuracy {100 * accuracy:.2f} %"
@@ -155,66 +199,76 @@ class _Bench:
         self._write()
 
     def _run_together(self) -> None:
-        tasks = [self._task(arm, 0) for arm in self.wanted]
-        found = self._found("together", tasks)
-        if found is not None and len(found["rounds"]) >= self.rounds:
+        spec = self._together()
+        found = self._found(spec)
+        if found is None or len(found["rounds"]) < self.rounds or any(found["errors"]):
+            count = len(spec.tasks)
+            self.say(f"{self.label}: {self.rounds} rounds of {count} arms in one process ...")
+            found = self._process("together", spec)
+        else:
             self.say(f"{self.label} (done before)")
+        if "error" in found:
+            self._fail("together", found["error"])
             return
-        self.say(f"{self.label}: {self.rounds} rounds of {len(tasks)} arms in one process ...")
-        answer = self._process("together", tasks, "together")
-        if "error" in answer:
-            self._fail("together", answer["error"])
+        for arm, error in zip(self.wanted, found["errors"], strict=True):
+            if error is not None:
+                self._fail(arm.name, error)
 
     def _fail(self, name: str, error: str) -> None:
         self.failed[name] = error
         self.say(f"failed: {self.label} {name}: {error}")
 
+    def _part(self, arm: Arm) -> int | None:
+        """How many epochs an arm runs, None for all."""
+        if not arm.constant or self.ask.whole or self.ask.quick:
+            return None
+        return self.ask.part or arm.part
+
     def _task(self, arm: Arm, turn: int) -> Task:
         recipe = self.recipes[arm.name]
         recipe = override(recipe, {"seed": recipe.seed + turn})
-        part = None
-        if arm.constant and not self.ask.whole and not self.ask.quick:
-            part = self.ask.part or arm.part
         folder = self.folder / f"{turn}-{arm.name}.scratch"
-        return Task(arm.runner, recipe, folder, dict(arm.options), self.teacher, part)
+        return Task(arm.runner, recipe, folder, dict(arm.options), self.teacher, self._part(arm))
 
-    def _process(
-        self, kind: str, tasks: list[Task], name: str, *, keep: bool = True
-    ) -> dict[str, Any]:
-        """Do ``tasks`` in a fresh process; the answer is kept in ``name``.json with what was asked
-        for."""
-        file = self.folder / f"{name}.json"
-        job_file, answer_file = (self.folder / f"{name}.{end}" for end in ("job", "answer"))
-        answer_file.unlink(missing_ok=True)
-        job = {
-            "kind": kind,
-            "tasks": [as_plain(task) for task in tasks],
-            "rounds": self.rounds,
-            "answer": str(answer_file),
-        }
-        write_json(job_file, job)
-        if kind in ("run", "together"):
-            for task in tasks:
+    def _spec(self, arm: Arm, turn: int) -> _Spec:
+        task = self._task(arm, turn)
+        return _Spec(f"{turn}-{arm.name}{'' if task.part is None else '.part'}", [task])
+
+    def _together(self) -> _Spec:
+        """All arms in one process; those of a choice of arms lie apart."""
+        chosen = "" if self.ask.arms is None else "." + "+".join(arm.name for arm in self.wanted)
+        return _Spec(f"together{chosen}"[:200], [self._task(arm, 0) for arm in self.wanted])
+
+    def _process(self, kind: str, spec: _Spec) -> dict[str, Any]:
+        """Do a run in a fresh process; what it came to is kept with what was asked for."""
+        runs = kind in ("run", "together")
+        for task in spec.tasks if runs else ():
+            shutil.rmtree(task.folder, ignore_errors=True)
+            task.folder.mkdir(parents=True)
+        tasks = [as_plain(task) for task in spec.tasks]
+        threads = max(task.recipe.threads for task in spec.tasks)
+        job = {"kind": kind, "tasks": tasks, "rounds": self.rounds}
+        try:
+            answer = in_process(job, self.folder / spec.name, threads)
+        finally:
+            for task in spec.tasks if runs else ():
                 shutil.rmtree(task.folder, ignore_errors=True)
-                task.folder.mkdir(parents=True)
-        threads = str(max(task.recipe.threads for task in tasks))
-        code = _start(job_file, self.folder / f"{name}.log", threads)
-        answer = _read(answer_file)
-        if answer is None:
-            answer = {"error": f"its process ended with code {code}: killed, or out of memory"}
-        answer_file.unlink(missing_ok=True)
-        job_file.unlink(missing_ok=True)
-        if kind in ("run", "together"):
-            for task in tasks:
-                shutil.rmtree(task.folder, ignore_errors=True)
-            if keep:
-                write_json(file, {"schema": SCHEMA, "asked": _asked(tasks), **answer})
+        if runs and "error" not in answer:
+            said = {"schema": SCHEMA, "asked": _asked(spec.tasks), **answer}
+            write_json(self.folder / f"{spec.name}.json", said)
         return answer
 
-    def _found(self, name: str, tasks: list[Task]) -> dict[str, Any] | None:
-        """What is kept of this very run, where it succeeded."""
-        kept = _read(self.folder / f"{name}.json")
-        if kept is None or kept.get("schema") != SCHEMA or "error" in kept:
+    def _kept(self, arm: Arm, turn: int) -> dict[str, Any] | None:
+        """What an arm's run came to in this round, where it is done. A whole run stands for its
+        part as well."""
+        spec = self._spec(arm, turn)
+        whole = [replace(task, part=None) for task in spec.tasks]
+        return self._found(_Spec(f"{turn}-{arm.name}", whole)) or self._found(spec)
+
+    def _found(self, spec: _Spec) -> dict[str, Any] | None:
+        """What is kept of this very run."""
+        kept = read_object(self.folder / f"{spec.name}.json")
+        if kept is None or kept.get("schema") != SCHEMA:
             return None
         try:
             for said in kept["asked"]:
@@ -222,22 +276,24 @@ class _Bench:
                 said["recipe"] = filled.model_dump(mode="json")
         except (KeyError, TypeError, ValueError):
             return None
-        return kept if kept["asked"] == _asked(tasks) else None
+        return kept if kept["asked"] == _asked(spec.tasks) else None
 
     def _write(self) -> dict[str, Any]:
         records: dict[str, list[dict[str, Any] | None]] = {arm.name: [] for arm in self.case.arms}
         if self.case.together:
-            found = self._found("together", [self._task(arm, 0) for arm in self.wanted])
-            for turn in found["rounds"] if found else []:
-                for arm, record in zip(self.wanted, turn, strict=True):
-                    records[arm.name].append({**record, "machine": found["machine"]})  # pyright: ignore
+            found = self._found(self._together()) or {"rounds": []}
+            for turn in found["rounds"]:
+                for arm, record, first in zip(self.wanted, turn, found["first"], strict=True):
+                    if record is not None:
+                        record |= {"machine": found["machine"], "first": first["seconds"]}
+                    records[arm.name].append(record)
         else:
             for arm in self.case.arms:
-                for turn in range(_rounds_in(self.folder)):
-                    found = self._found(f"{turn}-{arm.name}", [self._task(arm, turn)])
-                    records[arm.name].append(found)
+                turns = range(_rounds_in(self.folder))
+                records[arm.name] = [self._kept(arm, turn) for turn in turns]
         fillings = {
-            arm.name: _read(self.folder / f"filling-{arm.name}.json") for arm in self.case.arms
+            arm.name: read_object(self.folder / f"filling-{arm.name}.json")
+            for arm in self.case.arms
         }
         content = summarise(self.case, self.recipes, records, fillings, self.failed, self.ask.quick)
         write_json(self.ask.out / f"{self.label}.json", content)
@@ -270,33 +326,3 @@ def _asked(tasks: list[Task]) -> list[dict[str, Any]]:
             said["teacher"] = read_results(task.teacher)["digest"]
         asked.append(said)
     return json.loads(json.dumps(asked))
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _start(job: Path, log: Path, threads: str) -> int:
-    """Run the worker on ``job`` and wait; its messages go to ``log``. It ends with us."""
-    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    command = [sys.executable, "-m", "frugalkd.bench.worker", str(job)]
-    with open(log, "wb") as messages:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=messages,
-            stderr=messages,
-            env=environment,
-            start_new_session=True,  # Ctrl-C is ours: we end the child
-        )
-        try:
-            return process.wait()
-        finally:
-            process.kill()
-            process.wait()
-            assert process.stdin is not None
-            process.stdin.close()

@@ -13,67 +13,120 @@ from frugalkd.show import percent
 
 
 def case_view(content: dict[str, Any]) -> RenderableType:
-    """The content of ``CASE.json`` as two tables: the arms, and the ratios."""
+    """The content of ``CASE.json`` as tables: the arms, the ratios, the figures."""
     arms = [arm for arm in content["arms"] if arm["seconds"] is not None]
     threads = content["threads"]
     title = f"{content['case']}: {content['summary']} ({threads} thread{'s' * (threads > 1)})"
     parts: list[RenderableType] = []
     if content["quick"]:
         parts.append(Text("A quick look at whether it works: no results.", "yellow"))
-    parts += [Text(title, "bold"), _arms_table(arms)]
+    parts.append(Text(title, "bold"))
+    if arms:
+        parts.append(_arms_table(arms, content["per_rows"]))
     if any(arm["scaled"] for arm in arms):
         parts.append(Text("* a part of the epochs was run, the seconds are those of all", "dim"))
     ratios = [ratio for ratio in content["ratios"] if ratio["value"] is not None]
     if ratios:
-        parts.append(_ratios_table(ratios))
+        parts.append(_bounds_table("ratio of times", ratios, "ratio"))
+    if content["figures"]:
+        parts.append(_bounds_table("figure", content["figures"], "about"))
     return Group(*parts)
 
 
-def _arms_table(arms: list[dict[str, Any]]) -> Table:
+def _arms_table(arms: list[dict[str, Any]], per_rows: bool) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("arm", overflow="fold")
-    for name in ("runs", "seconds", "min – max", "accuracy", "budget"):
+    key = "seconds_per_1000" if per_rows else "seconds"
+    unit = "s / 1000 rows" if per_rows else "seconds"
+    for name in ("runs", unit, "min – max", "accuracy", "budget"):
         table.add_column(name, justify="right", no_wrap=True)
     for arm in arms:
         accuracy = arm["accuracy"]
         table.add_row(
             arm["arm"] + ("*" if arm["scaled"] else ""),
-            str(arm["seconds"]["n"]),
-            seconds(arm["seconds"]["median"]),
-            f"{seconds(arm['seconds']['min'])} – {seconds(arm['seconds']['max'])}",
+            str(arm[key]["n"]),
+            seconds(arm[key]["median"]),
+            f"{seconds(arm[key]['min'])} – {seconds(arm[key]['max'])}",
             "-" if accuracy is None else percent(accuracy["median"], 2),
             percent(arm["budget"]["median"]),
         )
     return table
 
 
-def _ratios_table(ratios: list[dict[str, Any]]) -> Table:
+def _bounds_table(title: str, rows: list[dict[str, Any]], key: str) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("ratio of times", overflow="fold")
+    table.add_column(title, overflow="fold")
     for name in ("median", "min – max", "must", "aim"):
         table.add_column(name, justify="right", no_wrap=True)
-    for ratio in ratios:
-        value = ratio["value"]
+    for row in rows:
+        value = row["value"]
         table.add_row(
-            ratio["ratio"],
+            row[key],
             figure(value["median"]),
             f"{figure(value['min'])} – {figure(value['max'])}",
-            bound(ratio, "must"),
-            bound(ratio, "aim"),
+            bound(row, "must"),
+            bound(row, "aim"),
         )
     return table
 
 
+def plan_view(plan: dict[str, Any]) -> RenderableType:
+    """What would be run (see ``run.planned``)."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("arm", overflow="fold")
+    for name in ("epochs", "runs", "done", "seconds a run"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for arm in plan["arms"]:
+        known = "-" if arm["seconds"] is None else seconds(arm["seconds"])
+        table.add_row(arm["arm"], _epochs(arm), str(arm["runs"]), str(arm["done"]), known)
+    parts: list[RenderableType] = [Text(_duration(plan), "bold"), table]
+    if plan["teacher"] is not None and not plan["teacher"]["there"]:
+        parts.append(Text(f"before: teacher {plan['teacher']['name']} is trained", "dim"))
+    return Group(*parts)
+
+
+def _epochs(arm: dict[str, Any]) -> str:
+    """Those of a run, and where they are a part, of how many."""
+    if arm["epochs"] is None:
+        return "-"
+    part = "" if arm["epochs"] == arm["of"] else f" of {arm['of']:g}"
+    return f"{arm['epochs']:g}{part}"
+
+
+def _duration(plan: dict[str, Any]) -> str:
+    """How long it will take: by the runs that are done, else what the case says of itself."""
+    left = [(arm["runs"] - arm["done"], arm["seconds"]) for arm in plan["arms"]]
+    runs = sum(missing for missing, _ in left)
+    what = "" if plan["samples"] is None else f" on {plan['samples']:,} samples"
+    head = f"{plan['case']}: {runs} run{'s' * (runs != 1)} to do{what}"
+    if runs == 0:
+        return head
+    if all(known is not None for missing, known in left if missing):
+        rest = sum(missing * known for missing, known in left if missing)
+        return f"{head}, about {max(1, round(rest / 60))} minutes by those that are done"
+    if plan["quick"]:
+        return f"{head}, a few minutes"
+    return f"{head}; all of the case takes about {plan['takes']} of one core"
+
+
 def seconds(value: float) -> str:
     """Seconds with as many digits as speak."""
+    if value < 0.1:
+        return f"{value:.4f}"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value >= 10 else f"{value:.2f}"
 
 
 def figure(value: float) -> str:
-    """A ratio: two decimals, three near 1, where they matter."""
+    """A ratio: two decimals, three near 1, where they matter; a large number in three digits."""
+    for power, name in _LARGE.items():
+        if value >= 999.5 * 10 ** (power - 3):
+            return f"{value / 10**power:.3g} {name}"
     return (
         f"{value:.1f}" if value >= 10 else f"{value:.3f}" if 0.9 < value < 1.2 else f"{value:.2f}"
     )
+
+
+_LARGE = {9: "G", 6: "M", 3: "k"}
 
 
 def bound(ratio: dict[str, Any], which: str) -> str:
@@ -81,4 +134,8 @@ def bound(ratio: dict[str, Any], which: str) -> str:
     if ratio[which] is None:
         return ""
     sign = "≤" if ratio["at_most"] else "≥"
-    return f"{sign} {ratio[which]:g} {'yes' if ratio['reached'][which] else 'no'}"
+    return f"{sign} {_plain(ratio[which])} {'yes' if ratio['reached'][which] else 'no'}"
+
+
+def _plain(value: float) -> str:
+    return figure(value) if value >= 1000 else f"{value:g}"

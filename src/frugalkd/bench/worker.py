@@ -11,6 +11,8 @@ import os
 import sys
 import threading
 import traceback
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +22,20 @@ from frugalkd.files import write_json
 
 
 def carry_out(job: dict[str, Any]) -> dict[str, Any]:
-    """The answer to ``job``: ``kind`` is teach, targets, run or together. A run that went wrong is
-    an answer like any other."""
+    """The answer to ``job``: ``kind`` is teach, targets, run, together or ledger. What went wrong
+    is an answer like any other: ``error``, in one line."""
     try:
         return _carry_out(job)
-    except FrugalKDError as error:
-        return {"error": str(error)}
     except Exception as error:
-        traceback.print_exc()
-        first = (str(error).splitlines() or [""])[0]
-        return {"error": f"{type(error).__name__}: {first}"}
+        return {"error": _told(error)}
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, FrugalKDError):
+        return str(error)
+    traceback.print_exception(error)
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first}"
 
 
 def _carry_out(job: dict[str, Any]) -> dict[str, Any]:
@@ -37,6 +43,10 @@ def _carry_out(job: dict[str, Any]) -> dict[str, Any]:
     from frugalkd.bench.runners import RUNNERS, from_plain
     from frugalkd.runs import execute, storing
 
+    if job["kind"] == "ledger":
+        from frugalkd.bench.ledger import measure
+
+        return measure(job["samples"], Path(job["folder"]))
     tasks = [from_plain(said) for said in job["tasks"]]
     first = tasks[0]
     if job["kind"] == "teach":
@@ -45,20 +55,47 @@ def _carry_out(job: dict[str, Any]) -> dict[str, Any]:
         assert first.teacher is not None
         return dict(storing.ensure_targets(first.recipe, first.teacher))
     found = machine()
-    runs = [RUNNERS[task.runner](task) for task in tasks]
+    prepared = [partial(RUNNERS[task.runner], task) for task in tasks]
     if job["kind"] == "run":
-        return {**runs[0](), "machine": found}
-    for run in runs:  # caches, pages and lazily made parts: not of the first round alone
-        run()
-    rounds = [_one_round(runs, turn) for turn in range(job["rounds"])]
-    return {"rounds": rounds, "machine": found}
+        return {**prepared[0]()(), "machine": found}
+    return {**take_turns(prepared, job["rounds"]), "machine": found}
 
 
-def _one_round(runs: list[Any], turn: int) -> list[dict[str, Any]]:
-    """All runs once, in an order that is turned from round to round; listed in their own."""
-    places = [(place + turn) % len(runs) for place in range(len(runs))]
-    records = {place: runs[place]() for place in places}
-    return [records[place] for place in range(len(runs))]
+Run = Callable[[], dict[str, Any]]
+
+
+def take_turns(prepared: Sequence[Callable[[], Run]], rounds: int) -> dict[str, Any]:
+    """Prepare each run, run it once so that caches and lazily made parts are not of the first round
+    alone, then run all of them ``rounds`` times, in an order that is turned from round to round.
+
+    Returns:
+        ``first``: what the first ones said, ``rounds``: what each round's said, ``errors``: in one
+        line; all in the order of ``prepared``, None where there is nothing. A run that fails takes
+        no further part.
+    """
+    count = len(prepared)
+    runs: dict[int, Run] = {}
+    first: list[dict[str, Any] | None] = [None] * count
+    errors: list[str | None] = [None] * count
+    for place, prepare in enumerate(prepared):
+        try:
+            run = prepare()
+            first[place] = run()
+            runs[place] = run
+        except Exception as error:
+            errors[place] = _told(error)
+    said: list[list[dict[str, Any] | None]] = []
+    for turn in range(rounds):
+        records: list[dict[str, Any] | None] = [None] * count
+        for place in ((step + turn) % count for step in range(count)):
+            if place in runs:
+                try:
+                    records[place] = runs[place]()
+                except Exception as error:
+                    errors[place] = _told(error)
+                    del runs[place]
+        said.append(records)
+    return {"first": first, "rounds": said, "errors": errors}
 
 
 def _end_with_parent() -> None:

@@ -14,10 +14,10 @@ from rich.table import Table
 from frugalkd.cli.interrupt import resumable
 from frugalkd.cli.options import JsonOption
 from frugalkd.errors import RecipeError
-from frugalkd.show import stdout
+from frugalkd.show import print_command, stdout
 
 if TYPE_CHECKING:
-    from frugalkd.bench import Case
+    from frugalkd.bench import Case, Measurement
 
 
 def bench(
@@ -93,6 +93,14 @@ def bench(
             "[cyan]--quick[/cyan].",
         ),
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Say what would be run, what is done already, and about how long the rest takes; "
+            "run nothing: [cyan]--dry-run[/cyan].",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Time whole trainings against each other, in turns, each in a fresh process.
@@ -105,6 +113,8 @@ def bench(
 
     frugalkd bench
 
+    frugalkd bench a --dry-run
+
     frugalkd bench loop --rounds 3 --out runs/bench
     """
     from frugalkd.bench.case import find_case
@@ -115,10 +125,13 @@ def bench(
     chosen = [find_case(name, CASES) for name in dict.fromkeys(cases)]
     given = dict(_teacher(text) for text in teachers)
     asked = tuple(arm.strip() for arm in arms.split(",") if arm.strip()) or None
-    from frugalkd.bench.run import Ask
+    from frugalkd.bench.asking import Ask
     from frugalkd.bench.run import bench as run
+    from frugalkd.bench.run import planned
 
     ask = Ask(out, rounds, asked, whole, part, quick, given)
+    if dry_run:
+        return _plans([planned(case, ask) for case in chosen], as_json)
     with resumable(out, runs=True):
         contents = [run(case, ask, _say) for case in chosen]
     _report(contents, as_json)
@@ -135,22 +148,39 @@ def _teacher(text: str) -> tuple[str, Path]:
     return name, Path(folder)
 
 
-def _list(cases: list[Case], as_json: bool) -> None:
+def _list(cases: list[Case | Measurement], as_json: bool) -> None:
     if as_json:
-        said = [
-            {"case": case.name, "summary": case.summary, "takes": case.takes,
-             "arms": [arm.name for arm in case.arms], "rounds": case.rounds}
-            for case in cases
-        ]  # fmt: skip
-        print(json.dumps(said, indent=2))
+        print(json.dumps([_told(case) for case in cases], indent=2))
         return
     table = Table(box=SIMPLE_HEAD)
     table.add_column("case", no_wrap=True)
     table.add_column("what is timed", overflow="fold")
+    table.add_column("rounds", justify="right", no_wrap=True)
     table.add_column("takes about", no_wrap=True)
     for case in cases:
-        table.add_row(case.name, case.summary, case.takes)
+        told = _told(case)
+        rounds = "" if told["rounds"] is None else str(told["rounds"])
+        table.add_row(case.name, case.summary, rounds, case.takes)
     stdout().print(table)
+    print_command(stdout(), f"frugalkd bench {cases[0].name} --dry-run")
+
+
+def _told(case: Case | Measurement) -> dict[str, Any]:
+    """A case as a list tells it; a measurement has neither arms nor rounds."""
+    arms = [arm.name for arm in getattr(case, "arms", [])]
+    rounds = getattr(case, "rounds", None)
+    return {"case": case.name, "summary": case.summary, "takes": case.takes, "arms": arms,
+            "rounds": rounds}  # fmt: skip
+
+
+def _plans(plans: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(plans, indent=2))
+        return
+    from frugalkd.bench.table import plan_view
+
+    for plan in plans:
+        stdout().print(plan_view(plan))
 
 
 def _report(contents: list[dict[str, Any]], as_json: bool) -> None:
