@@ -73,10 +73,13 @@ B = Case(
         Arm("torchdistill", "torchdistill", {**_LIVE, **_PLAIN}, constant=True, part=4),
         Arm("vanilla-live", "distill", _LIVE, constant=True),
         Arm("regulated", "distill", {**_REGULATED, **_STORED}, _COUNTED),
+        Arm("hybrid-ceiling", "distill", {**_CEILING, **_STORED}, _COUNTED),
     ],
     ratios=[
         Ratio("vanilla-live", "regulated", must=2.2, aim=3),
+        Ratio("vanilla-live", "hybrid-ceiling", must=2.2, aim=3),
         Ratio("torchdistill", "regulated", must=5, aim=8),
+        Ratio("torchdistill", "hybrid-ceiling", must=5, aim=8),
     ],
 )
 
