@@ -142,7 +142,7 @@ _SPEED: dict[str, Settings] = {
 
 # A teacher's precision and memory format are the student's here: see loops.engine.
 _PAIRS: dict[str, tuple[str, Settings, list[str]]] = {
-    "resnet20-8": (
+    "pair": (
         "cifar10",
         {"data.train_size": 12_800, "student.targets.kind": "live"},
         list(_SPEED),
@@ -152,7 +152,7 @@ _PAIRS: dict[str, tuple[str, Settings, list[str]]] = {
         {"data.train_size": 12_800, **_STORED},
         ["fp32", "bf16-channels-last"],
     ),
-    "lenet5-half": ("fashion-mnist", {"data.train_size": 12_800}, list(_SPEED)),
+    "lenet5": ("fashion-mnist", {"data.train_size": 12_800}, list(_SPEED)),
 }
 
 OPTIONS = Case(

@@ -38,16 +38,17 @@ def _arms_table(arms: list[dict[str, Any]], per_rows: bool) -> Table:
     table.add_column("arm", overflow="fold")
     key = "seconds_per_1000" if per_rows else "seconds"
     unit = "s / 1000 rows" if per_rows else "seconds"
-    for name in ("runs", unit, "min – max", "accuracy", "budget"):
+    measured = any(arm["accuracy"] is not None for arm in arms)
+    for name in ("runs", unit, "min – max", *(["accuracy"] if measured else []), "budget"):
         table.add_column(name, justify="right", no_wrap=True)
     for arm in arms:
-        accuracy = arm["accuracy"]
+        accuracy = percent(arm["accuracy"]["median"], 2) if arm["accuracy"] else "-"
         table.add_row(
             arm["arm"] + ("*" if arm["scaled"] else ""),
             str(arm[key]["n"]),
             seconds(arm[key]["median"]),
             f"{seconds(arm[key]['min'])} – {seconds(arm[key]['max'])}",
-            "-" if accuracy is None else percent(accuracy["median"], 2),
+            *([accuracy] if measured else []),
             percent(arm["budget"]["median"]),
         )
     return table
