@@ -89,10 +89,14 @@ def estimate(
     say("the teacher's own training")
     found = pilot_teacher(setting, (0.28 if setting.teacher_seconds is None else 0.1) * seconds)
     say("the student's step")
-    times = student.time(first, 0.12 * seconds)
+    times = student.time(first, 0.07 * seconds)
     say("the student in miniature")
-    left = max(0.3 * seconds, seconds - (time.perf_counter() - started))
+    left = max(0.3 * seconds, 0.9 * seconds - (time.perf_counter() - started))
     shares = student.shares(times, filling.seconds if filling else 0.0, left)
+    say("the steps once more")
+    times += student.time(first, 0.07 * seconds)
+    if ask is not None:
+        ask += time_asking(setting, 0.03 * seconds)
     costs = Costs(
         step=times.step.seconds,
         screen=times.screen.seconds,

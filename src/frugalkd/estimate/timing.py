@@ -28,14 +28,18 @@ class Timing:
 
     @property
     def seconds(self) -> float:
-        """The median."""
-        return float(np.median(self.stretches))
+        """The lower quartile: what else ran on the machine only ever adds."""
+        return float(np.percentile(self.stretches, 25))
+
+    def __add__(self, other: Timing) -> Timing:
+        """Both together: the same work, at two times."""
+        return Timing(self.stretches + other.stretches)
 
     @property
     def spread(self) -> float:
         """Interquartile range over median."""
-        low, high = np.percentile(self.stretches, [25, 75])
-        return float((high - low) / self.seconds) if self.seconds > 0 else 0.0
+        low, middle, high = np.percentile(self.stretches, [25, 50, 75])
+        return float((high - low) / middle) if middle > 0 else 0.0
 
 
 def time_looks(
