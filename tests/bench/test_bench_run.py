@@ -110,7 +110,7 @@ def test_a_teacher_that_is_there(processes, tiny, ask, tmp_path):
     assert processes.names("teach") == []
     assert not (named.out / "teachers").exists()
     other = replace(tiny, teacher=Teacher("t", "digits", {"teacher.training.epochs": 1}))
-    with pytest.raises(RunFolderError, match="holds a teacher of other settings: delete it$"):
+    with pytest.raises(RunFolderError, match=r"holds a teacher of other settings: delete it$"):
         bench(other, copied)
 
 

@@ -137,6 +137,8 @@ _SPEED: dict[str, Settings] = {
     "channels-last": {"student.training.channels_last": True},
     "bf16": {"student.training.precision": "bf16"},
     "bf16-channels-last": _FAST,
+    "compile": {"student.training.compile": True},
+    "all": {**_FAST, "student.training.compile": True},
 }
 """Each option alone, and those that may go well together."""
 
@@ -150,7 +152,7 @@ _PAIRS: dict[str, tuple[str, Settings, list[str]]] = {
     "resnet8": (
         "cifar10",
         {"data.train_size": 12_800, **_STORED},
-        ["fp32", "bf16-channels-last"],
+        ["fp32", "bf16-channels-last", "all"],
     ),
     "lenet5": ("fashion-mnist", {"data.train_size": 12_800}, list(_SPEED)),
 }
