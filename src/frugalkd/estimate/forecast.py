@@ -27,9 +27,9 @@ RUNS_DIFFER = 0.05
 SATURATED = 0.9
 """A miniature that keeps more than this part of its pool has hardly begun to fall."""
 
-TAIL_MOST = 0.3
-"""The steepest that kept fractions fall with the epoch, as epoch^-0.3: a teacher's on Fashion-MNIST
-(a student's there fell as epoch^-0.15)."""
+TAIL = 0.3
+"""How steeply kept fractions are expected to fall with epochs that the miniature lacks, as
+epoch^-0.3, at the most: so a teacher's fell on Fashion-MNIST, a student's as epoch^-0.15."""
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,10 @@ def kept_fraction(
     """
     count = math.log2(max(1.0, rows / curve.rows))
     tail = _tail(curve.kept)
+    steep = min(1.0, max(TAIL, 1.5 * tail))
     ends = []
     falls = (fall.point, fall.high, fall.low)
-    for each, fade, bend in zip(falls, FADES, (tail, TAIL_MOST, 0.0), strict=True):
+    for each, fade, bend in zip(falls, FADES, (min(TAIL, tail), steep, 0.0), strict=True):
         factor = math.exp(-each * doublings(count, fade))
         ends.append(_mean(_go_on(curve.kept, epochs, bend), epochs, factor, first_is_all))
     point, low, high = ends
@@ -149,7 +150,7 @@ def _tail(kept: Sequence[float]) -> float:
     if len(values) < 3 or (values <= 0).any():
         return 0.0
     exponent = -np.polyfit(np.log(np.arange(2, len(kept))), np.log(values), 1)[0]
-    return float(np.clip(exponent, 0.0, TAIL_MOST))
+    return float(max(0.0, exponent))
 
 
 def _go_on(kept: Sequence[float], epochs: float, exponent: float) -> list[float]:
