@@ -6,6 +6,8 @@ import pytest
 
 from frugalkd.bench import Arm, Ask, Case, Ratio, Teacher
 from frugalkd.bench.worker import carry_out
+from frugalkd.recipes.load import load_recipe, override
+from frugalkd.runs import execute
 
 LITTLE = {
     "data.train_size": 200,
@@ -80,6 +82,21 @@ def beside():
         rounds=3,
         together=True,
     )
+
+
+@pytest.fixture
+def recipe():
+    return override(load_recipe("digits"), {**LITTLE, **LIVE})
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory):
+    """A teacher's folder, with stored targets beside and something that runs leave behind."""
+    folder = tmp_path_factory.mktemp("bench") / "teacher"
+    execute.teach(override(load_recipe("digits"), LITTLE), folder)
+    (folder / "targets-0").mkdir()
+    (folder / "checkpoints").mkdir()
+    return folder
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from statistics import median
 
 import pytest
 
-from frugalkd.bench import Arm, Ask, Figure, Measurement, Teacher, bench, planned
+from frugalkd.bench import Arm, Ask, Figure, Measurement, Teacher
+from frugalkd.bench.run import bench, planned
 from frugalkd.errors import FrugalKDError, RunFolderError, UnknownName
 
 

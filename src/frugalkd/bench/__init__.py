@@ -1,9 +1,11 @@
-"""Benchmarks of time: cases, each some arms that take turns on one machine."""
+"""Benchmarks of time: cases, each some arms that take turns on one machine.
+
+What is exported here needs no torch; :mod:`frugalkd.bench.run` carries a case out.
+"""
 
 from frugalkd.bench.asking import Ask
 from frugalkd.bench.case import Arm, Case, Figure, Measurement, Ratio, Teacher, find_case
 from frugalkd.bench.cases import CASES
-from frugalkd.bench.run import bench, planned
 
 __all__ = [
     "CASES",
@@ -14,7 +16,5 @@ __all__ = [
     "Measurement",
     "Ratio",
     "Teacher",
-    "bench",
     "find_case",
-    "planned",
 ]

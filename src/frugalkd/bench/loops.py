@@ -33,6 +33,8 @@ def plain(task: Task) -> Callable[[], Record]:
     """The plain loop of ``task``'s recipe: vanilla, targets and data as tensors in RAM."""
     recipe = task.recipe
     training, objective = recipe.student.training, recipe.student.objective.build()
+    if training.optimizer.name != "adamw" or not isinstance(objective, KD):
+        raise ModelError("the plain loop is written for adamw and kd: set them in the recipe")
     data = _data(task)
     targets = _stored(task, data)
     ids = np.arange(len(data))

@@ -117,15 +117,13 @@ def bench(
 
     frugalkd bench loop --rounds 3 --out runs/bench
     """
-    from frugalkd.bench.case import find_case
-    from frugalkd.bench.cases import CASES
+    from frugalkd.bench import CASES, Ask, find_case
 
     if not cases:
         return _list(CASES, as_json)
     chosen = [find_case(name, CASES) for name in dict.fromkeys(cases)]
     given = dict(_teacher(text) for text in teachers)
     asked = tuple(arm.strip() for arm in arms.split(",") if arm.strip()) or None
-    from frugalkd.bench.asking import Ask
     from frugalkd.bench.run import bench as run
     from frugalkd.bench.run import planned
 

@@ -1,0 +1,57 @@
+"""The tables that benchmarks/write.py makes of a case's file."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from frugalkd.bench.run import bench
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks/write.py"
+
+
+@pytest.fixture(scope="module")
+def write():
+    spec = importlib.util.spec_from_file_location("write", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_case_is_two_tables_and_a_line(write, processes, tiny, ask):
+    content = bench(tiny, replace(ask, rounds=1))
+    arms, ratios, line = write.time_tables(content).split("\n\n")
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in arms.splitlines()]
+    assert len({len(row) for row in rows}) == 1
+    live, stored, regulated = rows[2:]
+    assert live[:2] == ["`live`", "1"]
+    assert live[-1] == "1 of 4 epochs, scaled"
+    assert live[4] == ""
+    assert stored[-1] == "whole"
+    assert re.fullmatch(r"\d+\.\d\d", stored[4])
+    assert stored[5] == "100.0"
+    assert float(regulated[5]) <= 100
+    first, second = ratios.splitlines()[2:]
+    assert first.startswith("| `live / regulated` | ")
+    assert second.endswith("| ≤ 1 G yes | ≤ 0 no |")
+    assert line.endswith("Failed runs: none.")
+    assert f"commit {content['machines'][0]['commit']}" in line
+
+
+def test_a_quick_look_is_no_result(write, processes, tiny, ask):
+    content = bench(tiny, replace(ask, quick=True, rounds=1, arms=("live",)))
+    with pytest.raises(SystemExit, match="is of a quick look: no results"):
+        write.time_tables(content)
+
+
+def test_a_range_of_accuracies_and_a_mixture_of_parts(write):
+    value = {"median": 0.5, "min": 0.25, "max": 0.75, "n": 3}
+    assert write.accuracy_range(value) == "50.00 (25.00 – 75.00)"
+    runs = [{"part": part, "epochs": 24.0} for part in (None, 6)]
+    assert write.part_run(runs) == "some 6 of 24 epochs, scaled"

@@ -1,0 +1,119 @@
+"""``frugalkd bench`` in this process; what runs is in tests/bench."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from frugalkd.bench import CASES
+from frugalkd.bench.summary import SCHEMA
+from frugalkd.cli import main
+
+
+@pytest.fixture
+def cli(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def cli(*arguments: str) -> tuple[int, str, str]:
+        code = main(arguments)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return cli
+
+
+def content(case, failed=()):
+    return {"schema": SCHEMA, "case": case.name, "summary": case.summary, "quick": False,
+            "threads": 1, "per_rows": False, "arms": [], "ratios": [], "figures": [],
+            "failed": list(failed)}  # fmt: skip
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What the benchmark was asked for, in place of running it."""
+    asked = []
+
+    def bench(case, ask, listener):
+        asked.append((case.name, ask))
+        listener(f"{case.name} ...")
+        return content(case, [{"run": "0-x", "error": "so"}] if ask.rounds == 9 else [])
+
+    monkeypatch.setattr("frugalkd.bench.run.bench", bench)
+    return asked
+
+
+def test_without_a_case_they_are_listed(cli):
+    code, out, err = cli("bench")
+    assert (code, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= 80
+    rows = out.split()
+    assert all(case.name in rows for case in CASES)
+    assert "next: frugalkd bench a --dry-run" in out
+    listed = json.loads(cli("bench", "--json")[1])
+    assert [each["case"] for each in listed] == [case.name for case in CASES]
+    assert "torchdistill" in listed[0]["arms"]
+    assert (listed[-1]["arms"], listed[-1]["rounds"]) == ([], None)
+
+
+def test_listing_does_not_need_torch():
+    script = (
+        "import sys; from frugalkd.cli import main; code = main(['bench']); "
+        "assert 'torch' not in sys.modules; sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_dry_run_runs_nothing(cli, asked, tmp_path):
+    out = tmp_path / "out"
+    code, text, err = cli("bench", "a", "ledger", "--dry-run", "--out", str(out))
+    assert (code, err, asked) == (0, "", [])
+    assert not out.exists()
+    assert "a: 27 runs to do" in text
+    assert "6 of 24" in text
+    assert "ledger: 1 run to do on 100,000,000 samples" in text
+    whole = ("bench", "a", "--dry-run", "--whole", "--out", str(out), "--json")
+    (plan,) = json.loads(cli(*whole)[1])
+    assert {arm["epochs"] for arm in plan["arms"]} == {24}
+
+
+def test_what_is_asked_for_arrives(cli, asked, tmp_path):
+    code, out, err = cli(
+        "bench", "b", "loop", "b", "--rounds", "2", "--arms", "regulated, torchdistill",
+        "--part", "3", "--teacher", "b=there", "--quick", "--out", str(tmp_path),
+    )  # fmt: skip
+    assert code == 0
+    assert [name for name, _ in asked] == ["b", "loop"]
+    ask = asked[0][1]
+    assert (ask.out, ask.rounds, ask.part, ask.quick, ask.whole) == (tmp_path, 2, 3, True, False)
+    assert ask.arms == ("regulated", "torchdistill")
+    assert {name: str(folder) for name, folder in ask.teachers.items()} == {"b": "there"}
+    assert err.splitlines() == ["b ...", "loop ..."]
+    assert "CIFAR-10" in out
+
+
+def test_a_failed_run_is_an_exit_code(cli, asked):
+    code, out, err = cli("bench", "loop", "--rounds", "9", "--json")
+    assert code == 1
+    assert json.loads(out)[0]["failed"] == [{"run": "0-x", "error": "so"}]
+    assert "failed: 0-x: so" in err.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["lop"], "error: unknown case 'lop': did you mean loop?"),
+        (["loop", "--arms", "engin-64", "--dry-run"], "error: unknown arm of case loop 'engin-64'"),
+        (["a", "--teacher", "here"], "error: --teacher is 'here': give NAME=DIR"),
+        (["a", "--teacher", "a=nowhere", "--dry-run"], "error: nowhere holds no finished run"),
+        (["a", "--rounds", "0"], "error: invalid value for '--rounds'"),
+    ],
+)
+def test_mistakes_are_one_line(cli, asked, arguments, message):
+    code, out, err = cli("bench", *arguments)
+    assert (code, out, asked) == (2, "", [])
+    assert err.startswith(message)
+    assert len(err.splitlines()) == 1
