@@ -18,6 +18,7 @@ COMMANDS = (
     "store",
     "distill",
     "compare",
+    "bench",
     "recipes",
     "recipes show",
     "schema",
