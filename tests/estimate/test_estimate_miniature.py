@@ -1,23 +1,20 @@
+from typing import Any
+
 import pytest
 
+from frugalkd.engine import Run
 from frugalkd.estimate.miniature import Scale, choose_scale, run_miniature
 from frugalkd.estimate.part import part_of
+from frugalkd.ledger import Ledger
+from frugalkd.meters import Meters
 from frugalkd.policies import SelfRegulation
 from frugalkd.training import Schedule, Training
-from toys import images
+from toys import images, net
 
-
-class Record:
-    def __init__(self):
-        self.asked = None
-
-    def __call__(self, part, training, policy):
-        self.asked = (part, training, policy)
-        self.history = [
-            {"rows": 4, "screened": 0, "planned": 8},
-            {"rows": 2, "screened": 1, "planned": 8},
-        ]
-        return self
+HISTORY = [
+    {"rows": 4, "screened": 0, "planned": 8},
+    {"rows": 2, "screened": 1, "planned": 8},
+]
 
 
 @pytest.mark.parametrize(
@@ -44,15 +41,20 @@ def test_few_epochs_stay_few_and_fractions_are_cut():
 
 @pytest.mark.parametrize(("when", "screened"), [("last-visit", (0, 0.125)), ("now", (1, 1))])
 def test_a_miniature_is_the_training_without_forced_epochs(when, screened):
-    train = Record()
+    asked: list[Any] = []
+
+    def train(part, settings, policy):
+        asked.extend((settings, policy))
+        return Run(net(), Ledger.new(len(part.ids)), Meters(), HISTORY)
+
     training = Training(epochs=10, schedule=Schedule(warmup_steps=100), recalibrate_bn=5)
     gate = SelfRegulation(when=when, warmup=2, finale=1)
     curve, _ = run_miniature(train, part_of(images(16), 8), training, gate, 2)
-    _, asked, policy = train.asked
-    assert asked.epochs == 2
+    settings, policy = asked
+    assert settings.epochs == 2
     # A tenth of the steps: half of the rows, a fifth of the epochs.
-    assert asked.schedule.warmup_steps == 10
-    assert asked.recalibrate_bn == 0
+    assert settings.schedule.warmup_steps == 10
+    assert settings.recalibrate_bn == 0
     assert (policy.warmup, policy.finale, policy.when) == (0, 0, when)
     assert curve.kept == (0.5, 0.25)
     assert curve.screened == screened

@@ -176,6 +176,9 @@ def test_a_conventional_teachers_ledger_says_nothing(tmp_path):
     result = estimate(recipe, teacher=tmp_path / "t", seconds=SECONDS)
     assert not result.teacher.ledger
     assert any("conventionally" in line for line in result.warnings)
+    # Its self-regulation is forecast from an untrained model, not from the one that is there.
+    assert result.teacher.kept is not None
+    assert result.teacher.kept.point > 0.5
 
 
 def test_errors(tmp_path, teacher):

@@ -1,13 +1,15 @@
 import time
-from types import SimpleNamespace
 
 import pytest
 import torch
 
+from frugalkd.engine import Run
 from frugalkd.estimate.part import part_of
 from frugalkd.estimate.timing import Timing, time_looks, time_training
+from frugalkd.ledger import Ledger
+from frugalkd.meters import Meters
 from frugalkd.training import Optimizer, Schedule, Training
-from toys import images
+from toys import images, net
 
 
 def test_the_lower_quartile_and_the_spread():
@@ -36,7 +38,8 @@ def test_a_step_is_timed_in_equal_epochs_of_a_calm_training():
     def train(part, training):
         asked.append((len(part.ids), training))
         seconds = [0.5 + 0.01 * len(part.ids) * e for e in range(int(training.epochs))]
-        return SimpleNamespace(history=[{"wall_seconds": s} for s in seconds])
+        history = [{"wall_seconds": s} for s in seconds]
+        return Run(net(), Ledger.new(len(part.ids)), Meters(), history)
 
     training = Training(
         batch_size=4, optimizer=Optimizer(lr=1.0), schedule=Schedule(warmup_steps=9)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from dataclasses import dataclass
 
@@ -134,7 +133,5 @@ def sleep_of(gate: Policy):
 
 
 def _fresh(setting: Setting) -> nn.Module:
-    """An untrained teacher. A folder's own model stands in for one whose recipe is another's."""
-    if setting.known == "folder":
-        return copy.deepcopy(setting.live.teacher)
-    return make_model(setting.recipe.teacher.model, setting.data, setting.recipe.seed)
+    """The teacher before its training."""
+    return make_model(setting.teacher_role.model, setting.data, setting.recipe.seed)
