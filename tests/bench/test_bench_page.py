@@ -55,3 +55,13 @@ def test_a_range_of_accuracies_and_a_mixture_of_parts(write):
     assert write.accuracy_range(value) == "50.00 (25.00 – 75.00)"
     runs = [{"part": part, "epochs": 24.0} for part in (None, 6)]
     assert write.part_run(runs) == "some 6 of 24 epochs, scaled"
+
+
+def test_options_tell_what_the_first_run_took(write, processes, beside, ask):
+    content = bench(replace(beside, arms=beside.arms[1:], ratios=[], per_rows=True), ask)
+    arms, _ = write.time_tables(content).split("\n\n")
+    row = [cell.strip() for cell in arms.splitlines()[2].split("|")[1:-1]]
+    (arm,) = content["arms"]
+    assert row[:2] == ["`engine`", "3"]
+    assert float(row[2]) == pytest.approx(arm["seconds"]["median"] / 0.8, rel=0.05)
+    assert float(row[4]) == pytest.approx(arm["first_seconds"], rel=0.05)
