@@ -1,6 +1,7 @@
 """Whole estimates on the digits, in a second or two."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ from pydantic import TypeAdapter
 from frugalkd.errors import LedgerError, RunFolderError
 from frugalkd.estimate import Estimate, Range, estimate
 from frugalkd.estimate.result import Share, exactly
-from frugalkd.estimate.student_side import bounded
+from frugalkd.estimate.run import _doubts
+from frugalkd.estimate.setting import prepare
+from frugalkd.estimate.student_side import StudentPilot, bounded
 from frugalkd.estimate.table import clock, students
 from frugalkd.estimate.teacher_side import TeacherFound
 from frugalkd.estimate.timing import Timing
@@ -142,6 +145,30 @@ def test_a_gate_that_passes_nobody_does_not_pay():
     assert not result.pays
     assert result.verdict.startswith("selection will not pay here: ")
     assert by_mode(result)["regulated", "stored"].kept.point == 1
+
+
+def test_a_miniature_in_which_nobody_passed_says_so(unknown):
+    recipe = load_recipe("digits", FEW)
+    setting, student = prepare(recipe, None), StudentPilot(prepare(recipe, None))
+    seen = replace(unknown.pilot, kept=0.99, small_rows=50)
+    assert any("hardly a sample" in line for line in _doubts(setting, student, seen))
+    for other in (replace(seen, kept=0.9), replace(seen, small_rows=0)):
+        assert not any("hardly" in line for line in _doubts(setting, student, other))
+
+
+def test_noise_and_costs_that_explain_little_are_said(unknown):
+    recipe = load_recipe("digits", FEW)
+    setting, student = prepare(recipe, None), StudentPilot(prepare(recipe, None))
+    calm = replace(unknown.pilot, spread=0.1, check=1.0)
+    words = ("noisy", "explain")
+    for pilot, said in (
+        (calm, []),
+        (replace(calm, spread=0.16), ["noisy"]),
+        (replace(calm, check=1.5), ["explain"]),
+        (replace(calm, check=0.6), ["explain"]),
+    ):
+        lines = " ".join(_doubts(setting, student, pilot))
+        assert [word for word in words if word in lines] == said
 
 
 def test_live_targets_take_no_disk_and_ask_only_for_the_kept():

@@ -49,6 +49,9 @@ from frugalkd.teachers.store import Header
 NOISY = 0.15
 """The spread of equal stretches of work from which the machine counts as noisy."""
 
+_NOBODY = 0.98
+"""The kept fraction of a miniature from which it has seen nobody sleep."""
+
 _FAR = 6.0
 """Doublings from the miniature to the whole from which the forecast is called thin."""
 
@@ -313,6 +316,12 @@ def _doubts(setting: Setting, student: StudentPilot, pilot: Pilot) -> list[str]:
         said.append(
             f"the costs explain {100 * pilot.check:.0f} % of what the miniature took: times are "
             "rough"
+        )
+    if pilot.small_rows and pilot.kept > _NOBODY:
+        said.append(
+            f"hardly a sample passed the gate in the miniature ({pilot.rows:,} samples, "
+            f"{pilot.epochs} epochs), so that it cannot say how many will in the whole training: "
+            "believe the range, not the forecast, and give more --seconds"
         )
     visits = setting.samples * setting.recipe.student.training.epochs
     if visits > 2**_FAR * pilot.rows * pilot.epochs:
