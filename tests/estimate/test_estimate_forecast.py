@@ -84,6 +84,14 @@ def test_a_curve_at_the_top_does_not_say_how_it_will_fall():
     assert fall_of(0.0, 0.2, curve(10, [1, 0.95])) == Range(0.1, 0.0, 0.2)
 
 
+def test_a_miniature_in_which_nobody_passed_leaves_the_low_end_open():
+    nobody = curve(10, [1.0, 1.0, 0.99])
+    assert kept_fraction(nobody, exactly(0), 80, 20, first_is_all=True).low == 1 / 20
+    assert kept_fraction(nobody, exactly(0), 80, 20, first_is_all=False).low == 0
+    whole = kept_fraction(nobody, exactly(0), 10, 3, first_is_all=True)
+    assert whole.low == pytest.approx(0.95 * whole.point)
+
+
 def test_under_gate_now_the_first_epoch_falls_too():
     found = kept_fraction(curve(10, [1, 0.5]), exactly(0.2), 20, 2, first_is_all=False)
     assert found.point == pytest.approx(1.5 * math.exp(-0.2 * 0.85) / 2)

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from frugalkd.errors import LedgerError, RunFolderError
 from frugalkd.estimate import Estimate, Range, estimate
 from frugalkd.estimate.result import Share, exactly
-from frugalkd.estimate.run import _doubts
+from frugalkd.estimate.run import _doubts, _silent_on, _verdict
 from frugalkd.estimate.setting import prepare
 from frugalkd.estimate.student_side import StudentPilot, bounded
 from frugalkd.estimate.table import clock, students
@@ -154,6 +154,15 @@ def test_a_miniature_in_which_nobody_passed_says_so(unknown):
     assert any("hardly a sample" in line for line in _doubts(setting, student, seen))
     for other in (replace(seen, kept=0.9), replace(seen, small_rows=0)):
         assert not any("hardly" in line for line in _doubts(setting, student, other))
+
+
+def test_a_pilot_that_saw_nobody_pass_gives_no_verdict(unknown):
+    row = replace(by_mode(unknown)["regulated", "stored"], of_vanilla=Range(0.99, 0.4, 1.0))
+    seen = replace(unknown.pilot, kept=0.99, small_rows=50)
+    assert _silent_on(row, seen)
+    assert "too short" in _verdict(row, told=False)
+    assert not _silent_on(row, replace(seen, small_rows=0))
+    assert not _silent_on(replace(row, of_vanilla=exactly(1.0)), seen)
 
 
 def test_noise_and_costs_that_explain_little_are_said(unknown):

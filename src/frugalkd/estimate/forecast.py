@@ -27,6 +27,9 @@ RUNS_DIFFER = 0.05
 SATURATED = 0.9
 """A miniature that keeps more than this part of its pool has hardly begun to fall."""
 
+NOBODY = 0.98
+"""The kept fraction of a miniature from which it has seen nobody sleep, and tells nothing."""
+
 TAIL = 0.3
 """How steeply kept fractions are expected to fall with epochs that the miniature lacks, as
 epoch^-0.3, at the most: so a teacher's fell on Fashion-MNIST, a student's as epoch^-0.15."""
@@ -104,6 +107,8 @@ def kept_fraction(
         factor = math.exp(-each * doublings(count, fade))
         ends.append(_mean(_go_on(curve.kept, epochs, bend), epochs, factor, first_is_all))
     point, low, high = ends
+    if curve.mean > NOBODY and (rows > curve.rows or epochs > len(curve.kept)):
+        low = min(1.0, 1 / epochs) if first_is_all else 0.0
     # The more the data are scaled, the less is known even where the two miniatures agree.
     margin = RUNS_DIFFER * (1 + 0.5 * count)
     return Range(

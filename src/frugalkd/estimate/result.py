@@ -189,7 +189,7 @@ class Estimate:
             (forward and backward; by time with loading, optimiser and ledger).
         modes: a row a mode.
         verdict: the mode it speaks of, and the sentence.
-        pays: what it says.
+        pays: what it says; None: nobody passed in the miniature, so that it cannot say.
         warnings: what to doubt the figures for.
     """
 
@@ -209,7 +209,7 @@ class Estimate:
     teacher: TeacherEstimate
     break_even: BreakEven
     verdict_mode: str
-    pays: bool
+    pays: bool | None
     verdict: str
     pilot: Pilot
     warnings: list[str] = field(default_factory=list)

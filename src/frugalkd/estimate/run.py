@@ -16,6 +16,7 @@ from frugalkd.estimate.arithmetic import (
     students_until_paid,
     teacher_seconds,
 )
+from frugalkd.estimate.forecast import NOBODY
 from frugalkd.estimate.part import part_of
 from frugalkd.estimate.result import (
     BreakEven,
@@ -48,9 +49,6 @@ from frugalkd.teachers.store import Header
 
 NOISY = 0.15
 """The spread of equal stretches of work from which the machine counts as noisy."""
-
-_NOBODY = 0.98
-"""The kept fraction of a miniature from which it has seen nobody sleep."""
 
 _FAR = 6.0
 """Doublings from the miniature to the whole from which the forecast is called thin."""
@@ -181,8 +179,8 @@ def _put_together(
         teacher=of_teacher,
         break_even=_break_even(rows, every[chosen], costs, size, of_teacher),
         verdict_mode=chosen,
-        pays=row.pays,
-        verdict=_verdict(row),
+        pays=None if _silent_on(row, pilot) else row.pays,
+        verdict=_verdict(row, told=not _silent_on(row, pilot)),
         pilot=pilot,
         warnings=[*setting.warnings, *_doubts(setting, student, pilot)],
     )
@@ -243,12 +241,22 @@ def _verdict_mode(setting: Setting) -> str:
     return mode if mode is not None and mode != "vanilla" else "regulated"
 
 
-def _verdict(row: ModeEstimate) -> str:
+def _silent_on(row: ModeEstimate, pilot: Pilot) -> bool:
+    """Whether the miniature was too small to see anybody pass, so that it cannot say no."""
+    return bool(pilot.small_rows and pilot.kept > NOBODY and row.of_vanilla.low < PAYS_BELOW)
+
+
+def _verdict(row: ModeEstimate, *, told: bool) -> str:
     ratio = row.of_vanilla
     about = (
         f"{ratio.point:.2f} ({ratio.low:.2f} to {ratio.high:.2f}) of the time of vanilla with the "
         "same targets"
     )
+    if not told:
+        return (
+            "this pilot is too short to say whether selection pays: nobody passed the gate in it; "
+            f"{row.mode} is expected to take {about}"
+        )
     if not row.pays:
         return f"selection will not pay here: {row.mode} is expected to take {about}"
     if ratio.high >= PAYS_BELOW:
@@ -317,11 +325,11 @@ def _doubts(setting: Setting, student: StudentPilot, pilot: Pilot) -> list[str]:
             f"the costs explain {100 * pilot.check:.0f} % of what the miniature took: times are "
             "rough"
         )
-    if pilot.small_rows and pilot.kept > _NOBODY:
+    if pilot.small_rows and pilot.kept > NOBODY:
         said.append(
             f"hardly a sample passed the gate in the miniature ({pilot.rows:,} samples, "
-            f"{pilot.epochs} epochs), so that it cannot say how many will in the whole training: "
-            "believe the range, not the forecast, and give more --seconds"
+            f"{pilot.epochs} epochs): it cannot say how many will in the whole training; give more "
+            "--seconds"
         )
     visits = setting.samples * setting.recipe.student.training.epochs
     if visits > 2**_FAR * pilot.rows * pilot.epochs:

@@ -190,7 +190,9 @@ class StudentPilot:
         def share(curve: Curve, fall: Range, pool: float = 1.0) -> Share:
             rows, epochs = round(pool * setting.samples), self.training.epochs
             kept = kept_fraction(curve, fall, rows, epochs, first_is_all=first_is_all)
-            if labels_alone:
+            if gate.confidence > 1 and gate.ceiling is None:  # nobody can pass
+                kept = exactly(1.0)
+            elif labels_alone:
                 low, high = LABELS_ALONE
                 kept = Range(kept.point, low * kept.low, min(1.0, high * kept.high))
             made = Share(
