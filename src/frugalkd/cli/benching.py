@@ -107,7 +107,7 @@ def bench(
 
     One run at a time; the threads are the recipe's. Keep the machine idle, or keep a core free for
     it: [cyan]taskset -c 1 frugalkd bench a[/cyan]. Needs [cyan]pip install
-    'frugalkd[bench]'[/cyan] for the arms of torchdistill.
+    'frugalkd\\[bench]'[/cyan] for the arms of torchdistill.
 
     [bold]Examples[/bold]
 
