@@ -113,7 +113,15 @@ def test_significance_is_read_from_the_ledger(known, teacher):
 
     took_part = float((Ledger.load(teacher).significance > 0).mean())
     assert by_mode(known)["significance", "stored"].kept == exactly(took_part)
-    assert known.teacher.measured
+    results = json.loads((teacher / "results.json").read_text())
+    assert known.teacher.kept == exactly(results["budget"])
+    assert known.teacher.folder_seconds == results["meters"]["wall_seconds"]
+    # The same clock for both ways of training it: rows times what a row costs here.
+    meters, costs = results["meters"], known.costs
+    kept, forwards = meters["samples_backpropagated"], meters["student_forwards"]
+    by_hand = kept * costs.teacher_step + (forwards - kept) * costs.teacher_screen
+    assert known.teacher.self_regulated.point == pytest.approx(by_hand)
+    assert known.teacher.counted
     assert known.teacher.ledger
     assert known.teacher.self_regulated.low == known.teacher.self_regulated.high
 
@@ -123,7 +131,7 @@ def test_without_a_teacher_bounds_are_marked(unknown):
     rough = {mode for (mode, _), row in rows.items() if row.rough}
     assert rough == {"significance", "hybrid", "ceiling 0.9"}
     assert unknown.teacher.known == "untrained"
-    assert not unknown.teacher.measured
+    assert not unknown.teacher.counted
     assert any("--teacher" in line for line in unknown.warnings)
 
 
@@ -213,7 +221,6 @@ def test_a_conventional_teachers_ledger_says_nothing(tmp_path):
     assert not result.teacher.ledger
     assert any("conventionally" in line for line in result.warnings)
     # Its self-regulation is forecast from an untrained model, not from the one that is there.
-    assert result.teacher.kept is not None
     assert result.teacher.kept.point > 0.5
 
 

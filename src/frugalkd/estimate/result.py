@@ -123,16 +123,18 @@ class TeacherEstimate:
         ledger: its significances were read.
         conventional: seconds of training it on all samples.
         self_regulated: seconds of training it under its gate.
-        kept: the part of the rows that its gate would keep; None where that was not asked.
-        measured: ``self_regulated`` is what the folder's own run took, on whatever machine.
+        kept: the part of the rows that its gate keeps.
+        counted: ``kept`` was counted by the folder's own run, not forecast.
+        folder_seconds: what that run took, on whatever machine; None where there is none.
     """
 
     known: Literal["folder", "pretrained", "untrained"]
     ledger: bool
     conventional: float
     self_regulated: Range
-    kept: Range | None
-    measured: bool
+    kept: Range
+    counted: bool
+    folder_seconds: float | None
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,6 @@ from frugalkd.estimate.result import (
     Share,
     TargetsKind,
     TeacherEstimate,
-    exactly,
 )
 from frugalkd.estimate.setting import Setting, prepare
 from frugalkd.estimate.student_side import (
@@ -67,7 +66,7 @@ def estimate(
 
     Args:
         recipe: its student section says the model, the objective, the gate, and the targets.
-        teacher: a folder made by ``teach``: its ledger and its measured time are used. Without one
+        teacher: a folder made by ``teach``: its ledger and its counts are used. Without one
             (and without ``teacher.weights``) costs are those of an untrained teacher, which are the
             same, and the student's miniatures learn from the labels alone.
         seconds: of the pilot, reading the data apart; small steps take what a few of them take.
@@ -88,7 +87,7 @@ def estimate(
     say("the teacher, asked")
     ask, filling, first = _ask(setting, seconds) if asked else (None, None, _no_store(setting))
     say("the teacher's own training")
-    found = pilot_teacher(setting, (0.28 if setting.teacher_seconds is None else 0.1) * seconds)
+    found = pilot_teacher(setting, (0.28 if setting.counted is None else 0.1) * seconds)
     say("the student's step")
     times = student.time(first, 0.07 * seconds)
     say("the student in miniature")
@@ -267,19 +266,16 @@ def _verdict(row: ModeEstimate, *, told: bool) -> str:
 def _teacher(setting: Setting, costs: Costs, found: TeacherFound) -> TeacherEstimate:
     epochs = setting.teacher_role.training.epochs
     alone = teacher_seconds(EVERYONE, costs, setting.samples, epochs).point
-    measured = setting.teacher_seconds
-    if measured is not None:
-        regulated = exactly(measured)
-    else:
-        assert found.share is not None
-        regulated = teacher_seconds(found.share, costs, setting.samples, epochs)
+    share = setting.counted or found.share
+    assert share is not None, "what no folder says is piloted"
     return TeacherEstimate(
         known=setting.known,
         ledger=setting.weights is not None,
         conventional=alone,
-        self_regulated=regulated,
-        kept=None if found.share is None else found.share.kept,
-        measured=measured is not None,
+        self_regulated=teacher_seconds(share, costs, setting.samples, epochs),
+        kept=share.kept,
+        counted=setting.counted is not None,
+        folder_seconds=setting.folder_seconds,
     )
 
 

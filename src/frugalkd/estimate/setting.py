@@ -14,6 +14,7 @@ from frugalkd.api import weights_from
 from frugalkd.data import Augmentation, ImageData
 from frugalkd.engine import resolve_device
 from frugalkd.errors import RunFolderError
+from frugalkd.estimate.result import Share, exactly
 from frugalkd.ledger import Ledger
 from frugalkd.policies import SelfRegulation
 from frugalkd.recipes.schema import Recipe, TeacherRole
@@ -36,7 +37,8 @@ class Setting:
         live: the teacher, asked as it will be.
         known: whether its weights are those of a training.
         weights: float32 (samples,) of its significances, or None where there are none.
-        teacher_seconds: what its self-regulated training took, or None.
+        counted: what its self-regulated training kept and screened, by its folder; or None.
+        folder_seconds: what that training took, on whatever machine; or None.
         regulation: the student's gate.
         warnings: what to doubt the figures for.
     """
@@ -49,7 +51,8 @@ class Setting:
     live: LiveTeacher
     known: Literal["folder", "pretrained", "untrained"]
     weights: NDArray[np.float32] | None
-    teacher_seconds: float | None
+    counted: Share | None
+    folder_seconds: float | None
     regulation: SelfRegulation
     warnings: list[str] = field(default_factory=list)
 
@@ -90,7 +93,8 @@ def prepare(recipe: Recipe, teacher: Path | None) -> Setting:
         live=live,
         known="untrained" if untrained else "pretrained" if teacher is None else "folder",
         weights=None,
-        teacher_seconds=None,
+        counted=None,
+        folder_seconds=None,
         regulation=recipe.student.regulation,
     )
     _read_ledger(setting, teacher, results)
@@ -122,7 +126,23 @@ def _read_ledger(setting: Setting, teacher: Path | None, results: dict[str, Any]
         return
     setting.weights = weights_from(ledger, setting.data, setting.recipe.student.gamma)
     if results is not None and results["kind"] == "teach":
-        setting.teacher_seconds = float(results["meters"]["wall_seconds"])
+        _count(setting, results)
+
+
+def _count(setting: Setting, results: dict[str, Any]) -> None:
+    """What the folder's training cost, in rows and in seconds."""
+    try:
+        meters, whole = results["meters"], results["train_samples"]
+        whole *= setting.teacher_role.training.epochs
+        kept = meters["samples_backpropagated"] / whole
+        looked = meters["student_forwards"] / whole - kept
+        setting.folder_seconds = float(meters["wall_seconds"])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        raise RunFolderError(
+            "the teacher's results.json is damaged: it does not say what its training cost"
+        ) from None
+    rate = looked / (1 - kept) if kept < 1 else 0.0
+    setting.counted = Share(exactly(kept), screen_rate=rate)
 
 
 def _read_policy(setting: Setting) -> None:

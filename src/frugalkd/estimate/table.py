@@ -73,7 +73,9 @@ def _costs(result: Estimate) -> Table:
         + (f"; teacher live {_micro(costs.ask)}, into a store {_micro(costs.fill)}" if costs.ask
            else ""),
     )  # fmt: skip
-    source = "its folder says" if teacher.measured else "forecast"
+    source = "forecast"
+    if teacher.folder_seconds is not None:
+        source = f"by its folder's counts; it took {clock(teacher.folder_seconds)}"
     table.add_row(
         "teacher's training",
         f"conventional {clock(teacher.conventional)}; self-regulated "

@@ -93,8 +93,8 @@ def pilot_teacher(setting: Setting, seconds: float) -> TeacherFound:
             device=setting.recipe.device,
         )
 
-    measured = setting.teacher_seconds is not None
-    part_for_time = 0.7 if measured else 0.25
+    counted = setting.counted is not None
+    part_for_time = 0.7 if counted else 0.25
     step = time_training(
         lambda part, settings: train(part, settings, All()),
         part_of(data, samples),
@@ -105,7 +105,7 @@ def pilot_teacher(setting: Setting, seconds: float) -> TeacherFound:
     screen = time_looks(
         look, data, training.screen_batch, setting.device, 0.1 * seconds, with_loading=True
     )
-    if measured:
+    if counted:
         return TeacherFound(step, screen, None, 1.0)
     kept, looked = KEPT_WHERE_TWO
     row = 1.35 * (kept * step.seconds + looked * screen.seconds)
