@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -27,11 +28,51 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch):
+    """No settings of the environment's own."""
+    for name in [*os.environ]:
+        if name.startswith("MALLOC_") or name == "GLIBC_TUNABLES":
+            monkeypatch.delenv(name)
+
+
 def faults(how: str) -> int:
     done = subprocess.run(
         [sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True
     )
     return int(done.stdout)
+
+
+class FakeLibrary:
+    """A glibc that accepts thresholds up to ``largest``, and remembers."""
+
+    def __init__(self, largest):
+        self.largest, self.settings = largest, {}
+
+    def mallopt(self, what, value):
+        if what == -3 and value > self.largest:
+            return 0
+        self.settings[what] = value
+        return 1
+
+
+@pytest.mark.parametrize(
+    ("largest", "settings"),
+    [(1 << 31, {-3: 1 << 30, -1: 2**31 - 1}), (1 << 25, {-3: 1 << 25, -1: 2**31 - 1}), (0, {})],
+)
+def test_trimming_is_set_only_beside_a_threshold(largest, settings, monkeypatch):
+    library = FakeLibrary(largest)
+    monkeypatch.setattr(allocator.platform, "libc_ver", lambda: ("glibc", "2.31"))
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: library)
+    assert allocator.keep_freed_memory() is bool(settings)
+    assert library.settings == settings
+
+
+@pytest.mark.parametrize("name", ["MALLOC_ARENA_MAX", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"])
+def test_settings_of_the_environment_are_left_alone(name, monkeypatch):
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: pytest.fail("was set"))
+    monkeypatch.setenv(name, "1")
+    assert allocator.keep_freed_memory() is False
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")

@@ -5,21 +5,24 @@ from __future__ import annotations
 import math
 import shutil
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounter, CompileCounterWithBackend
 from torch.nn import functional as F
 
 from frugalkd.api import distill, train_teacher
-from frugalkd.engine import Trainer
+from frugalkd.epochs import Epoch
 from frugalkd.errors import FrugalKDError, ModelError, NonFiniteLoss
 from frugalkd.ledger import Ledger
 from frugalkd.modes import MODES
 from frugalkd.objectives import KD, CrossEntropy, Objective
 from frugalkd.policies import All, RandomSubset, SelfRegulation
+from frugalkd.teachers import StoredTargets
 from frugalkd.training import Optimizer, Schedule, Training
 from toys import IdsAndViews, images, net, order, rate, same_columns, same_state
 
@@ -405,16 +408,17 @@ def test_speed_options_train_the_same_model_within_their_rounding(settings):
     ]
     # bf16 keeps 8 bits of a number: 64 steps apart, a few hundredths of the logits' spread.
     tolerance = 0.15 if "precision" in settings else 1e-3
-    assert float((logits - fast_logits).abs().max() / logits.std()) < tolerance
+    assert 0 < float((logits - fast_logits).abs().max() / logits.std()) < tolerance
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of torch's own import
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_a_compiled_model_trains_as_the_eager_one_within_rounding():
+def test_a_compiled_model_trains_as_the_eager_one_within_rounding(monkeypatch):
     def without_dropout():
         return nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.ReLU(), nn.Linear(8, 4))
 
-    runs = []
+    runs, counter = [], CompileCounterWithBackend("inductor")
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
     for compiled in (False, True):
         torch.manual_seed(3)
         training = Training(epochs=2, batch_size=8, optimizer=SGD, compile=compiled)
@@ -424,43 +428,67 @@ def test_a_compiled_model_trains_as_the_eager_one_within_rounding():
                 without_dropout(), images(), training=training, policy=policy, device="cpu"
             )
         )
+        assert (counter.frame_count > 0) is compiled
     eager, compiled = (torch.cat([p.flatten() for p in run.model.parameters()]) for run in runs)
-    assert not torch.equal(eager, torch.zeros_like(eager))
     torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_every_training_of_a_process_is_compiled(monkeypatch):
+    counter = CompileCounter()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
+    calls = []
+    for width in range(2, 9):
+        before = counter.frame_count
+        training = Training(epochs=2, batch_size=8, optimizer=SGD, compile=True, recalibrate_bn=9)
+        train_teacher(net(width=width), images(), training=training, device="cpu")
+        calls.append(counter.frame_count - before)
+    assert min(calls) == max(calls) > 0
 
 
 def test_compiling_without_a_compiler_is_refused_in_one_line(monkeypatch):
     monkeypatch.setattr("frugalkd.engine.shutil.which", lambda name: None)
     training = Training(epochs=1, batch_size=8, compile=True)
-    with pytest.raises(ModelError, match=r"install g\+\+, or set"):
+    with pytest.raises(ModelError, match="there is no"):
         train_teacher(net(), images(), training=training, device="cpu")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="synchronisation is seen on CUDA only")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_no_step_waits_for_the_device(precision, monkeypatch):
-    steps = []
+@pytest.mark.parametrize("stored", [True, False])
+def test_an_epoch_waits_for_the_device_only_where_it_reads_from_it(
+    precision, stored, monkeypatch, tmp_path
+):
+    read = Epoch._read_device
+    readings = []
 
-    def watched(self, batch, epoch):
+    def allowed(self):
+        torch.cuda.set_sync_debug_mode("default")
+        readings.append(read(self))
         torch.cuda.set_sync_debug_mode("error")
-        try:
-            steps.append(batch.progress)
-            return step(self, batch, epoch)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
 
-    step = Trainer.train_step
-    monkeypatch.setattr(Trainer, "train_step", watched)
-    training = Training(epochs=2, batch_size=8, optimizer=ADAMW, precision=precision)
-    distill(
-        net().cuda(),
-        images(),
-        teacher=net(seed=9).cuda(),
-        mode="regulated",
-        training=training,
-        device="cuda",
-    )
-    assert len(steps) > 4
+    def begin(self):
+        torch.cuda.set_sync_debug_mode("error")
+        yield from batches(self)
+        torch.cuda.set_sync_debug_mode("default")
+
+    batches = Epoch.__iter__
+    monkeypatch.setattr(Epoch, "_read_device", allowed)
+    monkeypatch.setattr(Epoch, "__iter__", begin)
+    teacher, data = net(seed=9).cuda(), images()
+    targets = StoredTargets.fill(teacher, data, tmp_path, views=3, device="cuda")
+    try:
+        distill(
+            net().cuda(),
+            data,
+            teacher=targets if stored else teacher,
+            weights=np.linspace(0.1, 1.9, len(data), dtype=np.float32),
+            training=Training(epochs=2, batch_size=8, optimizer=ADAMW, precision=precision),
+            device="cuda",
+        )
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(readings) >= 2
 
 
 def test_history_and_listener_say_what_each_epoch_did():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -53,8 +55,9 @@ def test_losses_reduced_already_are_refused(shape):
 @pytest.mark.parametrize("argument", ["labels", "losses"])
 def test_labels_and_losses_of_other_rows_are_refused(argument):
     batch = next(iter(next(iter(two_epochs()))))
+    wrong: Any = {argument: torch.zeros(3, dtype=torch.int64)}
     with pytest.raises(SelectionMisuse, match="8 rows"):
-        batch.observe(logits_for(batch), **{argument: torch.zeros(3, dtype=torch.int64)})
+        batch.observe(logits_for(batch), **wrong)
 
 
 def test_an_epoch_left_early_is_refused():
@@ -95,21 +98,47 @@ def test_a_loss_that_is_not_finite_is_found_at_the_next_reading(bad_step):
     assert isinstance(raised.value, FrugalKDError)
 
 
-def test_looking_at_kept_logits_early_changes_nothing(monkeypatch):
-    ledgers = []
-    for keep in (1, 40, 1 << 22):
-        monkeypatch.setattr("frugalkd.epochs.KEEP_LOGITS", keep)
-        selection = Selection(Ids(np.arange(500) % 4), epochs=1, batch_size=8)
-        for epoch in selection:
-            for batch in epoch:
-                logits = torch.randn(
-                    8, 4, generator=torch.Generator().manual_seed(int(batch.ids[0]))
-                )
-                batch.observe(logits[: len(batch.ids)])
-        ledgers.append(selection.ledger)
-    assert same_columns(ledgers[0], ledgers[2])
-    assert same_columns(ledgers[1], ledgers[2])
-    assert (ledgers[0]["visits"] == 1).all()
+def observed_later(keep, later, monkeypatch, spoil=False):
+    """A ledger of one epoch whose looks are put off or not; the largest memory that was kept."""
+    monkeypatch.setattr("frugalkd.epochs.KEEP_LOGITS", keep)
+    selection = Selection(Ids(np.arange(500) % 4), epochs=1, batch_size=8)
+    largest = 0
+    for epoch in selection:
+        for batch in epoch:
+            stream = torch.Generator().manual_seed(int(batch.ids[0]))
+            logits = torch.randn(8, 4, generator=stream)[: len(batch.ids)]
+            batch.observe(logits, later=later)
+            if spoil:
+                logits.zero_()
+            kept = {t.untyped_storage().data_ptr(): t for pair in epoch._unseen for t in pair}
+            largest = max(largest, sum(t.untyped_storage().nbytes() for t in kept.values()))
+    return selection.ledger, largest
+
+
+@pytest.mark.parametrize("keep", [1, 100, 1 << 22])
+def test_looking_later_changes_nothing_and_keeps_no_more_than_its_bound(keep, monkeypatch):
+    at_once, nothing = observed_later(keep, False, monkeypatch)
+    later, kept = observed_later(keep, True, monkeypatch)
+    assert same_columns(at_once, later)
+    assert (later["visits"] == 1).all()
+    assert nothing == 0
+    # Four logits and a label of 8 bytes a row.
+    assert kept <= keep // 4 * (16 + 8) + 16 * 8
+    assert (kept > 1000) is (keep == 1 << 22)
+
+
+def test_what_was_observed_may_be_written_to_afterwards(monkeypatch):
+    left_alone, _ = observed_later(1 << 22, False, monkeypatch)
+    spoiled, _ = observed_later(1 << 22, False, monkeypatch, spoil=True)
+    assert same_columns(left_alone, spoiled)
+
+
+def test_half_precision_losses_are_summed_in_full():
+    batch = next(iter(next(iter(two_epochs()))))
+    losses = torch.tensor([1.0, *[2**-8] * 7], dtype=torch.bfloat16)
+    assert float(batch.reduce(losses)) == (1 + 7 * 2**-8) / 8
+    batch.weights = torch.full((8,), 2.0)
+    assert float(batch.reduce(losses)) == (1 + 7 * 2**-8) / 4
 
 
 def test_weights_of_one_are_made_when_they_are_asked_for():

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from frugalkd.files import allocate, write_at, write_atomic, write_json
+from frugalkd.files import allocate, atomic, write_at, write_atomic, write_json
 
 
 def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path):
@@ -66,3 +66,11 @@ def test_written_at_a_place_however_little_the_system_takes(tmp_path, monkeypatc
     write_at(file, b"hello", 3)
     os.close(file)
     assert (tmp_path / "a").read_bytes() == b"\0\0\0hello\0\0"
+
+
+def test_a_file_written_aside_is_as_readable_as_any_other(tmp_path):
+    (tmp_path / "plain").touch()
+    with atomic(tmp_path / "private") as aside:
+        os.close(os.open(aside, os.O_CREAT | os.O_WRONLY, 0o600))
+    modes = [(tmp_path / name).stat().st_mode for name in ("plain", "private")]
+    assert modes[0] == modes[1]

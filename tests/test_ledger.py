@@ -149,13 +149,6 @@ def test_looks_are_entered_as_one_by_one(seed, looks):
     assert sum(column.itemsize for column in ledger.columns.values()) == 20
 
 
-def test_values_at_ids_are_the_column_where_the_ids_are_all():
-    ledger = visited()
-    assert ledger.of("visits", np.arange(20)) is ledger["visits"]
-    ids = np.array([7, 3])
-    assert ledger.of("visits", ids).tolist() == ledger["visits"][ids].tolist()
-
-
 def test_a_folder_stands_for_the_ledger_in_it(tmp_path):
     visited().save(tmp_path / "ledger.safetensors")
     assert same_columns(Ledger.load(tmp_path), visited())

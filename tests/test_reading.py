@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,12 @@ from hypothesis import strategies as st
 
 from frugalkd.reading import Rows, joined
 
-STRUCTURES = ["pair", "mapping", "tensor", "nested"]
+STRUCTURES = ["pair", "named", "mapping", "tensor", "nested"]
+
+
+class Named(NamedTuple):
+    x: torch.Tensor
+    label: torch.Tensor
 
 
 def rows_of_ids(ids, structure="pair", targets=True) -> Rows:
@@ -20,6 +27,7 @@ def rows_of_ids(ids, structure="pair", targets=True) -> Rows:
     y = torch.from_numpy(ids % 3)
     data = {
         "pair": (x, y),
+        "named": Named(x, y),
         "mapping": {"x": x, "labels": y},
         "tensor": x,
         "nested": {"x": [x, x + 0.5], "labels": y},
@@ -31,6 +39,7 @@ def check(rows: Rows, ids, structure="pair", targets=True) -> None:
     expected = rows_of_ids(ids, structure, targets)
     assert rows.ids.tolist() == list(ids)
     assert rows.views.tolist() == [10 * id for id in ids]
+    assert type(rows.data) is type(expected.data)
     torch.testing.assert_close(rows.data, expected.data, rtol=0, atol=0)
     torch.testing.assert_close(rows.targets, expected.targets, rtol=0, atol=0)
 

@@ -484,19 +484,71 @@ def test_batches_cut_from_blocks_are_those_read_one_at_a_time(targets, tmp_path,
     data = images(90)
     stored = StoredTargets.fill(net(seed=9), data, tmp_path, views=3)
     ids = np.random.default_rng(0).permutation(90)[:77]
+    row_bytes = data.row_bytes + (4 * 4 if targets else 0)
 
     def read(block_rows):
+        monkeypatch.setattr("frugalkd.selection.BLOCK_BYTES", block_rows * row_bytes)
         selection = Selection(data, epochs=2, batch_size=8, targets=stored)
-        selection.source.block_rows = block_rows
-        return list(selection.read(ids, 8, targets=targets))
+        asked, batches = [], selection.source.batches
 
-    singly, in_blocks = read(1), read(35)  # blocks of four batches
+        def listen(requests):
+            asked.extend(len(ids) for ids, _ in requests)
+            return batches(requests)
+
+        selection.source.batches = listen  # pyright: ignore[reportAttributeAccessIssue]
+        return asked, list(selection.read(ids, 8, targets=targets))
+
+    (by_batch, singly), (by_block, in_blocks) = read(1), read(35)
+    assert by_batch == [8] * 9 + [5]
+    assert by_block == [32, 32, 13]
     assert [len(rows.ids) for rows in in_blocks] == [8] * 9 + [5]
     for one, other in zip(singly, in_blocks, strict=True):
         assert np.array_equal(one.ids, other.ids)
         assert np.array_equal(one.views, other.views)
         assert (other.targets is not None) is targets
         torch.testing.assert_close(one[2:], other[2:], rtol=0, atol=0)
+
+
+def test_a_teacher_is_asked_batch_by_batch_and_once_a_row(tmp_path):
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.asked = []
+
+        def forward(self, x):
+            self.asked.append(len(x))
+            return x.flatten(1)[:, :4]
+
+    def ask(targets, when):
+        selection = Selection(
+            images(60),
+            policy=SelfRegulation(confidence=1.1, when=when),
+            epochs=1,
+            batch_size=8,
+            targets=targets,
+            model=net(),
+            labels=lambda data: None,
+        )
+        for epoch in selection:
+            for batch in epoch:
+                batch.observe(torch.zeros(len(batch.ids), 4))
+        return selection.meters.teacher_queries
+
+    for when in ("now", "last-visit"):
+        live, visits = Counting(), Counting()
+        assert ask(LiveTeacher(live), when) == 60
+        assert ask(FirstVisitTargets(visits, images(60), tmp_path / when), when) == 60
+        assert live.asked == visits.asked == [8] * 7 + [4]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_loading_and_waiting_are_told_apart(workers):
+    selection = Selection(Ids(np.arange(9) % 4), epochs=1, batch_size=8, num_workers=workers)
+    for epoch in selection:
+        for batch in epoch:
+            batch.observe(logits_for(batch))
+    selection.source.close()
+    assert (selection.meters.phases["wait"] > 0) is (workers > 0)
 
 
 def test_the_teachers_time_is_told_from_the_stores(tmp_path):

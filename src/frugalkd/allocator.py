@@ -2,28 +2,33 @@
 
 By default glibc takes blocks of more than 32 MiB from the system and gives them back at once, and
 it gives back what is free at the top of its heap: each forward pass of a large batch then touches
-fresh pages, and the kernel clears every one of them. On the machine of docs/time.md that doubled
+fresh pages, and the kernel clears every one of them. On the machine of BENCHMARKS.md that doubled
 the time of a ResNet-20's forward pass of 512 images (see mallopt(3) for the two settings).
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _KEEP = 2**31 - 1
-_LARGEST_MMAP_THRESHOLD = 1 << 30
+_MMAP_THRESHOLDS = (1 << 30, 1 << 25)  # what a recent glibc accepts, and what an older one does
 
 
 def keep_freed_memory() -> bool:
     """Let this process keep what it frees for the next large tensor; returns whether it does.
 
     For entry points of a process, not for a library's import: it holds for all that runs in it.
-    Does nothing where the C library is not glibc.
+    Does nothing where the C library is not glibc, or where the environment has settings of its own
+    for the allocator.
     """
-    if platform.libc_ver()[0] != "glibc":
+    said = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+    if said or platform.libc_ver()[0] != "glibc":
         return False
-    libc = ctypes.CDLL(None)
-    settings = ((_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD), (_M_TRIM_THRESHOLD, _KEEP))
-    return all([libc.mallopt(what, value) == 1 for what, value in settings])
+    mallopt = ctypes.CDLL(None).mallopt
+    # Either setting stops glibc from adapting the other one, so trimming is left alone unless the
+    # first was accepted.
+    accepted = any(mallopt(_M_MMAP_THRESHOLD, size) == 1 for size in _MMAP_THRESHOLDS)
+    return accepted and mallopt(_M_TRIM_THRESHOLD, _KEEP) == 1

@@ -61,6 +61,6 @@ def call(model: Any, inputs: Any) -> Tensor:
 
 def rows_of(data: Any, index: Any) -> Any:
     """The rows ``index`` of every tensor in ``data``."""
-    if isinstance(data, tuple) and all(type(part) is Tensor for part in data):
+    if type(data) is tuple and all(type(part) is Tensor for part in data):
         return tuple([part[index] for part in data])  # what most data are, and without a detour
     return recursively_apply(lambda tensor: tensor[index], data, error_on_other_type=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -90,6 +91,7 @@ class Caller(nn.Module):
         self.run = partial(call, model)
         if training.compile:
             _refuse_without_compiler(accelerator.device)
+            torch.compiler.reset()  # graphs of earlier models count towards one limit
             self.run = torch.compile(self.run)
 
     def forward(self, data: Any) -> Tensor:
@@ -102,11 +104,12 @@ class Caller(nn.Module):
 
 def _refuse_without_compiler(device: torch.device) -> None:
     """On a CPU torch.compile makes C++; without a compiler it fails with pages of text."""
-    names = [os.environ.get("CXX", "g++"), "g++", "clang++", "cl"]
-    if device.type == "cpu" and not any(shutil.which(name) for name in names):
+    default = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    name = os.environ.get("CXX") or default
+    if device.type == "cpu" and shutil.which(name) is None:
         raise ModelError(
-            "training.compile needs a C++ compiler, and there is none: install g++, or set "
-            "training.compile to false"
+            f"training.compile needs a C++ compiler, and there is no {name}: install it, name "
+            "another one in CXX, or set training.compile to false"
         )
 
 
@@ -172,9 +175,9 @@ class Trainer:
             losses = self.objective(logits, batch.targets, labels)
             loss = batch.reduce(losses)
         with phase("backward"):
-            loss.backward()
+            loss.backward()  # neither precision scales it, so accelerate has nothing to add
             if self.training.clip is not None:
-                nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip)
+                nn.utils.clip_grad_norm_(self.parameters, self.training.clip)
         with phase("optimizer"):
             # Fused optimisers leave everything as it is where this flag is 1. It stays 1: from the
             # first bad loss on nothing changes, until the selection next reads the device.
@@ -182,10 +185,10 @@ class Trainer:
             self.bad = torch.where(spread == 0, self.bad, self.one)
             self.optimizer.found_inf = self.bad  # pyright: ignore[reportAttributeAccessIssue]
             self.optimizer.step()
-            for parameter in self.parameters:
+            for parameter in self.parameters:  # zero_grad, without its book-keeping
                 parameter.grad = None
         with phase("ledger"):
-            batch.observe(logits, labels, losses)
+            batch.observe(logits, labels, losses, later=True)
         self.step += 1
         return loss.detach()
 

@@ -33,8 +33,6 @@ class _Trained(NamedTuple):
 
     ids: Ids
     forced: Mask
-    logits: Tensor
-    labels: Tensor
     losses: Tensor
 
 
@@ -61,7 +59,8 @@ class Epoch:
         self._gated_now = selection.policy.when == "now" and plan.forced is None
         self._pending: list[_Trained] = []
         self._looks: list[Look] = []
-        self._looked = self._kept = 0
+        self._unseen: list[tuple[Tensor, Tensor]] = []
+        self._kept = 0
         self._steps = self._first_pending = 0
         self._weight_sum = self._weight_squares = 0.0
         self._rows = 0
@@ -130,7 +129,8 @@ class Epoch:
 
         def take(count: int) -> Batch:
             nonlocal waiting, rows
-            together = joined(waiting)
+            with selection.meters.phase("load"):
+                together = joined(waiting)
             taken = selection.with_targets(together.part(0, count))
             waiting, rows = [together.part(count, rows)], rows - count
             importance = None if weight_of is None else weight_of[taken.ids]
@@ -140,7 +140,8 @@ class Epoch:
             # Rows read before this block, as in a plain loop: the last flush is not at progress 1.
             read = block * size
             with selection.meters.phase("screen"):
-                kept = found.where(self._look(found))
+                seen, labels = selection.with_labels(found)
+                kept = seen.where(self._look(seen, labels))
             waiting.append(kept)
             rows += len(kept.ids)
             if rows >= size:
@@ -149,10 +150,10 @@ class Epoch:
             yield take(rows)
         self.counts["deferred"] += rows
 
-    def _look(self, rows: Rows) -> Mask:
+    def _look(self, rows: Rows, labels: Tensor) -> Mask:
         """A look between two steps: an earlier step that went wrong is reported before it."""
         try:
-            return self._selection.look(rows, step=self._steps)
+            return self._selection.look(rows, labels, step=self._steps)
         except NonFiniteLoss:
             self._read_device()
             raise
@@ -181,35 +182,34 @@ class Epoch:
             epoch=self,
         )
 
-    def observe(self, batch: Batch, logits: Tensor, labels: Tensor, losses: Tensor) -> None:
+    def observe(
+        self, batch: Batch, logits: Tensor, labels: Tensor, losses: Tensor, later: bool
+    ) -> None:
         """Keep what the device has to say of a batch until it is read."""
         meters = self._selection.meters
         meters.samples_backpropagated += len(batch.ids)
         meters.student_forwards += len(batch.ids)
-        self._pending.append(_Trained(batch.ids, batch.forced, logits, labels, losses))
+        self._pending.append(_Trained(batch.ids, batch.forced, losses))
+        self._unseen.append((logits, labels))
         self._kept += logits.numel()
-        if self._kept > KEEP_LOGITS:
-            self._look_at_pending()
+        if not later or self._kept > KEEP_LOGITS:
+            self._look_at_unseen()
 
-    def _look_at_pending(self) -> None:
+    def _look_at_unseen(self) -> None:
         """Look at the logits that are kept, all at once, and let go of them; nobody waits."""
-        kept = self._pending[self._looked :]
-        if not kept:
-            return
-        logits = torch.cat([entry.logits for entry in kept])
-        self._looks.append(look(logits, torch.cat([entry.labels for entry in kept])))
-        nothing = logits[:0]
-        self._pending[self._looked :] = [entry._replace(logits=nothing) for entry in kept]
-        self._looked, self._kept = len(self._pending), 0
+        if self._unseen:
+            logits, labels = zip(*self._unseen, strict=True)
+            self._looks.append(look(torch.cat(logits), torch.cat(labels)))
+            self._unseen, self._kept = [], 0
 
     def _read_device(self) -> None:
         """Enter all that is pending into the ledger, unless something of it is not finite."""
         if not self._pending:
             return
         with self._selection.meters.phase("ledger"):
-            self._look_at_pending()
+            self._look_at_unseen()
             pending, self._pending = self._pending, []
-            looks, self._looks, self._looked = self._looks, [], 0
+            looks, self._looks = self._looks, []
             ids = np.concatenate([entry.ids for entry in pending])
             forced = np.concatenate([entry.forced for entry in pending])
             seen = Look(*(torch.cat(parts).cpu().numpy() for parts in zip(*looks, strict=True)))
@@ -271,6 +271,10 @@ class Batch:
             self._weights = torch.ones(len(self.ids), device=self._epoch._selection.device)
         return self._weights
 
+    @weights.setter
+    def weights(self, weights: Tensor) -> None:
+        self._weights = weights
+
     @property
     def labels(self) -> Tensor:
         """int64 (rows,): the data's labels, or the teacher's top class where they have none."""
@@ -289,10 +293,16 @@ class Batch:
             )
         if self._weights is not None:
             losses = self._weights * losses
-        return losses.sum() / len(self.ids)
+        # Half precision is not enough for a sum.
+        return losses.sum(dtype=torch.promote_types(losses.dtype, torch.float32)) / len(self.ids)
 
     def observe(
-        self, logits: Tensor, labels: Tensor | None = None, losses: Tensor | None = None
+        self,
+        logits: Tensor,
+        labels: Tensor | None = None,
+        losses: Tensor | None = None,
+        *,
+        later: bool = False,
     ) -> None:
         """Tell the ledger how these rows fared in the training forward.
 
@@ -300,6 +310,8 @@ class Batch:
             logits: (rows, classes).
             labels: int64 (rows,); by default the batch's own.
             losses: (rows,), what the objective gave, unweighted; by default cross-entropy.
+            later: these tensors will not be written to again, so that they may be looked at with
+                those of other batches, which is cheaper.
 
         Raises:
             SelectionMisuse: observed twice, or with another number of rows in any of the three.
@@ -320,5 +332,5 @@ class Batch:
                 )
         if losses is None:
             losses = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
-        self._epoch.observe(self, logits.detach(), labels, losses.detach())
+        self._epoch.observe(self, logits.detach(), labels, losses.detach(), later)
         self.observed = True

@@ -23,11 +23,19 @@ def atomic(path: Path) -> Iterator[Path]:
     try:
         yield aside
         with open(aside, "rb+") as file:
+            os.fchmod(file.fileno(), 0o666 & ~_umask())  # some writers leave it private
             os.fsync(file.fileno())
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def _umask() -> int:
+    """The process's mask of new files' permissions, which can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -85,12 +85,6 @@ class Ledger:
     def __getitem__(self, column: str) -> NDArray:
         return self.columns[column]
 
-    def of(self, column: str, ids: NDArray[np.int64]) -> NDArray:
-        """A column's values at ``ids``, to be read only; distinct ids that are all of them must be
-        sorted, and are then given the column itself."""
-        values = self.columns[column]
-        return values if len(ids) == len(values) else values.take(ids)
-
     @property
     def correct(self) -> NDArray[np.bool_]:
         """Whether each sample's last verdict was correct."""

@@ -34,8 +34,7 @@ class Meters:
     eval_seconds: float = 0.0
     phases: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
-    inner: float = field(default=0.0, init=False, repr=False)
-    """Seconds that the phase under way has given to phases inside of it."""
+    _inner: float = field(default=0.0, init=False, repr=False)  # what inner phases have taken
 
     def phase(self, name: str) -> Phase:
         """Add the time of a block to the phase ``name``; a phase inside counts on its own only."""
@@ -87,14 +86,14 @@ class Phase:
 
     def __enter__(self) -> None:
         meters = self._meters
-        self._outer, meters.inner = meters.inner, 0.0
+        self._outer, meters._inner = meters._inner, 0.0
         self._start = time.perf_counter()
 
     def __exit__(self, *_: object) -> None:
         meters = self._meters
         spent = time.perf_counter() - self._start
-        meters.phases[self._name] += spent - meters.inner
-        meters.inner = self._outer + spent
+        meters.phases[self._name] += spent - meters._inner
+        meters._inner = self._outer + spent
 
 
 def peak_memory_bytes() -> dict[str, int]:

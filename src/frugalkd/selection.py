@@ -28,6 +28,9 @@ from frugalkd.reading import Rows
 from frugalkd.teachers import Targets
 from frugalkd.verdict import Look
 
+BLOCK_BYTES = 1 << 22
+"""What is read at once: within the caches, and large enough to hide what a call costs."""
+
 
 class Selection:
     """Decides, epoch by epoch, which samples a model trains on, and remembers how they fared.
@@ -191,12 +194,19 @@ class Selection:
     def _plan(self) -> tuple[Plan, int]:
         """The epoch's plan in its order, and how many sleepers were screened for it."""
         at = Moment(self.epoch, self.epochs, self.seed)
-        plan = self.policy.plan(self.ledger, self.pool, at)
+        with self.meters.phase("ledger"):
+            plan = self.policy.plan(self.ledger, self.pool, at)
         screened = len(plan.screen)
         if screened:
             with self.meters.phase("screen"):
                 self._screen(plan.screen)
-            plan = self.policy.plan(self.ledger, self.pool, at)
+        with self.meters.phase("ledger"):
+            if screened:
+                plan = self.policy.plan(self.ledger, self.pool, at)
+            return self._ordered(plan), screened
+
+    def _ordered(self, plan: Plan) -> Plan:
+        """The part of a plan that the coming epoch trains, in its order."""
         ids = draws.order(plan.ids, self.seed, draws.stream("order"), self.epoch)
         ids = ids[: round(self.part * len(ids))]
 
@@ -208,7 +218,7 @@ class Selection:
             table[plan.ids] = values
             return table[ids]
 
-        return Plan(ids, of(plan.weights), of(plan.forced), lr_factor=plan.lr_factor), screened
+        return Plan(ids, of(plan.weights), of(plan.forced), lr_factor=plan.lr_factor)
 
     def views(self, ids: Ids) -> Ids:
         """The view in which each sample is to be seen now."""
@@ -219,14 +229,18 @@ class Selection:
     def read(self, ids: Ids, rows: int, *, targets: bool = False) -> Iterator[Rows]:
         """Batches of ``rows`` rows in the order of ``ids``, on the device.
 
-        Where that is cheaper, several of them are read as one block and cut. ``targets``: with the
-        teacher's logits, for rows that will all train.
+        Where rows do not depend on their batch, several batches are read as one block and cut.
+        ``targets``: with the teacher's logits, for rows that will all train.
         """
-        at_once = rows * max(1, self.source.block_rows // rows)
+        soft = self.targets if targets else None
+        in_blocks = soft is not None and soft.row_bytes is not None
+        at_once = rows
+        if self.source.row_bytes is not None:
+            row_bytes = self.source.row_bytes + (soft.row_bytes or 0 if soft is not None else 0)
+            at_once *= max(1, BLOCK_BYTES // (rows * row_bytes))
         blocks = [ids[start : start + at_once] for start in range(0, len(ids), at_once)]
         requests = [(block, self.views(block)) for block in blocks]
         batches = self.source.batches(requests)
-        in_blocks = targets and self.targets is not None and self.targets.in_blocks
         for block, views in requests:
             with self.meters.phase(self.source.phase):
                 data = next(batches)
@@ -235,19 +249,28 @@ class Selection:
             if in_blocks:
                 found = self.with_targets(found)
             for part in found.cut(rows):
-                yield self.with_targets(part) if targets and not in_blocks else part
+                yield self.with_targets(part) if targets else part
 
     def with_targets(self, rows: Rows) -> Rows:
         """The same rows with the teacher's logits, where there is a teacher."""
         targets, meters = self.targets, self.meters
-        if targets is None:
+        if targets is None or rows.targets is not None:
             return rows
         asked, answered = targets.queries, targets.seconds
-        with meters.phase("store"):
+        with meters.phase(targets.phase):
             logits = targets.fetch(rows.ids, rows.views, rows.data)
         meters.teacher_queries += targets.queries - asked
-        meters.move(targets.seconds - answered, out_of="store", into="teacher")
+        if targets.phase != "teacher":
+            meters.move(targets.seconds - answered, out_of=targets.phase, into="teacher")
         return rows._replace(targets=logits)
+
+    def with_labels(self, rows: Rows) -> tuple[Rows, Tensor]:
+        """The rows and their labels; the teacher is asked where it has to stand in for them."""
+        labels = self._labels(rows.data)
+        if labels is not None:
+            return rows, labels
+        rows = self.with_targets(rows)
+        return rows, self.label(rows.data, rows.targets)
 
     def label(self, data: Any, targets: Tensor | None) -> Tensor:
         """The batch's labels, or the teacher's top class where the data have none."""
@@ -263,15 +286,13 @@ class Selection:
             )
         return targets.argmax(dim=1)
 
-    def look(self, rows: Rows, *, step: int = 0) -> Mask:
+    def look(self, rows: Rows, labels: Tensor, *, step: int = 0) -> Mask:
         """A first look without gradients: enters the verdicts and says which rows fail.
 
-        ``step`` is the epoch's step to come, for the error where an output is not finite.
+        ``labels`` int64 (rows,); ``step`` is the epoch's step to come, for the error where an
+        output is not finite.
         """
         assert self.model is not None, "refused when the selection was made"
-        labels = self._labels(rows.data)
-        if labels is None:
-            labels = self.label(rows.data, self.with_targets(rows).targets)
         with looking(self.model):
             seen = look(self._forward(rows.data), labels)
         self.meters.student_forwards += len(rows.ids)
@@ -302,7 +323,7 @@ class Selection:
 
     def _screen(self, ids: Ids) -> None:
         for rows in self.read(ids, self.screen_batch):
-            self.look(rows)
+            self.look(*self.with_labels(rows))
 
 
 def _checked(weights: ArrayLike, samples: int) -> NDArray[np.float32]:

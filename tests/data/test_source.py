@@ -21,7 +21,6 @@ from frugalkd.data import (
     open_source,
 )
 from frugalkd.data.protocols import is_batch_indexed, is_view_indexed
-from frugalkd.data.source import BLOCK_BYTES
 from frugalkd.draws import order
 from frugalkd.errors import DataError, SelectionMisuse, UnsupportedData
 
@@ -291,29 +290,22 @@ def test_namesakes_are_not_taken_for_views_and_batches():
     assert not is_view_indexed(Numbered())
 
 
-def test_tensors_of_a_row_a_sample_are_worth_reading_in_blocks():
+def test_a_data_set_says_whether_its_rows_may_be_read_in_blocks():
     data = images()
-    x, y = data.batch([0], [0])
+    x, y = data.batch([0, 1], [0, 0])
     source = open_source(data)
-    assert source.block_rows == BLOCK_BYTES // (x.nbytes + y.nbytes)
-    assert source.phase == "load"
+    assert source.row_bytes == (x.nbytes + y.nbytes) / 2
+    assert open_source(Pair()).row_bytes is None
+    assert open_source(Numbered()).row_bytes is None
 
 
-class Texts(Numbered):
-    """Gives whole batches, some parts of which are no tensors."""
-
-    def batch(self, ids, views):
-        return torch.from_numpy(ids), [str(id) for id in ids]
-
-
-class Pooled(Numbered):
-    """Gives whole batches, a part of which is not one row a sample."""
+class Pair(Numbered):
+    """Gives whole batches, and promises nothing."""
 
     def batch(self, ids, views):
-        return {"x": torch.from_numpy(ids), "all": torch.zeros(7)}
+        return torch.from_numpy(ids), torch.from_numpy(views)
 
 
-@pytest.mark.parametrize("dataset", [Texts(), Pooled(), Numbered()], ids=lambda d: type(d).__name__)
-def test_other_batches_are_read_one_at_a_time(dataset):
-    assert open_source(dataset).block_rows == 1
+def test_waiting_for_workers_is_a_phase_of_its_own():
+    assert open_source(images()).phase == open_source(Numbered()).phase == "load"
     assert open_source(Numbered(), num_workers=1).phase == "wait"

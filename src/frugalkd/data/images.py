@@ -78,6 +78,11 @@ class ImageData(Dataset[tuple[Tensor, int]]):
         channels, height, width = self.images.shape[1:]
         return channels, height, width
 
+    @property
+    def row_bytes(self) -> int:
+        """What a row of :meth:`batch` takes, float32 pixels and the label."""
+        return 4 * self.images[0].numel() + 8 if len(self) else 8
+
     def __len__(self) -> int:
         return len(self.images)
 

@@ -17,7 +17,12 @@ class ViewIndexed(Protocol):
 
 @runtime_checkable
 class BatchIndexed(Protocol):
-    """A data set that gives a whole, collated batch at once."""
+    """A data set that gives a whole, collated batch at once.
+
+    It may also have ``row_bytes``, an integer: what a row of a batch takes in memory. That is a
+    promise that a row does not depend on its batch (no padding to the longest, no draws); several
+    batches are then read at once.
+    """
 
     def batch(self, ids: Any, views: Any) -> Any:
         """The samples ``ids`` in the views ``views`` (both int64 (B,)); the second parameter is

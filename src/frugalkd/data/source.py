@@ -5,8 +5,7 @@ from __future__ import annotations
 import pickle
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence, Sized
 from typing import Any, final
 
 import numpy as np
@@ -33,11 +32,12 @@ class Source(ABC):
     Attributes:
         phase: of the meters, where the time of a read goes: ``load`` in this process, ``wait`` for
             others.
-        block_rows: how many rows are worth reading at once, to be cut into batches afterwards.
+        row_bytes: of one row of a batch, where a large batch may be read and cut into smaller ones
+            without changing a row; None where nobody has said so.
     """
 
     phase = "load"
-    block_rows = 1
+    row_bytes: int | None = None
 
     @abstractmethod
     def batches(self, requests: Sequence[Request]) -> Iterator[Any]:
@@ -54,24 +54,13 @@ class Source(ABC):
         self.close()
 
 
-BLOCK_BYTES = 1 << 22
-"""What data in memory are read by: within the caches, and large enough to hide a call's costs."""
-
-
 @final
 class MemorySource(Source):
-    """Batches made at once by the data set itself, in this process.
-
-    Several batches are read as one block where batches are made of tensors alone, one row a sample.
-    """
+    """Batches made at once by the data set itself, in this process."""
 
     def __init__(self, dataset: BatchIndexed) -> None:
         self._dataset = dataset
-
-    @cached_property
-    def block_rows(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """As many as :data:`BLOCK_BYTES` hold, judged by the first sample."""
-        return _block_rows(self._dataset)
+        self.row_bytes = getattr(dataset, "row_bytes", None)
 
     def batches(self, requests: Sequence[Request]) -> Iterator[Any]:
         return (self._dataset.batch(ids, views) for ids, views in requests)
@@ -188,18 +177,6 @@ def open_source(
     if is_batch_indexed(dataset) and collate is None:
         return MemorySource(dataset)
     return LoaderSource(dataset, collate, num_workers, pin_memory, seed=seed)
-
-
-def _block_rows(dataset: BatchIndexed) -> int:
-    first = np.zeros(1, dtype=np.int64)
-    parts = dataset.batch(first, first)
-    parts = list(parts.values()) if isinstance(parts, Mapping) else parts
-    parts = [parts] if isinstance(parts, torch.Tensor) else parts
-    if not isinstance(parts, Sequence) or isinstance(parts, str):
-        return 1
-    if not all(isinstance(part, torch.Tensor) and part.shape[:1] == (1,) for part in parts):
-        return 1
-    return max(1, BLOCK_BYTES // max(1, sum(part.nbytes for part in parts)))
 
 
 @final

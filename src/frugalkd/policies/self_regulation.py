@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frugalkd.ledger import NEVER, Ledger
-from frugalkd.policies._policy import Ids, Mask, Moment, Plan, Policy
+from frugalkd.policies._policy import Ids, Mask, Moment, Plan, Policy, at_sorted
 from frugalkd.training import STRICT
 from frugalkd.verdict import Look, fails
 
@@ -86,8 +86,8 @@ class SelfRegulation(Policy):
             return Plan(pool, forced=np.ones(len(pool), dtype=bool))
         if self.when == "now":
             return Plan(pool)
-        due = pool[ledger.of("due", pool) <= at.epoch]
-        passed = ledger.of("streak", due) > 0
+        due = pool[at_sorted(ledger["due"], pool) <= at.epoch]
+        passed = at_sorted(ledger["streak"], due) > 0
         awake, screen = due[~passed], due[passed]
         if self.budget is None or len(screen):
             return Plan(awake, screen=screen)
@@ -99,8 +99,8 @@ class SelfRegulation(Policy):
         quota = max(1, round(self.budget * len(pool)))
 
         def confidence(ids: Ids) -> NDArray:
-            unseen = ledger.of("last_epoch", ids) == NEVER
-            return np.where(unseen, -1.0, ledger.of("confidence", ids))
+            unseen = at_sorted(ledger["last_epoch"], ids) == NEVER
+            return np.where(unseen, -1.0, at_sorted(ledger["confidence"], ids))
 
         def chance(ids: Ids) -> NDArray:
             return at.uniform("quota", ids)
@@ -113,7 +113,7 @@ class SelfRegulation(Policy):
         filler = _lowest(
             pool[sleeps[pool]],
             quota - len(awake),
-            lambda ids: ledger.of("due", ids),
+            lambda ids: at_sorted(ledger["due"], ids),
             lambda ids: at.uniform("filler", ids),
         )
         forced = np.arange(len(awake) + len(filler)) >= len(awake)

@@ -35,8 +35,11 @@ class Targets(ABC):
     seconds: float = 0.0
     """What the teacher's answers have taken so far; the rest of a fetch is reading and storing."""
 
-    in_blocks: bool = True
-    """Whether one fetch for several batches is cheaper than one for each."""
+    phase: str = "store"
+    """Of the meters, where the time of a fetch goes that is not the teacher's."""
+
+    row_bytes: int | None = None
+    """Of one row, where one fetch for several batches is as good as one for each; else None."""
 
     @abstractmethod
     def fetch(self, ids: Ids, views: Ids, data: Any) -> Tensor:

@@ -28,7 +28,7 @@ class LiveTeacher(Targets):
         channels_last: that memory format, for the teacher and for inputs (rows, C, H, W).
     """
 
-    in_blocks = False
+    phase = "teacher"
 
     def __init__(
         self,

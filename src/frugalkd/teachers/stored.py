@@ -47,6 +47,7 @@ class StoredTargets(Targets):
         header = self.store.header
         self.about = header.about
         self.views = header.views
+        self.row_bytes = 4 * header.classes
         self.temperature = header.encoding.temperature
         self.knows_top = header.encoding.knows_top
         self.queries = 0
