@@ -88,6 +88,9 @@ def test_a_miniature_in_which_nobody_passed_leaves_the_low_end_open():
     nobody = curve(10, [1.0, 1.0, 0.99])
     assert kept_fraction(nobody, exactly(0), 80, 20, first_is_all=True).low == 1 / 20
     assert kept_fraction(nobody, exactly(0), 80, 20, first_is_all=False).low == 0
+    # Where another mode says how the kept fraction falls, something is known.
+    told = kept_fraction(nobody, Range(0.1, 0.0, 0.2), 80, 20, first_is_all=True)
+    assert told.low > 0.3
     whole = kept_fraction(nobody, exactly(0), 10, 3, first_is_all=True)
     assert whole.low == pytest.approx(0.95 * whole.point)
 

@@ -30,6 +30,8 @@ SATURATED = 0.9
 NOBODY = 0.98
 """The kept fraction of a miniature from which it has seen nobody sleep, and tells nothing."""
 
+_NO_FALL = 0.02
+
 TAIL = 0.3
 """How steeply kept fractions are expected to fall with epochs that the miniature lacks, as
 epoch^-0.3, at the most: so a teacher's fell on Fashion-MNIST, a student's as epoch^-0.15."""
@@ -107,7 +109,8 @@ def kept_fraction(
         factor = math.exp(-each * doublings(count, fade))
         ends.append(_mean(_go_on(curve.kept, epochs, bend), epochs, factor, first_is_all))
     point, low, high = ends
-    if curve.mean > NOBODY and (rows > curve.rows or epochs > len(curve.kept)):
+    scaled = rows > curve.rows or epochs > len(curve.kept)
+    if scaled and curve.mean > NOBODY and fall.high < _NO_FALL:
         low = min(1.0, 1 / epochs) if first_is_all else 0.0
     # The more the data are scaled, the less is known even where the two miniatures agree.
     margin = RUNS_DIFFER * (1 + 0.5 * count)
