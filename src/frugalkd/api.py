@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import Dataset
 
+from frugalkd.checkpoint import Checkpoints
 from frugalkd.data.source import Collate, data_digest
 from frugalkd.engine import Caller, Listener, Run, Trainer, accelerator_for
 from frugalkd.errors import LedgerError, ModelError, TargetsError, UnknownName
@@ -26,7 +28,9 @@ from frugalkd.objectives import KD, CrossEntropy, Objective
 from frugalkd.policies import Policy, SelfRegulation
 from frugalkd.selection import Selection
 from frugalkd.teachers import FirstVisitTargets, LiveTeacher, StoredTargets, Targets
-from frugalkd.training import Training
+from frugalkd.training import Checkpointing, Training
+
+Stop = Callable[[], bool]
 
 
 def train_teacher(
@@ -41,8 +45,10 @@ def train_teacher(
     device: str = "auto",
     collate: Collate | None = None,
     checkpoints: Path | None = None,
+    checkpointing: Checkpointing | None = None,
     resume: bool = False,
     listener: Listener | None = None,
+    stop: Stop | None = None,
 ) -> Run:
     """Train ``model`` in place, by default under self-regulation.
 
@@ -56,9 +62,11 @@ def train_teacher(
         held_out: data to measure the trained model on.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         collate: how samples become a batch, as in torch's DataLoader.
-        checkpoints: a folder for a checkpoint after each epoch.
+        checkpoints: a folder for checkpoints.
+        checkpointing: when to write them; default after each epoch and every ten minutes.
         resume: go on from the newest checkpoint there.
         listener: told of each epoch's record.
+        stop: asked after each step; where it says True a checkpoint is written and Stopped raised.
 
     Returns:
         The run: the model, and the ledger whose ``significance`` says who took part how often.
@@ -66,6 +74,7 @@ def train_teacher(
     Raises:
         UnsupportedData: iterable data, or labels that are not class indices.
         NonFiniteLoss: the training diverged.
+        Stopped: ``stop`` said so.
     """
     return _train(
         model,
@@ -81,8 +90,10 @@ def train_teacher(
         device=device,
         collate=collate,
         checkpoints=checkpoints,
+        checkpointing=checkpointing,
         resume=resume,
         listener=listener,
+        stop=stop,
     )
 
 
@@ -104,8 +115,10 @@ def distill(
     device: str = "auto",
     collate: Collate | None = None,
     checkpoints: Path | None = None,
+    checkpointing: Checkpointing | None = None,
     resume: bool = False,
     listener: Listener | None = None,
+    stop: Stop | None = None,
 ) -> Run:
     """Distil ``student`` in place from ``teacher``.
 
@@ -122,8 +135,8 @@ def distill(
         policy: who takes part, instead of a mode.
         weights: float32 (samples,), instead of a mode; 0 leaves a sample out.
         objective: default ``KD()``: T = 4, alpha = 0.9.
-        training, seed, held_out, device, collate, checkpoints, resume, listener: as in
-            :func:`train_teacher`.
+        training, seed, held_out, device, collate, checkpoints, checkpointing, resume, listener,
+            stop: as in :func:`train_teacher`.
 
     Raises:
         LedgerError: the mode needs a ledger and there is none, or it is of other data.
@@ -166,8 +179,10 @@ def distill(
         device=device,
         collate=collate,
         checkpoints=checkpoints,
+        checkpointing=checkpointing,
         resume=resume,
         listener=listener,
+        stop=stop,
     )
 
 
@@ -224,8 +239,10 @@ def _train(
     device: str,
     collate: Collate | None,
     checkpoints: Path | None,
+    checkpointing: Checkpointing | None,
     resume: bool,
     listener: Listener | None,
+    stop: Stop | None,
 ) -> Run:
     """What a teacher's and a student's training share."""
     accelerator = accelerator_for(training.precision, device)
@@ -261,9 +278,13 @@ def _train(
         meters=meters,
     )
     torch.manual_seed(seed)
+    keeper = None
+    if checkpoints is not None:
+        keeper = Checkpoints(checkpoints, checkpointing or Checkpointing())
     trainer = Trainer(
-        model, selection, objective, training, accelerator, checkpoints, listener or _silent
-    )
+        model, selection, objective, training, accelerator, keeper, listener or _silent,
+        stop or _never,
+    )  # fmt: skip
     try:
         if resume:
             trainer.resume()
@@ -282,6 +303,10 @@ def _train(
     if held_out is not None:
         _evaluate(run, teacher, held_out, training, accelerator, collate)
     return run
+
+
+def _never() -> bool:
+    return False
 
 
 def _silent(record: dict[str, Any]) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,9 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from frugalkd.batches import call, inputs_of
-from frugalkd.checkpoint import load_tree, random_state, save_tree, set_random_state
+from frugalkd.checkpoint import Checkpoints, random_state, set_random_state
 from frugalkd.epochs import Batch, Epoch
-from frugalkd.errors import ModelError
+from frugalkd.errors import ModelError, Stopped
 from frugalkd.ledger import Ledger
 from frugalkd.meters import Meters
 from frugalkd.objectives import Objective
@@ -123,8 +122,9 @@ class Trainer:
         objective: one loss a row.
         training: the settings.
         accelerator: device and precision.
-        checkpoints: a folder for one checkpoint an epoch, or None.
+        checkpoints: where and when to write checkpoints, or None.
         listener: told of each epoch.
+        stop: asked after each step whether to stop there.
     """
 
     model: nn.Module
@@ -132,13 +132,15 @@ class Trainer:
     objective: Objective
     training: Training
     accelerator: Accelerator
-    checkpoints: Path | None = None
+    checkpoints: Checkpoints | None = None
     listener: Listener = lambda record: None
+    stop: Callable[[], bool] = lambda: False
 
     def __post_init__(self) -> None:
         self.call = Caller(self.model, self.training, self.accelerator)
         self.optimizer = make_optimizer(self.model, self.training.optimizer)
         self.step = 0
+        self.losses: list[Tensor] = []  # of the epoch under way
         self.parameters = list(self.model.parameters())
         self.bad = torch.zeros((), device=self.accelerator.device)
         self.one = torch.ones_like(self.bad)
@@ -149,18 +151,30 @@ class Trainer:
 
         Raises:
             NonFiniteLoss: logits or losses stopped being finite; the weights are those before.
+            Stopped: ``stop`` said so; a checkpoint was written, where there is a place for it.
         """
-        meters, started = self.selection.meters, time.perf_counter()
-        before = meters.wall_seconds
+        self._started = time.perf_counter() - self.selection.meters.wall_seconds
         for epoch in self.selection:
             self.model.train()
-            losses = [self.train_step(batch, epoch) for batch in epoch]
-            meters.wall_seconds = before + time.perf_counter() - started
-            self._finish_epoch(epoch, losses)
+            for batch in epoch:
+                self.losses.append(self.train_step(batch, epoch))
+                self._pause(epoch)
+            self._finish_epoch(epoch)
         self._recalibrate()
-        meters.wall_seconds = before + time.perf_counter() - started
+        self._read_clock()
         self.model.eval()
         return self.history
+
+    def _read_clock(self) -> None:
+        self.selection.meters.wall_seconds = time.perf_counter() - self._started
+
+    def _pause(self, epoch: Epoch) -> None:
+        """Between two steps: write a checkpoint where one is due, stop where that is asked for."""
+        stop = self.stop()
+        if self.checkpoints is not None and (stop or self.checkpoints.due(self.step)):
+            self.save(epoch.index)
+        if stop:
+            raise Stopped(f"stopped at epoch {epoch.index}, step {self.step}")
 
     def train_step(self, batch: Batch, epoch: Epoch) -> Tensor:
         """One optimiser step. No device synchronisation in here."""
@@ -192,7 +206,9 @@ class Trainer:
         self.step += 1
         return loss.detach()
 
-    def _finish_epoch(self, epoch: Epoch, losses: list[Tensor]) -> None:
+    def _finish_epoch(self, epoch: Epoch) -> None:
+        self._read_clock()
+        losses, self.losses = self.losses, []
         record = {
             "epoch": epoch.index,
             "samples": len(self.selection.ledger),
@@ -205,8 +221,7 @@ class Trainer:
         }
         self.history.append(record)
         if self.checkpoints is not None:
-            with self.selection.meters.phase("checkpoint"):
-                self.save()
+            self.save(epoch.index + 1)
         self.listener(record)
 
     def _recalibrate(self) -> None:
@@ -229,37 +244,37 @@ class Trainer:
         with selection.meters.phase("recalibrate"):
             torch.optim.swa_utils.update_bn(batches(), self.call)
 
-    def save(self) -> None:
-        """A checkpoint of the finished epoch; the one before it goes away once this one is safe."""
+    def save(self, epochs: int) -> None:
+        """Write a checkpoint: ``epochs`` epochs are done. Does nothing but raise NonFiniteLoss
+        where something of the epoch so far is not finite."""
         assert self.checkpoints is not None
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
-        path = self.checkpoints / f"epoch-{self.selection.epoch:05d}.safetensors"
-        tree = {
-            "selection": self.selection.state_dict(),
-            "model": dict(self.model.state_dict()),
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "history": self.history,
-            "meters": self.selection.meters.state(),
-            "random": random_state(self.accelerator.device),
-        }
-        save_tree(path, tree)
-        for other in self.checkpoints.glob("epoch-*.safetensors"):
-            if other != path:  # of an earlier epoch, or of a run that was not gone on with
-                other.unlink()
+        with self.selection.meters.phase("checkpoint"):
+            state = self.selection.state_dict()
+            if self.selection.targets is not None:
+                self.selection.targets.sync()
+            self._read_clock()
+            tree = {
+                "selection": state,
+                "model": dict(self.model.state_dict()),
+                "optimizer": self.optimizer.state_dict(),
+                "step": self.step,
+                "losses": torch.stack(self.losses) if self.losses else None,
+                "history": self.history,
+                "meters": self.selection.meters.state(),
+                "random": random_state(self.accelerator.device),
+            }
+            self.checkpoints.save(epochs, self.step, tree)
 
     def resume(self) -> bool:
-        """Go on from the newest checkpoint; False where there is none."""
-        if self.checkpoints is None:
+        """Go on from the newest checkpoint that is whole; False where there is none."""
+        tree = None if self.checkpoints is None else self.checkpoints.newest()
+        if tree is None:
             return False
-        found = sorted(self.checkpoints.glob("epoch-*.safetensors"))
-        if not found:
-            return False
-        tree = load_tree(found[-1])
-        self.selection.load_state_dict(tree["selection"])
         self.model.load_state_dict(tree["model"])
         self.optimizer.load_state_dict(tree["optimizer"])
         self.step, self.history = tree["step"], tree["history"]
+        self.losses = [] if tree["losses"] is None else list(tree["losses"].to(self.bad.device))
+        self.selection.load_state_dict(tree["selection"])
         self.selection.meters.restore(tree["meters"])
         set_random_state(tree["random"], self.accelerator.device)
         return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -62,6 +62,9 @@ class Epoch:
         self._unseen: list[tuple[Tensor, Tensor]] = []
         self._kept = 0
         self._steps = self._first_pending = 0
+        self._read = 0  # rows of the plan that batches were made of, or that were looked at
+        self._waiting: list[Rows] = []  # under gate-now: rows that failed, not yet a batch
+        self._batch: Batch | None = None
         self._weight_sum = self._weight_squares = 0.0
         self._rows = 0
 
@@ -75,13 +78,13 @@ class Epoch:
             raise SelectionMisuse(f"epoch {self.index} has begun already: an epoch runs once")
         self.begun = True
         for batch in self._gate_now() if self._gated_now else self._as_planned():
+            self._batch = batch
             yield batch
             if not batch.observed:
                 raise SelectionMisuse(
                     f"the batch at epoch {self.index}, step {self._steps} was not observed: call "
                     "batch.observe(logits, labels) once for each batch"
                 )
-            self._steps += 1
             if self._steps % CHECK_EVERY == 0:
                 self._read_device()
         self._read_device()
@@ -103,6 +106,56 @@ class Epoch:
             "effective_samples": self._weight_sum**2 / squares if squares else 0.0,
         }
 
+    def state_dict(self) -> dict[str, Any]:
+        """Where the epoch is, between two batches. Reads what is pending from the device.
+
+        Raises:
+            SelectionMisuse: a batch was not observed yet.
+            NonFiniteLoss: as when an epoch goes on.
+        """
+        if self._batch is not None and not self._batch.observed:
+            raise SelectionMisuse(
+                f"a batch of epoch {self.index} is under way: take the state once it is observed"
+            )
+        self._read_device()
+        plan = self._plan
+        waiting = joined(self._waiting) if self._waiting else None
+        columns = {
+            "ids": plan.ids,
+            "weights": plan.weights,
+            "forced": plan.forced,
+            "waiting_ids": None if waiting is None else waiting.ids,
+            "waiting_views": None if waiting is None else waiting.views,
+        }
+        return {
+            **{k: None if v is None else torch.from_numpy(v.copy()) for k, v in columns.items()},
+            "waiting_targets": None if waiting is None else waiting.targets,
+            "lr_factor": self.lr_factor,
+            "screened": self.screened,
+            "counts": dict(self.counts),
+            "steps": self._steps,
+            "read": self._read,
+            "rows": self._rows,
+            "weight_sum": self._weight_sum,
+            "weight_squares": self._weight_squares,
+        }
+
+    @classmethod
+    def from_state(cls, selection: Selection, state: dict[str, Any]) -> Epoch:
+        """The rest of the epoch that :meth:`state_dict` was taken of."""
+        found = {key: v.numpy() if isinstance(v, Tensor) else v for key, v in state.items()}
+        plan = Plan(found["ids"], found["weights"], found["forced"], lr_factor=found["lr_factor"])
+        epoch = cls(selection, plan, found["screened"])
+        epoch.counts = dict(found["counts"])
+        epoch._steps = epoch._first_pending = found["steps"]
+        epoch._read, epoch._rows = found["read"], found["rows"]
+        epoch._weight_sum, epoch._weight_squares = found["weight_sum"], found["weight_squares"]
+        ids, views = found["waiting_ids"], found["waiting_views"]
+        if ids is not None and len(ids):
+            rows = selection.read_again(ids, views)
+            epoch._waiting = [rows._replace(targets=state["waiting_targets"])]
+        return epoch
+
     def _as_planned(self) -> Iterator[Batch]:
         """The plan's own batches, in their order."""
         plan, selection = self._plan, self._selection
@@ -110,12 +163,11 @@ class Epoch:
         keep = len(self) * rows if selection.drop_last else len(plan.ids)
         self.counts["deferred"] = max(0, len(plan.ids) - keep)
         forced = np.zeros(len(plan.ids), dtype=bool) if plan.forced is None else plan.forced
-        start = 0
-        for found in selection.read(plan.ids[:keep], rows, targets=True):
-            here = slice(start, start + len(found.ids))
+        for found in selection.read(plan.ids[self._read : keep], rows, targets=True):
+            start, self._read = self._read, self._read + len(found.ids)
+            here = slice(start, self._read)
             importance = None if plan.weights is None else plan.weights[here]
             yield self._make(found, forced[here], importance, start)
-            start += len(found.ids)
 
     def _gate_now(self) -> Iterator[Batch]:
         """Reads batches, keeps the rows that fail, and trains whenever a full batch has come."""
@@ -124,25 +176,25 @@ class Epoch:
         if self._plan.weights is not None:
             weight_of = np.zeros(len(selection.ledger), dtype=np.float32)
             weight_of[self._plan.ids] = self._plan.weights
-        waiting: list[Rows] = []
-        read = rows = 0
+        rows = sum(len(part.ids) for part in self._waiting)
+        # Rows read before the last block, as in a plain loop: the last flush is not at progress 1.
+        before = max(0, self._read - 1) // size * size
 
         def take(count: int) -> Batch:
-            nonlocal waiting, rows
+            nonlocal rows
             with selection.meters.phase("load"):
-                together = joined(waiting)
+                together = joined(self._waiting)
             taken = selection.with_targets(together.part(0, count))
-            waiting, rows = [together.part(count, rows)], rows - count
+            self._waiting, rows = [together.part(count, rows)], rows - count
             importance = None if weight_of is None else weight_of[taken.ids]
-            return self._make(taken, np.zeros(count, dtype=bool), importance, read)
+            return self._make(taken, np.zeros(count, dtype=bool), importance, before)
 
-        for block, found in enumerate(selection.read(self._plan.ids, size)):
-            # Rows read before this block, as in a plain loop: the last flush is not at progress 1.
-            read = block * size
+        for found in selection.read(self._plan.ids[self._read :], size):
+            before, self._read = self._read, self._read + len(found.ids)
             with selection.meters.phase("screen"):
                 seen, labels = selection.with_labels(found)
                 kept = seen.where(self._look(seen, labels))
-            waiting.append(kept)
+            self._waiting.append(kept)
             rows += len(kept.ids)
             if rows >= size:
                 yield take(size)
@@ -189,6 +241,7 @@ class Epoch:
         meters = self._selection.meters
         meters.samples_backpropagated += len(batch.ids)
         meters.student_forwards += len(batch.ids)
+        self._steps += 1
         self._pending.append(_Trained(batch.ids, batch.forced, losses))
         self._unseen.append((logits, labels))
         self._kept += logits.numel()

@@ -49,6 +49,10 @@ class SelectionMisuse(FrugalKDError):
     """A batch was left unobserved, observed twice, or observed with the wrong rows."""
 
 
+class Stopped(FrugalKDError):
+    """A training was asked to stop, and did so after a step; its checkpoint says where."""
+
+
 class NonFiniteLoss(FrugalKDError):
     """Logits or losses stopped being finite.
 

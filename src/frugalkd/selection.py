@@ -133,10 +133,12 @@ class Selection:
         self.epoch = 0
         """The epoch to come, or under way."""
         self._current: Epoch | None = None
+        self._under_way: Epoch | None = None  # what a state was taken in the middle of
 
     def __iter__(self) -> Iterator[Epoch]:
         while self.epoch < self.epochs:
-            epoch = self._current = Epoch(self, *self._plan())
+            epoch, self._under_way = self._under_way or Epoch(self, *self._plan()), None
+            self._current = epoch
             yield epoch
             if not epoch.finished:
                 raise SelectionMisuse(
@@ -150,29 +152,29 @@ class Selection:
         return math.ceil(self.epochs)
 
     def state_dict(self) -> dict[str, Any]:
-        """What another selection, made alike, needs to go on with the next epoch.
-
-        Inside the loop over epochs it may be taken before an epoch's batches, or after them.
+        """What another selection, made alike, needs to go on from here: before an epoch, between
+        its batches once the last one was observed, or after them.
 
         Raises:
-            SelectionMisuse: taken between an epoch's batches.
+            SelectionMisuse: a batch is under way.
+            NonFiniteLoss: something of the epoch so far is not finite.
         """
-        current, coming = self._current, self.epoch
+        current, coming, under_way = self._current, self.epoch, self._under_way
         if current is not None and current.index == coming and current.begun:
-            if not current.finished:
-                raise SelectionMisuse(
-                    f"epoch {coming} is under way: take the state after its last batch"
-                )
-            coming += 1
+            under_way = None if current.finished else current
+            coming += current.finished
+        inside = None if under_way is None else under_way.state_dict()
         return {
             "epoch": coming,
             "seed": self.seed,
             "epochs": self.ledger.epochs,
+            "under_way": inside,
             "columns": {k: torch.from_numpy(v.copy()) for k, v in self.ledger.columns.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state_dict`.
+        """Go on from :meth:`state_dict`. An epoch in whose middle it was taken comes first, with
+        the batches that are left of it.
 
         Raises:
             SelectionMisuse: the state is of another seed or another number of samples.
@@ -183,6 +185,8 @@ class Selection:
         self.epoch, self._current = state["epoch"], None
         self.ledger.columns = columns
         self.ledger.epochs = state["epochs"]
+        inside = state["under_way"]
+        self._under_way = None if inside is None else Epoch.from_state(self, inside)
 
     # What an epoch is made of.
 
@@ -250,6 +254,12 @@ class Selection:
                 found = self.with_targets(found)
             for part in found.cut(rows):
                 yield self.with_targets(part) if targets else part
+
+    def read_again(self, ids: Ids, views: Ids) -> Rows:
+        """Rows that were read before, in the views that they had then."""
+        with self.meters.phase(self.source.phase):
+            data = next(self.source.batches([(ids, views)]))
+        return Rows(ids, views, send_to_device(data, self.device, non_blocking=True))
 
     def with_targets(self, rows: Rows) -> Rows:
         """The same rows with the teacher's logits, where there is a teacher."""

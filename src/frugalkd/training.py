@@ -101,6 +101,31 @@ class Training:
         _not_negative(recalibrate_bn=self.recalibrate_bn, num_workers=self.num_workers)
 
 
+@dataclass(frozen=True)
+class Checkpointing:
+    """When a training writes down where it is. It does so after each epoch, and when it is stopped.
+
+    Attributes:
+        steps: also after this many optimiser steps (0: not).
+        minutes: also after this many minutes (0: not).
+        keep: how many of the last checkpoints stay; a damaged one is passed over for the one before.
+
+    Raises:
+        ValueError: a value is impossible.
+    """
+
+    __pydantic_config__: ClassVar = STRICT
+
+    steps: int = 0
+    minutes: float = 10.0
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        _not_negative(steps=self.steps, minutes=self.minutes)
+        if self.keep < 1:
+            raise ValueError(f"keep must be 1 or more, not {self.keep}")
+
+
 def _not_negative(**values: float) -> None:
     for name, value in values.items():
         if not 0 <= value < math.inf:

@@ -48,6 +48,9 @@ class Targets(ABC):
         ``data`` is the batch as the student gets it, on the student's device; so is the answer.
         """
 
+    def sync(self) -> None:
+        """Make durable what was stored so far, where something is."""
+
     @abstractmethod
     def truth(self, labels: Tensor | None) -> NDArray[np.float32]:
         """The teacher's probability of each sample's label, float32 (samples,).

@@ -81,6 +81,10 @@ class FirstVisitTargets(Targets):
         """As :meth:`StoredTargets.check`."""
         check_about(self.about, teacher, dataset)
 
+    def sync(self) -> None:
+        if self._filler.store is not None:
+            self._filler.store.sync()
+
     def close(self) -> None:
         """Make what was stored durable, and let other processes fill the store."""
         self._filler.close()
