@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import math
+import random
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from frugalkd.checkpoint import load_tree, random_state, save_tree, set_random_state
+from frugalkd.checkpoint import (
+    Checkpoints,
+    load_tree,
+    random_state,
+    save_tree,
+    set_random_state,
+)
 from frugalkd.errors import RunFolderError
+from frugalkd.training import Checkpointing
 
 leaves = st.one_of(
     st.none(), st.booleans(), st.integers(-(2**60), 2**60), st.floats(allow_nan=False), st.text()
@@ -86,7 +95,7 @@ def test_damaged_files_are_refused_in_one_line(tmp_path):
     save_file({"a": torch.zeros(1)}, path)
     with pytest.raises(RunFolderError, match="not a checkpoint"):
         load_tree(path)
-    meta = {"format": "frugalkd-checkpoint", "schema": "1"}
+    meta = {"format": "frugalkd-checkpoint", "schema": "2"}
     for text in ("5", "[]", "{}", '{"tensor": "9"}', '{"dict": [1]}', "{", '{"list": 3}'):
         save_file({"0": torch.zeros(1)}, path, metadata={**meta, "tree": text})
         with pytest.raises(RunFolderError, match="damaged"):
@@ -99,9 +108,75 @@ def test_what_json_cannot_hold_is_an_error_at_once(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_random_stream_goes_on_where_it_was():
+def test_another_version_is_told_from_damage(tmp_path):
+    path = tmp_path / "c.safetensors"
+    for schema in ("1", "3"):
+        meta = {"format": "frugalkd-checkpoint", "schema": schema, "tree": "{}"}
+        save_file({"0": torch.zeros(1)}, path, metadata=meta)
+        with pytest.raises(RunFolderError, match="another version of frugalkd"):
+            load_tree(path)
+
+
+def test_all_random_streams_go_on_where_they_were(tmp_path):
     cpu = torch.device("cpu")
-    state = random_state(cpu)
-    drawn = torch.rand(5)
-    set_random_state(state, cpu)
-    assert torch.equal(torch.rand(5), drawn)
+
+    def draw():
+        return [*torch.rand(5).tolist(), random.gauss(0, 1), *np.random.normal(size=3)]
+
+    draw()  # leaves a cached normal value in numpy's and Python's streams
+    save_tree(tmp_path / "r", random_state(cpu))
+    drawn = draw()
+    draw()
+    set_random_state(load_tree(tmp_path / "r"), cpu)
+    assert draw() == drawn
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_last_checkpoints_are_kept_and_those_of_another_run_go(tmp_path):
+    kept = Checkpoints(tmp_path / "c", Checkpointing(keep=2))
+    assert kept.newest() is None
+    for epoch, step in ((0, 5), (1, 8), (1, 12)):
+        kept.save(epoch, step, {"step": step})
+    assert names(kept.folder) == [
+        "epoch-00001-step-000000008.safetensors",
+        "epoch-00001-step-000000012.safetensors",
+    ]
+    assert kept.newest() == {"step": 12}
+    fresh = Checkpoints(tmp_path / "c", Checkpointing(keep=1))
+    fresh.save(0, 3, {"step": 3})
+    assert names(kept.folder) == ["epoch-00000-step-000000003.safetensors"]
+
+
+@pytest.mark.parametrize("damage", [0, 20, -1])
+def test_a_torn_checkpoint_is_passed_over_with_a_warning(tmp_path, damage):
+    kept = Checkpoints(tmp_path, Checkpointing(keep=3))
+    for step in (1, 2, 3):
+        kept.save(0, step, {"step": step, "x": torch.zeros(9)})
+    for name in names(tmp_path)[1:]:
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole[:damage])
+    with pytest.warns(UserWarning, match="going on from the one before it"):
+        assert kept.newest()["step"] == 1
+    (tmp_path / names(tmp_path)[0]).write_bytes(b"")
+    with (
+        pytest.warns(UserWarning, match="going on"),
+        pytest.raises(RunFolderError, match="readable"),
+    ):
+        kept.newest()
+
+
+def test_checkpoints_are_due_by_steps_and_by_minutes(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("frugalkd.checkpoint.time.monotonic", lambda: now[0])
+    by_steps = Checkpoints(tmp_path / "s", Checkpointing(steps=4, minutes=0))
+    assert [step for step in range(1, 10) if by_steps.due(step)] == [4, 8]
+    by_minutes = Checkpoints(tmp_path / "m", Checkpointing(minutes=2))
+    now[0] += 119
+    assert not by_minutes.due(7)
+    now[0] += 1
+    assert by_minutes.due(8)
+    by_minutes.save(0, 8, {})
+    assert not by_minutes.due(9)

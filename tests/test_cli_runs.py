@@ -191,7 +191,7 @@ def test_ctrl_c_says_how_to_go_on(cli, tmp_path, monkeypatch):
         code, _, err = cli(*arguments)
     assert code == 130
     assert err.count("\n") == 1
-    assert "1 finished epoch kept" in err
+    assert "(1 whole epochs), which are kept" in err
     assert err.rstrip().endswith("--resume")
     code, _, err = cli(*arguments)
     assert code == 2

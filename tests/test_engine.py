@@ -17,13 +17,13 @@ from torch.nn import functional as F
 
 from frugalkd.api import distill, train_teacher
 from frugalkd.epochs import Epoch
-from frugalkd.errors import FrugalKDError, ModelError, NonFiniteLoss
+from frugalkd.errors import FrugalKDError, ModelError, NonFiniteLoss, Stopped
 from frugalkd.ledger import Ledger
 from frugalkd.modes import MODES
 from frugalkd.objectives import KD, CrossEntropy, Objective
 from frugalkd.policies import All, RandomSubset, SelfRegulation
 from frugalkd.teachers import StoredTargets
-from frugalkd.training import Optimizer, Schedule, Training
+from frugalkd.training import Checkpointing, Optimizer, Schedule, Training
 from toys import IdsAndViews, images, net, order, rate, same_columns, same_state
 
 SGD = Optimizer("sgd", lr=0.05, momentum=0.9)
@@ -257,7 +257,8 @@ def test_no_checkpoint_is_written_of_a_bad_epoch(tmp_path):
     common = {"policy": All(), "training": training, "seed": 1, "device": "cpu"}
     with pytest.raises(NonFiniteLoss):
         train_teacher(no_batchnorm(), data, checkpoints=tmp_path, **common)
-    assert [path.name for path in tmp_path.iterdir()] == ["epoch-00001.safetensors"]
+    kept = sorted(path.name for path in tmp_path.iterdir())
+    assert kept == [f"epoch-0000{n}-step-{7 * n:09d}.safetensors" for n in (1, 2)]
 
 
 def test_checkpoints_of_a_run_that_is_not_gone_on_with_do_not_outlive_it(tmp_path):
@@ -268,7 +269,8 @@ def test_checkpoints_of_a_run_that_is_not_gone_on_with_do_not_outlive_it(tmp_pat
 
     train(5, seed=1)
     fresh = train(2, seed=2)
-    assert [path.name for path in tmp_path.iterdir()] == ["epoch-00001.safetensors"]
+    kept = sorted(path.name for path in tmp_path.iterdir())
+    assert kept == [f"epoch-0000{n}-step-{7 * n:09d}.safetensors" for n in (1, 2)]
     assert same_state(train(2, seed=2, resume=True).model, fresh.model)
 
 
@@ -306,18 +308,8 @@ class Interrupted(Exception):
     pass
 
 
-@pytest.mark.parametrize("settings", RESUMED.values(), ids=RESUMED)
-def test_a_resumed_run_ends_bit_for_bit_where_the_whole_one_does(settings, tmp_path):
-    def interrupt(record):
-        if record["epoch"] == 1:
-            raise Interrupted
-
-    training = replace(TRAININGS["adamw"], epochs=4.5, recalibrate_bn=20)
-    whole = start(settings, training=training)
-    with pytest.raises(Interrupted):
-        start(settings, training=training, checkpoints=tmp_path, listener=interrupt)
-    torch.rand(7)  # whatever else the process draws in between
-    resumed = start(settings, training=training, checkpoints=tmp_path, resume=True)
+def check_equal(whole, resumed):
+    """All that two runs leave, times apart."""
     assert same_state(whole.model, resumed.model)
     assert same_columns(whole.ledger, resumed.ledger)
     assert whole.ledger.epochs == resumed.ledger.epochs
@@ -330,7 +322,87 @@ def test_a_resumed_run_ends_bit_for_bit_where_the_whole_one_does(settings, tmp_p
     counted = ["samples_backpropagated", "student_forwards", "teacher_queries", "flops"]
     one, other = whole.meters.summary(), resumed.meters.summary()
     assert {k: one[k] for k in counted} == {k: other[k] for k in counted}
-    assert [path.name for path in tmp_path.iterdir()] == ["epoch-00004.safetensors"]
+
+
+class After:
+    """Says after ``steps`` steps that it is enough."""
+
+    def __init__(self, steps):
+        self.left = steps
+
+    def __call__(self):
+        self.left -= 1
+        return self.left <= 0
+
+
+@pytest.mark.parametrize("settings", RESUMED.values(), ids=RESUMED)
+@pytest.mark.parametrize("drop_last", [False, True], ids=["all", "drop-last"])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_run_stopped_again_and_again_ends_where_the_whole_one_does(
+    settings, drop_last, steps, tmp_path
+):
+    training = replace(TRAININGS["adamw"], epochs=3.5, drop_last=drop_last)
+    whole = start(settings, training=training)
+    times = 0
+    while True:
+        try:
+            resumed = start(
+                settings, training=training, checkpoints=tmp_path, resume=times > 0,
+                stop=After(steps),
+            )  # fmt: skip
+            break
+        except Stopped:
+            times += 1
+            torch.rand(times)  # whatever else the process draws in between
+    assert times == sum(record["steps"] for record in whole.history) // steps
+    check_equal(whole, resumed)
+
+
+@pytest.mark.parametrize("when", WHENS)
+def test_a_run_goes_on_from_its_last_checkpoint_not_from_its_last_epoch(when, tmp_path):
+    settings = {"policy": SelfRegulation(confidence=0.5, when=when, max_sleep=2)}
+    training = replace(TRAININGS["sgd"], epochs=3)
+    whole = start(settings, training=training)
+    done = []
+
+    class Killed(Exception):
+        pass
+
+    class Dying(After):
+        def __call__(self):
+            if super().__call__():
+                raise Killed
+            done.append(1)
+            return False
+
+    with pytest.raises(Killed):
+        start(
+            settings, training=training, checkpoints=tmp_path,
+            checkpointing=Checkpointing(steps=2, keep=1), stop=Dying(8),
+        )  # fmt: skip
+    done.clear()
+    resumed = start(
+        settings, training=training, checkpoints=tmp_path, resume=True,
+        checkpointing=Checkpointing(steps=2), stop=Dying(1000),
+    )  # fmt: skip
+    check_equal(whole, resumed)
+    assert len(done) == sum(record["steps"] for record in whole.history) - 6
+
+
+@pytest.mark.parametrize("settings", RESUMED.values(), ids=RESUMED)
+def test_a_resumed_run_ends_bit_for_bit_where_the_whole_one_does(settings, tmp_path):
+    def interrupt(record):
+        if record["epoch"] == 1:
+            raise Interrupted
+
+    training = replace(TRAININGS["adamw"], epochs=4.5, recalibrate_bn=20)
+    whole = start(settings, training=training)
+    with pytest.raises(Interrupted):
+        start(settings, training=training, checkpoints=tmp_path, listener=interrupt)
+    torch.rand(7)  # whatever else the process draws in between
+    resumed = start(settings, training=training, checkpoints=tmp_path, resume=True)
+    check_equal(whole, resumed)
+    assert len(list(tmp_path.iterdir())) == 2
     again = start(settings, training=training, checkpoints=tmp_path, resume=True)
     assert same_state(whole.model, again.model)
 

@@ -455,12 +455,53 @@ def test_a_state_taken_after_an_epochs_batches_goes_on_with_the_next():
     assert second.ledger.epochs == 2
 
 
-def test_no_state_is_given_between_an_epochs_batches():
+def test_no_state_is_given_while_a_batch_is_not_observed():
     selection = two_epochs()
     batches = iter(next(iter(selection)))
     next(batches)
-    with pytest.raises(SelectionMisuse, match="epoch 0 is under way"):
+    with pytest.raises(SelectionMisuse, match="a batch of epoch 0 is under way"):
         selection.state_dict()
+
+
+@pytest.mark.parametrize("when", ["now", "last-visit"])
+@pytest.mark.parametrize("dataset", [Ids, IdsAndViews])
+def test_a_state_taken_between_two_batches_goes_on_with_the_next(when, dataset):
+    def make():
+        return Selection(
+            dataset(np.arange(40) % 4),
+            policy=SelfRegulation(confidence=0.5, max_sleep=2, when=when),
+            epochs=3,
+            batch_size=7,
+            seed=2,
+            weights=np.linspace(0, 2, 40, dtype=np.float32),
+            model=nn.Identity(),
+            forward=lambda data: 50.0 * torch.eye(4)[data[1]] * (data[0][:, :1] % 3 == 0),
+        )
+
+    def rest(selection, stop_at=None):
+        """(epoch, ids, weights, progress) of the batches to come; the state after some of them."""
+        seen = []
+        for epoch in selection:
+            for batch in epoch:
+                batch.observe(logits_for(batch, epoch.index == 0))
+                assert batch.data[0][:, 0].tolist() == batch.ids.tolist()
+                seen.append((epoch.index, batch.ids.tolist(), batch.weights.tolist(),
+                             batch.progress))  # fmt: skip
+                if len(seen) == stop_at:
+                    return seen, selection.state_dict()
+        return seen, None
+
+    undisturbed = make()
+    whole, _ = rest(undisturbed)
+    assert len({ids for _, batch, _, _ in whole for ids in batch}) < 40
+    for stop_at in range(1, len(whole)):
+        first, state = rest(make(), stop_at)
+        assert state is not None
+        again = make()
+        again.load_state_dict(state)
+        assert first + rest(again)[0] == whole
+        assert same_columns(again.ledger, undisturbed.ledger)
+        assert again.ledger.epochs == 3
 
 
 def test_the_model_is_never_called_for_training():

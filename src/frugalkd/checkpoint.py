@@ -19,7 +19,7 @@ from frugalkd.errors import RunFolderError
 from frugalkd.files import write_atomic
 from frugalkd.training import Checkpointing
 
-_FORMAT = "frugalkd-checkpoint"
+_FORMAT, _SCHEMA = "frugalkd-checkpoint", "2"
 
 
 def save_tree(path: Path, tree: Any) -> None:
@@ -29,7 +29,7 @@ def save_tree(path: Path, tree: Any) -> None:
     """
     tensors: dict[str, Tensor] = {}
     plain = _strip(tree, tensors)
-    meta = {"format": _FORMAT, "schema": "1", "tree": json.dumps(plain)}
+    meta = {"format": _FORMAT, "schema": _SCHEMA, "tree": json.dumps(plain)}
     write_atomic(path, serialise(tensors, metadata=meta))
 
 
@@ -45,8 +45,13 @@ def load_tree(path: Path) -> Any:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise RunFolderError(f"{path} is not a readable checkpoint: {error}") from None
-    if meta.get("format") != _FORMAT or meta.get("schema") != "1":
-        raise RunFolderError(f"{path} is not a checkpoint of schema 1")
+    if meta.get("format") != _FORMAT:
+        raise RunFolderError(f"{path} is a safetensors file but not a checkpoint")
+    if meta.get("schema") != _SCHEMA:
+        raise RunFolderError(
+            f"{path} is not of schema {_SCHEMA}: another version of frugalkd wrote it; go on with "
+            "that version, or delete the run's folder and start anew"
+        )
     try:
         return _fill(json.loads(meta["tree"]), tensors)
     except (KeyError, ValueError, TypeError, IndexError, AttributeError):

@@ -143,7 +143,9 @@ class Epoch:
     @classmethod
     def from_state(cls, selection: Selection, state: dict[str, Any]) -> Epoch:
         """The rest of the epoch that :meth:`state_dict` was taken of."""
-        found = {key: v.numpy() if isinstance(v, Tensor) else v for key, v in state.items()}
+        found: dict[str, Any] = {
+            key: v.numpy() if isinstance(v, Tensor) else v for key, v in state.items()
+        }
         plan = Plan(found["ids"], found["weights"], found["forced"], lr_factor=found["lr_factor"])
         epoch = cls(selection, plan, found["screened"])
         epoch.counts = dict(found["counts"])

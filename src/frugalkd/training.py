@@ -108,7 +108,7 @@ class Checkpointing:
     Attributes:
         steps: also after this many optimiser steps (0: not).
         minutes: also after this many minutes (0: not).
-        keep: how many of the last checkpoints stay; a damaged one is passed over for the one before.
+        keep: how many of the last ones stay; a damaged one is passed over for the one before it.
 
     Raises:
         ValueError: a value is impossible.

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except Interrupted as error:
-        return _say(str(error), EXIT_INTERRUPTED)
+        return _say(str(error), error.code)
     except (KeyboardInterrupt, typer.Abort):
         return _say("stopped", EXIT_INTERRUPTED)
     except BrokenPipeError:

@@ -1,38 +1,88 @@
-"""Ctrl-C during a run: one line that says how to go on."""
+"""Ctrl-C and SIGTERM during a run: it stops where it can go on, and one line says how."""
 
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+
+from frugalkd.errors import Stopped
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(Exception):
-    """The user stopped a run. ``str(error)`` is one line: what is kept, how to go on."""
+    """A signal stopped a run. ``str(error)`` is one line: what is kept, how to go on; ``code`` is
+    the exit code that shells and schedulers expect: 128 and the signal's number."""
+
+    def __init__(self, message: str, code: int = 128 + signal.SIGINT):
+        self.code = code
+        super().__init__(message)
+
+
+class Wish:
+    """The wish to stop, as a training asks for it after each step.
+
+    Before it first asked, and at a second signal, the process does not wait: KeyboardInterrupt.
+    """
+
+    def __init__(self) -> None:
+        self._asks = False
+        self.signal: int = signal.SIGINT
+        self.made = False
+
+    def __call__(self) -> bool:
+        self._asks = True
+        return self.made
+
+    def make(self, number: int, frame: FrameType | None) -> None:
+        """The signals' handler."""
+        again, self.made, self.signal = self.made, True, number
+        if again or not self._asks:
+            raise KeyboardInterrupt
 
 
 @contextmanager
-def resumable(out: Path, *, runs: bool = False) -> Iterator[None]:
-    """Turn Ctrl-C inside into Interrupted, which names the command that goes on.
+def resumable(out: Path, *, runs: bool = False) -> Iterator[Wish]:
+    """Turn signals inside into Interrupted, which names the command that goes on.
 
     Args:
         out: the run folder, or with ``runs`` the folder of many: then the same command goes on.
+
+    Yields:
+        What a training asks whether to stop.
     """
+    wish = Wish()
+    before = {}
+    if threading.current_thread() is threading.main_thread():  # others may not have handlers
+        before = {number: signal.signal(number, wish.make) for number in _SIGNALS}
     try:
-        yield
-    except KeyboardInterrupt:
-        if runs:
-            again = shlex.join(["frugalkd", *sys.argv[1:]])
-            raise Interrupted(f"stopped; finished runs are kept; go on with: {again}") from None
-        kept = sorted(out.glob("checkpoints/epoch-*.safetensors"))
-        if not kept:
-            raise Interrupted("stopped before the first epoch's end: nothing is kept") from None
-        # Checkpoints carry the number of the epoch that they finished, from 0.
-        epochs = int(kept[-1].stem.partition("-")[2]) + 1
-        what = f"{epochs} finished epoch{'s' if epochs > 1 else ''} kept"
-        raise Interrupted(f"stopped; {what}; go on with: {resume_command()}") from None
+        yield wish
+    except (KeyboardInterrupt, Stopped):
+        raise Interrupted(_what_is_kept(out, runs), 128 + wish.signal) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _what_is_kept(out: Path, runs: bool) -> str:
+    if runs:
+        again = shlex.join(["frugalkd", *sys.argv[1:]])
+        return f"stopped; what is finished is kept; go on with: {again}"
+    kept = sorted(out.glob("checkpoints/epoch-*.safetensors"))
+    if not kept:
+        return "stopped before the first step's end: nothing is kept"
+    # A checkpoint's name says how many epochs and steps were done.
+    _, epochs, _, step = kept[-1].stem.split("-")
+    return (
+        f"stopped after {int(step):,} steps ({int(epochs)} whole epochs), which are kept; go on "
+        f"with: {resume_command()}"
+    )
 
 
 def resume_command() -> str:

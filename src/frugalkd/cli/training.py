@@ -59,7 +59,7 @@ def teach(
         f"teach {made.name}",
         made.teacher.training,
         out,
-        lambda listener: run(made, out, resume=resume, listener=listener),
+        lambda listener, stop: run(made, out, resume=resume, listener=listener, stop=stop),
     )
     student = out.parent / ("student" if out.name != "student" else "distilled")
     gated = not isinstance(made.teacher.policy.build(), Ungated)
@@ -123,7 +123,9 @@ def distill(
         f"distill {made.name} {made.student.mode or made.student.policy.name}",  # pyright: ignore
         made.student.training,
         out,
-        lambda listener: run(made, out, teacher=teacher, resume=resume, listener=listener),
+        lambda listener, stop: run(
+            made, out, teacher=teacher, resume=resume, listener=listener, stop=stop
+        ),
     )
     command = ["frugalkd", "ledger", "show", str(out)]
     if made.data.name is not None:  # only our own data say how to prepare a picture
@@ -133,11 +135,11 @@ def distill(
 
 
 def _with_progress(
-    title: str, training: Training, out: Path, run: Callable[[Any], dict[str, Any]]
+    title: str, training: Training, out: Path, run: Callable[[Any, Any], dict[str, Any]]
 ) -> dict[str, Any]:
     done = (out / "results.json").exists()
-    with resumable(out), EpochProgress(title, training.epochs) as progress:
-        results = run(progress)
+    with resumable(out) as stop, EpochProgress(title, training.epochs) as progress:
+        results = run(progress, stop)
         if done:
             progress.say(f"{out} holds this very run, finished: here are its results")
     return results

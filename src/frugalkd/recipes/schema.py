@@ -15,7 +15,7 @@ from frugalkd.models import MODELS
 from frugalkd.modes import ModeName
 from frugalkd.objectives import OBJECTIVES
 from frugalkd.policies import POLICIES, SelfRegulation
-from frugalkd.training import Training
+from frugalkd.training import Checkpointing, Training
 
 
 class Strict(BaseModel):
@@ -201,5 +201,9 @@ class Recipe(Strict):
             "conventional": {"teacher.policy": {"name": "all"}},
         },
         description="teachers that a comparison trains, as what differs from this recipe",
+    )
+    checkpoints: Checkpointing = Field(
+        default_factory=Checkpointing,
+        description="when a training writes down where it is; not part of a run's digest",
     )
     arms: dict[str, Arm] = Field(default_factory=dict, description="rows of a comparison")

@@ -15,8 +15,8 @@ import safetensors.torch
 import torch
 
 import frugalkd
+from frugalkd.api import Stop, train_teacher
 from frugalkd.api import distill as distill_model
-from frugalkd.api import train_teacher
 from frugalkd.engine import Listener, Run, resolve_device
 from frugalkd.files import write_atomic
 from frugalkd.flops import flops_of_data
@@ -41,7 +41,9 @@ from frugalkd.teachers import FirstVisitTargets, LiveTeacher
 
 def run_digest(kind: str, recipe: Recipe, teacher: Path | None) -> str:
     """SHA-256 (hex) of everything that decides a run's result, as far as the recipe says it."""
-    said = recipe.model_dump(mode="json", exclude={"name", "summary", "arms", "teachers"})
+    said = recipe.model_dump(
+        mode="json", exclude={"name", "summary", "arms", "teachers", "checkpoints"}
+    )
     if kind == "teach":
         said.pop("student")
     elif teacher is not None:
@@ -66,7 +68,12 @@ def _digest_of(file: Path) -> str:
 
 
 def teach(
-    recipe: Recipe, out: Path, *, resume: bool = False, listener: Listener | None = None
+    recipe: Recipe,
+    out: Path,
+    *,
+    resume: bool = False,
+    listener: Listener | None = None,
+    stop: Stop | None = None,
 ) -> dict[str, Any]:
     """Train the recipe's teacher into the folder ``out``; returns ``results.json``.
 
@@ -84,7 +91,7 @@ def teach(
             material.train,
             policy=role.policy.build(),
             objective=role.objective.build(),
-            **_shared(recipe, role, material, folder, resume, listener),
+            **_shared(recipe, role, material, folder, resume, listener, stop),
         )
         return run, {"teacher": None, "targets": None}
 
@@ -98,6 +105,7 @@ def distill(
     teacher: Path | None = None,
     resume: bool = False,
     listener: Listener | None = None,
+    stop: Stop | None = None,
 ) -> dict[str, Any]:
     """Distil the recipe's student into the folder ``out``; returns ``results.json``.
 
@@ -107,6 +115,7 @@ def distill(
         teacher: a folder made by :func:`teach`; without one the recipe's pretrained teacher.
         resume: go on from a checkpoint in ``out``.
         listener: told of each epoch.
+        stop: as in :func:`~frugalkd.api.train_teacher`.
 
     Raises:
         LedgerError: the mode weighs by significance and the teacher has no ledger.
@@ -134,10 +143,12 @@ def distill(
                 ids=pool(who, material),
                 device=device,
             )
-        asked, answered = 0, 0.0
-        if stored and source is not None:
-            asked, answered = source.queries, source.seconds
-        filling = time.perf_counter() - started
+        if stored and source is not None and source.queries:
+            folder.add_filling(
+                teacher_queries=source.queries,
+                seconds=time.perf_counter() - started,
+                teacher_seconds=source.seconds,
+            )
         student = make_model(role.model, material.train, recipe.seed)
         try:
             run = distill_model(
@@ -146,16 +157,17 @@ def distill(
                 teacher=source,
                 objective=objective,
                 **who,
-                **_shared(recipe, role, material, folder, resume, listener),
+                **_shared(recipe, role, material, folder, resume, listener, stop),
             )
         finally:
             if isinstance(source, FirstVisitTargets):
                 source.close()
-        if asked:
-            run.meters.teacher_queries += asked
-            run.meters.wall_seconds += filling
-            run.meters.phases["store"] += filling
-            run.meters.move(answered, out_of="store", into="teacher")
+        filling = folder.filling()
+        if filling["teacher_queries"]:
+            run.meters.teacher_queries += int(filling["teacher_queries"])
+            run.meters.wall_seconds += filling["seconds"]
+            run.meters.phases["store"] += filling["seconds"]
+            run.meters.move(filling["teacher_seconds"], out_of="store", into="teacher")
         if live is not None:
             per_row = flops_of_data(live.teacher, material.train, device)["forward"]
             run.meters.flops["teacher_forward"] = per_row * run.meters.teacher_queries
@@ -190,6 +202,7 @@ def _shared(
     folder: RunFolder,
     resume: bool,
     listener: Listener | None,
+    stop: Stop | None,
 ) -> dict[str, Any]:
     """What teacher and student pass to the engine alike."""
 
@@ -204,8 +217,10 @@ def _shared(
         "held_out": material.held_out,
         "device": recipe.device,
         "checkpoints": folder.checkpoints,
+        "checkpointing": recipe.checkpoints,
         "resume": resume,
         "listener": tell,
+        "stop": stop,
     }
 
 

@@ -10,6 +10,7 @@ from frugalkd.errors import RunFolderError
 from frugalkd.files import write_atomic, write_json
 
 SCHEMA = 1
+_FILLING = "filling.json"
 
 
 class RunFolder:
@@ -71,9 +72,30 @@ class RunFolder:
         lines = "".join(json.dumps(line) + "\n" for line in self._metrics)
         write_atomic(self.path / "metrics.jsonl", lines.encode())
 
+    def add_filling(self, **spent: float) -> None:
+        """Note what filling a store before the training has taken, beside what earlier processes
+        of this run took; ``spent``: ``teacher_queries``, ``seconds``, ``teacher_seconds``."""
+        before = self.filling()
+        now = {name: before[name] + value for name, value in spent.items()}
+        write_json(self.path / _FILLING, {"schema": SCHEMA, **now})
+
+    def filling(self) -> dict[str, float]:
+        """All that :meth:`add_filling` noted."""
+        names = ("teacher_queries", "seconds", "teacher_seconds")
+        if not (self.path / _FILLING).exists():
+            return dict.fromkeys(names, 0.0)
+        noted = read_json(self.path / _FILLING)
+        try:
+            return {name: float(noted[name]) for name in names}
+        except (KeyError, TypeError, ValueError):
+            raise RunFolderError(
+                f"{self.path / _FILLING} is damaged: delete it; the filling is then not counted"
+            ) from None
+
     def finish(self, results: dict[str, Any]) -> None:
         """Write the results, which says that the run is done, and let the checkpoints go."""
         write_json(self.path / "results.json", results)
+        (self.path / _FILLING).unlink(missing_ok=True)
         for checkpoint in self.checkpoints.glob("epoch-*"):
             checkpoint.unlink()
         if self.checkpoints.exists():

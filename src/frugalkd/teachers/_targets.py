@@ -48,7 +48,7 @@ class Targets(ABC):
         ``data`` is the batch as the student gets it, on the student's device; so is the answer.
         """
 
-    def sync(self) -> None:
+    def sync(self) -> None:  # noqa: B027, most targets have nothing to do here
         """Make durable what was stored so far, where something is."""
 
     @abstractmethod
