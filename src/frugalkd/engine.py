@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from frugalkd.batches import call, inputs_of
 from frugalkd.checkpoint import load_tree, random_state, save_tree, set_random_state
+from frugalkd.devices import resolve_device
 from frugalkd.epochs import Batch, Epoch
 from frugalkd.errors import ModelError
 from frugalkd.ledger import Ledger
@@ -70,13 +71,6 @@ def accelerator_for(precision: str, device: str) -> Accelerator:
     if accelerator.device.type != wanted:
         raise ModelError(f"device {wanted} is not here: set device: auto, or cpu")
     return accelerator
-
-
-def resolve_device(device: str) -> torch.device:
-    """The device that ``auto`` means here, or the one that is named."""
-    if device != "auto":
-        return torch.device(device)
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 class Caller(nn.Module):
