@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from frugalkd.batches import call, inputs_of
 from frugalkd.checkpoint import Checkpoints, random_state, set_random_state
+from frugalkd.devices import resolve_device
 from frugalkd.epochs import Batch, Epoch
 from frugalkd.errors import ModelError, Stopped
 from frugalkd.ledger import Ledger
@@ -69,13 +70,6 @@ def accelerator_for(precision: str, device: str) -> Accelerator:
     if accelerator.device.type != wanted:
         raise ModelError(f"device {wanted} is not here: set device: auto, or cpu")
     return accelerator
-
-
-def resolve_device(device: str) -> torch.device:
-    """The device that ``auto`` means here, or the one that is named."""
-    if device != "auto":
-        return torch.device(device)
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 class Caller(nn.Module):

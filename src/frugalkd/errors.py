@@ -1,4 +1,7 @@
-"""The errors a user can meet: each carries one line that says what is wrong, where, what to do."""
+"""The errors a user can meet: each carries one line that says what is wrong, where, what to do.
+
+``docs/errors.md`` lists them all, with their messages; it is written from the code.
+"""
 
 from __future__ import annotations
 
@@ -10,43 +13,107 @@ class FrugalKDError(Exception):
     """Base of every expected failure. ``str(error)`` is one line."""
 
 
+class FrugalKDWarning(UserWarning):
+    """Something that is allowed and rarely meant; the run goes on.
+
+    What to do: read it once; ``warnings.filterwarnings`` silences it.
+    """
+
+
 class RecipeError(FrugalKDError):
-    """A recipe, or an override of one of its fields, is wrong."""
+    """A recipe, or an override of one of its fields, is wrong.
+
+    What to do: correct the field that the line names; ``frugalkd schema recipe`` describes all of
+    them, and ``--dry-run`` checks a recipe without running it.
+    """
 
 
 class UnknownName(FrugalKDError):
-    """A name that no registry holds; the message lists the nearest names."""
+    """A name that no registry holds; the message lists the nearest names.
+
+    What to do: take one of the names, or give your own object by import path.
+    """
 
     def __init__(self, kind: str, name: str, known: Iterable[str]):
         super().__init__(f"unknown {kind} {name!r}: {nearest(name, known)}")
 
 
+class ImportRefused(FrugalKDError):
+    """A file names code to import, and nobody has allowed that.
+
+    What to do: read what would be imported; if you trust it, leave ``--no-import`` out, or name it
+    with ``--import`` (in Python ``imports=``).
+    """
+
+
 class DataError(FrugalKDError):
-    """Data are missing, unreadable, or not what their format says."""
+    """Data are missing, unreadable, or not what their format says.
+
+    What to do: correct the data or the field that names them. Nothing was trained on them.
+    """
 
 
 class UnsupportedData(DataError):
-    """Data of a kind that no gate is defined for (iterable, multi-label, regression)."""
+    """Data of a kind that no gate is defined for (iterable, multi-label, regression).
+
+    What to do: give a map-style data set of (inputs, class index).
+    """
 
 
 class ModelError(FrugalKDError):
-    """A model cannot be built, loaded or used as asked."""
+    """A model cannot be built, loaded or used as asked.
+
+    What to do: correct its options, its weights, or the device, as the line says.
+    """
 
 
 class LedgerError(FrugalKDError):
-    """A ledger is missing, unreadable, or does not belong to the data."""
+    """A ledger is missing, unreadable, or does not belong to the data.
+
+    What to do: train the teacher again with ``frugalkd teach``; a ledger cannot be repaired.
+    """
 
 
 class TargetsError(FrugalKDError):
-    """Stored soft targets do not belong to this teacher, these data, or this view."""
+    """Stored soft targets do not belong to this teacher, these data, or this view.
+
+    What to do: fill them again with ``frugalkd store``, or name the folder that belongs to the run.
+    """
 
 
 class RunFolderError(FrugalKDError):
-    """A run folder cannot be used: it holds another run, or is incomplete."""
+    """A run folder cannot be used: it holds another run, or is incomplete.
+
+    What to do: choose another ``--out``, add ``--resume``, or delete the folder.
+    """
+
+
+class WriteFailed(FrugalKDError, OSError):
+    """A file cannot be written: the disk is full or read-only, or a permission is missing. What
+    was there before is still there.
+
+    What to do: free some space or name another folder, and give the same command again.
+
+    Attributes: ``errno``, as of the OSError that it stands for (it is one itself).
+    """
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+class OutOfMemory(FrugalKDError):
+    """The device or the machine has no memory left for what was asked.
+
+    What to do: lower the batch size that the line names; the checkpoints are kept.
+    """
 
 
 class SelectionMisuse(FrugalKDError):
-    """A batch was left unobserved, observed twice, or observed with the wrong rows."""
+    """A batch was left unobserved, observed twice, or observed with the wrong rows; a selection, or
+    a policy, was used as it is not meant to be.
+
+    What to do: correct the training loop, or the policy, as the line says.
+    """
 
 
 class Stopped(FrugalKDError):
@@ -54,24 +121,66 @@ class Stopped(FrugalKDError):
 
 
 class NonFiniteLoss(FrugalKDError):
-    """Logits or losses stopped being finite.
+    """Logits or losses stopped being finite. The weights are those before the first bad step.
+
+    What to do: where inputs are not finite, correct these samples; else lower the learning rate or
+    set ``training.clip``, and go on from the last checkpoint.
 
     Attributes: ``epoch`` and ``step`` (0-based, of the first bad batch), ``ids`` (its bad samples).
     """
 
-    def __init__(self, *, epoch: int, step: int, ids: list[int], what: str):
+    def __init__(
+        self,
+        *,
+        epoch: int,
+        step: int,
+        ids: list[int],
+        what: str,
+        advice: str = "lower the learning rate, set training.clip, or look at these samples",
+    ):
         self.epoch, self.step, self.ids = epoch, step, ids
-        shown = ", ".join(map(str, ids[:8])) + (", ..." if len(ids) > 8 else "")
         super().__init__(
-            f"{what} is not finite at epoch {epoch}, step {step}, samples {shown}: lower the "
-            "learning rate, set training.clip, or look at these samples"
+            f"{what} is not finite at epoch {epoch}, step {step}, samples {few(ids)}: {advice}"
         )
+
+
+_MEANT = {"gpu": "cuda"}
+"""What people write, and what it is called here."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The names in ``known`` closest to ``name``, as the end of a sentence."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    if _MEANT.get(name.lower()) in names:
+        close = [_MEANT[name.lower()]]
     if close:
         return f"did you mean {' or '.join(close)}?"
     return f"known are {', '.join(names)}"
+
+
+def few(ids: list[int]) -> str:
+    """The first ids of a list that may be long."""
+    return ", ".join(map(str, ids[:8])) + (", ..." if len(ids) > 8 else "")
+
+
+def refuse_schema(
+    found: object, ours: int, where: object, error: type[FrugalKDError], again: str
+) -> None:
+    """Raises ``error`` unless ``found``, the version that the file ``where`` says of itself, is
+    ``ours``; ``again`` says how to make such a file.
+    """
+    said = str(found)
+    if said == str(ours):
+        return
+    if said.isdecimal() and int(said[:9]) > ours:
+        raise error(
+            f"{where} is of schema {said[:9]}, from a newer frugalkd; this one reads schema {ours}:"
+            " install a newer one (pip install --upgrade frugalkd)"
+        )
+    if said.isdecimal():
+        raise error(
+            f"{where} is of schema {said}, from an older frugalkd; this one reads schema {ours}: "
+            f"{again}"
+        )
+    raise error(f"{where} does not say its schema ({ours} is read here): {again}")

@@ -2,33 +2,67 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+_ASIDE = re.compile(r"\..+\.\d+\.tmp")
+
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write ``data`` beside ``path``, sync it, and rename it into place."""
+    """Write ``data`` beside ``path``, sync it, and rename it into place.
+
+    Raises:
+        OSError: with ``path`` as its filename; what was there before is there still, but where only
+            the folder could not be synced.
+    """
     with atomic(path) as aside:
-        aside.write_bytes(data)
+        file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        try:
+            write_at(file, data, 0)
+        finally:
+            os.close(file)
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A name beside ``path`` to write a file to: it is then synced, and renamed into place."""
+    """A name beside ``path`` to write a file to: it is then synced, and renamed into place. Raises
+    OSError as :func:`write_atomic` does."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield aside
-        with open(aside, "rb+") as file:
-            os.fchmod(file.fileno(), 0o666 & ~_umask())  # some writers leave it private
-            os.fsync(file.fileno())
+        file = os.open(aside, os.O_RDWR)
+        try:
+            os.fchmod(file, 0o666 & ~_umask())  # some writers leave it private
+            os.fsync(file)
+        finally:
+            os.close(file)
         os.replace(aside, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
     finally:
-        aside.unlink(missing_ok=True)
-    sync_folder(path.parent)
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+def is_left_aside(path: Path) -> bool:
+    """Whether a file is what a killed process leaves of :func:`atomic`."""
+    return _ASIDE.fullmatch(path.name) is not None
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left aside in ``folder``; nobody else may be writing there."""
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if is_left_aside(path):
+                path.unlink(missing_ok=True)
 
 
 def _umask() -> int:
@@ -62,10 +96,13 @@ def allocate(path: Path, size: int) -> None:
 
 
 def write_at(file: int, data: bytes | memoryview, offset: int) -> None:
-    """All of ``data`` into the open ``file`` at ``offset``, however often the system takes less."""
+    """All of ``data`` into the open ``file`` at ``offset``, however often the system takes less.
+    Raises OSError, also where it takes nothing at all."""
     rest = memoryview(data).cast("B")
     while len(rest):
         written = os.pwrite(file, rest, offset)
+        if written == 0:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
         rest, offset = rest[written:], offset + written
 
 

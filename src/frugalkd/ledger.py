@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +19,16 @@ from safetensors.numpy import save_file
 
 from frugalkd.errors import LedgerError
 from frugalkd.files import atomic
+from frugalkd.parsing import header_bytes, parse_json
 
 SCHEMA = 1
 _FORMAT = "frugalkd-ledger"
 NEVER = np.uint16(65535)
 """The epoch of something that has not happened."""
+
+_LARGEST_HEADER = 1 << 24
+_UNREADABLE = (SafetensorError, OSError, ValueError, TypeError, AttributeError, OverflowError)
+"""How safetensors' reader fails on a file that is none, or of types that numpy has not."""
 
 _CORRECT, _SCREENED = np.uint8(1), np.uint8(2)
 _COLUMNS: dict[str, tuple[str, float]] = {
@@ -170,13 +176,15 @@ class Ledger:
             arrays["label"] = self.labels
         arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         meta = {**self.about, "schema": str(SCHEMA), "epochs": repr(float(self.epochs))}
+        meta["crc32"] = _checksum(arrays, meta)
         # One entry: safetensors writes several in an order of its own, other bytes each time.
         entry = {_FORMAT: json.dumps(meta, sort_keys=True)}
         try:
             with atomic(Path(path)) as aside:
                 save_file(arrays, aside, metadata=entry)
-        except SafetensorError as error:
-            raise LedgerError(f"cannot write the ledger {path}: {error}") from None
+        except (SafetensorError, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise LedgerError(f"cannot write the ledger {path}: {reason}") from None
 
     @classmethod
     def load(cls, path: str | Path) -> Ledger:
@@ -190,30 +198,46 @@ class Ledger:
         if not path.is_file():
             raise LedgerError(f"no ledger at {path}: make one with 'frugalkd teach'")
         try:
+            if header_bytes(path) > _LARGEST_HEADER:
+                raise LedgerError(f"{path} is not a readable ledger: its header is too large")
             with safe_open(path, framework="np") as file:
                 entry = (file.metadata() or {}).get(_FORMAT)
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise LedgerError(f"{path} is not a readable ledger: {error}") from None
+        except _UNREADABLE as error:
+            reason = " ".join(str(error).split())[:200]
+            raise LedgerError(f"{path} is not a readable ledger: {reason}") from None
         if entry is None:
             raise LedgerError(f"{path} is a safetensors file but not a ledger")
         try:
-            about = dict(json.loads(entry))
+            about = dict(parse_json(entry))
         except (TypeError, ValueError):
             raise LedgerError(f"{path} is damaged: what it says of itself is unreadable") from None
-        if about.pop("schema", None) != str(SCHEMA):
+        if about.get("schema") != str(SCHEMA):
             raise LedgerError(f"{path} has another schema than {SCHEMA}: make it again")
+        said = about.pop("crc32", None)  # ledgers of the first version have none
+        if said is not None and said != _checksum(arrays, about):
+            raise LedgerError(f"{path} is damaged: its checksum is wrong; make it again")
+        del about["schema"]
         missing = [name for name in _COLUMNS if name not in arrays]
         lengths = {array.shape for array in arrays.values()}
         if missing or len(lengths) != 1 or len(next(iter(lengths))) != 1:
-            raise LedgerError(f"{path} is damaged: missing columns {missing}, shapes {lengths}")
-        wrong = [name for name, (dtype, _) in _COLUMNS.items() if arrays[name].dtype != dtype]
+            raise LedgerError(
+                f"{path} is damaged: {len(missing)} columns are missing "
+                f"({', '.join(missing[:3])}), {len(lengths)} lengths"
+            )
+        dtypes = {**{name: dtype for name, (dtype, _) in _COLUMNS.items()}, "label": "int32"}
+        wrong = [name for name, dtype in dtypes.items() if name in arrays]
+        wrong = [name for name in wrong if arrays[name].dtype != dtypes[name]]
         if wrong:
             raise LedgerError(f"{path} is damaged: columns {wrong} have the wrong type")
         try:
             epochs = float(about.pop("epochs"))
-        except (KeyError, ValueError):
+            if not 0 <= epochs <= int(NEVER):
+                raise ValueError(epochs)
+        except (KeyError, TypeError, ValueError):
             raise LedgerError(f"{path} is damaged: it does not say its epochs") from None
+        if not all(isinstance(text, str) for text in about.values()):
+            raise LedgerError(f"{path} is damaged: what it says of itself is not text")
         return cls(arrays, arrays.pop("label", None), epochs, about)
 
     def export(self, path: str | Path) -> None:
@@ -246,6 +270,16 @@ class Ledger:
             pyarrow.parquet.write_table(pyarrow.table(table), path)
         else:
             raise LedgerError(f"cannot export to {path.name!r}: end it in .csv or .parquet")
+
+
+def _checksum(arrays: Mapping[str, NDArray], meta: Mapping[str, object]) -> str:
+    """CRC-32 (hex) of all that a ledger's file says."""
+    told = {"meta": dict(meta), "arrays": [[n, str(a.dtype), a.shape] for n, a in arrays.items()]}
+    told["arrays"].sort()
+    crc = zlib.crc32(json.dumps(told, sort_keys=True).encode())
+    for name in sorted(arrays):
+        crc = zlib.crc32(arrays[name].data, crc)
+    return f"{crc:08x}"
 
 
 def merge(base: Ledger, parts: Sequence[Ledger]) -> Ledger:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from frugalkd.files import write_json
 from frugalkd.recipes.schema import Recipe
 from frugalkd.runs.execute import run_digest
 from frugalkd.runs.folder import read_json, read_results
+from frugalkd.runs.lock import Lock
 
 FILE = "comparison.json"
 
@@ -62,7 +64,8 @@ def compare(
     Raises:
         UnknownName: an arm or a teacher that the recipe does not have.
         RecipeError: no seed, a negative or double one, or an arm that cannot be made.
-        RunFolderError: ``out`` holds a comparison of another recipe.
+        RunFolderError: ``out`` holds a comparison of another recipe, or another process is at work
+            in it.
     """
     wanted = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not wanted or len(set(wanted)) != len(wanted) or min(wanted) < 0:
@@ -80,8 +83,10 @@ def compare(
         list(notes),
         listener or (lambda event: None),
     )
-    with Workers(jobs, recipe.threads) as workers:
-        return comparison.run(workers)
+    comparison.out.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        stack.callback(Lock(comparison.out).release)
+        return comparison.run(stack.enter_context(Workers(jobs, recipe.threads)))
 
 
 @dataclass
@@ -105,7 +110,6 @@ class Comparison:
 
     def run(self, workers: Workers) -> dict[str, Any]:
         """Carry out what is not done yet; returns the content of ``comparison.json``."""
-        self.out.mkdir(parents=True, exist_ok=True)
         self._advance(workers)
         content = self._write()
         while workers.busy:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from frugalkd.api import weights_from
 from frugalkd.data import Augmentation, ImageData
-from frugalkd.engine import resolve_device
+from frugalkd.devices import resolve_device
 from frugalkd.errors import RunFolderError
 from frugalkd.estimate.result import Share, exactly
 from frugalkd.ledger import Ledger

@@ -252,8 +252,21 @@ def _carry_out(
     train: Callable[[Material, RunFolder], tuple[Run, dict[str, Any]]],
 ) -> dict[str, Any]:
     """Claim the folder, train, and write what the run leaves."""
+    with RunFolder(out) as folder:
+        return _within(folder, kind, recipe, role, teacher, resume, view_seed, train)
+
+
+def _within(
+    folder: RunFolder,
+    kind: str,
+    recipe: Recipe,
+    role: Role,
+    teacher: Path | None,
+    resume: bool,
+    view_seed: int,
+    train: Callable[[Material, RunFolder], tuple[Run, dict[str, Any]]],
+) -> dict[str, Any]:
     digest = run_digest(kind, recipe, teacher)
-    folder = RunFolder(out)
     resolved = recipe.model_dump(mode="json")
     done = folder.begin(digest, resolved, kind, resume)
     if done is not None:

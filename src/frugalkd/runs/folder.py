@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from frugalkd.errors import RunFolderError
-from frugalkd.files import write_atomic, write_json
+from frugalkd.files import is_left_aside, sweep, write_atomic, write_json
+from frugalkd.parsing import LARGEST_JSON, parse_json, read_bounded
+from frugalkd.runs.lock import FILE as LOCK
+from frugalkd.runs.lock import Lock
 
 SCHEMA = 1
 _FILLING = "filling.json"
@@ -16,6 +21,9 @@ _FILLING = "filling.json"
 class RunFolder:
     """One run's folder; ``run.json`` says which run it is, ``results.json`` that it is done.
 
+    A context: from :meth:`begin` to its end the folder is this process's alone, and an OSError
+    about a file in it leaves the context as a RunFolderError.
+
     Raises:
         RunFolderError: the folder cannot be made or written.
     """
@@ -23,6 +31,27 @@ class RunFolder:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self._metrics: list[dict[str, Any]] = []
+        self._lock: Lock | None = None
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+        if isinstance(error, OSError) and isinstance(error.filename, str):
+            failed = Path(error.filename)
+            if failed == self.path or self.path in failed.parents:
+                raise RunFolderError(
+                    f"cannot write {failed}: {error.strerror}; what was written before is whole: "
+                    "mend that, then run again with --resume"
+                ) from error
 
     @property
     def checkpoints(self) -> Path:
@@ -34,43 +63,46 @@ class RunFolder:
         """Claim the folder for a run; the results, where this very run is done already.
 
         Raises:
-            RunFolderError: it holds another run, or an unfinished one and ``resume`` is off.
+            RunFolderError: it holds another run, or an unfinished one and ``resume`` is off, or
+                another process is at work in it.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunFolderError(f"cannot make {self.path}: {error.strerror}") from None
-        begun = any(self.checkpoints.glob("epoch-*")) or (self.path / "results.json").exists()
+        if not self._done():  # what is done can be read anywhere, locked or not
+            self._lock = Lock(self.path)
+        begun = any(self.checkpoints.glob("epoch-*")) or self._done()
         if begun:
             found = read_json(self.path / "run.json")
             if found.get("digest") != digest:
                 raise RunFolderError(
-                    f"{self.path} holds another run ({found.get('kind')}, other settings): choose "
-                    "another --out, or delete it"
+                    f"{self.path} holds another run ({_shown(found.get('kind'))}, other settings): "
+                    "choose another --out, or delete it"
                 )
-            if (self.path / "results.json").exists():
+            if self._done():
                 return read_results(self.path)
             if not resume:
                 raise RunFolderError(
                     f"{self.path} holds this run, unfinished: add --resume to go on, or delete it"
                 )
-        elif any(self.path.iterdir()) and not (self.path / "run.json").exists():
+        elif self._foreign():
             raise RunFolderError(f"{self.path} is not empty and holds no run: choose another --out")
+        for folder in (self.path, self.checkpoints):
+            sweep(folder)
         write_json(
             self.path / "run.json",
             {"schema": SCHEMA, "kind": kind, "digest": digest, "recipe": recipe},
         )
-        if begun and (self.path / "metrics.jsonl").exists():
-            lines = (self.path / "metrics.jsonl").read_text().splitlines()
-            self._metrics = [json.loads(line) for line in lines]
+        if begun:
+            self._metrics = read_metrics(self.path)
         return None
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Add an epoch's record; what a resumed run does again replaces what was there."""
         self._metrics = [old for old in self._metrics if old["epoch"] < record["epoch"]]
         self._metrics.append(record)
-        lines = "".join(json.dumps(line) + "\n" for line in self._metrics)
-        write_atomic(self.path / "metrics.jsonl", lines.encode())
+        self._write_metrics()
 
     def add_filling(self, **spent: float) -> None:
         """Note what filling a store before the training has taken, beside what earlier processes
@@ -94,12 +126,54 @@ class RunFolder:
 
     def finish(self, results: dict[str, Any]) -> None:
         """Write the results, which says that the run is done, and let the checkpoints go."""
+        if self._metrics != results["history"]:  # stopped between a checkpoint and its record
+            self._metrics = list(results["history"])
+            self._write_metrics()
         write_json(self.path / "results.json", results)
-        (self.path / _FILLING).unlink(missing_ok=True)
-        for checkpoint in self.checkpoints.glob("epoch-*"):
-            checkpoint.unlink()
-        if self.checkpoints.exists():
+        with contextlib.suppress(OSError):  # the run is done, whatever stays
+            (self.path / _FILLING).unlink(missing_ok=True)
+            for checkpoint in self.checkpoints.glob("epoch-*"):
+                checkpoint.unlink()
             self.checkpoints.rmdir()
+
+    def _done(self) -> bool:
+        return (self.path / "results.json").exists()
+
+    def _foreign(self) -> bool:
+        """Whether there is something in the folder and no run that put it there."""
+        ours = ("run.json", LOCK)
+        names = [path.name for path in self.path.iterdir() if not is_left_aside(path)]
+        return "run.json" not in names and any(name not in ours for name in names)
+
+    def _write_metrics(self) -> None:
+        lines = "".join(json.dumps(line) + "\n" for line in self._metrics)
+        write_atomic(self.path / "metrics.jsonl", lines.encode())
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of ``metrics.jsonl`` in a run folder, [] where there is none.
+
+    Raises:
+        RunFolderError: it is damaged.
+    """
+    file = path / "metrics.jsonl"
+    try:
+        lines = read_bounded(file, LARGEST_JSON).splitlines()
+        records = parse_json(b"[" + b",".join(lines) + b"]")
+        if len(records) != len(lines):
+            raise ValueError("a line holds more than a record")
+        for record in records:
+            if not isinstance(record, dict) or type(record.get("epoch")) is not int:
+                raise ValueError("a record names no epoch")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RunFolderError(f"cannot read {file}: {error.strerror}") from None
+    except ValueError as error:
+        raise RunFolderError(
+            f"{file} is damaged ({_line(error)}): delete it, the run writes it anew"
+        ) from None
+    return records
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -109,11 +183,11 @@ def read_json(path: Path) -> dict[str, Any]:
         RunFolderError: the file is missing, damaged, or of another schema.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(read_bounded(path, LARGEST_JSON))
     except OSError as error:
         raise RunFolderError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError:
-        raise RunFolderError(f"{path} is damaged: it is not JSON") from None
+    except ValueError as error:
+        raise RunFolderError(f"{path} is damaged: it is not JSON ({_line(error)})") from None
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         raise RunFolderError(f"{path} is not of schema {SCHEMA}: it is from another version")
     return value
@@ -128,3 +202,11 @@ def read_results(path: Path) -> dict[str, Any]:
     if not (path / "results.json").is_file():
         raise RunFolderError(f"{path} holds no finished run (no results.json)")
     return read_json(path / "results.json")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:100]
+
+
+def _shown(value: Any) -> str:
+    return " ".join(str(value).split())[:20]

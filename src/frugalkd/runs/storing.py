@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from frugalkd.engine import resolve_device
+from frugalkd.devices import resolve_device
 from frugalkd.recipes.schema import Recipe
 from frugalkd.runs.material import Material, make_data, make_teacher
 from frugalkd.runs.participants import pool, who_takes_part

@@ -1,0 +1,68 @@
+"""Reading files of ours that may be damaged or made to harm: what is allocated is bounded by the
+file's size, whatever the file says of itself."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any, NoReturn
+
+LARGEST_JSON = 1 << 26
+"""Bytes of a JSON file: the history of 60,000 epochs is smaller."""
+
+_SPARE = 48 << 20
+# What Python keeps for one of these signs of JSON at most, in bytes: an object, a list, an entry of
+# an object, another item of either, half of a text.
+_COST = {b"{": 200, b"[": 100, b":": 90, b",": 20, b'"': 32}
+
+
+def read_bounded(path: Path, most: int) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: there are more than ``most`` of them.
+    """
+    with open(path, "rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it is larger than {most} bytes")
+    return content
+
+
+def parse_json(content: bytes | str) -> Any:
+    """A JSON value, of numbers that are finite.
+
+    Raises:
+        ValueError: it is not JSON, or nested too deeply, or so dense that its values would take
+            much more memory than the text.
+    """
+    if isinstance(content, str):
+        content = content.encode("utf-8", "surrogatepass")
+    cost = sum(content.count(sign) * size for sign, size in _COST.items())
+    if cost > len(content) + _SPARE:
+        raise ValueError("it holds too many values")
+    try:
+        return json.loads(content.decode("utf-8"), parse_constant=_refuse, parse_float=_finite)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def header_bytes(path: Path) -> int:
+    """How long a safetensors file's header says it is, which may be more than there is. Raises
+    OSError."""
+    with open(path, "rb") as file:
+        first = file.read(8)
+    return struct.unpack("<Q", first)[0] if len(first) == 8 else 0
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value - value != 0:
+        raise ValueError(f"{text[:20]} is too large a number")
+    return value

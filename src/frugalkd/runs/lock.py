@@ -1,0 +1,86 @@
+"""One process at a time in a folder: what two of them wrote would belong to neither."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import warnings
+from pathlib import Path
+
+from frugalkd.errors import RunFolderError
+
+FILE = ".lock"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+class Lock:
+    """Exclusive use of ``folder``, which has to be there, until :meth:`release`.
+
+    The kernel holds the lock (flock) for the open file: it ends with the process, however that
+    ends, and child processes that are spawned do not inherit it. The file itself means nothing; a
+    killed process leaves it behind.
+
+    Over NFS it holds between machines where the server has a lock daemon (NFS 3) or speaks NFS 4,
+    and only within one machine under the mount options ``nolock`` or ``local_lock=flock``. A file
+    system without any locks is used without one, under a warning.
+
+    Raises:
+        RunFolderError: another process has the folder, or the file cannot be made.
+    """
+
+    def __init__(self, folder: Path):
+        self._path, self._file = folder / FILE, -1
+        try:
+            while not self._take():
+                pass
+        except BlockingIOError:
+            raise RunFolderError(
+                f"another process{self._whose()} is at work in {folder}: wait for it, or choose "
+                "another --out"
+            ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise RunFolderError(f"cannot write {folder}: {error.strerror}") from None
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+            warnings.warn(
+                f"the file system of {folder} has no locks: let no other process run there",
+                stacklevel=3,
+            )
+
+    def release(self) -> None:
+        """Let go of the folder. The file goes first: who opened it meanwhile looks again."""
+        if self._file >= 0:
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+            os.close(self._file)
+            self._file = -1
+
+    def _take(self) -> bool:
+        """Whether the file that was locked still has its name, so that others would find it."""
+        file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                named = os.path.samestat(os.fstat(file), self._path.stat())
+            except FileNotFoundError:
+                named = False
+            if named:
+                with contextlib.suppress(OSError):  # on a full disk the name alone will do
+                    os.truncate(file, 0)
+                    os.pwrite(file, str(os.getpid()).encode(), 0)
+                self._file, file = file, -1
+            return named
+        finally:
+            if file >= 0:
+                os.close(file)
+
+    def _whose(self) -> str:
+        """The number of the process that has it, as it says itself."""
+        with contextlib.suppress(OSError):
+            said = self._path.read_bytes()[:20].decode("ascii", "replace")
+            if said.isdecimal():
+                return f" ({said})"
+        return ""

@@ -1,0 +1,49 @@
+"""An OSError met while writing, as one typed line that says what to do."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from frugalkd.errors import WriteFailed
+
+_SPACE = "free some space, or name a folder on another disk"
+_RIGHT = "ask for the right to write there, or name another folder"
+_ADVICE = {
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.EFBIG: "name a folder on a disk that takes files of this size",
+    errno.EROFS: "name a folder on another disk",
+    errno.EIO: "the disk fails; name a folder on another one",
+    errno.EACCES: _RIGHT,
+    errno.EPERM: _RIGHT,
+    errno.ENOTDIR: "something on the way to it is a file; name another folder",
+    errno.EEXIST: "a file of that name is there already; name another folder",
+}
+
+
+def advice_for(error: OSError) -> str:
+    """What to do about an OSError met while writing."""
+    return _ADVICE.get(error.errno or 0, "name another folder")
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """An OSError inside becomes WriteFailed, which names ``path`` and says what to do."""
+    try:
+        yield
+    except WriteFailed:
+        raise
+    except OSError as error:
+        what = error.strerror or error
+        raise WriteFailed(
+            error.errno, f"cannot write {path}: {what}: {advice_for(error)}"
+        ) from error
+
+
+def make_folder(path: str | Path) -> None:
+    """The folder ``path`` and those above it, where they are not there yet. Raises WriteFailed."""
+    with writing(path):
+        Path(path).mkdir(parents=True, exist_ok=True)
