@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset, TensorDataset
 
 from frugalkd.api import distill, train_teacher
-from frugalkd.errors import LedgerError, NonFiniteLoss, TargetsError, UnknownName, UnsupportedData
+from frugalkd.errors import DataError, LedgerError, TargetsError, UnknownName, UnsupportedData
 from frugalkd.flops import flops_of_data
 from frugalkd.ledger import Ledger
 from frugalkd.modes import MODES, significance_weights
@@ -18,7 +18,7 @@ from frugalkd.objectives import KD, CrossEntropy
 from frugalkd.policies import All, SelfRegulation
 from frugalkd.teachers import StoredTargets
 from frugalkd.training import Optimizer, Training
-from toys import images, net, same_columns, same_state
+from toys import CLASSES, images, net, same_columns, same_state
 
 TRAINING = Training(epochs=4.5, batch_size=8, optimizer=Optimizer("sgd", lr=0.05))
 CPU = {"device": "cpu", "seed": 3}
@@ -51,9 +51,11 @@ def ledger(samples=37):
 
 @pytest.fixture
 def no_flops(monkeypatch):
-    """FLOPs are counted on copies of the model, whose hooks would count too."""
+    """FLOPs are counted on copies of the model, whose hooks would count too; nor is the first look
+    at two samples, before the training, part of what is metered."""
     nothing = {"forward": 0.0, "backward": 0.0}
     monkeypatch.setattr("frugalkd.api.flops_of_data", lambda *_: nothing)
+    monkeypatch.setattr("frugalkd.api.first_look", lambda *_, **__: CLASSES)
 
 
 def check_meters(run, student, teacher=None):
@@ -274,7 +276,7 @@ def test_what_cannot_be_is_refused_in_one_line():
     refused(ValueError, "either one", teacher=teacher, mode="vanilla", policy=All())
     unlabelled = Inputs(torch.zeros(9, 1, 6, 6))
     refused(UnsupportedData, "no labels", teacher=None, data=unlabelled, objective=CrossEntropy())
-    refused(NonFiniteLoss, "not finite", teacher=teacher, data=Inputs(unlabelled.x + torch.nan))
+    refused(DataError, "not finite", teacher=teacher, data=Inputs(unlabelled.x + torch.nan))
     for labels, message in ((torch.rand(9, 4), "multi-label"), (torch.rand(9), "regression")):
         mixed = TensorDataset(torch.zeros(9, 1, 6, 6), labels)
         refused(UnsupportedData, message, teacher=teacher, data=mixed, objective=KD())

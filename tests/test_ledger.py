@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save, save_file
 
-from frugalkd.errors import LedgerError
+from frugalkd.errors import LedgerError, WriteFailed
 from frugalkd.ledger import NEVER, Ledger, merge
 from toys import same_columns
 
@@ -101,12 +102,12 @@ def test_a_ledger_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatc
         raise SafetensorError("no space left")
 
     monkeypatch.setattr("frugalkd.ledger.save_file", fail)
-    with pytest.raises(LedgerError, match=r"^(?!.*\n).*cannot write.*no space left"):
+    with pytest.raises(WriteFailed, match=r"^(?!.*\n).*cannot write.*no space left"):
         visited(seed=1).save(path)
     assert path.read_bytes() == old
     assert list(tmp_path.iterdir()) == [path]
     monkeypatch.undo()
-    with pytest.raises(LedgerError, match="cannot write"):
+    with pytest.raises(WriteFailed, match="cannot write"):
         visited().save(tmp_path / "absent" / "ledger.safetensors")
 
 
@@ -180,13 +181,51 @@ def test_unreadable_files_are_refused_in_one_line(tmp_path):
         with pytest.raises(LedgerError, match="damaged"):
             Ledger.load(path)
     for entry, message in {
-        '{"schema": "2", "epochs": "1"}': "another schema",
+        '{"schema": "2", "epochs": "1"}': "from a newer",
         '{"schema": "1"}': "epochs",
-        "nonsense": "damaged",
+        "nonsense": "checksum",
+        "{nonsense": "unreadable",
     }.items():
         save_file(arrays, path, metadata={"frugalkd-ledger": entry})
         with pytest.raises(LedgerError, match=message):
             Ledger.load(path)
+
+
+def test_damage_that_is_well_formed_is_seen(tmp_path):
+    """Every byte of a ledger counts: whichever is flipped, it is refused."""
+    path = _saved(visited(), tmp_path)
+    whole = path.read_bytes()
+    for place in [*range(0, len(whole), 37), len(whole) - 1]:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(LedgerError) as caught:
+            Ledger.load(path)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("epochs", ["nan", "inf", "-1", "1e9"])
+def test_impossible_epochs_are_refused(tmp_path, epochs):
+    arrays = load_file(str(_saved(visited(), tmp_path)))
+    meta = {"frugalkd-ledger": json.dumps({"schema": "1", "epochs": epochs})}
+    save_file(arrays, tmp_path / "l.safetensors", metadata=meta)
+    with pytest.raises(LedgerError, match="epochs"):
+        Ledger.load(tmp_path / "l.safetensors")
+
+
+def test_a_ledger_without_a_checksum_is_read(tmp_path):
+    ledger = visited()
+    arrays = load_file(str(_saved(ledger, tmp_path)))
+    meta = {"frugalkd-ledger": json.dumps({"schema": "1", "epochs": "2.0", "policy": "p"})}
+    save_file(arrays, tmp_path / "l.safetensors", metadata=meta)
+    loaded = Ledger.load(tmp_path / "l.safetensors")
+    assert same_columns(loaded, ledger)
+    assert loaded.about == {"policy": "p"}
+
+
+def test_a_header_that_says_it_is_huge_is_refused_before_it_is_read(tmp_path):
+    path = tmp_path / "l.safetensors"
+    path.write_bytes((1 << 25).to_bytes(8, "little") + b"{}" + b" " * (1 << 25))
+    with pytest.raises(LedgerError, match="header is too large"):
+        Ledger.load(path)
 
 
 def _saved(ledger, folder):

@@ -16,12 +16,21 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from frugalkd.checkpoint import Checkpoints
-from frugalkd.data.source import Collate, data_digest
+from frugalkd.checks import check_pair, explained, first_look, labels_of
+from frugalkd.data.source import Collate, check_map_style, data_digest
 from frugalkd.engine import Caller, Listener, Run, Trainer, accelerator_for
-from frugalkd.errors import LedgerError, ModelError, TargetsError, UnknownName
+from frugalkd.errors import (
+    DataError,
+    LedgerError,
+    ModelError,
+    NonFiniteLoss,
+    TargetsError,
+    UnknownName,
+)
 from frugalkd.evaluation import measure, predict
 from frugalkd.flops import flops_of_data
 from frugalkd.ledger import Ledger
+from frugalkd.memory import memory_for
 from frugalkd.meters import Meters
 from frugalkd.modes import MODES, ModeName, significance_weights
 from frugalkd.objectives import KD, CrossEntropy, Objective
@@ -161,6 +170,7 @@ def distill(
             f"{type(objective).__name__} needs a teacher: pass teacher=, or CrossEntropy() to do "
             "without"
         )
+    check_map_style(data)
     if isinstance(targets, StoredTargets | FirstVisitTargets):
         targets.check(None, data)
     if targets is not None and objective.needs_targets:
@@ -216,6 +226,7 @@ def weights_from(ledger: Ledger, data: Dataset, gamma: float = 1.0) -> NDArray[n
     Raises:
         LedgerError: the ledger was made on other data, or holds no significance.
     """
+    check_map_style(data)
     size = len(data)  # pyright: ignore[reportArgumentType]
     if len(ledger) != size:
         raise LedgerError(f"the ledger speaks of {len(ledger)} samples, the data have {size}")
@@ -245,15 +256,20 @@ def _train(
     stop: Stop | None,
 ) -> Run:
     """What a teacher's and a student's training share."""
+    check_map_style(data)
+    if held_out is not None:
+        check_map_style(held_out)
+    check_pair(model, targets.teacher if isinstance(targets, LiveTeacher) else teacher)
     accelerator = accelerator_for(training.precision, device)
     memory = torch.channels_last if training.channels_last else torch.preserve_format
     model.to(accelerator.device, memory_format=memory)  # pyright: ignore[reportCallIssue]
     if teacher is not None:
         teacher.to(accelerator.device)
-    labels = getattr(data, "labels", None)
+    at = {"device": accelerator.device, "collate": collate}
+    labels = labels_of(data)
     ledger = Ledger.new(
         len(data),  # pyright: ignore[reportArgumentType]
-        labels=None if labels is None else np.asarray(labels),
+        labels=labels,
         extra={} if policy is None else policy.columns,
     )
     ledger.about = _about(data, policy)
@@ -277,6 +293,14 @@ def _train(
         ledger=ledger,
         meters=meters,
     )
+    if training.drop_last and len(selection.pool) < training.batch_size:
+        raise DataError(
+            f"training.drop_last leaves nothing of {len(selection.pool)} samples in batches of "
+            f"{training.batch_size}: lower training.batch_size, or set drop_last to false"
+        )
+    classes = first_look(model, data, targets, **at)
+    if labels is None:
+        selection.classes = classes
     torch.manual_seed(seed)
     keeper = None
     if checkpoints is not None:
@@ -286,9 +310,12 @@ def _train(
         stop or _never,
     )  # fmt: skip
     try:
-        if resume:
-            trainer.resume()
-        history = trainer.fit()
+        with memory_for(*_what_to_lower(training)):
+            if resume:
+                trainer.resume()
+            history = trainer.fit()
+    except NonFiniteLoss as error:
+        raise explained(error, data, targets, **at) from None
     finally:
         selection.source.close()
     row = flops_of_data(model, data, accelerator.device, collate)
@@ -305,8 +332,16 @@ def _train(
     return run
 
 
+<<<<<<< HEAD
 def _never() -> bool:
     return False
+=======
+def _what_to_lower(training: Training) -> tuple[str, str]:
+    """What memory is needed for, and what a user can do about it."""
+    what = f"batches of {training.batch_size} (screenings of {training.screen_batch})"
+    advice = "lower training.batch_size or training.screen_batch"
+    return what, advice if training.precision == "bf16" else f"{advice}, or set precision: bf16"
+>>>>>>> 4c568d4cfc27d453c27fdd0e1684bf7c1718d83a
 
 
 def _silent(record: dict[str, Any]) -> None:

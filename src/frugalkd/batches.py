@@ -9,7 +9,7 @@ import torch
 from accelerate.utils import recursively_apply
 from torch import Tensor
 
-from frugalkd.errors import UnsupportedData
+from frugalkd.errors import ModelError, UnsupportedData
 
 
 def split(data: Any) -> tuple[Any, Tensor | None]:
@@ -54,9 +54,31 @@ def _checked(labels: Tensor) -> Tensor:
 
 
 def call(model: Any, inputs: Any) -> Tensor:
-    """Logits of a model for inputs: a mapping goes by keyword, and ``.logits`` is unwrapped."""
+    """Logits of a model for inputs: a mapping goes by keyword, and ``.logits`` is unwrapped.
+
+    Raises:
+        ModelError: the model returns neither a tensor nor something that has logits.
+    """
     output = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
-    return output if isinstance(output, Tensor) else output.logits
+    if isinstance(output, Tensor):
+        return output
+    logits = getattr(output, "logits", None)
+    if not isinstance(logits, Tensor):
+        raise ModelError(
+            f"the model returns a {type(output).__name__}: return logits (rows, classes), or an "
+            "object that has them as .logits"
+        )
+    return logits
+
+
+def checked_logits(logits: Tensor, rows: int) -> Tensor:
+    """``logits`` themselves. Raises ModelError unless they are (rows, classes)."""
+    if logits.ndim != 2 or len(logits) != rows:
+        raise ModelError(
+            f"the model gives outputs of shape {tuple(logits.shape)} for {rows} rows: logits "
+            "(rows, classes) are needed"
+        )
+    return logits
 
 
 def rows_of(data: Any, index: Any) -> Any:

@@ -13,10 +13,11 @@ from sklearn.metrics import accuracy_score, confusion_matrix
 from torch import nn
 from torch.utils.data import Dataset
 
-from frugalkd.batches import call, split
-from frugalkd.data.source import Collate, open_source
+from frugalkd.batches import call, checked_logits, split
+from frugalkd.data.source import Collate, check_map_style, open_source
 from frugalkd.errors import UnsupportedData
 from frugalkd.looking import looking
+from frugalkd.memory import memory_for
 
 
 def predict(
@@ -28,17 +29,30 @@ def predict(
     num_workers: int = 0,
     collate: Collate | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
-    """Class probabilities float32 (samples, classes) and labels int64 (samples,) where known."""
+    """Class probabilities float32 (samples, classes) and labels int64 (samples,) where known.
+
+    Raises:
+        UnsupportedData: data that are not map-style, empty, or whose labels are no class indices.
+        ModelError: the model does not give logits (rows, classes).
+        OutOfMemory: ``batch_size`` rows are too many.
+    """
+    check_map_style(dataset)
+    if not len(dataset):  # pyright: ignore[reportArgumentType]
+        raise UnsupportedData("the data set is empty: there is nothing to measure")
     accelerator = accelerator or Accelerator(cpu=next(model.parameters()).device.type == "cpu")
     ids = np.arange(len(dataset))  # pyright: ignore[reportArgumentType]
     blocks = np.split(ids, np.arange(batch_size, len(ids), batch_size))
     requests = [(block, np.zeros_like(block)) for block in blocks]
     probabilities, labels = [], []
-    with open_source(dataset, collate=collate, num_workers=num_workers) as source, looking(model):
-        for data in source.batches(requests):
+    with (
+        open_source(dataset, collate=collate, num_workers=num_workers) as source,
+        looking(model),
+        memory_for(f"looking at batches of {batch_size}", "give a smaller batch_size, or a CPU"),
+    ):
+        for block, data in zip(blocks, source.batches(requests), strict=True):
             inputs, known = split(send_to_device(data, accelerator.device))
             with accelerator.autocast():
-                logits = call(model, inputs)
+                logits = checked_logits(call(model, inputs), len(block))
             probabilities.append(torch.softmax(logits.float(), dim=1).cpu())
             labels.append(known)
     together = torch.cat(probabilities).numpy()
@@ -64,7 +78,10 @@ def measure(
     """
     classes = probabilities.shape[1]
     if labels.min() < 0 or labels.max() >= classes:
-        raise UnsupportedData(f"labels reach {labels.max()}, but the model has {classes} classes")
+        raise UnsupportedData(
+            f"labels reach from {labels.min()} to {labels.max()}, but the model has {classes} "
+            "classes"
+        )
     predicted = probabilities.argmax(axis=1)
     confusion = confusion_matrix(labels, predicted, labels=np.arange(classes))
     present = confusion.sum(axis=1) > 0

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from frugalkd.writing import writing
+
 _ASIDE = re.compile(r"\..+\.\d+\.tmp")
 
 
@@ -19,8 +21,8 @@ def write_atomic(path: Path, data: bytes) -> None:
     """Write ``data`` beside ``path``, sync it, and rename it into place.
 
     Raises:
-        OSError: with ``path`` as its filename; what was there before is there still, but where only
-            the folder could not be synced.
+        WriteFailed: what was there before is there still; but where only the folder could not be
+            synced, ``data`` are.
     """
     with atomic(path) as aside:
         file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
@@ -33,23 +35,22 @@ def write_atomic(path: Path, data: bytes) -> None:
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A name beside ``path`` to write a file to: it is then synced, and renamed into place. Raises
-    OSError as :func:`write_atomic` does."""
+    WriteFailed as :func:`write_atomic` does."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield aside
-        file = os.open(aside, os.O_RDWR)
+    with writing(path):
         try:
-            os.fchmod(file, 0o666 & ~_umask())  # some writers leave it private
-            os.fsync(file)
+            yield aside
+            file = os.open(aside, os.O_RDWR)
+            try:
+                os.fchmod(file, 0o666 & ~_umask())  # some writers leave it private
+                os.fsync(file)
+            finally:
+                os.close(file)
+            os.replace(aside, path)
+            sync_folder(path.parent)
         finally:
-            os.close(file)
-        os.replace(aside, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
-    finally:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                aside.unlink(missing_ok=True)
 
 
 def is_left_aside(path: Path) -> bool:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from frugalkd.errors import LedgerError
+from frugalkd.errors import LedgerError, refuse_schema
 from frugalkd.files import atomic
 from frugalkd.parsing import header_bytes, parse_json
 
@@ -169,22 +171,21 @@ class Ledger:
         """Write a safetensors file, atomically.
 
         Raises:
-            LedgerError: it cannot be written.
+            WriteFailed: it cannot be written.
         """
         arrays = dict(self.columns)
         if self.labels is not None:
             arrays["label"] = self.labels
         arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         meta = {**self.about, "schema": str(SCHEMA), "epochs": repr(float(self.epochs))}
-        meta["crc32"] = _checksum(arrays, meta)
         # One entry: safetensors writes several in an order of its own, other bytes each time.
-        entry = {_FORMAT: json.dumps(meta, sort_keys=True)}
-        try:
-            with atomic(Path(path)) as aside:
+        said = json.dumps(meta, sort_keys=True)
+        entry = {_FORMAT: _checksum(arrays, said) + said}
+        with atomic(Path(path)) as aside:
+            try:
                 save_file(arrays, aside, metadata=entry)
-        except (SafetensorError, OSError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise LedgerError(f"cannot write the ledger {path}: {reason}") from None
+            except SafetensorError as error:
+                raise _system_error(error) from None
 
     @classmethod
     def load(cls, path: str | Path) -> Ledger:
@@ -208,16 +209,16 @@ class Ledger:
             raise LedgerError(f"{path} is not a readable ledger: {reason}") from None
         if entry is None:
             raise LedgerError(f"{path} is a safetensors file but not a ledger")
+        again = "make it again with 'frugalkd teach'"
+        if not entry.startswith("{"):  # else of a version that kept no checksum
+            checksum, entry = entry[:8], entry[8:]
+            if checksum != _checksum(arrays, entry):
+                raise LedgerError(f"{path} is damaged: its checksum is wrong; {again}")
         try:
             about = dict(parse_json(entry))
         except (TypeError, ValueError):
             raise LedgerError(f"{path} is damaged: what it says of itself is unreadable") from None
-        if about.get("schema") != str(SCHEMA):
-            raise LedgerError(f"{path} has another schema than {SCHEMA}: make it again")
-        said = about.pop("crc32", None)  # ledgers of the first version have none
-        if said is not None and said != _checksum(arrays, about):
-            raise LedgerError(f"{path} is damaged: its checksum is wrong; make it again")
-        del about["schema"]
+        refuse_schema(about.pop("schema", None), SCHEMA, path, LedgerError, again)
         missing = [name for name in _COLUMNS if name not in arrays]
         lengths = {array.shape for array in arrays.values()}
         if missing or len(lengths) != 1 or len(next(iter(lengths))) != 1:
@@ -272,13 +273,20 @@ class Ledger:
             raise LedgerError(f"cannot export to {path.name!r}: end it in .csv or .parquet")
 
 
-def _checksum(arrays: Mapping[str, NDArray], meta: Mapping[str, object]) -> str:
-    """CRC-32 (hex) of all that a ledger's file says."""
-    told = {"meta": dict(meta), "arrays": [[n, str(a.dtype), a.shape] for n, a in arrays.items()]}
-    told["arrays"].sort()
-    crc = zlib.crc32(json.dumps(told, sort_keys=True).encode())
+def _system_error(error: SafetensorError) -> OSError:
+    """What the system said to safetensors, which keeps it as text."""
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    code = int(found[1]) if found else None
+    return OSError(code, os.strerror(code) if code else str(error))
+
+
+def _checksum(arrays: Mapping[str, NDArray], said: str) -> str:
+    """CRC-32 (8 hex digits) of all that a ledger's file holds."""
+    crc = zlib.crc32(said.encode())
     for name in sorted(arrays):
-        crc = zlib.crc32(arrays[name].data, crc)
+        array = arrays[name]
+        crc = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), crc)
+        crc = zlib.crc32(array.data, crc)
     return f"{crc:08x}"
 
 

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from frugalkd import draws
 from frugalkd.batches import call, inputs_of, split
+from frugalkd.checks import check_batch
 from frugalkd.data.source import open_source
 from frugalkd.epochs import Epoch
 from frugalkd.errors import NonFiniteLoss, SelectionMisuse, TargetsError, UnsupportedData
@@ -132,6 +133,8 @@ class Selection:
         self.meters = meters or Meters()
         self.epoch = 0
         """The epoch to come, or under way."""
+        self.classes: int | None = None
+        """Of the model; where it is known, labels are checked against it as they are read."""
         self._current: Epoch | None = None
         self._under_way: Epoch | None = None  # what a state was taken in the middle of
 
@@ -248,6 +251,8 @@ class Selection:
         for block, views in requests:
             with self.meters.phase(self.source.phase):
                 data = next(batches)
+                if self.classes is not None and (labels := self._labels(data)) is not None:
+                    check_batch(labels, block, self.classes)
             with self.meters.phase("load"):
                 found = Rows(block, views, send_to_device(data, self.device, non_blocking=True))
             if in_blocks:

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from frugalkd.errors import RunFolderError
+from frugalkd.errors import FrugalKDWarning, RunFolderError, WriteFailed
 from frugalkd.runs.lock import FILE, Lock
 
 HOLD = """
@@ -86,10 +86,10 @@ def test_without_locks_it_warns_and_goes_on(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
-    with pytest.warns(UserWarning, match="has no locks"):
+    with pytest.warns(FrugalKDWarning, match="has no locks"):
         Lock(tmp_path).release()
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
-    with pytest.raises(RunFolderError, match=r"^cannot write .*: No such file or directory$"):
+    with pytest.raises(WriteFailed, match=r"^cannot write .*: No such file or directory: "):
         Lock(tmp_path / "absent")

@@ -28,7 +28,7 @@ def data_digest(dataset: Any) -> str:
     if isinstance(dataset, ImageData):
         return dataset.digest()
     digest = hashlib.sha256(f"{len(dataset)}".encode())
-    with _streams_restored():
+    with streams_restored():
         for id in _spaced(len(dataset), _DIGEST_SAMPLES):
             _seed_streams(0)
             _feed(digest, _sample(dataset, id))
@@ -41,7 +41,7 @@ def randomness(dataset: Any) -> bool:
     Reads up to 8 samples 4 times (view 0 where the data set takes views); a rarer randomness is
     not seen. The random streams of torch, numpy and Python are put back.
     """
-    with _streams_restored():
+    with streams_restored():
         for id in _spaced(len(dataset), _RANDOM_SAMPLES):
             seen = set()
             for draw in range(_RANDOM_DRAWS):
@@ -96,7 +96,8 @@ def _seed_streams(seed: int) -> None:
 
 
 @contextmanager
-def _streams_restored() -> Iterator[None]:
+def streams_restored() -> Iterator[None]:
+    """What is drawn inside from the random streams of torch, numpy and Python leaves no trace."""
     of_python, of_numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
         try:

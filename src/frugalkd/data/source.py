@@ -164,19 +164,32 @@ def open_source(
     """The source for a map-style data set: MemorySource where it gives whole batches and there is
     no ``collate`` of the user's, else LoaderSource. Raises UnsupportedData.
     """
+    check_map_style(dataset)
+    if is_batch_indexed(dataset) and collate is None:
+        return MemorySource(dataset)
+    return LoaderSource(dataset, collate, num_workers, pin_memory, seed=seed)
+
+
+def check_map_style(dataset: Any) -> None:
+    """Raises UnsupportedData unless ``dataset`` has a length and gives samples by id."""
     if isinstance(dataset, IterableDataset):
         raise UnsupportedData(
             f"{type(dataset).__name__} is iterable: samples need ids, give a map-style data set"
         )
+    if isinstance(dataset, DataLoader):
+        raise UnsupportedData(
+            "a DataLoader is no data set: give its .dataset, batches are made here"
+        )
     if not isinstance(dataset, Sized):
         raise UnsupportedData(f"{type(dataset).__name__} has no length: give a map-style data set")
+    if not hasattr(dataset, "__getitem__"):
+        raise UnsupportedData(
+            f"{type(dataset).__name__} does not give samples by id: give a map-style data set"
+        )
     if isinstance(dataset, Subset) and is_view_indexed(dataset.dataset):
         raise UnsupportedData(
             "torch's Subset hides the views of the data set inside: use its own subset(ids)"
         )
-    if is_batch_indexed(dataset) and collate is None:
-        return MemorySource(dataset)
-    return LoaderSource(dataset, collate, num_workers, pin_memory, seed=seed)
 
 
 @final
@@ -228,6 +241,7 @@ __all__ = [
     "MemorySource",
     "Source",
     "ViewIndexed",
+    "check_map_style",
     "data_digest",
     "open_source",
     "randomness",

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from frugalkd.errors import RunFolderError
+from frugalkd.errors import RunFolderError, refuse_schema
 from frugalkd.files import is_left_aside, sweep, write_atomic, write_json
 from frugalkd.parsing import LARGEST_JSON, parse_json, read_bounded
 from frugalkd.runs.lock import FILE as LOCK
 from frugalkd.runs.lock import Lock
+from frugalkd.writing import make_folder
 
 SCHEMA = 1
 _FILLING = "filling.json"
@@ -21,11 +21,10 @@ _FILLING = "filling.json"
 class RunFolder:
     """One run's folder; ``run.json`` says which run it is, ``results.json`` that it is done.
 
-    A context: from :meth:`begin` to its end the folder is this process's alone, and an OSError
-    about a file in it leaves the context as a RunFolderError.
+    A context: from :meth:`begin` to its end the folder is this process's alone.
 
     Raises:
-        RunFolderError: the folder cannot be made or written.
+        WriteFailed: the folder cannot be made or written.
     """
 
     def __init__(self, path: str | Path):
@@ -36,22 +35,10 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
-        if isinstance(error, OSError) and isinstance(error.filename, str):
-            failed = Path(error.filename)
-            if failed == self.path or self.path in failed.parents:
-                raise RunFolderError(
-                    f"cannot write {failed}: {error.strerror}; what was written before is whole: "
-                    "mend that, then run again with --resume"
-                ) from error
 
     @property
     def checkpoints(self) -> Path:
@@ -66,10 +53,7 @@ class RunFolder:
             RunFolderError: it holds another run, or an unfinished one and ``resume`` is off, or
                 another process is at work in it.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunFolderError(f"cannot make {self.path}: {error.strerror}") from None
+        make_folder(self.path)
         if not self._done():  # what is done can be read anywhere, locked or not
             self._lock = Lock(self.path)
         begun = any(self.checkpoints.glob("epoch-*")) or self._done()
@@ -188,8 +172,9 @@ def read_json(path: Path) -> dict[str, Any]:
         raise RunFolderError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
         raise RunFolderError(f"{path} is damaged: it is not JSON ({_line(error)})") from None
-    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
-        raise RunFolderError(f"{path} is not of schema {SCHEMA}: it is from another version")
+    if not isinstance(value, dict):
+        raise RunFolderError(f"{path} is damaged: it holds no keys and values")
+    refuse_schema(value.get("schema"), SCHEMA, path, RunFolderError, "run it again")
     return value
 
 

@@ -9,7 +9,8 @@ import os
 import warnings
 from pathlib import Path
 
-from frugalkd.errors import RunFolderError
+from frugalkd.errors import FrugalKDWarning, RunFolderError
+from frugalkd.writing import writing
 
 FILE = ".lock"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -27,7 +28,8 @@ class Lock:
     system without any locks is used without one, under a warning.
 
     Raises:
-        RunFolderError: another process has the folder, or the file cannot be made.
+        RunFolderError: another process has the folder.
+        WriteFailed: the file cannot be made.
     """
 
     def __init__(self, folder: Path):
@@ -42,11 +44,13 @@ class Lock:
             ) from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:
-                raise RunFolderError(f"cannot write {folder}: {error.strerror}") from None
+                with writing(folder):
+                    raise
             with contextlib.suppress(OSError):
                 self._path.unlink()
             warnings.warn(
                 f"the file system of {folder} has no locks: let no other process run there",
+                FrugalKDWarning,
                 stacklevel=3,
             )
 

@@ -41,6 +41,11 @@ class Targets(ABC):
     row_bytes: int | None = None
     """Of one row, where one fetch for several batches is as good as one for each; else None."""
 
+    def classes(self, data: Any) -> int | None:
+        """How many classes there are soft targets of, where it is known; ``data`` is some batch, as
+        in :meth:`fetch`, in case somebody has to be asked. No query."""
+        return None
+
     @abstractmethod
     def fetch(self, ids: Ids, views: Ids, data: Any) -> Tensor:
         """Logits (rows, classes) float32 for ``ids`` int64 (rows,) seen as ``views`` int64 (rows,).

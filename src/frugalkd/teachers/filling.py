@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from frugalkd.batches import rows_of
-from frugalkd.data.source import Collate, open_source, randomness
-from frugalkd.errors import TargetsError
+from frugalkd.data.source import Collate, check_map_style, open_source, randomness
+from frugalkd.errors import TargetsError, few
+from frugalkd.memory import memory_for
 from frugalkd.policies._policy import Ids
 from frugalkd.teachers.about import describe_asking
 from frugalkd.teachers.encodings import Dense, Encoding
@@ -72,6 +73,7 @@ class Filler:
         wait: bool = False,
         announce: Announce | None = None,
     ):
+        check_map_style(dataset)
         if randomness(dataset):
             raise TargetsError(
                 "this data set gives other pixels each time it is asked: give it a method "
@@ -167,7 +169,7 @@ def fill(
     Raises:
         TargetsError: see :class:`Filler`.
     """
-    ids = np.arange(filler.samples) if ids is None else np.asarray(ids, dtype=np.int64)
+    ids = np.arange(filler.samples) if ids is None else _checked(ids, filler.samples)
     ids = filler.mine(ids)
     requests = []
     for view in range(filler.layout.views):
@@ -176,9 +178,27 @@ def fill(
             block = lacking[start : start + batch_size]
             requests.append((block, np.full(len(block), view)))
     done, total = 0, sum(len(block) for block, _ in requests)
-    with open_source(dataset, collate=collate) as source:
+    advice = "lower batch_size, or ask on another device (device: cpu)"
+    with (
+        open_source(dataset, collate=collate) as source,
+        memory_for(f"asking the teacher about batches of {batch_size}", advice),
+    ):
         for (block, views), data in zip(requests, source.batches(requests), strict=True):
             filler.add(block, views, send_to_device(data, device))
             done += len(block)
             if listener is not None:
                 listener(done, total)
+
+
+def _checked(ids: Ids, samples: int) -> Ids:
+    """``ids`` int64, each of them once and in the data set. Raises TargetsError."""
+    ids = np.asarray(ids, dtype=np.int64)
+    if len(ids) and (ids.min() < 0 or ids.max() >= samples):
+        raise TargetsError(
+            f"ids reach from {ids.min()} to {ids.max()}: the data set has 0 .. {samples - 1}"
+        )
+    found, times = np.unique(ids, return_counts=True)
+    if len(found) < len(ids):
+        twice = few(found[times > 1].tolist())
+        raise TargetsError(f"ids name samples {twice} more than once: give each id once")
+    return ids

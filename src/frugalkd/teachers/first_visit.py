@@ -67,6 +67,9 @@ class FirstVisitTargets(Targets):
         """None until the teacher was first asked."""
         return self._filler.store
 
+    def classes(self, data: Any) -> int | None:
+        return self._live.classes(data) if self.store is None else self.store.header.classes
+
     def fetch(self, ids: Ids, views: Ids, data: Any) -> Tensor:
         views = views % self._filler.layout.views
         return on_device(self._filler.add(ids, views, data).read(ids, views), data)

@@ -49,10 +49,23 @@ class LiveTeacher(Targets):
     def fetch(self, ids: Ids, views: Ids, data: Any) -> Tensor:
         started = time.perf_counter()
         self.queries += len(ids)
-        with looking(self.teacher):
-            logits = self._ask(data).float()
+        logits = self.look(data)
+        if logits.ndim != 2 or len(logits) != len(ids):
+            raise TargetsError(
+                f"the teacher gives outputs of shape {tuple(logits.shape)} for {len(ids)} rows: "
+                "logits (rows, classes) are needed"
+            )
         self.seconds += time.perf_counter() - started
         return logits
+
+    def look(self, data: Any) -> Tensor:
+        """The teacher's logits float32 for a batch, in eval mode; not counted as a query."""
+        with looking(self.teacher):
+            return self._ask(data).float()
+
+    def classes(self, data: Any) -> int | None:
+        logits = self.look(data)
+        return logits.shape[1] if logits.ndim == 2 else None
 
     def _ask(self, data: Any) -> Tensor:
         if self.precision == "fp32":

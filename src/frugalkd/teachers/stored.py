@@ -112,6 +112,9 @@ class StoredTargets(Targets):
         targets.seconds = live.seconds - seconds
         return targets
 
+    def classes(self, data: Any) -> int | None:
+        return self.store.header.classes
+
     def fetch(self, ids: Ids, views: Ids, data: Any) -> Tensor:
         return on_device(self.store.read(ids, views % self.store.header.views), data)
 

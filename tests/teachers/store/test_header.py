@@ -80,7 +80,7 @@ def test_impossible_sizes_are_refused(change):
         (b"{" + b" " * 70_000 + b"}", "too large"),
         (b"[]", "not the header"),
         (b'{"format": "else"}', "not the header"),
-        (b'{"format": "frugalkd-store", "schema": 2}', "not of schema 1"),
+        (b'{"format": "frugalkd-store", "schema": 2}', "from a newer"),
         (b'{"format": "frugalkd-store", "schema": 1}', "checksum"),
     ],
 )

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from frugalkd.errors import FrugalKDError, TargetsError
+from frugalkd.errors import FrugalKDError, TargetsError, refuse_schema
 from frugalkd.files import write_json
+from frugalkd.parsing import parse_json
 from frugalkd.teachers.encodings import Encoding, make_encoding
 from frugalkd.teachers.encodings._encoding import Ids
 
@@ -127,17 +128,14 @@ def read_header(folder: Path) -> Header:
     if len(content) > _LARGEST_FILE:
         raise TargetsError(f"{path} is damaged: it is too large")
     try:
-        value = json.loads(content)
+        value = parse_json(content)
         json.dumps(value)
     except (ValueError, RecursionError):
         raise TargetsError(f"{path} is damaged: it is not JSON; delete the folder") from None
     if not isinstance(value, dict) or value.pop("format", None) != FORMAT:
         raise TargetsError(f"{path} is not the header of stored soft targets")
-    if value.pop("schema", None) != SCHEMA:
-        raise TargetsError(
-            f"{path} is not of schema {SCHEMA}: another version of frugalkd made it; delete the "
-            "folder and fill it anew"
-        )
+    again = "delete the folder and fill it anew"
+    refuse_schema(value.pop("schema", None), SCHEMA, path, TargetsError, again)
     if value.pop("crc32", None) != _checksum(value):
         raise TargetsError(f"{path} is damaged: its checksum is wrong; delete the folder")
     try:

@@ -74,6 +74,7 @@ class Shard:
         self._bits: Bytes = self._state["bitmap"].reshape(-1).copy()
         self._checked = np.zeros(len(self._state), dtype=bool)
         self._dirty = np.zeros(len(self._state), dtype=bool)
+        self._lost = False  # a sync has failed
         self.pending = 0
         """Rows written since the last sync."""
 
@@ -126,10 +127,13 @@ class Shard:
         self.pending += len(rows)
 
     def sync(self) -> None:
-        """Make what was written durable: the rows, then the bits and checksums. Raises OSError."""
+        """Make what was written durable: the rows, then the bits and checksums. Raises OSError;
+        then nothing that was written since the last sync counts as there, whatever comes later: a
+        second fsync would not speak of what the first one lost."""
         dirty = np.flatnonzero(self._dirty).tolist()
-        if not dirty:
+        if not dirty or self._lost:
             return
+        self._lost = True
         os.fsync(self._files[0])
         bitmaps = self._bits.reshape(-1, BLOCK // 8)
         for block in dirty:
@@ -137,6 +141,7 @@ class Shard:
             self._state[block]["crc32"] = self._checksum(block)
             write_at(self._files[1], self._state[block].tobytes(), block * RECORD)
         os.fsync(self._files[1])
+        self._lost = False
         self._dirty[:] = False
         self.pending = 0
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from frugalkd.errors import TargetsError
+from frugalkd.errors import TargetsError, WriteFailed
 from frugalkd.files import sync_folder
 from frugalkd.teachers.encodings._encoding import Ids, Logits
 from frugalkd.teachers.store._header import FILE, Header, read_header, shard_of, write_header
@@ -176,6 +176,8 @@ def create_store(folder: Path, header: Header) -> None:
                 f"{size_text(free)} are free: lower targets.views, choose another "
                 "targets.encoding, or name a folder on another disk"
             ) from None
+        if isinstance(error, WriteFailed):
+            raise
         raise TargetsError(f"cannot keep soft targets in {folder}: {error.strerror}") from None
 
 

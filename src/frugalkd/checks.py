@@ -1,0 +1,217 @@
+"""What can be known to be wrong before a training begins, and what was once it has failed."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import send_to_device
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from frugalkd.batches import call, checked_logits, split
+from frugalkd.data.probe import streams_restored
+from frugalkd.data.source import Collate, open_source
+from frugalkd.errors import (
+    DataError,
+    FrugalKDWarning,
+    ModelError,
+    NonFiniteLoss,
+    TargetsError,
+    UnsupportedData,
+    few,
+)
+from frugalkd.looking import looking
+from frugalkd.policies._policy import Ids
+from frugalkd.teachers import LiveTeacher, Targets
+
+_FIRST = 2
+"""Samples of the first look."""
+
+
+def first_look(
+    model: nn.Module,
+    data: Dataset,
+    targets: Targets | None,
+    *,
+    device: torch.device,
+    collate: Collate | None = None,
+) -> int:
+    """Look at the first samples as a training would; returns how many classes the model has.
+
+    Nothing of the model, the data or a random stream changes, and nothing is metered.
+
+    Args:
+        model: to be trained, on ``device``.
+        data: map-style, not empty.
+        targets: the soft targets that it will learn from, or None.
+        device, collate: as in the training.
+
+    Raises:
+        UnsupportedData: batches that are not (inputs, class indices).
+        DataError: inputs that are not finite, labels that the model has no class for.
+        ModelError: the model does not give logits (rows, classes).
+        TargetsError: the teacher has another number of classes.
+    """
+    ids = np.arange(min(_FIRST, len(data)))  # pyright: ignore[reportArgumentType]
+    batch = _read(data, ids, device, collate)
+    inputs, labels = split(batch)
+    bad = _non_finite(inputs, len(ids))
+    if bad.any():
+        raise DataError(
+            f"the inputs of samples {few(ids[bad].tolist())} are not finite: clean them"
+        )
+    with looking(model):
+        classes = checked_logits(call(model, inputs), len(ids)).shape[1]
+    if labels is not None:
+        check_batch(labels.cpu(), ids, classes)
+    check_labels(data, classes)
+    known = None if targets is None else targets.classes(batch)
+    if known is not None and known != classes:
+        raise TargetsError(
+            f"the teacher has {known} classes and the student {classes}: build both for the same "
+            "classes"
+        )
+    return classes
+
+
+def labels_of(data: Dataset) -> NDArray[np.int64] | None:
+    """``data.labels`` int64 (samples,), where the data set has them.
+
+    Raises:
+        UnsupportedData: they are not one class index a sample.
+    """
+    given = getattr(data, "labels", None)
+    if given is None or callable(given):
+        return None
+    samples = len(data)  # pyright: ignore[reportArgumentType]
+    try:
+        labels = given.cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
+    except ValueError:  # rows of different lengths
+        labels = np.asarray(given, dtype=object)
+    if labels.dtype.kind not in "iu":
+        raise UnsupportedData(
+            f"data.labels are of type {labels.dtype}: class indices (int64) are needed; regression "
+            "and multi-label targets have no gate"
+        )
+    if labels.shape != (samples,):
+        raise UnsupportedData(
+            f"data.labels are of shape {labels.shape} for {samples} samples: one class index a "
+            "sample is needed"
+        )
+    return labels.astype(np.int64, copy=False)
+
+
+def check_labels(data: Dataset, classes: int) -> None:
+    """Check the labels that a data set holds as ``labels``, if it does. A class of
+    ``data.classes`` that no sample has is a FrugalKDWarning: it cannot be learned.
+
+    Raises:
+        UnsupportedData: they are not one class index a sample.
+        DataError: one that is not in 0 .. ``classes`` - 1.
+    """
+    labels = labels_of(data)
+    if labels is None or not len(labels):
+        return
+    _refuse_outside(labels, np.arange(len(labels)), classes)
+    names = getattr(data, "classes", None)
+    if isinstance(names, tuple | list):
+        seen = np.bincount(labels, minlength=len(names))[: len(names)]
+        missing = [str(names[index]) for index in np.flatnonzero(seen == 0)]
+        if missing:
+            warnings.warn(
+                f"no sample of {len(missing)} of the {len(names)} classes ("
+                f"{', '.join(missing[:8])}{', ...' if len(missing) > 8 else ''}): the model cannot "
+                "learn them",
+                FrugalKDWarning,
+                stacklevel=2,
+            )
+
+
+def check_batch(labels: Tensor, ids: Ids, classes: int) -> None:
+    """Raises DataError where ``labels`` int64 (rows,), in main memory, are of no class of the
+    model. On a device a label like that would end the process, so it is looked for before."""
+    if labels.device.type != "cpu" or not len(labels):
+        return
+    low, high = torch.aminmax(labels)
+    if low < 0 or high >= classes:
+        _refuse_outside(labels.numpy(), ids, classes)
+
+
+def check_pair(student: nn.Module, teacher: object) -> None:
+    """Raises ModelError where training the student would change its teacher."""
+    if not isinstance(teacher, nn.Module):
+        return
+    if teacher is student:
+        raise ModelError("teacher and student are the same object: give a copy as the teacher")
+    trained = {id(parameter) for parameter in student.parameters() if parameter.requires_grad}
+    for name, parameter in teacher.named_parameters():
+        if id(parameter) in trained:
+            raise ModelError(
+                f"teacher and student share the parameter {name}, which training would change: "
+                "give a copy as the teacher, or freeze it"
+            )
+
+
+def explained(
+    error: NonFiniteLoss,
+    data: Dataset,
+    targets: Targets | None,
+    *,
+    device: torch.device,
+    collate: Collate | None = None,
+) -> NonFiniteLoss:
+    """The same error, naming the inputs or the teacher where one of these is to blame: the bad
+    samples are looked at again (in view 0)."""
+    ids = np.asarray(error.ids, dtype=np.int64)
+    where = {"epoch": error.epoch, "step": error.step}
+    batch = _read(data, ids, device, collate)
+    bad = _non_finite(split(batch)[0], len(ids))
+    if bad.any():
+        what, advice = "the data set's input", "clean or leave out these samples"
+        return NonFiniteLoss(**where, ids=ids[bad].tolist(), what=what, advice=advice)
+    if isinstance(targets, LiveTeacher):
+        bad = _non_finite(targets.look(batch), len(ids))
+        if bad.any():
+            what, advice = "the teacher's output", "look at the teacher, or ask it in fp32"
+            return NonFiniteLoss(**where, ids=ids[bad].tolist(), what=what, advice=advice)
+    return error
+
+
+def _refuse_outside(labels: NDArray[np.int64], ids: Ids, classes: int) -> None:
+    outside = np.flatnonzero((labels < 0) | (labels >= classes))
+    if not len(outside):
+        return
+    hint = f"labels 0 .. {classes - 1} are possible"
+    if labels.min() == 1 and labels.max() == classes:
+        hint += "; these seem to count from 1"
+    first = outside[0]
+    raise DataError(
+        f"sample {ids[first]} has label {labels[first]}, and the model {classes} classes: {hint}"
+    )
+
+
+def _read(data: Dataset, ids: Ids, device: torch.device, collate: Collate | None) -> Any:
+    """The batch of ``ids`` in view 0 on the device."""
+    with streams_restored(), open_source(data, collate=collate) as source:
+        batch = next(source.batches([(ids, np.zeros_like(ids))]))
+    return send_to_device(batch, device)
+
+
+def _non_finite(value: Any, rows: int) -> NDArray[np.bool_]:
+    """Which of ``rows`` rows hold a number that is not finite, in any tensor of ``value``."""
+    bad = np.zeros(rows, dtype=bool)
+    if isinstance(value, Tensor):
+        if value.dtype.is_floating_point and value.ndim and len(value) == rows:
+            bad = ~torch.isfinite(value.reshape(rows, -1)).all(dim=1).cpu().numpy()
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            bad |= _non_finite(part, rows)
+    elif isinstance(value, tuple | list):
+        for part in value:
+            bad |= _non_finite(part, rows)
+    return bad
