@@ -332,16 +332,15 @@ def _train(
     return run
 
 
-<<<<<<< HEAD
 def _never() -> bool:
     return False
-=======
+
+
 def _what_to_lower(training: Training) -> tuple[str, str]:
     """What memory is needed for, and what a user can do about it."""
     what = f"batches of {training.batch_size} (screenings of {training.screen_batch})"
     advice = "lower training.batch_size or training.screen_batch"
     return what, advice if training.precision == "bf16" else f"{advice}, or set precision: bf16"
->>>>>>> 4c568d4cfc27d453c27fdd0e1684bf7c1718d83a
 
 
 def _silent(record: dict[str, Any]) -> None:
