@@ -265,8 +265,8 @@ def test_a_teacher_that_is_not_finite_is_named():
 
 def test_a_training_that_diverges_stays_what_it_was():
     wild = Training(epochs=9, batch_size=8, optimizer=Optimizer(name="sgd", lr=1e30))
+    deep = nn.Sequential(nn.Flatten(), linear(36, 36), linear(CLASSES, 36))
     with pytest.raises(NonFiniteLoss, match=r"^the (loss|output) is not finite.*learning rate"):
-        deep = nn.Sequential(nn.Flatten(), linear(36, 36), linear(CLASSES, 36))
         train_teacher(deep, images(), policy=All(), training=wild, device="cpu")
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from frugalkd import draws
-from frugalkd.policies import Plan
+from frugalkd.api import train_teacher
+from frugalkd.errors import SelectionMisuse
+from frugalkd.policies import Plan, SelfRegulation
 from frugalkd.policies._policy import Ungated
 from frugalkd.selection import Selection
-from toys import Ids
+from frugalkd.training import Optimizer, Training
+from toys import Ids, images, logits_for, net
 
 
 class Said(Ungated):
@@ -44,3 +48,81 @@ def test_ids_weights_and_forced_stay_together(what, epochs):
         expected = np.zeros(60, bool) if forced is None else forced
         assert np.concatenate([b.forced for b in batches]).tolist() == expected[by_hash].tolist()
         assert epoch.lr_factor == 0.5
+
+
+def run(what, sure_from, epochs=6.0, **settings):
+    """A training in which everybody passes from epoch ``sure_from`` on."""
+    policy = SelfRegulation(when_all_sleep=what, **settings)
+    looks = []
+
+    def sure(data):
+        looks.append(len(data[1]))
+        return 50.0 * torch.nn.functional.one_hot(data[1], 4).float()
+
+    selection = Selection(
+        images(), policy=policy, epochs=epochs, batch_size=8, model=net(), forward=sure
+    )
+    for epoch in selection:
+        for batch in epoch:
+            batch.observe(logits_for(batch, passing=epoch.index >= sure_from), batch.labels)
+    return selection, sum(looks)
+
+
+def test_a_training_stops_once_everybody_has_passed():
+    selection, looks = run("stop", sure_from=2)
+    # Epoch 2 trains everybody, and everybody passes; in epoch 3 nobody is due, for the first sleep
+    # is one epoch: they are due in epoch 4.
+    assert selection.epoch == 3
+    assert selection.ledger.epochs == 3
+    assert looks == 0
+    assert selection.meters.samples_backpropagated == 3 * 37
+
+
+def test_a_training_goes_on_with_everybody_or_with_nobody():
+    waiting, looks = run("wait", sure_from=2)
+    assert (waiting.epoch, waiting.ledger.epochs) == (6, 6)
+    assert waiting.meters.samples_backpropagated == 3 * 37
+    assert looks == 37 * 1  # due in epoch 4, then for two more epochs not
+    waking, looks = run("wake", sure_from=2)
+    assert waking.ledger.epochs == 6
+    forced = waking.ledger["forced"]
+    assert forced.min() == forced.max() > 0
+    assert waking.meters.samples_backpropagated == 37 * (3 + forced[0])
+
+
+def test_a_stopped_training_says_so_and_is_the_shorter_one():
+    """Up to the epoch in which it stops, it is the same training."""
+    policies = [SelfRegulation(confidence=0.3, when_all_sleep=what) for what in ("stop", "wait")]
+    training = Training(epochs=40, batch_size=8, optimizer=Optimizer(lr=0.01))
+    data = images(augmented=False)
+    stopped, waited = (
+        train_teacher(net(), data, policy=policy, training=training, device="cpu")
+        for policy in policies
+    )
+    steps = [record["steps"] for record in waited.history]
+    assert 0 in steps, "the toy data must be learned"
+    first = steps.index(0)
+    assert len(stopped.history) == first == stopped.ledger.epochs
+    told = [{k: v for k, v in r.items() if k != "wall_seconds"} for r in stopped.history]
+    same = [{k: v for k, v in r.items() if k != "wall_seconds"} for r in waited.history[:first]]
+    assert told == same
+
+
+@pytest.mark.parametrize(
+    ("plan", "says"),
+    [
+        (Plan(np.array([3, 1, 3, 5, 5])), "ids name samples 3, 5 twice"),
+        (Plan(np.array([3, 90])), "ids reach from 3 to 90, and the data set has 0 .. 89"),
+        (Plan(np.array([-1, 2])), "ids reach from -1 to 2"),
+        (Plan(np.array([1.0])), "ids must be a numpy array int64"),
+        (Plan([1]), "ids must be a numpy array int64"),  # pyright: ignore[reportArgumentType]
+        (Plan(np.array([1]), weights=np.ones(2, np.float32)), "weights of shape (2,) for 1 ids"),
+        (Plan(np.array([1]), forced=np.ones(2, bool)), "forced of shape (2,) for 1 ids"),
+    ],
+)
+def test_what_a_policy_of_ones_own_gets_wrong_is_named(plan, says):
+    selection = Selection(Ids([0] * 90), policy=Said(plan), epochs=1, batch_size=7)
+    with pytest.raises(SelectionMisuse) as caught:
+        next(iter(selection))
+    assert str(caught.value).startswith("Said.plan: ")
+    assert says in str(caught.value)

@@ -24,7 +24,7 @@ from frugalkd.ledger import Ledger
 from frugalkd.looking import looking
 from frugalkd.meters import Meters
 from frugalkd.policies import All, Moment, Plan, Policy, Ungated
-from frugalkd.policies._policy import Ids, Mask
+from frugalkd.policies._policy import Ids, Mask, check_plan
 from frugalkd.reading import Rows
 from frugalkd.teachers import Targets
 from frugalkd.verdict import Look
@@ -140,7 +140,12 @@ class Selection:
 
     def __iter__(self) -> Iterator[Epoch]:
         while self.epoch < self.epochs:
-            epoch, self._under_way = self._under_way or Epoch(self, *self._plan()), None
+            epoch, self._under_way = self._under_way, None
+            if epoch is None:
+                plan, screened = self._plan()
+                if plan.stop:
+                    return
+                epoch = Epoch(self, plan, screened)
             self._current = epoch
             yield epoch
             if not epoch.finished:
@@ -214,6 +219,7 @@ class Selection:
 
     def _ordered(self, plan: Plan) -> Plan:
         """The part of a plan that the coming epoch trains, in its order."""
+        check_plan(plan, len(self.ledger), self.policy)
         ids = draws.order(plan.ids, self.seed, draws.stream("order"), self.epoch)
         ids = ids[: round(self.part * len(ids))]
 
@@ -225,7 +231,9 @@ class Selection:
             table[plan.ids] = values
             return table[ids]
 
-        return Plan(ids, of(plan.weights), of(plan.forced), lr_factor=plan.lr_factor)
+        return Plan(
+            ids, of(plan.weights), of(plan.forced), lr_factor=plan.lr_factor, stop=plan.stop
+        )
 
     def views(self, ids: Ids) -> Ids:
         """The view in which each sample is to be seen now."""

@@ -51,6 +51,9 @@ def summary_table(results: dict[str, Any], out: Path) -> Table:
     full = f"{results['train_samples']:,} samples x {epochs:g} epochs"
     seen = meters["samples_backpropagated"]
     table.add_row("samples backpropagated", f"{seen:,} = {percent(results['budget'])} of {full}")
+    trained = results.get("epochs")
+    if trained is not None and trained < epochs - 1e-6:
+        table.add_row("stopped", f"after {trained:g} of {epochs:g} epochs: nobody was awake")
     table.add_row("forwards", f"{meters['student_forwards']:,}")
     if results["kind"] == "distill":
         table.add_row("teacher queries", f"{meters['teacher_queries']:,}")

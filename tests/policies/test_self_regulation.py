@@ -170,3 +170,61 @@ def test_a_budget_keeps_whom_sorting_everybody_would_put_first(seed, samples, bu
 def test_impossible_settings_are_refused(given_settings):
     with pytest.raises(ValueError, match=next(iter(given_settings))):
         SelfRegulation(**given_settings)
+
+
+def asleep(due=9):
+    ledger = seen()
+    ledger["streak"][:] = 1
+    ledger["due"][:] = due
+    return ledger
+
+
+@pytest.mark.parametrize("pool", [POOL, POOL[::3]])
+def test_where_nobody_is_awake_the_user_decides(pool):
+    wait, wake, stop = (
+        SelfRegulation(when_all_sleep=what).plan(asleep(), pool, at(4))
+        for what in ("wait", "wake", "stop")
+    )
+    assert (wait.ids.tolist(), wait.stop) == ([], False)
+    assert (wake.ids.tolist(), wake.stop) == (pool.tolist(), False)
+    assert wake.forced is not None
+    assert wake.forced.all()
+    assert (stop.ids.tolist(), stop.stop) == ([], True)
+    assert not len(wake.screen)
+    assert not len(stop.screen)
+
+
+@pytest.mark.parametrize("what", ["wake", "stop"])
+def test_while_anybody_is_awake_or_due_nothing_is_decided(what):
+    policy, plain = SelfRegulation(when_all_sleep=what), SelfRegulation()
+    one_due, one_awake = asleep(), asleep()
+    one_due["due"][3] = 4
+    one_awake["due"][3], one_awake["streak"][3] = 4, 0
+    for ledger in (one_due, one_awake):
+        plan, same = policy.plan(ledger, POOL, at(4)), plain.plan(ledger, POOL, at(4))
+        assert plan.ids.tolist() == same.ids.tolist()
+        assert plan.screen.tolist() == same.screen.tolist()
+        assert plan.forced is None
+        assert not plan.stop
+    others = np.setdiff1d(POOL, [3])  # who is not in the pool is nobody's concern
+    assert policy.plan(one_awake, others, at(4)).stop == (what == "stop")
+
+
+def test_a_budget_wakes_somebody_in_any_case():
+    policy = SelfRegulation(budget=0.5, when_all_sleep="stop")
+    plan = policy.plan(asleep(), POOL, at(4))
+    assert len(plan.ids) == 5
+    assert not plan.stop
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"when_all_sleep": "now"}, "must be wait, wake or stop"),
+        ({"when_all_sleep": "wake", "when": "now"}, "nobody sleeps under when: now"),
+        ({"when_all_sleep": "stop", "finale": 1}, "a finale may never come"),
+    ],
+)
+def test_impossible_settings_of_sleep_are_refused(settings, says):
+    with pytest.raises(ValueError, match=says):
+        SelfRegulation(**settings)

@@ -152,3 +152,11 @@ def test_a_teacher_is_asked_as_it_was_trained(recipe, teacher):
 def test_a_shard_that_there_is_not_is_refused(recipe, teacher, tmp_path):
     with pytest.raises(FrugalKDError, match="shard 2/2"):
         store(recipe, tmp_path / "s", teacher=teacher, shard=(2, 2))
+
+
+def test_a_setting_that_came_later_changes_no_digest_at_its_default():
+    recipe = load_recipe("digits")
+    same = override(recipe, {"student.regulation.when_all_sleep": "wait"})
+    other = override(recipe, {"student.regulation.when_all_sleep": "stop"})
+    assert run_digest("distill", same, None) == run_digest("distill", recipe, None)
+    assert run_digest("distill", other, None) != run_digest("distill", recipe, None)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from frugalkd import draws
+from frugalkd.errors import SelectionMisuse, few
 from frugalkd.ledger import Ledger
 from frugalkd.verdict import Look
 
@@ -30,6 +31,7 @@ class Plan:
         forced: bool (len(ids),), rows that are not the gate's choice, or None for none.
         screen: int64 ids to look at forward-only before the epoch; the policy then plans again.
         lr_factor: what the epoch's learning rate is multiplied by.
+        stop: the training ends before this epoch; ``ids`` do not count.
     """
 
     ids: Ids
@@ -37,6 +39,35 @@ class Plan:
     forced: Mask | None = None
     screen: Ids = field(default_factory=lambda: _NO_IDS)
     lr_factor: float = 1.0
+    stop: bool = False
+
+
+def check_plan(plan: Plan, samples: int, policy: Policy) -> None:
+    """What a user's own policy may get wrong; ours are tested instead.
+
+    Raises:
+        SelectionMisuse: ids twice or of no sample, or weights or marks of another length.
+    """
+    if type(policy).__module__.split(".")[0] == "frugalkd":
+        return
+    whose = f"{type(policy).__name__}.plan"
+    for name, ids in (("ids", plan.ids), ("screen", plan.screen)):
+        if not isinstance(ids, np.ndarray) or ids.dtype != np.int64 or ids.ndim != 1:
+            raise SelectionMisuse(f"{whose}: {name} must be a numpy array int64 (rows,)")
+        if len(ids) and (ids.min() < 0 or ids.max() >= samples):
+            raise SelectionMisuse(
+                f"{whose}: {name} reach from {ids.min()} to {ids.max()}, and the data set has 0 .. "
+                f"{samples - 1}"
+            )
+        found, times = np.unique(ids, return_counts=True)
+        if len(found) < len(ids):
+            twice = few(found[times > 1].tolist())
+            raise SelectionMisuse(f"{whose}: {name} name samples {twice} twice: plan each id once")
+    for name, values in (("weights", plan.weights), ("forced", plan.forced)):
+        if values is not None and values.shape != plan.ids.shape:
+            raise SelectionMisuse(
+                f"{whose}: {name} of shape {values.shape} for {len(plan.ids)} ids: one an id"
+            )
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,11 @@ class SelfRegulation(Policy):
             a sample passes once the student gives its label a probability of ``min(tau, ceiling *
             the teacher's probability of that label)``, so that what the teacher itself is unsure of
             does not stay awake for ever. Ours, not the paper's; None is the plain gate.
+        when_all_sleep: what an epoch is in which nobody is awake, once those that were due have
+            been looked at (last-visit only; a budget wakes somebody in any case). ``"wait"``: an
+            epoch of no steps, as cheap as it is, until somebody is due. ``"wake"``: everything
+            takes part, counted as forced. ``"stop"``: the training ends here, with the learning
+            rate that it has come to.
     """
 
     __pydantic_config__: ClassVar = STRICT
@@ -51,6 +56,7 @@ class SelfRegulation(Policy):
     budget: float | None = None
     quota: Literal["least-confident", "random"] = "least-confident"
     ceiling: float | None = None
+    when_all_sleep: Literal["wait", "wake", "stop"] = "wait"
 
     def __post_init__(self) -> None:
         if not self.confidence > 0:
@@ -67,6 +73,12 @@ class SelfRegulation(Policy):
             raise ValueError(f"budget must be in (0, 1], not {self.budget}")
         if self.budget is not None and self.when == "now":
             raise ValueError("a budget is planned before the epoch: it needs when: last-visit")
+        if self.when_all_sleep not in ("wait", "wake", "stop"):
+            raise ValueError(f"when_all_sleep must be wait, wake or stop: {self.when_all_sleep!r}")
+        if self.when_all_sleep != "wait" and self.when == "now":
+            raise ValueError("nobody sleeps under when: now: when_all_sleep is for last-visit")
+        if self.when_all_sleep == "stop" and self.finale:
+            raise ValueError("a finale may never come where when_all_sleep: stop ends the training")
 
     @property
     def columns(self) -> Mapping[str, str]:
@@ -89,6 +101,10 @@ class SelfRegulation(Policy):
         due = pool[at_sorted(ledger["due"], pool) <= at.epoch]
         passed = at_sorted(ledger["streak"], due) > 0
         awake, screen = due[~passed], due[passed]
+        if not len(due) and self.budget is None and self.when_all_sleep != "wait":
+            if self.when_all_sleep == "stop":
+                return Plan(awake, stop=True)
+            return Plan(pool, forced=np.ones(len(pool), dtype=bool))
         if self.budget is None or len(screen):
             return Plan(awake, screen=screen)
         return self._within_budget(ledger, pool, awake, at)

@@ -44,6 +44,12 @@ def run_digest(kind: str, recipe: Recipe, teacher: Path | None) -> str:
     said = recipe.model_dump(
         mode="json", exclude={"name", "summary", "arms", "teachers", "checkpoints"}
     )
+    for policy in (
+        said["teacher"]["policy"],
+        said["student"]["policy"],
+        said["student"]["regulation"],
+    ):
+        _forget_later_defaults(policy)
     if kind == "teach":
         said.pop("student")
     elif teacher is not None:
@@ -61,6 +67,17 @@ def run_digest(kind: str, recipe: Recipe, teacher: Path | None) -> str:
             files["pretrained"] = _digest_of(pretrained)
     whole = {"schema": SCHEMA, "kind": kind, "recipe": said, "teacher": files}
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+
+
+LATER = {"when_all_sleep": "wait"}
+"""Settings of a policy that came after runs had digests: at their defaults they say nothing new, so
+that those runs are still known for what they are."""
+
+
+def _forget_later_defaults(policy: dict[str, Any] | None) -> None:
+    for name, default in LATER.items():
+        if policy is not None and policy.get(name) == default:
+            del policy[name]
 
 
 def _digest_of(file: Path) -> str:
@@ -298,6 +315,7 @@ def _within(
         "device": str(next(run.model.parameters()).device.type),
         "split": material.split,
         "train_samples": samples,
+        "epochs": run.ledger.epochs,
         "budget": meters["samples_backpropagated"] / (samples * role.training.epochs),
         "meters": meters,
         "evaluation": run.evaluation,

@@ -86,6 +86,10 @@ class Results(_Record):
     device: str
     split: Literal["test", "validation"] = Field(description="what the evaluation was made on")
     train_samples: int
+    epochs: float | None = Field(
+        None,
+        description="trained; fewer than the recipe's where its policy ended the training",
+    )
     budget: float = Field(description="samples_backpropagated / (train_samples x epochs)")
     meters: MeterSummary
     evaluation: Evaluation | None
