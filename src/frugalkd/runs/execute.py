@@ -44,12 +44,9 @@ def run_digest(kind: str, recipe: Recipe, teacher: Path | None) -> str:
     said = recipe.model_dump(
         mode="json", exclude={"name", "summary", "arms", "teachers", "checkpoints"}
     )
-    for policy in (
-        said["teacher"]["policy"],
-        said["student"]["policy"],
-        said["student"]["regulation"],
-    ):
-        _forget_later_defaults(policy)
+    for role in (said["teacher"], said["student"]):
+        for part in ("policy", "regulation", "training"):
+            _forget_later_defaults(role.get(part))
     if kind == "teach":
         said.pop("student")
     elif teacher is not None:
@@ -69,15 +66,15 @@ def run_digest(kind: str, recipe: Recipe, teacher: Path | None) -> str:
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 
-LATER = {"when_all_sleep": "wait"}
-"""Settings of a policy that came after runs had digests: at their defaults they say nothing new, so
+LATER = {"when_all_sleep": "wait", "compile": False}
+"""Settings that came after runs had digests: at their defaults they say nothing new, so
 that those runs are still known for what they are."""
 
 
-def _forget_later_defaults(policy: dict[str, Any] | None) -> None:
+def _forget_later_defaults(settings: dict[str, Any] | None) -> None:
     for name, default in LATER.items():
-        if policy is not None and policy.get(name) == default:
-            del policy[name]
+        if settings is not None and settings.get(name) == default:
+            del settings[name]
 
 
 def _digest_of(file: Path) -> str:
