@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import warnings
 
 import pytest
 import yaml
@@ -126,7 +127,7 @@ def test_schemas_are_json(cli, kind):
     schema = json.loads(out)
     assert code == 0
     assert schema["type"] == "object"
-    assert ("schema" in schema["properties"]) == (kind != "recipe")
+    assert "schema" in schema["properties"]
 
 
 def test_a_dry_run_prints_a_recipe_that_can_be_run_again(cli, tmp_path):
@@ -178,3 +179,91 @@ def test_the_recipes_schema_names_the_models_and_the_data(cli):
     described = cli("schema", "recipe")[1]
     for known in (*MODELS, *DATA):
         assert known in described
+
+
+@pytest.mark.parametrize("command", ["teach", "distill", "store", "compare", "estimate"])
+@pytest.mark.parametrize("where", ["student.model", "data", "teachers.big.teacher.model"])
+def test_no_import_lists_what_it_refuses(cli, tmp_path, monkeypatch, command, where):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("raise SystemExit('imported')")
+    out = [] if command == "estimate" else ["--out", "x"]
+    setting = ["--set", f"{where}.path=mine:Net"]
+    code, said, err = cli(command, "digits", *out, *setting, "--no-import")
+    assert (code, said) == (2, "")
+    assert err == "error: recipe digits would import mine:Net, and --no-import refuses that\n"
+    assert not (tmp_path / "x").exists()
+    code, said, _ = cli(command, "digits", *out, *setting, "--dry-run")
+    assert said.startswith("# would import: mine:Net\n")
+    code, said, _ = cli(command, "digits", *out, "--no-import", "--dry-run")
+    assert code == 0
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+def test_a_folder_that_was_downloaded_runs_nothing(cli, tmp_path, command):
+    card = {"schema": 1, "weights": "w.safetensors", "model": {"path": "os:system", "options": {}}}
+    card["model"]["options"] = {"command": f"touch {tmp_path / 'proof'}"}
+    (tmp_path / "model.json").write_text(json.dumps(card))
+    more = ["--data", "digits", "--out", str(tmp_path / "x.csv")] if command == "predict" else []
+    code, out, err = cli(command, str(tmp_path), *more)
+    assert (code, out) == (2, "")
+    assert "names the import path 'os:system'" in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "proof").exists()
+
+
+def test_a_table_that_cannot_be_written_is_one_line(cli, tmp_path):
+    Ledger.new(3).save(tmp_path / "ledger.safetensors")
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.csv").mkdir()
+    for to, says in (("file/x.csv", "a file of that name"), ("folder.csv", "Is a directory")):
+        code, out, err = cli("ledger", "export", str(tmp_path), "--to", str(tmp_path / to))
+        assert (code, out) == (2, "")
+        assert err.startswith("error: cannot write ")
+        assert says in err
+        assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(28, "No space left on device", "a/b"), "a/b: No space left on device; free some"),
+        (OSError(2, "No such file or directory", "a/b"), "a/b: No such file or directory\n"),
+        (MemoryError(), "out of memory: give the machine less"),
+        (RuntimeError("CUDA out of memory. Tried to allocate"), "out of memory: give the machine"),
+    ],
+)
+def test_what_the_machine_lacks_is_one_line(cli, monkeypatch, error, says):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(Ledger, "load", fail)
+    code, _, err = cli("ledger", "show", "x")
+    assert code == 2
+    assert err.startswith(f"error: {says}")
+    with pytest.raises(type(error)):
+        cli("ledger", "show", "x", "--debug")
+
+
+def test_what_nobody_expected_keeps_its_traceback(cli, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(Ledger, "load", fail)
+    with pytest.raises(RuntimeError, match="mat1"):
+        cli("ledger", "show", "x")
+
+
+def test_our_warnings_are_one_line(cli, monkeypatch):
+    from frugalkd.errors import FrugalKDWarning
+
+    def warn(*_):
+        warnings.warn("no sample of\nclass c", FrugalKDWarning, stacklevel=1)
+        return Ledger.new(3)
+
+    monkeypatch.setattr(Ledger, "load", warn)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        before = warnings.showwarning
+        _, _, err = cli("ledger", "export", "x", "--to", "/dev/null/x.csv")
+        assert warnings.showwarning is before
+    assert err.startswith("warning: no sample of class c\nerror: cannot write /dev/null: ")

@@ -285,3 +285,28 @@ def test_a_store_is_announced_filled_in_parts_and_used(runs, cli, tmp_path):
     code, _, err = cli(*command, "--set", "student.targets.views=2")
     assert (code, len(err.splitlines())) == (2, 1)
     assert "views (1 there, 2 here)" in err
+
+
+def test_a_model_of_ones_own_is_imported_where_somebody_says_so(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = f"mine_{tmp_path.name}"  # Python imports a module of one name once
+    (tmp_path / f"{name}.py").write_text(
+        "from torch import nn\n"
+        "def Net(width=4):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.Linear(width, 10))\n"
+    )
+    own = ["--set", f"teacher.model.path={name}:Net", "--set", f"student.model.path={name}:Net"]
+    assert cli("teach", "digits", "--out", "t", *FEW, *own)[0] == 0
+    student = ["distill", "digits", "--mode", "vanilla", "--teacher", "t", *FEW]
+    code, _, err = cli(*student, "--out", "s")
+    assert code == 2
+    assert f"t/model.json names the import path '{name}:Net'" in err
+    code, out, _ = cli(*student, "--out", "own", *own)
+    assert code == 0
+    assert f"--import {name}:Net" in out
+    code, _, err = cli("evaluate", "own")
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"--import {name}:Net" in err
+    assert cli("evaluate", "own", "--import", f"{name}:Net")[0] == 0
+    table = ["--data", "digits", "--out", "x.csv", "--import", f"{name}:Net"]
+    assert cli("predict", "own", *table)[0] == 0

@@ -6,11 +6,12 @@ import importlib
 import inspect
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from frugalkd.errors import FrugalKDError, ModelError, nearest
+from frugalkd.errors import FrugalKDError, ImportRefused, ModelError, nearest
 
 _NAME = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
 _FORM = re.compile(rf"(?P<module>{_NAME}):(?P<name>{_NAME})")
@@ -59,6 +60,16 @@ def make_object(path: str, options: Mapping[str, Any]) -> Any:
         raise
     except Exception as error:  # anything may go wrong inside a user's class
         raise ModelError(f"{path} failed with options {options}: {_one_line(error)}") from error
+
+
+def refuse_unlisted(path: str, allowed: Collection[str], where: str) -> None:
+    """Raises ImportRefused unless ``path``, named by the file ``where``, is among ``allowed``."""
+    if path not in allowed:
+        raise ImportRefused(
+            f"{where} names the import path {path[:200]!r}, which can run any code: if you trust "
+            f"it, allow it (--import {shlex.quote(path[:200])}, in Python imports=[...]), or name "
+            "it in the recipe"
+        )
 
 
 def _import_module(name: str) -> Any:

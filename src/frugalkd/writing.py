@@ -23,6 +23,9 @@ _ADVICE = {
     errno.EEXIST: "a file of that name is there already; name another folder",
 }
 
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+"""What only a write fails with."""
+
 
 def advice_for(error: OSError) -> str:
     """What to do about an OSError met while writing."""

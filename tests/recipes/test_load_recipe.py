@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from frugalkd.errors import RecipeError, UnknownName
+from frugalkd.errors import ImportRefused, RecipeError, UnknownName
 from frugalkd.policies import All
 from frugalkd.recipes.load import (
     check_names,
@@ -12,6 +12,7 @@ from frugalkd.recipes.load import (
     override,
     recipe_names,
     recipe_text,
+    refuse_imports,
 )
 
 MINIMAL = """\
@@ -126,7 +127,7 @@ def test_a_binary_file_is_refused(tmp_path):
         ),
         ("student.regulation.whn=now", "student.regulation.whn: did you mean when?"),
         ("student.policy={name: all}", "student: mode stands for policy and weighting"),
-        ("device=gpu", "device is 'gpu': did you mean cpu?"),
+        ("device=gpu", "device is 'gpu': did you mean cuda?"),
         ("techer.seed=1", "no such setting techer: did you mean teacher"),
         ("seed.x=1", "seed.x: seed is a value (0), not a section"),
         ("seed", "--set 'seed' is not section.key=value"),
@@ -223,3 +224,115 @@ def test_import_paths_are_listed_and_not_imported():
     recipe = load_recipe("digits", ["student.model.path=no.such.module:Net"])
     check_names(recipe)
     assert import_paths(recipe) == ["no.such.module:Net"]
+
+
+def test_import_paths_are_those_of_teachers_and_arms_too():
+    recipe = load_recipe("digits", ["data.path=mine:data"])
+    recipe = override(
+        recipe,
+        {
+            "teachers.big.teacher.model": {"path": "mine:Big"},
+            "arms.small": {"set": {"student.model.path": "mine:Small"}},
+            "arms.broken": {"set": {"student.nothing": 1, "student.model.path": "mine:Never"}},
+        },
+    )
+    assert import_paths(recipe) == ["mine:data", "mine:Big", "mine:Small"]
+    with pytest.raises(ImportRefused, match=r"^recipe digits would import mine:data, mine:Big, m"):
+        refuse_imports(recipe)
+    refuse_imports(load_recipe("digits"))
+
+
+@pytest.mark.parametrize("section", ["arms", "teachers"])
+@pytest.mark.parametrize(
+    "name", ["../../x", "..", ".", "", "a/b", "/etc", "a\\b", "a\x00", "-a", "a" * 101, "a\n"]
+)
+def test_a_name_that_could_leave_the_folder_is_refused(section, name):
+    raw = load_recipe("digits").model_dump()
+    with pytest.raises(RecipeError) as caught:
+        override(load_recipe("digits"), {section: {**raw[section], name: {}}})
+    assert str(caught.value).startswith(f"{section}: {name[:100]!r} cannot be a name here")
+
+
+@pytest.mark.parametrize("name", ["short", "short:hybrid", "τ 0.9", "k=v".replace("=", "+"), "9.x"])
+def test_other_names_are_not(name):
+    assert name in override(load_recipe("digits"), {"arms": {name: {}}}).arms
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (".nan", "student.model.options: holds nan, which is not finite"),
+        ("-.inf", "holds -inf"),
+        ("2020-01-01", "holds a date"),
+        ("!!binary aGVsbG8=", "holds a bytes"),
+        ("!!set {a, b}", "holds a set"),
+        ("0x" + "f" * 40, "more than 64 bits"),
+        ("[" * 20 + "]" * 20, "is nested too deeply"),
+    ],
+)
+@pytest.mark.parametrize("key", ["student.model.options.x", "arms.mine.set.x"])
+def test_what_results_could_not_hold_is_refused(key, value, says):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("digits", [f"{key}={value}"])
+    assert says.replace("student.model.options", key.removesuffix(".x")) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_number_of_many_digits_is_shown_shortly():
+    with pytest.raises(RecipeError, match="a number of very many digits"):
+        load_recipe("digits", ["student.mode=0x" + "f" * 20_000])
+
+
+def test_gpu_means_cuda():
+    with pytest.raises(RecipeError, match=r"device is 'gpu': did you mean cuda\?"):
+        load_recipe("digits", ["device=gpu"])
+
+
+@pytest.mark.parametrize(
+    ("schema", "says"),
+    [
+        ("2", "is of schema 2, from a newer frugalkd; this one reads schema 1: install a newer"),
+        ("0", "is of schema 0, from an older frugalkd; this one reads schema 1: write it anew"),
+        ("[1]", "does not say its schema"),
+    ],
+)
+def test_a_recipe_of_another_schema_is_refused_with_the_way_out(write, schema, says):
+    path = write(f"{MINIMAL}schema: {schema}\n")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    assert str(caught.value).startswith(f"recipe {path} {says}")
+
+
+def test_a_recipe_may_say_its_schema(write):
+    assert load_recipe(write(f"{MINIMAL}schema: 1\n")) == load_recipe(write(MINIMAL))
+
+
+def test_a_large_file_is_refused_unread(write):
+    path = write(MINIMAL + "#" * (1 << 20))
+    with pytest.raises(RecipeError, match="it is larger than 1048576 bytes"):
+        load_recipe(path)
+
+
+ALIASES = "a0: &a0 [0, 0, 0, 0, 0, 0, 0, 0, 0]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 30)
+)
+MERGES = "a0: &a0 {x: 0}\n" + "".join(
+    f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}], y{n}: 0}}\n" for n in range(1, 30)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (ALIASES, "more than 100000 values"),
+        (MERGES, "more than 100000 values|no such setting"),  # by PyYAML's version
+        ("a: &a [*a]", "not YAML"),
+        ("!!python/object/apply:os.system ['true']", "not YAML"),
+        ("!!python/name:os.system", "not YAML"),
+        ("[" * 100_000, "not YAML"),
+    ],
+)
+def test_yaml_that_is_made_to_harm_is_one_line(write, text, says):
+    with pytest.raises(RecipeError, match=says) as caught:
+        load_recipe(write(text))
+    assert "\n" not in str(caught.value)

@@ -9,7 +9,7 @@ from torch import nn
 
 import frugalkd
 from frugalkd.data import ImageData
-from frugalkd.errors import DataError, FrugalKDError, ModelError, RunFolderError
+from frugalkd.errors import DataError, FrugalKDError, ImportRefused, ModelError, RunFolderError
 from frugalkd.evaluation import predict
 from frugalkd.models import build_model
 from frugalkd.runs.load import load, load_weights
@@ -156,6 +156,36 @@ def test_a_damaged_card_is_a_typed_error_of_one_line(run, values):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("imports", [(), ("torch.nn:Identity",)])
+def test_a_card_imports_nothing_that_nobody_allowed(run, imports, tmp_path):
+    """A folder that was downloaded may name anything that can be imported, a shell for one."""
+    proof = tmp_path / "proof"
+    _change(run, model={"path": "os:system", "options": {"command": f"touch {proof}"}})
+    with pytest.raises(ImportRefused) as caught:
+        load(run, imports=imports)
+    assert not proof.exists()
+    assert f"{run / 'model.json'} names the import path 'os:system'" in str(caught.value)
+    assert "--import os:system" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../w.safetensors", "/w.safetensors", "a/../w.safetensors", "..", ".", "", "a\\b", 5, None,
+     ["w"]],
+)  # fmt: skip
+def test_weights_are_a_file_of_the_folder(run, name):
+    _change(run, weights=name)
+    with pytest.raises(RunFolderError, match="only a file in the same folder is read"):
+        load(run)
+
+
+def test_what_a_card_claims_takes_no_memory(run):
+    """A hundred million billion weights are not asked for: the file's are compared first."""
+    _change(run, model={"name": "mlp", "options": {"hidden": [1 << 28, 1 << 28]}})
+    with pytest.raises(ModelError, match="does not fit the model"):
+        load(run)
+
+
 @pytest.mark.parametrize("content", [b"", b"not json", b"[]"])
 def test_a_card_that_is_no_card(run, content):
     (run / "model.json").write_bytes(content)
@@ -172,10 +202,10 @@ def test_cut_off_weights_are_refused(run):
 
 def test_a_run_on_own_data_has_no_preprocessing(run):
     card = json.loads((run / "model.json").read_text())
-    own = {"schema": 1, "weights": card["weights"], "model": {"path": f"{__name__}:_model"}}
-    (run / "model.json").write_text(json.dumps({**own, "model": {"path": "torch.nn:Identity"}}))
+    own = {"schema": 1, "weights": card["weights"], "model": {"path": "torch.nn:Identity"}}
+    (run / "model.json").write_text(json.dumps(own))
     safetensors.torch.save_file({}, run / "student.safetensors")
-    loaded = load(run)
+    loaded = load(run, imports=["torch.nn:Identity"])
     assert loaded.preprocess is None
     with pytest.raises(ModelError, match="data set of your own"):
         loaded.predict(_data().images)

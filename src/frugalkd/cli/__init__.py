@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import typer
 
 from frugalkd.allocator import keep_freed_memory
 from frugalkd.cli.app import app
 from frugalkd.cli.interrupt import Interrupted
-from frugalkd.errors import FrugalKDError
+from frugalkd.errors import FrugalKDError, FrugalKDWarning
+from frugalkd.memory import is_out_of_memory
+from frugalkd.writing import DISK, advice_for
 
 # Click's ClickException. Typer ships its own copy of click in new versions and the real one in
 # old ones; this is the one that the installed typer raises.
@@ -24,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line on ``argv`` (default: the process's); returns the exit code.
 
     An expected failure is one line on stderr and 2; Ctrl-C is 130; ``--debug`` anywhere shows the
-    traceback in place of the line.
+    traceback in place of the line. Warnings of ours are a line on stderr.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
@@ -32,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     command = typer.main.get_command(app)
     try:
-        code = command.main(args=arguments, prog_name="frugalkd", standalone_mode=False)
+        with _warnings_of_one_line():
+            code = command.main(args=arguments, prog_name="frugalkd", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except Interrupted as error:
@@ -46,10 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except _CommandLineError as error:
         # A group without a command has printed its help, and has nothing more to say.
         return _say(_usage(error), EXIT_ERROR) if _message(error) else EXIT_ERROR
-    except (FrugalKDError, OSError) as error:
-        if debug:
+    except (FrugalKDError, OSError, MemoryError, RuntimeError) as error:
+        reason = _reason(error)
+        if debug or reason is None:
             raise
-        return _say(f"error: {_reason(error)}", EXIT_ERROR)
+        return _say(f"error: {reason}", EXIT_ERROR)
 
 
 def _say(line: str, code: int) -> int:
@@ -57,10 +64,35 @@ def _say(line: str, code: int) -> int:
     return code
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return str(error) or type(error).__name__
+def _reason(error: Exception) -> str | None:
+    """What went wrong, in a line; None where nobody expected it, and only a traceback helps."""
+    if isinstance(error, FrugalKDError):
+        return str(error) or type(error).__name__
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        advice = f"; {advice_for(error)}" if error.errno in DISK else ""
+        return f"{where}{error.strerror or error}{advice}"
+    if is_out_of_memory(error):
+        return "out of memory: give the machine less to do at once, or lower the batch sizes"
+    return None
+
+
+@contextmanager
+def _warnings_of_one_line() -> Iterator[None]:
+    """Our own warnings are a line on stderr, without the place in the code that they come from."""
+    before = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+        if issubclass(category, FrugalKDWarning):
+            _say(f"warning: {message}", 0)
+        else:
+            before(message, category, *rest, **more)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
 
 
 def _message(error: Exception) -> str:

@@ -14,6 +14,7 @@ from frugalkd.cli.interrupt import resumable
 from frugalkd.cli.options import (
     DryRunOption,
     JsonOption,
+    NoImportOption,
     OutOption,
     RecipeArgument,
     SetOption,
@@ -96,6 +97,7 @@ def compare(
     settings: SetOption = [],  # noqa: B006
     as_json: JsonOption = False,
     dry_run: DryRunOption = False,
+    no_import: NoImportOption = False,
 ) -> None:
     """Run a recipe's arms over several seeds, and compare them.
 
@@ -105,7 +107,7 @@ def compare(
 
     frugalkd compare digits --arms vanilla,hybrid,short:hybrid --out runs/c
     """
-    made = resolve(recipe, settings, None)
+    made = resolve(recipe, settings, None, no_import=no_import)
     chosen = _chosen(arms, made)
     if dry_run:
         return print_dry_run(made, as_json)

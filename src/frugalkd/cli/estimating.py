@@ -11,7 +11,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from frugalkd.cli.options import DryRunOption, JsonOption, RecipeArgument, SetOption
+from frugalkd.cli.options import (
+    DryRunOption,
+    JsonOption,
+    NoImportOption,
+    RecipeArgument,
+    SetOption,
+)
 from frugalkd.cli.resolving import print_dry_run, resolve
 from frugalkd.show import print_command, stdout
 
@@ -40,6 +46,7 @@ def estimate(
     settings: SetOption = [],  # noqa: B006
     as_json: JsonOption = False,
     dry_run: DryRunOption = False,
+    no_import: NoImportOption = False,
 ) -> None:
     """Say, before any training, what selection will pay on this pair of models.
 
@@ -52,7 +59,7 @@ def estimate(
 
     frugalkd estimate fashion-mnist --teacher runs/teacher --seconds 60
     """
-    made = resolve(recipe, settings, None)
+    made = resolve(recipe, settings, None, no_import=no_import)
     if dry_run:
         return print_dry_run(made, as_json)
     from frugalkd.estimate import estimate as run

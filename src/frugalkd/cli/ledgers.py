@@ -69,8 +69,10 @@ def export(
     frugalkd ledger export runs/teacher --to ledger.csv
     """
     from frugalkd.ledger import Ledger
+    from frugalkd.writing import make_folder, writing
 
     ledger = Ledger.load(path)
-    to.parent.mkdir(parents=True, exist_ok=True)
-    ledger.export(to)
+    make_folder(to.parent)
+    with writing(to):
+        ledger.export(to)
     print(f"{len(ledger):,} samples written to {to}")

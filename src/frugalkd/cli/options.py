@@ -67,8 +67,26 @@ DryRunOption = Annotated[
     bool,
     typer.Option(
         "--dry-run",
-        help="Check and print the resolved recipe and the import paths it would import; run "
-        "nothing: [cyan]--dry-run > mine.yaml[/cyan].",
+        help="Check and print the resolved recipe and the import paths that it names; run "
+        "nothing, import nothing: [cyan]--dry-run > mine.yaml[/cyan].",
+    ),
+]
+NoImportOption = Annotated[
+    bool,
+    typer.Option(
+        "--no-import",
+        help="Refuse a recipe that names code of your own or of others to import, and list it: "
+        "[cyan]frugalkd teach downloaded.yaml --no-import --out runs/t[/cyan].",
+    ),
+]
+ImportOption = Annotated[
+    list[str],
+    typer.Option(
+        "--import",
+        metavar="MODULE:NAME",
+        help="An import path that the run folder may name, as often as you like; nothing else is "
+        "imported: [cyan]--import mine:Net[/cyan].",
+        show_default=False,
     ),
 ]
 RunArgument = Annotated[

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from frugalkd.cli.options import JsonOption
 from frugalkd.errors import UnknownName
-from frugalkd.recipes.load import recipe_names, recipe_text
+from frugalkd.recipes.load import SCHEMA, recipe_names, recipe_text
 from frugalkd.recipes.strict_yaml import load_yaml
 from frugalkd.show import print_command, stdout
 
@@ -98,6 +98,8 @@ def schema(
     else:
         from frugalkd.runs.schema import Comparison as described
     found = described.model_json_schema(by_alias=True)
+    if kind == "recipe":
+        found["properties"]["schema"] = {"const": SCHEMA, "description": "of the recipe's format"}
     print(
         json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **found}, indent=2)
     )

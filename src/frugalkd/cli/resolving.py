@@ -8,16 +8,30 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from frugalkd.recipes.load import check_names, import_paths, load_recipe, override
+from frugalkd.recipes.load import (
+    check_names,
+    import_paths,
+    load_recipe,
+    override,
+    refuse_imports,
+)
 
 if TYPE_CHECKING:
     from frugalkd.recipes.schema import Recipe
 
 
 def resolve(
-    name: str, settings: Sequence[str], seed: int | None, extra: Mapping[str, Any] | None = None
+    name: str,
+    settings: Sequence[str],
+    seed: int | None,
+    extra: Mapping[str, Any] | None = None,
+    *,
+    no_import: bool = False,
 ) -> Recipe:
-    """The recipe with its overrides, ``seed`` and ``extra`` settings; all names checked."""
+    """The recipe with its overrides, ``seed`` and ``extra`` settings; all names checked.
+
+    ``no_import``: refuse one that names import paths.
+    """
     recipe = load_recipe(name, settings)
     more = dict(extra or {})
     if seed is not None:
@@ -25,6 +39,8 @@ def resolve(
     if more:
         recipe = override(recipe, more)
     check_names(recipe)
+    if no_import:
+        refuse_imports(recipe)
     return recipe
 
 

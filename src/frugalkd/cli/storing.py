@@ -14,7 +14,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from frugalkd.cli.interrupt import resumable
-from frugalkd.cli.options import DryRunOption, JsonOption, RecipeArgument, SetOption
+from frugalkd.cli.options import (
+    DryRunOption,
+    JsonOption,
+    NoImportOption,
+    RecipeArgument,
+    SetOption,
+)
 from frugalkd.cli.resolving import print_dry_run, resolve
 from frugalkd.errors import RecipeError
 from frugalkd.show import print_command, stdout
@@ -57,6 +63,7 @@ def store(
     settings: SetOption = [],  # noqa: B006
     as_json: JsonOption = False,
     dry_run: DryRunOption = False,
+    no_import: NoImportOption = False,
 ) -> None:
     """Ask a teacher once, and keep its soft targets for all students to come.
 
@@ -69,7 +76,7 @@ def store(
 
     frugalkd store mine.yaml --set student.targets.views=8 --teacher runs/t --out runs/targets
     """
-    made = resolve(recipe, settings, None)
+    made = resolve(recipe, settings, None, no_import=no_import)
     part = _part(shard)
     if dry_run:
         return print_dry_run(made, as_json)

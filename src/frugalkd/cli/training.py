@@ -14,6 +14,7 @@ from frugalkd.cli.interrupt import resumable
 from frugalkd.cli.options import (
     DryRunOption,
     JsonOption,
+    NoImportOption,
     OutOption,
     RecipeArgument,
     ResumeOption,
@@ -38,6 +39,7 @@ def teach(
     resume: ResumeOption = False,
     as_json: JsonOption = False,
     dry_run: DryRunOption = False,
+    no_import: NoImportOption = False,
 ) -> None:
     """Train a teacher: self-regulated, or conventionally, as the recipe says.
 
@@ -50,7 +52,7 @@ def teach(
 
     frugalkd teach digits --set teacher.policy.name=all --out runs/conventional
     """
-    made = resolve(recipe, settings, seed)
+    made = resolve(recipe, settings, seed, no_import=no_import)
     if dry_run:
         return print_dry_run(made, as_json)
     from frugalkd.runs.execute import teach as run
@@ -99,6 +101,7 @@ def distill(
     resume: ResumeOption = False,
     as_json: JsonOption = False,
     dry_run: DryRunOption = False,
+    no_import: NoImportOption = False,
 ) -> None:
     """Distil a student from a teacher.
 
@@ -114,7 +117,9 @@ def distill(
     frugalkd distill digits --mode regulated --set teacher.weights=mine.pt --out runs/student
     """
     by_mode = {"student.mode": mode, "student.policy": None, "student.weighting": None}
-    made = resolve(recipe, settings, seed, by_mode if mode is not None else None)
+    made = resolve(
+        recipe, settings, seed, by_mode if mode is not None else None, no_import=no_import
+    )
     if dry_run:
         return print_dry_run(made, as_json)
     from frugalkd.runs.execute import distill as run
@@ -131,6 +136,8 @@ def distill(
     if made.data.name is not None:  # only our own data say how to prepare a picture
         table = str(out / "classes.csv")
         command = ["frugalkd", "predict", str(out), "--data", made.data.name, "--out", table]
+        if made.student.model.path is not None:
+            command += ["--import", made.student.model.path]
     _report(results, out, shlex.join(command), as_json)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from frugalkd.cli.options import JsonOption, RunArgument
+from frugalkd.cli.options import ImportOption, JsonOption, RunArgument
 from frugalkd.show import evaluation_table, stdout
 
 
@@ -24,6 +24,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    imports: ImportOption = [],  # noqa: B006
     as_json: JsonOption = False,
 ) -> None:
     """Measure a run's model on held-out data: accuracy, worst class, calibration.
@@ -36,7 +37,7 @@ def evaluate(
     """
     from frugalkd.runs.use import evaluate_run
 
-    measured, what = evaluate_run(run, data)
+    measured, what = evaluate_run(run, data, imports)
     if as_json:
         print(json.dumps({"run": str(run), "data": what, **measured}, indent=2))
         return
@@ -71,6 +72,7 @@ def predict(
             help="Add a column a class: [cyan]--probabilities[/cyan].",
         ),
     ] = False,
+    imports: ImportOption = [],  # noqa: B006
 ) -> None:
     """Classify images with a run's model; one row an image goes to a CSV file.
 
@@ -80,5 +82,5 @@ def predict(
     """
     from frugalkd.runs.use import predict_to_csv
 
-    rows = predict_to_csv(run, data, out, probabilities)
+    rows = predict_to_csv(run, data, out, probabilities, imports)
     print(f"{rows:,} images classified, written to {out}")

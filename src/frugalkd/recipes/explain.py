@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ValidationError
@@ -38,7 +38,7 @@ def _one(error: Any, raw: Any, model: type[BaseModel]) -> str:
         known = re.findall(r"'([^']*)'", context.get("expected") or context["expected_tags"])
         if kind == "union_tag_invalid":
             field, value = f"{field}.name", context["tag"]
-        return f"{field} is {_shown(value)}: {nearest(str(value), known)}"
+        return f"{field} is {_shown(value)}: {nearest(_text(value), known)}"
     if kind == "union_tag_not_found":
         known = [member.model_fields["name"].default for member in _members(inside)]
         return f"{field}.name is missing: known are {', '.join(sorted(known))}"
@@ -59,8 +59,15 @@ def _of_section(field: str, message: str, section: Any) -> str:
     return f"{field}: {message}" if field else message
 
 
+def _text(value: Any, form: Callable[[Any], str] = str) -> str:
+    try:
+        return form(value)
+    except ValueError:  # more digits than Python writes
+        return "a number of very many digits"
+
+
 def _shown(value: Any) -> str:
-    text = repr(value)
+    text = _text(value, repr)
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 

@@ -10,13 +10,26 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frugalkd.errors import FrugalKDError, RecipeError, UnknownName, nearest
+from frugalkd.errors import (
+    FrugalKDError,
+    ImportRefused,
+    RecipeError,
+    UnknownName,
+    nearest,
+    refuse_schema,
+)
 from frugalkd.imports import check_options
 from frugalkd.recipes.overrides import apply, parse
 from frugalkd.recipes.strict_yaml import load_yaml
 
 if TYPE_CHECKING:
     from frugalkd.recipes.schema import NamedOrPath, Recipe
+
+SCHEMA = 1
+"""Of recipes: a recipe may say ``schema: 1``, and is taken to where it says nothing."""
+
+LARGEST = 1 << 20
+"""Bytes of a recipe's file."""
 
 
 def recipe_names() -> list[str]:
@@ -34,7 +47,11 @@ def recipe_text(name: str) -> str:
     if not looks_like_file and not path.is_file():
         raise UnknownName("recipe", name, recipe_names())
     try:
-        return path.read_text(encoding="utf-8")
+        with open(path, "rb") as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise RecipeError(f"{name} is not a recipe: it is larger than {LARGEST} bytes")
+        return content.decode("utf-8")
     except OSError as error:
         hint = "write one from 'frugalkd recipes show digits'"
         raise RecipeError(f"cannot read recipe {name}: {error.strerror}; {hint}") from None
@@ -51,6 +68,8 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     raw = load_yaml(recipe_text(name_or_path), name_or_path)
     if not isinstance(raw, dict):
         raise RecipeError(f"{name_or_path} is not a recipe: it holds no 'key: value' lines")
+    again = "write it anew from 'frugalkd recipes show digits'"
+    refuse_schema(raw.pop("schema", SCHEMA), SCHEMA, f"recipe {name_or_path}", RecipeError, again)
     recipe = _validated(raw, f"recipe {name_or_path}: ")
     settings = dict(parse(setting) for setting in overrides)
     return override(recipe, settings) if settings else recipe
@@ -98,9 +117,25 @@ def check_variants(recipe: Recipe, arms: Collection[str]) -> None:
 
 
 def import_paths(recipe: Recipe) -> list[str]:
-    """The import paths that a run of ``recipe`` would import, in order."""
-    specs = (recipe.data, recipe.teacher.model, recipe.student.model)
+    """The import paths that ``recipe`` names, its teachers and arms included, in order. Nothing
+    else that is read can make a run import anything."""
+    variants = [recipe]
+    for settings in (*recipe.teachers.values(), *(arm.set for arm in recipe.arms.values())):
+        try:
+            variants.append(override(recipe, settings))
+        except RecipeError:  # cannot be made, and so imports nothing
+            continue
+    specs = [s for one in variants for s in (one.data, one.teacher.model, one.student.model)]
     return list(dict.fromkeys(spec.path for spec in specs if spec.path is not None))
+
+
+def refuse_imports(recipe: Recipe) -> None:
+    """Raises ImportRefused, listing them, where ``recipe`` names import paths."""
+    paths = import_paths(recipe)
+    if paths:
+        raise ImportRefused(
+            f"recipe {recipe.name} would import {', '.join(paths)}, and --no-import refuses that"
+        )
 
 
 def _check_variant(where: str, recipe: Recipe, settings: Mapping[str, Any]) -> None:

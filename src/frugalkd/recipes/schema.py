@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 from collections.abc import Mapping
 from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, model_validator
 
 from frugalkd.data import DATA
 from frugalkd.models import MODELS
@@ -16,6 +18,46 @@ from frugalkd.modes import ModeName
 from frugalkd.objectives import OBJECTIVES
 from frugalkd.policies import POLICIES, SelfRegulation
 from frugalkd.training import Checkpointing, Training
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    """``value``, if it is what JSON can hold, and so can be kept in results. Raises ValueError."""
+    if depth > 16:
+        raise ValueError("is nested too deeply")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise ValueError(f"has the key {key!r}, which is not text")
+            _plain(item, depth + 1)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _plain(item, depth + 1)
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"holds {value}, which is not finite")
+    elif isinstance(value, int):
+        if value.bit_length() > 64:
+            raise ValueError("holds a number of more than 64 bits")
+    elif value is not None and not isinstance(value, str):
+        raise ValueError(f"holds a {type(value).__name__}: numbers, text, lists and sections only")
+    return value
+
+
+PlainDict = Annotated[dict[str, Any], AfterValidator(_plain)]
+"""A section of a user's own keys."""
+
+_FOLDER_NAME = re.compile(r"\w[\w .:+-]{0,99}")
+
+
+def _names(section: dict[str, Any]) -> dict[str, Any]:
+    """``section``, if all its keys can be the names of folders inside a comparison's."""
+    for name in section:
+        if not _FOLDER_NAME.fullmatch(name):
+            raise ValueError(
+                f"{name[:100]!r} cannot be a name here: folders are called so, and up to 100 "
+                "letters, digits, spaces and _ . : + - are allowed, a letter or digit first"
+            )
+    return section
 
 
 class Strict(BaseModel):
@@ -68,7 +110,7 @@ class NamedOrPath(Strict):
 
     name: str | None = Field(None, description="one of ours")
     path: str | None = Field(None, description="your own: package.module:Name")
-    options: dict[str, Any] = Field(default_factory=dict, description="its keyword arguments")
+    options: PlainDict = Field(default_factory=dict, description="its keyword arguments")
 
     @model_validator(mode="after")
     def _one_of_both(self) -> NamedOrPath:
@@ -172,7 +214,7 @@ class StudentRole(Role):
 class Arm(Strict):
     """One row of a comparison: what differs from the recipe, or a control of another arm."""
 
-    set: dict[str, Any] = Field(default_factory=dict, description="section.key: value")
+    set: PlainDict = Field(default_factory=dict, description="section.key: value")
     teacher: str | None = Field(None, description="one of the recipe's teachers")
     control: Literal["random", "random-counts", "random-static", "short"] | None = None
     match: str | None = Field(None, description="the arm whose samples the control copies")
@@ -195,7 +237,7 @@ class Recipe(Strict):
     data: Data
     teacher: TeacherRole
     student: StudentRole
-    teachers: dict[str, dict[str, Any]] = Field(
+    teachers: Annotated[dict[str, PlainDict], AfterValidator(_names)] = Field(
         default_factory=lambda: {
             "self-regulated": {},
             "conventional": {"teacher.policy": {"name": "all"}},
@@ -206,4 +248,6 @@ class Recipe(Strict):
         default_factory=Checkpointing,
         description="when a training writes down where it is; not part of a run's digest",
     )
-    arms: dict[str, Arm] = Field(default_factory=dict, description="rows of a comparison")
+    arms: Annotated[dict[str, Arm], AfterValidator(_names)] = Field(
+        default_factory=dict, description="rows of a comparison"
+    )

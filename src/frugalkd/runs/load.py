@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from frugalkd.batches import call
 from frugalkd.errors import FrugalKDError, ModelError, RunFolderError, nearest
-from frugalkd.imports import make_object
+from frugalkd.imports import make_object, refuse_unlisted
 from frugalkd.looking import looking
 from frugalkd.models import build_model
 from frugalkd.runs.folder import read_json
@@ -69,10 +69,16 @@ class Loaded:
         return probabilities.argmax(axis=1), probabilities
 
 
-def load(path: str | Path) -> Loaded:
+def load(path: str | Path, *, imports: Collection[str] = ()) -> Loaded:
     """The model of a run folder made by ``frugalkd teach`` or ``frugalkd distill``.
 
+    Args:
+        path: the folder.
+        imports: import paths (``package.module:Name``) that ``model.json`` may name. Following one
+            can run any code, and so nothing is followed that the caller does not name.
+
     Raises:
+        ImportRefused: the model is made by an import path that is not among ``imports``.
         RunFolderError: no such folder, or no model in it, or a damaged ``model.json``.
         ModelError: the model cannot be built, or the weights do not fit it.
     """
@@ -83,8 +89,10 @@ def load(path: str | Path) -> Loaded:
         raise RunFolderError(f"{path} holds no finished model (no model.json)")
     card = read_json(path / "model.json")
     try:
-        weights = path / str(card["weights"])
-        model = _build(card)
+        weights = _inside(path, card["weights"])
+        if "path" in card["model"]:
+            refuse_unlisted(str(card["model"]["path"]), imports, str(path / "model.json"))
+        model = _build(card, weights)
         preprocess = Preprocess.of(card) if "shape" in card else None
         classes = tuple(str(name) for name in card.get("classes", ()))
     except FrugalKDError:
@@ -92,11 +100,22 @@ def load(path: str | Path) -> Loaded:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise RunFolderError(f"{path / 'model.json'} is damaged ({reason})") from None
-    load_weights(model, weights)
     return Loaded(model.eval(), preprocess, classes, card)
 
 
-def _build(card: Mapping[str, Any]) -> nn.Module:
+def _inside(folder: Path, name: Any) -> Path:
+    """The file ``name`` of ``folder``, and of no other."""
+    if not isinstance(name, str) or Path(name).name != name or name in ("", "..") or "\\" in name:
+        raise RunFolderError(
+            f"{folder / 'model.json'} names the weights {str(name)[:100]!r}: only a file in the "
+            "same folder is read"
+        )
+    return folder / name
+
+
+def _build(card: Mapping[str, Any], weights: Path) -> nn.Module:
+    """The card's model with its weights. What the card claims takes no memory before the weights
+    are known to fit it."""
     spec = card["model"]
     options = dict(spec.get("options", {}))
     # Building draws weights that are thrown away: the caller's random stream is not touched.
@@ -105,15 +124,25 @@ def _build(card: Mapping[str, Any]) -> nn.Module:
             model = make_object(spec["path"], options)
             if not isinstance(model, nn.Module):
                 raise ModelError(f"{spec['path']} made a {type(model).__name__}, not a module")
+            load_weights(model, weights)
             return model
         channels, height, width = card["shape"]
-        return build_model(
-            spec["name"],
-            num_classes=card["num_classes"],
-            in_channels=channels,
-            image_size=(height, width),
-            **options,
-        )
+
+        def build() -> nn.Module:
+            return build_model(
+                spec["name"],
+                num_classes=card["num_classes"],
+                in_channels=channels,
+                image_size=(height, width),
+                **options,
+            )
+
+        state = _read_state(weights)
+        with torch.device("meta"):
+            _refuse_misfit(build().state_dict(), state, weights)
+        model = build()
+        model.load_state_dict(state)
+        return model
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
@@ -125,7 +154,12 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     """
     path = Path(path)
     state = _read_state(path)
-    own = model.state_dict()
+    _refuse_misfit(model.state_dict(), state, path)
+    model.load_state_dict(state)
+
+
+def _refuse_misfit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path) -> None:
+    """Raises ModelError unless ``state`` from ``path`` has ``own``'s names and shapes."""
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     if missing or unexpected:
         raise ModelError(f"{path} does not fit the model: {_difference(missing, unexpected)}")
@@ -135,7 +169,6 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
                 f"{path} does not fit the model: {name} is {tuple(state[name].shape)} there and "
                 f"{tuple(tensor.shape)} in the model"
             )
-    model.load_state_dict(state)
 
 
 def _difference(missing: list[str], unexpected: list[str]) -> str:

@@ -16,6 +16,7 @@ from frugalkd.errors import DataError, ModelError
 from frugalkd.files import write_json
 from frugalkd.imports import make_object
 from frugalkd.models import build_model
+from frugalkd.recipes.load import import_paths
 from frugalkd.recipes.schema import Augment, NamedOrPath, Recipe
 from frugalkd.runs.load import load, load_weights
 
@@ -121,10 +122,11 @@ def make_teacher(recipe: Recipe, teacher: Path | None, data: Dataset) -> nn.Modu
     """The teacher of a folder, or the pretrained one that the recipe names.
 
     Raises:
+        ImportRefused: its folder names code that the recipe does not.
         ModelError, RunFolderError: there is none, or it cannot be loaded.
     """
     if teacher is not None:
-        return load(teacher).model
+        return load(teacher, imports=import_paths(recipe)).model
     if recipe.teacher.weights is None:
         raise ModelError(
             "no teacher: name a folder with --teacher DIR (made by 'frugalkd teach'), or set "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +15,33 @@ from frugalkd.errors import DataError, ModelError, RunFolderError
 from frugalkd.evaluation import measure
 from frugalkd.evaluation import predict as predict_data
 from frugalkd.files import write_atomic
+from frugalkd.imports import refuse_unlisted
 from frugalkd.recipes.schema import Augment, Recipe
 from frugalkd.runs.folder import read_results
 from frugalkd.runs.load import Loaded, load
 from frugalkd.runs.material import make_data
 from frugalkd.runs.pictures import Images, images_from
+from frugalkd.writing import make_folder
 
 
-def evaluate_run(run: Path, data: str | None) -> tuple[dict[str, Any], str]:
+def evaluate_run(
+    run: Path, data: str | None, imports: Collection[str] = ()
+) -> tuple[dict[str, Any], str]:
     """Measures of the run's model (see ``evaluation.measure``), and what they were taken on.
 
     Args:
         run: a run folder.
         data: a data set's name or a folder of class folders; None: what the run held out.
+        imports: import paths that the folder's files may name.
 
     Raises:
+        ImportRefused: they name another one.
         RunFolderError, ModelError: the run cannot be used.
         DataError: the data cannot be read, or hold no labels.
     """
-    loaded = load(run)
+    loaded = load(run, imports=imports)
     if data is None:
-        probabilities, labels, what = _on_held_out(run, loaded)
+        probabilities, labels, what = _on_held_out(run, loaded, imports)
     else:
         images = images_from(data, loaded.classes)
         if images.labels is None:
@@ -48,11 +55,13 @@ def evaluate_run(run: Path, data: str | None) -> tuple[dict[str, Any], str]:
     return {key: value for key, value in measured.items() if key != "teacher_agreement"}, what
 
 
-def _on_held_out(run: Path, loaded: Loaded) -> tuple[Any, Any, str]:
+def _on_held_out(run: Path, loaded: Loaded, imports: Collection[str]) -> tuple[Any, Any, str]:
     try:
         recipe = Recipe.model_validate(read_results(run)["recipe"])
     except (KeyError, ValueError):
         raise RunFolderError(f"{run / 'results.json'} is damaged: its recipe is none") from None
+    if recipe.data.path is not None:
+        refuse_unlisted(recipe.data.path, imports, str(run / "results.json"))
     material = make_data(recipe, Augment(crop=0, flip=False), recipe.seed)
     if material.held_out is None:
         raise DataError(f"the data of {run} have no held-out part: name some with --data")
@@ -66,22 +75,29 @@ def _on_held_out(run: Path, loaded: Loaded) -> tuple[Any, Any, str]:
     return probabilities, labels, f"its {material.split} split"
 
 
-def predict_to_csv(run: Path, data: str, out: Path, with_probabilities: bool = False) -> int:
+def predict_to_csv(
+    run: Path,
+    data: str,
+    out: Path,
+    with_probabilities: bool = False,
+    imports: Collection[str] = (),
+) -> int:
     """Classify ``data`` (a data set's name, a folder of pictures, an .npy file) into a CSV file;
     returns the number of rows. Columns: sample, class, name, confidence, label where the data
     know it, and one probability a class where asked.
 
     Raises:
-        RunFolderError, ModelError, DataError: as in :func:`evaluate_run`.
+        ImportRefused, RunFolderError, ModelError, DataError: as in :func:`evaluate_run`.
+        WriteFailed: ``out`` cannot be written.
     """
-    loaded = load(run)
+    loaded = load(run, imports=imports)
     if loaded.preprocess is None:
         raise ModelError(
             f"{run} was trained on a data set of your own, which alone knows how to prepare an "
             "image: load it in Python with frugalkd.load"
         )
     images = images_from(data, loaded.classes)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     with torch.no_grad():
         classes, probabilities = loaded.predict(images.pixels)
     write_atomic(out, _table(loaded, images, classes, probabilities, with_probabilities).encode())
