@@ -14,7 +14,7 @@ TOOLS := $(VENV)/.tools-installed
 # One thread a test worker: more would share the same cores, and the thread count is part of a result.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: help setup demo test heavy check format-check lint types tables format bench compare clean
+.PHONY: help setup demo test heavy check format-check lint types tables errors format bench compare clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -31,7 +31,7 @@ test: $(TOOLS) ## the unit tests
 heavy: $(TOOLS) ## the heavy tests: complete data, many minutes
 	$(PYTEST) -m heavy
 
-check: format-check lint types tables test ## what CI runs: formatter, linter, type checker, BENCHMARKS.md's numbers, unit tests
+check: format-check lint types tables test ## what CI runs: formatter, linter, type checker, the written tables, unit tests
 
 format-check: $(TOOLS)
 	$(BIN)/ruff format --check .
@@ -42,8 +42,12 @@ lint: $(TOOLS)
 types: $(TOOLS)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-tables: $(PROJECT) ## the tables of BENCHMARKS.md are those of benchmarks/results
+tables: $(PROJECT) ## the tables of BENCHMARKS.md are those of benchmarks/results, docs/errors.md is that of the code
 	$(BIN)/python benchmarks/write.py --check
+	$(BIN)/python docs/write.py --check
+
+errors: $(PROJECT) ## write docs/errors.md, the table of every error, from the code
+	$(BIN)/python docs/write.py
 
 format: $(TOOLS) ## format the code and apply the linter's safe fixes
 	$(BIN)/ruff format .

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor
 
-from frugalkd.errors import RunFolderError
+from frugalkd.errors import FrugalKDWarning, RunFolderError
 from frugalkd.files import write_atomic
 from frugalkd.training import Checkpointing
 
@@ -125,7 +125,9 @@ class Checkpoints:
             except RunFolderError as error:
                 if path == found[0]:
                     raise
-                warnings.warn(f"{error}: going on from the one before it", stacklevel=2)
+                warnings.warn(
+                    f"{error}: going on from the one before it", FrugalKDWarning, stacklevel=2
+                )
         return None
 
     def _found(self) -> list[Path]:

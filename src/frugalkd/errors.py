@@ -117,7 +117,10 @@ class SelectionMisuse(FrugalKDError):
 
 
 class Stopped(FrugalKDError):
-    """A training was asked to stop, and did so after a step; its checkpoint says where."""
+    """A training was asked to stop, and did so after a step; its checkpoint says where.
+
+    What to do: give the same command with ``--resume``.
+    """
 
 
 class NonFiniteLoss(FrugalKDError):

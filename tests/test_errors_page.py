@@ -1,0 +1,104 @@
+"""docs/errors.md: what docs/write.py reads off the code."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+import frugalkd
+from frugalkd import errors
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted(Path(frugalkd.__file__).parent.rglob("*.py"))
+
+
+@pytest.fixture(scope="module")
+def write():
+    spec = importlib.util.spec_from_file_location("docs_write", ROOT / "docs/write.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # a dataclass looks its module up
+    try:
+        spec.loader.exec_module(module)
+        yield module
+    finally:
+        del sys.modules[spec.name]
+
+
+@pytest.fixture(scope="module")
+def page(write) -> str:
+    return write.page()
+
+
+def test_every_message_that_is_written_in_the_code_is_on_the_page(page):
+    """Found another way: by the text that a raise begins with."""
+    begins = re.compile(r'raise (\w+)\(\s*f?"([^"{]{8,})')
+    found = [
+        (path, error, text)
+        for path in SOURCES
+        for error, text in begins.findall(path.read_text(encoding="utf-8"))
+        if hasattr(errors, error) and error != "UnknownName"
+    ]
+    assert len(found) > 80
+    lost = [each for each in found if each[2].replace("`", "'") not in page]
+    assert not lost
+
+
+def test_every_class_has_its_section_and_what_to_do(page):
+    sections = re.findall(r"^## (\w+)\n\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE)
+    names = [name for name, _ in sections]
+    assert names == [
+        *(
+            name
+            for name, each in vars(errors).items()
+            if isinstance(each, type) and issubclass(each, Exception)
+        ),
+        "ValueError",
+    ]
+    assert all("What to do: " in about for name, about in sections if name != "FrugalKDError")
+
+
+@pytest.mark.parametrize(
+    ("error", "row"),
+    [
+        ("LedgerError", "`runs/participants.py` | `mode {role.mode} needs the significance ledger"),
+        ("UnknownName", "`models/__init__.py` | `unknown model {name}: {nearest}`"),
+        ("RecipeError", "`recipes/load.py` | `no such setting {field}: {nearest}`"),
+        ("RecipeError", "`recipes/schema.py` | `give either name or path`"),
+        ("NonFiniteLoss", "`epochs.py` | `the loss is not finite at epoch {epoch}, step {step}"),
+        ("NonFiniteLoss", "`epochs.py` | `the output is not finite at epoch"),
+        ("FrugalKDWarning", "`checks.py` | `no sample of {missing} of the {names} classes"),
+        ("ValueError", "`policies/self_regulation.py` | `ceiling must be positive, not {ceiling}`"),
+        ("ModelError", "`devices.py` | `unknown device {device}: {hint}`"),
+    ],
+)
+def test_messages_stand_with_their_error(page, error, row):
+    section = page.partition(f"\n## {error}\n")[2].partition("\n## ")[0]
+    assert row in section
+
+
+def test_the_page_is_a_table_that_can_be_read(page):
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    assert len(rows) > 200
+    for row in rows:
+        assert re.fullmatch(r"\| `[\w/]+\.py` \| `[^`]+` \|", row), row
+        assert max(map(len, re.findall(r"\{([^}]*)\}", row)), default=0) <= 40, row
+
+
+def test_the_file_is_checked(write, monkeypatch, tmp_path):
+    monkeypatch.setattr(write, "PAGE", tmp_path / "errors.md")
+    monkeypatch.setattr(sys, "argv", ["write.py", "--check"])
+    with pytest.raises(SystemExit, match="run make errors"):
+        write.main()
+    monkeypatch.setattr(sys, "argv", ["write.py"])
+    write.main()
+    monkeypatch.setattr(sys, "argv", ["write.py", "--check"])
+    write.main()
+    (tmp_path / "errors.md").write_text("edited by hand")
+    with pytest.raises(SystemExit, match="run make errors"):
+        write.main()
