@@ -322,6 +322,18 @@ def test_changed_data_are_refused():
     refused(LedgerError, "speaks of 12 samples", weights_from, ledger, Pairs([0] * 11))
 
 
+def test_a_selection_refuses_what_was_made_on_other_data(tmp_path):
+    data, changed = images(), images(seed=1)
+    run = train_teacher(net(), data, policy=All(), training=TRAINING, device="cpu")
+    stored = StoredTargets.fill(net(), data, tmp_path / "store")
+    again = {"epochs": 2, "batch_size": 8, "policy": All()}
+    says = "the ledger to go on from was made on other data"
+    refused(LedgerError, says, Selection, changed, ledger=run.ledger, **again)
+    says = "the stored soft targets belong to another data set"
+    refused(TargetsError, says, Selection, changed, targets=stored, **again)
+    Selection(data, ledger=run.ledger, targets=stored, **again)
+
+
 def test_ids_of_a_filling_are_checked(tmp_path):
     def fill(ids):
         StoredTargets.fill(net(), images(), tmp_path / "store", ids=np.asarray(ids))

@@ -36,7 +36,7 @@ from frugalkd.modes import MODES, ModeName, significance_weights
 from frugalkd.objectives import KD, CrossEntropy, Objective
 from frugalkd.policies import Policy, SelfRegulation
 from frugalkd.selection import Selection
-from frugalkd.teachers import FirstVisitTargets, LiveTeacher, StoredTargets, Targets
+from frugalkd.teachers import LiveTeacher, Targets
 from frugalkd.training import Checkpointing, Training
 
 Stop = Callable[[], bool]
@@ -171,8 +171,6 @@ def distill(
             "without"
         )
     check_map_style(data)
-    if isinstance(targets, StoredTargets | FirstVisitTargets):
-        targets.check(None, data)
     if targets is not None and objective.needs_targets:
         _check_temperature(targets, objective)
     return _train(

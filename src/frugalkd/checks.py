@@ -14,20 +14,22 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from frugalkd.batches import call, checked_logits, split
-from frugalkd.data.probe import streams_restored
+from frugalkd.data.probe import data_digest, streams_restored
 from frugalkd.data.source import Collate, open_source
 from frugalkd.errors import (
     DataError,
     FrugalKDWarning,
+    LedgerError,
     ModelError,
     NonFiniteLoss,
     TargetsError,
     UnsupportedData,
     few,
 )
+from frugalkd.ledger import Ledger
 from frugalkd.looking import looking
 from frugalkd.policies._policy import Ids
-from frugalkd.teachers import LiveTeacher, Targets
+from frugalkd.teachers import FirstVisitTargets, LiveTeacher, StoredTargets, Targets
 
 _FIRST = 2
 """Samples of the first look."""
@@ -140,6 +142,23 @@ def check_batch(labels: Tensor, ids: Ids, classes: int) -> None:
     low, high = torch.aminmax(labels)
     if low < 0 or high >= classes:
         _refuse_outside(labels.numpy(), ids, classes)
+
+
+def check_same_data(data: Dataset, ledger: Ledger, targets: Targets | None) -> None:
+    """Refuse what was made on other data, or on these before they changed.
+
+    Raises:
+        LedgerError: the ledger that a training goes on from.
+        TargetsError: the stored soft targets.
+    """
+    known = ledger.about.get("data")
+    if ledger.epochs > 0 and known is not None and known != data_digest(data):
+        raise LedgerError(
+            "the ledger to go on from was made on other data, or these have changed: start with a "
+            "new one"
+        )
+    if isinstance(targets, StoredTargets | FirstVisitTargets):
+        targets.check(None, data)
 
 
 def check_pair(student: nn.Module, teacher: object) -> None:

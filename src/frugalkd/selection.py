@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from frugalkd import draws
 from frugalkd.batches import call, inputs_of, split
-from frugalkd.checks import check_batch
+from frugalkd.checks import check_batch, check_same_data
 from frugalkd.data.source import open_source
 from frugalkd.epochs import Epoch
 from frugalkd.errors import NonFiniteLoss, SelectionMisuse, TargetsError, UnsupportedData
@@ -74,6 +74,7 @@ class Selection:
         UnsupportedData: an iterable data set, or an empty one.
         ValueError: weights of the wrong length, negative, not finite, or none above 0.
         SelectionMisuse: a policy with a gate, and no model for it to look with.
+        LedgerError, TargetsError: a ledger to go on from, or stored targets, of other data.
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class Selection:
             raise UnsupportedData(
                 f"a ledger of {len(self.ledger)} samples for a data set of {samples}"
             )
+        check_same_data(dataset, self.ledger, targets)
         if "teacher_truth" in self.ledger.columns:
             if targets is None:
                 raise TargetsError("this policy asks what the teacher knows: pass stored targets")
