@@ -65,7 +65,10 @@ class RunFolder:
                     "choose another --out, or delete it"
                 )
             if self._done():
-                return read_results(self.path)
+                results = read_results(self.path)
+                if self.checkpoints.exists():  # stopped while it let them go
+                    self._drop_checkpoints()
+                return results
             if not resume:
                 raise RunFolderError(
                     f"{self.path} holds this run, unfinished: add --resume to go on, or delete it"
@@ -114,10 +117,15 @@ class RunFolder:
             self._metrics = list(results["history"])
             self._write_metrics()
         write_json(self.path / "results.json", results)
-        with contextlib.suppress(OSError):  # the run is done, whatever stays
+        self._drop_checkpoints()
+
+    def _drop_checkpoints(self) -> None:
+        """The run is done, whatever stays of them."""
+        with contextlib.suppress(OSError):
             (self.path / _FILLING).unlink(missing_ok=True)
+            sweep(self.checkpoints)
             for checkpoint in self.checkpoints.glob("epoch-*"):
-                checkpoint.unlink()
+                checkpoint.unlink(missing_ok=True)
             self.checkpoints.rmdir()
 
     def _done(self) -> bool:

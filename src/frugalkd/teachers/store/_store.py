@@ -103,7 +103,7 @@ class Store:
         if len(bad):
             raise TargetsError(f"the teacher's outputs are not finite for samples {_few(bad)}")
         records = self.header.encoding.encode(logits, ids, views)
-        content = records.view(np.uint8).reshape(len(ids), -1)
+        content = records.view(np.uint8).reshape(len(ids), self._record.itemsize)
         with self._failing_disk():
             for shard, which, rows in self._located(ids, views):
                 if shard.writable:
