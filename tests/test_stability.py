@@ -1,0 +1,39 @@
+"""docs/stability.md says what the code says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import frugalkd
+from frugalkd import checkpoint, ledger
+from frugalkd.comparison import summary
+from frugalkd.recipes import load
+from frugalkd.runs import folder
+from frugalkd.teachers.store import _header
+
+PAGE = (Path(__file__).parents[1] / "docs/stability.md").read_text(encoding="utf-8")
+
+
+def test_the_public_names_are_those_of_the_package():
+    said = PAGE.partition("**The names of `frugalkd`**:")[2].partition(": their")[0]
+    assert re.findall(r"`(\w+)`", said) == sorted(frugalkd.__all__)
+    for name in frugalkd.__all__:
+        assert getattr(frugalkd, name).__doc__, name
+
+
+@pytest.mark.parametrize(
+    ("file", "schema"),
+    [
+        ("recipe", load.SCHEMA),
+        ("`run.json`, `results.json`, `model.json`, `comparison.json`", folder.SCHEMA),
+        ("`run.json`, `results.json`, `model.json`, `comparison.json`", summary.SCHEMA),
+        ("`ledger.safetensors`", ledger.SCHEMA),
+        ("store of soft targets", _header.SCHEMA),
+        ("checkpoints", checkpoint._SCHEMA),
+    ],
+)
+def test_the_schemas_are_those_of_the_code(file, schema):
+    assert f"\n| {file} | {schema} | " in PAGE
