@@ -1,4 +1,5 @@
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -223,6 +224,20 @@ def test_weights_from_a_pt_file(tmp_path, wrap):
 def test_a_pickled_model_is_refused(tmp_path):
     torch.save(_model(), tmp_path / "w.pt")
     with pytest.raises(ModelError, match="would need pickle"):
+        load_weights(_model(), tmp_path / "w.pt")
+
+
+def test_a_compressed_file_is_refused_unread(tmp_path):
+    """A megabyte of it could become a gigabyte."""
+    torch.save({"w": torch.zeros(1 << 20)}, tmp_path / "plain.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+        zipfile.ZipFile(tmp_path / "w.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for each in plain.infolist():
+            packed.writestr(each.filename, plain.read(each))
+    assert (tmp_path / "w.pt").stat().st_size < 1 << 14
+    with pytest.raises(ModelError, match="is compressed"):
         load_weights(_model(), tmp_path / "w.pt")
 
 
