@@ -310,3 +310,18 @@ def test_a_model_of_ones_own_is_imported_where_somebody_says_so(cli, tmp_path, m
     assert cli("evaluate", "own", "--import", f"{name}:Net")[0] == 0
     table = ["--data", "digits", "--out", "x.csv", "--import", f"{name}:Net"]
     assert cli("predict", "own", *table)[0] == 0
+
+
+@pytest.mark.parametrize(("trained", "says"), [(2.0, ""), (1.0, "after 1 of 2 epochs")])
+def test_a_training_that_its_policy_ended_is_said_to_have_stopped(runs, trained, says):
+    from rich.console import Console
+
+    from frugalkd.show import summary_table
+
+    results = json.loads((runs / "teacher" / "results.json").read_text())
+    assert results["epochs"] == 2.0
+    console = Console(width=80)
+    with console.capture() as captured:
+        console.print(summary_table({**results, "epochs": trained}, runs))
+    assert ("stopped" in captured.get()) == bool(says)
+    assert says in captured.get()
