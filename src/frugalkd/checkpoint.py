@@ -17,6 +17,7 @@ from torch import Tensor
 
 from frugalkd.errors import FrugalKDWarning, RunFolderError
 from frugalkd.files import write_atomic
+from frugalkd.parsing import LARGEST_JSON, header_bytes, one_line
 from frugalkd.training import Checkpointing
 
 _FORMAT, _SCHEMA = "frugalkd-checkpoint", "2"
@@ -40,11 +41,13 @@ def load_tree(path: Path) -> Any:
         RunFolderError: the file is missing, damaged, or no checkpoint.
     """
     try:
+        if header_bytes(path) > LARGEST_JSON:
+            raise RunFolderError(f"{path} is not a readable checkpoint: its header is too large")
         with safe_open(path, framework="pt") as file:
             meta = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise RunFolderError(f"{path} is not a readable checkpoint: {error}") from None
+        raise RunFolderError(f"{path} is not a readable checkpoint: {one_line(error)}") from None
     if meta.get("format") != _FORMAT:
         raise RunFolderError(f"{path} is a safetensors file but not a checkpoint")
     if meta.get("schema") != _SCHEMA:
@@ -54,7 +57,7 @@ def load_tree(path: Path) -> Any:
         )
     try:
         return _fill(json.loads(meta["tree"]), tensors)
-    except (KeyError, ValueError, TypeError, IndexError, AttributeError):
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError, RecursionError):
         raise RunFolderError(f"{path} is a damaged checkpoint") from None
 
 

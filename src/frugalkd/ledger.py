@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 
 from frugalkd.errors import LedgerError, refuse_schema
 from frugalkd.files import atomic
-from frugalkd.parsing import header_bytes, parse_json
+from frugalkd.parsing import header_bytes, one_line, parse_json
 
 SCHEMA = 1
 _FORMAT = "frugalkd-ledger"
@@ -205,8 +205,7 @@ class Ledger:
                 entry = (file.metadata() or {}).get(_FORMAT)
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except _UNREADABLE as error:
-            reason = " ".join(str(error).split())[:200]
-            raise LedgerError(f"{path} is not a readable ledger: {reason}") from None
+            raise LedgerError(f"{path} is not a readable ledger: {one_line(error)}") from None
         if entry is None:
             raise LedgerError(f"{path} is a safetensors file but not a ledger")
         again = "make it again with 'frugalkd teach'"

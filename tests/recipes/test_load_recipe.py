@@ -308,8 +308,8 @@ def test_a_recipe_may_say_its_schema(write):
 
 
 def test_a_large_file_is_refused_unread(write):
-    path = write(MINIMAL + "#" * (1 << 20))
-    with pytest.raises(RecipeError, match="it is larger than 1048576 bytes"):
+    path = write(MINIMAL + "#" * (1 << 17))
+    with pytest.raises(RecipeError, match="it is larger than 131072 bytes"):
         load_recipe(path)
 
 

@@ -110,7 +110,7 @@ class Faulty:
 def failing(kind: Kind, fail_at: int) -> Iterator[Faulty]:
     """Our file functions on such a disk."""
     faulty = Faulty(kind, fail_at)
-    patches = [patch.object(module, "os", faulty) for module in MODULES]
+    patches: list[Any] = [patch.object(module, "os", faulty) for module in MODULES]
     patches.append(patch.object(frugalkd.ledger, "save_file", faulty.save_file))
     for one in patches:
         one.start()

@@ -9,7 +9,13 @@ from typing import Any
 
 from frugalkd.errors import RunFolderError, refuse_schema
 from frugalkd.files import is_left_aside, sweep, write_atomic, write_json
-from frugalkd.parsing import LARGEST_JSON, parse_json, read_bounded
+from frugalkd.parsing import (
+    LARGEST_JSON,
+    one_line,
+    parse_json,
+    parse_json_lines,
+    read_bounded,
+)
 from frugalkd.runs.lock import FILE as LOCK
 from frugalkd.runs.lock import Lock
 from frugalkd.writing import make_folder
@@ -60,9 +66,10 @@ class RunFolder:
         if begun:
             found = read_json(self.path / "run.json")
             if found.get("digest") != digest:
+                other = one_line(found.get("kind"), 20)
                 raise RunFolderError(
-                    f"{self.path} holds another run ({_shown(found.get('kind'))}, other settings): "
-                    "choose another --out, or delete it"
+                    f"{self.path} holds another run ({other}, other settings): choose another "
+                    "--out, or delete it"
                 )
             if self._done():
                 results = read_results(self.path)
@@ -150,20 +157,18 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """
     file = path / "metrics.jsonl"
     try:
-        lines = read_bounded(file, LARGEST_JSON).splitlines()
-        records = parse_json(b"[" + b",".join(lines) + b"]")
-        if len(records) != len(lines):
-            raise ValueError("a line holds more than a record")
-        for record in records:
+        records = []
+        for record in parse_json_lines(read_bounded(file, LARGEST_JSON)):
             if not isinstance(record, dict) or type(record.get("epoch")) is not int:
                 raise ValueError("a record names no epoch")
+            records.append(record)
     except FileNotFoundError:
         return []
     except OSError as error:
         raise RunFolderError(f"cannot read {file}: {error.strerror}") from None
     except ValueError as error:
         raise RunFolderError(
-            f"{file} is damaged ({_line(error)}): delete it, the run writes it anew"
+            f"{file} is damaged ({one_line(error, 100)}): delete it, the run writes it anew"
         ) from None
     return records
 
@@ -179,7 +184,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise RunFolderError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
-        raise RunFolderError(f"{path} is damaged: it is not JSON ({_line(error)})") from None
+        raise RunFolderError(
+            f"{path} is damaged: it is not JSON ({one_line(error, 100)})"
+        ) from None
     if not isinstance(value, dict):
         raise RunFolderError(f"{path} is damaged: it holds no keys and values")
     refuse_schema(value.get("schema"), SCHEMA, path, RunFolderError, "run it again")
@@ -195,11 +202,3 @@ def read_results(path: Path) -> dict[str, Any]:
     if not (path / "results.json").is_file():
         raise RunFolderError(f"{path} holds no finished run (no results.json)")
     return read_json(path / "results.json")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:100]
-
-
-def _shown(value: Any) -> str:
-    return " ".join(str(value).split())[:20]

@@ -20,6 +20,7 @@ from frugalkd.errors import FrugalKDError, ModelError, RunFolderError, nearest
 from frugalkd.imports import make_object, refuse_unlisted
 from frugalkd.looking import looking
 from frugalkd.models import build_model
+from frugalkd.parsing import LARGEST_JSON, header_bytes, one_line
 from frugalkd.runs.folder import read_json
 from frugalkd.runs.preprocess import Preprocess
 
@@ -99,7 +100,7 @@ def load(path: str | Path, *, imports: Collection[str] = ()) -> Loaded:
     except FrugalKDError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = f"{type(error).__name__}: {error}"
+        reason = one_line(f"{type(error).__name__}: {error}")
         raise RunFolderError(f"{path / 'model.json'} is damaged ({reason})") from None
     return Loaded(model.eval(), preprocess, classes, card)
 
@@ -190,6 +191,8 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"no weights at {path}")
     try:
         if path.suffix == ".safetensors":
+            if header_bytes(path) > LARGEST_JSON:
+                raise ModelError(f"{path} cannot be read as weights: its header is too large")
             return safetensors.torch.load_file(path)
         if path.suffix not in (".pt", ".pth", ".bin"):
             raise ModelError(f"{path}: weights end in .safetensors, .pt, .pth or .bin")
@@ -206,7 +209,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     except ModelError:
         raise
     except Exception as error:  # a damaged file makes the readers fail in many ways
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = one_line(error) or type(error).__name__
         raise ModelError(f"{path} cannot be read as weights: {reason}") from None
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):

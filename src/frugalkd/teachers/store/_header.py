@@ -12,7 +12,7 @@ import numpy as np
 
 from frugalkd.errors import FrugalKDError, TargetsError, refuse_schema
 from frugalkd.files import write_json
-from frugalkd.parsing import parse_json
+from frugalkd.parsing import one_line, parse_json
 from frugalkd.teachers.encodings import Encoding, make_encoding
 from frugalkd.teachers.encodings._encoding import Ids
 
@@ -145,7 +145,7 @@ def read_header(folder: Path) -> Header:
         if not all(isinstance(text, str) for item in header.about.items() for text in item):
             raise TypeError("about")
     except (TypeError, KeyError, AttributeError, FrugalKDError) as error:
-        raise TargetsError(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from None
+        raise TargetsError(f"{path} is damaged: {one_line(error)}") from None
     return header
 
 
