@@ -77,6 +77,22 @@ def test_a_part_says_no_accuracy(recipe, teacher, tmp_path):
     assert whole["meters"]["samples_backpropagated"] == 800
 
 
+@pytest.mark.parametrize("fast", [False, True])
+def test_memory_formats_are_those_asked_for(recipe, teacher, tmp_path, monkeypatch, fast):
+    made = []
+    monkeypatch.setattr(arm, "make_teacher", lambda *_: torch.nn.Conv2d(2, 2, 3))
+    monkeypatch.setattr(arm, "make_model", lambda *_: torch.nn.Conv2d(2, 2, 3))
+    monkeypatch.setattr(
+        arm, "make_box", lambda teacher, student, *_: made.extend([teacher, student])
+    )
+    recipe = override(recipe, {"student.training.channels_last": fast})
+    options = {"teacher_channels_last": True} if fast else {}
+    arm.prepare(Task("torchdistill", recipe, tmp_path, options, teacher))
+    for model in made:
+        assert model.weight.is_contiguous(memory_format=torch.channels_last) is fast
+    assert len(made) == 2
+
+
 def test_another_objective_is_refused(recipe, teacher, tmp_path):
     other = override(recipe, {"student.objective": {"name": "cross-entropy"}})
     with pytest.raises(ModelError, match="knows the objective kd only"):

@@ -11,6 +11,7 @@ _LIVE: Settings = {**_VANILLA, "student.targets.kind": "live"}
 _COUNTED: Settings = {"filling": "counted"}
 _APART: Settings = {"filling": "apart"}
 _FP32: Settings = {"teacher_precision": "fp32"}
+_TEACHER_FAST: Settings = {"teacher_channels_last": True}
 
 A = Case(
     name="a",
@@ -21,6 +22,15 @@ A = Case(
     teacher=Teacher("a", "fashion-mnist", {"teacher.model.options.width": 30}),
     arms=[
         Arm("torchdistill", "torchdistill", _LIVE, constant=True, part=6),
+        # One line of its user's: see whether the ratio is ours or the memory format's.
+        Arm(
+            "torchdistill-channels-last",
+            "torchdistill",
+            _LIVE,
+            _TEACHER_FAST,
+            constant=True,
+            part=6,
+        ),
         Arm("vanilla-live", "distill", _LIVE, _FP32, constant=True, part=6),
         Arm("vanilla-live-bf16", "distill", _LIVE, constant=True, part=8),
         Arm("vanilla-stored", "distill", _VANILLA, _APART, constant=True),
@@ -33,6 +43,7 @@ A = Case(
     ratios=[
         Ratio("torchdistill", "hybrid-ceiling", must=12, aim=18),
         Ratio("torchdistill", "hybrid-ceiling-fp32"),
+        Ratio("torchdistill-channels-last", "hybrid-ceiling"),
         Ratio("torchdistill", "regulated"),
         Ratio("vanilla-live", "vanilla-stored", must=7),
         Ratio("vanilla-live-bf16", "vanilla-stored"),
@@ -71,6 +82,14 @@ B = Case(
     ),
     arms=[
         Arm("torchdistill", "torchdistill", {**_LIVE, **_PLAIN}, constant=True, part=4),
+        Arm(
+            "torchdistill-channels-last",
+            "torchdistill",
+            {**_LIVE, **_PLAIN, "student.training.channels_last": True},
+            _TEACHER_FAST,
+            constant=True,
+            part=4,
+        ),
         Arm("vanilla-live", "distill", _LIVE, constant=True),
         Arm("regulated", "distill", {**_REGULATED, **_STORED}, _COUNTED),
         Arm("hybrid-ceiling", "distill", {**_CEILING, **_STORED}, _COUNTED),
@@ -80,6 +99,8 @@ B = Case(
         Ratio("vanilla-live", "hybrid-ceiling", must=2.2, aim=3),
         Ratio("torchdistill", "regulated", must=5, aim=8),
         Ratio("torchdistill", "hybrid-ceiling", must=5, aim=8),
+        Ratio("torchdistill-channels-last", "regulated"),
+        Ratio("torchdistill-channels-last", "hybrid-ceiling"),
     ],
 )
 

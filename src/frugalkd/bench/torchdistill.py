@@ -3,7 +3,8 @@
 Where torchdistill leaves a choice, the fastest is taken: batches are fetched whole from tensors in
 RAM (its own wrapper asks for one sample at a time), the optimiser is fused, nothing is logged
 (its example reads the loss from the device at each step). Its loop is the one of its example
-``image_classification.py``.
+``image_classification.py``. The models come in torch's default memory format, as its user's do; in
+channels-last, which is much faster on a processor, where the arm asks for it.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ class Batches(Dataset):
 def prepare(task: Task) -> Callable[[], Record]:
     """The models and the data of ``task``, and torchdistill's box around them.
 
+    Option ``teacher_channels_last``: the teacher's memory format; the student's is the recipe's.
+
     Raises:
         ModelError: torchdistill is not installed, or the recipe asks for what it cannot do.
     """
@@ -69,6 +72,10 @@ def prepare(task: Task) -> Callable[[], Record]:
         raise ModelError("this arm needs data of ours: name a data set in the recipe")
     teacher = make_teacher(recipe, task.teacher, material.train).eval()
     student = make_model(recipe.student.model, material.train, recipe.seed)
+    if task.options.get("teacher_channels_last"):
+        teacher.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    if recipe.student.training.channels_last:
+        student.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     batches = Batches(material.train)
     box = make_box(teacher, student, batches, recipe)
     epochs = int(recipe.student.training.epochs) if task.part is None else task.part
