@@ -71,6 +71,15 @@ def test_a_whole_run_stands_for_its_part(processes, tiny, ask):
     assert processes.names() == ["0-live.part", "0-live", "1-live.part"]
 
 
+@pytest.mark.parametrize("part", [4, 9])
+def test_a_part_is_not_more_than_the_whole(processes, tiny, ask, part):
+    content = bench(tiny, replace(ask, rounds=1, arms=("live",), part=part))
+    assert processes.names() == ["0-live"]
+    (run,) = arms_of(content)["live"]["runs"]
+    assert run["part"] is None
+    assert run["seconds_whole"] == run["seconds"]
+
+
 def test_a_run_that_fails_is_one_line_and_the_others_go_on(processes, tiny, ask):
     processes.broken.add("0-regulated")
     wrong = Arm("wrong", "distill", {"student.objective": {"name": "cross-entropy"},

@@ -32,7 +32,8 @@ def test_a_part_runs_its_epochs_and_says_no_accuracy(task):
 def test_a_counted_filling_is_in_the_seconds(task, teacher):
     stored = override(task.recipe, {"student.targets.kind": "stored"})
     record = RUNNERS["distill"](Task("distill", stored, task.folder, task.options, teacher))()
-    assert 0 < record["filling_seconds"] < record["seconds"]
+    phases = record["meters"]["phases"]
+    assert 0 < phases["store"] + phases["teacher"] < record["seconds"]
     assert record["meters"]["teacher_queries"] == 200
     assert record["accuracy"] > 0
     copied = {path.name for path in (task.folder / "teacher").iterdir()}

@@ -72,7 +72,7 @@ def test_a_dry_run_runs_nothing(cli, asked, tmp_path):
     code, text, err = cli("bench", "a", "ledger", "--dry-run", "--out", str(out))
     assert (code, err, asked) == (0, "", [])
     assert not out.exists()
-    assert "a: 27 runs to do" in text
+    assert "a: 30 runs to do" in text
     assert "6 of 24" in text
     assert "ledger: 1 run to do on 100,000,000 samples" in text
     whole = ("bench", "a", "--dry-run", "--whole", "--out", str(out), "--json")
@@ -82,16 +82,16 @@ def test_a_dry_run_runs_nothing(cli, asked, tmp_path):
 
 def test_what_is_asked_for_arrives(cli, asked, tmp_path):
     code, out, err = cli(
-        "bench", "b", "loop", "b", "--rounds", "2", "--arms", "regulated, torchdistill",
+        "bench", "b", "b", "--rounds", "2", "--arms", "regulated, torchdistill",
         "--part", "3", "--teacher", "b=there", "--quick", "--out", str(tmp_path),
     )  # fmt: skip
     assert code == 0
-    assert [name for name, _ in asked] == ["b", "loop"]
+    assert [name for name, _ in asked] == ["b"]
     ask = asked[0][1]
     assert (ask.out, ask.rounds, ask.part, ask.quick, ask.whole) == (tmp_path, 2, 3, True, False)
     assert ask.arms == ("regulated", "torchdistill")
     assert {name: str(folder) for name, folder in ask.teachers.items()} == {"b": "there"}
-    assert err.splitlines() == ["b ...", "loop ..."]
+    assert err.splitlines() == ["b ..."]
     assert "CIFAR-10" in out
 
 
@@ -107,6 +107,9 @@ def test_a_failed_run_is_an_exit_code(cli, asked):
     [
         (["lop"], "error: unknown case 'lop': did you mean loop?"),
         (["loop", "--arms", "engin-64", "--dry-run"], "error: unknown arm of case loop 'engin-64'"),
+        (["loop", "a", "--arms", "plain-64"], "error: unknown arm of case a 'plain-64'"),
+        (["ledger", "--arms", "regulated"], "error: case ledger has no arms: leave --arms out"),
+        (["a", "--teacher", "A=here"], "error: unknown teacher 'A': known are a, b"),
         (["a", "--teacher", "here"], "error: --teacher is 'here': give NAME=DIR"),
         (["a", "--teacher", "a=nowhere", "--dry-run"], "error: nowhere holds no finished run"),
         (["a", "--rounds", "0"], "error: invalid value for '--rounds'"),

@@ -106,8 +106,7 @@ class _Bench:
         }
 
     def _planned(self, arm: Arm) -> dict[str, Any]:
-        role = self.recipes[arm.name]
-        epochs = (role.teacher if arm.runner == "teach" else role.student).training.epochs
+        epochs = self._epochs(arm)
         kept = []
         if self.case.together:
             found = self._found(self._together())
@@ -222,7 +221,13 @@ class _Bench:
         """How many epochs an arm runs, None for all."""
         if not arm.constant or self.ask.whole or self.ask.quick:
             return None
-        return self.ask.part or arm.part
+        part = self.ask.part or arm.part
+        return part if part is not None and part < self._epochs(arm) else None
+
+    def _epochs(self, arm: Arm) -> float:
+        """Those of an arm's whole training."""
+        recipe = self.recipes[arm.name]
+        return (recipe.teacher if arm.runner == "teach" else recipe.student).training.epochs
 
     def _task(self, arm: Arm, turn: int) -> Task:
         recipe = self.recipes[arm.name]

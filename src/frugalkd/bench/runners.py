@@ -16,8 +16,7 @@ from frugalkd.runs import execute, storing
 from frugalkd.runs.folder import read_results
 
 Record = dict[str, Any]
-"""``seconds`` of the training; where known ``accuracy``, ``budget``, ``filling_seconds``,
-``meters``."""
+"""``seconds`` of the training; where known ``accuracy``, ``budget``, ``meters``."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,6 @@ def _record(results: dict[str, Any], task: Task) -> Record:
     whole = task.part is None
     return {
         "seconds": meters["wall_seconds"],
-        "filling_seconds": meters["phases"].get("store"),
         "accuracy": results["evaluation"]["accuracy"] if whole else None,
         "budget": results["budget"],
         "meters": meters,

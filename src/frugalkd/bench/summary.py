@@ -133,7 +133,6 @@ def _run(turn: int, record: Record, epochs: float) -> dict[str, Any]:
         "seconds_per_1000": 1000 * record["seconds"] / rows if rows else None,
         "accuracy": record.get("accuracy"),
         "budget": record["budget"],
-        "filling_seconds": record.get("filling_seconds"),
         "started": record["machine"]["started"],
         "load": record["machine"]["load"],
     }

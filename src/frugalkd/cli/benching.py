@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,7 @@ from rich.table import Table
 
 from frugalkd.cli.interrupt import resumable
 from frugalkd.cli.options import JsonOption
-from frugalkd.errors import RecipeError
+from frugalkd.errors import RecipeError, UnknownName
 from frugalkd.show import print_command, stdout
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ def bench(
     chosen = [find_case(name, CASES) for name in dict.fromkeys(cases)]
     given = dict(_teacher(text) for text in teachers)
     asked = tuple(arm.strip() for arm in arms.split(",") if arm.strip()) or None
+    _check(chosen, asked or (), given)
     from frugalkd.bench.run import bench as run
     from frugalkd.bench.run import planned
 
@@ -133,6 +135,24 @@ def bench(
     with resumable(out, runs=True):
         contents = [run(case, ask, _say) for case in chosen]
     _report(contents, as_json)
+
+
+def _check(
+    chosen: Sequence[Case | Measurement], arms: Iterable[str], teachers: Iterable[str]
+) -> None:
+    """A mistyped name is told before anything runs: not after the first case, nor after hours of
+    training a teacher that is there."""
+    from frugalkd.bench import CASES, Case
+
+    for case in chosen:
+        for name in arms:
+            if not isinstance(case, Case):
+                raise RecipeError(f"case {case.name} has no arms: leave --arms out")
+            case.arm(name)
+    known = {case.teacher.name for case in CASES if isinstance(case, Case) and case.teacher}
+    for name in teachers:
+        if name not in known:
+            raise UnknownName("teacher", name, known)
 
 
 def _say(line: str) -> None:
