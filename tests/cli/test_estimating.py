@@ -60,6 +60,7 @@ def test_a_dry_run_runs_nothing(cli, monkeypatch):
         (["digit"], "did you mean digits"),
         (["digits", "--teacher", "nowhere"], "no folder nowhere"),
         (["digits", "--seconds", "0"], "seconds"),
+        (["digits", "--seconds", "inf"], "seconds"),
         (["digits", "--set", "student.mode=quick"], "student.mode"),
     ],
 )

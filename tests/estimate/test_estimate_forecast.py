@@ -38,6 +38,10 @@ def test_a_rise_is_no_fall():
     assert fall_per_doubling(curve(1, [1, 0.2]), curve(4, [1, 0.3]), first_is_all=True) == 0
 
 
+def test_equal_sets_give_no_fall():
+    assert fall_per_doubling(curve(1, [1, 0.5]), curve(1, [1, 0.4]), first_is_all=True) == 0
+
+
 def test_nothing_kept_gives_no_fall():
     assert fall_per_doubling(curve(1, [1, 0.2]), curve(4, [1, 0.0]), first_is_all=True) == 0
     assert fall_per_doubling(curve(1, [1.0]), curve(4, [1.0]), first_is_all=True) == 0

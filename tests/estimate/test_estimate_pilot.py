@@ -226,8 +226,9 @@ def test_a_conventional_teachers_ledger_says_nothing(tmp_path):
 
 def test_errors(tmp_path, teacher):
     recipe = load_recipe("digits", FEW)
-    with pytest.raises(ValueError, match="seconds must be positive"):
-        estimate(recipe, seconds=0)
+    for seconds in (0, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="seconds must be positive"):
+            estimate(recipe, seconds=seconds)
     with pytest.raises(RunFolderError, match="no folder"):
         estimate(recipe, teacher=tmp_path / "none", seconds=SECONDS)
     other = load_recipe("digits", [*FEW, "data.train_size=100"])

@@ -39,6 +39,7 @@ def estimate(
         typer.Option(
             "--seconds",
             min=1.0,
+            max=86_400.0,
             metavar="S",
             help="How long the pilot may take, about: [cyan]--seconds 60[/cyan].",
         ),

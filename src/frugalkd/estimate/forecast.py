@@ -61,12 +61,13 @@ def fall_per_doubling(small: Curve, large: Curve, *, first_is_all: bool) -> floa
     """How much the logarithm of the kept fraction falls when the data double; 0 or more.
 
     Args:
-        small, large: miniatures of equal epochs, ``small`` with fewer rows.
+        small, large: miniatures of equal epochs, ``small`` with fewer rows (where it has no fewer,
+            the two say nothing).
         first_is_all: the first epoch keeps everything whatever the data, and says nothing.
     """
     start = 1 if first_is_all else 0
     few, many = sum(small.kept[start:]), sum(large.kept[start:])
-    if few <= 0 or many <= 0:
+    if few <= 0 or many <= 0 or large.rows <= small.rows:
         return 0.0
     return max(0.0, math.log(few / many) / math.log2(large.rows / small.rows))
 

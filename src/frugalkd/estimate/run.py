@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -73,12 +74,12 @@ def estimate(
         say: told what is being measured.
 
     Raises:
-        ValueError: ``seconds`` is not positive.
+        ValueError: ``seconds`` is not positive and finite.
         LedgerError, ModelError, DataError, RunFolderError: as a distillation would.
         UnsupportedData: the data have views, and no ``subset(ids)``.
     """
-    if not seconds > 0:
-        raise ValueError(f"seconds must be positive, not {seconds}")
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"seconds must be positive and finite, not {seconds}")
     say = say or _silent
     setting = prepare(recipe, teacher)
     started = time.perf_counter()
