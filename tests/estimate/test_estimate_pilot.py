@@ -19,7 +19,6 @@ from frugalkd.estimate.timing import Timing
 from frugalkd.modes import MODES
 from frugalkd.recipes.load import load_recipe
 from frugalkd.runs.execute import distill, teach
-from frugalkd.teachers.store import read_header
 
 FEW = ["student.training.epochs=4", "teacher.training.epochs=3"]
 SECONDS = 1.0
@@ -91,9 +90,6 @@ def test_a_pilot_that_can_afford_it_runs_the_training_itself(known, teacher, tmp
     forwards = results["meters"]["student_forwards"] / (known.samples * known.epochs)
     assert regulated.forwards.point == pytest.approx(forwards, abs=0.02)
     # The disk that it says is what the store takes.
-    header = read_header(next(teacher.glob("targets-*")))
-    sizes = {header.disk_bytes, regulated.disk_bytes}
-    assert len(sizes) <= 2
     assert regulated.disk_bytes == sum(
         file.stat().st_size for file in _files_of(teacher, regulated.disk_bytes)
     )
