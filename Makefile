@@ -4,6 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
+SEED ?= 0
 CASES ?= a b teacher loop meters options ledger
 BIN := $(VENV)/bin
 
@@ -14,7 +15,7 @@ TOOLS := $(VENV)/.tools-installed
 # One thread a test worker: more would share the same cores, and the thread count is part of a result.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: help setup demo test heavy check format-check lint types tables errors format bench compare clean
+.PHONY: help setup demo test heavy check format-check lint types tables errors format bench torture fuzz soak compare clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -55,6 +56,15 @@ format: $(TOOLS) ## format the code and apply the linter's safe fixes
 
 bench: $(TOOLS) ## time whole trainings against each other, hours: runs/bench (CASES=loop for one case)
 	$(BIN)/frugalkd bench $(CASES) --out runs/bench
+
+torture: $(TOOLS) ## kill 50 runs at random moments and go on with them, minutes: runs/torture.json (SEED=0)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/torture/torture.py --kills 50 --seed $(SEED) --json runs/torture.json
+
+fuzz: $(TOOLS) ## read 21,600 malformed files, minutes: runs/fuzz keeps those that did harm (SEED=0)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/torture/fuzz.py --cases 1800 --seed $(SEED) --keep runs/fuzz
+
+soak: $(TOOLS) ## 200 short runs in one process, minutes: what they leave behind: runs/soak.json
+	OMP_NUM_THREADS=1 $(BIN)/python tests/torture/soak.py --runs 200 --json runs/soak.json
 
 compare: $(PROJECT) ## a short comparison on Fashion-MNIST: runs/compare
 	$(BIN)/frugalkd compare fashion-mnist --arms vanilla,regulated,random,short --seeds 3 --out runs/compare

@@ -1,0 +1,74 @@
+"""Killed runs go on to the same bytes: a few of them here, 50 with ``make torture``."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("torture.py")
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+# In a process of its own, since it forks; one work after another, none of which is a training.
+TRIAL = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import os, time
+from pathlib import Path
+from torture import one
+from works import Work
+
+folder = Path(sys.argv[2])
+kind = sys.argv[3]
+
+def run(out, resume):
+    out.mkdir(exist_ok=True)
+    for name in ("a", "b"):
+        if kind == "forgets" and resume:
+            (out / name).write_bytes(b"resumed")
+        else:
+            (out / name).write_bytes(b"sound")
+        time.sleep(0.3)
+    if kind == "fails" and resume:
+        raise KeyError("lost")
+    if kind == "litters":
+        (out / ".a.12.tmp").touch()
+
+sound = {"a": b"sound", "b": b"sound"}
+trial = one(Work(kind, run, ("a", "b")), "7", 0.5, sound, folder / "out", folder / "log")
+print(len(trial.moments), trial.equal, trial.said)
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "equal", "said"),
+    [
+        ("sound", True, "[]"),
+        ("forgets", False, "['a', 'b']"),
+        ("fails", False, "KeyError: 'lost'"),
+        ("litters", False, "['.a.12.tmp']"),
+    ],
+)
+def test_a_run_that_does_not_come_to_the_same_is_seen(tmp_path, kind, equal, said):
+    command = [sys.executable, "-c", TRIAL, str(SCRIPT.parent), str(tmp_path), kind]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    kills, was_equal, *what = done.stdout.strip().split(" ", 2)
+    assert int(kills) >= 1
+    assert was_equal == str(equal)
+    assert what == [said]
+
+
+@pytest.mark.heavy
+def test_killed_runs_end_in_the_same_bytes(tmp_path):
+    out = tmp_path / "torture.json"
+    command = [sys.executable, SCRIPT, "--kills", "8", "--seed", "1", "--json", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads(out.read_text())
+    assert result["equal"] == result["runs"] >= 5
+    assert result["kills"] >= 8
