@@ -215,6 +215,8 @@ TABLES = {
     "modes": lambda: arms_table(read("fashion-mnist-modes")),
     "reference": lambda: reference_table(read("fashion-mnist-reference")),
     "controls": lambda: arms_table(read("fashion-mnist-controls")),
+    "time-a-accuracy": lambda: arms_table(read("fashion-mnist-case-a")),
+    "precision": lambda: arms_table(read("cifar10-precision")),
 }
 """Of comparisons; each needs its place on the page."""
 

@@ -336,3 +336,8 @@ def test_yaml_that_is_made_to_harm_is_one_line(write, text, says):
     with pytest.raises(RecipeError, match=says) as caught:
         load_recipe(write(text))
     assert "\n" not in str(caught.value)
+
+
+def test_signs_that_steer_a_terminal_are_not_shown(write):
+    with pytest.raises(RecipeError, match=r"no such setting a\?\[31mb"):
+        load_recipe(write(MINIMAL + '"a\\e[31mb": 1\n'))

@@ -144,6 +144,7 @@ def test_a_missing_or_unfinished_folder_is_refused(tmp_path):
         {"model": {"path": "no.such:Net"}},
         {"shape": [3, 6]},
         {"std": [0, 1, 1]},
+        {"mean": [10**400, 0, 0]},
         {"num_classes": 4},
         {"weights": "nothing.safetensors"},
         {"weights": None},

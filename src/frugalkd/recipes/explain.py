@@ -11,6 +11,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 from pydantic import BaseModel, ValidationError
 
 from frugalkd.errors import nearest
+from frugalkd.parsing import one_line
 
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
@@ -23,7 +24,7 @@ def explain(error: ValidationError, raw: Any, model: type[BaseModel]) -> str:
     line = _one(errors[0], raw, model)
     if len(errors) > 1:
         line += f" (and {len(errors) - 1} more)"
-    return " ".join(line.split())
+    return one_line(line, most=1000)
 
 
 def _one(error: Any, raw: Any, model: type[BaseModel]) -> str:

@@ -113,7 +113,7 @@ class RunFolder:
         noted = read_json(self.path / _FILLING)
         try:
             return {name: float(noted[name]) for name in names}
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise RunFolderError(
                 f"{self.path / _FILLING} is damaged: delete it; the filling is then not counted"
             ) from None

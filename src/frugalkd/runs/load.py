@@ -99,7 +99,7 @@ def load(path: str | Path, *, imports: Collection[str] = ()) -> Loaded:
         classes = tuple(str(name) for name in card.get("classes", ()))
     except FrugalKDError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         reason = one_line(f"{type(error).__name__}: {error}")
         raise RunFolderError(f"{path / 'model.json'} is damaged ({reason})") from None
     return Loaded(model.eval(), preprocess, classes, card)
