@@ -102,6 +102,18 @@ def test_damaged_files_are_refused_in_one_line(tmp_path):
             load_tree(path)
 
 
+def test_no_flipped_bit_is_trained_on(tmp_path):
+    path = tmp_path / "c.safetensors"
+    save_tree(path, {"step": 7, "x": torch.arange(40.0), "text": "seven"})
+    whole = path.read_bytes()
+    for bit in range(0, 8 * len(whole), 5):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        with pytest.raises(RunFolderError):
+            load_tree(path)
+
+
 def test_what_json_cannot_hold_is_an_error_at_once(tmp_path):
     with pytest.raises(TypeError):
         save_tree(tmp_path / "t", {"a": object()})

@@ -6,6 +6,7 @@ import json
 import random
 import time
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,8 @@ def save_tree(path: Path, tree: Any) -> None:
     Keys that are integers come back as integers (optimisers number their parameters).
     """
     tensors: dict[str, Tensor] = {}
-    plain = _strip(tree, tensors)
-    meta = {"format": _FORMAT, "schema": _SCHEMA, "tree": json.dumps(plain)}
+    text = json.dumps(_strip(tree, tensors))
+    meta = {"format": _FORMAT, "schema": _SCHEMA, "tree": text, "crc32": _checksum(text, tensors)}
     write_atomic(path, serialise(tensors, metadata=meta))
 
 
@@ -56,9 +57,21 @@ def load_tree(path: Path) -> Any:
             "that version, or delete the run's folder and start anew"
         )
     try:
+        if meta["crc32"] != _checksum(meta["tree"], tensors):
+            raise ValueError("checksum")
         return _fill(json.loads(meta["tree"]), tensors)
     except (KeyError, ValueError, TypeError, IndexError, AttributeError, RecursionError):
         raise RunFolderError(f"{path} is a damaged checkpoint") from None
+
+
+def _checksum(text: str, tensors: dict[str, Tensor]) -> str:
+    """CRC-32 (8 hex digits) of all that a checkpoint holds: a flipped bit would be trained on."""
+    crc = zlib.crc32(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        crc = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), crc)
+        crc = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy(), crc)
+    return f"{crc:08x}"
 
 
 def _strip(value: Any, tensors: dict[str, Tensor]) -> Any:
