@@ -48,6 +48,8 @@ def test_plain_trees_come_back(tree, tmp_path_factory):
     [
         torch.tensor(1.5),
         torch.zeros(0, 3),
+        torch.tensor(3).expand(1),
+        torch.tensor(3.0).expand(4),
         torch.arange(6).reshape(2, 3).T,
         torch.ones(3, dtype=torch.bfloat16),
         torch.tensor([math.nan, math.inf]),
