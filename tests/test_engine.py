@@ -358,6 +358,22 @@ def test_a_run_stopped_again_and_again_ends_where_the_whole_one_does(
     check_equal(whole, resumed)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_channels_last_run_goes_on_with_its_optimiser_as_it_was(optimizer, tmp_path):
+    training = replace(TRAININGS[optimizer], epochs=3, channels_last=True)
+
+    def run(**more):
+        torch.manual_seed(0)
+        convolutions = nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)  # kernels of 4 x 3 x 3
+        model = nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        return train_teacher(model, images(), training=training, device="cpu", **more)
+
+    whole = run()
+    with pytest.raises(Stopped):
+        run(checkpoints=tmp_path, stop=After(3))
+    check_equal(whole, run(checkpoints=tmp_path, resume=True))
+
+
 @pytest.mark.parametrize("when", WHENS)
 def test_a_run_goes_on_from_its_last_checkpoint_not_from_its_last_epoch(when, tmp_path):
     settings = {"policy": SelfRegulation(confidence=0.5, when=when, max_sleep=2)}

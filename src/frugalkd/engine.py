@@ -27,7 +27,7 @@ from frugalkd.errors import ModelError, Stopped
 from frugalkd.ledger import Ledger
 from frugalkd.meters import Meters
 from frugalkd.objectives import Objective
-from frugalkd.optimisation import factor, make_optimizer
+from frugalkd.optimisation import factor, make_optimizer, match_layout
 from frugalkd.selection import Selection
 from frugalkd.training import Training
 
@@ -266,6 +266,7 @@ class Trainer:
             return False
         self.model.load_state_dict(tree["model"])
         self.optimizer.load_state_dict(tree["optimizer"])
+        match_layout(self.optimizer)
         self.step, self.history = tree["step"], tree["history"]
         self.losses = [] if tree["losses"] is None else list(tree["losses"].to(self.bad.device))
         self.selection.load_state_dict(tree["selection"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from frugalkd.training import Optimizer, Schedule
 
@@ -42,3 +42,12 @@ def factor(schedule: Schedule, progress: float, step: int) -> float:
         "constant": 1.0,
     }[schedule.shape]
     return warm * (schedule.final + (1 - schedule.final) * left)
+
+
+def match_layout(optimizer: torch.optim.Optimizer) -> None:
+    """Lay loaded state out in memory as the parameters are: files hold all tensors row by row, and
+    fused steps go through memory without a look at strides, which channels-last weights have."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
