@@ -164,6 +164,15 @@ def test_the_last_checkpoints_are_kept_and_those_of_another_run_go(tmp_path):
     assert names(kept.folder) == ["epoch-00000-step-000000003.safetensors"]
 
 
+@pytest.mark.parametrize("keep", [1, 2, 3, 4, 7])
+def test_as_many_are_kept_as_were_asked_for(keep, tmp_path):
+    kept = Checkpoints(tmp_path, Checkpointing(keep=keep))
+    for step in range(1, 10):
+        kept.save(0, step, {})
+        last = range(max(1, step + 1 - keep), step + 1)
+        assert names(tmp_path) == [f"epoch-00000-step-{n:09d}.safetensors" for n in last]
+
+
 @pytest.mark.parametrize("damage", [0, 20, -1])
 def test_a_torn_checkpoint_is_passed_over_with_a_warning(tmp_path, damage):
     kept = Checkpoints(tmp_path, Checkpointing(keep=3))

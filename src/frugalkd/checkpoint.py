@@ -125,7 +125,7 @@ class Checkpoints:
         save_tree(path, tree)
         older = [other for other in self._found() if other < path]
         later = [other for other in self._found() if other > path]
-        for other in [*older[: len(older) + 1 - self._settings.keep], *later]:
+        for other in [*older[: max(0, len(older) + 1 - self._settings.keep)], *later]:
             other.unlink()
         self._last = time.monotonic()
 
