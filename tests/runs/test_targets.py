@@ -15,7 +15,7 @@ from frugalkd.runs.execute import distill, run_digest, teach
 from frugalkd.runs.material import make_data, make_teacher
 from frugalkd.runs.storing import ensure_targets, store
 from frugalkd.runs.targets import ask_live, encoding_of
-from frugalkd.teachers import StoredTargets
+from frugalkd.teachers import LiveTeacher, StoredTargets
 from frugalkd.teachers.encodings import Dense, Sampled
 
 SMALL = {
@@ -60,6 +60,41 @@ def test_ahead_fills_the_teachers_folder_once_for_all_students(recipe, teacher, 
     stores = [StoredTargets(path).store.header for path in teacher.glob("targets-*")]
     # The other one is of the held-out data.
     assert sorted(header.samples for header in stores) == [200, 360]
+
+
+@pytest.mark.parametrize("kind", ["live", "stored"])
+def test_a_teacher_that_cannot_be_written_can_be_learned_from(
+    recipe, teacher, tmp_path, monkeypatch, kind
+):
+    own = override(recipe, {"student.targets.kind": kind})
+    there = sorted(teacher.iterdir())
+    monkeypatch.setattr("os.access", lambda path, mode: path != teacher)
+    results = distill(own, tmp_path / "a", teacher=teacher)
+    assert sorted(teacher.iterdir()) == there
+    assert results["evaluation"]["teacher_agreement"] > 0
+    assert len(list((tmp_path / "a").glob("targets-*"))) == (kind == "stored")
+
+
+def test_what_a_stopped_filling_asked_for_is_counted_once(recipe, teacher, tmp_path, monkeypatch):
+    views = override(recipe, {"student.targets.views": 3})
+    fetch, before = LiveTeacher.fetch, []
+
+    def stopped(self, ids, *rest):
+        if before:
+            raise KeyboardInterrupt
+        before.append(len(ids))
+        return fetch(self, ids, *rest)
+
+    monkeypatch.setattr(LiveTeacher, "fetch", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        distill(views, tmp_path / "a", teacher=teacher)
+    monkeypatch.setattr(LiveTeacher, "fetch", fetch)
+    assert before == [200]
+    another = override(views, {"student.targets.kind": "live"})
+    beside = shutil.copytree(tmp_path / "a", tmp_path / "b")
+    assert asked(distill(views, tmp_path / "a", teacher=teacher, resume=True)) == 600
+    # What another run noted in the same folder is not this one's.
+    assert asked(distill(another, beside, teacher=teacher)) == 400
 
 
 def test_only_what_takes_part_is_asked_for(recipe, teacher, tmp_path):

@@ -148,21 +148,23 @@ def distill(
         if objective.needs_targets:
             model = make_teacher(recipe, teacher, material.train).to(device)
             live = ask_live(recipe, model, teacher)
-            source = open_targets(
-                recipe,
-                live,
-                material.train,
-                teacher=teacher,
-                out=folder.path,
-                ids=pool(who, material),
-                device=device,
-            )
-        if stored and source is not None and source.queries:
-            folder.add_filling(
-                teacher_queries=source.queries,
-                seconds=time.perf_counter() - started,
-                teacher_seconds=source.seconds,
-            )
+            try:
+                source = open_targets(
+                    recipe,
+                    live,
+                    material.train,
+                    teacher=teacher,
+                    out=folder.path,
+                    ids=pool(who, material),
+                    device=device,
+                )
+            finally:  # what was asked for before a stop is not asked for again
+                if stored and live.queries:
+                    folder.add_filling(
+                        teacher_queries=live.queries,
+                        seconds=time.perf_counter() - started,
+                        teacher_seconds=live.seconds,
+                    )
         student = make_model(role.model, material.train, recipe.seed)
         try:
             run = distill_model(

@@ -18,7 +18,7 @@ from frugalkd.parsing import (
 )
 from frugalkd.runs.lock import FILE as LOCK
 from frugalkd.runs.lock import Lock
-from frugalkd.writing import make_folder
+from frugalkd.writing import make_folder, writing
 
 SCHEMA = 1
 _FILLING = "filling.json"
@@ -82,6 +82,8 @@ class RunFolder:
                 )
         elif self._foreign():
             raise RunFolderError(f"{self.path} is not empty and holds no run: choose another --out")
+        elif (self.path / "run.json").exists():
+            self._forget_other(digest)
         for folder in (self.path, self.checkpoints):
             sweep(folder)
         write_json(
@@ -134,6 +136,14 @@ class RunFolder:
             for checkpoint in self.checkpoints.glob("epoch-*"):
                 checkpoint.unlink(missing_ok=True)
             self.checkpoints.rmdir()
+
+    def _forget_other(self, digest: str) -> None:
+        """What another run noted of its filling, before it took a step, is none of this one's."""
+        with contextlib.suppress(RunFolderError):
+            if read_json(self.path / "run.json").get("digest") == digest:
+                return
+        with writing(self.path / _FILLING):
+            (self.path / _FILLING).unlink(missing_ok=True)
 
     def _done(self) -> bool:
         return (self.path / "results.json").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,8 @@ def open_targets(
         live: the teacher, on ``device``.
         data: what the student trains on.
         teacher: the teacher's folder, which keeps what is filled ahead.
-        out: the run's folder, which keeps what is filled at first visits.
+        out: the run's folder, which keeps what is filled at first visits, and what is filled ahead
+            where the teacher's folder cannot be written.
         ids: the samples that may take part, None for all; no others are asked for.
         device: where the teacher is asked.
     """
@@ -88,6 +90,8 @@ def open_targets(
         where = folder or out / "targets"
         return FirstVisitTargets(live, data, where, views=spec.views, encoding=encoding)
     where = folder or store_folder(live, data, spec.views, encoding, teacher or out)
+    if folder is None and out is not None and not _may_be(where):
+        where = store_folder(live, data, spec.views, encoding, out)
     return StoredTargets.fill(
         live, data, where, views=spec.views, encoding=encoding, ids=ids, device=device
     )
@@ -96,9 +100,11 @@ def open_targets(
 def held_out_logits(
     live: LiveTeacher, data: Dataset, teacher: Path | None, device: torch.device
 ) -> np.ndarray:
-    """The teacher's logits float32 (samples, classes) on held-out data, kept in its folder."""
+    """The teacher's logits float32 (samples, classes) on held-out data, kept in its folder where
+    that can be written."""
     encoding = Dense("float32")
     where = store_folder(live, data, 1, encoding, teacher)
+    where = where if _may_be(where) else None
     return StoredTargets.fill(live, data, where, encoding=encoding, device=device).all_logits()
 
 
@@ -111,6 +117,11 @@ def store_folder(
     said = {**describe_asking(live, data), "views": views, "encoding": encoding.settings}
     key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
     return inside / f"targets-{key}"
+
+
+def _may_be(where: Path | None) -> bool:
+    """Whether a store is there, or can be made: others' teachers may be read-only."""
+    return where is None or where.exists() or os.access(where.parent, os.W_OK)
 
 
 def fill_shards(
