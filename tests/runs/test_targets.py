@@ -97,6 +97,32 @@ def test_what_a_stopped_filling_asked_for_is_counted_once(recipe, teacher, tmp_p
     assert asked(distill(another, beside, teacher=teacher)) == 400
 
 
+def test_what_first_visits_asked_for_after_the_last_checkpoint_is_counted(
+    recipe, teacher, tmp_path
+):
+    own = override(
+        recipe,
+        {
+            "student.targets.fill": "first-visit",
+            "student.training.batch_size": 20,
+            "checkpoints.steps": 4,
+        },
+    )
+    steps = []
+
+    def killed():
+        steps.append(1)
+        if len(steps) == 7:
+            raise RuntimeError("killed")
+        return False
+
+    with pytest.raises(RuntimeError, match="killed"):
+        distill(own, tmp_path / "a", teacher=teacher, stop=killed)
+    kept = [path.name for path in (tmp_path / "a" / "checkpoints").iterdir()]
+    assert kept == ["epoch-00000-step-000000004.safetensors"]
+    assert asked(distill(own, tmp_path / "a", teacher=teacher, resume=True)) == 200
+
+
 def test_only_what_takes_part_is_asked_for(recipe, teacher, tmp_path):
     part = int((Ledger.load(teacher).significance > 0).sum())
     assert 0 < part < 200

@@ -178,6 +178,13 @@ def distill(
         finally:
             if isinstance(source, FirstVisitTargets):
                 source.close()
+        if (
+            isinstance(source, FirstVisitTargets)
+            and source.store is not None
+            and role.targets.folder is None
+        ):
+            # A killed process may have asked after its last checkpoint: these rows are kept.
+            run.meters.teacher_queries = max(run.meters.teacher_queries, source.store.count())
         filling = folder.filling()
         if filling["teacher_queries"]:
             run.meters.teacher_queries += int(filling["teacher_queries"])
