@@ -102,6 +102,7 @@ def test_all_labels_that_the_model_has_classes_for_pass():
         ([0] * 8, "of shape (8,) for 9 samples"),
         ([[0], [0, 1]], "class indices"),
         (None, None),
+        (["cat", "dog", "eel"], None),
     ],
 )
 def test_labels_of_another_kind_are_refused(labels, says):
@@ -109,6 +110,7 @@ def test_labels_of_another_kind_are_refused(labels, says):
     data.labels = labels
     if says is None:
         assert labels_of(data) is None
+        assert teach(data).ledger.labels is None
     else:
         refused(UnsupportedData, says, teach, data)
 

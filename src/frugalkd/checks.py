@@ -82,7 +82,8 @@ def first_look(
 
 
 def labels_of(data: Dataset) -> NDArray[np.int64] | None:
-    """``data.labels`` int64 (samples,), where the data set has them.
+    """``data.labels`` int64 (samples,), where the data set has them. Names of another number (the
+    classes', most likely) are no labels.
 
     Raises:
         UnsupportedData: they are not one class index a sample.
@@ -95,6 +96,8 @@ def labels_of(data: Dataset) -> NDArray[np.int64] | None:
         labels = given.cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
     except ValueError:  # rows of different lengths
         labels = np.asarray(given, dtype=object)
+    if labels.dtype.kind in "US" and labels.shape != (samples,):
+        return None
     if labels.dtype.kind not in "iu":
         raise UnsupportedData(
             f"data.labels are of type {labels.dtype}: class indices (int64) are needed; regression "
