@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import itertools
 import json
 import os
 import platform
@@ -108,9 +109,10 @@ def torture(kills: int, seed: int, folder: Path, tell: Callable[[str], None]) ->
             found = work.outcome(out)
             assert sound.setdefault(work.name, found) == found, f"{work.name} is not repeatable"
     trials: list[Trial] = []
+    attempts = itertools.count()  # a run that was done before its moment draws another one
     while (done := sum(len(trial.moments) for trial in trials)) < kills:
         work = all_works[len(trials) % len(all_works)]
-        own_seed = f"{seed}-{len(trials)}"
+        own_seed = f"{seed}-{next(attempts)}"
         trial = one(work, own_seed, seconds[work.name], sound[work.name], folder / "run", log)
         if trial.moments:
             trials.append(trial)
