@@ -358,6 +358,38 @@ def test_a_run_stopped_again_and_again_ends_where_the_whole_one_does(
     check_equal(whole, resumed)
 
 
+class Noisy(torch.utils.data.Dataset):
+    """Samples that draw from torch's own stream each time they are read."""
+
+    def __init__(self):
+        self.inputs, self.labels = torch.randn(96, 6), torch.arange(96) % 4
+
+    def __len__(self):
+        return 96
+
+    def __getitem__(self, index):
+        return self.inputs[index] + 0.3 * torch.randn(6), int(self.labels[index])
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 6])
+def test_rows_that_wait_under_gate_now_come_back_as_they_were_drawn(steps, tmp_path):
+    torch.manual_seed(0)
+    data, first = Noisy(), nn.Linear(6, 4).state_dict()
+    training = replace(TRAININGS["sgd"], epochs=2, batch_size=16)
+
+    def run(**more):
+        model = nn.Linear(6, 4)
+        model.load_state_dict(first)
+        policy = SelfRegulation(confidence=0.33, when="now")
+        return train_teacher(model, data, policy=policy, training=training, device="cpu", **more)
+
+    whole = run()
+    assert 6 < sum(record["steps"] for record in whole.history) < 12
+    with pytest.raises(Stopped):
+        run(checkpoints=tmp_path, stop=After(steps))
+    check_equal(whole, run(checkpoints=tmp_path, resume=True))
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_a_channels_last_run_goes_on_with_its_optimiser_as_it_was(optimizer, tmp_path):
     training = replace(TRAININGS[optimizer], epochs=3, channels_last=True)

@@ -130,6 +130,7 @@ class Epoch:
         return {
             **{k: None if v is None else torch.from_numpy(v.copy()) for k, v in columns.items()},
             "waiting_targets": None if waiting is None else waiting.targets,
+            "waiting_data": None if waiting is None else self._selection.kept_data(waiting),
             "lr_factor": self.lr_factor,
             "screened": self.screened,
             "counts": dict(self.counts),
@@ -154,7 +155,7 @@ class Epoch:
         epoch._weight_sum, epoch._weight_squares = found["weight_sum"], found["weight_squares"]
         ids, views = found["waiting_ids"], found["waiting_views"]
         if ids is not None and len(ids):
-            rows = selection.read_again(ids, views)
+            rows = selection.read_again(ids, views, state.get("waiting_data"))
             epoch._waiting = [rows._replace(targets=state["waiting_targets"])]
         return epoch
 

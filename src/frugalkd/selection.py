@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from frugalkd import draws
 from frugalkd.batches import call, inputs_of, split
 from frugalkd.checks import check_batch, check_same_data
+from frugalkd.data.protocols import is_batch_indexed, is_view_indexed
 from frugalkd.data.source import open_source
 from frugalkd.epochs import Epoch
 from frugalkd.errors import NonFiniteLoss, SelectionMisuse, TargetsError, UnsupportedData
@@ -103,6 +104,7 @@ class Selection:
         self.source = open_source(
             dataset, collate=collate, num_workers=num_workers, pin_memory=pin_memory
         )
+        self._repeats = is_view_indexed(dataset) or is_batch_indexed(dataset)
         samples = len(dataset)  # pyright: ignore[reportArgumentType]
         if samples == 0:
             raise UnsupportedData("the data set is empty: there is nothing to select from")
@@ -270,10 +272,16 @@ class Selection:
             for part in found.cut(rows):
                 yield self.with_targets(part) if targets else part
 
-    def read_again(self, ids: Ids, views: Ids) -> Rows:
-        """Rows that were read before, in the views that they had then."""
-        with self.meters.phase(self.source.phase):
-            data = next(self.source.batches([(ids, views)]))
+    def kept_data(self, rows: Rows) -> Any:
+        """What a state has to hold of rows that were read, so that they come back as they were:
+        nothing where a data set gives the same again, or where their form is of the user's own."""
+        return None if self._repeats or not _is_plain(rows.data) else rows.data
+
+    def read_again(self, ids: Ids, views: Ids, data: Any) -> Rows:
+        """Rows that were read before, in the views that they had then; ``data`` as kept."""
+        if data is None:
+            with self.meters.phase(self.source.phase):
+                data = next(self.source.batches([(ids, views)]))
         return Rows(ids, views, send_to_device(data, self.device, non_blocking=True))
 
     def with_targets(self, rows: Rows) -> Rows:
@@ -349,6 +357,13 @@ class Selection:
     def _screen(self, ids: Ids) -> None:
         for rows in self.read(ids, self.screen_batch):
             self.look(*self.with_labels(rows))
+
+
+def _is_plain(data: Any) -> bool:
+    """Whether ``data`` are tensors in lists, tuples and dictionaries by text."""
+    if type(data) is dict:
+        return all(isinstance(key, str) and _is_plain(part) for key, part in data.items())
+    return type(data) is Tensor or (type(data) in (tuple, list) and all(map(_is_plain, data)))
 
 
 def _checked(weights: ArrayLike, samples: int) -> NDArray[np.float32]:
