@@ -71,7 +71,7 @@ def _checksum(text: str, tensors: dict[str, Tensor]) -> str:
         tensor = tensors[name]
         crc = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), crc)
         flat = tensor.as_strided((tensor.numel(),), (1,))  # contiguous, whatever a size of 1 says
-        crc = zlib.crc32(flat.view(torch.uint8).numpy(), crc)
+        crc = zlib.crc32(flat.view(torch.uint8).numpy().data, crc)
     return f"{crc:08x}"
 
 

@@ -104,7 +104,6 @@ class Selection:
         self.source = open_source(
             dataset, collate=collate, num_workers=num_workers, pin_memory=pin_memory
         )
-        self._repeats = is_view_indexed(dataset) or is_batch_indexed(dataset)
         samples = len(dataset)  # pyright: ignore[reportArgumentType]
         if samples == 0:
             raise UnsupportedData("the data set is empty: there is nothing to select from")
@@ -135,6 +134,7 @@ class Selection:
                 raise TargetsError("this policy asks what the teacher knows: pass stored targets")
             self.ledger["teacher_truth"][:] = targets.truth(getattr(dataset, "labels", None))
         self.meters = meters or Meters()
+        self._repeats = is_view_indexed(dataset) or is_batch_indexed(dataset)
         self.epoch = 0
         """The epoch to come, or under way."""
         self.classes: int | None = None
