@@ -1,14 +1,15 @@
-"""What all tests share: one torch thread, and the data that may be absent."""
+"""What all tests share: one torch thread, the data that may be absent, the command line."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from frugalkd.cli import main
 from frugalkd.data import data_root
 
 torch.set_num_threads(1)
@@ -30,3 +31,25 @@ def require_data() -> Callable[[str], Path]:
         return found
 
     return find
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_allocator() -> Iterator[None]:
+    """The command line's setting of the allocator would hold for all tests after it in this
+    process, and some of them measure memory."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("frugalkd.cli.keep_freed_memory", lambda: False)
+        yield
+
+
+@pytest.fixture
+def cli(capsys, monkeypatch) -> Callable[..., tuple[int, str, str]]:
+    """``cli("teach", "digits", ...)``: the exit code, stdout and stderr, in 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def cli(*arguments: str) -> tuple[int, str, str]:
+        code = main(arguments)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return cli

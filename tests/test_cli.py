@@ -8,7 +8,6 @@ import warnings
 import pytest
 import yaml
 
-from frugalkd.cli import main
 from frugalkd.data import DATA
 from frugalkd.ledger import Ledger
 from frugalkd.models import MODELS
@@ -28,18 +27,6 @@ COMMANDS = (
     "evaluate",
     "predict",
 )
-
-
-@pytest.fixture
-def cli(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def cli(*arguments: str) -> tuple[int, str, str]:
-        code = main(arguments)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return cli
 
 
 @pytest.mark.parametrize("arguments", ["--help", "recipes", "recipes show digits", "teach --help"])
@@ -267,3 +254,10 @@ def test_our_warnings_are_one_line(cli, monkeypatch):
         _, _, err = cli("ledger", "export", "x", "--to", "/dev/null/x.csv")
         assert warnings.showwarning is before
     assert err.startswith("warning: no sample of class c\nerror: cannot write /dev/null: ")
+
+
+def test_the_command_line_keeps_freed_memory(cli, monkeypatch):
+    told = []
+    monkeypatch.setattr("frugalkd.cli.keep_freed_memory", lambda: told.append(1))
+    assert cli("recipes")[0] == 0
+    assert told == [1]

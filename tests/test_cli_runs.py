@@ -26,18 +26,6 @@ def runs(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def cli(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def cli(*arguments: str) -> tuple[int, str, str]:
-        code = main(arguments)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return cli
-
-
 @pytest.mark.parametrize("name", ["teacher", "student"])
 def test_results_match_their_schema(runs, name):
     written = json.loads((runs / name / "results.json").read_text())

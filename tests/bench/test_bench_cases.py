@@ -41,6 +41,14 @@ def test_the_ledger_has_the_bounds_of_its_measurement():
         if figure.must is not None
     }
     assert bounds == MUST
+    assert bounds == {
+        "bytes": ("<=", 20),
+        "observe_logits": (">=", 2e6),
+        "observe_verdicts": (">=", 8e6),
+        "plan_12": ("<=", 3),
+        "plan_all": ("<=", 10),
+        "save_ratio": ("<=", 1.5),
+    }
 
 
 def test_unknown_names_tell_the_nearest():

@@ -10,19 +10,6 @@ import pytest
 
 from frugalkd.bench import CASES
 from frugalkd.bench.summary import SCHEMA
-from frugalkd.cli import main
-
-
-@pytest.fixture
-def cli(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def cli(*arguments: str) -> tuple[int, str, str]:
-        code = main(arguments)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return cli
 
 
 def content(case, failed=()):

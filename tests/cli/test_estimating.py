@@ -4,21 +4,7 @@ import json
 
 import pytest
 
-from frugalkd.cli import main
-
 FEW = ["--set", "teacher.training.epochs=2", "--set", "student.training.epochs=3"]
-
-
-@pytest.fixture
-def cli(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def cli(*arguments: str) -> tuple[int, str, str]:
-        code = main(arguments)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return cli
 
 
 def test_the_table_fits_80_columns_and_says_everything(cli):

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from frugalkd.bench.cases import LEDGER
 from frugalkd.bench.machine import machine
 from frugalkd.files import atomic, write_json
 from frugalkd.gate import look
@@ -31,12 +32,9 @@ from frugalkd.selection import Selection
 from frugalkd.verdict import Look
 
 MUST: dict[str, tuple[str, float]] = {
-    "bytes": ("<=", 20),
-    "observe_logits": (">=", 2e6),
-    "observe_verdicts": (">=", 8e6),
-    "plan_12": ("<=", 3),
-    "plan_all": ("<=", 10),
-    "save_ratio": ("<=", 1.5),
+    figure.name: ("<=" if figure.at_most else ">=", figure.must)
+    for figure in LEDGER.figures
+    if figure.must is not None
 }
 """Bounds of the figures of :func:`measure` at 100 million samples."""
 

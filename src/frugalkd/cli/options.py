@@ -89,6 +89,16 @@ ImportOption = Annotated[
         show_default=False,
     ),
 ]
+TeacherOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--teacher",
+        metavar="DIR",
+        help="The folder that 'frugalkd teach' made: [cyan]--teacher runs/teacher[/cyan]. "
+        "Without it the recipe's teacher.weights are used.",
+        show_default=False,
+    ),
+]
 RunArgument = Annotated[
     Path,
     typer.Argument(

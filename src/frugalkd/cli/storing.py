@@ -20,6 +20,7 @@ from frugalkd.cli.options import (
     NoImportOption,
     RecipeArgument,
     SetOption,
+    TeacherOption,
 )
 from frugalkd.cli.resolving import print_dry_run, resolve
 from frugalkd.errors import RecipeError
@@ -41,16 +42,7 @@ def store(
             show_default=False,
         ),
     ],
-    teacher: Annotated[
-        Path | None,
-        typer.Option(
-            "--teacher",
-            metavar="DIR",
-            help="The folder that 'frugalkd teach' made: [cyan]--teacher runs/teacher[/cyan]. "
-            "Without it the recipe's teacher.weights are used.",
-            show_default=False,
-        ),
-    ] = None,
+    teacher: TeacherOption = None,
     shard: Annotated[
         str,
         typer.Option(

@@ -20,6 +20,7 @@ from frugalkd.cli.options import (
     ResumeOption,
     SeedOption,
     SetOption,
+    TeacherOption,
 )
 from frugalkd.cli.progress import EpochProgress
 from frugalkd.cli.resolving import print_dry_run, resolve
@@ -86,16 +87,7 @@ def distill(
             show_default=False,
         ),
     ] = None,
-    teacher: Annotated[
-        Path | None,
-        typer.Option(
-            "--teacher",
-            metavar="DIR",
-            help="The folder that 'frugalkd teach' made: [cyan]--teacher runs/teacher[/cyan]. "
-            "Without it the recipe's teacher.weights are used.",
-            show_default=False,
-        ),
-    ] = None,
+    teacher: TeacherOption = None,
     settings: SetOption = [],  # noqa: B006
     seed: SeedOption = None,
     resume: ResumeOption = False,

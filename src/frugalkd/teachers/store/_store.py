@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from frugalkd.errors import TargetsError, WriteFailed
+from frugalkd.errors import TargetsError, WriteFailed, few
 from frugalkd.files import sync_folder
 from frugalkd.teachers.encodings._encoding import Ids, Logits
 from frugalkd.teachers.store._header import FILE, Header, read_header, shard_of, write_header
@@ -101,7 +101,9 @@ class Store:
             )
         bad = ids[~np.isfinite(logits).all(axis=1)]
         if len(bad):
-            raise TargetsError(f"the teacher's outputs are not finite for samples {_few(bad)}")
+            raise TargetsError(
+                f"the teacher's outputs are not finite for samples {few(bad.tolist())}"
+            )
         records = self.header.encoding.encode(logits, ids, views)
         content = records.view(np.uint8).reshape(len(ids), self._record.itemsize)
         with self._failing_disk():
@@ -212,7 +214,3 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(file)
-
-
-def _few(ids: Ids) -> str:
-    return ", ".join(map(str, ids[:8].tolist())) + (", ..." if len(ids) > 8 else "")
