@@ -61,7 +61,8 @@ torture: $(TOOLS) ## kill 50 runs at random moments and go on with them, minutes
 	OMP_NUM_THREADS=1 $(BIN)/python tests/torture/torture.py --kills 50 --seed $(SEED) --json runs/torture.json
 
 fuzz: $(TOOLS) ## read 21,600 malformed files, minutes: runs/fuzz keeps those that did harm (SEED=0)
-	OMP_NUM_THREADS=1 $(BIN)/python tests/torture/fuzz.py --cases 1800 --seed $(SEED) --keep runs/fuzz
+	OMP_NUM_THREADS=1 $(BIN)/python tests/torture/fuzz.py --cases 1800 --seed $(SEED) --keep runs/fuzz \
+	  --json runs/fuzz.json
 
 soak: $(TOOLS) ## 200 short runs in one process, minutes: what they leave behind: runs/soak.json
 	OMP_NUM_THREADS=1 $(BIN)/python tests/torture/soak.py --runs 200 --json runs/soak.json

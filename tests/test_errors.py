@@ -34,6 +34,7 @@ def test_a_name_is_answered_by_the_nearest():
         "unknown mode 'vanila': did you mean vanilla?"
     )
     assert nearest("xyz", ["b", "a"]) == "known are a, b"
+    assert len(str(UnknownName("mode", "a" * 5000, ["vanilla"]))) < 200
 
 
 def test_gpu_is_not_cpu():

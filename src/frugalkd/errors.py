@@ -35,7 +35,7 @@ class UnknownName(FrugalKDError):
     """
 
     def __init__(self, kind: str, name: str, known: Iterable[str]):
-        super().__init__(f"unknown {kind} {name!r}: {nearest(name, known)}")
+        super().__init__(f"unknown {kind} {name[:100]!r}: {nearest(name[:100], known)}")
 
 
 class ImportRefused(FrugalKDError):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from frugalkd.errors import FrugalKDError, ImportRefused, ModelError, nearest
+from frugalkd.parsing import one_line
 
 _NAME = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
 _FORM = re.compile(rf"(?P<module>{_NAME}):(?P<name>{_NAME})")
@@ -59,7 +60,7 @@ def make_object(path: str, options: Mapping[str, Any]) -> Any:
     except FrugalKDError:
         raise
     except Exception as error:  # anything may go wrong inside a user's class
-        raise ModelError(f"{path} failed with options {options}: {_one_line(error)}") from error
+        raise ModelError(f"{path} failed with options {one_line(options)}: {_said(error)}") from error
 
 
 def refuse_unlisted(path: str, allowed: Collection[str], where: str) -> None:
@@ -87,7 +88,7 @@ def _import_module(name: str) -> Any:
             ) from error
         raise ModelError(f"module {name!r} needs {missing!r}, which is not installed") from error
     except Exception as error:  # anything may go wrong inside a user's module
-        raise ModelError(f"importing {name!r} failed: {_one_line(error)}") from error
+        raise ModelError(f"importing {name!r} failed: {_said(error)}") from error
 
 
 def check_options(
@@ -107,9 +108,9 @@ def check_options(
     known = [p.name for p in parameters if p.name not in fixed]
     for option in options:
         if option not in known:
-            hint = nearest(option, known) if known else "it takes none"
-            raise error(f"{what} takes no option {option!r}: {hint}")
+            hint = nearest(option[:100], known) if known else "it takes none"
+            raise error(f"{what} takes no option {option[:100]!r}: {hint}")
 
 
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+def _said(error: BaseException) -> str:
+    return one_line(f"{type(error).__name__}: {error}".splitlines()[0])

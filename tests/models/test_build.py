@@ -80,6 +80,9 @@ def test_options_reach_the_model():
         ("fashion-conv", {"width": -1}, "cannot be built with"),
         ("fashion-conv", {"dropout": 2.0}, "cannot be built with"),
         ("mlp", {"hidden": 3}, "cannot be built with"),
+        ("mlp", {"hidden": [0]}, "cannot be built with"),
+        ("mlp", {"hidden": [[10**3000]]}, "cannot be built with"),
+        ("mlp", {"a" * 3000: 1}, "takes no option 'aaa"),
         ("lenet5", {"image_size": 8}, "at least 12x12"),
         ("mlp", {"num_classes": 0}, "num_classes 0"),
         ("mlp", {"image_size": (3, 0)}, "image width 0"),
@@ -89,6 +92,7 @@ def test_refused_in_one_line(name, options, message):
     with pytest.raises(ModelError, match=message) as caught:
         build(name, **options)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
 
 
 def test_unknown_name():

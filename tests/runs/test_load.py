@@ -173,7 +173,7 @@ def test_a_card_imports_nothing_that_nobody_allowed(run, imports, tmp_path):
 @pytest.mark.parametrize(
     "name",
     ["../w.safetensors", "/w.safetensors", "a/../w.safetensors", "..", ".", "", "a\\b", 5, None,
-     ["w"]],
+     ["w"], "a\nb", "\ud800", "a" * 256],
 )  # fmt: skip
 def test_weights_are_a_file_of_the_folder(run, name):
     _change(run, weights=name)

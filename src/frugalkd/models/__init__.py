@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from frugalkd.models import resnet
 from frugalkd.models.fashion import FashionConv
 from frugalkd.models.lenet import lenet5, lenet5_half
 from frugalkd.models.mlp import MLP
+from frugalkd.parsing import one_line
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "mlp": MLP,
@@ -54,10 +56,13 @@ def build_model(
         if value < 1:
             raise ModelError(f"model {name!r} with {what} {value}: give 1 or more")
     try:
-        return builder(num_classes, in_channels, (height, width), **options)
-    except (TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"model {name!r} cannot be built with {options}: {reason}") from error
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Initializing zero-element", UserWarning)
+            return builder(num_classes, in_channels, (height, width), **options)
+    except (TypeError, ValueError, RuntimeError, UserWarning) as error:
+        raise ModelError(
+            f"model {name!r} cannot be built with {one_line(options)}: {one_line(error)}"
+        ) from error
 
 
 __all__ = ["MODELS", "build_model"]

@@ -24,6 +24,9 @@ from frugalkd.parsing import LARGEST_JSON, header_bytes, one_line
 from frugalkd.runs.folder import read_json
 from frugalkd.runs.preprocess import Preprocess
 
+_LONGEST_NAME = 255
+"""Bytes of a file's name, on the file systems that there are."""
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -107,7 +110,14 @@ def load(path: str | Path, *, imports: Collection[str] = ()) -> Loaded:
 
 def _inside(folder: Path, name: Any) -> Path:
     """The file ``name`` of ``folder``, and of no other."""
-    if not isinstance(name, str) or Path(name).name != name or name in ("", "..") or "\\" in name:
+    if (
+        not isinstance(name, str)
+        or Path(name).name != name
+        or name in ("", "..")
+        or "\\" in name
+        or not name.isprintable()
+        or len(name.encode()) > _LONGEST_NAME
+    ):
         raise RunFolderError(
             f"{folder / 'model.json'} names the weights {str(name)[:100]!r}: only a file in the "
             "same folder is read"
