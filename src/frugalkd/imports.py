@@ -60,7 +60,9 @@ def make_object(path: str, options: Mapping[str, Any]) -> Any:
     except FrugalKDError:
         raise
     except Exception as error:  # anything may go wrong inside a user's class
-        raise ModelError(f"{path} failed with options {one_line(options)}: {_said(error)}") from error
+        raise ModelError(
+            f"{path} failed with options {one_line(options)}: {_said(error)}"
+        ) from error
 
 
 def refuse_unlisted(path: str, allowed: Collection[str], where: str) -> None:
