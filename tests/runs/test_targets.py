@@ -120,7 +120,28 @@ def test_what_first_visits_asked_for_after_the_last_checkpoint_is_counted(
         distill(own, tmp_path / "a", teacher=teacher, stop=killed)
     kept = [path.name for path in (tmp_path / "a" / "checkpoints").iterdir()]
     assert kept == ["epoch-00000-step-000000004.safetensors"]
-    assert asked(distill(own, tmp_path / "a", teacher=teacher, resume=True)) == 200
+    results = distill(own, tmp_path / "a", teacher=teacher, resume=True)
+    assert asked(results) == 200
+    assert results["targets"]["filled_here"]
+
+
+@pytest.mark.parametrize("fill", ["ahead", "first-visit"])
+def test_a_run_that_goes_on_once_all_was_asked_for_has_filled_its_store(
+    recipe, teacher, tmp_path, fill
+):
+    own = override(recipe, {"student.targets.fill": fill, "student.targets.views": 1})
+    ended = []
+
+    def killed(record):
+        ended.append(record["epoch"])
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        distill(own, tmp_path / "a", teacher=teacher, listener=killed)
+    assert ended == [0]
+    results = distill(own, tmp_path / "a", teacher=teacher, resume=True)
+    assert asked(results) == 200
+    assert results["targets"]["filled_here"]
 
 
 def test_only_what_takes_part_is_asked_for(recipe, teacher, tmp_path):

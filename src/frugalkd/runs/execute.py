@@ -20,6 +20,7 @@ from frugalkd.api import distill as distill_model
 from frugalkd.engine import Listener, Run, resolve_device
 from frugalkd.files import write_atomic
 from frugalkd.flops import flops_of_data
+from frugalkd.meters import Meters
 from frugalkd.recipes.schema import Recipe, Role, StudentRole
 from frugalkd.runs.folder import SCHEMA, RunFolder, read_results
 from frugalkd.runs.material import (
@@ -192,9 +193,10 @@ def distill(
             run.meters.phases["store"] += filling["seconds"]
             run.meters.move(filling["teacher_seconds"], out_of="store", into="teacher")
         if live is not None:
-            per_row = flops_of_data(live.teacher, material.train, device)["forward"]
+            row = flops_of_data(live.teacher, material.train, device, precision=live.asking)
+            per_row = row["forward"]
             run.meters.flops["teacher_forward"] = per_row * run.meters.teacher_queries
-            notes["targets"] = _targets_note(role, source)
+            notes["targets"] = _targets_note(role, source, run.meters)
             notes["teacher"] = _agreement(run, live, material, teacher, device)
         return run, notes
 
@@ -202,11 +204,13 @@ def distill(
     return _carry_out("distill", recipe, role, out, teacher, resume, seed, train)
 
 
-def _targets_note(role: StudentRole, source: Any) -> dict[str, Any]:
-    """What the results say of where soft targets came from; ``source`` after the training."""
+def _targets_note(role: StudentRole, source: Any, meters: Meters) -> dict[str, Any]:
+    """What the results say of where soft targets came from; ``source`` and the run's ``meters``
+    (those of killed processes in them) after the training."""
     if isinstance(source, LiveTeacher):
         return {"kind": "live", "views": None, "filled_here": False}
-    note = {"kind": "stored", "views": role.targets.views, "filled_here": source.queries > 0}
+    filled = meters.teacher_queries > 0
+    note = {"kind": "stored", "views": role.targets.views, "filled_here": filled}
     if source.store is not None:
         header = source.store.header
         note |= {
