@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 TRIAL = """
 import sys
 sys.path.insert(0, sys.argv[1])
-import os, time
+import json, os, time
 from pathlib import Path
 from torture import one
 from works import Work
@@ -38,9 +38,17 @@ def run(out, resume):
         raise KeyError("lost")
     if kind == "litters":
         (out / ".a.12.tmp").touch()
+    forwards = 5 if kind == "miscounts" and resume else 4
+    meters = {"student_forwards": forwards, "wall_seconds": time.time()}
+    history = [{"loss": 0.5, "wall_seconds": time.time()}]
+    results = {"recipe": {"checkpoints": resume}, "meters": meters, "history": history}
+    (out / "results.json").write_text(json.dumps(results))
 
-sound = {"a": b"sound", "b": b"sound"}
-trial = one(Work(kind, run, ("a", "b")), "7", 0.5, sound, folder / "out", folder / "log")
+work = Work(kind, run, lambda out: run(out, False), ("a", "b"))
+run(folder / "sound", False)
+(folder / "sound" / ".a.12.tmp").unlink(missing_ok=True)
+sound = work.outcome(folder / "sound")
+trial = one(work, "7", 0.5, sound, folder / "out", folder / "log")
 print(len(trial.moments), trial.equal, trial.said)
 """
 
@@ -52,6 +60,7 @@ print(len(trial.moments), trial.equal, trial.said)
         ("forgets", False, "['a', 'b']"),
         ("fails", False, "KeyError: 'lost'"),
         ("litters", False, "['.a.12.tmp']"),
+        ("miscounts", False, "['results.json: meters']"),
     ],
 )
 def test_a_run_that_does_not_come_to_the_same_is_seen(tmp_path, kind, equal, said):

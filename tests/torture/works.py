@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,35 +32,70 @@ STUDENTS: dict[str, dict[str, Any]] = {
     "regulated, last-visit": {"student.mode": "regulated"},
     "regulated, now": {"student.mode": "regulated", "student.regulation.when": "now"},
     "hybrid": {"student.mode": "hybrid", "student.targets.fill": "first-visit"},
+    "convolutions": {
+        "student.mode": "regulated",
+        "student.model": {"name": "resnet8", "options": {}},
+        "student.training.channels_last": True,
+        "student.training.recalibrate_bn": 256,
+        "student.training.epochs": 2.5,
+    },
 }
+
+TIMES = ("wall_seconds", "eval_seconds", "phases", "peak_memory_bytes")
+"""What two runs that are the same do not have in common."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """``run(out, resume)`` does it; ``files`` are patterns of what it must leave, byte for byte."""
+    """``run(out, resume)`` does it, and ``plain(out)`` without a checkpoint within an epoch;
+    ``files`` are patterns of what it must leave, byte for byte."""
 
     name: str
     run: Callable[[Path, bool], object]
+    plain: Callable[[Path], object]
     files: tuple[str, ...]
 
     def outcome(self, out: Path) -> dict[str, bytes]:
-        """The bytes that count of a run that is done."""
+        """What counts of a run that is done: the bytes of its files, and of its results all but
+        their times."""
         found = {p.name: p.read_bytes() for pattern in self.files for p in out.glob(pattern)}
         assert len(found) >= 2, f"{self.name} left {sorted(found)}"
+        if (out / "results.json").exists():
+            results = timeless(json.loads((out / "results.json").read_text()))
+            found |= {f"results.json: {k}": json.dumps(v).encode() for k, v in results.items()}
         return found
+
+
+def timeless(results: dict[str, Any]) -> dict[str, Any]:
+    """``results`` without times and memory, and without the recipe's ``checkpoints``, which are
+    no part of what a run comes to."""
+    said = {name: part for name, part in results["recipe"].items() if name != "checkpoints"}
+    meters, history = [
+        [{name: part for name, part in record.items() if name not in TIMES} for record in records]
+        for records in ([results["meters"]], results["history"])
+    ]
+    return {**results, "recipe": said, "meters": meters[0], "history": history}
 
 
 def works(teacher: Path, settings: dict[str, Any] | None = None) -> list[Work]:
     """All of them, students and store of the teacher in the folder ``teacher``."""
     recipe = override(load_recipe("digits"), {**LITTLE, **(settings or {})})
 
-    def student(set: dict[str, Any]) -> Callable[[Path, bool], object]:
+    def make(name: str, carry_out: Callable[..., object], set: dict[str, Any]) -> Work:
         own = override(recipe, set)
-        return lambda out, resume: distill(own, out, teacher=teacher, resume=resume)
+        plain = override(own, {"checkpoints.steps": 0})
+        return Work(
+            name,
+            lambda out, resume: carry_out(own, out, resume=resume),
+            lambda out: carry_out(plain, out),
+            RUN,
+        )
 
-    made = [Work("teach", lambda out, resume: teach(recipe, out, resume=resume), RUN)]
-    made += [Work(name, student(set), RUN) for name, set in STUDENTS.items()]
-    return [*made, Work("store", _filling(recipe, teacher), STORE)]
+    taught = partial(distill, teacher=teacher)
+    made = [make("teach", teach, {})]
+    made += [make(name, taught, set) for name, set in STUDENTS.items()]
+    fill = _filling(recipe, teacher)
+    return [*made, Work("store", fill, lambda out: fill(out, False), STORE)]
 
 
 RUN = ("teacher.safetensors", "student.safetensors", "ledger.safetensors")
