@@ -149,6 +149,7 @@ def test_a_bad_override_is_one_line_that_names_the_field(setting, says):
         ("student.model.name=resnet88", "student.model.name: unknown model 'resnet88': did you"),
         ("student.model.options.hiden=[3]", "model 'mlp' takes no option 'hiden': did you mean hi"),
         ("data.name=mnits", "data.name: unknown data set 'mnits': did you mean mnist"),
+        ("data.name=" + "m" * 5000, f"data.name: unknown data set '{'m' * 100}': known are"),
         ("teacher.model.path=foo", "teacher.model.path is 'foo': write package.module:Name"),
     ],
 )

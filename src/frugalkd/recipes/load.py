@@ -15,7 +15,6 @@ from frugalkd.errors import (
     ImportRefused,
     RecipeError,
     UnknownName,
-    nearest,
     refuse_schema,
 )
 from frugalkd.imports import check_options
@@ -155,12 +154,11 @@ def _check_spec(
     """``fixed`` are parameters that are not the recipe's to set."""
     if spec.path is not None:
         if not _is_import_path(spec.path):
-            raise RecipeError(f"{field}.path is {spec.path!r}: write package.module:Name")
+            raise RecipeError(f"{field}.path is {spec.path[:100]!r}: write package.module:Name")
         return
     assert spec.name is not None
     if spec.name not in registry:
-        hint = nearest(spec.name, registry)
-        raise RecipeError(f"{field}.name: unknown {kind} {spec.name!r}: {hint}")
+        raise RecipeError(f"{field}.name: {UnknownName(kind, spec.name, registry)}")
     try:
         what = f"{field}.options: {kind} {spec.name!r}"
         maker = registry[spec.name]
