@@ -135,11 +135,54 @@ def test_regression_without_labels_attribute_is_refused():
 
 def test_a_class_without_a_sample_is_a_warning():
     data = Pairs([0, 1, 3] * 3, holds_labels=True, classes=("a", "b", "c", "d"))
-    with pytest.warns(FrugalKDWarning, match=r"^no sample of 1 of the 4 classes \(c\): "):
+    with pytest.warns(
+        FrugalKDWarning, match=r"^no sample that may take part is of 1 of the 4 classes \(c\): "
+    ):
         teach(data)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        check_labels(Pairs([0, 1], holds_labels=True, classes=("a", "b")), 2)
+        check_labels(Pairs([0, 1], holds_labels=True, classes=("a", "b")), np.arange(2), 2)
+
+
+def weighted(data, weights, **settings):
+    return distill(
+        linear(), data, teacher=None, weights=np.array(weights, np.float32),
+        objective=CrossEntropy(), training=TRAINING, device="cpu", **settings
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_only_who_may_take_part_is_looked_at(held):
+    """The first and the last sample are of no class and not finite, and weigh nothing."""
+    data = Pairs([-1, 0, 1, 2, 3, 255], holds_labels=held)
+    data.x[[0, 5]] = torch.nan
+    run = weighted(data, [0, 1, 1, 1, 1, 0])
+    assert run.ledger["visits"].tolist() == [0, 1, 1, 1, 1, 0]
+    data.x.nan_to_num_(0.0)
+    refused(DataError, "sample 0 has label -1", weighted, data, [1, 1, 1, 1, 1, 0])
+    refused(DataError, "sample 5 has label 255", weighted, data, [0, 1, 1, 1, 1, 1])
+
+
+def test_a_class_whose_samples_all_weigh_nothing_is_a_warning():
+    data = Pairs([0, 1, 2, 3] * 2, holds_labels=True, classes=("a", "b", "c", "d"))
+    with pytest.warns(FrugalKDWarning, match=r"is of 1 of the 4 classes \(b\): "):
+        weighted(data, [1, 0, 1, 1] * 2)
+
+
+def test_held_labels_are_taken_at_their_word():
+    """No sample is read for its label where the data set holds them all."""
+
+    class Counting(Pairs):
+        reads = 0
+
+        def __getitem__(self, id):
+            Counting.reads += 1
+            return super().__getitem__(id)
+
+    data = Counting([0, 1, 2, 3] * 50, holds_labels=True)
+    check_labels(data, np.arange(200), CLASSES)
+    assert np.array_equal(labels_of(data), data.labels)
+    assert Counting.reads == 0
 
 
 def test_other_class_counts_of_teacher_and_student(tmp_path):
@@ -164,7 +207,8 @@ def test_a_first_look_leaves_no_trace():
     model, before = net(), net()
     model.train()
     stream = torch.get_rng_state()
-    assert first_look(model, images(), None, device=CPU) == CLASSES
+    at = {"pool": np.arange(len(images())), "forward": lambda data: model(data[0]), "device": CPU}
+    assert first_look(model, images(), None, **at) == CLASSES
     assert torch.equal(stream, torch.get_rng_state())
     assert all(module.training for module in model.modules())
     assert same_state(model, before)
@@ -237,6 +281,60 @@ def test_inputs_that_are_not_finite_are_named(policy):
     assert set(caught.value.ids) <= {13, 17}
     assert str(caught.value).startswith("the data set's input is not finite at epoch 0")
     assert str(caught.value).endswith("clean or leave out these samples")
+
+
+class Careful(nn.Module):
+    """Ignores its last input."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = linear(width=5)
+
+    def forward(self, x):
+        return self.inner(x[:, :5])
+
+
+@pytest.mark.parametrize("policy", [All(), SelfRegulation(when="now"), SelfRegulation()])
+def test_a_nan_that_the_model_ignores_does_not_matter(policy):
+    data = Pairs([0, 1, 2, 3] * 3, holds_labels=True)
+    data.x[:, 5] = torch.nan
+    run = train_teacher(Careful(), data, policy=policy, training=TRAINING, device="cpu")
+    assert run.ledger["visits"].min() == 1
+    # Nor is it to blame for what comes of something else.
+    model = Careful()
+    with torch.no_grad():
+        model.inner.bias[2] = -torch.inf
+    with pytest.raises(NonFiniteLoss, match="learning rate"):
+        train_teacher(model, data, policy=policy, training=TRAINING, device="cpu")
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_model_whose_outputs_are_not_finite_is_refused(value):
+    model = linear()
+    with torch.no_grad():
+        model.bias[1] = value
+    says = "the model's outputs for samples 0, 1 are not finite, and the inputs are"
+    refused(ModelError, says, teach, Pairs([0, 1, 2, 3] * 3), model)
+
+
+def test_a_class_that_the_model_rules_out_is_its_own_business():
+    model = linear(CLASSES + 1)
+    with torch.no_grad():
+        model.bias[CLASSES] = -torch.inf
+    assert np.isfinite(teach(Pairs([0, 1, 2, 3] * 3), model).history[0]["loss"])
+
+
+@pytest.mark.parametrize("policy", [All(), SelfRegulation(when="now"), SelfRegulation()])
+def test_a_model_of_bf16_weights_trains_under_bf16(policy, tmp_path):
+    data = Pairs([0, 1, 2, 3] * 3, holds_labels=True)
+    asked = Training(epochs=2, batch_size=8, precision="bf16")
+    settings = {"training": asked, "held_out": data, "device": "cpu"}
+    run = train_teacher(linear().bfloat16(), data, policy=policy, checkpoints=tmp_path, **settings)
+    assert run.model.weight.dtype == torch.bfloat16
+    assert np.isfinite(run.history[-1]["loss"])
+    assert run.meters.flops["student_forward"] == 2 * 6 * CLASSES * run.meters.student_forwards
+    teacher = LiveTeacher(run.model, precision="bf16")
+    distill(linear().bfloat16(), data, teacher=teacher, policy=policy, **settings)
 
 
 def test_a_batch_that_one_row_spoils_names_that_row():

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from frugalkd.checkpoint import Checkpoints
 from frugalkd.checks import check_pair, explained, first_look, labels_of
 from frugalkd.data.source import Collate, check_map_style, data_digest
+from frugalkd.devices import autocast
 from frugalkd.engine import Caller, Listener, Run, Trainer, accelerator_for
 from frugalkd.errors import (
     DataError,
@@ -263,7 +264,8 @@ def _train(
     model.to(accelerator.device, memory_format=memory)  # pyright: ignore[reportCallIssue]
     if teacher is not None:
         teacher.to(accelerator.device)
-    at = {"device": accelerator.device, "collate": collate}
+    caller = Caller(model, training, accelerator)
+    at = {"forward": caller.eagerly, "device": accelerator.device, "collate": collate}
     labels = labels_of(data)
     ledger = Ledger.new(
         len(data),  # pyright: ignore[reportArgumentType]
@@ -281,7 +283,7 @@ def _train(
         weights=weights,
         targets=targets,
         model=model,
-        forward=Caller(model, training, accelerator),
+        forward=caller,
         collate=collate,
         num_workers=training.num_workers,
         pin_memory=accelerator.device.type == "cuda",
@@ -296,7 +298,7 @@ def _train(
             f"training.drop_last leaves nothing of {len(selection.pool)} samples in batches of "
             f"{training.batch_size}: lower training.batch_size, or set drop_last to false"
         )
-    classes = first_look(model, data, targets, **at)
+    classes = first_look(model, data, targets, pool=selection.pool, **at)
     if labels is None:
         selection.classes = classes
     torch.manual_seed(seed)
@@ -313,10 +315,11 @@ def _train(
                 trainer.resume()
             history = trainer.fit()
     except NonFiniteLoss as error:
-        raise explained(error, data, targets, **at) from None
+        raise explained(error, model, data, targets, **at) from None
     finally:
         selection.source.close()
-    row = flops_of_data(model, data, accelerator.device, collate)
+    precision = partial(autocast, model, training.precision)
+    row = flops_of_data(model, data, accelerator.device, collate, precision)
     meters.flops = {
         "student_forward": row["forward"] * meters.student_forwards,
         "student_backward": row["backward"] * meters.samples_backpropagated,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from frugalkd.batches import call, checked_logits, split
+from frugalkd.batches import checked_logits, split
 from frugalkd.data.probe import data_digest, streams_restored
 from frugalkd.data.source import Collate, open_source
 from frugalkd.errors import (
@@ -31,6 +31,8 @@ from frugalkd.looking import looking
 from frugalkd.policies._policy import Ids
 from frugalkd.teachers import FirstVisitTargets, LiveTeacher, StoredTargets, Targets
 
+Forward = Callable[[Any], Tensor]
+
 _FIRST = 2
 """Samples of the first look."""
 
@@ -40,6 +42,8 @@ def first_look(
     data: Dataset,
     targets: Targets | None,
     *,
+    pool: Ids,
+    forward: Forward,
     device: torch.device,
     collate: Collate | None = None,
 ) -> int:
@@ -51,27 +55,27 @@ def first_look(
         model: to be trained, on ``device``.
         data: map-style, not empty.
         targets: the soft targets that it will learn from, or None.
+        pool: int64, the samples that may take part, one or more; no others are looked at.
+        forward: the model's logits for a batch of data, as the training asks for them.
         device, collate: as in the training.
 
     Raises:
         UnsupportedData: batches that are not (inputs, class indices).
-        DataError: inputs that are not finite, labels that the model has no class for.
-        ModelError: the model does not give logits (rows, classes).
+        DataError: inputs that are not finite, where the model minds; labels that the model has no
+            class for.
+        ModelError: the model does not give logits (rows, classes), or none that are finite.
         TargetsError: the teacher has another number of classes.
     """
-    ids = np.arange(min(_FIRST, len(data)))  # pyright: ignore[reportArgumentType]
+    ids = pool[:_FIRST]
     batch = _read(data, ids, device, collate)
     inputs, labels = split(batch)
-    bad = _non_finite(inputs, len(ids))
-    if bad.any():
-        raise DataError(
-            f"the inputs of samples {few(ids[bad].tolist())} are not finite: clean them"
-        )
     with looking(model):
-        classes = checked_logits(call(model, inputs), len(ids)).shape[1]
+        logits = checked_logits(forward(batch), len(ids))
+    classes = logits.shape[1]
+    _refuse_non_finite(inputs, logits, ids)
     if labels is not None:
         check_batch(labels.cpu(), ids, classes)
-    check_labels(data, classes)
+    check_labels(data, pool, classes)
     known = None if targets is None else targets.classes(batch)
     if known is not None and known != classes:
         raise TargetsError(
@@ -111,25 +115,26 @@ def labels_of(data: Dataset) -> NDArray[np.int64] | None:
     return labels.astype(np.int64, copy=False)
 
 
-def check_labels(data: Dataset, classes: int) -> None:
-    """Check the labels that a data set holds as ``labels``, if it does. A class of
-    ``data.classes`` that no sample has is a FrugalKDWarning: it cannot be learned.
+def check_labels(data: Dataset, pool: Ids, classes: int) -> None:
+    """Check the labels that a data set holds as ``labels``, if it does, of the samples ``pool``. A
+    class of ``data.classes`` that none of them has is a FrugalKDWarning: it cannot be learned.
 
     Raises:
         UnsupportedData: they are not one class index a sample.
         DataError: one that is not in 0 .. ``classes`` - 1.
     """
     labels = labels_of(data)
-    if labels is None or not len(labels):
+    if labels is None or not len(pool):
         return
-    _refuse_outside(labels, np.arange(len(labels)), classes)
+    labels = labels[pool]
+    _refuse_outside(labels, pool, classes)
     names = getattr(data, "classes", None)
     if isinstance(names, tuple | list):
         seen = np.bincount(labels, minlength=len(names))[: len(names)]
         missing = [str(names[index]) for index in np.flatnonzero(seen == 0)]
         if missing:
             warnings.warn(
-                f"no sample of {len(missing)} of the {len(names)} classes ("
+                f"no sample that may take part is of {len(missing)} of the {len(names)} classes ("
                 f"{', '.join(missing[:8])}{', ...' if len(missing) > 8 else ''}): the model cannot "
                 "learn them",
                 FrugalKDWarning,
@@ -181,9 +186,11 @@ def check_pair(student: nn.Module, teacher: object) -> None:
 
 def explained(
     error: NonFiniteLoss,
+    model: nn.Module,
     data: Dataset,
     targets: Targets | None,
     *,
+    forward: Forward,
     device: torch.device,
     collate: Collate | None = None,
 ) -> NonFiniteLoss:
@@ -193,6 +200,9 @@ def explained(
     where = {"epoch": error.epoch, "step": error.step}
     batch = _read(data, ids, device, collate)
     bad = _non_finite(split(batch)[0], len(ids))
+    if bad.any():  # a model may ignore what is not finite
+        with looking(model):
+            bad &= _unusable(forward(batch))
     if bad.any():
         what, advice = "the data set's input", "clean or leave out these samples"
         return NonFiniteLoss(**where, ids=ids[bad].tolist(), what=what, advice=advice)
@@ -215,6 +225,27 @@ def _refuse_outside(labels: NDArray[np.int64], ids: Ids, classes: int) -> None:
     raise DataError(
         f"sample {ids[first]} has label {labels[first]}, and the model {classes} classes: {hint}"
     )
+
+
+def _refuse_non_finite(inputs: Any, logits: Tensor, ids: Ids) -> None:
+    """Raises DataError, or ModelError where inputs are not to blame, for logits of no use."""
+    bad = _unusable(logits)
+    if not bad.any():
+        return
+    named = bad & _non_finite(inputs, len(ids))
+    if named.any():
+        raise DataError(
+            f"the inputs of samples {few(ids[named].tolist())} are not finite: clean them"
+        )
+    raise ModelError(
+        f"the model's outputs for samples {few(ids[bad].tolist())} are not finite, and the inputs "
+        "are: look at its weights"
+    )
+
+
+def _unusable(logits: Tensor) -> NDArray[np.bool_]:
+    """Which rows have no probabilities. A class may have none alone, by a logit of -inf."""
+    return _non_finite(torch.softmax(logits.float(), dim=1), len(logits))
 
 
 def _read(data: Dataset, ids: Ids, device: torch.device, collate: Collate | None) -> Any:

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
+from torch import nn
 
 from frugalkd.errors import ModelError, nearest
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def autocast(model: nn.Module, precision: str) -> AbstractContextManager[Any]:
+    """A context in which ``model`` is asked in ``precision``: ``fp32`` or ``bf16``."""
+    if precision == "fp32":
+        return nullcontext()
+    parameter = next(model.parameters(), None)
+    return torch.autocast("cpu" if parameter is None else parameter.device.type, torch.bfloat16)
 
 
 def resolve_device(device: str) -> torch.device:

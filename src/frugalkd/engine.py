@@ -88,11 +88,18 @@ class Caller(nn.Module):
             self.run = torch.compile(self.run)
 
     def forward(self, data: Any) -> Tensor:
+        return self._asked(self.run, data)
+
+    def eagerly(self, data: Any) -> Tensor:
+        """The same, never compiled: for batches of a size that the training does not have."""
+        return self._asked(partial(call, self.model), data)
+
+    def _asked(self, run: Callable[[Any], Tensor], data: Any) -> Tensor:
         inputs = inputs_of(data)
         if self.channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         with self.precision():
-            return self.run(inputs)
+            return run(inputs)
 
 
 def _refuse_without_compiler(device: torch.device) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from frugalkd.batches import call, inputs_of
 from frugalkd.data.source import Collate, open_source
 
+Precision = Callable[[], AbstractContextManager[Any]]
 
-def flops_per_row(model: nn.Module, inputs: Any, rows: int) -> dict[str, float]:
+
+def flops_per_row(
+    model: nn.Module, inputs: Any, rows: int, precision: Precision = nullcontext
+) -> dict[str, float]:
     """FLOPs of one row, ``forward`` and ``backward``; a multiply-add counts as two.
 
     Counted on a copy, in eval mode, so that nothing of the model changes. Element-wise operations
@@ -26,11 +32,12 @@ def flops_per_row(model: nn.Module, inputs: Any, rows: int) -> dict[str, float]:
         model: any module that returns logits.
         inputs: a batch of inputs on the model's device.
         rows: how many there are.
+        precision: in which the model is asked, such as an autocast.
     """
     probe = copy.deepcopy(model).eval().requires_grad_(True)
     with torch.enable_grad():
         counter = FlopCounterMode(display=False)
-        with counter:
+        with counter, precision():
             logits = call(probe, inputs)
         forward = counter.get_total_flops()
         counter = FlopCounterMode(display=False)
@@ -41,10 +48,14 @@ def flops_per_row(model: nn.Module, inputs: Any, rows: int) -> dict[str, float]:
 
 
 def flops_of_data(
-    model: nn.Module, data: Dataset, device: torch.device, collate: Collate | None = None
+    model: nn.Module,
+    data: Dataset,
+    device: torch.device,
+    collate: Collate | None = None,
+    precision: Precision = nullcontext,
 ) -> dict[str, float]:
     """:func:`flops_per_row` on the first samples of ``data``."""
     ids = np.arange(min(2, len(data)))  # pyright: ignore[reportArgumentType]
     with open_source(data, collate=collate) as source:
         batch = next(source.batches([(ids, np.zeros_like(ids))]))
-    return flops_per_row(model, inputs_of(send_to_device(batch, device)), len(ids))
+    return flops_per_row(model, inputs_of(send_to_device(batch, device)), len(ids), precision)

@@ -85,7 +85,10 @@ class Ledger:
         }
         for name, dtype in (extra or {}).items():
             columns[name] = np.zeros(samples, dtype=dtype)
-        return cls(columns, None if labels is None else np.asarray(labels, dtype=np.int32))
+        if labels is not None:
+            known = np.abs(labels) <= np.iinfo(np.int32).max
+            labels = np.where(known, labels, -1).astype(np.int32)
+        return cls(columns, labels)
 
     def __len__(self) -> int:
         return len(self.columns["visits"])

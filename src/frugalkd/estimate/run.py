@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from frugalkd.data import randomness
+from frugalkd.devices import autocast
 from frugalkd.estimate.arithmetic import (
     EVERYONE,
     PAYS_BELOW,
@@ -202,8 +204,14 @@ def _size(setting: Setting, classes: int) -> Size:
 
 
 def _flops(setting: Setting, student: StudentPilot) -> Flops:
-    of_student = flops_of_data(student.model(), setting.data, setting.device)
-    of_teacher = flops_of_data(setting.live.teacher, setting.data, setting.device)
+    model, live = student.model(), setting.live
+    of_student = flops_of_data(
+        model,
+        setting.data,
+        setting.device,
+        precision=partial(autocast, model, student.training.precision),
+    )
+    of_teacher = flops_of_data(live.teacher, setting.data, setting.device, precision=live.asking)
     return Flops(
         of_student["forward"], of_student["backward"], of_teacher["forward"], of_teacher["backward"]
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from frugalkd.batches import call, inputs_of
+from frugalkd.devices import autocast
 from frugalkd.errors import TargetsError
 from frugalkd.looking import looking
 from frugalkd.policies._policy import Ids
@@ -60,20 +62,16 @@ class LiveTeacher(Targets):
 
     def look(self, data: Any) -> Tensor:
         """The teacher's logits float32 for a batch, in eval mode; not counted as a query."""
-        with looking(self.teacher):
-            return self._ask(data).float()
+        with looking(self.teacher), self.asking():
+            return self._forward(data).float()
 
     def classes(self, data: Any) -> int | None:
         logits = self.look(data)
         return logits.shape[1] if logits.ndim == 2 else None
 
-    def _ask(self, data: Any) -> Tensor:
-        if self.precision == "fp32":
-            return self._forward(data)
-        parameter = next(self.teacher.parameters(), None)
-        device = "cpu" if parameter is None else parameter.device.type
-        with torch.autocast(device, torch.bfloat16):
-            return self._forward(data)
+    def asking(self) -> AbstractContextManager[Any]:
+        """The precision in which the teacher is asked, as a context."""
+        return autocast(self.teacher, self.precision)
 
     def _plain(self, data: Any) -> Tensor:
         inputs = inputs_of(data)
