@@ -12,11 +12,13 @@ from frugalkd.errors import FrugalKDError, RunFolderError, TargetsError
 from frugalkd.ledger import Ledger
 from frugalkd.recipes.load import load_recipe, override
 from frugalkd.runs.execute import distill, run_digest, teach
+from frugalkd.runs.folder import RunFolder
 from frugalkd.runs.material import make_data, make_teacher
 from frugalkd.runs.storing import ensure_targets, store
 from frugalkd.runs.targets import ask_live, encoding_of
 from frugalkd.teachers import LiveTeacher, StoredTargets
 from frugalkd.teachers.encodings import Dense, Sampled
+from frugalkd.teachers.store import _store
 
 SMALL = {
     "data.train_size": 200,
@@ -95,6 +97,33 @@ def test_what_a_stopped_filling_asked_for_is_counted_once(recipe, teacher, tmp_p
     assert asked(distill(views, tmp_path / "a", teacher=teacher, resume=True)) == 600
     # What another run noted in the same folder is not this one's.
     assert asked(distill(another, beside, teacher=teacher)) == 400
+
+
+def test_what_a_killed_filling_asked_for_is_counted_as_far_as_it_is_kept(
+    recipe, teacher, tmp_path, monkeypatch
+):
+    views = override(recipe, {"student.targets.views": 4})
+    fetch, calls, killed = LiveTeacher.fetch, [], tmp_path.with_name("killed")
+    monkeypatch.setattr(_store, "SYNC_ROWS", 300)
+
+    def photographed(self, ids, *rest):
+        calls.append(len(ids))
+        if len(calls) == 4 and not killed.exists():  # what a SIGKILL would leave here
+            shutil.copytree(tmp_path, killed)
+        return fetch(self, ids, *rest)
+
+    monkeypatch.setattr(LiveTeacher, "fetch", photographed)
+    whole = distill(views, tmp_path / "a", teacher=teacher)
+    noted = RunFolder(killed / "a").filling()
+    assert noted["teacher_queries"] == 400
+    assert 0 < noted["teacher_seconds"] < noted["seconds"]
+    calls.clear()
+    results = distill(views, killed / "a", teacher=killed / teacher.name, resume=True)
+    assert sum(calls) == 400 + 360  # what was not durable, and the held-out data
+    assert asked(results) == asked(whole) == 800
+    assert results["meters"]["flops"] == whole["meters"]["flops"]
+    assert results["meters"]["wall_seconds"] > noted["seconds"]
+    assert results["targets"]["filled_here"]
 
 
 def test_what_first_visits_asked_for_after_the_last_checkpoint_is_counted(

@@ -136,7 +136,7 @@ def main() -> int:
 
         found = soak(asked.runs, digits(Path(name)), temporary, tell)
         tempfile.tempdir = None
-    warm_up = max(7, min(asked.runs // 4, 28))  # each work once, at least
+    warm_up = max(9, min(asked.runs // 4, 27))  # each work once, at least
     said = leaks(found, warm_up)
     grown = slope(found[warm_up:])
     print(f"memory: {grown:+,.0f} bytes a run after {warm_up} runs; {'; '.join(said) or 'no leak'}")

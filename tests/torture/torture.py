@@ -91,7 +91,7 @@ def kept_in(out: Path) -> str:
         return checkpoints[-1].stem
     if (out / "results.json").exists():
         return "results"
-    rows = sum(p.read_bytes().count(b"\xff") * 8 for p in out.glob("presence-*.bin"))
+    rows = sum(p.read_bytes().count(b"\xff") * 8 for p in out.rglob("presence-*.bin"))
     return f"about {rows} rows" if rows else "nothing"
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from frugalkd.recipes.load import load_recipe, override
-from frugalkd.recipes.schema import Recipe
 from frugalkd.runs.execute import distill, teach
 from frugalkd.runs.storing import store
 from frugalkd.teachers.store import _store
@@ -94,23 +94,21 @@ def works(teacher: Path, settings: dict[str, Any] | None = None) -> list[Work]:
     taught = partial(distill, teacher=teacher)
     made = [make("teach", teach, {})]
     made += [make(name, taught, set) for name, set in STUDENTS.items()]
-    fill = _filling(recipe, teacher)
-    return [*made, Work("store", fill, lambda out: fill(out, False), STORE)]
+    # Without a teacher's folder a run keeps what it fills ahead in its own.
+    alone = {"teacher.weights": str(teacher / "teacher.safetensors"), "student.mode": "vanilla"}
+    made.append(make("filling ahead", synced_often(distill), {**alone, **VIEWS}))
+    stored = override(recipe, {"student.mode": "vanilla", **VIEWS})
+    fill = partial(synced_often(store), stored, teacher=teacher)
+    return [*made, Work("store", lambda out, resume: fill(out), fill, STORE)]
 
 
 RUN = ("teacher.safetensors", "student.safetensors", "ledger.safetensors")
 STORE = ("header.json", "*.bin")
 
 
-def _filling(recipe: Recipe, teacher: Path) -> Callable[[Path, bool], object]:
-    """A store that is synced often, so that a filling that is stopped has something to keep."""
-    own = override(recipe, {"student.mode": "vanilla", "student.targets.views": 8})
+VIEWS = {"student.targets.views": 8}
 
-    def run(out: Path, resume: bool) -> object:
-        before, _store.SYNC_ROWS = _store.SYNC_ROWS, 256
-        try:
-            return store(own, out, teacher=teacher)
-        finally:
-            _store.SYNC_ROWS = before
 
-    return run
+def synced_often(act: Callable[..., object]) -> Callable[..., object]:
+    """``act`` with stores that sync often, so that one that is stopped has something to keep."""
+    return patch.object(_store, "SYNC_ROWS", 256)(act)

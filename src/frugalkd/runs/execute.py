@@ -144,8 +144,18 @@ def distill(
         who = who_takes_part(recipe, teacher, material)
         notes: dict[str, Any] = {"teacher": None, "targets": None}
         live = source = None
-        started = time.perf_counter()
+        started, before = time.perf_counter(), folder.filling()
         device = resolve_device(recipe.device)
+
+        def note() -> None:
+            """What was asked for before a stop or a kill is not asked for again, and counts."""
+            if stored and live is not None and live.queries:
+                folder.note_filling(
+                    teacher_queries=before["teacher_queries"] + live.queries,
+                    seconds=before["seconds"] + time.perf_counter() - started,
+                    teacher_seconds=before["teacher_seconds"] + live.seconds,
+                )
+
         if objective.needs_targets:
             model = make_teacher(recipe, teacher, material.train).to(device)
             live = ask_live(recipe, model, teacher)
@@ -158,14 +168,10 @@ def distill(
                     out=folder.path,
                     ids=pool(who, material),
                     device=device,
+                    kept=note,
                 )
-            finally:  # what was asked for before a stop is not asked for again
-                if stored and live.queries:
-                    folder.add_filling(
-                        teacher_queries=live.queries,
-                        seconds=time.perf_counter() - started,
-                        teacher_seconds=live.seconds,
-                    )
+            finally:
+                note()
         student = make_model(role.model, material.train, recipe.seed)
         try:
             run = distill_model(

@@ -100,15 +100,14 @@ class RunFolder:
         self._metrics.append(record)
         self._write_metrics()
 
-    def add_filling(self, **spent: float) -> None:
-        """Note what filling a store before the training has taken, beside what earlier processes
-        of this run took; ``spent``: ``teacher_queries``, ``seconds``, ``teacher_seconds``."""
-        before = self.filling()
-        now = {name: before[name] + value for name, value in spent.items()}
-        write_json(self.path / _FILLING, {"schema": SCHEMA, **now})
+    def note_filling(self, **spent: float) -> None:
+        """Note what filling a store before the training has taken until now, by this process and
+        earlier ones of this run; ``spent``: ``teacher_queries``, ``seconds``,
+        ``teacher_seconds``."""
+        write_json(self.path / _FILLING, {"schema": SCHEMA, **spent})
 
     def filling(self) -> dict[str, float]:
-        """All that :meth:`add_filling` noted."""
+        """What :meth:`note_filling` noted last, zeros where it noted nothing."""
         names = ("teacher_queries", "seconds", "teacher_seconds")
         if not (self.path / _FILLING).exists():
             return dict.fromkeys(names, 0.0)

@@ -64,6 +64,7 @@ def open_targets(
     out: Path | None,
     ids: Ids | None,
     device: torch.device,
+    kept: Callable[[], None] | None = None,
 ) -> Targets:
     """What ``recipe.student.targets`` asks for. ``queries`` says how many rows were asked for here.
 
@@ -76,6 +77,7 @@ def open_targets(
             where the teacher's folder cannot be written.
         ids: the samples that may take part, None for all; no others are asked for.
         device: where the teacher is asked.
+        kept: as of :meth:`StoredTargets.fill`.
     """
     spec = recipe.student.targets
     if spec.kind == "live":
@@ -93,7 +95,7 @@ def open_targets(
     if folder is None and out is not None and not _may_be(where):
         where = store_folder(live, data, spec.views, encoding, out)
     return StoredTargets.fill(
-        live, data, where, views=spec.views, encoding=encoding, ids=ids, device=device
+        live, data, where, views=spec.views, encoding=encoding, ids=ids, device=device, kept=kept
     )
 
 

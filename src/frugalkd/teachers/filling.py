@@ -159,12 +159,13 @@ def fill(
     device: torch.device | str = "cpu",
     collate: Collate | None = None,
     listener: Callable[[int, int], None] | None = None,
+    kept: Callable[[], None] | None = None,
 ) -> None:
     """Ask for all that the store lacks of the samples ``ids`` (default: all) in every view.
 
     What is durable already is not asked again, so that a stopped filling goes on. ``listener`` is
-    told of rows done and rows to do. Batches of 256 rows: larger forwards page-fault under glibc's
-    default allocator.
+    told of rows done and rows to do, ``kept`` whenever all that was asked for so far is durable.
+    Batches of 256 rows: larger forwards page-fault under glibc's default allocator.
 
     Raises:
         TargetsError: see :class:`Filler`.
@@ -178,13 +179,17 @@ def fill(
             block = lacking[start : start + batch_size]
             requests.append((block, np.full(len(block), view)))
     done, total = 0, sum(len(block) for block, _ in requests)
+    asked = filler.live.queries
     advice = "lower batch_size, or ask on another device (device: cpu)"
     with (
         open_source(dataset, collate=collate) as source,
         memory_for(f"asking the teacher about batches of {batch_size}", advice),
     ):
         for (block, views), data in zip(requests, source.batches(requests), strict=True):
-            filler.add(block, views, send_to_device(data, device))
+            store = filler.add(block, views, send_to_device(data, device))
+            if kept is not None and not store.pending and filler.live.queries > asked:
+                asked = filler.live.queries
+                kept()
             done += len(block)
             if listener is not None:
                 listener(done, total)

@@ -67,6 +67,7 @@ class StoredTargets(Targets):
         collate: Collate | None = None,
         announce: Announce | None = None,
         listener: Callable[[int, int], None] | None = None,
+        kept: Callable[[], None] | None = None,
     ) -> StoredTargets:
         """Ask ``teacher`` for every sample of ``dataset``, ``views`` times, but for what ``folder``
         holds already; ``queries`` of the answer says for how many rows.
@@ -82,6 +83,7 @@ class StoredTargets(Targets):
             batch_size, device, collate: how the teacher is asked.
             announce: told of the header before space is taken on the disk.
             listener: told of rows done and rows to do.
+            kept: told, from time to time, that all that was asked for so far is durable.
 
         Raises:
             TargetsError: the data set has a randomness of its own, so that what is stored would
@@ -94,7 +96,7 @@ class StoredTargets(Targets):
                 return cls.fill(
                     teacher, dataset, nameless, views=views, encoding=encoding, ids=ids,
                     batch_size=batch_size, device=device, collate=collate, announce=announce,
-                    listener=listener,
+                    listener=listener, kept=kept,
                 )  # fmt: skip
         live = teacher if isinstance(teacher, LiveTeacher) else LiveTeacher(teacher)
         queries, seconds = live.queries, live.seconds
@@ -103,7 +105,7 @@ class StoredTargets(Targets):
         try:
             fill(
                 filler, dataset, ids=ids, batch_size=batch_size, device=device, collate=collate,
-                listener=listener,
+                listener=listener, kept=kept,
             )  # fmt: skip
         finally:
             filler.close()

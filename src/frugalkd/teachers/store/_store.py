@@ -20,7 +20,7 @@ from frugalkd.teachers.store._header import FILE, Header, read_header, shard_of,
 from frugalkd.teachers.store._shard import Shard, allocate_shard, shard_paths
 
 SYNC_ROWS = 1 << 16
-"""Rows that a shard takes between two syncs: what a killed process asks the teacher for again."""
+"""Rows that a store takes between two syncs: what a killed process asks the teacher for again."""
 
 
 class Store:
@@ -110,8 +110,13 @@ class Store:
             for shard, which, rows in self._located(ids, views):
                 if shard.writable:
                     shard.write(rows, content[which])
-                    if shard.pending >= SYNC_ROWS:
-                        shard.sync()
+        if self.pending >= SYNC_ROWS:
+            self.sync()
+
+    @property
+    def pending(self) -> int:
+        """Rows written since the last sync."""
+        return sum(shard.pending for shard in self._shards)
 
     def sync(self) -> None:
         """Make all that was written durable. Raises TargetsError."""
