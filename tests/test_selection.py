@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 from frugalkd import SelfRegulation
 from frugalkd.errors import (
     SelectionMisuse,
+    TargetsError,
     UnsupportedData,
 )
 from frugalkd.objectives import KD
@@ -610,3 +611,46 @@ def test_the_teachers_time_is_told_from_the_stores(tmp_path):
         phases = selection.meters.phases
         assert phases["teacher"] >= 0.02 if slow else phases["teacher"] == 0
         assert phases["store"] >= 0
+
+
+class Sure(nn.Module):
+    """Knows class 1 everywhere."""
+
+    def forward(self, x):
+        return torch.tensor([[0.0, 9.0]]).expand(len(x), 2)
+
+
+@pytest.mark.parametrize("when", ["now", "last-visit"])
+def test_a_gate_that_takes_the_teachers_word_ignores_the_labels(when):
+    """The teacher knows class 1 everywhere; so does the model; half of the labels say 0."""
+    data = TensorDataset(torch.randn(8, 2), torch.arange(8) % 2)
+
+    def counts(judge):
+        selection = Selection(
+            data,
+            policy=SelfRegulation(when=when, judge=judge),
+            epochs=1,
+            batch_size=4,
+            targets=LiveTeacher(Sure()),
+            model=nn.Identity(),
+            forward=lambda data: torch.tensor([[0.0, 9.0]]).expand(len(data[0]), 2),
+        )
+        for epoch in selection:
+            for batch in epoch:
+                batch.observe(torch.tensor([[0.0, 9.0]]).expand(len(batch.ids), 2))
+        return selection.ledger["participations"].tolist()
+
+    assert counts("teacher") == [0] * 8
+    assert counts("label") == [1, 0] * 4
+
+
+def test_a_policy_that_needs_scores_or_a_teacher_says_so():
+    data = TensorDataset(torch.randn(8, 2), torch.arange(8) % 2)
+    with pytest.raises(TargetsError, match="takes the teacher's word"):
+        Selection(
+            data,
+            policy=SelfRegulation(judge="teacher"),
+            epochs=1,
+            batch_size=4,
+            model=nn.Identity(),
+        )

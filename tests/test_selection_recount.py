@@ -195,7 +195,7 @@ class Recount:
         policy = self.case.policy
         if policy.budget is None:
             return awake, set()
-        quota = max(1, round(policy.budget * len(pool)))
+        quota = max(1, round(policy.budget * len(self.samples)))
         if len(awake) >= quota:
 
             def rank(id):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from frugalkd.errors import NonFiniteLoss, SelectionMisuse
-from frugalkd.gate import look
 from frugalkd.policies import Plan
 from frugalkd.policies._policy import Ids, Mask
 from frugalkd.reading import Rows, joined
@@ -255,7 +254,7 @@ class Epoch:
         """Look at the logits that are kept, all at once, and let go of them; nobody waits."""
         if self._unseen:
             logits, labels = zip(*self._unseen, strict=True)
-            self._looks.append(look(torch.cat(logits), torch.cat(labels)))
+            self._looks.append(self._selection.see(torch.cat(logits), torch.cat(labels)))
             self._unseen, self._kept = [], 0
 
     def _read_device(self) -> None:
@@ -268,7 +267,7 @@ class Epoch:
             looks, self._looks = self._looks, []
             ids = np.concatenate([entry.ids for entry in pending])
             forced = np.concatenate([entry.forced for entry in pending])
-            seen = Look(*(torch.cat(parts).cpu().numpy() for parts in zip(*looks, strict=True)))
+            seen = Look(*(_joined(parts) for parts in zip(*looks, strict=True)))
             losses = torch.cat([entry.losses for entry in pending]).float().cpu().numpy()
             self._refuse_non_finite([entry.ids for entry in pending], seen.confidence, losses)
             failed = np.ones(len(ids), dtype=bool)
@@ -298,6 +297,12 @@ class Epoch:
             ids=batches[first][bad[rows]].tolist(),
             what="the output" if not np.isfinite(confidence[rows]).all() else "the loss",
         )
+
+
+def _joined(parts: Sequence[Tensor | None]) -> NDArray | None:
+    """What several looks say, as one array; None where they do not say it."""
+    known = [part for part in parts if part is not None]
+    return torch.cat(known).cpu().numpy() if known else None
 
 
 class Batch:
@@ -388,5 +393,6 @@ class Batch:
                 )
         if losses is None:
             losses = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
-        self._epoch.observe(self, logits.detach(), labels, losses.detach(), later)
+        judged_by = self._epoch._selection.judged_by(labels, self.targets)
+        self._epoch.observe(self, logits.detach(), judged_by, losses.detach(), later)
         self.observed = True

@@ -15,16 +15,18 @@ from frugalkd.verdict import Look, fails
 
 
 @torch.no_grad()
-def look(logits: Tensor, labels: Tensor) -> Look:
+def look(logits: Tensor, labels: Tensor, *, entropy: bool = False) -> Look:
     """A look at ``logits`` (rows, classes) against ``labels`` int64 (rows,).
 
     In float32 whatever the precision of the logits, and without a device synchronisation.
+    ``entropy``: of the softmax, too.
     """
     with torch.autocast(logits.device.type, enabled=False):
         probabilities = torch.softmax(logits.detach().float(), dim=1)
     # The logits' own argmax: the softmax rounds close logits to a tie.
     truth = probabilities.gather(1, labels.unsqueeze(1)).squeeze(1)
-    return Look(probabilities.amax(dim=1), logits.argmax(dim=1) == labels, truth)
+    spread = torch.special.entr(probabilities).sum(dim=1) if entropy else None
+    return Look(probabilities.amax(dim=1), logits.argmax(dim=1) == labels, truth, spread)
 
 
 def gate(logits: Tensor, labels: Tensor, tau: float = 0.9) -> Tensor:

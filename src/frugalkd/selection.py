@@ -24,7 +24,7 @@ from frugalkd.gate import look
 from frugalkd.ledger import Ledger
 from frugalkd.looking import looking
 from frugalkd.meters import Meters
-from frugalkd.policies import All, Moment, Plan, Policy, Ungated
+from frugalkd.policies import All, Moment, Plan, Policy
 from frugalkd.policies._policy import Ids, Mask, check_plan
 from frugalkd.reading import Rows
 from frugalkd.teachers import Targets
@@ -57,6 +57,7 @@ class Selection:
         seed: of the order and of every draw; the order is a function of (seed, epoch).
         weights: float32 (samples,), or None for 1. Used as they are; a sample of weight 0 never
             takes part.
+        scores: float32 (samples,), for policies that need a scoring run (:mod:`frugalkd.scoring`).
         targets: where soft targets come from, or None.
         model: what is trained. Policies with a gate need it, ``forward`` or not: a look puts it
             into eval mode and back.
@@ -74,7 +75,8 @@ class Selection:
     Raises:
         UnsupportedData: an iterable data set, or an empty one.
         ValueError: weights of the wrong length, negative, not finite, or none above 0.
-        SelectionMisuse: a policy with a gate, and no model for it to look with.
+        SelectionMisuse: a policy with a gate, and no model for it to look with; or one that needs
+            scores, and none.
         LedgerError, TargetsError: a ledger to go on from, or stored targets, of other data.
     """
 
@@ -87,6 +89,7 @@ class Selection:
         batch_size: int,
         seed: int = 0,
         weights: NDArray[np.float32] | None = None,
+        scores: NDArray[np.float32] | None = None,
         targets: Targets | None = None,
         model: nn.Module | None = None,
         forward: Callable[[Any], Tensor] | None = None,
@@ -109,7 +112,7 @@ class Selection:
             raise UnsupportedData("the data set is empty: there is nothing to select from")
         if not epochs > 0 or batch_size < 1:
             raise ValueError(f"epochs and batch_size must be positive: {epochs}, {batch_size}")
-        if model is None and not isinstance(self.policy, Ungated):
+        if model is None and self.policy.looks:
             raise SelectionMisuse(
                 f"{type(self.policy).__name__} looks at samples before training on them: pass "
                 "model= to the selection"
@@ -133,6 +136,18 @@ class Selection:
             if targets is None:
                 raise TargetsError("this policy asks what the teacher knows: pass stored targets")
             self.ledger["teacher_truth"][:] = targets.truth(getattr(dataset, "labels", None))
+        if self.policy.scoring is not None:
+            if scores is None:
+                raise SelectionMisuse(
+                    f"{type(self.policy).__name__} needs the scores of a scoring run: pass "
+                    f"scores=, made by frugalkd.scoring ({self.policy.scoring.kind!r})"
+                )
+            self.ledger["score"][:] = _one_a_sample("scores", scores, samples)
+        if self.policy.judge == "teacher":
+            if targets is None:
+                raise TargetsError("this policy takes the teacher's word: pass targets")
+            if not targets.knows_top:
+                raise _no_top("is what this policy judges by")
         self.meters = meters or Meters()
         self._repeats = is_view_indexed(dataset) or is_batch_indexed(dataset)
         self.epoch = 0
@@ -207,9 +222,13 @@ class Selection:
         """How much of the coming epoch is trained: 1, or the rest of fractional epochs."""
         return min(1.0, self.epochs - self.epoch)
 
+    @property
+    def _now(self) -> Moment:
+        return Moment(self.epoch, self.epochs, self.seed)
+
     def _plan(self) -> tuple[Plan, int]:
         """The epoch's plan in its order, and how many sleepers were screened for it."""
-        at = Moment(self.epoch, self.epochs, self.seed)
+        at = self._now
         with self.meters.phase("ledger"):
             plan = self.policy.plan(self.ledger, self.pool, at)
         screened = len(plan.screen)
@@ -298,12 +317,18 @@ class Selection:
         return rows._replace(targets=logits)
 
     def with_labels(self, rows: Rows) -> tuple[Rows, Tensor]:
-        """The rows and their labels; the teacher is asked where it has to stand in for them."""
-        labels = self._labels(rows.data)
+        """The rows and what a look takes for right; the teacher is asked where it decides that."""
+        labels = None if self.policy.judge == "teacher" else self._labels(rows.data)
         if labels is not None:
             return rows, labels
         rows = self.with_targets(rows)
-        return rows, self.label(rows.data, rows.targets)
+        return rows, self.judged_by(self.label(rows.data, rows.targets), rows.targets)
+
+    def judged_by(self, labels: Tensor, targets: Tensor | None) -> Tensor:
+        """int64 (rows,): what a look takes for right, the labels or the teacher's top class."""
+        if self.policy.judge == "label" or targets is None:
+            return labels
+        return targets.argmax(dim=1)
 
     def label(self, data: Any, targets: Tensor | None) -> Tensor:
         """The batch's labels, or the teacher's top class where the data have none."""
@@ -313,10 +338,7 @@ class Selection:
         if targets is None:
             raise UnsupportedData("these data have no labels, and there is no teacher to stand in")
         if self.targets is not None and not self.targets.knows_top:
-            raise TargetsError(
-                "sampled soft targets do not say the teacher's top class, which stands in for the "
-                "labels that these data lack: set targets.encoding to top-k or float16"
-            )
+            raise _no_top("stands in for the labels that these data lack")
         return targets.argmax(dim=1)
 
     def look(self, rows: Rows, labels: Tensor, *, step: int = 0) -> Mask:
@@ -327,9 +349,9 @@ class Selection:
         """
         assert self.model is not None, "refused when the selection was made"
         with looking(self.model):
-            seen = look(self._forward(rows.data), labels)
+            seen = self.see(self._forward(rows.data), labels)
         self.meters.student_forwards += len(rows.ids)
-        seen = Look(*(part.cpu().numpy() for part in seen))
+        seen = seen.each(lambda part: part.cpu().numpy())
         bad = rows.ids[~np.isfinite(seen.confidence)]
         if len(bad):
             raise NonFiniteLoss(
@@ -337,9 +359,16 @@ class Selection:
             )
         return self.enter(rows.ids, seen, screening=True)
 
+    def see(self, logits: Tensor, labels: Tensor) -> Look:
+        """All that the policy wants to know of logits (rows, classes)."""
+        return look(logits, labels, entropy=self.policy.sees_entropy)
+
     def enter(self, ids: Ids, seen: Look, *, screening: bool) -> Mask:
         """Judge a look (arrays) and enter it into the ledger; returns which rows failed."""
-        failed = self.policy.admit(seen, ids, self.ledger)
+        at = self._now
+        for column, values in self.policy.note(seen, ids, self.ledger, at).items():
+            self.ledger[column][ids] = values
+        failed = self.policy.admit(seen, ids, self.ledger, at)
         streak = self.ledger.record(
             ids,
             epoch=self.epoch,
@@ -364,6 +393,20 @@ def _is_plain(data: Any) -> bool:
     if type(data) is dict:
         return all(isinstance(key, str) and _is_plain(part) for key, part in data.items())
     return type(data) is Tensor or (type(data) in (tuple, list) and all(map(_is_plain, data)))
+
+
+def _no_top(use: str) -> TargetsError:
+    return TargetsError(
+        f"sampled soft targets do not say the teacher's top class, which {use}: set "
+        "targets.encoding to top-k or float16"
+    )
+
+
+def _one_a_sample(what: str, values: ArrayLike, samples: int) -> NDArray[np.float32]:
+    made = np.asarray(values, dtype=np.float32)
+    if made.shape != (samples,) or np.isnan(made).any():
+        raise ValueError(f"{what}: {samples} numbers are needed, none of them NaN")
+    return made
 
 
 def _checked(weights: ArrayLike, samples: int) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 
@@ -11,11 +12,17 @@ class Look(NamedTuple):
     ``confidence`` float32: top softmax probability, NaN where the logits are not finite.
     ``correct`` bool: the lowest index among the largest logits is the label.
     ``truth`` float32: the label's softmax probability.
+    ``entropy`` float32: of the softmax, in nats; None where the policy does not ask for it.
     """
 
     confidence: Any
     correct: Any
     truth: Any
+    entropy: Any = None
+
+    def each(self, change: Callable[[Any], Any]) -> Look:
+        """The look with ``change`` done to all that it says."""
+        return Look(*(None if part is None else change(part) for part in self))
 
 
 def fails(confidence: Any, correct: Any, tau: float) -> Any:

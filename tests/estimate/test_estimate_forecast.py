@@ -128,7 +128,7 @@ def test_looks_of_a_sleeper_are_those_that_the_policy_makes(most, epochs):
     passes = Look(np.ones(1, np.float32), np.ones(1, bool), np.ones(1, np.float32))
 
     def visit(epoch, screening):
-        failed = policy.admit(passes, pool, ledger)
+        failed = policy.admit(passes, pool, ledger, Moment(epoch, epochs, 0))
         ledger.record(pool, epoch=epoch, confidence=passes.confidence, correct=passes.correct,
                       failed=failed, screening=screening)  # fmt: skip
         sleep = policy.sleep(ledger["streak"][pool])

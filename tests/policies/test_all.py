@@ -20,5 +20,5 @@ def test_the_pool_is_the_plan():
 
 def test_every_look_fails_and_nobody_sleeps():
     one = np.array([1.0], np.float32)
-    assert All().admit(Look(one, one == 1, one), np.arange(1), Ledger.new(1)).all()
+    assert All().admit(Look(one, one == 1, one), np.arange(1), Ledger.new(1), Moment(0, 1, 0)).all()
     assert not All().sleep(np.array([3, 255], np.uint8)).any()

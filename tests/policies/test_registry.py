@@ -19,6 +19,7 @@ from frugalkd.verdict import Look
 
 EVERYONE = {  # settings under which everything takes part
     "all": {},
+    "infobatch": {"skip": 0.0},
     "random": {"fraction": 1.0},
     "self-regulation": {"confidence": 1.1},
 }
@@ -92,7 +93,9 @@ def test_admit_and_sleep_answer_row_by_row(policy):
     confidence = np.array([0.1, 0.5, 0.95, np.nan], np.float32)
     correct = np.array([True, False, True, True])
     ledger = Ledger.new(4, extra=policy.columns)
-    failed = policy.admit(Look(confidence, correct, confidence), np.arange(4), ledger)
+    failed = policy.admit(
+        Look(confidence, correct, confidence), np.arange(4), ledger, Moment(4, 10, 5)
+    )
     assert failed.shape == (4,)
     assert failed.dtype == bool
     assert failed[1]

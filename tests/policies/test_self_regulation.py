@@ -15,6 +15,7 @@ from frugalkd.policies import Moment, SelfRegulation
 from frugalkd.verdict import Look
 
 POOL = np.arange(10)
+AT = Moment(0, 20.0, 0)
 
 
 def at(epoch, epochs=20.0, seed=0):
@@ -41,7 +42,7 @@ def test_tau_itself_passes_and_nan_fails():
     )
     correct = np.array([True, True, True, False, True])
     look = Look(confidence, correct, confidence)
-    failed = SelfRegulation(confidence=0.9).admit(look, np.arange(5), Ledger.new(5))
+    failed = SelfRegulation(confidence=0.9).admit(look, np.arange(5), Ledger.new(5), AT)
     assert failed.tolist() == [False, True, False, True, True]
 
 
@@ -51,11 +52,11 @@ def test_a_ceiling_asks_no_more_than_a_part_of_what_the_teacher_knows():
     ledger["teacher_truth"][:] = [1, 1, 0.4, 0.4, 0.0, 0.4]
     truth = np.array([0.5, 0.49, 0.2, 0.19, 0.0, np.nan], np.float32)
     look = Look(np.full(6, 0.5, np.float32), np.zeros(6, bool), truth)
-    failed = policy.admit(look, np.arange(6), ledger)
+    failed = policy.admit(look, np.arange(6), ledger, AT)
     assert failed.tolist() == [False, True, False, True, False, True]
     high = SelfRegulation(confidence=0.9, ceiling=2.0)  # tau is the most that is ever asked
     assert (
-        high.admit(look._replace(truth=np.full(6, 0.9, np.float32)), np.arange(6), ledger).sum()
+        high.admit(look._replace(truth=np.full(6, 0.9, np.float32)), np.arange(6), ledger, AT).sum()
         == 0
     )
 
@@ -145,7 +146,7 @@ def test_a_budget_keeps_whom_sorting_everybody_would_put_first(seed, samples, bu
         confidence = -1.0 if not seen[id] else ledger["confidence"][id]
         return (confidence if quota == "least-confident" else 0, drawn("quota", id))
 
-    wanted = max(1, round(budget * len(pool)))
+    wanted = max(1, round(budget * len(ledger)))
     awake = sorted((id for id in pool if ledger["streak"][id] == 0), key=rank)
     asleep = [id for id in pool if ledger["streak"][id] > 0]
     asleep.sort(key=lambda id: (ledger["due"][id], drawn("filler", id)))
@@ -228,3 +229,46 @@ def test_a_budget_wakes_somebody_in_any_case():
 def test_impossible_settings_of_sleep_are_refused(settings, says):
     with pytest.raises(ValueError, match=says):
         SelfRegulation(**settings)
+
+
+def half_awake(samples=200):
+    """A ledger of which every other sample passed once, and sleeps."""
+    ledger = Ledger.new(samples)
+    ledger["last_epoch"][:] = 3
+    ledger["streak"][1::2] = 1
+    ledger["due"][1::2] = 60
+    return ledger
+
+
+@pytest.mark.parametrize("passing", [0.1, 0.5, 1.0])
+@pytest.mark.parametrize("budget", [None, 0.1, 0.4, 0.7, 1.0])
+def test_the_unbiased_gate_weighs_for_all_in_expectation(passing, budget):
+    ledger, pool = half_awake(), np.arange(200)
+    policy = SelfRegulation(passing=passing, budget=budget)
+    losses = np.random.default_rng(0).exponential(size=200)
+    sums = []
+    for seed in range(1500):
+        plan = policy.plan(ledger, pool, at(4, seed=seed))
+        assert plan.weights is not None
+        assert plan.forced is not None
+        assert np.array_equal(plan.forced, plan.ids % 2 == 1)
+        if budget is not None:
+            assert len(plan.ids) == round(200 * budget)
+        sums.append((plan.weights * losses[plan.ids]).sum())
+    assert np.mean(sums) == pytest.approx(losses.sum(), abs=4 * np.std(sums) / 1500**0.5 + 1e-3)
+
+
+def test_the_unbiased_gate_keeps_the_awake_where_the_budget_has_room():
+    ledger, pool = half_awake(), np.arange(200)
+    plan = SelfRegulation(passing=0.1, budget=0.7).plan(ledger, pool, at(4))
+    assert set(range(0, 200, 2)) <= set(plan.ids)
+    with pytest.raises(ValueError, match="passing"):
+        SelfRegulation(passing=0.1, when="now")
+    with pytest.raises(ValueError, match="passing"):
+        SelfRegulation(passing=0.0)
+
+
+def test_a_budget_is_of_all_samples_whatever_the_pool():
+    plan = SelfRegulation(budget=0.3).plan(Ledger.new(10), np.arange(5), at(0))
+    assert len(plan.ids) == 3
+    assert len(SelfRegulation(budget=0.9).plan(Ledger.new(10), np.arange(5), at(0)).ids) == 5

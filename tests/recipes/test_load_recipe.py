@@ -98,7 +98,10 @@ def test_a_binary_file_is_refused(tmp_path):
         ("teacher.policy.confidence=-1", "teacher.policy.confidence must be positive, not -1"),
         ("teacher.policy.confidence=x", "teacher.policy.confidence is 'x': it should be a valid"),
         ("teacher.policy.name=rando", "teacher.policy.name is 'rando': did you mean random?"),
-        ("teacher.policy={}", "teacher.policy.name is missing: known are all, random, self-reg"),
+        (
+            "teacher.policy={}",
+            "teacher.policy.name is missing: known are all, infobatch, ",
+        ),
         ("teacher.policy=3", "teacher.policy is 3: it is a section"),
         ("teacher.policy.when=nw", "teacher.policy.when is 'nw': did you mean now?"),
         ("student.mode=hybird", "student.mode is 'hybird': did you mean hybrid?"),

@@ -25,7 +25,6 @@ from frugalkd.cli.options import (
 from frugalkd.cli.progress import EpochProgress
 from frugalkd.cli.resolving import print_dry_run, resolve
 from frugalkd.modes import MODES
-from frugalkd.policies import Ungated
 from frugalkd.show import print_command, stdout, summary_table
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ def teach(
         lambda listener, stop: run(made, out, resume=resume, listener=listener, stop=stop),
     )
     student = out.parent / ("student" if out.name != "student" else "distilled")
-    gated = not isinstance(made.teacher.policy.build(), Ungated)
+    gated = made.teacher.policy.build().looks
     command = ["frugalkd", "distill", recipe, "--mode", "hybrid" if gated else "regulated"]
     command += ["--teacher", str(out), "--out", str(student)]
     for setting in settings:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -89,24 +89,65 @@ def at_sorted(column: NDArray, ids: Ids) -> NDArray:
     return column if len(ids) == len(column) else column.take(ids)
 
 
+@dataclass(frozen=True)
+class Scoring:
+    """A scoring run: trainings before the training, that give each sample a score.
+
+    Attributes:
+        kind: a key of :data:`frugalkd.scoring.SCORINGS`.
+        epochs: of each training.
+        seeds: trainings, whose scores are averaged.
+    """
+
+    kind: str
+    epochs: float
+    seeds: int = 1
+
+
 class Policy(ABC):
     """Which samples take part. A policy holds settings only: its memory is the ledger."""
+
+    when: Literal["now", "last-visit"]
+    """Whether the gate judges the batch at hand, or the forward pass that training does anyway."""
+
+    looks: bool = True
+    """Whether it ever asks for a forward pass that does not train."""
+
+    judge: Literal["label", "teacher"] = "label"
+    """What a look calls correct: the label, or the teacher's top class."""
+
+    sees_entropy: ClassVar[bool] = False
+    """Whether looks have to say their entropy."""
 
     @property
     def columns(self) -> Mapping[str, str]:
         """The policy's own ledger columns: name -> numpy dtype, zero at first."""
         return {}
 
-    when: Literal["now", "last-visit"]
-    """Whether the gate judges the batch at hand, or the forward pass that training does anyway."""
+    @property
+    def scoring(self) -> Scoring | None:
+        """The scoring run that it needs; its scores are the ledger's column ``score``."""
+        return None
+
+    def at_budget(self, budget: float) -> Policy | None:
+        """The same policy made to spend ``budget``, in (0, 1], of full training over the same
+        epochs; None for one that cannot be made to."""
+        if not any(field.name == "budget" for field in fields(self)):  # pyright: ignore
+            return None
+        return replace(self, budget=budget)  # pyright: ignore
 
     @abstractmethod
     def plan(self, ledger: Ledger, pool: Ids, at: Moment) -> Plan:
         """The plan of epoch ``at.epoch`` among ``pool``, the ids that may take part, sorted."""
 
     @abstractmethod
-    def admit(self, look: Look, ids: Ids, ledger: Ledger) -> Mask:
+    def admit(self, look: Look, ids: Ids, ledger: Ledger, at: Moment) -> Mask:
         """Which rows of a look (arrays) at ``ids`` fail the gate, and so are still needed."""
+
+    def note(self, look: Look, ids: Ids, ledger: Ledger, at: Moment) -> Mapping[str, NDArray]:
+        """What to enter into its own columns after a look (arrays) at ``ids``, before the verdict
+        is entered: column -> values (rows,)."""
+        return {}
 
     @abstractmethod
     def sleep(self, streak: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -117,8 +158,9 @@ class Ungated(Policy):
     """A policy without a gate: every look fails, nobody sleeps."""
 
     when = "last-visit"
+    looks = False
 
-    def admit(self, look: Look, ids: Ids, ledger: Ledger) -> Mask:
+    def admit(self, look: Look, ids: Ids, ledger: Ledger, at: Moment) -> Mask:
         return np.ones(len(ids), dtype=bool)
 
     def sleep(self, streak: NDArray[np.uint8]) -> NDArray[np.int64]:

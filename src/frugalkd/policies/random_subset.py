@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from frugalkd import draws
 from frugalkd.ledger import Ledger
@@ -27,6 +27,9 @@ class RandomSubset(Ungated):
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
             raise ValueError(f"fraction must be in (0, 1], not {self.fraction}")
+
+    def at_budget(self, budget: float) -> RandomSubset:
+        return replace(self, fraction=budget, counts=None)
 
     def plan(self, ledger: Ledger, pool: Ids, at: Moment) -> Plan:
         if self.counts is None:

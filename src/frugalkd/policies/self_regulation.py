@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from frugalkd import draws
 from frugalkd.ledger import NEVER, Ledger
 from frugalkd.policies._policy import Ids, Mask, Moment, Plan, Policy, at_sorted
 from frugalkd.training import STRICT
@@ -32,7 +33,7 @@ class SelfRegulation(Policy):
         max_sleep: the longest sleep in epochs, at least 1 (last-visit only).
         warmup: first epochs in which everything takes part, counted as forced.
         finale: last epochs in which everything takes part, counted as forced.
-        budget: the fraction of the pool that takes part in an epoch at the most, and, by waking
+        budget: the fraction of all samples that takes part in an epoch at the most, and, by waking
             sleepers, at the least; None leaves it to the gate (last-visit only).
         quota: whom a budget keeps: the ``"least-confident"`` of the awake, or a ``"random"`` draw.
         ceiling: what the student can be asked for at the most, as a part of what the teacher knows:
@@ -44,6 +45,11 @@ class SelfRegulation(Policy):
             epoch of no steps, as cheap as it is, until somebody is due. ``"wake"``: everything
             takes part, counted as forced. ``"stop"``: the training ends here, with the learning
             rate that it has come to.
+        judge: what a look calls correct: the ``"label"``, or the ``"teacher"``'s top class.
+        passing: the chance that a sample that passed takes part all the same, in (0, 1]; it then
+            weighs 1 / passing, so that an epoch's sum of losses is that of all samples in
+            expectation: the unbiased gate (last-visit only). Within a budget, the awake and the
+            others are drawn apart, each weighing what keeps it unbiased. None: they stay out.
     """
 
     __pydantic_config__: ClassVar = STRICT
@@ -57,6 +63,8 @@ class SelfRegulation(Policy):
     quota: Literal["least-confident", "random"] = "least-confident"
     ceiling: float | None = None
     when_all_sleep: Literal["wait", "wake", "stop"] = "wait"
+    judge: Literal["label", "teacher"] = "label"
+    passing: float | None = None
 
     def __post_init__(self) -> None:
         if not self.confidence > 0:
@@ -69,8 +77,11 @@ class SelfRegulation(Policy):
             raise ValueError(
                 f"warmup and finale are epochs, 0 or more: {self.warmup}, {self.finale}"
             )
-        if self.budget is not None and not 0 < self.budget <= 1:
-            raise ValueError(f"budget must be in (0, 1], not {self.budget}")
+        for name, part in (("budget", self.budget), ("passing", self.passing)):
+            if part is not None and not 0 < part <= 1:
+                raise ValueError(f"{name} must be in (0, 1], not {part}")
+        if self.passing is not None and self.when == "now":
+            raise ValueError("passing is drawn before the epoch: it needs when: last-visit")
         if self.budget is not None and self.when == "now":
             raise ValueError("a budget is planned before the epoch: it needs when: last-visit")
         if self.when_all_sleep not in ("wait", "wake", "stop"):
@@ -84,7 +95,7 @@ class SelfRegulation(Policy):
     def columns(self) -> Mapping[str, str]:
         return {} if self.ceiling is None else {"teacher_truth": "float32"}
 
-    def admit(self, look: Look, ids: Ids, ledger: Ledger) -> Mask:
+    def admit(self, look: Look, ids: Ids, ledger: Ledger, at: Moment) -> Mask:
         if self.ceiling is None:
             return fails(look.confidence, look.correct, self.confidence)
         enough = np.minimum(self.confidence, self.ceiling * ledger["teacher_truth"][ids])
@@ -105,14 +116,45 @@ class SelfRegulation(Policy):
             if self.when_all_sleep == "stop":
                 return Plan(awake, stop=True)
             return Plan(pool, forced=np.ones(len(pool), dtype=bool))
-        if self.budget is None or len(screen):
+        if len(screen):
             return Plan(awake, screen=screen)
+        if self.passing is not None:
+            return self._unbiased(ledger, pool, awake, at)
+        if self.budget is None:
+            return Plan(awake)
         return self._within_budget(ledger, pool, awake, at)
+
+    def at_budget(self, budget: float) -> Policy | None:
+        return None if self.when == "now" else replace(self, budget=budget)
+
+    def _quota(self, ledger: Ledger) -> int:
+        assert self.budget is not None
+        return max(1, round(self.budget * len(ledger)))
+
+    def _unbiased(self, ledger: Ledger, pool: Ids, awake: Ids, at: Moment) -> Plan:
+        """The awake, and a draw of the others that weighs for all of them."""
+        assert self.passing is not None
+        others = _without(pool, awake)
+        if self.budget is None:
+            some, rest = awake, others[at.uniform("passing", others) < self.passing]
+            chance = self.passing
+        else:
+            quota = min(self._quota(ledger), len(pool))
+            drawn = min(round(self.passing * len(others)), quota // 2)
+            drawn = min(max(drawn, quota - len(awake)), len(others))
+            seed, stream = at.seed, draws.stream("passing")
+            some = draws.subset(awake, quota - drawn, seed, stream, at.epoch)
+            rest = draws.subset(others, drawn, seed, stream, at.epoch)
+            chance = drawn / max(1, len(others))
+        weights = np.ones(len(some) + len(rest), dtype=np.float32)
+        weights[: len(some)] = len(awake) / max(1, len(some))
+        weights[len(some) :] = 1 / max(chance, 1e-9)
+        ids = np.concatenate([some, rest])
+        return Plan(ids, weights=weights, forced=np.arange(len(ids)) >= len(some))
 
     def _within_budget(self, ledger: Ledger, pool: Ids, awake: Ids, at: Moment) -> Plan:
         """Cut the awake to the quota, or fill it with the sleepers nearest their due epoch."""
-        assert self.budget is not None
-        quota = max(1, round(self.budget * len(pool)))
+        quota = self._quota(ledger)
 
         def confidence(ids: Ids) -> NDArray:
             unseen = at_sorted(ledger["last_epoch"], ids) == NEVER
@@ -124,16 +166,21 @@ class SelfRegulation(Policy):
         if len(awake) >= quota:
             keys = (confidence, chance) if self.quota == "least-confident" else (chance,)
             return Plan(_lowest(awake, quota, *keys))
-        sleeps = np.ones(len(ledger), dtype=bool)
-        sleeps[awake] = False
         filler = _lowest(
-            pool[sleeps[pool]],
+            _without(pool, awake),
             quota - len(awake),
             lambda ids: at_sorted(ledger["due"], ids),
             lambda ids: at.uniform("filler", ids),
         )
         forced = np.arange(len(awake) + len(filler)) >= len(awake)
         return Plan(np.concatenate([awake, filler]), forced=forced)
+
+
+def _without(pool: Ids, awake: Ids) -> Ids:
+    """Those of ``pool`` that are not ``awake``; both are sorted."""
+    kept = np.ones(len(pool), dtype=bool)
+    kept[np.searchsorted(pool, awake)] = False
+    return pool[kept]
 
 
 @cache
