@@ -74,7 +74,7 @@ that those runs are still known for what they are."""
 
 def _forget_later_defaults(settings: dict[str, Any] | None) -> None:
     for name, default in LATER.items():
-        if settings is not None and settings.get(name) == default:
+        if settings is not None and name in settings and settings[name] == default:
             del settings[name]
 
 
