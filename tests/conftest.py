@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -53,3 +55,26 @@ def cli(capsys, monkeypatch) -> Callable[..., tuple[int, str, str]]:
         return code, out, err
 
     return cli
+
+
+@pytest.fixture
+def read_only(request) -> Callable[[Path], None]:
+    """``read_only(folder)``: until the test ends, nothing below ``folder`` can be written."""
+
+    def as_root(folder: Path) -> None:
+        def mount(*words: str) -> None:
+            done = subprocess.run(["mount", *words, str(folder)], capture_output=True, text=True)
+            if done.returncode:
+                pytest.skip(f"this machine mounts nothing: {done.stderr.strip()}")
+
+        mount("--bind", str(folder))
+        unmount = ["umount", "--lazy", str(folder)]
+        request.addfinalizer(lambda: subprocess.run(unmount, check=True))
+        mount("-o", "remount,bind,ro")
+
+    def as_user(folder: Path) -> None:
+        for path in [folder, *filter(Path.is_dir, folder.rglob("*"))]:
+            request.addfinalizer(partial(path.chmod, path.stat().st_mode))
+            path.chmod(0o555)
+
+    return as_root if os.geteuid() == 0 else as_user

@@ -19,7 +19,7 @@ from frugalkd.checkpoint import (
     save_tree,
     set_random_state,
 )
-from frugalkd.errors import RunFolderError
+from frugalkd.errors import RunFolderError, WriteFailed
 from frugalkd.training import Checkpointing
 
 leaves = st.one_of(
@@ -203,3 +203,14 @@ def test_checkpoints_are_due_by_steps_and_by_minutes(tmp_path, monkeypatch):
     assert by_minutes.due(8)
     by_minutes.save(0, 8, {})
     assert not by_minutes.due(9)
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path, read_only):
+    keeper = Checkpoints(tmp_path / "run" / "checkpoints", Checkpointing(keep=1))
+    keeper.save(0, 1, {"a": 1})
+    read_only(tmp_path)
+    with pytest.raises(WriteFailed, match=r"^cannot write .*epoch-00000-step-000000002"):
+        keeper.save(0, 2, {"a": 2})
+    assert keeper.newest() == {"a": 1}
+    with pytest.raises(WriteFailed, match=r"^cannot write .*other: .*: "):
+        Checkpoints(tmp_path / "other", Checkpointing()).save(0, 1, {"a": 1})

@@ -20,6 +20,7 @@ from frugalkd.errors import FrugalKDWarning, RunFolderError
 from frugalkd.files import write_atomic
 from frugalkd.parsing import LARGEST_JSON, header_bytes, one_line
 from frugalkd.training import Checkpointing
+from frugalkd.writing import make_folder, writing
 
 _FORMAT, _SCHEMA = "frugalkd-checkpoint", "2"
 
@@ -119,14 +120,16 @@ class Checkpoints:
 
     def save(self, epoch: int, step: int, tree: Any) -> None:
         """Write one: ``epoch`` epochs and ``step`` steps are done. Once it is safe, all go but the
-        newest ``keep``; those of a run that was not gone on with are among what goes."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        newest ``keep``; those of a run that was not gone on with are among what goes. Raises
+        WriteFailed."""
+        make_folder(self.folder)
         path = self.folder / f"epoch-{epoch:05d}-step-{step:09d}.safetensors"
         save_tree(path, tree)
         older = [other for other in self._found() if other < path]
         later = [other for other in self._found() if other > path]
         for other in [*older[: max(0, len(older) + 1 - self._settings.keep)], *later]:
-            other.unlink()
+            with writing(other):
+                other.unlink()
         self._last = time.monotonic()
 
     def newest(self) -> Any:

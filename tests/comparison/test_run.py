@@ -7,7 +7,13 @@ import pytest
 from frugalkd.comparison import compare
 from frugalkd.comparison.controls import TOLERANCE
 from frugalkd.comparison.worker import carry_out
-from frugalkd.errors import RecipeError, RunFolderError, UnknownName
+from frugalkd.errors import (
+    FrugalKDWarning,
+    RecipeError,
+    RunFolderError,
+    UnknownName,
+    WriteFailed,
+)
 from frugalkd.recipes.load import override
 
 
@@ -219,3 +225,21 @@ def test_an_arm_that_changed_is_named(workers, tiny, tmp_path):
     assert failure["name"] == "ce"
     assert "another" in failure["error"]
     assert len(workers.started) == 4
+
+
+def test_what_is_done_is_shown_where_nothing_can_be_written(workers, tiny, tmp_path, read_only):
+    out = tmp_path / "out"
+    made = compare(tiny, arms=["ce", "vanilla"], seeds=1, out=out)
+    before, started = (out / "comparison.json").read_bytes(), len(workers.started)
+    read_only(tmp_path)
+    assert compare(tiny, arms=["ce", "vanilla"], seeds=1, out=out) == made
+    with pytest.warns(FrugalKDWarning, match="cannot be written, and is not of these runs"):
+        fewer = compare(tiny, arms=["ce"], seeds=1, out=out)
+    assert [row["arm"] for row in fewer["arms"]] == ["ce"]
+    for undone in ({"arms": ["ce", "regulated"], "seeds": 1}, {"arms": ["ce"], "seeds": 2}):
+        with pytest.raises(WriteFailed, match=r"^cannot write .*: .*folder"):
+            compare(tiny, out=out, **undone)
+    with pytest.raises(WriteFailed, match=r"^cannot write .*: "):
+        compare(tiny, arms=["ce"], seeds=1, out=tmp_path / "new")
+    assert len(workers.started) == started
+    assert (out / "comparison.json").read_bytes() == before

@@ -10,12 +10,13 @@ from frugalkd.bench.case import Measurement
 from frugalkd.bench.process import in_process, read_object
 from frugalkd.bench.summary import SCHEMA, summarise_figures
 from frugalkd.files import write_json
+from frugalkd.writing import make_folder
 
 
 def measure_figures(case: Measurement, ask: Ask, say: Listener) -> dict[str, Any]:
     """As ``run.bench``, for a measurement: what is measured is not measured again."""
     label, folder = ask.label(case.name), _folder(case, ask)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     failed: dict[str, str] = {}
     samples = _samples(case, ask)
     kept = _kept(case, ask)

@@ -21,6 +21,7 @@ from frugalkd.recipes.load import load_recipe, override
 from frugalkd.recipes.schema import Recipe
 from frugalkd.runs.execute import run_digest
 from frugalkd.runs.folder import read_results
+from frugalkd.writing import make_folder
 
 QUICK = {"data.train_size": 2000, "teacher.training.epochs": 2, "student.training.epochs": 2}
 """What a quick look runs in place of a case's own sizes."""
@@ -80,7 +81,7 @@ class _Bench:
         self.failed: dict[str, str] = {}
 
     def run(self) -> dict[str, Any]:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         self.teacher = self._found_teacher() or self._train_teacher()
         if self.case.together:
             self._run_together()
@@ -153,7 +154,7 @@ class _Bench:
             return None
         folder, recipe = self._teacher()
         self.say(f"teacher {spec.name} ...")
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         made = _Spec(f"teacher-{spec.name}", [Task("teach", recipe, folder)])
         answer = self._process("teach", made)
         if "error" in answer:
@@ -249,7 +250,7 @@ class _Bench:
         runs = kind in ("run", "together")
         for task in spec.tasks if runs else ():
             shutil.rmtree(task.folder, ignore_errors=True)
-            task.folder.mkdir(parents=True)
+            make_folder(task.folder)
         tasks = [as_plain(task) for task in spec.tasks]
         threads = max(task.recipe.threads for task in spec.tasks)
         job = {"kind": kind, "tasks": tasks, "rounds": self.rounds}

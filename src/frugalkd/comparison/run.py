@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,12 +13,19 @@ from frugalkd.comparison.arms import ResolvedArm, resolve_arms
 from frugalkd.comparison.plan import Job, Key, Outcome, plan_jobs
 from frugalkd.comparison.pool import Workers
 from frugalkd.comparison.summary import summarise
-from frugalkd.errors import FrugalKDError, RecipeError, RunFolderError
+from frugalkd.errors import (
+    FrugalKDError,
+    FrugalKDWarning,
+    RecipeError,
+    RunFolderError,
+    WriteFailed,
+)
 from frugalkd.files import write_json
 from frugalkd.recipes.schema import Recipe
 from frugalkd.runs.execute import run_digest
 from frugalkd.runs.folder import read_json, read_results
 from frugalkd.runs.lock import Lock
+from frugalkd.writing import make_folder
 
 FILE = "comparison.json"
 
@@ -66,6 +74,7 @@ def compare(
         RecipeError: no seed, a negative or double one, or an arm that cannot be made.
         RunFolderError: ``out`` holds a comparison of another recipe, or another process is at work
             in it.
+        WriteFailed: ``out`` cannot be written, and not all of its runs are done.
     """
     wanted = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not wanted or len(set(wanted)) != len(wanted) or min(wanted) < 0:
@@ -83,9 +92,15 @@ def compare(
         list(notes),
         listener or (lambda event: None),
     )
-    comparison.out.mkdir(parents=True, exist_ok=True)
+    make_folder(comparison.out)
     with contextlib.ExitStack() as stack:
-        stack.callback(Lock(comparison.out).release)
+        try:
+            stack.callback(Lock(comparison.out).release)
+        except WriteFailed:  # what is done can be looked at where nothing can be written
+            content = comparison.found()
+            if content is None:
+                raise
+            return content
         return comparison.run(stack.enter_context(Workers(jobs, recipe.threads)))
 
 
@@ -119,13 +134,30 @@ class Comparison:
             content = self._write()
         return content
 
-    def _advance(self, workers: Workers) -> None:
-        """Settle what can be settled, and begin what can begin, in the order of the plan."""
+    def found(self) -> dict[str, Any] | None:
+        """The content of ``comparison.json`` where every run is done already, without writing it;
+        else None. Where the file says something else, that is a FrugalKDWarning."""
+        self._advance(None)
+        undone = any(key.kind != "targets" for key in self.pending)
+        if undone or any(outcome.error is not None for outcome in self.outcomes.values()):
+            return None
+        content, path = self._content(), self.out / FILE
+        if not path.is_file() or read_json(path) != content:
+            warnings.warn(
+                f"{path} cannot be written, and is not of these runs: they are shown, and not kept",
+                FrugalKDWarning,
+                stacklevel=3,
+            )
+        return content
+
+    def _advance(self, workers: Workers | None) -> None:
+        """Settle what can be settled, and begin what can begin (nothing without ``workers``), in
+        the order of the plan."""
         for job in list(self.pending.values()):
             if job.key in self.pending and job.key.kind != "targets":
                 self._consider(job, workers)
 
-    def _consider(self, job: Job, workers: Workers) -> None:
+    def _consider(self, job: Job, workers: Workers | None) -> None:
         if not self._have(job, job.needs):
             return
         try:
@@ -136,6 +168,8 @@ class Comparison:
             return
         if found is not None:
             self._settle(job.key, Outcome(found, _classes(job.out)), "found")
+            return
+        if workers is None:
             return
         if job.targets is not None and job.targets in self.pending and workers.free:
             store = self.pending[job.targets]
@@ -214,12 +248,16 @@ class Comparison:
         )
 
     def _write(self) -> dict[str, Any]:
+        content = self._content()
+        write_json(self.out / FILE, content)
+        return content
+
+    def _content(self) -> dict[str, Any]:
         content = summarise(
             self.recipe, self.arms, self.seeds, self.teachers, self.outcomes, self.notes
         )
         for teacher in content["teachers"]:
             teacher["targets"] = self._store_costs.get(teacher["teacher"])
-        write_json(self.out / FILE, content)
         return content
 
 
