@@ -339,5 +339,6 @@ def test_the_table_is_parquet_too(tmp_path):
 def test_labels_beyond_32_bits_are_not_known():
     labels = np.array([3, -1, 2**40, -(2**40)])
     found = Ledger.new(4, labels=labels).labels
+    assert found is not None
     assert found.dtype == np.int32
     assert found.tolist() == [3, -1, -1, -1]
