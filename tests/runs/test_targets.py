@@ -11,7 +11,8 @@ import pytest
 from frugalkd.errors import FrugalKDError, RunFolderError, TargetsError
 from frugalkd.ledger import Ledger
 from frugalkd.recipes.load import load_recipe, override
-from frugalkd.runs.execute import distill, run_digest, teach
+from frugalkd.runs.digest import run_digest
+from frugalkd.runs.execute import distill, teach
 from frugalkd.runs.folder import RunFolder
 from frugalkd.runs.material import make_data, make_teacher
 from frugalkd.runs.storing import ensure_targets, store

@@ -275,7 +275,8 @@ def make_kind(name: str, folder: Path) -> Kind:
     from frugalkd.ledger_summary import summarise
     from frugalkd.modes import significance_weights
     from frugalkd.recipes.load import check_names, load_recipe, override, recipe_text
-    from frugalkd.runs.execute import run_digest, teach
+    from frugalkd.runs.digest import run_digest
+    from frugalkd.runs.execute import teach
     from frugalkd.runs.folder import RunFolder, read_results
     from frugalkd.runs.load import load
     from frugalkd.teachers.encodings import make_encoding

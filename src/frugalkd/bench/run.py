@@ -19,7 +19,7 @@ from frugalkd.errors import FrugalKDError, RunFolderError
 from frugalkd.files import write_json
 from frugalkd.recipes.load import load_recipe, override
 from frugalkd.recipes.schema import Recipe
-from frugalkd.runs.execute import run_digest
+from frugalkd.runs.digest import run_digest
 from frugalkd.runs.folder import read_results
 from frugalkd.writing import make_folder
 

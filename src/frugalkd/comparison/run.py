@@ -22,7 +22,7 @@ from frugalkd.errors import (
 )
 from frugalkd.files import write_json
 from frugalkd.recipes.schema import Recipe
-from frugalkd.runs.execute import run_digest
+from frugalkd.runs.digest import run_digest
 from frugalkd.runs.folder import read_json, read_results
 from frugalkd.runs.lock import Lock
 from frugalkd.writing import make_folder

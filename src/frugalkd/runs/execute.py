@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import platform
 import time
 from collections.abc import Callable
@@ -22,6 +20,7 @@ from frugalkd.files import write_atomic
 from frugalkd.flops import flops_of_data
 from frugalkd.meters import Meters
 from frugalkd.recipes.schema import Recipe, Role, StudentRole
+from frugalkd.runs.digest import run_digest
 from frugalkd.runs.folder import SCHEMA, RunFolder, read_results
 from frugalkd.runs.material import (
     Material,
@@ -38,48 +37,6 @@ from frugalkd.runs.targets import (
     open_targets,
 )
 from frugalkd.teachers import FirstVisitTargets, LiveTeacher
-
-
-def run_digest(kind: str, recipe: Recipe, teacher: Path | None) -> str:
-    """SHA-256 (hex) of everything that decides a run's result, as far as the recipe says it."""
-    said = recipe.model_dump(
-        mode="json", exclude={"name", "summary", "arms", "teachers", "checkpoints"}
-    )
-    for role in (said["teacher"], said["student"]):
-        for part in ("policy", "regulation", "training"):
-            _forget_later_defaults(role.get(part))
-    if kind == "teach":
-        said.pop("student")
-    elif teacher is not None:
-        said.pop("teacher")
-    if kind == "distill":
-        said["student"]["targets"].pop("folder")  # what it must hold is said by the other fields
-    files = {}
-    if teacher is not None:
-        for name in ("teacher.safetensors", "student.safetensors", "ledger.safetensors"):
-            if (teacher / name).is_file():
-                files[name] = _digest_of(teacher / name)
-    elif kind == "distill" and recipe.teacher.weights is not None:
-        pretrained = Path(recipe.teacher.weights)
-        if pretrained.is_file():
-            files["pretrained"] = _digest_of(pretrained)
-    whole = {"schema": SCHEMA, "kind": kind, "recipe": said, "teacher": files}
-    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
-
-
-LATER = {"when_all_sleep": "wait", "compile": False, "judge": "label", "passing": None}
-"""Settings that came after runs had digests: at their defaults they say nothing new, so
-that those runs are still known for what they are."""
-
-
-def _forget_later_defaults(settings: dict[str, Any] | None) -> None:
-    for name, default in LATER.items():
-        if settings is not None and name in settings and settings[name] == default:
-            del settings[name]
-
-
-def _digest_of(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def teach(

@@ -1,0 +1,71 @@
+"""What decides a run's result, as one number."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from frugalkd.recipes.schema import Recipe
+from frugalkd.runs.folder import SCHEMA
+
+LATER = {"when_all_sleep": "wait", "compile": False, "judge": "label", "passing": None}
+"""Settings that came after runs had digests: at their defaults they say nothing new, so
+that those runs are still known for what they are."""
+
+
+def run_digest(kind: str, recipe: Recipe, teacher: Path | None) -> str:
+    """SHA-256 (hex) of everything that decides a run's result, as far as the recipe says it."""
+    files = {}
+    if teacher is not None:
+        for name in ("teacher.safetensors", "student.safetensors", "ledger.safetensors"):
+            if (teacher / name).is_file():
+                files[name] = file_digest(teacher / name)
+    elif kind == "distill":
+        files = pretrained(recipe)
+    said = what_decides(kind, recipe, taught=teacher is not None)
+    return digest_of({"schema": SCHEMA, "kind": kind, "recipe": said, "teacher": files})
+
+
+def what_decides(kind: str, recipe: Recipe, *, taught: bool) -> dict[str, Any]:
+    """The settings that decide the result of a run of ``kind`` (teach, distill), plain values.
+
+    ``taught``: the teacher is a run of its own, so that its settings are not this run's.
+    """
+    said = recipe.model_dump(
+        mode="json", exclude={"name", "summary", "arms", "teachers", "checkpoints"}
+    )
+    for role in (said["teacher"], said["student"]):
+        for part in ("policy", "regulation", "training"):
+            _forget_later_defaults(role.get(part))
+    if kind == "teach":
+        said.pop("student")
+    elif taught:
+        said.pop("teacher")
+    if kind == "distill":
+        said["student"]["targets"].pop("folder")  # what it must hold is said by the other fields
+    return said
+
+
+def pretrained(recipe: Recipe) -> dict[str, str]:
+    """The digest of the pretrained teacher's file, where the recipe names one that is there."""
+    if recipe.teacher.weights is None or not Path(recipe.teacher.weights).is_file():
+        return {}
+    return {"pretrained": file_digest(Path(recipe.teacher.weights))}
+
+
+def digest_of(said: Any) -> str:
+    """SHA-256 (hex) of plain values."""
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def file_digest(file: Path) -> str:
+    """SHA-256 (hex) of a file."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _forget_later_defaults(settings: dict[str, Any] | None) -> None:
+    for name, default in LATER.items():
+        if settings is not None and name in settings and settings[name] == default:
+            del settings[name]
