@@ -15,15 +15,13 @@ from safetensors.numpy import save
 
 import frugalkd.files
 import frugalkd.ledger
-import frugalkd.runs.lock
+import frugalkd.lock
 import frugalkd.teachers.store._shard
-import frugalkd.teachers.store._store
 
 MODULES = (
     frugalkd.files,
-    frugalkd.runs.lock,
+    frugalkd.lock,
     frugalkd.teachers.store._shard,
-    frugalkd.teachers.store._store,
 )
 SECTOR = 512
 CALLS = ("open", "pwrite", "fsync", "replace", "posix_fallocate", "fchmod")

@@ -21,10 +21,10 @@ from frugalkd.errors import (
     WriteFailed,
 )
 from frugalkd.files import write_json
+from frugalkd.lock import Lock
 from frugalkd.recipes.schema import Recipe
 from frugalkd.runs.digest import run_digest
 from frugalkd.runs.folder import read_json, read_results
-from frugalkd.runs.lock import Lock
 from frugalkd.writing import make_folder
 
 FILE = "comparison.json"

@@ -9,6 +9,8 @@ from typing import Any
 
 from frugalkd.errors import RunFolderError, refuse_schema
 from frugalkd.files import is_left_aside, sweep, write_atomic, write_json
+from frugalkd.lock import FILE as LOCK
+from frugalkd.lock import Lock
 from frugalkd.parsing import (
     LARGEST_JSON,
     one_line,
@@ -16,8 +18,6 @@ from frugalkd.parsing import (
     parse_json_lines,
     read_bounded,
 )
-from frugalkd.runs.lock import FILE as LOCK
-from frugalkd.runs.lock import Lock
 from frugalkd.writing import make_folder, writing
 
 SCHEMA = 1

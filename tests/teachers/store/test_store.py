@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import multiprocessing
 import os
 import shutil
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from frugalkd.errors import TargetsError
+from frugalkd.errors import FrugalKDError, FrugalKDWarning, TargetsError
 from frugalkd.teachers.encodings import Dense, Sampled
 from frugalkd.teachers.store import Header, Store, create_store, size_text
 
@@ -99,6 +100,53 @@ def test_a_folder_with_something_else_is_refused_and_a_half_made_one_is_made_ane
     (tmp_path / "file").write_text("x")
     with pytest.raises(TargetsError, match="cannot keep soft targets"):
         create_store(tmp_path / "file", HEADER)
+
+
+def test_without_locks_it_warns_and_is_made_and_filled(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.warns(FrugalKDWarning, match="has no locks"):
+        create_store(tmp_path / "s", HEADER)
+    with pytest.warns(FrugalKDWarning, match="has no locks"):
+        store = Store(tmp_path / "s", write=None)
+    write_and_sync(store, np.arange(9), 0)
+    store.close()
+    assert Store(tmp_path / "s").count() == 9
+    assert len(list((tmp_path / "s").iterdir())) == 5
+
+
+def test_the_lock_is_asked_of_a_file_open_for_writing(tmp_path, monkeypatch):
+    """As NFS does, which refuses to lock what is open for reading alone."""
+    flock = fcntl.flock
+
+    def strict(file, how):
+        if fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", strict)
+    create_store(tmp_path / "s", HEADER)
+    Store(tmp_path / "s", write=None).close()
+
+
+def test_what_a_killed_process_left_aside_is_no_hindrance(tmp_path):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / ".header.json.123.tmp").write_bytes(b"half")
+    create_store(tmp_path / "s", HEADER)
+    assert len(list((tmp_path / "s").iterdir())) == 5
+
+
+def test_where_nothing_can_be_written(tmp_path, read_only):
+    create_store(tmp_path / "s", HEADER)
+    read_only(tmp_path)
+    create_store(tmp_path / "s", HEADER)
+    assert Store(tmp_path / "s").count() == 0
+    with pytest.raises(TargetsError, match=r"^(?!.*\n).*/s lacks soft targets .*targets.folder$"):
+        Store(tmp_path / "s", write=None)
+    with pytest.raises(FrugalKDError, match=r"^(?!.*\n)cannot keep soft targets in .*/t: "):
+        create_store(tmp_path / "t", HEADER)
 
 
 def test_the_space_is_set_aside_and_is_what_was_announced(tmp_path):

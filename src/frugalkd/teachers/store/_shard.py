@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import zlib
 from pathlib import Path
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from frugalkd.errors import TargetsError
 from frugalkd.files import allocate, write_at
+from frugalkd.lock import flock
 from frugalkd.teachers.store._header import BLOCK, RECORD, Header
 
 Rows = NDArray[np.int64]
@@ -83,7 +83,7 @@ class Shard:
         try:
             for path in (self.path, self.state_path):
                 self._files.append(os.open(path, os.O_RDWR))
-            fcntl.flock(self._files[0], fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            flock(self._files[0], self.path.parent, wait=wait)
         except BlockingIOError:
             self.close()
             raise TargetsError(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frugalkd.errors import TargetsError, WriteFailed, few
-from frugalkd.files import sync_folder
+from frugalkd.files import sweep, sync_folder
+from frugalkd.lock import FILE as LOCK
+from frugalkd.lock import Lock
 from frugalkd.teachers.encodings._encoding import Ids, Logits
 from frugalkd.teachers.store._header import FILE, Header, read_header, shard_of, write_header
 from frugalkd.teachers.store._shard import Shard, allocate_shard, shard_paths
@@ -53,6 +53,12 @@ class Store:
             self.close()
             if isinstance(error, TargetsError):
                 raise
+            if write and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+                raise TargetsError(
+                    f"{folder} lacks soft targets and cannot be written ({error.strerror}): fill "
+                    "a store elsewhere (frugalkd store RECIPE --teacher DIR --out DIR) and name it "
+                    "in targets.folder"
+                ) from None
             raise TargetsError(f"cannot open {folder}: {error.strerror}") from None
         self._record = header.encoding.record(header.classes)
 
@@ -164,12 +170,14 @@ def create_store(folder: Path, header: Header) -> None:
     header.encoding.record(header.classes)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder):
-            if (folder / FILE).exists():
-                read_header(folder).refuse_other(header, folder)
+        if _is_there(folder, header):  # also where nothing could be written
+            return
+        with Lock(folder, wait=True):
+            if _is_there(folder, header):
                 return
+            sweep(folder)
             ours = {path.name for shard in range(header.shards)
-                    for path in shard_paths(folder, shard)}  # fmt: skip
+                    for path in shard_paths(folder, shard)} | {LOCK}  # fmt: skip
             if any(path.name not in ours for path in folder.iterdir()):
                 raise TargetsError(f"{folder} is not empty and holds no store: name another folder")
             _allocate(folder, header)
@@ -186,6 +194,14 @@ def create_store(folder: Path, header: Header) -> None:
         if isinstance(error, WriteFailed):
             raise
         raise TargetsError(f"cannot keep soft targets in {folder}: {error.strerror}") from None
+
+
+def _is_there(folder: Path, header: Header) -> bool:
+    """Whether ``folder`` is a store already. Raises TargetsError where it is of another header."""
+    if not (folder / FILE).exists():
+        return False
+    read_header(folder).refuse_other(header, folder)
+    return True
 
 
 def size_text(size: int) -> str:
@@ -208,14 +224,3 @@ def _allocate(folder: Path, header: Header) -> None:
             for path in shard_paths(folder, shard):
                 path.unlink(missing_ok=True)
         raise
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Alone among the processes that make a store in ``folder``."""
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(file)

@@ -16,6 +16,28 @@ FILE = ".lock"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
+def flock(file: int, folder: Path, *, wait: bool = False) -> bool:
+    """Lock an open file of ``folder``, which has to be open for writing (NFS asks for that), for
+    this process alone. False, with a FrugalKDWarning, where the file system has no locks.
+
+    Raises:
+        BlockingIOError: another process has it, and ``wait`` is off.
+        OSError: it cannot be locked.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        warnings.warn(
+            f"the file system of {folder} has no locks: let no other process run there",
+            FrugalKDWarning,
+            stacklevel=3,
+        )
+        return False
+    return True
+
+
 class Lock:
     """Exclusive use of ``folder``, which has to be there, until :meth:`release`.
 
@@ -27,32 +49,34 @@ class Lock:
     and only within one machine under the mount options ``nolock`` or ``local_lock=flock``. A file
     system without any locks is used without one, under a warning.
 
+    Args:
+        folder: what is to be had alone.
+        wait: for another process that has it, rather than be refused.
+
     Raises:
         RunFolderError: another process has the folder.
         WriteFailed: the file cannot be made.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *, wait: bool = False):
         self._path, self._file = folder / FILE, -1
         try:
-            while not self._take():
+            while not self._take(wait):
                 pass
         except BlockingIOError:
             raise RunFolderError(
                 f"another process{self._whose()} is at work in {folder}: wait for it, or choose "
                 "another --out"
             ) from None
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                with writing(folder):
-                    raise
-            with contextlib.suppress(OSError):
-                self._path.unlink()
-            warnings.warn(
-                f"the file system of {folder} has no locks: let no other process run there",
-                FrugalKDWarning,
-                stacklevel=3,
-            )
+        except OSError:
+            with writing(folder):
+                raise
+
+    def __enter__(self) -> Lock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
     def release(self) -> None:
         """Let go of the folder. The file goes first: who opened it meanwhile looks again."""
@@ -62,11 +86,14 @@ class Lock:
             os.close(self._file)
             self._file = -1
 
-    def _take(self) -> bool:
+    def _take(self, wait: bool) -> bool:
         """Whether the file that was locked still has its name, so that others would find it."""
         file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not flock(file, self._path.parent, wait=wait):
+                with contextlib.suppress(OSError):
+                    self._path.unlink()
+                return True
             try:
                 named = os.path.samestat(os.fstat(file), self._path.stat())
             except FileNotFoundError:

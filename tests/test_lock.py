@@ -8,16 +8,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from frugalkd.errors import FrugalKDWarning, RunFolderError, WriteFailed
-from frugalkd.runs.lock import FILE, Lock
+from frugalkd.lock import FILE, Lock
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from frugalkd.runs.lock import Lock
+from frugalkd.lock import Lock
 lock = Lock(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(60)
@@ -79,6 +80,18 @@ def test_spawned_children_do_not_keep_it(tmp_path):
         lock.release()
         Lock(tmp_path).release()
         child.kill()
+
+
+def test_who_waits_comes_next(tmp_path):
+    first = Lock(tmp_path)
+    release = threading.Timer(0.3, first.release)
+    release.start()
+    with Lock(tmp_path, wait=True):
+        assert release.finished.is_set()
+        with pytest.raises(RunFolderError, match="another process"):
+            Lock(tmp_path)
+    release.join()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_locks_it_warns_and_goes_on(tmp_path, monkeypatch):
