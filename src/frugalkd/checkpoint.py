@@ -32,7 +32,7 @@ def save_tree(path: Path, tree: Any) -> None:
     """
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_strip(tree, tensors))
-    meta = {"format": _FORMAT, "schema": _SCHEMA, "tree": text, "crc32": _checksum(text, tensors)}
+    meta = {"format": _FORMAT, "schema": _SCHEMA, "tree": text, "crc32": checksum(text, tensors)}
     write_atomic(path, serialise(tensors, metadata=meta))
 
 
@@ -58,15 +58,16 @@ def load_tree(path: Path) -> Any:
             "that version, or delete the run's folder and start anew"
         )
     try:
-        if meta["crc32"] != _checksum(meta["tree"], tensors):
+        if meta["crc32"] != checksum(meta["tree"], tensors):
             raise ValueError("checksum")
         return _fill(json.loads(meta["tree"]), tensors)
     except (KeyError, ValueError, TypeError, IndexError, AttributeError, RecursionError):
         raise RunFolderError(f"{path} is a damaged checkpoint") from None
 
 
-def _checksum(text: str, tensors: dict[str, Tensor]) -> str:
-    """CRC-32 (8 hex digits) of all that a checkpoint holds: a flipped bit would be trained on."""
+def checksum(text: str, tensors: dict[str, Tensor]) -> str:
+    """CRC-32 (8 hex digits) of a text and of tensors in main memory with their names: of all that a
+    checkpoint holds, since a flipped bit would be trained on."""
     crc = zlib.crc32(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name]

@@ -1,5 +1,6 @@
 import json
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from frugalkd.data import ImageData
 from frugalkd.errors import DataError, FrugalKDError, ImportRefused, ModelError, RunFolderError
 from frugalkd.evaluation import predict
 from frugalkd.models import build_model
-from frugalkd.runs.load import load, load_weights
+from frugalkd.runs.load import load, load_weights, save_weights
+from toys import same_state
 
 SHAPE, CLASSES = (3, 6, 5), ("ant", "bee", "cat")
 
@@ -42,7 +44,7 @@ def run(tmp_path: Path) -> Path:
         "classes": list(CLASSES),
     }
     (tmp_path / "model.json").write_text(json.dumps(card))
-    safetensors.torch.save_file(_model().state_dict(), tmp_path / "student.safetensors")
+    save_weights(tmp_path / "student.safetensors", _model())
     return tmp_path
 
 
@@ -200,6 +202,53 @@ def test_cut_off_weights_are_refused(run):
     weights.write_bytes(weights.read_bytes()[:-10])
     with pytest.raises(ModelError, match="cannot be read as weights"):
         load(run)
+
+
+def test_a_flipped_bit_of_the_weights_is_found(run):
+    """Wherever it is in what is the model's: each byte of the tensors, names and shapes."""
+    weights, model = run / "student.safetensors", load(run).model
+    sound = weights.read_bytes()
+    refused = 0
+    for place in range(len(sound)):
+        weights.write_bytes(sound[:place] + bytes([sound[place] ^ 1]) + sound[place + 1 :])
+        found = None
+        with suppress(ModelError):
+            found = load(run).model
+        # Read is what flips the checksum's name: that is a file without one.
+        assert found is None or same_state(found, model)
+        refused += found is None
+    data = 4 * sum(parameter.numel() for parameter in model.parameters())
+    assert refused > data + 100
+    weights.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    with pytest.raises(ModelError, match="is damaged: its checksum is wrong; take a sound copy"):
+        load(run)
+
+
+def test_weights_of_others_have_no_checksum(run):
+    safetensors.torch.save_file(_model().state_dict(), run / "student.safetensors")
+    load(run)
+
+
+def test_weights_are_saved_whatever_their_layout(tmp_path):
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(3, 3), nn.Linear(3, 3)
+            self.last.weight = self.first.weight  # two names of one tensor
+            kernel = torch.randn(2, 3, 3, 3).to(memory_format=torch.channels_last)
+            self.kernel = nn.Parameter(kernel)
+            self.short = nn.Parameter(torch.randn(4, 2, dtype=torch.bfloat16).t())
+            self.register_buffer("none", torch.zeros(0, 3))
+            self.register_buffer("count", torch.tensor(7))
+            self.register_buffer("mask", torch.tensor([True, False]))
+
+    model, other = Odd(), Odd()
+    save_weights(tmp_path / "w.safetensors", model)
+    first = (tmp_path / "w.safetensors").read_bytes()
+    save_weights(tmp_path / "w.safetensors", model)
+    assert (tmp_path / "w.safetensors").read_bytes() == first
+    load_weights(other, tmp_path / "w.safetensors")
+    assert same_state(other, model)
 
 
 def test_a_run_on_own_data_has_no_preprocessing(run):

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from frugalkd.batches import call
+from frugalkd.checkpoint import checksum
 from frugalkd.errors import FrugalKDError, ModelError, RunFolderError, nearest
+from frugalkd.files import write_atomic
 from frugalkd.imports import make_object, refuse_unlisted
 from frugalkd.looking import looking
 from frugalkd.models import build_model
@@ -26,6 +28,8 @@ from frugalkd.runs.preprocess import Preprocess
 
 _LONGEST_NAME = 255
 """Bytes of a file's name, on the file systems that there are."""
+
+_CHECKSUM = "frugalkd-weights-crc32"
 
 
 @dataclass(frozen=True)
@@ -157,12 +161,25 @@ def _build(card: Mapping[str, Any], weights: Path) -> nn.Module:
         return model
 
 
+def save_weights(path: Path, model: nn.Module) -> None:
+    """Write ``model``'s state dict as safetensors, atomically, with a checksum that is compared
+    when it is loaded. Raises WriteFailed."""
+    # Copies: safetensors takes no two names of one tensor.
+    state = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in model.state_dict().items()
+    }
+    # One entry: safetensors writes several in an order of its own, other bytes each time.
+    write_atomic(path, safetensors.torch.save(state, {_CHECKSUM: checksum("", state)}))
+
+
 def load_weights(model: nn.Module, path: str | Path) -> None:
     """Fill ``model`` with a state dict: ``.safetensors``, or ``.pt``/``.pth`` read without pickle
     (``weights_only=True``). A state dict under the key ``state_dict`` or ``model`` is found.
 
     Raises:
-        ModelError: the file is missing, unreadable or of another kind, or does not fit the model.
+        ModelError: the file is missing, unreadable, damaged or of another kind, or does not fit the
+            model.
     """
     path = Path(path)
     state = _read_state(path)
@@ -203,7 +220,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             if header_bytes(path) > LARGEST_JSON:
                 raise ModelError(f"{path} cannot be read as weights: its header is too large")
-            return safetensors.torch.load_file(path)
+            return _checked_state(path)
         if path.suffix not in (".pt", ".pth", ".bin"):
             raise ModelError(f"{path}: weights end in .safetensors, .pt, .pth or .bin")
         if zipfile.is_zipfile(path):
@@ -227,3 +244,16 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ModelError(f"{path} is not a state dict: save model.state_dict()")
     return {str(name): tensor for name, tensor in state.items()}
+
+
+def _checked_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, which are those that were saved where it has a checksum:
+    those of others and of earlier versions have none."""
+    with safetensors.safe_open(path, framework="pt") as file:
+        said = (file.metadata() or {}).get(_CHECKSUM)
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if said is not None and said != checksum("", state):
+        raise ModelError(
+            f"{path} is damaged: its checksum is wrong; take a sound copy, or train it again"
+        )
+    return state
