@@ -9,19 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 
 import frugalkd
 from frugalkd.api import Stop, train_teacher
 from frugalkd.api import distill as distill_model
 from frugalkd.engine import Listener, Run, resolve_device
-from frugalkd.files import write_atomic
 from frugalkd.flops import flops_of_data
 from frugalkd.meters import Meters
 from frugalkd.recipes.schema import Recipe, Role, StudentRole
 from frugalkd.runs.digest import run_digest
 from frugalkd.runs.folder import SCHEMA, RunFolder, read_results
+from frugalkd.runs.load import save_weights
 from frugalkd.runs.material import (
     Material,
     make_data,
@@ -265,8 +264,7 @@ def _within(
     material = make_data(recipe, role.augment, view_seed)
     run, notes = train(material, folder)
     weights = "teacher.safetensors" if kind == "teach" else "student.safetensors"
-    state = {name: tensor.contiguous() for name, tensor in run.model.state_dict().items()}
-    write_atomic(folder.path / weights, safetensors.torch.save(state))
+    save_weights(folder.path / weights, run.model)
     run.ledger.save(folder.path / "ledger.safetensors")
     write_model_card(folder.path, role.model, material.train, weights)
     samples = len(run.ledger)
