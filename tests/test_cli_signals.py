@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+import torch
+
+from frugalkd import api
+from frugalkd.cli import main
+from frugalkd.runs import execute
+from frugalkd.runs.folder import RunFolder, read_results
 
 COMMAND = [sys.executable, "-m", "frugalkd", "teach", "digits"]
 SETTINGS = ["--set", "teacher.training.epochs=12", "--set", "checkpoints.steps=7"]
@@ -41,3 +48,67 @@ def test_a_signal_stops_a_run_that_then_goes_on_as_if_nothing_had_happened(tmp_p
     for name in ("teacher.safetensors", "ledger.safetensors"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("where", ["looking", "asking", "update_bn"])
+def test_a_signal_after_the_last_step_stops_a_run_that_then_goes_on(
+    cli, tmp_path, monkeypatch, where, number
+):
+    """In the student's evaluation, in the teacher's, in the recalibration."""
+    settings = ["--set", "student.training.epochs=1", "--set", "student.training.recalibrate_bn=64"]
+    settings += ["--set", "student.model.name=resnet8", "--set", "student.model.options={}"]
+    settings += ["--set", "teacher.training.epochs=1", "--set", "data.train_size=100"]
+    teacher, whole, run = (str(tmp_path / name) for name in ("teacher", "whole", "run"))
+    assert main(["teach", "digits", "--out", teacher, *settings]) == 0
+    command = ["distill", "digits", "--mode", "regulated", "--teacher", teacher, *settings, "--out"]
+    assert main([*command, whole]) == 0
+    module, name = {
+        "looking": (api, "predict"),
+        "asking": (execute, "held_out_logits"),
+        "update_bn": (torch.optim.swa_utils, "update_bn"),
+    }[where]
+    for store in tmp_path.glob("teacher/targets-*"):  # so that there is something to ask for
+        shutil.rmtree(store)
+    act = getattr(module, name)
+
+    def signalled(*given, **named):
+        signal.raise_signal(number)
+        return act(*given, **named)
+
+    monkeypatch.setattr(module, name, signalled)
+    code, _, err = cli(*command, run)
+    assert code == 128 + number
+    assert err.splitlines()[-1].startswith("stopped after 2 steps (1 whole epochs)")
+    assert not (tmp_path / "run" / "results.json").exists()
+    monkeypatch.undo()
+    assert main([*command, run, "--resume"]) == 0
+    for file in ("student.safetensors", "ledger.safetensors"):
+        assert (tmp_path / "run" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+    found, sound = (read_results(tmp_path / name) for name in ("run", "whole"))
+    assert found["evaluation"] == sound["evaluation"]
+    assert found["meters"]["student_forwards"] == sound["meters"]["student_forwards"] == 164
+
+
+def test_a_signal_that_comes_too_late_is_not_swallowed(cli, tmp_path, monkeypatch):
+    finish = RunFolder.finish
+
+    def signalled(folder, results):
+        signal.raise_signal(signal.SIGTERM)
+        finish(folder, results)
+
+    monkeypatch.setattr(RunFolder, "finish", signalled)
+    command = [
+        "teach",
+        "digits",
+        "--set",
+        "teacher.training.epochs=1",
+        "--out",
+        str(tmp_path / "r"),
+    ]
+    code, out, err = cli(*command)
+    assert (code, out) == (143, "")
+    assert err.splitlines()[-1] == f"stopped, but {tmp_path / 'r'} was done by then"
+    code, out, err = cli(*command)
+    assert code == 0
+    assert "holds this very run, finished" in err

@@ -16,6 +16,8 @@ from torch._dynamo.testing import CompileCounter, CompileCounterWithBackend
 from torch.nn import functional as F
 
 from frugalkd.api import distill, train_teacher
+from frugalkd.checkpoint import Checkpoints
+from frugalkd.engine import Trainer
 from frugalkd.epochs import Epoch
 from frugalkd.errors import FrugalKDError, ModelError, NonFiniteLoss, Stopped
 from frugalkd.ledger import Ledger
@@ -325,30 +327,44 @@ def check_equal(whole, resumed):
 
 
 class After:
-    """Says after ``steps`` steps that it is enough."""
+    """Says when asked for the ``times``-th time that it is enough."""
 
-    def __init__(self, steps):
-        self.left = steps
+    def __init__(self, times):
+        self.left = times
 
     def __call__(self):
         self.left -= 1
         return self.left <= 0
 
 
+@pytest.fixture
+def steps_done(monkeypatch):
+    """A list that grows by one with each step of any training."""
+    done, train_step = [], Trainer.train_step
+
+    def counted(self, batch, epoch):
+        done.append(epoch.index)
+        return train_step(self, batch, epoch)
+
+    monkeypatch.setattr(Trainer, "train_step", counted)
+    return done
+
+
 @pytest.mark.parametrize("settings", RESUMED.values(), ids=RESUMED)
 @pytest.mark.parametrize("drop_last", [False, True], ids=["all", "drop-last"])
 @pytest.mark.parametrize("steps", [1, 3])
 def test_a_run_stopped_again_and_again_ends_where_the_whole_one_does(
-    settings, drop_last, steps, tmp_path
+    settings, drop_last, steps, tmp_path, steps_done
 ):
     training = replace(TRAININGS["adamw"], epochs=3.5, drop_last=drop_last)
     whole = start(settings, training=training)
     times = 0
     while True:
+        steps_done.clear()
         try:
             resumed = start(
                 settings, training=training, checkpoints=tmp_path, resume=times > 0,
-                stop=After(steps),
+                stop=lambda: len(steps_done) >= steps,
             )  # fmt: skip
             break
         except Stopped:
@@ -356,6 +372,37 @@ def test_a_run_stopped_again_and_again_ends_where_the_whole_one_does(
             torch.rand(times)  # whatever else the process draws in between
     assert times == sum(record["steps"] for record in whole.history) // steps
     check_equal(whole, resumed)
+
+
+@pytest.mark.parametrize("when", WHENS)
+@pytest.mark.parametrize("role", [{}, {"mode": "regulated"}], ids=["teach", "distill"])
+def test_a_run_can_be_stopped_wherever_it_asks(role, when, tmp_path):
+    """At steps, in looks and screenings, in the recalibration, in the evaluation."""
+    training = replace(TRAININGS["adamw"], epochs=3.5, recalibrate_bn=20, screen_batch=4)
+    gate = SelfRegulation(confidence=0.3, when=when, max_sleep=1)
+    run = partial(start, {**role, "regulation": gate} if role else {"policy": gate})
+    settings = {"training": training, "held_out": images(12)}
+    asked = []
+
+    def never():
+        asked.append(1)
+        return False
+
+    whole = run(**settings, stop=never)
+    where = set()
+    for times in range(1, len(asked) + 1):
+        folder = tmp_path / str(times)
+        with pytest.raises(Stopped) as raised:
+            run(**settings, checkpoints=folder, stop=After(times))
+        where.add(" ".join(str(raised.value).split()[1:4]))
+        if "two looks" in str(raised.value):  # none of them is made again
+            state = Checkpoints(folder, Checkpointing()).newest()["selection"]["under_way"]
+            assert state["read"] > 0
+        resumed = run(**settings, checkpoints=folder, resume=True)
+        check_equal(whole, resumed)
+        assert resumed.evaluation == whole.evaluation
+    seen = "between two looks" if when == "now" else "in the screening"
+    assert where >= {"at epoch 0,", "while BatchNorm's statistics", "in an evaluation", seen}
 
 
 class Noisy(torch.utils.data.Dataset):
@@ -407,34 +454,32 @@ def test_a_channels_last_run_goes_on_with_its_optimiser_as_it_was(optimizer, tmp
 
 
 @pytest.mark.parametrize("when", WHENS)
-def test_a_run_goes_on_from_its_last_checkpoint_not_from_its_last_epoch(when, tmp_path):
+def test_a_run_goes_on_from_its_last_checkpoint_not_from_its_last_epoch(when, tmp_path, steps_done):
     settings = {"policy": SelfRegulation(confidence=0.5, when=when, max_sleep=2)}
     training = replace(TRAININGS["sgd"], epochs=3)
     whole = start(settings, training=training)
-    done = []
 
     class Killed(Exception):
         pass
 
-    class Dying(After):
-        def __call__(self):
-            if super().__call__():
-                raise Killed
-            done.append(1)
-            return False
+    def dying():
+        if len(steps_done) == 8:
+            raise Killed
+        return False
 
+    steps_done.clear()
     with pytest.raises(Killed):
         start(
             settings, training=training, checkpoints=tmp_path,
-            checkpointing=Checkpointing(steps=2, keep=1), stop=Dying(8),
+            checkpointing=Checkpointing(steps=2, keep=1), stop=dying,
         )  # fmt: skip
-    done.clear()
+    steps_done.clear()
     resumed = start(
         settings, training=training, checkpoints=tmp_path, resume=True,
-        checkpointing=Checkpointing(steps=2), stop=Dying(1000),
+        checkpointing=Checkpointing(steps=2),
     )  # fmt: skip
     check_equal(whole, resumed)
-    assert len(done) == sum(record["steps"] for record in whole.history) - 6
+    assert len(steps_done) == sum(record["steps"] for record in whole.history) - 6
 
 
 @pytest.mark.parametrize("settings", RESUMED.values(), ids=RESUMED)

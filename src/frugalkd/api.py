@@ -76,7 +76,8 @@ def train_teacher(
         checkpointing: when to write them; default after each epoch and every ten minutes.
         resume: go on from the newest checkpoint there.
         listener: told of each epoch's record.
-        stop: asked after each step; where it says True a checkpoint is written and Stopped raised.
+        stop: asked after each step and each look, in the evaluation too; where it says True there
+            is a checkpoint to go on from, and Stopped is raised.
 
     Returns:
         The run: the model, and the ledger whose ``significance`` says who took part how often.
@@ -329,7 +330,7 @@ def _train(
         row = flops_of_data(teacher, data, accelerator.device, collate)
         meters.flops["teacher_forward"] = row["forward"] * meters.teacher_queries
     if held_out is not None:
-        _evaluate(run, teacher, held_out, training, accelerator, collate)
+        _evaluate(run, teacher, held_out, training, accelerator, collate, stop)
     return run
 
 
@@ -364,12 +365,14 @@ def _evaluate(
     training: Training,
     accelerator: Accelerator,
     collate: Collate | None,
+    stop: Stop | None,
 ) -> None:
     """Measure the run's model on held-out data, on a clock of its own."""
     started = time.perf_counter()
     look = partial(
-        predict, accelerator=accelerator, num_workers=training.num_workers, collate=collate
-    )
+        predict, accelerator=accelerator, num_workers=training.num_workers, collate=collate,
+        stop=stop,
+    )  # fmt: skip
     probabilities, labels = look(run.model, held_out)
     if labels is None:
         raise ModelError("held-out data without labels measure nothing: give labels, or predict")

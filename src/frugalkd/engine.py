@@ -125,7 +125,8 @@ class Trainer:
         accelerator: device and precision.
         checkpoints: where and when to write checkpoints, or None.
         listener: told of each epoch.
-        stop: asked after each step whether to stop there.
+        stop: asked whether to stop: after each step, in between looks, while BatchNorm's statistics
+            are refreshed.
     """
 
     model: nn.Module
@@ -138,6 +139,7 @@ class Trainer:
     stop: Callable[[], bool] = lambda: False
 
     def __post_init__(self) -> None:
+        self.selection.stop = self.stop
         self.call = Caller(self.model, self.training, self.accelerator)
         self.optimizer = make_optimizer(self.model, self.training.optimizer)
         self.step = 0
@@ -152,14 +154,20 @@ class Trainer:
 
         Raises:
             NonFiniteLoss: logits or losses stopped being finite; the weights are those before.
-            Stopped: ``stop`` said so; a checkpoint was written, where there is a place for it.
+            Stopped: ``stop`` said so; a checkpoint was written, where there is a place for it. What
+                comes between two epochs, or after the last one, is done again from the one before.
         """
         self._started = time.perf_counter() - self.selection.meters.wall_seconds
         for epoch in self.selection:
             self.model.train()
-            for batch in epoch:
-                self.losses.append(self.train_step(batch, epoch))
-                self._pause(epoch)
+            try:
+                for batch in epoch:
+                    self.losses.append(self.train_step(batch, epoch))
+                    self._pause(epoch)
+            except Stopped:
+                if self.checkpoints is not None:
+                    self.save(epoch.index)
+                raise
             self._finish_epoch(epoch)
         self._recalibrate()
         self._read_clock()
@@ -170,12 +178,11 @@ class Trainer:
         self.selection.meters.wall_seconds = time.perf_counter() - self._started
 
     def _pause(self, epoch: Epoch) -> None:
-        """Between two steps: write a checkpoint where one is due, stop where that is asked for."""
-        stop = self.stop()
-        if self.checkpoints is not None and (stop or self.checkpoints.due(self.step)):
-            self.save(epoch.index)
-        if stop:
+        """Between two steps: stop where that is asked for, write a checkpoint where one is due."""
+        if self.stop():
             raise Stopped(f"stopped at epoch {epoch.index}, step {self.step}")
+        if self.checkpoints is not None and self.checkpoints.due(self.step):
+            self.save(epoch.index)
 
     def train_step(self, batch: Batch, epoch: Epoch) -> Tensor:
         """One optimiser step. No device synchronisation in here."""
@@ -234,16 +241,22 @@ class Trainer:
         chosen = torch.randperm(
             len(selection.pool), generator=torch.Generator().manual_seed(selection.seed)
         )[:rows]
-        ids = selection.pool[chosen.numpy()]
+        ids, stopped = selection.pool[chosen.numpy()], False
 
         def batches() -> Iterator[tuple[Any]]:
             # Counted as they are read: update_bn reads nothing where there is no BatchNorm.
+            nonlocal stopped
             for rows in selection.read(ids, self.training.batch_size):
                 selection.meters.student_forwards += len(rows.ids)
                 yield (rows.data,)
+                stopped = self.stop()
+                if stopped:  # update_bn itself comes to its end, and puts back what it changed
+                    return
 
         with selection.meters.phase("recalibrate"):
             torch.optim.swa_utils.update_bn(batches(), self.call)
+        if stopped:
+            raise Stopped("stopped while BatchNorm's statistics were refreshed")
 
     def save(self, epochs: int) -> None:
         """Write a checkpoint: ``epochs`` epochs are done. Does nothing but raise NonFiniteLoss

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from frugalkd.errors import NonFiniteLoss, SelectionMisuse
+from frugalkd.errors import NonFiniteLoss, SelectionMisuse, Stopped
 from frugalkd.policies import Plan
 from frugalkd.policies._policy import Ids, Mask
 from frugalkd.reading import Rows, joined
@@ -200,6 +200,8 @@ class Epoch:
             rows += len(kept.ids)
             if rows >= size:
                 yield take(size)
+            elif selection.stop():
+                raise Stopped(f"stopped between two looks of epoch {self.index}")
         if rows and not selection.drop_last:
             yield take(rows)
         self.counts["deferred"] += rows

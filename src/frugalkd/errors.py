@@ -117,7 +117,7 @@ class SelectionMisuse(FrugalKDError):
 
 
 class Stopped(FrugalKDError):
-    """A training was asked to stop, and did so after a step; its checkpoint says where.
+    """A training was asked to stop, and did so; its last checkpoint is what it goes on from.
 
     What to do: give the same command with ``--resume``.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch.utils.data import Dataset
 
 from frugalkd.batches import call, checked_logits, split
 from frugalkd.data.source import Collate, check_map_style, open_source
-from frugalkd.errors import UnsupportedData
+from frugalkd.errors import Stopped, UnsupportedData
 from frugalkd.looking import looking
 from frugalkd.memory import memory_for
 
@@ -28,10 +29,14 @@ def predict(
     batch_size: int = 1000,
     num_workers: int = 0,
     collate: Collate | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
     """Class probabilities float32 (samples, classes) and labels int64 (samples,) where known.
 
+    ``stop`` is asked after each batch.
+
     Raises:
+        Stopped: ``stop`` said so.
         UnsupportedData: data that are not map-style, empty, or whose labels are no class indices.
         ModelError: the model does not give logits (rows, classes).
         OutOfMemory: ``batch_size`` rows are too many.
@@ -55,6 +60,8 @@ def predict(
                 logits = checked_logits(call(model, inputs), len(block))
             probabilities.append(torch.softmax(logits.float(), dim=1).cpu())
             labels.append(known)
+            if stop is not None and stop():
+                raise Stopped("stopped in an evaluation")
     together = torch.cat(probabilities).numpy()
     if any(part is None for part in labels):
         return together, None

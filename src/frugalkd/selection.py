@@ -19,7 +19,7 @@ from frugalkd.checks import check_batch, check_same_data
 from frugalkd.data.protocols import is_batch_indexed, is_view_indexed
 from frugalkd.data.source import open_source
 from frugalkd.epochs import Epoch
-from frugalkd.errors import NonFiniteLoss, SelectionMisuse, TargetsError, UnsupportedData
+from frugalkd.errors import NonFiniteLoss, SelectionMisuse, Stopped, TargetsError, UnsupportedData
 from frugalkd.gate import look
 from frugalkd.ledger import Ledger
 from frugalkd.looking import looking
@@ -154,6 +154,9 @@ class Selection:
         """The epoch to come, or under way."""
         self.classes: int | None = None
         """Of the model; where it is known, labels are checked against it as they are read."""
+        self.stop: Callable[[], bool] = lambda: False
+        """Asked after each look that no step comes after; Stopped is raised where it says True.
+        The state may then be taken, unless it was a screening that was stopped."""
         self._current: Epoch | None = None
         self._under_way: Epoch | None = None  # what a state was taken in the middle of
 
@@ -386,6 +389,8 @@ class Selection:
     def _screen(self, ids: Ids) -> None:
         for rows in self.read(ids, self.screen_batch):
             self.look(*self.with_labels(rows))
+            if self.stop():
+                raise Stopped(f"stopped in the screening before epoch {self.epoch}")
 
 
 def _is_plain(data: Any) -> bool:

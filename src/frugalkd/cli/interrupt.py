@@ -26,7 +26,7 @@ class Interrupted(Exception):
 
 
 class Wish:
-    """The wish to stop, as a training asks for it after each step.
+    """The wish to stop, as a training asks for it after each step or look.
 
     Before it first asked, and at a second signal, the process does not wait: KeyboardInterrupt.
     """
@@ -56,6 +56,9 @@ def resumable(out: Path, *, runs: bool = False) -> Iterator[Wish]:
 
     Yields:
         What a training asks whether to stop.
+
+    Raises:
+        Interrupted: a signal came. Where it came too late to stop anything, that is what it says.
     """
     wish = Wish()
     before = {}
@@ -68,6 +71,8 @@ def resumable(out: Path, *, runs: bool = False) -> Iterator[Wish]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if wish.made:
+        raise Interrupted(f"stopped, but {out} was done by then", 128 + wish.signal)
 
 
 def _what_is_kept(out: Path, runs: bool) -> str:

@@ -159,7 +159,7 @@ def distill(
             per_row = row["forward"]
             run.meters.flops["teacher_forward"] = per_row * run.meters.teacher_queries
             notes["targets"] = _targets_note(role, source, run.meters)
-            notes["teacher"] = _agreement(run, live, material, teacher, device)
+            notes["teacher"] = _agreement(run, live, material, teacher, device, stop)
         return run, notes
 
     seed = STORE_SEED if stored else recipe.seed
@@ -214,7 +214,12 @@ def _shared(
 
 
 def _agreement(
-    run: Run, live: LiveTeacher, material: Material, teacher: Path | None, device: torch.device
+    run: Run,
+    live: LiveTeacher,
+    material: Material,
+    teacher: Path | None,
+    device: torch.device,
+    stop: Stop | None,
 ) -> dict[str, Any]:
     """How often student and teacher name the same class on held-out data."""
     said: dict[str, Any] = {"digest": None, "evaluation": None}
@@ -223,7 +228,7 @@ def _agreement(
         said = {"digest": results["digest"], "evaluation": results["evaluation"]}
     if material.held_out is not None and run.evaluation is not None:
         started = time.perf_counter()
-        logits = held_out_logits(live, material.held_out, teacher, device)
+        logits = held_out_logits(live, material.held_out, teacher, device, stop)
         agreement = np.mean(logits.argmax(1) == run.probabilities.argmax(1))  # pyright: ignore
         run.evaluation["teacher_agreement"] = float(agreement)
         run.meters.eval_seconds += time.perf_counter() - started

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from frugalkd.errors import RunFolderError, TargetsError
+from frugalkd.errors import RunFolderError, Stopped, TargetsError
 from frugalkd.policies._policy import Ids
 from frugalkd.recipes.schema import Recipe
 from frugalkd.runs.folder import read_results
@@ -100,14 +100,29 @@ def open_targets(
 
 
 def held_out_logits(
-    live: LiveTeacher, data: Dataset, teacher: Path | None, device: torch.device
+    live: LiveTeacher,
+    data: Dataset,
+    teacher: Path | None,
+    device: torch.device,
+    stop: Callable[[], bool] | None = None,
 ) -> np.ndarray:
     """The teacher's logits float32 (samples, classes) on held-out data, kept in its folder where
-    that can be written."""
+    that can be written.
+
+    Raises:
+        Stopped: ``stop``, asked after each batch, said so.
+    """
+
+    def heed(done: int, total: int) -> None:
+        if stop is not None and stop():
+            raise Stopped("stopped in an evaluation")
+
     encoding = Dense("float32")
     where = store_folder(live, data, 1, encoding, teacher)
     where = where if _may_be(where) else None
-    return StoredTargets.fill(live, data, where, encoding=encoding, device=device).all_logits()
+    return StoredTargets.fill(
+        live, data, where, encoding=encoding, device=device, listener=heed
+    ).all_logits()
 
 
 def store_folder(
