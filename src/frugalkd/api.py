@@ -48,6 +48,7 @@ def train_teacher(
     data: Dataset,
     *,
     policy: Policy | None = None,
+    scores: NDArray[np.float32] | None = None,
     objective: Objective | None = None,
     training: Training | None = None,
     seed: int = 0,
@@ -66,6 +67,8 @@ def train_teacher(
         model: any module that returns logits (rows, classes).
         data: a map-style data set of (inputs, class index).
         policy: who takes part; default ``SelfRegulation()``, ``All()`` trains conventionally.
+        scores: float32 (samples,), for a policy that needs them: :func:`frugalkd.scoring.score`
+            makes them.
         objective: default cross-entropy.
         training: epochs, batch size, optimiser, schedule, precision.
         seed: of the order of samples and of dropout. The model's first weights are the caller's.
@@ -92,6 +95,7 @@ def train_teacher(
         data,
         policy=policy or SelfRegulation(),
         weights=None,
+        scores=scores,
         targets=None,
         teacher=None,
         objective=objective or CrossEntropy(),
@@ -119,6 +123,7 @@ def distill(
     gamma: float = 1.0,
     policy: Policy | None = None,
     weights: NDArray[np.float32] | None = None,
+    scores: NDArray[np.float32] | None = None,
     objective: Objective | None = None,
     training: Training | None = None,
     seed: int = 0,
@@ -145,6 +150,8 @@ def distill(
         gamma: weights are significance ** gamma.
         policy: who takes part, instead of a mode.
         weights: float32 (samples,), instead of a mode; 0 leaves a sample out.
+        scores: float32 (samples,), for a policy that needs them: :func:`frugalkd.scoring.score`
+            makes them.
         objective: default ``KD()``: T = 4, alpha = 0.9.
         training, seed, held_out, device, collate, checkpoints, checkpointing, resume, listener,
             stop: as in :func:`train_teacher`.
@@ -180,6 +187,7 @@ def distill(
         data,
         policy=policy,
         weights=weights,
+        scores=scores,
         targets=targets if objective.needs_targets else None,
         teacher=teacher if isinstance(teacher, nn.Module) else None,
         objective=objective,
@@ -241,6 +249,7 @@ def _train(
     *,
     policy: Policy | None,
     weights: NDArray[np.float32] | None,
+    scores: NDArray[np.float32] | None,
     targets: Targets | None,
     teacher: nn.Module | None,
     objective: Objective,
@@ -282,6 +291,7 @@ def _train(
         batch_size=training.batch_size,
         seed=seed,
         weights=weights,
+        scores=scores,
         targets=targets,
         model=model,
         forward=caller,

@@ -30,8 +30,10 @@ def predict(
     num_workers: int = 0,
     collate: Collate | None = None,
     stop: Callable[[], bool] | None = None,
+    ids: NDArray[np.int64] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
-    """Class probabilities float32 (samples, classes) and labels int64 (samples,) where known.
+    """Class probabilities float32 (samples, classes) and labels int64 (samples,) where known, of
+    the samples ``ids`` or of all.
 
     ``stop`` is asked after each batch.
 
@@ -45,7 +47,8 @@ def predict(
     if not len(dataset):  # pyright: ignore[reportArgumentType]
         raise UnsupportedData("the data set is empty: there is nothing to measure")
     accelerator = accelerator or Accelerator(cpu=next(model.parameters()).device.type == "cpu")
-    ids = np.arange(len(dataset))  # pyright: ignore[reportArgumentType]
+    if ids is None:
+        ids = np.arange(len(dataset))  # pyright: ignore[reportArgumentType]
     blocks = np.split(ids, np.arange(batch_size, len(ids), batch_size))
     requests = [(block, np.zeros_like(block)) for block in blocks]
     probabilities, labels = [], []

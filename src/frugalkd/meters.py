@@ -40,6 +40,18 @@ class Meters:
         """Add the time of a block to the phase ``name``; a phase inside counts on its own only."""
         return Phase(self, name)
 
+    def add(self, other: Meters) -> None:
+        """Count what another run has cost, too."""
+        self.samples_backpropagated += other.samples_backpropagated
+        self.student_forwards += other.student_forwards
+        self.teacher_queries += other.teacher_queries
+        self.wall_seconds += other.wall_seconds
+        self.eval_seconds += other.eval_seconds
+        for name, count in other.flops.items():
+            self.flops[name] = self.flops.get(name, 0) + count
+        for name, seconds in other.phases.items():
+            self.phases[name] += seconds
+
     def move(self, seconds: float, *, out_of: str, into: str) -> None:
         """Count ``seconds`` of one phase as another's, where both happened within one call."""
         self.phases[out_of] -= seconds

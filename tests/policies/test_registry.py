@@ -19,6 +19,8 @@ from frugalkd.verdict import Look
 
 EVERYONE = {  # settings under which everything takes part
     "all": {},
+    "el2n": {"budget": 1.0},
+    "forgetting": {"budget": 1.0},
     "infobatch": {"skip": 0.0},
     "random": {"fraction": 1.0},
     "self-regulation": {"confidence": 1.1},
@@ -36,6 +38,8 @@ def ledger_of(policy, samples=50, seed=0):
     ledger["loss"][:] = stream.random(samples)
     ledger["streak"][:] = stream.integers(3, size=samples)
     ledger["due"][:] = stream.integers(8, size=samples)
+    if policy.scoring is not None:
+        ledger["score"][:] = stream.random(samples)
     return ledger
 
 
@@ -119,7 +123,10 @@ def test_with_everything_selected_it_is_plain_training(name):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 3))
         training = Training(epochs=2.5, batch_size=8, optimizer=Optimizer("sgd", lr=0.1))
-        run = train_teacher(model, data, policy=policy, training=training, device="cpu")
+        scores = None if policy.scoring is None else np.linspace(0, 1, 30, dtype=np.float32)
+        run = train_teacher(
+            model, data, policy=policy, scores=scores, training=training, device="cpu"
+        )
         assert run.meters.samples_backpropagated == 75
         weights.append(torch.cat([p.detach().flatten() for p in run.model.parameters()]))
     assert all(torch.equal(weights[0], other) for other in weights[1:])

@@ -2,20 +2,26 @@
 
 from frugalkd.policies._policy import Moment, Plan, Policy, Scoring, Ungated
 from frugalkd.policies.all import All
+from frugalkd.policies.el2n import EL2N
+from frugalkd.policies.forgetting import Forgetting
 from frugalkd.policies.info_batch import InfoBatch
 from frugalkd.policies.random_subset import RandomSubset
 from frugalkd.policies.self_regulation import SelfRegulation
 
 POLICIES: dict[str, type[Policy]] = {
     "all": All,
+    "el2n": EL2N,
+    "forgetting": Forgetting,
     "infobatch": InfoBatch,
     "random": RandomSubset,
     "self-regulation": SelfRegulation,
 }
 
 __all__ = [
+    "EL2N",
     "POLICIES",
     "All",
+    "Forgetting",
     "InfoBatch",
     "Moment",
     "Plan",

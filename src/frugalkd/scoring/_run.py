@@ -1,0 +1,108 @@
+"""What every scoring needs: a training of its own, and a look at what came of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+from torch.utils.data import Dataset
+
+from frugalkd import draws
+from frugalkd.api import Stop, distill
+from frugalkd.data.images import Augmentation, ImageData
+from frugalkd.data.source import Collate
+from frugalkd.engine import Run, accelerator_for
+from frugalkd.errors import UnsupportedData
+from frugalkd.evaluation import predict
+from frugalkd.meters import Meters
+from frugalkd.objectives import CrossEntropy
+from frugalkd.policies import All, Policy
+from frugalkd.policies._policy import Ids
+from frugalkd.training import Training
+
+MakeModel = Callable[[int], nn.Module]
+"""A fresh model, its weights drawn from a seed."""
+
+
+@dataclass
+class ScoringRun:
+    """Trainings for the sake of scores.
+
+    Attributes:
+        make_model, data, device, collate, stop: as in :func:`frugalkd.scoring.score`.
+        training: the settings, with the epochs of the scoring.
+        meters: what all of it has cost so far.
+    """
+
+    make_model: MakeModel
+    data: Dataset
+    training: Training
+    device: str = "auto"
+    collate: Collate | None = None
+    stop: Stop | None = None
+    meters: Meters = field(default_factory=Meters)
+
+    @property
+    def samples(self) -> int:
+        return len(self.data)  # pyright: ignore[reportArgumentType]
+
+    @staticmethod
+    def seed_of(seed: int, index: int) -> int:
+        """The seed of one training, which no student's training has by its own counting."""
+        return int(draws.hash64(seed, draws.stream("scoring"), index)[0] >> np.uint64(32))
+
+    def train(
+        self,
+        seed: int,
+        *,
+        policy: Policy | None = None,
+        weights: NDArray[np.float32] | None = None,
+    ) -> Run:
+        """A fresh model, trained on the labels; by default everything takes part."""
+        run = distill(
+            self.make_model(seed),
+            self.data,
+            teacher=None,
+            policy=policy or All(),
+            weights=weights,
+            objective=CrossEntropy(),
+            training=self.training,
+            seed=seed,
+            device=self.device,
+            collate=self.collate,
+            stop=self.stop,
+        )
+        self.meters.add(run.meters)
+        return run
+
+    def look(
+        self, run: Run, ids: Ids | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The trained model's probabilities float32 (rows, classes) for ``ids`` (default: all), and
+        their labels int64 (rows,): of view 0, and of images without augmentation."""
+        data, started = self.data, time.perf_counter()
+        if isinstance(data, ImageData):
+            data = data.with_augmentation(Augmentation())
+        probabilities, labels = predict(
+            run.model,
+            data,
+            accelerator=accelerator_for(self.training.precision, self.device),
+            batch_size=self.training.screen_batch,
+            num_workers=self.training.num_workers,
+            collate=self.collate,
+            stop=self.stop,
+            ids=ids,
+        )
+        if labels is None:
+            raise UnsupportedData("these data have no labels: a scoring run learns from labels")
+        spent, rows = Meters(), len(labels)
+        spent.student_forwards = rows
+        per_row = run.meters.flops["student_forward"] / max(1, run.meters.student_forwards)
+        spent.flops = {"student_forward": per_row * rows}
+        spent.wall_seconds = spent.phases["screen"] = time.perf_counter() - started
+        self.meters.add(spent)
+        return probabilities, labels
