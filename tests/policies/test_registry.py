@@ -22,8 +22,12 @@ EVERYONE = {  # settings under which everything takes part
     "el2n": {"budget": 1.0},
     "forgetting": {"budget": 1.0},
     "infobatch": {"skip": 0.0},
+    "kakurenbo": {"fraction": 0.0},
+    "pdd": {"threshold": 1.1},
     "random": {"fraction": 1.0},
+    "selective-backprop": {"least": 1.0},
     "self-regulation": {"confidence": 1.1},
+    "unix": {"keep": 1.0},
 }
 
 
@@ -93,17 +97,22 @@ def test_settings_are_frozen_plain_values(policy: Any):
         policy.when = "now"
 
 
-def test_admit_and_sleep_answer_row_by_row(policy):
-    confidence = np.array([0.1, 0.5, 0.95, np.nan], np.float32)
-    correct = np.array([True, False, True, True])
-    ledger = Ledger.new(4, extra=policy.columns)
-    failed = policy.admit(
-        Look(confidence, correct, confidence), np.arange(4), ledger, Moment(4, 10, 5)
-    )
-    assert failed.shape == (4,)
-    assert failed.dtype == bool
-    assert failed[1]
-    assert failed[3]
+@pytest.mark.parametrize("name", POLICIES)
+def test_admit_and_sleep_answer_row_by_row_whatever_the_look_says(name):
+    values = np.array([0.1, 0.5, 0.95, np.nan], np.float32)
+    look = Look(values, np.array([True, False, True, True]), values, values)
+    at, ids = Moment(4, 10, 5), np.arange(4)
+    for settings in ({}, EVERYONE[name]):
+        policy = POLICIES[name](**settings)
+        ledger = Ledger.new(4, extra=policy.columns)
+        for column, noted in policy.note(look, ids, ledger, at).items():
+            assert noted.shape == (4,)
+            assert np.isfinite(noted).all()
+            ledger[column][ids] = noted
+        failed = policy.admit(look, ids, ledger, at)
+        assert failed.shape == (4,)
+        assert failed.dtype == bool
+    assert failed.all(), "of everyone, some would be left out"
     sleep = policy.sleep(np.array([0, 1, 2, 255], np.uint8))
     assert (sleep >= 0).all()
     assert sleep[0] == 0

@@ -100,7 +100,7 @@ def test_a_binary_file_is_refused(tmp_path):
         ("teacher.policy.name=rando", "teacher.policy.name is 'rando': did you mean random?"),
         (
             "teacher.policy={}",
-            "teacher.policy.name is missing: known are all, infobatch, ",
+            "teacher.policy.name is missing: known are all, ",
         ),
         ("teacher.policy=3", "teacher.policy is 3: it is a section"),
         ("teacher.policy.when=nw", "teacher.policy.when is 'nw': did you mean now?"),

@@ -5,16 +5,24 @@ from frugalkd.policies.all import All
 from frugalkd.policies.el2n import EL2N
 from frugalkd.policies.forgetting import Forgetting
 from frugalkd.policies.info_batch import InfoBatch
+from frugalkd.policies.kakurenbo import Kakurenbo
+from frugalkd.policies.pdd import ProgressiveDataDropout
 from frugalkd.policies.random_subset import RandomSubset
+from frugalkd.policies.selective_backprop import SelectiveBackprop
 from frugalkd.policies.self_regulation import SelfRegulation
+from frugalkd.policies.unix import Unix
 
 POLICIES: dict[str, type[Policy]] = {
     "all": All,
     "el2n": EL2N,
     "forgetting": Forgetting,
     "infobatch": InfoBatch,
+    "kakurenbo": Kakurenbo,
+    "pdd": ProgressiveDataDropout,
     "random": RandomSubset,
+    "selective-backprop": SelectiveBackprop,
     "self-regulation": SelfRegulation,
+    "unix": Unix,
 }
 
 __all__ = [
@@ -23,11 +31,15 @@ __all__ = [
     "All",
     "Forgetting",
     "InfoBatch",
+    "Kakurenbo",
     "Moment",
     "Plan",
     "Policy",
+    "ProgressiveDataDropout",
     "RandomSubset",
     "Scoring",
+    "SelectiveBackprop",
     "SelfRegulation",
     "Ungated",
+    "Unix",
 ]

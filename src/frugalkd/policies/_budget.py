@@ -5,16 +5,26 @@ from __future__ import annotations
 import math
 
 
-def last_full_epochs(epochs: float, part: float, budget: float | None) -> int:
-    """How many last epochs train on everything: ``part`` of all ``epochs``, rounded down, and no
-    more than half of what a budget can pay for."""
-    wanted = math.floor(part * epochs + 1e-9)
-    if budget is None:
-        return wanted
-    return min(wanted, math.floor(budget * epochs / 2 + 1e-9))
+def check_parts(**parts: float | None) -> None:
+    """Settings that are a part of something; None is one that is not set.
+
+    Raises:
+        ValueError: one of them is not in (0, 1].
+    """
+    for name, part in parts.items():
+        if part is not None and not 0 < part <= 1:
+            raise ValueError(f"{name} must be in (0, 1], not {part}")
 
 
-def rest_of(budget: float, epochs: float, full: int) -> float:
+def full_from(epochs: float, wanted: float, budget: float | None) -> float:
+    """The epoch from which on the last ones, ``wanted`` of them rounded down, train on everything;
+    all of them together take no more than half of what a budget can pay for."""
+    if budget is not None:
+        wanted = min(wanted, budget * epochs / 2)
+    return min(epochs, math.ceil(epochs - math.floor(wanted + 1e-9)))
+
+
+def rest_of(budget: float, epochs: float, full: float) -> float:
     """The fraction of all samples for each other epoch, where ``full`` epochs train on everything
     and all epochs together may spend ``budget``, in (0, 1]."""
     if full >= epochs:

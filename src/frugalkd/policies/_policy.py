@@ -165,3 +165,15 @@ class Ungated(Policy):
 
     def sleep(self, streak: NDArray[np.uint8]) -> NDArray[np.int64]:
         return np.zeros(len(streak), dtype=np.int64)
+
+
+class GateNow(Policy):
+    """A policy that judges each batch at hand: everything is read, nobody sleeps."""
+
+    when = "now"
+
+    def plan(self, ledger: Ledger, pool: Ids, at: Moment) -> Plan:
+        return Plan(pool)
+
+    def sleep(self, streak: NDArray[np.uint8]) -> NDArray[np.int64]:
+        return np.zeros(len(streak), dtype=np.int64)

@@ -8,7 +8,7 @@ import numpy as np
 
 from frugalkd import draws
 from frugalkd.ledger import Ledger
-from frugalkd.policies._budget import last_full_epochs, rest_of
+from frugalkd.policies._budget import check_parts, full_from, rest_of
 from frugalkd.policies._policy import Ids, Moment, Plan, Ungated, at_sorted
 
 
@@ -47,12 +47,11 @@ class InfoBatch(Ungated):
                 raise ValueError(f"{name} must be in [0, 1), not {chance}")
         if not 0 <= self.anneal <= 1:
             raise ValueError(f"anneal must be in [0, 1], not {self.anneal}")
-        if self.budget is not None and not 0 < self.budget <= 1:
-            raise ValueError(f"budget must be in (0, 1], not {self.budget}")
+        check_parts(budget=self.budget)
 
     def plan(self, ledger: Ledger, pool: Ids, at: Moment) -> Plan:
-        full = last_full_epochs(at.epochs, self.anneal, self.budget)
-        if at.epoch >= at.epochs - full:
+        full = full_from(at.epochs, self.anneal * at.epochs, self.budget)
+        if at.epoch >= full:
             return Plan(pool, forced=np.ones(len(pool), dtype=bool))
         losses = at_sorted(ledger["loss"], pool)
         known = ~np.isnan(losses)
@@ -61,7 +60,7 @@ class InfoBatch(Ungated):
                 return Plan(pool)
             learned = losses < losses[known].mean(dtype=np.float64)
             return self._plan(pool, learned, self.skip, at)
-        part = rest_of(self.budget, at.epochs, full)
+        part = rest_of(self.budget, at.epochs, at.epochs - full)
         quota = min(len(pool), max(1, round(part * len(ledger))))
         left_out = len(pool) - quota
         if not known.any() or not left_out:

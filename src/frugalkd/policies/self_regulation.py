@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import ClassVar, Literal
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from frugalkd import draws
 from frugalkd.ledger import NEVER, Ledger
+from frugalkd.policies._keeping import lowest
 from frugalkd.policies._policy import Ids, Mask, Moment, Plan, Policy, at_sorted
 from frugalkd.training import STRICT
 from frugalkd.verdict import Look, fails
@@ -165,8 +166,8 @@ class SelfRegulation(Policy):
 
         if len(awake) >= quota:
             keys = (confidence, chance) if self.quota == "least-confident" else (chance,)
-            return Plan(_lowest(awake, quota, *keys))
-        filler = _lowest(
+            return Plan(lowest(awake, quota, *keys))
+        filler = lowest(
             _without(pool, awake),
             quota - len(awake),
             lambda ids: at_sorted(ledger["due"], ids),
@@ -191,16 +192,3 @@ def _sleeps(max_sleep: int) -> NDArray[np.int64]:
     table[0] = 0
     table.flags.writeable = False
     return table
-
-
-def _lowest(ids: Ids, wanted: int, *keys: Callable[[Ids], NDArray]) -> Ids:
-    """The ``wanted`` ids that are lowest by the first key, among equals by the next, then by place.
-
-    They come in no particular order. A key is asked only about the ids that it decides about.
-    """
-    if wanted <= 0 or wanted >= len(ids) or not keys:
-        return ids[: max(wanted, 0)]
-    values = keys[0](ids)
-    edge = np.partition(values, wanted - 1)[wanted - 1]
-    sure, tied = ids[values < edge], ids[values == edge]
-    return np.concatenate([sure, _lowest(tied, wanted - len(sure), *keys[1:])])

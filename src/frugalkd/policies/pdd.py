@@ -1,0 +1,57 @@
+"""Progressive Data Dropout: what is still hard, and in the last epoch everything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from frugalkd.ledger import Ledger
+from frugalkd.policies._budget import check_parts, full_from, rest_of
+from frugalkd.policies._keeping import lowest_rows, share
+from frugalkd.policies._policy import GateNow, Ids, Mask, Moment, Plan
+from frugalkd.verdict import Look
+
+
+@dataclass(frozen=True)
+class ProgressiveDataDropout(GateNow):
+    """Progressive Data Dropout by difficulty (NeurIPS 2025).
+
+    *Rule:* the model looks at each batch first, and a sample takes part while the probability of
+    its label is below ``threshold``; the last epoch trains on everything.
+
+    *What we chose:* what is kept waits until a full batch is there. Within a ``budget``, a look
+    keeps its rows of lowest probability, as many as the budget has left (the odd row by a draw),
+    whatever the threshold. The last epochs are paid from the budget too, and take half of it at the
+    most: where that does not pay for a whole epoch, there is none.
+
+    *Cost:* a forward pass of everything in every epoch but the last, before those of what is kept.
+
+    Attributes:
+        threshold: of the label's softmax probability, above 0; above 1 everything takes part.
+        finale: last epochs in which everything takes part, counted as forced.
+        budget: samples backpropagated, of those that are read; None leaves it to ``threshold``.
+    """
+
+    threshold: float = 0.3
+    finale: int = 1
+    budget: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.threshold > 0:
+            raise ValueError(f"threshold must be above 0, not {self.threshold}")
+        if self.finale < 0:
+            raise ValueError(f"finale is epochs, 0 or more, not {self.finale}")
+        check_parts(budget=self.budget)
+
+    def plan(self, ledger: Ledger, pool: Ids, at: Moment) -> Plan:
+        if at.epoch >= full_from(at.epochs, self.finale, self.budget):
+            return Plan(pool, forced=np.ones(len(pool), dtype=bool))
+        return Plan(pool)
+
+    def admit(self, look: Look, ids: Ids, ledger: Ledger, at: Moment) -> Mask:
+        if self.budget is None:
+            return ~(look.truth >= self.threshold)
+        full = at.epochs - full_from(at.epochs, self.finale, self.budget)
+        wanted = share(rest_of(self.budget, at.epochs, full), ids, "pdd-rows", at)
+        return lowest_rows(look.truth, wanted)

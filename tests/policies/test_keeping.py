@@ -1,0 +1,82 @@
+"""What several policies share, against brute force."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from frugalkd.ledger import Ledger
+from frugalkd.policies import Moment
+from frugalkd.policies._budget import check_parts, full_from, rest_of
+from frugalkd.policies._keeping import cross_entropy, lowest_rows, race, share, stale
+from frugalkd.verdict import Look
+
+
+def test_cross_entropy_is_finite_and_nan_is_the_worst():
+    truth = np.array([1.0, 0.5, 0.0, np.nan, 1e-30], np.float32)
+    losses = cross_entropy(Look(truth, truth > 0.5, truth))
+    assert losses[:2] == pytest.approx([0, np.log(2)])
+    assert losses[4] == pytest.approx(30 * np.log(10), rel=1e-6)
+    assert losses[2] == losses[3] == losses.max()
+    assert np.isfinite(losses).all()
+
+
+@pytest.mark.parametrize("wanted", range(-1, 9))
+def test_the_lowest_rows_are_as_many_as_wanted_and_nan_is_the_lowest(wanted):
+    values = np.array([3.0, np.nan, -1.0, 3.0, np.inf, -np.inf, 3.0])
+    order = [1, 5, 2, 0, 3, 6, 4]
+    kept = np.flatnonzero(lowest_rows(values, wanted)).tolist()
+    assert kept == sorted(order[: max(wanted, 0)])
+
+
+def test_a_share_is_rounded_by_a_draw_so_that_its_mean_is_exact():
+    counts = [share(0.3, np.arange(k, k + 8), "test", Moment(2, 5, 0)) for k in range(4000)]
+    assert set(counts) == {2, 3}
+    assert np.mean(counts) == pytest.approx(2.4, abs=4 * 0.49 / 4000**0.5)
+    assert share(0.25, np.arange(8), "test", Moment(2, 5, 0)) == 2
+    assert share(1.0, np.arange(7), "test", Moment(2, 5, 0)) == 7
+
+
+def test_a_race_draws_each_pair_with_the_chance_of_drawing_one_after_the_other():
+    weights, draws = np.array([1.0, 2.0, 5.0]), np.random.default_rng(0).random((20_000, 3))
+    chances = weights / weights.sum()
+    order = np.argsort(race(np.log(weights), draws), axis=1)[:, :2]
+    for first in range(3):
+        for second in set(range(3)) - {first}:
+            expected = chances[first] * chances[second] / (1 - chances[first])
+            found = ((order[:, 0] == first) & (order[:, 1] == second)).mean()
+            assert found == pytest.approx(expected, abs=4 * (0.25 / 20_000) ** 0.5)
+    assert np.isposinf(race(np.zeros(1), np.zeros(1)))
+
+
+def test_who_was_neither_trained_on_before_nor_screened_now_is_stale():
+    ledger = Ledger.new(5)
+    ledger["last_epoch"][:] = [3, 3, 4, 2, 65535]
+    ledger["flags"][:] = [0, 2, 2, 0, 0]  # 2: by a screening
+    pool = np.arange(5)
+    assert stale(ledger, pool, Moment(4, 9, 0)).tolist() == [False, True, False, True, True]
+    assert not stale(ledger, pool, Moment(0, 9, 0)).any()
+    assert stale(ledger, np.array([1, 2]), Moment(4, 9, 0)).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("epochs", [1, 2.5, 10, 10.5, 30.1])
+@pytest.mark.parametrize("wanted", [0, 0.9, 1, 3])
+@pytest.mark.parametrize("budget", [None, 0.05, 0.3, 1.0])
+def test_full_epochs_come_last_and_all_together_spend_the_budget(epochs, wanted, budget):
+    start = full_from(epochs, wanted, budget)
+    assert epochs - start <= wanted
+    if budget is None:
+        assert start == min(epochs, np.ceil(epochs - int(wanted)))
+        return
+    assert epochs - start <= budget * epochs / 2 + 1e-9
+    part = rest_of(budget, epochs, epochs - start)
+    lengths = np.minimum(1, epochs - np.arange(np.ceil(epochs)))
+    parts = np.where(np.arange(len(lengths)) >= start, 1.0, part)
+    assert (parts * lengths).sum() == pytest.approx(budget * epochs)
+
+
+def test_parts_are_named():
+    check_parts(keep=1.0, budget=None)
+    for wrong in (0.0, -1.0, 1.1, float("nan")):
+        with pytest.raises(ValueError, match="keep"):
+            check_parts(keep=wrong)
