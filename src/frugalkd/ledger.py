@@ -6,31 +6,21 @@ Twenty bytes a sample, as arrays in memory; row ``i`` is sample id ``i``.
 from __future__ import annotations
 
 import csv
-import json
-import os
-import re
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from frugalkd.errors import LedgerError, refuse_schema
-from frugalkd.files import atomic
-from frugalkd.parsing import header_bytes, one_line, parse_json
+from frugalkd.arrays import load_arrays, save_arrays
+from frugalkd.errors import LedgerError
 
 SCHEMA = 1
-_FORMAT = "frugalkd-ledger"
+_KIND = "ledger"
+_AGAIN = "make it again with 'frugalkd teach'"
 NEVER = np.uint16(65535)
 """The epoch of something that has not happened."""
-
-_LARGEST_HEADER = 1 << 24
-_UNREADABLE = (SafetensorError, OSError, ValueError, TypeError, AttributeError, OverflowError)
-"""How safetensors' reader fails on a file that is none, or of types that numpy has not."""
 
 _CORRECT, _SCREENED = np.uint8(1), np.uint8(2)
 _COLUMNS: dict[str, tuple[str, float]] = {
@@ -179,16 +169,8 @@ class Ledger:
         arrays = dict(self.columns)
         if self.labels is not None:
             arrays["label"] = self.labels
-        arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        meta = {**self.about, "schema": str(SCHEMA), "epochs": repr(float(self.epochs))}
-        # One entry: safetensors writes several in an order of its own, other bytes each time.
-        said = json.dumps(meta, sort_keys=True)
-        entry = {_FORMAT: _checksum(arrays, said) + said}
-        with atomic(Path(path)) as aside:
-            try:
-                save_file(arrays, aside, metadata=entry)
-            except SafetensorError as error:
-                raise _system_error(error) from None
+        about = {**self.about, "schema": str(SCHEMA), "epochs": repr(float(self.epochs))}
+        save_arrays(Path(path), _KIND, arrays, about)
 
     @classmethod
     def load(cls, path: str | Path) -> Ledger:
@@ -201,26 +183,9 @@ class Ledger:
         path = path / "ledger.safetensors" if path.is_dir() else path
         if not path.is_file():
             raise LedgerError(f"no ledger at {path}: make one with 'frugalkd teach'")
-        try:
-            if header_bytes(path) > _LARGEST_HEADER:
-                raise LedgerError(f"{path} is not a readable ledger: its header is too large")
-            with safe_open(path, framework="np") as file:
-                entry = (file.metadata() or {}).get(_FORMAT)
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except _UNREADABLE as error:
-            raise LedgerError(f"{path} is not a readable ledger: {one_line(error)}") from None
-        if entry is None:
-            raise LedgerError(f"{path} is a safetensors file but not a ledger")
-        again = "make it again with 'frugalkd teach'"
-        if not entry.startswith("{"):  # else of a version that kept no checksum
-            checksum, entry = entry[:8], entry[8:]
-            if checksum != _checksum(arrays, entry):
-                raise LedgerError(f"{path} is damaged: its checksum is wrong; {again}")
-        try:
-            about = dict(parse_json(entry))
-        except (TypeError, ValueError):
-            raise LedgerError(f"{path} is damaged: what it says of itself is unreadable") from None
-        refuse_schema(about.pop("schema", None), SCHEMA, path, LedgerError, again)
+        arrays, about = load_arrays(
+            path, _KIND, what="ledger", schema=SCHEMA, error=LedgerError, again=_AGAIN
+        )
         missing = [name for name in _COLUMNS if name not in arrays]
         lengths = {array.shape for array in arrays.values()}
         if missing or len(lengths) != 1 or len(next(iter(lengths))) != 1:
@@ -273,23 +238,6 @@ class Ledger:
             pyarrow.parquet.write_table(pyarrow.table(table), path)
         else:
             raise LedgerError(f"cannot export to {path.name!r}: end it in .csv or .parquet")
-
-
-def _system_error(error: SafetensorError) -> OSError:
-    """What the system said to safetensors, which keeps it as text."""
-    found = re.search(r"\(os error (\d+)\)", str(error))
-    code = int(found[1]) if found else None
-    return OSError(code, os.strerror(code) if code else str(error))
-
-
-def _checksum(arrays: Mapping[str, NDArray], said: str) -> str:
-    """CRC-32 (8 hex digits) of all that a ledger's file holds."""
-    crc = zlib.crc32(said.encode())
-    for name in sorted(arrays):
-        array = arrays[name]
-        crc = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), crc)
-        crc = zlib.crc32(array.data, crc)
-    return f"{crc:08x}"
 
 
 def merge(base: Ledger, parts: Sequence[Ledger]) -> Ledger:

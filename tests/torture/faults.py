@@ -13,8 +13,8 @@ from unittest.mock import patch
 from safetensors import SafetensorError
 from safetensors.numpy import save
 
+import frugalkd.arrays
 import frugalkd.files
-import frugalkd.ledger
 import frugalkd.lock
 import frugalkd.teachers.store._shard
 
@@ -109,7 +109,7 @@ def failing(kind: Kind, fail_at: int) -> Iterator[Faulty]:
     """Our file functions on such a disk."""
     faulty = Faulty(kind, fail_at)
     patches: list[Any] = [patch.object(module, "os", faulty) for module in MODULES]
-    patches.append(patch.object(frugalkd.ledger, "save_file", faulty.save_file))
+    patches.append(patch.object(frugalkd.arrays, "save_file", faulty.save_file))
     for one in patches:
         one.start()
     try:
