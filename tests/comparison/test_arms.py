@@ -85,3 +85,53 @@ def test_impossible_arms(bare):
 
 def test_known_arms(tiny):
     assert {"vanilla", "ce", "random", "short"} <= set(known_arms(tiny))
+
+
+def test_every_policy_is_an_arm(bare):
+    arms = {arm.name: arm for arm in resolve_arms(bare, ["infobatch", "unbiased", "agreement"])}
+    assert arms["infobatch"].recipe.student.policy.model_dump()["name"] == "infobatch"
+    assert arms["unbiased"].recipe.student.regulation.passing == 0.1
+    assert arms["agreement"].recipe.student.regulation.judge == "teacher"
+    assert {arm.budget for arm in arms.values()} == {None}
+    assert len({arm.about for arm in arms.values()}) == 3
+
+
+def test_an_arm_at_a_budget(bare):
+    names = ["regulated@0.25", "infobatch@0.1", "random@0.5", "random-static@0.5", "short@0.5"]
+    regulated, infobatch, random, static, short = resolve_arms(bare, names)
+    assert regulated.recipe.student.regulation.budget == 0.25
+    assert infobatch.recipe.student.policy.budget == 0.1
+    assert random.recipe.student.policy.model_dump()["fraction"] == 0.5
+    assert random.recipe.student.policy.model_dump()["redraw"]
+    assert not static.recipe.student.policy.model_dump()["redraw"]
+    assert short.recipe.student.training.epochs == 0.5 * bare.student.training.epochs
+    assert [arm.budget for arm in (regulated, infobatch, random)] == [0.25, 0.1, 0.5]
+    assert {arm.match for arm in (random, static, short)} == {None}
+
+
+def test_a_recipes_own_control_at_a_budget_matches_nothing(tiny):
+    (short,) = resolve_arms(tiny, ["short"], [0.5])
+    assert (short.name, short.match, short.budget) == ("short@0.5", None, 0.5)
+
+
+def test_budgets_multiply_what_can_be_made_to_spend_them(bare):
+    arms = resolve_arms(bare, ["vanilla", "significance", "regulated", "random"], [0.1, 0.5])
+    assert [arm.name for arm in arms] == [
+        *("vanilla", "significance", "regulated@0.1", "regulated@0.5", "random@0.1", "random@0.5")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "budgets", "says"),
+    [
+        (["regulated"], [0.0], "--budgets: a budget is a part of all samples"),
+        (["regulated"], [1.5], "in .0, 1., not 1.5"),
+        (["regulated@x"], [], "write NAME@BUDGET, as in regulated@0.25"),
+        (["regulated@2"], [], "not 2"),
+        (["vanilla@0.5"], [], "cannot be made to spend a budget"),
+        (["random-counts@0.5"], [], "write random-counts:ARM"),
+    ],
+)
+def test_impossible_budgets(bare, names, budgets, says):
+    with pytest.raises(RecipeError, match=says):
+        resolve_arms(bare, names, budgets)

@@ -5,14 +5,14 @@ import json
 import pytest
 
 from frugalkd.comparison import compare
+from frugalkd.comparison.array import list_jobs, run_one
 from frugalkd.comparison.controls import TOLERANCE
+from frugalkd.comparison.run import prepare
 from frugalkd.comparison.worker import carry_out
 from frugalkd.errors import (
-    FrugalKDWarning,
     RecipeError,
     RunFolderError,
     UnknownName,
-    WriteFailed,
 )
 from frugalkd.recipes.load import override
 
@@ -45,8 +45,13 @@ def test_every_control_matches_its_run_seed_by_seed(workers, tiny, tmp_path):
     assert rows["vanilla"]["budget"]["values"] == [1.0, 1.0]
 
 
+def folder(out, arm, seed):
+    (found,) = (out / "runs").glob(f"{arm}-seed-{seed}-*")
+    return found
+
+
 def history(out, arm, seed=0):
-    results = json.loads((out / f"runs/{arm}/seed-{seed}/results.json").read_text())
+    results = json.loads((folder(out, arm, seed) / "results.json").read_text())
     return [record["rows"] for record in results["history"]]
 
 
@@ -56,7 +61,7 @@ def test_the_file_and_its_keys(workers, tiny, tmp_path):
         tiny, arms=["vanilla", "regulated"], seeds=[3, 5], out=tmp_path, listener=events.append
     )
     assert json.loads((tmp_path / "comparison.json").read_text()) == comparison
-    assert comparison["schema"] == 1
+    assert comparison["schema"] == 2
     assert comparison["reference"] == "vanilla"
     assert comparison["complete"]
     assert comparison["split"] == "test"
@@ -85,11 +90,12 @@ def test_the_file_and_its_keys(workers, tiny, tmp_path):
 
 
 def test_arms_of_a_seed_start_alike_and_see_the_same_order(workers, tiny, tmp_path):
-    arms = {"again": {"set": {"student.mode": "vanilla"}}}
+    # Another digest, and the same training.
+    arms = {"again": {"set": {"student.mode": None, "student.policy": {"name": "all"}}}}
     recipe = override(tiny, {"arms": arms})
     compare(recipe, arms=["vanilla", "again"], seeds=2, out=tmp_path)
     weights = {
-        (arm, seed): (tmp_path / f"runs/{arm}/seed-{seed}/student.safetensors").read_bytes()
+        (arm, seed): (folder(tmp_path, arm, seed) / "student.safetensors").read_bytes()
         for arm in ("vanilla", "again")
         for seed in (0, 1)
     }
@@ -213,33 +219,108 @@ def test_refusals(workers, tiny, tmp_path):
         compare(tiny, arms=["ce"], seeds=1, out=tmp_path, jobs=0)
     compare(tiny, arms=["ce"], seeds=1, out=tmp_path)
     other = override(tiny, {"student.training.epochs": 2})
-    with pytest.raises(RunFolderError, match="another 'student'"):
-        compare(other, arms=["ce"], seeds=1, out=tmp_path)
+    compare(other, arms=["ce"], seeds=1, out=tmp_path)  # other runs, in the same folder
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+    with pytest.raises(RunFolderError, match="another recipe"):
+        compare(override(tiny, {"name": "other"}), arms=["ce"], seeds=1, out=tmp_path)
+    with pytest.raises(RunFolderError, match="another section 'data'"):
+        compare(override(tiny, {"data.train_size": 9}), arms=["ce"], seeds=1, out=tmp_path)
+    file = tmp_path / "comparison.json"
+    for damage, says in (
+        (lambda text: text.replace('"schema": 2', '"schema": 3', 1), "from a newer frugalkd"),
+        (lambda text: text.replace('"schema": 2', '"schema": 1', 1), "choose another --out"),
+        (lambda text: text[: len(text) // 2], "is damaged: it is not JSON"),
+    ):
+        whole = file.read_text()
+        file.write_text(damage(whole))
+        with pytest.raises(RunFolderError, match=says):
+            compare(tiny, arms=["ce"], seeds=1, out=tmp_path)
+        file.write_text(whole)
 
 
-def test_an_arm_that_changed_is_named(workers, tiny, tmp_path):
+def test_an_arm_that_changed_is_another_run(workers, tiny, tmp_path):
     compare(tiny, arms=["ce", "vanilla"], seeds=1, out=tmp_path)
+    del workers.started[:]
     arms = {"ce": {"set": {"student.mode": "vanilla", "student.training.epochs": 1}}}
     changed = compare(override(tiny, {"arms": arms}), arms=["ce", "vanilla"], seeds=1, out=tmp_path)
-    (failure,) = changed["failed"]
-    assert failure["name"] == "ce"
-    assert "another" in failure["error"]
-    assert len(workers.started) == 4
+    assert changed["failed"] == []
+    assert runs(workers.started) == [("ce", 0)]
 
 
-def test_what_is_done_is_shown_where_nothing_can_be_written(workers, tiny, tmp_path, read_only):
-    out = tmp_path / "out"
-    made = compare(tiny, arms=["ce", "vanilla"], seeds=1, out=out)
-    before, started = (out / "comparison.json").read_bytes(), len(workers.started)
-    read_only(tmp_path)
-    assert compare(tiny, arms=["ce", "vanilla"], seeds=1, out=out) == made
-    with pytest.warns(FrugalKDWarning, match="cannot be written, and is not of these runs"):
-        fewer = compare(tiny, arms=["ce"], seeds=1, out=out)
-    assert [row["arm"] for row in fewer["arms"]] == ["ce"]
-    for undone in ({"arms": ["ce", "regulated"], "seeds": 1}, {"arms": ["ce"], "seeds": 2}):
-        with pytest.raises(WriteFailed, match=r"^cannot write .*: .*folder"):
-            compare(tiny, out=out, **undone)
-    with pytest.raises(WriteFailed, match=r"^cannot write .*: "):
-        compare(tiny, arms=["ce"], seeds=1, out=tmp_path / "new")
-    assert len(workers.started) == started
-    assert (out / "comparison.json").read_bytes() == before
+def test_arms_that_are_the_same_run_share_it(workers, tiny, tmp_path):
+    arms = {"twin": {"set": {"student.mode": "vanilla"}}}
+    recipe = override(tiny, {"arms": arms})
+    comparison = compare(recipe, arms=["vanilla", "twin"], seeds=1, out=tmp_path)
+    vanilla, twin = comparison["arms"]
+    assert runs(workers.started) == [("self-regulated", 0), ("vanilla", 0)]
+    assert vanilla["accuracy"] == twin["accuracy"]
+
+
+def test_a_results_file_cut_short_fails_its_run_with_one_line(workers, tiny, tmp_path):
+    compare(tiny, arms=["ce"], seeds=2, out=tmp_path)
+    results = folder(tmp_path, "ce", 1) / "results.json"
+    results.write_bytes(results.read_bytes()[:100])
+    (failure,) = compare(tiny, arms=["ce"], seeds=2, out=tmp_path)["failed"]
+    assert failure["seed"] == 1
+    assert f"{results} is damaged" in failure["error"]
+    assert "\n" not in failure["error"]
+
+
+def test_budgets(workers, tiny, tmp_path):
+    arms = ["vanilla", "significance", "regulated", "infobatch", "random", "short"]
+    comparison = compare(
+        tiny,
+        arms=arms,
+        seeds=2,
+        out=tmp_path,
+        budgets=[0.25, 0.5],
+        declared=[("regulated@0.5", "random@0.5", "better"), ("vanilla", "short@0.5", "better")],
+    )
+    rows = {row["arm"]: row for row in comparison["arms"]}
+    assert list(rows) == [
+        "vanilla",
+        "significance",
+        *(f"{arm}@{b}" for arm in arms[2:] for b in ("0.25", "0.5")),
+    ]
+    assert comparison["failed"] == []
+    for name, row in rows.items():
+        _, _, said = name.partition("@")
+        assert row["budget_asked"] == (float(said) if said else None)
+        assert row["own_budget"] == (name == "significance")
+        if said:
+            assert row["budget"]["values"] == pytest.approx([float(said)] * 2, rel=0.02)
+            assert row["on_budget"]
+    assert rows["regulated@0.5"]["against_random"]["mean"] == pytest.approx(
+        rows["regulated@0.5"]["accuracy"]["mean"] - rows["random@0.5"]["accuracy"]["mean"]
+    )
+    assert any(row["frontier"]["budget"] for row in comparison["arms"])
+    assert [claim["holds"] for claim in comparison["claims"]] == [False, False]
+    assert "it spends 100.0% of the samples" in comparison["claims"][1]["why"]
+
+
+def test_one_run_at_a_time_gives_what_the_whole_comparison_gives(workers, tiny, tmp_path):
+    args = {"arms": ["vanilla", "short:hybrid"], "seeds": 1}
+    whole = compare(tiny, out=tmp_path / "whole", **args)
+    array = prepare(tiny, out=tmp_path / "array", **args)
+    jobs = list_jobs(array)
+    assert not any(row["done"] for row in jobs)
+    by_name = {row["name"]: row for row in jobs if row["kind"] == "distill"}
+    short, hybrid = by_name["short:hybrid"], by_name["hybrid"]
+    with pytest.raises(RunFolderError, match="needs teacher self-regulated, which is not done"):
+        run_one(array, short["digest"])
+    for row in jobs:
+        if row["kind"] != "distill":
+            run_one(array, row["digest"])
+    with pytest.raises(RunFolderError, match=f"needs hybrid seed 0.*--only {hybrid['digest']}"):
+        run_one(array, short["digest"])
+    for name in ("hybrid", "short:hybrid", "vanilla"):
+        run_one(array, by_name[name]["digest"])
+    assert all(row["done"] for row in list_jobs(array))
+    del workers.started[:]
+    after = compare(tiny, out=tmp_path / "array", **args)
+    assert workers.started == []
+    assert [row["accuracy"] for row in after["arms"]] == [row["accuracy"] for row in whole["arms"]]
+    assert [row["digests"] for row in after["arms"]] == [row["digests"] for row in whole["arms"]]
+    for wrong in ("abc", "z" * 12):
+        with pytest.raises(RecipeError, match="--only"):
+            run_one(array, wrong)

@@ -4,31 +4,64 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from frugalkd.comparison.controls import CONTROLS
+from frugalkd.comparison.controls import CONTROLS, budget_settings
 from frugalkd.errors import RecipeError, UnknownName
 from frugalkd.modes import MODES
+from frugalkd.policies import POLICIES
 from frugalkd.recipes.load import override
 from frugalkd.recipes.schema import Arm, Recipe
 
 _NO_POLICY = {"student.policy": None, "student.weighting": None}
 
+_OURS = {"unbiased": {"passing": 0.1}, "agreement": {"judge": "teacher"}, "finale": {"finale": 1}}
+"""Variants of the gate: arm -> what it sets of the recipe's regulation."""
+
+_RIVALS = [name for name in POLICIES if name not in ("all", "random", "self-regulation")]
+
 BUILT_IN: dict[str, Arm] = {
-    name: Arm.model_validate({"set": {**settings, **_NO_POLICY}})
+    name: Arm.model_validate({"set": settings})
     for name, settings in {
-        **{mode: {"student.mode": mode} for mode in MODES},
-        "ce": {"student.mode": "vanilla", "student.objective": {"name": "cross-entropy"}},
+        **{mode: {"student.mode": mode, **_NO_POLICY} for mode in MODES},
+        "ce": {
+            "student.mode": "vanilla",
+            "student.objective": {"name": "cross-entropy"},
+            **_NO_POLICY,
+        },
+        **{
+            name: {
+                "student.mode": "regulated",
+                **{f"student.regulation.{key}": value for key, value in settings.items()},
+                **_NO_POLICY,
+            }
+            for name, settings in _OURS.items()
+        },
+        **{
+            name: {
+                "student.mode": None,
+                "student.policy": {"name": name},
+                "student.weighting": "uniform",
+            }
+            for name in _RIVALS
+        },
     }.items()
 }
-"""Arms that every recipe has; a recipe's own arm of the same name takes the place of one."""
+"""Arms that every recipe has: the modes, variants of the gate, and the rivals, by their policies'
+names; a recipe's own arm of the same name takes the place of one."""
 
 _ABOUT = {
     "vanilla": "all, in every epoch",
     "significance": "all, weighted by teacher",
     "regulated": "only what it still needs",
     "hybrid": "what it needs, weighted",
+}
+_ABOUT_OURS = {
+    "passing": "the gate, unbiased",
+    "judge": "the gate, by the teacher",
+    "finale": "the gate, then all",
+    "ceiling": "the gate, with a ceiling",
 }
 
 
@@ -42,6 +75,7 @@ class ResolvedArm:
         teacher: which of the recipe's teachers it learns from; None: no trained one.
         control: how a control copies the arm ``match``, or None.
         match: the arm whose samples a control copies, or None.
+        budget: the budget that it was made to spend, or None where it spends its own.
         settings: what a control sets on top of copying.
         about: what it does, in about five words.
     """
@@ -53,6 +87,7 @@ class ResolvedArm:
     match: str | None
     settings: dict[str, Any]
     about: str
+    budget: float | None = None
 
     @property
     def folder(self) -> str:
@@ -70,19 +105,48 @@ def known_arms(recipe: Recipe) -> list[str]:
     return sorted({**BUILT_IN, **recipe.arms})
 
 
-def resolve_arms(recipe: Recipe, names: Sequence[str]) -> list[ResolvedArm]:
+def resolve_arms(
+    recipe: Recipe, names: Sequence[str], budgets: Sequence[float] = ()
+) -> list[ResolvedArm]:
     """The arms ``names``, in that order; an arm that a control matches comes in before it.
+
+    An arm ``NAME@BUDGET`` is the arm NAME made to spend that budget: its policy's threshold, ratio
+    or quota is set for it, and a control is one of that budget instead of another arm's. With
+    ``budgets`` each arm that can be made to comes once for each; one that cannot comes once, at its
+    own.
 
     Raises:
         UnknownName: an arm, or an arm's teacher, that the recipe does not know.
-        RecipeError: no arm, an arm that sets what the comparison decides, or controls in a circle.
+        RecipeError: no arm, an arm that sets what the comparison decides, controls in a circle, a
+            budget outside (0, 1], or one that the arm cannot be made to spend.
     """
     if not names:
         raise RecipeError(f"no arm to compare: name some of {', '.join(known_arms(recipe))}")
+    for budget in budgets:
+        _check_budget(budget, "--budgets")
     resolved: dict[str, ResolvedArm] = {}
     for name in names:
-        _resolve(recipe, name, resolved, ())
+        if "@" not in name and budgets and _spends(recipe, name):
+            for budget in budgets:
+                _resolve(recipe, f"{name}@{budget:g}", resolved, ())
+        else:
+            _resolve(recipe, name, resolved, ())
     return list(resolved.values())
+
+
+def _check_budget(budget: float, where: str) -> None:
+    if not 0 < budget <= 1:
+        raise RecipeError(f"{where}: a budget is a part of all samples, in (0, 1], not {budget:g}")
+
+
+def _spends(recipe: Recipe, name: str) -> bool:
+    """Whether the arm can be made to spend a budget."""
+    if name in CONTROLS and name not in {**BUILT_IN, **recipe.arms}:
+        return name != "random-counts"
+    arm = _definition(recipe, name)
+    if arm.control is not None:
+        return arm.control != "random-counts"
+    return _policy_at(_trained(recipe, name, arm).recipe, 0.5) is not None
 
 
 def _resolve(
@@ -90,6 +154,9 @@ def _resolve(
 ) -> ResolvedArm:
     if name in resolved:
         return resolved[name]
+    if "@" in name:
+        resolved[name] = made = _at_budget(recipe, name)
+        return made
     if name in path:
         raise RecipeError(f"controls match each other in a circle: {' -> '.join((*path, name))}")
     arm = _definition(recipe, name)
@@ -120,7 +187,50 @@ def _definition(recipe: Recipe, name: str) -> Arm:
     control, _, match = name.partition(":")
     if control in CONTROLS and match:
         return Arm.model_validate({"control": control, "match": match})
-    raise UnknownName("arm", name, [*own, *(f"{control}:ARM" for control in CONTROLS)])
+    controls = [f"{control}{of}" for control in CONTROLS for of in (":ARM", "@BUDGET")]
+    raise UnknownName("arm", name, [*own, *controls])
+
+
+def _at_budget(recipe: Recipe, name: str) -> ResolvedArm:
+    """The arm ``NAME@BUDGET``."""
+    base, _, said = name.rpartition("@")
+    try:
+        budget = float(said)
+    except ValueError:
+        raise RecipeError(f"arm {name!r}: write NAME@BUDGET, as in {base}@0.25") from None
+    _check_budget(budget, f"arm {name!r}")
+    known = {**BUILT_IN, **recipe.arms}
+    arm = Arm.model_validate({"control": base, "match": base}) if base in CONTROLS else None
+    arm = known[base] if base in known else arm or _definition(recipe, base)
+    if arm.control is not None:
+        settings = {**budget_settings(arm.control, recipe, budget), **arm.set}
+        arm = Arm.model_validate({"set": settings, "teacher": arm.teacher})
+        made = _trained(recipe, name, arm)
+    else:
+        made = _trained(recipe, name, arm)
+        settings = _policy_at(made.recipe, budget)
+        if settings is None:
+            raise RecipeError(
+                f"arm {name!r}: {base} cannot be made to spend a budget, it has its own: name it "
+                "without @"
+            )
+        made = replace(made, recipe=override(made.recipe, settings))
+    return replace(made, name=name, budget=budget)
+
+
+def _policy_at(recipe: Recipe, budget: float) -> dict[str, Any] | None:
+    """What makes the student's policy spend ``budget``; None where nothing does."""
+    student = recipe.student
+    if student.mode is not None and not MODES[student.mode].gated:
+        return None
+    policy = student.regulation if student.policy is None else student.policy.build()
+    driven = policy.at_budget(budget)
+    if driven is None:
+        return None
+    if student.policy is None:
+        return {"student.regulation": asdict(driven)}  # pyright: ignore[reportArgumentType]
+    name = student.policy.model_dump()["name"]
+    return {"student.policy": {"name": name, **asdict(driven)}}  # pyright: ignore
 
 
 def _trained(recipe: Recipe, name: str, arm: Arm) -> ResolvedArm:
@@ -157,6 +267,12 @@ def needs_teacher(recipe: Recipe) -> bool:
 def _about(recipe: Recipe) -> str:
     student = recipe.student
     if student.mode is not None and student.mode != "vanilla":
+        plain = type(student.regulation)()
+        for setting, about in _ABOUT_OURS.items():
+            if student.mode == "regulated" and getattr(student.regulation, setting) != getattr(
+                plain, setting
+            ):
+                return about
         return _ABOUT[student.mode]
     if not needs_teacher(recipe):
         return "no teacher: labels only"

@@ -8,6 +8,7 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 from frugalkd.errors import RecipeError
+from frugalkd.recipes.schema import Recipe
 
 TOLERANCE = 0.005
 """How far a control's samples may lie from those of the run that it matches, as a part of them."""
@@ -87,6 +88,30 @@ def control_settings(control: str, results: dict[str, Any]) -> Settings:
         "student.training.drop_last": False,
         **CONTROLS[control].settings(matched),
     }
+
+
+def budget_settings(control: str, recipe: Recipe, budget: float) -> Settings:
+    """What turns ``recipe`` into its control ``control`` that spends ``budget``, a part of all
+    samples over the recipe's epochs, instead of another run's.
+
+    Raises:
+        RecipeError: a control that copies a run epoch by epoch, which needs that run.
+    """
+    if control == "random-counts":
+        raise RecipeError("random-counts copies a run's epochs: write random-counts:ARM")
+    training = recipe.student.training
+    if control == "short":
+        settings: Settings = {
+            "student.policy": {"name": "all"},
+            "student.training.epochs": budget * training.epochs,
+            "student.training.schedule.warmup_steps": round(
+                budget * training.schedule.warmup_steps
+            ),
+        }
+    else:
+        redraw = control == "random"
+        settings = {"student.policy": {"name": "random", "fraction": budget, "redraw": redraw}}
+    return {"student.mode": None, "student.weighting": "uniform", **settings}
 
 
 def _subset(matched: Matched, rows: Sequence[int], *, redraw: bool) -> Settings:

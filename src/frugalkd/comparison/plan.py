@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from frugalkd.comparison.arms import ResolvedArm, folder_name, needs_teacher, te
 from frugalkd.comparison.controls import control_settings
 from frugalkd.recipes.load import override
 from frugalkd.recipes.schema import Recipe
+from frugalkd.runs.digest import digest_of, pretrained, what_decides
 from frugalkd.runs.targets import encoding_of
 
 
@@ -22,6 +22,12 @@ class Key(NamedTuple):
     name: str
     seed: int
     detail: str = ""
+
+
+def run_name(key: Key) -> str:
+    """A job as it is spoken of: ``regulated seed 3``, ``teacher conventional``."""
+    kind = {"teach": "teacher ", "targets": "soft targets of ", "distill": ""}[key.kind]
+    return f"{kind}{key.name}" + (f" seed {key.seed}" if key.kind == "distill" else "")
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,8 @@ class Job:
 
     Attributes:
         key: what it is.
+        digest: SHA-256 (hex) of all that decides it, known before anything has run: its recipe, and
+            the digests of its teacher and of the run that it matches.
         out: its folder; of a store, the teacher's.
         recipe: its recipe, from the outcomes of what it needs.
         needs: jobs that must have succeeded before its recipe is known.
@@ -72,11 +80,21 @@ class Job:
     """
 
     key: Key
+    digest: str
     out: Path
     recipe: Callable[[Outcomes], Recipe]
     needs: tuple[Key, ...] = ()
     targets: Key | None = None
     teacher: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """As it is spoken of."""
+        return run_name(self.key)
+
+
+SHOWN = 12
+"""Digits of a digest that name a folder."""
 
 
 def plan_jobs(
@@ -87,53 +105,96 @@ def plan_jobs(
     teachers: Sequence[str],
 ) -> dict[Key, Job]:
     """All jobs, each after those that it needs; seed by seed, so that arms take turns."""
-    jobs: dict[Key, Job] = {}
-    taught: dict[str, Key] = {}
+    plan = _Plan(out)
     for name in teachers:
-        whole = teacher_recipe(recipe, name)
-        if whole.teacher.weights is not None:
-            continue  # trained already; the arm's recipe names the file
-        taught[name] = key = Key("teach", name, whole.seed)
-        jobs[key] = Job(key, out / "teachers" / folder_name(name), lambda _, whole=whole: whole)
+        plan.add_teacher(name, teacher_recipe(recipe, name))
     for seed in seeds:
         for arm in arms:
-            _add_run(jobs, arm, seed, out, taught.get(arm.teacher or ""))
-    return jobs
+            plan.add_run(arm, seed)
+    return plan.jobs
 
 
-def _add_run(
-    jobs: dict[Key, Job], arm: ResolvedArm, seed: int, out: Path, taught: Key | None
-) -> None:
-    key = Key("distill", arm.name, seed)
-    whole = override(arm.recipe, {"seed": seed})
-    needs = [] if taught is None else [taught]
-    folder = None if taught is None else jobs[taught].out
-    targets = None if taught is None else _store(jobs, taught, whole)
+class _Plan:
+    """Jobs as they are added, and the folders that there are already."""
 
-    def resolved(outcomes: Outcomes) -> Recipe:
-        if arm.control is None or arm.match is None:
-            return whole
-        results = outcomes[Key("distill", arm.match, seed)].results
-        assert results is not None
-        return override(whole, {**control_settings(arm.control, results), **arm.settings})
+    def __init__(self, out: Path):
+        self.out = out
+        self.jobs: dict[Key, Job] = {}
+        self._taught: dict[str, Key] = {}
+        self._first: dict[str, Key] = {}  # of the jobs of one digest
+        self._there = {
+            path.name[-SHOWN:]: path
+            for kind in ("teachers", "runs")
+            for path in _inside(out / kind)
+        }
 
-    if arm.match is not None:
-        needs.append(Key("distill", arm.match, seed))
-    where = out / "runs" / arm.folder / f"seed-{seed}"
-    jobs[key] = Job(key, where, resolved, tuple(needs), targets, folder)
+    def add_teacher(self, name: str, whole: Recipe) -> None:
+        if whole.teacher.weights is not None:
+            return  # trained already; the arm's recipe names the file
+        key = self._taught[name] = Key("teach", name, whole.seed)
+        digest = digest_of({"kind": "teach", "recipe": what_decides("teach", whole, taught=False)})
+        where = self._folder("teachers", folder_name(name), digest)
+        self.jobs[key] = Job(key, digest, where, lambda _: whole)
+
+    def add_run(self, arm: ResolvedArm, seed: int) -> None:
+        key = Key("distill", arm.name, seed)
+        whole = override(arm.recipe, {"seed": seed})
+        taught = self._taught.get(arm.teacher or "")
+        needs = [] if taught is None else [taught]
+        teacher = None if taught is None else self.jobs[taught].out
+        targets = None if taught is None else self._add_store(taught, whole)
+        matched = None
+        if arm.match is not None:
+            matched = Key("distill", arm.match, seed)
+            needs.append(matched)
+
+        def resolved(outcomes: Outcomes) -> Recipe:
+            if arm.control is None or matched is None:
+                return whole
+            results = outcomes[matched].results
+            assert results is not None
+            return override(whole, {**control_settings(arm.control, results), **arm.settings})
+
+        digest = digest_of(
+            {
+                "kind": "distill",
+                "recipe": what_decides("distill", whole, taught=taught is not None),
+                "teacher": pretrained(whole) if taught is None else self.jobs[taught].digest,
+                "control": None
+                if matched is None
+                else [arm.control, self.jobs[matched].digest, arm.settings],
+            }
+        )
+        where = self._folder("runs", f"{arm.folder}-seed-{seed}", digest)
+        if digest in self._first:  # the same run by another name: done once, found by the other
+            needs.append(self._first[digest])
+            where = self.jobs[self._first[digest]].out
+        self._first.setdefault(digest, key)
+        self.jobs[key] = Job(key, digest, where, resolved, tuple(needs), targets, teacher)
+
+    def _add_store(self, taught: Key, whole: Recipe) -> Key | None:
+        """The job that fills a run's soft targets, before two processes would both fill them."""
+        if whole.student.targets.kind != "stored" or not needs_teacher(whole):
+            return None
+        said = whole.model_dump(mode="json")
+        weighted = whole.student.weighting or whole.student.mode
+        parts = [said["data"], said["student"]["augment"], said["student"]["targets"]]
+        # Who is never asked for: what weighs nothing.
+        parts += [weighted in ("significance", "hybrid"), encoding_of(whole).settings]
+        teacher = self.jobs[taught]
+        digest = digest_of({"kind": "targets", "teacher": teacher.digest, "parts": parts})
+        key = Key("targets", taught.name, 0, digest[:SHOWN])
+        if key not in self.jobs:
+            self.jobs[key] = Job(
+                key, digest, teacher.out, lambda _: whole, (taught,), teacher=teacher.out
+            )
+        return key
+
+    def _folder(self, kind: str, stem: str, digest: str) -> Path:
+        """Where a job's folder is, under whatever name, or will be."""
+        short = digest[:SHOWN]
+        return self._there.get(short, self.out / kind / f"{stem}-{short}")
 
 
-def _store(jobs: dict[Key, Job], taught: Key, whole: Recipe) -> Key | None:
-    """The job that fills the soft targets of a run, before two processes would both fill them."""
-    if whole.student.targets.kind != "stored" or not needs_teacher(whole):
-        return None
-    said = whole.model_dump(mode="json")
-    weighted = whole.student.weighting or whole.student.mode
-    parts = [said["data"], said["student"]["augment"], said["student"]["targets"]]
-    # Who is never asked for: what weighs nothing.
-    parts += [weighted in ("significance", "hybrid"), encoding_of(whole).settings]
-    key = Key("targets", taught.name, 0, json.dumps(parts, sort_keys=True))
-    folder = jobs[taught].out
-    if key not in jobs:
-        jobs[key] = Job(key, folder, lambda _: whole, (taught,), teacher=folder)
-    return key
+def _inside(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []

@@ -10,20 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from frugalkd.comparison.arms import ResolvedArm, resolve_arms
-from frugalkd.comparison.plan import Job, Key, Outcome, plan_jobs
+from frugalkd.comparison.plan import SHOWN, Job, Key, Outcome, plan_jobs
 from frugalkd.comparison.pool import Workers
-from frugalkd.comparison.summary import summarise
+from frugalkd.comparison.statistics import Claim
+from frugalkd.comparison.summary import SCHEMA, summarise
 from frugalkd.errors import (
     FrugalKDError,
     FrugalKDWarning,
     RecipeError,
     RunFolderError,
+    UnknownName,
     WriteFailed,
 )
 from frugalkd.files import write_json
 from frugalkd.lock import Lock
 from frugalkd.recipes.schema import Recipe
 from frugalkd.runs.digest import run_digest
+from frugalkd.runs.folder import SCHEMA as RUN_SCHEMA
 from frugalkd.runs.folder import read_json, read_results
 from frugalkd.writing import make_folder
 
@@ -41,17 +44,20 @@ def compare(
     arms: Sequence[str],
     seeds: int | Sequence[int],
     out: Path | str,
+    budgets: Sequence[float] = (),
     jobs: int = 2,
     listener: Callable[[Event], None] | None = None,
     teachers: Sequence[str] = (),
     notes: Sequence[str] = (),
+    declared: Sequence[Claim] = (),
 ) -> dict[str, Any]:
-    """Run ``arms`` x ``seeds`` and write ``out/comparison.json`` after each finished run.
+    """Run arms x budgets x seeds, and write ``out/comparison.json`` after each finished run.
 
     Every arm of a seed starts with the same weights and sees samples in the same order. Runs take
     turns by seed, so that all arms meet the same machine. What is done in ``out`` already is not
     run again; what was cut off goes on from its last checkpoint. A run that fails is named, and
-    the others go on. Folders: ``out/teachers/NAME`` and ``out/runs/ARM/seed-SEED``.
+    the others go on. Folders, ``out/teachers/NAME-DIGEST`` and ``out/runs/ARM-seed-SEED-DIGEST``,
+    end in the digest of what decides the run: an arm that changed is another run.
 
     Args:
         recipe: its arms and teachers, and the whole that arms differ from.
@@ -59,12 +65,15 @@ def compare(
             that it matches.
         seeds: the seeds, or how many of them (0, 1, ...). Teachers have the recipe's seed.
         out: the comparison's folder.
+        budgets: parts of full training, in (0, 1]: an arm that can be made to spend each comes once
+            for each, as ``ARM@BUDGET``; see :func:`frugalkd.comparison.resolve_arms`.
         jobs: processes at a time. Each has the recipe's threads, whatever ``jobs`` is. A script
             that calls this needs the guard ``if __name__ == "__main__"``, as all of
             multiprocessing's children do.
         listener: told of each run as it begins and ends.
         teachers: more of the recipe's teachers to train and show, needed or not.
         notes: lines to keep in the comparison.
+        declared: claims to test, see :func:`frugalkd.comparison.claims`.
 
     Returns:
         The content of ``comparison.json``.
@@ -76,22 +85,12 @@ def compare(
             in it.
         WriteFailed: ``out`` cannot be written, and not all of its runs are done.
     """
-    wanted = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    if not wanted or len(set(wanted)) != len(wanted) or min(wanted) < 0:
-        raise RecipeError(f"seeds must be one or more, 0 or above, none of them twice: {seeds}")
     if jobs < 1:
         raise RecipeError(f"jobs must be 1 or more, not {jobs}")
-    resolved = resolve_arms(recipe, arms)
-    used = [arm.teacher for arm in resolved if arm.teacher is not None]
-    comparison = Comparison(
-        recipe,
-        resolved,
-        wanted,
-        list(dict.fromkeys([*used, *teachers])),
-        Path(out),
-        list(notes),
-        listener or (lambda event: None),
-    )
+    comparison = prepare(
+        recipe, arms, seeds, Path(out), budgets=budgets, teachers=teachers, notes=notes,
+        declared=declared, listener=listener,
+    )  # fmt: skip
     make_folder(comparison.out)
     with contextlib.ExitStack() as stack:
         try:
@@ -104,6 +103,42 @@ def compare(
         return comparison.run(stack.enter_context(Workers(jobs, recipe.threads)))
 
 
+def prepare(
+    recipe: Recipe,
+    arms: Sequence[str],
+    seeds: int | Sequence[int],
+    out: Path,
+    *,
+    budgets: Sequence[float] = (),
+    teachers: Sequence[str] = (),
+    notes: Sequence[str] = (),
+    declared: Sequence[Claim] = (),
+    listener: Callable[[Event], None] | None = None,
+) -> Comparison:
+    """A comparison of which nothing is carried out yet; arguments and errors are those of
+    :func:`compare`."""
+    wanted = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    if not wanted or len(set(wanted)) != len(wanted) or min(wanted) < 0:
+        raise RecipeError(f"seeds must be one or more, 0 or above, none of them twice: {seeds}")
+    resolved = resolve_arms(recipe, arms, budgets)
+    names = [arm.name for arm in resolved]
+    for arm, against, _ in declared:
+        for name in (arm, against):
+            if name not in names:
+                raise UnknownName("arm", name, names)
+    used = [arm.teacher for arm in resolved if arm.teacher is not None]
+    return Comparison(
+        recipe,
+        resolved,
+        wanted,
+        list(dict.fromkeys([*used, *teachers])),
+        out,
+        list(notes),
+        list(declared),
+        listener or (lambda event: None),
+    )
+
+
 @dataclass
 class Comparison:
     """The state of one comparison: every job is pending, running, or has an outcome."""
@@ -114,14 +149,17 @@ class Comparison:
     teachers: list[str]
     out: Path
     notes: list[str]
+    declared: list[Claim]
     tell: Callable[[Event], None]
     running: dict[Key, Job] = field(default_factory=dict)
     outcomes: dict[Key, Outcome] = field(default_factory=dict)
+    _begun: bool = False
 
     def __post_init__(self) -> None:
-        self.pending = plan_jobs(self.recipe, self.arms, self.seeds, self.out, self.teachers)
+        _refuse_other(self.out / FILE, self.recipe)
+        self.jobs = plan_jobs(self.recipe, self.arms, self.seeds, self.out, self.teachers)
+        self.pending = dict(self.jobs)
         self.total = sum(key.kind != "targets" for key in self.pending)
-        self._store_costs = _earlier_store_costs(self.out / FILE, self.recipe)
 
     def run(self, workers: Workers) -> dict[str, Any]:
         """Carry out what is not done yet; returns the content of ``comparison.json``."""
@@ -142,7 +180,7 @@ class Comparison:
         if undone or any(outcome.error is not None for outcome in self.outcomes.values()):
             return None
         content, path = self._content(), self.out / FILE
-        if not path.is_file() or read_json(path) != content:
+        if not path.is_file() or read_json(path, SCHEMA) != content:
             warnings.warn(
                 f"{path} cannot be written, and is not of these runs: they are shown, and not kept",
                 FrugalKDWarning,
@@ -156,13 +194,16 @@ class Comparison:
         for job in list(self.pending.values()):
             if job.key in self.pending and job.key.kind != "targets":
                 self._consider(job, workers)
+            if self._begun and workers is not None and not workers.free:
+                break  # what is done already was found when the first of them began
+        self._begun = True
 
     def _consider(self, job: Job, workers: Workers | None) -> None:
         if not self._have(job, job.needs):
             return
         try:
             recipe = job.recipe(self.outcomes)
-            found = self._on_disk(job, recipe)
+            found = on_disk(job, recipe)
         except FrugalKDError as error:
             self._settle(job.key, Outcome(error=str(error)), "failed")
             return
@@ -189,32 +230,17 @@ class Comparison:
                     "targets": f"storing the soft targets of {need.name}",
                     "distill": f"{need.name}, which it matches,",
                 }[need.kind]
+                if self.jobs[need].digest == job.digest:
+                    what = f"{need.name}, which is the same run,"
                 error = f"{what} failed: {outcome.error}"
                 self._settle(job.key, Outcome(error=error), "failed")
                 return False
         return True
 
-    def _on_disk(self, job: Job, recipe: Recipe) -> dict[str, Any] | None:
-        """The results, where this very run is done."""
-        if not (job.out / "results.json").is_file():
-            return None
-        results = read_results(job.out)
-        if results["digest"] != run_digest(job.key.kind, recipe, job.teacher):
-            raise RunFolderError(
-                f"{job.out} holds a run of other settings: choose another --out, or delete it"
-            )
-        return results
-
     def _begin(self, job: Job, recipe: Recipe, workers: Workers) -> None:
         self.running[job.key] = self.pending.pop(job.key)
         self._say("begun", job.key)
-        task = {
-            "kind": job.key.kind,
-            "recipe": recipe.model_dump(mode="json"),
-            "out": str(job.out),
-            "teacher": None if job.teacher is None else str(job.teacher),
-        }
-        workers.submit(job.key, task)
+        workers.submit(job.key, task_of(job, recipe))
 
     def _finish(self, key: Key, reply: dict[str, Any]) -> None:
         job = self.running.pop(key)
@@ -222,9 +248,7 @@ class Comparison:
             self._settle(key, Outcome(error=reply["error"], details=reply), "failed")
             return
         if key.kind == "targets":
-            cost = self._store_costs.setdefault(key.name, {"rows": 0, "seconds": 0.0})
-            for what in cost:
-                cost[what] += reply["results"][what]
+            add_store_cost(self.out, job, reply["results"])
         self._settle(key, Outcome(reply["results"], _classes(job.out)), "done")
 
     def _settle(self, key: Key, outcome: Outcome, event: str) -> None:
@@ -254,11 +278,71 @@ class Comparison:
 
     def _content(self) -> dict[str, Any]:
         content = summarise(
-            self.recipe, self.arms, self.seeds, self.teachers, self.outcomes, self.notes
+            self.recipe,
+            self.arms,
+            self.seeds,
+            self.teachers,
+            self.outcomes,
+            self.notes,
+            self.declared,
         )
         for teacher in content["teachers"]:
-            teacher["targets"] = self._store_costs.get(teacher["teacher"])
+            teacher["targets"] = self._store_cost(teacher["teacher"])
         return content
+
+    def _store_cost(self, teacher: str) -> dict[str, float] | None:
+        """What filling the stores of a teacher has cost, all that these runs use; None for none."""
+        found = [
+            read_json(path)
+            for key, job in self.jobs.items()
+            if key.kind == "targets"
+            and key.name == teacher
+            and (path := store_cost_file(self.out, job)).is_file()
+        ]
+        if not found:
+            return None
+        return {what: sum(cost[what] for cost in found) for what in ("rows", "seconds")}
+
+
+def task_of(job: Job, recipe: Recipe) -> dict[str, Any]:
+    """A job as a worker process is told of it."""
+    return {
+        "kind": job.key.kind,
+        "recipe": recipe.model_dump(mode="json"),
+        "out": str(job.out),
+        "teacher": None if job.teacher is None else str(job.teacher),
+    }
+
+
+def on_disk(job: Job, recipe: Recipe) -> dict[str, Any] | None:
+    """The results, where this very run is done.
+
+    Raises:
+        RunFolderError: they are damaged, or of a run that learned from another teacher.
+    """
+    if not (job.out / "results.json").is_file():
+        return None
+    results = read_results(job.out)
+    if results["digest"] != run_digest(job.key.kind, recipe, job.teacher):
+        raise RunFolderError(
+            f"{job.out} holds a run that learned from another teacher's files: delete it, and it "
+            "is run again"
+        )
+    return results
+
+
+def store_cost_file(out: Path, job: Job) -> Path:
+    """Where it is written what filling a store has cost; it is there once the store is filled."""
+    return out / "stores" / f"{job.key.name}-{job.digest[:SHOWN]}.json"
+
+
+def add_store_cost(out: Path, job: Job, cost: dict[str, Any]) -> None:
+    """Note what a process that filled (more of) a store was asked for."""
+    path = store_cost_file(out, job)
+    make_folder(path.parent)
+    before = read_json(path) if path.is_file() else {"rows": 0, "seconds": 0.0}
+    added = {what: before[what] + cost[what] for what in ("rows", "seconds")}
+    write_json(path, {"schema": RUN_SCHEMA, "teacher": job.key.name, **added})
 
 
 def _classes(folder: Path) -> int | None:
@@ -267,21 +351,24 @@ def _classes(folder: Path) -> int | None:
     return read_json(path).get("num_classes") if path.is_file() else None
 
 
-def _earlier_store_costs(path: Path, recipe: Recipe) -> dict[str, dict[str, float]]:
-    """What filling stores has cost before a comparison went on; by teacher.
+def _refuse_other(path: Path, recipe: Recipe) -> None:
+    """Refuse a folder whose comparison is of another recipe, or of another version.
 
     Raises:
-        RunFolderError: the earlier comparison is of another recipe: one folder cannot hold both.
+        RunFolderError: as it says.
     """
     if not path.is_file():
-        return {}
-    before = read_json(path)
-    ours = recipe.model_dump(mode="json")
-    may_grow = ("summary", "arms", "teachers")
-    for section, value in before["recipe"].items():
-        if section not in may_grow and ours.get(section) != value:
+        return
+    before = read_json(path, SCHEMA, "choose another --out")
+    try:
+        name, data = before["recipe"]["name"], before["recipe"]["data"]
+    except (KeyError, TypeError):
+        raise RunFolderError(f"{path} is damaged: it does not hold its recipe") from None
+    for what, theirs, ours in (
+        ("recipe", name, recipe.name),
+        ("section 'data'", data, recipe.model_dump(mode="json")["data"]),
+    ):
+        if theirs != ours:
             raise RunFolderError(
-                f"{path.parent} holds a comparison with another '{section}': choose another --out"
+                f"{path.parent} holds a comparison of another {what}: choose another --out"
             )
-    costs = {row["teacher"]: row["targets"] for row in before["teachers"]}
-    return {name: cost for name, cost in costs.items() if cost is not None}

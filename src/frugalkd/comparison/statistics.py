@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 
-from frugalkd.errors import UnknownName
+from frugalkd.errors import RecipeError, UnknownName
 
 CONFIDENCE = 0.95
+BUDGET_TOLERANCE = 0.02
+"""How far the samples of arms at one budget may lie apart, as a part of them."""
+
 CLAIM_SEEDS = 10
 """Seeds that a claim needs; fewer only describe."""
 
@@ -55,7 +59,8 @@ def claims(
     The test is a t-test of the paired differences of accuracy (two-sided, the interval's dual):
     *better* holds if they lie above 0, *no worse* if they lie above ``-margin``; in both cases the
     whole 95 % interval must, and so must the corrected p-value be at most 0.05. A claim on fewer
-    than ten seeds, or with a run that gave no accuracy, does not hold, whatever the numbers are.
+    than ten seeds, with a run that gave no accuracy, or of being better with more samples, does not
+    hold, whatever the numbers are.
 
     Args:
         comparison: the content of ``comparison.json``.
@@ -96,6 +101,9 @@ def _test(
     floor = 0.0 if claim == "better" else -margin
     ci95 = interval(found)
     reasons = []
+    more = _more_samples(comparison, arm, against)
+    if claim == "better" and more is not None:
+        reasons.append(more)
     if len(seeds) < CLAIM_SEEDS:
         reasons.append(f"{len(seeds)} of the {CLAIM_SEEDS} seeds that a claim needs")
     missing = sorted((set(ours) | set(theirs)) - set(seeds))
@@ -113,6 +121,44 @@ def _test(
         "p": _p_value(found, floor),
         "reasons": reasons,
     }
+
+
+def _more_samples(comparison: dict[str, Any], arm: str, against: str) -> str | None:
+    """Why "better" would say nothing: the arm spends more samples than the other."""
+    budgets = {row["arm"]: row.get("budget", {}).get("mean") for row in comparison["arms"]}
+    ours, theirs = budgets.get(arm), budgets.get(against)
+    if not ours or not theirs or ours <= (1 + BUDGET_TOLERANCE) * theirs:
+        return None
+    return f"it spends {ours:.1%} of the samples, the other {theirs:.1%}"
+
+
+def frontier(points: Sequence[tuple[float | None, float | None]]) -> list[bool]:
+    """Which of the points (cost, accuracy) no other beats: none costs as little or less and is as
+    accurate or more, one of both strictly. A point that lacks one of the two is on no frontier."""
+
+    def beats(other: tuple[float | None, float | None], cost: float, accuracy: float) -> bool:
+        if other[0] is None or other[1] is None or other[0] > cost or other[1] < accuracy:
+            return False
+        return other[0] < cost or other[1] > accuracy
+
+    return [
+        cost is not None
+        and accuracy is not None
+        and not any(beats(other, cost, accuracy) for other in points)
+        for cost, accuracy in points
+    ]
+
+
+def parse_claim(said: str) -> Claim:
+    """``"A > B"`` (better) or ``"A >= B"`` (no worse) as a claim.
+
+    Raises:
+        RecipeError: it is neither.
+    """
+    found = re.fullmatch(r"\s*([^\s<>=]+)\s*(>=|>)\s*([^\s<>=]+)\s*", said)
+    if found is None:
+        raise RecipeError(f"claim {said!r}: write 'A > B' (better) or 'A >= B' (no worse)")
+    return found[1], found[3], "better" if found[2] == ">" else "no worse"
 
 
 def _p_value(values: Sequence[float], floor: float) -> float:

@@ -10,10 +10,18 @@ import numpy as np
 from frugalkd.comparison.arms import ResolvedArm
 from frugalkd.comparison.controls import TOLERANCE
 from frugalkd.comparison.plan import Key, Outcome, Outcomes
-from frugalkd.comparison.statistics import differences, interval, spread
+from frugalkd.comparison.statistics import (
+    BUDGET_TOLERANCE,
+    Claim,
+    claims,
+    differences,
+    frontier,
+    interval,
+    spread,
+)
 from frugalkd.recipes.schema import Recipe
 
-SCHEMA = 1
+SCHEMA = 2
 
 _NOTES = (
     "budget: samples backpropagated, of full distillation over the recipe's epochs",
@@ -30,26 +38,29 @@ def summarise(
     teachers: Sequence[str],
     outcomes: Outcomes,
     notes: Sequence[str] = (),
+    declared: Sequence[Claim] = (),
 ) -> dict[str, Any]:
     """The comparison so far, as plain values. Runs without an outcome yet are left out."""
     names = [arm.name for arm in arms]
     reference = "vanilla" if "vanilla" in names else names[0]
+    driven = any(arm.budget is not None for arm in arms)
     by_arm = {
         name: {
             seed: outcomes[key] for seed in seeds if (key := Key("distill", name, seed)) in outcomes
         }
         for name in names
     }
-    rows = [_row(recipe, arm, by_arm, reference) for arm in arms if by_arm[arm.name]]
+    rows = [_row(recipe, arm, by_arm, reference, driven) for arm in arms if by_arm[arm.name]]
+    _mark_frontiers(rows)
     finished = [
         outcome.results
         for key, outcome in outcomes.items()
         if outcome.results and key.kind != "targets"
     ]
-    said = [*notes, *_NOTES, *_unmatched(rows)]
+    said = [*notes, *_NOTES, *_unmatched(rows), *_off_budget(rows)]
     if len(seeds) < 2:
         said.append("one seed: there is no interval")
-    return {
+    content = {
         "schema": SCHEMA,
         "reference": reference,
         "arms": rows,
@@ -63,7 +74,12 @@ def summarise(
         "versions": finished[0]["versions"] if finished else None,
         "notes": said,
         "recipe": recipe.model_dump(mode="json"),
+        "claims": [],
     }
+    known = {row["arm"] for row in rows}
+    testable = [claim for claim in declared if {claim[0], claim[1]} <= known]
+    content["claims"] = claims(content, testable)
+    return content
 
 
 def _row(
@@ -71,6 +87,7 @@ def _row(
     arm: ResolvedArm,
     by_arm: Mapping[str, Mapping[int, Outcome]],
     reference: str,
+    driven: bool,
 ) -> dict[str, Any]:
     ours = by_arm[arm.name]
     results = {seed: run.results for seed, run in ours.items() if run.results is not None}
@@ -80,13 +97,23 @@ def _row(
     if arm.name != reference:
         theirs = {seed: run.accuracy for seed, run in by_arm[reference].items()}
         difference = _mean_interval(differences(accuracy, theirs)[1])
+    budget = _share(results, list(ours), "samples_backpropagated", epochs)
+    rival = None if arm.budget is None else f"random@{arm.budget:g}"
+    against_random = None
+    if rival is not None and rival != arm.name and by_arm.get(rival):
+        theirs = {seed: run.accuracy for seed, run in by_arm[rival].items()}
+        against_random = _mean_interval(differences(accuracy, theirs)[1])
     return {
         "arm": arm.name,
         "about": arm.about,
         "seeds": list(ours),
         "accuracy": spread(list(accuracy.values())),
         "difference": difference,
-        "budget": _share(results, list(ours), "samples_backpropagated", epochs),
+        "against_random": against_random,
+        "budget": budget,
+        "budget_asked": arm.budget,
+        "own_budget": driven and arm.budget is None and arm.name != reference,
+        "on_budget": None if arm.budget is None else _on_budget(budget["values"], arm.budget),
         "forwards": _share(results, list(ours), "student_forwards", epochs),
         "wall_ratio": {"mean": _mean(list(_wall_ratios(ours, by_arm[reference]).values()))},
         "meters": _means([run["meters"] for run in results.values()]),
@@ -97,6 +124,7 @@ def _row(
         "control": arm.control,
         "control_of": arm.match,
         "matched": None if arm.match is None else _matched(results, by_arm[arm.match]),
+        "scoring": next((run["scoring"] for run in results.values() if run.get("scoring")), None),
         "digests": {str(seed): run["digest"] for seed, run in results.items()},
     }
 
@@ -145,6 +173,30 @@ def _unmatched(rows: Sequence[dict[str, Any]]) -> list[str]:
         for row in rows
         if row["matched"] and not row["matched"]["within_tolerance"]
     ]
+
+
+def _on_budget(values: Sequence[float | None], budget: float) -> bool:
+    return all(abs(v / budget - 1) <= BUDGET_TOLERANCE for v in values if v is not None)
+
+
+def _off_budget(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return [
+        f"{row['arm']} spent {row['budget']['mean']:.1%} of the samples, more than "
+        f"{BUDGET_TOLERANCE:.0%} away from its budget: it is not at the budget of the others"
+        for row in rows
+        if row["on_budget"] is False and row["budget"]["mean"] is not None
+    ]
+
+
+def _mark_frontiers(rows: Sequence[dict[str, Any]]) -> None:
+    """Note which rows no other beats in accuracy at their samples, or at their time."""
+    accuracy = [row["accuracy"]["mean"] for row in rows]
+    for name, costs in (
+        ("budget", [row["budget"]["mean"] for row in rows]),
+        ("time", [row["wall_ratio"]["mean"] for row in rows]),
+    ):
+        for row, found in zip(rows, frontier(list(zip(costs, accuracy, strict=True))), strict=True):
+            row.setdefault("frontier", {})[name] = found
 
 
 def _teacher(recipe: Recipe, name: str, outcomes: Outcomes) -> dict[str, Any]:

@@ -182,8 +182,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of ours.
+def read_json(path: Path, schema: int = SCHEMA, again: str = "run it again") -> dict[str, Any]:
+    """A JSON object from a file of ours, of ``schema``; ``again``: how to make such a file.
 
     Raises:
         RunFolderError: the file is missing, damaged, or of another schema.
@@ -198,7 +198,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ) from None
     if not isinstance(value, dict):
         raise RunFolderError(f"{path} is damaged: it holds no keys and values")
-    refuse_schema(value.get("schema"), SCHEMA, path, RunFolderError, "run it again")
+    refuse_schema(value.get("schema"), schema, path, RunFolderError, again)
     return value
 
 
