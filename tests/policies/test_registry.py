@@ -25,6 +25,7 @@ EVERYONE = {  # settings under which everything takes part
     "kakurenbo": {"fraction": 0.0},
     "pdd": {"threshold": 1.1},
     "random": {"fraction": 1.0},
+    "rho-loss": {"keep": 1.0},
     "selective-backprop": {"least": 1.0},
     "self-regulation": {"confidence": 1.1},
     "unix": {"keep": 1.0},

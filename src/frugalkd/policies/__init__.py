@@ -8,6 +8,7 @@ from frugalkd.policies.info_batch import InfoBatch
 from frugalkd.policies.kakurenbo import Kakurenbo
 from frugalkd.policies.pdd import ProgressiveDataDropout
 from frugalkd.policies.random_subset import RandomSubset
+from frugalkd.policies.rho_loss import RhoLoss
 from frugalkd.policies.selective_backprop import SelectiveBackprop
 from frugalkd.policies.self_regulation import SelfRegulation
 from frugalkd.policies.unix import Unix
@@ -20,6 +21,7 @@ POLICIES: dict[str, type[Policy]] = {
     "kakurenbo": Kakurenbo,
     "pdd": ProgressiveDataDropout,
     "random": RandomSubset,
+    "rho-loss": RhoLoss,
     "selective-backprop": SelectiveBackprop,
     "self-regulation": SelfRegulation,
     "unix": Unix,
@@ -37,6 +39,7 @@ __all__ = [
     "Policy",
     "ProgressiveDataDropout",
     "RandomSubset",
+    "RhoLoss",
     "Scoring",
     "SelectiveBackprop",
     "SelfRegulation",

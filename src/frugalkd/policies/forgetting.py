@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from frugalkd.ledger import Ledger
+from frugalkd.policies._budget import check_parts
 from frugalkd.policies._policy import Ids, Moment, Plan, Scoring, Ungated
-from frugalkd.policies._scored import check_scored, highest
+from frugalkd.policies._scored import check_scoring, highest
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Forgetting(Ungated):
     seeds: int = 1
 
     def __post_init__(self) -> None:
-        check_scored(self.budget, self.epochs, self.seeds)
+        check_parts(budget=self.budget)
+        check_scoring(self.epochs, self.seeds)
 
     @property
     def columns(self) -> Mapping[str, str]:
