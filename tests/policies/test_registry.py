@@ -21,6 +21,7 @@ EVERYONE = {  # settings under which everything takes part
     "all": {},
     "el2n": {"budget": 1.0},
     "forgetting": {"budget": 1.0},
+    "ies": {"threshold": 0.0},
     "infobatch": {"skip": 0.0},
     "kakurenbo": {"fraction": 0.0},
     "pdd": {"threshold": 1.1},
@@ -28,6 +29,7 @@ EVERYONE = {  # settings under which everything takes part
     "rho-loss": {"keep": 1.0},
     "selective-backprop": {"least": 1.0},
     "self-regulation": {"confidence": 1.1},
+    "swiftlearn": {"fraction": 1.0},
     "unix": {"keep": 1.0},
 }
 

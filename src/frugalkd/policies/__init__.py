@@ -4,6 +4,7 @@ from frugalkd.policies._policy import Moment, Plan, Policy, Scoring, Ungated
 from frugalkd.policies.all import All
 from frugalkd.policies.el2n import EL2N
 from frugalkd.policies.forgetting import Forgetting
+from frugalkd.policies.ies import InstanceExclusion
 from frugalkd.policies.info_batch import InfoBatch
 from frugalkd.policies.kakurenbo import Kakurenbo
 from frugalkd.policies.pdd import ProgressiveDataDropout
@@ -11,12 +12,14 @@ from frugalkd.policies.random_subset import RandomSubset
 from frugalkd.policies.rho_loss import RhoLoss
 from frugalkd.policies.selective_backprop import SelectiveBackprop
 from frugalkd.policies.self_regulation import SelfRegulation
+from frugalkd.policies.swiftlearn import SwiftLearn
 from frugalkd.policies.unix import Unix
 
 POLICIES: dict[str, type[Policy]] = {
     "all": All,
     "el2n": EL2N,
     "forgetting": Forgetting,
+    "ies": InstanceExclusion,
     "infobatch": InfoBatch,
     "kakurenbo": Kakurenbo,
     "pdd": ProgressiveDataDropout,
@@ -24,6 +27,7 @@ POLICIES: dict[str, type[Policy]] = {
     "rho-loss": RhoLoss,
     "selective-backprop": SelectiveBackprop,
     "self-regulation": SelfRegulation,
+    "swiftlearn": SwiftLearn,
     "unix": Unix,
 }
 
@@ -33,6 +37,7 @@ __all__ = [
     "All",
     "Forgetting",
     "InfoBatch",
+    "InstanceExclusion",
     "Kakurenbo",
     "Moment",
     "Plan",
@@ -43,6 +48,7 @@ __all__ = [
     "Scoring",
     "SelectiveBackprop",
     "SelfRegulation",
+    "SwiftLearn",
     "Ungated",
     "Unix",
 ]

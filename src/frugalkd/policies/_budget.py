@@ -30,3 +30,8 @@ def rest_of(budget: float, epochs: float, full: float) -> float:
     if full >= epochs:
         return 1.0
     return min(1.0, max(0.0, (budget * epochs - full) / (epochs - full)))
+
+
+def rows_of(part: float, samples: int) -> int:
+    """How many samples an epoch may train on, at least one."""
+    return max(1, round(part * samples))

@@ -8,7 +8,7 @@ import numpy as np
 
 from frugalkd import draws
 from frugalkd.ledger import Ledger
-from frugalkd.policies._budget import check_parts, full_from, rest_of
+from frugalkd.policies._budget import check_parts, full_from, rest_of, rows_of
 from frugalkd.policies._policy import Ids, Moment, Plan, Ungated, at_sorted
 
 
@@ -61,7 +61,7 @@ class InfoBatch(Ungated):
             learned = losses < losses[known].mean(dtype=np.float64)
             return self._plan(pool, learned, self.skip, at)
         part = rest_of(self.budget, at.epochs, at.epochs - full)
-        quota = min(len(pool), max(1, round(part * len(ledger))))
+        quota = min(len(pool), rows_of(part, len(ledger)))
         left_out = len(pool) - quota
         if not known.any() or not left_out:
             return Plan(draws.subset(pool, quota, at.seed, draws.stream("infobatch"), at.epoch))
