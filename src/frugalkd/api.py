@@ -36,6 +36,7 @@ from frugalkd.meters import Meters
 from frugalkd.modes import MODES, ModeName, significance_weights
 from frugalkd.objectives import KD, CrossEntropy, Objective
 from frugalkd.policies import Policy, SelfRegulation
+from frugalkd.resuming import describe_training
 from frugalkd.selection import Selection
 from frugalkd.teachers import LiveTeacher, Targets
 from frugalkd.training import Checkpointing, Training
@@ -77,7 +78,7 @@ def train_teacher(
         collate: how samples become a batch, as in torch's DataLoader.
         checkpoints: a folder for checkpoints.
         checkpointing: when to write them; default after each epoch and every ten minutes.
-        resume: go on from the newest checkpoint there.
+        resume: go on from the newest checkpoint there, which has to be of this very training.
         listener: told of each epoch's record.
         stop: asked after each step and each look, in the evaluation too; where it says True there
             is a checkpoint to go on from, and Stopped is raised.
@@ -88,6 +89,8 @@ def train_teacher(
     Raises:
         UnsupportedData: iterable data, or labels that are not class indices.
         NonFiniteLoss: the training diverged.
+        RunFolderError: the checkpoint to go on from is of another training: other data, another
+            policy, objective or setting.
         Stopped: ``stop`` said so.
     """
     return _train(
@@ -161,7 +164,7 @@ def distill(
         TargetsError: the objective needs a teacher and there is none, or the stored targets are of
             other data or another augmentation.
         UnknownName: no such mode.
-        UnsupportedData, NonFiniteLoss: as in :func:`train_teacher`.
+        UnsupportedData, NonFiniteLoss, RunFolderError, Stopped: as in :func:`train_teacher`.
     """
     if mode is None and policy is None and weights is None:
         mode = "vanilla"
@@ -313,12 +316,16 @@ def _train(
     if labels is None:
         selection.classes = classes
     torch.manual_seed(seed)
-    keeper = None
+    keeper, about = None, {}
     if checkpoints is not None:
         keeper = Checkpoints(checkpoints, checkpointing or Checkpointing())
+        about = describe_training(
+            data, ledger.about["data"], policy=policy, objective=objective, training=training,
+            targets=targets, teacher=teacher, weights=weights, scores=scores,
+        )  # fmt: skip
     trainer = Trainer(
         model, selection, objective, training, accelerator, keeper, listener or _silent,
-        stop or _never,
+        stop or _never, about,
     )  # fmt: skip
     try:
         with memory_for(*_what_to_lower(training)):

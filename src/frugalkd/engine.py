@@ -28,6 +28,7 @@ from frugalkd.ledger import Ledger
 from frugalkd.meters import Meters
 from frugalkd.objectives import Objective
 from frugalkd.optimisation import factor, make_optimizer, match_layout
+from frugalkd.resuming import check_same_training
 from frugalkd.selection import Selection
 from frugalkd.training import Training
 
@@ -127,6 +128,7 @@ class Trainer:
         listener: told of each epoch.
         stop: asked whether to stop: after each step, in between looks, while BatchNorm's statistics
             are refreshed.
+        about: what decides the result (see ``resuming``); a checkpoint of anything else is refused.
     """
 
     model: nn.Module
@@ -137,6 +139,7 @@ class Trainer:
     checkpoints: Checkpoints | None = None
     listener: Listener = lambda record: None
     stop: Callable[[], bool] = lambda: False
+    about: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.selection.stop = self.stop
@@ -268,6 +271,7 @@ class Trainer:
                 self.selection.targets.sync()
             self._read_clock()
             tree = {
+                "about": self.about,
                 "selection": state,
                 "model": dict(self.model.state_dict()),
                 "optimizer": self.optimizer.state_dict(),
@@ -280,10 +284,16 @@ class Trainer:
             self.checkpoints.save(epochs, self.step, tree)
 
     def resume(self) -> bool:
-        """Go on from the newest checkpoint that is whole; False where there is none."""
+        """Go on from the newest checkpoint that is whole; False where there is none.
+
+        Raises:
+            RunFolderError: it is of another training, or none can be read.
+            SelectionMisuse: it is of another seed.
+        """
         tree = None if self.checkpoints is None else self.checkpoints.newest()
         if tree is None:
             return False
+        check_same_training(tree.get("about", {}), self.about)
         self.model.load_state_dict(tree["model"])
         self.optimizer.load_state_dict(tree["optimizer"])
         match_layout(self.optimizer)
