@@ -14,7 +14,7 @@ import torch
 from faults import CALLS, KINDS, SHORT, Faulty, Kind, failing
 
 from frugalkd.checkpoint import load_tree, save_tree
-from frugalkd.errors import FrugalKDError, TargetsError
+from frugalkd.errors import FrugalKDError, FrugalKDWarning, TargetsError
 from frugalkd.ledger import Ledger
 from frugalkd.recipes.load import load_recipe, override
 from frugalkd.recipes.schema import Recipe
@@ -189,8 +189,8 @@ def test_a_store_whose_sync_failed_says_nothing_of_rows_that_may_be_lost(tmp_pat
     assert Store(tmp_path / "s").count() == 0
 
 
-def test_half_a_record_of_what_is_there_is_refused(tmp_path):
-    """No disk tears a sector; where one does, nothing is read from that block."""
+def test_nothing_is_read_from_half_a_record(tmp_path):
+    """No disk tears a sector; where one does, that block is filled again."""
     create_store(tmp_path / "s", HEADER)
     store = Store(tmp_path / "s", write=None)
     ids = np.arange(150)
@@ -200,8 +200,13 @@ def test_half_a_record_of_what_is_there_is_refused(tmp_path):
     with open(tmp_path / "s" / "presence-00000.bin", "r+b") as file:
         file.seek(20)
         file.write(bytes(44))
-    with pytest.raises(TargetsError, match=r"checksum of rows 0 .. 255 is wrong; delete"):
-        Store(tmp_path / "s").read(ids[:1], np.zeros(1, np.int64))
+    with pytest.warns(FrugalKDWarning, match="was torn at rows 0 .. 255"):
+        store = Store(tmp_path / "s")
+    with pytest.raises(TargetsError, match="holds no soft targets of sample 0 in view 0: fill it"):
+        store.read(ids[:1], np.zeros(1, np.int64))
+    with pytest.warns(FrugalKDWarning, match="was torn at rows 0 .. 255"):
+        fill_store(tmp_path / "s")
+    check_store(tmp_path / "s", whole=True)
 
 
 @pytest.mark.parametrize("work", ["ledger", "checkpoint", "store"])

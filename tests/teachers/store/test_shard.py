@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import warnings
+from contextlib import suppress
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frugalkd.errors import TargetsError
+from frugalkd.errors import FrugalKDWarning, TargetsError
 from frugalkd.teachers.encodings import Dense
 from frugalkd.teachers.store import Header
 from frugalkd.teachers.store._shard import Shard, allocate_shard
@@ -120,6 +122,97 @@ def filled(folder):
     return some
 
 
+def mended(folder, **settings):
+    """The shard, whatever it has to say of itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FrugalKDWarning)
+        shard = Shard(folder, 0, HEADER, **settings)
+        for block in range(3):
+            with suppress(TargetsError):
+                shard._check(rows(block * 256))
+    return shard
+
+
+def states(folder, *fills):
+    """The presence file after each of ``fills``."""
+    found = [(folder / "presence-00000.bin").read_bytes()]
+    for some in fills:
+        shard = Shard(folder, 0, HEADER, write=True)
+        shard.write(some, content(some))
+        shard.sync()
+        shard.close()
+        found.append((folder / "presence-00000.bin").read_bytes())
+    return found
+
+
+@pytest.mark.parametrize("new_first", [True, False])
+@pytest.mark.parametrize("cut", [1, 8, 13, 31, 32, 34])
+@pytest.mark.parametrize("fills", [(300,), (100, 300), (301, 600), (7, 250)])
+def test_a_torn_record_is_mended_or_refused_and_never_wrong(folder, fills, cut, new_first):
+    """The first block's record is half an old one, half a new one."""
+    edges = [0, *fills]
+    old, new = states(folder, *map(np.arange, edges[:-1], edges[1:]))[-2:]
+    for block in range(3):
+        first, last = (new, old) if new_first else (old, new)
+        place = 64 * block
+        torn = new[:place] + first[place:][:cut] + last[place + cut :][: 64 - cut]
+        (folder / "presence-00000.bin").write_bytes(torn + new[place + 64 :])
+        shard = mended(folder, write=True)
+        for row in range(0, 600, 7):
+            if shard.present(rows(row))[0]:
+                with suppress(TargetsError):
+                    assert np.array_equal(shard.read(rows(row)), content([row]))
+                    assert row < fills[-1]
+        if len(fills) == 1 and cut <= 32:  # torn when it was first written: all is filled again
+            missing = np.flatnonzero(~shard.present(np.arange(600)))
+            shard.write(missing, content(missing))
+            shard.sync()
+            assert np.array_equal(mended(folder).read(np.arange(600)), content(np.arange(600)))
+        shard.close()
+
+
+def tear(folder, old, new, cut):
+    (folder / "presence-00000.bin").write_bytes(new[:cut] + old[cut:64] + new[64:])
+
+
+def test_a_record_torn_when_it_was_first_written_counts_for_nothing(folder):
+    old, new = states(folder, np.arange(300))
+    tear(folder, old, new, 20)
+    with pytest.warns(FrugalKDWarning, match=r"presence-00000.bin was torn at rows 0 .. 255: its"):
+        shard = Shard(folder, 0, HEADER, write=True)
+    assert np.flatnonzero(shard.present(np.arange(600))).tolist() == list(range(256, 300))
+    shard.write(np.arange(256), content(np.arange(256)))
+    shard.sync()
+    shard.close()
+    assert (folder / "presence-00000.bin").read_bytes() == new
+
+
+def test_a_record_whose_checksum_came_first_is_complete(folder):
+    _, old, new = states(folder, np.arange(100), np.arange(100, 200))
+    (folder / "presence-00000.bin").write_bytes(old[:20] + new[20:])
+    shard = Shard(folder, 0, HEADER)
+    with pytest.warns(FrugalKDWarning, match="its checksum says which of them are there"):
+        assert np.array_equal(shard.read(rows(3, 99)), content([3, 99]))
+    assert shard.count() == 200
+    assert np.array_equal(shard.read(np.arange(200)), content(np.arange(200)))
+
+
+def test_a_record_whose_bits_came_first_is_what_it_was(folder):
+    _, old, new = states(folder, np.arange(100), np.arange(100, 200))
+    tear(folder, old, new, 32)
+    with pytest.raises(TargetsError, match=r"checksum of rows 0 .. 255 is wrong; delete"):
+        Shard(folder, 0, HEADER).read(rows(3))
+    shard = Shard(folder, 0, HEADER, write=True)
+    with pytest.warns(FrugalKDWarning, match="its checksum says which of them are there"):
+        shard.write(rows(250), content([250]))
+    assert np.flatnonzero(shard.present(np.arange(600))).tolist() == [*range(100), 250]
+    with pytest.raises(TargetsError, match="lacks rows: run the same command again"):
+        shard.read(rows(150))
+    shard.sync()
+    shard.close()
+    assert Shard(folder, 0, HEADER).count() == 101
+
+
 @given(st.data())
 def test_a_flipped_bit_is_found_or_does_not_matter(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("shard")
@@ -131,7 +224,7 @@ def test_a_flipped_bit_is_found_or_does_not_matter(tmp_path_factory, data):
     damaged[place] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(damaged)
     try:
-        shard = Shard(folder, 0, HEADER)
+        shard = mended(folder)
         there = some[shard.present(some)]
         assert np.array_equal(shard.read(there), content(there))
         for block in range(3):  # a writer meets the damage as well

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import warnings
 import zlib
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from frugalkd.errors import TargetsError
+from frugalkd.errors import FrugalKDWarning, TargetsError
 from frugalkd.files import allocate, write_at
 from frugalkd.lock import flock
 from frugalkd.teachers.store._header import BLOCK, RECORD, Header
@@ -71,6 +72,7 @@ class Shard:
         self._state = np.fromfile(self.state_path, _RECORD)
         if len(self._state) * RECORD != sizes[1]:
             raise TargetsError(f"{self.state_path} has changed its size while it was read")
+        self._forget_half_written()
         self._bits: Bytes = self._state["bitmap"].reshape(-1).copy()
         self._checked = np.zeros(len(self._state), dtype=bool)
         self._dirty = np.zeros(len(self._state), dtype=bool)
@@ -93,6 +95,22 @@ class Shard:
             self.close()
             raise
 
+    def _forget_half_written(self) -> None:
+        """A record of which bits or checksum alone are there was torn when it was first written: no
+        row of it counts as there, so that all are asked for again."""
+        said = self._state["bitmap"].any(axis=1)
+        torn = said != (self._state["crc32"] != 0)
+        if torn.any():
+            self._state[torn] = np.zeros((), _RECORD)
+            self._warn(np.flatnonzero(torn)[0], "its rows count as missing")
+
+    def _warn(self, block: int, what: str) -> None:
+        warnings.warn(
+            f"{self.state_path} was torn at rows {self._span(block)}: {what}",
+            FrugalKDWarning,
+            stacklevel=4,
+        )
+
     @property
     def writable(self) -> bool:
         return bool(self._files)
@@ -112,6 +130,8 @@ class Shard:
             TargetsError: a checksum is wrong.
         """
         self._check(rows)
+        if not self.present(rows).all():  # by a torn record alone
+            raise TargetsError(f"{self.path} lacks rows: run the same command again")
         return self._rows[rows]
 
     def write(self, rows: Rows, content: Bytes) -> None:
@@ -138,7 +158,7 @@ class Shard:
         bitmaps = self._bits.reshape(-1, BLOCK // 8)
         for block in dirty:
             self._state[block]["bitmap"] = bitmaps[block]
-            self._state[block]["crc32"] = self._checksum(block)
+            self._state[block]["crc32"] = self._checksum(block, bitmaps[block])
             write_at(self._files[1], self._state[block].tobytes(), block * RECORD)
         os.fsync(self._files[1])
         self._lost = False
@@ -158,18 +178,42 @@ class Shard:
             record = self._state[block]
             # An empty block's record is all zeros, as the file was made.
             written = record["bitmap"].any() or record["crc32"]
-            if written and record["crc32"] != self._checksum(block):
-                first = block * BLOCK
-                raise TargetsError(
-                    f"{self.path} is damaged: the checksum of rows {first} .. "
-                    f"{min(first + BLOCK, len(self._rows)) - 1} is wrong; delete "
-                    f"{self.path.parent} and fill it anew"
-                )
+            if written and record["crc32"] != self._checksum(block, self._bits_of(block)):
+                self._mend(block)
             self._checked[block] = True
 
-    def _checksum(self, block: int) -> int:
-        """Of the bits in memory and of the rows that they say are there."""
-        bits = self._bits[block * BLOCK // 8 : (block + 1) * BLOCK // 8]
+    def _mend(self, block: int) -> None:
+        """Rows are mostly written in ascending order, and so a record that was torn between two
+        writes has bits too few at its end, or too many. Where the checksum says which, they are
+        put right; who cannot write, so that others learn of it, takes none away.
+
+        Raises:
+            TargetsError: it says of none that they are.
+        """
+        there = np.unpackbits(self._bits_of(block), bitorder="little")
+        for end in range(min(BLOCK, len(self._rows) - block * BLOCK) + 1):
+            before = np.arange(BLOCK) < end
+            for guess in (there | before, there & before)[: 1 + self.writable]:
+                bits = np.packbits(guess, bitorder="little")
+                if self._checksum(block, bits) == self._state[block]["crc32"]:
+                    self._bits_of(block)[:] = bits
+                    self._dirty[block] = self.writable
+                    self._warn(block, "its checksum says which of them are there")
+                    return
+        raise TargetsError(
+            f"{self.path} is damaged: the checksum of rows {self._span(block)} is wrong; delete "
+            f"{self.path.parent} and fill it anew"
+        )
+
+    def _span(self, block: int) -> str:
+        return f"{block * BLOCK} .. {min((block + 1) * BLOCK, len(self._rows)) - 1}"
+
+    def _bits_of(self, block: int) -> Bytes:
+        """A view of the bits in memory."""
+        return self._bits[block * BLOCK // 8 : (block + 1) * BLOCK // 8]
+
+    def _checksum(self, block: int, bits: Bytes) -> int:
+        """Of ``bits`` and of the rows that they say are there."""
         there = np.unpackbits(bits, bitorder="little").astype(bool)
         rows = self._rows[block * BLOCK : (block + 1) * BLOCK]
         if not there[: len(rows)].all():
