@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,7 @@ from torch.utils.data import TensorDataset
 from frugalkd.api import train_teacher
 from frugalkd.ledger import Ledger
 from frugalkd.policies import POLICIES, All, Moment, SelfRegulation
+from frugalkd.selection import Selection
 from frugalkd.training import Optimizer, Training
 from frugalkd.verdict import Look
 
@@ -31,6 +35,17 @@ EVERYONE = {  # settings under which everything takes part
     "self-regulation": {"confidence": 1.1},
     "swiftlearn": {"fraction": 1.0},
     "unix": {"keep": 1.0},
+}
+
+SHORT: dict[str, dict[str, Any]] = {  # settings under which a short training already leaves out
+    "ies": {"threshold": 0.1, "window": 1},
+    "kakurenbo": {"confidence": 0.0},
+    "swiftlearn": {"refresh": 2},
+}
+NO_BUDGET = {"all", "kakurenbo"}
+UNBIASED: dict[str, list[dict[str, Any]]] = {
+    "infobatch": [{}, {"skip": 0.9}, {"budget": 0.3}],
+    "self-regulation": [{"passing": 0.3}, {"passing": 0.2, "budget": 0.3}],
 }
 
 
@@ -147,3 +162,146 @@ def test_with_everything_selected_it_is_plain_training(name):
 def test_the_registry_names_every_policy():
     assert set(POLICIES) >= {"all", "random", "self-regulation"}
     assert POLICIES["self-regulation"] is SelfRegulation
+
+
+class Watched(Selection):
+    """Keeps each look that it enters: epoch, ids, which rows failed."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.looks: list[tuple[int, np.ndarray, np.ndarray]] = []
+
+    def enter(self, ids, seen, *, screening):
+        failed = super().enter(ids, seen, screening=screening)
+        self.looks.append((self.epoch, ids, failed))
+        return failed
+
+
+@dataclass
+class Loop:
+    """A user's own training of a linear model on data some of which it cannot learn.
+
+    Attributes:
+        batches: of what was trained on so far: the epoch, ids, which rows were forced.
+    """
+
+    policy: Any
+    samples: int = 120
+    epochs: float = 6.5
+    rows: int = 8
+    seed: int = 0
+    batches: list[tuple[int, list[int], list[bool]]] = field(default_factory=list)
+
+    def __post_init__(self):
+        stream = np.random.default_rng(0)
+        inputs = stream.normal(size=(self.samples, 6)).astype(np.float32)
+        labels = np.where(stream.random(self.samples) < 0.2, 0, inputs[:, :3].argmax(1))
+        data = TensorDataset(torch.from_numpy(inputs), torch.from_numpy(labels))
+        self.model = nn.Linear(6, 3)
+        nn.init.zeros_(self.model.weight)
+        nn.init.zeros_(self.model.bias)
+        scores = stream.random(self.samples).astype(np.float32)
+        self.weights = stream.choice(np.array([0, 1, 2], np.float32), self.samples)
+        self.selection = Watched(
+            data,
+            policy=self.policy,
+            epochs=self.epochs,
+            batch_size=self.rows,
+            seed=self.seed,
+            weights=self.weights if self.samples < 400 else None,
+            scores=None if self.policy.scoring is None else scores,
+            model=self.model,
+        )
+
+    def run(self, stop_after=None):
+        """Train, all or until so many batches; returns itself."""
+        for epoch in self.selection:
+            for batch in epoch:
+                logits = self.model(batch.data[0])
+                losses = nn.functional.cross_entropy(logits, batch.data[1], reduction="none")
+                gradients = torch.autograd.grad(batch.reduce(losses), list(self.model.parameters()))
+                with torch.no_grad():
+                    for weight, gradient in zip(self.model.parameters(), gradients, strict=True):
+                        weight -= epoch.lr_factor * gradient
+                batch.observe(logits)
+                self.batches.append((epoch.index, batch.ids.tolist(), batch.forced.tolist()))
+                if len(self.batches) == stop_after:
+                    return self
+        return self
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_over_a_whole_training_the_ledger_counts_what_the_loop_saw(name):
+    loop = Loop(POLICIES[name](**SHORT.get(name, {}))).run()
+    pool = set(np.flatnonzero(loop.weights).tolist())
+    verdicts, visits = {}, Counter()
+    for epoch, ids, failed in loop.selection.looks:
+        assert len(set(ids.tolist())) == len(ids)
+        for id, fails in zip(ids.tolist(), failed.tolist(), strict=True):
+            visits[id] += (epoch, id) not in verdicts
+            verdicts[epoch, id] = fails
+    participations, forced, trained = Counter(), Counter(), Counter()
+    for epoch, ids, were_forced in loop.batches:
+        for id, was_forced in zip(ids, were_forced, strict=True):
+            assert id in pool
+            trained[epoch, id] += 1
+            forced[id] += was_forced
+            participations[id] += verdicts[epoch, id] and not was_forced
+    assert set(trained.values()) == {1}
+    ledger = loop.selection.ledger
+    for column, counts in (
+        ("visits", visits),
+        ("participations", participations),
+        ("forced", forced),
+    ):
+        assert ledger[column].tolist() == [counts[id] for id in range(len(ledger))], column
+    everything = 6 * len(pool) + round(0.5 * len(pool))
+    assert len(trained) == everything if name == "all" else len(trained) < everything
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_batches_come_from_the_seed_alone_whatever_was_stopped_between_two_of_them(name):
+    policy = POLICIES[name](**SHORT.get(name, {}))
+    whole = Loop(policy).run().batches
+    torch.manual_seed(7)
+    np.random.seed(7)
+    in_epoch = Counter(epoch for epoch, _, _ in whole)
+    last = max(epoch for epoch, count in in_epoch.items() if count > 1)
+    stop = 1 + [epoch for epoch, _, _ in whole].index(last)
+    part = Loop(policy).run(stop)
+    rest = Loop(policy)
+    rest.selection.load_state_dict(copy.deepcopy(part.selection.state_dict()))
+    rest.model.load_state_dict(part.model.state_dict())
+    assert part.batches + rest.run().batches == whole
+    assert Loop(policy, seed=1).run().batches != whole
+
+
+@pytest.mark.parametrize("budget", [0.1, 0.25, 0.5])
+@pytest.mark.parametrize("name", POLICIES)
+def test_at_a_budget_it_spends_it(name, budget):
+    policy = POLICIES[name]().at_budget(budget)
+    if policy is None:
+        assert name in NO_BUDGET, f"{name} has settings for a budget and does not use them"
+        return
+    loop = Loop(policy, samples=400, epochs=12.5, rows=32).run()
+    spent = sum(len(ids) for _, ids, _ in loop.batches)
+    assert spent == loop.selection.meters.samples_backpropagated
+    assert spent == pytest.approx(budget * 400 * 12.5, rel=0.02)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_what_says_that_it_is_unbiased_is(name):
+    assert name in UNBIASED or not POLICIES[name]().unbiased
+    for settings in UNBIASED.get(name, []):
+        policy: Any = POLICIES[name](**settings)
+        assert policy.unbiased
+        ledger, pool = ledger_of(policy), np.arange(50)
+        losses, sums = np.random.default_rng(3).exponential(size=50), []
+        screened = policy.plan(ledger, pool, Moment(4, 10, 0)).screen
+        ledger["due"][screened] = 5  # they sleep on
+        for seed in range(2000):
+            plan = policy.plan(ledger, pool, Moment(4, 10, seed))
+            assert not len(plan.screen)
+            sums.append((plan.weights * losses[plan.ids]).sum())
+        assert np.std(sums) > 0
+        assert np.mean(sums) == pytest.approx(losses.sum(), abs=4 * np.std(sums) / 2000**0.5)

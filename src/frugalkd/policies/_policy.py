@@ -129,6 +129,12 @@ class Policy(ABC):
         """The scoring run that it needs; its scores are the ledger's column ``score``."""
         return None
 
+    @property
+    def unbiased(self) -> bool:
+        """Whether a plan's weighted sum of losses is that of all samples in expectation, once it is
+        known of each how it fares."""
+        return False
+
     def at_budget(self, budget: float) -> Policy | None:
         """The same policy made to spend ``budget``, in (0, 1], of full training over the same
         epochs; None for one that cannot be made to."""

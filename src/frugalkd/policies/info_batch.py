@@ -49,6 +49,10 @@ class InfoBatch(Ungated):
             raise ValueError(f"anneal must be in [0, 1], not {self.anneal}")
         check_parts(budget=self.budget)
 
+    @property
+    def unbiased(self) -> bool:
+        return True
+
     def plan(self, ledger: Ledger, pool: Ids, at: Moment) -> Plan:
         full = full_from(at.epochs, self.anneal * at.epochs, self.budget)
         if at.epoch >= full:

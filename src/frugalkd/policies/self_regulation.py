@@ -96,6 +96,10 @@ class SelfRegulation(Policy):
     def columns(self) -> Mapping[str, str]:
         return {} if self.ceiling is None else {"teacher_truth": "float32"}
 
+    @property
+    def unbiased(self) -> bool:
+        return self.passing is not None
+
     def admit(self, look: Look, ids: Ids, ledger: Ledger, at: Moment) -> Mask:
         if self.ceiling is None:
             return fails(look.confidence, look.correct, self.confidence)
