@@ -78,20 +78,53 @@ def test_a_teacher_that_cannot_be_written_can_be_learned_from(
     assert len(list((tmp_path / "a").glob("targets-*"))) == (kind == "stored")
 
 
-def test_what_a_stopped_filling_asked_for_is_counted_once(recipe, teacher, tmp_path, monkeypatch):
+def test_half_a_store_that_cannot_be_written_is_no_hindrance(
+    recipe, teacher, tmp_path, monkeypatch, read_only
+):
     views = override(recipe, {"student.targets.views": 3})
+    with monkeypatch.context() as stopping:
+        stop_after(1, stopping)
+        with pytest.raises(KeyboardInterrupt):
+            distill(views, tmp_path / "a", teacher=teacher)
+    read_only(teacher)
+    results = distill(views, tmp_path / "b", teacher=teacher)
+    assert asked(results) == 600
+    assert len(list((tmp_path / "b").glob("targets-*"))) == 1
+    # A store that is named is the one to use.
+    (store,) = teacher.glob("targets-*")
+    named = override(views, {"student.targets.folder": str(store)})
+    with pytest.raises(TargetsError, match=r"lacks soft targets .*name it in targets.folder$"):
+        distill(named, tmp_path / "c", teacher=teacher)
+
+
+def test_a_whole_store_that_cannot_be_written_is_read(recipe, teacher, tmp_path, read_only):
+    distill(recipe, tmp_path / "a", teacher=teacher)
+    read_only(teacher)
+    again = distill(override(recipe, {"seed": 1}), tmp_path / "b", teacher=teacher)
+    assert asked(again) == 0
+    assert not list((tmp_path / "b").glob("targets-*"))
+
+
+def stop_after(calls, monkeypatch):
+    """A process that is stopped after some questions to the teacher; returns the rows of each."""
     fetch, before = LiveTeacher.fetch, []
 
     def stopped(self, ids, *rest):
-        if before:
+        if len(before) == calls:
             raise KeyboardInterrupt
         before.append(len(ids))
         return fetch(self, ids, *rest)
 
     monkeypatch.setattr(LiveTeacher, "fetch", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        distill(views, tmp_path / "a", teacher=teacher)
-    monkeypatch.setattr(LiveTeacher, "fetch", fetch)
+    return before
+
+
+def test_what_a_stopped_filling_asked_for_is_counted_once(recipe, teacher, tmp_path, monkeypatch):
+    views = override(recipe, {"student.targets.views": 3})
+    with monkeypatch.context() as stopping:
+        before = stop_after(1, stopping)
+        with pytest.raises(KeyboardInterrupt):
+            distill(views, tmp_path / "a", teacher=teacher)
     assert before == [200]
     another = override(views, {"student.targets.kind": "live"})
     beside = shutil.copytree(tmp_path / "a", tmp_path / "b")

@@ -74,7 +74,7 @@ def open_targets(
         data: what the student trains on.
         teacher: the teacher's folder, which keeps what is filled ahead.
         out: the run's folder, which keeps what is filled at first visits, and what is filled ahead
-            where the teacher's folder cannot be written.
+            where the teacher's folder lacks some of it and cannot be written.
         ids: the samples that may take part, None for all; no others are asked for.
         device: where the teacher is asked.
         kept: as of :meth:`StoredTargets.fill`.
@@ -92,7 +92,7 @@ def open_targets(
         where = folder or out / "targets"
         return FirstVisitTargets(live, data, where, views=spec.views, encoding=encoding)
     where = folder or store_folder(live, data, spec.views, encoding, teacher or out)
-    if folder is None and out is not None and not _may_be(where):
+    if folder is None and out is not None and not _serves(where, ids, spec.views):
         where = store_folder(live, data, spec.views, encoding, out)
     return StoredTargets.fill(
         live, data, where, views=spec.views, encoding=encoding, ids=ids, device=device, kept=kept
@@ -119,7 +119,7 @@ def held_out_logits(
 
     encoding = Dense("float32")
     where = store_folder(live, data, 1, encoding, teacher)
-    where = where if _may_be(where) else None
+    where = where if _serves(where, None, 1) else None
     return StoredTargets.fill(
         live, data, where, encoding=encoding, device=device, listener=heed
     ).all_logits()
@@ -136,9 +136,17 @@ def store_folder(
     return inside / f"targets-{key}"
 
 
-def _may_be(where: Path | None) -> bool:
-    """Whether a store is there, or can be made: others' teachers may be read-only."""
-    return where is None or where.exists() or os.access(where.parent, os.W_OK)
+def _serves(where: Path | None, ids: Ids | None, views: int) -> bool:
+    """Whether a store at ``where`` has all that is to be asked for, or can be given it: others'
+    teachers may be read-only."""
+    if where is None or os.access(where if where.exists() else where.parent, os.W_OK):
+        return True
+    try:
+        store = Store(where)
+    except TargetsError:
+        return False
+    ids = np.arange(store.header.samples) if ids is None else ids
+    return all(store.present(ids, np.full(len(ids), view)).all() for view in range(views))
 
 
 def fill_shards(
