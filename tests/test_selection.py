@@ -593,6 +593,40 @@ def test_loading_and_waiting_are_told_apart(workers):
     assert (selection.meters.phases["wait"] > 0) is (workers > 0)
 
 
+class Drawing(Dataset):
+    """Draws from all three streams when a sample is read."""
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, id):
+        drawn = [torch.rand(()).item(), np.random.random(), random.random()]
+        return torch.tensor(drawn), id % 4
+
+
+@pytest.mark.slow
+def test_what_workers_draw_is_a_function_of_the_seed_and_their_number():
+    def drawn(seed, workers):
+        selection = Selection(
+            Drawing(), epochs=2, batch_size=8, seed=seed, num_workers=workers, policy=All()
+        )
+        seen = []
+        for epoch in selection:
+            for batch in epoch:
+                seen.append(batch.data[0])
+                batch.observe(logits_for(batch), batch.data[1])
+        selection.source.close()
+        return torch.cat(seen)
+
+    first = drawn(0, 1)
+    for column in range(3):
+        assert len(first[:, column].unique()) > 70
+    assert torch.equal(first, drawn(0, 1))
+    for other in (drawn(1, 1), drawn(0, 2)):
+        for column in range(3):
+            assert not torch.equal(first[:, column], other[:, column])
+
+
 def test_the_teachers_time_is_told_from_the_stores(tmp_path):
     class Slow(nn.Module):
         def forward(self, x):

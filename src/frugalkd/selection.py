@@ -105,7 +105,7 @@ class Selection:
     ):
         self.policy = policy or All()
         self.source = open_source(
-            dataset, collate=collate, num_workers=num_workers, pin_memory=pin_memory
+            dataset, collate=collate, num_workers=num_workers, pin_memory=pin_memory, seed=seed
         )
         samples = len(dataset)  # pyright: ignore[reportArgumentType]
         if samples == 0:
