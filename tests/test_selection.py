@@ -593,7 +593,7 @@ def test_loading_and_waiting_are_told_apart(workers):
     assert (selection.meters.phases["wait"] > 0) is (workers > 0)
 
 
-class Drawing(Dataset):
+class DrawingData(Dataset):
     """Draws from all three streams when a sample is read."""
 
     def __len__(self):
@@ -608,7 +608,7 @@ class Drawing(Dataset):
 def test_what_workers_draw_is_a_function_of_the_seed_and_their_number():
     def drawn(seed, workers):
         selection = Selection(
-            Drawing(), epochs=2, batch_size=8, seed=seed, num_workers=workers, policy=All()
+            DrawingData(), epochs=2, batch_size=8, seed=seed, num_workers=workers, policy=All()
         )
         seen = []
         for epoch in selection:
