@@ -11,7 +11,7 @@ import frugalkd
 from frugalkd import checkpoint, ledger
 from frugalkd.comparison import summary
 from frugalkd.recipes import load
-from frugalkd.runs import folder
+from frugalkd.runs import folder, scores
 from frugalkd.teachers.store import _header
 
 PAGE = (Path(__file__).parents[1] / "docs/stability.md").read_text(encoding="utf-8")
@@ -31,6 +31,7 @@ def test_the_public_names_are_those_of_the_package():
         ("`run.json`, `results.json`, `model.json`, `comparison.json`", folder.SCHEMA),
         ("`run.json`, `results.json`, `model.json`, `comparison.json`", summary.SCHEMA),
         ("`ledger.safetensors`", ledger.SCHEMA),
+        ("`scores-*/scores.safetensors`", scores.SCHEMA),
         ("store of soft targets", _header.SCHEMA),
         ("checkpoints", checkpoint._SCHEMA),
     ],

@@ -57,6 +57,8 @@ def summary_table(results: dict[str, Any], out: Path) -> Table:
     table.add_row("forwards", f"{meters['student_forwards']:,}")
     if results["kind"] == "distill":
         table.add_row("teacher queries", f"{meters['teacher_queries']:,}")
+    if results.get("scoring") is not None:
+        table.add_row("scoring run", _scoring(results["scoring"]))
     table.add_row("seconds", f"{meters['wall_seconds']:.1f} ({_where_time_went(meters)})")
     table.add_row("files", escape(f"{out}/"))
     return table
@@ -64,6 +66,12 @@ def summary_table(results: dict[str, Any], out: Path) -> Table:
 
 def _measured_on(results: dict[str, Any]) -> str:
     return f"{results['evaluation']['samples']:,} {results['split']} samples"
+
+
+def _scoring(scoring: dict[str, Any]) -> str:
+    whose = "for this run and others" if scoring["made_here"] else "for an earlier run"
+    seen, seconds = scoring["samples_backpropagated"], scoring["wall_seconds"]
+    return f"{scoring['kind']}: {seen:,} more, {seconds:.1f} seconds, {whose}"
 
 
 def _where_time_went(meters: dict[str, Any]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -50,6 +52,7 @@ def test_a_part_of_a_row_is_kept_by_a_draw():
 def test_settings():
     assert RhoLoss().at_budget(0.3) == RhoLoss(keep=0.3)
     assert RhoLoss(epochs=2.0, seeds=3).scoring == Scoring("holdout-loss", 2.0, 3)
+    wrong: dict[str, Any]
     for wrong in ({"keep": 0.0}, {"epochs": 0.0}, {"seeds": 0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             RhoLoss(**wrong)

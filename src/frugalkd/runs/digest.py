@@ -38,7 +38,7 @@ def what_decides(kind: str, recipe: Recipe, *, taught: bool) -> dict[str, Any]:
     )
     for role in (said["teacher"], said["student"]):
         for part in ("policy", "regulation", "training"):
-            _forget_later_defaults(role.get(part))
+            forget_later_defaults(role.get(part))
     if kind == "teach":
         said.pop("student")
     elif taught:
@@ -65,7 +65,8 @@ def file_digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def _forget_later_defaults(settings: dict[str, Any] | None) -> None:
+def forget_later_defaults(settings: dict[str, Any] | None) -> None:
+    """Take what :data:`LATER` names, at its default, out of a section of settings."""
     for name, default in LATER.items():
         if settings is not None and name in settings and settings[name] == default:
             del settings[name]

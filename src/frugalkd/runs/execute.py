@@ -29,6 +29,7 @@ from frugalkd.runs.material import (
     write_model_card,
 )
 from frugalkd.runs.participants import pool, who_takes_part
+from frugalkd.runs.scores import scores_for
 from frugalkd.runs.targets import (
     STORE_SEED,
     ask_live,
@@ -56,15 +57,20 @@ def teach(
     role = recipe.teacher
 
     def train(material: Material, folder: RunFolder) -> tuple[Run, dict[str, Any]]:
+        policy = role.policy.build()
+        scores, scoring = scores_for(
+            recipe, role, policy, material.train, teacher=None, folder=folder, stop=stop
+        )
         model = make_model(role.model, material.train, recipe.seed)
         run = train_teacher(
             model,
             material.train,
-            policy=role.policy.build(),
+            policy=policy,
+            scores=scores,
             objective=role.objective.build(),
             **_shared(recipe, role, material, folder, resume, listener, stop),
         )
-        return run, {"teacher": None, "targets": None}
+        return run, {"teacher": None, "targets": None, "scoring": scoring}
 
     return _carry_out("teach", recipe, role, out, None, resume, recipe.seed, train)
 
@@ -98,7 +104,16 @@ def distill(
     def train(material: Material, folder: RunFolder) -> tuple[Run, dict[str, Any]]:
         objective = role.objective.build()
         who = who_takes_part(recipe, teacher, material)
-        notes: dict[str, Any] = {"teacher": None, "targets": None}
+        scores, scoring = scores_for(
+            recipe,
+            role,
+            who.get("policy"),
+            material.train,
+            teacher=teacher,
+            folder=folder,
+            stop=stop,
+        )
+        notes: dict[str, Any] = {"teacher": None, "targets": None, "scoring": scoring}
         live = source = None
         started, before = time.perf_counter(), folder.filling()
         device = resolve_device(recipe.device)
@@ -135,6 +150,7 @@ def distill(
                 material.train,
                 teacher=source,
                 objective=objective,
+                scores=scores,
                 **who,
                 **_shared(recipe, role, material, folder, resume, listener, stop),
             )

@@ -22,6 +22,7 @@ from frugalkd.writing import make_folder, writing
 
 SCHEMA = 1
 _FILLING = "filling.json"
+_SCORING = "scoring.json"
 
 
 class RunFolder:
@@ -119,6 +120,15 @@ class RunFolder:
                 f"{self.path / _FILLING} is damaged: delete it; the filling is then not counted"
             ) from None
 
+    def note_scoring(self) -> None:
+        """Note that this run made the scores that it trains with, whichever of its processes."""
+        write_json(self.path / _SCORING, {"schema": SCHEMA})
+
+    @property
+    def scored(self) -> bool:
+        """Whether :meth:`note_scoring` was called for this run."""
+        return (self.path / _SCORING).exists()
+
     def finish(self, results: dict[str, Any]) -> None:
         """Write the results, which says that the run is done, and let the checkpoints go."""
         if self._metrics != results["history"]:  # stopped between a checkpoint and its record
@@ -130,19 +140,21 @@ class RunFolder:
     def _drop_checkpoints(self) -> None:
         """The run is done, whatever stays of them."""
         with contextlib.suppress(OSError):
-            (self.path / _FILLING).unlink(missing_ok=True)
+            for noted in (_FILLING, _SCORING):
+                (self.path / noted).unlink(missing_ok=True)
             sweep(self.checkpoints)
             for checkpoint in self.checkpoints.glob("epoch-*"):
                 checkpoint.unlink(missing_ok=True)
             self.checkpoints.rmdir()
 
     def _forget_other(self, digest: str) -> None:
-        """What another run noted of its filling, before it took a step, is none of this one's."""
+        """What another run noted before it took a step is none of this one's."""
         with contextlib.suppress(RunFolderError):
             if read_json(self.path / "run.json").get("digest") == digest:
                 return
-        with writing(self.path / _FILLING):
-            (self.path / _FILLING).unlink(missing_ok=True)
+        for noted in (_FILLING, _SCORING):
+            with writing(self.path / noted):
+                (self.path / noted).unlink(missing_ok=True)
 
     def _done(self) -> bool:
         return (self.path / "results.json").exists()

@@ -73,6 +73,20 @@ class TargetsNote(_Record):
     bytes: int | None = Field(None, description="of the store on disk")
 
 
+class ScoringNote(_Record):
+    """The scoring run whose scores decided who took part; its cost is in no other meter."""
+
+    kind: str = Field(description="how samples are scored")
+    epochs: float = Field(description="of each of its trainings")
+    seeds: int = Field(description="trainings whose scores are averaged")
+    samples_backpropagated: int
+    student_forwards: int
+    wall_seconds: float
+    made_here: bool = Field(description="whether this run made the scores and paid for them")
+    file: str = Field(description="in the teacher's folder, or else in the run's")
+    digest: str = Field(description="SHA-256 of the scores")
+
+
 class Results(_Record):
     """results.json: a finished run of 'frugalkd teach' or 'frugalkd distill'."""
 
@@ -95,6 +109,7 @@ class Results(_Record):
     evaluation: Evaluation | None
     teacher: TeacherNote | None
     targets: TargetsNote | None
+    scoring: ScoringNote | None = None
     history: list[EpochRecord]
 
 
