@@ -181,7 +181,7 @@ def test_held_labels_are_taken_at_their_word():
 
     data = Counting([0, 1, 2, 3] * 50, holds_labels=True)
     check_labels(data, np.arange(200), CLASSES)
-    assert np.array_equal(labels_of(data), data.labels)
+    assert np.array_equal(labels_of(data), data.labels)  # pyright: ignore[reportArgumentType]
     assert Counting.reads == 0
 
 

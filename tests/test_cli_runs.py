@@ -206,7 +206,7 @@ def test_compare_reports_failures_and_matches_its_schema(cli, tmp_path, monkeypa
     made = {"schema": 1, "reference": "vanilla", "arms": [arm], "failed": failed, "notes": []}
     Comparison.model_validate(made)
 
-    def compare(recipe, *, arms, seeds, out, jobs, listener):
+    def compare(recipe, *, arms, seeds, out, budgets, jobs, declared, listener):
         assert (arms, seeds, jobs) == (["hybrid", "short:hybrid"], 1, 2)
         event = {"kind": "distill", "name": "hybrid", "seed": 0, "finished": 1, "total": 2}
         listener({**event, "event": "begun", "accuracy": None, "error": None})

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from frugalkd.comparison import comparison_table, markdown_table
+from frugalkd.comparison import claims_table, comparison_table, markdown_table
 
 
 def row(arm, about, *, failed=(), collapsed=0, matched=None, ci95=(0.801, 0.999)):
@@ -15,7 +15,11 @@ def row(arm, about, *, failed=(), collapsed=0, matched=None, ci95=(0.801, 0.999)
         "seeds": [0, 1, 2],
         "accuracy": {"mean": 0.9, "ci95": ci95 and list(ci95), "values": [0.8, 0.9, 1.0]},
         "difference": None if arm == "vanilla" else {"mean": -0.1, "ci95": [-0.211, 0.011]},
+        "against_random": None,
         "budget": {"mean": 1.0},
+        "budget_asked": None,
+        "own_budget": False,
+        "on_budget": None,
         "forwards": {"mean": 1.234},
         "wall_ratio": {"mean": 1.0},
         "collapsed": collapsed,
@@ -63,3 +67,33 @@ def test_markdown_rows_have_the_headings_width(comparison):
     assert len(lines) == 2 + 4 + 1
     assert {line.count("|") for line in lines} == {8}
     assert "| ce | no teacher: labels only | 90.0 | -10.0 ±11.1 | 100 | 123 | 1.00 |" in lines
+
+
+def test_a_table_of_budgets_and_claims_fits_80_columns(comparison):
+    for row_, budget in zip(comparison["arms"], (None, None, 0.25, 0.5), strict=True):
+        row_["budget_asked"], row_["on_budget"] = budget, None if budget is None else budget > 0.3
+        row_["against_random"] = {"mean": 0.0123, "ci95": [0.0, 0.0246]} if budget else None
+    comparison["arms"][1]["own_budget"] = True
+    comparison["arms"][2]["arm"] = "selective-backprop@0.25"
+    comparison["claims"] = [
+        {
+            "arm": "selective-backprop@0.25",
+            "against": "random@0.25",
+            "claim": "better",
+            "difference": {"mean": 0.0123, "ci95": [-0.001, 0.02]},
+            "p_holm": 0.0731,
+            "holds": False,
+            "why": "the interval reaches 0; corrected p = 0.0731",
+        }
+    ]
+    out = io.StringIO()
+    console = Console(file=out, width=80)
+    console.print(comparison_table(comparison))
+    console.print(claims_table(comparison))
+    text = out.getvalue()
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    for said in ("(OFF", "(own", "+1.2 ±1.2", "-0.10 to +2.00", "random"):
+        assert said in text
+    markdown = markdown_table(comparison).splitlines()
+    assert len({line.count("|") for line in markdown[:7]}) == 1

@@ -21,11 +21,13 @@ from frugalkd.cli.options import (
 )
 from frugalkd.cli.progress import RunsProgress
 from frugalkd.cli.resolving import print_dry_run, resolve
+from frugalkd.errors import RecipeError
 from frugalkd.modes import MODES
 from frugalkd.recipes.load import check_variants
 from frugalkd.show import print_command, stdout
 
 if TYPE_CHECKING:
+    from frugalkd.comparison.run import Comparison
     from frugalkd.recipes.schema import Recipe
 
 JobsOption = Annotated[
@@ -93,8 +95,43 @@ def compare(
             help="Seeds 0 .. N-1 for each arm; a claim needs 10: [cyan]--seeds 10[/cyan].",
         ),
     ] = 3,
+    budgets: Annotated[
+        str,
+        typer.Option(
+            "--budgets",
+            metavar="B,...",
+            help="Parts of the samples of full training, in (0, 1]: an arm that can be made to "
+            "spend them runs once for each, as ARM@B: [cyan]--budgets 0.1,0.25,0.5[/cyan].",
+            show_default=False,
+        ),
+    ] = "",
+    claims: Annotated[
+        list[str],
+        typer.Option(
+            "--claim",
+            metavar="'A > B'",
+            help="A claim to test, as often as you like; all are corrected together. A > B: "
+            "better; A >= B: no worse by more than 0.5 points: "
+            "[cyan]--claim 'regulated@0.25 > random@0.25'[/cyan].",
+            show_default=False,
+        ),
+    ] = [],  # noqa: B006
     jobs: JobsOption = 2,
     settings: SetOption = [],  # noqa: B006
+    list_: Annotated[
+        bool,
+        typer.Option("--list", help="Only list the runs, with the digests that --only takes."),
+    ] = False,
+    only: Annotated[
+        str | None,
+        typer.Option(
+            "--only",
+            metavar="DIGEST",
+            help="Carry out this run alone, as in a scheduler's job array; the same command "
+            "without --only then collects what is done: [cyan]--only 1f0c5a2b[/cyan].",
+            show_default=False,
+        ),
+    ] = None,
     as_json: JsonOption = False,
     dry_run: DryRunOption = False,
     no_import: NoImportOption = False,
@@ -106,27 +143,76 @@ def compare(
     [bold]Example[/bold]
 
     frugalkd compare digits --arms vanilla,hybrid,short:hybrid --out runs/c
+
+    frugalkd compare digits --arms vanilla,regulated,random --budgets 0.25,0.5 --out runs/b
     """
     made = resolve(recipe, settings, None, no_import=no_import)
-    chosen = _chosen(arms, made)
+    from frugalkd.comparison.run import prepare
+    from frugalkd.comparison.statistics import parse_claim
+
+    parts = _parts(budgets)
+    chosen = _chosen(arms, made, parts)
+    declared = [parse_claim(claim) for claim in claims]
+    comparison = prepare(made, chosen, seeds, out, budgets=parts, declared=declared)
     if dry_run:
         return print_dry_run(made, as_json)
+    if list_:
+        return _list(comparison, as_json)
+    if only is not None:
+        return _run_one(comparison, only, as_json)
     from frugalkd.comparison import compare as run
 
     with resumable(out, runs=True), RunsProgress(f"compare {made.name}") as progress:
-        comparison = run(made, arms=chosen, seeds=seeds, out=out, jobs=jobs, listener=progress)
-    _report(comparison, out, as_json)
+        content = run(
+            made, arms=chosen, seeds=seeds, out=out, budgets=parts, jobs=jobs, declared=declared,
+            listener=progress,
+        )  # fmt: skip
+    _report(content, out, as_json)
 
 
-def _chosen(arms: str, recipe: Recipe) -> list[str]:
+def _parts(budgets: str) -> list[float]:
+    """``"0.1,0.5"`` as numbers. Raises RecipeError."""
+    said = [part.strip() for part in budgets.split(",") if part.strip()]
+    try:
+        return list(dict.fromkeys(float(part) for part in said))
+    except ValueError:
+        raise RecipeError(f"--budgets {budgets}: write numbers, as in 0.1,0.25,0.5") from None
+
+
+def _chosen(arms: str, recipe: Recipe, budgets: Sequence[float]) -> list[str]:
     """The arms asked for, all of them known; without a wish the recipe's, or the four modes."""
     from frugalkd.comparison import resolve_arms
 
     asked = [arm.strip() for arm in arms.split(",") if arm.strip()]
     chosen = list(dict.fromkeys(asked)) or list(recipe.arms) or list(MODES)
-    resolved = resolve_arms(recipe, chosen)
-    check_variants(recipe, [arm.name for arm in resolved])
+    resolved = resolve_arms(recipe, chosen, budgets)
+    check_variants(recipe, [arm.name.partition("@")[0] for arm in resolved])
     return chosen
+
+
+def _list(comparison: Comparison, as_json: bool) -> None:
+    from frugalkd.comparison.array import list_jobs
+
+    rows = list_jobs(comparison)
+    if as_json:
+        return print(json.dumps(rows, indent=2))
+    for row in rows:
+        kind = {"teach": "teacher ", "targets": "soft targets of ", "distill": ""}[row["kind"]]
+        seed = "" if row["seed"] is None else f" seed {row['seed']}"
+        done = "done" if row["done"] else "    "
+        print(f"{row['digest']}  {done}  {kind}{row['name']}{seed}")
+
+
+def _run_one(comparison: Comparison, digest: str, as_json: bool) -> None:
+    from frugalkd.comparison.array import run_one
+
+    with resumable(comparison.out, runs=True):
+        results = run_one(comparison, digest)
+    if as_json:
+        return print(json.dumps(results, indent=2))
+    accuracy = (results.get("evaluation") or {}).get("accuracy")
+    said = "" if accuracy is None else f", accuracy {100 * accuracy:.2f} %"
+    print(f"done: {digest}{said}")
 
 
 def _report(
@@ -136,10 +222,12 @@ def _report(
     if as_json:
         print(json.dumps(comparison, indent=2))
     else:
-        from frugalkd.comparison import comparison_table
+        from frugalkd.comparison import claims_table, comparison_table
 
         console = stdout()
         console.print(comparison_table(comparison))
+        if comparison["claims"]:
+            console.print(claims_table(comparison))
         for note in notes:
             console.print(f"note: {note}", markup=False)
         console.print(f"written: {out / 'comparison.json'}", markup=False, soft_wrap=True)

@@ -5,11 +5,12 @@ from frugalkd.comparison.controls import CONTROLS
 from frugalkd.comparison.demo import demo
 from frugalkd.comparison.run import compare
 from frugalkd.comparison.statistics import claims
-from frugalkd.comparison.table import comparison_table, markdown_table
+from frugalkd.comparison.table import claims_table, comparison_table, markdown_table
 
 __all__ = [
     "CONTROLS",
     "claims",
+    "claims_table",
     "compare",
     "comparison_table",
     "demo",
