@@ -139,3 +139,12 @@ def test_budgets_multiply_what_can_be_made_to_spend_them(bare):
 def test_impossible_budgets(bare, names, budgets, says):
     with pytest.raises(RecipeError, match=says):
         resolve_arms(bare, names, budgets)
+
+
+def test_a_budget_is_of_the_recipes_epochs(bare):
+    half = {"student.mode": "regulated", "student.training.epochs": 3.0}
+    recipe = override(bare, {"student.training.epochs": 6, "arms": {"half": {"set": half}}})
+    (arm,) = resolve_arms(recipe, ["half@0.25"])
+    assert arm.recipe.student.regulation.budget == 0.5
+    with pytest.raises(RecipeError, match="its 3 epochs cannot spend 60% of 6"):
+        resolve_arms(recipe, ["half@0.6"])

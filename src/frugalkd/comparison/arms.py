@@ -208,7 +208,14 @@ def _at_budget(recipe: Recipe, name: str) -> ResolvedArm:
         made = _trained(recipe, name, arm)
     else:
         made = _trained(recipe, name, arm)
-        settings = _policy_at(made.recipe, budget)
+        # A budget is of the recipe's epochs; an arm of fewer spends more of it in each.
+        epochs = recipe.student.training.epochs / made.recipe.student.training.epochs
+        if budget * epochs > 1 + 1e-9:
+            raise RecipeError(
+                f"arm {name!r}: its {made.recipe.student.training.epochs:g} epochs cannot spend "
+                f"{budget:.0%} of {recipe.student.training.epochs:g}"
+            )
+        settings = _policy_at(made.recipe, min(1.0, budget * epochs))
         if settings is None:
             raise RecipeError(
                 f"arm {name!r}: {base} cannot be made to spend a budget, it has its own: name it "
