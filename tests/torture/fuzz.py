@@ -22,6 +22,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ SECONDS = 10
 """Of one file; a hang is what takes longer."""
 
 KINDS = (
-    "recipe", "ledger", "store-header", "store-rows", "store-presence", "checkpoint",
+    "recipe", "ledger", "scores", "store-header", "store-rows", "store-presence", "checkpoint",
     "results", "run", "metrics", "filling", "card", "weights",
 )  # fmt: skip
 
@@ -279,6 +280,7 @@ def make_kind(name: str, folder: Path) -> Kind:
     from frugalkd.runs.execute import teach
     from frugalkd.runs.folder import RunFolder, read_results
     from frugalkd.runs.load import load
+    from frugalkd.runs.scores import Scores
     from frugalkd.teachers.encodings import make_encoding
     from frugalkd.teachers.store import Header, Store, create_store
 
@@ -333,6 +335,28 @@ def make_kind(name: str, folder: Path) -> Kind:
         # One without a checksum: the structure alone is looked at.
         kind.value["__metadata__"]["frugalkd-ledger"] = json.dumps(
             {"schema": "1", "epochs": "4.0", **sound.about}
+        )
+        return kind
+
+    if name == "scores":
+        path = folder / "scores.safetensors"
+        values = np.random.default_rng(0).random(60, np.float32)
+        said = {"scoring": {"kind": "el2n", "epochs": 2.0, "seeds": 1}, "data set": "d"}
+        cost = {"samples_backpropagated": 120, "student_forwards": 180, "wall_seconds": 1.5}
+        Scores(values, cost).save(path, said)
+
+        def read_scores() -> None:
+            found = Scores.load(path, said, 60)
+            with safe_open(path, framework="np") as file:
+                checked = not file.metadata()["frugalkd-scores"].startswith("{")
+            if checked:  # then whatever was read is what was written
+                assert np.array_equal(found.values, values), "other scores"
+                assert found.meters == cost, "what they cost"
+
+        kind = safetensors_kind(path, read_scores)
+        # One without a checksum: the structure alone is looked at.
+        kind.value["__metadata__"]["frugalkd-scores"] = json.dumps(
+            {"schema": 1, "made_of": said, "meters": cost}
         )
         return kind
 
@@ -510,9 +534,13 @@ def main() -> int:
         for failure in tally.failures[:20]:
             print(failure)
     if asked.json:
-        asked.json.write_text(
-            json.dumps({kind: vars(tally) for kind, tally in tallies.items()}, indent=2) + "\n"
-        )
+        names = ("torch", "safetensors", "pyyaml")
+        content = {
+            "seed": asked.seed,
+            "versions": {name: version(name) for name in names},
+            "kinds": {kind: vars(tally) for kind, tally in tallies.items()},
+        }
+        asked.json.write_text(json.dumps(content, indent=2) + "\n")
     return int(any(tally.failures for tally in tallies.values()))
 
 
