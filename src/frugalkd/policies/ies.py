@@ -72,8 +72,8 @@ class InstanceExclusion(Ungated):
         past = np.where(looks > 0, np.float32(self.smoothing), 0)
         smoothed = past * before + (1 - past) * cross_entropy(look)
         slope = np.where(looks > 0, smoothed - before, 0)
-        bend = np.where(looks > 1, np.abs(slope - slope_before), 0)
-        place = looks % self.window
+        bend = np.abs(slope - slope_before)
+        place = looks % self.window  # the first two looks' are overwritten before it is full
         return {
             "smoothed": np.where(again, before, smoothed),
             "slope": np.where(again, slope_before, slope),
