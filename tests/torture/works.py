@@ -70,11 +70,11 @@ def timeless(results: dict[str, Any]) -> dict[str, Any]:
     """``results`` without times and memory, and without the recipe's ``checkpoints``, which are
     no part of what a run comes to."""
     said = {name: part for name, part in results["recipe"].items() if name != "checkpoints"}
-    meters, history = [
+    (meters,), history, scoring = [
         [{name: part for name, part in record.items() if name not in TIMES} for record in records]
-        for records in ([results["meters"]], results["history"])
+        for records in ([results["meters"]], results["history"], [results.get("scoring") or {}])
     ]
-    return {**results, "recipe": said, "meters": meters[0], "history": history}
+    return {**results, "recipe": said, "meters": meters, "history": history, "scoring": scoring}
 
 
 def works(teacher: Path, settings: dict[str, Any] | None = None) -> list[Work]:
@@ -97,6 +97,7 @@ def works(teacher: Path, settings: dict[str, Any] | None = None) -> list[Work]:
     # Without a teacher's folder a run keeps what it fills ahead in its own.
     alone = {"teacher.weights": str(teacher / "teacher.safetensors"), "student.mode": "vanilla"}
     made.append(make("filling ahead", synced_often(distill), {**alone, **VIEWS}))
+    made.append(make("scored", distill, {**alone, **SCORED}))
     stored = override(recipe, {"student.mode": "vanilla", **VIEWS})
     fill = partial(synced_often(store), stored, teacher=teacher)
     return [*made, Work("store", lambda out, resume: fill(out), fill, STORE)]
@@ -106,6 +107,10 @@ RUN = ("teacher.safetensors", "student.safetensors", "ledger.safetensors")
 STORE = ("header.json", "*.bin")
 
 
+SCORED = {
+    "student.mode": None,
+    "student.policy": {"name": "rho-loss", "keep": 0.3, "epochs": 2.5, "seeds": 1},
+}
 VIEWS = {"student.targets.views": 8}
 
 
