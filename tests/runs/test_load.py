@@ -14,6 +14,8 @@ from frugalkd.data import ImageData
 from frugalkd.errors import DataError, FrugalKDError, ImportRefused, ModelError, RunFolderError
 from frugalkd.evaluation import predict
 from frugalkd.models import build_model
+from frugalkd.recipes.load import load_recipe, override
+from frugalkd.runs.execute import teach
 from frugalkd.runs.load import load, load_weights, save_weights
 from toys import same_state
 
@@ -222,6 +224,16 @@ def test_a_flipped_bit_of_the_weights_is_found(run):
     weights.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
     with pytest.raises(ModelError, match="is damaged: its checksum is wrong; take a sound copy"):
         load(run)
+
+
+def test_a_run_leaves_weights_that_are_checked(tmp_path):
+    settings = {"data.train_size": 60, "teacher.training.epochs": 1}
+    teach(override(load_recipe("digits"), settings), tmp_path)
+    weights = tmp_path / "teacher.safetensors"
+    load(tmp_path)
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x55")
+    with pytest.raises(ModelError, match="its checksum is wrong"):
+        load(tmp_path)
 
 
 def test_weights_of_others_have_no_checksum(run):
