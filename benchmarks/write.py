@@ -208,6 +208,21 @@ def circumstances(content: dict[str, Any]) -> str:
     return f"{said}, commit {', '.join(commits)}. Failed runs: {failed}."
 
 
+def fuzz_table(content: dict[str, Any]) -> str:
+    """Malformed files by kind; what is not refused was read, and right."""
+    lines = [
+        "| | files | refused | read | failed | MiB beyond twice the file, at most |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for name, tally in content["kinds"].items():
+        counts = [tally["cases"], tally["refused"], tally["read"], len(tally["failures"])]
+        memory = f"{max(tally['worst'], 0) / 2**20:.1f}"
+        cells = [name, *(f"{count:,}" for count in counts), memory]
+        lines.append(f"| {' | '.join(cells)} |")
+    versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
+    return "\n".join([*lines, "", f"{versions}, seed {content['seed']}."])
+
+
 TABLES = {
     "teacher": lambda: arms_table(read("fashion-mnist-teacher")),
     "claims": lambda: claims_table(read("fashion-mnist-claims")),
@@ -217,8 +232,9 @@ TABLES = {
     "controls": lambda: arms_table(read("fashion-mnist-controls")),
     "time-a-accuracy": lambda: arms_table(read("fashion-mnist-case-a")),
     "precision": lambda: arms_table(read("cifar10-precision")),
+    "fuzz": lambda: fuzz_table(read("fuzz")),
 }
-"""Of comparisons; each needs its place on the page."""
+"""Each needs its place on the page."""
 
 
 def timed() -> dict[str, Callable[[], str]]:

@@ -65,3 +65,18 @@ def test_options_tell_what_the_first_run_took(write, processes, beside, ask):
     assert row[:2] == ["`engine`", "3"]
     assert float(row[2]) == pytest.approx(arm["seconds"]["median"] / 0.8, rel=0.05)
     assert float(row[4]) == pytest.approx(arm["first_seconds"], rel=0.05)
+
+
+def test_malformed_files_are_counted_by_kind(write):
+    tally = {"cases": 1800, "refused": 1700, "read": 98, "failures": ["a", "b"]}
+    kinds = {
+        "card": {**tally, "worst": 3 << 19},
+        "run": {**tally, "failures": [], "worst": -5},
+    }
+    content = {"kinds": kinds, "versions": {"torch": "2", "pyyaml": "6"}, "seed": 3}
+    *rows, _, line = write.fuzz_table(content).splitlines()
+    assert rows[2:] == [
+        "| card | 1,800 | 1,700 | 98 | 2 | 1.5 |",
+        "| run | 1,800 | 1,700 | 98 | 0 | 0.0 |",
+    ]
+    assert line == "torch 2, pyyaml 6, seed 3."
