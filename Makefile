@@ -15,7 +15,7 @@ TOOLS := $(VENV)/.tools-installed
 # One thread a test worker: more would share the same cores, and the thread count is part of a result.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: help setup demo test heavy check format-check lint types tables errors format bench torture fuzz soak compare clean
+.PHONY: help setup demo test heavy check format-check lint types tables pages format bench torture fuzz soak compare clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -43,11 +43,11 @@ lint: $(TOOLS)
 types: $(TOOLS)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-tables: $(PROJECT) ## the tables of BENCHMARKS.md are those of benchmarks/results, docs/errors.md is that of the code
+tables: $(PROJECT) ## the tables of BENCHMARKS.md are those of benchmarks/results, the pages that docs/write.py makes are those of the code
 	$(BIN)/python benchmarks/write.py --check
 	$(BIN)/python docs/write.py --check
 
-errors: $(PROJECT) ## write docs/errors.md, the table of every error, from the code
+pages: $(PROJECT) ## write docs/errors.md and docs/policies.md from the code
 	$(BIN)/python docs/write.py
 
 format: $(TOOLS) ## format the code and apply the linter's safe fixes

@@ -263,7 +263,7 @@ def test_over_a_whole_training_the_ledger_counts_what_the_loop_saw(name):
 def test_batches_come_from_the_seed_alone_whatever_was_stopped_between_two_of_them(name):
     policy = POLICIES[name](**SHORT.get(name, {}))
     whole = Loop(policy).run().batches
-    np.random.random(), torch.rand(1)  # other states of the global streams
+    _ = np.random.random(), torch.rand(1)  # other states of the global streams
     steps = Counter(epoch for epoch, _, _ in whole)
     middle = min(epoch for epoch, count in steps.items() if epoch >= 3 and count > 1)
     stop = 1 + [epoch for epoch, _, _ in whole].index(middle)

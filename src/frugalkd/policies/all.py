@@ -10,7 +10,12 @@ from frugalkd.policies._policy import Ids, Moment, Plan, Ungated
 
 @dataclass(frozen=True)
 class All(Ungated):
-    """Every sample of the pool takes part in every epoch."""
+    """Conventional training.
+
+    *Rule:* every sample of the pool takes part in every epoch.
+
+    *Cost:* that of training on everything.
+    """
 
     def plan(self, ledger: Ledger, pool: Ids, at: Moment) -> Plan:
         return Plan(pool)

@@ -17,7 +17,7 @@ from frugalkd.verdict import Look
 
 @dataclass(frozen=True)
 class InstanceExclusion(Ungated):
-    """Instance-dependent early stopping, IES (ICLR 2025).
+    """Instance-dependent early stopping, IES (Yuan et al., ICLR 2025).
 
     *Rule:* a sample is left out once the absolute second differences of its smoothed loss, summed
     over its last ``window`` looks, fall under ``threshold``: its loss has stopped bending.

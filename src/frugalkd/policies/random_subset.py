@@ -11,7 +11,14 @@ from frugalkd.policies._policy import Ids, Moment, Plan, Ungated
 
 @dataclass(frozen=True)
 class RandomSubset(Ungated):
-    """A random part of the pool.
+    """A random part of the pool, the control that selection must beat at the same count.
+
+    *Rule:* ``fraction`` of the samples take part, drawn anew in each epoch.
+
+    *What we chose:* to offer the two other controls as well: one draw for the whole training, and
+    as many in each epoch as another run had.
+
+    *Cost:* none but the plan.
 
     Attributes:
         fraction: of the pool, in (0, 1].

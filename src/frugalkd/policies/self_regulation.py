@@ -22,10 +22,17 @@ from frugalkd.verdict import Look, fails
 class SelfRegulation(Policy):
     """The gate of Mishra and Sundaram (arXiv 2102.07125), in two forms.
 
-    ``when="now"`` is the paper's: the model sees each batch without gradients and trains on the
-    samples that fail. ``when="last-visit"`` is ours, and saves the second look: the training
-    forward gives the verdict, and a sample that passes sleeps 1, 2, 4 ... epochs; when it is due it
-    is screened forward-only, and sleeps on or comes back.
+    *Rule:* a sample takes part only if it is misclassified or the model is not confident enough.
+    ``when="now"`` is the paper's form: the model sees each batch without gradients and trains on
+    the samples that fail.
+
+    *What we chose:* only the paper's abstracts were available to us; what confidence is, and how
+    much is enough, is our reading. ``when="last-visit"`` is ours, and saves the second look: the
+    training forward gives the verdict, and a sample that passes sleeps 1, 2, 4 ... epochs; when it
+    is due it is screened forward-only, and sleeps on or comes back.
+
+    *Cost:* under ``now`` a forward pass of everything in every epoch, before those of what fails;
+    under ``last-visit`` one of each sleeper that is due.
 
     Attributes:
         confidence: tau, the top softmax probability from which a correct sample passes (default

@@ -20,7 +20,7 @@ _LEAST = 1e-6
 
 @dataclass(frozen=True)
 class SwiftLearn(Ungated):
-    """SwiftLearn (Hajimolahoseini et al., 2023).
+    """SwiftLearn (Hajimolahoseini et al., arXiv 2311.15134).
 
     *Rule:* after a warm-up on everything, training uses a subset chosen by the importance of the
     samples, which is refreshed now and then.

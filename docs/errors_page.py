@@ -1,0 +1,315 @@
+"""docs/errors.md from the code: every error that a user can meet, with its message.
+
+A message is read off the place that raises it; what it fills in stands in braces.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from frugalkd import errors
+
+PACKAGE = Path(__file__).parents[1] / "src/frugalkd"
+
+HEAD = """\
+# Every error, and what to do
+
+Written from the code by `make pages`; do not edit it by hand.
+
+What is expected to fail is a `frugalkd.FrugalKDError`: one line that says what is wrong, where, and
+what to do. The command line prints it after `error: ` and exits with 2 (`--debug` shows the
+traceback); Python raises the classes below, all of `frugalkd.errors`. In the messages, what stands
+in braces is filled in; `{nearest}` are the nearest known names. A mistake in the command line
+itself (an unknown option, a missing argument) is worded by Typer, and ends by naming the `--help`
+to read.
+"""
+SETTINGS = """\
+A setting of a Python object that is impossible. In a recipe the same line is a `RecipeError` that
+names the field.
+
+What to do: correct the setting."""
+
+# Calls that say no more than what they are given.
+_CAUGHT = {"parsing.py", "runs/folder.py", "runs/preprocess.py"}
+"""Modules whose ValueError becomes another error before a user meets it."""
+_OF_RECIPES = "recipes/schema.py"
+"""Whose ValueError pydantic, and then a RecipeError, names the field of."""
+_TRANSPARENT = {
+    "str",
+    "repr",
+    "len",
+    "few",
+    "sorted",
+    "tuple",
+    "list",
+    "float",
+    "int",
+    "min",
+    "max",
+}
+
+
+@dataclass(frozen=True, order=True)
+class Message:
+    """One place that can fail: the error's name, the module, what it says."""
+
+    error: str
+    where: str
+    text: str
+
+
+class Module:
+    """A module's tree, and what it takes from others of the package."""
+
+    def __init__(self, path: Path):
+        self.where = path.relative_to(PACKAGE).as_posix()
+        self.tree = ast.parse(path.read_text(encoding="utf-8"))
+        self.functions = {
+            node.name: node for node in ast.walk(self.tree) if isinstance(node, ast.FunctionDef)
+        }
+        self.imported = {
+            name.asname or name.name: node.module.removeprefix("frugalkd.").replace(".", "/")
+            for node in ast.walk(self.tree)
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("frugalkd.")
+            and node.module
+            for name in node.names
+        }  # fmt: skip
+
+
+def messages() -> list[Message]:
+    """All of them, sorted, each once."""
+    modules = {path.relative_to(PACKAGE).as_posix(): Module(path) for path in PACKAGE.rglob("*.py")}
+    found = {
+        Message(error, module.where, text)
+        for module in modules.values()
+        for function in _scopes(module.tree)
+        for error, text in _of_scope(function, module, modules)
+        if _says_something(text)
+    }
+    return sorted(found)
+
+
+def page() -> str:
+    """The content of docs/errors.md."""
+    by_error: dict[str, list[Message]] = {}
+    for message in messages():
+        by_error.setdefault(message.error, []).append(message)
+    parts = [HEAD]
+    for name in [*_classes(), "ValueError"]:
+        rows = [f"| `{m.where}` | {_cell(m.text)} |" for m in by_error.get(name, [])]
+        table = "\n".join(["| from | message |", "|---|---|", *rows]) if rows else ""
+        about = SETTINGS if name == "ValueError" else _about(getattr(errors, name))
+        parts.append(f"## {name}\n\n{about}\n" + (f"\n{table}\n" if table else ""))
+    return "\n".join(parts)
+
+
+def _classes() -> list[str]:
+    """The names of our errors and warnings, in the order of the code."""
+    return [
+        name
+        for name, value in vars(errors).items()
+        if inspect.isclass(value) and issubclass(value, Exception)
+    ]
+
+
+def _about(error: type[Exception]) -> str:
+    above = error.__bases__[0]
+    said = inspect.cleandoc(error.__doc__ or "")
+    if above.__module__ == errors.__name__ and above is not errors.FrugalKDError:
+        said = f"A kind of `{above.__name__}`.\n\n{said}"
+    return said.replace("``", "`")
+
+
+def _cell(text: str) -> str:
+    return "`" + text.replace("`", "'").replace("|", "\\|") + "`"
+
+
+def _says_something(text: str) -> bool:
+    """Whether anything but braces and signs is left of it."""
+    return len(re.findall(r"[a-z]{2,}", re.sub(r"\{[^}]*\}", "", text))) > 0
+
+
+def _scopes(tree: ast.AST) -> Iterator[ast.AST]:
+    """Functions, each without those inside it; the module itself raises nothing."""
+    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+
+
+def _inside(scope: ast.AST) -> Iterator[ast.AST]:
+    """The nodes of a function that are not of a function inside it."""
+    for node in ast.iter_child_nodes(scope):
+        if not isinstance(node, ast.FunctionDef):
+            yield node
+            yield from _inside(node)
+
+
+def _of_scope(
+    scope: ast.AST, module: Module, modules: dict[str, Module]
+) -> Iterator[tuple[str, str]]:
+    """What a function raises, warns of, or returns to be raised: names and messages."""
+    known = {*_classes(), "ValueError"}
+    given = scope.args if isinstance(scope, ast.FunctionDef) else None
+    arguments = {each.arg for each in (*given.args, *given.kwonlyargs)} if given else set()
+    spared = {"ValueError"} if module.where in _CAUGHT else set()
+    for node in _inside(scope):
+        call = node.exc if isinstance(node, ast.Raise) else getattr(node, "value", None)
+        if not isinstance(node, ast.Raise | ast.Return | ast.Expr):
+            continue
+        if not isinstance(call, ast.Call):
+            continue
+        name = ast.unparse(call.func)
+        if isinstance(node, ast.Raise) and name in arguments:
+            name = "FrugalKDError"  # which of them, the caller says
+        if name == "warnings.warn" and len(call.args) > 1:
+            name = ast.unparse(call.args[1])
+        if name in known - spared:
+            if name == "ValueError" and module.where == _OF_RECIPES:
+                name = "RecipeError"
+            for text in _texts(call, name, scope, module, modules):
+                yield name, " ".join(text.split())
+
+
+def _texts(
+    call: ast.Call, name: str, scope: ast.AST, module: Module, modules: dict[str, Module]
+) -> list[str]:
+    """What the error that ``call`` makes can say."""
+    if name == "UnknownName":
+        return [f"unknown {_text(call.args[0])} {_text(call.args[1])}: {{nearest}}"]
+    if name == "NonFiniteLoss":
+        what = next(word.value for word in call.keywords if word.arg == "what")
+        advice = [word.value for word in call.keywords if word.arg == "advice"]
+        default = inspect.signature(errors.NonFiniteLoss).parameters["advice"].default
+        whats = _resolved(what, scope)
+        said = _resolved(advice[0], scope) if advice else [default] * len(whats)
+        return [
+            f"{each} is not finite at epoch {{epoch}}, step {{step}}, samples {{ids}}: {do}"
+            for each, do in zip(whats, said, strict=True)
+        ]
+    message = call.args[1 if name == "WriteFailed" else 0] if call.args else None
+    if message is None:
+        return []
+    texts = _resolved(message, scope)
+    if any(_says_something(text) for text in texts):
+        return texts
+    return [text for made in _calls(message) for text in _made_by(made, module, modules)]
+
+
+def _resolved(node: ast.AST, scope: ast.AST) -> list[str]:
+    """The texts of an expression; a local name stands for all that is assigned to it."""
+    if isinstance(node, ast.IfExp):
+        return [*_resolved(node.body, scope), *_resolved(node.orelse, scope)]
+    if not isinstance(node, ast.Name):
+        return [_text(node)]
+    texts = []
+    for step in _inside(scope):
+        if not isinstance(step, ast.Assign):
+            continue
+        for target, value in _pairs(step):
+            if isinstance(target, ast.Name) and target.id == node.id:
+                texts += _resolved(value, scope)
+    return texts or [_text(node)]
+
+
+def _pairs(step: ast.Assign) -> Iterator[tuple[ast.AST, ast.AST]]:
+    for target in step.targets:
+        if isinstance(target, ast.Tuple) and isinstance(step.value, ast.Tuple):
+            yield from zip(target.elts, step.value.elts, strict=True)
+        else:
+            yield target, step.value
+
+
+def _calls(message: ast.AST) -> list[str]:
+    """The functions that make a message."""
+    return [
+        node.func.id
+        for node in ast.walk(message)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    ]
+
+
+def _made_by(function: str, module: Module, modules: dict[str, Module], deep: int = 4) -> list[str]:
+    """What a function of the package returns as text, or what those that it asks return."""
+    if function in module.imported:
+        module = modules.get(f"{module.imported[function]}.py", module)
+    made = module.functions.get(function)
+    if made is None or deep == 0:
+        return []
+    texts = []
+    for node in _inside(made):
+        value = node.value if isinstance(node, ast.Return | ast.Assign) else None
+        if isinstance(node, ast.Return) and isinstance(value, ast.JoinedStr):
+            texts.append(_text(value))
+        if value is not None:
+            for each in dict.fromkeys(_calls(value)):
+                if each not in (function, "nearest"):
+                    texts += _made_by(each, module, modules, deep - 1)
+    return texts
+
+
+def _text(node: ast.AST) -> str:
+    """An expression as the text that it will be, with braces around what is not known yet."""
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(_text(part) for part in node.values)
+    if isinstance(node, ast.FormattedValue):
+        if isinstance(node.value, ast.Constant):
+            return str(node.value.value)
+        if isinstance(node.value, ast.IfExp) and isinstance(node.value.body, ast.Constant):
+            return ""  # an ending, where there are more of them
+        return "{" + _short(node.value) + "}"
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return _text(node.left) + _text(node.right)
+    if isinstance(node, ast.IfExp):
+        return _text(node.body) or _text(node.orelse)
+    return "{" + _short(node) + "}"
+
+
+def _short(node: ast.AST) -> str:
+    """A name for a value."""
+    match node:
+        case ast.Name():
+            return node.id.strip("_")
+        case ast.Attribute(value=ast.Call(func=ast.Name(id="type"), args=[given]), attr="__name__"):
+            return f"type of {_short(given)}"
+        case ast.Attribute():
+            inner = node.value
+            plain = isinstance(inner, ast.Name) and inner.id in ("self", "error")
+            return node.attr.strip("_") if plain else f"{_short(inner)}.{node.attr.strip('_')}"
+        case ast.Call(func=ast.Name(id=name), args=[given, *_]) if name in _TRANSPARENT:
+            return _short(given)
+        case ast.Call(func=ast.Name(id="getattr")):
+            return "value"
+        case ast.Call(func=ast.Name(id=name)):
+            return name.strip("_")
+        case ast.Call(func=ast.Attribute(attr="join"), args=[given]):
+            return _short(given)
+        case ast.Call(func=ast.Attribute(value=ast.Name(id="shlex" | "np" | "os")), args=[given]):
+            return _short(given)
+        case ast.Call(func=ast.Attribute(value=ast.Name(id="self"), attr=name)):
+            return name.strip("_")
+        case ast.Call(func=ast.Attribute(value=inner)):
+            return _short(inner)
+        case ast.BinOp(op=ast.Div(), left=left, right=right):
+            return f"{_short(left)}/{_short(right)}"
+        case ast.BinOp(left=left) if len(ast.unparse(node)) > 24:
+            return _short(left)
+        case ast.Subscript(value=inner, slice=ast.Constant(value=str(key))):
+            return f"{_short(inner)}.{key}"
+        case ast.Subscript(value=inner) | ast.Starred(value=inner):
+            return _short(inner)
+        case ast.IfExp(body=body, orelse=other):
+            return _short(other) if isinstance(body, ast.Constant) else _short(body)
+        case ast.BoolOp(values=[first, *_]):
+            return _short(first)
+        case ast.GeneratorExp(elt=inner) | ast.ListComp(elt=inner):
+            return _short(inner)
+        case ast.JoinedStr() | ast.Constant():
+            return _text(node).replace("{", "").replace("}", "")
+        case ast.Set(elts=[first, *_]) | ast.List(elts=[first, *_]) | ast.Tuple(elts=[first, *_]):
+            return _short(first)
+    return ast.unparse(node)
