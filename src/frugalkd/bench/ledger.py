@@ -154,7 +154,7 @@ def _observe(
 
 
 def _as_arrays(seen: Look) -> Look:
-    return Look(*(part.numpy() for part in seen))
+    return seen.each(lambda part: part.numpy())
 
 
 def _fall_asleep(ledger: Ledger, awake: NDArray[np.bool_]) -> None:
