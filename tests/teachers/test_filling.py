@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 
 from frugalkd.errors import TargetsError
+from frugalkd.lock import FILE as LOCK
+from frugalkd.lock import Lock
 from frugalkd.teachers import LiveTeacher, StoredTargets
 from frugalkd.teachers.encodings import Dense
 from frugalkd.teachers.filling import Filler, Layout, fill
@@ -78,3 +82,25 @@ def test_a_store_of_other_targets_is_refused_by_what_differs(tmp_path, made, nam
     live = LiveTeacher(net(1), precision="bf16")
     with pytest.raises(TargetsError, match="differ in precision"):
         Filler(live, images(37), tmp_path / "t", Layout(2))
+
+
+def test_the_lock_of_a_process_that_was_killed_as_it_made_the_store_goes_away(
+    tmp_path, monkeypatch
+):
+    teacher, data = net(), images(12)
+
+    class Killed(BaseException):
+        pass
+
+    def killed(lock):
+        os.close(lock._file)  # as the kernel does
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Lock, "release", killed)
+        with pytest.raises(Killed):
+            StoredTargets.fill(teacher, data, tmp_path / "s")
+    assert (tmp_path / "s" / LOCK).exists()
+    made = StoredTargets.fill(teacher, data, tmp_path / "s")
+    assert made.store.count() == 12
+    assert not (tmp_path / "s" / LOCK).exists()

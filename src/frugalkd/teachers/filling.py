@@ -16,6 +16,8 @@ from torch.utils.data import Dataset
 from frugalkd.batches import rows_of
 from frugalkd.data.source import Collate, check_map_style, open_source, randomness
 from frugalkd.errors import TargetsError, few
+from frugalkd.lock import FILE as LOCK
+from frugalkd.lock import Lock
 from frugalkd.memory import memory_for
 from frugalkd.policies._policy import Ids
 from frugalkd.teachers.about import describe_asking
@@ -145,6 +147,8 @@ class Filler:
         return self._open_to_write()
 
     def _open_to_write(self) -> Store:
+        if (self.folder / LOCK).exists():  # left by a process that was killed as it made the store
+            Lock(self.folder, wait=True).release()
         store = Store(self.folder, write=self._write, wait=self._wait)
         self._writing = True
         return store
