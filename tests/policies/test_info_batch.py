@@ -58,6 +58,19 @@ def test_a_budget_is_kept_to_a_row_an_epoch(budget):
     assert spent == pytest.approx(budget * samples * epochs, abs=epochs)
 
 
+def test_normalised_weights_keep_their_ratios_and_have_mean_1():
+    ledger = ledger_of(np.random.default_rng(0).exponential(size=100))
+    plain, even = (
+        InfoBatch(budget=0.25, normalise=normalise).plan(ledger, np.arange(100), Moment(3, 20, 0))
+        for normalise in (False, True)
+    )
+    assert np.array_equal(plain.ids, even.ids)
+    assert plain.weights is not None
+    assert even.weights is not None
+    assert even.weights.mean() == pytest.approx(1)
+    assert even.weights * plain.weights.mean() == pytest.approx(plain.weights)
+
+
 def test_impossible_settings():
     for wrong in ({"skip": 1.0}, {"most": -0.1}, {"anneal": 1.5}, {"budget": 0.0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -24,7 +24,9 @@ class InfoBatch(Ungated):
     was never trained on counts as not learned. Within a ``budget`` the chance is what the budget
     asks for, up to ``most``; where that is not enough, the bound of the losses rises from the mean
     until it is. What is trained on all data is paid from the budget too, and takes half of it at
-    the most; before any loss is known, an epoch is a random draw of equal weights.
+    the most; before any loss is known, an epoch is a random draw of equal weights. The weights are
+    used as they are, so that fewer steps are larger ones, by 1 / budget on average: at small
+    budgets SGD may not survive that, and ``normalise`` takes it out.
 
     *Cost:* none but the plan.
 
@@ -34,12 +36,15 @@ class InfoBatch(Ungated):
         budget: samples backpropagated, of full training over the same epochs; None leaves it to
             ``skip``.
         most: the largest chance that a budget may ask for, in [0, 1).
+        normalise: divide an epoch's weights by their mean, so that the learning rate keeps its
+            meaning; ours, not the paper's.
     """
 
     skip: float = 0.5
     anneal: float = 0.125
     budget: float | None = None
     most: float = 0.9
+    normalise: bool = False
 
     def __post_init__(self) -> None:
         for name, chance in (("skip", self.skip), ("most", self.most)):
@@ -51,7 +56,7 @@ class InfoBatch(Ungated):
 
     @property
     def unbiased(self) -> bool:
-        return True
+        return not self.normalise
 
     def plan(self, ledger: Ledger, pool: Ids, at: Moment) -> Plan:
         full = full_from(at.epochs, self.anneal * at.epochs, self.budget)
@@ -86,4 +91,6 @@ class InfoBatch(Ungated):
         weights = np.ones(len(ids), dtype=np.float32)
         if len(kept):
             weights[-len(kept) :] = len(well) / len(kept)  # 1 / (1 - skip), but for rounding
+        if self.normalise and len(ids):
+            weights /= weights.mean()
         return Plan(ids, weights=weights)

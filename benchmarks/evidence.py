@@ -1,0 +1,93 @@
+"""The tables of arms at budgets: who is how accurate with as many samples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def budgets_table(comparison: dict[str, Any]) -> str:
+    """A row an arm, a column a budget: accuracy, and in brackets the paired difference to another
+    random draw of as many samples."""
+    budgets = sorted({row["budget_asked"] for row in comparison["arms"]} - {None})
+    seeds = len(comparison["seeds"])
+    head = ["arm", *(f"{budget:.0%} of the samples" for budget in budgets)]
+    head += ["forwards %", "time ratio", "scoring run, samples %"]
+    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
+    by_family: dict[str, dict[float, dict[str, Any]]] = {}
+    for row in comparison["arms"]:
+        if row["budget_asked"] is not None:
+            family = row["arm"].rpartition("@")[0]
+            by_family.setdefault(family, {})[row["budget_asked"]] = row
+    for family, rows in by_family.items():
+        cells = [accuracy(rows[b]) if b in rows else "" for b in budgets]
+        lines.append(f"| `{family}` | {' | '.join([*cells, *costs(list(rows.values()))])} |")
+    lines += ["", "At their own budgets:", ""]
+    head = ["arm", "samples %", "accuracy %", f"against {comparison['reference']}"]
+    head += ["forwards %", "time ratio", "scoring run, samples %"]
+    lines += [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
+    for row in comparison["arms"]:
+        if row["budget_asked"] is None:
+            cells = [f"{100 * row['budget']['mean']:.1f}", points(row["accuracy"])]
+            cells += [points(row["difference"], "+"), *costs([row])]
+            lines.append(f"| `{row['arm']}` | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"{seeds} seeds. {collapsed(comparison)}"])
+
+
+def accuracy(row: dict[str, Any]) -> str:
+    said = points(row["accuracy"])
+    if row["against_random"] is not None:
+        said += f" ({points(row['against_random'], '+')})"
+    return said + (" **off its budget**" if row["on_budget"] is False else "")
+
+
+def costs(rows: list[dict[str, Any]]) -> list[str]:
+    """Forwards and time at each budget, and the scoring run's samples."""
+    forwards = " / ".join(f"{100 * row['forwards']['mean']:.0f}" for row in rows)
+    time = " / ".join(f"{row['wall_ratio']['mean']:.2f}" for row in rows)
+    return [forwards, time, scoring(rows[0])]
+
+
+def scoring(row: dict[str, Any]) -> str:
+    """The scoring run's samples, of one full training."""
+    if row["scoring"] is None:
+        return ""
+    full = row["meters"]["samples_backpropagated"] / row["budget"]["mean"]
+    return f"{100 * row['scoring']['samples_backpropagated'] / full:.0f}"
+
+
+def claims_lines(comparison: dict[str, Any]) -> str:
+    """The claims that were declared with the comparison."""
+    lines = [
+        "| claim | difference, points | 95 % interval | p (Holm) | holds |",
+        "|---|---:|---:|---:|---|",
+    ]
+    for claim in comparison["claims"]:
+        low, high = claim["difference"]["ci95"]
+        said = f"`{claim['arm']}` {claim['claim']} than `{claim['against']}`"
+        if claim["margin"]:
+            said += f" (margin {100 * claim['margin']:.1f})"
+        cells = [
+            said,
+            f"{100 * claim['difference']['mean']:+.2f}",
+            f"{100 * low:+.2f} to {100 * high:+.2f}",
+            f"{claim['p_holm']:.1e}",
+            "yes" if claim["holds"] else f"no: {claim['why']}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def collapsed(comparison: dict[str, Any]) -> str:
+    """Which arms had collapsed or failed runs."""
+    arms = [row["arm"] for row in comparison["arms"] if row["collapsed"]]
+    return f"Collapsed or failed runs: {', '.join(arms) if arms else 'none'}."
+
+
+def points(value: dict[str, Any] | None, sign: str = "") -> str:
+    """A mean of accuracies in points, with half of its 95 % interval."""
+    if value is None or value["mean"] is None:
+        return ""
+    mean = f"{100 * value['mean']:{sign}.2f}"
+    if value["ci95"] is None:
+        return mean
+    return f"{mean} ± {50 * (value['ci95'][1] - value['ci95'][0]):.2f}"
