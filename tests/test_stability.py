@@ -28,8 +28,8 @@ def test_the_public_names_are_those_of_the_package():
     ("file", "schema"),
     [
         ("recipe", load.SCHEMA),
-        ("`run.json`, `results.json`, `model.json`, `comparison.json`", folder.SCHEMA),
-        ("`run.json`, `results.json`, `model.json`, `comparison.json`", summary.SCHEMA),
+        ("`run.json`, `results.json`, `model.json`", folder.SCHEMA),
+        ("`comparison.json`", summary.SCHEMA),
         ("`ledger.safetensors`", ledger.SCHEMA),
         ("`scores-*/scores.safetensors`", scores.SCHEMA),
         ("store of soft targets", _header.SCHEMA),
