@@ -111,6 +111,19 @@ def test_what_a_killed_process_left_aside_is_swept_and_is_no_reason_to_refuse(tm
     assert sorted(path.name for path in tmp_path.iterdir()) == ["results.json", "run.json"]
 
 
+@pytest.mark.parametrize("kept", [True, False], ids=["checkpoints", "lock-alone"])
+def test_what_a_process_left_that_was_killed_as_it_ended_goes_away(tmp_path, kept):
+    with RunFolder(tmp_path) as folder:
+        folder.begin("d", {}, "teach", resume=False)
+        folder.finish({"schema": 1, "history": []})
+    (tmp_path / FILE).touch()
+    if kept:
+        checkpoint(tmp_path)
+    with RunFolder(tmp_path) as folder:
+        assert folder.begin("d", {}, "teach", resume=True) == {"schema": 1, "history": []}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.json", "run.json"]
+
+
 def test_only_what_was_left_aside_before_the_first_run(tmp_path):
     (tmp_path / ".run.json.123.tmp").touch()
     with RunFolder(tmp_path) as folder:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from frugalkd.errors import RunFolderError, refuse_schema
+from frugalkd.errors import RunFolderError, WriteFailed, refuse_schema
 from frugalkd.files import is_left_aside, sweep, write_atomic, write_json
 from frugalkd.lock import FILE as LOCK
 from frugalkd.lock import Lock
@@ -74,8 +74,10 @@ class RunFolder:
                 )
             if self._done():
                 results = read_results(self.path)
-                if self.checkpoints.exists():  # stopped while it let them go
-                    self._drop_checkpoints()
+                if self.checkpoints.exists() or (self.path / LOCK).exists():
+                    # Stopped while it let them go, or still at it, or not to be written by us.
+                    with contextlib.suppress(RunFolderError, WriteFailed), Lock(self.path):
+                        self._drop_checkpoints()
                 return results
             if not resume:
                 raise RunFolderError(
