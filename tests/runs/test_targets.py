@@ -19,7 +19,7 @@ from frugalkd.runs.storing import ensure_targets, store
 from frugalkd.runs.targets import ask_live, encoding_of
 from frugalkd.teachers import LiveTeacher, StoredTargets
 from frugalkd.teachers.encodings import Dense, Sampled
-from frugalkd.teachers.store import _store
+from frugalkd.teachers.store import Store, _store
 
 SMALL = {
     "data.train_size": 200,
@@ -158,6 +158,27 @@ def test_what_a_killed_filling_asked_for_is_counted_as_far_as_it_is_kept(
     assert results["meters"]["flops"] == whole["meters"]["flops"]
     assert results["meters"]["wall_seconds"] > noted["seconds"]
     assert results["targets"]["filled_here"]
+
+
+def test_rows_of_the_runs_own_store_that_a_killed_process_did_not_note_are_counted(
+    recipe, teacher, tmp_path, monkeypatch
+):
+    alone = {"teacher.weights": str(teacher / "teacher.safetensors"), "student.targets.views": 4}
+    own = override(recipe, alone)
+    monkeypatch.setattr(_store, "SYNC_ROWS", 300)
+    note = RunFolder.note_filling
+
+    def photographed(self, **spent):
+        if not (tmp_path / "killed").exists():
+            shutil.copytree(self.path, tmp_path / "killed")
+        note(self, **spent)
+
+    monkeypatch.setattr(RunFolder, "note_filling", photographed)
+    distill(own, tmp_path / "a")
+    assert not (tmp_path / "killed" / "filling.json").exists()
+    (store,) = (tmp_path / "killed").glob("targets-*")
+    assert Store(store).count() == 400
+    assert asked(distill(own, tmp_path / "killed", resume=True)) == 800
 
 
 def test_what_first_visits_asked_for_after_the_last_checkpoint_is_counted(

@@ -157,19 +157,16 @@ def distill(
         finally:
             if isinstance(source, FirstVisitTargets):
                 source.close()
-        if (
-            isinstance(source, FirstVisitTargets)
-            and source.store is not None
-            and role.targets.folder is None
-        ):
-            # A killed process may have asked after its last checkpoint: these rows are kept.
-            run.meters.teacher_queries = max(run.meters.teacher_queries, source.store.count())
         filling = folder.filling()
         if filling["teacher_queries"]:
             run.meters.teacher_queries += int(filling["teacher_queries"])
             run.meters.wall_seconds += filling["seconds"]
             run.meters.phases["store"] += filling["seconds"]
             run.meters.move(filling["teacher_seconds"], out_of="store", into="teacher")
+        store = getattr(source, "store", None)
+        if store is not None and store.folder.is_relative_to(folder.path):
+            # What a killed process asked for after its last checkpoint or note, and kept.
+            run.meters.teacher_queries = max(run.meters.teacher_queries, store.count())
         if live is not None:
             row = flops_of_data(live.teacher, material.train, device, precision=live.asking)
             per_row = row["forward"]
