@@ -16,7 +16,12 @@ from frugalkd.recipes.schema import Arm, Recipe
 
 _NO_POLICY = {"student.policy": None, "student.weighting": None}
 
-_OURS = {"unbiased": {"passing": 0.1}, "agreement": {"judge": "teacher"}, "finale": {"finale": 1}}
+_OURS: dict[str, dict[str, Any]] = {
+    "ceiling": {"ceiling": 0.9},
+    "unbiased": {"passing": 0.1},
+    "agreement": {"judge": "teacher"},
+    "finale": {"finale": 1},
+}
 """Variants of the gate: arm -> what it sets of the recipe's regulation."""
 
 _RIVALS = [name for name in POLICIES if name not in ("all", "random", "self-regulation")]
