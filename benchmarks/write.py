@@ -5,7 +5,8 @@
 
 A table stands between ``<!-- NAME -->`` and ``<!-- /NAME -->``; the numbers in it come from
 ``benchmarks/results/*.json`` (each the ``comparison.json`` of a command that BENCHMARKS.md names;
-``time-CASE.json`` is the ``CASE.json`` of ``frugalkd bench CASE``) and from nowhere else.
+``time-CASE.json`` is the ``CASE.json`` of ``frugalkd bench CASE``; ``torture.json`` and
+``soak.json`` are those of ``make torture`` and ``make soak``) and from nowhere else.
 """
 
 from __future__ import annotations
@@ -208,6 +209,33 @@ def circumstances(content: dict[str, Any]) -> str:
     return f"{said}, commit {', '.join(commits)}. Failed runs: {failed}."
 
 
+def torture_table(content: dict[str, Any]) -> str:
+    """Killed runs by what they did; ``began anew`` are kills that left nothing to go on from."""
+    lines = ["| | runs | kills | went on | began anew | equal |", "|---|---:|---:|---:|---:|---:|"]
+    names = list(content["seconds"])
+    for name in [*names, "all"]:
+        own = [trial for trial in content["trials"] if name in ("all", trial["work"])]
+        kept = [what for trial in own for what in trial["kept"]]
+        anew = kept.count("nothing")
+        equal = sum(trial["equal"] for trial in own)
+        cells = [name, len(own), len(kept), len(kept) - anew, anew, equal]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join([*lines, "", f"torch {content['versions']['torch']}, seed {content['seed']}."])
+
+
+def soak_line(content: dict[str, Any]) -> str:
+    """What one process held after its first round of works, and after its last run."""
+    held = content["held"]
+    first, last = held[content["warm_up"]], held[-1]
+    megabytes = [f"{one['memory'] / 2**20:.0f}" for one in (first, last)]
+    leaks = "; ".join(content["leaks"]) or "none"
+    return (
+        f"{content['runs']} runs in one process: {megabytes[0]} MiB after {content['warm_up'] + 1} "
+        f"of them and {megabytes[1]} after the last ({content['bytes_a_run']:.0f} bytes a run), "
+        f"{last['threads']} threads and {last['open_files']} open files at the end. Leaks: {leaks}."
+    )
+
+
 def fuzz_table(content: dict[str, Any]) -> str:
     """Malformed files by kind; what is not refused was read, and right."""
     lines = [
@@ -233,6 +261,8 @@ TABLES = {
     "time-a-accuracy": lambda: arms_table(read("fashion-mnist-case-a")),
     "precision": lambda: arms_table(read("cifar10-precision")),
     "fuzz": lambda: fuzz_table(read("fuzz")),
+    "torture": lambda: torture_table(read("torture")),
+    "soak": lambda: soak_line(read("soak")),
 }
 """Each needs its place on the page."""
 

@@ -67,6 +67,37 @@ def test_options_tell_what_the_first_run_took(write, processes, beside, ask):
     assert float(row[4]) == pytest.approx(arm["first_seconds"], rel=0.05)
 
 
+def test_killed_runs_are_counted_by_what_they_did(write):
+    def trial(work, kept, equal=True):
+        return {"work": work, "kept": kept, "equal": equal}
+
+    trials = [trial("teach", ["nothing", "epoch-1"]), trial("store", ["nothing"], False)]
+    versions = {"torch": "2"}
+    content = {
+        "seconds": {"teach": 1, "store": 1},
+        "trials": trials,
+        "versions": versions,
+        "seed": 3,
+    }
+    *rows, _, line = write.torture_table(content).splitlines()
+    assert rows[2:] == [
+        "| teach | 1 | 2 | 1 | 1 | 1 |",
+        "| store | 1 | 1 | 0 | 1 | 0 |",
+        "| all | 2 | 3 | 1 | 2 | 1 |",
+    ]
+    assert line == "torch 2, seed 3."
+
+
+def test_a_soak_says_what_was_held_and_what_leaked(write):
+    held = [{"memory": n << 20, "threads": 2, "open_files": 6} for n in (5, 7, 8)]
+    content = {"runs": 3, "warm_up": 1, "bytes_a_run": 99.6, "leaks": [], "held": held}
+    assert write.soak_line(content) == (
+        "3 runs in one process: 7 MiB after 2 of them and 8 after the last (100 bytes a run), 2 "
+        "threads and 6 open files at the end. Leaks: none."
+    )
+    assert write.soak_line({**content, "leaks": ["memory"]}).endswith("Leaks: memory.")
+
+
 def test_malformed_files_are_counted_by_kind(write):
     tally = {"cases": 1800, "refused": 1700, "read": 98, "failures": ["a", "b"]}
     kinds = {
