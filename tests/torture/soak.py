@@ -136,7 +136,7 @@ def main() -> int:
 
         found = soak(asked.runs, digits(Path(name)), temporary, tell)
         tempfile.tempdir = None
-    warm_up = max(9, min(asked.runs // 4, 27))  # each work once, at least
+    warm_up = max(10, min(asked.runs // 4, 30))  # each work once, at least
     said = leaks(found, warm_up)
     grown = slope(found[warm_up:])
     print(f"memory: {grown:+,.0f} bytes a run after {warm_up} runs; {'; '.join(said) or 'no leak'}")
@@ -145,6 +145,7 @@ def main() -> int:
             "schema": 1,
             "command": f"tests/torture/soak.py --runs {asked.runs}",
             "runs": asked.runs,
+            "warm_up": warm_up,
             "bytes_a_run": grown,
             "leaks": said,
             "held": [asdict(one) for one in found],

@@ -62,7 +62,7 @@ def test_an_open_file_a_temporary_one_and_a_thread_are_seen(tmp_path):
 
 
 @pytest.mark.heavy
-def test_eighteen_runs_leak_nothing():
-    done = subprocess.run([sys.executable, SCRIPT, "--runs", "18"], capture_output=True, text=True)
+def test_forty_runs_leak_nothing():
+    done = subprocess.run([sys.executable, SCRIPT, "--runs", "40"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "no leak" in done.stdout
