@@ -203,7 +203,7 @@ def test_compare_reports_failures_and_matches_its_schema(cli, tmp_path, monkeypa
         "collapsed": 0,
     }
     failed = [{"kind": "distill", "name": "hybrid", "seed": 0, "error": "it broke"}]
-    made = {"schema": 1, "reference": "vanilla", "arms": [arm], "failed": failed, "notes": []}
+    made = {"schema": 2, "reference": "vanilla", "arms": [arm], "failed": failed, "notes": []}
     Comparison.model_validate(made)
 
     def compare(recipe, *, arms, seeds, out, budgets, jobs, declared, listener):

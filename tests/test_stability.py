@@ -12,6 +12,7 @@ from frugalkd import checkpoint, ledger
 from frugalkd.comparison import summary
 from frugalkd.recipes import load
 from frugalkd.runs import folder, scores
+from frugalkd.runs import summary as run_summary
 from frugalkd.teachers.store import _header
 
 PAGE = (Path(__file__).parents[1] / "docs/stability.md").read_text(encoding="utf-8")
@@ -30,6 +31,7 @@ def test_the_public_names_are_those_of_the_package():
         ("recipe", load.SCHEMA),
         ("`run.json`, `results.json`, `model.json`", folder.SCHEMA),
         ("`comparison.json`", summary.SCHEMA),
+        ("`summary.json`", run_summary.SCHEMA),
         ("`ledger.safetensors`", ledger.SCHEMA),
         ("`scores-*/scores.safetensors`", scores.SCHEMA),
         ("store of soft targets", _header.SCHEMA),

@@ -77,6 +77,13 @@ def test_the_file_and_its_keys(workers, tiny, tmp_path):
     assert regulated["meters"]["samples_backpropagated"] > 0
     assert [teacher["teacher"] for teacher in comparison["teachers"]] == ["self-regulated"]
     assert comparison["teachers"][0]["targets"]["rows"] >= 300
+    assert comparison["teachers"][0]["summary"]["samples"] >= 300
+    for arm in (vanilla, regulated):  # what trained in each epoch adds up to the budget
+        shares = arm["history"]["trained"]
+        assert sum(shares) / len(shares) == pytest.approx(arm["budget"]["mean"], abs=1e-3)
+    assert (vanilla["mode"], regulated["mode"]) == ("vanilla", "regulated")
+    low, high = regulated["wall_ratio"]["ci95"]
+    assert low <= regulated["wall_ratio"]["mean"] <= high
     assert comparison["failed"] == []
     # Teachers first, then seed by seed; the reference and its rival start alike.
     assert kinds(workers.started)[2:] == [

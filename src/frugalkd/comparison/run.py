@@ -28,6 +28,7 @@ from frugalkd.recipes.schema import Recipe
 from frugalkd.runs.digest import run_digest
 from frugalkd.runs.folder import SCHEMA as RUN_SCHEMA
 from frugalkd.runs.folder import read_json, read_results
+from frugalkd.runs.summary import read_summary
 from frugalkd.writing import make_folder
 
 FILE = "comparison.json"
@@ -154,6 +155,7 @@ class Comparison:
     running: dict[Key, Job] = field(default_factory=dict)
     outcomes: dict[Key, Outcome] = field(default_factory=dict)
     _begun: bool = False
+    _summaries: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _refuse_other(self.out / FILE, self.recipe)
@@ -288,7 +290,17 @@ class Comparison:
         )
         for teacher in content["teachers"]:
             teacher["targets"] = self._store_cost(teacher["teacher"])
+            teacher["summary"] = self._summary(teacher["teacher"])
         return content
+
+    def _summary(self, teacher: str) -> dict[str, Any] | None:
+        """What a finished teacher's ledger says."""
+        if teacher not in self._summaries:
+            outs = [job.out for key, job in self.jobs.items() if key[:2] == ("teach", teacher)]
+            if not outs or not (outs[0] / "results.json").is_file():
+                return None
+            self._summaries[teacher] = read_summary(outs[0])
+        return self._summaries[teacher]
 
     def _store_cost(self, teacher: str) -> dict[str, float] | None:
         """What filling the stores of a teacher has cost, all that these runs use; None for none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ from frugalkd.comparison.statistics import (
 from frugalkd.recipes.schema import Recipe
 
 SCHEMA = 2
+_EPOCHS = 100
+"""Of a history at most so many points are kept."""
 
 _NOTES = (
     "budget: samples backpropagated, of full distillation over the recipe's epochs",
@@ -106,6 +109,7 @@ def _row(
     return {
         "arm": arm.name,
         "about": arm.about,
+        "mode": None if arm.control else arm.recipe.student.mode,
         "seeds": list(ours),
         "accuracy": spread(list(accuracy.values())),
         "difference": difference,
@@ -115,7 +119,7 @@ def _row(
         "own_budget": driven and arm.budget is None and arm.name != reference,
         "on_budget": None if arm.budget is None else _on_budget(budget["values"], arm.budget),
         "forwards": _share(results, list(ours), "student_forwards", epochs),
-        "wall_ratio": {"mean": _mean(list(_wall_ratios(ours, by_arm[reference]).values()))},
+        "wall_ratio": _mean_interval(list(_wall_ratios(ours, by_arm[reference]).values())),
         "meters": _means([run["meters"] for run in results.values()]),
         "collapsed": sum(run.collapsed for run in ours.values()),
         "collapsed_seeds": [seed for seed, run in ours.items() if run.collapsed],
@@ -126,7 +130,25 @@ def _row(
         "matched": None if arm.match is None else _matched(results, by_arm[arm.match]),
         "scoring": next((run["scoring"] for run in results.values() if run.get("scoring")), None),
         "digests": {str(seed): run["digest"] for seed, run in results.items()},
+        "history": mean_history([run["history"] for run in results.values()]),
     }
+
+
+def mean_history(histories: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any] | None:
+    """Which parts of the samples trained and took part, the mean over runs by epoch; of many epochs
+    the means of ``every`` few. A run that ended early leaves the later epochs to the others."""
+    longest = max(map(len, histories), default=0)
+    if not longest:
+        return None
+    every = math.ceil(longest / _EPOCHS)
+    found: dict[str, Any] = {"every": every}
+    for name, column in (("trained", "rows"), ("participations", "participations")):
+        shares = np.full((len(histories), every * math.ceil(longest / every)), np.nan)
+        for row, history in zip(shares, histories, strict=True):
+            row[: len(history)] = [epoch[column] / epoch["samples"] for epoch in history]
+        means = np.nanmean(shares.reshape(len(histories), -1, every), axis=(0, 2))
+        found[name] = [round(float(mean), 4) for mean in means]
+    return found
 
 
 def _share(

@@ -34,7 +34,7 @@ def what_decides(kind: str, recipe: Recipe, *, taught: bool) -> dict[str, Any]:
     ``taught``: the teacher is a run of its own, so that its settings are not this run's.
     """
     said = recipe.model_dump(
-        mode="json", exclude={"name", "summary", "arms", "teachers", "checkpoints"}
+        mode="json", exclude={"name", "summary", "arms", "teachers", "checkpoints", "trackers"}
     )
     for role in (said["teacher"], said["student"]):
         for part in ("policy", "regulation", "training"):

@@ -30,6 +30,7 @@ from frugalkd.runs.material import (
 )
 from frugalkd.runs.participants import pool, who_takes_part
 from frugalkd.runs.scores import scores_for
+from frugalkd.runs.summary import write_summary
 from frugalkd.runs.targets import (
     STORE_SEED,
     ask_live,
@@ -37,6 +38,10 @@ from frugalkd.runs.targets import (
     open_targets,
 )
 from frugalkd.teachers import FirstVisitTargets, LiveTeacher
+from frugalkd.tracking import Tracked, Tracking, settings_of
+
+Train = Callable[[Material, RunFolder, Tracking], tuple[Run, dict[str, Any]]]
+"""What a kind of run does within its folder: the run, and what its results say beside."""
 
 
 def teach(
@@ -56,7 +61,9 @@ def teach(
     """
     role = recipe.teacher
 
-    def train(material: Material, folder: RunFolder) -> tuple[Run, dict[str, Any]]:
+    def train(
+        material: Material, folder: RunFolder, tracking: Tracking
+    ) -> tuple[Run, dict[str, Any]]:
         policy = role.policy.build()
         scores, scoring = scores_for(
             recipe, role, policy, material.train, teacher=None, folder=folder, stop=stop
@@ -68,7 +75,7 @@ def teach(
             policy=policy,
             scores=scores,
             objective=role.objective.build(),
-            **_shared(recipe, role, material, folder, resume, listener, stop),
+            **_shared(recipe, role, material, folder, tracking, resume, listener, stop),
         )
         return run, {"teacher": None, "targets": None, "scoring": scoring}
 
@@ -101,7 +108,9 @@ def distill(
     role = recipe.student
     stored = role.targets.kind == "stored"
 
-    def train(material: Material, folder: RunFolder) -> tuple[Run, dict[str, Any]]:
+    def train(
+        material: Material, folder: RunFolder, tracking: Tracking
+    ) -> tuple[Run, dict[str, Any]]:
         objective = role.objective.build()
         who = who_takes_part(recipe, teacher, material)
         scores, scoring = scores_for(
@@ -152,7 +161,7 @@ def distill(
                 objective=objective,
                 scores=scores,
                 **who,
-                **_shared(recipe, role, material, folder, resume, listener, stop),
+                **_shared(recipe, role, material, folder, tracking, resume, listener, stop),
             )
         finally:
             if isinstance(source, FirstVisitTargets):
@@ -202,6 +211,7 @@ def _shared(
     role: Role,
     material: Material,
     folder: RunFolder,
+    tracking: Tracking,
     resume: bool,
     listener: Listener | None,
     stop: Stop | None,
@@ -209,6 +219,7 @@ def _shared(
     """What teacher and student pass to the engine alike."""
 
     def tell(record: dict[str, Any]) -> None:
+        tracking.log(record)
         folder.append_metrics(record)
         if listener is not None:
             listener(record)
@@ -256,34 +267,37 @@ def _carry_out(
     teacher: Path | None,
     resume: bool,
     view_seed: int,
-    train: Callable[[Material, RunFolder], tuple[Run, dict[str, Any]]],
+    train: Train,
 ) -> dict[str, Any]:
     """Claim the folder, train, and write what the run leaves."""
-    with RunFolder(out) as folder:
-        return _within(folder, kind, recipe, role, teacher, resume, view_seed, train)
+    with RunFolder(out) as folder, Tracking() as tracking:
+        return _within(folder, tracking, kind, recipe, role, teacher, resume, view_seed, train)
 
 
 def _within(
     folder: RunFolder,
+    tracking: Tracking,
     kind: str,
     recipe: Recipe,
     role: Role,
     teacher: Path | None,
     resume: bool,
     view_seed: int,
-    train: Callable[[Material, RunFolder], tuple[Run, dict[str, Any]]],
+    train: Train,
 ) -> dict[str, Any]:
     digest = run_digest(kind, recipe, teacher)
     resolved = recipe.model_dump(mode="json")
     done = folder.begin(digest, resolved, kind, resume)
     if done is not None:
         return done
+    _start(tracking, recipe, kind, digest, folder)
     torch.set_num_threads(recipe.threads)
     material = make_data(recipe, role.augment, view_seed)
-    run, notes = train(material, folder)
+    run, notes = train(material, folder, tracking)
     weights = "teacher.safetensors" if kind == "teach" else "student.safetensors"
     save_weights(folder.path / weights, run.model)
     run.ledger.save(folder.path / "ledger.safetensors")
+    write_summary(folder.path, kind, run.ledger)
     write_model_card(folder.path, role.model, material.train, weights)
     samples = len(run.ledger)
     meters = run.meters.summary()
@@ -311,5 +325,20 @@ def _within(
         **notes,
         "history": run.history,
     }
+    tracking.conclude(results)
     folder.finish(results)
     return results
+
+
+def _start(tracking: Tracking, recipe: Recipe, kind: str, digest: str, folder: RunFolder) -> None:
+    """Start the recipe's trackers, in the runs of theirs that ``folder`` notes where it goes on."""
+    if not recipe.trackers.chosen:
+        return
+    run = Tracked(recipe.name, folder.path.absolute().name, kind, folder.path)
+    said = recipe.model_dump(mode="json", exclude={"arms", "teachers", "checkpoints", "trackers"})
+    settings = settings_of({**said, "kind": kind, "digest": digest, "folder": str(folder.path)})
+    known = folder.tracked()
+    found = tracking.start(
+        recipe.trackers.chosen, run, settings, known=known, before=folder.records
+    )
+    folder.note_tracked({**known, **found})

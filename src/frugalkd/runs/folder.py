@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from frugalkd.writing import make_folder, writing
 SCHEMA = 1
 _FILLING = "filling.json"
 _SCORING = "scoring.json"
+_TRACKERS = "trackers.json"
 
 
 class RunFolder:
@@ -131,6 +133,25 @@ class RunFolder:
         """Whether :meth:`note_scoring` was called for this run."""
         return (self.path / _SCORING).exists()
 
+    def note_tracked(self, known: Mapping[str, str]) -> None:
+        """Note by what trackers find this run again, a name each."""
+        write_json(self.path / _TRACKERS, {"schema": SCHEMA, "runs": dict(known)})
+
+    def tracked(self) -> dict[str, str]:
+        """What :meth:`note_tracked` noted last, {} where it noted nothing."""
+        path = self.path / _TRACKERS
+        if not path.exists():
+            return {}
+        noted = read_json(path).get("runs")
+        if not isinstance(noted, dict) or not all(isinstance(id, str) for id in noted.values()):
+            raise RunFolderError(f"{path} is damaged: delete it; trackers then begin a new run")
+        return noted
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """Of the epochs that are done, as metrics.jsonl holds them."""
+        return list(self._metrics)
+
     def finish(self, results: dict[str, Any]) -> None:
         """Write the results, which says that the run is done, and let the checkpoints go."""
         if self._metrics != results["history"]:  # stopped between a checkpoint and its record
@@ -154,7 +175,7 @@ class RunFolder:
         with contextlib.suppress(RunFolderError):
             if read_json(self.path / "run.json").get("digest") == digest:
                 return
-        for noted in (_FILLING, _SCORING):
+        for noted in (_FILLING, _SCORING, _TRACKERS):
             with writing(self.path / noted):
                 (self.path / noted).unlink(missing_ok=True)
 

@@ -132,6 +132,15 @@ class Ratio(_Record):
     """A mean over seeds of a time divided by the reference's."""
 
     mean: float | None
+    ci95: Any = Field(None, description="the 95 % interval of the mean, or null for one seed")
+
+
+class MeanHistory(_Record):
+    """Parts of the samples by epoch, means over seeds."""
+
+    every: int = Field(description="epochs that a value is the mean of")
+    trained: list[float] = Field(description="went through a backward pass")
+    participations: list[float] = Field(description="of these, failed their own gate")
 
 
 class ArmResult(_Record):
@@ -144,11 +153,12 @@ class ArmResult(_Record):
     wall_ratio: Ratio
     meters: dict[str, Any]
     collapsed: int | bool | list[Any] = Field(description="runs at chance or stopped by NaN")
+    history: MeanHistory | None = None
 
 
 class Comparison(_Record):
     """comparison.json: arms over seeds."""
 
-    schema_: Literal[1] = Field(alias="schema")
+    schema_: Literal[2] = Field(alias="schema")
     reference: str = Field(description="the arm that ratios and differences speak of")
     arms: list[ArmResult]

@@ -1,0 +1,78 @@
+"""``summary.json``: what a run's ledger says, small enough to be sent around and committed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from frugalkd.errors import LedgerError
+from frugalkd.files import write_atomic
+from frugalkd.ledger import Ledger
+from frugalkd.ledger_summary import summarise
+from frugalkd.runs.folder import read_json
+
+SCHEMA = 1
+FILE = "summary.json"
+LARGEST = 50_000
+"""Bytes of the file."""
+
+_ENDS = 24
+_AGAIN = "delete it; reports then do without it"
+
+
+def write_summary(folder: Path, kind: str, ledger: Ledger) -> None:
+    """Write what ``ledger`` says into a run's folder, in at most ``LARGEST`` bytes: of many classes
+    those at both ends, of long names the beginning. Nothing where no epoch has ended.
+
+    Raises:
+        WriteFailed: it cannot be written.
+    """
+    if ledger.epochs > 0:
+        said = {"schema": SCHEMA, "kind": kind, **summarise(ledger, _ENDS, in_turns=True)}
+        write_atomic(folder / FILE, _encoded(said) + b"\n")
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """What :func:`write_summary` wrote into ``folder``; a run of before is summarised from its
+    ledger. None where there is neither.
+
+    Raises:
+        LedgerError, RunFolderError: what is there is damaged, or of another schema.
+    """
+    if (folder / FILE).is_file():
+        return read_json(folder / FILE, SCHEMA, _AGAIN)
+    try:
+        ledger = Ledger.load(folder)
+    except LedgerError:
+        if (folder / "ledger.safetensors").exists():
+            raise
+        return None
+    if ledger.epochs <= 0:
+        return None
+    return json.loads(_encoded(summarise(ledger, _ENDS, in_turns=True)))
+
+
+def _encoded(summary: dict[str, Any]) -> bytes:
+    keep, letters = len(summary["classes"]), 200
+    while True:
+        classes = summary["classes"]
+        half = (keep + 1) // 2
+        shown = classes if len(classes) <= keep else [*classes[:half], *classes[-half:]]
+        said = {
+            **summary,
+            "classes": [_cut(record, letters) for record in shown],
+            "classes_left_out": len(classes) - len(shown),
+            "most": [_cut(record, letters) for record in summary["most"]],
+            "least": [_cut(record, letters) for record in summary["least"]],
+        }
+        content = json.dumps(said, allow_nan=False, separators=(",", ":")).encode()
+        if len(content) < LARGEST or letters == 1:
+            return content
+        keep, letters = max(keep // 2, 20), letters // 2
+
+
+def _cut(record: dict[str, Any], letters: int) -> dict[str, Any]:
+    name = record["class"]
+    short = name if name is None or len(name) <= letters else name[: letters - 1] + "…"
+    return {**record, "class": short}
