@@ -233,7 +233,8 @@ class Trainer:
         self.history.append(record)
         if self.checkpoints is not None:
             self.save(epoch.index + 1)
-        self.listener(record)
+        with self.selection.meters.phase("track"):
+            self.listener(record)
 
     def _recalibrate(self) -> None:
         """Refresh BatchNorm statistics over a random part of the pool (semantics 5)."""

@@ -88,6 +88,13 @@ class RunFolderError(FrugalKDError):
     """
 
 
+class ReportError(FrugalKDError):
+    """A report cannot be made of what is there.
+
+    What to do: name the folder of a comparison or of a finished run, or make it again.
+    """
+
+
 class WriteFailed(FrugalKDError, OSError):
     """A file cannot be written: the disk is full or read-only, or a permission is missing. What
     was there before is still there.
@@ -113,6 +120,14 @@ class SelectionMisuse(FrugalKDError):
     a policy, was used as it is not meant to be.
 
     What to do: correct the training loop, or the policy, as the line says.
+    """
+
+
+class TrackerError(FrugalKDError):
+    """A tracker that the recipe names is not installed, or does not start. Nothing was trained.
+
+    What to do: install it as the line says, set its environment variables right, or take it out of
+    the recipe's ``trackers``; what a run says is in ``metrics.jsonl`` and ``results.json`` too.
     """
 
 

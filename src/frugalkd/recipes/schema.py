@@ -10,13 +10,24 @@ from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_type_hints
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    create_model,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import CoreSchema
 
 from frugalkd.data import DATA
 from frugalkd.models import MODELS
 from frugalkd.modes import ModeName
 from frugalkd.objectives import OBJECTIVES
 from frugalkd.policies import POLICIES, SelfRegulation
+from frugalkd.tracking import TRACKERS, Tracker
 from frugalkd.training import Checkpointing, Training
 
 
@@ -226,6 +237,45 @@ class Arm(Strict):
         return self
 
 
+class _Trackers(Strict):
+    """Who is told of runs, beside the run folder: a name, a list of names, or a section each."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, said: Any) -> Any:
+        if isinstance(said, str):
+            said = [said]
+        if isinstance(said, list) and all(isinstance(name, str) for name in said):
+            return {name: {} for name in said}
+        if isinstance(said, Mapping):  # a name with nothing below it is meant, too
+            return {name: {} if below is None else below for name, below in said.items()}
+        return said
+
+    @model_serializer(mode="wrap")
+    def _chosen_only(self, plain: Any) -> dict[str, Any]:
+        return {name: below for name, below in plain(self).items() if below is not None}
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        name = {"enum": list(TRACKERS)}
+        return {"anyOf": [handler(schema), name, {"type": "array", "items": name}]}
+
+    @property
+    def chosen(self) -> dict[str, Tracker]:
+        """By name."""
+        said = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: tracker for name, tracker in said.items() if tracker is not None}
+
+
+if TYPE_CHECKING:
+    Trackers = _Trackers
+else:
+    _OFF: dict[str, Any] = {name: (made | None, None) for name, made in TRACKERS.items()}
+    Trackers = create_model("Trackers", __base__=_Trackers, __doc__=_Trackers.__doc__, **_OFF)
+
+
 class Recipe(Strict):
     """Everything that makes a run: teacher, student, data, and how they are trained."""
 
@@ -247,6 +297,10 @@ class Recipe(Strict):
     checkpoints: Checkpointing = Field(
         default_factory=Checkpointing,
         description="when a training writes down where it is; not part of a run's digest",
+    )
+    trackers: Trackers = Field(
+        default_factory=Trackers,
+        description="TensorBoard and the like, told of each epoch; not part of a run's digest",
     )
     arms: Annotated[dict[str, Arm], AfterValidator(_names)] = Field(
         default_factory=dict, description="rows of a comparison"

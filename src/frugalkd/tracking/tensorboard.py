@@ -1,0 +1,28 @@
+"""TensorBoard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+from frugalkd.tracking._tracker import Tracked, Tracker
+from frugalkd.training import STRICT
+
+
+@final
+@dataclass(frozen=True)
+class TensorBoard(Tracker):
+    """Event files in the run folder: ``tensorboard --logdir runs`` shows all runs below it. A run
+    that goes on adds a file."""
+
+    __pydantic_config__: ClassVar = STRICT
+    package: ClassVar[str] = "tensorboard"
+
+    def arguments(self, run: Tracked, known: str | None) -> dict[str, Any]:
+        return {"run_name": "tensorboard", "logging_dir": run.folder}
+
+    def identity(self, tracker: Any) -> str:
+        return tracker.run_name
+
+    def finish(self, tracker: Any) -> None:
+        tracker.finish()
