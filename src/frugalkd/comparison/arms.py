@@ -18,6 +18,7 @@ _NO_POLICY = {"student.policy": None, "student.weighting": None}
 
 _OURS: dict[str, dict[str, Any]] = {
     "ceiling": {"ceiling": 0.9},
+    "ceiling-drawn": {"ceiling": 0.9, "quota": "random"},
     "unbiased": {"passing": 0.1},
     "agreement": {"judge": "teacher"},
     "finale": {"finale": 1},
@@ -66,6 +67,7 @@ _ABOUT_OURS = {
     "passing": "the gate, unbiased",
     "judge": "the gate, by the teacher",
     "finale": "the gate, then all",
+    "quota": "the gate, awake drawn",
     "ceiling": "the gate, with a ceiling",
 }
 
