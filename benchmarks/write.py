@@ -18,13 +18,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from comparisons import arms_table, claims_table, reference_table
+
 from frugalkd.bench.table import bound, figure, seconds
-from frugalkd.comparison.statistics import accuracies, claims, differences, spread
+from frugalkd.comparison.statistics import Claim, claims
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "BENCHMARKS.md"
 
-CLAIMS = [
+CLAIMS: list[Claim] = [
     ("regulated", "vanilla", "no worse"),
     ("regulated-now", "vanilla", "no worse"),
     ("regulated-loose", "vanilla", "no worse"),
@@ -38,67 +40,6 @@ CLAIMS = [
 
 def read(name: str) -> dict[str, Any]:
     return json.loads((HERE / "results" / f"{name}.json").read_text())
-
-
-def points(value: dict[str, Any] | None, sign: str = "") -> str:
-    """A mean of accuracies in points, with half of its 95 % interval."""
-    if value is None or value["mean"] is None:
-        return ""
-    mean = f"{100 * value['mean']:{sign}.2f}"
-    if value["ci95"] is None:
-        return mean
-    return f"{mean} ± {50 * (value['ci95'][1] - value['ci95'][0]):.2f}"
-
-
-def arms_table(comparison: dict[str, Any]) -> str:
-    reference = comparison["reference"]
-    lines = [
-        f"| arm | seeds | accuracy % | against {reference} | samples % | forwards % | time ratio |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    for row in comparison["arms"]:
-        cells = [
-            f"`{row['arm']}`",
-            str(len(row["seeds"])),
-            points(row["accuracy"]),
-            points(row["difference"], "+"),
-            f"{100 * row['budget']['mean']:.1f}",
-            f"{100 * row['forwards']['mean']:.1f}",
-            f"{row['wall_ratio']['mean']:.2f}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    collapsed = [row["arm"] for row in comparison["arms"] if row["collapsed"]]
-    note = f"Collapsed or failed runs: {', '.join(collapsed) if collapsed else 'none'}."
-    return "\n".join([*lines, "", note])
-
-
-def claims_table(comparison: dict[str, Any]) -> str:
-    lines = [
-        "| claim | difference, points | 95 % interval | p (Holm) | holds |",
-        "|---|---:|---:|---:|---|",
-    ]
-    for claim in claims(comparison, CLAIMS):  # pyright: ignore[reportArgumentType]
-        low, high = claim["difference"]["ci95"]
-        said = f"`{claim['arm']}` {claim['claim']} than `{claim['against']}`"
-        if claim["margin"]:
-            said += f" (margin {100 * claim['margin']:.1f})"
-        cells = [
-            said,
-            f"{100 * claim['difference']['mean']:+.2f}",
-            f"{100 * low:+.2f} to {100 * high:+.2f}",
-            f"{claim['p_holm']:.1e}",
-            "yes" if claim["holds"] else f"no: {claim['why']}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def reference_table(comparison: dict[str, Any]) -> str:
-    """Both candidates for the reference, and the gate against the one that it was not."""
-    ours, other = accuracies(comparison, "regulated"), accuracies(comparison, "vanilla-self")
-    _, found = differences(ours, other)
-    difference = points(spread(found), "+")
-    return f"{arms_table(comparison)}\n\n`regulated` against `vanilla-self`: {difference} points."
 
 
 def time_tables(content: dict[str, Any]) -> str:
@@ -253,7 +194,7 @@ def fuzz_table(content: dict[str, Any]) -> str:
 
 TABLES = {
     "teacher": lambda: arms_table(read("fashion-mnist-teacher")),
-    "claims": lambda: claims_table(read("fashion-mnist-claims")),
+    "claims": lambda: claims_table(claims(read("fashion-mnist-claims"), CLAIMS)),
     "students": lambda: arms_table(read("fashion-mnist-claims")),
     "modes": lambda: arms_table(read("fashion-mnist-modes")),
     "reference": lambda: reference_table(read("fashion-mnist-reference")),

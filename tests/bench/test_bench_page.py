@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,11 +17,13 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks/write.py"
 
 @pytest.fixture(scope="module")
 def write():
+    sys.path.insert(0, str(SCRIPT.parent))  # as when the script is run
     spec = importlib.util.spec_from_file_location("write", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    sys.path.remove(str(SCRIPT.parent))
     return module
 
 

@@ -1,8 +1,10 @@
-"""The tables of arms at budgets: who is how accurate with as many samples."""
+"""The tables of comparisons: who is how accurate with as many samples."""
 
 from __future__ import annotations
 
 from typing import Any
+
+from frugalkd.comparison.statistics import accuracies, differences, spread
 
 
 def budgets_table(comparison: dict[str, Any]) -> str:
@@ -55,13 +57,13 @@ def scoring(row: dict[str, Any]) -> str:
     return f"{100 * row['scoring']['samples_backpropagated'] / full:.0f}"
 
 
-def claims_lines(comparison: dict[str, Any]) -> str:
-    """The claims that were declared with the comparison."""
+def claims_table(tested: list[dict[str, Any]]) -> str:
+    """Claims as :func:`frugalkd.comparison.claims` returns them."""
     lines = [
         "| claim | difference, points | 95 % interval | p (Holm) | holds |",
         "|---|---:|---:|---:|---|",
     ]
-    for claim in comparison["claims"]:
+    for claim in tested:
         low, high = claim["difference"]["ci95"]
         said = f"`{claim['arm']}` {claim['claim']} than `{claim['against']}`"
         if claim["margin"]:
@@ -75,6 +77,35 @@ def claims_lines(comparison: dict[str, Any]) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def arms_table(comparison: dict[str, Any]) -> str:
+    """A row an arm, each at what it spent."""
+    reference = comparison["reference"]
+    lines = [
+        f"| arm | seeds | accuracy % | against {reference} | samples % | forwards % | time ratio |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in comparison["arms"]:
+        cells = [
+            f"`{row['arm']}`",
+            str(len(row["seeds"])),
+            points(row["accuracy"]),
+            points(row["difference"], "+"),
+            f"{100 * row['budget']['mean']:.1f}",
+            f"{100 * row['forwards']['mean']:.1f}",
+            f"{row['wall_ratio']['mean']:.2f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", collapsed(comparison)])
+
+
+def reference_table(comparison: dict[str, Any]) -> str:
+    """Both candidates for the reference, and the gate against the one that it was not."""
+    ours, other = accuracies(comparison, "regulated"), accuracies(comparison, "vanilla-self")
+    _, found = differences(ours, other)
+    difference = points(spread(found), "+")
+    return f"{arms_table(comparison)}\n\n`regulated` against `vanilla-self`: {difference} points."
 
 
 def collapsed(comparison: dict[str, Any]) -> str:
