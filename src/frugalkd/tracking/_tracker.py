@@ -28,6 +28,8 @@ class Tracker(ABC):
 
     package: ClassVar[str]
     """What pip installs."""
+    forgets: ClassVar[bool] = False
+    """Whether a run that goes on has to be told its settings again."""
 
     @abstractmethod
     def arguments(self, run: Tracked, known: str | None) -> dict[str, Any]:

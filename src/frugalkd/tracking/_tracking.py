@@ -100,7 +100,7 @@ class Tracking:
                     tracker.start()
                     self._running[name] = tracker
                     found[name] = options.identity(tracker)
-                    if name not in known:
+                    if name not in known or options.forgets:
                         tracker.store_init_configuration(dict(settings))
             except Exception as error:
                 raise TrackerError(
