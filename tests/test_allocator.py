@@ -85,3 +85,30 @@ def test_memory_that_was_freed_is_not_cleared_again():
 def test_another_c_library_is_left_alone(monkeypatch):
     monkeypatch.setattr(allocator.platform, "libc_ver", lambda: ("", ""))
     assert allocator.keep_freed_memory() is False
+
+
+RELEASED = """
+from frugalkd.allocator import keep_freed_memory, release_freed_memory
+import torch
+
+class Circle:
+    def __init__(self):
+        self.me, self.data = self, torch.ones(1 << 25)  # 128 MiB
+
+def memory():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+keep_freed_memory()
+Circle()
+before = memory()
+release_freed_memory()
+print(before - memory())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
+def test_what_a_run_leaves_in_a_circle_is_given_back():
+    done = subprocess.run(
+        [sys.executable, "-c", RELEASED], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) > 100 * 2**20

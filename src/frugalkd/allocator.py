@@ -9,6 +9,7 @@ the time of a ResNet-20's forward pass of 512 images (see mallopt(3) for the two
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import platform
 
@@ -32,3 +33,11 @@ def keep_freed_memory() -> bool:
     # first was accepted.
     accepted = any(mallopt(_M_MMAP_THRESHOLD, size) == 1 for size in _MMAP_THRESHOLDS)
     return accepted and mallopt(_M_TRIM_THRESHOLD, _KEEP) == 1
+
+
+def release_freed_memory() -> None:
+    """Give back, between two runs of one process, what the last one leaves: models, data sets and
+    their iterators hold each other in circles, which Python finds in its own time only."""
+    gc.collect()
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

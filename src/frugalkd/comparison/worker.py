@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from frugalkd.allocator import keep_freed_memory
+from frugalkd.allocator import keep_freed_memory, release_freed_memory
 from frugalkd.errors import FrugalKDError
 
 Task = dict[str, Any]
@@ -61,6 +61,7 @@ def serve(connection: Connection) -> None:
         try:
             task = connection.recv()
             connection.send(carry_out(task))
+            release_freed_memory()
         except (EOFError, OSError):
             return
 
