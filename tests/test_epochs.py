@@ -147,3 +147,17 @@ def test_weights_of_one_are_made_when_they_are_asked_for():
     assert float(batch.reduce(losses)) == 3.5
     assert batch.weights.tolist() == [1.0] * 8
     assert float(batch.reduce(losses)) == 3.5
+
+
+def test_batches_of_one_step_share_its_rows():
+    """Gradients of 8 + 8 + 4 rows that are accumulated weigh each row by 1 / 20."""
+    losses = torch.rand(20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    weights = np.linspace(0.5, 1.5, 20, dtype=np.float32)
+    for given in (None, weights):
+        total = torch.zeros((), dtype=torch.float64)
+        for batch in next(iter(two_epochs(weights=given))):
+            assert batch.weighted == (given is not None)
+            total += batch.reduce(losses[batch.ids], rows=20)
+            batch.observe(logits_for(batch))
+        expected = losses if given is None else losses * torch.from_numpy(given)
+        assert float(total) == pytest.approx(float(expected.mean()), rel=1e-12)

@@ -74,3 +74,17 @@ def test_a_part_is_a_view_and_the_whole_is_itself():
 
 def test_targets_that_some_parts_lack_are_left_out():
     assert joined([rows_of_ids([1]), rows_of_ids([2], targets=False)]).targets is None
+
+
+def test_rows_of_other_widths_are_joined_as_the_user_says():
+    def widths(*sizes):
+        return [Rows(np.array([n]), np.array([0]), torch.full((1, n), n)) for n in sizes]
+
+    def padded(parts):
+        width = max(part.shape[1] for part in parts)
+        grown = [torch.nn.functional.pad(part, (0, width - part.shape[1])) for part in parts]
+        return torch.cat(grown)
+
+    assert joined(widths(1, 3, 2), padded).data.tolist() == [[1, 0, 0], [3, 3, 3], [2, 2, 0]]
+    with pytest.raises(RuntimeError):
+        joined(widths(1, 3))

@@ -118,7 +118,7 @@ class Epoch:
             )
         self._read_device()
         plan = self._plan
-        waiting = joined(self._waiting) if self._waiting else None
+        waiting = joined(self._waiting, self._selection.join) if self._waiting else None
         columns = {
             "ids": plan.ids,
             "weights": plan.weights,
@@ -185,7 +185,7 @@ class Epoch:
         def take(count: int) -> Batch:
             nonlocal rows
             with selection.meters.phase("load"):
-                together = joined(self._waiting)
+                together = joined(self._waiting, selection.join)
             taken = selection.with_targets(together.part(0, count))
             self._waiting, rows = [together.part(count, rows)], rows - count
             importance = None if weight_of is None else weight_of[taken.ids]
@@ -343,8 +343,16 @@ class Batch:
         """int64 (rows,): the data's labels, or the teacher's top class where they have none."""
         return self._epoch._selection.label(self.data, self.targets)
 
-    def reduce(self, losses: Tensor) -> Tensor:
+    @property
+    def weighted(self) -> bool:
+        """Whether a row may weigh anything but 1."""
+        return self._weights is not None
+
+    def reduce(self, losses: Tensor, rows: int | None = None) -> Tensor:
         """sum(weight * loss) / rows, a scalar, from one loss per row.
+
+        Where gradients of several batches are accumulated for one step, ``rows`` is those of all of
+        them; by default this batch's own.
 
         Raises:
             SelectionMisuse: ``losses`` is not one value a row.
@@ -357,7 +365,8 @@ class Batch:
         if self._weights is not None:
             losses = self._weights * losses
         # Half precision is not enough for a sum.
-        return losses.sum(dtype=torch.promote_types(losses.dtype, torch.float32)) / len(self.ids)
+        total = losses.sum(dtype=torch.promote_types(losses.dtype, torch.float32))
+        return total / (len(self.ids) if rows is None else rows)
 
     def observe(
         self,

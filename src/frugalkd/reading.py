@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,7 +46,11 @@ class Rows(NamedTuple):
         return Rows(self.ids[mask], self.views[mask], rows_of(self.data, index), targets)
 
 
-def joined(parts: Sequence[Rows]) -> Rows:
+Join = Callable[[list[Any]], Any]
+"""Makes one batch of data of several, in their order."""
+
+
+def joined(parts: Sequence[Rows], join: Join = concatenate) -> Rows:
     """All rows of ``parts``, one or more, in their order."""
     if len(parts) == 1:
         return parts[0]
@@ -54,6 +58,6 @@ def joined(parts: Sequence[Rows]) -> Rows:
     return Rows(
         np.concatenate(ids),
         np.concatenate(views),
-        concatenate(list(data)),
+        join(list(data)),
         None if any(part is None for part in targets) else torch.cat(list(targets)),
     )

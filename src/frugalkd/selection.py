@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import send_to_device
+from accelerate.utils import concatenate, send_to_device
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -26,7 +26,7 @@ from frugalkd.looking import looking
 from frugalkd.meters import Meters
 from frugalkd.policies import All, Moment, Plan, Policy
 from frugalkd.policies._policy import Ids, Mask, check_plan
-from frugalkd.reading import Rows
+from frugalkd.reading import Join, Rows
 from frugalkd.teachers import Targets
 from frugalkd.verdict import Look
 
@@ -66,6 +66,8 @@ class Selection:
         labels: how to get labels int64 (rows,) from a batch's data; by default those of a pair or
             a mapping; without labels the teacher's top class stands in.
         collate, num_workers, pin_memory: as in torch's DataLoader.
+        join: how several batches of data become one, for rows that wait under gate-now; by default
+            their tensors are concatenated. Where a batch is padded to its longest row, say how.
         drop_last: leave out a last batch that is short.
         screen_batch: rows of one batch when sleepers are screened.
         device: where batches go.
@@ -95,6 +97,7 @@ class Selection:
         forward: Callable[[Any], Tensor] | None = None,
         labels: Callable[[Any], Tensor | None] | None = None,
         collate: Callable[[list], Any] | None = None,
+        join: Join | None = None,
         num_workers: int = 0,
         pin_memory: bool = False,
         drop_last: bool = False,
@@ -125,6 +128,7 @@ class Selection:
         self.targets, self.model = targets, model
         self._forward = forward or (lambda data: call(model, inputs_of(data)))
         self._labels = labels or (lambda data: split(data)[1])
+        self.join: Join = join or concatenate
         self.drop_last, self.screen_batch, self.device = drop_last, screen_batch, device
         self.ledger = ledger or Ledger.new(samples, extra=self.policy.columns)
         if len(self.ledger) != samples:
