@@ -31,6 +31,7 @@ def test_the_public_names_are_those_of_the_package():
         ("recipe", load.SCHEMA),
         ("`run.json`, `results.json`, `model.json`", folder.SCHEMA),
         ("`comparison.json`", summary.SCHEMA),
+        ("`trackers.json`", folder.SCHEMA),
         ("`summary.json`", run_summary.SCHEMA),
         ("`ledger.safetensors`", ledger.SCHEMA),
         ("`scores-*/scores.safetensors`", scores.SCHEMA),

@@ -138,7 +138,8 @@ def test_trackers_are_no_part_of_the_digest(plain, tracked):
 
 def test_what_is_not_installed_is_named_before_the_training(tracked, monkeypatch, tmp_path):
     monkeypatch.setattr(theirs, "get_available_trackers", lambda: [])
-    with pytest.raises(TrackerError, match=r"^tracker wandb is not installed: pip install wandb, "):
+    says = r"^tracker wandb is not installed: pip install 'frugalkd\[wandb\]', or take it out"
+    with pytest.raises(TrackerError, match=says):
         teach(tracked, tmp_path / "a")
     assert not list((tmp_path / "a").glob("*.safetensors"))
     assert not (tmp_path / "a" / "metrics.jsonl").exists()

@@ -26,8 +26,6 @@ class Tracker(ABC):
     a recipe.
     """
 
-    package: ClassVar[str]
-    """What pip installs."""
     forgets: ClassVar[bool] = False
     """Whether a run that goes on has to be told its settings again."""
 

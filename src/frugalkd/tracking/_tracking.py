@@ -29,10 +29,10 @@ def check_installed(trackers: Mapping[str, Tracker]) -> None:
     from accelerate.tracking import get_available_trackers
 
     installed = {str(name) for name in get_available_trackers()}
-    for name, tracker in trackers.items():
+    for name in trackers:
         if name not in installed:
             raise TrackerError(
-                f"tracker {name} is not installed: pip install {tracker.package}, or take it out "
+                f"tracker {name} is not installed: pip install 'frugalkd[{name}]', or take it out "
                 "of the recipe's trackers"
             )
 

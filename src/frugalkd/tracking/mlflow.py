@@ -18,7 +18,6 @@ class MLflow(Tracker):
     """
 
     __pydantic_config__: ClassVar = STRICT
-    package: ClassVar[str] = "mlflow"
 
     experiment: str | None = None
 

@@ -16,7 +16,6 @@ class TensorBoard(Tracker):
     that goes on adds a file."""
 
     __pydantic_config__: ClassVar = STRICT
-    package: ClassVar[str] = "tensorboard"
 
     def arguments(self, run: Tracked, known: str | None) -> dict[str, Any]:
         return {"run_name": "tensorboard", "logging_dir": run.folder}

@@ -18,7 +18,6 @@ class Trackio(Tracker):
     """
 
     __pydantic_config__: ClassVar = STRICT
-    package: ClassVar[str] = "trackio"
     forgets: ClassVar[bool] = True
 
     project: str | None = None

@@ -19,7 +19,6 @@ class WandB(Tracker):
     """
 
     __pydantic_config__: ClassVar = STRICT
-    package: ClassVar[str] = "wandb"
 
     project: str | None = None
     entity: str | None = None
