@@ -29,6 +29,7 @@ from frugalkd.errors import (
     UnknownName,
 )
 from frugalkd.evaluation import measure, predict
+from frugalkd.fidelity import too_little
 from frugalkd.flops import flops_of_data
 from frugalkd.ledger import Ledger
 from frugalkd.memory import memory_for
@@ -162,7 +163,8 @@ def distill(
     Raises:
         LedgerError: the mode needs a ledger and there is none, or it is of other data.
         TargetsError: the objective needs a teacher and there is none, or the stored targets are of
-            other data or another augmentation.
+            other data or another augmentation, or keep less of the teacher than the objective
+            reads.
         UnknownName: no such mode.
         UnsupportedData, NonFiniteLoss, RunFolderError, Stopped: as in :func:`train_teacher`.
     """
@@ -184,7 +186,7 @@ def distill(
         )
     check_map_style(data)
     if targets is not None and objective.needs_targets:
-        _check_temperature(targets, objective)
+        _check_soft_targets(targets, objective)
     return _train(
         student,
         data,
@@ -207,8 +209,11 @@ def distill(
     )
 
 
-def _check_temperature(targets: Targets, objective: Objective) -> None:
-    """Refuse targets that are the teacher's at another temperature than the objective's."""
+def _check_soft_targets(targets: Targets, objective: Objective) -> None:
+    """Refuse targets that keep less of the teacher than the objective reads, or that are the
+    teacher's at another temperature than the objective's."""
+    if targets.keeps < objective.reads:
+        raise TargetsError(too_little(type(objective).__name__, objective.reads, targets.keeps))
     asked = getattr(objective, "temperature", None)
     if targets.temperature is not None and asked != targets.temperature:
         raise TargetsError(

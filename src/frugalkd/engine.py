@@ -26,7 +26,7 @@ from frugalkd.epochs import Batch, Epoch
 from frugalkd.errors import ModelError, Stopped
 from frugalkd.ledger import Ledger
 from frugalkd.meters import Meters
-from frugalkd.objectives import Objective
+from frugalkd.objectives import BatchObjective, Objective
 from frugalkd.optimisation import factor, make_optimizer, match_layout
 from frugalkd.resuming import check_same_training
 from frugalkd.selection import Selection
@@ -197,7 +197,10 @@ class Trainer:
         labels = batch.labels
         with phase("forward"):
             logits = self.call(batch.data)
-            losses = self.objective(logits, batch.targets, labels)
+            if isinstance(self.objective, BatchObjective):
+                losses = self.objective(logits, batch.targets, labels, batch.weights)
+            else:
+                losses = self.objective(logits, batch.targets, labels)
             loss = batch.reduce(losses)
         with phase("backward"):
             loss.backward()  # neither precision scales it, so accelerate has nothing to add

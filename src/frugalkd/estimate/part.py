@@ -72,7 +72,7 @@ class Within(Targets):
         self._stored, self._labels = stored, getattr(whole.data, "labels", None)
         self._rows = np.searchsorted(whole.ids, part.ids)
         self.views, self.temperature = stored.views, stored.temperature
-        self.knows_top = stored.knows_top
+        self.knows_top, self.keeps = stored.knows_top, stored.keeps
         self.queries = 0
 
     def fetch(self, ids: Ids, views: Ids, data: Any) -> Tensor:

@@ -1,6 +1,6 @@
 """Objectives: one loss per sample. One file an objective, one line in the registry."""
 
-from frugalkd.objectives._objective import Objective
+from frugalkd.objectives._objective import BatchObjective, Objective
 from frugalkd.objectives.cross_entropy import CrossEntropy
 from frugalkd.objectives.kd import KD
 
@@ -9,4 +9,4 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "kd": KD,
 }
 
-__all__ = ["KD", "OBJECTIVES", "CrossEntropy", "Objective"]
+__all__ = ["KD", "OBJECTIVES", "BatchObjective", "CrossEntropy", "Objective"]

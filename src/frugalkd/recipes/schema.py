@@ -23,10 +23,12 @@ from pydantic import (
 from pydantic_core import CoreSchema
 
 from frugalkd.data import DATA
+from frugalkd.fidelity import too_little
 from frugalkd.models import MODELS
 from frugalkd.modes import ModeName
 from frugalkd.objectives import OBJECTIVES
 from frugalkd.policies import POLICIES, SelfRegulation
+from frugalkd.teachers.encodings import make_encoding
 from frugalkd.tracking import TRACKERS, Tracker
 from frugalkd.training import Checkpointing, Training
 
@@ -219,6 +221,15 @@ class StudentRole(Role):
             raise ValueError("give a mode, or a policy (with a weighting)")
         if self.mode is not None and (self.policy or self.weighting):
             raise ValueError("mode stands for policy and weighting: set mode: null to give those")
+        return self
+
+    @model_validator(mode="after")
+    def _targets_say_enough(self) -> StudentRole:
+        objective = self.objective.build()
+        if objective.needs_targets and self.targets.kind == "stored":
+            keeps = make_encoding(self.targets.encoding, self.targets.k).keeps
+            if keeps < objective.reads:
+                raise ValueError(too_little(type(objective).__name__, objective.reads, keeps))
         return self
 
 

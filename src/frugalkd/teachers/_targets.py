@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from frugalkd.fidelity import Fidelity
 from frugalkd.policies._policy import Ids
 
 
@@ -25,6 +26,9 @@ class Targets(ABC):
     knows_top: bool = True
     """Whether the largest logit is always the teacher's top class, which can stand in for a
     label."""
+
+    keeps: Fidelity = Fidelity.LOGITS
+    """How much of the teacher's logits they say."""
 
     views: int | None
     """How many views of a sample there are targets for; None: any."""

@@ -52,6 +52,7 @@ class FirstVisitTargets(Targets):
         self.views = views
         self.temperature = layout.encoding.temperature
         self.knows_top = layout.encoding.knows_top
+        self.keeps = layout.encoding.keeps
         self._asked_before, self._spent_before = self._live.queries, self._live.seconds
 
     @property

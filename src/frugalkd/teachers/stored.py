@@ -50,6 +50,7 @@ class StoredTargets(Targets):
         self.row_bytes = 4 * header.classes
         self.temperature = header.encoding.temperature
         self.knows_top = header.encoding.knows_top
+        self.keeps = header.encoding.keeps
         self.queries = 0
 
     @classmethod

@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from frugalkd.fidelity import Fidelity
+
 _LOWEST = float(np.finfo(np.float16).min)
 _SMALLEST = float(np.finfo(np.float16).smallest_subnormal)
 
@@ -28,6 +30,11 @@ class Encoding(ABC):
 
     temperature: float | None
     """The one temperature at which the decoded softmax is the teacher's; None: any."""
+
+    @property
+    @abstractmethod
+    def keeps(self) -> Fidelity:
+        """How much of the teacher's logits the decoded ones say."""
 
     @property
     @abstractmethod

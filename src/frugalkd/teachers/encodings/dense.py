@@ -8,6 +8,7 @@ from typing import Any, Literal, final
 import numpy as np
 from numpy.typing import NDArray
 
+from frugalkd.fidelity import Fidelity
 from frugalkd.teachers.encodings._encoding import Encoding, Ids, Logits, halved
 
 
@@ -22,6 +23,10 @@ class Dense(Encoding):
 
     knows_top = True
     temperature = None
+
+    @property
+    def keeps(self) -> Fidelity:
+        return Fidelity.LOGITS if self.precision == "float32" else Fidelity.DIFFERENCES
 
     @property
     def settings(self) -> dict[str, Any]:

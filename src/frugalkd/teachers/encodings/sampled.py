@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from frugalkd import draws
 from frugalkd.errors import TargetsError
+from frugalkd.fidelity import Fidelity
 from frugalkd.teachers.encodings._encoding import Encoding, Ids, Logits, class_dtype
 
 _NOTHING = 1e-30  # stands for the probability 0: e**-69 times its logarithm is nothing
@@ -39,6 +40,10 @@ class Sampled(Encoding):
     temperature: float = 4.0
 
     knows_top = False
+
+    @property
+    def keeps(self) -> Fidelity:
+        return Fidelity.DRAWS
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frugalkd.errors import TargetsError
+from frugalkd.fidelity import Fidelity
 from frugalkd.teachers.encodings._encoding import Encoding, Ids, Logits, class_dtype, halved
 
 _NOTHING = 1e-30  # stands for the probability 0, so that logarithms stay finite
@@ -30,6 +31,10 @@ class TopK(Encoding):
     temperature: float = 4.0
 
     knows_top = True
+
+    @property
+    def keeps(self) -> Fidelity:
+        return Fidelity.SOFTMAX
 
     @property
     def settings(self) -> dict[str, Any]:
