@@ -24,10 +24,10 @@ def summarise(ledger: Ledger, top: int = 8, *, in_turns: bool = False) -> dict[s
             of each, and so on; else the classes do not matter.
 
     Returns:
-        ``samples``, ``epochs``, ``policy``, ``data`` (their digest), ``mean`` significance, the fractions ``never`` (0) and
-        ``always`` (1); ``classes``: one record a class, the most significant first; ``histogram``:
-        samples in ten equal bins of significance; ``most`` and ``least``: ``top`` records each,
-        ties broken by the last confidence, then by id.
+        ``samples``, ``epochs``, ``policy``, ``data`` (their digest), ``mean`` significance, the
+        fractions ``never`` (0) and ``always`` (1); ``classes``: one record a class, the most
+        significant first; ``histogram``: samples in ten equal bins of significance; ``most`` and
+        ``least``: ``top`` records each, ties broken by the last confidence, then by id.
 
     Raises:
         LedgerError: the ledger has no finished epoch.

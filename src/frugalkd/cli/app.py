@@ -7,7 +7,17 @@ from typing import Annotated
 import typer
 
 import frugalkd
-from frugalkd.cli import benching, comparing, estimating, ledgers, recipes, storing, training, using
+from frugalkd.cli import (
+    benching,
+    comparing,
+    estimating,
+    ledgers,
+    recipes,
+    reporting,
+    storing,
+    training,
+    using,
+)
 
 app = typer.Typer(
     name="frugalkd",
@@ -54,6 +64,7 @@ app.command(rich_help_panel=_RUN)(comparing.compare)
 app.command(rich_help_panel=_RUN)(benching.bench)
 app.add_typer(recipes.app, name="recipes", rich_help_panel=_LOOK)
 app.add_typer(ledgers.app, name="ledger", rich_help_panel=_LOOK)
+app.command(rich_help_panel=_LOOK)(reporting.report)
 app.command(rich_help_panel=_LOOK)(using.evaluate)
 app.command(rich_help_panel=_LOOK)(using.predict)
 app.command(rich_help_panel=_LOOK)(recipes.schema)

@@ -1,0 +1,39 @@
+"""How to run it again: the command, and the recipe."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import yaml
+
+from frugalkd.report.shapes import Comparison, Run
+
+_SIGNS = {"better": ">", "no worse": ">="}
+FILE = "recipe.yaml"
+
+
+def compare_command(comparison: Comparison) -> str:
+    """The command line of ``frugalkd compare`` that makes these arms, budgets, seeds and claims."""
+    families = list(dict.fromkeys(arm.family for arm in comparison.arms))
+    budgets = sorted({arm.budget_asked for arm in comparison.arms if arm.budget_asked is not None})
+    words = ["frugalkd", "compare", FILE, "--arms", ",".join(families)]
+    if budgets:
+        words += ["--budgets", ",".join(f"{budget:g}" for budget in budgets)]
+    words += ["--seeds", str(max(comparison.seeds, default=0) + 1)]
+    for claim in comparison.claims:
+        words += ["--claim", f"{claim.arm} {_SIGNS.get(claim.claim, '>')} {claim.against}"]
+    return shlex.join([*words, "--out", "runs/comparison"])
+
+
+def run_command(run: Run) -> str:
+    """The command line of ``frugalkd teach`` or ``frugalkd distill``."""
+    words = ["frugalkd", run.kind, FILE, "--seed", str(run.seed)]
+    if run.kind == "distill" and run.teacher is not None and run.teacher.digest is not None:
+        words += ["--teacher", "runs/teacher"]
+    return shlex.join([*words, "--out", "runs/again"])
+
+
+def recipe_yaml(recipe: dict[str, Any]) -> str:
+    """A recipe as resolved, as YAML."""
+    return yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=88)

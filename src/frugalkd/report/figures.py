@@ -1,0 +1,334 @@
+"""The figures of a page, as plain dicts for plotly.js. They hold no colour: a trace's ``meta``
+says which of the page's colours it takes, and whether it is shown from the start."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from frugalkd.report.blocks import Cell, Figure, Table
+from frugalkd.report.shapes import Arm, LedgerSummary, Shares, Spread
+from frugalkd.report.text import NOTHING, half_width, number, percent, points, seconds, short
+
+SHOWN = 12
+"""Lines of a figure that are shown from the start; the others by a click on their names."""
+
+_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "pentagon", "star", "hexagon")
+_COLOURS = 10
+_COSTS = {
+    "budget": "samples backpropagated, % of full distillation",
+    "time": "time of training, % of {}'s",
+}
+
+
+def label(name: str) -> str:
+    """A name that plotly takes for text and nothing else."""
+    return html.escape(short(name, 32))
+
+
+def styles(arms: Sequence[Arm], reference: str) -> dict[str, dict[str, Any]]:
+    """Colour, symbol and place of each family of arms, the same in all figures: the reference has
+    the first colour to itself, the others come in their order."""
+    families = dict.fromkeys(arm.family for arm in sorted(arms, key=lambda a: a.arm != reference))
+    return {
+        family: {
+            "colour": _colour(place),
+            "symbol": _SYMBOLS[place % len(_SYMBOLS)],
+            "shown": place < SHOWN,
+        }
+        for place, family in enumerate(families)
+    }
+
+
+def _colour(place: int) -> int:
+    return 0 if place == 0 else 1 + (place - 1) % (_COLOURS - 1)
+
+
+def frontier(
+    arms: Sequence[Arm],
+    look: Mapping[str, Mapping[str, Any]],
+    axis: Literal["budget", "time"],
+    reference: str,
+) -> Figure:
+    """Accuracy over what it costs; arms made to spend several budgets are a line."""
+    known = [arm for arm in arms if _cost(arm, axis).mean is not None and arm.accuracy.mean]
+    on = sorted((arm for arm in known if _on(arm, axis)), key=lambda arm: _x(arm, axis))
+    traces: list[dict[str, Any]] = [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "x": [_x(arm, axis) for arm in on],
+            "y": [_y(arm) for arm in on],
+            "name": "frontier",
+            "line": {"shape": "hv", "dash": "dot", "width": 2},
+            "hoverinfo": "skip",
+            "meta": {"colour": "quiet", "shown": True},
+        }
+    ]
+    for family, style in look.items():
+        own = sorted((a for a in known if a.family == family), key=lambda arm: _x(arm, axis))
+        if own:
+            traces.append(_line(family, own, axis, style))
+    cost = "samples" if axis == "budget" else "time"
+    names = ", ".join(
+        f"{short(arm.arm)} ({percent(arm.accuracy.mean)} with {percent(_cost(arm, axis).mean, 0)})"
+        for arm in on
+    )
+    says = (
+        f"{len(on)} of {len(known)} arms are on the frontier: none is as accurate with less "
+        f"{cost if cost == 'time' else 'of the samples'}. From the left: {names or 'none'}."
+    )
+    table = Table(
+        f"Accuracy over {cost}",
+        ["arm", f"{cost} %", "accuracy %", "on the frontier"],
+        [
+            [
+                Cell(short(arm.arm)),
+                Cell(_spread(_cost(arm, axis)), _x(arm, axis)),
+                Cell(points(arm.accuracy), _y(arm)),
+                Cell("yes" if _on(arm, axis) else "no"),
+            ]
+            for arm in sorted(known, key=lambda arm: _x(arm, axis))
+        ],
+        [False, True, True, False],
+    )
+    return Figure(
+        f"frontier-{axis}",
+        f"Accuracy over {cost}",
+        _plot(traces, x=_COSTS[axis].format(label(reference)), y="accuracy, %"),
+        says,
+        table,
+    )
+
+
+def _line(
+    family: str, arms: Sequence[Arm], axis: Literal["budget", "time"], style: Mapping[str, Any]
+) -> dict[str, Any]:
+    costs = [_cost(arm, axis) for arm in arms]
+    unit = "the samples" if axis == "budget" else "the time"
+    return {
+        "type": "scatter",
+        "mode": "lines+markers" if len(arms) > 1 else "markers",
+        "name": label(family),
+        "x": [_x(arm, axis) for arm in arms],
+        "y": [_y(arm) for arm in arms],
+        "text": [label(arm.arm) for arm in arms],
+        "error_x": {"array": [half_width(cost) or 0 for cost in costs], "thickness": 1, "width": 3},
+        "error_y": {
+            "array": [half_width(arm.accuracy) or 0 for arm in arms],
+            "thickness": 1.5,
+            "width": 4,
+        },
+        "marker": {"symbol": style["symbol"], "size": 9},
+        "line": {"width": 1.5},
+        "hovertemplate": f"%{{text}}<br>%{{y:.2f}} % with %{{x:.1f}} % of {unit}<extra></extra>",
+        "meta": {"colour": style["colour"], "shown": style["shown"]},
+    }
+
+
+def participation(lines: Sequence[tuple[str, Shares, Mapping[str, Any]]]) -> Figure:
+    """Which part of the samples trained, by epoch; ``lines``: name, shares, colour and symbol."""
+    traces = [
+        {
+            "type": "scatter",
+            "mode": "lines+markers" if len(shares.trained) < 2 else "lines",
+            "name": label(name),
+            "x": [1 + shares.every * place for place in range(len(shares.trained))],
+            "y": [100 * share for share in shares.trained],
+            "line": {"width": 2, "dash": style.get("dash", "solid")},
+            "hovertemplate": f"{label(name)}<br>epoch %{{x}}: %{{y:.1f}} %<extra></extra>",
+            "meta": {"colour": style["colour"], "shown": style["shown"]},
+        }
+        for name, shares, style in lines
+    ]
+    rows = []
+    for name, shares, _ in lines:
+        first, last = shares.trained[0], shares.trained[-1]
+        mean = sum(shares.trained) / len(shares.trained)
+        failed = sum(shares.participations) / max(len(shares.participations), 1)
+        rows.append(
+            [Cell(short(name)), *(Cell(percent(v), v) for v in (first, last, mean, failed))]
+        )
+    ends = [f"{row[0].text} from {row[1].text} to {row[2].text}" for row in rows[:4]]
+    return Figure(
+        "participation",
+        "Samples that trained, by epoch",
+        _plot(traces, x="epoch", y="samples that trained, %", from_zero=True),
+        f"From the first epoch to the last: {'; '.join(ends)}"
+        + ("; the others are in the table." if len(rows) > 4 else "."),
+        Table(
+            "Samples that trained",
+            ["", "first epoch", "last epoch", "mean", "of these failing their gate, mean"],
+            rows,
+            [False, True, True, True, True],
+        ),
+    )
+
+
+def by_class(summary: LedgerSummary, what: str) -> Figure:
+    """Mean significance (of a student: participation) of each class."""
+    classes = summary.classes
+    names = [f"{label(record.name)}" for record in classes]
+    bars = {
+        "type": "bar",
+        "orientation": "h",
+        "name": what,
+        # Places, not names: two classes may be cut to the same name.
+        "y": list(range(len(classes))),
+        "x": [record.mean for record in classes],
+        "text": names,
+        "textposition": "none",
+        "hovertemplate": "%{text}: %{x:.3f}<extra></extra>",
+        "meta": {"colour": 1, "shown": True},
+    }
+    plot = _plot([bars], x=f"mean {what}", y="", height=90 + 24 * len(classes))
+    plot["layout"]["yaxis"] |= {
+        "tickmode": "array",
+        "tickvals": list(range(len(classes))),
+        "ticktext": [label(short(record.name, 18)) for record in classes],
+        "autorange": "reversed",
+        "automargin": True,
+    }
+    plot["layout"]["xaxis"]["range"] = [0, 1]
+    left_out = summary.classes_left_out
+    ends = f"{short(classes[0].name)} ({classes[0].mean:.3f})"
+    if len(classes) > 1:
+        ends += f", the lowest {short(classes[-1].name)} ({classes[-1].mean:.3f})"
+    return Figure(
+        "classes",
+        f"Mean {what} by class",
+        plot,
+        f"The highest mean {what} has {ends}."
+        + (f" {left_out:,} classes in between are left out." if left_out else ""),
+        Table(
+            f"{what.capitalize()} by class",
+            ["class", "samples", "mean", "never took part", "in every epoch"],
+            [
+                [
+                    Cell(short(record.name)),
+                    Cell(number(record.samples), record.samples),
+                    Cell(f"{record.mean:.3f}", record.mean),
+                    Cell(percent(record.never), record.never),
+                    Cell(percent(record.always), record.always),
+                ]
+                for record in classes
+            ],
+            [False, True, True, True, True],
+        ),
+    )
+
+
+def histogram(summary: LedgerSummary, what: str) -> Figure:
+    """How many samples have how much of it."""
+    counts = summary.histogram
+    bins = [f"{k / len(counts):.1f}–{(k + 1) / len(counts):.1f}" for k in range(len(counts))]
+    bars = {
+        "type": "bar",
+        "name": "samples",
+        "x": bins,
+        "y": counts,
+        "hovertemplate": "%{x}: %{y:,} samples<extra></extra>",
+        "meta": {"colour": 1, "shown": True},
+    }
+    return Figure(
+        "histogram",
+        f"Samples by {what}",
+        _plot([bars], x=what, y="samples", height=260, from_zero=True),
+        f"{percent(summary.never)} of {number(summary.samples)} samples never took part, "
+        f"{percent(summary.always)} in every epoch; the mean is {summary.mean:.3f}.",
+        Table(
+            f"Samples by {what}",
+            [what, "samples"],
+            [[Cell(name), Cell(number(n), n)] for name, n in zip(bins, counts, strict=True)],
+            [False, True],
+        ),
+    )
+
+
+def phases(rows: Sequence[tuple[str, Mapping[str, float]]]) -> Figure:
+    """Seconds of training by what they went into; ``rows``: name, seconds by phase."""
+    total = {}
+    for _, spent in rows:
+        for phase, value in spent.items():
+            total[phase] = total.get(phase, 0.0) + value
+    names = sorted((phase for phase in total if total[phase] > 0), key=lambda phase: -total[phase])
+    places = list(range(len(rows)))
+    traces = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": label(phase),
+            "y": places,
+            "x": [spent.get(phase, 0.0) for _, spent in rows],
+            "text": [label(name) for name, _ in rows],
+            "textposition": "none",
+            "hovertemplate": f"%{{text}}<br>{label(phase)}: %{{x:.1f}} s<extra></extra>",
+            "meta": {"colour": _colour(place + 1), "shown": True},
+        }
+        for place, phase in enumerate(names)
+    ]
+    plot = _plot(traces, x="seconds of training", y="", height=100 + 26 * len(rows))
+    plot["layout"]["barmode"] = "stack"
+    plot["layout"]["yaxis"] |= {
+        "tickmode": "array",
+        "tickvals": places,
+        "ticktext": [label(short(name, 18)) for name, _ in rows],
+        "autorange": "reversed",
+        "automargin": True,
+    }
+    longest = max(rows, key=lambda row: sum(row[1].values()))
+    most = max(longest[1], key=lambda phase: longest[1][phase], default="nothing")
+    return Figure(
+        "phases",
+        "Seconds of training, by phase",
+        plot,
+        f"{short(longest[0])} takes longest, {seconds(sum(longest[1].values()))}, most of it in "
+        f"{short(most)}.",
+        Table(
+            "Seconds by phase",
+            ["", "all", *map(short, names)],
+            [
+                [
+                    Cell(short(name)),
+                    Cell(f"{sum(spent.values()):.1f}", sum(spent.values())),
+                    *(Cell(f"{spent.get(p, 0.0):.1f}", spent.get(p, 0.0)) for p in names),
+                ]
+                for name, spent in rows
+            ],
+            [False, *[True] * (len(names) + 1)],
+        ),
+    )
+
+
+def _plot(
+    traces: list[dict[str, Any]], *, x: str, y: str, height: int = 420, from_zero: bool = False
+) -> dict[str, Any]:
+    layout: dict[str, Any] = {
+        "xaxis": {"title": {"text": x}},
+        "yaxis": {"title": {"text": y}},
+        "height": height,
+    }
+    if from_zero:
+        layout["yaxis"]["rangemode"] = "tozero"
+    return {"data": traces, "layout": layout}
+
+
+def _cost(arm: Arm, axis: Literal["budget", "time"]) -> Spread:
+    return arm.budget if axis == "budget" else arm.wall_ratio
+
+
+def _on(arm: Arm, axis: Literal["budget", "time"]) -> bool:
+    return arm.frontier is not None and getattr(arm.frontier, axis)
+
+
+def _x(arm: Arm, axis: Literal["budget", "time"]) -> float:
+    return 100 * (_cost(arm, axis).mean or 0.0)
+
+
+def _y(arm: Arm) -> float:
+    return 100 * (arm.accuracy.mean or 0.0)
+
+
+def _spread(value: Spread) -> str:
+    return NOTHING if value.mean is None else points(value, digits=1)

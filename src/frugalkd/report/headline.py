@@ -1,0 +1,157 @@
+"""What a comparison, or a run, comes to in one sentence, whoever it flatters."""
+
+from __future__ import annotations
+
+from frugalkd.comparison.statistics import BUDGET_TOLERANCE
+from frugalkd.report.shapes import Arm, Comparison, Run
+from frugalkd.report.text import number, percent, seconds, short
+
+MARGIN = 0.005
+"""Of accuracy: an arm that loses no more of it is as good, as far as the headline goes."""
+
+_OURS = ("significance", "regulated", "hybrid")
+_RANDOM = ("random", "random-counts", "random-static")
+
+
+def chosen(comparison: Comparison) -> Arm | None:
+    """The arm that the headline speaks of: of those with a mode of ours that spend less than the
+    reference the one with the fewest samples among those within ``MARGIN`` of the reference's mean
+    accuracy; where none is, the most accurate one. Arms with a random control at the same count go
+    before those without. None where there is none of ours."""
+    reference = comparison.named(comparison.reference)
+    full = 1.0 if reference is None else reference.budget.mean or 1.0
+    ours = [
+        arm
+        for arm in comparison.arms
+        if arm.mode in _OURS
+        and arm.accuracy.mean is not None
+        and arm.budget.mean is not None
+        and arm.budget.mean < full
+        and arm is not reference
+    ]
+    if not ours:
+        return None
+    floor = float("-inf")
+    if reference is not None and reference.accuracy.mean is not None:
+        floor = reference.accuracy.mean - MARGIN
+    good = [arm for arm in ours if _accuracy(arm) >= floor]
+    candidates = good or ours
+    # What has a control says more.
+    candidates = [arm for arm in candidates if random_of(comparison, arm)] or candidates
+    if good:
+        return min(candidates, key=lambda arm: (arm.budget.mean or 0.0, -_accuracy(arm)))
+    return max(candidates, key=_accuracy)
+
+
+def random_of(comparison: Comparison, arm: Arm) -> Arm | None:
+    """The arm that draws as many samples as ``arm`` trains on at random, or None."""
+    controls = [
+        other
+        for kind in _RANDOM
+        for other in comparison.arms
+        if other.control == kind and other.control_of == arm.arm
+    ]
+    if arm.budget_asked is not None:
+        at_budget = comparison.named(f"random@{arm.budget_asked:g}")
+        controls += [at_budget] if at_budget is not None else []
+    return next((other for other in controls if other.accuracy.mean is not None), None)
+
+
+def headline(comparison: Comparison) -> str:
+    """One sentence: accuracy, samples and time of the arm :func:`chosen`, against the reference and
+    against random at the same count; an arm that does better with no more samples is named."""
+    reference = comparison.named(comparison.reference)
+    arm = chosen(comparison)
+    if arm is None:
+        return _without_ours(comparison, reference)
+    full = "full distillation" if comparison.reference == "vanilla" else short(comparison.reference)
+    said = f"{short(arm.arm)}: {percent(arm.accuracy.mean)} with {_cost(arm)}"
+    if reference is not None:
+        said += f" of {full}, which reaches {percent(reference.accuracy.mean)}"
+    return said + _against_random(comparison, arm) + _against_rivals(comparison, arm)
+
+
+def _cost(arm: Arm) -> str:
+    said = f"{percent(arm.budget.mean, 0)} of the samples"
+    time = arm.wall_ratio.mean
+    return said if time is None else f"{said} and {percent(time, 0)} of the time"
+
+
+def _against_random(comparison: Comparison, arm: Arm) -> str:
+    random = random_of(comparison, arm)
+    if random is None:
+        return "; random at the same count was not run"
+    accuracy = percent(random.accuracy.mean)
+    if _accuracy(random) > _accuracy(arm):
+        return f"; random at the same count does better: {accuracy}"
+    if _accuracy(random) == _accuracy(arm):
+        return f"; random at the same count does as well: {accuracy}"
+    return f"; random at the same count: {accuracy}"
+
+
+def _against_rivals(comparison: Comparison, arm: Arm) -> str:
+    """Another arm, not of ours, that is more accurate with as many samples or fewer."""
+    most = (arm.budget.mean or 0.0) * (1 + BUDGET_TOLERANCE)
+    known = random_of(comparison, arm)
+    better = [
+        other
+        for other in comparison.arms
+        if other is not known
+        and other.mode not in _OURS
+        and other.arm != comparison.reference
+        and _accuracy(other) > max(_accuracy(arm), _accuracy(known) if known else 0.0)
+        and other.budget.mean is not None
+        and other.budget.mean <= most
+    ]
+    if not better:
+        return ""
+    best = max(better, key=_accuracy)
+    return f"; {short(best.arm)} does better with no more samples: {percent(best.accuracy.mean)}"
+
+
+def _without_ours(comparison: Comparison, reference: Arm | None) -> str:
+    known = [arm for arm in comparison.arms if arm.accuracy.mean is not None]
+    if not known:
+        return f"{short(comparison.name)}: no run has given an accuracy yet"
+    best = max(known, key=_accuracy)
+    said = f"{short(best.arm)} is the most accurate of {len(comparison.arms)} arms: "
+    said += f"{percent(best.accuracy.mean)} with {percent(best.budget.mean, 0)} of the samples"
+    if reference is not None and best is not reference:
+        said += f"; {short(reference.arm)} reaches {percent(reference.accuracy.mean)}"
+    return said
+
+
+def _accuracy(arm: Arm) -> float:
+    return -1.0 if arm.accuracy.mean is None else arm.accuracy.mean
+
+
+def how_chosen(comparison: Comparison) -> str:
+    """Which arm the headline speaks of, and why that one."""
+    if chosen(comparison) is None:
+        return ""
+    return (
+        "The arm named is the one of frugalkd's modes, of those with a random control where there "
+        "are any, that spends the fewest samples while its mean accuracy is within "
+        f"{100 * MARGIN:g} points of {short(comparison.reference)}'s; where none is, the most "
+        "accurate of them. It was chosen from these very results."
+    )
+
+
+def run_headline(run: Run) -> str:
+    """One sentence about a single run, which is compared with nothing."""
+    role = "teacher" if run.kind == "teach" else "student"
+    what = f"{short(run.recipe.get('name', ''))}, {_mode(run)}"
+    measured = "accuracy not measured"
+    if run.evaluation is not None:
+        held = f"{number(run.evaluation.samples)} {run.split} samples"
+        measured = f"{percent(run.evaluation.accuracy)} of {held}"
+    return (
+        f"{what}: the {role} gets {measured}, trained on {percent(run.budget, 0)} of the samples "
+        f"of full training in {seconds(run.meters.wall_seconds)}"
+    )
+
+
+def _mode(run: Run) -> str:
+    section = run.recipe.get("teacher" if run.kind == "teach" else "student") or {}
+    policy = section.get("policy") or {}
+    return short(section.get("mode") or policy.get("name") or run.kind)

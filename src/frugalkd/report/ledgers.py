@@ -1,0 +1,73 @@
+"""What a ledger says, as blocks: significance by class, and the samples at both ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from frugalkd.report import figures
+from frugalkd.report.blocks import Cell, Gallery, Note, Picture, Table
+from frugalkd.report.gallery import Pictures
+from frugalkd.report.shapes import LedgerSummary, Sample
+from frugalkd.report.text import NOTHING, short
+
+_UNKNOWN = "Nothing is known of single samples here: no run left a summary.json or a ledger."
+_ENDS = (("Most significant", "most"), ("Least significant", "least"))
+
+
+def significance_blocks(summary: LedgerSummary | None, what: str) -> list[Any]:
+    """``what`` a ledger counts (significance, or a student's participation), by class, in all."""
+    if summary is None:
+        return [Note(_UNKNOWN)]
+    made: list[Any] = []
+    if summary.classes:
+        made.append(figures.by_class(summary, what))
+    if summary.histogram:
+        made.append(figures.histogram(summary, what))
+    if summary.always == 1:
+        made.insert(0, Note("All took part in all epochs: a conventional training."))
+    return made
+
+
+def gallery_blocks(summary: LedgerSummary | None, pictures: Pictures) -> list[Any]:
+    """The samples at both ends as ``pictures`` shows them; where it does not, as numbers."""
+    if summary is None:
+        return [Note(_UNKNOWN)]
+    seen = pictures(summary)
+    if isinstance(seen, str):
+        tables = [_table(title, getattr(summary, end)) for title, end in _ENDS]
+        return [Note(f"The samples are not shown: {short(seen, 300)}"), *tables]
+    about = (
+        "Of samples that are equally significant one of each class is shown in turn, the least "
+        "confident first among the most significant, the most confident first among the others."
+    )
+    made: list[Any] = [
+        Gallery(title, [_picture(sample, seen) for sample in getattr(summary, end)
+                        if sample.id in seen])
+        for title, end in _ENDS
+    ]  # fmt: skip
+    return [*made, Note(about)]
+
+
+def _picture(sample: Sample, seen: dict[int, tuple[str, str]]) -> Picture:
+    source, text = seen[sample.id]
+    name = short(sample.name or "no label", 40)
+    confidence = NOTHING if sample.confidence is None else f"{sample.confidence:.2f}"
+    detail = f"significance {sample.significance:.2f}, confidence {confidence}"
+    return Picture(f"{name}, sample {sample.id}", detail, source, text)
+
+
+def _table(title: str, samples: list[Sample]) -> Table:
+    rows = [
+        [
+            Cell(str(sample.id), sample.id),
+            Cell(short(sample.name or NOTHING)),
+            Cell(f"{sample.significance:.3f}", sample.significance),
+            Cell(
+                NOTHING if sample.confidence is None else f"{sample.confidence:.2f}",
+                sample.confidence,
+            ),
+        ]
+        for sample in samples
+    ]
+    headings = ["sample", "class", "significance", "confidence"]
+    return Table(title, headings, rows, [True, False, True, True])

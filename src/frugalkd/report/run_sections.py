@@ -1,0 +1,104 @@
+"""The sections of a single run's page, in the order of a comparison's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from frugalkd.comparison.summary import mean_history
+from frugalkd.report import figures
+from frugalkd.report.again import FILE, recipe_yaml, run_command
+from frugalkd.report.blocks import Cell, Code, Note, Page, Section, Table
+from frugalkd.report.costs import run_costs
+from frugalkd.report.gallery import Pictures
+from frugalkd.report.headline import run_headline
+from frugalkd.report.ledgers import gallery_blocks, significance_blocks
+from frugalkd.report.shapes import Run, Shares
+from frugalkd.report.text import NOTHING, number, percent, seconds, short
+
+
+def run_page(run: Run, pictures: Pictures) -> Page:
+    """Everything that the page of a single run says."""
+    what = "significance" if run.kind == "teach" else "participation"
+    sections = [
+        Section("numbers", "The numbers", [_numbers(run)]),
+        Section("participation", "Who took part, and when", _participation(run)),
+        Section(
+            "significance", f"{what.capitalize()} by class", significance_blocks(run.summary, what)
+        ),
+        Section("samples", "The samples at both ends", gallery_blocks(run.summary, pictures)),
+        Section("time", "Where the time went", _phases(run)),
+        Section("costs", "What ledger and store cost", run_costs(run)),
+        Section("again", "Run it again", _again(run)),
+    ]
+    name = short(run.recipe.get("name", "a run"))
+    return Page(
+        f"{name}: {run.kind}",
+        f"{name} · {run.kind} · seed {run.seed} · {run.split} data",
+        run_headline(run),
+        "A single run: it is compared with nothing. frugalkd compare sets arms, controls and seeds "
+        "against each other.",
+        sections,
+    )
+
+
+def _numbers(run: Run) -> Table:
+    meters, measured = run.meters, run.evaluation
+    rows = []
+    if measured is not None:
+        rows += [
+            ("accuracy", percent(measured.accuracy, 2)),
+            ("worst class", percent(measured.worst_class_accuracy)),
+            ("expected calibration error", percent(measured.expected_calibration_error)),
+            ("agreement with the teacher", percent(measured.teacher_agreement)),
+        ]
+    if run.teacher is not None and run.teacher.evaluation is not None:
+        rows.append(("the teacher's accuracy", percent(run.teacher.evaluation.accuracy, 2)))
+    rows += [
+        ("samples backpropagated", number(meters.samples_backpropagated)),
+        ("of full training", percent(run.budget)),
+        ("rows through the student", number(meters.student_forwards)),
+        ("teacher queries", number(meters.teacher_queries)),
+        ("training", seconds(meters.wall_seconds)),
+        ("epochs", NOTHING if run.epochs is None else f"{run.epochs:g}"),
+        ("samples", number(run.train_samples)),
+    ]
+    return Table(
+        "What the run came to",
+        ["what", "value"],
+        [[Cell(name), Cell(said)] for name, said in rows],
+        [False, True],
+    )
+
+
+def _participation(run: Run) -> list[Any]:
+    shares = mean_history([[vars(epoch) for epoch in run.history]])
+    if shares is None:
+        return [Note("The run had no epoch.")]
+    trained = Shares.model_validate(shares)
+    failing = trained.model_copy(update={"trained": trained.participations})
+    lines = [
+        ("trained", trained, {"colour": 0, "shown": True}),
+        ("of these, failed their gate", failing, {"colour": 1, "shown": True, "dash": "dot"}),
+    ]
+    return [figures.participation(lines)]
+
+
+def _phases(run: Run) -> list[Any]:
+    if not run.meters.phases:
+        return [Note("The run has not measured its phases.")]
+    return [figures.phases([(run.kind, run.meters.phases)])]
+
+
+def _again(run: Run) -> list[Any]:
+    rows = [[Cell(short(name)), Cell(short(version))] for name, version in run.versions.items()]
+    rows += [
+        [Cell("seed"), Cell(str(run.seed))],
+        [Cell("threads"), Cell(str(run.threads))],
+        [Cell("device"), Cell(short(run.device))],
+        [Cell("digest of the run"), Cell(short(run.digest[:12]))],
+    ]
+    return [
+        Code(f"The command, with the recipe below in {FILE}", run_command(run), "command"),
+        Table("Made with", ["what", "which"], rows, [False, False]),
+        Code(f"The recipe as resolved: {FILE}", recipe_yaml(run.recipe), "recipe"),
+    ]

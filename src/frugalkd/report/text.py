@@ -1,0 +1,54 @@
+"""Numbers and names as a reader sees them."""
+
+from __future__ import annotations
+
+from frugalkd.report.shapes import Spread
+
+NOTHING = "–"
+_SPACE = "\u00a0"
+_NAME = 60
+
+
+def percent(fraction: float | None, digits: int = 1) -> str:
+    """``0.123`` as ``12.3 %``, with a space that does not break."""
+    return NOTHING if fraction is None else f"{100 * fraction:.{digits}f}{_SPACE}%"
+
+
+def number(value: float | None, digits: int = 0) -> str:
+    """With commas between thousands."""
+    return NOTHING if value is None else f"{value:,.{digits}f}"
+
+
+def seconds(value: float | None) -> str:
+    """Seconds, to a digit that can be read: ``0.42 s``, ``53 s``, ``2 h 5 min``."""
+    if value is None:
+        return NOTHING
+    if value < 9.95:
+        return f"{value:.2g}{_SPACE}s"
+    if value < 600:
+        return f"{value:.0f}{_SPACE}s"
+    minutes = round(value / 60)
+    if minutes < 120:
+        return f"{minutes}{_SPACE}min"
+    return f"{minutes // 60}{_SPACE}h {minutes % 60}{_SPACE}min"
+
+
+def points(value: Spread | None, *, signed: bool = False, digits: int = 2) -> str:
+    """A mean in points with half of its interval: ``89.93 ± 0.20``."""
+    if value is None or value.mean is None:
+        return NOTHING
+    said = f"{100 * value.mean:{'+' if signed else ''}.{digits}f}"
+    if value.ci95 is None:
+        return said
+    return f"{said} ± {half_width(value):.{digits}f}"
+
+
+def half_width(value: Spread) -> float | None:
+    """Half of a 95 % interval, in points."""
+    return None if value.ci95 is None else 50 * (value.ci95[1] - value.ci95[0])
+
+
+def short(name: object, most: int = _NAME) -> str:
+    """A name that somebody gave, without signs that cannot be seen, cut where it is long."""
+    text = "".join(sign if sign.isprintable() else " " for sign in str(name))
+    return text if len(text) <= most else text[: most - 1] + "…"

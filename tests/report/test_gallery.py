@@ -1,0 +1,96 @@
+"""Samples of the gallery, and why there may be none."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from made_up import make_comparison, make_summary
+from PIL import Image
+
+from frugalkd.data import data_digest, load_data
+from frugalkd.report import gallery
+from frugalkd.report.gallery import pictures_of, png
+from frugalkd.report.shapes import LedgerSummary
+
+TEXTS = [(f"text {k} " + "<b>" * 200, 0) for k in range(100)]
+VECTORS = [(np.zeros(7), 0) for _ in range(100)]
+PICTURES = [(np.full((3, 200, 300), k / 100), 0) for k in range(100)]
+
+
+def texts():
+    return TEXTS
+
+
+def vectors():
+    return VECTORS
+
+
+def pictures():
+    return PICTURES
+
+
+def summary(**more):
+    return LedgerSummary.model_validate({**make_summary(), **more})
+
+
+def own(name):
+    recipe = make_comparison()["recipe"]
+    path = f"{__name__}:{name}"
+    recipe["data"] = {"path": path, "options": {}}
+    return pictures_of(recipe, [path])(summary())
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 1), (5, 9, 3)])
+def test_a_png_is_what_it_was_made_of(shape):
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    image = np.asarray(Image.open(io.BytesIO(png(pixels))))
+    assert np.array_equal(image.reshape(shape), pixels)
+
+
+def test_digits_are_the_data_sets_own():
+    recipe = make_comparison()["recipe"]
+    recipe["data"] |= {"train_size": None, "validation": 0}
+    data = load_data("digits").train
+    found = pictures_of(recipe)(summary(samples=len(data), data=data_digest(data)))
+    assert isinstance(found, dict)
+    assert sorted(found) == list(range(6))
+    import base64
+
+    image = Image.open(io.BytesIO(base64.b64decode(found[3][0].partition(",")[2])))
+    assert np.array_equal(np.asarray(image), data.images[3, 0].numpy())
+    other = pictures_of(recipe)(summary(samples=len(data), data="0" * 64))
+    assert other == "the data here are not those that the ledger is of"
+
+
+def test_code_of_ones_own_is_imported_only_where_it_is_named():
+    recipe = make_comparison()["recipe"]
+    recipe["data"] = {"path": "nowhere.at_all:make", "options": {}}
+    said = pictures_of(recipe)(summary())
+    assert isinstance(said, str)
+    assert "--import nowhere.at_all:make" in said
+    said = pictures_of(recipe, ["nowhere.at_all:make"])(summary())
+    assert isinstance(said, str)
+    assert "nowhere" in said
+
+
+def test_texts_pictures_and_neither(monkeypatch):
+    found = own("texts")
+    assert isinstance(found, dict)
+    assert found[2][0] == ""
+    assert found[2][1].startswith("text 2 <b>")
+    assert len(found[2][1]) <= 280
+    assert own("vectors") == "they are neither pictures nor texts"
+    found = own("pictures")
+    assert isinstance(found, dict)
+    import base64
+
+    size = Image.open(io.BytesIO(base64.b64decode(found[1][0].partition(",")[2]))).size
+    assert max(size) <= 96
+    monkeypatch.setattr(gallery, "LARGEST", 100)
+    assert own("pictures") == "they are too large"
+
+
+def test_a_recipe_of_another_version_has_no_gallery():
+    assert pictures_of({"name": "x"})(summary()) == "the recipe is of another version of frugalkd"

@@ -1,0 +1,212 @@
+"""The page: everything is in it, nothing gets out of it."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+import time
+from html.parser import HTMLParser
+
+import pytest
+from made_up import make_arm, make_comparison, make_summary
+
+from frugalkd.errors import ReportError
+from frugalkd.report import LARGEST, collect, make_page
+from frugalkd.report import page as page_module
+from frugalkd.report.page import json_in_html
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "</script><script>alert(1)</script>",
+    "x" * 10_000,
+    "\u202eright to left שלום",
+    "😀" * 300,
+    "{{ 7 * 7 }} {% raw %}",
+    "a\nb\tc\u0000d|e`f`",
+    "=HYPERLINK('http://x')",
+    "javascript:alert(1)",
+]
+
+
+class Parsed(HTMLParser):
+    """Elements with their attributes, and the text outside scripts and styles."""
+
+    def __init__(self, html):
+        super().__init__(convert_charrefs=True)
+        self.elements, self.text, self._inside = [], "", ""
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        self._inside = tag
+
+    def handle_endtag(self, tag):
+        self._inside = ""
+
+    def handle_data(self, data):
+        if self._inside not in ("script", "style"):
+            self.text += data
+
+
+def page_of(written, content):
+    return make_page(collect(written(content)))
+
+
+def hostile():
+    arms = [make_arm("vanilla", 0.9, mode="vanilla")]
+    arms += [make_arm(name, 0.8, 0.5, mode="regulated", about=name) for name in HOSTILE]
+    summary = make_summary(tuple(HOSTILE))
+    failed = [{"kind": "distill", "name": name, "seed": 0, "error": name} for name in HOSTILE]
+    claims = [
+        {"arm": HOSTILE[0], "against": HOSTILE[2], "claim": "better", "holds": False, "p_holm": 1.0,
+         "difference": {"mean": 0.0, "ci95": None}, "why": HOSTILE[1]}
+    ]  # fmt: skip
+    content = make_comparison(arms, failed=failed, claims=claims, name=HOSTILE[2], notes=HOSTILE)
+    content["teachers"][0] |= {"teacher": HOSTILE[0], "summary": summary}
+    content["versions"] = {name: name for name in HOSTILE}
+    content["recipe"] |= {"name": HOSTILE[2], "summary": HOSTILE[3]}
+    return content
+
+
+def test_hostile_names_do_no_harm(written):
+    html = page_of(written, hostile())
+    parsed = Parsed(html)
+    scripts = [attributes for tag, attributes in parsed.elements if tag == "script"]
+    assert scripts == [
+        {"type": "application/json", "id": "figures"},
+        {"type": "text/plain", "id": "plotly"},
+        {},
+    ]
+    assert not [tag for tag, _ in parsed.elements if tag in ("img", "iframe", "object", "form")]
+    names = {name for _, attributes in parsed.elements for name in attributes}
+    assert not [name for name in names if name.startswith("on")]
+    links = [a.get("href", "") for tag, a in parsed.elements if tag == "a"]
+    assert all(link.startswith("#") for link in links)
+    assert "49" not in re.findall(r"<h1>.*?</h1>", html)[0]
+    assert "<script>alert(1)</script>" in parsed.text  # seen as it is
+    before_recipe = html.partition('<section id="again"')[0]
+    assert 50 < max(map(len, re.findall(r"x+", before_recipe))) <= 400
+    json.loads(re.findall(r'id="figures">(.*?)</script>', html)[0])
+
+
+def test_names_in_plots_are_text_for_plotly(written):
+    html = page_of(written, hostile())
+    figures = json.loads(re.findall(r'id="figures">(.*?)</script>', html)[0])
+    said = json.dumps(figures)
+    assert "&lt;script&gt;" in said
+    for tag in ("<script", "<img", "<a ", "javascript:alert(1)</"):
+        assert tag not in said
+
+
+def test_json_cannot_end_its_element():
+    value = {"</script>": ["<!--", "&amp;", "]]>", "\u2028"]}
+    text = json_in_html(value)
+    assert not set("<>&\u2028") & set(text)
+    assert json.loads(text) == value
+
+
+def test_sections_and_numbers_stand_in_the_html(written):
+    parsed = Parsed(page_of(written, make_comparison()))
+    ids = [a["id"] for tag, a in parsed.elements if tag == "section"]
+    assert ids == [
+        "frontier", "arms", "participation", "significance", "samples", "time", "costs", "again",
+    ]  # fmt: skip
+    text = parsed.text.replace("\u00a0", " ")
+    for number in (
+        "90.30 ± 0.20", "89.90 ± 0.20", "-0.40 ± 0.20", "27.0", "0.33",  # the arms
+        "0.500",  # of a class
+        "frugalkd compare recipe.yaml --arms vanilla,regulated,random:regulated --seeds 10",
+        "2.13.0", "threads", "name: digits", "1 student", "000000000000",
+    ):  # fmt: skip
+        assert number in text, number
+    figures = [a["data-figure"] for _, a in parsed.elements if "data-figure" in a]
+    assert figures == ["frontier-budget", "frontier-time", "participation", "classes", "histogram",
+                       "phases"]  # fmt: skip
+
+
+def test_plots_have_the_points_of_the_arms(written):
+    html = page_of(written, make_comparison())
+    figures = json.loads(re.findall(r'id="figures">(.*?)</script>', html)[0])
+    lines = {line["name"]: line for line in figures["frontier-budget"]["data"]}
+    assert lines["regulated"]["x"] == pytest.approx([27])
+    assert lines["regulated"]["y"] == pytest.approx([89.9])
+    assert lines["regulated"]["error_y"]["array"] == pytest.approx([0.2])
+    assert lines["frontier"]["y"] == pytest.approx([89.9, 90.3])  # random is beaten
+    assert figures["frontier-time"]["data"][2]["x"] == pytest.approx([33])
+    took = {line["name"]: line["y"] for line in figures["participation"]["data"]}
+    assert took["regulated"] == pytest.approx([100, 27])
+    seconds = {line["name"]: line["x"] for line in figures["phases"]["data"]}
+    assert seconds["backward"] == pytest.approx([20, 5.4, 5.4])
+
+
+def test_plotly_is_packed_whole_and_nothing_else_may_run(written):
+    import hashlib
+    from importlib.resources import files
+
+    html = page_of(written, make_comparison())
+    packed = re.findall(r'id="plotly">(.*?)</script>', html)[0]
+    script = gzip.decompress(base64.b64decode(packed))
+    assert script == files("plotly").joinpath("package_data", "plotly.min.js").read_bytes()
+    policy = re.findall(r'Policy" content="(.*?)"', html)[0].replace("&#39;", "'")
+    assert "default-src 'none'" in policy
+    own = html.rpartition("<script>")[2].partition("</script>")[0].encode()
+    for text in (script, own):
+        assert base64.b64encode(hashlib.sha256(text).digest()).decode() in policy
+
+
+def test_500_runs_in_3_seconds(written):
+    history = {"every": 1, "trained": [0.5] * 100, "participations": [0.25] * 100}
+    arms = [make_arm("vanilla", 0.9, mode="vanilla", history=history)]
+    arms += [make_arm(f"arm{k}", 0.8, 0.5, history=history) for k in range(49)]
+    folder = written(make_comparison(arms))
+    began = time.process_time()
+    html = make_page(collect(folder))
+    assert time.process_time() - began < 3
+    assert len(html.encode()) < LARGEST
+    assert html.count(f"{9:064x}"[:12]) >= 50
+
+
+def test_a_page_that_is_too_large_is_refused(written, monkeypatch):
+    monkeypatch.setattr(page_module, "LARGEST", 1 << 20)
+    with pytest.raises(ReportError, match="report fewer arms"):
+        page_of(written, make_comparison())
+
+
+def test_an_empty_comparison_has_a_page_too(written):
+    arm = make_arm("vanilla", 0.9, seeds=1, history=None)
+    arm |= {"accuracy": {"mean": None, "ci95": None, "values": [None]}, "failed": [0],
+            "collapsed": 1, "meters": {}, "wall_ratio": {"mean": None},
+            "budget": {"mean": None, "values": [None]}, "digests": {}}  # fmt: skip
+    html = page_of(written, make_comparison([arm], teachers=[], complete=False, versions=None))
+    text = Parsed(html).text
+    assert "no run has given an accuracy yet" in text
+    assert "1 of 1 failed" in text
+
+
+def test_the_command_line(written, cli, tmp_path):
+    folder = written(make_comparison())
+    code, out, err = cli("report", str(folder))
+    assert (code, out, err) == (0, f"written: {folder / 'report.html'}\n", "")
+    code, out, _ = cli(
+        "report", str(folder / "comparison.json"), "--out", str(tmp_path / "a/b.html")
+    )
+    assert code == 0
+    assert (tmp_path / "a/b.html").read_bytes() == (folder / "report.html").read_bytes()
+    code, out, err = cli("report", str(tmp_path / "nowhere"))
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+
+
+def test_a_real_run_and_a_real_comparison(cli, tmp_path):
+    settings = ["--set", "data.train_size=100", "--set", "teacher.training.epochs=2"]
+    assert cli("teach", "digits", "--out", str(tmp_path / "t"), *settings)[0] == 0
+    assert cli("report", str(tmp_path / "t"))[0] == 0
+    parsed = Parsed((tmp_path / "t/report.html").read_text())
+    assert "frugalkd teach recipe.yaml --seed 0" in parsed.text
+    pictures = [a for tag, a in parsed.elements if tag == "img"]
+    assert len(pictures) == 48
+    assert all(picture["alt"] for picture in pictures)
