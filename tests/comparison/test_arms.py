@@ -111,6 +111,7 @@ def test_an_arm_at_a_budget(bare):
     assert short.recipe.student.training.epochs == 0.5 * bare.student.training.epochs
     assert [arm.budget for arm in (regulated, infobatch, random)] == [0.25, 0.1, 0.5]
     assert {arm.match for arm in (random, static, short)} == {None}
+    assert short.about == "all, fewer epochs"
 
 
 def test_a_recipes_own_control_at_a_budget_matches_nothing(tiny):

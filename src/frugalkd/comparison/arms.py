@@ -209,8 +209,9 @@ def _at_budget(recipe: Recipe, name: str) -> ResolvedArm:
     known = {**BUILT_IN, **recipe.arms}
     arm = Arm.model_validate({"control": base, "match": base}) if base in CONTROLS else None
     arm = known[base] if base in known else arm or _definition(recipe, base)
-    if arm.control is not None:
-        settings = {**budget_settings(arm.control, recipe, budget), **arm.set}
+    arm_control = arm.control
+    if arm_control is not None:
+        settings = {**budget_settings(arm_control, recipe, budget), **arm.set}
         arm = Arm.model_validate({"set": settings, "teacher": arm.teacher})
         made = _trained(recipe, name, arm)
     else:
@@ -229,7 +230,8 @@ def _at_budget(recipe: Recipe, name: str) -> ResolvedArm:
                 "without @"
             )
         made = replace(made, recipe=override(made.recipe, settings))
-    return replace(made, name=name, budget=budget)
+    about = made.about if arm_control is None else CONTROLS[arm_control].at_budget
+    return replace(made, name=name, about=about, budget=budget)
 
 
 def _policy_at(recipe: Recipe, budget: float) -> dict[str, Any] | None:

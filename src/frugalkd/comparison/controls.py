@@ -65,10 +65,12 @@ class Matched:
 
 @dataclass(frozen=True)
 class Control:
-    """``about``: what it does, with a place for the ``{arm}``; ``settings``: what it sets."""
+    """``about``: what it does, with a place for the ``{arm}``, and ``at_budget``, where it matches
+    none; ``settings``: what it sets."""
 
     about: str
     settings: Callable[[Matched], Settings]
+    at_budget: str = ""
 
 
 def control_settings(control: str, results: dict[str, Any]) -> Settings:
@@ -145,14 +147,18 @@ def _short(matched: Matched) -> Settings:
 
 CONTROLS: dict[str, Control] = {
     "random": Control(
-        "random, as many as {arm}", lambda run: _subset(run, _even(run), redraw=True)
+        "random, as many as {arm}",
+        lambda run: _subset(run, _even(run), redraw=True),
+        at_budget="random, drawn anew",
     ),
     "random-counts": Control(
         "random, {arm}'s count each epoch",
         lambda run: _subset(run, run.rows, redraw=True),
     ),
     "random-static": Control(
-        "fixed random subset, as {arm}", lambda run: _subset(run, _even(run), redraw=False)
+        "fixed random subset, as {arm}",
+        lambda run: _subset(run, _even(run), redraw=False),
+        at_budget="fixed random subset",
     ),
-    "short": Control("all, fewer epochs, as {arm}", _short),
+    "short": Control("all, fewer epochs, as {arm}", _short, at_budget="all, fewer epochs"),
 }

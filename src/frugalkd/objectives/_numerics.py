@@ -26,9 +26,7 @@ def both(logits: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
     return logits, targets.to(logits.dtype)
 
 
-def softened(
-    logits: Tensor, targets: Tensor | None, temperature: float
-) -> tuple[Tensor, Tensor]:
+def softened(logits: Tensor, targets: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:
     """The logarithms of the student's and of the teacher's softmax at ``temperature``."""
     student, teacher = both(logits, targets)
     return F.log_softmax(student / temperature, dim=1), F.log_softmax(teacher / temperature, dim=1)
