@@ -28,7 +28,7 @@ _WHAT = {
 }
 _ENOUGH = {
     Fidelity.DRAWS: "sampled",
-    Fidelity.SOFTMAX: "top-k, or float16",
+    Fidelity.SOFTMAX: "top-k or float16",
     Fidelity.DIFFERENCES: "float16",
     Fidelity.LOGITS: "float32",
 }

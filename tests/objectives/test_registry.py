@@ -174,7 +174,9 @@ def test_targets_that_keep_too_little_are_refused(objective):
         training = Training(epochs=0.25, batch_size=8)
         learn = {"teacher": teacher, "objective": objective, "training": training}
         if keeps < objective.reads:
-            with pytest.raises(TargetsError, match=r"set targets\.encoding to .* kind to live$"):
+            with pytest.raises(
+                TargetsError, match=r"set targets\.encoding to .* targets\.kind to live$"
+            ):
                 distill(net(), images(), device="cpu", **learn)
         elif keeps == objective.reads:
             distill(net(), images(), device="cpu", **learn)
