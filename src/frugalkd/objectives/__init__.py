@@ -3,10 +3,19 @@
 from frugalkd.objectives._objective import BatchObjective, Objective
 from frugalkd.objectives.cross_entropy import CrossEntropy
 from frugalkd.objectives.kd import KD
+from frugalkd.objectives.logit_standardisation import LogitStandardisation
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "cross-entropy": CrossEntropy,
     "kd": KD,
+    "logit-standardisation": LogitStandardisation,
 }
 
-__all__ = ["KD", "OBJECTIVES", "BatchObjective", "CrossEntropy", "Objective"]
+__all__ = [
+    "KD",
+    "OBJECTIVES",
+    "BatchObjective",
+    "CrossEntropy",
+    "LogitStandardisation",
+    "Objective",
+]
