@@ -2,6 +2,7 @@
 
 from frugalkd.objectives._objective import BatchObjective, Objective
 from frugalkd.objectives.cross_entropy import CrossEntropy
+from frugalkd.objectives.dkd import DKD
 from frugalkd.objectives.kd import KD
 from frugalkd.objectives.logit_standardisation import LogitStandardisation
 
@@ -9,9 +10,11 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "cross-entropy": CrossEntropy,
     "kd": KD,
     "logit-standardisation": LogitStandardisation,
+    "dkd": DKD,
 }
 
 __all__ = [
+    "DKD",
     "KD",
     "OBJECTIVES",
     "BatchObjective",

@@ -37,6 +37,18 @@ def divergence(of: Tensor, against: Tensor) -> Tensor:
     return F.kl_div(against, of, reduction="none", log_target=True).sum(dim=1)
 
 
+def label_mask(logits: Tensor, labels: Tensor) -> Tensor:
+    """bool (rows, classes), True at the label. Nobody waits for the device."""
+    return torch.zeros_like(logits, dtype=torch.bool).scatter(1, labels[:, None], True)
+
+
+def without_label(logits: Tensor, labels: Tensor) -> Tensor:
+    """The logarithm of the softmax over all classes but the label, (rows, classes); where the label
+    is it says 0, so that it adds nothing to a divergence of two of these."""
+    at = label_mask(logits, labels)
+    return F.log_softmax(logits.masked_fill(at, -math.inf), dim=1).masked_fill(at, 0.0)
+
+
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """(rows,), with the label."""
     return F.cross_entropy(full(logits), labels, reduction="none")
