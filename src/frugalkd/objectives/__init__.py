@@ -2,6 +2,7 @@
 
 from frugalkd.objectives._objective import BatchObjective, Objective
 from frugalkd.objectives.cross_entropy import CrossEntropy
+from frugalkd.objectives.dist import DIST
 from frugalkd.objectives.dkd import DKD
 from frugalkd.objectives.kd import KD
 from frugalkd.objectives.logit_standardisation import LogitStandardisation
@@ -11,9 +12,11 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "kd": KD,
     "logit-standardisation": LogitStandardisation,
     "dkd": DKD,
+    "dist": DIST,
 }
 
 __all__ = [
+    "DIST",
     "DKD",
     "KD",
     "OBJECTIVES",
