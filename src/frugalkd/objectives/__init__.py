@@ -5,6 +5,7 @@ from frugalkd.objectives.cross_entropy import CrossEntropy
 from frugalkd.objectives.dist import DIST
 from frugalkd.objectives.dkd import DKD
 from frugalkd.objectives.kd import KD
+from frugalkd.objectives.logit_mse import LogitMSE
 from frugalkd.objectives.logit_standardisation import LogitStandardisation
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -13,6 +14,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "logit-standardisation": LogitStandardisation,
     "dkd": DKD,
     "dist": DIST,
+    "logit-mse": LogitMSE,
 }
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "OBJECTIVES",
     "BatchObjective",
     "CrossEntropy",
+    "LogitMSE",
     "LogitStandardisation",
     "Objective",
 ]
