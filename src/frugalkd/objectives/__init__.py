@@ -4,6 +4,7 @@ from frugalkd.objectives._objective import BatchObjective, Objective
 from frugalkd.objectives.cross_entropy import CrossEntropy
 from frugalkd.objectives.dist import DIST
 from frugalkd.objectives.dkd import DKD
+from frugalkd.objectives.jensen_shannon import JensenShannon
 from frugalkd.objectives.kd import KD
 from frugalkd.objectives.logit_mse import LogitMSE
 from frugalkd.objectives.logit_standardisation import LogitStandardisation
@@ -15,6 +16,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "dkd": DKD,
     "dist": DIST,
     "logit-mse": LogitMSE,
+    "jensen-shannon": JensenShannon,
 }
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "OBJECTIVES",
     "BatchObjective",
     "CrossEntropy",
+    "JensenShannon",
     "LogitMSE",
     "LogitStandardisation",
     "Objective",
