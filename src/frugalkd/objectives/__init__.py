@@ -8,6 +8,7 @@ from frugalkd.objectives.jensen_shannon import JensenShannon
 from frugalkd.objectives.kd import KD
 from frugalkd.objectives.logit_mse import LogitMSE
 from frugalkd.objectives.logit_standardisation import LogitStandardisation
+from frugalkd.objectives.nkd import NKD
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "cross-entropy": CrossEntropy,
@@ -17,12 +18,14 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "dist": DIST,
     "logit-mse": LogitMSE,
     "jensen-shannon": JensenShannon,
+    "nkd": NKD,
 }
 
 __all__ = [
     "DIST",
     "DKD",
     "KD",
+    "NKD",
     "OBJECTIVES",
     "BatchObjective",
     "CrossEntropy",
