@@ -8,6 +8,7 @@ from frugalkd.objectives.jensen_shannon import JensenShannon
 from frugalkd.objectives.kd import KD
 from frugalkd.objectives.logit_mse import LogitMSE
 from frugalkd.objectives.logit_standardisation import LogitStandardisation
+from frugalkd.objectives.mlkd import MLKD
 from frugalkd.objectives.nkd import NKD
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -19,12 +20,14 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "logit-mse": LogitMSE,
     "jensen-shannon": JensenShannon,
     "nkd": NKD,
+    "mlkd": MLKD,
 }
 
 __all__ = [
     "DIST",
     "DKD",
     "KD",
+    "MLKD",
     "NKD",
     "OBJECTIVES",
     "BatchObjective",
