@@ -10,6 +10,7 @@ from frugalkd.objectives.logit_mse import LogitMSE
 from frugalkd.objectives.logit_standardisation import LogitStandardisation
 from frugalkd.objectives.mlkd import MLKD
 from frugalkd.objectives.nkd import NKD
+from frugalkd.objectives.wttm import WTTM
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "cross-entropy": CrossEntropy,
@@ -21,6 +22,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "jensen-shannon": JensenShannon,
     "nkd": NKD,
     "mlkd": MLKD,
+    "wttm": WTTM,
 }
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "MLKD",
     "NKD",
     "OBJECTIVES",
+    "WTTM",
     "BatchObjective",
     "CrossEntropy",
     "JensenShannon",
