@@ -10,6 +10,7 @@ from frugalkd.objectives.logit_mse import LogitMSE
 from frugalkd.objectives.logit_standardisation import LogitStandardisation
 from frugalkd.objectives.mlkd import MLKD
 from frugalkd.objectives.nkd import NKD
+from frugalkd.objectives.top_k_kd import TopKKD
 from frugalkd.objectives.wttm import WTTM
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -23,6 +24,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "nkd": NKD,
     "mlkd": MLKD,
     "wttm": WTTM,
+    "top-k-kd": TopKKD,
 }
 
 __all__ = [
@@ -39,4 +41,5 @@ __all__ = [
     "LogitMSE",
     "LogitStandardisation",
     "Objective",
+    "TopKKD",
 ]
