@@ -1,6 +1,7 @@
 """Objectives: one loss per sample. One file an objective, one line in the registry."""
 
 from frugalkd.objectives._objective import BatchObjective, Objective
+from frugalkd.objectives.correlation_congruence import CorrelationCongruence
 from frugalkd.objectives.cross_entropy import CrossEntropy
 from frugalkd.objectives.dist import DIST
 from frugalkd.objectives.dkd import DKD
@@ -25,6 +26,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "mlkd": MLKD,
     "wttm": WTTM,
     "top-k-kd": TopKKD,
+    "correlation-congruence": CorrelationCongruence,
 }
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "OBJECTIVES",
     "WTTM",
     "BatchObjective",
+    "CorrelationCongruence",
     "CrossEntropy",
     "JensenShannon",
     "LogitMSE",
