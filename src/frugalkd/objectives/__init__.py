@@ -11,6 +11,7 @@ from frugalkd.objectives.logit_mse import LogitMSE
 from frugalkd.objectives.logit_standardisation import LogitStandardisation
 from frugalkd.objectives.mlkd import MLKD
 from frugalkd.objectives.nkd import NKD
+from frugalkd.objectives.pkt import PKT
 from frugalkd.objectives.top_k_kd import TopKKD
 from frugalkd.objectives.wttm import WTTM
 
@@ -27,6 +28,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "wttm": WTTM,
     "top-k-kd": TopKKD,
     "correlation-congruence": CorrelationCongruence,
+    "pkt": PKT,
 }
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "MLKD",
     "NKD",
     "OBJECTIVES",
+    "PKT",
     "WTTM",
     "BatchObjective",
     "CorrelationCongruence",
