@@ -15,7 +15,7 @@ TOOLS := $(VENV)/.tools-installed
 # One thread a test worker: more would share the same cores, and the thread count is part of a result.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: help setup demo test heavy check format-check lint types tables pages format bench torture fuzz soak compare clean
+.PHONY: help setup demo test heavy check format-check lint types tables pages format bench torture fuzz soak compare report clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -69,6 +69,10 @@ soak: $(TOOLS) ## 200 short runs in one process, minutes: what they leave behind
 
 compare: $(PROJECT) ## a short comparison on Fashion-MNIST: runs/compare
 	$(BIN)/frugalkd compare fashion-mnist --arms vanilla,regulated,random,short --seeds 3 --out runs/compare
+
+report: $(PROJECT) ## a page of each committed comparison: runs/report
+	set -e; for file in $$(grep -lE '^  "recipe": \{' benchmarks/results/*.json); do \
+	  $(BIN)/frugalkd report $$file --out runs/report/$$(basename $$file .json).html; done
 
 clean: ## remove the environment and the caches; runs/ stays
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis

@@ -1,4 +1,5 @@
-"""The page in a browser: Debian's Chromium, driven by playwright; axe-core looks at its accessibility.
+"""The page in a browser: Debian's Chromium, driven by playwright, and axe-core for who reads it
+otherwise.
 
 FRUGALKD_SHOTS names a folder for screenshots, FRUGALKD_AXE the file axe.min.js.
 """

@@ -11,6 +11,14 @@ from frugalkd.report.headline import chosen
 from frugalkd.report.shapes import Arm, Comparison, Run, Teacher
 from frugalkd.report.text import NOTHING, number, percent, seconds, short
 
+_RECKONED = (
+    "A live teacher's time is reckoned from this comparison: the rows that the arm trained on, at "
+    "the seconds a row that filling the store took; a screening asks no teacher."
+)
+_LEDGER = (
+    "A ledger saves what its arm's training takes less than {}'s; an arm of mode regulated needs "
+    "none."
+)
 _LEDGER_MODES = ("significance", "hybrid")
 
 
@@ -39,14 +47,7 @@ def costs(comparison: Comparison) -> list[Table | Note]:
                 [False, True, True, True],
             )
         )
-        made.append(
-            Note(
-                "A live teacher's time is reckoned from this comparison: the rows that the arm "
-                "trained on, at the seconds a row that filling the store took; a screening asks no "
-                f"teacher. A ledger saves what its arm's training takes less than "
-                f"{short(comparison.reference)}'s; an arm of mode regulated needs none."
-            )
-        )
+        made.append(Note(_RECKONED + " " + _LEDGER.format(short(comparison.reference))))
     return made or [Note("No teacher was trained and no store was filled for these runs.")]
 
 

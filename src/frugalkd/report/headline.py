@@ -15,9 +15,10 @@ _RANDOM = ("random", "random-counts", "random-static")
 
 def chosen(comparison: Comparison) -> Arm | None:
     """The arm that the headline speaks of: of those with a mode of ours that spend less than the
-    reference the one with the fewest samples among those within ``MARGIN`` of the reference's mean
-    accuracy; where none is, the most accurate one. Arms with a random control at the same count go
-    before those without. None where there is none of ours."""
+    reference the one that takes the least time (where that is not known, the fewest samples) among
+    those within ``MARGIN`` of the reference's mean accuracy; where none is, the most accurate one.
+    Arms with a random control at the same count go before those without. None where there is none
+    of ours."""
     reference = comparison.named(comparison.reference)
     full = 1.0 if reference is None else reference.budget.mean or 1.0
     ours = [
@@ -39,7 +40,7 @@ def chosen(comparison: Comparison) -> Arm | None:
     # What has a control says more.
     candidates = [arm for arm in candidates if random_of(comparison, arm)] or candidates
     if good:
-        return min(candidates, key=lambda arm: (arm.budget.mean or 0.0, -_accuracy(arm)))
+        return min(candidates, key=lambda arm: (_time(arm), arm.budget.mean or 0.0))
     return max(candidates, key=_accuracy)
 
 
@@ -121,6 +122,11 @@ def _without_ours(comparison: Comparison, reference: Arm | None) -> str:
     return said
 
 
+def _time(arm: Arm) -> float:
+    ratio = arm.wall_ratio.mean
+    return (arm.budget.mean or 0.0) if ratio is None else ratio
+
+
 def _accuracy(arm: Arm) -> float:
     return -1.0 if arm.accuracy.mean is None else arm.accuracy.mean
 
@@ -131,7 +137,7 @@ def how_chosen(comparison: Comparison) -> str:
         return ""
     return (
         "The arm named is the one of frugalkd's modes, of those with a random control where there "
-        "are any, that spends the fewest samples while its mean accuracy is within "
+        "are any, that takes the least time while its mean accuracy is within "
         f"{100 * MARGIN:g} points of {short(comparison.reference)}'s; where none is, the most "
         "accurate of them. It was chosen from these very results."
     )
