@@ -37,8 +37,12 @@ def page() -> str:
 
 
 def card(name: str) -> str:
-    """One policy: its docstring, and its settings with their defaults."""
-    made_of = POLICIES[name]
+    """One policy's."""
+    return card_of(name, POLICIES[name])
+
+
+def card_of(name: str, made_of: type) -> str:
+    """Of a dataclass: its docstring, and its settings with their defaults."""
     about, _, settings = inspect.cleandoc(made_of.__doc__ or "").partition("\n\nAttributes:\n")
     title, _, rest = about.partition("\n")
     defaults = {field.name: field.default for field in dataclasses.fields(made_of)}  # pyright: ignore

@@ -10,10 +10,15 @@ import sys
 from pathlib import Path
 
 import errors_page
+import objectives_page
 import policies_page
 
 HERE = Path(__file__).parent
-PAGES = {"errors.md": errors_page.page, "policies.md": policies_page.page}
+PAGES = {
+    "errors.md": errors_page.page,
+    "objectives.md": objectives_page.page,
+    "policies.md": policies_page.page,
+}
 
 
 def main() -> None:

@@ -66,7 +66,7 @@ def test_the_files_are_checked(monkeypatch, tmp_path):
     monkeypatch.setattr(write, "HERE", tmp_path)
     monkeypatch.setattr(sys, "argv", ["write.py"])
     write.main()
-    for name in ("errors.md", "policies.md"):
+    for name in ("errors.md", "objectives.md", "policies.md"):
         monkeypatch.setattr(sys, "argv", ["write.py", "--check"])
         write.main()
         (tmp_path / name).write_text("edited by hand")

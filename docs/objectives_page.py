@@ -1,0 +1,60 @@
+"""docs/objectives.md from the code: one card an objective, its docstring and its settings."""
+
+from __future__ import annotations
+
+from policies_page import card_of
+
+from frugalkd.fidelity import Fidelity
+from frugalkd.objectives import OBJECTIVES, BatchObjective, Objective
+
+HEAD = """\
+# What the student learns by: one card an objective
+
+Written from the code by `make pages`; do not edit it by hand.
+
+An objective gives each sample a loss of its own, so that every one of them can be weighed. A recipe
+names one: `student.objective='{name: dkd, beta: 4}'`. Python takes the object:
+`distill(..., objective=DKD(beta=4.0))`, from `frugalkd.objectives`. In your own loop,
+`batch.reduce(objective(logits, batch.targets, labels))`.
+
+The objectives are implemented from their formulas, not from their authors' code, and what we chose
+where a formula leaves it open stands on each card. Where all weights are 1, the mean of the losses
+is the published loss of a batch. Defaults follow the publications where we know them; none was
+tuned here, and another objective may want another learning rate.
+
+*Rows*: alone, or *batch* where a sample's loss is made with the other samples. Such an objective is
+told the weights, `objective(logits, batch.targets, labels, batch.weights)`. Those of the others
+count in a sample's loss, and its own in `reduce`: so a pair (i, j) weighs `w_i * w_j`, means over
+the batch are weighted, and nothing is weighed twice. A sample of weight 0 has no gradient, and no
+part in anybody else's. The ledger's `loss` is without the sample's own weight; of a batch objective
+it may be negative.
+
+*Soft targets*: the encodings ([store.md](store.md)) that keep what the objective reads of the
+teacher. A recipe that asks for another one is refused when it is read, and so are stored targets of
+another one before the training. A live teacher always will do.
+"""
+
+ENCODINGS = {
+    Fidelity.DRAWS: "float32, float16, top-k, sampled",
+    Fidelity.SOFTMAX: "float32, float16, top-k",
+    Fidelity.DIFFERENCES: "float32, float16",
+    Fidelity.LOGITS: "float32",
+}
+
+
+def page() -> str:
+    """The content of docs/objectives.md."""
+    cards = (card_of(name, made_of) for name, made_of in OBJECTIVES.items())
+    return "\n".join([HEAD, _table(), *cards])
+
+
+def _table() -> str:
+    head = ["objective", "rows", "soft targets"]
+    rows = [head, ["---"] * 3, *(_row(name, made()) for name, made in OBJECTIVES.items())]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+def _row(name: str, objective: Objective) -> list[str]:
+    rows = "batch" if isinstance(objective, BatchObjective) else "alone"
+    needs = ENCODINGS[objective.reads] if objective.needs_targets else "none"
+    return [f"[`{name}`](#{name})", rows, needs]

@@ -1,0 +1,52 @@
+"""docs/objectives.md, what docs/objectives_page.py makes of the docstrings."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from frugalkd.objectives import DKD, OBJECTIVES, BatchObjective
+from frugalkd.recipes.load import load_recipe
+from frugalkd.teachers.encodings import ENCODINGS, make_encoding
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def page(monkeypatch) -> str:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    return importlib.import_module("objectives_page").page()
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_card_says_loss_reading_weights_needs_and_every_setting(page, name):
+    made_of = OBJECTIVES[name]
+    card = page.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+    said = re.findall(r"^\*([\w ]+)(?::\*|\*, )", card, re.MULTILINE)
+    weights = ["Weights"] if issubclass(made_of, BatchObjective) else []
+    reading = ["Our reading"] if made_of.needs_targets else []
+    assert said == ["Loss", *reading, *weights, "Needs", "Settings"]
+    settings = [field.name for field in dataclasses.fields(made_of)]  # pyright: ignore
+    assert re.findall(r"^- `(\w+)`, ", card, re.MULTILINE) == settings
+    assert f"`{made_of.__name__}`: " in card
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_table_names_the_encodings_that_will_do(page, name):
+    row = next(line for line in page.splitlines() if line.startswith(f"| [`{name}`]"))
+    _, rows, needs = row.strip("| ").split(" | ")
+    made_of = OBJECTIVES[name]
+    assert rows == ("batch" if issubclass(made_of, BatchObjective) else "alone")
+    enough = {each for each in ENCODINGS if make_encoding(each).keeps >= made_of.reads}
+    assert set(needs.split(", ")) == (enough if made_of.needs_targets else {"none"})
+
+
+def test_the_recipe_on_the_page_is_one(page):
+    found = re.search(r"`(student\.objective)='(\{.*?\})'`", page)
+    assert found is not None
+    recipe = load_recipe("digits", [f"{found[1]}={found[2]}"])
+    assert recipe.student.objective.build() == DKD(beta=4.0)
