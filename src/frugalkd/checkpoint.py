@@ -55,7 +55,7 @@ def load_tree(path: Path) -> Any:
     if meta.get("schema") != _SCHEMA:
         raise RunFolderError(
             f"{path} is not of schema {_SCHEMA}: another version of frugalkd wrote it; go on with "
-            "that version, or delete the run's folder and start anew"
+            "that version"
         )
     try:
         if meta["crc32"] != checksum(meta["tree"], tensors):
@@ -145,7 +145,9 @@ class Checkpoints:
                 return load_tree(path)
             except RunFolderError as error:
                 if path == found[0]:
-                    raise
+                    raise RunFolderError(
+                        f"{error}; there is no other: delete {self.folder} and start anew"
+                    ) from None
                 warnings.warn(
                     f"{error}: going on from the one before it", FrugalKDWarning, stacklevel=2
                 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 
 import pytest
 
@@ -187,6 +188,7 @@ def test_damaged_json_is_one_line(tmp_path, text):
         read_results(tmp_path)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
+    assert re.search(r"[:;] (delete the folder and run|install a newer)", str(caught.value))
 
 
 @pytest.mark.parametrize("text", [b"{", b"5\n", b'{"epoch": "a"}\n', b'{"epoch": 1}, {"epoch": 2}'])
@@ -213,4 +215,7 @@ def test_a_damaged_filling_is_one_line(tmp_path, seconds):
     noted = json.loads((tmp_path / "filling.json").read_text())
     (tmp_path / "filling.json").write_text(json.dumps({**noted, "seconds": seconds}))
     with pytest.raises(RunFolderError, match=r"filling.json is damaged: delete it"):
+        folder.filling()
+    (tmp_path / "filling.json").write_text("{")
+    with pytest.raises(RunFolderError, match=r"not JSON .*; delete it; the filling"):
         folder.filling()

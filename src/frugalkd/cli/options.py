@@ -52,7 +52,7 @@ ResumeOption = Annotated[
     bool,
     typer.Option(
         "--resume",
-        help="Go on from the last finished epoch in --out, bit for bit: "
+        help="Go on from the newest checkpoint in --out, bit for bit: "
         "[cyan]frugalkd teach digits --out runs/t --resume[/cyan].",
     ),
 ]

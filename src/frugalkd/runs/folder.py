@@ -116,13 +116,12 @@ class RunFolder:
         names = ("teacher_queries", "seconds", "teacher_seconds")
         if not (self.path / _FILLING).exists():
             return dict.fromkeys(names, 0.0)
-        noted = read_json(self.path / _FILLING)
+        again = "delete it; the filling is then not counted"
+        noted = read_json(self.path / _FILLING, again=again)
         try:
             return {name: float(noted[name]) for name in names}
         except (KeyError, TypeError, ValueError, OverflowError):
-            raise RunFolderError(
-                f"{self.path / _FILLING} is damaged: delete it; the filling is then not counted"
-            ) from None
+            raise RunFolderError(f"{self.path / _FILLING} is damaged: {again}") from None
 
     def note_scoring(self) -> None:
         """Note that this run made the scores that it trains with, whichever of its processes."""
@@ -142,9 +141,10 @@ class RunFolder:
         path = self.path / _TRACKERS
         if not path.exists():
             return {}
-        noted = read_json(path).get("runs")
+        again = "delete it; trackers then begin a new run"
+        noted = read_json(path, again=again).get("runs")
         if not isinstance(noted, dict) or not all(isinstance(id, str) for id in noted.values()):
-            raise RunFolderError(f"{path} is damaged: delete it; trackers then begin a new run")
+            raise RunFolderError(f"{path} is damaged: {again}")
         return noted
 
     @property
@@ -217,7 +217,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def read_json(path: Path, schema: int = SCHEMA, again: str = "run it again") -> dict[str, Any]:
+def read_json(
+    path: Path, schema: int = SCHEMA, again: str = "delete the folder and run it again"
+) -> dict[str, Any]:
     """A JSON object from a file of ours, of ``schema``; ``again``: how to make such a file.
 
     Raises:
@@ -229,10 +231,10 @@ def read_json(path: Path, schema: int = SCHEMA, again: str = "run it again") -> 
         raise RunFolderError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
         raise RunFolderError(
-            f"{path} is damaged: it is not JSON ({one_line(error, 100)})"
+            f"{path} is damaged: it is not JSON ({one_line(error, 100)}); {again}"
         ) from None
     if not isinstance(value, dict):
-        raise RunFolderError(f"{path} is damaged: it holds no keys and values")
+        raise RunFolderError(f"{path} is damaged: it holds no keys and values; {again}")
     refuse_schema(value.get("schema"), schema, path, RunFolderError, again)
     return value
 
