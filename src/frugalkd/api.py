@@ -186,7 +186,7 @@ def distill(
         )
     check_map_style(data)
     if targets is not None and objective.needs_targets:
-        _check_soft_targets(targets, objective)
+        check_soft_targets(targets, objective)
     return _train(
         student,
         data,
@@ -209,7 +209,7 @@ def distill(
     )
 
 
-def _check_soft_targets(targets: Targets, objective: Objective) -> None:
+def check_soft_targets(targets: Targets, objective: Objective) -> None:
     """Refuse targets that keep less of the teacher than the objective reads, or that are the
     teacher's at another temperature than the objective's."""
     if targets.keeps < objective.reads:

@@ -187,7 +187,8 @@ class Epoch:
             with selection.meters.phase("load"):
                 together = joined(self._waiting, selection.join)
             taken = selection.with_targets(together.part(0, count))
-            self._waiting, rows = [together.part(count, rows)], rows - count
+            rest, rows = together.part(count, rows), rows - count
+            self._waiting = [rest] if rows else []
             importance = None if weight_of is None else weight_of[taken.ids]
             return self._make(taken, np.zeros(count, dtype=bool), importance, before)
 
@@ -196,7 +197,8 @@ class Epoch:
             with selection.meters.phase("screen"):
                 seen, labels = selection.with_labels(found)
                 kept = seen.where(self._look(seen, labels))
-            self._waiting.append(kept)
+            if len(kept.ids):  # no rows would still be as wide as they were padded
+                self._waiting.append(kept)
             rows += len(kept.ids)
             if rows >= size:
                 yield take(size)

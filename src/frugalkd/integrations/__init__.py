@@ -1,0 +1,1 @@
+"""frugalkd inside the trainers that people already use; each module needs its own extra."""

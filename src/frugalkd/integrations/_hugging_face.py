@@ -1,0 +1,147 @@
+"""What Hugging Face's models and collators want, and what frugalkd wants of them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from frugalkd.batches import call, inputs_of
+from frugalkd.errors import ModelError, UnsupportedData
+from frugalkd.parsing import one_line
+
+
+class AsDict:
+    """A data collator whose batches are plain dictionaries; picklable where the collator is."""
+
+    def __init__(self, collate: Callable[[list[Any]], Any]):
+        self._collate = collate
+
+    def __call__(self, samples: list[Any]) -> dict[str, Any]:
+        batch = self._collate(samples)
+        if not isinstance(batch, Mapping):
+            raise UnsupportedData(
+                f"the data collator returns a {type(batch).__name__}: return a dictionary with the "
+                "model's arguments and 'labels'"
+            )
+        return dict(batch)
+
+
+class Padding:
+    """How padded batches become one: shorter ones grow in their second dimension.
+
+    Args:
+        processing: the tokenizer, whose side and padding token these are; else zeros on the right.
+    """
+
+    def __init__(self, processing: Any):
+        self._left = getattr(processing, "padding_side", "right") == "left"
+        self._token = getattr(processing, "pad_token_id", None) or 0
+
+    def __call__(self, batches: list[dict[str, Any]]) -> dict[str, Any]:
+        return {key: self._joined(key, [batch[key] for batch in batches]) for key in batches[0]}
+
+    def _joined(self, key: str, parts: list[Tensor]) -> Tensor:
+        if len({part.shape[1:] for part in parts}) == 1:
+            return torch.cat(parts)
+        width = max(part.shape[1] for part in parts)
+        value = self._token if key == "input_ids" else 0
+        grown = []
+        for part in parts:
+            missing = width - part.shape[1]
+            sides = (missing, 0) if self._left else (0, missing)
+            grown.append(F.pad(part, (*[0, 0] * (part.ndim - 2), *sides), value=value))
+        return torch.cat(grown)
+
+
+def check_model(model: nn.Module) -> None:
+    """Raises UnsupportedData where a model's configuration is one of regression or many labels."""
+    config = getattr(model, "config", None)
+    kind = getattr(config, "problem_type", None)
+    if kind is None and getattr(config, "num_labels", None) == 1:
+        kind = "regression"
+    if kind in ("regression", "multi_label_classification"):
+        raise UnsupportedData(
+            f"the model is for {kind.replace('_', ' ')} (config.problem_type, config.num_labels), "
+            "which has no gate: one class a sample is needed"
+        )
+
+
+def check_labelled(sample: Any) -> None:
+    """Raises UnsupportedData unless a sample names its label as data collators expect it."""
+    if isinstance(sample, Mapping) and not {"label", "labels", "label_ids"} & set(sample):
+        raise UnsupportedData(
+            f"the samples have no 'label' (they have {', '.join(map(str, sample))}), and there is "
+            "no teacher to stand in: rename the column that holds it"
+        )
+
+
+def logits_of(outputs: Any) -> Tensor:
+    """The logits (rows, classes) among what ``compute_loss`` returns beside the loss.
+
+    Raises:
+        ModelError: there are none.
+    """
+    found = outputs.get("logits") if isinstance(outputs, Mapping) else None
+    if found is None and isinstance(outputs, tuple | list) and len(outputs) > 1:
+        found = outputs[1]
+    if not isinstance(found, Tensor):
+        raise ModelError(
+            f"compute_loss returns a {type(outputs).__name__} without logits: with "
+            "return_outputs=True return (loss, outputs), and logits among the outputs"
+        )
+    return found
+
+
+def labels_of(data: Any) -> NDArray[np.int64] | None:
+    """A Hugging Face data set's column of class indices, None where it is no such thing."""
+    features = getattr(data, "features", None) or {}
+    for name in ("label", "labels"):
+        if str(getattr(features.get(name), "dtype", "")).startswith("int"):
+            return np.asarray(data.with_format("numpy")[name][:], dtype=np.int64)
+    return None
+
+
+def class_names(data: Any) -> list[str]:
+    """The names of a Hugging Face data set's classes, where it has them."""
+    features = getattr(data, "features", None) or {}
+    column = features.get("label") or features.get("labels")
+    return list(getattr(column, "names", None) or [])
+
+
+def teacher_from(name: str | PathLike[str], student: nn.Module) -> nn.Module:
+    """The classifier in a folder or on the hub, for the same kind of inputs as the student's.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    pictures = getattr(student, "main_input_name", "input_ids") == "pixel_values"
+    kind = (
+        transformers.AutoModelForImageClassification
+        if pictures
+        else transformers.AutoModelForSequenceClassification
+    )
+    try:
+        return kind.from_pretrained(name)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"no teacher at {str(name)!r}: {one_line(error)[:200]}") from error
+
+
+def asking(model: nn.Module) -> Callable[[Any], Tensor]:
+    """How to get a model's logits for a batch: with those inputs that its forward names."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    named = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+
+    def ask(data: Any) -> Tensor:
+        inputs = inputs_of(data)
+        return call(model, {k: v for k, v in inputs.items() if not named or k in named})
+
+    return ask

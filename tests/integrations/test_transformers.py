@@ -1,0 +1,443 @@
+"""FrugalTrainer against a plain transformers Trainer, and against a plain loop over a Selection."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, IterableDataset
+
+from frugalkd import KD, All, CrossEntropy, Ledger, Selection, SelfRegulation, StoredTargets
+from frugalkd.errors import (
+    FrugalKDError,
+    LedgerError,
+    ModelError,
+    RunFolderError,
+    SelectionMisuse,
+    TargetsError,
+    UnknownName,
+    UnsupportedData,
+)
+from frugalkd.policies import Plan
+from frugalkd.policies._policy import Ungated
+from toys import same_columns
+
+transformers: Any = pytest.importorskip("transformers", reason="needs the extra transformers")
+datasets: Any = pytest.importorskip("datasets", reason="needs the extra transformers")
+
+from frugalkd.integrations._hugging_face import Padding  # noqa: E402
+from frugalkd.integrations.transformers import FrugalMixin, FrugalTrainer  # noqa: E402
+
+ROWS, BATCH, EPOCHS, SEED, CLASSES = 21, 4, 2, 3, 6
+NOBODY = SelfRegulation(confidence=1.1)
+SOME = SelfRegulation(confidence=0.17)
+"""A gate that some pass: at first a top probability is about a sixth."""
+
+
+@pytest.fixture(scope="module")
+def texts(require_data):
+    """Questions of TREC-6 as word numbers of different lengths."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = parquet.read_table(require_data("trec6/train.parquet")).slice(0, ROWS).to_pydict()
+    words = [text.lower().split() for text in table["text"]]
+    number = {word: n for n, word in enumerate(sorted({w for ws in words for w in ws}), start=1)}
+    ids = [[number[word] for word in ws] for ws in words]
+    return datasets.Dataset.from_dict(
+        {"text": table["text"], "input_ids": ids, "label": table["label"]}
+    )
+
+
+def collate(samples):
+    """Padded to the longest; what a tokenizer's DataCollatorWithPadding does."""
+    rows = [torch.tensor(sample["input_ids"]) for sample in samples]
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    batch = {"input_ids": ids, "attention_mask": (ids > 0).long()}
+    if "label" in samples[0]:
+        batch["labels"] = torch.tensor([sample["label"] for sample in samples])
+    return batch
+
+
+def bert(seed=0, classes=CLASSES, width=32, **settings):
+    torch.manual_seed(seed)
+    config = transformers.BertConfig(
+        vocab_size=200, hidden_size=width, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=width, max_position_embeddings=40, num_labels=classes, **settings,
+    )  # fmt: skip
+    return transformers.BertForSequenceClassification(config)
+
+
+def arguments(folder, **settings):
+    given = {
+        "num_train_epochs": EPOCHS, "per_device_train_batch_size": BATCH, "learning_rate": 1e-3,
+        "per_device_eval_batch_size": 8, "logging_steps": 1, "save_strategy": "no", "seed": SEED,
+        "report_to": [], "disable_tqdm": True, "use_cpu": True,
+    }  # fmt: skip
+    return transformers.TrainingArguments(output_dir=str(folder), **(given | settings))
+
+
+class Plain(transformers.Trainer):
+    """In the selection's order; the loader draws its seeds from a stream of its own."""
+
+    def get_train_dataloader(self):
+        orders = Orders(len(self.train_dataset))
+        data = self.train_dataset.remove_columns("text")
+        generator = torch.Generator()
+        return DataLoader(
+            data, batch_sampler=orders, collate_fn=self.data_collator, generator=generator
+        )
+
+
+class Orders:
+    """Each loop is the order of the next epoch of a selection of everything, in batches."""
+
+    def __init__(self, samples):
+        data = [(torch.zeros(1), 0)] * samples
+        selection = Selection(data, epochs=EPOCHS, batch_size=BATCH, seed=SEED)
+        self.epochs = []
+        for epoch in selection:
+            self.epochs.append([])
+            for batch in epoch:
+                self.epochs[-1].append(batch.ids.tolist())
+                batch.observe(torch.zeros(len(batch.ids), 2))
+
+    def __len__(self):
+        return len(self.epochs[0])
+
+    def __iter__(self):
+        return iter(self.epochs.pop(0) if len(self.epochs) > 1 else self.epochs[0])
+
+
+def made(kind, folder, data, model=None, **settings):
+    """A trainer; settings that are none of frugalkd's are of its arguments."""
+    ours = ("teacher", "store", "mode", "ledger", "regulation", "policy", "weights", "objective")
+    ours = {name: settings.pop(name) for name in (*ours, "compute_loss_func") if name in settings}
+    model = bert() if model is None else model
+    return kind(
+        model, arguments(folder, **settings), train_dataset=data, data_collator=collate, **ours
+    )
+
+
+def steps(trainer, *names):
+    return [
+        tuple(log[name] for name in names) for log in trainer.state.log_history if "loss" in log
+    ]
+
+
+def same_weights(one, other):
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def mean_over_the_step(outputs, labels, num_items_in_batch):
+    """What a plain trainer has to be told, for Bert's own loss leaves the step's rows out."""
+    return F.cross_entropy(outputs.logits, labels, reduction="sum") / num_items_in_batch
+
+
+class Own(FrugalMixin, Plain):
+    """A trainer of one's own, before whose loss nothing is put."""
+
+
+@pytest.mark.parametrize("accumulation", [1, 4])
+@pytest.mark.parametrize("kind", [FrugalTrainer, Own])
+def test_a_gate_that_nobody_passes_is_the_plain_trainer(kind, accumulation, texts, tmp_path):
+    settings: dict[str, Any] = {"gradient_accumulation_steps": accumulation, "warmup_steps": 2}
+    right = {"compute_loss_func": mean_over_the_step} if kind is FrugalTrainer else {}
+    plain = made(Plain, tmp_path / "plain", texts, **settings, **right)
+    plain.train()
+    frugal = made(kind, tmp_path / "frugal", texts, policy=NOBODY, **settings)
+    metrics = frugal.train().metrics
+    assert same_weights(plain.model, frugal.model)
+    names = ("learning_rate", "epoch", "grad_norm")
+    assert steps(plain, *names) == steps(frugal, *names)
+    assert len(steps(plain, "loss")) == EPOCHS * -(-ROWS // BATCH // accumulation)
+    losses = np.array(steps(plain, "loss")), np.array(steps(frugal, "loss"))
+    if kind is Own:
+        assert (losses[0] == losses[1]).all()
+    np.testing.assert_allclose(*losses, rtol=3e-7)  # a sum of rows is rounded in another order
+    assert metrics["budget"] == 1
+    assert metrics["samples_backpropagated"] == ROWS * EPOCHS
+    assert (frugal.ledger["participations"] == EPOCHS).all()
+    saved = Ledger.load(tmp_path / "frugal")
+    assert same_columns(saved, frugal.ledger)
+    assert saved.epochs == EPOCHS
+
+
+def test_a_regulated_run_has_the_ledger_of_a_plain_loop(texts, tmp_path):
+    settings: dict[str, Any] = {
+        "optim": "sgd", "learning_rate": 0.05, "lr_scheduler_type": "constant",
+        "max_grad_norm": 0.0, "num_train_epochs": 4,
+    }  # fmt: skip
+    trainer = made(
+        FrugalTrainer, tmp_path, texts, policy=SOME, teacher=bert(1), objective=KD(2.0, 0.5),
+        **settings,
+    )  # fmt: skip
+    trainer.train()
+
+    student, teacher, kd = bert(), bert(1), KD(2.0, 0.5)
+    transformers.set_seed(SEED)
+    selection = Selection(
+        texts, policy=SOME, epochs=4, batch_size=BATCH, seed=SEED, model=student, screen_batch=8,
+        collate=collate,
+    )  # fmt: skip
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.05)
+    participations = np.zeros(ROWS, dtype=int)
+    for epoch in selection:
+        for batch in epoch:
+            inputs, labels = dict(batch.data), batch.data["labels"]
+            del inputs["labels"]
+            logits = student.train()(**inputs).logits
+            with torch.no_grad():
+                soft = teacher.eval()(**inputs).logits
+            losses = kd(logits, soft, labels)
+            (losses.sum() / len(losses)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            batch.observe(logits, labels, losses)
+            top, said = torch.softmax(logits.detach(), dim=1).max(dim=1)
+            participations[batch.ids] += ((said != labels) | (top < SOME.confidence)).numpy()
+    assert same_columns(trainer.ledger, selection.ledger)
+    assert trainer.ledger["participations"].tolist() == participations.tolist()
+    assert 0 < participations.sum() < 4 * ROWS, "a gate that some pass, or this shows nothing"
+    assert trainer.ledger.epochs == 4
+    assert same_weights(trainer.model, student)
+    assert trainer.meters.teacher_queries == trainer.meters.samples_backpropagated
+    assert trainer.meters.student_forwards == selection.meters.student_forwards
+
+
+@pytest.mark.parametrize(
+    ("policy", "accumulation"),
+    [(SOME, 2), (SelfRegulation(confidence=0.17, when="now"), 1)],
+    ids=["last-visit", "now"],
+)
+def test_a_run_goes_on_from_the_middle_of_an_epoch(policy, accumulation, texts, tmp_path):
+    def trainer(folder):
+        return made(
+            FrugalTrainer, folder, texts, policy=policy, teacher=bert(1), save_strategy="steps",
+            save_steps=1, num_train_epochs=3, gradient_accumulation_steps=accumulation,
+        )  # fmt: skip
+
+    undisturbed = trainer(tmp_path)
+    undisturbed.train()
+    last = undisturbed.state.global_step
+    assert 3 < last <= 3 * -(-ROWS // BATCH // accumulation)
+    assert (tmp_path / f"checkpoint-{last}" / "frugalkd.safetensors").is_file()
+    for step in (2, last - 1):
+        resumed = trainer(tmp_path / "again")
+        resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
+        assert same_weights(undisturbed.model, resumed.model)
+        assert same_columns(undisturbed.ledger, resumed.ledger)
+        assert resumed.state.global_step == last
+        assert resumed.meters.samples_backpropagated == undisturbed.meters.samples_backpropagated
+        assert steps(resumed, "learning_rate") == steps(undisturbed, "learning_rate")
+
+
+def test_a_checkpoint_of_another_training_is_refused(texts, tmp_path):
+    saving: dict[str, Any] = {"save_strategy": "epoch", "num_train_epochs": 1}
+    made(FrugalTrainer, tmp_path, texts, policy=NOBODY, **saving).train()
+    with pytest.raises(RunFolderError, match="other policy"):
+        made(FrugalTrainer, tmp_path, texts, policy=All()).train(resume_from_checkpoint=True)
+    (checkpoint,) = tmp_path.glob("checkpoint-*")
+    (checkpoint / "frugalkd.safetensors").unlink()
+    with pytest.raises(RunFolderError, match="plain Trainer"):
+        made(FrugalTrainer, tmp_path, texts, policy=NOBODY).train(str(checkpoint))
+
+
+class EveryOther(Ungated):
+    """Nobody in odd epochs, a third of them in others."""
+
+    def plan(self, ledger, pool, at):
+        return Plan(pool[:0] if at.epoch % 2 else pool[: len(pool) // 3])
+
+
+def test_the_schedule_ends_with_the_plan_and_epochs_without_a_step_are_passed_over(texts, tmp_path):
+    trainer = made(
+        FrugalTrainer, tmp_path, texts, policy=EveryOther(), num_train_epochs=4, warmup_steps=2,
+        eval_strategy="no",
+    )  # fmt: skip
+    trainer.train()
+    of_peak = [rate / 1e-3 for (rate,) in steps(trainer, "learning_rate")]
+    total, each = 24, 6  # steps of full training, of an epoch of it
+    assert of_peak == pytest.approx(
+        # Two steps of seven rows in epochs 0 and 2; warm-up counts the steps that there were.
+        [0, 1 / 2, *((total - at) / (total - 2) for at in (2 * each, 2 * each + each / 2))]
+    )
+    assert [epoch for (epoch,) in steps(trainer, "epoch")] == [0.5, 1, 2.5, 3]
+    assert trainer.ledger.epochs == 4
+
+
+def test_a_teacher_by_path_is_asked_live_or_once(texts, tmp_path):
+    bert(1, width=48).save_pretrained(tmp_path / "teacher")
+    named: dict[str, Any] = {"teacher": tmp_path / "teacher", "mode": "vanilla"}
+    live = made(FrugalTrainer, tmp_path / "live", texts, **named)
+    assert live.train().metrics["teacher_queries"] == ROWS * EPOCHS
+    kept = made(FrugalTrainer, tmp_path / "kept", texts, **named, store=tmp_path / "store")
+    assert kept.train().metrics["teacher_queries"] == ROWS
+    np.testing.assert_allclose(steps(live, "loss"), steps(kept, "loss"), rtol=1e-3)  # float16
+    stored = StoredTargets(tmp_path / "store")
+    again = made(FrugalTrainer, tmp_path / "again", texts, teacher=stored)
+    assert again.train().metrics["teacher_queries"] == 0
+    assert same_weights(again.model, kept.model)
+
+
+def test_hybrid_trains_only_what_was_significant(texts, tmp_path):
+    teacher = made(FrugalTrainer, tmp_path / "teacher", texts, policy=SOME, num_train_epochs=4)
+    teacher.train()
+    ledger = Ledger.load(tmp_path / "teacher")
+    ledger["participations"][:5] = 0
+    student = made(
+        FrugalTrainer, tmp_path / "student", texts, teacher=teacher.model, mode="hybrid",
+        ledger=ledger, regulation=SOME, model=bert(2), gradient_accumulation_steps=3,
+    )  # fmt: skip
+    student.train()
+    assert (student.ledger["visits"] > 0).tolist() == (ledger["participations"] > 0).tolist()
+
+
+def test_the_trainers_own_losses_can_be_weighed_where_they_are_one_a_row(texts, tmp_path):
+    weights = np.linspace(0, 2, ROWS, dtype=np.float32)
+
+    class Weighed(FrugalMixin, OneARow):
+        pass
+
+    own = made(Weighed, tmp_path / "own", texts, weights=weights, gradient_accumulation_steps=2)
+    own.train()
+    ours = made(
+        FrugalTrainer, tmp_path / "ours", texts, weights=weights, gradient_accumulation_steps=2
+    )
+    ours.train()
+    assert same_weights(own.model, ours.model)
+    with pytest.raises(SelectionMisuse, match="one loss a row"):
+        made(Own, tmp_path / "reduced", texts, weights=weights).train()
+
+
+class OneARow(transformers.Trainer):
+    """A loss of one's own, one a row."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        loss = F.cross_entropy(outputs.logits, labels, reduction="none")
+        return (loss, outputs) if return_outputs else loss
+
+
+def test_pictures_in_bf16_and_an_evaluation_that_is_the_trainers_own(tmp_path):
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    pictures = torch.tensor(pixels[:48], dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
+    data = [
+        {"pixel_values": x, "label": int(y)} for x, y in zip(pictures, labels[:48], strict=True)
+    ]
+    config = transformers.ViTConfig(
+        image_size=8, patch_size=4, num_channels=1, hidden_size=32, num_hidden_layers=2,
+        num_attention_heads=2, intermediate_size=32, num_labels=10,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.ViTForImageClassification(config)
+    teacher = copy.deepcopy(model)
+    trainer = FrugalTrainer(
+        model, arguments(tmp_path, bf16=True, eval_strategy="epoch", num_train_epochs=3),
+        train_dataset=data, eval_dataset=data[:20], teacher=teacher, mode="regulated",
+        regulation=SelfRegulation(confidence=0.12),
+    )  # fmt: skip
+    metrics = trainer.train().metrics
+    assert 0 < metrics["budget"] < 1
+    assert len([log for log in trainer.state.log_history if "eval_loss" in log]) == 3
+    assert np.isfinite(trainer.ledger["confidence"]).all()
+    assert trainer.meters.eval_seconds > 0
+    plain = transformers.Trainer(model, arguments(tmp_path, bf16=True), eval_dataset=data[:20])
+    assert plain.evaluate()["eval_loss"] == trainer.evaluate()["eval_loss"]
+
+
+def test_max_steps_are_those_of_full_training(texts, tmp_path):
+    trainer = made(FrugalTrainer, tmp_path, texts, policy=All(), max_steps=8)
+    trainer.train()
+    assert trainer.state.global_step == 8
+    assert trainer.ledger.epochs == pytest.approx(8 / 6)
+
+
+def test_padded_batches_are_joined_on_the_tokenizers_side():
+    class Tokenizer:
+        padding_side, pad_token_id = "left", 9
+
+    short = {"input_ids": torch.tensor([[1]]), "attention_mask": torch.tensor([[1]])}
+    long = {"input_ids": torch.tensor([[2, 3]]), "attention_mask": torch.tensor([[1, 1]])}
+    left = Padding(Tokenizer())([short, long])
+    assert left["input_ids"].tolist() == [[9, 1], [2, 3]]
+    assert left["attention_mask"].tolist() == [[0, 1], [1, 1]]
+    assert Padding(None)([short, long])["input_ids"].tolist() == [[1, 0], [2, 3]]
+
+
+class Endless(IterableDataset):
+    def __iter__(self):
+        yield {"input_ids": [1], "label": 0}
+
+
+class NoLogits(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, input_ids, attention_mask=None, labels=None):
+        return {"loss": self.weight.sum()}
+
+
+NOW = SelfRegulation(when="now")
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "error", "says"),
+    [
+        (FrugalTrainer, {"data": Endless(), "max_steps": 2}, UnsupportedData, "iterable"),
+        (Own, {"policy": NOW}, SelectionMisuse, "your own Trainer may have changed"),
+        (
+            FrugalTrainer,
+            {"policy": NOW, "gradient_accumulation_steps": 2},
+            SelectionMisuse,
+            "gradient_accumulation_steps to 1",
+        ),
+        (FrugalTrainer, {"model": NoLogits()}, ModelError, "return logits"),
+        (
+            FrugalTrainer,
+            {"model": bert(problem_type="multi_label_classification")},
+            UnsupportedData,
+            "multi label",
+        ),
+        (FrugalTrainer, {"model": bert(classes=1)}, UnsupportedData, "regression"),
+        (FrugalTrainer, {"drop": "label"}, UnsupportedData, "no 'label'"),
+        (FrugalTrainer, {"teacher": bert(1, classes=5)}, TargetsError, "5 classes"),
+        (FrugalTrainer, {"teacher": "no/such-folder-anywhere/x"}, ModelError, "no teacher at"),
+        (FrugalTrainer, {"objective": KD()}, TargetsError, "needs a teacher"),
+        (FrugalTrainer, {"mode": "hybrid"}, LedgerError, "significance ledger"),
+        (FrugalTrainer, {"mode": "best"}, UnknownName, "unknown mode"),
+        (
+            FrugalTrainer,
+            {"compute_loss_func": mean_over_the_step},
+            ModelError,
+            "compute_loss_func",
+        ),
+        (
+            FrugalTrainer,
+            {"train_sampling_strategy": "group_by_length"},
+            SelectionMisuse,
+            "order of samples",
+        ),
+    ],
+)
+def test_misuse_is_refused_in_one_line(kind, settings, error, says, texts, tmp_path):
+    settings = dict(settings)
+    data = settings.pop("data", texts)
+    if drop := settings.pop("drop", None):
+        data = data.remove_columns(drop)
+    with pytest.raises(FrugalKDError, match=says) as raised:
+        made(kind, tmp_path, data, **settings).train()
+    assert type(raised.value) is error
+    assert "\n" not in str(raised.value)
+
+
+def test_smoothed_labels_are_the_arguments(texts, tmp_path):
+    trainer = made(FrugalTrainer, tmp_path, texts, label_smoothing_factor=0.1)
+    assert trainer.objective == CrossEntropy(0.1)
