@@ -78,9 +78,10 @@ def check_model(model: nn.Module) -> None:
 def check_labelled(sample: Any) -> None:
     """Raises UnsupportedData unless a sample names its label as data collators expect it."""
     if isinstance(sample, Mapping) and not {"label", "labels", "label_ids"} & set(sample):
+        columns = ", ".join(map(str, sample))
         raise UnsupportedData(
-            f"the samples have no 'label' (they have {', '.join(map(str, sample))}), and there is "
-            "no teacher to stand in: rename the column that holds it"
+            f"the samples have no 'label' (they have {columns}), and there is no teacher to stand "
+            "in: rename the column that holds it"
         )
 
 

@@ -182,6 +182,8 @@ class FrugalMixin(_Trainer):
                 "device is what there is a plan for (set CUDA_VISIBLE_DEVICES)"
             )
         sampling = getattr(args, "train_sampling_strategy", "random")
+        if getattr(args, "group_by_length", False):  # as transformers 5.0 says it
+            sampling = "group_by_length"
         own = type(self)._get_train_sampler is not transformers.Trainer._get_train_sampler
         if sampling != "random" or own:
             what = "_get_train_sampler" if own else f"train_sampling_strategy={sampling!r}"
