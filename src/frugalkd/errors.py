@@ -131,6 +131,13 @@ class TrackerError(FrugalKDError):
     """
 
 
+class PlotError(FrugalKDError):
+    """A figure cannot be drawn: of what is there, into such a file, or without matplotlib.
+
+    What to do: as the line says.
+    """
+
+
 class Stopped(FrugalKDError):
     """A training was asked to stop, and did so; its last checkpoint is what it goes on from.
 

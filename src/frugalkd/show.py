@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,16 +81,26 @@ def _where_time_went(meters: dict[str, Any]) -> str:
     return f"most: {', '.join(largest)}"
 
 
-def evaluation_table(measured: dict[str, Any], title: str) -> Table:
-    """What a model is worth on held-out data."""
+def facts_table(title: str, facts: Mapping[str, object]) -> Table:
+    """Names and what is said of them, a row each; what is None is left out."""
     table = Table(title=escape(title), box=SIMPLE_HEAD, show_header=False, title_justify="left")
     table.add_column(style="dim", no_wrap=True)
-    table.add_column()
-    table.add_row("samples", f"{measured['samples']:,}")
-    table.add_row("accuracy", percent(measured["accuracy"], 2))
-    table.add_row("worst class", percent(measured["worst_class_accuracy"]))
-    table.add_row("calibration error", percent(measured["expected_calibration_error"]))
+    table.add_column(overflow="fold", max_width=56)
+    for name, said in facts.items():
+        if said is not None:
+            table.add_row(name, escape(str(said)))
     return table
+
+
+def evaluation_table(measured: dict[str, Any], title: str) -> Table:
+    """What a model is worth on held-out data."""
+    facts = {
+        "samples": f"{measured['samples']:,}",
+        "accuracy": percent(measured["accuracy"], 2),
+        "worst class": percent(measured["worst_class_accuracy"]),
+        "calibration error": percent(measured["expected_calibration_error"]),
+    }
+    return facts_table(title, facts)
 
 
 def ledger_view(summary: dict[str, Any]) -> RenderableType:

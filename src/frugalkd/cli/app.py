@@ -12,6 +12,7 @@ from frugalkd.cli import (
     comparing,
     estimating,
     ledgers,
+    plotting,
     recipes,
     reporting,
     storing,
@@ -65,6 +66,7 @@ app.command(rich_help_panel=_RUN)(benching.bench)
 app.add_typer(recipes.app, name="recipes", rich_help_panel=_LOOK)
 app.add_typer(ledgers.app, name="ledger", rich_help_panel=_LOOK)
 app.command(rich_help_panel=_LOOK)(reporting.report)
+app.command(rich_help_panel=_LOOK)(plotting.plot)
 app.command(rich_help_panel=_LOOK)(using.evaluate)
 app.command(rich_help_panel=_LOOK)(using.predict)
 app.command(rich_help_panel=_LOOK)(recipes.schema)
