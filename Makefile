@@ -47,7 +47,7 @@ tables: $(PROJECT) ## the tables of BENCHMARKS.md are those of benchmarks/result
 	$(BIN)/python benchmarks/write.py --check
 	$(BIN)/python docs/write.py --check
 
-pages: $(PROJECT) ## write docs/errors.md and docs/policies.md from the code
+pages: $(PROJECT) ## write the pages of docs/ that are made from the code
 	$(BIN)/python docs/write.py
 
 format: $(TOOLS) ## format the code and apply the linter's safe fixes
