@@ -156,6 +156,7 @@ class Selection:
         self._repeats = is_view_indexed(dataset) or is_batch_indexed(dataset)
         self.epoch = 0
         """The epoch to come, or under way."""
+        self._spent = 0  # samples backpropagated before the epoch to come
         self.classes: int | None = None
         """Of the model; where it is known, labels are checked against it as they are read."""
         self.stop: Callable[[], bool] = lambda: False
@@ -180,6 +181,7 @@ class Selection:
                     "out of both loops"
                 )
             self.epoch += 1
+            self._spent += int(epoch.summary["rows"])
 
     def __len__(self) -> int:
         """Epochs, a last part counted as one."""
@@ -194,14 +196,17 @@ class Selection:
             NonFiniteLoss: something of the epoch so far is not finite.
         """
         current, coming, under_way = self._current, self.epoch, self._under_way
+        spent = self._spent
         if current is not None and current.index == coming and current.begun:
             under_way = None if current.finished else current
             coming += current.finished
+            spent += int(current.summary["rows"]) if current.finished else 0
         inside = None if under_way is None else under_way.state_dict()
         return {
             "epoch": coming,
             "seed": self.seed,
             "epochs": self.ledger.epochs,
+            "spent": spent,
             "under_way": inside,
             "columns": {k: torch.from_numpy(v.copy()) for k, v in self.ledger.columns.items()},
         }
@@ -219,6 +224,7 @@ class Selection:
         self.epoch, self._current = state["epoch"], None
         self.ledger.columns = columns
         self.ledger.epochs = state["epochs"]
+        self._spent = int(state.get("spent", 0))
         inside = state["under_way"]
         self._under_way = None if inside is None else Epoch.from_state(self, inside)
 
@@ -231,7 +237,7 @@ class Selection:
 
     @property
     def _now(self) -> Moment:
-        return Moment(self.epoch, self.epochs, self.seed)
+        return Moment(self.epoch, self.epochs, self.seed, self._spent)
 
     def _plan(self) -> tuple[Plan, int]:
         """The epoch's plan in its order, and how many sleepers were screened for it."""

@@ -272,3 +272,40 @@ def test_a_budget_is_of_all_samples_whatever_the_pool():
     plan = SelfRegulation(budget=0.3).plan(Ledger.new(10), np.arange(5), at(0))
     assert len(plan.ids) == 3
     assert len(SelfRegulation(budget=0.9).plan(Ledger.new(10), np.arange(5), at(0)).ids) == 5
+
+
+def spending(policy, awake, epochs, samples=1000):
+    """Samples of each epoch where so many are awake in it, whoever took part before."""
+    spent = []
+    for epoch, part in enumerate(awake):
+        ledger = Ledger.new(samples)
+        ledger["last_epoch"][:] = 0
+        ledger["confidence"][:] = 0.5
+        ledger["streak"][part:] = 1
+        ledger["due"][part:] = 60
+        moment = Moment(epoch, epochs, 0, sum(spent))
+        planned = len(policy.plan(ledger, np.arange(samples), moment).ids)
+        spent.append(round(min(1.0, epochs - epoch) * planned))
+    return spent
+
+
+def test_an_early_budget_is_spent_as_the_gate_asks_and_to_the_last_sample():
+    policy = SelfRegulation(budget=0.25, pace="early")
+    spent = spending(policy, [1000, 500, 300, 200, 150, 150, 100, 100, 100, 100], 10)
+    assert spent[:3] == [1000, 500, 125]  # half of an even epoch is left for each to come
+    assert sum(spent) == pytest.approx(2500, abs=3)
+    few = spending(policy, [1000, 400] + [50] * 8, 10)
+    assert few[:2] == [1000, 400]
+    assert sum(few) == pytest.approx(2500, abs=5)
+
+
+@given(
+    budget=st.floats(0.05, 1),
+    epochs=st.floats(1, 12),
+    awake=st.lists(st.integers(0, 1000), min_size=12, max_size=12),
+)
+@settings(max_examples=60, deadline=None)
+def test_an_early_budget_is_kept_whoever_is_awake(budget, epochs, awake):
+    policy = SelfRegulation(budget=budget, pace="early")
+    spent = spending(policy, awake[: math.ceil(epochs)], epochs)
+    assert sum(spent) == pytest.approx(budget * epochs * 1000, abs=15, rel=0.02)

@@ -19,6 +19,8 @@ _NO_POLICY = {"student.policy": None, "student.weighting": None}
 _OURS: dict[str, dict[str, Any]] = {
     "ceiling": {"ceiling": 0.9},
     "ceiling-drawn": {"ceiling": 0.9, "quota": "random"},
+    "early": {"quota": "random", "pace": "early"},
+    "ceiling-early": {"ceiling": 0.9, "quota": "random", "pace": "early"},
     "unbiased": {"passing": 0.1},
     "agreement": {"judge": "teacher"},
     "finale": {"finale": 1},
@@ -67,6 +69,7 @@ _ABOUT_OURS = {
     "passing": "the gate, unbiased",
     "judge": "the gate, by the teacher",
     "finale": "the gate, then all",
+    "pace": "the gate, early",
     "quota": "the gate, awake drawn",
     "ceiling": "the gate, with a ceiling",
 }

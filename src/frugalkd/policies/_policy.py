@@ -72,11 +72,15 @@ def check_plan(plan: Plan, samples: int, policy: Policy) -> None:
 
 @dataclass(frozen=True)
 class Moment:
-    """When a plan is made: the epoch, of how many, and this epoch's random draws."""
+    """When a plan is made: the epoch, of how many, and this epoch's random draws.
+
+    ``spent``: samples that went through a backward pass before this epoch.
+    """
 
     epoch: int
     epochs: float
     seed: int
+    spent: int = 0
 
     def uniform(self, purpose: str, ids: ArrayLike) -> NDArray[np.float64]:
         """A uniform draw in [0, 1) for each id, a function of (seed, purpose, epoch, id)."""

@@ -44,6 +44,9 @@ class SelfRegulation(Policy):
         budget: the fraction of all samples that takes part in an epoch at the most, and, by waking
             sleepers, at the least; None leaves it to the gate (last-visit only).
         quota: whom a budget keeps: the ``"least-confident"`` of the awake, or a ``"random"`` draw.
+        pace: how a budget is spent: ``"even"``, as many samples in every epoch; or ``"early"``, as
+            the gate itself spends: while there is much to learn everybody who is awake takes part,
+            as long as half of an even epoch is left for each epoch to come.
         ceiling: what the student can be asked for at the most, as a part of what the teacher knows:
             a sample passes once the student gives its label a probability of ``min(tau, ceiling *
             the teacher's probability of that label)``, so that what the teacher itself is unsure of
@@ -69,6 +72,7 @@ class SelfRegulation(Policy):
     finale: int = 0
     budget: float | None = None
     quota: Literal["least-confident", "random"] = "least-confident"
+    pace: Literal["even", "early"] = "even"
     ceiling: float | None = None
     when_all_sleep: Literal["wait", "wake", "stop"] = "wait"
     judge: Literal["label", "teacher"] = "label"
@@ -139,9 +143,17 @@ class SelfRegulation(Policy):
     def at_budget(self, budget: float) -> Policy | None:
         return None if self.when == "now" else replace(self, budget=budget)
 
-    def _quota(self, ledger: Ledger) -> int:
+    def _quota(self, ledger: Ledger, awake: int, at: Moment) -> int:
+        """How many take part in this epoch, where so many are ``awake``."""
         assert self.budget is not None
-        return max(1, round(self.budget * len(ledger)))
+        even = self.budget * len(ledger)
+        if self.pace == "even":
+            return max(1, round(even))
+        remain = at.epochs - at.epoch  # epochs, this one included; the last may be a part
+        left = even * at.epochs - at.spent
+        most = (left - max(0.0, remain - 1) * even / 2) / min(1.0, remain)
+        # Sleepers are woken up to an even share of what is left: nothing is left at the end.
+        return max(1, round(min(max(awake, left / remain), most)))
 
     def _unbiased(self, ledger: Ledger, pool: Ids, awake: Ids, at: Moment) -> Plan:
         """The awake, and a draw of the others that weighs for all of them."""
@@ -151,7 +163,7 @@ class SelfRegulation(Policy):
             some, rest = awake, others[at.uniform("passing", others) < self.passing]
             chance = self.passing
         else:
-            quota = min(self._quota(ledger), len(pool))
+            quota = min(self._quota(ledger, len(awake), at), len(pool))
             drawn = min(round(self.passing * len(others)), quota // 2)
             drawn = min(max(drawn, quota - len(awake)), len(others))
             seed, stream = at.seed, draws.stream("passing")
@@ -166,7 +178,7 @@ class SelfRegulation(Policy):
 
     def _within_budget(self, ledger: Ledger, pool: Ids, awake: Ids, at: Moment) -> Plan:
         """Cut the awake to the quota, or fill it with the sleepers nearest their due epoch."""
-        quota = self._quota(ledger)
+        quota = self._quota(ledger, len(awake), at)
 
         def confidence(ids: Ids) -> NDArray:
             unseen = at_sorted(ledger["last_epoch"], ids) == NEVER

@@ -10,7 +10,13 @@ from typing import Any
 from frugalkd.recipes.schema import Recipe
 from frugalkd.runs.folder import SCHEMA
 
-LATER = {"when_all_sleep": "wait", "compile": False, "judge": "label", "passing": None}
+LATER = {
+    "when_all_sleep": "wait",
+    "compile": False,
+    "judge": "label",
+    "passing": None,
+    "pace": "even",
+}
 """Settings that came after runs had digests: at their defaults they say nothing new, so
 that those runs are still known for what they are."""
 
