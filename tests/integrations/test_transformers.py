@@ -95,7 +95,7 @@ class Orders:
     """Each loop is the order of the next epoch of a selection of everything, in batches."""
 
     def __init__(self, samples):
-        data = [(torch.zeros(1), 0)] * samples
+        data: Any = [(torch.zeros(1), 0)] * samples
         selection = Selection(data, epochs=EPOCHS, batch_size=BATCH, seed=SEED)
         self.epochs = []
         for epoch in selection:

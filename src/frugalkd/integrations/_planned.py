@@ -74,7 +74,7 @@ class PlannedEpochs:
             return len(first.ids)
         size = selection.batch_size
         rows = len(epoch) * size if selection.drop_last else epoch.planned
-        return min(self.accumulation * size, rows - epoch.summary["steps"] * size)
+        return min(self.accumulation * size, rows - int(epoch.summary["steps"]) * size)
 
     def position(self, batch: Batch, total: int) -> float:
         """Where a schedule of ``total`` steps is at a batch's progress: in steps, as if everything

@@ -35,27 +35,29 @@ def make_selection(trainer: FrugalMixin) -> Selection:
         UnsupportedData, DataError, ModelError, LedgerError, TargetsError: as the trainer says.
     """
     data: Any = trainer.train_dataset
+    model: Any = trainer.model
     check_map_style(data)
     args, rows = trainer.args, trainer._train_batch_size
     with_columns = trainer._get_collator_with_removed_columns(trainer.data_collator, "training")
-    collate, forward = AsDict(with_columns), asking(trainer.model)
+    collate, forward = AsDict(with_columns), asking(model)
     targets, weights = _targets(trainer), trainer.weights
     if targets is None and len(data):
         with streams_restored():
             check_labelled(data[0])
     if trainer.significance is not None:
         weights = weights_from(trainer.significance, data, trainer.gamma)
+    taking_part = len(data) if weights is None else int(np.count_nonzero(weights))
     ledger = Ledger.new(len(data), labels=labels_of(data), extra=trainer.policy.columns)
     selection = Selection(
         data,
         policy=trainer.policy,
-        epochs=_epochs(trainer, len(data) if weights is None else np.count_nonzero(weights)),
+        epochs=_epochs(trainer, taking_part),
         batch_size=rows,
         seed=args.seed if args.data_seed is None else args.data_seed,
         weights=weights,
         scores=trainer.scores,
         targets=targets,
-        model=trainer.model,
+        model=model,
         forward=forward,
         collate=collate,
         join=Padding(trainer.processing_class),
@@ -72,7 +74,7 @@ def make_selection(trainer: FrugalMixin) -> Selection:
             f"{rows}: lower per_device_train_batch_size"
         )
     selection.classes = first_look(
-        trainer.model, data, targets, pool=selection.pool, forward=forward, device=args.device,
+        model, data, targets, pool=selection.pool, forward=forward, device=args.device,
         collate=collate,
     )  # fmt: skip
     ledger.about = {"data": data_digest(data), "policy": str(trainer.policy)}

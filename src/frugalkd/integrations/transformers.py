@@ -134,11 +134,12 @@ class FrugalMixin(_Trainer):
         self.weights, self.scores, self.gamma = weights, scores, gamma
         self.significance = ledger if mode is not None and MODES[mode].weighted else None
         self._check_setting()
-        check_model(self.model)
+        model: Any = self.model
+        check_model(model)
         if isinstance(teacher, str | PathLike):
-            teacher = teacher_from(teacher, self.model)
+            teacher = teacher_from(teacher, model)
         if isinstance(teacher, nn.Module):
-            check_pair(self.model, teacher)
+            check_pair(model, teacher)
             teacher.to(self.args.device)
         self.teacher, self.store = teacher, store
         self.objective = objective or (self._own_objective() if teacher is None else KD())
@@ -225,9 +226,8 @@ class FrugalMixin(_Trainer):
             at = self.state.global_step
         assert planned.epoch is not None, "there is a batch"
         follow(self.lr_scheduler, at, planned.epoch.lr_factor)
-        return Step(first, epoch_iterator, num_batches), torch.tensor(
-            float(self._rows), device=device
-        )
+        rows = torch.tensor(float(self._rows), device=device)
+        return Step(first, epoch_iterator, num_batches), rows
 
     # The step.
 
@@ -257,7 +257,9 @@ class FrugalMixin(_Trainer):
         here; else the trainer's own."""
         batch = self._batch
         if batch is None:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            return super().compute_loss(
+                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
+            )
         labels, losses = batch.labels, None
         if self.objective is None:
             loss, outputs = super().compute_loss(
@@ -333,7 +335,7 @@ class FrugalMixin(_Trainer):
         selection.state_dict()  # what a training that was stopped has left on the device
         self._read_clock()
         if self.args.should_save:
-            selection.ledger.save(Path(self.args.output_dir) / LEDGER)
+            selection.ledger.save(Path(self.args.output_dir or ".") / LEDGER)
         counted = selection.meters
         output.metrics.update(
             samples_backpropagated=counted.samples_backpropagated,
@@ -346,7 +348,8 @@ class FrugalMixin(_Trainer):
     def _about(self) -> dict[str, str]:
         """What a checkpoint is of."""
         teacher = self.teacher if isinstance(self.teacher, nn.Module) else None
-        about = describe(teacher, self.train_dataset) | getattr(self.teacher, "about", {})
+        data: Any = self.train_dataset
+        about = describe(teacher, data) | getattr(self.teacher, "about", {})
         objective = "the trainer's own" if self.objective is None else str(self.objective)
         return about | {"policy": str(self.policy), "objective": objective}
 
