@@ -26,21 +26,25 @@ LARGEST = 4 << 20
 """Bytes of a page."""
 
 
-def make_page(content: Comparison | Run, imports: Collection[str] = ()) -> str:
+def make_page(
+    content: Comparison | Run, imports: Collection[str] = (), *, watched: bool = False
+) -> str:
     """The page of a comparison or of a run, as HTML.
 
     Args:
         content: what :func:`frugalkd.report.collect` found.
         imports: import paths of data of one's own that may be imported for the gallery.
+        watched: it asks the server that it comes from whether it has changed
+            (:mod:`frugalkd.report.watch`).
 
     Raises:
         ReportError: it would be larger than ``LARGEST`` bytes.
     """
     pictures = pictures_of(content.recipe, imports)
     if isinstance(content, Comparison):
-        html = render(comparison_page(content, pictures))
+        html = render(comparison_page(content, pictures), watched)
     else:
-        html = render(run_page(content, pictures))
+        html = render(run_page(content, pictures), watched)
     size = len(html.encode("utf-8", "replace"))
     if size > LARGEST:
         raise ReportError(
@@ -50,20 +54,23 @@ def make_page(content: Comparison | Run, imports: Collection[str] = ()) -> str:
     return html
 
 
-def render(page: Page) -> str:
+def render(page: Page, watched: bool = False) -> str:
     """The HTML of a page."""
     script, style = _own("report.js"), _own("report.css")
+    watch = _own("watch.js") if watched else ""
     blocks = [block for section in page.sections for block in section.blocks]
     figures = {block.name: block.plot for block in blocks if isinstance(block, Figure)}
     packed, plotly_hash = _plotly()
+    asks = f"connect-src 'self'; script-src {_hash(watch)}" if watched else "script-src"
     return _template().render(
         page=page,
         style=Markup(style),
         script=Markup(script),
         figures=Markup(json_in_html(figures)),
         plotly=Markup(packed),
+        watch=Markup(watch),
         policy=f"default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; "
-        f"script-src {_hash(script)} {plotly_hash}; base-uri 'none'; form-action 'none'",
+        f"{asks} {_hash(script)} {plotly_hash}; base-uri 'none'; form-action 'none'",
         version=frugalkd.__version__,
     )  # fmt: skip
 

@@ -6,7 +6,7 @@
   const status = document.getElementById("status");
   let clearing;
   function say(text) {
-    status.textContent = text;
+    if (status.textContent !== text) status.textContent = text;
     clearTimeout(clearing);
     clearing = setTimeout(() => { status.textContent = ""; }, 3000);
   }
@@ -57,10 +57,8 @@
     return cell.dataset.value === undefined ? cell.innerText : Number(cell.dataset.value);
   }
 
-  function sort(table, place, heading) {
-    const up = heading.getAttribute("aria-sort") === "none"
-      ? !heading.classList.contains("number")
-      : heading.getAttribute("aria-sort") !== "ascending";
+  function sort(heading, up) {
+    const table = heading.closest("table"), place = heading.cellIndex;
     for (const th of table.tHead.rows[0].cells) th.setAttribute("aria-sort", "none");
     heading.setAttribute("aria-sort", up ? "ascending" : "descending");
     const body = table.tBodies[0];
@@ -70,37 +68,47 @@
     const known = [...body.rows].map(row => [key(row, place), row]);
     known.sort(([a], [b]) => typeof a === typeof b ? (up ? 1 : -1) * compare(a, b) : compare(a, b));
     body.append(...known.map(([, row]) => row));
+  }
+
+  function sortNext(heading) {
+    const up = heading.getAttribute("aria-sort") === "none"
+      ? !heading.classList.contains("number")
+      : heading.getAttribute("aria-sort") !== "ascending";
+    sort(heading, up);
     say(`Sorted by ${heading.innerText.trim()}, ${up ? "ascending" : "descending"}`);
   }
 
-  for (const table of document.querySelectorAll("table[data-tools]")) {
-    [...table.tHead.rows[0].cells].forEach((heading, place) => {
-      const name = heading.textContent;
-      heading.setAttribute("aria-sort", "none");
-      heading.replaceChildren(button(name, () => sort(table, place, heading)));
-    });
-    const tools = document.createElement("div");
-    tools.className = "tools";
-    tools.append(
-      button("Copy as Markdown", () => copy(markdown(table), "Markdown")),
-      button("Copy as CSV", () => copy(csv(table), "CSV")),
-    );
-    table.closest(".table").prepend(tools);
-  }
-  for (const block of document.querySelectorAll(".code")) {
-    const text = block.querySelector("code").textContent;
-    const tools = document.createElement("div");
-    tools.className = "tools";
-    tools.append(button("Copy", () => copy(text, block.querySelector("h3").textContent)));
-    block.querySelector("h3").after(tools);
+  function addTools(within) {
+    for (const table of within.querySelectorAll("table[data-tools]")) {
+      for (const heading of table.tHead.rows[0].cells) {
+        const name = heading.textContent;
+        heading.setAttribute("aria-sort", "none");
+        heading.replaceChildren(button(name, () => sortNext(heading)));
+      }
+      const tools = document.createElement("div");
+      tools.className = "tools";
+      tools.append(
+        button("Copy as Markdown", () => copy(markdown(table), "Markdown")),
+        button("Copy as CSV", () => copy(csv(table), "CSV")),
+      );
+      table.closest(".table").prepend(tools);
+    }
+    for (const block of within.querySelectorAll(".code")) {
+      const text = block.querySelector("code").textContent;
+      const tools = document.createElement("div");
+      tools.className = "tools";
+      tools.append(button("Copy", () => copy(text, block.querySelector("h3").textContent)));
+      block.querySelector("h3").after(tools);
+    }
   }
 
   // Figures: plotly.js lies in the page, compressed; colours are the page's.
-  const figures = JSON.parse(document.getElementById("figures").textContent);
-  const places = [...document.querySelectorAll("[data-figure]")];
+  let figures = JSON.parse(document.getElementById("figures").textContent);
+  const places = within => [...within.querySelectorAll("[data-figure]")];
   const colour = name => getComputedStyle(root).getPropertyValue(`--${typeof name === "number" ? `c${name}` : name}`).trim();
-  const hidden = new Map(places.map(place => [place, new Set(
-    figures[place.dataset.figure].data.flatMap((trace, at) => trace.meta.shown ? [] : [at]))]));
+  const chosen = new Map();  // by figure and line: whether the reader wants to see it
+  const line = (place, trace) => `${place.dataset.figure}\n${trace.name}`;
+  const isShown = (place, trace) => chosen.get(line(place, trace)) ?? trace.meta.shown;
 
   async function unpack() {
     const packed = document.getElementById("plotly");
@@ -119,13 +127,15 @@
     };
   }
 
-  function draw(place) {
+  async function draw(place) {
+    await unpacked;
     const figure = figures[place.dataset.figure], narrow = place.clientWidth < 600;
-    const data = figure.data.map((trace, at) => {
+    if (!figure) return;  // the page has been refreshed meanwhile
+    const data = figure.data.map(trace => {
       const own = colour(trace.meta.colour);
       return {
         ...trace,
-        visible: !hidden.get(place).has(at),
+        visible: isShown(place, trace),
         marker: { ...trace.marker, color: own, line: { color: colour("raised"), width: trace.type === "bar" ? 0.5 : 1 } },
         line: { ...trace.line, color: own },
         ...(trace.error_x && { error_x: { type: "data", ...trace.error_x, color: own } }),
@@ -137,7 +147,7 @@
     const layout = {
       ...rest, height: narrow ? Math.min(height, Math.max(300, 0.85 * height)) : height,
       xaxis: axis(xaxis, narrow), yaxis: axis(yaxis, narrow),
-      margin: { l: 8, r: 16, t: 16, b: 8 }, showlegend: false, hovermode: "closest", bargap: 0.25,
+      margin: { l: 8, r: 16, t: 16, b: 8 }, showlegend: false, uirevision: "the reader's", hovermode: "closest", bargap: 0.25,
       paper_bgcolor: colour("raised"), plot_bgcolor: colour("raised"),
       font: { family: getComputedStyle(document.body).fontFamily, size: narrow ? 11 : 13, color: colour("ink") },
       hoverlabel: { bgcolor: colour("paper"), bordercolor: colour("line"), font: { color: colour("ink") } },
@@ -154,19 +164,19 @@
   function chips(place) {
     const traces = figures[place.dataset.figure].data;
     if (traces.length < 2) return;
-    const list = document.createElement("ul"), off = hidden.get(place);
+    const list = document.createElement("ul");
     list.className = "chips";
     list.setAttribute("aria-label", "Shown in the plot");
-    traces.forEach((trace, at) => {
+    traces.forEach(trace => {
       const name = new DOMParser().parseFromString(trace.name, "text/html").body.textContent;
       const made = button(name, () => {
-        if (!off.delete(at)) off.add(at);
-        made.setAttribute("aria-pressed", String(!off.has(at)));
+        chosen.set(line(place, trace), !isShown(place, trace));
+        made.setAttribute("aria-pressed", String(isShown(place, trace)));
         draw(place);
       });
       made.dir = "auto";
       made.style.setProperty("--chip", `var(--${typeof trace.meta.colour === "number" ? `c${trace.meta.colour}` : trace.meta.colour})`);
-      made.setAttribute("aria-pressed", String(!off.has(at)));
+      made.setAttribute("aria-pressed", String(isShown(place, trace)));
       const item = document.createElement("li");
       item.append(made);
       list.append(item);
@@ -174,12 +184,20 @@
     place.after(list);
   }
 
-  const redraw = () => Promise.all(places.map(draw));
-  unpack().then(() => {
-    places.forEach(chips);
-    return redraw();
-  }).then(() => {
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
-    root.dataset.drawn = String(places.length);
-  });
+  function equip(within) {
+    addTools(within);
+    places(within).forEach(chips);
+  }
+
+  async function redraw() {
+    await Promise.all(places(document).map(draw));
+    root.dataset.drawn = String(places(document).length);
+  }
+
+  const unpacked = unpack();
+  equip(document);
+  redraw().then(() => matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw));
+
+  // For a page that is watched (watch.js).
+  window.report = { say, sort, equip, redraw, set figures(next) { figures = next; } };
 })();
