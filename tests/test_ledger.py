@@ -167,9 +167,12 @@ def test_unreadable_files_are_refused_in_one_line(tmp_path):
         Ledger.load(path)
     visited().save(path)
     whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(LedgerError, match="not a readable ledger"):
-        Ledger.load(path)
+    for kept in (0, 5, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:kept])
+        with pytest.raises(
+            LedgerError, match=r"not a readable ledger: .+; make it again with 'frugalkd teach'$"
+        ):
+            Ledger.load(path)
     arrays = load_file(str(_saved(visited(), tmp_path)))
     meta = {"frugalkd-ledger": '{"schema": "1", "epochs": "2.0"}'}
     for damage in (

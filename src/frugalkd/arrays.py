@@ -20,7 +20,7 @@ from frugalkd.files import atomic
 from frugalkd.parsing import header_bytes, one_line, parse_json
 
 _LARGEST_HEADER = 1 << 24
-_UNREADABLE = (SafetensorError, OSError, ValueError, TypeError, AttributeError, OverflowError)
+_UNREADABLE = (SafetensorError, ValueError, TypeError, AttributeError, OverflowError)
 """How safetensors' reader fails on a file that is none, or of types that numpy has not."""
 
 
@@ -53,12 +53,14 @@ def load_arrays(
     """
     try:
         if header_bytes(path) > _LARGEST_HEADER:
-            raise error(f"{path} is not a readable {what}: its header is too large")
+            raise error(f"{path} is not a readable {what}: its header is too large; {again}")
         with safe_open(path, framework="np") as file:
             entry = (file.metadata() or {}).get(f"frugalkd-{kind}")
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except OSError as reason:
+        raise error(f"cannot read {path}: {one_line(reason.strerror or reason)}") from None
     except _UNREADABLE as reason:
-        raise error(f"{path} is not a readable {what}: {one_line(reason)}") from None
+        raise error(f"{path} is not a readable {what}: {one_line(reason)}; {again}") from None
     if entry is None:
         raise error(f"{path} is a safetensors file but not a {what}")
     if not entry.startswith("{"):  # else of a version that kept no checksum
@@ -68,7 +70,7 @@ def load_arrays(
     try:
         about = dict(parse_json(entry))
     except (TypeError, ValueError):
-        raise error(f"{path} is damaged: what it says of itself is unreadable") from None
+        raise error(f"{path} is damaged: what it says of itself is unreadable; {again}") from None
     refuse_schema(about.pop("schema", None), schema, path, error, again)
     return arrays, about
 

@@ -191,21 +191,21 @@ class Ledger:
         if missing or len(lengths) != 1 or len(next(iter(lengths))) != 1:
             raise LedgerError(
                 f"{path} is damaged: {len(missing)} columns are missing "
-                f"({', '.join(missing[:3])}), {len(lengths)} lengths"
+                f"({', '.join(missing[:3])}), {len(lengths)} lengths; {_AGAIN}"
             )
         dtypes = {**{name: dtype for name, (dtype, _) in _COLUMNS.items()}, "label": "int32"}
         wrong = [name for name, dtype in dtypes.items() if name in arrays]
         wrong = [name for name in wrong if arrays[name].dtype != dtypes[name]]
         if wrong:
-            raise LedgerError(f"{path} is damaged: columns {wrong} have the wrong type")
+            raise LedgerError(f"{path} is damaged: columns {wrong} have the wrong type; {_AGAIN}")
         try:
             epochs = float(about.pop("epochs"))
             if not 0 <= epochs <= int(NEVER):
                 raise ValueError(epochs)
         except (KeyError, TypeError, ValueError):
-            raise LedgerError(f"{path} is damaged: it does not say its epochs") from None
+            raise LedgerError(f"{path} is damaged: it does not say its epochs; {_AGAIN}") from None
         if not all(isinstance(text, str) for text in about.values()):
-            raise LedgerError(f"{path} is damaged: what it says of itself is not text")
+            raise LedgerError(f"{path} is damaged: what it says of itself is not text; {_AGAIN}")
         return cls(arrays, arrays.pop("label", None), epochs, about)
 
     def export(self, path: str | Path) -> None:

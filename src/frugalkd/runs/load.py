@@ -30,6 +30,7 @@ _LONGEST_NAME = 255
 """Bytes of a file's name, on the file systems that there are."""
 
 _CHECKSUM = "frugalkd-weights-crc32"
+_AGAIN = "take a sound copy, or train it again"
 
 
 @dataclass(frozen=True)
@@ -219,7 +220,9 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             if header_bytes(path) > LARGEST_JSON:
-                raise ModelError(f"{path} cannot be read as weights: its header is too large")
+                raise ModelError(
+                    f"{path} cannot be read as weights: its header is too large; {_AGAIN}"
+                )
             return _checked_state(path)
         if path.suffix not in (".pt", ".pth", ".bin"):
             raise ModelError(f"{path}: weights end in .safetensors, .pt, .pth or .bin")
@@ -235,9 +238,11 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         ) from None
     except ModelError:
         raise
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror or one_line(error)}") from None
     except Exception as error:  # a damaged file makes the readers fail in many ways
         reason = one_line(error) or type(error).__name__
-        raise ModelError(f"{path} cannot be read as weights: {reason}") from None
+        raise ModelError(f"{path} cannot be read as weights: {reason}; {_AGAIN}") from None
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
@@ -253,7 +258,5 @@ def _checked_state(path: Path) -> dict[str, Tensor]:
         said = (file.metadata() or {}).get(_CHECKSUM)
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if said is not None and said != checksum("", state):
-        raise ModelError(
-            f"{path} is damaged: its checksum is wrong; take a sound copy, or train it again"
-        )
+        raise ModelError(f"{path} is damaged: its checksum is wrong; {_AGAIN}")
     return state
