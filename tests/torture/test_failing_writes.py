@@ -256,7 +256,8 @@ def teacher(tiny, tmp_path_factory) -> Path:
 
 def outcome(run: Path) -> dict[str, bytes]:
     """The bytes that a run must leave whatever happened to it."""
-    found = {path.name: path.read_bytes() for path in run.glob("*.safetensors")}
+    left = [*run.glob("*.safetensors"), run / "summary.json"]
+    found = {path.name: path.read_bytes() for path in left}
     for header in run.glob("targets*/header.json"):
         store = Store(header.parent)
         there = np.flatnonzero(store.present(np.arange(100), np.zeros(100, np.int64)))
@@ -299,7 +300,7 @@ def check_whole_run(tiny, teacher, tmp_path, what, step):
     work()  # which may leave something in the teacher's folder
     calls = calls_of(work, out)
     sound = outcome(out)
-    assert len(sound) == 2
+    assert len(sound) == 3
     for turn, place in enumerate(range(0, calls, step)):
         shutil.rmtree(out, ignore_errors=True)
         kind = KINDS[turn % len(KINDS)]
