@@ -26,13 +26,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import fuzz_runs
+
 SPARE = 64 << 20
 SECONDS = 10
 """Of one file; a hang is what takes longer."""
 
 KINDS = (
     "recipe", "ledger", "scores", "store-header", "store-rows", "store-presence", "checkpoint",
-    "results", "run", "metrics", "filling", "card", "weights",
+    "results", "run", "metrics", "filling", "card", "weights", *fuzz_runs.KINDS,
 )  # fmt: skip
 
 
@@ -421,6 +423,9 @@ def make_kind(name: str, folder: Path) -> Kind:
             },
         )
         return safetensors_kind(path, lambda: load_tree(path))
+
+    if name in fuzz_runs.KINDS:
+        return json_kind(*fuzz_runs.sound_file(name, folder))
 
     recipe = override(
         load_recipe("digits"),
