@@ -90,8 +90,10 @@ def students_until_paid(cost: float, before: float, after: float) -> int | None:
     if cost <= 0:
         return 0
     saving = before - after
+    if saving <= cost * 1e-15:  # nothing but a rounding
+        return None
     # A rounding must not add a student.
-    return math.ceil(cost / saving - 1e-9) if saving > 0 else None
+    return math.ceil(cost / saving - 1e-9)
 
 
 def teacher_seconds(share: Share, costs: Costs, samples: int, epochs: float) -> Range:

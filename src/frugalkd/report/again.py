@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from frugalkd.errors import ReportError
 from frugalkd.report.shapes import Comparison, Run
 
 _SIGNS = {"better": ">", "no worse": ">="}
@@ -35,5 +36,10 @@ def run_command(run: Run) -> str:
 
 
 def recipe_yaml(recipe: dict[str, Any]) -> str:
-    """A recipe as resolved, as YAML."""
-    return yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=88)
+    """A recipe as resolved, as YAML. Raises ReportError where it is nested too deeply to be one."""
+    try:
+        return yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=88)
+    except RecursionError:
+        raise ReportError(
+            "the recipe of this report is damaged: it is nested too deeply; make it again"
+        ) from None

@@ -14,7 +14,16 @@ from frugalkd.comparison.summary import mean_history
 from frugalkd.errors import ReportError, RunFolderError
 from frugalkd.modes import MODES
 from frugalkd.parsing import one_line
-from frugalkd.report.shapes import Arm, Comparison, Frontiers, LedgerSummary, Run, Shape, Shares
+from frugalkd.report.shapes import (
+    Arm,
+    Comparison,
+    Frontiers,
+    LedgerSummary,
+    Run,
+    Shape,
+    Shares,
+    section,
+)
 from frugalkd.runs.folder import read_json, read_results
 from frugalkd.runs.summary import read_summary
 
@@ -100,10 +109,9 @@ def _completed(arm: Arm, comparison: Comparison) -> Arm:
     if arm.mode is not None or arm.control is not None:
         return arm
     family = arm.family
-    own = comparison.recipe.get("arms") or {}
-    settings = own.get(family, {}).get("set", {}) if isinstance(own, dict) else {}
-    mode = settings.get("student.mode", family if family in MODES else None)
-    return arm.model_copy(update={"mode": mode if mode in MODES else None})
+    settings = section(section(section(comparison.recipe, "arms"), family), "set")
+    mode = settings.get("student.mode", family)
+    return arm.model_copy(update={"mode": mode if mode in list(MODES) else None})
 
 
 def _with_frontiers(arms: Sequence[Arm]) -> list[Arm]:

@@ -137,7 +137,7 @@ def _stores(comparison: Comparison, arms: Sequence[Arm]) -> list[list[Cell]]:
     for arm in arms:
         teacher = by_name.get(arm.teacher or "")
         asked = arm.meters.samples_backpropagated
-        if teacher is None or teacher.targets is None or asked is None or not teacher.targets.rows:
+        if teacher is None or teacher.targets is None or asked is None or teacher.targets.rows < 1:
             continue
         store = teacher.targets
         live = asked * store.seconds / store.rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from frugalkd.comparison.statistics import BUDGET_TOLERANCE
-from frugalkd.report.shapes import Arm, Comparison, Run
+from frugalkd.report.shapes import Arm, Comparison, Run, section
 from frugalkd.report.text import number, percent, seconds, short
 
 MARGIN = 0.005
@@ -158,6 +158,5 @@ def run_headline(run: Run) -> str:
 
 
 def _mode(run: Run) -> str:
-    section = run.recipe.get("teacher" if run.kind == "teach" else "student") or {}
-    policy = section.get("policy") or {}
-    return short(section.get("mode") or policy.get("name") or run.kind)
+    role = section(run.recipe, "teacher" if run.kind == "teach" else "student")
+    return short(role.get("mode") or section(role, "policy").get("name") or run.kind)

@@ -3,9 +3,16 @@ them is passed over, and what an older schema lacks has a default."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
+
+LARGEST = 10**20
+"""No number of a report is larger than this one, either way: what is reckoned of them, and the
+figures, hold no infinity."""
+
+Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
+Count = Annotated[int, Field(ge=-LARGEST, le=LARGEST)]
 
 
 class Shape(BaseModel):
@@ -17,61 +24,61 @@ class Shape(BaseModel):
 class Spread(Shape):
     """A mean over seeds, the 95 % interval of it (None for one seed), the value of each seed."""
 
-    mean: float | None = None
-    ci95: tuple[float, float] | None = None
-    values: list[float | None] = []
+    mean: Number | None = None
+    ci95: tuple[Number, Number] | None = None
+    values: list[Number | None] = []
 
 
 class Meters(Shape):
     """What a run cost, or the mean of several; None where nothing was measured."""
 
-    samples_backpropagated: float | None = None
-    student_forwards: float | None = None
-    teacher_queries: float | None = None
-    wall_seconds: float | None = None
-    phases: dict[str, float] = {}
+    samples_backpropagated: Number | None = None
+    student_forwards: Number | None = None
+    teacher_queries: Number | None = None
+    wall_seconds: Number | None = None
+    phases: dict[str, Number] = {}
 
 
 class Shares(Shape):
     """Parts of the samples by epoch, in [0, 1]; each is the mean of ``every`` epochs."""
 
-    every: int = Field(1, ge=1)
-    trained: list[float] = []
-    participations: list[float] = []
+    every: int = Field(1, ge=1, le=LARGEST)
+    trained: list[Number] = []
+    participations: list[Number] = []
 
 
 class ClassRecord(Shape):
     """Significance within one class."""
 
     name: str = Field(alias="class")
-    samples: int
-    mean: float
-    never: float
-    always: float
+    samples: Count
+    mean: Number
+    never: Number
+    always: Number
 
 
 class Sample(Shape):
     """A sample at one of the ends."""
 
-    id: int = Field(ge=0)
+    id: int = Field(ge=0, le=LARGEST)
     name: str | None = Field(alias="class")
-    significance: float
-    confidence: float | None
+    significance: Number
+    confidence: Number | None
     correct: bool
 
 
 class LedgerSummary(Shape):
     """What a ledger says."""
 
-    samples: int
-    epochs: float
+    samples: Count
+    epochs: Number
     data: str | None = None
-    mean: float
-    never: float
-    always: float
+    mean: Number
+    never: Number
+    always: Number
     classes: list[ClassRecord]
-    classes_left_out: int = 0
-    histogram: list[int]
+    classes_left_out: Count = 0
+    histogram: list[Count]
     most: list[Sample]
     least: list[Sample]
 
@@ -80,8 +87,8 @@ class Scoring(Shape):
     """A scoring run, whose cost is in no other meter."""
 
     kind: str
-    samples_backpropagated: int
-    wall_seconds: float
+    samples_backpropagated: Count
+    wall_seconds: Number
 
 
 class Match(Shape):
@@ -103,19 +110,19 @@ class Arm(Shape):
     arm: str
     about: str = ""
     mode: str | None = None
-    seeds: list[int]
+    seeds: list[Count]
     accuracy: Spread
     difference: Spread | None = None
     against_random: Spread | None = None
     budget: Spread
-    budget_asked: float | None = None
+    budget_asked: Number | None = None
     own_budget: bool = False
     on_budget: bool | None = None
     forwards: Spread = Spread()
     wall_ratio: Spread
     meters: Meters
-    collapsed: int = 0
-    failed: list[int] = []
+    collapsed: Count = 0
+    failed: list[Count] = []
     control: str | None = None
     control_of: str | None = None
     matched: Match | None = None
@@ -134,18 +141,18 @@ class Arm(Shape):
 class StoreCost(Shape):
     """What filling a teacher's stores took, once for all students."""
 
-    rows: float
-    seconds: float
+    rows: Number
+    seconds: Number
 
 
 class Teacher(Shape):
     """One teacher of a comparison."""
 
     teacher: str
-    seed: int | None = None
-    accuracy: float | None = None
-    budget: float | None = None
-    wall_seconds: float | None = None
+    seed: Count | None = None
+    accuracy: Number | None = None
+    budget: Number | None = None
+    wall_seconds: Number | None = None
     digest: str | None = None
     error: str | None = None
     targets: StoreCost | None = None
@@ -159,7 +166,7 @@ class ClaimRecord(Shape):
     against: str
     claim: str
     difference: Spread
-    p_holm: float
+    p_holm: Number
     holds: bool
     why: str = ""
 
@@ -169,7 +176,7 @@ class Failure(Shape):
 
     kind: str
     name: str
-    seed: int | None = None
+    seed: Count | None = None
     error: str
 
 
@@ -183,9 +190,9 @@ class Comparison(Shape):
     claims: list[ClaimRecord] = []
     failed: list[Failure] = []
     complete: bool = True
-    seeds: list[int]
+    seeds: list[Count]
     split: str | None = None
-    threads: int | None = None
+    threads: Count | None = None
     versions: dict[str, str] | None = None
     notes: list[str] = []
     recipe: dict[str, Any]
@@ -198,21 +205,21 @@ class Comparison(Shape):
 class Evaluation(Shape):
     """What a model is worth on held-out data; fractions in [0, 1]."""
 
-    samples: int
-    accuracy: float
-    worst_class_accuracy: float
-    expected_calibration_error: float
-    teacher_agreement: float | None = None
+    samples: Count
+    accuracy: Number
+    worst_class_accuracy: Number
+    expected_calibration_error: Number
+    teacher_agreement: Number | None = None
 
 
 class Epoch(Shape):
     """One epoch of a run."""
 
-    epoch: int
-    samples: int = Field(ge=1)
-    rows: int
-    participations: int
-    screened: int = 0
+    epoch: Count
+    samples: int = Field(ge=1, le=LARGEST)
+    rows: Count
+    participations: Count
+    screened: Count = 0
 
 
 class TargetsNote(Shape):
@@ -220,8 +227,8 @@ class TargetsNote(Shape):
 
     kind: str
     filled_here: bool = False
-    rows: int | None = None
-    bytes: int | None = None
+    rows: Count | None = None
+    bytes: Count | None = None
 
 
 class TeacherNote(Shape):
@@ -238,13 +245,13 @@ class Run(Shape):
     digest: str
     recipe: dict[str, Any]
     versions: dict[str, str]
-    seed: int
-    threads: int
+    seed: Count
+    threads: Count
     device: str = "cpu"
     split: str
-    train_samples: int
-    epochs: float | None = None
-    budget: float
+    train_samples: Count
+    epochs: Number | None = None
+    budget: Number
     meters: Meters
     evaluation: Evaluation | None = None
     teacher: TeacherNote | None = None
@@ -252,3 +259,9 @@ class Run(Shape):
     scoring: Scoring | None = None
     history: list[Epoch]
     summary: LedgerSummary | None = None
+
+
+def section(of: dict[str, Any], name: str) -> dict[str, Any]:
+    """A section of a recipe, which nobody has checked; {} where there is none."""
+    found = of.get(name)
+    return found if isinstance(found, dict) else {}
