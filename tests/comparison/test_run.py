@@ -12,6 +12,7 @@ from frugalkd.comparison.worker import carry_out
 from frugalkd.errors import (
     RecipeError,
     RunFolderError,
+    TrackerError,
     UnknownName,
 )
 from frugalkd.recipes.load import override
@@ -331,3 +332,15 @@ def test_one_run_at_a_time_gives_what_the_whole_comparison_gives(workers, tiny, 
     for wrong in ("abc", "z" * 12):
         with pytest.raises(RecipeError, match="--only"):
             run_one(array, wrong)
+
+
+def test_a_tracker_that_is_not_installed_is_named_before_any_run(
+    workers, tiny, tmp_path, monkeypatch
+):
+    from accelerate import tracking
+
+    monkeypatch.setattr(tracking, "get_available_trackers", lambda: [])
+    recipe = override(tiny, {"trackers": ["mlflow"]})
+    with pytest.raises(TrackerError, match="mlflow is not installed"):
+        compare(recipe, arms=["vanilla"], seeds=1, out=tmp_path / "c")
+    assert not (tmp_path / "c").exists()

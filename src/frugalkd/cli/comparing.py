@@ -24,7 +24,7 @@ from frugalkd.cli.resolving import print_dry_run, resolve
 from frugalkd.errors import RecipeError
 from frugalkd.modes import MODES
 from frugalkd.recipes.load import check_variants
-from frugalkd.show import print_command, stdout
+from frugalkd.show import facts_table, percent, print_command, stdout
 
 if TYPE_CHECKING:
     from frugalkd.comparison.run import Comparison
@@ -210,9 +210,17 @@ def _run_one(comparison: Comparison, digest: str, as_json: bool) -> None:
         results = run_one(comparison, digest)
     if as_json:
         return print(json.dumps(results, indent=2))
-    accuracy = (results.get("evaluation") or {}).get("accuracy")
-    said = "" if accuracy is None else f", accuracy {100 * accuracy:.2f} %"
-    print(f"done: {digest}{said}")
+    facts: dict[str, object]
+    if "meters" in results:
+        measured = results["evaluation"]
+        facts = {
+            "accuracy": None if measured is None else percent(measured["accuracy"], 2),
+            "samples backpropagated": f"{results['meters']['samples_backpropagated']:,}",
+            "seconds": f"{results['meters']['wall_seconds']:.1f}",
+        }
+    else:  # a store of soft targets
+        facts = {"rows asked for": f"{results['rows']:,}", "seconds": f"{results['seconds']:.1f}"}
+    stdout().print(facts_table(f"done: {digest}", facts))
 
 
 def _report(

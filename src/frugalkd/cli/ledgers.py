@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from frugalkd.cli.options import JsonOption, LedgerArgument
-from frugalkd.show import stdout
+from frugalkd.show import facts_table, stdout
 
 app = typer.Typer(
     help="Look into a ledger: how much each sample mattered to the teacher.",
@@ -61,6 +61,7 @@ def export(
             show_default=False,
         ),
     ],
+    as_json: JsonOption = False,
 ) -> None:
     """Write a ledger as a table, one row a sample.
 
@@ -75,4 +76,9 @@ def export(
     make_folder(to.parent)
     with writing(to):
         ledger.export(to)
-    print(f"{len(ledger):,} samples written to {to}")
+    if as_json:
+        print(json.dumps({"ledger": str(path), "samples": len(ledger), "to": str(to)}, indent=2))
+        return
+    stdout().print(
+        facts_table(f"ledger of {path}", {"samples": f"{len(ledger):,}", "written to": to})
+    )

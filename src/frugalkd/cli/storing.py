@@ -24,7 +24,7 @@ from frugalkd.cli.options import (
 )
 from frugalkd.cli.resolving import print_dry_run, resolve
 from frugalkd.errors import RecipeError
-from frugalkd.show import print_command, stdout
+from frugalkd.show import facts_table, print_command, stdout
 
 if TYPE_CHECKING:
     from frugalkd.teachers.store import Header
@@ -107,12 +107,14 @@ def store(
         print(json.dumps(done, indent=2))
         return
     printer = stdout()
-    printer.print(
-        f"{out}: {done['rows']:,} of {done['of']:,} rows, {done['asked']:,} asked for now in "
-        f"{done['seconds']:.1f} s, {size_text(done['bytes'])}",
-        markup=False,
-        soft_wrap=True,
-    )
+    facts = {
+        "rows": f"{done['rows']:,} of {done['of']:,}",
+        "asked for now": f"{done['asked']:,}",
+        "seconds": f"{done['seconds']:.1f}",
+        "on the disk": size_text(done["bytes"]),
+        "files": f"{out}/",
+    }
+    printer.print(facts_table(f"store {made.name}", facts))
     command = ["frugalkd", "distill", recipe]
     command += [] if teacher is None else ["--teacher", str(teacher)]
     for setting in settings:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from frugalkd.cli.options import ImportOption, JsonOption, RunArgument
-from frugalkd.show import evaluation_table, stdout
+from frugalkd.show import evaluation_table, facts_table, stdout
 
 
 def evaluate(
@@ -73,6 +73,7 @@ def predict(
         ),
     ] = False,
     imports: ImportOption = [],  # noqa: B006
+    as_json: JsonOption = False,
 ) -> None:
     """Classify images with a run's model; one row an image goes to a CSV file.
 
@@ -83,4 +84,8 @@ def predict(
     from frugalkd.runs.use import predict_to_csv
 
     rows = predict_to_csv(run, data, out, probabilities, imports)
-    print(f"{rows:,} images classified, written to {out}")
+    if as_json:
+        said = {"run": str(run), "data": data, "images": rows, "out": str(out)}
+        print(json.dumps(said, indent=2))
+        return
+    stdout().print(facts_table(f"{run} on {data}", {"images": f"{rows:,}", "written to": out}))

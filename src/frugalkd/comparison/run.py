@@ -29,6 +29,7 @@ from frugalkd.runs.digest import run_digest
 from frugalkd.runs.folder import SCHEMA as RUN_SCHEMA
 from frugalkd.runs.folder import read_json, read_results
 from frugalkd.runs.summary import read_summary
+from frugalkd.tracking import check_installed
 from frugalkd.writing import make_folder
 
 FILE = "comparison.json"
@@ -82,6 +83,7 @@ def compare(
     Raises:
         UnknownName: an arm or a teacher that the recipe does not have.
         RecipeError: no seed, a negative or double one, or an arm that cannot be made.
+        TrackerError: a tracker that the recipe names is not installed.
         RunFolderError: ``out`` holds a comparison of another recipe, or another process is at work
             in it.
         WriteFailed: ``out`` cannot be written, and not all of its runs are done.
@@ -92,6 +94,7 @@ def compare(
         recipe, arms, seeds, Path(out), budgets=budgets, teachers=teachers, notes=notes,
         declared=declared, listener=listener,
     )  # fmt: skip
+    check_installed(recipe.trackers.chosen)
     make_folder(comparison.out)
     with contextlib.ExitStack() as stack:
         try:

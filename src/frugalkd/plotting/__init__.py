@@ -10,6 +10,7 @@ from frugalkd.errors import PlotError, nearest
 from frugalkd.files import write_atomic
 from frugalkd.plotting._content import FIGURES, of_comparison, of_run
 from frugalkd.report.shapes import Comparison, Run
+from frugalkd.writing import make_folder
 
 ENDINGS = (".pdf", ".png", ".svg")
 
@@ -44,7 +45,9 @@ def plot(
         content = of_comparison(found, figure, arms)
     from frugalkd.plotting._draw import draw
 
-    write_atomic(to, draw(content, ending.removeprefix(".")))
+    drawn = draw(content, ending.removeprefix("."))
+    make_folder(to.parent)
+    write_atomic(to, drawn)
     return {
         "file": str(to),
         "figures": content.panels,

@@ -38,7 +38,7 @@ _COLOURS = (
 )  # fmt: skip
 _MARKERS = ("o", "s", "^", "v", "P", "X", "p", "<", ">", "h", "d")
 _DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2)), (0, (8, 2)))
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.grid": True,
     "axes.linewidth": 0.6,
