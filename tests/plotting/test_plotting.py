@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from importlib.util import find_spec
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ def drawing():
     return _draw
 
 
-def arm(name, accuracy, budget, asked=None, *, half=0.002, trained=(1.0, 0.5), **more):
+def arm(name, accuracy, budget, asked=None, *, half: Any = 0.002, trained=(1.0, 0.5), **more):
     spread = {"mean": accuracy, "values": [accuracy] * 3}
     if half is not None:
         spread["ci95"] = [accuracy - half, accuracy + 2 * half]
@@ -191,7 +192,7 @@ def test_any_name_can_be_drawn(drawing, tmp_path, ending):
 
 
 def test_points_intervals_and_lines_are_those_of_the_data(drawing):
-    content = of_comparison(comparison(), None, [])
+    content: Any = of_comparison(comparison(), None, [])
     figure = drawing.composed(content)
     frontier, participation = figure.axes
     by_colour = {bars.lines[0].get_color(): bars for bars in frontier.containers}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,7 +48,8 @@ class Recorder(theirs.GeneralTracker):
         return self
 
     def _called(self, what):
-        random.random(), np.random.rand(), torch.rand(1)
+        for draw in (random.random, np.random.rand, lambda: torch.rand(1)):
+            draw()
         print("a tracker was here")
         time.sleep(self.waits * (what == "log"))
         if self.fails == what:
@@ -93,7 +95,12 @@ def files(folder):
     return [(folder / name).read_bytes() for name in names]
 
 
-def stopping_after(epochs):
+def seed_streams(seed):
+    random.seed(seed)
+    np.random.seed(seed)
+
+
+def stopping_after(epochs) -> Any:
     """A listener and a stop: the training stops in the epoch after ``epochs``."""
     seen = []
     return {"listener": seen.append, "stop": lambda: len(seen) == epochs}
@@ -175,9 +182,9 @@ def test_a_student_is_told_of_too(tracked, recorder, tmp_path):
 
 def test_the_bits_are_those_of_a_run_without(plain, tracked, recorder, tmp_path, capsys):
     teach(plain, tmp_path / "a")
-    random.seed(5), np.random.seed(5)
+    seed_streams(5)
     expected = random.random(), np.random.rand()
-    random.seed(5), np.random.seed(5)
+    seed_streams(5)
     teach(tracked, tmp_path / "b")
     assert (random.random(), np.random.rand()) == expected
     assert files(tmp_path / "a") == files(tmp_path / "b")
@@ -247,9 +254,8 @@ def test_an_epoch_that_a_kill_kept_from_the_tracker_is_told_at_the_end(tracked, 
 
 
 def test_another_run_in_the_folder_begins_anew(tracked, recorder, monkeypatch, tmp_path):
-    stop = {"stop": lambda: True}
     with pytest.raises(Stopped):
-        teach(tracked, tmp_path / "a", **stop)
+        teach(tracked, tmp_path / "a", stop=lambda: True)
     for checkpoint in (tmp_path / "a" / "checkpoints").iterdir():
         checkpoint.unlink()
     teach(override(tracked, {"seed": 1}), tmp_path / "a")
