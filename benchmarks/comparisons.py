@@ -22,7 +22,8 @@ def budgets_table(comparison: dict[str, Any]) -> str:
             by_family.setdefault(family, {})[row["budget_asked"]] = row
     for family, rows in by_family.items():
         cells = [accuracy(rows[b]) if b in rows else "" for b in budgets]
-        lines.append(f"| `{family}` | {' | '.join([*cells, *costs(list(rows.values()))])} |")
+        cells += costs([rows[b] for b in budgets if b in rows])
+        lines.append(f"| `{family}` | {' | '.join(cells)} |")
     lines += ["", "At their own budgets:", ""]
     head = ["arm", "samples %", "accuracy %", f"against {comparison['reference']}"]
     head += ["forwards %", "time ratio", "scoring run, samples %"]
@@ -32,7 +33,7 @@ def budgets_table(comparison: dict[str, Any]) -> str:
             cells = [f"{100 * row['budget']['mean']:.1f}", points(row["accuracy"])]
             cells += [points(row["difference"], "+"), *costs([row])]
             lines.append(f"| `{row['arm']}` | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", f"{seeds} seeds. {collapsed(comparison)}"])
+    return "\n".join([*lines, "", f"{seeds} seed{'s' * (seeds > 1)}. {collapsed(comparison)}"])
 
 
 def accuracy(row: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from comparisons import arms_table, claims_table, reference_table
+from comparisons import arms_table, budgets_table, claims_table, reference_table
 
 from frugalkd.bench.table import bound, figure, seconds
 from frugalkd.comparison.statistics import Claim, claims
