@@ -75,4 +75,4 @@ def train(name, model, **frugal):
 
 
 teacher = train("large", classifier(128, 2), mode="regulated").model
-train("small", classifier(32, 1), mode="regulated", teacher=teacher)
+train("small", classifier(64, 1), mode="regulated", teacher=teacher)

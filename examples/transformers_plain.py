@@ -72,4 +72,4 @@ def train(name, model):
 
 
 train("large", classifier(128, 2))
-train("small", classifier(32, 1))
+train("small", classifier(64, 1))
