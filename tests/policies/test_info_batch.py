@@ -74,4 +74,4 @@ def test_normalised_weights_keep_their_ratios_and_have_mean_1():
 def test_impossible_settings():
     for wrong in ({"skip": 1.0}, {"most": -0.1}, {"anneal": 1.5}, {"budget": 0.0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            InfoBatch(**wrong)
+            InfoBatch(**wrong)  # pyright: ignore[reportArgumentType]

@@ -23,8 +23,11 @@ EXTREMES = [0, 1e308, -1e308, 5e-324, 10**400]
 def show(path):
     """All that a page says but for its pictures and its template."""
     found = collect(path)
-    make = comparison_page if isinstance(found, Comparison) else run_page
-    for section in make(found, lambda summary: "none").sections:
+    if isinstance(found, Comparison):
+        page = comparison_page(found, lambda summary: "none")
+    else:
+        page = run_page(found, lambda summary: "none")
+    for section in page.sections:
         for block in section.blocks:
             if isinstance(block, Figure):
                 json_in_html(block.plot)
