@@ -117,7 +117,7 @@ def test_what_is_missing_is_left_out_and_said():
 def test_a_run_shows_what_trained_and_what_there_was_of_the_rest():
     shown = {line.name: line.shares for line in of_run(run(), None).lines}
     assert shown == {"trained": [1, 0.4], "failed the gate": [1, 0.3], "screened": [0, 0.5]}
-    plain = of_run(run([(10, 0, 0)]), "participation")
+    plain = of_run(run([(10, 10, 0)]), "participation")
     assert [line.name for line in plain.lines] == ["trained"]
 
 

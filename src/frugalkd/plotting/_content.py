@@ -66,7 +66,8 @@ def of_run(run: Run, figure: str | None) -> Content:
         Line(name, place + 1, place, [getattr(e, column) / e.samples for e in run.history])
         for place, (name, column) in enumerate(columns.items())
     ]
-    shown = [lines[0], *(line for line in lines[1:] if any(line.shares))]
+    own = [line for line in lines[1:] if any(line.shares) and line.shares != lines[0].shares]
+    shown = [lines[0], *own]  # a line that the first would cover says nothing
     caption = "Samples of one run by epoch, as parts of the training set."
     return Content(["participation"], shown, [run.seed], caption)
 
