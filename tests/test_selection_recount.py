@@ -98,6 +98,7 @@ class Sample:
     due: int = 0
     last_epoch: int = -1
     confidence: float = math.nan
+    rank: float = math.nan
     loss: float = math.nan
     correct: bool = False
     screened: bool = False
@@ -132,6 +133,8 @@ class Recount:
         if fails:
             sample.streak = 0
         sample.confidence, sample.correct = confidence, correct
+        # Ranks are decided by the last bit, and so by torch's own.
+        sample.rank = float(torch.softmax(torch.from_numpy(case.logits[epoch, kind]), 1)[id].max())
         sample.screened, sample.last_epoch = kind == SCREEN, epoch
         sleep = 0
         if sample.streak:
@@ -202,7 +205,7 @@ class Recount:
                 sample, draw = self.samples[id], self.key("quota", epoch, id) >> 11
                 if policy.quota == "random":
                     return (draw,)
-                return (-1.0 if sample.visits == 0 else np.float32(sample.confidence), draw)
+                return (-1.0 if sample.visits == 0 else sample.rank, draw)
 
             return sorted(awake, key=rank)[:quota], set()
         asleep = [i for i in pool if i not in awake]

@@ -30,7 +30,7 @@ def screening_look(model: nn.Module, training: Training, device: str) -> Callabl
             logits = call(data)
         labels = split(data)[1]
         labels = logits.argmax(dim=1) if labels is None else labels
-        return [part.cpu() for part in look(logits, labels)]
+        return look(logits, labels).each(lambda part: part.cpu())
 
     return screen
 

@@ -43,7 +43,10 @@ def plot(
         content = of_run(found, figure)
     else:
         content = of_comparison(found, figure, arms)
-    from frugalkd.plotting._draw import draw
+    try:
+        from frugalkd.plotting._draw import draw
+    except ModuleNotFoundError:
+        raise PlotError("plots need matplotlib: pip install 'frugalkd[plot]'") from None
 
     drawn = draw(content, ending.removeprefix("."))
     make_folder(to.parent)

@@ -9,17 +9,13 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from frugalkd.errors import PlotError
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
 from frugalkd.plotting._content import Content, Family
 from frugalkd.report.text import short
-
-try:
-    import matplotlib
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-    from matplotlib.ticker import MaxNLocator
-except ModuleNotFoundError:
-    raise PlotError("plots need matplotlib: pip install 'frugalkd[plot]'") from None
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
