@@ -19,6 +19,8 @@ from frugalkd.report import collect, make_page
 
 pytestmark = pytest.mark.heavy
 
+playwright = pytest.importorskip("playwright.sync_api")
+
 SIZES = [1280, 390]
 THEMES = ["light", "dark"]
 
@@ -31,7 +33,6 @@ def missing(reason: str) -> None:
 
 @pytest.fixture(scope="module")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
     chromium = shutil.which("chromium")
     if chromium is None:
         missing("there is no chromium (apt-get install chromium)")
@@ -110,9 +111,8 @@ def test_plots_have_their_points(opened, pages):
     assert chip.get_attribute("aria-pressed") == "true"
     chip.press("Enter")
     assert chip.get_attribute("aria-pressed") == "false"
-    page.wait_for_function(
-        "document.querySelectorAll('[data-figure=frontier-budget] .points path').length == 4"
-    )
+    points = page.locator("[data-figure=frontier-budget] .points path")
+    playwright.expect(points).to_have_count(4)
 
 
 def column(page, place):
@@ -152,20 +152,23 @@ def test_copying(opened, pages):
     page = opened(pages["several"], permissions=["clipboard-read", "clipboard-write"])
     read = "navigator.clipboard.readText()"
     page.locator("#table-arms").get_by_role("button", name="Copy as Markdown").click()
-    page.wait_for_function("document.getElementById('status').textContent == 'Markdown copied'")
+    # Not wait_for_function: it evaluates text, which the page's policy forbids.
+    playwright.expect(page.locator("#status")).to_have_text("Markdown copied")
     lines = page.evaluate(read).splitlines()
     assert lines[0].startswith("| arm | who takes part | seeds | accuracy % |")
     assert lines[1].startswith("| --- | --- | ---: |")
     assert lines[2].startswith("| vanilla | all, in every epoch | 10 | 90.30 ± 0.20 |")
     page.locator("#table-arms").get_by_role("button", name="Copy as CSV").click()
-    page.wait_for_function("document.getElementById('status').textContent == 'CSV copied'")
+    # Not wait_for_function: it evaluates text, which the page's policy forbids.
+    playwright.expect(page.locator("#status")).to_have_text("CSV copied")
     assert page.evaluate(read).splitlines()[1].startswith('vanilla,"all, in every epoch",10,')
 
 
 def test_copied_names_are_no_formulas(opened, pages):
     page = opened(pages["hostile"], permissions=["clipboard-read", "clipboard-write"])
     page.locator("#table-arms").get_by_role("button", name="Copy as CSV").click()
-    page.wait_for_function("document.getElementById('status').textContent == 'CSV copied'")
+    # Not wait_for_function: it evaluates text, which the page's policy forbids.
+    playwright.expect(page.locator("#status")).to_have_text("CSV copied")
     said = page.evaluate("navigator.clipboard.readText()")
     assert "'=HYPERLINK" in said
     assert not [line for line in said.splitlines() if line.startswith("=")]

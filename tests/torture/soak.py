@@ -84,12 +84,13 @@ def slope(found: list[Held]) -> float:
     return statistics.median((later - early) / apart for early, later in pairs)
 
 
-def leaks(found: list[Held], warm_up: int) -> list[str]:
-    """What grew after the first ``warm_up`` runs (torch makes a folder for its caches once)."""
+def leaks(found: list[Held], warm_up: int, most: float = MOST) -> list[str]:
+    """What grew after the first ``warm_up`` runs (torch makes a folder for its caches once);
+    memory by more than ``most`` bytes a run."""
     rest = found[warm_up:]
     said = []
     grown = slope(rest)
-    if grown > MOST:
+    if grown > most:
         said.append(f"memory grows by {grown:,.0f} bytes a run")
     for what in ("python_threads", "threads", "open_files", "temporary"):
         before, after = getattr(rest[0], what), getattr(rest[-1], what)
@@ -118,6 +119,7 @@ def main() -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--most", type=float, default=MOST, help="bytes a run that are no leak")
     parser.add_argument("--json", type=Path, help="write what was held after each run there")
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -137,7 +139,7 @@ def main() -> int:
         found = soak(asked.runs, digits(Path(name)), temporary, tell)
         tempfile.tempdir = None
     warm_up = max(10, min(asked.runs // 4, 30))  # each work once, at least
-    said = leaks(found, warm_up)
+    said = leaks(found, warm_up, asked.most)
     grown = slope(found[warm_up:])
     print(f"memory: {grown:+,.0f} bytes a run after {warm_up} runs; {'; '.join(said) or 'no leak'}")
     if asked.json:

@@ -63,6 +63,8 @@ def test_an_open_file_a_temporary_one_and_a_thread_are_seen(tmp_path):
 
 @pytest.mark.heavy
 def test_forty_runs_leak_nothing():
-    done = subprocess.run([sys.executable, SCRIPT, "--runs", "40"], capture_output=True, text=True)
+    # Of few runs the heap's own ups and downs are not averaged out; the digits are 92 kB.
+    command = [sys.executable, SCRIPT, "--runs", "40", "--most", "50000"]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "no leak" in done.stdout
