@@ -19,7 +19,7 @@ from frugalkd.cli.options import (
     RecipeArgument,
     SetOption,
 )
-from frugalkd.cli.progress import RunsProgress
+from frugalkd.cli.progress import RunsProgress, run_name
 from frugalkd.cli.resolving import print_dry_run, resolve
 from frugalkd.errors import RecipeError
 from frugalkd.modes import MODES
@@ -153,12 +153,13 @@ def compare(
     parts = _parts(budgets)
     chosen = _chosen(arms, made, parts)
     declared = [parse_claim(claim) for claim in claims]
-    comparison = prepare(made, chosen, seeds, out, budgets=parts, declared=declared)
-    if dry_run:
-        return print_dry_run(made, as_json)
-    if list_:
-        return _list(comparison, as_json)
-    if only is not None:
+    if dry_run or list_ or only is not None:
+        comparison = prepare(made, chosen, seeds, out, budgets=parts, declared=declared)
+        if dry_run:
+            return print_dry_run(made, as_json)
+        if list_:
+            return _list(comparison, as_json)
+        assert only is not None
         return _run_one(comparison, only, as_json)
     from frugalkd.comparison import compare as run
 
@@ -197,10 +198,8 @@ def _list(comparison: Comparison, as_json: bool) -> None:
     if as_json:
         return print(json.dumps(rows, indent=2))
     for row in rows:
-        kind = {"teach": "teacher ", "targets": "soft targets of ", "distill": ""}[row["kind"]]
-        seed = "" if row["seed"] is None else f" seed {row['seed']}"
         done = "done" if row["done"] else "    "
-        print(f"{row['digest']}  {done}  {kind}{row['name']}{seed}")
+        print(f"{row['digest']}  {done}  {run_name(row)}")
 
 
 def _run_one(comparison: Comparison, digest: str, as_json: bool) -> None:

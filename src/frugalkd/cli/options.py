@@ -19,6 +19,15 @@ RecipeArgument = Annotated[
         show_default=False,
     ),
 ]
+ResultsArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DIR",
+        help="The folder of a comparison or of a run, or a comparison.json of any name: "
+        "[cyan]runs/comparison[/cyan].",
+        show_default=False,
+    ),
+]
 OutOption = Annotated[
     Path,
     typer.Option(

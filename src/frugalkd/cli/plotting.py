@@ -8,22 +8,14 @@ from typing import Annotated
 
 import typer
 
-from frugalkd.cli.options import JsonOption
+from frugalkd.cli.options import JsonOption, ResultsArgument
 from frugalkd.show import facts_table, stdout
 
 _FIGURES = ("frontier", "participation")
 
 
 def plot(
-    path: Annotated[
-        Path,
-        typer.Argument(
-            metavar="DIR",
-            help="The folder of a comparison or of a run, or a comparison.json of any name: "
-            "[cyan]runs/comparison[/cyan].",
-            show_default=False,
-        ),
-    ],
+    path: ResultsArgument,
     to: Annotated[
         Path,
         typer.Option(

@@ -123,7 +123,7 @@ class RunsProgress(_Progress):
 
     def __call__(self, event: dict[str, Any]) -> None:
         """Show an event (see ``comparison.run.Event``)."""
-        name = _run_name(event)
+        name = run_name(event)
         if event["event"] == "begun":
             self._running.append(name)
         elif name in self._running:
@@ -141,7 +141,8 @@ class RunsProgress(_Progress):
             self.say(f"{self._title}: {event['finished']}/{event['total']} {_outcome(event, name)}")
 
 
-def _run_name(event: dict[str, Any]) -> str:
+def run_name(event: dict[str, Any]) -> str:
+    """What an event, or a row of ``--list``, is about."""
     kind = {"teach": "teacher ", "targets": "soft targets of ", "distill": ""}[event["kind"]]
     seed = f" seed {event['seed']}" if event["kind"] == "distill" else ""
     return f"{kind}{event['name']}{seed}"

@@ -8,20 +8,12 @@ from typing import Annotated
 import typer
 
 from frugalkd.cli.interrupt import Interrupted
-from frugalkd.cli.options import ImportOption
+from frugalkd.cli.options import ImportOption, ResultsArgument
 from frugalkd.errors import ReportError
 
 
 def report(
-    path: Annotated[
-        Path,
-        typer.Argument(
-            metavar="DIR",
-            help="The folder of a comparison or of a run, or a comparison.json of any name: "
-            "[cyan]runs/comparison[/cyan].",
-            show_default=False,
-        ),
-    ],
+    path: ResultsArgument,
     out: Annotated[
         Path | None,
         typer.Option(

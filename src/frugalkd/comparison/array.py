@@ -22,7 +22,6 @@ def list_jobs(comparison: Comparison) -> list[dict[str, Any]]:
     """
     rows = []
     for job in comparison.jobs.values():
-        needs = [*job.needs, *([job.targets] if job.targets is not None else [])]
         rows.append(
             {
                 "digest": job.digest[:SHOWN],
@@ -30,7 +29,7 @@ def list_jobs(comparison: Comparison) -> list[dict[str, Any]]:
                 "name": job.key.name,
                 "seed": job.key.seed if job.key.kind == "distill" else None,
                 "done": _done(comparison, job),
-                "needs": [comparison.jobs[key].digest[:SHOWN] for key in needs],
+                "needs": [comparison.jobs[key].digest[:SHOWN] for key in job.waits_for],
                 "out": str(job.out),
             }
         )
@@ -51,7 +50,7 @@ def run_one(comparison: Comparison, digest: str) -> dict[str, Any]:
     """
     job = _named(comparison, digest)
     outcomes: dict[Key, Outcome] = {}
-    for key in [*job.needs, *([job.targets] if job.targets is not None else [])]:
+    for key in job.waits_for:
         need = comparison.jobs[key]
         if not _done(comparison, need):
             raise RunFolderError(

@@ -88,6 +88,11 @@ class Job:
     teacher: Path | None = None
 
     @property
+    def waits_for(self) -> list[Key]:
+        """All that must be done before it, the store included."""
+        return [*self.needs, *([self.targets] if self.targets is not None else [])]
+
+    @property
     def name(self) -> str:
         """As it is spoken of."""
         return run_name(self.key)
