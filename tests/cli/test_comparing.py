@@ -37,7 +37,8 @@ def test_what_cannot_be_compared_is_one_line(cli, tmp_path, arguments, says):
 def test_a_job_array_and_what_collects_it(cli, tmp_path):
     where = str(tmp_path / "c")
     command = ["compare", "digits", *FEW, "--arms", "regulated,random", "--budgets", "0.5"]
-    command += ["--seeds", "1", "--claim", "regulated@0.5 >= random@0.5", "--out", where]
+    command += ["--seeds", "1", "--claim", "regulated@0.5 >= random@0.5"]
+    command += ["--margin", "0.3", "--out", where]
     code, out, _ = cli(*command, "--list", "--json")
     assert code == 0
     jobs = json.loads(out)
@@ -60,5 +61,6 @@ def test_a_job_array_and_what_collects_it(cli, tmp_path):
     comparison = json.loads(out)
     assert [row["arm"] for row in comparison["arms"]] == ["regulated@0.5", "random@0.5"]
     (claim,) = comparison["claims"]
+    assert claim["margin"] == 0.003
     assert not claim["holds"]
     assert "1 of the 10 seeds" in claim["why"]

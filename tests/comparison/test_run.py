@@ -223,6 +223,8 @@ def test_refusals(workers, tiny, tmp_path):
     for seeds in (0, [], [1, 1], [-1]):
         with pytest.raises(RecipeError, match="seeds"):
             compare(tiny, arms=["ce"], seeds=seeds, out=tmp_path)
+    with pytest.raises(RecipeError, match="margin must be a part of all test samples"):
+        compare(tiny, arms=["vanilla"], seeds=1, out=tmp_path, margin=0.5 + 0.6)
     with pytest.raises(RecipeError, match="jobs"):
         compare(tiny, arms=["ce"], seeds=1, out=tmp_path, jobs=0)
     compare(tiny, arms=["ce"], seeds=1, out=tmp_path)

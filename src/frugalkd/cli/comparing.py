@@ -111,11 +111,21 @@ def compare(
             "--claim",
             metavar="'A > B'",
             help="A claim to test, as often as you like; all are corrected together. A > B: "
-            "better; A >= B: no worse by more than 0.5 points: "
+            "better; A >= B: no worse, by more than the margin: "
             "[cyan]--claim 'regulated@0.25 > random@0.25'[/cyan].",
             show_default=False,
         ),
     ] = [],  # noqa: B006
+    margin: Annotated[
+        float,
+        typer.Option(
+            "--margin",
+            min=0,
+            max=100,
+            metavar="POINTS",
+            help="What no worse may lose, in points of accuracy: [cyan]--margin 0.3[/cyan].",
+        ),
+    ] = 0.5,
     jobs: JobsOption = 2,
     settings: SetOption = [],  # noqa: B006
     list_: Annotated[
@@ -154,7 +164,9 @@ def compare(
     chosen = _chosen(arms, made, parts)
     declared = [parse_claim(claim) for claim in claims]
     if dry_run or list_ or only is not None:
-        comparison = prepare(made, chosen, seeds, out, budgets=parts, declared=declared)
+        comparison = prepare(
+            made, chosen, seeds, out, budgets=parts, declared=declared, margin=margin / 100
+        )
         if dry_run:
             return print_dry_run(made, as_json)
         if list_:
@@ -166,7 +178,7 @@ def compare(
     with resumable(out, runs=True), RunsProgress(f"compare {made.name}") as progress:
         content = run(
             made, arms=chosen, seeds=seeds, out=out, budgets=parts, jobs=jobs, declared=declared,
-            listener=progress,
+            margin=margin / 100, listener=progress,
         )  # fmt: skip
     _report(content, out, as_json)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from frugalkd.comparison.controls import CONTROLS, budget_settings
+from frugalkd.comparison.controls import CONTROLS, COPYING, budget_settings
 from frugalkd.errors import RecipeError, UnknownName
 from frugalkd.modes import MODES
 from frugalkd.policies import POLICIES
@@ -121,7 +121,8 @@ def resolve_arms(
     """The arms ``names``, in that order; an arm that a control matches comes in before it.
 
     An arm ``NAME@BUDGET`` is the arm NAME made to spend that budget: its policy's threshold, ratio
-    or quota is set for it, and a control is one of that budget instead of another arm's. With
+    or quota is set for it, and a control is one of that budget instead of another arm's;
+    ``CONTROL:NAME@BUDGET`` is the control of ``NAME@BUDGET``, and spends what that did. With
     ``budgets`` each arm that can be made to comes once for each; one that cannot comes once, at its
     own.
 
@@ -152,10 +153,11 @@ def _check_budget(budget: float, where: str) -> None:
 def _spends(recipe: Recipe, name: str) -> bool:
     """Whether the arm can be made to spend a budget."""
     if name in CONTROLS and name not in {**BUILT_IN, **recipe.arms}:
-        return name != "random-counts"
+        return name not in COPYING
     arm = _definition(recipe, name)
-    if arm.control is not None:
-        return arm.control != "random-counts"
+    if arm.control is not None and arm.match is not None:
+        of_its_own = ":" not in name and arm.control not in COPYING
+        return of_its_own or _spends(recipe, arm.match)
     return _policy_at(_trained(recipe, name, arm).recipe, 0.5) is not None
 
 
@@ -164,12 +166,13 @@ def _resolve(
 ) -> ResolvedArm:
     if name in resolved:
         return resolved[name]
-    if "@" in name:
-        resolved[name] = made = _at_budget(recipe, name)
-        return made
     if name in path:
         raise RecipeError(f"controls match each other in a circle: {' -> '.join((*path, name))}")
-    arm = _definition(recipe, name)
+    copied = _copied(recipe, name)
+    if "@" in name and copied is None:
+        resolved[name] = made = _at_budget(recipe, name)
+        return made
+    arm = copied or _definition(recipe, name)
     decided = {key.split(".")[0] for key in arm.set} & {"seed", "teacher", "teachers", "arms"}
     if decided:
         raise RecipeError(
@@ -181,8 +184,9 @@ def _resolve(
         about = CONTROLS[arm.control].about.format(arm=matched.name)
         teacher = arm.teacher or matched.teacher
         made = ResolvedArm(
-            name, matched.recipe, teacher, arm.control, arm.match, dict(arm.set), about
-        )
+            name, matched.recipe, teacher, arm.control, arm.match, dict(arm.set), about,
+            matched.budget,
+        )  # fmt: skip
     else:
         made = _trained(recipe, name, arm)
     resolved[name] = made
@@ -199,6 +203,18 @@ def _definition(recipe: Recipe, name: str) -> Arm:
         return Arm.model_validate({"control": control, "match": match})
     controls = [f"{control}{of}" for control in CONTROLS for of in (":ARM", "@BUDGET")]
     raise UnknownName("arm", name, [*own, *controls])
+
+
+def _copied(recipe: Recipe, name: str) -> Arm | None:
+    """Of ``CONTROL:ARM@BUDGET``, and of a recipe's control that copies an arm epoch by epoch at a
+    budget, the control of ``ARM@BUDGET``; None for all others."""
+    base, _, budget = name.rpartition("@")
+    if not base or name in recipe.arms or (base in CONTROLS and base not in recipe.arms):
+        return None
+    arm = _definition(recipe, base)
+    if arm.control is None or (":" not in base and arm.control not in COPYING):
+        return None
+    return arm.model_copy(update={"match": f"{arm.match}@{budget}"})
 
 
 def _at_budget(recipe: Recipe, name: str) -> ResolvedArm:

@@ -99,8 +99,8 @@ def budget_settings(control: str, recipe: Recipe, budget: float) -> Settings:
     Raises:
         RecipeError: a control that copies a run epoch by epoch, which needs that run.
     """
-    if control == "random-counts":
-        raise RecipeError("random-counts copies a run's epochs: write random-counts:ARM")
+    if control in COPYING:
+        raise RecipeError(f"{control} copies a run's epochs: write {control}:ARM@{budget:g}")
     training = recipe.student.training
     if control == "short":
         settings: Settings = {
@@ -162,3 +162,6 @@ CONTROLS: dict[str, Control] = {
     ),
     "short": Control("all, fewer epochs, as {arm}", _short, at_budget="all, fewer epochs"),
 }
+
+COPYING = ("random-counts",)
+"""Controls that copy a run epoch by epoch: none of them has a budget of its own."""

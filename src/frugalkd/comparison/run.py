@@ -12,7 +12,7 @@ from typing import Any
 from frugalkd.comparison.arms import ResolvedArm, resolve_arms
 from frugalkd.comparison.plan import SHOWN, Job, Key, Outcome, plan_jobs
 from frugalkd.comparison.pool import Workers
-from frugalkd.comparison.statistics import Claim
+from frugalkd.comparison.statistics import MARGIN, Claim
 from frugalkd.comparison.summary import SCHEMA, summarise
 from frugalkd.errors import (
     FrugalKDError,
@@ -52,6 +52,7 @@ def compare(
     teachers: Sequence[str] = (),
     notes: Sequence[str] = (),
     declared: Sequence[Claim] = (),
+    margin: float = MARGIN,
 ) -> dict[str, Any]:
     """Run arms x budgets x seeds, and write ``out/comparison.json`` after each finished run.
 
@@ -76,13 +77,15 @@ def compare(
         teachers: more of the recipe's teachers to train and show, needed or not.
         notes: lines to keep in the comparison.
         declared: claims to test, see :func:`frugalkd.comparison.claims`.
+        margin: of accuracy, in [0, 1]: by how much "no worse" may be worse.
 
     Returns:
         The content of ``comparison.json``.
 
     Raises:
         UnknownName: an arm or a teacher that the recipe does not have.
-        RecipeError: no seed, a negative or double one, or an arm that cannot be made.
+        RecipeError: no seed, a negative or double one, a margin outside [0, 1], or an arm that
+            cannot be made.
         TrackerError: a tracker that the recipe names is not installed.
         RunFolderError: ``out`` holds a comparison of another recipe, or another process is at work
             in it.
@@ -92,7 +95,7 @@ def compare(
         raise RecipeError(f"jobs must be 1 or more, not {jobs}")
     comparison = prepare(
         recipe, arms, seeds, Path(out), budgets=budgets, teachers=teachers, notes=notes,
-        declared=declared, listener=listener,
+        declared=declared, margin=margin, listener=listener,
     )  # fmt: skip
     check_installed(recipe.trackers.chosen)
     make_folder(comparison.out)
@@ -117,6 +120,7 @@ def prepare(
     teachers: Sequence[str] = (),
     notes: Sequence[str] = (),
     declared: Sequence[Claim] = (),
+    margin: float = MARGIN,
     listener: Callable[[Event], None] | None = None,
 ) -> Comparison:
     """A comparison of which nothing is carried out yet; arguments and errors are those of
@@ -124,6 +128,8 @@ def prepare(
     wanted = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not wanted or len(set(wanted)) != len(wanted) or min(wanted) < 0:
         raise RecipeError(f"seeds must be one or more, 0 or above, none of them twice: {seeds}")
+    if not 0 <= margin <= 1:
+        raise RecipeError(f"margin must be a part of all test samples, in [0, 1], not {margin:g}")
     resolved = resolve_arms(recipe, arms, budgets)
     names = [arm.name for arm in resolved]
     for arm, against, _ in declared:
@@ -139,6 +145,7 @@ def prepare(
         out,
         list(notes),
         list(declared),
+        margin,
         listener or (lambda event: None),
     )
 
@@ -154,6 +161,7 @@ class Comparison:
     out: Path
     notes: list[str]
     declared: list[Claim]
+    margin: float
     tell: Callable[[Event], None]
     running: dict[Key, Job] = field(default_factory=dict)
     outcomes: dict[Key, Outcome] = field(default_factory=dict)
@@ -290,6 +298,7 @@ class Comparison:
             self.outcomes,
             self.notes,
             self.declared,
+            self.margin,
         )
         for teacher in content["teachers"]:
             teacher["targets"] = self._store_cost(teacher["teacher"])

@@ -17,6 +17,9 @@ BUDGET_TOLERANCE = 0.02
 CLAIM_SEEDS = 10
 """Seeds that a claim needs; fewer only describe."""
 
+MARGIN = 0.005
+"""Of accuracy: what "no worse" may lose, unless another margin is declared."""
+
 Claim = tuple[str, str, Literal["better", "no worse"]]
 """(arm, the arm it is set against, what is claimed)."""
 
@@ -52,7 +55,7 @@ def differences(
 
 
 def claims(
-    comparison: dict[str, Any], pairs: Sequence[Claim], margin: float = 0.005
+    comparison: dict[str, Any], pairs: Sequence[Claim], margin: float = MARGIN
 ) -> list[dict[str, Any]]:
     """Test claims that were declared beforehand, corrected by Holm over all of ``pairs``.
 

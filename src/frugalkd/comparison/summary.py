@@ -13,6 +13,7 @@ from frugalkd.comparison.controls import TOLERANCE
 from frugalkd.comparison.plan import Key, Outcome, Outcomes
 from frugalkd.comparison.statistics import (
     BUDGET_TOLERANCE,
+    MARGIN,
     Claim,
     claims,
     differences,
@@ -42,6 +43,7 @@ def summarise(
     outcomes: Outcomes,
     notes: Sequence[str] = (),
     declared: Sequence[Claim] = (),
+    margin: float = MARGIN,
 ) -> dict[str, Any]:
     """The comparison so far, as plain values. Runs without an outcome yet are left out."""
     names = [arm.name for arm in arms]
@@ -81,7 +83,7 @@ def summarise(
     }
     known = {row["arm"] for row in rows}
     testable = [claim for claim in declared if {claim[0], claim[1]} <= known]
-    content["claims"] = claims(content, testable)
+    content["claims"] = claims(content, testable, margin)
     return content
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from frugalkd.comparison.statistics import BUDGET_TOLERANCE
+from frugalkd.comparison.statistics import BUDGET_TOLERANCE, MARGIN
 from frugalkd.report.shapes import Arm, Comparison, Run, section
 from frugalkd.report.text import number, percent, seconds, short
-
-MARGIN = 0.005
-"""Of accuracy: an arm that loses no more of it is as good, as far as the headline goes."""
 
 _OURS = ("significance", "regulated", "hybrid")
 _RANDOM = ("random", "random-counts", "random-static")
