@@ -126,7 +126,7 @@ class Policy(ABC):
     @property
     def columns(self) -> Mapping[str, str]:
         """The policy's own ledger columns: name -> numpy dtype, zero at first."""
-        return {}
+        return {} if self.scoring is None else {"score": "float32"}
 
     @property
     def scoring(self) -> Scoring | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from frugalkd.ledger import Ledger
@@ -39,10 +38,6 @@ class EL2N(Ungated):
     def __post_init__(self) -> None:
         check_parts(budget=self.budget)
         check_scoring(self.epochs, self.seeds)
-
-    @property
-    def columns(self) -> Mapping[str, str]:
-        return {"score": "float32"}
 
     @property
     def scoring(self) -> Scoring:

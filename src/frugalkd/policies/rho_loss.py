@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from frugalkd.ledger import Ledger
@@ -43,10 +42,6 @@ class RhoLoss(GateNow):
     def __post_init__(self) -> None:
         check_parts(keep=self.keep)
         check_scoring(self.epochs, self.seeds)
-
-    @property
-    def columns(self) -> Mapping[str, str]:
-        return {"score": "float32"}
 
     @property
     def scoring(self) -> Scoring:
