@@ -307,6 +307,7 @@ def _train(
         num_workers=training.num_workers,
         pin_memory=accelerator.device.type == "cuda",
         drop_last=training.drop_last,
+        bucket=training.bucket,
         screen_batch=training.screen_batch,
         device=accelerator.device,
         ledger=ledger,

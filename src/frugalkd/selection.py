@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from frugalkd import draws
 from frugalkd.batches import call, inputs_of, split
+from frugalkd.bucketing import bucketed, by_length, lengths_of
 from frugalkd.checks import check_batch, check_same_data
 from frugalkd.data.protocols import is_batch_indexed, is_view_indexed
 from frugalkd.data.source import open_source
@@ -67,7 +68,10 @@ class Selection:
             a mapping; without labels the teacher's top class stands in.
         collate, num_workers, pin_memory: as in torch's DataLoader.
         join: how several batches of data become one, for rows that wait under gate-now; by default
-            their tensors are concatenated. Where a batch is padded to its longest row, say how.
+            the data set's own ``join``, or their tensors are concatenated. Where a batch is padded
+            to its longest row, say how.
+        bucket: batches whose rows are regrouped by the data set's ``lengths``, see
+            :func:`frugalkd.bucketing.bucketed`; 0: not.
         drop_last: leave out a last batch that is short.
         screen_batch: rows of one batch when sleepers are screened.
         device: where batches go.
@@ -101,6 +105,7 @@ class Selection:
         num_workers: int = 0,
         pin_memory: bool = False,
         drop_last: bool = False,
+        bucket: int = 0,
         screen_batch: int = 256,
         device: torch.device | str = "cpu",
         ledger: Ledger | None = None,
@@ -128,7 +133,8 @@ class Selection:
         self.targets, self.model = targets, model
         self._forward = forward or (lambda data: call(model, inputs_of(data)))
         self._labels = labels or (lambda data: split(data)[1])
-        self.join: Join = join or concatenate
+        self.join: Join = join or getattr(dataset, "join", None) or concatenate
+        self.bucket, self._lengths = bucket, lengths_of(dataset) if bucket else None
         self.drop_last, self.screen_batch, self.device = drop_last, screen_batch, device
         self.ledger = ledger or Ledger.new(samples, extra=self.policy.columns)
         if len(self.ledger) != samples:
@@ -258,6 +264,8 @@ class Selection:
         check_plan(plan, len(self.ledger), self.policy)
         ids = draws.order(plan.ids, self.seed, draws.stream("order"), self.epoch)
         ids = ids[: round(self.part * len(ids))]
+        if self._lengths is not None:
+            ids = bucketed(ids, self._lengths, self.batch_size, self.bucket, self.seed, self.epoch)
 
         def of(values: NDArray | None) -> NDArray | None:
             """What the plan says of its ids, in their order."""
@@ -397,6 +405,8 @@ class Selection:
         return failed
 
     def _screen(self, ids: Ids) -> None:
+        if self._lengths is not None:
+            ids = by_length(ids, self._lengths)
         for rows in self.read(ids, self.screen_batch):
             self.look(*self.with_labels(rows))
             if self.stop():

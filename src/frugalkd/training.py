@@ -70,6 +70,8 @@ class Training:
         recalibrate_bn: samples for refreshing BatchNorm statistics at the end (0: not at all).
         screen_batch: rows of one forward-only batch when sleepers are screened.
         num_workers: worker processes for data that do not live in memory.
+        bucket: batches whose rows are regrouped by length, for data that say how long samples are
+            (texts); 0: not. Who takes part, in how many steps, stays the same (docs/text.md).
 
     Raises:
         ValueError: a value is impossible.
@@ -89,6 +91,7 @@ class Training:
     recalibrate_bn: int = 0
     screen_batch: int = 256
     num_workers: int = 0
+    bucket: int = 0
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 0), ("batch_size", 1), ("screen_batch", 1)):
@@ -98,7 +101,9 @@ class Training:
             raise ValueError("training.epochs must be at most 60000: the ledger counts in 16 bits")
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"training.clip must be positive, not {self.clip}")
-        _not_negative(recalibrate_bn=self.recalibrate_bn, num_workers=self.num_workers)
+        _not_negative(
+            recalibrate_bn=self.recalibrate_bn, num_workers=self.num_workers, bucket=self.bucket
+        )
 
 
 @dataclass(frozen=True)
