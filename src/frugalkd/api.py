@@ -26,7 +26,6 @@ from frugalkd.errors import (
     ModelError,
     NonFiniteLoss,
     TargetsError,
-    UnknownName,
 )
 from frugalkd.evaluation import measure, predict
 from frugalkd.fidelity import too_little
@@ -34,7 +33,7 @@ from frugalkd.flops import flops_of_data
 from frugalkd.ledger import Ledger
 from frugalkd.memory import memory_for
 from frugalkd.meters import Meters
-from frugalkd.modes import MODES, ModeName, significance_weights
+from frugalkd.modes import ModeName, resolve, significance_weights
 from frugalkd.objectives import KD, CrossEntropy, Objective
 from frugalkd.policies import Policy, SelfRegulation
 from frugalkd.resuming import describe_training
@@ -168,25 +167,15 @@ def distill(
         UnknownName: no such mode.
         UnsupportedData, NonFiniteLoss, RunFolderError, Stopped: as in :func:`train_teacher`.
     """
-    if mode is None and policy is None and weights is None:
-        mode = "vanilla"
-    if mode is not None:
-        if policy is not None or weights is not None:
-            raise ValueError("mode stands for a policy and weights: give either one or the other")
-        if mode not in MODES:
-            raise UnknownName("mode", mode, MODES)
-        policy = MODES[mode].policy(regulation or SelfRegulation())
-        weights = _mode_weights(mode, ledger, data, gamma)
+    policy, significance = resolve(
+        mode, ledger=ledger, regulation=regulation, policy=policy, weights=weights
+    )
+    if significance is not None:
+        weights = weights_from(significance, data, gamma)
     objective = objective or KD()
     targets = LiveTeacher(teacher) if isinstance(teacher, nn.Module) else teacher
-    if objective.needs_targets and targets is None:
-        raise TargetsError(
-            f"{type(objective).__name__} needs a teacher: pass teacher=, or CrossEntropy() to do "
-            "without"
-        )
+    check_soft_targets(targets, objective)
     check_map_style(data)
-    if targets is not None and objective.needs_targets:
-        check_soft_targets(targets, objective)
     return _train(
         student,
         data,
@@ -209,9 +198,16 @@ def distill(
     )
 
 
-def check_soft_targets(targets: Targets, objective: Objective) -> None:
-    """Refuse targets that keep less of the teacher than the objective reads, or that are the
-    teacher's at another temperature than the objective's."""
+def check_soft_targets(targets: Targets | None, objective: Objective) -> None:
+    """Refuse an objective without the teacher that it needs, targets that keep less of the teacher
+    than it reads, or that are the teacher's at another temperature than the objective's."""
+    if not objective.needs_targets:
+        return
+    if targets is None:
+        raise TargetsError(
+            f"{type(objective).__name__} needs a teacher: pass teacher=, or CrossEntropy() to do "
+            "without"
+        )
     if targets.keeps < objective.reads:
         raise TargetsError(too_little(type(objective).__name__, objective.reads, targets.keeps))
     asked = getattr(objective, "temperature", None)
@@ -221,19 +217,6 @@ def check_soft_targets(targets: Targets, objective: Objective) -> None:
             f"objective's is {'none' if asked is None else asked}: fill a store for it, or set "
             "targets.encoding to float16"
         )
-
-
-def _mode_weights(
-    mode: ModeName, ledger: Ledger | None, data: Dataset, gamma: float
-) -> NDArray[np.float32] | None:
-    if not MODES[mode].weighted:
-        return None
-    if ledger is None:
-        raise LedgerError(
-            f"mode {mode} needs a significance ledger: train the teacher under self-regulation "
-            "(frugalkd teach, or train_teacher) and pass its ledger; vanilla and regulated do not"
-        )
-    return weights_from(ledger, data, gamma)
 
 
 def weights_from(ledger: Ledger, data: Dataset, gamma: float = 1.0) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from frugalkd.errors import LedgerError
+from frugalkd.errors import LedgerError, UnknownName
 from frugalkd.ledger import Ledger
 from frugalkd.policies import All, Policy, SelfRegulation
 
@@ -36,6 +36,36 @@ MODES: dict[str, Mode] = {
     "regulated": Mode(gated=True, weighted=False),
     "hybrid": Mode(gated=True, weighted=True),
 }
+
+
+def resolve(
+    mode: ModeName | None,
+    *,
+    ledger: Ledger | None,
+    regulation: SelfRegulation | None,
+    policy: Policy | None,
+    weights: NDArray[np.float32] | None,
+) -> tuple[Policy, Ledger | None]:
+    """Who takes part, and the ledger whose significance weighs the samples (None: it weighs none).
+
+    Raises:
+        ValueError: a mode, and a policy or weights in its place.
+        UnknownName: no such mode.
+        LedgerError: the mode weighs, and there is no ledger.
+    """
+    if mode is None:
+        return policy or All(), None
+    if policy is not None or weights is not None:
+        raise ValueError("mode stands for a policy and weights: give either one or the other")
+    if mode not in MODES:
+        raise UnknownName("mode", mode, MODES)
+    row = MODES[mode]
+    if row.weighted and ledger is None:
+        raise LedgerError(
+            f"mode {mode} needs a significance ledger: train the teacher under self-regulation "
+            "(frugalkd teach, or train_teacher) and pass its ledger; vanilla and regulated do not"
+        )
+    return row.policy(regulation or SelfRegulation()), ledger if row.weighted else None
 
 
 def significance_weights(ledger: Ledger, gamma: float = 1.0) -> NDArray[np.float32]:

@@ -24,18 +24,10 @@ except ImportError as error:
         "this integration needs transformers: pip install 'frugalkd[transformers]'"
     ) from error
 
-from frugalkd.api import check_soft_targets
 from frugalkd.batches import call, inputs_of
-from frugalkd.checks import check_pair
 from frugalkd.data.source import check_map_style
 from frugalkd.epochs import Batch
-from frugalkd.errors import (
-    LedgerError,
-    ModelError,
-    SelectionMisuse,
-    TargetsError,
-    UnknownName,
-)
+from frugalkd.errors import ModelError, SelectionMisuse
 from frugalkd.integrations._hugging_face import (
     check_model,
     logits_of,
@@ -44,15 +36,15 @@ from frugalkd.integrations._hugging_face import (
 from frugalkd.integrations._keeping import LEDGER, Keeper, read_state
 from frugalkd.integrations._planned import Inputs, PlannedEpochs, Step, follow
 from frugalkd.integrations._selecting import make_selection
+from frugalkd.integrations._setting import Setting
 from frugalkd.ledger import Ledger
 from frugalkd.meters import Meters
-from frugalkd.modes import MODES, ModeName
-from frugalkd.objectives import KD, BatchObjective, CrossEntropy, Objective
-from frugalkd.policies import All, Policy, SelfRegulation
+from frugalkd.modes import ModeName
+from frugalkd.objectives import BatchObjective, CrossEntropy, Objective
+from frugalkd.policies import Policy, SelfRegulation
 from frugalkd.resuming import check_same_training
 from frugalkd.selection import Selection
 from frugalkd.teachers import FirstVisitTargets, Targets
-from frugalkd.teachers.about import describe
 
 if TYPE_CHECKING:
     _Trainer = transformers.Trainer
@@ -111,19 +103,11 @@ class FrugalMixin(_Trainer):
         objective: Objective | None = None,
         **kwargs: Any,
     ):
-        if mode is not None and (policy is not None or weights is not None):
-            raise ValueError("mode stands for a policy and weights: give either one or the other")
-        if mode is not None and mode not in MODES:
-            raise UnknownName("mode", mode, MODES)
-        if mode is not None and MODES[mode].weighted and ledger is None:
-            raise LedgerError(
-                f"mode {mode} needs a significance ledger: train the teacher with a FrugalTrainer "
-                "in mode regulated and pass Ledger.load(its output_dir)"
-            )
-        if mode is not None:
-            policy = MODES[mode].policy(regulation or SelfRegulation())
-        self.policy = policy or All()
-        if self.policy.when == "now" and not self.gates_now:
+        self.setting = setting = Setting(
+            store=store, mode=mode, ledger=ledger, regulation=regulation, gamma=gamma,
+            policy=policy, weights=weights, scores=scores, objective=objective,
+        )  # fmt: skip
+        if setting.policy.when == "now" and not self.gates_now:
             raise SelectionMisuse(
                 "when: now decides between reading a batch and training on it, within a step that "
                 "your own Trainer may have changed: use when: last-visit, or FrugalTrainer"
@@ -131,25 +115,17 @@ class FrugalMixin(_Trainer):
         if kwargs.get("train_dataset") is not None:
             check_map_style(kwargs["train_dataset"])
         super().__init__(*args, **kwargs)
-        self.weights, self.scores, self.gamma = weights, scores, gamma
-        self.significance = ledger if mode is not None and MODES[mode].weighted else None
         self._check_setting()
         model: Any = self.model
         check_model(model)
         if isinstance(teacher, str | PathLike):
             teacher = teacher_from(teacher, model)
         if isinstance(teacher, nn.Module):
-            check_pair(model, teacher)
             teacher.to(self.args.device)
-        self.teacher, self.store = teacher, store
-        self.objective = objective or (self._own_objective() if teacher is None else KD())
-        if self.objective is not None and self.objective.needs_targets and teacher is None:
-            raise TargetsError(
-                f"{type(self.objective).__name__} needs a teacher: pass teacher=, or "
-                "CrossEntropy() to do without"
-            )
-        if isinstance(teacher, Targets) and self.objective is not None:
-            check_soft_targets(teacher, self.objective)
+        setting.teacher = teacher
+        own = self._own_objective() if teacher is None and objective is None else None
+        setting.settle(model, own)
+        self.objective = setting.objective
         self.selection: Selection | None = None
         self._batch: Batch | None = None
         self._state: dict[str, Any] | None = None  # to go on from
@@ -189,7 +165,7 @@ class FrugalMixin(_Trainer):
         if sampling != "random" or own:
             what = "_get_train_sampler" if own else f"train_sampling_strategy={sampling!r}"
             raise SelectionMisuse(f"the selection decides the order of samples: remove {what}")
-        if self.policy.when == "now" and args.gradient_accumulation_steps > 1:
+        if self.setting.policy.when == "now" and args.gradient_accumulation_steps > 1:
             raise SelectionMisuse(
                 "under when: now batches are gathered from the rows that fail: set "
                 "gradient_accumulation_steps to 1, per_device_train_batch_size to a step's rows"
@@ -203,7 +179,7 @@ class FrugalMixin(_Trainer):
             return super().get_train_dataloader()  # which says so
         self.selection = make_selection(self)
         if self._state is not None:
-            check_same_training(self._state["about"], self._about())
+            check_same_training(self._state["about"], self.setting.about(self.train_dataset))
             self.selection.load_state_dict(self._state["selection"])
             self.selection.meters.restore(self._state["meters"])
         accumulation = self.args.gradient_accumulation_steps
@@ -345,21 +321,14 @@ class FrugalMixin(_Trainer):
         )
         return output
 
-    def _about(self) -> dict[str, str]:
-        """What a checkpoint is of."""
-        teacher = self.teacher if isinstance(self.teacher, nn.Module) else None
-        data: Any = self.train_dataset
-        about = describe(teacher, data) | getattr(self.teacher, "about", {})
-        objective = "the trainer's own" if self.objective is None else str(self.objective)
-        return about | {"policy": str(self.policy), "objective": objective}
-
     def _kept(self, state: dict[str, Any]) -> dict[str, Any]:
         """What a checkpoint holds of ``state``, the selection's."""
         selection = self._made()
         if selection.targets is not None:
             selection.targets.sync()
         self._read_clock()
-        return {"about": self._about(), "selection": state, "meters": selection.meters.state()}
+        about = self.setting.about(self.train_dataset)
+        return {"about": about, "selection": state, "meters": selection.meters.state()}
 
 
 class FrugalTrainer(FrugalMixin, transformers.Trainer):

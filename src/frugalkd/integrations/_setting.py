@@ -1,0 +1,146 @@
+"""What people tell an integration, whichever trainer it is for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from frugalkd.api import check_soft_targets, weights_from
+from frugalkd.checks import check_pair, first_look
+from frugalkd.data.probe import data_digest
+from frugalkd.errors import DataError
+from frugalkd.ledger import Ledger
+from frugalkd.modes import ModeName, resolve
+from frugalkd.objectives import KD, Objective
+from frugalkd.policies import Policy, SelfRegulation
+from frugalkd.selection import Selection
+from frugalkd.teachers import FirstVisitTargets, LiveTeacher, Targets
+from frugalkd.teachers.about import describe
+
+Ask = Callable[[Any], Tensor]
+
+
+class Setting:
+    """Who takes part, from whom a model learns, and by which objective.
+
+    Args:
+        teacher: a model or targets; None: no distillation.
+        store: a folder in which a model's answers are kept as they are first asked for; None: it is
+            asked each time.
+        mode, ledger, regulation, gamma, policy, weights, scores, objective: as for
+            :func:`frugalkd.distill`; without an objective and a teacher the loss is not ours.
+
+    Raises:
+        ValueError, UnknownName, LedgerError: as :func:`frugalkd.modes.resolve`.
+    """
+
+    def __init__(
+        self,
+        *,
+        teacher: nn.Module | Targets | None = None,
+        store: str | PathLike[str] | None = None,
+        mode: ModeName | None = None,
+        ledger: Ledger | None = None,
+        regulation: SelfRegulation | None = None,
+        gamma: float = 1.0,
+        policy: Policy | None = None,
+        weights: NDArray[np.float32] | None = None,
+        scores: NDArray[np.float32] | None = None,
+        objective: Objective | None = None,
+    ):
+        self.policy, self._significance = resolve(
+            mode, ledger=ledger, regulation=regulation, policy=policy, weights=weights
+        )
+        self._weights, self._gamma, self._scores = weights, gamma, scores
+        self.teacher, self._store = teacher, store
+        self.objective = objective
+
+    def settle(self, model: nn.Module, objective: Objective | None) -> None:
+        """Check what was told against the model to train. ``objective`` is what is taken where
+        there is no teacher and none was told; None: the trainer's own loss.
+
+        Raises:
+            ModelError: training the model would change its teacher.
+            TargetsError: the objective needs a teacher and there is none, or reads more of it than
+                the targets keep.
+        """
+        self.objective = self.objective or (objective if self.teacher is None else KD())
+        check_pair(model, self.teacher)
+        if self.objective is not None:
+            teacher = self.teacher
+            known = LiveTeacher(teacher) if isinstance(teacher, nn.Module) else teacher
+            check_soft_targets(known, self.objective)
+
+    def targets(self, data: Any, ask: Ask | None) -> Targets | None:
+        """None where the objective reads none; ``ask`` is how to get a model's logits."""
+        if self.objective is None or not self.objective.needs_targets:
+            return None
+        if not isinstance(self.teacher, nn.Module):
+            return self.teacher
+        live = LiveTeacher(self.teacher, ask)
+        return live if self._store is None else FirstVisitTargets(live, data, Path(self._store))
+
+    def select(
+        self,
+        data: Any,
+        *,
+        epochs: Callable[[int], float],
+        targets: Targets | None,
+        forward: Ask,
+        device: torch.device,
+        labels: NDArray[np.int64] | None = None,
+        names: list[str] | None = None,
+        **reading: Any,
+    ) -> Selection:
+        """A selection of ``data``, once a first look has found nothing wrong.
+
+        Args:
+            epochs: how many, of the number of samples that may take part.
+            targets: :meth:`targets` of the data.
+            forward: the model's logits for a batch.
+            labels: int64 (samples,), for the ledger.
+            names: of the classes, for the ledger.
+            reading: more of :class:`Selection`'s arguments, its ``model`` and ``collate`` included.
+
+        Raises:
+            UnsupportedData, DataError, ModelError, LedgerError, TargetsError: as
+                :func:`frugalkd.distill`.
+        """
+        weights = self._weights
+        if self._significance is not None:
+            weights = weights_from(self._significance, data, self._gamma)
+        taking_part = len(data) if weights is None else int(np.count_nonzero(weights))
+        ledger = Ledger.new(len(data), labels=labels, extra=self.policy.columns)
+        selection = Selection(
+            data, policy=self.policy, epochs=epochs(taking_part), weights=weights,
+            scores=self._scores, targets=targets, forward=forward, device=device, ledger=ledger,
+            **reading,
+        )  # fmt: skip
+        rows = selection.batch_size
+        if selection.drop_last and len(selection.pool) < rows:
+            raise DataError(
+                f"dropping the last batch leaves nothing of {len(selection.pool)} samples in "
+                f"batches of {rows}: lower the batch size"
+            )
+        selection.classes = first_look(
+            reading["model"], data, targets, pool=selection.pool, forward=forward, device=device,
+            collate=reading["collate"],
+        )  # fmt: skip
+        ledger.about = {"data": data_digest(data), "policy": str(self.policy)}
+        if names:
+            ledger.about["classes"] = "\n".join(names)
+        return selection
+
+    def about(self, data: Any) -> dict[str, str]:
+        """What a checkpoint is of."""
+        teacher = self.teacher if isinstance(self.teacher, nn.Module) else None
+        about = describe(teacher, data) | getattr(self.teacher, "about", {})
+        objective = "the trainer's own" if self.objective is None else str(self.objective)
+        return about | {"policy": str(self.policy), "objective": objective}
