@@ -101,8 +101,9 @@ def check_options(
     what: str,
     error: type[FrugalKDError],
 ) -> None:
-    """Raises ``error`` where ``function`` does not take one of the keyword ``options``; ``fixed``
-    are parameters that the caller gives itself, ``what`` names the function's purpose.
+    """Raises ``error`` where ``function`` does not take one of the keyword ``options``, or needs
+    another one; ``fixed`` are parameters that the caller gives itself, ``what`` names the
+    function's purpose.
     """
     parameters = inspect.signature(function).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
@@ -112,6 +113,10 @@ def check_options(
         if option not in known:
             hint = nearest(option[:100], known) if known else "it takes none"
             raise error(f"{what} takes no option {option[:100]!r}: {hint}")
+    for p in parameters:
+        needed = p.kind is p.KEYWORD_ONLY and p.default is p.empty and p.name not in fixed
+        if needed and p.name not in options:
+            raise error(f"{what} needs the option {p.name}")
 
 
 def _said(error: BaseException) -> str:

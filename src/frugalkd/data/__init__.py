@@ -8,9 +8,12 @@ from typing import Any
 
 from frugalkd.data.cifar import load_cifar10
 from frugalkd.data.digits import load_digits
+from frugalkd.data.hugging_face import load_hugging_face
 from frugalkd.data.idx import load_fashion_mnist, load_mnist
 from frugalkd.data.images import Augmentation, ImageData
+from frugalkd.data.lazy_images import LazyImages
 from frugalkd.data.root import data_root
+from frugalkd.data.samples import Pictures, Samples
 from frugalkd.data.source import (
     BatchIndexed,
     LoaderSource,
@@ -30,6 +33,7 @@ DATA: dict[str, Callable[..., Splits]] = {
     "fashion-mnist": load_fashion_mnist,
     "mnist": load_mnist,
     "cifar10": load_cifar10,
+    "hugging-face": load_hugging_face,
 }
 
 
@@ -49,8 +53,11 @@ __all__ = [
     "Augmentation",
     "BatchIndexed",
     "ImageData",
+    "LazyImages",
     "LoaderSource",
     "MemorySource",
+    "Pictures",
+    "Samples",
     "Source",
     "Splits",
     "ViewIndexed",

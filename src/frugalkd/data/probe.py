@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from frugalkd.data.images import ImageData
 from frugalkd.data.protocols import is_view_indexed
+from frugalkd.data.samples import Samples
 
 _DIGEST_SAMPLES = 64
 _RANDOM_SAMPLES = 8
@@ -21,11 +21,12 @@ _RANDOM_DRAWS = 4
 
 
 def data_digest(dataset: Any) -> str:
-    """SHA-256 (hex) that tells data sets apart: of everything for ImageData, else of the length
-    and of up to 64 evenly spaced samples, read with fixed random streams (view 0 where the data
-    set takes views). Parts of a sample that are no numbers or text count by their type only.
+    """SHA-256 (hex) that tells data sets apart: what Samples say of themselves (ImageData: of
+    everything), else of the length and of up to 64 evenly spaced samples, read with fixed random
+    streams (view 0 where the data set takes views). Parts of a sample that are no numbers or text
+    count by their type only.
     """
-    if isinstance(dataset, ImageData):
+    if isinstance(dataset, Samples):
         return dataset.digest()
     digest = hashlib.sha256(f"{len(dataset)}".encode())
     with streams_restored():

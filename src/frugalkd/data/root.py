@@ -28,4 +28,4 @@ def located(where: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        raise DataError(f"{os.fspath(where)}: {error}") from error
+        raise type(error)(f"{os.fspath(where)}: {error}") from error

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from frugalkd.api import weights_from
-from frugalkd.data import Augmentation, ImageData
+from frugalkd.data import Augmentation, Pictures
 from frugalkd.devices import resolve_device
 from frugalkd.errors import RunFolderError
 from frugalkd.estimate.result import Share, exactly
@@ -82,7 +82,7 @@ def prepare(recipe: Recipe, teacher: Path | None) -> Setting:
         model = make_teacher(recipe, teacher, data)
     live = ask_live(recipe, model.to(device), teacher)
     views = data
-    if isinstance(data, ImageData):
+    if isinstance(data, Pictures):
         views = data.with_augmentation(Augmentation(role.augment.crop, role.augment.flip), 0)
     setting = Setting(
         recipe=recipe,

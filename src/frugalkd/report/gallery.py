@@ -84,10 +84,10 @@ def _shown(data: Any, ids: Sequence[int]) -> dict[int, tuple[str, str]] | str:
 
 def _sample(data: Any, id: int) -> NDArray[np.uint8] | str | None:
     """A sample as pixels uint8 (height, width, 1 or 3), as text, or None where it is neither."""
-    from frugalkd.data import ImageData
+    from frugalkd.data import Pictures
 
-    if isinstance(data, ImageData):
-        return _channels_last(data.images[id].numpy())
+    if isinstance(data, Pictures):
+        return _channels_last(data.pixels(data.rows([id]))[0].numpy())
     found = data[id]
     while isinstance(found, (tuple, list)) and found:
         found = found[0]

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from frugalkd.data import Augmentation, ImageData, hold_out, load_data, take
+from frugalkd.data import Augmentation, Pictures, Samples, hold_out, load_data, take
 from frugalkd.data.root import located
 from frugalkd.errors import DataError, ModelError
 from frugalkd.files import write_json
@@ -44,13 +44,18 @@ def make_data(recipe: Recipe, augment: Augment, seed: int) -> Material:
     else:
         train, test = _own_data(spec)
     split = "test"
-    wants = spec.train_size or spec.validation or augment.crop or augment.flip
-    if wants and not isinstance(train, ImageData):
+    what = spec.path or f"data set {spec.name!r}"
+    if (augment.crop or augment.flip) and not isinstance(train, Pictures):
         raise DataError(
-            f"{spec.path} is not an ImageData: train_size, validation and augment are for those; "
-            "cut and augment your own data set yourself (with a method view(id, view))"
+            f"{what} has no pictures of ours (ImageData): augment is for those; augment your own "
+            "data set yourself (with a method view(id, view))"
         )
-    if isinstance(train, ImageData):
+    if (spec.train_size or spec.validation) and not isinstance(train, Samples):
+        raise DataError(
+            f"{what} is not an ImageData: train_size and validation are for those; cut your own "
+            "data set yourself"
+        )
+    if isinstance(train, Samples):
         if spec.validation:
             with located("data.validation"):
                 train, test = hold_out(train, spec.validation)
@@ -58,6 +63,7 @@ def make_data(recipe: Recipe, augment: Augment, seed: int) -> Material:
         if spec.train_size:
             with located("data.train_size"):
                 train = take(train, spec.train_size)
+    if isinstance(train, Pictures):
         train = train.with_augmentation(Augmentation(augment.crop, augment.flip), seed)
     return Material(train, test, split)
 
@@ -81,9 +87,9 @@ def make_model(spec: NamedOrPath, data: Dataset, seed: int) -> nn.Module:
     """
     torch.manual_seed(seed)
     if spec.name is not None:
-        if not isinstance(data, ImageData):
+        if not isinstance(data, Pictures):
             raise ModelError(
-                f"model {spec.name!r} takes its sizes from an ImageData: give your own model by "
+                f"model {spec.name!r} takes its sizes from pictures: give your own model by "
                 "import path for other data"
             )
         channels, height, width = data.shape
@@ -107,7 +113,7 @@ def write_model_card(path: Path, spec: NamedOrPath, data: Dataset, weights: str)
         "model": spec.model_dump(mode="json", exclude_none=True),
         "weights": weights,
     }
-    if isinstance(data, ImageData):
+    if isinstance(data, Pictures):
         card |= {
             "num_classes": data.num_classes,
             "shape": list(data.shape),

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from frugalkd.api import Stop
 from frugalkd.arrays import load_arrays, save_arrays
-from frugalkd.data.images import ImageData
+from frugalkd.data.samples import Pictures
 from frugalkd.engine import resolve_device
 from frugalkd.errors import RunFolderError, Stopped
 from frugalkd.files import sweep
@@ -107,7 +107,7 @@ def scores_for(
     """
     if policy is None or policy.scoring is None:
         return None, None
-    if isinstance(data, ImageData):
+    if isinstance(data, Pictures):
         data = data.with_augmentation(data.augmentation, STORE_SEED)
     said = _what_decides(recipe, role, policy.scoring, data)
     where = _place(f"scores-{digest_of(said)[:16]}", teacher, folder.path)

@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 
 from frugalkd import draws
 from frugalkd.api import Stop, distill
-from frugalkd.data.images import Augmentation, ImageData
+from frugalkd.data.augmentation import Augmentation
+from frugalkd.data.samples import Pictures
 from frugalkd.data.source import Collate
 from frugalkd.engine import Run, accelerator_for
 from frugalkd.errors import UnsupportedData
@@ -85,7 +86,7 @@ class ScoringRun:
         """The trained model's probabilities float32 (rows, classes) for ``ids`` (default: all), and
         their labels int64 (rows,): of view 0, and of images without augmentation."""
         data, started = self.data, time.perf_counter()
-        if isinstance(data, ImageData):
+        if isinstance(data, Pictures):
             data = data.with_augmentation(Augmentation())
         probabilities, labels = predict(
             run.model,

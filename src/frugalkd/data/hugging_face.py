@@ -1,0 +1,227 @@
+"""Any data set of the Hugging Face hub, or a local one in its formats, through ``datasets``.
+
+The tables stay memory-mapped Arrow files; a sample is read by its row when it is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from frugalkd.data.decoding import require_pillow
+from frugalkd.data.lazy_images import LazyImages, normalisation, picture_shape
+from frugalkd.data.root import data_root, located
+from frugalkd.data.splits import Splits, splits_of
+from frugalkd.errors import DataError, UnsupportedData, nearest
+from frugalkd.parsing import one_line
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_FILES = {".parquet": "parquet", ".arrow": "arrow"}
+
+
+def load_hugging_face(
+    root: Path | str | None = None,
+    *,
+    path: str,
+    image: str | None = None,
+    label: str = "label",
+    train: str = "train",
+    test: str | float = "test",
+    config: str | None = None,
+    size: int | list[int] | None = None,
+    channels: int = 3,
+    mean: list[float] | None = None,
+    std: list[float] | None = None,
+    in_memory: bool = False,
+) -> Splits:
+    """Pictures of a Hugging Face data set.
+
+    Args:
+        root: the data root; a relative ``path`` may lie in it.
+        path: a folder made by ``save_to_disk``, a folder of Parquet or Arrow files, one such file,
+            or else a name on the hub (downloaded and kept by ``datasets``; no code of it is run).
+        image: the column of encoded pictures.
+        label: the column of class indices or of names.
+        train: the split to learn from.
+        test: the split to measure on; or a fraction of ``train`` that is held out, the same one
+            every time.
+        config: the hub's name for a part of the data set.
+        size, channels, mean, std, in_memory: as in :func:`frugalkd.data.folder.load_image_folder`.
+
+    Raises:
+        DataError: ``datasets`` is not installed, nothing of the kind is there, a split or a column
+            is missing, or labels are no classes.
+    """
+    tables = open_tables(path, root, config, [train, test] if isinstance(test, str) else [train])
+    with located(path):
+        labels, classes = read_labels(tables, label)
+        if image is None:
+            known = ", ".join(tables[0].column_names)
+            raise DataError(f"say which column holds the pictures: image; columns are {known}")
+        require_pillow()
+        columns = [_pictures(table, image) for table in tables]
+        with located(columns[0].name(0)):
+            shape = picture_shape(size, channels, columns[0](0))
+        mean_, std_ = normalisation(channels, mean, std)
+        parts = [
+            LazyImages(column, one, classes, shape=shape, mean=mean_, std=std_)
+            for column, one in zip(columns, labels, strict=True)
+        ]
+        return splits_of([part.in_memory() if in_memory else part for part in parts], test)
+
+
+def open_tables(
+    path: str, root: Path | str | None, config: str | None, splits: list[str]
+) -> list[Dataset]:
+    """The table of each of the ``splits``, memory-mapped; see :func:`load_hugging_face`.
+
+    Raises:
+        DataError: ``datasets`` is not installed, nothing of the kind is there, it cannot be read,
+            a split is missing or empty.
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise DataError(
+            "Hugging Face data sets need datasets: pip install 'frugalkd[datasets]'"
+        ) from None
+    place = _place(path, data_root(root))
+    try:
+        with _quiet():
+            if place is None:
+                found = datasets.load_dataset(path, config)
+            elif (place / "dataset_dict.json").exists() or (place / "state.json").exists():
+                found = datasets.load_from_disk(os.fspath(place))
+            elif place.suffix in _FILES:
+                found = datasets.load_dataset(_FILES[place.suffix], data_files=os.fspath(place))
+            else:
+                found = datasets.load_dataset(os.fspath(place), config)
+    except Exception as error:  # its readers, and the network, fail in many ways
+        what = "the hub's" if place is None else "the local"
+        reason = one_line(str(error).splitlines()[0] if str(error) else type(error).__name__)
+        raise DataError(f"{what} data set {path} cannot be read: {reason}") from None
+    if isinstance(found, datasets.Dataset):
+        found = {str(found.split or "train"): found}
+    for split in splits:
+        if split not in found:
+            raise DataError(
+                f"{path} has no split {split!r}: {nearest(split, map(str, found))} For test, a "
+                "fraction (0.2) holds out a part of train"
+            )
+        if not len(found[split]):
+            raise DataError(f"{path}: split {split!r} is empty")
+    return [found[split] for split in splits]
+
+
+def read_labels(tables: list[Dataset], column: str) -> tuple[list[Tensor], tuple[str, ...]]:
+    """Labels int64 (rows,) of each table, and the names of the classes, which are the first
+    table's.
+
+    Raises:
+        DataError: no such column, a label that is missing, or of no class of the first table.
+        UnsupportedData: values that are neither integers nor text.
+    """
+    import datasets
+    import pyarrow as pa
+
+    for table in tables:
+        check_column(table, column)
+    kind = tables[0].features[column]
+    values = [_whole(table, column) for table in tables]
+    if any(part.null_count for part in values):
+        raise DataError(f"column {column!r} lacks some labels: leave those samples out")
+    type_ = values[0].type
+    if pa.types.is_string(type_) or pa.types.is_large_string(type_):
+        names = tuple(sorted(set(values[0].to_pylist())))
+        places = {name: place for place, name in enumerate(names)}
+        for part in values:
+            strange = sorted(set(part.to_pylist()) - places.keys())
+            if strange:
+                raise DataError(f"label {strange[0][:100]!r} of the test part is none of train's")
+        return [torch.tensor([places[name] for name in part.to_pylist()]) for part in values], names
+    if not pa.types.is_integer(type_):
+        raise UnsupportedData(
+            f"column {column!r} is of type {type_}: class indices or names are needed; regression "
+            "and multi-label targets have no gate"
+        )
+    labels = [torch.from_numpy(part.to_numpy().astype(np.int64)) for part in values]
+    if isinstance(kind, datasets.ClassLabel):
+        return labels, tuple(kind.names)
+    return labels, tuple(str(place) for place in range(max(int(part.max()) for part in labels) + 1))
+
+
+def _whole(table: Dataset, column: str) -> Any:
+    """A column as one Arrow array."""
+    return table.select_columns([column]).with_format("arrow")[:][column].combine_chunks()
+
+
+def check_column(table: Dataset, column: str) -> None:
+    """Raises DataError where the table has no such column."""
+    if column not in table.column_names:
+        raise DataError(f"there is no column {column!r}: {nearest(column, table.column_names)}")
+
+
+@final
+class PictureColumn:
+    """The encoded pictures of a column, by row."""
+
+    def __init__(self, table: Dataset, column: str) -> None:
+        self._table, self._column = table, column
+
+    def __call__(self, row: int) -> bytes | Path:
+        value = self._table[row][self._column]
+        encoded = value and (value["bytes"] or value["path"])
+        if not encoded:
+            raise DataError("no picture")
+        return encoded if isinstance(encoded, bytes) else Path(encoded)
+
+    def name(self, row: int) -> str:
+        return f"row {row} of column {self._column!r}"
+
+
+def _pictures(table: Dataset, column: str) -> PictureColumn:
+    import datasets
+
+    check_column(table, column)
+    try:
+        with _quiet():
+            encoded = table.select_columns([column]).cast_column(
+                column, datasets.Image(decode=False)
+            )
+    except (TypeError, ValueError, NotImplementedError):
+        kind = one_line(table.features[column])
+        raise DataError(f"column {column!r} holds no pictures but {kind}") from None
+    return PictureColumn(encoded, column)
+
+
+def _place(path: str, root: Path) -> Path | None:
+    """The local file or folder that ``path`` names, None for a name on the hub."""
+    for place in (Path(path), root / path):
+        if place.exists():
+            return place
+    if Path(path).is_absolute() or path.startswith(".") or Path(path).suffix in _FILES:
+        raise DataError(f"{path} is not there, nor in {root}")
+    return None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the progress bars of ``datasets``."""
+    import datasets
+
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()

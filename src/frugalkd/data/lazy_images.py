@@ -1,0 +1,154 @@
+"""Pictures that stay encoded where they lie, and are decoded when a sample is asked for."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Protocol, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from frugalkd.data.augmentation import Augmentation
+from frugalkd.data.decoding import decoded, opened
+from frugalkd.data.images import ImageData
+from frugalkd.data.samples import Pictures
+from frugalkd.errors import DataError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""What most pretrained models were trained with."""
+
+_DIGEST_SAMPLES = 64
+
+
+class Encoded(Protocol):
+    """Encoded pictures by row. Sent to worker processes, and so picklable."""
+
+    def __call__(self, row: int) -> bytes | Path:
+        """The picture of a row: its bytes, or its file."""
+        ...
+
+    def name(self, row: int) -> str:
+        """What a row is called in an error."""
+        ...
+
+
+@final
+class LazyImages(Pictures):
+    """Pictures decoded on access: to RGB or grey, resized to ``shape``, augmented, normalised.
+
+    The pixels of a view are those that ImageData would give. ``rows``: int64 (N,), where each
+    sample lies in ``encoded``, or None for all in order. Raises DataError as ImageData does; a
+    picture that cannot be decoded is one when it is read, by name.
+    """
+
+    def __init__(
+        self,
+        encoded: Encoded,
+        labels: Tensor,
+        classes: tuple[str, ...],
+        *,
+        shape: tuple[int, int, int],
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        rows: NDArray[np.int64] | None = None,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            labels,
+            classes,
+            shape=shape,
+            mean=mean,
+            std=std,
+            augmentation=augmentation,
+            seed=seed,
+        )
+        self._encoded = encoded
+        self._rows = np.arange(len(labels)) if rows is None else rows
+
+    def pixels(self, rows: Tensor) -> Tensor:
+        made = torch.empty((len(rows), *self.shape), dtype=torch.uint8)
+        for place, row in enumerate(self._rows[rows.numpy()].tolist()):
+            try:
+                made[place] = decoded(self._encoded(row), self.shape)
+            except DataError as error:
+                raise DataError(f"{self._encoded.name(row)}: {error}") from None
+        return made
+
+    def subset(self, ids: Any) -> LazyImages:
+        """As ``ImageData.subset``: renumbered, and augmented by the new ids."""
+        rows = self.rows(ids)
+        return self._replaced(
+            self.labels[rows], self._rows[rows.numpy()], self.augmentation, self.seed
+        )
+
+    def with_augmentation(self, augmentation: Augmentation, seed: int = 0) -> LazyImages:
+        return self._replaced(self.labels, self._rows, augmentation, seed)
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of the shape, all labels, and the pixels of up to 64 evenly spaced
+        samples."""
+        digest = hashlib.sha256(repr((len(self), self.shape)).encode())
+        digest.update(self.labels.numpy().data)
+        spaced = np.linspace(0, len(self) - 1, min(_DIGEST_SAMPLES, len(self))).astype(np.int64)
+        digest.update(self.pixels(torch.from_numpy(np.unique(spaced))).numpy().data)
+        return digest.hexdigest()
+
+    def in_memory(self) -> ImageData:
+        """The same samples, all decoded now."""
+        return ImageData(
+            self.pixels(torch.arange(len(self))),
+            self.labels,
+            self.classes,
+            mean=self.mean,
+            std=self.std,
+            augmentation=self.augmentation,
+            seed=self.seed,
+        )
+
+    def _replaced(
+        self,
+        labels: Tensor,
+        rows: NDArray[np.int64],
+        augmentation: Augmentation,
+        seed: int,
+    ) -> LazyImages:
+        return LazyImages(
+            self._encoded,
+            labels,
+            self.classes,
+            shape=self.shape,
+            mean=self.mean,
+            std=self.std,
+            rows=rows,
+            augmentation=augmentation,
+            seed=seed,
+        )
+
+
+def picture_shape(
+    size: int | list[int] | None, channels: int, first: bytes | Path
+) -> tuple[int, int, int]:
+    """(C, H, W) as asked: ``size`` is a side or (height, width); None takes the size of the picture
+    ``first``. Raises DataError for impossible ones."""
+    if channels not in (1, 3):
+        raise DataError(f"channels is {channels}: give 3 (colour) or 1 (grey)")
+    if size is None:
+        with opened(first) as image:
+            width, height = image.size
+        return channels, height, width
+    sides = [size, size] if isinstance(size, int) else list(size)
+    if len(sides) != 2 or not all(type(side) is int and 1 <= side <= 4096 for side in sides):
+        raise DataError(f"size is {size}: give a side, or [height, width], of 1 .. 4096 pixels")
+    return channels, sides[0], sides[1]
+
+
+def normalisation(
+    channels: int, mean: list[float] | None, std: list[float] | None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """``mean`` and ``std`` as given, else ImageNet's for colour and 0.5, 0.5 for grey."""
+    usual = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.5,), (0.5,))
+    return tuple(mean or usual[0]), tuple(std or usual[1])
