@@ -336,6 +336,23 @@ def test_one_run_at_a_time_gives_what_the_whole_comparison_gives(workers, tiny, 
             run_one(array, wrong)
 
 
+def test_a_run_of_two_names_is_one_job_of_an_array(workers, tiny, tmp_path):
+    args = {"arms": ["regulated", "the-same", "short:the-same"], "seeds": 1, "out": tmp_path}
+    recipe = override(tiny, {"arms": {"the-same": {"set": {"student.mode": "regulated"}}}})
+    array = prepare(recipe, **args)
+    jobs = list_jobs(array)
+    assert [row["name"] for row in jobs if row["kind"] == "distill"] == [
+        "regulated",
+        "short:the-same",
+    ]
+    for row in jobs:
+        run_one(array, row["digest"])
+    after = compare(recipe, **args)
+    assert workers.started == []
+    assert [row["arm"] for row in after["arms"]] == ["regulated", "the-same", "short:the-same"]
+    assert after["arms"][0]["accuracy"] == after["arms"][1]["accuracy"]
+
+
 def test_a_tracker_that_is_not_installed_is_named_before_any_run(
     workers, tiny, tmp_path, monkeypatch
 ):

@@ -14,14 +14,14 @@ SHORTEST = 6
 
 
 def list_jobs(comparison: Comparison) -> list[dict[str, Any]]:
-    """Every job of a comparison, each after those that it needs.
+    """Every job of a comparison, each after those that it needs; what has several names, once.
 
     Returns:
         A dict a job: ``digest``, ``kind`` (teach, targets, distill), ``name``, ``seed``, ``done``,
         ``needs`` (digests), ``out``.
     """
     rows = []
-    for job in comparison.jobs.values():
+    for job in _distinct(comparison).values():
         rows.append(
             {
                 "digest": job.digest[:SHOWN],
@@ -78,12 +78,20 @@ def _done(comparison: Comparison, job: Job) -> bool:
     return (job.out / "results.json").is_file()
 
 
+def _distinct(comparison: Comparison) -> dict[str, Job]:
+    """The jobs by digest: a run that has several names is the first of them, which needs no other."""
+    found: dict[str, Job] = {}
+    for job in comparison.jobs.values():
+        found.setdefault(job.digest, job)
+    return found
+
+
 def _named(comparison: Comparison, digest: str) -> Job:
     wanted = digest.strip().lower()
     if len(wanted) < SHORTEST:
         raise RecipeError(f"--only {digest}: give at least {SHORTEST} digits of a digest of --list")
-    found = {job.digest: job for job in comparison.jobs.values() if job.digest.startswith(wanted)}
+    found = [job for job in _distinct(comparison).values() if job.digest.startswith(wanted)]
     if len(found) != 1:
         said = "several runs have" if found else "no run has"
         raise RecipeError(f"--only {digest}: {said} that digest; --list shows them")
-    return next(iter(found.values()))
+    return found[0]
