@@ -678,6 +678,52 @@ def test_a_gate_that_takes_the_teachers_word_ignores_the_labels(when):
     assert counts("label") == [1, 0] * 4
 
 
+class Half(LiveTeacher):
+    """A quarter for class 0, three for class 1, of every sample, and known beforehand."""
+
+    def truth(self, labels):
+        each = np.array([0.25, 0.75], dtype=np.float32)
+        return each[np.ones(8, dtype=int) if labels is None else labels.numpy()]
+
+
+class Pairs(TensorDataset):
+    """Pairs whose labels are listed."""
+
+    @property
+    def labels(self):
+        return self.tensors[1]
+
+
+@pytest.mark.parametrize(
+    ("data", "judge", "truth"),
+    [
+        (Pairs, "label", [0.25, 0.75] * 4),
+        (Pairs, "teacher", [0.75] * 8),
+        (TensorDataset, "teacher", [0.75] * 8),
+        (TensorDataset, "label", None),
+        (lambda x, y: TensorDataset(x), "label", [0.75] * 8),  # no labels: the top class stands in
+    ],
+)
+def test_a_ceiling_is_of_what_a_look_takes_for_right(data, judge, truth):
+    made = data(torch.randn(8, 2), torch.arange(8) % 2)
+
+    def select():
+        return Selection(
+            made,
+            policy=SelfRegulation(ceiling=0.9, judge=judge),
+            epochs=1,
+            batch_size=4,
+            targets=Half(Sure()),
+            model=nn.Identity(),
+        )
+
+    if truth is None:
+        with pytest.raises(UnsupportedData, match="attribute 'labels'"):
+            select()
+    else:
+        assert select().ledger["teacher_truth"].tolist() == truth
+
+
 def test_a_policy_that_needs_scores_or_a_teacher_says_so():
     data = TensorDataset(torch.randn(8, 2), torch.arange(8) % 2)
     with pytest.raises(TargetsError, match="takes the teacher's word"):

@@ -16,7 +16,8 @@ from torch.utils.data import Dataset
 from frugalkd import draws
 from frugalkd.batches import call, inputs_of, split
 from frugalkd.bucketing import bucketed, by_length, lengths_of
-from frugalkd.checks import check_batch, check_same_data
+from frugalkd.checks import check_batch, check_same_data, labels_of
+from frugalkd.data.probe import streams_restored
 from frugalkd.data.protocols import is_batch_indexed, is_view_indexed
 from frugalkd.data.source import open_source
 from frugalkd.epochs import Epoch
@@ -145,7 +146,7 @@ class Selection:
         if "teacher_truth" in self.ledger.columns:
             if targets is None:
                 raise TargetsError("this policy asks what the teacher knows: pass stored targets")
-            self.ledger["teacher_truth"][:] = targets.truth(getattr(dataset, "labels", None))
+            self.ledger["teacher_truth"][:] = targets.truth(self._labels_beforehand(dataset))
         if self.policy.scoring is not None:
             if scores is None:
                 raise SelectionMisuse(
@@ -233,6 +234,27 @@ class Selection:
         self._spent = int(state.get("spent", 0))
         inside = state["under_way"]
         self._under_way = None if inside is None else Epoch.from_state(self, inside)
+
+    def _labels_beforehand(self, dataset: Dataset) -> Tensor | None:
+        """Of every sample, for a ceiling; None where the teacher's top class stands in for them.
+
+        Raises:
+            UnsupportedData: the samples have labels, and the data set does not list them.
+        """
+        if self.policy.judge == "teacher":
+            return None
+        listed = labels_of(dataset)
+        if listed is not None:
+            return torch.from_numpy(listed)
+        first = self.pool[:1]
+        with streams_restored():
+            data = next(self.source.batches([(first, np.zeros_like(first))]))
+        if self._labels(data) is not None:
+            raise UnsupportedData(
+                "a ceiling asks for all labels before the first epoch: give the data set an "
+                "attribute 'labels', int64 (samples,)"
+            )
+        return None
 
     # What an epoch is made of.
 
