@@ -23,10 +23,11 @@ class Kakurenbo(Ungated):
 
     *Rule:* a sample is hidden for an epoch if it is among the part F of lowest loss, and was right
     with a confidence of ``confidence`` or more. F decays from ``fraction`` to 0.8, 0.6 and 0.4 of
-    it; the learning rate is multiplied by 1 / (1 - the part that is hidden). The hidden get a
-    forward pass at the epoch's end, so that the next decision knows how they fare.
+    it; the learning rate is multiplied by 1 / (1 - F). The hidden get a forward pass at the epoch's
+    end, so that the next decision knows how they fare.
 
     *What we chose:* F steps down with the quarters of the training (when it does is our reading).
+    The F of the learning rate is the part that is hidden in the end, not the part that may be.
     The loss is the cross-entropy with the label at the sample's last look, whatever the objective;
     of equal losses a draw decides. The forward pass of the hidden is made before the next decision,
     with the same weights, and not after the last epoch. It hides at the most what it may, never

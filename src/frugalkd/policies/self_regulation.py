@@ -42,7 +42,8 @@ class SelfRegulation(Policy):
         warmup: first epochs in which everything takes part, counted as forced.
         finale: last epochs in which everything takes part, counted as forced.
         budget: the fraction of all samples that takes part in an epoch at the most, and, by waking
-            sleepers, at the least; None leaves it to the gate (last-visit only).
+            sleepers, at the least; None leaves it to the gate (last-visit only). The epochs of
+            ``warmup`` and ``finale`` come on top of it.
         quota: whom a budget keeps: the ``"least-confident"`` of the awake, or a ``"random"`` draw.
         pace: how a budget is spent: ``"even"``, as many samples in every epoch; or ``"early"``, as
             the gate itself spends: while there is much to learn everybody who is awake takes part,
@@ -50,7 +51,8 @@ class SelfRegulation(Policy):
         ceiling: what the student can be asked for at the most, as a part of what the teacher knows:
             a sample passes once the student gives its label a probability of ``min(tau, ceiling *
             the teacher's probability of that label)``, so that what the teacher itself is unsure of
-            does not stay awake for ever. Ours, not the paper's; None is the plain gate.
+            does not stay awake for ever. With the teacher as judge it is of the teacher's top class
+            in the label's place. Ours, not the paper's; None is the plain gate.
         when_all_sleep: what an epoch is in which nobody is awake, once those that were due have
             been looked at (last-visit only; a budget wakes somebody in any case). ``"wait"``: an
             epoch of no steps, as cheap as it is, until somebody is due. ``"wake"``: everything
