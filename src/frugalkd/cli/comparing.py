@@ -251,7 +251,6 @@ def _report(
             console.print(f"note: {note}", markup=False)
         console.print(f"written: {out / 'comparison.json'}", markup=False, soft_wrap=True)
     for failure in comparison["failed"]:
-        seed = "" if failure["seed"] is None else f" seed {failure['seed']}"
-        print(f"failed: {failure['name']}{seed}: {failure['error']}", file=sys.stderr)
+        print(f"failed: {run_name(failure)}: {failure['error']}", file=sys.stderr)
     if comparison["failed"]:
         raise typer.Exit(1)

@@ -79,7 +79,7 @@ def _done(comparison: Comparison, job: Job) -> bool:
 
 
 def _distinct(comparison: Comparison) -> dict[str, Job]:
-    """The jobs by digest: a run that has several names is the first of them, which needs no other."""
+    """The jobs by digest. A run of several names is the first of them, which needs no other."""
     found: dict[str, Job] = {}
     for job in comparison.jobs.values():
         found.setdefault(job.digest, job)

@@ -383,7 +383,7 @@ def _refuse_other(path: Path, recipe: Recipe) -> None:
     """
     if not path.is_file():
         return
-    before = read_json(path, SCHEMA, "choose another --out")
+    before = read_json(path, SCHEMA, "delete it (its runs stay), or choose another --out")
     try:
         name, data = before["recipe"]["name"], before["recipe"]["data"]
     except (KeyError, TypeError):

@@ -12,7 +12,8 @@ _SHARES = ("budget", "forwards")
 
 def comparison_table(comparison: dict[str, Any]) -> Table:
     """A table of 80 columns at most; ``comparison`` is the content of ``comparison.json``."""
-    title = f"{comparison['name']}: {len(comparison['seeds'])} seeds, {comparison['split']} data"
+    seeds = len(comparison["seeds"])
+    title = f"{comparison['name']}: {seeds} seed{'s' * (seeds > 1)}, {comparison['split']} data"
     table = Table(
         box=box.SIMPLE_HEAD,
         title=title,
