@@ -5,7 +5,7 @@ from __future__ import annotations
 from policies_page import card_of
 
 from frugalkd.fidelity import Fidelity
-from frugalkd.objectives import OBJECTIVES, BatchObjective, Objective
+from frugalkd.objectives import OBJECTIVES, FeatureObjective, Objective
 
 HEAD = """\
 # What the student learns by: one card an objective
@@ -50,11 +50,13 @@ def page() -> str:
 
 def _table() -> str:
     head = ["objective", "rows", "soft targets"]
-    rows = [head, ["---"] * 3, *(_row(name, made()) for name, made in OBJECTIVES.items())]
+    rows = [head, ["---"] * 3, *(_row(name, made_of) for name, made_of in OBJECTIVES.items())]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
-def _row(name: str, objective: Objective) -> list[str]:
-    rows = "batch" if isinstance(objective, BatchObjective) else "alone"
-    needs = ENCODINGS[objective.reads] if objective.needs_targets else "none"
+def _row(name: str, made_of: type[Objective]) -> list[str]:
+    rows = "batch" if made_of.mixes_rows else "alone"
+    needs = ENCODINGS[made_of.reads] if made_of.needs_targets else "none"
+    if issubclass(made_of, FeatureObjective):
+        needs = "any, with features"
     return [f"[`{name}`](#{name})", rows, needs]

@@ -49,7 +49,9 @@ def card_of(name: str, made_of: type) -> str:
     lines = []
     for setting, said in re.findall(r"^    (\w+): (.*?)(?=^    \w|\Z)", settings, re.M | re.S):
         said = " ".join(said.split())
-        lines.append(f"- `{setting}`, `{_plain(defaults.pop(setting))}`: {said}")
+        default = defaults.pop(setting)
+        shown = "required" if default is dataclasses.MISSING else f"`{_plain(default)}`"
+        lines.append(f"- `{setting}`, {shown}: {said}")
     if defaults:
         raise ValueError(f"{made_of.__name__}: its docstring does not say {', '.join(defaults)}")
     listed = "\n\n*Settings*, with their defaults:\n\n" + "\n".join(lines) if lines else ""

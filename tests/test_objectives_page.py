@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from frugalkd.objectives import DKD, OBJECTIVES, BatchObjective
+from frugalkd.objectives import DKD, OBJECTIVES, FeatureObjective
 from frugalkd.recipes.load import load_recipe
 from frugalkd.teachers.encodings import ENCODINGS, make_encoding
 
@@ -27,7 +27,7 @@ def test_a_card_says_loss_reading_weights_needs_and_every_setting(page, name):
     made_of = OBJECTIVES[name]
     card = page.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
     said = re.findall(r"^\*([\w ]+)(?::\*|\*, )", card, re.MULTILINE)
-    weights = ["Weights"] if issubclass(made_of, BatchObjective) else []
+    weights = ["Weights"] if made_of.mixes_rows else []
     reading = ["Our reading"] if made_of.needs_targets else []
     assert said == ["Loss", *reading, *weights, "Needs", "Settings"]
     settings = [field.name for field in dataclasses.fields(made_of)]  # pyright: ignore
@@ -40,7 +40,10 @@ def test_the_table_names_the_encodings_that_will_do(page, name):
     row = next(line for line in page.splitlines() if line.startswith(f"| [`{name}`]"))
     _, rows, needs = row.strip("| ").split(" | ")
     made_of = OBJECTIVES[name]
-    assert rows == ("batch" if issubclass(made_of, BatchObjective) else "alone")
+    assert rows == ("batch" if made_of.mixes_rows else "alone")
+    if issubclass(made_of, FeatureObjective):
+        assert needs == "any, with features"
+        return
     enough = {each for each in ENCODINGS if make_encoding(each).keeps >= made_of.reads}
     assert set(needs.split(", ")) == (enough if made_of.needs_targets else {"none"})
 

@@ -16,7 +16,8 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from frugalkd.checkpoint import Checkpoints
-from frugalkd.checks import check_pair, explained, first_look, labels_of
+from frugalkd.checks import check_pair, explained, first_look, labels_of, read_first
+from frugalkd.criterion import bind
 from frugalkd.data.source import Collate, check_map_style, data_digest
 from frugalkd.devices import autocast
 from frugalkd.engine import Caller, Listener, Run, Trainer, accelerator_for
@@ -304,6 +305,17 @@ def _train(
     classes = first_look(model, data, targets, pool=selection.pool, **at)
     if labels is None:
         selection.classes = classes
+    criterion = bind(
+        objective,
+        model,
+        targets,
+        batch=lambda: read_first(data, selection.pool, accelerator.device, collate),
+        forward=caller.eagerly,
+        samples=len(ledger),
+        labels=labels,
+        seed=seed,
+    )
+    selection.features = criterion.features
     torch.manual_seed(seed)
     keeper, about = None, {}
     if checkpoints is not None:
@@ -313,11 +325,11 @@ def _train(
             targets=targets, teacher=teacher, weights=weights, scores=scores,
         )  # fmt: skip
     trainer = Trainer(
-        model, selection, objective, training, accelerator, keeper, listener or _silent,
+        model, selection, criterion, training, accelerator, keeper, listener or _silent,
         stop or _never, about,
     )  # fmt: skip
     try:
-        with memory_for(*_what_to_lower(training)):
+        with memory_for(*_what_to_lower(training)), criterion:
             if resume:
                 trainer.resume()
             history = trainer.fit()

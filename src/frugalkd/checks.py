@@ -67,7 +67,7 @@ def first_look(
         TargetsError: the teacher has another number of classes.
     """
     ids = pool[:_FIRST]
-    batch = _read(data, ids, device, collate)
+    batch = read_first(data, pool, device, collate)
     inputs, labels = split(batch)
     with looking(model):
         logits = checked_logits(forward(batch), len(ids))
@@ -83,6 +83,13 @@ def first_look(
             "classes"
         )
     return classes
+
+
+def read_first(
+    data: Dataset, pool: Ids, device: torch.device, collate: Collate | None = None
+) -> Any:
+    """The batch, on ``device``, of the samples that a first look is taken at, in view 0."""
+    return _read(data, pool[:_FIRST], device, collate)
 
 
 def labels_of(data: Dataset) -> NDArray[np.int64] | None:

@@ -21,12 +21,13 @@ from torch import Tensor, nn
 
 from frugalkd.batches import call, inputs_of
 from frugalkd.checkpoint import Checkpoints, random_state, set_random_state
+from frugalkd.criterion import Criterion
 from frugalkd.devices import resolve_device
 from frugalkd.epochs import Batch, Epoch
 from frugalkd.errors import ModelError, Stopped
 from frugalkd.ledger import Ledger
 from frugalkd.meters import Meters
-from frugalkd.objectives import BatchObjective, Objective
+from frugalkd.objectives import Objective
 from frugalkd.optimisation import factor, make_optimizer, match_layout
 from frugalkd.resuming import check_same_training
 from frugalkd.selection import Selection
@@ -121,7 +122,7 @@ class Trainer:
     Attributes:
         model: trained in place; it has to be on the accelerator's device.
         selection: who takes part.
-        objective: one loss a row.
+        objective: one loss a row; as a criterion where it reads features.
         training: the settings.
         accelerator: device and precision.
         checkpoints: where and when to write checkpoints, or None.
@@ -133,7 +134,7 @@ class Trainer:
 
     model: nn.Module
     selection: Selection
-    objective: Objective
+    objective: Objective | Criterion
     training: Training
     accelerator: Accelerator
     checkpoints: Checkpoints | None = None
@@ -144,10 +145,13 @@ class Trainer:
     def __post_init__(self) -> None:
         self.selection.stop = self.stop
         self.call = Caller(self.model, self.training, self.accelerator)
-        self.optimizer = make_optimizer(self.model, self.training.optimizer)
+        given = self.objective
+        self.criterion = given if isinstance(given, Criterion) else Criterion(given)
+        trained = nn.ModuleList([self.model, self.criterion.parts])
+        self.optimizer = make_optimizer(trained, self.training.optimizer)
         self.step = 0
         self.losses: list[Tensor] = []  # of the epoch under way
-        self.parameters = list(self.model.parameters())
+        self.parameters = list(trained.parameters())
         self.bad = torch.zeros((), device=self.accelerator.device)
         self.one = torch.ones_like(self.bad)
         self.history: list[dict[str, Any]] = []
@@ -197,10 +201,7 @@ class Trainer:
         labels = batch.labels
         with phase("forward"):
             logits = self.call(batch.data)
-            if isinstance(self.objective, BatchObjective):
-                losses = self.objective(logits, batch.targets, labels, batch.weights)
-            else:
-                losses = self.objective(logits, batch.targets, labels)
+            losses = self.criterion(logits, labels, batch)
             loss = batch.reduce(losses)
         with phase("backward"):
             loss.backward()  # neither precision scales it, so accelerate has nothing to add
@@ -278,6 +279,7 @@ class Trainer:
                 "about": self.about,
                 "selection": state,
                 "model": dict(self.model.state_dict()),
+                "parts": dict(self.criterion.parts.state_dict()),
                 "optimizer": self.optimizer.state_dict(),
                 "step": self.step,
                 "losses": torch.stack(self.losses) if self.losses else None,
@@ -299,6 +301,7 @@ class Trainer:
             return False
         check_same_training(tree.get("about", {}), self.about)
         self.model.load_state_dict(tree["model"])
+        self.criterion.parts.load_state_dict(tree.get("parts", {}))
         self.optimizer.load_state_dict(tree["optimizer"])
         match_layout(self.optimizer)
         self.step, self.history = tree["step"], tree["history"]

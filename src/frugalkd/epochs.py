@@ -129,6 +129,7 @@ class Epoch:
         return {
             **{k: None if v is None else torch.from_numpy(v.copy()) for k, v in columns.items()},
             "waiting_targets": None if waiting is None else waiting.targets,
+            "waiting_features": None if waiting is None else waiting.features,
             "waiting_data": None if waiting is None else self._selection.kept_data(waiting),
             "lr_factor": self.lr_factor,
             "screened": self.screened,
@@ -155,7 +156,8 @@ class Epoch:
         ids, views = found["waiting_ids"], found["waiting_views"]
         if ids is not None and len(ids):
             rows = selection.read_again(ids, views, state.get("waiting_data"))
-            epoch._waiting = [rows._replace(targets=state["waiting_targets"])]
+            known = {"targets": state["waiting_targets"], "features": state.get("waiting_features")}
+            epoch._waiting = [rows._replace(**known)]
         return epoch
 
     def _as_planned(self) -> Iterator[Batch]:
@@ -317,6 +319,7 @@ class Batch:
         weights: float32 (rows,) on the device.
         data: what the data set's collation gives, on the device.
         targets: the teacher's logits (rows, classes), or None.
+        features: of the teacher, (rows, ...) by module path; none but where they were asked for.
         progress: of the whole training, in [0, 1), before this batch.
         forced: bool numpy (rows,), rows that were not the gate's choice.
     """
@@ -324,7 +327,8 @@ class Batch:
     def __init__(
         self, *, rows: Rows, weights: Tensor | None, progress: float, forced: Mask, epoch: Epoch
     ):
-        self.ids, _, self.data, self.targets = rows
+        self.ids, _, self.data, self.targets, features = rows
+        self.features = features or {}
         self.progress, self.forced = progress, forced
         self.observed = False
         self._weights, self._epoch = weights, epoch

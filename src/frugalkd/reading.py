@@ -11,6 +11,7 @@ from accelerate.utils import concatenate, find_device
 from torch import Tensor
 
 from frugalkd.batches import rows_of
+from frugalkd.features import Features
 from frugalkd.policies._policy import Ids, Mask
 
 
@@ -18,21 +19,22 @@ class Rows(NamedTuple):
     """Rows that were read, side by side.
 
     ``ids`` and ``views`` int64 numpy (rows,); ``data`` as the data set's collation gives it, on the
-    device; ``targets`` the teacher's logits (rows, classes), or None where nobody was asked.
+    device; ``targets`` the teacher's logits (rows, classes), or None where nobody was asked;
+    ``features`` of the teacher by module path, or None where none were asked for.
     """
 
     ids: Ids
     views: Ids
     data: Any
     targets: Tensor | None = None
+    features: Features | None = None
 
     def part(self, start: int, end: int) -> Rows:
         """Rows ``start`` up to ``end``; tensors are views of these."""
         if start == 0 and end >= len(self.ids):
             return self
         rows = slice(start, end)
-        targets = None if self.targets is None else self.targets[rows]
-        return Rows(self.ids[rows], self.views[rows], rows_of(self.data, rows), targets)
+        return self._rows(self.ids[rows], self.views[rows], rows)
 
     def cut(self, size: int) -> Iterator[Rows]:
         """Parts of ``size`` rows, the last one may be shorter."""
@@ -42,8 +44,16 @@ class Rows(NamedTuple):
     def where(self, mask: Mask) -> Rows:
         """The rows that bool numpy (rows,) ``mask`` keeps, copied."""
         index = torch.from_numpy(np.flatnonzero(mask)).to(find_device(self.data) or "cpu")
-        targets = None if self.targets is None else self.targets[index]
-        return Rows(self.ids[mask], self.views[mask], rows_of(self.data, index), targets)
+        return self._rows(self.ids[mask], self.views[mask], index)
+
+    def _rows(self, ids: Ids, views: Ids, index: Any) -> Rows:
+        """The rows ``index`` of the tensors, which are those of ``ids`` and ``views``."""
+        targets, features = self.targets, self.features
+        if targets is not None:
+            targets = targets[index]
+        if features is not None:
+            features = {path: feature[index] for path, feature in features.items()}
+        return Rows(ids, views, rows_of(self.data, index), targets, features)
 
 
 Join = Callable[[list[Any]], Any]
@@ -54,10 +64,14 @@ def joined(parts: Sequence[Rows], join: Join = concatenate) -> Rows:
     """All rows of ``parts``, one or more, in their order."""
     if len(parts) == 1:
         return parts[0]
-    ids, views, data, targets = zip(*parts, strict=True)
+    ids, views, data, targets, features = zip(*parts, strict=True)
+    known = not any(part is None for part in features)
     return Rows(
         np.concatenate(ids),
         np.concatenate(views),
         join(list(data)),
         None if any(part is None for part in targets) else torch.cat(list(targets)),
+        {path: torch.cat([part[path] for part in features]) for path in features[0]}
+        if known
+        else None,
     )

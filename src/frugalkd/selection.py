@@ -166,6 +166,8 @@ class Selection:
         self._spent = 0  # samples backpropagated before the epoch to come
         self.classes: int | None = None
         """Of the model; where it is known, labels are checked against it as they are read."""
+        self.features: tuple[str, ...] = ()
+        """The teacher's modules whose features batches are to have."""
         self.stop: Callable[[], bool] = lambda: False
         """Asked after each look that no step comes after; Stopped is raised where it says True.
         The state may then be taken, unless it was a screening that was stopped."""
@@ -353,11 +355,16 @@ class Selection:
             return rows
         asked, answered = targets.queries, targets.seconds
         with meters.phase(targets.phase):
-            logits = targets.fetch(rows.ids, rows.views, rows.data)
+            if self.features:
+                logits, features = targets.fetch_features(
+                    rows.ids, rows.views, rows.data, self.features
+                )
+            else:
+                logits, features = targets.fetch(rows.ids, rows.views, rows.data), None
         meters.teacher_queries += targets.queries - asked
         if targets.phase != "teacher":
             meters.move(targets.seconds - answered, out_of=targets.phase, into="teacher")
-        return rows._replace(targets=logits)
+        return rows._replace(targets=logits, features=features)
 
     def with_labels(self, rows: Rows) -> tuple[Rows, Tensor]:
         """The rows and what a look takes for right; the teacher is asked where it decides that."""

@@ -25,6 +25,7 @@ except ImportError as error:
     ) from error
 
 from frugalkd.batches import call, inputs_of
+from frugalkd.criterion import Criterion
 from frugalkd.data.source import check_map_style
 from frugalkd.epochs import Batch
 from frugalkd.errors import ModelError, SelectionMisuse
@@ -40,7 +41,7 @@ from frugalkd.integrations._setting import Setting
 from frugalkd.ledger import Ledger
 from frugalkd.meters import Meters
 from frugalkd.modes import ModeName
-from frugalkd.objectives import BatchObjective, CrossEntropy, Objective
+from frugalkd.objectives import CrossEntropy, Objective
 from frugalkd.policies import Policy, SelfRegulation
 from frugalkd.resuming import check_same_training
 from frugalkd.selection import Selection
@@ -126,6 +127,7 @@ class FrugalMixin(_Trainer):
         own = self._own_objective() if teacher is None and objective is None else None
         setting.settle(model, own)
         self.objective = setting.objective
+        self.criterion = None if self.objective is None else Criterion(self.objective)
         self.selection: Selection | None = None
         self._batch: Batch | None = None
         self._state: dict[str, Any] | None = None  # to go on from
@@ -237,7 +239,7 @@ class FrugalMixin(_Trainer):
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
             )
         labels, losses = batch.labels, None
-        if self.objective is None:
+        if self.criterion is None:
             loss, outputs = super().compute_loss(
                 model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
             )
@@ -245,8 +247,7 @@ class FrugalMixin(_Trainer):
             losses = loss if loss.ndim else None
         else:
             logits = call(model, inputs_of(inputs))
-            given = (batch.weights,) if isinstance(self.objective, BatchObjective) else ()
-            losses = self.objective(logits, batch.targets, labels, *given)
+            losses = self.criterion(logits, labels, batch)
             loss, outputs = losses, {"logits": logits}
         # What the trainer divides a loss by that does not know the step's other batches.
         self.current_gradient_accumulation_steps = self._batches if losses is None else 1

@@ -1,10 +1,12 @@
 """Objectives: one loss per sample. One file an objective, one line in the registry."""
 
+from frugalkd.objectives._features import FeatureObjective
 from frugalkd.objectives._objective import BatchObjective, Objective
 from frugalkd.objectives.correlation_congruence import CorrelationCongruence
 from frugalkd.objectives.cross_entropy import CrossEntropy
 from frugalkd.objectives.dist import DIST
 from frugalkd.objectives.dkd import DKD
+from frugalkd.objectives.fitnets import FitNets
 from frugalkd.objectives.jensen_shannon import JensenShannon
 from frugalkd.objectives.kd import KD
 from frugalkd.objectives.logit_mse import LogitMSE
@@ -29,6 +31,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "top-k-kd": TopKKD,
     "correlation-congruence": CorrelationCongruence,
     "pkt": PKT,
+    "fitnets": FitNets,
 }
 
 __all__ = [
@@ -43,6 +46,8 @@ __all__ = [
     "BatchObjective",
     "CorrelationCongruence",
     "CrossEntropy",
+    "FeatureObjective",
+    "FitNets",
     "JensenShannon",
     "LogitMSE",
     "LogitStandardisation",

@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
 from frugalkd.fidelity import Fidelity
+from frugalkd.objectives._seen import Seen
+
+
+class Step(NamedTuple):
+    """What a training step has to say to an objective.
+
+    ``logits``, ``targets``, ``labels`` and ``weights`` as for :class:`BatchObjective`; ``progress``
+    of the training, in [0, 1); ``seen``, for each term of an objective that reads features (one
+    where it is no sum), what it sees of them, else None.
+    """
+
+    logits: Tensor
+    targets: Tensor | None
+    labels: Tensor
+    weights: Tensor | None = None
+    progress: float = 0.0
+    seen: tuple[Seen | None, ...] = (None,)
 
 
 class Objective(ABC):
@@ -19,6 +36,9 @@ class Objective(ABC):
     reads: ClassVar[Fidelity] = Fidelity.DRAWS
     """How much of the teacher's logits it reads; soft targets that keep less are refused. Below
     ``DIFFERENCES`` it reads their softmax at its attribute ``temperature`` only."""
+
+    mixes_rows: ClassVar[bool] = False
+    """Whether a sample's loss is made with the other samples of its batch."""
 
     @abstractmethod
     def __call__(self, logits: Tensor, targets: Tensor | None, labels: Tensor) -> Tensor:
@@ -33,6 +53,10 @@ class Objective(ABC):
             float32 (rows,); float64 where ``logits`` are.
         """
 
+    def losses(self, step: Step) -> Tensor:
+        """The objective of a training step: it takes of it what it needs."""
+        return self(step.logits, step.targets, step.labels)
+
 
 class BatchObjective(Objective):
     """One whose loss of a sample is made with the other samples of the batch, and so with their
@@ -41,6 +65,8 @@ class BatchObjective(Objective):
     Every weight counts once: here those of the others, and in ``Batch.reduce`` the sample's own. So
     ``reduce`` is the same for all objectives, and what the ledger is told stays unweighted.
     """
+
+    mixes_rows = True
 
     @abstractmethod
     def __call__(
@@ -58,3 +84,6 @@ class BatchObjective(Objective):
         Returns:
             float32 (rows,); float64 where ``logits`` are.
         """
+
+    def losses(self, step: Step) -> Tensor:
+        return self(step.logits, step.targets, step.labels, step.weights)

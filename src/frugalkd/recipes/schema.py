@@ -103,7 +103,8 @@ def _spec_of(registry: Mapping[str, type]) -> Any:
         hints = get_type_hints(made_of)
         fields: dict[str, Any] = {"name": (Literal[name], name)}
         for field in dataclasses.fields(made_of):
-            fields[field.name] = (hints[field.name], field.default)
+            must = field.default is dataclasses.MISSING
+            fields[field.name] = (hints[field.name], ... if must else field.default)
         spec = create_model(f"{made_of.__name__}Spec", __base__=Spec, **fields)
         spec.__doc__ = (made_of.__doc__ or "").split("\n")[0]
         spec.made_of = made_of

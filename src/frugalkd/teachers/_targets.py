@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from frugalkd.errors import TargetsError
+from frugalkd.features import Features, Shape
 from frugalkd.fidelity import Fidelity
 from frugalkd.policies._policy import Ids
+
+
+NO_FEATURES = (
+    "these soft targets hold no features, which the objective reads: set targets.kind to live, or "
+    "fill a store with them (frugalkd store RECIPE --features PATH --teacher DIR --out DIR) and "
+    "name it in targets.folder"
+)
 
 
 class Targets(ABC):
@@ -56,6 +66,23 @@ class Targets(ABC):
 
         ``data`` is the batch as the student gets it, on the student's device; so is the answer.
         """
+
+    def feature_shapes(self, patterns: Sequence[str], data: Any) -> dict[str, Shape]:
+        """The teacher's modules that ``patterns`` (paths or globs) mean, and the shapes of their
+        features without the rows; ``data`` is some batch, in case somebody has to be asked.
+
+        Raises:
+            TargetsError: these targets have no features, or not these.
+            ModelError: the teacher has no such module, or it gives no feature.
+        """
+        raise TargetsError(NO_FEATURES)
+
+    def fetch_features(
+        self, ids: Ids, views: Ids, data: Any, paths: Sequence[str]
+    ) -> tuple[Tensor, Features]:
+        """As :meth:`fetch`, and the teacher's features at ``paths``, which
+        :meth:`feature_shapes` has named: (rows, ...) of any floating dtype."""
+        raise TargetsError(NO_FEATURES)
 
     def sync(self) -> None:  # noqa: B027, most targets have nothing to do here
         """Make durable what was stored so far, where something is."""

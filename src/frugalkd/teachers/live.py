@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from frugalkd.batches import call, inputs_of
 from frugalkd.devices import autocast
 from frugalkd.errors import TargetsError
+from frugalkd.features import Features, Shape, Taps, probe_features
 from frugalkd.looking import looking
 from frugalkd.policies._policy import Ids
 from frugalkd.teachers._targets import Targets
@@ -59,6 +60,16 @@ class LiveTeacher(Targets):
             )
         self.seconds += time.perf_counter() - started
         return logits
+
+    def feature_shapes(self, patterns: Sequence[str], data: Any) -> dict[str, Shape]:
+        return probe_features(self.teacher, patterns, lambda: self.look(data), "the teacher")
+
+    def fetch_features(
+        self, ids: Ids, views: Ids, data: Any, paths: Sequence[str]
+    ) -> tuple[Tensor, Features]:
+        with Taps(self.teacher, paths, always=True) as taps:
+            logits = self.fetch(ids, views, data)
+        return logits, taps.take()
 
     def look(self, data: Any) -> Tensor:
         """The teacher's logits float32 for a batch, in eval mode; not counted as a query."""

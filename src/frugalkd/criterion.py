@@ -1,0 +1,156 @@
+"""An objective at work in a training: it is handed what it asks for, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from frugalkd.epochs import Batch
+from frugalkd.errors import ModelError
+from frugalkd.features import Taps, probe_features
+from frugalkd.objectives import FeatureObjective, Objective
+from frugalkd.objectives._features import paths_of
+from frugalkd.objectives._objective import Step
+from frugalkd.objectives._seen import Seen, Shapes
+from frugalkd.teachers import Targets
+
+
+class Bound(NamedTuple):
+    """An objective that reads features: of which modules, and what it made for them."""
+
+    student: tuple[str, ...]
+    teacher: tuple[str, ...]
+    parts: nn.Module
+
+
+class Criterion:
+    """An objective for the batches of one training.
+
+    Where it reads features it is made by :func:`bind`, and is a context: within it the student's
+    features of a forward pass with gradients are kept until the criterion is called.
+
+    Args:
+        objective: one loss per sample.
+        bound: what its terms read of features; none where they read none.
+        taps: of the student.
+    """
+
+    def __init__(
+        self, objective: Objective, bound: tuple[Bound | None, ...] = (), taps: Taps | None = None
+    ):
+        if taps is None and any(isinstance(term, FeatureObjective) for term in _terms(objective)):
+            raise ModelError(
+                f"{type(objective).__name__} reads features, and has no models to read them of: "
+                "let frugalkd.distill train, or make it by frugalkd.criterion.bind"
+            )
+        self.objective = objective
+        self.parts = nn.ModuleList(each.parts for each in bound if each is not None)
+        """What is trained and remembered beside the student."""
+        self._bound, self._taps = bound, taps
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The teacher's modules whose features are read, for ``Selection.features``."""
+        named = (path for each in self._bound if each is not None for path in each.teacher)
+        return tuple(dict.fromkeys(named))
+
+    def __call__(self, logits: Tensor, labels: Tensor, batch: Batch) -> Tensor:
+        """One loss per sample, unweighted, of the batch whose forward pass came last.
+
+        Args:
+            logits: the student's (rows, classes).
+            labels: int64 (rows,).
+            batch: as the selection gave it.
+        """
+        weights = batch.weights if batch.weighted else None
+        step = Step(logits, batch.targets, labels, weights, batch.progress)
+        if self._taps is not None:
+            step = step._replace(seen=tuple(self._seen(batch, logits.device)))
+        return self.objective.losses(step)
+
+    def _seen(self, batch: Batch, device: torch.device) -> Iterator[Seen | None]:
+        assert self._taps is not None
+        of_student, of_teacher = self._taps.take(), batch.features
+        ids = torch.from_numpy(batch.ids).to(device, non_blocking=True)
+        for each in self._bound:
+            if each is None:
+                yield None
+                continue
+            student = tuple(of_student[path] for path in each.student)
+            teacher = tuple(of_teacher[path] for path in each.teacher)
+            yield Seen(student, teacher, each.parts, ids)
+
+    def __enter__(self) -> Criterion:
+        if self._taps is not None:
+            self._taps.__enter__()
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        if self._taps is not None:
+            self._taps.__exit__(*reason)
+
+
+def bind(
+    objective: Objective,
+    student: nn.Module,
+    targets: Targets | None,
+    *,
+    batch: Callable[[], Any],
+    forward: Callable[[Any], Tensor],
+    samples: int,
+    labels: NDArray[np.int64] | None = None,
+    seed: int = 0,
+) -> Criterion:
+    """``objective`` for a training of ``student``. Nothing of the models changes, and no random
+    stream.
+
+    Args:
+        objective: any; one that reads no features is taken as it is.
+        student: on the device that it is trained on.
+        targets: a live teacher, or stored targets with features.
+        batch: gives some rows of data on that device, which both models are asked about to learn
+            the shapes of their features; not called where none are read.
+        forward: the student's logits for a batch of data.
+        samples: of the data set.
+        labels: int64 (samples,), where the data set knows them beforehand.
+        seed: of the first weights of adapters.
+
+    Raises:
+        ModelError: a path means no module, the nearest ones being listed; or features are not what
+            the objective needs.
+        TargetsError: the targets give no such features.
+    """
+    terms = _terms(objective)
+    if not any(isinstance(term, FeatureObjective) for term in terms):
+        return Criterion(objective)
+    device = next(student.parameters()).device
+    data = batch()
+    known = None if labels is None else torch.from_numpy(labels)
+    bound: list[Bound | None] = []
+    for place, term in enumerate(terms):
+        if not isinstance(term, FeatureObjective):
+            bound.append(None)
+            continue
+        assert targets is not None, "refused before"
+        patterns = paths_of(term.student)
+        given = probe_features(student, patterns, lambda: forward(data), "the student")
+        wanted = targets.feature_shapes(paths_of(term.teacher), data)
+        shapes = Shapes(tuple(given.values()), tuple(wanted.values()), samples, known)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed + place)
+            try:
+                parts = term.build(shapes).to(device)
+            except (ValueError, ModelError) as error:
+                raise ModelError(f"{type(term).__name__}: {error}") from None
+        bound.append(Bound(tuple(given), tuple(wanted), parts))
+    paths = (path for each in bound if each is not None for path in each.student)
+    return Criterion(objective, tuple(bound), Taps(student, tuple(dict.fromkeys(paths))))
+
+
+def _terms(objective: Objective) -> tuple[Objective, ...]:
+    return (objective,)

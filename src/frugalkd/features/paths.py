@@ -1,0 +1,41 @@
+"""Module paths, with globs: ``layer3.2``, ``stages.*``."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+from frugalkd.errors import ModelError
+
+
+def find_paths(patterns: Sequence[str], names: Iterable[str], where: str) -> tuple[str, ...]:
+    """The ``names`` that ``patterns`` mean, each once: those of a pattern in the names' own order,
+    one pattern's after another's.
+
+    In a pattern ``*``, ``?`` and ``[..]`` stand for what they do in a shell, within one part of a
+    path: ``stages.*`` means ``stages.0``, not ``stages.0.conv1``.
+
+    Args:
+        patterns: paths or globs.
+        names: all paths that there are; the empty one, a model itself, is never meant.
+        where: whose they are, such as ``the student``, for the error.
+
+    Raises:
+        ModelError: a pattern means none of them; the nearest ones are listed.
+    """
+    known = [name for name in names if name]
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        meant = [name for name in known if _means(pattern, name)]
+        if not meant:
+            near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.0)
+            hint = f"did you mean {' or '.join(near)}?" if near else "it has none"
+            raise ModelError(f"{where} has no module {pattern[:100]!r}: {hint}")
+        found |= dict.fromkeys(meant)
+    return tuple(found)
+
+
+def _means(pattern: str, name: str) -> bool:
+    parts, steps = pattern.split("."), name.split(".")
+    return len(parts) == len(steps) and all(map(fnmatchcase, steps, parts))
