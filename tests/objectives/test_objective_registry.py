@@ -19,7 +19,6 @@ from frugalkd.teachers import LiveTeacher
 from frugalkd.training import Training
 from toys import images, net
 
-
 LOGITS = [name for name, made in OBJECTIVES.items() if not issubclass(made, FeatureObjective)]
 
 

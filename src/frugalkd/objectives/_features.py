@@ -47,7 +47,7 @@ class FeatureObjective(BatchObjective):
         numerics.check_not_negative(soft=self.soft, hard=self.hard)
         self.check()
 
-    def check(self) -> None:  # noqa: B027, most have no more settings
+    def check(self) -> None:
         """Raises ValueError for impossible settings beside the paths and weights."""
 
     def build(self, shapes: Shapes) -> nn.Module:

@@ -15,7 +15,6 @@ from frugalkd.features import Features, Shape
 from frugalkd.fidelity import Fidelity
 from frugalkd.policies._policy import Ids
 
-
 NO_FEATURES = (
     "these soft targets hold no features, which the objective reads: set targets.kind to live, or "
     "fill a store with them (frugalkd store RECIPE --features PATH --teacher DIR --out DIR) and "
