@@ -7,7 +7,14 @@ from frugalkd.errors import DataError, UnknownName
 
 
 def test_the_names():
-    assert set(DATA) == {"digits", "fashion-mnist", "mnist", "cifar10", "hugging-face"}
+    assert set(DATA) == {
+        "digits",
+        "fashion-mnist",
+        "mnist",
+        "cifar10",
+        "image-folder",
+        "hugging-face",
+    }
 
 
 def test_unknown_name():

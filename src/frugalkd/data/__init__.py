@@ -8,6 +8,7 @@ from typing import Any
 
 from frugalkd.data.cifar import load_cifar10
 from frugalkd.data.digits import load_digits
+from frugalkd.data.folder import load_image_folder
 from frugalkd.data.hugging_face import load_hugging_face
 from frugalkd.data.idx import load_fashion_mnist, load_mnist
 from frugalkd.data.images import Augmentation, ImageData
@@ -33,6 +34,7 @@ DATA: dict[str, Callable[..., Splits]] = {
     "fashion-mnist": load_fashion_mnist,
     "mnist": load_mnist,
     "cifar10": load_cifar10,
+    "image-folder": load_image_folder,
     "hugging-face": load_hugging_face,
 }
 

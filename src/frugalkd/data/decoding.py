@@ -22,6 +22,7 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".
 """Of the files that are taken for pictures, in lower case."""
 
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+_ORIENTATION = 0x0112
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
@@ -87,7 +88,7 @@ def fitted(image: Image, shape: tuple[int, int, int]) -> Image:
         raise DataError(f"pictures have 1, 3 or 4 channels, the model takes {channels}")
     if image.mode.startswith(("I", "F")):
         raise DataError(f"pixels of mode {image.mode}, not of 8 bits: convert it")
-    if image.format in ("JPEG", "MPO", "WEBP", "TIFF"):
+    if image.getexif().get(_ORIENTATION, 1) != 1:
         image = exif_transpose(image)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")

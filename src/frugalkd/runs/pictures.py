@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from frugalkd.data import DATA, load_data
+from frugalkd.data import DATA, ImageData, load_data
+from frugalkd.data.decoding import ENDINGS, opened, require_pillow
 from frugalkd.errors import DataError, nearest
-
-_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,8 @@ def images_from(spec: str, classes: Sequence[str]) -> Images:
     path = Path(spec)
     if spec in DATA:
         test = load_data(spec).test
+        if not isinstance(test, ImageData):
+            raise DataError(f"{spec} is read by a recipe: name its folder of pictures here")
         labels = test.labels.numpy()
         return Images(test.images, [str(id) for id in range(len(test))], labels)
     if path.is_dir():
@@ -59,9 +60,10 @@ def _array(path: Path) -> Images:
 
 
 def _folder(path: Path, classes: Sequence[str]) -> Images:
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _ENDINGS)
+    require_pillow()
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in ENDINGS)
     if not files:
-        raise DataError(f"no pictures in {path} (known are {', '.join(_ENDINGS)})")
+        raise DataError(f"no pictures in {path} (known are {', '.join(ENDINGS)})")
     parents = [file.relative_to(path).parts[0] for file in files]
     names = [file.relative_to(path).as_posix() for file in files]
     labels = None
@@ -73,12 +75,8 @@ def _folder(path: Path, classes: Sequence[str]) -> Images:
 
 def _picture(file: Path) -> Any:
     try:
-        from PIL import Image
-    except ImportError:
-        raise DataError("pictures need Pillow: pip install 'frugalkd[parquet]'") from None
-    try:
-        with Image.open(file) as image:
+        with opened(file) as image:
             image.load()
             return image.copy()
-    except (OSError, ValueError, SyntaxError) as error:
+    except (DataError, OSError, ValueError, SyntaxError) as error:
         raise DataError(f"{file} is not a readable picture: {error}") from None

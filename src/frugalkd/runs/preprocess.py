@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from frugalkd.data.decoding import fitted
 from frugalkd.errors import DataError
 
 
@@ -78,17 +79,7 @@ class Preprocess:
     def _from_picture(self, image: Any) -> Any:
         if not _is_picture(image):
             return image
-        channels, height, width = self.shape
-        modes = {1: "L", 3: "RGB", 4: "RGBA"}
-        if channels not in modes:
-            raise DataError(f"pictures have 1, 3 or 4 channels, the model takes {channels}")
-        if image.mode != modes[channels]:
-            image = image.convert(modes[channels])
-        if image.size != (width, height):
-            from PIL.Image import Resampling
-
-            image = image.resize((width, height), Resampling.BILINEAR)
-        return np.array(image)
+        return np.array(fitted(image, self.shape))
 
     def _scaled(self, tensor: Tensor) -> Tensor:
         if tensor.dtype == torch.uint8:

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from frugalkd.data import Augmentation, ImageData, LazyImages, load_data
+from frugalkd.data.source import open_source
+from frugalkd.errors import DataError
+
+Image = pytest.importorskip("PIL.Image")
+
+TRAIN, TEST = 60, 20
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """scikit-learn's digits as they come, cut to the first 60 and 20."""
+    splits = load_data("digits")
+    return splits.train.subset(range(TRAIN)), splits.test.subset(range(TEST))
+
+
+@pytest.fixture(scope="module")
+def written(digits, tmp_path_factory) -> Path:
+    """The same as PNG files in train/<class>/ and test/<class>/."""
+    folder = tmp_path_factory.mktemp("pictures") / "digits"
+    for name, part in zip(("train", "test"), digits, strict=True):
+        for row, (image, label) in enumerate(zip(part.images, part.labels.tolist(), strict=True)):
+            place = folder / name / f"digit {label}"
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image[0].numpy()).save(place / f"{row:04}.png")
+    return folder
+
+
+@pytest.fixture
+def mine(written, tmp_path) -> Path:
+    return Path(shutil.copytree(written, tmp_path / "digits"))
+
+
+def load(folder: Path, **options):
+    splits = load_data("image-folder", folder.parent, path=folder.name, **options)
+    assert isinstance(splits.train, LazyImages)
+    assert isinstance(splits.test, LazyImages)
+    return splits.train, splits.test
+
+
+def in_order(part: ImageData) -> ImageData:
+    """As folders of classes hold them: by class, then by name."""
+    return part.subset(np.argsort(part.labels.numpy(), kind="stable"))
+
+
+def test_the_pictures_of_the_folders_are_the_samples(written, digits):
+    for part, given in zip(load(written, channels=1), digits, strict=True):
+        own = in_order(given)
+        assert part.classes == tuple(f"digit {label}" for label in range(10))
+        assert part.shape == (1, 8, 8)
+        assert torch.equal(part.labels, own.labels)
+        assert torch.equal(part.pixels(torch.arange(len(part))), own.images)
+
+
+def test_views_are_those_of_pictures_in_memory(written):
+    train, _ = load(written, channels=1)
+    augmented = train.with_augmentation(Augmentation(crop=2, flip=True), seed=7)
+    kept = augmented.in_memory()
+    assert not torch.equal(augmented.view(3, 1)[0], augmented.view(3, 2)[0])
+    for id, view in [(0, 0), (3, 1), (3, 2), (59, 10**9)]:
+        x, y = augmented.view(id, view)
+        assert torch.equal(x, kept.view(id, view)[0])
+        assert y == kept.labels[id]
+
+
+def test_a_subset_renumbers(written):
+    train, _ = load(written)
+    part = train.subset([5, 2, 9])
+    assert torch.equal(part[1][0], train[2][0])
+    assert part.subset([2]).labels.tolist() == [int(train.labels[9])]
+    assert part.digest() == train.subset([5, 2, 9]).digest() != train.subset([2, 5, 9]).digest()
+    with pytest.raises(IndexError, match=r"0 \.\. 2"):
+        part[3]
+
+
+def test_colour_and_size_are_as_asked(written):
+    train, _ = load(written, size=[5, 12])
+    x, _ = train[0]
+    assert x.shape == train.shape == (3, 5, 12)
+    picture = Image.open(min((written / "train" / "digit 0").iterdir())).convert("RGB")
+    pixels = np.array(picture.resize((12, 5), Image.Resampling.BILINEAR)) / 255
+    expected = (pixels - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    assert np.allclose(x.permute(1, 2, 0).numpy(), expected, atol=1e-6)
+    train, _ = load(written, channels=1, mean=[0.1], std=[2.0])
+    assert torch.allclose(train[0][0] * 2 + 0.1, train.pixels(torch.tensor([0]))[0] / 255)
+
+
+def test_a_part_is_held_out_of_one_folder(written):
+    train, test = load(written, test=0.3)
+    assert (len(train), len(test)) == (42, 18)
+    alone, held_out = load(written / "train", test=0.3)
+    assert alone.digest() == train.digest()
+    assert held_out.digest() == test.digest()
+    assert load(written, test=0.3)[1].digest() == test.digest()
+
+
+def test_worker_processes_read_the_same(written):
+    train, _ = load(written)
+    ids = np.array([7, 1, 30], dtype=np.int64)
+    with open_source(train, num_workers=1) as source:
+        x, y = next(source.batches([(ids, np.zeros_like(ids))]))
+    assert torch.equal(x, torch.stack([train[int(id)][0] for id in ids]))
+    assert torch.equal(y, train.labels[ids])
+
+
+def test_what_is_no_picture_is_named_in_one_error(mine):
+    (mine / "train" / "digit 1" / "notes.txt").write_text("seven")
+    (mine / "train" / "digit 2" / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (mine / "test" / "digit 3" / "empty.jpg").write_bytes(b"")
+    (mine / "train" / "digit 3" / ".hidden").write_text("")
+    (mine / "train" / "README.md").write_text("is in no class")
+    with pytest.raises(DataError, match=r"3 of 83 files are no readable") as caught:
+        load(mine)
+    for name in ("notes.txt", "torn.png", "empty.jpg"):
+        assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_torn_picture_is_named_when_it_is_read(mine):
+    file = sorted((mine / "train" / "digit 0").iterdir())[0]
+    file.write_bytes(file.read_bytes()[:-30])
+    train, _ = load(mine)
+    with pytest.raises(DataError, match=file.name):
+        train[0]
+
+
+def test_a_bomb_is_not_decoded(mine):
+    Image.new("1", (10_000, 10_000)).save(mine / "train" / "digit 0" / "bomb.png")
+    with pytest.raises(DataError, match=r"bomb\.png \(too many pixels\)"):
+        load(mine)
+
+
+def test_pictures_of_other_kinds_are_converted(mine):
+    place = mine / "train" / "digit 0"
+    pixels = np.random.default_rng(0).integers(256, size=(8, 8, 4), dtype=np.uint8)
+    rgba = Image.fromarray(pixels)
+    rgba.save(place / "a.webp", lossless=True, exact=True)
+    rgba.quantize(8).save(place / "b.gif")
+    rgba.convert("CMYK").save(place / "c.tiff")
+    turned = Image.fromarray(np.repeat(np.arange(8, dtype=np.uint8)[:, None] * 30, 8, axis=1))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    turned.save(place / "d.jpg", quality=100, exif=exif)
+    train, _ = load(mine)
+    names = sorted(file.name for file in place.iterdir())
+    x = train.pixels(torch.tensor([names.index("d.jpg")]))[0, 0].int()
+    assert (x[:, 0] - x[:, 7]).min() > 180, "upright, it goes from bright to dark along a row"
+    rows = torch.tensor([names.index(name) for name in ("a.webp", "b.gif", "c.tiff")])
+    assert torch.equal(train.pixels(rows)[0], torch.from_numpy(pixels[..., :3]).permute(2, 0, 1))
+
+
+def test_sixteen_bits_are_refused(mine):
+    wide = Image.fromarray(np.full((8, 8), 40_000, dtype=np.uint16))
+    wide.save(mine / "train" / "digit 0" / "0.png")
+    train, _ = load(mine)
+    with pytest.raises(DataError, match="not of 8 bits"):
+        train[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"path": "nowhere"}, "no folder .*nowhere"),
+        ({"test": "validation"}, "no folder .*validation"),
+        ({"test": 2}, "between 0 and 1"),
+        ({"channels": 4}, "channels is 4"),
+        ({"size": [8]}, r"size is \[8\]"),
+        ({"mean": [0.5]}, "one number for each of the 3 channels"),
+    ],
+)
+def test_refused_in_one_line(written, options, message):
+    with pytest.raises(DataError, match=message) as caught:
+        load_data("image-folder", written.parent, **{"path": written.name, **options})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_class_of_the_test_part_alone_is_refused(mine):
+    (mine / "test" / "digit 00").mkdir()
+    with pytest.raises(DataError, match="is no class of train: did you mean digit 0"):
+        load(mine)
