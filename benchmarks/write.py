@@ -204,6 +204,7 @@ TABLES = {
     "evidence-claims": lambda: claims_table(read("evidence-fashion-mnist")["claims"]),
     "evidence-fashion-mnist": lambda: budgets_table(read("evidence-fashion-mnist")),
     "evidence-validation": lambda: budgets_table(read("evidence-validation")),
+    "infobatch-digits": lambda: budgets_table(read("infobatch-digits")),
     "evidence-cifar10": lambda: budgets_table(read("evidence-cifar10")),
     "fuzz": lambda: fuzz_table(read("fuzz")),
     "torture": lambda: torture_table(read("torture")),
