@@ -129,6 +129,7 @@ def test_a_run_shows_what_trained_and_what_there_was_of_the_rest():
         (comparison(), "a.png", {"figure": "fronteir"}, "'fronteir': did you mean frontier?"),
         (comparison(), "a.png", {"arms": ["regulatd"]}, "'regulatd': did you mean regulated"),
         (run(), "a.png", {"figure": "frontier"}, "one run has no frontier"),
+        (run(), "a.png", {"arms": ["vanilla"]}, "one run has no arms: leave --arms out"),
         (run([]), "a.png", {}, "there is nothing to plot: the run has no epochs"),
         (
             comparison([arm("vanilla", None, None, half=None, history=None)]),
@@ -216,17 +217,3 @@ def test_points_intervals_and_lines_are_those_of_the_data(drawing):
 def test_a_run_and_a_single_epoch_can_be_drawn(drawing, tmp_path):
     for place, found in enumerate((run(), run([(10, 10, 0)]))):
         assert plot(found, tmp_path / f"{place}.png")["figures"] == ["participation"]
-
-
-def test_neighbours_stand_side_by_side_and_the_others_where_they_are(drawing):
-    places = {"a": 25.0, "far": 100.0, "b": 25.1, "c": 24.9, "alone": 50.0}
-    found = drawing.side_by_side(places)
-    assert found["far"] == 100
-    assert found["alone"] == 50
-    assert found["a"] < found["b"] < found["c"]  # in their order, not by a chance of a thousandth
-    assert found["c"] - found["b"] == pytest.approx(1)
-    assert sum(found[name] for name in "abc") / 3 == pytest.approx(25)
-    many = drawing.side_by_side({str(k): 50.0 for k in range(20)} | {"far": 100.0})
-    own = [place for name, place in many.items() if name != "far"]
-    assert max(own) - min(own) == pytest.approx(3)  # however many they are
-    assert drawing.side_by_side({"a": 0.0}) == {"a": 0.0}

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from made_up import make_arm, make_comparison
 
-from frugalkd.report.headline import chosen, headline
+from frugalkd.report.headline import chosen, headline, how_chosen
 from frugalkd.report.shapes import Comparison
 
 
@@ -68,6 +68,17 @@ def test_a_budget_is_set_against_random_at_it():
     ours = make_arm("regulated@0.25", 0.899, 0.25, mode="regulated", budget_asked=0.25)
     rival = make_arm("random@0.25", 0.87, 0.25, budget_asked=0.25)
     assert said([VANILLA, ours, rival]).endswith("; random at the same count: 87.0 %")
+
+
+def test_why_that_arm_is_told():
+    told = how_chosen(Comparison.model_validate(make_comparison()))
+    assert told.startswith("regulated: all, in every epoch. It is named because it takes the least")
+    worse = make_arm(
+        "regulated@0.1", 0.8, 0.1, mode="regulated", budget_asked=0.1, about="the gate"
+    )
+    told = how_chosen(Comparison.model_validate(make_comparison([VANILLA, worse])))
+    assert told.startswith("regulated@0.1: the gate, with 10 % to spend. It is named because none")
+    assert how_chosen(Comparison.model_validate(make_comparison([VANILLA]))) == ""
 
 
 def test_without_ours_and_without_anything():

@@ -16,6 +16,8 @@ from frugalkd.errors import ReportError
 from frugalkd.report import LARGEST, collect, make_page
 from frugalkd.report import page as page_module
 from frugalkd.report.page import json_in_html
+from frugalkd.report.shapes import Spread
+from frugalkd.report.text import points
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -132,7 +134,12 @@ def test_plots_have_the_points_of_the_arms(written):
     html = page_of(written, make_comparison())
     figures = json.loads(re.findall(r'id="figures">(.*?)</script>', html)[0])
     lines = {line["name"]: line for line in figures["frontier-budget"]["data"]}
-    assert lines["regulated"]["x"] == pytest.approx([27])
+    assert lines["regulated"]["customdata"] == pytest.approx([27])
+    assert lines["regulated"]["x"] == pytest.approx([26.5])  # beside random, which has as many
+    assert [lines[name]["text"] for name in ("regulated", "vanilla")] == [
+        ["regulated"],
+        ["vanilla"],
+    ]
     assert lines["regulated"]["y"] == pytest.approx([89.9])
     assert lines["regulated"]["error_y"]["array"] == pytest.approx([0.2])
     assert lines["frontier"]["y"] == pytest.approx([89.9, 90.3])  # random is beaten
@@ -141,6 +148,32 @@ def test_plots_have_the_points_of_the_arms(written):
     assert took["regulated"] == pytest.approx([100, 27])
     seconds = {line["name"]: line["x"] for line in figures["phases"]["data"]}
     assert seconds["backward"] == pytest.approx([20, 5.4, 5.4])
+
+
+def test_a_share_of_the_time_that_has_a_name_has_a_colour_of_its_own(written):
+    phases = {f"phase {k}": 10.0 - k for k in range(9)} | {"other": 20.0}
+    arms = [make_arm("vanilla", 0.9, mode="vanilla")]
+    arms[0]["meters"]["phases"] = phases
+    html = page_of(written, make_comparison(arms))
+    figures = json.loads(re.findall(r'id="figures">(.*?)</script>', html)[0])
+    bars = figures["phases"]["data"]
+    assert bars[-1]["name"] == "other"
+    assert len({bar["meta"]["colour"] for bar in bars}) == len(bars) == 10
+
+
+def test_an_arm_that_gets_nothing_right_is_shown(written):
+    arms = [make_arm("vanilla", 0.9, mode="vanilla"), make_arm("broken", 0.0, 0.5, collapsed=10)]
+    html = page_of(written, make_comparison(arms))
+    figures = json.loads(re.findall(r'id="figures">(.*?)</script>', html)[0])
+    assert [line["y"] for line in figures["frontier-budget"]["data"]][2] == [0]
+    assert "10 of 10 collapsed" in html
+
+
+@pytest.mark.parametrize(
+    ("mean", "text"), [(-0.00001, "0.00"), (0.00001, "0.00"), (-0.0001, "-0.01"), (0.001, "+0.10")]
+)
+def test_a_difference_has_a_sign_where_it_is_one(mean, text):
+    assert points(Spread(mean=mean), signed=True) == text
 
 
 def test_plotly_is_packed_whole_and_nothing_else_may_run(written):
@@ -190,7 +223,16 @@ def test_an_empty_comparison_has_a_page_too(written):
 def test_the_command_line(written, cli, tmp_path):
     folder = written(make_comparison())
     code, out, err = cli("report", str(folder))
-    assert (code, out, err) == (0, f"written: {folder / 'report.html'}\n", "")
+    assert (code, err) == (0, "")
+    assert "89.9 % with 27 % of the samples" in " ".join(out.split())
+    assert max(map(len, out.splitlines())) <= 80
+    page = (folder / "report.html").read_bytes()
+    code, out, err = cli("report", str(folder), "--json")
+    assert (code, err) == (0, "")
+    said = json.loads(out)
+    assert said["file"] == str(folder / "report.html")
+    assert said["bytes"] == len(page)
+    assert said["headline"].startswith("regulated: 89.9 % with 27 % of the samples and 33 %")
     code, out, _ = cli(
         "report", str(folder / "comparison.json"), "--out", str(tmp_path / "a/b.html")
     )
@@ -199,6 +241,26 @@ def test_the_command_line(written, cli, tmp_path):
     code, out, err = cli("report", str(tmp_path / "nowhere"))
     assert (code, out) == (2, "")
     assert err.count("\n") == 1
+
+
+def test_a_page_takes_no_other_files_place(written, cli):
+    folder = written(make_comparison())
+    file = folder / "comparison.json"
+    before = file.read_bytes()
+    for out in (file, folder, folder / "page"):
+        code, said, err = cli("report", str(folder), "--out", str(out))
+        assert (code, said, err) == (
+            2, "", f"error: {out} is no name of a page: let --out end in .html\n"
+        )  # fmt: skip
+    assert file.read_bytes() == before
+
+
+def test_other_results_are_not_called_damaged(tmp_path, cli):
+    for content in ({"schema": 2}, {"schema": 2, "arms": [{}]}):
+        (tmp_path / "times.json").write_text(json.dumps(content))
+        code, out, err = cli("report", str(tmp_path / "times.json"))
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "is not of a comparison: name the folder of a comparison or of a run" in err
 
 
 def test_a_real_run_and_a_real_comparison(cli, tmp_path):

@@ -140,7 +140,10 @@ def test_a_broken_file_leaves_the_last_page(growing, tmp_path, broken):
     assert b"another note" in ask(growing)[2]
 
 
-def test_before_the_first_result(tmp_path):
+@pytest.mark.parametrize("begun", [None, ".lock", "teachers", "runs", "run.json"])
+def test_before_the_first_result(tmp_path, begun):
+    if begun is not None:
+        (tmp_path / begun).touch()
     with served(tmp_path) as server:
         assert b"Nothing is done yet." in ask(server)[2]
         (tmp_path / "comparison.json").write_text(json.dumps(make_comparison()))
@@ -150,6 +153,10 @@ def test_before_the_first_result(tmp_path):
 def test_what_has_no_page_is_refused_at_once(written, tmp_path):
     with pytest.raises(ReportError, match="there is no"):
         Watched(tmp_path / "nowhere")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").touch()
+    with pytest.raises(ReportError, match="holds neither comparison"):
+        Watched(tmp_path / "other")
     with pytest.raises(RunFolderError):
         Watched(written({"schema": 99}))
 
@@ -232,7 +239,7 @@ def test_the_reader_keeps_their_place(browser, tmp_path):  # noqa: F811
         assert details.evaluate("it => it.open")
         assert page.locator("details[open]").count() == 1
         assert heading.get_attribute("aria-sort") == "ascending"
-        rows = page.locator("#table-arms tbody td:nth-child(4)").all_inner_texts()
+        rows = page.locator("#table-arms tbody td:nth-child(2)").all_inner_texts()
         accuracies = [float(text.split()[0]) for text in rows]
         assert accuracies == sorted(accuracies)
         assert chip.get_attribute("aria-pressed") != pressed

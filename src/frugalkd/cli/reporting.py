@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from frugalkd.cli.interrupt import Interrupted
-from frugalkd.cli.options import ImportOption, ResultsArgument
+from frugalkd.cli.options import ImportOption, JsonOption, ResultsArgument
 from frugalkd.errors import ReportError
+from frugalkd.show import facts_table, stdout
 
 
 def report(
@@ -42,6 +44,7 @@ def report(
         ),
     ] = 8765,
     imports: ImportOption = [],  # noqa: B006
+    as_json: JsonOption = False,
 ) -> None:
     """Write one HTML page of a comparison or a run, which needs neither other files nor a network.
 
@@ -54,24 +57,35 @@ def report(
     if watch:
         if out is not None:
             raise ReportError("--watch serves the page and writes no file: leave --out out")
-        _serve(path, port, imports)
+        _serve(path, port, imports, as_json)
         return
+    to = out or (path.with_suffix(".html") if path.is_file() else path / "report.html")
+    if to.suffix.lower() not in (".html", ".htm"):  # not over a file of results
+        raise ReportError(f"{to} is no name of a page: let --out end in .html")
     from frugalkd.files import write_atomic
-    from frugalkd.report import collect, make_page
+    from frugalkd.report import collect, headline_of, make_page
     from frugalkd.writing import make_folder
 
-    page = make_page(collect(path), imports)
-    to = out or (path.with_suffix(".html") if path.is_file() else path / "report.html")
+    found = collect(path)
+    page = make_page(found, imports).encode("utf-8", "replace")
     make_folder(to.parent)
-    write_atomic(to, page.encode("utf-8"))
-    print(f"written: {to}")
+    write_atomic(to, page)
+    said = headline_of(found)
+    if as_json:
+        print(json.dumps({"file": str(to), "bytes": len(page), "headline": said}, indent=2))
+        return
+    facts = {"file": str(to), "size": f"{len(page) / 1e6:.1f} MB", "headline": said}
+    stdout().print(facts_table(f"report {path}", facts))
 
 
-def _serve(path: Path, port: int, imports: list[str]) -> None:
+def _serve(path: Path, port: int, imports: list[str], as_json: bool) -> None:
     from frugalkd.report.watch import Server, Watched
 
     with Server(Watched(path, imports), port) as server:
-        print(f"{server.url} shows {path} as it grows; Ctrl-C ends it", flush=True)
+        if as_json:
+            print(json.dumps({"url": server.url}), flush=True)
+        else:
+            print(f"{server.url} shows {path} as it grows; Ctrl-C ends it", flush=True)
         try:
             server.serve_forever()
         except KeyboardInterrupt:

@@ -39,6 +39,8 @@ def plot(
         raise PlotError(f"cannot draw {to.name[:100]!r}: its name must end in .pdf, .png or .svg")
     if figure is not None and figure not in FIGURES:
         raise PlotError(f"unknown figure {figure[:100]!r}: {nearest(figure[:100], FIGURES)}")
+    if isinstance(found, Run) and arms:
+        raise PlotError("one run has no arms: leave --arms out, or name a comparison's folder")
     if isinstance(found, Run):
         content = of_run(found, figure)
     else:

@@ -6,7 +6,7 @@ import contextlib
 import io
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from frugalkd.plotting._content import Content, Family
+from frugalkd.report.spacing import side_by_side
 from frugalkd.report.text import short
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 _COLUMN, _PAGE = 3.4, 7.0  # inches: one column of a paper that has two, and both
 _HEIGHT, _LEGEND_LINE, _ENTRY, _LETTER = 2.3, 0.17, 0.5, 0.054
-_ASIDE, _GROUP = 0.01, 0.03  # of the axis: between neighbours, and from the first to the last
 _REFERENCE = "#222222"
 # Okabe and Ito's colours, made to be told apart by people who see few, without yellow and black;
 # and four more.
@@ -124,26 +124,6 @@ def _x(arm: Arm) -> float:
 
 def _y(arm: Arm) -> float:
     return 100 * (arm.accuracy.mean or 0)
-
-
-def side_by_side(places: Mapping[str, float]) -> dict[str, float]:
-    """Where the names stand on the axis: in place, but those that share one next to each other, so
-    that their intervals can be seen."""
-    axis = max(places.values())
-    groups: list[list[str]] = []
-    for name in sorted(places, key=lambda name: places[name]):
-        if not groups or places[name] - places[groups[-1][-1]] > _ASIDE * axis:
-            groups.append([])
-        groups[-1].append(name)
-    found = {}
-    for group in groups:
-        middle = sum(places[name] for name in group) / len(group)
-        step = axis * min(_ASIDE, _GROUP / max(len(group) - 1, 1))
-        # In the order of the figure's legend, which is that of ``places``.
-        for number, name in enumerate(sorted(group, key=list(places).index)):
-            aside = step * (number - (len(group) - 1) / 2)
-            found[name] = places[name] if len(group) == 1 else middle + aside
-    return found
 
 
 def _family(ax: Axes, family: Family, x: Sequence[float]) -> None:

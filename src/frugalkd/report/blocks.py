@@ -20,13 +20,14 @@ class Cell:
 @dataclass(frozen=True)
 class Table:
     """Rows under headings. ``numeric`` tells, for each column, whether it holds numbers; a table
-    with a ``name`` can be sorted and copied."""
+    with a ``name`` can be sorted and copied; one that is ``folded`` is opened by a click."""
 
     caption: str
     headings: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     numeric: Sequence[bool]
     name: str = ""
+    folded: bool = False
 
     kind = "table"
 

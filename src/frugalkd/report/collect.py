@@ -62,6 +62,10 @@ def _comparison(path: Path, folder: Path | None) -> Comparison:
     content = _read_comparison(path)
     if "arms" not in content and "history" in content:
         raise ReportError(f"{path} is of a single run: name its folder")
+    if "arms" not in content or "recipe" not in content:
+        raise ReportError(
+            f"{path} is not of a comparison: name the folder of a comparison or of a run"
+        )
     found = _shaped(Comparison, content, path)
     arms = [_completed(arm, found) for arm in found.arms]
     if any(arm.frontier is None for arm in arms):

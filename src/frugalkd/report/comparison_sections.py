@@ -9,6 +9,7 @@ from frugalkd.report import figures
 from frugalkd.report.again import FILE, compare_command, recipe_yaml
 from frugalkd.report.blocks import Cell, Code, Note, Page, Section, Table
 from frugalkd.report.costs import costs
+from frugalkd.report.frontier import frontier
 from frugalkd.report.gallery import Pictures
 from frugalkd.report.headline import chosen, headline, how_chosen, random_of
 from frugalkd.report.ledgers import gallery_blocks, significance_blocks
@@ -30,7 +31,9 @@ def comparison_page(comparison: Comparison, pictures: Pictures) -> Page:
         Section(
             "significance", "Significance by class", significance_blocks(taught, "significance")
         ),
-        Section("samples", "The samples at both ends", gallery_blocks(taught, pictures)),
+        Section(
+            "samples", "The samples at both ends", gallery_blocks(taught, pictures, "significance")
+        ),
         Section("time", "Where the time went", _phases(comparison)),
         Section("costs", "What ledger and store cost", costs(comparison)),
         Section("again", "Run it again", _again(comparison)),
@@ -53,13 +56,18 @@ def _seeds(comparison: Comparison) -> str:
 def _look(comparison: Comparison) -> dict[str, dict[str, Any]]:
     """Colours and symbols; the arms that the headline speaks of are always shown."""
     look = figures.styles(comparison.arms, comparison.reference)
-    arm = chosen(comparison)
-    if arm is not None:
-        random = random_of(comparison, arm)
-        for named in (arm, random):
-            if named is not None:
-                look[named.family]["shown"] = True
+    for arm in _told(comparison):
+        look[arm.family]["shown"] = True
     return look
+
+
+def _told(comparison: Comparison) -> list[Arm]:
+    """The arms that the headline speaks of, the reference apart."""
+    arm = chosen(comparison)
+    if arm is None:
+        return []
+    random = random_of(comparison, arm)
+    return [arm] if random is None else [arm, random]
 
 
 def _taught(comparison: Comparison) -> LedgerSummary | None:
@@ -74,14 +82,18 @@ def _taught(comparison: Comparison) -> LedgerSummary | None:
 
 def _frontiers(comparison: Comparison, look: Mapping[str, Mapping[str, Any]]) -> list[Any]:
     arms, reference = comparison.arms, comparison.reference
+    named = {reference, *(arm.arm for arm in _told(comparison))}
     made: list[Any] = [
-        figures.frontier(arms, look, axis, reference)
+        frontier(arms, look, axis, reference, named)
         for axis in ("budget", "time")
         if any(_has_cost(arm, axis) for arm in arms)
     ]
     if not made:
         return [Note("No run has given an accuracy yet.")]
-    bars = "Bars are 95 % intervals of the mean over seeds."
+    bars = (
+        "Bars are 95 % intervals of the mean over seeds. Arms of the same samples stand side by "
+        "side."
+    )
     several = any(arm.accuracy.ci95 is not None for arm in arms)
     return [*made, Note(bars if several else "One seed a run: there is no interval.")]
 
@@ -112,29 +124,27 @@ def _arms(comparison: Comparison) -> Table:
     driven = any(arm.against_random is not None for arm in comparison.arms)
     against = ["against random"] if driven else []
     headings = [
-        "arm", "who takes part", "seeds", "accuracy %",
-        f"against {short(comparison.reference, 24)}", *against,
-        "samples %", "forwards %", "time ratio",
+        "arm", "accuracy %", f"against {short(comparison.reference, 24)}", *against,
+        "samples %", "forwards %", "time ratio", "seeds", "who takes part",
     ]  # fmt: skip
     rows = []
     for arm in comparison.arms:
         random = [_difference(arm.against_random)] if driven else []
         rows.append(
             [
-                Cell(short(arm.arm)),
-                Cell(short(arm.about), note="; ".join(_marks(arm))),
-                Cell(str(len(arm.seeds)), len(arm.seeds)),
+                Cell(short(arm.arm), note="; ".join(_marks(arm))),
                 Cell(points(arm.accuracy), arm.accuracy.mean),
                 _difference(arm.difference),
                 *random,
                 _share(arm.budget),
                 _share(arm.forwards),
                 Cell(_ratio(arm.wall_ratio), arm.wall_ratio.mean),
+                Cell(str(len(arm.seeds)), len(arm.seeds)),
+                Cell(short(arm.about)),
             ]
         )
-    return Table(
-        "All arms", headings, rows, [False, False, *[True] * (len(headings) - 2)], name="arms"
-    )
+    numeric = [False, *[True] * (len(headings) - 2), False]
+    return Table("All arms", headings, rows, numeric, name="arms")
 
 
 def _marks(arm: Arm) -> list[str]:
@@ -169,7 +179,7 @@ def _claims(comparison: Comparison) -> Table:
         [
             Cell(f"{short(claim.arm)} {short(claim.claim)} than {short(claim.against)}"),
             Cell(points(claim.difference, signed=True), claim.difference.mean),
-            Cell(f"{claim.p_holm:.2g}", claim.p_holm),
+            Cell("< 0.0001" if claim.p_holm < 1e-4 else f"{claim.p_holm:.2g}", claim.p_holm),
             Cell("yes" if claim.holds else "no", note=short(claim.why, 200)),
         ]
         for claim in comparison.claims
@@ -179,6 +189,7 @@ def _claims(comparison: Comparison) -> Table:
         ["claim", "difference, points", "p (Holm)", "holds"],
         rows,
         [False, True, True, False],
+        name="claims",
     )
 
 
@@ -250,7 +261,16 @@ def _again(comparison: Comparison) -> list[Any]:
     ]
     if digests:
         headings = ["arm", "seed", "digest of the run"]
-        made.append(Table("Runs", headings, digests, [False, True, False], name="runs"))
+        made.append(
+            Table(
+                "The runs and their digests",
+                headings,
+                digests,
+                [False, True, False],
+                name="runs",
+                folded=True,
+            )
+        )
     return made
 
 

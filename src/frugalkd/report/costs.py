@@ -168,13 +168,13 @@ def run_costs(run: Run) -> list[Table | Note]:
     rows = []
     if run.targets is not None and run.targets.kind == "stored":
         here = "by this run" if run.targets.filled_here else "before this run"
-        size = "" if run.targets.bytes is None else f", {run.targets.bytes / 1e6:.1f} MB"
+        size = "" if run.targets.bytes is None else f", {run.targets.bytes / 1e6:,.2g} MB"
         rows.append([Cell("rows stored"), Cell(f"{number(run.targets.rows)} {here}{size}")])
     if run.scoring is not None:
         spent = f"{number(run.scoring.samples_backpropagated)} samples"
         rows.append([Cell("scoring run"), Cell(f"{spent}, {seconds(run.scoring.wall_seconds)}")])
     said: list[Table | Note] = (
-        [Table("Paid once", ["what", ""], rows, [False, False])] if rows else []
+        [Table("Paid once", ["what", "how much"], rows, [False, False])] if rows else []
     )
     return [
         *said,

@@ -5,21 +5,17 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from frugalkd.report.blocks import Cell, Figure, Table
-from frugalkd.report.shapes import Arm, LedgerSummary, Shares, Spread
-from frugalkd.report.text import NOTHING, half_width, number, percent, points, seconds, short
+from frugalkd.report.shapes import Arm, LedgerSummary, Shares
+from frugalkd.report.text import number, percent, seconds, short
 
 SHOWN = 12
 """Lines of a figure that are shown from the start; the others by a click on their names."""
 
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "pentagon", "star", "hexagon")
 _COLOURS = 10
-_COSTS = {
-    "budget": "samples backpropagated, % of full distillation",
-    "time": "time of training, % of {}'s",
-}
 
 
 def label(name: str) -> str:
@@ -43,88 +39,6 @@ def styles(arms: Sequence[Arm], reference: str) -> dict[str, dict[str, Any]]:
 
 def _colour(place: int) -> int:
     return 0 if place == 0 else 1 + (place - 1) % (_COLOURS - 1)
-
-
-def frontier(
-    arms: Sequence[Arm],
-    look: Mapping[str, Mapping[str, Any]],
-    axis: Literal["budget", "time"],
-    reference: str,
-) -> Figure:
-    """Accuracy over what it costs; arms made to spend several budgets are a line."""
-    known = [arm for arm in arms if _cost(arm, axis).mean is not None and arm.accuracy.mean]
-    on = sorted((arm for arm in known if _on(arm, axis)), key=lambda arm: _x(arm, axis))
-    traces: list[dict[str, Any]] = [
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "x": [_x(arm, axis) for arm in on],
-            "y": [_y(arm) for arm in on],
-            "name": "frontier",
-            "line": {"shape": "hv", "dash": "dot", "width": 2},
-            "hoverinfo": "skip",
-            "meta": {"colour": "quiet", "shown": True},
-        }
-    ]
-    for family, style in look.items():
-        own = sorted((a for a in known if a.family == family), key=lambda arm: _x(arm, axis))
-        if own:
-            traces.append(_line(family, own, axis, style))
-    cost = "samples" if axis == "budget" else "time"
-    names = ", ".join(
-        f"{short(arm.arm)} ({percent(arm.accuracy.mean)} with {percent(_cost(arm, axis).mean, 0)})"
-        for arm in on
-    )
-    says = (
-        f"{len(on)} of {len(known)} arms are on the frontier: none is as accurate with less "
-        f"{cost if cost == 'time' else 'of the samples'}. From the left: {names or 'none'}."
-    )
-    table = Table(
-        f"Accuracy over {cost}",
-        ["arm", f"{cost} %", "accuracy %", "on the frontier"],
-        [
-            [
-                Cell(short(arm.arm)),
-                Cell(_spread(_cost(arm, axis)), _x(arm, axis)),
-                Cell(points(arm.accuracy), _y(arm)),
-                Cell("yes" if _on(arm, axis) else "no"),
-            ]
-            for arm in sorted(known, key=lambda arm: _x(arm, axis))
-        ],
-        [False, True, True, False],
-    )
-    return Figure(
-        f"frontier-{axis}",
-        f"Accuracy over {cost}",
-        _plot(traces, x=_COSTS[axis].format(label(reference)), y="accuracy, %"),
-        says,
-        table,
-    )
-
-
-def _line(
-    family: str, arms: Sequence[Arm], axis: Literal["budget", "time"], style: Mapping[str, Any]
-) -> dict[str, Any]:
-    costs = [_cost(arm, axis) for arm in arms]
-    unit = "the samples" if axis == "budget" else "the time"
-    return {
-        "type": "scatter",
-        "mode": "lines+markers" if len(arms) > 1 else "markers",
-        "name": label(family),
-        "x": [_x(arm, axis) for arm in arms],
-        "y": [_y(arm) for arm in arms],
-        "text": [label(arm.arm) for arm in arms],
-        "error_x": {"array": [half_width(cost) or 0 for cost in costs], "thickness": 1, "width": 3},
-        "error_y": {
-            "array": [half_width(arm.accuracy) or 0 for arm in arms],
-            "thickness": 1.5,
-            "width": 4,
-        },
-        "marker": {"symbol": style["symbol"], "size": 9},
-        "line": {"width": 1.5},
-        "hovertemplate": f"%{{text}}<br>%{{y:.2f}} % with %{{x:.1f}} % of {unit}<extra></extra>",
-        "meta": {"colour": style["colour"], "shown": style["shown"]},
-    }
 
 
 def participation(lines: Sequence[tuple[str, Shares, Mapping[str, Any]]]) -> Figure:
@@ -154,7 +68,7 @@ def participation(lines: Sequence[tuple[str, Shares, Mapping[str, Any]]]) -> Fig
     return Figure(
         "participation",
         "Samples that trained, by epoch",
-        _plot(traces, x="epoch", y="samples that trained, %", from_zero=True),
+        plot_of(traces, x="epoch", y="samples that trained, %", from_zero=True),
         f"From the first epoch to the last: {'; '.join(ends)}"
         + ("; the others are in the table." if len(rows) > 4 else "."),
         Table(
@@ -182,7 +96,7 @@ def by_class(summary: LedgerSummary, what: str) -> Figure:
         "hovertemplate": "%{text}: %{x:.3f}<extra></extra>",
         "meta": {"colour": 1, "shown": True},
     }
-    plot = _plot([bars], x=f"mean {what}", y="", height=90 + 24 * len(classes))
+    plot = plot_of([bars], x=f"mean {what}", y="", height=90 + 24 * len(classes))
     plot["layout"]["yaxis"] |= {
         "tickmode": "array",
         "tickvals": list(range(len(classes))),
@@ -222,19 +136,25 @@ def by_class(summary: LedgerSummary, what: str) -> Figure:
 def histogram(summary: LedgerSummary, what: str) -> Figure:
     """How many samples have how much of it."""
     counts = summary.histogram
+    width = 1 / len(counts)
     bins = [f"{k / len(counts):.1f}–{(k + 1) / len(counts):.1f}" for k in range(len(counts))]
     bars = {
         "type": "bar",
         "name": "samples",
-        "x": bins,
+        "x": [(place + 0.5) * width for place in range(len(counts))],
         "y": counts,
-        "hovertemplate": "%{x}: %{y:,} samples<extra></extra>",
+        "width": 0.9 * width,
+        "text": bins,
+        "textposition": "none",
+        "hovertemplate": "%{text}: %{y:,} samples<extra></extra>",
         "meta": {"colour": 1, "shown": True},
     }
+    plot = plot_of([bars], x=what, y="samples", height=260, from_zero=True)
+    plot["layout"]["xaxis"] |= {"range": [0, 1], "dtick": 0.2}
     return Figure(
         "histogram",
         f"Samples by {what}",
-        _plot([bars], x=what, y="samples", height=260, from_zero=True),
+        plot,
         f"{percent(summary.never)} of {number(summary.samples)} samples never took part, "
         f"{percent(summary.always)} in every epoch; the mean is {summary.mean:.3f}.",
         Table(
@@ -252,7 +172,8 @@ def phases(rows: Sequence[tuple[str, Mapping[str, float]]]) -> Figure:
     for _, spent in rows:
         for phase, value in spent.items():
             total[phase] = total.get(phase, 0.0) + value
-    names = sorted((phase for phase in total if total[phase] > 0), key=lambda phase: -total[phase])
+    spent_on = [phase for phase in total if total[phase] > 0]
+    names = sorted(spent_on, key=lambda phase: (phase == "other", -total[phase]))
     places = list(range(len(rows)))
     traces = [
         {
@@ -264,11 +185,11 @@ def phases(rows: Sequence[tuple[str, Mapping[str, float]]]) -> Figure:
             "text": [label(name) for name, _ in rows],
             "textposition": "none",
             "hovertemplate": f"%{{text}}<br>{label(phase)}: %{{x:.1f}} s<extra></extra>",
-            "meta": {"colour": _colour(place + 1), "shown": True},
+            "meta": {"colour": "quiet" if phase == "other" else _colour(place), "shown": True},
         }
-        for place, phase in enumerate(names)
+        for place, phase in enumerate(names, start=1)
     ]
-    plot = _plot(traces, x="seconds of training", y="", height=100 + 26 * len(rows))
+    plot = plot_of(traces, x="seconds of training", y="", height=100 + 26 * len(rows))
     plot["layout"]["barmode"] = "stack"
     plot["layout"]["yaxis"] |= {
         "tickmode": "array",
@@ -278,13 +199,14 @@ def phases(rows: Sequence[tuple[str, Mapping[str, float]]]) -> Figure:
         "automargin": True,
     }
     longest = max(rows, key=lambda row: sum(row[1].values()))
+    who = f"{short(longest[0])} takes longest, " if len(rows) > 1 else "It took "
+    who += seconds(sum(longest[1].values()))
     most = max(longest[1], key=lambda phase: longest[1][phase], default="nothing")
     return Figure(
         "phases",
         "Seconds of training, by phase",
         plot,
-        f"{short(longest[0])} takes longest, {seconds(sum(longest[1].values()))}, most of it in "
-        f"{short(most)}.",
+        f"{who}, most of it in {short(most)}.",
         Table(
             "Seconds by phase",
             ["", "all", *map(short, names)],
@@ -301,9 +223,10 @@ def phases(rows: Sequence[tuple[str, Mapping[str, float]]]) -> Figure:
     )
 
 
-def _plot(
+def plot_of(
     traces: list[dict[str, Any]], *, x: str, y: str, height: int = 420, from_zero: bool = False
 ) -> dict[str, Any]:
+    """plotly's figure of ``traces`` with titles on its axes; ``height`` is in pixels."""
     layout: dict[str, Any] = {
         "xaxis": {"title": {"text": x}},
         "yaxis": {"title": {"text": y}},
@@ -312,23 +235,3 @@ def _plot(
     if from_zero:
         layout["yaxis"]["rangemode"] = "tozero"
     return {"data": traces, "layout": layout}
-
-
-def _cost(arm: Arm, axis: Literal["budget", "time"]) -> Spread:
-    return arm.budget if axis == "budget" else arm.wall_ratio
-
-
-def _on(arm: Arm, axis: Literal["budget", "time"]) -> bool:
-    return arm.frontier is not None and getattr(arm.frontier, axis)
-
-
-def _x(arm: Arm, axis: Literal["budget", "time"]) -> float:
-    return 100 * (_cost(arm, axis).mean or 0.0)
-
-
-def _y(arm: Arm) -> float:
-    return 100 * (arm.accuracy.mean or 0.0)
-
-
-def _spread(value: Spread) -> str:
-    return NOTHING if value.mean is None else points(value, digits=1)

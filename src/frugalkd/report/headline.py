@@ -29,16 +29,21 @@ def chosen(comparison: Comparison) -> Arm | None:
     ]
     if not ours:
         return None
-    floor = float("-inf")
-    if reference is not None and reference.accuracy.mean is not None:
-        floor = reference.accuracy.mean - MARGIN
-    good = [arm for arm in ours if _accuracy(arm) >= floor]
+    good = [arm for arm in ours if _accuracy(arm) >= _floor(comparison)]
     candidates = good or ours
     # What has a control says more.
     candidates = [arm for arm in candidates if random_of(comparison, arm)] or candidates
     if good:
         return min(candidates, key=lambda arm: (_time(arm), arm.budget.mean or 0.0))
     return max(candidates, key=_accuracy)
+
+
+def _floor(comparison: Comparison) -> float:
+    """Accuracy from which an arm is as good as the reference."""
+    reference = comparison.named(comparison.reference)
+    if reference is None or reference.accuracy.mean is None:
+        return float("-inf")
+    return reference.accuracy.mean - MARGIN
 
 
 def random_of(comparison: Comparison, arm: Arm) -> Arm | None:
@@ -129,14 +134,20 @@ def _accuracy(arm: Arm) -> float:
 
 
 def how_chosen(comparison: Comparison) -> str:
-    """Which arm the headline speaks of, and why that one."""
-    if chosen(comparison) is None:
+    """What the arm is that the headline speaks of, and why that one."""
+    arm = chosen(comparison)
+    if arm is None:
         return ""
+    about = short(arm.about) or "an arm of this comparison"
+    asked = "" if arm.budget_asked is None else f", with {100 * arm.budget_asked:g} % to spend"
+    near = f"within {100 * MARGIN:g} points of the mean accuracy of {short(comparison.reference)}"
+    if _accuracy(arm) >= _floor(comparison):
+        why = f"it takes the least time of frugalkd's modes {near}"
+    else:
+        why = f"none of frugalkd's modes is {near}, and it is the most accurate of them"
     return (
-        "The arm named is the one of frugalkd's modes, of those with a random control where there "
-        "are any, that takes the least time while its mean accuracy is within "
-        f"{100 * MARGIN:g} points of {short(comparison.reference)}'s; where none is, the most "
-        "accurate of them. It was chosen from these very results."
+        f"{short(arm.arm)}: {about}{asked}. It is named because {why} (those with a random control "
+        "come first). It was chosen from these very results."
     )
 
 
@@ -144,13 +155,13 @@ def run_headline(run: Run) -> str:
     """One sentence about a single run, which is compared with nothing."""
     role = "teacher" if run.kind == "teach" else "student"
     what = f"{short(run.recipe.get('name', ''))}, {_mode(run)}"
-    measured = "accuracy not measured"
+    measured = "was not measured"
     if run.evaluation is not None:
         held = f"{number(run.evaluation.samples)} {run.split} samples"
-        measured = f"{percent(run.evaluation.accuracy)} of {held}"
+        measured = f"gets {percent(run.evaluation.accuracy)} of {held} right"
     return (
-        f"{what}: the {role} gets {measured}, trained on {percent(run.budget, 0)} of the samples "
-        f"of full training in {seconds(run.meters.wall_seconds)}"
+        f"{what}: the {role} {measured}, trained on {percent(run.budget, 0)} of the samples of "
+        f"full training in {seconds(run.meters.wall_seconds)}"
     )
 
 

@@ -11,7 +11,10 @@ from frugalkd.report.shapes import LedgerSummary, Sample
 from frugalkd.report.text import NOTHING, short
 
 _UNKNOWN = "Nothing is known of single samples here: no run left a summary.json or a ledger."
-_ENDS = (("Most significant", "most"), ("Least significant", "least"))
+_ENDS = {
+    "significance": (("Most significant", "most"), ("Least significant", "least")),
+    "participation": (("Took part most often", "most"), ("Took part least often", "least")),
+}
 
 
 def significance_blocks(summary: LedgerSummary | None, what: str) -> list[Any]:
@@ -28,35 +31,36 @@ def significance_blocks(summary: LedgerSummary | None, what: str) -> list[Any]:
     return made
 
 
-def gallery_blocks(summary: LedgerSummary | None, pictures: Pictures) -> list[Any]:
-    """The samples at both ends as ``pictures`` shows them; where it does not, as numbers."""
+def gallery_blocks(summary: LedgerSummary | None, pictures: Pictures, what: str) -> list[Any]:
+    """The samples at both ends of ``what`` the ledger counts, as ``pictures`` shows them; where it
+    does not, as numbers."""
     if summary is None:
         return [Note(_UNKNOWN)]
     seen = pictures(summary)
     if isinstance(seen, str):
-        tables = [_table(title, getattr(summary, end)) for title, end in _ENDS]
+        tables = [_table(title, getattr(summary, end), what) for title, end in _ENDS[what]]
         return [Note(f"The samples are not shown: {short(seen, 300)}"), *tables]
     about = (
-        "Of samples that are equally significant one of each class is shown in turn, the least "
-        "confident first among the most significant, the most confident first among the others."
+        f"Of samples of equal {what} one of each class is shown in turn, at the upper end the "
+        "least confident first, at the lower the most confident."
     )
     made: list[Any] = [
-        Gallery(title, [_picture(sample, seen) for sample in getattr(summary, end)
+        Gallery(title, [_picture(sample, seen, what) for sample in getattr(summary, end)
                         if sample.id in seen])
-        for title, end in _ENDS
+        for title, end in _ENDS[what]
     ]  # fmt: skip
     return [*made, Note(about)]
 
 
-def _picture(sample: Sample, seen: dict[int, tuple[str, str]]) -> Picture:
+def _picture(sample: Sample, seen: dict[int, tuple[str, str]], what: str) -> Picture:
     source, text = seen[sample.id]
     name = short(sample.name or "no label", 40)
     confidence = NOTHING if sample.confidence is None else f"{sample.confidence:.2f}"
-    detail = f"significance {sample.significance:.2f}, confidence {confidence}"
+    detail = f"{what} {sample.significance:.2f}\nconfidence {confidence}"
     return Picture(f"{name}, sample {sample.id}", detail, source, text)
 
 
-def _table(title: str, samples: list[Sample]) -> Table:
+def _table(title: str, samples: list[Sample], what: str) -> Table:
     rows = [
         [
             Cell(str(sample.id), sample.id),
@@ -69,5 +73,5 @@ def _table(title: str, samples: list[Sample]) -> Table:
         ]
         for sample in samples
     ]
-    headings = ["sample", "class", "significance", "confidence"]
+    headings = ["sample", "class", what, "confidence"]
     return Table(title, headings, rows, [True, False, True, True])

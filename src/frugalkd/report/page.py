@@ -19,6 +19,7 @@ from frugalkd.errors import ReportError
 from frugalkd.report.blocks import Figure, Page
 from frugalkd.report.comparison_sections import comparison_page
 from frugalkd.report.gallery import pictures_of
+from frugalkd.report.headline import headline, run_headline
 from frugalkd.report.run_sections import run_page
 from frugalkd.report.shapes import Comparison, Run
 
@@ -52,6 +53,12 @@ def make_page(
             f"{LARGEST >> 20}: report fewer arms"
         )
     return html
+
+
+def headline_of(content: Comparison | Run) -> str:
+    """What the page says in one sentence, its spaces those of a terminal."""
+    said = headline(content) if isinstance(content, Comparison) else run_headline(content)
+    return said.replace("\u00a0", " ")
 
 
 def render(page: Page, watched: bool = False) -> str:

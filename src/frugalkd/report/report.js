@@ -138,6 +138,8 @@
         visible: isShown(place, trace),
         marker: { ...trace.marker, color: own, line: { color: colour("raised"), width: trace.type === "bar" ? 0.5 : 1 } },
         line: { ...trace.line, color: own },
+        ...(trace.textposition?.map && { textfont: { color: own }, cliponaxis: false }),
+        ...(narrow && { mode: trace.mode?.replace("+text", "") }),  // there is no room for names
         ...(trace.error_x && { error_x: { type: "data", ...trace.error_x, color: own } }),
         ...(trace.error_y && { error_y: { type: "data", ...trace.error_y, color: own } }),
       };
@@ -146,7 +148,7 @@
     const { xaxis, yaxis, height, ...rest } = figure.layout;
     const layout = {
       ...rest, height: narrow ? Math.min(height, Math.max(300, 0.85 * height)) : height,
-      xaxis: axis(xaxis, narrow), yaxis: axis(yaxis, narrow),
+      xaxis: axis(xaxis, narrow), yaxis: { ...axis(yaxis, narrow), ticks: "outside", ticklen: 5, tickcolor: "rgba(0, 0, 0, 0)" },
       margin: { l: 8, r: 16, t: 16, b: 8 }, showlegend: false, uirevision: "the reader's", hovermode: "closest", bargap: 0.25,
       paper_bgcolor: colour("raised"), plot_bgcolor: colour("raised"),
       font: { family: getComputedStyle(document.body).fontFamily, size: narrow ? 11 : 13, color: colour("ink") },
@@ -175,6 +177,7 @@
         draw(place);
       });
       made.dir = "auto";
+      made.dataset.mark = trace.marker?.symbol ?? (trace.line?.dash === "dot" ? "dotted" : "");
       made.style.setProperty("--chip", `var(--${typeof trace.meta.colour === "number" ? `c${trace.meta.colour}` : trace.meta.colour})`);
       made.setAttribute("aria-pressed", String(isShown(place, trace)));
       const item = document.createElement("li");

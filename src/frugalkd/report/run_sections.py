@@ -25,7 +25,7 @@ def run_page(run: Run, pictures: Pictures) -> Page:
         Section(
             "significance", f"{what.capitalize()} by class", significance_blocks(run.summary, what)
         ),
-        Section("samples", "The samples at both ends", gallery_blocks(run.summary, pictures)),
+        Section("samples", "The samples at both ends", gallery_blocks(run.summary, pictures, what)),
         Section("time", "Where the time went", _phases(run)),
         Section("costs", "What ledger and store cost", run_costs(run)),
         Section("again", "Run it again", _again(run)),
@@ -47,7 +47,7 @@ def _numbers(run: Run) -> Table:
     if measured is not None:
         rows += [
             ("accuracy", percent(measured.accuracy, 2)),
-            ("worst class", percent(measured.worst_class_accuracy)),
+            ("accuracy of the worst class", percent(measured.worst_class_accuracy)),
             ("expected calibration error", percent(measured.expected_calibration_error)),
             ("agreement with the teacher", percent(measured.teacher_agreement)),
         ]
@@ -55,12 +55,12 @@ def _numbers(run: Run) -> Table:
         rows.append(("the teacher's accuracy", percent(run.teacher.evaluation.accuracy, 2)))
     rows += [
         ("samples backpropagated", number(meters.samples_backpropagated)),
-        ("of full training", percent(run.budget)),
+        ("the same, of full training", percent(run.budget)),
         ("rows through the student", number(meters.student_forwards)),
         ("teacher queries", number(meters.teacher_queries)),
-        ("training", seconds(meters.wall_seconds)),
+        ("time of training", seconds(meters.wall_seconds)),
         ("epochs", NOTHING if run.epochs is None else f"{run.epochs:g}"),
-        ("samples", number(run.train_samples)),
+        ("training samples", number(run.train_samples)),
     ]
     return Table(
         "What the run came to",

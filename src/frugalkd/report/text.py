@@ -37,7 +37,8 @@ def points(value: Spread | None, *, signed: bool = False, digits: int = 2) -> st
     """A mean in points with half of its interval: ``89.93 ± 0.20``."""
     if value is None or value.mean is None:
         return NOTHING
-    said = f"{100 * value.mean:{'+' if signed else ''}.{digits}f}"
+    mean = round(100 * value.mean, digits) + 0.0  # never -0.00
+    said = f"{mean:{'+' if signed and mean else ''}.{digits}f}"
     if value.ci95 is None:
         return said
     return f"{said} ± {half_width(value):.{digits}f}"

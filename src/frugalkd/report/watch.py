@@ -27,6 +27,8 @@ HOST = "127.0.0.1"
 
 _SOURCES = ("comparison.json", "results.json")
 """Files whose change changes a folder's page."""
+_BEGUN = ("run.json", "runs", "teachers")
+"""What stands in the folder of a run, or of a comparison, before there are results."""
 
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -41,19 +43,19 @@ class Watched:
     """The page of a folder as its files are; where they cannot be read, as they last could.
 
     Args:
-        path: what :func:`frugalkd.report.collect.collect` takes, or the folder of runs of which
-            none is done: then the page says so.
+        path: what :func:`frugalkd.report.collect.collect` takes, or a folder that is empty, or of
+            runs of which none is done: then the page says so.
         imports: import paths of data of one's own that may be imported for the gallery.
 
     Raises:
-        FrugalKDError: what is there already has no page.
+        FrugalKDError: what is there already has no page, and will have none.
     """
 
     def __init__(self, path: Path, imports: Collection[str] = ()):
         self._path, self._imports = path, imports
         self._lock = threading.Lock()
         self._seen = self._stamps()
-        if any(self._seen) or not path.is_dir():
+        if any(self._seen) or not _is_to_be(path):
             self._page = self._make()
         else:
             self._page = render(_waiting(path), watched=True).encode("utf-8", "replace")
@@ -77,6 +79,14 @@ class Watched:
         folder = self._path.is_dir()
         files = [self._path / name for name in _SOURCES] if folder else [self._path]
         return [_stamp(file) for file in files]
+
+
+def _is_to_be(path: Path) -> bool:
+    """Whether this is a folder that results may come into."""
+    if not path.is_dir():
+        return False
+    found = {entry.name for entry in path.iterdir() if not entry.name.startswith(".")}
+    return not found or not found.isdisjoint(_BEGUN)
 
 
 def _stamp(file: Path) -> tuple[int, int, int] | None:
