@@ -112,3 +112,14 @@ def test_bad_claims():
     with pytest.raises(ValueError, match="'better' or 'no worse'"):
         claims(comparison(a=[0.9], b=[0.9]), [("b", "a", "nicer")])  # type: ignore[list-item]
     assert claims(comparison(a=[0.9]), []) == []
+
+
+@pytest.mark.parametrize(("more", "said"), [(1.004, False), (1.006, True), (2.0, True)])
+def test_better_with_more_samples_than_a_control_may_have_is_no_claim(more, said):
+    rng = np.random.default_rng(0)
+    found = comparison(ours=0.9 + rng.normal(0, 1e-3, 10), theirs=0.8 + rng.normal(0, 1e-3, 10))
+    for row, budget in zip(found["arms"], (0.25 * more, 0.25), strict=True):
+        row["budget"] = {"mean": budget}
+    (claim,) = claims(found, [("ours", "theirs", "better")])
+    assert claim["holds"] != said
+    assert ("of the samples, the other 25.0%" in claim["why"]) == said

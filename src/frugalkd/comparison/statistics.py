@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from frugalkd.comparison.controls import TOLERANCE
 from frugalkd.errors import RecipeError, UnknownName
 
 CONFIDENCE = 0.95
 BUDGET_TOLERANCE = 0.02
-"""How far the samples of arms at one budget may lie apart, as a part of them."""
+"""How far an arm's samples may lie from the budget that it was asked for, as a part of it."""
 
 CLAIM_SEEDS = 10
 """Seeds that a claim needs; fewer only describe."""
@@ -130,7 +131,7 @@ def _more_samples(comparison: dict[str, Any], arm: str, against: str) -> str | N
     """Why "better" would say nothing: the arm spends more samples than the other."""
     budgets = {row["arm"]: row.get("budget", {}).get("mean") for row in comparison["arms"]}
     ours, theirs = budgets.get(arm), budgets.get(against)
-    if not ours or not theirs or ours <= (1 + BUDGET_TOLERANCE) * theirs:
+    if not ours or not theirs or ours <= (1 + TOLERANCE) * theirs:
         return None
     return f"it spends {ours:.1%} of the samples, the other {theirs:.1%}"
 
