@@ -348,7 +348,7 @@ def _train(
         row = flops_of_data(teacher, data, accelerator.device, collate)
         meters.flops["teacher_forward"] = row["forward"] * meters.teacher_queries
     if held_out is not None:
-        _evaluate(run, teacher, held_out, training, accelerator, collate, stop)
+        evaluate(run, teacher, held_out, training, accelerator, collate, stop)
     return run
 
 
@@ -376,7 +376,7 @@ def _about(data: Dataset, policy: Policy | None) -> dict[str, str]:
     return about
 
 
-def _evaluate(
+def evaluate(
     run: Run,
     teacher: nn.Module | None,
     held_out: Dataset,

@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from frugalkd.batches import call, checked_logits, split
+from frugalkd.bucketing import by_length, lengths_of
 from frugalkd.data.source import Collate, check_map_style, open_source
 from frugalkd.errors import Stopped, UnsupportedData
 from frugalkd.looking import looking
@@ -49,6 +50,10 @@ def predict(
     accelerator = accelerator or Accelerator(cpu=next(model.parameters()).device.type == "cpu")
     if ids is None:
         ids = np.arange(len(dataset))  # pyright: ignore[reportArgumentType]
+    turn = np.arange(len(ids))
+    if (lengths := lengths_of(dataset)) is not None:
+        turn = by_length(turn, lengths[ids])
+    ids = ids[turn]
     blocks = np.split(ids, np.arange(batch_size, len(ids), batch_size))
     requests = [(block, np.zeros_like(block)) for block in blocks]
     probabilities, labels = [], []
@@ -65,10 +70,11 @@ def predict(
             labels.append(known)
             if stop is not None and stop():
                 raise Stopped("stopped in an evaluation")
-    together = torch.cat(probabilities).numpy()
+    back = np.argsort(turn)
+    together = torch.cat(probabilities).numpy()[back]
     if any(part is None for part in labels):
         return together, None
-    return together, torch.cat(labels).cpu().numpy()
+    return together, torch.cat(labels).cpu().numpy()[back]
 
 
 def measure(

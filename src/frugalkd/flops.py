@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from frugalkd.batches import call, inputs_of
+from frugalkd.bucketing import lengths_of
 from frugalkd.data.source import Collate, open_source
 
 Precision = Callable[[], AbstractContextManager[Any]]
@@ -54,8 +55,12 @@ def flops_of_data(
     collate: Collate | None = None,
     precision: Precision = nullcontext,
 ) -> dict[str, float]:
-    """:func:`flops_per_row` on the first samples of ``data``."""
-    ids = np.arange(min(2, len(data)))  # pyright: ignore[reportArgumentType]
+    """:func:`flops_per_row` on the first samples of ``data``, or, where these say their lengths, on
+    those nearest the mean length: the work is taken to be in proportion to it."""
+    ids = np.arange(len(data))  # pyright: ignore[reportArgumentType]
+    if (lengths := lengths_of(data)) is not None:
+        ids = ids[np.argsort(np.abs(lengths - lengths.mean()), kind="stable")]
+    ids = ids[:2]
     with open_source(data, collate=collate) as source:
         batch = next(source.batches([(ids, np.zeros_like(ids))]))
     return flops_per_row(model, inputs_of(send_to_device(batch, device)), len(ids), precision)

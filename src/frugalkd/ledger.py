@@ -179,10 +179,11 @@ class Ledger:
         Raises:
             LedgerError: there is no such file, or it is not a ledger of this schema.
         """
-        path = Path(path)
-        path = path / "ledger.safetensors" if path.is_dir() else path
+        path = ledger_file(path)
         if not path.is_file():
-            raise LedgerError(f"no ledger at {path}: make one with 'frugalkd teach'")
+            raise LedgerError(
+                f"no ledger at {path}: make one with 'frugalkd teach' or 'frugalkd ledger make'"
+            )
         arrays, about = load_arrays(
             path, _KIND, what="ledger", schema=SCHEMA, error=LedgerError, again=_AGAIN
         )
@@ -238,6 +239,12 @@ class Ledger:
             pyarrow.parquet.write_table(pyarrow.table(table), path)
         else:
             raise LedgerError(f"cannot export to {path.name!r}: end it in .csv or .parquet")
+
+
+def ledger_file(path: str | Path) -> Path:
+    """The ledger in a run's folder, or the file that ``path`` is."""
+    path = Path(path)
+    return path / "ledger.safetensors" if path.is_dir() else path
 
 
 def merge(base: Ledger, parts: Sequence[Ledger]) -> Ledger:

@@ -13,6 +13,8 @@ def test_the_names():
         "mnist",
         "cifar10",
         "image-folder",
+        "banking77",
+        "trec6",
         "hugging-face",
     }
 

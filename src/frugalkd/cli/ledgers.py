@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from frugalkd.cli.options import JsonOption, LedgerArgument
-from frugalkd.show import facts_table, stdout
+from frugalkd.cli.interrupt import resumable
+from frugalkd.cli.options import (
+    JsonOption,
+    LedgerArgument,
+    NoImportOption,
+    RecipeArgument,
+    SeedOption,
+    SetOption,
+    TeacherOption,
+)
+from frugalkd.cli.progress import EpochProgress
+from frugalkd.cli.resolving import resolve
+from frugalkd.errors import LedgerError
+from frugalkd.show import facts_table, percent, print_command, stdout
 
 app = typer.Typer(
     help="Look into a ledger: how much each sample mattered to the teacher.",
@@ -82,3 +95,84 @@ def export(
     stdout().print(
         facts_table(f"ledger of {path}", {"samples": f"{len(ledger):,}", "written to": to})
     )
+
+
+@app.command()
+def make(
+    recipe: RecipeArgument,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Where the ledger goes: [cyan]--out runs/ledger[/cyan].",
+            show_default=False,
+        ),
+    ],
+    teacher: TeacherOption = None,
+    log: Annotated[
+        Path | None,
+        typer.Option(
+            "--log",
+            metavar="FILE",
+            help="What the teacher's training wrote down, in place of the teacher: a .csv, .jsonl "
+            "or .parquet with epoch, id, confidence, correct: [cyan]--log run.csv[/cyan].",
+            show_default=False,
+        ),
+    ] = None,
+    epochs: Annotated[
+        float | None,
+        typer.Option(
+            "--epochs",
+            metavar="N",
+            help="Epochs of the head's training: [cyan]--epochs 40[/cyan].",
+            show_default=False,
+        ),
+    ] = None,
+    settings: SetOption = [],  # noqa: B006
+    seed: SeedOption = None,
+    as_json: JsonOption = False,
+    no_import: NoImportOption = False,
+) -> None:
+    """Measure significance for a teacher that you already have.
+
+    Only a new head is trained, self-regulated, on the teacher's features, which are asked for
+    once; the teacher stays as it is. Or the ledger comes from a log of its training.
+
+    [bold]Examples[/bold]
+
+    frugalkd ledger make digits --teacher runs/teacher --out runs/ledger
+
+    frugalkd ledger make digits --log confidences.csv --out runs/ledger
+    """
+    if log is not None and (teacher is not None or epochs is not None):
+        raise LedgerError("--log takes the teacher's place: leave out --teacher and --epochs")
+    made = resolve(recipe, settings, seed, no_import=no_import)
+    from frugalkd.runs.making import HEAD, make_ledger
+
+    of = HEAD.epochs if epochs is None else epochs
+    with (
+        resumable(out, runs=True) as stop,
+        EpochProgress(f"ledger of {made.name}", of) as progress,
+    ):
+        said = make_ledger(
+            made, out, teacher=teacher, log=log, epochs=epochs, listener=progress, stop=stop
+        )
+    if as_json:
+        print(json.dumps(said, indent=2))
+        return
+    console = stdout()
+    facts = {
+        "made from": {"head": "the teacher's features, a new head", "log": str(log)}[said["made"]],
+        "samples": f"{said['samples']:,}",
+        "took part": f"{said['took_part']:,} = {percent(said['took_part'] / said['samples'])}",
+        "mean significance": f"{said['mean_significance']:.3f} over {said['epochs']:g} epochs",
+        "seconds": f"{said['seconds']:.1f}",
+        "files": f"{out}/",
+    }
+    console.print(facts_table(f"ledger of {made.name}", facts))
+    command = ["frugalkd", "distill", recipe, "--mode", "hybrid", "--ledger", str(out)]
+    command += [] if teacher is None else ["--teacher", str(teacher)]
+    for setting in settings:
+        command += ["--set", setting]
+    print_command(console, shlex.join([*command, "--out", str(out.parent / "student")]))

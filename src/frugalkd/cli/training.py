@@ -87,6 +87,16 @@ def distill(
         ),
     ] = None,
     teacher: TeacherOption = None,
+    ledger: Annotated[
+        Path | None,
+        typer.Option(
+            "--ledger",
+            metavar="PATH",
+            help="A ledger in place of the teacher's, made by 'frugalkd ledger make': a file, or "
+            "the folder that holds it: [cyan]--ledger runs/ledger[/cyan].",
+            show_default=False,
+        ),
+    ] = None,
     settings: SetOption = [],  # noqa: B006
     seed: SeedOption = None,
     resume: ResumeOption = False,
@@ -120,7 +130,7 @@ def distill(
         made.student.training,
         out,
         lambda listener, stop: run(
-            made, out, teacher=teacher, resume=resume, listener=listener, stop=stop
+            made, out, teacher=teacher, ledger=ledger, resume=resume, listener=listener, stop=stop
         ),
     )
     command = ["frugalkd", "ledger", "show", str(out)]

@@ -26,6 +26,8 @@ from frugalkd.data.source import (
     randomness,
 )
 from frugalkd.data.splits import Splits, hold_out, take
+from frugalkd.data.text import TextData
+from frugalkd.data.texts import load_banking77, load_trec6
 from frugalkd.errors import DataError, UnknownName
 from frugalkd.imports import check_options
 
@@ -35,6 +37,8 @@ DATA: dict[str, Callable[..., Splits]] = {
     "mnist": load_mnist,
     "cifar10": load_cifar10,
     "image-folder": load_image_folder,
+    "banking77": load_banking77,
+    "trec6": load_trec6,
     "hugging-face": load_hugging_face,
 }
 
@@ -62,6 +66,7 @@ __all__ = [
     "Samples",
     "Source",
     "Splits",
+    "TextData",
     "ViewIndexed",
     "data_digest",
     "data_root",

@@ -19,6 +19,8 @@ from frugalkd.data.decoding import require_pillow
 from frugalkd.data.lazy_images import LazyImages, normalisation, picture_shape
 from frugalkd.data.root import data_root, located
 from frugalkd.data.splits import Splits, splits_of
+from frugalkd.data.text import TextData
+from frugalkd.data.tokenizers import MAX_LENGTH, WORDS, tokenize
 from frugalkd.errors import DataError, UnsupportedData, nearest
 from frugalkd.parsing import one_line
 
@@ -33,6 +35,7 @@ def load_hugging_face(
     *,
     path: str,
     image: str | None = None,
+    text: str | None = None,
     label: str = "label",
     train: str = "train",
     test: str | float = "test",
@@ -42,19 +45,23 @@ def load_hugging_face(
     mean: list[float] | None = None,
     std: list[float] | None = None,
     in_memory: bool = False,
+    tokenizer: str = WORDS,
+    max_length: int = MAX_LENGTH,
 ) -> Splits:
-    """Pictures of a Hugging Face data set.
+    """Pictures, or texts, of a Hugging Face data set.
 
     Args:
         root: the data root; a relative ``path`` may lie in it.
         path: a folder made by ``save_to_disk``, a folder of Parquet or Arrow files, one such file,
             or else a name on the hub (downloaded and kept by ``datasets``; no code of it is run).
         image: the column of encoded pictures.
+        text: the column of texts, in place of ``image``.
         label: the column of class indices or of names.
         train: the split to learn from.
         test: the split to measure on; or a fraction of ``train`` that is held out, the same one
             every time.
         config: the hub's name for a part of the data set.
+        tokenizer, max_length: of texts, as in :func:`frugalkd.data.tokenizers.tokenize`.
         size, channels, mean, std, in_memory: as in :func:`frugalkd.data.folder.load_image_folder`.
 
     Raises:
@@ -64,9 +71,18 @@ def load_hugging_face(
     tables = open_tables(path, root, config, [train, test] if isinstance(test, str) else [train])
     with located(path):
         labels, classes = read_labels(tables, label)
-        if image is None:
+        if image is None and text is not None:
+            tokens = [
+                tokenize(_texts(table, text), tokenizer, max_length=max_length) for table in tables
+            ]
+            parts = [TextData(*each, classes) for each in zip(tokens, labels, strict=True)]
+            return splits_of(parts, test)
+        if image is None or text is not None:
             known = ", ".join(tables[0].column_names)
-            raise DataError(f"say which column holds the pictures: image; columns are {known}")
+            raise DataError(
+                "say which column holds the pictures: image; or the texts: text; columns are "
+                f"{known}"
+            )
         require_pillow()
         columns = [_pictures(table, image) for table in tables]
         with located(columns[0].name(0)):
@@ -168,6 +184,16 @@ def check_column(table: Dataset, column: str) -> None:
     """Raises DataError where the table has no such column."""
     if column not in table.column_names:
         raise DataError(f"there is no column {column!r}: {nearest(column, table.column_names)}")
+
+
+def _texts(table: Dataset, column: str) -> list[str]:
+    """The texts of a column. Raises DataError where some row holds none."""
+    check_column(table, column)
+    texts = table[column][:]
+    strange = [row for row, text in enumerate(texts) if not isinstance(text, str)]
+    if strange:
+        raise DataError(f"column {column!r} holds no text in row {strange[0]}: leave it out")
+    return texts
 
 
 @final

@@ -1,4 +1,5 @@
-"""Reference models by name. All take float32 (B, C, H, W) and return logits (B, num_classes)."""
+"""Reference models by name: of pictures float32 (B, C, H, W), or of texts as token ids. All return
+logits (B, num_classes)."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from frugalkd.models import resnet
 from frugalkd.models.fashion import FashionConv
 from frugalkd.models.lenet import lenet5, lenet5_half
 from frugalkd.models.mlp import MLP
+from frugalkd.models.text import TextCNN, TextEncoder
 from frugalkd.parsing import one_line
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -29,8 +31,13 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet32x4": resnet.resnet32x4,
 }
 
+TEXT_MODELS: dict[str, Callable[..., nn.Module]] = {
+    "text-cnn": TextCNN,
+    "text-encoder": TextEncoder,
+}
+
 # Not options: what build_model gives every model, and what makes a ResNet the one its name says.
-FIXED = frozenset({"num_classes", "in_channels", "image_size", "depth", "filters"})
+FIXED = frozenset({"num_classes", "in_channels", "image_size", "depth", "filters", "vocabulary"})
 
 
 def build_model(
@@ -65,4 +72,22 @@ def build_model(
         ) from error
 
 
-__all__ = ["MODELS", "build_model"]
+def build_text_model(name: str, *, num_classes: int, vocabulary: int, **options: Any) -> nn.Module:
+    """A new model ``name`` (a key of ``TEXT_MODELS``) of token ids below ``vocabulary``; the rest
+    is as in :func:`build_model`."""
+    if name not in TEXT_MODELS:
+        raise UnknownName("model of texts", name, TEXT_MODELS)
+    builder = TEXT_MODELS[name]
+    check_options(builder, options, fixed=FIXED, what=f"model {name!r}", error=ModelError)
+    for what, value in {"num_classes": num_classes, "vocabulary": vocabulary}.items():
+        if value < 1:
+            raise ModelError(f"model {name!r} with {what} {value}: give 1 or more")
+    try:
+        return builder(num_classes, vocabulary, **options)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ModelError(
+            f"model {name!r} cannot be built with {one_line(options)}: {one_line(error)}"
+        ) from error
+
+
+__all__ = ["MODELS", "TEXT_MODELS", "build_model", "build_text_model"]

@@ -94,11 +94,12 @@ def check_names(recipe: Recipe) -> None:
         RecipeError: one line that names the field.
     """
     from frugalkd.data import DATA
-    from frugalkd.models import FIXED, MODELS
+    from frugalkd.models import FIXED, MODELS, TEXT_MODELS
 
+    known = {**MODELS, **TEXT_MODELS}
     _check_spec("data", recipe.data, "data set", DATA, frozenset({"root"}))
-    _check_spec("teacher.model", recipe.teacher.model, "model", MODELS, FIXED)
-    _check_spec("student.model", recipe.student.model, "model", MODELS, FIXED)
+    _check_spec("teacher.model", recipe.teacher.model, "model", known, FIXED)
+    _check_spec("student.model", recipe.student.model, "model", known, FIXED)
 
 
 def check_variants(recipe: Recipe, arms: Collection[str]) -> None:

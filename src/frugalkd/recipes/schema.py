@@ -24,7 +24,7 @@ from pydantic_core import CoreSchema
 
 from frugalkd.data import DATA
 from frugalkd.fidelity import too_little
-from frugalkd.models import MODELS
+from frugalkd.models import MODELS, TEXT_MODELS
 from frugalkd.modes import ModeName
 from frugalkd.objectives import OBJECTIVES
 from frugalkd.policies import POLICIES, SelfRegulation
@@ -136,7 +136,7 @@ class NamedOrPath(Strict):
 class Model(NamedOrPath):
     """A model: ``name`` one of ours, or ``path`` a callable that returns a torch module."""
 
-    name: str | None = Field(None, description=f"one of ours: {', '.join(MODELS)}")
+    name: str | None = Field(None, description=f"one of ours: {', '.join([*MODELS, *TEXT_MODELS])}")
 
 
 class Data(NamedOrPath):
@@ -175,6 +175,11 @@ class TeacherRole(Role):
 
     objective: ObjectiveSpec = Field({"name": "cross-entropy"}, validate_default=True)
     policy: PolicySpec = Field({"name": "self-regulation"}, validate_default=True)
+    trains: Literal["all", "head"] = Field(
+        "all",
+        description="all of the model; or head: only its last linear layer, on features that are "
+        "asked for once",
+    )
     weights: str | None = Field(
         None, description="a pretrained teacher's state dict (.safetensors, or .pt without pickle)"
     )

@@ -22,8 +22,9 @@ LATER = {
 that those runs are still known for what they are."""
 
 
-def run_digest(kind: str, recipe: Recipe, teacher: Path | None) -> str:
-    """SHA-256 (hex) of everything that decides a run's result, as far as the recipe says it."""
+def run_digest(kind: str, recipe: Recipe, teacher: Path | None, ledger: Path | None = None) -> str:
+    """SHA-256 (hex) of everything that decides a run's result, as far as the recipe says it;
+    ``ledger`` is the file of one that takes the place of the teacher's."""
     files = {}
     if teacher is not None:
         for name in ("teacher.safetensors", "student.safetensors", "ledger.safetensors"):
@@ -31,6 +32,8 @@ def run_digest(kind: str, recipe: Recipe, teacher: Path | None) -> str:
                 files[name] = file_digest(teacher / name)
     elif kind == "distill":
         files = pretrained(recipe)
+    if ledger is not None:
+        files["ledger.safetensors"] = file_digest(ledger)
     said = what_decides(kind, recipe, taught=teacher is not None)
     return digest_of({"schema": SCHEMA, "kind": kind, "recipe": said, "teacher": files})
 
@@ -46,6 +49,8 @@ def what_decides(kind: str, recipe: Recipe, *, taught: bool) -> dict[str, Any]:
     for role in (said["teacher"], said["student"]):
         for part in ("policy", "regulation", "training"):
             forget_later_defaults(role.get(part))
+    if said["teacher"]["trains"] == "all":  # came later, too
+        del said["teacher"]["trains"]
     if kind == "teach":
         said.pop("student")
     elif taught:

@@ -16,6 +16,8 @@ from frugalkd.api import Stop, train_teacher
 from frugalkd.api import distill as distill_model
 from frugalkd.engine import Listener, Run, resolve_device
 from frugalkd.flops import flops_of_data
+from frugalkd.heads import train_head
+from frugalkd.ledger import Ledger, ledger_file
 from frugalkd.meters import Meters
 from frugalkd.recipes.schema import Recipe, Role, StudentRole
 from frugalkd.runs.digest import run_digest
@@ -26,6 +28,7 @@ from frugalkd.runs.material import (
     make_data,
     make_model,
     make_teacher,
+    without_augmentation,
     write_model_card,
 )
 from frugalkd.runs.participants import pool, who_takes_part
@@ -69,17 +72,21 @@ def teach(
             recipe, role, policy, material.train, teacher=None, folder=folder, stop=stop
         )
         model = make_model(role.model, material.train, recipe.seed)
-        run = train_teacher(
-            model,
-            material.train,
-            policy=policy,
-            scores=scores,
-            objective=role.objective.build(),
-            **_shared(recipe, role, material, folder, tracking, resume, listener, stop),
-        )
+        shared = _shared(recipe, role, material, folder, tracking, resume, listener, stop)
+        if role.trains == "head":
+            run = train_head(model, without_augmentation(material.train), policy=policy, **shared)
+        else:
+            run = train_teacher(
+                model,
+                material.train,
+                policy=policy,
+                scores=scores,
+                objective=role.objective.build(),
+                **shared,
+            )
         return run, {"teacher": None, "targets": None, "scoring": scoring}
 
-    return _carry_out("teach", recipe, role, out, None, resume, recipe.seed, train)
+    return _carry_out("teach", recipe, role, out, None, None, resume, recipe.seed, train)
 
 
 def distill(
@@ -87,6 +94,7 @@ def distill(
     out: Path,
     *,
     teacher: Path | None = None,
+    ledger: Path | None = None,
     resume: bool = False,
     listener: Listener | None = None,
     stop: Stop | None = None,
@@ -97,6 +105,7 @@ def distill(
         recipe: its student section says the mode.
         out: the run folder.
         teacher: a folder made by :func:`teach`; without one the recipe's pretrained teacher.
+        ledger: of significance, in place of the teacher's: a file, or the folder that holds it.
         resume: go on from a checkpoint in ``out``.
         listener: told of each epoch.
         stop: as in :func:`~frugalkd.api.train_teacher`.
@@ -112,7 +121,7 @@ def distill(
         material: Material, folder: RunFolder, tracking: Tracking
     ) -> tuple[Run, dict[str, Any]]:
         objective = role.objective.build()
-        who = who_takes_part(recipe, teacher, material)
+        who = who_takes_part(recipe, teacher, material, ledger)
         scores, scoring = scores_for(
             recipe,
             role,
@@ -185,7 +194,7 @@ def distill(
         return run, notes
 
     seed = STORE_SEED if stored else recipe.seed
-    return _carry_out("distill", recipe, role, out, teacher, resume, seed, train)
+    return _carry_out("distill", recipe, role, out, teacher, ledger, resume, seed, train)
 
 
 def _targets_note(role: StudentRole, source: Any, meters: Meters) -> dict[str, Any]:
@@ -265,13 +274,18 @@ def _carry_out(
     role: Role,
     out: Path,
     teacher: Path | None,
+    ledger: Path | None,
     resume: bool,
     view_seed: int,
     train: Train,
 ) -> dict[str, Any]:
     """Claim the folder, train, and write what the run leaves."""
+    if ledger is not None:
+        ledger = ledger_file(ledger)
+        Ledger.load(ledger)  # refused before anything is begun
+    digest = run_digest(kind, recipe, teacher, ledger)
     with RunFolder(out) as folder, Tracking() as tracking:
-        return _within(folder, tracking, kind, recipe, role, teacher, resume, view_seed, train)
+        return _within(folder, tracking, kind, recipe, role, digest, resume, view_seed, train)
 
 
 def _within(
@@ -280,12 +294,11 @@ def _within(
     kind: str,
     recipe: Recipe,
     role: Role,
-    teacher: Path | None,
+    digest: str,
     resume: bool,
     view_seed: int,
     train: Train,
 ) -> dict[str, Any]:
-    digest = run_digest(kind, recipe, teacher)
     resolved = recipe.model_dump(mode="json")
     done = folder.begin(digest, resolved, kind, resume)
     if done is not None:

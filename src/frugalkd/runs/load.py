@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
+from accelerate.utils import send_to_device
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -21,10 +22,10 @@ from frugalkd.errors import FrugalKDError, ModelError, RunFolderError, nearest
 from frugalkd.files import write_atomic
 from frugalkd.imports import make_object, refuse_unlisted
 from frugalkd.looking import looking
-from frugalkd.models import build_model
+from frugalkd.models import build_model, build_text_model
 from frugalkd.parsing import LARGEST_JSON, header_bytes, one_line
 from frugalkd.runs.folder import read_json
-from frugalkd.runs.preprocess import Preprocess
+from frugalkd.runs.preprocess import Preprocess, TextPreprocess
 
 _LONGEST_NAME = 255
 """Bytes of a file's name, on the file systems that there are."""
@@ -43,23 +44,27 @@ class Loaded:
             the user's own and only they know how to prepare a picture.
         classes: the names of the classes, or () where the run does not know them.
         card: ``model.json`` as it is.
+        texts: raw texts -> token ids; None where the model is not one of texts.
     """
 
     model: nn.Module
     preprocess: Preprocess | None
     classes: tuple[str, ...]
     card: dict[str, Any]
+    texts: TextPreprocess | None = None
 
     def predict(
         self, images: Any, *, batch_size: int = 1000
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Classes int64 (N,) and probabilities float32 (N, classes) of raw ``images``, in any form
-        that :class:`Preprocess` takes.
+        that :class:`Preprocess` takes; or, for a model of texts, of a text or a list of them.
 
         Raises:
             ModelError: the run has no preprocessing of its own.
             DataError: the images do not fit.
         """
+        if self.texts is not None:
+            return self._asked(self.texts.batches(images, batch_size))
         if self.preprocess is None:
             raise ModelError(
                 "this model was trained on a data set of your own: prepare a batch as that does, "
@@ -67,12 +72,20 @@ class Loaded:
             )
         # One batch at a time becomes float32, four times the size of the pixels.
         arrays = self.preprocess.pixels(images)
+        normalise = self.preprocess.normalise
+        return self._asked(
+            normalise(arrays[start : start + batch_size])
+            for start in range(0, len(arrays), batch_size)
+        )
+
+    def _asked(self, batches: Iterable[Any]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """What the model says of all batches of inputs."""
         device = next(self.model.parameters()).device
-        parts = []
         with looking(self.model):
-            for start in range(0, len(arrays), batch_size):
-                inputs = self.preprocess.normalise(arrays[start : start + batch_size]).to(device)
-                parts.append(torch.softmax(call(self.model, inputs).float(), dim=1).cpu())
+            parts = [
+                torch.softmax(call(self.model, send_to_device(batch, device)).float(), dim=1).cpu()
+                for batch in batches
+            ]
         if not parts:
             return np.empty(0, np.int64), np.empty((0, len(self.classes)), np.float32)
         probabilities = torch.cat(parts).numpy()
@@ -104,13 +117,14 @@ def load(path: str | Path, *, imports: Collection[str] = ()) -> Loaded:
             refuse_unlisted(str(card["model"]["path"]), imports, str(path / "model.json"))
         model = _build(card, weights)
         preprocess = Preprocess.of(card) if "shape" in card else None
+        texts = TextPreprocess.of(card) if "vocabulary" in card else None
         classes = tuple(str(name) for name in card.get("classes", ()))
     except FrugalKDError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         reason = one_line(f"{type(error).__name__}: {error}")
         raise RunFolderError(f"{path / 'model.json'} is damaged ({reason})") from None
-    return Loaded(model.eval(), preprocess, classes, card)
+    return Loaded(model.eval(), preprocess, classes, card, texts)
 
 
 def _inside(folder: Path, name: Any) -> Path:
@@ -143,9 +157,18 @@ def _build(card: Mapping[str, Any], weights: Path) -> nn.Module:
                 raise ModelError(f"{spec['path']} made a {type(model).__name__}, not a module")
             load_weights(model, weights)
             return model
-        channels, height, width = card["shape"]
 
         def build() -> nn.Module:
+            if "vocabulary" in card:
+                if spec["name"] == "text-encoder":  # its weights are all in the file
+                    options["pretrained"] = False
+                return build_text_model(
+                    spec["name"],
+                    num_classes=card["num_classes"],
+                    vocabulary=card["vocabulary"],
+                    **options,
+                )
+            channels, height, width = card["shape"]
             return build_model(
                 spec["name"],
                 num_classes=card["num_classes"],

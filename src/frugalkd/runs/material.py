@@ -10,12 +10,12 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from frugalkd.data import Augmentation, Pictures, Samples, hold_out, load_data, take
+from frugalkd.data import Augmentation, Pictures, Samples, TextData, hold_out, load_data, take
 from frugalkd.data.root import located
 from frugalkd.errors import DataError, ModelError
 from frugalkd.files import write_json
 from frugalkd.imports import make_object
-from frugalkd.models import build_model
+from frugalkd.models import build_model, build_text_model
 from frugalkd.recipes.load import import_paths
 from frugalkd.recipes.schema import Augment, NamedOrPath, Recipe
 from frugalkd.runs.load import load, load_weights
@@ -68,6 +68,11 @@ def make_data(recipe: Recipe, augment: Augment, seed: int) -> Material:
     return Material(train, test, split)
 
 
+def without_augmentation(data: Dataset) -> Dataset:
+    """The same samples as they are, where we know how to say so."""
+    return data.with_augmentation(Augmentation()) if isinstance(data, Pictures) else data
+
+
 def _own_data(spec: NamedOrPath) -> tuple[Any, Any]:
     made = make_object(spec.path or "", spec.options)
     if not isinstance(made, tuple):
@@ -87,10 +92,17 @@ def make_model(spec: NamedOrPath, data: Dataset, seed: int) -> nn.Module:
     """
     torch.manual_seed(seed)
     if spec.name is not None:
+        if isinstance(data, TextData):
+            return build_text_model(
+                spec.name,
+                num_classes=data.num_classes,
+                vocabulary=data.tokens.vocabulary,
+                **spec.options,
+            )
         if not isinstance(data, Pictures):
             raise ModelError(
-                f"model {spec.name!r} takes its sizes from pictures: give your own model by "
-                "import path for other data"
+                f"model {spec.name!r} takes its sizes from pictures or texts: give your own model "
+                "by import path for other data"
             )
         channels, height, width = data.shape
         return build_model(
@@ -119,6 +131,14 @@ def write_model_card(path: Path, spec: NamedOrPath, data: Dataset, weights: str)
             "shape": list(data.shape),
             "mean": list(data.mean),
             "std": list(data.std),
+            "classes": list(data.classes),
+        }
+    if isinstance(data, TextData):
+        card |= {
+            "num_classes": data.num_classes,
+            "vocabulary": data.tokens.vocabulary,
+            "tokenizer": data.tokens.tokenizer,
+            "max_length": data.tokens.max_length,
             "classes": list(data.classes),
         }
     write_json(path / "model.json", card)

@@ -9,26 +9,30 @@ import numpy as np
 
 from frugalkd.api import weights_from
 from frugalkd.errors import LedgerError
-from frugalkd.ledger import Ledger
+from frugalkd.ledger import Ledger, ledger_file
 from frugalkd.modes import MODES
 from frugalkd.policies._policy import Ids
 from frugalkd.recipes.schema import Recipe
 from frugalkd.runs.material import Material
 
 
-def who_takes_part(recipe: Recipe, teacher: Path | None, material: Material) -> dict[str, Any]:
-    """The student's policy and weights, as its mode or its own policy say."""
+def who_takes_part(
+    recipe: Recipe, teacher: Path | None, material: Material, ledger_at: Path | None = None
+) -> dict[str, Any]:
+    """The student's policy and weights, as its mode or its own policy say; the ledger is the
+    teacher's, or that at ``ledger_at``."""
     role = recipe.student
     weighted = MODES[role.mode].weighted if role.mode else role.weighting == "significance"
     ledger = None
     if weighted:
-        if teacher is None or not (teacher / "ledger.safetensors").is_file():
+        if ledger_at is None and (teacher is None or not ledger_file(teacher).is_file()):
             raise LedgerError(
                 f"mode {role.mode or 'with significance weights'} needs the significance ledger "
                 "of a self-regulated teacher: run 'frugalkd teach RECIPE --out DIR' and pass "
-                "--teacher DIR; vanilla and regulated need none"
+                "--teacher DIR, or for a teacher that you have 'frugalkd ledger make', and pass "
+                "--ledger DIR; vanilla and regulated need none"
             )
-        ledger = Ledger.load(teacher)
+        ledger = Ledger.load(ledger_at or teacher)  # pyright: ignore[reportArgumentType]
     if role.mode is not None:
         return {
             "mode": role.mode,

@@ -1,8 +1,8 @@
-"""Raw pictures to what a model was trained on."""
+"""Raw pictures, or texts, to what a model was trained on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from frugalkd.data.decoding import fitted
+from frugalkd.data.text import TextBatch
+from frugalkd.data.tokenizers import tokenize
 from frugalkd.errors import DataError
 
 
@@ -113,6 +115,40 @@ class Preprocess:
             f"images of shape {given}: the model takes {channels} x {height} x {width}, as "
             "(N, H, W, C) or (N, C, H, W)" + (" or (N, H, W)" if channels == 1 else "")
         )
+
+
+@dataclass(frozen=True)
+class TextPreprocess:
+    """Texts in, ``input_ids`` and ``attention_mask`` out, by the tokenizer of the training.
+
+    Attributes:
+        tokenizer, max_length: as in :func:`frugalkd.data.tokenizers.tokenize`.
+    """
+
+    tokenizer: str
+    max_length: int
+
+    @classmethod
+    def of(cls, card: Mapping[str, Any]) -> TextPreprocess:
+        """From a ``model.json``. Raises KeyError, ValueError or TypeError where that is damaged."""
+        if not isinstance(card["tokenizer"], str):
+            raise TypeError("the tokenizer is no text")
+        return cls(card["tokenizer"], int(card["max_length"]))
+
+    def batches(self, texts: Any, batch_size: int = 1000) -> Iterator[TextBatch]:
+        """Batches int64 (B, L), each padded to its longest row, in the order of ``texts``.
+
+        Raises:
+            DataError: ``texts`` is neither a text nor a sequence of them.
+            ModelError: the tokenizer is not there.
+        """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        strange = [type(text).__name__ for text in texts if not isinstance(text, str)]
+        if strange:
+            raise DataError(f"a text is a {strange[0]}: give strings")
+        tokens = tokenize(texts, self.tokenizer, max_length=self.max_length)
+        for start in range(0, len(texts), batch_size):
+            yield tokens.padded(np.arange(start, min(start + batch_size, len(texts))))
 
 
 def _is_picture(image: Any) -> bool:

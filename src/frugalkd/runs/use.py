@@ -21,6 +21,7 @@ from frugalkd.runs.folder import read_results
 from frugalkd.runs.load import Loaded, load
 from frugalkd.runs.material import make_data
 from frugalkd.runs.pictures import Images, images_from
+from frugalkd.runs.texts import Classified, classify_texts
 from frugalkd.writing import make_folder
 
 
@@ -42,6 +43,11 @@ def evaluate_run(
     loaded = load(run, imports=imports)
     if data is None:
         probabilities, labels, what = _on_held_out(run, loaded, imports)
+    elif loaded.texts is not None:
+        found = classify_texts(loaded, data)
+        probabilities, labels, what = found.probabilities, found.labels, data
+        if labels is None:
+            raise DataError(f"{data} says no classes: give a data set's name, or a .parquet file")
     else:
         images = images_from(data, loaded.classes)
         if images.labels is None:
@@ -82,15 +88,23 @@ def predict_to_csv(
     with_probabilities: bool = False,
     imports: Collection[str] = (),
 ) -> int:
-    """Classify ``data`` (a data set's name, a folder of pictures, an .npy file) into a CSV file;
-    returns the number of rows. Columns: sample, class, name, confidence, label where the data
-    know it, and one probability a class where asked.
+    """Classify ``data`` (a data set's name; a folder of pictures, an .npy file; for a model of
+    texts a .txt or .parquet file) into a CSV file; returns the number of rows. Columns: sample,
+    class, name, confidence, label where the data know it, and one probability a class where asked.
 
     Raises:
         ImportRefused, RunFolderError, ModelError, DataError: as in :func:`evaluate_run`.
         WriteFailed: ``out`` cannot be written.
     """
     loaded = load(run, imports=imports)
+    if loaded.texts is not None:
+        found = classify_texts(loaded, data)
+        classes, probabilities = found.probabilities.argmax(axis=1), found.probabilities
+        make_folder(out.parent)
+        write_atomic(
+            out, _table(loaded, found, classes, probabilities, with_probabilities).encode()
+        )
+        return len(classes)
     if loaded.preprocess is None:
         raise ModelError(
             f"{run} was trained on a data set of your own, which alone knows how to prepare an "
@@ -105,7 +119,11 @@ def predict_to_csv(
 
 
 def _table(
-    loaded: Loaded, images: Images, classes: Any, probabilities: Any, with_probabilities: bool
+    loaded: Loaded,
+    images: Images | Classified,
+    classes: Any,
+    probabilities: Any,
+    with_probabilities: bool,
 ) -> str:
     names = loaded.classes or tuple(str(index) for index in range(probabilities.shape[1]))
     head = ["sample", "class", "name", "confidence"]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from frugalkd.batches import rows_of
+from frugalkd.bucketing import by_length, lengths_of
 from frugalkd.data.source import Collate, check_map_style, open_source, randomness
 from frugalkd.errors import TargetsError, few
 from frugalkd.lock import FILE as LOCK
@@ -176,6 +177,8 @@ def fill(
     """
     ids = np.arange(filler.samples) if ids is None else _checked(ids, filler.samples)
     ids = filler.mine(ids)
+    if (lengths := lengths_of(dataset)) is not None:
+        ids = by_length(ids, lengths)
     requests = []
     for view in range(filler.layout.views):
         lacking = ids[filler.missing(ids, np.full(len(ids), view))]

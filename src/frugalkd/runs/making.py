@@ -1,0 +1,123 @@
+"""``frugalkd ledger make``: significance for a teacher that somebody has trained already."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from frugalkd.api import Stop
+from frugalkd.checks import labels_of
+from frugalkd.confidences import ledger_from_log
+from frugalkd.data.probe import data_digest
+from frugalkd.engine import Listener
+from frugalkd.errors import LedgerError
+from frugalkd.files import write_json
+from frugalkd.heads import train_head
+from frugalkd.ledger import Ledger
+from frugalkd.policies import SelfRegulation
+from frugalkd.recipes.schema import Augment, Recipe
+from frugalkd.runs.folder import SCHEMA
+from frugalkd.runs.material import Material, make_data, make_teacher
+from frugalkd.runs.summary import write_summary
+from frugalkd.runs.targets import STORE_SEED
+from frugalkd.training import Optimizer, Schedule, Training
+from frugalkd.writing import make_folder
+
+FILE = "ledger.safetensors"
+
+HEAD = Training(
+    epochs=20,
+    batch_size=128,
+    optimizer=Optimizer(name="adamw", lr=0.003, weight_decay=0.01),
+    schedule=Schedule(shape="linear"),
+)
+"""How a head is trained whose ledger alone is wanted."""
+
+
+def make_ledger(
+    recipe: Recipe,
+    out: Path,
+    *,
+    teacher: Path | None = None,
+    log: Path | None = None,
+    epochs: float | None = None,
+    listener: Listener | None = None,
+    stop: Stop | None = None,
+) -> dict[str, Any]:
+    """Write ``out/ledger.safetensors``: of a self-regulated training of nothing but the teacher's
+    head, drawn anew, on the teacher's features; or, with ``log``, of what the teacher's own
+    training wrote down. The teacher itself stays as it is.
+
+    The gate is the recipe's teacher's, where its policy is self-regulation, else the default one.
+
+    Args:
+        recipe: its data, teacher and teacher's policy.
+        out: a folder, which may hold a ledger made before.
+        teacher: the folder of the teacher; without one the recipe's pretrained teacher.
+        log: a table of confidences, see :mod:`frugalkd.confidences`; no teacher is then needed.
+        epochs: of the head's training; default that of ``HEAD``.
+        listener, stop: as in :func:`frugalkd.train_teacher`.
+
+    Returns:
+        ``made`` (head, log), ``samples``, ``epochs``, ``took_part`` (samples of a significance
+        above 0), ``mean_significance``, ``seconds`` and, of a head, its training's ``meters``.
+
+    Raises:
+        LedgerError: the log is damaged or of other data, or nobody or everybody took part.
+        FrugalKDError: as in :func:`frugalkd.runs.execute.teach`.
+    """
+    started = time.perf_counter()
+    torch.set_num_threads(recipe.threads)
+    material = make_data(recipe, Augment(crop=0, flip=False), STORE_SEED)
+    policy = recipe.teacher.policy.build()
+    gate = policy if isinstance(policy, SelfRegulation) else SelfRegulation()
+    said: dict[str, Any] = {"schema": SCHEMA, "made": "head" if log is None else "log"}
+    if log is not None:
+        ledger = _from_log(log, material, gate)
+    else:
+        training = HEAD if epochs is None else replace(HEAD, epochs=epochs)
+        training = replace(training, precision=recipe.teacher.training.precision)
+        gate = replace(gate, warmup=0, finale=0, budget=None, ceiling=None, passing=None)
+        run = train_head(
+            make_teacher(recipe, teacher, material.train), material.train, policy=gate,
+            training=training, seed=recipe.seed, anew=True, device=recipe.device,
+            listener=listener, stop=stop,
+        )  # fmt: skip
+        ledger = run.ledger
+        said |= {"training": asdict(training), "meters": run.meters.summary()}
+    ledger.about["made"] = f"by 'frugalkd ledger make' from a {said['made']}"
+    significance = ledger.significance
+    if not significance.any() or (significance == 1).all():
+        who = "everybody" if significance.any() else "nobody"
+        raise LedgerError(
+            f"{who} took part in every epoch of this {said['made']}: there is no significance in "
+            "it; set teacher.policy.confidence to another value"
+        )
+    make_folder(out)
+    ledger.save(out / FILE)
+    write_summary(out, "ledger", ledger)
+    said |= {
+        "samples": len(ledger),
+        "epochs": ledger.epochs,
+        "policy": str(gate),
+        "took_part": int(np.count_nonzero(significance)),
+        "mean_significance": float(significance.mean()),
+        "seconds": time.perf_counter() - started,
+    }
+    write_json(out / "ledger.json", said)
+    return said
+
+
+def _from_log(log: Path, material: Material, gate: SelfRegulation) -> Ledger:
+    data = material.train
+    samples = len(data)  # pyright: ignore[reportArgumentType]
+    ledger = ledger_from_log(log, samples, confidence=gate.confidence, labels=labels_of(data))
+    ledger.about |= {"data": data_digest(data), "policy": f"confidence {gate.confidence}"}
+    if (classes := getattr(data, "classes", None)) is not None:
+        ledger.about["classes"] = "\n".join(map(str, classes))
+    return ledger

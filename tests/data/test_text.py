@@ -1,0 +1,120 @@
+"""Texts as token ids: every operation against plain lists, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from frugalkd import Selection, SelfRegulation
+from frugalkd.data import TextData, hold_out, take
+from frugalkd.data.probe import data_digest, randomness
+from frugalkd.data.text import Tokens
+from frugalkd.errors import DataError
+
+PAD = 7
+
+
+def tokens(rows) -> Tokens:
+    ids = np.array([id for row in rows for id in row], dtype=np.int32)
+    ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
+    return Tokens(ids, ends, 100, PAD, "words", 16)
+
+
+def texts(rows, classes=4) -> TextData:
+    labels = torch.arange(len(rows)) % classes
+    return TextData(tokens(rows), labels, tuple(map(str, range(classes))))
+
+
+some_rows = st.lists(st.lists(st.integers(0, 99), max_size=6), min_size=1, max_size=12)
+
+
+def padded(rows):
+    width = max(1, *map(len, rows)) if rows else 1
+    ids = [row + [PAD] * (width - len(row)) for row in rows]
+    mask = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
+    return ids, mask
+
+
+@given(rows=some_rows, data=st.data())
+@settings(max_examples=100, deadline=None)
+def test_batches_and_subsets_are_those_of_lists(rows, data):
+    made = texts(rows)
+    chosen = data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=1, max_size=8))
+    ids, mask = padded([rows[id] for id in chosen])
+    batch = made.batch(np.array(chosen), np.zeros(len(chosen)))
+    assert batch["input_ids"].tolist() == ids
+    assert batch["attention_mask"].tolist() == mask
+    assert batch["labels"].tolist() == [id % 4 for id in chosen]
+    part = made.subset(chosen)
+    assert part.lengths.tolist() == [len(rows[id]) for id in chosen]
+    again = part.batch(np.arange(len(chosen)), None)
+    assert all(torch.equal(again[name], batch[name]) for name in batch)
+    assert part[0]["input_ids"].tolist() == (rows[chosen[0]] or [PAD])
+
+
+@given(rows=some_rows, cut=st.integers(1, 11))
+@settings(max_examples=50, deadline=None)
+def test_joined_batches_are_the_batch_of_all(rows, cut):
+    made = texts(rows)
+    ids = np.arange(len(rows))
+    parts = [made.batch(part, None) for part in (ids[:cut], ids[cut:]) if len(part)]
+    whole = made.batch(ids, None)
+    joined = made.join(parts)
+    assert all(torch.equal(joined[name], whole[name]) for name in whole)
+
+
+def test_the_digest_tells_texts_from_others():
+    rows = [[1, 2], [3], [4, 5, 6]]
+    one = data_digest(texts(rows))
+    assert one == data_digest(texts(rows))
+    assert one != data_digest(texts([[1], [2, 3], [4, 5, 6]]))
+    assert one != data_digest(texts(rows, classes=2))
+    assert not randomness(texts(rows))
+
+
+def test_a_recipe_can_cut_them():
+    made = texts([[number] for number in range(20)])
+    train, validation = hold_out(made, 5)
+    found = [part.tokens.ids.tolist() for part in (train, validation)]
+    assert sorted(found[0] + found[1]) == list(range(20))
+    assert len(validation) == 5
+    assert len(take(made, 7)) == 7
+
+
+def test_what_is_refused():
+    with pytest.raises(DataError, match="2 labels for 3 texts"):
+        TextData(tokens([[1], [2], [3]]), torch.tensor([0, 1]), ("a", "b"))
+    with pytest.raises(DataError, match=r"labels lie in 0 \.\. 2"):
+        TextData(tokens([[1], [2]]), torch.tensor([0, 2]), ("a", "b"))
+    with pytest.raises(IndexError):
+        texts([[1]]).batch([1], [0])
+
+
+@pytest.mark.parametrize("when", ["now", "last-visit"])
+def test_padding_reaches_nobody(when):
+    """Rows that wait under gate-now come from batches of other widths."""
+    rows = [[1 + n % 5] * (1 + n % 7) for n in range(40)]
+    made = texts(rows)
+
+    class Sums(torch.nn.Module):
+        def forward(self, input_ids, attention_mask):
+            total = (input_ids * attention_mask).sum(1, keepdim=True).float()
+            return torch.cat([total, -total, total * 0, total * 0], dim=1)
+
+    selection = Selection(
+        made, policy=SelfRegulation(when=when), epochs=1, batch_size=8, bucket=2, model=Sums()
+    )
+    seen = []
+    for epoch in selection:
+        for batch in epoch:
+            for row, id in enumerate(batch.ids):
+                known = batch.data["attention_mask"][row].bool()
+                assert batch.data["input_ids"][row][known].tolist() == rows[id]
+                assert (batch.data["input_ids"][row][~known] == PAD).all()
+            seen += batch.ids.tolist()
+            inputs = {k: batch.data[k] for k in ("input_ids", "attention_mask")}
+            batch.observe(Sums()(**inputs))
+    assert set(seen) >= {id for id in range(40) if id % 4 != 0}
