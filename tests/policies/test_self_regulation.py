@@ -72,6 +72,13 @@ def test_warm_up_and_finale_force_everybody():
         assert (plan.forced is not None and plan.forced.all()) == everybody
 
 
+def test_full_epochs_are_paid_from_a_budget_and_from_no_more_than_half_of_it():
+    policy = SelfRegulation(budget=0.25, warmup=1, finale=1)
+    assert spending(policy, [1000] * 20, 20) == [1000, *[167] * 18, 1000]
+    short = SelfRegulation(budget=0.25, warmup=3, finale=1)
+    assert spending(short, [1000] * 8, 8) == [*[143] * 7, 1000]  # half of it pays for one
+
+
 def test_who_is_due_after_a_pass_is_screened_and_who_failed_trains():
     ledger = seen()
     ledger["streak"][[1, 2, 3]] = 1
@@ -303,9 +310,12 @@ def test_an_early_budget_is_spent_as_the_gate_asks_and_to_the_last_sample():
     budget=st.floats(0.05, 1),
     epochs=st.floats(1, 12),
     awake=st.lists(st.integers(0, 1000), min_size=12, max_size=12),
+    pace=st.sampled_from(["even", "early"]),
+    warmup=st.integers(0, 3),
+    finale=st.integers(0, 3),
 )
-@settings(max_examples=60, deadline=None)
-def test_an_early_budget_is_kept_whoever_is_awake(budget, epochs, awake):
-    policy = SelfRegulation(budget=budget, pace="early")
+@settings(max_examples=100, deadline=None)
+def test_a_budget_is_kept_whoever_is_awake(budget, epochs, awake, pace, warmup, finale):
+    policy = SelfRegulation(budget=budget, pace=pace, warmup=warmup, finale=finale)
     spent = spending(policy, awake[: math.ceil(epochs)], epochs)
     assert sum(spent) == pytest.approx(budget * epochs * 1000, abs=15, rel=0.02)

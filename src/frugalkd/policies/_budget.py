@@ -29,7 +29,7 @@ def rest_of(budget: float, epochs: float, full: float) -> float:
     and all epochs together may spend ``budget``, in (0, 1]."""
     if full >= epochs:
         return 1.0
-    return min(1.0, max(0.0, (budget * epochs - full) / (epochs - full)))
+    return min(1.0, max(0.0, budget - full * (1 - budget) / (epochs - full)))
 
 
 def rows_of(part: float, samples: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from frugalkd import draws
 from frugalkd.ledger import NEVER, Ledger
+from frugalkd.policies._budget import full_from, rest_of
 from frugalkd.policies._keeping import lowest
 from frugalkd.policies._policy import Ids, Mask, Moment, Plan, Policy, at_sorted
 from frugalkd.training import STRICT
@@ -43,7 +45,7 @@ class SelfRegulation(Policy):
         finale: last epochs in which everything takes part, counted as forced.
         budget: the fraction of all samples that takes part in an epoch at the most, and, by waking
             sleepers, at the least; None leaves it to the gate (last-visit only). The epochs of
-            ``warmup`` and ``finale`` come on top of it.
+            ``finale`` and ``warmup`` are paid from it: as many of them as half of it can pay for.
         quota: whom a budget keeps: the ``"least-confident"`` of the awake, or a ``"random"`` draw.
         pace: how a budget is spent: ``"even"``, as many samples in every epoch; or ``"early"``, as
             the gate itself spends: while there is much to learn everybody who is awake takes part,
@@ -123,7 +125,8 @@ class SelfRegulation(Policy):
         return _sleeps(self.max_sleep)[streak]
 
     def plan(self, ledger: Ledger, pool: Ids, at: Moment) -> Plan:
-        if at.epoch < self.warmup or at.epoch >= at.epochs - self.finale:
+        first, last = self._gated(at.epochs)
+        if not first <= at.epoch < last:
             return Plan(pool, forced=np.ones(len(pool), dtype=bool))
         if self.when == "now":
             return Plan(pool)
@@ -145,14 +148,23 @@ class SelfRegulation(Policy):
     def at_budget(self, budget: float) -> Policy | None:
         return None if self.when == "now" else replace(self, budget=budget)
 
+    def _gated(self, epochs: float) -> tuple[int, float]:
+        """The epoch from which on the gate decides, and the one from which on it no longer does."""
+        last = full_from(epochs, self.finale, self.budget)
+        first = self.warmup
+        if self.budget is not None:
+            first = min(first, math.floor(max(0.0, self.budget * epochs / 2 - (epochs - last))))
+        return first, last
+
     def _quota(self, ledger: Ledger, awake: int, at: Moment) -> int:
         """How many take part in this epoch, where so many are ``awake``."""
         assert self.budget is not None
-        even = self.budget * len(ledger)
+        first, last = self._gated(at.epochs)
+        even = rest_of(self.budget, at.epochs, first + at.epochs - last) * len(ledger)
         if self.pace == "even":
             return max(1, round(even))
-        remain = at.epochs - at.epoch  # epochs, this one included; the last may be a part
-        left = even * at.epochs - at.spent
+        remain = last - at.epoch  # epochs, this one included; the last may be a part
+        left = even * (last - first) - (at.spent - first * len(ledger))
         most = (left - max(0.0, remain - 1) * even / 2) / min(1.0, remain)
         # Sleepers are woken up to an even share of what is left: nothing is left at the end.
         return max(1, round(min(max(awake, left / remain), most)))
