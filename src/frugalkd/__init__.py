@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from frugalkd.engine import Run
     from frugalkd.errors import FrugalKDError
     from frugalkd.gate import gate
+    from frugalkd.heads import train_head
     from frugalkd.ledger import Ledger
     from frugalkd.meters import Meters
     from frugalkd.models import build_model
@@ -39,6 +40,7 @@ _HOMES = {
     "Run": "engine",
     "FrugalKDError": "errors",
     "gate": "gate",
+    "train_head": "heads",
     "Ledger": "ledger",
     "Meters": "meters",
     "build_model": "models",
@@ -90,6 +92,7 @@ __all__ = [
     "load",
     "load_data",
     "significance_weights",
+    "train_head",
     "train_teacher",
 ]
 
