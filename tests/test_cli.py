@@ -24,6 +24,7 @@ COMMANDS = (
     "schema",
     "ledger show",
     "ledger export",
+    "ledger make",
     "evaluate",
     "predict",
 )

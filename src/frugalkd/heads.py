@@ -17,6 +17,7 @@ from typing import Any, final
 import numpy as np
 import torch
 from accelerate.utils import send_to_device
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -31,6 +32,7 @@ from frugalkd.errors import ModelError, Stopped, UnsupportedData
 from frugalkd.flops import flops_of_data
 from frugalkd.looking import looking
 from frugalkd.memory import memory_for
+from frugalkd.objectives import Objective
 from frugalkd.policies import Policy
 from frugalkd.training import Checkpointing, Training
 
@@ -66,6 +68,8 @@ def train_head(
     data: Dataset,
     *,
     policy: Policy | None = None,
+    scores: NDArray[np.float32] | None = None,
+    objective: Objective | None = None,
     training: Training | None = None,
     seed: int = 0,
     anew: bool = False,
@@ -87,8 +91,8 @@ def train_head(
     Args:
         model: a module whose logits are those of its last ``nn.Linear``.
         data: map-style.
-        policy, held_out, device, collate, checkpoints, checkpointing, resume, listener, stop: as in
-            :func:`frugalkd.train_teacher`.
+        policy, scores, objective, held_out, device, collate, checkpoints, checkpointing, resume,
+            listener, stop: as in :func:`frugalkd.train_teacher`.
         training: epochs, batch size, optimiser, schedule; its precision is that in which the
             features are asked for.
         seed: of the order of samples and, where ``anew``, of the head's first weights.
@@ -119,7 +123,8 @@ def train_head(
         num_workers=0, bucket=0,
     )  # fmt: skip
     run = train_teacher(
-        learner, features, policy=policy, training=plain, seed=seed, device=device,
+        learner, features, policy=policy, scores=scores, objective=objective, training=plain,
+        seed=seed, device=device,
         checkpoints=checkpoints, checkpointing=checkpointing, resume=resume, listener=listener,
         stop=stop,
     )  # fmt: skip

@@ -138,5 +138,6 @@ def _encoder(path: str, pretrained: bool) -> Any:
         return from_transformers("AutoModel", path, add_pooling_layer=False)
     import transformers
 
-    config = from_transformers("AutoConfig", path)
+    # What a folder of weights names is not fetched from anywhere.
+    config = from_transformers("AutoConfig", path, local_files_only=True)
     return transformers.AutoModel.from_config(config, add_pooling_layer=False)

@@ -72,18 +72,17 @@ def teach(
             recipe, role, policy, material.train, teacher=None, folder=folder, stop=stop
         )
         model = make_model(role.model, material.train, recipe.seed)
-        shared = _shared(recipe, role, material, folder, tracking, resume, listener, stop)
+        data, fit = material.train, train_teacher
         if role.trains == "head":
-            run = train_head(model, without_augmentation(material.train), policy=policy, **shared)
-        else:
-            run = train_teacher(
-                model,
-                material.train,
-                policy=policy,
-                scores=scores,
-                objective=role.objective.build(),
-                **shared,
-            )
+            data, fit = without_augmentation(data), train_head
+        run = fit(
+            model,
+            data,
+            policy=policy,
+            scores=scores,
+            objective=role.objective.build(),
+            **_shared(recipe, role, material, folder, tracking, resume, listener, stop),
+        )
         return run, {"teacher": None, "targets": None, "scoring": scoring}
 
     return _carry_out("teach", recipe, role, out, None, None, resume, recipe.seed, train)
