@@ -114,3 +114,25 @@ def test_data_without_lengths_keep_their_order():
 def test_rows_of_one_length_stay_in_their_order():
     ids = np.array([5, 3, 1, 4])
     assert by_length(ids, np.array([9, 2, 9, 1, 2, 2])).tolist() == [3, 5, 1, 4]
+
+
+def test_an_epoch_that_is_gone_on_with_has_the_batches_that_were_left():
+    data = Long(np.random.default_rng(1).integers(1, 30, 50))
+
+    def batches(selection, most=None):
+        seen = []
+        for epoch in selection:
+            for batch in epoch:
+                seen.append(batch.ids.tolist())
+                batch.observe(torch.zeros(len(batch.ids), 4))
+                if len(seen) == most:
+                    return seen
+        return seen
+
+    def make():
+        return Selection(data, epochs=2, batch_size=4, seed=2, bucket=5)
+
+    whole, first, rest = batches(make()), make(), make()
+    begun = batches(first, most=7)
+    rest.load_state_dict(first.state_dict())
+    assert begun + batches(rest) == whole
