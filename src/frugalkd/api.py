@@ -37,6 +37,7 @@ from frugalkd.meters import Meters
 from frugalkd.modes import ModeName, resolve, significance_weights
 from frugalkd.objectives import KD, CrossEntropy, Objective
 from frugalkd.policies import Policy, SelfRegulation
+from frugalkd.ranks import Ranks
 from frugalkd.resuming import describe_training
 from frugalkd.selection import Selection
 from frugalkd.teachers import LiveTeacher, Targets
@@ -292,6 +293,7 @@ def _train(
         pin_memory=accelerator.device.type == "cuda",
         drop_last=training.drop_last,
         bucket=training.bucket,
+        accumulate=training.accumulate,
         screen_batch=training.screen_batch,
         device=accelerator.device,
         ledger=ledger,
@@ -316,7 +318,7 @@ def _train(
         seed=seed,
     )
     selection.features = criterion.features
-    torch.manual_seed(seed)
+    torch.manual_seed(seed + selection.ranks.rank)
     keeper, about = None, {}
     if checkpoints is not None:
         keeper = Checkpoints(checkpoints, checkpointing or Checkpointing())
@@ -348,7 +350,9 @@ def _train(
         row = flops_of_data(teacher, data, accelerator.device, collate)
         meters.flops["teacher_forward"] = row["forward"] * meters.teacher_queries
     if held_out is not None:
-        evaluate(run, teacher, held_out, training, accelerator, collate, stop)
+        evaluate(
+            run, teacher, held_out, training, accelerator, collate, trainer.stop, trainer.ranks
+        )
     return run
 
 
@@ -384,12 +388,13 @@ def evaluate(
     accelerator: Accelerator,
     collate: Collate | None,
     stop: Stop | None,
+    ranks: Ranks | None = None,
 ) -> None:
-    """Measure the run's model on held-out data, on a clock of its own."""
+    """Measure the run's model on held-out data, on a clock of its own; each rank its share."""
     started = time.perf_counter()
     look = partial(
         predict, accelerator=accelerator, num_workers=training.num_workers, collate=collate,
-        stop=stop,
+        stop=stop, ranks=ranks,
     )  # fmt: skip
     probabilities, labels = look(run.model, held_out)
     if labels is None:

@@ -29,6 +29,7 @@ from frugalkd.ledger import Ledger
 from frugalkd.meters import Meters
 from frugalkd.objectives import Objective
 from frugalkd.optimisation import factor, make_optimizer, match_layout
+from frugalkd.ranks import Agreed
 from frugalkd.resuming import check_same_training
 from frugalkd.selection import Selection
 from frugalkd.training import Training
@@ -59,7 +60,8 @@ class Run:
 
 
 def accelerator_for(precision: str, device: str) -> Accelerator:
-    """Accelerate's idea of the device and the precision; it looks after one process here.
+    """Accelerate's idea of the device and the precision. Under torchrun or ``accelerate launch`` it
+    makes this process one of several ranks.
 
     Accelerate keeps both in process-wide state and refuses a second choice, so that state is reset
     first: runs of different settings may follow each other in one process.
@@ -126,7 +128,7 @@ class Trainer:
         training: the settings.
         accelerator: device and precision.
         checkpoints: where and when to write checkpoints, or None.
-        listener: told of each epoch.
+        listener: told of each epoch, on the first rank.
         stop: asked whether to stop: after each step, in between looks, while BatchNorm's statistics
             are refreshed.
         about: what decides the result (see ``resuming``); a checkpoint of anything else is refused.
@@ -143,13 +145,18 @@ class Trainer:
     about: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.selection.stop = self.stop
-        self.call = Caller(self.model, self.training, self.accelerator)
+        self.ranks = self.selection.ranks
+        self.stop = self.selection.stop = Agreed(self.ranks, self.stop)
+        self.late = Agreed(self.ranks, self._due)  # for a checkpoint
+        self.shared = self.ranks.share_model(self.model)
+        self.call = Caller(self.shared, self.training, self.accelerator)
         given = self.objective
         self.criterion = given if isinstance(given, Criterion) else Criterion(given)
+        self.ranks.refuse_memory(self.criterion.parts)
         trained = nn.ModuleList([self.model, self.criterion.parts])
         self.optimizer = make_optimizer(trained, self.training.optimizer)
         self.step = 0
+        self.loss: Tensor | None = None  # of the step under way
         self.losses: list[Tensor] = []  # of the epoch under way
         self.parameters = list(trained.parameters())
         self.bad = torch.zeros((), device=self.accelerator.device)
@@ -169,8 +176,9 @@ class Trainer:
             self.model.train()
             try:
                 for batch in epoch:
-                    self.losses.append(self.train_step(batch, epoch))
-                    self._pause(epoch)
+                    self.train_step(batch, epoch)
+                    if batch.ends_step:
+                        self._pause(epoch)
             except Stopped:
                 if self.checkpoints is not None:
                     self.save(epoch.index)
@@ -188,16 +196,22 @@ class Trainer:
         """Between two steps: stop where that is asked for, write a checkpoint where one is due."""
         if self.stop():
             raise Stopped(f"stopped at epoch {epoch.index}, step {self.step}")
-        if self.checkpoints is not None and self.checkpoints.due(self.step):
+        if self.checkpoints is not None and self.late():
             self.save(epoch.index)
 
-    def train_step(self, batch: Batch, epoch: Epoch) -> Tensor:
-        """One optimiser step. No device synchronisation in here."""
+    def _due(self) -> bool:
+        kept = self.checkpoints
+        return kept is not None and self.ranks.first and kept.due(self.step)
+
+    def train_step(self, batch: Batch, epoch: Epoch) -> None:
+        """One batch, and with a step's last one the step. No device synchronisation in here."""
         phase = self.selection.meters.phase
-        rate = self.training.optimizer.lr * epoch.lr_factor
-        rate *= factor(self.training.schedule, batch.progress, self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        if batch.begins_step:
+            rate = self.training.optimizer.lr * epoch.lr_factor
+            rate *= factor(self.training.schedule, batch.progress, self.step)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+        self.ranks.share_gradients(self.shared, batch.ends_step)
         labels = batch.labels
         with phase("forward"):
             logits = self.call(batch.data)
@@ -205,29 +219,41 @@ class Trainer:
             loss = batch.reduce(losses)
         with phase("backward"):
             loss.backward()  # neither precision scales it, so accelerate has nothing to add
-            if self.training.clip is not None:
-                nn.utils.clip_grad_norm_(self.parameters, self.training.clip)
-        with phase("optimizer"):
-            # Fused optimisers leave everything as it is where this flag is 1. It stays 1: from the
-            # first bad loss on nothing changes, until the selection next reads the device.
+            # From the first bad loss on this flag is 1, until the selection reads the device.
             spread = (loss - loss).detach()  # NaN where the loss is not finite
             self.bad = torch.where(spread == 0, self.bad, self.one)
+            self.loss = loss.detach() if self.loss is None else self.loss + loss.detach()
+        if batch.ends_step:
+            self._update()
+        with phase("ledger"):
+            batch.observe(logits, labels, losses, later=True)
+
+    def _update(self) -> None:
+        """The optimiser's step, with the gradients of all batches and ranks."""
+        with self.selection.meters.phase("optimizer"):
+            self.ranks.average_gradients(self.criterion.parts)
+            if self.training.clip is not None:
+                nn.utils.clip_grad_norm_(self.parameters, self.training.clip)
+            # Fused optimisers leave everything as it is where this flag is 1.
+            self.ranks.worst(self.bad)
             self.optimizer.found_inf = self.bad  # pyright: ignore[reportAttributeAccessIssue]
             self.optimizer.step()
             for parameter in self.parameters:  # zero_grad, without its book-keeping
                 parameter.grad = None
-        with phase("ledger"):
-            batch.observe(logits, labels, losses, later=True)
+        assert self.loss is not None, "there was a batch"
+        self.losses.append(self.loss)
+        self.loss = None
         self.step += 1
-        return loss.detach()
 
     def _finish_epoch(self, epoch: Epoch) -> None:
+        self.ranks.share_buffers(self.model)
         self._read_clock()
         losses, self.losses = self.losses, []
+        mean = float(torch.stack(losses).mean()) if losses else None
         record = {
             "epoch": epoch.index,
             "samples": len(self.selection.ledger),
-            "loss": float(torch.stack(losses).mean()) if losses else None,
+            "loss": mean if mean is None else self.ranks.mean(mean),
             "lr": self.optimizer.param_groups[0]["lr"],
             **epoch.summary,
             "samples_backpropagated": self.selection.meters.samples_backpropagated,
@@ -237,8 +263,9 @@ class Trainer:
         self.history.append(record)
         if self.checkpoints is not None:
             self.save(epoch.index + 1)
-        with self.selection.meters.phase("track"):
-            self.listener(record)
+        if self.ranks.first:
+            with self.selection.meters.phase("track"):
+                self.listener(record)
 
     def _recalibrate(self) -> None:
         """Refresh BatchNorm statistics over a random part of the pool (semantics 5)."""
@@ -249,7 +276,7 @@ class Trainer:
         chosen = torch.randperm(
             len(selection.pool), generator=torch.Generator().manual_seed(selection.seed)
         )[:rows]
-        ids, stopped = selection.pool[chosen.numpy()], False
+        ids, stopped = self.ranks.share(selection.pool[chosen.numpy()]), False
 
         def batches() -> Iterator[tuple[Any]]:
             # Counted as they are read: update_bn reads nothing where there is no BatchNorm.
@@ -263,17 +290,20 @@ class Trainer:
 
         with selection.meters.phase("recalibrate"):
             torch.optim.swa_utils.update_bn(batches(), self.call)
+            self.ranks.share_buffers(self.model)
+            selection.count_together()
         if stopped:
             raise Stopped("stopped while BatchNorm's statistics were refreshed")
 
     def save(self, epochs: int) -> None:
-        """Write a checkpoint: ``epochs`` epochs are done. Does nothing but raise NonFiniteLoss
-        where something of the epoch so far is not finite."""
+        """Write a checkpoint, on the first rank: ``epochs`` epochs are done. Does nothing but raise
+        NonFiniteLoss where something of the epoch so far is not finite."""
         assert self.checkpoints is not None
         with self.selection.meters.phase("checkpoint"):
             state = self.selection.state_dict()
             if self.selection.targets is not None:
                 self.selection.targets.sync()
+            self.ranks.share_buffers(self.model)
             self._read_clock()
             tree = {
                 "about": self.about,
@@ -286,17 +316,22 @@ class Trainer:
                 "history": self.history,
                 "meters": self.selection.meters.state(),
                 "random": random_state(self.accelerator.device),
+                "streams": self.ranks.streams(),
             }
-            self.checkpoints.save(epochs, self.step, tree)
+            if self.ranks.first:
+                self.checkpoints.save(epochs, self.step, tree)
 
     def resume(self) -> bool:
         """Go on from the newest checkpoint that is whole; False where there is none.
 
         Raises:
             RunFolderError: it is of another training, or none can be read.
+            RankError: ranks find different ones, as on disks of their own.
             SelectionMisuse: it is of another seed.
         """
         tree = None if self.checkpoints is None else self.checkpoints.newest()
+        found = np.array([-1 if tree is None else tree["step"]])
+        self.ranks.check_same("the checkpoint that they find", found)
         if tree is None:
             return False
         check_same_training(tree.get("about", {}), self.about)
@@ -309,4 +344,5 @@ class Trainer:
         self.selection.load_state_dict(tree["selection"])
         self.selection.meters.restore(tree["meters"])
         set_random_state(tree["random"], self.accelerator.device)
+        self.ranks.set_stream(tree.get("streams"), self.selection.seed)
         return True

@@ -15,7 +15,7 @@ from frugalkd.errors import NonFiniteLoss, SelectionMisuse, Stopped
 from frugalkd.policies import Plan
 from frugalkd.policies._policy import Ids, Mask
 from frugalkd.reading import Rows, joined
-from frugalkd.verdict import Look
+from frugalkd.verdict import Look, joined_looks
 
 if TYPE_CHECKING:
     from frugalkd.selection import Selection
@@ -35,6 +35,15 @@ class _Trained(NamedTuple):
     losses: Tensor
 
 
+class _Observed(NamedTuple):
+    """Rows that were read from the device, as they wait to be told to the other ranks."""
+
+    ids: Ids
+    forced: Mask
+    losses: NDArray[np.float32]
+    seen: Look
+
+
 class Epoch:
     """One epoch's batches, to be gone through once.
 
@@ -43,70 +52,79 @@ class Epoch:
         planned: ids that train (under gate-now: that are read).
         screened: sleepers that were looked at before the epoch.
         counts: rows by what they were: participations, idle, forced, and ``deferred`` (planned,
-            but in a last batch that was dropped).
+            but in a last batch that was dropped, or above what comes out even on all ranks).
         begun: its batches have been asked for.
         finished: every batch was trained on and observed.
     """
 
-    def __init__(self, selection: Selection, plan: Plan, screened: int):
+    def __init__(self, selection: Selection, plan: Plan, screened: int, deferred: int = 0):
         self.index = selection.epoch
         self.planned, self.screened = len(plan.ids), screened
-        self.counts = {"participations": 0, "idle": 0, "forced": 0, "deferred": 0}
+        self.counts = {"participations": 0, "idle": 0, "forced": 0, "deferred": deferred}
         self.begun = self.finished = False
         self.lr_factor = plan.lr_factor
         self._selection, self._plan = selection, plan
-        self._gated_now = selection.policy.when == "now" and plan.forced is None
+        self._gated_now = selection.gates_now(plan)
         self._pending: list[_Trained] = []
+        self._observed: list[_Observed] = []
         self._looks: list[Look] = []
         self._unseen: list[tuple[Tensor, Tensor]] = []
         self._kept = 0
-        self._steps = self._first_pending = 0
+        self._batches = self._first_pending = 0
         self._read = 0  # rows of the plan that batches were made of, or that were looked at
         self._waiting: list[Rows] = []  # under gate-now: rows that failed, not yet a batch
+        self._waiting_ids = plan.ids[:0]  # the same of several ranks, which all know of all of them
         self._batch: Batch | None = None
-        self._weight_sum = self._weight_squares = 0.0
-        self._rows = 0
+        self._sums = np.zeros(3)  # rows, weights, squared weights of this rank's batches
+        self._totals = self._sums  # the same of all ranks, as of when they were last told
 
     def __len__(self) -> int:
-        """Steps; under gate-now the most that there can be."""
-        rows, size = self.planned, self._selection.batch_size
-        return rows // size if self._selection.drop_last else math.ceil(rows / size)
+        """Batches; under gate-now the most that there can be."""
+        rows, size = self.planned, self._selection.batch_size * self._selection.ranks.world
+        short = self._selection.drop_last or not self._selection.ranks.alone
+        return rows // size if short else math.ceil(rows / size)
 
     def __iter__(self) -> Iterator[Batch]:
         if self.begun:
             raise SelectionMisuse(f"epoch {self.index} has begun already: an epoch runs once")
         self.begun = True
-        for batch in self._gate_now() if self._gated_now else self._as_planned():
+        for batch in self._batches_to_come():
             self._batch = batch
             yield batch
             if not batch.observed:
                 raise SelectionMisuse(
-                    f"the batch at epoch {self.index}, step {self._steps} was not observed: call "
+                    f"the batch at epoch {self.index}, step {self._batches} was not observed: call "
                     "batch.observe(logits, labels) once for each batch"
                 )
-            if self._steps % CHECK_EVERY == 0:
+            if self._batches % CHECK_EVERY == 0:
                 self._read_device()
-        self._read_device()
+        self._merge()
         part = self._selection.part
         self._selection.ledger.epochs += part
         self.finished = True
 
+    def _batches_to_come(self) -> Iterator[Batch]:
+        if not self._gated_now:
+            return self._as_planned()
+        return self._gate_now() if self._selection.ranks.alone else self._gate_now_together()
+
     @property
     def summary(self) -> dict[str, float]:
         """The epoch in numbers; ``mean_weight`` and ``effective_samples`` of the rows trained."""
-        rows, squares = self._rows, self._weight_squares
+        rows, weights, squares = self._totals.tolist()
         return {
             "planned": self.planned,
             "screened": self.screened,
-            "rows": rows,
-            "steps": self._steps,
+            "rows": int(rows),
+            "steps": math.ceil(self._batches / self._selection.accumulate),
             **self.counts,
-            "mean_weight": self._weight_sum / rows if rows else 0.0,
-            "effective_samples": self._weight_sum**2 / squares if squares else 0.0,
+            "mean_weight": weights / rows if rows else 0.0,
+            "effective_samples": weights**2 / squares if squares else 0.0,
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the epoch is, between two batches. Reads what is pending from the device.
+        """Where the epoch is, between two batches. Reads what is pending from the device, and of
+        several ranks what each has observed.
 
         Raises:
             SelectionMisuse: a batch was not observed yet.
@@ -116,14 +134,18 @@ class Epoch:
             raise SelectionMisuse(
                 f"a batch of epoch {self.index} is under way: take the state once it is observed"
             )
-        self._read_device()
+        if self._batch is not None and not self._batch.ends_step and not self.finished:
+            raise SelectionMisuse(
+                f"a step of epoch {self.index} is under way: take the state after its last batch"
+            )
+        self._merge()
         plan = self._plan
         waiting = joined(self._waiting, self._selection.join) if self._waiting else None
         columns = {
             "ids": plan.ids,
             "weights": plan.weights,
             "forced": plan.forced,
-            "waiting_ids": None if waiting is None else waiting.ids,
+            "waiting_ids": self._waiting_ids if waiting is None else waiting.ids,
             "waiting_views": None if waiting is None else waiting.views,
         }
         return {
@@ -134,11 +156,11 @@ class Epoch:
             "lr_factor": self.lr_factor,
             "screened": self.screened,
             "counts": dict(self.counts),
-            "steps": self._steps,
+            "steps": self._batches,
             "read": self._read,
-            "rows": self._rows,
-            "weight_sum": self._weight_sum,
-            "weight_squares": self._weight_squares,
+            "rows": int(self._totals[0]),
+            "weight_sum": float(self._totals[1]),
+            "weight_squares": float(self._totals[2]),
         }
 
     @classmethod
@@ -150,36 +172,56 @@ class Epoch:
         plan = Plan(found["ids"], found["weights"], found["forced"], lr_factor=found["lr_factor"])
         epoch = cls(selection, plan, found["screened"])
         epoch.counts = dict(found["counts"])
-        epoch._steps = epoch._first_pending = found["steps"]
-        epoch._read, epoch._rows = found["read"], found["rows"]
-        epoch._weight_sum, epoch._weight_squares = found["weight_sum"], found["weight_squares"]
+        epoch._batches = epoch._first_pending = found["steps"]
+        epoch._read = found["read"]
+        epoch._totals = np.array([found[name] for name in ("rows", "weight_sum", "weight_squares")])
+        epoch._sums = epoch._totals if selection.ranks.first else np.zeros(3)
+        if not (selection.ranks.alone or epoch._gated_now):
+            epoch._come_out_even()
         ids, views = found["waiting_ids"], found["waiting_views"]
-        if ids is not None and len(ids):
+        if not selection.ranks.alone:
+            epoch._waiting_ids = epoch._waiting_ids if ids is None else ids
+        elif ids is not None and len(ids):
+            views = selection.views(ids) if views is None else views
             rows = selection.read_again(ids, views, state.get("waiting_data"))
             known = {"targets": state["waiting_targets"], "features": state.get("waiting_features")}
             epoch._waiting = [rows._replace(**known)]
         return epoch
 
+    def _come_out_even(self) -> None:
+        """Defer what is left of the plan above whole steps: there were other ranks when it was
+        made."""
+        over = (self.planned - self._read) % self._selection.step_rows
+        self.counts["deferred"] += over
+        self.planned -= over
+        self._plan = self._plan.where(slice(0, self.planned))
+
     def _as_planned(self) -> Iterator[Batch]:
-        """The plan's own batches, in their order."""
-        plan, selection = self._plan, self._selection
-        rows = selection.batch_size
-        keep = len(self) * rows if selection.drop_last else len(plan.ids)
-        self.counts["deferred"] = max(0, len(plan.ids) - keep)
+        """The plan's own batches, in their order: of each this rank's rows."""
+        selection, ranks = self._selection, self._selection.ranks
+        rows, together = selection.batch_size, selection.accumulate
+        keep = self.planned
+        if selection.drop_last and ranks.alone:
+            keep = len(self) * rows
+            self.counts["deferred"] = self.planned - keep
+        plan = ranks.part_of(self._plan.where(slice(self._read, keep)), rows)
         forced = np.zeros(len(plan.ids), dtype=bool) if plan.forced is None else plan.forced
-        for found in selection.read(plan.ids[self._read : keep], rows, targets=True):
-            start, self._read = self._read, self._read + len(found.ids)
-            here = slice(start, self._read)
-            importance = None if plan.weights is None else plan.weights[here]
-            yield self._make(found, forced[here], importance, start)
+        end = 0
+        for found in selection.read(plan.ids, rows, targets=True):
+            start, end = end, end + len(found.ids)
+            before, self._read = self._read, self._read + len(found.ids) * ranks.world
+            importance = None if plan.weights is None else plan.weights[start:end]
+            number = self._batches % together
+            step = min(together * rows, number * rows + len(plan.ids) - start)
+            last = number == together - 1 or end == len(plan.ids)
+            batch = self._make(found, forced[start:end], importance, before)
+            batch.step_rows, batch.begins_step, batch.ends_step = step, number == 0, last
+            yield batch
 
     def _gate_now(self) -> Iterator[Batch]:
         """Reads batches, keeps the rows that fail, and trains whenever a full batch has come."""
         selection, size = self._selection, self._selection.batch_size
-        weight_of = None
-        if self._plan.weights is not None:
-            weight_of = np.zeros(len(selection.ledger), dtype=np.float32)
-            weight_of[self._plan.ids] = self._plan.weights
+        weight_of = self._weight_of()
         rows = sum(len(part.ids) for part in self._waiting)
         # Rows read before the last block, as in a plain loop: the last flush is not at progress 1.
         before = max(0, self._read - 1) // size * size
@@ -197,8 +239,8 @@ class Epoch:
         for found in selection.read(self._plan.ids[self._read :], size):
             before, self._read = self._read, self._read + len(found.ids)
             with selection.meters.phase("screen"):
-                seen, labels = selection.with_labels(found)
-                kept = seen.where(self._look(seen, labels))
+                found, labels = selection.with_labels(found)
+                kept = found.where(self._judge(found.ids, selection.look(found, labels)))
             if len(kept.ids):  # no rows would still be as wide as they were padded
                 self._waiting.append(kept)
             rows += len(kept.ids)
@@ -210,10 +252,46 @@ class Epoch:
             yield take(rows)
         self.counts["deferred"] += rows
 
-    def _look(self, rows: Rows, labels: Tensor) -> Mask:
+    def _gate_now_together(self) -> Iterator[Batch]:
+        """The same of several ranks: the verdicts of all of them fill one buffer of ids, and each
+        reads its rows of a global batch anew. What does not fill one in the end is deferred."""
+        selection, ranks, size = self._selection, self._selection.ranks, self._selection.batch_size
+        whole, ids = size * ranks.world, self._plan.ids
+        weight_of = self._weight_of()
+        before = max(0, self._read - 1) // whole * whole
+        while self._read < len(ids):
+            block = ids[self._read : self._read + whole]
+            before, self._read = self._read, self._read + len(block)
+            share = ranks.share(block)
+            with selection.meters.phase("screen"):
+                rows = selection.read_again(share, selection.views(share), None)
+                rows, labels = selection.with_labels(rows)
+                seen = selection.seen_together(rows.ids, selection.look(rows, labels))
+                failed = seen[0][self._judge(*seen)]
+            self._waiting_ids = np.concatenate([self._waiting_ids, failed])
+            if len(self._waiting_ids) >= whole:
+                mine = self._waiting_ids[ranks.rank * size :][:size]
+                self._waiting_ids = self._waiting_ids[whole:]
+                rows = selection.read_again(mine, selection.views(mine), None)
+                importance = None if weight_of is None else weight_of[mine]
+                forced = np.zeros(size, dtype=bool)
+                yield self._make(selection.with_targets(rows), forced, importance, before)
+            elif selection.stop():
+                raise Stopped(f"stopped between two looks of epoch {self.index}")
+        self.counts["deferred"] += len(self._waiting_ids)
+
+    def _weight_of(self) -> NDArray[np.float32] | None:
+        """The plan's weight of each sample, where it has weights."""
+        if self._plan.weights is None:
+            return None
+        weight_of = np.zeros(len(self._selection.ledger), dtype=np.float32)
+        weight_of[self._plan.ids] = self._plan.weights
+        return weight_of
+
+    def _judge(self, ids: Ids, seen: Look) -> Mask:
         """A look between two steps: an earlier step that went wrong is reported before it."""
         try:
-            return self._selection.look(rows, labels, step=self._steps)
+            return self._selection.judge(ids, seen, step=self._batches)
         except NonFiniteLoss:
             self._read_device()
             raise
@@ -226,11 +304,11 @@ class Epoch:
         if selection.weights is not None:
             weights = selection.weights[rows.ids]
             weights = weights if importance is None else weights * importance
-        self._weight_sum += count if weights is None else float(weights.sum())
-        self._weight_squares += (
-            count if weights is None else float(np.square(weights, dtype=np.float64).sum())
+        self._sums += (
+            count,
+            count if weights is None else float(weights.sum()),
+            count if weights is None else float(np.square(weights, dtype=np.float64).sum()),
         )
-        self._rows += count
         done = selection.part * consumed / max(1, self.planned)
         return Batch(
             rows=rows,
@@ -249,7 +327,7 @@ class Epoch:
         meters = self._selection.meters
         meters.samples_backpropagated += len(batch.ids)
         meters.student_forwards += len(batch.ids)
-        self._steps += 1
+        self._batches += 1
         self._pending.append(_Trained(batch.ids, batch.forced, losses))
         self._unseen.append((logits, labels))
         self._kept += logits.numel()
@@ -264,7 +342,8 @@ class Epoch:
             self._unseen, self._kept = [], 0
 
     def _read_device(self) -> None:
-        """Enter all that is pending into the ledger, unless something of it is not finite."""
+        """Enter all that is pending into the ledger, or keep it for the other ranks, unless
+        something of it is not finite."""
         if not self._pending:
             return
         with self._selection.meters.phase("ledger"):
@@ -276,32 +355,63 @@ class Epoch:
             seen = Look(*(_joined(parts) for parts in zip(*looks, strict=True)))
             losses = torch.cat([entry.losses for entry in pending]).float().cpu().numpy()
             self._refuse_non_finite([entry.ids for entry in pending], seen.confidence, losses)
-            failed = np.ones(len(ids), dtype=bool)
-            if not self._gated_now:
-                failed = self._selection.enter(ids, seen, screening=False)
-            participated = failed & ~forced
-            self._selection.ledger.trained(
-                ids, participated=participated, forced=forced, losses=losses
-            )
-            self._first_pending = self._steps
-            self.counts["participations"] += int(participated.sum())
-            self.counts["forced"] += int(forced.sum())
-            self.counts["idle"] += int((~failed & ~forced).sum())
+            self._first_pending = self._batches
+            if self._selection.ranks.alone:
+                self._enter(seen, ids, forced, losses)
+            else:
+                self._observed.append(_Observed(ids, forced, losses, seen))
+
+    def _merge(self) -> None:
+        """Have all that was observed in the ledger, on every rank what all of them observed."""
+        self._read_device()
+        selection = self._selection
+        if selection.ranks.alone:
+            return
+        with selection.meters.phase("merge"):
+            observed, self._observed = self._observed, []
+            if observed:
+                ids, forced, losses, seen = zip(*observed, strict=True)
+                self._enter(
+                    *selection.told(
+                        joined_looks(seen),
+                        np.concatenate(ids),
+                        np.concatenate(forced),
+                        np.concatenate(losses),
+                    )
+                )
+            self._totals = selection.ranks.sum(self._sums)
+            selection.count_together()
+
+    def _enter(self, seen: Look, ids: Ids, forced: Mask, losses: NDArray[np.float32]) -> None:
+        """Enter rows that were trained on."""
+        failed = np.ones(len(ids), dtype=bool)
+        if not self._gated_now:
+            failed = self._selection.enter(ids, seen, screening=False)
+        participated = failed & ~forced
+        self._selection.ledger.trained(ids, participated=participated, forced=forced, losses=losses)
+        self.counts["participations"] += int(participated.sum())
+        self.counts["forced"] += int(forced.sum())
+        self.counts["idle"] += int((~failed & ~forced).sum())
 
     def _refuse_non_finite(
         self, batches: list[Ids], confidence: NDArray[np.float32], losses: NDArray[np.float32]
     ) -> None:
+        """Raise NonFiniteLoss, on every rank the same, for the first batch that has a bad row."""
         bad = ~np.isfinite(confidence) | ~np.isfinite(losses)
-        if not bad.any():
+        if not bad.any() and self._selection.ranks.alone:
             return
-        ends = np.cumsum([len(ids) for ids in batches])
-        first = int(np.searchsorted(ends, int(np.argmax(bad)), side="right"))
-        rows = slice(ends[first] - len(batches[first]), ends[first])
+        number = np.repeat(np.arange(len(batches)), [len(ids) for ids in batches])
+        number, ids, output = self._selection.ranks.gathered(
+            number[bad], np.concatenate(batches)[bad], ~np.isfinite(confidence[bad])
+        )
+        if not len(number):
+            return
+        first = number == number.min()
         raise NonFiniteLoss(
             epoch=self.index,
-            step=self._first_pending + first,
-            ids=batches[first][bad[rows]].tolist(),
-            what="the output" if not np.isfinite(confidence[rows]).all() else "the loss",
+            step=(self._first_pending + int(number.min())) // self._selection.accumulate,
+            ids=ids[first].tolist(),
+            what="the output" if output[first].any() else "the loss",
         )
 
 
@@ -321,6 +431,8 @@ class Batch:
         targets: the teacher's logits (rows, classes), or None.
         features: of the teacher, (rows, ...) by module path; none but where they were asked for.
         progress: of the whole training, in [0, 1), before this batch.
+        begins_step, ends_step: whether it is the first, and the last, batch of an optimiser step.
+        step_rows: rows of that step, of this rank.
         forced: bool numpy (rows,), rows that were not the gate's choice.
     """
 
@@ -330,7 +442,8 @@ class Batch:
         self.ids, _, self.data, self.targets, features = rows
         self.features = features or {}
         self.progress, self.forced = progress, forced
-        self.observed = False
+        self.observed, self.begins_step, self.ends_step = False, True, True
+        self.step_rows = len(self.ids)
         self._weights, self._epoch = weights, epoch
 
     @property
@@ -358,7 +471,8 @@ class Batch:
         """sum(weight * loss) / rows, a scalar, from one loss per row.
 
         Where gradients of several batches are accumulated for one step, ``rows`` is those of all of
-        them; by default this batch's own.
+        them; by default ``step_rows``, what the selection knows of that. Several ranks average
+        their gradients, and have as many rows each: together it is then over the global batch.
 
         Raises:
             SelectionMisuse: ``losses`` is not one value a row.
@@ -372,7 +486,7 @@ class Batch:
             losses = self._weights * losses
         # Half precision is not enough for a sum.
         total = losses.sum(dtype=torch.promote_types(losses.dtype, torch.float32))
-        return total / (len(self.ids) if rows is None else rows)
+        return total / (self.step_rows if rows is None else rows)
 
     def observe(
         self,

@@ -145,6 +145,14 @@ class Stopped(FrugalKDError):
     """
 
 
+class RankError(FrugalKDError):
+    """Several processes that train one model do not agree, or one of them is gone.
+
+    What to do: as the line says; torchrun and accelerate launch start processes that agree, and
+    with ``--max-restarts`` torchrun starts them again.
+    """
+
+
 class NonFiniteLoss(FrugalKDError):
     """Logits or losses stopped being finite. The weights are those before the first bad step.
 

@@ -20,6 +20,7 @@ from frugalkd.data.source import Collate, check_map_style, open_source
 from frugalkd.errors import Stopped, UnsupportedData
 from frugalkd.looking import looking
 from frugalkd.memory import memory_for
+from frugalkd.ranks import Ranks
 
 
 def predict(
@@ -32,11 +33,12 @@ def predict(
     collate: Collate | None = None,
     stop: Callable[[], bool] | None = None,
     ids: NDArray[np.int64] | None = None,
+    ranks: Ranks | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
     """Class probabilities float32 (samples, classes) and labels int64 (samples,) where known, of
     the samples ``ids`` or of all.
 
-    ``stop`` is asked after each batch.
+    ``stop`` is asked after each batch. Of several ``ranks`` each looks at its share, and gets all.
 
     Raises:
         Stopped: ``stop`` said so.
@@ -50,10 +52,10 @@ def predict(
     accelerator = accelerator or Accelerator(cpu=next(model.parameters()).device.type == "cpu")
     if ids is None:
         ids = np.arange(len(dataset))  # pyright: ignore[reportArgumentType]
-    turn = np.arange(len(ids))
+    turn, ranks = np.arange(len(ids)), ranks or Ranks()
     if (lengths := lengths_of(dataset)) is not None:
         turn = by_length(turn, lengths[ids])
-    ids = ids[turn]
+    ids = ranks.share(ids[turn])
     blocks = np.split(ids, np.arange(batch_size, len(ids), batch_size))
     requests = [(block, np.zeros_like(block)) for block in blocks]
     probabilities, labels = [], []
@@ -71,10 +73,10 @@ def predict(
             if stop is not None and stop():
                 raise Stopped("stopped in an evaluation")
     back = np.argsort(turn)
-    together = torch.cat(probabilities).numpy()[back]
+    together = ranks.gathered(torch.cat(probabilities).numpy())[0][back]
     if any(part is None for part in labels):
         return together, None
-    return together, torch.cat(labels).cpu().numpy()[back]
+    return together, ranks.gathered(torch.cat(labels).cpu().numpy())[0][back]
 
 
 def measure(

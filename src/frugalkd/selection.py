@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,16 +22,29 @@ from frugalkd.data.probe import streams_restored
 from frugalkd.data.protocols import is_batch_indexed, is_view_indexed
 from frugalkd.data.source import open_source
 from frugalkd.epochs import Epoch
-from frugalkd.errors import NonFiniteLoss, SelectionMisuse, Stopped, TargetsError, UnsupportedData
+from frugalkd.errors import (
+    FrugalKDWarning,
+    NonFiniteLoss,
+    RankError,
+    SelectionMisuse,
+    Stopped,
+    TargetsError,
+    UnsupportedData,
+)
 from frugalkd.gate import look
 from frugalkd.ledger import Ledger
 from frugalkd.looking import looking
 from frugalkd.meters import Meters
 from frugalkd.policies import All, Moment, Plan, Policy
 from frugalkd.policies._policy import Ids, Mask, check_plan
+from frugalkd.ranks import Ranks
 from frugalkd.reading import Join, Rows
+from frugalkd.rounding import in_whole_steps
 from frugalkd.teachers import Targets
-from frugalkd.verdict import Look
+from frugalkd.verdict import Look, joined_looks
+
+_COUNTS = ("samples_backpropagated", "student_forwards", "teacher_queries")
+"""Of the meters, what each rank counts for itself."""
 
 BLOCK_BYTES = 1 << 22
 """What is read at once: within the caches, and large enough to hide what a call costs."""
@@ -49,6 +63,11 @@ class Selection:
             loss.backward(); optimizer.step(); optimizer.zero_grad()
             batch.observe(logits, y)
     ```
+
+    With several ranks (torchrun, accelerate launch) each has a selection made alike, and gets its
+    own part of each global batch: all of them as many batches, of ``batch_size`` rows each. The
+    model is then the loop's to wrap (DistributedDataParallel averages gradients, which makes the
+    batch's loss that of the global batch); pass the bare one as ``model``.
 
     Args:
         dataset: map-style; a sample's id is its position. With a method ``batch(ids, views)`` it is
@@ -74,10 +93,14 @@ class Selection:
         bucket: batches whose rows are regrouped by the data set's ``lengths``, see
             :func:`frugalkd.bucketing.bucketed`; 0: not.
         drop_last: leave out a last batch that is short.
+        accumulate: batches of one optimiser step: ``batch.reduce`` divides by the rows of all of
+            them, ``batch.ends_step`` says when to step. Not for policies with ``when: now``.
         screen_batch: rows of one batch when sleepers are screened.
         device: where batches go.
         ledger: to go on from; by default a new one.
         meters: to count in; by default new ones.
+        rank, world: which of how many processes this is, where torch.distributed is not to say it:
+            ``world=1`` is a training of this process alone.
 
     Raises:
         UnsupportedData: an iterable data set, or an empty one.
@@ -85,6 +108,7 @@ class Selection:
         SelectionMisuse: a policy with a gate, and no model for it to look with; or one that needs
             scores, and none.
         LedgerError, TargetsError: a ledger to go on from, or stored targets, of other data.
+        RankError: another rank or world than torch.distributed's, or too few samples for a step.
     """
 
     def __init__(
@@ -107,10 +131,13 @@ class Selection:
         pin_memory: bool = False,
         drop_last: bool = False,
         bucket: int = 0,
+        accumulate: int = 1,
         screen_batch: int = 256,
         device: torch.device | str = "cpu",
         ledger: Ledger | None = None,
         meters: Meters | None = None,
+        rank: int | None = None,
+        world: int | None = None,
     ):
         self.policy = policy or All()
         self.source = open_source(
@@ -121,6 +148,11 @@ class Selection:
             raise UnsupportedData("the data set is empty: there is nothing to select from")
         if not epochs > 0 or batch_size < 1:
             raise ValueError(f"epochs and batch_size must be positive: {epochs}, {batch_size}")
+        if accumulate < 1 or (accumulate > 1 and self.policy.when == "now"):
+            raise SelectionMisuse(
+                f"accumulate must be 1 or more, and 1 under when: now, not {accumulate}: there "
+                "batches are gathered from the rows that fail, so raise batch_size instead"
+            )
         if model is None and self.policy.looks:
             raise SelectionMisuse(
                 f"{type(self.policy).__name__} looks at samples before training on them: pass "
@@ -131,6 +163,12 @@ class Selection:
         self.pool: Ids = np.arange(samples)
         if self.weights is not None:
             self.pool = np.flatnonzero(self.weights)
+        self.ranks, self.accumulate = Ranks.here(rank, world), accumulate
+        if not self.ranks.alone and len(self.pool) < self.step_rows:
+            raise RankError(
+                f"{len(self.pool)} samples are less than a step of {self.ranks.world} ranks with "
+                f"{accumulate} batches of {batch_size} rows each: lower batch_size"
+            )
         self.targets, self.model = targets, model
         self._forward = forward or (lambda data: call(model, inputs_of(data)))
         self._labels = labels or (lambda data: split(data)[1])
@@ -171,17 +209,19 @@ class Selection:
         self.stop: Callable[[], bool] = lambda: False
         """Asked after each look that no step comes after; Stopped is raised where it says True.
         The state may then be taken, unless it was a screening that was stopped."""
+        self._counted = self._counts()  # by the meters, and known to be so on all ranks
         self._current: Epoch | None = None
         self._under_way: Epoch | None = None  # what a state was taken in the middle of
 
     def __iter__(self) -> Iterator[Epoch]:
+        self._counted = self._counts()
         while self.epoch < self.epochs:
             epoch, self._under_way = self._under_way, None
             if epoch is None:
-                plan, screened = self._plan()
+                plan, screened, deferred = self._plan()
                 if plan.stop:
                     return
-                epoch = Epoch(self, plan, screened)
+                epoch = Epoch(self, plan, screened, deferred)
             self._current = epoch
             yield epoch
             if not epoch.finished:
@@ -198,7 +238,8 @@ class Selection:
 
     def state_dict(self) -> dict[str, Any]:
         """What another selection, made alike, needs to go on from here: before an epoch, between
-        its batches once the last one was observed, or after them.
+        its batches once the last one was observed, or after them. With several ranks all of them
+        have to ask for it at the same place, and get the same.
 
         Raises:
             SelectionMisuse: a batch is under way.
@@ -211,8 +252,10 @@ class Selection:
             coming += current.finished
             spent += int(current.summary["rows"]) if current.finished else 0
         inside = None if under_way is None else under_way.state_dict()
+        self.count_together()
         return {
             "epoch": coming,
+            "world": self.ranks.world,
             "seed": self.seed,
             "epochs": self.ledger.epochs,
             "spent": spent,
@@ -224,12 +267,16 @@ class Selection:
         """Go on from :meth:`state_dict`. An epoch in whose middle it was taken comes first, with
         the batches that are left of it.
 
+        On another number of ranks the ledger carries over, and the batches are others: that is a
+        FrugalKDWarning.
+
         Raises:
             SelectionMisuse: the state is of another seed or another number of samples.
         """
         columns = {name: column.numpy().copy() for name, column in state["columns"].items()}
         if state["seed"] != self.seed or len(columns["visits"]) != len(self.ledger):
             raise SelectionMisuse("this state belongs to a selection with another seed or data set")
+        self._say_other_world(state.get("world", 1))
         self.epoch, self._current = state["epoch"], None
         self.ledger.columns = columns
         self.ledger.epochs = state["epochs"]
@@ -258,7 +305,33 @@ class Selection:
             )
         return None
 
+    def _say_other_world(self, world: int) -> None:
+        if world != self.ranks.world and self.ranks.first:
+            warnings.warn(
+                f"going on with {self.ranks.world} ranks from a state of {world}: the ledger "
+                "carries over, the samples come in other batches and another order",
+                FrugalKDWarning,
+                stacklevel=3,
+            )
+
     # What an epoch is made of.
+
+    @property
+    def step_rows(self) -> int:
+        """Rows of an optimiser step, on all ranks together."""
+        return self.ranks.world * self.batch_size * self.accumulate
+
+    def count_together(self) -> None:
+        """Make the meters' counts those of all ranks, which have to call this at the same place."""
+        if self.ranks.alone:
+            return
+        counts = self._counted + self.ranks.sum(self._counts() - self._counted)
+        for name, count in zip(_COUNTS, counts.tolist(), strict=True):
+            setattr(self.meters, name, int(count))
+        self._counted = counts
+
+    def _counts(self) -> NDArray[np.float64]:
+        return np.array([float(getattr(self.meters, name)) for name in _COUNTS])
 
     @property
     def part(self) -> float:
@@ -269,8 +342,9 @@ class Selection:
     def _now(self) -> Moment:
         return Moment(self.epoch, self.epochs, self.seed, self._spent)
 
-    def _plan(self) -> tuple[Plan, int]:
-        """The epoch's plan in its order, and how many sleepers were screened for it."""
+    def _plan(self) -> tuple[Plan, int, int]:
+        """The epoch's plan in its order, how many sleepers were screened for it, and how many ids
+        were deferred for steps that are whole."""
         at = self._now
         with self.meters.phase("ledger"):
             plan = self.policy.plan(self.ledger, self.pool, at)
@@ -281,15 +355,30 @@ class Selection:
         with self.meters.phase("ledger"):
             if screened:
                 plan = self.policy.plan(self.ledger, self.pool, at)
-            return self._ordered(plan), screened
+            check_plan(plan, len(self.ledger), self.policy)
+            step, deferred = 1, 0
+            if not (self.ranks.alone or plan.stop or self.gates_now(plan)):
+                step = self.step_rows
+                plan, deferred = in_whole_steps(plan, self.ledger, self.pool, step, self.policy, at)
+            plan = self._ordered(plan, step)
+            if not self.ranks.alone:
+                given = (part for part in (plan.ids, plan.weights, plan.forced) if part is not None)
+                self.ranks.check_same(f"the plan of epoch {self.epoch}", *given)
+            return plan, screened, deferred
 
-    def _ordered(self, plan: Plan) -> Plan:
-        """The part of a plan that the coming epoch trains, in its order."""
-        check_plan(plan, len(self.ledger), self.policy)
+    def gates_now(self, plan: Plan) -> bool:
+        """Whether a plan's ids are read for the gate to judge, rather than all trained on."""
+        return self.policy.when == "now" and plan.forced is None
+
+    def _ordered(self, plan: Plan, step: int) -> Plan:
+        """The part of a plan that the coming epoch trains, in its order; it is a multiple of
+        ``step`` rows where the plan is."""
         ids = draws.order(plan.ids, self.seed, draws.stream("order"), self.epoch)
-        ids = ids[: round(self.part * len(ids))]
+        steps = round(self.part * len(ids) / step)
+        ids = ids[: step * (steps if step == 1 else max(1, steps))]
         if self._lengths is not None:
-            ids = bucketed(ids, self._lengths, self.batch_size, self.bucket, self.seed, self.epoch)
+            batch = self.batch_size * self.ranks.world
+            ids = bucketed(ids, self._lengths, batch, self.bucket, self.seed, self.epoch)
 
         def of(values: NDArray | None) -> NDArray | None:
             """What the plan says of its ids, in their order."""
@@ -391,23 +480,25 @@ class Selection:
             raise _no_top("stands in for the labels that these data lack")
         return targets.argmax(dim=1)
 
-    def look(self, rows: Rows, labels: Tensor, *, step: int = 0) -> Mask:
-        """A first look without gradients: enters the verdicts and says which rows fail.
-
-        ``labels`` int64 (rows,); ``step`` is the epoch's step to come, for the error where an
-        output is not finite.
-        """
+    def look(self, rows: Rows, labels: Tensor) -> Look:
+        """A look without gradients, as arrays; ``labels`` int64 (rows,)."""
         assert self.model is not None, "refused when the selection was made"
         with looking(self.model):
             seen = self.see(self._forward(rows.data), labels)
         self.meters.student_forwards += len(rows.ids)
-        seen = seen.each(lambda part: part.cpu().numpy())
-        bad = rows.ids[~np.isfinite(seen.confidence)]
+        return seen.each(lambda part: part.cpu().numpy())
+
+    def judge(self, ids: Ids, seen: Look, *, step: int = 0) -> Mask:
+        """Enter the verdicts of a look before training, and say which rows fail.
+
+        ``step`` is the epoch's step to come, for the error where an output is not finite.
+        """
+        bad = ids[~np.isfinite(seen.confidence)]
         if len(bad):
             raise NonFiniteLoss(
                 epoch=self.epoch, step=step, ids=bad.tolist(), what="a screening's output"
             )
-        return self.enter(rows.ids, seen, screening=True)
+        return self.enter(ids, seen, screening=True)
 
     def see(self, logits: Tensor, labels: Tensor) -> Look:
         """All that the policy wants to know of logits (rows, classes)."""
@@ -436,10 +527,32 @@ class Selection:
     def _screen(self, ids: Ids) -> None:
         if self._lengths is not None:
             ids = by_length(ids, self._lengths)
-        for rows in self.read(ids, self.screen_batch):
-            self.look(*self.with_labels(rows))
+        looks: list[tuple[Ids, Look]] = []  # with several ranks: told once, when all have looked
+        for rows in self.read(self.ranks.share(ids), self.screen_batch):
+            rows, labels = self.with_labels(rows)
+            seen = self.look(rows, labels)
+            if self.ranks.alone:
+                self.judge(rows.ids, seen)
+            else:
+                looks.append((rows.ids, seen))
             if self.stop():
                 raise Stopped(f"stopped in the screening before epoch {self.epoch}")
+        if looks:
+            parts, seen = zip(*looks, strict=True)
+            self.judge(*self.seen_together(np.concatenate(parts), joined_looks(seen)))
+
+    def seen_together(self, ids: Ids, seen: Look) -> tuple[Ids, Look]:
+        """What all ranks have seen before training, of each sample once, in the ranks' order."""
+        seen, ids = self.told(seen, ids)
+        once = np.sort(np.unique(ids, return_index=True)[1])
+        return ids[once], seen.each(lambda part: part[once])
+
+    def told(self, seen: Look, *columns: NDArray) -> tuple[Any, ...]:
+        """What all ranks have seen, and their ``columns`` (rows,), each joined in their order."""
+        said = [part for part in seen if part is not None]
+        joined = self.ranks.gathered(*said, *columns)
+        rest = iter(joined[: len(said)])
+        return seen.each(lambda _: next(rest)), *joined[len(said) :]
 
 
 def _is_plain(data: Any) -> bool:

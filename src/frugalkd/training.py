@@ -61,7 +61,8 @@ class Training:
 
     Attributes:
         epochs: may be fractional; the last epoch is then a random part of the data.
-        batch_size: rows of one optimiser step.
+        batch_size: rows of a batch, on each rank where there are several.
+        accumulate: batches of one optimiser step, on each rank; 1 for policies with ``when: now``.
         clip: the largest gradient norm, or None.
         precision: ``bf16`` runs the forward pass under autocast.
         channels_last: memory format of 4-dimensional inputs and weights.
@@ -81,6 +82,7 @@ class Training:
 
     epochs: float = 10.0
     batch_size: int = 128
+    accumulate: int = 1
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
     clip: float | None = None
@@ -94,7 +96,8 @@ class Training:
     bucket: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 0), ("batch_size", 1), ("screen_batch", 1)):
+        least_of = {"epochs": 0, "batch_size": 1, "accumulate": 1, "screen_batch": 1}
+        for name, least in least_of.items():
             if not getattr(self, name) >= least or getattr(self, name) == 0:
                 raise ValueError(f"training.{name} must be positive, not {getattr(self, name)}")
         if self.epochs > 60_000:

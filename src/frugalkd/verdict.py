@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 
 class Look(NamedTuple):
@@ -23,6 +25,16 @@ class Look(NamedTuple):
     def each(self, change: Callable[[Any], Any]) -> Look:
         """The look with ``change`` done to all that it says."""
         return Look(*(None if part is None else change(part) for part in self))
+
+
+def joined_looks(looks: Sequence[Look]) -> Look:
+    """Several looks (arrays) as one, in their order."""
+    return Look(
+        *(
+            None if any(part is None for part in parts) else np.concatenate(parts)
+            for parts in zip(*looks, strict=True)
+        )
+    )
 
 
 def fails(confidence: Any, correct: Any, tau: float) -> Any:

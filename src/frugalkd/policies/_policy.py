@@ -41,6 +41,12 @@ class Plan:
     lr_factor: float = 1.0
     stop: bool = False
 
+    def where(self, rows: slice) -> Plan:
+        """The plan of a part of its ids, as views of them."""
+        weights = None if self.weights is None else self.weights[rows]
+        forced = None if self.forced is None else self.forced[rows]
+        return replace(self, ids=self.ids[rows], weights=weights, forced=forced)
+
 
 def check_plan(plan: Plan, samples: int, policy: Policy) -> None:
     """What a user's own policy may get wrong; ours are tested instead.

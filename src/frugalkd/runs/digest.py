@@ -11,6 +11,7 @@ from frugalkd.recipes.schema import Recipe
 from frugalkd.runs.folder import SCHEMA
 
 LATER = {
+    "accumulate": 1,
     "when_all_sleep": "wait",
     "compile": False,
     "judge": "label",

@@ -1,0 +1,73 @@
+"""Plans of whole steps: every rank takes as many, so none waits for a batch that never comes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frugalkd.ledger import NEVER, Ledger
+from frugalkd.policies._keeping import lowest
+from frugalkd.policies._policy import Ids, Moment, Plan, Policy
+
+
+def in_whole_steps(
+    plan: Plan, ledger: Ledger, pool: Ids, rows: int, policy: Policy, at: Moment
+) -> tuple[Plan, int]:
+    """The plan made a multiple of ``rows`` ids long, and how many ids had to be deferred for that.
+
+    The sleepers nearest their due epoch are woken, forced, to fill the last step. Where they are
+    not enough, or where importance weights speak for all who are left out already, what is above a
+    multiple is deferred: of a policy that looks the most confident, else a random draw. Nothing is
+    entered about them, and so they stay awake. A plan that is less than one step is filled in any
+    case, with whoever is left; an empty one stays empty.
+
+    Args:
+        plan: its ids in any order.
+        ledger: what is known of the samples.
+        pool: ids that may take part, sorted, ``rows`` of them or more.
+        rows: of a step on all ranks.
+        policy: whose plan it is.
+        at: the moment; its draws decide among equals.
+    """
+    planned = len(plan.ids)
+    lacking = -planned % rows
+    if not lacking:
+        return plan, 0
+    others = np.setdiff1d(pool, plan.ids, assume_unique=True)
+    asleep = others[ledger["due"][others] > at.epoch]
+    if planned < rows:
+        return _woken(plan, others, lacking, ledger, at), 0
+    if plan.weights is None and len(asleep) >= lacking:
+        return _woken(plan, asleep, lacking, ledger, at), 0
+
+    def confidence(places: Ids) -> NDArray:
+        ids = plan.ids[places]
+        unseen = ledger["last_epoch"][ids] == NEVER
+        return np.where(unseen, -1.0, ledger["confidence"][ids])
+
+    def chance(places: Ids) -> NDArray:
+        return at.uniform("deferred", plan.ids[places])
+
+    keys = (confidence, chance) if policy.looks and plan.weights is None else (chance,)
+    kept = lowest(np.arange(planned), planned - planned % rows, *keys)
+    parts = {
+        name: None if values is None else values[kept]
+        for name, values in (("weights", plan.weights), ("forced", plan.forced))
+    }
+    return replace(plan, ids=plan.ids[kept], **parts), planned - len(kept)
+
+
+def _woken(plan: Plan, others: Ids, wanted: int, ledger: Ledger, at: Moment) -> Plan:
+    """The plan and ``wanted`` of the ``others``, those that are due first."""
+    ids = lowest(
+        others, wanted, lambda ids: ledger["due"][ids], lambda ids: at.uniform("woken", ids)
+    )
+    planned = len(plan.ids)
+    forced = np.ones(planned + len(ids), dtype=bool)
+    forced[:planned] = False if plan.forced is None else plan.forced
+    weights = plan.weights
+    if weights is not None:
+        weights = np.concatenate([weights, np.ones(len(ids), dtype=weights.dtype)])
+    return replace(plan, ids=np.concatenate([plan.ids, ids]), weights=weights, forced=forced)

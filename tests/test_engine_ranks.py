@@ -1,0 +1,241 @@
+"""Trainings on several ranks: what one rank does with the same global batches, and how they end."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from frugalkd.api import distill, train_teacher
+from frugalkd.errors import NonFiniteLoss, Stopped
+from frugalkd.policies import All, RandomSubset, SelfRegulation
+from frugalkd.training import Checkpointing, Optimizer, Training
+from ranking import on_ranks
+from toys import CLASSES, images, net
+
+TOLERANCE = 2e-6
+"""Of a weight: float32 sums in another order, over some twenty steps."""
+
+
+def plain(seed=0):
+    """No BatchNorm, whose statistics are those of each rank's rows, and no dropout."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Flatten(), nn.Linear(36, 12), nn.Tanh(), nn.Linear(12, CLASSES))
+
+
+def settings(batch, **more):
+    return Training(**{"epochs": 3, "batch_size": batch, "optimizer": Optimizer(lr=0.01), **more})
+
+
+CASES = {
+    "all": (All(), {}),
+    "accumulated": (All(), {"accumulate": 2}),
+    "sgd and clip": (All(), {"optimizer": Optimizer("sgd", lr=0.05), "clip": 0.3}),
+    "a part": (RandomSubset(fraction=0.5), {"epochs": 2.5}),
+    "now": (SelfRegulation(when="now", confidence=2.0), {}),
+    "bf16": (All(), {"precision": "bf16"}),
+}
+
+
+def run(case, world, **more):
+    """What a run comes to, with batches that make global ones of 16 rows."""
+    policy, changed = CASES[case]
+    batch = 16 // world // changed.get("accumulate", 1)
+    model = plain()
+    made = distill(
+        model,
+        images(64, augmented=False),
+        teacher=plain(1),
+        policy=policy,
+        training=settings(batch, **changed),
+        held_out=images(33, seed=1, augmented=False),
+        device="cpu",
+        **more,
+    )
+    weights = torch.cat([p.detach().flatten() for p in model.parameters()])
+    return weights, made.meters.summary(), made.history, made.evaluation, made.ledger
+
+
+def _run_all():
+    return {case: run(case, 2) for case in CASES}
+
+
+def test_two_ranks_learn_what_one_learns_of_the_same_global_batches():
+    first, second = on_ranks(2, _run_all)
+    for case in CASES:
+        weights, meters, history, evaluation, ledger = first[case]
+        assert torch.equal(weights, second[case][0]), case
+        expected = run(case, 1)
+        tolerance = TOLERANCE if case != "bf16" else 2e-2
+        torch.testing.assert_close(weights, expected[0], rtol=0, atol=tolerance, msg=case)
+        assert not torch.equal(weights, torch.cat([p.flatten() for p in plain().parameters()]))
+        for name in ("samples_backpropagated", "teacher_queries", "student_forwards"):
+            assert meters[name] == expected[1][name] == second[case][1][name], case
+        for mine, its in zip(history, expected[2], strict=True):
+            assert mine["loss"] == pytest.approx(its["loss"], abs=2e-2), case
+            assert (mine["steps"], mine["lr"]) == (its["steps"], its["lr"]), case
+        if case != "bf16":
+            assert evaluation["accuracy"] == expected[3]["accuracy"]
+            np.testing.assert_allclose(ledger["loss"], expected[4]["loss"], atol=1e-4)
+        assert evaluation == second[case][3]
+
+
+def _interrupted(folder, epochs, resume, stop_at):
+    """With dropout, augmentation and BatchNorm, stopped by the last rank alone."""
+    world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+    asked = []
+
+    def stop():
+        asked.append(0)
+        return rank == world - 1 and len(asked) == stop_at
+
+    model = net()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            run = train_teacher(
+                model,
+                images(40),
+                policy=SelfRegulation(confidence=0.6),
+                training=settings(4, epochs=epochs, recalibrate_bn=10),
+                checkpoints=folder,
+                checkpointing=Checkpointing(keep=9),
+                resume=resume,
+                stop=stop,
+                device="cpu",
+            )
+        except Stopped as error:
+            return str(error)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    columns = {name: column.tobytes() for name, column in run.ledger.columns.items()}
+    said = "".join(str(one.message) for one in caught if "going on with" in str(one.message))
+    return state, columns, run.history, run.meters.samples_backpropagated, said
+
+
+def test_a_wish_to_stop_on_one_rank_stops_all_and_they_go_on_as_if_nothing_was(tmp_path):
+    whole = on_ranks(2, _interrupted, tmp_path / "whole", 4, False, -1)
+    stopped = on_ranks(2, _interrupted, tmp_path / "cut", 4, False, 8)
+    assert stopped[0] == stopped[1]
+    assert stopped[0].startswith("stopped at epoch 1, step 9")  # one asking later
+    assert sorted(path.stem for path in (tmp_path / "cut").iterdir()) == [
+        "epoch-00001-step-000000005", "epoch-00001-step-000000009",
+    ]  # fmt: skip
+    rest = on_ranks(2, _interrupted, tmp_path / "cut", 4, True, -1)
+    for one, other in zip(whole, rest, strict=True):
+        assert all(torch.equal(one[0][name], other[0][name]) for name in one[0])
+        assert one[1] == other[1]
+        assert one[3] == other[3]
+    assert all(torch.equal(whole[0][0][name], whole[1][0][name]) for name in whole[0][0])
+    assert [record["loss"] for record in whole[0][2]] == [r["loss"] for r in rest[0][2]]
+
+
+def test_another_number_of_ranks_goes_on_with_the_ledger_and_says_so(tmp_path):
+    on_ranks(2, _interrupted, tmp_path, 4, False, 8)
+    with pytest.warns(UserWarning, match="going on with 1 ranks from a state of 2: the ledger"):
+        run = train_teacher(
+            net(),
+            images(40),
+            policy=SelfRegulation(confidence=0.6),
+            training=settings(4, epochs=4, recalibrate_bn=10),
+            checkpoints=tmp_path,
+            resume=True,
+            device="cpu",
+        )
+    assert run.ledger.epochs == 4
+    assert [record["epoch"] for record in run.history] == [0, 1, 2, 3]
+    assert (run.ledger["visits"] >= 1).all()
+    counts = run.ledger["participations"].sum() + run.ledger["forced"].sum()
+    idle = sum(record["idle"] for record in run.history)
+    assert counts + idle == run.meters.samples_backpropagated
+
+
+def _diverging():
+    """One sample, in one rank's share, whose input is not finite."""
+    data = images(32, augmented=False)
+
+    class Bad(torch.utils.data.Dataset):
+        def __len__(self):
+            return 32
+
+        def __getitem__(self, id):
+            pixels, labels = data.batch(np.array([id]), np.array([0]))
+            return pixels[0] * (float("nan") if id == 21 else 1), int(labels[0])
+
+    model = plain()
+    try:
+        train_teacher(model, Bad(), policy=All(), training=settings(4), device="cpu")
+    except NonFiniteLoss as error:
+        finite = all(bool(torch.isfinite(p).all()) for p in model.parameters())
+        weights = torch.cat([p.detach().flatten() for p in model.parameters()])
+        return error.epoch, error.step, error.ids, finite, weights
+    return None
+
+
+def test_a_bad_row_on_one_rank_leaves_all_with_the_weights_before_it():
+    first, second = on_ranks(2, _diverging)
+    assert first is not None
+    assert first[:4] == second[:4]
+    assert first[0] == 0
+    assert first[2] == [21]
+    assert first[3]
+    assert torch.equal(first[4], second[4])
+
+
+def test_one_rank_accumulates_to_what_it_does_at_once():
+    once = train_teacher(
+        plain(), images(40, augmented=False), policy=All(), training=settings(8), device="cpu"
+    )
+    split = train_teacher(
+        plain(),
+        images(40, augmented=False),
+        policy=All(),
+        training=settings(2, accumulate=4),
+        device="cpu",
+    )
+    for one, other in zip(once.model.parameters(), split.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=TOLERANCE)
+    assert [record["steps"] for record in split.history] == [5, 5, 5]
+    for one, other in zip(once.history, split.history, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], abs=1e-6)
+        assert one["lr"] == other["lr"]
+
+
+def _own_loop(folder: Path):
+    """The README's loop within DistributedDataParallel."""
+    from frugalkd import Selection
+
+    model = plain()
+    shared = nn.parallel.DistributedDataParallel(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    selection = Selection(
+        images(64, augmented=False),
+        policy=SelfRegulation(confidence=0.5),
+        epochs=3,
+        batch_size=4,
+        accumulate=2,
+        model=model,
+    )
+    for epoch in selection:
+        for batch in epoch:
+            pixels, labels = batch.data
+            logits = shared(pixels)
+            losses = nn.functional.cross_entropy(logits, labels, reduction="none")
+            batch.reduce(losses).backward()
+            if batch.ends_step:
+                optimizer.step()
+                optimizer.zero_grad()
+            batch.observe(logits, labels)
+    columns = {name: column.tobytes() for name, column in selection.ledger.columns.items()}
+    return model.state_dict(), columns, selection.meters.samples_backpropagated
+
+
+def test_the_users_own_loop_under_ddp(tmp_path):
+    first, second = on_ranks(2, _own_loop, tmp_path)
+    assert all(torch.equal(first[0][name], second[0][name]) for name in first[0])
+    assert first[1:] == second[1:]
+    assert first[2] % 16 == 0
