@@ -80,7 +80,8 @@ def test_two_ranks_learn_what_one_learns_of_the_same_global_batches():
             assert mine["loss"] == pytest.approx(its["loss"], abs=2e-2), case
             assert (mine["steps"], mine["lr"]) == (its["steps"], its["lr"]), case
         if case != "bf16":
-            assert evaluation["accuracy"] == expected[3]["accuracy"]
+            assert evaluation is not None
+            assert evaluation["accuracy"] == (expected[3] or {})["accuracy"]
             np.testing.assert_allclose(ledger["loss"], expected[4]["loss"], atol=1e-4)
         assert evaluation == second[case][3]
 
@@ -131,7 +132,8 @@ def test_a_wish_to_stop_on_one_rank_stops_all_and_they_go_on_as_if_nothing_was(t
         assert one[1] == other[1]
         assert one[3] == other[3]
     assert all(torch.equal(whole[0][0][name], whole[1][0][name]) for name in whole[0][0])
-    assert [record["loss"] for record in whole[0][2]] == [r["loss"] for r in rest[0][2]]
+    losses = [[record["loss"] for record in said[0][2]] for said in (whole, rest)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
 
 
 def test_another_number_of_ranks_goes_on_with_the_ledger_and_says_so(tmp_path):

@@ -312,7 +312,7 @@ class Trainer:
                 "parts": dict(self.criterion.parts.state_dict()),
                 "optimizer": self.optimizer.state_dict(),
                 "step": self.step,
-                "losses": torch.stack(self.losses) if self.losses else None,
+                "losses": self.ranks.means(self.losses),
                 "history": self.history,
                 "meters": self.selection.meters.state(),
                 "random": random_state(self.accelerator.device),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any, TypeVar
@@ -134,6 +134,13 @@ class Ranks:
         """The mean of what each rank has."""
         return number if self.alone else float(self.sum([number])[0]) / self.world
 
+    def means(self, numbers: Sequence[Tensor]) -> Tensor | None:
+        """The same of several numbers, on the device, as one tensor; None of none."""
+        if self.alone or not numbers:
+            return torch.stack(list(numbers)) if numbers else None
+        mine = torch.stack(list(numbers))
+        return torch.from_numpy(self.sum(mine.cpu().numpy()) / self.world).to(mine)
+
     def check_same(self, what: str, *arrays: NDArray) -> None:
         """Raises RankError unless ``arrays`` are those of every other rank."""
         if self.alone:
@@ -185,7 +192,8 @@ class Ranks:
             return model
         device = next(model.parameters()).device
         devices = None if device.type == "cpu" else [device]
-        return DistributedDataParallel(model, device_ids=devices, **{_SYNC_BUFFERS: False})
+        apart: dict[str, Any] = {_SYNC_BUFFERS: False}
+        return DistributedDataParallel(model, device_ids=devices, **apart)
 
     def share_gradients(self, model: nn.Module, now: bool) -> None:
         """Whether the next backward pass of ``model``, a shared one, averages gradients, or only
