@@ -8,11 +8,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frugalkd import Selection, SelfRegulation
+from frugalkd import Selection, SelfRegulation, StoredTargets
+from frugalkd.batches import split
 from frugalkd.data import TextData, hold_out, take
 from frugalkd.data.probe import data_digest, randomness
 from frugalkd.data.text import Tokens
 from frugalkd.errors import DataError
+from frugalkd.evaluation import predict
+from frugalkd.flops import flops_of_data, flops_per_row
+from frugalkd.models.text import TextCNN
+from frugalkd.teachers.encodings import Dense
 
 PAD = 7
 
@@ -118,3 +123,23 @@ def test_padding_reaches_nobody(when):
             inputs = {k: batch.data[k] for k in ("input_ids", "attention_mask")}
             batch.observe(Sums()(**inputs))
     assert set(seen) >= {id for id in range(40) if id % 4 != 0}
+
+
+def test_whoever_reads_all_of_it_sorts_by_length_and_gives_it_in_order():
+    """Evaluation, stored targets and FLOPs, against texts asked one by one."""
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(0, 90, rng.integers(1, 30)).tolist() for _ in range(70)]
+    made, model = texts(rows), TextCNN(4, 100, width=4, hidden=4).eval()
+    with torch.no_grad():
+        one_by_one = torch.cat([model(**split(made.batch([id], [0]))[0]) for id in range(70)])
+    probabilities, labels = predict(model, made, batch_size=16)
+    np.testing.assert_allclose(probabilities, one_by_one.softmax(1).numpy(), atol=1e-6)
+    assert labels is not None
+    assert labels.tolist() == made.labels.tolist()
+    part, _ = predict(model, made, batch_size=4, ids=np.array([9, 3, 60]))
+    np.testing.assert_allclose(part, one_by_one[[9, 3, 60]].softmax(1).numpy(), atol=1e-6)
+    stored = StoredTargets.fill(model, made, encoding=Dense("float32"), batch_size=16)
+    np.testing.assert_allclose(stored.all_logits(), one_by_one.numpy(), atol=1e-5)
+    typical = np.argsort(np.abs(made.lengths - made.lengths.mean()), kind="stable")[:2]
+    inputs = split(made.batch(typical, [0, 0]))[0]
+    assert flops_of_data(model, made, torch.device("cpu")) == flops_per_row(model, inputs, 2)

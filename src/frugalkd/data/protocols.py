@@ -21,7 +21,9 @@ class BatchIndexed(Protocol):
 
     It may also have ``row_bytes``, an integer: what a row of a batch takes in memory. That is a
     promise that a row does not depend on its batch (no padding to the longest, no draws); several
-    batches are then read at once.
+    batches are then read at once. Where a batch is padded to its longest row, ``join(batches)``
+    makes one of several, and ``lengths``, integers (N,), say how long samples are: rows of like
+    length can then be put together (:mod:`frugalkd.bucketing`).
     """
 
     def batch(self, ids: Any, views: Any) -> Any:
