@@ -236,6 +236,11 @@ class Selection:
         """Epochs, a last part counted as one."""
         return math.ceil(self.epochs)
 
+    @property
+    def budget(self) -> float:
+        """Samples backpropagated so far, as a part of training on all of them in every epoch."""
+        return self.meters.samples_backpropagated / (len(self.ledger) * self.epochs)
+
     def state_dict(self) -> dict[str, Any]:
         """What another selection, made alike, needs to go on from here: before an epoch, between
         its batches once the last one was observed, or after them. With several ranks all of them

@@ -15,40 +15,65 @@ from frugalkd.selection import Selection
 
 
 class PlannedEpochs:
-    """What stands in a trainer's place for a DataLoader: each loop over it is the next epoch that
-    has a batch, and its length is that of an epoch in which everything takes part.
+    """A selection's epochs, one after another, and where each of their batches is in a training
+    that counts its steps beforehand.
+
+    It can stand in a trainer's place for a DataLoader: each loop over it is the next epoch that has
+    a batch, and its length is that of an epoch in which everything takes part.
 
     Args:
         selection: whose batches these are; a loop may not ask for one before it has observed the
             last.
         dataset: for a trainer that counts its samples.
         accumulation: batches of one optimiser step.
+        batches: of an epoch in which everything takes part, as the trainer has counted them; by
+            default those of all that may take part.
     """
 
-    def __init__(self, selection: Selection, dataset: Any, accumulation: int):
+    def __init__(
+        self, selection: Selection, dataset: Any, accumulation: int, batches: int | None = None
+    ):
         self.selection, self.dataset, self.accumulation = selection, dataset, accumulation
         self.epoch: Epoch | None = None
         """The one under way, or the last one."""
+        self.batch: Batch | None = None
+        """The last one that was read."""
+        rows, size = len(selection.pool), selection.batch_size
+        own = rows // size if selection.drop_last else math.ceil(rows / size)
+        self._full = own if batches is None else batches
         self._epochs = iter(selection)
         self._batches: Iterator[Batch] = iter(())
-        self._last: Batch | None = None
 
     def __len__(self) -> int:
-        rows, size = len(self.selection.pool), self.selection.batch_size
-        return rows // size if self.selection.drop_last else math.ceil(rows / size)
+        return self._full
 
     def __iter__(self) -> Iterator[Batch]:
-        self._batches = self._next_epoch()
-        return self._batches
-
-    def _next_epoch(self) -> Iterator[Batch]:
-        for epoch in self._epochs:
-            self.epoch, steps = epoch, 0
-            for batch in epoch:
-                steps, self._last = steps + 1, batch
+        while self.advance():
+            steps = 0
+            for batch in self.batches():
+                steps += 1
                 yield batch
             if steps:
                 return
+
+    def advance(self) -> bool:
+        """Plan the next epoch; False where there is none left. One without batches ends here."""
+        epoch = next(self._epochs, None)
+        if epoch is None:
+            return False
+        self.epoch, self._batches = epoch, self._read(epoch)
+        if not len(epoch):
+            next(self._batches, None)
+        return True
+
+    def batches(self) -> Iterator[Batch]:
+        """Those of the epoch under way that are left, each to be read once."""
+        return self._batches
+
+    def _read(self, epoch: Epoch) -> Iterator[Batch]:
+        for batch in epoch:
+            self.batch = batch
+            yield batch
 
     def finish(self) -> None:
         """Let an epoch end whose last batch was trained on; who counts steps asks for no more."""
@@ -89,11 +114,11 @@ class PlannedEpochs:
     @property
     def epochs_done(self) -> float:
         """How many epochs are done, once the last batch that was asked for is."""
-        if self.epoch is None or self._last is None:
+        if self.epoch is None or self.batch is None:
             return 0.0
         part = 1.0
         if not self.epoch.finished:
-            part = (self._before(self._last)[1] + 1) / len(self.epoch)
+            part = (self._before(self.batch)[1] + 1) / len(self.epoch)
         return min(self.epoch.index + part, self.selection.epochs)
 
     def _before(self, batch: Batch) -> tuple[Epoch, int]:

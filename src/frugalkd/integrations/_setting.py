@@ -95,8 +95,8 @@ class Setting:
         targets: Targets | None,
         forward: Ask,
         device: torch.device,
-        labels: NDArray[np.int64] | None = None,
-        names: list[str] | None = None,
+        known_labels: NDArray[np.int64] | None = None,
+        class_names: list[str] | None = None,
         **reading: Any,
     ) -> Selection:
         """A selection of ``data``, once a first look has found nothing wrong.
@@ -105,8 +105,8 @@ class Setting:
             epochs: how many, of the number of samples that may take part.
             targets: :meth:`targets` of the data.
             forward: the model's logits for a batch.
-            labels: int64 (samples,), for the ledger.
-            names: of the classes, for the ledger.
+            known_labels: int64 (samples,), for the ledger.
+            class_names: for the ledger.
             reading: more of :class:`Selection`'s arguments, its ``model`` and ``collate`` included.
 
         Raises:
@@ -117,7 +117,7 @@ class Setting:
         if self._significance is not None:
             weights = weights_from(self._significance, data, self._gamma)
         taking_part = len(data) if weights is None else int(np.count_nonzero(weights))
-        ledger = Ledger.new(len(data), labels=labels, extra=self.policy.columns)
+        ledger = Ledger.new(len(data), labels=known_labels, extra=self.policy.columns)
         selection = Selection(
             data, policy=self.policy, epochs=epochs(taking_part), weights=weights,
             scores=self._scores, targets=targets, forward=forward, device=device, ledger=ledger,
@@ -134,8 +134,8 @@ class Setting:
             collate=reading["collate"],
         )  # fmt: skip
         ledger.about = {"data": data_digest(data), "policy": str(self.policy)}
-        if names:
-            ledger.about["classes"] = "\n".join(names)
+        if class_names:
+            ledger.about["classes"] = "\n".join(class_names)
         return selection
 
     def about(self, data: Any) -> dict[str, str]:

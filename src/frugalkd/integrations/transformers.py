@@ -318,7 +318,7 @@ class FrugalMixin(_Trainer):
             samples_backpropagated=counted.samples_backpropagated,
             student_forwards=counted.student_forwards,
             teacher_queries=counted.teacher_queries,
-            budget=counted.samples_backpropagated / (len(selection.ledger) * selection.epochs),
+            budget=selection.budget,
         )
         return output
 
