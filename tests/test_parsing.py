@@ -7,7 +7,7 @@ import tracemalloc
 
 import pytest
 
-from frugalkd.parsing import header_bytes, parse_json, read_bounded
+from frugalkd.parsing import header_bytes, one_line, parse_json, printable, read_bounded
 
 
 @pytest.mark.parametrize(
@@ -81,3 +81,16 @@ def test_a_header_length_is_only_what_is_said(tmp_path):
     ):
         path.write_bytes(content)
         assert header_bytes(path) == said
+
+
+def test_a_text_of_somebody_elses_is_one_line_sign_by_sign():
+    family = "👨\u200d👩\u200d👧 a\u200cb"
+    for said, shown in (
+        ("a\n\tb\u2028c\u00a0d", "a  b c d"),
+        ("\x1b[31m\x9b0m\x00", "?[31m?0m?"),
+        ("\u202eabc\ud800", "?abc?"),
+        (family, family),
+    ):
+        assert printable(said) == shown
+    assert printable("a\x1bb\nc", "") == "ab c"
+    assert one_line(" a \n b\x1bc", 5) == "a b?c"

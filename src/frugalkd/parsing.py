@@ -14,6 +14,8 @@ from typing import Any, NoReturn
 LARGEST_JSON = 1 << 26
 """Bytes of a JSON file."""
 
+_JOINERS = "\u200c\u200d"
+
 _SPARE = 48 << 20
 # What Python keeps for one of these signs of JSON at most, in bytes: an object, a list, an entry of
 # an object, another item of either, half of a text. A history of 10,000 epochs comes to 45 MB.
@@ -60,8 +62,17 @@ def parse_json_lines(content: bytes) -> Iterator[Any]:
 
 def one_line(said: object, most: int = 200) -> str:
     """What a library, or a file, says: printable, without line breaks, and not too long."""
-    text = " ".join(str(said).split())[:most]
-    return "".join(sign if sign.isprintable() else "?" for sign in text)
+    return printable(" ".join(str(said).split())[:most])
+
+
+def printable(said: object, instead: str = "?") -> str:
+    """A text of somebody else's on one line, sign by sign: any white space is a space, and what
+    cannot be seen, or would steer a terminal or turn the reading direction, is ``instead``. The
+    joiners that scripts and emoji are put together with stay."""
+    return "".join(
+        sign if sign.isprintable() or sign in _JOINERS else " " if sign.isspace() else instead
+        for sign in str(said)
+    )
 
 
 def header_bytes(path: Path) -> int:

@@ -9,11 +9,34 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from frugalkd.parsing import printable
+
 _MANY_CLASSES = 20
+
+
+class Rows(Table):
+    """A table of what others have named: what stands in it as a string is read as it is, neither as
+    rich's markup nor as a sequence that steers the terminal. A heading may have several lines."""
+
+    def __init__(self, *headings: str, title: str | None = None, **options: Any) -> None:
+        said = None if title is None else Text(printable(title), "table.title")
+        super().__init__(title=said, title_justify="left", **options)
+        for heading in headings:
+            self.add_column(heading)
+
+    def add_column(self, header: RenderableType = "", *rest: Any, **options: Any) -> None:
+        """A column under ``header``."""
+        if isinstance(header, str):
+            header = Text("\n".join(map(printable, header.split("\n"))))
+        super().add_column(header, *rest, **options)
+
+    def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
+        """A row of these cells."""
+        said = [Text(printable(cell)) if isinstance(cell, str) else cell for cell in cells]
+        super().add_row(*said, **options)
 
 
 def stdout() -> Console:
@@ -23,7 +46,13 @@ def stdout() -> Console:
 
 def print_command(console: Console, command: str) -> None:
     """The next command to run, on one line so that it can be copied."""
-    console.print(Text.assemble(("next: ", "dim"), (command, "cyan")), soft_wrap=True)
+    said = (printable(command), "cyan")
+    console.print(Text.assemble(("next: ", "dim"), said), soft_wrap=True)
+
+
+def print_line(console: Console, line: str) -> None:
+    """A line that is not broken, of words that are not ours."""
+    console.print(Text(printable(line)), soft_wrap=True)
 
 
 def percent(fraction: float | None, digits: int = 1) -> str:
@@ -37,7 +66,7 @@ def summary_table(results: dict[str, Any], out: Path) -> Table:
     role = recipe["teacher" if results["kind"] == "teach" else "student"]
     what = role["model"]["name"] or role["model"]["path"]
     title = f"{results['kind']} {recipe['name']}: {what}, seed {results['seed']}"
-    table = Table(title=escape(title), box=SIMPLE_HEAD, show_header=False, title_justify="left")
+    table = Rows(title=title, box=SIMPLE_HEAD, show_header=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     if measured is None:
@@ -61,7 +90,7 @@ def summary_table(results: dict[str, Any], out: Path) -> Table:
     if results.get("scoring") is not None:
         table.add_row("scoring run", _scoring(results["scoring"]))
     table.add_row("seconds", f"{meters['wall_seconds']:.1f} ({_where_time_went(meters)})")
-    table.add_row("files", escape(f"{out}/"))
+    table.add_row("files", f"{out}/")
     return table
 
 
@@ -83,12 +112,12 @@ def _where_time_went(meters: dict[str, Any]) -> str:
 
 def facts_table(title: str, facts: Mapping[str, object]) -> Table:
     """Names and what is said of them, a row each; what is None is left out."""
-    table = Table(title=escape(title), box=SIMPLE_HEAD, show_header=False, title_justify="left")
+    table = Rows(title=title, box=SIMPLE_HEAD, show_header=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold", max_width=56)
     for name, said in facts.items():
         if said is not None:
-            table.add_row(name, escape(str(said)))
+            table.add_row(name, str(said))
     return table
 
 
@@ -125,7 +154,7 @@ def ledger_view(summary: dict[str, Any]) -> RenderableType:
 
 
 def _class_table(classes: list[dict[str, Any]]) -> Table:
-    table = Table(title="significance by class", box=SIMPLE_HEAD, title_justify="left")
+    table = Rows(title="significance by class", box=SIMPLE_HEAD)
     table.add_column("class", max_width=24, overflow="ellipsis", no_wrap=True)
     for name in ("samples", "mean", "never", "always"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -135,7 +164,7 @@ def _class_table(classes: list[dict[str, Any]]) -> Table:
         if place == half and len(shown) < len(classes):
             table.add_row(f"... {len(classes) - len(shown)} more", "", "", "", "")
         table.add_row(
-            escape(record["class"]),
+            record["class"],
             f"{record['samples']:,}",
             f"{record['mean']:.3f}",
             percent(record["never"]),
@@ -145,7 +174,7 @@ def _class_table(classes: list[dict[str, Any]]) -> Table:
 
 
 def _histogram(counts: list[int]) -> Table:
-    table = Table(title="samples by significance", box=SIMPLE_HEAD, title_justify="left")
+    table = Rows(title="samples by significance", box=SIMPLE_HEAD)
     table.add_column("from", no_wrap=True)
     table.add_column("samples", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
@@ -158,7 +187,7 @@ def _histogram(counts: list[int]) -> Table:
 
 
 def _sample_table(title: str, samples: list[dict[str, Any]]) -> Table:
-    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0))
+    table = Rows(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("id", justify="right", no_wrap=True)
     table.add_column("class", max_width=12, overflow="ellipsis", no_wrap=True)
     table.add_column("signif.", justify="right", no_wrap=True)
@@ -167,7 +196,7 @@ def _sample_table(title: str, samples: list[dict[str, Any]]) -> Table:
         confidence = sample["confidence"]
         table.add_row(
             str(sample["id"]),
-            escape(sample["class"] or "-"),
+            sample["class"] or "-",
             f"{sample['significance']:.3f}",
             "-" if confidence is None else f"{confidence:.2f}",
         )

@@ -9,7 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from frugalkd.show import percent
+from frugalkd.parsing import printable
+from frugalkd.show import Rows, percent
 
 
 def case_view(content: dict[str, Any]) -> RenderableType:
@@ -20,7 +21,7 @@ def case_view(content: dict[str, Any]) -> RenderableType:
     parts: list[RenderableType] = []
     if content["quick"]:
         parts.append(Text("A quick look at whether it works: no results.", "yellow"))
-    parts.append(Text(title, "bold"))
+    parts.append(Text(printable(title), "bold"))
     if arms:
         parts.append(_arms_table(arms, content["per_rows"]))
     if any(arm["scaled"] for arm in arms):
@@ -34,7 +35,7 @@ def case_view(content: dict[str, Any]) -> RenderableType:
 
 
 def _arms_table(arms: list[dict[str, Any]], per_rows: bool) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Rows(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("arm", overflow="fold")
     key = "seconds_per_1000" if per_rows else "seconds"
     unit = "s / 1000 rows" if per_rows else "seconds"
@@ -55,7 +56,7 @@ def _arms_table(arms: list[dict[str, Any]], per_rows: bool) -> Table:
 
 
 def _bounds_table(title: str, rows: list[dict[str, Any]], key: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Rows(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column(title, overflow="fold")
     for name in ("median", "min – max", "must", "aim"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -73,7 +74,7 @@ def _bounds_table(title: str, rows: list[dict[str, Any]], key: str) -> Table:
 
 def plan_view(plan: dict[str, Any]) -> RenderableType:
     """What would be run (see ``run.planned``)."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Rows(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("arm", overflow="fold")
     for name in ("epochs", "runs", "done", "seconds a run"):
         table.add_column(name, justify="right", no_wrap=True)

@@ -16,6 +16,7 @@ from frugalkd.cli.app import app
 from frugalkd.cli.interrupt import Interrupted
 from frugalkd.errors import FrugalKDError, FrugalKDWarning
 from frugalkd.memory import is_out_of_memory
+from frugalkd.parsing import printable
 from frugalkd.writing import DISK, advice_for
 
 # Click's ClickException. Typer ships its own copy of click in new versions and the real one in
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _say(line: str, code: int) -> int:
-    print(" ".join(line.split()), file=sys.stderr)
+    print(printable(" ".join(line.split())), file=sys.stderr)
     return code
 
 

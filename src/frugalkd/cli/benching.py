@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from frugalkd.cli.interrupt import resumable
 from frugalkd.cli.options import JsonOption
 from frugalkd.errors import RecipeError, UnknownName
-from frugalkd.show import print_command, stdout
+from frugalkd.parsing import printable
+from frugalkd.show import Rows, print_command, stdout
 
 if TYPE_CHECKING:
     from frugalkd.bench import Case, Measurement
@@ -156,7 +156,7 @@ def _check(
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 def _teacher(text: str) -> tuple[str, Path]:
@@ -170,7 +170,7 @@ def _list(cases: list[Case | Measurement], as_json: bool) -> None:
     if as_json:
         print(json.dumps([_told(case) for case in cases], indent=2))
         return
-    table = Table(box=SIMPLE_HEAD)
+    table = Rows(box=SIMPLE_HEAD)
     table.add_column("case", no_wrap=True)
     table.add_column("what is timed", overflow="fold")
     table.add_column("rounds", justify="right", no_wrap=True)
@@ -212,6 +212,6 @@ def _report(contents: list[dict[str, Any]], as_json: bool) -> None:
             stdout().print(case_view(content))
     failures = [failure for content in contents for failure in content["failed"]]
     for failure in failures:
-        print(f"failed: {failure['run']}: {failure['error']}", file=sys.stderr)
+        _say(f"failed: {failure['run']}: {failure['error']}")
     if failures:
         raise typer.Exit(1)

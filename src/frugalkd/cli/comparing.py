@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from frugalkd.cli.interrupt import resumable
 from frugalkd.cli.options import (
@@ -23,8 +24,9 @@ from frugalkd.cli.progress import RunsProgress, run_name
 from frugalkd.cli.resolving import print_dry_run, resolve
 from frugalkd.errors import RecipeError
 from frugalkd.modes import MODES
+from frugalkd.parsing import printable
 from frugalkd.recipes.load import check_variants
-from frugalkd.show import facts_table, percent, print_command, stdout
+from frugalkd.show import facts_table, percent, print_command, print_line, stdout
 
 if TYPE_CHECKING:
     from frugalkd.comparison.run import Comparison
@@ -211,7 +213,7 @@ def _list(comparison: Comparison, as_json: bool) -> None:
         return print(json.dumps(rows, indent=2))
     for row in rows:
         done = "done" if row["done"] else "    "
-        print(f"{row['digest']}  {done}  {run_name(row)}")
+        print(printable(f"{row['digest']}  {done}  {run_name(row)}"))
 
 
 def _run_one(comparison: Comparison, digest: str, as_json: bool) -> None:
@@ -248,9 +250,10 @@ def _report(
         if comparison["claims"]:
             console.print(claims_table(comparison))
         for note in notes:
-            console.print(f"note: {note}", markup=False)
-        console.print(f"written: {out / 'comparison.json'}", markup=False, soft_wrap=True)
+            console.print(Text(printable(f"note: {note}")))
+        print_line(console, f"written: {out / 'comparison.json'}")
     for failure in comparison["failed"]:
-        print(f"failed: {run_name(failure)}: {failure['error']}", file=sys.stderr)
+        said = printable(f"failed: {run_name(failure)}: {failure['error']}")
+        print(said, file=sys.stderr)
     if comparison["failed"]:
         raise typer.Exit(1)

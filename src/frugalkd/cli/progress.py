@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from abc import ABC, abstractmethod
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, final
 
@@ -20,12 +21,17 @@ from rich.progress import (
 )
 from rich.table import Column
 
+from frugalkd.parsing import printable
+from frugalkd.show import print_line
+
+_text = partial(TextColumn, markup=False)  # names are no markup
+
 
 class _Progress(ABC):
     """A bar on a terminal for the length of a ``with``; elsewhere there is none."""
 
     def __init__(self, title: str, total: int, console: Console | None):
-        self._title, self._total = title, total
+        self._title, self._total = printable(title), total
         self._console = console or Console(file=sys.stderr)
         self._bar: Progress | None = None
 
@@ -53,7 +59,7 @@ class _Progress(ABC):
 
     def say(self, line: str) -> None:
         """A line of its own, above the bar where there is one."""
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_line(self._console, line)
 
 
 @final
@@ -65,10 +71,10 @@ class EpochProgress(_Progress):
 
     def _columns(self) -> list[ProgressColumn]:
         return [
-            TextColumn("[bold]{task.description}"),
+            _text("{task.description}", style="bold"),
             BarColumn(bar_width=None),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TextColumn("{task.fields[state]}"),
+            _text("{task.completed:.0f}/{task.total:.0f}"),
+            _text("{task.fields[state]}"),
             TimeRemainingColumn(compact=True),
         ]
 
@@ -114,11 +120,11 @@ class RunsProgress(_Progress):
     def _columns(self) -> list[ProgressColumn]:
         return [
             SpinnerColumn(),
-            TextColumn("[bold]{task.description}"),
+            _text("{task.description}", style="bold"),
             BarColumn(bar_width=20),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            _text("{task.completed:.0f}/{task.total:.0f}"),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[state]}", table_column=Column(no_wrap=True, ratio=1)),
+            _text("{task.fields[state]}", table_column=Column(no_wrap=True, ratio=1)),
         ]
 
     def __call__(self, event: dict[str, Any]) -> None:
@@ -133,7 +139,7 @@ class RunsProgress(_Progress):
                 self._task,
                 total=event["total"],
                 completed=event["finished"],
-                state=", ".join(self._running),
+                state=printable(", ".join(self._running)),
             )
             if event["event"] == "failed":
                 self.say(f"failed: {name}: {event['error']}")

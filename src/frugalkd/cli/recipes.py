@@ -6,13 +6,12 @@ import json
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from frugalkd.cli.options import JsonOption
 from frugalkd.errors import UnknownName
 from frugalkd.recipes.load import SCHEMA, recipe_names, recipe_text
 from frugalkd.recipes.strict_yaml import load_yaml
-from frugalkd.show import print_command, stdout
+from frugalkd.show import Rows, print_command, stdout
 
 app = typer.Typer(
     invoke_without_command=True,
@@ -40,7 +39,7 @@ def recipes(context: typer.Context, as_json: JsonOption = False) -> None:
     if as_json:
         print(json.dumps(about, indent=2))
         return
-    table = Table("recipe", "what it does", box=None, pad_edge=False)
+    table = Rows("recipe", "what it does", box=None, pad_edge=False)
     for name, summary in about.items():
         table.add_row(name, summary)
     console = stdout()

@@ -11,6 +11,7 @@ import typer
 from frugalkd.cli.interrupt import Interrupted
 from frugalkd.cli.options import ImportOption, JsonOption, ResultsArgument
 from frugalkd.errors import ReportError
+from frugalkd.parsing import printable
 from frugalkd.show import facts_table, stdout
 
 
@@ -85,7 +86,8 @@ def _serve(path: Path, port: int, imports: list[str], as_json: bool) -> None:
         if as_json:
             print(json.dumps({"url": server.url}), flush=True)
         else:
-            print(f"{server.url} shows {path} as it grows; Ctrl-C ends it", flush=True)
+            said = f"{server.url} shows {path} as it grows; Ctrl-C ends it"
+            print(printable(said), flush=True)
         try:
             server.serve_forever()
         except KeyboardInterrupt:

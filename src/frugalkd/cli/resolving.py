@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from frugalkd.parsing import printable
 from frugalkd.recipes.load import (
     check_names,
     import_paths,
@@ -50,5 +51,5 @@ def print_dry_run(recipe: Recipe, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"recipe": resolved, "imports": paths}, indent=2))
         return
-    print(f"# would import: {', '.join(paths) or 'nothing of your own'}")
+    print(printable(f"# would import: {', '.join(paths) or 'nothing of your own'}"))
     print(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True), end="")

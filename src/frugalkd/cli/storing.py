@@ -24,7 +24,7 @@ from frugalkd.cli.options import (
 )
 from frugalkd.cli.resolving import print_dry_run, resolve
 from frugalkd.errors import RecipeError
-from frugalkd.show import facts_table, print_command, stdout
+from frugalkd.show import facts_table, print_command, print_line, stdout
 
 if TYPE_CHECKING:
     from frugalkd.teachers.store import Header
@@ -84,7 +84,7 @@ def store(
             f"{header.views} views x {header.row_bytes} bytes; "
             f"{size_text(shutil.disk_usage(there).free)} are free"
         )
-        console.print(said, markup=False, soft_wrap=True)
+        print_line(console, said)
 
     columns = (TextColumn("store"), BarColumn(bar_width=None),
                TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),

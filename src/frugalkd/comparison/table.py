@@ -6,6 +6,10 @@ from typing import Any
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
+
+from frugalkd.parsing import printable
+from frugalkd.show import Rows
 
 _SHARES = ("budget", "forwards")
 
@@ -14,10 +18,10 @@ def comparison_table(comparison: dict[str, Any]) -> Table:
     """A table of 80 columns at most; ``comparison`` is the content of ``comparison.json``."""
     seeds = len(comparison["seeds"])
     title = f"{comparison['name']}: {seeds} seed{'s' * (seeds > 1)}, {comparison['split']} data"
-    table = Table(
+    table = Rows(
         box=box.SIMPLE_HEAD,
         title=title,
-        caption=_caption(comparison),
+        caption=Text(printable(_caption(comparison)), "table.caption"),
         caption_justify="left",
         width=80,
         padding=(0, 1, 0, 0),
@@ -42,7 +46,7 @@ def comparison_table(comparison: dict[str, Any]) -> Table:
 
 def claims_table(comparison: dict[str, Any]) -> Table:
     """The declared claims, 80 columns wide at most."""
-    table = Table(box=box.SIMPLE_HEAD, width=80, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Rows(box=box.SIMPLE_HEAD, width=80, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("claim", overflow="fold", ratio=1)
     for heading in ("difference", "95 % interval", "p (Holm)"):
         table.add_column(heading, justify="right", no_wrap=True)

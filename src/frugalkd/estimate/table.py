@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from frugalkd.estimate.result import Estimate, ModeEstimate, Range
+from frugalkd.parsing import printable
+from frugalkd.show import Rows
 from frugalkd.teachers.store import size_text
 
 
@@ -17,17 +18,17 @@ def estimate_view(result: Estimate) -> RenderableType:
     colour = "green" if result.pays else "yellow"
     head = f"{result.recipe}: {result.samples:,} samples, {result.epochs:g} epochs"
     parts: list[RenderableType] = [
-        Text(head, "bold"),
-        Text(result.verdict, colour),
+        Text(printable(head), "bold"),
+        Text(printable(result.verdict), colour),
         _modes(result),
         _costs(result),
     ]
-    parts += [Text(f"warning: {line}", "yellow") for line in result.warnings]
+    parts += [Text(printable(f"warning: {line}"), "yellow") for line in result.warnings]
     return Group(*parts)
 
 
 def _modes(result: Estimate) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=0)
+    table = Rows(box=SIMPLE_HEAD, padding=0)
     table.add_column("mode", no_wrap=True)
     heads = ("samples\n%", "forwards\n%", "a\nstudent", "of\nvanilla %", "filling", "disk")
     for name in heads:
@@ -40,7 +41,7 @@ def _modes(result: Estimate) -> Table:
 def _mode(row: ModeEstimate) -> list[str]:
     stored = row.targets == "stored"
     return [
-        escape(f"{row.mode}, {row.targets}" if row.mode == "vanilla" else row.mode),
+        f"{row.mode}, {row.targets}" if row.mode == "vanilla" else row.mode,
         ("~" if row.rough else "") + _range(row.kept, 100),
         f"{100 * row.forwards.point:.0f}",
         clock(row.seconds.point),
@@ -56,7 +57,7 @@ def _range(value: Range, scale: float) -> str:
 
 
 def _costs(result: Estimate) -> Table:
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table = Rows(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     costs, teacher, paid = result.costs, result.teacher, result.break_even

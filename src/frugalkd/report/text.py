@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from frugalkd.parsing import printable
 from frugalkd.report.shapes import Spread
 
 NOTHING = "–"
@@ -51,5 +52,5 @@ def half_width(value: Spread) -> float | None:
 
 def short(name: object, most: int = _NAME) -> str:
     """A name that somebody gave, without signs that cannot be seen, cut where it is long."""
-    text = "".join(sign if sign.isprintable() else " " for sign in str(name))
+    text = printable(name, " ")
     return text if len(text) <= most else text[: most - 1] + "…"
