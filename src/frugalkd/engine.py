@@ -23,6 +23,7 @@ from frugalkd.batches import call, inputs_of
 from frugalkd.checkpoint import Checkpoints, random_state, set_random_state
 from frugalkd.criterion import Criterion
 from frugalkd.devices import resolve_device
+from frugalkd.ema import EMA
 from frugalkd.epochs import Batch, Epoch
 from frugalkd.errors import ModelError, Stopped
 from frugalkd.ledger import Ledger
@@ -43,7 +44,8 @@ class Run:
     """What a training leaves behind.
 
     Attributes:
-        model: the trained model (the last epoch's), in eval mode.
+        model: the trained model (the last epoch's, or the average of ``training.ema``), in eval
+            mode.
         ledger: the record of its samples.
         meters: what it cost.
         history: one record an epoch: loss, learning rate, rows by what they were, seconds.
@@ -155,6 +157,8 @@ class Trainer:
         self.ranks.refuse_memory(self.criterion.parts)
         trained = nn.ModuleList([self.model, self.criterion.parts])
         self.optimizer = make_optimizer(trained, self.training.optimizer)
+        decay = self.training.ema
+        self.averages = [] if decay is None else [EMA(self.model, decay)]
         self.step = 0
         self.loss: Tensor | None = None  # of the step under way
         self.losses: list[Tensor] = []  # of the epoch under way
@@ -184,6 +188,7 @@ class Trainer:
                     self.save(epoch.index)
                 raise
             self._finish_epoch(epoch)
+        self._take_average()
         self._recalibrate()
         self._read_clock()
         self.model.eval()
@@ -240,6 +245,10 @@ class Trainer:
             self.optimizer.step()
             for parameter in self.parameters:  # zero_grad, without its book-keeping
                 parameter.grad = None
+        if self.averages:
+            with self.selection.meters.phase("average"):
+                for average in self.averages:
+                    average.update(self.model)
         assert self.loss is not None, "there was a batch"
         self.losses.append(self.loss)
         self.loss = None
@@ -266,6 +275,13 @@ class Trainer:
         if self.ranks.first:
             with self.selection.meters.phase("track"):
                 self.listener(record)
+
+    def _take_average(self) -> None:
+        """Give the model the weights of its moving average, where one is asked for."""
+        if self.training.ema is not None:
+            average = self.averages[0].model
+            self.ranks.share_buffers(average)
+            self.model.load_state_dict(average.state_dict())
 
     def _recalibrate(self) -> None:
         """Refresh BatchNorm statistics over a random part of the pool (semantics 5)."""
@@ -311,6 +327,7 @@ class Trainer:
                 "model": dict(self.model.state_dict()),
                 "parts": dict(self.criterion.parts.state_dict()),
                 "optimizer": self.optimizer.state_dict(),
+                "averages": [average.state_dict() for average in self.averages],
                 "step": self.step,
                 "losses": self.ranks.means(self.losses),
                 "history": self.history,
@@ -339,6 +356,8 @@ class Trainer:
         self.criterion.parts.load_state_dict(tree.get("parts", {}))
         self.optimizer.load_state_dict(tree["optimizer"])
         match_layout(self.optimizer)
+        for average, kept in zip(self.averages, tree.get("averages", []), strict=True):
+            average.load_state_dict(kept)
         self.step, self.history = tree["step"], tree["history"]
         self.losses = [] if tree["losses"] is None else list(tree["losses"].to(self.bad.device))
         self.selection.load_state_dict(tree["selection"])

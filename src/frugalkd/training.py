@@ -73,6 +73,8 @@ class Training:
         num_workers: worker processes for data that do not live in memory.
         bucket: batches whose rows are regrouped by length, for data that say how long samples are
             (texts); 0: not. Who takes part, in how many steps, stays the same (docs/text.md).
+        ema: the decay, in [0, 1), of a moving average of the weights over the steps, which is the
+            trained model in the end; None: the last step's weights are (docs/teachers.md).
 
     Raises:
         ValueError: a value is impossible.
@@ -94,6 +96,7 @@ class Training:
     screen_batch: int = 256
     num_workers: int = 0
     bucket: int = 0
+    ema: float | None = None
 
     def __post_init__(self) -> None:
         least_of = {"epochs": 0, "batch_size": 1, "accumulate": 1, "screen_batch": 1}
@@ -104,6 +107,8 @@ class Training:
             raise ValueError("training.epochs must be at most 60000: the ledger counts in 16 bits")
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"training.clip must be positive, not {self.clip}")
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise ValueError(f"training.ema must be in [0, 1), not {self.ema}")
         _not_negative(
             recalibrate_bn=self.recalibrate_bn, num_workers=self.num_workers, bucket=self.bucket
         )

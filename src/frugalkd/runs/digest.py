@@ -18,6 +18,7 @@ LATER = {
     "passing": None,
     "pace": "even",
     "bucket": 0,
+    "ema": None,
 }
 """Settings that came after runs had digests: at their defaults they say nothing new, so
 that those runs are still known for what they are."""
