@@ -2,7 +2,9 @@
 
 from frugalkd.objectives._features import FeatureObjective
 from frugalkd.objectives._objective import BatchObjective, Objective
+from frugalkd.objectives.attention_transfer import AttentionTransfer
 from frugalkd.objectives.correlation_congruence import CorrelationCongruence
+from frugalkd.objectives.crd import CRD
 from frugalkd.objectives.cross_entropy import CrossEntropy
 from frugalkd.objectives.dist import DIST
 from frugalkd.objectives.dkd import DKD
@@ -14,7 +16,10 @@ from frugalkd.objectives.logit_standardisation import LogitStandardisation
 from frugalkd.objectives.mlkd import MLKD
 from frugalkd.objectives.nkd import NKD
 from frugalkd.objectives.pkt import PKT
+from frugalkd.objectives.rkd import RKD
+from frugalkd.objectives.similarity_preserving import SimilarityPreserving
 from frugalkd.objectives.top_k_kd import TopKKD
+from frugalkd.objectives.vid import VID
 from frugalkd.objectives.wttm import WTTM
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -32,9 +37,15 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "correlation-congruence": CorrelationCongruence,
     "pkt": PKT,
     "fitnets": FitNets,
+    "attention-transfer": AttentionTransfer,
+    "similarity-preserving": SimilarityPreserving,
+    "rkd": RKD,
+    "vid": VID,
+    "crd": CRD,
 }
 
 __all__ = [
+    "CRD",
     "DIST",
     "DKD",
     "KD",
@@ -42,7 +53,10 @@ __all__ = [
     "NKD",
     "OBJECTIVES",
     "PKT",
+    "RKD",
+    "VID",
     "WTTM",
+    "AttentionTransfer",
     "BatchObjective",
     "CorrelationCongruence",
     "CrossEntropy",
@@ -52,5 +66,6 @@ __all__ = [
     "LogitMSE",
     "LogitStandardisation",
     "Objective",
+    "SimilarityPreserving",
     "TopKKD",
 ]

@@ -59,6 +59,11 @@ def weights_or_ones(weights: Tensor | None, logits: Tensor) -> Tensor:
     return logits.new_ones(len(logits)) if weights is None else weights.to(logits.dtype)
 
 
+def over(values: Tensor, by: Tensor) -> Tensor:
+    """``values / by``; 0, and without a gradient, where ``by`` is at most 1e-12, as a norm may."""
+    return values / by.masked_fill(by <= 1e-12, math.inf)
+
+
 def check_positive(**settings: float) -> None:
     """Raises ValueError, naming it, where one is not above 0 and finite."""
     for name, value in settings.items():

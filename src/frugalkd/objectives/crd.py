@@ -1,0 +1,161 @@
+"""Contrastive representation distillation (Tian, Krishnan and Isola, ICLR 2020)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import cast, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from frugalkd.features import Shape
+from frugalkd.objectives import _numerics as numerics
+from frugalkd.objectives._features import FeatureObjective, Paths
+from frugalkd.objectives._seen import Seen, Shapes
+
+_EPSILON = 1e-7
+
+
+@dataclass(frozen=True)
+class CRD(FeatureObjective):
+    """Contrastive representation distillation (Tian et al., ICLR 2020, arXiv 1910.10699).
+
+    *Loss:* ``soft * C + hard * cross-entropy``. Student's and teacher's feature, flattened, become
+    vectors s and t of norm 1 by a linear layer each, and a memory holds those of every sample of
+    the data. C is the student's part plus the teacher's. The student's compares s with teacher
+    vectors v of the memory, ``x = exp(s . v / temperature) / Z``: one of the same sample, and m of
+    samples of other classes. With n = m / the number of all samples it is ``-log(x / (x + n)) -
+    sum(log(n / (x' + n)))``, the sum being over the m others. The teacher's is the same with the
+    roles exchanged. Of several pairs of modules the sum.
+
+    *Our reading:* as the authors' code: Z is N times the mean of the exponentials in the first
+    batch, and 1e-7 stands in each sum of the denominators. A sample's vectors in the memory become
+    ``momentum`` times themselves plus the rest of the new ones, at norm 1, after each batch that it
+    is in. Where the labels are not known before the training, the others are any other samples.
+    Weights: the others are drawn evenly whatever they weigh, a sample of weight 0 leaves the memory
+    as it is, and the mean in Z is weighted.
+
+    *Needs:* the teacher's features. The memory takes 2 * dim float32 values a sample, and a batch
+    of it 2 * rows * (negatives + 1) * dim.
+
+    Attributes:
+        student: module paths or globs, of the student.
+        teacher: as many of the teacher, in the order in which they belong together.
+        dim: of the vectors.
+        negatives: m, drawn anew for each sample, with repetitions.
+        temperature: > 0.
+        momentum: of the memory, in [0, 1].
+        soft: the weight of C.
+        hard: the weight of the cross-entropy with the label.
+    """
+
+    student: Paths
+    teacher: Paths
+    dim: int = 128
+    negatives: int = 16384
+    temperature: float = 0.07
+    momentum: float = 0.5
+    soft: float = 0.8
+    hard: float = 1.0
+
+    def check(self) -> None:
+        numerics.check_positive(
+            dim=self.dim, negatives=self.negatives, temperature=self.temperature
+        )
+        numerics.check_share(momentum=self.momentum)
+
+    def parts(self, shapes: Shapes) -> nn.Module:
+        pairs = zip(shapes.student, shapes.teacher, strict=True)
+        return nn.ModuleList(_Contrast(given, wanted, shapes, self.dim) for given, wanted in pairs)
+
+    def transfer(self, seen: Seen, weights: Tensor) -> Tensor:
+        contrast = weights.new_zeros(len(weights))
+        for each, student, teacher in zip(
+            seen.parts.children(), seen.student, seen.teacher, strict=True
+        ):
+            memory = cast(_Contrast, each)
+            of_student, of_teacher = memory.embed(student, teacher)
+            ids = torch.cat([seen.ids[:, None], memory.others(seen.ids, self.negatives)], dim=1)
+            for place, vectors in enumerate((of_student, of_teacher)):
+                against = memory.vectors[1 - place, ids].to(vectors.dtype)
+                products = (against @ vectors[:, :, None])[:, :, 0] / self.temperature
+                scale = memory.scale(place, products.detach(), weights)
+                contrast = contrast + _told_apart((products - scale).exp(), memory.samples)
+            memory.remember(seen.ids, (of_student, of_teacher), weights, self.momentum)
+        return contrast
+
+
+def _told_apart(likely: Tensor, samples: int) -> Tensor:
+    """(rows,), from (rows, 1 + m): the sample itself, and others."""
+    noise = (likely.shape[1] - 1) / samples
+    own, others = likely[:, 0], likely[:, 1:]
+    found = (own / (own + noise + _EPSILON)).log()
+    refused = (noise / (others + noise + _EPSILON)).log().sum(dim=1)
+    return -found - refused
+
+
+@final
+class _Contrast(nn.Module):
+    """Two linear layers and the vectors of every sample: ``vectors`` float32 (2, samples, dim), the
+    student's and the teacher's."""
+
+    vectors: Tensor
+    scales: Tensor
+    by_class: Tensor
+    begin: Tensor
+    alike: Tensor
+
+    def __init__(self, given: Shape, wanted: Shape, shapes: Shapes, dim: int):
+        super().__init__()
+        self.samples = shapes.samples
+        self.student = nn.Linear(math.prod(given), dim)
+        self.teacher = nn.Linear(math.prod(wanted), dim)
+        bound = math.sqrt(3 / dim)
+        start = torch.empty(2, self.samples, dim).uniform_(-bound, bound)
+        self.register_buffer("vectors", start)
+        # The logarithms of both Z; NaN until the first batch.
+        self.register_buffer("scales", torch.full((2,), math.nan))
+        labels = torch.arange(self.samples) if shapes.labels is None else shapes.labels
+        _, labels, count = labels.unique(return_inverse=True, return_counts=True)
+        if len(count) < 2:
+            raise ValueError("samples of one class have no others: choose another objective")
+        # Samples by class: those of a sample's own class stand together, from ``begin`` on.
+        self.register_buffer("by_class", labels.argsort(stable=True), persistent=False)
+        self.register_buffer("begin", (count.cumsum(0) - count)[labels], persistent=False)
+        self.register_buffer("alike", count[labels], persistent=False)
+
+    def embed(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """(rows, dim) each, of norm 1."""
+        of_student, of_teacher = self.student(student.flatten(1)), self.teacher(teacher.flatten(1))
+        return F.normalize(of_student, dim=1), F.normalize(of_teacher, dim=1)
+
+    def others(self, ids: Tensor, number: int) -> Tensor:
+        """int64 (rows, number), evenly from the samples of other classes than those of ``ids``."""
+        begin, alike = self.begin[ids, None], self.alike[ids, None]
+        drawn = torch.randint(2**62, (len(ids), number), device=ids.device) % (self.samples - alike)
+        return self.by_class[drawn + alike * (drawn >= begin)]
+
+    def scale(self, place: int, products: Tensor, weights: Tensor) -> Tensor:
+        """The logarithm of Z, which the first batch that weighs anything decides."""
+        total = weights.sum()
+        means = products.logsumexp(1) - math.log(products.shape[1])
+        mean = (weights.log() + means).logsumexp(0) - total.log()
+        known = self.scales[place].to(products.dtype)
+        now = torch.where(known.isnan(), mean + math.log(self.samples), known)
+        if self.training:
+            self.scales[place] = torch.where(total > 0, now, known)
+        return torch.where(total > 0, now, known.nan_to_num())
+
+    @torch.no_grad()
+    def remember(
+        self, ids: Tensor, new: tuple[Tensor, Tensor], weights: Tensor, momentum: float
+    ) -> None:
+        """Move the vectors of samples that weigh something towards ``new``."""
+        if not self.training:
+            return
+        old = self.vectors[:, ids]
+        moved = momentum * old + (1 - momentum) * torch.stack(new).to(old.dtype)
+        moved = F.normalize(moved, dim=2)
+        self.vectors[:, ids] = torch.where(weights[:, None] > 0, moved, old)
