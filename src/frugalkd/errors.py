@@ -180,6 +180,9 @@ class NonFiniteLoss(FrugalKDError):
 _MEANT = {"gpu": "cuda"}
 """What people write, and what it is called here."""
 
+_MOST_NAMES = 60
+"""Of a registry that is still listed whole."""
+
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The names in ``known`` closest to ``name``, as the end of a sentence."""
@@ -189,6 +192,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
         close = [_MEANT[name.lower()]]
     if close:
         return f"did you mean {' or '.join(close)}?"
+    if len(names) > _MOST_NAMES:
+        return f"known are {', '.join(names[:8])} and {len(names) - 8} more"
     return f"known are {', '.join(names)}"
 
 

@@ -32,6 +32,7 @@ from frugalkd.errors import ModelError, Stopped, UnsupportedData
 from frugalkd.flops import flops_of_data
 from frugalkd.looking import looking
 from frugalkd.memory import memory_for
+from frugalkd.models.beginning import head_of_name
 from frugalkd.objectives import Objective
 from frugalkd.policies import Policy
 from frugalkd.training import Checkpointing, Training
@@ -145,12 +146,13 @@ def train_head(
 
 
 def head_of(model: nn.Module) -> nn.Linear:
-    """The last ``nn.Linear`` of ``model``, in the order in which its modules were made. Raises
-    ModelError where there is none."""
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    if not layers:
+    """The last ``nn.Linear`` of ``model``. Raises ModelError where there is none."""
+    name = head_of_name(model)
+    if name is None:
         raise ModelError("the model has no linear layer: a head to train has to be an nn.Linear")
-    return layers[-1]
+    head = model.get_submodule(name)
+    assert isinstance(head, nn.Linear)
+    return head
 
 
 def features_of(

@@ -9,6 +9,8 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Collection, Mapping
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from frugalkd.errors import FrugalKDError, ImportRefused, ModelError, nearest
@@ -63,6 +65,17 @@ def make_object(path: str, options: Mapping[str, Any]) -> Any:
         raise ModelError(
             f"{path} failed with options {one_line(options)}: {_said(error)}"
         ) from error
+
+
+def inside_package(name: str) -> Path | None:
+    """The file or folder that ``package/place/within`` names in an installed package, or None.
+    Nothing is imported."""
+    package, _, inside = name.partition("/")
+    if inside and package.isidentifier() and (spec := find_spec(package)) is not None:
+        for place in spec.submodule_search_locations or ():
+            if (found := Path(place, inside)).exists():
+                return found
+    return None
 
 
 def refuse_unlisted(path: str, allowed: Collection[str], where: str) -> None:

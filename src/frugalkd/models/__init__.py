@@ -1,10 +1,11 @@
-"""Reference models by name: of pictures float32 (B, C, H, W), or of texts as token ids. All return
-logits (B, num_classes)."""
+"""Models by name, ours and those of timm and torchvision: of pictures float32 (B, C, H, W), or of
+texts as token ids. All return logits (B, num_classes)."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -12,8 +13,10 @@ from torch import nn
 from frugalkd.errors import ModelError, UnknownName
 from frugalkd.imports import check_options
 from frugalkd.models import resnet
+from frugalkd.models.beginning import PRETRAINED, begin
 from frugalkd.models.fashion import FashionConv
 from frugalkd.models.lenet import lenet5, lenet5_half
+from frugalkd.models.libraries import Wanted, build_from_library, is_of_a_library
 from frugalkd.models.mlp import MLP
 from frugalkd.models.text import TextCNN, TextEncoder
 from frugalkd.parsing import one_line
@@ -46,26 +49,52 @@ def build_model(
     num_classes: int,
     in_channels: int,
     image_size: int | tuple[int, int],
+    start: str | Path | None = None,
     **options: Any,
 ) -> nn.Module:
-    """A new model ``name`` (a key of ``MODELS``), its weights drawn from torch's random stream.
+    """A new model ``name``, its weights drawn from torch's random stream.
 
-    ``image_size`` is (height, width), or one number for both. ``options`` are the model's own, such
-    as ``width``. Raises UnknownName, and ModelError for options or sizes that do not fit.
+    Args:
+        name: a key of ``MODELS``, or ``timm/NAME``, ``torchvision/NAME`` (extras of those names).
+        num_classes, in_channels: of the pictures.
+        image_size: (height, width), or one number for both.
+        start: weights to begin with in place of those drawn: a file, see
+            :func:`frugalkd.models.beginning.begin`, or ``pretrained``, those that timm or
+            torchvision fetch, with a new head.
+        options: the model's own, such as ``width``.
+
+    Raises:
+        UnknownName: there is no such model; the message has the nearest names.
+        ModelError: options, sizes or weights that do not fit, or the library is not installed.
     """
-    if name not in MODELS:
-        raise UnknownName("model", name, MODELS)
-    builder = MODELS[name]
-    check_options(builder, options, fixed=FIXED, what=f"model {name!r}", error=ModelError)
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if not is_of_a_library(name):
+        if name not in MODELS:
+            raise UnknownName("model", name, [*MODELS, "timm/NAME", "torchvision/NAME"])
+        check_options(MODELS[name], options, fixed=FIXED, what=f"model {name!r}", error=ModelError)
     sizes = {"num_classes": num_classes, "in_channels": in_channels, "image size": height}
     for what, value in (sizes | {"image width": width}).items():
         if value < 1:
             raise ModelError(f"model {name!r} with {what} {value}: give 1 or more")
+    if is_of_a_library(name):
+        wanted = Wanted(num_classes, in_channels, (height, width), start == PRETRAINED)
+        model = build_from_library(name, wanted, options)
+    else:
+        model = _ours(name, num_classes, in_channels, (height, width), options)
+        if start == PRETRAINED:
+            raise ModelError(f"model {name!r} is ours, and has no pretrained weights: name a file")
+    if start is not None and start != PRETRAINED:
+        begin(model, start)
+    return model
+
+
+def _ours(
+    name: str, classes: int, channels: int, size: tuple[int, int], options: dict[str, Any]
+) -> nn.Module:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "Initializing zero-element", UserWarning)
-            return builder(num_classes, in_channels, (height, width), **options)
+            return MODELS[name](classes, channels, size, **options)
     except (TypeError, ValueError, RuntimeError, UserWarning) as error:
         raise ModelError(
             f"model {name!r} cannot be built with {one_line(options)}: {one_line(error)}"

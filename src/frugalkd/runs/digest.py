@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from frugalkd.models.beginning import weights_file
 from frugalkd.recipes.schema import Recipe
 from frugalkd.runs.folder import SCHEMA
 
@@ -49,6 +51,7 @@ def what_decides(kind: str, recipe: Recipe, *, taught: bool) -> dict[str, Any]:
         mode="json", exclude={"name", "summary", "arms", "teachers", "checkpoints", "trackers"}
     )
     for role in (said["teacher"], said["student"]):
+        _say_start(role["model"])
         for part in ("policy", "regulation", "training"):
             forget_later_defaults(role.get(part))
     if said["teacher"]["trains"] == "all":  # came later, too
@@ -60,6 +63,16 @@ def what_decides(kind: str, recipe: Recipe, *, taught: bool) -> dict[str, Any]:
     if kind == "distill":
         said["student"]["targets"].pop("folder")  # what it must hold is said by the other fields
     return said
+
+
+def _say_start(model: dict[str, Any]) -> None:
+    """A model begins with the bytes of a file, wherever it lies. What is not set came later, and
+    says nothing."""
+    for key in ("start", "sees"):
+        if model[key] is None:
+            del model[key]
+    if "start" in model and (file := weights_file(model["start"])).is_file():
+        model["start"] = _digest_at(file, file.stat().st_mtime_ns)
 
 
 def pretrained(recipe: Recipe) -> dict[str, str]:
@@ -77,6 +90,12 @@ def digest_of(said: Any) -> str:
 def file_digest(file: Path) -> str:
     """SHA-256 (hex) of a file."""
     return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+@cache
+def _digest_at(file: Path, _changed: int) -> str:
+    """A comparison asks for that of one file once for each run."""
+    return file_digest(file)
 
 
 def forget_later_defaults(settings: dict[str, Any] | None) -> None:

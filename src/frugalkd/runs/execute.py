@@ -22,7 +22,6 @@ from frugalkd.meters import Meters
 from frugalkd.recipes.schema import Recipe, Role, StudentRole
 from frugalkd.runs.digest import run_digest
 from frugalkd.runs.folder import SCHEMA, RunFolder, read_results
-from frugalkd.runs.load import save_weights
 from frugalkd.runs.material import (
     Material,
     make_data,
@@ -42,6 +41,7 @@ from frugalkd.runs.targets import (
 )
 from frugalkd.teachers import FirstVisitTargets, LiveTeacher
 from frugalkd.tracking import Tracked, Tracking, settings_of
+from frugalkd.weights import save_weights
 
 Train = Callable[[Material, RunFolder, Tracking], tuple[Run, dict[str, Any]]]
 """What a kind of run does within its folder: the run, and what its results say beside."""

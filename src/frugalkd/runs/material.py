@@ -15,10 +15,13 @@ from frugalkd.data.root import located
 from frugalkd.errors import DataError, ModelError
 from frugalkd.files import write_json
 from frugalkd.imports import make_object
-from frugalkd.models import build_model, build_text_model
+from frugalkd.models import build_text_model
+from frugalkd.models.beginning import begin
 from frugalkd.recipes.load import import_paths
-from frugalkd.recipes.schema import Augment, NamedOrPath, Recipe
-from frugalkd.runs.load import load, load_weights
+from frugalkd.recipes.schema import Augment, Model, NamedOrPath, Recipe
+from frugalkd.runs.building import build_for, make_module, see
+from frugalkd.runs.load import load
+from frugalkd.weights import load_weights
 
 
 @dataclass(frozen=True)
@@ -84,41 +87,42 @@ def _own_data(spec: NamedOrPath) -> tuple[Any, Any]:
     return made
 
 
-def make_model(spec: NamedOrPath, data: Dataset, seed: int) -> nn.Module:
-    """A model with weights drawn from ``seed``, so that every arm of a seed starts alike.
+def make_model(spec: Model, data: Dataset, seed: int) -> nn.Module:
+    """A model with weights drawn from ``seed``, or its start's, so that every arm of a seed starts
+    alike.
 
     Raises:
         UnknownName, ModelError: it cannot be made, or it is not a torch module.
     """
     torch.manual_seed(seed)
-    if spec.name is not None:
-        if isinstance(data, TextData):
-            return build_text_model(
-                spec.name,
-                num_classes=data.num_classes,
-                vocabulary=data.tokens.vocabulary,
-                **spec.options,
-            )
+    if spec.name is not None and isinstance(data, TextData):
+        if spec.start is not None:
+            raise ModelError("model.start: a text-encoder begins with the weights of its own path")
+        model = build_text_model(
+            spec.name,
+            num_classes=data.num_classes,
+            vocabulary=data.tokens.vocabulary,
+            **spec.options,
+        )
+    elif spec.name is not None:
         if not isinstance(data, Pictures):
             raise ModelError(
                 f"model {spec.name!r} takes its sizes from pictures or texts: give your own model "
                 "by import path for other data"
             )
-        channels, height, width = data.shape
-        return build_model(
-            spec.name,
-            num_classes=data.num_classes,
-            in_channels=channels,
-            image_size=(height, width),
-            **spec.options,
-        )
-    model = make_object(spec.path or "", spec.options)
-    if not isinstance(model, nn.Module):
-        raise ModelError(f"{spec.path} made a {type(model).__name__}, not a torch module")
+        model = build_for(spec, data.num_classes, data.shape, start=spec.start)
+    else:
+        model = make_module(spec.path or "", spec.options)
+        if spec.start is not None:
+            begin(model, spec.start)
+    if spec.sees is not None:
+        if not isinstance(data, Pictures):
+            raise ModelError("model.sees: these data have no pictures of ours to resize")
+        see(model, spec.sees, data.mean, data.std)
     return model
 
 
-def write_model_card(path: Path, spec: NamedOrPath, data: Dataset, weights: str) -> None:
+def write_model_card(path: Path, spec: Model, data: Dataset, weights: str) -> None:
     """``model.json``: how to build the model again and what to feed it."""
     card: dict[str, Any] = {
         "schema": 1,

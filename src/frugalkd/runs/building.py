@@ -1,0 +1,51 @@
+"""Models from what a recipe, or the card of a run folder, says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from frugalkd.errors import ModelError
+from frugalkd.imports import make_object
+from frugalkd.models import build_model
+from frugalkd.models.seen import Seen
+from frugalkd.recipes.schema import Model, Sees
+
+
+def build_for(
+    spec: Model, classes: int, shape: Sequence[int], *, start: str | None = None
+) -> nn.Module:
+    """The named model of pictures of ``shape`` (C, H, W), for what it sees of them."""
+    channels, height, width = shape
+    sees = spec.sees or Sees()
+    return build_model(
+        spec.name or "",
+        num_classes=classes,
+        in_channels=channels if sees.mean is None else len(sees.mean),
+        image_size=_size(sees) or (height, width),
+        start=start,
+        **spec.options,
+    )
+
+
+def make_module(path: str, options: Mapping[str, Any]) -> nn.Module:
+    """The torch module that an import path makes. Raises ModelError."""
+    model = make_object(path, options)
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"{path} made a {type(model).__name__}, not a torch module")
+    return model
+
+
+def see(model: nn.Module, sees: Sees, mean: Sequence[float], std: Sequence[float]) -> None:
+    """From now on ``model`` sees pictures that the data normalise by ``mean`` and ``std`` as it was
+    trained to."""
+    wanted = (sees.mean or mean, sees.std or std)
+    if len(wanted[0]) < len(mean):
+        raise ModelError(f"model.sees: the pictures have {len(mean)} channels, mean and std 1")
+    model.register_forward_pre_hook(Seen.between(_size(sees), (mean, std), wanted))
+
+
+def _size(sees: Sees) -> tuple[int, int] | None:
+    return (sees.size, sees.size) if isinstance(sees.size, int) else sees.size

@@ -1,0 +1,110 @@
+"""What a model begins with: a file's weights, all but a head of other classes."""
+
+from __future__ import annotations
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from frugalkd.errors import ModelError
+from frugalkd.models import build_model
+from frugalkd.models.beginning import begin, weights_file
+from frugalkd.recipes.load import load_recipe, override
+from frugalkd.runs.digest import what_decides
+from frugalkd.runs.execute import distill
+from frugalkd.weights import save_weights
+from toys import same_state
+
+
+def net(classes: int = 4, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return build_model("mlp", num_classes=classes, in_channels=1, image_size=6, hidden=[5])
+
+
+def head(model: nn.Module) -> nn.Linear:
+    found = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+    assert isinstance(found, nn.Linear)
+    return found
+
+
+def test_all_of_a_file_that_fits(tmp_path):
+    save_weights(tmp_path / "w.safetensors", net(seed=1))
+    model = net()
+    begin(model, tmp_path / "w.safetensors")
+    assert same_state(model, net(seed=1))
+
+
+@pytest.mark.parametrize("kept", ["other classes", "no bias", "no head"])
+def test_a_head_that_does_not_fit_is_drawn(tmp_path, kept):
+    source, model = net(9 if kept == "other classes" else 4, seed=1), net()
+    before = {name: tensor.clone() for name, tensor in head(model).state_dict().items()}
+    state = source.state_dict()
+    last = [name for name in state if state[name].shape[:1] == head(source).weight.shape[:1]]
+    if kept != "other classes":
+        for name in last[1:] if kept == "no bias" else last:
+            del state[name]
+    safetensors.torch.save_file(state, tmp_path / "w.safetensors")
+    begin(model, tmp_path / "w.safetensors")
+    assert all(torch.equal(before[name], head(model).state_dict()[name]) for name in before)
+    own = model.state_dict()
+    assert all(torch.equal(own[name], state[name]) for name in own if name not in last)
+
+
+def test_what_is_not_the_head_must_fit(tmp_path):
+    torch.manual_seed(1)
+    other = build_model("mlp", num_classes=4, in_channels=1, image_size=6, hidden=[7])
+    save_weights(tmp_path / "w.safetensors", other)
+    with pytest.raises(ModelError, match="does not fit the model"):
+        begin(net(), tmp_path / "w.safetensors")
+    with pytest.raises(ModelError, match=r"no weights at nowhere\.pt"):
+        begin(net(), "nowhere.pt")
+
+
+def test_a_model_without_a_head_takes_all_or_nothing(tmp_path):
+    torch.save(nn.Conv2d(1, 2, 3).state_dict(), tmp_path / "w.pt")
+    begin(nn.Conv2d(1, 2, 3), tmp_path / "w.pt")
+    with pytest.raises(ModelError, match="does not fit"):
+        begin(nn.Conv2d(1, 3, 3), tmp_path / "w.pt")
+
+
+def test_a_file_inside_an_installed_package(tmp_path, monkeypatch):
+    (tmp_path / "a_wheel" / "models").mkdir(parents=True)
+    (tmp_path / "a_wheel" / "__init__.py").write_text("raise RuntimeError('imported')")
+    save_weights(tmp_path / "a_wheel/models/w.safetensors", net(seed=1))
+    monkeypatch.syspath_prepend(tmp_path)
+    model = net()
+    begin(model, "a_wheel/models/w.safetensors")
+    assert same_state(model, net(seed=1))
+    assert weights_file("a_wheel/models/other.pt").name == "other.pt"
+
+
+def test_a_student_is_tuned_from_where_it_starts(tmp_path):
+    """An epoch of nothing leaves the weights as they were; the bytes decide the digest."""
+    recipe = override(
+        load_recipe("digits"),
+        {
+            "student.model": {"name": "mlp", "options": {"hidden": [5]}},
+            "student.mode": "vanilla",
+            "student.objective": {"name": "cross-entropy"},
+            "student.training": {"epochs": 0.1, "optimizer": {"lr": 1e-12, "weight_decay": 0}},
+        },
+    )
+    start = build_model("mlp", num_classes=10, in_channels=1, image_size=8, hidden=[5])
+    save_weights(tmp_path / "w.safetensors", start)
+    begun = override(recipe, {"student.model.start": str(tmp_path / "w.safetensors")})
+    distill(begun, tmp_path / "s")
+    tuned = safetensors.torch.load_file(tmp_path / "s" / "student.safetensors")
+    for name, tensor in start.state_dict().items():
+        torch.testing.assert_close(tuned[name], tensor, atol=1e-6, rtol=0)
+
+    def said(recipe):
+        return what_decides("distill", recipe, taught=False)["student"]["model"]
+
+    assert set(said(recipe)) == {"name", "path", "options"}, "digests of before stay"
+    assert len(said(begun)["start"]) == 64
+    (tmp_path / "w.safetensors").rename(tmp_path / "moved.safetensors")
+    moved = override(recipe, {"student.model.start": str(tmp_path / "moved.safetensors")})
+    assert said(moved)["start"] != said(begun)["start"], "the first is gone: named by its path"
+    (tmp_path / "w.safetensors").write_bytes((tmp_path / "moved.safetensors").read_bytes())
+    assert said(moved) == said(begun)

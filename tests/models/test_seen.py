@@ -1,0 +1,75 @@
+"""What a model sees: the pictures that the data would give, had they its size and normalisation."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from frugalkd.data import ImageData
+from frugalkd.errors import ModelError, RecipeError
+from frugalkd.models.seen import Seen
+from frugalkd.recipes.load import load_recipe, override
+from frugalkd.recipes.schema import Sees
+from frugalkd.runs.building import see
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def pictures(channels: int, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (4, channels, 6, 5), dtype=torch.uint8, generator=generator)
+    data = ImageData(pixels, torch.zeros(4, dtype=torch.int64), ("a",), mean=mean, std=std)
+    return data.batch(range(4), [0] * 4)[0]
+
+
+def test_the_normalisation_is_that_of_the_model():
+    ours = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+    seen = Seen.between(None, ours, (MEAN, STD)).pictures(pictures(3, *ours))
+    torch.testing.assert_close(seen, pictures(3, MEAN, STD), atol=1e-5, rtol=1e-5)
+
+
+def test_grey_becomes_colour():
+    grey = pictures(1, (0.3,), (0.2,))
+    seen = Seen.between(None, ((0.3,), (0.2,)), (MEAN, STD)).pictures(grey)
+    pixel = grey * 0.2 + 0.3
+    for channel in range(3):
+        expected = (pixel[:, 0] - MEAN[channel]) / STD[channel]
+        torch.testing.assert_close(seen[:, channel], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(9, 7), (3, 5), (6, 5)])
+def test_the_size_is_that_of_the_model(size):
+    x = pictures(3, MEAN, STD)
+    seen = Seen.between(size, (MEAN, STD), (MEAN, STD)).pictures(x)
+    expected = x if size == (6, 5) else F.interpolate(x, size, mode="bilinear", antialias=True)
+    torch.testing.assert_close(seen, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_model_that_sees_keeps_its_names_and_can_be_copied():
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten())
+    names = list(model.state_dict())
+    see(model, Sees(size=9, mean=[0.5] * 3, std=[0.5] * 3), MEAN, STD)
+    x = torch.randn(2, 3, 6, 5)
+    assert list(model.state_dict()) == names
+    for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):  # noqa: S301
+        assert torch.equal(copied(x), model(x))
+
+
+def test_what_cannot_be_seen_is_refused():
+    with pytest.raises(ModelError, match="the pictures have 3 channels, mean and std 1"):
+        see(nn.Flatten(), Sees(mean=[0.5], std=[0.5]), MEAN, STD)
+    recipe = load_recipe("digits")
+    for sees, message in (
+        ({"size": 0}, "size is in 1 .. 4096"),
+        ({"mean": [0.5]}, "both mean and std"),
+        ({"mean": [0.5, 0.5], "std": [1.0, 1.0]}, "one number, or three"),
+        ({"mean": [0.5], "std": [0.0]}, "std above 0"),
+        ({"sise": 3}, "sise"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            override(recipe, {"student.model.sees": sees})
