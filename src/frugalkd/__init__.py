@@ -27,7 +27,13 @@ if TYPE_CHECKING:
     from frugalkd.policies import All, Policy, RandomSubset, SelfRegulation
     from frugalkd.runs.load import load
     from frugalkd.selection import Selection
-    from frugalkd.teachers import FirstVisitTargets, LiveTeacher, StoredTargets, Targets
+    from frugalkd.teachers import (
+        FirstVisitTargets,
+        LiveTeacher,
+        SeveralTeachers,
+        StoredTargets,
+        Targets,
+    )
     from frugalkd.training import Optimizer, Schedule, Training
 
 _HOMES = {
@@ -56,6 +62,7 @@ _HOMES = {
     "Selection": "selection",
     "FirstVisitTargets": "teachers",
     "LiveTeacher": "teachers",
+    "SeveralTeachers": "teachers",
     "StoredTargets": "teachers",
     "Targets": "teachers",
     "Optimizer": "training",
@@ -82,6 +89,7 @@ __all__ = [
     "Schedule",
     "Selection",
     "SelfRegulation",
+    "SeveralTeachers",
     "StoredTargets",
     "Targets",
     "Training",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from frugalkd.errors import (
 )
 from frugalkd.evaluation import measure, predict
 from frugalkd.fidelity import too_little
-from frugalkd.flops import flops_of_data
+from frugalkd.flops import flops_of_asking, flops_of_data
 from frugalkd.ledger import Ledger
 from frugalkd.memory import memory_for
 from frugalkd.meters import Meters
@@ -40,7 +40,7 @@ from frugalkd.policies import Policy, SelfRegulation
 from frugalkd.ranks import Ranks
 from frugalkd.resuming import describe_training
 from frugalkd.selection import Selection
-from frugalkd.teachers import LiveTeacher, Targets
+from frugalkd.teachers import LiveTeacher, SeveralTeachers, Targets
 from frugalkd.training import Checkpointing, Training
 
 Stop = Callable[[], bool]
@@ -121,7 +121,7 @@ def distill(
     student: nn.Module,
     data: Dataset,
     *,
-    teacher: nn.Module | Targets | None,
+    teacher: nn.Module | Targets | Sequence[nn.Module | Targets] | None,
     mode: ModeName | None = None,
     ledger: Ledger | None = None,
     regulation: SelfRegulation | None = None,
@@ -147,7 +147,8 @@ def distill(
         student: any module that returns logits (rows, classes).
         data: a map-style data set of (inputs, class index), or of inputs alone: the teacher's top
             class then stands in for the label.
-        teacher: a model (asked live), stored targets, or None with an objective that needs none.
+        teacher: a model (asked live), soft targets of one or of several, a list of these (their
+            mean), or None with an objective that needs none.
         mode: ``vanilla``, ``significance``, ``regulated`` or ``hybrid``: sugar for policy and
             weights. Default ``vanilla``, unless ``policy`` or ``weights`` are given.
         ledger: the teacher's; *significance* and *hybrid* need it.
@@ -175,6 +176,8 @@ def distill(
     if significance is not None:
         weights = weights_from(significance, data, gamma)
     objective = objective or KD()
+    if isinstance(teacher, Sequence):
+        teacher = SeveralTeachers(teacher)
     targets = LiveTeacher(teacher) if isinstance(teacher, nn.Module) else teacher
     check_soft_targets(targets, objective)
     check_map_style(data)
@@ -261,12 +264,16 @@ def _train(
     check_map_style(data)
     if held_out is not None:
         check_map_style(held_out)
-    check_pair(model, targets.teacher if isinstance(targets, LiveTeacher) else teacher)
+    check_pair(model, teacher)
+    asked = {} if targets is None else targets.asks
+    for live in asked.values():
+        check_pair(model, live.teacher)
     accelerator = accelerator_for(training.precision, device)
     memory = torch.channels_last if training.channels_last else torch.preserve_format
     model.to(accelerator.device, memory_format=memory)  # pyright: ignore[reportCallIssue]
-    if teacher is not None:
-        teacher.to(accelerator.device)
+    for each in (teacher, *(live.teacher for live in asked.values())):
+        if each is not None:
+            each.to(accelerator.device)
     caller = Caller(model, training, accelerator)
     at = {"forward": caller.eagerly, "device": accelerator.device, "collate": collate}
     labels = labels_of(data)
@@ -346,14 +353,29 @@ def _train(
         "student_backward": row["backward"] * meters.samples_backpropagated,
     }
     run = Run(model, selection.ledger, meters, history)
-    if teacher is not None:
-        row = flops_of_data(teacher, data, accelerator.device, collate)
-        meters.flops["teacher_forward"] = row["forward"] * meters.teacher_queries
+    if asked:
+        meters.flops["teacher_forward"] = teacher_flops(asked, data, meters, collate)
     if held_out is not None:
         evaluate(
             run, teacher, held_out, training, accelerator, collate, trainer.stop, trainer.ranks
         )
     return run
+
+
+def teacher_flops(
+    asked: Mapping[str, LiveTeacher], data: Dataset, meters: Meters, collate: Collate | None = None
+) -> float:
+    """Operations of all that ``meters`` say that ``asked`` were asked, each on its device."""
+    total = 0.0
+    for name, live in asked.items():
+        rows = meters.queries_of.get(name, 0) if meters.queries_of else meters.teacher_queries
+        device = next(live.teacher.parameters()).device
+        if live.own_forward:
+            total += rows * flops_of_asking(live.look, data, device, collate)
+        else:  # on a copy, which no hook of the user's sees
+            row = flops_of_data(live.teacher, data, device, collate, live.asking)
+            total += rows * row["forward"]
+    return total
 
 
 def _never() -> bool:

@@ -29,7 +29,7 @@ from frugalkd.errors import (
 from frugalkd.ledger import Ledger
 from frugalkd.looking import looking
 from frugalkd.policies._policy import Ids
-from frugalkd.teachers import FirstVisitTargets, LiveTeacher, StoredTargets, Targets
+from frugalkd.teachers import Targets
 
 Forward = Callable[[Any], Tensor]
 
@@ -172,7 +172,7 @@ def check_same_data(data: Dataset, ledger: Ledger, targets: Targets | None) -> N
             "the ledger to go on from was made on other data, or these have changed: start with a "
             "new one"
         )
-    if isinstance(targets, StoredTargets | FirstVisitTargets):
+    if targets is not None:
         targets.check(None, data)
 
 
@@ -213,10 +213,11 @@ def explained(
     if bad.any():
         what, advice = "the data set's input", "clean or leave out these samples"
         return NonFiniteLoss(**where, ids=ids[bad].tolist(), what=what, advice=advice)
-    if isinstance(targets, LiveTeacher):
-        bad = _non_finite(targets.look(batch), len(ids))
+    for name, live in ({} if targets is None else targets.asks).items():
+        bad = _non_finite(live.look(batch), len(ids))
         if bad.any():
-            what, advice = "the teacher's output", "look at the teacher, or ask it in fp32"
+            whose = "the teacher" if name == "teacher" else name
+            what, advice = f"{whose}'s output", "look at the teacher, or ask it in fp32"
             return NonFiniteLoss(**where, ids=ids[bad].tolist(), what=what, advice=advice)
     return error
 

@@ -109,6 +109,11 @@ class Epoch:
         return self._gate_now() if self._selection.ranks.alone else self._gate_now_together()
 
     @property
+    def step(self) -> int:
+        """The optimiser step, from 0, that the batch to come belongs to."""
+        return self._batches // self._selection.accumulate
+
+    @property
     def summary(self) -> dict[str, float]:
         """The epoch in numbers; ``mean_weight`` and ``effective_samples`` of the rows trained."""
         rows, weights, squares = self._totals.tolist()

@@ -57,10 +57,30 @@ def flops_of_data(
 ) -> dict[str, float]:
     """:func:`flops_per_row` on the first samples of ``data``, or, where these say their lengths, on
     those nearest the mean length: the work is taken to be in proportion to it."""
+    batch, rows = _typical(data, device, collate)
+    return flops_per_row(model, inputs_of(batch), rows, precision)
+
+
+def flops_of_asking(
+    ask: Callable[[Any], Any],
+    data: Dataset,
+    device: torch.device,
+    collate: Collate | None = None,
+) -> float:
+    """FLOPs of one row where ``ask`` gives somebody's answer to a batch of ``data``, without
+    gradients, as :func:`flops_of_data` takes them."""
+    batch, rows = _typical(data, device, collate)
+    with FlopCounterMode(display=False) as counter:
+        ask(batch)
+    return counter.get_total_flops() / rows
+
+
+def _typical(data: Dataset, device: torch.device, collate: Collate | None) -> tuple[Any, int]:
+    """A batch of two samples, or of one, and how many it has."""
     ids = np.arange(len(data))  # pyright: ignore[reportArgumentType]
     if (lengths := lengths_of(data)) is not None:
         ids = ids[np.argsort(np.abs(lengths - lengths.mean()), kind="stable")]
     ids = ids[:2]
     with open_source(data, collate=collate) as source:
         batch = next(source.batches([(ids, np.zeros_like(ids))]))
-    return flops_per_row(model, inputs_of(send_to_device(batch, device)), len(ids), precision)
+    return send_to_device(batch, device), len(ids)

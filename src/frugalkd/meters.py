@@ -20,6 +20,7 @@ class Meters:
         student_forwards: rows through the trained model, screening and gate-now's first look
             included. A teacher's own training counts here too: it is the model being trained.
         teacher_queries: rows through the teacher, filling a store included.
+        queries_of: the same of each, where there are several teachers, by name.
         flops: floating point operations, by what they were for (see :mod:`frugalkd.flops`).
         wall_seconds: the whole training, evaluation apart.
         eval_seconds: evaluation.
@@ -29,6 +30,7 @@ class Meters:
     samples_backpropagated: int = 0
     student_forwards: int = 0
     teacher_queries: int = 0
+    queries_of: dict[str, int] = field(default_factory=dict)
     flops: dict[str, float] = field(default_factory=dict)
     wall_seconds: float = 0.0
     eval_seconds: float = 0.0
@@ -47,6 +49,8 @@ class Meters:
         self.teacher_queries += other.teacher_queries
         self.wall_seconds += other.wall_seconds
         self.eval_seconds += other.eval_seconds
+        for name, rows in other.queries_of.items():
+            self.queries_of[name] = self.queries_of.get(name, 0) + rows
         for name, count in other.flops.items():
             self.flops[name] = self.flops.get(name, 0) + count
         for name, seconds in other.phases.items():
@@ -64,6 +68,7 @@ class Meters:
             "samples_backpropagated": self.samples_backpropagated,
             "student_forwards": self.student_forwards,
             "teacher_queries": self.teacher_queries,
+            **({"queries_of": dict(self.queries_of)} if self.queries_of else {}),
             "flops": dict(self.flops),
             "wall_seconds": self.wall_seconds,
             "eval_seconds": self.eval_seconds,
@@ -77,6 +82,7 @@ class Meters:
             "samples_backpropagated": self.samples_backpropagated,
             "student_forwards": self.student_forwards,
             "teacher_queries": self.teacher_queries,
+            "queries_of": dict(self.queries_of),
             "wall_seconds": self.wall_seconds,
             "eval_seconds": self.eval_seconds,
             "phases": dict(self.phases),

@@ -198,6 +198,8 @@ class Selection:
             if not targets.knows_top:
                 raise _no_top("is what this policy judges by")
         self.meters = meters or Meters()
+        self._teachers = () if targets is None else tuple(targets.queries_of)
+        self.meters.queries_of = dict.fromkeys(self._teachers, 0) | self.meters.queries_of
         self._repeats = is_view_indexed(dataset) or is_batch_indexed(dataset)
         self.epoch = 0
         """The epoch to come, or under way."""
@@ -331,12 +333,17 @@ class Selection:
         if self.ranks.alone:
             return
         counts = self._counted + self.ranks.sum(self._counts() - self._counted)
-        for name, count in zip(_COUNTS, counts.tolist(), strict=True):
+        ours = counts[: len(_COUNTS)].tolist()
+        for name, count in zip(_COUNTS, ours, strict=True):
             setattr(self.meters, name, int(count))
+        for name, count in zip(self._teachers, counts[len(_COUNTS) :].tolist(), strict=True):
+            self.meters.queries_of[name] = int(count)
         self._counted = counts
 
     def _counts(self) -> NDArray[np.float64]:
-        return np.array([float(getattr(self.meters, name)) for name in _COUNTS])
+        counts = [getattr(self.meters, name) for name in _COUNTS]
+        counts += [self.meters.queries_of[name] for name in self._teachers]
+        return np.array(counts, dtype=np.float64)
 
     @property
     def part(self) -> float:
@@ -447,7 +454,10 @@ class Selection:
         targets, meters = self.targets, self.meters
         if targets is None or rows.targets is not None:
             return rows
-        asked, answered = targets.queries, targets.seconds
+        current = self._current
+        step = 0 if current is None or current.finished else current.step
+        targets.begin_step(self.epoch, step)
+        asked, answered, each = targets.queries, targets.seconds, targets.queries_of
         with meters.phase(targets.phase):
             if self.features:
                 logits, features = targets.fetch_features(
@@ -456,6 +466,8 @@ class Selection:
             else:
                 logits, features = targets.fetch(rows.ids, rows.views, rows.data), None
         meters.teacher_queries += targets.queries - asked
+        for name, rows_of in targets.queries_of.items():
+            meters.queries_of[name] += rows_of - each[name]
         if targets.phase != "teacher":
             meters.move(targets.seconds - answered, out_of=targets.phase, into="teacher")
         return rows._replace(targets=logits, features=features)

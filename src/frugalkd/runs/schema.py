@@ -21,6 +21,9 @@ class MeterSummary(_Record):
     samples_backpropagated: int = Field(description="rows through the objective's backward pass")
     student_forwards: int = Field(description="rows through the trained model, screening included")
     teacher_queries: int = Field(description="rows through the teacher, filling a store included")
+    queries_of: dict[str, int] = Field(
+        default_factory=dict, description="the same of each of several teachers"
+    )
     flops: dict[str, float] = Field(description="operations, by what they were for")
     wall_seconds: float = Field(description="the whole training, evaluation apart")
     eval_seconds: float

@@ -3,6 +3,13 @@
 from frugalkd.teachers._targets import Targets
 from frugalkd.teachers.first_visit import FirstVisitTargets
 from frugalkd.teachers.live import LiveTeacher
+from frugalkd.teachers.several import SeveralTeachers
 from frugalkd.teachers.stored import StoredTargets
 
-__all__ = ["FirstVisitTargets", "LiveTeacher", "StoredTargets", "Targets"]
+__all__ = [
+    "FirstVisitTargets",
+    "LiveTeacher",
+    "SeveralTeachers",
+    "StoredTargets",
+    "Targets",
+]

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from frugalkd.errors import TargetsError
 from frugalkd.features import Features, Shape
 from frugalkd.fidelity import Fidelity
 from frugalkd.policies._policy import Ids
+
+if TYPE_CHECKING:
+    from frugalkd.teachers.live import LiveTeacher
 
 NO_FEATURES = (
     "these soft targets hold no features, which the objective reads: set targets.kind to live, or "
@@ -54,10 +58,27 @@ class Targets(ABC):
     row_bytes: int | None = None
     """Of one row, where one fetch for several batches is as good as one for each; else None."""
 
+    reads_labels: bool = False
+    """Whether labels decide what they say."""
+
+    @property
+    def asks(self) -> Mapping[str, LiveTeacher]:
+        """The live teachers that are asked as a training runs, by name."""
+        return {}
+
+    @property
+    def queries_of(self) -> Mapping[str, int]:
+        """``queries`` by the teacher's name, where there are several."""
+        return {}
+
     def classes(self, data: Any) -> int | None:
         """How many classes there are soft targets of, where it is known; ``data`` is some batch, as
         in :meth:`fetch`, in case somebody has to be asked. No query."""
         return None
+
+    def begin_step(self, epoch: int, step: int) -> None:  # noqa: B027, as sync
+        """Told before rows are fetched for which of the epoch's optimiser steps they are, or that
+        they are for looks which come before it."""
 
     @abstractmethod
     def fetch(self, ids: Ids, views: Ids, data: Any) -> Tensor:
@@ -82,6 +103,15 @@ class Targets(ABC):
         """As :meth:`fetch`, and the teacher's features at ``paths``, which
         :meth:`feature_shapes` has named: (rows, ...) of any floating dtype."""
         raise TargetsError(NO_FEATURES)
+
+    def check(self, teacher: nn.Module | None, dataset: Dataset) -> None:  # noqa: B027, as sync
+        """Refuse targets that belong to another teacher, other data or another augmentation.
+
+        Without a ``teacher`` at hand, data and augmentation alone are checked.
+
+        Raises:
+            TargetsError: naming which of them differ.
+        """
 
     def sync(self) -> None:  # noqa: B027, most targets have nothing to do here
         """Make durable what was stored so far, where something is."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,10 @@ class FirstVisitTargets(Targets):
         return self._live.seconds - self._spent_before
 
     @property
+    def asks(self) -> Mapping[str, LiveTeacher]:
+        return {"teacher": self._live}
+
+    @property
     def store(self) -> Store | None:
         """None until the teacher was first asked."""
         return self._filler.store
@@ -82,7 +87,6 @@ class FirstVisitTargets(Targets):
         )
 
     def check(self, teacher: nn.Module | None, dataset: Dataset) -> None:
-        """As :meth:`StoredTargets.check`."""
         check_about(self.about, teacher, dataset)
 
     def sync(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
@@ -47,7 +47,12 @@ class LiveTeacher(Targets):
         self.precision, self.channels_last = precision, channels_last
         if channels_last:
             teacher.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.own_forward = forward is not None
         self._forward = forward or self._plain
+
+    @property
+    def asks(self) -> Mapping[str, LiveTeacher]:
+        return {"teacher": self}
 
     def fetch(self, ids: Ids, views: Ids, data: Any) -> Tensor:
         started = time.perf_counter()

@@ -150,13 +150,6 @@ class StoredTargets(Targets):
         return probabilities.gather(1, labels.unsqueeze(1)).squeeze(1).numpy()
 
     def check(self, teacher: nn.Module | None, dataset: Dataset) -> None:
-        """Refuse targets that belong to another teacher, other data or another augmentation.
-
-        Without a ``teacher`` at hand, data and augmentation alone are checked.
-
-        Raises:
-            TargetsError: naming which of them differ.
-        """
         check_about(self.about, teacher, dataset)
 
 
