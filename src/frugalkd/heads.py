@@ -94,8 +94,8 @@ def train_head(
         data: map-style.
         policy, scores, objective, held_out, device, collate, checkpoints, checkpointing, resume,
             listener, stop: as in :func:`frugalkd.train_teacher`.
-        training: epochs, batch size, optimiser, schedule; its precision is that in which the
-            features are asked for.
+        training: epochs, batch size, optimiser, schedule; its precision and memory format are
+            those in which the features are asked for.
         seed: of the order of samples and, where ``anew``, of the head's first weights.
         anew: draw the head's weights anew, whatever it has learned before.
 
@@ -107,7 +107,8 @@ def train_head(
     training = training or Training()
     started = time.perf_counter()
     accelerator = accelerator_for(training.precision, device)
-    model.to(accelerator.device)
+    memory = torch.channels_last if training.channels_last else torch.preserve_format
+    model.to(accelerator.device, memory_format=memory)  # pyright: ignore[reportCallIssue]
     head = head_of(model)
     features = features_of(
         model, data, head, precision=training.precision, device=accelerator.device,

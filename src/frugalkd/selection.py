@@ -181,6 +181,8 @@ class Selection:
                 f"a ledger of {len(self.ledger)} samples for a data set of {samples}"
             )
         check_same_data(dataset, self.ledger, targets)
+        if self.policy.asks_labels:
+            self.ledger.labels = self._classes_beforehand(dataset)
         if "teacher_truth" in self.ledger.columns:
             if targets is None:
                 raise TargetsError("this policy asks what the teacher knows: pass stored targets")
@@ -306,11 +308,15 @@ class Selection:
         with streams_restored():
             data = next(self.source.batches([(first, np.zeros_like(first))]))
         if self._labels(data) is not None:
-            raise UnsupportedData(
-                "a ceiling asks for all labels before the first epoch: give the data set an "
-                "attribute 'labels', int64 (samples,)"
-            )
+            raise _no_labels("a ceiling")
         return None
+
+    def _classes_beforehand(self, dataset: Dataset) -> NDArray[np.int32]:
+        """Of every sample, for plans that share out by class."""
+        listed = labels_of(dataset)
+        if listed is None:
+            raise _no_labels("a plan that is balanced by class")
+        return listed.astype(np.int32)
 
     def _say_other_world(self, world: int) -> None:
         if world != self.ranks.world and self.ranks.first:
@@ -577,6 +583,13 @@ def _is_plain(data: Any) -> bool:
     if type(data) is dict:
         return all(isinstance(key, str) and _is_plain(part) for key, part in data.items())
     return type(data) is Tensor or (type(data) in (tuple, list) and all(map(_is_plain, data)))
+
+
+def _no_labels(what: str) -> UnsupportedData:
+    return UnsupportedData(
+        f"{what} asks for all labels before the first epoch: give the data set an attribute "
+        "'labels', int64 (samples,)"
+    )
 
 
 def _no_top(use: str) -> TargetsError:

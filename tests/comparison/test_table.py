@@ -62,6 +62,15 @@ def test_what_went_wrong_is_in_the_table(comparison):
     assert "(NOT MATCHED)" in text
 
 
+def test_the_worst_class_is_said_of_few_arms(comparison):
+    assert "worst class" not in markdown_table(comparison)
+    for row_ in comparison["arms"]:
+        row_["worst_class"] = {"mean": 0.512, "ci95": [0.5, 0.524]}
+    assert "worst class, %: vanilla 51.2 ±1.2, " in markdown_table(comparison)
+    comparison["arms"] *= 4
+    assert "worst class" not in markdown_table(comparison)
+
+
 def test_markdown_rows_have_the_headings_width(comparison):
     lines = [line for line in markdown_table(comparison).splitlines() if line.startswith("|")]
     assert len(lines) == 2 + 4 + 1

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from frugalkd.ledger import Ledger
 from frugalkd.policies import Moment
 from frugalkd.policies._budget import check_parts, full_from, rest_of
-from frugalkd.policies._keeping import cross_entropy, lowest_rows, race, share, stale
+from frugalkd.policies._keeping import (
+    balanced,
+    cross_entropy,
+    even_shares,
+    lowest_rows,
+    race,
+    share,
+    stale,
+)
 from frugalkd.verdict import Look
 
 
@@ -80,3 +90,35 @@ def test_parts_are_named():
     for wrong in (0.0, -1.0, 1.1, float("nan")):
         with pytest.raises(ValueError, match="keep"):
             check_parts(keep=wrong)
+
+
+@given(st.lists(st.integers(0, 9), max_size=7), st.integers(0, 50), st.integers(0, 3))
+def test_shares_are_those_of_giving_one_at_a_time_to_who_has_least(counts, wanted, seed):
+    """Recounted: the class that has been given least, and has some left, gives the next one."""
+    turn = np.random.default_rng(seed).permutation(len(counts)).astype(float)
+    given_so_far = [0] * len(counts)
+    for _ in range(wanted):
+        able = [k for k, count in enumerate(counts) if given_so_far[k] < count]
+        if not able:
+            break
+        given_so_far[min(able, key=lambda k: (given_so_far[k], turn[k]))] += 1
+    shares = even_shares(np.array(counts, dtype=np.int64), wanted, turn)
+    assert shares.tolist() == given_so_far
+
+
+def test_within_a_class_the_lowest_are_kept_and_the_rest_goes_round():
+    ids = np.arange(0, 60, 2)
+    classes = np.array([0] * 20 + [1] * 8 + [5] * 2)
+    kept = np.sort(balanced(ids, classes, 11, Moment(0, 3, 0), lambda ids: -ids))
+    found = classes[np.searchsorted(ids, kept)]
+    sizes = np.bincount(found)[[0, 1, 5]].tolist()
+    assert sorted(sizes) == [2, 4, 5]
+    for one, size in zip((0, 1, 5), sizes, strict=True):
+        assert kept[found == one].tolist() == ids[classes == one][-size:].tolist()
+    more = [
+        np.bincount(classes[np.searchsorted(ids, balanced(ids, classes, 11, Moment(e, 99, 0)))])[0]
+        for e in range(99)
+    ]
+    assert 30 < sum(size == 5 for size in more) < 70, "the one more is drawn anew in each epoch"
+    assert balanced(ids[:0], classes[:0], 3, Moment(0, 3, 0)).tolist() == []
+    assert len(balanced(ids, classes, 99, Moment(0, 3, 0))) == 30

@@ -114,6 +114,13 @@ def _row(
         "mode": None if arm.control else arm.recipe.student.mode,
         "seeds": list(ours),
         "accuracy": spread(list(accuracy.values())),
+        "worst_class": _mean_interval(
+            [
+                run["evaluation"]["worst_class_accuracy"]
+                for run in results.values()
+                if run["evaluation"]
+            ]
+        ),
         "difference": difference,
         "against_random": against_random,
         "budget": budget,

@@ -12,6 +12,8 @@ from frugalkd.parsing import printable
 from frugalkd.show import Rows
 
 _SHARES = ("budget", "forwards")
+_FEW = 8
+"""Arms whose worst classes are said below the table."""
 
 
 def comparison_table(comparison: dict[str, Any]) -> Table:
@@ -113,7 +115,17 @@ def _caption(comparison: dict[str, Any]) -> str:
         f"{comparison['reference']}: the paired difference in points. samples: backpropagated, of "
         "full distillation over the same epochs; forwards: rows through the student, likewise. "
         f"time: of training, over {comparison['reference']}'s.{budgets}{teachers}"
+        f"{_worst_classes(comparison['arms'])}"
     )
+
+
+def _worst_classes(rows: list[dict[str, Any]]) -> str:
+    """Of few arms, what an average hides; earlier comparisons do not know it."""
+    known = [row for row in rows if row.get("worst_class", {}).get("mean") is not None]
+    if not known or len(known) > _FEW:
+        return ""
+    said = ", ".join(f"{row['arm']} {_points(row['worst_class'])}" for row in known)
+    return f" Accuracy of the worst class, %: {said}."
 
 
 def _about(row: dict[str, Any]) -> str:

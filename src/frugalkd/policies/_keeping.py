@@ -33,6 +33,43 @@ def lowest(ids: Ids, wanted: int, *keys: Callable[[Ids], NDArray]) -> Ids:
     return np.concatenate([sure, lowest(tied, wanted - len(sure), *keys[1:])])
 
 
+def balanced(
+    ids: Ids, classes: NDArray, wanted: int, at: Moment, *keys: Callable[[Ids], NDArray]
+) -> Ids:
+    """The ``wanted`` ids, as many of each class as there are of any other, where a class has so
+    many, and those that are lowest by the keys within it.
+
+    ``classes``: integers (ids,). They come in no particular order. What cannot be shared out evenly
+    goes to classes drawn anew in each epoch.
+    """
+    if not len(ids):
+        return ids
+    order = np.argsort(classes, kind="stable")
+    names, begins, counts = np.unique(classes[order], return_index=True, return_counts=True)
+    shares = even_shares(counts, wanted, at.uniform("shares", names))
+    by_class = np.split(ids[order], begins[1:])
+    kept = [lowest(own, int(n), *keys) for own, n in zip(by_class, shares, strict=True)]
+    return np.concatenate(kept)
+
+
+def even_shares(counts: NDArray, wanted: int, turn: NDArray) -> NDArray[np.int64]:
+    """int64 (classes,): what each class gives of its ``counts`` so that all give ``wanted``, or
+    everything, and none gives more than one above another that has some left. Those that are lowest
+    in ``turn`` (classes,) give the one more."""
+    low, high = 0, int(counts.max(initial=0))  # what each class gives at the least, if it has it
+    while low < high:
+        middle = (low + high + 1) // 2
+        if np.minimum(counts, middle).sum() <= wanted:
+            low = middle
+        else:
+            high = middle - 1
+    shares = np.minimum(counts, low).astype(np.int64)
+    more = np.flatnonzero(counts > low)
+    left = max(0, min(wanted - int(shares.sum()), len(more)))
+    shares[more[np.argsort(turn[more], kind="stable")[:left]]] += 1
+    return shares
+
+
 def lowest_rows(values: NDArray, wanted: int) -> Mask:
     """Which ``wanted`` rows have the lowest values, among equals the first; NaN is the lowest."""
     comparable = np.where(np.isnan(values), -np.inf, values)

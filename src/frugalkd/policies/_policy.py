@@ -145,6 +145,11 @@ class Policy(ABC):
         known of each how it fares."""
         return False
 
+    @property
+    def asks_labels(self) -> bool:
+        """Whether plans read ``ledger.labels``, int32 (samples,), none of them below 0."""
+        return False
+
     def at_budget(self, budget: float) -> Policy | None:
         """The same policy made to spend ``budget``, in (0, 1], of full training over the same
         epochs; None for one that cannot be made to."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 from frugalkd import draws
 from frugalkd.ledger import Ledger
+from frugalkd.policies._keeping import balanced
 from frugalkd.policies._policy import Ids, Moment, Plan, Ungated
 
 
@@ -25,15 +27,22 @@ class RandomSubset(Ungated):
         redraw: draw anew each epoch; otherwise one draw serves the whole training.
         counts: samples for each epoch, which take the place of ``fraction``: with them the control
             copies another run epoch by epoch.
+        balanced: draw as many of each class, as far as a class has them, for classes of very
+            different sizes (the data have to list their labels).
     """
 
     fraction: float = 0.25
     redraw: bool = True
     counts: tuple[int, ...] | None = None
+    balanced: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
             raise ValueError(f"fraction must be in (0, 1], not {self.fraction}")
+
+    @property
+    def asks_labels(self) -> bool:
+        return self.balanced
 
     def at_budget(self, budget: float) -> RandomSubset:
         return replace(self, fraction=budget, counts=None)
@@ -43,5 +52,9 @@ class RandomSubset(Ungated):
             wanted = round(self.fraction * len(pool))
         else:
             wanted = self.counts[at.epoch] if at.epoch < len(self.counts) else 0
-        epoch = at.epoch if self.redraw else 0
-        return Plan(draws.subset(pool, wanted, at.seed, draws.stream("random-subset"), epoch))
+        at = at if self.redraw else replace(at, epoch=0)
+        if self.balanced:
+            assert ledger.labels is not None, "the selection sees to it"
+            classes = ledger.labels[pool]
+            return Plan(balanced(pool, classes, wanted, at, partial(at.uniform, "random-subset")))
+        return Plan(draws.subset(pool, wanted, at.seed, draws.stream("random-subset"), at.epoch))

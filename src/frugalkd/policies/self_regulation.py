@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from frugalkd import draws
 from frugalkd.ledger import NEVER, Ledger
 from frugalkd.policies._budget import full_from, rest_of
-from frugalkd.policies._keeping import lowest
+from frugalkd.policies._keeping import balanced, lowest
 from frugalkd.policies._policy import Ids, Mask, Moment, Plan, Policy, at_sorted
 from frugalkd.training import STRICT
 from frugalkd.verdict import Look, fails
@@ -46,7 +46,9 @@ class SelfRegulation(Policy):
         budget: the fraction of all samples that takes part in an epoch at the most, and, by waking
             sleepers, at the least; None leaves it to the gate (last-visit only). The epochs of
             ``finale`` and ``warmup`` are paid from it: as many of them as half of it can pay for.
-        quota: whom a budget keeps: the ``"least-confident"`` of the awake, or a ``"random"`` draw.
+        quota: whom a budget keeps: the ``"least-confident"`` of the awake, a ``"random"`` draw, or
+            a ``"class-balanced"`` one, as many of each class as far as there are awake, for classes
+            of very different sizes (the data have to list their labels).
         pace: how a budget is spent: ``"even"``, as many samples in every epoch; or ``"early"``, as
             the gate itself spends: while there is much to learn everybody who is awake takes part,
             as long as half of an even epoch is left for each epoch to come.
@@ -75,7 +77,7 @@ class SelfRegulation(Policy):
     warmup: int = 0
     finale: int = 0
     budget: float | None = None
-    quota: Literal["least-confident", "random"] = "least-confident"
+    quota: Literal["least-confident", "random", "class-balanced"] = "least-confident"
     pace: Literal["even", "early"] = "even"
     ceiling: float | None = None
     when_all_sleep: Literal["wait", "wake", "stop"] = "wait"
@@ -100,6 +102,8 @@ class SelfRegulation(Policy):
             raise ValueError("passing is drawn before the epoch: it needs when: last-visit")
         if self.budget is not None and self.when == "now":
             raise ValueError("a budget is planned before the epoch: it needs when: last-visit")
+        if self.quota == "class-balanced" and self.passing is not None:
+            raise ValueError("a class-balanced quota favours small classes: passing is unbiased")
         if self.when_all_sleep not in ("wait", "wake", "stop"):
             raise ValueError(f"when_all_sleep must be wait, wake or stop: {self.when_all_sleep!r}")
         if self.when_all_sleep != "wait" and self.when == "now":
@@ -114,6 +118,10 @@ class SelfRegulation(Policy):
     @property
     def unbiased(self) -> bool:
         return self.passing is not None
+
+    @property
+    def asks_labels(self) -> bool:
+        return self.quota == "class-balanced"
 
     def admit(self, look: Look, ids: Ids, ledger: Ledger, at: Moment) -> Mask:
         if self.ceiling is None:
@@ -201,6 +209,9 @@ class SelfRegulation(Policy):
         def chance(ids: Ids) -> NDArray:
             return at.uniform("quota", ids)
 
+        if len(awake) >= quota and self.quota == "class-balanced":
+            assert ledger.labels is not None, "the selection sees to it"
+            return Plan(balanced(awake, ledger.labels[awake], quota, at, chance))
         if len(awake) >= quota:
             keys = (confidence, chance) if self.quota == "least-confident" else (chance,)
             return Plan(lowest(awake, quota, *keys))

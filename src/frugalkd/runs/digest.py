@@ -20,6 +20,7 @@ LATER = {
     "passing": None,
     "pace": "even",
     "bucket": 0,
+    "balanced": False,
     "ema": None,
 }
 """Settings that came after runs had digests: at their defaults they say nothing new, so

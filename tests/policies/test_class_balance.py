@@ -1,0 +1,93 @@
+"""Plans that are balanced by class, recounted from the batches that come out of a selection."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import TensorDataset
+
+from frugalkd.data import ImageData
+from frugalkd.errors import UnsupportedData
+from frugalkd.policies import RandomSubset, SelfRegulation
+from frugalkd.selection import Selection
+from toys import logits_for, net
+
+SIZES = (40, 12, 5, 3)
+CLASSES = np.repeat(np.arange(4), SIZES)
+
+
+def imbalanced() -> ImageData:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (60, 1, 4, 4), dtype=torch.uint8, generator=generator)
+    labels = torch.from_numpy(CLASSES)
+    return ImageData(pixels, labels, tuple("abcd"), mean=(0.5,), std=(0.5,))
+
+
+def planned(policy, epochs=4, passing=None):
+    """The ids of each epoch; those in ``passing`` pass whenever they train."""
+    selection = Selection(
+        imbalanced(), policy=policy, epochs=epochs, batch_size=8, model=net(),
+        forward=lambda data: torch.zeros(len(data[1]), 4),
+    )  # fmt: skip
+    found = []
+    for epoch in selection:
+        found.append([])
+        for batch in epoch:
+            found[-1] += batch.ids.tolist()
+            logits = logits_for(batch, passing=False)
+            if passing is not None:
+                sure = logits_for(batch, passing=True)
+                rows = torch.from_numpy(np.isin(batch.ids, passing))
+                logits = torch.where(rows[:, None], sure, logits)
+            batch.observe(logits, batch.labels)
+        assert len(set(found[-1])) == len(found[-1])
+    return found
+
+
+def shares(ids):
+    return np.bincount(CLASSES[ids], minlength=4).tolist()
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        RandomSubset(0.4, balanced=True),
+        SelfRegulation(budget=0.4, quota="class-balanced"),
+    ],
+)
+def test_small_classes_take_part_whole_and_the_others_alike(policy):
+    epochs = planned(policy)
+    for ids in epochs:
+        first, second, *small = shares(ids)
+        assert len(ids) == 24
+        assert small == [5, 3]
+        assert first + second == 16
+        assert abs(first - second) <= 1 or second == 12
+    assert set(epochs[0]) != set(epochs[1])
+
+
+def test_one_draw_may_serve_the_whole_training():
+    once, *others = planned(RandomSubset(0.4, redraw=False, balanced=True))
+    assert all(set(ids) == set(once) for ids in others)
+
+
+def test_only_the_awake_are_shared_out():
+    """Of class 0 all but two passed in epoch 0, a full one: the others give what these lack."""
+    policy = SelfRegulation(budget=0.5, quota="class-balanced", warmup=1, max_sleep=8)
+    first, second, *_ = planned(policy, epochs=8, passing=np.arange(2, 40))
+    assert len(first) == 60
+    awake = shares(second)
+    assert awake[0] <= 2 + len(second) - sum(awake[1:])
+    assert awake[1:] == [12, 5, 3]
+
+
+def test_data_without_a_list_of_labels_are_refused():
+    data = TensorDataset(torch.zeros(6, 3), torch.zeros(6, dtype=torch.int64))
+    with pytest.raises(UnsupportedData, match="a plan that is balanced by class asks for all lab"):
+        Selection(data, policy=RandomSubset(balanced=True), epochs=1, batch_size=2)
+
+
+def test_an_unbiased_gate_cannot_be_balanced():
+    with pytest.raises(ValueError, match="favours small classes"):
+        SelfRegulation(budget=0.5, quota="class-balanced", passing=0.1)
