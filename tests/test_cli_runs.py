@@ -275,6 +275,20 @@ def test_a_store_is_announced_filled_in_parts_and_used(runs, cli, tmp_path):
     assert "views (1 there, 2 here)" in err
 
 
+def test_features_are_stored_where_they_are_named(runs, cli, tmp_path):
+    where, teacher = str(tmp_path / "store"), str(runs / "teacher")
+    command = ("store", "digits", "--teacher", teacher, "--out", where, *FEW)
+    code, out, err = cli(*command, "--features", "layers.1", "--features", "layers.[34]")
+    assert code == 0
+    for name in (1, 3, 4):
+        assert f"features of layers.{name} in {where} will take" in err
+    assert "layers.1, layers.3, layers.4" in " ".join(out.split())
+    assert f"student.targets.folder={where}" in "".join(out.split())
+    code, _, err = cli(*command, "--features", "layer.4")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "the teacher has no module 'layer.4': did you mean layers.4" in err
+
+
 def test_a_model_of_ones_own_is_imported_where_somebody_says_so(cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     name = f"mine_{tmp_path.name}"  # Python imports a module of one name once

@@ -122,7 +122,7 @@ def test_what_cannot_be_read_is_refused_before_any_training(objective, says):
 
 def test_targets_without_features_are_refused_with_what_to_do():
     stored = StoredTargets.fill(net(seed=9), images())
-    with pytest.raises(TargetsError, match=r"set targets\.kind to live, or fill a store with them"):
+    with pytest.raises(TargetsError, match=r"set targets\.kind to live, name the teacher's"):
         run(teacher=stored)
 
 

@@ -423,7 +423,8 @@ class Selection:
         ``targets``: with the teacher's logits, for rows that will all train.
         """
         soft = self.targets if targets else None
-        in_blocks = soft is not None and soft.row_bytes is not None
+        # Features are as large as data: those of one batch at a time.
+        in_blocks = soft is not None and soft.row_bytes is not None and not self.features
         at_once = rows
         if self.source.row_bytes is not None:
             row_bytes = self.source.row_bytes + (soft.row_bytes or 0 if soft is not None else 0)

@@ -8,10 +8,10 @@ import shutil
 import numpy as np
 import pytest
 
-from frugalkd.errors import FrugalKDError, RunFolderError, TargetsError
+from frugalkd.errors import FrugalKDError, RecipeError, RunFolderError, TargetsError
 from frugalkd.ledger import Ledger
 from frugalkd.recipes.load import load_recipe, override
-from frugalkd.runs.digest import run_digest
+from frugalkd.runs.digest import run_digest, what_decides
 from frugalkd.runs.execute import distill, teach
 from frugalkd.runs.folder import RunFolder
 from frugalkd.runs.material import make_data, make_teacher
@@ -265,15 +265,50 @@ def test_a_named_store_is_used_and_never_made(recipe, teacher, tmp_path):
         distill(other, tmp_path / "c", teacher=teacher)
 
 
+HINTS = {"student.objective": {"name": "fitnets", "student": "layers.2", "teacher": "layers.4"}}
+
+
+def test_features_that_a_recipe_names_are_stored_for_all_students(recipe, teacher, tmp_path):
+    plain = distill(recipe, tmp_path / "kd", teacher=teacher)
+    hints = override(recipe, {**HINTS, "student.targets.features": ["layers.4"]})
+    first = distill(hints, tmp_path / "a", teacher=teacher)
+    again = distill(override(hints, {"seed": 1}), tmp_path / "b", teacher=teacher)
+    assert (asked(plain), asked(first), asked(again)) == (200, 200, 0)
+    assert "features" not in plain["targets"]
+    assert first["targets"]["features"] == ["layers.4"]
+    assert first["targets"]["bytes"] > plain["targets"]["bytes"] + 200 * 256 * 2
+    assert "layers" not in " ".join(StoredTargets(next(teacher.glob("targets-*"))).about)
+
+
+def test_features_of_a_named_store_need_no_setting(recipe, teacher, tmp_path):
+    with pytest.raises(RecipeError, match=r"student: these soft targets hold no features"):
+        override(recipe, HINTS)
+    done = store(
+        override(recipe, {"student.targets.features": ["layers.[34]"]}), tmp_path / "t",
+        teacher=teacher,
+    )  # fmt: skip
+    assert done["features"] == ["layers.3", "layers.4"]
+    named = {**HINTS, "student.targets.folder": str(tmp_path / "t")}
+    assert asked(distill(override(recipe, named), tmp_path / "a", teacher=teacher)) == 0
+
+
+def test_features_are_of_stored_targets_that_are_filled_ahead(recipe):
+    for other in ({"kind": "live"}, {"fill": "first-visit"}):
+        with pytest.raises(RecipeError, match="features are stored ahead"):
+            override(recipe, {"student.targets": {"features": ["layers.4"], **other}})
+
+
 def test_what_decides_a_result_is_in_the_digest(recipe):
     digests = {
         run_digest("distill", override(recipe, {f"student.targets.{key}": value}), None)
         for key, value in (
             ("kind", "stored"), ("kind", "live"), ("views", 2), ("encoding", "float32"),
-            ("encoding", "sampled"), ("fill", "first-visit"),
+            ("encoding", "sampled"), ("fill", "first-visit"), ("features", ["layers.4"]),
         )
     }  # fmt: skip
-    assert len(digests) == 6
+    assert len(digests) == 7
+    none = override(recipe, {"student.targets.features": []})
+    assert "features" not in what_decides("distill", none, taught=True)["student"]["targets"]
 
 
 @pytest.mark.parametrize("encoding", ["float32", "top-k", "sampled"])

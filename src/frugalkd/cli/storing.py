@@ -52,6 +52,17 @@ def store(
             "[cyan]--shard 0/2[/cyan].",
         ),
     ] = "0/1",
+    features: Annotated[
+        list[str],
+        typer.Option(
+            "--features",
+            metavar="PATH",
+            help="Also the features of the teacher's module at this path, or of those that a glob "
+            "means, in float16, for objectives that read them; as often as you like: "
+            "[cyan]--features 'layer3.*'[/cyan].",
+            show_default=False,
+        ),
+    ] = [],  # noqa: B006
     settings: SetOption = [],  # noqa: B006
     as_json: JsonOption = False,
     dry_run: DryRunOption = False,
@@ -67,7 +78,12 @@ def store(
     frugalkd store digits --teacher runs/teacher --out runs/targets
 
     frugalkd store mine.yaml --set student.targets.views=8 --teacher runs/t --out runs/targets
+
+    frugalkd store mine.yaml --features layer3 --teacher runs/t --out runs/targets
     """
+    if features:
+        kept = ["student.targets.kind=stored", f"student.targets.features={json.dumps(features)}"]
+        settings = [*settings, *kept]
     made = resolve(recipe, settings, None, no_import=no_import)
     part = _part(shard)
     if dry_run:
@@ -79,8 +95,10 @@ def store(
 
     def announce(header: Header) -> None:
         there = next(folder for folder in [out, *out.absolute().parents] if folder.exists())
+        feature = header.about.get("feature")
+        what = f"{out}" if feature is None else f"features of {feature} in {out}"
         said = (
-            f"{out} will take {size_text(header.disk_bytes)}: {header.samples:,} samples x "
+            f"{what} will take {size_text(header.disk_bytes)}: {header.samples:,} samples x "
             f"{header.views} views x {header.row_bytes} bytes; "
             f"{size_text(shutil.disk_usage(there).free)} are free"
         )
@@ -111,6 +129,7 @@ def store(
         "rows": f"{done['rows']:,} of {done['of']:,}",
         "asked for now": f"{done['asked']:,}",
         "seconds": f"{done['seconds']:.1f}",
+        **({"features": ", ".join(done["features"])} if done["features"] else {}),
         "on the disk": size_text(done["bytes"]),
         "files": f"{out}/",
     }

@@ -11,7 +11,7 @@ from frugalkd.comparison.arms import ResolvedArm, folder_name, needs_teacher, te
 from frugalkd.comparison.controls import control_settings
 from frugalkd.recipes.load import override
 from frugalkd.recipes.schema import Recipe
-from frugalkd.runs.digest import digest_of, pretrained, what_decides
+from frugalkd.runs.digest import digest_of, forget_later_defaults, pretrained, what_decides
 from frugalkd.runs.targets import encoding_of
 
 
@@ -182,6 +182,7 @@ class _Plan:
         if whole.student.targets.kind != "stored" or not needs_teacher(whole):
             return None
         said = whole.model_dump(mode="json")
+        forget_later_defaults(said["student"]["targets"])
         weighted = whole.student.weighting or whole.student.mode
         parts = [said["data"], said["student"]["augment"], said["student"]["targets"]]
         # Who is never asked for: what weighs nothing.

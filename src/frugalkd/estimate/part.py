@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.utils.data import Subset
 
 from frugalkd.data.protocols import is_view_indexed
 from frugalkd.errors import UnsupportedData
+from frugalkd.features import Features, Shape
 from frugalkd.policies._policy import Ids
 from frugalkd.teachers import StoredTargets, Targets
 
@@ -77,6 +79,14 @@ class Within(Targets):
 
     def fetch(self, ids: Ids, views: Ids, data: Any) -> Tensor:
         return self._stored.fetch(self._rows[ids], views, data)
+
+    def feature_shapes(self, patterns: Sequence[str], data: Any) -> dict[str, Shape]:
+        return self._stored.feature_shapes(patterns, data)
+
+    def fetch_features(
+        self, ids: Ids, views: Ids, data: Any, paths: Sequence[str]
+    ) -> tuple[Tensor, Features]:
+        return self._stored.fetch_features(self._rows[ids], views, data, paths)
 
     def truth(self, labels: Tensor | None) -> NDArray[np.float32]:
         return self._stored.truth(None if labels is None else self._labels)[self._rows]

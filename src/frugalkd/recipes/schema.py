@@ -26,8 +26,9 @@ from frugalkd.data import DATA
 from frugalkd.fidelity import too_little
 from frugalkd.models import MODELS, TEXT_MODELS
 from frugalkd.modes import ModeName
-from frugalkd.objectives import OBJECTIVES
+from frugalkd.objectives import OBJECTIVES, FeatureObjective
 from frugalkd.policies import POLICIES, SelfRegulation
+from frugalkd.teachers._targets import NO_FEATURES
 from frugalkd.teachers.encodings import make_encoding
 from frugalkd.tracking import TRACKERS, Tracker
 from frugalkd.training import Checkpointing, Training
@@ -245,6 +246,17 @@ class TargetsRole(Strict):
     folder: str | None = Field(
         None, description="a store made by 'frugalkd store', in place of these folders"
     )
+    features: tuple[str, ...] = Field(
+        (),
+        description="paths or globs of the teacher's modules whose features are stored too, in "
+        "float16, for objectives that read them",
+    )
+
+    @model_validator(mode="after")
+    def _features_are_stored_ahead(self) -> TargetsRole:
+        if self.features and (self.kind, self.fill) != ("stored", "ahead"):
+            raise ValueError("features are stored ahead: set kind to stored and fill to ahead")
+        return self
 
 
 class StudentRole(Role):
@@ -277,6 +289,9 @@ class StudentRole(Role):
             keeps = make_encoding(self.targets.encoding, self.targets.k).keeps
             if keeps < objective.reads:
                 raise ValueError(too_little(type(objective).__name__, objective.reads, keeps))
+            named = self.targets.features or self.targets.folder is not None
+            if isinstance(objective, FeatureObjective) and not named:
+                raise ValueError(NO_FEATURES)
         return self
 
 

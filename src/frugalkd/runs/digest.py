@@ -22,6 +22,7 @@ LATER = {
     "bucket": 0,
     "balanced": False,
     "ema": None,
+    "features": [],
 }
 """Settings that came after runs had digests: at their defaults they say nothing new, so
 that those runs are still known for what they are."""
@@ -55,6 +56,7 @@ def what_decides(kind: str, recipe: Recipe, *, taught: bool) -> dict[str, Any]:
         _say_start(role["model"])
         for part in ("policy", "regulation", "training"):
             forget_later_defaults(role.get(part))
+    forget_later_defaults(said["student"]["targets"])
     if said["teacher"]["trains"] == "all":  # came later, too
         del said["teacher"]["trains"]
     if kind == "teach":

@@ -211,6 +211,10 @@ def _targets_note(role: StudentRole, source: Any, meters: Meters) -> dict[str, A
             "rows": source.store.count(),
             "bytes": header.disk_bytes,
         }
+    features = getattr(source, "features", None)
+    if features is not None and features.stores:
+        note["features"] = list(features.stores)
+        note["bytes"] += features.disk_bytes
     return note
 
 

@@ -68,7 +68,7 @@ def store(
         listener: told of rows done and rows to do.
 
     Returns:
-        ``asked``, ``rows``, ``of``, ``bytes``, ``encoding``, ``seconds``.
+        ``asked``, ``rows``, ``of``, ``bytes``, ``encoding``, ``features``, ``seconds``.
 
     Raises:
         FrugalKDError: with one line; see the subclasses.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from frugalkd.teachers import FirstVisitTargets, LiveTeacher, StoredTargets, Tar
 from frugalkd.teachers.about import describe_asking
 from frugalkd.teachers.encodings import Dense, Encoding, make_encoding
 from frugalkd.teachers.filling import Announce, Filler, Layout, fill
-from frugalkd.teachers.store import Store, read_header
+from frugalkd.teachers.store import read_header
 
 STORE_SEED = 0
 """The seed of the views that stored targets speak of: one store serves students of every seed."""
@@ -92,11 +92,12 @@ def open_targets(
         where = folder or out / "targets"
         return FirstVisitTargets(live, data, where, views=spec.views, encoding=encoding)
     where = folder or store_folder(live, data, spec.views, encoding, teacher or out)
-    if folder is None and out is not None and not _serves(where, ids, spec.views):
+    if folder is None and out is not None and not _serves(where, ids, spec.views, spec.features):
         where = store_folder(live, data, spec.views, encoding, out)
     return StoredTargets.fill(
-        live, data, where, views=spec.views, encoding=encoding, ids=ids, device=device, kept=kept
-    )
+        live, data, where, views=spec.views, encoding=encoding, features=spec.features, ids=ids,
+        device=device, kept=kept,
+    )  # fmt: skip
 
 
 def held_out_logits(
@@ -136,17 +137,20 @@ def store_folder(
     return inside / f"targets-{key}"
 
 
-def _serves(where: Path | None, ids: Ids | None, views: int) -> bool:
+def _serves(where: Path | None, ids: Ids | None, views: int, features: Sequence[str] = ()) -> bool:
     """Whether a store at ``where`` has all that is to be asked for, or can be given it: others'
     teachers may be read-only."""
     if where is None or os.access(where if where.exists() else where.parent, os.W_OK):
         return True
     try:
-        store = Store(where)
+        targets = StoredTargets(where)
+        paths = targets.feature_shapes(features, None) if features else {}
     except TargetsError:
         return False
-    ids = np.arange(store.header.samples) if ids is None else ids
-    return all(store.present(ids, np.full(len(ids), view)).all() for view in range(views))
+    stores = [targets.store, *(targets.features.stores[path] for path in paths)]
+    ids = np.arange(targets.store.header.samples) if ids is None else ids
+    rows = [(ids, np.full(len(ids), view)) for view in range(views)]
+    return all(store.present(*each).all() for store in stores for each in rows)
 
 
 def fill_shards(
@@ -162,7 +166,7 @@ def fill_shards(
     listener: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Fill one of ``shard[1]`` shards of a store at ``out``; returns what it has come to: ``asked``
-    and ``rows`` of ``of`` rows, ``bytes``, ``encoding``.
+    and ``rows`` of ``of`` rows, ``bytes``, ``encoding``, ``features`` (the teacher's modules).
 
     Raises:
         TargetsError: ``out`` holds other targets, another process fills this shard, the disk is
@@ -171,18 +175,20 @@ def fill_shards(
     index, shards = shard
     if not 0 <= index < shards:
         raise TargetsError(f"shard {index}/{shards}: give 0/N .. N-1/N")
-    layout = Layout(recipe.student.targets.views, encoding_of(recipe), shards)
+    spec = recipe.student.targets
+    layout = Layout(spec.views, encoding_of(recipe), shards, spec.features)
     filler = Filler(live, data, out, layout, write=[index], announce=announce)
     try:
         fill(filler, data, ids=ids, device=device, listener=listener)
     finally:
         filler.close()
-    store = Store(out)
-    header = store.header
+    targets = StoredTargets(out)
+    header = targets.store.header
     return {
         "asked": live.queries,
-        "rows": store.count(),
+        "rows": targets.store.count(),
         "of": header.samples * header.views,
-        "bytes": header.disk_bytes,
+        "bytes": header.disk_bytes + targets.features.disk_bytes,
         "encoding": header.encoding.settings,
+        "features": list(targets.features.stores),
     }

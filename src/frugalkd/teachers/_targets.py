@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from frugalkd.teachers.live import LiveTeacher
 
 NO_FEATURES = (
-    "these soft targets hold no features, which the objective reads: set targets.kind to live, or "
-    "fill a store with them (frugalkd store RECIPE --features PATH --teacher DIR --out DIR) and "
-    "name it in targets.folder"
+    "these soft targets hold no features, which the objective reads: set targets.kind to live, "
+    "name the teacher's modules in targets.features, or fill a store with them (frugalkd store "
+    "RECIPE --features PATH --teacher DIR --out DIR) and name it in targets.folder"
 )
 
 

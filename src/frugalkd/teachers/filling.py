@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +13,22 @@ import numpy as np
 import torch
 from accelerate.utils import send_to_device
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from frugalkd.batches import rows_of
 from frugalkd.bucketing import by_length, lengths_of
 from frugalkd.data.source import Collate, check_map_style, open_source, randomness
 from frugalkd.errors import TargetsError, few
-from frugalkd.lock import FILE as LOCK
-from frugalkd.lock import Lock
+from frugalkd.features import Shape, find_paths
 from frugalkd.memory import memory_for
 from frugalkd.policies._policy import Ids
+from frugalkd.teachers._feature_stores import feature_folder, feature_header
+from frugalkd.teachers._part import Announce, Opening, Part
 from frugalkd.teachers.about import describe_asking
 from frugalkd.teachers.encodings import Dense, Encoding
 from frugalkd.teachers.live import LiveTeacher
-from frugalkd.teachers.store import FILE, Header, Store, create_store, shard_of
-
-Announce = Callable[[Header], None]
-"""Told of a store before its space is taken; ``header.disk_bytes`` says how much that is."""
+from frugalkd.teachers.store import Header, Store, shard_of
 
 
 @dataclass(frozen=True)
@@ -39,18 +40,22 @@ class Layout:
         encoding: of a row.
         shards: how many parts, one process writing a part; None: as many as there are, 1 for a new
             store.
+        features: of the teacher's modules at these paths (globs among them), float16, beside the
+            logits.
     """
 
     views: int = 1
     encoding: Encoding = field(default_factory=Dense)
     shards: int | None = None
+    features: tuple[str, ...] = ()
 
 
 class Filler:
     """A teacher and the store that keeps its answers.
 
     The store is made when the teacher has answered for the first time, which says how many classes
-    there are. One that is there already must be of the same teacher, data, augmentation and layout.
+    there are. One that is there already must be of the same teacher, data, augmentation and layout;
+    features that it lacks are added.
 
     Args:
         live: the teacher.
@@ -59,10 +64,11 @@ class Filler:
         layout: what the store is to look like.
         write: shards that this process writes; None: all.
         wait: wait for another process that writes them, rather than be refused.
-        announce: told of the store before its space is taken.
+        announce: told of the store before its space is taken, and of each of its features.
 
     Raises:
         TargetsError: the data set has a randomness of its own, or ``folder`` holds other targets.
+        ModelError: the teacher has no module at a path of ``layout.features``.
     """
 
     def __init__(
@@ -82,51 +88,56 @@ class Filler:
                 "this data set gives other pixels each time it is asked: give it a method "
                 "view(id, view), or use a live teacher"
             )
-        self.live, self.folder, self.layout = live, folder, layout
+        self.live, self.layout = live, layout
         self.samples = len(dataset)  # pyright: ignore[reportArgumentType]
         self.about = describe_asking(live, dataset)
         self._write = write
-        self._wait, self._announce = wait, announce
-        self.store: Store | None = None
-        self._writing = False
-        if (folder / FILE).exists():
-            store = Store(folder)
-            shards = layout.shards or store.header.shards
-            store.header.refuse_other(self._header(store.header.classes, shards), folder)
-            self.store = store
+        opening = Opening(write, wait, announce)
+        self._logits = Part(folder, self._header, layout.shards, opening)
+        self._features: dict[str, Part] = {}
+        if layout.features:
+            names = [name for name, _ in live.teacher.named_modules()]
+            for path in find_paths(layout.features, names, "the teacher"):
+                header = partial(self._feature_header, path)
+                where = feature_folder(folder, path)
+                self._features[path] = Part(where, header, layout.shards, opening)
+
+    @property
+    def store(self) -> Store | None:
+        """Of the logits; None until the teacher was first asked."""
+        return self._logits.store
+
+    @property
+    def pending(self) -> int:
+        """Rows that were asked for and are not durable yet."""
+        return max(0 if part.store is None else part.store.pending for part in self._parts)
 
     def missing(self, ids: Ids, views: Ids) -> NDArray[np.bool_]:
-        """Which rows the store lacks."""
-        if self.store is None:
-            return np.ones(len(ids), dtype=bool)
-        return ~self.store.present(ids, views)
+        """Which rows the store lacks, or their features."""
+        return np.any([part.missing(ids, views) for part in self._parts], axis=0)
 
     def add(self, ids: Ids, views: Ids, data: Any) -> Store:
         """Ask the teacher for those rows of the batch ``data`` that the store lacks, store them,
         and return the store. Raises TargetsError."""
         missing = self.missing(ids, views)
-        if self.store is not None and not self._writing and missing.any():
-            self.store = self._open_to_write()
+        if missing.any():
+            for part in self._parts:
+                part.open(ids, views)
             missing = self.missing(ids, views)
-        if self.store is not None and not missing.any():
-            return self.store
-        if not missing.all():
-            ids, views = ids[missing], views[missing]
-            data = rows_of(data, torch.from_numpy(np.flatnonzero(missing)))
-        logits = self.live.fetch(ids, views, data).cpu().numpy()
-        if self.store is None:
-            self.store = self._create(logits.shape[1])
-        self.store.write(ids, views, logits)
+        if missing.any():
+            if not missing.all():
+                ids, views = ids[missing], views[missing]
+                data = rows_of(data, torch.from_numpy(np.flatnonzero(missing)))
+            for part, values in zip(self._parts, self._ask(ids, views, data), strict=True):
+                part.add(ids, views, values)
+        assert self.store is not None
         return self.store
 
     def close(self) -> None:
         """Make all that was added durable and let other processes write. Raises TargetsError."""
-        if self.store is not None and self._writing:
-            self._writing = False
-            try:
-                self.store.sync()
-            finally:
-                self.store.close()
+        with ExitStack() as stack:
+            for part in self._parts:
+                stack.callback(part.close)
 
     def mine(self, ids: Ids) -> Ids:
         """Those of ``ids`` that are in shards which this process writes."""
@@ -135,24 +146,25 @@ class Filler:
             return ids
         return ids[np.isin(shard_of(ids, self.samples, shards), self._write)]
 
-    def _header(self, classes: int, shards: int) -> Header:
+    @property
+    def _parts(self) -> list[Part]:
+        return [self._logits, *self._features.values()]
+
+    def _ask(self, ids: Ids, views: Ids, data: Any) -> list[Tensor]:
+        """The logits, and the features."""
+        if not self._features:
+            return [self.live.fetch(ids, views, data)]
+        if any(part.store is None for part in self._features.values()):
+            self.live.feature_shapes(list(self._features), data)  # refuses what is no feature
+        logits, features = self.live.fetch_features(ids, views, data, list(self._features))
+        return [logits, *(features[path] for path in self._features)]
+
+    def _header(self, shape: Shape, shards: int) -> Header:
         layout = self.layout
-        return Header(self.samples, layout.views, classes, layout.encoding, self.about, shards)
+        return Header(self.samples, layout.views, shape[0], layout.encoding, self.about, shards)
 
-    def _create(self, classes: int) -> Store:
-        header = self._header(classes, self.layout.shards or 1)
-        header.encoding.record(classes)
-        if self._announce is not None:
-            self._announce(header)
-        create_store(self.folder, header)
-        return self._open_to_write()
-
-    def _open_to_write(self) -> Store:
-        if (self.folder / LOCK).exists():  # left by a process that was killed as it made the store
-            Lock(self.folder, wait=True).release()
-        store = Store(self.folder, write=self._write, wait=self._wait)
-        self._writing = True
-        return store
+    def _feature_header(self, path: str, shape: Shape, shards: int) -> Header:
+        return feature_header(self._header((1,), shards), path, shape)
 
 
 def fill(
@@ -193,8 +205,8 @@ def fill(
         memory_for(f"asking the teacher about batches of {batch_size}", advice),
     ):
         for (block, views), data in zip(requests, source.batches(requests), strict=True):
-            store = filler.add(block, views, send_to_device(data, device))
-            if kept is not None and not store.pending and filler.live.queries > asked:
+            filler.add(block, views, send_to_device(data, device))
+            if kept is not None and not filler.pending and filler.live.queries > asked:
                 asked = filler.live.queries
                 kept()
             done += len(block)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from torch.utils.data import Dataset
 
 from frugalkd.data.source import Collate
 from frugalkd.errors import TargetsError
+from frugalkd.features import Features, Shape
 from frugalkd.policies._policy import Ids
+from frugalkd.teachers._feature_stores import FeatureStores, shape_of
 from frugalkd.teachers._targets import Targets
 from frugalkd.teachers.about import check_about
 from frugalkd.teachers.encodings import Dense, Encoding
@@ -52,6 +54,7 @@ class StoredTargets(Targets):
         self.knows_top = header.encoding.knows_top
         self.keeps = header.encoding.keeps
         self.queries = 0
+        self.features = FeatureStores(Path(folder), header)
 
     @classmethod
     def fill(
@@ -62,6 +65,7 @@ class StoredTargets(Targets):
         *,
         views: int = 1,
         encoding: Encoding | None = None,
+        features: Sequence[str] = (),
         ids: Ids | None = None,
         batch_size: int = 256,
         device: torch.device | str = "cpu",
@@ -80,6 +84,7 @@ class StoredTargets(Targets):
                 away with this object.
             views: of each sample.
             encoding: default ``Dense("float16")``.
+            features: module paths or globs of the teacher, whose features are kept too, float16.
             ids: samples to ask for; default all.
             batch_size, device, collate: how the teacher is asked.
             announce: told of the header before space is taken on the disk.
@@ -95,13 +100,13 @@ class StoredTargets(Targets):
             # The mapping outlives the names.
             with tempfile.TemporaryDirectory(prefix="frugalkd-") as nameless:
                 return cls.fill(
-                    teacher, dataset, nameless, views=views, encoding=encoding, ids=ids,
-                    batch_size=batch_size, device=device, collate=collate, announce=announce,
-                    listener=listener, kept=kept,
+                    teacher, dataset, nameless, views=views, encoding=encoding,
+                    features=features, ids=ids, batch_size=batch_size, device=device,
+                    collate=collate, announce=announce, listener=listener, kept=kept,
                 )  # fmt: skip
         live = teacher if isinstance(teacher, LiveTeacher) else LiveTeacher(teacher)
         queries, seconds = live.queries, live.seconds
-        layout = Layout(views, encoding or Dense())
+        layout = Layout(views, encoding or Dense(), features=tuple(features))
         filler = Filler(live, dataset, Path(folder), layout, wait=True, announce=announce)
         try:
             fill(
@@ -120,6 +125,19 @@ class StoredTargets(Targets):
 
     def fetch(self, ids: Ids, views: Ids, data: Any) -> Tensor:
         return on_device(self.store.read(ids, views % self.store.header.views), data)
+
+    def feature_shapes(self, patterns: Sequence[str], data: Any) -> dict[str, Shape]:
+        return self.features.shapes(patterns)
+
+    def fetch_features(
+        self, ids: Ids, views: Ids, data: Any, paths: Sequence[str]
+    ) -> tuple[Tensor, Features]:
+        found = {}
+        for path in paths:
+            store = self.features.stores[path]
+            values = store.read(ids, views % store.header.views)
+            found[path] = on_device(values.reshape(-1, *shape_of(store.header)), data)
+        return self.fetch(ids, views, data), found
 
     def all_logits(self, view: int = 0) -> NDArray[np.float32]:
         """Decoded logits (samples, classes) of one view, NaN where nothing is stored."""

@@ -11,6 +11,7 @@ from frugalkd.teachers.encodings._encoding import Encoding
 from frugalkd.teachers.encodings.dense import Dense
 from frugalkd.teachers.encodings.sampled import Sampled
 from frugalkd.teachers.encodings.top_k import TopK
+from frugalkd.teachers.encodings.values import Values
 
 ENCODINGS: dict[str, Callable[[int, float], Encoding]] = {
     "float16": lambda k, temperature: Dense("float16"),
@@ -20,6 +21,9 @@ ENCODINGS: dict[str, Callable[[int, float], Encoding]] = {
 }
 
 
+_KNOWN = {**ENCODINGS, "values": lambda k, temperature: Values()}
+
+
 def make_encoding(name: str, k: Any = 32, temperature: Any = 4.0) -> Encoding:
     """An encoding by its name; ``k`` and ``temperature`` where it has them.
 
@@ -27,7 +31,7 @@ def make_encoding(name: str, k: Any = 32, temperature: Any = 4.0) -> Encoding:
         UnknownName: there is none of this name.
         TargetsError: ``k`` is no integer in 1 .. 65536, or ``temperature`` not above 0.
     """
-    if name not in ENCODINGS:
+    if name not in _KNOWN:
         raise UnknownName("encoding", str(name), ENCODINGS)
     if type(k) is not int or not 1 <= k <= 1 << 16:
         raise TargetsError(f"k of encoding {name} is {str(k)[:20]}: give 1 .. 65536")
@@ -35,7 +39,7 @@ def make_encoding(name: str, k: Any = 32, temperature: Any = 4.0) -> Encoding:
         raise TargetsError(
             f"temperature of encoding {name} is {str(temperature)[:20]}: give one above 0"
         )
-    return ENCODINGS[name](k, float(temperature))
+    return _KNOWN[name](k, float(temperature))
 
 
-__all__ = ["ENCODINGS", "Dense", "Encoding", "Sampled", "TopK", "make_encoding"]
+__all__ = ["ENCODINGS", "Dense", "Encoding", "Sampled", "TopK", "Values", "make_encoding"]
