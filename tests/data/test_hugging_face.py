@@ -140,3 +140,16 @@ def test_what_cannot_be_decoded_is_named(tmp_path):
     table.to_parquet(str(tmp_path / "bad.parquet"))
     with pytest.raises(DataError, match="row 0 of column 'img'"):
         load(tmp_path / "bad.parquet", image="img", test=0.5)
+
+
+@pytest.mark.parametrize("saved_to_disk", [True, False])
+def test_the_words_of_a_column_can_be_read_again(tmp_path, saved_to_disk):
+    words = [f"text {k} \u202e<b>" for k in range(20)]
+    table = datasets.Dataset.from_dict({"body": words, "label": [k % 2 for k in range(20)]})
+    path = tmp_path / ("saved" if saved_to_disk else "a.parquet")
+    table.save_to_disk(path) if saved_to_disk else table.to_parquet(path)
+    splits = load(path, text="body", test=0.25)
+    found = [part.texts(range(len(part))) for part in (splits.train, splits.test)]
+    assert [len(part) for part in found] == [15, 5]
+    assert sorted(found[0] + found[1]) == sorted(words)
+    assert [words.index(text) % 2 for text in found[0]] == splits.train.labels.tolist()

@@ -30,7 +30,8 @@ def tokens(rows) -> Tokens:
 
 def texts(rows, classes=4) -> TextData:
     labels = torch.arange(len(rows)) % classes
-    return TextData(tokens(rows), labels, tuple(map(str, range(classes))))
+    names = tuple(map(str, range(classes)))
+    return TextData(tokens(rows), labels, names, lambda ids: [str(rows[id]) for id in ids])
 
 
 some_rows = st.lists(st.lists(st.integers(0, 99), max_size=6), min_size=1, max_size=12)
@@ -55,6 +56,10 @@ def test_batches_and_subsets_are_those_of_lists(rows, data):
     assert batch["labels"].tolist() == [id % 4 for id in chosen]
     part = made.subset(chosen)
     assert part.lengths.tolist() == [len(rows[id]) for id in chosen]
+    of_part = data.draw(st.lists(st.integers(0, len(chosen) - 1), max_size=5))
+    assert part.texts(of_part) == [str(rows[chosen[id]]) for id in of_part]
+    with pytest.raises(IndexError):
+        part.texts([len(chosen)])
     again = part.batch(np.arange(len(chosen)), None)
     assert all(torch.equal(again[name], batch[name]) for name in batch)
     assert part[0]["input_ids"].tolist() == (rows[chosen[0]] or [PAD])

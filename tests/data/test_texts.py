@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from frugalkd.data import load_data
+from frugalkd.data import TextData, hold_out, load_data, take
 from frugalkd.data.texts import read_columns, read_texts
+from frugalkd.data.tokenizers import tokenize
 from frugalkd.errors import DataError
 
 pa = pytest.importorskip("pyarrow")
@@ -26,6 +27,33 @@ def test_the_real_ones(require_data, name, train, test, classes):
     assert batch["input_ids"].shape == batch["attention_mask"].shape
     again = load_data(name, max_length=3)
     assert int(again.train.lengths.max()) == 3  # pyright: ignore
+
+
+@pytest.mark.parametrize("name", ["banking77", "trec6"])
+def test_the_words_of_a_part_are_those_of_its_rows(require_data, name):
+    written = pq.read_table(require_data(f"{name}/train.parquet")).to_pylist()
+    whole = load_data(name).train
+    part = take(hold_out(whole, 500)[0], 300)
+    assert isinstance(part, TextData)
+    said = part.texts(range(300))
+    assert said is not None
+    labels = {row["text"]: row["label"] for row in written}
+    assert [labels[text] for text in said] == part.labels.tolist()
+    ours = tokenize(said, max_length=part.tokens.max_length)
+    assert np.array_equal(ours.ids, part.tokens.ids)
+    assert np.array_equal(ours.ends, part.tokens.ends)
+
+
+def test_words_that_are_gone_are_said_to_be(tmp_path):
+    path = write(tmp_path / "a.parquet", text=["one", "two", "three"], label=[0, 1, 1])
+    data = read_texts(path)
+    assert data.texts([2, 0, 2]) == ["three", "one", "three"]
+    write(path, text=["one"], label=[0])
+    with pytest.raises(DataError, match="it changed since it was read"):
+        data.texts([2])
+    path.unlink()
+    with pytest.raises(DataError, match=r"a\.parquet: cannot be read"):
+        data.texts([0])
 
 
 def write(path, metadata=None, **columns):

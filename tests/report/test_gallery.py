@@ -9,18 +9,31 @@ import pytest
 from made_up import make_comparison, make_summary
 from PIL import Image
 
-from frugalkd.data import data_digest, load_data
-from frugalkd.report import gallery
+from frugalkd.data import TextData, data_digest, hold_out, load_data, take
+from frugalkd.report import collect, gallery, make_page
 from frugalkd.report.gallery import pictures_of, png
 from frugalkd.report.shapes import LedgerSummary
 
 TEXTS = [(f"text {k} " + "<b>" * 200, 0) for k in range(100)]
+KINDS = [
+    "<script>alert(1)</script>",
+    "x" * 10_000,
+    "\u202eright to left שלום",
+    "a\n\nb\x1b[1m",
+    "😀" * 300,
+    "&lt;<!--" * 99,
+]
+STRANGE = [{"text": KINDS[k % 6], "label": 0} for k in range(100)]
 VECTORS = [(np.zeros(7), 0) for _ in range(100)]
 PICTURES = [(np.full((3, 200, 300), k / 100), 0) for k in range(100)]
 
 
 def texts():
     return TEXTS
+
+
+def strange():
+    return STRANGE
 
 
 def vectors():
@@ -80,7 +93,8 @@ def test_texts_pictures_and_neither(monkeypatch):
     assert isinstance(found, dict)
     assert found[2][0] == ""
     assert found[2][1].startswith("text 2 <b>")
-    assert len(found[2][1]) <= 280
+    assert len(found[2][1]) == 280
+    assert found[2][1].endswith("…")
     assert own("vectors") == "they are neither pictures nor texts"
     found = own("pictures")
     assert isinstance(found, dict)
@@ -90,6 +104,56 @@ def test_texts_pictures_and_neither(monkeypatch):
     assert max(size) <= 96
     monkeypatch.setattr(gallery, "LARGEST", 100)
     assert own("pictures") == "they are too large"
+
+
+def test_strange_texts_are_one_line_that_can_be_seen():
+    found = own("strange")
+    assert isinstance(found, dict)
+    said = [found[id][1] for id in range(6)]
+    assert said[0] == "<script>alert(1)</script>"
+    assert said[2:4] == [" right to left שלום", "a b [1m"]
+    assert all(len(text) <= 280 and text.isprintable() for text in said)
+
+
+def gallery_of(html):
+    return html.partition('<section id="samples"')[2].partition("</section>")[0]
+
+
+def test_a_page_of_texts_shows_them_escaped_and_stays_small(written):
+    recipe = make_comparison()["recipe"]
+    recipe["data"] = {"path": f"{__name__}:strange", "options": {}}
+    content = make_comparison(recipe=recipe)
+    ends = [{"id": id, "class": "<b>", "significance": 1.0, "confidence": 0.5, "correct": True}
+            for id in range(48)]  # fmt: skip
+    content["teachers"][0]["summary"] |= {"most": ends[:24], "least": ends[24:]}
+    html = make_page(collect(written(content)), [f"{__name__}:strange"])
+    shown = gallery_of(html)
+    assert shown.count('<blockquote dir="auto">') == 48
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;</blockquote>" in shown
+    assert "<script" not in shown
+    assert "x" * 279 + "…" in shown
+    assert len(shown.encode()) < 100_000 < gallery.LARGEST
+    unasked = gallery_of(make_page(collect(written(content))))
+    assert f"--import {__name__}:strange" in unasked
+    assert "blockquote" not in unasked
+
+
+@pytest.mark.parametrize("name", ["banking77", "trec6"])
+def test_real_texts_are_the_data_sets_own(require_data, name):
+    require_data(f"{name}/train.parquet")
+    recipe = make_comparison()["recipe"]
+    options = {"max_length": 8}  # of the tokens; what is shown is not cut there
+    recipe["data"] |= {"name": name, "options": options, "train_size": 300, "validation": 500}
+    data = take(hold_out(load_data(name, **options).train, 500)[0], 300)
+    assert isinstance(data, TextData)
+    found = pictures_of(recipe)(summary(samples=300, data=data_digest(data)))
+    assert isinstance(found, dict)
+    words = data.texts(range(6))
+    assert words is not None
+    assert {id: text for id, (_, text) in found.items()} == {
+        id: " ".join(words[id].split())[:280] for id in range(6)
+    }
+    assert max(len(text.split()) for text in words) > 8
 
 
 def test_a_recipe_of_another_version_has_no_gallery():

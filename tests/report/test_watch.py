@@ -227,7 +227,7 @@ def test_the_reader_keeps_their_place(browser, tmp_path):  # noqa: F811
                 .scrollIntoView({ behavior: "instant" });
             scrollBy({ top: -90, behavior: "instant" });
         """)
-        top = "document.querySelector('#figure-participation').getBoundingClientRect().top"
+        top = "document.querySelector('#numbers-participation').getBoundingClientRect().top"
         before, scrolled = page.evaluate(top), page.evaluate("scrollY")
         assert scrolled > 500
         time.sleep(0.01)

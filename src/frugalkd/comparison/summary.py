@@ -27,7 +27,7 @@ SCHEMA = 2
 _EPOCHS = 100
 """Of a history at most so many points are kept."""
 
-_NOTES = (
+FIELDS = (
     "budget: samples backpropagated, of full distillation over the recipe's epochs",
     "wall_ratio: mean over seeds of the training's seconds over the reference's; the stored soft "
     "targets are shared by all arms and counted with their teacher",
@@ -62,7 +62,7 @@ def summarise(
         for key, outcome in outcomes.items()
         if outcome.results and key.kind != "targets"
     ]
-    said = [*notes, *_NOTES, *_unmatched(rows), *_off_budget(rows)]
+    said = [*notes, *FIELDS, *_unmatched(rows), *_off_budget(rows)]
     if len(seeds) < 2:
         said.append("one seed: there is no interval")
     content = {

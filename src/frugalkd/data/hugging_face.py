@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -75,7 +76,10 @@ def load_hugging_face(
             tokens = [
                 tokenize(_texts(table, text), tokenizer, max_length=max_length) for table in tables
             ]
-            parts = [TextData(*each, classes) for each in zip(tokens, labels, strict=True)]
+            parts = [
+                TextData(*each, classes, partial(_texts, table, text))
+                for table, *each in zip(tables, tokens, labels, strict=True)
+            ]
             return splits_of(parts, test)
         if image is None or text is not None:
             known = ", ".join(tables[0].column_names)
@@ -186,10 +190,10 @@ def check_column(table: Dataset, column: str) -> None:
         raise DataError(f"there is no column {column!r}: {nearest(column, table.column_names)}")
 
 
-def _texts(table: Dataset, column: str) -> list[str]:
-    """The texts of a column. Raises DataError where some row holds none."""
+def _texts(table: Dataset, column: str, rows: list[int] | None = None) -> list[str]:
+    """The texts of a column, or of these rows of it. Raises DataError where some row holds none."""
     check_column(table, column)
-    texts = table[column][:]
+    texts = (table if rows is None else table.select(rows))[column][:]
     strange = [row for row, text in enumerate(texts) if not isinstance(text, str)]
     if strange:
         raise DataError(f"column {column!r} holds no text in row {strange[0]}: leave it out")

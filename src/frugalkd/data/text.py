@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, final
 
 import numpy as np
@@ -20,6 +20,9 @@ from frugalkd.errors import DataError
 TextBatch = dict[str, Tensor]
 """``input_ids`` and ``attention_mask`` int64 (B, L), as transformers' models take them, and
 ``labels`` int64 (B,)."""
+
+ReadTexts = Callable[[list[int]], list[str]]
+"""The texts that stand in these rows of where they came from, in this order."""
 
 
 @dataclass(frozen=True)
@@ -79,17 +82,32 @@ class Tokens:
 
 @final
 class TextData(Samples):
-    """Texts as ``tokens``, and ``labels`` int64 (N,), in RAM.
+    """Texts as ``tokens``, and ``labels`` int64 (N,), in RAM; the words stay where they are, and
+    ``read`` reads them where somebody wants to see them.
 
     A sample does not change from visit to visit, and so has one view. Raises DataError for labels
     of another length, type or range.
     """
 
-    def __init__(self, tokens: Tokens, labels: Tensor, classes: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        tokens: Tokens,
+        labels: Tensor,
+        classes: tuple[str, ...],
+        read: ReadTexts | None = None,
+    ) -> None:
         super().__init__(labels, classes)
         if len(labels) != len(tokens):
             raise DataError(f"{len(labels)} labels for {len(tokens)} texts: give one class a text")
         self.tokens = tokens
+        self._read = read
+
+    def texts(self, ids: Any) -> list[str] | None:
+        """The texts ``ids`` as they were written, uncut; None where only their tokens are known.
+        Raises IndexError for ids outside ``0 .. N - 1``, DataError where they can no longer be
+        read."""
+        rows: list[int] = self.rows(ids).tolist()
+        return None if self._read is None else self._read(rows)
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -116,7 +134,8 @@ class TextData(Samples):
         """The texts ``ids`` as a data set of its own, renumbered 0, 1, ... in the order given.
         Raises IndexError for ids outside ``0 .. N - 1``."""
         rows = self.rows(ids)
-        return TextData(self.tokens.take(rows.numpy()), self.labels[rows], self.classes)
+        read = None if self._read is None else partial(_read_of, self._read, rows)
+        return TextData(self.tokens.take(rows.numpy()), self.labels[rows], self.classes, read)
 
     def digest(self) -> str:
         """SHA-256 (hex) of tokens and labels."""
@@ -124,6 +143,11 @@ class TextData(Samples):
         for part in (self.tokens.ids, self.tokens.ends, self.labels.numpy()):
             digest.update(np.ascontiguousarray(part).data)
         return digest.hexdigest()
+
+
+def _read_of(read: ReadTexts, rows: Tensor, ids: list[int]) -> list[str]:
+    """Texts of a subset, ``rows`` (int64) being those of the whole."""
+    return read(rows[ids].tolist())
 
 
 def joined(batches: Sequence[TextBatch], padding: int) -> TextBatch:

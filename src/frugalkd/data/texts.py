@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ def read_texts(path: Path, tokenizer: str = WORDS, max_length: int = MAX_LENGTH)
     about = path.stat()
     with located(path):
         tokens, labels, names = _read(path, about.st_size, about.st_mtime_ns, tokenizer, max_length)
-        return TextData(tokens, torch.from_numpy(labels), names)
+        return TextData(tokens, torch.from_numpy(labels), names, partial(_read_again, path))
 
 
 @lru_cache(maxsize=4)  # a comparison's process asks for them in each of its runs
@@ -69,6 +69,15 @@ def _read(
     """What is in a file that has ``size`` bytes and was last ``changed`` then."""
     texts, labels, names = read_columns(path)
     return tokenize(texts, tokenizer, max_length=max_length), labels, names
+
+
+def _read_again(path: Path, rows: list[int]) -> list[str]:
+    """The texts of these rows. Raises DataError."""
+    with located(path):
+        texts = read_columns(path)[0]
+        if max(rows, default=0) >= len(texts):
+            raise DataError(f"has {len(texts)} texts now: it changed since it was read")
+    return [texts[row] for row in rows]
 
 
 def read_columns(path: Path) -> tuple[list[str], NDArray[np.int64], tuple[str, ...]]:

@@ -48,10 +48,11 @@ class Figure:
 
 @dataclass(frozen=True)
 class Picture:
-    """A sample: a picture (``source``, a data URL) or a ``text``."""
+    """A sample: a picture (``source``, a data URL) or a ``text``; the ``name`` of its class, and
+    what is known of it, first which one it is."""
 
-    about: str
-    detail: str
+    name: str
+    details: Sequence[str]
     source: str = ""
     text: str = ""
 

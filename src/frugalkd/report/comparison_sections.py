@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from frugalkd.comparison.summary import FIELDS
 from frugalkd.report import figures
 from frugalkd.report.again import FILE, compare_command, recipe_yaml
 from frugalkd.report.blocks import Cell, Code, Note, Page, Section, Table
@@ -108,7 +109,8 @@ def _tables(comparison: Comparison) -> list[Any]:
     said = (
         "± is half of the 95 % interval over seeds; differences are paired, in points. Samples: "
         "backpropagated, of full distillation over the same epochs; forwards: rows through the "
-        f"student, likewise; time: of training, over {short(comparison.reference)}'s."
+        f"student, likewise; time: of training, over {short(comparison.reference)}'s, without the "
+        "filling of stores, which all arms share."
     )
     made.append(Note(said))
     if not comparison.complete:
@@ -117,7 +119,9 @@ def _tables(comparison: Comparison) -> list[Any]:
         made.append(_claims(comparison))
     if comparison.failed:
         made.append(_failed(comparison))
-    return [*made, *(Note(short(note, 400)) for note in comparison.notes)]
+    # What explains the file's fields is said above in other words.
+    notes = [note for note in comparison.notes if note not in FIELDS]
+    return [*made, *(Note(short(note, 400)) for note in notes)]
 
 
 def _arms(comparison: Comparison) -> Table:

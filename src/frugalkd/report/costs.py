@@ -166,6 +166,9 @@ def _paid(cost: float, saving: float, count: int | None) -> list[Cell]:
 def run_costs(run: Run) -> list[Table | Note]:
     """What a single run says of it."""
     rows = []
+    if run.kind == "teach":
+        spent = f"{percent(run.budget, 0)} of its training, {seconds(run.meters.wall_seconds)}"
+        rows.append([Cell("training this teacher, and its ledger"), Cell(spent)])
     if run.targets is not None and run.targets.kind == "stored":
         here = "by this run" if run.targets.filled_here else "before this run"
         size = "" if run.targets.bytes is None else f", {run.targets.bytes / 1e6:,.2g} MB"
@@ -179,6 +182,7 @@ def run_costs(run: Run) -> list[Table | Note]:
     return [
         *said,
         Note(
-            "After how many students it has paid for itself needs a comparison: frugalkd compare."
+            "After how many students a ledger or a store has paid for itself, only a comparison "
+            "can say: frugalkd compare."
         ),
     ]

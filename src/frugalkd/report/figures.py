@@ -16,6 +16,8 @@ SHOWN = 12
 
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "pentagon", "star", "hexagon")
 _COLOURS = 10
+_TOLD = 5
+"""Courses of participation that are told in words."""
 
 
 def label(name: str) -> str:
@@ -64,13 +66,16 @@ def participation(lines: Sequence[tuple[str, Shares, Mapping[str, Any]]]) -> Fig
         rows.append(
             [Cell(short(name)), *(Cell(percent(v), v) for v in (first, last, mean, failed))]
         )
-    ends = [f"{row[0].text} from {row[1].text} to {row[2].text}" for row in rows[:4]]
+    told: dict[str, list[str]] = {}
+    for name, shares, _ in lines:
+        told.setdefault(_course(shares), []).append(short(name))
+    said = [f"{', '.join(names)}: {course}" for course, names in told.items()]
     return Figure(
         "participation",
         "Samples that trained, by epoch",
         plot_of(traces, x="epoch", y="samples that trained, %", from_zero=True),
-        f"From the first epoch to the last: {'; '.join(ends)}"
-        + ("; the others are in the table." if len(rows) > 4 else "."),
+        f"From the first epoch to the last: {'; '.join(said[:_TOLD])}"
+        + ("; the others are in the table." if len(said) > _TOLD else "."),
         Table(
             "Samples that trained",
             ["", "first epoch", "last epoch", "mean", "of these failing their gate, mean"],
@@ -78,6 +83,14 @@ def participation(lines: Sequence[tuple[str, Shares, Mapping[str, Any]]]) -> Fig
             [False, True, True, True, True],
         ),
     )
+
+
+def _course(shares: Shares) -> str:
+    """How the samples that trained went, from the first epoch to the last."""
+    first, last = percent(shares.trained[0]), percent(shares.trained[-1])
+    if {percent(share) for share in shares.trained} == {first}:
+        return f"{first} throughout"
+    return f"{first} to {last}"
 
 
 def by_class(summary: LedgerSummary, what: str) -> Figure:
@@ -106,15 +119,14 @@ def by_class(summary: LedgerSummary, what: str) -> Figure:
     }
     plot["layout"]["xaxis"]["range"] = [0, 1]
     left_out = summary.classes_left_out
-    ends = f"{short(classes[0].name)} ({classes[0].mean:.3f})"
+    ends = f"Class {short(classes[0].name)} has the highest mean {what}: {classes[0].mean:.3f}"
     if len(classes) > 1:
-        ends += f", the lowest {short(classes[-1].name)} ({classes[-1].mean:.3f})"
+        ends += f"; {short(classes[-1].name)} the lowest: {classes[-1].mean:.3f}"
     return Figure(
         "classes",
         f"Mean {what} by class",
         plot,
-        f"The highest mean {what} has {ends}."
-        + (f" {left_out:,} classes in between are left out." if left_out else ""),
+        f"{ends}." + (f" {left_out:,} classes in between are left out." if left_out else ""),
         Table(
             f"{what.capitalize()} by class",
             ["class", "samples", "mean", "never took part", "in every epoch"],

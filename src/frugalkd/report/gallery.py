@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from frugalkd.errors import FrugalKDError
 from frugalkd.parsing import one_line
 from frugalkd.report.shapes import LedgerSummary
+from frugalkd.report.text import short
 
 LARGEST = 1 << 20
 """Bytes of a page's pictures and texts."""
 
 _SIZES = (96, 64, 48, 32, 16)
 _TEXT = 280
+"""Signs of a text: what is read at a glance, and 48 of them are far from the largest size."""
 
 Pictures = Callable[[LedgerSummary], dict[int, tuple[str, str]] | str]
 """For the samples at both ends of a summary: id -> (picture as a data URL, text), one of both
@@ -68,8 +70,12 @@ def _data(recipe: dict[str, Any], imports: Collection[str]) -> Any:
 
 
 def _shown(data: Any, ids: Sequence[int]) -> dict[int, tuple[str, str]] | str:
-    samples = {id: _sample(data, id) for id in ids}
-    texts = {id: ("", sample[:_TEXT]) for id, sample in samples.items() if isinstance(sample, str)}
+    samples = _samples(data, ids)
+    texts = {
+        id: ("", short(" ".join(sample.split()), _TEXT))
+        for id, sample in samples.items()
+        if isinstance(sample, str)
+    }
     pixels = {id: sample for id, sample in samples.items() if isinstance(sample, np.ndarray)}
     if len(texts) == len(ids):
         return texts
@@ -82,8 +88,20 @@ def _shown(data: Any, ids: Sequence[int]) -> dict[int, tuple[str, str]] | str:
     return "they are too large"
 
 
-def _sample(data: Any, id: int) -> NDArray[np.uint8] | str | None:
-    """A sample as pixels uint8 (height, width, 1 or 3), as text, or None where it is neither."""
+_Sample = NDArray[np.uint8] | str | None
+"""Pixels uint8 (height, width, 1 or 3), a text, or neither."""
+
+
+def _samples(data: Any, ids: Sequence[int]) -> dict[int, _Sample]:
+    from frugalkd.data import TextData
+
+    texts = data.texts(ids) if isinstance(data, TextData) else None
+    if texts is not None:
+        return dict(zip(ids, texts, strict=True))
+    return {id: _sample(data, id) for id in ids}
+
+
+def _sample(data: Any, id: int) -> _Sample:
     from frugalkd.data import Pictures
 
     if isinstance(data, Pictures):

@@ -7,6 +7,8 @@ from frugalkd.report.shapes import Arm, Comparison, Run, section
 from frugalkd.report.text import number, percent, seconds, short
 
 _OURS = ("significance", "regulated", "hybrid")
+_USUAL = "kd"
+"""The objective that goes without saying."""
 _RANDOM = ("random", "random-counts", "random-static")
 
 
@@ -153,18 +155,24 @@ def how_chosen(comparison: Comparison) -> str:
 
 def run_headline(run: Run) -> str:
     """One sentence about a single run, which is compared with nothing."""
-    role = "teacher" if run.kind == "teach" else "student"
     what = f"{short(run.recipe.get('name', ''))}, {_mode(run)}"
     measured = "was not measured"
     if run.evaluation is not None:
         held = f"{number(run.evaluation.samples)} {run.split} samples"
         measured = f"gets {percent(run.evaluation.accuracy)} of {held} right"
-    return (
-        f"{what}: the {role} {measured}, trained on {percent(run.budget, 0)} of the samples of "
-        f"full training in {seconds(run.meters.wall_seconds)}"
-    )
+    spent = f"{percent(run.budget, 0)} of the samples of full training"
+    time = seconds(run.meters.wall_seconds)
+    return f"{what}: the {role_of(run)} {measured}, trained on {spent} in {time}"
+
+
+def role_of(run: Run) -> str:
+    """Whom the run trained: ``teacher`` or ``student``."""
+    return "teacher" if run.kind == "teach" else "student"
 
 
 def _mode(run: Run) -> str:
-    role = section(run.recipe, "teacher" if run.kind == "teach" else "student")
-    return short(role.get("mode") or section(role, "policy").get("name") or run.kind)
+    role = section(run.recipe, role_of(run))
+    objective = section(role, "objective").get("name", _USUAL)
+    plain = run.kind == "teach" or objective == _USUAL
+    other = "" if plain else f" with {short(objective)}"
+    return short(role.get("mode") or section(role, "policy").get("name") or run.kind) + other

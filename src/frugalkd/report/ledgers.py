@@ -56,8 +56,8 @@ def _picture(sample: Sample, seen: dict[int, tuple[str, str]], what: str) -> Pic
     source, text = seen[sample.id]
     name = short(sample.name or "no label", 40)
     confidence = NOTHING if sample.confidence is None else f"{sample.confidence:.2f}"
-    detail = f"{what} {sample.significance:.2f}\nconfidence {confidence}"
-    return Picture(f"{name}, sample {sample.id}", detail, source, text)
+    known = (f"sample {sample.id}", f"{what} {sample.significance:.2f}", f"confidence {confidence}")
+    return Picture(name, known, source, text)
 
 
 def _table(title: str, samples: list[Sample], what: str) -> Table:

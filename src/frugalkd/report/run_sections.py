@@ -10,7 +10,7 @@ from frugalkd.report.again import FILE, recipe_yaml, run_command
 from frugalkd.report.blocks import Cell, Code, Note, Page, Section, Table
 from frugalkd.report.costs import run_costs
 from frugalkd.report.gallery import Pictures
-from frugalkd.report.headline import run_headline
+from frugalkd.report.headline import role_of, run_headline
 from frugalkd.report.ledgers import gallery_blocks, significance_blocks
 from frugalkd.report.shapes import Run, Shares
 from frugalkd.report.text import NOTHING, number, percent, seconds, short
@@ -42,22 +42,26 @@ def run_page(run: Run, pictures: Pictures) -> Page:
 
 
 def _numbers(run: Run) -> Table:
-    meters, measured = run.meters, run.evaluation
+    meters, measured, role = run.meters, run.evaluation, role_of(run)
     rows = []
     if measured is not None:
         rows += [
             ("accuracy", percent(measured.accuracy, 2)),
             ("accuracy of the worst class", percent(measured.worst_class_accuracy)),
             ("expected calibration error", percent(measured.expected_calibration_error)),
-            ("agreement with the teacher", percent(measured.teacher_agreement)),
         ]
+        if measured.teacher_agreement is not None:
+            rows.append(("agreement with the teacher", percent(measured.teacher_agreement)))
     if run.teacher is not None and run.teacher.evaluation is not None:
         rows.append(("the teacher's accuracy", percent(run.teacher.evaluation.accuracy, 2)))
     rows += [
         ("samples backpropagated", number(meters.samples_backpropagated)),
         ("the same, of full training", percent(run.budget)),
-        ("rows through the student", number(meters.student_forwards)),
-        ("teacher queries", number(meters.teacher_queries)),
+        (f"rows through the {role}", number(meters.student_forwards)),
+    ]
+    if run.kind != "teach":
+        rows.append(("teacher queries", number(meters.teacher_queries)))
+    rows += [
         ("time of training", seconds(meters.wall_seconds)),
         ("epochs", NOTHING if run.epochs is None else f"{run.epochs:g}"),
         ("training samples", number(run.train_samples)),
