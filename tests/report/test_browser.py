@@ -21,6 +21,8 @@ pytestmark = pytest.mark.heavy
 
 playwright = pytest.importorskip("playwright.sync_api")
 
+STRANGE = "test_gallery:strange"
+
 SIZES = [1280, 390]
 THEMES = ["light", "dark"]
 
@@ -45,19 +47,20 @@ def browser():
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    """A page with several budgets, one of hostile names, and one without anything to plot."""
+    """A page with several budgets, one of hostile names, one of strange texts."""
     folder = tmp_path_factory.mktemp("pages")
     arms = [make_arm("vanilla", 0.903, mode="vanilla")]
     for at in (0.1, 0.25, 0.5):
         mine = {"budget_asked": at, "mode": "regulated"}
         arms.append(make_arm(f"regulated@{at}", 0.88 + 0.04 * at, at, 1.2 * at, **mine))
         arms.append(make_arm(f"random@{at}", 0.86 + 0.04 * at, at, budget_asked=at))
-    contents = {"several": make_comparison(arms), "hostile": hostile()}
+    texts = make_comparison(recipe={**make_comparison()["recipe"], "data": {"path": STRANGE}})
+    contents = {"several": make_comparison(arms), "hostile": hostile(), "texts": texts}
     made = {}
     for name, content in contents.items():
         source, made[name] = folder / f"{name}.json", folder / f"{name}.html"
         source.write_text(json.dumps(content))
-        made[name].write_text(make_page(collect(source)), encoding="utf-8")
+        made[name].write_text(make_page(collect(source), [STRANGE]), encoding="utf-8")
     return made
 
 
@@ -113,6 +116,19 @@ def test_plots_have_their_points(opened, pages):
     assert chip.get_attribute("aria-pressed") == "false"
     points = page.locator("[data-figure=frontier-budget] .points path")
     playwright.expect(points).to_have_count(4)
+
+
+def test_texts_stand_each_in_its_direction_and_run_nothing(opened, pages):
+    page = opened(pages["texts"], 390)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    shown = page.locator("#samples blockquote")
+    assert shown.count() == 6
+    assert shown.nth(0).inner_text() == "<script>alert(1)</script>"
+    direction = "it => getComputedStyle(it).direction"
+    ways = [it.evaluate(direction) for it in shown.all()]
+    assert ways == ["ltr", "ltr", "rtl", "ltr", "ltr", "ltr"]
+    widths = [it.bounding_box()["width"] for it in shown.all()]  # pyright: ignore
+    assert max(widths) <= 390
 
 
 def column(page, place):

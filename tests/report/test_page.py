@@ -13,7 +13,7 @@ import pytest
 from made_up import make_arm, make_comparison, make_summary
 
 from frugalkd.errors import ReportError
-from frugalkd.report import LARGEST, collect, make_page
+from frugalkd.report import LARGEST, collect, headline_of, make_page
 from frugalkd.report import page as page_module
 from frugalkd.report.page import json_in_html
 from frugalkd.report.shapes import Spread
@@ -31,6 +31,10 @@ HOSTILE = [
     "=HYPERLINK('http://x')",
     "javascript:alert(1)",
 ]
+
+
+NAME = "\u05e9\u05dc\u05d5\u05dd"
+"""From right to left."""
 
 
 class Parsed(HTMLParser):
@@ -159,6 +163,33 @@ def test_a_share_of_the_time_that_has_a_name_has_a_colour_of_its_own(written):
     bars = figures["phases"]["data"]
     assert bars[-1]["name"] == "other"
     assert len({bar["meta"]["colour"] for bar in bars}) == len(bars) == 10
+
+
+def test_of_many_classes_both_ends_are_drawn_and_all_are_told(written):
+    names = [f"a class that is called {k}" for k in range(300)]
+    content = make_comparison()
+    content["teachers"][0]["summary"] = make_summary(tuple(names))
+    html = page_of(written, content)
+    plot = json.loads(re.findall(r'id="figures">(.*?)</script>', html)[0])["classes"]
+    assert plot["data"][0]["text"] == [*names[:20], *names[-20:]]
+    assert plot["data"][0]["y"] == [*range(20), *range(21, 41)]  # apart
+    axis = plot["layout"]["yaxis"]
+    assert (axis["ticktext"][-1], axis["narrow"][-1]) == (names[-1], "a class that is c…")
+    assert plot["layout"]["height"] < 1200
+    text = Parsed(html).text
+    assert "The 20 highest and the 20 lowest are drawn." in text
+    assert all(text.count(name) for name in names)
+
+
+def test_a_name_does_not_turn_the_sentence_that_it_stands_in(written):
+    arms = [make_arm("vanilla", 0.9, mode="vanilla"), make_arm(NAME, 0.89, 0.3, mode="hybrid")]
+    content = make_comparison(arms)
+    html = page_of(written, content)
+    isolated = f"\u2068{NAME}\u2069"
+    assert f"<h1><bdi>{isolated}: 89.0" in html
+    assert f"{isolated}: 100.0" in html  # of participation
+    assert "\u2068vanilla" not in html
+    assert headline_of(collect(written(content))).startswith(f"{NAME}: 89.0 % with 30 %")
 
 
 def test_an_arm_that_gets_nothing_right_is_shown(written):

@@ -9,10 +9,13 @@ from typing import Any
 
 from frugalkd.report.blocks import Cell, Figure, Table
 from frugalkd.report.shapes import Arm, LedgerSummary, Shares
-from frugalkd.report.text import number, percent, seconds, short
+from frugalkd.report.text import inline, number, percent, seconds, short
 
 SHOWN = 12
 """Lines of a figure that are shown from the start; the others by a click on their names."""
+
+CLASSES = 40
+"""Bars of the figure of classes: of more, half of them from either end."""
 
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "pentagon", "star", "hexagon")
 _COLOURS = 10
@@ -68,7 +71,7 @@ def participation(lines: Sequence[tuple[str, Shares, Mapping[str, Any]]]) -> Fig
         )
     told: dict[str, list[str]] = {}
     for name, shares, _ in lines:
-        told.setdefault(_course(shares), []).append(short(name))
+        told.setdefault(_course(shares), []).append(inline(name))
     said = [f"{', '.join(names)}: {course}" for course, names in told.items()]
     return Figure(
         "participation",
@@ -96,37 +99,36 @@ def _course(shares: Shares) -> str:
 def by_class(summary: LedgerSummary, what: str) -> Figure:
     """Mean significance (of a student: participation) of each class."""
     classes = summary.classes
-    names = [f"{label(record.name)}" for record in classes]
+    half = CLASSES // 2
+    few = len(classes) <= CLASSES
+    shown = classes if few else [*classes[:half], *classes[-half:]]
+    # Places, not names: two classes may be cut to the same name.
+    places = [place + (not few and place >= half) for place in range(len(shown))]
     bars = {
         "type": "bar",
         "orientation": "h",
         "name": what,
-        # Places, not names: two classes may be cut to the same name.
-        "y": list(range(len(classes))),
-        "x": [record.mean for record in classes],
-        "text": names,
+        "y": places,
+        "x": [record.mean for record in shown],
+        "text": [label(record.name) for record in shown],
         "textposition": "none",
         "hovertemplate": "%{text}: %{x:.3f}<extra></extra>",
         "meta": {"colour": 1, "shown": True},
     }
-    plot = plot_of([bars], x=f"mean {what}", y="", height=90 + 24 * len(classes))
-    plot["layout"]["yaxis"] |= {
-        "tickmode": "array",
-        "tickvals": list(range(len(classes))),
-        "ticktext": [label(short(record.name, 18)) for record in classes],
-        "autorange": "reversed",
-        "automargin": True,
-    }
+    plot = plot_of([bars], x=f"mean {what}", y="", height=90 + 24 * (places[-1] + 1))
+    plot["layout"]["yaxis"] |= _names(places, [record.name for record in shown])
     plot["layout"]["xaxis"]["range"] = [0, 1]
     left_out = summary.classes_left_out
-    ends = f"Class {short(classes[0].name)} has the highest mean {what}: {classes[0].mean:.3f}"
+    ends = f"Class {inline(classes[0].name)} has the highest mean {what}: {classes[0].mean:.3f}"
     if len(classes) > 1:
-        ends += f"; {short(classes[-1].name)} the lowest: {classes[-1].mean:.3f}"
+        ends += f"; {inline(classes[-1].name)} the lowest: {classes[-1].mean:.3f}"
     return Figure(
         "classes",
         f"Mean {what} by class",
         plot,
-        f"{ends}." + (f" {left_out:,} classes in between are left out." if left_out else ""),
+        f"{ends}."
+        + ("" if few else f" The {half} highest and the {half} lowest are drawn.")
+        + (f" {left_out:,} classes in between are left out." if left_out else ""),
         Table(
             f"{what.capitalize()} by class",
             ["class", "samples", "mean", "never took part", "in every epoch"],
@@ -203,15 +205,9 @@ def phases(rows: Sequence[tuple[str, Mapping[str, float]]]) -> Figure:
     ]
     plot = plot_of(traces, x="seconds of training", y="", height=100 + 26 * len(rows))
     plot["layout"]["barmode"] = "stack"
-    plot["layout"]["yaxis"] |= {
-        "tickmode": "array",
-        "tickvals": places,
-        "ticktext": [label(short(name, 18)) for name, _ in rows],
-        "autorange": "reversed",
-        "automargin": True,
-    }
+    plot["layout"]["yaxis"] |= _names(places, [name for name, _ in rows])
     longest = max(rows, key=lambda row: sum(row[1].values()))
-    who = f"{short(longest[0])} takes longest, " if len(rows) > 1 else "It took "
+    who = f"{inline(longest[0])} takes longest, " if len(rows) > 1 else "It took "
     who += seconds(sum(longest[1].values()))
     most = max(longest[1], key=lambda phase: longest[1][phase], default="nothing")
     return Figure(
@@ -233,6 +229,18 @@ def phases(rows: Sequence[tuple[str, Mapping[str, float]]]) -> Figure:
             [False, *[True] * (len(names) + 1)],
         ),
     )
+
+
+def _names(places: Sequence[int], names: Sequence[str]) -> dict[str, Any]:
+    """An axis of names, the first on top; ``narrow`` are those where there is little room."""
+    return {
+        "tickmode": "array",
+        "tickvals": list(places),
+        "ticktext": [label(name) for name in names],
+        "narrow": [label(short(name, 18)) for name in names],
+        "autorange": "reversed",
+        "automargin": True,
+    }
 
 
 def plot_of(

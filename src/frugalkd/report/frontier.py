@@ -9,7 +9,7 @@ from frugalkd.report.blocks import Cell, Figure, Table
 from frugalkd.report.figures import label, plot_of
 from frugalkd.report.shapes import Arm, Spread
 from frugalkd.report.spacing import side_by_side
-from frugalkd.report.text import NOTHING, half_width, percent, points, short
+from frugalkd.report.text import NOTHING, half_width, inline, percent, points, short
 
 _TOLD = 6
 """Arms of a frontier that are told in words."""
@@ -52,7 +52,7 @@ def frontier(
             traces.append(_line(family, own, axis, style, places, named))
     cost = "samples" if axis == "budget" else "time"
     names = [
-        f"{short(arm.arm)} ({percent(arm.accuracy.mean)} with {percent(_cost(arm, axis).mean, 0)})"
+        f"{inline(arm.arm)} ({percent(arm.accuracy.mean)} with {percent(_cost(arm, axis).mean, 0)})"
         for arm in on
     ]
     if len(names) > _TOLD + 1:

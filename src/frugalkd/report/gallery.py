@@ -72,7 +72,7 @@ def _data(recipe: dict[str, Any], imports: Collection[str]) -> Any:
 def _shown(data: Any, ids: Sequence[int]) -> dict[int, tuple[str, str]] | str:
     samples = _samples(data, ids)
     texts = {
-        id: ("", short(" ".join(sample.split()), _TEXT))
+        id: ("", short(" ".join(sample.split()), _TEXT).strip())
         for id, sample in samples.items()
         if isinstance(sample, str)
     }

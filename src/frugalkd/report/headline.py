@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from frugalkd.comparison.statistics import BUDGET_TOLERANCE, MARGIN
 from frugalkd.report.shapes import Arm, Comparison, Run, section
-from frugalkd.report.text import number, percent, seconds, short
+from frugalkd.report.text import inline, number, percent, seconds
 
 _OURS = ("significance", "regulated", "hybrid")
 _USUAL = "kd"
@@ -69,8 +69,10 @@ def headline(comparison: Comparison) -> str:
     arm = chosen(comparison)
     if arm is None:
         return _without_ours(comparison, reference)
-    full = "full distillation" if comparison.reference == "vanilla" else short(comparison.reference)
-    said = f"{short(arm.arm)}: {percent(arm.accuracy.mean)} with {_cost(arm)}"
+    full = (
+        "full distillation" if comparison.reference == "vanilla" else inline(comparison.reference)
+    )
+    said = f"{inline(arm.arm)}: {percent(arm.accuracy.mean)} with {_cost(arm)}"
     if reference is not None:
         said += f" of {full}, which reaches {percent(reference.accuracy.mean)}"
     return said + _against_random(comparison, arm) + _against_rivals(comparison, arm)
@@ -111,18 +113,18 @@ def _against_rivals(comparison: Comparison, arm: Arm) -> str:
     if not better:
         return ""
     best = max(better, key=_accuracy)
-    return f"; {short(best.arm)} does better with no more samples: {percent(best.accuracy.mean)}"
+    return f"; {inline(best.arm)} does better with no more samples: {percent(best.accuracy.mean)}"
 
 
 def _without_ours(comparison: Comparison, reference: Arm | None) -> str:
     known = [arm for arm in comparison.arms if arm.accuracy.mean is not None]
     if not known:
-        return f"{short(comparison.name)}: no run has given an accuracy yet"
+        return f"{inline(comparison.name)}: no run has given an accuracy yet"
     best = max(known, key=_accuracy)
-    said = f"{short(best.arm)} is the most accurate of {len(comparison.arms)} arms: "
+    said = f"{inline(best.arm)} is the most accurate of {len(comparison.arms)} arms: "
     said += f"{percent(best.accuracy.mean)} with {percent(best.budget.mean, 0)} of the samples"
     if reference is not None and best is not reference:
-        said += f"; {short(reference.arm)} reaches {percent(reference.accuracy.mean)}"
+        said += f"; {inline(reference.arm)} reaches {percent(reference.accuracy.mean)}"
     return said
 
 
@@ -140,22 +142,22 @@ def how_chosen(comparison: Comparison) -> str:
     arm = chosen(comparison)
     if arm is None:
         return ""
-    about = short(arm.about) or "an arm of this comparison"
+    about = inline(arm.about) or "an arm of this comparison"
     asked = "" if arm.budget_asked is None else f", with {100 * arm.budget_asked:g} % to spend"
-    near = f"within {100 * MARGIN:g} points of the mean accuracy of {short(comparison.reference)}"
+    near = f"within {100 * MARGIN:g} points of the mean accuracy of {inline(comparison.reference)}"
     if _accuracy(arm) >= _floor(comparison):
         why = f"it takes the least time of frugalkd's modes {near}"
     else:
         why = f"none of frugalkd's modes is {near}, and it is the most accurate of them"
     return (
-        f"{short(arm.arm)}: {about}{asked}. It is named because {why} (those with a random control "
-        "come first). It was chosen from these very results."
+        f"{inline(arm.arm)}: {about}{asked}. It is named because {why} (those with a random "
+        "control come first). It was chosen from these very results."
     )
 
 
 def run_headline(run: Run) -> str:
     """One sentence about a single run, which is compared with nothing."""
-    what = f"{short(run.recipe.get('name', ''))}, {_mode(run)}"
+    what = f"{inline(run.recipe.get('name', ''))}, {_mode(run)}"
     measured = "was not measured"
     if run.evaluation is not None:
         held = f"{number(run.evaluation.samples)} {run.split} samples"
@@ -174,5 +176,5 @@ def _mode(run: Run) -> str:
     role = section(run.recipe, role_of(run))
     objective = section(role, "objective").get("name", _USUAL)
     plain = run.kind == "teach" or objective == _USUAL
-    other = "" if plain else f" with {short(objective)}"
-    return short(role.get("mode") or section(role, "policy").get("name") or run.kind) + other
+    other = "" if plain else f" with {inline(objective)}"
+    return inline(role.get("mode") or section(role, "policy").get("name") or run.kind) + other

@@ -22,6 +22,7 @@ from frugalkd.report.gallery import pictures_of
 from frugalkd.report.headline import headline, run_headline
 from frugalkd.report.run_sections import run_page
 from frugalkd.report.shapes import Comparison, Run
+from frugalkd.report.text import in_a_terminal
 
 LARGEST = 4 << 20
 """Bytes of a page."""
@@ -56,9 +57,9 @@ def make_page(
 
 
 def headline_of(content: Comparison | Run) -> str:
-    """What the page says in one sentence, its spaces those of a terminal."""
+    """What the page says in one sentence, as a terminal shows it."""
     said = headline(content) if isinstance(content, Comparison) else run_headline(content)
-    return said.replace("\u00a0", " ")
+    return in_a_terminal(said)
 
 
 def render(page: Page, watched: bool = False) -> str:

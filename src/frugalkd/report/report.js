@@ -120,7 +120,8 @@
     document.head.append(script);
   }
 
-  function axis(own, narrow) {
+  function axis({ narrow: names, ...own }, narrow) {
+    if (narrow && names) own.ticktext = names;
     return {
       gridcolor: colour("grid"), zerolinecolor: colour("line"), linecolor: colour("line"),
       ...own, title: { ...own.title, standoff: 12, font: { size: narrow ? 12 : 13 } }, automargin: true,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 from frugalkd.parsing import printable
 from frugalkd.report.shapes import Spread
 
 NOTHING = "–"
 _SPACE = "\u00a0"
+_ISOLATE, _END = "\u2068", "\u2069"
 _NAME = 60
 
 
@@ -48,6 +51,18 @@ def points(value: Spread | None, *, signed: bool = False, digits: int = 2) -> st
 def half_width(value: Spread) -> float | None:
     """Half of a 95 % interval, in points."""
     return None if value.ci95 is None else 50 * (value.ci95[1] - value.ci95[0])
+
+
+def inline(name: object) -> str:
+    """A name inside a sentence, which goes on in its own direction whatever that of the name is."""
+    text = short(name)
+    turned = any(unicodedata.bidirectional(sign) in ("R", "AL", "AN") for sign in text)
+    return f"{_ISOLATE}{text}{_END}" if turned else text
+
+
+def in_a_terminal(sentence: str) -> str:
+    """The same, its spaces those of a terminal, without signs that nobody sees there."""
+    return sentence.replace(_SPACE, " ").replace(_ISOLATE, "").replace(_END, "")
 
 
 def short(name: object, most: int = _NAME) -> str:
