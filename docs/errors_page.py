@@ -37,7 +37,7 @@ What to do: correct the setting."""
 # Calls that say no more than what they are given.
 _CAUGHT = {"parsing.py", "runs/folder.py", "runs/preprocess.py"}
 """Modules whose ValueError becomes another error before a user meets it."""
-_OF_RECIPES = "recipes/schema.py"
+_OF_RECIPES = {"recipes/schema.py", "recipes/sections.py", "recipes/several.py"}
 """Whose ValueError pydantic, and then a RecipeError, names the field of."""
 _TRANSPARENT = {
     "str",
@@ -167,7 +167,7 @@ def _of_scope(
         if name == "warnings.warn" and len(call.args) > 1:
             name = ast.unparse(call.args[1])
         if name in known - spared:
-            if name == "ValueError" and module.where == _OF_RECIPES:
+            if name == "ValueError" and module.where in _OF_RECIPES:
                 name = "RecipeError"
             for text in _texts(call, name, scope, module, modules):
                 yield name, " ".join(text.split())

@@ -56,7 +56,7 @@ def test_every_class_has_its_section_and_what_to_do(page):
         ("LedgerError", "`runs/participants.py` | `mode {role.mode} needs the significance ledger"),
         ("UnknownName", "`models/__init__.py` | `unknown model {name}: {nearest}`"),
         ("RecipeError", "`recipes/load.py` | `no such setting {field}: {nearest}`"),
-        ("RecipeError", "`recipes/schema.py` | `give either name or path`"),
+        ("RecipeError", "`recipes/sections.py` | `give either name or path`"),
         ("NonFiniteLoss", "`epochs.py` | `the loss is not finite at epoch {epoch}, step {step}"),
         ("NonFiniteLoss", "`epochs.py` | `the output is not finite at epoch"),
         ("FrugalKDWarning", "`checks.py` | `no sample that may take part is of {missing} of"),

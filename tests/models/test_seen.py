@@ -14,7 +14,7 @@ from frugalkd.data import ImageData
 from frugalkd.errors import ModelError, RecipeError
 from frugalkd.models.seen import Seen
 from frugalkd.recipes.load import load_recipe, override
-from frugalkd.recipes.schema import Sees
+from frugalkd.recipes.sections import Sees
 from frugalkd.runs.building import see
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -211,7 +211,7 @@ def test_whole_files_come_back(tmp_path):
 @pytest.mark.parametrize("seconds", [None, "x", [], 10**400])
 def test_a_damaged_filling_is_one_line(tmp_path, seconds):
     folder = RunFolder(tmp_path)
-    folder.note_filling(teacher_queries=1, seconds=2.0, teacher_seconds=1.0)
+    folder.note_filling(queries_of={"teacher": 1}, seconds=2.0, teacher_seconds=1.0)
     noted = json.loads((tmp_path / "filling.json").read_text())
     (tmp_path / "filling.json").write_text(json.dumps({**noted, "seconds": seconds}))
     with pytest.raises(RunFolderError, match=r"filling.json is damaged: delete it"):

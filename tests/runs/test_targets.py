@@ -149,7 +149,7 @@ def test_what_a_killed_filling_asked_for_is_counted_as_far_as_it_is_kept(
     monkeypatch.setattr(LiveTeacher, "fetch", photographed)
     whole = distill(views, tmp_path / "a", teacher=teacher)
     noted = RunFolder(killed / "a").filling()
-    assert noted["teacher_queries"] == 400
+    assert noted["queries_of"] == {"teacher": 400}
     assert 0 < noted["teacher_seconds"] < noted["seconds"]
     calls.clear()
     results = distill(views, killed / "a", teacher=killed / teacher.name, resume=True)

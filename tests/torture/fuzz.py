@@ -469,7 +469,7 @@ def make_kind(name: str, folder: Path) -> Kind:
 
     if name == "filling":
         with RunFolder(run) as stopped:
-            stopped.note_filling(teacher_queries=5, seconds=1.5, teacher_seconds=0.5)
+            stopped.note_filling(queries_of={"teacher": 5}, seconds=1.5, teacher_seconds=0.5)
             return json_kind(run / "filling.json", stopped.filling)
 
     # A run that was stopped, to go on with.

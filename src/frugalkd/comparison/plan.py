@@ -179,8 +179,9 @@ class _Plan:
 
     def _add_store(self, taught: Key, whole: Recipe) -> Key | None:
         """The job that fills a run's soft targets, before two processes would both fill them."""
-        if whole.student.targets.kind != "stored" or not needs_teacher(whole):
-            return None
+        student = whole.student
+        if student.targets.kind != "stored" or student.teachers or not needs_teacher(whole):
+            return None  # of several teachers each run fills what is lacking, one after another
         said = whole.model_dump(mode="json")
         forget_later_defaults(said["student"]["targets"])
         weighted = whole.student.weighting or whole.student.mode

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from frugalkd.api import weights_from
 from frugalkd.data import Augmentation, Pictures
 from frugalkd.devices import resolve_device
-from frugalkd.errors import RunFolderError
+from frugalkd.errors import RecipeError, RunFolderError
 from frugalkd.estimate.result import Share, exactly
 from frugalkd.ledger import Ledger
 from frugalkd.policies import SelfRegulation
@@ -66,8 +66,11 @@ def prepare(recipe: Recipe, teacher: Path | None) -> Setting:
 
     Raises:
         LedgerError: the teacher's ledger is of other data.
+        RecipeError: there are several teachers.
         RunFolderError, ModelError, DataError: as a distillation would.
     """
+    if recipe.student.teachers is not None:
+        raise RecipeError("student.teachers: an estimate reckons with one teacher; set it to null")
     torch.set_num_threads(recipe.threads)
     device = resolve_device(recipe.device)
     data = make_data(recipe, recipe.student.augment, STORE_SEED).train

@@ -22,7 +22,8 @@ from frugalkd.recipes.overrides import apply, parse
 from frugalkd.recipes.strict_yaml import load_yaml
 
 if TYPE_CHECKING:
-    from frugalkd.recipes.schema import NamedOrPath, Recipe
+    from frugalkd.recipes.schema import Recipe
+    from frugalkd.recipes.sections import Model, NamedOrPath
 
 SCHEMA = 1
 """Of recipes: a recipe may say ``schema: 1``, and is taken to where it says nothing."""
@@ -100,6 +101,8 @@ def check_names(recipe: Recipe) -> None:
     _check_spec("data", recipe.data, "data set", DATA, frozenset({"root"}))
     _check_spec("teacher.model", recipe.teacher.model, "model", known, FIXED)
     _check_spec("student.model", recipe.student.model, "model", known, FIXED)
+    for model in _models_of_several(recipe):
+        _check_spec("student.teachers.of: model", model, "model", known, FIXED)
 
 
 def check_variants(recipe: Recipe, arms: Collection[str]) -> None:
@@ -125,7 +128,9 @@ def import_paths(recipe: Recipe) -> list[str]:
             variants.append(override(recipe, settings))
         except RecipeError:  # cannot be made, and so imports nothing
             continue
-    specs = [s for one in variants for s in (one.data, one.teacher.model, one.student.model)]
+    specs: list[NamedOrPath] = []
+    for one in variants:
+        specs += [one.data, one.teacher.model, one.student.model, *_models_of_several(one)]
     return list(dict.fromkeys(spec.path for spec in specs if spec.path is not None))
 
 
@@ -136,6 +141,13 @@ def refuse_imports(recipe: Recipe) -> None:
         raise ImportRefused(
             f"recipe {recipe.name} would import {', '.join(paths)}, and --no-import refuses that"
         )
+
+
+def _models_of_several(recipe: Recipe) -> list[Model]:
+    """Those that the recipe's several teachers name."""
+    several = recipe.student.teachers
+    each = () if several is None else several.of.values()
+    return [one.model for one in each if one.model is not None]
 
 
 def _check_variant(where: str, recipe: Recipe, settings: Mapping[str, Any]) -> None:

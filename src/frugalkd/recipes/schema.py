@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import re
 from collections.abc import Mapping
 from functools import reduce
 from operator import or_
@@ -12,8 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_type_hi
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     GetJsonSchemaHandler,
     create_model,
@@ -23,61 +19,17 @@ from pydantic import (
 from pydantic_core import CoreSchema
 
 from frugalkd.data import DATA
-from frugalkd.fidelity import too_little
-from frugalkd.models import MODELS, TEXT_MODELS
+from frugalkd.fidelity import Fidelity, too_little
 from frugalkd.modes import ModeName
 from frugalkd.objectives import OBJECTIVES, FeatureObjective
 from frugalkd.policies import POLICIES, SelfRegulation
+from frugalkd.recipes.sections import Model, NamedOrPath, PlainDict, Strict, folder_names
+from frugalkd.recipes.several import Several
 from frugalkd.teachers._targets import NO_FEATURES
 from frugalkd.teachers.encodings import make_encoding
+from frugalkd.teachers.several import NOT_TOGETHER
 from frugalkd.tracking import TRACKERS, Tracker
 from frugalkd.training import Checkpointing, Training
-
-
-def _plain(value: Any, depth: int = 0) -> Any:
-    """``value``, if it is what JSON can hold, and so can be kept in results. Raises ValueError."""
-    if depth > 16:
-        raise ValueError("is nested too deeply")
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise ValueError(f"has the key {key!r}, which is not text")
-            _plain(item, depth + 1)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            _plain(item, depth + 1)
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            raise ValueError(f"holds {value}, which is not finite")
-    elif isinstance(value, int):
-        if value.bit_length() > 64:
-            raise ValueError("holds a number of more than 64 bits")
-    elif value is not None and not isinstance(value, str):
-        raise ValueError(f"holds a {type(value).__name__}: numbers, text, lists and sections only")
-    return value
-
-
-PlainDict = Annotated[dict[str, Any], AfterValidator(_plain)]
-"""A section of a user's own keys."""
-
-_FOLDER_NAME = re.compile(r"\w[\w .:+-]{0,99}")
-
-
-def _names(section: dict[str, Any]) -> dict[str, Any]:
-    """``section``, if all its keys can be the names of folders inside a comparison's."""
-    for name in section:
-        if not _FOLDER_NAME.fullmatch(name):
-            raise ValueError(
-                f"{name[:100]!r} cannot be a name here: folders are called so, and up to 100 "
-                "letters, digits, spaces and _ . : + - are allowed, a letter or digit first"
-            )
-    return section
-
-
-class Strict(BaseModel):
-    """A section of a recipe: unknown keys are errors, and nothing changes once it is read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Spec(Strict):
@@ -118,67 +70,6 @@ if TYPE_CHECKING:  # a checker cannot follow a union that is made at run time
 else:
     PolicySpec = _spec_of(POLICIES)
     ObjectiveSpec = _spec_of(OBJECTIVES)
-
-
-class NamedOrPath(Strict):
-    """One of ours by ``name``, or your own by import ``path``."""
-
-    name: str | None = Field(None, description="one of ours")
-    path: str | None = Field(None, description="your own: package.module:Name")
-    options: PlainDict = Field(default_factory=dict, description="its keyword arguments")
-
-    @model_validator(mode="after")
-    def _one_of_both(self) -> NamedOrPath:
-        if (self.name is None) == (self.path is None):
-            raise ValueError("give either name or path")
-        return self
-
-
-class Sees(Strict):
-    """Pictures as the model was trained to see them; the data stay as they are for the other one.
-
-    On grey pictures, a ``mean`` and ``std`` of three numbers make them colour.
-    """
-
-    size: int | tuple[int, int] | None = Field(
-        None, description="a side in pixels, or [height, width]; not set: that of the data"
-    )
-    mean: list[float] | None = Field(
-        None, description="a number a channel, of pixels in [0, 1]; not set: that of the data"
-    )
-    std: list[float] | None = Field(None, description="as mean, above 0")
-
-    @model_validator(mode="after")
-    def _possible(self) -> Sees:
-        sides = [self.size] if isinstance(self.size, int) else list(self.size or ())
-        if not all(1 <= side <= 4096 for side in sides):
-            raise ValueError("size is in 1 .. 4096 pixels")
-        if (self.mean is None) != (self.std is None):
-            raise ValueError("give both mean and std, or neither")
-        mean, std = self.mean or [0.0], self.std or [1.0]
-        if len(mean) != len(std) or len(mean) not in (1, 3) or min(std) <= 0:
-            raise ValueError("mean and std are one number, or three, each; std above 0")
-        return self
-
-
-class Model(NamedOrPath):
-    """A model: ``name`` one of ours, or of timm's and torchvision's, or ``path`` a callable that
-    returns a torch module."""
-
-    name: str | None = Field(
-        None,
-        description=f"one of ours: {', '.join([*MODELS, *TEXT_MODELS])}; or timm/NAME, "
-        "torchvision/NAME",
-    )
-    start: str | None = Field(
-        None,
-        description="weights to begin with: a file (.safetensors, or .pt without pickle), also "
-        "package/folder/file inside an installed one, whose head is taken where it fits; or "
-        "pretrained: those that timm or torchvision fetch",
-    )
-    sees: Sees | None = Field(
-        None, description="resize and normalise pictures for this model alone"
-    )
 
 
 class Data(NamedOrPath):
@@ -273,6 +164,7 @@ class StudentRole(Role):
         None, description="what a sample weighs, instead of a mode"
     )
     targets: TargetsRole = Field(default_factory=lambda: TargetsRole.model_validate({}))
+    teachers: Several | None = Field(None, description="several teachers in the place of one")
 
     @model_validator(mode="after")
     def _mode_or_parts(self) -> StudentRole:
@@ -285,14 +177,41 @@ class StudentRole(Role):
     @model_validator(mode="after")
     def _targets_say_enough(self) -> StudentRole:
         objective = self.objective.build()
-        if objective.needs_targets and self.targets.kind == "stored":
-            keeps = make_encoding(self.targets.encoding, self.targets.k).keeps
-            if keeps < objective.reads:
-                raise ValueError(too_little(type(objective).__name__, objective.reads, keeps))
+        if not objective.needs_targets:
+            return self
+        stored = make_encoding(self.targets.encoding, self.targets.k)
+        keeps = stored.keeps if self._stores else Fidelity.LOGITS
+        if self.teachers is not None:
+            keeps = min(keeps, self.teachers.keeps)
+        if keeps < objective.reads:
+            raise ValueError(too_little(type(objective).__name__, objective.reads, keeps))
+        by_features = isinstance(objective, FeatureObjective)
+        if self.teachers is None:
             named = self.targets.features or self.targets.folder is not None
-            if isinstance(objective, FeatureObjective) and not named:
+            if by_features and self._stores and not named:
                 raise ValueError(NO_FEATURES)
+            return self
+        if by_features or self.targets.features:
+            raise ValueError(f"teachers: {NOT_TOGETHER}")
+        if self.targets.folder is not None:
+            raise ValueError("targets.folder is one teacher's: name stores in teachers.of")
+        if stored.temperature is not None and self._stores and self.teachers.reads_logits:
+            raise ValueError(
+                f"teachers: {self.teachers.combine} of {self.teachers.average} needs whole logits, "
+                f"and targets.encoding {self.targets.encoding} keeps less: set it to float16, or "
+                "teachers.average to softmax"
+            )
         return self
+
+    @property
+    def _stores(self) -> bool:
+        """Whether soft targets are stored as ``targets`` says, any teacher's."""
+        if self.teachers is None:
+            return self.targets.kind == "stored"
+        return any(
+            each.store is None and (each.kind or self.targets.kind) == "stored"
+            for each in self.teachers.of.values()
+        )
 
 
 class Arm(Strict):
@@ -360,7 +279,7 @@ class Recipe(Strict):
     data: Data
     teacher: TeacherRole
     student: StudentRole
-    teachers: Annotated[dict[str, PlainDict], AfterValidator(_names)] = Field(
+    teachers: Annotated[dict[str, PlainDict], AfterValidator(folder_names)] = Field(
         default_factory=lambda: {
             "self-regulated": {},
             "conventional": {"teacher.policy": {"name": "all"}},
@@ -375,6 +294,6 @@ class Recipe(Strict):
         default_factory=Trackers,
         description="TensorBoard and the like, told of each epoch; not part of a run's digest",
     )
-    arms: Annotated[dict[str, Arm], AfterValidator(_names)] = Field(
+    arms: Annotated[dict[str, Arm], AfterValidator(folder_names)] = Field(
         default_factory=dict, description="rows of a comparison"
     )

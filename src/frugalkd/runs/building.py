@@ -11,7 +11,7 @@ from frugalkd.errors import ModelError
 from frugalkd.imports import make_object
 from frugalkd.models import build_model
 from frugalkd.models.seen import Seen
-from frugalkd.recipes.schema import Model, Sees
+from frugalkd.recipes.sections import Model, Sees
 
 
 def build_for(

@@ -11,6 +11,8 @@ from typing import Any
 from frugalkd.models.beginning import weights_file
 from frugalkd.recipes.schema import Recipe
 from frugalkd.runs.folder import SCHEMA
+from frugalkd.teachers.store import FILE as STORE
+from frugalkd.teachers.store import read_header
 
 LATER = {
     "accumulate": 1,
@@ -33,9 +35,7 @@ def run_digest(kind: str, recipe: Recipe, teacher: Path | None, ledger: Path | N
     ``ledger`` is the file of one that takes the place of the teacher's."""
     files = {}
     if teacher is not None:
-        for name in ("teacher.safetensors", "student.safetensors", "ledger.safetensors"):
-            if (teacher / name).is_file():
-                files[name] = file_digest(teacher / name)
+        files = _files_of(teacher, (*_MODELS, "ledger.safetensors"))
     elif kind == "distill":
         files = pretrained(recipe)
     if ledger is not None:
@@ -65,7 +65,32 @@ def what_decides(kind: str, recipe: Recipe, *, taught: bool) -> dict[str, Any]:
         said.pop("teacher")
     if kind == "distill":
         said["student"]["targets"].pop("folder")  # what it must hold is said by the other fields
+        if (several := said["student"].pop("teachers")) is not None:
+            said["student"]["teachers"] = _say_teachers(several)
     return said
+
+
+def _say_teachers(several: dict[str, Any]) -> dict[str, Any]:
+    """Several teachers by what their files hold, wherever these lie."""
+    for one in several["of"].values():
+        if (folder := one["folder"]) is not None:
+            one["folder"] = _files_of(Path(folder), _MODELS)
+        if (weights := one["weights"]) is not None and Path(weights).is_file():
+            one["weights"] = file_digest(Path(weights))
+        if (store := one["store"]) is not None and (Path(store) / STORE).is_file():
+            header = read_header(Path(store))
+            one["store"] = {**header.about, "views": header.views, **header.encoding.settings}
+        if one["model"] is not None:
+            _say_start(one["model"])
+    return several
+
+
+_MODELS = ("teacher.safetensors", "student.safetensors")
+
+
+def _files_of(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
+    """The digests of those of a folder's files ``names`` that are there."""
+    return {name: file_digest(folder / name) for name in names if (folder / name).is_file()}
 
 
 def _say_start(model: dict[str, Any]) -> None:

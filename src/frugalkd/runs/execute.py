@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,31 +14,24 @@ import frugalkd
 from frugalkd.api import Stop, train_teacher
 from frugalkd.api import distill as distill_model
 from frugalkd.engine import Listener, Run, resolve_device
-from frugalkd.flops import flops_of_data
 from frugalkd.heads import train_head
 from frugalkd.ledger import Ledger, ledger_file
-from frugalkd.meters import Meters
-from frugalkd.recipes.schema import Recipe, Role, StudentRole
+from frugalkd.recipes.schema import Recipe, Role
 from frugalkd.runs.digest import run_digest
-from frugalkd.runs.folder import SCHEMA, RunFolder, read_results
+from frugalkd.runs.folder import SCHEMA, RunFolder
 from frugalkd.runs.material import (
     Material,
     make_data,
     make_model,
-    make_teacher,
     without_augmentation,
     write_model_card,
 )
 from frugalkd.runs.participants import pool, who_takes_part
 from frugalkd.runs.scores import scores_for
 from frugalkd.runs.summary import write_summary
-from frugalkd.runs.targets import (
-    STORE_SEED,
-    ask_live,
-    held_out_logits,
-    open_targets,
-)
-from frugalkd.teachers import FirstVisitTargets, LiveTeacher
+from frugalkd.runs.targets import STORE_SEED
+from frugalkd.runs.teaching import Teaching
+from frugalkd.teachers import Targets
 from frugalkd.tracking import Tracked, Tracking, settings_of
 from frugalkd.weights import save_weights
 
@@ -114,7 +106,9 @@ def distill(
         FrugalKDError: with one line; see the subclasses.
     """
     role = recipe.student
-    stored = role.targets.kind == "stored"
+    kinds = {role.targets.kind}
+    if role.teachers is not None:
+        kinds = {each.kind or role.targets.kind for each in role.teachers.of.values()}
 
     def train(
         material: Material, folder: RunFolder, tracking: Tracking
@@ -131,38 +125,10 @@ def distill(
             stop=stop,
         )
         notes: dict[str, Any] = {"teacher": None, "targets": None, "scoring": scoring}
-        live = source = None
-        started, before = time.perf_counter(), folder.filling()
-        device = resolve_device(recipe.device)
-
-        def note() -> None:
-            """What was asked for before a stop or a kill is not asked for again, and counts."""
-            if stored and live is not None and live.queries:
-                folder.note_filling(
-                    teacher_queries=before["teacher_queries"] + live.queries,
-                    seconds=before["seconds"] + time.perf_counter() - started,
-                    teacher_seconds=before["teacher_seconds"] + live.seconds,
-                )
-
-        if objective.needs_targets:
-            model = make_teacher(recipe, teacher, material.train).to(device)
-            live = ask_live(recipe, model, teacher)
-            try:
-                source = open_targets(
-                    recipe,
-                    live,
-                    material.train,
-                    teacher=teacher,
-                    out=folder.path,
-                    ids=pool(who, material),
-                    device=device,
-                    kept=note,
-                )
-            finally:
-                note()
         student = make_model(role.model, material.train, recipe.seed)
-        try:
-            run = distill_model(
+
+        def learn(source: Targets | None) -> Run:
+            return distill_model(
                 student,
                 material.train,
                 teacher=source,
@@ -171,51 +137,20 @@ def distill(
                 **who,
                 **_shared(recipe, role, material, folder, tracking, resume, listener, stop),
             )
-        finally:
-            if isinstance(source, FirstVisitTargets):
-                source.close()
-        filling = folder.filling()
-        if filling["teacher_queries"]:
-            run.meters.teacher_queries += int(filling["teacher_queries"])
-            run.meters.wall_seconds += filling["seconds"]
-            run.meters.phases["store"] += filling["seconds"]
-            run.meters.move(filling["teacher_seconds"], out_of="store", into="teacher")
-        store = getattr(source, "store", None)
-        if store is not None and store.folder.is_relative_to(folder.path):
-            # What a killed process asked for after its last checkpoint or note, and kept.
-            run.meters.teacher_queries = max(run.meters.teacher_queries, store.count())
-        if live is not None:
-            row = flops_of_data(live.teacher, material.train, device, precision=live.asking)
-            per_row = row["forward"]
-            run.meters.flops["teacher_forward"] = per_row * run.meters.teacher_queries
-            notes["targets"] = _targets_note(role, source, run.meters)
-            notes["teacher"] = _agreement(run, live, material, teacher, device, stop)
-        return run, notes
 
-    seed = STORE_SEED if stored else recipe.seed
+        if not objective.needs_targets:
+            return learn(None), notes
+        device = resolve_device(recipe.device)
+        teaching = Teaching(
+            recipe, teacher, material, folder, ids=pool(who, material), device=device
+        )
+        with teaching:
+            run = learn(teaching.open())
+        teaching.charge(run)
+        return run, notes | teaching.notes(run, stop)
+
+    seed = STORE_SEED if "stored" in kinds else recipe.seed
     return _carry_out("distill", recipe, role, out, teacher, ledger, resume, seed, train)
-
-
-def _targets_note(role: StudentRole, source: Any, meters: Meters) -> dict[str, Any]:
-    """What the results say of where soft targets came from; ``source`` and the run's ``meters``
-    (those of killed processes in them) after the training."""
-    if isinstance(source, LiveTeacher):
-        return {"kind": "live", "views": None, "filled_here": False}
-    filled = meters.teacher_queries > 0
-    note = {"kind": "stored", "views": role.targets.views, "filled_here": filled}
-    if source.store is not None:
-        header = source.store.header
-        note |= {
-            "fill": role.targets.fill,
-            "encoding": header.encoding.settings,
-            "rows": source.store.count(),
-            "bytes": header.disk_bytes,
-        }
-    features = getattr(source, "features", None)
-    if features is not None and features.stores:
-        note["features"] = list(features.stores)
-        note["bytes"] += features.disk_bytes
-    return note
 
 
 def _shared(
@@ -247,28 +182,6 @@ def _shared(
         "listener": tell,
         "stop": stop,
     }
-
-
-def _agreement(
-    run: Run,
-    live: LiveTeacher,
-    material: Material,
-    teacher: Path | None,
-    device: torch.device,
-    stop: Stop | None,
-) -> dict[str, Any]:
-    """How often student and teacher name the same class on held-out data."""
-    said: dict[str, Any] = {"digest": None, "evaluation": None}
-    if teacher is not None and (teacher / "results.json").is_file():
-        results = read_results(teacher)
-        said = {"digest": results["digest"], "evaluation": results["evaluation"]}
-    if material.held_out is not None and run.evaluation is not None:
-        started = time.perf_counter()
-        logits = held_out_logits(live, material.held_out, teacher, device, stop)
-        agreement = np.mean(logits.argmax(1) == run.probabilities.argmax(1))  # pyright: ignore
-        run.evaluation["teacher_agreement"] = float(agreement)
-        run.meters.eval_seconds += time.perf_counter() - started
-    return said
 
 
 def _carry_out(

@@ -105,22 +105,25 @@ class RunFolder:
         self._metrics.append(record)
         self._write_metrics()
 
-    def note_filling(self, **spent: float) -> None:
-        """Note what filling a store before the training has taken until now, by this process and
-        earlier ones of this run; ``spent``: ``teacher_queries``, ``seconds``,
-        ``teacher_seconds``."""
-        write_json(self.path / _FILLING, {"schema": SCHEMA, **spent})
+    def note_filling(
+        self, *, queries_of: Mapping[str, int], seconds: float, teacher_seconds: float
+    ) -> None:
+        """Note what filling stores before the training has taken until now, by this process and
+        earlier ones of this run: rows asked of each teacher, by name, and seconds."""
+        spent = {"seconds": seconds, "teacher_seconds": teacher_seconds}
+        write_json(self.path / _FILLING, {"schema": SCHEMA, "queries_of": queries_of, **spent})
 
-    def filling(self) -> dict[str, float]:
-        """What :meth:`note_filling` noted last, zeros where it noted nothing."""
-        names = ("teacher_queries", "seconds", "teacher_seconds")
+    def filling(self) -> dict[str, Any]:
+        """What :meth:`note_filling` noted last; nobody and zeros where it noted nothing."""
+        names = ("seconds", "teacher_seconds")
         if not (self.path / _FILLING).exists():
-            return dict.fromkeys(names, 0.0)
+            return {"queries_of": {}, **dict.fromkeys(names, 0.0)}
         again = "delete it; the filling is then not counted"
         noted = read_json(self.path / _FILLING, again=again)
         try:
-            return {name: float(noted[name]) for name in names}
-        except (KeyError, TypeError, ValueError, OverflowError):
+            spent = {name: float(noted[name]) for name in names}
+            return {"queries_of": {k: int(v) for k, v in noted["queries_of"].items()}, **spent}
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
             raise RunFolderError(f"{self.path / _FILLING} is damaged: {again}") from None
 
     def note_scoring(self) -> None:

@@ -20,7 +20,7 @@ from frugalkd.imports import refuse_unlisted
 from frugalkd.looking import looking
 from frugalkd.models import build_text_model
 from frugalkd.parsing import one_line
-from frugalkd.recipes.schema import Model
+from frugalkd.recipes.sections import Model
 from frugalkd.runs.building import build_for, make_module, see
 from frugalkd.runs.folder import read_json
 from frugalkd.runs.preprocess import Preprocess, TextPreprocess

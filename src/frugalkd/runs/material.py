@@ -18,7 +18,9 @@ from frugalkd.imports import make_object
 from frugalkd.models import build_text_model
 from frugalkd.models.beginning import begin
 from frugalkd.recipes.load import import_paths
-from frugalkd.recipes.schema import Augment, Model, NamedOrPath, Recipe
+from frugalkd.recipes.schema import Augment, Recipe
+from frugalkd.recipes.sections import Model, NamedOrPath
+from frugalkd.recipes.several import OneOfSeveral
 from frugalkd.runs.building import build_for, make_module, see
 from frugalkd.runs.load import load
 from frugalkd.weights import load_weights
@@ -148,8 +150,11 @@ def write_model_card(path: Path, spec: Model, data: Dataset, weights: str) -> No
     write_json(path / "model.json", card)
 
 
-def make_teacher(recipe: Recipe, teacher: Path | None, data: Dataset) -> nn.Module:
-    """The teacher of a folder, or the pretrained one that the recipe names.
+def make_teacher(
+    recipe: Recipe, teacher: Path | None, data: Dataset, one: OneOfSeveral | None = None
+) -> nn.Module:
+    """The teacher of a folder, or the pretrained one that the recipe names; where it is ``one`` of
+    several with weights of its own, that one.
 
     Raises:
         ImportRefused: its folder names code that the recipe does not.
@@ -157,11 +162,14 @@ def make_teacher(recipe: Recipe, teacher: Path | None, data: Dataset) -> nn.Modu
     """
     if teacher is not None:
         return load(teacher, imports=import_paths(recipe)).model
-    if recipe.teacher.weights is None:
+    spec, weights = recipe.teacher.model, recipe.teacher.weights
+    if one is not None and one.model is not None and one.weights is not None:
+        spec, weights = one.model, one.weights
+    if weights is None:
         raise ModelError(
             "no teacher: name a folder with --teacher DIR (made by 'frugalkd teach'), or set "
             "teacher.weights to a pretrained state dict"
         )
-    model = make_model(recipe.teacher.model, data, recipe.seed)
-    load_weights(model, Path(recipe.teacher.weights))
+    model = make_model(spec, data, recipe.seed)
+    load_weights(model, Path(weights))
     return model.eval()

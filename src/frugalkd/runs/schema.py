@@ -62,15 +62,17 @@ class TeacherNote(_Record):
 
     digest: str | None
     evaluation: dict[str, Any] | None
+    of: dict[str, Any] | None = Field(None, description="the same of each of several, by name")
 
 
 class TargetsNote(_Record):
     """Where the soft targets came from."""
 
-    kind: Literal["stored", "live"]
+    kind: Literal["stored", "live", "several"]
     views: int | None
     filled_here: bool = Field(description="whether this run asked the teacher and paid for it")
     fill: Literal["ahead", "first-visit"] | None = None
+    of: dict[str, Any] | None = Field(None, description="the same of each of several, by name")
     encoding: dict[str, Any] | None = Field(None, description="its name and settings")
     rows: int | None = Field(None, description="stored, of samples x views")
     bytes: int | None = Field(None, description="of the store on disk")

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from frugalkd.errors import RunFolderError, Stopped, TargetsError
 from frugalkd.policies._policy import Ids
-from frugalkd.recipes.schema import Recipe
+from frugalkd.recipes.schema import Recipe, TargetsRole
 from frugalkd.runs.folder import read_results
 from frugalkd.teachers import FirstVisitTargets, LiveTeacher, StoredTargets, Targets
 from frugalkd.teachers.about import describe_asking
@@ -64,6 +64,8 @@ def open_targets(
     out: Path | None,
     ids: Ids | None,
     device: torch.device,
+    spec: TargetsRole | None = None,
+    name: str = "targets",
     kept: Callable[[], None] | None = None,
 ) -> Targets:
     """What ``recipe.student.targets`` asks for. ``queries`` says how many rows were asked for here.
@@ -72,6 +74,8 @@ def open_targets(
         recipe: its student section counts.
         live: the teacher, on ``device``.
         data: what the student trains on.
+        spec: in the place of ``recipe.student.targets``, where there are several teachers.
+        name: of the folder, in the run's, that is filled at first visits.
         teacher: the teacher's folder, which keeps what is filled ahead.
         out: the run's folder, which keeps what is filled at first visits, and what is filled ahead
             where the teacher's folder lacks some of it and cannot be written.
@@ -79,7 +83,7 @@ def open_targets(
         device: where the teacher is asked.
         kept: as of :meth:`StoredTargets.fill`.
     """
-    spec = recipe.student.targets
+    spec = spec or recipe.student.targets
     if spec.kind == "live":
         return live
     encoding = encoding_of(recipe)
@@ -89,7 +93,7 @@ def open_targets(
     if spec.fill == "first-visit":
         if out is None:
             raise TargetsError("targets.fill: first-visit needs a run folder to fill")
-        where = folder or out / "targets"
+        where = folder or out / name
         return FirstVisitTargets(live, data, where, views=spec.views, encoding=encoding)
     where = folder or store_folder(live, data, spec.views, encoding, teacher or out)
     if folder is None and out is not None and not _serves(where, ids, spec.views, spec.features):

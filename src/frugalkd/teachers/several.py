@@ -29,6 +29,11 @@ from frugalkd.teachers.combining import (
 from frugalkd.teachers.live import LiveTeacher
 from frugalkd.teachers.stored import StoredTargets
 
+NOT_TOGETHER = (
+    "several teachers have no features in common: take an objective that reads logits, or one "
+    "teacher"
+)
+
 
 class SeveralTeachers(Targets):
     """Several teachers as one, each of them live or stored.
@@ -185,10 +190,7 @@ class SeveralTeachers(Targets):
         return mean_softmax(logits, shares, temperature)
 
     def feature_shapes(self, patterns: Sequence[str], data: Any) -> dict[str, Shape]:
-        raise TargetsError(
-            "several teachers have no features in common: take an objective that reads logits, or "
-            "one teacher"
-        )
+        raise TargetsError(NOT_TOGETHER)
 
     fetch_features: Any = feature_shapes
 

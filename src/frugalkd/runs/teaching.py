@@ -1,0 +1,263 @@
+"""Whom a recipe's student learns from: one teacher or several, made, asked, metered, noted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from frugalkd.api import Stop, teacher_flops
+from frugalkd.engine import Run
+from frugalkd.errors import TargetsError
+from frugalkd.policies._policy import Ids
+from frugalkd.recipes.schema import Recipe, TargetsRole
+from frugalkd.recipes.several import OneOfSeveral
+from frugalkd.runs.folder import RunFolder, read_results
+from frugalkd.runs.material import Material, make_teacher
+from frugalkd.runs.targets import ask_live, held_out_logits, open_targets
+from frugalkd.teachers import (
+    FirstVisitTargets,
+    LiveTeacher,
+    SeveralTeachers,
+    StoredTargets,
+    Targets,
+)
+from frugalkd.teachers.combining import mean_logits, mean_softmax
+
+ONE = "teacher"
+"""What the only teacher is called."""
+
+
+@dataclass
+class Source:
+    """One teacher.
+
+    Attributes:
+        targets: where its soft targets come from, as a recipe says it.
+        live: its model and how it is asked; None of a store alone.
+        folder: of the run that made it, where there is one.
+        opened: its soft targets.
+    """
+
+    targets: TargetsRole
+    live: LiveTeacher | None
+    folder: Path | None = None
+    opened: Targets | None = None
+
+    @property
+    def asked(self) -> int:
+        """Rows that its model was asked for so far."""
+        return 0 if self.live is None else self.live.queries
+
+
+class Teaching:
+    """The teachers of one run.
+
+    A context, in which their soft targets may be used.
+
+    Args:
+        recipe: its student's ``targets`` and ``teachers``.
+        teacher: the run's own teacher's folder; without one the recipe's pretrained teacher.
+        material: the data.
+        folder: the run's.
+        ids: the samples that may take part, None for all.
+        device: where teachers are asked.
+
+    Raises:
+        FrugalKDError: a teacher is missing or cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        teacher: Path | None,
+        material: Material,
+        folder: RunFolder,
+        *,
+        ids: Ids | None,
+        device: torch.device,
+    ):
+        self._recipe, self._material, self._folder = recipe, material, folder
+        self._ids, self._device = ids, device
+        several = recipe.student.teachers
+        if several is None:
+            self.sources = {ONE: self._source(OneOfSeveral.model_validate({}), teacher)}
+        else:
+            self.sources = {name: self._source(one, teacher) for name, one in several.of.items()}
+
+    def _source(self, one: OneOfSeveral, teacher: Path | None) -> Source:
+        recipe, said = self._recipe, self._recipe.student.targets
+        if one.store is not None:
+            stored = StoredTargets(one.store)  # refused before anybody is asked
+            return Source(said, None, opened=stored)
+        folder = teacher
+        if one.folder is not None or one.weights is not None:
+            folder = None if one.folder is None else Path(one.folder)
+        model = make_teacher(recipe, folder, self._material.train, one).to(self._device)
+        targets = said.model_copy(update={"kind": one.kind or said.kind})
+        return Source(targets, ask_live(recipe, model, folder), folder)
+
+    def __enter__(self) -> Teaching:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        for source in self.sources.values():
+            if isinstance(source.opened, FirstVisitTargets):
+                source.opened.close()
+
+    def open(self) -> Targets:
+        """The soft targets; stores are filled, where they are to be filled ahead."""
+        started, before = time.perf_counter(), self._folder.filling()
+
+        def note() -> None:
+            """What was asked for before a stop or a kill is not asked for again, and counts."""
+            asked = {name: one.asked for name, one in self.sources.items() if one.asked}
+            if not asked:
+                return
+            lives = [one.live for one in self.sources.values() if one.live is not None]
+            known = before["queries_of"]
+            self._folder.note_filling(
+                queries_of={name: known.get(name, 0) + asked.get(name, 0) for name in self.sources},
+                seconds=before["seconds"] + time.perf_counter() - started,
+                teacher_seconds=before["teacher_seconds"] + sum(live.seconds for live in lives),
+            )
+
+        try:
+            for name, source in self.sources.items():
+                source.opened = self._opened(name, source, note)
+        finally:
+            note()
+        return self.together
+
+    def _opened(self, name: str, source: Source, note: Callable[[], None]) -> Targets:
+        if source.live is None:
+            assert source.opened is not None, "a store"
+            return source.opened
+        return open_targets(
+            self._recipe, source.live, self._material.train, spec=source.targets,
+            teacher=source.folder, out=self._folder.path, ids=self._ids, device=self._device,
+            kept=note, name="targets" if name == ONE else f"targets-{name}",
+        )  # fmt: skip
+
+    @property
+    def together(self) -> Targets:
+        """The soft targets of all that were opened, as one."""
+        opened = {name: one.opened for name, one in self.sources.items() if one.opened is not None}
+        said = self._recipe.student.teachers
+        if said is None:
+            return opened[ONE]
+        temperature = None
+        if said.average == "softmax":
+            temperature = getattr(self._recipe.student.objective.build(), "temperature", None)
+            if temperature is None:
+                raise TargetsError(
+                    f"teachers.average: softmax is at the objective's temperature, and "
+                    f"{self._recipe.student.objective.name} has none: set it to logits"
+                )
+        return SeveralTeachers(
+            opened, said.combine, weights=said.weights, temperature=temperature,
+            seed=self._recipe.seed,
+        )  # fmt: skip
+
+    # What they cost, and what a run's results say of them.
+
+    def charge(self, run: Run) -> None:
+        """Count in ``run``'s meters what the teachers were asked before the training, too."""
+        meters, filling = run.meters, self._folder.filling()
+        rows = dict(meters.queries_of) or {ONE: meters.teacher_queries}
+        for name, source in self.sources.items():
+            rows[name] += filling["queries_of"].get(name, 0)
+            store = getattr(source.opened, "store", None)
+            if store is not None and store.folder.is_relative_to(self._folder.path):
+                # What a killed process asked for after its last checkpoint or note, and kept.
+                rows[name] = max(rows[name], store.count())
+        meters.teacher_queries = sum(rows.values())
+        if meters.queries_of:
+            meters.queries_of = rows
+        if filling["queries_of"]:
+            meters.wall_seconds += filling["seconds"]
+            meters.phases["store"] += filling["seconds"]
+            meters.move(filling["teacher_seconds"], out_of="store", into="teacher")
+        lives = {name: one.live for name, one in self.sources.items() if one.live is not None}
+        meters.flops["teacher_forward"] = teacher_flops(lives, self._material.train, meters)
+
+    def notes(self, run: Run, stop: Stop | None) -> dict[str, Any]:
+        """``teacher`` and ``targets`` of the results; enters the agreement into the evaluation.
+
+        Raises:
+            Stopped: ``stop`` said so.
+        """
+        meters, said = run.meters, self._recipe.student.teachers
+        asked = meters.queries_of or {ONE: meters.teacher_queries}
+        targets = {name: _note(one, asked[name]) for name, one in self.sources.items()}
+        teachers = {name: _who(one.folder) for name, one in self.sources.items()}
+        self._agree(run, stop)
+        if said is None:
+            return {"teacher": teachers[ONE], "targets": targets[ONE]}
+        here = any(note["filled_here"] for note in targets.values())
+        how = {"combine": said.combine, "average": said.average, "weights": said.weights}
+        together = {"kind": "several", "views": self.together.views, "filled_here": here}
+        return {
+            "teacher": {"digest": None, "evaluation": None, "of": teachers},
+            "targets": {**together, **how, "of": targets},
+        }
+
+    def _agree(self, run: Run, stop: Stop | None) -> None:
+        """How often the student and its teachers name the same class on held-out data. Several
+        speak by their mean, weighted where they have weights; a store alone cannot speak of it."""
+        lives = [(one.live, one.folder) for one in self.sources.values() if one.live is not None]
+        held_out = self._material.held_out
+        if held_out is None or run.evaluation is None or len(lives) < len(self.sources):
+            return
+        started = time.perf_counter()
+        logits = [
+            torch.from_numpy(held_out_logits(live, held_out, folder, self._device, stop))
+            for live, folder in lives
+        ]
+        said = logits[0]
+        together = self.together
+        if isinstance(together, SeveralTeachers):
+            shares = torch.tensor(together.shares)
+            said = mean_logits(logits, shares)
+            if together.temperature is not None:
+                said = mean_softmax(logits, shares, together.temperature)
+        assert run.probabilities is not None, "it was evaluated"
+        agreement = np.mean(said.numpy().argmax(1) == run.probabilities.argmax(1))
+        run.evaluation["teacher_agreement"] = float(agreement)
+        run.meters.eval_seconds += time.perf_counter() - started
+
+
+def _note(source: Source, asked: int) -> dict[str, Any]:
+    """What the results say of where soft targets came from, after a training in which (killed
+    processes included) the teacher was asked for ``asked`` rows."""
+    if isinstance(source.opened, LiveTeacher):
+        return {"kind": "live", "views": None, "filled_here": False}
+    note = {"kind": "stored", "views": source.targets.views, "filled_here": asked > 0}
+    store = getattr(source.opened, "store", None)
+    if store is not None:
+        header = store.header
+        note |= {
+            "views": header.views,
+            "fill": None if source.live is None else source.targets.fill,
+            "encoding": header.encoding.settings,
+            "rows": store.count(),
+            "bytes": header.disk_bytes,
+        }
+    features = getattr(source.opened, "features", None)
+    if features is not None and features.stores:
+        note["features"] = list(features.stores)
+        note["bytes"] += features.disk_bytes
+    return note
+
+
+def _who(folder: Path | None) -> dict[str, Any]:
+    """The run that made a teacher."""
+    if folder is None or not (folder / "results.json").is_file():
+        return {"digest": None, "evaluation": None}
+    results = read_results(folder)
+    return {"digest": results["digest"], "evaluation": results["evaluation"]}
