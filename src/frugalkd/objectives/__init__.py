@@ -9,13 +9,16 @@ from frugalkd.objectives.cross_entropy import CrossEntropy
 from frugalkd.objectives.dist import DIST
 from frugalkd.objectives.dkd import DKD
 from frugalkd.objectives.fitnets import FitNets
+from frugalkd.objectives.fsp import FSP
 from frugalkd.objectives.jensen_shannon import JensenShannon
 from frugalkd.objectives.kd import KD
 from frugalkd.objectives.logit_mse import LogitMSE
 from frugalkd.objectives.logit_standardisation import LogitStandardisation
 from frugalkd.objectives.mlkd import MLKD
 from frugalkd.objectives.nkd import NKD
+from frugalkd.objectives.nst import NST
 from frugalkd.objectives.pkt import PKT
+from frugalkd.objectives.review_kd import ReviewKD
 from frugalkd.objectives.rkd import RKD
 from frugalkd.objectives.similarity_preserving import SimilarityPreserving
 from frugalkd.objectives.top_k_kd import TopKKD
@@ -42,15 +45,20 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "rkd": RKD,
     "vid": VID,
     "crd": CRD,
+    "nst": NST,
+    "fsp": FSP,
+    "review-kd": ReviewKD,
 }
 
 __all__ = [
     "CRD",
     "DIST",
     "DKD",
+    "FSP",
     "KD",
     "MLKD",
     "NKD",
+    "NST",
     "OBJECTIVES",
     "PKT",
     "RKD",
@@ -66,6 +74,7 @@ __all__ = [
     "LogitMSE",
     "LogitStandardisation",
     "Objective",
+    "ReviewKD",
     "SimilarityPreserving",
     "TopKKD",
 ]

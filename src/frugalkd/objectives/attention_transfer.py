@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from frugalkd.features.adapters import resized
 from frugalkd.objectives import _numerics as numerics
 from frugalkd.objectives._features import FeatureObjective, Paths
+from frugalkd.objectives._places import by_place, check_places
 from frugalkd.objectives._seen import Seen, Shapes
 
 
@@ -41,21 +41,14 @@ class AttentionTransfer(FeatureObjective):
     hard: float = 1.0
 
     def parts(self, shapes: Shapes) -> nn.Module:
-        for given, wanted in zip(shapes.student, shapes.teacher, strict=True):
-            if len(given) != len(wanted) or len(given) not in (2, 3):
-                raise ValueError(
-                    f"features of shape {given} and {wanted} have no attention to compare: name "
-                    "modules that return maps (channels, height, width), or both of them tokens"
-                )
+        check_places(shapes)
         return nn.Module()
 
     def transfer(self, seen: Seen, weights: Tensor) -> Tensor:
         apart = weights.new_zeros(len(weights))
-        for student, teacher in zip(seen.student, seen.teacher, strict=True):
-            of_student, of_teacher = _energy(student), _energy(teacher)
-            sizes = zip(of_student.shape[1:], of_teacher.shape[1:], strict=True)
-            least = tuple(min(pair) for pair in sizes)
-            difference = _attention(of_student, least) - _attention(of_teacher, least)
+        for pair in zip(seen.student, seen.teacher, strict=True):
+            student, teacher = by_place(*map(_energy, pair))
+            difference = _attention(student) - _attention(teacher)
             apart = apart + difference.square().mean(1)
         return apart
 
@@ -65,7 +58,7 @@ def _energy(feature: Tensor) -> Tensor:
     return feature.square().mean(1 if feature.ndim == 4 else 2, keepdim=True)
 
 
-def _attention(energy: Tensor, sizes: tuple[int, ...]) -> Tensor:
+def _attention(energy: Tensor) -> Tensor:
     """(rows, places), of norm 1; 0 where the feature is."""
-    flat = resized(energy, sizes).flatten(1)
+    flat = energy[:, 0]
     return numerics.over(flat, torch.linalg.vector_norm(flat, dim=1, keepdim=True))
