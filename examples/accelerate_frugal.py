@@ -55,7 +55,7 @@ def fit(name, net, teacher=None):
     optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
     net, optimizer = accelerator.prepare(net, optimizer)
     reading = {"batch_size": 32, "collate": padded, "device": accelerator.device}
-    plan = Selection(train, policy=SelfRegulation(), epochs=10, model=net, **reading)
+    plan = Selection(train, policy=SelfRegulation(), epochs=15, model=net, **reading)
     started = time.perf_counter()
     for epoch in plan:
         net.train()
@@ -77,4 +77,4 @@ def fit(name, net, teacher=None):
 
 
 large = fit("large", Classifier(128))
-small = fit("small", Classifier(16), teacher=large)
+small = fit("small", Classifier(32), teacher=large)

@@ -55,10 +55,10 @@ def fit(name, net, teacher=None):
     loader = DataLoader(train, batch_size=32, shuffle=True, collate_fn=padded)
     net, optimizer, loader = accelerator.prepare(net, optimizer, loader)
     started = time.perf_counter()
-    for epoch in range(10):
+    for epoch in range(15):
         net.train()
         for step, batch in enumerate(loader):
-            progress = (epoch + step / len(loader)) / 10
+            progress = (epoch + step / len(loader)) / 15
             optimizer.param_groups[0]["lr"] = 3e-3 * (1 - progress)
             logits, targets = net(batch["words"]), batch["labels"]
             if teacher is not None:
@@ -73,4 +73,4 @@ def fit(name, net, teacher=None):
 
 
 large = fit("large", Classifier(128))
-small = fit("small", Classifier(16), teacher=large)
+small = fit("small", Classifier(32), teacher=large)
