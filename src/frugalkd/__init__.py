@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from frugalkd.runs.load import load
     from frugalkd.selection import Selection
     from frugalkd.teachers import (
+        EMATeacher,
         FirstVisitTargets,
         LiveTeacher,
         SeveralTeachers,
@@ -60,6 +61,7 @@ _HOMES = {
     "SelfRegulation": "policies",
     "load": "runs.load",
     "Selection": "selection",
+    "EMATeacher": "teachers",
     "FirstVisitTargets": "teachers",
     "LiveTeacher": "teachers",
     "SeveralTeachers": "teachers",
@@ -75,6 +77,7 @@ __all__ = [
     "All",
     "Augmentation",
     "CrossEntropy",
+    "EMATeacher",
     "FirstVisitTargets",
     "FrugalKDError",
     "ImageData",

@@ -33,6 +33,7 @@ from frugalkd.optimisation import factor, make_optimizer, match_layout
 from frugalkd.ranks import Agreed
 from frugalkd.resuming import check_same_training
 from frugalkd.selection import Selection
+from frugalkd.teachers import EMATeacher
 from frugalkd.training import Training
 
 Listener = Callable[[dict[str, Any]], None]
@@ -159,6 +160,7 @@ class Trainer:
         self.optimizer = make_optimizer(trained, self.training.optimizer)
         decay = self.training.ema
         self.averages = [] if decay is None else [EMA(self.model, decay)]
+        self.averages += self._teaching()
         self.step = 0
         self.loss: Tensor | None = None  # of the step under way
         self.losses: list[Tensor] = []  # of the epoch under way
@@ -166,6 +168,19 @@ class Trainer:
         self.bad = torch.zeros((), device=self.accelerator.device)
         self.one = torch.ones_like(self.bad)
         self.history: list[dict[str, Any]] = []
+
+    def _teaching(self) -> list[EMA]:
+        """Averages of the model that are its own teachers."""
+        targets, averages = self.selection.targets, []
+        for live in ({} if targets is None else targets.asks).values():
+            if isinstance(live, EMATeacher):
+                if live.student is not self.model:
+                    raise ModelError(
+                        "the teacher is the average of another model than the one that is trained: "
+                        "make it of this one, EMATeacher(student)"
+                    )
+                averages.append(live.ema)
+        return averages
 
     def fit(self) -> list[dict[str, Any]]:
         """Train to the end; returns the history.
@@ -254,8 +269,12 @@ class Trainer:
         self.loss = None
         self.step += 1
 
+    def _share_buffers(self) -> None:
+        for model in (self.model, *(average.model for average in self.averages)):
+            self.ranks.share_buffers(model)
+
     def _finish_epoch(self, epoch: Epoch) -> None:
-        self.ranks.share_buffers(self.model)
+        self._share_buffers()
         self._read_clock()
         losses, self.losses = self.losses, []
         mean = float(torch.stack(losses).mean()) if losses else None
@@ -279,9 +298,7 @@ class Trainer:
     def _take_average(self) -> None:
         """Give the model the weights of its moving average, where one is asked for."""
         if self.training.ema is not None:
-            average = self.averages[0].model
-            self.ranks.share_buffers(average)
-            self.model.load_state_dict(average.state_dict())
+            self.model.load_state_dict(self.averages[0].model.state_dict())
 
     def _recalibrate(self) -> None:
         """Refresh BatchNorm statistics over a random part of the pool (semantics 5)."""
@@ -319,7 +336,7 @@ class Trainer:
             state = self.selection.state_dict()
             if self.selection.targets is not None:
                 self.selection.targets.sync()
-            self.ranks.share_buffers(self.model)
+            self._share_buffers()
             self._read_clock()
             tree = {
                 "about": self.about,

@@ -66,11 +66,14 @@ def prepare(recipe: Recipe, teacher: Path | None) -> Setting:
 
     Raises:
         LedgerError: the teacher's ledger is of other data.
-        RecipeError: there are several teachers.
+        RecipeError: there are several teachers, or the student is its own.
         RunFolderError, ModelError, DataError: as a distillation would.
     """
-    if recipe.student.teachers is not None:
-        raise RecipeError("student.teachers: an estimate reckons with one teacher; set it to null")
+    if recipe.student.teachers is not None or recipe.student.targets.kind == "ema":
+        raise RecipeError(
+            "an estimate reckons with one teacher that is trained before: set student.teachers to "
+            "null, and student.targets.kind to stored or live"
+        )
     torch.set_num_threads(recipe.threads)
     device = resolve_device(recipe.device)
     data = make_data(recipe, recipe.student.augment, STORE_SEED).train

@@ -19,6 +19,7 @@ from pydantic import (
 from pydantic_core import CoreSchema
 
 from frugalkd.data import DATA
+from frugalkd.ema import DECAY
 from frugalkd.fidelity import Fidelity, too_little
 from frugalkd.modes import ModeName
 from frugalkd.objectives import OBJECTIVES, FeatureObjective
@@ -121,7 +122,10 @@ class TeacherRole(Role):
 class TargetsRole(Strict):
     """Where soft targets come from."""
 
-    kind: Literal["stored", "live"] = "stored"
+    kind: Literal["stored", "live", "ema"] = Field(
+        "stored", description="ema: self-distillation, the teacher is the student's own average"
+    )
+    decay: float = Field(DECAY, ge=0, lt=1, description="of that average")
     views: int = Field(1, ge=1, description="stored views that a sample's visits cycle through")
     encoding: Literal["float16", "float32", "top-k", "sampled"] = Field(
         "float16",
@@ -191,6 +195,8 @@ class StudentRole(Role):
             if by_features and self._stores and not named:
                 raise ValueError(NO_FEATURES)
             return self
+        if self.targets.kind == "ema":
+            raise ValueError("teachers: set targets.kind to stored or live, and that of one to ema")
         if by_features or self.targets.features:
             raise ValueError(f"teachers: {NOT_TOGETHER}")
         if self.targets.folder is not None:

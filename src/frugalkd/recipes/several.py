@@ -26,7 +26,7 @@ class OneOfSeveral(Strict):
     model: Model | None = Field(
         None, description="of weights; or what a folder's model.json may name to import"
     )
-    kind: Literal["stored", "live"] | None = Field(
+    kind: Literal["stored", "live", "ema"] | None = Field(
         None, description="in place of student.targets.kind"
     )
     weight: float | None = Field(None, gt=0, description="its share of 1")
@@ -41,6 +41,8 @@ class OneOfSeveral(Strict):
             raise ValueError("a model without weights knows nothing: give weights, or a folder")
         if self.store is not None and self.kind == "live":
             raise ValueError("a store has no model to ask live: give a folder")
+        if self.kind == "ema" and (self.folder or self.store or self.weights):
+            raise ValueError("the student's average (ema) has no folder, store or weights")
         return self
 
 

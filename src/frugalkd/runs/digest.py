@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from frugalkd.ema import DECAY
 from frugalkd.models.beginning import weights_file
 from frugalkd.recipes.schema import Recipe
 from frugalkd.runs.folder import SCHEMA
@@ -25,6 +26,7 @@ LATER = {
     "balanced": False,
     "ema": None,
     "features": [],
+    "decay": DECAY,
 }
 """Settings that came after runs had digests: at their defaults they say nothing new, so
 that those runs are still known for what they are."""
@@ -61,7 +63,7 @@ def what_decides(kind: str, recipe: Recipe, *, taught: bool) -> dict[str, Any]:
         del said["teacher"]["trains"]
     if kind == "teach":
         said.pop("student")
-    elif taught:
+    elif taught or said["student"]["targets"]["kind"] == "ema":
         said.pop("teacher")
     if kind == "distill":
         said["student"]["targets"].pop("folder")  # what it must hold is said by the other fields

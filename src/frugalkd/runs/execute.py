@@ -142,7 +142,13 @@ def distill(
             return learn(None), notes
         device = resolve_device(recipe.device)
         teaching = Teaching(
-            recipe, teacher, material, folder, ids=pool(who, material), device=device
+            recipe,
+            teacher,
+            material,
+            folder,
+            student=student,
+            ids=pool(who, material),
+            device=device,
         )
         with teaching:
             run = learn(teaching.open())

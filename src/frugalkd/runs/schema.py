@@ -68,7 +68,7 @@ class TeacherNote(_Record):
 class TargetsNote(_Record):
     """Where the soft targets came from."""
 
-    kind: Literal["stored", "live", "several"]
+    kind: Literal["stored", "live", "ema", "several"]
     views: int | None
     filled_here: bool = Field(description="whether this run asked the teacher and paid for it")
     fill: Literal["ahead", "first-visit"] | None = None

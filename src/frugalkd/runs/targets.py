@@ -84,7 +84,7 @@ def open_targets(
         kept: as of :meth:`StoredTargets.fill`.
     """
     spec = spec or recipe.student.targets
-    if spec.kind == "live":
+    if spec.kind != "stored":
         return live
     encoding = encoding_of(recipe)
     folder = None if spec.folder is None else Path(spec.folder)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from frugalkd.api import Stop, teacher_flops
 from frugalkd.engine import Run
@@ -21,6 +22,7 @@ from frugalkd.runs.folder import RunFolder, read_results
 from frugalkd.runs.material import Material, make_teacher
 from frugalkd.runs.targets import ask_live, held_out_logits, open_targets
 from frugalkd.teachers import (
+    EMATeacher,
     FirstVisitTargets,
     LiveTeacher,
     SeveralTeachers,
@@ -65,6 +67,7 @@ class Teaching:
         teacher: the run's own teacher's folder; without one the recipe's pretrained teacher.
         material: the data.
         folder: the run's.
+        student: which may be its own teacher.
         ids: the samples that may take part, None for all.
         device: where teachers are asked.
 
@@ -79,11 +82,12 @@ class Teaching:
         material: Material,
         folder: RunFolder,
         *,
+        student: nn.Module,
         ids: Ids | None,
         device: torch.device,
     ):
         self._recipe, self._material, self._folder = recipe, material, folder
-        self._ids, self._device = ids, device
+        self._student, self._ids, self._device = student, ids, device
         several = recipe.student.teachers
         if several is None:
             self.sources = {ONE: self._source(OneOfSeveral.model_validate({}), teacher)}
@@ -95,11 +99,19 @@ class Teaching:
         if one.store is not None:
             stored = StoredTargets(one.store)  # refused before anybody is asked
             return Source(said, None, opened=stored)
+        targets = said.model_copy(update={"kind": one.kind or said.kind})
+        if targets.kind == "ema":
+            training = recipe.student.training
+            asking: dict[str, Any] = {
+                "precision": training.precision,
+                "channels_last": training.channels_last,
+            }
+            student = self._student.to(self._device)
+            return Source(targets, EMATeacher(student, said.decay, **asking))
         folder = teacher
         if one.folder is not None or one.weights is not None:
             folder = None if one.folder is None else Path(one.folder)
         model = make_teacher(recipe, folder, self._material.train, one).to(self._device)
-        targets = said.model_copy(update={"kind": one.kind or said.kind})
         return Source(targets, ask_live(recipe, model, folder), folder)
 
     def __enter__(self) -> Teaching:
@@ -210,7 +222,11 @@ class Teaching:
     def _agree(self, run: Run, stop: Stop | None) -> None:
         """How often the student and its teachers name the same class on held-out data. Several
         speak by their mean, weighted where they have weights; a store alone cannot speak of it."""
-        lives = [(one.live, one.folder) for one in self.sources.values() if one.live is not None]
+        lives = [
+            (_as_it_is(one.live), one.folder)
+            for one in self.sources.values()
+            if one.live is not None
+        ]
         held_out = self._material.held_out
         if held_out is None or run.evaluation is None or len(lives) < len(self.sources):
             return
@@ -232,11 +248,18 @@ class Teaching:
         run.meters.eval_seconds += time.perf_counter() - started
 
 
+def _as_it_is(live: LiveTeacher) -> LiveTeacher:
+    """A teacher that no longer changes: the training is over."""
+    if not live.changes:
+        return live
+    return LiveTeacher(live.teacher, precision=live.precision, channels_last=live.channels_last)
+
+
 def _note(source: Source, asked: int) -> dict[str, Any]:
     """What the results say of where soft targets came from, after a training in which (killed
     processes included) the teacher was asked for ``asked`` rows."""
     if isinstance(source.opened, LiveTeacher):
-        return {"kind": "live", "views": None, "filled_here": False}
+        return {"kind": source.targets.kind, "views": None, "filled_here": False}
     note = {"kind": "stored", "views": source.targets.views, "filled_here": asked > 0}
     store = getattr(source.opened, "store", None)
     if store is not None:

@@ -83,6 +83,11 @@ class Filler:
         announce: Announce | None = None,
     ):
         check_map_style(dataset)
+        if live.changes:
+            raise TargetsError(
+                "this teacher changes with each step, and nothing that it says can be kept: ask it "
+                "live"
+            )
         if randomness(dataset):
             raise TargetsError(
                 "this data set gives other pixels each time it is asked: give it a method "

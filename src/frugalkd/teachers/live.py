@@ -33,6 +33,9 @@ class LiveTeacher(Targets):
 
     phase = "teacher"
 
+    changes: bool = False
+    """Whether it is trained meanwhile, so that no answer may be kept."""
+
     def __init__(
         self,
         teacher: nn.Module,

@@ -234,9 +234,9 @@ class SeveralTeachers(Targets):
         """Whom they are made of, for a checkpoint to know them again."""
 
         def digest(each: Targets) -> str:
-            for live in each.asks.values():
-                return model_digest(live.teacher)
-            return getattr(each, "about", {}).get("teacher", type(each).__name__)
+            known = getattr(each, "about", {}).get("teacher")
+            asked = [model_digest(live.teacher) for live in each.asks.values() if not known]
+            return known or next(iter(asked), type(each).__name__)
 
         pairs = zip(self.shares, self._each, strict=True)
         who = ", ".join(f"{share:.6g} {digest(each)}" for share, each in pairs)
