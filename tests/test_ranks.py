@@ -55,9 +55,9 @@ def _tell():
     rank = ranks.rank
     model = nn.BatchNorm1d(2)
     torch.nn.init.constant_(model.weight, float(rank))
+    shared = ranks.share_model(model)
     assert model.running_mean is not None
     model.running_mean.fill_(float(rank))
-    shared = ranks.share_model(model)
     ranks.share_buffers(model)
     wishes = []
     ask = Agreed(ranks, lambda: rank == 2 and len(wishes) == 1)

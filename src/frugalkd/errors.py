@@ -153,6 +153,13 @@ class RankError(FrugalKDError):
     """
 
 
+class OtherRankFailed(RankError):
+    """The first of several processes has failed, and this one ends with it.
+
+    What to do: as the first one's line says.
+    """
+
+
 class NonFiniteLoss(FrugalKDError):
     """Logits or losses stopped being finite. The weights are those before the first bad step.
 

@@ -35,6 +35,7 @@ from frugalkd.memory import memory_for
 from frugalkd.models.beginning import head_of_name
 from frugalkd.objectives import Objective
 from frugalkd.policies import Policy
+from frugalkd.ranks import Ranks
 from frugalkd.training import Checkpointing, Training
 
 _BATCH = 256
@@ -136,13 +137,13 @@ def train_head(
     run.model = model.eval()
     run.ledger.about["data"] = data_digest(data)
     row = flops_of_data(model, data, accelerator.device, collate)
-    meters = run.meters
-    meters.flops["student_forward"] += row["forward"] * len(features)
-    meters.student_forwards += len(features)
+    meters, ranks = run.meters, Ranks.here()  # each of them asked for all features
+    meters.flops["student_forward"] += row["forward"] * len(features) * ranks.world
+    meters.student_forwards += len(features) * ranks.world
     meters.wall_seconds += spent
     meters.phases["features"] += spent
     if held_out is not None:
-        evaluate(run, None, held_out, training, accelerator, collate, stop)
+        evaluate(run, None, held_out, training, accelerator, collate, stop, ranks)
     return run
 
 

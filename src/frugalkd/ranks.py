@@ -10,6 +10,7 @@ import inspect
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from functools import cache
 from typing import Any, TypeVar
 
@@ -19,11 +20,15 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from frugalkd.errors import RankError
+from frugalkd.errors import OtherRankFailed, RankError
 from frugalkd.policies._policy import Ids, Plan
 
 _BLOCK = 1 << 24
 """Rows that are told at a time: what waits for them in memory is that many on each rank."""
+
+PATIENCE = timedelta(hours=6)
+"""How long a rank waits for what another has to tell, which may have a store to fill first; that
+one has died is noticed at once."""
 
 # Newer versions of torch warn of the old name.
 _SYNC_BUFFERS = "forward_sync_buffers"
@@ -156,6 +161,27 @@ class Ranks:
                 "settings and versions"
             )
 
+    def from_first(self, make: Callable[[], Any]) -> Any:
+        """What ``make``, called on the first rank alone, gives there: a plain value.
+
+        Raises:
+            OtherRankFailed: it raised something; the first rank raises that itself.
+        """
+        if self.alone:
+            return make()
+        told: list[Any] = [None, "it was stopped"]
+        try:
+            if self.first:
+                told = [make(), None]
+        except Exception as error:
+            told[1] = str(error)
+            raise
+        finally:
+            distributed.broadcast_object_list(told, group=self._group)
+        if told[1] is not None:
+            raise OtherRankFailed(f"the first rank failed: {told[1]}")
+        return told[0]
+
     def wait(self) -> None:
         """Until every rank has come here."""
         if not self.alone:
@@ -273,7 +299,5 @@ class Agreed:
 
 @cache
 def _in_memory(group: Any) -> Any:
-    """The ranks of ``group``, with a backend that speaks for tensors in main memory."""
-    if "gloo" in str(distributed.get_backend_config(group)):
-        return group
-    return distributed.new_group(backend="gloo")
+    """The ranks of ``group``, through a backend that speaks for tensors in main memory."""
+    return distributed.new_group(distributed.get_process_group_ranks(group), PATIENCE, "gloo")

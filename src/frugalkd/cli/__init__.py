@@ -14,7 +14,8 @@ import typer
 from frugalkd.allocator import keep_freed_memory
 from frugalkd.cli.app import app
 from frugalkd.cli.interrupt import Interrupted
-from frugalkd.errors import FrugalKDError, FrugalKDWarning
+from frugalkd.errors import FrugalKDError, FrugalKDWarning, OtherRankFailed
+from frugalkd.launch import is_parting, quiet_unless_first, rank_and_world
 from frugalkd.memory import is_out_of_memory
 from frugalkd.parsing import printable
 from frugalkd.writing import DISK, advice_for
@@ -38,14 +39,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     command = typer.main.get_command(app)
     try:
-        with _warnings_of_one_line():
+        with quiet_unless_first(), _warnings_of_one_line():
             code = command.main(args=arguments, prog_name="frugalkd", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except Interrupted as error:
-        return _say(str(error), error.code)
+        return _say(str(error), error.code, once=True)
     except (KeyboardInterrupt, typer.Abort):
-        return _say("stopped", EXIT_INTERRUPTED)
+        return _say("stopped", EXIT_INTERRUPTED, once=True)
+    except OtherRankFailed:
+        return EXIT_ERROR  # the first one says why
     except BrokenPipeError:
         # The reader (head, less) has gone; closing stdout again at exit would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -60,8 +63,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(f"error: {reason}", EXIT_ERROR)
 
 
-def _say(line: str, code: int) -> int:
-    print(printable(" ".join(line.split())), file=sys.stderr)
+def _say(line: str, code: int, *, once: bool = False) -> int:
+    """A line on stderr, which says of which rank it is, or with ``once`` is the first one's."""
+    rank, _ = rank_and_world()
+    if rank == 0 or not once:
+        said = printable(" ".join(line.split()))
+        print(f"rank {rank}: {said}" if rank else said, file=sys.stderr)
     return code
 
 
@@ -73,6 +80,8 @@ def _reason(error: Exception) -> str | None:
         where = f"{error.filename}: " if error.filename else ""
         advice = f"; {advice_for(error)}" if error.errno in DISK else ""
         return f"{where}{error.strerror or error}{advice}"
+    if is_parting(error):
+        return "another rank is gone, and says why: start all of them again, with --resume"
     if is_out_of_memory(error):
         return "out of memory: give the machine less to do at once, or lower the batch sizes"
     return None

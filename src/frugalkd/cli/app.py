@@ -19,6 +19,8 @@ from frugalkd.cli import (
     training,
     using,
 )
+from frugalkd.errors import RankError
+from frugalkd.launch import rank_and_world
 
 app = typer.Typer(
     name="frugalkd",
@@ -37,8 +39,13 @@ def _version(wanted: bool) -> None:
         raise typer.Exit()
 
 
+TOGETHER = ("teach", "distill", "store")
+"""Commands that several processes of a launcher carry out together."""
+
+
 @app.callback()
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
@@ -53,6 +60,12 @@ def _root(
     ] = False,
 ) -> None:
     """What holds for every command; main() looks at --debug itself."""
+    name, (_, world) = context.invoked_subcommand, rank_and_world()
+    if world > 1 and name not in TOGETHER:
+        raise RankError(
+            f"'frugalkd {name}' runs in one process, and this launch has {world}: start it without "
+            f"torchrun or accelerate launch, which are for {', '.join(TOGETHER)}"
+        )
 
 
 _RUN, _LOOK = "Run", "Look and use"

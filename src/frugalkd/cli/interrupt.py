@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from frugalkd.errors import Stopped
+from frugalkd.launch import rank_and_world
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -91,6 +92,7 @@ def _what_is_kept(out: Path, runs: bool) -> str:
 
 
 def resume_command() -> str:
-    """The command of this process, with ``--resume``."""
+    """The command of this process, with ``--resume``; the launcher's part of it is left to say."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--resume"]
-    return shlex.join(["frugalkd", *arguments, "--resume"])
+    launcher = "torchrun ... -m " if rank_and_world()[1] > 1 else ""
+    return launcher + shlex.join(["frugalkd", *arguments, "--resume"])

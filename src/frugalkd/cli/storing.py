@@ -49,7 +49,7 @@ def store(
             "--shard",
             metavar="I/N",
             help="Fill the I-th of N parts, the first being 0; other processes fill the others: "
-            "[cyan]--shard 0/2[/cyan].",
+            "[cyan]--shard 0/2[/cyan]. Under torchrun they share the work without it.",
         ),
     ] = "0/1",
     features: Annotated[

@@ -24,6 +24,7 @@ from frugalkd.cli.options import (
 )
 from frugalkd.cli.progress import EpochProgress
 from frugalkd.cli.resolving import print_dry_run, resolve
+from frugalkd.launch import started_again
 from frugalkd.modes import MODES
 from frugalkd.show import print_command, stdout, summary_table
 
@@ -61,7 +62,9 @@ def teach(
         f"teach {made.name}",
         made.teacher.training,
         out,
-        lambda listener, stop: run(made, out, resume=resume, listener=listener, stop=stop),
+        lambda listener, stop: run(
+            made, out, resume=resume or started_again(), listener=listener, stop=stop
+        ),
     )
     student = out.parent / ("student" if out.name != "student" else "distilled")
     gated = made.teacher.policy.build().looks
@@ -130,7 +133,13 @@ def distill(
         made.student.training,
         out,
         lambda listener, stop: run(
-            made, out, teacher=teacher, ledger=ledger, resume=resume, listener=listener, stop=stop
+            made,
+            out,
+            teacher=teacher,
+            ledger=ledger,
+            resume=resume or started_again(),
+            listener=listener,
+            stop=stop,
         ),
     )
     command = ["frugalkd", "ledger", "show", str(out)]

@@ -15,7 +15,9 @@ from frugalkd.api import Stop, train_teacher
 from frugalkd.api import distill as distill_model
 from frugalkd.engine import Listener, Run, resolve_device
 from frugalkd.heads import train_head
+from frugalkd.launch import ranks_of
 from frugalkd.ledger import Ledger, ledger_file
+from frugalkd.ranks import Ranks
 from frugalkd.recipes.schema import Recipe, Role
 from frugalkd.runs.digest import run_digest
 from frugalkd.runs.folder import SCHEMA, RunFolder
@@ -50,6 +52,9 @@ def teach(
     """Train the recipe's teacher into the folder ``out``; returns ``results.json``.
 
     A run that is done already is not run again.
+
+    Processes that torchrun or accelerate launch started train it together, and the first of them
+    writes the folder.
 
     Raises:
         FrugalKDError: with one line; see the subclasses.
@@ -90,7 +95,8 @@ def distill(
     listener: Listener | None = None,
     stop: Stop | None = None,
 ) -> dict[str, Any]:
-    """Distil the recipe's student into the folder ``out``; returns ``results.json``.
+    """Distil the recipe's student into the folder ``out``; returns ``results.json``, as
+    :func:`teach` does.
 
     Args:
         recipe: its student section says the mode.
@@ -206,11 +212,18 @@ def _carry_out(
         ledger = ledger_file(ledger)
         Ledger.load(ledger)  # refused before anything is begun
     digest = run_digest(kind, recipe, teacher, ledger)
-    with RunFolder(out) as folder, Tracking() as tracking:
-        return _within(folder, tracking, kind, recipe, role, digest, resume, view_seed, train)
+    with (
+        ranks_of(recipe.device, recipe.threads) as ranks,
+        RunFolder(out, ranks) as folder,
+        Tracking() as tracking,
+    ):
+        return _within(
+            ranks, folder, tracking, kind, recipe, role, digest, resume, view_seed, train
+        )
 
 
 def _within(
+    ranks: Ranks,
     folder: RunFolder,
     tracking: Tracking,
     kind: str,
@@ -225,10 +238,28 @@ def _within(
     done = folder.begin(digest, resolved, kind, resume)
     if done is not None:
         return done
-    _start(tracking, recipe, kind, digest, folder)
-    torch.set_num_threads(recipe.threads)
+    if ranks.first:
+        _start(tracking, recipe, kind, digest, folder)
     material = make_data(recipe, role.augment, view_seed)
     run, notes = train(material, folder, tracking)
+    said = {"kind": kind, "digest": digest, "recipe": resolved, "ranks": ranks.world}
+    return ranks.from_first(
+        lambda: _leave(folder, tracking, recipe, role, material, run, said, notes)
+    )
+
+
+def _leave(
+    folder: RunFolder,
+    tracking: Tracking,
+    recipe: Recipe,
+    role: Role,
+    material: Material,
+    run: Run,
+    said: dict[str, Any],
+    notes: dict[str, Any],
+) -> dict[str, Any]:
+    """Write what a run leaves; returns the results, in which ``said`` and ``notes`` are."""
+    kind = said["kind"]
     weights = "teacher.safetensors" if kind == "teach" else "student.safetensors"
     save_weights(folder.path / weights, run.model)
     run.ledger.save(folder.path / "ledger.safetensors")
@@ -238,9 +269,7 @@ def _within(
     meters = run.meters.summary()
     results = {
         "schema": SCHEMA,
-        "kind": kind,
-        "digest": digest,
-        "recipe": resolved,
+        **said,
         "versions": {
             "frugalkd": frugalkd.__version__,
             "torch": torch.__version__,

@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from frugalkd.errors import RunFolderError, WriteFailed, refuse_schema
 from frugalkd.files import is_left_aside, sweep, write_atomic, write_json
@@ -21,6 +21,9 @@ from frugalkd.parsing import (
 )
 from frugalkd.writing import make_folder, writing
 
+if TYPE_CHECKING:  # the report reads run folders without torch
+    from frugalkd.ranks import Ranks
+
 SCHEMA = 1
 _FILLING = "filling.json"
 _SCORING = "scoring.json"
@@ -30,14 +33,16 @@ _TRACKERS = "trackers.json"
 class RunFolder:
     """One run's folder; ``run.json`` says which run it is, ``results.json`` that it is done.
 
-    A context: from :meth:`begin` to its end the folder is this process's alone.
+    A context: from :meth:`begin` to its end the folder is this process's alone; of several ranks
+    it is the first one's, and what the others would write is what it writes.
 
     Raises:
         WriteFailed: the folder cannot be made or written.
     """
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
+    def __init__(self, path: str | Path, ranks: Ranks | None = None):
+        self.path, self._ranks = Path(path), ranks
+        self._writes = ranks is None or ranks.first
         self._metrics: list[dict[str, Any]] = []
         self._lock: Lock | None = None
 
@@ -61,7 +66,15 @@ class RunFolder:
         Raises:
             RunFolderError: it holds another run, or an unfinished one and ``resume`` is off, or
                 another process is at work in it.
+            OtherRankFailed: as much, on the other ranks.
         """
+        if self._ranks is None:
+            return self._begin(digest, recipe, kind, resume)
+        return self._ranks.from_first(lambda: self._begin(digest, recipe, kind, resume))
+
+    def _begin(
+        self, digest: str, recipe: dict[str, Any], kind: str, resume: bool
+    ) -> dict[str, Any] | None:
         make_folder(self.path)
         if not self._done():  # what is done can be read anywhere, locked or not
             self._lock = Lock(self.path)
@@ -111,7 +124,8 @@ class RunFolder:
         """Note what filling stores before the training has taken until now, by this process and
         earlier ones of this run: rows asked of each teacher, by name, and seconds."""
         spent = {"seconds": seconds, "teacher_seconds": teacher_seconds}
-        write_json(self.path / _FILLING, {"schema": SCHEMA, "queries_of": queries_of, **spent})
+        if self._writes:
+            write_json(self.path / _FILLING, {"schema": SCHEMA, "queries_of": queries_of, **spent})
 
     def filling(self) -> dict[str, Any]:
         """What :meth:`note_filling` noted last; nobody and zeros where it noted nothing."""
@@ -128,7 +142,8 @@ class RunFolder:
 
     def note_scoring(self) -> None:
         """Note that this run made the scores that it trains with, whichever of its processes."""
-        write_json(self.path / _SCORING, {"schema": SCHEMA})
+        if self._writes:
+            write_json(self.path / _SCORING, {"schema": SCHEMA})
 
     @property
     def scored(self) -> bool:

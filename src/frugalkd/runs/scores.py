@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -21,6 +22,7 @@ from frugalkd.errors import RunFolderError, Stopped
 from frugalkd.files import sweep
 from frugalkd.lock import Lock
 from frugalkd.policies import Policy, Scoring
+from frugalkd.ranks import Ranks
 from frugalkd.recipes.schema import Recipe, Role
 from frugalkd.runs.digest import digest_of, forget_later_defaults
 from frugalkd.runs.folder import RunFolder
@@ -112,17 +114,24 @@ def scores_for(
     said = _what_decides(recipe, role, policy.scoring, data)
     where = _place(f"scores-{digest_of(said)[:16]}", teacher, folder.path)
     samples = len(data)  # pyright: ignore[reportArgumentType]
-    if not (where / FILE).exists():
-        make_folder(where)
-        lock = _locked(where, stop)
-        try:
+    ranks = Ranks.here()
+    with ExitStack() as held:
+
+        def lacking() -> bool:
+            """Whether the scores have to be made, by who has their folder now."""
+            if (where / FILE).exists():
+                return False
+            make_folder(where)
+            held.callback(_locked(where, stop).release)
             sweep(where)
-            if not (where / FILE).exists():
-                made = _make(recipe, role, policy.scoring, data, stop)
+            return not (where / FILE).exists()
+
+        if ranks.from_first(lacking):
+            made = _make(recipe, role, policy.scoring, data, stop)
+            if ranks.first:
                 folder.note_scoring()
                 made.save(where / FILE, said)
-        finally:
-            lock.release()
+            ranks.wait()
     scores = Scores.load(where / FILE, said, samples)
     note = {
         **asdict(policy.scoring),

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from frugalkd.devices import resolve_device
+from frugalkd.errors import RankError
+from frugalkd.launch import ranks_of
 from frugalkd.recipes.schema import Recipe
 from frugalkd.runs.material import Material, make_data, make_teacher
 from frugalkd.runs.participants import pool, who_takes_part
@@ -63,7 +65,8 @@ def store(
         recipe: its student section says the views, the encoding, and who takes part.
         out: the store's folder.
         teacher: a folder made by ``teach``; without one the recipe's pretrained teacher.
-        shard: (i, n): fill the i-th of n parts; other processes fill the others.
+        shard: (i, n): fill the i-th of n parts; other processes fill the others. Processes that
+            torchrun or accelerate launch started take theirs by themselves.
         announce: told of the header (``disk_bytes``) before space is taken.
         listener: told of rows done and rows to do.
 
@@ -73,14 +76,20 @@ def store(
     Raises:
         FrugalKDError: with one line; see the subclasses.
     """
-    live, material, device = _ask(recipe, teacher)
-    ids = pool(who_takes_part(recipe, teacher, material), material)
-    started = time.perf_counter()
-    done = fill_shards(
-        recipe, live, material.train, out, ids=ids, device=device, shard=shard,
-        announce=announce, listener=listener,
-    )  # fmt: skip
-    return {**done, "seconds": time.perf_counter() - started}
+    with ranks_of(recipe.device, recipe.threads) as ranks:
+        if shard[1] > 1 and not ranks.alone:
+            raise RankError(
+                f"--shard {shard[0]}/{shard[1]} is for processes that know nothing of each other: "
+                f"leave it out, and the {ranks.world} of this launch share the work"
+            )
+        live, material, device = _ask(recipe, teacher)
+        ids = pool(who_takes_part(recipe, teacher, material), material)
+        started = time.perf_counter()
+        done = fill_shards(
+            recipe, live, material.train, out, ids=ids, device=device, shard=shard,
+            announce=announce, listener=listener, ranks=ranks,
+        )  # fmt: skip
+        return {**done, "seconds": time.perf_counter() - started}
 
 
 def _ask(recipe: Recipe, teacher: Path | None) -> tuple[LiveTeacher, Material, torch.device]:

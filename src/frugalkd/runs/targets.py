@@ -14,14 +14,15 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from frugalkd.errors import RunFolderError, Stopped, TargetsError
+from frugalkd.errors import RankError, RunFolderError, Stopped, TargetsError
 from frugalkd.policies._policy import Ids
+from frugalkd.ranks import Ranks
 from frugalkd.recipes.schema import Recipe, TargetsRole
 from frugalkd.runs.folder import read_results
 from frugalkd.teachers import FirstVisitTargets, LiveTeacher, StoredTargets, Targets
 from frugalkd.teachers.about import describe_asking
 from frugalkd.teachers.encodings import Dense, Encoding, make_encoding
-from frugalkd.teachers.filling import Announce, Filler, Layout, fill
+from frugalkd.teachers.filling import Announce, Filler, Layout, fill, shards_of
 from frugalkd.teachers.store import read_header
 
 STORE_SEED = 0
@@ -67,6 +68,7 @@ def open_targets(
     spec: TargetsRole | None = None,
     name: str = "targets",
     kept: Callable[[], None] | None = None,
+    ranks: Ranks | None = None,
 ) -> Targets:
     """What ``recipe.student.targets`` asks for. ``queries`` says how many rows were asked for here.
 
@@ -81,7 +83,11 @@ def open_targets(
             where the teacher's folder lacks some of it and cannot be written.
         ids: the samples that may take part, None for all; no others are asked for.
         device: where the teacher is asked.
-        kept: as of :meth:`StoredTargets.fill`.
+        kept, ranks: as of :meth:`StoredTargets.fill`.
+
+    Raises:
+        RankError: several ranks, and targets that are stored at first visits.
+        TargetsError: as :meth:`StoredTargets.fill`.
     """
     spec = spec or recipe.student.targets
     if spec.kind != "stored":
@@ -93,6 +99,11 @@ def open_targets(
     if spec.fill == "first-visit":
         if out is None:
             raise TargetsError("targets.fill: first-visit needs a run folder to fill")
+        if ranks is not None and not ranks.alone:
+            raise RankError(
+                "targets.fill: first-visit is for one process, since a sample's first visit is on "
+                "one rank and the next one on another: set targets.fill to ahead"
+            )
         where = folder or out / name
         return FirstVisitTargets(live, data, where, views=spec.views, encoding=encoding)
     where = folder or store_folder(live, data, spec.views, encoding, teacher or out)
@@ -100,7 +111,7 @@ def open_targets(
         where = store_folder(live, data, spec.views, encoding, out)
     return StoredTargets.fill(
         live, data, where, views=spec.views, encoding=encoding, features=spec.features, ids=ids,
-        device=device, kept=kept,
+        device=device, kept=kept, ranks=ranks,
     )  # fmt: skip
 
 
@@ -110,9 +121,10 @@ def held_out_logits(
     teacher: Path | None,
     device: torch.device,
     stop: Callable[[], bool] | None = None,
+    ranks: Ranks | None = None,
 ) -> np.ndarray:
     """The teacher's logits float32 (samples, classes) on held-out data, kept in its folder where
-    that can be written.
+    that can be written. Several ``ranks`` ask for them together.
 
     Raises:
         Stopped: ``stop``, asked after each batch, said so.
@@ -126,7 +138,7 @@ def held_out_logits(
     where = store_folder(live, data, 1, encoding, teacher)
     where = where if _serves(where, None, 1) else None
     return StoredTargets.fill(
-        live, data, where, encoding=encoding, device=device, listener=heed
+        live, data, where, encoding=encoding, device=device, listener=heed, ranks=ranks
     ).all_logits()
 
 
@@ -168,9 +180,11 @@ def fill_shards(
     shard: tuple[int, int] = (0, 1),
     announce: Announce | None = None,
     listener: Callable[[int, int], None] | None = None,
+    ranks: Ranks | None = None,
 ) -> dict[str, Any]:
-    """Fill one of ``shard[1]`` shards of a store at ``out``; returns what it has come to: ``asked``
-    and ``rows`` of ``of`` rows, ``bytes``, ``encoding``, ``features`` (the teacher's modules).
+    """Fill one of ``shard[1]`` shards of a store at ``out``, or with several ``ranks`` each its
+    shards of all; returns what it has come to: ``asked`` and ``rows`` of ``of`` rows, ``bytes``,
+    ``encoding``, ``features`` (the teacher's modules).
 
     Raises:
         TargetsError: ``out`` holds other targets, another process fills this shard, the disk is
@@ -179,17 +193,21 @@ def fill_shards(
     index, shards = shard
     if not 0 <= index < shards:
         raise TargetsError(f"shard {index}/{shards}: give 0/N .. N-1/N")
+    ranks, write = ranks or Ranks(), [index]
+    if not ranks.alone:
+        shards, write = shards_of(out, ranks)
     spec = recipe.student.targets
     layout = Layout(spec.views, encoding_of(recipe), shards, spec.features)
-    filler = Filler(live, data, out, layout, write=[index], announce=announce)
+    filler = Filler(live, data, out, layout, write=write, announce=announce)
     try:
         fill(filler, data, ids=ids, device=device, listener=listener)
     finally:
         filler.close()
+    asked = int(ranks.sum([live.queries])[0])  # once all are done
     targets = StoredTargets(out)
     header = targets.store.header
     return {
-        "asked": live.queries,
+        "asked": asked,
         "rows": targets.store.count(),
         "of": header.samples * header.views,
         "bytes": header.disk_bytes + targets.features.disk_bytes,

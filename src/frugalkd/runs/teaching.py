@@ -16,6 +16,7 @@ from frugalkd.api import Stop, teacher_flops
 from frugalkd.engine import Run
 from frugalkd.errors import TargetsError
 from frugalkd.policies._policy import Ids
+from frugalkd.ranks import Ranks
 from frugalkd.recipes.schema import Recipe, TargetsRole
 from frugalkd.recipes.several import OneOfSeveral
 from frugalkd.runs.folder import RunFolder, read_results
@@ -88,6 +89,7 @@ class Teaching:
     ):
         self._recipe, self._material, self._folder = recipe, material, folder
         self._student, self._ids, self._device = student, ids, device
+        self._ranks = Ranks.here()
         several = recipe.student.teachers
         if several is None:
             self.sources = {ONE: self._source(OneOfSeveral.model_validate({}), teacher)}
@@ -126,24 +128,31 @@ class Teaching:
         """The soft targets; stores are filled, where they are to be filled ahead."""
         started, before = time.perf_counter(), self._folder.filling()
 
-        def note() -> None:
-            """What was asked for before a stop or a kill is not asked for again, and counts."""
-            asked = {name: one.asked for name, one in self.sources.items() if one.asked}
-            if not asked:
+        def note(ranks: Ranks = Ranks()) -> None:  # noqa: B008
+            """What was asked for before a stop or a kill is not asked for again, and counts: by
+            this process, or by all ``ranks``."""
+            asked = ranks.sum([one.asked for one in self.sources.values()])
+            if not asked.any():
                 return
             lives = [one.live for one in self.sources.values() if one.live is not None]
             known = before["queries_of"]
+            spent = ranks.mean(sum(live.seconds for live in lives))
             self._folder.note_filling(
-                queries_of={name: known.get(name, 0) + asked.get(name, 0) for name in self.sources},
+                queries_of={
+                    name: known.get(name, 0) + int(rows)
+                    for name, rows in zip(self.sources, asked, strict=True)
+                },
                 seconds=before["seconds"] + time.perf_counter() - started,
-                teacher_seconds=before["teacher_seconds"] + sum(live.seconds for live in lives),
+                teacher_seconds=before["teacher_seconds"] + spent,
             )
 
+        known_to_be_done = Ranks()
         try:
             for name, source in self.sources.items():
                 source.opened = self._opened(name, source, note)
+            known_to_be_done = self._ranks
         finally:
-            note()
+            note(known_to_be_done)
         return self.together
 
     def _opened(self, name: str, source: Source, note: Callable[[], None]) -> Targets:
@@ -153,7 +162,7 @@ class Teaching:
         return open_targets(
             self._recipe, source.live, self._material.train, spec=source.targets,
             teacher=source.folder, out=self._folder.path, ids=self._ids, device=self._device,
-            kept=note, name="targets" if name == ONE else f"targets-{name}",
+            kept=note, name="targets" if name == ONE else f"targets-{name}", ranks=self._ranks,
         )  # fmt: skip
 
     @property
@@ -232,7 +241,9 @@ class Teaching:
             return
         started = time.perf_counter()
         logits = [
-            torch.from_numpy(held_out_logits(live, held_out, folder, self._device, stop))
+            torch.from_numpy(
+                held_out_logits(live, held_out, folder, self._device, stop, self._ranks)
+            )
             for live, folder in lives
         ]
         said = logits[0]

@@ -23,6 +23,7 @@ from frugalkd.meters import Meters
 from frugalkd.objectives import CrossEntropy
 from frugalkd.policies import All, Policy
 from frugalkd.policies._policy import Ids
+from frugalkd.ranks import Ranks
 from frugalkd.training import Training
 
 MakeModel = Callable[[int], nn.Module]
@@ -97,6 +98,7 @@ class ScoringRun:
             collate=self.collate,
             stop=self.stop,
             ids=ids,
+            ranks=Ranks.here(),
         )
         if labels is None:
             raise UnsupportedData("these data have no labels: a scoring run learns from labels")

@@ -23,12 +23,13 @@ from frugalkd.errors import TargetsError, few
 from frugalkd.features import Shape, find_paths
 from frugalkd.memory import memory_for
 from frugalkd.policies._policy import Ids
+from frugalkd.ranks import Ranks
 from frugalkd.teachers._feature_stores import feature_folder, feature_header
 from frugalkd.teachers._part import Announce, Opening, Part
 from frugalkd.teachers.about import describe_asking
 from frugalkd.teachers.encodings import Dense, Encoding
 from frugalkd.teachers.live import LiveTeacher
-from frugalkd.teachers.store import Header, Store, shard_of
+from frugalkd.teachers.store import FILE, Header, Store, read_header, shard_of
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,16 @@ class Filler:
 
     def _feature_header(self, path: str, shape: Shape, shards: int) -> Header:
         return feature_header(self._header((1,), shards), path, shape)
+
+
+def shards_of(folder: Path, ranks: Ranks) -> tuple[int | None, Sequence[int] | None]:
+    """How many shards a store at ``folder`` is to have, and which of them this rank writes: as
+    :class:`Layout` and :class:`Filler` take them. A new store has one for each rank."""
+    if ranks.alone:
+        return None, None
+    there = ranks.from_first(lambda: (folder / FILE).exists())
+    shards = read_header(folder).shards if there else ranks.world
+    return shards, range(ranks.rank, shards, ranks.world)
 
 
 def fill(

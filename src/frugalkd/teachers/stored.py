@@ -18,11 +18,12 @@ from frugalkd.data.source import Collate
 from frugalkd.errors import TargetsError
 from frugalkd.features import Features, Shape
 from frugalkd.policies._policy import Ids
+from frugalkd.ranks import Ranks
 from frugalkd.teachers._feature_stores import FeatureStores, shape_of
 from frugalkd.teachers._targets import Targets
 from frugalkd.teachers.about import check_about
 from frugalkd.teachers.encodings import Dense, Encoding
-from frugalkd.teachers.filling import Announce, Filler, Layout, fill
+from frugalkd.teachers.filling import Announce, Filler, Layout, fill, shards_of
 from frugalkd.teachers.live import LiveTeacher
 from frugalkd.teachers.store import Store
 
@@ -73,6 +74,7 @@ class StoredTargets(Targets):
         announce: Announce | None = None,
         listener: Callable[[int, int], None] | None = None,
         kept: Callable[[], None] | None = None,
+        ranks: Ranks | None = None,
     ) -> StoredTargets:
         """Ask ``teacher`` for every sample of ``dataset``, ``views`` times, but for what ``folder``
         holds already; ``queries`` of the answer says for how many rows.
@@ -90,6 +92,8 @@ class StoredTargets(Targets):
             announce: told of the header before space is taken on the disk.
             listener: told of rows done and rows to do.
             kept: told, from time to time, that all that was asked for so far is durable.
+            ranks: that fill ``folder`` together, each its shards of it; all of them have to call
+                this, and ``queries`` are those of all. Without a folder each fills its own.
 
         Raises:
             TargetsError: the data set has a randomness of its own, so that what is stored would
@@ -106,8 +110,10 @@ class StoredTargets(Targets):
                 )  # fmt: skip
         live = teacher if isinstance(teacher, LiveTeacher) else LiveTeacher(teacher)
         queries, seconds = live.queries, live.seconds
-        layout = Layout(views, encoding or Dense(), features=tuple(features))
-        filler = Filler(live, dataset, Path(folder), layout, wait=True, announce=announce)
+        ranks, folder = ranks or Ranks(), Path(folder)
+        shards, write = shards_of(folder, ranks)
+        layout = Layout(views, encoding or Dense(), shards, tuple(features))
+        filler = Filler(live, dataset, folder, layout, write=write, wait=True, announce=announce)
         try:
             fill(
                 filler, dataset, ids=ids, batch_size=batch_size, device=device, collate=collate,
@@ -115,9 +121,9 @@ class StoredTargets(Targets):
             )  # fmt: skip
         finally:
             filler.close()
+        asked = ranks.sum([live.queries - queries, live.seconds - seconds])  # once all are done
         targets = cls(folder)
-        targets.queries = live.queries - queries
-        targets.seconds = live.seconds - seconds
+        targets.queries, targets.seconds = int(asked[0]), float(asked[1]) / ranks.world
         return targets
 
     def classes(self, data: Any) -> int | None:
