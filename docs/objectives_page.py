@@ -40,6 +40,32 @@ teacher (`student.targets.kind: live`) or stored features (`student.targets.feat
 see [store.md](store.md)). What it trains beside the student, such as an adapter where shapes
 differ, is saved for resuming and left out of the exported student. In Python the training is
 `distill`; in your own loop, `frugalkd.criterion.bind` hands out the features.
+
+## Sums, schedules, your own
+
+A weighted sum; each term's own cross-entropy is in it, so set `hard` to 0 in all but one:
+
+```yaml
+objective:
+  name: sum
+  terms:
+    - {of: {name: kd}}
+    - weight: {start: 2, end: 0}
+      of: {name: fitnets, student: features.5, teacher: features.7, hard: 0}
+```
+
+A weight, and every setting below whose default has a point, may be a schedule: from `start` to
+`end` over the progress of the training, `shape: linear` or `cosine`, as in
+`{name: kd, temperature: {start: 8, end: 2, shape: cosine}}`. A temperature that changes, or two of
+them in a sum, need soft targets that are good at every temperature.
+
+Your own, by import path: `{path: mine:Loss, options: {width: 3}}` names what makes a
+`frugalkd.objectives.Objective`, a class with `needs_targets` whose call returns one loss a row,
+never reduced. Nothing of yours is imported to read a recipe, and `--no-import` refuses it.
+
+In Python: `WeightedSum((KD(), DIST(hard=0.0)), (1.0, Ramp(2.0, 0.0)))`, and
+`scheduled(KD(), temperature=Ramp(8.0, 2.0, "cosine"))`. In your own loop, which knows its progress,
+`objective.at(batch.progress)` is the objective of that step.
 """
 
 ENCODINGS = {

@@ -8,9 +8,10 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from frugalkd.objectives import DKD, OBJECTIVES, FeatureObjective
-from frugalkd.recipes.load import load_recipe
+from frugalkd.recipes.load import load_recipe, override
 from frugalkd.teachers.encodings import ENCODINGS, make_encoding
 
 ROOT = Path(__file__).parents[1]
@@ -46,6 +47,18 @@ def test_the_table_names_the_encodings_that_will_do(page, name):
         return
     enough = {each for each in ENCODINGS if make_encoding(each).keeps >= made_of.reads}
     assert set(needs.split(", ")) == (enough if made_of.needs_targets else {"none"})
+
+
+def test_sums_and_schedules_on_the_page_are_ones(page):
+    terms = re.search(r"```yaml\nobjective:\n(.*?)```", page, re.DOTALL)
+    schedule = re.search(r"`(\{name: kd, temperature: .*?\}\})`", page)
+    own = re.search(r"`(\{path: .*?\}\})`", page)
+    assert terms is not None
+    assert schedule is not None
+    assert own is not None
+    for said in (yaml.safe_load(terms[1]), *(yaml.safe_load(each[1]) for each in (schedule, own))):
+        recipe = load_recipe("digits")
+        override(recipe, {"student.objective": said, "student.targets.kind": "live"})
 
 
 def test_the_recipe_on_the_page_is_one(page):

@@ -43,7 +43,7 @@ class Criterion:
     def __init__(
         self, objective: Objective, bound: tuple[Bound | None, ...] = (), taps: Taps | None = None
     ):
-        if taps is None and any(isinstance(term, FeatureObjective) for term in _terms(objective)):
+        if taps is None and any(isinstance(term, FeatureObjective) for term in objective.terms):
             raise ModelError(
                 f"{type(objective).__name__} reads features, and has no models to read them of: "
                 "let frugalkd.distill train, or make it by frugalkd.criterion.bind"
@@ -125,7 +125,7 @@ def bind(
             the objective needs.
         TargetsError: the targets give no such features.
     """
-    terms = _terms(objective)
+    terms = objective.terms
     if not any(isinstance(term, FeatureObjective) for term in terms):
         return Criterion(objective)
     device = next(student.parameters()).device
@@ -150,7 +150,3 @@ def bind(
         bound.append(Bound(tuple(given), tuple(wanted), parts))
     paths = (path for each in bound if each is not None for path in each.student)
     return Criterion(objective, tuple(bound), Taps(student, tuple(dict.fromkeys(paths))))
-
-
-def _terms(objective: Objective) -> tuple[Objective, ...]:
-    return (objective,)

@@ -20,9 +20,11 @@ from frugalkd.objectives.nst import NST
 from frugalkd.objectives.pkt import PKT
 from frugalkd.objectives.review_kd import ReviewKD
 from frugalkd.objectives.rkd import RKD
+from frugalkd.objectives.scheduled import Ramp, Scheduled, scheduled
 from frugalkd.objectives.similarity_preserving import SimilarityPreserving
 from frugalkd.objectives.top_k_kd import TopKKD
 from frugalkd.objectives.vid import VID
+from frugalkd.objectives.weighted_sum import WeightedSum
 from frugalkd.objectives.wttm import WTTM
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -74,7 +76,11 @@ __all__ = [
     "LogitMSE",
     "LogitStandardisation",
     "Objective",
+    "Ramp",
     "ReviewKD",
+    "Scheduled",
     "SimilarityPreserving",
     "TopKKD",
+    "WeightedSum",
+    "scheduled",
 ]

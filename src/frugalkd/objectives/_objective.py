@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -30,14 +30,14 @@ class Step(NamedTuple):
 class Objective(ABC):
     """A distillation loss that is never reduced here, so that every sample can be weighed."""
 
-    needs_targets: ClassVar[bool]
+    needs_targets: bool
     """Whether it reads the teacher's outputs; without that no teacher is asked."""
 
-    reads: ClassVar[Fidelity] = Fidelity.DRAWS
+    reads: Fidelity = Fidelity.DRAWS
     """How much of the teacher's logits it reads; soft targets that keep less are refused. Below
     ``DIFFERENCES`` it reads their softmax at its attribute ``temperature`` only."""
 
-    mixes_rows: ClassVar[bool] = False
+    mixes_rows: bool = False
     """Whether a sample's loss is made with the other samples of its batch."""
 
     @abstractmethod
@@ -56,6 +56,21 @@ class Objective(ABC):
     def losses(self, step: Step) -> Tensor:
         """The objective of a training step: it takes of it what it needs."""
         return self(step.logits, step.targets, step.labels)
+
+    @property
+    def terms(self) -> tuple[Objective, ...]:
+        """What it sums: itself, where it is no sum."""
+        return (self,)
+
+    def at(self, progress: float) -> Objective:
+        """As it is at ``progress`` of the training, in [0, 1]: the same, where nothing is
+        scheduled."""
+        return self
+
+    def __repr__(self) -> str:
+        """Its settings, which tell one training from another; dataclasses have one of their own."""
+        settings = (f"{name}={value!r}" for name, value in sorted(vars(self).items()))
+        return f"{type(self).__qualname__}({', '.join(settings)})"
 
 
 class BatchObjective(Objective):

@@ -141,4 +141,6 @@ def _inside(kind: Any, step: int | str) -> Any:
     kind = _plain(kind)
     if get_origin(kind) is dict:
         return get_args(kind)[1]
+    if get_origin(kind) is tuple and isinstance(step, int):
+        return get_args(kind)[0]
     return Any

@@ -98,6 +98,9 @@ def check_names(recipe: Recipe) -> None:
     from frugalkd.models import FIXED, MODELS, TEXT_MODELS
 
     known = {**MODELS, **TEXT_MODELS}
+    for name, role in (("teacher", recipe.teacher), ("student", recipe.student)):
+        for path in role.objective.imports:
+            _check_path(f"{name}.objective", path)
     _check_spec("data", recipe.data, "data set", DATA, frozenset({"root"}))
     _check_spec("teacher.model", recipe.teacher.model, "model", known, FIXED)
     _check_spec("student.model", recipe.student.model, "model", known, FIXED)
@@ -131,7 +134,10 @@ def import_paths(recipe: Recipe) -> list[str]:
     specs: list[NamedOrPath] = []
     for one in variants:
         specs += [one.data, one.teacher.model, one.student.model, *_models_of_several(one)]
-    return list(dict.fromkeys(spec.path for spec in specs if spec.path is not None))
+    paths = [spec.path for spec in specs if spec.path is not None]
+    for one in variants:
+        paths += [*one.teacher.objective.imports, *one.student.objective.imports]
+    return list(dict.fromkeys(paths))
 
 
 def refuse_imports(recipe: Recipe) -> None:
@@ -166,9 +172,7 @@ def _check_spec(
 ) -> None:
     """``fixed`` are parameters that are not the recipe's to set."""
     if spec.path is not None:
-        if not _is_import_path(spec.path):
-            raise RecipeError(f"{field}.path is {spec.path[:100]!r}: write package.module:Name")
-        return
+        return _check_path(field, spec.path)
     assert spec.name is not None
     if spec.name not in registry:
         raise RecipeError(f"{field}.name: {UnknownName(kind, spec.name, registry)}")
@@ -180,9 +184,11 @@ def _check_spec(
         raise RecipeError(str(error)) from None
 
 
-def _is_import_path(path: str) -> bool:
+def _check_path(field: str, path: str) -> None:
+    """Raises RecipeError where the import path ``path`` has another form."""
     module, colon, name = path.partition(":")
-    return bool(colon) and all(part.isidentifier() for part in f"{module}.{name}".split("."))
+    if not colon or not all(part.isidentifier() for part in f"{module}.{name}".split(".")):
+        raise RecipeError(f"{field}.path is {path[:100]!r}: write package.module:Name")
 
 
 def _validated(raw: dict[str, Any], where: str) -> Recipe:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from functools import reduce
-from operator import or_
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -22,55 +19,16 @@ from frugalkd.data import DATA
 from frugalkd.ema import DECAY
 from frugalkd.fidelity import Fidelity, too_little
 from frugalkd.modes import ModeName
-from frugalkd.objectives import OBJECTIVES, FeatureObjective
-from frugalkd.policies import POLICIES, SelfRegulation
+from frugalkd.objectives import FeatureObjective
+from frugalkd.policies import SelfRegulation
 from frugalkd.recipes.sections import Model, NamedOrPath, PlainDict, Strict, folder_names
 from frugalkd.recipes.several import Several
+from frugalkd.recipes.specs import ObjectiveSpec, PolicySpec
 from frugalkd.teachers._targets import NO_FEATURES
 from frugalkd.teachers.encodings import make_encoding
 from frugalkd.teachers.several import NOT_TOGETHER
 from frugalkd.tracking import TRACKERS, Tracker
 from frugalkd.training import Checkpointing, Training
-
-
-class Spec(Strict):
-    """Something from a registry: its ``name`` and its own settings."""
-
-    made_of: ClassVar[type]
-
-    def build(self) -> Any:
-        """The object itself."""
-        settings = {name: getattr(self, name) for name in type(self).model_fields}
-        settings.pop("name")
-        return self.made_of(**settings)
-
-    @model_validator(mode="after")
-    def _possible(self) -> Spec:
-        self.build()  # raises ValueError for impossible values
-        return self
-
-
-def _spec_of(registry: Mapping[str, type]) -> Any:
-    """A union over a registry of dataclasses, told apart by ``name``."""
-    specs = []
-    for name, made_of in registry.items():
-        hints = get_type_hints(made_of)
-        fields: dict[str, Any] = {"name": (Literal[name], name)}
-        for field in dataclasses.fields(made_of):
-            must = field.default is dataclasses.MISSING
-            fields[field.name] = (hints[field.name], ... if must else field.default)
-        spec = create_model(f"{made_of.__name__}Spec", __base__=Spec, **fields)
-        spec.__doc__ = (made_of.__doc__ or "").split("\n")[0]
-        spec.made_of = made_of
-        specs.append(spec)
-    return Annotated[reduce(or_, specs), Field(discriminator="name")]
-
-
-if TYPE_CHECKING:  # a checker cannot follow a union that is made at run time
-    PolicySpec = ObjectiveSpec = Spec
-else:
-    PolicySpec = _spec_of(POLICIES)
-    ObjectiveSpec = _spec_of(OBJECTIVES)
 
 
 class Data(NamedOrPath):
@@ -180,6 +138,8 @@ class StudentRole(Role):
 
     @model_validator(mode="after")
     def _targets_say_enough(self) -> StudentRole:
+        if self.objective.imports:  # nothing of the user's is imported to read a recipe
+            return self
         objective = self.objective.build()
         if not objective.needs_targets:
             return self
@@ -189,7 +149,7 @@ class StudentRole(Role):
             keeps = min(keeps, self.teachers.keeps)
         if keeps < objective.reads:
             raise ValueError(too_little(type(objective).__name__, objective.reads, keeps))
-        by_features = isinstance(objective, FeatureObjective)
+        by_features = any(isinstance(term, FeatureObjective) for term in objective.terms)
         if self.teachers is None:
             named = self.targets.features or self.targets.folder is not None
             if by_features and self._stores and not named:

@@ -32,7 +32,7 @@ STORE_SEED = 0
 def encoding_of(recipe: Recipe) -> Encoding:
     """The student's encoding; its temperature is the objective's."""
     targets = recipe.student.targets
-    temperature = getattr(recipe.student.objective.build(), "temperature", 1.0)
+    temperature = getattr(recipe.student.objective.build(), "temperature", None) or 1.0
     return make_encoding(targets.encoding, targets.k, temperature)
 
 

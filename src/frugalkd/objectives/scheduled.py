@@ -1,0 +1,116 @@
+"""Settings of an objective that change in the course of the training."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from frugalkd.errors import nearest
+from frugalkd.fidelity import Fidelity
+from frugalkd.objectives._objective import BatchObjective, Objective, Step
+from frugalkd.training import STRICT
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """A number that goes from ``start`` to ``end`` over the progress of the training, in a line or
+    along half a cosine.
+
+    Raises ValueError for ends that are not finite.
+    """
+
+    __pydantic_config__: ClassVar = STRICT
+
+    start: float
+    end: float
+    shape: Literal["linear", "cosine"] = "linear"
+
+    def __post_init__(self) -> None:
+        for name in ("start", "end"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} must be finite, not {getattr(self, name)}")
+
+    def at(self, progress: float) -> float:
+        """Its value at ``progress`` in [0, 1]."""
+        linear = self.shape == "linear"
+        share = progress if linear else (1 - math.cos(math.pi * progress)) / 2
+        return (1 - share) * self.start + share * self.end
+
+
+def value_at(setting: float | Ramp, progress: float) -> float:
+    """A number's own value, or a ramp's."""
+    return setting.at(progress) if isinstance(setting, Ramp) else setting
+
+
+@dataclass(frozen=True)
+class Scheduled(BatchObjective):
+    """An objective some of whose settings are ramps: its temperature, the weights of its parts.
+
+    :func:`scheduled` makes one. A training tells it its progress; in your own loop,
+    ``frugalkd.criterion`` does, or you ask :meth:`at`.
+
+    A temperature that changes asks for soft targets that are good at every temperature.
+
+    Attributes:
+        objective: as it is at first.
+        ramps: (setting, ramp) of each that does.
+
+    Raises:
+        ValueError: the objective has no such setting, or it is impossible at an end of its ramp.
+    """
+
+    objective: Objective
+    ramps: tuple[tuple[str, Ramp], ...]
+
+    def __post_init__(self) -> None:
+        known = [
+            field.name
+            for field in dataclasses.fields(self.objective)  # pyright: ignore[reportArgumentType]
+            if isinstance(getattr(self.objective, field.name), float)
+        ]
+        for name, _ in self.ramps:
+            if name not in known:
+                raise ValueError(f"there is no {name} to schedule: {nearest(name, known)}")
+        start, _ = self.at(0.0), self.at(1.0)
+        changes = any(name == "temperature" for name, _ in self.ramps)
+        said = {
+            "objective": start,
+            "needs_targets": start.needs_targets,
+            "mixes_rows": start.mixes_rows,
+            "reads": max(Fidelity.DIFFERENCES, start.reads) if changes else start.reads,
+            "temperature": None if changes else getattr(start, "temperature", None),
+        }
+        for name, value in said.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def terms(self) -> tuple[Objective, ...]:
+        return self.objective.terms
+
+    def at(self, progress: float) -> Objective:
+        """The objective as it is at ``progress`` in [0, 1]."""
+        settings = {name: ramp.at(progress) for name, ramp in self.ramps}
+        return dataclasses.replace(self.objective, **settings)  # pyright: ignore
+
+    def __call__(
+        self, logits: Tensor, targets: Tensor | None, labels: Tensor, weights: Tensor | None = None
+    ) -> Tensor:
+        """Refused, since nobody says the progress.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("a schedule asks for the progress: call objective.at(batch.progress)")
+
+    def losses(self, step: Step) -> Tensor:
+        return self.at(step.progress).losses(step)
+
+
+def scheduled(objective: Objective, **ramps: Ramp) -> Scheduled:
+    """``objective`` with ramps for some of its settings:
+    ``scheduled(KD(), temperature=Ramp(8.0, 1.0))``. Raises ValueError."""
+    return Scheduled(objective, tuple(ramps.items()))

@@ -1,0 +1,82 @@
+"""Settings that change in the course of a training."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from frugalkd.api import distill
+from frugalkd.fidelity import Fidelity
+from frugalkd.objectives import DKD, KD, CrossEntropy, FitNets, Ramp, scheduled
+from frugalkd.objectives._objective import Step
+from frugalkd.training import Training
+from toys import images, net
+
+COOLING = scheduled(KD(alpha=0.5), temperature=Ramp(8.0, 1.0))
+
+
+def step(progress):
+    stream = torch.Generator().manual_seed(0)
+    logits, targets = torch.randn(2, 5, 4, generator=stream, dtype=torch.float64)
+    return Step(logits, targets, torch.arange(5) % 4, progress=progress)
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.25, 0.5, 0.9, 1.0])
+def test_a_ramp_is_a_line_or_half_a_cosine(progress):
+    assert Ramp(8.0, 1.0).at(progress) == pytest.approx(8 - 7 * progress)
+    cosine = 4.5 + 3.5 * math.cos(math.pi * progress)
+    assert Ramp(8.0, 1.0, "cosine").at(progress) == pytest.approx(cosine)
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.3, 0.99])
+def test_a_step_is_the_objectives_with_the_settings_of_that_moment(progress):
+    both = scheduled(KD(), temperature=Ramp(8.0, 1.0), alpha=Ramp(0.0, 1.0, "cosine"))
+    alpha = Ramp(0.0, 1.0, "cosine").at(progress)
+    plain = KD(8 - 7 * progress, alpha).losses(step(progress))
+    torch.testing.assert_close(both.losses(step(progress)), plain, rtol=1e-14, atol=0)
+
+
+def test_a_training_tells_its_progress():
+    data, training = images(augmented=False), Training(epochs=2, batch_size=37)
+    learn = {"teacher": net(9), "training": training, "device": "cpu"}
+    asked = []
+
+    class Watched(KD):
+        def __call__(self, logits, targets, labels):
+            asked.append(self.temperature)
+            return super().__call__(logits, targets, labels)
+
+    distill(net(), data, objective=scheduled(Watched(), temperature=Ramp(8.0, 2.0)), **learn)
+    assert asked == [8.0, 5.0]  # one step an epoch, at progress 0 and 1/2
+
+
+def test_a_temperature_that_changes_asks_for_targets_of_every_temperature():
+    assert KD().reads < Fidelity.DIFFERENCES
+    assert COOLING.reads == Fidelity.DIFFERENCES
+    assert getattr(COOLING, "temperature") is None  # noqa: B009
+    fading = scheduled(KD(2.0), alpha=Ramp(1.0, 0.0))
+    assert (fading.reads, getattr(fading, "temperature")) == (KD().reads, 2.0)  # noqa: B009
+
+
+def test_what_it_says_of_itself_is_the_objectives():
+    assert not scheduled(CrossEntropy(), label_smoothing=Ramp(0.1, 0.0)).needs_targets
+    hints = scheduled(FitNets("2", "2"), soft=Ramp(100.0, 0.0))
+    assert hints.terms == (FitNets("2", "2"),)
+    assert not hints.mixes_rows
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: scheduled(KD(), temprature=Ramp(1.0, 2.0)), "no temprature to schedule: did you"),
+        (lambda: scheduled(DKD(), beta=Ramp(8.0, -1.0)), "beta must be 0 or more"),
+        (lambda: scheduled(KD(), temperature=Ramp(4.0, 0.0)), "temperature must be positive"),
+        (lambda: Ramp(1.0, math.inf), "end must be finite"),
+        (lambda: COOLING(*step(0.0)[:3]), r"call objective\.at\(batch\.progress\)"),
+    ],
+)
+def test_what_cannot_be_is_refused(make, says):
+    with pytest.raises(ValueError, match=says):
+        make()
