@@ -141,10 +141,12 @@ class Own(FrugalMixin, Plain):
     """A trainer of one's own, before whose loss nothing is put."""
 
 
-@pytest.mark.parametrize("accumulation", [1, 4])
+@pytest.mark.parametrize(("accumulation", "bf16"), [(1, False), (4, False), (1, True)])
 @pytest.mark.parametrize("kind", [FrugalTrainer, Own])
-def test_a_gate_that_nobody_passes_is_the_plain_trainer(kind, accumulation, texts, tmp_path):
-    settings: dict[str, Any] = {"gradient_accumulation_steps": accumulation, "warmup_steps": 2}
+def test_a_gate_that_nobody_passes_is_the_plain_trainer(kind, accumulation, bf16, texts, tmp_path):
+    settings: dict[str, Any] = {
+        "gradient_accumulation_steps": accumulation, "warmup_steps": 2, "bf16": bf16,
+    }  # fmt: skip
     right = {"compute_loss_func": mean_over_the_step} if kind is FrugalTrainer else {}
     plain = made(Plain, tmp_path / "plain", texts, **settings, **right)
     plain.train()
