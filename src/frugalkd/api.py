@@ -104,6 +104,7 @@ def train_teacher(
         targets=None,
         teacher=None,
         objective=objective or CrossEntropy(),
+        label_free=False,
         training=training or Training(),
         seed=seed,
         held_out=held_out,
@@ -130,6 +131,7 @@ def distill(
     weights: NDArray[np.float32] | None = None,
     scores: NDArray[np.float32] | None = None,
     objective: Objective | None = None,
+    label_free: bool = False,
     training: Training | None = None,
     seed: int = 0,
     held_out: Dataset | None = None,
@@ -159,6 +161,8 @@ def distill(
         scores: float32 (samples,), for a policy that needs them: :func:`frugalkd.scoring.score`
             makes them.
         objective: default ``KD()``: T = 4, alpha = 0.9.
+        label_free: read no label of ``data``, even where there are some: the teacher's top class
+            stands in, in the loss and in gates. Held-out data are still measured by their labels.
         training, seed, held_out, device, collate, checkpoints, checkpointing, resume, listener,
             stop: as in :func:`train_teacher`.
 
@@ -168,6 +172,7 @@ def distill(
             other data or another augmentation, or keep less of the teacher than the objective
             reads.
         UnknownName: no such mode.
+        SelectionMisuse: what needs a label, where ``label_free`` reads none.
         UnsupportedData, NonFiniteLoss, RunFolderError, Stopped: as in :func:`train_teacher`.
     """
     policy, significance = resolve(
@@ -190,6 +195,7 @@ def distill(
         targets=targets if objective.needs_targets else None,
         teacher=teacher if isinstance(teacher, nn.Module) else None,
         objective=objective,
+        label_free=label_free,
         training=training or Training(),
         seed=seed,
         held_out=held_out,
@@ -249,6 +255,7 @@ def _train(
     targets: Targets | None,
     teacher: nn.Module | None,
     objective: Objective,
+    label_free: bool,
     training: Training,
     seed: int,
     held_out: Dataset | None,
@@ -276,7 +283,7 @@ def _train(
             each.to(accelerator.device)
     caller = Caller(model, training, accelerator)
     at = {"forward": caller.eagerly, "device": accelerator.device, "collate": collate}
-    labels = labels_of(data)
+    labels = None if label_free else labels_of(data)
     ledger = Ledger.new(
         len(data),  # pyright: ignore[reportArgumentType]
         labels=labels,
@@ -295,6 +302,7 @@ def _train(
         targets=targets,
         model=model,
         forward=caller,
+        label_free=label_free,
         collate=collate,
         num_workers=training.num_workers,
         pin_memory=accelerator.device.type == "cuda",
@@ -311,7 +319,7 @@ def _train(
             f"training.drop_last leaves nothing of {len(selection.pool)} samples in batches of "
             f"{training.batch_size}: lower training.batch_size, or set drop_last to false"
         )
-    classes = first_look(model, data, targets, pool=selection.pool, **at)
+    classes = first_look(model, data, targets, pool=selection.pool, label_free=label_free, **at)
     if labels is None:
         selection.classes = classes
     criterion = bind(
@@ -331,7 +339,7 @@ def _train(
         keeper = Checkpoints(checkpoints, checkpointing or Checkpointing())
         about = describe_training(
             data, ledger.about["data"], policy=policy, objective=objective, training=training,
-            targets=targets, teacher=teacher, weights=weights, scores=scores,
+            label_free=label_free, targets=targets, teacher=teacher, weights=weights, scores=scores,
         )  # fmt: skip
     trainer = Trainer(
         model, selection, criterion, training, accelerator, keeper, listener or _silent,

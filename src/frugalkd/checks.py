@@ -28,7 +28,7 @@ from frugalkd.errors import (
 )
 from frugalkd.ledger import Ledger
 from frugalkd.looking import looking
-from frugalkd.policies._policy import Ids
+from frugalkd.policies._policy import Ids, Policy
 from frugalkd.teachers import Targets
 
 Forward = Callable[[Any], Tensor]
@@ -46,6 +46,7 @@ def first_look(
     forward: Forward,
     device: torch.device,
     collate: Collate | None = None,
+    label_free: bool = False,
 ) -> int:
     """Look at the first samples as a training would; returns how many classes the model has.
 
@@ -58,6 +59,7 @@ def first_look(
         pool: int64, the samples that may take part, one or more; no others are looked at.
         forward: the model's logits for a batch of data, as the training asks for them.
         device, collate: as in the training.
+        label_free: look at no label.
 
     Raises:
         UnsupportedData: batches that are not (inputs, class indices).
@@ -73,9 +75,10 @@ def first_look(
         logits = checked_logits(forward(batch), len(ids))
     classes = logits.shape[1]
     _refuse_non_finite(inputs, logits, ids)
-    if labels is not None:
-        check_batch(labels.cpu(), ids, classes)
-    check_labels(data, pool, classes)
+    if not label_free:
+        if labels is not None:
+            check_batch(labels.cpu(), ids, classes)
+        check_labels(data, pool, classes)
     known = None if targets is None else targets.classes(batch)
     if known is not None and known != classes:
         raise TargetsError(
@@ -90,6 +93,22 @@ def read_first(
 ) -> Any:
     """The batch, on ``device``, of the samples that a first look is taken at, in view 0."""
     return _read(data, pool[:_FIRST], device, collate)
+
+
+def why_not_label_free(
+    policy: Policy, *, asks_teacher: bool, targets_read_labels: bool
+) -> str | None:
+    """Why a training that is to read no label cannot be, in one line; None where it can."""
+    name = type(policy).__name__
+    if not asks_teacher:
+        return "label-free training learns from a teacher alone: take an objective that asks one"
+    if targets_read_labels:
+        return "label-free training cannot weigh teachers by confidence in a label: combine by mean"
+    if policy.scoring is not None:
+        return f"{name} is scored by trainings on labels, which label-free training does without"
+    if policy.asks_labels:
+        return f"{name} plans by class, and label-free training knows none: take another quota"
+    return None
 
 
 def labels_of(data: Dataset) -> NDArray[np.int64] | None:

@@ -29,6 +29,7 @@ def describe_training(
     policy: Policy | None,
     objective: Objective,
     training: Training,
+    label_free: bool,
     targets: Targets | None,
     teacher: nn.Module | None,
     **arrays: np.ndarray | None,
@@ -43,6 +44,7 @@ def describe_training(
     if about["data set"] != digest:  # it draws from a stream that nobody can put back
         about["data set"] = f"{len(data)} samples"  # pyright: ignore[reportArgumentType]
     about |= {"policy": str(policy or All()), "objective": str(objective)}
+    about["labels"] = "not read" if label_free else "read"
     about["soft targets"] = "none"
     if targets is not None:
         about["soft targets"] = f"views {targets.views}, temperature {targets.temperature}"

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from frugalkd import draws
 from frugalkd.batches import call, inputs_of, split
 from frugalkd.bucketing import bucketed, by_length, lengths_of
-from frugalkd.checks import check_batch, check_same_data, labels_of
+from frugalkd.checks import check_batch, check_same_data, labels_of, why_not_label_free
 from frugalkd.data.probe import streams_restored
 from frugalkd.data.protocols import is_batch_indexed, is_view_indexed
 from frugalkd.data.source import open_source
@@ -86,6 +86,7 @@ class Selection:
             ``model(inputs)``.
         labels: how to get labels int64 (rows,) from a batch's data; by default those of a pair or
             a mapping; without labels the teacher's top class stands in.
+        label_free: read no label: the teacher's top class stands in for all of them.
         collate, num_workers, pin_memory: as in torch's DataLoader.
         join: how several batches of data become one, for rows that wait under gate-now; by default
             the data set's own ``join``, or their tensors are concatenated. Where a batch is padded
@@ -105,8 +106,8 @@ class Selection:
     Raises:
         UnsupportedData: an iterable data set, or an empty one.
         ValueError: weights of the wrong length, negative, not finite, or none above 0.
-        SelectionMisuse: a policy with a gate, and no model for it to look with; or one that needs
-            scores, and none.
+        SelectionMisuse: a policy with a gate, and no model for it to look with; one that needs
+            scores, and none; or what needs a label where ``label_free`` reads none.
         LedgerError, TargetsError: a ledger to go on from, or stored targets, of other data.
         RankError: another rank or world than torch.distributed's, or too few samples for a step.
     """
@@ -125,6 +126,7 @@ class Selection:
         model: nn.Module | None = None,
         forward: Callable[[Any], Tensor] | None = None,
         labels: Callable[[Any], Tensor | None] | None = None,
+        label_free: bool = False,
         collate: Callable[[list], Any] | None = None,
         join: Join | None = None,
         num_workers: int = 0,
@@ -172,6 +174,9 @@ class Selection:
         self.targets, self.model = targets, model
         self._forward = forward or (lambda data: call(model, inputs_of(data)))
         self._labels = labels or (lambda data: split(data)[1])
+        self._label_free = label_free
+        if label_free:
+            self._do_without_labels()
         self.join: Join = join or getattr(dataset, "join", None) or concatenate
         self.bucket, self._lengths = bucket, lengths_of(dataset) if bucket else None
         self.drop_last, self.screen_batch, self.device = drop_last, screen_batch, device
@@ -299,7 +304,7 @@ class Selection:
         Raises:
             UnsupportedData: the samples have labels, and the data set does not list them.
         """
-        if self.policy.judge == "teacher":
+        if self.policy.judge == "teacher" or self._label_free:
             return None
         listed = labels_of(dataset)
         if listed is not None:
@@ -317,6 +322,17 @@ class Selection:
         if listed is None:
             raise _no_labels("a plan that is balanced by class")
         return listed.astype(np.int32)
+
+    def _do_without_labels(self) -> None:
+        targets = self.targets
+        problem = why_not_label_free(
+            self.policy,
+            asks_teacher=targets is not None,
+            targets_read_labels=targets is not None and targets.reads_labels,
+        )
+        if problem is not None:
+            raise SelectionMisuse(problem)
+        self._labels = lambda data: None
 
     def _say_other_world(self, world: int) -> None:
         if world != self.ranks.world and self.ranks.first:

@@ -15,10 +15,11 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema
 
+from frugalkd.checks import why_not_label_free
 from frugalkd.data import DATA
 from frugalkd.ema import DECAY
 from frugalkd.fidelity import Fidelity, too_little
-from frugalkd.modes import ModeName
+from frugalkd.modes import MODES, ModeName
 from frugalkd.objectives import FeatureObjective
 from frugalkd.policies import SelfRegulation
 from frugalkd.recipes.sections import Model, NamedOrPath, PlainDict, Strict, folder_names
@@ -125,6 +126,11 @@ class StudentRole(Role):
     weighting: Literal["uniform", "significance"] | None = Field(
         None, description="what a sample weighs, instead of a mode"
     )
+    label_free: bool = Field(
+        False,
+        description="read no label of the training set: the teacher's top class stands in, in the "
+        "loss and in gates",
+    )
     targets: TargetsRole = Field(default_factory=lambda: TargetsRole.model_validate({}))
     teachers: Several | None = Field(None, description="several teachers in the place of one")
 
@@ -167,6 +173,20 @@ class StudentRole(Role):
                 f"and targets.encoding {self.targets.encoding} keeps less: set it to float16, or "
                 "teachers.average to softmax"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _labels_are_not_needed(self) -> StudentRole:
+        if self.label_free:
+            own = None if self.policy is None else self.policy.build()
+            problem = why_not_label_free(
+                own or MODES[self.mode or "vanilla"].policy(self.regulation),
+                asks_teacher=bool(self.objective.imports) or self.objective.build().needs_targets,
+                targets_read_labels=self.teachers is not None
+                and self.teachers.combine == "confidence",
+            )
+            if problem is not None:
+                raise ValueError(problem)
         return self
 
     @property

@@ -66,6 +66,8 @@ def what_decides(kind: str, recipe: Recipe, *, taught: bool) -> dict[str, Any]:
     elif taught or said["student"]["targets"]["kind"] == "ema":
         said.pop("teacher")
     if kind == "distill":
+        if not said["student"]["label_free"]:  # came later, too
+            del said["student"]["label_free"]
         said["student"]["targets"].pop("folder")  # what it must hold is said by the other fields
         if (several := said["student"].pop("teachers")) is not None:
             said["student"]["teachers"] = _say_teachers(several)

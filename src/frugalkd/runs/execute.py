@@ -139,6 +139,7 @@ def distill(
                 material.train,
                 teacher=source,
                 objective=objective,
+                label_free=role.label_free,
                 scores=scores,
                 **who,
                 **_shared(recipe, role, material, folder, tracking, resume, listener, stop),

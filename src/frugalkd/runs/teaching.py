@@ -174,11 +174,12 @@ class Teaching:
             return opened[ONE]
         temperature = None
         if said.average == "softmax":
-            temperature = getattr(self._recipe.student.objective.build(), "temperature", None)
+            objective = self._recipe.student.objective.build()
+            temperature = getattr(objective, "temperature", None)
             if temperature is None:
                 raise TargetsError(
                     f"teachers.average: softmax is at the objective's temperature, and "
-                    f"{self._recipe.student.objective.name} has none: set it to logits"
+                    f"{type(objective).__name__} has none: set it to logits"
                 )
         return SeveralTeachers(
             opened, said.combine, weights=said.weights, temperature=temperature,
