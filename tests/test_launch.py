@@ -96,9 +96,9 @@ def test_a_rank_that_is_gone_is_told_from_other_failures(launched):
 
 def start(launcher: list[str], folder: Path, *arguments: str) -> subprocess.Popen[str]:
     """``frugalkd`` under a launcher, in ``folder``; its output is one text."""
-    command = [sys.executable, "-m", *launcher, "-m", "frugalkd", *arguments]
-    for setting in SETTINGS:
-        command += ["--set", setting]
+    settings = [word for setting in SETTINGS for word in ("--set", setting)]
+    name, *rest = arguments  # whose settings come later, and so count
+    command = [sys.executable, "-m", *launcher, "-m", "frugalkd", name, *settings, *rest]
     names = [name for pair in launch._NAMES for name in pair]
     alone = {name: value for name, value in os.environ.items() if name not in names}
     return subprocess.Popen(
