@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from frugalkd.models.seen import Seen
+
 
 @contextmanager
 def looking(model: nn.Module) -> Iterator[None]:
@@ -29,10 +31,14 @@ def looking(model: nn.Module) -> Iterator[None]:
 
 
 def model_digest(model: nn.Module) -> str:
-    """SHA-256 (hex) of a model's parameters and buffers with their names."""
+    """SHA-256 (hex) of a model's parameters and buffers with their names, and of what it sees of
+    pictures, where a recipe says so."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         digest.update(raw.numpy().tobytes())
+    for hook in model._forward_pre_hooks.values():
+        if isinstance(hook, Seen):
+            digest.update(repr(hook).encode())
     return digest.hexdigest()

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from frugalkd.data import ImageData
 from frugalkd.errors import ModelError, RecipeError
+from frugalkd.looking import model_digest
 from frugalkd.models.seen import Seen
 from frugalkd.recipes.load import load_recipe, override
 from frugalkd.recipes.sections import Sees
@@ -58,6 +59,15 @@ def test_a_model_that_sees_keeps_its_names_and_can_be_copied():
     assert list(model.state_dict()) == names
     for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):  # noqa: S301
         assert torch.equal(copied(x), model(x))
+
+
+def test_soft_targets_of_a_model_that_sees_otherwise_are_of_another_teacher():
+    digests = []
+    for size in (None, 9, 12):
+        model = nn.Flatten()
+        see(model, Sees(size=size), MEAN, STD)
+        digests.append(model_digest(model))
+    assert len({model_digest(nn.Flatten()), *digests}) == 4
 
 
 def test_what_cannot_be_seen_is_refused():
