@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import builtins
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -100,6 +103,41 @@ def test_pretrained_weights_of_torchvision_get_a_new_head(tmp_path, monkeypatch)
         torch.equal(own[name], given[name]) for name in own if not name.startswith(f"{head}")
     )
     assert model(torch.randn(2, 3, 32, 32)).shape == (2, 7)
+
+
+TIMMS = """
+from pathlib import Path
+import safetensors.torch, timm, torch
+from frugalkd.errors import ModelError
+from frugalkd.models import build_model
+asked = {"num_classes": 3, "in_channels": 1, "image_size": 32, "start": "pretrained"}
+try:
+    build_model("timm/resnet10t", **asked)
+except ModelError as error:
+    print(error)
+theirs, hub = timm.create_model("resnet10t"), timm.get_pretrained_cfg("resnet10t").hf_hub_id
+kept = Path("hub/models--" + hub.replace("/", "--"))
+(kept / "snapshots/one").mkdir(parents=True)
+(kept / "refs").mkdir()
+(kept / "refs/main").write_text("one")
+safetensors.torch.save_file(theirs.state_dict(), kept / "snapshots/one/model.safetensors")
+model = build_model("timm/resnet10t", **asked)
+assert model.fc.weight.shape == (3, 512)
+assert torch.equal(model.layer1[0].conv1.weight, theirs.layer1[0].conv1.weight)
+"""
+
+
+@pytest.mark.slow
+def test_pretrained_weights_of_timm_come_from_the_hubs_cache_or_are_missed_in_one_line(tmp_path):
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        offline.pop(name, None)
+    done = subprocess.run(
+        [sys.executable, "-c", TIMMS], cwd=tmp_path, env=offline, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "the pretrained weights of 'timm/resnet10t' cannot be had" in done.stdout
+    assert "name a file that you have with model.start" in done.stdout
 
 
 def test_pretrained_weights_that_cannot_be_had(monkeypatch):

@@ -106,7 +106,7 @@ def _from_torchvision(
     if wanted.channels != 3:
         raise ModelError(
             f"model {name!r} takes colour pictures, and these have {wanted.channels} channels: "
-            "take one of timm, or give model.input a mean and std of three numbers each"
+            "take one of timm, or give model.sees a mean and std of three numbers each"
         )
     if not wanted.pretrained:
         return models.get_model(model, weights=None, num_classes=wanted.classes, **options)
@@ -114,5 +114,6 @@ def _from_torchvision(
     head = head_of_name(built)
     if head is None:
         raise ModelError(f"model {name!r} has no linear head to replace: draw its weights")
-    built.set_submodule(head, nn.Linear(built.get_submodule(head).in_features, wanted.classes))
+    width: Any = built.get_submodule(head).in_features
+    built.set_submodule(head, nn.Linear(width, wanted.classes))
     return built
