@@ -17,6 +17,7 @@ COMMANDS = (
     "teach",
     "store",
     "distill",
+    "chain",
     "compare",
     "bench",
     "recipes",

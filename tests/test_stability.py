@@ -11,7 +11,7 @@ import frugalkd
 from frugalkd import checkpoint, ledger
 from frugalkd.comparison import summary
 from frugalkd.recipes import load
-from frugalkd.runs import folder, scores
+from frugalkd.runs import chain, folder, scores
 from frugalkd.runs import summary as run_summary
 from frugalkd.teachers.store import _header
 
@@ -31,6 +31,7 @@ def test_the_public_names_are_those_of_the_package():
         ("recipe", load.SCHEMA),
         ("`run.json`, `results.json`, `model.json`", folder.SCHEMA),
         ("`comparison.json`", summary.SCHEMA),
+        ("`chain.json`", chain.SCHEMA),
         ("`trackers.json`", folder.SCHEMA),
         ("`summary.json`", run_summary.SCHEMA),
         ("`ledger.safetensors`", ledger.SCHEMA),

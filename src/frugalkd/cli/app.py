@@ -9,6 +9,7 @@ import typer
 import frugalkd
 from frugalkd.cli import (
     benching,
+    chaining,
     comparing,
     estimating,
     ledgers,
@@ -74,6 +75,7 @@ app.command(rich_help_panel=_RUN)(estimating.estimate)
 app.command(rich_help_panel=_RUN)(training.teach)
 app.command(rich_help_panel=_RUN)(storing.store)
 app.command(rich_help_panel=_RUN)(training.distill)
+app.command(rich_help_panel=_RUN)(chaining.chain)
 app.command(rich_help_panel=_RUN)(comparing.compare)
 app.command(rich_help_panel=_RUN)(benching.bench)
 app.add_typer(recipes.app, name="recipes", rich_help_panel=_LOOK)
