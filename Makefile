@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
 SEED ?= 0
-CASES ?= a b teacher loop meters options ledger
+CASES ?= a b teacher loop meters options ledger ranks
 BIN := $(VENV)/bin
 
 # Two stamps: the project alone is all that `make demo` needs, and the tools come on top.

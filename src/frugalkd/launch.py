@@ -21,6 +21,8 @@ _NAMES = (
     ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
 )
 
+_RESTARTS = "TORCHELASTIC_RESTART_COUNT"
+
 _SIGNS = ("connection closed by peer", "connection reset by peer", "broken pipe", "read error")
 """What gloo says where the other end of a connection is gone."""
 
@@ -36,7 +38,7 @@ def rank_and_world() -> tuple[int, int]:
 
 def started_again() -> bool:
     """Whether torchrun started these processes anew after one of them had failed."""
-    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    return os.environ.get(_RESTARTS, "0") != "0"
 
 
 @contextmanager
@@ -79,8 +81,11 @@ def ranks_of(device: str, threads: int) -> Iterator[Ranks]:
     os.environ.setdefault(
         "OMP_NUM_THREADS", str(threads)
     )  # else Accelerate chooses, with a warning
+    on_cpu = resolve_device(device).type == "cpu"
     try:
-        PartialState(cpu=resolve_device(device).type == "cpu")
+        if started_again():
+            _meet_anew("gloo" if on_cpu else None)
+        PartialState(cpu=on_cpu)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise RankError(f"the {world} processes of this launch cannot meet: {reason}") from None
@@ -89,6 +94,16 @@ def ranks_of(device: str, threads: int) -> Iterator[Ranks]:
         yield Ranks.here()
     finally:
         distributed.destroy_process_group()
+
+
+def _meet_anew(backend: str | None) -> None:
+    """Make torch's process group where there was one before: torchrun's agent keeps the addresses
+    of processes that are gone, and who meets there might call them."""
+    from torch import distributed
+
+    store, rank, world = next(distributed.rendezvous("env://"))
+    store = distributed.PrefixStore(f"restart-{os.environ[_RESTARTS]}", store)
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
 
 
 def is_parting(error: BaseException) -> bool:

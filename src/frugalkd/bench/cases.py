@@ -218,4 +218,18 @@ LEDGER = Measurement(
     ],
 )
 
-CASES: list[Case | Measurement] = [A, B, TEACHER, LOOP, METERS, OPTIONS, LEDGER]
+RANKS = Measurement(
+    name="ranks",
+    summary="ResNet-20 on CIFAR-10: two ranks on two cores against one with one thread",
+    takes="10 minutes",
+    samples=12_800,
+    quick_samples=1_280,
+    figures=[
+        Figure("alone", "one rank, rows/s"),
+        Figure("together", "two ranks, rows/s"),
+        Figure("speedup", "two ranks / one rank", must=1.7),
+        Figure("merge_share", "of the time of two ranks, merging", must=0.01, at_most=True),
+    ],
+)
+
+CASES: list[Case | Measurement] = [A, B, TEACHER, LOOP, METERS, OPTIONS, LEDGER, RANKS]
