@@ -34,12 +34,13 @@ teacher. A recipe that asks for another one is refused when it is read, and so a
 another one before the training. A live teacher always will do.
 
 *With features*: the objective reads what modules of both models return, named by their paths, or by
-globs within one part of a path: `{name: fitnets, student: layer2.0, teacher: 'layer2.*'}`. A path
-that matches nothing is refused with the nearest ones. Neither model is changed. It needs a live
-teacher (`student.targets.kind: live`) or stored features (`student.targets.features: [layer2.0]`,
-see [store.md](store.md)). What it trains beside the student, such as an adapter where shapes
-differ, is saved for resuming and left out of the exported student. In Python the training is
-`distill`; in your own loop, `frugalkd.criterion.bind` hands out the features.
+globs within one part of a path: `{name: fitnets, student: layer2.0, teacher: 'layer2.*'}`; with
+`:input` behind it, a path means what the module gets, `fc:input` for one. A path that matches
+nothing is refused with the nearest ones. Neither model is changed. It needs a live teacher
+(`student.targets.kind: live`) or stored features (`student.targets.features: [layer2.0]`, see
+[store.md](store.md)). What it trains beside the student, such as an adapter where shapes differ, is
+saved for resuming and left out of the exported student. In Python the training is `distill`; in
+your own loop, `frugalkd.criterion.bind` hands out the features.
 
 ## Sums, schedules, your own
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from frugalkd.ledger import Ledger
     from frugalkd.meters import Meters
     from frugalkd.models import build_model
+    from frugalkd.models.reuse import reuse_classifier
     from frugalkd.modes import significance_weights
     from frugalkd.objectives import KD, CrossEntropy, Objective
     from frugalkd.policies import All, Policy, RandomSubset, SelfRegulation
@@ -51,6 +52,7 @@ _HOMES = {
     "Ledger": "ledger",
     "Meters": "meters",
     "build_model": "models",
+    "reuse_classifier": "models.reuse",
     "significance_weights": "modes",
     "KD": "objectives",
     "CrossEntropy": "objectives",
@@ -102,6 +104,7 @@ __all__ = [
     "gate",
     "load",
     "load_data",
+    "reuse_classifier",
     "significance_weights",
     "train_head",
     "train_teacher",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from torch import nn
 
 from frugalkd.errors import ModelError
-from frugalkd.features import find_paths
+from frugalkd.features import feature_paths, find_paths
 
 NAMES = ["", "stem", "stages", "stages.0", "stages.0.conv1", "stages.1", "stages.10", "head"]
 
@@ -43,3 +44,18 @@ def test_of_a_model_without_modules_it_says_so():
 def test_the_nearest_names_are_near():
     with pytest.raises(ModelError, match=r"did you mean stages\.0\.conv1 or "):
         find_paths(["stages.0.conv2"], NAMES, "the student")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [("fc:input", ["fc:input"]), ("*", ["body", "fc"]), ("*:input", ["body:input", "fc:input"])],
+)
+def test_an_input_is_meant_by_those_that_say_so(pattern, found):
+    model = nn.ModuleDict({"body": nn.Linear(2, 2), "fc": nn.Linear(2, 2)})
+    assert find_paths([pattern], feature_paths(model), "the student") == tuple(found)
+
+
+def test_the_nearest_inputs_are_inputs():
+    model = nn.ModuleDict({"body": nn.Linear(2, 2), "fc": nn.Linear(2, 2)})
+    with pytest.raises(ModelError, match=r"did you mean fc:input or body:input\?"):
+        find_paths(["fx:input"], feature_paths(model), "the student")

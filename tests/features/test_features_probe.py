@@ -72,3 +72,11 @@ def test_what_is_no_feature_is_refused(model, path, says):
 
 def test_the_module_that_changes_it_in_place_will_do():
     assert probe(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(inplace=True)), "1") == {"1": (2, 4, 4)}
+
+
+def test_an_input_that_its_module_changes_in_place_is_none():
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(inplace=True), nn.Flatten())
+    with pytest.raises(ModelError, match="is changed in place"):
+        probe(model, "1:input")
+    assert probe(model, "2:input") == {"2:input": (2, 4, 4)}
+    assert not any(module._forward_pre_hooks for module in model.modules())

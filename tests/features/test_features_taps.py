@@ -82,3 +82,12 @@ def test_a_compiled_model_keeps_the_same_features_with_their_gradients():
             compiled(inputs())
             assert taps.take() == {}
     assert counter.frame_count > 0
+
+
+def test_what_a_module_gets_is_a_feature_too():
+    model, x = net().eval(), inputs()
+    with Taps(model, ["5:input", "4"]) as taps:
+        model(x)
+        kept = taps.take()
+    assert torch.equal(kept["5:input"], kept["4"])
+    assert not any(module._forward_pre_hooks for module in model.modules())

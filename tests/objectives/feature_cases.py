@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from frugalkd.objectives import FeatureObjective
+from frugalkd.objectives import FeatureObjective, SimKD
 from frugalkd.objectives._seen import Seen, Shapes
 
 SAMPLES = 12
@@ -34,6 +34,11 @@ def features(draw, student=(3,), teacher=(5,), largest=6):
     stream = np.random.default_rng(draw(st.integers(0, 2**32)))
     given, wanted = (spread * stream.normal(size=(rows, *shape)) for shape in (student, teacher))
     return Features(given, wanted, stream.choice([0.0, 0.3, 1.0, 2.5], rows))
+
+
+def student_shapes(objective: FeatureObjective) -> Any:
+    """Other ones than the teacher's, where the objective takes them."""
+    return TEACHER if isinstance(objective, SimKD) else STUDENT
 
 
 def parts_of(objective: FeatureObjective, student=STUDENT, teacher=TEACHER, labels=LABELS) -> Any:

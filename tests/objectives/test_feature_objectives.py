@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from feature_cases import SAMPLES, STUDENT, TEACHER, parts_of
+from feature_cases import SAMPLES, TEACHER, parts_of, student_shapes
 
 from frugalkd.objectives import OBJECTIVES, FeatureObjective
 from frugalkd.objectives._objective import Step
@@ -31,8 +31,9 @@ def step(objective, rows=5, dtype=torch.float64, seed=0, spread=1.0, weights=Non
     def drawn(*size):
         return spread * torch.randn(rows, *size, generator=stream, dtype=torch.float64).to(dtype)
 
-    student, teacher = (tuple(drawn(*shape) for shape in each) for each in (STUDENT, TEACHER))
-    parts = parts_of(objective).to(torch.promote_types(dtype, torch.float32))
+    shapes = student_shapes(objective), TEACHER
+    student, teacher = (tuple(drawn(*shape) for shape in each) for each in shapes)
+    parts = parts_of(objective, *shapes).to(torch.promote_types(dtype, torch.float32))
     seen = Seen(student, teacher, parts, torch.randperm(SAMPLES, generator=stream)[:rows])
     logits, targets = drawn(4), drawn(4)
     labels = torch.randint(4, (rows,), generator=stream)

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from frugalkd.errors import ModelError
-from frugalkd.features.paths import find_paths
-from frugalkd.features.taps import first_of
+from frugalkd.features.paths import feature_paths, find_paths
+from frugalkd.features.taps import hook
 from frugalkd.looking import looking
 
 Shape = tuple[int, ...]
@@ -19,7 +19,7 @@ Shape = tuple[int, ...]
 def probe_features(
     model: nn.Module, patterns: Sequence[str], run: Callable[[], Tensor], where: str
 ) -> dict[str, Shape]:
-    """The modules that ``patterns`` mean, and the shapes of what they return, in the order of
+    """The features that ``patterns`` mean, and their shapes without the rows, in the order of
     :func:`~frugalkd.features.paths.find_paths`. Nothing of the model changes.
 
     Args:
@@ -33,23 +33,21 @@ def probe_features(
             run, or several times, or returns no tensor of as many rows, or what it returns is
             changed in place afterwards.
     """
-    names = [name for name, _ in model.named_modules()]
-    paths = find_paths(patterns, names, where)
+    paths = find_paths(patterns, feature_paths(model), where)
     seen: dict[str, list[tuple[Any, int]]] = {path: [] for path in paths}
     hooks = []
     for path in paths:
 
-        def keep(module: nn.Module, args: Any, output: Any, path: str = path) -> None:
-            tensor = first_of(output)
-            seen[path].append((tensor, tensor._version if isinstance(tensor, Tensor) else 0))
+        def keep(feature: Any, path: str = path) -> None:
+            seen[path].append((feature, feature._version if isinstance(feature, Tensor) else 0))
 
-        hooks.append(model.get_submodule(path).register_forward_hook(keep))
+        hooks.append(hook(model, path, keep))
     try:
         with looking(model):
             rows = len(run())
     finally:
-        for hook in hooks:
-            hook.remove()
+        for each in hooks:
+            each.remove()
     return {path: _shape(path, seen[path], rows, where) for path in paths}
 
 

@@ -1,13 +1,15 @@
-"""Features of a model as it runs: what modules of it returned, kept by hooks."""
+"""Features of a model as it runs: what modules of it returned or got, kept by hooks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+
+from frugalkd.features.paths import INPUT, module_of
 
 Features = dict[str, Tensor]
 """By module path, (rows, ...) each."""
@@ -21,7 +23,7 @@ class Taps:
 
     Args:
         model: any module.
-        paths: names of its modules, as ``named_modules`` has them.
+        paths: as :func:`~frugalkd.features.paths.feature_paths` has them.
         always: keep features of forward passes without gradients, too. Otherwise looks (screening,
             evaluation, the refreshing of BatchNorm's statistics) leave nothing here.
     """
@@ -34,8 +36,7 @@ class Taps:
 
     def __enter__(self) -> Taps:
         for path in self.paths:
-            module = self._model.get_submodule(path)
-            self._hooks.append(module.register_forward_hook(self._keeper(path)))
+            self._hooks.append(hook(self._model, path, self._keeper(path)))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -49,14 +50,25 @@ class Taps:
         self._kept.clear()
         return kept
 
-    def _keeper(self, path: str) -> Any:
+    def _keeper(self, path: str) -> Callable[[Any], None]:
         kept, always = self._kept, self._always
 
-        def keep(module: nn.Module, args: Any, output: Any) -> None:
+        def keep(feature: Any) -> None:
             if always or torch.is_grad_enabled():
-                kept[path] = first_of(output)
+                kept[path] = feature
 
         return keep
+
+
+def hook(model: nn.Module, path: str, keep: Callable[[Any], None]) -> RemovableHandle:
+    """Have ``keep`` told of the feature at ``path``, whenever its module runs: of the first one
+    where it returns or gets several, None where it gets none by position."""
+    module = module_of(model, path)
+    if path.endswith(INPUT):
+        return module.register_forward_pre_hook(
+            lambda module, args: keep(args[0] if args else None)
+        )
+    return module.register_forward_hook(lambda module, args, output: keep(first_of(output)))
 
 
 def first_of(output: Any) -> Any:

@@ -22,6 +22,7 @@ from frugalkd.objectives.review_kd import ReviewKD
 from frugalkd.objectives.rkd import RKD
 from frugalkd.objectives.scheduled import Ramp, Scheduled, scheduled
 from frugalkd.objectives.similarity_preserving import SimilarityPreserving
+from frugalkd.objectives.simkd import SimKD
 from frugalkd.objectives.top_k_kd import TopKKD
 from frugalkd.objectives.vid import VID
 from frugalkd.objectives.weighted_sum import WeightedSum
@@ -50,6 +51,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "nst": NST,
     "fsp": FSP,
     "review-kd": ReviewKD,
+    "simkd": SimKD,
 }
 
 __all__ = [
@@ -79,6 +81,7 @@ __all__ = [
     "Ramp",
     "ReviewKD",
     "Scheduled",
+    "SimKD",
     "SimilarityPreserving",
     "TopKKD",
     "WeightedSum",

@@ -77,6 +77,12 @@ class TeacherRole(Role):
         None, description="a pretrained teacher's state dict (.safetensors, or .pt without pickle)"
     )
 
+    @model_validator(mode="after")
+    def _has_a_classifier(self) -> TeacherRole:
+        if self.model.reuses is not None:
+            raise ValueError("model.reuses is a student's: the teacher has a classifier")
+        return self
+
 
 class TargetsRole(Strict):
     """Where soft targets come from."""
@@ -140,6 +146,12 @@ class StudentRole(Role):
             raise ValueError("give a mode, or a policy (with a weighting)")
         if self.mode is not None and (self.policy or self.weighting):
             raise ValueError("mode stands for policy and weighting: set mode: null to give those")
+        return self
+
+    @model_validator(mode="after")
+    def _one_classifier_to_reuse(self) -> StudentRole:
+        if self.model.reuses is not None and (self.teachers or self.targets.kind == "ema"):
+            raise ValueError("model.reuses takes the classifier of one teacher: name one")
         return self
 
     @model_validator(mode="after")

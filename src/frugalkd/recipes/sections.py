@@ -116,3 +116,10 @@ class Model(NamedOrPath):
     sees: Sees | None = Field(
         None, description="resize and normalise pictures for this model alone"
     )
+    reuses: int | None = Field(
+        None,
+        ge=1,
+        le=1 << 20,
+        description="of a student, for the objective simkd: its classifier is the teacher's, which "
+        "takes so many values, behind a linear layer",
+    )

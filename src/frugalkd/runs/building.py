@@ -10,6 +10,7 @@ from torch import nn
 from frugalkd.errors import ModelError
 from frugalkd.imports import make_object
 from frugalkd.models import build_model
+from frugalkd.models.reuse import put_projector
 from frugalkd.models.seen import Seen
 from frugalkd.recipes.sections import Model, Sees
 
@@ -35,6 +36,13 @@ def make_module(path: str, options: Mapping[str, Any]) -> nn.Module:
     model = make_object(path, options)
     if not isinstance(model, nn.Module):
         raise ModelError(f"{path} made a {type(model).__name__}, not a torch module")
+    return model
+
+
+def finish(model: nn.Module, spec: Model) -> nn.Module:
+    """``model``, made ready for the teacher's classifier where the ``spec`` says so."""
+    if spec.reuses is not None:
+        put_projector(model, spec.reuses)
     return model
 
 

@@ -100,7 +100,7 @@ def _files_of(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
 def _say_start(model: dict[str, Any]) -> None:
     """A model begins with the bytes of a file, wherever it lies. What is not set came later, and
     says nothing."""
-    for key in ("start", "sees"):
+    for key in ("start", "sees", "reuses"):
         if model[key] is None:
             del model[key]
     if "start" in model and (file := weights_file(model["start"])).is_file():

@@ -21,7 +21,7 @@ from frugalkd.looking import looking
 from frugalkd.models import build_text_model
 from frugalkd.parsing import one_line
 from frugalkd.recipes.sections import Model
-from frugalkd.runs.building import build_for, make_module, see
+from frugalkd.runs.building import build_for, finish, make_module, see
 from frugalkd.runs.folder import read_json
 from frugalkd.runs.preprocess import Preprocess, TextPreprocess
 from frugalkd.weights import load_weights, read_state, refuse_misfit
@@ -150,18 +150,19 @@ def _build(card: Mapping[str, Any], weights: Path) -> nn.Module:
             options = dict(spec.options)
             if spec.name == "text-encoder":  # its weights are all in the file
                 options["pretrained"] = False
-            return build_text_model(
+            model = build_text_model(
                 spec.name or "",
                 num_classes=card["num_classes"],
                 vocabulary=card["vocabulary"],
                 **options,
             )
-        return build_for(spec, card["num_classes"], card["shape"])
+            return finish(model, spec)
+        return finish(build_for(spec, card["num_classes"], card["shape"]), spec)
 
     # Building draws weights that are thrown away: the caller's random stream is not touched.
     with torch.random.fork_rng(devices=[]):
         if spec.path is not None:
-            model = make_module(spec.path, spec.options)
+            model = finish(make_module(spec.path, spec.options), spec)
             load_weights(model, weights)
         else:
             state = read_state(weights)

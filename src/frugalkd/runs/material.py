@@ -21,7 +21,7 @@ from frugalkd.recipes.load import import_paths
 from frugalkd.recipes.schema import Augment, Recipe
 from frugalkd.recipes.sections import Model, NamedOrPath
 from frugalkd.recipes.several import OneOfSeveral
-from frugalkd.runs.building import build_for, make_module, see
+from frugalkd.runs.building import build_for, finish, make_module, see
 from frugalkd.runs.load import load
 from frugalkd.weights import load_weights
 
@@ -117,6 +117,7 @@ def make_model(spec: Model, data: Dataset, seed: int) -> nn.Module:
         model = make_module(spec.path or "", spec.options)
         if spec.start is not None:
             begin(model, spec.start)
+    finish(model, spec)
     if spec.sees is not None:
         if not isinstance(data, Pictures):
             raise ModelError("model.sees: these data have no pictures of ours to resize")

@@ -15,6 +15,7 @@ from torch import nn
 from frugalkd.api import Stop, teacher_flops
 from frugalkd.engine import Run
 from frugalkd.errors import TargetsError
+from frugalkd.models.reuse import take_classifier
 from frugalkd.policies._policy import Ids
 from frugalkd.ranks import Ranks
 from frugalkd.recipes.schema import Recipe, TargetsRole
@@ -114,6 +115,8 @@ class Teaching:
         if one.folder is not None or one.weights is not None:
             folder = None if one.folder is None else Path(one.folder)
         model = make_teacher(recipe, folder, self._material.train, one).to(self._device)
+        if recipe.student.model.reuses is not None:
+            take_classifier(self._student, model)
         return Source(targets, ask_live(recipe, model, folder), folder)
 
     def __enter__(self) -> Teaching:

@@ -20,7 +20,7 @@ from frugalkd.batches import rows_of
 from frugalkd.bucketing import by_length, lengths_of
 from frugalkd.data.source import Collate, check_map_style, open_source, randomness
 from frugalkd.errors import TargetsError, few
-from frugalkd.features import Shape, find_paths
+from frugalkd.features import Shape, feature_paths, find_paths
 from frugalkd.memory import memory_for
 from frugalkd.policies._policy import Ids
 from frugalkd.ranks import Ranks
@@ -102,8 +102,7 @@ class Filler:
         self._logits = Part(folder, self._header, layout.shards, opening)
         self._features: dict[str, Part] = {}
         if layout.features:
-            names = [name for name, _ in live.teacher.named_modules()]
-            for path in find_paths(layout.features, names, "the teacher"):
+            for path in find_paths(layout.features, feature_paths(live.teacher), "the teacher"):
                 header = partial(self._feature_header, path)
                 where = feature_folder(folder, path)
                 self._features[path] = Part(where, header, layout.shards, opening)
