@@ -8,6 +8,7 @@ import json
 import re
 import time
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from made_up import make_arm, make_comparison, make_summary
@@ -15,9 +16,11 @@ from made_up import make_arm, make_comparison, make_summary
 from frugalkd.errors import ReportError
 from frugalkd.report import LARGEST, collect, headline_of, make_page
 from frugalkd.report import page as page_module
-from frugalkd.report.page import json_in_html
+from frugalkd.report.comparison_sections import comparison_page
+from frugalkd.report.page import json_in_html, render
 from frugalkd.report.shapes import Spread
 from frugalkd.report.text import points
+from frugalkd.report.watch import Watched
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -272,6 +275,42 @@ def test_the_command_line(written, cli, tmp_path):
     code, out, err = cli("report", str(tmp_path / "nowhere"))
     assert (code, out) == (2, "")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["<img src=x onerror=alert(1)>", "a\x1b[31m\nb", "\u202e[red]", "😀" * 60]
+)
+def test_folders_may_be_called_anything(cli, tmp_path, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    waiting = Parsed(Watched(folder).page()[0].decode())  # before there are results
+    assert not [tag for tag, _ in waiting.elements if tag == "img"]
+    (folder / "comparison.json").write_text(json.dumps(make_comparison()))
+    code, out, err = cli("report", str(folder))
+    assert (code, err) == (0, "")
+    assert all(sign.isprintable() or sign == "\n" for sign in out)
+    assert (folder / "report.html").stat().st_size < LARGEST
+    code, out, err = cli("report", str(folder / "nowhere"))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err[:-1].isprintable()
+
+
+def test_the_committed_results_are_small_and_have_their_page():
+    results = Path(__file__).parents[2] / "benchmarks/results"
+    pages = 0
+    for file in sorted(results.glob("*.json")):
+        content = json.loads(file.read_text(encoding="utf-8"))
+        runs = sum(len(arm.get("seeds", [])) for arm in content.get("arms", []))
+        if runs and "recipe" in content:
+            assert file.stat().st_size <= 50_000 * runs
+            assert len(page_of_file(file).encode()) <= LARGEST
+            pages += 1
+    assert pages >= 10
+
+
+def page_of_file(file):
+    """Without the data, which a machine need not have."""
+    return render(comparison_page(collect(file), lambda summary: "not asked for"))
 
 
 def test_a_page_takes_no_other_files_place(written, cli):
