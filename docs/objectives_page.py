@@ -39,8 +39,9 @@ globs within one part of a path: `{name: fitnets, student: layer2.0, teacher: 'l
 nothing is refused with the nearest ones. Neither model is changed. It needs a live teacher
 (`student.targets.kind: live`) or stored features (`student.targets.features: [layer2.0]`, see
 [store.md](store.md)). What it trains beside the student, such as an adapter where shapes differ, is
-saved for resuming and left out of the exported student. In Python the training is `distill`; in
-your own loop, `frugalkd.criterion.bind` hands out the features.
+saved for resuming and left out of the exported student; its operations are counted apart
+(`objective_forward` and `objective_backward` of `meters.flops`). In Python the training is
+`distill`; in your own loop, `frugalkd.criterion.bind` hands out the features.
 
 ## Sums, schedules, your own
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 from frugalkd.api import distill
-from frugalkd.criterion import Criterion
+from frugalkd.criterion import Criterion, bind
 from frugalkd.errors import ModelError, Stopped, TargetsError
 from frugalkd.features import Adapter
-from frugalkd.objectives import KD, FitNets, Objective
+from frugalkd.objectives import CRD, KD, FitNets, Objective
 from frugalkd.policies import SelfRegulation
 from frugalkd.teachers import LiveTeacher, StoredTargets
 from frugalkd.training import Optimizer, Training
@@ -137,3 +139,29 @@ def test_a_live_teacher_is_asked_once_for_logits_and_features():
     live = LiveTeacher(net(seed=9, width=7))
     done = run(teacher=live)
     assert live.queries == done.meters.teacher_queries == done.meters.samples_backpropagated
+
+
+def test_what_is_reckoned_beside_the_student_is_counted_apart():
+    """An adapter from 4 to 7 channels on maps of 36 places: 2 a multiply-add, once for the weights'
+    gradient and once for the feature's."""
+    plain, hints = run(objective=KD()), run()
+    rows = hints.meters.samples_backpropagated
+    assert hints.meters.flops["objective_forward"] == 2 * 4 * 7 * 36 * rows
+    assert hints.meters.flops["objective_backward"] == 2 * 2 * 4 * 7 * 36 * rows
+    assert hints.meters.flops["student_forward"] == plain.meters.flops["student_forward"]
+    assert "objective_forward" not in plain.meters.flops
+
+
+def test_counting_it_changes_no_memory_and_no_random_stream():
+    objective = CRD("2", "2", dim=3, negatives=4)
+    student, teacher = net(), LiveTeacher(net(seed=9, width=7))
+    x, _ = images().batch(*[torch.arange(3).numpy()] * 2)
+    criterion = bind(
+        objective, student, teacher, batch=lambda: x, forward=student, samples=37, labels=None
+    )
+    before, state = copy.deepcopy(criterion.parts.state_dict()), torch.random.get_rng_state()
+    flops = criterion.flops_per_row(8, 4, torch.device("cpu"))
+    assert flops["forward"] > 0
+    assert torch.equal(torch.random.get_rng_state(), state)
+    for name, value in criterion.parts.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0, equal_nan=True)

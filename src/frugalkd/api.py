@@ -360,6 +360,12 @@ def _train(
         "student_forward": row["forward"] * meters.student_forwards,
         "student_backward": row["backward"] * meters.samples_backpropagated,
     }
+    if criterion.features:
+        rows = min(training.batch_size, len(selection.pool))
+        row = criterion.flops_per_row(rows, classes, accelerator.device)
+        meters.flops |= {
+            f"objective_{way}": row[way] * meters.samples_backpropagated for way in row
+        }
     run = Run(model, selection.ledger, meters, history)
     if asked:
         meters.flops["teacher_forward"] = teacher_flops(asked, data, meters, collate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from frugalkd.epochs import Batch
 from frugalkd.errors import ModelError
@@ -21,11 +23,13 @@ from frugalkd.teachers import Targets
 
 
 class Bound(NamedTuple):
-    """An objective that reads features: of which modules, and what it made for them."""
+    """An objective that reads features: of which modules, what it made for them, and what these
+    look like."""
 
     student: tuple[str, ...]
     teacher: tuple[str, ...]
     parts: nn.Module
+    shapes: Shapes
 
 
 class Criterion:
@@ -72,6 +76,26 @@ class Criterion:
         if self._taps is not None:
             step = step._replace(seen=tuple(self._seen(batch, logits.device)))
         return self.objective.losses(step)
+
+    def flops_per_row(self, rows: int, classes: int, device: torch.device) -> dict[str, float]:
+        """FLOPs of one row of a batch of ``rows``, ``forward`` and ``backward``, of what is
+        reckoned with features beside the student: adapters, products of rows. 0 without features.
+        Nothing changes, and no random stream."""
+        if self._taps is None:
+            return {"forward": 0.0, "backward": 0.0}
+        seen = tuple(None if each is None else _blank(each, rows, device) for each in self._bound)
+        logits = torch.zeros(rows, classes, device=device, requires_grad=True)
+        labels = torch.zeros(rows, dtype=torch.int64, device=device)
+        step = Step(logits, torch.zeros_like(logits), labels, seen=seen)
+        with torch.random.fork_rng(), torch.enable_grad():
+            counter = FlopCounterMode(display=False)
+            with counter:
+                loss = self.objective.losses(step).sum()
+            forward = counter.get_total_flops()
+            counter = FlopCounterMode(display=False)
+            with counter:
+                loss.backward()
+        return {"forward": forward / rows, "backward": counter.get_total_flops() / rows}
 
     def _seen(self, batch: Batch, device: torch.device) -> Iterator[Seen | None]:
         assert self._taps is not None
@@ -147,6 +171,18 @@ def bind(
                 parts = term.build(shapes).to(device)
             except (ValueError, ModelError) as error:
                 raise ModelError(f"{type(term).__name__}: {error}") from None
-        bound.append(Bound(tuple(given), tuple(wanted), parts))
+        bound.append(Bound(tuple(given), tuple(wanted), parts, shapes))
     paths = (path for each in bound if each is not None for path in each.student)
     return Criterion(objective, tuple(bound), Taps(student, tuple(dict.fromkeys(paths))))
+
+
+def _blank(bound: Bound, rows: int, device: torch.device) -> Seen:
+    """Features of nothing, and a copy of what is trained."""
+    student, teacher = (
+        tuple(torch.zeros(rows, *shape, device=device) for shape in shapes)
+        for shapes in (bound.shapes.student, bound.shapes.teacher)
+    )
+    for feature in student:
+        feature.requires_grad_()
+    ids = torch.arange(rows, device=device) % bound.shapes.samples
+    return Seen(student, teacher, copy.deepcopy(bound.parts), ids)

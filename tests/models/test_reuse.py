@@ -9,7 +9,7 @@ from torch import nn
 import frugalkd
 from frugalkd.api import distill
 from frugalkd.errors import ModelError, RecipeError
-from frugalkd.models.reuse import put_projector
+from frugalkd.models.reuse import put_projector, take_classifier
 from frugalkd.objectives import SimKD
 from frugalkd.recipes.load import load_recipe, override
 from frugalkd.runs.execute import distill as distill_recipe
@@ -29,8 +29,8 @@ def test_the_student_ends_in_the_teachers_layer_and_learns_what_it_gets():
     run = distill(
         student, images(), teacher=teacher, objective=objective, training=training, device="cpu"
     )
-    assert torch.equal(run.model[5].classifier.weight, teacher[5].weight)
-    assert torch.equal(run.model[5].classifier.bias, teacher[5].bias)
+    assert torch.equal(student[5].classifier.weight, teacher[5].weight)
+    assert torch.equal(student[5].classifier.bias, teacher[5].bias)
     losses = [record["loss"] for record in run.history]
     assert losses[-1] < losses[0]
     assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
@@ -43,7 +43,7 @@ def test_what_cannot_be_reused_is_refused():
     put_projector(student, 3)
     wide = net(9, width=7)
     with pytest.raises(ModelError, match=rf"set student\.model\.reuses to {wide[5].in_features}$"):
-        frugalkd.models.reuse.take_classifier(student, wide)
+        take_classifier(student, wide)
     with pytest.raises(ModelError, match="name the projector of a student that reuses"):
         distill(net(), images(), teacher=wide, objective=SimKD("2", "2"), device="cpu")
 

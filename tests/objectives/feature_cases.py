@@ -49,7 +49,7 @@ def parts_of(objective: FeatureObjective, student=STUDENT, teacher=TEACHER, labe
         return objective.build(shapes).double()
 
 
-def seen_of(objective: FeatureObjective, case: Features) -> Seen:
+def seen_of(objective: FeatureObjective, case: Features) -> Any:
     """What it sees of a pair of features, each sample once."""
     student, teacher = torch.from_numpy(case.student), torch.from_numpy(case.teacher)
     parts = parts_of(objective, [student.shape[1:]], [teacher.shape[1:]])

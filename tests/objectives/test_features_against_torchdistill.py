@@ -6,6 +6,8 @@ their absolute values, where the paper has the norm.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from feature_cases import LABELS, SAMPLES, parts_of
@@ -20,7 +22,7 @@ pytest.importorskip("torchdistill", reason="torchdistill is not installed: pip i
 MAPS = ((3, 4, 4), (5, 4, 4))
 
 
-def batch(objective, rows=8, shapes=MAPS):
+def batch(objective, rows=8, shapes=MAPS) -> Any:
     """What ``objective`` sees, the student's feature with a gradient."""
     stream = torch.Generator().manual_seed(0)
     student, teacher = (
