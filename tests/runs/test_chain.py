@@ -127,6 +127,11 @@ def test_recipes_that_make_no_chain_are_refused(recipes, tmp_path):
         chain([recipe("big", "small"), recipes[1]], tmp_path / "x")
     with pytest.raises(RecipeError, match="differ in data"):
         chain([recipes[0], override(recipes[1], {"data.train_size": 99})], tmp_path / "x")
+    weighs = override(recipes[1], {"student.mode": "hybrid"})
+    assert len(stages_of([recipes[0], weighs])) == 3
+    ungated = override(recipes[0], {"student.mode": "vanilla"})
+    with pytest.raises(RecipeError, match=r"3-student weighs .* that 2-assistant gives .* gate"):
+        chain([ungated, weighs], tmp_path / "x")
     with pytest.raises(RecipeError, match="no recipes"):
         chain([], tmp_path / "x")
     assert not (tmp_path / "x").exists()

@@ -85,9 +85,8 @@ def chain(
 
         def begin(stage: Stage) -> EpochProgress:
             bars.close()  # that of the stage before
-            role = stage.recipe.teacher if stage.kind == "teach" else stage.recipe.student
             title = f"{stage.name} of {len(stages)}: {stage.recipe.name}"
-            return bars.enter_context(EpochProgress(title, role.training.epochs))
+            return bars.enter_context(EpochProgress(title, stage.role.training.epochs))
 
         whole = run(made, out, teacher=teacher, begin=begin, stop=stop)
     if as_json:

@@ -295,8 +295,9 @@ def teacher_recipe(recipe: Recipe, name: str) -> Recipe:
 def needs_teacher(recipe: Recipe) -> bool:
     """Whether the student asks a teacher: for soft targets, or for its ledger."""
     student = recipe.student
-    weighted = MODES[student.mode].weighted if student.mode else student.weighting == "significance"
-    return weighted or (student.targets.kind != "ema" and student.objective.build().needs_targets)
+    return student.weighted or (
+        student.targets.kind != "ema" and student.objective.build().needs_targets
+    )
 
 
 def _about(recipe: Recipe) -> str:

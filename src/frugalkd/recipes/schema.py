@@ -83,6 +83,11 @@ class TeacherRole(Role):
             raise ValueError("model.reuses is a student's: the teacher has a classifier")
         return self
 
+    @property
+    def gated(self) -> bool:
+        """Whether its training finds out which samples matter."""
+        return self.policy.build().looks
+
 
 class TargetsRole(Strict):
     """Where soft targets come from."""
@@ -200,6 +205,18 @@ class StudentRole(Role):
             if problem is not None:
                 raise ValueError(problem)
         return self
+
+    @property
+    def weighted(self) -> bool:
+        """Whether samples weigh by the significance that the teacher's training gave them."""
+        return MODES[self.mode].weighted if self.mode else self.weighting == "significance"
+
+    @property
+    def gated(self) -> bool:
+        """Whether its own training finds out which samples matter."""
+        if self.mode is not None:
+            return MODES[self.mode].gated
+        return self.policy is not None and self.policy.build().looks
 
     @property
     def _stores(self) -> bool:

@@ -16,7 +16,7 @@ from frugalkd.api import Stop
 from frugalkd.engine import Listener
 from frugalkd.errors import RecipeError
 from frugalkd.files import write_json
-from frugalkd.recipes.schema import Recipe
+from frugalkd.recipes.schema import Recipe, StudentRole, TeacherRole
 from frugalkd.recipes.sections import Model
 from frugalkd.runs.execute import distill, teach
 from frugalkd.writing import make_folder
@@ -39,34 +39,46 @@ class Stage:
     recipe: Recipe
 
     @property
-    def model(self) -> Model:
-        """What it trains."""
-        role = self.recipe.teacher if self.kind == "teach" else self.recipe.student
-        return role.model
+    def role(self) -> TeacherRole | StudentRole:
+        """What it trains, and how."""
+        return self.recipe.teacher if self.kind == "teach" else self.recipe.student
 
 
 def stages_of(recipes: Sequence[Recipe], *, taught: bool = False) -> list[Stage]:
     """The first recipe's teacher, unless it is there already (``taught``), then each one's student.
 
     Raises:
-        RecipeError: a recipe has another teacher than the student before it, or other data.
+        RecipeError: a recipe has another teacher than the student before it, or other data; or it
+            weighs by a significance that nobody finds out.
     """
     if not recipes:
         raise RecipeError("a chain of no recipes: name one or more")
     for before, after in pairwise(recipes):
-        if after.teacher.model != before.student.model:
+        made = before.student.model.model_copy(update={"reuses": None})  # that has no teacher
+        if after.teacher.model != made:
             raise RecipeError(
                 f"recipe {after.name} is taught by {_said(after.teacher.model)}, and the one "
-                f"before it, {before.name}, makes {_said(before.student.model)}: set its "
+                f"before it, {before.name}, makes {_said(made)}: set its "
                 "teacher.model to that"
             )
         if after.data != before.data:
             raise RecipeError(
                 f"recipes {before.name} and {after.name} differ in data: a chain has one data set"
             )
+    for stage, after in pairwise(_stages(recipes, taught)):
+        if after.recipe.student.weighted and not stage.role.gated:
+            raise RecipeError(
+                f"{after.name} weighs samples by the significance that {stage.name} gives them, "
+                "which has no gate to find it out with: set its mode to regulated or hybrid, or "
+                "its policy to self-regulation"
+            )
+    return _stages(recipes, taught)
+
+
+def _stages(recipes: Sequence[Recipe], taught: bool) -> list[Stage]:
     kinds: list[Literal["teach", "distill"]] = [] if taught else ["teach"]
     kinds += ["distill"] * len(recipes)
-    of = [*recipes[: len(kinds) - len(recipes)], *recipes]
+    of = recipes if taught else [recipes[0], *recipes]
     names = ["assistant"] * len(kinds)
     names[0] = names[0] if taught else "teacher"
     names[-1] = "student"
@@ -112,7 +124,7 @@ def chain(
         said.append({
             "stage": stage.name,
             "kind": stage.kind,
-            "model": _said(stage.model),
+            "model": _said(stage.role.model),
             "digest": results["digest"],
             "evaluation": results["evaluation"],
             "budget": results["budget"],

@@ -22,9 +22,8 @@ def who_takes_part(
     """The student's policy and weights, as its mode or its own policy say; the ledger is the
     teacher's, or that at ``ledger_at``."""
     role = recipe.student
-    weighted = MODES[role.mode].weighted if role.mode else role.weighting == "significance"
     ledger = None
-    if weighted:
+    if role.weighted:
         if ledger_at is None and (teacher is None or not ledger_file(teacher).is_file()):
             raise LedgerError(
                 f"mode {role.mode or 'with significance weights'} needs the significance ledger "
