@@ -288,6 +288,7 @@ def _train(
         len(data),  # pyright: ignore[reportArgumentType]
         labels=labels,
         extra={} if policy is None else policy.columns,
+        folder=checkpoints,
     )
     ledger.about = _about(data, policy)
     meters = Meters()

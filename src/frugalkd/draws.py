@@ -102,3 +102,52 @@ def subset(ids: NDArray[np.int64], wanted: int, seed: int, *counters: int) -> ND
         return ids[:0]
     keys = hash64(seed, *counters, ids)
     return ids[keys <= np.partition(keys, wanted - 1)[wanted - 1]]
+
+
+_ROUNDS = 6
+
+
+class Permutation:
+    """The numbers below ``size`` in a random order that nobody holds in memory.
+
+    A Feistel network (Luby and Rackoff, 1988) of six rounds, whose round function is a hash of the
+    seed, the counters, the round and a half, over the next even number of bits; what falls outside
+    is sent through again until it falls inside. Not :func:`order`, which sorts.
+
+    Args:
+        size: how many, up to 2^62.
+        seed, counters: of the order.
+
+    Raises:
+        ValueError: a size below 1 or above 2^62.
+    """
+
+    def __init__(self, size: int, seed: int, *counters: int):
+        if not 1 <= size <= 1 << 62:
+            raise ValueError(f"size must be in [1, 2^62], not {size}")
+        self.size = size
+        self._half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
+        self._mask = np.uint64((1 << int(self._half)) - 1)
+        self._keys = hash64(seed, *counters, np.arange(_ROUNDS))
+
+    def __call__(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """What stands at ``places`` (int64, in 0 .. size - 1), one number each."""
+        values = self._once(places.astype(np.uint64))
+        outside = np.flatnonzero(values >= self.size)
+        while len(outside):
+            again = self._once(values[outside])
+            values[outside] = again
+            outside = outside[again >= self.size]
+        return values.view(np.int64)
+
+    def _once(self, values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        for block in _blocks(values):
+            left, right = block >> self._half, block & self._mask
+            for key in self._keys:
+                mixed = right ^ key
+                _mix(mixed)
+                mixed &= self._mask
+                mixed ^= left
+                left, right = right, mixed
+            block[:] = (left << self._half) | right
+        return values

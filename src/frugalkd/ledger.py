@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from frugalkd.arrays import load_arrays, save_arrays
 from frugalkd.errors import LedgerError
+from frugalkd.mapped import filled_columns
 
 SCHEMA = 1
 _KIND = "ledger"
@@ -68,13 +69,22 @@ class Ledger:
         *,
         labels: NDArray | None = None,
         extra: Mapping[str, str] | None = None,
+        folder: Path | None = None,
     ) -> Ledger:
-        """An empty ledger. ``extra`` maps a policy's own columns to their numpy dtypes."""
-        columns = {
-            name: np.full(samples, fill, dtype=dtype) for name, (dtype, fill) in _COLUMNS.items()
-        }
-        for name, dtype in (extra or {}).items():
-            columns[name] = np.zeros(samples, dtype=dtype)
+        """An empty ledger.
+
+        Args:
+            samples: how many.
+            labels: integers (samples,), where they are known.
+            extra: a policy's own columns and their numpy dtypes.
+            folder: where the columns of a ledger above :data:`~frugalkd.mapped.MAPPED_FROM` bytes
+                lie, in nameless files that go away with it; None: all of them in memory.
+
+        Raises:
+            WriteFailed: the disk has no room for them.
+        """
+        wanted = dict(_COLUMNS) | {name: (dtype, 0.0) for name, dtype in (extra or {}).items()}
+        columns = filled_columns(samples, wanted, folder)
         if labels is not None:
             known = np.abs(labels) <= np.iinfo(np.int32).max
             labels = np.where(known, labels, -1).astype(np.int32)

@@ -21,6 +21,7 @@ from frugalkd.checks import check_batch, check_same_data, labels_of, why_not_lab
 from frugalkd.data.probe import streams_restored
 from frugalkd.data.protocols import is_batch_indexed, is_view_indexed
 from frugalkd.data.source import open_source
+from frugalkd.entering import enter
 from frugalkd.epochs import Epoch
 from frugalkd.errors import (
     FrugalKDWarning,
@@ -546,23 +547,7 @@ class Selection:
 
     def enter(self, ids: Ids, seen: Look, *, screening: bool) -> Mask:
         """Judge a look (arrays) and enter it into the ledger; returns which rows failed."""
-        at = self._now
-        for column, values in self.policy.note(seen, ids, self.ledger, at).items():
-            self.ledger[column][ids] = values
-        failed = self.policy.admit(seen, ids, self.ledger, at)
-        streak = self.ledger.record(
-            ids,
-            epoch=self.epoch,
-            confidence=seen.confidence,
-            correct=seen.correct,
-            failed=failed,
-            screening=screening,
-        )
-        sleep = self.policy.sleep(streak)
-        # A screening decides about this very epoch, a training forward about the next.
-        due = np.minimum(self.epoch + sleep + (0 if screening else 1), 65535)
-        self.ledger["due"][ids] = due
-        return failed
+        return enter(self.policy, self.ledger, self._now, ids, seen, screening=screening)
 
     def _screen(self, ids: Ids) -> None:
         if self._lengths is not None:

@@ -232,4 +232,25 @@ RANKS = Measurement(
     ],
 )
 
-CASES: list[Case | Measurement] = [A, B, TEACHER, LOOP, METERS, OPTIONS, LEDGER, RANKS]
+_GIB = 2**30
+
+BILLION = Measurement(
+    name="billion",
+    summary="a ledger of a billion samples in 24 GiB: make, plan, observe, save (40 GB of disk)",
+    takes="30 minutes",
+    samples=1_000_000_000,
+    quick_samples=10_000_000,
+    figures=[
+        Figure("make", "make, s"),
+        Figure("plan", "plan an epoch, 12 % awake, s"),
+        Figure("observe_rows", "observe its rows, rows/s"),
+        Figure("save", "save, s"),
+        Figure("bytes", "of the ledger, bytes a sample", must=20, at_most=True),
+        Figure("own_memory_bytes", "memory of its own, bytes", must=4 * _GIB, at_most=True),
+        Figure("peak_memory_bytes", "with pages of files, bytes", must=24 * _GIB, at_most=True),
+    ],
+)
+
+CASES: list[Case | Measurement] = [
+    A, B, TEACHER, LOOP, METERS, OPTIONS, LEDGER, RANKS, BILLION,
+]  # fmt: skip

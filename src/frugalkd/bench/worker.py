@@ -22,8 +22,8 @@ from frugalkd.files import write_json
 
 
 def carry_out(job: dict[str, Any]) -> dict[str, Any]:
-    """The answer to ``job``: ``kind`` is teach, targets, run, together, ledger or ranks. What
-    went wrong is an answer like any other: ``error``, in one line."""
+    """The answer to ``job``: ``kind`` is teach, targets, run, together, ledger, ranks or
+    billion. What went wrong is an answer like any other: ``error``, in one line."""
     try:
         return _carry_out(job)
     except Exception as error:
@@ -47,6 +47,10 @@ def _carry_out(job: dict[str, Any]) -> dict[str, Any]:
         from frugalkd.bench.ledger import measure
 
         return measure(job["samples"], Path(job["folder"]))
+    if job["kind"] == "billion":
+        from frugalkd.bench import billion
+
+        return billion.measure(job["samples"], Path(job["folder"]))
     if job["kind"] == "ranks":
         from frugalkd.bench import ranks
 

@@ -146,6 +146,12 @@ class Policy(ABC):
         return False
 
     @property
+    def by_sample(self) -> bool:
+        """Whether it decides of each sample by what the ledger says of it alone, so that the plan
+        of a part of the pool is that part of the plan."""
+        return False
+
+    @property
     def asks_labels(self) -> bool:
         """Whether plans read ``ledger.labels``, int32 (samples,), none of them below 0."""
         return False

@@ -17,5 +17,9 @@ class All(Ungated):
     *Cost:* that of training on everything.
     """
 
+    @property
+    def by_sample(self) -> bool:
+        return True
+
     def plan(self, ledger: Ledger, pool: Ids, at: Moment) -> Plan:
         return Plan(pool)

@@ -120,6 +120,11 @@ class SelfRegulation(Policy):
         return self.passing is not None
 
     @property
+    def by_sample(self) -> bool:
+        together = self.budget is not None or self.passing is not None
+        return not together and self.when_all_sleep == "wait"
+
+    @property
     def asks_labels(self) -> bool:
         return self.quota == "class-balanced"
 
