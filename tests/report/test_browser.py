@@ -210,13 +210,19 @@ def test_without_javascript_every_number_is_there(opened, pages):
     assert page.get_by_role("button").count() == 0
 
 
-@pytest.mark.parametrize("theme", THEMES)
-@pytest.mark.parametrize("width", SIZES)
-def test_axe_finds_nothing_serious(opened, pages, theme, width):
+@pytest.mark.parametrize(
+    ("name", "width", "theme"),
+    [
+        *(("several", width, theme) for width in SIZES for theme in THEMES),
+        ("texts", 390, "dark"),
+        ("texts", 1280, "light"),
+    ],
+)
+def test_axe_finds_nothing_serious(opened, pages, name, width, theme):
     axe = os.environ.get("FRUGALKD_AXE")
     if not axe:
         missing("FRUGALKD_AXE names no axe.min.js (npm install axe-core)")
-    page = opened(pages["several"], width, theme, bypass_csp=True)
+    page = opened(pages[name], width, theme, bypass_csp=True)
     for details in page.locator("details").all():
         details.evaluate("it => { it.open = true }")
     page.evaluate(Path(axe or "").read_text(encoding="utf-8"))

@@ -195,6 +195,21 @@ def test_a_name_does_not_turn_the_sentence_that_it_stands_in(written):
     assert headline_of(collect(written(content))).startswith(f"{NAME}: 89.0 % with 30 %")
 
 
+@pytest.mark.parametrize(
+    ("trained", "said"),
+    [
+        ([0.25, 0.252, 0.249], "arm: 25.0 % throughout"),
+        ([1.0, 0.5, 0.28], "arm: 100.0 % to 28.0 %"),
+        ([0.3, 1.0, 0.3], "arm: 30.0 % to 30.0 %"),
+    ],
+)
+def test_the_course_of_participation_is_told(written, trained, said):
+    history = {"every": 1, "trained": trained, "participations": trained}
+    arms = [make_arm("vanilla", 0.9, mode="vanilla"), make_arm("arm", 0.8, 0.5, history=history)]
+    text = Parsed(page_of(written, make_comparison(arms))).text.replace("\u00a0", " ")
+    assert f"From the first epoch to the last: vanilla: 100.0 % throughout; {said}." in text
+
+
 def test_an_arm_that_gets_nothing_right_is_shown(written):
     arms = [make_arm("vanilla", 0.9, mode="vanilla"), make_arm("broken", 0.0, 0.5, collapsed=10)]
     html = page_of(written, make_comparison(arms))

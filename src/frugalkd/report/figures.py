@@ -21,6 +21,8 @@ _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "pentagon", "
 _COLOURS = 10
 _TOLD = 5
 """Courses of participation that are told in words."""
+_STEADY = 0.005
+"""What changes by less, as a part of the samples, is steady to a reader."""
 
 
 def label(name: str) -> str:
@@ -90,10 +92,10 @@ def participation(lines: Sequence[tuple[str, Shares, Mapping[str, Any]]]) -> Fig
 
 def _course(shares: Shares) -> str:
     """How the samples that trained went, from the first epoch to the last."""
-    first, last = percent(shares.trained[0]), percent(shares.trained[-1])
-    if {percent(share) for share in shares.trained} == {first}:
-        return f"{first} throughout"
-    return f"{first} to {last}"
+    trained = shares.trained
+    if max(trained) - min(trained) < _STEADY:
+        return f"{percent(sum(trained) / len(trained))} throughout"
+    return f"{percent(trained[0])} to {percent(trained[-1])}"
 
 
 def by_class(summary: LedgerSummary, what: str) -> Figure:
