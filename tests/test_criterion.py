@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -80,10 +81,16 @@ def test_hooks_are_gone_after_a_stop_too(tmp_path):
     assert hooks_of(student, teacher) == 0
 
 
-@pytest.mark.parametrize("when", ["last-visit", "now"])
-def test_a_training_goes_on_with_its_adapters_bit_for_bit(tmp_path, when):
-    policy = SelfRegulation(confidence=0.5, when=when)
-    more = {"objective": FitNets(("2", "4"), ("2", "4"), soft=0.5), "policy": policy}
+@pytest.mark.parametrize(
+    ("when", "objective"),
+    [
+        ("last-visit", FitNets(("2", "4"), ("2", "4"), soft=0.5)),
+        ("now", FitNets(("2", "4"), ("2", "4"), soft=0.5)),
+        ("now", CRD("4", "4", dim=4, negatives=8)),  # its memory, its draws
+    ],
+)
+def test_a_training_goes_on_with_its_adapters_bit_for_bit(tmp_path, when, objective):
+    more: Any = {"objective": objective, "policy": SelfRegulation(confidence=0.5, when=when)}
     whole = run(**more)
     steps = iter(range(100))
     with pytest.raises(Stopped):

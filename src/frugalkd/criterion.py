@@ -16,7 +16,7 @@ from frugalkd.epochs import Batch
 from frugalkd.errors import ModelError
 from frugalkd.features import Taps, probe_features
 from frugalkd.objectives import FeatureObjective, Objective
-from frugalkd.objectives._features import paths_of
+from frugalkd.objectives._features import features_read, paths_of
 from frugalkd.objectives._objective import Step
 from frugalkd.objectives._seen import Seen, Shapes
 from frugalkd.teachers import Targets
@@ -47,7 +47,7 @@ class Criterion:
     def __init__(
         self, objective: Objective, bound: tuple[Bound | None, ...] = (), taps: Taps | None = None
     ):
-        if taps is None and any(isinstance(term, FeatureObjective) for term in objective.terms):
+        if taps is None and features_read(objective):
             raise ModelError(
                 f"{type(objective).__name__} reads features, and has no models to read them of: "
                 "let frugalkd.distill train, or make it by frugalkd.criterion.bind"
@@ -149,14 +149,13 @@ def bind(
             the objective needs.
         TargetsError: the targets give no such features.
     """
-    terms = objective.terms
-    if not any(isinstance(term, FeatureObjective) for term in terms):
+    if not features_read(objective):
         return Criterion(objective)
     device = next(student.parameters()).device
     data = batch()
     known = None if labels is None else torch.from_numpy(labels)
     bound: list[Bound | None] = []
-    for place, term in enumerate(terms):
+    for place, term in enumerate(objective.terms):
         if not isinstance(term, FeatureObjective):
             bound.append(None)
             continue

@@ -196,6 +196,14 @@ def test_live_targets_take_no_disk_and_ask_only_for_the_kept():
     assert result.verdict_mode == "regulated"
 
 
+@pytest.mark.parametrize("setting", ["features=[layers.4]", "kind=live"])
+def test_a_pilot_has_the_features_that_its_objective_reads(teacher, setting):
+    hints = "{name: fitnets, student: layers.2, teacher: layers.4}"
+    settings = [f"student.objective={hints}", f"student.targets.{setting}"]
+    result = estimate(load_recipe("digits", [*FEW, *settings]), teacher=teacher, seconds=SECONDS)
+    assert result.teacher.known
+
+
 def test_an_objective_without_a_teacher_has_no_targets():
     recipe = load_recipe("digits", [*FEW, 'student.objective={"name": "cross-entropy"}'])
     result = estimate(recipe, seconds=SECONDS)

@@ -17,6 +17,7 @@ from frugalkd.estimate.part import Part, part_of
 from frugalkd.estimate.result import Share, exactly
 from frugalkd.estimate.setting import Setting, gate_of
 from frugalkd.estimate.timing import Timing, time_looks, time_training
+from frugalkd.objectives._features import features_read
 from frugalkd.policies import All, Policy
 from frugalkd.runs.material import make_model
 from frugalkd.runs.targets import encoding_of
@@ -66,6 +67,7 @@ def fill(setting: Setting, part: Part, views: int) -> tuple[StoredTargets, Timin
         part.data,
         views=views,
         encoding=encoding_of(setting.recipe),
+        features=features_read(setting.recipe.student.objective.build()),
         batch_size=FILL_BATCH,
         device=setting.device,
         listener=lambda done, of: ends.append((done, time.perf_counter())),

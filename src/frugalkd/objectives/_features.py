@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from frugalkd.objectives import _numerics as numerics
-from frugalkd.objectives._objective import BatchObjective, Step
+from frugalkd.objectives._objective import BatchObjective, Objective, Step
 from frugalkd.objectives._seen import Seen, Shapes
 
 Paths = str | tuple[str, ...]
@@ -113,3 +113,10 @@ class FeatureObjective(BatchObjective):
 def paths_of(given: Paths) -> tuple[str, ...]:
     """As several."""
     return (given,) if isinstance(given, str) else given
+
+
+def features_read(objective: Objective) -> tuple[str, ...]:
+    """The paths and globs of the teacher's features that ``objective`` reads, all terms of a sum
+    together; none where it reads none."""
+    terms = (term for term in objective.terms if isinstance(term, FeatureObjective))
+    return tuple(dict.fromkeys(path for term in terms for path in paths_of(term.teacher)))

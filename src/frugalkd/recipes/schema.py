@@ -20,7 +20,7 @@ from frugalkd.data import DATA
 from frugalkd.ema import DECAY
 from frugalkd.fidelity import Fidelity, too_little
 from frugalkd.modes import MODES, ModeName
-from frugalkd.objectives import FeatureObjective
+from frugalkd.objectives._features import features_read
 from frugalkd.policies import SelfRegulation
 from frugalkd.recipes.sections import Model, NamedOrPath, PlainDict, Strict, folder_names
 from frugalkd.recipes.several import Several
@@ -172,7 +172,7 @@ class StudentRole(Role):
             keeps = min(keeps, self.teachers.keeps)
         if keeps < objective.reads:
             raise ValueError(too_little(type(objective).__name__, objective.reads, keeps))
-        by_features = any(isinstance(term, FeatureObjective) for term in objective.terms)
+        by_features = bool(features_read(objective))
         if self.teachers is None:
             named = self.targets.features or self.targets.folder is not None
             if by_features and self._stores and not named:
