@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from frugalkd.data import ImageData, LazyImages, Samples, load_data
+from frugalkd.data import ImageData, LazyImages, Samples, TextData, load_data
 from frugalkd.data.cifar import _read
 from frugalkd.errors import DataError, UnsupportedData
 
@@ -149,7 +149,9 @@ def test_the_words_of_a_column_can_be_read_again(tmp_path, saved_to_disk):
     path = tmp_path / ("saved" if saved_to_disk else "a.parquet")
     table.save_to_disk(path) if saved_to_disk else table.to_parquet(path)
     splits = load(path, text="body", test=0.25)
-    found = [part.texts(range(len(part))) for part in (splits.train, splits.test)]
-    assert [len(part) for part in found] == [15, 5]
-    assert sorted(found[0] + found[1]) == sorted(words)
-    assert [words.index(text) % 2 for text in found[0]] == splits.train.labels.tolist()
+    assert isinstance(splits.train, TextData)
+    assert isinstance(splits.test, TextData)
+    train, test = (part.texts(range(len(part))) or [] for part in (splits.train, splits.test))
+    assert (len(train), len(test)) == (15, 5)
+    assert sorted(train + test) == sorted(words)
+    assert [words.index(text) % 2 for text in train] == splits.train.labels.tolist()

@@ -18,7 +18,7 @@ from frugalkd.report import LARGEST, collect, headline_of, make_page
 from frugalkd.report import page as page_module
 from frugalkd.report.comparison_sections import comparison_page
 from frugalkd.report.page import json_in_html, render
-from frugalkd.report.shapes import Spread
+from frugalkd.report.shapes import Comparison, Spread
 from frugalkd.report.text import points
 from frugalkd.report.watch import Watched
 
@@ -325,7 +325,9 @@ def test_the_committed_results_are_small_and_have_their_page():
 
 def page_of_file(file):
     """Without the data, which a machine need not have."""
-    return render(comparison_page(collect(file), lambda summary: "not asked for"))
+    found = collect(file)
+    assert isinstance(found, Comparison)
+    return render(comparison_page(found, lambda summary: "not asked for"))
 
 
 def test_a_page_takes_no_other_files_place(written, cli):

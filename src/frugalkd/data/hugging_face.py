@@ -77,8 +77,8 @@ def load_hugging_face(
                 tokenize(_texts(table, text), tokenizer, max_length=max_length) for table in tables
             ]
             parts = [
-                TextData(*each, classes, partial(_texts, table, text))
-                for table, *each in zip(tables, tokens, labels, strict=True)
+                TextData(part, given, classes, partial(_texts, table, text))
+                for table, part, given in zip(tables, tokens, labels, strict=True)
             ]
             return splits_of(parts, test)
         if image is None or text is not None:
