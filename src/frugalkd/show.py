@@ -86,7 +86,9 @@ def summary_table(results: dict[str, Any], out: Path) -> Table:
         table.add_row("stopped", f"after {trained:g} of {epochs:g} epochs: nobody was awake")
     table.add_row("forwards", f"{meters['student_forwards']:,}")
     if results["kind"] == "distill":
-        table.add_row("teacher queries", f"{meters['teacher_queries']:,}")
+        each = [f"{name} {rows:,}" for name, rows in meters.get("queries_of", {}).items()]
+        of = f" ({', '.join(each)})" if each else ""
+        table.add_row("teacher queries", f"{meters['teacher_queries']:,}{of}")
     if results.get("scoring") is not None:
         table.add_row("scoring run", _scoring(results["scoring"]))
     table.add_row("seconds", f"{meters['wall_seconds']:.1f} ({_where_time_went(meters)})")

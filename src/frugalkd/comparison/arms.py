@@ -293,11 +293,8 @@ def teacher_recipe(recipe: Recipe, name: str) -> Recipe:
 
 
 def needs_teacher(recipe: Recipe) -> bool:
-    """Whether the student asks a teacher: for soft targets, or for its ledger."""
-    student = recipe.student
-    return student.weighted or (
-        student.targets.kind != "ema" and student.objective.build().needs_targets
-    )
+    """Whether the student asks the run's own teacher: for soft targets, or for its ledger."""
+    return recipe.student.weighted or recipe.student.asks_own_teacher
 
 
 def _about(recipe: Recipe) -> str:
@@ -311,7 +308,8 @@ def _about(recipe: Recipe) -> str:
                 return about
         return _ABOUT[student.mode]
     if not needs_teacher(recipe):
-        return "no teacher: labels only"
+        others = student.objective.build().needs_targets
+        return "no teacher of the recipe's" if others else "no teacher: labels only"
     if student.mode is not None:
         return _ABOUT[student.mode]
     weighted = ", by significance" if student.weighting == "significance" else ""

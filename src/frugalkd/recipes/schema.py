@@ -207,6 +207,13 @@ class StudentRole(Role):
         return self
 
     @property
+    def asks_own_teacher(self) -> bool:
+        """Whether the run's own teacher is asked for soft targets: alone, or as one of several."""
+        if self.targets.kind == "ema" or not self.objective.build().needs_targets:
+            return False
+        return self.teachers is None or any(each.is_own for each in self.teachers.of.values())
+
+    @property
     def weighted(self) -> bool:
         """Whether samples weigh by the significance that the teacher's training gave them."""
         return MODES[self.mode].weighted if self.mode else self.weighting == "significance"

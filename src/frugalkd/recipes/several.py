@@ -45,6 +45,12 @@ class OneOfSeveral(Strict):
             raise ValueError("the student's average (ema) has no folder, store or weights")
         return self
 
+    @property
+    def is_own(self) -> bool:
+        """Whether it is the run's own teacher."""
+        named = self.folder or self.store or self.weights
+        return named is None and self.kind != "ema"
+
 
 class Several(Strict):
     """Several teachers as one (docs/teachers.md)."""

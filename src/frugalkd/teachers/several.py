@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from frugalkd import draws
 from frugalkd.batches import split
 from frugalkd.errors import TargetsError, UnknownName
-from frugalkd.features import Shape
+from frugalkd.features import Features, Shape
 from frugalkd.fidelity import Fidelity
 from frugalkd.looking import model_digest
 from frugalkd.policies._policy import Ids
@@ -192,7 +192,10 @@ class SeveralTeachers(Targets):
     def feature_shapes(self, patterns: Sequence[str], data: Any) -> dict[str, Shape]:
         raise TargetsError(NOT_TOGETHER)
 
-    fetch_features: Any = feature_shapes
+    def fetch_features(
+        self, ids: Ids, views: Ids, data: Any, paths: Sequence[str]
+    ) -> tuple[Tensor, Features]:
+        raise TargetsError(NOT_TOGETHER)
 
     def truth(self, labels: Tensor | None) -> NDArray[np.float32]:
         """As the seam says; of the first view, and of ``random`` what is to be expected.
