@@ -88,6 +88,20 @@ class RunFolderError(FrugalKDError):
     """
 
 
+class FolderBusy(RunFolderError):
+    """Another process is at work in a folder.
+
+    What to do: wait for it, or choose another ``--out``.
+    """
+
+
+class ClusterError(FrugalKDError):
+    """Runs cannot be given to a cluster: its library is missing, or nobody answers.
+
+    What to do: as the line says; without ``--on`` runs are processes of this machine.
+    """
+
+
 class ReportError(FrugalKDError):
     """A report cannot be made of what is there.
 

@@ -9,7 +9,7 @@ import os
 import warnings
 from pathlib import Path
 
-from frugalkd.errors import FrugalKDWarning, RunFolderError
+from frugalkd.errors import FolderBusy, FrugalKDWarning
 from frugalkd.writing import writing
 
 FILE = ".lock"
@@ -54,7 +54,7 @@ class Lock:
         wait: for another process that has it, rather than be refused.
 
     Raises:
-        RunFolderError: another process has the folder.
+        FolderBusy: another process has the folder.
         WriteFailed: the file cannot be made.
     """
 
@@ -64,7 +64,7 @@ class Lock:
             while not self._take(wait):
                 pass
         except BlockingIOError:
-            raise RunFolderError(
+            raise FolderBusy(
                 f"another process{self._whose()} is at work in {folder}: wait for it, or choose "
                 "another --out"
             ) from None

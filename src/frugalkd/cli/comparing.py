@@ -129,6 +129,25 @@ def compare(
         ),
     ] = 0.5,
     jobs: JobsOption = 2,
+    on: Annotated[
+        str,
+        typer.Option(
+            "--on",
+            metavar="here|ray",
+            help="Where runs are carried out: by processes of this machine, or as tasks of a Ray "
+            "cluster (extra: ray), begun again where a node is lost: [cyan]--on ray[/cyan].",
+        ),
+    ] = "here",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            "--ray-address",
+            metavar="HOST:PORT",
+            help="The cluster; without it one of this machine alone is started: "
+            "[cyan]--ray-address auto[/cyan].",
+            show_default=False,
+        ),
+    ] = None,
     settings: SetOption = [],  # noqa: B006
     list_: Annotated[
         bool,
@@ -180,7 +199,7 @@ def compare(
     with resumable(out, runs=True), RunsProgress(f"compare {made.name}") as progress:
         content = run(
             made, arms=chosen, seeds=seeds, out=out, budgets=parts, jobs=jobs, declared=declared,
-            margin=margin / 100, listener=progress,
+            margin=margin / 100, listener=progress, on=on, ray_address=ray_address,
         )  # fmt: skip
     _report(content, out, as_json)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from frugalkd.comparison.arms import ResolvedArm, resolve_arms
+from frugalkd.comparison.on_ray import RayWorkers
 from frugalkd.comparison.plan import SHOWN, Job, Key, Outcome, plan_jobs
 from frugalkd.comparison.pool import Workers
 from frugalkd.comparison.statistics import MARGIN, Claim
@@ -53,6 +54,8 @@ def compare(
     notes: Sequence[str] = (),
     declared: Sequence[Claim] = (),
     margin: float = MARGIN,
+    on: str = "here",
+    ray_address: str | None = None,
 ) -> dict[str, Any]:
     """Run arms x budgets x seeds, and write ``out/comparison.json`` after each finished run.
 
@@ -78,12 +81,16 @@ def compare(
         notes: lines to keep in the comparison.
         declared: claims to test, see :func:`frugalkd.comparison.claims`.
         margin: of accuracy, in [0, 1]: by how much "no worse" may be worse.
+        on: ``here``: processes of this machine; ``ray``: each run a task of a Ray cluster, begun
+            again where its node is lost, as many at a time as the cluster has room for.
+        ray_address: of that cluster; None for one of this machine alone.
 
     Returns:
         The content of ``comparison.json``.
 
     Raises:
         UnknownName: an arm or a teacher that the recipe does not have.
+        ClusterError: Ray is not installed, or there is no cluster at the address.
         RecipeError: no seed, a negative or double one, a margin outside [0, 1], or an arm that
             cannot be made.
         TrackerError: a tracker that the recipe names is not installed.
@@ -93,6 +100,10 @@ def compare(
     """
     if jobs < 1:
         raise RecipeError(f"jobs must be 1 or more, not {jobs}")
+    if on not in ("here", "ray"):
+        raise UnknownName("place for runs", on, ("here", "ray"))
+    if ray_address is not None and on != "ray":
+        raise RecipeError("an address of a Ray cluster is for runs on ray: add --on ray")
     comparison = prepare(
         recipe, arms, seeds, Path(out), budgets=budgets, teachers=teachers, notes=notes,
         declared=declared, margin=margin, listener=listener,
@@ -107,7 +118,11 @@ def compare(
             if content is None:
                 raise
             return content
-        return comparison.run(stack.enter_context(Workers(jobs, recipe.threads)))
+        if on == "ray":
+            workers: Workers | RayWorkers = RayWorkers(recipe.threads, recipe.device, ray_address)
+        else:
+            workers = Workers(jobs, recipe.threads)
+        return comparison.run(stack.enter_context(workers))
 
 
 def prepare(
@@ -174,7 +189,7 @@ class Comparison:
         self.pending = dict(self.jobs)
         self.total = sum(key.kind != "targets" for key in self.pending)
 
-    def run(self, workers: Workers) -> dict[str, Any]:
+    def run(self, workers: Workers | RayWorkers) -> dict[str, Any]:
         """Carry out what is not done yet; returns the content of ``comparison.json``."""
         self._advance(workers)
         content = self._write()
@@ -201,7 +216,7 @@ class Comparison:
             )
         return content
 
-    def _advance(self, workers: Workers | None) -> None:
+    def _advance(self, workers: Workers | RayWorkers | None) -> None:
         """Settle what can be settled, and begin what can begin (nothing without ``workers``), in
         the order of the plan."""
         for job in list(self.pending.values()):
@@ -211,7 +226,7 @@ class Comparison:
                 break  # what is done already was found when the first of them began
         self._begun = True
 
-    def _consider(self, job: Job, workers: Workers | None) -> None:
+    def _consider(self, job: Job, workers: Workers | RayWorkers | None) -> None:
         if not self._have(job, job.needs):
             return
         try:
@@ -250,7 +265,7 @@ class Comparison:
                 return False
         return True
 
-    def _begin(self, job: Job, recipe: Recipe, workers: Workers) -> None:
+    def _begin(self, job: Job, recipe: Recipe, workers: Workers | RayWorkers) -> None:
         self.running[job.key] = self.pending.pop(job.key)
         self._say("begun", job.key)
         workers.submit(job.key, task_of(job, recipe))
