@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from made_up import make_arm, make_comparison
-from test_page import hostile
+from test_hostile import hostile
 
 from frugalkd.report import collect, make_page
 
