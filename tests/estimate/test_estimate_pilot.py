@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from frugalkd.errors import LedgerError, RunFolderError
+from frugalkd.errors import LedgerError, RecipeError, RunFolderError
 from frugalkd.estimate import Estimate, Range, estimate
 from frugalkd.estimate.result import Share, exactly
 from frugalkd.estimate.run import _doubts, _silent_on, _verdict
@@ -258,3 +258,11 @@ def test_words():
         "never", "0 students", "1 student", "1,200 students"
     ]  # fmt: skip
     assert [clock(s) for s in (4.2, 186, 18_000)] == ["4.2 s", "3.1 min", "5.0 h"]
+
+
+@pytest.mark.parametrize(
+    "setting", ["student.targets.kind=ema", "student.teachers={of: {a: {}, b: {store: x}}}"]
+)
+def test_teachers_that_it_cannot_reckon_with_are_refused(setting):
+    with pytest.raises(RecipeError, match="reckons with one teacher"):
+        prepare(load_recipe("digits", [setting]), None)

@@ -90,6 +90,8 @@ class Teaching:
     ):
         self._recipe, self._material, self._folder = recipe, material, folder
         self._student, self._ids, self._device = student, ids, device
+        self.together: Targets
+        """The soft targets of all, as one, once they are opened."""
         self._ranks = Ranks.here()
         several = recipe.student.teachers
         if several is None:
@@ -156,6 +158,7 @@ class Teaching:
             known_to_be_done = self._ranks
         finally:
             note(known_to_be_done)
+        self.together = self._together()
         return self.together
 
     def _opened(self, name: str, source: Source, note: Callable[[], None]) -> Targets:
@@ -168,9 +171,8 @@ class Teaching:
             kept=note, name="targets" if name == ONE else f"targets-{name}", ranks=self._ranks,
         )  # fmt: skip
 
-    @property
-    def together(self) -> Targets:
-        """The soft targets of all that were opened, as one."""
+    def _together(self) -> Targets:
+        """The soft targets of all, as one."""
         opened = {name: one.opened for name, one in self.sources.items() if one.opened is not None}
         said = self._recipe.student.teachers
         if said is None:

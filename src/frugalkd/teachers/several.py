@@ -101,6 +101,7 @@ class SeveralTeachers(Targets):
         self.phase = "teacher" if all(each.phase == "teacher" for each in self._each) else "store"
         self._labels = labels or (lambda data: split(data)[1])
         self._seed, self._step = seed, (0, 0)
+        self._shares = torch.tensor(self.shares)
         self.classes(None)
 
     @property
@@ -177,7 +178,7 @@ class SeveralTeachers(Targets):
         Raises:
             TargetsError: ``confidence`` without ``labels`` int64 (rows,).
         """
-        shares = torch.tensor(self.shares)
+        shares = self._shares = self._shares.to(logits[0].device)  # once
         if self.reads_labels:
             if labels is None:
                 raise TargetsError(
