@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 import torch
 
 from frugalkd.errors import FrugalKDError
@@ -61,6 +62,7 @@ def _run(folder):
     }
 
 
+@pytest.mark.slow
 def test_ranks_share_a_folder_and_a_store(tmp_path):
     first, second = on_ranks(2, _run, tmp_path)
     assert all(second[name] == first[name] for name in ("teach", "distill", "scored"))

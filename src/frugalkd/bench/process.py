@@ -72,6 +72,8 @@ def _start(job: Path, log: Path, threads: str) -> int:
         try:
             return process.wait()
         finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)  # what it has started, too
             process.kill()
             process.wait()
             assert process.stdin is not None
