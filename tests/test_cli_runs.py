@@ -12,6 +12,7 @@ import safetensors.torch
 from frugalkd.cli import main
 from frugalkd.cli.progress import EpochProgress, RunsProgress
 from frugalkd.runs.schema import Comparison, Results
+from toys import as_images
 
 FEW = ["--set", "teacher.training.epochs=2", "--set", "student.training.epochs=2"]
 
@@ -77,7 +78,7 @@ def test_pictures_and_arrays(runs, cli, tmp_path):
 
     from frugalkd.data import load_data
 
-    test, student = load_data("digits").test, str(runs / "student")
+    test, student = as_images(load_data("digits").test), str(runs / "student")
     pixels = test.images[:20, 0].numpy()
     for place, image in enumerate(pixels):
         folder = tmp_path / "pictures" / test.classes[int(test.labels[place])]

@@ -14,6 +14,7 @@ import yaml
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
+from frugalkd.checks import labels_of
 from frugalkd.recipes.load import load_recipe, override
 from frugalkd.recipes.schema import Augment
 from frugalkd.runs.material import make_data, make_model
@@ -163,4 +164,6 @@ def test_a_recipe(block, folder, monkeypatch):
             torch.save(make_model(plain, data, 1).state_dict(), folder / "net.pt")
         model = make_model(spec, data, 0).eval()
         assert model(data[0][0][None]).shape == (1, 10)
-    assert len(data) > 10
+    labels = labels_of(data)
+    assert labels is not None
+    assert len(labels) > 10

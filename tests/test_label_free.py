@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -99,6 +101,7 @@ def test_a_loop_of_ones_own_gets_the_teachers_word():
         label_free=True,
     )  # fmt: skip
     for batch in next(iter(selection)):
+        assert batch.targets is not None
         assert torch.equal(batch.labels, batch.targets.argmax(1))
         batch.observe(batch.targets)
 
@@ -140,7 +143,8 @@ def test_a_recipe_reads_none_of_the_digits_labels(tmp_path, monkeypatch):
 
     def shuffled(*given):
         made = make_data(*given)
-        made.train.labels = made.train.labels.roll(1)
+        train: Any = made.train
+        train.labels = train.labels.roll(1)
         return made
 
     monkeypatch.setattr(execute, "make_data", shuffled)

@@ -107,8 +107,8 @@ def test_columns_in_files_are_columns_like_any_others(tmp_path, monkeypatch):
     assert list((tmp_path / "on-disk").iterdir()) == []
     assert same_columns(small, large)
     for ledger in (small, large):
-        ids = np.array([3, 999])
-        seen = Look(np.float32([0.2, 1]), np.array([True, True]), np.float32([0.2, 1]), None)
+        ids, ones = np.array([3, 999]), np.array([0.2, 1], dtype=np.float32)
+        seen = Look(ones, np.array([True, True]), ones, None)
         enter(SelfRegulation(), ledger, Moment(0, 2, 0), ids, seen, screening=False)
         ledger.save(tmp_path / "saved")
         assert same_columns(Ledger.load(tmp_path / "saved"), ledger)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import get_args
 
 from frugalkd.objectives import CrossEntropy
 from frugalkd.policies import POLICIES, RandomSubset
@@ -40,7 +41,7 @@ def test_the_examples_work(cli, tmp_path, monkeypatch):
 
 def test_what_it_says_of_combining_is_all_that_there_is():
     table = set(re.findall(r"^\| `(\w+)` \|", PAGE, flags=re.MULTILINE)) - {"combine"}
-    assert table == set(Several.model_fields["combine"].annotation.__args__)
+    assert table == set(get_args(Several.model_fields["combine"].annotation))
 
 
 def test_what_it_says_of_labels_is_so():

@@ -11,10 +11,16 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from frugalkd import draws
-from frugalkd.data import Augmentation, ImageData
+from frugalkd.data import Augmentation, ImageData, Samples
 from frugalkd.training import Schedule, Training
 
 CLASSES = 4
+
+
+def as_images(data: Samples) -> ImageData:
+    """A named data set that is known to be of pictures in RAM."""
+    assert isinstance(data, ImageData)
+    return data
 
 
 class Ids(Dataset):

@@ -100,9 +100,10 @@ def _meet_anew(backend: str | None) -> None:
     """Make torch's process group where there was one before: torchrun's agent keeps the addresses
     of processes that are gone, and who meets there might call them."""
     from torch import distributed
+    from torch.distributed.rendezvous import rendezvous
 
-    store, rank, world = next(distributed.rendezvous("env://"))
-    store = distributed.PrefixStore(f"restart-{os.environ[_RESTARTS]}", store)
+    store, rank, world = next(rendezvous("env://"))
+    store = distributed.distributed_c10d.PrefixStore(f"restart-{os.environ[_RESTARTS]}", store)
     distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
 
 

@@ -11,6 +11,7 @@ import torch
 
 from frugalkd.data import load_data
 from frugalkd.errors import DataError
+from toys import as_images
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -58,11 +59,12 @@ def refused(path: Path, message: str) -> None:
 
 def test_reads_pixels_and_labels(train):
     splits = load(train)
-    assert (splits.train.images.permute(0, 2, 3, 1).numpy() == PIXELS).all()
-    assert splits.train.labels.tolist() == LABELS
+    found = as_images(splits.train)
+    assert (found.images.permute(0, 2, 3, 1).numpy() == PIXELS).all()
+    assert found.labels.tolist() == LABELS
     assert len(splits.test) == 2
-    assert splits.train.classes[3] == "cat"
-    assert splits.train.shape == (3, 32, 32)
+    assert found.classes[3] == "cat"
+    assert found.shape == (3, 32, 32)
 
 
 def test_more_rows_than_are_read_at_once(train, monkeypatch):
@@ -145,7 +147,8 @@ def test_the_real_one(require_data):
     root = require_data("cifar10/train.parquet").parent.parent
     splits = load_data("cifar10", root)
     assert (len(splits.train), len(splits.test)) == (50_000, 10_000)
-    assert torch.bincount(splits.train.labels).tolist() == [5000] * 10
-    pixels = splits.train.images.float() / 255
-    assert torch.allclose(pixels.mean((0, 2, 3)), torch.tensor(splits.train.mean), atol=1e-3)
-    assert torch.allclose(pixels.std((0, 2, 3)), torch.tensor(splits.train.std), atol=1e-3)
+    train = as_images(splits.train)
+    assert torch.bincount(train.labels).tolist() == [5000] * 10
+    pixels = train.images.float() / 255
+    assert torch.allclose(pixels.mean((0, 2, 3)), torch.tensor(train.mean), atol=1e-3)
+    assert torch.allclose(pixels.std((0, 2, 3)), torch.tensor(train.std), atol=1e-3)

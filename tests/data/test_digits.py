@@ -6,11 +6,12 @@ from sklearn import datasets
 
 from frugalkd.data import load_data
 from frugalkd.data.digits import stratified
+from toys import as_images
 
 
 def test_digits_are_all_there_once_and_in_proportion():
     splits = load_data("digits")
-    train, test = splits.train, splits.test
+    train, test = as_images(splits.train), as_images(splits.test)
     assert (len(train), len(test)) == (1437, 360)
     assert train.shape == (1, 8, 8)
     assert train.classes == tuple("0123456789")
@@ -22,7 +23,7 @@ def test_digits_are_all_there_once_and_in_proportion():
 
 
 def test_scale_and_constants():
-    train = load_data("digits").train
+    train = as_images(load_data("digits").train)
     pixels = train.images.double() / 255
     assert int(train.images.max()) == 255
     assert abs(float(pixels.mean()) - train.mean[0]) < 1e-4

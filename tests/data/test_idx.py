@@ -11,6 +11,7 @@ import torch
 
 from frugalkd.data import idx, load_data
 from frugalkd.errors import DataError
+from toys import as_images
 
 NAMES: tuple[str, ...] = (
     "train-images-idx3-ubyte",
@@ -64,11 +65,12 @@ def nowhere(monkeypatch, tmp_path):
 def test_reads_a_folder(nowhere, name, folder, zipped):
     files = write(nowhere / folder, zipped=zipped)
     splits = load_data(name, nowhere)
-    assert (len(splits.train), len(splits.test)) == (4, 3)
-    assert splits.train.shape == (1, 28, 28)
-    assert splits.train.images.numpy().tobytes() == files[NAMES[0]][16:]
+    train = as_images(splits.train)
+    assert (len(train), len(splits.test)) == (4, 3)
+    assert train.shape == (1, 28, 28)
+    assert train.images.numpy().tobytes() == files[NAMES[0]][16:]
     assert splits.test.labels.tolist() == [0, 1, 2]
-    assert splits.train.num_classes == 10
+    assert train.num_classes == 10
 
 
 def test_debians_package_is_found_by_itself(nowhere):
@@ -79,7 +81,7 @@ def test_debians_package_is_found_by_itself(nowhere):
 def test_fashion_mnist_of_debian_is_the_real_one(require_data, tmp_path):
     require_data(str(idx.DEBIAN_FASHION_MNIST))
     splits = load_data("fashion-mnist", tmp_path)
-    train = splits.train
+    train = as_images(splits.train)
     assert (len(train), len(splits.test)) == (60_000, 10_000)
     assert torch.bincount(train.labels).tolist() == [6000] * 10
     pixels = train.images.float() / 255

@@ -4,6 +4,7 @@ import pytest
 
 from frugalkd.data import DATA, Augmentation, load_data
 from frugalkd.errors import DataError, UnknownName
+from toys import as_images
 
 
 def test_the_names():
@@ -33,4 +34,5 @@ def test_unknown_option():
 
 def test_named_data_come_without_augmentation():
     splits = load_data("digits")
-    assert splits.train.augmentation == splits.test.augmentation == Augmentation()
+    train, test = as_images(splits.train), as_images(splits.test)
+    assert train.augmentation == test.augmentation == Augmentation()

@@ -353,6 +353,7 @@ def test_hybrid_trains_only_what_was_significant_from_stored_targets(tmp_path):
         "kept": {"teacher": big, "store": tmp_path / "store"},
         "again": {"store": None},
     }.items():
+        teaching: dict[str, Any]
         if name == "again":
             teaching = {"teacher": StoredTargets(tmp_path / "store")}
         frugal = FrugalCallback(mode="hybrid", ledger=ledger, regulation=SOME, **teaching)

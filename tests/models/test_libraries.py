@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ TORCHVISION = pytest.importorskip("torchvision", reason="needs torchvision")
 SMALL = {"timm/mobilenetv3_small_050": 3, "timm/resnet10t": 1, "torchvision/squeezenet1_1": 3}
 
 
-def build(name, *, channels=3, size=32, **options) -> nn.Module:
+def build(name, *, channels=3, size: Any = 32, **options) -> nn.Module:
     torch.manual_seed(0)
     return build_model(name, num_classes=7, in_channels=channels, image_size=size, **options)
 

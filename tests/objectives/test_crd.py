@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,7 +46,8 @@ def test_two_batches_are_the_formula(case):
     ]
     given = zip((case.student, case.teacher), layers, strict=True)
     embedded = [unit(rows @ kernel.T + bias) for rows, (kernel, bias) in given]
-    known, own = [None, None], np.arange(len(case.weights))
+    known: list[Any] = [None, None]
+    own = np.arange(len(case.weights))
     for _ in range(2):
         torch.manual_seed(5)
         losses = transfer(OBJECTIVE, seen, case.weights)

@@ -28,7 +28,7 @@ def batch(objective, rows=8, shapes=MAPS) -> Any:
     student, teacher = (
         torch.randn(rows, *shape, generator=stream, dtype=torch.float64) for shape in shapes
     )
-    parts = parts_of(objective, *([shape] for shape in shapes))
+    parts = parts_of(objective, [shapes[0]], [shapes[1]])
     return Seen((student.requires_grad_(),), (teacher,), parts, torch.arange(rows))
 
 
@@ -93,8 +93,8 @@ def test_contrastive_with_its_memory():
     seen = batch(objective, shapes=((3,), (5,)))
     memory = seen.parts[0]
     loss = CRDLoss("a", "ids", "b", 6, SAMPLES, 9, SAMPLES).double()
-    loss.memory_v1.copy_(memory.vectors[0])
-    loss.memory_v2.copy_(memory.vectors[1])
+    for place, theirs_at in enumerate(("memory_v1", "memory_v2")):
+        loss.get_buffer(theirs_at).copy_(memory.vectors[place])
     for step in range(3):
         torch.manual_seed(step)
         drawn = torch.cat([seen.ids[:, None], memory.others(seen.ids, 9)], dim=1)

@@ -32,14 +32,14 @@ def test_it_is_the_formula(seed, spread):
         [spread * stream.normal(size=(4, *shape)) for shape in shapes]
         for shapes in (((3, 4, 4), (4, 2, 2)), ((5, 4, 4), (4, 4, 4)))
     )
-    shapes = ([each.shape[1:] for each in given] for given in (student, teacher))
-    parts = parts_of(OBJECTIVE, *shapes)
+    shapes = [[each.shape[1:] for each in given] for given in (student, teacher)]
+    parts = parts_of(OBJECTIVE, shapes[0], shapes[1])
     kernel, bias = (value.detach().numpy() for value in parts[0].project.parameters())
     assert not list(parts[1].parameters())  # its channels are the teacher's
     first = np.einsum("oi,rihw->rohw", kernel[:, :, 0, 0], student[0]) + bias[:, None, None]
-    apart = flow(first, student[1]) - flow(*teacher)
-    given = (tuple(map(torch.from_numpy, each)) for each in (student, teacher))
-    seen = Seen(*given, parts, torch.arange(4))
+    apart = flow(first, student[1]) - flow(teacher[0], teacher[1])
+    ours, theirs = (tuple(map(torch.from_numpy, each)) for each in (student, teacher))
+    seen = Seen(ours, theirs, parts, torch.arange(4))
     agrees(transfer(OBJECTIVE, seen, np.ones(4)), 3.0 * (apart**2).sum(axis=(1, 2)), spread**4)
 
 

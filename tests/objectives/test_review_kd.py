@@ -63,8 +63,8 @@ def test_it_is_the_formula(spread):
     shares = 1 / (1 + np.exp(-shares))
     fused = own * shares[:, :1] + deep * shares[:, 1:]
     expected = expected + distance(around(*values(first.out), fused), teacher[0])
-    given = (tuple(map(torch.from_numpy, each)) for each in (student, teacher))
-    seen = Seen(*given, parts, torch.arange(3))
+    ours, theirs = (tuple(map(torch.from_numpy, each)) for each in (student, teacher))
+    seen = Seen(ours, theirs, parts, torch.arange(3))
     agrees(transfer(OBJECTIVE, seen, np.ones(3)), 2.0 * expected)
 
 

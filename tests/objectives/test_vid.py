@@ -21,8 +21,11 @@ def test_it_is_the_formula(case, variance):
     seen = seen_of(objective, case)
     layer = seen.parts[0].mean.project
     kernel, bias = (value.detach().numpy() for value in (layer.weight, layer.bias))
-    density = norm(case.student @ kernel.T + bias, np.sqrt(variance))
-    expected = -3.0 * (density.logpdf(case.teacher) + np.log(2 * np.pi) / 2).mean(axis=1)
+    mean, deviation = case.student @ kernel.T + bias, np.sqrt(variance)
+    density = norm.logpdf(case.teacher, mean, deviation)
+    expected = -3.0 * (norm.logpdf(case.teacher, mean, deviation) + np.log(2 * np.pi) / 2).mean(
+        axis=1
+    )
     agrees(transfer(objective, seen, case.weights), expected, np.abs(expected).max())
 
 

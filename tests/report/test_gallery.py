@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from frugalkd.data import TextData, data_digest, hold_out, load_data, take
 from frugalkd.report import collect, gallery, make_page
 from frugalkd.report.gallery import pictures_of, png
 from frugalkd.report.shapes import LedgerSummary
+from toys import as_images
 
 TEXTS = [(f"text {k} " + "<b>" * 200, 0) for k in range(100)]
 KINDS = [
@@ -65,7 +67,7 @@ def test_a_png_is_what_it_was_made_of(shape):
 def test_digits_are_the_data_sets_own():
     recipe = make_comparison()["recipe"]
     recipe["data"] |= {"train_size": None, "validation": 0}
-    data = load_data("digits").train
+    data = as_images(load_data("digits").train)
     found = pictures_of(recipe)(summary(samples=len(data), data=data_digest(data)))
     assert isinstance(found, dict)
     assert sorted(found) == list(range(6))
@@ -142,7 +144,7 @@ def test_a_page_of_texts_shows_them_escaped_and_stays_small(written):
 def test_real_texts_are_the_data_sets_own(require_data, name):
     require_data(f"{name}/train.parquet")
     recipe = make_comparison()["recipe"]
-    options = {"max_length": 8}  # of the tokens; what is shown is not cut there
+    options: dict[str, Any] = {"max_length": 8}  # of the tokens; what is shown is not cut there
     recipe["data"] |= {"name": name, "options": options, "train_size": 300, "validation": 500}
     data = take(hold_out(load_data(name, **options).train, 500)[0], 300)
     assert isinstance(data, TextData)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from typing import Any
 
 import pytest
 
@@ -63,7 +64,7 @@ def ask(recipe, folders, combine="mean", kinds=("stored", "live"), weights=(None
 
 @pytest.mark.parametrize("combine", ["mean", "weighted", "confidence", "random"])
 def test_it_is_the_apis_distillation(combine, recipe, folders, tmp_path):
-    weights = (0.5, 0.3, 0.2) if combine == "weighted" else (None,) * 3
+    weights: Any = (0.5, 0.3, 0.2) if combine == "weighted" else (None,) * 3
     asking = ask(recipe, folders, combine, weights=weights)
     results = distill(asking, tmp_path / "run")
     data = make_data(asking, asking.student.augment, STORE_SEED).train
@@ -204,7 +205,7 @@ def test_what_is_not_there_is_named(recipe, folders, tmp_path):
         "weights": (FrugalKDError, "no weights at"),
     }
     for source, (error, words) in cases.items():
-        one = {source: str(tmp_path / "nowhere")}
+        one: dict[str, Any] = {source: str(tmp_path / "nowhere")}
         if source == "weights":
             one["model"] = {"name": "mlp"}
         of = {"a": {"folder": str(folders / "wide")}, "b": one}

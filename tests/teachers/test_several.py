@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -148,7 +149,7 @@ def test_confidence_is_a_plain_loops():
     def loss(logits, said, labels, *_):
         right = [-torch.log_softmax(one, 1).gather(1, labels[:, None])[:, 0] for one in said]
         shares = (1 - torch.softmax(torch.stack(right), 0)) / 2
-        together = sum(share[:, None] * one for share, one in zip(shares, said, strict=True))
+        together = (shares[:, :, None] * torch.stack(list(said))).sum(0)
         return KD()(logits, together, labels).mean()
 
     close(learn(SeveralTeachers(three, "confidence")).model, plain(loss, three))
@@ -274,7 +275,7 @@ def test_a_ceiling_is_of_what_they_know_together():
     rows = np.arange(37)
     of_mean = softmax((logits[0] + logits[1]) / 2, axis=1)[rows, labels]
     np.testing.assert_allclose(SeveralTeachers(two).truth(labels), of_mean, rtol=1e-4)
-    mixed = sum(softmax(each, axis=1) for each in logits) / 2
+    mixed = (softmax(logits[0], axis=1) + softmax(logits[1], axis=1)) / 2
     for several in (SeveralTeachers(two, temperature=4.0), SeveralTeachers(two, "random")):
         np.testing.assert_allclose(several.truth(labels), mixed[rows, labels], rtol=1e-4)
         np.testing.assert_allclose(several.truth(None), mixed.max(axis=1), rtol=1e-4)
@@ -290,9 +291,10 @@ def test_what_cannot_be_combined_is_refused_in_one_line(tmp_path):
     sampled, top = (stored(two[0], data, name) for name in ("sampled", "top-k"))
     wide = nn.Sequential(nn.Flatten(), nn.Linear(36, 7))
     other = StoredTargets.fill(two[0], data, encoding=make_encoding("top-k", 2, 2.0))
+    mistyped: Any = "wieghted"
     cases = [
         (TargetsError, "give two or more", lambda: SeveralTeachers(two[:1])),
-        (UnknownName, "did you mean.*weighted", lambda: SeveralTeachers(two, "wieghted")),
+        (UnknownName, "did you mean.*weighted", lambda: SeveralTeachers(two, mistyped)),
         (TargetsError, "need weights", lambda: SeveralTeachers(two, "weighted")),
         (TargetsError, "no use for weights", lambda: SeveralTeachers(two, weights=[1, 0])),
         (TargetsError, r"0.5, 0.6 sum to 1.1: give shares",

@@ -227,7 +227,9 @@ def _rows(
 ) -> list[ModeEstimate]:
     """Vanilla in both ways, then every mode that selects, with the recipe's targets."""
     storable = asked and not randomness(setting.data)
-    kind: TargetsKind = setting.recipe.student.targets.kind if asked else "none"
+    asks = setting.recipe.student.targets.kind
+    assert asks != "ema", "the setting refuses it"
+    kind: TargetsKind = asks if asked else "none"
     if asked and not storable:
         setting.warnings.append(
             "these data give other pixels each time they are asked: soft targets cannot be stored"

@@ -78,12 +78,13 @@ class Sees(Strict):
     """
 
     size: int | tuple[int, int] | None = Field(
-        None, description="a side in pixels, or [height, width]; not set: that of the data"
+        default=None, description="a side in pixels, or [height, width]; not set: that of the data"
     )
     mean: list[float] | None = Field(
-        None, description="a number a channel, of pixels in [0, 1]; not set: that of the data"
+        default=None,
+        description="a number a channel, of pixels in [0, 1]; not set: that of the data",
     )
-    std: list[float] | None = Field(None, description="as mean, above 0")
+    std: list[float] | None = Field(default=None, description="as mean, above 0")
 
     @model_validator(mode="after")
     def _possible(self) -> Sees:

@@ -76,14 +76,18 @@ def stages_of(recipes: Sequence[Recipe], *, taught: bool = False) -> list[Stage]
 
 
 def _stages(recipes: Sequence[Recipe], taught: bool) -> list[Stage]:
-    kinds: list[Literal["teach", "distill"]] = [] if taught else ["teach"]
-    kinds += ["distill"] * len(recipes)
+    kinds: list[Literal["teach", "distill"]] = ["distill"] * len(recipes)
+    if not taught:
+        kinds.insert(0, "teach")
     of = recipes if taught else [recipes[0], *recipes]
     names = ["assistant"] * len(kinds)
     names[0] = names[0] if taught else "teacher"
     names[-1] = "student"
     rows = zip(names, kinds, of, strict=True)
-    return [Stage(f"{place}-{name}", *rest) for place, (name, *rest) in enumerate(rows, start=1)]
+    return [
+        Stage(f"{place}-{name}", kind, recipe)
+        for place, (name, kind, recipe) in enumerate(rows, start=1)
+    ]
 
 
 def chain(

@@ -47,7 +47,8 @@ class LiveTeacher(Targets):
         self.teacher = teacher
         self.views = None
         self.queries = 0
-        self.precision, self.channels_last = precision, channels_last
+        self.precision: Literal["fp32", "bf16"] = precision
+        self.channels_last = channels_last
         if channels_last:
             teacher.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.own_forward = forward is not None
