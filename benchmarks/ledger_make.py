@@ -40,7 +40,7 @@ def measure(recipe: Any, out: Path, seeds: int) -> dict[str, Any]:
         "recipe": recipe.name,
         "student_epochs": recipe.student.training.epochs,
         "samples": len(ours),
-        "spearman": float(spearmanr(ours, theirs)[0]),
+        "spearman": float(np.asarray(spearmanr(ours, theirs))[0]),
         "took_part": {"head": float(np.mean(ours > 0)), "full": float(np.mean(theirs > 0))},
         "flops": {
             "head": sum(meters["flops"].values()),

@@ -43,7 +43,7 @@ def test_it_trains_what_a_training_on_features_trains():
         head, Features(features, data.labels, data.classes),
         policy=SelfRegulation(confidence=0.5), training=TRAINING, seed=3, device="cpu",
     )  # fmt: skip
-    trained = run.model.get_parameter("4.weight")
+    trained = run.model.get_parameter(f"{len(before) - 1}.weight")
     torch.testing.assert_close(trained, head.weight)
     assert run.ledger["participations"].tolist() == plain.ledger["participations"].tolist()
     assert same_state(before[:-1], run.model[:-1])

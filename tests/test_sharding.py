@@ -25,6 +25,7 @@ def plain(seed=0):
 
 def _learn(how, when):
     """A loop of one's own: the whole weights, the ledger's columns, how often it took part."""
+    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import DTensor
 
@@ -33,7 +34,7 @@ def _learn(how, when):
         called = nn.parallel.DistributedDataParallel(model)
     else:
         for part in (teacher[1], teacher[3], teacher, model[1], model[3], model):
-            fully_shard(part, mesh=torch.distributed.init_device_mesh("cpu", (2,)))
+            fully_shard(part, mesh=init_device_mesh("cpu", (2,)))
         called = model
         assert isinstance(next(model.parameters()), DTensor)
     optimizer = torch.optim.SGD(called.parameters(), lr=0.05, momentum=0.9)

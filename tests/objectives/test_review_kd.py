@@ -54,15 +54,15 @@ def test_it_is_the_formula(spread):
     )
     parts = parts_of(OBJECTIVE, STUDENT, TEACHER)
     first, last = parts
-    deep = pointwise(*values(last.own), student[1])[:, :, ::2, ::2]  # to the teacher's 2 x 2
-    expected = distance(around(*values(last.out), deep), teacher[1])
-    own = pointwise(*values(first.own), student[0])
+    deep = pointwise(values(last.own)[0], student[1])[:, :, ::2, ::2]  # to the teacher's 2 x 2
+    expected = distance(around(values(last.out)[0], deep), teacher[1])
+    own = pointwise(values(first.own)[0], student[0])
     deep = deep.repeat(4, axis=2).repeat(4, axis=3)
     kernel, bias = values(first.attention)
     shares = pointwise(kernel, np.concatenate([own, deep], axis=1)) + bias[:, None, None]
     shares = 1 / (1 + np.exp(-shares))
     fused = own * shares[:, :1] + deep * shares[:, 1:]
-    expected = expected + distance(around(*values(first.out), fused), teacher[0])
+    expected = expected + distance(around(values(first.out)[0], fused), teacher[0])
     ours, theirs = (tuple(map(torch.from_numpy, each)) for each in (student, teacher))
     seen = Seen(ours, theirs, parts, torch.arange(3))
     agrees(transfer(OBJECTIVE, seen, np.ones(3)), 2.0 * expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from pathlib import Path
@@ -51,7 +52,7 @@ class RayWorkers:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # we send nothing anywhere
             try:
                 # Without an address of its own it would join whatever cluster it finds.
-                ray.init(address or "local", logging_level="ERROR", log_to_driver=False)
+                ray.init(address or "local", logging_level=logging.ERROR, log_to_driver=False)
             except (ConnectionError, RuntimeError, ValueError) as error:
                 where = address or "this machine"
                 raise ClusterError(
