@@ -6,10 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from frugalkd.api import train_teacher
+from frugalkd.errors import RankError
 from frugalkd.objectives import KD
 from frugalkd.policies import SelfRegulation
 from frugalkd.selection import Selection
 from frugalkd.teachers import LiveTeacher
+from frugalkd.training import Training
 from ranking import on_ranks
 from toys import CLASSES, images
 
@@ -71,3 +74,22 @@ def test_a_sharded_student_learns_what_a_replicated_one_learns(when):
     for name in ("visits", "participations", "forced", "streak", "due", "last_epoch"):
         assert columns[name].tolist() == others[name].tolist()
     assert torch.equal(weights, told[1][1][0])
+
+
+def _trained_by_the_engine():
+    from torch.distributed.fsdp import fully_shard
+
+    model = plain()
+    fully_shard(model, mesh=torch.distributed.init_device_mesh("cpu", (2,)))
+    try:
+        training = Training(epochs=1, batch_size=8)
+        train_teacher(model, images(64, augmented=False), training=training, device="cpu")
+    except RankError as error:
+        return str(error)
+    return None
+
+
+def test_the_engine_refuses_a_sharded_model():
+    for said in on_ranks(2, _trained_by_the_engine):
+        assert said is not None
+        assert said.startswith("a sharded model (fully_shard) is for a loop of your own")

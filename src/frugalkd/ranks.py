@@ -213,9 +213,19 @@ class Ranks:
         gradients that are averaged.
 
         BatchNorm's running statistics are each rank's own, until :meth:`share_buffers`.
+
+        Raises:
+            RankError: it is sharded.
         """
         if self.alone:
             return model
+        from torch.distributed.fsdp import FSDPModule  # which takes a second to import
+
+        if any(isinstance(part, FSDPModule) for part in model.modules()):
+            raise RankError(
+                "a sharded model (fully_shard) is for a loop of your own with frugalkd.Selection, "
+                "see docs/scaling.md: here each rank has the whole model, so give it unsharded"
+            )
         device = next(model.parameters()).device
         devices = None if device.type == "cpu" else [device]
         apart: dict[str, Any] = {_SYNC_BUFFERS: False}
