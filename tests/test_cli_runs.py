@@ -207,8 +207,9 @@ def test_compare_reports_failures_and_matches_its_schema(cli, tmp_path, monkeypa
     made = {"schema": 2, "reference": "vanilla", "arms": [arm], "failed": failed, "notes": []}
     Comparison.model_validate(made)
 
-    def compare(recipe, *, arms, seeds, out, budgets, jobs, declared, listener):
+    def compare(recipe, *, arms, seeds, jobs, margin, listener, **others):
         assert (arms, seeds, jobs) == (["hybrid", "short:hybrid"], 1, 2)
+        assert margin == 0.005  # half a point, where none is said
         event = {"kind": "distill", "name": "hybrid", "seed": 0, "finished": 1, "total": 2}
         listener({**event, "event": "begun", "accuracy": None, "error": None})
         listener({**event, "event": "failed", "accuracy": None, "error": "it broke"})
