@@ -10,6 +10,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from frugalkd.ledger import Ledger
+from frugalkd.runs.making import FASTEST, HEAD, REACH, paced
 
 SHORT = ("--set", "teacher.training.epochs=12", "--set", "student.training.epochs=4")
 
@@ -92,3 +93,11 @@ def test_a_log_takes_the_teachers_place(cli, tmp_path):
     code, _, err = cli(*shared, "--teacher", str(tmp_path))
     assert code == 2
     assert "leave out --teacher" in err
+
+
+@pytest.mark.parametrize("samples", [8000, 60_000])
+def test_an_epoch_of_many_samples_takes_the_head_no_further_than_one_of_few(samples):
+    steps = -(-samples // HEAD.batch_size)
+    assert paced(samples).lr * steps == pytest.approx(REACH)
+    assert paced(9).lr == FASTEST == 0.003
+    assert paced(samples).name == "adamw"

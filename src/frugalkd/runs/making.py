@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -36,7 +37,13 @@ HEAD = Training(
     optimizer=Optimizer(name="adamw", lr=0.003, weight_decay=0.01),
     schedule=Schedule(shape="linear"),
 )
-"""How a head is trained whose ledger alone is wanted."""
+"""How a head is trained whose ledger alone is wanted; its rate is the largest, see ``paced``."""
+
+REACH, FASTEST = 0.05, HEAD.optimizer.lr
+"""Learning rate x steps of an epoch at the most, and the largest rate. Adam moves a weight by about its rate a
+step: with the same rate for all, a head on many samples has learned before most were seen once, and
+they get a significance of 0. Ours; chosen by the rank correlation with full self-regulated
+training, on digits and Fashion-MNIST."""
 
 
 def make_ledger(
@@ -80,8 +87,12 @@ def make_ledger(
     if log is not None:
         ledger = _from_log(log, material, gate)
     else:
-        training = HEAD if epochs is None else replace(HEAD, epochs=epochs)
-        training = replace(training, precision=recipe.teacher.training.precision)
+        training = replace(
+            HEAD,
+            epochs=HEAD.epochs if epochs is None else epochs,
+            precision=recipe.teacher.training.precision,
+            optimizer=paced(len(material.train)),  # pyright: ignore[reportArgumentType]
+        )
         gate = replace(gate, warmup=0, finale=0, budget=None, ceiling=None, passing=None)
         run = train_head(
             make_teacher(recipe, teacher, material.train), material.train, policy=gate,
@@ -111,6 +122,12 @@ def make_ledger(
     }
     write_json(out / "ledger.json", said)
     return said
+
+
+def paced(samples: int) -> Optimizer:
+    """The head's optimiser, so that an epoch of many samples goes no further than one of few."""
+    steps = math.ceil(samples / HEAD.batch_size)
+    return replace(HEAD.optimizer, lr=min(FASTEST, REACH / steps))
 
 
 def _from_log(log: Path, material: Material, gate: SelfRegulation) -> Ledger:
