@@ -40,10 +40,10 @@ HEAD = Training(
 """How a head is trained whose ledger alone is wanted; its rate is the largest, see ``paced``."""
 
 REACH, FASTEST = 0.05, HEAD.optimizer.lr
-"""Learning rate x steps of an epoch at the most, and the largest rate. Adam moves a weight by about its rate a
-step: with the same rate for all, a head on many samples has learned before most were seen once, and
-they get a significance of 0. Ours; chosen by the rank correlation with full self-regulated
-training, on digits and Fashion-MNIST."""
+"""Learning rate x steps of an epoch at the most, and the largest rate. Adam moves a weight by about
+its rate a step: with the same rate for all, a head on many samples has learned before most were
+seen once, and they get a significance of 0. Ours; chosen by the rank correlation with full
+self-regulated training, on digits and Fashion-MNIST."""
 
 
 def make_ledger(
