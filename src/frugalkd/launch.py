@@ -78,9 +78,8 @@ def ranks_of(device: str, threads: int) -> Iterator[Ranks]:
         return
     from accelerate import PartialState
 
-    os.environ.setdefault(
-        "OMP_NUM_THREADS", str(threads)
-    )  # else Accelerate chooses, with a warning
+    # Else Accelerate chooses, with a warning.
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     on_cpu = resolve_device(device).type == "cpu"
     try:
         if started_again():

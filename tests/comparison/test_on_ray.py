@@ -128,7 +128,9 @@ def test_what_is_not_there_is_said(ray, tiny, tmp_path, monkeypatch):
 
 @pytest.mark.heavy
 @pytest.mark.filterwarnings("default")  # ray's own
-def test_a_cluster_of_three_nodes_loses_one(tiny, tmp_path):
+def test_a_cluster_of_three_nodes_loses_one(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # 15 by default, which waits for all others
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     from ray.cluster_utils import Cluster
 
     recipe = override(tiny, {"student.training.epochs": 400, "device": "cpu"})
