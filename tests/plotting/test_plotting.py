@@ -61,13 +61,11 @@ def comparison(arms=ARMS, **more):
 
 
 def run(history=((10, 10, 0), (4, 3, 5))):
-    epochs = [
-        {"epoch": place, "samples": 10, "rows": rows, "participations": failed, "screened": looks}
-        for place, (rows, failed, looks) in enumerate(history)
-    ]
+    columns = ("trained", "participations", "screened")
+    shares = {name: [epoch[k] / 10 for epoch in history] for k, name in enumerate(columns)}
     content = {"kind": "distill", "digest": "d", "recipe": {}, "versions": {}, "seed": 3,
                "threads": 1, "split": "test", "train_samples": 10, "budget": 0.7, "meters": {},
-               "history": epochs}  # fmt: skip
+               "shares": shares}  # fmt: skip
     return Run.model_validate(content)
 
 

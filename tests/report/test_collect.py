@@ -9,8 +9,10 @@ import pytest
 from made_up import make_arm, make_comparison, make_summary
 
 from frugalkd.errors import FrugalKDError, ReportError, RunFolderError
-from frugalkd.report import collect
+from frugalkd.ledger import Ledger
+from frugalkd.report import collect, make_page
 from frugalkd.report.shapes import Comparison, Run
+from frugalkd.runs.summary import write_summary
 
 RESULTS = Path(__file__).parents[2] / "benchmarks/results"
 
@@ -86,6 +88,27 @@ def test_a_run(tmp_path):
     (tmp_path / "run/results.json").write_text('{"schema": 2, "history": []}')
     with pytest.raises(ReportError, match="name its folder"):
         collect(tmp_path / "run/results.json")
+
+
+def test_the_page_of_a_long_run_is_made_of_its_small_summary(tmp_path):
+    run = tmp_path / "run"
+    write_run(run, [100 - k // 5 for k in range(500)], "d")
+    whole = collect(run)
+    ledger = Ledger.new(100)
+    ledger.epochs = 500.0
+    write_summary(run, "distill", ledger, json.loads((run / "results.json").read_text()))
+    (run / "results.json").write_text("not read")
+    found = collect(run)
+    assert isinstance(found, Run)
+    assert isinstance(whole, Run)
+    assert (run / "summary.json").stat().st_size <= 50_000
+    assert found.shares == whole.shares
+    assert found.shares is not None
+    assert found.shares.epochs[:2] == [3, 8]
+    assert found.shares.trained == pytest.approx([1 - k / 100 for k in range(100)])
+    html = make_page(found)
+    assert "Of many epochs up to 5 at a time are averaged." in html
+    assert "first epochs" in html
 
 
 def test_what_is_not_there(tmp_path):

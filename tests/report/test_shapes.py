@@ -74,7 +74,15 @@ SOUND = {
         recipe={},
     ),
     "results.json": run_results(),
-    "summary.json": {"schema": 1, "kind": "distill", **make_summary()},
+    "summary.json": {
+        "schema": 1,
+        "kind": "distill",
+        "run": {
+            **run_results(),
+            "shares": {"every": 2, "trained": [0.5], "participations": [0.5], "screened": [1.0]},
+        },
+        **make_summary(),
+    },
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,10 +21,9 @@ from frugalkd.comparison.statistics import (
     spread,
 )
 from frugalkd.recipes.schema import Recipe
+from frugalkd.runs.history import mean_history
 
 SCHEMA = 2
-_EPOCHS = 100
-"""Of a history at most so many points are kept."""
 
 FIELDS = (
     "budget: samples backpropagated, of full distillation over the recipe's epochs",
@@ -141,23 +139,6 @@ def _row(
         "digests": {str(seed): run["digest"] for seed, run in results.items()},
         "history": mean_history([run["history"] for run in results.values()]),
     }
-
-
-def mean_history(histories: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any] | None:
-    """Which parts of the samples trained and took part, the mean over runs by epoch; of many epochs
-    the means of ``every`` few. A run that ended early leaves the later epochs to the others."""
-    longest = max(map(len, histories), default=0)
-    if not longest:
-        return None
-    every = math.ceil(longest / _EPOCHS)
-    found: dict[str, Any] = {"every": every}
-    for name, column in (("trained", "rows"), ("participations", "participations")):
-        shares = np.full((len(histories), every * math.ceil(longest / every)), np.nan)
-        for row, history in zip(shares, histories, strict=True):
-            row[: len(history)] = [epoch[column] / epoch["samples"] for epoch in history]
-        means = np.nanmean(shares.reshape(len(histories), -1, every), axis=(0, 2))
-        found[name] = [round(float(mean), 4) for mean in means]
-    return found
 
 
 def _share(

@@ -23,13 +23,13 @@ class Family:
 
 @dataclass(frozen=True)
 class Line:
-    """Parts of the samples by epoch, each the mean of ``every`` epochs; ``dash`` 0 is solid."""
+    """Parts of the samples, and the epochs that they are of; ``dash`` 0 is solid."""
 
     name: str
     place: int
     dash: int
     shares: list[float]
-    every: int = 1
+    epochs: list[float]
 
 
 @dataclass(frozen=True)
@@ -59,17 +59,22 @@ def of_run(run: Run, figure: str | None) -> Content:
     """
     if figure == "frontier":
         raise PlotError("one run has no frontier: name the folder of a comparison")
-    if not run.history:
+    shares = run.shares
+    if shares is None or not shares.trained:
         raise PlotError("there is nothing to plot: the run has no epochs")
-    columns = {"trained": "rows", "failed the gate": "participations", "screened": "screened"}
+    own = {
+        "trained": shares.trained,
+        "failed the gate": shares.participations,
+        "screened": shares.screened,
+    }
     lines = [
-        Line(name, place + 1, place, [getattr(e, column) / e.samples for e in run.history])
-        for place, (name, column) in enumerate(columns.items())
+        Line(name, place + 1, place, parts, shares.epochs)
+        for place, (name, parts) in enumerate(own.items())
     ]
-    own = [line for line in lines[1:] if any(line.shares) and line.shares != lines[0].shares]
-    shown = [lines[0], *own]  # a line that the first would cover says nothing
+    # A line that the first would cover says nothing.
+    others = [line for line in lines[1:] if any(line.shares) and line.shares != lines[0].shares]
     caption = "Samples of one run by epoch, as parts of the training set."
-    return Content(["participation"], shown, [run.seed], caption)
+    return Content(["participation"], [lines[0], *others], [run.seed], caption)
 
 
 def of_comparison(found: Comparison, figure: str | None, wanted: Sequence[str]) -> Content:
@@ -89,7 +94,7 @@ def of_comparison(found: Comparison, figure: str | None, wanted: Sequence[str]) 
             places[arm.family],
             0 if arm.budget_asked is None else budgets.index(arm.budget_asked),
             arm.history.trained,
-            arm.history.every,
+            arm.history.epochs,
         )
         for arm in arms
         if arm.history is not None and arm.history.trained

@@ -140,10 +140,10 @@ def _family(ax: Axes, family: Family, x: Sequence[float]) -> None:
 
 def _participation(ax: Axes, content: Content) -> None:
     for line in content.lines:
-        x = [1 + line.every * place + (line.every - 1) / 2 for place in range(len(line.shares))]
         ax.plot(
-            x, [100 * share for share in line.shares], linestyle=_DASHES[line.dash % len(_DASHES)],
-            marker="." if len(x) == 1 else "", color=look(line.place)["color"],
+            line.epochs, [100 * share for share in line.shares],
+            linestyle=_DASHES[line.dash % len(_DASHES)],
+            marker="." if len(line.epochs) == 1 else "", color=look(line.place)["color"],
             zorder=3 - line.place / 1000,  # where lines cover each other, the first are seen
         )  # fmt: skip
     ax.set_xlabel("epoch")

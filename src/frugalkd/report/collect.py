@@ -10,13 +10,13 @@ from pydantic import ValidationError
 
 from frugalkd.comparison.statistics import frontier
 from frugalkd.comparison.summary import SCHEMA as COMPARISON_SCHEMA
-from frugalkd.comparison.summary import mean_history
 from frugalkd.errors import ReportError, RunFolderError
 from frugalkd.modes import MODES
 from frugalkd.parsing import one_line
 from frugalkd.report.shapes import (
     Arm,
     Comparison,
+    Epoch,
     Frontiers,
     LedgerSummary,
     Run,
@@ -25,7 +25,9 @@ from frugalkd.report.shapes import (
     section,
 )
 from frugalkd.runs.folder import read_json, read_results
-from frugalkd.runs.summary import read_summary
+from frugalkd.runs.history import mean_history
+from frugalkd.runs.summary import FILE as _SUMMARY
+from frugalkd.runs.summary import read_run, read_summary
 
 _COMPARISON, _RESULTS = "comparison.json", "results.json"
 _OLDEST = 1
@@ -89,13 +91,24 @@ def _read_comparison(path: Path) -> dict[str, Any]:
 
 
 def _run(folder: Path) -> Run:
-    run = _shaped(Run, read_results(folder), folder / _RESULTS)
+    """A run of its summary, which is small; one whose summary does not tell it, of its results."""
+    content = read_run(folder)
+    if content is not None:
+        run = _shaped(Run, content, folder / _SUMMARY)
+    else:
+        run = _shaped(Run, read_results(folder), folder / _RESULTS)
+        run = run.model_copy(update={"shares": _shares([run.history])})
     return run.model_copy(update={"summary": _summary(folder)})
+
+
+def _shares(histories: Sequence[Sequence[Epoch]]) -> Shares | None:
+    found = mean_history([[vars(epoch) for epoch in history] for history in histories])
+    return None if found is None else Shares.model_validate(found)
 
 
 def _summary(folder: Path) -> LedgerSummary | None:
     found = read_summary(folder)
-    return None if found is None else _shaped(LedgerSummary, found, folder / "summary.json")
+    return None if found is None else _shaped(LedgerSummary, found, folder / _SUMMARY)
 
 
 def _shaped(shape: type[_Shape], content: Mapping[str, Any], where: Path) -> _Shape:
@@ -135,10 +148,12 @@ def _with_histories(arms: Sequence[Arm], folder: Path) -> list[Arm]:
         results = read_results(path.parent)
         by_digest[results.get("digest")] = _shaped(Run, results, path).history
     return [
-        arm.model_copy(update={"history": Shares.model_validate(shares)})
+        arm.model_copy(
+            update={
+                "history": _shares([by_digest[d] for d in arm.digests.values() if d in by_digest])
+            }
+        )
         if arm.history is None
-        and (found := [by_digest[d] for d in arm.digests.values() if d in by_digest])
-        and (shares := mean_history([[vars(epoch) for epoch in run] for run in found]))
         else arm
         for arm in arms
     ]

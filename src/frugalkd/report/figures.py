@@ -55,10 +55,10 @@ def participation(lines: Sequence[tuple[str, Shares, Mapping[str, Any]]]) -> Fig
             "type": "scatter",
             "mode": "lines+markers" if len(shares.trained) < 2 else "lines",
             "name": label(name),
-            "x": [1 + shares.every * place for place in range(len(shares.trained))],
+            "x": shares.epochs,
             "y": [100 * share for share in shares.trained],
             "line": {"width": 2, "dash": style.get("dash", "solid")},
-            "hovertemplate": f"{label(name)}<br>epoch %{{x}}: %{{y:.1f}} %<extra></extra>",
+            "hovertemplate": "%{fullData.name}<br>epoch %{x}: %{y:.1f} %<extra></extra>",
             "meta": {"colour": style["colour"], "shown": style["shown"]},
         }
         for name, shares, style in lines
@@ -75,15 +75,18 @@ def participation(lines: Sequence[tuple[str, Shares, Mapping[str, Any]]]) -> Fig
     for name, shares, _ in lines:
         told.setdefault(_course(shares), []).append(inline(name))
     said = [f"{', '.join(names)}: {course}" for course, names in told.items()]
+    every = max(shares.every for _, shares, _ in lines)
+    epoch = "epoch" if every == 1 else "epochs"
     return Figure(
         "participation",
         "Samples that trained, by epoch",
         plot_of(traces, x="epoch", y="samples that trained, %", from_zero=True),
-        f"From the first epoch to the last: {'; '.join(said[:_TOLD])}"
-        + ("; the others are in the table." if len(said) > _TOLD else "."),
+        f"From the first {epoch} to the last: {'; '.join(said[:_TOLD])}"
+        + ("; the others are in the table." if len(said) > _TOLD else ".")
+        + ("" if every == 1 else f" Of many epochs up to {every} at a time are averaged."),
         Table(
             "Samples that trained",
-            ["", "first epoch", "last epoch", "mean", "of these failing their gate, mean"],
+            ["", f"first {epoch}", f"last {epoch}", "mean", "of these failing their gate, mean"],
             rows,
             [False, True, True, True, True],
         ),
@@ -200,7 +203,7 @@ def phases(rows: Sequence[tuple[str, Mapping[str, float]]]) -> Figure:
             "x": [spent.get(phase, 0.0) for _, spent in rows],
             "text": [label(name) for name, _ in rows],
             "textposition": "none",
-            "hovertemplate": f"%{{text}}<br>{label(phase)}: %{{x:.1f}} s<extra></extra>",
+            "hovertemplate": "%{text}<br>%{fullData.name}: %{x:.1f} s<extra></extra>",
             "meta": {"colour": "quiet" if phase == "other" else _colour(place), "shown": True},
         }
         for place, phase in enumerate(names, start=1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from frugalkd.comparison.summary import mean_history
 from frugalkd.report import figures
 from frugalkd.report.again import FILE, recipe_yaml, run_command
 from frugalkd.report.blocks import Cell, Code, Note, Page, Section, Table
@@ -75,15 +74,16 @@ def _numbers(run: Run) -> Table:
 
 
 def _participation(run: Run) -> list[Any]:
-    shares = mean_history([[vars(epoch) for epoch in run.history]])
-    if shares is None:
+    trained = run.shares
+    if trained is None or not trained.trained:
         return [Note("The run had no epoch.")]
-    trained = Shares.model_validate(shares)
-    failing = trained.model_copy(update={"trained": trained.participations})
-    lines = [
-        ("trained", trained, {"colour": 0, "shown": True}),
-        ("of these, failed their gate", failing, {"colour": 1, "shown": True, "dash": "dot"}),
+    lines: list[tuple[str, Shares, dict[str, Any]]] = [
+        ("trained", trained, {"colour": 0, "shown": True})
     ]
+    if trained.participations:
+        failing = trained.model_copy(update={"trained": trained.participations})
+        dotted = {"colour": 1, "shown": True, "dash": "dot"}
+        lines.append(("of these, failed their gate", failing, dotted))
     return [figures.participation(lines)]
 
 

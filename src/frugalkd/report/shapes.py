@@ -3,9 +3,9 @@ them is passed over, and what an older schema lacks has a default."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 LARGEST = 10**20
 """No number of a report is larger than this one, either way: what is reckoned of them, and the
@@ -40,11 +40,25 @@ class Meters(Shape):
 
 
 class Shares(Shape):
-    """Parts of the samples by epoch, in [0, 1]; each is the mean of ``every`` epochs."""
+    """Parts of the samples by epoch, in [0, 1]; each is the mean of ``every`` epochs, the last of
+    those that are left."""
 
     every: int = Field(1, ge=1, le=LARGEST)
     trained: list[Number] = []
     participations: list[Number] = []
+    screened: list[Number] = []
+
+    @model_validator(mode="after")
+    def _equally_long(self) -> Self:
+        if {len(self.participations), len(self.screened)} - {0, len(self.trained)}:
+            raise ValueError("its lists are not equally long")
+        return self
+
+    @property
+    def epochs(self) -> list[float]:
+        """Where on an axis of epochs, which begins at 1, each of ``trained`` stands: in the middle
+        of its epochs."""
+        return [1 + self.every * k + (self.every - 1) / 2 for k in range(len(self.trained))]
 
 
 class ClassRecord(Shape):
@@ -239,7 +253,7 @@ class TeacherNote(Shape):
 
 
 class Run(Shape):
-    """One finished run."""
+    """One finished run. ``results.json`` has the ``history``, ``summary.json`` the ``shares``."""
 
     kind: str
     digest: str
@@ -257,7 +271,8 @@ class Run(Shape):
     teacher: TeacherNote | None = None
     targets: TargetsNote | None = None
     scoring: Scoring | None = None
-    history: list[Epoch]
+    history: list[Epoch] = []
+    shares: Shares | None = None
     summary: LedgerSummary | None = None
 
 

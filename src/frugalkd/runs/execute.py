@@ -264,7 +264,6 @@ def _leave(
     weights = "teacher.safetensors" if kind == "teach" else "student.safetensors"
     save_weights(folder.path / weights, run.model)
     run.ledger.save(folder.path / "ledger.safetensors")
-    write_summary(folder.path, kind, run.ledger)
     write_model_card(folder.path, role.model, material.train, weights)
     samples = len(run.ledger)
     meters = run.meters.summary()
@@ -290,6 +289,7 @@ def _leave(
         **notes,
         "history": run.history,
     }
+    write_summary(folder.path, kind, run.ledger, results)
     tracking.conclude(results)
     folder.finish(results)
     return results
