@@ -80,6 +80,13 @@ def test_it_gives_one_finite_loss_a_row_in_float32(objective, rows):
             assert all(g.isfinite().all() for g in torch.autograd.grad(losses.sum(), features))
 
 
+def test_an_autocast_rounds_nothing(objective):
+    given = step(objective, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        within = ask(objective, given)
+    assert torch.equal(within, ask(objective, given))
+
+
 @pytest.mark.parametrize("rows", [1, 4])
 def test_its_gradient_is_that_of_the_weighted_loss(objective, rows):
     given = step(objective, rows, weights=WEIGHTS[:rows])

@@ -72,6 +72,13 @@ def test_half_precision_is_reckoned_in_float32(objective):
     torch.testing.assert_close(ask(objective, logits, targets, labels), whole, rtol=0, atol=0)
 
 
+def test_an_autocast_rounds_nothing(objective):
+    given = batch(dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        within = ask(objective, *given)
+    assert torch.equal(within, ask(objective, *given))
+
+
 @pytest.mark.parametrize("rows", [1, 4])
 def test_its_gradient_is_that_of_the_weighted_loss(objective, rows):
     logits, targets, labels = batch(rows)

@@ -9,7 +9,7 @@ import torch
 
 from frugalkd.api import distill
 from frugalkd.fidelity import Fidelity
-from frugalkd.objectives import DKD, KD, CrossEntropy, FitNets, Ramp, scheduled
+from frugalkd.objectives import CRD, DKD, KD, CrossEntropy, FitNets, Ramp, scheduled
 from frugalkd.objectives._objective import Step
 from frugalkd.training import Training
 from toys import images, net
@@ -60,6 +60,11 @@ def test_a_temperature_that_changes_asks_for_targets_of_every_temperature():
     assert (fading.reads, getattr(fading, "temperature")) == (KD().reads, 2.0)  # noqa: B009
 
 
+def test_a_whole_number_is_scheduled_too():
+    cooling = scheduled(KD(temperature=4), temperature=Ramp(8.0, 2.0))
+    assert cooling.at(0.5) == KD(5.0)
+
+
 def test_what_it_says_of_itself_is_the_objectives():
     assert not scheduled(CrossEntropy(), label_smoothing=Ramp(0.1, 0.0)).needs_targets
     hints = scheduled(FitNets("2", "2"), soft=Ramp(100.0, 0.0))
@@ -71,6 +76,8 @@ def test_what_it_says_of_itself_is_the_objectives():
     ("make", "says"),
     [
         (lambda: scheduled(KD(), temprature=Ramp(1.0, 2.0)), "no temprature to schedule: did you"),
+        (lambda: scheduled(CRD("2", "2"), dim=Ramp(8.0, 4.0)), "no dim to schedule: known are"),
+        (lambda: scheduled(COOLING, alpha=Ramp(0.0, 1.0)), "no alpha to schedule"),
         (lambda: scheduled(DKD(), beta=Ramp(8.0, -1.0)), "beta must be 0 or more"),
         (lambda: scheduled(KD(), temperature=Ramp(4.0, 0.0)), "temperature must be positive"),
         (lambda: Ramp(1.0, math.inf), "end must be finite"),

@@ -101,7 +101,8 @@ class FeatureObjective(BatchObjective):
             for features in (seen.student, seen.teacher)
         )
         seen = seen._replace(student=student, teacher=teacher)
-        losses = self.soft * self.transfer(seen, numerics.weights_or_ones(weights, logits))
+        with numerics.whole(logits):
+            losses = self.soft * self.transfer(seen, numerics.weights_or_ones(weights, logits))
         if self.hard:
             losses = losses + self.hard * numerics.cross_entropy(logits, labels)
         return losses

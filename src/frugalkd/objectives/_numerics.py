@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
@@ -12,6 +13,11 @@ from torch.nn import functional as F
 def full(logits: Tensor) -> Tensor:
     """``logits`` in float32, or in float64 where they are."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def whole(logits: Tensor) -> AbstractContextManager[object]:
+    """Where no product is rounded to 16 bits, though the caller be within an autocast."""
+    return torch.autocast(logits.device.type, enabled=False)
 
 
 def both(logits: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:

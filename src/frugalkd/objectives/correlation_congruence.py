@@ -53,15 +53,16 @@ class CorrelationCongruence(BatchObjective):
     def __call__(
         self, logits: Tensor, targets: Tensor | None, labels: Tensor, weights: Tensor | None = None
     ) -> Tensor:
-        student, teacher = (
-            self._kernel(F.normalize(given, dim=1)) for given in numerics.both(logits, targets)
-        )
+        student, teacher = numerics.both(logits, targets)
         weights = numerics.weights_or_ones(weights, student)
-        congruence = (student - teacher).square() @ weights / len(student)
+        with numerics.whole(logits):
+            student, teacher = self._kernel(student), self._kernel(teacher)
+            congruence = (student - teacher).square() @ weights / len(student)
         return self.soft * congruence + self.hard * numerics.cross_entropy(logits, labels)
 
-    def _kernel(self, rows: Tensor) -> Tensor:
+    def _kernel(self, logits: Tensor) -> Tensor:
         """(rows, rows)."""
+        rows = F.normalize(logits, dim=1)
         scaled = 2 * self.gamma * (rows @ rows.T)
         term = series = torch.ones_like(scaled)
         for power in range(1, self.order + 1):

@@ -63,12 +63,11 @@ class MLKD(BatchObjective):
             of_instance = temperature**2 * numerics.divergence(teacher, student)
             student, teacher = student.exp(), teacher.exp()
             told = numerics.weights_or_ones(weights, student)
-            losses = (
-                losses
-                + self.instance * of_instance
-                + self.batch * _of_batch(student, teacher, told)
-                + self.classes * _of_classes(student, teacher, told)
-            )
+            with numerics.whole(logits):
+                of_batch = _of_batch(student, teacher, told)
+                of_classes = _of_classes(student, teacher, told)
+            losses = losses + self.instance * of_instance
+            losses = losses + self.batch * of_batch + self.classes * of_classes
         return losses
 
 

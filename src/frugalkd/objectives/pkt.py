@@ -52,7 +52,8 @@ class PKT(BatchObjective):
     ) -> Tensor:
         student, teacher = numerics.both(logits, targets)
         weights = numerics.weights_or_ones(weights, student)
-        student, teacher = _neighbours(student, weights), _neighbours(teacher, weights)
+        with numerics.whole(logits):
+            student, teacher = _neighbours(student, weights), _neighbours(teacher, weights)
         ratio = (teacher + _EPSILON).log() - (student + _EPSILON).log()
         transfer = (teacher * ratio).mean(dim=1)
         return self.soft * transfer + self.hard * numerics.cross_entropy(logits, labels)

@@ -67,11 +67,12 @@ class Scheduled(BatchObjective):
     ramps: tuple[tuple[str, Ramp], ...]
 
     def __post_init__(self) -> None:
-        known = [
-            field.name
-            for field in dataclasses.fields(self.objective)  # pyright: ignore[reportArgumentType]
-            if isinstance(getattr(self.objective, field.name), float)
-        ]
+        if not dataclasses.is_dataclass(self.objective):
+            raise ValueError(
+                f"{type(self.objective).__name__} is no dataclass, and has no settings to schedule"
+            )
+        fields = dataclasses.fields(self.objective)
+        known = [field.name for field in fields if field.type in (float, "float")]
         for name, _ in self.ramps:
             if name not in known:
                 raise ValueError(f"there is no {name} to schedule: {nearest(name, known)}")

@@ -73,7 +73,8 @@ class _Gaussian(nn.Module):
     def __init__(self, given: Shape, wanted: Shape, variance: float):
         super().__init__()
         self.mean = Adapter(given, wanted, always=True)
-        start = math.log(math.expm1(variance - _LEAST))
+        over = variance - _LEAST
+        start = over + math.log(-math.expm1(-over))  # softplus's inverse, of large ones too
         self.spread = nn.Parameter(torch.full((channels_of(wanted),), start))
         self.at_channels = (-1,) if len(wanted) != 3 else (-1, 1, 1)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from frugalkd.fidelity import Fidelity
+from frugalkd.objectives import _numerics as numerics
 from frugalkd.objectives._objective import BatchObjective, Objective, Step
 from frugalkd.objectives.scheduled import Ramp, value_at
 
@@ -37,8 +38,8 @@ class WeightedSum(BatchObjective):
         if len(self.weights) != len(self.objectives):
             raise ValueError(f"{len(self.weights)} weights for {len(self.objectives)} objectives")
         for weight in self.weights:
-            if not all(value_at(weight, end) >= 0 for end in (0.0, 1.0)):
-                raise ValueError(f"weights must be 0 or more, not {weight}")
+            for end in (0.0, 1.0):
+                numerics.check_not_negative(weights=value_at(weight, end))
         needy = [each for each in self.objectives if each.needs_targets]
         narrow = {_temperature(each) for each in needy if each.reads < Fidelity.DIFFERENCES} - {
             None
