@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from frugalkd.api import distill
 from frugalkd.criterion import Criterion, bind
-from frugalkd.errors import ModelError, Stopped, TargetsError
+from frugalkd.errors import ModelError, SelectionMisuse, Stopped, TargetsError
 from frugalkd.features import Adapter
 from frugalkd.objectives import CRD, KD, FitNets, Objective
 from frugalkd.policies import SelfRegulation
+from frugalkd.selection import Selection
 from frugalkd.teachers import LiveTeacher, StoredTargets
 from frugalkd.training import Optimizer, Training
 from toys import images, net, same_state
@@ -140,6 +143,35 @@ def test_a_criterion_without_models_says_what_to_do():
         Criterion(HINTS)
     with pytest.raises(ValueError, match="FitNets reads features: let"):
         HINTS(torch.zeros(1, 2), None, torch.zeros(1, dtype=torch.int64))
+
+
+def own_loop(within=True, features=True):
+    """A step of somebody's own loop; returns the losses, and what should be trained."""
+    data, student, live = images(), net(), LiveTeacher(net(seed=9, width=7))
+    selection = Selection(data, epochs=1, batch_size=8, targets=live)
+    x, _ = data.batch(*[np.arange(3)] * 2)
+    criterion = bind(
+        HINTS, student, live, batch=lambda: x, forward=student, samples=len(data), labels=None
+    )
+    selection.features = criterion.features if features else ()
+    with criterion if within else nullcontext():
+        batch = next(iter(next(iter(selection))))
+        losses = criterion(student(batch.data[0]), batch.labels, batch)
+    batch.reduce(losses).backward()
+    return losses, [*student.parameters(), *criterion.parts.parameters()]
+
+
+def test_features_reach_a_loop_of_ones_own():
+    losses, trained = own_loop()
+    assert losses.shape == (8,)
+    assert all(parameter.grad is not None for parameter in trained)
+
+
+def test_a_loop_that_forgot_something_is_told_what():
+    with pytest.raises(SelectionMisuse, match=r"feature 2 of the student: call it .* criterion"):
+        own_loop(within=False)
+    with pytest.raises(SelectionMisuse, match=r"teacher: set selection\.features = criterion"):
+        own_loop(features=False)
 
 
 def test_a_live_teacher_is_asked_once_for_logits_and_features():

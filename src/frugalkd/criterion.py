@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from frugalkd.epochs import Batch
-from frugalkd.errors import ModelError
-from frugalkd.features import Taps, probe_features
+from frugalkd.errors import ModelError, SelectionMisuse
+from frugalkd.features import Features, Taps, feature_paths, find_paths, probe_features
 from frugalkd.objectives import FeatureObjective, Objective
 from frugalkd.objectives._features import features_read, paths_of
 from frugalkd.objectives._objective import Step
@@ -30,6 +30,12 @@ class Bound(NamedTuple):
     teacher: tuple[str, ...]
     parts: nn.Module
     shapes: Shapes
+
+
+_NO_FORWARD = (
+    "of the student: call it once for each batch, with gradients, within 'with criterion:'"
+)
+_NO_FEATURES = "of the teacher: set selection.features = criterion.features before the first epoch"
 
 
 class Criterion:
@@ -70,6 +76,9 @@ class Criterion:
             logits: the student's (rows, classes).
             labels: int64 (rows,).
             batch: as the selection gave it.
+
+        Raises:
+            SelectionMisuse: features are to be read, and there are none of this batch.
         """
         weights = batch.weights if batch.weighted else None
         step = Step(logits, batch.targets, labels, weights, batch.progress)
@@ -105,8 +114,8 @@ class Criterion:
             if each is None:
                 yield None
                 continue
-            student = tuple(of_student[path] for path in each.student)
-            teacher = tuple(of_teacher[path] for path in each.teacher)
+            student = _named(of_student, each.student, _NO_FORWARD)
+            teacher = _named(of_teacher, each.teacher, _NO_FEATURES)
             yield Seen(student, teacher, each.parts, ids)
 
     def __enter__(self) -> Criterion:
@@ -117,6 +126,14 @@ class Criterion:
     def __exit__(self, *reason: object) -> None:
         if self._taps is not None:
             self._taps.__exit__(*reason)
+
+
+def check_paths(objective: Objective, student: nn.Module) -> None:
+    """Refuse an objective that reads features which ``student`` has not, before a teacher is asked
+    anything. Raises ModelError, as :func:`bind` would."""
+    for term in objective.terms:
+        if isinstance(term, FeatureObjective):
+            find_paths(paths_of(term.student), feature_paths(student), "the student")
 
 
 def bind(
@@ -173,6 +190,14 @@ def bind(
         bound.append(Bound(tuple(given), tuple(wanted), parts, shapes))
     paths = (path for each in bound if each is not None for path in each.student)
     return Criterion(objective, tuple(bound), Taps(student, tuple(dict.fromkeys(paths))))
+
+
+def _named(features: Features, paths: tuple[str, ...], advice: str) -> tuple[Tensor, ...]:
+    """Those at ``paths``. Raises SelectionMisuse with the ``advice`` where one is not there."""
+    for path in paths:
+        if path not in features:
+            raise SelectionMisuse(f"no feature {path} {advice}")
+    return tuple(features[path] for path in paths)
 
 
 def _blank(bound: Bound, rows: int, device: torch.device) -> Seen:

@@ -85,6 +85,20 @@ def test_features_in_a_sum_are_features():
         load_recipe("digits", [setting])
 
 
+def test_features_that_are_read_are_stored_as_far_as_names_can_tell():
+    def stored(*paths):
+        load_recipe("digits", [hints, f"student.targets.features={list(paths)}"])
+
+    hints = "student.objective={name: fitnets, student: [a, b], teacher: [layers.2, '*.4']}"
+    stored("layers.2", "layers.4")
+    stored("layers.[23]", "head.4")
+    with pytest.raises(
+        RecipeError, match=r"features stores layers\.3, layer\.2, and the objective"
+    ):
+        stored("layers.3", "layer.2")
+    load_recipe("digits", [hints, "student.targets={features: [layers.3], folder: elsewhere}"])
+
+
 def test_reading_a_recipe_imports_nothing_of_the_users():
     term = "{name: sum, terms: [{of: {name: kd}}, {of: {path: 'no_such_module:Loss'}}]}"
     recipe = load_recipe("digits", [f"student.objective={term}"])

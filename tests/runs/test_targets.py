@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from frugalkd.errors import FrugalKDError, RecipeError, RunFolderError, TargetsError
+from frugalkd.errors import FrugalKDError, ModelError, RecipeError, RunFolderError, TargetsError
 from frugalkd.ledger import Ledger
 from frugalkd.recipes.load import load_recipe, override
 from frugalkd.runs.digest import run_digest, what_decides
@@ -278,6 +278,13 @@ def test_features_that_a_recipe_names_are_stored_for_all_students(recipe, teache
     assert first["targets"]["features"] == ["layers.4"]
     assert first["targets"]["bytes"] > plain["targets"]["bytes"] + 200 * 256 * 2
     assert "layers" not in " ".join(StoredTargets(next(teacher.glob("targets-*"))).about)
+
+
+def test_a_mistyped_feature_is_told_before_the_teacher_is_asked(recipe, teacher, tmp_path):
+    wrong = {"student.objective.student": "layer.2", "student.targets.features": ["layers.4"]}
+    with pytest.raises(ModelError, match=r"student has no module 'layer\.2': did you mean layers"):
+        distill(override(recipe, {**HINTS, **wrong}), tmp_path / "a", teacher=teacher)
+    assert not list(teacher.glob("targets-*"))
 
 
 def test_features_of_a_named_store_need_no_setting(recipe, teacher, tmp_path):

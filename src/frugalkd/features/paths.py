@@ -44,7 +44,7 @@ def find_paths(patterns: Sequence[str], names: Iterable[str], where: str) -> tup
     known = [name for name in names if name]
     found: dict[str, None] = {}
     for pattern in patterns:
-        meant = [name for name in known if _means(pattern, name)]
+        meant = [name for name in known if means(pattern, name)]
         if not meant:
             alike = [name for name in known if name.endswith(INPUT) == pattern.endswith(INPUT)]
             near = difflib.get_close_matches(pattern, alike, n=3, cutoff=0.0)
@@ -54,7 +54,13 @@ def find_paths(patterns: Sequence[str], names: Iterable[str], where: str) -> tup
     return tuple(found)
 
 
-def _means(pattern: str, name: str) -> bool:
+def is_glob(pattern: str) -> bool:
+    """Whether it may mean several features."""
+    return any(mark in pattern for mark in "*?[")
+
+
+def means(pattern: str, name: str) -> bool:
+    """Whether the feature ``name`` is one that ``pattern`` means."""
     if pattern.endswith(INPUT) != name.endswith(INPUT):
         return False
     parts, steps = pattern.split("."), name.split(".")

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    GetJsonSchemaHandler,
-    create_model,
-    model_serializer,
-    model_validator,
-)
-from pydantic_core import CoreSchema
+from pydantic import AfterValidator, Field, model_validator
 
 from frugalkd.checks import why_not_label_free
 from frugalkd.data import DATA
 from frugalkd.ema import DECAY
+from frugalkd.features.paths import is_glob, means
 from frugalkd.fidelity import Fidelity, too_little
 from frugalkd.modes import MODES, ModeName
 from frugalkd.objectives._features import features_read
@@ -25,10 +17,10 @@ from frugalkd.policies import SelfRegulation
 from frugalkd.recipes.sections import Model, NamedOrPath, PlainDict, Strict, folder_names
 from frugalkd.recipes.several import Several
 from frugalkd.recipes.specs import ObjectiveSpec, PolicySpec
+from frugalkd.recipes.trackers import Trackers
 from frugalkd.teachers._targets import NO_FEATURES
 from frugalkd.teachers.encodings import make_encoding
 from frugalkd.teachers.several import NOT_TOGETHER
-from frugalkd.tracking import TRACKERS, Tracker
 from frugalkd.training import Checkpointing, Training
 
 
@@ -177,6 +169,8 @@ class StudentRole(Role):
             named = self.targets.features or self.targets.folder is not None
             if by_features and self._stores and not named:
                 raise ValueError(NO_FEATURES)
+            if self._stores and self.targets.features and self.targets.folder is None:
+                self._all_features_are_stored(features_read(objective))
             return self
         if self.targets.kind == "ema":
             raise ValueError("teachers: set targets.kind to stored or live, and that of one to ema")
@@ -191,6 +185,16 @@ class StudentRole(Role):
                 "teachers.average to softmax"
             )
         return self
+
+    def _all_features_are_stored(self, read: tuple[str, ...]) -> None:
+        """As far as names can tell: what a glob means is known with the teacher."""
+        stored = self.targets.features
+        for path in read:
+            if not is_glob(path) and not any(means(pattern, path) for pattern in stored):
+                raise ValueError(
+                    f"targets.features stores {', '.join(stored)}, and the objective reads {path}: "
+                    "add it"
+                )
 
     @model_validator(mode="after")
     def _labels_are_not_needed(self) -> StudentRole:
@@ -249,45 +253,6 @@ class Arm(Strict):
         if (self.control is None) != (self.match is None):
             raise ValueError("a control names the arm that it matches: give control and match")
         return self
-
-
-class _Trackers(Strict):
-    """Who is told of runs, beside the run folder: a name, a list of names, or a section each."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _by_name(cls, said: Any) -> Any:
-        if isinstance(said, str):
-            said = [said]
-        if isinstance(said, list) and all(isinstance(name, str) for name in said):
-            return {name: {} for name in said}
-        if isinstance(said, Mapping):  # a name with nothing below it is meant, too
-            return {name: {} if below is None else below for name, below in said.items()}
-        return said
-
-    @model_serializer(mode="wrap")
-    def _chosen_only(self, plain: Any) -> dict[str, Any]:
-        return {name: below for name, below in plain(self).items() if below is not None}
-
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        name = {"enum": list(TRACKERS)}
-        return {"anyOf": [handler(schema), name, {"type": "array", "items": name}]}
-
-    @property
-    def chosen(self) -> dict[str, Tracker]:
-        """By name."""
-        said = {name: getattr(self, name) for name in type(self).model_fields}
-        return {name: tracker for name, tracker in said.items() if tracker is not None}
-
-
-if TYPE_CHECKING:
-    Trackers = _Trackers
-else:
-    _OFF: dict[str, Any] = {name: (made | None, None) for name, made in TRACKERS.items()}
-    Trackers = create_model("Trackers", __base__=_Trackers, __doc__=_Trackers.__doc__, **_OFF)
 
 
 class Recipe(Strict):

@@ -13,6 +13,7 @@ import torch
 import frugalkd
 from frugalkd.api import Stop, train_teacher
 from frugalkd.api import distill as distill_model
+from frugalkd.criterion import check_paths
 from frugalkd.engine import Listener, Run, resolve_device
 from frugalkd.heads import train_head
 from frugalkd.launch import ranks_of
@@ -132,6 +133,7 @@ def distill(
         )
         notes: dict[str, Any] = {"teacher": None, "targets": None, "scoring": scoring}
         student = make_model(role.model, material.train, recipe.seed)
+        check_paths(objective, student)
 
         def learn(source: Targets | None) -> Run:
             return distill_model(
