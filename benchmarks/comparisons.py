@@ -101,6 +101,30 @@ def arms_table(comparison: dict[str, Any]) -> str:
     return "\n".join([*lines, "", collapsed(comparison)])
 
 
+def made_ledgers_table(results: dict[str, dict[str, Any]]) -> str:
+    """What a ledger that a head made is worth, a row a training: of `benchmarks/ledger_make.py`."""
+    lines = [
+        "| | samples | seeds | rank correlation | operations, of the full training | "
+        "`significance` | `hybrid` |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, made in results.items():
+        by_mode: dict[str, dict[str, dict[int, float | None]]] = {}
+        for row in made["students"]:
+            by_mode.setdefault(row["mode"], {})[row["ledger"]] = dict(enumerate(row["accuracy"]))
+        found = [differences(each["head"], each["full"])[1] for each in by_mode.values()]
+        cells = [
+            name,
+            f"{made['samples']:,}",
+            str(len(found[0])),
+            f"{made['spearman']:.2f}",
+            f"{made['flops']['head'] / made['flops']['full']:.0%}",
+            *(points(spread(each), "+") for each in found),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def reference_table(comparison: dict[str, Any]) -> str:
     """Both candidates for the reference, and the gate against the one that it was not."""
     ours, other = accuracies(comparison, "regulated"), accuracies(comparison, "vanilla-self")

@@ -18,7 +18,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from comparisons import arms_table, budgets_table, claims_table, reference_table
+from comparisons import (
+    arms_table,
+    budgets_table,
+    claims_table,
+    made_ledgers_table,
+    reference_table,
+)
 
 from frugalkd.bench.table import bound, figure, seconds
 from frugalkd.comparison.statistics import Claim, claims
@@ -206,6 +212,16 @@ TABLES = {
     "evidence-validation": lambda: budgets_table(read("evidence-validation")),
     "infobatch-digits": lambda: budgets_table(read("infobatch-digits")),
     "evidence-cifar10": lambda: budgets_table(read("evidence-cifar10")),
+    "efficientnet": lambda: arms_table(read("efficientnet-cifar10")),
+    "ledger-make": lambda: made_ledgers_table(
+        {
+            "digits": read("ledger-make-digits"),
+            "Fashion-MNIST": read("ledger-make-fashion-mnist"),
+            "Fashion-MNIST, the head at a fixed rate of 0.003": read(
+                "ledger-make-fashion-mnist-fast"
+            ),
+        }
+    ),
     "fuzz": lambda: fuzz_table(read("fuzz")),
     "torture": lambda: torture_table(read("torture")),
     "soak": lambda: soak_line(read("soak")),
