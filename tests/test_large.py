@@ -37,6 +37,15 @@ def test_numbers_up_to_2_to_the_40_are_told_apart(size, data):
     assert all(0 <= number < size for number in found.tolist())
 
 
+def test_draws_tell_ids_near_2_to_the_40_apart():
+    ids = 2**40 - 1 - np.arange(1000)
+    order = draws.order(ids, 3, 1)
+    assert sorted(order.tolist()) == sorted(ids.tolist())
+    assert order.tolist() != ids.tolist()
+    assert len(set(draws.uniform(3, ids).tolist())) == 1000
+    assert not set(draws.uniform(3, ids).tolist()) & set(draws.uniform(3, ids - 2**39).tolist())
+
+
 def test_a_permutation_looks_random():
     size = 1 << 16
     places = np.arange(size)

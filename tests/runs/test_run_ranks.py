@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from frugalkd.errors import FrugalKDError
+from frugalkd.errors import FrugalKDError, FrugalKDWarning
 from frugalkd.ledger import Ledger
 from frugalkd.recipes.load import load_recipe
 from frugalkd.runs.execute import distill, teach
@@ -95,6 +95,28 @@ def test_ranks_share_a_folder_and_a_store(tmp_path):
     assert second["other"].startswith("OtherRankFailed: the first rank failed: ")
     for said in (first, second):
         assert said["first-visit"].startswith("RankError: targets.fill: first-visit is for one")
+
+
+def _stopped(folder):
+    """In the second of two epochs, of nine steps each."""
+    asked = []
+
+    def stop():
+        asked.append(0)
+        return len(asked) == 12
+
+    return _failing(lambda: teach(recipe(), folder, stop=stop))
+
+
+def test_a_run_of_two_ranks_is_gone_on_with_by_one(tmp_path):
+    assert on_ranks(2, _stopped, tmp_path)[0].startswith("Stopped: stopped at epoch 1, step ")
+    with pytest.warns(FrugalKDWarning, match="going on with 1 ranks from a state of 2: the ledger"):
+        results = teach(recipe(), tmp_path, resume=True)
+    assert results["ranks"] == 1
+    assert [record["epoch"] for record in results["history"]] == [0, 1]
+    ledger = Ledger.load(tmp_path)
+    deferred = sum(record["deferred"] for record in results["history"])
+    assert int(ledger["visits"].sum()) == 2 * 300 - deferred
 
 
 def _claim(folder):
