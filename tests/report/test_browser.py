@@ -188,6 +188,23 @@ def test_copied_names_are_no_formulas(opened, pages):
     said = page.evaluate("navigator.clipboard.readText()")
     assert "'=HYPERLINK" in said
     assert not [line for line in said.splitlines() if line.startswith("=")]
+    page.locator("#folded-runs > summary").click()
+    page.locator("#table-runs").get_by_role("button", name="Copy as CSV").click()
+    playwright.expect(page.locator("#status")).to_have_text("CSV copied")
+    said = page.evaluate("navigator.clipboard.readText()")
+    assert ",'=HYPERLINK" in said
+    assert ",=" not in said
+
+
+def test_a_name_is_no_template_where_one_points(opened, pages):
+    page = opened(pages["hostile"])
+    shown = page.evaluate("""() => {
+        const plot = document.querySelector("[data-figure=participation]");
+        const at = plot.data.findIndex(line => line.name === "%{x}");
+        Plotly.Fx.hover(plot, [{ curveNumber: at, pointNumber: 1 }]);
+        return plot.querySelector(".hovertext").textContent;
+    }""")
+    assert shown == "%{x}epoch 2: 50.0 %"
 
 
 def test_the_theme_may_change_while_it_is_read(opened, pages):

@@ -138,6 +138,7 @@ def _set(value, *path):
         (_set("x", "arms", 1, "accuracy"), "arms.1.accuracy"),
         (_set({"mean": "\u202e<b>"}, "arms", 1, "budget"), "arms.1.budget.mean"),
         (_set([1, 2, 3], "arms", 0, "accuracy", "ci95"), "arms.0.accuracy.ci95"),
+        (_set([0.5], "arms", 1, "history", "trained"), "arms.1.history: .*not equally long"),
         (_set(None, "recipe"), "damaged: recipe"),
         (_set(-1, "teachers", 0, "summary", "most", 0, "id"), "most.0.id"),
     ],

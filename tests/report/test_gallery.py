@@ -46,15 +46,27 @@ def pictures():
     return PICTURES
 
 
+class Broken:
+    def __len__(self):
+        return 100
+
+    def __getitem__(self, id):
+        raise KeyError(f"no <b>{id}</b>")
+
+
+def broken():
+    return Broken()
+
+
 def summary(**more):
     return LedgerSummary.model_validate({**make_summary(), **more})
 
 
-def own(name):
+def own(name, **more):
     recipe = make_comparison()["recipe"]
     path = f"{__name__}:{name}"
     recipe["data"] = {"path": path, "options": {}}
-    return pictures_of(recipe, [path])(summary())
+    return pictures_of(recipe, [path])(summary(**more))
 
 
 @pytest.mark.parametrize("shape", [(28, 28, 1), (5, 9, 3)])
@@ -106,6 +118,11 @@ def test_texts_pictures_and_neither(monkeypatch):
     assert max(size) <= 96
     monkeypatch.setattr(gallery, "LARGEST", 100)
     assert own("pictures") == "they are too large"
+
+
+@pytest.mark.parametrize("digest", [None, "d"])
+def test_data_that_cannot_be_read_are_a_reason(digest):
+    assert str(own("broken", data=digest)).startswith("the data cannot be read: 'no <b>0</b>")
 
 
 def test_strange_texts_are_one_line_that_can_be_seen():

@@ -24,6 +24,7 @@ HOSTILE = [
     "a\nb\tc\u0000d|e`f`",
     "=HYPERLINK('http://x')",
     "javascript:alert(1)",
+    "%{x}",
 ]
 NAME = "\u05e9\u05dc\u05d5\u05dd"
 """From right to left."""
@@ -32,6 +33,7 @@ NAME = "\u05e9\u05dc\u05d5\u05dd"
 def hostile():
     arms = [make_arm("vanilla", 0.9, mode="vanilla")]
     arms += [make_arm(name, 0.8, 0.5, mode="regulated", about=name) for name in HOSTILE]
+    arms[1]["digests"] = {name: name for name in HOSTILE}
     summary = make_summary(tuple(HOSTILE))
     failed = [{"kind": "distill", "name": name, "seed": 0, "error": name} for name in HOSTILE]
     claims = [

@@ -146,8 +146,8 @@ def test_500_runs_in_3_seconds(written):
 
 
 def test_a_page_that_is_too_large_is_refused(written, monkeypatch):
-    monkeypatch.setattr(page_module, "LARGEST", 1 << 20)
-    with pytest.raises(ReportError, match="report fewer arms"):
+    monkeypatch.setattr(page_module, "LARGEST", 1_000_000)
+    with pytest.raises(ReportError, match="MB, more than 1: compare fewer arms"):
         page_of(written, make_comparison())
 
 

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import pytest
 from made_up import make_arm, make_comparison
@@ -148,6 +149,12 @@ def test_before_the_first_result(tmp_path, begun):
         assert b"Nothing is done yet." in ask(server)[2]
         (tmp_path / "comparison.json").write_text(json.dumps(make_comparison()))
         assert b"89.90" in ask(server)[2]
+
+
+def test_the_folder_that_one_is_in_has_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page, _ = Watched(Path()).page()
+    assert f"<title>{tmp_path.name}: nothing yet</title>".encode() in page
 
 
 def test_what_has_no_page_is_refused_at_once(written, tmp_path):

@@ -95,8 +95,9 @@ def _frontiers(comparison: Comparison, look: Mapping[str, Mapping[str, Any]]) ->
         "Bars are 95 % intervals of the mean over seeds. Arms of the same samples stand side by "
         "side."
     )
+    none = "No arm has the accuracy of two seeds: there is no interval."
     several = any(arm.accuracy.ci95 is not None for arm in arms)
-    return [*made, Note(bars if several else "One seed a run: there is no interval.")]
+    return [*made, Note(bars if several else none)]
 
 
 def _has_cost(arm: Arm, axis: str) -> bool:

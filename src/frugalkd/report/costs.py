@@ -159,7 +159,7 @@ def _paid(cost: float, saving: float, count: int | None) -> list[Cell]:
     return [
         Cell(seconds(cost), cost),
         Cell(f"{sign}{seconds(abs(saving))}", saving),
-        Cell(students(count), float("inf") if count is None else count),
+        Cell(students(count), count),
     ]
 
 

@@ -16,7 +16,7 @@ from frugalkd.parsing import one_line
 from frugalkd.report.shapes import LedgerSummary
 from frugalkd.report.text import short
 
-LARGEST = 1 << 20
+LARGEST = 1_000_000
 """Bytes of a page's pictures and texts."""
 
 _SIZES = (96, 64, 48, 32, 16)
@@ -42,9 +42,9 @@ def pictures_of(recipe: dict[str, Any], imports: Collection[str] = ()) -> Pictur
             return data
         from frugalkd.data import data_digest
 
-        if len(data) != summary.samples or (summary.data and data_digest(data) != summary.data):
-            return "the data here are not those that the ledger is of"
         try:
+            if len(data) != summary.samples or (summary.data and data_digest(data) != summary.data):
+                return "the data here are not those that the ledger is of"
             return _shown(data, ids)
         except Exception as error:  # what a data set of somebody's own raises is anything
             return f"the data cannot be read: {one_line(error, 200)}"

@@ -24,7 +24,7 @@ from frugalkd.report.run_sections import run_page
 from frugalkd.report.shapes import Comparison, Run
 from frugalkd.report.text import in_a_terminal
 
-LARGEST = 4 << 20
+LARGEST = 4_000_000
 """Bytes of a page."""
 
 
@@ -50,8 +50,8 @@ def make_page(
     size = len(html.encode("utf-8", "replace"))
     if size > LARGEST:
         raise ReportError(
-            f"the page would be {size / 2**20:.1f} MiB, more than "
-            f"{LARGEST >> 20}: report fewer arms"
+            f"the page would be {size / 1e6:.1f} MB, more than {LARGEST / 1e6:g}: "
+            "compare fewer arms in one folder"
         )
     return html
 

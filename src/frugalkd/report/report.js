@@ -34,22 +34,21 @@
   }
 
   // Tables: sorted by their headings, copied as Markdown and CSV.
-  const cells = row => [...row.cells].map(cell => cell.innerText.trim().replace(/\s+/g, " "));
-  const rows = table => [table.tHead.rows[0], ...table.tBodies[0].rows].map(cells);
+  const rows = table => [table.tHead.rows[0], ...table.tBodies[0].rows].map(row => [...row.cells]);
+  const said = cell => cell.innerText.trim().replace(/\s+/g, " ");
 
   function markdown(table) {
-    const line = row => `| ${row.map(text => text.replace(/([\\`*_{}[\]<>|])/g, "\\$1")).join(" | ")} |`;
+    const line = row => `| ${row.map(cell => said(cell).replace(/([\\`*_{}[\]<>|])/g, "\\$1")).join(" | ")} |`;
     const [head, ...body] = rows(table);
-    const rule = [...table.tHead.rows[0].cells].map(th => th.classList.contains("number") ? "---:" : "---");
+    const rule = head.map(th => th.classList.contains("number") ? "---:" : "---");
     return [line(head), `| ${rule.join(" | ")} |`, ...body.map(line)].join("\n") + "\n";
   }
 
   function csv(table) {
-    const numeric = [...table.tHead.rows[0].cells].map(th => th.classList.contains("number"));
     // A spreadsheet takes text that begins like this for a formula.
-    const safe = (text, place) => !numeric[place] && /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
+    const safe = cell => (cell.dataset.value === undefined && /^[=+\-@]/.test(said(cell)) ? "'" : "") + said(cell);
     const quoted = text => /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
-    return rows(table).map(row => row.map((text, place) => quoted(safe(text, place))).join(",")).join("\r\n") + "\r\n";
+    return rows(table).map(row => row.map(cell => quoted(safe(cell))).join(",")).join("\r\n") + "\r\n";
   }
 
   function key(row, place) {

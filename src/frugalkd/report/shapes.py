@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 LARGEST = 10**20
 """No number of a report is larger than this one, either way: what is reckoned of them, and the
@@ -51,7 +52,7 @@ class Shares(Shape):
     @model_validator(mode="after")
     def _equally_long(self) -> Self:
         if {len(self.participations), len(self.screened)} - {0, len(self.trained)}:
-            raise ValueError("its lists are not equally long")
+            raise PydanticCustomError("lengths", "its lists are not equally long")
         return self
 
     @property
@@ -149,7 +150,7 @@ class Arm(Shape):
     @property
     def family(self) -> str:
         """The arm's name without the budget that it was made to spend."""
-        return self.arm if self.budget_asked is None else self.arm.rpartition("@")[0]
+        return self.arm if self.budget_asked is None else self.arm.rpartition("@")[0] or self.arm
 
 
 class StoreCost(Shape):

@@ -22,6 +22,7 @@ from frugalkd.errors import FrugalKDError, ReportError
 from frugalkd.report.blocks import Page
 from frugalkd.report.collect import collect
 from frugalkd.report.page import make_page, render
+from frugalkd.report.text import short
 
 HOST = "127.0.0.1"
 
@@ -99,9 +100,10 @@ def _stamp(file: Path) -> tuple[int, int, int] | None:
 
 
 def _waiting(path: Path) -> Page:
+    name = short(path.resolve().name)
     return Page(
-        title=f"{path.name}: nothing yet",
-        kicker=path.name,
+        title=f"{name}: nothing yet",
+        kicker=name,
         headline="Nothing is done yet.",
         detail="Results stand here as soon as there are some; this page need not be loaded again.",
     )
