@@ -43,6 +43,10 @@ saved for resuming and left out of the exported student; its operations are coun
 (`objective_forward` and `objective_backward` of `meters.flops`). In Python the training is
 `distill`; in your own loop, `frugalkd.criterion.bind` hands out the features.
 
+Texts are padded to another length in each batch. Objectives that compare places take them as they
+come, the padding with them; `crd` and stored features need one shape in all batches, such as that
+of what the last layer gets (`head:input`).
+
 ## Sums, schedules, your own
 
 A weighted sum; each term's own cross-entropy is in it, so set `hard` to 0 in all but one:

@@ -70,3 +70,11 @@ def test_a_smaller_map_holds_means_and_a_larger_one_lies_between():
 def test_the_mean_of_every_row_survives_pooling():
     values = torch.rand(3, 6, 2)
     torch.testing.assert_close(Adapter((6, 2), (3, 2))(values).mean(1), values.mean(1))
+
+
+def test_padded_texts_may_have_other_lengths_than_the_first_ones():
+    adapter = Adapter((4, 3), (5, 7))
+    longer = torch.rand(2, 9, 3)
+    made = adapter(longer, like=torch.rand(2, 9, 7))
+    torch.testing.assert_close(made, adapter.project(longer))
+    assert adapter(longer).shape == (2, 5, 7)

@@ -41,8 +41,11 @@ class Adapter(nn.Module):
         if of != to or always:
             self.project = nn.Conv2d(of, to, 1) if len(wanted) == 3 else nn.Linear(of, to)
 
-    def forward(self, features: Tensor) -> Tensor:
-        return self.project(resized(features, self.wanted))
+    def forward(self, features: Tensor, like: Tensor | None = None) -> Tensor:
+        """To the sizes of ``like``, (rows, ...), where it is given: those of padded texts differ
+        from batch to batch."""
+        wanted = self.wanted if like is None else tuple(like.shape[1:])
+        return self.project(resized(features, wanted))
 
 
 def channels_of(shape: Shape) -> int:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from frugalkd.errors import ModelError
 from frugalkd.features import Shape
 from frugalkd.objectives import _numerics as numerics
 from frugalkd.objectives._features import FeatureObjective, Paths
@@ -128,7 +129,7 @@ class _Contrast(nn.Module):
 
     def embed(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """(rows, dim) each, of norm 1."""
-        of_student, of_teacher = self.student(student.flatten(1)), self.teacher(teacher.flatten(1))
+        of_student, of_teacher = _vector(self.student, student), _vector(self.teacher, teacher)
         return F.normalize(of_student, dim=1), F.normalize(of_teacher, dim=1)
 
     def others(self, ids: Tensor, number: int) -> Tensor:
@@ -159,3 +160,15 @@ class _Contrast(nn.Module):
         moved = momentum * old + (1 - momentum) * torch.stack(new).to(old.dtype)
         moved = F.normalize(moved, dim=2)
         self.vectors[:, ids] = torch.where(weights[:, None] > 0, moved, old)
+
+
+def _vector(layer: nn.Linear, feature: Tensor) -> Tensor:
+    """(rows, dim), of a feature (rows, ...)."""
+    flat = feature.flatten(1)
+    if flat.shape[1] != layer.in_features:
+        raise ModelError(
+            f"CRD: a feature of shape {tuple(feature.shape[1:])} has not the {layer.in_features} "
+            "values of the first batch: name a module whose features are of one shape in every "
+            "batch, such as what the last layer gets (head:input)"
+        )
+    return layer(flat)

@@ -47,5 +47,5 @@ class FitNets(FeatureObjective):
         for adapter, student, teacher in zip(
             seen.parts.children(), seen.student, seen.teacher, strict=True
         ):
-            hints = hints + (adapter(student) - teacher).square().flatten(1).mean(1)
+            hints = hints + (adapter(student, teacher) - teacher).square().flatten(1).mean(1)
         return hints

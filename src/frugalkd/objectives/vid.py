@@ -80,5 +80,5 @@ class _Gaussian(nn.Module):
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         variance = (F.softplus(self.spread) + _LEAST).view(self.at_channels)
-        square = (teacher - self.mean(student)).square()
+        square = (teacher - self.mean(student, teacher)).square()
         return (square / variance + variance.log()).flatten(1).mean(1) / 2

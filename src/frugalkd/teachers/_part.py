@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from frugalkd.errors import TargetsError
 from frugalkd.features import Shape
 from frugalkd.lock import FILE as LOCK
 from frugalkd.lock import Lock
@@ -75,8 +76,16 @@ class Part:
 
     def add(self, ids: Ids, views: Ids, values: Tensor) -> None:
         """Store those of the rows ``values`` (rows, ...) that it lacks. Raises TargetsError."""
+        shape = tuple(values.shape[1:])
         if self.store is None:
-            self.store = self._create(tuple(values.shape[1:]))
+            self.store = self._create(shape)
+        header = self.store.header
+        if (feature := header.about.get("feature")) is not None and shape != shape_of(header):
+            raise TargetsError(
+                f"features of {feature} are of shape {shape_of(header)} in one batch and {shape} "
+                "in another, as padded texts are: store what the last layer gets (head:input), or "
+                "set targets.kind to live"
+            )
         lacking = self.missing(ids, views)
         if lacking.any():
             rows = values.float().flatten(1).cpu().numpy()
