@@ -102,6 +102,14 @@ def test_one_host_of_ours_is_named(server):
     assert b" 403 " in raw(server, both)
 
 
+def test_a_browser_leaves_out_the_usual_port(growing, monkeypatch):
+    asked = http.client.HTTPConnection("127.0.0.1", growing.port, timeout=60)
+    monkeypatch.setattr(growing, "port", 80)
+    with closing(asked):
+        asked.request("GET", "/version", headers={"Host": "127.0.0.1"})
+        assert asked.getresponse().status == 200
+
+
 @pytest.mark.parametrize(
     "path",
     [

@@ -3,6 +3,7 @@ before is there still, and the run can be gone on with."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from frugalkd.recipes.load import load_recipe, override
 from frugalkd.recipes.schema import Recipe
 from frugalkd.runs.execute import distill, teach
 from frugalkd.runs.folder import RunFolder, read_json, read_metrics, read_results
+from frugalkd.runs.summary import read_run, read_summary
 from frugalkd.teachers.encodings import Dense
 from frugalkd.teachers.store import Header, Store, create_store
 from toys import same_columns
@@ -256,8 +258,9 @@ def teacher(tiny, tmp_path_factory) -> Path:
 
 def outcome(run: Path) -> dict[str, bytes]:
     """The bytes that a run must leave whatever happened to it."""
-    left = [*run.glob("*.safetensors"), run / "summary.json"]
-    found = {path.name: path.read_bytes() for path in left}
+    found = {path.name: path.read_bytes() for path in run.glob("*.safetensors")}
+    assert read_run(run) is not None  # it tells seconds, which differ
+    found["summary.json"] = json.dumps(read_summary(run)).encode()
     for header in run.glob("targets*/header.json"):
         store = Store(header.parent)
         there = np.flatnonzero(store.present(np.arange(100), np.zeros(100, np.int64)))

@@ -155,7 +155,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         # A page of another site may have its name lead here, and would then read what we answer.
-        names = {f"{name}:{self.server.port}" for name in (HOST, "localhost")}
+        ports = [f":{self.server.port}", *([""] if self.server.port == 80 else [])]
+        names = {name + port for name in (HOST, "localhost") for port in ports}
         hosts = [host.lower() for host in self.headers.get_all("Host", [])]
         if len(hosts) != 1 or hosts[0] not in names:
             self.send_error(403, f"Only for {self.server.url}")
