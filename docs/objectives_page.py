@@ -41,7 +41,23 @@ nothing is refused with the nearest ones. Neither model is changed. It needs a l
 [store.md](store.md)). What it trains beside the student, such as an adapter where shapes differ, is
 saved for resuming and left out of the exported student; its operations are counted apart
 (`objective_forward` and `objective_backward` of `meters.flops`). In Python the training is
-`distill`; in your own loop, `frugalkd.criterion.bind` hands out the features.
+`distill`; in your own loop, `frugalkd.criterion.bind` hands out the features, and the optimiser
+gets what they train:
+
+```python
+criterion = bind(objective, student, targets, batch=lambda: x, forward=student, samples=len(data))
+selection.features = criterion.features
+optimizer = SGD([*student.parameters(), *criterion.parts.parameters()], lr=0.05)
+with criterion:
+    for epoch in selection:
+        for batch in epoch:
+            logits = student(batch.data[0])
+            losses = criterion(logits, batch.labels, batch)
+            optimizer.zero_grad()
+            batch.reduce(losses).backward()
+            optimizer.step()
+            batch.observe(logits, losses=losses)
+```
 
 Texts are padded to another length in each batch. Objectives that compare places take them as they
 come, the padding with them; `crd` and stored features need one shape in all batches, such as that
