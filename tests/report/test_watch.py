@@ -191,6 +191,15 @@ def test_it_writes_no_file(cli, written, tmp_path):
     assert "leave --out out" in err
 
 
+@pytest.fixture
+def interruptible():
+    """A shell starts what it sends into the background with Ctrl-C ignored: these tests too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_it(cli, written, monkeypatch):
     folder, serve = written(make_comparison()), Server.serve_forever
 
