@@ -345,3 +345,11 @@ def test_yaml_that_is_made_to_harm_is_one_line(write, text, says):
 def test_signs_that_steer_a_terminal_are_not_shown(write):
     with pytest.raises(RecipeError, match=r"no such setting a\?\[31mb"):
         load_recipe(write(MINIMAL + '"a\\e[31mb": 1\n'))
+
+
+def test_settings_are_not_written_to():
+    section = {"name": "kd"}
+    settings = {"student.objective": section, "student.objective.alpha": 0.5}
+    recipe = override(load_recipe("digits"), settings)
+    assert recipe.model_dump()["student"]["objective"]["alpha"] == 0.5
+    assert section == {"name": "kd"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,7 +56,7 @@ def _write(raw: dict[str, Any], steps: list[str], value: Any, key: str) -> None:
     last = steps[-1]
     if last in _NAMED and section.get(last) != value:
         _start_afresh(section, above, last)
-    section[last] = value
+    section[last] = copy.deepcopy(value)  # what is given stays as it is
 
 
 def _start_afresh(section: dict[str, Any], called: str, new: str) -> None:
