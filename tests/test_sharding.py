@@ -77,10 +77,11 @@ def test_a_sharded_student_learns_what_a_replicated_one_learns(when):
 
 
 def _trained_by_the_engine():
+    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     model = plain()
-    fully_shard(model, mesh=torch.distributed.init_device_mesh("cpu", (2,)))
+    fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
     try:
         training = Training(epochs=1, batch_size=8)
         train_teacher(model, images(64, augmented=False), training=training, device="cpu")
