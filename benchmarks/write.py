@@ -210,6 +210,7 @@ TABLES = {
     "evidence-claims": lambda: claims_table(read("evidence-fashion-mnist")["claims"]),
     "evidence-fashion-mnist": lambda: budgets_table(read("evidence-fashion-mnist")),
     "evidence-validation": lambda: budgets_table(read("evidence-validation")),
+    "evidence-rivals": lambda: budgets_table(read("evidence-rivals")),
     "infobatch-digits": lambda: budgets_table(read("infobatch-digits")),
     "evidence-cifar10": lambda: budgets_table(read("evidence-cifar10")),
     "efficientnet": lambda: arms_table(read("efficientnet-cifar10")),
