@@ -14,7 +14,7 @@ import torch
 
 from frugalkd import api
 from frugalkd.cli import main
-from frugalkd.runs import execute
+from frugalkd.runs import teaching
 from frugalkd.runs.folder import RunFolder, read_results
 
 COMMAND = [sys.executable, "-m", "frugalkd", "teach", "digits"]
@@ -65,7 +65,7 @@ def test_a_signal_after_the_last_step_stops_a_run_that_then_goes_on(
     assert main([*command, whole]) == 0
     module, name = {
         "looking": (api, "predict"),
-        "asking": (execute, "held_out_logits"),
+        "asking": (teaching, "held_out_logits"),
         "update_bn": (torch.optim.swa_utils, "update_bn"),
     }[where]
     for store in tmp_path.glob("teacher/targets-*"):  # so that there is something to ask for

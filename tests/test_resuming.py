@@ -31,10 +31,11 @@ class Softened(Objective):
         return F.cross_entropy(logits / 2, labels, reduction="none")
 
 
-class Plain:
+class Plain(Objective):
     """An objective whose text says where it is in memory."""
 
     needs_targets = False
+    __repr__ = object.__repr__
 
     def __call__(self, logits, targets, labels):
         return F.cross_entropy(logits, labels, reduction="none")

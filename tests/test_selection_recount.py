@@ -157,7 +157,8 @@ class Recount:
                 ranked = sorted(pool, key=lambda i: self.key("random-subset", draw, i))
                 planned = ranked[:wanted]
             elif isinstance(policy, SelfRegulation):
-                if epoch < policy.warmup or epoch >= case.epochs - policy.finale:
+                first, last = self.gated()
+                if not first <= epoch < last:
                     forced = set(pool)
                 elif policy.when == "now":
                     gated_now = True
@@ -194,11 +195,26 @@ class Recount:
             counts.append(count)
         return trained, counts
 
+    def gated(self):
+        """The first epoch with a gate, and the end of the last; half a budget pays for the others."""
+        epochs, policy = self.case.epochs, self.case.policy
+        last, first = epochs - policy.finale, policy.warmup
+        if policy.budget is not None:
+            paid = policy.budget * epochs / 2
+            last = epochs - math.floor(min(policy.finale, paid) + 1e-9)
+        last = min(epochs, math.ceil(last))
+        if policy.budget is not None:
+            first = min(first, math.floor(max(0.0, paid - (epochs - last))))
+        return first, last
+
     def within_budget(self, pool, awake, epoch):
-        policy = self.case.policy
+        policy, epochs = self.case.policy, self.case.epochs
         if policy.budget is None:
             return awake, set()
-        quota = max(1, round(policy.budget * len(self.samples)))
+        first, last = self.gated()
+        full = first + epochs - last
+        part = policy.budget - full * (1 - policy.budget) / (epochs - full)
+        quota = max(1, round(min(1.0, max(0.0, part)) * len(self.samples)))
         if len(awake) >= quota:
 
             def rank(id):

@@ -102,6 +102,7 @@ class Results(_Record):
     versions: dict[str, str]
     seed: int
     threads: int
+    ranks: int = Field(1, description="processes that trained it together")
     device: str
     split: Literal["test", "validation"] = Field(description="what the evaluation was made on")
     train_samples: int
