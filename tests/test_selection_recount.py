@@ -196,7 +196,7 @@ class Recount:
         return trained, counts
 
     def gated(self):
-        """The first epoch with a gate, and the end of the last; half a budget pays for the others."""
+        """The first epoch with a gate, and the end of the last; half a budget pays the others."""
         epochs, policy = self.case.epochs, self.case.policy
         last, first = epochs - policy.finale, policy.warmup
         if policy.budget is not None:
