@@ -78,3 +78,18 @@ def read_only(request) -> Callable[[Path], None]:
             path.chmod(0o555)
 
     return as_root if os.geteuid() == 0 else as_user
+
+
+@pytest.fixture
+def steps_done(monkeypatch):
+    """A list that grows by one with each step of any training."""
+    from frugalkd.engine import Trainer
+
+    done, train_step = [], Trainer.train_step
+
+    def counted(self, batch, epoch):
+        done.append(epoch.index)
+        return train_step(self, batch, epoch)
+
+    monkeypatch.setattr(Trainer, "train_step", counted)
+    return done

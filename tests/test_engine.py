@@ -17,7 +17,6 @@ from torch.nn import functional as F
 
 from frugalkd.api import distill, train_teacher
 from frugalkd.checkpoint import Checkpoints
-from frugalkd.engine import Trainer
 from frugalkd.epochs import Epoch
 from frugalkd.errors import FrugalKDError, ModelError, NonFiniteLoss, Stopped
 from frugalkd.ledger import Ledger
@@ -335,19 +334,6 @@ class After:
     def __call__(self):
         self.left -= 1
         return self.left <= 0
-
-
-@pytest.fixture
-def steps_done(monkeypatch):
-    """A list that grows by one with each step of any training."""
-    done, train_step = [], Trainer.train_step
-
-    def counted(self, batch, epoch):
-        done.append(epoch.index)
-        return train_step(self, batch, epoch)
-
-    monkeypatch.setattr(Trainer, "train_step", counted)
-    return done
 
 
 @pytest.mark.parametrize("settings", RESUMED.values(), ids=RESUMED)

@@ -7,7 +7,6 @@ import json
 import pytest
 import yaml
 
-from frugalkd.engine import Trainer
 from frugalkd.errors import RecipeError, Stopped
 from frugalkd.recipes.load import load_recipe, override
 from frugalkd.runs.chain import chain, stages_of, summed
@@ -41,19 +40,6 @@ def whole(recipes, tmp_path_factory):
     return chain(recipes, out), out
 
 
-@pytest.fixture
-def steps(monkeypatch):
-    """Grows by one with each step of any training."""
-    done, train_step = [], Trainer.train_step
-
-    def counted(self, batch, epoch):
-        done.append(1)
-        return train_step(self, batch, epoch)
-
-    monkeypatch.setattr(Trainer, "train_step", counted)
-    return done
-
-
 def test_it_is_its_runs_one_by_one(recipes, whole, tmp_path):
     said, out = whole
     teach(recipes[0], tmp_path / "t")
@@ -85,24 +71,24 @@ def test_its_costs_are_the_sums(whole):
     )
 
 
-def test_what_is_done_is_not_run_again(recipes, whole, steps):
+def test_what_is_done_is_not_run_again(recipes, whole, steps_done):
     said, out = whole
     assert chain(recipes, out) == said
-    assert not steps
+    assert not steps_done
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
-def test_a_stopped_stage_goes_on(stage, recipes, whole, steps, tmp_path):
+def test_a_stopped_stage_goes_on(stage, recipes, whole, steps_done, tmp_path):
     """Four and three epochs of three steps or less are a stage."""
     begun = []
     with pytest.raises(Stopped):
         chain(
             recipes, tmp_path, begin=begun.append,
-            stop=lambda: len(begun) == stage + 1 and len(steps) >= steps_before(stage) + 2,
+            stop=lambda: len(begun) == stage + 1 and len(steps_done) >= steps_before(stage) + 2,
         )  # fmt: skip
     assert len(begun) == stage + 1
     chain(recipes, tmp_path)
-    assert len(steps) == steps_before(3)
+    assert len(steps_done) == steps_before(3)
     assert same_state(load(tmp_path / "3-student").model, load(whole[1] / "3-student").model)
     results = [json.loads((at / "3-student/results.json").read_text())["meters"]
                for at in (tmp_path, whole[1])]  # fmt: skip
