@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING
 
+from frugalkd.parsing import one_line
+
 if TYPE_CHECKING:
     from frugalkd.ranks import Ranks
 
@@ -86,7 +88,7 @@ def ranks_of(device: str, threads: int) -> Iterator[Ranks]:
             _meet_anew("gloo" if on_cpu else None)
         PartialState(cpu=on_cpu)
     except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise RankError(f"the {world} processes of this launch cannot meet: {reason}") from None
     torch.set_num_threads(threads)
     try:
