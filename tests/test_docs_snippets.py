@@ -15,10 +15,10 @@ from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 from frugalkd.checks import labels_of
+from frugalkd.files.weights import save_weights
 from frugalkd.recipes.load import load_recipe, override
 from frugalkd.recipes.schema import Augment
 from frugalkd.runs.material import make_data, make_model
-from frugalkd.weights import save_weights
 
 DOCS = Path(__file__).parents[1] / "docs"
 CLASSES = 3

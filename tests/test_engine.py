@@ -16,9 +16,9 @@ from torch._dynamo.testing import CompileCounter, CompileCounterWithBackend
 from torch.nn import functional as F
 
 from frugalkd.api import distill, train_teacher
-from frugalkd.checkpoint import Checkpoints
 from frugalkd.epochs import Epoch
 from frugalkd.errors import FrugalKDError, ModelError, NonFiniteLoss, Stopped
+from frugalkd.files.checkpoint import Checkpoints
 from frugalkd.ledger import Ledger
 from frugalkd.modes import MODES
 from frugalkd.objectives import KD, CrossEntropy, Objective

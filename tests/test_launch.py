@@ -13,7 +13,7 @@ import pytest
 
 from frugalkd import launch
 from frugalkd.cli import main
-from frugalkd.parsing import parse_json
+from frugalkd.files.parsing import parse_json
 
 SETTINGS = ("teacher.training.epochs=3", "student.training.epochs=3", "student.targets.views=2")
 

@@ -101,7 +101,7 @@ def test_a_ledger_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatc
         file.write_bytes(old[:100])
         raise SafetensorError("no space left")
 
-    monkeypatch.setattr("frugalkd.arrays.save_file", fail)
+    monkeypatch.setattr("frugalkd.files.arrays.save_file", fail)
     with pytest.raises(WriteFailed, match=r"^(?!.*\n).*cannot write.*no space left"):
         visited(seed=1).save(path)
     assert path.read_bytes() == old

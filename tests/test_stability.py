@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 import frugalkd
-from frugalkd import checkpoint, ledger
+from frugalkd import ledger
 from frugalkd.comparison import summary
+from frugalkd.files import checkpoint
 from frugalkd.recipes import load
 from frugalkd.runs import chain, folder, scores
 from frugalkd.runs import summary as run_summary

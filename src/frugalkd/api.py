@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import Dataset
 
-from frugalkd.checkpoint import Checkpoints
 from frugalkd.checks import check_pair, explained, first_look, labels_of, read_first
 from frugalkd.criterion import bind
 from frugalkd.data.source import Collate, check_map_style, data_digest
@@ -30,6 +29,7 @@ from frugalkd.errors import (
 )
 from frugalkd.evaluation import measure, predict
 from frugalkd.fidelity import too_little
+from frugalkd.files.checkpoint import Checkpoints
 from frugalkd.flops import flops_of_asking, flops_of_data
 from frugalkd.ledger import Ledger
 from frugalkd.memory import memory_for

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frugalkd.errors import LedgerError
+from frugalkd.files.parsing import one_line, parse_json
 from frugalkd.ledger import Ledger
-from frugalkd.parsing import one_line, parse_json
 from frugalkd.verdict import fails
 
 COLUMNS = ("epoch", "id", "confidence", "correct")

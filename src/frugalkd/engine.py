@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from frugalkd.batches import call, inputs_of
-from frugalkd.checkpoint import Checkpoints, random_state, set_random_state
 from frugalkd.criterion import Criterion
 from frugalkd.devices import resolve_device
 from frugalkd.ema import EMA
 from frugalkd.epochs import Batch, Epoch
 from frugalkd.errors import ModelError, Stopped
+from frugalkd.files.checkpoint import Checkpoints, random_state, set_random_state
 from frugalkd.ledger import Ledger
 from frugalkd.meters import Meters
 from frugalkd.objectives import Objective

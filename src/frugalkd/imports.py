@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from frugalkd.errors import FrugalKDError, ImportRefused, ModelError, nearest
-from frugalkd.parsing import one_line
+from frugalkd.files.parsing import one_line
 
 _NAME = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
 _FORM = re.compile(rf"(?P<module>{_NAME}):(?P<name>{_NAME})")

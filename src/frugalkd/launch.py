@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING
 
-from frugalkd.parsing import one_line
+from frugalkd.files.parsing import one_line
 
 if TYPE_CHECKING:
     from frugalkd.ranks import Ranks

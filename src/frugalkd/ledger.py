@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from frugalkd.arrays import load_arrays, save_arrays
 from frugalkd.errors import LedgerError
-from frugalkd.mapped import filled_columns
+from frugalkd.files.arrays import load_arrays, save_arrays
+from frugalkd.files.mapped import filled_columns
 
 SCHEMA = 1
 _KIND = "ledger"
@@ -77,8 +77,9 @@ class Ledger:
             samples: how many.
             labels: integers (samples,), where they are known.
             extra: a policy's own columns and their numpy dtypes.
-            folder: where the columns of a ledger above :data:`~frugalkd.mapped.MAPPED_FROM` bytes
-                lie, in nameless files that go away with it; None: all of them in memory.
+            folder: where the columns of a ledger above
+                :data:`~frugalkd.files.mapped.MAPPED_FROM` bytes lie, in nameless files that go away
+                with it; None: all of them in memory.
 
         Raises:
             WriteFailed: the disk has no room for them.

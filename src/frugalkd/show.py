@@ -12,7 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from frugalkd.parsing import printable
+from frugalkd.files.parsing import printable
 
 _MANY_CLASSES = 20
 

@@ -12,7 +12,7 @@ from frugalkd.bench import ranks as case
 from frugalkd.bench.case import Measurement, find_case
 from frugalkd.bench.cases import CASES
 from frugalkd.errors import RankError
-from frugalkd.files import write_json
+from frugalkd.files.atomic import write_json
 
 
 @pytest.fixture

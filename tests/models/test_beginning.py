@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from frugalkd.errors import ModelError
+from frugalkd.files.weights import save_weights
 from frugalkd.models import build_model
 from frugalkd.models.beginning import begin, weights_file
 from frugalkd.recipes.load import load_recipe, override
 from frugalkd.runs.digest import what_decides
 from frugalkd.runs.execute import distill
-from frugalkd.weights import save_weights
 from toys import same_state
 
 

@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from frugalkd.errors import ModelError, UnknownName
+from frugalkd.files.weights import save_weights
 from frugalkd.models import build_model
 from frugalkd.models.beginning import head_of_name
 from frugalkd.recipes.load import load_recipe, override
 from frugalkd.runs.execute import distill, teach
 from frugalkd.runs.load import load
-from frugalkd.weights import save_weights
 from toys import same_state
 
 TIMM = pytest.importorskip("timm", reason="needs timm")

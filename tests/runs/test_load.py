@@ -12,11 +12,11 @@ import frugalkd
 from frugalkd.data import ImageData
 from frugalkd.errors import DataError, FrugalKDError, ImportRefused, ModelError, RunFolderError
 from frugalkd.evaluation import predict
+from frugalkd.files.weights import save_weights
 from frugalkd.models import build_model
 from frugalkd.recipes.load import load_recipe, override
 from frugalkd.runs.execute import teach
 from frugalkd.runs.load import load
-from frugalkd.weights import save_weights
 from toys import same_state
 
 SHAPE, CLASSES = (3, 6, 5), ("ant", "bee", "cat")

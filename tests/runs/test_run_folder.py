@@ -13,8 +13,8 @@ from frugalkd.cli import main
 from frugalkd.comparison import compare
 from frugalkd.comparison.worker import carry_out
 from frugalkd.errors import RunFolderError, WriteFailed
-from frugalkd.files import write_json
-from frugalkd.lock import FILE, Lock
+from frugalkd.files.atomic import write_json
+from frugalkd.files.lock import FILE, Lock
 from frugalkd.recipes.load import load_recipe, override
 from frugalkd.runs.execute import distill, teach
 from frugalkd.runs.folder import RunFolder, read_json, read_metrics, read_results

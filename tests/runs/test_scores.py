@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from frugalkd.errors import RunFolderError, Stopped
+from frugalkd.files.lock import Lock
 from frugalkd.ledger import Ledger
-from frugalkd.lock import Lock
 from frugalkd.policies import Forgetting
 from frugalkd.recipes.load import load_recipe, override
 from frugalkd.runs import scores as module

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from frugalkd.errors import TargetsError
-from frugalkd.lock import FILE as LOCK
-from frugalkd.lock import Lock
+from frugalkd.files.lock import FILE as LOCK
+from frugalkd.files.lock import Lock
 from frugalkd.teachers import LiveTeacher, StoredTargets
 from frugalkd.teachers.encodings import Dense
 from frugalkd.teachers.filling import Filler, Layout, fill

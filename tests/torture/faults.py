@@ -13,14 +13,14 @@ from unittest.mock import patch
 from safetensors import SafetensorError
 from safetensors.numpy import save
 
-import frugalkd.arrays
-import frugalkd.files
-import frugalkd.lock
+import frugalkd.files.arrays
+import frugalkd.files.atomic
+import frugalkd.files.lock
 import frugalkd.teachers.store._shard
 
 MODULES = (
-    frugalkd.files,
-    frugalkd.lock,
+    frugalkd.files.atomic,
+    frugalkd.files.lock,
     frugalkd.teachers.store._shard,
 )
 SECTOR = 512
@@ -109,7 +109,7 @@ def failing(kind: Kind, fail_at: int) -> Iterator[Faulty]:
     """Our file functions on such a disk."""
     faulty = Faulty(kind, fail_at)
     patches: list[Any] = [patch.object(module, "os", faulty) for module in MODULES]
-    patches.append(patch.object(frugalkd.arrays, "save_file", faulty.save_file))
+    patches.append(patch.object(frugalkd.files.arrays, "save_file", faulty.save_file))
     for one in patches:
         one.start()
     try:

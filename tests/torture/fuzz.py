@@ -272,8 +272,8 @@ def make_kind(name: str, folder: Path) -> Kind:
     import torch
     from safetensors import safe_open
 
-    from frugalkd.checkpoint import load_tree, save_tree
     from frugalkd.errors import FrugalKDError, FrugalKDWarning
+    from frugalkd.files.checkpoint import load_tree, save_tree
     from frugalkd.ledger import Ledger
     from frugalkd.ledger_summary import summarise
     from frugalkd.modes import significance_weights

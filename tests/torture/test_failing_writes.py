@@ -14,8 +14,8 @@ import pytest
 import torch
 from faults import CALLS, KINDS, SHORT, Faulty, Kind, failing
 
-from frugalkd.checkpoint import load_tree, save_tree
 from frugalkd.errors import FrugalKDError, FrugalKDWarning, TargetsError
+from frugalkd.files.checkpoint import load_tree, save_tree
 from frugalkd.ledger import Ledger
 from frugalkd.recipes.load import load_recipe, override
 from frugalkd.recipes.schema import Recipe

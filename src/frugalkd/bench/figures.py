@@ -9,8 +9,8 @@ from frugalkd.bench.asking import Ask, Listener
 from frugalkd.bench.case import Measurement
 from frugalkd.bench.process import in_process, read_object
 from frugalkd.bench.summary import SCHEMA, summarise_figures
-from frugalkd.files import write_json
-from frugalkd.writing import make_folder
+from frugalkd.files.atomic import write_json
+from frugalkd.files.writing import make_folder
 
 
 def measure_figures(case: Measurement, ask: Ask, say: Listener) -> dict[str, Any]:

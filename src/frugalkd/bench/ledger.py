@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 
 from frugalkd.bench.cases import LEDGER
 from frugalkd.bench.machine import machine
-from frugalkd.files import atomic, write_json
+from frugalkd.files.atomic import atomic, write_json
 from frugalkd.gate import look
 from frugalkd.ledger import Ledger
 from frugalkd.meters import peak_memory_bytes

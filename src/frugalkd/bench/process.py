@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from frugalkd.files import write_json
+from frugalkd.files.atomic import write_json
 
 
 def in_process(job: dict[str, Any], place: Path, threads: int) -> dict[str, Any]:

@@ -16,12 +16,12 @@ from frugalkd.bench.process import in_process, read_object
 from frugalkd.bench.runners import Task, as_plain
 from frugalkd.bench.summary import SCHEMA, summarise
 from frugalkd.errors import FrugalKDError, RunFolderError
-from frugalkd.files import write_json
+from frugalkd.files.atomic import write_json
+from frugalkd.files.writing import make_folder
 from frugalkd.recipes.load import load_recipe, override
 from frugalkd.recipes.schema import Recipe
 from frugalkd.runs.digest import run_digest
 from frugalkd.runs.folder import read_results
-from frugalkd.writing import make_folder
 
 QUICK = {"data.train_size": 2000, "teacher.training.epochs": 2, "student.training.epochs": 2}
 """What a quick look runs in place of a case's own sizes."""

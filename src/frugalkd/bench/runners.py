@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from frugalkd.errors import RunFolderError
-from frugalkd.files import write_json
+from frugalkd.files.atomic import write_json
 from frugalkd.recipes.load import override
 from frugalkd.recipes.schema import Recipe
 from frugalkd.runs import execute, storing

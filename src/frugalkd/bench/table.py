@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from frugalkd.parsing import printable
+from frugalkd.files.parsing import printable
 from frugalkd.show import Rows, percent
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from frugalkd.allocator import keep_freed_memory
 from frugalkd.errors import FrugalKDError
-from frugalkd.files import write_json
+from frugalkd.files.atomic import write_json
 
 
 def carry_out(job: dict[str, Any]) -> dict[str, Any]:

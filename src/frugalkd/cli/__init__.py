@@ -15,10 +15,10 @@ from frugalkd.allocator import keep_freed_memory
 from frugalkd.cli.app import app
 from frugalkd.cli.interrupt import Interrupted
 from frugalkd.errors import FrugalKDError, FrugalKDWarning, OtherRankFailed
+from frugalkd.files.parsing import printable
+from frugalkd.files.writing import DISK, advice_for
 from frugalkd.launch import is_parting, quiet_unless_first, rank_and_world
 from frugalkd.memory import is_out_of_memory
-from frugalkd.parsing import printable
-from frugalkd.writing import DISK, advice_for
 
 # Click's ClickException. Typer ships its own copy of click in new versions and the real one in
 # old ones; this is the one that the installed typer raises.

@@ -14,7 +14,7 @@ from rich.box import SIMPLE_HEAD
 from frugalkd.cli.interrupt import resumable
 from frugalkd.cli.options import JsonOption
 from frugalkd.errors import RecipeError, UnknownName
-from frugalkd.parsing import printable
+from frugalkd.files.parsing import printable
 from frugalkd.show import Rows, print_command, stdout
 
 if TYPE_CHECKING:

@@ -23,8 +23,8 @@ from frugalkd.cli.options import (
 from frugalkd.cli.progress import RunsProgress, run_name
 from frugalkd.cli.resolving import print_dry_run, resolve
 from frugalkd.errors import RecipeError
+from frugalkd.files.parsing import printable
 from frugalkd.modes import MODES
-from frugalkd.parsing import printable
 from frugalkd.recipes.load import check_variants
 from frugalkd.show import facts_table, percent, print_command, print_line, stdout
 

@@ -82,8 +82,8 @@ def export(
 
     frugalkd ledger export runs/teacher --to ledger.csv
     """
+    from frugalkd.files.writing import make_folder, writing
     from frugalkd.ledger import Ledger
-    from frugalkd.writing import make_folder, writing
 
     ledger = Ledger.load(path)
     make_folder(to.parent)

@@ -21,7 +21,7 @@ from rich.progress import (
 )
 from rich.table import Column
 
-from frugalkd.parsing import printable
+from frugalkd.files.parsing import printable
 from frugalkd.show import print_line
 
 _text = partial(TextColumn, markup=False)  # names are no markup

@@ -11,7 +11,7 @@ import typer
 from frugalkd.cli.interrupt import Interrupted
 from frugalkd.cli.options import ImportOption, JsonOption, ResultsArgument
 from frugalkd.errors import ReportError
-from frugalkd.parsing import printable
+from frugalkd.files.parsing import printable
 from frugalkd.show import facts_table, stdout
 
 
@@ -63,9 +63,9 @@ def report(
     to = out or (path.with_suffix(".html") if path.is_file() else path / "report.html")
     if to.suffix.lower() not in (".html", ".htm"):  # not over a file of results
         raise ReportError(f"{to} is no name of a page: let --out end in .html")
-    from frugalkd.files import write_atomic
+    from frugalkd.files.atomic import write_atomic
+    from frugalkd.files.writing import make_folder
     from frugalkd.report import collect, headline_of, make_page
-    from frugalkd.writing import make_folder
 
     found = collect(path)
     page = make_page(found, imports).encode("utf-8", "replace")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from frugalkd.parsing import printable
+from frugalkd.files.parsing import printable
 from frugalkd.recipes.load import (
     check_names,
     import_paths,

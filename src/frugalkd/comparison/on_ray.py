@@ -11,7 +11,7 @@ from typing import Any
 from frugalkd.comparison.plan import Key
 from frugalkd.comparison.worker import Task, carry_out
 from frugalkd.errors import ClusterError, FolderBusy
-from frugalkd.parsing import one_line
+from frugalkd.files.parsing import one_line
 
 RETRIES = 3
 """How often a run is begun again whose node was lost; it goes on from its last checkpoint."""

@@ -23,15 +23,15 @@ from frugalkd.errors import (
     UnknownName,
     WriteFailed,
 )
-from frugalkd.files import write_json
-from frugalkd.lock import Lock
+from frugalkd.files.atomic import write_json
+from frugalkd.files.lock import Lock
+from frugalkd.files.writing import make_folder
 from frugalkd.recipes.schema import Recipe
 from frugalkd.runs.digest import run_digest
 from frugalkd.runs.folder import SCHEMA as RUN_SCHEMA
 from frugalkd.runs.folder import read_json, read_results
 from frugalkd.runs.summary import read_summary
 from frugalkd.tracking import check_installed
-from frugalkd.writing import make_folder
 
 FILE = "comparison.json"
 

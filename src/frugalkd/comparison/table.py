@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from frugalkd.parsing import printable
+from frugalkd.files.parsing import printable
 from frugalkd.show import Rows
 
 _SHARES = ("budget", "forwards")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from frugalkd.errors import DataError
-from frugalkd.parsing import one_line
+from frugalkd.files.parsing import one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -23,7 +23,7 @@ from frugalkd.data.splits import Splits, splits_of
 from frugalkd.data.text import TextData
 from frugalkd.data.tokenizers import MAX_LENGTH, WORDS, tokenize
 from frugalkd.errors import DataError, UnsupportedData, nearest
-from frugalkd.parsing import one_line
+from frugalkd.files.parsing import one_line
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from frugalkd.estimate.result import Estimate, ModeEstimate, Range
-from frugalkd.parsing import printable
+from frugalkd.files.parsing import printable
 from frugalkd.show import Rows
 from frugalkd.teachers.store import size_text
 

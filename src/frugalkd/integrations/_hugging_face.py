@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from frugalkd.batches import call, inputs_of
 from frugalkd.errors import ModelError, UnsupportedData
-from frugalkd.parsing import one_line
+from frugalkd.files.parsing import one_line
 
 
 class AsDict:

@@ -7,8 +7,8 @@ from typing import Any
 
 import transformers
 
-from frugalkd.checkpoint import load_tree, save_tree
 from frugalkd.errors import RunFolderError
+from frugalkd.files.checkpoint import load_tree, save_tree
 
 STATE = "frugalkd.safetensors"
 """In a checkpoint's folder: the selection's state, no pickle."""

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from frugalkd.errors import ModelError, UnknownName
+from frugalkd.files.parsing import one_line
 from frugalkd.imports import check_options
 from frugalkd.models import resnet
 from frugalkd.models.beginning import PRETRAINED, begin
@@ -19,7 +20,6 @@ from frugalkd.models.lenet import lenet5, lenet5_half
 from frugalkd.models.libraries import Wanted, build_from_library, is_of_a_library
 from frugalkd.models.mlp import MLP
 from frugalkd.models.text import TextCNN, TextEncoder
-from frugalkd.parsing import one_line
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "mlp": MLP,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torch import nn
 
+from frugalkd.files.weights import read_state, refuse_misfit
 from frugalkd.imports import inside_package
-from frugalkd.weights import read_state, refuse_misfit
 
 PRETRAINED = "pretrained"
 """In place of a file: what the library that has the model offers for it."""

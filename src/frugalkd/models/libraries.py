@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from frugalkd.errors import ModelError, UnknownName
+from frugalkd.files.parsing import one_line
 from frugalkd.models.beginning import head_of_name
-from frugalkd.parsing import one_line
 
 
 class Wanted(NamedTuple):

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from frugalkd.errors import PlotError, nearest
-from frugalkd.files import write_atomic
+from frugalkd.files.atomic import write_atomic
+from frugalkd.files.writing import make_folder
 from frugalkd.plotting._content import FIGURES, of_comparison, of_run
 from frugalkd.report.shapes import Comparison, Run
-from frugalkd.writing import make_folder
 
 ENDINGS = (".pdf", ".png", ".svg")
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 from pydantic import BaseModel, ValidationError
 
 from frugalkd.errors import nearest
-from frugalkd.parsing import one_line
+from frugalkd.files.parsing import one_line
 
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from frugalkd.comparison.statistics import frontier
 from frugalkd.comparison.summary import SCHEMA as COMPARISON_SCHEMA
 from frugalkd.errors import ReportError, RunFolderError
+from frugalkd.files.parsing import one_line
 from frugalkd.modes import MODES
-from frugalkd.parsing import one_line
 from frugalkd.report.shapes import (
     Arm,
     Comparison,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frugalkd.errors import FrugalKDError
-from frugalkd.parsing import one_line
+from frugalkd.files.parsing import one_line
 from frugalkd.report.shapes import LedgerSummary
 from frugalkd.report.text import short
 

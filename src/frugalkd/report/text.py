@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-from frugalkd.parsing import printable
+from frugalkd.files.parsing import printable
 from frugalkd.report.shapes import Spread
 
 NOTHING = "–"

@@ -15,11 +15,11 @@ from typing import Any, Literal
 from frugalkd.api import Stop
 from frugalkd.engine import Listener
 from frugalkd.errors import RecipeError
-from frugalkd.files import write_json
+from frugalkd.files.atomic import write_json
+from frugalkd.files.writing import make_folder
 from frugalkd.recipes.schema import Recipe, StudentRole, TeacherRole
 from frugalkd.recipes.sections import Model
 from frugalkd.runs.execute import distill, teach
-from frugalkd.writing import make_folder
 
 FILE, SCHEMA = "chain.json", 1
 

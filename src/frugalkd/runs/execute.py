@@ -15,6 +15,7 @@ from frugalkd.api import Stop, train_teacher
 from frugalkd.api import distill as distill_model
 from frugalkd.criterion import check_paths
 from frugalkd.engine import Listener, Run, resolve_device
+from frugalkd.files.weights import save_weights
 from frugalkd.heads import train_head
 from frugalkd.launch import ranks_of
 from frugalkd.ledger import Ledger, ledger_file
@@ -36,7 +37,6 @@ from frugalkd.runs.targets import STORE_SEED
 from frugalkd.runs.teaching import Teaching
 from frugalkd.teachers import Targets
 from frugalkd.tracking import Tracked, Tracking, settings_of
-from frugalkd.weights import save_weights
 
 Train = Callable[[Material, RunFolder, Tracking], tuple[Run, dict[str, Any]]]
 """What a kind of run does within its folder: the run, and what its results say beside."""

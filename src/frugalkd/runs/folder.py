@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frugalkd.errors import RunFolderError, WriteFailed, refuse_schema
-from frugalkd.files import is_left_aside, sweep, write_atomic, write_json
-from frugalkd.lock import FILE as LOCK
-from frugalkd.lock import Lock
-from frugalkd.parsing import (
+from frugalkd.files.atomic import is_left_aside, sweep, write_atomic, write_json
+from frugalkd.files.lock import FILE as LOCK
+from frugalkd.files.lock import Lock
+from frugalkd.files.parsing import (
     LARGEST_JSON,
     one_line,
     parse_json,
     parse_json_lines,
     read_bounded,
 )
-from frugalkd.writing import make_folder, writing
+from frugalkd.files.writing import make_folder, writing
 
 if TYPE_CHECKING:  # the report reads run folders without torch
     from frugalkd.ranks import Ranks

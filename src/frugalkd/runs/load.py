@@ -16,15 +16,15 @@ from torch import nn
 
 from frugalkd.batches import call
 from frugalkd.errors import FrugalKDError, ModelError, RunFolderError
+from frugalkd.files.parsing import one_line
+from frugalkd.files.weights import load_weights, read_state, refuse_misfit
 from frugalkd.imports import refuse_unlisted
 from frugalkd.looking import looking
 from frugalkd.models import build_text_model
-from frugalkd.parsing import one_line
 from frugalkd.recipes.sections import Model
 from frugalkd.runs.building import build_for, finish, make_module, see
 from frugalkd.runs.folder import read_json
 from frugalkd.runs.preprocess import Preprocess, TextPreprocess
-from frugalkd.weights import load_weights, read_state, refuse_misfit
 
 _LONGEST_NAME = 255
 """Bytes of a file's name, on the file systems that there are."""

@@ -17,7 +17,8 @@ from frugalkd.confidences import ledger_from_log
 from frugalkd.data.probe import data_digest
 from frugalkd.engine import Listener
 from frugalkd.errors import LedgerError
-from frugalkd.files import write_json
+from frugalkd.files.atomic import write_json
+from frugalkd.files.writing import make_folder
 from frugalkd.heads import train_head
 from frugalkd.ledger import Ledger
 from frugalkd.policies import SelfRegulation
@@ -27,7 +28,6 @@ from frugalkd.runs.material import Material, make_data, make_teacher
 from frugalkd.runs.summary import write_summary
 from frugalkd.runs.targets import STORE_SEED
 from frugalkd.training import Optimizer, Schedule, Training
-from frugalkd.writing import make_folder
 
 FILE = "ledger.safetensors"
 

@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 from frugalkd.data import Augmentation, Pictures, Samples, TextData, hold_out, load_data, take
 from frugalkd.data.root import located
 from frugalkd.errors import DataError, ModelError
-from frugalkd.files import write_json
+from frugalkd.files.atomic import write_json
+from frugalkd.files.weights import load_weights
 from frugalkd.imports import make_object
 from frugalkd.models import build_text_model
 from frugalkd.models.beginning import begin
@@ -23,7 +24,6 @@ from frugalkd.recipes.sections import Model, NamedOrPath
 from frugalkd.recipes.several import OneOfSeveral
 from frugalkd.runs.building import build_for, finish, make_module, see
 from frugalkd.runs.load import load
-from frugalkd.weights import load_weights
 
 
 @dataclass(frozen=True)

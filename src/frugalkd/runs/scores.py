@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from frugalkd.api import Stop
-from frugalkd.arrays import load_arrays, save_arrays
 from frugalkd.data.samples import Pictures
 from frugalkd.engine import resolve_device
 from frugalkd.errors import RunFolderError, Stopped
-from frugalkd.files import sweep
-from frugalkd.lock import Lock
+from frugalkd.files.arrays import load_arrays, save_arrays
+from frugalkd.files.atomic import sweep
+from frugalkd.files.lock import Lock
+from frugalkd.files.writing import make_folder
 from frugalkd.policies import Policy, Scoring
 from frugalkd.ranks import Ranks
 from frugalkd.recipes.schema import Recipe, Role
@@ -30,7 +31,6 @@ from frugalkd.runs.material import make_model
 from frugalkd.runs.targets import STORE_SEED
 from frugalkd.scoring import score
 from frugalkd.teachers.about import describe
-from frugalkd.writing import make_folder
 
 FILE = "scores.safetensors"
 SCHEMA = 1

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from frugalkd.errors import LedgerError
-from frugalkd.files import write_atomic
+from frugalkd.files.atomic import write_atomic
 from frugalkd.ledger import Ledger
 from frugalkd.ledger_summary import summarise
 from frugalkd.runs.folder import read_json

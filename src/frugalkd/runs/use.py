@@ -14,7 +14,8 @@ from frugalkd.data import ImageData
 from frugalkd.errors import DataError, ModelError, RunFolderError
 from frugalkd.evaluation import measure
 from frugalkd.evaluation import predict as predict_data
-from frugalkd.files import write_atomic
+from frugalkd.files.atomic import write_atomic
+from frugalkd.files.writing import make_folder
 from frugalkd.imports import refuse_unlisted
 from frugalkd.recipes.schema import Augment, Recipe
 from frugalkd.runs.folder import read_results
@@ -22,7 +23,6 @@ from frugalkd.runs.load import Loaded, load
 from frugalkd.runs.material import make_data
 from frugalkd.runs.pictures import Images, images_from
 from frugalkd.runs.texts import Classified, classify_texts
-from frugalkd.writing import make_folder
 
 
 def evaluate_run(

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from frugalkd.errors import TargetsError
 from frugalkd.features import Shape
-from frugalkd.lock import FILE as LOCK
-from frugalkd.lock import Lock
+from frugalkd.files.lock import FILE as LOCK
+from frugalkd.files.lock import Lock
 from frugalkd.policies._policy import Ids
 from frugalkd.teachers._feature_stores import shape_of
 from frugalkd.teachers.store import FILE, Header, Store, create_store

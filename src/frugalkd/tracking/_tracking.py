@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Self, final
 
 import torch
 
-from frugalkd.checkpoint import random_state, set_random_state
 from frugalkd.errors import FrugalKDWarning, TrackerError
-from frugalkd.parsing import one_line
+from frugalkd.files.checkpoint import random_state, set_random_state
+from frugalkd.files.parsing import one_line
 from frugalkd.tracking._tracker import Tracked, Tracker
 
 if TYPE_CHECKING:  # a recipe that names no tracker does not wait for accelerate

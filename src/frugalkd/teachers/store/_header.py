@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from frugalkd.errors import FrugalKDError, TargetsError, refuse_schema
-from frugalkd.files import write_json
-from frugalkd.parsing import one_line, parse_json
+from frugalkd.files.atomic import write_json
+from frugalkd.files.parsing import one_line, parse_json
 from frugalkd.teachers.encodings import Encoding, make_encoding
 from frugalkd.teachers.encodings._encoding import Ids
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frugalkd.errors import FrugalKDWarning, TargetsError
-from frugalkd.files import allocate, write_at
-from frugalkd.lock import flock
+from frugalkd.files.atomic import allocate, write_at
+from frugalkd.files.lock import flock
 from frugalkd.teachers.store._header import BLOCK, RECORD, Header
 
 Rows = NDArray[np.int64]

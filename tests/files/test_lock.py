@@ -13,12 +13,12 @@ import threading
 import pytest
 
 from frugalkd.errors import FrugalKDWarning, RunFolderError, WriteFailed
-from frugalkd.lock import FILE, Lock
+from frugalkd.files.lock import FILE, Lock
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from frugalkd.lock import Lock
+from frugalkd.files.lock import Lock
 lock = Lock(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(60)

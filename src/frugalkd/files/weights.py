@@ -12,10 +12,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from frugalkd.checkpoint import checksum
 from frugalkd.errors import ModelError, nearest
-from frugalkd.files import write_atomic
-from frugalkd.parsing import LARGEST_JSON, header_bytes, one_line
+from frugalkd.files.atomic import write_atomic
+from frugalkd.files.checkpoint import checksum
+from frugalkd.files.parsing import LARGEST_JSON, header_bytes, one_line
 
 _CHECKSUM = "frugalkd-weights-crc32"
 _AGAIN = "take a sound copy, or train it again"

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from frugalkd.files import allocate
-from frugalkd.writing import make_folder, writing
+from frugalkd.files.atomic import allocate
+from frugalkd.files.writing import make_folder, writing
 
 MAPPED_FROM = 1 << 32
 """Bytes of all columns together from which on they lie in files, where there is a folder for them:

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from frugalkd.files import allocate, atomic, write_at, write_atomic, write_json
+from frugalkd.files.atomic import allocate, atomic, write_at, write_atomic, write_json
 
 
 def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path):

@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 
 from frugalkd.errors import FolderBusy, FrugalKDWarning
-from frugalkd.writing import writing
+from frugalkd.files.writing import writing
 
 FILE = ".lock"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)

@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from frugalkd.checkpoint import (
+from frugalkd.errors import RunFolderError, WriteFailed
+from frugalkd.files.checkpoint import (
     Checkpoints,
     load_tree,
     random_state,
     save_tree,
     set_random_state,
 )
-from frugalkd.errors import RunFolderError, WriteFailed
 from frugalkd.training import Checkpointing
 
 leaves = st.one_of(
@@ -193,7 +193,7 @@ def test_a_torn_checkpoint_is_passed_over_with_a_warning(tmp_path, damage):
 
 def test_checkpoints_are_due_by_steps_and_by_minutes(tmp_path, monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("frugalkd.checkpoint.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("frugalkd.files.checkpoint.time.monotonic", lambda: now[0])
     by_steps = Checkpoints(tmp_path / "s", Checkpointing(steps=4, minutes=0))
     assert [step for step in range(1, 10) if by_steps.due(step)] == [4, 8]
     by_minutes = Checkpoints(tmp_path / "m", Checkpointing(minutes=2))

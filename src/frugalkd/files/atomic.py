@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from frugalkd.writing import writing
+from frugalkd.files.writing import writing
 
 _ASIDE = re.compile(r"\..+\.\d+\.tmp")
 

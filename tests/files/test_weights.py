@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from frugalkd.errors import ModelError
+from frugalkd.files.weights import load_weights, save_weights
 from frugalkd.models import build_model
-from frugalkd.weights import load_weights, save_weights
 from toys import same_state
 
 

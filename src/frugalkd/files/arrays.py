@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from frugalkd.errors import FrugalKDError, refuse_schema
-from frugalkd.files import atomic
-from frugalkd.parsing import header_bytes, one_line, parse_json
+from frugalkd.files.atomic import atomic
+from frugalkd.files.parsing import header_bytes, one_line, parse_json
 
 _LARGEST_HEADER = 1 << 24
 _UNREADABLE = (SafetensorError, ValueError, TypeError, AttributeError, OverflowError)

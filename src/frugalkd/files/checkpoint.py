@@ -17,10 +17,10 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from frugalkd.errors import FrugalKDWarning, RunFolderError
-from frugalkd.files import write_atomic
-from frugalkd.parsing import LARGEST_JSON, header_bytes, one_line
+from frugalkd.files.atomic import write_atomic
+from frugalkd.files.parsing import LARGEST_JSON, header_bytes, one_line
+from frugalkd.files.writing import make_folder, writing
 from frugalkd.training import Checkpointing
-from frugalkd.writing import make_folder, writing
 
 _FORMAT, _SCHEMA = "frugalkd-checkpoint", "2"
 

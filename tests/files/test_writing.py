@@ -8,7 +8,7 @@ import os
 import pytest
 
 from frugalkd.errors import WriteFailed
-from frugalkd.writing import make_folder, writing
+from frugalkd.files.writing import make_folder, writing
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import tracemalloc
 
 import pytest
 
-from frugalkd.parsing import header_bytes, one_line, parse_json, printable, read_bounded
+from frugalkd.files.parsing import header_bytes, one_line, parse_json, printable, read_bounded
 
 
 @pytest.mark.parametrize(
