@@ -16,13 +16,14 @@ from torch._dynamo.testing import CompileCounter, CompileCounterWithBackend
 from torch.nn import functional as F
 
 from frugalkd.api import distill, train_teacher
-from frugalkd.epochs import Epoch
 from frugalkd.errors import FrugalKDError, ModelError, NonFiniteLoss, Stopped
 from frugalkd.files.checkpoint import Checkpoints
 from frugalkd.ledger import Ledger
 from frugalkd.modes import MODES
 from frugalkd.objectives import KD, CrossEntropy, Objective
 from frugalkd.policies import All, RandomSubset, SelfRegulation
+from frugalkd.selection import Epoch
+from frugalkd.selection._observations import Observations
 from frugalkd.teachers import StoredTargets
 from frugalkd.training import Checkpointing, Optimizer, Schedule, Training
 from toys import IdsAndViews, images, net, order, rate, same_columns, same_state
@@ -610,7 +611,7 @@ def test_compiling_without_a_compiler_is_refused_in_one_line(monkeypatch):
 def test_an_epoch_waits_for_the_device_only_where_it_reads_from_it(
     precision, stored, monkeypatch, tmp_path
 ):
-    read = Epoch._read_device
+    read = Observations.read
     readings = []
 
     def allowed(self):
@@ -624,7 +625,7 @@ def test_an_epoch_waits_for_the_device_only_where_it_reads_from_it(
         torch.cuda.set_sync_debug_mode("default")
 
     batches = Epoch.__iter__
-    monkeypatch.setattr(Epoch, "_read_device", allowed)
+    monkeypatch.setattr(Observations, "read", allowed)
     monkeypatch.setattr(Epoch, "__iter__", begin)
     teacher, data = net(seed=9).cuda(), images()
     targets = StoredTargets.fill(teacher, data, tmp_path, views=3, device="cuda")

@@ -57,8 +57,11 @@ def test_every_class_has_its_section_and_what_to_do(page):
         ("UnknownName", "`models/__init__.py` | `unknown model {name}: {nearest}`"),
         ("RecipeError", "`recipes/load.py` | `no such setting {field}: {nearest}`"),
         ("RecipeError", "`recipes/sections.py` | `give either name or path`"),
-        ("NonFiniteLoss", "`epochs.py` | `the loss is not finite at epoch {epoch}, step {step}"),
-        ("NonFiniteLoss", "`epochs.py` | `the output is not finite at epoch"),
+        (
+            "NonFiniteLoss",
+            "`selection/_observations.py` | `the loss is not finite at epoch {epoch}, step {step}",
+        ),
+        ("NonFiniteLoss", "`selection/_observations.py` | `the output is not finite at epoch"),
         ("FrugalKDWarning", "`checks.py` | `no sample that may take part is of {missing} of"),
         ("ValueError", "`policies/self_regulation.py` | `ceiling must be positive, not {ceiling}`"),
         ("ModelError", "`devices.py` | `unknown device {device}: {hint}`"),

@@ -322,7 +322,7 @@ def _train(
         )
     classes = first_look(model, data, targets, pool=selection.pool, label_free=label_free, **at)
     if labels is None:
-        selection.classes = classes
+        selection.reader.classes = classes
     criterion = bind(
         objective,
         model,

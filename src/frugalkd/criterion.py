@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from frugalkd.epochs import Batch
 from frugalkd.errors import ModelError, SelectionMisuse
 from frugalkd.features import Features, Taps, feature_paths, find_paths, probe_features
 from frugalkd.objectives import FeatureObjective, Objective
 from frugalkd.objectives._features import features_read, paths_of
 from frugalkd.objectives._objective import Step
 from frugalkd.objectives._seen import Seen, Shapes
+from frugalkd.selection import Batch
 from frugalkd.teachers import Targets
 
 

@@ -23,7 +23,6 @@ from frugalkd.batches import call, inputs_of
 from frugalkd.criterion import Criterion
 from frugalkd.devices import resolve_device
 from frugalkd.ema import EMA
-from frugalkd.epochs import Batch, Epoch
 from frugalkd.errors import ModelError, Stopped
 from frugalkd.files.checkpoint import Checkpoints, random_state, set_random_state
 from frugalkd.ledger import Ledger
@@ -32,7 +31,7 @@ from frugalkd.objectives import Objective
 from frugalkd.optimisation import factor, make_optimizer, match_layout
 from frugalkd.ranks import Agreed
 from frugalkd.resuming import check_same_training
-from frugalkd.selection import Selection
+from frugalkd.selection import Batch, Epoch, Selection
 from frugalkd.teachers import EMATeacher
 from frugalkd.training import Training
 
@@ -314,7 +313,7 @@ class Trainer:
         def batches() -> Iterator[tuple[Any]]:
             # Counted as they are read: update_bn reads nothing where there is no BatchNorm.
             nonlocal stopped
-            for rows in selection.read(ids, self.training.batch_size):
+            for rows in selection.reader.read(ids, self.training.batch_size):
                 selection.meters.student_forwards += len(rows.ids)
                 yield (rows.data,)
                 stopped = self.stop()

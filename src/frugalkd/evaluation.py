@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from frugalkd.batches import call, checked_logits, split
-from frugalkd.bucketing import by_length, lengths_of
+from frugalkd.data.bucketing import by_length, lengths_of
 from frugalkd.data.source import Collate, check_map_style, open_source
 from frugalkd.errors import Stopped, UnsupportedData
 from frugalkd.looking import looking

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from frugalkd.batches import call, inputs_of
-from frugalkd.bucketing import lengths_of
+from frugalkd.data.bucketing import lengths_of
 from frugalkd.data.source import Collate, open_source
 
 Precision = Callable[[], AbstractContextManager[Any]]

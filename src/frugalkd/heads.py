@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 
 from frugalkd.api import Stop, evaluate, train_teacher
 from frugalkd.batches import call, checked_logits, split
-from frugalkd.bucketing import by_length, lengths_of
+from frugalkd.data.bucketing import by_length, lengths_of
 from frugalkd.data.probe import data_digest, randomness
 from frugalkd.data.source import Collate, check_map_style, open_source
 from frugalkd.devices import autocast

@@ -169,12 +169,15 @@ class Watched(Selection):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.looks: list[tuple[int, np.ndarray, np.ndarray]] = []
+        self.entered: list[tuple[int, np.ndarray, np.ndarray]] = []
+        enter = self.looks.enter
 
-    def enter(self, ids, seen, *, screening):
-        failed = super().enter(ids, seen, screening=screening)
-        self.looks.append((self.epoch, ids, failed))
-        return failed
+        def watched(ids, seen, *, screening):
+            failed = enter(ids, seen, screening=screening)
+            self.entered.append((self.epoch, ids, failed))
+            return failed
+
+        self.looks.enter = watched
 
 
 @dataclass
@@ -235,7 +238,7 @@ def test_over_a_whole_training_the_ledger_counts_what_the_loop_saw(name):
     loop = Loop(POLICIES[name](**SHORT.get(name, {}))).run()
     pool = set(np.flatnonzero(loop.weights).tolist())
     verdicts, visits = {}, Counter()
-    for epoch, ids, failed in loop.selection.looks:
+    for epoch, ids, failed in loop.selection.entered:
         assert len(set(ids.tolist())) == len(ids)
         for id, fails in zip(ids.tolist(), failed.tolist(), strict=True):
             visits[id] += (epoch, id) not in verdicts

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 
 from frugalkd.bench.machine import machine
-from frugalkd.entering import enter
-from frugalkd.large import planned
 from frugalkd.ledger import Ledger
 from frugalkd.meters import peak_memory_bytes
 from frugalkd.policies import Moment, SelfRegulation
 from frugalkd.policies._policy import Ids
+from frugalkd.selection.entering import enter
+from frugalkd.selection.large import planned
 from frugalkd.verdict import Look
 
 AWAKE, BATCH = 0.12, 8192

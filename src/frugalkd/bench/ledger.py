@@ -132,7 +132,7 @@ def _observe(
     forced = np.zeros(rows, dtype=bool)
 
     def enter(ids: NDArray[np.int64], seen: Look, losses: NDArray[np.float32]) -> None:
-        failed = selection.enter(ids, seen, screening=False)
+        failed = selection.looks.enter(ids, seen, screening=False)
         selection.ledger.trained(ids, participated=failed & ~forced, forced=forced, losses=losses)
 
     def from_logits() -> None:

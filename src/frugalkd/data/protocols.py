@@ -23,7 +23,7 @@ class BatchIndexed(Protocol):
     promise that a row does not depend on its batch (no padding to the longest, no draws); several
     batches are then read at once. Where a batch is padded to its longest row, ``join(batches)``
     makes one of several, and ``lengths``, integers (N,), say how long samples are: rows of like
-    length can then be put together (:mod:`frugalkd.bucketing`).
+    length can then be put together (:mod:`frugalkd.data.bucketing`).
     """
 
     def batch(self, ids: Any, views: Any) -> Any:

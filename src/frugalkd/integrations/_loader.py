@@ -11,7 +11,7 @@ from torch import Tensor
 from frugalkd.data.source import check_map_style
 from frugalkd.errors import SelectionMisuse
 from frugalkd.integrations._planned import PlannedEpochs
-from frugalkd.reading import Join
+from frugalkd.selection._rows import Join
 
 
 class FrugalLoader:

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from frugalkd.epochs import Batch, Epoch
 from frugalkd.errors import SelectionMisuse
-from frugalkd.selection import Selection
+from frugalkd.selection import Batch, Epoch, Selection
 
 
 class PlannedEpochs:

@@ -129,7 +129,7 @@ class Setting:
                 f"dropping the last batch leaves nothing of {len(selection.pool)} samples in "
                 f"batches of {rows}: lower the batch size"
             )
-        selection.classes = first_look(
+        selection.reader.classes = first_look(
             reading["model"], data, targets, pool=selection.pool, forward=forward, device=device,
             collate=reading["collate"],
         )  # fmt: skip

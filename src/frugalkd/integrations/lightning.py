@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from frugalkd.batches import call, inputs_of
 from frugalkd.checks import labels_of
 from frugalkd.criterion import Criterion
-from frugalkd.epochs import Batch
 from frugalkd.errors import ModelError, RunFolderError, SelectionMisuse
 from frugalkd.integrations._loader import FrugalLoader
 from frugalkd.integrations._loops import Schedules, check_trainer, tell_length
@@ -32,7 +31,7 @@ from frugalkd.modes import ModeName
 from frugalkd.objectives import CrossEntropy, Objective
 from frugalkd.policies import Policy, SelfRegulation
 from frugalkd.resuming import check_same_training
-from frugalkd.selection import Selection
+from frugalkd.selection import Batch, Selection
 from frugalkd.teachers import FirstVisitTargets, Targets
 
 if TYPE_CHECKING:

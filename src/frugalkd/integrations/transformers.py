@@ -27,7 +27,6 @@ except ImportError as error:
 from frugalkd.batches import call, inputs_of
 from frugalkd.criterion import Criterion
 from frugalkd.data.source import check_map_style
-from frugalkd.epochs import Batch
 from frugalkd.errors import ModelError, SelectionMisuse
 from frugalkd.integrations._hugging_face import (
     check_model,
@@ -44,7 +43,7 @@ from frugalkd.modes import ModeName
 from frugalkd.objectives import CrossEntropy, Objective
 from frugalkd.policies import Policy, SelfRegulation
 from frugalkd.resuming import check_same_training
-from frugalkd.selection import Selection
+from frugalkd.selection import Batch, Selection
 from frugalkd.teachers import FirstVisitTargets, Targets
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from frugalkd.batches import rows_of
-from frugalkd.bucketing import by_length, lengths_of
+from frugalkd.data.bucketing import by_length, lengths_of
 from frugalkd.data.source import Collate, check_map_style, open_source, randomness
 from frugalkd.errors import TargetsError, few
 from frugalkd.features import Shape, feature_paths, find_paths

@@ -11,13 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frugalkd import draws, mapped
+from frugalkd import draws
 from frugalkd.bench import billion
-from frugalkd.entering import enter
 from frugalkd.errors import SelectionMisuse, WriteFailed
-from frugalkd.large import planned
+from frugalkd.files import mapped
 from frugalkd.ledger import Ledger
 from frugalkd.policies import All, Moment, RandomSubset, SelfRegulation
+from frugalkd.selection.entering import enter
+from frugalkd.selection.large import planned
 from frugalkd.verdict import Look
 from toys import same_columns
 

@@ -529,7 +529,7 @@ def test_batches_cut_from_blocks_are_those_read_one_at_a_time(targets, tmp_path,
     row_bytes = data.row_bytes + (4 * 4 if targets else 0)
 
     def read(block_rows):
-        monkeypatch.setattr("frugalkd.selection.BLOCK_BYTES", block_rows * row_bytes)
+        monkeypatch.setattr("frugalkd.selection._reader.BLOCK_BYTES", block_rows * row_bytes)
         selection = Selection(data, epochs=2, batch_size=8, targets=stored)
         asked, batches = [], selection.source.batches
 
@@ -538,7 +538,7 @@ def test_batches_cut_from_blocks_are_those_read_one_at_a_time(targets, tmp_path,
             return batches(requests)
 
         selection.source.batches = listen  # pyright: ignore[reportAttributeAccessIssue]
-        return asked, list(selection.read(ids, 8, targets=targets))
+        return asked, list(selection.reader.read(ids, 8, targets=targets))
 
     (by_batch, singly), (by_block, in_blocks) = read(1), read(35)
     assert by_batch == [8] * 9 + [5]

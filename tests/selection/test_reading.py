@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frugalkd.reading import Rows, joined
+from frugalkd.selection._rows import Rows, joined
 
 STRUCTURES = ["pair", "named", "mapping", "tensor", "nested"]
 

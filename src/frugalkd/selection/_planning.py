@@ -1,12 +1,14 @@
-"""Plans of whole steps: every rank takes as many, so none waits for a batch that never comes."""
+"""From a policy's plan to what an epoch trains: whole steps for every rank, and an order."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from frugalkd import draws
 from frugalkd.ledger import NEVER, Ledger
 from frugalkd.policies._keeping import lowest
 from frugalkd.policies._policy import Ids, Moment, Plan, Policy
@@ -15,7 +17,8 @@ from frugalkd.policies._policy import Ids, Moment, Plan, Policy
 def in_whole_steps(
     plan: Plan, ledger: Ledger, pool: Ids, rows: int, policy: Policy, at: Moment
 ) -> tuple[Plan, int]:
-    """The plan made a multiple of ``rows`` ids long, and how many ids had to be deferred for that.
+    """The plan made a multiple of ``rows`` ids long, and how many ids had to be deferred for that:
+    every rank takes as many steps, so none waits for a batch that never comes.
 
     The sleepers nearest their due epoch are woken, forced, to fill the last step. Where they are
     not enough, or where importance weights speak for all who are left out already, what is above a
@@ -71,3 +74,38 @@ def _woken(plan: Plan, others: Ids, wanted: int, ledger: Ledger, at: Moment) -> 
     if weights is not None:
         weights = np.concatenate([weights, np.ones(len(ids), dtype=weights.dtype)])
     return replace(plan, ids=np.concatenate([plan.ids, ids]), weights=weights, forced=forced)
+
+
+def ordered(
+    plan: Plan,
+    at: Moment,
+    *,
+    samples: int,
+    part: float,
+    step: int,
+    regroup: Callable[[Ids], Ids],
+) -> Plan:
+    """The part of a plan that its epoch trains, in its order; a multiple of ``step`` rows where the
+    plan is one.
+
+    Args:
+        plan: its ids in any order.
+        at: the epoch and the seed, of which the order is a function.
+        samples: of the data set.
+        part: of the epoch that is trained, above 0 and up to 1.
+        step: rows that belong together.
+        regroup: puts ids of like length side by side, or gives them back.
+    """
+    ids = draws.order(plan.ids, at.seed, draws.stream("order"), at.epoch)
+    steps = round(part * len(ids) / step)
+    ids = regroup(ids[: step * (steps if step == 1 else max(1, steps))])
+
+    def of(values: NDArray | None) -> NDArray | None:
+        """What the plan says of its ids, in their order."""
+        if values is None:
+            return None
+        table = np.empty(samples, dtype=values.dtype)
+        table[plan.ids] = values
+        return table[ids]
+
+    return Plan(ids, of(plan.weights), of(plan.forced), lr_factor=plan.lr_factor, stop=plan.stop)

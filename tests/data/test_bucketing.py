@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from frugalkd import RandomSubset, Selection, SelfRegulation, draws
-from frugalkd.bucketing import bucketed, by_length, lengths_of
+from frugalkd.data.bucketing import bucketed, by_length, lengths_of
 from frugalkd.errors import UnsupportedData
 from toys import Ids, order
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from frugalkd.epochs import CHECK_EVERY
 from frugalkd.errors import FrugalKDError, NonFiniteLoss, SelectionMisuse
 from frugalkd.selection import Selection
+from frugalkd.selection._epoch import CHECK_EVERY
 from toys import Ids, logits_for, same_columns
 
 
@@ -100,7 +100,7 @@ def test_a_loss_that_is_not_finite_is_found_at_the_next_reading(bad_step):
 
 def observed_later(keep, later, monkeypatch, spoil=False):
     """A ledger of one epoch whose looks are put off or not; the largest memory that was kept."""
-    monkeypatch.setattr("frugalkd.epochs.KEEP_LOGITS", keep)
+    monkeypatch.setattr("frugalkd.selection._observations.KEEP_LOGITS", keep)
     selection = Selection(Ids(np.arange(500) % 4), epochs=1, batch_size=8)
     largest = 0
     for epoch in selection:
@@ -110,7 +110,11 @@ def observed_later(keep, later, monkeypatch, spoil=False):
             batch.observe(logits, later=later)
             if spoil:
                 logits.zero_()
-            kept = {t.untyped_storage().data_ptr(): t for pair in epoch._unseen for t in pair}
+            kept = {
+                t.untyped_storage().data_ptr(): t
+                for pair in epoch._observations._unseen
+                for t in pair
+            }
             largest = max(largest, sum(t.untyped_storage().nbytes() for t in kept.values()))
     return selection.ledger, largest
 

@@ -1,0 +1,7 @@
+"""Policy + data + targets -> epochs of batches, usable in anybody's training loop."""
+
+from frugalkd.selection._batch import Batch
+from frugalkd.selection._epoch import Epoch
+from frugalkd.selection._selection import Selection
+
+__all__ = ["Batch", "Epoch", "Selection"]

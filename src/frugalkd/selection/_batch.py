@@ -1,0 +1,129 @@
+"""A batch: what a training loop holds in its hands."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from frugalkd.errors import SelectionMisuse
+from frugalkd.policies._policy import Mask
+from frugalkd.selection._observations import Observations
+from frugalkd.selection._reader import Reader
+from frugalkd.selection._rows import Rows
+
+
+class Batch:
+    """Rows to train on.
+
+    Attributes:
+        ids: int64 numpy (rows,).
+        weights: float32 (rows,) on the device.
+        data: what the data set's collation gives, on the device.
+        targets: the teacher's logits (rows, classes), or None.
+        features: of the teacher, (rows, ...) by module path; none but where they were asked for.
+        progress: of the whole training, in [0, 1), before this batch.
+        begins_step, ends_step: whether it is the first, and the last, batch of an optimiser step.
+        step_rows: rows of that step, of this rank.
+        forced: bool numpy (rows,), rows that were not the gate's choice.
+    """
+
+    def __init__(
+        self,
+        *,
+        rows: Rows,
+        weights: Tensor | None,
+        progress: float,
+        forced: Mask,
+        reader: Reader,
+        observations: Observations,
+    ):
+        self.ids, _, self.data, self.targets, features = rows
+        self.features = features or {}
+        self.progress, self.forced = progress, forced
+        self.observed, self.begins_step, self.ends_step = False, True, True
+        self.step_rows = len(self.ids)
+        self._weights, self._reader, self._observations = weights, reader, observations
+
+    @property
+    def weights(self) -> Tensor:
+        """float32 (rows,) on the device, made here where all of them are 1."""
+        if self._weights is None:
+            self._weights = torch.ones(len(self.ids), device=self._reader.device)
+        return self._weights
+
+    @weights.setter
+    def weights(self, weights: Tensor) -> None:
+        self._weights = weights
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 (rows,): the data's labels, or the teacher's top class where they have none."""
+        return self._reader.label(self.data, self.targets)
+
+    @property
+    def weighted(self) -> bool:
+        """Whether a row may weigh anything but 1."""
+        return self._weights is not None
+
+    def reduce(self, losses: Tensor, rows: int | None = None) -> Tensor:
+        """sum(weight * loss) / rows, a scalar, from one loss per row.
+
+        Where gradients of several batches are accumulated for one step, ``rows`` is those of all of
+        them; by default ``step_rows``, what the selection knows of that. Several ranks average
+        their gradients, and have as many rows each: together it is then over the global batch.
+
+        Raises:
+            SelectionMisuse: ``losses`` is not one value a row.
+        """
+        if losses.shape != (len(self.ids),):
+            raise SelectionMisuse(
+                f"losses of shape {tuple(losses.shape)} for {len(self.ids)} rows: give one loss a "
+                "row (reduction='none')"
+            )
+        if self._weights is not None:
+            losses = self._weights * losses
+        # Half precision is not enough for a sum.
+        total = losses.sum(dtype=torch.promote_types(losses.dtype, torch.float32))
+        return total / (self.step_rows if rows is None else rows)
+
+    def observe(
+        self,
+        logits: Tensor,
+        labels: Tensor | None = None,
+        losses: Tensor | None = None,
+        *,
+        later: bool = False,
+    ) -> None:
+        """Tell the ledger how these rows fared in the training forward.
+
+        Args:
+            logits: (rows, classes).
+            labels: int64 (rows,); by default the batch's own.
+            losses: (rows,), what the objective gave, unweighted; by default cross-entropy.
+            later: these tensors will not be written to again, so that they may be looked at with
+                those of other batches, which is cheaper.
+
+        Raises:
+            SelectionMisuse: observed twice, or with another number of rows in any of the three.
+        """
+        if self.observed:
+            raise SelectionMisuse("this batch was observed already: observe each batch once")
+        if logits.ndim != 2 or len(logits) != len(self.ids):
+            raise SelectionMisuse(
+                f"logits of shape {tuple(logits.shape)} for {len(self.ids)} rows: (rows, classes) "
+                "in the batch's own order are needed"
+            )
+        labels = self.labels if labels is None else labels
+        for what, given in (("labels", labels), ("losses", losses)):
+            if given is not None and given.shape != (len(self.ids),):
+                raise SelectionMisuse(
+                    f"{what} of shape {tuple(given.shape)} for {len(self.ids)} rows: one a row is "
+                    "needed"
+                )
+        if losses is None:
+            losses = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+        judged_by = self._reader.judged_by(labels, self.targets)
+        self._observations.add(
+            self.ids, self.forced, logits.detach(), judged_by, losses.detach(), later
+        )
+        self.observed = True

@@ -1,0 +1,130 @@
+"""What is checked of a selection's arguments, and what a policy's columns hold before any epoch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from frugalkd.checks import labels_of, why_not_label_free
+from frugalkd.data.probe import streams_restored
+from frugalkd.errors import SelectionMisuse, TargetsError, UnsupportedData
+from frugalkd.ledger import Ledger
+from frugalkd.policies import Policy
+from frugalkd.policies._policy import Ids
+from frugalkd.selection._reader import Reader, no_top
+from frugalkd.teachers import Targets
+
+
+def check_label_free(policy: Policy, targets: Targets | None) -> None:
+    """Raise SelectionMisuse where a label would be needed."""
+    problem = why_not_label_free(
+        policy,
+        asks_teacher=targets is not None,
+        targets_read_labels=targets is not None and targets.reads_labels,
+    )
+    if problem is not None:
+        raise SelectionMisuse(problem)
+
+
+def check_policy(policy: Policy, *, model: object, accumulate: int) -> None:
+    """Raise SelectionMisuse where a policy cannot work with what else was given."""
+    if accumulate < 1 or (accumulate > 1 and policy.when == "now"):
+        raise SelectionMisuse(
+            f"accumulate must be 1 or more, and 1 under when: now, not {accumulate}: there "
+            "batches are gathered from the rows that fail, so raise batch_size instead"
+        )
+    if model is None and policy.looks:
+        raise SelectionMisuse(
+            f"{type(policy).__name__} looks at samples before training on them: pass "
+            "model= to the selection"
+        )
+
+
+def checked_weights(weights: ArrayLike, samples: int) -> NDArray[np.float32]:
+    """One weight a sample, float32."""
+    made = np.asarray(weights, dtype=np.float32)
+    if made.shape != (samples,) or not (np.isfinite(made) & (made >= 0)).all() or not made.any():
+        raise ValueError(
+            f"weights: {samples} finite values, 0 or more, are needed, some of them above 0"
+        )
+    return made
+
+
+def fill(
+    ledger: Ledger,
+    policy: Policy,
+    dataset: Any,
+    *,
+    reader: Reader,
+    pool: Ids,
+    scores: ArrayLike | None,
+    label_free: bool,
+) -> None:
+    """Enter what ``policy`` has to know of every sample: classes, what the teacher knows, scores.
+
+    Raises:
+        UnsupportedData: labels that are needed beforehand are not listed by the data set.
+        TargetsError: soft targets are needed, or say too little.
+        SelectionMisuse, ValueError: scores are needed, or are not one number a sample.
+    """
+    targets = reader.targets
+    if policy.asks_labels:
+        ledger.labels = _classes(dataset)
+    if "teacher_truth" in ledger.columns:
+        if targets is None:
+            raise TargetsError("this policy asks what the teacher knows: pass stored targets")
+        by_teacher = label_free or policy.judge == "teacher"
+        labels = None if by_teacher else _labels(dataset, reader, pool)
+        ledger["teacher_truth"][:] = targets.truth(labels)
+    if policy.scoring is not None:
+        if scores is None:
+            raise SelectionMisuse(
+                f"{type(policy).__name__} needs the scores of a scoring run: pass "
+                f"scores=, made by frugalkd.scoring ({policy.scoring.kind!r})"
+            )
+        ledger["score"][:] = _one_a_sample("scores", scores, len(ledger))
+    if policy.judge == "teacher":
+        if targets is None:
+            raise TargetsError("this policy takes the teacher's word: pass targets")
+        if not targets.knows_top:
+            raise no_top("is what this policy judges by")
+
+
+def _labels(dataset: Dataset, reader: Reader, pool: Ids) -> Tensor | None:
+    """Of every sample, for a ceiling; None where they have none, and the teacher's top class stands
+    in for them."""
+    listed = labels_of(dataset)
+    if listed is not None:
+        return torch.from_numpy(listed)
+    with streams_restored():
+        found = reader.first_labels(pool[:1])
+    if found is not None:
+        raise _no_labels("a ceiling")
+    return None
+
+
+def _classes(dataset: Dataset) -> NDArray[np.int32]:
+    """Of every sample, for plans that share out by class."""
+    listed = labels_of(dataset)
+    if listed is None:
+        raise _no_labels("a plan that is balanced by class")
+    return listed.astype(np.int32)
+
+
+def _no_labels(what: str) -> UnsupportedData:
+    return UnsupportedData(
+        f"{what} asks for all labels before the first epoch: give the data set an attribute "
+        "'labels', int64 (samples,)"
+    )
+
+
+def _one_a_sample(what: str, values: ArrayLike, samples: int) -> NDArray[np.float32]:
+    made = np.asarray(values, dtype=np.float32)
+    if made.shape != (samples,) or np.isnan(made).any():
+        raise ValueError(f"{what}: {samples} numbers are needed, none of them NaN")
+    return made
