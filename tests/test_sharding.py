@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from frugalkd.api import train_teacher
-from frugalkd.errors import RankError
+from frugalkd.api import distill, train_teacher
+from frugalkd.errors import NonFiniteLoss, RankError, Stopped
+from frugalkd.files.checkpoint import load_tree
 from frugalkd.objectives import KD
-from frugalkd.policies import SelfRegulation
+from frugalkd.objectives.fitnets import FitNets
+from frugalkd.policies import All, SelfRegulation
 from frugalkd.selection import Selection
-from frugalkd.teachers import LiveTeacher
-from frugalkd.training import Training
+from frugalkd.teachers import EMATeacher, LiveTeacher
+from frugalkd.training import Optimizer, Training
 from ranking import on_ranks
 from toys import CLASSES, images
 
@@ -76,21 +81,184 @@ def test_a_sharded_student_learns_what_a_replicated_one_learns(when):
     assert torch.equal(weights, told[1][1][0])
 
 
-def _trained_by_the_engine():
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+def settings(**more):
+    return Training(**{"epochs": 3, "batch_size": 8, "shard": True, **more})
+
+
+CASES = {
+    "adamw, clipped": {"optimizer": Optimizer(lr=0.01), "clip": 0.3},
+    "sgd, accumulated": {"optimizer": Optimizer("sgd", lr=0.05), "accumulate": 2, "batch_size": 4},
+    "bf16": {"optimizer": Optimizer(lr=0.01), "precision": "bf16"},
+}
+
+
+def deep(seed=0):
+    """Blocks within blocks, a list, and BatchNorm, whose buffers are not cut."""
+
+    class Deep(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Sequential(nn.Flatten(), nn.Linear(36, 12), nn.BatchNorm1d(12))
+            self.blocks = nn.ModuleList(
+                nn.Sequential(nn.Linear(12, 12), nn.Tanh()) for _ in range(2)
+            )
+            self.head = nn.Linear(12, CLASSES)
+
+        def forward(self, x):
+            x = self.first(x)
+            for block in self.blocks:
+                x = x + block(x)
+            return self.head(x)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Deep()
+
+
+def fit(training, *, make=plain, when="last-visit", policy=None, **more):
+    """What the engine makes of a student and a live teacher, and the model that was trained."""
+    model = make()
+    run = distill(
+        model,
+        images(64, augmented=False),
+        teacher=plain(1),
+        policy=policy or SelfRegulation(confidence=0.4, when=when),
+        training=training,
+        held_out=images(33, seed=1, augmented=False),
+        device="cpu",
+        **more,
+    )
+    assert run.model is model
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    return weights, run.meters.summary(), run.evaluation, run.ledger.columns, type(model).__name__
+
+
+def _engine():
+    made = {}
+    for name, changed in CASES.items():
+        when = "last-visit" if "accumulate" in changed else "now"
+        both = [fit(settings(**changed, shard=shard), when=when) for shard in (True, False)]
+        made[name] = both
+    made["blocks"] = [
+        fit(settings(shard=shard), make=deep, policy=All()) for shard in (True, False)
+    ]
+    return made
+
+
+def test_the_engine_trains_a_sharded_student_as_a_replicated_one():
+    first, second = on_ranks(2, _engine)
+    for name, (cut, plainly) in first.items():
+        tolerance = 2e-2 if name == "bf16" else TOLERANCE
+        for key, tensor in plainly[0].items():
+            torch.testing.assert_close(cut[0][key], tensor, rtol=0, atol=tolerance, msg=name)
+            assert torch.equal(cut[0][key], second[name][0][0][key]), name
+        for what in ("samples_backpropagated", "teacher_queries", "student_forwards", "flops"):
+            assert cut[1][what] == plainly[1][what], (name, what)
+        if name != "bf16":
+            assert cut[2] == pytest.approx(plainly[2], abs=1e-6)
+            for column in ("visits", "participations", "due"):
+                assert cut[3][column].tolist() == plainly[3][column].tolist(), (name, column)
+        assert cut[4] == plainly[4]  # the class is not torch's FSDP one
+
+
+def _stopped(folder, stopped, going_on):
+    """Stopped after eleven steps and gone on with; undisturbed; the whole checkpoint's names."""
+    seen = itertools.count()
+    try:
+        fit(settings(shard=stopped), checkpoints=folder, stop=lambda: next(seen) >= 11)
+    except Stopped:
+        pass
+    else:
+        raise AssertionError("not stopped")
+    kept = load_tree(max(folder.glob("epoch-*")))
+    resumed = fit(settings(shard=going_on), checkpoints=folder, resume=True)
+    return resumed[0], fit(settings(shard=going_on))[0], sorted(kept["model"])
+
+
+@pytest.mark.parametrize(("stopped", "going_on"), [(True, True), (True, False), (False, True)])
+def test_a_checkpoint_is_whole_and_goes_on_sharded_or_not(tmp_path, stopped, going_on):
+    for resumed, undisturbed, names in on_ranks(2, _stopped, tmp_path, stopped, going_on):
+        assert names == sorted(plain().state_dict())
+        for key, tensor in undisturbed.items():
+            torch.testing.assert_close(resumed[key], tensor, rtol=0, atol=TOLERANCE)
+
+
+def _diverged(name):
+    """The step of a bad row, and the weights then, finite and other than the first ones."""
+    data = images(32, augmented=False)
+
+    class Bad(torch.utils.data.Dataset):
+        def __len__(self):
+            return 32
+
+        def __getitem__(self, id):
+            pixels, labels = data.batch(np.array([id]), np.array([0]))
+            return pixels[0] * (float("nan") if id == 21 else 1), int(labels[0])
 
     model = plain()
-    fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
     try:
-        training = Training(epochs=1, batch_size=8)
-        train_teacher(model, images(64, augmented=False), training=training, device="cpu")
+        training = settings(optimizer=Optimizer(name, lr=0.05), batch_size=4)
+        train_teacher(model, Bad(), policy=All(), training=training, device="cpu")
+    except NonFiniteLoss as error:
+        return error.step, error.ids, torch.cat([p.detach().flatten() for p in model.parameters()])
+    return None
+
+
+def test_a_sharded_training_that_diverges_says_so():
+    for name in ("sgd", "adamw"):
+        (step, ids, weights), other = on_ranks(2, _diverged, name)
+        assert (step, ids) == other[:2] == (step, [21])
+        assert torch.equal(weights, other[2])
+        assert torch.isfinite(weights).all()
+        first = torch.cat([p.detach().flatten() for p in plain().parameters()])
+        assert torch.equal(weights, first) is (step == 0)
+
+
+def _refused(what):
+    made = {
+        "average": {"training": settings(ema=0.9)},
+        "own average": {"training": settings(), "teacher": "ema"},
+        "adapters": {
+            "training": settings(),
+            "objective": FitNets(student="1", teacher="1"),
+            "teacher": "wide",
+        },
+        "sharded before": {"training": settings(), "before": True},
+    }[what]
+    model = plain()
+    teacher = {"ema": lambda: EMATeacher(model), "wide": wide, None: lambda: plain(1)}
+    if made.pop("before", False):
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+    asked = teacher[made.pop("teacher", None)]()
+    try:
+        distill(model, images(64, augmented=False), teacher=asked, device="cpu", **made)
     except RankError as error:
         return str(error)
     return None
 
 
-def test_the_engine_refuses_a_sharded_model():
-    for said in on_ranks(2, _trained_by_the_engine):
-        assert said is not None
-        assert said.startswith("a sharded model (fully_shard) is for a loop of your own")
+def wide():
+    return nn.Sequential(nn.Flatten(), nn.Linear(36, 20), nn.Tanh(), nn.Linear(20, CLASSES))
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("average", "a sharded model has no moving average"),
+        ("own average", "a sharded model has no moving average"),
+        ("adapters", "this objective trains adapters beside the student"),
+        ("sharded before", "give the model whole, and set training.shard"),
+    ],
+)
+def test_what_a_sharded_training_cannot_have_is_refused(what, said):
+    for message in on_ranks(2, _refused, what):
+        assert message is not None
+        assert message.startswith(said)
+
+
+def test_alone_nothing_is_sharded():
+    cut, plainly = (fit(settings(shard=shard)) for shard in (True, False))
+    assert all(torch.equal(cut[0][key], tensor) for key, tensor in plainly[0].items())

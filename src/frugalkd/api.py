@@ -25,6 +25,7 @@ from frugalkd.errors import (
     LedgerError,
     ModelError,
     NonFiniteLoss,
+    RankError,
     TargetsError,
 )
 from frugalkd.evaluation import measure, predict
@@ -40,6 +41,7 @@ from frugalkd.policies import Policy, SelfRegulation
 from frugalkd.ranks import Ranks
 from frugalkd.resuming import describe_training
 from frugalkd.selection import Selection
+from frugalkd.sharding import is_sharded, placed
 from frugalkd.teachers import LiveTeacher, SeveralTeachers, Targets
 from frugalkd.training import Checkpointing, Training
 
@@ -275,14 +277,11 @@ def _train(
     asked = {} if targets is None else targets.asks
     for live in asked.values():
         check_pair(model, live.teacher)
+    if is_sharded(model):
+        raise RankError(
+            "give the model whole, and set training.shard: it is then cut over the ranks here"
+        )
     accelerator = accelerator_for(training.precision, device)
-    memory = torch.channels_last if training.channels_last else torch.preserve_format
-    model.to(accelerator.device, memory_format=memory)  # pyright: ignore[reportCallIssue]
-    for each in (teacher, *(live.teacher for live in asked.values())):
-        if each is not None:
-            each.to(accelerator.device)
-    caller = Caller(model, training, accelerator)
-    at = {"forward": caller.eagerly, "device": accelerator.device, "collate": collate}
     labels = None if label_free else labels_of(data)
     ledger = Ledger.new(
         len(data),  # pyright: ignore[reportArgumentType]
@@ -291,50 +290,6 @@ def _train(
         folder=checkpoints,
     )
     ledger.about = _about(data, policy)
-    meters = Meters()
-    selection = Selection(
-        data,
-        policy=policy,
-        epochs=training.epochs,
-        batch_size=training.batch_size,
-        seed=seed,
-        weights=weights,
-        scores=scores,
-        targets=targets,
-        model=model,
-        forward=caller,
-        label_free=label_free,
-        collate=collate,
-        num_workers=training.num_workers,
-        pin_memory=accelerator.device.type == "cuda",
-        drop_last=training.drop_last,
-        bucket=training.bucket,
-        accumulate=training.accumulate,
-        screen_batch=training.screen_batch,
-        device=accelerator.device,
-        ledger=ledger,
-        meters=meters,
-    )
-    if training.drop_last and len(selection.pool) < training.batch_size:
-        raise DataError(
-            f"training.drop_last leaves nothing of {len(selection.pool)} samples in batches of "
-            f"{training.batch_size}: lower training.batch_size, or set drop_last to false"
-        )
-    classes = first_look(model, data, targets, pool=selection.pool, label_free=label_free, **at)
-    if labels is None:
-        selection.reader.classes = classes
-    criterion = bind(
-        objective,
-        model,
-        targets,
-        batch=lambda: read_first(data, selection.pool, accelerator.device, collate),
-        forward=caller.eagerly,
-        samples=len(ledger),
-        labels=labels,
-        seed=seed,
-    )
-    selection.features = criterion.features
-    torch.manual_seed(seed + selection.ranks.rank)
     keeper, about = None, {}
     if checkpoints is not None:
         keeper = Checkpoints(checkpoints, checkpointing or Checkpointing())
@@ -342,21 +297,78 @@ def _train(
             data, ledger.about["data"], policy=policy, objective=objective, training=training,
             label_free=label_free, targets=targets, teacher=teacher, weights=weights, scores=scores,
         )  # fmt: skip
-    trainer = Trainer(
-        model, selection, criterion, training, accelerator, keeper, listener or _silent,
-        stop or _never, about,
-    )  # fmt: skip
-    try:
-        with memory_for(*_what_to_lower(training)), criterion:
-            if resume:
-                trainer.resume()
-            history = trainer.fit()
-    except NonFiniteLoss as error:
-        raise explained(error, model, data, targets, **at) from None
-    finally:
-        selection.source.close()
-    precision = partial(autocast, model, training.precision)
-    row = flops_of_data(model, data, accelerator.device, collate, precision)
+    with placed(model, asked, training, accelerator.device, Ranks.here()) as placed_model:
+        caller = Caller(placed_model, training, accelerator)
+        at = {"forward": caller.eagerly, "device": accelerator.device, "collate": collate}
+        selection = Selection(
+            data,
+            policy=policy,
+            epochs=training.epochs,
+            batch_size=training.batch_size,
+            seed=seed,
+            weights=weights,
+            scores=scores,
+            targets=targets,
+            model=placed_model,
+            forward=caller,
+            label_free=label_free,
+            collate=collate,
+            num_workers=training.num_workers,
+            pin_memory=accelerator.device.type == "cuda",
+            drop_last=training.drop_last,
+            bucket=training.bucket,
+            accumulate=training.accumulate,
+            screen_batch=training.screen_batch,
+            device=accelerator.device,
+            ledger=ledger,
+        )
+        if training.drop_last and len(selection.pool) < training.batch_size:
+            raise DataError(
+                f"training.drop_last leaves nothing of {len(selection.pool)} samples in batches of "
+                f"{training.batch_size}: lower training.batch_size, or set drop_last to false"
+            )
+        classes = first_look(
+            placed_model, data, targets, pool=selection.pool, label_free=label_free, **at
+        )
+        if labels is None:
+            selection.reader.classes = classes
+        criterion = bind(
+            objective,
+            placed_model,
+            targets,
+            batch=lambda: read_first(data, selection.pool, accelerator.device, collate),
+            forward=caller.eagerly,
+            samples=len(ledger),
+            labels=labels,
+            seed=seed,
+        )
+        selection.features = criterion.features
+        torch.manual_seed(seed + selection.ranks.rank)
+        trainer = Trainer(
+            placed_model, selection, criterion, training, accelerator, keeper, listener or _silent,
+            stop or _never, about,
+        )  # fmt: skip
+        try:
+            with memory_for(*_what_to_lower(training)), criterion:
+                if resume:
+                    trainer.resume()
+                history = trainer.fit()
+        except NonFiniteLoss as error:
+            raise explained(error, placed_model, data, targets, **at) from None
+        finally:
+            selection.source.close()
+        run = Run(placed_model, ledger, selection.meters, history)
+        if held_out is not None:
+            asked_first = None if teacher is None else asked["teacher"].teacher
+            evaluate(
+                run, asked_first, held_out, training, accelerator, collate, trainer.stop,
+                trainer.ranks,
+            )  # fmt: skip
+    run.model = model
+    meters = run.meters
+    row = flops_of_data(
+        model, data, _device_of(model), collate, partial(autocast, model, training.precision)
+    )
     meters.flops = {
         "student_forward": row["forward"] * meters.student_forwards,
         "student_backward": row["backward"] * meters.samples_backpropagated,
@@ -367,13 +379,8 @@ def _train(
         meters.flops |= {
             f"objective_{way}": row[way] * meters.samples_backpropagated for way in row
         }
-    run = Run(model, selection.ledger, meters, history)
     if asked:
         meters.flops["teacher_forward"] = teacher_flops(asked, data, meters, collate)
-    if held_out is not None:
-        evaluate(
-            run, teacher, held_out, training, accelerator, collate, trainer.stop, trainer.ranks
-        )
     return run
 
 
@@ -384,13 +391,17 @@ def teacher_flops(
     total = 0.0
     for name, live in asked.items():
         rows = meters.queries_of.get(name, 0) if meters.queries_of else meters.teacher_queries
-        device = next(live.teacher.parameters()).device
+        device = _device_of(live.teacher)
         if live.own_forward:
             total += rows * flops_of_asking(live.look, data, device, collate)
         else:  # on a copy, which no hook of the user's sees
             row = flops_of_data(live.teacher, data, device, collate, live.asking)
             total += rows * row["forward"]
     return total
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
 
 
 def _never() -> bool:

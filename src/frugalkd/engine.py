@@ -32,6 +32,7 @@ from frugalkd.optimisation import factor, make_optimizer, match_layout
 from frugalkd.ranks import Agreed
 from frugalkd.resuming import check_same_training
 from frugalkd.selection import Batch, Epoch, Selection
+from frugalkd.sharding import load_whole, refuse_beside, whole
 from frugalkd.teachers import EMATeacher
 from frugalkd.training import Training
 
@@ -155,6 +156,7 @@ class Trainer:
         given = self.objective
         self.criterion = given if isinstance(given, Criterion) else Criterion(given)
         self.ranks.refuse_memory(self.criterion.parts)
+        refuse_beside(self.model, self.criterion.parts)
         trained = nn.ModuleList([self.model, self.criterion.parts])
         self.optimizer = make_optimizer(trained, self.training.optimizer)
         decay = self.training.ema
@@ -340,9 +342,9 @@ class Trainer:
             tree = {
                 "about": self.about,
                 "selection": state,
-                "model": dict(self.model.state_dict()),
+                "model": whole(self.model.state_dict()),
                 "parts": dict(self.criterion.parts.state_dict()),
-                "optimizer": self.optimizer.state_dict(),
+                "optimizer": whole(self.optimizer.state_dict()),
                 "averages": [average.state_dict() for average in self.averages],
                 "step": self.step,
                 "losses": self.ranks.means(self.losses),
@@ -368,7 +370,7 @@ class Trainer:
         if tree is None:
             return False
         check_same_training(tree.get("about", {}), self.about)
-        self.model.load_state_dict(tree["model"])
+        load_whole(self.model, tree["model"])
         self.criterion.parts.load_state_dict(tree.get("parts", {}))
         self.optimizer.load_state_dict(tree["optimizer"])
         match_layout(self.optimizer)

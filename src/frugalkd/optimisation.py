@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from frugalkd.sharding import is_sharded, laid_out_like
 from frugalkd.training import Optimizer, Schedule
 
 
@@ -23,14 +25,26 @@ def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimiz
     ]
     groups = [group for group in groups if group["params"]]
     if settings.name == "sgd":
-        return torch.optim.SGD(
+        cut = is_sharded(model)
+        return (AskingSGD if cut else torch.optim.SGD)(
             groups,
             lr=settings.lr,
             momentum=settings.momentum,
             nesterov=settings.momentum > 0,
-            fused=True,
+            fused=not cut,
         )
     return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
+
+
+class AskingSGD(torch.optim.SGD):
+    """SGD for sharded parameters, for which torch has no fused step: it honours ``found_inf`` as
+    that does, and waits for the device to say so."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore
+        if vars(self).pop("found_inf", 0):  # torch's own refuses to see it
+            return None
+        return super().step(closure)
 
 
 def factor(schedule: Schedule, progress: float, step: int) -> float:
@@ -50,4 +64,4 @@ def match_layout(optimizer: torch.optim.Optimizer) -> None:
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
-                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+                state[name] = laid_out_like(parameter, value)

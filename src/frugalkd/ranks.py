@@ -182,6 +182,11 @@ class Ranks:
             raise OtherRankFailed(f"the first rank failed: {told[1]}")
         return told[0]
 
+    def take_first(self, tensor: Tensor) -> None:
+        """Make ``tensor``, one in main memory, what the first rank has."""
+        if not self.alone:
+            distributed.broadcast(tensor, 0, group=self._group)
+
     def wait(self) -> None:
         """Until every rank has come here."""
         if not self.alone:
@@ -210,22 +215,14 @@ class Ranks:
 
     def share_model(self, model: nn.Module) -> nn.Module:
         """``model`` as it is to be called in training: the first rank's weights on all of them, and
-        gradients that are averaged.
+        gradients that are averaged. A sharded one does that by itself.
 
         BatchNorm's running statistics are each rank's own, until :meth:`share_buffers`.
-
-        Raises:
-            RankError: it is sharded.
         """
         if self.alone:
             return model
-        from torch.distributed.fsdp import FSDPModule  # which takes a second to import
-
-        if any(isinstance(part, FSDPModule) for part in model.modules()):
-            raise RankError(
-                "a sharded model (fully_shard) is for a loop of your own with frugalkd.Selection, "
-                "see docs/scaling.md: here each rank has the whole model, so give it unsharded"
-            )
+        if hasattr(model, "set_requires_gradient_sync"):
+            return model
         device = next(model.parameters()).device
         devices = None if device.type == "cpu" else [device]
         apart: dict[str, Any] = {_SYNC_BUFFERS: False}
@@ -236,6 +233,8 @@ class Ranks:
         adds this rank's to them."""
         if isinstance(model, DistributedDataParallel):
             model.require_backward_grad_sync = now
+        elif hasattr(model, "set_requires_gradient_sync"):  # torch's FSDPModule
+            model.set_requires_gradient_sync(now)  # pyright: ignore[reportCallIssue]
 
     def average_gradients(self, module: nn.Module) -> None:
         """The same for a module that is not shared: small ones, which stand beside the model."""

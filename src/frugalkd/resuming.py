@@ -18,7 +18,7 @@ from frugalkd.teachers import LiveTeacher, Targets
 from frugalkd.teachers.about import describe
 from frugalkd.training import Training
 
-IDLE = ("num_workers",)
+IDLE = ("num_workers", "shard")
 """Settings of a training that decide nothing of its result."""
 
 

@@ -73,6 +73,8 @@ class Training:
         num_workers: worker processes for data that do not live in memory.
         bucket: batches whose rows are regrouped by length, for data that say how long samples are
             (texts); 0: not. Who takes part, in how many steps, stays the same (docs/text.md).
+        shard: cut the model, and a live teacher, over the ranks (FSDP2) where there are several,
+            for what does not fit on one device (docs/scaling.md).
         ema: the decay, in [0, 1), of a moving average of the weights over the steps, which is the
             trained model in the end; None: the last step's weights are (docs/teachers.md).
 
@@ -96,6 +98,7 @@ class Training:
     screen_batch: int = 256
     num_workers: int = 0
     bucket: int = 0
+    shard: bool = False
     ema: float | None = None
 
     def __post_init__(self) -> None:

@@ -24,6 +24,7 @@ LATER = {
     "pace": "even",
     "bucket": 0,
     "balanced": False,
+    "shard": False,
     "ema": None,
     "features": [],
     "decay": DECAY,

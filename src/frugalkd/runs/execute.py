@@ -281,7 +281,7 @@ def _leave(
         },
         "seed": recipe.seed,
         "threads": recipe.threads,
-        "device": str(next(run.model.parameters()).device.type),
+        "device": resolve_device(recipe.device).type,
         "split": material.split,
         "train_samples": samples,
         "epochs": run.ledger.epochs,
