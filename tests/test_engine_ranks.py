@@ -13,6 +13,7 @@ from torch import nn
 from frugalkd.api import distill, train_teacher
 from frugalkd.errors import NonFiniteLoss, Stopped
 from frugalkd.policies import All, RandomSubset, SelfRegulation
+from frugalkd.teachers import EMATeacher
 from frugalkd.training import Checkpointing, Optimizer, Training
 from ranking import on_ranks
 from toys import CLASSES, images, net
@@ -154,6 +155,26 @@ def test_another_number_of_ranks_goes_on_with_the_ledger_and_says_so(tmp_path):
     counts = run.ledger["participations"].sum() + run.ledger["forced"].sum()
     idle = sum(record["idle"] for record in run.history)
     assert counts + idle == run.meters.samples_backpropagated
+
+
+def learn_from_average(world):
+    """The weights, and those of the average that taught them."""
+    model = plain()
+    teacher = EMATeacher(model, decay=0.9)
+    distill(
+        model, images(64, augmented=False), teacher=teacher, policy=All(),
+        training=settings(16 // world, ema=0.5), device="cpu",
+    )  # fmt: skip
+    of = (model, teacher.teacher)
+    return [torch.cat([p.detach().flatten() for p in each.parameters()]) for each in of]
+
+
+def test_the_average_of_two_ranks_teaches_what_that_of_one_does():
+    first, second = on_ranks(2, learn_from_average, 2)
+    for mine, other, alone in zip(first, second, learn_from_average(1), strict=True):
+        assert torch.equal(mine, other)
+        torch.testing.assert_close(mine, alone, rtol=0, atol=TOLERANCE)
+    assert not torch.allclose(*first, rtol=0, atol=100 * TOLERANCE)
 
 
 def _diverging():
