@@ -102,7 +102,12 @@ def test_a_binary_file_is_refused(tmp_path):
             "teacher.policy={}",
             "teacher.policy.name is missing: known are all, ",
         ),
-        ("teacher.policy=3", "teacher.policy is 3: it is a section"),
+        ("teacher.policy=3", "teacher.policy is 3: it is a section, write"),
+        (
+            "student.objective=dkd",
+            "student.objective is 'dkd': it is a section, set student.objective.name",
+        ),
+        ("student.training.optimizer=sgd", "a section, set student.training.optimizer.name to"),
         ("teacher.policy.when=nw", "teacher.policy.when is 'nw': did you mean now?"),
         ("student.mode=hybird", "student.mode is 'hybird': did you mean hybrid?"),
         ("student.training.epoch=1", "no such setting student.training.epoch: did you mean epochs"),

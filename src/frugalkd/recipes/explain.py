@@ -27,6 +27,10 @@ def explain(error: ValidationError, raw: Any, model: type[BaseModel]) -> str:
     return one_line(line, most=1000)
 
 
+_NAMED = ("data", "model", "objective", "optimizer", "policy")
+"""Sections that have a name: who writes it in their place is told where it goes."""
+
+
 def _one(error: Any, raw: Any, model: type[BaseModel]) -> str:
     keys, section, inside = _walk(error["loc"], raw, model, error["type"] in _UNKNOWN)
     field, context = ".".join(keys), error.get("ctx", {})
@@ -46,6 +50,8 @@ def _one(error: Any, raw: Any, model: type[BaseModel]) -> str:
     if kind == "value_error":
         return _of_section(field, str(context["error"]), inside)
     if kind in ("model_type", "model_attributes_type", "dataclass_type", "dict_type"):
+        if isinstance(value, str) and keys[-1] in _NAMED:
+            return f"{field} is {_shown(value)}: it is a section, set {field}.name to a name"
         return f"{field} is {_shown(value)}: it is a section, write its keys below it"
     message = error["msg"].removeprefix("Input should be ").partition(", unable to parse")[0]
     return f"{field} is {_shown(value)}: it should be {message}"
