@@ -58,6 +58,35 @@ def scoring(row: dict[str, Any]) -> str:
     return f"{100 * row['scoring']['samples_backpropagated'] / full:.0f}"
 
 
+def objectives_table(comparison: dict[str, Any]) -> str:
+    """A row an objective: trained on all samples (the arm NAME), and on a part of them by the gate
+    (NAME-early@BUDGET), with the paired difference and what the part cost of the whole."""
+    lines = [
+        "| objective | all samples, accuracy % | a part of them | difference | samples % | "
+        "forwards % | seconds, all and part | of the time |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    by_name = {row["arm"]: row for row in comparison["arms"]}
+    parts = {arm.partition("-early@")[0]: arm for arm in by_name if "-early@" in arm}
+    for name, arm in parts.items():
+        every, part = by_name[name], by_name[arm]
+        _, found = differences(accuracies(comparison, arm), accuracies(comparison, name))
+        seconds = [row["meters"]["wall_seconds"] for row in (every, part)]
+        cells = [
+            f"`{name}`",
+            points(every["accuracy"]),
+            points(part["accuracy"]),
+            points(spread(found), "+"),
+            f"{100 * part['budget']['mean']:.1f}",
+            f"{100 * part['forwards']['mean']:.1f}",
+            f"{seconds[0]:.0f} and {seconds[1]:.0f}",
+            f"{seconds[1] / seconds[0]:.2f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    seeds = len(comparison["seeds"])
+    return "\n".join([*lines, "", f"{seeds} seed{'s' * (seeds > 1)}. {collapsed(comparison)}"])
+
+
 def claims_table(tested: list[dict[str, Any]]) -> str:
     """Claims as :func:`frugalkd.comparison.claims` returns them."""
     lines = [

@@ -11,6 +11,7 @@ from typing import Any
 
 from frugalkd.comparison.arms import ResolvedArm, resolve_arms
 from frugalkd.comparison.on_ray import RayWorkers
+from frugalkd.comparison.paths import check_feature_paths
 from frugalkd.comparison.plan import SHOWN, Job, Key, Outcome, plan_jobs
 from frugalkd.comparison.pool import Workers
 from frugalkd.comparison.statistics import MARGIN, Claim
@@ -93,6 +94,7 @@ def compare(
         ClusterError: Ray is not installed, or there is no cluster at the address.
         RecipeError: no seed, a negative or double one, a margin outside [0, 1], or an arm that
             cannot be made.
+        ModelError: an arm's objective reads a module that its student or teacher does not have.
         TrackerError: a tracker that the recipe names is not installed.
         RunFolderError: ``out`` holds a comparison of another recipe, or another process is at work
             in it.
@@ -109,6 +111,7 @@ def compare(
         declared=declared, margin=margin, listener=listener,
     )  # fmt: skip
     check_installed(recipe.trackers.chosen)
+    check_feature_paths(comparison.arms)
     make_folder(comparison.out)
     with contextlib.ExitStack() as stack:
         try:
