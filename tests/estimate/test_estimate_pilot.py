@@ -19,6 +19,7 @@ from frugalkd.estimate.timing import Timing
 from frugalkd.modes import MODES
 from frugalkd.recipes.load import load_recipe
 from frugalkd.runs.execute import distill, teach
+from frugalkd.runs.storing import ensure_targets
 
 FEW = ["student.training.epochs=4", "teacher.training.epochs=3"]
 SECONDS = 1.0
@@ -200,8 +201,20 @@ def test_live_targets_take_no_disk_and_ask_only_for_the_kept():
 def test_a_pilot_has_the_features_that_its_objective_reads(teacher, setting):
     hints = "{name: fitnets, student: layers.2, teacher: layers.4}"
     settings = [f"student.objective={hints}", f"student.targets.{setting}"]
-    result = estimate(load_recipe("digits", [*FEW, *settings]), teacher=teacher, seconds=SECONDS)
+    recipe = load_recipe("digits", [*FEW, *settings])
+    result = estimate(recipe, teacher=teacher, seconds=SECONDS)
     assert result.teacher.known
+    if setting == "kind=live":
+        assert by_mode(result)["regulated", "live"].disk_bytes == 0
+        return
+    ensure_targets(recipe, teacher)
+    (features,) = teacher.glob("targets-*/features")
+    store = features.parent
+    files = list(store.rglob("*.bin"))
+    assert by_mode(result)["regulated", "stored"].disk_bytes == sum(
+        file.stat().st_size for file in files
+    )
+    assert len(files) > len(list(store.glob("*.bin")))  # the features' are among them
 
 
 def test_an_objective_without_a_teacher_has_no_targets():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -46,8 +47,7 @@ from frugalkd.estimate.timing import Timing
 from frugalkd.flops import flops_of_data
 from frugalkd.modes import MODES
 from frugalkd.recipes.schema import Recipe
-from frugalkd.runs.targets import encoding_of
-from frugalkd.teachers.store import Header
+from frugalkd.teachers import StoredTargets
 
 NOISY = 0.15
 """The spread of equal stretches of work from which the machine counts as noisy."""
@@ -108,9 +108,8 @@ def estimate(
         teacher_step=found.step.seconds,
         teacher_screen=found.screen.seconds,
     )
-    classes = first.stored.store.header.classes if first.stored is not None else 0
     pilot = _describe(shares, times, costs, time.perf_counter() - started)
-    return _put_together(setting, student, costs, found, shares, pilot, classes)
+    return _put_together(setting, student, costs, found, shares, pilot, first.stored)
 
 
 def _silent(line: str) -> None:
@@ -152,10 +151,10 @@ def _put_together(
     found: TeacherFound,
     shares: Shares,
     pilot: Pilot,
-    classes: int,
+    stored: StoredTargets | None,
 ) -> Estimate:
     recipe, training = setting.recipe, setting.recipe.student.training
-    size = _size(setting, classes)
+    size = _size(setting, stored)
     flops = _flops(setting, student)
     known = shares.modes
     every = {**bounded(known["regulated"], found), **known}
@@ -194,12 +193,12 @@ def _per_step(flops: Flops) -> float:
     return flops.teacher_forward / step if step else 0.0
 
 
-def _size(setting: Setting, classes: int) -> Size:
+def _size(setting: Setting, stored: StoredTargets | None) -> Size:
+    """``stored``: of a part of the data, as those of all samples will be; None where none are."""
     targets, training = setting.recipe.student.targets, setting.recipe.student.training
-    disk = 0
-    if classes:
-        encoding = encoding_of(setting.recipe)
-        disk = Header(setting.samples, targets.views, classes, encoding, {}).disk_bytes
+    stores = [] if stored is None else [stored.store, *stored.features.stores.values()]
+    all_samples = {"samples": setting.samples, "views": targets.views, "shards": 1}
+    disk = sum(replace(store.header, **all_samples).disk_bytes for store in stores)
     return Size(setting.samples, training.epochs, targets.views, disk)
 
 
