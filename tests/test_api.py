@@ -285,3 +285,14 @@ def test_what_cannot_be_is_refused_in_one_line():
 def test_a_misspelt_mode_names_the_nearest():
     with pytest.raises(UnknownName, match="unknown mode 'hybird': did you mean hybrid"):
         distill(net(), images(), teacher=net(), mode="hybird", **CPU)  # pyright: ignore
+
+
+def test_a_teacher_that_is_not_asked_is_still_compared_with():
+    teacher = net(seed=9)
+    run = distill(
+        net(), images(), teacher=teacher, objective=CrossEntropy(), held_out=images(20, seed=3),
+        training=Training(epochs=1, batch_size=8), device="cpu",
+    )  # fmt: skip
+    assert run.meters.teacher_queries == 0
+    assert run.evaluation is not None
+    assert run.evaluation["teacher_agreement"] is not None

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.distributed import barrier, get_rank
 
 from frugalkd.api import distill, train_teacher
 from frugalkd.errors import NonFiniteLoss, RankError, Stopped
@@ -16,7 +17,7 @@ from frugalkd.objectives import KD
 from frugalkd.objectives.fitnets import FitNets
 from frugalkd.policies import All, SelfRegulation
 from frugalkd.selection import Selection
-from frugalkd.teachers import EMATeacher, LiveTeacher
+from frugalkd.teachers import EMATeacher, FirstVisitTargets, LiveTeacher
 from frugalkd.training import Optimizer, Training
 from ranking import on_ranks
 from toys import CLASSES, images
@@ -93,7 +94,7 @@ CASES = {
 
 
 def deep(seed=0):
-    """Blocks within blocks, a list, and BatchNorm, whose buffers are not cut."""
+    """Blocks within blocks, a list, BatchNorm, whose buffers are not cut, one number."""
 
     class Deep(nn.Module):
         def __init__(self):
@@ -103,12 +104,13 @@ def deep(seed=0):
                 nn.Sequential(nn.Linear(12, 12), nn.Tanh()) for _ in range(2)
             )
             self.head = nn.Linear(12, CLASSES)
+            self.scale = nn.Parameter(torch.ones(1))  # less than one for each rank
 
         def forward(self, x):
             x = self.first(x)
             for block in self.blocks:
                 x = x + block(x)
-            return self.head(x)
+            return self.scale * self.head(x)
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -164,13 +166,22 @@ def test_the_engine_trains_a_sharded_student_as_a_replicated_one():
 def _stopped(folder, stopped, going_on):
     """Stopped after eleven steps and gone on with; undisturbed; the whole checkpoint's names."""
     seen = itertools.count()
+    model = plain(get_rank())  # the first rank's weights count
     try:
-        fit(settings(shard=stopped), checkpoints=folder, stop=lambda: next(seen) >= 11)
+        fit(
+            settings(shard=stopped),
+            make=lambda: model,
+            checkpoints=folder,
+            stop=lambda: next(seen) >= 11,
+        )
     except Stopped:
         pass
     else:
         raise AssertionError("not stopped")
+    barrier()  # the first rank writes it
     kept = load_tree(max(folder.glob("epoch-*")))
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, kept["model"][name])
     resumed = fit(settings(shard=going_on), checkpoints=folder, resume=True)
     return resumed[0], fit(settings(shard=going_on))[0], sorted(kept["model"])
 
@@ -214,7 +225,7 @@ def test_a_sharded_training_that_diverges_says_so():
         assert torch.equal(weights, first) is (step == 0)
 
 
-def _refused(what):
+def _refused(what, folder):
     made = {
         "average": {"training": settings(ema=0.9)},
         "own average": {"training": settings(), "teacher": "ema"},
@@ -224,9 +235,19 @@ def _refused(what):
             "teacher": "wide",
         },
         "sharded before": {"training": settings(), "before": True},
+        "compiled": {"training": settings(compile=True)},
+        "first visits": {"training": settings(), "teacher": "first visits"},
+        "tied": {"training": settings(), "student": tied},
+        "a single number": {"training": settings(), "student": scaled},
     }[what]
-    model = plain()
-    teacher = {"ema": lambda: EMATeacher(model), "wide": wide, None: lambda: plain(1)}
+    model = made.pop("student", plain)()
+    data = images(64, augmented=False)
+    teacher = {
+        "ema": lambda: EMATeacher(model),
+        "wide": wide,
+        "first visits": lambda: FirstVisitTargets(plain(1), data, folder / str(get_rank())),
+        None: lambda: plain(1),
+    }
     if made.pop("before", False):
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
@@ -234,10 +255,22 @@ def _refused(what):
         fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
     asked = teacher[made.pop("teacher", None)]()
     try:
-        distill(model, images(64, augmented=False), teacher=asked, device="cpu", **made)
+        distill(model, data, teacher=asked, device="cpu", **made)
     except RankError as error:
         return str(error)
     return None
+
+
+def tied():
+    inner = [nn.Linear(36, 36), nn.Linear(36, 36)]
+    inner[1].weight = inner[0].weight
+    return nn.Sequential(nn.Flatten(), *inner, nn.Linear(36, CLASSES))
+
+
+def scaled():
+    model = plain()
+    model.register_parameter("scale", nn.Parameter(torch.tensor(1.0)))
+    return model
 
 
 def wide():
@@ -251,10 +284,14 @@ def wide():
         ("own average", "a sharded model has no moving average"),
         ("adapters", "this objective trains adapters beside the student"),
         ("sharded before", "give the model whole, and set training.shard"),
+        ("compiled", "training.compile is for whole models"),
+        ("first visits", "a sharded teacher is asked by all ranks at once"),
+        ("tied", "a Sequential ties weights, which cutting would untie"),
+        ("a single number", "torch cannot shard a Sequential: "),
     ],
 )
-def test_what_a_sharded_training_cannot_have_is_refused(what, said):
-    for message in on_ranks(2, _refused, what):
+def test_what_a_sharded_training_cannot_have_is_refused(what, said, tmp_path):
+    for message in on_ranks(2, _refused, what, tmp_path):
         assert message is not None
         assert message.startswith(said)
 

@@ -38,10 +38,10 @@ from frugalkd.meters import Meters
 from frugalkd.modes import ModeName, resolve, significance_weights
 from frugalkd.objectives import KD, CrossEntropy, Objective
 from frugalkd.policies import Policy, SelfRegulation
-from frugalkd.ranks import Ranks
+from frugalkd.ranks import Ranks, is_sharded
 from frugalkd.resuming import describe_training
 from frugalkd.selection import Selection
-from frugalkd.sharding import is_sharded, placed
+from frugalkd.sharding import placed
 from frugalkd.teachers import LiveTeacher, SeveralTeachers, Targets
 from frugalkd.training import Checkpointing, Training
 
@@ -95,6 +95,8 @@ def train_teacher(
         NonFiniteLoss: the training diverged.
         RunFolderError: the checkpoint to go on from is of another training: other data, another
             policy, objective or setting.
+        RankError: ranks differ in what they were given, or ``training.shard`` asks for what cannot
+            be cut.
         Stopped: ``stop`` said so.
     """
     return _train(
@@ -175,7 +177,8 @@ def distill(
             reads.
         UnknownName: no such mode.
         SelectionMisuse: what needs a label, where ``label_free`` reads none.
-        UnsupportedData, NonFiniteLoss, RunFolderError, Stopped: as in :func:`train_teacher`.
+        UnsupportedData, NonFiniteLoss, RunFolderError, RankError, Stopped: as in
+            :func:`train_teacher`.
     """
     policy, significance = resolve(
         mode, ledger=ledger, regulation=regulation, policy=policy, weights=weights
@@ -297,8 +300,8 @@ def _train(
             data, ledger.about["data"], policy=policy, objective=objective, training=training,
             label_free=label_free, targets=targets, teacher=teacher, weights=weights, scores=scores,
         )  # fmt: skip
-    with placed(model, asked, training, accelerator.device, Ranks.here()) as placed_model:
-        caller = Caller(placed_model, training, accelerator)
+    with placed(model, targets, training, accelerator.device, Ranks.here()) as place:
+        caller = Caller(place.model, training, accelerator)
         at = {"forward": caller.eagerly, "device": accelerator.device, "collate": collate}
         selection = Selection(
             data,
@@ -309,7 +312,7 @@ def _train(
             weights=weights,
             scores=scores,
             targets=targets,
-            model=placed_model,
+            model=place.model,
             forward=caller,
             label_free=label_free,
             collate=collate,
@@ -328,13 +331,13 @@ def _train(
                 f"{training.batch_size}: lower training.batch_size, or set drop_last to false"
             )
         classes = first_look(
-            placed_model, data, targets, pool=selection.pool, label_free=label_free, **at
+            place.model, data, targets, pool=selection.pool, label_free=label_free, **at
         )
         if labels is None:
             selection.reader.classes = classes
         criterion = bind(
             objective,
-            placed_model,
+            place.model,
             targets,
             batch=lambda: read_first(data, selection.pool, accelerator.device, collate),
             forward=caller.eagerly,
@@ -345,7 +348,7 @@ def _train(
         selection.features = criterion.features
         torch.manual_seed(seed + selection.ranks.rank)
         trainer = Trainer(
-            placed_model, selection, criterion, training, accelerator, keeper, listener or _silent,
+            place.model, selection, criterion, training, accelerator, keeper, listener or _silent,
             stop or _never, about,
         )  # fmt: skip
         try:
@@ -353,35 +356,53 @@ def _train(
                 if resume:
                     trainer.resume()
                 history = trainer.fit()
+                place.take_back()
         except NonFiniteLoss as error:
-            raise explained(error, placed_model, data, targets, **at) from None
+            raise explained(error, place.model, data, targets, **at) from None
         finally:
             selection.source.close()
-        run = Run(placed_model, ledger, selection.meters, history)
+        run = Run(place.model, ledger, selection.meters, history)
         if held_out is not None:
-            asked_first = None if teacher is None else asked["teacher"].teacher
+            if teacher is not None:  # who was not asked is still compared with
+                teacher = asked["teacher"].teacher if asked else teacher.to(accelerator.device)
             evaluate(
-                run, asked_first, held_out, training, accelerator, collate, trainer.stop,
-                trainer.ranks,
-            )  # fmt: skip
-    run.model = model
+                run, teacher, held_out, training, accelerator, collate, trainer.stop, trainer.ranks
+            )
+    run.model = model.eval()
     meters = run.meters
-    row = flops_of_data(
-        model, data, _device_of(model), collate, partial(autocast, model, training.precision)
+    counted = trainer.ranks.from_first(
+        lambda: _flops(model, data, training, meters, asked, collate)
     )
-    meters.flops = {
-        "student_forward": row["forward"] * meters.student_forwards,
-        "student_backward": row["backward"] * meters.samples_backpropagated,
-    }
+    meters.flops = counted["student"]
     if criterion.features:
         rows = min(training.batch_size, len(selection.pool))
         row = criterion.flops_per_row(rows, classes, accelerator.device)
         meters.flops |= {
             f"objective_{way}": row[way] * meters.samples_backpropagated for way in row
         }
-    if asked:
-        meters.flops["teacher_forward"] = teacher_flops(asked, data, meters, collate)
+    meters.flops |= counted["teacher"]
     return run
+
+
+def _flops(
+    model: nn.Module,
+    data: Dataset,
+    training: Training,
+    meters: Meters,
+    asked: Mapping[str, LiveTeacher],
+    collate: Collate | None,
+) -> dict[str, dict[str, float]]:
+    """Operations of what ``meters`` counted, of the student and of those who were ``asked``."""
+    precision = partial(autocast, model, training.precision)
+    row = flops_of_data(model, data, _device_of(model), collate, precision)
+    of_student = {
+        "student_forward": row["forward"] * meters.student_forwards,
+        "student_backward": row["backward"] * meters.samples_backpropagated,
+    }
+    of_teacher = {}
+    if asked:
+        of_teacher["teacher_forward"] = teacher_flops(asked, data, meters, collate)
+    return {"student": of_student, "teacher": of_teacher}
 
 
 def teacher_flops(

@@ -28,7 +28,7 @@ from frugalkd.files.checkpoint import Checkpoints, random_state, set_random_stat
 from frugalkd.ledger import Ledger
 from frugalkd.meters import Meters
 from frugalkd.objectives import Objective
-from frugalkd.optimisation import factor, make_optimizer, match_layout
+from frugalkd.optimisation import factor, load_state, make_optimizer
 from frugalkd.ranks import Agreed
 from frugalkd.resuming import check_same_training
 from frugalkd.selection import Batch, Epoch, Selection
@@ -342,9 +342,9 @@ class Trainer:
             tree = {
                 "about": self.about,
                 "selection": state,
-                "model": whole(self.model.state_dict()),
+                "model": whole(self.model.state_dict(), keep=self.ranks.first),
                 "parts": dict(self.criterion.parts.state_dict()),
-                "optimizer": whole(self.optimizer.state_dict()),
+                "optimizer": whole(self.optimizer.state_dict(), keep=self.ranks.first),
                 "averages": [average.state_dict() for average in self.averages],
                 "step": self.step,
                 "losses": self.ranks.means(self.losses),
@@ -372,8 +372,7 @@ class Trainer:
         check_same_training(tree.get("about", {}), self.about)
         load_whole(self.model, tree["model"])
         self.criterion.parts.load_state_dict(tree.get("parts", {}))
-        self.optimizer.load_state_dict(tree["optimizer"])
-        match_layout(self.optimizer)
+        load_state(self.optimizer, tree["optimizer"])
         for average, kept in zip(self.averages, tree.get("averages", []), strict=True):
             average.load_state_dict(kept)
         self.step, self.history = tree["step"], tree["history"]

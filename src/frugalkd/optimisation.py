@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from frugalkd.sharding import is_sharded, laid_out_like
+from frugalkd.ranks import is_sharded
+from frugalkd.sharding import laid_out_like
 from frugalkd.training import Optimizer, Schedule
 
 
@@ -58,10 +60,18 @@ def factor(schedule: Schedule, progress: float, step: int) -> float:
     return warm * (schedule.final + (1 - schedule.final) * left)
 
 
-def match_layout(optimizer: torch.optim.Optimizer) -> None:
-    """Lay loaded state out in memory as the parameters are: files hold all tensors row by row, and
-    fused steps go through memory without a look at strides, which channels-last weights have."""
-    for parameter, state in optimizer.state.items():
-        for name, value in state.items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape:
-                state[name] = laid_out_like(parameter, value)
+def load_state(optimizer: torch.optim.Optimizer, kept: dict[str, Any]) -> None:
+    """Load a state dict whose tensors are whole and row by row, as files hold them, laid out as the
+    parameters are: cut where these are, and with their strides, which fused steps do not look at
+    and channels-last weights have."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def laid_out(parameter: Tensor, value: Any) -> Any:
+        alike = isinstance(value, Tensor) and value.shape == parameter.shape
+        return laid_out_like(parameter, value) if alike else value
+
+    state = {
+        number: {name: laid_out(parameters[number], value) for name, value in each.items()}
+        for number, each in kept["state"].items()
+    }
+    optimizer.load_state_dict({**kept, "state": state})

@@ -7,6 +7,7 @@ part of each global batch, and what it observed is told to all of them once an e
 from __future__ import annotations
 
 import inspect
+import sys
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -185,7 +186,9 @@ class Ranks:
     def take_first(self, tensor: Tensor) -> None:
         """Make ``tensor``, one in main memory, what the first rank has."""
         if not self.alone:
-            distributed.broadcast(tensor, 0, group=self._group)
+            told = tensor.detach().reshape(-1).contiguous().view(torch.uint8)  # of any type
+            distributed.broadcast(told, 0, group=self._group)
+            tensor.detach().copy_(told.view(tensor.dtype).reshape(tensor.shape))
 
     def wait(self) -> None:
         """Until every rank has come here."""
@@ -221,7 +224,7 @@ class Ranks:
         """
         if self.alone:
             return model
-        if hasattr(model, "set_requires_gradient_sync"):
+        if is_sharded(model):
             return model
         device = next(model.parameters()).device
         devices = None if device.type == "cpu" else [device]
@@ -233,7 +236,7 @@ class Ranks:
         adds this rank's to them."""
         if isinstance(model, DistributedDataParallel):
             model.require_backward_grad_sync = now
-        elif hasattr(model, "set_requires_gradient_sync"):  # torch's FSDPModule
+        elif is_sharded(model):
             model.set_requires_gradient_sync(now)  # pyright: ignore[reportCallIssue]
 
     def average_gradients(self, module: nn.Module) -> None:
@@ -284,6 +287,12 @@ class Ranks:
         everyone = [torch.empty_like(mine) for _ in range(self.world)]
         distributed.all_gather(everyone, mine, group=self._group)
         return np.stack([told.numpy().view(values.dtype) for told in everyone])
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether torch's ``fully_shard`` has cut ``model`` or a part of it."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # nobody has, where it is not imported
+    return fsdp is not None and any(isinstance(part, fsdp.FSDPModule) for part in model.modules())
 
 
 class Agreed:

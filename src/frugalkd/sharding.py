@@ -6,107 +6,132 @@ What torch.distributed.fsdp takes a second to import is imported where a model i
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from frugalkd.errors import NonFiniteLoss, RankError
-from frugalkd.ranks import Ranks
-from frugalkd.teachers import EMATeacher, LiveTeacher
+from frugalkd.errors import NonFiniteLoss, RankError, Stopped
+from frugalkd.files.parsing import one_line
+from frugalkd.ranks import Ranks, is_sharded
+from frugalkd.teachers import EMATeacher, Targets
 from frugalkd.training import Training
+
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+"""Modules that nobody calls, and so nobody puts together."""
+
+
+@dataclass
+class Placed:
+    """A model as it is trained.
+
+    Attributes:
+        model: on the device; the caller's own, or a copy that is cut over the ranks.
+        take_back: give the caller's model the weights of a cut copy; every rank has to.
+    """
+
+    model: nn.Module
+    take_back: Callable[[], None] = lambda: None
 
 
 @contextmanager
 def placed(
     model: nn.Module,
-    teachers: Mapping[str, LiveTeacher],
+    targets: Targets | None,
     training: Training,
     device: torch.device,
     ranks: Ranks,
-) -> Iterator[nn.Module]:
-    """``model`` as it is to be trained on ``device``: itself, or with ``training.shard`` and
-    several ranks a copy that is cut over them, whose weights it is given in the end. Teachers are
-    put there, or cut, alike, and are whole again afterwards.
+) -> Iterator[Placed]:
+    """Put ``model`` and the live teachers of ``targets`` on ``device``; with ``training.shard`` and
+    several ranks, copies of them that are cut, while the whole ones wait in main memory. A training
+    that is stopped or diverges has taken its weights back; teachers are whole again in any case.
 
     Raises:
-        RankError: something of the training needs the whole model on each rank.
+        RankError: a model cannot be cut, or the training needs the whole one on each rank.
     """
+    teachers = {} if targets is None else targets.asks
     if ranks.alone or not training.shard:
         memory = torch.channels_last if training.channels_last else torch.preserve_format
         model.to(device, memory_format=memory)  # pyright: ignore[reportCallIssue]
         for live in teachers.values():
             live.teacher.to(device)
-        yield model
+        yield Placed(model)
         return
-    averaged = any(isinstance(live, EMATeacher) for live in teachers.values())
-    if averaged or training.ema is not None:
+    if training.ema is not None or any(isinstance(live, EMATeacher) for live in teachers.values()):
         raise RankError(
             "a sharded model has no moving average: leave training.ema out and take another "
             "teacher than its average, or set training.shard to false"
         )
+    if targets is not None and targets.fills_as_visited:
+        raise RankError(
+            "a sharded teacher is asked by all ranks at once, and at first visits each rank lacks "
+            "other rows: fill a store before, or set training.shard to false"
+        )
+    if training.compile:
+        raise RankError("training.compile is for whole models: leave it out, or training.shard")
     cut = sharded(model, device, ranks)
-    whole = {name: live.teacher for name, live in teachers.items() if not live.own_forward}
+
+    def take_back() -> None:
+        _copy_whole(cut, model)
+
+    originals = {name: live.teacher for name, live in teachers.items() if not live.own_forward}
     try:
-        for name, teacher in whole.items():
-            teachers[name].teacher = sharded(teacher, device, ranks)
-        yield cut
-        _take_back(model, cut)
-    except NonFiniteLoss:  # which all ranks raise, with the weights of the step before
-        _take_back(model, cut)
+        for name, live in teachers.items():
+            if name in originals:
+                live.teacher = sharded(live.teacher, device, ranks)
+            else:  # how it is asked is the caller's: it stays whole
+                live.teacher.to(device)
+        yield Placed(cut, take_back)
+    except (NonFiniteLoss, Stopped):  # which all ranks raise
+        take_back()
         raise
     finally:
-        for name, teacher in whole.items():
+        for name, teacher in originals.items():
             teachers[name].teacher = teacher
-
-
-@torch.no_grad()
-def _take_back(model: nn.Module, cut: nn.Module) -> None:
-    """Give ``model`` the weights of its sharded copy."""
-    for mine, its in zip(model.state_dict().values(), cut.state_dict().values(), strict=True):
-        mine.copy_(_gathered(its))
-    model.train(cut.training)
 
 
 def sharded(model: nn.Module, device: torch.device, ranks: Ranks) -> nn.Module:
     """A copy of ``model``, with the first rank's weights, cut over ``ranks``: the members of its
     lists and sequences each by itself, so that one of them at a time is whole on ``device``, then
-    what is left. (Which parts are cut by themselves is our choice.)"""
+    what is left. (Which parts are cut by themselves is our choice.) ``model`` goes to main memory.
+
+    Raises:
+        RankError: it ties weights, or torch cannot cut it.
+    """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    made = copy.deepcopy(model).cpu()
+    if len(list(model.parameters())) < len(list(model.named_parameters(remove_duplicate=False))):
+        raise RankError(
+            f"a {type(model).__name__} ties weights, which cutting would untie: set training.shard "
+            "to false"
+        )
+    made = copy.deepcopy(model.cpu()).to(memory_format=torch.contiguous_format)  # pyright: ignore
     for tensor in made.state_dict().values():
-        ranks.take_first(tensor)
+        if isinstance(tensor, Tensor):
+            ranks.take_first(tensor)
     mesh = init_device_mesh(device.type, (ranks.world,))
     listed = [
         member
         for parent in made.modules()
         if isinstance(parent, nn.Sequential | nn.ModuleList)
         for member in parent.children()
-        if next(member.parameters(), None) is not None and not _is_list(member)
+        if next(member.parameters(), None) is not None and not isinstance(member, _CONTAINERS)
     ]
-    for part in (*reversed(list(dict.fromkeys(listed))), made):
-        # Not even the outermost stays whole after a forward pass: between two of them an optimiser
-        # or a checkpoint would take its whole parameters for the model's.
-        fully_shard(part, mesh=mesh, reshard_after_forward=True)
+    try:
+        for part in (*reversed(list(dict.fromkeys(listed))), made):
+            # Not even the outermost stays whole after a forward pass: between two of them an
+            # optimiser or a checkpoint would take its whole parameters for the model's.
+            fully_shard(part, mesh=mesh, reshard_after_forward=True)
+    except (ValueError, NotImplementedError) as error:
+        raise RankError(
+            f"torch cannot shard a {type(model).__name__}: {one_line(str(error), most=200)}; set "
+            "training.shard to false"
+        ) from None
     return made.to(device)
-
-
-def is_sharded(model: nn.Module) -> bool:
-    """Whether ``fully_shard`` has cut ``model``, or a part of it."""
-    return any(type(parameter).__name__ == "DTensor" for parameter in model.parameters())
-
-
-def whole(tree: Any) -> Any:
-    """A state dict with all that is cut put together, in main memory; every rank has to ask."""
-    if isinstance(tree, Mapping):
-        return {key: whole(value) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [whole(value) for value in tree]
-    return _gathered(tree).cpu() if isinstance(tree, Tensor) else tree
 
 
 def refuse_beside(model: nn.Module, parts: nn.Module) -> None:
@@ -117,6 +142,19 @@ def refuse_beside(model: nn.Module, parts: nn.Module) -> None:
             "this objective trains adapters beside the student, which a sharded one has no place "
             "for: set training.shard to false, or choose another objective"
         )
+
+
+def whole(tree: Any, *, keep: bool = True) -> Any:
+    """A state dict with all that is cut put together, in main memory; every rank has to ask, and
+    those that do not ``keep`` it get no tensors."""
+    if isinstance(tree, Mapping):
+        return {key: whole(value, keep=keep) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [whole(value, keep=keep) for value in tree]
+    if not isinstance(tree, Tensor):
+        return tree
+    tensor = _gathered(tree)
+    return tensor.cpu() if keep else None
 
 
 def load_whole(model: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -135,6 +173,8 @@ def laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
         return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     from torch.distributed.tensor import DTensor, distribute_tensor
 
+    if isinstance(value, DTensor):
+        return value
     assert isinstance(parameter, DTensor)
     return distribute_tensor(
         value.to(parameter.device), parameter.device_mesh, parameter.placements
@@ -147,5 +187,9 @@ def _gathered(tensor: Tensor) -> Tensor:
     return tensor.detach().full_tensor()  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _is_list(module: nn.Module) -> bool:
-    return isinstance(module, nn.ModuleList)
+@torch.no_grad()
+def _copy_whole(cut: nn.Module, model: nn.Module) -> None:
+    for mine, its in zip(model.state_dict().values(), cut.state_dict().values(), strict=True):
+        if isinstance(mine, Tensor):
+            mine.copy_(_gathered(its))
+    model.train(cut.training)

@@ -74,7 +74,8 @@ class Training:
         bucket: batches whose rows are regrouped by length, for data that say how long samples are
             (texts); 0: not. Who takes part, in how many steps, stays the same (docs/text.md).
         shard: cut the model, and a live teacher, over the ranks (FSDP2) where there are several,
-            for what does not fit on one device (docs/scaling.md).
+            for what does not fit on one device: copies are cut, and the model has its weights, in
+            main memory, once it is trained (docs/scaling.md).
         ema: the decay, in [0, 1), of a moving average of the weights over the steps, which is the
             trained model in the end; None: the last step's weights are (docs/teachers.md).
 

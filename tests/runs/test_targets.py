@@ -368,3 +368,10 @@ def test_a_setting_that_came_later_changes_no_digest_at_its_default():
     other = override(recipe, {"student.regulation.when_all_sleep": "stop"})
     assert run_digest("distill", same, None) == run_digest("distill", recipe, None)
     assert run_digest("distill", other, None) != run_digest("distill", recipe, None)
+
+
+@pytest.mark.parametrize("kind", ["teach", "distill"])
+def test_how_many_ranks_hold_a_model_decides_nothing(kind):
+    sharded = ["teacher.training.shard=true", "student.training.shard=true"]
+    digests = {run_digest(kind, load_recipe("digits", more), None) for more in ([], sharded)}
+    assert len(digests) == 1

@@ -24,7 +24,6 @@ LATER = {
     "pace": "even",
     "bucket": 0,
     "balanced": False,
-    "shard": False,
     "ema": None,
     "features": [],
     "decay": DECAY,
@@ -132,7 +131,10 @@ def _digest_at(file: Path, _changed: int) -> str:
 
 
 def forget_later_defaults(settings: dict[str, Any] | None) -> None:
-    """Take what :data:`LATER` names, at its default, out of a section of settings."""
+    """Take what :data:`LATER` names, at its default, out of a section of settings, and what decides
+    nothing of a result."""
+    if settings is not None:
+        settings.pop("shard", None)
     for name, default in LATER.items():
         if settings is not None and name in settings and settings[name] == default:
             del settings[name]

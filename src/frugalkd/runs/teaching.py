@@ -116,7 +116,10 @@ class Teaching:
         folder = teacher
         if one.folder is not None or one.weights is not None:
             folder = None if one.folder is None else Path(one.folder)
-        model = make_teacher(recipe, folder, self._material.train, one).to(self._device)
+        model = make_teacher(recipe, folder, self._material.train, one)
+        cut = recipe.student.training.shard and targets.kind == "live" and not self._ranks.alone
+        if not cut:  # else it may be too large for the device, until it is cut
+            model.to(self._device)
         if recipe.student.model.reuses is not None:
             take_classifier(self._student, model)
         return Source(targets, ask_live(recipe, model, folder), folder)
@@ -248,7 +251,7 @@ class Teaching:
         started = time.perf_counter()
         logits = [
             torch.from_numpy(
-                held_out_logits(live, held_out, folder, self._device, stop, self._ranks)
+                held_out_logits(live, held_out, folder, _device_of(live), stop, self._ranks)
             )
             for live, folder in lives
         ]
@@ -263,6 +266,10 @@ class Teaching:
         agreement = np.mean(said.numpy().argmax(1) == run.probabilities.argmax(1))
         run.evaluation["teacher_agreement"] = float(agreement)
         run.meters.eval_seconds += time.perf_counter() - started
+
+
+def _device_of(live: LiveTeacher) -> torch.device:
+    return next(live.teacher.parameters()).device
 
 
 def _as_it_is(live: LiveTeacher) -> LiveTeacher:

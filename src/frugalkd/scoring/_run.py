@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,7 +72,7 @@ class ScoringRun:
             policy=policy or All(),
             weights=weights,
             objective=CrossEntropy(),
-            training=self.training,
+            training=replace(self.training, shard=False),
             seed=seed,
             device=self.device,
             collate=self.collate,

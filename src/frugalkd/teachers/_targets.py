@@ -61,6 +61,9 @@ class Targets(ABC):
     reads_labels: bool = False
     """Whether labels decide what they say."""
 
+    fills_as_visited: bool = False
+    """Whether a teacher is asked for those rows of a batch alone that it was never asked for."""
+
     @property
     def asks(self) -> Mapping[str, LiveTeacher]:
         """The live teachers that are asked as a training runs, by name."""

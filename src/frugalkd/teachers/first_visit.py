@@ -36,6 +36,8 @@ class FirstVisitTargets(Targets):
         TargetsError: as there, or another process is filling ``folder``.
     """
 
+    fills_as_visited = True
+
     def __init__(
         self,
         teacher: nn.Module | LiveTeacher,

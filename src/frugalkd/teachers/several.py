@@ -93,6 +93,7 @@ class SeveralTeachers(Targets):
         self.combine: Combine = combine
         self.shares = shares_of(weights, len(teachers))
         self.reads_labels = combine == "confidence"
+        self.fills_as_visited = any(each.fills_as_visited for each in self._each)
         self.keeps = min(each.keeps for each in self._each)
         self.knows_top = all(each.knows_top for each in self._each)
         self.temperature = self._common_temperature(temperature)
