@@ -213,6 +213,8 @@ TABLES = {
     "evidence-rivals": lambda: budgets_table(read("evidence-rivals")),
     "infobatch-digits": lambda: budgets_table(read("infobatch-digits")),
     "evidence-cifar10": lambda: budgets_table(read("evidence-cifar10")),
+    "banking77-claims": lambda: claims_table(read("banking77")["claims"]),
+    "banking77": lambda: budgets_table(read("banking77")),
     "efficientnet": lambda: arms_table(read("efficientnet-cifar10")),
     "ledger-make": lambda: made_ledgers_table(
         {
