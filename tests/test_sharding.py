@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -117,7 +118,7 @@ def deep(seed=0):
         return Deep()
 
 
-def fit(training, *, make=plain, when="last-visit", policy=None, **more):
+def fit(training, *, make=plain, when: Any = "last-visit", policy=None, **more):
     """What the engine makes of a student and a live teacher, and the model that was trained."""
     model = make()
     run = distill(
