@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from frugalkd.comparison.statistics import claims, differences, interval, spread
+from frugalkd.comparison.statistics import claims, differences, frontier, interval, spread
 from frugalkd.errors import UnknownName
 
 
@@ -123,3 +123,10 @@ def test_better_with_more_samples_than_a_control_may_have_is_no_claim(more, said
     (claim,) = claims(found, [("ours", "theirs", "better")])
     assert claim["holds"] != said
     assert ("of the samples, the other 25.0%" in claim["why"]) == said
+
+
+def test_budgets_that_differ_by_a_batch_are_the_same_on_a_frontier():
+    points = [(0.0999, 0.87), (0.1, 0.89), (0.25, 0.9), (0.05, 0.8)]
+    assert frontier(points) == [True, True, True, True]
+    assert frontier(points, 0.02) == [False, True, True, True]
+    assert frontier([(0.1, 0.8), (0.1001, 0.8)], 0.02) == [True, True]

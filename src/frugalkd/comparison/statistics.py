@@ -136,14 +136,20 @@ def _more_samples(comparison: dict[str, Any], arm: str, against: str) -> str | N
     return f"it spends {ours:.1%} of the samples, the other {theirs:.1%}"
 
 
-def frontier(points: Sequence[tuple[float | None, float | None]]) -> list[bool]:
+def frontier(points: Sequence[tuple[float | None, float | None]], alike: float = 0.0) -> list[bool]:
     """Which of the points (cost, accuracy) no other beats: none costs as little or less and is as
-    accurate or more, one of both strictly. A point that lacks one of the two is on no frontier."""
+    accurate or more, one of both strictly. A point that lacks one of the two is on no frontier.
+
+    ``alike``: costs that differ by no more than this part of them count as the same, since a budget
+    is spent in whole batches.
+    """
 
     def beats(other: tuple[float | None, float | None], cost: float, accuracy: float) -> bool:
-        if other[0] is None or other[1] is None or other[0] > cost or other[1] < accuracy:
+        if other[0] is None or other[1] is None:
             return False
-        return other[0] < cost or other[1] > accuracy
+        if other[0] > cost * (1 + alike) or other[1] < accuracy:
+            return False
+        return other[0] * (1 + alike) < cost or other[1] > accuracy
 
     return [
         cost is not None

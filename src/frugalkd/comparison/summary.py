@@ -203,11 +203,12 @@ def _off_budget(rows: Sequence[dict[str, Any]]) -> list[str]:
 def _mark_frontiers(rows: Sequence[dict[str, Any]]) -> None:
     """Note which rows no other beats in accuracy at their samples, or at their time."""
     accuracy = [row["accuracy"]["mean"] for row in rows]
-    for name, costs in (
-        ("budget", [row["budget"]["mean"] for row in rows]),
-        ("time", [row["wall_ratio"]["mean"] for row in rows]),
+    for name, costs, alike in (
+        ("budget", [row["budget"]["mean"] for row in rows], BUDGET_TOLERANCE),
+        ("time", [row["wall_ratio"]["mean"] for row in rows], 0.0),
     ):
-        for row, found in zip(rows, frontier(list(zip(costs, accuracy, strict=True))), strict=True):
+        points = list(zip(costs, accuracy, strict=True))
+        for row, found in zip(rows, frontier(points, alike), strict=True):
             row.setdefault("frontier", {})[name] = found
 
 

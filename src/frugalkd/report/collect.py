@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from frugalkd.comparison.statistics import frontier
+from frugalkd.comparison.statistics import BUDGET_TOLERANCE, frontier
 from frugalkd.comparison.summary import SCHEMA as COMPARISON_SCHEMA
 from frugalkd.errors import ReportError, RunFolderError
 from frugalkd.files.parsing import one_line
@@ -133,7 +133,8 @@ def _completed(arm: Arm, comparison: Comparison) -> Arm:
 
 def _with_frontiers(arms: Sequence[Arm]) -> list[Arm]:
     accuracy = [arm.accuracy.mean for arm in arms]
-    budget = frontier([(arm.budget.mean, y) for arm, y in zip(arms, accuracy, strict=True)])
+    spent = [(arm.budget.mean, y) for arm, y in zip(arms, accuracy, strict=True)]
+    budget = frontier(spent, BUDGET_TOLERANCE)
     time = frontier([(arm.wall_ratio.mean, y) for arm, y in zip(arms, accuracy, strict=True)])
     return [
         arm.model_copy(update={"frontier": Frontiers(budget=b, time=t)})
