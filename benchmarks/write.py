@@ -215,6 +215,7 @@ TABLES = {
     "evidence-cifar10": lambda: budgets_table(read("evidence-cifar10")),
     "banking77-claims": lambda: claims_table(read("banking77")["claims"]),
     "banking77": lambda: budgets_table(read("banking77")),
+    "banking77-validation": lambda: budgets_table(read("banking77-validation")),
     "efficientnet": lambda: arms_table(read("efficientnet-cifar10")),
     "ledger-make": lambda: made_ledgers_table(
         {
