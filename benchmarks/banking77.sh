@@ -7,7 +7,6 @@ set -euo pipefail
 exec frugalkd compare banking77 --budgets 0.1,0.25,0.5 --seeds 10 --out "$1" \
   --arms vanilla,significance,regulated,hybrid,ceiling-early,random,short,infobatch,infobatch-no-anneal,ceiling-early@0.35,random@0.35,short@0.35,early-loose@0.25,early-loose@0.35 \
   --set 'arms.infobatch-no-anneal={set: {student.mode: null, student.weighting: uniform, student.policy: {name: infobatch, anneal: 0}}}' \
-  --set 'arms.early-loose={set: {student.mode: regulated, student.regulation: {confidence: 0.97, max_sleep: 4, quota: random, pace: early}}}' \
   --claim 'ceiling-early@0.35 >= vanilla' \
   --claim 'ceiling-early@0.35 > random@0.35' \
   --claim 'ceiling-early@0.35 > short@0.35' \

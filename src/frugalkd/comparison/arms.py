@@ -21,6 +21,7 @@ _OURS: dict[str, dict[str, Any]] = {
     "ceiling-drawn": {"ceiling": 0.9, "quota": "random"},
     "early": {"quota": "random", "pace": "early"},
     "ceiling-early": {"ceiling": 0.9, "quota": "random", "pace": "early"},
+    "early-loose": {"confidence": 0.97, "quota": "random", "pace": "early"},
     "unbiased": {"passing": 0.1},
     "agreement": {"judge": "teacher"},
     "finale": {"finale": 1},
