@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -16,9 +17,9 @@ from frugalkd.bench import billion
 from frugalkd.errors import SelectionMisuse, WriteFailed
 from frugalkd.files import mapped
 from frugalkd.ledger import Ledger
-from frugalkd.policies import All, Moment, RandomSubset, SelfRegulation
+from frugalkd.policies import All, Moment, Plan, RandomSubset, SelfRegulation
 from frugalkd.selection.entering import enter
-from frugalkd.selection.large import planned
+from frugalkd.selection.large import RUNS, planned
 from frugalkd.verdict import Look
 from toys import same_columns
 
@@ -93,9 +94,41 @@ def test_blocks_plan_what_the_whole_pool_plans(policy, block):
         assert sorted(found_forced) == sorted(forced)
         assert same_columns(whole, parts)
         orders.append(found)
-        ranks = draws.Permutation(samples, 4, draws.stream("large order"), epoch)(pool).tolist()
-        assert found == [id for id in ranks if id in set(found)]
+        assert found != sorted(found)
     assert len({tuple(order) for order in orders}) == len(orders)
+
+
+@pytest.mark.parametrize(("samples", "block"), [(1000, 64), (1000, 640), (10_000, 1280)])
+def test_a_block_is_whole_runs_of_neighbours_shuffled(samples, block):
+    """Each page of a mapped column is read for one block, or for two at a run's end."""
+    length, seen = max(1, block // RUNS), []
+    for part in planned(All(), Ledger.new(samples), Moment(0, 2, seed=1), block=block):
+        ids = part.ids
+        runs = np.unique(ids // length)
+        assert len(ids) <= block
+        assert len(ids) == sum(min(length, samples - run * length) for run in runs.tolist())
+        assert len(runs) < 2 or abs(np.corrcoef(np.arange(len(ids)), ids)[0, 1]) < 0.5
+        seen.append(runs)
+    runs = np.concatenate(seen)
+    assert sorted(runs.tolist()) == list(range(-(-samples // length)))
+    assert runs.tolist() != sorted(runs.tolist())
+
+
+def test_samples_of_one_block_are_shuffled_through_and_through():
+    (plan,) = planned(All(), Ledger.new(5000), Moment(3, 9, seed=1))
+    whole = draws.order(np.arange(5000), 1, draws.stream("order"), 3)
+    assert plan.ids.tolist() == whole.tolist()
+
+
+def test_weights_and_forced_go_with_their_ids():
+    @dataclass(frozen=True)
+    class Weighing(All):
+        def plan(self, ledger, pool, at):
+            return Plan(pool[::-1], pool[::-1].astype(np.float32), pool[::-1] % 3 == 0)
+
+    for plan in planned(Weighing(), Ledger.new(300), Moment(0, 2, seed=1), block=128):
+        assert plan.weights.tolist() == plan.ids.tolist()
+        assert plan.forced.tolist() == (plan.ids % 3 == 0).tolist()
 
 
 def test_what_blocks_cannot_plan_is_refused():

@@ -1,7 +1,9 @@
 """Epochs over more samples than an order in memory would bear: planned block by block.
 
-The order of all ids is a keyed permutation, computed where it is needed; a block of it is planned
-when it is its turn. What stays in memory is a block, and the ledger, which may lie in a file.
+An epoch goes through runs of neighbouring ids, in an order of the runs that is a keyed permutation,
+computed where it is needed. A block of runs is planned and shuffled when it is its turn, so that a
+ledger that lies in a file is read and written run by run, each page once an epoch, and so are data
+that lie there. What stays in memory is a block.
 """
 
 from __future__ import annotations
@@ -19,6 +21,9 @@ from frugalkd.policies._policy import Ids, Moment, Plan, Policy
 BLOCK = 1 << 22
 """Ids that are planned at a time: some 200 MB while they are."""
 
+RUNS = 64
+"""Runs of a block: from so many places come the samples that are shuffled together."""
+
 Screen = Callable[[Ids], None]
 """Looks at sleepers that are due, sorted ids, and enters what it sees into the ledger."""
 
@@ -31,15 +36,19 @@ def planned(
     screen: Screen | None = None,
     block: int = BLOCK,
 ) -> Iterator[Plan]:
-    """The plan of the epoch ``at``, a block of the order at a time: together they hold the ids that
-    ``policy`` plans of all samples, each once, in a random order of its own for each epoch.
+    """The plan of the epoch ``at``, a block at a time: together they hold the ids that ``policy``
+    plans of all samples, each once, in a random order of its own for each epoch.
+
+    Up to a block of samples are shuffled through and through. Of more, ids stay in their run of
+    ``block / 64``, which is what shards and a shuffled buffer do elsewhere: data that come sorted
+    by class are better mixed once beforehand.
 
     Args:
         policy: one that decides by sample (``by_sample``): nothing that spends a budget.
         ledger: of all samples; a block is planned with what it says when the block's turn comes.
         at: the epoch and the seed.
         screen: called with a block's sleepers that are due, before the block is planned.
-        block: ids of the order that are looked at at a time.
+        block: ids that are looked at at a time.
 
     Yields:
         Plans in their order; one may be empty.
@@ -53,12 +62,13 @@ def planned(
             f"{policy} plans all samples together: large data need a policy that decides by "
             "sample, such as SelfRegulation() without a budget"
         )
-    samples = len(ledger)
-    order = draws.Permutation(samples, at.seed, draws.stream("large order"), at.epoch)
-    for start in range(0, samples, block):
-        ids = order(np.arange(start, min(start + block, samples)))
-        turn = np.argsort(ids)
-        pool = ids[turn]
+    samples, length = len(ledger), max(1, block // RUNS)
+    runs, together = -(-samples // length), max(1, block // length)
+    order = draws.Permutation(runs, at.seed, draws.stream("large order"), at.epoch)
+    for start in range(0, runs, together):
+        which = np.sort(order(np.arange(start, min(start + together, runs))))
+        pool = (which[:, None] * length + np.arange(length)).ravel()
+        pool = pool[pool < samples]
         plan = policy.plan(ledger, pool, at)
         if len(plan.screen):
             if screen is None:
@@ -67,9 +77,16 @@ def planned(
                 )
             screen(plan.screen)
             plan = policy.plan(ledger, pool, at)
-        back = np.argsort(turn[np.searchsorted(pool, plan.ids)])
-        parts = {
-            name: None if values is None else values[back]
-            for name, values in (("weights", plan.weights), ("forced", plan.forced))
-        }
-        yield replace(plan, ids=plan.ids[back], **parts)
+        yield _shuffled(plan, at)
+
+
+def _shuffled(plan: Plan, at: Moment) -> Plan:
+    """The plan in a random order, without a table of all samples."""
+    ids = draws.order(plan.ids, at.seed, draws.stream("order"), at.epoch)
+    by_id = np.argsort(plan.ids)
+    where = by_id[np.searchsorted(plan.ids, ids, sorter=by_id)]
+    parts = {
+        name: None if values is None else values[where]
+        for name, values in (("weights", plan.weights), ("forced", plan.forced))
+    }
+    return replace(plan, ids=ids, **parts)
