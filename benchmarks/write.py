@@ -23,6 +23,7 @@ from comparisons import (
     budgets_table,
     claims_table,
     made_ledgers_table,
+    objectives_table,
     reference_table,
 )
 
@@ -216,6 +217,7 @@ TABLES = {
     "banking77-claims": lambda: claims_table(read("banking77")["claims"]),
     "banking77": lambda: budgets_table(read("banking77")),
     "banking77-validation": lambda: budgets_table(read("banking77-validation")),
+    "objectives": lambda: objectives_table(read("objectives")),
     "efficientnet": lambda: arms_table(read("efficientnet-cifar10")),
     "ledger-make": lambda: made_ledgers_table(
         {
