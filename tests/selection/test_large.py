@@ -127,8 +127,8 @@ def test_weights_and_forced_go_with_their_ids():
             return Plan(pool[::-1], pool[::-1].astype(np.float32), pool[::-1] % 3 == 0)
 
     for plan in planned(Weighing(), Ledger.new(300), Moment(0, 2, seed=1), block=128):
-        assert plan.weights.tolist() == plan.ids.tolist()
-        assert plan.forced.tolist() == (plan.ids % 3 == 0).tolist()
+        assert np.array_equal(plan.weights, plan.ids)  # pyright: ignore[reportArgumentType]
+        assert np.array_equal(plan.forced, plan.ids % 3 == 0)  # pyright: ignore
 
 
 def test_what_blocks_cannot_plan_is_refused():
