@@ -16,7 +16,7 @@ from frugalkd.policies import All, RandomSubset, SelfRegulation
 from frugalkd.teachers import EMATeacher
 from frugalkd.training import Checkpointing, Optimizer, Training
 from ranking import on_ranks
-from toys import CLASSES, images, net
+from toys import CLASSES, OneBadRow, images, net
 
 TOLERANCE = 2e-6
 """Of a weight: float32 sums in another order, over some twenty steps."""
@@ -179,19 +179,11 @@ def test_the_average_of_two_ranks_teaches_what_that_of_one_does():
 
 def _diverging():
     """One sample, in one rank's share, whose input is not finite."""
-    data = images(32, augmented=False)
-
-    class Bad(torch.utils.data.Dataset):
-        def __len__(self):
-            return 32
-
-        def __getitem__(self, id):
-            pixels, labels = data.batch(np.array([id]), np.array([0]))
-            return pixels[0] * (float("nan") if id == 21 else 1), int(labels[0])
-
     model = plain()
     try:
-        train_teacher(model, Bad(), policy=All(), training=settings(4), device="cpu")
+        train_teacher(
+            model, OneBadRow(32, bad=21), policy=All(), training=settings(4), device="cpu"
+        )
     except NonFiniteLoss as error:
         finite = all(bool(torch.isfinite(p).all()) for p in model.parameters())
         weights = torch.cat([p.detach().flatten() for p in model.parameters()])

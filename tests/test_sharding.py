@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -21,7 +20,7 @@ from frugalkd.selection import Selection
 from frugalkd.teachers import EMATeacher, FirstVisitTargets, LiveTeacher
 from frugalkd.training import Optimizer, Training
 from ranking import on_ranks
-from toys import CLASSES, images
+from toys import CLASSES, OneBadRow, images
 
 TOLERANCE = 2e-6
 """Of a weight: float32 sums in another order, over some twenty steps."""
@@ -197,20 +196,10 @@ def test_a_checkpoint_is_whole_and_goes_on_sharded_or_not(tmp_path, stopped, goi
 
 def _diverged(name):
     """The step of a bad row, and the weights then, finite and other than the first ones."""
-    data = images(32, augmented=False)
-
-    class Bad(torch.utils.data.Dataset):
-        def __len__(self):
-            return 32
-
-        def __getitem__(self, id):
-            pixels, labels = data.batch(np.array([id]), np.array([0]))
-            return pixels[0] * (float("nan") if id == 21 else 1), int(labels[0])
-
     model = plain()
     try:
         training = settings(optimizer=Optimizer(name, lr=0.05), batch_size=4)
-        train_teacher(model, Bad(), policy=All(), training=training, device="cpu")
+        train_teacher(model, OneBadRow(32, bad=21), policy=All(), training=training, device="cpu")
     except NonFiniteLoss as error:
         return error.step, error.ids, torch.cat([p.detach().flatten() for p in model.parameters()])
     return None

@@ -62,6 +62,20 @@ def images(samples=37, seed=0, augmented=True) -> ImageData:
     )
 
 
+class OneBadRow(torch.utils.data.Dataset):
+    """Small images; that of the sample ``bad`` is not finite."""
+
+    def __init__(self, samples, bad):
+        self.images, self.bad = images(samples, augmented=False), bad
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, id):
+        pixels, labels = self.images.batch(np.array([id]), np.array([0]))
+        return pixels[0] * (float("nan") if id == self.bad else 1), int(labels[0])
+
+
 def net(seed=0, width=4) -> Any:
     """A convolution, BatchNorm, dropout and a linear layer."""
     with torch.random.fork_rng(devices=[]):

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from frugalkd.checks import check_pair, explained, first_look, labels_of, read_first
 from frugalkd.criterion import bind
 from frugalkd.data.source import Collate, check_map_style, data_digest
-from frugalkd.devices import autocast
+from frugalkd.devices import autocast, device_of
 from frugalkd.engine import Caller, Listener, Run, Trainer, accelerator_for
 from frugalkd.errors import (
     DataError,
@@ -394,7 +394,7 @@ def _flops(
 ) -> dict[str, dict[str, float]]:
     """Operations of what ``meters`` counted, of the student and of those who were ``asked``."""
     precision = partial(autocast, model, training.precision)
-    row = flops_of_data(model, data, _device_of(model), collate, precision)
+    row = flops_of_data(model, data, device_of(model), collate, precision)
     of_student = {
         "student_forward": row["forward"] * meters.student_forwards,
         "student_backward": row["backward"] * meters.samples_backpropagated,
@@ -412,17 +412,13 @@ def teacher_flops(
     total = 0.0
     for name, live in asked.items():
         rows = meters.queries_of.get(name, 0) if meters.queries_of else meters.teacher_queries
-        device = _device_of(live.teacher)
+        device = device_of(live.teacher)
         if live.own_forward:
             total += rows * flops_of_asking(live.look, data, device, collate)
         else:  # on a copy, which no hook of the user's sees
             row = flops_of_data(live.teacher, data, device, collate, live.asking)
             total += rows * row["forward"]
     return total
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
 
 
 def _never() -> bool:

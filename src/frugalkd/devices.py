@@ -1,4 +1,4 @@
-"""Devices by name."""
+"""Devices: by name, and of a model."""
 
 from __future__ import annotations
 
@@ -42,3 +42,8 @@ def resolve_device(device: str) -> torch.device:
     if not available[device]():
         raise ModelError(f"device {device} is not here: set device: auto, or cpu")
     return torch.device(device)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of a model's parameters."""
+    return next(model.parameters()).device

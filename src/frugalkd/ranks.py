@@ -236,7 +236,7 @@ class Ranks:
         adds this rank's to them."""
         if isinstance(model, DistributedDataParallel):
             model.require_backward_grad_sync = now
-        elif is_sharded(model):
+        elif not self.alone:  # torch's FSDPModule
             model.set_requires_gradient_sync(now)  # pyright: ignore[reportCallIssue]
 
     def average_gradients(self, module: nn.Module) -> None:

@@ -169,7 +169,7 @@ def load_whole(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 def laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
     """``value``, a whole tensor, on the device of ``parameter``, cut and in memory as that is."""
-    if type(parameter).__name__ != "DTensor":
+    if not _is_cut(parameter):
         return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -181,8 +181,12 @@ def laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
     )
 
 
+def _is_cut(tensor: Tensor) -> bool:
+    return type(tensor).__name__ == "DTensor"
+
+
 def _gathered(tensor: Tensor) -> Tensor:
-    if type(tensor).__name__ != "DTensor":
+    if not _is_cut(tensor):
         return tensor
     return tensor.detach().full_tensor()  # pyright: ignore[reportAttributeAccessIssue]
 

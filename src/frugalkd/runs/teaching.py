@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from frugalkd.api import Stop, teacher_flops
+from frugalkd.devices import device_of
 from frugalkd.engine import Run
 from frugalkd.errors import TargetsError
 from frugalkd.models.reuse import take_classifier
@@ -251,7 +252,7 @@ class Teaching:
         started = time.perf_counter()
         logits = [
             torch.from_numpy(
-                held_out_logits(live, held_out, folder, _device_of(live), stop, self._ranks)
+                held_out_logits(live, held_out, folder, device_of(live.teacher), stop, self._ranks)
             )
             for live, folder in lives
         ]
@@ -266,10 +267,6 @@ class Teaching:
         agreement = np.mean(said.numpy().argmax(1) == run.probabilities.argmax(1))
         run.evaluation["teacher_agreement"] = float(agreement)
         run.meters.eval_seconds += time.perf_counter() - started
-
-
-def _device_of(live: LiveTeacher) -> torch.device:
-    return next(live.teacher.parameters()).device
 
 
 def _as_it_is(live: LiveTeacher) -> LiveTeacher:
