@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from frugalkd.errors import ImportRefused, RecipeError, UnknownName
+from frugalkd.errors import ImportRefused, ModelError, RecipeError, UnknownName
+from frugalkd.models import build_model
 from frugalkd.policies import All
 from frugalkd.recipes.load import (
     check_names,
@@ -358,3 +359,41 @@ def test_settings_are_not_written_to():
     recipe = override(load_recipe("digits"), settings)
     assert recipe.model_dump()["student"]["objective"]["alpha"] == 0.5
     assert section == {"name": "kd"}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "{name: torchvision/squeezenet1_1}",
+        "{name: timm/resnet10t, options: {drop_rate: 0.1}}",
+        "{name: timm/resnet18.a1_in1k}",
+    ],
+)
+def test_sound_8_models_of_libraries_are_known_to_recipes(model):
+    pytest.importorskip(model.partition("/")[0].removeprefix("{name: "))
+    recipe = load_recipe("digits", [f"{role}.model={model}" for role in ("teacher", "student")])
+    check_names(recipe)
+    check_variants(load_recipe("digits", [f"teachers.big.teacher.model={model}"]), [])
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("teacher.model={name: tim/resnet18}", "teacher.model.name: unknown library of models"),
+        ("student.model={name: timm/resnet118}", "student.model.name: unknown model 'timm/resnet1"),
+        ("student.model={name: torchvision/resnet17}", "did you mean torchvision/resnet1"),
+        ("teacher.model={name: timm/resnet18, options: {pretrained: true}}", "teacher.model: mode"),
+        ("student.model={name: rsnt}", "did you mean resnet8"),
+    ],
+)
+def test_sound_8_a_recipe_and_a_build_refuse_the_same_names(setting, says):
+    pytest.importorskip("timm")
+    pytest.importorskip("torchvision")
+    with pytest.raises(RecipeError) as caught:
+        check_names(load_recipe("digits", [setting]))
+    assert says in str(caught.value)
+    spec = load_recipe("digits", [setting])
+    model = spec.teacher.model if setting.startswith("teacher") else spec.student.model
+    with pytest.raises((UnknownName, ModelError)) as refused:
+        build_model(model.name or "", num_classes=2, in_channels=3, image_size=8, **model.options)
+    assert str(caught.value).endswith(str(refused.value))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from frugalkd.data.cifar import load_cifar10
@@ -43,15 +43,21 @@ DATA: dict[str, Callable[..., Splits]] = {
 }
 
 
+def check_data(name: str, options: Collection[str]) -> None:
+    """What every use of a data set's name comes by: recipes, dry runs, loading. Reads nothing.
+    Raises UnknownName; DataError where it takes no such option."""
+    if name not in DATA:
+        raise UnknownName("data set", name, DATA)
+    what = f"data set {name!r}"
+    check_options(DATA[name], options, fixed={"root"}, what=what, error=DataError)
+
+
 def load_data(name: str, root: str | os.PathLike[str] | None = None, **options: Any) -> Splits:
     """The data set ``name`` (a key of ``DATA``), not augmented, from the data root (see
     ``data_root``). ``options`` go to its loader. Raises UnknownName, DataError.
     """
-    if name not in DATA:
-        raise UnknownName("data set", name, DATA)
-    loader = DATA[name]
-    check_options(loader, options, fixed={"root"}, what=f"data set {name!r}", error=DataError)
-    return loader(root, **options)
+    check_data(name, options)
+    return DATA[name](root, **options)
 
 
 __all__ = [

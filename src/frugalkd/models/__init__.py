@@ -4,7 +4,7 @@ texts as token ids. All return logits (B, num_classes)."""
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,12 @@ from frugalkd.models import resnet
 from frugalkd.models.beginning import PRETRAINED, begin
 from frugalkd.models.fashion import FashionConv
 from frugalkd.models.lenet import lenet5, lenet5_half
-from frugalkd.models.libraries import Wanted, build_from_library, is_of_a_library
+from frugalkd.models.libraries import (
+    Wanted,
+    build_from_library,
+    check_of_library,
+    is_of_a_library,
+)
 from frugalkd.models.mlp import MLP
 from frugalkd.models.text import TextCNN, TextEncoder
 
@@ -41,6 +46,25 @@ TEXT_MODELS: dict[str, Callable[..., nn.Module]] = {
 
 # Not options: what build_model gives every model, and what makes a ResNet the one its name says.
 FIXED = frozenset({"num_classes", "in_channels", "image_size", "depth", "filters", "vocabulary"})
+
+
+def check_model(
+    name: str,
+    options: Collection[str],
+    known: Mapping[str, Callable[..., nn.Module]] = MODELS | TEXT_MODELS,
+) -> None:
+    """What every use of a model's name comes by: recipes, dry runs, building. Builds nothing.
+
+    Raises:
+        UnknownName: neither ``known`` nor a library has it; the message has the nearest names.
+        ModelError: it takes no such option, or its library is not installed.
+    """
+    if is_of_a_library(name):
+        check_of_library(name, options)
+    elif name not in known:
+        raise UnknownName("model", name, [*known, "timm/NAME", "torchvision/NAME"])
+    else:
+        check_options(known[name], options, fixed=FIXED, what=f"model {name!r}", error=ModelError)
 
 
 def build_model(
@@ -68,10 +92,7 @@ def build_model(
         ModelError: options, sizes or weights that do not fit, or the library is not installed.
     """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    if not is_of_a_library(name):
-        if name not in MODELS:
-            raise UnknownName("model", name, [*MODELS, "timm/NAME", "torchvision/NAME"])
-        check_options(MODELS[name], options, fixed=FIXED, what=f"model {name!r}", error=ModelError)
+    check_model(name, options, MODELS)
     sizes = {"num_classes": num_classes, "in_channels": in_channels, "image size": height}
     for what, value in (sizes | {"image width": width}).items():
         if value < 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -32,16 +32,15 @@ def is_of_a_library(name: str) -> bool:
     return "/" in name
 
 
-def build_from_library(name: str, wanted: Wanted, options: Mapping[str, Any]) -> nn.Module:
-    """A new model of a library, with a head for ``wanted.classes``.
+def check_of_library(name: str, options: Collection[str]) -> Any:
+    """The package of ``name``, LIBRARY/MODEL, imported.
 
     ``options`` are those of the library's own function. None of them may say where weights come
     from: a run folder names its model, and reading one must fetch nothing.
 
     Raises:
         UnknownName: no such library, or it has no such model; with the nearest names.
-        ModelError: the library is not installed, the model cannot be built, or its pretrained
-            weights cannot be had.
+        ModelError: the library is not installed, or an option is not the recipe's to set.
     """
     library, _, model = name.partition("/")
     if library not in LIBRARIES:
@@ -58,6 +57,21 @@ def build_from_library(name: str, wanted: Wanted, options: Mapping[str, Any]) ->
         raise ModelError(
             f"model {name!r} needs {library}: pip install 'frugalkd[{library}]'"
         ) from None
+    known = _timms if library == "timm" else _torchvisions
+    names = known(package, model)
+    if model not in names:
+        raise UnknownName("model", name, [f"{library}/{each}" for each in names])
+    return package
+
+
+def build_from_library(name: str, wanted: Wanted, options: Mapping[str, Any]) -> nn.Module:
+    """A new model of a library, with a head for ``wanted.classes``.
+
+    Raises:
+        UnknownName, ModelError: as :func:`check_of_library`; or the model cannot be built, or its
+            pretrained weights cannot be had.
+    """
+    package, (library, _, model) = check_of_library(name, options), name.partition("/")
     build = _from_timm if library == "timm" else _from_torchvision
     try:
         return build(package, name, model, wanted, dict(options))
@@ -74,15 +88,24 @@ def build_from_library(name: str, wanted: Wanted, options: Mapping[str, Any]) ->
         ) from error
 
 
+def _timms(timm: Any, model: str) -> Collection[str]:
+    """Its models; where ``model`` names pretrained weights too (``resnet18.a1_in1k``), those of
+    that architecture."""
+    architecture, tag, _ = model.partition(".")
+    if not timm.is_model(architecture):
+        return timm.list_models()
+    return timm.list_pretrained(architecture) if tag else [architecture]
+
+
+def _torchvisions(torchvision: Any, model: str) -> Collection[str]:
+    return torchvision.models.list_models(module=torchvision.models)
+
+
 def _from_timm(
     timm: Any, name: str, model: str, wanted: Wanted, options: dict[str, Any]
 ) -> nn.Module:
     """By ``timm.create_model``, which takes any number of channels; a model that is made for one
     size of pictures is told theirs."""
-    if not timm.is_model(model):
-        raise UnknownName("model", name, [f"timm/{known}" for known in timm.list_models()])
-    if "." in model and model not in (tagged := timm.list_pretrained(model.partition(".")[0])):
-        raise UnknownName("model", name, [f"timm/{known}" for known in tagged])
     made_for = timm.get_pretrained_cfg(model)
     if made_for is not None and made_for.fixed_input_size:
         options.setdefault("img_size", wanted.size)
@@ -100,9 +123,6 @@ def _from_torchvision(
 ) -> nn.Module:
     """By ``torchvision.models.get_model``, of colour pictures."""
     models = torchvision.models
-    known = models.list_models(module=models)
-    if model not in known:
-        raise UnknownName("model", name, [f"torchvision/{known}" for known in known])
     if wanted.channels != 3:
         raise ModelError(
             f"model {name!r} takes colour pictures, and these have {wanted.channels} channels: "

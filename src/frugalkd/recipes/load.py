@@ -17,7 +17,6 @@ from frugalkd.errors import (
     UnknownName,
     refuse_schema,
 )
-from frugalkd.imports import check_options
 from frugalkd.recipes.overrides import apply, parse
 from frugalkd.recipes.strict_yaml import load_yaml
 
@@ -94,18 +93,17 @@ def check_names(recipe: Recipe) -> None:
     Raises:
         RecipeError: one line that names the field.
     """
-    from frugalkd.data import DATA
-    from frugalkd.models import FIXED, MODELS, TEXT_MODELS
+    from frugalkd.data import check_data
+    from frugalkd.models import check_model
 
-    known = {**MODELS, **TEXT_MODELS}
     for name, role in (("teacher", recipe.teacher), ("student", recipe.student)):
         for path in role.objective.imports:
             _check_path(f"{name}.objective", path)
-    _check_spec("data", recipe.data, "data set", DATA, frozenset({"root"}))
-    _check_spec("teacher.model", recipe.teacher.model, "model", known, FIXED)
-    _check_spec("student.model", recipe.student.model, "model", known, FIXED)
+    _check_spec("data", recipe.data, check_data)
+    _check_spec("teacher.model", recipe.teacher.model, check_model)
+    _check_spec("student.model", recipe.student.model, check_model)
     for model in _models_of_several(recipe):
-        _check_spec("student.teachers.of: model", model, "model", known, FIXED)
+        _check_spec("student.teachers.of: model", model, check_model)
 
 
 def check_variants(recipe: Recipe, arms: Collection[str]) -> None:
@@ -164,24 +162,18 @@ def _check_variant(where: str, recipe: Recipe, settings: Mapping[str, Any]) -> N
 
 
 def _check_spec(
-    field: str,
-    spec: NamedOrPath,
-    kind: str,
-    registry: Mapping[str, Callable[..., Any]],
-    fixed: frozenset[str],
+    field: str, spec: NamedOrPath, check: Callable[[str, Collection[str]], None]
 ) -> None:
-    """``fixed`` are parameters that are not the recipe's to set."""
+    """``check`` is the registry's own, of a name and its options."""
     if spec.path is not None:
         return _check_path(field, spec.path)
     assert spec.name is not None
-    if spec.name not in registry:
-        raise RecipeError(f"{field}.name: {UnknownName(kind, spec.name, registry)}")
     try:
-        what = f"{field}.options: {kind} {spec.name!r}"
-        maker = registry[spec.name]
-        check_options(maker, spec.options, fixed=fixed, what=what, error=RecipeError)
+        check(spec.name, spec.options)
+    except UnknownName as error:
+        raise RecipeError(f"{field}.name: {error}") from None
     except FrugalKDError as error:
-        raise RecipeError(str(error)) from None
+        raise RecipeError(f"{field}: {error}") from None
 
 
 def _check_path(field: str, path: str) -> None:
