@@ -47,6 +47,11 @@ def test_a_finished_run_is_shown_and_not_run_again(runs, cli):
     assert max(map(len, head.splitlines())) <= 80
 
 
+def test_sound_16_teach_recommends_the_students_own_gate(runs, cli):
+    _, out, _ = cli("teach", "digits", "--out", str(runs / "teacher"), *FEW)
+    assert "--mode regulated" in " ".join(out.partition("next: ")[2].split())
+
+
 def test_json_is_results_json(runs, cli):
     code, out, _ = cli("teach", "digits", "--out", str(runs / "teacher"), *FEW, "--json")
     assert code == 0

@@ -105,12 +105,19 @@ def test_reading_labels_reads_no_picture(saved, monkeypatch):
     assert len(splits.train.subset(range(10)).labels) == 10
 
 
+def test_sound_16_a_missing_column_lists_the_columns(saved):
+    with pytest.raises(DataError) as caught:
+        load(saved, image="picture", label="intent")
+    for column in ("picture", "digit", "word"):
+        assert column in str(caught.value).partition("the columns are")[2]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"label": "digit"}, "which column holds the pictures: image"),
         ({"image": "picture"}, "no column 'label'"),
-        ({"image": "pictures", "label": "digit"}, "no column 'pictures': did you mean picture"),
+        ({"image": "pictures", "label": "digit"}, "no column 'pictures': the columns are picture"),
         ({"image": "digit", "label": "digit"}, "'digit' holds no pictures"),
         ({"image": "picture", "label": "digit", "train": "tarin"}, "no split 'tarin'"),
         ({"image": "picture", "label": "digit", "test": "dev"}, "no split 'dev'"),

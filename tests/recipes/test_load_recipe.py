@@ -85,6 +85,18 @@ def test_a_bad_file_is_one_line_that_names_the_file(write, text, says):
     assert "\n" not in message
 
 
+def test_sound_16_every_error_of_a_recipe_is_listed(write):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write("name: mine\ndata: {name: digits, train_size: 0}\n"))
+    message = str(caught.value)
+    for said in ("teacher is missing", "student is missing", "data.train_size is 0: it should be"):
+        assert said in message
+    assert "more" not in message
+    many = "".join(f"wrong{n}: 1\n" for n in range(30))
+    with pytest.raises(RecipeError, match=r"no such setting wrong9.*; and 20 more$"):
+        load_recipe(write(MINIMAL + many))
+
+
 def test_a_binary_file_is_refused(tmp_path):
     path = tmp_path / "x.yaml"
     path.write_bytes(b"\xff\xfe\x00")

@@ -67,8 +67,7 @@ def teach(
         ),
     )
     student = out.parent / ("student" if out.name != "student" else "distilled")
-    gated = made.teacher.policy.build().looks
-    command = ["frugalkd", "distill", recipe, "--mode", "hybrid" if gated else "regulated"]
+    command = ["frugalkd", "distill", recipe, "--mode", "regulated"]
     command += ["--teacher", str(out), "--out", str(student)]
     for setting in settings:
         command += ["--set", setting]
@@ -84,7 +83,7 @@ def distill(
             "--mode",
             metavar="|".join(MODES),
             help="Who takes part, and what a sample weighs; without it the recipe decides: "
-            "[cyan]--mode hybrid[/cyan]. Significance and hybrid need a self-regulated teacher.",
+            "[cyan]--mode regulated[/cyan]. Significance and hybrid need a self-regulated teacher.",
             autocompletion=lambda: list(MODES),
             show_default=False,
         ),
@@ -116,7 +115,7 @@ def distill(
 
     [bold]Examples[/bold]
 
-    frugalkd distill digits --mode hybrid --teacher runs/teacher --out runs/student
+    frugalkd distill digits --mode regulated --teacher runs/teacher --out runs/student
 
     frugalkd distill digits --mode regulated --set teacher.weights=mine.pt --out runs/student
     """

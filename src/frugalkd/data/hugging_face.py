@@ -187,7 +187,8 @@ def _whole(table: Dataset, column: str) -> Any:
 def check_column(table: Dataset, column: str) -> None:
     """Raises DataError where the table has no such column."""
     if column not in table.column_names:
-        raise DataError(f"there is no column {column!r}: {nearest(column, table.column_names)}")
+        known = one_line(", ".join(table.column_names), 500)
+        raise DataError(f"there is no column {column!r}: the columns are {known}")
 
 
 def _texts(table: Dataset, column: str, rows: list[int] | None = None) -> list[str]:

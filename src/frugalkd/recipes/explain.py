@@ -13,18 +13,21 @@ from pydantic import BaseModel, ValidationError
 from frugalkd.errors import nearest
 from frugalkd.files.parsing import one_line
 
+_MOST_ERRORS = 10
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
 
 def explain(error: ValidationError, raw: Any, model: type[BaseModel]) -> str:
-    """What is wrong with ``raw`` as a ``model``, in one line; more errors are counted."""
+    """All that is wrong with ``raw`` as a ``model``, in one line; of very many errors the first
+    ones, and how many more there are."""
     errors = error.errors()
     # A misspelt key often leaves another one missing: the misspelling says more.
     errors.sort(key=lambda one: one["type"] not in _UNKNOWN)
-    line = _one(errors[0], raw, model)
-    if len(errors) > 1:
-        line += f" (and {len(errors) - 1} more)"
-    return one_line(line, most=1000)
+    said = list(dict.fromkeys(_one(each, raw, model) for each in errors))
+    more = len(said) - _MOST_ERRORS
+    if more > 0:
+        said[_MOST_ERRORS:] = [f"and {more} more"]
+    return one_line("; ".join(said), most=2000)
 
 
 _NAMED = ("data", "model", "objective", "optimizer", "policy")
