@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from frugalkd.data import Augmentation, ImageData, load_data
     from frugalkd.engine import Run
     from frugalkd.errors import FrugalKDError
-    from frugalkd.gate import gate
     from frugalkd.heads import train_head
     from frugalkd.ledger import Ledger
     from frugalkd.meters import Meters
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from frugalkd.policies import All, Policy, RandomSubset, SelfRegulation
     from frugalkd.runs.load import load
     from frugalkd.selection import Selection
+    from frugalkd.selection.gating import gate
     from frugalkd.teachers import (
         EMATeacher,
         FirstVisitTargets,
@@ -47,7 +47,7 @@ _HOMES = {
     "load_data": "data",
     "Run": "engine",
     "FrugalKDError": "errors",
-    "gate": "gate",
+    "gate": "selection.gating",
     "train_head": "heads",
     "Ledger": "ledger",
     "Meters": "meters",

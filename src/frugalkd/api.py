@@ -30,6 +30,7 @@ from frugalkd.errors import (
 )
 from frugalkd.evaluation import measure, predict
 from frugalkd.fidelity import too_little
+from frugalkd.files import StrPath
 from frugalkd.files.checkpoint import Checkpoints
 from frugalkd.flops import flops_of_asking, flops_of_data
 from frugalkd.ledger import Ledger
@@ -60,7 +61,7 @@ def train_teacher(
     held_out: Dataset | None = None,
     device: str = "auto",
     collate: Collate | None = None,
-    checkpoints: Path | None = None,
+    checkpoints: StrPath | None = None,
     checkpointing: Checkpointing | None = None,
     resume: bool = False,
     listener: Listener | None = None,
@@ -141,7 +142,7 @@ def distill(
     held_out: Dataset | None = None,
     device: str = "auto",
     collate: Collate | None = None,
-    checkpoints: Path | None = None,
+    checkpoints: StrPath | None = None,
     checkpointing: Checkpointing | None = None,
     resume: bool = False,
     listener: Listener | None = None,
@@ -266,7 +267,7 @@ def _train(
     held_out: Dataset | None,
     device: str,
     collate: Collate | None,
-    checkpoints: Path | None,
+    checkpoints: StrPath | None,
     checkpointing: Checkpointing | None,
     resume: bool,
     listener: Listener | None,
@@ -295,7 +296,7 @@ def _train(
     ledger.about = _about(data, policy)
     keeper, about = None, {}
     if checkpoints is not None:
-        keeper = Checkpoints(checkpoints, checkpointing or Checkpointing())
+        keeper = Checkpoints(Path(checkpoints), checkpointing or Checkpointing())
         about = describe_training(
             data, ledger.about["data"], policy=policy, objective=objective, training=training,
             label_free=label_free, targets=targets, teacher=teacher, weights=weights, scores=scores,

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frugalkd.errors import LedgerError
+from frugalkd.files import StrPath
 from frugalkd.files.parsing import one_line, parse_json
 from frugalkd.ledger import Ledger
 from frugalkd.verdict import fails
@@ -26,7 +27,7 @@ _TRUTH = {"true": 1, "false": 0, "1": 1, "0": 0, "1.0": 1, "0.0": 0}
 
 
 def ledger_from_log(
-    path: str | Path, samples: int, *, confidence: float = 0.9, labels: NDArray | None = None
+    path: StrPath, samples: int, *, confidence: float = 0.9, labels: NDArray | None = None
 ) -> Ledger:
     """The ledger of a training that nobody gated, as if a gate had looked on.
 

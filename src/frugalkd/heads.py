@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, final
 
 import numpy as np
@@ -29,6 +28,7 @@ from frugalkd.data.source import Collate, check_map_style, open_source
 from frugalkd.devices import autocast
 from frugalkd.engine import Listener, Run, accelerator_for
 from frugalkd.errors import ModelError, Stopped, UnsupportedData
+from frugalkd.files import StrPath
 from frugalkd.flops import flops_of_data
 from frugalkd.looking import looking
 from frugalkd.memory import memory_for
@@ -78,7 +78,7 @@ def train_head(
     held_out: Dataset | None = None,
     device: str = "auto",
     collate: Collate | None = None,
-    checkpoints: Path | None = None,
+    checkpoints: StrPath | None = None,
     checkpointing: Checkpointing | None = None,
     resume: bool = False,
     listener: Listener | None = None,

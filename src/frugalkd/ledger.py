@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frugalkd.errors import LedgerError
+from frugalkd.files import StrPath
 from frugalkd.files.arrays import load_arrays, save_arrays
 from frugalkd.files.mapped import filled_columns
 
@@ -69,7 +70,7 @@ class Ledger:
         *,
         labels: NDArray | None = None,
         extra: Mapping[str, str] | None = None,
-        folder: Path | None = None,
+        folder: StrPath | None = None,
     ) -> Ledger:
         """An empty ledger.
 
@@ -85,7 +86,7 @@ class Ledger:
             WriteFailed: the disk has no room for them.
         """
         wanted = dict(_COLUMNS) | {name: (dtype, 0.0) for name, dtype in (extra or {}).items()}
-        columns = filled_columns(samples, wanted, folder)
+        columns = filled_columns(samples, wanted, None if folder is None else Path(folder))
         if labels is not None:
             known = np.abs(labels) <= np.iinfo(np.int32).max
             labels = np.where(known, labels, -1).astype(np.int32)
@@ -171,7 +172,7 @@ class Ledger:
         labels = None if self.labels is None else self.labels.copy()
         return Ledger(columns, labels, self.epochs, dict(self.about))
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: StrPath) -> None:
         """Write a safetensors file, atomically.
 
         Raises:
@@ -184,7 +185,7 @@ class Ledger:
         save_arrays(Path(path), _KIND, arrays, about)
 
     @classmethod
-    def load(cls, path: str | Path) -> Ledger:
+    def load(cls, path: StrPath) -> Ledger:
         """Read what :meth:`save` wrote; ``path`` may be the folder of the run.
 
         Raises:
@@ -220,7 +221,7 @@ class Ledger:
             raise LedgerError(f"{path} is damaged: what it says of itself is not text; {_AGAIN}")
         return cls(arrays, arrays.pop("label", None), epochs, about)
 
-    def export(self, path: str | Path) -> None:
+    def export(self, path: StrPath) -> None:
         """Write a table, one row a sample: ``.csv``, or ``.parquet`` (extra ``parquet``).
 
         Raises:
@@ -252,7 +253,7 @@ class Ledger:
             raise LedgerError(f"cannot export to {path.name!r}: end it in .csv or .parquet")
 
 
-def ledger_file(path: str | Path) -> Path:
+def ledger_file(path: StrPath) -> Path:
     """The ledger in a run's folder, or the file that ``path`` is."""
     path = Path(path)
     return path / "ledger.safetensors" if path.is_dir() else path

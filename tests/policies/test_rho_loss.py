@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from frugalkd.gate import look
 from frugalkd.ledger import Ledger
 from frugalkd.policies import Moment, RhoLoss, Scoring
+from frugalkd.selection.gating import look
 
 
 def test_the_rows_farthest_above_their_irreducible_loss_are_kept():

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from frugalkd.gate import look
 from frugalkd.ledger import Ledger
 from frugalkd.policies import Moment, Unix
+from frugalkd.selection.gating import look
 
 
 def test_the_48_of_64_of_highest_entropy_are_kept():

@@ -24,11 +24,11 @@ from torch.utils.data import Dataset
 from frugalkd.bench.cases import LEDGER
 from frugalkd.bench.machine import machine
 from frugalkd.files.atomic import atomic, write_json
-from frugalkd.gate import look
 from frugalkd.ledger import Ledger
 from frugalkd.meters import peak_memory_bytes
 from frugalkd.policies import SelfRegulation
 from frugalkd.selection import Selection
+from frugalkd.selection.gating import look
 from frugalkd.verdict import Look
 
 MUST: dict[str, tuple[str, float]] = {

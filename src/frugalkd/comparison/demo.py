@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from frugalkd.comparison.run import Event, compare
+from frugalkd.files import StrPath
 from frugalkd.recipes.load import load_recipe
 
 ARMS = ("vanilla", "significance", "regulated", "hybrid", "ce", "random", "short")
@@ -15,7 +15,7 @@ NOTE = "360 test digits rank nothing: this shows that it works"
 
 
 def demo(
-    out: Path | str, jobs: int = 2, listener: Callable[[Event], None] | None = None
+    out: StrPath, jobs: int = 2, listener: Callable[[Event], None] | None = None
 ) -> dict[str, Any]:
     """Compare the modes and three controls on scikit-learn's digits; prints nothing.
 

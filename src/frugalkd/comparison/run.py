@@ -24,6 +24,7 @@ from frugalkd.errors import (
     UnknownName,
     WriteFailed,
 )
+from frugalkd.files import StrPath
 from frugalkd.files.atomic import write_json
 from frugalkd.files.lock import Lock
 from frugalkd.files.writing import make_folder
@@ -47,7 +48,7 @@ def compare(
     *,
     arms: Sequence[str],
     seeds: int | Sequence[int],
-    out: Path | str,
+    out: StrPath,
     budgets: Sequence[float] = (),
     jobs: int = 2,
     listener: Callable[[Event], None] | None = None,

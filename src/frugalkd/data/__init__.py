@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -29,6 +28,7 @@ from frugalkd.data.splits import Splits, hold_out, take
 from frugalkd.data.text import TextData
 from frugalkd.data.texts import load_banking77, load_trec6
 from frugalkd.errors import DataError, UnknownName
+from frugalkd.files import StrPath
 from frugalkd.imports import check_options
 
 DATA: dict[str, Callable[..., Splits]] = {
@@ -52,7 +52,7 @@ def check_data(name: str, options: Collection[str]) -> None:
     check_options(DATA[name], options, fixed={"root"}, what=what, error=DataError)
 
 
-def load_data(name: str, root: str | os.PathLike[str] | None = None, **options: Any) -> Splits:
+def load_data(name: str, root: StrPath | None = None, **options: Any) -> Splits:
     """The data set ``name`` (a key of ``DATA``), not augmented, from the data root (see
     ``data_root``). ``options`` go to its loader. Raises UnknownName, DataError.
     """

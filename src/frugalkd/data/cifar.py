@@ -13,6 +13,7 @@ from frugalkd.data.images import ImageData
 from frugalkd.data.root import data_root, located
 from frugalkd.data.splits import Splits
 from frugalkd.errors import DataError
+from frugalkd.files import StrPath
 
 if TYPE_CHECKING:
     import pyarrow.parquet
@@ -35,7 +36,7 @@ _SIDE = 32
 _ROWS_AT_ONCE = 1000
 
 
-def load_cifar10(root: Path | str | None = None) -> Splits:
+def load_cifar10(root: StrPath | None = None) -> Splits:
     """CIFAR-10 (50,000 / 10,000, 3x32x32) from ``<root>/cifar10/{train,test}.parquet``.
 
     Columns: ``img`` (struct of ``bytes``, a PNG, and ``path``) and ``label`` (0 .. 9). Decoding

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -11,6 +9,7 @@ from numpy.typing import NDArray
 from frugalkd.data.images import ImageData
 from frugalkd.data.splits import Splits
 from frugalkd.draws import order, stream
+from frugalkd.files import StrPath
 
 DIGITS_CLASSES = tuple("0123456789")
 DIGITS_MEAN, DIGITS_STD = (0.3051,), (0.3758,)
@@ -19,7 +18,7 @@ _TEST_ROWS = 360
 _LEVELS = 16  # the grey values are 0 .. 16
 
 
-def load_digits(root: Path | str | None = None) -> Splits:
+def load_digits(root: StrPath | None = None) -> Splits:
     """1,437 training and 360 test images, uint8 (N, 1, 8, 8), each class in proportion in both.
 
     The split is fixed. ``root`` is not used: the data come with scikit-learn.

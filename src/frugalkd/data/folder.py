@@ -12,12 +12,13 @@ from frugalkd.data.lazy_images import LazyImages, normalisation, picture_shape
 from frugalkd.data.root import data_root, located
 from frugalkd.data.splits import Splits, splits_of
 from frugalkd.errors import DataError, nearest
+from frugalkd.files import StrPath
 
 _NAMED = 8
 
 
 def load_image_folder(
-    root: Path | str | None = None,
+    root: StrPath | None = None,
     *,
     path: str = "",
     train: str = "train",

@@ -23,6 +23,7 @@ from frugalkd.data.splits import Splits, splits_of
 from frugalkd.data.text import TextData
 from frugalkd.data.tokenizers import MAX_LENGTH, WORDS, tokenize
 from frugalkd.errors import DataError, UnsupportedData, nearest
+from frugalkd.files import StrPath
 from frugalkd.files.parsing import one_line
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ _FILES = {".parquet": "parquet", ".arrow": "arrow"}
 
 
 def load_hugging_face(
-    root: Path | str | None = None,
+    root: StrPath | None = None,
     *,
     path: str,
     image: str | None = None,
@@ -100,7 +101,7 @@ def load_hugging_face(
 
 
 def open_tables(
-    path: str, root: Path | str | None, config: str | None, splits: list[str]
+    path: str, root: StrPath | None, config: str | None, splits: list[str]
 ) -> list[Dataset]:
     """The table of each of the ``splits``, memory-mapped; see :func:`load_hugging_face`.
 

@@ -18,6 +18,7 @@ from frugalkd.data.images import ImageData
 from frugalkd.data.root import data_root, located
 from frugalkd.data.splits import Splits
 from frugalkd.errors import DataError
+from frugalkd.files import StrPath
 
 MNIST_CLASSES = tuple("0123456789")
 MNIST_MEAN, MNIST_STD = (0.1307,), (0.3081,)
@@ -85,7 +86,7 @@ def _parse(file: BinaryIO, path: Path, dims: int) -> NDArray[np.uint8]:
     return np.frombuffer(content, dtype=np.uint8).reshape(shape)
 
 
-def load_mnist(root: Path | str | None = None, *, download: bool = True) -> Splits:
+def load_mnist(root: StrPath | None = None, *, download: bool = True) -> Splits:
     """MNIST (60,000 / 10,000, 28x28) from ``<root>/mnist`` or ``<root>/MNIST/raw``, else
     downloaded there by torchvision where that is installed. Raises DataError.
     """
@@ -100,7 +101,7 @@ def load_mnist(root: Path | str | None = None, *, download: bool = True) -> Spli
     return _load(folder, MNIST_CLASSES, MNIST_MEAN, MNIST_STD)
 
 
-def load_fashion_mnist(root: Path | str | None = None, *, download: bool = True) -> Splits:
+def load_fashion_mnist(root: StrPath | None = None, *, download: bool = True) -> Splits:
     """Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017; 60,000 / 10,000, 28x28) from
     ``<root>/fashion-mnist``, ``<root>/FashionMNIST/raw`` or Debian's package, else downloaded by
     torchvision where that is installed. Raises DataError.

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from frugalkd.errors import DataError
+from frugalkd.files import StrPath
 
 
-def data_root(root: str | os.PathLike[str] | None = None) -> Path:
+def data_root(root: StrPath | None = None) -> Path:
     """The folder of the data: ``root``, else the environment's FRUGALKD_DATA, else
     ``../shared/data`` seen from the current directory where that exists, else ``data``.
     """
@@ -23,7 +24,7 @@ def data_root(root: str | os.PathLike[str] | None = None) -> Path:
 
 
 @contextmanager
-def located(where: str | os.PathLike[str]) -> Iterator[None]:
+def located(where: StrPath) -> Iterator[None]:
     """Puts ``where`` in front of the message of a DataError raised inside."""
     try:
         yield

@@ -17,10 +17,11 @@ from frugalkd.data.splits import Splits
 from frugalkd.data.text import TextData, Tokens
 from frugalkd.data.tokenizers import MAX_LENGTH, WORDS, tokenize
 from frugalkd.errors import DataError
+from frugalkd.files import StrPath
 
 
 def load_banking77(
-    root: Path | str | None = None, *, tokenizer: str = WORDS, max_length: int = MAX_LENGTH
+    root: StrPath | None = None, *, tokenizer: str = WORDS, max_length: int = MAX_LENGTH
 ) -> Splits:
     """Banking77 (Casanueva et al., 2020; CC BY 4.0), 10,003 and 3,080 questions of a bank's
     customers with 77 intents, from ``<root>/banking77/{train,test}.parquet``.
@@ -32,7 +33,7 @@ def load_banking77(
 
 
 def load_trec6(
-    root: Path | str | None = None, *, tokenizer: str = WORDS, max_length: int = MAX_LENGTH
+    root: StrPath | None = None, *, tokenizer: str = WORDS, max_length: int = MAX_LENGTH
 ) -> Splits:
     """TREC's questions with six kinds of answers (Li and Roth, 2002), 5,452 and 500, from
     ``<root>/trec6/{train,test}.parquet``; 10 test questions are among those for training.
@@ -42,7 +43,7 @@ def load_trec6(
     return _load("trec6", root, tokenizer, max_length)
 
 
-def _load(name: str, root: Path | str | None, tokenizer: str, max_length: int) -> Splits:
+def _load(name: str, root: StrPath | None, tokenizer: str, max_length: int) -> Splits:
     return Splits(
         *(
             read_texts(data_root(root) / name / f"{part}.parquet", tokenizer, max_length)

@@ -12,8 +12,8 @@ from torch import nn
 
 from frugalkd.batches import split
 from frugalkd.engine import Caller, accelerator_for
-from frugalkd.gate import look
 from frugalkd.looking import looking
+from frugalkd.selection.gating import look
 from frugalkd.teachers import LiveTeacher
 from frugalkd.training import Training
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from frugalkd.errors import ModelError, nearest
+from frugalkd.files import StrPath
 from frugalkd.files.atomic import write_atomic
 from frugalkd.files.checkpoint import checksum
 from frugalkd.files.parsing import LARGEST_JSON, header_bytes, one_line
@@ -33,7 +34,7 @@ def save_weights(path: Path, model: nn.Module) -> None:
     write_atomic(path, safetensors.torch.save(state, {_CHECKSUM: checksum("", state)}))
 
 
-def load_weights(model: nn.Module, path: str | Path) -> None:
+def load_weights(model: nn.Module, path: StrPath) -> None:
     """Fill ``model`` with a state dict: ``.safetensors``, or ``.pt``/``.pth`` read without pickle
     (``weights_only=True``). A state dict under the key ``state_dict`` or ``model`` is found.
 

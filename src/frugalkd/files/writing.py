@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from frugalkd.errors import WriteFailed
+from frugalkd.files import StrPath
 
 _SPACE = "free some space, or name a folder on another disk"
 _RIGHT = "ask for the right to write there, or name another folder"
@@ -33,7 +34,7 @@ def advice_for(error: OSError) -> str:
 
 
 @contextmanager
-def writing(path: str | Path) -> Iterator[None]:
+def writing(path: StrPath) -> Iterator[None]:
     """An OSError inside becomes WriteFailed, which names ``path`` and says what to do."""
     try:
         yield
@@ -46,7 +47,7 @@ def writing(path: str | Path) -> Iterator[None]:
         ) from error
 
 
-def make_folder(path: str | Path) -> None:
+def make_folder(path: StrPath) -> None:
     """The folder ``path`` and those above it, where they are not there yet. Raises WriteFailed."""
     with writing(path):
         Path(path).mkdir(parents=True, exist_ok=True)

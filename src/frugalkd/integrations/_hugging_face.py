@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 
 from frugalkd.batches import call, inputs_of
 from frugalkd.errors import ModelError, UnsupportedData
+from frugalkd.files import StrPath
 from frugalkd.files.parsing import one_line
 
 
@@ -118,7 +118,7 @@ def class_names(data: Any) -> list[str]:
     return list(getattr(column, "names", None) or [])
 
 
-def teacher_from(name: str | PathLike[str], student: nn.Module) -> nn.Module:
+def teacher_from(name: StrPath, student: nn.Module) -> nn.Module:
     """The classifier in a folder or on the hub, for the same kind of inputs as the student's.
 
     Raises:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from frugalkd.api import check_soft_targets, weights_from
 from frugalkd.checks import check_pair, first_look
 from frugalkd.data.probe import data_digest
 from frugalkd.errors import DataError
+from frugalkd.files import StrPath
 from frugalkd.ledger import Ledger
 from frugalkd.modes import ModeName, resolve
 from frugalkd.objectives import KD, Objective
@@ -45,7 +45,7 @@ class Setting:
         self,
         *,
         teacher: nn.Module | Targets | None = None,
-        store: str | PathLike[str] | None = None,
+        store: StrPath | None = None,
         mode: ModeName | None = None,
         ledger: Ledger | None = None,
         regulation: SelfRegulation | None = None,

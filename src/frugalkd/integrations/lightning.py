@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from frugalkd.batches import call, inputs_of
 from frugalkd.checks import labels_of
 from frugalkd.criterion import Criterion
 from frugalkd.errors import ModelError, RunFolderError, SelectionMisuse
+from frugalkd.files import StrPath
 from frugalkd.integrations._loader import FrugalLoader
 from frugalkd.integrations._loops import Schedules, check_trainer, tell_length
 from frugalkd.integrations._planned import PlannedEpochs
@@ -94,7 +94,7 @@ class FrugalCallback(Callback):
         self,
         *,
         teacher: nn.Module | Targets | None = None,
-        store: str | PathLike[str] | None = None,
+        store: StrPath | None = None,
         mode: ModeName | None = None,
         ledger: Ledger | None = None,
         regulation: SelfRegulation | None = None,

@@ -28,6 +28,7 @@ from frugalkd.batches import call, inputs_of
 from frugalkd.criterion import Criterion
 from frugalkd.data.source import check_map_style
 from frugalkd.errors import ModelError, SelectionMisuse
+from frugalkd.files import StrPath
 from frugalkd.integrations._hugging_face import (
     check_model,
     logits_of,
@@ -91,8 +92,8 @@ class FrugalMixin(_Trainer):
     def __init__(
         self,
         *args: Any,
-        teacher: nn.Module | Targets | str | PathLike[str] | None = None,
-        store: str | PathLike[str] | None = None,
+        teacher: nn.Module | Targets | StrPath | None = None,
+        store: StrPath | None = None,
         mode: ModeName | None = None,
         ledger: Ledger | None = None,
         regulation: SelfRegulation | None = None,

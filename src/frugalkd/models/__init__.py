@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from frugalkd.errors import ModelError, UnknownName
+from frugalkd.files import StrPath
 from frugalkd.files.parsing import one_line
 from frugalkd.imports import check_options
 from frugalkd.models import resnet
@@ -73,7 +73,7 @@ def build_model(
     num_classes: int,
     in_channels: int,
     image_size: int | tuple[int, int],
-    start: str | Path | None = None,
+    start: StrPath | None = None,
     **options: Any,
 ) -> nn.Module:
     """A new model ``name``, its weights drawn from torch's random stream.

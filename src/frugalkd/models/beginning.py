@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
+from frugalkd.files import StrPath
 from frugalkd.files.weights import read_state, refuse_misfit
 from frugalkd.imports import inside_package
 
@@ -13,7 +14,7 @@ PRETRAINED = "pretrained"
 """In place of a file: what the library that has the model offers for it."""
 
 
-def begin(model: nn.Module, start: str | Path) -> None:
+def begin(model: nn.Module, start: StrPath) -> None:
     """Fill ``model`` in place with the weights of a file, to train on from there.
 
     The head, the model's last ``nn.Linear``, keeps what was drawn for it where the file has none or
@@ -38,7 +39,7 @@ def begin(model: nn.Module, start: str | Path) -> None:
     model.load_state_dict(state)
 
 
-def weights_file(start: str | Path) -> Path:
+def weights_file(start: StrPath) -> Path:
     """Where the file ``start`` is: as it is named, or inside an installed package."""
     path = Path(start)
     return path if path.is_file() else inside_package(str(start)) or path

@@ -5,6 +5,7 @@ Listing and printing recipes does not import torch; validating one does (its reg
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -17,6 +18,7 @@ from frugalkd.errors import (
     UnknownName,
     refuse_schema,
 )
+from frugalkd.files import StrPath
 from frugalkd.recipes.overrides import apply, parse
 from frugalkd.recipes.strict_yaml import load_yaml
 
@@ -58,12 +60,13 @@ def recipe_text(name: str) -> str:
         raise RecipeError(f"{name} is not a recipe: it is not UTF-8 text") from None
 
 
-def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(name_or_path: StrPath, overrides: Sequence[str] = ()) -> Recipe:
     """A validated recipe: a shipped name or a YAML file, with ``section.key=value`` overrides.
 
     Raises:
         UnknownName, RecipeError: one line that names the field and the nearest allowed names.
     """
+    name_or_path = os.fspath(name_or_path)
     raw = load_yaml(recipe_text(name_or_path), name_or_path)
     if not isinstance(raw, dict):
         raise RecipeError(f"{name_or_path} is not a recipe: it holds no 'key: value' lines")

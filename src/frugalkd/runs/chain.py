@@ -15,6 +15,7 @@ from typing import Any, Literal
 from frugalkd.api import Stop
 from frugalkd.engine import Listener
 from frugalkd.errors import RecipeError
+from frugalkd.files import StrPath
 from frugalkd.files.atomic import write_json
 from frugalkd.files.writing import make_folder
 from frugalkd.recipes.schema import Recipe, StudentRole, TeacherRole
@@ -92,9 +93,9 @@ def _stages(recipes: Sequence[Recipe], taught: bool) -> list[Stage]:
 
 def chain(
     recipes: Sequence[Recipe],
-    out: Path,
+    out: StrPath,
     *,
-    teacher: Path | None = None,
+    teacher: StrPath | None = None,
     begin: Callable[[Stage], Listener | None] = lambda stage: None,
     stop: Stop | None = None,
 ) -> dict[str, Any]:
@@ -114,6 +115,7 @@ def chain(
         RecipeError: the recipes make no chain.
         FrugalKDError: as in :func:`frugalkd.runs.execute.distill`.
     """
+    out, teacher = Path(out), None if teacher is None else Path(teacher)
     stages = stages_of(recipes, taught=teacher is not None)
     make_folder(out)
     said = []

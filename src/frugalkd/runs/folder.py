@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frugalkd.errors import RunFolderError, WriteFailed, refuse_schema
+from frugalkd.files import StrPath
 from frugalkd.files.atomic import is_left_aside, sweep, write_atomic, write_json
 from frugalkd.files.lock import FILE as LOCK
 from frugalkd.files.lock import Lock
@@ -40,7 +41,7 @@ class RunFolder:
         WriteFailed: the folder cannot be made or written.
     """
 
-    def __init__(self, path: str | Path, ranks: Ranks | None = None):
+    def __init__(self, path: StrPath, ranks: Ranks | None = None):
         self.path, self._ranks = Path(path), ranks
         self._writes = ranks is None or ranks.first
         self._metrics: list[dict[str, Any]] = []

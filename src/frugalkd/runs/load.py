@@ -16,6 +16,7 @@ from torch import nn
 
 from frugalkd.batches import call
 from frugalkd.errors import FrugalKDError, ModelError, RunFolderError
+from frugalkd.files import StrPath
 from frugalkd.files.parsing import one_line
 from frugalkd.files.weights import load_weights, read_state, refuse_misfit
 from frugalkd.imports import refuse_unlisted
@@ -88,7 +89,7 @@ class Loaded:
         return probabilities.argmax(axis=1), probabilities
 
 
-def load(path: str | Path, *, imports: Collection[str] = ()) -> Loaded:
+def load(path: StrPath, *, imports: Collection[str] = ()) -> Loaded:
     """The model of a run folder made by ``frugalkd teach`` or ``frugalkd distill``.
 
     Args:

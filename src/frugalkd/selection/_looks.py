@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from frugalkd.errors import NonFiniteLoss, Stopped
-from frugalkd.gate import look
 from frugalkd.ledger import Ledger
 from frugalkd.looking import looking
 from frugalkd.meters import Meters
@@ -20,6 +19,7 @@ from frugalkd.ranks import Ranks
 from frugalkd.selection._reader import Reader
 from frugalkd.selection._rows import Rows
 from frugalkd.selection.entering import enter
+from frugalkd.selection.gating import look
 from frugalkd.verdict import Look, joined_looks
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from frugalkd.errors import TargetsError
+from frugalkd.files import StrPath
 from frugalkd.policies._policy import Ids
 from frugalkd.teachers._targets import Targets
 from frugalkd.teachers.about import check_about
@@ -42,7 +43,7 @@ class FirstVisitTargets(Targets):
         self,
         teacher: nn.Module | LiveTeacher,
         dataset: Dataset,
-        folder: str | Path,
+        folder: StrPath,
         *,
         views: int = 1,
         encoding: Encoding | None = None,

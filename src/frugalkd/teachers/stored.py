@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from frugalkd.data.source import Collate
 from frugalkd.errors import TargetsError
 from frugalkd.features import Features, Shape
+from frugalkd.files import StrPath
 from frugalkd.policies._policy import Ids
 from frugalkd.ranks import Ranks
 from frugalkd.teachers._feature_stores import FeatureStores, shape_of
@@ -45,7 +46,7 @@ class StoredTargets(Targets):
         TargetsError: there is no store in ``folder``, or it is damaged.
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: StrPath):
         self.store = Store(Path(folder))
         header = self.store.header
         self.about = header.about
@@ -62,7 +63,7 @@ class StoredTargets(Targets):
         cls,
         teacher: nn.Module | LiveTeacher,
         dataset: Dataset,
-        folder: str | Path | None = None,
+        folder: StrPath | None = None,
         *,
         views: int = 1,
         encoding: Encoding | None = None,

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from frugalkd.errors import FrugalKDError
-from frugalkd.gate import gate, look
+from frugalkd.selection.gating import gate, look
 from frugalkd.verdict import fails
 
 
