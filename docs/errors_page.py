@@ -28,16 +28,21 @@ in braces is filled in; `{nearest}` are the nearest known names. A mistake in th
 itself (an unknown option, a missing argument) is worded by Typer, and ends by naming the `--help`
 to read.
 """
-SETTINGS = """\
-A setting of a Python object that is impossible. In a recipe the same line is a `RecipeError` that
-names the field.
-
-What to do: correct the setting."""
-
 # Calls that say no more than what they are given.
-_CAUGHT = {"files/parsing.py", "runs/folder.py", "runs/preprocess.py"}
+_CAUGHT = {
+    "files/checkpoint.py",
+    "files/parsing.py",
+    "models/text.py",
+    "runs/folder.py",
+    "runs/preprocess.py",
+}
 """Modules whose ValueError becomes another error before a user meets it."""
-_OF_RECIPES = {"recipes/schema.py", "recipes/sections.py", "recipes/several.py"}
+_OF_RECIPES = {
+    "recipes/schema.py",
+    "recipes/sections.py",
+    "recipes/several.py",
+    "recipes/specs.py",
+}
 """Whose ValueError pydantic, and then a RecipeError, names the field of."""
 _TRANSPARENT = {
     "str",
@@ -100,10 +105,10 @@ def page() -> str:
     for message in messages():
         by_error.setdefault(message.error, []).append(message)
     parts = [HEAD]
-    for name in [*_classes(), "ValueError"]:
+    for name in _classes():
         rows = [f"| `{m.where}` | {_cell(m.text)} |" for m in by_error.get(name, [])]
         table = "\n".join(["| from | message |", "|---|---|", *rows]) if rows else ""
-        about = SETTINGS if name == "ValueError" else _about(getattr(errors, name))
+        about = _about(getattr(errors, name))
         parts.append(f"## {name}\n\n{about}\n" + (f"\n{table}\n" if table else ""))
     return "\n".join(parts)
 

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from frugalkd.errors import SettingError
+
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
@@ -119,12 +121,12 @@ class Permutation:
         seed, counters: of the order.
 
     Raises:
-        ValueError: a size below 1 or above 2^62.
+        SettingError: a size below 1 or above 2^62.
     """
 
     def __init__(self, size: int, seed: int, *counters: int):
         if not 1 <= size <= 1 << 62:
-            raise ValueError(f"size must be in [1, 2^62], not {size}")
+            raise SettingError(f"size must be in [1, 2^62], not {size}")
         self.size = size
         self._half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
         self._mask = np.uint64((1 << int(self._half)) - 1)

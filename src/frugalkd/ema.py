@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from frugalkd.errors import SettingError
+
 DECAY = 0.999
 """Of the average: about the last thousand steps count."""
 
@@ -28,7 +30,7 @@ class EMA:
         decay: in [0, 1).
 
     Raises:
-        ValueError: the decay is impossible.
+        SettingError: the decay is impossible.
     """
 
     def __init__(self, model: nn.Module, decay: float = DECAY):
@@ -70,7 +72,7 @@ class EMA:
 
 
 def check_decay(decay: float) -> float:
-    """``decay`` itself. Raises ValueError unless it is in [0, 1)."""
+    """``decay`` itself. Raises SettingError unless it is in [0, 1)."""
     if not 0 <= decay < 1:
-        raise ValueError(f"the decay of a moving average must be in [0, 1), not {decay}")
+        raise SettingError(f"the decay of a moving average must be in [0, 1), not {decay}")
     return decay

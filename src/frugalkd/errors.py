@@ -28,6 +28,14 @@ class RecipeError(FrugalKDError):
     """
 
 
+class SettingError(FrugalKDError, ValueError):
+    """A setting, or an argument, is impossible, or of another type. In a recipe the same line is a
+    ``RecipeError`` that names the field.
+
+    What to do: correct the setting. (It is a ValueError, too.)
+    """
+
+
 class UnknownName(FrugalKDError):
     """A name that no registry holds; the message lists the nearest names.
 

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from frugalkd.errors import LedgerError, UnknownName
+from frugalkd.errors import LedgerError, SettingError, UnknownName
 from frugalkd.ledger import Ledger
 from frugalkd.policies import All, Policy, SelfRegulation
 
@@ -49,14 +49,14 @@ def resolve(
     """Who takes part, and the ledger whose significance weighs the samples (None: it weighs none).
 
     Raises:
-        ValueError: a mode, and a policy or weights in its place.
+        SettingError: a mode, and a policy or weights in its place.
         UnknownName: no such mode.
         LedgerError: the mode weighs, and there is no ledger.
     """
     if mode is None:
         return policy or All(), None
     if policy is not None or weights is not None:
-        raise ValueError("mode stands for a policy and weights: give either one or the other")
+        raise SettingError("mode stands for a policy and weights: give either one or the other")
     if mode not in MODES:
         raise UnknownName("mode", mode, MODES)
     row = MODES[mode]

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from frugalkd.errors import SettingError
+
 LEDGER_BYTES = 20
 """Of a sample in the ledger, but for labels (4) and a policy's own columns."""
 
@@ -35,7 +37,7 @@ class Scale:
         screened: of the samples, the sleepers that are looked at before.
 
     Raises:
-        ValueError: fewer samples than a step has rows, or a share that is none.
+        SettingError: fewer samples than a step has rows, or a share that is none.
     """
 
     samples: int
@@ -47,9 +49,9 @@ class Scale:
 
     def __post_init__(self) -> None:
         if min(self.ranks, self.batch_size, self.accumulate) < 1 or self.samples < self.step_rows:
-            raise ValueError(f"{self}: a step has at least one row, and at most all samples")
+            raise SettingError(f"{self}: a step has at least one row, and at most all samples")
         if not (0 <= self.awake <= 1 and 0 <= self.screened <= 1):
-            raise ValueError(f"{self}: awake and screened are shares of the samples, in [0, 1]")
+            raise SettingError(f"{self}: awake and screened are shares of the samples, in [0, 1]")
 
     @property
     def step_rows(self) -> int:

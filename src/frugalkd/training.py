@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from frugalkd.errors import SettingError
+
 STRICT = {"extra": "forbid", "allow_inf_nan": False}
 """What pydantic is told where a recipe holds one of these: an unknown key is an error, and so is a
 number that JSON cannot hold."""
@@ -18,7 +20,7 @@ class Optimizer:
     ``lr`` is the peak learning rate; ``momentum`` (Nesterov) is SGD's, ``betas`` are AdamW's.
     ``weight_decay`` leaves biases and normalisation parameters out.
 
-    Raises ValueError for impossible values.
+    Raises SettingError for impossible values.
     """
 
     __pydantic_config__: ClassVar = STRICT
@@ -32,9 +34,9 @@ class Optimizer:
     def __post_init__(self) -> None:
         _not_negative(lr=self.lr, weight_decay=self.weight_decay)
         if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must be in [0, 1), not {self.momentum}")
+            raise SettingError(f"momentum must be in [0, 1), not {self.momentum}")
         if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas must be in [0, 1), not {list(self.betas)}")
+            raise SettingError(f"betas must be in [0, 1), not {list(self.betas)}")
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Schedule:
     """The learning rate as a function of progress in [0, 1].
 
     ``warmup_steps`` linear steps first; then the ``shape`` takes the peak down to
-    ``final`` times the peak at progress 1. Raises ValueError for negative values.
+    ``final`` times the peak at progress 1. Raises SettingError for negative values.
     """
 
     __pydantic_config__: ClassVar = STRICT
@@ -80,7 +82,7 @@ class Training:
             trained model in the end; None: the last step's weights are (docs/teachers.md).
 
     Raises:
-        ValueError: a value is impossible.
+        SettingError: a value is impossible.
     """
 
     __pydantic_config__: ClassVar = STRICT
@@ -106,13 +108,15 @@ class Training:
         least_of = {"epochs": 0, "batch_size": 1, "accumulate": 1, "screen_batch": 1}
         for name, least in least_of.items():
             if not getattr(self, name) >= least or getattr(self, name) == 0:
-                raise ValueError(f"training.{name} must be positive, not {getattr(self, name)}")
+                raise SettingError(f"training.{name} must be positive, not {getattr(self, name)}")
         if self.epochs > 60_000:
-            raise ValueError("training.epochs must be at most 60000: the ledger counts in 16 bits")
+            raise SettingError(
+                "training.epochs must be at most 60000: the ledger counts in 16 bits"
+            )
         if self.clip is not None and not self.clip > 0:
-            raise ValueError(f"training.clip must be positive, not {self.clip}")
+            raise SettingError(f"training.clip must be positive, not {self.clip}")
         if self.ema is not None and not 0 <= self.ema < 1:
-            raise ValueError(f"training.ema must be in [0, 1), not {self.ema}")
+            raise SettingError(f"training.ema must be in [0, 1), not {self.ema}")
         _not_negative(
             recalibrate_bn=self.recalibrate_bn, num_workers=self.num_workers, bucket=self.bucket
         )
@@ -128,7 +132,7 @@ class Checkpointing:
         keep: how many of the last ones stay; a damaged one is passed over for the one before it.
 
     Raises:
-        ValueError: a value is impossible.
+        SettingError: a value is impossible.
     """
 
     __pydantic_config__: ClassVar = STRICT
@@ -140,10 +144,10 @@ class Checkpointing:
     def __post_init__(self) -> None:
         _not_negative(steps=self.steps, minutes=self.minutes)
         if self.keep < 1:
-            raise ValueError(f"keep must be 1 or more, not {self.keep}")
+            raise SettingError(f"keep must be 1 or more, not {self.keep}")
 
 
 def _not_negative(**values: float) -> None:
     for name, value in values.items():
         if not 0 <= value < math.inf:
-            raise ValueError(f"{name} must be a finite number, 0 or more, not {value}")
+            raise SettingError(f"{name} must be a finite number, 0 or more, not {value}")

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from frugalkd.bench.machine import machine
+from frugalkd.errors import SettingError
 from frugalkd.ledger import Ledger
 from frugalkd.meters import peak_memory_bytes
 from frugalkd.policies import Moment, SelfRegulation
@@ -43,7 +44,7 @@ def measure(samples: int, folder: Path, seed: int = 0) -> dict[str, Any]:
         ValueError: fewer than one sample.
     """
     if samples < 1:
-        raise ValueError(f"samples must be 1 or more, not {samples}")
+        raise SettingError(f"samples must be 1 or more, not {samples}")
     found, policy = machine(), SelfRegulation()
     seconds, own = {"make": 0.0, "plan": 0.0, "observe": 0.0, "save": 0.0}, [0]
 

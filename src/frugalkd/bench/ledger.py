@@ -23,6 +23,7 @@ from torch.utils.data import Dataset
 
 from frugalkd.bench.cases import LEDGER
 from frugalkd.bench.machine import machine
+from frugalkd.errors import SettingError
 from frugalkd.files.atomic import atomic, write_json
 from frugalkd.ledger import Ledger
 from frugalkd.meters import peak_memory_bytes
@@ -62,7 +63,7 @@ def measure(samples: int, folder: Path, seed: int = 0) -> dict[str, Any]:
         ValueError: fewer than one sample.
     """
     if samples < 1:
-        raise ValueError(f"samples must be 1 or more, not {samples}")
+        raise SettingError(f"samples must be 1 or more, not {samples}")
     found, stream = machine(), np.random.default_rng(seed)
     selection = Selection(
         _Nothing(samples),

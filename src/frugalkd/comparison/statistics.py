@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from frugalkd.comparison.controls import TOLERANCE
-from frugalkd.errors import RecipeError, UnknownName
+from frugalkd.errors import RecipeError, SettingError, UnknownName
 
 CONFIDENCE = 0.95
 BUDGET_TOLERANCE = 0.02
@@ -77,7 +77,7 @@ def claims(
 
     Raises:
         UnknownName: an arm that the comparison does not have.
-        ValueError: another claim than those two.
+        SettingError: another claim than those two.
     """
     from statsmodels.stats.multitest import multipletests
 
@@ -99,7 +99,7 @@ def _test(
     comparison: dict[str, Any], arm: str, against: str, claim: str, *, margin: float
 ) -> dict[str, Any]:
     if claim not in ("better", "no worse"):
-        raise ValueError(f"a claim is 'better' or 'no worse', not {claim!r}")
+        raise SettingError(f"a claim is 'better' or 'no worse', not {claim!r}")
     ours, theirs = accuracies(comparison, arm), accuracies(comparison, against)
     seeds, found = differences(ours, theirs)
     floor = 0.0 if claim == "better" else -margin

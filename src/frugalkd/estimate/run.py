@@ -11,6 +11,7 @@ from pathlib import Path
 
 from frugalkd.data import randomness
 from frugalkd.devices import autocast
+from frugalkd.errors import SettingError
 from frugalkd.estimate.arithmetic import (
     EVERYONE,
     PAYS_BELOW,
@@ -76,12 +77,12 @@ def estimate(
         say: told what is being measured.
 
     Raises:
-        ValueError: ``seconds`` is not positive and finite.
+        SettingError: ``seconds`` is not positive and finite.
         LedgerError, ModelError, DataError, RunFolderError: as a distillation would.
         UnsupportedData: the data have views, and no ``subset(ids)``.
     """
     if not 0 < seconds < math.inf:
-        raise ValueError(f"seconds must be positive and finite, not {seconds}")
+        raise SettingError(f"seconds must be positive and finite, not {seconds}")
     say = say or _silent
     setting = prepare(recipe, teacher)
     started = time.perf_counter()

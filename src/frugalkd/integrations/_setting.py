@@ -38,7 +38,7 @@ class Setting:
             :func:`frugalkd.distill`; without an objective and a teacher the loss is not ours.
 
     Raises:
-        ValueError, UnknownName, LedgerError: as :func:`frugalkd.modes.resolve`.
+        SettingError, UnknownName, LedgerError: as :func:`frugalkd.modes.resolve`.
     """
 
     def __init__(

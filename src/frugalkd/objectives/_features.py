@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from frugalkd.errors import SettingError
 from frugalkd.objectives import _numerics as numerics
 from frugalkd.objectives._objective import BatchObjective, Objective, Step
 from frugalkd.objectives._seen import Seen, Shapes
@@ -43,22 +44,22 @@ class FeatureObjective(BatchObjective):
         for name in ("student", "teacher"):
             given = getattr(self, name)
             if not given or not all((given,) if isinstance(given, str) else given):
-                raise ValueError(f"{name} must name modules: paths such as layer3.2, or globs")
+                raise SettingError(f"{name} must name modules: paths such as layer3.2, or globs")
         numerics.check_not_negative(soft=self.soft, hard=self.hard)
         self.check()
 
     def check(self) -> None:
-        """Raises ValueError for impossible settings beside the paths and weights."""
+        """Raises SettingError for impossible settings beside the paths and weights."""
 
     def build(self, shapes: Shapes) -> nn.Module:
         """What it trains and remembers, for features of ``shapes``: adapters, a memory. New weights
         come from torch's random stream.
 
         Raises:
-            ValueError, ModelError: it cannot be computed on such features.
+            SettingError, ModelError: it cannot be computed on such features.
         """
         if self.paired and len(shapes.student) != len(shapes.teacher):
-            raise ValueError(
+            raise SettingError(
                 f"student names {len(shapes.student)} modules and teacher {len(shapes.teacher)}: "
                 "name as many, in the order in which they belong together"
             )
@@ -89,10 +90,10 @@ class FeatureObjective(BatchObjective):
         """As of every :class:`BatchObjective`; ``seen`` are the features.
 
         Raises:
-            ValueError: there are no features.
+            SettingError: there are no features.
         """
         if seen is None:
-            raise ValueError(
+            raise SettingError(
                 f"{type(self).__name__} reads features: let frugalkd.criterion.bind hand them out"
             )
         logits = numerics.full(logits)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from frugalkd.errors import SettingError
+
 
 def full(logits: Tensor) -> Tensor:
     """``logits`` in float32, or in float64 where they are."""
@@ -24,10 +26,10 @@ def both(logits: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
     """The student's and the teacher's logits, both as :func:`full` has the student's.
 
     Raises:
-        ValueError: there are no ``targets``.
+        SettingError: there are no ``targets``.
     """
     if targets is None:
-        raise ValueError("this objective needs the teacher's outputs")
+        raise SettingError("this objective needs the teacher's outputs")
     logits = full(logits)
     return logits, targets.to(logits.dtype)
 
@@ -71,21 +73,21 @@ def over(values: Tensor, by: Tensor) -> Tensor:
 
 
 def check_positive(**settings: float) -> None:
-    """Raises ValueError, naming it, where one is not above 0 and finite."""
+    """Raises SettingError, naming it, where one is not above 0 and finite."""
     for name, value in settings.items():
         if not 0 < value < math.inf:
-            raise ValueError(f"{name} must be positive, not {value}")
+            raise SettingError(f"{name} must be positive, not {value}")
 
 
 def check_not_negative(**settings: float) -> None:
-    """Raises ValueError, naming it, where one is below 0 or not finite."""
+    """Raises SettingError, naming it, where one is below 0 or not finite."""
     for name, value in settings.items():
         if not 0 <= value < math.inf:
-            raise ValueError(f"{name} must be 0 or more, not {value}")
+            raise SettingError(f"{name} must be 0 or more, not {value}")
 
 
 def check_share(**settings: float) -> None:
-    """Raises ValueError, naming it, where one is outside [0, 1]."""
+    """Raises SettingError, naming it, where one is outside [0, 1]."""
     for name, value in settings.items():
         if not 0 <= value <= 1:
-            raise ValueError(f"{name} must be in [0, 1], not {value}")
+            raise SettingError(f"{name} must be in [0, 1], not {value}")

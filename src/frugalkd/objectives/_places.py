@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from frugalkd.errors import SettingError
 from frugalkd.features.adapters import resized
 from frugalkd.objectives._seen import Shapes
 
 
 def check_places(shapes: Shapes) -> None:
-    """Raises ValueError where a pair of features has none, or one of them is of another kind."""
+    """Raises SettingError where a pair of features has none, or one of them is of another kind."""
     for given, wanted in zip(shapes.student, shapes.teacher, strict=True):
         if len(given) != len(wanted) or len(given) not in (2, 3):
-            raise ValueError(
+            raise SettingError(
                 f"features of shape {given} and {wanted} have no places in common: name modules "
                 "that return maps (channels, height, width), or both of them tokens"
             )
 
 
 def check_maps(shapes: Shapes) -> None:
-    """Raises ValueError where a feature is no map."""
+    """Raises SettingError where a feature is no map."""
     for shape in (*shapes.student, *shapes.teacher):
         if len(shape) != 3:
-            raise ValueError(
+            raise SettingError(
                 f"a feature of shape {shape} is no map: name modules that return (channels, "
                 "height, width)"
             )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from frugalkd.errors import ModelError
+from frugalkd.errors import ModelError, SettingError
 from frugalkd.features import Shape
 from frugalkd.objectives import _numerics as numerics
 from frugalkd.objectives._features import FeatureObjective, Paths
@@ -121,7 +121,7 @@ class _Contrast(nn.Module):
         labels = torch.arange(self.samples) if shapes.labels is None else shapes.labels
         _, labels, count = labels.unique(return_inverse=True, return_counts=True)
         if len(count) < 2:
-            raise ValueError("samples of one class have no others: choose another objective")
+            raise SettingError("samples of one class have no others: choose another objective")
         # Samples by class: those of a sample's own class stand together, from ``begin`` on.
         self.register_buffer("by_class", labels.argsort(stable=True), persistent=False)
         self.register_buffer("begin", (count.cumsum(0) - count)[labels], persistent=False)

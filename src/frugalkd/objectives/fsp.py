@@ -8,6 +8,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from frugalkd.errors import SettingError
 from frugalkd.features import Adapter
 from frugalkd.objectives._features import FeatureObjective, Paths
 from frugalkd.objectives._places import check_maps
@@ -45,7 +46,7 @@ class FSP(FeatureObjective):
     def parts(self, shapes: Shapes) -> nn.Module:
         check_maps(shapes)
         if len(shapes.student) < 2:
-            raise ValueError("a flow goes from one map to another: name two modules or more")
+            raise SettingError("a flow goes from one map to another: name two modules or more")
         pairs = zip(shapes.student, shapes.teacher, strict=True)
         return nn.ModuleList(Adapter(given, (wanted[0], *given[1:])) for given, wanted in pairs)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from frugalkd.errors import SettingError
 from frugalkd.fidelity import Fidelity
 from frugalkd.objectives import _numerics as numerics
 from frugalkd.objectives._objective import BatchObjective
@@ -47,7 +48,7 @@ class MLKD(BatchObjective):
 
     def __post_init__(self) -> None:
         if not self.temperatures:
-            raise ValueError("temperatures must be given: at least one")
+            raise SettingError("temperatures must be given: at least one")
         for temperature in self.temperatures:
             numerics.check_positive(temperatures=temperature)
         numerics.check_not_negative(

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from frugalkd.errors import nearest
+from frugalkd.errors import SettingError, nearest
 from frugalkd.fidelity import Fidelity
 from frugalkd.objectives._objective import BatchObjective, Objective, Step
 from frugalkd.training import STRICT
@@ -20,7 +20,7 @@ class Ramp:
     """A number that goes from ``start`` to ``end`` over the progress of the training, in a line or
     along half a cosine.
 
-    Raises ValueError for ends that are not finite.
+    Raises SettingError for ends that are not finite.
     """
 
     __pydantic_config__: ClassVar = STRICT
@@ -32,7 +32,7 @@ class Ramp:
     def __post_init__(self) -> None:
         for name in ("start", "end"):
             if not math.isfinite(getattr(self, name)):
-                raise ValueError(f"{name} must be finite, not {getattr(self, name)}")
+                raise SettingError(f"{name} must be finite, not {getattr(self, name)}")
 
     def at(self, progress: float) -> float:
         """Its value at ``progress`` in [0, 1]."""
@@ -60,7 +60,7 @@ class Scheduled(BatchObjective):
         ramps: (setting, ramp) of each that does.
 
     Raises:
-        ValueError: the objective has no such setting, or it is impossible at an end of its ramp.
+        SettingError: the objective has no such setting, or it is impossible at an end of its ramp.
     """
 
     objective: Objective
@@ -68,14 +68,14 @@ class Scheduled(BatchObjective):
 
     def __post_init__(self) -> None:
         if not dataclasses.is_dataclass(self.objective):
-            raise ValueError(
+            raise SettingError(
                 f"{type(self.objective).__name__} is no dataclass, and has no settings to schedule"
             )
         fields = dataclasses.fields(self.objective)
         known = [field.name for field in fields if field.type in (float, "float")]
         for name, _ in self.ramps:
             if name not in known:
-                raise ValueError(f"there is no {name} to schedule: {nearest(name, known)}")
+                raise SettingError(f"there is no {name} to schedule: {nearest(name, known)}")
         start, _ = self.at(0.0), self.at(1.0)
         changes = any(name == "temperature" for name, _ in self.ramps)
         said = {
@@ -103,9 +103,9 @@ class Scheduled(BatchObjective):
         """Refused, since nobody says the progress.
 
         Raises:
-            ValueError: always.
+            SettingError: always.
         """
-        raise ValueError("a schedule asks for the progress: call objective.at(batch.progress)")
+        raise SettingError("a schedule asks for the progress: call objective.at(batch.progress)")
 
     def losses(self, step: Step) -> Tensor:
         return self.at(step.progress).losses(step)
@@ -113,5 +113,5 @@ class Scheduled(BatchObjective):
 
 def scheduled(objective: Objective, **ramps: Ramp) -> Scheduled:
     """``objective`` with ramps for some of its settings:
-    ``scheduled(KD(), temperature=Ramp(8.0, 1.0))``. Raises ValueError."""
+    ``scheduled(KD(), temperature=Ramp(8.0, 1.0))``. Raises SettingError."""
     return Scheduled(objective, tuple(ramps.items()))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from frugalkd.errors import SettingError
 from frugalkd.objectives._features import FeatureObjective, Paths
 from frugalkd.objectives._seen import Seen, Shapes
 
@@ -42,7 +43,7 @@ class SimKD(FeatureObjective):
     def parts(self, shapes: Shapes) -> nn.Module:
         for given, wanted in zip(shapes.student, shapes.teacher, strict=True):
             if given != wanted:
-                raise ValueError(
+                raise SettingError(
                     f"the student's feature is of shape {given}, the teacher's of {wanted}: name "
                     "the projector of a student that reuses the teacher's classifier "
                     "(student.model.reuses)"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from frugalkd.errors import SettingError
 from frugalkd.features import Adapter, Shape
 from frugalkd.features.adapters import channels_of
 from frugalkd.objectives import _numerics as numerics
@@ -51,7 +52,7 @@ class VID(FeatureObjective):
     def check(self) -> None:
         numerics.check_positive(variance=self.variance)
         if self.variance <= _LEAST:
-            raise ValueError(f"variance must be above {_LEAST:g}, not {self.variance}")
+            raise SettingError(f"variance must be above {_LEAST:g}, not {self.variance}")
 
     def parts(self, shapes: Shapes) -> nn.Module:
         pairs = zip(shapes.student, shapes.teacher, strict=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from frugalkd.errors import SettingError
 from frugalkd.fidelity import Fidelity
 from frugalkd.objectives import _numerics as numerics
 from frugalkd.objectives._objective import BatchObjective, Objective, Step
@@ -24,7 +25,7 @@ class WeightedSum(BatchObjective):
         weights: of each, 0 or more, a number or a ramp over the training; none: 1 each.
 
     Raises:
-        ValueError: less than two objectives, or impossible weights.
+        SettingError: less than two objectives, or impossible weights.
     """
 
     objectives: tuple[Objective, ...]
@@ -32,11 +33,11 @@ class WeightedSum(BatchObjective):
 
     def __post_init__(self) -> None:
         if len(self.objectives) < 2:
-            raise ValueError(f"a sum has two terms or more, not {len(self.objectives)}")
+            raise SettingError(f"a sum has two terms or more, not {len(self.objectives)}")
         if not self.weights:
             object.__setattr__(self, "weights", (1.0,) * len(self.objectives))
         if len(self.weights) != len(self.objectives):
-            raise ValueError(f"{len(self.weights)} weights for {len(self.objectives)} objectives")
+            raise SettingError(f"{len(self.weights)} weights for {len(self.objectives)} objectives")
         for weight in self.weights:
             for end in (0.0, 1.0):
                 numerics.check_not_negative(weights=value_at(weight, end))
@@ -69,10 +70,12 @@ class WeightedSum(BatchObjective):
         """As of every :class:`BatchObjective`.
 
         Raises:
-            ValueError: a weight or a setting is a ramp: call ``objective.at(batch.progress)``.
+            SettingError: a weight or a setting is a ramp: call ``objective.at(batch.progress)``.
         """
         if any(isinstance(weight, Ramp) for weight in self.weights):
-            raise ValueError("a schedule asks for the progress: call objective.at(batch.progress)")
+            raise SettingError(
+                "a schedule asks for the progress: call objective.at(batch.progress)"
+            )
         whole = None
         for factor, each in zip(self.weights, self.objectives, strict=True):
             told = (weights,) if isinstance(each, BatchObjective) else ()

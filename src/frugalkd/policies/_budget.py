@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 
+from frugalkd.errors import SettingError
+
 
 def check_parts(**parts: float | None) -> None:
     """Settings that are a part of something; None is one that is not set.
 
     Raises:
-        ValueError: one of them is not in (0, 1].
+        SettingError: one of them is not in (0, 1].
     """
     for name, part in parts.items():
         if part is not None and not 0 < part <= 1:
-            raise ValueError(f"{name} must be in (0, 1], not {part}")
+            raise SettingError(f"{name} must be in (0, 1], not {part}")
 
 
 def full_from(epochs: float, wanted: float, budget: float | None) -> float:

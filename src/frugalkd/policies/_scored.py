@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from frugalkd import draws
+from frugalkd.errors import SettingError
 from frugalkd.ledger import Ledger
 from frugalkd.policies._keeping import lowest
 from frugalkd.policies._policy import Ids, Moment, Plan, at_sorted
@@ -26,9 +27,9 @@ def check_scoring(epochs: float, seeds: int) -> None:
     """Settings of a scoring run.
 
     Raises:
-        ValueError: it cannot be.
+        SettingError: it cannot be.
     """
     if not 0 < epochs <= 60_000:
-        raise ValueError(f"epochs (of the scoring run) must be in (0, 60000], not {epochs}")
+        raise SettingError(f"epochs (of the scoring run) must be in (0, 60000], not {epochs}")
     if seeds < 1:
-        raise ValueError(f"seeds must be 1 or more, not {seeds}")
+        raise SettingError(f"seeds must be 1 or more, not {seeds}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from frugalkd.errors import SettingError
 from frugalkd.ledger import Ledger
 from frugalkd.policies._budget import check_parts, rows_of
 from frugalkd.policies._keeping import cross_entropy, lowest, stale
@@ -49,11 +50,11 @@ class InstanceExclusion(Ungated):
 
     def __post_init__(self) -> None:
         if not self.threshold >= 0:
-            raise ValueError(f"threshold must be 0 or more, not {self.threshold}")
+            raise SettingError(f"threshold must be 0 or more, not {self.threshold}")
         if not 1 <= self.window <= 100:
-            raise ValueError(f"window must be in [1, 100], not {self.window}")
+            raise SettingError(f"window must be in [1, 100], not {self.window}")
         if not 0 <= self.smoothing < 1:
-            raise ValueError(f"smoothing must be in [0, 1), not {self.smoothing}")
+            raise SettingError(f"smoothing must be in [0, 1), not {self.smoothing}")
         check_parts(budget=self.budget)
 
     @property

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from frugalkd import draws
+from frugalkd.errors import SettingError
 from frugalkd.ledger import Ledger
 from frugalkd.policies._budget import check_parts, full_from, rest_of, rows_of
 from frugalkd.policies._policy import Ids, Moment, Plan, Ungated, at_sorted
@@ -49,9 +50,9 @@ class InfoBatch(Ungated):
     def __post_init__(self) -> None:
         for name, chance in (("skip", self.skip), ("most", self.most)):
             if not 0 <= chance < 1:
-                raise ValueError(f"{name} must be in [0, 1), not {chance}")
+                raise SettingError(f"{name} must be in [0, 1), not {chance}")
         if not 0 <= self.anneal <= 1:
-            raise ValueError(f"anneal must be in [0, 1], not {self.anneal}")
+            raise SettingError(f"anneal must be in [0, 1], not {self.anneal}")
         check_parts(budget=self.budget)
 
     @property

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from frugalkd.errors import SettingError
 from frugalkd.ledger import Ledger
 from frugalkd.policies._keeping import cross_entropy, lowest, stale
 from frugalkd.policies._policy import Ids, Moment, Plan, Ungated, at_sorted
@@ -47,9 +48,9 @@ class Kakurenbo(Ungated):
 
     def __post_init__(self) -> None:
         if not 0 <= self.fraction < 1:
-            raise ValueError(f"fraction must be in [0, 1), not {self.fraction}")
+            raise SettingError(f"fraction must be in [0, 1), not {self.fraction}")
         if not self.confidence >= 0:
-            raise ValueError(f"confidence must be 0 or more, not {self.confidence}")
+            raise SettingError(f"confidence must be 0 or more, not {self.confidence}")
 
     @property
     def columns(self) -> Mapping[str, str]:

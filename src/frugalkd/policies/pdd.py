@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from frugalkd.errors import SettingError
 from frugalkd.ledger import Ledger
 from frugalkd.policies._budget import check_parts, full_from, rest_of
 from frugalkd.policies._keeping import lowest_rows, share
@@ -40,9 +41,9 @@ class ProgressiveDataDropout(GateNow):
 
     def __post_init__(self) -> None:
         if not self.threshold > 0:
-            raise ValueError(f"threshold must be above 0, not {self.threshold}")
+            raise SettingError(f"threshold must be above 0, not {self.threshold}")
         if self.finale < 0:
-            raise ValueError(f"finale is epochs, 0 or more, not {self.finale}")
+            raise SettingError(f"finale is epochs, 0 or more, not {self.finale}")
         check_parts(budget=self.budget)
 
     def plan(self, ledger: Ledger, pool: Ids, at: Moment) -> Plan:

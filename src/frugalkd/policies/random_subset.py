@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from frugalkd import draws
+from frugalkd.errors import SettingError
 from frugalkd.ledger import Ledger
 from frugalkd.policies._keeping import balanced
 from frugalkd.policies._policy import Ids, Moment, Plan, Ungated
@@ -38,7 +39,7 @@ class RandomSubset(Ungated):
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
-            raise ValueError(f"fraction must be in (0, 1], not {self.fraction}")
+            raise SettingError(f"fraction must be in (0, 1], not {self.fraction}")
 
     @property
     def asks_labels(self) -> bool:

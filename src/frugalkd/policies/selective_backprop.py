@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from frugalkd.errors import SettingError
 from frugalkd.ledger import Ledger
 from frugalkd.policies._budget import check_parts
 from frugalkd.policies._keeping import cross_entropy, lowest_rows, race, share
@@ -42,9 +43,9 @@ class SelectiveBackprop(GateNow):
 
     def __post_init__(self) -> None:
         if not self.beta >= 0:
-            raise ValueError(f"beta must be 0 or more, not {self.beta}")
+            raise SettingError(f"beta must be 0 or more, not {self.beta}")
         if not 0 <= self.least <= 1:
-            raise ValueError(f"least must be in [0, 1], not {self.least}")
+            raise SettingError(f"least must be in [0, 1], not {self.least}")
         check_parts(budget=self.budget)
 
     def admit(self, look: Look, ids: Ids, ledger: Ledger, at: Moment) -> Mask:

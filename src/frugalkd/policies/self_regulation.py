@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frugalkd import draws
+from frugalkd.errors import SettingError
 from frugalkd.ledger import NEVER, Ledger
 from frugalkd.policies._budget import full_from, rest_of
 from frugalkd.policies._keeping import balanced, lowest
@@ -86,30 +87,34 @@ class SelfRegulation(Policy):
 
     def __post_init__(self) -> None:
         if not self.confidence > 0:
-            raise ValueError(f"confidence must be positive, not {self.confidence}")
+            raise SettingError(f"confidence must be positive, not {self.confidence}")
         if not 1 <= self.max_sleep <= 60_000:
-            raise ValueError(f"max_sleep must be in [1, 60000], not {self.max_sleep}")
+            raise SettingError(f"max_sleep must be in [1, 60000], not {self.max_sleep}")
         if self.ceiling is not None and not self.ceiling > 0:
-            raise ValueError(f"ceiling must be positive, not {self.ceiling}")
+            raise SettingError(f"ceiling must be positive, not {self.ceiling}")
         if self.warmup < 0 or self.finale < 0:
-            raise ValueError(
+            raise SettingError(
                 f"warmup and finale are epochs, 0 or more: {self.warmup}, {self.finale}"
             )
         for name, part in (("budget", self.budget), ("passing", self.passing)):
             if part is not None and not 0 < part <= 1:
-                raise ValueError(f"{name} must be in (0, 1], not {part}")
+                raise SettingError(f"{name} must be in (0, 1], not {part}")
         if self.passing is not None and self.when == "now":
-            raise ValueError("passing is drawn before the epoch: it needs when: last-visit")
+            raise SettingError("passing is drawn before the epoch: it needs when: last-visit")
         if self.budget is not None and self.when == "now":
-            raise ValueError("a budget is planned before the epoch: it needs when: last-visit")
+            raise SettingError("a budget is planned before the epoch: it needs when: last-visit")
         if self.quota == "class-balanced" and self.passing is not None:
-            raise ValueError("a class-balanced quota favours small classes: passing is unbiased")
+            raise SettingError("a class-balanced quota favours small classes: passing is unbiased")
         if self.when_all_sleep not in ("wait", "wake", "stop"):
-            raise ValueError(f"when_all_sleep must be wait, wake or stop: {self.when_all_sleep!r}")
+            raise SettingError(
+                f"when_all_sleep must be wait, wake or stop: {self.when_all_sleep!r}"
+            )
         if self.when_all_sleep != "wait" and self.when == "now":
-            raise ValueError("nobody sleeps under when: now: when_all_sleep is for last-visit")
+            raise SettingError("nobody sleeps under when: now: when_all_sleep is for last-visit")
         if self.when_all_sleep == "stop" and self.finale:
-            raise ValueError("a finale may never come where when_all_sleep: stop ends the training")
+            raise SettingError(
+                "a finale may never come where when_all_sleep: stop ends the training"
+            )
 
     @property
     def columns(self) -> Mapping[str, str]:

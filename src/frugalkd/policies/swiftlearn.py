@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from frugalkd.errors import SettingError
 from frugalkd.ledger import Ledger
 from frugalkd.policies._budget import check_parts, rest_of, rows_of
 from frugalkd.policies._keeping import cross_entropy, lowest, race
@@ -51,7 +52,7 @@ class SwiftLearn(Ungated):
 
     def __post_init__(self) -> None:
         if min(self.warmup, self.refresh) < 1:
-            raise ValueError(
+            raise SettingError(
                 f"warmup and refresh are epochs, 1 or more: {self.warmup}, {self.refresh}"
             )
         check_parts(fraction=self.fraction, budget=self.budget)

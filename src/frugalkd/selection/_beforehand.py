@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from frugalkd.checks import labels_of, why_not_label_free
 from frugalkd.data.probe import streams_restored
-from frugalkd.errors import SelectionMisuse, TargetsError, UnsupportedData
+from frugalkd.errors import SelectionMisuse, SettingError, TargetsError, UnsupportedData
 from frugalkd.ledger import Ledger
 from frugalkd.policies import Policy
 from frugalkd.policies._policy import Ids
@@ -49,7 +49,7 @@ def checked_weights(weights: ArrayLike, samples: int) -> NDArray[np.float32]:
     """One weight a sample, float32."""
     made = np.asarray(weights, dtype=np.float32)
     if made.shape != (samples,) or not (np.isfinite(made) & (made >= 0)).all() or not made.any():
-        raise ValueError(
+        raise SettingError(
             f"weights: {samples} finite values, 0 or more, are needed, some of them above 0"
         )
     return made
@@ -70,7 +70,7 @@ def fill(
     Raises:
         UnsupportedData: labels that are needed beforehand are not listed by the data set.
         TargetsError: soft targets are needed, or say too little.
-        SelectionMisuse, ValueError: scores are needed, or are not one number a sample.
+        SelectionMisuse, SettingError: scores are needed, or are not one number a sample.
     """
     targets = reader.targets
     if policy.asks_labels:
@@ -126,5 +126,5 @@ def _no_labels(what: str) -> UnsupportedData:
 def _one_a_sample(what: str, values: ArrayLike, samples: int) -> NDArray[np.float32]:
     made = np.asarray(values, dtype=np.float32)
     if made.shape != (samples,) or np.isnan(made).any():
-        raise ValueError(f"{what}: {samples} numbers are needed, none of them NaN")
+        raise SettingError(f"{what}: {samples} numbers are needed, none of them NaN")
     return made

@@ -19,7 +19,13 @@ from frugalkd.checks import check_same_data
 from frugalkd.data.bucketing import bucketed, by_length, lengths_of
 from frugalkd.data.protocols import is_batch_indexed, is_view_indexed
 from frugalkd.data.source import open_source
-from frugalkd.errors import FrugalKDWarning, RankError, SelectionMisuse, UnsupportedData
+from frugalkd.errors import (
+    FrugalKDWarning,
+    RankError,
+    SelectionMisuse,
+    SettingError,
+    UnsupportedData,
+)
 from frugalkd.ledger import Ledger
 from frugalkd.meters import Meters
 from frugalkd.policies import All, Moment, Plan, Policy
@@ -92,7 +98,7 @@ class Selection:
 
     Raises:
         UnsupportedData: an iterable data set, or an empty one.
-        ValueError: weights of the wrong length, negative, not finite, or none above 0.
+        SettingError: weights of the wrong length, negative, not finite, or none above 0.
         SelectionMisuse: a policy with a gate, and no model for it to look with; one that needs
             scores, and none; or what needs a label where ``label_free`` reads none.
         LedgerError, TargetsError: a ledger to go on from, or stored targets, of other data.
@@ -136,7 +142,7 @@ class Selection:
         if samples == 0:
             raise UnsupportedData("the data set is empty: there is nothing to select from")
         if not epochs > 0 or batch_size < 1:
-            raise ValueError(f"epochs and batch_size must be positive: {epochs}, {batch_size}")
+            raise SettingError(f"epochs and batch_size must be positive: {epochs}, {batch_size}")
         check_policy(self.policy, model=model, accumulate=accumulate)
         self.epochs, self.batch_size, self.seed = float(epochs), batch_size, seed
         self.weights = None if weights is None else checked_weights(weights, samples)
