@@ -55,7 +55,7 @@ format: $(TOOLS) ## format the code and apply the linter's safe fixes
 	$(BIN)/ruff check --fix .
 
 bench: $(TOOLS) ## time whole trainings against each other, hours: runs/bench (CASES=loop for one case)
-	$(BIN)/frugalkd bench $(CASES) --out runs/bench
+	$(BIN)/python -m benchmarks.timing $(CASES) --out runs/bench
 
 torture: $(TOOLS) ## kill 50 runs at random moments and go on with them, minutes: runs/torture.json (SEED=0)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/torture/torture.py --kills 50 --seed $(SEED) --json runs/torture.json

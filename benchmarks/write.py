@@ -5,7 +5,7 @@
 
 A table stands between ``<!-- NAME -->`` and ``<!-- /NAME -->``; the numbers in it come from
 ``benchmarks/results/*.json`` (each the ``comparison.json`` of a command that BENCHMARKS.md names;
-``time-CASE.json`` is the ``CASE.json`` of ``frugalkd bench CASE``; ``torture.json`` and
+``time-CASE.json`` is the ``CASE.json`` of ``make bench CASES=CASE``; ``torture.json`` and
 ``soak.json`` are those of ``make torture`` and ``make soak``) and from nowhere else.
 """
 
@@ -27,7 +27,7 @@ from comparisons import (
     reference_table,
 )
 
-from frugalkd.bench.table import bound, figure, seconds
+from benchmarks.timing.table import bound, figure, seconds
 from frugalkd.comparison.statistics import Claim, claims
 
 HERE = Path(__file__).parent
@@ -50,7 +50,7 @@ def read(name: str) -> dict[str, Any]:
 
 
 def time_tables(content: dict[str, Any]) -> str:
-    """A case of ``frugalkd bench``: its arms, the ratios of their times, its figures."""
+    """A case of ``benchmarks.timing``: its arms, the ratios of their times, its figures."""
     if content["quick"]:
         sys.exit(f"time-{content['case']}.json is of a quick look: no results")
     tables = []

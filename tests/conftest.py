@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,8 +50,8 @@ def cli(capsys, monkeypatch) -> Callable[..., tuple[int, str, str]]:
     """``cli("teach", "digits", ...)``: the exit code, stdout and stderr, in 80 columns."""
     monkeypatch.setenv("COLUMNS", "80")
 
-    def cli(*arguments: str) -> tuple[int, str, str]:
-        code = main(arguments)
+    def cli(*arguments: str, **application: Any) -> tuple[int, str, str]:
+        code = main(arguments, **application)
         out, err = capsys.readouterr()
         return code, out, err
 

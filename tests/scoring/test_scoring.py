@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.toys import images, order
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -16,6 +15,7 @@ from frugalkd.objectives import CrossEntropy
 from frugalkd.policies import EL2N, Scoring
 from frugalkd.scoring import SCORINGS, ScoringRun, score
 from frugalkd.training import Optimizer, Schedule, Training
+from tests.toys import images, order
 
 SAMPLES, ROWS, LR = 60, 8, 0.3
 TRAINING = Training(

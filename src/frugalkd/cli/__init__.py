@@ -27,8 +27,12 @@ _CommandLineError: type[Exception] = typer.BadParameter.__mro__[2]  # pyright: i
 EXIT_ERROR, EXIT_INTERRUPTED = 2, 130
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(
+    argv: Sequence[str] | None = None, *, app: typer.Typer = app, name: str = "frugalkd"
+) -> int:
     """Run the command line on ``argv`` (default: the process's); returns the exit code.
+
+    ``app`` and ``name`` are another application's (the benchmarks' is not part of the package).
 
     An expected failure is one line on stderr and 2; Ctrl-C is 130; ``--debug`` anywhere shows the
     traceback in place of the line. Warnings of ours are a line on stderr.
@@ -40,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = typer.main.get_command(app)
     try:
         with quiet_unless_first(), _warnings_of_one_line():
-            code = command.main(args=arguments, prog_name="frugalkd", standalone_mode=False)
+            code = command.main(args=arguments, prog_name=name, standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except Interrupted as error:

@@ -8,7 +8,6 @@ import typer
 
 import frugalkd
 from frugalkd.cli import (
-    benching,
     chaining,
     comparing,
     estimating,
@@ -77,7 +76,6 @@ app.command(rich_help_panel=_RUN)(storing.store)
 app.command(rich_help_panel=_RUN)(training.distill)
 app.command(rich_help_panel=_RUN)(chaining.chain)
 app.command(rich_help_panel=_RUN)(comparing.compare)
-app.command(rich_help_panel=_RUN)(benching.bench)
 app.add_typer(recipes.app, name="recipes", rich_help_panel=_LOOK)
 app.add_typer(ledgers.app, name="ledger", rich_help_panel=_LOOK)
 app.command(rich_help_panel=_LOOK)(reporting.report)

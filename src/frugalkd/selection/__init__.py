@@ -1,8 +1,4 @@
-"""Policy + data + targets -> epochs of batches, usable in anybody's training loop.
-
-:mod:`~frugalkd.selection.large` and :mod:`~frugalkd.selection.entering` are for loops over more
-samples than a Selection holds.
-"""
+"""Policy + data + targets -> epochs of batches, usable in any training loop."""
 
 from frugalkd.selection._batch import Batch
 from frugalkd.selection._epoch import Epoch

@@ -1,0 +1,234 @@
+"""Times trainings against each other: ``python -m benchmarks.timing``, or ``make bench``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+
+from frugalkd.cli import main
+from frugalkd.cli.interrupt import resumable
+from frugalkd.cli.options import JsonOption
+from frugalkd.errors import RecipeError, UnknownName
+from frugalkd.files.parsing import printable
+from frugalkd.show import Rows, print_command, stdout
+
+if TYPE_CHECKING:
+    from benchmarks.timing import Case, Measurement
+
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.command()
+def bench(
+    cases: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CASE]...",
+            help="The cases to run; without one they are listed: "
+            "[cyan]python -m benchmarks.timing loop[/cyan].",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Where CASE.json, the runs and the teachers go: [cyan]--out runs/bench[/cyan]. "
+            "Runs that are done in there are not run again.",
+        ),
+    ] = Path("runs/bench"),
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            "--rounds",
+            min=1,
+            metavar="N",
+            help="How often each arm is run, in turns; without it the case decides: "
+            "[cyan]--rounds 5[/cyan].",
+            show_default=False,
+        ),
+    ] = None,
+    arms: Annotated[
+        str,
+        typer.Option(
+            "--arms",
+            metavar="A,B,...",
+            help="Run these arms only: [cyan]--arms vanilla-live,regulated[/cyan].",
+            show_default=False,
+        ),
+    ] = "",
+    whole: Annotated[
+        bool,
+        typer.Option(
+            "--whole",
+            help="Run whole trainings also of arms that a part would do for: [cyan]--whole[/cyan].",
+        ),
+    ] = False,
+    part: Annotated[
+        int | None,
+        typer.Option(
+            "--part",
+            min=1,
+            metavar="N",
+            help="Run N epochs only of arms whose epochs all cost the same, and scale: "
+            "[cyan]--part 4[/cyan].",
+            show_default=False,
+        ),
+    ] = None,
+    teachers: Annotated[
+        list[str],
+        typer.Option(
+            "--teacher",
+            metavar="NAME=DIR",
+            help="A teacher that is there already: [cyan]--teacher a=runs/tA[/cyan].",
+            show_default=False,
+        ),
+    ] = [],  # noqa: B006
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick",
+            help="Only look whether it works: few samples, 2 epochs; no results: "
+            "[cyan]--quick[/cyan].",
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Say what would be run, what is done already, and about how long the rest takes; "
+            "run nothing: [cyan]--dry-run[/cyan].",
+        ),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Time whole trainings against each other, in turns, each in a fresh process.
+
+    One run at a time; the threads are the recipe's. Keep the machine idle, or keep a core free for
+    it: [cyan]taskset -c 1 python -m benchmarks.timing a[/cyan]. Needs [cyan]pip install
+    'frugalkd\\[bench]'[/cyan] for the arms of torchdistill.
+
+    [bold]Examples[/bold]
+
+    python -m benchmarks.timing
+
+    python -m benchmarks.timing a --dry-run
+
+    python -m benchmarks.timing loop --rounds 3 --out runs/bench
+    """
+    from benchmarks.timing import CASES, Ask, find_case
+
+    if not cases:
+        return _list(CASES, as_json)
+    chosen = [find_case(name, CASES) for name in dict.fromkeys(cases)]
+    given = dict(_teacher(text) for text in teachers)
+    asked = tuple(arm.strip() for arm in arms.split(",") if arm.strip()) or None
+    _check(chosen, asked or (), given)
+    from benchmarks.timing.run import bench as run
+    from benchmarks.timing.run import planned
+
+    ask = Ask(out, rounds, asked, whole, part, quick, given)
+    if dry_run:
+        return _plans([planned(case, ask) for case in chosen], as_json)
+    with resumable(out, runs=True):
+        contents = [run(case, ask, _say) for case in chosen]
+    _report(contents, as_json)
+
+
+def _check(
+    chosen: Sequence[Case | Measurement], arms: Iterable[str], teachers: Iterable[str]
+) -> None:
+    """A mistyped name is told before anything runs: not after the first case, nor after hours of
+    training a teacher that is there."""
+    from benchmarks.timing import CASES, Case
+
+    for case in chosen:
+        for name in arms:
+            if not isinstance(case, Case):
+                raise RecipeError(f"case {case.name} has no arms: leave --arms out")
+            case.arm(name)
+    known = {case.teacher.name for case in CASES if isinstance(case, Case) and case.teacher}
+    for name in teachers:
+        if name not in known:
+            raise UnknownName("teacher", name, known)
+
+
+def _say(line: str) -> None:
+    print(printable(line), file=sys.stderr, flush=True)
+
+
+def _teacher(text: str) -> tuple[str, Path]:
+    name, equals, folder = text.partition("=")
+    if not (name and equals and folder):
+        raise RecipeError(f"--teacher is {text!r}: give NAME=DIR, such as a=runs/teacher")
+    return name, Path(folder)
+
+
+def _list(cases: list[Case | Measurement], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([_told(case) for case in cases], indent=2))
+        return
+    table = Rows(box=SIMPLE_HEAD)
+    table.add_column("case", no_wrap=True)
+    table.add_column("what is timed", overflow="fold")
+    table.add_column("rounds", justify="right", no_wrap=True)
+    table.add_column("takes about", no_wrap=True)
+    for case in cases:
+        told = _told(case)
+        rounds = "" if told["rounds"] is None else str(told["rounds"])
+        table.add_row(case.name, case.summary, rounds, case.takes)
+    stdout().print(table)
+    print_command(stdout(), f"python -m benchmarks.timing {cases[0].name} --dry-run")
+
+
+def _told(case: Case | Measurement) -> dict[str, Any]:
+    """A case as a list tells it; a measurement has neither arms nor rounds."""
+    arms = [arm.name for arm in getattr(case, "arms", [])]
+    rounds = getattr(case, "rounds", None)
+    return {"case": case.name, "summary": case.summary, "takes": case.takes, "arms": arms,
+            "rounds": rounds}  # fmt: skip
+
+
+def _plans(plans: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(plans, indent=2))
+        return
+    from benchmarks.timing.table import plan_view
+
+    for plan in plans:
+        stdout().print(plan_view(plan))
+
+
+def _report(contents: list[dict[str, Any]], as_json: bool) -> None:
+    """The outcome on stdout; exit code 1 where a run failed."""
+    if as_json:
+        print(json.dumps(contents, indent=2))
+    else:
+        from benchmarks.timing.table import case_view
+
+        for content in contents:
+            stdout().print(case_view(content))
+    failures = [failure for content in contents for failure in content["failed"]]
+    for failure in failures:
+        _say(f"failed: {failure['run']}: {failure['error']}")
+    if failures:
+        raise typer.Exit(1)
+
+
+NAME = "python -m benchmarks.timing"
+
+if __name__ == "__main__":
+    sys.exit(main(app=app, name=NAME))

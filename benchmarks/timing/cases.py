@@ -1,0 +1,256 @@
+"""The cases, with the figures that they must reach."""
+
+from __future__ import annotations
+
+from benchmarks.timing.case import Arm, Case, Figure, Measurement, Ratio, Settings, Teacher
+
+_CEILING: Settings = {"student.mode": "regulated", "student.regulation.ceiling": 0.9}
+_VANILLA: Settings = {"student.mode": "vanilla"}
+_REGULATED: Settings = {"student.mode": "regulated"}
+_LIVE: Settings = {**_VANILLA, "student.targets.kind": "live"}
+_COUNTED: Settings = {"filling": "counted"}
+_APART: Settings = {"filling": "apart"}
+_FP32: Settings = {"teacher_precision": "fp32"}
+_TEACHER_FAST: Settings = {"teacher_channels_last": True}
+
+A = Case(
+    name="a",
+    summary="Fashion-MNIST, a teacher of 25 MFLOPs to half a LeNet-5, 24 epochs",
+    takes="40 minutes",
+    recipe="fashion-mnist",
+    set={"student.training.epochs": 24, "student.training.batch_size": 64},
+    teacher=Teacher("a", "fashion-mnist", {"teacher.model.options.width": 30}),
+    arms=[
+        Arm("torchdistill", "torchdistill", _LIVE, constant=True, part=6),
+        # One line of its user's: see whether the ratio is ours or the memory format's.
+        Arm(
+            "torchdistill-channels-last",
+            "torchdistill",
+            _LIVE,
+            _TEACHER_FAST,
+            constant=True,
+            part=6,
+        ),
+        Arm("vanilla-live", "distill", _LIVE, _FP32, constant=True, part=6),
+        Arm("vanilla-live-bf16", "distill", _LIVE, constant=True, part=8),
+        Arm("vanilla-stored", "distill", _VANILLA, _APART, constant=True),
+        Arm("regulated", "distill", _REGULATED, _COUNTED),
+        Arm("hybrid-ceiling", "distill", _CEILING, _COUNTED),
+        Arm("hybrid-ceiling-fp32", "distill", _CEILING, {**_COUNTED, **_FP32}),
+        Arm("regulated-apart", "distill", _REGULATED, _APART),
+        Arm("hybrid-ceiling-apart", "distill", _CEILING, _APART),
+    ],
+    ratios=[
+        Ratio("torchdistill", "hybrid-ceiling", must=12, aim=18),
+        Ratio("torchdistill", "hybrid-ceiling-fp32"),
+        Ratio("torchdistill-channels-last", "hybrid-ceiling"),
+        Ratio("torchdistill", "regulated"),
+        Ratio("vanilla-live", "vanilla-stored", must=7),
+        Ratio("vanilla-live-bf16", "vanilla-stored"),
+        Ratio("vanilla-stored", "hybrid-ceiling-apart", must=2.2, aim=3),
+        Ratio("vanilla-stored", "regulated-apart"),
+        Ratio("regulated-apart", "vanilla-stored", 1.45, 1.25, at_most=True, per_budget=True),
+        Ratio("hybrid-ceiling-apart", "vanilla-stored", 1.45, 1.25, at_most=True, per_budget=True),
+    ],
+)
+
+_FAST: Settings = {"student.training.precision": "bf16", "student.training.channels_last": True}
+_PLAIN: Settings = {"student.training.precision": "fp32", "student.training.channels_last": False}
+_STORED: Settings = {
+    "student.targets": {"kind": "stored", "views": 8, "encoding": "float16"},
+}
+
+B = Case(
+    name="b",
+    summary="CIFAR-10 (20,000), crop and flip, ResNet-20 to ResNet-8, 40 epochs",
+    takes="1.5 hours",
+    recipe="cifar10",
+    set={
+        "data.train_size": 20_000,
+        "student.training.epochs": 40,
+        "student.training.batch_size": 128,
+        **_FAST,
+    },
+    teacher=Teacher(
+        "b",
+        "cifar10",
+        {
+            "data.train_size": 20_000,
+            "teacher.training.epochs": 30,
+            "teacher.training.precision": "bf16",
+        },
+    ),
+    arms=[
+        Arm("torchdistill", "torchdistill", {**_LIVE, **_PLAIN}, constant=True, part=4),
+        Arm(
+            "torchdistill-channels-last",
+            "torchdistill",
+            {**_LIVE, **_PLAIN, "student.training.channels_last": True},
+            _TEACHER_FAST,
+            constant=True,
+            part=4,
+        ),
+        Arm("vanilla-live", "distill", _LIVE, constant=True),
+        Arm("regulated", "distill", {**_REGULATED, **_STORED}, _COUNTED),
+        Arm("hybrid-ceiling", "distill", {**_CEILING, **_STORED}, _COUNTED),
+    ],
+    ratios=[
+        Ratio("vanilla-live", "regulated", must=2.2, aim=3),
+        Ratio("vanilla-live", "hybrid-ceiling", must=2.2, aim=3),
+        Ratio("torchdistill", "regulated", must=5, aim=8),
+        Ratio("torchdistill", "hybrid-ceiling", must=5, aim=8),
+        Ratio("torchdistill-channels-last", "regulated"),
+        Ratio("torchdistill-channels-last", "hybrid-ceiling"),
+    ],
+)
+
+TEACHER = Case(
+    name="teacher",
+    summary="the fashion-mnist recipe's teacher, self-regulated and conventional",
+    takes="30 minutes",
+    recipe="fashion-mnist",
+    arms=[
+        Arm("conventional", "teach", {"teacher.policy": {"name": "all"}}, constant=True),
+        Arm("self-regulated", "teach"),
+    ],
+    ratios=[Ratio("self-regulated", "conventional", must=0.6, aim=0.4, at_most=True)],
+)
+
+_SHORT: Settings = {
+    **_VANILLA,
+    "data.train_size": 20_000,
+    "student.training.epochs": 2,
+}
+
+LOOP = Case(
+    name="loop",
+    summary="vanilla in the engine, and in a plain loop on tensors in RAM",
+    takes="3 minutes",
+    recipe="fashion-mnist",
+    set=_SHORT,
+    arms=[
+        Arm(f"{who}-{rows}", who, {"student.training.batch_size": rows})
+        for rows in (64, 128)
+        for who in ("plain", "engine")
+    ],
+    ratios=[
+        Ratio(f"engine-{rows}", f"plain-{rows}", must=1.05, aim=1.0, at_most=True)
+        for rows in (64, 128)
+    ],
+    rounds=15,
+    together=True,
+)
+
+METERS = Case(
+    name="meters",
+    summary="the engine with its meters by phase, and without",
+    takes="2 minutes",
+    recipe="fashion-mnist",
+    set=_SHORT,
+    arms=[Arm("metered", "engine"), Arm("unmetered", "engine", options={"phases": False})],
+    ratios=[Ratio("metered", "unmetered", must=1.01, at_most=True)],
+    rounds=15,
+    together=True,
+)
+
+_SPEED: dict[str, Settings] = {
+    "fp32": {},
+    "channels-last": {"student.training.channels_last": True},
+    "bf16": {"student.training.precision": "bf16"},
+    "bf16-channels-last": _FAST,
+    "compile": {"student.training.compile": True},
+    "all": {**_FAST, "student.training.compile": True},
+}
+"""Each option alone, and those that may go well together."""
+
+# A teacher's precision and memory format are the student's here: see loops.engine.
+_PAIRS: dict[str, tuple[str, Settings, list[str]]] = {
+    "pair": (
+        "cifar10",
+        {"data.train_size": 12_800, "student.targets.kind": "live"},
+        list(_SPEED),
+    ),
+    "resnet8": (
+        "cifar10",
+        {"data.train_size": 12_800, **_STORED},
+        ["fp32", "bf16-channels-last", "all"],
+    ),
+    "lenet5": ("fashion-mnist", {"data.train_size": 12_800}, list(_SPEED)),
+}
+
+OPTIONS = Case(
+    name="options",
+    summary="what precision, memory format and compilation do to the training step",
+    takes="30 minutes",
+    recipe="cifar10",
+    set={**_VANILLA, **_PLAIN, "student.training.epochs": 2},
+    arms=[
+        Arm(f"{pair}-{option}", "engine", {**settings, **_SPEED[option]}, recipe=recipe)
+        for pair, (recipe, settings, options) in _PAIRS.items()
+        for option in options
+    ],
+    ratios=[
+        Ratio(f"{pair}-fp32", f"{pair}-{option}")
+        for pair, (_, _, options) in _PAIRS.items()
+        for option in options[1:]
+    ],
+    rounds=3,
+    together=True,
+    per_rows=True,
+)
+
+LEDGER = Measurement(
+    name="ledger",
+    summary="a ledger of 100 million samples: observe, plan, save",
+    takes="5 minutes",
+    samples=100_000_000,
+    quick_samples=1_000_000,
+    figures=[
+        Figure("observe_logits", "observe from logits, rows/s", must=2e6),
+        Figure("observe_verdicts", "observe from verdicts, rows/s", must=8e6),
+        Figure("plan_12", "plan with 12 % awake, s", must=3, at_most=True),
+        Figure("plan_all", "plan with all awake, s", must=10, at_most=True),
+        Figure("save", "save, s"),
+        Figure("save_ratio", "save / raw write", must=1.5, at_most=True),
+        Figure("bytes", "memory, bytes a sample", must=20, at_most=True),
+        Figure("peak_memory_bytes", "peak memory of the process, bytes"),
+        Figure("cpu_share", "of a core, what it had"),
+    ],
+)
+
+RANKS = Measurement(
+    name="ranks",
+    summary="ResNet-20 on CIFAR-10: two ranks on two cores against one with one thread",
+    takes="10 minutes",
+    samples=12_800,
+    quick_samples=1_280,
+    figures=[
+        Figure("alone", "one rank, rows/s"),
+        Figure("together", "two ranks, rows/s"),
+        Figure("speedup", "two ranks / one rank", must=1.7),
+        Figure("merge_share", "of the time of two ranks, merging", must=0.01, at_most=True),
+    ],
+)
+
+_GIB = 2**30
+
+BILLION = Measurement(
+    name="billion",
+    summary="a ledger of a billion samples in 24 GiB: make, plan, observe, save (40 GB of disk)",
+    takes="30 minutes",
+    samples=1_000_000_000,
+    quick_samples=10_000_000,
+    figures=[
+        Figure("make", "make, s"),
+        Figure("plan", "plan an epoch, 12 % awake, s"),
+        Figure("observe_rows", "observe its rows, rows/s"),
+        Figure("save", "save, s"),
+        Figure("bytes", "of the ledger, bytes a sample", must=20, at_most=True),
+        Figure("own_memory_bytes", "memory of its own, bytes", must=4 * _GIB, at_most=True),
+        Figure("peak_memory_bytes", "with pages of files, bytes", must=24 * _GIB, at_most=True),
+    ],
+)
+
+CASES: list[Case | Measurement] = [
+    A, B, TEACHER, LOOP, METERS, OPTIONS, LEDGER, RANKS, BILLION,
+]  # fmt: skip

@@ -1,0 +1,217 @@
+"""What the ledger and the plan cost: ``python -m benchmarks.timing.ledger --samples N --out FILE``.
+
+Through the parts that a training goes through: a selection's ``enter`` with the ledger's
+``trained``, its plan in the epoch's order, and the ledger's ``save``. One thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import operator
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from benchmarks.timing.cases import LEDGER
+from benchmarks.timing.machine import machine
+from frugalkd.errors import SettingError
+from frugalkd.files.atomic import atomic, write_json
+from frugalkd.ledger import Ledger
+from frugalkd.meters import peak_memory_bytes
+from frugalkd.policies import SelfRegulation
+from frugalkd.selection import Selection
+from frugalkd.selection.gating import look
+from frugalkd.verdict import Look
+
+MUST: dict[str, tuple[str, float]] = {
+    figure.name: ("<=" if figure.at_most else ">=", figure.must)
+    for figure in LEDGER.figures
+    if figure.must is not None
+}
+"""Bounds of the figures of :func:`measure` at 100 million samples."""
+
+ROWS, CLASSES, BLOCKS = 8192, 10, 64
+_AWAKE = 0.12
+_OBSERVES, _PLANS, _SAVES, _WARM_UP = 7, 3, 6, 2
+_HOLDS = {"<=": operator.le, ">=": operator.ge}
+
+
+def measure(samples: int, folder: Path, seed: int = 0) -> dict[str, Any]:
+    """Measure a ledger of ``samples`` samples; files are written to ``folder`` and removed.
+
+    Returns:
+        ``bytes`` of memory a sample; ``observe_logits``, ``observe_verdicts``: rows a second, in
+        blocks of 8,192 random ids, from float32 logits of ten classes or from ready looks, to the
+        last column of the ledger; ``plan_12``, ``plan_all``: seconds until an epoch with 12 % or
+        all awake is ready in its order; ``save``, ``raw_write``: seconds for the ledger and for
+        the same columns in a plain file, both synced and renamed; ``save_ratio``;
+        ``peak_memory_bytes`` of the process so far; ``cpu_share``: for how much of the time up to
+        the saves it had a core, below 1 where something else was running there. Each is a median,
+        the ratio that of pairs; ``runs`` has the single measurements, ``machine`` what they depend
+        on.
+
+    Raises:
+        ValueError: fewer than one sample.
+    """
+    if samples < 1:
+        raise SettingError(f"samples must be 1 or more, not {samples}")
+    found, stream = machine(), np.random.default_rng(seed)
+    selection = Selection(
+        _Nothing(samples),
+        policy=SelfRegulation(),
+        epochs=1000,
+        batch_size=ROWS,
+        seed=seed,
+        model=nn.Identity(),
+    )
+    ledger = selection.ledger
+    runs: dict[str, list[float]] = {}
+    wall, cpu = time.perf_counter(), time.process_time()
+    _observe(selection, stream, runs)
+    _fall_asleep(ledger, stream.random(samples, dtype=np.float32) < _AWAKE)
+    runs["plan_12"] = [_plan(selection) for _ in range(_PLANS)]
+    _fall_asleep(ledger, np.ones(samples, dtype=bool))
+    runs["plan_all"] = [_plan(selection) for _ in range(_PLANS)]
+    cpu_share = (time.process_time() - cpu) / (time.perf_counter() - wall)
+    _save(ledger, folder, runs)
+    return {
+        "samples": samples,
+        "bytes": sum(column.nbytes for column in ledger.columns.values()) / samples,
+        **{name: statistics.median(values) for name, values in runs.items()},
+        "peak_memory_bytes": peak_memory_bytes()["process"],
+        "cpu_share": cpu_share,
+        "threads": torch.get_num_threads(),
+        "cpu": found["cpu"],
+        "runs": runs,
+        "machine": found,
+    }
+
+
+def missed(figures: dict[str, Any]) -> list[str]:
+    """Which of :data:`MUST` the figures of :func:`measure` do not keep, in words."""
+    return [
+        f"{name} is {figures[name]:.4g}, and must be {sign} {bound:.4g}"
+        for name, (sign, bound) in MUST.items()
+        if not _HOLDS[sign](figures[name], bound)
+    ]
+
+
+class _Nothing(Dataset):
+    """A data set that is never asked for its samples."""
+
+    def __init__(self, samples: int):
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return self.samples
+
+    def __getitem__(self, id: int) -> Tensor:
+        raise NotImplementedError
+
+
+def _observe(
+    selection: Selection, stream: np.random.Generator, runs: dict[str, list[float]]
+) -> None:
+    """Time observing; all blocks together touch more memory than a cache holds."""
+    samples = len(selection.ledger)
+    rows = min(ROWS, samples)
+    blocks = [stream.choice(samples, rows, replace=False) for _ in range(BLOCKS)]
+    # Few enough to stay in a cache, as what a model has just given does.
+    logits = [torch.from_numpy(stream.normal(0, 4, (rows, CLASSES))).float() for _ in range(4)]
+    labels = [torch.from_numpy(stream.integers(CLASSES, size=rows)) for _ in range(4)]
+    losses = [stream.random(rows, dtype=np.float32) for _ in range(4)]
+    looks = [_as_arrays(look(*pair)) for pair in zip(logits, labels, strict=True)]
+    forced = np.zeros(rows, dtype=bool)
+
+    def enter(ids: NDArray[np.int64], seen: Look, losses: NDArray[np.float32]) -> None:
+        failed = selection.looks.enter(ids, seen, screening=False)
+        selection.ledger.trained(ids, participated=failed & ~forced, forced=forced, losses=losses)
+
+    def from_logits() -> None:
+        for block, ids in enumerate(blocks):
+            seen = _as_arrays(look(logits[block % 4], labels[block % 4]))
+            enter(ids, seen, losses[block % 4])
+
+    def from_verdicts() -> None:
+        for block, ids in enumerate(blocks):
+            enter(ids, looks[block % 4], losses[block % 4])
+
+    cases = {"observe_logits": from_logits, "observe_verdicts": from_verdicts}
+    for repeat in range(_OBSERVES + _WARM_UP):
+        for name, observe in cases.items():
+            seconds = _seconds(observe)
+            selection.epoch += 1
+            if repeat >= _WARM_UP:
+                runs.setdefault(name, []).append(BLOCKS * rows / seconds)
+
+
+def _as_arrays(seen: Look) -> Look:
+    return seen.each(lambda part: part.numpy())
+
+
+def _fall_asleep(ledger: Ledger, awake: NDArray[np.bool_]) -> None:
+    """All but the ``awake`` have passed, and sleep on for a long time."""
+    ledger["streak"][:] = ~awake
+    ledger["due"][:] = np.where(awake, np.uint16(0), np.uint16(60_000))
+
+
+def _plan(selection: Selection) -> float:
+    gc.collect()
+    return _seconds(lambda: next(iter(selection)))
+
+
+def _save(ledger: Ledger, folder: Path, runs: dict[str, list[float]]) -> None:
+    """Time saving and the raw write in turn, either first: the disk has good and bad moments, and
+    what writes first may pay for the memory in which the system keeps both."""
+    paths = [folder / "ledger.safetensors", folder / "raw"]
+
+    def raw() -> None:
+        with atomic(paths[1]) as aside, open(aside, "wb") as file:
+            for column in ledger.columns.values():
+                file.write(column.data)
+
+    try:
+        for repeat in range(_SAVES + _WARM_UP):
+            turns = {"save": lambda: ledger.save(paths[0]), "raw_write": raw}
+            names = list(turns)[:: 1 if repeat % 2 else -1]
+            seconds = {name: _seconds(turns[name]) for name in names}
+            seconds["save_ratio"] = seconds["save"] / seconds["raw_write"]
+            for name, value in seconds.items() if repeat >= _WARM_UP else ():
+                runs.setdefault(name, []).append(value)
+    finally:
+        for path in paths:
+            path.unlink(missing_ok=True)
+
+
+def _seconds(what: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    what()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Measure, write the figures, say what is missed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.timing.ledger")
+    parser.add_argument("--samples", type=int, default=100_000_000)
+    parser.add_argument("--out", type=Path, required=True, help="JSON file; its folder is written")
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    figures = measure(asked.samples, asked.out.parent, asked.seed)
+    write_json(asked.out, figures)
+    for name in (*MUST, "save", "raw_write", "peak_memory_bytes", "cpu_share"):
+        print(f"{name:20} {figures[name]:.4g}")
+    print(*missed(figures), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

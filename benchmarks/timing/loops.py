@@ -1,0 +1,156 @@
+"""One training again and again in one process: the engine, and the plain loop beside it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.timing.runners import Record, Task
+from frugalkd.data import ImageData
+from frugalkd.engine import Caller, Trainer, accelerator_for
+from frugalkd.errors import ModelError
+from frugalkd.ledger import Ledger
+from frugalkd.meters import Meters
+from frugalkd.modes import MODES
+from frugalkd.objectives import KD
+from frugalkd.runs.material import make_data, make_model
+from frugalkd.runs.targets import encoding_of
+from frugalkd.selection import Selection
+from frugalkd.teachers import LiveTeacher, StoredTargets
+from frugalkd.training import Training
+
+
+def plain(task: Task) -> Callable[[], Record]:
+    """The plain loop of ``task``'s recipe: vanilla, targets and data as tensors in RAM."""
+    recipe = task.recipe
+    training, objective = recipe.student.training, recipe.student.objective.build()
+    if training.optimizer.name != "adamw" or not isinstance(objective, KD):
+        raise ModelError("the plain loop is written for adamw and kd: set them in the recipe")
+    data = _data(task)
+    targets = _stored(task, data)
+    ids = np.arange(len(data))
+    inputs, labels = data.batch(ids, np.zeros_like(ids))
+    logits = torch.from_numpy(targets.all_logits())
+
+    def run() -> Record:
+        model = make_model(recipe.student.model, data, recipe.seed).train()
+        torch.manual_seed(recipe.seed)
+        started = time.perf_counter()
+        plain_loop(model, inputs, labels, logits, training, objective)
+        return {"seconds": time.perf_counter() - started, "budget": 1.0}
+
+    return run
+
+
+def plain_loop(
+    model: nn.Module, x: Tensor, y: Tensor, soft: Tensor, training: Training, kd: KD
+) -> None:
+    """Vanilla distillation as one writes it by hand, and no more: no meters, no ledger."""
+    peak, t, a = training.optimizer.lr, kd.temperature, kd.alpha
+    decay = training.optimizer.weight_decay
+    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, weight_decay=decay, fused=True)
+    step, steps = 0, int(training.epochs) * math.ceil(len(x) / training.batch_size)
+    for _ in range(int(training.epochs)):
+        for rows in torch.randperm(len(x)).split(training.batch_size):
+            out, teacher = model(x[rows]), F.log_softmax(soft[rows] / t, 1)
+            loss = F.kl_div(
+                F.log_softmax(out / t, 1), teacher, log_target=True, reduction="batchmean"
+            )
+            loss = a * t**2 * loss + (1 - a) * F.cross_entropy(out, y[rows])
+            optimizer.param_groups[0]["lr"] = peak * (1 + math.cos(math.pi * step / steps)) / 2
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            step += 1
+
+
+@final
+@dataclass
+class Unmetered(Meters):
+    """Meters that do not look at the clock within a training."""
+
+    def phase(self, name: str) -> Any:
+        return _NOTHING
+
+
+_NOTHING = nullcontext()
+
+
+def engine(task: Task) -> Callable[[], Record]:
+    """The engine on ``task``'s recipe. Option ``phases: false`` leaves the phase meters out.
+
+    Teachers are untrained: what they say does not change the time. A live one is asked in the
+    student's precision and memory format."""
+    recipe = task.recipe
+    role = recipe.student
+    assert role.mode is not None
+    policy = MODES[role.mode].policy(role.regulation)
+    data = _data(task)
+    targets = _live(task, data) if role.targets.kind == "live" else _stored(task, data)
+    training = role.training
+
+    def run() -> Record:
+        targets.queries = 0
+        model = make_model(role.model, data, recipe.seed)
+        accelerator = accelerator_for(training.precision, "cpu")
+        meters = Meters() if task.options.get("phases", True) else Unmetered()
+        selection = Selection(
+            data,
+            policy=policy,
+            epochs=training.epochs,
+            batch_size=training.batch_size,
+            seed=recipe.seed,
+            targets=targets,
+            model=model,
+            forward=Caller(model, training, accelerator),
+            ledger=Ledger.new(len(data), labels=data.labels.numpy(), extra=policy.columns),
+            meters=meters,
+        )
+        trainer = Trainer(model, selection, role.objective.build(), training, accelerator)
+        try:
+            trainer.fit()
+        finally:
+            selection.source.close()
+        summary = meters.summary()
+        budget = summary["samples_backpropagated"] / (len(data) * training.epochs)
+        return {"seconds": summary["wall_seconds"], "budget": budget, "meters": summary}
+
+    return run
+
+
+def _data(task: Task) -> ImageData:
+    """The data, with the student's views; several arms of one process share them."""
+    recipe = task.recipe
+    torch.set_num_threads(recipe.threads)
+    key = recipe.model_dump_json(include={"data": True, "student": {"augment"}, "seed": True})
+    if key not in _READ:
+        data = make_data(recipe, recipe.student.augment, recipe.seed).train
+        if not isinstance(data, ImageData):
+            raise ModelError("this arm needs data of ours: name a data set in the recipe")
+        _READ[key] = data
+    return _READ[key]
+
+
+_READ: dict[str, ImageData] = {}
+
+
+def _stored(task: Task, data: ImageData) -> StoredTargets:
+    """One view of each sample, from another student: quickly filled."""
+    teacher = make_model(task.recipe.student.model, data, task.recipe.seed + 1).eval()
+    return StoredTargets.fill(teacher, data, encoding=encoding_of(task.recipe))
+
+
+def _live(task: Task, data: ImageData) -> LiveTeacher:
+    recipe = task.recipe
+    training = recipe.student.training
+    teacher = make_model(recipe.teacher.model, data, recipe.seed + 1).eval()
+    return LiveTeacher(teacher, precision=training.precision, channels_last=training.channels_last)

@@ -1,0 +1,80 @@
+"""One job in a fresh process, and what it answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from frugalkd.files.atomic import write_json
+
+
+def in_process(job: dict[str, Any], place: Path, threads: int) -> dict[str, Any]:
+    """The worker's answer to ``job`` (see ``worker.carry_out``): ``error`` where it went wrong.
+
+    Args:
+        job: as JSON can hold it.
+        place: ``place.log`` gets the messages of the process; what else lies there goes away.
+        threads: of the process.
+    """
+    job_file, answer_file, log = (_beside(place, end) for end in ("job", "answer", "log"))
+    answer_file.unlink(missing_ok=True)
+    write_json(job_file, {**job, "answer": str(answer_file)})
+    try:
+        code = _start(job_file, log, str(threads))
+        answer = read_object(answer_file)
+    finally:
+        answer_file.unlink(missing_ok=True)
+        job_file.unlink(missing_ok=True)
+    return {"error": _why(code, log)} if answer is None else answer
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """A JSON object from a file; None where there is none."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _beside(place: Path, end: str) -> Path:
+    return place.with_name(f"{place.name}.{end}")
+
+
+def _why(code: int, log: Path) -> str:
+    """Why a process ended without an answer, in one line."""
+    if code < 0:
+        hint = ": out of memory?" if code == -signal.SIGKILL else ""
+        return f"its process was ended by {signal.Signals(-code).name}{hint} (see {log})"
+    lines = log.read_text(errors="replace").split("\n")
+    said = [line.strip() for line in lines if line.strip()] or ["it said nothing"]
+    return f"its process ended with code {code}: {said[-1]} (see {log})"
+
+
+def _start(job: Path, log: Path, threads: str) -> int:
+    """Run the worker on ``job`` and wait; its messages go to ``log``. It ends with us."""
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    command = [sys.executable, "-m", "benchmarks.timing.worker", str(job)]
+    with open(log, "wb") as messages:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=messages,
+            stderr=messages,
+            env=environment,
+            start_new_session=True,  # Ctrl-C is ours: we end the child
+        )
+        try:
+            return process.wait()
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)  # what it has started, too
+            process.kill()
+            process.wait()
+            assert process.stdin is not None
+            process.stdin.close()

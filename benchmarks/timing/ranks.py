@@ -1,0 +1,90 @@
+"""What a second process is worth: one rank with one thread, and two ranks on two cores, in turns.
+
+CIFAR-10's teacher trains on the first samples for two epochs, in global batches of the same size,
+under torchrun in both cases; all that the training's clock counts is in, the start of processes is
+not.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.timing.machine import machine
+from frugalkd.errors import RankError
+from frugalkd.launch import rank_and_world
+from frugalkd.runs.folder import read_results
+
+BATCH, EPOCHS, ROUNDS = 256, 2, 3
+_LAST = 500
+"""Characters of what a launch that failed has said."""
+
+
+def measure(samples: int, rounds: int = ROUNDS) -> dict[str, Any]:
+    """Train ``rounds`` times on one rank and on two, in turns.
+
+    Returns:
+        ``alone``, ``together``: rows through the backward pass a second; ``speedup``: their ratio,
+        round by round; ``merge_share``: of the clock of two ranks, what they spent to tell each
+        other what they saw. Each is a median; ``runs`` has the single ones.
+
+    Raises:
+        RankError: a launch failed, or this process is in one.
+    """
+    if rank_and_world()[1] > 1:
+        raise RankError("the ranks case starts its own ranks: run it without torchrun")
+    runs: dict[str, list[float]] = {
+        name: [] for name in ("alone", "together", "speedup", "merge_share")
+    }
+    found = machine()
+    with tempfile.TemporaryDirectory(prefix="frugalkd-") as place:
+        for turn in range(rounds):
+            meters = {}
+            for ranks in (1, 2) if turn % 2 else (2, 1):
+                meters[ranks] = _train(Path(place) / f"{turn}-{ranks}", samples, ranks)
+            speeds = {
+                ranks: said["samples_backpropagated"] / said["wall_seconds"]
+                for ranks, said in meters.items()
+            }
+            runs["alone"].append(speeds[1])
+            runs["together"].append(speeds[2])
+            runs["speedup"].append(speeds[2] / speeds[1])
+            merging = meters[2]["phases"].get("merge", 0.0)
+            runs["merge_share"].append(merging / meters[2]["wall_seconds"])
+    return {
+        "samples": samples,
+        **{name: statistics.median(values) for name, values in runs.items()},
+        "threads": 1,
+        "cpu": found["cpu"],
+        "runs": runs,
+        "machine": found,
+    }
+
+
+def _train(out: Path, samples: int, ranks: int) -> dict[str, Any]:
+    """The meters of one training."""
+    settings = {
+        "data.train_size": samples,
+        "threads": 1,
+        "device": "cpu",
+        "teacher.training.epochs": EPOCHS,
+        "teacher.training.batch_size": BATCH // ranks,
+        "checkpoints.minutes": 0,
+    }
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc-per-node={ranks}", "-m", "frugalkd", "teach", "cifar10"]
+    command += ["--out", str(out)]
+    for name, value in settings.items():
+        command += ["--set", f"{name}={value}"]
+    done = subprocess.run(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
+    )
+    if done.returncode:
+        said = " ".join(done.stderr.split())[-_LAST:]
+        raise RankError(f"{ranks} ranks ended with code {done.returncode}: {said}")
+    return read_results(out)["meters"]

@@ -1,0 +1,149 @@
+"""Who carries out an arm. A runner prepares a run, outside of any clock, and returns the run."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from frugalkd.errors import RunFolderError
+from frugalkd.files.atomic import write_json
+from frugalkd.recipes.load import override
+from frugalkd.recipes.schema import Recipe
+from frugalkd.runs import execute, storing
+from frugalkd.runs.folder import read_results
+
+Record = dict[str, Any]
+"""``seconds`` of the training; where known ``accuracy``, ``budget``, ``meters``."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One arm, to be run.
+
+    Attributes:
+        runner: a key of :data:`RUNNERS`.
+        recipe: as the arm has it.
+        options: what the runner is told beside.
+        teacher: the teacher's folder.
+        folder: a place for what the run writes; it goes away afterwards.
+        part: epochs to run, None for all.
+    """
+
+    runner: str
+    recipe: Recipe
+    folder: Path
+    options: dict[str, Any] = field(default_factory=dict)
+    teacher: Path | None = None
+    part: int | None = None
+
+
+Runner = Callable[[Task], Callable[[], Record]]
+
+
+def teach(task: Task) -> Callable[[], Record]:
+    """A teacher's training."""
+    recipe = _in_part(task, "teacher")
+    return lambda: _record(execute.teach(recipe, task.folder / "run"), task)
+
+
+def distill(task: Task) -> Callable[[], Record]:
+    """A distillation as the command line runs it.
+
+    Options: ``filling`` is ``counted`` (the store is filled within the run) or ``apart`` (it is
+    there); ``teacher_precision`` asks the teacher in another precision than its folder says.
+    """
+    recipe = _in_part(task, "student")
+    assert task.teacher is not None
+    teacher = task.teacher
+    precision = task.options.get("teacher_precision")
+    if task.options.get("filling") == "counted" or precision is not None:
+        teacher = _copy(teacher, task.folder / "teacher", precision)
+        if task.options.get("filling") == "apart":
+            storing.ensure_targets(recipe, teacher)
+    return lambda: _record(execute.distill(recipe, task.folder / "run", teacher=teacher), task)
+
+
+def _in_part(task: Task, role: str) -> Recipe:
+    if task.part is None:
+        return task.recipe
+    return override(task.recipe, {f"{role}.training.epochs": task.part})
+
+
+def _copy(teacher: Path, to: Path, precision: str | None) -> Path:
+    """A teacher's folder without its soft targets, and with another word on its precision."""
+    shutil.copytree(teacher, to, ignore=shutil.ignore_patterns("targets-*", "checkpoints"))
+    if precision is not None:
+        results = read_results(to)
+        if results["kind"] != "teach":
+            raise RunFolderError(f"{teacher} holds no teacher: give a folder made by teach")
+        results["recipe"]["teacher"]["training"] |= {
+            "precision": precision,
+            "channels_last": False,
+        }
+        write_json(to / "results.json", results)
+    return to
+
+
+def _record(results: dict[str, Any], task: Task) -> Record:
+    meters = results["meters"]
+    whole = task.part is None
+    return {
+        "seconds": meters["wall_seconds"],
+        "accuracy": results["evaluation"]["accuracy"] if whole else None,
+        "budget": results["budget"],
+        "meters": meters,
+    }
+
+
+def _torchdistill(task: Task) -> Callable[[], Record]:
+    from benchmarks.timing.torchdistill import prepare
+
+    return prepare(task)
+
+
+def _plain(task: Task) -> Callable[[], Record]:
+    from benchmarks.timing.loops import plain
+
+    return plain(task)
+
+
+def _engine(task: Task) -> Callable[[], Record]:
+    from benchmarks.timing.loops import engine
+
+    return engine(task)
+
+
+RUNNERS: dict[str, Runner] = {
+    "teach": teach,
+    "distill": distill,
+    "torchdistill": _torchdistill,
+    "plain": _plain,
+    "engine": _engine,
+}
+
+
+def as_plain(task: Task) -> dict[str, Any]:
+    """A task as JSON can hold it."""
+    return {
+        "runner": task.runner,
+        "recipe": task.recipe.model_dump(mode="json"),
+        "folder": str(task.folder),
+        "options": dict(task.options),
+        "teacher": None if task.teacher is None else str(task.teacher),
+        "part": task.part,
+    }
+
+
+def from_plain(said: dict[str, Any]) -> Task:
+    """The task that :func:`as_plain` wrote."""
+    return Task(
+        runner=said["runner"],
+        recipe=Recipe.model_validate(said["recipe"]),
+        folder=Path(said["folder"]),
+        options=said["options"],
+        teacher=None if said["teacher"] is None else Path(said["teacher"]),
+        part=said["part"],
+    )

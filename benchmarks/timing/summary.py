@@ -1,0 +1,200 @@
+"""What a case came to: seconds by arm, the ratios of whole training times, figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from benchmarks.timing.case import Arm, Case, Figure, Measurement, Ratio
+from frugalkd.recipes.schema import Recipe
+
+SCHEMA = 1
+
+Record = dict[str, Any]
+
+_COUNTS = ("samples_backpropagated", "student_forwards", "teacher_queries")
+
+
+def summarise(
+    case: Case,
+    recipes: Mapping[str, Recipe],
+    records: Mapping[str, Sequence[Record | None]],
+    fillings: Mapping[str, dict[str, Any] | None],
+    failed: Mapping[str, str],
+    quick: bool,
+) -> dict[str, Any]:
+    """The content of ``CASE.json``: small, the runs' own files say more.
+
+    Args:
+        case: says the ratios.
+        recipes: by arm.
+        records: by arm, one a round; None where that round is not there.
+        fillings: what filling a store apart from the runs has taken, by arm.
+        failed: errors by name of the run.
+        quick: the figures are no results.
+    """
+    arms = [
+        _arm(case, arm, recipes[arm.name], records[arm.name], fillings.get(arm.name))
+        for arm in case.arms
+    ]
+    by_name = {arm["arm"]: arm for arm in arms}
+    return {
+        **_head(case, quick),
+        "threads": max(recipe.threads for recipe in recipes.values()),
+        "machines": _machines([record for some in records.values() for record in some if record]),
+        "recipe": case.recipe,
+        "set": dict(case.set),
+        "per_rows": case.per_rows,
+        "arms": arms,
+        "ratios": [_ratio(ratio, by_name) for ratio in case.ratios],
+        "figures": [],
+        "failed": _failed(failed),
+    }
+
+
+def summarise_figures(
+    case: Measurement, measured: Mapping[str, Any] | None, failed: Mapping[str, str], quick: bool
+) -> dict[str, Any]:
+    """The same of a case without arms; ``measured`` has its figures by name, and ``machine``."""
+    return {
+        **_head(case, quick),
+        "threads": 1,
+        "machines": [] if measured is None else _machines([measured]),
+        "samples": None if measured is None else measured["samples"],
+        "per_rows": False,
+        "arms": [],
+        "ratios": [],
+        "figures": [] if measured is None else [_figure(each, measured) for each in case.figures],
+        "failed": _failed(failed),
+    }
+
+
+def _head(case: Case | Measurement, quick: bool) -> dict[str, Any]:
+    return {"schema": SCHEMA, "case": case.name, "summary": case.summary, "quick": quick}
+
+
+def _failed(failed: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"run": name, "error": error} for name, error in failed.items()]
+
+
+def _machines(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The different surroundings of the runs, but for the hour and the load."""
+    found: list[dict[str, Any]] = []
+    for record in records:
+        machine = {k: v for k, v in record["machine"].items() if k not in ("started", "load")}
+        if machine not in found:
+            found.append(machine)
+    return found
+
+
+def _arm(
+    case: Case,
+    arm: Arm,
+    recipe: Recipe,
+    records: Sequence[Record | None],
+    filling: dict[str, Any] | None,
+) -> dict[str, Any]:
+    role = recipe.teacher if arm.runner == "teach" else recipe.student
+    runs = [
+        _run(turn, record, role.training.epochs) for turn, record in enumerate(records) if record
+    ]
+    meters = [record["meters"] for record in records if record and record.get("meters")]
+    return {
+        "arm": arm.name,
+        "runner": arm.runner,
+        "recipe": arm.recipe or case.recipe,
+        "set": dict(arm.set),
+        "options": dict(arm.options),
+        "seconds": spread([run["seconds_whole"] for run in runs]),
+        "seconds_per_1000": spread(
+            [run["seconds_per_1000"] for run in runs if run["seconds_per_1000"] is not None]
+        ),
+        "scaled": any(run["part"] is not None for run in runs),
+        "accuracy": spread([run["accuracy"] for run in runs if run["accuracy"] is not None]),
+        "budget": spread([run["budget"] for run in runs]),
+        "filling_apart": filling,
+        "first_seconds": next((r["first"] for r in records if r and "first" in r), None),
+        "meters": _medians(meters),
+        "runs": runs,
+    }
+
+
+def _run(turn: int, record: Record, epochs: float) -> dict[str, Any]:
+    """One run; ``seconds_whole`` is what the whole training takes, where only a part was run."""
+    part = record["asked"][0]["part"] if "asked" in record else None
+    rows = (record.get("meters") or {}).get("samples_backpropagated")
+    return {
+        "round": turn,
+        "seconds": record["seconds"],
+        "part": part,
+        "epochs": epochs,
+        "seconds_whole": record["seconds"] * (epochs / part if part else 1.0),
+        "seconds_per_1000": 1000 * record["seconds"] / rows if rows else None,
+        "accuracy": record.get("accuracy"),
+        "budget": record["budget"],
+        "started": record["machine"]["started"],
+        "load": record["machine"]["load"],
+    }
+
+
+def _medians(meters: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Rows, seconds by phase and memory: medians over the runs, of what was run."""
+    if not meters:
+        return None
+    phases = {name for each in meters for name in each.get("phases", {})}
+    return {
+        **{name: median(each[name] for each in meters) for name in _COUNTS},
+        "phases": {
+            name: median(each.get("phases", {}).get(name, 0.0) for each in meters)
+            for name in sorted(phases)
+        },
+        "peak_memory_bytes": median(each["peak_memory_bytes"]["process"] for each in meters),
+    }
+
+
+def _ratio(ratio: Ratio, arms: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    over = {run["round"]: run for run in arms[ratio.over]["runs"]}
+    under = {run["round"]: run for run in arms[ratio.under]["runs"]}
+    by_round = {}
+    for turn in sorted(over.keys() & under.keys()):
+        value = over[turn]["seconds_whole"] / under[turn]["seconds_whole"]
+        by_round[turn] = value / over[turn]["budget"] if ratio.per_budget else value
+    found = spread(list(by_round.values()))
+    return {
+        "ratio": ratio.name,
+        "over": ratio.over,
+        "under": ratio.under,
+        "per_budget": ratio.per_budget,
+        "value": found,
+        **_bounds(ratio, None if found is None else found["median"]),
+    }
+
+
+def _figure(figure: Figure, measured: Mapping[str, Any]) -> dict[str, Any]:
+    value = measured[figure.name]
+    runs = measured.get("runs", {}).get(figure.name, [value])
+    return {
+        "figure": figure.name,
+        "about": figure.about,
+        "value": {**spread(runs), "median": value},  # pyright: ignore[reportGeneralTypeIssues]
+        **_bounds(figure, value),
+    }
+
+
+def _bounds(what: Ratio | Figure, value: float | None) -> dict[str, Any]:
+    """The figures to reach, and whether ``value`` does; None where one of both is missing."""
+    reached = {}
+    for name, bound in (("must", what.must), ("aim", what.aim)):
+        if value is None or bound is None:
+            reached[name] = None
+        else:
+            reached[name] = value <= bound if what.at_most else value >= bound
+    return {"at_most": what.at_most, "must": what.must, "aim": what.aim, "reached": reached}
+
+
+def spread(values: Sequence[float]) -> dict[str, Any] | None:
+    """``median``, ``min``, ``max``, ``n``; None of nothing."""
+    if not values:
+        return None
+    return {"median": median(values), "min": min(values), "max": max(values), "n": len(values)}

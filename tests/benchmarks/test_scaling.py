@@ -1,0 +1,92 @@
+"""The model of docs/scaling.md against what a training of several ranks really counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from benchmarks.timing.scaling import LEDGER_BYTES, Scale, table
+from frugalkd.policies import RandomSubset, SelfRegulation
+from frugalkd.ranks import Ranks
+from frugalkd.selection import Selection
+from ranking import on_ranks
+from toys import Ids
+
+SAMPLES, BATCH = 20_000, 50
+CONSTANT = 2_000
+"""Bytes that ranks tell each other beside the rows: lengths, sums, whether their plans agree."""
+
+
+def _counted(policy):
+    """Steps, rows, screenings and what was told by the others, epoch by epoch, on this rank."""
+    told = [0]
+    tell = Ranks._told
+
+    def counting(ranks, values):
+        told[0] += values.nbytes * (ranks.world - 1)
+        return tell(ranks, values)
+
+    Ranks._told = counting  # pyright: ignore[reportAttributeAccessIssue]
+    selection = Selection(
+        Ids([1] * SAMPLES), policy=policy, epochs=3, batch_size=BATCH, model=nn.Identity(),
+        forward=lambda data: 50.0 * nn.functional.one_hot((data[0][:, 0] % 2).long(), 4),
+        screen_batch=2_000,
+    )  # fmt: skip
+    found = []
+    for epoch in selection:
+        steps = 0
+        for batch in epoch:
+            sure = torch.from_numpy(batch.ids % 4 != 0)
+            batch.observe(50.0 * nn.functional.one_hot(sure.long(), 4), batch.data[1])
+            steps += 1
+        found.append((steps, epoch.summary["rows"], epoch.summary["screened"], told[0]))
+        told[0] = 0
+    columns = sum(column.nbytes for column in selection.ledger.columns.values())
+    return found, columns
+
+
+def _both():
+    return _counted(SelfRegulation()), _counted(RandomSubset(fraction=0.31))
+
+
+def test_steps_traffic_and_memory_are_those_of_the_model():
+    (gated, columns), (drawn, _) = on_ranks(2, _both)[0]
+    assert columns == SAMPLES * LEDGER_BYTES
+    for epoch, (steps, rows, screened, told) in enumerate([*gated, *drawn]):
+        awake = (1.0, 0.25, 0.25, 0.31, 0.31, 0.31)[epoch]
+        if epoch in (1, 2):
+            awake = rows / SAMPLES  # who wakes after a screening is the logits' affair
+        scale = Scale(SAMPLES, 2, BATCH, awake=awake, screened=screened / SAMPLES)
+        assert (steps, rows) == (scale.steps, scale.rows)
+        assert told == pytest.approx(scale.received_bytes, abs=CONSTANT), epoch
+
+
+@given(
+    st.integers(1, 10**10), st.integers(1, 1024), st.integers(1, 4096), st.integers(1, 8),
+    st.floats(0, 1),
+)  # fmt: skip
+def test_steps_are_whole_and_lack_less_than_one(samples, ranks, batch, accumulate, awake):
+    if samples < ranks * batch * accumulate:
+        with pytest.raises(ValueError, match="a step has at least one row"):
+            Scale(samples, ranks, batch, accumulate, awake)
+        return
+    scale = Scale(samples, ranks, batch, accumulate, awake)
+    planned = round(awake * samples)
+    assert scale.rows <= samples
+    assert abs(scale.steps * scale.step_rows - planned) < scale.step_rows
+    assert scale.received_bytes <= samples * 40
+
+
+def test_shares_are_shares():
+    with pytest.raises(ValueError, match="are shares of the samples"):
+        Scale(1000, awake=1.1)
+
+
+def test_the_page_holds_the_table():
+    page = Path(__file__).parents[2] / "docs" / "scaling.md"
+    assert table() in page.read_text()
