@@ -40,7 +40,7 @@ def test_it_trains_what_a_training_on_features_trains():
     head = copy.deepcopy(before[-1])
     assert isinstance(run.model, nn.Sequential)
     plain = train_teacher(
-        head, Features(features, data.labels, data.classes),
+        head, Features(features, data.labels, data.classes, ""),
         policy=SelfRegulation(confidence=0.5), training=TRAINING, seed=3, device="cpu",
     )  # fmt: skip
     trained = run.model.get_parameter(f"{len(before) - 1}.weight")

@@ -17,7 +17,8 @@ from torch.utils.data import Dataset
 
 from frugalkd.checks import check_pair, explained, first_look, labels_of, read_first
 from frugalkd.criterion import bind
-from frugalkd.data.source import Collate, check_map_style, data_digest
+from frugalkd.data.probe import data_digest, digests_kept
+from frugalkd.data.source import Collate, check_map_style
 from frugalkd.devices import autocast, device_of
 from frugalkd.engine import Caller, Listener, Run, Trainer, accelerator_for
 from frugalkd.errors import (
@@ -49,6 +50,7 @@ from frugalkd.training import Checkpointing, Training
 Stop = Callable[[], bool]
 
 
+@digests_kept()
 def train_teacher(
     model: nn.Module,
     data: Dataset,
@@ -123,6 +125,7 @@ def train_teacher(
     )
 
 
+@digests_kept()
 def distill(
     student: nn.Module,
     data: Dataset,
@@ -298,7 +301,7 @@ def _train(
     if checkpoints is not None:
         keeper = Checkpoints(Path(checkpoints), checkpointing or Checkpointing())
         about = describe_training(
-            data, ledger.about["data"], policy=policy, objective=objective, training=training,
+            data, policy=policy, objective=objective, training=training,
             label_free=label_free, targets=targets, teacher=teacher, weights=weights, scores=scores,
         )  # fmt: skip
     with placed(model, targets, training, accelerator.device, Ranks.here()) as place:

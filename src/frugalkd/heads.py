@@ -7,6 +7,7 @@ head then takes seconds. It is self-regulated as any other, and leaves a ledger.
 from __future__ import annotations
 
 import copy
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,14 +24,14 @@ from torch.utils.data import Dataset
 from frugalkd.api import Stop, evaluate, train_teacher
 from frugalkd.batches import call, checked_logits, split
 from frugalkd.data.bucketing import by_length, lengths_of
-from frugalkd.data.probe import data_digest, randomness
+from frugalkd.data.probe import data_digest, digests_kept, randomness
 from frugalkd.data.source import Collate, check_map_style, open_source
 from frugalkd.devices import autocast
 from frugalkd.engine import Listener, Run, accelerator_for
 from frugalkd.errors import ModelError, Stopped, UnsupportedData
 from frugalkd.files import StrPath
 from frugalkd.flops import flops_of_data
-from frugalkd.looking import looking
+from frugalkd.looking import looking, model_digest
 from frugalkd.memory import memory_for
 from frugalkd.models.beginning import head_of_name
 from frugalkd.objectives import Objective
@@ -43,16 +44,23 @@ _BATCH = 256
 
 @final
 class Features(Dataset):
-    """``features`` float32 (N, width) and ``labels`` int64 (N,), in RAM."""
+    """``features`` float32 (N, width) and ``labels`` int64 (N,), in RAM; ``made_of`` says of which
+    data and model."""
 
-    def __init__(self, features: Tensor, labels: Tensor, classes: tuple[str, ...] | None) -> None:
-        self.features, self.labels = features, labels
+    def __init__(
+        self, features: Tensor, labels: Tensor, classes: tuple[str, ...] | None, made_of: str
+    ) -> None:
+        self.features, self.labels, self._made_of = features, labels, made_of
         if classes is not None:
             self.classes = classes
 
     @property
     def row_bytes(self) -> int:
         return 4 * self.features.shape[1] + 8
+
+    def digest(self) -> str:
+        """Of what it is made of: its own last digits may differ from rank to rank."""
+        return hashlib.sha256(self._made_of.encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self.features)
@@ -65,6 +73,7 @@ class Features(Dataset):
         return self.features.index_select(0, rows), self.labels.index_select(0, rows)
 
 
+@digests_kept()
 def train_head(
     model: nn.Module,
     data: Dataset,
@@ -213,7 +222,8 @@ def features_of(
                     raise Stopped("stopped while features were asked for")
     finally:
         hook.remove()
-    return Features(kept, labels, getattr(data, "classes", None))
+    made_of = f"{data_digest(data)} {model_digest(model)} {precision}"
+    return Features(kept, labels, getattr(data, "classes", None), made_of)
 
 
 def _features(

@@ -24,7 +24,6 @@ IDLE = ("num_workers", "shard")
 
 def describe_training(
     data: Dataset,
-    digest: str,
     *,
     policy: Policy | None,
     objective: Objective,
@@ -34,15 +33,12 @@ def describe_training(
     teacher: nn.Module | None,
     **arrays: np.ndarray | None,
 ) -> dict[str, str]:
-    """What decides a training's result, by name; ``digest`` is the data's, from an earlier reading,
-    ``arrays`` are of one value a sample.
+    """What decides a training's result, by name; ``arrays`` are of one value a sample.
 
     What has no text of its own that is the same in another process counts by its type.
     """
     asked = targets.teacher if isinstance(targets, LiveTeacher) else teacher
     about = describe(asked, data) | getattr(targets, "about", {})
-    if about["data set"] != digest:  # it draws from a stream that nobody can put back
-        about["data set"] = f"{len(data)} samples"  # pyright: ignore[reportArgumentType]
     about |= {"policy": str(policy or All()), "objective": str(objective)}
     about["labels"] = "not read" if label_free else "read"
     about["soft targets"] = "none"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -7,9 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from frugalkd.api import distill, train_teacher
 from frugalkd.data import Augmentation, ImageData, LazyImages, load_data
 from frugalkd.data.source import open_source
-from frugalkd.errors import DataError
+from frugalkd.errors import DataError, LedgerError, RunFolderError, TargetsError
+from frugalkd.teachers import StoredTargets
+from frugalkd.training import Training
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -101,6 +105,63 @@ def test_a_part_is_held_out_of_one_folder(written):
     assert alone.digest() == train.digest()
     assert held_out.digest() == test.digest()
     assert load(written, test=0.3)[1].digest() == test.digest()
+
+
+def files_of(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_sound_3_each_picture_that_is_replaced_in_place_is_noticed(mine):
+    before = load(mine)[0].digest()
+    assert load(mine)[0].digest() == before
+    for file in files_of(mine / "train")[::7]:
+        content, about = file.read_bytes(), file.stat()
+        Image.fromarray(255 - np.array(Image.open(file))).save(file)
+        os.utime(file, ns=(about.st_atime_ns, about.st_mtime_ns))
+        assert load(mine)[0].digest() != before, file
+        file.write_bytes(content)
+    assert load(mine)[0].digest() == before
+
+
+def test_sound_3_names_and_classes_of_pictures_matter_and_their_place_does_not(mine):
+    before = load(mine)[0].digest()
+    moved = mine.rename(mine.with_name("elsewhere"))
+    assert load(moved)[0].digest() == before
+    (moved / "train" / "digit 0").rename(moved / "train" / "digit :")
+    assert load(moved, test=0.5)[0].digest() != before
+    (moved / "train" / "digit :").rename(moved / "train" / "digit 0")
+    assert load(moved)[0].digest() == before
+    first = files_of(moved / "train")[0]
+    first.rename(first.with_name("!.png"))
+    assert load(moved)[0].digest() != before
+
+
+def test_sound_3_ledger_store_and_checkpoints_of_replaced_pictures_are_refused(mine, tmp_path):
+    def learner(seed):
+        torch.manual_seed(seed)
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+
+    train, _ = load(mine, channels=1)
+    few = {"training": Training(epochs=2, batch_size=16), "device": "cpu"}
+    teacher = learner(0)
+    ledger = train_teacher(teacher, train, checkpoints=tmp_path / "checkpoints", **few).ledger
+    stored = StoredTargets.fill(teacher, train, tmp_path / "store")
+    file = files_of(mine / "train")[30]
+    Image.fromarray(255 - np.array(Image.open(file))).save(file)
+    changed, _ = load(mine, channels=1)
+    with pytest.raises(RunFolderError, match="other data set"):
+        train_teacher(learner(0), changed, checkpoints=tmp_path / "checkpoints", resume=True, **few)
+    with pytest.raises(LedgerError, match="other data"):
+        distill(learner(1), changed, teacher=teacher, ledger=ledger, mode="significance", **few)
+    with pytest.raises(TargetsError, match="another data set"):
+        distill(learner(1), changed, teacher=stored, mode="vanilla", **few)
+
+
+def test_sound_3_a_picture_that_is_gone_is_named(mine):
+    train, _ = load(mine)
+    files_of(mine / "train")[3].unlink()
+    with pytest.raises(DataError, match=r"\.png cannot be read: No such file"):
+        train.digest()
 
 
 def test_worker_processes_read_the_same(written):

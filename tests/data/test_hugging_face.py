@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from torch.utils.data import Subset
 
-from frugalkd.data import ImageData, LazyImages, Samples, TextData, load_data
+from frugalkd.data import ImageData, LazyImages, Samples, TextData, data_digest, load_data
 from frugalkd.data.cifar import _read
 from frugalkd.errors import DataError, UnsupportedData
 
@@ -84,6 +86,81 @@ def test_a_part_of_train_is_held_out(saved):
     assert (len(splits.train), len(splits.test)) == (150, 50)
     again = load(saved, image="picture", label="digit", test=0.25)
     assert splits.test.digest() == again.test.digest() != splits.train.digest()
+
+
+def pictures(count, changed=-1):
+    from PIL import Image
+
+    return [
+        Image.fromarray(np.full((4, 4), 3 * k % 256 + (k == changed), np.uint8))
+        for k in range(count)
+    ]
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["in the table", "as files"])
+def test_sound_3_each_picture_of_a_column_matters(tmp_path, beside):
+    def digest(changed):
+        given: list = pictures(30, changed)
+        if beside:
+            for k, picture in enumerate(given):
+                picture.save(tmp_path / f"{k}.png")
+            given = [str(tmp_path / f"{k}.png") for k in range(30)]
+        kind = datasets.Features({"img": datasets.Image(), "label": datasets.Value("int64")})
+        table = datasets.Dataset.from_dict({"img": given, "label": [0, 1] * 15}, features=kind)
+        table.save_to_disk(tmp_path / "saved")
+        splits = load(tmp_path / "saved", image="img", test=0.2)
+        return splits.train.digest(), splits.test.digest()
+
+    before = digest(-1)
+    assert digest(-1) == before
+    for changed in (1, 17, 29):
+        assert digest(changed) != before
+
+
+@pytest.mark.parametrize("form", [None, "torch", "arrow"])
+def test_sound_3_each_value_of_a_table_matters(form, tmp_path):
+    def table(changed=-1, rows=3000, column="x"):
+        values = [[k / 7 + (k == changed)] * 3 for k in range(rows)]
+        words = [None if k % 5 == 0 else f"word {k}" for k in range(rows)]
+        labels = [k % 2 for k in range(rows)]
+        given = {column: values, "words": words, "label": labels}
+        return datasets.Dataset.from_dict(given).with_format(form)
+
+    one = data_digest(table())
+    for changed in (0, 1023, 1024, 1500, 2999):
+        assert data_digest(table(changed)) != one
+    assert data_digest(table(column="y")) != one
+    assert data_digest(table().with_format(form, columns=["x"])) != one
+    table().save_to_disk(tmp_path / "saved", num_shards=3)
+    assert data_digest(datasets.load_from_disk(tmp_path / "saved").with_format(form)) == one
+    whole = table()
+    some = data_digest(table(rows=3000).select(range(100, 2500)))
+    assert some == data_digest(Subset(whole, range(100, 2500)))
+    assert some == data_digest(Subset(Subset(whole, range(3000)), np.arange(100, 2500)))
+    assert some == data_digest(whole.select(range(50, 2600)).select(range(50, 2450)))
+
+
+def test_sound_3_a_table_larger_than_the_limit_is_read_in_parts(monkeypatch):
+    def table(changed):
+        given = {"x": [k + (k == changed) for k in range(1 << 15)], "label": [0] * (1 << 15)}
+        return datasets.Dataset.from_dict(given)
+
+    whole = data_digest(table(1500))
+    assert whole != data_digest(table(-1))
+    monkeypatch.setattr("frugalkd.data.hashing.WHOLE", table(0).data.nbytes // 4)
+    one = data_digest(table(-1))
+    assert one == data_digest(table(1500))
+    assert one != data_digest(table(500))
+    assert one != data_digest(table((1 << 15) - 1))
+
+
+def test_sound_3_tables_whose_samples_are_made_by_code_are_read(tmp_path):
+    table = datasets.Dataset.from_dict({"x": list(range(90)), "label": [0] * 90})
+    one, other = (
+        table.with_transform(lambda row, k=k: {"x": [x + (x == k) for x in row["x"]]})
+        for k in (-1, 47)
+    )
+    assert data_digest(one) != data_digest(other)
 
 
 def test_all_decoded_at_once_is_the_same(saved):

@@ -1,13 +1,22 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import TensorDataset
+from torch.utils.data import Subset, TensorDataset
 
-from frugalkd.data import Augmentation, ImageData, data_digest, randomness
+from frugalkd.data import Augmentation, ImageData, data_digest, hashing, randomness
+from frugalkd.data.probe import digests_kept
+from frugalkd.errors import UnsupportedData
+
+
+@dataclass
+class Point:
+    x: int
 
 
 class Samples:
@@ -98,11 +107,142 @@ def test_image_data_have_their_own_digest():
     assert not randomness(data)
 
 
-def test_large_data_are_sampled_over_their_whole_length():
+def count_reads(make, length):
     read = []
-    data_digest(Samples(lambda id: read.append(id) or id, length=10_000))
-    assert len(read) == 64
-    assert (read[0], read[-1]) == (0, 9_999)
+    data_digest(Samples(lambda id: read.append(id) or make(id), length))
+    return read
+
+
+def test_sound_3_every_sample_is_read_and_64_of_them_twice_before():
+    read = count_reads(lambda id: torch.zeros(8), 5000)
+    assert read[128:] == list(range(5000))
+    assert sorted(set(read[:128])) == sorted(read[:128:2])
+    assert (read[0], read[127]) == (0, 4999)
+
+
+def test_sound_3_of_what_is_larger_than_the_limit_evenly_spaced_samples_are_read(monkeypatch):
+    monkeypatch.setattr(hashing, "WHOLE", 1 << 17)
+    assert len(count_reads(lambda id: id, 5000)) == 128 + 128  # 1 KiB each at the least
+    read = count_reads(lambda id: bytes(2000), 5000)[128:]
+    assert len(read) == (1 << 17) // 2012
+    assert (read[0], read[-1]) == (0, 4999)
+    assert np.ptp(np.diff(read)) == 1
+    assert len(count_reads(lambda id: bytes(2**16), 5000)) == 128 + 64
+
+
+@pytest.mark.parametrize("changed", [1, 450, 899])
+def test_sound_3_one_sample_of_900_matters(changed):
+    def make(id, other=-1):
+        return torch.full((3,), float(id + 0.5 * (id == other))), 1
+
+    whole = data_digest(Samples(make, 900))
+    assert data_digest(Samples(lambda id: make(id, changed), 900)) != whole
+    assert data_digest(Samples(make, 900)) == whole
+
+
+def test_sound_3_a_data_set_is_read_once_where_nothing_may_change_it():
+    read = []
+    data = Samples(lambda id: read.append(id) or id)
+    with digests_kept():
+        first = data_digest(data)
+        with digests_kept():
+            assert data_digest(data) == first
+        assert data_digest(data) == first
+        assert data_digest(Samples(lambda id: id)) == first
+    assert len(read) == 30
+    data.make = lambda id: id + 1
+    assert data_digest(data) != first
+
+
+def test_sound_3_what_no_reading_repeats_does_not_enter_and_the_rest_does():
+    def drawing(label):
+        own = np.random.default_rng()
+        return Samples(lambda id: (own.random(4, dtype=np.float32), label(id)), 300)
+
+    one = data_digest(drawing(lambda id: id % 3))
+    assert one == data_digest(drawing(lambda id: id % 3))
+    assert one != data_digest(drawing(lambda id: id % 3 + (id == 299)))
+
+
+def test_sound_3_subsets_are_what_they_hold():
+    data = TensorDataset(torch.arange(20.0), torch.arange(20))
+    some = data_digest(Subset(data, [3, 4]))
+    assert some == data_digest(TensorDataset(torch.tensor([3.0, 4.0]), torch.tensor([3, 4])))
+    assert some == data_digest(Subset(Subset(data, range(2, 10)), [1, 2]))
+    assert some != data_digest(Subset(data, [4, 3]))
+    own = Samples(lambda id: id, 20)
+    assert data_digest(Subset(own, [3, 4])) == data_digest(Samples(lambda id: id + 3, 2))
+
+
+def test_sound_3_tensors_and_arrays_enter_whole():
+    images, labels = torch.zeros(1000, 4), torch.zeros(1000, dtype=torch.int64)
+    before = data_digest(TensorDataset(images, labels)), data_digest(images.numpy())
+    images[501, 3] = 1
+    after = data_digest(TensorDataset(images, labels)), data_digest(images.numpy())
+    assert not set(before) & set(after)
+    assert data_digest(images) != data_digest(images.double())
+    assert data_digest(images) != data_digest(images.reshape(1000, 2, 2))
+
+
+def test_sound_3_a_mapped_array_is_read_in_parts_beyond_the_limit(tmp_path, monkeypatch):
+    array = np.memmap(tmp_path / "x", dtype=np.uint8, mode="w+", shape=(1 << 20,))
+    monkeypatch.setattr(hashing, "WHOLE", 1 << 20)
+    one = data_digest(array)
+    array[12345] = 1
+    assert data_digest(array) != one
+    monkeypatch.setattr(hashing, "WHOLE", 1 << 18)  # the first and the last block, two between
+    one = data_digest(array)
+    array[-1] = 1
+    assert data_digest(array) != one
+
+
+class Known(Samples):
+    said = "one"
+
+    def digest(self):
+        return self.said
+
+
+def test_sound_3_a_data_set_may_say_itself_what_it_holds():
+    def never(id):
+        raise AssertionError("is not read")
+
+    data = Known(never)
+    assert data_digest(data) == "one"
+    assert data_digest(Subset(data, [1])) != data_digest(Subset(data, [2]))
+    data.said = 2
+    with pytest.raises(UnsupportedData, match=r"Known\.digest\(\) returns a int"):
+        data_digest(data)
+
+
+def test_sound_3_a_digest_that_is_passed_on_is_not_the_wrappers():
+    class Doubled(Samples):
+        def __getattr__(self, name):
+            return getattr(self.inner, name)
+
+    data = Doubled(lambda id: 2 * id, 3)
+    data.inner = Known(lambda id: id, 3)
+    assert data.digest() == "one"
+    assert data_digest(data) == data_digest(Samples(lambda id: 2 * id, 3))
+
+
+def test_sound_3_torchvisions_folders_are_their_files(tmp_path, monkeypatch):
+    torchvision = pytest.importorskip("torchvision")
+    for name in ("a/1.txt", "a/2.txt", "b/1.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+
+    def folder(transform=len):
+        return torchvision.datasets.DatasetFolder(
+            str(tmp_path), lambda path: Path(path).read_text(), (".txt",), transform
+        )
+
+    one = data_digest(folder())
+    assert one == data_digest(folder())
+    assert one != data_digest(folder(str.upper))
+    assert data_digest(Subset(folder(), [0])) != data_digest(Subset(folder(), [2]))
+    (tmp_path / "a/2.txt").write_text("a/3.txt")
+    assert one != data_digest(folder())
 
 
 def test_types_and_borders_matter():
@@ -120,9 +260,15 @@ def test_types_and_borders_matter():
             ["a", "b"],
             ["ab"],
             [["a"], "b"],
+            [["a", "b"]],
+            np.array(["a", "b"], dtype=object),
+            {"a", "b"},
+            Path("a"),
+            Point(1),
+            Point(2),
         )
     }
-    assert len(digests) == 11
+    assert len(digests) == 17
 
 
 def test_empty_and_tensor_data():

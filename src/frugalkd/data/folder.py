@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from frugalkd.data.decoding import ENDINGS, opened, require_pillow
+from frugalkd.data.hashing import files_digest
 from frugalkd.data.lazy_images import LazyImages, normalisation, picture_shape
 from frugalkd.data.root import data_root, located
 from frugalkd.data.splits import Splits, splits_of
@@ -74,14 +78,14 @@ def load_image_folder(
     numbers = normalisation(channels, mean, std)
     parts = [
         LazyImages(
-            Files([file for file, _ in part]),
+            Files(place, [file for file, _ in part]),
             torch.tensor([label for _, label in part]),
             classes,
             shape=shape,
             mean=numbers[0],
             std=numbers[1],
         )
-        for part in files
+        for place, part in zip(places, files, strict=True)
     ]
     with located(folder):
         return splits_of([part.in_memory() if in_memory else part for part in parts], test)
@@ -89,16 +93,20 @@ def load_image_folder(
 
 @final
 class Files:
-    """Pictures as files, by row."""
+    """Pictures as files of a folder, by row."""
 
-    def __init__(self, files: list[Path]) -> None:
-        self._files = files
+    def __init__(self, folder: Path, files: list[Path]) -> None:
+        self._folder, self._files = folder, files
 
     def __call__(self, row: int) -> Path:
         return self._files[row]
 
     def name(self, row: int) -> str:
         return str(self._files[row])
+
+    def feed(self, digest: Any, rows: NDArray[np.int64]) -> None:
+        names = [os.path.relpath(self._files[row], self._folder) for row in rows.tolist()]
+        digest.update(files_digest(os.fspath(self._folder), names).encode())
 
 
 def _folders(place: Path) -> tuple[str, ...]:

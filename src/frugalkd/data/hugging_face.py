@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from frugalkd.data.decoding import require_pillow
+from frugalkd.data.hashing import feed, files_digest, share
 from frugalkd.data.lazy_images import LazyImages, normalisation, picture_shape
 from frugalkd.data.root import data_root, located
 from frugalkd.data.splits import Splits, splits_of
@@ -29,6 +31,7 @@ from frugalkd.files.parsing import one_line
 if TYPE_CHECKING:
     from datasets import Dataset
 
+_AT_ONCE = 256
 _FILES = {".parquet": "parquet", ".arrow": "arrow"}
 
 
@@ -218,6 +221,21 @@ class PictureColumn:
 
     def name(self, row: int) -> str:
         return f"row {row} of column {self._column!r}"
+
+    def feed(self, digest: Any, rows: NDArray[np.int64]) -> None:
+        most = share(self._table.data.nbytes, len(rows))
+        table, beside = self._table.with_format("arrow"), list[str]()
+        for first in range(0, len(rows), _AT_ONCE):
+            part = table[rows[first : first + _AT_ONCE].tolist()]
+            for value in part[self._column].to_pylist():
+                encoded = value and value["bytes"]
+                feed(digest, encoded or b"", most)
+                if value and value["path"] and not encoded:
+                    beside.append(os.path.abspath(value["path"]))
+        if beside:
+            folder = os.path.commonpath(map(os.path.dirname, beside))
+            names = [os.path.relpath(path, folder) for path in beside]
+            digest.update(files_digest(folder, names).encode())
 
 
 def _pictures(table: Dataset, column: str) -> PictureColumn:

@@ -20,8 +20,6 @@ from frugalkd.errors import DataError
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """What most pretrained models were trained with."""
 
-_DIGEST_SAMPLES = 64
-
 
 class Encoded(Protocol):
     """Encoded pictures by row. Sent to worker processes, and so picklable."""
@@ -32,6 +30,10 @@ class Encoded(Protocol):
 
     def name(self, row: int) -> str:
         """What a row is called in an error."""
+        ...
+
+    def feed(self, digest: Any, rows: NDArray[np.int64]) -> None:
+        """Adds the pictures of ``rows`` to ``digest``: of more than 1 GiB, parts of each."""
         ...
 
 
@@ -89,12 +91,11 @@ class LazyImages(Pictures):
         return self._replaced(self.labels, self._rows, augmentation, seed)
 
     def digest(self) -> str:
-        """SHA-256 (hex) of the shape, all labels, and the pixels of up to 64 evenly spaced
-        samples."""
+        """SHA-256 (hex) of the shape, the labels and the pictures as they are encoded: of files
+        with their names; of more than 1 GiB, parts of each."""
         digest = hashlib.sha256(repr((len(self), self.shape)).encode())
         digest.update(self.labels.numpy().data)
-        spaced = np.linspace(0, len(self) - 1, min(_DIGEST_SAMPLES, len(self))).astype(np.int64)
-        digest.update(self.pixels(torch.from_numpy(np.unique(spaced))).numpy().data)
+        self._encoded.feed(digest, self._rows)
         return digest.hexdigest()
 
     def in_memory(self) -> ImageData:

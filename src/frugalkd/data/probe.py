@@ -1,39 +1,69 @@
-"""What can be learned of a data set by reading a few samples: its digest, its randomness."""
+"""What can be learned of a data set by reading its samples: its digest, its randomness."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import random
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils.data import Subset, TensorDataset
 
-from frugalkd.data.protocols import is_view_indexed
-from frugalkd.data.samples import Samples
+from frugalkd.data import hashing
+from frugalkd.data.hashing import feed, files_digest, leaves, leaves_of_array, spans
+from frugalkd.data.protocols import Digested, is_digested, is_view_indexed
+from frugalkd.errors import UnsupportedData
 
-_DIGEST_SAMPLES = 64
+_PROBED = 64
+_LEAST = 1 << 10
+"""Bytes that a sample counts as at the least: of small ones about a million are read."""
+_TABLE_ROWS = 1024
 _RANDOM_SAMPLES = 8
 _RANDOM_DRAWS = 4
 
+_kept: ContextVar[dict[int, tuple[Any, str]] | None] = ContextVar("digests", default=None)
+
+
+@contextmanager
+def digests_kept() -> Iterator[None]:
+    """Inside, a data set is read once for all its digests: nothing may change it there."""
+    if _kept.get() is not None:
+        yield
+        return
+    token = _kept.set({})
+    try:
+        yield
+    finally:
+        _kept.reset(token)
+
 
 def data_digest(dataset: Any) -> str:
-    """SHA-256 (hex) that tells data sets apart: what Samples say of themselves (ImageData: of
-    everything), else of the length and of up to 64 evenly spaced samples, read with fixed random
-    streams (view 0 where the data set takes views). Parts of a sample that are no numbers or text
-    count by their type only.
+    """SHA-256 (hex) that tells data sets apart: their own ``digest()`` where they have one (data
+    sets of ours do); else of tensors, arrays, tables of Hugging Face and files of torchvision's
+    folders; else of samples as they are read, in view 0 where there are views.
+
+    What lies in memory enters whole. Of files, tables and samples all bytes do, up to 1 GiB; of
+    more, evenly spaced parts, about 1 GiB together, and of files all names and sizes. A sample
+    counts as 1 KiB at the least. Samples are read with fixed random streams; parts of them that
+    differ all the same from one reading to the next do not enter.
+
+    Raises:
+        DataError: a file cannot be read.
     """
-    if isinstance(dataset, Samples):
-        return dataset.digest()
-    digest = hashlib.sha256(f"{len(dataset)}".encode())
-    with streams_restored():
-        for id in _spaced(len(dataset), _DIGEST_SAMPLES):
-            _seed_streams(0)
-            _feed(digest, _sample(dataset, id))
-    return digest.hexdigest()
+    kept = _kept.get()
+    if kept is None:
+        return _digest(dataset)
+    if id(dataset) not in kept:
+        kept[id(dataset)] = dataset, _digest(dataset)
+    return kept[id(dataset)][1]
 
 
 def randomness(dataset: Any) -> bool:
@@ -42,52 +72,144 @@ def randomness(dataset: Any) -> bool:
     Reads up to 8 samples 4 times (view 0 where the data set takes views); a rarer randomness is
     not seen. The random streams of torch, numpy and Python are put back.
     """
+    read = _reader(dataset)
     with streams_restored():
         for id in _spaced(len(dataset), _RANDOM_SAMPLES):
             seen = set()
             for draw in range(_RANDOM_DRAWS):
                 _seed_streams(draw)
-                digest = hashlib.sha256()
-                _feed(digest, _sample(dataset, id))
-                seen.add(digest.digest())
+                seen.add(hashlib.sha256(b"".join(leaves(read(id)))).digest())
             if len(seen) > 1:
                 return True
     return False
+
+
+def _digest(dataset: Any) -> str:
+    if is_digested(dataset):
+        return _own_digest(dataset)
+    rows: NDArray[np.int64] | None = None
+    while type(dataset) is Subset:
+        inner = np.asarray(dataset.indices, dtype=np.int64)
+        rows = inner if rows is None else inner[rows]
+        dataset = dataset.dataset
+    samples = len(dataset) if rows is None else len(rows)
+    digest = hashlib.sha256(b"%d" % samples)
+    if is_digested(dataset):
+        _feed_all(digest, leaves((_own_digest(dataset), rows)))
+    elif type(dataset) is TensorDataset:
+        for tensor in dataset.tensors:
+            _feed_all(digest, leaves_of_array(tensor if rows is None else tensor[rows]))
+    elif isinstance(dataset, torch.Tensor | np.ndarray):
+        about, content = leaves_of_array(dataset if rows is None else dataset[rows])
+        most = hashing.WHOLE if isinstance(dataset, np.memmap) else len(content)
+        digest.update(about)
+        feed(digest, content, most)
+    elif _is_table(dataset):
+        _feed_table(digest, dataset if rows is None else dataset.select(rows))
+    else:
+        if _is_folder(dataset):
+            listed = dataset.samples
+            listed = listed if rows is None else [listed[row] for row in rows.tolist()]
+            names = [os.path.relpath(path, dataset.root) for path, _ in listed]
+            _feed_all(digest, leaves([files_digest(dataset.root, names), [y for _, y in listed]]))
+        _feed_samples(digest, dataset, samples, rows, whole=not _is_folder(dataset))
+    return digest.hexdigest()
+
+
+def _own_digest(dataset: Digested) -> str:
+    said = dataset.digest()
+    if not isinstance(said, str):
+        raise UnsupportedData(
+            f"{type(dataset).__name__}.digest() returns a {type(said).__name__}: return text that "
+            "changes with what the samples hold"
+        )
+    return said
+
+
+def _feed_samples(
+    digest: Any, dataset: Any, samples: int, rows: NDArray[np.int64] | None, *, whole: bool
+) -> None:
+    """Adds samples as they are read: 64 of them, or (``whole``) all that 1 GiB has room for. What
+    of one is not the same when it is read twice is left out: it draws from a stream of its own."""
+    read = _reader(dataset)
+    places, size, moving = _spaced(samples, _PROBED), 0, set[int]()
+
+    def parts(place: int) -> Iterator[bytes | memoryview]:
+        return leaves(read(place if rows is None else int(rows[place])))
+
+    with streams_restored():
+        for place in places:
+            readings = []
+            for _ in range(2):
+                _seed_streams(0)
+                readings.append([bytes(part) for part in parts(place)])
+            size += sum(map(len, readings[0]))
+            pairs = enumerate(zip_longest(*readings))
+            moving |= {number for number, (one, other) in pairs if one != other}
+        if whole and places:
+            each = max(_LEAST, size // len(places))
+            places = _spaced(samples, max(_PROBED, hashing.WHOLE // each))
+        _seed_streams(0)
+        for place in places:
+            for number, part in enumerate(parts(place)):
+                if number not in moving:
+                    digest.update(part)
+
+
+def _is_table(dataset: Any) -> bool:
+    """Whether this is a data set of Hugging Face that says all in its columns: no code of the
+    user's makes its samples, and no files beside it."""
+    datasets = sys.modules.get("datasets")
+    if datasets is None or type(dataset) is not datasets.Dataset:
+        return False
+
+    def plain(feature: Any) -> bool:
+        if isinstance(feature, dict | list):
+            return all(map(plain, feature.values() if isinstance(feature, dict) else feature))
+        inner = getattr(feature, "feature", None)
+        return isinstance(feature, datasets.Value | datasets.ClassLabel) or (
+            inner is not None and plain(inner)
+        )
+
+    return dataset.format["type"] != "custom" and plain(dict(dataset.features))
+
+
+def _feed_table(digest: Any, table: Any) -> None:
+    form = table.format
+    columns = None if form["output_all_columns"] else form["columns"]
+    _feed_all(digest, leaves([str(form), str(table.features)]))
+    arrow = table.with_format("arrow", columns=columns)
+    each = max(1, table.data.nbytes // max(1, table.data.num_rows))
+    for start, length in spans(len(table), max(1, hashing.WHOLE // each), _TABLE_ROWS):
+        for first in range(start, start + length, _TABLE_ROWS):
+            part = arrow[first : min(first + _TABLE_ROWS, start + length)]
+            # A copy holds its own rows alone, laid out the same way wherever they come from.
+            for batch in part.take(np.arange(len(part))).combine_chunks().to_batches():
+                digest.update(batch.serialize())
+
+
+def _is_folder(dataset: Any) -> bool:
+    """Whether this is torchvision's folder of files, read as it reads them."""
+    torchvision = sys.modules.get("torchvision.datasets.folder")
+    return (
+        torchvision is not None
+        and isinstance(dataset, torchvision.DatasetFolder)
+        and type(dataset).__getitem__ is torchvision.DatasetFolder.__getitem__
+    )
+
+
+def _feed_all(digest: Any, parts: Iterator[bytes | memoryview]) -> None:
+    for part in parts:
+        digest.update(part)
 
 
 def _spaced(length: int, count: int) -> list[int]:
     return sorted(set(np.linspace(0, length - 1, min(count, length)).astype(int).tolist()))
 
 
-def _sample(dataset: Any, id: int) -> Any:
-    return dataset.view(id, 0) if is_view_indexed(dataset) else dataset[id]
-
-
-def _feed(digest: Any, value: Any) -> None:
-    """Adds ``value`` to the digest, each part with its type, so that no two parts run together."""
-    digest.update(f"<{type(value).__name__}>".encode())
-    if isinstance(value, Mapping):
-        for key in value:
-            _feed(digest, key)
-            _feed(digest, value[key])
-    elif isinstance(value, list | tuple):
-        for item in value:
-            _feed(digest, item)
-    elif value is None or isinstance(value, bool | int | float | str | bytes):
-        digest.update(repr(value).encode())
-    else:
-        array = _array(value)
-        if array.dtype != object:
-            digest.update(f"{array.dtype}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
-
-
-def _array(value: Any) -> NDArray[Any]:
-    """``value`` as an array; images offer themselves as one, and numpy knows no bfloat16."""
-    if isinstance(value, torch.Tensor):
-        value = value.detach().cpu()
-        return np.asarray(value.float() if value.dtype == torch.bfloat16 else value)
-    return np.asarray(value)
+def _reader(dataset: Any) -> Callable[[int], Any]:
+    """How to get a sample, in view 0 where there are views."""
+    return (lambda id: dataset.view(id, 0)) if is_view_indexed(dataset) else dataset.__getitem__
 
 
 def _seed_streams(seed: int) -> None:

@@ -32,6 +32,22 @@ class BatchIndexed(Protocol):
         ...
 
 
+@runtime_checkable
+class Digested(Protocol):
+    """A data set that says itself what it holds, so that its samples are not read for that."""
+
+    def digest(self) -> str:
+        """Text that changes with anything that the samples hold."""
+        ...
+
+
+def is_digested(dataset: object) -> TypeGuard[Digested]:
+    """Whether the class of ``dataset`` has a method ``digest()``; one that it passes on from a data
+    set inside knows nothing of what it does itself."""
+    method = getattr(type(dataset), "digest", None)
+    return callable(method) and list(inspect.signature(method).parameters) == ["self"]
+
+
 def is_view_indexed(dataset: object) -> TypeGuard[ViewIndexed]:
     """Whether ``dataset`` has ``view(id, view)``; a tensor's ``view`` is another thing."""
     return isinstance(dataset, ViewIndexed) and _second_parameter(dataset.view) == "view"

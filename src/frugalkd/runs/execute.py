@@ -14,6 +14,7 @@ import frugalkd
 from frugalkd.api import Stop, train_teacher
 from frugalkd.api import distill as distill_model
 from frugalkd.criterion import check_paths
+from frugalkd.data.probe import digests_kept
 from frugalkd.engine import Listener, Run, resolve_device
 from frugalkd.files.weights import save_weights
 from frugalkd.heads import train_head
@@ -219,6 +220,7 @@ def _carry_out(
         ranks_of(recipe.device, recipe.threads) as ranks,
         RunFolder(out, ranks) as folder,
         Tracking() as tracking,
+        digests_kept(),
     ):
         return _within(
             ranks, folder, tracking, kind, recipe, role, digest, resume, view_seed, train

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from frugalkd.batches import call, inputs_of, split
 from frugalkd.checks import check_same_data
 from frugalkd.data.bucketing import bucketed, by_length, lengths_of
+from frugalkd.data.probe import digests_kept
 from frugalkd.data.protocols import is_batch_indexed, is_view_indexed
 from frugalkd.data.source import open_source
 from frugalkd.errors import (
@@ -105,6 +106,7 @@ class Selection:
         RankError: another rank or world than torch.distributed's, or too few samples for a step.
     """
 
+    @digests_kept()
     def __init__(
         self,
         dataset: Dataset,
