@@ -3,11 +3,12 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import Subset, TensorDataset
+from torch.utils.data import Dataset, Subset, TensorDataset
 
 from frugalkd.data import Augmentation, ImageData, data_digest, hashing, randomness
 from frugalkd.data.probe import digests_kept
@@ -19,7 +20,7 @@ class Point:
     x: int
 
 
-class Samples:
+class Samples(Dataset):
     """A data set whose sample ``id`` is ``make(id)``."""
 
     def __init__(self, make, length=10):
@@ -197,7 +198,7 @@ def test_sound_3_a_mapped_array_is_read_in_parts_beyond_the_limit(tmp_path, monk
 
 
 class Known(Samples):
-    said = "one"
+    said: Any = "one"
 
     def digest(self):
         return self.said
@@ -217,6 +218,8 @@ def test_sound_3_a_data_set_may_say_itself_what_it_holds():
 
 def test_sound_3_a_digest_that_is_passed_on_is_not_the_wrappers():
     class Doubled(Samples):
+        inner: Any = None
+
         def __getattr__(self, name):
             return getattr(self.inner, name)
 
