@@ -260,6 +260,42 @@ def test_runs_progress_on_a_terminal():
     assert "failed: teacher conventional: it broke" in file.getvalue()
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_sound_16_long_runs_of_a_comparison_say_how_far_they_are(terminal, monkeypatch):
+    import io
+
+    from rich.console import Console
+
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=terminal, width=200, legacy_windows=False)
+    event = {"kind": "teach", "name": "big", "seed": None, "finished": 0, "total": 9,
+             "accuracy": None, "error": None}  # fmt: skip
+    at = {"kind": "distill", "name": "el2n", "seed": 1, "progress": "scoring run, epoch 2 of 10"}
+    with RunsProgress("demo", console) as progress:
+        progress({**event, "event": "begun"})
+        progress({**event, "event": "running", "progress": "epoch 3 of 30"})
+        assert terminal or not file.getvalue()  # there was a start a moment ago
+        monkeypatch.setattr("frugalkd.cli.progress.EVERY", 0.0)
+        progress({**event, **at, "event": "running"})
+        if progress._bar is not None:
+            progress._bar.refresh()
+    says = "teacher big, epoch 3 of 30; el2n seed 1, scoring run, epoch 2 of 10"
+    assert says in file.getvalue()
+    if not terminal:
+        assert file.getvalue() == f"demo: 0/9 done; running: {says}\n"
+
+
+def test_sound_16_what_comes_before_the_epochs_is_said(monkeypatch, cli, tmp_path):
+    monkeypatch.setattr("frugalkd.cli.progress.EVERY", 0.0)
+    scored = ["--set", "student.mode=null", "--set", "student.policy={name: el2n, epochs: 2}"]
+    few = ["--set", "data.train_size=300", "--set", "student.training.epochs=1"]
+    weights = ["--set", f"teacher.weights={tmp_path / 't' / 'teacher.safetensors'}"]
+    assert cli("teach", "digits", "--out", str(tmp_path / "t"), *few, *FEW)[0] == 0
+    _, _, err = cli("distill", "digits", *scored, *few, *weights, "--out", str(tmp_path / "s"))
+    assert "distill digits el2n: scoring run (el2n), training 1, epoch 2 of 2\n" in err
+    assert "distill digits el2n: storing soft targets, 256 of 300\n" in err
+
+
 def test_a_store_is_announced_filled_in_parts_and_used(runs, cli, tmp_path):
     where, teacher = str(tmp_path / "store"), str(runs / "teacher")
     command = ("store", "digits", "--teacher", teacher, "--out", where, *FEW)

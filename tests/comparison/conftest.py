@@ -38,7 +38,7 @@ class HereAndNow:
         assert self.free
         self._queue.append((key, task))
 
-    def next(self):
+    def next(self, patience=None):
         if self.stop_after is not None and len(self.started) >= self.stop_after:
             raise KeyboardInterrupt
         key, task = self._queue.pop(0)

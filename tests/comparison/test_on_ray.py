@@ -51,8 +51,8 @@ class FakeRay:
 
         return SimpleNamespace(options=options)
 
-    def wait(self, references, num_returns):
-        return references[:1], references[1:]
+    def wait(self, references, num_returns, timeout=None):
+        return (references[:1], references[1:]) if timeout != 0.0 else ([], references)
 
     def get(self, reference):
         task, folder = reference.given
@@ -97,9 +97,12 @@ def test_answers_come_back_by_key_and_what_is_lost_is_an_answer(ray, monkeypatch
     with RayWorkers(1) as workers:
         workers.submit(KEY, {"kind": "here"})
         assert (workers.free, workers.busy) == (0, 1)
+        assert workers.next(0.0) is None
         assert workers.next() == (KEY, {"results": {"kind": "here"}})
         workers.submit(KEY, "lost")  # pyright: ignore[reportArgumentType]
-        _, reply = workers.next()
+        ended = workers.next()
+        assert ended is not None
+        reply = ended[1]
         assert reply["error"] == "its Ray task was lost 4 times: the node died"
         workers.submit(KEY, {})
     assert fake.asked[-1] == "cancelled"

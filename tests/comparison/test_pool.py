@@ -7,8 +7,9 @@ import signal
 
 import pytest
 
-from frugalkd.comparison.plan import Key
+from frugalkd.comparison.plan import Job, Key
 from frugalkd.comparison.pool import Workers, _inherited
+from frugalkd.comparison.run import task_of
 from frugalkd.recipes.load import override
 
 
@@ -21,16 +22,17 @@ def test_a_process_that_is_killed_costs_its_own_run_only(tiny, tmp_path):
         workers.submit(first, task(forever, tmp_path / "first"))
         workers.submit(second, task(brief, tmp_path / "second"))
         assert (workers.free, workers.busy) == (0, 2)
-        key, reply = workers.next()
+        assert workers.next(0.0) is None
+        key, reply = workers.next() or never()
         assert key == second
         assert reply["results"]["threads"] == 1
         ((process, _),) = workers._busy.values()
         os.kill(process.pid or 0, signal.SIGKILL)
-        key, reply = workers.next()
+        key, reply = workers.next() or never()
         assert key == first
         assert "ended with code -9" in reply["error"]
         workers.submit(third, task(brief, tmp_path / "third"))
-        key, reply = workers.next()
+        key, reply = workers.next() or never()
         assert key == third
         assert reply["results"]["digest"]
         # Leaving in the middle of a run ends it.
@@ -39,12 +41,17 @@ def test_a_process_that_is_killed_costs_its_own_run_only(tiny, tmp_path):
     assert process.exitcode is not None
 
 
+def never():
+    raise AssertionError("it waits until one has ended")
+
+
 CE = {"name": "cross-entropy"}
 
 
 def task(recipe, out):
-    plain = recipe.model_dump(mode="json")
-    return {"kind": "distill", "recipe": plain, "out": str(out), "teacher": None}
+    return task_of(
+        out.parent, Job(Key("distill", out.name, 0), "0" * 64, out, lambda _: recipe), recipe
+    )
 
 
 def test_what_children_inherit(monkeypatch):

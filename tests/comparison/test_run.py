@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from frugalkd.comparison import compare
+from frugalkd.comparison import compare, progress
 from frugalkd.comparison.array import list_jobs, run_one
 from frugalkd.comparison.controls import TOLERANCE
-from frugalkd.comparison.run import prepare
+from frugalkd.comparison.plan import Job, Key
+from frugalkd.comparison.run import prepare, progress_file, task_of
 from frugalkd.comparison.worker import carry_out
 from frugalkd.errors import (
     RecipeError,
@@ -205,14 +206,62 @@ def test_a_run_at_chance_has_collapsed_and_stays_in_the_mean(workers, tiny, tmp_
 
 
 def test_an_error_of_any_kind_becomes_one_line(tiny, tmp_path):
-    plain = override(tiny, {"student.mode": "hybrid"}).model_dump(mode="json")
-    task = {"kind": "distill", "recipe": plain, "out": str(tmp_path / "run"), "teacher": None}
+    job = Job(Key("distill", "run", 0), "0" * 64, tmp_path / "run", lambda _: tiny)
+    task = task_of(tmp_path, job, override(tiny, {"student.mode": "hybrid"}))
     reply = carry_out(task)
     assert reply["type"] == "LedgerError" or reply["type"] == "ModelError"
     assert "\n" not in reply["error"]
     reply = carry_out({**task, "recipe": {}})
     assert reply["type"] == "ValidationError"
     assert "Traceback" in reply["traceback"]
+
+
+def test_sound_16_a_running_job_says_how_far_it_is(workers, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    write, said, events = progress.write_json, [], []
+
+    def record(path, value):
+        said.append(value["said"])
+        write(path, value)
+        # The comparison wakes up meanwhile.
+        for key, job in running():
+            events.append((key.kind, progress.read_progress(progress_file(tmp_path, job))))
+
+    def running():
+        return [(key, job) for key, job in jobs.items() if progress_file(tmp_path, job).exists()]
+
+    monkeypatch.setattr(progress, "write_json", record)
+    arms = {"scored": {"set": {"student.policy": {"name": "el2n", "epochs": 1},
+                               "student.mode": None}}}  # fmt: skip
+    recipe = override(tiny, {"arms": arms, "student.training.epochs": 1})
+    jobs = prepare(recipe, ["scored"], 1, tmp_path).jobs
+    assert not compare(recipe, arms=["scored"], seeds=1, out=tmp_path)["failed"]
+    assert ("teach", "epoch 10 of 10") in events
+    assert ("targets", "storing soft targets, 300 of 300") in events
+    assert ("distill", "scoring run (el2n), training 1, epoch 1 of 1") in events
+    assert events[-1] == ("distill", "epoch 1 of 1")
+    assert not list((tmp_path / progress.FOLDER).iterdir())
+
+
+def test_sound_16_who_listens_hears_of_running_jobs(workers, tiny, tmp_path, monkeypatch):
+    job, waits = workers.next, [True, False]
+    monkeypatch.setattr(
+        workers, "next", lambda patience: None if patience and waits.pop(0) else job()
+    )
+    monkeypatch.setattr("frugalkd.comparison.run.read_progress", lambda path: "epoch 1 of 6")
+    events = []
+    compare(tiny, arms=["ce"], seeds=1, out=tmp_path, listener=events.append)
+    assert [event["event"] for event in events] == ["begun", "running", "done"]
+    assert [event["progress"] for event in events] == ["", "epoch 1 of 6", ""]
+
+
+def test_what_a_damaged_progress_file_says_is_nothing(tmp_path):
+    path = tmp_path / "p.json"
+    for content in ("", "[1]", '{"said": 3', "{}", '"x"'):
+        path.write_text(content)
+        assert progress.read_progress(path) == ""
+    path.write_text('{"said": "a\\nb\\u001b[31m"}')
+    assert progress.read_progress(path) == "a b?[31m"
 
 
 def test_refusals(workers, tiny, tmp_path):

@@ -11,6 +11,8 @@ import pytest
 
 from frugalkd.cli import main
 from frugalkd.comparison import compare
+from frugalkd.comparison.plan import Job, Key
+from frugalkd.comparison.run import task_of
 from frugalkd.comparison.worker import carry_out
 from frugalkd.errors import RunFolderError, WriteFailed
 from frugalkd.files.atomic import write_json
@@ -50,9 +52,8 @@ def test_a_folder_in_use_is_refused_by_every_way_in(tiny, tmp_path, capsys):
         teach(tiny, out)
     with pytest.raises(RunFolderError, match=BUSY):
         distill(tiny, out, teacher=teacher, resume=True)
-    plain = tiny.model_dump(mode="json")
-    task = {"kind": "teach", "recipe": plain, "out": str(out), "teacher": None}
-    assert BUSY.replace("\\", "") in carry_out(task)["error"]
+    job = Job(Key("teach", "out", 0), "0" * 64, out, lambda _: tiny)
+    assert BUSY.replace("\\", "") in carry_out(task_of(tmp_path, job, tiny))["error"]
     with pytest.raises(RunFolderError, match=BUSY):
         compare(tiny, arms=["ce"], seeds=1, out=out)
     assert main(["teach", "digits", "--out", str(out)]) == 2

@@ -1,9 +1,10 @@
-"""How far a run is: a live bar on a terminal, one plain line an epoch elsewhere. On stderr."""
+"""How far a run is: a live bar on a terminal, plain lines elsewhere. On stderr."""
 
 from __future__ import annotations
 
 import math
 import sys
+import time
 from abc import ABC, abstractmethod
 from functools import partial
 from types import TracebackType
@@ -24,6 +25,9 @@ from rich.table import Column
 from frugalkd.files.parsing import printable
 from frugalkd.show import print_line
 
+EVERY = 30.0
+"""Seconds after which, where there is no terminal, a line says how far it is."""
+
 _text = partial(TextColumn, markup=False)  # names are no markup
 
 
@@ -34,6 +38,7 @@ class _Progress(ABC):
         self._title, self._total = printable(title), total
         self._console = console or Console(file=sys.stderr)
         self._bar: Progress | None = None
+        self._said = time.monotonic()
 
     @abstractmethod
     def _columns(self) -> list[ProgressColumn]:
@@ -59,7 +64,13 @@ class _Progress(ABC):
 
     def say(self, line: str) -> None:
         """A line of its own, above the bar where there is one."""
+        self._said = time.monotonic()
         print_line(self._console, line)
+
+    def _say_now_and_then(self, line: str) -> None:
+        """The same, unless there was a line lately."""
+        if time.monotonic() - self._said >= EVERY:
+            self.say(line)
 
 
 @final
@@ -85,6 +96,13 @@ class EpochProgress(_Progress):
             self._bar.update(self._task, completed=done, state=_short(record))
         else:
             self.say(f"{self._title}: epoch {done}/{self._total}, {_long(record)}")
+
+    def before(self, said: str) -> None:
+        """Show how far what comes before the epochs is: a scoring run, the filling of a store."""
+        if self._bar is not None:
+            self._bar.update(self._task, state=said)
+        else:
+            self._say_now_and_then(f"{self._title}: {said}")
 
 
 def _awake(record: dict[str, Any]) -> str:
@@ -115,7 +133,7 @@ class RunsProgress(_Progress):
 
     def __init__(self, title: str, console: Console | None = None):
         super().__init__(title, 1, console)
-        self._running: list[str] = []
+        self._running: dict[str, str] = {}
 
     def _columns(self) -> list[ProgressColumn]:
         return [
@@ -129,22 +147,27 @@ class RunsProgress(_Progress):
 
     def __call__(self, event: dict[str, Any]) -> None:
         """Show an event (see ``comparison.run.Event``)."""
-        name = run_name(event)
-        if event["event"] == "begun":
-            self._running.append(name)
-        elif name in self._running:
-            self._running.remove(name)
+        name, what = run_name(event), event["event"]
+        if what in ("begun", "running"):
+            self._running[name] = ", ".join(filter(None, [name, event.get("progress")]))
+        else:
+            self._running.pop(name, None)
+        running = "; ".join(self._running.values())
         if self._bar is not None:
             self._bar.update(
                 self._task,
                 total=event["total"],
                 completed=event["finished"],
-                state=printable(", ".join(self._running)),
+                state=printable(running),
             )
-            if event["event"] == "failed":
+            if what == "failed":
                 self.say(f"failed: {name}: {event['error']}")
-        elif event["event"] != "begun" and event["kind"] != "targets":
-            self.say(f"{self._title}: {event['finished']}/{event['total']} {_outcome(event, name)}")
+            return
+        so_far = f"{self._title}: {event['finished']}/{event['total']}"
+        if what == "running":
+            self._say_now_and_then(f"{so_far} done; running: {running}")
+        elif what != "begun":
+            self.say(f"{so_far} {_outcome(event, name)}")
 
 
 def run_name(event: dict[str, Any]) -> str:
@@ -157,5 +180,7 @@ def run_name(event: dict[str, Any]) -> str:
 def _outcome(event: dict[str, Any], name: str) -> str:
     if event["event"] == "failed":
         return f"{name} failed: {event['error']}"
+    if event["kind"] == "targets":
+        return f"{name} are stored"
     accuracy = "" if event["accuracy"] is None else f": accuracy {100 * event['accuracy']:.2f} %"
     return f"{name}{accuracy}{' (done before)' if event['event'] == 'found' else ''}"

@@ -62,8 +62,13 @@ def teach(
         f"teach {made.name}",
         made.teacher.training,
         out,
-        lambda listener, stop: run(
-            made, out, resume=resume or started_again(), listener=listener, stop=stop
+        lambda progress, stop: run(
+            made,
+            out,
+            resume=resume or started_again(),
+            listener=progress,
+            progress=progress.before,
+            stop=stop,
         ),
     )
     student = out.parent / ("student" if out.name != "student" else "distilled")
@@ -131,13 +136,14 @@ def distill(
         f"distill {made.name} {made.student.mode or made.student.policy.name}",  # pyright: ignore
         made.student.training,
         out,
-        lambda listener, stop: run(
+        lambda progress, stop: run(
             made,
             out,
             teacher=teacher,
             ledger=ledger,
             resume=resume or started_again(),
-            listener=listener,
+            listener=progress,
+            progress=progress.before,
             stop=stop,
         ),
     )
@@ -151,7 +157,7 @@ def distill(
 
 
 def _with_progress(
-    title: str, training: Training, out: Path, run: Callable[[Any, Any], dict[str, Any]]
+    title: str, training: Training, out: Path, run: Callable[[EpochProgress, Any], dict[str, Any]]
 ) -> dict[str, Any]:
     done = (out / "results.json").exists()
     with resumable(out) as stop, EpochProgress(title, training.epochs) as progress:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from frugalkd.comparison.plan import SHOWN, Job, Key, Outcome
-from frugalkd.comparison.run import Comparison, add_store_cost, on_disk, store_cost_file, task_of
+from frugalkd.comparison.run import Comparison, on_disk, task_of
+from frugalkd.comparison.stores import cost_file, read_cost
 from frugalkd.comparison.worker import carry_out
 from frugalkd.errors import FrugalKDError, RecipeError, RunFolderError
 
@@ -64,17 +65,15 @@ def run_one(comparison: Comparison, digest: str) -> dict[str, Any]:
         found = on_disk(job, recipe)
         if found is not None:
             return found
-    reply = carry_out(task_of(job, recipe))
+    reply = carry_out(task_of(comparison.out, job, recipe))
     if "error" in reply:
         raise FrugalKDError(f"{job.name} failed: {reply['error']}")
-    if job.key.kind == "targets":
-        add_store_cost(comparison.out, job, reply["results"])
     return reply["results"]
 
 
 def _done(comparison: Comparison, job: Job) -> bool:
     if job.key.kind == "targets":
-        return store_cost_file(comparison.out, job).is_file()
+        return bool(read_cost(cost_file(comparison.out, job))["done"])
     return (job.out / "results.json").is_file()
 
 

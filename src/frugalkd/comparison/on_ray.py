@@ -103,9 +103,13 @@ class RayWorkers:
         """Begin ``task`` on some node."""
         self._busy[self._task.remote(task, str(Path.cwd()))] = key
 
-    def next(self) -> tuple[Key, dict[str, Any]]:
-        """Wait for one task to end; its key and its answer."""
-        (reference, *_), _ = self._ray.wait(list(self._busy), num_returns=1)
+    def next(self, patience: float | None = None) -> tuple[Key, dict[str, Any]] | None:
+        """Wait for one task to end; its key and its answer. None: none has within ``patience``
+        seconds."""
+        ended, _ = self._ray.wait(list(self._busy), num_returns=1, timeout=patience)
+        if not ended:
+            return None
+        reference = ended[0]
         key = self._busy.pop(reference)
         try:
             return key, self._ray.get(reference)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from frugalkd.comparison.arms import ResolvedArm, folder_name, needs_teacher, teacher_recipe
+from frugalkd.comparison.arms import ResolvedArm, folder_name, teacher_recipe
 from frugalkd.comparison.controls import control_settings
 from frugalkd.recipes.load import override
 from frugalkd.recipes.schema import Recipe
@@ -72,7 +72,7 @@ class Job:
         key: what it is.
         digest: SHA-256 (hex) of all that decides it, known before anything has run: its recipe, and
             the digests of its teacher and of the run that it matches.
-        out: its folder; of a store, the teacher's.
+        out: its folder; of a store, the one that keeps it.
         recipe: its recipe, from the outcomes of what it needs.
         needs: jobs that must have succeeded before its recipe is known.
         targets: the store that must be filled before it runs, or None.
@@ -100,6 +100,13 @@ class Job:
 
 SHOWN = 12
 """Digits of a digest that name a folder."""
+
+STORES = "stores"
+"""The folder of a comparison that keeps what filling stores has cost, and the stores of teachers
+that have no folder there."""
+
+PRETRAINED = "teacher.weights"
+"""What the recipe's pretrained teacher is called."""
 
 
 def plan_jobs(
@@ -147,7 +154,7 @@ class _Plan:
         taught = self._taught.get(arm.teacher or "")
         needs = [] if taught is None else [taught]
         teacher = None if taught is None else self.jobs[taught].out
-        targets = None if taught is None else self._add_store(taught, whole)
+        targets = self._add_store(arm, taught, whole)
         matched = None
         if arm.match is not None:
             matched = Key("distill", arm.match, seed)
@@ -177,24 +184,32 @@ class _Plan:
         self._first.setdefault(digest, key)
         self.jobs[key] = Job(key, digest, where, resolved, tuple(needs), targets, teacher)
 
-    def _add_store(self, taught: Key, whole: Recipe) -> Key | None:
-        """The job that fills a run's soft targets, before two processes would both fill them."""
+    def _add_store(self, arm: ResolvedArm, taught: Key | None, whole: Recipe) -> Key | None:
+        """The job that fills a run's soft targets, once for all runs that read the same."""
         student = whole.student
-        if student.targets.kind != "stored" or student.teachers or not needs_teacher(whole):
-            return None  # of several teachers each run fills what is lacking, one after another
+        if not (student.stores and student.objective.build().needs_targets):
+            return None
         said = whole.model_dump(mode="json")
         forget_later_defaults(said["student"]["targets"])
-        weighted = whole.student.weighting or whole.student.mode
+        weighted = student.weighting or student.mode
         parts = [said["data"], said["student"]["augment"], said["student"]["targets"]]
-        # Who is never asked for: what weighs nothing.
+        # The teacher runs on no sample that weighs nothing.
         parts += [weighted in ("significance", "hybrid"), encoding_of(whole).settings]
-        teacher = self.jobs[taught]
-        digest = digest_of({"kind": "targets", "teacher": teacher.digest, "parts": parts})
-        key = Key("targets", taught.name, 0, digest[:SHOWN])
+        decides = what_decides("distill", whole, taught=taught is not None)
+        if student.teachers is not None:
+            parts.append(decides["student"]["teachers"])
+        if taught is None:
+            teacher, out = None, self.out / STORES
+            who: Any = [pretrained(whole), decides["teacher"]]
+        else:
+            teacher = out = self.jobs[taught].out
+            who = self.jobs[taught].digest
+        digest = digest_of({"kind": "targets", "teacher": who, "parts": parts})
+        name = " + ".join(student.teachers.of) if student.teachers else arm.teacher or PRETRAINED
+        key = Key("targets", name, 0, digest[:SHOWN])
         if key not in self.jobs:
-            self.jobs[key] = Job(
-                key, digest, teacher.out, lambda _: whole, (taught,), teacher=teacher.out
-            )
+            needs = () if taught is None else (taught,)
+            self.jobs[key] = Job(key, digest, out, lambda _: whole, needs, teacher=teacher)
         return key
 
     def _folder(self, kind: str, stem: str, digest: str) -> Path:

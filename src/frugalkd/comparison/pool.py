@@ -68,9 +68,13 @@ class Workers:
         with contextlib.suppress(OSError):  # the process has died: next() says so
             connection.send(task)
 
-    def next(self) -> tuple[Key, dict[str, Any]]:
-        """Wait for one task to end; its key and its answer."""
-        connection = wait(list(self._busy))[0]
+    def next(self, patience: float | None = None) -> tuple[Key, dict[str, Any]] | None:
+        """Wait for one task to end; its key and its answer. None: none has within ``patience``
+        seconds."""
+        ended = wait(list(self._busy), patience)
+        if not ended:
+            return None
+        connection = ended[0]
         assert isinstance(connection, Connection)
         process, key = self._busy.pop(connection)
         try:

@@ -12,10 +12,13 @@ from typing import Any
 from frugalkd.comparison.arms import ResolvedArm, resolve_arms
 from frugalkd.comparison.on_ray import RayWorkers
 from frugalkd.comparison.paths import check_feature_paths
-from frugalkd.comparison.plan import SHOWN, Job, Key, Outcome, plan_jobs
+from frugalkd.comparison.plan import SHOWN, STORES, Job, Key, Outcome, plan_jobs
 from frugalkd.comparison.pool import Workers
+from frugalkd.comparison.progress import FOLDER as PROGRESS
+from frugalkd.comparison.progress import read_progress
 from frugalkd.comparison.statistics import MARGIN, Claim
-from frugalkd.comparison.summary import SCHEMA, summarise
+from frugalkd.comparison.stores import cost_file, read_cost
+from frugalkd.comparison.summary import SCHEMA, filling, summarise, untrained
 from frugalkd.errors import (
     FrugalKDError,
     FrugalKDWarning,
@@ -30,7 +33,6 @@ from frugalkd.files.lock import Lock
 from frugalkd.files.writing import make_folder
 from frugalkd.recipes.schema import Recipe
 from frugalkd.runs.digest import run_digest
-from frugalkd.runs.folder import SCHEMA as RUN_SCHEMA
 from frugalkd.runs.folder import read_json, read_results
 from frugalkd.runs.summary import read_summary
 from frugalkd.tracking import check_installed
@@ -38,9 +40,12 @@ from frugalkd.tracking import check_installed
 FILE = "comparison.json"
 
 Event = dict[str, Any]
-"""``event`` (begun, done, found, failed), ``kind`` (teach, targets, distill), ``name``, ``seed``,
-``finished`` and ``total`` (stores of soft targets not counted), ``accuracy`` and ``error`` (or
-None)."""
+"""``event`` (begun, running, done, found, failed), ``kind`` (teach, targets, distill), ``name``,
+``seed``, ``finished`` and ``total`` (stores of soft targets not counted), ``accuracy`` and
+``error`` (or None), ``progress``: of running, every few seconds, how far it is, in words."""
+
+TICK = 5.0
+"""Seconds between two such events of a job."""
 
 
 def compare(
@@ -198,8 +203,12 @@ class Comparison:
         self._advance(workers)
         content = self._write()
         while workers.busy:
-            key, reply = workers.next()
-            self._finish(key, reply)
+            ended = workers.next(TICK)
+            if ended is None:
+                for key, job in self.running.items():
+                    self._say("running", key, read_progress(progress_file(self.out, job)))
+                continue
+            self._finish(*ended)
             self._advance(workers)
             content = self._write()
         return content
@@ -272,15 +281,13 @@ class Comparison:
     def _begin(self, job: Job, recipe: Recipe, workers: Workers | RayWorkers) -> None:
         self.running[job.key] = self.pending.pop(job.key)
         self._say("begun", job.key)
-        workers.submit(job.key, task_of(job, recipe))
+        workers.submit(job.key, task_of(self.out, job, recipe))
 
     def _finish(self, key: Key, reply: dict[str, Any]) -> None:
         job = self.running.pop(key)
         if "error" in reply:
             self._settle(key, Outcome(error=reply["error"], details=reply), "failed")
             return
-        if key.kind == "targets":
-            add_store_cost(self.out, job, reply["results"])
         self._settle(key, Outcome(reply["results"], _classes(job.out)), "done")
 
     def _settle(self, key: Key, outcome: Outcome, event: str) -> None:
@@ -288,7 +295,7 @@ class Comparison:
         self.outcomes[key] = outcome
         self._say(event, key)
 
-    def _say(self, event: str, key: Key) -> None:
+    def _say(self, event: str, key: Key, progress: str = "") -> None:
         outcome = self.outcomes.get(key, Outcome())
         self.tell(
             {
@@ -300,6 +307,7 @@ class Comparison:
                 "total": self.total,
                 "accuracy": outcome.accuracy,
                 "error": outcome.error,
+                "progress": progress,
             }
         )
 
@@ -319,6 +327,15 @@ class Comparison:
             self.declared,
             self.margin,
         )
+        stored = {job.key.name: job.targets.name for job in self.jobs.values() if job.targets}
+        for row in content["arms"]:
+            row["targets"] = stored.get(row["arm"])
+        known = {teacher["teacher"] for teacher in content["teachers"]}
+        content["teachers"] += [
+            untrained(self.recipe, name)
+            for name in dict.fromkeys(stored.values())
+            if name not in known
+        ]
         for teacher in content["teachers"]:
             teacher["targets"] = self._store_cost(teacher["teacher"])
             teacher["summary"] = self._summary(teacher["teacher"])
@@ -333,28 +350,38 @@ class Comparison:
             self._summaries[teacher] = read_summary(outs[0])
         return self._summaries[teacher]
 
-    def _store_cost(self, teacher: str) -> dict[str, float] | None:
-        """What filling the stores of a teacher has cost, all that these runs use; None for none."""
-        found = [
-            read_json(path)
-            for key, job in self.jobs.items()
-            if key.kind == "targets"
-            and key.name == teacher
-            and (path := store_cost_file(self.out, job)).is_file()
-        ]
+    def _store_cost(self, name: str) -> dict[str, float] | None:
+        """What filling stores of soft targets of ``name`` has cost, all that these runs use: by
+        itself, and within runs that did it; None for none."""
+        files = {
+            cost_file(self.out, self.jobs[key]) for key in self.jobs if key[:2] == ("targets", name)
+        }
+        found = [read_cost(path) for path in files if path.is_file()]
+        for key, outcome in self.outcomes.items():
+            store = self.jobs[key].targets
+            if store is not None and store.name == name and (cost := filling(outcome.results)):
+                found.append(cost)
         if not found:
             return None
         return {what: sum(cost[what] for cost in found) for what in ("rows", "seconds")}
 
 
-def task_of(job: Job, recipe: Recipe) -> dict[str, Any]:
-    """A job as a worker process is told of it."""
+def task_of(out: Path, job: Job, recipe: Recipe) -> dict[str, Any]:
+    """A job of the comparison in ``out``, for a worker process."""
     return {
         "kind": job.key.kind,
         "recipe": recipe.model_dump(mode="json"),
         "out": str(job.out),
         "teacher": None if job.teacher is None else str(job.teacher),
+        "stores": str(out / STORES),
+        "cost": str(cost_file(out, job)),
+        "progress": str(progress_file(out, job)),
     }
+
+
+def progress_file(out: Path, job: Job) -> Path:
+    """Where a running job of the comparison in ``out`` writes how far it is."""
+    return out / PROGRESS / f"{job.digest[:SHOWN]}.json"
 
 
 def on_disk(job: Job, recipe: Recipe) -> dict[str, Any] | None:
@@ -372,20 +399,6 @@ def on_disk(job: Job, recipe: Recipe) -> dict[str, Any] | None:
             "is run again"
         )
     return results
-
-
-def store_cost_file(out: Path, job: Job) -> Path:
-    """Where it is written what filling a store has cost; it is there once the store is filled."""
-    return out / "stores" / f"{job.key.name}-{job.digest[:SHOWN]}.json"
-
-
-def add_store_cost(out: Path, job: Job, cost: dict[str, Any]) -> None:
-    """Note what a process that filled (more of) a store was asked for."""
-    path = store_cost_file(out, job)
-    make_folder(path.parent)
-    before = read_json(path) if path.is_file() else {"rows": 0, "seconds": 0.0}
-    added = {what: before[what] + cost[what] for what in ("rows", "seconds")}
-    write_json(path, {"schema": RUN_SCHEMA, "teacher": job.key.name, **added})
 
 
 def _classes(folder: Path) -> int | None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from frugalkd.comparison.arms import ResolvedArm
 from frugalkd.comparison.controls import TOLERANCE
-from frugalkd.comparison.plan import Key, Outcome, Outcomes
+from frugalkd.comparison.plan import PRETRAINED, Key, Outcome, Outcomes
 from frugalkd.comparison.statistics import (
     BUDGET_TOLERANCE,
     MARGIN,
@@ -27,8 +27,10 @@ SCHEMA = 2
 
 FIELDS = (
     "budget: samples backpropagated, of full distillation over the recipe's epochs",
-    "wall_ratio: mean over seeds of the training's seconds over the reference's; the stored soft "
-    "targets are shared by all arms and counted with their teacher",
+    "wall_ratio: mean over seeds of the training's seconds over the reference's. Filling stores of "
+    "soft targets before a training is in neither: it is done once for all runs, and counted with "
+    "the teacher ('targets'). Querying a teacher within a training (live, or at first visits) is",
+    "meters: means over runs, without that filling",
     "peak memory: a process serves several runs, so it is the largest of them so far",
 )
 
@@ -127,7 +129,7 @@ def _row(
         "on_budget": None if arm.budget is None else _on_budget(budget["values"], arm.budget),
         "forwards": _share(results, list(ours), "student_forwards", epochs),
         "wall_ratio": _mean_interval(list(_wall_ratios(ours, by_arm[reference]).values())),
-        "meters": _means([run["meters"] for run in results.values()]),
+        "meters": _means([_apart(run) for run in results.values()]),
         "collapsed": sum(run.collapsed for run in ours.values()),
         "collapsed_seeds": [seed for seed, run in ours.items() if run.collapsed],
         "failed": [seed for seed, run in ours.items() if run.error is not None],
@@ -154,10 +156,33 @@ def _share(
     return {"mean": _mean([value for value in values if value is not None]), "values": values}
 
 
+def filling(results: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """``rows`` and ``seconds`` of the stores that a run itself filled before its training, or None;
+    earlier versions did not note it."""
+    return ((results or {}).get("targets") or {}).get("filling")
+
+
+def _apart(results: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's meters without the filling of stores that other runs read, too."""
+    meters, spent = results["meters"], filling(results)
+    if spent is None:
+        return meters
+    seconds, asked = spent["seconds"], spent["teacher_seconds"]
+    phases = dict(meters["phases"])
+    for phase, taken in (("store", seconds - asked), ("teacher", asked)):
+        phases[phase] = max(0.0, phases.get(phase, 0.0) - taken)
+    return {
+        **meters,
+        "teacher_queries": max(0, meters["teacher_queries"] - spent["rows"]),
+        "wall_seconds": meters["wall_seconds"] - seconds,
+        "phases": phases,
+    }
+
+
 def _wall_ratios(ours: Mapping[int, Outcome], theirs: Mapping[int, Outcome]) -> dict[int, float]:
     """Training seconds over the reference's, for each seed that both have run."""
     return {
-        seed: run.results["meters"]["wall_seconds"] / other.results["meters"]["wall_seconds"]
+        seed: _apart(run.results)["wall_seconds"] / _apart(other.results)["wall_seconds"]
         for seed, run in ours.items()
         if run.results and (other := theirs.get(seed)) is not None and other.results
     }
@@ -228,6 +253,13 @@ def _teacher(recipe: Recipe, name: str, outcomes: Outcomes) -> dict[str, Any]:
         "digest": results.get("digest"),
         "error": run.error,
     }
+
+
+def untrained(recipe: Recipe, name: str) -> dict[str, Any]:
+    """A teacher that was not trained here, or several as one: the same keys as others have."""
+    settings = {"teacher.weights": recipe.teacher.weights} if name == PRETRAINED else {}
+    nothing = ("seed", "accuracy", "budget", "wall_seconds", "meters", "digest", "error")
+    return {"teacher": name, "settings": settings, **dict.fromkeys(nothing)}
 
 
 def _failures(outcomes: Outcomes) -> list[dict[str, Any]]:

@@ -41,7 +41,7 @@ def comparison_table(comparison: dict[str, Any]) -> Table:
     for row in comparison["arms"]:
         said = [" ".join([row["arm"], *_marks(row)])] if driven else [row["arm"], _about(row)]
         table.add_row(*said, *_cells(row, driven))
-    for row in comparison["teachers"]:
+    for row in _trained(comparison):
         table.add_row(*_teacher_cells(row, driven), style="dim")
     return table
 
@@ -79,7 +79,7 @@ def markdown_table(comparison: dict[str, Any]) -> str:
     ]
     for row in comparison["arms"]:
         lines.append(f"| {' | '.join([row['arm'], _about(row), *_cells(row, driven)])} |")
-    for row in comparison["teachers"]:
+    for row in _trained(comparison):
         name, *cells = _teacher_cells(row, driven)
         cells = cells if not driven else ["a teacher", *cells]
         lines.append(f"| {' | '.join([name, *cells])} |")
@@ -97,6 +97,12 @@ def _driven(comparison: dict[str, Any]) -> bool:
     return any(row["budget_asked"] is not None for row in comparison["arms"])
 
 
+def _trained(comparison: dict[str, Any]) -> list[dict[str, Any]]:
+    """The teachers of which something was measured here."""
+    known = ("accuracy", "budget")
+    return [row for row in comparison["teachers"] if any(row[name] is not None for name in known)]
+
+
 def _teacher_cells(row: dict[str, Any], driven: bool) -> list[str]:
     accuracy, samples = _percent(row["accuracy"], 1), _percent(row["budget"])
     if driven:
@@ -109,12 +115,13 @@ def _caption(comparison: dict[str, Any]) -> str:
         " ARM@BUDGET was made to spend that part of the samples; against random: as many, drawn "
         "anew each epoch."
     ) * _driven(comparison)
-    teachers = " A teacher's samples are a part of its own training." * bool(comparison["teachers"])
+    teachers = " A teacher's samples are a part of its own training." * bool(_trained(comparison))
     return (
         "± is half of the 95 % interval over seeds; against "
         f"{comparison['reference']}: the paired difference in points. samples: backpropagated, of "
         "full distillation over the same epochs; forwards: rows through the student, likewise. "
-        f"time: of training, over {comparison['reference']}'s.{budgets}{teachers}"
+        f"time: of training, over {comparison['reference']}'s, without the filling of stores."
+        f"{budgets}{teachers}"
         f"{_worst_classes(comparison['arms'])}"
     )
 

@@ -15,7 +15,9 @@ from frugalkd.allocator import keep_freed_memory, release_freed_memory
 from frugalkd.errors import FrugalKDError
 
 Task = dict[str, Any]
-"""``kind`` (teach, targets, distill), ``recipe`` (plain values), ``out``, ``teacher`` (or None)."""
+"""``kind`` (teach, targets, distill), ``recipe`` (plain values), ``out``, ``teacher`` (or None),
+``stores`` (the folder of stores that runs share), ``cost`` and ``progress`` (files: what filling a
+store has cost, how far the task is)."""
 
 
 def carry_out(task: Task) -> dict[str, Any]:
@@ -37,18 +39,29 @@ def carry_out(task: Task) -> dict[str, Any]:
 
 
 def _run(task: Task) -> dict[str, Any]:
+    from frugalkd.comparison.progress import ProgressNote
+    from frugalkd.comparison.stores import CostNote
+    from frugalkd.files.writing import make_folder
     from frugalkd.recipes.schema import Recipe
     from frugalkd.runs import execute, storing
 
     recipe = Recipe.model_validate(task["recipe"])
-    out = Path(task["out"])
+    out, stores = Path(task["out"]), Path(task["stores"])
     teacher = None if task["teacher"] is None else Path(task["teacher"])
-    if task["kind"] == "teach":
-        return execute.teach(recipe, out, resume=True)
-    if task["kind"] == "targets":
-        assert teacher is not None
-        return dict(storing.ensure_targets(recipe, teacher))
-    return execute.distill(recipe, out, teacher=teacher, resume=True)
+    role = recipe.teacher if task["kind"] == "teach" else recipe.student
+    with ProgressNote(Path(task["progress"]), role.training.epochs) as progress:
+        told: dict[str, Any] = {"listener": progress.listen, "progress": progress.say}
+        if task["kind"] == "teach":
+            return execute.teach(recipe, out, resume=True, **told)
+        make_folder(stores)
+        if task["kind"] == "targets":
+            note = CostNote(Path(task["cost"]))
+            spent = storing.ensure_targets(
+                recipe, teacher, stores, note=note, progress=progress.say
+            )
+            note(spent, done=True)
+            return dict(spent)
+        return execute.distill(recipe, out, teacher=teacher, resume=True, stores=stores, **told)
 
 
 def serve(connection: Connection) -> None:

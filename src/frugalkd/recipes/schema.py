@@ -159,7 +159,7 @@ class StudentRole(Role):
         if not objective.needs_targets:
             return self
         stored = make_encoding(self.targets.encoding, self.targets.k)
-        keeps = stored.keeps if self._stores else Fidelity.LOGITS
+        keeps = stored.keeps if self.stores else Fidelity.LOGITS
         if self.teachers is not None:
             keeps = min(keeps, self.teachers.keeps)
         if keeps < objective.reads:
@@ -167,9 +167,9 @@ class StudentRole(Role):
         by_features = bool(features_read(objective))
         if self.teachers is None:
             named = self.targets.features or self.targets.folder is not None
-            if by_features and self._stores and not named:
+            if by_features and self.stores and not named:
                 raise ValueError(NO_FEATURES)
-            if self._stores and self.targets.features and self.targets.folder is None:
+            if self.stores and self.targets.features and self.targets.folder is None:
                 self._all_features_are_stored(features_read(objective))
             return self
         if self.targets.kind == "ema":
@@ -178,7 +178,7 @@ class StudentRole(Role):
             raise ValueError(f"teachers: {NOT_TOGETHER}")
         if self.targets.folder is not None:
             raise ValueError("targets.folder is one teacher's: name stores in teachers.of")
-        if stored.temperature is not None and self._stores and self.teachers.reads_logits:
+        if stored.temperature is not None and self.stores and self.teachers.reads_logits:
             raise ValueError(
                 f"teachers: {self.teachers.combine} of {self.teachers.average} needs whole logits, "
                 f"and targets.encoding {self.targets.encoding} keeps less: set it to float16, or "
@@ -230,7 +230,7 @@ class StudentRole(Role):
         return self.policy is not None and self.policy.build().looks
 
     @property
-    def _stores(self) -> bool:
+    def stores(self) -> bool:
         """Whether soft targets are stored as ``targets`` says, any teacher's."""
         if self.teachers is None:
             return self.targets.kind == "stored"

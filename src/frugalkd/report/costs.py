@@ -12,8 +12,9 @@ from frugalkd.report.shapes import Arm, Comparison, Run, Teacher
 from frugalkd.report.text import NOTHING, number, percent, seconds, short
 
 _RECKONED = (
-    "A live teacher's time is reckoned from this comparison: the rows that the arm trained on, at "
-    "the seconds a row that filling the store took; a screening asks no teacher."
+    "A live teacher's time is computed from this comparison: the rows that the arm trained on, at "
+    "the seconds a row that filling the store took; a screening queries no teacher. Filling is in "
+    "no arm's time."
 )
 _LEDGER = (
     "A ledger saves what its arm's training takes less than {}'s; an arm of mode regulated needs "
@@ -56,14 +57,15 @@ def _teachers(teachers: Sequence[Teacher]) -> list[list[Cell]]:
     for teacher in teachers:
         name = short(teacher.teacher)
         accuracy = None if teacher.accuracy is None else 100 * teacher.accuracy
-        rows.append(
-            [
-                Cell(f"training the teacher {name}, and its ledger"),
-                Cell(NOTHING if accuracy is None else f"{accuracy:.2f}", accuracy),
-                Cell(f"{percent(teacher.budget, 0)} of its training", teacher.budget),
-                Cell(seconds(teacher.wall_seconds), teacher.wall_seconds),
-            ]
-        )
+        if teacher.wall_seconds is not None:  # else pretrained, or not trained yet
+            rows.append(
+                [
+                    Cell(f"training the teacher {name}, and its ledger"),
+                    Cell(NOTHING if accuracy is None else f"{accuracy:.2f}", accuracy),
+                    Cell(f"{percent(teacher.budget, 0)} of its training", teacher.budget),
+                    Cell(seconds(teacher.wall_seconds), teacher.wall_seconds),
+                ]
+            )
         if teacher.targets is not None:
             store = teacher.targets
             rows.append(
@@ -135,7 +137,7 @@ def _stores(comparison: Comparison, arms: Sequence[Arm]) -> list[list[Cell]]:
     by_name = {teacher.teacher: teacher for teacher in comparison.teachers}
     rows = []
     for arm in arms:
-        teacher = by_name.get(arm.teacher or "")
+        teacher = by_name.get(arm.stored_with or "")
         asked = arm.meters.samples_backpropagated
         if teacher is None or teacher.targets is None or asked is None or teacher.targets.rows < 1:
             continue
@@ -171,6 +173,8 @@ def run_costs(run: Run) -> list[Table | Note]:
         rows.append([Cell("training this teacher, and its ledger"), Cell(spent)])
     if run.targets is not None and run.targets.kind == "stored":
         here = "by this run" if run.targets.filled_here else "before this run"
+        if (filling := run.targets.filling) is not None:
+            here += f", ahead of its training, in {seconds(filling.seconds)}"
         size = "" if run.targets.bytes is None else f", {run.targets.bytes / 1e6:,.2g} MB"
         rows.append([Cell("rows stored"), Cell(f"{number(run.targets.rows)} {here}{size}")])
     if run.scoring is not None:

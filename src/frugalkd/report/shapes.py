@@ -146,6 +146,13 @@ class Arm(Shape):
     frontier: Frontiers | None = None
     history: Shares | None = None
     teacher: str | None = None
+    targets: str | None = None
+
+    @property
+    def stored_with(self) -> str | None:
+        """With which teacher the filling of its soft targets is counted; earlier files do not tell
+        it from the teacher whose ledger it has."""
+        return self.targets or self.teacher
 
     @property
     def family(self) -> str:
@@ -242,6 +249,7 @@ class TargetsNote(Shape):
 
     kind: str
     filled_here: bool = False
+    filling: StoreCost | None = None
     rows: Count | None = None
     bytes: Count | None = None
 

@@ -34,7 +34,7 @@ from frugalkd.runs.material import (
 from frugalkd.runs.participants import pool, who_takes_part
 from frugalkd.runs.scores import scores_for
 from frugalkd.runs.summary import write_summary
-from frugalkd.runs.targets import STORE_SEED
+from frugalkd.runs.targets import STORE_SEED, Progress
 from frugalkd.runs.teaching import Teaching
 from frugalkd.teachers import Targets
 from frugalkd.tracking import Tracked, Tracking, settings_of
@@ -49,6 +49,7 @@ def teach(
     *,
     resume: bool = False,
     listener: Listener | None = None,
+    progress: Progress | None = None,
     stop: Stop | None = None,
 ) -> dict[str, Any]:
     """Train the recipe's teacher into the folder ``out``; returns ``results.json``.
@@ -68,8 +69,9 @@ def teach(
     ) -> tuple[Run, dict[str, Any]]:
         policy = role.policy.build()
         scores, scoring = scores_for(
-            recipe, role, policy, material.train, teacher=None, folder=folder, stop=stop
-        )
+            recipe, role, policy, material.train, teacher=None, folder=folder, progress=progress,
+            stop=stop,
+        )  # fmt: skip
         model = make_model(role.model, material.train, recipe.seed)
         data, fit = material.train, train_teacher
         if role.trains == "head":
@@ -94,7 +96,9 @@ def distill(
     teacher: Path | None = None,
     ledger: Path | None = None,
     resume: bool = False,
+    stores: Path | None = None,
     listener: Listener | None = None,
+    progress: Progress | None = None,
     stop: Stop | None = None,
 ) -> dict[str, Any]:
     """Distil the recipe's student into the folder ``out``; returns ``results.json``, as
@@ -106,7 +110,11 @@ def distill(
         teacher: a folder made by :func:`teach`; without one the recipe's pretrained teacher.
         ledger: of significance, in place of the teacher's: a file, or the folder that holds it.
         resume: go on from a checkpoint in ``out``.
-        listener: told of each epoch.
+        stores: a folder that several runs share: stored targets of pretrained teachers are kept
+            there, and not in ``out``.
+        listener: receives the record of each epoch.
+        progress: receives, in words, how far what comes before the epochs is: a scoring run, the
+            filling of a store.
         stop: as in :func:`~frugalkd.api.train_teacher`.
 
     Raises:
@@ -130,6 +138,7 @@ def distill(
             material.train,
             teacher=teacher,
             folder=folder,
+            progress=progress,
             stop=stop,
         )
         notes: dict[str, Any] = {"teacher": None, "targets": None, "scoring": scoring}
@@ -159,6 +168,8 @@ def distill(
             student=student,
             ids=pool(who, material),
             device=device,
+            stores=stores,
+            progress=progress,
         )
         with teaching:
             run = learn(teaching.open())

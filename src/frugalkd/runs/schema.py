@@ -65,6 +65,14 @@ class TeacherNote(_Record):
     of: dict[str, Any] | None = Field(None, description="the same of each of several, by name")
 
 
+class FillingNote(_Record):
+    """What filling stores before the training cost the run that did it; in its meters, too."""
+
+    rows: int = Field(description="through teachers, this run's stopped processes included")
+    seconds: float = Field(description="of wall_seconds")
+    teacher_seconds: float = Field(description="of these, in the teachers' forward passes")
+
+
 class TargetsNote(_Record):
     """Where the soft targets came from."""
 
@@ -72,6 +80,7 @@ class TargetsNote(_Record):
     views: int | None
     filled_here: bool = Field(description="whether this run asked the teacher and paid for it")
     fill: Literal["ahead", "first-visit"] | None = None
+    filling: FillingNote | None = Field(None, description="where this run filled a store ahead")
     of: dict[str, Any] | None = Field(None, description="the same of each of several, by name")
     encoding: dict[str, Any] | None = Field(None, description="its name and settings")
     rows: int | None = Field(None, description="stored, of samples x views")

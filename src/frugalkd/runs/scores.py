@@ -28,7 +28,7 @@ from frugalkd.recipes.schema import Recipe, Role
 from frugalkd.runs.digest import digest_of, forget_later_defaults
 from frugalkd.runs.folder import RunFolder
 from frugalkd.runs.material import make_model
-from frugalkd.runs.targets import STORE_SEED
+from frugalkd.runs.targets import STORE_SEED, Progress
 from frugalkd.scoring import score
 from frugalkd.teachers.about import describe
 
@@ -84,6 +84,7 @@ def scores_for(
     *,
     teacher: Path | None,
     folder: RunFolder,
+    progress: Progress | None = None,
     stop: Stop | None = None,
 ) -> tuple[NDArray[np.float32] | None, dict[str, Any] | None]:
     """The scores that ``policy`` needs, and what the results say of them; None where it needs none.
@@ -100,6 +101,7 @@ def scores_for(
         data: that it trains on.
         teacher: the teacher's folder, or None.
         folder: the run's.
+        progress: receives how far the scoring run is.
         stop: asked within the scoring run, and while it waits for another process.
 
     Raises:
@@ -127,7 +129,7 @@ def scores_for(
             return not (where / FILE).exists()
 
         if ranks.from_first(lacking):
-            made = _make(recipe, role, policy.scoring, data, stop)
+            made = _make(recipe, role, policy.scoring, data, progress, stop)
             if ranks.first:
                 folder.note_scoring()
                 made.save(where / FILE, said)
@@ -180,7 +182,23 @@ def _locked(folder: Path, stop: Stop | None) -> Lock:
             time.sleep(0.1)
 
 
-def _make(recipe: Recipe, role: Role, scoring: Scoring, data: Dataset, stop: Stop | None) -> Scores:
+def _make(
+    recipe: Recipe,
+    role: Role,
+    scoring: Scoring,
+    data: Dataset,
+    progress: Progress | None,
+    stop: Stop | None,
+) -> Scores:
+    trainings = 0
+
+    def tell(record: dict[str, Any]) -> None:
+        nonlocal trainings
+        trainings += record["epoch"] == 0
+        if progress is not None:
+            epoch = f"epoch {record['epoch'] + 1} of {scoring.epochs:g}"
+            progress(f"scoring run ({scoring.kind}), training {trainings}, {epoch}")
+
     values, meters = score(
         scoring,
         lambda seed: make_model(role.model, data, seed),
@@ -188,6 +206,7 @@ def _make(recipe: Recipe, role: Role, scoring: Scoring, data: Dataset, stop: Sto
         training=role.training,
         seed=STORE_SEED,
         device=recipe.device,
+        listener=tell,
         stop=stop,
     )
     return Scores(values, meters.summary())

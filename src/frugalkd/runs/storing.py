@@ -13,40 +13,90 @@ from frugalkd.devices import resolve_device
 from frugalkd.errors import RankError
 from frugalkd.launch import ranks_of
 from frugalkd.recipes.schema import Recipe
+from frugalkd.recipes.several import OneOfSeveral
 from frugalkd.runs.material import Material, make_data, make_teacher
 from frugalkd.runs.participants import pool, who_takes_part
 from frugalkd.runs.targets import (
     STORE_SEED,
+    Progress,
     ask_live,
     fill_shards,
     held_out_logits,
     open_targets,
 )
+from frugalkd.runs.teaching import folder_of, places_of, targets_of, teachers_of
 from frugalkd.teachers import LiveTeacher
 from frugalkd.teachers.filling import Announce
 
 
-def ensure_targets(recipe: Recipe, teacher: Path) -> dict[str, float]:
-    """Fill the stored targets that ``distill`` would fill, before several runs share them.
+def ensure_targets(
+    recipe: Recipe,
+    teacher: Path | None,
+    stores: Path | None = None,
+    *,
+    note: Callable[[dict[str, float]], None] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, float]:
+    """Fill ahead all stored targets that ``distill`` would fill, before several runs share them.
+
+    Args:
+        recipe: its student and teachers.
+        teacher: the run's own teacher's folder; None: the recipe's pretrained one.
+        stores: as of :class:`~frugalkd.runs.teaching.Teaching`.
+        note: receives what is returned, as it is so far, whenever what was stored is durable.
+        progress: receives how far it is.
 
     Returns:
-        ``rows`` that the teacher was asked for and ``seconds``; zeros where nothing was missing.
+        ``rows`` that the teachers were queried for and ``seconds``; zeros where nothing was
+        missing.
     """
-    role = recipe.student
-    if role.targets.kind != "stored":
-        return {"rows": 0, "seconds": 0.0}
-    live, material, device = _ask(recipe, teacher)
-    rows, seconds = 0, 0.0
-    if role.targets.fill == "ahead":
-        ids = pool(who_takes_part(recipe, teacher, material), material)
-        started = time.perf_counter()
-        rows = open_targets(
-            recipe, live, material.train, teacher=teacher, out=None, ids=ids, device=device
-        ).queries
-        seconds = time.perf_counter() - started if rows else 0.0
-    if material.held_out is not None:
-        held_out_logits(live, material.held_out, teacher, device)
-    return {"rows": rows, "seconds": seconds}
+    material = _material(recipe)
+    done = {"rows": 0, "seconds": 0.0}
+    for one in teachers_of(recipe).values():
+        targets = targets_of(recipe, one)
+        if targets.kind != "stored" or one.store is not None:
+            continue
+        folder = folder_of(one, teacher)
+        places = places_of(folder, stores)
+        live, device = _teacher(recipe, folder, material, one)
+        if targets.fill == "ahead":
+            ids = pool(who_takes_part(recipe, teacher, material), material)
+            clock = _Clock(live, done, note)
+            try:
+                open_targets(
+                    recipe, live, material.train, places=places, out=None, ids=ids, device=device,
+                    spec=targets, kept=clock.tell, progress=progress,
+                )  # fmt: skip
+            finally:  # what a stop leaves is in the store, and counts
+                clock.tell()
+            done = clock.spent
+        if material.held_out is not None:
+            held_out_logits(live, material.held_out, places, device)
+    return done
+
+
+class _Clock:
+    """What a filling has cost since this was made, on top of what was ``done`` before."""
+
+    def __init__(
+        self,
+        live: LiveTeacher,
+        done: dict[str, float],
+        note: Callable[[dict[str, float]], None] | None,
+    ):
+        self._live, self._done, self._note = live, done, note
+        self._started = time.perf_counter()
+
+    @property
+    def spent(self) -> dict[str, float]:
+        """``rows`` and ``seconds``, which count only where the teacher ran at all."""
+        rows = self._live.queries
+        seconds = time.perf_counter() - self._started if rows else 0.0
+        return {"rows": self._done["rows"] + rows, "seconds": self._done["seconds"] + seconds}
+
+    def tell(self) -> None:
+        if self._note is not None:
+            self._note(self.spent)
 
 
 def store(
@@ -82,7 +132,8 @@ def store(
                 f"--shard {shard[0]}/{shard[1]} is for processes that know nothing of each other: "
                 f"leave it out, and the {ranks.world} of this launch share the work"
             )
-        live, material, device = _ask(recipe, teacher)
+        material = _material(recipe)
+        live, device = _teacher(recipe, teacher, material)
         ids = pool(who_takes_part(recipe, teacher, material), material)
         started = time.perf_counter()
         done = fill_shards(
@@ -92,10 +143,16 @@ def store(
         return {**done, "seconds": time.perf_counter() - started}
 
 
-def _ask(recipe: Recipe, teacher: Path | None) -> tuple[LiveTeacher, Material, torch.device]:
-    """The teacher and the data with the student's stored views."""
+def _material(recipe: Recipe) -> Material:
+    """The data with the student's stored views."""
     torch.set_num_threads(recipe.threads)
+    return make_data(recipe, recipe.student.augment, STORE_SEED)
+
+
+def _teacher(
+    recipe: Recipe, folder: Path | None, material: Material, one: OneOfSeveral | None = None
+) -> tuple[LiveTeacher, torch.device]:
+    """The teacher of a folder, or pretrained, on its device."""
     device = resolve_device(recipe.device)
-    material = make_data(recipe, recipe.student.augment, STORE_SEED)
-    model = make_teacher(recipe, teacher, material.train).to(device)
-    return ask_live(recipe, model, teacher), material, device
+    model = make_teacher(recipe, folder, material.train, one).to(device)
+    return ask_live(recipe, model, folder), device

@@ -25,6 +25,9 @@ from frugalkd.teachers.encodings import Dense, Encoding, make_encoding
 from frugalkd.teachers.filling import Announce, Filler, Layout, fill, shards_of
 from frugalkd.teachers.store import read_header
 
+Progress = Callable[[str], None]
+"""Receives, now and then, how far something is that comes before a training's epochs."""
+
 STORE_SEED = 0
 """The seed of the views that stored targets speak of: one store serves students of every seed."""
 
@@ -61,28 +64,31 @@ def open_targets(
     live: LiveTeacher,
     data: Dataset,
     *,
-    teacher: Path | None,
+    places: Sequence[Path],
     out: Path | None,
     ids: Ids | None,
     device: torch.device,
     spec: TargetsRole | None = None,
     name: str = "targets",
     kept: Callable[[], None] | None = None,
+    progress: Progress | None = None,
     ranks: Ranks | None = None,
 ) -> Targets:
-    """What ``recipe.student.targets`` asks for. ``queries`` says how many rows were asked for here.
+    """The soft targets of ``recipe.student.targets``. ``queries`` says for how many rows the
+    teacher was queried here.
 
     Args:
         recipe: its student section counts.
         live: the teacher, on ``device``.
         data: what the student trains on.
         spec: in the place of ``recipe.student.targets``, where there are several teachers.
-        name: of the folder, in the run's, that is filled at first visits.
-        teacher: the teacher's folder, which keeps what is filled ahead.
-        out: the run's folder, which keeps what is filled at first visits, and what is filled ahead
-            where the teacher's folder lacks some of it and cannot be written.
-        ids: the samples that may take part, None for all; no others are asked for.
-        device: where the teacher is asked.
+        name: of the folder in ``out`` that is filled at first visits.
+        places: folders that may keep what is filled ahead, the first choice first: one that lacks
+            some of it and cannot be written is passed over. There is one at least.
+        out: the run's folder, which keeps what is filled at first visits.
+        ids: the samples that may take part, None for all; the teacher runs on no others.
+        device: where the teacher runs.
+        progress: receives how far a filling ahead is, in words.
         kept, ranks: as of :meth:`StoredTargets.fill`.
 
     Raises:
@@ -106,25 +112,32 @@ def open_targets(
             )
         where = folder or out / name
         return FirstVisitTargets(live, data, where, views=spec.views, encoding=encoding)
-    where = folder or store_folder(live, data, spec.views, encoding, teacher or out)
-    if folder is None and out is not None and not _serves(where, ids, spec.views, spec.features):
-        where = store_folder(live, data, spec.views, encoding, out)
+    if folder is None:
+        key = store_name(live, data, spec.views, encoding)
+        found = [place / key for place in places]
+        serving = (where for where in found if _serves(where, ids, spec.views, spec.features))
+        folder = next(serving, found[-1])
+
+    def tell(done: int, total: int) -> None:
+        if progress is not None:
+            progress(f"storing soft targets, {done:,} of {total:,}")
+
     return StoredTargets.fill(
-        live, data, where, views=spec.views, encoding=encoding, features=spec.features, ids=ids,
-        device=device, kept=kept, ranks=ranks,
+        live, data, folder, views=spec.views, encoding=encoding, features=spec.features, ids=ids,
+        device=device, listener=tell, kept=kept, ranks=ranks,
     )  # fmt: skip
 
 
 def held_out_logits(
     live: LiveTeacher,
     data: Dataset,
-    teacher: Path | None,
+    places: Sequence[Path],
     device: torch.device,
     stop: Callable[[], bool] | None = None,
     ranks: Ranks | None = None,
 ) -> np.ndarray:
-    """The teacher's logits float32 (samples, classes) on held-out data, kept in its folder where
-    that can be written. Several ``ranks`` ask for them together.
+    """The teacher's logits float32 (samples, classes) on held-out data, kept in the first of
+    ``places`` that has them or can be written. Several ``ranks`` compute them together.
 
     Raises:
         Stopped: ``stop``, asked after each batch, said so.
@@ -135,28 +148,24 @@ def held_out_logits(
             raise Stopped("stopped in an evaluation")
 
     encoding = Dense("float32")
-    where = store_folder(live, data, 1, encoding, teacher)
-    where = where if _serves(where, None, 1) else None
+    key = store_name(live, data, 1, encoding)
+    where = next((place / key for place in places if _serves(place / key, None, 1)), None)
     return StoredTargets.fill(
         live, data, where, encoding=encoding, device=device, listener=heed, ranks=ranks
     ).all_logits()
 
 
-def store_folder(
-    live: LiveTeacher, data: Dataset, views: int, encoding: Encoding, inside: Path | None
-) -> Path | None:
-    """Where a teacher's folder keeps the store of these targets."""
-    if inside is None:
-        return None
+def store_name(live: LiveTeacher, data: Dataset, views: int, encoding: Encoding) -> str:
+    """The name of the folder that keeps these targets: the same for all runs that read them."""
     said = {**describe_asking(live, data), "views": views, "encoding": encoding.settings}
     key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
-    return inside / f"targets-{key}"
+    return f"targets-{key}"
 
 
-def _serves(where: Path | None, ids: Ids | None, views: int, features: Sequence[str] = ()) -> bool:
-    """Whether a store at ``where`` has all that is to be asked for, or can be given it: others'
-    teachers may be read-only."""
-    if where is None or os.access(where if where.exists() else where.parent, os.W_OK):
+def _serves(where: Path, ids: Ids | None, views: int, features: Sequence[str] = ()) -> bool:
+    """Whether a store at ``where`` has all that is needed, or can be filled: folders of others may
+    be read-only."""
+    if os.access(where if where.exists() else where.parent, os.W_OK):
         return True
     try:
         targets = StoredTargets(where)

@@ -23,7 +23,7 @@ from frugalkd.recipes.schema import Recipe, TargetsRole
 from frugalkd.recipes.several import OneOfSeveral
 from frugalkd.runs.folder import RunFolder, read_results
 from frugalkd.runs.material import Material, make_teacher
-from frugalkd.runs.targets import ask_live, held_out_logits, open_targets
+from frugalkd.runs.targets import Progress, ask_live, held_out_logits, open_targets
 from frugalkd.teachers import (
     EMATeacher,
     FirstVisitTargets,
@@ -36,6 +36,30 @@ from frugalkd.teachers.combining import mean_logits, mean_softmax
 
 ONE = "teacher"
 """What the only teacher is called."""
+
+
+def teachers_of(recipe: Recipe) -> dict[str, OneOfSeveral]:
+    """The student's teachers by name; one alone is :data:`ONE`."""
+    several = recipe.student.teachers
+    return {ONE: OneOfSeveral.model_validate({})} if several is None else several.of
+
+
+def targets_of(recipe: Recipe, one: OneOfSeveral) -> TargetsRole:
+    """Where the soft targets of ``one`` of the teachers come from."""
+    said = recipe.student.targets
+    return said.model_copy(update={"kind": one.kind or said.kind})
+
+
+def folder_of(one: OneOfSeveral, teacher: Path | None) -> Path | None:
+    """The folder of the run that made ``one`` of the teachers; ``teacher``: the run's own."""
+    if one.folder is not None or one.weights is not None:
+        return None if one.folder is None else Path(one.folder)
+    return teacher
+
+
+def places_of(*folders: Path | None) -> list[Path]:
+    """Those of the folders that there are, which may keep a store."""
+    return [folder for folder in folders if folder is not None]
 
 
 @dataclass
@@ -72,7 +96,10 @@ class Teaching:
         folder: the run's.
         student: which may be its own teacher.
         ids: the samples that may take part, None for all.
-        device: where teachers are asked.
+        device: where teachers run.
+        stores: a folder that several runs share, for stored targets of teachers that have no
+            folder (pretrained weights) or one that cannot be written; None: the run's folder.
+        progress: receives how far filling stores is.
 
     Raises:
         FrugalKDError: a teacher is missing or cannot be loaded.
@@ -88,24 +115,24 @@ class Teaching:
         student: nn.Module,
         ids: Ids | None,
         device: torch.device,
+        stores: Path | None = None,
+        progress: Progress | None = None,
     ):
         self._recipe, self._material, self._folder = recipe, material, folder
         self._student, self._ids, self._device = student, ids, device
+        self._stores, self._progress = stores, progress
         self.together: Targets
         """The soft targets of all, as one, once they are opened."""
         self._ranks = Ranks.here()
-        several = recipe.student.teachers
-        if several is None:
-            self.sources = {ONE: self._source(OneOfSeveral.model_validate({}), teacher)}
-        else:
-            self.sources = {name: self._source(one, teacher) for name, one in several.of.items()}
+        self.sources = {
+            name: self._source(one, teacher) for name, one in teachers_of(recipe).items()
+        }
 
     def _source(self, one: OneOfSeveral, teacher: Path | None) -> Source:
-        recipe, said = self._recipe, self._recipe.student.targets
+        recipe, targets = self._recipe, targets_of(self._recipe, one)
         if one.store is not None:
-            stored = StoredTargets(one.store)  # refused before anybody is asked
-            return Source(said, None, opened=stored)
-        targets = said.model_copy(update={"kind": one.kind or said.kind})
+            stored = StoredTargets(one.store)  # refused before any teacher runs
+            return Source(targets, None, opened=stored)
         if targets.kind == "ema":
             training = recipe.student.training
             asking: dict[str, Any] = {
@@ -113,10 +140,8 @@ class Teaching:
                 "channels_last": training.channels_last,
             }
             student = self._student.to(self._device)
-            return Source(targets, EMATeacher(student, said.decay, **asking))
-        folder = teacher
-        if one.folder is not None or one.weights is not None:
-            folder = None if one.folder is None else Path(one.folder)
+            return Source(targets, EMATeacher(student, targets.decay, **asking))
+        folder = folder_of(one, teacher)
         model = make_teacher(recipe, folder, self._material.train, one)
         cut = recipe.student.training.shard and targets.kind == "live" and not self._ranks.alone
         if not cut:  # else it may be too large for the device, until it is cut
@@ -171,8 +196,10 @@ class Teaching:
             return source.opened
         return open_targets(
             self._recipe, source.live, self._material.train, spec=source.targets,
-            teacher=source.folder, out=self._folder.path, ids=self._ids, device=self._device,
-            kept=note, name="targets" if name == ONE else f"targets-{name}", ranks=self._ranks,
+            places=[*places_of(source.folder, self._stores), self._folder.path],
+            out=self._folder.path, ids=self._ids, device=self._device, kept=note,
+            name="targets" if name == ONE else f"targets-{name}", progress=self._progress,
+            ranks=self._ranks,
         )  # fmt: skip
 
     def _together(self) -> Targets:
@@ -228,14 +255,17 @@ class Teaching:
         targets = {name: _note(one, asked[name]) for name, one in self.sources.items()}
         teachers = {name: _who(one.folder) for name, one in self.sources.items()}
         self._agree(run, stop)
+        filling = self._folder.filling()
+        rows = sum(filling.pop("queries_of").values())
+        cost = {"filling": {"rows": rows, **filling}} if rows else {}
         if said is None:
-            return {"teacher": teachers[ONE], "targets": targets[ONE]}
+            return {"teacher": teachers[ONE], "targets": {**targets[ONE], **cost}}
         here = any(note["filled_here"] for note in targets.values())
         how = {"combine": said.combine, "average": said.average, "weights": said.weights}
         together = {"kind": "several", "views": self.together.views, "filled_here": here}
         return {
             "teacher": {"digest": None, "evaluation": None, "of": teachers},
-            "targets": {**together, **how, "of": targets},
+            "targets": {**together, **how, **cost, "of": targets},
         }
 
     def _agree(self, run: Run, stop: Stop | None) -> None:
@@ -252,7 +282,14 @@ class Teaching:
         started = time.perf_counter()
         logits = [
             torch.from_numpy(
-                held_out_logits(live, held_out, folder, device_of(live.teacher), stop, self._ranks)
+                held_out_logits(
+                    live,
+                    held_out,
+                    places_of(folder, self._stores),
+                    device_of(live.teacher),
+                    stop,
+                    self._ranks,
+                )
             )
             for live, folder in lives
         ]

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from frugalkd.api import Stop
 from frugalkd.data.probe import streams_restored
 from frugalkd.data.source import Collate, check_map_style
+from frugalkd.engine import Listener
 from frugalkd.errors import UnknownName
 from frugalkd.meters import Meters
 from frugalkd.policies import Scoring
@@ -41,6 +42,7 @@ def score(
     seed: int = 0,
     device: str = "auto",
     collate: Collate | None = None,
+    listener: Listener | None = None,
     stop: Stop | None = None,
 ) -> tuple[NDArray[np.float32], Meters]:
     """The scores of ``data``, float32 (samples,), and what they cost: for ``scores=`` of
@@ -61,7 +63,8 @@ def score(
         data: a map-style data set of (inputs, class index).
         training: the student's settings; its epochs are the scoring's.
         seed: of all seeds here.
-        device, collate, stop: as in :func:`frugalkd.train_teacher`.
+        device, collate, listener, stop: as in :func:`frugalkd.train_teacher`; ``listener`` receives
+            the epochs of each training.
 
     Raises:
         UnknownName: no such scoring.
@@ -71,7 +74,7 @@ def score(
         raise UnknownName("scoring", scoring.kind, SCORINGS)
     check_map_style(data)
     training = replace(training or Training(), epochs=scoring.epochs)
-    run = ScoringRun(make_model, data, training, device, collate, stop)
+    run = ScoringRun(make_model, data, training, device, collate, listener, stop)
     total = np.zeros(run.samples)
     with streams_restored():
         for index in range(scoring.seeds):

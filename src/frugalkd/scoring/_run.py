@@ -16,7 +16,7 @@ from frugalkd.api import Stop, distill
 from frugalkd.data.augmentation import Augmentation
 from frugalkd.data.samples import Pictures
 from frugalkd.data.source import Collate
-from frugalkd.engine import Run, accelerator_for
+from frugalkd.engine import Listener, Run, accelerator_for
 from frugalkd.errors import UnsupportedData
 from frugalkd.evaluation import predict
 from frugalkd.meters import Meters
@@ -35,7 +35,7 @@ class ScoringRun:
     """Trainings for the sake of scores.
 
     Attributes:
-        make_model, data, device, collate, stop: as in :func:`frugalkd.scoring.score`.
+        make_model, data, device, collate, listener, stop: as in :func:`frugalkd.scoring.score`.
         training: the settings, with the epochs of the scoring.
         meters: what all of it has cost so far.
     """
@@ -45,6 +45,7 @@ class ScoringRun:
     training: Training
     device: str = "auto"
     collate: Collate | None = None
+    listener: Listener | None = None
     stop: Stop | None = None
     meters: Meters = field(default_factory=Meters)
 
@@ -76,6 +77,7 @@ class ScoringRun:
             seed=seed,
             device=self.device,
             collate=self.collate,
+            listener=self.listener,
             stop=self.stop,
         )
         self.meters.add(run.meters)
