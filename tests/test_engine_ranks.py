@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from frugalkd.api import distill, train_teacher
-from frugalkd.errors import NonFiniteLoss, Stopped
+from frugalkd.errors import NonFiniteLoss, RankError, Stopped
+from frugalkd.objectives import CrossEntropy
 from frugalkd.policies import All, RandomSubset, SelfRegulation
 from frugalkd.teachers import EMATeacher
 from frugalkd.training import Checkpointing, Optimizer, Training
@@ -22,11 +23,11 @@ TOLERANCE = 2e-6
 """Of a weight: float32 sums in another order, over some twenty steps."""
 
 
-def plain(seed=0):
+def plain(seed=0, hidden: type[nn.Module] = nn.Tanh):
     """No BatchNorm, whose statistics are those of each rank's rows, and no dropout."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return nn.Sequential(nn.Flatten(), nn.Linear(36, 12), nn.Tanh(), nn.Linear(12, CLASSES))
+        return nn.Sequential(nn.Flatten(), nn.Linear(36, 12), hidden(), nn.Linear(12, CLASSES))
 
 
 def settings(batch, **more):
@@ -175,6 +176,45 @@ def test_the_average_of_two_ranks_teaches_what_that_of_one_does():
         assert torch.equal(mine, other)
         torch.testing.assert_close(mine, alone, rtol=0, atol=TOLERANCE)
     assert not torch.allclose(*first, rtol=0, atol=100 * TOLERANCE)
+
+
+def _differing():
+    """What each of these says where one thing is another on the second rank."""
+    rank = torch.distributed.get_rank()
+    told = {}
+
+    def begin(name, model=None, data=None, **more):
+        try:
+            train_teacher(
+                plain() if model is None else model,
+                images(32, augmented=False) if data is None else data,
+                **{"training": settings(4, epochs=1), "device": "cpu", **more},
+            )
+        except RankError as error:
+            told[name] = str(error)
+
+    pixels = images(32, augmented=False)
+    pixels.images[17, 0, 3, 3] ^= rank
+    begin("data set", data=pixels)
+    begin("samples", data=images(32 + 8 * rank, augmented=False))
+    begin("the first rank's weights count", plain(rank))
+    begin("the model", plain(hidden=(nn.Tanh, nn.ReLU)[rank]))
+    begin("seed", seed=rank)
+    begin("training.batch_size", training=settings(4 + 4 * rank, epochs=1))
+    begin("objective", objective=CrossEntropy(label_smoothing=0.1 * rank))
+    begin("policy", policy=(All(), SelfRegulation())[rank])
+    begin("held-out data", held_out=images(9, seed=rank, augmented=False))
+    begin("nothing")
+    return told
+
+
+def test_sound_4_ranks_with_different_inputs_do_not_train_together():
+    first, second = on_ranks(2, _differing)
+    assert first == second
+    assert len(first) == 8
+    for name, said in first.items():
+        what = "data set" if name == "samples" else name
+        assert said.startswith(f"ranks 0 and 1 differ in {what}: start all of them"), name
 
 
 def _diverging():

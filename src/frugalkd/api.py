@@ -98,8 +98,8 @@ def train_teacher(
         NonFiniteLoss: the training diverged.
         RunFolderError: the checkpoint to go on from is of another training: other data, another
             policy, objective or setting.
-        RankError: ranks differ in what they were given, or ``training.shard`` asks for what cannot
-            be cut.
+        RankError: ranks differ in data, held-out data, settings or the model (of its weights the
+            first rank's count), or ``training.shard`` asks for what cannot be cut.
         Stopped: ``stop`` said so.
     """
     return _train(
@@ -297,14 +297,25 @@ def _train(
         folder=checkpoints,
     )
     ledger.about = _about(data, policy)
-    keeper, about = None, {}
+    ranks, keeper, about = Ranks.here(), None, {}
     if checkpoints is not None:
         keeper = Checkpoints(Path(checkpoints), checkpointing or Checkpointing())
+    if keeper is not None or not ranks.alone:
         about = describe_training(
             data, policy=policy, objective=objective, training=training,
             label_free=label_free, targets=targets, teacher=teacher, weights=weights, scores=scores,
         )  # fmt: skip
-    with placed(model, targets, training, accelerator.device, Ranks.here()) as place:
+    ranks.check_alike(
+        lambda: {
+            **about,
+            "seed": seed,
+            "the model": (model, {n: tensor.shape for n, tensor in model.state_dict().items()}),
+            "held-out data": held_out is None or data_digest(held_out),
+            "training.shard": training.shard,
+            "checkpoints": (checkpoints is not None, resume),
+        }
+    )
+    with placed(model, targets, training, accelerator.device, ranks) as place:
         caller = Caller(place.model, training, accelerator)
         at = {"forward": caller.eagerly, "device": accelerator.device, "collate": collate}
         selection = Selection(

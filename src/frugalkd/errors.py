@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class FrugalKDError(Exception):
@@ -226,8 +226,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"known are {', '.join(names)}"
 
 
-def few(ids: list[int]) -> str:
-    """The first ids of a list that may be long."""
+def few(ids: Sequence[object]) -> str:
+    """The first items of a list that may be long."""
     return ", ".join(map(str, ids[:8])) + (", ..." if len(ids) > 8 else "")
 
 

@@ -6,10 +6,12 @@ part of each global batch, and what it observed is told to all of them once an e
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import re
 import sys
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import cache
@@ -21,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from frugalkd.errors import OtherRankFailed, RankError
+from frugalkd.errors import OtherRankFailed, RankError, few
 from frugalkd.policies._policy import Ids, Plan
 
 _BLOCK = 1 << 24
@@ -161,6 +163,22 @@ class Ranks:
                 f"ranks 0 and {other} differ in {what}: start all of them with the same data, "
                 "settings and versions"
             )
+
+    def check_alike(self, describe: Callable[[], Mapping[str, object]]) -> None:
+        """Raises RankError, naming in what, unless ``describe`` says the same on every rank: arrays
+        count by their bytes, all else by its text without addresses."""
+        if self.alone:
+            return
+        everyone: list[Any] = [None] * self.world
+        mine = {name: _text(value) for name, value in describe().items()}
+        distributed.all_gather_object(everyone, mine, group=self._group)
+        for other, said in enumerate(everyone):
+            differing = [name for name in said if said[name] != everyone[0].get(name)]
+            if differing:
+                raise RankError(
+                    f"ranks 0 and {other} differ in {few(differing)}: start all of them with the "
+                    "same data, settings and versions"
+                )
 
     def from_first(self, make: Callable[[], Any]) -> Any:
         """What ``make``, called on the first rank alone, gives there: a plain value.
@@ -313,6 +331,12 @@ class Agreed:
             return self._ask()
         before, self._before = self._before, self._ranks.begin_max(float(self._ask()))
         return before() > 0
+
+
+def _text(value: object) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {hashlib.sha256(np.ascontiguousarray(value).data).hexdigest()}"
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))
 
 
 @cache

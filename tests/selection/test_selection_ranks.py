@@ -13,8 +13,10 @@ from torch import nn
 
 from frugalkd import draws
 from frugalkd.errors import NonFiniteLoss, RankError, SelectionMisuse
+from frugalkd.ledger import Ledger
 from frugalkd.policies import All, RandomSubset, SelfRegulation
 from frugalkd.selection import Selection
+from frugalkd.teachers import LiveTeacher
 from ranking import on_ranks
 from toys import Ids
 
@@ -343,34 +345,57 @@ def test_what_is_not_finite_on_one_rank_ends_all_of_them_alike():
 
 
 def _refused():
-    errors = []
-    for make in (
-        lambda: Selection(Ids([1] * 7), epochs=1, batch_size=4),
-        lambda: Selection(Ids([1] * 64), epochs=1, batch_size=4, world=3),
-        lambda: [*Selection(_seed_of_its_own(), epochs=1, batch_size=4, seed=_rank())],
-    ):
-        try:
-            make()
-        except RankError as error:
-            errors.append(str(error))
-    return errors
+    rank = torch.distributed.get_rank()
+    of: dict[str, Any] = {"epochs": 1, "batch_size": 4}
+
+    def one(**more):
+        return Selection(Ids([1] * 64), **{**of, **more})
+
+    return [
+        _error(make)
+        for make in (
+            lambda: Selection(Ids([1] * 7), **of),
+            lambda: one(world=3),
+            lambda: one(seed=rank),
+            lambda: one(weights=np.where(np.arange(64) == 3 * rank, 2.0, 1.0)),
+            lambda: Selection(Ids([1] * 63 + [rank]), **of),
+            lambda: Selection(Ids([1] * (64 + rank)), **of),
+            lambda: one(targets=LiveTeacher(nn.Linear(1, 2 + rank))),
+            lambda: one(ledger=_ledger(rank), batch_size=4 + rank, epochs=2 + rank),
+        )
+    ]
 
 
-def _rank():
-    return torch.distributed.get_rank()
+def _ledger(rank):
+    ledger = Ledger.new(64)
+    ledger.epochs = 1
+    ledger["visits"][5] = rank
+    return ledger
 
 
-def _seed_of_its_own():
-    return Ids([1] * 64)
+def _error(make):
+    try:
+        make()
+    except RankError as error:
+        return str(error)
+    return None
 
 
 def test_what_ranks_cannot_do_is_refused():
-    for said in on_ranks(2, _refused):
+    for rank, said in enumerate(on_ranks(2, _refused)):
         assert said[0].startswith("7 samples are less than a step of 2 ranks with 1 batches of 4")
-        assert said[1].startswith("rank 0 of 3 is not what torch.distributed says") or said[
-            1
-        ].startswith("rank 1 of 3 is not what")
-        assert said[2].startswith("ranks 0 and 1 differ in the plan of epoch 0: ")
+        assert said[1].startswith(f"rank {rank} of 3 is not what torch.distributed says")
+
+
+def test_sound_4_selections_of_different_inputs_are_refused_on_all_ranks():
+    first, second = on_ranks(2, _refused)
+    assert first[2:] == second[2:]
+    differing = [
+        "seed", "weights", "data", "data", "teacher",
+        "epochs, batch_size, the ledger's visits",
+    ]  # fmt: skip
+    for said, what in zip(first[2:], differing, strict=True):
+        assert said.startswith(f"ranks 0 and 1 differ in {what}: start all of them with the same")
 
 
 def test_accumulation_is_refused_where_batches_are_gathered():

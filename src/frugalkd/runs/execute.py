@@ -14,7 +14,7 @@ import frugalkd
 from frugalkd.api import Stop, train_teacher
 from frugalkd.api import distill as distill_model
 from frugalkd.criterion import check_paths
-from frugalkd.data.probe import digests_kept
+from frugalkd.data.probe import data_digest, digests_kept
 from frugalkd.engine import Listener, Run, resolve_device
 from frugalkd.files.weights import save_weights
 from frugalkd.heads import train_head
@@ -257,6 +257,14 @@ def _within(
     if ranks.first:
         _start(tracking, recipe, kind, digest, folder)
     material = make_data(recipe, role.augment, view_seed)
+    held_out = material.held_out
+    ranks.check_alike(
+        lambda: {
+            "recipe": digest,
+            "data": data_digest(material.train),
+            "held-out data": held_out is None or data_digest(held_out),
+        }
+    )
     run, notes = train(material, folder, tracking)
     said = {"kind": kind, "digest": digest, "recipe": resolved, "ranks": ranks.world}
     return ranks.from_first(

@@ -11,11 +11,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from frugalkd.checks import labels_of, why_not_label_free
-from frugalkd.data.probe import streams_restored
+from frugalkd.data.probe import data_digest, streams_restored
 from frugalkd.errors import SelectionMisuse, SettingError, TargetsError, UnsupportedData
 from frugalkd.ledger import Ledger
+from frugalkd.looking import model_digest
 from frugalkd.policies import Policy
 from frugalkd.policies._policy import Ids
+from frugalkd.ranks import is_sharded
 from frugalkd.selection._reader import Reader, no_top
 from frugalkd.teachers import Targets
 
@@ -43,6 +45,23 @@ def check_policy(policy: Policy, *, model: object, accumulate: int) -> None:
             f"{type(policy).__name__} looks at samples before training on them: pass "
             "model= to the selection"
         )
+
+
+def inputs_to_compare(
+    dataset: Dataset, targets: Targets | None, ledger: Ledger | None, **settings: object
+) -> dict[str, object]:
+    """What decides a selection, by name, for ranks to compare: ``settings``, and digests of what
+    else it is given."""
+    given: dict[str, object] = {"data": data_digest(dataset), **settings}
+    if targets is not None:
+        about = getattr(targets, "about", {})
+        given["soft targets"] = (targets.views, targets.temperature, sorted(about.items()))
+        for name, live in targets.asks.items():
+            if not is_sharded(live.teacher):
+                given[name] = model_digest(live.teacher)
+    if ledger is not None and ledger.epochs:
+        given |= {f"the ledger's {name}": column for name, column in ledger.columns.items()}
+    return given
 
 
 def checked_weights(weights: ArrayLike, samples: int) -> NDArray[np.float32]:

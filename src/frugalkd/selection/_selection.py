@@ -32,7 +32,13 @@ from frugalkd.meters import Meters
 from frugalkd.policies import All, Moment, Plan, Policy
 from frugalkd.policies._policy import Ids, check_plan
 from frugalkd.ranks import Ranks
-from frugalkd.selection._beforehand import check_label_free, check_policy, checked_weights, fill
+from frugalkd.selection._beforehand import (
+    check_label_free,
+    check_policy,
+    checked_weights,
+    fill,
+    inputs_to_compare,
+)
 from frugalkd.selection._epoch import Epoch
 from frugalkd.selection._looks import Looks
 from frugalkd.selection._planning import in_whole_steps, ordered
@@ -103,7 +109,8 @@ class Selection:
         SelectionMisuse: a policy with a gate, and no model for it to look with; one that needs
             scores, and none; or what needs a label where ``label_free`` reads none.
         LedgerError, TargetsError: a ledger to go on from, or stored targets, of other data.
-        RankError: another rank or world than torch.distributed's, or too few samples for a step.
+        RankError: another rank or world than torch.distributed's, too few samples for a step, or
+            ranks differ in data, settings, weights, soft targets or ledger.
     """
 
     @digests_kept()
@@ -140,6 +147,25 @@ class Selection:
         self.source = open_source(
             dataset, collate=collate, num_workers=num_workers, pin_memory=pin_memory, seed=seed
         )
+        self.ranks, self.accumulate = Ranks.here(rank, world), accumulate
+        self.ranks.check_alike(
+            lambda: inputs_to_compare(
+                dataset,
+                targets,
+                ledger,
+                policy=self.policy,
+                epochs=epochs,
+                batch_size=batch_size,
+                seed=seed,
+                weights=weights,
+                scores=scores,
+                label_free=label_free,
+                bucket=bucket,
+                drop_last=drop_last,
+                accumulate=accumulate,
+                screen_batch=screen_batch,
+            )
+        )
         samples = len(dataset)  # pyright: ignore[reportArgumentType]
         if samples == 0:
             raise UnsupportedData("the data set is empty: there is nothing to select from")
@@ -151,7 +177,6 @@ class Selection:
         self.pool: Ids = np.arange(samples)
         if self.weights is not None:
             self.pool = np.flatnonzero(self.weights)
-        self.ranks, self.accumulate = Ranks.here(rank, world), accumulate
         if not self.ranks.alone and len(self.pool) < self.step_rows:
             raise RankError(
                 f"{len(self.pool)} samples are less than a step of {self.ranks.world} ranks with "
