@@ -19,7 +19,6 @@ COMMANDS = (
     "distill",
     "chain",
     "compare",
-    "bench",
     "recipes",
     "recipes show",
     "schema",
@@ -94,6 +93,72 @@ def test_a_mistake_is_one_line_and_exit_code_2(cli, tmp_path, monkeypatch, argum
     assert err.count("\n") == 1
     assert says.lower() in err.lower()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("distil digits", "Did you mean 'distill'? (see 'frugalkd --help')"),
+        (
+            "distill digits --mod regulated --out x",
+            "no such option: --mod (Possible options: --mod",
+        ),
+        ("--mode regulated distill digits", "no such option: --mode"),
+        ("distill digits --mode Regulated --out x", "'Regulated': did you mean regulated?"),
+        ("compare digits --budgets 25% --out x", "--budgets 25%: write parts of 1, as in 0.1,0.25"),
+        ("compare digits --budgets 25 --out x", "in (0, 1], not 25 (25 % is 0.25)"),
+        ("compare digits --budgets 0 --out x", "in (0, 1], not 0\n"),
+        ("compare digits --seeds three --out x", "'--seeds': it should be a valid integer (see"),
+        ("compare digits --jobs 0 --out x", "'--jobs': it should be greater than or equal to 1"),
+        (
+            "compare digits --arms vanilla regulated --out x",
+            "(regulated): values with spaces stand",
+        ),
+        ("compare digits --arms vanilla;regulated --out x", "did you mean regulated or vanilla?"),
+        ("compare digits --claim regulated@0.25 --out x", "write 'A > B' (better) or 'A >= B'"),
+        ("compare digits --only deadbeef --out x", "no run has that digest; --list shows them"),
+        ("store digits --teacher folder --out x --shard 1", "give I/N, such as 0/2 and 1/2"),
+        ("store digits --out x", "no teacher: name a folder with --teacher DIR"),
+        ("store digits --teacher nowhere --out x", "no folder nowhere: make one with 'frugalkd te"),
+        ("estimate digits --teacher file.txt", "no folder file.txt: make one with 'frugalkd teac"),
+        ("teach mine --out x", "unknown recipe 'mine': did you mean mine.yaml?"),
+        ("teach mine.yml --out x", "mine.yml: No such file or directory; did you mean mine.yaml?"),
+        ("teach folder --out x", "folder is a folder: a recipe is a YAML file"),
+        ("teach file.txt --out x", "file.txt is not a recipe: it holds no 'key: value' lines"),
+        ("teach mine.yaml --out x", "recipe mine.yaml: no such setting teacher.traning: did you "),
+        ("teach digits --out x --set epochs=3", "did you mean teacher.training.epochs or student."),
+        ("teach digits --out x --set training.epochs=3", "teacher.training or student.training?"),
+        ("teach digits --out x --set teacher.training.lr=1", "teacher.training.optimizer.lr?"),
+        ("teach digits --out x --set teacher.epochs=3", "did you mean teacher.training.epochs?"),
+        (
+            "teach digits --out x --set teacher.training.epochs 3",
+            "(3): values with spaces stand in",
+        ),
+        ("teach digits --out x --dryrun", "no such option: --dryrun (Possible options: --dry-run)"),
+        (
+            "evaluate folder",
+            "no finished model (no model.json): name a folder that 'frugalkd teach'",
+        ),
+        ("predict folder --data digits", "missing option '--out' (see 'frugalkd predict --help')"),
+        (
+            "ledger show folder",
+            "no ledger at folder/ledger.safetensors: make one with 'frugalkd te",
+        ),
+        ("report folder", "holds neither comparison.json nor results.json: name the folder of a"),
+        ("plot nowhere --to x.pdf", "there is no nowhere: name the folder of a comparison or of a"),
+    ],
+)
+def test_sound_16_who_mistypes_is_told_what_to_do(cli, tmp_path, monkeypatch, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file.txt").write_text("hello")
+    recipe = cli("recipes", "show", "digits")[1]
+    (tmp_path / "mine.yaml").write_text(recipe.replace("training:", "traning:", 1))
+    code, out, err = cli(*arguments.split(" "))
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert says in err
 
 
 def test_debug_shows_the_traceback(cli):

@@ -18,7 +18,7 @@ FEW = [
         (["--arms", "regulatd"], "unknown arm 'regulatd': did you mean regulated?"),
         (["--arms", "regulated", "--budgets", "0"], "in (0, 1], not 0"),
         (["--arms", "regulated", "--budgets", "1.1"], "in (0, 1], not 1.1"),
-        (["--arms", "regulated", "--budgets", "half"], "--budgets half: write numbers"),
+        (["--arms", "regulated", "--budgets", "half"], "--budgets half: write parts of 1"),
         (["--arms", "regulated@"], "write NAME@BUDGET"),
         (["--arms", "regulated", "--claim", "regulated"], "write 'A > B' (better)"),
         (["--arms", "regulated", "--claim", "regulated > random"], "unknown arm 'random'"),

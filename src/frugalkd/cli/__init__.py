@@ -116,6 +116,9 @@ def _message(error: Exception) -> str:
 def _usage(error: Exception) -> str:
     """A mistake in the command line itself, and where its help is."""
     context = getattr(error, "ctx", None)
-    message = _message(error).rstrip(".")
+    message = _message(error).rstrip(".").partition(", unable to parse")[0]
+    message = message.replace("Input should be", "it should be")
+    if message.startswith("Got unexpected extra argument"):
+        message += ": values with spaces stand in quotes, lists have commas alone"
     path = context.command_path if context is not None else "frugalkd"
     return f"error: {message[:1].lower()}{message[1:]} (see '{path} --help')"

@@ -210,7 +210,9 @@ def _parts(budgets: str) -> list[float]:
     try:
         return list(dict.fromkeys(float(part) for part in said))
     except ValueError:
-        raise RecipeError(f"--budgets {budgets}: write numbers, as in 0.1,0.25,0.5") from None
+        raise RecipeError(
+            f"--budgets {budgets}: write parts of 1, as in 0.1,0.25,0.5 for 10, 25 and 50 %"
+        ) from None
 
 
 def _chosen(arms: str, recipe: Recipe, budgets: Sequence[float]) -> list[str]:

@@ -148,7 +148,10 @@ def resolve_arms(
 
 def _check_budget(budget: float, where: str) -> None:
     if not 0 < budget <= 1:
-        raise RecipeError(f"{where}: a budget is a part of all samples, in (0, 1], not {budget:g}")
+        hint = f" ({budget:g} % is {budget / 100:g})" if 1 < budget <= 100 else ""
+        raise RecipeError(
+            f"{where}: a budget is a part of all samples, in (0, 1], not {budget:g}{hint}"
+        )
 
 
 def _spends(recipe: Recipe, name: str) -> bool:

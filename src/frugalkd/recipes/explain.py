@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ValidationError
@@ -39,7 +39,7 @@ def _one(error: Any, raw: Any, model: type[BaseModel]) -> str:
     field, context = ".".join(keys), error.get("ctx", {})
     kind, value = error["type"], error["input"]
     if kind in _UNKNOWN:
-        return f"no such setting {field}: {nearest(keys[-1], _fields(section))}"
+        return f"no such setting {field}: {_nearest(keys, section, model)}"
     if kind == "missing":
         return f"{field} is missing"
     if kind in ("literal_error", "union_tag_invalid"):
@@ -58,6 +58,24 @@ def _one(error: Any, raw: Any, model: type[BaseModel]) -> str:
         return f"{field} is {_shown(value)}: it is a section, write its keys below it"
     message = error["msg"].removeprefix("Input should be ").partition(", unable to parse")[0]
     return f"{field} is {_shown(value)}: it should be {message}"
+
+
+def _nearest(keys: list[str], section: Any, model: type[BaseModel]) -> str:
+    """Where the last of ``keys``, which ``section`` does not have, is a setting: below the section,
+    or anywhere in the recipe; else the nearest names of the section."""
+    *above, key = keys
+    below = [(*above, *path) for path in _paths(section) if path[-1] == key]
+    found = below or [path for path in _paths(model) if path[-1] == key]
+    close = [".".join(path) for path in found]
+    return f"did you mean {' or '.join(close[:3])}?" if close else nearest(key, _fields(section))
+
+
+def _paths(kind: Any) -> Iterator[tuple[str, ...]]:
+    """Of all settings below ``kind``, but those of what stands in a recipe by name."""
+    for name, inner in _fields(kind).items():
+        yield (name,)
+        for path in _paths(inner):
+            yield (name, *path)
 
 
 def _of_section(field: str, message: str, section: Any) -> str:

@@ -16,6 +16,7 @@ from frugalkd.errors import (
     ImportRefused,
     RecipeError,
     UnknownName,
+    nearest,
     refuse_schema,
 )
 from frugalkd.files import StrPath
@@ -44,9 +45,12 @@ def recipe_text(name: str) -> str:
     if name in recipe_names():
         return files("frugalkd.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
     path = Path(name)
+    if path.is_dir():
+        raise RecipeError(f"{name} is a folder: a recipe is a YAML file, or a name of ours")
     looks_like_file = path.suffix != "" or len(path.parts) > 1
+    beside = [str(file) for file in path.parent.glob("*.yaml")]
     if not looks_like_file and not path.is_file():
-        raise UnknownName("recipe", name, recipe_names())
+        raise UnknownName("recipe", name, [*recipe_names(), *beside])
     try:
         with open(path, "rb") as file:
             content = file.read(LARGEST + 1)
@@ -55,6 +59,7 @@ def recipe_text(name: str) -> str:
         return content.decode("utf-8")
     except OSError as error:
         hint = "write one from 'frugalkd recipes show digits'"
+        hint = nearest(name, beside) if beside else hint
         raise RecipeError(f"cannot read recipe {name}: {error.strerror}; {hint}") from None
     except UnicodeDecodeError:
         raise RecipeError(f"{name} is not a recipe: it is not UTF-8 text") from None

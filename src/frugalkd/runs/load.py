@@ -106,7 +106,10 @@ def load(path: StrPath, *, imports: Collection[str] = ()) -> Loaded:
     if not path.is_dir():
         raise RunFolderError(f"no folder {path}: make one with 'frugalkd teach' or 'distill'")
     if not (path / "model.json").is_file():
-        raise RunFolderError(f"{path} holds no finished model (no model.json)")
+        raise RunFolderError(
+            f"{path} holds no finished model (no model.json): name a folder that 'frugalkd teach' "
+            "or 'distill' made, or go on with that run (--resume)"
+        )
     card = read_json(path / "model.json")
     try:
         weights = _inside(path, card["weights"])
