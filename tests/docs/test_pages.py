@@ -24,6 +24,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import pkgutil
 import re
 import runpy
 import sys
@@ -51,7 +52,9 @@ from frugalkd.ledger import Ledger
 from frugalkd.models import build_model
 from frugalkd.objectives import FitNets
 from frugalkd.policies import Moment
+from frugalkd.recipes.explain import paths_of
 from frugalkd.recipes.load import load_recipe
+from frugalkd.recipes.schema import Recipe
 from frugalkd.recipes.strict_yaml import load_yaml
 
 CLASSES = 3
@@ -598,3 +601,17 @@ def test_sound_8_extras_in_prose_are_extras():
     }
     assert len(found) > 5
     assert found <= set(known["optional-dependencies"])
+
+
+def test_sound_8_keys_in_prose_are_keys_of_a_recipe():
+    keys = {key[start:] for key in paths_of(Recipe) for start in range(len(key))}
+    spans = set(re.findall(r"`([a-z_]+(?:\.[a-z_]+)+): [^`]*`", PROSE))
+    assert len(spans) > 8
+    assert not {span for span in spans if tuple(span.split(".")) not in keys}
+
+
+def test_sound_8_python_in_prose_can_be_imported():
+    spans = set(re.findall(r"`(frugalkd(?:\.\w+)+)", PROSE))
+    assert len(spans) > 5
+    for span in spans:
+        assert pkgutil.resolve_name(span) is not None

@@ -64,17 +64,17 @@ def _nearest(keys: list[str], section: Any, model: type[BaseModel]) -> str:
     """Where the last of ``keys``, which ``section`` does not have, is a setting: below the section,
     or anywhere in the recipe; else the nearest names of the section."""
     *above, key = keys
-    below = [(*above, *path) for path in _paths(section) if path[-1] == key]
-    found = below or [path for path in _paths(model) if path[-1] == key]
+    below = [(*above, *path) for path in paths_of(section) if path[-1] == key]
+    found = below or [path for path in paths_of(model) if path[-1] == key]
     close = [".".join(path) for path in found]
     return f"did you mean {' or '.join(close[:3])}?" if close else nearest(key, _fields(section))
 
 
-def _paths(kind: Any) -> Iterator[tuple[str, ...]]:
+def paths_of(kind: Any) -> Iterator[tuple[str, ...]]:
     """Of all settings below ``kind``, but those of what stands in a recipe by name."""
     for name, inner in _fields(kind).items():
         yield (name,)
-        for path in _paths(inner):
+        for path in paths_of(inner):
             yield (name, *path)
 
 
