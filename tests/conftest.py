@@ -82,6 +82,20 @@ def read_only(request) -> Callable[[Path], None]:
 
 
 @pytest.fixture
+def contacted(monkeypatch) -> list[str]:
+    """The hosts that the test's process asks for, of which none is reached."""
+    hosts: list[str] = []
+
+    def refuse(host, *rest, **more):
+        hosts.append(str(host))
+        raise OSError("no network")
+
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    monkeypatch.setattr("socket.create_connection", refuse)
+    return hosts
+
+
+@pytest.fixture
 def steps_done(monkeypatch):
     """A list that grows by one with each step of any training."""
     from frugalkd.engine import Trainer

@@ -252,6 +252,52 @@ def test_no_import_lists_what_it_refuses(cli, tmp_path, monkeypatch, command, wh
     assert code == 0
 
 
+HUB = "data={name: hugging-face, options: {path: somebody/pictures, image: image, tokenizer: a/b}}"
+
+
+@pytest.mark.parametrize("command", ["teach", "distill", "store", "compare", "estimate"])
+def test_sound_12_a_recipe_from_elsewhere_fetches_nothing(cli, tmp_path, contacted, command):
+    """Under --no-import names on the hub are refused, and a dry run lists them."""
+    out = [] if command == "estimate" else ["--out", str(tmp_path / "x")]
+    code, said, err = cli(command, "digits", *out, "--set", HUB, "--no-import")
+    assert (code, said, err.count("\n")) == (2, "", 1)
+    names = "the data set somebody/pictures, the tokenizer a/b"
+    assert f"would fetch {names}, and --no-import refuses that: allow it with --download" in err
+    for more in ([], ["--no-import", "--download"]):
+        code, said, err = cli(command, "digits", *out, "--set", HUB, *more, "--dry-run")
+        assert code == 0, err
+        assert said.splitlines()[1] == f"# would fetch: {names}"
+    assert not (tmp_path / "x").exists()
+    assert contacted == []
+
+
+@pytest.mark.parametrize("more", [[], ["--no-import"]])
+def test_sound_12_data_are_downloaded_only_where_a_flag_asks(
+    cli, tmp_path, monkeypatch, contacted, more
+):
+    datasets = pytest.importorskip("torchvision.datasets")
+    monkeypatch.setattr("frugalkd.cli.resolving.rank_and_world", lambda: (0, 1))
+    asked = []
+
+    def fail(root, download):
+        asked.append(root)
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(datasets, "MNIST", fail)
+    root, out = str(tmp_path / "new"), str(tmp_path / "x")
+    arguments = ["teach", "digits", "--out", out, "--set", f"data={{name: mnist, root: {root}}}"]
+    code, _, err = cli(*arguments, *more)
+    assert (code, asked, contacted) == (2, [], [])
+    assert "--download" in err
+    assert not (tmp_path / "new").exists()
+    assert cli(*arguments, *more, "--download", "--dry-run")[0] == 0
+    assert asked == []
+    assert "failed (no network)" in cli(*arguments, *more, "--download")[2]
+    assert asked == [root]
+    monkeypatch.setattr("frugalkd.cli.resolving.rank_and_world", lambda: (1, 2))
+    assert "--download is for one process" in cli(*arguments, *more, "--download")[2]
+
+
 @pytest.mark.parametrize("command", ["evaluate", "predict"])
 def test_a_folder_that_was_downloaded_runs_nothing(cli, tmp_path, command):
     card = {"schema": 1, "weights": "w.safetensors", "model": {"path": "os:system", "options": {}}}

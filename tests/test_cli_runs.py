@@ -60,12 +60,12 @@ def test_json_is_results_json(runs, cli):
 
 def test_evaluate_gives_what_the_run_measured(runs, cli):
     written = json.loads((runs / "student" / "results.json").read_text())["evaluation"]
-    code, out, _ = cli("evaluate", str(runs / "student"), "--json")
+    code, out, _ = cli("evaluate", str(runs / "student"), "--data", "--json")
     assert code == 0
     assert json.loads(out)["accuracy"] == written["accuracy"]
     named = json.loads(cli("evaluate", str(runs / "student"), "--data", "digits", "--json")[1])
     assert named["accuracy"] == written["accuracy"]
-    assert "accuracy" in cli("evaluate", str(runs / "student"))[1]
+    assert "accuracy" in cli("evaluate", str(runs / "student"), "--data")[1]
 
 
 def test_predict_data_by_name(runs, cli, tmp_path):
@@ -111,7 +111,7 @@ def test_pictures_and_arrays(runs, cli, tmp_path):
     ("name", "content", "says"),
     [
         ("x.npy", b"junk", "is not an array"),
-        ("p/x.png", b"junk", "is not a readable picture"),
+        ("p/x.png", b"junk", "no readable picture in"),
         ("p/x.txt", b"", "no pictures in"),
     ],
 )
@@ -352,7 +352,7 @@ def test_a_model_of_ones_own_is_imported_where_somebody_says_so(cli, tmp_path, m
     code, _, err = cli("evaluate", "own")
     assert (code, err.count("\n")) == (2, 1)
     assert f"--import {name}:Net" in err
-    assert cli("evaluate", "own", "--import", f"{name}:Net")[0] == 0
+    assert cli("evaluate", "own", "--data", "own", "--import", f"{name}:Net")[0] == 0
     table = ["--data", "digits", "--out", "x.csv", "--import", f"{name}:Net"]
     assert cli("predict", "own", *table)[0] == 0
 

@@ -54,6 +54,14 @@ class ImportRefused(FrugalKDError):
     """
 
 
+class AccessRefused(FrugalKDError):
+    """A run folder, or a recipe under ``--no-import``, names data to read, or something to fetch
+    from a network, that the user has not allowed.
+
+    What to do: read what it names; if you trust it, allow it with ``--data`` or ``--download``.
+    """
+
+
 class DataError(FrugalKDError):
     """Data are missing, unreadable, or not what their format says.
 

@@ -9,12 +9,29 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from frugalkd.errors import FrugalKDError, ImportRefused, ModelError, nearest
 from frugalkd.files.parsing import one_line
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What a user allows a run folder to name; nothing else is imported, read or fetched for it.
+
+    Attributes:
+        imports: import paths (``package.module:Name``).
+        data: whether the data of its recipe are read.
+        download: whether names on the Hugging Face hub are fetched, of data and tokenizers.
+    """
+
+    imports: Collection[str] = ()
+    data: bool = False
+    download: bool = False
+
 
 _NAME = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
 _FORM = re.compile(rf"(?P<module>{_NAME}):(?P<name>{_NAME})")
@@ -71,10 +88,15 @@ def inside_package(name: str) -> Path | None:
     """The file or folder that ``package/place/within`` names in an installed package, or None.
     Nothing is imported."""
     package, _, inside = name.partition("/")
-    if inside and package.isidentifier() and (spec := find_spec(package)) is not None:
-        for place in spec.submodule_search_locations or ():
-            if (found := Path(place, inside)).exists():
-                return found
+    if not inside or not package.isidentifier():
+        return None
+    try:
+        spec = find_spec(package)
+    except (ImportError, ValueError):  # __main__ has none
+        return None
+    for place in (spec and spec.submodule_search_locations) or ():
+        if os.path.exists(found := Path(place, inside)):
+            return found
     return None
 
 

@@ -51,7 +51,7 @@ def test_every_summary_is_a_table_of_80_columns_and_json(run, cli, tmp_path, com
     arguments = {
         "predict": ["predict", str(run), "--data", "digits", "--out", to],
         "export": ["ledger", "export", str(run), "--to", to],
-        "evaluate": ["evaluate", str(run)],
+        "evaluate": ["evaluate", str(run), "--data"],
     }[command]
     code, out, _ = cli(*arguments)
     assert code == 0

@@ -62,7 +62,7 @@ def test_a_summary_fits_80_columns_and_is_json_for_machines(runs, cli, tmp_path,
         "ledger make": ["digits", "--teacher", teacher, "--out", out, "--epochs", "20", *few,
                         "--set", "teacher.policy.confidence=0.2"],
         "ledger export": [teacher, "--to", f"{out}.csv"],
-        "evaluate": [teacher],
+        "evaluate": [teacher, "--data"],
         "predict": [teacher, "--data", "digits", "--out", f"{out}.csv"],
         "report": [teacher],
     }[command]  # fmt: skip

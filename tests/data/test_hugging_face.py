@@ -47,6 +47,29 @@ def saved(digits, tmp_path_factory):
     return folder
 
 
+@pytest.mark.parametrize("card", ["README.md", ".huggingface.yaml"])
+@pytest.mark.parametrize(
+    "path", ["https://evil.example/x.csv", '"https:\\x2f\\x2fevil.example/x.csv"']
+)
+def test_sound_12_the_card_of_a_local_folder_fetches_nothing(tmp_path, contacted, card, path):
+    (tmp_path / "a.csv").write_text("picture,label\n1,2\n")
+    configs = (
+        f"configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: {path}\n"
+    )
+    text = f"---\n{configs}---\n" if card.endswith(".md") else configs
+    (tmp_path / card).write_text(text)
+    with pytest.raises(DataError, match="names files on a network"):
+        load(tmp_path, image="picture")
+    assert contacted == []
+
+
+def test_sound_12_a_card_may_speak_of_the_network(tmp_path):
+    (tmp_path / "a.csv").write_text("label\n1\n")
+    (tmp_path / "README.md").write_text("---\nlicense_link: https://x.example\n---\nhttps://y\n")
+    with pytest.raises(DataError, match="there is no column 'picture'"):
+        load(tmp_path, image="picture", test=0.5)
+
+
 def load(path, **options):
     return load_data("hugging-face", path=str(path), **options)
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import resource
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -92,8 +93,10 @@ def test_fashion_mnist_of_debian_is_the_real_one(require_data, tmp_path):
 def test_absent_data_say_what_to_do(nowhere):
     with pytest.raises(DataError, match="apt-get install dataset-fashion-mnist"):
         load_data("fashion-mnist", nowhere)
-    with pytest.raises(DataError, match="pip install torchvision"):
+    with pytest.raises(DataError, match=r"have torchvision fetch them \(--download, in Python"):
         load_data("mnist", nowhere)
+    with pytest.raises(DataError, match="fetching mnist needs torchvision: pip install"):
+        load_data("mnist", nowhere, download=True)
     write(nowhere / "mnist")
     (nowhere / "mnist" / NAMES[3]).unlink()  # an incomplete folder counts as none
     with pytest.raises(DataError, match="mnist is not in"):
@@ -109,8 +112,10 @@ def test_torchvision_downloads_what_is_not_there(monkeypatch, tmp_path, name, th
     monkeypatch.setattr(
         datasets, theirs, lambda root, download: write(Path(root) / theirs / "raw", zipped=True)
     )
-    assert len(load_data(name, tmp_path).train) == 4
+    assert len(load_data(name, tmp_path, download=True).train) == 4
     assert (tmp_path / theirs / "raw").is_dir()
+    monkeypatch.setattr(datasets, theirs, None)  # what is there is not fetched again
+    assert len(load_data(name, tmp_path, download=True).train) == 4
 
 
 def test_a_failed_download_is_one_line(monkeypatch, tmp_path):
@@ -121,14 +126,18 @@ def test_a_failed_download_is_one_line(monkeypatch, tmp_path):
 
     monkeypatch.setattr(datasets, "MNIST", fail)
     with pytest.raises(DataError, match=r"failed \(Error downloading\)") as caught:
-        load_data("mnist", tmp_path)
+        load_data("mnist", tmp_path, download=True)
     assert "\n" not in str(caught.value)
 
 
-def test_download_can_be_forbidden(monkeypatch, tmp_path):
-    monkeypatch.setattr(idx, "_download", lambda name, base: pytest.fail("asked to download"))
-    with pytest.raises(DataError, match="mnist is not in"):
-        load_data("mnist", tmp_path, download=False)
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
+def test_sound_12_nothing_is_downloaded_that_nobody_asked_for(monkeypatch, tmp_path, name):
+    datasets = pytest.importorskip("torchvision.datasets")
+    monkeypatch.setattr(idx, "DEBIAN_FASHION_MNIST", tmp_path / "not-installed")
+    monkeypatch.setattr(datasets, idx.FETCHED[name], lambda *_, **__: pytest.fail("a download"))
+    with pytest.raises(DataError, match=f"{name} is not in"):
+        load_data(name, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 IMAGES = packed(np.arange(2 * 28 * 28).reshape(2, 28, 28))
@@ -173,11 +182,32 @@ def test_a_header_cannot_make_it_allocate(tmp_path):
     claims = b"\x00\x00\x08\x03" + b"\x7f\xff\xff\xff" * 3  # 8e27 bytes
     scale = 1 if sys.platform == "darwin" else 1024
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
-    for content in (claims + b"some", gzip.compress(claims + b"some")):
+    for content, says in (
+        (claims + b"some", "holds only 4"),
+        (gzip.compress(claims + b"some"), "more than 64 times its size"),
+    ):
         path.write_bytes(content)
-        with pytest.raises(DataError, match="holds only 4"):
+        with pytest.raises(DataError, match=says):
             idx.read_idx(path, dims=3)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale - before < 64 << 20
+
+
+def test_sound_13_a_small_file_is_not_inflated_without_bound(tmp_path):
+    """A hundred megabytes of zeros take 100 kB in a gzip: refused before they are unpacked."""
+    path, plain = tmp_path / "images.gz", tmp_path / "images"
+    header = bytes((0, 0, 8, 1)) + (100_000_000).to_bytes(4, "big")
+    with gzip.GzipFile(path, "wb", compresslevel=1) as file:
+        file.write(header)
+        for _ in range(100):
+            file.write(bytes(1_000_000))
+    tracemalloc.start()
+    with pytest.raises(DataError, match="claims 100000000 bytes of data, more than 64 times"):
+        idx.read_idx(path, dims=1)
+    assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    tracemalloc.stop()
+    content = packed(np.zeros(1_000_000))  # small enough to be what it is
+    plain.write_bytes(gzip.compress(content))
+    assert len(idx.read_idx(plain, dims=1)) == 1_000_000
 
 
 def test_labels_that_do_not_fit(nowhere):

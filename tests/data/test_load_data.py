@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from frugalkd.data import DATA, Augmentation, load_data
+from frugalkd.data import DATA, Augmentation, load_data, load_with
 from frugalkd.errors import DataError, UnknownName
 from toys import as_images
 
@@ -26,10 +26,14 @@ def test_unknown_name():
 
 
 def test_unknown_option():
-    with pytest.raises(DataError, match="'digits' takes no option 'download'"):
-        load_data("digits", download=False)
-    with pytest.raises(DataError, match="did you mean download"):
-        load_data("mnist", downlod=False)
+    with pytest.raises(DataError, match="'digits' takes no option 'size'"):
+        load_data("digits", size=3)
+
+
+@pytest.mark.parametrize("option", ["download", "root"])
+def test_sound_12_no_option_of_a_file_asks_for_a_download(option):
+    with pytest.raises(DataError, match=f"'mnist' takes no option '{option}'"):
+        load_with("mnist", None, {option: True})
 
 
 def test_named_data_come_without_augmentation():

@@ -55,6 +55,32 @@ def test_a_folder_inside_a_package(folder, monkeypatch, tmp_path):
     assert model_folder("somebody/on-the-hub") == "somebody/on-the-hub"
 
 
+def test_sound_12_a_name_on_the_hub_is_not_fetched_without_leave(tmp_path, monkeypatch, contacted):
+    pytest.importorskip("transformers")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for name in ("somebody/tokens", "bert-base-uncased"):
+        with pytest.raises(ModelError, match="allow it to be fetched with --download"):
+            tokenize(["a"], name, download=False)
+    for odd in ("..", "a b", "x/y/z", "\0", "a" * 5000):
+        with pytest.raises(ModelError):
+            tokenize(["a"], odd, download=False)
+    assert contacted == []
+
+
+def test_sound_12_what_the_hub_gave_before_is_read_from_the_cache(
+    folder, tmp_path, monkeypatch, contacted
+):
+    kept = tmp_path / "cache" / "models--somebody--tokens"
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs" / "main").write_text("0" * 40)
+    (kept / "snapshots").mkdir()
+    folder.rename(kept / "snapshots" / ("0" * 40))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    found = tokenize(["lost my card"], "somebody/tokens", download=False)
+    assert found.ids.tolist() == [4, 3, 2]
+    assert contacted == []
+
+
 def test_what_is_missing_is_said_in_one_line(tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     pytest.importorskip("transformers")

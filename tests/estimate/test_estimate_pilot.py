@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from frugalkd.errors import LedgerError, RecipeError, RunFolderError
+from frugalkd.errors import FrugalKDError, LedgerError, RecipeError, RunFolderError
 from frugalkd.estimate import Estimate, Range, estimate
 from frugalkd.estimate.result import Share, exactly
 from frugalkd.estimate.run import _doubts, _silent_on, _verdict
-from frugalkd.estimate.setting import prepare
+from frugalkd.estimate.setting import _role_of, prepare
 from frugalkd.estimate.student_side import StudentPilot, bounded
 from frugalkd.estimate.table import clock, students
 from frugalkd.estimate.teacher_side import TeacherFound
@@ -103,6 +103,23 @@ def _files_of(teacher, size):
         if sum(file.stat().st_size for file in files) == size:
             return files
     return []
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ({"model": {"path": "os:system"}}, "names the import path 'os:system'"),
+        ({"objective": {"name": "own", "path": "os:system"}}, "names the import path 'os:system'"),
+        ({"model": {"name": "timm/resnet10t", "start": "pretrained"}}, "pretrained to begin with"),
+    ],
+)
+def test_sound_12_a_teachers_folder_is_followed_nowhere(setting, says, contacted):
+    recipe = load_recipe("digits")
+    said = {"kind": "teach", "recipe": recipe.model_dump(mode="json")}
+    said["recipe"]["teacher"] |= setting
+    with pytest.raises(FrugalKDError, match=says):
+        _role_of(said, recipe)
+    assert contacted == []
 
 
 def test_significance_is_read_from_the_ledger(known, teacher):

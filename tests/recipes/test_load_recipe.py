@@ -8,6 +8,7 @@ from frugalkd.policies import All
 from frugalkd.recipes.load import (
     check_names,
     check_variants,
+    fetched_names,
     import_paths,
     load_recipe,
     override,
@@ -246,6 +247,32 @@ def test_import_paths_are_listed_and_not_imported():
     recipe = load_recipe("digits", ["student.model.path=no.such.module:Net"])
     check_names(recipe)
     assert import_paths(recipe) == ["no.such.module:Net"]
+
+
+def test_sound_12_what_would_be_fetched_is_listed(tmp_path):
+    recipe = load_recipe("digits", ["teacher.model.name=timm/resnet10t"])
+    assert fetched_names(recipe) == []
+    (tmp_path / "here").mkdir()
+    texts = {"name": "text-encoder", "options": {"path": "a/b"}}
+    recipe = override(
+        recipe,
+        {
+            "teacher.model.start": "pretrained",
+            "data": {"name": "hugging-face", "options": {"path": "x/y", "tokenizer": "words"}},
+            "arms.hub": {"set": {"student.model": texts}},
+            "arms.here": {"set": {"student.model.options.path": str(tmp_path / "here")}},
+        },
+    )
+    assert fetched_names(recipe) == [
+        "the data set x/y",
+        "the pretrained weights of timm/resnet10t",
+        "the model a/b",
+    ]
+    here = {"name": "hugging-face", "options": {"path": str(tmp_path / "here")}}
+    assert "the data set" not in " ".join(fetched_names(override(recipe, {"data": here})))
+    for odd in ("\0", "a" * 5000, "__main__/x", "/no/such/file.parquet"):
+        odd_data = {"name": "hugging-face", "options": {"path": odd, "tokenizer": odd}}
+        fetched_names(override(recipe, {"data": odd_data}))
 
 
 def test_import_paths_are_those_of_teachers_and_arms_too():

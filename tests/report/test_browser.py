@@ -15,6 +15,7 @@ import pytest
 from made_up import make_arm, make_comparison
 from test_hostile import hostile
 
+from frugalkd.imports import Allowed
 from frugalkd.report import collect, make_page
 
 pytestmark = pytest.mark.heavy
@@ -60,7 +61,9 @@ def pages(tmp_path_factory):
     for name, content in contents.items():
         source, made[name] = folder / f"{name}.json", folder / f"{name}.html"
         source.write_text(json.dumps(content))
-        made[name].write_text(make_page(collect(source), [STRANGE]), encoding="utf-8")
+        made[name].write_text(
+            make_page(collect(source), Allowed([STRANGE], data=True)), encoding="utf-8"
+        )
     return made
 
 

@@ -11,11 +11,13 @@ from made_up import make_comparison, make_summary
 from PIL import Image
 
 from frugalkd.data import TextData, data_digest, hold_out, load_data, take
+from frugalkd.imports import Allowed
 from frugalkd.report import collect, gallery, make_page
 from frugalkd.report.gallery import pictures_of, png
 from frugalkd.report.shapes import LedgerSummary
 from toys import as_images
 
+DATA = Allowed(data=True)
 TEXTS = [(f"text {k} " + "<b>" * 200, 0) for k in range(100)]
 KINDS = [
     "<script>alert(1)</script>",
@@ -66,7 +68,7 @@ def own(name, **more):
     recipe = make_comparison()["recipe"]
     path = f"{__name__}:{name}"
     recipe["data"] = {"path": path, "options": {}}
-    return pictures_of(recipe, [path])(summary(**more))
+    return pictures_of(recipe, Allowed([path], data=True))(summary(**more))
 
 
 @pytest.mark.parametrize("shape", [(28, 28, 1), (5, 9, 3)])
@@ -80,14 +82,14 @@ def test_digits_are_the_data_sets_own():
     recipe = make_comparison()["recipe"]
     recipe["data"] |= {"train_size": None, "validation": 0}
     data = as_images(load_data("digits").train)
-    found = pictures_of(recipe)(summary(samples=len(data), data=data_digest(data)))
+    found = pictures_of(recipe, DATA)(summary(samples=len(data), data=data_digest(data)))
     assert isinstance(found, dict)
     assert sorted(found) == list(range(6))
     import base64
 
     image = Image.open(io.BytesIO(base64.b64decode(found[3][0].partition(",")[2])))
     assert np.array_equal(np.asarray(image), data.images[3, 0].numpy())
-    other = pictures_of(recipe)(summary(samples=len(data), data="0" * 64))
+    other = pictures_of(recipe, DATA)(summary(samples=len(data), data="0" * 64))
     assert other == "the data here are not those that the ledger is of"
 
 
@@ -97,7 +99,7 @@ def test_code_of_ones_own_is_imported_only_where_it_is_named():
     said = pictures_of(recipe)(summary())
     assert isinstance(said, str)
     assert "--import nowhere.at_all:make" in said
-    said = pictures_of(recipe, ["nowhere.at_all:make"])(summary())
+    said = pictures_of(recipe, Allowed(["nowhere.at_all:make"], data=True))(summary())
     assert isinstance(said, str)
     assert "nowhere" in said
 
@@ -145,7 +147,7 @@ def test_a_page_of_texts_shows_them_escaped_and_stays_small(written):
     ends = [{"id": id, "class": "<b>", "significance": 1.0, "confidence": 0.5, "correct": True}
             for id in range(48)]  # fmt: skip
     content["teachers"][0]["summary"] |= {"most": ends[:24], "least": ends[24:]}
-    html = make_page(collect(written(content)), [f"{__name__}:strange"])
+    html = make_page(collect(written(content)), Allowed([f"{__name__}:strange"], data=True))
     shown = gallery_of(html)
     assert shown.count('<blockquote dir="auto">') == 48
     assert "&lt;script&gt;alert(1)&lt;/script&gt;</blockquote>" in shown
@@ -165,7 +167,7 @@ def test_real_texts_are_the_data_sets_own(require_data, name):
     recipe["data"] |= {"name": name, "options": options, "train_size": 300, "validation": 500}
     data = take(hold_out(load_data(name, **options).train, 500)[0], 300)
     assert isinstance(data, TextData)
-    found = pictures_of(recipe)(summary(samples=300, data=data_digest(data)))
+    found = pictures_of(recipe, DATA)(summary(samples=300, data=data_digest(data)))
     assert isinstance(found, dict)
     words = data.texts(range(6))
     assert words is not None

@@ -228,7 +228,7 @@ def test_other_results_are_not_called_damaged(tmp_path, cli):
 def test_a_real_run_and_a_real_comparison(cli, tmp_path):
     settings = ["--set", "data.train_size=100", "--set", "teacher.training.epochs=2"]
     assert cli("teach", "digits", "--out", str(tmp_path / "t"), *settings)[0] == 0
-    assert cli("report", str(tmp_path / "t"))[0] == 0
+    assert cli("report", str(tmp_path / "t"), "--data")[0] == 0
     parsed = Parsed((tmp_path / "t/report.html").read_text())
     assert "frugalkd teach recipe.yaml --seed 0" in parsed.text
     pictures = [a for tag, a in parsed.elements if tag == "img"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def test_from_teacher_to_table(cli, recipe, tmp_path):
                        "student.regulation.when=now", "--mode", "regulated")  # fmt: skip
     assert code == 0, err
 
-    measured = json.loads(cli("evaluate", str(student), "--json")[1])
+    measured = json.loads(cli("evaluate", str(student), "--data", "--json")[1])
     assert measured["accuracy"] == results["evaluation"]["accuracy"]
     by_name = json.loads(cli("evaluate", str(student), "--data", "trec6", "--json")[1])
     assert by_name["accuracy"] == results["evaluation"]["accuracy"]
@@ -110,7 +111,8 @@ def test_a_text_column_of_any_table(tmp_path, require_data):
     require_data("trec6/train.parquet")
     table = pq.read_table(require_data("trec6/train.parquet")).slice(0, 50)
     pq.write_table(table.rename_columns(["question", "kind"]), tmp_path / "train.parquet")
-    options = {"path": str(tmp_path / "train.parquet"), "text": "question", "label": "kind"}
+    path = str(tmp_path / "train.parquet")
+    options: dict[str, Any] = {"path": path, "text": "question", "label": "kind"}
     splits = load_data("hugging-face", **options, test=0.2, max_length=9)
     ours = load_data("trec6", max_length=9)
     assert isinstance(splits.train, TextData)

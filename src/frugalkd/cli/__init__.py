@@ -14,6 +14,7 @@ import typer
 from frugalkd.allocator import keep_freed_memory
 from frugalkd.cli.app import app
 from frugalkd.cli.interrupt import Interrupted
+from frugalkd.cli.using import with_own_data
 from frugalkd.errors import FrugalKDError, FrugalKDWarning, OtherRankFailed
 from frugalkd.files.parsing import printable
 from frugalkd.files.writing import DISK, advice_for
@@ -44,7 +45,8 @@ def main(
     command = typer.main.get_command(app)
     try:
         with quiet_unless_first(), _warnings_of_one_line():
-            code = command.main(args=arguments, prog_name=name, standalone_mode=False)
+            said = with_own_data(arguments)
+            code = command.main(args=said, prog_name=name, standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except Interrupted as error:

@@ -13,6 +13,7 @@ from rich.box import SIMPLE_HEAD
 
 from frugalkd.cli.interrupt import resumable
 from frugalkd.cli.options import (
+    DownloadOption,
     DryRunOption,
     JsonOption,
     NoImportOption,
@@ -21,7 +22,7 @@ from frugalkd.cli.options import (
     TeacherOption,
 )
 from frugalkd.cli.progress import EpochProgress
-from frugalkd.cli.resolving import print_dry_run, resolve
+from frugalkd.cli.resolving import fetch_data, print_dry_run, resolve
 from frugalkd.show import Rows, percent, print_command, stdout
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def chain(
     as_json: JsonOption = False,
     dry_run: DryRunOption = False,
     no_import: NoImportOption = False,
+    download: DownloadOption = False,
 ) -> None:
     """Distil through teacher assistants: teacher, assistant, student in one go.
 
@@ -67,7 +69,9 @@ def chain(
 
     frugalkd chain assistant.yaml student.yaml --teacher runs/t --out runs/chain
     """
-    made = [resolve(name, settings, seed, no_import=no_import) for name in recipes]
+    made = [
+        resolve(name, settings, seed, no_import=no_import, download=download) for name in recipes
+    ]
     from frugalkd.runs.chain import chain as run
     from frugalkd.runs.chain import stages_of
 
@@ -81,6 +85,7 @@ def chain(
                 print("---")
             print_dry_run(one, as_json=False)
         return
+    fetch_data(made[0], download)
     with resumable(out, runs=True) as stop, ExitStack() as bars:
 
         def begin(stage: Stage) -> EpochProgress:

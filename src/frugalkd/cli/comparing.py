@@ -13,6 +13,7 @@ from rich.text import Text
 
 from frugalkd.cli.interrupt import resumable
 from frugalkd.cli.options import (
+    DownloadOption,
     DryRunOption,
     JsonOption,
     NoImportOption,
@@ -21,7 +22,7 @@ from frugalkd.cli.options import (
     SetOption,
 )
 from frugalkd.cli.progress import RunsProgress, run_name
-from frugalkd.cli.resolving import print_dry_run, resolve
+from frugalkd.cli.resolving import fetch_data, print_dry_run, resolve
 from frugalkd.errors import RecipeError
 from frugalkd.files.parsing import printable
 from frugalkd.modes import MODES
@@ -166,6 +167,7 @@ def compare(
     as_json: JsonOption = False,
     dry_run: DryRunOption = False,
     no_import: NoImportOption = False,
+    download: DownloadOption = False,
 ) -> None:
     """Run a recipe's arms over several seeds, and compare them.
 
@@ -177,7 +179,8 @@ def compare(
 
     frugalkd compare digits --arms vanilla,regulated,random --budgets 0.25,0.5 --out runs/b
     """
-    made = resolve(recipe, settings, None, no_import=no_import)
+    made = resolve(recipe, settings, None, no_import=no_import, download=download)
+    fetch_data(made, download and not dry_run)
     from frugalkd.comparison.run import prepare
     from frugalkd.comparison.statistics import parse_claim
 

@@ -12,13 +12,14 @@ import typer
 from rich.console import Console
 
 from frugalkd.cli.options import (
+    DownloadOption,
     DryRunOption,
     JsonOption,
     NoImportOption,
     RecipeArgument,
     SetOption,
 )
-from frugalkd.cli.resolving import print_dry_run, resolve
+from frugalkd.cli.resolving import fetch_data, print_dry_run, resolve
 from frugalkd.show import print_command, stdout
 
 
@@ -48,6 +49,7 @@ def estimate(
     as_json: JsonOption = False,
     dry_run: DryRunOption = False,
     no_import: NoImportOption = False,
+    download: DownloadOption = False,
 ) -> None:
     """Say, before any training, what selection will pay on this pair of models.
 
@@ -60,9 +62,10 @@ def estimate(
 
     frugalkd estimate fashion-mnist --teacher runs/teacher --seconds 60
     """
-    made = resolve(recipe, settings, None, no_import=no_import)
+    made = resolve(recipe, settings, None, no_import=no_import, download=download)
     if dry_run:
         return print_dry_run(made, as_json)
+    fetch_data(made, download)
     from frugalkd.estimate import estimate as run
     from frugalkd.estimate.table import estimate_view
 

@@ -11,6 +11,7 @@ import typer
 
 from frugalkd.cli.interrupt import resumable
 from frugalkd.cli.options import (
+    DownloadOption,
     JsonOption,
     LedgerArgument,
     NoImportOption,
@@ -20,7 +21,7 @@ from frugalkd.cli.options import (
     TeacherOption,
 )
 from frugalkd.cli.progress import EpochProgress
-from frugalkd.cli.resolving import resolve
+from frugalkd.cli.resolving import fetch_data, resolve
 from frugalkd.errors import LedgerError
 from frugalkd.show import facts_table, percent, print_command, stdout
 
@@ -133,6 +134,7 @@ def make(
     seed: SeedOption = None,
     as_json: JsonOption = False,
     no_import: NoImportOption = False,
+    download: DownloadOption = False,
 ) -> None:
     """Measure significance for a teacher that you already have.
 
@@ -147,7 +149,8 @@ def make(
     """
     if log is not None and (teacher is not None or epochs is not None):
         raise LedgerError("--log takes the teacher's place: leave out --teacher and --epochs")
-    made = resolve(recipe, settings, seed, no_import=no_import)
+    made = resolve(recipe, settings, seed, no_import=no_import, download=download)
+    fetch_data(made, download)
     from frugalkd.runs.making import HEAD, make_ledger
 
     of = HEAD.epochs if epochs is None else epochs

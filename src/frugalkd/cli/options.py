@@ -76,15 +76,16 @@ DryRunOption = Annotated[
     bool,
     typer.Option(
         "--dry-run",
-        help="Check and print the resolved recipe and the import paths that it names; run "
-        "nothing, import nothing: [cyan]--dry-run > mine.yaml[/cyan].",
+        help="Check and print the resolved recipe, what it would import and what it would fetch; "
+        "run, import and fetch nothing: [cyan]--dry-run > mine.yaml[/cyan].",
     ),
 ]
 NoImportOption = Annotated[
     bool,
     typer.Option(
         "--no-import",
-        help="Refuse a recipe that names code of your own or of others to import, and list it: "
+        help="Refuse a recipe that names code to import, or without --download something to fetch "
+        "from a network, and list it: "
         "[cyan]frugalkd teach downloaded.yaml --no-import --out runs/t[/cyan].",
     ),
 ]
@@ -96,6 +97,15 @@ ImportOption = Annotated[
         help="An import path that the run folder may name, as often as you like; nothing else is "
         "imported: [cyan]--import mine:Net[/cyan].",
         show_default=False,
+    ),
+]
+DownloadOption = Annotated[
+    bool,
+    typer.Option(
+        "--download",
+        help="Let torchvision fetch mnist and fashion-mnist where their files are missing, and "
+        "what a run folder, or a recipe under --no-import, names on the Hugging Face hub: "
+        "[cyan]--download[/cyan].",
     ),
 ]
 TeacherOption = Annotated[

@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from frugalkd.cli.interrupt import Interrupted
-from frugalkd.cli.options import ImportOption, JsonOption, ResultsArgument
+from frugalkd.cli.options import DownloadOption, ImportOption, JsonOption, ResultsArgument
 from frugalkd.errors import ReportError
 from frugalkd.files.parsing import printable
+from frugalkd.imports import Allowed
 from frugalkd.show import facts_table, stdout
 
 
@@ -44,7 +45,16 @@ def report(
             help="With --watch: the port, 0 for any that is free: [cyan]--port 9000[/cyan].",
         ),
     ] = 8765,
+    data: Annotated[
+        bool,
+        typer.Option(
+            "--data",
+            help="Show the samples at both ends as pictures or texts; they are read from the data "
+            "that the folder names: [cyan]frugalkd report runs/comparison --data[/cyan].",
+        ),
+    ] = False,
     imports: ImportOption = [],  # noqa: B006
+    download: DownloadOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write one HTML page of a comparison or a run, which needs neither other files nor a network.
@@ -53,12 +63,15 @@ def report(
 
     frugalkd report runs/comparison
 
+    frugalkd report runs/comparison --data
+
     frugalkd report runs/comparison --watch
     """
+    allowed = Allowed(imports, data, download)
     if watch:
         if out is not None:
             raise ReportError("--watch serves the page and writes no file: leave --out out")
-        _serve(path, port, imports, as_json)
+        _serve(path, port, allowed, as_json)
         return
     to = out or (path.with_suffix(".html") if path.is_file() else path / "report.html")
     if to.suffix.lower() not in (".html", ".htm"):  # not over a file of results
@@ -68,7 +81,7 @@ def report(
     from frugalkd.report import collect, headline_of, make_page
 
     found = collect(path)
-    page = make_page(found, imports).encode("utf-8", "replace")
+    page = make_page(found, allowed).encode("utf-8", "replace")
     make_folder(to.parent)
     write_atomic(to, page)
     said = headline_of(found)
@@ -79,10 +92,10 @@ def report(
     stdout().print(facts_table(f"report {path}", facts))
 
 
-def _serve(path: Path, port: int, imports: list[str], as_json: bool) -> None:
+def _serve(path: Path, port: int, allowed: Allowed, as_json: bool) -> None:
     from frugalkd.report.watch import Server, Watched
 
-    with Server(Watched(path, imports), port) as server:
+    with Server(Watched(path, allowed), port) as server:
         if as_json:
             print(json.dumps({"url": server.url}), flush=True)
         else:

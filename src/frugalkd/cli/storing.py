@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from frugalkd.cli.interrupt import resumable
 from frugalkd.cli.options import (
+    DownloadOption,
     DryRunOption,
     JsonOption,
     NoImportOption,
@@ -22,7 +23,7 @@ from frugalkd.cli.options import (
     SetOption,
     TeacherOption,
 )
-from frugalkd.cli.resolving import print_dry_run, resolve
+from frugalkd.cli.resolving import fetch_data, print_dry_run, resolve
 from frugalkd.errors import RecipeError
 from frugalkd.show import facts_table, print_command, print_line, stdout
 
@@ -67,6 +68,7 @@ def store(
     as_json: JsonOption = False,
     dry_run: DryRunOption = False,
     no_import: NoImportOption = False,
+    download: DownloadOption = False,
 ) -> None:
     """Ask a teacher once, and keep its soft targets for all students to come.
 
@@ -84,10 +86,11 @@ def store(
     if features:
         kept = ["student.targets.kind=stored", f"student.targets.features={json.dumps(features)}"]
         settings = [*settings, *kept]
-    made = resolve(recipe, settings, None, no_import=no_import)
+    made = resolve(recipe, settings, None, no_import=no_import, download=download)
     part = _part(shard)
     if dry_run:
         return print_dry_run(made, as_json)
+    fetch_data(made, download)
     from frugalkd.runs.storing import store as run
     from frugalkd.teachers.store import size_text
 

@@ -12,6 +12,7 @@ import typer
 
 from frugalkd.cli.interrupt import resumable
 from frugalkd.cli.options import (
+    DownloadOption,
     DryRunOption,
     JsonOption,
     NoImportOption,
@@ -23,7 +24,7 @@ from frugalkd.cli.options import (
     TeacherOption,
 )
 from frugalkd.cli.progress import EpochProgress
-from frugalkd.cli.resolving import print_dry_run, resolve
+from frugalkd.cli.resolving import fetch_data, print_dry_run, resolve
 from frugalkd.launch import started_again
 from frugalkd.modes import MODES
 from frugalkd.show import print_command, stdout, summary_table
@@ -41,6 +42,7 @@ def teach(
     as_json: JsonOption = False,
     dry_run: DryRunOption = False,
     no_import: NoImportOption = False,
+    download: DownloadOption = False,
 ) -> None:
     """Train a teacher: self-regulated, or conventionally, as the recipe says.
 
@@ -53,9 +55,10 @@ def teach(
 
     frugalkd teach digits --set teacher.policy.name=all --out runs/conventional
     """
-    made = resolve(recipe, settings, seed, no_import=no_import)
+    made = resolve(recipe, settings, seed, no_import=no_import, download=download)
     if dry_run:
         return print_dry_run(made, as_json)
+    fetch_data(made, download)
     from frugalkd.runs.execute import teach as run
 
     results = _with_progress(
@@ -110,6 +113,7 @@ def distill(
     as_json: JsonOption = False,
     dry_run: DryRunOption = False,
     no_import: NoImportOption = False,
+    download: DownloadOption = False,
 ) -> None:
     """Distil a student from a teacher.
 
@@ -126,10 +130,16 @@ def distill(
     """
     by_mode = {"student.mode": mode, "student.policy": None, "student.weighting": None}
     made = resolve(
-        recipe, settings, seed, by_mode if mode is not None else None, no_import=no_import
+        recipe,
+        settings,
+        seed,
+        by_mode if mode is not None else None,
+        no_import=no_import,
+        download=download,
     )
     if dry_run:
         return print_dry_run(made, as_json)
+    fetch_data(made, download)
     from frugalkd.runs.execute import distill as run
 
     results = _with_progress(

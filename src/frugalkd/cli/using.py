@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 import json
+import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from frugalkd.cli.options import ImportOption, JsonOption, RunArgument
+from frugalkd.cli.options import DownloadOption, ImportOption, JsonOption, RunArgument
+from frugalkd.files.parsing import printable
+from frugalkd.imports import Allowed
 from frugalkd.show import evaluation_table, facts_table, stdout
+
+OWN = "own"
+"""In the place of a data set's name: the data that the run's folder names."""
+
+
+def with_own_data(arguments: list[str]) -> list[str]:
+    """The arguments of a command line, where ``evaluate --data`` may stand without its value."""
+    if arguments[:1] != ["evaluate"]:
+        return arguments
+    said = []
+    for argument, following in pairwise([*arguments, "--"]):
+        said.append(argument)
+        if argument == "--data" and following.startswith("-"):
+            said.append(OWN)
+    return said
 
 
 def evaluate(
@@ -18,26 +37,29 @@ def evaluate(
         str | None,
         typer.Option(
             "--data",
-            metavar="NAME|FOLDER",
-            help="Other data than those held out in the run: a data set's name (its test part), "
-            "or a folder with one folder of pictures a class: [cyan]--data mnist[/cyan].",
+            metavar="[own|NAME|FOLDER]",
+            help="What to measure on: own, or no value, those held out of the data that the run's "
+            "folder names; a data set's name (its test part); or a folder with one folder of "
+            "pictures a class: [cyan]--data mnist[/cyan].",
             show_default=False,
         ),
     ] = None,
     imports: ImportOption = [],  # noqa: B006
+    download: DownloadOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a run's model on held-out data: accuracy, worst class, calibration.
 
     [bold]Examples[/bold]
 
-    frugalkd evaluate runs/student
+    frugalkd evaluate runs/student --data own
 
     frugalkd evaluate runs/student --data my-images/ --json
     """
     from frugalkd.runs.use import evaluate_run
 
-    measured, what = evaluate_run(run, data, imports)
+    allowed = Allowed(imports, data == OWN, download)
+    measured, what = evaluate_run(run, None if data == OWN else data, allowed)
     if as_json:
         print(json.dumps({"run": str(run), "data": what, **measured}, indent=2))
         return
@@ -52,7 +74,8 @@ def predict(
             "--data",
             metavar="NAME|FOLDER|FILE.npy",
             help="What to classify: a data set's name (its test part), a folder of pictures, or "
-            "an array of uint8 images: [cyan]--data my-images/[/cyan].",
+            "an array of uint8 images; for a model of texts a .txt or .parquet file: "
+            "[cyan]--data my-images/[/cyan].",
             show_default=False,
         ),
     ],
@@ -73,9 +96,12 @@ def predict(
         ),
     ] = False,
     imports: ImportOption = [],  # noqa: B006
+    download: DownloadOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Classify images with a run's model; one row an image goes to a CSV file.
+    """Classify images, or texts, with a run's model; one row for each goes to a CSV file.
+
+    A picture that cannot be read has a row that says why, and the exit code is 1.
 
     [bold]Example[/bold]
 
@@ -83,9 +109,16 @@ def predict(
     """
     from frugalkd.runs.use import predict_to_csv
 
-    rows = predict_to_csv(run, data, out, probabilities, imports)
+    found = predict_to_csv(run, data, out, probabilities, Allowed(imports, download=download))
+    rows, failed = len(found.names), len(found.failed)
     if as_json:
-        said = {"run": str(run), "data": data, "images": rows, "out": str(out)}
+        said = {"run": str(run), "data": data, found.what: rows, "failed": failed, "out": str(out)}
         print(json.dumps(said, indent=2))
-        return
-    stdout().print(facts_table(f"{run} on {data}", {"images": f"{rows:,}", "written to": out}))
+    else:
+        facts = {found.what: f"{rows:,}", "of these unreadable": failed or None, "written to": out}
+        stdout().print(facts_table(f"{run} on {data}", facts))
+    if failed:
+        why = found.said_of_failed()
+        said = f"warning: {failed} of {rows} files are no readable pictures, without a class: {why}"
+        print(printable(said), file=sys.stderr)
+        raise typer.Exit(1)

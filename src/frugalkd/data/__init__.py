@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from frugalkd.data.cifar import load_cifar10
 from frugalkd.data.digits import load_digits
 from frugalkd.data.folder import load_image_folder
 from frugalkd.data.hugging_face import load_hugging_face
-from frugalkd.data.idx import load_fashion_mnist, load_mnist
+from frugalkd.data.idx import FETCHED, fetch, load_fashion_mnist, load_mnist
 from frugalkd.data.images import Augmentation, ImageData
 from frugalkd.data.lazy_images import LazyImages
 from frugalkd.data.root import data_root
@@ -52,16 +52,28 @@ def check_data(name: str, options: Collection[str]) -> None:
     check_options(DATA[name], options, fixed={"root"}, what=what, error=DataError)
 
 
-def load_data(name: str, root: StrPath | None = None, **options: Any) -> Splits:
+def load_data(
+    name: str, root: StrPath | None = None, *, download: bool = False, **options: Any
+) -> Splits:
     """The data set ``name`` (a key of ``DATA``), not augmented, from the data root (see
-    ``data_root``). ``options`` go to its loader. Raises UnknownName, DataError.
+    ``data_root``). ``options`` go to its loader; ``download`` first has torchvision fetch mnist or
+    fashion-mnist, where their files are not there. Raises UnknownName, DataError.
     """
+    if download and name in FETCHED:
+        fetch(name, root)
+    return load_with(name, root, options)
+
+
+def load_with(name: str, root: StrPath | None, options: Mapping[str, Any]) -> Splits:
+    """:func:`load_data` with the options that a file names, none of which can ask for a
+    download."""
     check_data(name, options)
     return DATA[name](root, **options)
 
 
 __all__ = [
     "DATA",
+    "FETCHED",
     "Augmentation",
     "BatchIndexed",
     "ImageData",
@@ -76,8 +88,10 @@ __all__ = [
     "ViewIndexed",
     "data_digest",
     "data_root",
+    "fetch",
     "hold_out",
     "load_data",
+    "load_with",
     "open_source",
     "randomness",
     "take",

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 """Of the files that are taken for pictures, in lower case."""
 
+_FREE_PIXELS, _RATIO = 40_000_000, 200
+"""Pixels that a picture may have in any case, and how many times the size of its file the pixels of
+a larger one may take (3 bytes each). Pillow's own limit, 89 million pixels, holds as well."""
+
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 _ORIENTATION = 0x0112
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -38,7 +42,7 @@ def opened(encoded: bytes | Path) -> Image:
     """A picture whose header was read, and no pixel yet; to be closed by the caller.
 
     Raises DataError, without saying where, for what is not a picture of a known format, or one
-    that is far too large.
+    that is far too large, in pixels or for its file.
     """
     from PIL import Image
 
@@ -46,12 +50,21 @@ def opened(encoded: bytes | Path) -> Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return Image.open(file, formats=_formats())
+            image = Image.open(file, formats=_formats())
+            pixels = image.width * image.height
+            if pixels > _FREE_PIXELS and 3 * pixels > _RATIO * _size_of(encoded):
+                image.close()
+                raise DataError(f"{pixels:,} pixels in {_size_of(encoded):,} bytes: too many")
+            return image
     except (OSError, SyntaxError, ValueError, TypeError, EOFError) as error:
         reason = getattr(error, "strerror", None) or "no picture of a known format"
         raise DataError(reason) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise DataError("too many pixels") from None
+
+
+def _size_of(encoded: bytes | Path) -> int:
+    return len(encoded) if isinstance(encoded, bytes) else encoded.stat().st_size
 
 
 @cache

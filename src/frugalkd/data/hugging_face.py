@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import torch
+import yaml
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -26,13 +27,14 @@ from frugalkd.data.text import TextData
 from frugalkd.data.tokenizers import MAX_LENGTH, WORDS, tokenize
 from frugalkd.errors import DataError, UnsupportedData, nearest
 from frugalkd.files import StrPath
-from frugalkd.files.parsing import one_line
+from frugalkd.files.parsing import one_line, read_bounded
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 _AT_ONCE = 256
 _FILES = {".parquet": "parquet", ".arrow": "arrow"}
+_LARGEST_CARD = 1 << 20
 
 
 def load_hugging_face(
@@ -119,6 +121,8 @@ def open_tables(
             "Hugging Face data sets need datasets: pip install 'frugalkd[datasets]'"
         ) from None
     place = _place(path, data_root(root))
+    if place is not None:
+        _refuse_remote(place)
     try:
         with _quiet():
             if place is None:
@@ -253,10 +257,56 @@ def _pictures(table: Dataset, column: str) -> PictureColumn:
     return PictureColumn(encoded, column)
 
 
+def is_on_hub(path: str, root: StrPath | None) -> bool:
+    """Whether :func:`open_tables` would take ``path`` for a name on the hub."""
+    try:
+        return _place(path, data_root(root)) is None
+    except DataError:  # a local file, which is not there
+        return False
+
+
+def _refuse_remote(place: Path) -> None:
+    """Raises DataError where the card of a local data set names files that lie elsewhere, which
+    ``datasets`` would fetch."""
+    from huggingface_hub.repocard import REGEX_YAML_BLOCK
+
+    for card in (place / "README.md", place / ".huggingface.yaml"):
+        if not card.is_file():
+            continue
+        try:
+            text = read_bounded(card, _LARGEST_CARD).decode("utf-8", "replace")
+            if card.suffix == ".md":
+                block = REGEX_YAML_BLOCK.search(text)
+                text = block.group(2) if block else ""
+            root = yaml.compose(text, Loader=yaml.SafeLoader)
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+            raise DataError(f"{card} cannot be read: {one_line(error)}") from None
+        parts = root.value if isinstance(root, yaml.MappingNode) else []
+        if any("://" in text for key, part in parts if key.value == "configs"
+               for text in _scalars(part)):  # fmt: skip
+            raise DataError(
+                f"{card} names files on a network (configs), which are not fetched for a local "
+                "folder: give the data set's name on the hub, or take the card away"
+            )
+
+
+def _scalars(root: yaml.Node) -> Iterator[str]:
+    """The scalars below a node, those of an alias once."""
+    waiting, seen = [root], set()
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, yaml.ScalarNode):
+            yield node.value
+        elif id(node) not in seen:
+            seen.add(id(node))
+            for each in node.value:
+                waiting.extend(each if isinstance(each, tuple) else (each,))
+
+
 def _place(path: str, root: Path) -> Path | None:
     """The local file or folder that ``path`` names, None for a name on the hub."""
     for place in (Path(path), root / path):
-        if place.exists():
+        if os.path.exists(place):  # False for what no file system takes, too
             return place
     if Path(path).is_absolute() or path.startswith(".") or Path(path).suffix in _FILES:
         raise DataError(f"{path} is not there, nor in {root}")

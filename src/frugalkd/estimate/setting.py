@@ -15,8 +15,11 @@ from frugalkd.data import Augmentation, Pictures
 from frugalkd.devices import resolve_device
 from frugalkd.errors import RecipeError, RunFolderError
 from frugalkd.estimate.result import Share, exactly
+from frugalkd.files.parsing import one_line
+from frugalkd.imports import refuse_unlisted
 from frugalkd.ledger import Ledger
 from frugalkd.policies import SelfRegulation
+from frugalkd.recipes.load import import_paths
 from frugalkd.recipes.schema import Recipe, TeacherRole
 from frugalkd.runs.folder import read_results
 from frugalkd.runs.material import make_data, make_model, make_teacher
@@ -113,11 +116,21 @@ def _role_of(results: dict[str, Any] | None, recipe: Recipe) -> TeacherRole:
     if results is None or results.get("kind") != "teach":
         return recipe.teacher
     try:
-        return TeacherRole.model_validate(results["recipe"]["teacher"])
+        role = TeacherRole.model_validate(results["recipe"]["teacher"])
     except (KeyError, TypeError, ValueError):
         raise RunFolderError(
             "the teacher's results.json is damaged: it does not say how it was trained"
         ) from None
+    # It is trained in miniature: what its folder names is followed where the recipe names it too.
+    for path in (role.model.path, *role.objective.imports):
+        if path is not None:
+            refuse_unlisted(path, import_paths(recipe), "the teacher's results.json")
+    if role.model.start not in (None, recipe.teacher.model.start):
+        raise RunFolderError(
+            f"the teacher's results.json names {one_line(role.model.start)} to begin with, and the "
+            "recipe does not: set teacher.model.start to that"
+        )
+    return role
 
 
 def _read_ledger(setting: Setting, teacher: Path | None, results: dict[str, Any] | None) -> None:

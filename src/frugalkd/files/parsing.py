@@ -75,6 +75,17 @@ def printable(said: object, instead: str = "?") -> str:
     )
 
 
+def cell(said: object) -> str:
+    """A text of somebody else's as a cell of a CSV file. What cannot be seen is escaped, as Python
+    does; a spreadsheet would run a cell that begins like a formula, which an apostrophe before it
+    prevents."""
+    text = "".join(
+        sign if sign.isprintable() or sign in _JOINERS else sign.encode("unicode_escape").decode()
+        for sign in str(said)
+    )
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
 def header_bytes(path: Path) -> int:
     """How long a safetensors file's header says it is, which may be more than there is. Raises
     OSError."""

@@ -131,7 +131,7 @@ def teacher_from(name: StrPath, student: nn.Module) -> nn.Module:
         else transformers.AutoModelForSequenceClassification
     )
     try:
-        return kind.from_pretrained(name)
+        return kind.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"no teacher at {str(name)!r}: {one_line(error)[:200]}") from error
 

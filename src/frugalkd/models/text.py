@@ -139,5 +139,7 @@ def _encoder(path: str, pretrained: bool) -> Any:
     import transformers
 
     # What a folder of weights names is not fetched from anywhere.
-    config = from_transformers("AutoConfig", path, local_files_only=True)
-    return transformers.AutoModel.from_config(config, add_pooling_layer=False)
+    config = from_transformers("AutoConfig", path, download=False)
+    return transformers.AutoModel.from_config(
+        config, trust_remote_code=False, add_pooling_layer=False
+    )

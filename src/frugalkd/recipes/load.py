@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frugalkd.errors import (
+    AccessRefused,
     FrugalKDError,
     ImportRefused,
     RecipeError,
@@ -24,7 +25,7 @@ from frugalkd.recipes.overrides import apply, parse
 from frugalkd.recipes.strict_yaml import load_yaml
 
 if TYPE_CHECKING:
-    from frugalkd.recipes.schema import Recipe
+    from frugalkd.recipes.schema import Data, Recipe
     from frugalkd.recipes.sections import Model, NamedOrPath
 
 SCHEMA = 1
@@ -131,28 +132,82 @@ def check_variants(recipe: Recipe, arms: Collection[str]) -> None:
 def import_paths(recipe: Recipe) -> list[str]:
     """The import paths that ``recipe`` names, its teachers and arms included, in order. Nothing
     else that is read can make a run import anything."""
-    variants = [recipe]
-    for settings in (*recipe.teachers.values(), *(arm.set for arm in recipe.arms.values())):
-        try:
-            variants.append(override(recipe, settings))
-        except RecipeError:  # cannot be made, and so imports nothing
-            continue
-    specs: list[NamedOrPath] = []
-    for one in variants:
-        specs += [one.data, one.teacher.model, one.student.model, *_models_of_several(one)]
+    variants = _variants(recipe)
+    specs = [spec for one in variants for spec in (one.data, *_models(one))]
     paths = [spec.path for spec in specs if spec.path is not None]
     for one in variants:
         paths += [*one.teacher.objective.imports, *one.student.objective.imports]
     return list(dict.fromkeys(paths))
 
 
-def refuse_imports(recipe: Recipe) -> None:
-    """Raises ImportRefused, listing them, where ``recipe`` names import paths."""
+def fetched_names(recipe: Recipe) -> list[str]:
+    """What ``recipe`` names that would be fetched from a network, its teachers and arms included:
+    data sets, tokenizers and models on the Hugging Face hub, pretrained weights of a library.
+    Nothing else makes a run fetch anything, except for what it imports.
+    """
+    from frugalkd.data.tokenizers import is_on_hub
+    from frugalkd.models.beginning import PRETRAINED
+
+    found = []
+    for one in _variants(recipe):
+        found += fetched_data(one.data)
+        for model in _models(one):
+            if model.start == PRETRAINED:
+                found.append(f"the pretrained weights of {model.name}")
+            path = model.options.get("path") if model.name == "text-encoder" else None
+            if isinstance(path, str) and is_on_hub(path):
+                found.append(f"the model {path}")
+    return list(dict.fromkeys(found))
+
+
+def fetched_data(spec: Data) -> list[str]:
+    """As :func:`fetched_names`, of the data alone."""
+    from frugalkd.data import hugging_face, tokenizers
+
+    if spec.name is None:
+        return []
+    found, path, tokenizer = [], spec.options.get("path"), spec.options.get("tokenizer")
+    if spec.name == "hugging-face" and isinstance(path, str):
+        found += [f"the data set {path}"] if hugging_face.is_on_hub(path, spec.root) else []
+    if isinstance(tokenizer, str) and tokenizers.is_on_hub(tokenizer):
+        found.append(f"the tokenizer {tokenizer}")
+    return found
+
+
+def refuse_imports(recipe: Recipe, *, download: bool = False) -> None:
+    """For a recipe from elsewhere.
+
+    Raises:
+        ImportRefused: it names import paths; they are listed.
+        AccessRefused: it names what would be fetched from a network, and ``download`` is off.
+    """
     paths = import_paths(recipe)
     if paths:
         raise ImportRefused(
             f"recipe {recipe.name} would import {', '.join(paths)}, and --no-import refuses that"
         )
+    names = [] if download else fetched_names(recipe)
+    if names:
+        raise AccessRefused(
+            f"recipe {recipe.name} would fetch {', '.join(names)}, and --no-import refuses that: "
+            "allow it with --download"
+        )
+
+
+def _variants(recipe: Recipe) -> list[Recipe]:
+    """The recipe, and with what its teachers and arms set."""
+    variants = [recipe]
+    for settings in (*recipe.teachers.values(), *(arm.set for arm in recipe.arms.values())):
+        try:
+            variants.append(override(recipe, settings))
+        except RecipeError:  # cannot be made, and so does nothing
+            continue
+    return variants
+
+
+def _models(recipe: Recipe) -> list[Model]:
+    """All models that a recipe names, without its teachers and arms."""
+    return [recipe.teacher.model, recipe.student.model, *_models_of_several(recipe)]
 
 
 def _models_of_several(recipe: Recipe) -> list[Model]:

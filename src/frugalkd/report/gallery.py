@@ -5,17 +5,19 @@ from __future__ import annotations
 import base64
 import struct
 import zlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from frugalkd.errors import FrugalKDError
+from frugalkd.errors import FrugalKDError, RunFolderError
 from frugalkd.files.parsing import one_line
+from frugalkd.imports import Allowed
 from frugalkd.report.shapes import LedgerSummary
 from frugalkd.report.text import short
 
+NOTHING = Allowed()
 LARGEST = 1_000_000
 """Bytes of a page's pictures and texts."""
 
@@ -28,20 +30,21 @@ Pictures = Callable[[LedgerSummary], dict[int, tuple[str, str]] | str]
 empty; or the reason why none can be shown."""
 
 
-def pictures_of(recipe: dict[str, Any], imports: Collection[str] = ()) -> Pictures:
-    """Shows samples of the data that ``recipe``, as resolved, names; code of somebody's own is
-    imported only where ``imports`` names it. Whatever goes wrong is a reason, not an error."""
+def pictures_of(recipe: dict[str, Any], allowed: Allowed = NOTHING) -> Pictures:
+    """Shows samples of the data that ``recipe``, as resolved, names, where ``allowed`` says so.
+    Whatever goes wrong is a reason, not an error."""
 
     def show(summary: LedgerSummary) -> dict[int, tuple[str, str]] | str:
+        from frugalkd.data import data_digest
+        from frugalkd.runs.material import data_of_run
+
         ids = list(dict.fromkeys(sample.id for sample in (*summary.most, *summary.least)))
         try:
-            data = _data(recipe, imports)
+            data: Any = data_of_run(recipe, "the recipe", allowed).train
+        except RunFolderError:
+            return "the recipe is of another version of frugalkd"
         except FrugalKDError as error:
             return one_line(error, 300)
-        if isinstance(data, str):
-            return data
-        from frugalkd.data import data_digest
-
         try:
             if len(data) != summary.samples or (summary.data and data_digest(data) != summary.data):
                 return "the data here are not those that the ledger is of"
@@ -50,23 +53,6 @@ def pictures_of(recipe: dict[str, Any], imports: Collection[str] = ()) -> Pictur
             return f"the data cannot be read: {one_line(error, 200)}"
 
     return show
-
-
-def _data(recipe: dict[str, Any], imports: Collection[str]) -> Any:
-    """The training data, not augmented, or why there are none."""
-    from pydantic import ValidationError
-
-    from frugalkd.recipes.schema import Augment, Recipe
-    from frugalkd.runs.material import make_data
-
-    try:
-        known = Recipe.model_validate(recipe)
-    except ValidationError:
-        return "the recipe is of another version of frugalkd"
-    path = known.data.path
-    if path is not None and path not in imports:
-        return f"the data are made by code of your own; to run it here: --import {path}"
-    return make_data(known, Augment(crop=0, flip=False), known.seed).train
 
 
 def _shown(data: Any, ids: Sequence[int]) -> dict[int, tuple[str, str]] | str:

@@ -6,7 +6,6 @@ import base64
 import gzip
 import hashlib
 import json
-from collections.abc import Collection
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -16,9 +15,10 @@ from markupsafe import Markup
 
 import frugalkd
 from frugalkd.errors import ReportError
+from frugalkd.imports import Allowed
 from frugalkd.report.blocks import Figure, Page
 from frugalkd.report.comparison_sections import comparison_page
-from frugalkd.report.gallery import pictures_of
+from frugalkd.report.gallery import NOTHING, pictures_of
 from frugalkd.report.headline import headline, run_headline
 from frugalkd.report.run_sections import run_page
 from frugalkd.report.shapes import Comparison, Run
@@ -29,20 +29,20 @@ LARGEST = 4_000_000
 
 
 def make_page(
-    content: Comparison | Run, imports: Collection[str] = (), *, watched: bool = False
+    content: Comparison | Run, allowed: Allowed = NOTHING, *, watched: bool = False
 ) -> str:
     """The page of a comparison or of a run, as HTML.
 
     Args:
         content: what :func:`frugalkd.report.collect` found.
-        imports: import paths of data of one's own that may be imported for the gallery.
+        allowed: what the gallery may read, fetch and import.
         watched: it asks the server that it comes from whether it has changed
             (:mod:`frugalkd.report.watch`).
 
     Raises:
         ReportError: it would be larger than ``LARGEST`` bytes.
     """
-    pictures = pictures_of(content.recipe, imports)
+    pictures = pictures_of(content.recipe, allowed)
     if isinstance(content, Comparison):
         html = render(comparison_page(content, pictures), watched)
     else:

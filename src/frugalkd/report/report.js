@@ -46,7 +46,7 @@
 
   function csv(table) {
     // A spreadsheet takes text that begins like this for a formula.
-    const safe = cell => (cell.dataset.value === undefined && /^[=+\-@]/.test(said(cell)) ? "'" : "") + said(cell);
+    const safe = cell => (cell.dataset.value === undefined && /^[=+\-@\t\r]/.test(said(cell)) ? "'" : "") + said(cell);
     const quoted = text => /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
     return rows(table).map(row => row.map(cell => quoted(safe(cell))).join(",")).join("\r\n") + "\r\n";
   }

@@ -12,15 +12,16 @@ import hashlib
 import os
 import sys
 import threading
-from collections.abc import Collection
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import ThreadingTCPServer
 from typing import Any
 
 from frugalkd.errors import FrugalKDError, ReportError
+from frugalkd.imports import Allowed
 from frugalkd.report.blocks import Page
 from frugalkd.report.collect import collect
+from frugalkd.report.gallery import NOTHING
 from frugalkd.report.page import make_page, render
 from frugalkd.report.text import short
 
@@ -46,14 +47,14 @@ class Watched:
     Args:
         path: what :func:`frugalkd.report.collect.collect` takes, or a folder that is empty, or of
             runs of which none is done: then the page says so.
-        imports: import paths of data of one's own that may be imported for the gallery.
+        allowed: what the gallery may read, fetch and import.
 
     Raises:
         FrugalKDError: what is there already has no page, and will have none.
     """
 
-    def __init__(self, path: Path, imports: Collection[str] = ()):
-        self._path, self._imports = path, imports
+    def __init__(self, path: Path, allowed: Allowed = NOTHING):
+        self._path, self._allowed = path, allowed
         self._lock = threading.Lock()
         self._seen = self._stamps()
         if any(self._seen) or not _is_to_be(path):
@@ -73,7 +74,7 @@ class Watched:
             return self._page, hashlib.sha256(self._page).hexdigest()[:16]
 
     def _make(self) -> bytes:
-        page = make_page(collect(self._path), self._imports, watched=True)
+        page = make_page(collect(self._path), self._allowed, watched=True)
         return page.encode("utf-8", "replace")
 
     def _stamps(self) -> list[tuple[int, int, int] | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from frugalkd.runs.building import build_for, finish, make_module, see
 from frugalkd.runs.folder import read_json
 from frugalkd.runs.preprocess import Preprocess, TextPreprocess
 
+_BATCH_BYTES = 1 << 28
 _LONGEST_NAME = 255
 """Bytes of a file's name, on the file systems that there are."""
 
@@ -75,6 +77,12 @@ class Loaded:
             for start in range(0, len(arrays), batch_size)
         )
 
+    @property
+    def rows_at_once(self) -> int:
+        """How many pictures become float32 together: 1,000, or what takes 256 MiB."""
+        pixels = 1 if self.preprocess is None else math.prod(self.preprocess.shape)
+        return max(1, min(1000, _BATCH_BYTES // (4 * pixels)))
+
     def _asked(self, batches: Iterable[Any]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """What the model says of all batches of inputs."""
         device = next(self.model.parameters()).device
@@ -89,13 +97,15 @@ class Loaded:
         return probabilities.argmax(axis=1), probabilities
 
 
-def load(path: StrPath, *, imports: Collection[str] = ()) -> Loaded:
+def load(path: StrPath, *, imports: Collection[str] = (), download: bool = False) -> Loaded:
     """The model of a run folder made by ``frugalkd teach`` or ``frugalkd distill``.
 
     Args:
         path: the folder.
         imports: import paths (``package.module:Name``) that ``model.json`` may name. Following one
             can run any code, and so nothing is followed that the caller does not name.
+        download: whether a tokenizer that ``model.json`` names on the Hugging Face hub may be
+            fetched, where this machine's cache does not have it. Nothing else is ever fetched.
 
     Raises:
         ImportRefused: the model is made by an import path that is not among ``imports``.
@@ -117,7 +127,7 @@ def load(path: StrPath, *, imports: Collection[str] = ()) -> Loaded:
             refuse_unlisted(str(card["model"]["path"]), imports, str(path / "model.json"))
         model = _build(card, weights)
         preprocess = Preprocess.of(card) if "shape" in card else None
-        texts = TextPreprocess.of(card) if "vocabulary" in card else None
+        texts = TextPreprocess.of(card, download) if "vocabulary" in card else None
         classes = tuple(str(name) for name in card.get("classes", ()))
     except FrugalKDError:
         raise

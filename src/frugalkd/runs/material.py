@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,16 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from frugalkd.data import Augmentation, Pictures, Samples, TextData, hold_out, load_data, take
+from frugalkd.data import Augmentation, Pictures, Samples, TextData, hold_out, load_with, take
 from frugalkd.data.root import located
-from frugalkd.errors import DataError, ModelError
+from frugalkd.errors import AccessRefused, DataError, ImportRefused, ModelError, RunFolderError
 from frugalkd.files.atomic import write_json
+from frugalkd.files.parsing import one_line
 from frugalkd.files.weights import load_weights
-from frugalkd.imports import make_object
+from frugalkd.imports import Allowed, make_object
 from frugalkd.models import build_text_model
 from frugalkd.models.beginning import begin
-from frugalkd.recipes.load import import_paths
+from frugalkd.recipes.load import fetched_data, import_paths
 from frugalkd.recipes.schema import Augment, Recipe
 from frugalkd.recipes.sections import Model, NamedOrPath
 from frugalkd.recipes.several import OneOfSeveral
@@ -44,7 +46,7 @@ def make_data(recipe: Recipe, augment: Augment, seed: int) -> Material:
     """
     spec = recipe.data
     if spec.name is not None:
-        splits = load_data(spec.name, spec.root, **spec.options)
+        splits = load_with(spec.name, spec.root, spec.options)
         train, test = splits.train, splits.test
     else:
         train, test = _own_data(spec)
@@ -71,6 +73,41 @@ def make_data(recipe: Recipe, augment: Augment, seed: int) -> Material:
     if isinstance(train, Pictures):
         train = train.with_augmentation(Augmentation(augment.crop, augment.flip), seed)
     return Material(train, test, split)
+
+
+def data_of_run(said: Any, where: str, allowed: Allowed) -> Material:
+    """The data that a run's folder names, not augmented.
+
+    Args:
+        said: the recipe, as its file holds it.
+        where: what that is called in an error.
+        allowed: what the folder may make us read, fetch and import.
+
+    Raises:
+        AccessRefused, ImportRefused: that is not allowed; the message says with which options.
+        RunFolderError: there is no recipe in ``said``.
+        DataError, ModelError: as :func:`make_data`.
+    """
+    try:
+        recipe = Recipe.model_validate(said)
+    except ValueError:
+        raise RunFolderError(f"{where} is damaged: its recipe is none") from None
+    spec = recipe.data
+    options, error = [], AccessRefused
+    if not allowed.data:
+        options.append("--data")
+    if not allowed.download and fetched_data(spec):
+        options.append("--download")
+    if spec.path is not None and spec.path not in allowed.imports:
+        options.append(f"--import {shlex.quote(spec.path[:200])}")
+        error = ImportRefused
+    if options:
+        named = spec.model_dump(exclude_defaults=True)
+        raise error(
+            f"{where} names the data {one_line(named)}: they are read only where you allow it, "
+            f"with {' '.join(options)}"
+        )
+    return make_data(recipe, Augment(crop=0, flip=False), recipe.seed)
 
 
 def without_augmentation(data: Dataset) -> Dataset:

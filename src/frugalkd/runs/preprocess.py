@@ -73,7 +73,8 @@ class Preprocess:
         elif isinstance(images, np.ndarray):
             if images.dtype.kind not in "uif":
                 raise DataError(f"images of type {images.dtype}: give uint8 pixels")
-            tensor = torch.from_numpy(np.ascontiguousarray(images))
+            writable = images if images.flags.writeable else images.copy()
+            tensor = torch.from_numpy(np.ascontiguousarray(writable))
         else:
             raise DataError(f"images are a {type(images).__name__}: give an array, tensor or PIL")
         return self._arranged(self._scaled(tensor))
@@ -122,18 +123,19 @@ class TextPreprocess:
     """Texts in, ``input_ids`` and ``attention_mask`` out, by the tokenizer of the training.
 
     Attributes:
-        tokenizer, max_length: as in :func:`frugalkd.data.tokenizers.tokenize`.
+        tokenizer, max_length, download: as in :func:`frugalkd.data.tokenizers.tokenize`.
     """
 
     tokenizer: str
     max_length: int
+    download: bool = False
 
     @classmethod
-    def of(cls, card: Mapping[str, Any]) -> TextPreprocess:
+    def of(cls, card: Mapping[str, Any], download: bool = False) -> TextPreprocess:
         """From a ``model.json``. Raises KeyError, ValueError or TypeError where that is damaged."""
         if not isinstance(card["tokenizer"], str):
             raise TypeError("the tokenizer is no text")
-        return cls(card["tokenizer"], int(card["max_length"]))
+        return cls(card["tokenizer"], int(card["max_length"]), download)
 
     def batches(self, texts: Any, batch_size: int = 1000) -> Iterator[TextBatch]:
         """Batches int64 (B, L), each padded to its longest row, in the order of ``texts``.
@@ -146,7 +148,7 @@ class TextPreprocess:
         strange = [type(text).__name__ for text in texts if not isinstance(text, str)]
         if strange:
             raise DataError(f"a text is a {strange[0]}: give strings")
-        tokens = tokenize(texts, self.tokenizer, max_length=self.max_length)
+        tokens = tokenize(texts, self.tokenizer, max_length=self.max_length, download=self.download)
         for start in range(0, len(texts), batch_size):
             yield tokens.padded(np.arange(start, min(start + batch_size, len(texts))))
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,6 @@ from frugalkd.data import DATA, TextData, load_data
 from frugalkd.data.root import located
 from frugalkd.data.texts import read_columns
 from frugalkd.errors import DataError, nearest
-from frugalkd.evaluation import predict
 from frugalkd.runs.load import Loaded
 
 _LARGEST = 1 << 28
@@ -32,21 +31,18 @@ class Classified:
 
 def classify_texts(loaded: Loaded, spec: str) -> Classified:
     """Classify what ``spec`` names: a data set of ours (its test part), a ``.txt`` file with a text
-    a line, or a ``.parquet`` file with the columns ``text`` and ``label``.
+    a line, or a ``.parquet`` file with the columns ``text`` and ``label``. The tokenizer is the
+    model's.
 
     Raises:
         DataError: nothing of the kind is there, or it cannot be read.
         ModelError: the model's tokenizer is not there.
     """
-    assert loaded.texts is not None
-    path = Path(spec)
-    if spec in DATA:
-        test = _test_part(loaded, spec)
-        probabilities, labels = predict(loaded.model, test)
-        return Classified([str(id) for id in range(len(test))], probabilities, labels)
-    labels = None
+    path, labels = Path(spec), None
     with located(path):
-        if path.suffix == ".parquet" and path.is_file():
+        if spec in DATA:
+            texts, labels = _test_part(spec)
+        elif path.suffix == ".parquet" and path.is_file():
             texts, labels, _ = read_columns(path)
         elif path.suffix == ".txt" and path.is_file():
             texts = _lines(path)
@@ -59,16 +55,13 @@ def classify_texts(loaded: Loaded, spec: str) -> Classified:
     return Classified([str(row) for row in range(len(texts))], probabilities, labels)
 
 
-def _test_part(loaded: Loaded, name: str) -> TextData:
-    texts: Any = loaded.texts
-    try:
-        test = load_data(name, tokenizer=texts.tokenizer, max_length=texts.max_length).test
-    except DataError as error:
-        if "takes no option" in str(error):  # no data set of texts
-            raise DataError(f"data set {name!r} has no texts, which this model takes") from None
-        raise
-    assert isinstance(test, TextData)
-    return test
+def _test_part(name: str) -> tuple[list[str], NDArray[np.int64]]:
+    if "tokenizer" not in signature(DATA[name]).parameters or name == "hugging-face":
+        raise DataError(f"data set {name!r} has no texts of its own, which this model takes")
+    test = load_data(name).test
+    texts = test.texts(range(len(test))) if isinstance(test, TextData) else None
+    assert texts is not None, "read from a file that is still there"
+    return texts, test.labels.numpy()
 
 
 def _lines(path: Path) -> list[str]:
