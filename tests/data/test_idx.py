@@ -74,14 +74,50 @@ def test_reads_a_folder(nowhere, name, folder, zipped):
     assert train.num_classes == 10
 
 
-def test_debians_package_is_found_by_itself(nowhere):
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
+@pytest.mark.parametrize("by", ["root", "environment"])
+def test_sound_16_the_folder_of_the_files_is_a_root_too(nowhere, monkeypatch, name, by):
+    write(nowhere / "files")
+    monkeypatch.setenv("FRUGALKD_DATA", str(nowhere / "files"))
+    root = nowhere / "files" if by == "root" else None
+    assert len(load_data(name, root).train) == 4
+    write(nowhere / "files" / name, rows=5)  # what is called so comes first
+    assert len(load_data(name, root).train) == 5
+
+
+@pytest.mark.parametrize("folder", ["mnist", "MNIST/raw"])
+def test_sound_16_mnist_is_not_taken_for_fashion_mnist(nowhere, folder):
+    write(nowhere / folder)
+    assert len(load_data("mnist", nowhere / folder).train) == 4
+    with pytest.raises(DataError, match="fashion-mnist is not in"):
+        load_data("fashion-mnist", nowhere / folder)
+
+
+def test_debians_package_is_found_by_itself(nowhere, monkeypatch):
     write(idx.DEBIAN_FASHION_MNIST, zipped=True)
-    assert len(load_data("fashion-mnist", nowhere / "empty").train) == 4
+    monkeypatch.setenv("FRUGALKD_DATA", str(nowhere / "empty"))
+    assert len(load_data("fashion-mnist").train) == 4
 
 
-def test_fashion_mnist_of_debian_is_the_real_one(require_data, tmp_path):
+def test_sound_16_debians_package_is_no_root_that_was_given(nowhere):
+    write(idx.DEBIAN_FASHION_MNIST, zipped=True)
+    with pytest.raises(DataError, match="fashion-mnist is not in"):
+        load_data("fashion-mnist", nowhere / "mistyped")
+
+
+def test_sound_16_where_data_lie_is_said(nowhere, monkeypatch):
+    monkeypatch.chdir(nowhere)
+    monkeypatch.delenv("FRUGALKD_DATA")
+    for name in ("mnist", "fashion-mnist", "cifar10", "trec6"):
+        with pytest.raises(
+            DataError, match=r"data/.* \(data\.root in the recipe, or FRUGALKD_DATA"
+        ):
+            load_data(name)
+
+
+def test_fashion_mnist_of_debian_is_the_real_one(require_data):
     require_data(str(idx.DEBIAN_FASHION_MNIST))
-    splits = load_data("fashion-mnist", tmp_path)
+    splits = load_data("fashion-mnist")
     train = as_images(splits.train)
     assert (len(train), len(splits.test)) == (60_000, 10_000)
     assert torch.bincount(train.labels).tolist() == [6000] * 10

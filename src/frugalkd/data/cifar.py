@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from frugalkd.data.images import ImageData
-from frugalkd.data.root import data_root, located
+from frugalkd.data.root import NAME_A_ROOT, data_root, located
 from frugalkd.data.splits import Splits
 from frugalkd.errors import DataError
 from frugalkd.files import StrPath
@@ -57,7 +57,7 @@ def _read(path: Path) -> ImageData:
             f"reading {path.name} needs pyarrow and pillow: pip install 'frugalkd[parquet]'"
         ) from error
     if not path.is_file():
-        raise DataError(f"{path} is not there: put the Parquet file there, or set FRUGALKD_DATA")
+        raise DataError(f"{path} is not there: put the Parquet file there, {NAME_A_ROOT}")
     try:
         with pq.ParquetFile(path) as file, located(path):
             _check_layout(file, path.stat().st_size)

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from frugalkd.data.images import ImageData
-from frugalkd.data.root import data_root, located
+from frugalkd.data.root import NAME_A_ROOT, data_root, located
 from frugalkd.data.splits import Splits
 from frugalkd.errors import DataError
 from frugalkd.files import StrPath
@@ -102,32 +102,38 @@ def _parse(file: BinaryIO, path: Path, dims: int, most: float) -> NDArray[np.uin
 
 
 def load_mnist(root: StrPath | None = None) -> Splits:
-    """MNIST (60,000 / 10,000, 28x28) from ``<root>/mnist`` or ``<root>/MNIST/raw``. Raises
-    DataError."""
+    """MNIST (60,000 / 10,000, 28x28) from ``<root>/mnist``, ``<root>/MNIST/raw`` or ``<root>``.
+    Raises DataError."""
     return _load(_place("mnist", root), MNIST_CLASSES, MNIST_MEAN, MNIST_STD)
 
 
 def load_fashion_mnist(root: StrPath | None = None) -> Splits:
     """Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017; 60,000 / 10,000, 28x28) from
-    ``<root>/fashion-mnist``, ``<root>/FashionMNIST/raw`` or Debian's package. Raises DataError."""
+    ``<root>/fashion-mnist``, ``<root>/FashionMNIST/raw`` or ``<root>``; without a ``root`` also
+    from Debian's package. Raises DataError."""
     folder = _place("fashion-mnist", root)
     return _load(folder, FASHION_MNIST_CLASSES, FASHION_MNIST_MEAN, FASHION_MNIST_STD)
 
 
-def _folders(name: str, base: Path) -> list[Path]:
-    """Where the files of a data set may lie."""
-    debian = [DEBIAN_FASHION_MNIST] if name == "fashion-mnist" else []
-    return [base / name, base / FETCHED[name] / "raw", *debian]
+def _folders(name: str, root: StrPath | None) -> list[Path]:
+    """Where the files of a data set may lie: in folders of its name, or in the root itself, unless
+    that is called as the other data set is, whose files have the same names. Debian's package
+    stands in for no root that was given."""
+    base = data_root(root)
+    others = {word for pair in FETCHED.items() if pair[0] != name for word in pair}
+    folders = [base / name, base / FETCHED[name] / "raw"]
+    folders += [] if others & {*base.absolute().parts[-2:]} else [base]
+    return folders + ([DEBIAN_FASHION_MNIST] if name == "fashion-mnist" and root is None else [])
 
 
 def _place(name: str, root: StrPath | None) -> Path:
-    folders = _folders(name, data_root(root))
-    folder = _find(folders)
+    folder = _find(_folders(name, root))
     if folder is None:
         package = "apt-get install dataset-fashion-mnist, " if name == "fashion-mnist" else ""
         raise DataError(
-            f"{name} is not in {folders[0]}: {package}put {_FILES[0]}[.gz] and the other three "
-            "files there, or have torchvision fetch them (--download, in Python download=True)"
+            f"{name} is not in {data_root(root) / name}, nor right in that root: {package}put "
+            f"{_FILES[0]}[.gz] and the other three files there, {NAME_A_ROOT}, or have torchvision "
+            "fetch them (--download, in Python download=True)"
         )
     return folder
 
@@ -151,7 +157,7 @@ def fetch(name: str, root: StrPath | None = None) -> None:
         DataError: torchvision is not installed, or the download fails.
     """
     base = data_root(root)
-    if _find(_folders(name, base)) is not None:
+    if _find(_folders(name, root)) is not None:
         return
     if find_spec("torchvision") is None:
         raise DataError(f"fetching {name} needs torchvision: pip install 'frugalkd[torchvision]'")

@@ -10,6 +10,9 @@ from pathlib import Path
 from frugalkd.errors import DataError
 from frugalkd.files import StrPath
 
+NAME_A_ROOT = "or name the folder of the data (data.root in the recipe, or FRUGALKD_DATA)"
+"""What to do about data that are not found."""
+
 
 def data_root(root: StrPath | None = None) -> Path:
     """The folder of the data: ``root``, else the environment's FRUGALKD_DATA, else

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from frugalkd.data.root import data_root, located
+from frugalkd.data.root import NAME_A_ROOT, data_root, located
 from frugalkd.data.splits import Splits
 from frugalkd.data.text import TextData, Tokens
 from frugalkd.data.tokenizers import MAX_LENGTH, WORDS, tokenize
@@ -56,7 +56,7 @@ def read_texts(path: Path, tokenizer: str = WORDS, max_length: int = MAX_LENGTH)
     """The texts of a Parquet file with the columns ``text`` and ``label``; names of classes come
     from what the Hugging Face hub notes in such files. Raises DataError, ModelError."""
     if not path.is_file():
-        raise DataError(f"{path} is not there: put the Parquet file there, or set FRUGALKD_DATA")
+        raise DataError(f"{path} is not there: put the Parquet file there, {NAME_A_ROOT}")
     about = path.stat()
     with located(path):
         tokens, labels, names = _read(path, about.st_size, about.st_mtime_ns, tokenizer, max_length)
