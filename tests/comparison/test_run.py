@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from frugalkd.comparison import compare, progress
+from frugalkd.comparison import compare, comparison_table, progress
 from frugalkd.comparison.array import list_jobs, run_one
 from frugalkd.comparison.controls import TOLERANCE
 from frugalkd.comparison.plan import Job, Key
@@ -17,6 +17,7 @@ from frugalkd.errors import (
     UnknownName,
 )
 from frugalkd.recipes.load import override
+from frugalkd.report import collect, headline_of, make_page
 
 
 def kinds(started):
@@ -138,6 +139,45 @@ def test_a_killed_comparison_goes_on_and_a_done_one_runs_nothing(workers, tiny, 
     assert workers.started == []
     assert again["arms"] == whole["arms"]
     assert again["teachers"] == whole["teachers"]
+
+
+def test_sound_16_an_unfinished_comparison_compares_equal_seeds(workers, tiny, tmp_path):
+    args = {"arms": ["vanilla", "regulated", "ce"], "seeds": 3, "out": tmp_path, "jobs": 1}
+    workers.stop_after = 6  # a teacher, a store, all arms of one seed, and vanilla once more
+    with pytest.raises(KeyboardInterrupt):
+        compare(tiny, **args)
+    assert runs(workers.started)[1:] == [
+        ("vanilla", 0),
+        ("regulated", 0),
+        ("ce", 0),
+        ("vanilla", 1),
+    ]
+    content = json.loads((tmp_path / "comparison.json").read_text())
+    assert not content["complete"]
+    assert content["complete_seeds"] == [0]
+    assert content["runs"] == {"done": 4, "of": 9}
+    assert content["planned"] == ["vanilla", "regulated", "ce"]
+    for row in content["arms"]:
+        results = json.loads((folder(tmp_path, row["arm"], 0) / "results.json").read_text())
+        assert row["seeds"] == [0]
+        assert row["accuracy"]["values"] == [results["evaluation"]["accuracy"]]
+        assert row["meters"]["wall_seconds"] == results["meters"]["wall_seconds"]
+    assert str(comparison_table(content).title) == "digits: 1 of 3 seeds complete, test data"
+    page = make_page(collect(tmp_path)).replace("\u00a0", " ")
+    assert "1 of 3 seeds complete (descriptive: a claim needs 10)" in page
+    assert "Not complete: 4 of 9 runs are done. Numbers are of the seeds that all arms" in page
+    assert "--arms vanilla,regulated,ce --seeds 3" in page
+
+
+def test_sound_16_a_comparison_whose_teacher_is_at_work_has_a_page(workers, tiny, tmp_path):
+    workers.stop_after = 0
+    with pytest.raises(KeyboardInterrupt):
+        compare(tiny, arms=["vanilla", "ce"], seeds=2, out=tmp_path)
+    found = collect(tmp_path)
+    assert headline_of(found) == "0 of 2 seeds complete; digits: no run has given an accuracy yet"
+    page = make_page(found)
+    assert "0 of 4 runs are done. No run is done of vanilla, ce." in page
+    assert "--arms vanilla,ce --seeds 2" in page
 
 
 def test_another_arm_or_seed_runs_alone(workers, tiny, tmp_path):

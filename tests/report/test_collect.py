@@ -134,7 +134,7 @@ def _set(value, *path):
     ("change", "said"),
     [
         (_set(9, "schema"), "newer frugalkd"),
-        (_set([], "arms"), "damaged: arms"),
+        (_set(None, "arms"), "damaged: arms"),
         (_set("x", "arms", 1, "accuracy"), "arms.1.accuracy"),
         (_set({"mean": "\u202e<b>"}, "arms", 1, "budget"), "arms.1.budget.mean"),
         (_set([1, 2, 3], "arms", 0, "accuracy", "ci95"), "arms.0.accuracy.ci95"),

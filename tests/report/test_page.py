@@ -10,12 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
-from made_up import make_arm, make_comparison, make_summary
+from made_up import make_arm, make_comparison, make_summary, spread
 from reading import Parsed, page_of
 
 from frugalkd.errors import ReportError
 from frugalkd.report import LARGEST, collect, make_page
 from frugalkd.report import page as page_module
+from frugalkd.report.blocks import Table
 from frugalkd.report.comparison_sections import comparison_page
 from frugalkd.report.page import render
 from frugalkd.report.shapes import Comparison, Spread
@@ -101,6 +102,41 @@ def test_the_course_of_participation_is_told(written, trained, said):
     arms = [make_arm("vanilla", 0.9, mode="vanilla"), make_arm("arm", 0.8, 0.5, history=history)]
     text = Parsed(page_of(written, make_comparison(arms))).text.replace("\u00a0", " ")
     assert f"From the first epoch to the last: vanilla: 100.0 % throughout; {said}." in text
+
+
+def test_sound_16_bars_of_two_seeds_stay_on_the_axes(written):
+    arms = [make_arm("vanilla", 0.9, mode="vanilla"), make_arm("arm", 0.4, 0.3, 0.8)]
+    for arm, half in zip(arms, (0.05, 1.2), strict=True):
+        arm["accuracy"] = spread(arm["accuracy"]["mean"], half, 2)
+        arm["wall_ratio"] = spread(arm["wall_ratio"]["mean"], half, 2)
+    html = page_of(written, make_comparison(arms))
+    figures = json.loads(re.findall(r'id="figures">(.*?)</script>', html)[0])
+    lines = figures["frontier-time"]["data"]
+    for axis, expected in (("x", [95, 105, 0, 110]), ("y", [85, 95, 0, 100])):
+        ends = []
+        for line in lines[1:]:
+            (at,), bar = line[axis], line[f"error_{axis}"]
+            assert not bar["symmetric"]
+            ends += [at - bar["arrayminus"][0], at + bar["array"][0]]
+        assert ends == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("teachers", [[], None])
+def test_sound_16_no_link_leads_to_an_empty_section(teachers):
+    content = make_comparison(**({} if teachers is None else {"teachers": teachers}))
+    found = Comparison.model_validate(content)
+    parsed = comparison_page(found, lambda summary: "no")
+    told = {section.id: section.blocks for section in parsed.sections}
+    assert all(any(block.kind != "note" for block in blocks) for blocks in told.values())
+    if teachers is None:
+        assert "missing" not in told
+    else:
+        assert list(told) == ["frontier", "arms", "participation", "time", "missing", "again"]
+        (table,) = told["missing"]
+        assert isinstance(table, Table)
+        assert [row[0].text for row in table.rows] == [
+            "Significance by class", "The samples at both ends", "What ledger and store cost",
+        ]  # fmt: skip
 
 
 def test_an_arm_that_gets_nothing_right_is_shown(written):

@@ -45,7 +45,9 @@ def summarise(
     declared: Sequence[Claim] = (),
     margin: float = MARGIN,
 ) -> dict[str, Any]:
-    """The comparison so far, as plain values. Runs without an outcome yet are left out."""
+    """The comparison so far, as plain values. Runs without an outcome yet are left out, and so are
+    those of a seed that some arm, of those that have begun, has not finished: means over other
+    seeds are not compared with each other."""
     names = [arm.name for arm in arms]
     reference = "vanilla" if "vanilla" in names else names[0]
     driven = any(arm.budget is not None for arm in arms)
@@ -55,7 +57,15 @@ def summarise(
         }
         for name in names
     }
-    rows = [_row(recipe, arm, by_arm, reference, driven) for arm in arms if by_arm[arm.name]]
+    finished_seeds = [set(by_arm[name]) for name in names]
+    whole = [seed for seed in seeds if all(seed in found for found in finished_seeds)]
+    begun = [arm for arm in arms if by_arm[arm.name]]
+    shown = set(seeds).intersection(*(by_arm[arm.name] for arm in begun))
+    by_arm = {
+        name: {seed: run for seed, run in runs.items() if seed in shown}
+        for name, runs in by_arm.items()
+    }
+    rows = [_row(recipe, arm, by_arm, reference, driven) for arm in begun]
     _mark_frontiers(rows)
     finished = [
         outcome.results
@@ -71,7 +81,10 @@ def summarise(
         "arms": rows,
         "teachers": [_teacher(recipe, name, outcomes) for name in teachers],
         "failed": _failures(outcomes),
-        "complete": all(len(by_arm[name]) == len(seeds) for name in names),
+        "complete": len(whole) == len(seeds),
+        "complete_seeds": whole,
+        "planned": names,
+        "runs": {"done": sum(map(len, finished_seeds)), "of": len(names) * len(seeds)},
         "name": recipe.name,
         "seeds": list(seeds),
         "split": finished[0]["split"] if finished else None,

@@ -18,8 +18,7 @@ _FEW = 8
 
 def comparison_table(comparison: dict[str, Any]) -> Table:
     """A table of 80 columns at most; ``comparison`` is the content of ``comparison.json``."""
-    seeds = len(comparison["seeds"])
-    title = f"{comparison['name']}: {seeds} seed{'s' * (seeds > 1)}, {comparison['split']} data"
+    title = f"{comparison['name']}: {_seeds(comparison)}, {comparison['split']} data"
     table = Rows(
         box=box.SIMPLE_HEAD,
         title=title,
@@ -44,6 +43,14 @@ def comparison_table(comparison: dict[str, Any]) -> Table:
     for row in _trained(comparison):
         table.add_row(*_teacher_cells(row, driven), style="dim")
     return table
+
+
+def _seeds(comparison: dict[str, Any]) -> str:
+    seeds = len(comparison["seeds"])
+    said = f"{seeds} seed{'s' * (seeds > 1)}"
+    if comparison.get("complete", True):
+        return said
+    return f"{len(comparison['complete_seeds'])} of {said} complete"
 
 
 def claims_table(comparison: dict[str, Any]) -> Table:

@@ -15,12 +15,9 @@ FILE = "recipe.yaml"
 
 
 def compare_command(comparison: Comparison) -> str:
-    """The command line of ``frugalkd compare`` that makes these arms, budgets, seeds and claims."""
-    families = list(dict.fromkeys(arm.family for arm in comparison.arms))
-    budgets = sorted({arm.budget_asked for arm in comparison.arms if arm.budget_asked is not None})
-    words = ["frugalkd", "compare", FILE, "--arms", ",".join(families)]
-    if budgets:
-        words += ["--budgets", ",".join(f"{budget:g}" for budget in budgets)]
+    """The command line of ``frugalkd compare`` that makes these arms, seeds and claims."""
+    names = comparison.planned or [arm.arm for arm in comparison.arms]
+    words = ["frugalkd", "compare", FILE, "--arms", ",".join(names)]
     words += ["--seeds", str(max(comparison.seeds, default=0) + 1)]
     for claim in comparison.claims:
         words += ["--claim", f"{claim.arm} {_SIGNS.get(claim.claim, '>')} {claim.against}"]

@@ -105,3 +105,19 @@ class Page:
     headline: str
     detail: str
     sections: Sequence[Section] = field(default_factory=list)
+
+
+def page(title: str, kicker: str, headline: str, detail: str, sections: Sequence[Section]) -> Page:
+    """A page of those sections that show something. Why the others do not stands together in one,
+    the last but one, so that no link leads to an empty place."""
+    shown, missing = [], []
+    for section in sections:
+        if all(isinstance(block, Note) for block in section.blocks):
+            reasons = " ".join(block.text for block in section.blocks if isinstance(block, Note))
+            missing.append([Cell(section.title), Cell(reasons)])
+        else:
+            shown.append(section)
+    if missing:
+        table = Table("What is missing, and why", ["section", "why"], missing, [False, False])
+        shown.insert(-1, Section("missing", "Not shown", [table]))
+    return Page(title, kicker, headline, detail, shown)

@@ -8,7 +8,7 @@ from typing import Any
 from frugalkd.comparison.summary import FIELDS
 from frugalkd.report import figures
 from frugalkd.report.again import FILE, compare_command, recipe_yaml
-from frugalkd.report.blocks import Cell, Code, Note, Page, Section, Table
+from frugalkd.report.blocks import Cell, Code, Note, Page, Section, Table, page
 from frugalkd.report.costs import costs
 from frugalkd.report.frontier import frontier
 from frugalkd.report.gallery import Pictures
@@ -39,7 +39,7 @@ def comparison_page(comparison: Comparison, pictures: Pictures) -> Page:
         Section("costs", "What ledger and store cost", costs(comparison)),
         Section("again", "Run it again", _again(comparison)),
     ]
-    return Page(
+    return page(
         f"{short(comparison.name)}: {len(comparison.arms)} arms",
         f"{short(comparison.name)} · {_seeds(comparison)} · {short(comparison.split or 'no')} data",
         headline(comparison),
@@ -51,7 +51,10 @@ def comparison_page(comparison: Comparison, pictures: Pictures) -> Page:
 def _seeds(comparison: Comparison) -> str:
     count = len(comparison.seeds)
     few = " (descriptive: a claim needs 10)" if count < 10 else ""
-    return f"{count} seed{'' if count == 1 else 's'}{few}"
+    said = f"{count} seed{'' if count == 1 else 's'}"
+    if not comparison.complete and comparison.complete_seeds is not None:
+        said = f"{len(comparison.complete_seeds)} of {said} complete"
+    return said + few
 
 
 def _look(comparison: Comparison) -> dict[str, dict[str, Any]]:
@@ -92,8 +95,8 @@ def _frontiers(comparison: Comparison, look: Mapping[str, Mapping[str, Any]]) ->
     if not made:
         return [Note("No run has given an accuracy yet.")]
     bars = (
-        "Bars are 95 % intervals of the mean over seeds. Arms of the same samples stand side by "
-        "side."
+        "Bars are 95 % intervals of the mean over seeds, cut where they would leave the plot; the "
+        "tables have them whole. Arms of the same samples stand side by side."
     )
     none = "No arm has the accuracy of two seeds: there is no interval."
     several = any(arm.accuracy.ci95 is not None for arm in arms)
@@ -106,6 +109,8 @@ def _has_cost(arm: Arm, axis: str) -> bool:
 
 
 def _tables(comparison: Comparison) -> list[Any]:
+    if not comparison.arms:
+        return [Note(_not_complete(comparison))]
     made: list[Any] = [_arms(comparison)]
     said = (
         "± is half of the 95 % interval over seeds; differences are paired, in points. Samples: "
@@ -115,7 +120,7 @@ def _tables(comparison: Comparison) -> list[Any]:
     )
     made.append(Note(said))
     if not comparison.complete:
-        made.append(Note("Not complete: some runs are not done yet."))
+        made.append(Note(_not_complete(comparison)))
     if comparison.claims:
         made.append(_claims(comparison))
     if comparison.failed:
@@ -123,6 +128,22 @@ def _tables(comparison: Comparison) -> list[Any]:
     # What explains the file's fields is said above in other words.
     notes = [note for note in comparison.notes if note not in FIELDS]
     return [*made, *(Note(short(note, 400)) for note in notes)]
+
+
+def _not_complete(comparison: Comparison) -> str:
+    runs = comparison.runs
+    if runs is None:
+        return "Not complete: some runs are not done yet."
+    said = f"Not complete: {runs.done} of {runs.of} runs are done."
+    shown = {arm.arm for arm in comparison.arms}
+    missing = [short(name) for name in comparison.planned if name not in shown]
+    if missing:
+        said += f" No run is done of {', '.join(missing)}."
+    if shown:
+        seeds = sorted({seed for arm in comparison.arms for seed in arm.seeds})
+        of = ", ".join(map(str, seeds)) or "none yet"
+        said += f" Numbers are of the seeds that all arms shown have finished: {of}."
+    return said
 
 
 def _arms(comparison: Comparison) -> Table:

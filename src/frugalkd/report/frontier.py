@@ -11,6 +11,9 @@ from frugalkd.report.shapes import Arm, Spread
 from frugalkd.report.spacing import side_by_side
 from frugalkd.report.text import NOTHING, half_width, inline, percent, points, short
 
+_BEYOND = 1.1
+"""How far a bar may reach, as a part of the dearest arm's cost."""
+
 _TOLD = 6
 """Arms of a frontier that are told in words."""
 
@@ -96,6 +99,7 @@ def _line(
     named: Collection[str],
 ) -> dict[str, Any]:
     costs = [_cost(arm, axis) for arm in arms]
+    most = _BEYOND * max(places.values())
     unit = "the samples" if axis == "budget" else "the time"
     edge = max(places.values()) / 5  # left of it there is no room for a name
     told = [arm.arm in named for arm in arms]
@@ -114,12 +118,8 @@ def _line(
         ],
         "hovertext": [label(arm.arm) for arm in arms],
         "customdata": [_x(arm, axis) for arm in arms],  # where it is, if it stands aside
-        "error_x": {"array": [half_width(cost) or 0 for cost in costs], "thickness": 1, "width": 3},
-        "error_y": {
-            "array": [half_width(arm.accuracy) or 0 for arm in arms],
-            "thickness": 1.5,
-            "width": 4,
-        },
+        "error_x": {**_bars(costs, most), "thickness": 1, "width": 3},
+        "error_y": {**_bars([arm.accuracy for arm in arms], 100), "thickness": 1.5, "width": 4},
         "marker": {
             "symbol": style["symbol"],
             "opacity": 1,
@@ -129,6 +129,18 @@ def _line(
         "hovertemplate": "%{hovertext}<br>%{y:.2f} % with %{customdata:.1f} % of "
         f"{unit}<extra></extra>",
         "meta": {"colour": style["colour"], "shown": style["shown"]},
+    }
+
+
+def _bars(values: Sequence[Spread], most: float) -> dict[str, Any]:
+    """Error bars of means in percent, within 0 and ``most``: the interval of two seeds may be
+    longer than the axis."""
+    half = [half_width(value) or 0.0 for value in values]
+    means = [100 * (value.mean or 0.0) for value in values]
+    return {
+        "symmetric": False,
+        "array": [max(0.0, min(h, most - mean)) for h, mean in zip(half, means, strict=True)],
+        "arrayminus": [min(h, mean) for h, mean in zip(half, means, strict=True)],
     }
 
 

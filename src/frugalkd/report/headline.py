@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+
 from frugalkd.comparison.statistics import BUDGET_TOLERANCE, MARGIN
 from frugalkd.report.shapes import Arm, Comparison, Run, section
 from frugalkd.report.text import inline, number, percent, seconds
 
 _OURS = ("significance", "regulated", "hybrid")
+_ROUNDING = 1e-9
+"""Of a mean of differences: less is none."""
 _USUAL = "kd"
 """The objective that goes without saying."""
 _RANDOM = ("random", "random-counts", "random-static")
@@ -31,21 +36,30 @@ def chosen(comparison: Comparison) -> Arm | None:
     ]
     if not ours:
         return None
-    good = [arm for arm in ours if _accuracy(arm) >= _floor(comparison)]
+    good = [arm for arm in ours if _is_as_good(arm, reference)]
     candidates = good or ours
     # What has a control says more.
     candidates = [arm for arm in candidates if random_of(comparison, arm)] or candidates
     if good:
         return min(candidates, key=lambda arm: (_time(arm), arm.budget.mean or 0.0))
-    return max(candidates, key=_accuracy)
+    mean = _means(candidates)
+    return max(candidates, key=lambda arm: mean[arm.arm] or 0.0)
 
 
-def _floor(comparison: Comparison) -> float:
-    """Accuracy from which an arm is as good as the reference."""
-    reference = comparison.named(comparison.reference)
-    if reference is None or reference.accuracy.mean is None:
-        return float("-inf")
-    return reference.accuracy.mean - MARGIN
+def _is_as_good(arm: Arm, reference: Arm | None) -> bool:
+    """Whether its accuracy is within the margin of the reference's."""
+    gap = None if reference is None else _gap(arm, reference)
+    return gap is None or gap >= -MARGIN - _ROUNDING
+
+
+def _gap(arm: Arm, other: Arm) -> float | None:
+    """The mean of ``arm``'s accuracy less ``other``'s, over the seeds that both have: means over
+    other seeds are not compared. None where there is no such seed."""
+    ours, theirs = arm.accuracies(), other.accuracies()
+    both = ours.keys() & theirs.keys()
+    if not both:
+        return None
+    return math.fsum(ours[seed] - theirs[seed] for seed in both) / len(both)
 
 
 def random_of(comparison: Comparison, arm: Arm) -> Arm | None:
@@ -64,7 +78,15 @@ def random_of(comparison: Comparison, arm: Arm) -> Arm | None:
 
 def headline(comparison: Comparison) -> str:
     """One sentence: accuracy, samples and time of the arm :func:`chosen`, against the reference and
-    against random at the same count; an arm that does better with no more samples is named."""
+    against random at the same count; an arm that does better with no more samples is named. Of an
+    unfinished comparison it begins with how much of it is complete."""
+    done = comparison.complete_seeds
+    if comparison.complete or done is None:
+        return _sentence(comparison)
+    return f"{len(done)} of {len(comparison.seeds)} seeds complete; {_sentence(comparison)}"
+
+
+def _sentence(comparison: Comparison) -> str:
     reference = comparison.named(comparison.reference)
     arm = chosen(comparison)
     if arm is None:
@@ -72,10 +94,24 @@ def headline(comparison: Comparison) -> str:
     full = (
         "full distillation" if comparison.reference == "vanilla" else inline(comparison.reference)
     )
-    said = f"{inline(arm.arm)}: {percent(arm.accuracy.mean)} with {_cost(arm)}"
+    random = random_of(comparison, arm)
+    named = [each for each in (arm, reference, random) if each is not None]
+    mean = _means(named)
+    said = f"{inline(arm.arm)}: {percent(mean[arm.arm])} with {_cost(arm)}"
     if reference is not None:
-        said += f" of {full}, which reaches {percent(reference.accuracy.mean)}"
-    return said + _against_random(comparison, arm) + _against_rivals(comparison, arm)
+        said += f" of {full}, which reaches {percent(mean[reference.arm])}"
+    return said + _against_random(arm, random, mean) + _against_rivals(comparison, arm, random)
+
+
+def _means(arms: Sequence[Arm]) -> dict[str, float | None]:
+    """Of each arm's accuracy, over the seeds that all of them have; over its own, where there is no
+    such seed (which the table of arms shows)."""
+    known = [arm.accuracies() for arm in arms]
+    seeds = set(known[0]).intersection(*known[1:])
+    return {
+        arm.arm: math.fsum(of[seed] for seed in seeds) / len(seeds) if seeds else arm.accuracy.mean
+        for arm, of in zip(arms, known, strict=True)
+    }
 
 
 def _cost(arm: Arm) -> str:
@@ -84,57 +120,58 @@ def _cost(arm: Arm) -> str:
     return said if time is None else f"{said} and {percent(time, 0)} of the time"
 
 
-def _against_random(comparison: Comparison, arm: Arm) -> str:
-    random = random_of(comparison, arm)
+def _against_random(arm: Arm, random: Arm | None, mean: Mapping[str, float | None]) -> str:
     if random is None:
         return "; random at the same count was not run"
-    accuracy = percent(random.accuracy.mean)
-    if _accuracy(random) > _accuracy(arm):
+    accuracy, gap = percent(mean[random.arm]), _gap(random, arm) or 0.0
+    if gap > _ROUNDING:
         return f"; random at the same count does better: {accuracy}"
-    if _accuracy(random) == _accuracy(arm):
+    if gap >= -_ROUNDING:
         return f"; random at the same count does as well: {accuracy}"
     return f"; random at the same count: {accuracy}"
 
 
-def _against_rivals(comparison: Comparison, arm: Arm) -> str:
+def _against_rivals(comparison: Comparison, arm: Arm, random: Arm | None) -> str:
     """Another arm, not of ours, that is more accurate with as many samples or fewer."""
     most = (arm.budget.mean or 0.0) * (1 + BUDGET_TOLERANCE)
-    known = random_of(comparison, arm)
+    known = [each for each in (arm, random) if each is not None]
     better = [
         other
         for other in comparison.arms
-        if other is not known
+        if other is not random
         and other.mode not in _OURS
         and other.arm != comparison.reference
-        and _accuracy(other) > max(_accuracy(arm), _accuracy(known) if known else 0.0)
+        and all((_gap(other, each) or 0.0) > _ROUNDING for each in known)
         and other.budget.mean is not None
         and other.budget.mean <= most
     ]
     if not better:
         return ""
-    best = max(better, key=_accuracy)
-    return f"; {inline(best.arm)} does better with no more samples: {percent(best.accuracy.mean)}"
+    best = max(better, key=lambda other: _gap(other, arm) or 0.0)
+    accuracy = percent(_means([best, arm])[best.arm])
+    return f"; {inline(best.arm)} does better with no more samples: {accuracy}"
 
 
 def _without_ours(comparison: Comparison, reference: Arm | None) -> str:
     known = [arm for arm in comparison.arms if arm.accuracy.mean is not None]
+    if not known and comparison.runs is not None and comparison.runs.done:
+        return f"{inline(comparison.name)}: the arms have finished no seed in common yet"
     if not known:
         return f"{inline(comparison.name)}: no run has given an accuracy yet"
-    best = max(known, key=_accuracy)
+    mean = _means(known)
+    best = max(known, key=lambda arm: mean[arm.arm] or 0.0)
     said = f"{inline(best.arm)} is the most accurate of {len(comparison.arms)} arms: "
-    said += f"{percent(best.accuracy.mean)} with {percent(best.budget.mean, 0)} of the samples"
-    if reference is not None and best is not reference:
-        said += f"; {inline(reference.arm)} reaches {percent(reference.accuracy.mean)}"
+    if len(comparison.arms) == 1:
+        said = f"{inline(best.arm)}, the only arm so far: "
+    said += f"{percent(mean[best.arm])} with {percent(best.budget.mean, 0)} of the samples"
+    if reference in known and best is not reference:
+        said += f"; {inline(reference.arm)} reaches {percent(mean[reference.arm])}"
     return said
 
 
 def _time(arm: Arm) -> float:
     ratio = arm.wall_ratio.mean
     return (arm.budget.mean or 0.0) if ratio is None else ratio
-
-
-def _accuracy(arm: Arm) -> float:
-    return -1.0 if arm.accuracy.mean is None else arm.accuracy.mean
 
 
 def how_chosen(comparison: Comparison) -> str:
@@ -145,7 +182,7 @@ def how_chosen(comparison: Comparison) -> str:
     about = inline(arm.about) or "an arm of this comparison"
     asked = "" if arm.budget_asked is None else f", with {100 * arm.budget_asked:g} % to spend"
     near = f"within {100 * MARGIN:g} points of the mean accuracy of {inline(comparison.reference)}"
-    if _accuracy(arm) >= _floor(comparison):
+    if _is_as_good(arm, comparison.named(comparison.reference)):
         why = f"it takes the least time of frugalkd's modes {near}"
     else:
         why = f"none of frugalkd's modes is {near}, and it is the most accurate of them"

@@ -10,7 +10,9 @@ from frugalkd.report.gallery import Pictures
 from frugalkd.report.shapes import LedgerSummary, Sample
 from frugalkd.report.text import NOTHING, short
 
-_UNKNOWN = "Nothing is known of single samples here: no run left a summary.json or a ledger."
+_UNKNOWN = (
+    "No teacher trained here left a ledger, nor a summary of one: single samples are not known."
+)
 _ENDS = {
     "significance": (("Most significant", "most"), ("Least significant", "least")),
     "participation": (("Took part most often", "most"), ("Took part least often", "least")),

@@ -6,7 +6,7 @@ from typing import Any
 
 from frugalkd.report import figures
 from frugalkd.report.again import FILE, recipe_yaml, run_command
-from frugalkd.report.blocks import Cell, Code, Note, Page, Section, Table
+from frugalkd.report.blocks import Cell, Code, Note, Page, Section, Table, page
 from frugalkd.report.costs import run_costs
 from frugalkd.report.gallery import Pictures
 from frugalkd.report.headline import role_of, run_headline
@@ -30,7 +30,7 @@ def run_page(run: Run, pictures: Pictures) -> Page:
         Section("again", "Run it again", _again(run)),
     ]
     name = short(run.recipe.get("name", "a run"))
-    return Page(
+    return page(
         f"{name}: {run.kind}",
         f"{name} · {run.kind} · seed {run.seed} · {run.split} data",
         run_headline(run),

@@ -148,6 +148,11 @@ class Arm(Shape):
     teacher: str | None = None
     targets: str | None = None
 
+    def accuracies(self) -> dict[int, float]:
+        """By seed, of the runs that gave one."""
+        known = zip(self.seeds, self.accuracy.values, strict=False)
+        return {seed: value for seed, value in known if value is not None}
+
     @property
     def stored_with(self) -> str | None:
         """With which teacher the filling of its soft targets is counted; earlier files do not tell
@@ -202,16 +207,26 @@ class Failure(Shape):
     error: str
 
 
+class RunsDone(Shape):
+    """How many of a comparison's runs have ended."""
+
+    done: Count
+    of: Count
+
+
 class Comparison(Shape):
     """Arms over seeds."""
 
     name: str
     reference: str
-    arms: list[Arm] = Field(min_length=1)
+    arms: list[Arm]
     teachers: list[Teacher] = []
     claims: list[ClaimRecord] = []
     failed: list[Failure] = []
     complete: bool = True
+    complete_seeds: list[Count] | None = None
+    planned: list[str] = []
+    runs: RunsDone | None = None
     seeds: list[Count]
     split: str | None = None
     threads: Count | None = None

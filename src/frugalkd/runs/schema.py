@@ -167,6 +167,9 @@ class ArmResult(_Record):
     budget: BudgetOverSeeds
     wall_ratio: Ratio
     meters: dict[str, Any]
+    targets: str | None = Field(
+        None, description="with which of 'teachers' the filling of its stored targets is counted"
+    )
     collapsed: int | bool | list[Any] = Field(description="runs at chance or stopped by NaN")
     history: MeanHistory | None = None
 
@@ -176,4 +179,10 @@ class Comparison(_Record):
 
     schema_: Literal[2] = Field(alias="schema")
     reference: str = Field(description="the arm that ratios and differences speak of")
-    arms: list[ArmResult]
+    arms: list[ArmResult] = Field(
+        description="those that have begun; until all are done, over the seeds that all have done"
+    )
+    planned: list[str] = Field(default_factory=list, description="the names of all arms")
+    complete_seeds: list[int] = Field(
+        default_factory=list, description="seeds that all planned arms have done"
+    )
