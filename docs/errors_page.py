@@ -194,7 +194,7 @@ def _texts(
             f"{each} is not finite at epoch {{epoch}}, step {{step}}, samples {{ids}}: {do}"
             for each, do in zip(whats, said, strict=True)
         ]
-    message = call.args[1 if name == "WriteFailed" else 0] if call.args else None
+    message = call.args[1 if name in ("WriteFailed", "PathRefused") else 0] if call.args else None
     if message is None:
         return []
     texts = _resolved(message, scope)

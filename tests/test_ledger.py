@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import load_file, save, save_file
 
 from frugalkd.errors import LedgerError, WriteFailed
@@ -97,12 +99,12 @@ def test_a_ledger_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatc
     path = _saved(visited(), tmp_path)
     old = path.read_bytes()
 
-    def fail(arrays, file, metadata):
-        file.write_bytes(old[:100])
-        raise SafetensorError("no space left")
+    def fail(file, data, offset):
+        os.pwrite(file, data[:100], offset)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("frugalkd.files.arrays.save_file", fail)
-    with pytest.raises(WriteFailed, match=r"^(?!.*\n).*cannot write.*no space left"):
+    monkeypatch.setattr("frugalkd.files.arrays.write_at", fail)
+    with pytest.raises(WriteFailed, match=r"^(?!.*\n).*cannot write.*No space left"):
         visited(seed=1).save(path)
     assert path.read_bytes() == old
     assert list(tmp_path.iterdir()) == [path]

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from frugalkd.files.opening import named
+
 Listener = Callable[[str], None]
 
 
@@ -30,6 +32,11 @@ class Ask:
     part: int | None = None
     quick: bool = False
     teachers: Mapping[str, Path] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "out", named(self.out))
+        teachers = {name: named(folder) for name, folder in self.teachers.items()}
+        object.__setattr__(self, "teachers", teachers)
 
     def label(self, name: str) -> str:
         """``name`` in the names of files: a quick look's lie apart from results."""

@@ -18,6 +18,7 @@ import torch
 from benchmarks.timing.large import planned
 from benchmarks.timing.machine import machine
 from frugalkd.errors import SettingError
+from frugalkd.files.opening import named, remove
 from frugalkd.ledger import Ledger
 from frugalkd.meters import peak_memory_bytes
 from frugalkd.policies import Moment, SelfRegulation
@@ -78,11 +79,11 @@ def measure(samples: int, folder: Path, seed: int = 0) -> dict[str, Any]:
 
         timed("observe", observe)
     assert not twice, "each id once"
-    path = folder / "ledger.safetensors"
+    path = named(folder) / "ledger.safetensors"
     try:
         timed("save", lambda: ledger.save(path))
     finally:
-        path.unlink(missing_ok=True)
+        remove(path)
     return {
         "samples": samples,
         "rows": rows,

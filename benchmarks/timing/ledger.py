@@ -25,6 +25,7 @@ from benchmarks.timing.cases import LEDGER
 from benchmarks.timing.machine import machine
 from frugalkd.errors import SettingError
 from frugalkd.files.atomic import atomic, write_json
+from frugalkd.files.opening import named, named_file, remove
 from frugalkd.ledger import Ledger
 from frugalkd.meters import peak_memory_bytes
 from frugalkd.policies import SelfRegulation
@@ -172,10 +173,10 @@ def _plan(selection: Selection) -> float:
 def _save(ledger: Ledger, folder: Path, runs: dict[str, list[float]]) -> None:
     """Time saving and the raw write in turn, either first: the disk has good and bad moments, and
     what writes first may pay for the memory in which the system keeps both."""
-    paths = [folder / "ledger.safetensors", folder / "raw"]
+    paths = [named(folder) / "ledger.safetensors", named(folder) / "raw"]
 
     def raw() -> None:
-        with atomic(paths[1]) as aside, open(aside, "wb") as file:
+        with atomic(paths[1]) as aside, open(aside, "wb", closefd=False) as file:
             for column in ledger.columns.values():
                 file.write(column.data)
 
@@ -189,7 +190,7 @@ def _save(ledger: Ledger, folder: Path, runs: dict[str, list[float]]) -> None:
                 runs.setdefault(name, []).append(value)
     finally:
         for path in paths:
-            path.unlink(missing_ok=True)
+            remove(path)
 
 
 def _seconds(what: Callable[[], Any]) -> float:
@@ -207,7 +208,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     figures = measure(asked.samples, asked.out.parent, asked.seed)
-    write_json(asked.out, figures)
+    write_json(named_file(asked.out), figures)
     for name in (*MUST, "save", "raw_write", "peak_memory_bytes", "cpu_share"):
         print(f"{name:20} {figures[name]:.4g}")
     print(*missed(figures), sep="\n")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from frugalkd.files.atomic import write_json
+from frugalkd.files.opening import open_new, remove
 
 
 def in_process(job: dict[str, Any], place: Path, threads: int) -> dict[str, Any]:
@@ -22,14 +23,14 @@ def in_process(job: dict[str, Any], place: Path, threads: int) -> dict[str, Any]
         threads: of the process.
     """
     job_file, answer_file, log = (_beside(place, end) for end in ("job", "answer", "log"))
-    answer_file.unlink(missing_ok=True)
+    remove(answer_file)
     write_json(job_file, {**job, "answer": str(answer_file)})
     try:
         code = _start(job_file, log, str(threads))
         answer = read_object(answer_file)
     finally:
-        answer_file.unlink(missing_ok=True)
-        job_file.unlink(missing_ok=True)
+        remove(answer_file)
+        remove(job_file)
     return {"error": _why(code, log)} if answer is None else answer
 
 
@@ -60,7 +61,7 @@ def _start(job: Path, log: Path, threads: str) -> int:
     """Run the worker on ``job`` and wait; its messages go to ``log``. It ends with us."""
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     command = [sys.executable, "-m", "benchmarks.timing.worker", str(job)]
-    with open(log, "wb") as messages:
+    with os.fdopen(open_new(log), "wb") as messages:
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

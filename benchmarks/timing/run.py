@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -17,6 +17,7 @@ from benchmarks.timing.runners import Task, as_plain
 from benchmarks.timing.summary import SCHEMA, summarise
 from frugalkd.errors import FrugalKDError, RunFolderError
 from frugalkd.files.atomic import write_json
+from frugalkd.files.opening import remove_tree
 from frugalkd.files.writing import make_folder
 from frugalkd.recipes.load import load_recipe, override
 from frugalkd.recipes.schema import Recipe
@@ -249,7 +250,8 @@ class _Bench:
         """Do a run in a fresh process; what it came to is kept with what was asked for."""
         runs = kind in ("run", "together")
         for task in spec.tasks if runs else ():
-            shutil.rmtree(task.folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                remove_tree(task.folder)
             make_folder(task.folder)
         tasks = [as_plain(task) for task in spec.tasks]
         threads = max(task.recipe.threads for task in spec.tasks)
@@ -258,7 +260,8 @@ class _Bench:
             answer = in_process(job, self.folder / spec.name, threads)
         finally:
             for task in spec.tasks if runs else ():
-                shutil.rmtree(task.folder, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    remove_tree(task.folder)
         if runs and "error" not in answer:
             said = {"schema": SCHEMA, "asked": _asked(spec.tasks), **answer}
             write_json(self.folder / f"{spec.name}.json", said)

@@ -10,6 +10,7 @@ from typing import Any
 
 from frugalkd.errors import RunFolderError
 from frugalkd.files.atomic import write_json
+from frugalkd.files.opening import Resolved
 from frugalkd.recipes.load import override
 from frugalkd.recipes.schema import Recipe
 from frugalkd.runs import execute, storing
@@ -142,8 +143,8 @@ def from_plain(said: dict[str, Any]) -> Task:
     return Task(
         runner=said["runner"],
         recipe=Recipe.model_validate(said["recipe"]),
-        folder=Path(said["folder"]),
+        folder=Resolved(said["folder"]),
         options=said["options"],
-        teacher=None if said["teacher"] is None else Path(said["teacher"]),
+        teacher=None if said["teacher"] is None else Resolved(said["teacher"]),
         part=said["part"],
     )

@@ -19,6 +19,7 @@ from typing import Any
 from frugalkd.allocator import keep_freed_memory
 from frugalkd.errors import FrugalKDError
 from frugalkd.files.atomic import write_json
+from frugalkd.files.opening import Resolved
 
 
 def carry_out(job: dict[str, Any]) -> dict[str, Any]:
@@ -46,11 +47,11 @@ def _carry_out(job: dict[str, Any]) -> dict[str, Any]:
     if job["kind"] == "ledger":
         from benchmarks.timing.ledger import measure
 
-        return measure(job["samples"], Path(job["folder"]))
+        return measure(job["samples"], Resolved(job["folder"]))
     if job["kind"] == "billion":
         from benchmarks.timing import billion
 
-        return billion.measure(job["samples"], Path(job["folder"]))
+        return billion.measure(job["samples"], Resolved(job["folder"]))
     if job["kind"] == "ranks":
         from benchmarks.timing import ranks
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -299,7 +298,7 @@ def _train(
     ledger.about = _about(data, policy)
     ranks, keeper, about = Ranks.here(), None, {}
     if checkpoints is not None:
-        keeper = Checkpoints(Path(checkpoints), checkpointing or Checkpointing())
+        keeper = Checkpoints(checkpoints, checkpointing or Checkpointing())
     if keeper is not None or not ranks.alone:
         about = describe_training(
             data, policy=policy, objective=objective, training=training,

@@ -138,6 +138,15 @@ class WriteFailed(FrugalKDError, OSError):
         return str(self.strerror)
 
 
+class PathRefused(WriteFailed):
+    """There is a link, a named pipe, a device or a folder where frugalkd keeps a file or a folder
+    of its own. Nothing was read or written through it.
+
+    What to do: delete what the line names. To keep a whole run, store or comparison elsewhere, let
+    the folder that you name be the link.
+    """
+
+
 class OutOfMemory(FrugalKDError):
     """The device or the machine has no memory left for what was asked.
 

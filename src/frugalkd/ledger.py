@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from frugalkd.errors import LedgerError
 from frugalkd.files import StrPath
 from frugalkd.files.arrays import load_arrays, save_arrays
+from frugalkd.files.atomic import atomic
 from frugalkd.files.mapped import filled_columns
+from frugalkd.files.opening import named_file
 
 SCHEMA = 1
 _KIND = "ledger"
@@ -86,7 +88,7 @@ class Ledger:
             WriteFailed: the disk has no room for them.
         """
         wanted = dict(_COLUMNS) | {name: (dtype, 0.0) for name, dtype in (extra or {}).items()}
-        columns = filled_columns(samples, wanted, None if folder is None else Path(folder))
+        columns = filled_columns(samples, wanted, folder)
         if labels is not None:
             known = np.abs(labels) <= np.iinfo(np.int32).max
             labels = np.where(known, labels, -1).astype(np.int32)
@@ -182,7 +184,7 @@ class Ledger:
         if self.labels is not None:
             arrays["label"] = self.labels
         about = {**self.about, "schema": str(SCHEMA), "epochs": repr(float(self.epochs))}
-        save_arrays(Path(path), _KIND, arrays, about)
+        save_arrays(named_file(path), _KIND, arrays, about)
 
     @classmethod
     def load(cls, path: StrPath) -> Ledger:
@@ -226,8 +228,9 @@ class Ledger:
 
         Raises:
             LedgerError: another ending, or pyarrow is not installed.
+            WriteFailed: it cannot be written; PathRefused where it is a link.
         """
-        path = Path(path)
+        path = named_file(path)
         table: dict[str, NDArray] = {"id": np.arange(len(self))}
         if self.labels is not None:
             table["label"] = self.labels
@@ -236,8 +239,8 @@ class Ledger:
         table |= {name: column for name, column in self.columns.items() if name != "flags"}
         table |= {"correct": self.correct, "screened": self.screened}
         if path.suffix == ".csv":
-            with open(path, "w", newline="") as file:
-                writer = csv.writer(file)
+            with atomic(path) as file, open(file, "w", newline="", closefd=False) as text:
+                writer = csv.writer(text)
                 writer.writerow(table)
                 writer.writerows(zip(*(column.tolist() for column in table.values()), strict=True))
         elif path.suffix == ".parquet":
@@ -248,7 +251,8 @@ class Ledger:
                 raise LedgerError(
                     "Parquet needs pyarrow: pip install 'frugalkd[parquet]', or export .csv"
                 ) from None
-            pyarrow.parquet.write_table(pyarrow.table(table), path)
+            with atomic(path) as file, open(file, "wb", closefd=False) as content:
+                pyarrow.parquet.write_table(pyarrow.table(table), content)
         else:
             raise LedgerError(f"cannot export to {path.name!r}: end it in .csv or .parquet")
 

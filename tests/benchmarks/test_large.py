@@ -159,11 +159,11 @@ def test_columns_in_files_are_columns_like_any_others(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_is_an_error_before(tmp_path, monkeypatch):
-    def full(path, size):
+    def full(file, size):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(mapped, "MAPPED_FROM", 0)
-    monkeypatch.setattr(mapped, "allocate", full)
+    monkeypatch.setattr(mapped, "set_aside", full)
     with pytest.raises(WriteFailed, match="No space left on device: free some space"):
         Ledger.new(1000, folder=tmp_path)
 

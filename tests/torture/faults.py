@@ -10,21 +10,19 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
 
-from safetensors import SafetensorError
-from safetensors.numpy import save
-
-import frugalkd.files.arrays
 import frugalkd.files.atomic
 import frugalkd.files.lock
+import frugalkd.files.opening
 import frugalkd.teachers.store._shard
 
 MODULES = (
     frugalkd.files.atomic,
     frugalkd.files.lock,
+    frugalkd.files.opening,
     frugalkd.teachers.store._shard,
 )
 SECTOR = 512
-CALLS = ("open", "pwrite", "fsync", "replace", "posix_fallocate", "fchmod")
+CALLS = ("open", "pwrite", "fsync", "replace", "posix_fallocate")
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,8 @@ class Faulty:
             return real
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            if not self.fails(name):
+            on_the_way = name == "open" and args[1] & os.O_DIRECTORY  # no disk fails there
+            if on_the_way or not self.fails(name):
                 return real(*args, **kwargs)
             if name == "pwrite" and (self.kind.torn or self.kind.code is None):
                 file, data, offset = args
@@ -86,17 +85,6 @@ class Faulty:
 
         return call
 
-    def save_file(self, arrays: Any, path: Any, metadata: Any) -> None:
-        """safetensors' own writer, which fails in its own words."""
-        whole = save(arrays, metadata=metadata)
-        if not self.fails("save_file") or self.kind.code is None:
-            path.write_bytes(whole)
-            return
-        if self.kind.torn:
-            path.write_bytes(whole[: len(whole) // 2])
-        said = f"Error while serializing: I/O error: {os.strerror(self.kind.code)}"
-        raise SafetensorError(f"{said} (os error {self.kind.code})")
-
     def fails(self, name: str) -> bool:
         """Whether this call, which is counted, is to fail."""
         place = len(self.calls)
@@ -109,7 +97,6 @@ def failing(kind: Kind, fail_at: int) -> Iterator[Faulty]:
     """Our file functions on such a disk."""
     faulty = Faulty(kind, fail_at)
     patches: list[Any] = [patch.object(module, "os", faulty) for module in MODULES]
-    patches.append(patch.object(frugalkd.files.arrays, "save_file", faulty.save_file))
     for one in patches:
         one.start()
     try:

@@ -83,13 +83,13 @@ def export(
 
     frugalkd ledger export runs/teacher --to ledger.csv
     """
-    from frugalkd.files.writing import make_folder, writing
+    from frugalkd.files.opening import named_file
+    from frugalkd.files.writing import make_folder
     from frugalkd.ledger import Ledger
 
-    ledger = Ledger.load(path)
+    ledger, to = Ledger.load(path), named_file(to)
     make_folder(to.parent)
-    with writing(to):
-        ledger.export(to)
+    ledger.export(to)
     if as_json:
         print(json.dumps({"ledger": str(path), "samples": len(ledger), "to": str(to)}, indent=2))
         return

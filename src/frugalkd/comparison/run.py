@@ -30,6 +30,7 @@ from frugalkd.errors import (
 from frugalkd.files import StrPath
 from frugalkd.files.atomic import write_json
 from frugalkd.files.lock import Lock
+from frugalkd.files.opening import named
 from frugalkd.files.writing import make_folder
 from frugalkd.recipes.schema import Recipe
 from frugalkd.runs.digest import run_digest
@@ -113,7 +114,7 @@ def compare(
     if ray_address is not None and on != "ray":
         raise RecipeError("an address of a Ray cluster is for runs on ray: add --on ray")
     comparison = prepare(
-        recipe, arms, seeds, Path(out), budgets=budgets, teachers=teachers, notes=notes,
+        recipe, arms, seeds, named(out), budgets=budgets, teachers=teachers, notes=notes,
         declared=declared, margin=margin, listener=listener,
     )  # fmt: skip
     check_installed(recipe.trackers.chosen)
@@ -166,7 +167,7 @@ def prepare(
         resolved,
         wanted,
         list(dict.fromkeys([*used, *teachers])),
-        out,
+        named(out),
         list(notes),
         list(declared),
         margin,

@@ -8,11 +8,11 @@ import threading
 import traceback
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 from frugalkd.allocator import keep_freed_memory, release_freed_memory
 from frugalkd.errors import FrugalKDError
+from frugalkd.files.opening import Resolved
 
 Task = dict[str, Any]
 """``kind`` (teach, targets, distill), ``recipe`` (plain values), ``out``, ``teacher`` (or None),
@@ -46,16 +46,17 @@ def _run(task: Task) -> dict[str, Any]:
     from frugalkd.runs import execute, storing
 
     recipe = Recipe.model_validate(task["recipe"])
-    out, stores = Path(task["out"]), Path(task["stores"])
-    teacher = None if task["teacher"] is None else Path(task["teacher"])
+    # By the comparison, whose folders hold no links.
+    out, stores = Resolved(task["out"]), Resolved(task["stores"])
+    teacher = None if task["teacher"] is None else Resolved(task["teacher"])
     role = recipe.teacher if task["kind"] == "teach" else recipe.student
-    with ProgressNote(Path(task["progress"]), role.training.epochs) as progress:
+    with ProgressNote(Resolved(task["progress"]), role.training.epochs) as progress:
         told: dict[str, Any] = {"listener": progress.listen, "progress": progress.say}
         if task["kind"] == "teach":
             return execute.teach(recipe, out, resume=True, **told)
         make_folder(stores)
         if task["kind"] == "targets":
-            note = CostNote(Path(task["cost"]))
+            note = CostNote(Resolved(task["cost"]))
             spent = storing.ensure_targets(
                 recipe, teacher, stores, note=note, progress=progress.say
             )

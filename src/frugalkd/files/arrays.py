@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import json
-import os
-import re
+import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from frugalkd.errors import FrugalKDError, refuse_schema
-from frugalkd.files.atomic import atomic
+from frugalkd.files.atomic import atomic, write_at
 from frugalkd.files.parsing import header_bytes, one_line, parse_json
 
 _LARGEST_HEADER = 1 << 24
+_TYPES = {
+    "uint64": "U64", "int64": "I64", "float64": "F64", "complex64": "C64", "float32": "F32",
+    "uint32": "U32", "int32": "I32", "float16": "F16", "uint16": "U16", "int16": "I16",
+    "int8": "I8", "uint8": "U8", "bool": "BOOL",
+}  # fmt: skip
+"""Of numpy and of safetensors, in whose order arrays lie in a file."""
 _UNREADABLE = (SafetensorError, ValueError, TypeError, AttributeError, OverflowError)
 """How safetensors' reader fails on a file that is none, or of types that numpy has not."""
 
@@ -35,11 +40,11 @@ def save_arrays(
     # One entry: safetensors writes several in an order of its own, other bytes each time.
     said = json.dumps(about, sort_keys=True)
     entry = {f"frugalkd-{kind}": _checksum(arrays, said) + said}
-    with atomic(path) as aside:
-        try:
-            save_file(arrays, aside, metadata=entry)
-        except SafetensorError as error:
-            raise _system_error(error) from None
+    with atomic(path) as file:
+        written = 0
+        for part in _serialised(arrays, entry):
+            write_at(file, part, written)
+            written += len(part)
 
 
 def load_arrays(
@@ -75,11 +80,31 @@ def load_arrays(
     return arrays, about
 
 
-def _system_error(error: SafetensorError) -> OSError:
-    """What the system said to safetensors, which keeps it as text."""
-    found = re.search(r"\(os error (\d+)\)", str(error))
-    code = int(found[1]) if found else None
-    return OSError(code, os.strerror(code) if code else str(error))
+def _serialised(
+    arrays: Mapping[str, NDArray], entry: Mapping[str, str]
+) -> Iterator[bytes | memoryview]:
+    """A safetensors file, byte by byte as safetensors itself writes it: its own writer opens a path
+    again, through links that were put there meanwhile. Nothing is copied."""
+    for name, array in arrays.items():
+        if array.dtype.name not in _TYPES:
+            raise OSError(errno.EINVAL, f"safetensors has no type for {name}, of {array.dtype}")
+    order = list(_TYPES)
+    names = sorted(arrays, key=lambda name: (order.index(arrays[name].dtype.name), name))
+    header: dict[str, Any] = {"__metadata__": dict(entry)}
+    end = 0
+    for name in names:
+        start, end = end, end + arrays[name].nbytes
+        header[name] = {
+            "dtype": _TYPES[arrays[name].dtype.name],
+            "shape": arrays[name].shape,
+            "data_offsets": (start, end),
+        }
+    said = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    said += b" " * (-len(said) % 8)
+    yield struct.pack("<Q", len(said)) + said
+    for name in names:
+        if arrays[name].size:
+            yield arrays[name].reshape(-1).view(np.uint8).data
 
 
 def _checksum(arrays: Mapping[str, NDArray], said: str) -> str:

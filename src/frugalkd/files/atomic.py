@@ -7,14 +7,23 @@ import errno
 import json
 import os
 import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from frugalkd.files.opening import (
+    entered,
+    list_folder,
+    new_in,
+    open_new,
+    refuse_irregular,
+    remove,
+)
 from frugalkd.files.writing import writing
 
-_ASIDE = re.compile(r"\..+\.\d+\.tmp")
+_ASIDE = re.compile(r"\..+\.[0-9a-f]+\.tmp")
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -24,53 +33,43 @@ def write_atomic(path: Path, data: bytes) -> None:
         WriteFailed: what was there before is there still; but where only the folder could not be
             synced, ``data`` are.
     """
-    with atomic(path) as aside:
-        file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-        try:
-            write_at(file, data, 0)
-        finally:
-            os.close(file)
+    with atomic(path) as file:
+        write_at(file, data, 0)
 
 
 @contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A name beside ``path`` to write a file to: it is then synced, and renamed into place. Raises
-    WriteFailed as :func:`write_atomic` does."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with writing(path):
+def atomic(path: Path) -> Iterator[int]:
+    """The open descriptor of a new file beside ``path``, to write to; it is then synced, and
+    renamed into place. Raises WriteFailed as :func:`write_atomic` does, and PathRefused where
+    ``path`` is something else than a file, or lies behind a link."""
+    aside = f".{path.name}.{secrets.token_hex(4)}.tmp"
+    with writing(path), entered(path.parent) as folder:
+        refuse_irregular(path, folder)
         try:
-            yield aside
-            file = os.open(aside, os.O_RDWR)
+            file = new_in(folder, aside)
             try:
-                os.fchmod(file, 0o666 & ~_umask())  # some writers leave it private
+                yield file
                 os.fsync(file)
             finally:
                 os.close(file)
-            os.replace(aside, path)
-            sync_folder(path.parent)
+            os.replace(aside, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+            _sync(folder)
         finally:
             with contextlib.suppress(OSError):
-                aside.unlink(missing_ok=True)
+                os.unlink(aside, dir_fd=folder)
 
 
-def is_left_aside(path: Path) -> bool:
-    """Whether a file is what a killed process leaves of :func:`atomic`."""
-    return _ASIDE.fullmatch(path.name) is not None
+def is_left_aside(name: str) -> bool:
+    """Whether a file of this name is what a killed process leaves of :func:`atomic`."""
+    return _ASIDE.fullmatch(name) is not None
 
 
 def sweep(folder: Path) -> None:
     """Remove what killed processes left aside in ``folder``; nobody else may be writing there."""
     with contextlib.suppress(OSError):
-        for path in folder.iterdir():
-            if is_left_aside(path):
-                path.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    """The process's mask of new files' permissions, which can only be read by setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+        for name in list_folder(folder):
+            if is_left_aside(name):
+                remove(folder / name)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -81,19 +80,24 @@ def write_json(path: Path, value: Any) -> None:
 def allocate(path: Path, size: int) -> None:
     """A new file of ``size`` bytes, all zero, whose space is set aside: writing into it later does
     not find the disk full. On an OSError no file is left."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+    file = open_new(path)
     try:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file, 0, size)
-        else:  # macOS
-            for start in range(0, size, 1 << 20):
-                write_at(file, bytes(min(1 << 20, size - start)), start)
+        set_aside(file, size)
         os.fsync(file)
     except OSError:
-        path.unlink(missing_ok=True)
+        remove(path)
         raise
     finally:
         os.close(file)
+
+
+def set_aside(file: int, size: int) -> None:
+    """Make the new, open ``file`` ``size`` bytes long, all zero, on the disk. Raises OSError."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
+    else:  # macOS
+        for start in range(0, size, 1 << 20):
+            write_at(file, bytes(min(1 << 20, size - start)), start)
 
 
 def write_at(file: int, data: bytes | memoryview, offset: int) -> None:
@@ -108,9 +112,14 @@ def write_at(file: int, data: bytes | memoryview, offset: int) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Make new names in a folder durable."""
-    folder = os.open(path, os.O_RDONLY)
+    """Make new names in a folder durable. Raises OSError."""
+    with entered(path) as folder:
+        _sync(folder)
+
+
+def _sync(folder: int) -> None:
+    file = os.open(".", os.O_RDONLY, dir_fd=folder)
     try:
-        os.fsync(folder)
+        os.fsync(file)
     finally:
-        os.close(folder)
+        os.close(file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import random
 import time
@@ -17,7 +18,9 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from frugalkd.errors import FrugalKDWarning, RunFolderError
+from frugalkd.files import StrPath
 from frugalkd.files.atomic import write_atomic
+from frugalkd.files.opening import list_folder, named, remove
 from frugalkd.files.parsing import LARGEST_JSON, header_bytes, one_line
 from frugalkd.files.writing import make_folder, writing
 from frugalkd.training import Checkpointing
@@ -109,8 +112,8 @@ class Checkpoints:
         settings: when to write, how many to keep.
     """
 
-    def __init__(self, folder: Path, settings: Checkpointing):
-        self.folder, self._settings = folder, settings
+    def __init__(self, folder: StrPath, settings: Checkpointing):
+        self.folder, self._settings = named(folder), settings
         self._last = time.monotonic()
 
     def due(self, step: int) -> bool:
@@ -130,7 +133,7 @@ class Checkpoints:
         later = [other for other in self._found() if other > path]
         for other in [*older[: max(0, len(older) + 1 - self._settings.keep)], *later]:
             with writing(other):
-                other.unlink()
+                remove(other)
         self._last = time.monotonic()
 
     def newest(self) -> Any:
@@ -154,7 +157,8 @@ class Checkpoints:
         return None
 
     def _found(self) -> list[Path]:
-        return sorted(self.folder.glob("epoch-*.safetensors"))
+        names = fnmatch.filter(list_folder(self.folder), "epoch-*.safetensors")
+        return [self.folder / name for name in names]
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 
 from frugalkd.errors import FolderBusy, FrugalKDWarning
+from frugalkd.files.opening import open_file, remove
 from frugalkd.files.writing import writing
 
 FILE = ".lock"
@@ -56,6 +57,7 @@ class Lock:
     Raises:
         FolderBusy: another process has the folder.
         WriteFailed: the file cannot be made.
+        PathRefused: it is there, and a link or no regular file.
     """
 
     def __init__(self, folder: Path, *, wait: bool = False):
@@ -82,20 +84,20 @@ class Lock:
         """Let go of the folder. The file goes first: who opened it meanwhile looks again."""
         if self._file >= 0:
             with contextlib.suppress(OSError):
-                self._path.unlink()
+                remove(self._path)
             os.close(self._file)
             self._file = -1
 
     def _take(self, wait: bool) -> bool:
         """Whether the file that was locked still has its name, so that others would find it."""
-        file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        file = open_file(self._path, write=True, make=True)
         try:
             if not flock(file, self._path.parent, wait=wait):
                 with contextlib.suppress(OSError):
-                    self._path.unlink()
+                    remove(self._path)
                 return True
             try:
-                named = os.path.samestat(os.fstat(file), self._path.stat())
+                named = os.path.samestat(os.fstat(file), self._path.lstat())
             except FileNotFoundError:
                 named = False
             if named:
@@ -110,8 +112,8 @@ class Lock:
 
     def _whose(self) -> str:
         """The number of the process that has it, as it says itself."""
-        with contextlib.suppress(OSError):
-            said = self._path.read_bytes()[:20].decode("ascii", "replace")
+        with contextlib.suppress(OSError), os.fdopen(open_file(self._path), "rb") as file:
+            said = file.read(20).decode("ascii", "replace")
             if said.isdecimal():
                 return f" ({said})"
         return ""

@@ -3,9 +3,11 @@ file's size, whatever the file says of itself."""
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
+import stat
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,12 +31,21 @@ def read_bounded(path: Path, most: int) -> bytes:
         OSError: it cannot be read.
         ValueError: there are more than ``most`` of them.
     """
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=_regular) as file:
         # What is asked for is allocated, whether it is there or not.
         content = file.read(min(os.fstat(file.fileno()).st_size, most) + 1)
     if len(content) > most:
         raise ValueError(f"it is larger than {most} bytes")
     return content
+
+
+def _regular(path: str, flags: int) -> int:
+    """An opener that refuses what is no file: a named pipe would be waited for. Raises OSError."""
+    file = os.open(path, flags | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError(errno.EINVAL, "it is no regular file")
+    return file
 
 
 def parse_json(content: bytes | str) -> Any:
@@ -89,7 +100,7 @@ def cell(said: object) -> str:
 def header_bytes(path: Path) -> int:
     """How long a safetensors file's header says it is, which may be more than there is. Raises
     OSError."""
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=_regular) as file:
         first = file.read(8)
     return struct.unpack("<Q", first)[0] if len(first) == 8 else 0
 

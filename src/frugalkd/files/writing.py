@@ -9,6 +9,7 @@ from pathlib import Path
 
 from frugalkd.errors import WriteFailed
 from frugalkd.files import StrPath
+from frugalkd.files.opening import entered
 
 _SPACE = "free some space, or name a folder on another disk"
 _RIGHT = "ask for the right to write there, or name another folder"
@@ -20,8 +21,7 @@ _ADVICE = {
     errno.EIO: "the disk fails; name a folder on another one",
     errno.EACCES: _RIGHT,
     errno.EPERM: _RIGHT,
-    errno.ENOTDIR: "something on the way to it is a file; name another folder",
-    errno.EEXIST: "a file of that name is there already; name another folder",
+    errno.ENOTDIR: "it is a file, or something on the way to it is; name another folder",
 }
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
@@ -49,5 +49,5 @@ def writing(path: StrPath) -> Iterator[None]:
 
 def make_folder(path: StrPath) -> None:
     """The folder ``path`` and those above it, where they are not there yet. Raises WriteFailed."""
-    with writing(path):
-        Path(path).mkdir(parents=True, exist_ok=True)
+    with writing(path), entered(Path(path), make=True):
+        pass

@@ -9,6 +9,7 @@ import transformers
 
 from frugalkd.errors import RunFolderError
 from frugalkd.files.checkpoint import load_tree, save_tree
+from frugalkd.files.opening import named
 
 STATE = "frugalkd.safetensors"
 """In a checkpoint's folder: the selection's state, no pickle."""
@@ -56,7 +57,7 @@ class Keeper(transformers.TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The trainer has written its checkpoint."""
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        folder = named(args.output_dir) / f"checkpoint-{state.global_step}"
         if self._state is not None and folder.is_dir() and not args.save_only_model:
             save_tree(folder / STATE, self._trainer._kept(self._state))
             self._trainer.ledger.save(folder / LEDGER)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -85,7 +84,7 @@ class Setting:
         if not isinstance(self.teacher, nn.Module):
             return self.teacher
         live = LiveTeacher(self.teacher, ask)
-        return live if self._store is None else FirstVisitTargets(live, data, Path(self._store))
+        return live if self._store is None else FirstVisitTargets(live, data, self._store)
 
     def select(
         self,

@@ -8,6 +8,7 @@ from typing import Any
 
 from frugalkd.errors import PlotError, nearest
 from frugalkd.files.atomic import write_atomic
+from frugalkd.files.opening import named_file
 from frugalkd.files.writing import make_folder
 from frugalkd.plotting._content import FIGURES, of_comparison, of_run
 from frugalkd.report.shapes import Comparison, Run
@@ -51,6 +52,7 @@ def plot(
         raise PlotError("plots need matplotlib: pip install 'frugalkd[plot]'") from None
 
     drawn = draw(content, ending.removeprefix("."))
+    to = named_file(to)
     make_folder(to.parent)
     write_atomic(to, drawn)
     return {

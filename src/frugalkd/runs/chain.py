@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Literal
 
 from frugalkd.api import Stop
@@ -17,6 +16,7 @@ from frugalkd.engine import Listener
 from frugalkd.errors import RecipeError
 from frugalkd.files import StrPath
 from frugalkd.files.atomic import write_json
+from frugalkd.files.opening import named
 from frugalkd.files.writing import make_folder
 from frugalkd.recipes.schema import Recipe, StudentRole, TeacherRole
 from frugalkd.recipes.sections import Model
@@ -115,7 +115,7 @@ def chain(
         RecipeError: the recipes make no chain.
         FrugalKDError: as in :func:`frugalkd.runs.execute.distill`.
     """
-    out, teacher = Path(out), None if teacher is None else Path(teacher)
+    out, teacher = named(out), None if teacher is None else named(teacher)
     stages = stages_of(recipes, taught=teacher is not None)
     make_folder(out)
     said = []

@@ -13,6 +13,7 @@ from frugalkd.files import StrPath
 from frugalkd.files.atomic import is_left_aside, sweep, write_atomic, write_json
 from frugalkd.files.lock import FILE as LOCK
 from frugalkd.files.lock import Lock
+from frugalkd.files.opening import list_folder, named, remove, remove_folder
 from frugalkd.files.parsing import (
     LARGEST_JSON,
     one_line,
@@ -42,7 +43,7 @@ class RunFolder:
     """
 
     def __init__(self, path: StrPath, ranks: Ranks | None = None):
-        self.path, self._ranks = Path(path), ranks
+        self.path, self._ranks = named(path), ranks
         self._writes = ranks is None or ranks.first
         self._metrics: list[dict[str, Any]] = []
         self._lock: Lock | None = None
@@ -79,7 +80,7 @@ class RunFolder:
         make_folder(self.path)
         if not self._done():  # what is done can be read anywhere, locked or not
             self._lock = Lock(self.path)
-        begun = any(self.checkpoints.glob("epoch-*")) or self._done()
+        begun = any(_checkpoints(self.checkpoints)) or self._done()
         if begun:
             found = read_json(self.path / "run.json")
             if found.get("digest") != digest:
@@ -183,11 +184,11 @@ class RunFolder:
         """The run is done, whatever stays of them."""
         with contextlib.suppress(OSError):
             for noted in (_FILLING, _SCORING):
-                (self.path / noted).unlink(missing_ok=True)
+                remove(self.path / noted)
             sweep(self.checkpoints)
-            for checkpoint in self.checkpoints.glob("epoch-*"):
-                checkpoint.unlink(missing_ok=True)
-            self.checkpoints.rmdir()
+            for name in _checkpoints(self.checkpoints):
+                remove(self.checkpoints / name)
+            remove_folder(self.checkpoints)
 
     def _forget_other(self, digest: str) -> None:
         """What another run noted before it took a step is none of this one's."""
@@ -196,7 +197,7 @@ class RunFolder:
                 return
         for noted in (_FILLING, _SCORING, _TRACKERS):
             with writing(self.path / noted):
-                (self.path / noted).unlink(missing_ok=True)
+                remove(self.path / noted)
 
     def _done(self) -> bool:
         return (self.path / "results.json").exists()
@@ -204,12 +205,17 @@ class RunFolder:
     def _foreign(self) -> bool:
         """Whether there is something in the folder and no run that put it there."""
         ours = ("run.json", LOCK)
-        names = [path.name for path in self.path.iterdir() if not is_left_aside(path)]
+        names = [name for name in list_folder(self.path) if not is_left_aside(name)]
         return "run.json" not in names and any(name not in ours for name in names)
 
     def _write_metrics(self) -> None:
         lines = "".join(json.dumps(line) + "\n" for line in self._metrics)
         write_atomic(self.path / "metrics.jsonl", lines.encode())
+
+
+def _checkpoints(folder: Path) -> list[str]:
+    """The names of checkpoints in a folder. Raises PathRefused where it is a link."""
+    return [name for name in list_folder(folder) if name.startswith("epoch-")]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from frugalkd.data.probe import data_digest
 from frugalkd.engine import Listener
 from frugalkd.errors import LedgerError
 from frugalkd.files.atomic import write_json
+from frugalkd.files.opening import named
 from frugalkd.files.writing import make_folder
 from frugalkd.heads import train_head
 from frugalkd.ledger import Ledger
@@ -109,6 +110,7 @@ def make_ledger(
             f"{who} took part in every epoch of this {said['made']}: there is no significance in "
             "it; set teacher.policy.confidence to another value"
         )
+    out = named(out)
     make_folder(out)
     ledger.save(out / FILE)
     write_summary(out, "ledger", ledger)

@@ -21,6 +21,7 @@ from frugalkd.errors import RunFolderError, Stopped
 from frugalkd.files.arrays import load_arrays, save_arrays
 from frugalkd.files.atomic import sweep
 from frugalkd.files.lock import Lock
+from frugalkd.files.opening import named
 from frugalkd.files.writing import make_folder
 from frugalkd.policies import Policy, Scoring
 from frugalkd.ranks import Ranks
@@ -165,10 +166,10 @@ def _what_decides(recipe: Recipe, role: Role, scoring: Scoring, data: Dataset) -
 def _place(name: str, teacher: Path | None, run: Path) -> Path:
     """The folder of this name that keeps the file, or can; others' teachers may be read-only."""
     if teacher is not None:
-        kept = teacher / name
+        kept = named(teacher) / name
         if (kept / FILE).exists() or os.access(kept if kept.exists() else teacher, os.W_OK):
             return kept
-    return run / name
+    return named(run) / name
 
 
 def _locked(folder: Path, stop: Stop | None) -> Lock:

@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from frugalkd.errors import RankError, RunFolderError, Stopped, TargetsError
+from frugalkd.files.opening import named
 from frugalkd.policies._policy import Ids
 from frugalkd.ranks import Ranks
 from frugalkd.recipes.schema import Recipe, TargetsRole
@@ -99,7 +100,7 @@ def open_targets(
     if spec.kind != "stored":
         return live
     encoding = encoding_of(recipe)
-    folder = None if spec.folder is None else Path(spec.folder)
+    folder = None if spec.folder is None else named(spec.folder)
     if folder is not None:
         read_header(folder)  # a recipe names a store; it does not make one anywhere on the disk
     if spec.fill == "first-visit":
@@ -110,11 +111,11 @@ def open_targets(
                 "targets.fill: first-visit is for one process, since a sample's first visit is on "
                 "one rank and the next one on another: set targets.fill to ahead"
             )
-        where = folder or out / name
+        where = folder or named(out) / name
         return FirstVisitTargets(live, data, where, views=spec.views, encoding=encoding)
     if folder is None:
         key = store_name(live, data, spec.views, encoding)
-        found = [place / key for place in places]
+        found = [named(place) / key for place in places]
         serving = (where for where in found if _serves(where, ids, spec.views, spec.features))
         folder = next(serving, found[-1])
 
@@ -149,7 +150,8 @@ def held_out_logits(
 
     encoding = Dense("float32")
     key = store_name(live, data, 1, encoding)
-    where = next((place / key for place in places if _serves(place / key, None, 1)), None)
+    found = [named(place) / key for place in places]
+    where = next((where for where in found if _serves(where, None, 1)), None)
     return StoredTargets.fill(
         live, data, where, encoding=encoding, device=device, listener=heed, ranks=ranks
     ).all_logits()
@@ -199,7 +201,7 @@ def fill_shards(
         TargetsError: ``out`` holds other targets, another process fills this shard, the disk is
             full.
     """
-    index, shards = shard
+    (index, shards), out = shard, named(out)
     if not 0 <= index < shards:
         raise TargetsError(f"shard {index}/{shards}: give 0/N .. N-1/N")
     ranks, write = ranks or Ranks(), [index]

@@ -16,6 +16,7 @@ from frugalkd.errors import DataError, ModelError
 from frugalkd.evaluation import measure
 from frugalkd.evaluation import predict as predict_data
 from frugalkd.files.atomic import write_atomic
+from frugalkd.files.opening import named_file
 from frugalkd.files.parsing import cell, one_line
 from frugalkd.files.writing import make_folder
 from frugalkd.imports import Allowed
@@ -133,6 +134,7 @@ def predict_to_csv(
     found = _predictions(run, loaded, data, allowed)
     if found.failed and len(found.failed) == len(found.names):
         raise DataError(f"no readable picture in {data}: {found.said_of_failed()}")
+    out = named_file(out)
     make_folder(out.parent)
     write_atomic(out, _table(loaded, found, with_probabilities).encode())
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch.utils.data import Dataset
 
 from frugalkd.errors import TargetsError
 from frugalkd.files import StrPath
+from frugalkd.files.opening import named
 from frugalkd.policies._policy import Ids
 from frugalkd.teachers._targets import Targets
 from frugalkd.teachers.about import check_about
@@ -51,7 +51,7 @@ class FirstVisitTargets(Targets):
     ):
         self._live = teacher if isinstance(teacher, LiveTeacher) else LiveTeacher(teacher)
         layout = Layout(views, encoding or Dense())
-        self._filler = Filler(self._live, dataset, Path(folder), layout, announce=announce)
+        self._filler = Filler(self._live, dataset, named(folder), layout, announce=announce)
         self.about = self._filler.about
         self.views = views
         self.temperature = layout.encoding.temperature

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from frugalkd.data.source import Collate
 from frugalkd.errors import TargetsError
 from frugalkd.features import Features, Shape
 from frugalkd.files import StrPath
+from frugalkd.files.opening import named
 from frugalkd.policies._policy import Ids
 from frugalkd.ranks import Ranks
 from frugalkd.teachers._feature_stores import FeatureStores, shape_of
@@ -47,7 +47,8 @@ class StoredTargets(Targets):
     """
 
     def __init__(self, folder: StrPath):
-        self.store = Store(Path(folder))
+        folder = named(folder)
+        self.store = Store(folder)
         header = self.store.header
         self.about = header.about
         self.views = header.views
@@ -56,7 +57,7 @@ class StoredTargets(Targets):
         self.knows_top = header.encoding.knows_top
         self.keeps = header.encoding.keeps
         self.queries = 0
-        self.features = FeatureStores(Path(folder), header)
+        self.features = FeatureStores(folder, header)
 
     @classmethod
     def fill(
@@ -111,7 +112,7 @@ class StoredTargets(Targets):
                 )  # fmt: skip
         live = teacher if isinstance(teacher, LiveTeacher) else LiveTeacher(teacher)
         queries, seconds = live.queries, live.seconds
-        ranks, folder = ranks or Ranks(), Path(folder)
+        ranks, folder = ranks or Ranks(), named(folder)
         shards, write = shards_of(folder, ranks)
         layout = Layout(views, encoding or Dense(), shards, tuple(features))
         filler = Filler(live, dataset, folder, layout, write=write, wait=True, announce=announce)

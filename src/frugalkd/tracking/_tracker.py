@@ -29,6 +29,9 @@ class Tracker(ABC):
     forgets: ClassVar[bool] = False
     """Whether a run that goes on has to be told its settings again."""
 
+    keeps: ClassVar[str | None] = None
+    """The folder within the run's that the tracker writes to."""
+
     @abstractmethod
     def arguments(self, run: Tracked, known: str | None) -> dict[str, Any]:
         """Of Accelerate's class; ``known``: what :meth:`identity` gave when the run began, for one

@@ -13,6 +13,7 @@ import torch
 
 from frugalkd.errors import FrugalKDWarning, TrackerError
 from frugalkd.files.checkpoint import random_state, set_random_state
+from frugalkd.files.opening import refuse_ways_out
 from frugalkd.files.parsing import one_line
 from frugalkd.tracking._tracker import Tracked, Tracker
 
@@ -94,6 +95,8 @@ class Tracking:
         self._chosen.update(trackers)
         found = {}
         for name, options in trackers.items():
+            if options.keeps is not None:
+                refuse_ways_out(run.folder / options.keeps)
             try:
                 with _aside():
                     tracker = LOGGER_TYPE_TO_CLASS[name](**options.arguments(run, known.get(name)))

@@ -17,8 +17,10 @@ class TensorBoard(Tracker):
 
     __pydantic_config__: ClassVar = STRICT
 
+    keeps: ClassVar[str] = "tensorboard"
+
     def arguments(self, run: Tracked, known: str | None) -> dict[str, Any]:
-        return {"run_name": "tensorboard", "logging_dir": run.folder}
+        return {"run_name": self.keeps, "logging_dir": run.folder}
 
     def identity(self, tracker: Any) -> str:
         return tracker.run_name

@@ -20,6 +20,8 @@ class WandB(Tracker):
 
     __pydantic_config__: ClassVar = STRICT
 
+    keeps: ClassVar[str] = "wandb"
+
     project: str | None = None
     entity: str | None = None
     group: str | None = None

@@ -12,7 +12,7 @@ import numpy as np
 
 from frugalkd.errors import FrugalKDError, TargetsError, refuse_schema
 from frugalkd.files.atomic import write_json
-from frugalkd.files.parsing import one_line, parse_json
+from frugalkd.files.parsing import one_line, parse_json, read_bounded
 from frugalkd.teachers.encodings import Encoding, make_encoding
 from frugalkd.teachers.encodings._encoding import Ids
 
@@ -118,15 +118,14 @@ def read_header(folder: Path) -> Header:
     if folder.is_file():
         raise TargetsError(f"{folder} is a file: a store of soft targets is a folder")
     try:
-        with open(path, "rb") as file:
-            content = file.read(_LARGEST_FILE + 1)
+        content = read_bounded(path, _LARGEST_FILE)
+    except ValueError:
+        raise TargetsError(f"{path} is damaged: it is too large") from None
     except OSError as error:
         raise TargetsError(
             f"{folder} holds no stored soft targets ({FILE}: {error.strerror}): make them with "
             "'frugalkd store RECIPE --teacher DIR --out DIR'"
         ) from None
-    if len(content) > _LARGEST_FILE:
-        raise TargetsError(f"{path} is damaged: it is too large")
     try:
         value = parse_json(content)
         json.dumps(value)

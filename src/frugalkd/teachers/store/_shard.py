@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import warnings
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 from frugalkd.errors import FrugalKDWarning, TargetsError
 from frugalkd.files.atomic import allocate, write_at
 from frugalkd.files.lock import flock
+from frugalkd.files.opening import open_file
 from frugalkd.teachers.store._header import BLOCK, RECORD, Header
 
 Rows = NDArray[np.int64]
@@ -38,6 +41,12 @@ def allocate_shard(folder: Path, shard: int, header: Header) -> None:
         allocate(path, size)
 
 
+def _mapped(path: Path, size: int) -> mmap.mmap:
+    """A file's content, of a descriptor of its own: a mapping keeps one, and a lock with it."""
+    with os.fdopen(open_file(path), "rb") as file:
+        return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+
+
 class Shard:
     """Rows ``0 .. rows - 1`` of one shard, as bytes, read through a read-only mapping.
 
@@ -51,6 +60,7 @@ class Shard:
 
     Raises:
         TargetsError: a file is missing or of the wrong size, or another process writes it.
+        PathRefused: a file is a link, lies behind one, or is to be written and has a second name.
     """
 
     def __init__(
@@ -59,17 +69,18 @@ class Shard:
         self.path, self.state_path = shard_paths(folder, shard)
         self._files: list[int] = []
         sizes = header.file_bytes(shard)
-        for path, size in zip((self.path, self.state_path), sizes, strict=True):
-            found = path.stat().st_size if path.is_file() else None
-            if found != size:
-                what = "is missing" if found is None else f"is damaged: {found} bytes, not {size}"
-                raise TargetsError(f"{path} {what}; delete {folder} and fill it anew")
-        if write:
-            self._open(wait)
-        shape = (header.rows_of(shard), header.row_bytes)
-        self._rows: Bytes = np.memmap(self.path, np.uint8, "r", shape=shape).view(np.ndarray)
-        # Read after the lock: what another process has written until now is known.
-        self._state = np.fromfile(self.state_path, _RECORD)
+        try:
+            self._open(sizes, write, wait)
+            rows = _mapped(self.path, sizes[0])
+            # Read after the lock: what another process has written until now is known.
+            with open(self._files[1], "rb", closefd=False) as state:
+                self._state = np.fromfile(state, _RECORD)
+        except BaseException:
+            self.close()
+            raise
+        if not write:
+            self.close()
+        self._rows: Bytes = np.frombuffer(rows, np.uint8).reshape(-1, header.row_bytes)
         if len(self._state) * RECORD != sizes[1]:
             raise TargetsError(f"{self.state_path} has changed its size while it was read")
         self._forget_half_written()
@@ -80,20 +91,23 @@ class Shard:
         self.pending = 0
         """Rows written since the last sync."""
 
-    def _open(self, wait: bool) -> None:
-        """Open for writing, alone."""
-        try:
-            for path in (self.path, self.state_path):
-                self._files.append(os.open(path, os.O_RDWR))
-            flock(self._files[0], self.path.parent, wait=wait)
-        except BlockingIOError:
-            self.close()
-            raise TargetsError(
-                f"another process is filling {self.path}: wait for it, or name another folder"
-            ) from None
-        except OSError:
-            self.close()
-            raise
+    def _open(self, sizes: tuple[int, int], write: bool, wait: bool) -> None:
+        """Open both files; to write, alone."""
+        for path, size in zip((self.path, self.state_path), sizes, strict=True):
+            found = None
+            with suppress(FileNotFoundError):
+                self._files.append(open_file(path, write=write))
+                found = os.fstat(self._files[-1]).st_size
+            if found != size:
+                what = "is missing" if found is None else f"is damaged: {found} bytes, not {size}"
+                raise TargetsError(f"{path} {what}; delete {path.parent} and fill it anew")
+        if write:
+            try:
+                flock(self._files[0], self.path.parent, wait=wait)
+            except BlockingIOError:
+                raise TargetsError(
+                    f"another process is filling {self.path}: wait for it, or name another folder"
+                ) from None
 
     def _forget_half_written(self) -> None:
         """A record of which bits or checksum alone are there was torn when it was first written: no

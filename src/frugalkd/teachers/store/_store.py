@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from frugalkd.errors import TargetsError, WriteFailed, few
+from frugalkd.errors import PathRefused, TargetsError, WriteFailed, few
 from frugalkd.files.atomic import sweep, sync_folder
 from frugalkd.files.lock import FILE as LOCK
 from frugalkd.files.lock import Lock
+from frugalkd.files.opening import entered, list_folder, remove
 from frugalkd.teachers.encodings._encoding import Ids, Logits
 from frugalkd.teachers.store._header import FILE, Header, read_header, shard_of, write_header
 from frugalkd.teachers.store._shard import Shard, allocate_shard, shard_paths
@@ -36,6 +37,7 @@ class Store:
 
     Raises:
         TargetsError: there is no store, it is damaged, or another process writes a shard.
+        PathRefused: a file of it is a link, or lies behind one.
     """
 
     def __init__(self, folder: Path, *, write: Sequence[int] | None = (), wait: bool = False):
@@ -51,7 +53,7 @@ class Store:
                 self._shards.append(Shard(folder, index, header, write=mine, wait=wait))
         except (TargetsError, OSError) as error:
             self.close()
-            if isinstance(error, TargetsError):
+            if isinstance(error, TargetsError | PathRefused):
                 raise
             if write and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
                 raise TargetsError(
@@ -169,7 +171,8 @@ def create_store(folder: Path, header: Header) -> None:
     """
     header.encoding.record(header.classes)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        with entered(folder, make=True):
+            pass
         if _is_there(folder, header):  # also where nothing could be written
             return
         with Lock(folder, wait=True):
@@ -178,7 +181,7 @@ def create_store(folder: Path, header: Header) -> None:
             sweep(folder)
             ours = {path.name for shard in range(header.shards)
                     for path in shard_paths(folder, shard)} | {LOCK}  # fmt: skip
-            if any(path.name not in ours for path in folder.iterdir()):
+            if any(name not in ours for name in list_folder(folder)):
                 raise TargetsError(f"{folder} is not empty and holds no store: name another folder")
             _allocate(folder, header)
             write_header(folder, header)
@@ -222,5 +225,5 @@ def _allocate(folder: Path, header: Header) -> None:
     except OSError:
         for shard in range(header.shards):
             for path in shard_paths(folder, shard):
-                path.unlink(missing_ok=True)
+                remove(path)
         raise
