@@ -36,10 +36,10 @@ def test_the_innermost_file_is_named():
 
 def test_a_folder_below_a_file_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(WriteFailed, match="it is a file, or something on the way to it is"):
+    with pytest.raises(WriteFailed, match=r"/file is a file, not a folder: name another folder"):
         make_folder(tmp_path / "file/below")
     make_folder(tmp_path / "a/b")
     make_folder(tmp_path / "a/b")
     assert (tmp_path / "a/b").is_dir()
-    with pytest.raises(WriteFailed, match="it is a file, or"):
+    with pytest.raises(WriteFailed, match=r"/file is a file, not a folder"):
         make_folder(tmp_path / "file")

@@ -102,7 +102,7 @@ class Lock:
                 named = False
             if named:
                 with contextlib.suppress(OSError):  # on a full disk the name alone will do
-                    os.truncate(file, 0)
+                    os.ftruncate(file, 0)
                     os.pwrite(file, str(os.getpid()).encode(), 0)
                 self._file, file = file, -1
             return named

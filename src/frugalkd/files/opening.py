@@ -60,8 +60,8 @@ def entered(folder: Path, *, make: bool = False) -> Iterator[int]:
     """A descriptor of ``folder`` for ``dir_fd``; ``make`` makes what is missing of it.
 
     Raises:
-        PathRefused: a component is a symbolic link.
-        OSError: one is missing or no folder.
+        PathRefused: a component is a symbolic link, or no folder.
+        OSError: one is missing, or cannot be entered.
     """
     at, here = Path(folder.anchor), os.open(folder.anchor or ".", _FOLDER)
     try:
@@ -76,9 +76,7 @@ def entered(folder: Path, *, make: bool = False) -> Iterator[int]:
                     os.mkdir(part, dir_fd=here)
                 there = os.open(part, _FOLDER, dir_fd=here)
             except OSError:
-                with suppress(FileNotFoundError):
-                    if stat.S_ISLNK(os.lstat(part, dir_fd=here).st_mode):
-                        raise _refused(at, "a symbolic link") from None
+                _refuse_no_folder(at, part, here)
                 raise
             os.close(here)
             here = there
@@ -181,6 +179,17 @@ def _refuse_kind(path: Path, found: os.stat_result, *, in_place: bool = False) -
         raise _refused(path, _KINDS.get(stat.S_IFMT(found.st_mode), "no regular file"))
     if in_place and found.st_nlink > 1:
         raise _refused(path, "one of several names of a file (hard links)")
+
+
+def _refuse_no_folder(path: Path, name: str, parent: int) -> None:
+    with suppress(FileNotFoundError):
+        found = os.lstat(name, dir_fd=parent)
+        if stat.S_ISLNK(found.st_mode):
+            raise _refused(path, "a symbolic link") from None
+        if not stat.S_ISDIR(found.st_mode):
+            raise PathRefused(
+                errno.ENOTDIR, f"{path} is a file, not a folder: name another folder, or delete it"
+            ) from None
 
 
 def _refused(path: Path, what: str) -> PathRefused:

@@ -21,7 +21,6 @@ _ADVICE = {
     errno.EIO: "the disk fails; name a folder on another one",
     errno.EACCES: _RIGHT,
     errno.EPERM: _RIGHT,
-    errno.ENOTDIR: "it is a file, or something on the way to it is; name another folder",
 }
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)

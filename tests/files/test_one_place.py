@@ -1,0 +1,102 @@
+"""No module but those of ``files/`` opens a path to write, removes one, or makes a folder."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import frugalkd
+
+SOURCE = Path(frugalkd.__file__).parent
+WRITERS = {
+    "os": {"open", "replace", "rename", "unlink", "remove", "rmdir", "mkdir", "makedirs", "link",
+           "symlink", "truncate", "mkfifo", "chmod", "utime"},
+    "shutil": {"rmtree", "move", "copy", "copy2", "copyfile", "copytree"},
+    "tempfile": {"mkdtemp", "mkstemp", "NamedTemporaryFile", "TemporaryDirectory"},
+    "np": {"save", "savez", "savetxt", "memmap"},
+    "torch": {"save"},
+}  # fmt: skip
+METHODS = {
+    "write_text", "write_bytes", "unlink", "rmdir", "mkdir", "touch", "symlink_to", "hardlink_to",
+    "save_file", "to_csv", "to_parquet", "write_table", "savefig", "tofile", "chmod",
+}  # fmt: skip
+ALLOWED = {
+    "cli/__init__.py: os.open(os.devnull, os.O_WRONLY)": "the null device",
+    "launch.py: open(os.devnull, 'w')": "the null device",
+    "ledger.py: open(file, 'w', newline='', closefd=False)": "a descriptor that files/ opened",
+    "ledger.py: open(file, 'wb', closefd=False)": "a descriptor that files/ opened",
+    "ledger.py: pyarrow.parquet.write_table(pyarrow.table(table), content)": "into that one",
+    "plotting/_draw.py: composed(content).savefig(file, format=kind, metadata=_UNDATED[kind])":
+        "into memory",
+    "teachers/stored.py: tempfile.TemporaryDirectory(prefix='frugalkd-')":
+        "a new, private folder of the system's",
+}  # fmt: skip
+"""Calls that may stay, each with the reason."""
+
+
+def writes(call: ast.Call) -> bool:
+    match call.func:
+        case ast.Name("open"):
+            mode = [*call.args[1:2], *(word.value for word in call.keywords if word.arg == "mode")]
+            return not all(isinstance(m, ast.Constant) and not set(m.value) & set("wax+")
+                           for m in mode)  # fmt: skip
+        case ast.Name(name):
+            return name in METHODS
+        case ast.Attribute(ast.Name(module), name) if module in WRITERS:
+            return name in WRITERS[module]
+        case ast.Attribute(_, "open"):  # a path's; of ours have other arguments
+            modes = [m.value for m in call.args if isinstance(m, ast.Constant)]
+            return any(isinstance(mode, str) and set(mode) & set("wax+") for mode in modes)
+        case ast.Attribute(_, name):
+            return name in METHODS
+    return False
+
+
+def found(source: str, where: str) -> list[str]:
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    return [f"{where}: {ast.unparse(call)}" for call in calls if writes(call)]
+
+
+def test_files_alone_write():
+    calls = [
+        call
+        for path in sorted(SOURCE.rglob("*.py"))
+        if path.parent.name != "files"
+        for call in found(path.read_text(), str(path.relative_to(SOURCE)))
+    ]
+    assert sorted(calls) == sorted(ALLOWED)
+
+
+def test_within_files_one_module_opens_paths():
+    calls = [
+        call
+        for path in sorted((SOURCE / "files").glob("*.py"))
+        if path.name != "opening.py"
+        for call in found(path.read_text(), path.name)
+    ]
+    assert sorted(calls) == [
+        "atomic.py: os.open('.', os.O_RDONLY, dir_fd=folder)",
+        "atomic.py: os.replace(aside, path.name, src_dir_fd=folder, dst_dir_fd=folder)",
+        "atomic.py: os.unlink(aside, dir_fd=folder)",
+        "mapped.py: np.memmap(file, dtype=dtype, mode='r+', shape=(samples,))",
+        "parsing.py: os.open(path, flags | os.O_NONBLOCK)",
+    ]
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["open(p, 'w')", "open(p, mode='ab')", "open(p, how)", "p.open('x')", "p.write_text('')",
+     "p.unlink()", "os.replace(p, q)", "shutil.rmtree(p)", "tempfile.mkstemp()",
+     "save_file(x, p)", "np.memmap(p)", "p.parent.mkdir()", "frame.to_csv(p)"],
+)  # fmt: skip
+def test_what_is_found(call):
+    assert found(call, "x") == [f"x: {call}"]
+
+
+@pytest.mark.parametrize(
+    "call", ["open(p)", "open(p, 'rb')", "p.open()", "p.read_text()", "x.write(b)"]
+)
+def test_what_is_not(call):
+    assert found(call, "x") == []
