@@ -62,8 +62,8 @@ def a_run(folder, *, ends: bool = True) -> None:
             run.append_metrics(record)
         save_weights(run.path / "teacher.safetensors", MODEL)
         ledger().save(run.path / "ledger.safetensors")
-        data = images(augmented=False)
-        write_model_card(run.path, Model(name="mlp"), data, "teacher.safetensors")
+        model, data = Model.model_validate({"name": "mlp"}), images(augmented=False)
+        write_model_card(run.path, model, data, "teacher.safetensors")
         write_summary(run.path, "ledger", ledger())
         if ends:
             run.finish(RESULTS)
@@ -281,12 +281,12 @@ FEW = [
 ]
 TEACHER = ("--teacher", "{}/teacher")
 SCORED = ("--set", "student.policy={name: rho-loss, keep: 0.6, epochs: 1, seeds: 1}",
-          "--set", "student.mode=null")  # fmt: skip
+          "--set", "student.mode=null", "--set", "data.train_size=150")  # fmt: skip
 WEIGHTS = ("--set", "teacher.weights={}/teacher/teacher.safetensors")
 COMMANDS = {
     "teach": ("teach", "digits", "--out", "{}/run", "--resume", *FEW),
     "distill": ("distill", "digits", *TEACHER, "--out", "{}/run", "--resume", *FEW),
-    "scored": ("distill", "digits", *TEACHER, "--out", "{}/run", *SCORED, *FEW),
+    "scored": ("distill", "digits", *TEACHER, "--out", "{}/run", *FEW, *SCORED),
     "own store": ("distill", "digits", *WEIGHTS, "--out", "{}/run", *FEW),
     "store": ("store", "digits", *TEACHER, "--features", "layers.1", "--out", "{}/store", *FEW),
     "chain": ("chain", "digits", "--out", "{}/chain", *FEW),

@@ -40,18 +40,23 @@ def writes(call: ast.Call) -> bool:
     match call.func:
         case ast.Name("open"):
             mode = [*call.args[1:2], *(word.value for word in call.keywords if word.arg == "mode")]
-            return not all(isinstance(m, ast.Constant) and not set(m.value) & set("wax+")
-                           for m in mode)  # fmt: skip
+            return any(_changes(each) for each in mode)
         case ast.Name(name):
             return name in METHODS
         case ast.Attribute(ast.Name(module), name) if module in WRITERS:
             return name in WRITERS[module]
-        case ast.Attribute(_, "open"):  # a path's; of ours have other arguments
-            modes = [m.value for m in call.args if isinstance(m, ast.Constant)]
-            return any(isinstance(mode, str) and set(mode) & set("wax+") for mode in modes)
+        case ast.Attribute(_, "open"):  # a path's; others have no mode
+            return any(_changes(each) for each in call.args if isinstance(each, ast.Constant))
         case ast.Attribute(_, name):
             return name in METHODS
     return False
+
+
+def _changes(mode: ast.expr) -> bool:
+    """Whether a mode is one to write with, or not known."""
+    if isinstance(mode, ast.Constant):
+        return isinstance(mode.value, str) and bool(set(mode.value) & set("wax+"))
+    return isinstance(mode, ast.Name)
 
 
 def found(source: str, where: str) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from frugalkd.errors import WriteFailed
 from frugalkd.files.atomic import write_json
+from frugalkd.files.opening import remove
 from frugalkd.files.parsing import one_line, parse_json, read_bounded
 from frugalkd.files.writing import make_folder
 
@@ -38,7 +39,7 @@ class ProgressNote:
 
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(OSError):
-            self._path.unlink(missing_ok=True)
+            remove(self._path)
 
     def say(self, said: str) -> None:
         """In words, for what comes before the epochs."""
