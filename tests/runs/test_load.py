@@ -1,4 +1,5 @@
 import json
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from frugalkd.evaluation import predict
 from frugalkd.files.weights import save_weights
 from frugalkd.models import build_model
 from frugalkd.recipes.load import load_recipe, override
+from frugalkd.runs.claims import without_memory
 from frugalkd.runs.execute import teach
 from frugalkd.runs.load import load
+from frugalkd.runs.preprocess import Preprocess
 from toys import same_state
 
 SHAPE, CLASSES = (3, 6, 5), ("ant", "bee", "cat")
@@ -190,6 +193,62 @@ def test_what_a_card_claims_takes_no_memory(run):
     _change(run, model={"name": "mlp", "options": {"hidden": [1 << 28, 1 << 28]}})
     with pytest.raises(ModelError, match="does not fit the model"):
         load(run)
+
+
+def test_sound_13_a_card_of_many_layers_is_refused_at_once(run):
+    """They are not made: the file's tensors say how many there can be."""
+    started = time.process_time()
+    _change(run, model={"name": "mlp", "options": {"hidden": [1] * 200_000}})
+    with pytest.raises(ModelError, match=r"has 4 tensors, and model\.json asks for many more"):
+        load(run)
+    assert time.process_time() - started < 5
+    _model()  # and nothing is counted any more
+    build_model("mlp", num_classes=3, in_channels=3, image_size=6, hidden=[1] * 1000)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"num_classes": 10**9},
+        {"model": {"name": "mlp", "options": {"hidden": [-(10**9)]}}},
+        {"model": {"name": "mlp", "options": {"hidden": [[4, {"a": 10**9}]]}}},
+    ],
+)
+def test_sound_13_no_number_of_a_card_is_beyond_its_weights(run, values):
+    _change(run, **values)
+    with pytest.raises(ModelError, match=r"model.json says -?1000000000, and no tensor there has"):
+        load(run)
+
+
+@pytest.mark.parametrize("shape", [[3, 1 << 20, 1 << 20], [3, 0, 5], [3, -6, -5]])
+def test_sound_13_a_shape_is_that_of_a_picture(run, shape):
+    card = json.loads((run / "model.json").read_text())
+    with pytest.raises(ValueError, match="a shape of"):
+        Preprocess.of({**card, "shape": shape})
+
+
+def test_sound_13_weights_of_very_many_tensors_build_nothing(run):
+    many = {f"layers.{place}.weight": torch.zeros(1) for place in range(10_001)}
+    safetensors.torch.save_file(many, run / "student.safetensors")
+    with pytest.raises(ModelError, match="has 10,001 tensors: 10,000 at most"):
+        load(run)
+
+
+def test_sound_13_a_library_builds_with_tensors_of_values(tmp_path):
+    """torchvision's RegNets compute their sizes with tensors, and cannot on the meta device."""
+    pytest.importorskip("torchvision", reason="needs torchvision")
+    name = "torchvision/regnet_x_400mf"
+    model = build_model(name, num_classes=3, in_channels=3, image_size=32)
+    save_weights(tmp_path / "w.safetensors", model)
+    card = {"schema": 1, "weights": "w.safetensors", "model": {"name": name}, "num_classes": 3}
+    card |= {"shape": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3}
+    (tmp_path / "model.json").write_text(json.dumps(card))
+    assert same_state(load(tmp_path).model, model)
+    (tmp_path / "model.json").write_text(json.dumps({**card, "num_classes": 60_000}))
+    with pytest.raises(ModelError, match="does not fit the model: fc"):
+        load(tmp_path)
+    made = without_memory(lambda: build_model(name, num_classes=3, in_channels=3, image_size=32))
+    assert made.get_parameter("fc.weight").device.type == "meta"
 
 
 @pytest.mark.parametrize("content", [b"", b"not json", b"[]"])

@@ -41,8 +41,13 @@ class TextCNN(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if min(width, hidden, buckets, ngrams) < 1 or kernel < 0 or kernel % 2 == 0 < kernel:
-            raise ValueError("width, hidden, buckets and ngrams from 1, kernel odd or 0")
+        if (
+            not 1 <= ngrams <= 64
+            or min(width, hidden, buckets) < 1
+            or kernel < 0
+            or kernel % 2 == 0 < kernel
+        ):
+            raise ValueError("width, hidden and buckets from 1, ngrams 1 to 64, kernel odd or 0")
         self.buckets, self.ngrams = buckets, ngrams
         self.rows = nn.Embedding(buckets + 1, width, padding_idx=0)
         self.convolution = nn.Conv1d(width, hidden, kernel, padding=kernel // 2) if kernel else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,13 @@ from frugalkd.batches import call
 from frugalkd.errors import FrugalKDError, ModelError, RunFolderError
 from frugalkd.files import StrPath
 from frugalkd.files.parsing import one_line
-from frugalkd.files.weights import load_weights, read_state, refuse_misfit
+from frugalkd.files.weights import fill, load_weights, read_state, refuse_misfit
 from frugalkd.imports import refuse_unlisted
 from frugalkd.looking import looking
 from frugalkd.models import build_text_model
 from frugalkd.recipes.sections import Model
 from frugalkd.runs.building import build_for, finish, make_module, see
+from frugalkd.runs.claims import bounded_by, refuse_larger, without_memory
 from frugalkd.runs.folder import read_json
 from frugalkd.runs.preprocess import Preprocess, TextPreprocess
 
@@ -155,8 +155,8 @@ def _inside(folder: Path, name: Any) -> Path:
 
 
 def _build(card: Mapping[str, Any], weights: Path) -> nn.Module:
-    """The card's model with its weights. What the card claims takes no memory before the weights
-    are known to fit it, but for a few models of torchvision's."""
+    """The card's model with its weights. What the card claims takes neither memory nor much time
+    before the weights are known to fit it."""
     spec = Model.model_validate(card["model"])
 
     def build() -> nn.Module:
@@ -180,11 +180,11 @@ def _build(card: Mapping[str, Any], weights: Path) -> nn.Module:
             load_weights(model, weights)
         else:
             state = read_state(weights)
-            with torch.device("meta"), suppress(NotImplementedError):
-                refuse_misfit(build().state_dict(), state, weights)
-            model = build()
-            refuse_misfit(model.state_dict(), state, weights)
-            model.load_state_dict(state)
+            refuse_larger(card, state, weights)
+            with bounded_by(state, weights):
+                refuse_misfit(without_memory(build).state_dict(), state, weights)
+                model = build()
+            fill(model, state, weights)
     if spec.sees is not None:
         see(model, spec.sees, card["mean"], card["std"])
     return model

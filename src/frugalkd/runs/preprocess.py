@@ -15,6 +15,9 @@ from frugalkd.data.text import TextBatch
 from frugalkd.data.tokenizers import tokenize
 from frugalkd.errors import DataError
 
+LARGEST_SHAPE = 1 << 26
+"""Values of a picture that a model takes: 4096 x 4096 of them in colour fit."""
+
 
 @dataclass(frozen=True)
 class Preprocess:
@@ -39,6 +42,9 @@ class Preprocess:
         """From a ``model.json``. Raises KeyError, ValueError or TypeError where that is damaged."""
         channels, height, width = (int(size) for size in card["shape"])
         mean, std = tuple(map(float, card["mean"])), tuple(map(float, card["std"]))
+        pixels = channels * height * width
+        if min(channels, height, width) < 1 or pixels > LARGEST_SHAPE:
+            raise ValueError(f"a shape of {pixels} values")
         if len(mean) != channels or len(std) != channels or min(std) <= 0:
             raise ValueError("mean and std do not fit the shape")
         return cls((channels, height, width), mean, std)
