@@ -90,6 +90,58 @@ def net(seed=0, width=4) -> Any:
         )
 
 
+KINDS = ("ant", "bee", "cat", "dog")
+
+
+def kinds(
+    classes=KINDS, samples=60, test=40, mean=0.5, std=0.25, seed=5
+) -> tuple[ImageData, ImageData]:
+    """Training and test images of four kinds, which ``classes`` puts in an order; names that are
+    none of ``KINDS`` mean these in turn."""
+    data = images(samples + test, seed=seed, augmented=False)
+    named = {name: name if name in KINDS else KINDS[place] for place, name in enumerate(classes)}
+    places = torch.tensor([[named[name] for name in classes].index(kind) for kind in KINDS])
+
+    def part(rows):
+        return ImageData(
+            data.images[rows], places[data.labels[rows]], tuple(classes), mean=(mean,), std=(std,)
+        )
+
+    return part(slice(samples)), part(slice(samples, None))
+
+
+class Scaled(nn.Module):
+    """A linear model of those images whose logits are multiplied."""
+
+    def __init__(self, scale=1.0):
+        super().__init__()
+        self.scale, self.head = scale, nn.Linear(36, CLASSES)
+
+    def forward(self, x):
+        return self.scale * self.head(x.flatten(1))
+
+
+def kinds_recipe(**settings) -> Any:
+    """A teacher and a student of :func:`kinds`, both :class:`Scaled`; ``settings`` are dotted, with
+    ``__`` in place of the dots."""
+    from frugalkd.recipes.load import override
+    from frugalkd.recipes.schema import Recipe
+
+    training = {"epochs": 8, "batch_size": 10, "optimizer": {"name": "adamw", "lr": 0.02}}
+    plain = {
+        "name": "kinds",
+        "data": {"path": "toys:kinds"},
+        "teacher": {
+            "model": {"path": "toys:Scaled"},
+            "policy": {"name": "all"},
+            "training": training,
+        },
+        "student": {"model": {"path": "toys:Scaled"}, "mode": "vanilla", "training": training},
+    }
+    dotted = {name.replace("__", "."): value for name, value in settings.items()}
+    return override(Recipe.model_validate(plain), dotted)
+
+
 def order(samples, seed, epoch):
     """The order of an epoch, for a plain loop."""
     ids = np.arange(samples) if isinstance(samples, int) else np.asarray(samples)

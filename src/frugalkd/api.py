@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import Dataset
 
-from frugalkd.checks import check_pair, explained, first_look, labels_of, read_first
+from frugalkd.checks import check_held_out, check_pair, explained, first_look, labels_of, read_first
+from frugalkd.class_names import class_names
 from frugalkd.criterion import bind
 from frugalkd.data.probe import data_digest, digests_kept
 from frugalkd.data.source import Collate, check_map_style
@@ -36,6 +37,7 @@ from frugalkd.flops import flops_of_asking, flops_of_data
 from frugalkd.ledger import Ledger
 from frugalkd.memory import memory_for
 from frugalkd.meters import Meters
+from frugalkd.models.origin import note_origin, trained_on
 from frugalkd.modes import ModeName, resolve, significance_weights
 from frugalkd.objectives import KD, CrossEntropy, Objective
 from frugalkd.policies import Policy, SelfRegulation
@@ -279,6 +281,7 @@ def _train(
     check_map_style(data)
     if held_out is not None:
         check_map_style(held_out)
+        check_held_out(data, held_out)
     check_pair(model, teacher)
     asked = {} if targets is None else targets.asks
     for live in asked.values():
@@ -301,7 +304,7 @@ def _train(
         keeper = Checkpoints(checkpoints, checkpointing or Checkpointing())
     if keeper is not None or not ranks.alone:
         about = describe_training(
-            data, policy=policy, objective=objective, training=training,
+            model, data, policy=policy, objective=objective, training=training,
             label_free=label_free, targets=targets, teacher=teacher, weights=weights, scores=scores,
         )  # fmt: skip
     ranks.check_alike(
@@ -383,6 +386,7 @@ def _train(
                 run, teacher, held_out, training, accelerator, collate, trainer.stop, trainer.ranks
             )
     run.model = model.eval()
+    note_origin(model, **trained_on(data))
     meters = run.meters
     counted = trainer.ranks.from_first(
         lambda: _flops(model, data, training, meters, asked, collate)
@@ -453,9 +457,8 @@ def _silent(record: dict[str, Any]) -> None:
 def _about(data: Dataset, policy: Policy | None) -> dict[str, str]:
     """What the ledger's file says of itself."""
     about = {"data": data_digest(data), "policy": str(policy)}
-    classes = getattr(data, "classes", None)
-    if classes is not None:
-        about["classes"] = "\n".join(map(str, classes))
+    if names := class_names(data):
+        about["classes"] = "\n".join(names)
     return about
 
 

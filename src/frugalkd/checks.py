@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from frugalkd.batches import checked_logits, split
+from frugalkd.class_names import class_names
 from frugalkd.data.probe import data_digest, streams_restored
+from frugalkd.data.samples import Pictures
 from frugalkd.data.source import Collate, open_source
 from frugalkd.errors import (
     DataError,
@@ -193,6 +195,33 @@ def check_same_data(data: Dataset, ledger: Ledger, targets: Targets | None) -> N
         )
     if targets is not None:
         targets.check(None, data)
+
+
+def check_held_out(data: Dataset, held_out: Dataset) -> None:
+    """Refuse held-out data whose labels or pictures do not mean what those of ``data`` mean, as far
+    as both say it.
+
+    Raises:
+        DataError: their classes have other names or another order, or their pictures are normalised
+            otherwise.
+    """
+    ours, theirs = class_names(data), class_names(held_out)
+    if ours and theirs and ours != theirs:
+        place = next((i for i, pair in enumerate(zip(ours, theirs)) if pair[0] != pair[1]), None)  # noqa: B905
+        said = f"{len(ours)} and {len(theirs)}"
+        if place is not None:
+            said = f"class {place} is {ours[place][:40]!r} and {theirs[place][:40]!r}"
+        raise DataError(
+            f"training and held-out data have other classes, or another order of them ({said}): "
+            "their labels must count the same classes"
+        )
+    if isinstance(data, Pictures) and isinstance(held_out, Pictures):
+        ours, theirs = (data.mean, data.std), (held_out.mean, held_out.std)
+        if ours != theirs:
+            raise DataError(
+                f"training pictures are normalised by mean and std {ours}, held-out ones by "
+                f"{theirs}: give both the same"
+            )
 
 
 def check_pair(student: nn.Module, teacher: object) -> None:

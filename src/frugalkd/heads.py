@@ -23,6 +23,7 @@ from torch.utils.data import Dataset
 
 from frugalkd.api import Stop, evaluate, train_teacher
 from frugalkd.batches import call, checked_logits, split
+from frugalkd.class_names import class_names
 from frugalkd.data.bucketing import by_length, lengths_of
 from frugalkd.data.probe import data_digest, digests_kept, randomness
 from frugalkd.data.source import Collate, check_map_style, open_source
@@ -31,9 +32,11 @@ from frugalkd.engine import Listener, Run, accelerator_for
 from frugalkd.errors import ModelError, Stopped, UnsupportedData
 from frugalkd.files import StrPath
 from frugalkd.flops import flops_of_data
-from frugalkd.looking import looking, model_digest
+from frugalkd.identity import identity
+from frugalkd.looking import looking
 from frugalkd.memory import memory_for
 from frugalkd.models.beginning import head_of_name
+from frugalkd.models.origin import note_origin, trained_on
 from frugalkd.objectives import Objective
 from frugalkd.policies import Policy
 from frugalkd.ranks import Ranks
@@ -48,10 +51,10 @@ class Features(Dataset):
     data and model."""
 
     def __init__(
-        self, features: Tensor, labels: Tensor, classes: tuple[str, ...] | None, made_of: str
+        self, features: Tensor, labels: Tensor, classes: tuple[str, ...], made_of: str
     ) -> None:
         self.features, self.labels, self._made_of = features, labels, made_of
-        if classes is not None:
+        if classes:
             self.classes = classes
 
     @property
@@ -144,6 +147,7 @@ def train_head(
         for own, learned in zip(head.parameters(), learner.parameters(), strict=True):
             own.copy_(learned)
     run.model = model.eval()
+    note_origin(model, **trained_on(data))
     run.ledger.about["data"] = data_digest(data)
     row = flops_of_data(model, data, accelerator.device, collate)
     meters, ranks = run.meters, Ranks.here()  # each of them asked for all features
@@ -222,8 +226,8 @@ def features_of(
                     raise Stopped("stopped while features were asked for")
     finally:
         hook.remove()
-    made_of = f"{data_digest(data)} {model_digest(model)} {precision}"
-    return Features(kept, labels, getattr(data, "classes", None), made_of)
+    made_of = f"{data_digest(data)} {identity(model)} {precision}"
+    return Features(kept, labels, class_names(data), made_of)
 
 
 def _features(

@@ -12,9 +12,10 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from frugalkd.errors import RunFolderError
+from frugalkd.identity import build_digest, differences, this_torch
 from frugalkd.objectives import Objective
 from frugalkd.policies import All, Policy
-from frugalkd.teachers import LiveTeacher, Targets
+from frugalkd.teachers import Targets
 from frugalkd.teachers.about import describe
 from frugalkd.training import Training
 
@@ -23,6 +24,7 @@ IDLE = ("num_workers", "shard")
 
 
 def describe_training(
+    model: nn.Module,
     data: Dataset,
     *,
     policy: Policy | None,
@@ -33,12 +35,14 @@ def describe_training(
     teacher: nn.Module | None,
     **arrays: np.ndarray | None,
 ) -> dict[str, str]:
-    """What decides a training's result, by name; ``arrays`` are of one value a sample.
+    """What decides a training's result, by name; ``model`` is trained, but for its weights, and
+    ``arrays`` are of one value a sample.
 
     What has no text of its own that is the same in another process counts by its type.
     """
-    asked = targets.teacher if isinstance(targets, LiveTeacher) else teacher
+    asked = teacher if targets is None else None
     about = describe(asked, data) | getattr(targets, "about", {})
+    about |= {**this_torch(), "trained model": build_digest(model)}
     about |= {"policy": str(policy or All()), "objective": str(objective)}
     about["labels"] = "not read" if label_free else "read"
     about["soft targets"] = "none"
@@ -58,7 +62,7 @@ def check_same_training(kept: dict[str, Any], about: dict[str, str]) -> None:
     Raises:
         RunFolderError: naming in what they differ.
     """
-    differing = [name for name, said in about.items() if kept.get(name) != said]
+    differing = differences(kept, about, "the checkpoint")
     if differing:
         raise RunFolderError(
             f"the checkpoint is of another training (other {', '.join(differing[:4])}"

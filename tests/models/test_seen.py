@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from frugalkd.data import ImageData
 from frugalkd.errors import ModelError, RecipeError
-from frugalkd.looking import model_digest
+from frugalkd.identity import build_digest
 from frugalkd.models.seen import Seen
 from frugalkd.recipes.load import load_recipe, override
 from frugalkd.recipes.sections import Sees
@@ -66,8 +66,8 @@ def test_soft_targets_of_a_model_that_sees_otherwise_are_of_another_teacher():
     for size in (None, 9, 12):
         model = nn.Flatten()
         see(model, Sees(size=size), MEAN, STD)
-        digests.append(model_digest(model))
-    assert len({model_digest(nn.Flatten()), *digests}) == 4
+        digests.append(build_digest(model))
+    assert len({build_digest(nn.Flatten()), *digests}) == 4
 
 
 def test_what_cannot_be_seen_is_refused():

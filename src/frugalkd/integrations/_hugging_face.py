@@ -111,13 +111,6 @@ def labels_of(data: Any) -> NDArray[np.int64] | None:
     return None
 
 
-def class_names(data: Any) -> list[str]:
-    """The names of a Hugging Face data set's classes, where it has them."""
-    features = getattr(data, "features", None) or {}
-    column = features.get("label") or features.get("labels")
-    return list(getattr(column, "names", None) or [])
-
-
 def teacher_from(name: StrPath, student: nn.Module) -> nn.Module:
     """The classifier in a folder or on the hub, for the same kind of inputs as the student's.
 

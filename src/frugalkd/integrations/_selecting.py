@@ -14,7 +14,6 @@ from frugalkd.integrations._hugging_face import (
     Padding,
     asking,
     check_labelled,
-    class_names,
     labels_of,
 )
 from frugalkd.selection import Selection
@@ -46,7 +45,6 @@ def make_selection(trainer: FrugalMixin) -> Selection:
         forward=asking(model),
         device=args.device,
         known_labels=labels_of(data),
-        class_names=class_names(data),
         model=model,
         batch_size=trainer._train_batch_size,
         seed=args.seed if args.data_seed is None else args.data_seed,

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from frugalkd.api import check_soft_targets, weights_from
 from frugalkd.checks import check_pair, first_look
+from frugalkd.class_names import class_names
 from frugalkd.data.probe import data_digest
 from frugalkd.errors import DataError
 from frugalkd.files import StrPath
+from frugalkd.identity import this_torch
 from frugalkd.ledger import Ledger
 from frugalkd.modes import ModeName, resolve
 from frugalkd.objectives import KD, Objective
@@ -95,7 +97,6 @@ class Setting:
         forward: Ask,
         device: torch.device,
         known_labels: NDArray[np.int64] | None = None,
-        class_names: list[str] | None = None,
         **reading: Any,
     ) -> Selection:
         """A selection of ``data``, once a first look has found nothing wrong.
@@ -105,7 +106,6 @@ class Setting:
             targets: :meth:`targets` of the data.
             forward: the model's logits for a batch.
             known_labels: int64 (samples,), for the ledger.
-            class_names: for the ledger.
             reading: more of :class:`Selection`'s arguments, its ``model`` and ``collate`` included.
 
         Raises:
@@ -133,8 +133,8 @@ class Setting:
             collate=reading["collate"],
         )  # fmt: skip
         ledger.about = {"data": data_digest(data), "policy": str(self.policy)}
-        if class_names:
-            ledger.about["classes"] = "\n".join(class_names)
+        if names := class_names(data):
+            ledger.about["classes"] = "\n".join(names)
         return selection
 
     def about(self, data: Any) -> dict[str, str]:
@@ -142,4 +142,4 @@ class Setting:
         teacher = self.teacher if isinstance(self.teacher, nn.Module) else None
         about = describe(teacher, data) | getattr(self.teacher, "about", {})
         objective = "the trainer's own" if self.objective is None else str(self.objective)
-        return about | {"policy": str(self.policy), "objective": objective}
+        return about | this_torch() | {"policy": str(self.policy), "objective": objective}

@@ -224,8 +224,7 @@ class FrugalCallback(Callback):
             return setting.select(
                 data, epochs=lambda samples: min(epochs), targets=setting.targets(data, None),
                 forward=ask, device=device, known_labels=labels_of(data),
-                class_names=list(map(str, getattr(data, "classes", None) or [])), model=module,
-                **self._loader.reading,
+                model=module, **self._loader.reading,
             )  # fmt: skip
         except NotImplementedError as error:  # what a module without forward raises
             raise ModelError(

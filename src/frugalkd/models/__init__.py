@@ -24,6 +24,7 @@ from frugalkd.models.libraries import (
     is_of_a_library,
 )
 from frugalkd.models.mlp import MLP
+from frugalkd.models.origin import name_classes, reorder_classes
 from frugalkd.models.text import TextCNN, TextEncoder
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -140,4 +141,11 @@ def build_text_model(name: str, *, num_classes: int, vocabulary: int, **options:
         ) from error
 
 
-__all__ = ["MODELS", "TEXT_MODELS", "build_model", "build_text_model"]
+__all__ = [
+    "MODELS",
+    "TEXT_MODELS",
+    "build_model",
+    "build_text_model",
+    "name_classes",
+    "reorder_classes",
+]

@@ -27,6 +27,14 @@ LIBRARIES = ("timm", "torchvision")
 _OURS = frozenset({"num_classes", "in_chans", "cache_dir", "checkpoint_path", "progress"})
 
 
+def library_of(name: str) -> list[str]:
+    """The packages that build the model of a ``name`` or import path, where we know them."""
+    if name == "text-encoder":
+        return ["transformers"]
+    found = name.replace(".", "/").replace(":", "/").partition("/")[0]
+    return [found] if found in (*LIBRARIES, "transformers") else []
+
+
 def is_of_a_library(name: str) -> bool:
     """Whether ``name`` has the form LIBRARY/MODEL."""
     return "/" in name

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from frugalkd.errors import ModelError
 from frugalkd.models.beginning import head_of_name
+from frugalkd.models.origin import reordering
 
 
 @final
@@ -57,8 +58,8 @@ def put_projector(student: nn.Module, width: int) -> str:
 
 
 def take_classifier(student: nn.Module, teacher: nn.Module) -> None:
-    """Give the teacher's classifier to a student that :func:`put_projector` made ready. Raises
-    ModelError where it is of another shape."""
+    """Give the teacher's classifier, its classes in the order of its outputs, to a student that
+    :func:`put_projector` made ready. Raises ModelError where it is of another shape."""
     (path, given), (_, own) = _head(teacher, "the teacher"), _head(student, "the student")
     if given.weight.shape != own.weight.shape:
         raise ModelError(
@@ -66,9 +67,13 @@ def take_classifier(student: nn.Module, teacher: nn.Module) -> None:
             f"{given.in_features} values, the student's {own.out_features} of {own.in_features}: "
             f"set student.model.reuses to {given.in_features}"
         )
+    weight, bias = given.weight, given.bias
+    bias = torch.zeros_like(own.bias) if bias is None else bias
+    for hook in reordering(teacher):
+        weight, bias = hook.reordered(weight, 0), hook.reordered(bias, 0)
     with torch.no_grad():
-        own.weight.copy_(given.weight)
-        own.bias.copy_(torch.zeros_like(own.bias) if given.bias is None else given.bias)
+        own.weight.copy_(weight)
+        own.bias.copy_(bias)
 
 
 def _head(model: nn.Module, whose: str) -> tuple[str, nn.Linear]:

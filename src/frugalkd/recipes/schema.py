@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from frugalkd.checks import why_not_label_free
+from frugalkd.class_names import Match
 from frugalkd.data import DATA
 from frugalkd.ema import DECAY
 from frugalkd.features.paths import is_glob, means
@@ -107,6 +108,12 @@ class TargetsRole(Strict):
         (),
         description="paths or globs of the teacher's modules whose features are stored too, in "
         "float16, for objectives that read them",
+    )
+    classes: Match = Field(
+        "same",
+        description="same: a teacher whose classes have other names than the data's, or another "
+        "order, is refused; by-name: its outputs are reordered; by-position: class i is class i, "
+        "whatever the names",
     )
 
     @model_validator(mode="after")

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from frugalkd.class_names import Match
 from frugalkd.errors import TargetsError
 from frugalkd.fidelity import Fidelity
 from frugalkd.recipes.sections import Model, Strict, folder_names
@@ -29,6 +30,7 @@ class OneOfSeveral(Strict):
     kind: Literal["stored", "live", "ema"] | None = Field(
         None, description="in place of student.targets.kind"
     )
+    classes: Match | None = Field(None, description="in place of student.targets.classes")
     weight: float | None = Field(None, gt=0, description="its share of 1")
 
     @model_validator(mode="after")

@@ -10,9 +10,13 @@ from torch import nn
 from frugalkd.errors import ModelError
 from frugalkd.imports import make_object
 from frugalkd.models import build_model
+from frugalkd.models.origin import note_origin
 from frugalkd.models.reuse import put_projector
 from frugalkd.models.seen import Seen
 from frugalkd.recipes.sections import Model, Sees
+
+Normalisation = tuple[Sequence[float], Sequence[float]]
+"""mean and std, a number a channel, of pixels in [0, 1]."""
 
 
 def build_for(
@@ -46,6 +50,12 @@ def finish(model: nn.Module, spec: Model) -> nn.Module:
     return model
 
 
+def note_spec(model: nn.Module, spec: Model) -> None:
+    """Note on ``model`` how it was built, which is part of its identity."""
+    said = spec.model_dump(mode="json", exclude_none=True, exclude={"start"})
+    note_origin(model, spec=said)
+
+
 def see(model: nn.Module, sees: Sees, mean: Sequence[float], std: Sequence[float]) -> None:
     """From now on ``model`` sees pictures that the data normalise by ``mean`` and ``std`` as it was
     trained to."""
@@ -53,6 +63,18 @@ def see(model: nn.Module, sees: Sees, mean: Sequence[float], std: Sequence[float
     if len(wanted[0]) < len(mean):
         raise ModelError(f"model.sees: the pictures have {len(mean)} channels, mean and std 1")
     model.register_forward_pre_hook(Seen.between(_size(sees), (mean, std), wanted))
+
+
+def see_as_trained(model: nn.Module, trained: Normalisation, given: Normalisation) -> None:
+    """From now on ``model`` sees pictures that are normalised by ``given``, (mean, std), by
+    ``trained``, before all else that it makes of them. Raises ModelError."""
+    if len(given[0]) not in (1, len(trained[0])):
+        raise ModelError(
+            f"the model was trained on pictures of {len(trained[0])} channels, and these have "
+            f"{len(given[0])}"
+        )
+    hook = Seen.between(None, given, trained)
+    model.register_forward_pre_hook(hook, prepend=True)
 
 
 def _size(sees: Sees) -> tuple[int, int] | None:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from frugalkd.ema import DECAY
+from frugalkd.identity import TORCH, versions
 from frugalkd.models.beginning import weights_file
+from frugalkd.models.libraries import library_of
 from frugalkd.recipes.schema import Recipe
-from frugalkd.runs.folder import SCHEMA
+from frugalkd.runs.folder import SCHEMA, asked_in, card_beside, read_json
 from frugalkd.teachers.store import FILE as STORE
 from frugalkd.teachers.store import read_header
 
@@ -27,6 +29,7 @@ LATER = {
     "ema": None,
     "features": [],
     "decay": DECAY,
+    "classes": "same",
 }
 """Settings that came after runs had digests: at their defaults they say nothing new, so
 that those runs are still known for what they are."""
@@ -35,15 +38,15 @@ that those runs are still known for what they are."""
 def run_digest(kind: str, recipe: Recipe, teacher: Path | None, ledger: Path | None = None) -> str:
     """SHA-256 (hex) of everything that decides a run's result, as far as the recipe says it;
     ``ledger`` is the file of one that takes the place of the teacher's."""
-    files = {}
+    taught: dict[str, Any] = {}
     if teacher is not None:
-        files = _files_of(teacher, (*_MODELS, "ledger.safetensors"))
+        taught = {**taught_by(teacher), **_files_of(teacher, ("ledger.safetensors",))}
     elif kind == "distill":
-        files = pretrained(recipe)
+        taught = pretrained(recipe)
     if ledger is not None:
-        files["ledger.safetensors"] = file_digest(ledger)
+        taught["ledger.safetensors"] = file_digest(ledger)
     said = what_decides(kind, recipe, taught=teacher is not None)
-    return digest_of({"schema": SCHEMA, "kind": kind, "recipe": said, "teacher": files})
+    return digest_of({"schema": SCHEMA, "kind": kind, "recipe": said, "teacher": taught})
 
 
 def what_decides(kind: str, recipe: Recipe, *, taught: bool) -> dict[str, Any]:
@@ -55,7 +58,7 @@ def what_decides(kind: str, recipe: Recipe, *, taught: bool) -> dict[str, Any]:
         mode="json", exclude={"name", "summary", "arms", "teachers", "checkpoints", "trackers"}
     )
     for role in (said["teacher"], said["student"]):
-        _say_start(role["model"])
+        _say_model(role["model"])
         for part in ("policy", "regulation", "training"):
             forget_later_defaults(role.get(part))
     forget_later_defaults(said["student"]["targets"])
@@ -77,19 +80,36 @@ def what_decides(kind: str, recipe: Recipe, *, taught: bool) -> dict[str, Any]:
 def _say_teachers(several: dict[str, Any]) -> dict[str, Any]:
     """Several teachers by what their files hold, wherever these lie."""
     for one in several["of"].values():
+        if one["classes"] is None:  # came later
+            del one["classes"]
         if (folder := one["folder"]) is not None:
-            one["folder"] = _files_of(Path(folder), _MODELS)
+            one["folder"] = taught_by(Path(folder))
         if (weights := one["weights"]) is not None and Path(weights).is_file():
-            one["weights"] = file_digest(Path(weights))
+            one["weights"] = _weights(Path(weights))
         if (store := one["store"]) is not None and (Path(store) / STORE).is_file():
             header = read_header(Path(store))
-            one["store"] = {**header.about, "views": header.views, **header.encoding.settings}
+            about = {name: said for name, said in header.about.items() if name != TORCH}
+            one["store"] = {**about, "views": header.views, **header.encoding.settings}
         if one["model"] is not None:
-            _say_start(one["model"])
+            _say_model(one["model"])
     return several
 
 
-_MODELS = ("teacher.safetensors", "student.safetensors")
+def taught_by(folder: Path) -> dict[str, Any]:
+    """All that decides what the teacher in a run's folder says, by its files: weights, model card
+    (how it is built, normalisation, class names, tokenizer), the versions of the libraries that
+    build it, the precision in which it is asked. What is not there says nothing."""
+    said: dict[str, Any] = dict(_files_of(folder, (*_MODELS, _CARD)))
+    if _CARD in said:
+        named = read_json(folder / _CARD).get("libraries")
+        names = [name for name in named if name.isidentifier()] if isinstance(named, dict) else []
+        said["libraries"] = versions(names)
+    if (asked := asked_in(folder)) is not None:
+        said["asked"] = asked
+    return said
+
+
+_MODELS, _CARD = ("teacher.safetensors", "student.safetensors"), "model.json"
 
 
 def _files_of(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
@@ -97,21 +117,29 @@ def _files_of(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
     return {name: file_digest(folder / name) for name in names if (folder / name).is_file()}
 
 
-def _say_start(model: dict[str, Any]) -> None:
-    """A model begins with the bytes of a file, wherever it lies. What is not set came later, and
-    says nothing."""
+def _say_model(model: dict[str, Any]) -> None:
+    """A model is built by a version of a library, and begins with the bytes of a file, wherever it
+    lies. What is not set came later, and says nothing."""
     for key in ("start", "sees", "reuses"):
         if model[key] is None:
             del model[key]
     if "start" in model and (file := weights_file(model["start"])).is_file():
         model["start"] = _digest_at(file, file.stat().st_mtime_ns)
+    if built_by := versions(library_of(model["name"] or model["path"])):
+        model["libraries"] = built_by
 
 
-def pretrained(recipe: Recipe) -> dict[str, str]:
-    """The digest of the pretrained teacher's file, where the recipe names one that is there."""
+def pretrained(recipe: Recipe) -> dict[str, Any]:
+    """What the pretrained teacher's file holds, where the recipe names one that is there."""
     if recipe.teacher.weights is None or not Path(recipe.teacher.weights).is_file():
         return {}
-    return {"pretrained": file_digest(Path(recipe.teacher.weights))}
+    return {"pretrained": _weights(Path(recipe.teacher.weights))}
+
+
+def _weights(file: Path) -> str | dict[str, Any]:
+    """The digest of weights, and of the run's card that lies beside them."""
+    card = card_beside(file)
+    return file_digest(file) if card is None else {"weights": file_digest(file), "card": card}
 
 
 def digest_of(said: Any) -> str:

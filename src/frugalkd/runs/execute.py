@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from frugalkd.data.probe import data_digest, digests_kept
 from frugalkd.engine import Listener, Run, resolve_device
 from frugalkd.files.weights import save_weights
 from frugalkd.heads import train_head
+from frugalkd.identity import libraries_of, warn_of_torch
 from frugalkd.launch import ranks_of
 from frugalkd.ledger import Ledger, ledger_file
 from frugalkd.ranks import Ranks
@@ -253,6 +255,8 @@ def _within(
     resolved = recipe.model_dump(mode="json")
     done = folder.begin(digest, resolved, kind, resume)
     if done is not None:
+        with contextlib.suppress(KeyError, TypeError):
+            warn_of_torch(done["versions"]["torch"], "this finished run")
         return done
     if ranks.first:
         _start(tracking, recipe, kind, digest, folder)
@@ -287,7 +291,8 @@ def _leave(
     weights = "teacher.safetensors" if kind == "teach" else "student.safetensors"
     save_weights(folder.path / weights, run.model)
     run.ledger.save(folder.path / "ledger.safetensors")
-    write_model_card(folder.path, role.model, material.train, weights)
+    libraries = libraries_of(run.model)
+    write_model_card(folder.path, role.model, material.train, weights, libraries)
     samples = len(run.ledger)
     meters = run.meters.summary()
     results = {

@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from frugalkd.errors import RunFolderError, WriteFailed, refuse_schema
 from frugalkd.files import StrPath
@@ -262,6 +262,36 @@ def read_json(
         raise RunFolderError(f"{path} is damaged: it holds no keys and values; {again}")
     refuse_schema(value.get("schema"), schema, path, RunFolderError, again)
     return value
+
+
+def card_beside(weights: Path) -> dict[str, Any] | None:
+    """The ``model.json`` of the run whose weights a file is, where it lies in the run's folder."""
+    with contextlib.suppress(RunFolderError):
+        card = read_json(weights.parent / "model.json")
+        return card if card.get("weights") == weights.name else None
+    return None
+
+
+def asked_in(folder: Path) -> tuple[Literal["fp32", "bf16"], bool] | None:
+    """The precision in which the run in ``folder`` trained its model, and whether channels last:
+    how it is asked as a teacher. None where there is no finished run.
+
+    Raises:
+        RunFolderError: its results are damaged.
+    """
+    if not (folder / "results.json").is_file():
+        return None
+    results = read_results(folder)
+    try:
+        said = results["recipe"]["teacher" if results["kind"] == "teach" else "student"]["training"]
+        precision, channels_last = said["precision"], bool(said["channels_last"])
+        if precision not in ("fp32", "bf16"):
+            raise ValueError(precision)
+    except (KeyError, TypeError, ValueError):
+        raise RunFolderError(
+            f"{folder / 'results.json'} is damaged: it does not say the training's precision"
+        ) from None
+    return precision, channels_last
 
 
 def read_results(path: Path) -> dict[str, Any]:

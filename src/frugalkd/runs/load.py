@@ -22,8 +22,9 @@ from frugalkd.files.weights import fill, load_weights, read_state, refuse_misfit
 from frugalkd.imports import refuse_unlisted
 from frugalkd.looking import looking
 from frugalkd.models import build_text_model
+from frugalkd.models.origin import note_origin, origin_of
 from frugalkd.recipes.sections import Model
-from frugalkd.runs.building import build_for, finish, make_module, see
+from frugalkd.runs.building import build_for, finish, make_module, note_spec, see
 from frugalkd.runs.claims import bounded_by, refuse_larger, without_memory
 from frugalkd.runs.folder import read_json
 from frugalkd.runs.preprocess import Preprocess, TextPreprocess
@@ -41,16 +42,19 @@ class Loaded:
         model: in eval mode, on the CPU.
         preprocess: raw images -> normalised float32 (N, C, H, W); None where the run's data were
             the user's own and only they know how to prepare a picture.
-        classes: the names of the classes, or () where the run does not know them.
         card: ``model.json`` as it is.
         texts: raw texts -> token ids; None where the model is not one of texts.
     """
 
     model: nn.Module
     preprocess: Preprocess | None
-    classes: tuple[str, ...]
     card: dict[str, Any]
     texts: TextPreprocess | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the model's outputs in their order, () where the run does not know them."""
+        return origin_of(self.model).classes
 
     def predict(
         self, images: Any, *, batch_size: int = 1000
@@ -128,13 +132,25 @@ def load(path: StrPath, *, imports: Collection[str] = (), download: bool = False
         model = _build(card, weights)
         preprocess = Preprocess.of(card) if "shape" in card else None
         texts = TextPreprocess.of(card, download) if "vocabulary" in card else None
-        classes = tuple(str(name) for name in card.get("classes", ()))
+        note_origin(model, **known_from(card))
     except FrugalKDError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         reason = one_line(f"{type(error).__name__}: {error}")
         raise RunFolderError(f"{path / 'model.json'} is damaged ({reason})") from None
-    return Loaded(model.eval(), preprocess, classes, card, texts)
+    return Loaded(model.eval(), preprocess, card, texts)
+
+
+def known_from(card: Mapping[str, Any]) -> dict[str, Any]:
+    """What a ``model.json`` says of the data that its model was trained on, as fields of
+    :class:`frugalkd.models.origin.Origin`. Raises TypeError or ValueError where it is damaged."""
+    return {
+        "classes": tuple(map(str, card.get("classes", ()))),
+        "mean": tuple(map(float, card.get("mean", ()))),
+        "std": tuple(map(float, card.get("std", ()))),
+        "tokenizer": str(card.get("tokenizer", "")),
+        "vocabulary": int(card.get("vocabulary", 0)),
+    }
 
 
 def _inside(folder: Path, name: Any) -> Path:
@@ -187,4 +203,5 @@ def _build(card: Mapping[str, Any], weights: Path) -> nn.Module:
             fill(model, state, weights)
     if spec.sees is not None:
         see(model, spec.sees, card["mean"], card["std"])
+    note_spec(model, spec)
     return model

@@ -13,6 +13,7 @@ import torch
 
 from frugalkd.api import Stop
 from frugalkd.checks import labels_of
+from frugalkd.class_names import class_names
 from frugalkd.confidences import ledger_from_log
 from frugalkd.data.probe import data_digest
 from frugalkd.engine import Listener
@@ -137,6 +138,6 @@ def _from_log(log: Path, material: Material, gate: SelfRegulation) -> Ledger:
     samples = len(data)  # pyright: ignore[reportArgumentType]
     ledger = ledger_from_log(log, samples, confidence=gate.confidence, labels=labels_of(data))
     ledger.about |= {"data": data_digest(data), "policy": f"confidence {gate.confidence}"}
-    if (classes := getattr(data, "classes", None)) is not None:
-        ledger.about["classes"] = "\n".join(map(str, classes))
+    if names := class_names(data):
+        ledger.about["classes"] = "\n".join(names)
     return ledger

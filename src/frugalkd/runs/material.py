@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,21 +13,38 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from frugalkd.class_names import Match, class_names
 from frugalkd.data import Augmentation, Pictures, Samples, TextData, hold_out, load_with, take
 from frugalkd.data.root import located
-from frugalkd.errors import AccessRefused, DataError, ImportRefused, ModelError, RunFolderError
+from frugalkd.errors import (
+    AccessRefused,
+    DataError,
+    FrugalKDWarning,
+    ImportRefused,
+    ModelError,
+    RunFolderError,
+)
 from frugalkd.files.atomic import write_json
 from frugalkd.files.parsing import one_line
 from frugalkd.files.weights import load_weights
 from frugalkd.imports import Allowed, make_object
 from frugalkd.models import build_text_model
 from frugalkd.models.beginning import begin
+from frugalkd.models.origin import match_classes, note_origin, origin_of
 from frugalkd.recipes.load import fetched_data, import_paths
 from frugalkd.recipes.schema import Augment, Recipe
 from frugalkd.recipes.sections import Model, NamedOrPath
 from frugalkd.recipes.several import OneOfSeveral
-from frugalkd.runs.building import build_for, finish, make_module, see
-from frugalkd.runs.load import load
+from frugalkd.runs.building import (
+    build_for,
+    finish,
+    make_module,
+    note_spec,
+    see,
+    see_as_trained,
+)
+from frugalkd.runs.folder import card_beside
+from frugalkd.runs.load import known_from, load
 
 
 @dataclass(frozen=True)
@@ -159,15 +178,19 @@ def make_model(spec: Model, data: Dataset, seed: int) -> nn.Module:
         if not isinstance(data, Pictures):
             raise ModelError("model.sees: these data have no pictures of ours to resize")
         see(model, spec.sees, data.mean, data.std)
+    note_spec(model, spec)
     return model
 
 
-def write_model_card(path: Path, spec: Model, data: Dataset, weights: str) -> None:
-    """``model.json``: how to build the model again and what to feed it."""
+def write_model_card(
+    path: Path, spec: Model, data: Dataset, weights: str, libraries: Mapping[str, str]
+) -> None:
+    """``model.json``: how to build the model again, by which ``libraries``, and what to feed it."""
     card: dict[str, Any] = {
         "schema": 1,
         "model": spec.model_dump(mode="json", exclude_none=True),
         "weights": weights,
+        "libraries": dict(libraries),
     }
     if isinstance(data, Pictures):
         card |= {
@@ -175,7 +198,6 @@ def write_model_card(path: Path, spec: Model, data: Dataset, weights: str) -> No
             "shape": list(data.shape),
             "mean": list(data.mean),
             "std": list(data.std),
-            "classes": list(data.classes),
         }
     if isinstance(data, TextData):
         card |= {
@@ -183,8 +205,9 @@ def write_model_card(path: Path, spec: Model, data: Dataset, weights: str) -> No
             "vocabulary": data.tokens.vocabulary,
             "tokenizer": data.tokens.tokenizer,
             "max_length": data.tokens.max_length,
-            "classes": list(data.classes),
         }
+    if names := class_names(data):
+        card["classes"] = list(names)
     write_json(path / "model.json", card)
 
 
@@ -194,12 +217,20 @@ def make_teacher(
     """The teacher of a folder, or the pretrained one that the recipe names; where it is ``one`` of
     several with weights of its own, that one.
 
+    Where its ``model.json`` says on what it was trained, its inputs are normalised as they were
+    then, and its classes are matched with the data's as ``student.targets.classes`` says.
+
     Raises:
         ImportRefused: its folder names code that the recipe does not.
         ModelError, RunFolderError: there is none, or it cannot be loaded.
+        TargetsError: its classes are not the data's.
     """
+    match = recipe.student.targets.classes
+    if one is not None and one.classes is not None:
+        match = one.classes
     if teacher is not None:
-        return load(teacher, imports=import_paths(recipe)).model
+        model = load(teacher, imports=import_paths(recipe)).model
+        return _fitted(model, data, match, f"the teacher in {one_line(teacher)}")
     spec, weights = recipe.teacher.model, recipe.teacher.weights
     if one is not None and one.model is not None and one.weights is not None:
         spec, weights = one.model, one.weights
@@ -210,4 +241,33 @@ def make_teacher(
         )
     model = make_model(spec, data, recipe.seed)
     load_weights(model, Path(weights))
-    return model.eval()
+    if (card := card_beside(Path(weights))) is not None:
+        known = known_from(card)
+        if spec.sees is not None and spec.sees.mean is not None:  # the recipe says it
+            known |= {"mean": (), "std": ()}
+        note_origin(model, **known)
+    return _fitted(model.eval(), data, match, f"the teacher of {one_line(weights)}")
+
+
+def _fitted(model: nn.Module, data: Dataset, match: Match, what: str) -> nn.Module:
+    """``model`` for pictures that ``data`` may normalise otherwise than those that it was trained
+    on, with its outputs in the order of the data's classes where they ``match`` by name.
+
+    Raises:
+        TargetsError: the names of the classes do not match.
+        ModelError: the pictures are of other channels.
+    """
+    origin = origin_of(model)
+    if isinstance(data, Pictures) and origin.mean:
+        trained, given = (origin.mean, origin.std), (data.mean, data.std)
+        if trained != given:
+            warnings.warn(
+                f"{what} was trained on pictures normalised by mean and std {trained}, and the "
+                f"data are by {given}: its inputs are converted",
+                FrugalKDWarning,
+                stacklevel=2,
+            )
+            see_as_trained(model, trained, given)
+            note_origin(model, mean=data.mean, std=data.std)
+    match_classes(model, class_names(data), match, what)
+    return model

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from frugalkd.class_names import labels_by_name
 from frugalkd.data import DATA, ImageData, load_data
 from frugalkd.data.decoding import ENDINGS, decoded, require_pillow
 from frugalkd.errors import DataError, nearest
@@ -34,7 +35,8 @@ def images_from(
     spec: str, classes: Sequence[str], shape: tuple[int, int, int], *, download: bool = False
 ) -> Images:
     """The images that ``spec`` names: a data set of ours (its test part), a folder of pictures, or
-    an ``.npy`` file. In a folder whose subfolders all are ``classes``, those are the labels.
+    an ``.npy`` file. In a folder whose subfolders all are ``classes``, those are the labels; those
+    of a data set count the ``classes`` by their names.
 
     Args:
         spec: as above.
@@ -43,14 +45,15 @@ def images_from(
         download: as of :func:`frugalkd.data.load_data`.
 
     Raises:
-        DataError: nothing of the kind is there, or it cannot be read.
+        DataError: nothing of the kind is there, or it cannot be read, or is of other classes.
     """
     path = Path(spec)
     if spec in DATA:
         test = load_data(spec, download=download).test
         if not isinstance(test, ImageData):
             raise DataError(f"{spec} is read by a recipe: name its folder of pictures here")
-        return _of_array(test.images, test.labels.numpy())
+        labels = labels_by_name(test.labels.numpy(), test.classes, classes, spec)
+        return _of_array(test.images, labels)
     if path.is_dir():
         return _folder(path, classes, shape)
     if path.suffix == ".npy":

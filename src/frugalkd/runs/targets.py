@@ -16,10 +16,11 @@ from torch.utils.data import Dataset
 
 from frugalkd.errors import RankError, RunFolderError, Stopped, TargetsError
 from frugalkd.files.opening import named
+from frugalkd.identity import TORCH
 from frugalkd.policies._policy import Ids
 from frugalkd.ranks import Ranks
 from frugalkd.recipes.schema import Recipe, TargetsRole
-from frugalkd.runs.folder import read_results
+from frugalkd.runs.folder import asked_in
 from frugalkd.teachers import FirstVisitTargets, LiveTeacher, StoredTargets, Targets
 from frugalkd.teachers.about import describe_asking
 from frugalkd.teachers.encodings import Dense, Encoding, make_encoding
@@ -43,20 +44,10 @@ def encoding_of(recipe: Recipe) -> Encoding:
 def ask_live(recipe: Recipe, model: nn.Module, teacher: Path | None) -> LiveTeacher:
     """``model`` asked in the precision and memory format in which it was trained: those that its
     folder says, or, for a pretrained one, the recipe."""
-    asked = recipe.teacher.training
-    precision, channels_last = asked.precision, asked.channels_last
-    if teacher is not None and (teacher / "results.json").is_file():
-        results = read_results(teacher)
-        try:
-            role = "teacher" if results["kind"] == "teach" else "student"
-            said = results["recipe"][role]["training"]
-            precision, channels_last = said["precision"], bool(said["channels_last"])
-            if precision not in ("fp32", "bf16"):
-                raise ValueError(precision)
-        except (KeyError, TypeError, ValueError):
-            raise RunFolderError(
-                f"{teacher / 'results.json'} is damaged: it does not say the training's precision"
-            ) from None
+    said = recipe.teacher.training
+    precision, channels_last = said.precision, said.channels_last
+    if teacher is not None:
+        precision, channels_last = asked_in(teacher) or (precision, channels_last)
     return LiveTeacher(model, precision=precision, channels_last=channels_last)
 
 
@@ -159,7 +150,9 @@ def held_out_logits(
 
 def store_name(live: LiveTeacher, data: Dataset, views: int, encoding: Encoding) -> str:
     """The name of the folder that keeps these targets: the same for all runs that read them."""
-    said = {**describe_asking(live, data), "views": views, "encoding": encoding.settings}
+    about = describe_asking(live, data)
+    del about[TORCH]
+    said = {**about, "views": views, "encoding": encoding.settings}
     key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
     return f"targets-{key}"
 

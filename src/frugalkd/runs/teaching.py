@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from frugalkd.api import Stop, teacher_flops
+from frugalkd.class_names import class_names
 from frugalkd.devices import device_of
 from frugalkd.engine import Run
 from frugalkd.errors import TargetsError
@@ -47,7 +48,8 @@ def teachers_of(recipe: Recipe) -> dict[str, OneOfSeveral]:
 def targets_of(recipe: Recipe, one: OneOfSeveral) -> TargetsRole:
     """Where the soft targets of ``one`` of the teachers come from."""
     said = recipe.student.targets
-    return said.model_copy(update={"kind": one.kind or said.kind})
+    kind, classes = one.kind or said.kind, one.classes or said.classes
+    return said.model_copy(update={"kind": kind, "classes": classes})
 
 
 def folder_of(one: OneOfSeveral, teacher: Path | None) -> Path | None:
@@ -132,6 +134,7 @@ class Teaching:
         recipe, targets = self._recipe, targets_of(self._recipe, one)
         if one.store is not None:
             stored = StoredTargets(one.store)  # refused before any teacher runs
+            stored.match_classes(class_names(self._material.train), targets.classes)
             return Source(targets, None, opened=stored)
         if targets.kind == "ema":
             training = recipe.student.training

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from frugalkd.class_names import labels_by_name
 from frugalkd.data import DATA, TextData, load_data
 from frugalkd.data.root import located
 from frugalkd.data.texts import read_columns
@@ -35,15 +36,18 @@ def classify_texts(loaded: Loaded, spec: str) -> Classified:
     model's.
 
     Raises:
-        DataError: nothing of the kind is there, or it cannot be read.
+        DataError: nothing of the kind is there, or it cannot be read, or is of other classes.
         ModelError: the model's tokenizer is not there.
     """
     path, labels = Path(spec), None
     with located(path):
         if spec in DATA:
-            texts, labels = _test_part(spec)
+            texts, labels, names = _test_part(spec)
+            labels = labels_by_name(labels, names, loaded.classes, spec)
         elif path.suffix == ".parquet" and path.is_file():
-            texts, labels, _ = read_columns(path)
+            texts, labels, names = read_columns(path)
+            if names != tuple(map(str, range(len(names)))):  # else the file has none
+                labels = labels_by_name(labels, names, loaded.classes, "the file")
         elif path.suffix == ".txt" and path.is_file():
             texts = _lines(path)
         else:
@@ -55,13 +59,13 @@ def classify_texts(loaded: Loaded, spec: str) -> Classified:
     return Classified([str(row) for row in range(len(texts))], probabilities, labels)
 
 
-def _test_part(name: str) -> tuple[list[str], NDArray[np.int64]]:
+def _test_part(name: str) -> tuple[list[str], NDArray[np.int64], tuple[str, ...]]:
     if "tokenizer" not in signature(DATA[name]).parameters or name == "hugging-face":
         raise DataError(f"data set {name!r} has no texts of its own, which this model takes")
     test = load_data(name).test
     texts = test.texts(range(len(test))) if isinstance(test, TextData) else None
     assert texts is not None, "read from a file that is still there"
-    return texts, test.labels.numpy()
+    return texts, test.labels.numpy(), test.classes
 
 
 def _lines(path: Path) -> list[str]:

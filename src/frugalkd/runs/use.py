@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from frugalkd.class_names import class_names, labels_by_name
 from frugalkd.data import ImageData, Pictures
 from frugalkd.errors import DataError, ModelError
 from frugalkd.evaluation import measure
@@ -110,6 +111,8 @@ def _on_held_out(run: Path, loaded: Loaded, allowed: Allowed) -> tuple[Any, Any,
         probabilities, labels = predict_data(loaded.model, held_out, batch_size=rows)
         if labels is None:
             raise DataError(f"the held-out data of {run} have no labels to measure on")
+    names, what = class_names(held_out), f"the held-out part of {run}'s data"
+    labels = labels_by_name(labels, names, loaded.classes, what)
     return probabilities, labels, f"its {material.split} split"
 
 

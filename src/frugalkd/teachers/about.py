@@ -1,44 +1,92 @@
-"""What soft targets are bound to."""
+"""What soft targets are bound to: all that decides what the teacher says of a sample."""
 
 from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from torch import nn
 from torch.utils.data import Dataset
 
+from frugalkd.class_names import class_names, class_order, names_text
+from frugalkd.data.samples import Pictures
 from frugalkd.data.source import data_digest
-from frugalkd.errors import TargetsError
-from frugalkd.looking import model_digest
-from frugalkd.teachers.live import LiveTeacher
+from frugalkd.data.text import TextData
+from frugalkd.errors import FrugalKDWarning, TargetsError
+from frugalkd.identity import differences, identity, this_torch
+from frugalkd.models.origin import origin_of
+
+if TYPE_CHECKING:
+    from frugalkd.teachers.live import LiveTeacher
 
 
 def describe(teacher: nn.Module | None, dataset: Dataset) -> dict[str, str]:
-    """Digests of the teacher, the data and the augmentation."""
+    """The identity of the teacher (:func:`frugalkd.identity.identity`), and of the data: digest and
+    augmentation; where they have some, normalisation, tokenizer and class names."""
     augmentation = getattr(dataset, "augmentation", None)
-    return {
-        **({} if teacher is None else {"teacher": model_digest(teacher)}),
+    about = {
+        **({} if teacher is None else identity(teacher)),
         "data set": data_digest(dataset),
         "augmentation": f"{augmentation} seed {getattr(dataset, 'seed', None)}",
     }
+    if names := class_names(dataset):
+        about["classes"] = names_text(names)
+    if isinstance(dataset, Pictures):
+        about["normalisation"] = f"mean {dataset.mean} std {dataset.std}"
+    if isinstance(dataset, TextData):
+        tokens = dataset.tokens
+        about["tokenizer"] = f"{tokens.tokenizer}, at most {tokens.max_length} tokens"
+    return about
 
 
 def describe_asking(live: LiveTeacher, dataset: Dataset) -> dict[str, str]:
     """:func:`describe`, and how the teacher is asked, which decides the last digits."""
-    layout = " channels-last" if live.channels_last else ""
-    return {**describe(live.teacher, dataset), "precision": f"{live.precision}{layout}"}
+    return {**describe(None, dataset), **live.about, **this_torch()}
 
 
-def check_about(about: dict[str, str], teacher: nn.Module | None, dataset: Dataset) -> None:
-    """Refuse targets that belong to another teacher, other data or another augmentation.
+def check_about(about: Mapping[str, str], teacher: nn.Module | None, dataset: Dataset) -> None:
+    """Refuse targets that belong to another teacher or other data, as :func:`describe` says.
 
-    Without a ``teacher`` at hand, data and augmentation alone are checked.
+    Without a ``teacher`` at hand, the data alone are checked.
 
     Raises:
-        TargetsError: naming which of them differ.
+        TargetsError: naming what differs.
     """
-    expected = describe(teacher, dataset)
-    differing = [name for name in expected if about.get(name) != expected[name]]
-    if differing:
+    others = differences(about, describe(teacher, dataset), "the stored soft targets")
+    if others:
         raise TargetsError(
-            f"the stored soft targets belong to another {' and another '.join(differing)}: "
-            "delete them, or name the ones that belong to this run"
+            f"the stored soft targets belong to another {' and another '.join(others)}: delete "
+            "them, or name the ones that belong to this run"
         )
+
+
+def check_origin(teacher: nn.Module, dataset: Dataset) -> None:
+    """Refuse data whose classes have other names than the teacher's, or another order, or whose
+    samples are made otherwise than those that it was trained on, as far as both are known. Another
+    tokenizer of as many tokens is a FrugalKDWarning.
+
+    Raises:
+        TargetsError: naming what differs.
+    """
+    origin = origin_of(teacher)
+    class_order(origin.classes, class_names(dataset), "same")
+    if isinstance(dataset, Pictures) and origin.mean:
+        there, here = (origin.mean, origin.std), (dataset.mean, dataset.std)
+        if there != here:
+            raise TargetsError(
+                f"the teacher was trained on pictures of mean {there[0]} and std {there[1]}, and "
+                f"these are normalised by {here[0]} and {here[1]}: give the data the teacher's "
+                "mean and std"
+            )
+    if isinstance(dataset, TextData) and origin.vocabulary:
+        tokens = dataset.tokens
+        there = f"{origin.tokenizer!r} ({origin.vocabulary} tokens)"
+        said = (
+            f"the teacher was trained on texts of the tokenizer {there}, and these are of "
+            f"{tokens.tokenizer!r} ({tokens.vocabulary} tokens)"
+        )
+        if origin.vocabulary != tokens.vocabulary:
+            raise TargetsError(f"{said}: give the data the teacher's tokenizer")
+        if origin.tokenizer != tokens.tokenizer:
+            warnings.warn(said, FrugalKDWarning, stacklevel=3)

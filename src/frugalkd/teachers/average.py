@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from frugalkd.ema import DECAY, EMA
 from frugalkd.errors import TargetsError
@@ -58,6 +59,9 @@ class EMATeacher(LiveTeacher):
                 "the student's average has missed all steps so far: call update() after each "
                 "optimiser step, and load_state_dict() when a training goes on"
             )
+
+    def check(self, teacher: nn.Module | None, dataset: Dataset) -> None:
+        """The student's data are its own."""
 
     @property
     def about(self) -> dict[str, str]:

@@ -68,7 +68,8 @@ class Filler:
         announce: told of the store before its space is taken, and of each of its features.
 
     Raises:
-        TargetsError: the data set has a randomness of its own, or ``folder`` holds other targets.
+        TargetsError: the data set has a randomness of its own, or is unlike the teacher's
+            (:meth:`LiveTeacher.check`), or ``folder`` holds other targets.
         ModelError: the teacher has no module at a path of ``layout.features``.
     """
 
@@ -94,6 +95,7 @@ class Filler:
                 "this data set gives other pixels each time it is asked: give it a method "
                 "view(id, view), or use a live teacher"
             )
+        live.check(None, dataset)
         self.live, self.layout = live, layout
         self.samples = len(dataset)  # pyright: ignore[reportArgumentType]
         self.about = describe_asking(live, dataset)

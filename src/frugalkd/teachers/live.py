@@ -11,14 +11,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from frugalkd.batches import call, inputs_of
 from frugalkd.devices import autocast
 from frugalkd.errors import TargetsError
 from frugalkd.features import Features, Shape, Taps, probe_features
+from frugalkd.identity import identity
 from frugalkd.looking import looking
 from frugalkd.policies._policy import Ids
 from frugalkd.teachers._targets import Targets
+from frugalkd.teachers.about import check_origin
 
 
 class LiveTeacher(Targets):
@@ -53,6 +56,18 @@ class LiveTeacher(Targets):
             teacher.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.own_forward = forward is not None
         self._forward = forward or self._plain
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What decides its answers: the teacher's identity and the precision that it is asked
+        in."""
+        layout = " channels-last" if self.channels_last else ""
+        return {**identity(self.teacher), "precision": f"{self.precision}{layout}"}
+
+    def check(self, teacher: nn.Module | None, dataset: Dataset) -> None:
+        """Refuse data that differ from what the teacher was trained on in what is known of both:
+        class names and their order, normalisation, tokenizer. Raises TargetsError."""
+        check_origin(self.teacher, dataset)
 
     @property
     def asks(self) -> Mapping[str, LiveTeacher]:

@@ -16,7 +16,6 @@ from frugalkd.batches import split
 from frugalkd.errors import TargetsError, UnknownName
 from frugalkd.features import Features, Shape
 from frugalkd.fidelity import Fidelity
-from frugalkd.looking import model_digest
 from frugalkd.policies._policy import Ids
 from frugalkd.teachers._targets import Targets
 from frugalkd.teachers.combining import (
@@ -33,6 +32,9 @@ NOT_TOGETHER = (
     "several teachers have no features in common: take an objective that reads logits, or one "
     "teacher"
 )
+
+_TEACHERS = ("teacher", "model", "libraries", "precision")
+"""What ``about`` says of a teacher, not of the data."""
 
 
 class SeveralTeachers(Targets):
@@ -239,9 +241,9 @@ class SeveralTeachers(Targets):
         """Whom they are made of, for a checkpoint to know them again."""
 
         def digest(each: Targets) -> str:
-            known = getattr(each, "about", {}).get("teacher")
-            asked = [model_digest(live.teacher) for live in each.asks.values() if not known]
-            return known or next(iter(asked), type(each).__name__)
+            about = getattr(each, "about", {})
+            said = [about[name] for name in _TEACHERS if name in about]
+            return " ".join(said) or type(each).__name__
 
         pairs = zip(self.shares, self._each, strict=True)
         who = ", ".join(f"{share:.6g} {digest(each)}" for share, each in pairs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from frugalkd.class_names import Match, class_names, class_order, names_from, names_text
 from frugalkd.data.source import Collate
 from frugalkd.errors import TargetsError
 from frugalkd.features import Features, Shape
@@ -40,7 +42,8 @@ class StoredTargets(Targets):
         folder: made by :meth:`fill`, by ``FirstVisitTargets``, or by ``frugalkd store``.
 
     Attributes:
-        about: digests of the teacher, the data and the augmentation that the targets belong to.
+        about: identity of the teacher and the data that the targets belong to.
+        class_names: what the columns are called, () where that is not known.
 
     Raises:
         TargetsError: there is no store in ``folder``, or it is damaged.
@@ -50,7 +53,9 @@ class StoredTargets(Targets):
         folder = named(folder)
         self.store = Store(folder)
         header = self.store.header
-        self.about = header.about
+        self.about = dict(header.about)
+        self.class_names = names_from(self.about.get("classes", ""))
+        self._order: NDArray[np.int64] | None = None
         self.views = header.views
         self.row_bytes = 4 * header.classes
         self.temperature = header.encoding.temperature
@@ -131,8 +136,23 @@ class StoredTargets(Targets):
     def classes(self, data: Any) -> int | None:
         return self.store.header.classes
 
+    def match_classes(self, names: Sequence[str], match: Match = "by-name") -> None:
+        """Make the columns those of the data, whose classes are ``names``: ``by-name`` reorders
+        them. Raises TargetsError where the names do not match."""
+        order = class_order(self.class_names, names, match, "the store")
+        if order is not None:
+            self._order = order
+            self.about["class order"] = hashlib.sha256(order.tobytes()).hexdigest()
+        if self.class_names and names:
+            self.class_names = tuple(names)
+            self.about["classes"] = names_text(names)
+
+    def _read(self, ids: Ids, views: Ids) -> NDArray[np.float32]:
+        logits = self.store.read(ids, views)
+        return logits if self._order is None else logits[:, self._order]
+
     def fetch(self, ids: Ids, views: Ids, data: Any) -> Tensor:
-        return on_device(self.store.read(ids, views % self.store.header.views), data)
+        return on_device(self._read(ids, views % self.store.header.views), data)
 
     def feature_shapes(self, patterns: Sequence[str], data: Any) -> dict[str, Shape]:
         return self.features.shapes(patterns)
@@ -155,7 +175,7 @@ class StoredTargets(Targets):
         ids = ids[self.store.present(ids, np.full(len(ids), view))]
         for start in range(0, len(ids), _CHUNK):
             block = ids[start : start + _CHUNK]
-            logits[block] = self.store.read(block, np.full(len(block), view))
+            logits[block] = self._read(block, np.full(len(block), view))
         return logits
 
     def truth(self, labels: Tensor | None) -> NDArray[np.float32]:
@@ -176,6 +196,7 @@ class StoredTargets(Targets):
         return probabilities.gather(1, labels.unsqueeze(1)).squeeze(1).numpy()
 
     def check(self, teacher: nn.Module | None, dataset: Dataset) -> None:
+        class_order(self.class_names, class_names(dataset), "same", "the store")
         check_about(self.about, teacher, dataset)
 
 

@@ -21,7 +21,7 @@ def test_it_comes_back(tmp_path):
     write_header(tmp_path, HEADER)
     assert read_header(tmp_path) == HEADER
     said = json.loads((tmp_path / FILE).read_text())
-    assert said["schema"] == 1
+    assert said["schema"] == 2
     assert said["encoding"] == {"name": "top-k", "k": 4, "temperature": 4.0}
 
 
@@ -77,11 +77,12 @@ def test_impossible_sizes_are_refused(change):
         (b"", "not JSON"),
         (b"\xff\xfe", "not JSON"),
         (b"[" * 60_000, "not JSON"),
-        (b"{" + b" " * 70_000 + b"}", "too large"),
+        (b"{" + b" " * (1 << 22) + b"}", "too large"),
         (b"[]", "not the header"),
         (b'{"format": "else"}', "not the header"),
-        (b'{"format": "frugalkd-store", "schema": 2}', "from a newer"),
-        (b'{"format": "frugalkd-store", "schema": 1}', "checksum"),
+        (b'{"format": "frugalkd-store", "schema": 3}', "from a newer"),
+        (b'{"format": "frugalkd-store", "schema": 2}', "checksum"),
+        (b'{"format": "frugalkd-store", "schema": 1}', "fill it anew"),
     ],
 )
 def test_damage_is_one_line(tmp_path, content, named):

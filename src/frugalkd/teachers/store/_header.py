@@ -13,17 +13,18 @@ import numpy as np
 from frugalkd.errors import FrugalKDError, TargetsError, refuse_schema
 from frugalkd.files.atomic import write_json
 from frugalkd.files.parsing import one_line, parse_json, read_bounded
+from frugalkd.identity import TORCH, differences
 from frugalkd.teachers.encodings import Encoding, make_encoding
 from frugalkd.teachers.encodings._encoding import Ids
 
 FILE = "header.json"
-FORMAT, SCHEMA = "frugalkd-store", 1
+FORMAT, SCHEMA = "frugalkd-store", 2
 BLOCK = 256
 """Rows of one block, the unit of checksums."""
 RECORD = 64
 """Bytes that a block takes in the presence file."""
 
-_LARGEST_FILE = 1 << 16
+_LARGEST_FILE = 1 << 22
 _MOST = {"samples": 1 << 40, "views": 1 << 16, "classes": 1 << 24, "shards": 1 << 16}
 
 
@@ -35,8 +36,7 @@ class Header:
         samples, views: there is a row for each sample in each view.
         classes: of the teacher.
         encoding: how a row is kept.
-        about: what the rows belong to: digests of ``teacher`` and ``data set``, ``augmentation``,
-            and the ``precision`` in which the teacher was asked.
+        about: what the rows belong to: see :func:`frugalkd.teachers.about.describe_asking`.
         shards: parts of the store, each of consecutive samples; one process writes a shard.
     """
 
@@ -84,14 +84,16 @@ class Header:
         """Raises TargetsError, naming what differs, unless this is the ``wanted`` header."""
         ours, theirs = _plain(self), _plain(wanted)
         about, other = ours.pop("about"), theirs.pop("about")
-        differing = [
+        others = [
             f"{name} ({_short(ours[name])} there, {_short(theirs[name])} here)"
             for name in ours
             if ours[name] != theirs[name]
-        ] + [name for name in sorted({*about, *other}) if about.get(name) != other.get(name)]
-        if differing:
+        ]
+        unknown = about.keys() - other.keys() - {TORCH}
+        others += sorted({*differences(about, other, str(where)), *unknown})
+        if others:
             raise TargetsError(
-                f"{where} holds other soft targets, which differ in {' and '.join(differing)}: "
+                f"{where} holds other soft targets, which differ in {' and '.join(others)}: "
                 "delete it, or name another folder"
             )
 

@@ -1,0 +1,195 @@
+"""What decides what a model says, as digests: of its weights, and of all that is not in them."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import json
+import re
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from types import BuiltinFunctionType, FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from frugalkd.errors import FrugalKDWarning
+from frugalkd.files.parsing import one_line
+from frugalkd.models.origin import Reordered, origin_of
+from frugalkd.models.seen import Seen
+
+TORCH = "torch"
+"""The version of torch: recorded, and another one is a warning."""
+
+_OURS = frozenset({"torch", "frugalkd", "builtins", "__main__", "__mp_main__"})
+"""Packages whose version is recorded elsewhere, or that have none."""
+_TELLING = (float, FunctionType, BuiltinFunctionType)
+"""Types of attributes that hardly ever change as a model runs."""
+
+
+def identity(model: nn.Module) -> dict[str, str]:
+    """What decides what ``model`` says in eval mode, by name:
+
+    - ``teacher``: SHA-256 (hex) of its parameters and buffers, those that are not in the state dict
+      included;
+    - ``model``: SHA-256 (hex) of how it was built (:class:`frugalkd.models.origin.Origin`), of what
+      it sees of pictures, of the order of its outputs, and of its tree of modules: of each its
+      class's name, its ``extra_repr``, and those of its attributes that :func:`constants` finds;
+    - ``libraries``: the versions of the packages that its modules come from, but for torch, where
+      there are some.
+
+    Code is not read: neither a ``forward`` that is rewritten under the same name is noticed, nor a
+    hook of the user's.
+    """
+    libraries = libraries_of(model)
+    return {
+        "teacher": weights_digest(model),
+        "model": build_digest(model),
+        **({"libraries": versions_text(libraries)} if libraries else {}),
+    }
+
+
+def this_torch() -> dict[str, str]:
+    """The version of torch, as records hold it."""
+    return {TORCH: str(torch.__version__)}
+
+
+def differences(there: Mapping[str, str], here: Mapping[str, str], what: str) -> list[str]:
+    """The names under which ``here`` says something else than ``there``. Of another version of
+    torch :func:`warn_of_torch` warns, and no more."""
+    if TORCH in here:
+        warn_of_torch(there.get(TORCH), what)
+    return [name for name in here if name != TORCH and there.get(name) != here[name]]
+
+
+def warn_of_torch(version: object, what: str) -> None:
+    """A FrugalKDWarning where ``what`` was made with another ``version`` of torch, as it says."""
+    if version is not None and version != torch.__version__:
+        warnings.warn(
+            f"{what} was made with torch {one_line(version, 30)}, and this is torch "
+            f"{torch.__version__}: the last digits may differ",
+            FrugalKDWarning,
+            stacklevel=4,
+        )
+
+
+def build_digest(model: nn.Module) -> str:
+    """The ``model`` of :func:`identity`: how it was built, without its weights."""
+    said = json.dumps(origin_of(model).spec, sort_keys=True)
+    return hashlib.sha256("\n".join([said, *_structure(model)]).encode()).hexdigest()
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 (hex) of a model's parameters and buffers with their names."""
+    digest = hashlib.sha256()
+    tensors = dict(model.named_buffers()) | model.state_dict()
+    for name, value in sorted(tensors.items()):
+        if isinstance(value, Tensor):
+            digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
+            digest.update(_bytes(value))
+        else:  # a module's own extra state
+            digest.update(f"{name} {_stable(repr(value))}\n".encode())
+    return digest.hexdigest()
+
+
+def constants(module: nn.Module) -> dict[str, str]:
+    """The attributes of a module that decide its forward pass beside tensors and modules, as far as
+    can be known, as texts: floats, functions, and plain values and tensors that are named as a
+    parameter of its constructor is. A whole number under another name may be a counter, and is left
+    out; of torch's own modules what is at its default, which another version of torch may add."""
+    kind = type(module)
+    defaults, of_torch = _parameters(kind), kind.__module__.startswith("torch.")
+    found = {}
+    for name, value in vars(module).items():
+        given = name.lstrip("_")
+        if name == "training" or not (given in defaults or isinstance(value, _TELLING)):
+            continue
+        text = _plain(value)
+        if text is not None and not (of_torch and text == defaults.get(given)):
+            found[name] = text
+    return found
+
+
+def libraries_of(model: nn.Module) -> dict[str, str]:
+    """The versions of the packages that the classes of a model's modules come from, by name; torch
+    and frugalkd are left out."""
+    names = {type(module).__module__.partition(".")[0] for module in model.modules()} - _OURS
+    return versions(sorted(names))
+
+
+def versions(packages: list[str]) -> dict[str, str]:
+    """The versions of those of ``packages`` that are installed, without the label of a build
+    (``+cu124``)."""
+    found = {name: _version(name) for name in packages}
+    return {name: text.partition("+")[0] for name, text in found.items() if text}
+
+
+def versions_text(libraries: Mapping[str, str]) -> str:
+    """``timm 1.0.15, torchvision 0.21.0``."""
+    return ", ".join(f"{name} {text}" for name, text in sorted(libraries.items()))
+
+
+@cache
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return str(getattr(sys.modules.get(package), "__version__", ""))
+
+
+def _structure(model: nn.Module) -> Iterator[str]:
+    """A line for each module. Not where its class lies: a user's script is ``__main__`` in one
+    process and a module in another."""
+    for name, module in model.named_modules():
+        kind = type(module)
+        said = "" if kind.__module__.startswith("torch.") else module.extra_repr()
+        yield _stable(f"{name} {kind.__qualname__}({said}) {sorted(constants(module).items())}")
+        hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+        yield from (repr(hook) for hook in hooks if isinstance(hook, Seen | Reordered))
+
+
+@cache
+def _parameters(kind: type[nn.Module]) -> dict[str, str | None]:
+    """The parameters of a constructor, those of its base classes included, with their defaults as
+    :func:`_plain` has them."""
+    found: dict[str, str | None] = {}
+    for each in reversed(kind.__mro__):
+        if issubclass(each, nn.Module) and each is not nn.Module and "__init__" in vars(each):
+            for name, parameter in inspect.signature(each.__init__).parameters.items():
+                found[name] = _plain(parameter.default)
+    return found
+
+
+def _plain(value: Any) -> str | None:
+    """A text of what is plain in ``value``, the same in every process; None for what is not."""
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes):
+        return repr(value)
+    if isinstance(value, torch.dtype | torch.Size | range | slice):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(str(_plain(item)) for item in value)}]"
+    if isinstance(value, set | frozenset):
+        return f"{{{', '.join(sorted(str(_plain(item)) for item in value))}}}"
+    if isinstance(value, Mapping):
+        return str([(_plain(key), _plain(item)) for key, item in value.items()])
+    if isinstance(value, functools.partial):
+        return str([_plain(value.func), _plain(value.args), _plain(value.keywords)])
+    if isinstance(value, Tensor):
+        return f"{value.dtype} {tuple(value.shape)} {hashlib.sha256(_bytes(value)).hexdigest()}"
+    if isinstance(value, type | FunctionType | BuiltinFunctionType):
+        return value.__qualname__
+    return None
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _stable(text: str) -> str:
+    """``text`` without what differs from process to process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", text)

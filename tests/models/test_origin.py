@@ -1,0 +1,75 @@
+"""A model's outputs under the names and in the order of the data's classes."""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from frugalkd.errors import TargetsError
+from frugalkd.models import name_classes, reorder_classes
+from frugalkd.models.origin import Origin, origin_of, trained_on
+from toys import images, net
+
+X = torch.rand(5, 1, 6, 6)
+ABCD, BDAC = tuple("abcd"), tuple("bdac")
+
+
+class WithLogits(nn.Module):
+    """As models of transformers answer."""
+
+    answers = True
+
+    def forward(self, x):
+        if self.answers:
+            return SimpleNamespace(logits=x.flatten(1)[:, :4], loss=None)
+
+
+def test_outputs_are_given_in_another_order_from_then_on():
+    model = net(0).eval()
+    own = model(X)
+    name_classes(model, ABCD)
+    assert torch.equal(model(X), own)
+    reorder_classes(model, BDAC)
+    assert torch.equal(model(X), own[:, [1, 3, 0, 2]])
+    assert torch.equal(copy.deepcopy(model)(X), model(X))
+    assert origin_of(copy.deepcopy(model)).classes == BDAC
+    reorder_classes(model, BDAC)
+    assert torch.equal(model(X), own[:, [1, 3, 0, 2]])
+    reorder_classes(model, ABCD)
+    assert torch.equal(model(X), own)
+
+
+def test_logits_inside_an_output_are_reordered():
+    model, own = WithLogits(), WithLogits()(X).logits
+    name_classes(model, ABCD)
+    reorder_classes(model, BDAC)
+    assert torch.equal(model(X).logits, own[:, [1, 3, 0, 2]])
+    model.answers = False
+    assert model(X) is None
+
+
+def test_names_that_are_not_there_cannot_be_reordered():
+    with pytest.raises(TargetsError, match="call name_classes first"):
+        reorder_classes(net(0), ABCD)
+    model = net(0)
+    name_classes(model, ABCD)
+    with pytest.raises(TargetsError, match="the model has other classes"):
+        reorder_classes(model, "abce")
+
+
+def test_names_for_another_number_of_outputs_are_refused():
+    model = net(0).eval()
+    name_classes(model, "abc")
+    reorder_classes(model, "cab")
+    with pytest.raises(TargetsError, match="gives 4 classes and has names for 3"):
+        model(X)
+
+
+def test_data_say_what_a_model_is_trained_on():
+    said = trained_on(images(3))
+    assert said == {"classes": tuple("0123"), "mean": (0.5,), "std": (0.25,)}
+    assert origin_of(net(0)) == Origin()
