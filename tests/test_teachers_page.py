@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import get_args
 
+from frugalkd.class_names import Match
 from frugalkd.objectives import CrossEntropy
 from frugalkd.policies import POLICIES, RandomSubset
 from frugalkd.recipes.several import Several
@@ -14,7 +15,11 @@ PAGE = (Path(__file__).parents[1] / "docs/teachers.md").read_text(encoding="utf-
 
 
 def test_what_it_says_of_combining_is_all_that_there_is():
-    table = set(re.findall(r"^\| `(\w+)` \|", PAGE, flags=re.MULTILINE)) - {"combine"}
+    combine, classes = PAGE.split("## Classes in another order")
+    table = set(re.findall(r"^\| `(\w+)` \|", combine, flags=re.MULTILINE)) - {"combine"}
+    assert set(re.findall(r"^\| `([\w-]+)` \|", classes, flags=re.MULTILINE)) == set(
+        get_args(Match)
+    )
     assert table == set(get_args(Several.model_fields["combine"].annotation))
 
 
