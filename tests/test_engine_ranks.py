@@ -198,7 +198,7 @@ def _differing():
     begin("data set", data=pixels)
     begin("samples", data=images(32 + 8 * rank, augmented=False))
     begin("the first rank's weights count", plain(rank))
-    begin("the model", plain(hidden=(nn.Tanh, nn.ReLU)[rank]))
+    begin("model", plain(hidden=(nn.Tanh, nn.ReLU)[rank]))
     begin("seed", seed=rank)
     begin("training.batch_size", training=settings(4 + 4 * rank, epochs=1))
     begin("objective", objective=CrossEntropy(label_smoothing=0.1 * rank))

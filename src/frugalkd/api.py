@@ -311,7 +311,10 @@ def _train(
         lambda: {
             **about,
             "seed": seed,
-            "the model": (model, {n: tensor.shape for n, tensor in model.state_dict().items()}),
+            "model": (
+                about["model"],
+                {name: tensor.shape for name, tensor in model.state_dict().items()},
+            ),
             "held-out data": held_out is None or data_digest(held_out),
             "training.shard": training.shard,
             "checkpoints": (checkpoints is not None, resume),

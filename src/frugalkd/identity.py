@@ -37,9 +37,10 @@ def identity(model: nn.Module) -> dict[str, str]:
 
     - ``teacher``: SHA-256 (hex) of its parameters and buffers, those that are not in the state dict
       included;
-    - ``model``: SHA-256 (hex) of how it was built (:class:`frugalkd.models.origin.Origin`), of what
-      it sees of pictures, of the order of its outputs, and of its tree of modules: of each its
-      class's name, its ``extra_repr``, and those of its attributes that :func:`constants` finds;
+    - ``teacher's model``: SHA-256 (hex) of how it was built
+      (:class:`frugalkd.models.origin.Origin`), of what it sees of pictures, of the order of its
+      outputs, and of its tree of modules: of each its class's name, its ``extra_repr``, and those
+      of its attributes that :func:`constants` finds;
     - ``libraries``: the versions of the packages that its modules come from, but for torch, where
       there are some.
 
@@ -49,7 +50,7 @@ def identity(model: nn.Module) -> dict[str, str]:
     libraries = libraries_of(model)
     return {
         "teacher": weights_digest(model),
-        "model": build_digest(model),
+        "teacher's model": build_digest(model),
         **({"libraries": versions_text(libraries)} if libraries else {}),
     }
 
@@ -79,7 +80,7 @@ def warn_of_torch(version: object, what: str) -> None:
 
 
 def build_digest(model: nn.Module) -> str:
-    """The ``model`` of :func:`identity`: how it was built, without its weights."""
+    """The ``teacher's model`` of :func:`identity`: how it was built, without its weights."""
     said = json.dumps(origin_of(model).spec, sort_keys=True)
     return hashlib.sha256("\n".join([said, *_structure(model)]).encode()).hexdigest()
 

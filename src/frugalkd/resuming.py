@@ -42,7 +42,7 @@ def describe_training(
     """
     asked = teacher if targets is None else None
     about = describe(asked, data) | getattr(targets, "about", {})
-    about |= {**this_torch(), "trained model": build_digest(model)}
+    about |= {**this_torch(), "model": build_digest(model)}
     about |= {"policy": str(policy or All()), "objective": str(objective)}
     about["labels"] = "not read" if label_free else "read"
     about["soft targets"] = "none"

@@ -65,7 +65,7 @@ def test_sound_2_what_is_not_in_the_weights_decides_runs_and_stores(teacher, tmp
     assert digest(several) != both
     with pytest.raises(RunFolderError, match="another run"):
         distill(recipe, tmp_path / "s", teacher=teacher)
-    with pytest.raises(TargetsError, match=r"differ in (model|precision):"):
+    with pytest.raises(TargetsError, match=r"differ in (teacher's model|precision):"):
         store(recipe, tmp_path / "t", teacher=teacher)
     again = distill(recipe, tmp_path / "again", teacher=teacher)
     assert again["meters"]["teacher_queries"] == 60  # none from the store of before
@@ -85,7 +85,7 @@ def test_sound_2_a_pretrained_teacher_is_more_than_its_weights(teacher, tmp_path
     other = override(recipe, {f"teacher.model.{key}": CHANGES[key][2]})
     store(recipe, tmp_path / "t")
     assert digest(recipe) != digest(other)
-    with pytest.raises(TargetsError, match="differ in model:"):
+    with pytest.raises(TargetsError, match="differ in teacher's model:"):
         store(other, tmp_path / "t")
 
 

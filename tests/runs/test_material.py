@@ -110,7 +110,7 @@ def test_sound_1_each_way_to_match_classes_has_a_store_of_its_own(teacher, tmp_p
     placed = mixed(student__targets__classes="by-position")
     done = store(named, tmp_path / "t", teacher=teacher)
     assert store(named, tmp_path / "t", teacher=teacher)["asked"] == 0
-    with pytest.raises(TargetsError, match="differ in model:"):
+    with pytest.raises(TargetsError, match="differ in teacher's model:"):
         store(placed, tmp_path / "t", teacher=teacher)
     stored = StoredTargets(tmp_path / "t")
     assert (done["asked"], stored.class_names) == (60, MIXED)

@@ -14,7 +14,6 @@ from frugalkd.checks import labels_of, why_not_label_free
 from frugalkd.data.probe import data_digest, streams_restored
 from frugalkd.errors import SelectionMisuse, SettingError, TargetsError, UnsupportedData
 from frugalkd.ledger import Ledger
-from frugalkd.looking import model_digest
 from frugalkd.policies import Policy
 from frugalkd.policies._policy import Ids
 from frugalkd.ranks import is_sharded
@@ -54,11 +53,10 @@ def inputs_to_compare(
     else it is given."""
     given: dict[str, object] = {"data": data_digest(dataset), **settings}
     if targets is not None:
-        about = getattr(targets, "about", {})
-        given["soft targets"] = (targets.views, targets.temperature, sorted(about.items()))
-        for name, live in targets.asks.items():
-            if not is_sharded(live.teacher):
-                given[name] = model_digest(live.teacher)
+        # Before a model is cut over the ranks, the training has compared it.
+        cut = any(is_sharded(live.teacher) for live in targets.asks.values())
+        given |= {} if cut else getattr(targets, "about", {})
+        given["soft targets"] = (targets.views, targets.temperature)
     if ledger is not None and ledger.epochs:
         given |= {f"the ledger's {name}": column for name, column in ledger.columns.items()}
     return given

@@ -33,7 +33,7 @@ NOT_TOGETHER = (
     "teacher"
 )
 
-_TEACHERS = ("teacher", "model", "libraries", "precision")
+_TEACHERS = ("teacher", "teacher's model", "libraries", "precision")
 """What ``about`` says of a teacher, not of the data."""
 
 
