@@ -13,6 +13,7 @@ import torch
 from frugalkd.data import ImageData, load_data
 from frugalkd.errors import DataError, FrugalKDWarning, LedgerError, ModelError, TargetsError
 from frugalkd.evaluation import measure, predict
+from frugalkd.imports import Allowed
 from frugalkd.models import reorder_classes
 from frugalkd.models.origin import origin_of
 from frugalkd.recipes.load import load_recipe, override
@@ -26,6 +27,7 @@ from toys import KINDS, kinds, kinds_recipe
 
 MIXED = ("dog", "ant", "bee", "cat")
 OTHERS = ("wasp", "bee", "cat", "dog")
+CODE = Allowed(["toys:Scaled", "toys:kinds"], data=True)
 LONE = {"student__objective": {"name": "kd", "alpha": 1.0}}  # the teacher alone is learned from
 
 
@@ -161,17 +163,17 @@ def test_sound_1_a_renamed_class_folder_is_refused(tmp_path):
     with pytest.raises(TargetsError, match=r"other classes than the data \('ant' there, 'wasp'"):
         distill(recipe, tmp_path / "s", teacher=tmp_path / "t")
     with pytest.raises(DataError, match=r"held-out part .* other classes than the model"):
-        evaluate_run(tmp_path / "t", None, imports=["toys:Scaled"])
+        evaluate_run(tmp_path / "t", None, CODE)
 
 
 def test_sound_1_a_run_is_evaluated_by_the_names_of_its_classes(teacher):
     """Its data have come into another order since."""
     path = teacher / "results.json"
     results = json.loads(path.read_text())
-    before, _ = evaluate_run(teacher, None, imports=["toys:Scaled", "toys:kinds"])
+    before, _ = evaluate_run(teacher, None, CODE)
     results["recipe"]["data"]["options"] = {"classes": list(MIXED)}
     path.write_text(json.dumps(results))
-    after, _ = evaluate_run(teacher, None, imports=["toys:Scaled", "toys:kinds"])
+    after, _ = evaluate_run(teacher, None, CODE)
     assert after["accuracy"] == before["accuracy"] > 0.9
 
 
