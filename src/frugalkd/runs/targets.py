@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from frugalkd.errors import RankError, RunFolderError, Stopped, TargetsError
+from frugalkd.errors import RankError, Stopped, TargetsError
 from frugalkd.files.opening import named
 from frugalkd.identity import TORCH
 from frugalkd.policies._policy import Ids
