@@ -10,6 +10,7 @@ import torch
 
 from frugalkd.api import distill, train_teacher
 from frugalkd.data import Augmentation, ImageData, LazyImages, load_data
+from frugalkd.data.decoding import opened
 from frugalkd.data.source import open_source
 from frugalkd.errors import DataError, LedgerError, RunFolderError, TargetsError
 from frugalkd.teachers import StoredTargets
@@ -84,6 +85,33 @@ def test_a_subset_renumbers(written):
     assert part.digest() == train.subset([5, 2, 9]).digest() != train.subset([2, 5, 9]).digest()
     with pytest.raises(IndexError, match=r"0 \.\. 2"):
         part[3]
+
+
+def test_sound_13_what_is_kept_in_memory_fits_there(written, monkeypatch):
+    monkeypatch.setattr("frugalkd.data.lazy_images.machine_bytes", lambda: 10_000)
+    with pytest.raises(DataError, match=r"in_memory would take .* GB, and this machine has 0\.0"):
+        load(written, size=100, in_memory=True)
+    load(written, size=100)
+
+
+def test_sound_13_a_large_first_picture_sets_no_size(tmp_path):
+    for kind in "ab":
+        (tmp_path / kind).mkdir()
+        Image.new("L", (5000, 2)).save(tmp_path / kind / "0.png")
+    with pytest.raises(DataError, match="a picture of 5000 x 2: set size"):
+        load(tmp_path, test=0.5)
+    load(tmp_path, test=0.5, size=4)
+
+
+@pytest.mark.parametrize("encode", [Path, Path.read_bytes])
+def test_sound_13_a_picture_is_no_bomb(tmp_path, encode):
+    """64 million pixels in a file of 60 kB are more than 200 times that; 36 million may be."""
+    for side in (6000, 8000):
+        Image.new("1", (side, side)).save(tmp_path / f"{side}.png")
+    with opened(encode(tmp_path / "6000.png")) as image:
+        assert image.size == (6000, 6000)
+    with pytest.raises(DataError, match=r"64,000,000 pixels in .* bytes: too many"):
+        opened(encode(tmp_path / "8000.png"))
 
 
 def test_colour_and_size_are_as_asked(written):

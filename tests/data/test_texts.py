@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -54,6 +56,21 @@ def test_words_that_are_gone_are_said_to_be(tmp_path):
     path.unlink()
     with pytest.raises(DataError, match=r"a\.parquet: cannot be read"):
         data.texts([0])
+
+
+def test_sound_13_a_text_is_not_repeated_without_bound(tmp_path):
+    """A long text stands in the file once, and all rows repeat it."""
+    text = "".join(chr(97 + n % 26) for n in np.random.default_rng(0).integers(0, 26, 100_000))
+    path = write(tmp_path / "a.parquet", text=[text] * 400, label=[0] * 400)
+    assert path.stat().st_size < 200_000
+    tracemalloc.start()
+    with pytest.raises(DataError, match="repeats its texts to more than 64 times its size"):
+        read_columns(path)
+    assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    tracemalloc.stop()
+    pq.write_table(pa.table({"text": ["a" * 20_000_000], "label": [0]}), path, compression="zstd")
+    with pytest.raises(DataError, match=r"claims 20.* bytes, more than 64 times its size"):
+        read_columns(path)
 
 
 def write(path, metadata=None, **columns):

@@ -19,6 +19,7 @@ from frugalkd.data.root import NAME_A_ROOT, data_root, located
 from frugalkd.data.splits import Splits
 from frugalkd.errors import DataError
 from frugalkd.files import StrPath
+from frugalkd.files.parsing import most_unpacked
 
 MNIST_CLASSES = tuple("0123456789")
 MNIST_MEAN, MNIST_STD = (0.1307,), (0.3081,)
@@ -48,10 +49,6 @@ FETCHED = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
 """Data sets that :func:`fetch` downloads, and what torchvision calls them."""
 
 _CHUNK = 1 << 20
-_FREE, _RATIO = 1 << 24, 64
-"""Bytes that a compressed file may hold in any case, and how many times its size a larger one.
-MNIST comes to 5 times its size, a file that is made to fill the memory to 1,000 times."""
-
 _UNSIGNED_BYTE = 8
 
 
@@ -68,7 +65,7 @@ def read_idx(path: Path, dims: int) -> NDArray[np.uint8]:
             raw.seek(0)
             if not packed:
                 return _parse(raw, path, dims, math.inf)
-            most = max(_FREE, _RATIO * os.fstat(raw.fileno()).st_size)
+            most = most_unpacked(os.fstat(raw.fileno()).st_size)
             with gzip.GzipFile(fileobj=raw) as unpacked:
                 return _parse(cast(BinaryIO, unpacked), path, dims, most)
     except (OSError, EOFError, zlib.error) as error:
@@ -87,7 +84,7 @@ def _parse(file: BinaryIO, path: Path, dims: int, most: float) -> NDArray[np.uin
     wanted = math.prod(shape)
     if wanted > most:
         raise DataError(
-            f"{path} claims {wanted} bytes of data, more than {_RATIO} times its size: "
+            f"{path} claims {wanted} bytes of data, more than 64 times its size: "
             "get the file again, or unpack it yourself"
         )
     content = bytearray()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Any, Protocol, final
 
@@ -16,9 +17,12 @@ from frugalkd.data.decoding import decoded, opened
 from frugalkd.data.images import ImageData
 from frugalkd.data.samples import Pictures
 from frugalkd.errors import DataError
+from frugalkd.memory import machine_bytes
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """What most pretrained models were trained with."""
+
+_LARGEST_SIDE = 4096
 
 
 class Encoded(Protocol):
@@ -99,7 +103,14 @@ class LazyImages(Pictures):
         return digest.hexdigest()
 
     def in_memory(self) -> ImageData:
-        """The same samples, all decoded now."""
+        """The same samples, all decoded now. Raises DataError where this machine does not have so
+        much memory."""
+        needed, there = len(self) * math.prod(self.shape), machine_bytes()
+        if needed > there:
+            raise DataError(
+                f"in_memory would take {needed / 1e9:.1f} GB, and this machine has "
+                f"{there / 1e9:.1f}: leave it out, or lower size"
+            )
         return ImageData(
             self.pixels(torch.arange(len(self))),
             self.labels,
@@ -140,9 +151,12 @@ def picture_shape(
     if size is None:
         with opened(first) as image:
             width, height = image.size
+        if max(width, height) > _LARGEST_SIDE:
+            raise DataError(f"a picture of {width} x {height}: set size, which all are resized to")
         return channels, height, width
     sides = [size, size] if isinstance(size, int) else list(size)
-    if len(sides) != 2 or not all(type(side) is int and 1 <= side <= 4096 for side in sides):
+    right = [type(side) is int and 1 <= side <= _LARGEST_SIDE for side in sides]
+    if len(sides) != 2 or not all(right):
         raise DataError(f"size is {size}: give a side, or [height, width], of 1 .. 4096 pixels")
     return channels, sides[0], sides[1]
 

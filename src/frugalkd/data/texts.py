@@ -18,6 +18,7 @@ from frugalkd.data.text import TextData, Tokens
 from frugalkd.data.tokenizers import MAX_LENGTH, WORDS, tokenize
 from frugalkd.errors import DataError
 from frugalkd.files import StrPath
+from frugalkd.files.parsing import most_unpacked
 
 
 def load_banking77(
@@ -92,10 +93,12 @@ def read_columns(path: Path) -> tuple[list[str], NDArray[np.int64], tuple[str, .
             f"reading {path.name} needs pyarrow: pip install 'frugalkd[parquet]'"
         ) from error
     try:
-        with pq.ParquetFile(path) as file:
+        # As a dictionary: a file may repeat one text without holding it more than once.
+        with pq.ParquetFile(path, read_dictionary=["text"]) as file:
             schema = file.schema_arrow
             types = {name: schema.field(name).type for name in schema.names}
             text, label = types.get("text", pa.null()), types.get("label", pa.null())
+            text = getattr(text, "value_type", text)
             if not (
                 (pa.types.is_string(text) or pa.types.is_large_string(text))
                 and pa.types.is_integer(label)
@@ -105,10 +108,16 @@ def read_columns(path: Path) -> tuple[list[str], NDArray[np.int64], tuple[str, .
             # A row takes more than a bit, so that a header cannot claim what is not there.
             if file.metadata.num_rows > 8 * path.stat().st_size:
                 raise DataError(f"claims {file.metadata.num_rows} texts: get the file again")
+            most = most_unpacked(path.stat().st_size)
+            claimed = _unpacked(file.metadata)
+            if claimed > most:
+                raise DataError(f"claims {claimed} bytes, more than 64 times its size")
             table = file.read(columns=["text", "label"])
             known = _names(schema.metadata or {})
         if table["text"].null_count or table["label"].null_count:
             raise DataError("a row has no text or no label: get the file again")
+        if sum(_length(part) for part in table["text"].chunks) > most:
+            raise DataError("repeats its texts to more than 64 times its size")
         texts, labels = table["text"].to_pylist(), table["label"].to_numpy().astype(np.int64)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0]
@@ -119,6 +128,20 @@ def read_columns(path: Path) -> tuple[list[str], NDArray[np.int64], tuple[str, .
     if highest >= len(labels):
         raise DataError(f"a label is {highest}, of {len(labels)} texts: count classes from 0")
     return texts, labels, tuple(map(str, range(highest + 1)))
+
+
+def _unpacked(metadata: Any) -> int:
+    """Bytes of the two columns before their compression, as the file says."""
+    groups = [metadata.row_group(place) for place in range(metadata.num_row_groups)]
+    columns = [group.column(place) for group in groups for place in range(group.num_columns)]
+    read = [column for column in columns if column.path_in_schema in ("text", "label")]
+    return sum(column.total_uncompressed_size for column in read)
+
+
+def _length(part: Any) -> int:
+    """Signs of all texts of a dictionary array."""
+    lengths = np.array([len(text) for text in part.dictionary.to_pylist()], dtype=np.int64)
+    return int(lengths[part.indices.to_numpy()].sum())
 
 
 def _names(metadata: Mapping[bytes, bytes]) -> tuple[str, ...]:
