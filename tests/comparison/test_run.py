@@ -280,7 +280,7 @@ def test_sound_16_a_running_job_says_how_far_it_is(workers, tiny, tmp_path, monk
     assert ("targets", "storing soft targets, 300 of 300") in events
     assert ("distill", "scoring run (el2n), training 1, epoch 1 of 1") in events
     assert events[-1] == ("distill", "epoch 1 of 1")
-    assert not list((tmp_path / progress.FOLDER).iterdir())
+    assert not (tmp_path / progress.FOLDER).exists()
 
 
 def test_sound_16_who_listens_hears_of_running_jobs(workers, tiny, tmp_path, monkeypatch):

@@ -126,6 +126,18 @@ def test_sound_15_several_teachers_are_filled_once_and_apart(workers, tiny, weig
     assert rows == {"self-regulated": 300, "own + file": 300}
 
 
+def test_sound_15_scores_are_made_once_without_a_teachers_folder(workers, tiny, weights, tmp_path):
+    recipe = override(tiny, {"teacher.weights": str(weights)})
+    comparison = compare(recipe, arms=["el2n"], budgets=[0.3, 0.5], seeds=2, out=tmp_path)
+    assert not comparison["failed"]
+    (kept,) = tmp_path.rglob("scores.safetensors")
+    assert kept.parent.parent == tmp_path / "stores"
+    made = [
+        read_json(path)["scoring"]["made_here"] for path in tmp_path.glob("runs/*/results.json")
+    ]
+    assert sorted(made) == [False, False, False, True]
+
+
 def test_sound_15_an_array_of_jobs_fills_the_store_once(tiny, weights, tmp_path):
     recipe = override(tiny, {"teacher.weights": str(weights)})
     array = prepare(recipe, ["vanilla", "regulated"], 2, tmp_path)

@@ -9,7 +9,7 @@ from typing import Any
 
 from frugalkd.errors import WriteFailed
 from frugalkd.files.atomic import write_json
-from frugalkd.files.opening import remove
+from frugalkd.files.opening import remove, remove_folder
 from frugalkd.files.parsing import one_line, parse_json, read_bounded
 from frugalkd.files.writing import make_folder
 
@@ -38,8 +38,9 @@ class ProgressNote:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, WriteFailed):
             remove(self._path)
+            remove_folder(self._path.parent)  # where it was the last one
 
     def say(self, said: str) -> None:
         """In words, for what comes before the epochs."""

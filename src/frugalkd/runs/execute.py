@@ -112,8 +112,8 @@ def distill(
         teacher: a folder made by :func:`teach`; without one the recipe's pretrained teacher.
         ledger: of significance, in place of the teacher's: a file, or the folder that holds it.
         resume: go on from a checkpoint in ``out``.
-        stores: a folder that several runs share: stored targets of pretrained teachers are kept
-            there, and not in ``out``.
+        stores: a folder that several runs share: it keeps the stored targets of pretrained
+            teachers, and scores where there is no teacher's folder, in the place of ``out``.
         listener: receives the record of each epoch.
         progress: receives, in words, how far what comes before the epochs is: a scoring run, the
             filling of a store.
@@ -140,6 +140,7 @@ def distill(
             material.train,
             teacher=teacher,
             folder=folder,
+            stores=stores,
             progress=progress,
             stop=stop,
         )

@@ -97,7 +97,9 @@ class ScoringNote(_Record):
     student_forwards: int
     wall_seconds: float
     made_here: bool = Field(description="whether this run made the scores and paid for them")
-    file: str = Field(description="in the teacher's folder, or else in the run's")
+    file: str = Field(
+        description="in the teacher's folder, else in stores/ of the comparison, else in the run's"
+    )
     digest: str = Field(description="SHA-256 of the scores")
 
 

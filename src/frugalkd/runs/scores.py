@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ from frugalkd.recipes.schema import Recipe, Role
 from frugalkd.runs.digest import digest_of, forget_later_defaults
 from frugalkd.runs.folder import RunFolder
 from frugalkd.runs.material import make_model
-from frugalkd.runs.targets import STORE_SEED, Progress
+from frugalkd.runs.targets import STORE_SEED, Progress, places_of
 from frugalkd.scoring import score
 from frugalkd.teachers.about import describe
 
@@ -85,15 +86,16 @@ def scores_for(
     *,
     teacher: Path | None,
     folder: RunFolder,
+    stores: Path | None = None,
     progress: Progress | None = None,
     stop: Stop | None = None,
 ) -> tuple[NDArray[np.float32] | None, dict[str, Any] | None]:
     """The scores that ``policy`` needs, and what the results say of them; None where it needs none.
 
-    They are kept in the teacher's folder, or in the run's where there is no teacher's or it cannot
-    be written. They do not depend on the recipe's seed: students of all seeds share them. Of two
-    processes that want the same, one makes them and the other waits; what was stopped or killed is
-    made again.
+    They are kept in the first of the teacher's folder, ``stores`` and the run's folder that there
+    is and that can be written. They do not depend on the recipe's seed: students of all seeds share
+    them. Of two processes that want the same, one makes them and the other waits; what was stopped
+    or killed is made again.
 
     Args:
         recipe: its data, threads and device count.
@@ -102,6 +104,7 @@ def scores_for(
         data: that it trains on.
         teacher: the teacher's folder, or None.
         folder: the run's.
+        stores: a folder that several runs share.
         progress: receives how far the scoring run is.
         stop: asked within the scoring run, and while it waits for another process.
 
@@ -115,7 +118,7 @@ def scores_for(
     if isinstance(data, Pictures):
         data = data.with_augmentation(data.augmentation, STORE_SEED)
     said = _what_decides(recipe, role, policy.scoring, data)
-    where = _place(f"scores-{digest_of(said)[:16]}", teacher, folder.path)
+    where = _place(f"scores-{digest_of(said)[:16]}", places_of(teacher, stores), folder.path)
     samples = len(data)  # pyright: ignore[reportArgumentType]
     ranks = Ranks.here()
     with ExitStack() as held:
@@ -163,11 +166,11 @@ def _what_decides(recipe: Recipe, role: Role, scoring: Scoring, data: Dataset) -
     }
 
 
-def _place(name: str, teacher: Path | None, run: Path) -> Path:
-    """The folder of this name that keeps the file, or can; others' teachers may be read-only."""
-    if teacher is not None:
-        kept = named(teacher) / name
-        if (kept / FILE).exists() or os.access(kept if kept.exists() else teacher, os.W_OK):
+def _place(name: str, shared: Sequence[Path], run: Path) -> Path:
+    """The folder of this name that keeps the file, or can; folders of others may be read-only."""
+    for place in shared:
+        kept = named(place) / name
+        if (kept / FILE).exists() or os.access(kept if kept.exists() else place, os.W_OK):
             return kept
     return named(run) / name
 

@@ -23,8 +23,9 @@ from frugalkd.runs.targets import (
     fill_shards,
     held_out_logits,
     open_targets,
+    places_of,
 )
-from frugalkd.runs.teaching import folder_of, places_of, targets_of, teachers_of
+from frugalkd.runs.teaching import folder_of, targets_of, teachers_of
 from frugalkd.teachers import LiveTeacher
 from frugalkd.teachers.filling import Announce
 

@@ -148,6 +148,11 @@ def held_out_logits(
     ).all_logits()
 
 
+def places_of(*folders: Path | None) -> list[Path]:
+    """Those of the folders that there are, in which runs share what they make."""
+    return [folder for folder in folders if folder is not None]
+
+
 def store_name(live: LiveTeacher, data: Dataset, views: int, encoding: Encoding) -> str:
     """The name of the folder that keeps these targets: the same for all runs that read them."""
     about = describe_asking(live, data)

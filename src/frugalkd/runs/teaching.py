@@ -24,7 +24,7 @@ from frugalkd.recipes.schema import Recipe, TargetsRole
 from frugalkd.recipes.several import OneOfSeveral
 from frugalkd.runs.folder import RunFolder, read_results
 from frugalkd.runs.material import Material, make_teacher
-from frugalkd.runs.targets import Progress, ask_live, held_out_logits, open_targets
+from frugalkd.runs.targets import Progress, ask_live, held_out_logits, open_targets, places_of
 from frugalkd.teachers import (
     EMATeacher,
     FirstVisitTargets,
@@ -57,11 +57,6 @@ def folder_of(one: OneOfSeveral, teacher: Path | None) -> Path | None:
     if one.folder is not None or one.weights is not None:
         return None if one.folder is None else Path(one.folder)
     return teacher
-
-
-def places_of(*folders: Path | None) -> list[Path]:
-    """Those of the folders that there are, which may keep a store."""
-    return [folder for folder in folders if folder is not None]
 
 
 @dataclass
