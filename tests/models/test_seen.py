@@ -15,8 +15,11 @@ from frugalkd.errors import ModelError, RecipeError
 from frugalkd.identity import build_digest
 from frugalkd.models.seen import Seen
 from frugalkd.recipes.load import load_recipe, override
+from frugalkd.recipes.schema import Augment
 from frugalkd.recipes.sections import Sees
 from frugalkd.runs.building import see
+from frugalkd.runs.execute import teach
+from frugalkd.runs.material import make_data, make_model, make_teacher
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -68,6 +71,43 @@ def test_soft_targets_of_a_model_that_sees_otherwise_are_of_another_teacher():
         see(model, Sees(size=size), MEAN, STD)
         digests.append(build_digest(model))
     assert len({build_digest(nn.Flatten()), *digests}) == 4
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_sound_16_pictures_that_were_made_smaller_are_not_enlarged(tmp_path, in_memory):
+    """The student's 6 pixels are all that is left for a teacher of 9."""
+    image = pytest.importorskip("PIL.Image", reason="needs pillow")
+    for kind in ("a", "b"):
+        (tmp_path / kind).mkdir()
+        for row in range(4):
+            image.new("RGB", (12, 8), (9, 60 * row, 99)).save(tmp_path / kind / f"{row}.png")
+    options = {"path": str(tmp_path), "test": 0.5, "in_memory": in_memory}
+
+    def recipe_of(size, sees):
+        data = {"name": "image-folder", "options": {**options, "size": size}}
+        model = {"name": "mlp", "sees": {"size": sees}}
+        return override(load_recipe("digits"), {"data": data, "teacher.model": model})
+
+    def made(recipe):
+        data = make_data(recipe, Augment(crop=0, flip=False), 0).train
+        return make_model(recipe.teacher.model, data, 0), data
+
+    with pytest.raises(ModelError, match=r"of up to 8 x 12 are read as 6 x 6, and the model was"):
+        made(recipe_of(6, 9))
+    made(recipe_of(6, 5))  # smaller still
+    made(recipe_of([8, 12], 20))  # nothing was lost
+    # What the message advises.
+    recipe = recipe_of(9, 6)
+    assert made(recipe)[0](torch.zeros(1, 3, 9, 9)).shape == (1, 2)
+    # A teacher of larger pictures, in a folder.
+    teacher = tmp_path.parent / f"{tmp_path.name}-teacher"
+    few = {"teacher.training.epochs": 1, "teacher.model": {"name": "resnet8"}}
+    teach(override(recipe, few), teacher)
+    smaller = recipe_of(6, 6)
+    data = make_data(smaller, Augment(crop=0, flip=False), 0).train
+    with pytest.raises(ModelError, match=r"set data.options.size to \[9, 9\]"):
+        make_teacher(smaller, teacher, data)
+    make_teacher(recipe, teacher, made(recipe)[1])
 
 
 def test_what_cannot_be_seen_is_refused():

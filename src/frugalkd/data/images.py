@@ -22,6 +22,8 @@ class ImageData(Pictures):
     ``mean`` and ``std`` hold one number a channel, on the [0, 1] scale; a pixel p becomes
     ``p / (255 std) - mean / std`` in float32. Raises DataError for wrong shapes, dtypes, lengths
     or labels outside ``0 .. len(classes) - 1``.
+
+    ``origin``: the same samples as they were before they were decoded, where there are such.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class ImageData(Pictures):
         std: tuple[float, ...],
         augmentation: Augmentation | None = None,
         seed: int = 0,
+        origin: Pictures | None = None,
     ) -> None:
         _check(images, labels)
         channels, height, width = images.shape[1:]
@@ -47,6 +50,7 @@ class ImageData(Pictures):
             seed=seed,
         )
         self.images = images.contiguous()
+        self._origin = origin
 
     @property
     def row_bytes(self) -> int:
@@ -56,6 +60,12 @@ class ImageData(Pictures):
     def batch(self, ids: Any, views: Any) -> tuple[Tensor, Tensor]:
         """A whole batch at once: see :meth:`rendered`."""
         return self.rendered(ids, views)
+
+    def names(self, ids: Any) -> list[str] | None:
+        return None if self._origin is None else self._origin.names(ids)
+
+    def original_size(self) -> tuple[int, int] | None:
+        return None if self._origin is None else self._origin.original_size()
 
     def pixels(self, rows: Tensor) -> Tensor:
         # index_select is an order of magnitude faster than images[rows] on uint8.
@@ -74,10 +84,11 @@ class ImageData(Pictures):
             self.labels.index_select(0, rows),
             self.augmentation,
             self.seed,
+            None if self._origin is None else self._origin.subset(rows),
         )
 
     def with_augmentation(self, augmentation: Augmentation, seed: int = 0) -> ImageData:
-        return self._replaced(self.images, self.labels, augmentation, seed)
+        return self._replaced(self.images, self.labels, augmentation, seed, self._origin)
 
     def digest(self) -> str:
         """SHA-256 (hex) of the pixels and labels; the augmentation does not enter."""
@@ -87,7 +98,12 @@ class ImageData(Pictures):
         return digest.hexdigest()
 
     def _replaced(
-        self, images: Tensor, labels: Tensor, augmentation: Augmentation, seed: int
+        self,
+        images: Tensor,
+        labels: Tensor,
+        augmentation: Augmentation,
+        seed: int,
+        origin: Pictures | None,
     ) -> ImageData:
         return ImageData(
             images,
@@ -97,6 +113,7 @@ class ImageData(Pictures):
             std=self.std,
             augmentation=augmentation,
             seed=seed,
+            origin=origin,
         )
 
 

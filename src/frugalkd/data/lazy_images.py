@@ -15,6 +15,7 @@ from torch import Tensor
 from frugalkd.data.augmentation import Augmentation
 from frugalkd.data.decoding import decoded, opened
 from frugalkd.data.images import ImageData
+from frugalkd.data.root import located
 from frugalkd.data.samples import Pictures
 from frugalkd.errors import DataError
 from frugalkd.memory import machine_bytes
@@ -23,6 +24,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """What most pretrained models were trained with."""
 
 _LARGEST_SIDE = 4096
+_LOOKED_AT = 16
 
 
 class Encoded(Protocol):
@@ -94,6 +96,17 @@ class LazyImages(Pictures):
     def with_augmentation(self, augmentation: Augmentation, seed: int = 0) -> LazyImages:
         return self._replaced(self.labels, self._rows, augmentation, seed)
 
+    def names(self, ids: Any) -> list[str]:
+        return [self._encoded.name(row) for row in self._rows[self.rows(ids).numpy()].tolist()]
+
+    def original_size(self) -> tuple[int, int]:
+        """Their heads are read. Raises DataError."""
+        sizes = []
+        for row in self._rows[:: max(1, len(self) // _LOOKED_AT)].tolist():
+            with located(self._encoded.name(row)), opened(self._encoded(row)) as image:
+                sizes.append(image.size)
+        return max(height for _, height in sizes), max(width for width, _ in sizes)
+
     def digest(self) -> str:
         """SHA-256 (hex) of the shape, the labels and the pictures as they are encoded: of files
         with their names; of more than 1 GiB, parts of each."""
@@ -119,6 +132,7 @@ class LazyImages(Pictures):
             std=self.std,
             augmentation=self.augmentation,
             seed=self.seed,
+            origin=self,
         )
 
     def _replaced(

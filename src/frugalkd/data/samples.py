@@ -58,6 +58,11 @@ class Samples(Dataset[Any], ABC):
     def digest(self) -> str:
         """SHA-256 (hex) that tells these samples from others; no augmentation enters."""
 
+    def names(self, ids: Any) -> list[str] | None:
+        """Where the samples ``ids`` come from, such as the paths of their files; None where that
+        is not known. Raises IndexError for ids outside ``0 .. N - 1``."""
+        return None
+
     def rows(self, ids: Any) -> Tensor:
         """``ids`` as an int64 tensor (rows,). Raises IndexError outside ``0 .. N - 1``."""
         # Copied, because torch warns of arrays that it may not write to.
@@ -99,6 +104,11 @@ class Pictures(Samples):
         deviation = torch.tensor(std, dtype=torch.float64)
         scale, shift = 1 / (255 * deviation), torch.tensor(mean, dtype=torch.float64) / deviation
         self._scale, self._shift = (t.float()[:, None, None] for t in (scale, shift))
+
+    def original_size(self) -> tuple[int, int] | None:
+        """The largest (height, width) of the pictures as they lie, of a few of them; None where
+        they were not resized."""
+        return None
 
     @abstractmethod
     def pixels(self, rows: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from frugalkd.data import Pictures
 from frugalkd.errors import ModelError
 from frugalkd.imports import make_object
 from frugalkd.models import build_model
@@ -75,6 +76,34 @@ def see_as_trained(model: nn.Module, trained: Normalisation, given: Normalisatio
         )
     hook = Seen.between(None, given, trained)
     model.register_forward_pre_hook(hook, prepend=True)
+
+
+def refuse_reduced(sees: Sees | None, trained: Sequence[int] | None, data: object) -> None:
+    """Refuse pictures that were made smaller, as they were read, than a model sees them: what it
+    could see of them is lost, and enlarging them does not bring it back.
+
+    Args:
+        sees: of the model.
+        trained: (height, width) of the pictures that it was trained on, where that is known.
+        data: of pictures, or none that are known to be some.
+
+    Raises:
+        ModelError: they were.
+        DataError: they cannot be read.
+    """
+    wanted = (sees and _size(sees)) or trained
+    if wanted is None or not isinstance(data, Pictures):
+        return
+    height, width = data.shape[1:]
+    if wanted[0] <= height and wanted[1] <= width:
+        return
+    there = data.original_size()
+    if there is not None and (there[0] > height or there[1] > width):
+        raise ModelError(
+            f"pictures of up to {there[0]} x {there[1]} are read as {height} x {width}, and the "
+            f"model was made to see {wanted[0]} x {wanted[1]}: set data.options.size to "
+            f"{list(wanted)}, and the sees.size of a model of smaller ones to [{height}, {width}]"
+        )
 
 
 def _size(sees: Sees) -> tuple[int, int] | None:

@@ -40,6 +40,7 @@ from frugalkd.runs.building import (
     finish,
     make_module,
     note_spec,
+    refuse_reduced,
     see,
     see_as_trained,
 )
@@ -177,6 +178,7 @@ def make_model(spec: Model, data: Dataset, seed: int) -> nn.Module:
     if spec.sees is not None:
         if not isinstance(data, Pictures):
             raise ModelError("model.sees: these data have no pictures of ours to resize")
+        refuse_reduced(spec.sees, None, data)
         see(model, spec.sees, data.mean, data.std)
     note_spec(model, spec)
     return model
@@ -229,8 +231,11 @@ def make_teacher(
     if one is not None and one.classes is not None:
         match = one.classes
     if teacher is not None:
-        model = load(teacher, imports=import_paths(recipe)).model
-        return _fitted(model, data, match, f"the teacher in {one_line(teacher)}")
+        loaded = load(teacher, imports=import_paths(recipe))
+        card = loaded.card
+        trained = card["shape"][1:] if loaded.preprocess is not None else None
+        refuse_reduced(Model.model_validate(card["model"]).sees, trained, data)
+        return _fitted(loaded.model, data, match, f"the teacher in {one_line(teacher)}")
     spec, weights = recipe.teacher.model, recipe.teacher.weights
     if one is not None and one.model is not None and one.weights is not None:
         spec, weights = one.model, one.weights
