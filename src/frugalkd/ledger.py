@@ -19,6 +19,7 @@ from frugalkd.files.arrays import load_arrays, save_arrays
 from frugalkd.files.atomic import atomic
 from frugalkd.files.mapped import filled_columns
 from frugalkd.files.opening import named_file
+from frugalkd.files.parsing import cell
 
 SCHEMA = 1
 _KIND = "ledger"
@@ -223,8 +224,12 @@ class Ledger:
             raise LedgerError(f"{path} is damaged: what it says of itself is not text; {_AGAIN}")
         return cls(arrays, arrays.pop("label", None), epochs, about)
 
-    def export(self, path: StrPath) -> None:
+    def export(self, path: StrPath, *, names: Sequence[str] | None = None) -> None:
         """Write a table, one row a sample: ``.csv``, or ``.parquet`` (extra ``parquet``).
+
+        Args:
+            path: the table.
+            names: of the samples, for a column ``sample``.
 
         Raises:
             LedgerError: another ending, or pyarrow is not installed.
@@ -232,6 +237,9 @@ class Ledger:
         """
         path = named_file(path)
         table: dict[str, NDArray] = {"id": np.arange(len(self))}
+        if names is not None:
+            said = map(cell, names) if path.suffix == ".csv" else names
+            table["sample"] = np.array(list(said), dtype=object)
         if self.labels is not None:
             table["label"] = self.labels
         if self.epochs > 0:
@@ -241,7 +249,7 @@ class Ledger:
         if path.suffix == ".csv":
             with atomic(path) as file, open(file, "w", newline="", closefd=False) as text:
                 writer = csv.writer(text)
-                writer.writerow(table)
+                writer.writerow(map(cell, table))
                 writer.writerows(zip(*(column.tolist() for column in table.values()), strict=True))
         elif path.suffix == ".parquet":
             try:

@@ -189,11 +189,15 @@ def _histogram(counts: list[int]) -> Table:
 
 
 def _sample_table(title: str, samples: list[dict[str, Any]]) -> Table:
+    """With their names, where these are known."""
     table = Rows(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("id", justify="right", no_wrap=True)
     table.add_column("class", max_width=12, overflow="ellipsis", no_wrap=True)
     table.add_column("signif.", justify="right", no_wrap=True)
     table.add_column("conf.", justify="right", no_wrap=True)
+    named = all("sample" in sample for sample in samples)
+    if named:
+        table.add_column("sample", max_width=36, overflow="fold")
     for sample in samples:
         confidence = sample["confidence"]
         table.add_row(
@@ -201,5 +205,6 @@ def _sample_table(title: str, samples: list[dict[str, Any]]) -> Table:
             sample["class"] or "-",
             f"{sample['significance']:.3f}",
             "-" if confidence is None else f"{confidence:.2f}",
+            *([sample["sample"]] if named else []),
         )
     return table

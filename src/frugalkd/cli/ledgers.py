@@ -12,8 +12,10 @@ import typer
 from frugalkd.cli.interrupt import resumable
 from frugalkd.cli.options import (
     DownloadOption,
+    ImportOption,
     JsonOption,
     LedgerArgument,
+    NamesOption,
     NoImportOption,
     RecipeArgument,
     SeedOption,
@@ -23,6 +25,7 @@ from frugalkd.cli.options import (
 from frugalkd.cli.progress import EpochProgress
 from frugalkd.cli.resolving import fetch_data, resolve
 from frugalkd.errors import LedgerError
+from frugalkd.imports import Allowed
 from frugalkd.show import facts_table, percent, print_command, stdout
 
 app = typer.Typer(
@@ -44,19 +47,33 @@ def show(
             help="How many of the most and the least significant samples: [cyan]--top 20[/cyan].",
         ),
     ] = 8,
+    data: NamesOption = False,
+    imports: ImportOption = [],  # noqa: B006
+    download: DownloadOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show significance by class, its histogram, the most and least significant samples.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
     frugalkd ledger show runs/teacher --top 20
+
+    frugalkd ledger show runs/teacher --data
     """
     from frugalkd.ledger import Ledger
     from frugalkd.ledger_summary import summarise
     from frugalkd.show import ledger_view
 
-    summary = summarise(Ledger.load(path), top)
+    ledger = Ledger.load(path)
+    summary = summarise(ledger, top)
+    if data:
+        from frugalkd.runs.names import names_of_run
+
+        both = [*summary["most"], *summary["least"]]
+        ids = [sample["id"] for sample in both]
+        names = names_of_run(path, ledger, Allowed(imports, True, download), ids)
+        for sample, name in zip(both, names, strict=True):
+            sample["sample"] = name
     if as_json:
         print(json.dumps(summary, indent=2))
         return
@@ -75,21 +92,31 @@ def export(
             show_default=False,
         ),
     ],
+    data: NamesOption = False,
+    imports: ImportOption = [],  # noqa: B006
+    download: DownloadOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write a ledger as a table, one row a sample.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
     frugalkd ledger export runs/teacher --to ledger.csv
+
+    frugalkd ledger export runs/teacher --to ledger.csv --data
     """
     from frugalkd.files.opening import named_file
     from frugalkd.files.writing import make_folder
     from frugalkd.ledger import Ledger
 
     ledger, to = Ledger.load(path), named_file(to)
+    names = None
+    if data:
+        from frugalkd.runs.names import names_of_run
+
+        names = names_of_run(path, ledger, Allowed(imports, True, download))
     make_folder(to.parent)
-    ledger.export(to)
+    ledger.export(to, names=names)
     if as_json:
         print(json.dumps({"ledger": str(path), "samples": len(ledger), "to": str(to)}, indent=2))
         return

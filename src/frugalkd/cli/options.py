@@ -108,6 +108,14 @@ DownloadOption = Annotated[
         "[cyan]--download[/cyan].",
     ),
 ]
+NamesOption = Annotated[
+    bool,
+    typer.Option(
+        "--data",
+        help="Name the samples, by their files or as their texts begin; this reads the data that "
+        "the run's folder names: [cyan]--data[/cyan].",
+    ),
+]
 TeacherOption = Annotated[
     Path | None,
     typer.Option(

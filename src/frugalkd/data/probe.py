@@ -6,7 +6,7 @@ import hashlib
 import os
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import zip_longest
@@ -20,6 +20,7 @@ from torch.utils.data import Subset, TensorDataset
 from frugalkd.data import hashing
 from frugalkd.data.hashing import feed, files_digest, leaves, leaves_of_array, spans
 from frugalkd.data.protocols import Digested, is_digested, is_view_indexed
+from frugalkd.data.samples import Samples
 from frugalkd.errors import UnsupportedData
 
 _PROBED = 64
@@ -114,6 +115,16 @@ def _digest(dataset: Any) -> str:
             _feed_all(digest, leaves([files_digest(dataset.root, names), [y for _, y in listed]]))
         _feed_samples(digest, dataset, samples, rows, whole=not _is_folder(dataset))
     return digest.hexdigest()
+
+
+def names_of(dataset: Any, ids: Sequence[int]) -> list[str] | None:
+    """What the samples ``ids`` are called where they lie: what Samples say of themselves, the paths
+    of torchvision's folders; None where that is not known."""
+    if isinstance(dataset, Samples):
+        return dataset.names(ids)
+    if _is_folder(dataset):
+        return [str(dataset.samples[id][0]) for id in ids]
+    return None
 
 
 def _own_digest(dataset: Digested) -> str:

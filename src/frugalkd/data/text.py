@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from frugalkd.data.samples import Samples
 from frugalkd.errors import DataError
+from frugalkd.files.parsing import one_line
 
 TextBatch = dict[str, Tensor]
 """``input_ids`` and ``attention_mask`` int64 (B, L), as transformers' models take them, and
@@ -108,6 +109,11 @@ class TextData(Samples):
         read."""
         rows: list[int] = self.rows(ids).tolist()
         return None if self._read is None else self._read(rows)
+
+    def names(self, ids: Any) -> list[str] | None:
+        """The beginnings of the texts."""
+        texts = self.texts(ids)
+        return None if texts is None else [one_line(text) for text in texts]
 
     @property
     def lengths(self) -> NDArray[np.int64]:
