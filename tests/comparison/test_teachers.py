@@ -11,6 +11,7 @@ import pytest
 from frugalkd.comparison import compare, markdown_table
 from frugalkd.comparison.array import list_jobs, run_one
 from frugalkd.comparison.run import prepare
+from frugalkd.comparison.stores import read_cost
 from frugalkd.comparison.worker import carry_out
 from frugalkd.errors import RunFolderError
 from frugalkd.recipes.load import override
@@ -187,6 +188,14 @@ def test_sound_15_two_at_once_fill_one_store(tiny, weights, tmp_path):
     logits = [StoredTargets(where).all_logits(view) for where, rows in fillings(tmp_path)[0].items()
               for view in range(rows // 300)]  # fmt: skip
     assert all(np.isfinite(each).all() for each in logits)
+
+
+@pytest.mark.parametrize("content", ["{", '{"schema": 1}', '{"schema": 1, "rows": "x"}'])
+def test_sound_15_a_damaged_note_of_a_cost_is_one_line(tmp_path, content):
+    path = tmp_path / "cost.json"
+    path.write_text(content)
+    with pytest.raises(RunFolderError, match=r"is damaged.*delete it; what filling the store"):
+        read_cost(path)
 
 
 def test_sound_15_a_run_that_fills_is_counted_apart(workers, tiny, weights, tmp_path):

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from frugalkd.comparison.plan import SHOWN, STORES, Job
+from frugalkd.errors import RunFolderError
 from frugalkd.files.atomic import write_json
 from frugalkd.files.writing import make_folder
 from frugalkd.runs.folder import SCHEMA, read_json
+
+_AGAIN = "delete it; what filling the store has cost until now is then not counted"
 
 Cost = dict[str, Any]
 """``rows`` that teachers were queried for and ``seconds``, stopped processes included; ``done``:
@@ -25,7 +28,10 @@ def read_cost(path: Path) -> Cost:
     """Zeros where nothing is known. Raises RunFolderError."""
     if not path.is_file():
         return {"rows": 0, "seconds": 0.0, "done": False}
-    return {"done": True, **read_json(path)}
+    cost = {"done": True, **read_json(path, again=_AGAIN)}
+    if not all(type(cost.get(name)) in (int, float) for name in ("rows", "seconds")):
+        raise RunFolderError(f"{path} is damaged: {_AGAIN}")
+    return cost
 
 
 class CostNote:
