@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from frugalkd.errors import (
     UnsupportedData,
 )
 from frugalkd.evaluation import predict
+from frugalkd.heads import train_head
 from frugalkd.ledger import Ledger
 from frugalkd.objectives import CrossEntropy
 from frugalkd.policies import All, SelfRegulation
@@ -43,7 +45,7 @@ class Pairs(Dataset):
         self.y = labels
         self.x = torch.randn(len(labels), width, generator=torch.Generator().manual_seed(0))
         if holds_labels:
-            self.labels = labels
+            self.labels: Any = labels
         if classes is not None:
             self.classes = classes
 
@@ -183,6 +185,50 @@ def test_held_labels_are_taken_at_their_word():
     check_labels(data, np.arange(200), CLASSES)
     assert np.array_equal(labels_of(data), data.labels)  # pyright: ignore[reportArgumentType]
     assert Counting.reads == 0
+
+
+def contradicting(where):
+    """Items whose label ``where`` is another one than ``data.labels`` says."""
+    data = Pairs(torch.arange(24) % CLASSES)
+    data.labels = data.y.clone()
+    data.labels[where] = (data.y[where] + 1) % CLASSES
+    return data
+
+
+@pytest.mark.parametrize("where", [0, 20])
+@pytest.mark.parametrize("policy", [All(), SelfRegulation(), SelfRegulation(when="now")])
+def test_sound_6_labels_that_contradict_the_items_are_refused(where, policy):
+    says = f"sample {where} has label 0, and data.labels says 1: correct one"
+    data = contradicting(where)
+    for train in (train_teacher, train_head):
+        settings = {"policy": policy, "training": TRAINING, "device": "cpu"}
+        refused(DataError, says, train, linear(), data, **settings)
+
+    def loop(**settings):
+        made = Selection(data, epochs=1, batch_size=5, policy=policy, model=linear(), **settings)
+        for batch in next(iter(made)):
+            batch.observe(linear()(batch.data[0]), torch.zeros(len(batch.ids), dtype=torch.int64))
+
+    refused(DataError, says, loop)
+    loop(label_free=True, targets=LiveTeacher(linear()))
+    loop(labels=lambda batch: batch[1] // 2)  # another question than data.labels answers
+
+
+def test_labels_that_are_no_indices_are_not_compared_in_a_loop_of_your_own():
+    data = Pairs(torch.arange(8) % CLASSES)
+    for labels in (["a"] * 8, torch.zeros(8, 3), ["one", "two"]):
+        data.labels = labels
+        for batch in next(iter(Selection(data, epochs=1, batch_size=4))):
+            batch.observe(torch.zeros(4, CLASSES))
+
+
+def test_labels_stay_where_their_tensor_goes_to_shared_memory():
+    data = Pairs(torch.arange(50_000) % CLASSES, holds_labels=True)
+    labels = labels_of(data)
+    data.labels.share_memory_()  # as when it is sent to a worker
+    torch.zeros(50_000, dtype=torch.int64).fill_(99)
+    assert labels is not None
+    assert (labels == np.arange(50_000) % CLASSES).all()
 
 
 def test_other_class_counts_of_teacher_and_student(tmp_path):

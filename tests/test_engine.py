@@ -26,12 +26,12 @@ from frugalkd.selection import Epoch
 from frugalkd.selection._observations import Observations
 from frugalkd.teachers import StoredTargets
 from frugalkd.training import Checkpointing, Optimizer, Schedule, Training
-from toys import IdsAndViews, images, net, order, rate, same_columns, same_state
+from toys import IdsAndViews, NothingPasses, images, net, order, rate, same_columns, same_state
 
 SGD = Optimizer("sgd", lr=0.05, momentum=0.9)
 ADAMW = Optimizer("adamw", lr=0.01)
 WHENS: list[Any] = ["now", "last-visit"]
-NOBODY_PASSES = {when: SelfRegulation(confidence=1.1, when=when) for when in WHENS}
+NOBODY_PASSES = {when: NothingPasses(when=when) for when in WHENS}
 
 
 def plain(model, data, training, seed, teacher=None, steps=None):

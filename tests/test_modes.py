@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frugalkd.errors import LedgerError
+from frugalkd.errors import LedgerError, SettingError
 from frugalkd.ledger import Ledger
 from frugalkd.modes import MODES, significance_weights
 from frugalkd.policies import All, SelfRegulation
@@ -58,3 +58,18 @@ def test_a_ledger_that_says_nothing_is_refused():
         significance_weights(ledger([4, 4]))
     with pytest.raises(LedgerError, match="no finished epoch"):
         significance_weights(Ledger.new(3))
+
+
+@pytest.mark.parametrize("gamma", [True, "1", float("nan"), -0.5])
+def test_sound_6_gamma_is_a_number(gamma):
+    with pytest.raises(SettingError, match=r"^gamma must be "):
+        significance_weights(ledger([1, 2]), gamma)
+
+
+@pytest.mark.parametrize("gamma", [200.0, 5000.0])
+def test_sound_6_a_gamma_that_leaves_out_what_took_part_is_refused(gamma):
+    assert significance_weights(ledger([1, 3]), 50.0).all()
+    with pytest.raises(
+        LedgerError, match=rf"gamma {gamma:g} makes a weight of 0 of the significan"
+    ):
+        significance_weights(ledger([1, 3]), gamma)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch.utils.data import Dataset
 
 from frugalkd import draws
 from frugalkd.data import Augmentation, ImageData, Samples
+from frugalkd.policies import SelfRegulation
 from frugalkd.training import Schedule, Training
 
 CLASSES = 4
@@ -74,6 +76,14 @@ class OneBadRow(torch.utils.data.Dataset):
     def __getitem__(self, id):
         pixels, labels = self.images.batch(np.array([id]), np.array([0]))
         return pixels[0] * (float("nan") if id == self.bad else 1), int(labels[0])
+
+
+@dataclass(frozen=True)
+class NothingPasses(SelfRegulation):
+    """A gate that every sample fails."""
+
+    def admit(self, look, ids, ledger, at):
+        return np.ones(len(ids), dtype=bool)
 
 
 def net(seed=0, width=4) -> Any:

@@ -140,7 +140,7 @@ def labels_of(data: Dataset) -> NDArray[np.int64] | None:
             f"data.labels are of shape {labels.shape} for {samples} samples: one class index a "
             "sample is needed"
         )
-    return labels.astype(np.int64, copy=False)
+    return labels.astype(np.int64)  # a copy: a tensor that is sent to workers leaves its memory
 
 
 def check_labels(data: Dataset, pool: Ids, classes: int) -> None:
@@ -178,6 +178,18 @@ def check_batch(labels: Tensor, ids: Ids, classes: int) -> None:
     low, high = torch.aminmax(labels)
     if low < 0 or high >= classes:
         _refuse_outside(labels.numpy(), ids, classes)
+
+
+def check_listed(labels: Tensor, listed: NDArray[np.int64], ids: Ids) -> None:
+    """Raises DataError where the ``labels`` int64 (rows,) of items are not those that the data set
+    has ``listed`` for all samples, as ``data.labels``: ledgers and plans go by these."""
+    differing = np.flatnonzero(labels.cpu().numpy() != listed[ids])
+    if len(differing):
+        first = differing[0]
+        raise DataError(
+            f"sample {ids[first]} has label {labels[first]}, and data.labels says "
+            f"{listed[ids[first]]}: correct one of them, or leave data.labels out"
+        )
 
 
 def check_same_data(data: Dataset, ledger: Ledger, targets: Targets | None) -> None:

@@ -243,9 +243,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"known are {', '.join(names)}"
 
 
-def few(ids: Sequence[object]) -> str:
+def few(items: Sequence[object], comma: str = ", ") -> str:
     """The first items of a list that may be long."""
-    return ", ".join(map(str, ids[:8])) + (", ..." if len(ids) > 8 else "")
+    return comma.join(map(str, items[:8])) + (f"{comma}..." if len(items) > 8 else "")
 
 
 def refuse_schema(

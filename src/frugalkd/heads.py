@@ -23,6 +23,7 @@ from torch.utils.data import Dataset
 
 from frugalkd.api import Stop, evaluate, train_teacher
 from frugalkd.batches import call, checked_logits, split
+from frugalkd.checks import check_listed, labels_of
 from frugalkd.class_names import class_names
 from frugalkd.data.bucketing import by_length, lengths_of
 from frugalkd.data.probe import data_digest, digests_kept, randomness
@@ -197,6 +198,7 @@ def features_of(
     if (lengths := lengths_of(data)) is not None:
         ids = by_length(ids, lengths)
     blocks = np.split(ids, np.arange(_BATCH, len(ids), _BATCH))
+    listed = labels_of(data)
     given: list[Tensor] = []
     kept, labels = torch.empty(0), torch.empty(len(ids), dtype=torch.int64)
 
@@ -221,6 +223,8 @@ def features_of(
                     kept = torch.empty(len(ids), found.shape[1])
                 rows = torch.from_numpy(block)
                 kept[rows] = found.cpu()
+                if known is not None and listed is not None:
+                    check_listed(known, listed, block)
                 labels[rows] = (logits.argmax(1) if known is None else known).cpu()
                 if stop is not None and stop():
                     raise Stopped("stopped while features were asked for")

@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from frugalkd.errors import LedgerError, SettingError, UnknownName
 from frugalkd.ledger import Ledger
 from frugalkd.policies import All, Policy, SelfRegulation
+from frugalkd.settings import check_types
+
+_SMALLEST = float(np.finfo(np.float64).tiny)
 
 ModeName = Literal["vanilla", "significance", "regulated", "hybrid"]
 
@@ -75,8 +78,12 @@ def significance_weights(ledger: Ledger, gamma: float = 1.0) -> NDArray[np.float
     that never took part weighs nothing, whatever gamma is.
 
     Raises:
-        LedgerError: nothing took part, or everything did in every epoch (a conventional teacher).
+        LedgerError: nothing took part, or everything did in every epoch (a conventional teacher);
+            or a sample that took part would weigh less than float32 holds.
     """
+    check_types(gamma=(gamma, float))
+    if gamma < 0:
+        raise SettingError(f"gamma must be 0 or more, not {gamma}")
     significance = ledger.significance
     kept = significance > 0
     if not kept.any():
@@ -88,4 +95,11 @@ def significance_weights(ledger: Ledger, gamma: float = 1.0) -> NDArray[np.float
         )
     weights = np.zeros(len(ledger), dtype=np.float64)
     weights[kept] = significance[kept].astype(np.float64) ** gamma
-    return (weights / weights[kept].mean()).astype(np.float32)
+    made = (weights / max(weights[kept].mean(), _SMALLEST)).astype(np.float32)
+    if not made[kept].all():
+        least = significance[kept].min()
+        raise LedgerError(
+            f"gamma {gamma:g} makes a weight of 0 of the significance {least:g}, which leaves a "
+            "sample out: set gamma to less"
+        )
+    return made

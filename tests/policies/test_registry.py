@@ -32,7 +32,7 @@ EVERYONE = {  # settings under which everything takes part
     "random": {"fraction": 1.0},
     "rho-loss": {"keep": 1.0},
     "selective-backprop": {"least": 1.0},
-    "self-regulation": {"confidence": 1.1},
+    "self-regulation": {"confidence": 1.0},
     "swiftlearn": {"fraction": 1.0},
     "unix": {"keep": 1.0},
 }

@@ -109,7 +109,7 @@ def test_a_binary_file_is_refused(tmp_path):
     ("setting", "says"),
     [
         ("teacher.policy.confidnce=1", "no such setting teacher.policy.confidnce: did you mean co"),
-        ("teacher.policy.confidence=-1", "teacher.policy.confidence must be positive, not -1"),
+        ("teacher.policy.confidence=-1", "teacher.policy.confidence must be in (0, 1], not -1"),
         ("teacher.policy.confidence=x", "teacher.policy.confidence is 'x': it should be a valid"),
         ("teacher.policy.name=rando", "teacher.policy.name is 'rando': did you mean random?"),
         (
@@ -436,3 +436,49 @@ def test_sound_8_a_recipe_and_a_build_refuse_the_same_names(setting, says):
     with pytest.raises((UnknownName, ModelError)) as refused:
         build_model(model.name or "", num_classes=2, in_channels=3, image_size=8, **model.options)
     assert str(caught.value).endswith(str(refused.value))
+
+
+def leaves(section, keys=()):
+    for key, value in section.items():
+        if isinstance(value, dict):
+            yield from leaves(value, (*keys, key))
+        else:
+            yield ".".join((*keys, key)), value
+
+
+NUMBERS = [
+    key
+    for key, value in leaves(load_recipe("digits").model_dump(mode="json"))
+    if type(value) in (int, float)
+]
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+def test_sound_6_no_number_of_a_recipe_is_true_or_text(key):
+    for value, shown in (("true", "True"), ("'1'", "'1'")):
+        with pytest.raises(RecipeError, match=rf"{key} (is {shown}: it should be|must be) "):
+            load_recipe("digits", [f"{key}={value}"])
+
+
+def test_sound_6_numbers_within_lists_sums_and_schedules_are_numbers():
+    assert len(NUMBERS) > 40
+    for setting, key in {
+        "student.training.optimizer.betas=[false, 0.9]": "student.training.optimizer.betas.0",
+        "student.objective={name: sum, terms: [{of: {name: kd}}, {weight: true, of: {name: kd}}]}":
+            "student.objective.terms.1.weight",
+        "student.objective.temperature={start: true, end: 2}":
+            "student.objective.temperature.start",
+        "student.training.clip=true": "student.training.clip",
+        "student.regulation.budget='0.5'": "student.regulation.budget",
+    }.items():  # fmt: skip
+        with pytest.raises(RecipeError, match=rf"{key} is .*: it should be a number"):
+            load_recipe("digits", [setting])
+    both = ["seed=true", "student.training.epochs=true"]
+    with pytest.raises(RecipeError, match=r"seed is True: .*; student.training.epochs is True: "):
+        load_recipe("digits", both)
+
+
+def test_sound_6_a_confidence_above_1_is_refused():
+    for value in (1.1, 0, -1):
+        with pytest.raises(RecipeError, match=r"regulation.*confidence must be in \(0, 1\]"):
+            load_recipe("digits", [f"student.regulation.confidence={value}"])

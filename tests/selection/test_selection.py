@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,26 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 from frugalkd import SelfRegulation
 from frugalkd.errors import (
     SelectionMisuse,
+    SettingError,
     TargetsError,
     UnsupportedData,
 )
 from frugalkd.objectives import KD
-from frugalkd.policies import All, Policy
+from frugalkd.policies import All, Plan, Policy
+from frugalkd.policies._policy import Ungated
 from frugalkd.selection import Selection
 from frugalkd.teachers import FirstVisitTargets, LiveTeacher, StoredTargets
-from toys import Ids, IdsAndViews, images, logits_for, net, order, same_columns, same_state
+from toys import (
+    Ids,
+    IdsAndViews,
+    NothingPasses,
+    images,
+    logits_for,
+    net,
+    order,
+    same_columns,
+    same_state,
+)
 
 
 def go_through(selection, passing=lambda epoch, batch: False, each=lambda epoch, batch: None):
@@ -403,6 +416,49 @@ def test_impossible_weights_are_refused(weights):
         two_epochs(weights=weights.astype(np.float32))
 
 
+@pytest.mark.parametrize(
+    ("weight", "says"),
+    [
+        (1e30, r"sample 7 weighs 1e\+30: weights lie in 0 \.\. 2 \*\* 32"),
+        (5e9, r"sample 7 weighs 5e\+09"),
+        (1e39, "sample 7 weighs inf"),
+        (math.inf, "sample 7 weighs inf"),
+        (math.nan, "sample 7 weighs nan"),
+        (-1e-3, r"sample 7 weighs -0\.001"),
+        (1e-50, "sample 7 weighs too little for float32"),
+    ],
+)
+def test_sound_6_a_weight_that_no_training_survives_is_refused(weight, says):
+    weights = np.where(np.arange(20) == 7, weight, 1.0)
+    with pytest.raises(SettingError, match=f"^weights: {says}"):
+        two_epochs(weights=weights)
+
+
+def test_sound_6_weights_of_another_order_are_refused():
+    with pytest.raises(SettingError, match=r"weights: the largest is 1e-20: nothing would be le"):
+        two_epochs(weights=np.full(20, 1e-20))
+    assert len(two_epochs(weights=np.full(20, 4e9)).pool) == 20
+    assert len(two_epochs(weights=np.arange(20) % 2 == 0).pool) == 10
+
+
+@dataclass(frozen=True)
+class Planned(Ungated):
+    weight: float = 1.0
+    lr_factor: float = 1.0
+
+    def plan(self, ledger, pool, at):
+        weights = np.where(pool == 7, np.float32(self.weight), np.float32(1))
+        return Plan(pool[::-1].copy(), weights=weights[::-1], lr_factor=self.lr_factor)
+
+
+@pytest.mark.parametrize("settings", [{"weight": 1e30}, {"lr_factor": -1.0}])
+def test_sound_6_a_plan_that_no_training_survives_is_refused(settings):
+    assert next(iter(two_epochs(policy=Planned())))
+    says = r"^Planned\.plan: (sample 7 weighs 1e\+30|lr_factor is -1\.0)"
+    with pytest.raises(SelectionMisuse, match=says):
+        next(iter(two_epochs(policy=Planned(**settings))))
+
+
 def test_impossible_sizes_are_refused():
     for epochs, rows in ((0, 1), (1, 0)):
         with pytest.raises(ValueError, match="positive"):
@@ -564,7 +620,7 @@ def test_a_teacher_is_asked_batch_by_batch_and_once_a_row(tmp_path):
     def ask(targets, when):
         selection = Selection(
             images(60),
-            policy=SelfRegulation(confidence=1.1, when=when),
+            policy=NothingPasses(when=when),
             epochs=1,
             batch_size=8,
             targets=targets,

@@ -181,7 +181,7 @@ CASES = {
     "skewed, accumulated": Case(SelfRegulation(warmup=1), 50, 5, 2, accumulate=2),
     "by chance": Case(SelfRegulation(max_sleep=3), 61, 7, 2, passing=0.5),
     "most asleep": Case(SelfRegulation(), 40, 6, 3, passing=0.95),
-    "nobody asleep": Case(SelfRegulation(confidence=2.0), 43, 3, 3, passing=0.5),
+    "nobody asleep": Case(SelfRegulation(), 43, 3, 3, passing=0.0),
     "now": Case(SelfRegulation(when="now"), 61, 3, 2, passing=0.5),
     "now, skewed": Case(SelfRegulation(when="now"), 48, 3, 3),
 }

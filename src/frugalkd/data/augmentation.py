@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frugalkd.errors import DataError
+from frugalkd.settings import Settings
 
 _FIELD = np.uint64(21)  # bits of one offset's draw; the flip takes the top bit
 
 
 @dataclass(frozen=True)
-class Augmentation:
+class Augmentation(Settings):
     """A random crop and a random flip, as functions of ``(seed, id, view)`` only.
 
     ``crop``: pixels of zero (black) padding on each side before a random crop back to the size.

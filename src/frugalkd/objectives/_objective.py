@@ -9,6 +9,7 @@ from torch import Tensor
 
 from frugalkd.fidelity import Fidelity
 from frugalkd.objectives._seen import Seen
+from frugalkd.settings import Settings
 
 
 class Step(NamedTuple):
@@ -27,7 +28,7 @@ class Step(NamedTuple):
     seen: tuple[Seen | None, ...] = (None,)
 
 
-class Objective(ABC):
+class Objective(Settings, ABC):
     """A distillation loss that is never reduced here, so that every sample can be weighed."""
 
     needs_targets: bool

@@ -12,15 +12,16 @@ from torch import Tensor
 from frugalkd.errors import SettingError, nearest
 from frugalkd.fidelity import Fidelity
 from frugalkd.objectives._objective import BatchObjective, Objective, Step
+from frugalkd.settings import Settings
 from frugalkd.training import STRICT
 
 
 @dataclass(frozen=True)
-class Ramp:
+class Ramp(Settings):
     """A number that goes from ``start`` to ``end`` over the progress of the training, in a line or
     along half a cosine.
 
-    Raises SettingError for ends that are not finite.
+    Raises SettingError for ends that are no finite numbers.
     """
 
     __pydantic_config__: ClassVar = STRICT
@@ -28,11 +29,6 @@ class Ramp:
     start: float
     end: float
     shape: Literal["linear", "cosine"] = "linear"
-
-    def __post_init__(self) -> None:
-        for name in ("start", "end"):
-            if not math.isfinite(getattr(self, name)):
-                raise SettingError(f"{name} must be finite, not {getattr(self, name)}")
 
     def at(self, progress: float) -> float:
         """Its value at ``progress`` in [0, 1]."""

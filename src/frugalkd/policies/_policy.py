@@ -13,10 +13,15 @@ from numpy.typing import ArrayLike, NDArray
 from frugalkd import draws
 from frugalkd.errors import SelectionMisuse, few
 from frugalkd.ledger import Ledger
+from frugalkd.settings import Settings
 from frugalkd.verdict import Look
 
 Ids = NDArray[np.int64]
 Mask = NDArray[np.bool_]
+
+MOST_WEIGHT = 2.0**32
+"""Of a sample. Adam squares weighted gradients in float32, which ends at 2 ** 128: with weights up
+to 2 ** 32, gradients up to 2 ** 32 stay below that. Weights of another order are a mistake."""
 
 _NO_IDS = np.empty(0, dtype=np.int64)
 
@@ -52,7 +57,8 @@ def check_plan(plan: Plan, samples: int, policy: Policy) -> None:
     """What a user's own policy may get wrong; ours are tested instead.
 
     Raises:
-        SelectionMisuse: ids twice or of no sample, or weights or marks of another length.
+        SelectionMisuse: ids twice or of no sample, weights or marks of another length, or numbers
+            that no training survives.
     """
     if type(policy).__module__.split(".")[0] == "frugalkd":
         return
@@ -74,6 +80,23 @@ def check_plan(plan: Plan, samples: int, policy: Policy) -> None:
             raise SelectionMisuse(
                 f"{whose}: {name} of shape {values.shape} for {len(plan.ids)} ids: one an id"
             )
+    if not 0 <= plan.lr_factor < np.inf:
+        raise SelectionMisuse(f"{whose}: lr_factor is {plan.lr_factor}: it is finite, 0 or more")
+    if plan.weights is not None and (problem := why_not_weights(plan.weights, plan.ids)):
+        raise SelectionMisuse(f"{whose}: {problem}")
+
+
+def why_not_weights(weights: NDArray, ids: Ids | None = None) -> str | None:
+    """What is wrong with float32 weights of the samples ``ids`` (default: all), in one line; None
+    where nothing is."""
+    strange = np.flatnonzero(~((weights >= 0) & (weights <= MOST_WEIGHT)))
+    if len(strange):
+        first = strange[0]
+        of = first if ids is None else ids[first]
+        return f"sample {of} weighs {weights[first]:g}: weights lie in 0 .. 2 ** 32, 1 is usual"
+    if len(weights) and 0 < weights.max() < 1 / MOST_WEIGHT:
+        return f"the largest is {weights.max():g}: nothing would be learned, make their mean 1"
+    return None
 
 
 @dataclass(frozen=True)
@@ -114,7 +137,7 @@ class Scoring:
     seeds: int = 1
 
 
-class Policy(ABC):
+class Policy(Settings, ABC):
     """Which samples take part. A policy holds settings only: its memory is the ledger."""
 
     when: Literal["now", "last-visit"]

@@ -49,8 +49,8 @@ class Kakurenbo(Ungated):
     def __post_init__(self) -> None:
         if not 0 <= self.fraction < 1:
             raise SettingError(f"fraction must be in [0, 1), not {self.fraction}")
-        if not self.confidence >= 0:
-            raise SettingError(f"confidence must be 0 or more, not {self.confidence}")
+        if not 0 <= self.confidence <= 1:
+            raise SettingError(f"confidence must be in [0, 1], not {self.confidence}")
 
     @property
     def columns(self) -> Mapping[str, str]:

@@ -39,7 +39,7 @@ class SelfRegulation(Policy):
 
     Attributes:
         confidence: tau, the top softmax probability from which a correct sample passes (default
-            0.9, our reading); above 1 nobody passes.
+            0.9, our reading), in (0, 1].
         when: ``"last-visit"`` or ``"now"``.
         max_sleep: the longest sleep in epochs, at least 1 (last-visit only).
         warmup: first epochs in which everything takes part, counted as forced.
@@ -86,8 +86,8 @@ class SelfRegulation(Policy):
     passing: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.confidence > 0:
-            raise SettingError(f"confidence must be positive, not {self.confidence}")
+        if not 0 < self.confidence <= 1:
+            raise SettingError(f"confidence must be in (0, 1], not {self.confidence}")
         if not 1 <= self.max_sleep <= 60_000:
             raise SettingError(f"max_sleep must be in [1, 60000], not {self.max_sleep}")
         if self.ceiling is not None and not self.ceiling > 0:
@@ -105,10 +105,6 @@ class SelfRegulation(Policy):
             raise SettingError("a budget is planned before the epoch: it needs when: last-visit")
         if self.quota == "class-balanced" and self.passing is not None:
             raise SettingError("a class-balanced quota favours small classes: passing is unbiased")
-        if self.when_all_sleep not in ("wait", "wake", "stop"):
-            raise SettingError(
-                f"when_all_sleep must be wait, wake or stop: {self.when_all_sleep!r}"
-            )
         if self.when_all_sleep != "wait" and self.when == "now":
             raise SettingError("nobody sleeps under when: now: when_all_sleep is for last-visit")
         if self.when_all_sleep == "stop" and self.finale:

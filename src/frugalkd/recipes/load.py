@@ -6,7 +6,7 @@ Listing and printing recipes does not import torch; validating one does (its reg
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +17,12 @@ from frugalkd.errors import (
     ImportRefused,
     RecipeError,
     UnknownName,
+    few,
     nearest,
     refuse_schema,
 )
 from frugalkd.files import StrPath
+from frugalkd.files.parsing import one_line
 from frugalkd.recipes.overrides import apply, parse
 from frugalkd.recipes.strict_yaml import load_yaml
 
@@ -254,6 +256,23 @@ def _validated(raw: dict[str, Any], where: str) -> Recipe:
     from frugalkd.recipes.schema import Recipe
 
     try:
-        return Recipe.model_validate(raw)
+        recipe = Recipe.model_validate(raw)
     except ValidationError as error:
         raise RecipeError(f"{where}{explain(error, raw, Recipe)}") from None
+    if wrong := list(_no_numbers(raw, recipe.model_dump(mode="json"), "")):
+        raise RecipeError(f"{where}{few(wrong, '; ')}")
+    return recipe
+
+
+def _no_numbers(raw: Any, made: Any, field: str) -> Iterator[str]:
+    """What is wrong with values of ``raw`` that ``made``, the recipe as pydantic makes it, has
+    numbers for: pydantic takes true for 1, and text. (Its strict mode takes no list for a tuple.)
+    """
+    if isinstance(raw, Mapping) and isinstance(made, Mapping):
+        for key in raw:
+            yield from _no_numbers(raw[key], made.get(key), f"{field}.{key}".strip("."))
+    elif isinstance(raw, list | tuple) and isinstance(made, list):
+        for place, (one, other) in enumerate(zip(raw, made, strict=False)):
+            yield from _no_numbers(one, other, f"{field}.{place}")
+    elif isinstance(raw, bool | str) and type(made) in (int, float):
+        yield f"{field} is {one_line(repr(raw), 40)}: it should be a number"

@@ -15,7 +15,7 @@ from frugalkd.data.probe import data_digest, streams_restored
 from frugalkd.errors import SelectionMisuse, SettingError, TargetsError, UnsupportedData
 from frugalkd.ledger import Ledger
 from frugalkd.policies import Policy
-from frugalkd.policies._policy import Ids
+from frugalkd.policies._policy import Ids, why_not_weights
 from frugalkd.ranks import is_sharded
 from frugalkd.selection._reader import Reader, no_top
 from frugalkd.teachers import Targets
@@ -64,12 +64,28 @@ def inputs_to_compare(
 
 def checked_weights(weights: ArrayLike, samples: int) -> NDArray[np.float32]:
     """One weight a sample, float32."""
-    made = np.asarray(weights, dtype=np.float32)
-    if made.shape != (samples,) or not (np.isfinite(made) & (made >= 0)).all() or not made.any():
+    with np.errstate(over="ignore"):
+        made = np.asarray(weights, dtype=np.float32)
+    if made.shape != (samples,) or not made.any():
         raise SettingError(
             f"weights: {samples} finite values, 0 or more, are needed, some of them above 0"
         )
+    lost = np.flatnonzero((made == 0) & (np.asarray(weights) != 0))
+    problem = why_not_weights(made)
+    if problem is None and len(lost):
+        problem = f"sample {lost[0]} weighs too little for float32: make it 0"
+    if problem is not None:
+        raise SettingError(f"weights: {problem}")
     return made
+
+
+def listed_labels(dataset: Dataset) -> NDArray[np.int64] | None:
+    """``dataset.labels`` to compare those of items with: None where they are no class indices, or
+    there are none."""
+    try:
+        return labels_of(dataset)
+    except UnsupportedData:
+        return None
 
 
 def fill(

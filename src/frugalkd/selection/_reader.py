@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import send_to_device
+from numpy.typing import NDArray
 from torch import Tensor
 
-from frugalkd.checks import check_batch
+from frugalkd.checks import check_batch, check_listed
 from frugalkd.data.source import Source
 from frugalkd.errors import TargetsError, UnsupportedData
 from frugalkd.meters import Meters
@@ -29,6 +30,7 @@ class Reader:
         source: of the data.
         targets: of the teacher, or None.
         labels: of a batch of data, int64 (rows,), or None where it has none.
+        listed: labels int64 (samples,) as the data set lists them, to compare those with; or None.
         judged_by_teacher: a look takes the teacher's top class for right, not the label.
         join: makes one batch of data of several.
         repeats: the data set gives the same again for the same id and view.
@@ -44,6 +46,7 @@ class Reader:
         targets: Targets | None,
         *,
         labels: Callable[[Any], Tensor | None],
+        listed: NDArray[np.int64] | None,
         judged_by_teacher: bool,
         join: Join,
         repeats: bool,
@@ -54,6 +57,7 @@ class Reader:
     ):
         self.source, self.targets, self.device, self.join = source, targets, device, join
         self._labels, self._judged_by_teacher = labels, judged_by_teacher
+        self._listed = listed
         self._repeats, self._views, self._now, self._meters = repeats, views, now, meters
         self.classes: int | None = None
         """Of the model; where it is known, labels are checked against it as they are read."""
@@ -79,8 +83,12 @@ class Reader:
         for block, views in requests:
             with self._meters.phase(self.source.phase):
                 data = next(batches)
-                if self.classes is not None and (labels := self._labels(data)) is not None:
-                    check_batch(labels, block, self.classes)
+                known = self.classes is not None or self._listed is not None
+                if known and (labels := self._labels(data)) is not None:
+                    if self.classes is not None:
+                        check_batch(labels, block, self.classes)
+                    if self._listed is not None:
+                        check_listed(labels, self._listed, block)
             with self._meters.phase("load"):
                 found = Rows(block, views, send_to_device(data, self.device, non_blocking=True))
             if in_blocks:

@@ -38,12 +38,14 @@ from frugalkd.selection._beforehand import (
     checked_weights,
     fill,
     inputs_to_compare,
+    listed_labels,
 )
 from frugalkd.selection._epoch import Epoch
 from frugalkd.selection._looks import Looks
 from frugalkd.selection._planning import in_whole_steps, ordered
 from frugalkd.selection._reader import Reader
 from frugalkd.selection._rows import Join
+from frugalkd.settings import check_types
 from frugalkd.teachers import Targets
 
 _COUNTS = ("samples_backpropagated", "student_forwards", "teacher_queries")
@@ -143,6 +145,10 @@ class Selection:
         rank: int | None = None,
         world: int | None = None,
     ):
+        check_types(
+            epochs=(epochs, float), batch_size=(batch_size, int), seed=(seed, int),
+            accumulate=(accumulate, int), screen_batch=(screen_batch, int), bucket=(bucket, int),
+        )  # fmt: skip
         self.policy = policy or All()
         self.source = open_source(
             dataset, collate=collate, num_workers=num_workers, pin_memory=pin_memory, seed=seed
@@ -210,6 +216,7 @@ class Selection:
             self.source,
             targets,
             labels=(lambda data: None) if label_free else read_labels,
+            listed=None if labels is not None or label_free else listed_labels(dataset),
             judged_by_teacher=self.policy.judge == "teacher",
             join=join or getattr(dataset, "join", None) or concatenate,
             repeats=is_view_indexed(dataset) or is_batch_indexed(dataset),

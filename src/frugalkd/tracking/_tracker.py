@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from frugalkd.settings import Settings
+
 
 @dataclass(frozen=True)
 class Tracked:
@@ -19,7 +21,7 @@ class Tracked:
     folder: Path
 
 
-class Tracker(ABC):
+class Tracker(Settings, ABC):
     """One of Accelerate's trackers; its settings are the fields of a frozen dataclass.
 
     Where it sends what is logged is decided by the tracker's own environment variables, never by

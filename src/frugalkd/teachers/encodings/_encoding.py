@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frugalkd.fidelity import Fidelity
+from frugalkd.settings import Settings
 
 _LOWEST = float(np.finfo(np.float16).min)
 _SMALLEST = float(np.finfo(np.float16).smallest_subnormal)
@@ -17,7 +18,7 @@ Logits = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
 
-class Encoding(ABC):
+class Encoding(Settings, ABC):
     """How one row of logits is kept. Pure: the same logits of the same (id, view), the same bytes.
 
     What :meth:`decode` gives always goes to an objective as logits. Where :attr:`temperature` is
