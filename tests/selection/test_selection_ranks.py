@@ -391,7 +391,7 @@ def test_sound_4_selections_of_different_inputs_are_refused_on_all_ranks():
     first, second = on_ranks(2, _refused)
     assert first[2:] == second[2:]
     differing = [
-        "seed", "weights", "data", "data", "teacher",
+        "seed", "weights", "data", "data", "teacher, teacher's model",
         "epochs, batch_size, the ledger's visits",
     ]  # fmt: skip
     for said, what in zip(first[2:], differing, strict=True):
