@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from types import NoneType
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
 import numpy as np
 import pytest
@@ -57,9 +58,31 @@ def test_sound_6_no_boolean_text_or_nan_is_a_number(cls, name):
     make(cls, **{name: getattr(made, name)})
 
 
+def strange(kind: Any) -> list[Any]:
+    """Values that are none of a declared type, numbers apart."""
+    inside = get_args(kind)
+    values: list[Any] = [object(), {"a": 1}, torch.optim.Adam]
+    if str not in (kind, *inside):
+        values += ["none of them", "3"]
+    return values if NoneType in inside else [*values, None]
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_sound_16_no_strange_object_nor_choice_is_a_setting(cls):
+    for name, kind in _types(cls).items():
+        for value in strange(kind):
+            with pytest.raises(SettingError, match=rf"^{name} must be ") as caught:
+                make(cls, **{name: value})
+            assert "\n" not in str(caught.value)
+            assert len(str(caught.value)) < 250
+
+
 def test_other_types_are_named():
     for wrong, says in {
-        "optimizer": (torch.optim.Adam, "must be a Optimizer, not <class 'torch.optim.adam.Adam'>"),
+        "optimizer": (
+            torch.optim.Adam,
+            "must be an Optimizer, not <class 'torch.optim.adam.Adam'>",
+        ),
         "precision": ("fp16", "must be fp32 or bf16, not 'fp16'"),
         "clip": ("1", "must be a finite number or None, not '1'"),
         "compile": (1, "must be True or False, not 1"),

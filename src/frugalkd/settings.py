@@ -82,4 +82,6 @@ def _called(kind: Any) -> str:
         return f"{', '.join(first)} or {last}" if first else last
     if origin is tuple:
         return f"a tuple of {', '.join('...' if one is ... else _called(one) for one in inside)}"
-    return "None" if kind is NoneType else _CALLED.get(kind, f"a {getattr(kind, '__name__', kind)}")
+    name = getattr(kind, "__name__", str(kind))
+    article = "an" if name[0] in "AEIOU" else "a"
+    return "None" if kind is NoneType else _CALLED.get(kind, f"{article} {name}")
