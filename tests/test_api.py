@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 
 import numpy as np
@@ -13,12 +14,15 @@ from frugalkd.api import distill, train_teacher
 from frugalkd.errors import DataError, LedgerError, TargetsError, UnknownName, UnsupportedData
 from frugalkd.flops import flops_of_data
 from frugalkd.ledger import Ledger
+from frugalkd.models import reorder_classes
+from frugalkd.models.origin import origin_of
 from frugalkd.modes import MODES, significance_weights
 from frugalkd.objectives import KD, CrossEntropy
 from frugalkd.policies import All, SelfRegulation
-from frugalkd.teachers import StoredTargets
+from frugalkd.selection import Selection
+from frugalkd.teachers import EMATeacher, FirstVisitTargets, LiveTeacher, StoredTargets
 from frugalkd.training import Optimizer, Training
-from toys import CLASSES, images, net, same_columns, same_state
+from toys import CLASSES, Scaled, images, kinds, net, same_columns, same_state
 
 TRAINING = Training(epochs=4.5, batch_size=8, optimizer=Optimizer("sgd", lr=0.05))
 CPU = {"device": "cpu", "seed": 3}
@@ -280,6 +284,60 @@ def test_what_cannot_be_is_refused_in_one_line():
     for labels, message in ((torch.rand(9, 4), "multi-label"), (torch.rand(9), "regression")):
         mixed = TensorDataset(torch.zeros(9, 1, 6, 6), labels)
         refused(UnsupportedData, message, teacher=teacher, data=mixed, objective=KD())
+
+
+@pytest.fixture(scope="module")
+def knows_kinds():
+    """A teacher that was trained here."""
+    training = Training(epochs=8, batch_size=10, optimizer=Optimizer("adamw", lr=0.02))
+    return train_teacher(Scaled(), kinds()[0], policy=All(), training=training, device="cpu").model
+
+
+def test_sound_1_a_model_that_was_trained_here_knows_its_classes(knows_kinds, tmp_path):
+    teacher, data = copy.deepcopy(knows_kinds), kinds(("dog", "ant", "bee", "cat"))[0]
+    run, says = Training(epochs=1, batch_size=10), "the teacher has the data's classes in another"
+    for ask in (
+        lambda: distill(Scaled(), data, teacher=teacher, training=run, device="cpu"),
+        lambda: distill(Scaled(), data, teacher=[teacher, Scaled()], training=run, device="cpu"),
+        lambda: Selection(data, epochs=1, batch_size=8, targets=LiveTeacher(teacher)),
+        lambda: StoredTargets.fill(teacher, data, tmp_path / "t"),
+        lambda: FirstVisitTargets(teacher, data, tmp_path / "t"),
+    ):
+        with pytest.raises(TargetsError, match=says):
+            ask()
+    assert not (tmp_path / "t").exists()
+    reorder_classes(teacher, data.classes)
+    LiveTeacher(teacher).check(None, data)
+    logits = StoredTargets.fill(teacher, data).all_logits()
+    assert np.mean(logits.argmax(1) == data.labels.numpy()) > 0.9
+
+
+def test_sound_2_pictures_normalised_unlike_the_teachers_are_refused(knows_kinds):
+    data, training = kinds(mean=0.1)[0], Training(epochs=1, batch_size=10)
+    says = r"trained on pictures of mean \(0\.5,\) and std .* these are normalised by \(0\.1,\)"
+    with pytest.raises(TargetsError, match=says):
+        distill(Scaled(), data, teacher=knows_kinds, training=training, device="cpu")
+
+
+def test_a_student_may_be_its_own_teacher_on_other_data(knows_kinds):
+    data, student = kinds(("w", "x", "y", "z"), mean=0.1)[0], copy.deepcopy(knows_kinds)
+    training = Training(epochs=1, batch_size=10)
+    run = distill(student, data, teacher=EMATeacher(student), training=training, device="cpu")
+    assert origin_of(run.model).classes == ("w", "x", "y", "z")
+
+
+@pytest.mark.parametrize(
+    ("held_out", "says"),
+    [
+        ({"classes": ("dog", "ant", "bee", "cat")}, r"class 0 is 'ant' and 'dog'"),
+        ({"mean": 0.1}, r"held-out ones by \(\(0\.1,\), \(0\.25,\)\)"),
+    ],
+)
+def test_sound_1_held_out_data_of_another_kind_measure_nothing(held_out, says):
+    with pytest.raises(DataError, match=rf"^(?!.*\n).*{says}"):
+        train_teacher(
+            Scaled(), kinds()[0], held_out=kinds(**held_out)[1], training=TRAINING, device="cpu"
+        )
 
 
 def test_a_misspelt_mode_names_the_nearest():

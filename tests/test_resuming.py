@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from frugalkd.api import distill, train_teacher
-from frugalkd.errors import RunFolderError, SelectionMisuse, Stopped
+from frugalkd.errors import FrugalKDWarning, RunFolderError, SelectionMisuse, Stopped
 from frugalkd.objectives import KD, CrossEntropy, Objective
 from frugalkd.policies import All, SelfRegulation
 from frugalkd.teachers import StoredTargets
@@ -48,7 +49,13 @@ def teach(folder, **given):
 
 def learn(folder, **given):
     common = {"data": images(), "teacher": net(seed=9), "training": TRAINING, "seed": 1}
-    return distill(net(), checkpoints=folder, device="cpu", **common | given)
+    return distill(given.pop("student", net()), checkpoints=folder, device="cpu", **common | given)
+
+
+def otherwise(model):
+    """The same weights, in another model."""
+    model[2] = nn.Tanh()
+    return model
 
 
 def begun(train, folder, **given):
@@ -79,6 +86,8 @@ def test_another_training_is_refused_by_name(train, given, differing, tmp_path):
     ("given", "differing"),
     [
         ({"teacher": net(seed=8)}, "teacher"),
+        ({"teacher": otherwise(net(seed=9))}, "teacher's model"),
+        ({"student": otherwise(net())}, "model"),
         ({"weights": np.arange(37, dtype=np.float32)}, "weights"),
         ({"objective": KD(temperature=2.0)}, "objective"),
     ],
@@ -88,6 +97,14 @@ def test_a_student_of_another_teacher_is_refused(given, differing, tmp_path):
     begun(learn, tmp_path)
     with pytest.raises(RunFolderError, match=rf"other {differing}\)?"):
         learn(tmp_path, resume=True, **given)
+
+
+def test_sound_2_another_torch_than_the_checkpoints_is_a_warning(tmp_path, monkeypatch):
+    with monkeypatch.context() as older:
+        older.setattr("frugalkd.resuming.this_torch", lambda: {"torch": "1.13.0"})
+        begun(learn, tmp_path)
+    with pytest.warns(FrugalKDWarning, match=r"the checkpoint was made with torch 1\.13\.0, and"):
+        learn(tmp_path, resume=True)
 
 
 def test_stored_targets_of_other_views_are_refused(tmp_path):

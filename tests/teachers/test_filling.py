@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 import pytest
+from torch import nn
 
 from frugalkd.errors import TargetsError
 from frugalkd.files.lock import FILE as LOCK
@@ -27,6 +28,22 @@ def stopping(rows):
             raise KeyboardInterrupt
 
     return listen
+
+
+def tanh(model):
+    """The same weights, in another model."""
+    model[2] = nn.Tanh()
+    return model
+
+
+def normalised(data):
+    data.mean = (0.4,)
+    return data
+
+
+def named(data):
+    data.classes = tuple("wxyz")
+    return data
 
 
 @pytest.mark.parametrize("closed", [True, False])
@@ -69,6 +86,9 @@ def test_each_process_asks_for_its_shard_alone(tmp_path):
         (lambda: (net(2), images(37), Layout(2)), "differ in teacher:"),
         (lambda: (net(1), images(36), Layout(2)), "samples .37 there, 36 here. and data set"),
         (lambda: (net(1), images(37, augmented=False), Layout(2)), "differ in augmentation:"),
+        (lambda: (tanh(net(1)), images(37), Layout(2)), "differ in teacher's model:"),
+        (lambda: (net(1), normalised(images(37)), Layout(2)), "differ in normalisation:"),
+        (lambda: (net(1), named(images(37)), Layout(2)), "classes"),
         (lambda: (net(1), images(37), Layout(3)), "views .2 there, 3 here."),
         (lambda: (net(1), images(37), Layout(2, Dense("float32"))), "encoding"),
         (lambda: (net(1), images(37), Layout(2, shards=4)), "shards .1 there, 4 here."),

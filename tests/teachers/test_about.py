@@ -1,0 +1,44 @@
+"""What soft targets are bound to, and what a teacher is not asked about."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from frugalkd.data import TextData
+from frugalkd.data.tokenizers import tokenize
+from frugalkd.errors import FrugalKDWarning, TargetsError
+from frugalkd.models.origin import note_origin, trained_on
+from frugalkd.teachers import LiveTeacher
+from frugalkd.teachers.about import describe
+from toys import images, net
+
+
+def texts(max_length=5, tokenizer="words", vocabulary=None):
+    tokens = tokenize(["a b c", "d"], max_length=max_length)
+    object.__setattr__(tokens, "tokenizer", tokenizer)
+    if vocabulary is not None:
+        object.__setattr__(tokens, "vocabulary", vocabulary)
+    return TextData(tokens, torch.tensor([0, 1]), ("x", "y"))
+
+
+def test_sound_2_what_is_not_in_the_data_but_decides_the_inputs_is_described():
+    said = describe(None, images(4))
+    assert said["normalisation"] == "mean (0.5,) std (0.25,)"
+    assert said["classes"] == '["0", "1", "2", "3"]'
+    assert describe(None, texts())["tokenizer"] == "words, at most 5 tokens"
+    assert describe(None, texts(9)) != describe(None, texts())
+    assert describe(net(), images(4)).keys() - said.keys() == {"teacher", "teacher's model"}
+
+
+def test_sound_2_texts_of_another_tokenizer_are_refused_or_warned_of():
+    teacher = nn.Linear(2, 2)
+    live = LiveTeacher(teacher)
+    live.check(None, texts())  # nobody said what it was trained on
+    note_origin(teacher, **trained_on(texts()))
+    live.check(None, texts(9))
+    with pytest.raises(TargetsError, match=r"tokenizer 'words' \(65536 tokens\), .*'words' \(9 "):
+        live.check(None, texts(vocabulary=9))
+    with pytest.warns(FrugalKDWarning, match=r"of the tokenizer 'words' .* are of 'own' \(65536"):
+        live.check(None, texts(tokenizer="own"))
