@@ -90,7 +90,8 @@ def test_sound_1_by_name_the_teachers_outputs_are_reordered(teacher, tmp_path, k
     assert results["evaluation"]["teacher_agreement"] > 0.9
     # Untold, the same student learns the wrong classes.
     blind = mixed(student__targets={"kind": kind, "classes": "by-position"})
-    wrong = distill(blind, tmp_path / "w", teacher=teacher)
+    with pytest.warns(FrugalKDWarning, match=r"right on 0% of 40 held-out samples"):
+        wrong = distill(blind, tmp_path / "w", teacher=teacher)
     assert wrong["evaluation"]["accuracy"] < 0.4
     several = override(blind, {"student.teachers": in_teachers_of(teacher, classes="by-name")})
     assert distill(several, tmp_path / "two")["evaluation"]["accuracy"] > 0.9
@@ -112,7 +113,10 @@ def test_sound_1_each_way_to_match_classes_has_a_store_of_its_own(teacher, tmp_p
     placed = mixed(student__targets__classes="by-position")
     done = store(named, tmp_path / "t", teacher=teacher)
     assert store(named, tmp_path / "t", teacher=teacher)["asked"] == 0
-    with pytest.raises(TargetsError, match="differ in teacher's model:"):
+    with (
+        pytest.warns(FrugalKDWarning, match=r"right on 0%"),
+        pytest.raises(TargetsError, match="differ in teacher's model:"),
+    ):
         store(placed, tmp_path / "t", teacher=teacher)
     stored = StoredTargets(tmp_path / "t")
     assert (done["asked"], stored.class_names) == (60, MIXED)
@@ -164,6 +168,39 @@ def test_sound_1_a_renamed_class_folder_is_refused(tmp_path):
         distill(recipe, tmp_path / "s", teacher=tmp_path / "t")
     with pytest.raises(DataError, match=r"held-out part .* other classes than the model"):
         evaluate_run(tmp_path / "t", None, CODE)
+
+
+def test_sound_1_folders_that_change_places_keep_their_names_and_are_warned_of(tmp_path):
+    """The classes have the names that they had; only labels can say that they mean others."""
+    from PIL import Image
+
+    for part, samples in (("train", 6), ("test", 10)):
+        for level, name in enumerate(KINDS):
+            (tmp_path / "set" / part / name).mkdir(parents=True)
+            for each in range(samples):
+                at = tmp_path / "set" / part / name / f"{each}.png"
+                Image.new("L", (6, 6), 80 * level + each).save(at)
+    options = {"path": str(tmp_path / "set"), "channels": 1}
+    recipe = kinds_recipe(
+        data={"name": "image-folder", "options": options}, teacher__training__epochs=60
+    )
+    assert teach(recipe, tmp_path / "t")["evaluation"]["accuracy"] > 0.7
+    distill(recipe, tmp_path / "before", teacher=tmp_path / "t")
+    for part in ("train", "test"):
+        at = tmp_path / "set" / part
+        for old, new in (
+            ("ant", "x"),
+            ("bee", "ant"),
+            ("cat", "bee"),
+            ("dog", "cat"),
+            ("x", "dog"),
+        ):
+            (at / old).rename(at / new)
+    says = r"the teacher in .* right on 0% of 40 held-out samples, and was on \d\d+% in its own run"
+    with pytest.warns(FrugalKDWarning, match=says):
+        distill(recipe, tmp_path / "s", teacher=tmp_path / "t")
+    with pytest.warns(FrugalKDWarning, match=says):
+        store(recipe, tmp_path / "store", teacher=tmp_path / "t")
 
 
 def test_sound_1_a_run_is_evaluated_by_the_names_of_its_classes(teacher):

@@ -32,6 +32,7 @@ from frugalkd.files.atomic import write_json
 from frugalkd.files.lock import Lock
 from frugalkd.files.opening import named
 from frugalkd.files.writing import make_folder
+from frugalkd.identity import warn_of_torch
 from frugalkd.recipes.schema import Recipe
 from frugalkd.runs.digest import run_digest
 from frugalkd.runs.folder import read_json, read_results
@@ -399,6 +400,8 @@ def on_disk(job: Job, recipe: Recipe) -> dict[str, Any] | None:
             f"{job.out} holds a run that learned from another teacher's files: delete it, and it "
             "is run again"
         )
+    with contextlib.suppress(KeyError, TypeError):
+        warn_of_torch(results["versions"]["torch"], "a finished run")
     return results
 
 

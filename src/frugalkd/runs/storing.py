@@ -20,6 +20,7 @@ from frugalkd.runs.targets import (
     STORE_SEED,
     Progress,
     ask_live,
+    compare_accuracy,
     fill_shards,
     held_out_logits,
     open_targets,
@@ -156,4 +157,6 @@ def _teacher(
     """The teacher of a folder, or pretrained, on its device."""
     device = resolve_device(recipe.device)
     model = make_teacher(recipe, folder, material.train, one).to(device)
-    return ask_live(recipe, model, folder), device
+    live = ask_live(recipe, model, folder)
+    compare_accuracy(live, material.held_out, folder)
+    return live, device

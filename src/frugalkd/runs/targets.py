@@ -5,22 +5,29 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from torch import nn
 from torch.utils.data import Dataset
 
-from frugalkd.errors import RankError, Stopped, TargetsError
+from frugalkd.checks import labels_of
+from frugalkd.data.probe import streams_restored
+from frugalkd.data.source import open_source
+from frugalkd.devices import device_of
+from frugalkd.errors import FrugalKDWarning, RankError, Stopped, TargetsError
 from frugalkd.files.opening import named
+from frugalkd.files.parsing import one_line
 from frugalkd.identity import TORCH
 from frugalkd.policies._policy import Ids
 from frugalkd.ranks import Ranks
 from frugalkd.recipes.schema import Recipe, TargetsRole
-from frugalkd.runs.folder import asked_in
+from frugalkd.runs.folder import asked_in, read_results
 from frugalkd.teachers import FirstVisitTargets, LiveTeacher, StoredTargets, Targets
 from frugalkd.teachers.about import describe_asking
 from frugalkd.teachers.encodings import Dense, Encoding, make_encoding
@@ -29,6 +36,8 @@ from frugalkd.teachers.store import read_header
 
 Progress = Callable[[str], None]
 """Receives, now and then, how far something is that comes before a training's epochs."""
+
+_COMPARED, _FEWEST_COMPARED = 128, 32
 
 STORE_SEED = 0
 """The seed of the views that stored targets speak of: one store serves students of every seed."""
@@ -49,6 +58,31 @@ def ask_live(recipe: Recipe, model: nn.Module, teacher: Path | None) -> LiveTeac
     if teacher is not None:
         precision, channels_last = asked_in(teacher) or (precision, channels_last)
     return LiveTeacher(model, precision=precision, channels_last=channels_last)
+
+
+def compare_accuracy(live: LiveTeacher, held_out: Dataset | None, folder: Path | None) -> None:
+    """A FrugalKDWarning where the teacher of a run's ``folder`` finds less than half as many labels
+    of some held-out samples as it found in its own run: classes of the same names may mean
+    something else here. No query is counted."""
+    if held_out is None or folder is None or not (folder / "results.json").is_file():
+        return
+    labels, evaluation = labels_of(held_out), read_results(folder).get("evaluation")
+    known = evaluation.get("accuracy") if isinstance(evaluation, dict) else None
+    if labels is None or len(labels) < _FEWEST_COMPARED or not isinstance(known, float):
+        return
+    ids = np.unique(np.linspace(0, len(labels) - 1, _COMPARED).astype(np.int64))
+    with streams_restored(), open_source(held_out) as source:
+        batch = next(source.batches([(ids, np.zeros_like(ids))]))
+    logits = live.look(send_to_device(batch, device_of(live.teacher)))
+    found = float(np.mean(logits.argmax(1).cpu().numpy() == labels[ids]))
+    if found < known / 2:
+        warnings.warn(
+            f"the teacher in {one_line(folder)} is right on {found:.0%} of {len(ids)} held-out "
+            f"samples, and was on {known:.0%} in its own run: see whether its classes mean the "
+            "same here (folders that were renamed, labels in another order)",
+            FrugalKDWarning,
+            stacklevel=2,
+        )
 
 
 def open_targets(

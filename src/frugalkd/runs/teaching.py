@@ -24,7 +24,14 @@ from frugalkd.recipes.schema import Recipe, TargetsRole
 from frugalkd.recipes.several import OneOfSeveral
 from frugalkd.runs.folder import RunFolder, read_results
 from frugalkd.runs.material import Material, make_teacher
-from frugalkd.runs.targets import Progress, ask_live, held_out_logits, open_targets, places_of
+from frugalkd.runs.targets import (
+    Progress,
+    ask_live,
+    compare_accuracy,
+    held_out_logits,
+    open_targets,
+    places_of,
+)
 from frugalkd.teachers import (
     EMATeacher,
     FirstVisitTargets,
@@ -146,7 +153,10 @@ class Teaching:
             model.to(self._device)
         if recipe.student.model.reuses is not None:
             take_classifier(self._student, model)
-        return Source(targets, ask_live(recipe, model, folder), folder)
+        live = ask_live(recipe, model, folder)
+        if not cut:
+            compare_accuracy(live, self._material.held_out, folder)
+        return Source(targets, live, folder)
 
     def __enter__(self) -> Teaching:
         return self
