@@ -315,10 +315,13 @@ def test_a_table_that_cannot_be_written_is_one_line(cli, tmp_path):
     Ledger.new(3).save(tmp_path / "ledger.safetensors")
     (tmp_path / "file").touch()
     (tmp_path / "folder.csv").mkdir()
-    for to, says in (("file/x.csv", "a file of that name"), ("folder.csv", "Is a directory")):
+    for to, says in (
+        ("file/x.csv", "/file is a file, not a folder: name another folder"),
+        ("folder.csv", "cannot write"),
+    ):
         code, out, err = cli("ledger", "export", str(tmp_path), "--to", str(tmp_path / to))
         assert (code, out) == (2, "")
-        assert err.startswith("error: cannot write ")
+        assert err.startswith("error: ")
         assert says in err
         assert err.count("\n") == 1
 
@@ -366,7 +369,7 @@ def test_our_warnings_are_one_line(cli, monkeypatch):
         before = warnings.showwarning
         _, _, err = cli("ledger", "export", "x", "--to", "/dev/null/x.csv")
         assert warnings.showwarning is before
-    assert err.startswith("warning: no sample of class c\nerror: cannot write /dev/null: ")
+    assert err.startswith("warning: no sample of class c\nerror: /dev/null is a file, ")
 
 
 def test_the_command_line_keeps_freed_memory(cli, monkeypatch):

@@ -607,6 +607,7 @@ def test_sound_8_keys_in_prose_are_keys_of_a_recipe():
     keys = {key[start:] for key in paths_of(Recipe) for start in range(len(key))}
     spans = set(re.findall(r"`([a-z_]+(?:\.[a-z_]+)+): [^`]*`", PROSE))
     assert len(spans) > 8
+    spans = {span.partition(".options.")[0] for span in spans}  # below it are a maker's own
     assert not {span for span in spans if tuple(span.split(".")) not in keys}
 
 
