@@ -317,7 +317,7 @@ def test_a_table_that_cannot_be_written_is_one_line(cli, tmp_path):
     (tmp_path / "folder.csv").mkdir()
     for to, says in (
         ("file/x.csv", "/file is a file, not a folder: name another folder"),
-        ("folder.csv", "cannot write"),
+        ("folder.csv", "folder.csv is a folder"),
     ):
         code, out, err = cli("ledger", "export", str(tmp_path), "--to", str(tmp_path / to))
         assert (code, out) == (2, "")
