@@ -77,7 +77,7 @@ DryRunOption = Annotated[
     typer.Option(
         "--dry-run",
         help="Check and print the resolved recipe, what it would import and what it would fetch; "
-        "run, import and fetch nothing: [cyan]--dry-run > mine.yaml[/cyan].",
+        "run and fetch nothing, import nothing of yours: [cyan]--dry-run > mine.yaml[/cyan].",
     ),
 ]
 NoImportOption = Annotated[
