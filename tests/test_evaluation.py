@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import TensorDataset
 
+from frugalkd.data import ImageData
+from frugalkd.data.samples import rows_at_once
 from frugalkd.errors import UnsupportedData
 from frugalkd.evaluation import calibration_error, measure, predict
 from toys import Ids, images, net
@@ -92,3 +94,21 @@ def test_without_labels_there_are_predictions_alone():
     _, labels = predict(model, pairs)
     assert labels is not None
     assert labels.tolist() == [0, 1, 2, 0]
+
+
+def test_sound_13_large_pictures_are_looked_at_a_few_at_a_time():
+    class Counting(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head, self.rows = torch.nn.Linear(1, 2), []
+
+        def forward(self, x):
+            self.rows.append(len(x))
+            return self.head(x[:, 0, 0, :1])
+
+    images = torch.zeros((70, 1, 1024, 1024), dtype=torch.uint8)
+    data = ImageData(images, torch.zeros(70, dtype=torch.int64), ("a", "b"), mean=(0,), std=(1,))
+    model = Counting()
+    predict(model, data)
+    assert model.rows == [64, 6]  # 256 MiB in float32
+    assert [rows_at_once(shape) for shape in ((3, 32, 32), (3, 4096, 4096))] == [1000, 1]

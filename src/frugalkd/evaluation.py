@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from frugalkd.batches import call, checked_logits, split
 from frugalkd.data.bucketing import by_length, lengths_of
+from frugalkd.data.samples import Pictures, rows_at_once
 from frugalkd.data.source import Collate, check_map_style, open_source
 from frugalkd.errors import Stopped, UnsupportedData
 from frugalkd.looking import looking
@@ -28,7 +29,7 @@ def predict(
     dataset: Dataset,
     *,
     accelerator: Accelerator | None = None,
-    batch_size: int = 1000,
+    batch_size: int | None = None,
     num_workers: int = 0,
     collate: Collate | None = None,
     stop: Callable[[], bool] | None = None,
@@ -38,7 +39,8 @@ def predict(
     """Class probabilities float32 (samples, classes) and labels int64 (samples,) where known, of
     the samples ``ids`` or of all.
 
-    ``stop`` is asked after each batch. Of several ``ranks`` each looks at its share, and gets all.
+    ``batch_size``: 1,000 by default, fewer of large pictures (:func:`rows_at_once`). ``stop`` is
+    asked after each batch. Of several ``ranks`` each looks at its share, and gets all.
 
     Raises:
         Stopped: ``stop`` said so.
@@ -49,6 +51,8 @@ def predict(
     check_map_style(dataset)
     if not len(dataset):  # pyright: ignore[reportArgumentType]
         raise UnsupportedData("the data set is empty: there is nothing to measure")
+    if batch_size is None:
+        batch_size = rows_at_once(dataset.shape) if isinstance(dataset, Pictures) else 1000
     accelerator = accelerator or Accelerator(cpu=next(model.parameters()).device.type == "cpu")
     if ids is None:
         ids = np.arange(len(dataset))  # pyright: ignore[reportArgumentType]

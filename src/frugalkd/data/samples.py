@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -15,6 +17,12 @@ from frugalkd.draws import hash64, stream
 from frugalkd.errors import DataError
 
 _STREAM = stream("augmentation")
+
+
+def rows_at_once(shape: Sequence[int]) -> int:
+    """How many pictures of ``shape`` (C, H, W) are read together to look at them: 1,000, or what
+    takes 256 MiB in float32."""
+    return max(1, min(1000, (1 << 28) // (4 * math.prod(shape))))
 
 
 class Samples(Dataset[Any], ABC):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from frugalkd.batches import call
+from frugalkd.data.samples import rows_at_once
 from frugalkd.errors import FrugalKDError, ModelError, RunFolderError
 from frugalkd.files import StrPath
 from frugalkd.files.parsing import one_line
@@ -29,7 +29,6 @@ from frugalkd.runs.claims import bounded_by, refuse_larger, without_memory
 from frugalkd.runs.folder import read_json
 from frugalkd.runs.preprocess import Preprocess, TextPreprocess
 
-_BATCH_BYTES = 1 << 28
 _LONGEST_NAME = 255
 """Bytes of a file's name, on the file systems that there are."""
 
@@ -83,9 +82,8 @@ class Loaded:
 
     @property
     def rows_at_once(self) -> int:
-        """How many pictures become float32 together: 1,000, or what takes 256 MiB."""
-        pixels = 1 if self.preprocess is None else math.prod(self.preprocess.shape)
-        return max(1, min(1000, _BATCH_BYTES // (4 * pixels)))
+        """How many pictures are read, and become float32, together."""
+        return 1000 if self.preprocess is None else rows_at_once(self.preprocess.shape)
 
     def _asked(self, batches: Iterable[Any]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """What the model says of all batches of inputs."""
