@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -20,13 +20,25 @@ from frugalkd.errors import FrugalKDError, ModelError, NonFiniteLoss, Stopped
 from frugalkd.files.checkpoint import Checkpoints
 from frugalkd.ledger import Ledger
 from frugalkd.modes import MODES
-from frugalkd.objectives import KD, CrossEntropy, Objective
+from frugalkd.objectives import KD, CrossEntropy, FitNets, Objective
 from frugalkd.policies import All, RandomSubset, SelfRegulation
 from frugalkd.selection import Epoch
 from frugalkd.selection._observations import Observations
 from frugalkd.teachers import StoredTargets
 from frugalkd.training import Checkpointing, Optimizer, Schedule, Training
-from toys import IdsAndViews, NothingPasses, images, net, order, rate, same_columns, same_state
+from toys import (
+    CLASSES,
+    IdsAndViews,
+    NothingPasses,
+    Spoil,
+    Wild,
+    images,
+    net,
+    order,
+    rate,
+    same_columns,
+    same_state,
+)
 
 SGD = Optimizer("sgd", lr=0.05, momentum=0.9)
 ADAMW = Optimizer("adamw", lr=0.01)
@@ -261,6 +273,133 @@ def test_no_checkpoint_is_written_of_a_bad_epoch(tmp_path):
         train_teacher(no_batchnorm(), data, checkpoints=tmp_path, **common)
     kept = sorted(path.name for path in tmp_path.iterdir())
     assert kept == [f"epoch-0000{n}-step-{7 * n:09d}.safetensors" for n in (1, 2)]
+
+
+class BadBackward(nn.Module):
+    """Its ``at``-th training forward, from 0, has a finite loss and a gradient of ``value``."""
+
+    def __init__(self, at=None, value=math.nan):
+        super().__init__()
+        self.net, self.at, self.value, self.calls = no_batchnorm(), at, value, 0
+
+    def forward(self, x):
+        logits = self.net(x)
+        if not self.training:
+            return logits
+        self.calls += 1
+        return Spoil.apply(logits, self.value) if self.calls - 1 == self.at else logits
+
+
+def plain_inputs(samples=40):
+    return Poisoned(samples, poisoned=-1, view=0, value=0.0)
+
+
+def kept(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "accumulate", "clip", "value", "bad"),
+    [
+        (SGD, 1, None, math.nan, 6),  # an epoch's last step: 40 rows are 7 batches of 6
+        (ADAMW, 1, 1.0, math.inf, 6),
+        (ADAMW, 1, None, -math.inf, 20),  # the last step of all
+        (SGD, 1, None, math.nan, 9),
+        (SGD, 3, None, math.nan, 6),  # an epoch's last step, of one batch
+        (ADAMW, 3, 1.0, math.nan, 8),  # the second of three batches
+    ],
+)
+def test_sound_5_a_bad_gradient_under_a_finite_loss_stops_the_run_with_the_weights_before_it(
+    optimizer, accumulate, clip, value, bad, tmp_path
+):
+    """And the checkpoint that stays is one that resumes to what a good run comes to."""
+    training = Training(
+        epochs=3, batch_size=6, accumulate=accumulate, optimizer=optimizer, clip=clip
+    )
+    common = {"policy": All(), "training": training, "seed": 1, "device": "cpu"}
+    whole = train_teacher(BadBackward(), plain_inputs(), **common)
+    model, records, good = BadBackward(bad, value), [], {}
+    checkpointing = Checkpointing(steps=1, minutes=0, keep=99)
+    with pytest.raises(NonFiniteLoss, match="a gradient is not finite") as raised:
+        train_teacher(
+            model, plain_inputs(), checkpoints=tmp_path, checkpointing=checkpointing,
+            listener=records.append, **common,
+        )  # fmt: skip
+    epoch, batch = divmod(bad, 7)
+    step = batch // accumulate
+    rows = order(40, 1, epoch)[step * accumulate * 6 : (step + 1) * accumulate * 6]
+    error = raised.value
+    assert (error.epoch, error.step, sorted(error.ids)) == (epoch, step, sorted(rows.tolist()))
+    assert len(records) == epoch
+    done = epoch * math.ceil(7 / accumulate) + step  # steps before it
+    assert [int(name[-21:-12]) for name in kept(tmp_path)][-1] == done
+    tree = Checkpoints(tmp_path, checkpointing).newest()
+    good = {name[4:]: tensor for name, tensor in tree["model"].items()}
+    assert all(torch.equal(good[name], its) for name, its in model.net.state_dict().items())
+    resumed = train_teacher(
+        BadBackward(), plain_inputs(), checkpoints=tmp_path, resume=True, **common
+    )
+    check_equal(whole, resumed)
+
+
+@dataclass(frozen=True)
+class BadAdapter(FitNets):
+    """From its 16th batch on what it trains has bad gradients, and the student has good ones."""
+
+    calls: list[int] = field(default_factory=list)
+
+    def transfer(self, seen, weights):
+        self.calls.append(1)
+        losses = super().transfer(seen, weights)
+        adapter = next(seen.parts.parameters())
+        return losses if len(self.calls) < 16 else losses + 0 * Spoil.apply(adapter, math.nan).sum()
+
+
+def test_sound_5_a_bad_gradient_of_an_objectives_adapter_reaches_no_average(tmp_path):
+    student = no_batchnorm()
+    teacher = nn.Sequential(nn.Flatten(), nn.Linear(36, 12), nn.ReLU(), nn.Linear(12, 4))
+    with pytest.raises(NonFiniteLoss, match="a gradient is not finite") as raised:
+        distill(
+            student, plain_inputs(), teacher=teacher, seed=1, device="cpu", checkpoints=tmp_path,
+            training=Training(epochs=4, batch_size=8, optimizer=SGD, ema=0.5),
+            objective=BadAdapter("1", "1", soft=0.1),
+        )  # fmt: skip
+    assert (raised.value.epoch, raised.value.step) == (3, 0)
+    tree = Checkpoints(tmp_path, Checkpointing()).newest()
+    assert tree["step"] == 15
+    tensors = [*tree["averages"][0]["model"].values(), *tree["parts"].values()]
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+    assert all(torch.equal(its, tree["model"][name]) for name, its in student.state_dict().items())
+
+
+@pytest.mark.parametrize("optimizer", [SGD, ADAMW], ids=["sgd", "adamw"])
+@pytest.mark.parametrize(("epochs", "batch", "accumulate"), [(1, 40, 1), (2, 20, 2), (3, 40, 1)])
+def test_sound_5_weights_that_overflow_are_no_result_and_in_no_checkpoint(
+    epochs, batch, accumulate, optimizer, tmp_path
+):
+    """The last step of all makes them so, of finite gradients."""
+    training = Training(epochs=epochs, batch_size=batch, accumulate=accumulate, optimizer=optimizer)
+    with pytest.raises(NonFiniteLoss, match=r"^the weight \d.\w+ is not finite") as raised:
+        train_teacher(
+            no_batchnorm(), plain_inputs(), policy=Wild(epochs - 1), training=training, seed=1,
+            device="cpu", checkpoints=tmp_path,
+        )  # fmt: skip
+    error = raised.value
+    assert (error.epoch, error.step, sorted(error.ids)) == (epochs - 1, 0, list(range(40)))
+    assert "lower the learning rate" in str(error)
+    written = [f"epoch-0000{n}-step-{n:09d}.safetensors" for n in range(1, epochs)]
+    assert kept(tmp_path) == written[-2:]
+
+
+def test_sound_5_an_optimisers_state_that_overflows_is_in_no_checkpoint(tmp_path):
+    """AdamW would take squares of such gradients for infinite, and never move that weight again."""
+    training = Training(epochs=2, batch_size=40, optimizer=ADAMW)
+    with pytest.raises(NonFiniteLoss, match=r"^the optimizer's exp_avg_sq of net.1.weight is not"):
+        train_teacher(
+            BadBackward(at=1, value=1e30), plain_inputs(), training=training, policy=All(),
+            device="cpu", checkpoints=tmp_path,
+        )  # fmt: skip
+    assert kept(tmp_path) == ["epoch-00001-step-000000001.safetensors"]
 
 
 def test_checkpoints_of_a_run_that_is_not_gone_on_with_do_not_outlive_it(tmp_path):
@@ -677,3 +816,66 @@ def test_all_errors_are_one_line_of_the_package():
         net(), images(), teacher=None, objective=CrossEntropy(), device="cpu",
         training=Training(epochs=1, optimizer=SGD),
     )  # fmt: skip
+
+
+def batchnorm(seed=0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layers = nn.Linear(36, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, CLASSES)
+        return nn.Sequential(nn.Flatten(), *layers)
+
+
+@pytest.mark.parametrize("when", WHENS)
+@pytest.mark.parametrize(("accumulate", "drop_last"), [(1, False), (1, True), (2, False)])
+def test_sound_7_a_gate_and_batchnorm1d_train_and_resume_on_any_seed(when, accumulate, drop_last):
+    """Also where all 33 samples are two batches of 16 and a row; and in the recalibration."""
+    lone = 0
+    for seed in range(6):
+        training = Training(
+            epochs=4, batch_size=16, accumulate=accumulate if when != "now" else 1,
+            drop_last=drop_last, recalibrate_bn=17, optimizer=ADAMW,
+        )  # fmt: skip
+        policy = SelfRegulation(confidence=0.4, when=when, max_sleep=2)
+        run = train_teacher(
+            batchnorm(seed), images(33), policy=policy, training=training, seed=seed, device="cpu"
+        )
+        for record in run.history:
+            lone += record["rows"] % 16 == 1
+            trained = sum(record[name] for name in ("participations", "forced", "idle"))
+            assert record["rows"] == trained != 1
+    assert lone or drop_last
+
+
+@pytest.mark.parametrize("when", WHENS)
+@pytest.mark.parametrize("stop", range(1, 9))
+def test_sound_7_a_run_with_lone_rows_resumes_bit_for_bit(when, stop, tmp_path):
+    """Wherever it was stopped: the last batch, and the last look, are of a row more."""
+    policy = SelfRegulation(confidence=0.4, when=when, max_sleep=2)
+    training = Training(epochs=4, batch_size=8, optimizer=SGD, recalibrate_bn=1)
+
+    def run(**more):
+        common = {"policy": policy, "training": training, "seed": 3, "device": "cpu"}
+        return train_teacher(batchnorm(), images(17), **common, **more)
+
+    whole = run()
+    with pytest.raises(Stopped):
+        run(checkpoints=tmp_path, stop=After(stop))
+    check_equal(whole, run(checkpoints=tmp_path, resume=True))
+
+
+def test_sound_7_a_resnet_of_torchvision_trains_on_batches_and_a_row():
+    """Its last feature maps are of one pixel, and BatchNorm has one value a channel of one row."""
+    resnet = pytest.importorskip("torchvision.models.resnet")
+    torch.manual_seed(0)
+    model = resnet.ResNet(resnet.BasicBlock, [1, 1, 1, 1], num_classes=4)
+    stream = torch.Generator().manual_seed(0)
+    data = torch.utils.data.TensorDataset(
+        torch.randn(9, 3, 8, 8, generator=stream), torch.arange(9) % 4
+    )
+    training = Training(epochs=2, batch_size=4, optimizer=SGD)
+    run = train_teacher(model, data, policy=All(), training=training, device="cpu")
+    counted = [(record["rows"], record["steps"], record["deferred"]) for record in run.history]
+    assert counted == [(9, 2, 0), (9, 2, 0)]
+    gate = SelfRegulation(confidence=0.9, when="now")
+    run = train_teacher(model, data, policy=gate, training=training, device="cpu")
+    assert {record["rows"] for record in run.history} <= {2, 3, 4, 5, 6, 7, 8, 9}

@@ -17,7 +17,7 @@ from frugalkd.policies import All, RandomSubset, SelfRegulation
 from frugalkd.teachers import EMATeacher
 from frugalkd.training import Checkpointing, Optimizer, Training
 from ranking import on_ranks
-from toys import CLASSES, NothingPasses, OneBadRow, images, net
+from toys import CLASSES, NothingPasses, OneBadRow, Spoil, Wild, images, net, order
 
 TOLERANCE = 2e-6
 """Of a weight: float32 sums in another order, over some twenty steps."""
@@ -239,6 +239,91 @@ def test_a_bad_row_on_one_rank_leaves_all_with_the_weights_before_it():
     assert first[2] == [21]
     assert first[3]
     assert torch.equal(first[4], second[4])
+
+
+class _BadBackward(nn.Module):
+    """Its ``at``-th training forward, from 1, has bad gradients under a finite loss."""
+
+    def __init__(self, at):
+        super().__init__()
+        self.net, self.left = plain(), at
+
+    def forward(self, x):
+        self.left -= self.training
+        return Spoil.apply(self.net(x)) if self.training and self.left == 0 else self.net(x)
+
+
+def _train_badly(folder, at, policy, samples):
+    """A gradient that is bad on the last rank alone; then a good run goes on from what it left."""
+    last = torch.distributed.get_rank() == torch.distributed.get_world_size() - 1
+    data, training = images(samples, augmented=False), settings(4, accumulate=2, epochs=2)
+    common = {"policy": policy, "training": training, "device": "cpu", "checkpoints": folder}
+    model, again = _BadBackward(at if last else -1), _BadBackward(-1)
+    said = None
+    try:
+        train_teacher(model, data, **common)
+    except NonFiniteLoss as error:
+        said = (error.epoch, error.step, sorted(error.ids), str(error).split(" is not")[0])
+    torch.distributed.barrier()
+    names = sorted(path.name for path in folder.iterdir())
+    if at > 0:
+        train_teacher(again, data, **common, resume=True)
+    weights = [
+        torch.cat([p.detach().flatten() for p in each.parameters()]) for each in (model, again)
+    ]
+    return said, names, weights
+
+
+def _batchnorm():
+    """With gates that leave plans of all lengths; batches' rows of each run."""
+    rows = []
+    for policy in (SelfRegulation(0.4, max_sleep=2), SelfRegulation(0.4, when="now"), All()):
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            layers = nn.Linear(36, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, CLASSES)
+            model = nn.Sequential(nn.Flatten(), *layers)
+            model[2].register_forward_pre_hook(
+                lambda module, given: rows.append(len(given[0])) if module.training else None
+            )
+            accumulate = 1 if policy.when == "now" else 2
+            training = settings(2, accumulate=accumulate, recalibrate_bn=3, epochs=3)
+            train_teacher(
+                model, images(21), policy=policy, training=training, seed=seed, device="cpu"
+            )
+    return rows
+
+
+def _sound(folder):
+    return (
+        _train_badly(folder / "gradient", 7, All(), 32),
+        _train_badly(folder / "weights", -1, Wild(epoch=1), 16),
+        _batchnorm(),
+    )
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    return on_ranks(2, _sound, tmp_path_factory.mktemp("sound"))
+
+
+def test_sound_5_a_bad_gradient_on_one_rank_and_weights_that_overflow_stop_all(sound):
+    """In a micro-batch of the last step of all; the checkpoint before is the last good state."""
+    (first, first_wild, _), (second, second_wild, _) = sound
+    step = sorted(order(32, 0, 1)[16:].tolist())
+    assert first[0] == second[0] == (1, 1, step, "a gradient")
+    assert first[1] == second[1] == ["epoch-00001-step-000000002.safetensors"]
+    for mine, its in zip(first[2], second[2], strict=True):
+        assert torch.equal(mine, its)
+        assert torch.isfinite(mine).all()
+    assert first_wild[0] == second_wild[0] == (1, 0, list(range(16)), "the weight net.1.weight")
+    assert first_wild[1] == second_wild[1] == ["epoch-00001-step-000000001.safetensors"]
+
+
+def test_sound_7_no_rank_trains_on_a_batch_of_one_row(sound):
+    """Nor does it refresh BatchNorm's statistics with one."""
+    for *_, rows in sound:
+        assert set(rows) == {2}
+        assert len(rows) > 50
 
 
 def test_one_rank_accumulates_to_what_it_does_at_once():

@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 
 from frugalkd import draws
 from frugalkd.data import Augmentation, ImageData, Samples
-from frugalkd.policies import SelfRegulation
+from frugalkd.policies import Plan, SelfRegulation
+from frugalkd.policies._policy import Ungated
 from frugalkd.training import Schedule, Training
 
 CLASSES = 4
@@ -185,3 +186,26 @@ def logits_for(batch, passing=False):
     """Logits that fail the gate, or that pass it with certainty."""
     labels = batch.data[1]
     return 50.0 * nn.functional.one_hot(labels, 4).float() * passing
+
+
+@dataclass(frozen=True)
+class Wild(Ungated):
+    """A learning rate beyond all measure in one epoch."""
+
+    epoch: int
+
+    def plan(self, ledger, pool, at):
+        return Plan(pool, lr_factor=1e42 if at.epoch == self.epoch else 1.0)
+
+
+class Spoil(torch.autograd.Function):
+    """Gives back what it gets; its gradient is ``value``, whatever comes."""
+
+    @staticmethod
+    def forward(ctx, x, value=math.nan):
+        ctx.value = value
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):  # pyright: ignore[reportIncompatibleMethodOverride]
+        return torch.full_like(gradient, ctx.value), None

@@ -25,6 +25,7 @@ from frugalkd.devices import resolve_device
 from frugalkd.ema import EMA
 from frugalkd.errors import ModelError, Stopped
 from frugalkd.files.checkpoint import Checkpoints, random_state, set_random_state
+from frugalkd.finite import gradients, mark
 from frugalkd.ledger import Ledger
 from frugalkd.meters import Meters
 from frugalkd.objectives import Objective
@@ -159,6 +160,8 @@ class Trainer:
         refuse_beside(self.model, self.criterion.parts)
         trained = nn.ModuleList([self.model, self.criterion.parts])
         self.optimizer = make_optimizer(trained, self.training.optimizer)
+        self.selection.trained = {"": self.model, "objective": self.criterion.parts}
+        self.selection.optimizer = self.optimizer
         decay = self.training.ema
         self.averages = [] if decay is None else [EMA(self.model, decay)]
         self.averages += self._teaching()
@@ -166,8 +169,7 @@ class Trainer:
         self.loss: Tensor | None = None  # of the step under way
         self.losses: list[Tensor] = []  # of the epoch under way
         self.parameters = list(trained.parameters())
-        self.bad = torch.zeros((), device=self.accelerator.device)
-        self.one = torch.ones_like(self.bad)
+        self.bad = torch.zeros((), device=self.accelerator.device)  # 1 from the first bad step on
         self.history: list[dict[str, Any]] = []
 
     def _teaching(self) -> list[EMA]:
@@ -187,7 +189,8 @@ class Trainer:
         """Train to the end; returns the history.
 
         Raises:
-            NonFiniteLoss: logits or losses stopped being finite; the weights are those before.
+            NonFiniteLoss: logits, losses or gradients stopped being finite, and the weights are
+                those before; or the weights did, with the last step.
             Stopped: ``stop`` said so; a checkpoint was written, where there is a place for it. What
                 comes between two epochs, or after the last one, is done again from the one before.
         """
@@ -240,23 +243,26 @@ class Trainer:
             loss = batch.reduce(losses)
         with phase("backward"):
             loss.backward()  # neither precision scales it, so accelerate has nothing to add
-            # From the first bad loss on this flag is 1, until the selection reads the device.
-            spread = (loss - loss).detach()  # NaN where the loss is not finite
-            self.bad = torch.where(spread == 0, self.bad, self.one)
             self.loss = loss.detach() if self.loss is None else self.loss + loss.detach()
-        if batch.ends_step:
-            self._update()
         with phase("ledger"):
             batch.observe(logits, labels, losses, later=True)
+        if batch.ends_step:
+            self._update(batch)
 
-    def _update(self) -> None:
+    def _update(self, batch: Batch) -> None:
         """The optimiser's step, with the gradients of all batches and ranks."""
+        assert self.loss is not None, "there was a batch"
         with self.selection.meters.phase("optimizer"):
             self.ranks.average_gradients(self.criterion.parts)
+            checked = [self.loss]
             if self.training.clip is not None:
-                nn.utils.clip_grad_norm_(self.parameters, self.training.clip)
-            # Fused optimisers leave everything as it is where this flag is 1.
+                checked.append(nn.utils.clip_grad_norm_(self.parameters, self.training.clip))
+            # Fused optimisers leave everything as it is where this flag is 1; the selection reads
+            # what it was at each step.
+            self.bad = self.bad.clone()
+            mark(self.bad, [*checked, *gradients(self.parameters)])
             self.ranks.worst(self.bad)
+            batch.stepped(self.bad)
             self.optimizer.found_inf = self.bad  # pyright: ignore[reportAttributeAccessIssue]
             self.optimizer.step()
             for parameter in self.parameters:  # zero_grad, without its book-keeping
@@ -265,7 +271,6 @@ class Trainer:
             with self.selection.meters.phase("average"):
                 for average in self.averages:
                     average.update(self.model)
-        assert self.loss is not None, "there was a batch"
         self.losses.append(self.loss)
         self.loss = None
         self.step += 1
@@ -303,10 +308,11 @@ class Trainer:
 
     def _recalibrate(self) -> None:
         """Refresh BatchNorm statistics over a random part of the pool (semantics 5)."""
-        rows = min(self.training.recalibrate_bn, len(self.selection.pool))
-        if not rows:
+        selection, rows = self.selection, self.training.recalibrate_bn
+        if rows:  # each rank needs two, or has no variance
+            rows = min(max(rows, 2 * self.ranks.world), len(selection.pool))
+        if rows < 2:
             return
-        selection = self.selection
         chosen = torch.randperm(
             len(selection.pool), generator=torch.Generator().manual_seed(selection.seed)
         )[:rows]
@@ -315,7 +321,7 @@ class Trainer:
         def batches() -> Iterator[tuple[Any]]:
             # Counted as they are read: update_bn reads nothing where there is no BatchNorm.
             nonlocal stopped
-            for rows in selection.reader.read(ids, self.training.batch_size):
+            for rows in selection.reader.read(ids, self.training.batch_size, join_last=True):
                 selection.meters.student_forwards += len(rows.ids)
                 yield (rows.data,)
                 stopped = self.stop()

@@ -200,12 +200,14 @@ class OtherRankFailed(RankError):
 
 
 class NonFiniteLoss(FrugalKDError):
-    """Logits or losses stopped being finite. The weights are those before the first bad step.
+    """Logits, losses, gradients or weights stopped being finite. The weights are those before the
+    first bad step; where that step itself made them overflow, the last checkpoint has them.
 
     What to do: where inputs are not finite, correct these samples; else lower the learning rate or
-    set ``training.clip``, and go on from the last checkpoint.
+    set ``training.clip``, and resume from the last checkpoint.
 
-    Attributes: ``epoch`` and ``step`` (0-based, of the first bad batch), ``ids`` (its bad samples).
+    Attributes: ``epoch`` and ``step`` (0-based, of the first bad step), ``ids``: the samples of its
+    first bad batch whose logits or losses are bad; of bad gradients or weights, all of the step's.
     """
 
     def __init__(

@@ -27,7 +27,7 @@ from frugalkd.errors import (
 )
 from frugalkd.policies import Plan
 from frugalkd.policies._policy import Ungated
-from toys import NothingPasses, same_columns, same_state
+from toys import NothingPasses, Spoil, same_columns, same_state
 
 PACKAGES = ("pytorch_lightning", "lightning.pytorch")
 for name in PACKAGES:
@@ -36,7 +36,7 @@ pl: Any = importlib.import_module(PACKAGES[0])
 
 from frugalkd.integrations.lightning import FrugalCallback, FrugalLoader  # noqa: E402
 
-ROWS, BATCH, EPOCHS, SEED, CLASSES = 21, 4, 3, 3, 4
+ROWS, BATCH, EPOCHS, SEED, CLASSES = 22, 4, 3, 3, 4
 NOBODY = NothingPasses()
 SOME = SelfRegulation(confidence=0.3)
 """A gate that some pass: at first a top probability is about a quarter."""
@@ -413,7 +413,7 @@ def test_a_data_module_a_fast_run_and_an_early_stop(tmp_path):
     trainer(tmp_path, frugal).fit(Module(), datamodule=Data())
     assert frugal.ledger.epochs == EPOCHS
     trainer(tmp_path, frugal, fast_dev_run=2).fit(Module(), datamodule=Data())
-    assert frugal.meters.samples_backpropagated == 2 * BATCH - 1  # a third of 21 rows
+    assert frugal.meters.samples_backpropagated == 2 * BATCH - 1  # a third of 22 rows
     stopping = pl.callbacks.EarlyStopping("val_loss", patience=1, min_delta=100.0)
     trainer(tmp_path, frugal, stopping).fit(Module(), datamodule=Data())
     assert frugal.ledger.epochs == 2
@@ -432,6 +432,78 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_a_checkpoint(tmp_path):
     assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == [
         "step=1.ckpt", "step=2.ckpt", "step=3.ckpt",
     ]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+@pytest.mark.parametrize(("accumulation", "bad"), [(1, 5), (1, 17), (2, 9)])
+def test_sound_5_a_bad_gradient_stops_the_run_before_a_checkpoint(accumulation, bad, tmp_path):
+    """In the last batch of an epoch, and the last one of all; what is kept is resumed from."""
+
+    class Breaking(Module):
+        left = bad
+
+        def training_step(self, batch, batch_idx):
+            self.left -= 1
+            return Spoil.apply(self(batch[0])) if self.left == -1 else self(batch[0])
+
+    def run(module, folder, path=None):
+        saving = pl.callbacks.ModelCheckpoint(
+            folder, filename="{step:02}", every_n_train_steps=1, save_top_k=-1
+        )
+        settings: Any = {"accumulate_grad_batches": accumulation, "ckpt_path": path}
+        return fit(tmp_path, FrugalCallback(policy=All()), module, callbacks=[saving], **settings)
+
+    epoch, batch = divmod(bad, 6)
+    step = batch // accumulation * accumulation  # where it began, in batches
+    with pytest.raises(NonFiniteLoss, match=f"^a gradient .* epoch {epoch}, step {step}") as raised:
+        run(Breaking(), tmp_path)
+    rows = BATCH * accumulation if batch != 5 else 2 + BATCH * (accumulation - 1)
+    assert len(set(raised.value.ids)) == rows
+    kept = sorted(tmp_path.glob("step*.ckpt"))
+    assert len(kept) == (epoch * 6 + step) // accumulation
+    whole, resumed = run(Module(), tmp_path / "whole"), run(Module(), tmp_path / "again", kept[-1])
+    assert same_state(whole, resumed)
+
+
+def test_sound_5_weights_that_overflow_stop_the_run(tmp_path):
+    class Wild(Module):
+        def on_before_optimizer_step(self, optimizer):
+            if self.trainer.global_step == 17:
+                optimizer.param_groups[0]["lr"] = 3e38
+                for parameter in self.parameters():
+                    parameter.grad *= 1e6
+
+    saving = pl.callbacks.ModelCheckpoint(tmp_path, filename="{step:02}", save_top_k=-1)
+    with pytest.raises(NonFiniteLoss, match=r"^the weight net\..* at epoch 2, step 5, samples"):
+        fit(tmp_path, FrugalCallback(policy=All()), Wild(), callbacks=[saving])
+    assert [path.stem for path in sorted(tmp_path.glob("step*.ckpt"))] == ["step=06", "step=12"]
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_sound_7_batchnorm_trains_where_one_row_would_be_left(accumulation, tmp_path):
+    """The last of 21 rows joins the batch before."""
+    rows = []
+
+    class Counting(Module):
+        def training_step(self, batch, batch_idx):
+            rows.append(len(batch[1]))
+            return super().training_step(batch, batch_idx)
+
+    def with_batchnorm():
+        return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, CLASSES))
+
+    given = loader(21)
+    assert len(given) == 5
+    frugal = FrugalCallback(policy=All())
+    module = Counting(schedule=linear, net=with_batchnorm)
+    fit(tmp_path, frugal, module, given, accumulate_grad_batches=accumulation)
+    assert rows == [4, 4, 4, 4, 5] * EPOCHS
+    assert frugal.budget == 1
+    regulated = FrugalCallback(mode="regulated", regulation=SOME)
+    fit(tmp_path, regulated, Counting(net=with_batchnorm), given, max_epochs=6)
+    assert 1 not in rows
+    fit(tmp_path, frugal, Module(), loader(1))
+    assert frugal.meters.samples_backpropagated == EPOCHS
 
 
 class Manual(Module):

@@ -16,6 +16,7 @@ from frugalkd.errors import (
     FrugalKDError,
     LedgerError,
     ModelError,
+    NonFiniteLoss,
     RunFolderError,
     SelectionMisuse,
     TargetsError,
@@ -24,7 +25,7 @@ from frugalkd.errors import (
 )
 from frugalkd.policies import Plan
 from frugalkd.policies._policy import Ungated
-from toys import NothingPasses, same_columns
+from toys import NothingPasses, Spoil, same_columns
 
 transformers: Any = pytest.importorskip("transformers", reason="needs the extra transformers")
 datasets: Any = pytest.importorskip("datasets", reason="needs the extra transformers")
@@ -32,7 +33,7 @@ datasets: Any = pytest.importorskip("datasets", reason="needs the extra transfor
 from frugalkd.integrations._hugging_face import Padding  # noqa: E402
 from frugalkd.integrations.transformers import FrugalMixin, FrugalTrainer  # noqa: E402
 
-ROWS, BATCH, EPOCHS, SEED, CLASSES = 21, 4, 2, 3, 6
+ROWS, BATCH, EPOCHS, SEED, CLASSES = 22, 4, 2, 3, 6
 NOBODY = NothingPasses()
 SOME = SelfRegulation(confidence=0.17)
 """A gate that some pass: at first a top probability is about a sixth."""
@@ -235,6 +236,89 @@ def test_a_run_goes_on_from_the_middle_of_an_epoch(policy, accumulation, texts, 
         assert resumed.state.global_step == last
         assert resumed.meters.samples_backpropagated == undisturbed.meters.samples_backpropagated
         assert steps(resumed, "learning_rate") == steps(undisturbed, "learning_rate")
+
+
+class Breaking(FrugalTrainer):
+    """Its ``bad``-th batch has a bad gradient under a finite loss."""
+
+    bad = -1
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        self.bad -= 1
+        return Spoil.apply(loss) if self.bad == -1 else loss
+
+
+@pytest.mark.parametrize(("accumulation", "bad", "norm"), [(1, 5, 1.0), (2, 11, 0.0)])
+def test_sound_5_a_bad_gradient_stops_the_run_before_a_checkpoint(
+    accumulation, bad, norm, texts, tmp_path
+):
+    """In an epoch's last batch, and the last one of all; what is kept is resumed from."""
+
+    def trainer(kind, folder):
+        return made(
+            kind, folder, texts, policy=All(), save_strategy="steps", save_steps=1,
+            max_grad_norm=norm, gradient_accumulation_steps=accumulation,
+        )  # fmt: skip
+
+    breaking = trainer(Breaking, tmp_path)
+    breaking.bad = bad
+    epoch, batch = divmod(bad, 6)
+    step = batch // accumulation * accumulation  # where it began, in batches
+    with pytest.raises(NonFiniteLoss, match=f"^a gradient .* epoch {epoch}, step {step}") as raised:
+        breaking.train()
+    assert len(set(raised.value.ids)) == 2 + BATCH * (accumulation - 1)
+    done = (epoch * 6 + step) // accumulation
+    kept = [tmp_path / f"checkpoint-{number + 1}" for number in range(done)]
+    assert sorted(map(str, tmp_path.glob("checkpoint-*"))) == sorted(map(str, kept))
+    whole, resumed = (trainer(FrugalTrainer, tmp_path / name) for name in ("whole", "again"))
+    whole.train()
+    resumed.train(resume_from_checkpoint=str(kept[-1]))
+    assert same_weights(whole.model, resumed.model)
+
+
+def test_sound_5_weights_that_overflow_stop_the_run(texts, tmp_path):
+    class Wild(FrugalTrainer):
+        def get_batch_samples(self, *args):
+            found = super().get_batch_samples(*args)
+            if self.state.global_step == 11:
+                optimizer: Any = self.optimizer
+                for group in optimizer.param_groups:
+                    group["lr"] = 1e42
+            return found
+
+    trainer = made(Wild, tmp_path, texts, policy=All(), save_strategy="epoch")
+    with pytest.raises(NonFiniteLoss, match=r"^the weight bert.* at epoch 1, step 5, samples"):
+        trainer.train()
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-6"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "accumulation", "wanted"),
+    [
+        (21, 1, [(4, 4, 1)] * 4 + [(5, 5, 1)]),
+        (21, 3, [(4, 12, 3)] * 3 + [(4, 9, 2), (5, 9, 2)]),
+        (13, 3, [(4, 13, 3), (4, 13, 3), (5, 13, 3)]),
+        (1, 1, [(1, 1, 1)]),
+    ],
+)
+def test_sound_7_a_last_row_joins_the_batch_before(rows, accumulation, wanted, texts, tmp_path):
+    """Rows of each batch, and rows and batches of its step."""
+    seen = []
+
+    class Counting(FrugalTrainer):
+        def compute_loss(self, model, inputs, *args, **kwargs):
+            seen.append((len(inputs["labels"]), self._rows, self._batches))
+            return super().compute_loss(model, inputs, *args, **kwargs)
+
+    trainer = made(
+        Counting, tmp_path, texts.select(range(rows)), policy=All(),
+        gradient_accumulation_steps=accumulation,
+    )  # fmt: skip
+    trainer.train()
+    assert seen == wanted * EPOCHS
+    assert trainer.state.global_step == EPOCHS * -(-len(wanted) // accumulation)
+    assert trainer.meters.samples_backpropagated == EPOCHS * rows
 
 
 def test_a_checkpoint_of_another_training_is_refused(texts, tmp_path):

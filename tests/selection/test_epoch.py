@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from frugalkd.errors import FrugalKDError, NonFiniteLoss, SelectionMisuse
+from frugalkd.policies import All, SelfRegulation
 from frugalkd.selection import Selection
 from frugalkd.selection._epoch import CHECK_EVERY
 from toys import Ids, logits_for, same_columns
@@ -165,3 +166,107 @@ def test_batches_of_one_step_share_its_rows():
             batch.observe(logits_for(batch))
         expected = losses if given is None else losses * torch.from_numpy(given)
         assert float(total) == pytest.approx(float(expected.mean()), rel=1e-12)
+
+
+def batches_of(selection, passing=lambda epoch: False):
+    """Ids of each epoch's batches, and its summary."""
+    for epoch in selection:
+        batches = []
+        for batch in epoch:
+            assert len(batch.data[0]) == len(batch.ids) == len(batch.labels) == batch.step_rows
+            batches.append(batch.ids.tolist())
+            batch.observe(logits_for(batch, passing=passing(epoch.index)))
+        yield batches, epoch
+
+
+@pytest.mark.parametrize(
+    ("samples", "size", "drop_last", "rows", "deferred"),
+    [
+        (17, 8, False, [8, 9], 0),
+        (18, 8, False, [8, 8, 2], 0),
+        (16, 8, False, [8, 8], 0),
+        (17, 8, True, [8, 8], 1),
+        (9, 8, False, [9], 0),
+        (3, 2, False, [3], 0),
+        (3, 1, False, [1, 1, 1], 0),  # what batches of one row are asked for
+        (1, 8, False, [1], 0),  # all that there is
+        (1, 8, True, [], 1),
+    ],
+)
+@pytest.mark.parametrize("policy", [All(), SelfRegulation(when="now")], ids=["planned", "now"])
+def test_sound_7_no_batch_is_of_one_row_by_chance(samples, size, drop_last, rows, deferred, policy):
+    selection = Selection(
+        Ids(np.arange(samples) % 4), policy=policy, epochs=2, batch_size=size, drop_last=drop_last,
+        model=torch.nn.Identity(), forward=lambda data: torch.zeros(len(data[0]), 4),
+    )  # fmt: skip
+    seen = []
+    for batches, epoch in batches_of(selection):
+        assert list(map(len, batches)) == rows
+        assert len(epoch) == len(rows)
+        assert epoch.summary["deferred"] == deferred
+        assert (epoch.summary["rows"], epoch.summary["steps"]) == (sum(rows), len(rows))
+        seen.append([id for batch in batches for id in batch])
+    assert len(seen) == 2
+    assert drop_last or sorted(seen[0]) == sorted(seen[1]) == list(range(samples))
+
+
+@pytest.mark.parametrize("when", ["now", "last-visit"])
+def test_sound_7_a_row_that_is_alone_in_its_epoch_is_joined_by_a_forced_one(when):
+    """Where nothing trains nothing changes, and it would wait for ever."""
+    labels = np.arange(20) % 4
+
+    def look(data):
+        logits = 50.0 * torch.nn.functional.one_hot(data[1], 4).float()
+        logits[data[0][:, 0] == 7] = 0.0
+        return logits
+
+    selection = Selection(
+        Ids(labels), policy=SelfRegulation(when=when), epochs=5, batch_size=8, seed=1,
+        model=torch.nn.Identity(), forward=look,
+    )  # fmt: skip
+    for epoch in selection:
+        rows = 0
+        for batch in epoch:
+            rows += len(batch.ids)
+            batch.observe(look(batch.data), batch.labels)
+        if when == "now" or epoch.index:
+            assert rows == 2
+            assert (epoch.counts["participations"], epoch.counts["forced"]) == (1, 1)
+            assert epoch.counts["deferred"] == 0
+    assert selection.ledger["participations"][7] == 5
+    assert selection.ledger["participations"].sum() == 5
+    assert selection.ledger["forced"].sum() == (5 if when == "now" else 4)
+
+
+def test_sound_7_a_row_left_by_gate_now_after_other_batches_is_deferred_and_counted():
+    """Of 20 rows the first 8 fail, which are a batch; and one of the others."""
+    first = next(batches_of(Selection(Ids([1] * 20), epochs=1, batch_size=8, seed=1)))[0]
+    failing = torch.tensor([*first[0], first[1][2]])
+
+    def look(data):
+        passes = torch.isin(data[0][:, 0], failing, invert=True)
+        return 50.0 * torch.nn.functional.one_hot(data[1], 4).float() * passes[:, None]
+
+    selection = Selection(
+        Ids([1] * 20), policy=SelfRegulation(when="now"), epochs=1, batch_size=8, seed=1,
+        model=torch.nn.Identity(), forward=look,
+    )  # fmt: skip
+    (batches, epoch), *rest = batches_of(selection)
+    assert not rest
+    assert batches == [first[0]]
+    assert epoch.counts == {"participations": 8, "idle": 0, "forced": 0, "deferred": 1}
+    assert selection.ledger["due"][first[1][2]] == 0
+
+
+def test_sound_7_a_state_of_before_with_one_row_left_goes_on_without_it():
+    """Checkpoints of earlier versions, whose last batch was of that row."""
+    selection = Selection(Ids([1] * 33), epochs=2, batch_size=16, seed=1)
+    batch = next(iter(next(iter(selection))))
+    batch.observe(logits_for(batch))
+    state = selection.state_dict()
+    state["under_way"] |= {"read": 32, "steps": 2}
+    resumed = Selection(Ids([1] * 33), epochs=2, batch_size=16, seed=1)
+    resumed.load_state_dict(state)
+    epochs = list(batches_of(resumed))
+    assert [list(map(len, batches)) for batches, _ in epochs] == [[], [16, 17]]
+    assert [epoch.counts["deferred"] for _, epoch in epochs] == [1, 0]

@@ -99,9 +99,9 @@ def test_a_stopped_training_says_so_and_is_the_shorter_one():
         train_teacher(net(), data, policy=policy, training=training, device="cpu")
         for policy in policies
     )
-    steps = [record["steps"] for record in waited.history]
-    assert 0 in steps, "the toy data must be learned"
-    first = steps.index(0)
+    planned = [record["planned"] for record in waited.history]
+    assert 0 in planned, "the toy data must be learned"
+    first = planned.index(0)
     assert len(stopped.history) == first == stopped.ledger.epochs
     told = [{k: v for k, v in r.items() if k != "wall_seconds"} for r in stopped.history]
     same = [{k: v for k, v in r.items() if k != "wall_seconds"} for r in waited.history[:first]]

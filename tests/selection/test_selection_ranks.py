@@ -406,8 +406,18 @@ def test_accumulation_is_refused_where_batches_are_gathered():
         )
 
 
-def test_a_step_of_several_batches_is_divided_by_all_of_its_rows():
-    selection = Selection(Ids([1] * 11), epochs=1, batch_size=2, accumulate=3, seed=1)
+@pytest.mark.parametrize(
+    ("samples", "last"),
+    [
+        (10, [(2, 4, True, False), (2, 4, False, True)]),
+        # One row that is left joins the batch before, in whatever step that is.
+        (9, [(3, 3, True, True)]),
+        (11, [(2, 5, True, False), (3, 5, False, True)]),
+        (13, [(2, 7, True, False), (2, 7, False, False), (3, 7, False, True)]),
+    ],
+)
+def test_sound_7_a_step_of_several_batches_is_divided_by_all_of_its_rows(samples, last):
+    selection = Selection(Ids([1] * samples), epochs=1, batch_size=2, accumulate=3, seed=1)
     said = []
     for epoch in selection:
         for batch in epoch:
@@ -420,8 +430,5 @@ def test_a_step_of_several_batches_is_divided_by_all_of_its_rows():
             total = batch.reduce(torch.ones(len(batch.ids))).item() * batch.step_rows
             assert total == pytest.approx(len(batch.ids))
             said.append((len(batch.ids), batch.step_rows, batch.begins_step, batch.ends_step))
-    assert said == [
-        (2, 6, True, False), (2, 6, False, False), (2, 6, False, True),
-        (2, 5, True, False), (2, 5, False, False), (1, 5, False, True),
-    ]  # fmt: skip
-    assert epoch.summary["steps"] == 2
+    assert said == [(2, 6, True, False), (2, 6, False, False), (2, 6, False, True), *last]
+    assert (epoch.summary["steps"], epoch.summary["deferred"], len(epoch)) == (2, 0, len(said))

@@ -52,7 +52,7 @@ class Case:
             self.weights = self.weights.astype(np.float32)
 
     def run(self):
-        """What the package does: its ledger, the trained ids of each epoch, its counts."""
+        """What the package does: its ledger, each epoch's batches of trained ids, its counts."""
 
         def look(data):
             return torch.from_numpy(self.logits[selection.epoch, SCREEN][ids_of(data)])
@@ -75,11 +75,15 @@ class Case:
             for batch in epoch:
                 assert ids_of(batch.data).tolist() == batch.ids.tolist()
                 assert len(batch.ids) == self.batch or not self.drop_last
+                assert len(batch.ids) > 1 or self.batch == 1 or len(selection.pool) == 1
+                assert batch.step_rows == len(batch.ids)
                 logits = torch.from_numpy(self.logits[epoch.index, TRAIN][batch.ids])
                 batch.observe(logits, batch.data[1])
-                rows += batch.ids.tolist()
+                rows.append(batch.ids.tolist())
                 weights += batch.weights.tolist()
-            assert len(rows) == len(set(rows))
+            ids = [id for batch in rows for id in batch]
+            assert len(ids) == len(set(ids))
+            assert len(rows) == len(epoch) if not epoch._gated_now else len(rows) <= len(epoch)
             trained.append(rows)
             counts.append(epoch.summary)
         return selection, trained, counts, weights
@@ -114,6 +118,9 @@ class Recount:
 
     def key(self, purpose: str, epoch: int, id: int) -> int:
         return int(draws.hash64(self.case.seed, draws.stream(purpose), epoch, id)[0])
+
+    def nearest(self, id: int, purpose: str, epoch: int):
+        return self.samples[id].due, self.key(purpose, epoch, id) >> 11
 
     def judge(self, id: int, epoch: int, kind: int) -> bool:
         """Enter a look; whether it fails the gate."""
@@ -169,16 +176,21 @@ class Recount:
                     woken = [i for i in sleepers if self.judge(i, epoch, SCREEN)]
                     awake = [i for i in due if i not in sleepers or i in woken]
                     planned, forced = self.within_budget(pool, awake, epoch)
+            size = case.batch if len(pool) > 1 or case.drop_last else 1
+            if len(planned) == 1 < size and not (gated_now or case.drop_last):
+                others = [i for i in pool if i not in planned]
+                woken = min(others, key=lambda i: self.nearest(i, "woken", epoch))
+                planned, forced = [*planned, woken], forced | {woken}
             part = min(1.0, case.epochs - epoch)
             planned = sorted(planned, key=lambda i: self.key("order", epoch, i))
             planned = planned[: round(part * len(planned))]
-            rows = planned
+            batches, left = self.batches(planned, size, case.drop_last)
             if gated_now:
-                rows = [i for i in planned if self.judge(i, epoch, SCREEN)]
-            keep = len(rows) // case.batch * case.batch if case.drop_last else len(rows)
-            count = {"planned": len(planned), "screened": screened, "rows": keep}
-            count |= {"participations": 0, "idle": 0, "forced": 0, "deferred": len(rows) - keep}
-            for id in rows[:keep]:
+                batches, left, forced = self.gathered(planned, size, epoch)
+            rows = [i for batch in batches for i in batch]
+            count = {"planned": len(planned), "screened": screened, "rows": len(rows)}
+            count |= {"participations": 0, "idle": 0, "forced": 0, "deferred": left}
+            for id in rows:
                 sample = self.samples[id]
                 failed = gated_now or self.judge(id, epoch, TRAIN)
                 row = case.logits[epoch, TRAIN, id].astype(float).tolist()
@@ -191,9 +203,43 @@ class Recount:
                     count["participations"] += 1
                 else:
                     count["idle"] += 1
-            trained.append(rows[:keep])
+            trained.append(batches)
             counts.append(count)
         return trained, counts
+
+    @staticmethod
+    def batches(rows, size, drop_last):
+        """A last row that is left joins the batch before, or is deferred where there is none."""
+        batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+        deferred = 0
+        if drop_last and batches and len(batches[-1]) < size:
+            deferred = len(batches.pop())
+        elif size > 1 and batches and len(batches[-1]) == 1:
+            last = batches.pop()
+            if batches:
+                batches[-1] += last
+            else:
+                deferred = 1
+        return batches, deferred
+
+    def gathered(self, planned, size, epoch):
+        """A last row of what was read is looked at with the batch before; one of those that fail
+        joins the batch before where that was not given out before the last look."""
+        looks, _ = self.batches(planned, size, False)
+        batches, waiting = [], []
+        for block in looks or [planned]:
+            waiting += [i for i in block if self.judge(i, epoch, SCREEN)]
+            if block is (looks or [planned])[-1]:
+                break
+            while len(waiting) >= size:
+                batches.append(waiting[:size])
+                waiting = waiting[size:]
+        forced = set()
+        if len(waiting) == 1 < min(size, len(planned)) and not (batches or self.case.drop_last):
+            forced = {next(i for i in planned if i not in waiting)}
+            waiting += forced
+        rest, deferred = self.batches(waiting, size, self.case.drop_last)
+        return batches + rest, deferred, forced
 
     def gated(self):
         """The first epoch with a gate, and the end of the last; half a budget pays the others."""
@@ -225,7 +271,7 @@ class Recount:
 
             return sorted(awake, key=rank)[:quota], set()
         asleep = [i for i in pool if i not in awake]
-        asleep.sort(key=lambda i: (self.samples[i].due, self.key("filler", epoch, i) >> 11))
+        asleep.sort(key=lambda i: self.nearest(i, "filler", epoch))
         filler = asleep[: quota - len(awake)]
         return awake + filler, set(filler)
 
@@ -253,10 +299,13 @@ def check(case: Case):
     significance = [min(1.0, s.participations / case.epochs) for s in recount.samples.values()]
     np.testing.assert_allclose(ledger.significance, significance, rtol=1e-6)
     given_weights = [
-        1.0 if case.weights is None else float(case.weights[i]) for rows in expected for i in rows
+        1.0 if case.weights is None else float(case.weights[i])
+        for batches in expected
+        for rows in batches
+        for i in rows
     ]
     assert weights == given_weights
-    rows = sum(map(len, expected))
+    rows = sum(len(batch) for batches in expected for batch in batches)
     assert selection.meters.samples_backpropagated == rows
     assert selection.meters.student_forwards == rows + recount.looks
 
@@ -324,7 +373,7 @@ def test_scripted_non_finite_logits_are_reported_with_epoch_step_and_ids(when, k
     _, trained, counts, _ = case.run()
     epoch = 4
     if kind == TRAIN:
-        bad = trained[epoch][2:4]
+        bad = trained[epoch][1]
         step = 1
         case.logits[epoch, TRAIN, bad[1]] = value
         bad = bad[1:]

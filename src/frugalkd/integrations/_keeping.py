@@ -10,6 +10,7 @@ import transformers
 from frugalkd.errors import RunFolderError
 from frugalkd.files.checkpoint import load_tree, save_tree
 from frugalkd.files.opening import named
+from frugalkd.finite import bad_gradients
 
 STATE = "frugalkd.safetensors"
 """In a checkpoint's folder: the selection's state, no pickle."""
@@ -33,6 +34,13 @@ class Keeper(transformers.TrainerCallback):
     def __init__(self, trainer: Any):
         self._trainer = trainer
         self._state: dict[str, Any] | None = None
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """With gradients that are clipped. A scaler of losses skips steps whose gradients are not
+        finite, which is no fault."""
+        batch = self._trainer.planned.batch
+        if batch is not None and self._trainer.accelerator.scaler is None:
+            batch.stepped(bad_gradients(kwargs["optimizer"]))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """After an optimiser step."""

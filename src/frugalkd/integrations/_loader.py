@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,13 +9,14 @@ from torch import Tensor
 
 from frugalkd.data.source import check_map_style
 from frugalkd.errors import SelectionMisuse
-from frugalkd.integrations._planned import PlannedEpochs
+from frugalkd.integrations._planned import PlannedEpochs, full_batches
 from frugalkd.selection._rows import Join
 
 
 class FrugalLoader:
     """A map-style data set in batches that a :class:`FrugalCallback` chooses, in the place of the
-    DataLoader that ``train_dataloader`` returns. It shuffles; batches look as ever.
+    DataLoader that ``train_dataloader`` returns. It shuffles; batches look as ever, but for a last
+    one of one row, which joins the batch before (see :class:`frugalkd.Selection`).
 
     Args:
         dataset, batch_size, collate_fn, num_workers, pin_memory, drop_last: as of torch's
@@ -59,8 +59,7 @@ class FrugalLoader:
     @property
     def full(self) -> int:
         """Batches of an epoch in which everything takes part."""
-        rows, size = len(self.dataset), self.batch_size
-        return rows // size if self.reading["drop_last"] else math.ceil(rows / size)
+        return full_batches(len(self.dataset), self.batch_size, self.reading["drop_last"])
 
     def __len__(self) -> int:
         """Batches of the epoch under way; before there is one, of everything."""

@@ -11,6 +11,13 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from frugalkd.errors import SelectionMisuse
 from frugalkd.selection import Batch, Epoch, Selection
+from frugalkd.selection._rows import batches_of
+
+
+def full_batches(samples: int, size: int, drop_last: bool) -> int:
+    """Batches of an epoch in which all of ``samples`` take part."""
+    alone = samples == 1 and not drop_last
+    return 1 if alone else batches_of(samples, size, drop_last=drop_last)
 
 
 class PlannedEpochs:
@@ -37,8 +44,7 @@ class PlannedEpochs:
         """The one under way, or the last one."""
         self.batch: Batch | None = None
         """The last one that was read."""
-        rows, size = len(selection.pool), selection.batch_size
-        own = rows // size if selection.drop_last else math.ceil(rows / size)
+        own = full_batches(len(selection.pool), selection.batch_size, selection.drop_last)
         self._full = own if batches is None else batches
         self._epochs = iter(selection)
         self._batches: Iterator[Batch] = iter(())
@@ -98,7 +104,8 @@ class PlannedEpochs:
             return len(first.ids)
         size = selection.batch_size
         rows = len(epoch) * size if selection.drop_last else epoch.planned
-        return min(self.accumulation * size, rows - int(epoch.summary["steps"]) * size)
+        left = rows - int(epoch.summary["steps"]) * size
+        return left if batches_of(left, size) <= self.accumulation else self.accumulation * size
 
     def position(self, batch: Batch, total: int) -> float:
         """Where a schedule of ``total`` steps is at a batch's progress: in steps, as if everything

@@ -16,6 +16,7 @@ from frugalkd.integrations._hugging_face import (
     check_labelled,
     labels_of,
 )
+from frugalkd.integrations._planned import full_batches
 from frugalkd.selection import Selection
 
 if TYPE_CHECKING:
@@ -62,5 +63,5 @@ def _epochs(trainer: FrugalMixin, samples: int) -> float:
     args, size = trainer.args, trainer._train_batch_size
     if args.max_steps <= 0:
         return args.num_train_epochs
-    batches = samples // size if args.dataloader_drop_last else -(-samples // size)
+    batches = full_batches(samples, size, args.dataloader_drop_last)
     return args.max_steps / max(1, -(-batches // args.gradient_accumulation_steps))

@@ -21,6 +21,7 @@ from frugalkd.checks import labels_of
 from frugalkd.criterion import Criterion
 from frugalkd.errors import ModelError, RunFolderError, SelectionMisuse
 from frugalkd.files import StrPath
+from frugalkd.finite import bad_gradients
 from frugalkd.integrations._loader import FrugalLoader
 from frugalkd.integrations._loops import Schedules, check_trainer, tell_length
 from frugalkd.integrations._planned import PlannedEpochs
@@ -85,7 +86,8 @@ class FrugalCallback(Callback):
         SelectionMisuse: a policy with ``when: now``, and what :func:`check_trainer` refuses.
         RunFolderError: a checkpoint to go on from that is of another training, or without the
             callback's state.
-        NonFiniteLoss: logits or losses stopped being finite; no checkpoint is written of them.
+        NonFiniteLoss: logits, losses, gradients or weights stopped being finite; no checkpoint is
+            written of them.
         UnsupportedData, DataError, ModelError, LedgerError, TargetsError, UnknownName: as
             :func:`frugalkd.distill`.
     """
@@ -261,6 +263,12 @@ class FrugalCallback(Callback):
         self._schedules.catch_up(self._planned.position(self._planned.batch, self._schedules.total))
         assert self._planned.epoch is not None, "of this batch"
         self._schedules.factor = self._planned.epoch.lr_factor
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        """A scaler of losses skips steps whose gradients are not finite, which is no fault."""
+        if getattr(trainer.precision_plugin, "scaler", None) is None:
+            assert self._planned.batch is not None, "this one"
+            self._planned.batch.stepped(bad_gradients(optimizer))
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int

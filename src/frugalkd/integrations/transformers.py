@@ -45,6 +45,7 @@ from frugalkd.objectives import CrossEntropy, Objective
 from frugalkd.policies import Policy, SelfRegulation
 from frugalkd.resuming import check_same_training
 from frugalkd.selection import Batch, Selection
+from frugalkd.selection._rows import batches_of
 from frugalkd.teachers import FirstVisitTargets, Targets
 
 if TYPE_CHECKING:
@@ -198,7 +199,7 @@ class FrugalMixin(_Trainer):
             return [], None
         planned, args = self.planned, self.args
         self._rows = planned.rows_of_step(first)
-        self._batches = -(-self._rows // self._train_batch_size)
+        self._batches = batches_of(self._rows, planned.selection.batch_size)
         at = planned.position(first, self.state.max_steps)
         if self.state.global_step < args.get_warmup_steps(self.state.max_steps):
             at = self.state.global_step
@@ -272,7 +273,8 @@ class FrugalMixin(_Trainer):
 
         Raises:
             RunFolderError: the checkpoint is of another training, or holds no selection.
-            NonFiniteLoss: logits or losses stopped being finite; no checkpoint is written of them.
+            NonFiniteLoss: logits, losses, gradients or weights stopped being finite; no checkpoint
+                is written of them.
         """
         folder = resume_from_checkpoint
         if folder is True:

@@ -127,3 +127,12 @@ class Batch:
             self.ids, self.forced, logits.detach(), judged_by, losses.detach(), later
         )
         self.observed = True
+
+    def stepped(self, bad: Tensor) -> None:
+        """Record whether the optimiser step that was taken with this batch, once it is observed,
+        was a good one. It is read with the losses, so that no step waits for the device.
+
+        Args:
+            bad: a float32 number on the device, 0 where the step's gradients were finite.
+        """
+        self._observations.stepped(bad)

@@ -16,7 +16,7 @@ from frugalkd.policies import Plan
 from frugalkd.policies._policy import Ids, Mask
 from frugalkd.selection._batch import Batch
 from frugalkd.selection._observations import Observations
-from frugalkd.selection._rows import Rows, joined
+from frugalkd.selection._rows import Rows, batches_of, joined
 from frugalkd.verdict import Look
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ class Epoch:
         planned: ids that train (under gate-now: that are read).
         screened: sleepers that were looked at before the epoch.
         counts: rows by what they were: participations, idle, forced, and ``deferred`` (planned,
-            but in a last batch that was dropped, or above what comes out even on all ranks).
+            but in a last batch that was dropped, above what comes out even on all ranks, or a last
+            row with no batch to join).
         begun: its batches have been asked for.
         finished: every batch was trained on and observed.
     """
@@ -74,9 +75,9 @@ class Epoch:
 
     def __len__(self) -> int:
         """Batches; under gate-now the most that there can be."""
-        rows, size = self.planned, self._selection.batch_size * self._selection.ranks.world
-        short = self._selection.drop_last or not self._selection.ranks.alone
-        return rows // size if short else math.ceil(rows / size)
+        size = self._selection.batch_size * self._selection.ranks.world
+        full = self._selection.drop_last or not self._selection.ranks.alone
+        return batches_of(self.planned, size, drop_last=full)
 
     def __iter__(self) -> Iterator[Batch]:
         if self.begun:
@@ -90,8 +91,8 @@ class Epoch:
                     f"the batch at epoch {self.index}, step {self._batches} was not observed: call "
                     "batch.observe(logits, labels) once for each batch"
                 )
-            if self._batches % CHECK_EVERY == 0:
-                self._observations.read()
+            if self._batches % (CHECK_EVERY * self._selection.accumulate) == 0:
+                self._observations.read(self._selection.watch)
         self._merge()
         part = self._selection.part
         self._selection.ledger.epochs += part
@@ -199,30 +200,39 @@ class Epoch:
         selection, ranks = self._selection, self._selection.ranks
         rows, together = selection.batch_size, selection.accumulate
         keep = self.planned
-        if selection.drop_last and ranks.alone:
-            keep = len(self) * rows
-            self._deferred = self.planned - keep
+        if ranks.alone:
+            if selection.drop_last:
+                keep = len(self) * rows
+                self._deferred = self.planned - keep
+            elif not batches_of(keep - self._read, rows):  # nothing, or one row and none to join
+                self._deferred += keep - self._read
+                keep = self._read
         plan = ranks.part_of(self._plan.where(slice(self._read, keep)), rows)
         forced = np.zeros(len(plan.ids), dtype=bool) if plan.forced is None else plan.forced
         end = 0
-        for found in self._reader.read(plan.ids, rows, targets=True):
+        for found in self._reader.read(plan.ids, rows, targets=True, join_last=True):
             start, end = end, end + len(found.ids)
             before, self._read = self._read, self._read + len(found.ids) * ranks.world
             importance = None if plan.weights is None else plan.weights[start:end]
             number = self._batches % together
-            step = min(together * rows, number * rows + len(plan.ids) - start)
+            step = number * rows + len(plan.ids) - start
+            if batches_of(step, rows) > together:
+                step = together * rows
             last = number == together - 1 or end == len(plan.ids)
             batch = self._make(found, forced[start:end], importance, before)
             batch.step_rows, batch.begins_step, batch.ends_step = step, number == 0, last
             yield batch
 
     def _gate_now(self) -> Iterator[Batch]:
-        """Reads batches, keeps the rows that fail, and trains whenever a full batch has come."""
+        """Reads batches, keeps the rows that fail, and trains whenever a full batch has come. One
+        row that is left in the end joins the last batch, or is deferred where that is gone; where
+        it is alone in the epoch, a row that passes joins it, forced."""
         selection, size = self._selection, self._selection.batch_size
-        weight_of = self._weight_of()
-        rows = sum(len(part.ids) for part in self._waiting)
+        weight_of, ids = self._weight_of(), self._plan.ids
+        rows, filler = sum(len(part.ids) for part in self._waiting), -1
         # Rows read before the last block, as in a plain loop: the last flush is not at progress 1.
-        before = max(0, self._read - 1) // size * size
+        whole = max(1, batches_of(len(ids), size)) * size  # from here on it is the last block
+        before = max(0, min(self._read, whole) - 1) // size * size
 
         def take(count: int) -> Batch:
             nonlocal rows
@@ -232,9 +242,9 @@ class Epoch:
             rest, rows = together.part(count, rows), rows - count
             self._waiting = [rest] if rows else []
             importance = None if weight_of is None else weight_of[taken.ids]
-            return self._make(taken, np.zeros(count, dtype=bool), importance, before)
+            return self._make(taken, taken.ids == filler, importance, before)
 
-        for found in self._reader.read(self._plan.ids[self._read :], size):
+        for found in self._reader.read(ids[self._read :], size, join_last=True):
             before, self._read = self._read, self._read + len(found.ids)
             with selection.meters.phase("screen"):
                 found, labels = self._reader.with_labels(found)
@@ -242,11 +252,18 @@ class Epoch:
             if len(kept.ids):  # no rows would still be as wide as they were padded
                 self._waiting.append(kept)
             rows += len(kept.ids)
-            if rows >= size:
-                yield take(size)
-            elif selection.stop():
+            if rows < size and selection.stop():
                 raise Stopped(f"stopped between two looks of epoch {self.index}")
-        if rows and not selection.drop_last:
+            while rows >= size:
+                ends = self._read == len(ids) and not selection.drop_last
+                joins = ends and batches_of(rows, size) == 1
+                yield take(rows if joins else size)
+        if rows == 1 and not (self._batches or selection.drop_last) and len(ids) > 1:
+            # Where nothing trains, nothing changes, and this row would never be trained on.
+            filler = ids[ids != self._waiting[0].ids][0]
+            self._waiting.append(self._reader.at_once(np.array([filler])))
+            rows = 2
+        if rows == size or (rows > 1 and not selection.drop_last):
             yield take(rows)
         self._deferred += rows
 
@@ -321,8 +338,8 @@ class Epoch:
 
     def _merge(self) -> None:
         """Have all that was observed in the ledger, on every rank what all of them observed."""
-        self._observations.read()
         selection = self._selection
+        self._observations.read(selection.watch)
         if selection.ranks.alone:
             return
         with selection.meters.phase("merge"):

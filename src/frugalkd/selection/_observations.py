@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from frugalkd.errors import NonFiniteLoss
+from frugalkd.finite import Watch
 from frugalkd.ledger import Ledger
 from frugalkd.meters import Meters
 from frugalkd.policies._policy import Ids, Mask
@@ -28,6 +29,13 @@ class _Trained(NamedTuple):
     ids: Ids
     forced: Mask
     losses: Tensor
+
+
+class _Step(NamedTuple):
+    """An optimiser step, as it waits to be read from the device."""
+
+    batches: int  # that were observed before it was taken
+    bad: Tensor
 
 
 class _Read(NamedTuple):
@@ -69,6 +77,7 @@ class Observations:
         self._looks, self._ledger, self._meters, self._ranks = looks, ledger, meters, ranks
         self._epoch, self._accumulate, self._all_failed = epoch, accumulate, all_failed
         self._pending: list[_Trained] = []
+        self._steps: list[_Step] = []
         self._unseen: list[tuple[Tensor, Tensor]] = []
         self._kept = 0
         self._seen: list[Look] = []
@@ -93,6 +102,11 @@ class Observations:
         if not later or self._kept > KEEP_LOGITS:
             self._look()
 
+    def stepped(self, bad: Tensor) -> None:
+        """Keep what the device has to say of the optimiser step that was taken with the batches
+        since the one before: 0 where its gradients were finite."""
+        self._steps.append(_Step(self.batches, bad))
+
     def _look(self) -> None:
         """Look at the logits that are kept, all at once, and let go of them; nobody waits."""
         if self._unseen:
@@ -100,12 +114,13 @@ class Observations:
             self._seen.append(self._looks.see(torch.cat(logits), torch.cat(labels)))
             self._unseen, self._kept = [], 0
 
-    def read(self) -> None:
+    def read(self, watch: Watch | None = None) -> None:
         """Read all that is pending from the device, and enter it into the ledger, or keep it for
         the other ranks.
 
         Raises:
-            NonFiniteLoss: something of it is not finite; nothing of it is entered.
+            NonFiniteLoss: something of it, or of what ``watch`` is kept on, is not finite; nothing
+                of it is entered.
         """
         if not self._pending:
             return
@@ -118,15 +133,17 @@ class Observations:
             seen = Look(*(_joined(parts) for parts in zip(*looks, strict=True)))
             losses = torch.cat([entry.losses for entry in pending]).float().cpu().numpy()
             self._refuse_non_finite([entry.ids for entry in pending], seen.confidence, losses)
+            if watch is not None:
+                self._refuse_bad_weights([entry.ids for entry in pending], watch)
             self._first_pending = self.batches
             if self._ranks.alone:
                 self._enter(seen, ids, forced, losses)
             else:
                 self._read.append(_Read(ids, forced, losses, seen))
 
-    def merge(self) -> None:
+    def merge(self, watch: Watch | None = None) -> None:
         """Have all that was observed in the ledger, on every rank what all of them observed."""
-        self.read()
+        self.read(watch)
         if self._ranks.alone or not self._read:
             return
         read, self._read = self._read, []
@@ -153,23 +170,57 @@ class Observations:
     def _refuse_non_finite(
         self, batches: list[Ids], confidence: NDArray[np.float32], losses: NDArray[np.float32]
     ) -> None:
-        """Raise NonFiniteLoss, on every rank the same, for the first batch that has a bad row."""
-        bad = ~np.isfinite(confidence) | ~np.isfinite(losses)
+        """Raise NonFiniteLoss, on every rank the same, for the first step that was bad: for the
+        first batch of it that has a bad row, else for all of its rows."""
+        number = np.repeat(np.arange(len(batches)), [len(ids) for ids in batches])
+        output, loss = ~np.isfinite(confidence), ~np.isfinite(losses)
+        start, end = self._first_bad_step()
+        in_bad_step = (start <= number) & (number < end)
+        bad = output | loss | in_bad_step
         if not bad.any() and self._ranks.alone:
             return
-        number = np.repeat(np.arange(len(batches)), [len(ids) for ids in batches])
-        number, ids, output = self._ranks.gathered(
-            number[bad], np.concatenate(batches)[bad], ~np.isfinite(confidence[bad])
+        number, begin, ids, output, loss = self._ranks.gathered(
+            number[bad],
+            np.where(in_bad_step, start, number)[bad],
+            np.concatenate(batches)[bad],
+            output[bad],
+            loss[bad],
         )
         if not len(number):
             return
-        first = number == number.min()
+        begin = (self._first_pending + begin) // self._accumulate
+        first, what = begin == begin.min(), "a gradient"
+        rows = first & (output | loss)
+        if rows.any():
+            first, what = rows & (number == number[rows].min()), "the loss"
         raise NonFiniteLoss(
             epoch=self._epoch,
-            step=(self._first_pending + int(number.min())) // self._accumulate,
+            step=(self._first_pending + int(number[first].min())) // self._accumulate,
             ids=ids[first].tolist(),
-            what="the output" if output[first].any() else "the loss",
+            what="the output" if output[first].any() else what,
         )
+
+    def _refuse_bad_weights(self, batches: list[Ids], watch: Watch) -> None:
+        """Raise NonFiniteLoss, on every rank, for the last step, if it has spoiled the weights."""
+        name = watch.first_bad()
+        if not self._ranks.sum([name is not None]).any():
+            return
+        last = batches[-1 - (self.batches - 1) % self._accumulate :]
+        (ids,) = self._ranks.gathered(np.concatenate(last))
+        raise NonFiniteLoss(
+            epoch=self._epoch,
+            step=(self.batches - 1) // self._accumulate,
+            ids=ids.tolist(),
+            what=name or "a weight",
+        )
+
+    def _first_bad_step(self) -> tuple[int, int]:
+        """The pending batches from one up to another that the first bad step was taken with."""
+        steps, self._steps = self._steps, []
+        bad = torch.stack([step.bad for step in steps]).tolist() if steps else []
+        ends = [step.batches - self._first_pending for step in steps]
+        found = zip(bad, [0, *ends], ends, strict=False)
+        return next(((start, end) for flag, start, end in found if flag), (0, 0))
 
 
 def _joined(parts: Sequence[Tensor | None]) -> NDArray | None:

@@ -18,7 +18,8 @@ def in_whole_steps(
     plan: Plan, ledger: Ledger, pool: Ids, rows: int, policy: Policy, at: Moment
 ) -> tuple[Plan, int]:
     """The plan made a multiple of ``rows`` ids long, and how many ids had to be deferred for that:
-    every rank takes as many steps, so none waits for a batch that never comes.
+    every rank takes as many steps, so none waits for a batch that never comes. (And one rank does
+    not train on a batch of one row.)
 
     The sleepers nearest their due epoch are woken, forced, to fill the last step. Where they are
     not enough, or where importance weights speak for all who are left out already, what is above a

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -64,11 +65,14 @@ class Reader:
         self.features: tuple[str, ...] = ()
         """The teacher's modules whose features rows are to have."""
 
-    def read(self, ids: Ids, rows: int, *, targets: bool = False) -> Iterator[Rows]:
+    def read(
+        self, ids: Ids, rows: int, *, targets: bool = False, join_last: bool = False
+    ) -> Iterator[Rows]:
         """Batches of ``rows`` rows in the order of ``ids``.
 
         Where rows do not depend on their batch, several batches are read as one block and cut.
-        ``targets``: with the teacher's logits, for rows that will all train.
+        ``targets``: with the teacher's logits, for rows that will all train. ``join_last``: one
+        row that is left joins the batch before, for what goes through a model in train mode.
         """
         soft = self.targets if targets else None
         # Features are as large as data: those of one batch at a time.
@@ -77,7 +81,10 @@ class Reader:
         if self.source.row_bytes is not None:
             row_bytes = self.source.row_bytes + (soft.row_bytes or 0 if soft is not None else 0)
             at_once *= max(1, BLOCK_BYTES // (rows * row_bytes))
-        blocks = [ids[start : start + at_once] for start in range(0, len(ids), at_once)]
+        starts = range(0, len(ids), at_once)
+        if join_last and len(ids) > rows > 1 and len(ids) - starts[-1] == 1:
+            starts = starts[:-1]
+        blocks = [ids[start:end] for start, end in pairwise([*starts, len(ids)])]
         requests = [(block, self._views(block)) for block in blocks]
         batches = self.source.batches(requests)
         for block, views in requests:
@@ -93,7 +100,7 @@ class Reader:
                 found = Rows(block, views, send_to_device(data, self.device, non_blocking=True))
             if in_blocks:
                 found = self.with_targets(found)
-            for part in found.cut(rows):
+            for part in found.cut(rows, join_last=join_last):
                 yield self.with_targets(part) if targets else part
 
     def at_once(self, ids: Ids) -> Rows:

@@ -36,10 +36,13 @@ class Rows(NamedTuple):
         rows = slice(start, end)
         return self._rows(self.ids[rows], self.views[rows], rows)
 
-    def cut(self, size: int) -> Iterator[Rows]:
-        """Parts of ``size`` rows, the last one may be shorter."""
-        for start in range(0, len(self.ids), size):
-            yield self.part(start, start + size)
+    def cut(self, size: int, *, join_last: bool = False) -> Iterator[Rows]:
+        """Parts of ``size`` rows, the last one may be shorter; ``join_last`` as in ``Reader``."""
+        rows = len(self.ids)
+        count = batches_of(rows, size) or min(1, rows) if join_last else -(-rows // size)
+        for number in range(count):
+            start = number * size
+            yield self.part(start, rows if number == count - 1 else start + size)
 
     def where(self, mask: Mask) -> Rows:
         """The rows that bool numpy (rows,) ``mask`` keeps, copied."""
@@ -54,6 +57,12 @@ class Rows(NamedTuple):
         if features is not None:
             features = {path: feature[index] for path, feature in features.items()}
         return Rows(ids, views, rows_of(self.data, index), targets, features)
+
+
+def batches_of(rows: int, size: int, *, drop_last: bool = False) -> int:
+    """How many batches of ``size`` are made of ``rows`` rows. One row that is left joins the batch
+    before, unless batches are of one row: BatchNorm has no statistics of it."""
+    return rows // size if drop_last else -(-rows // size) - (rows % size == 1 < size)
 
 
 Join = Callable[[list[Any]], Any]

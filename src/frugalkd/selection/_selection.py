@@ -27,6 +27,7 @@ from frugalkd.errors import (
     SettingError,
     UnsupportedData,
 )
+from frugalkd.finite import Watch
 from frugalkd.ledger import Ledger
 from frugalkd.meters import Meters
 from frugalkd.policies import All, Moment, Plan, Policy
@@ -65,6 +66,11 @@ class Selection:
             loss.backward(); optimizer.step(); optimizer.zero_grad()
             batch.observe(logits, y)
     ```
+
+    No batch has one row by chance, for BatchNorm has no statistics of it. A last row joins the
+    batch before, which then has ``batch_size + 1`` rows. One that is alone in its epoch is joined
+    by the skipped sample that is due next, as a forced row. Otherwise it is deferred: counted, and
+    still active. ``batch_size=1`` is respected.
 
     With several ranks (torchrun, accelerate launch) each has a selection made alike, and gets its
     own part of each global batch: all of them as many batches, of ``batch_size`` rows each. The
@@ -183,6 +189,8 @@ class Selection:
         self.pool: Ids = np.arange(samples)
         if self.weights is not None:
             self.pool = np.flatnonzero(self.weights)
+        if len(self.pool) == 1 and not drop_last:
+            self.batch_size = 1  # there is never another row to join
         if not self.ranks.alone and len(self.pool) < self.step_rows:
             raise RankError(
                 f"{len(self.pool)} samples are less than a step of {self.ranks.world} ranks with "
@@ -210,6 +218,10 @@ class Selection:
         self.stop: Callable[[], bool] = lambda: False
         """Asked after each look that no step comes after; Stopped is raised where it says True.
         The state may then be taken, unless it was a screening that was stopped."""
+        self.trained: dict[str, nn.Module] = {} if model is None else {"": model}
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.watch: Watch | None = None
+        """That both stay finite, from the first epoch on."""
         self._counted = self._counts()  # by the meters, and known to be so on all ranks
         read_labels = labels or (lambda data: split(data)[1])
         self.reader = Reader(
@@ -247,6 +259,7 @@ class Selection:
 
     def __iter__(self) -> Iterator[Epoch]:
         self._counted = self._counts()
+        self.watch = Watch(self.trained, self.optimizer) if self.trained else None
         while self.epoch < self.epochs:
             epoch, self._under_way = self._under_way, None
             if epoch is None:
@@ -289,7 +302,7 @@ class Selection:
 
         Raises:
             SelectionMisuse: a batch is under way.
-            NonFiniteLoss: something of the epoch so far is not finite.
+            NonFiniteLoss: something of the epoch so far, or a weight of ``model``, is not finite.
         """
         current, coming, under_way = self._current, self.epoch, self._under_way
         spent = self._spent
@@ -387,9 +400,11 @@ class Selection:
                 plan = self.policy.plan(self.ledger, self.pool, at)
             check_plan(plan, len(self.ledger), self.policy)
             step, deferred = 1, 0
-            if not (self.ranks.alone or plan.stop or self.gates_now(plan)):
-                step = self.step_rows
-                plan, deferred = in_whole_steps(plan, self.ledger, self.pool, step, self.policy, at)
+            if not (plan.stop or self.gates_now(plan)):
+                step = 1 if self.ranks.alone else self.step_rows
+                lone = len(plan.ids) == 1 < self.batch_size and not self.drop_last
+                rows = 2 if lone and self.ranks.alone else step
+                plan, deferred = in_whole_steps(plan, self.ledger, self.pool, rows, self.policy, at)
             plan = ordered(
                 plan,
                 at,
