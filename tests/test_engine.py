@@ -391,6 +391,15 @@ def test_sound_5_weights_that_overflow_are_no_result_and_in_no_checkpoint(
     assert kept(tmp_path) == written[-2:]
 
 
+def test_sound_5_statistics_that_overflow_at_the_end_are_no_result():
+    """Weights of 1e30 are finite, and the variance of what they give is not."""
+    training = Training(epochs=2, batch_size=40, optimizer=SGD, recalibrate_bn=20)
+    with pytest.raises(NonFiniteLoss, match=r"^the buffer 2.running_var is not .* epoch 1, step 0"):
+        train_teacher(
+            batchnorm(), plain_inputs(), policy=Wild(1, 1e32), training=training, device="cpu"
+        )
+
+
 def test_sound_5_an_optimisers_state_that_overflows_is_in_no_checkpoint(tmp_path):
     """AdamW would take squares of such gradients for infinite, and never move that weight again."""
     training = Training(epochs=2, batch_size=40, optimizer=ADAMW)

@@ -193,9 +193,10 @@ class Wild(Ungated):
     """A learning rate beyond all measure in one epoch."""
 
     epoch: int
+    factor: float = 1e42
 
     def plan(self, ledger, pool, at):
-        return Plan(pool, lr_factor=1e42 if at.epoch == self.epoch else 1.0)
+        return Plan(pool, lr_factor=self.factor if at.epoch == self.epoch else 1.0)
 
 
 class Spoil(torch.autograd.Function):

@@ -334,6 +334,10 @@ class Trainer:
             selection.count_together()
         if stopped:
             raise Stopped("stopped while BatchNorm's statistics were refreshed")
+        assert selection.watch is not None, "there were epochs"
+        last = self.history[-1] if self.history else {"epoch": 0, "steps": 1}
+        step = max(0, last["steps"] - 1)
+        selection.watch.check(self.ranks, epoch=last["epoch"], step=step, ids=ids)
 
     def save(self, epochs: int) -> None:
         """Write a checkpoint, on the first rank: ``epochs`` epochs are done. Does nothing but raise

@@ -9,6 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from frugalkd.errors import NonFiniteLoss
+from frugalkd.policies._policy import Ids
+from frugalkd.ranks import Ranks
+
 _ONE_PASS = ("cpu", "cuda")
 """Devices on which every torch that is supported has the check of its gradient scaler."""
 
@@ -62,6 +66,16 @@ class Watch:
     def first_bad(self) -> str | None:
         """What stopped being finite, by its name; None where nothing did. Waits for the device."""
         return next((name for name in self._bad() if name not in self._spared), None)
+
+    def check(self, ranks: Ranks, *, epoch: int, step: int, ids: Ids) -> None:
+        """Raises NonFiniteLoss, on every rank, where on any of them something stopped being finite;
+        each gives its samples of the step. Every rank has to call this at the same place."""
+        name = self.first_bad()
+        if ranks.sum([name is not None]).any():
+            (together,) = ranks.gathered(ids)
+            raise NonFiniteLoss(
+                epoch=epoch, step=step, ids=together.tolist(), what=name or "a weight"
+            )
 
     @torch.no_grad()
     def _bad(self) -> list[str]:

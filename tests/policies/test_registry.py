@@ -40,6 +40,7 @@ EVERYONE = {  # settings under which everything takes part
 SHORT: dict[str, dict[str, Any]] = {  # settings under which a short training already leaves out
     "ies": {"threshold": 0.1, "window": 1},
     "kakurenbo": {"confidence": 0.0},
+    "rho-loss": {"keep": 0.3},
     "swiftlearn": {"refresh": 2},
 }
 NO_BUDGET = {"all", "kakurenbo"}

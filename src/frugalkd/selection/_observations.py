@@ -134,7 +134,13 @@ class Observations:
             losses = torch.cat([entry.losses for entry in pending]).float().cpu().numpy()
             self._refuse_non_finite([entry.ids for entry in pending], seen.confidence, losses)
             if watch is not None:
-                self._refuse_bad_weights([entry.ids for entry in pending], watch)
+                last = pending[-1 - (self.batches - 1) % self._accumulate :]
+                watch.check(
+                    self._ranks,
+                    epoch=self._epoch,
+                    step=(self.batches - 1) // self._accumulate,
+                    ids=np.concatenate([entry.ids for entry in last]),
+                )
             self._first_pending = self.batches
             if self._ranks.alone:
                 self._enter(seen, ids, forced, losses)
@@ -198,20 +204,6 @@ class Observations:
             step=(self._first_pending + int(number[first].min())) // self._accumulate,
             ids=ids[first].tolist(),
             what="the output" if output[first].any() else what,
-        )
-
-    def _refuse_bad_weights(self, batches: list[Ids], watch: Watch) -> None:
-        """Raise NonFiniteLoss, on every rank, for the last step, if it has spoiled the weights."""
-        name = watch.first_bad()
-        if not self._ranks.sum([name is not None]).any():
-            return
-        last = batches[-1 - (self.batches - 1) % self._accumulate :]
-        (ids,) = self._ranks.gathered(np.concatenate(last))
-        raise NonFiniteLoss(
-            epoch=self._epoch,
-            step=(self.batches - 1) // self._accumulate,
-            ids=ids.tolist(),
-            what=name or "a weight",
         )
 
     def _first_bad_step(self) -> tuple[int, int]:
