@@ -91,7 +91,6 @@ def test_extra_state_is_part_of_the_weights():
         {"mean": torch.zeros(3)}, {"options": (1, 2)}, {"options": {"a": [1.5, None]}},
         {"options": {1, 2}}, {"scale": torch.float16}, {"scale": float("nan")},
     ],
-    ids=str,
 )  # fmt: skip
 def test_sound_2_what_a_module_was_constructed_with_is_part_of_it(other):
     assert build(Plain()) == build(Plain())
