@@ -72,7 +72,7 @@ compare: $(PROJECT) ## a short comparison on Fashion-MNIST: runs/compare
 
 report: $(PROJECT) ## a page of each committed comparison: runs/report
 	set -e; for file in $$(grep -lE '^  "recipe": \{' benchmarks/results/*.json); do \
-	  $(BIN)/frugalkd report $$file --out runs/report/$$(basename $$file .json).html; done
+	  $(BIN)/frugalkd report $$file --data --out runs/report/$$(basename $$file .json).html; done
 
 clean: ## remove the environment and the caches; runs/ stays
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis

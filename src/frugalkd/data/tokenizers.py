@@ -130,8 +130,8 @@ def from_transformers(kind: str, name: str, *, download: bool = True, **options:
             )
     except LocalEntryNotFoundError:
         raise ModelError(
-            f"{name[:100]!r} is neither a folder nor in this machine's cache of the hub: allow it "
-            "to be fetched with --download (in Python download=True)"
+            f"{name[:100]!r} is neither a folder nor in this machine's cache of the hub: fetch it "
+            "with 'hf download', or allow it with --download (in Python download=True)"
         ) from None
     except Exception as error:  # damaged files, and the network, fail in many ways
         raise ModelError(f"nothing to load at {name!r}: {one_line(error)[:200]}") from error

@@ -15,6 +15,7 @@ from torch import nn
 
 from frugalkd.batches import call
 from frugalkd.data.samples import rows_at_once
+from frugalkd.data.tokenizers import from_transformers
 from frugalkd.errors import FrugalKDError, ModelError, RunFolderError
 from frugalkd.files import StrPath
 from frugalkd.files.parsing import one_line
@@ -106,8 +107,9 @@ def load(path: StrPath, *, imports: Collection[str] = (), download: bool = False
         path: the folder.
         imports: import paths (``package.module:Name``) that ``model.json`` may name. Following one
             can run any code, and so nothing is followed that the caller does not name.
-        download: whether a tokenizer that ``model.json`` names on the Hugging Face hub may be
-            fetched, where this machine's cache does not have it. Nothing else is ever fetched.
+        download: whether a tokenizer, or an encoder's configuration, that ``model.json`` names on
+            the Hugging Face hub may be fetched, where this machine's cache does not have it.
+            Nothing else is ever fetched.
 
     Raises:
         ImportRefused: the model is made by an import path that is not among ``imports``.
@@ -127,6 +129,8 @@ def load(path: StrPath, *, imports: Collection[str] = (), download: bool = False
         weights = _inside(path, card["weights"])
         if "path" in card["model"]:
             refuse_unlisted(str(card["model"]["path"]), imports, str(path / "model.json"))
+        if download and card["model"].get("name") == "text-encoder":  # into the cache
+            from_transformers("AutoConfig", str(card["model"]["options"]["path"]))
         model = _build(card, weights)
         preprocess = Preprocess.of(card) if "shape" in card else None
         texts = TextPreprocess.of(card, download) if "vocabulary" in card else None
