@@ -95,6 +95,12 @@ def test_other_types_are_named():
         Optimizer(betas=(0.9,))  # pyright: ignore[reportArgumentType]
 
 
+def test_a_whole_number_that_no_float_holds_is_no_number():
+    with pytest.raises(SettingError, match=r"^lr must be a finite number, not 1000"):
+        Optimizer(lr=10**400)
+    assert Schedule(warmup_steps=10**400).warmup_steps == 10**400
+
+
 def test_numbers_of_numpy_and_whole_ones_are_numbers():
     made = Training(epochs=np.float32(2), batch_size=np.int64(8), clip=3)  # pyright: ignore
     assert (made.epochs, made.batch_size) == (2, 8)

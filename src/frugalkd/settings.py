@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from dataclasses import fields
 from functools import cache, wraps
 from numbers import Integral, Real
@@ -12,6 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from frugalkd.errors import SettingError
 from frugalkd.files.parsing import one_line
 
+_LARGEST = sys.float_info.max
 _CALLED = {bool: "True or False", int: "a whole number", float: "a finite number", str: "text"}
 
 
@@ -68,8 +69,9 @@ def _fits(value: Any, kind: Any) -> bool:
         kinds = inside[:1] * len(value) if inside[1:] == (...,) else inside
         return len(value) == len(kinds) and all(map(_fits, value, kinds))
     if kind in (int, float):
-        number = isinstance(value, Integral if kind is int else Real)
-        return number and not isinstance(value, bool) and math.isfinite(value)
+        if isinstance(value, bool) or not isinstance(value, Integral if kind is int else Real):
+            return False
+        return kind is int or abs(value) <= _LARGEST
     if not isinstance(kind, type) or kind in (Any,) or getattr(kind, "_is_protocol", False):
         return True
     return isinstance(value, kind)
