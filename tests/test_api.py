@@ -58,7 +58,7 @@ def no_flops(monkeypatch):
     """FLOPs are counted on copies of the model, whose hooks would count too; nor is the first look
     at two samples, before the training, part of what is metered."""
     nothing = {"forward": 0.0, "backward": 0.0}
-    monkeypatch.setattr("frugalkd.api.flops_of_data", lambda *_: nothing)
+    monkeypatch.setattr("frugalkd.api.flops_of_data", lambda *_, **__: nothing)
     monkeypatch.setattr("frugalkd.api.first_look", lambda *_, **__: CLASSES)
 
 

@@ -276,7 +276,7 @@ def test_outputs_that_are_no_logits_are_refused(model, says):
 def test_a_teacher_of_another_shape_is_refused():
     teacher = LiveTeacher(nn.Sequential(nn.Linear(6, 4), nn.Flatten(0)))
     ids = np.arange(3)
-    refused(TargetsError, "shape (12,) for 3 rows", teacher.fetch, ids, ids, torch.zeros(3, 6))
+    refused(ModelError, "shape (12,) for 3 rows", teacher.fetch, ids, ids, torch.zeros(3, 6))
 
 
 def test_training_a_student_may_not_change_its_teacher():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -88,6 +89,37 @@ def test_a_signal_after_the_last_step_stops_a_run_that_then_goes_on(
     found, sound = (read_results(tmp_path / name) for name in ("run", "whole"))
     assert found["evaluation"] == sound["evaluation"]
     assert found["meters"]["student_forwards"] == sound["meters"]["student_forwards"] == 164
+
+
+def test_ctrl_c_again_and_again_ends_a_comparison_and_all_that_it_began(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "frugalkd",
+        "compare",
+        "digits",
+        "--arms",
+        "vanilla",
+        "--seeds",
+    ]
+    process = subprocess.Popen(
+        [*command, "1", "--jobs", "1", "--out", str(tmp_path)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    until = time.monotonic() + 120
+    while not list(tmp_path.glob("teachers/*/run.json")):
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    while process.poll() is None:  # as it stops, and as Python ends
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.15)
+    out, err = process.communicate(timeout=60)  # once all that hold these pipes are gone
+    assert (process.returncode, out) == (130, "")
+    (line,) = [line for line in err.splitlines() if "teach" not in line]
+    assert line.startswith("stopped; what is finished is kept; go on with: frugalkd compare")
 
 
 def test_a_signal_that_comes_too_late_is_not_swallowed(cli, tmp_path, monkeypatch):

@@ -1,8 +1,6 @@
 """``python -m frugalkd``: the command line."""
 
-import sys
-
-from frugalkd.cli import main
+from frugalkd.cli import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

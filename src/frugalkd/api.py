@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 import torch
@@ -14,7 +14,17 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import Dataset
 
-from frugalkd.checks import check_held_out, check_pair, explained, first_look, labels_of, read_first
+from frugalkd.checks import (
+    check_held_out,
+    check_pair,
+    check_trainable,
+    explained,
+    first_look,
+    labels_of,
+    look_at_held_out,
+    of_held_out,
+    read_first,
+)
 from frugalkd.class_names import class_names
 from frugalkd.criterion import bind
 from frugalkd.data.probe import data_digest, digests_kept
@@ -30,20 +40,22 @@ from frugalkd.errors import (
     TargetsError,
 )
 from frugalkd.evaluation import measure, predict
+from frugalkd.failures import memory_for
 from frugalkd.fidelity import too_little
-from frugalkd.files import StrPath
+from frugalkd.files import StrPath, path_of
 from frugalkd.files.checkpoint import Checkpoints
 from frugalkd.flops import flops_of_asking, flops_of_data
 from frugalkd.ledger import Ledger
-from frugalkd.memory import memory_for
 from frugalkd.meters import Meters
 from frugalkd.models.origin import note_origin, trained_on
 from frugalkd.modes import ModeName, resolve, significance_weights
 from frugalkd.objectives import KD, CrossEntropy, Objective
 from frugalkd.policies import Policy, SelfRegulation
+from frugalkd.policies._policy import check_kind
 from frugalkd.ranks import Ranks, is_sharded
 from frugalkd.resuming import describe_training
 from frugalkd.selection import Selection
+from frugalkd.settings import check_seed, check_types
 from frugalkd.sharding import placed
 from frugalkd.teachers import LiveTeacher, SeveralTeachers, Targets
 from frugalkd.training import Checkpointing, Training
@@ -106,14 +118,14 @@ def train_teacher(
     return _train(
         model,
         data,
-        policy=policy or SelfRegulation(),
+        policy=SelfRegulation() if policy is None else policy,
         weights=None,
         scores=scores,
         targets=None,
         teacher=None,
-        objective=objective or CrossEntropy(),
+        objective=CrossEntropy() if objective is None else objective,
         label_free=False,
-        training=training or Training(),
+        training=Training() if training is None else training,
         seed=seed,
         held_out=held_out,
         device=device,
@@ -185,15 +197,17 @@ def distill(
         UnsupportedData, NonFiniteLoss, RunFolderError, RankError, Stopped: as in
             :func:`train_teacher`.
     """
+    objective = KD() if objective is None else objective
+    check_types(objective=(objective, Objective))
     policy, significance = resolve(
         mode, ledger=ledger, regulation=regulation, policy=policy, weights=weights
     )
     if significance is not None:
         weights = weights_from(significance, data, gamma)
-    objective = objective or KD()
-    if isinstance(teacher, Sequence):
+    if isinstance(teacher, Sequence) and not isinstance(teacher, str):
         teacher = SeveralTeachers(teacher)
-    targets = LiveTeacher(teacher) if isinstance(teacher, nn.Module) else teacher
+    targets: Any = LiveTeacher(teacher) if isinstance(teacher, nn.Module) else teacher
+    check_types(teacher=(targets, nn.Module | Targets | list | None))
     check_soft_targets(targets, objective)
     check_map_style(data)
     return _train(
@@ -278,11 +292,23 @@ def _train(
     stop: Stop | None,
 ) -> Run:
     """What a teacher's and a student's training share."""
+    function = Optional[Callable]  # noqa: UP045
+    check_types(
+        objective=(objective, Objective), training=(training, Training),
+        checkpointing=(checkpointing, Checkpointing | None), collate=(collate, function),
+        listener=(listener, function), stop=(stop, function),
+    )  # fmt: skip
+    seed = check_seed(seed)
+    if checkpoints is not None:
+        checkpoints = path_of(checkpoints, "checkpoints")
+    if policy is not None:
+        check_kind(policy)
+    check_trainable(model)
+    check_pair(model, teacher)
     check_map_style(data)
     if held_out is not None:
         check_map_style(held_out)
         check_held_out(data, held_out)
-    check_pair(model, teacher)
     asked = {} if targets is None else targets.asks
     for live in asked.values():
         check_pair(model, live.teacher)
@@ -292,13 +318,14 @@ def _train(
         )
     accelerator = accelerator_for(training.precision, device)
     labels = None if label_free else labels_of(data)
+    about_ledger = _about(data, policy)  # reads the data, before memory is taken for all of them
     ledger = Ledger.new(
         len(data),  # pyright: ignore[reportArgumentType]
         labels=labels,
         extra={} if policy is None else policy.columns,
         folder=checkpoints,
     )
-    ledger.about = _about(data, policy)
+    ledger.about = about_ledger
     ranks, keeper, about = Ranks.here(), None, {}
     if checkpoints is not None:
         keeper = Checkpoints(checkpoints, checkpointing or Checkpointing())
@@ -320,7 +347,8 @@ def _train(
             "checkpoints": (checkpoints is not None, resume),
         }
     )
-    with placed(model, targets, training, accelerator.device, ranks) as place:
+    memory = memory_for(*_what_to_lower(training))
+    with memory, placed(model, targets, training, accelerator.device, ranks) as place:
         caller = Caller(place.model, training, accelerator)
         at = {"forward": caller.eagerly, "device": accelerator.device, "collate": collate}
         selection = Selection(
@@ -353,6 +381,8 @@ def _train(
         classes = first_look(
             place.model, data, targets, pool=selection.pool, label_free=label_free, **at
         )
+        if held_out is not None:
+            look_at_held_out(place.model, held_out, **at)
         if labels is None:
             selection.reader.classes = classes
         criterion = bind(
@@ -372,7 +402,7 @@ def _train(
             stop or _never, about,
         )  # fmt: skip
         try:
-            with memory_for(*_what_to_lower(training)), criterion:
+            with criterion:
                 if resume:
                     trainer.resume()
                 history = trainer.fit()
@@ -437,7 +467,7 @@ def teacher_flops(
         if live.own_forward:
             total += rows * flops_of_asking(live.look, data, device, collate)
         else:  # on a copy, which no hook of the user's sees
-            row = flops_of_data(live.teacher, data, device, collate, live.asking)
+            row = flops_of_data(live.teacher, data, device, collate, live.asking, backward=False)
             total += rows * row["forward"]
     return total
 
@@ -481,12 +511,13 @@ def evaluate(
         predict, accelerator=accelerator, num_workers=training.num_workers, collate=collate,
         stop=stop, ranks=ranks,
     )  # fmt: skip
-    probabilities, labels = look(run.model, held_out)
-    if labels is None:
-        raise ModelError("held-out data without labels measure nothing: give labels, or predict")
-    of_teacher = None
-    if teacher is not None:
-        of_teacher, _ = look(teacher, held_out)
-    run.probabilities = probabilities
-    run.evaluation = measure(probabilities, labels, of_teacher)
+    with of_held_out():
+        probabilities, labels = look(run.model, held_out)
+        if labels is None:
+            raise ModelError("data without labels measure nothing: give labels, or predict")
+        of_teacher = None
+        if teacher is not None:
+            of_teacher, _ = look(teacher, held_out)
+        run.probabilities = probabilities
+        run.evaluation = measure(probabilities, labels, of_teacher)
     run.meters.eval_seconds += time.perf_counter() - started

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from frugalkd.batches import checked_logits, split
-from frugalkd.class_names import class_names
+from frugalkd.batches import check_model, not_finite, run_model, split
+from frugalkd.class_names import attribute_of, class_names
 from frugalkd.data.probe import data_digest, streams_restored
 from frugalkd.data.samples import Pictures
 from frugalkd.data.source import Collate, open_source
@@ -74,7 +75,7 @@ def first_look(
     batch = read_first(data, pool, device, collate)
     inputs, labels = split(batch)
     with looking(model):
-        logits = checked_logits(forward(batch), len(ids))
+        logits = run_model(forward, batch, ids)
     classes = logits.shape[1]
     _refuse_non_finite(inputs, logits, ids)
     if not label_free:
@@ -88,6 +89,44 @@ def first_look(
             "classes"
         )
     return classes
+
+
+def look_at_held_out(
+    model: nn.Module,
+    data: Dataset,
+    *,
+    forward: Forward,
+    device: torch.device,
+    collate: Collate | None = None,
+) -> None:
+    """Look at the first of the held-out samples as the evaluation after the training would.
+
+    Raises:
+        UnsupportedData, DataError, ModelError: as :func:`first_look`, or there are no samples, or
+            no labels; the message says that these are the held-out data.
+    """
+    with of_held_out():
+        if not len(data):  # pyright: ignore[reportArgumentType]
+            raise UnsupportedData("the data set is empty: there is nothing to measure")
+        pool = np.arange(len(data))  # pyright: ignore[reportArgumentType]
+        batch = read_first(data, pool, device, collate)
+        labels = split(batch)[1]
+        if labels is None:
+            raise ModelError("data without labels measure nothing: give labels, or predict")
+        with looking(model):
+            classes = run_model(forward, batch, pool[:_FIRST]).shape[1]
+        check_batch(labels.cpu(), pool[:_FIRST], classes)
+        if (known := labels_of(data)) is not None:
+            _refuse_outside(known, pool, classes)
+
+
+@contextmanager
+def of_held_out() -> Iterator[None]:
+    """Errors inside say that it is the held-out data that they are about."""
+    try:
+        yield
+    except (DataError, ModelError) as error:
+        raise type(error)(f"held-out data: {error}") from error
 
 
 def read_first(
@@ -120,7 +159,7 @@ def labels_of(data: Dataset) -> NDArray[np.int64] | None:
     Raises:
         UnsupportedData: they are not one class index a sample.
     """
-    given = getattr(data, "labels", None)
+    given = attribute_of(data, "labels")
     if given is None or callable(given):
         return None
     samples = len(data)  # pyright: ignore[reportArgumentType]
@@ -156,8 +195,8 @@ def check_labels(data: Dataset, pool: Ids, classes: int) -> None:
         return
     labels = labels[pool]
     _refuse_outside(labels, pool, classes)
-    names = getattr(data, "classes", None)
-    if isinstance(names, tuple | list):
+    names = class_names(data)
+    if names:
         seen = np.bincount(labels, minlength=len(names))[: len(names)]
         missing = [str(names[index]) for index in np.flatnonzero(seen == 0)]
         if missing:
@@ -236,6 +275,20 @@ def check_held_out(data: Dataset, held_out: Dataset) -> None:
             )
 
 
+def check_trainable(model: object) -> None:
+    """Raises ModelError unless ``model`` is a module that has something to train."""
+    check_model(model)
+    assert isinstance(model, nn.Module)
+    parameters = list(model.parameters())
+    if not any(parameter.requires_grad for parameter in parameters):
+        if not parameters:
+            raise ModelError("the model has no parameters: there is nothing to train")
+        raise ModelError(
+            f"all {len(parameters)} parameters of the model are frozen: set requires_grad of those "
+            "that are to learn"
+        )
+
+
 def check_pair(student: nn.Module, teacher: object) -> None:
     """Raises ModelError where training the student would change its teacher."""
     if not isinstance(teacher, nn.Module):
@@ -269,7 +322,7 @@ def explained(
     bad = _non_finite(split(batch)[0], len(ids))
     if bad.any():  # a model may ignore what is not finite
         with looking(model):
-            bad &= _unusable(forward(batch))
+            bad &= not_finite(run_model(forward, batch, ids))
     if bad.any():
         what, advice = "the data set's input", "clean or leave out these samples"
         return NonFiniteLoss(**where, ids=ids[bad].tolist(), what=what, advice=advice)
@@ -297,7 +350,7 @@ def _refuse_outside(labels: NDArray[np.int64], ids: Ids, classes: int) -> None:
 
 def _refuse_non_finite(inputs: Any, logits: Tensor, ids: Ids) -> None:
     """Raises DataError, or ModelError where inputs are not to blame, for logits of no use."""
-    bad = _unusable(logits)
+    bad = not_finite(logits)
     if not bad.any():
         return
     named = bad & _non_finite(inputs, len(ids))
@@ -309,11 +362,6 @@ def _refuse_non_finite(inputs: Any, logits: Tensor, ids: Ids) -> None:
         f"the model's outputs for samples {few(ids[bad].tolist())} are not finite, and the inputs "
         "are: look at its weights"
     )
-
-
-def _unusable(logits: Tensor) -> NDArray[np.bool_]:
-    """Which rows have no probabilities. A class may have none alone, by a logit of -inf."""
-    return _non_finite(torch.softmax(logits.float(), dim=1), len(logits))
 
 
 def _read(data: Dataset, ids: Ids, device: torch.device, collate: Collate | None) -> Any:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Subset
 
 from frugalkd.errors import DataError, TargetsError
+from frugalkd.failures import blame
 
 Match = Literal["same", "by-name", "by-position"]
 """How a teacher's classes match the data's where both have names: ``same``, they must be the same
@@ -28,12 +29,20 @@ def class_names(dataset: Any) -> tuple[str, ...]:
     set."""
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
-    names = getattr(dataset, "classes", None)
+    names = attribute_of(dataset, "classes")
     if names is None:
         features = getattr(dataset, "features", None)
         features = features if isinstance(features, Mapping) else {}
         names = getattr(features.get("label") or features.get("labels"), "names", None)
     return tuple(map(str, names)) if isinstance(names, tuple | list) else ()
+
+
+def attribute_of(dataset: Any, name: str) -> Any:
+    """An attribute of a data set, None where there is none. Raises DataError where it fails."""
+    try:
+        return getattr(dataset, name, None)
+    except Exception as error:
+        blame(error, DataError, f"data.{name} cannot be read")
 
 
 def class_order(

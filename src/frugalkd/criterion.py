@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from frugalkd.errors import ModelError, SelectionMisuse
+from frugalkd.data.source import form
+from frugalkd.errors import ModelError, ObjectiveError, SelectionMisuse
+from frugalkd.failures import blame
 from frugalkd.features import Features, Taps, feature_paths, find_paths, probe_features
 from frugalkd.objectives import FeatureObjective, Objective
 from frugalkd.objectives._features import features_read, paths_of
@@ -79,12 +81,34 @@ class Criterion:
 
         Raises:
             SelectionMisuse: features are to be read, and there are none of this batch.
+            ObjectiveError: the objective fails, or does not give one loss a row.
         """
         weights = batch.weights if batch.weighted else None
         step = Step(logits, batch.targets, labels, weights, batch.progress)
         if self._taps is not None:
             step = step._replace(seen=tuple(self._seen(batch, logits.device)))
-        return self.objective.losses(step)
+        return self._losses(step)
+
+    def _losses(self, step: Step) -> Tensor:
+        name, rows = type(self.objective).__name__, len(step.logits)
+        try:
+            losses = self.objective.losses(step)
+        except Exception as error:
+            of = f"logits {tuple(step.logits.shape)}"
+            if step.targets is not None:
+                of += f" and targets {tuple(step.targets.shape)}"
+            blame(error, ObjectiveError, f"{name} fails on {of}")
+        if not isinstance(losses, Tensor) or losses.shape != (rows,):
+            raise ObjectiveError(
+                f"{name} gives {form(losses)} for {rows} rows: give one loss a row"
+            )
+        detached = step.logits.requires_grad and not losses.requires_grad
+        if not losses.dtype.is_floating_point or detached:
+            raise ObjectiveError(
+                f"{name} gives losses of type {losses.dtype} without a gradient: make them of the "
+                "logits by differentiable operations"
+            )
+        return losses
 
     def flops_per_row(self, rows: int, classes: int, device: torch.device) -> dict[str, float]:
         """FLOPs of one row of a batch of ``rows``, ``forward`` and ``backward``, of what is

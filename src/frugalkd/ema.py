@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from frugalkd.errors import SettingError
+from frugalkd.batches import check_model
+from frugalkd.errors import ModelError, SettingError
+from frugalkd.failures import blame
 
 DECAY = 0.999
 """Of the average: about the last thousand steps count."""
@@ -31,12 +34,17 @@ class EMA:
 
     Raises:
         SettingError: the decay is impossible.
+        ModelError: the model cannot be copied.
     """
 
     def __init__(self, model: nn.Module, decay: float = DECAY):
         self.decay = check_decay(decay)
-        self._averaged = AveragedModel(model, multi_avg_fn=self._blend, use_buffers=True)
-        self._averaged.requires_grad_(False).eval()
+        check_model(model)
+        try:
+            self._averaged = AveragedModel(model, multi_avg_fn=self._blend, use_buffers=True)
+            self._averaged.requires_grad_(False).eval()
+        except Exception as error:
+            blame(error, ModelError, "the model cannot be copied, which its average needs")
         self.steps = 0
         """Updates so far."""
 
@@ -73,6 +81,6 @@ class EMA:
 
 def check_decay(decay: float) -> float:
     """``decay`` itself. Raises SettingError unless it is in [0, 1)."""
-    if not 0 <= decay < 1:
+    if not isinstance(decay, Real) or not 0 <= decay < 1:
         raise SettingError(f"the decay of a moving average must be in [0, 1), not {decay}")
     return decay

@@ -19,11 +19,12 @@ from accelerate.state import AcceleratorState
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from frugalkd.batches import call, inputs_of
+from frugalkd.batches import call, inputs_of, run_model
 from frugalkd.criterion import Criterion
 from frugalkd.devices import resolve_device
 from frugalkd.ema import EMA
-from frugalkd.errors import ModelError, Stopped
+from frugalkd.errors import ModelError, Stopped, few
+from frugalkd.failures import blame
 from frugalkd.files.checkpoint import Checkpoints, random_state, set_random_state
 from frugalkd.finite import gradients, mark
 from frugalkd.ledger import Ledger
@@ -36,6 +37,11 @@ from frugalkd.selection import Batch, Epoch, Selection
 from frugalkd.sharding import load_whole, refuse_beside, whole
 from frugalkd.teachers import EMATeacher
 from frugalkd.training import Training
+
+_DETACHED = (
+    "no gradient reaches a parameter of the model: its forward or the objective detaches, runs "
+    "without gradients, or uses nothing that is trained"
+)
 
 Listener = Callable[[dict[str, Any]], None]
 """Told of each finished epoch: the record that history keeps."""
@@ -238,20 +244,33 @@ class Trainer:
         self.ranks.share_gradients(self.shared, batch.ends_step)
         labels = batch.labels
         with phase("forward"):
-            logits = self.call(batch.data)
+            logits = run_model(self.call, batch.data, batch.ids)
             losses = self.criterion(logits, labels, batch)
             loss = batch.reduce(losses)
         with phase("backward"):
-            loss.backward()  # neither precision scales it, so accelerate has nothing to add
+            # Neither precision scales it, so accelerate has nothing to add.
+            self._backward(loss, batch)
             self.loss = loss.detach() if self.loss is None else self.loss + loss.detach()
         with phase("ledger"):
             batch.observe(logits, labels, losses, later=True)
         if batch.ends_step:
             self._update(batch)
 
+    def _backward(self, loss: Tensor, batch: Batch) -> None:
+        if not loss.requires_grad:
+            raise ModelError(_DETACHED)
+        try:
+            loss.backward()
+        except Exception as error:
+            blame(
+                error, ModelError, f"the backward pass of samples {few(batch.ids.tolist())} fails"
+            )
+
     def _update(self, batch: Batch) -> None:
         """The optimiser's step, with the gradients of all batches and ranks."""
         assert self.loss is not None, "there was a batch"
+        if self.step == 0 and all(parameter.grad is None for parameter in self.parameters):
+            raise ModelError(_DETACHED)
         with self.selection.meters.phase("optimizer"):
             self.ranks.average_gradients(self.criterion.parts)
             checked = [self.loss]
@@ -264,7 +283,10 @@ class Trainer:
             self.ranks.worst(self.bad)
             batch.stepped(self.bad)
             self.optimizer.found_inf = self.bad  # pyright: ignore[reportAttributeAccessIssue]
-            self.optimizer.step()
+            try:
+                self.optimizer.step()
+            except Exception as error:
+                blame(error, ModelError, "the optimiser's step fails on this model's gradients")
             for parameter in self.parameters:  # zero_grad, without its book-keeping
                 parameter.grad = None
         if self.averages:
@@ -329,7 +351,10 @@ class Trainer:
                     return
 
         with selection.meters.phase("recalibrate"):
-            torch.optim.swa_utils.update_bn(batches(), self.call)
+            try:
+                torch.optim.swa_utils.update_bn(batches(), self.call)
+            except Exception as error:
+                blame(error, ModelError, "the model fails as BatchNorm's statistics are refreshed")
             self.ranks.share_buffers(self.model)
             selection.count_together()
         if stopped:

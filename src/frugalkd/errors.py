@@ -83,6 +83,13 @@ class ModelError(FrugalKDError):
     """
 
 
+class ObjectiveError(FrugalKDError):
+    """An objective fails, or does not give one loss a row that can be trained on.
+
+    What to do: correct the objective; it returns losses (rows,), floating-point, not reduced.
+    """
+
+
 class LedgerError(FrugalKDError):
     """A ledger is missing, unreadable, or does not belong to the data.
 

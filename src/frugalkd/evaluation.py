@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,16 @@ from sklearn.metrics import accuracy_score, confusion_matrix
 from torch import nn
 from torch.utils.data import Dataset
 
-from frugalkd.batches import call, checked_logits, split
+from frugalkd.batches import call, check_model, refuse_not_finite, run_model, split
 from frugalkd.data.bucketing import by_length, lengths_of
 from frugalkd.data.samples import Pictures, rows_at_once
 from frugalkd.data.source import Collate, check_map_style, open_source
+from frugalkd.devices import device_of
 from frugalkd.errors import Stopped, UnsupportedData
+from frugalkd.failures import memory_for
 from frugalkd.looking import looking
-from frugalkd.memory import memory_for
 from frugalkd.ranks import Ranks
+from frugalkd.settings import check_integer
 
 
 def predict(
@@ -45,15 +48,17 @@ def predict(
     Raises:
         Stopped: ``stop`` said so.
         UnsupportedData: data that are not map-style, empty, or whose labels are no class indices.
-        ModelError: the model does not give logits (rows, classes).
+        ModelError: the model does not give logits (rows, classes), or none that are finite.
         OutOfMemory: ``batch_size`` rows are too many.
     """
     check_map_style(dataset)
     if not len(dataset):  # pyright: ignore[reportArgumentType]
         raise UnsupportedData("the data set is empty: there is nothing to measure")
+    check_model(model)
     if batch_size is None:
         batch_size = rows_at_once(dataset.shape) if isinstance(dataset, Pictures) else 1000
-    accelerator = accelerator or Accelerator(cpu=next(model.parameters()).device.type == "cpu")
+    check_integer("batch_size", batch_size, 1)
+    accelerator = accelerator or Accelerator(cpu=device_of(model).type == "cpu")
     if ids is None:
         ids = np.arange(len(dataset))  # pyright: ignore[reportArgumentType]
     turn, ranks = np.arange(len(ids)), ranks or Ranks()
@@ -71,7 +76,8 @@ def predict(
         for block, data in zip(blocks, source.batches(requests), strict=True):
             inputs, known = split(send_to_device(data, accelerator.device))
             with accelerator.autocast():
-                logits = checked_logits(call(model, inputs), len(block))
+                logits = run_model(partial(call, model), inputs, block)
+            refuse_not_finite(logits, block)
             probabilities.append(torch.softmax(logits.float(), dim=1).cpu())
             labels.append(known)
             if stop is not None and stop():

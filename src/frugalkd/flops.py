@@ -3,49 +3,92 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate.utils import send_to_device
 from torch import nn
+from torch.func import functional_call
 from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from frugalkd.batches import call, inputs_of
 from frugalkd.data.bucketing import lengths_of
 from frugalkd.data.source import Collate, open_source
+from frugalkd.errors import FrugalKDError, FrugalKDWarning
+from frugalkd.failures import is_out_of_memory, reason
+from frugalkd.looking import looking
 
 Precision = Callable[[], AbstractContextManager[Any]]
 
 
 def flops_per_row(
-    model: nn.Module, inputs: Any, rows: int, precision: Precision = nullcontext
+    model: nn.Module,
+    inputs: Any,
+    rows: int,
+    precision: Precision = nullcontext,
+    *,
+    backward: bool = True,
 ) -> dict[str, float]:
     """FLOPs of one row, ``forward`` and ``backward``; a multiply-add counts as two.
 
-    Counted on a copy, in eval mode, so that nothing of the model changes. Element-wise operations
-    are not counted (torch's counter leaves them out).
+    Counted on a copy, in eval mode, so that nothing of the model changes; on the model itself, with
+    copied parameters, where it cannot be copied (one that keeps an activation, say). Element-wise
+    operations are not counted (torch's counter leaves them out).
 
     Args:
         model: any module that returns logits.
         inputs: a batch of inputs on the model's device.
         rows: how many there are.
         precision: in which the model is asked, such as an autocast.
+        backward: count the backward pass too; else it is 0.
+
+    A model that torch cannot count (a scripted one, say) is a FrugalKDWarning, and counts 0: the
+    training that it is counted for is over by then.
     """
-    probe = copy.deepcopy(model).eval().requires_grad_(True)
-    with torch.enable_grad():
-        counter = FlopCounterMode(display=False)
-        with counter, precision():
-            logits = call(probe, inputs)
-        forward = counter.get_total_flops()
-        counter = FlopCounterMode(display=False)
-        with counter:
-            logits.float().sum().backward()
-        backward = counter.get_total_flops()
-    return {"forward": forward / rows, "backward": backward / rows}
+    counted = {"forward": 0.0, "backward": 0.0}
+    try:
+        with _probe(model) as probe, torch.enable_grad():
+            counter = FlopCounterMode(display=False)
+            with counter, precision():
+                logits = call(probe, inputs)
+            counted["forward"] = counter.get_total_flops() / rows
+            if backward:
+                counter = FlopCounterMode(display=False)
+                with counter:
+                    logits.float().sum().backward()
+                counted["backward"] = counter.get_total_flops() / rows
+    except Exception as error:
+        if isinstance(error, FrugalKDError) or is_out_of_memory(error):
+            raise
+        warnings.warn(
+            f"not all operations of this {type(model).__name__} are counted ({reason(error)})",
+            FrugalKDWarning,
+            stacklevel=2,
+        )
+    return counted
+
+
+@contextmanager
+def _probe(model: nn.Module) -> Iterator[Callable[..., Any]]:
+    """``model`` in eval mode, with parameters of its own that need gradients."""
+    copied, own = None, {}
+    try:
+        copied = copy.deepcopy(model).eval().requires_grad_(True)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        for name, parameter in model.named_parameters():
+            own[name] = parameter.detach().clone().requires_grad_()
+    if copied is not None:
+        yield copied
+        return
+    with looking(model):
+        yield lambda *args, **kwargs: functional_call(model, own, args, kwargs)
 
 
 def flops_of_data(
@@ -54,11 +97,13 @@ def flops_of_data(
     device: torch.device,
     collate: Collate | None = None,
     precision: Precision = nullcontext,
+    *,
+    backward: bool = True,
 ) -> dict[str, float]:
     """:func:`flops_per_row` on the first samples of ``data``, or, where these say their lengths, on
     those nearest the mean length: the work is taken to be in proportion to it."""
     batch, rows = _typical(data, device, collate)
-    return flops_per_row(model, inputs_of(batch), rows, precision)
+    return flops_per_row(model, inputs_of(batch), rows, precision, backward=backward)
 
 
 def flops_of_asking(

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from frugalkd.api import Stop, evaluate, train_teacher
-from frugalkd.batches import call, checked_logits, split
+from frugalkd.batches import call, check_model, refuse_not_finite, run_model, split
 from frugalkd.checks import check_listed, labels_of
 from frugalkd.class_names import class_names
 from frugalkd.data.bucketing import by_length, lengths_of
@@ -31,16 +31,17 @@ from frugalkd.data.source import Collate, check_map_style, open_source
 from frugalkd.devices import autocast
 from frugalkd.engine import Listener, Run, accelerator_for
 from frugalkd.errors import ModelError, Stopped, UnsupportedData
+from frugalkd.failures import memory_for
 from frugalkd.files import StrPath
 from frugalkd.flops import flops_of_data
 from frugalkd.identity import identity
 from frugalkd.looking import looking
-from frugalkd.memory import memory_for
 from frugalkd.models.beginning import head_of_name
 from frugalkd.models.origin import note_origin, trained_on
 from frugalkd.objectives import Objective
 from frugalkd.policies import Policy
 from frugalkd.ranks import Ranks
+from frugalkd.settings import check_seed, check_types
 from frugalkd.training import Checkpointing, Training
 
 _BATCH = 256
@@ -118,7 +119,10 @@ def train_head(
         UnsupportedData: the data set draws by itself, so that it has no features to keep.
         NonFiniteLoss, RunFolderError, Stopped: as in :func:`frugalkd.train_teacher`.
     """
-    training = training or Training()
+    check_model(model)
+    check_seed(seed)
+    training = Training() if training is None else training
+    check_types(training=(training, Training))
     started = time.perf_counter()
     accelerator = accelerator_for(training.precision, device)
     memory = torch.channels_last if training.channels_last else torch.preserve_format
@@ -150,7 +154,7 @@ def train_head(
     run.model = model.eval()
     note_origin(model, **trained_on(data))
     run.ledger.about["data"] = data_digest(data)
-    row = flops_of_data(model, data, accelerator.device, collate)
+    row = flops_of_data(model, data, accelerator.device, collate, backward=False)
     meters, ranks = run.meters, Ranks.here()  # each of them asked for all features
     meters.flops["student_forward"] += row["forward"] * len(features) * ranks.world
     meters.student_forwards += len(features) * ranks.world
@@ -189,6 +193,8 @@ def features_of(
         Stopped: ``stop``, asked after each batch, said so.
     """
     check_map_style(data)
+    if not len(data):  # pyright: ignore[reportArgumentType]
+        raise UnsupportedData("the data set is empty: there is nothing to train on")
     if randomness(data):
         raise UnsupportedData(
             "this data set gives other inputs each time it is asked, and so has no features to "
@@ -217,7 +223,8 @@ def features_of(
                 inputs, known = split(send_to_device(batch, device))
                 given.clear()
                 with autocast(model, precision):
-                    logits = checked_logits(call(model, inputs), len(block))
+                    logits = run_model(partial(call, model), inputs, block)
+                refuse_not_finite(logits, block)
                 found = _features(given, logits, head, partial(autocast, model, precision))
                 if not len(kept):
                     kept = torch.empty(len(ids), found.shape[1])

@@ -64,16 +64,16 @@ def ranks_of(device: str, threads: int) -> Iterator[Ranks]:
 
     Raises:
         ModelError: the device is not here.
+        RecipeError: too many threads for this machine.
         RankError: torch cannot make a group of them.
     """
-    import torch
     from torch import distributed
 
-    from frugalkd.devices import resolve_device
+    from frugalkd.devices import resolve_device, use_threads
     from frugalkd.errors import RankError
     from frugalkd.ranks import Ranks
 
-    torch.set_num_threads(threads)
+    use_threads(threads)
     _, world = rank_and_world()
     if world == 1 or distributed.is_initialized():  # alone, or a group of the caller's
         yield Ranks.here()
@@ -90,7 +90,7 @@ def ranks_of(device: str, threads: int) -> Iterator[Ranks]:
     except (RuntimeError, ValueError) as error:
         reason = one_line(error)
         raise RankError(f"the {world} processes of this launch cannot meet: {reason}") from None
-    torch.set_num_threads(threads)
+    use_threads(threads)
     try:
         yield Ranks.here()
     finally:

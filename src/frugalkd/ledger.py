@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from frugalkd.errors import LedgerError
-from frugalkd.files import StrPath
+from frugalkd.errors import LedgerError, SettingError
+from frugalkd.files import StrPath, path_of
 from frugalkd.files.arrays import load_arrays, save_arrays
 from frugalkd.files.atomic import atomic
 from frugalkd.files.mapped import filled_columns
 from frugalkd.files.opening import named_file
 from frugalkd.files.parsing import cell
+from frugalkd.settings import check_integer
 
 SCHEMA = 1
 _KIND = "ledger"
@@ -86,10 +87,19 @@ class Ledger:
                 with it; None: all of them in memory.
 
         Raises:
+            SettingError: an extra column has the name of one of the ledger's own, or no numpy type.
             WriteFailed: the disk has no room for them.
         """
+        check_integer("samples", samples, 0)
+        for name, dtype in (extra or {}).items():
+            try:
+                np.dtype(dtype)
+            except TypeError:
+                raise SettingError(f"column {name!r} is of no numpy type: {dtype!r}") from None
+            if name in _COLUMNS:
+                raise SettingError(f"column {name!r} is the ledger's own: choose another name")
         wanted = dict(_COLUMNS) | {name: (dtype, 0.0) for name, dtype in (extra or {}).items()}
-        columns = filled_columns(samples, wanted, folder)
+        columns = filled_columns(samples, wanted, None if folder is None else path_of(folder))
         if labels is not None:
             known = np.abs(labels) <= np.iinfo(np.int32).max
             labels = np.where(known, labels, -1).astype(np.int32)
@@ -267,7 +277,7 @@ class Ledger:
 
 def ledger_file(path: StrPath) -> Path:
     """The ledger in a run's folder, or the file that ``path`` is."""
-    path = Path(path)
+    path = path_of(path)
     return path / "ledger.safetensors" if path.is_dir() else path
 
 

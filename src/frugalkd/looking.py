@@ -8,6 +8,9 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from frugalkd.errors import ModelError
+from frugalkd.failures import blame
+
 
 @contextmanager
 def looking(model: nn.Module) -> Iterator[None]:
@@ -18,8 +21,11 @@ def looking(model: nn.Module) -> Iterator[None]:
     """
     modes = [(module, module.training) for module in model.modules()]
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
-    model.eval()
     try:
+        try:
+            model.eval()
+        except Exception as error:
+            blame(error, ModelError, f"this {type(model).__name__} cannot be put into eval mode")
         with torch.random.fork_rng(devices=list(devices)), torch.no_grad():
             yield
     finally:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from frugalkd.errors import LedgerError, SettingError, UnknownName
 from frugalkd.ledger import Ledger
 from frugalkd.policies import All, Policy, SelfRegulation
-from frugalkd.settings import check_types
+from frugalkd.settings import check_number, check_types
 
 _SMALLEST = float(np.finfo(np.float64).tiny)
 
@@ -56,10 +56,12 @@ def resolve(
         UnknownName: no such mode.
         LedgerError: the mode weighs, and there is no ledger.
     """
+    check_types(ledger=(ledger, Ledger | None), regulation=(regulation, SelfRegulation | None))
     if mode is None:
-        return policy or All(), None
+        return All() if policy is None else policy, None
     if policy is not None or weights is not None:
         raise SettingError("mode stands for a policy and weights: give either one or the other")
+    check_types(mode=(mode, str))
     if mode not in MODES:
         raise UnknownName("mode", mode, MODES)
     row = MODES[mode]
@@ -78,12 +80,11 @@ def significance_weights(ledger: Ledger, gamma: float = 1.0) -> NDArray[np.float
     that never took part weighs nothing, whatever gamma is.
 
     Raises:
+        SettingError: ``gamma`` is negative or not finite.
         LedgerError: nothing took part, or everything did in every epoch (a conventional teacher);
             or a sample that took part would weigh less than float32 holds.
     """
-    check_types(gamma=(gamma, float))
-    if gamma < 0:
-        raise SettingError(f"gamma must be 0 or more, not {gamma}")
+    check_number("gamma", gamma, 0)
     significance = ledger.significance
     kept = significance > 0
     if not kept.any():

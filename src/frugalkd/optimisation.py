@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from frugalkd.errors import ModelError
+from frugalkd.failures import blame
 from frugalkd.ranks import is_sharded
 from frugalkd.sharding import laid_out_like
 from frugalkd.training import Optimizer, Schedule
@@ -18,16 +20,22 @@ def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimiz
     """The fused optimiser: one call a step, and it honours ``found_inf`` without asking the host.
 
     Weight decay is for matrices and kernels: parameters of one dimension (biases, normalisation)
-    go without.
+    go without. Raises ModelError where torch makes none for these parameters.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
+    try:
+        return _made(trained, settings, cut=is_sharded(model))
+    except Exception as error:
+        blame(error, ModelError, f"no {settings.name} can be made for this model's parameters")
+
+
+def _made(trained: list[nn.Parameter], settings: Optimizer, *, cut: bool) -> torch.optim.Optimizer:
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     if settings.name == "sgd":
-        cut = is_sharded(model)
         return (AskingSGD if cut else torch.optim.SGD)(
             groups,
             lr=settings.lr,

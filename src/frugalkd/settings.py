@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import math
 from dataclasses import fields
 from functools import cache, wraps
 from numbers import Integral, Real
@@ -12,7 +12,15 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from frugalkd.errors import SettingError
 from frugalkd.files.parsing import one_line
 
-_LARGEST = sys.float_info.max
+MOST_SEED = 2**63 - 1
+"""A seed of 64 bits, and room to count up from it."""
+
+MOST_ROWS = 2**31 - 1
+"""Of a batch, and batches of a step."""
+
+MOST_WORKERS = 1024
+"""Processes that read data: more would end in a machine that starts none at all."""
+
 _CALLED = {bool: "True or False", int: "a whole number", float: "a finite number", str: "text"}
 
 
@@ -45,7 +53,37 @@ def check_types(**values: tuple[Any, Any]) -> None:
     """Raises SettingError where a value, each a pair with its type, is of another one."""
     for name, (value, kind) in values.items():
         if not _fits(value, kind):
-            raise SettingError(f"{name} must be {_called(kind)}, not {one_line(repr(value), 60)}")
+            raise SettingError(f"{name} must be {_called(kind)}, not {shown(value)}")
+
+
+def check_integer(name: str, value: Any, least: int, most: float = math.inf) -> None:
+    """Raises SettingError unless ``value`` is a whole number from ``least`` to ``most``."""
+    check_types(**{name: (value, int)})
+    if not least <= value <= most:
+        upto = "" if most == math.inf else f", at most {most}"
+        raise SettingError(f"{name} must be {least} or more{upto}, not {shown(value)}")
+
+
+def check_number(name: str, value: Any, least: float, most: float = math.inf) -> None:
+    """Raises SettingError unless ``value`` is a finite number from ``least`` to ``most``."""
+    check_types(**{name: (value, float)})
+    if not least <= value <= most:
+        upto = "" if most == math.inf else f", at most {most:g}"
+        raise SettingError(f"{name} must be {least:g} or more{upto}, not {shown(value)}")
+
+
+def check_seed(seed: Any) -> int:
+    """``seed`` itself. Raises SettingError unless it is one that every random stream takes."""
+    check_integer("seed", seed, 0, MOST_SEED)
+    return int(seed)
+
+
+def shown(value: Any) -> str:
+    """A value as it is written, in a few signs."""
+    try:
+        return one_line(repr(value), 60)
+    except Exception:  # a number of too many digits, or what a user's class does
+        return f"a {type(value).__name__}"
 
 
 @cache
@@ -71,7 +109,10 @@ def _fits(value: Any, kind: Any) -> bool:
     if kind in (int, float):
         if isinstance(value, bool) or not isinstance(value, Integral if kind is int else Real):
             return False
-        return kind is int or abs(value) <= _LARGEST
+        try:
+            return kind is int or math.isfinite(value)
+        except OverflowError:  # more digits than a float has
+            return False
     if not isinstance(kind, type) or kind in (Any,) or getattr(kind, "_is_protocol", False):
         return True
     return isinstance(value, kind)

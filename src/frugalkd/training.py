@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from frugalkd.errors import SettingError
-from frugalkd.settings import Settings
+from frugalkd.settings import MOST_ROWS, MOST_WORKERS, Settings, check_integer
 
 STRICT = {"extra": "forbid", "allow_inf_nan": False}
 """What pydantic is told where a recipe holds one of these: an unknown key is an error, and so is a
@@ -118,9 +118,10 @@ class Training(Settings):
             raise SettingError(f"training.clip must be positive, not {self.clip}")
         if self.ema is not None and not 0 <= self.ema < 1:
             raise SettingError(f"training.ema must be in [0, 1), not {self.ema}")
-        _not_negative(
-            recalibrate_bn=self.recalibrate_bn, num_workers=self.num_workers, bucket=self.bucket
-        )
+        _not_negative(recalibrate_bn=self.recalibrate_bn, bucket=self.bucket)
+        check_integer("training.num_workers", self.num_workers, 0, MOST_WORKERS)
+        for name in ("batch_size", "accumulate", "screen_batch"):
+            check_integer(f"training.{name}", getattr(self, name), 1, MOST_ROWS)
 
 
 @dataclass(frozen=True)

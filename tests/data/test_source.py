@@ -212,12 +212,14 @@ def test_one_loop_at_a_time():
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_errors_of_the_data_set_come_through(workers):
+def test_an_error_of_the_data_set_names_the_sample(workers):
     with (
         open_source(Broken(), num_workers=workers) as source,
-        pytest.raises(OSError, match="sample 7 is gone"),
+        pytest.raises(DataError) as caught,
     ):
         list(source.batches([(np.array([7]), np.array([0]))]))
+    assert str(caught.value) == "sample 7 cannot be read (OSError: sample 7 is gone)"
+    assert isinstance(caught.value.__cause__, OSError) == (workers == 0)
 
 
 def test_what_cannot_be_sent_to_workers():

@@ -457,6 +457,52 @@ def test_padded_batches_are_joined_on_the_tokenizers_side():
     assert Padding(None)([short, long])["input_ids"].tolist() == [[1, 0], [2, 3]]
 
 
+class Torn(list):
+    """A list of samples of which one cannot be read."""
+
+    def __getitem__(self, id):
+        if id == 5:
+            raise OSError("torn\n\x1b[31mred")
+        return super().__getitem__(id)
+
+
+def hooked(*given):
+    raise ValueError("hook\nof mine")
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("sample", "sample 5 cannot be read (OSError: torn ?[31mred)"),
+        ("label", "sample 5 has label 9, and the model 6 classes"),
+        ("collator", "collate fails on samples"),
+        ("rows", "rows, not"),
+        ("forward", "the model fails on samples"),
+        ("policy", "Broken.plan fails in epoch 0 (KeyError: 'plan')"),
+    ],
+)
+def test_bad_inputs_are_one_line_that_names_them(fault, says, texts, tmp_path):
+    samples = [dict(sample) for sample in texts]
+    if fault == "label":
+        samples[5]["label"] = 9
+    policy = type("Broken", (Ungated,), {"plan": lambda *given: {}["plan"]})()
+    settings = {"policy": policy} if fault == "policy" else {"policy": All()}
+    trainer = made(
+        FrugalTrainer, tmp_path, Torn(samples) if fault == "sample" else samples, **settings
+    )
+    if fault == "collator":
+        trainer.data_collator = lambda samples: collate([{}, *samples])
+    if fault == "rows":
+        trainer.data_collator = lambda samples: collate(samples[1:])
+    if fault == "forward":
+        model: Any = trainer.model
+        model.classifier.register_forward_hook(hooked)
+    with pytest.raises(FrugalKDError) as caught:
+        trainer.train()
+    assert says in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
 class Endless(IterableDataset):
     def __iter__(self):
         yield {"input_ids": [1], "label": 0}

@@ -128,7 +128,7 @@ def test_a_binary_file_is_refused(tmp_path):
         ("student.training.epochs=-1", "student.training.epochs must be positive, not -1"),
         ("student.training.optimizer.lrr=1", "student.training.optimizer.lrr: did you mean lr?"),
         ("student.training.clip=-1", "student.training.clip must be positive, not -1"),
-        ("student.training.num_workers=-1", "student.training.num_workers must be a finite number"),
+        ("student.training.num_workers=-1", "student.training.num_workers must be 0 or more"),
         ("student.training.recalibrate_bn=-1", "student.training.recalibrate_bn must be a finite"),
         ("student.training.optimizer.lr=-1", "student.training.optimizer.lr must be a finite num"),
         (

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from frugalkd.errors import UnsupportedData
 from frugalkd.selection._rows import Rows, joined
 
 STRUCTURES = ["pair", "named", "mapping", "tensor", "nested"]
@@ -86,5 +87,5 @@ def test_rows_of_other_widths_are_joined_as_the_user_says():
         return torch.cat(grown)
 
     assert joined(widths(1, 3, 2), padded).data.tolist() == [[1, 0, 0], [3, 3, 3], [2, 2, 0]]
-    with pytest.raises(RuntimeError):
+    with pytest.raises(UnsupportedData, match="say how with join="):
         joined(widths(1, 3))

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from frugalkd import SelfRegulation
 from frugalkd.errors import (
+    ModelError,
     SelectionMisuse,
     SettingError,
     TargetsError,
@@ -348,7 +349,7 @@ def test_a_failing_look_still_puts_the_modes_back():
     selection = Selection(
         Ids([0] * 4), policy=SelfRegulation(when="now"), epochs=1, batch_size=4, model=model
     )
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ModelError, match="the model fails on samples"):
         go_through(selection)
     assert model.training
     assert model[1].training
@@ -454,14 +455,16 @@ class Planned(Ungated):
 @pytest.mark.parametrize("settings", [{"weight": 1e30}, {"lr_factor": -1.0}])
 def test_sound_6_a_plan_that_no_training_survives_is_refused(settings):
     assert next(iter(two_epochs(policy=Planned())))
-    says = r"^Planned\.plan: (sample 7 weighs 1e\+30|lr_factor is -1\.0)"
+    says = r"^Planned\.plan: (sample 7 weighs 1e\+30|lr_factor must be 0 or more, not -1\.0)"
     with pytest.raises(SelectionMisuse, match=says):
         next(iter(two_epochs(policy=Planned(**settings))))
 
 
 def test_impossible_sizes_are_refused():
     for epochs, rows in ((0, 1), (1, 0)):
-        with pytest.raises(ValueError, match="positive"):
+        with pytest.raises(
+            ValueError, match=r"batch_size must be 1 or more|epochs must be above 0"
+        ):
             Selection(Ids([0]), epochs=epochs, batch_size=rows)
 
 

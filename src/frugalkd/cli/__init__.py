@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 
@@ -16,10 +18,10 @@ from frugalkd.cli.app import app
 from frugalkd.cli.interrupt import Interrupted
 from frugalkd.cli.using import with_own_data
 from frugalkd.errors import FrugalKDError, FrugalKDWarning, OtherRankFailed
+from frugalkd.failures import is_out_of_memory
 from frugalkd.files.parsing import printable
 from frugalkd.files.writing import DISK, advice_for
 from frugalkd.launch import is_parting, quiet_unless_first, rank_and_world
-from frugalkd.memory import is_out_of_memory
 
 # Click's ClickException. Typer ships its own copy of click in new versions and the real one in
 # old ones; this is the one that the installed typer raises.
@@ -67,6 +69,26 @@ def main(
         if debug or reason is None:
             raise
         return _say(f"error: {reason}", EXIT_ERROR)
+
+
+def run() -> NoReturn:
+    """The process that ``frugalkd`` is: :func:`main`, and no other exit code than its own. A signal
+    that comes as a stopped run ends, a second Ctrl-C say, changes nothing."""
+    code = EXIT_INTERRUPTED
+    try:
+        try:
+            code = main()
+        finally:
+            _ignore_signals()
+    except KeyboardInterrupt:  # the second one, while the first one's line was made
+        _ignore_signals()
+    sys.exit(code)
+
+
+def _ignore_signals() -> None:
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _say(line: str, code: int, *, once: bool = False) -> int:

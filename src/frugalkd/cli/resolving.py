@@ -72,6 +72,9 @@ def fetch_data(recipe: Recipe, download: bool) -> None:
 def print_dry_run(recipe: Recipe, as_json: bool) -> None:
     """The resolved recipe as YAML that can be run again, or as JSON, and what it would import and
     fetch."""
+    from frugalkd.devices import check_threads
+
+    check_threads(recipe.threads)
     resolved, paths = recipe.model_dump(mode="json"), import_paths(recipe)
     names = fetched_names(recipe)
     if as_json:

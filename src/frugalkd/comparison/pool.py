@@ -15,6 +15,7 @@ from typing import Any
 
 from frugalkd.comparison.plan import Key
 from frugalkd.comparison.worker import Task, serve
+from frugalkd.devices import check_threads
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -29,9 +30,13 @@ class Workers:
     Args:
         jobs: processes.
         threads: CPU threads of each; ``jobs`` never changes them.
+
+    Raises:
+        RecipeError: too many threads for this machine.
     """
 
     def __init__(self, jobs: int, threads: int):
+        check_threads(threads)
         self.jobs, self.threads = jobs, threads
         self._context = multiprocessing.get_context("spawn")
         self._idle: list[tuple[SpawnProcess, Connection]] = []
@@ -42,13 +47,14 @@ class Workers:
 
     def __exit__(self, *exception: object) -> None:
         """End all processes; a run under way is left at its last checkpoint."""
-        for process, connection in self._idle:
-            connection.close()
-            process.join()
-        for connection, (process, _) in self._busy.items():
+        for process, _ in self._busy.values():
             process.terminate()
-            process.join()
+        connections = [*self._busy, *(connection for _, connection in self._idle)]
+        processes = [process for process, _ in (*self._busy.values(), *self._idle)]
+        for connection in connections:
             connection.close()
+        for process in processes:  # all of them are ending: one Ctrl-C more leaves none behind
+            process.join()
         self._idle, self._busy = [], {}
 
     @property

@@ -24,6 +24,7 @@ from frugalkd.errors import (
     FrugalKDWarning,
     RecipeError,
     RunFolderError,
+    SettingError,
     UnknownName,
     WriteFailed,
 )
@@ -37,9 +38,12 @@ from frugalkd.recipes.schema import Recipe
 from frugalkd.runs.digest import run_digest
 from frugalkd.runs.folder import read_json, read_results
 from frugalkd.runs.summary import read_summary
+from frugalkd.settings import check_seed, shown
 from frugalkd.tracking import check_installed
 
 FILE = "comparison.json"
+
+_MOST_SEEDS = 100_000
 
 Event = dict[str, Any]
 """``event`` (begun, running, done, found, failed), ``kind`` (teach, targets, distill), ``name``,
@@ -100,8 +104,8 @@ def compare(
     Raises:
         UnknownName: an arm or a teacher that the recipe does not have.
         ClusterError: Ray is not installed, or there is no cluster at the address.
-        RecipeError: no seed, a negative or double one, a margin outside [0, 1], or an arm that
-            cannot be made.
+        RecipeError: no seed, a double one or one that no random stream takes, a margin outside
+            [0, 1], or an arm that cannot be made.
         ModelError: an arm's objective reads a module that its student or teacher does not have.
         TrackerError: a tracker that the recipe names is not installed.
         RunFolderError: ``out`` holds a comparison of another recipe, or another process is at work
@@ -151,9 +155,14 @@ def prepare(
 ) -> Comparison:
     """A comparison of which nothing is carried out yet; arguments and errors are those of
     :func:`compare`."""
-    wanted = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    if not wanted or len(set(wanted)) != len(wanted) or min(wanted) < 0:
-        raise RecipeError(f"seeds must be one or more, 0 or above, none of them twice: {seeds}")
+    if isinstance(seeds, int) and seeds > _MOST_SEEDS:
+        raise RecipeError(f"seeds must be {_MOST_SEEDS} at most, not {shown(seeds)}")
+    try:
+        wanted = list(range(seeds)) if isinstance(seeds, int) else list(map(check_seed, seeds))
+    except SettingError as error:
+        raise RecipeError(f"seeds: each {error}") from None
+    if not wanted or len(set(wanted)) != len(wanted):
+        raise RecipeError(f"seeds must be one or more, none of them twice: {seeds}")
     if not 0 <= margin <= 1:
         raise RecipeError(f"margin must be a part of all test samples, in [0, 1], not {margin:g}")
     resolved = resolve_arms(recipe, arms, budgets)

@@ -21,7 +21,8 @@ from frugalkd.data import hashing
 from frugalkd.data.hashing import feed, files_digest, leaves, leaves_of_array, spans
 from frugalkd.data.protocols import Digested, is_digested, is_view_indexed
 from frugalkd.data.samples import Samples
-from frugalkd.errors import UnsupportedData
+from frugalkd.errors import DataError, UnsupportedData
+from frugalkd.failures import blame
 
 _PROBED = 64
 _LEAST = 1 << 10
@@ -57,14 +58,18 @@ def data_digest(dataset: Any) -> str:
     differ all the same from one reading to the next do not enter.
 
     Raises:
-        DataError: a file cannot be read.
+        DataError: a file, or a sample, cannot be read.
     """
     kept = _kept.get()
-    if kept is None:
-        return _digest(dataset)
-    if id(dataset) not in kept:
-        kept[id(dataset)] = dataset, _digest(dataset)
-    return kept[id(dataset)][1]
+    if kept is not None and id(dataset) in kept:
+        return kept[id(dataset)][1]
+    try:
+        found = _digest(dataset)
+    except Exception as error:
+        blame(error, DataError, f"this {type(dataset).__name__} cannot be read for its digest")
+    if kept is not None:
+        kept[id(dataset)] = dataset, found
+    return found
 
 
 def randomness(dataset: Any) -> bool:
@@ -79,7 +84,7 @@ def randomness(dataset: Any) -> bool:
             seen = set()
             for draw in range(_RANDOM_DRAWS):
                 _seed_streams(draw)
-                seen.add(hashlib.sha256(b"".join(leaves(read(id)))).digest())
+                seen.add(hashlib.sha256(b"".join(_bytes_of(read, id, id))).digest())
             if len(seen) > 1:
                 return True
     return False
@@ -146,7 +151,7 @@ def _feed_samples(
     places, size, moving = _spaced(samples, _PROBED), 0, set[int]()
 
     def parts(place: int) -> Iterator[bytes | memoryview]:
-        return leaves(read(place if rows is None else int(rows[place])))
+        return _bytes_of(read, place if rows is None else int(rows[place]), place)
 
     with streams_restored():
         for place in places:
@@ -221,6 +226,14 @@ def _spaced(length: int, count: int) -> list[int]:
 def _reader(dataset: Any) -> Callable[[int], Any]:
     """How to get a sample, in view 0 where there are views."""
     return (lambda id: dataset.view(id, 0)) if is_view_indexed(dataset) else dataset.__getitem__
+
+
+def _bytes_of(read: Callable[[int], Any], id: int, place: int) -> Iterator[bytes | memoryview]:
+    """The bytes of a sample, part by part. Raises DataError, which names its ``place``."""
+    try:
+        yield from leaves(read(id))
+    except Exception as error:
+        blame(error, DataError, f"sample {place} cannot be read")
 
 
 def _seed_streams(seed: int) -> None:

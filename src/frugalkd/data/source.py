@@ -5,13 +5,23 @@ from __future__ import annotations
 import pickle
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from typing import Any, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset, default_collate
+from torch import Tensor
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Sampler,
+    Subset,
+    default_collate,
+    get_worker_info,
+)
 
 from frugalkd.data.probe import data_digest, randomness
 from frugalkd.data.protocols import (
@@ -20,7 +30,9 @@ from frugalkd.data.protocols import (
     is_batch_indexed,
     is_view_indexed,
 )
-from frugalkd.errors import DataError, SelectionMisuse, UnsupportedData
+from frugalkd.errors import DataError, FrugalKDError, SelectionMisuse, UnsupportedData, few
+from frugalkd.failures import blame, is_worker_gone, reason, worker_gone
+from frugalkd.files.parsing import one_line
 
 Request = tuple[NDArray[np.int64], NDArray[np.int64]]
 Collate = Callable[[list[Any]], Any]
@@ -41,7 +53,12 @@ class Source(ABC):
 
     @abstractmethod
     def batches(self, requests: Sequence[Request]) -> Iterator[Any]:
-        """The batch of each ``(ids, views)``, both int64 (B,), one after another, in order."""
+        """The batch of each ``(ids, views)``, both int64 (B,), one after another, in order.
+
+        Raises:
+            DataError: samples cannot be read or put into a batch, or a batch has other rows than
+                it was asked for; the message names them.
+        """
 
     @abstractmethod
     def close(self) -> None:
@@ -61,9 +78,23 @@ class MemorySource(Source):
     def __init__(self, dataset: BatchIndexed) -> None:
         self._dataset = dataset
         self.row_bytes = getattr(dataset, "row_bytes", None)
+        if self.row_bytes is not None and not (
+            isinstance(self.row_bytes, int | np.integer) and self.row_bytes > 0
+        ):
+            raise UnsupportedData(
+                f"{type(dataset).__name__}.row_bytes is {one_line(repr(self.row_bytes), 40)}: a "
+                "whole number above 0, or None, is needed"
+            )
 
     def batches(self, requests: Sequence[Request]) -> Iterator[Any]:
-        return (self._dataset.batch(ids, views) for ids, views in requests)
+        return (self._batch(ids, views) for ids, views in requests)
+
+    def _batch(self, ids: NDArray[np.int64], views: NDArray[np.int64]) -> Any:
+        try:
+            data = self._dataset.batch(ids, views)
+        except Exception as error:
+            blame(error, DataError, f"samples {few(ids.tolist())} cannot be read")
+        return checked_batch(data, ids)
 
     def close(self) -> None:
         pass
@@ -89,8 +120,7 @@ class LoaderSource(Source):
         *,
         seed: int = 0,
     ) -> None:
-        self._dataset = _WithIds(dataset)
-        self._collate = _CollateWithIds(collate or default_collate)
+        self._read_batch = _ReadBatch(dataset, collate)
         self._num_workers = num_workers
         self.phase = "wait" if num_workers else "load"
         # Asking for pinned memory where there is no accelerator only brings a warning.
@@ -117,18 +147,27 @@ class LoaderSource(Source):
                 self._reading = self._start(requests)
             # Held by the source alone, so that close() lets go of the workers.
             assert self._reading is not None
-            got, data = next(self._reading)
-            if not np.array_equal(got, ids):
+            try:
+                got = next(self._reading)
+            except RuntimeError as error:
+                self.close()
+                if not is_worker_gone(error):
+                    raise
+                where = f" as samples {few(ids.tolist())} were waited for"
+                raise worker_gone(error, where) from error
+            if isinstance(got, DataError):
+                raise got
+            if not np.array_equal(got[0], ids):
                 raise DataError(f"batch {index} came with other ids than it was asked for")
-            yield data
+            yield checked_batch(got[1], ids)
 
     def _start(self, requests: Sequence[Request]) -> Iterator[Any]:
         self._requests.pending = requests
         if self._loader is None:
             self._loader = DataLoader(
-                self._dataset,
+                _Keys(),
                 batch_sampler=self._requests,
-                collate_fn=self._collate,
+                collate_fn=self._read_batch,
                 num_workers=self._num_workers,
                 pin_memory=self._pin_memory,
                 generator=torch.Generator().manual_seed(self._seed),
@@ -141,10 +180,9 @@ class LoaderSource(Source):
                 warnings.filterwarnings("ignore", "Got pickle error", UserWarning)
                 return iter(self._loader)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
-            reason = str(error).splitlines()[0]
             raise UnsupportedData(
-                f"data set or collate cannot be sent to worker processes ({reason}): define them "
-                "at the top level of a module, or set num_workers to 0"
+                f"data set or collate cannot be sent to worker processes ({reason(error)}): define "
+                "them at the top level of a module, or set num_workers to 0"
             ) from error
 
     def close(self) -> None:
@@ -180,6 +218,9 @@ def check_map_style(dataset: Any) -> None:
         raise UnsupportedData(
             "a DataLoader is no data set: give its .dataset, batches are made here"
         )
+    if isinstance(dataset, type | str | bytes | Mapping):
+        what = "a class" if isinstance(dataset, type) else f"a {type(dataset).__name__}"
+        raise UnsupportedData(f"{what} is no data set: give a map-style data set")
     if not isinstance(dataset, Sized):
         raise UnsupportedData(f"{type(dataset).__name__} has no length: give a map-style data set")
     if not hasattr(dataset, "__getitem__"):
@@ -190,34 +231,144 @@ def check_map_style(dataset: Any) -> None:
         raise UnsupportedData(
             "torch's Subset hides the views of the data set inside: use its own subset(ids)"
         )
+    try:
+        len(dataset)
+    except Exception as error:
+        blame(error, UnsupportedData, f"the length of this {type(dataset).__name__} is not known")
 
 
 @final
-class _WithIds(Dataset[tuple[int, Any]]):
-    """Sample ``(id, view)`` of the data set, as ``(id, sample)``."""
+class _Keys(Dataset[tuple[int, int]]):
+    """A loader's data set: each ``(id, view)`` is itself, and :class:`_ReadBatch` reads it."""
 
-    def __init__(self, dataset: Any) -> None:
-        self._dataset = dataset
-        self._takes_views = is_view_indexed(dataset)
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[int, Any]:
-        id, view = key
-        return id, self._dataset.view(id, view) if self._takes_views else self._dataset[id]
+    def __getitem__(self, key: tuple[int, int]) -> tuple[int, int]:
+        return key
 
 
 @final
-class _CollateWithIds:
-    """A list of ``(id, sample)`` becomes ``(ids, collated samples)``."""
+class _ReadBatch:
+    """Reads the rows ``(id, view)`` of a batch: ``(ids, collated samples)``.
 
-    def __init__(self, collate: Collate) -> None:
-        self._collate = collate
+    A worker returns an error, which is raised where the batch is taken: torch would make many lines
+    of one that is raised.
+    """
 
-    def __call__(self, rows: list[tuple[int, Any]]) -> tuple[NDArray[np.int64], Any]:
-        ids = np.array([id for id, _ in rows], dtype=np.int64)
-        return ids, self._collate([sample for _, sample in rows])
+    def __init__(self, dataset: Any, collate: Collate | None) -> None:
+        self._dataset, self._by_view = dataset, is_view_indexed(dataset)
+        self._collate, self._own = collate or default_collate, collate is not None
+
+    def __call__(self, rows: list[tuple[int, int]]) -> tuple[NDArray[np.int64], Any] | DataError:
+        try:
+            samples = [self._sample(id, view) for id, view in rows]
+            ids = np.array([id for id, _ in rows], dtype=np.int64)
+            return ids, self._collated(samples, ids)
+        except FrugalKDError as error:
+            if get_worker_info() is None:
+                raise
+            return error if isinstance(error, DataError) else DataError(str(error))
+
+    def _sample(self, id: int, view: int) -> Any:
+        try:
+            return self._dataset.view(id, view) if self._by_view else self._dataset[id]
+        except Exception as error:
+            blame(error, DataError, f"sample {id} cannot be read")
+
+    def _collated(self, samples: list[Any], ids: NDArray[np.int64]) -> Any:
+        if self._own:
+            try:
+                return self._collate(samples)
+            except Exception as error:
+                blame(error, DataError, f"collate fails on samples {few(ids.tolist())}")
+        _refuse_mixed(samples, ids)
+        try:
+            return self._collate(samples)
+        except Exception as error:
+            _refuse_odd(samples, ids, [form(sample) for sample in samples])
+            which = f"samples {few(ids.tolist())}, each of the form {form(samples[0])},"
+            blame(error, DataError, f"{which} cannot be put into a batch")
+
+
+def form(value: Any) -> str:
+    """What ``value`` is made of: ``(float32 (3, 32, 32), int)``."""
+    if isinstance(value, Tensor | np.ndarray):
+        kind = _type(value)
+        if isinstance(value, Tensor) and value.layout != torch.strided:
+            kind += f" {value.layout}".replace("torch.", "")
+        if isinstance(value, Tensor) and value.is_meta:
+            kind += " without data"
+        return f"{kind} {tuple(value.shape)}"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {form(value[key])}" for key in list(value)[:8]) + "}"
+    if isinstance(value, tuple | list):
+        return "(" + ", ".join(map(form, value[:8])) + (", ...)" if len(value) > 8 else ")")
+    return "None" if value is None else type(value).__name__
+
+
+def _type(value: Any) -> str:
+    dtype = getattr(value, "dtype", None)
+    return type(value).__name__ if dtype is None else str(dtype).removeprefix("torch.")
+
+
+def _kind(value: Any) -> str:
+    """The type of a number or a tensor; whole numbers of any size are of one."""
+    if isinstance(value, Tensor):
+        whole = not (value.dtype.is_floating_point or value.dtype.is_complex)
+    else:
+        whole = isinstance(value, int | np.integer)
+    return "int" if whole else _type(value)
+
+
+def _refuse_mixed(samples: list[Any], ids: NDArray[np.int64]) -> None:
+    """Raise DataError where torch would make one type of several without a word, and so change all
+    rows of the batch: tensors of other types, a floating-point number among whole ones."""
+    first, columns = samples[0], [samples]
+    if len(set(map(type, samples))) > 1:
+        columns = []  # collation fails, or makes nothing of it
+    elif isinstance(first, tuple | list):
+        columns = list(zip(*samples, strict=False))
+    elif isinstance(first, Mapping):
+        columns = [[sample.get(key) for sample in samples] for key in first]
+    for column in columns:
+        # Most columns are of one type, and nothing else is read of them.
+        types = set(map(type, column))
+        if types == {Tensor}:
+            types = {tensor.dtype for tensor in column}
+        if len(types) > 1:
+            _refuse_odd(samples, ids, [_kind(value) for value in column])
+
+
+def _refuse_odd(samples: list[Any], ids: NDArray[np.int64], kinds: list[str]) -> None:
+    """Raise DataError for the first sample whose kind is not that of most."""
+    most = Counter(kinds).most_common(1)[0][0]
+    for place, kind in enumerate(kinds):
+        if kind != most:
+            raise DataError(
+                f"sample {ids[place]} has the form {form(samples[place])} and the others of its "
+                f"batch {form(samples[kinds.index(most)])}: give all the same, or a collate that "
+                "makes them so"
+            )
+
+
+def checked_batch(data: Any, ids: NDArray[np.int64]) -> Any:
+    """``data`` themselves. Raises DataError where a batch can be seen not to have the rows of
+    ``ids``."""
+    part = data
+    if isinstance(data, tuple | list) and len(data) == 2:
+        part = data[1]
+    elif isinstance(data, Mapping):
+        part = data.get("labels", data.get("label"))
+    found = "is None" if data is None else ""
+    tensors = data if isinstance(data, tuple | list) else (data,)
+    if any(isinstance(tensor, Tensor) and tensor.is_meta for tensor in tensors):
+        found = "has no data (device meta)"
+    if isinstance(part, Tensor) and part.ndim and len(part) != len(ids):
+        found = f"has {len(part)} rows, not {len(ids)}"
+    if found:
+        raise DataError(
+            f"the batch of samples {few(ids.tolist())} {found}: each sample has to have its row "
+            "there, in order"
+        )
+    return data
 
 
 @final

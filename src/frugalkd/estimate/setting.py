@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from frugalkd.api import weights_from
 from frugalkd.data import Augmentation, Pictures
-from frugalkd.devices import resolve_device
+from frugalkd.devices import resolve_device, use_threads
 from frugalkd.errors import RecipeError, RunFolderError
 from frugalkd.estimate.result import Share, exactly
 from frugalkd.files.parsing import one_line
@@ -77,7 +77,7 @@ def prepare(recipe: Recipe, teacher: Path | None) -> Setting:
             "an estimate reckons with one teacher that is trained before: set student.teachers to "
             "null, and student.targets.kind to stored or live"
         )
-    torch.set_num_threads(recipe.threads)
+    use_threads(recipe.threads)
     device = resolve_device(recipe.device)
     data = make_data(recipe, recipe.student.augment, STORE_SEED).train
     results = None

@@ -1,6 +1,16 @@
 """Files of ours: written whole or not at all, read with suspicion."""
 
 from os import PathLike
+from pathlib import Path
+
+from frugalkd.errors import SettingError
 
 StrPath = str | PathLike[str]
 """What a path parameter of the public API takes."""
+
+
+def path_of(value: StrPath, name: str = "the path") -> Path:
+    """``value`` as a Path. Raises SettingError where it is no path."""
+    if not isinstance(value, str | PathLike) or "\0" in str(value):
+        raise SettingError(f"{name} is no path: give text or a pathlib.Path")
+    return Path(value)

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PosixPath
 
 from frugalkd.errors import PathRefused
-from frugalkd.files import StrPath
+from frugalkd.files import StrPath, path_of
 
 # O_PATH (Linux) needs no permission to list a folder on the way.
 _FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW
@@ -42,6 +42,7 @@ def named(path: StrPath) -> Resolved:
     links stays as it was written, and a :class:`Resolved` one is returned as it is."""
     if isinstance(path, Resolved):
         return path
+    path = path_of(path)
     real = os.path.realpath(path)
     return Resolved(path if real == os.path.abspath(path) else real)
 
@@ -51,7 +52,7 @@ def named_file(path: StrPath) -> Resolved:
     link itself, or is refused."""
     if isinstance(path, Resolved):
         return path
-    path = Path(path)
+    path = path_of(path)
     return named(path.parent) / path.name
 
 

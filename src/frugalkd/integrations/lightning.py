@@ -228,7 +228,9 @@ class FrugalCallback(Callback):
                 forward=ask, device=device, known_labels=labels_of(data),
                 model=module, **self._loader.reading,
             )  # fmt: skip
-        except NotImplementedError as error:  # what a module without forward raises
+        except ModelError as error:
+            if not isinstance(error.__cause__, NotImplementedError):
+                raise  # that is what a module without forward raises
             raise ModelError(
                 f"{type(module).__name__} has no forward: define it to give logits for a batch's "
                 "inputs, or pass forward= to the callback"

@@ -24,7 +24,7 @@ except ImportError as error:
         "this integration needs transformers: pip install 'frugalkd[transformers]'"
     ) from error
 
-from frugalkd.batches import call, inputs_of
+from frugalkd.batches import call, inputs_of, run_model
 from frugalkd.criterion import Criterion
 from frugalkd.data.source import check_map_style
 from frugalkd.errors import ModelError, SelectionMisuse
@@ -247,7 +247,7 @@ class FrugalMixin(_Trainer):
             logits = logits_of(outputs)
             losses = loss if loss.ndim else None
         else:
-            logits = call(model, inputs_of(inputs))
+            logits = run_model(lambda data: call(model, inputs_of(data)), inputs, batch.ids)
             losses = self.criterion(logits, labels, batch)
             loss, outputs = losses, {"logits": logits}
         # What the trainer divides a loss by that does not know the step's other batches.

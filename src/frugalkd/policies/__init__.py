@@ -31,6 +31,9 @@ POLICIES: dict[str, type[Policy]] = {
     "unix": Unix,
 }
 
+OURS = frozenset(POLICIES.values())
+"""Policies whose plans are tested, and not checked as they run."""
+
 __all__ = [
     "EL2N",
     "POLICIES",

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from frugalkd import draws
-from frugalkd.errors import SelectionMisuse, few
+from frugalkd.errors import SelectionMisuse, SettingError, few
+from frugalkd.failures import blame
 from frugalkd.ledger import Ledger
-from frugalkd.settings import Settings
+from frugalkd.settings import Settings, check_number, check_types
 from frugalkd.verdict import Look
 
 Ids = NDArray[np.int64]
@@ -53,16 +54,22 @@ class Plan:
         return replace(self, ids=self.ids[rows], weights=weights, forced=forced)
 
 
-def check_plan(plan: Plan, samples: int, policy: Policy) -> None:
+def check_plan(plan: Plan, samples: int, pool: Ids, policy: Policy) -> None:
     """What a user's own policy may get wrong; ours are tested instead.
 
+    Args:
+        plan: of ``policy``.
+        samples: of the data set.
+        pool: ids that may take part, sorted.
+        policy: named in the message.
+
     Raises:
-        SelectionMisuse: ids twice or of no sample, weights or marks of another length, or numbers
-            that no training survives.
+        SelectionMisuse: no plan; ids twice, or of no sample that may take part; weights or marks of
+            another length or type, or numbers that no training survives.
     """
-    if type(policy).__module__.split(".")[0] == "frugalkd":
-        return
     whose = f"{type(policy).__name__}.plan"
+    if not isinstance(plan, Plan):
+        raise SelectionMisuse(f"{whose} returns a {type(plan).__name__}: return a Plan")
     for name, ids in (("ids", plan.ids), ("screen", plan.screen)):
         if not isinstance(ids, np.ndarray) or ids.dtype != np.int64 or ids.ndim != 1:
             raise SelectionMisuse(f"{whose}: {name} must be a numpy array int64 (rows,)")
@@ -75,15 +82,27 @@ def check_plan(plan: Plan, samples: int, policy: Policy) -> None:
         if len(found) < len(ids):
             twice = few(found[times > 1].tolist())
             raise SelectionMisuse(f"{whose}: {name} name samples {twice} twice: plan each id once")
-    for name, values in (("weights", plan.weights), ("forced", plan.forced)):
-        if values is not None and values.shape != plan.ids.shape:
+        if len(pool) < samples and len(outside := np.setdiff1d(found, pool)):
+            raise SelectionMisuse(
+                f"{whose}: {name} name samples {few(outside.tolist())}, which have weight 0: plan "
+                "ids of the pool only"
+            )
+    for name, values, kind in (("weights", plan.weights, "f"), ("forced", plan.forced, "b")):
+        if values is None:
+            continue
+        if not isinstance(values, np.ndarray) or values.dtype.kind != kind:
+            wanted = "floating-point" if kind == "f" else "bool"
+            raise SelectionMisuse(f"{whose}: {name} must be a {wanted} numpy array (rows,)")
+        if values.shape != plan.ids.shape:
             raise SelectionMisuse(
                 f"{whose}: {name} of shape {values.shape} for {len(plan.ids)} ids: one an id"
             )
-    if not 0 <= plan.lr_factor < np.inf:
-        raise SelectionMisuse(f"{whose}: lr_factor is {plan.lr_factor}: it is finite, 0 or more")
     if plan.weights is not None and (problem := why_not_weights(plan.weights, plan.ids)):
         raise SelectionMisuse(f"{whose}: {problem}")
+    try:
+        check_number("lr_factor", plan.lr_factor, 0)
+    except SettingError as error:
+        raise SelectionMisuse(f"{whose}: {error}") from None
 
 
 def why_not_weights(weights: NDArray, ids: Ids | None = None) -> str | None:
@@ -97,6 +116,20 @@ def why_not_weights(weights: NDArray, ids: Ids | None = None) -> str | None:
     if len(weights) and 0 < weights.max() < 1 / MOST_WEIGHT:
         return f"the largest is {weights.max():g}: nothing would be learned, make their mean 1"
     return None
+
+
+def check_kind(policy: object) -> None:
+    """Raises SettingError unless ``policy`` is a Policy whose attributes can be used."""
+    check_types(policy=(policy, Policy))
+    assert isinstance(policy, Policy)
+    name = type(policy).__name__
+    for attribute, known in (("when", ("now", "last-visit")), ("judge", ("label", "teacher"))):
+        if getattr(policy, attribute) not in known:
+            raise SettingError(f"{name}.{attribute} must be {' or '.join(known)}")
+    try:
+        dict(policy.columns)
+    except Exception as error:
+        blame(error, SettingError, f"{name}.columns is no mapping of names to numpy types")
 
 
 @dataclass(frozen=True)

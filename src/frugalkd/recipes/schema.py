@@ -19,6 +19,7 @@ from frugalkd.recipes.sections import Model, NamedOrPath, PlainDict, Strict, fol
 from frugalkd.recipes.several import Several
 from frugalkd.recipes.specs import ObjectiveSpec, PolicySpec
 from frugalkd.recipes.trackers import Trackers
+from frugalkd.settings import MOST_SEED
 from frugalkd.teachers._targets import NO_FEATURES
 from frugalkd.teachers.encodings import make_encoding
 from frugalkd.teachers.several import NOT_TOGETHER
@@ -267,7 +268,7 @@ class Recipe(Strict):
 
     name: str
     summary: str = ""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MOST_SEED)
     threads: int = Field(1, ge=1, description="CPU threads; part of a run's digest")
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     data: Data

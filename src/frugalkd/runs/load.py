@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from accelerate.utils import send_to_device
 from numpy.typing import NDArray
 from torch import nn
 
-from frugalkd.batches import call
+from frugalkd.batches import call, run_model
 from frugalkd.data.samples import rows_at_once
 from frugalkd.data.tokenizers import from_transformers
+from frugalkd.devices import device_of
 from frugalkd.errors import FrugalKDError, ModelError, RunFolderError
-from frugalkd.files import StrPath
+from frugalkd.files import StrPath, path_of
 from frugalkd.files.parsing import one_line
 from frugalkd.files.weights import fill, load_weights, read_state, refuse_misfit
 from frugalkd.imports import refuse_unlisted
@@ -88,10 +90,11 @@ class Loaded:
 
     def _asked(self, batches: Iterable[Any]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """What the model says of all batches of inputs."""
-        device = next(self.model.parameters()).device
+        device = device_of(self.model)
         with looking(self.model):
+            run = partial(run_model, partial(call, self.model), ids=None)
             parts = [
-                torch.softmax(call(self.model, send_to_device(batch, device)).float(), dim=1).cpu()
+                torch.softmax(run(send_to_device(batch, device)).float(), dim=1).cpu()
                 for batch in batches
             ]
         if not parts:
@@ -116,7 +119,7 @@ def load(path: StrPath, *, imports: Collection[str] = (), download: bool = False
         RunFolderError: no such folder, or no model in it, or a damaged ``model.json``.
         ModelError: the model cannot be built, or the weights do not fit it.
     """
-    path = Path(path)
+    path = path_of(path)
     if not path.is_dir():
         raise RunFolderError(f"no folder {path}: make one with 'frugalkd teach' or 'distill'")
     if not (path / "model.json").is_file():

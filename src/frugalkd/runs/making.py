@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from frugalkd.api import Stop
 from frugalkd.checks import labels_of
 from frugalkd.class_names import class_names
 from frugalkd.confidences import ledger_from_log
 from frugalkd.data.probe import data_digest
+from frugalkd.devices import use_threads
 from frugalkd.engine import Listener
 from frugalkd.errors import LedgerError
 from frugalkd.files.atomic import write_json
@@ -81,7 +81,7 @@ def make_ledger(
         FrugalKDError: as in :func:`frugalkd.runs.execute.teach`.
     """
     started = time.perf_counter()
-    torch.set_num_threads(recipe.threads)
+    use_threads(recipe.threads)
     material = make_data(recipe, Augment(crop=0, flip=False), STORE_SEED)
     policy = recipe.teacher.policy.build()
     gate = policy if isinstance(policy, SelfRegulation) else SelfRegulation()

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from frugalkd.devices import resolve_device
+from frugalkd.devices import resolve_device, use_threads
 from frugalkd.errors import RankError
 from frugalkd.launch import ranks_of
 from frugalkd.recipes.schema import Recipe
@@ -147,7 +147,7 @@ def store(
 
 def _material(recipe: Recipe) -> Material:
     """The data with the student's stored views."""
-    torch.set_num_threads(recipe.threads)
+    use_threads(recipe.threads)
     return make_data(recipe, recipe.student.augment, STORE_SEED)
 
 

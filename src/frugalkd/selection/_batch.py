@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from frugalkd.batches import checked_labels, checked_logits
+from frugalkd.checks import check_batch
+from frugalkd.data.source import form
 from frugalkd.errors import SelectionMisuse
 from frugalkd.policies._policy import Mask
 from frugalkd.selection._observations import Observations
@@ -75,16 +78,18 @@ class Batch:
         Raises:
             SelectionMisuse: ``losses`` is not one value a row.
         """
-        if losses.shape != (len(self.ids),):
-            raise SelectionMisuse(
-                f"losses of shape {tuple(losses.shape)} for {len(self.ids)} rows: give one loss a "
-                "row (reduction='none')"
-            )
+        self._check_rows("losses", losses)
         if self._weights is not None:
             losses = self._weights * losses
         # Half precision is not enough for a sum.
         total = losses.sum(dtype=torch.promote_types(losses.dtype, torch.float32))
         return total / (self.step_rows if rows is None else rows)
+
+    def _check_rows(self, what: str, given: object) -> None:
+        rows = len(self.ids)
+        if not isinstance(given, Tensor) or given.shape != (rows,) or given.is_meta:
+            wanted = "one loss a row (reduction='none')" if what == "losses" else "one a row"
+            raise SelectionMisuse(f"{what} are {form(given)} for {rows} rows: give {wanted}")
 
     def observe(
         self,
@@ -108,18 +113,12 @@ class Batch:
         """
         if self.observed:
             raise SelectionMisuse("this batch was observed already: observe each batch once")
-        if logits.ndim != 2 or len(logits) != len(self.ids):
-            raise SelectionMisuse(
-                f"logits of shape {tuple(logits.shape)} for {len(self.ids)} rows: (rows, classes) "
-                "in the batch's own order are needed"
-            )
-        labels = self.labels if labels is None else labels
+        checked_logits(logits, len(self.ids), "the training loop", SelectionMisuse)
+        labels = self.labels if labels is None else checked_labels(labels)
         for what, given in (("labels", labels), ("losses", losses)):
-            if given is not None and given.shape != (len(self.ids),):
-                raise SelectionMisuse(
-                    f"{what} of shape {tuple(given.shape)} for {len(self.ids)} rows: one a row is "
-                    "needed"
-                )
+            if given is not None:
+                self._check_rows(what, given)
+        check_batch(labels, self.ids, logits.shape[1])
         if losses is None:
             losses = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
         judged_by = self._reader.judged_by(labels, self.targets)

@@ -12,12 +12,26 @@ from torch.utils.data import Dataset
 
 from frugalkd.checks import labels_of, why_not_label_free
 from frugalkd.data.probe import data_digest, streams_restored
-from frugalkd.errors import SelectionMisuse, SettingError, TargetsError, UnsupportedData
+from frugalkd.errors import (
+    LedgerError,
+    SelectionMisuse,
+    SettingError,
+    TargetsError,
+    UnsupportedData,
+)
+from frugalkd.failures import reason
 from frugalkd.ledger import Ledger
 from frugalkd.policies import Policy
 from frugalkd.policies._policy import Ids, why_not_weights
 from frugalkd.ranks import is_sharded
 from frugalkd.selection._reader import Reader, no_top
+from frugalkd.settings import (
+    MOST_ROWS,
+    MOST_WORKERS,
+    check_integer,
+    check_number,
+    check_types,
+)
 from frugalkd.teachers import Targets
 
 
@@ -30,6 +44,16 @@ def check_label_free(policy: Policy, targets: Targets | None) -> None:
     )
     if problem is not None:
         raise SelectionMisuse(problem)
+
+
+def check_sizes(*, epochs: float, **counts: int) -> None:
+    """Raise SettingError for a number of epochs, rows or workers that cannot be."""
+    check_number("epochs", epochs, 0, 60_000)
+    if epochs == 0:
+        raise SettingError("epochs must be above 0")
+    for name, count in counts.items():
+        most = MOST_WORKERS if name == "num_workers" else MOST_ROWS
+        check_integer(name, count, 0 if name in ("bucket", "num_workers") else 1, most)
 
 
 def check_policy(policy: Policy, *, model: object, accumulate: int) -> None:
@@ -64,8 +88,7 @@ def inputs_to_compare(
 
 def checked_weights(weights: ArrayLike, samples: int) -> NDArray[np.float32]:
     """One weight a sample, float32."""
-    with np.errstate(over="ignore"):
-        made = np.asarray(weights, dtype=np.float32)
+    made = _numbers("weights", weights)
     if made.shape != (samples,) or not made.any():
         raise SettingError(
             f"weights: {samples} finite values, 0 or more, are needed, some of them above 0"
@@ -86,6 +109,25 @@ def listed_labels(dataset: Dataset) -> NDArray[np.int64] | None:
         return labels_of(dataset)
     except UnsupportedData:
         return None
+
+
+def checked_ledger(ledger: Ledger | None, policy: Policy, samples: int) -> Ledger:
+    """A new ledger, or the one that is given.
+
+    Raises:
+        SettingError: that is no ledger.
+        LedgerError: it lacks a column of the policy's.
+    """
+    if ledger is None:
+        return Ledger.new(samples, extra=policy.columns)
+    check_types(ledger=(ledger, Ledger))
+    missing = [name for name in policy.columns if name not in ledger.columns]
+    if missing:
+        raise LedgerError(
+            f"the ledger has no column {', '.join(missing)}, which {type(policy).__name__} needs: "
+            "make it by Ledger.new(samples, extra=policy.columns)"
+        )
+    return ledger
 
 
 def fill(
@@ -156,8 +198,19 @@ def _no_labels(what: str) -> UnsupportedData:
     )
 
 
+def _numbers(what: str, values: ArrayLike) -> NDArray[np.float32]:
+    try:
+        made = np.asarray(values)
+    except (TypeError, ValueError) as error:
+        raise SettingError(f"{what}: numbers are needed ({reason(error)})") from error
+    if made.dtype.kind not in "biuf":
+        raise SettingError(f"{what}: numbers are needed, not values of type {made.dtype}")
+    with np.errstate(over="ignore"):  # what is infinite then is refused
+        return made.astype(np.float32, copy=False)
+
+
 def _one_a_sample(what: str, values: ArrayLike, samples: int) -> NDArray[np.float32]:
-    made = np.asarray(values, dtype=np.float32)
+    made = _numbers(what, values)
     if made.shape != (samples,) or np.isnan(made).any():
         raise SettingError(f"{what}: {samples} numbers are needed, none of them NaN")
     return made

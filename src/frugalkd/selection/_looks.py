@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from frugalkd.batches import run_model
+from frugalkd.checks import check_batch
 from frugalkd.errors import NonFiniteLoss, Stopped
 from frugalkd.ledger import Ledger
 from frugalkd.looking import looking
@@ -52,7 +54,9 @@ class Looks:
         """A look without gradients, as arrays; ``labels`` int64 (rows,)."""
         assert self._model is not None, "refused when the selection was made"
         with looking(self._model):
-            seen = self.see(self._forward(rows.data), labels)
+            logits = run_model(self._forward, rows.data, rows.ids)
+            check_batch(labels, rows.ids, logits.shape[1])
+            seen = self.see(logits, labels)
         self._meters.student_forwards += len(rows.ids)
         return seen.each(lambda part: part.cpu().numpy())
 

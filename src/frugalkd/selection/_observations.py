@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from frugalkd.errors import NonFiniteLoss
+from frugalkd.errors import ModelError, NonFiniteLoss, few
 from frugalkd.finite import Watch
 from frugalkd.ledger import Ledger
 from frugalkd.meters import Meters
@@ -93,6 +93,11 @@ class Observations:
     ) -> None:
         """Keep what the device has to say of a batch; ``later``: nobody writes to these tensors
         again, so that they may be looked at with those of other batches."""
+        if self._unseen and self._unseen[-1][0].shape[1] != logits.shape[1]:
+            raise ModelError(
+                f"the outputs for samples {few(ids.tolist())} have {logits.shape[1]} classes, and "
+                f"those before had {self._unseen[-1][0].shape[1]}: give all the same"
+            )
         self._meters.samples_backpropagated += len(ids)
         self._meters.student_forwards += len(ids)
         self.batches += 1

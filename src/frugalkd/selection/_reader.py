@@ -12,9 +12,11 @@ from accelerate.utils import send_to_device
 from numpy.typing import NDArray
 from torch import Tensor
 
+from frugalkd.batches import checked_logits
 from frugalkd.checks import check_batch, check_listed
 from frugalkd.data.source import Source
-from frugalkd.errors import TargetsError, UnsupportedData
+from frugalkd.errors import TargetsError, UnsupportedData, few
+from frugalkd.failures import blame
 from frugalkd.meters import Meters
 from frugalkd.policies._policy import Ids
 from frugalkd.selection._rows import Join, Rows
@@ -128,12 +130,17 @@ class Reader:
         targets.begin_step(*self._now())
         asked, answered, each = targets.queries, targets.seconds, targets.queries_of
         with meters.phase(targets.phase):
-            if self.features:
-                logits, features = targets.fetch_features(
-                    rows.ids, rows.views, rows.data, self.features
-                )
-            else:
-                logits, features = targets.fetch(rows.ids, rows.views, rows.data), None
+            try:
+                if self.features:
+                    logits, features = targets.fetch_features(
+                        rows.ids, rows.views, rows.data, self.features
+                    )
+                else:
+                    logits, features = targets.fetch(rows.ids, rows.views, rows.data), None
+            except Exception as error:
+                which = f"fails on samples {few(rows.ids.tolist())}"
+                blame(error, TargetsError, f"{type(targets).__name__}.fetch {which}")
+            checked_logits(logits, len(rows.ids), type(targets).__name__, TargetsError)
         meters.teacher_queries += targets.queries - asked
         for name, rows_of in targets.queries_of.items():
             meters.queries_of[name] += rows_of - each[name]

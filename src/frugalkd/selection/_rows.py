@@ -11,6 +11,9 @@ from accelerate.utils import concatenate, find_device
 from torch import Tensor
 
 from frugalkd.batches import rows_of
+from frugalkd.data.source import checked_batch
+from frugalkd.errors import UnsupportedData
+from frugalkd.failures import blame
 from frugalkd.features import Features
 from frugalkd.policies._policy import Ids, Mask
 
@@ -74,11 +77,15 @@ def joined(parts: Sequence[Rows], join: Join = concatenate) -> Rows:
     if len(parts) == 1:
         return parts[0]
     ids, views, data, targets, features = zip(*parts, strict=True)
+    try:
+        together = join(list(data))
+    except Exception as error:
+        blame(error, UnsupportedData, "several batches cannot be joined: say how with join=")
     known = not any(part is None for part in features)
     return Rows(
         np.concatenate(ids),
         np.concatenate(views),
-        join(list(data)),
+        checked_batch(together, np.concatenate(ids)),
         None if any(part is None for part in targets) else torch.cat(list(targets)),
         {path: torch.cat([part[path] for part in features]) for path in features[0]}
         if known

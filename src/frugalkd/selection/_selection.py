@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,28 +15,31 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from frugalkd.batches import call, inputs_of, split
+from frugalkd.batches import call, check_model, inputs_of, labels_by, split
 from frugalkd.checks import check_same_data
 from frugalkd.data.bucketing import bucketed, by_length, lengths_of
 from frugalkd.data.probe import digests_kept
 from frugalkd.data.protocols import is_batch_indexed, is_view_indexed
 from frugalkd.data.source import open_source
+from frugalkd.devices import check_device
 from frugalkd.errors import (
     FrugalKDWarning,
     RankError,
     SelectionMisuse,
-    SettingError,
     UnsupportedData,
 )
+from frugalkd.failures import blame
 from frugalkd.finite import Watch
 from frugalkd.ledger import Ledger
 from frugalkd.meters import Meters
-from frugalkd.policies import All, Moment, Plan, Policy
-from frugalkd.policies._policy import Ids, check_plan
+from frugalkd.policies import OURS, All, Moment, Plan, Policy
+from frugalkd.policies._policy import Ids, check_kind, check_plan
 from frugalkd.ranks import Ranks
 from frugalkd.selection._beforehand import (
     check_label_free,
     check_policy,
+    check_sizes,
+    checked_ledger,
     checked_weights,
     fill,
     inputs_to_compare,
@@ -46,7 +50,7 @@ from frugalkd.selection._looks import Looks
 from frugalkd.selection._planning import in_whole_steps, ordered
 from frugalkd.selection._reader import Reader
 from frugalkd.selection._rows import Join
-from frugalkd.settings import check_types
+from frugalkd.settings import check_seed, check_types
 from frugalkd.teachers import Targets
 
 _COUNTS = ("samples_backpropagated", "student_forwards", "teacher_queries")
@@ -113,7 +117,9 @@ class Selection:
 
     Raises:
         UnsupportedData: an iterable data set, or an empty one.
-        SettingError: weights of the wrong length, negative, not finite, or none above 0.
+        SettingError: a number out of range; weights of the wrong length, negative, not finite, or
+            none above 0.
+        ModelError: a model that is none, or has no weights yet.
         SelectionMisuse: a policy with a gate, and no model for it to look with; one that needs
             scores, and none; or what needs a label where ``label_free`` reads none.
         LedgerError, TargetsError: a ledger to go on from, or stored targets, of other data.
@@ -151,11 +157,15 @@ class Selection:
         rank: int | None = None,
         world: int | None = None,
     ):
-        check_types(
-            epochs=(epochs, float), batch_size=(batch_size, int), seed=(seed, int),
-            accumulate=(accumulate, int), screen_batch=(screen_batch, int), bucket=(bucket, int),
+        check_sizes(
+            epochs=epochs, batch_size=batch_size, bucket=bucket, accumulate=accumulate,
+            screen_batch=screen_batch, num_workers=num_workers,
         )  # fmt: skip
-        self.policy = policy or All()
+        seed, device = check_seed(seed), check_device(device)
+        self.policy = All() if policy is None else policy
+        check_kind(self.policy)
+        if model is not None:
+            check_model(model)
         self.source = open_source(
             dataset, collate=collate, num_workers=num_workers, pin_memory=pin_memory, seed=seed
         )
@@ -181,8 +191,6 @@ class Selection:
         samples = len(dataset)  # pyright: ignore[reportArgumentType]
         if samples == 0:
             raise UnsupportedData("the data set is empty: there is nothing to select from")
-        if not epochs > 0 or batch_size < 1:
-            raise SettingError(f"epochs and batch_size must be positive: {epochs}, {batch_size}")
         check_policy(self.policy, model=model, accumulate=accumulate)
         self.epochs, self.batch_size, self.seed = float(epochs), batch_size, seed
         self.weights = None if weights is None else checked_weights(weights, samples)
@@ -201,13 +209,14 @@ class Selection:
             check_label_free(self.policy, targets)
         self.bucket, self._lengths = bucket, lengths_of(dataset) if bucket else None
         self.drop_last, self.screen_batch = drop_last, screen_batch
-        self.ledger = ledger or Ledger.new(samples, extra=self.policy.columns)
+        self.ledger = checked_ledger(ledger, self.policy, samples)
         if len(self.ledger) != samples:
             raise UnsupportedData(
                 f"a ledger of {len(self.ledger)} samples for a data set of {samples}"
             )
+        check_types(targets=(targets, Targets | None), meters=(meters, Meters | None))
         check_same_data(dataset, self.ledger, targets)
-        self.meters = meters or Meters()
+        self.meters = Meters() if meters is None else meters
         self._teachers = () if targets is None else tuple(targets.queries_of)
         self.meters.queries_of = dict.fromkeys(self._teachers, 0) | self.meters.queries_of
         self.epoch = 0
@@ -223,7 +232,7 @@ class Selection:
         self.watch: Watch | None = None
         """That both stay finite, from the first epoch on."""
         self._counted = self._counts()  # by the meters, and known to be so on all ranks
-        read_labels = labels or (lambda data: split(data)[1])
+        read_labels = partial(labels_by, labels) if labels else (lambda data: split(data)[1])
         self.reader = Reader(
             self.source,
             targets,
@@ -390,15 +399,14 @@ class Selection:
         were deferred for steps that are whole."""
         at = self._now
         with self.meters.phase("ledger"):
-            plan = self.policy.plan(self.ledger, self.pool, at)
+            plan = self._planned(at)
         screened = len(plan.screen)
         if screened:
             with self.meters.phase("screen"):
                 self._screen(plan.screen)
         with self.meters.phase("ledger"):
             if screened:
-                plan = self.policy.plan(self.ledger, self.pool, at)
-            check_plan(plan, len(self.ledger), self.policy)
+                plan = self._planned(at)
             step, deferred = 1, 0
             if not (plan.stop or self.gates_now(plan)):
                 step = 1 if self.ranks.alone else self.step_rows
@@ -417,6 +425,17 @@ class Selection:
                 given = (part for part in (plan.ids, plan.weights, plan.forced) if part is not None)
                 self.ranks.check_same(f"the plan of epoch {self.epoch}", *given)
             return plan, screened, deferred
+
+    def _planned(self, at: Moment) -> Plan:
+        """The policy's plan. Raises SelectionMisuse where it fails, or makes none."""
+        try:
+            plan = self.policy.plan(self.ledger, self.pool, at)
+        except Exception as error:
+            where = f"{type(self.policy).__name__}.plan fails in epoch {self.epoch}"
+            blame(error, SelectionMisuse, where)
+        if type(self.policy) not in OURS:
+            check_plan(plan, len(self.ledger), self.pool, self.policy)
+        return plan
 
     def gates_now(self, plan: Plan) -> bool:
         """Whether a plan's ids are read for the gate to judge, rather than all trained on."""

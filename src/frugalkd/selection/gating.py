@@ -7,10 +7,14 @@ at temperature 1, and that it must reach ``tau`` to pass, is our reading.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from frugalkd.errors import FrugalKDError
+from frugalkd.batches import checked_labels, checked_logits
+from frugalkd.checks import check_batch
+from frugalkd.errors import FrugalKDError, SelectionMisuse
+from frugalkd.settings import check_number
 from frugalkd.verdict import Look, fails
 
 
@@ -39,7 +43,16 @@ def gate(logits: Tensor, labels: Tensor, tau: float = 0.9) -> Tensor:
 
     Raises:
         FrugalKDError: a logit is NaN or the softmax of a row is not finite.
+        SelectionMisuse, UnsupportedData, DataError, SettingError: logits, labels or ``tau`` are of
+            another type, shape or range.
     """
+    rows = len(logits) if isinstance(logits, Tensor) and logits.ndim else None
+    checked_logits(logits, rows, "the caller of gate", SelectionMisuse)
+    labels = checked_labels(labels)
+    if labels.shape != logits.shape[:1]:
+        raise SelectionMisuse(f"{len(labels)} labels for {len(logits)} rows of logits: one a row")
+    check_batch(labels, np.arange(len(labels)), logits.shape[1])
+    check_number("tau", tau, 0)
     seen = look(logits, labels)
     bad = torch.nonzero(~torch.isfinite(seen.confidence)).flatten().tolist()
     if bad:

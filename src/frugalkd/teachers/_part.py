@@ -88,7 +88,7 @@ class Part:
             )
         lacking = self.missing(ids, views)
         if lacking.any():
-            rows = values.float().flatten(1).cpu().numpy()
+            rows = values.detach().float().flatten(1).cpu().numpy()
             self.store.write(ids[lacking], views[lacking], rows[lacking])
 
     def close(self) -> None:

@@ -16,14 +16,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from frugalkd.batches import rows_of
+from frugalkd.batches import refuse_not_finite, rows_of
 from frugalkd.data.bucketing import by_length, lengths_of
 from frugalkd.data.source import Collate, check_map_style, open_source, randomness
-from frugalkd.errors import TargetsError, few
+from frugalkd.devices import check_device
+from frugalkd.errors import TargetsError, UnsupportedData, few
+from frugalkd.failures import memory_for
 from frugalkd.features import Shape, feature_paths, find_paths
-from frugalkd.memory import memory_for
 from frugalkd.policies._policy import Ids
 from frugalkd.ranks import Ranks
+from frugalkd.settings import check_integer
 from frugalkd.teachers._feature_stores import feature_folder, feature_header
 from frugalkd.teachers._part import Announce, Opening, Part
 from frugalkd.teachers.about import describe_asking
@@ -85,6 +87,8 @@ class Filler:
         announce: Announce | None = None,
     ):
         check_map_style(dataset)
+        if not len(dataset):  # pyright: ignore[reportArgumentType]
+            raise UnsupportedData("the data set is empty: there is nothing to store")
         if live.changes:
             raise TargetsError(
                 "this teacher changes with each step, and nothing that it says can be kept: ask it "
@@ -158,12 +162,15 @@ class Filler:
         return [self._logits, *self._features.values()]
 
     def _ask(self, ids: Ids, views: Ids, data: Any) -> list[Tensor]:
-        """The logits, and the features."""
+        """The logits, and the features. Raises ModelError for logits that say nothing."""
         if not self._features:
-            return [self.live.fetch(ids, views, data)]
+            logits = self.live.fetch(ids, views, data)
+            refuse_not_finite(logits, ids, "the teacher")
+            return [logits]
         if any(part.store is None for part in self._features.values()):
             self.live.feature_shapes(list(self._features), data)  # refuses what is no feature
         logits, features = self.live.fetch_features(ids, views, data, list(self._features))
+        refuse_not_finite(logits, ids, "the teacher")
         return [logits, *(features[path] for path in self._features)]
 
     def _header(self, shape: Shape, shards: int) -> Header:
@@ -204,6 +211,8 @@ def fill(
     Raises:
         TargetsError: see :class:`Filler`.
     """
+    check_integer("batch_size", batch_size, 1)
+    device = check_device(device)
     ids = np.arange(filler.samples) if ids is None else _checked(ids, filler.samples)
     ids = filler.mine(ids)
     if (lengths := lengths_of(dataset)) is not None:

@@ -14,6 +14,7 @@ from frugalkd.errors import TargetsError
 from frugalkd.files import StrPath
 from frugalkd.files.opening import named
 from frugalkd.policies._policy import Ids
+from frugalkd.settings import check_integer, check_types
 from frugalkd.teachers._targets import Targets
 from frugalkd.teachers.about import check_about
 from frugalkd.teachers.encodings import Dense, Encoding
@@ -50,7 +51,10 @@ class FirstVisitTargets(Targets):
         announce: Announce | None = None,
     ):
         self._live = teacher if isinstance(teacher, LiveTeacher) else LiveTeacher(teacher)
-        layout = Layout(views, encoding or Dense())
+        check_integer("views", views, 1)
+        encoding = Dense() if encoding is None else encoding
+        check_types(encoding=(encoding, Encoding))
+        layout = Layout(views, encoding)
         self._filler = Filler(self._live, dataset, named(folder), layout, announce=announce)
         self.about = self._filler.about
         self.views = views

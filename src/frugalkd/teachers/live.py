@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from frugalkd.batches import call, inputs_of
-from frugalkd.devices import autocast
-from frugalkd.errors import TargetsError
+from frugalkd.batches import call, check_model, inputs_of, run_model
+from frugalkd.devices import PRECISIONS, autocast
+from frugalkd.errors import SettingError, TargetsError
 from frugalkd.features import Features, Shape, Taps, probe_features
 from frugalkd.identity import identity
 from frugalkd.looking import looking
@@ -32,6 +32,10 @@ class LiveTeacher(Targets):
         forward: how to call it on a batch; by default on the batch's inputs.
         precision: ``bf16`` asks it under autocast, for a teacher that was trained so.
         channels_last: that memory format, for the teacher and for inputs (rows, C, H, W).
+
+    Raises:
+        ModelError: the teacher is no module, or has no weights yet.
+        SettingError: another precision.
     """
 
     phase = "teacher"
@@ -47,6 +51,9 @@ class LiveTeacher(Targets):
         precision: Literal["fp32", "bf16"] = "fp32",
         channels_last: bool = False,
     ):
+        check_model(teacher, "the teacher")
+        if precision not in PRECISIONS:
+            raise SettingError(f"precision is {precision!r}: give {' or '.join(PRECISIONS)}")
         self.teacher = teacher
         self.views = None
         self.queries = 0
@@ -76,12 +83,7 @@ class LiveTeacher(Targets):
     def fetch(self, ids: Ids, views: Ids, data: Any) -> Tensor:
         started = time.perf_counter()
         self.queries += len(ids)
-        logits = self.look(data)
-        if logits.ndim != 2 or len(logits) != len(ids):
-            raise TargetsError(
-                f"the teacher gives outputs of shape {tuple(logits.shape)} for {len(ids)} rows: "
-                "logits (rows, classes) are needed"
-            )
+        logits = self.look(data, ids)
         self.seconds += time.perf_counter() - started
         return logits
 
@@ -95,14 +97,14 @@ class LiveTeacher(Targets):
             logits = self.fetch(ids, views, data)
         return logits, taps.take()
 
-    def look(self, data: Any) -> Tensor:
-        """The teacher's logits float32 for a batch, in eval mode; not counted as a query."""
+    def look(self, data: Any, ids: Ids | None = None) -> Tensor:
+        """The teacher's logits float32 for a batch (of the samples ``ids``), in eval mode; not
+        counted as a query. Raises ModelError."""
         with looking(self.teacher), self.asking():
-            return self._forward(data).float()
+            return run_model(self._forward, data, ids, "the teacher").float()
 
     def classes(self, data: Any) -> int | None:
-        logits = self.look(data)
-        return logits.shape[1] if logits.ndim == 2 else None
+        return self.look(data).shape[1]
 
     def asking(self) -> AbstractContextManager[Any]:
         """The precision in which the teacher is asked, as a context."""
@@ -112,7 +114,7 @@ class LiveTeacher(Targets):
         inputs = inputs_of(data)
         if self.channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        return call(self.teacher, inputs)
+        return call(self.teacher, inputs, "the teacher")
 
     def truth(self, labels: Tensor | None) -> NDArray[np.float32]:
         raise TargetsError(

@@ -17,6 +17,7 @@ from frugalkd.errors import TargetsError, UnknownName
 from frugalkd.features import Features, Shape
 from frugalkd.fidelity import Fidelity
 from frugalkd.policies._policy import Ids
+from frugalkd.settings import check_seed, check_types
 from frugalkd.teachers._targets import Targets
 from frugalkd.teachers.combining import (
     Combine,
@@ -80,6 +81,7 @@ class SeveralTeachers(Targets):
             raise UnknownName("way to combine teachers", str(combine), get_args(Combine))
         if not isinstance(teachers, Mapping):
             teachers = {f"teacher {place}": each for place, each in enumerate(teachers, start=1)}
+        check_seed(seed)
         if len(teachers) < 2:
             raise TargetsError(f"{len(teachers)} of several teachers: give two or more")
         if combine == "weighted" and weights is None:
@@ -88,10 +90,10 @@ class SeveralTeachers(Targets):
             raise TargetsError(f"combine {combine} has no use for weights: set it to weighted")
         if temperature is not None and not temperature > 0:
             raise TargetsError(f"the temperature of a mean must be positive, not {temperature}")
-        self.teachers: dict[str, Targets] = {
-            name: LiveTeacher(each) if isinstance(each, nn.Module) else each
-            for name, each in teachers.items()
-        }
+        self.teachers: dict[str, Targets] = {}
+        for name, each in teachers.items():
+            check_types(**{name: (each, nn.Module | Targets)})
+            self.teachers[name] = LiveTeacher(each) if isinstance(each, nn.Module) else each
         self.combine: Combine = combine
         self.shares = shares_of(weights, len(teachers))
         self.reads_labels = combine == "confidence"

@@ -22,6 +22,7 @@ from frugalkd.files import StrPath
 from frugalkd.files.opening import named
 from frugalkd.policies._policy import Ids
 from frugalkd.ranks import Ranks
+from frugalkd.settings import check_integer, check_types
 from frugalkd.teachers._feature_stores import FeatureStores, shape_of
 from frugalkd.teachers._targets import Targets
 from frugalkd.teachers.about import check_about
@@ -117,9 +118,12 @@ class StoredTargets(Targets):
                 )  # fmt: skip
         live = teacher if isinstance(teacher, LiveTeacher) else LiveTeacher(teacher)
         queries, seconds = live.queries, live.seconds
+        check_integer("views", views, 1)
         ranks, folder = ranks or Ranks(), named(folder)
         shards, write = shards_of(folder, ranks)
-        layout = Layout(views, encoding or Dense(), shards, tuple(features))
+        encoding = Dense() if encoding is None else encoding
+        check_types(encoding=(encoding, Encoding))
+        layout = Layout(views, encoding, shards, tuple(features))
         filler = Filler(live, dataset, folder, layout, write=write, wait=True, announce=announce)
         try:
             fill(
