@@ -1,4 +1,4 @@
-# make help lists the targets. One environment, $(VENV), serves them all; it is rebuilt from nothing
+# make help lists the targets. All targets use one environment, $(VENV). It is rebuilt from scratch
 # when pyproject.toml or requirements-dev.txt changes.
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -8,11 +8,11 @@ SEED ?= 0
 CASES ?= a b teacher loop meters options ledger ranks
 BIN := $(VENV)/bin
 
-# Two stamps: the project alone is all that `make demo` needs, and the tools come on top.
+# Two stamps: `make demo` needs only the project; the other targets need the development tools too.
 PROJECT := $(VENV)/.project-installed
 TOOLS := $(VENV)/.tools-installed
 
-# One thread a test worker: more would share the same cores, and the thread count is part of a result.
+# One thread per test worker: more threads would share the same cores, and results depend on the thread count.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 .PHONY: help setup demo test heavy check format-check lint types tables pages format bench torture fuzz soak compare report clean
@@ -26,60 +26,61 @@ setup: $(TOOLS) ## create the environment with the project and the development t
 demo: $(PROJECT) ## distil scikit-learn's digits in every mode: runs/demo
 	$(BIN)/frugalkd demo --out runs/demo
 
-test: $(TOOLS) ## the unit tests
+test: $(TOOLS) ## run the unit tests
 	$(PYTEST)
 
-heavy: $(TOOLS) ## the heavy tests: complete data, many minutes
+heavy: $(TOOLS) ## run the heavy tests on complete data: many minutes
 	$(PYTEST) -m heavy
 
-check: format-check lint types tables test ## what CI runs: formatter, linter, type checker, the written tables, unit tests
+check: format-check lint types tables test ## run what CI runs: formatter, linter, type checker, generated tables and pages, unit tests
 
 format-check: $(TOOLS)
 	$(BIN)/ruff format --check .
 
 lint: $(TOOLS)
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-cache
 
 types: $(TOOLS)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-tables: $(PROJECT) ## the tables of BENCHMARKS.md are those of benchmarks/results, the pages that docs/write.py makes are those of the code
-	$(BIN)/python benchmarks/write.py --check
+tables: $(PROJECT) ## check that the tables of BENCHMARKS.md match benchmarks/results and that the generated pages match the code
+	$(BIN)/python -m benchmarks.write --check
 	$(BIN)/python docs/write.py --check
 
-pages: $(PROJECT) ## write the pages of docs/ that are made from the code
+pages: $(PROJECT) ## write the pages of docs/ that are generated from the code
 	$(BIN)/python docs/write.py
 
 format: $(TOOLS) ## format the code and apply the linter's safe fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(TOOLS) ## time whole trainings against each other, hours: runs/bench (CASES=loop for one case)
+bench: $(TOOLS) ## compare the times of complete trainings, hours: runs/bench (CASES=loop for one case)
 	$(BIN)/python -m benchmarks.timing $(CASES) --out runs/bench
 
-torture: $(TOOLS) ## kill 50 runs at random moments and go on with them, minutes: runs/torture.json (SEED=0)
+torture: $(TOOLS) ## kill 50 runs at random moments and resume them, minutes: runs/torture.json (SEED=0)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/torture/torture.py --kills 50 --seed $(SEED) --json runs/torture.json
 
-fuzz: $(TOOLS) ## read 28,800 malformed files, minutes: runs/fuzz keeps those that did harm (SEED=0)
+fuzz: $(TOOLS) ## read 28,800 malformed files, minutes: runs/fuzz keeps the files that caused a failure (SEED=0)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/torture/fuzz.py --cases 1800 --seed $(SEED) --keep runs/fuzz \
 	  --json runs/fuzz.json
 
-soak: $(TOOLS) ## 200 short runs in one process, minutes: what they leave behind: runs/soak.json
+soak: $(TOOLS) ## check 200 short runs in one process for leaks, minutes: runs/soak.json
 	OMP_NUM_THREADS=1 $(BIN)/python tests/torture/soak.py --runs 200 --json runs/soak.json
 
-compare: $(PROJECT) ## a short comparison on Fashion-MNIST: runs/compare
+compare: $(PROJECT) ## run a short comparison on Fashion-MNIST: runs/compare
 	$(BIN)/frugalkd compare fashion-mnist --arms vanilla,regulated,random,short --seeds 3 --out runs/compare
 
-report: $(PROJECT) ## a page of each committed comparison: runs/report
+report: $(PROJECT) ## write a page for each committed comparison: runs/report
 	set -e; for file in $$(grep -lE '^  "recipe": \{' benchmarks/results/*.json); do \
 	  $(BIN)/frugalkd report $$file --data --out runs/report/$$(basename $$file .json).html; done
 
-clean: ## remove the environment and the caches; runs/ stays
+clean: ## remove the environment and the caches, and keep runs/
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
 
 $(PROJECT): pyproject.toml requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	  echo "frugalkd needs Python 3.11 or newer, and '$(PYTHON)' is not: name one with make PYTHON=python3.12 ..." >&2; exit 1; }
+	  echo "frugalkd needs Python 3.11 or newer, and '$(PYTHON)' is older or not available: use make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[parquet,torchvision]'
 	@touch $@

@@ -1,15 +1,15 @@
-"""The tables of comparisons: who is how accurate with as many samples."""
+"""The tables of comparisons: the accuracy of each arm and the samples that it used."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from frugalkd.comparison.statistics import accuracies, differences, spread
+from frugalkd.experiments.comparison.statistics import accuracies, differences, spread
 
 
 def budgets_table(comparison: dict[str, Any]) -> str:
-    """A row an arm, a column a budget: accuracy, and in brackets the paired difference to another
-    random draw of as many samples."""
+    """A row per arm and a column per budget: accuracy, and in parentheses the paired difference to
+    ``random`` with the same number of samples."""
     budgets = sorted({row["budget_asked"] for row in comparison["arms"]} - {None})
     seeds = len(comparison["seeds"])
     head = ["arm", *(f"{budget:.0%} of the samples" for budget in budgets)]
@@ -24,7 +24,7 @@ def budgets_table(comparison: dict[str, Any]) -> str:
         cells = [accuracy(rows[b]) if b in rows else "" for b in budgets]
         cells += costs([rows[b] for b in budgets if b in rows])
         lines.append(f"| `{family}` | {' | '.join(cells)} |")
-    lines += ["", "At their own budgets:", ""]
+    lines += ["", "Without a set budget:", ""]
     head = ["arm", "samples %", "accuracy %", f"against {comparison['reference']}"]
     head += ["forwards %", "time ratio", "scoring run, samples %"]
     lines += [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
@@ -44,14 +44,14 @@ def accuracy(row: dict[str, Any]) -> str:
 
 
 def costs(rows: list[dict[str, Any]]) -> list[str]:
-    """Forwards and time at each budget, and the scoring run's samples."""
+    """Forwards and time at each budget, and the samples of the scoring run."""
     forwards = " / ".join(f"{100 * row['forwards']['mean']:.0f}" for row in rows)
     time = " / ".join(f"{row['wall_ratio']['mean']:.2f}" for row in rows)
     return [forwards, time, scoring(rows[0])]
 
 
 def scoring(row: dict[str, Any]) -> str:
-    """The scoring run's samples, of one full training."""
+    """The samples of the scoring run, in percent of one full training."""
     if row["scoring"] is None:
         return ""
     full = row["meters"]["samples_backpropagated"] / row["budget"]["mean"]
@@ -59,11 +59,11 @@ def scoring(row: dict[str, Any]) -> str:
 
 
 def objectives_table(comparison: dict[str, Any]) -> str:
-    """A row an objective: trained on all samples (the arm NAME), and on a part of them by the gate
-    (NAME-early@BUDGET), with the paired difference and what the part cost of the whole."""
+    """A row per objective: trained on all samples (the arm NAME), and on a part of them selected by
+    the gate (NAME-early@BUDGET), with the paired difference and the fraction of the time."""
     lines = [
         "| objective | all samples, accuracy % | a part of them | difference | samples % | "
-        "forwards % | seconds, all and part | of the time |",
+        "forwards % | seconds, all and part | time ratio |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     by_name = {row["arm"]: row for row in comparison["arms"]}
@@ -88,7 +88,7 @@ def objectives_table(comparison: dict[str, Any]) -> str:
 
 
 def claims_table(tested: list[dict[str, Any]]) -> str:
-    """Claims as :func:`frugalkd.comparison.claims` returns them."""
+    """Claims as :func:`frugalkd.experiments.comparison.claims` returns them."""
     lines = [
         "| claim | difference, points | 95 % interval | p (Holm) | holds |",
         "|---|---:|---:|---:|---|",
@@ -110,7 +110,7 @@ def claims_table(tested: list[dict[str, Any]]) -> str:
 
 
 def arms_table(comparison: dict[str, Any]) -> str:
-    """A row an arm, each at what it spent."""
+    """A row per arm, with the samples, forwards and time that it used."""
     reference = comparison["reference"]
     lines = [
         f"| arm | seeds | accuracy % | against {reference} | samples % | forwards % | time ratio |",
@@ -131,9 +131,9 @@ def arms_table(comparison: dict[str, Any]) -> str:
 
 
 def made_ledgers_table(results: dict[str, dict[str, Any]]) -> str:
-    """What a ledger that a head made is worth, a row a training: of `benchmarks/ledger_make.py`."""
+    """How well a ledger made with a head works, a row per result of `benchmarks/ledger_make.py`."""
     lines = [
-        "| | samples | seeds | rank correlation | operations, of the full training | "
+        "| | samples | seeds | rank correlation | operations, of full training | "
         "`significance` | `hybrid` |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
@@ -155,7 +155,7 @@ def made_ledgers_table(results: dict[str, dict[str, Any]]) -> str:
 
 
 def reference_table(comparison: dict[str, Any]) -> str:
-    """Both candidates for the reference, and the gate against the one that it was not."""
+    """Both candidates for the reference, and the gate against the one that was not chosen."""
     ours, other = accuracies(comparison, "regulated"), accuracies(comparison, "vanilla-self")
     _, found = differences(ours, other)
     difference = points(spread(found), "+")
@@ -163,13 +163,13 @@ def reference_table(comparison: dict[str, Any]) -> str:
 
 
 def collapsed(comparison: dict[str, Any]) -> str:
-    """Which arms had collapsed or failed runs."""
+    """The arms that had collapsed or failed runs."""
     arms = [row["arm"] for row in comparison["arms"] if row["collapsed"]]
     return f"Collapsed or failed runs: {', '.join(arms) if arms else 'none'}."
 
 
 def points(value: dict[str, Any] | None, sign: str = "") -> str:
-    """A mean of accuracies in points, with half of its 95 % interval."""
+    """A mean accuracy in percentage points, with half of its 95 % interval."""
     if value is None or value["mean"] is None:
         return ""
     mean = f"{100 * value['mean']:{sign}.2f}"

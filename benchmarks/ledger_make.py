@@ -1,9 +1,10 @@
-"""What a ledger is worth that `frugalkd ledger make` makes for a conventional teacher.
+"""Measure how well a ledger works that `frugalkd ledger make` made for a conventional teacher.
 
     python benchmarks/ledger_make.py digits --seeds 5 --out runs/ledgers --json digits.json
 
 trains a self-regulated and a conventional teacher, makes a ledger from the conventional one, and
-distils students of the conventional one with either ledger. Runs that are done are not run again.
+distils students from the conventional one with each of the two ledgers. Finished runs are
+not repeated.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from frugalkd.ledger import Ledger
-from frugalkd.recipes.load import load_recipe, override
-from frugalkd.runs.execute import distill, teach
-from frugalkd.runs.making import make_ledger
+from frugalkd.experiments.recipes.load import load_recipe, override
+from frugalkd.experiments.runs.execute import distill, teach
+from frugalkd.experiments.runs.making import make_ledger
+from frugalkd.ledger.ledger import Ledger
 
 MODES = ("significance", "hybrid")
 

@@ -1,12 +1,12 @@
 """Write the tables of BENCHMARKS.md from the result files beside this script.
 
-    python benchmarks/write.py            # rewrite what stands between the markers
-    python benchmarks/write.py --check    # fail if that would change anything
+    python -m benchmarks.write            # rewrite the tables between the markers
+    python -m benchmarks.write --check    # fail if a table is out of date
 
-A table stands between ``<!-- NAME -->`` and ``<!-- /NAME -->``; the numbers in it come from
-``benchmarks/results/*.json`` (each the ``comparison.json`` of a command that BENCHMARKS.md names;
-``time-CASE.json`` is the ``CASE.json`` of ``make bench CASES=CASE``; ``torture.json`` and
-``soak.json`` are those of ``make torture`` and ``make soak``) and from nowhere else.
+A table is placed between ``<!-- NAME -->`` and ``<!-- /NAME -->``. Its numbers come only from
+``benchmarks/results/*.json``. Each file is the ``comparison.json`` of a command that BENCHMARKS.md
+lists, with these exceptions: ``time-CASE.json`` is the ``CASE.json`` of ``make bench CASES=CASE``,
+and ``torture.json`` and ``soak.json`` are written by ``make torture`` and ``make soak``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from comparisons import (
+from benchmarks.comparisons import (
     arms_table,
     budgets_table,
     claims_table,
@@ -26,9 +26,9 @@ from comparisons import (
     objectives_table,
     reference_table,
 )
-
+from benchmarks.timing import CASES, Measurement, find_case
 from benchmarks.timing.table import bound, figure, seconds
-from frugalkd.comparison.statistics import Claim, claims
+from frugalkd.experiments.comparison.statistics import Claim, claims
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "BENCHMARKS.md"
@@ -50,16 +50,16 @@ def read(name: str) -> dict[str, Any]:
 
 
 def time_tables(content: dict[str, Any]) -> str:
-    """A case of ``benchmarks.timing``: its arms, the ratios of their times, its figures."""
+    """The tables of a case of ``benchmarks.timing``: arms, ratios of times, figures."""
     if content["quick"]:
-        sys.exit(f"time-{content['case']}.json is of a quick look: no results")
+        sys.exit(f"time-{content['case']}.json is from a quick run, not a result")
     tables = []
     if arms := [arm for arm in content["arms"] if arm["seconds"]]:
         tables.append(timed_arms_table(arms, content["per_rows"]))
     if ratios := [ratio for ratio in content["ratios"] if ratio["value"]]:
         tables.append(bounds_table("ratio of times", [(row["ratio"], row) for row in ratios]))
     if content["figures"]:
-        tables.append(bounds_table("figure", [(row["about"], row) for row in content["figures"]]))
+        tables.append(figures_table(content))
     tables.append(circumstances(content))
     return "\n\n".join(tables)
 
@@ -86,7 +86,7 @@ def timed_arms_table(arms: list[dict[str, Any]], per_rows: bool) -> str:
 
 
 def options_table(arms: list[dict[str, Any]]) -> str:
-    """Seconds of the same rows; the first run has to load or compile what later ones find."""
+    """Seconds for the same rows; the first run includes loading and compilation."""
     lines = [
         "| arm | runs | s / 1000 rows | min – max | first run, s | later runs, s |",
         "|---|---:|---:|---:|---:|---:|",
@@ -106,7 +106,7 @@ def options_table(arms: list[dict[str, Any]]) -> str:
 
 
 def accuracy_range(value: dict[str, Any] | None) -> str:
-    """The median of accuracies in points and, of several, the range."""
+    """The median accuracy in percent and, for several runs, the range."""
     if value is None:
         return ""
     median, low, high = (f"{100 * value[key]:.2f}" for key in ("median", "min", "max"))
@@ -114,13 +114,21 @@ def accuracy_range(value: dict[str, Any] | None) -> str:
 
 
 def part_run(runs: list[dict[str, Any]]) -> str:
-    """Whether whole trainings were run, or parts whose seconds were scaled."""
+    """Whether complete trainings were run, or some of the epochs with scaled seconds."""
     parts = sorted({run["part"] for run in runs if run["part"] is not None})
     if not parts:
-        return "whole"
+        return "complete"
     some = any(run["part"] is None for run in runs)
     scaled = " and ".join(map(str, parts))
     return f"{'some ' if some else ''}{scaled} of {runs[0]['epochs']:g} epochs, scaled"
+
+
+def figures_table(content: dict[str, Any]) -> str:
+    """The figures of a case without arms, with the descriptions of the current code."""
+    case = find_case(content["case"], CASES)
+    assert isinstance(case, Measurement)
+    about = {figure.name: figure.about for figure in case.figures}
+    return bounds_table("figure", [(about[row["figure"]], row) for row in content["figures"]])
 
 
 def bounds_table(title: str, rows: list[tuple[str, dict[str, Any]]]) -> str:
@@ -143,7 +151,7 @@ def bounds_table(title: str, rows: list[tuple[str, dict[str, Any]]]) -> str:
 
 
 def circumstances(content: dict[str, Any]) -> str:
-    """What the clock depended on, in one line, and what failed."""
+    """The conditions of the timing in one line, and the failed runs."""
     machines = content["machines"]
     cpus = sorted({machine["cpu"] for machine in machines})
     torches = sorted({machine["versions"]["torch"] for machine in machines})
@@ -158,34 +166,35 @@ def circumstances(content: dict[str, Any]) -> str:
 
 
 def torture_table(content: dict[str, Any]) -> str:
-    """Killed runs by what they did; ``began anew`` are kills that left nothing to go on from."""
-    lines = ["| | runs | kills | went on | began anew | equal |", "|---|---:|---:|---:|---:|---:|"]
+    """Killed runs by kind of run; ``restarted``: kills that left no checkpoint to resume from."""
+    lines = ["| | runs | kills | resumed | restarted | equal |", "|---|---:|---:|---:|---:|---:|"]
     names = list(content["seconds"])
     for name in [*names, "all"]:
         own = [trial for trial in content["trials"] if name in ("all", trial["work"])]
         kept = [what for trial in own for what in trial["kept"]]
-        anew = kept.count("nothing")
+        restarted = kept.count("nothing")
         equal = sum(trial["equal"] for trial in own)
-        cells = [name, len(own), len(kept), len(kept) - anew, anew, equal]
+        cells = [name, len(own), len(kept), len(kept) - restarted, restarted, equal]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join([*lines, "", f"torch {content['versions']['torch']}, seed {content['seed']}."])
 
 
 def soak_line(content: dict[str, Any]) -> str:
-    """What one process held after its first round of works, and after its last run."""
+    """The resources of one process after its first round of runs, and after its last run."""
     held = content["held"]
     first, last = held[content["warm_up"]], held[-1]
     megabytes = [f"{one['memory'] / 2**20:.0f}" for one in (first, last)]
     leaks = "; ".join(content["leaks"]) or "none"
     return (
-        f"{content['runs']} runs in one process: {megabytes[0]} MiB after {content['warm_up'] + 1} "
-        f"of them and {megabytes[1]} after the last ({content['bytes_a_run']:.0f} bytes a run), "
+        f"{content['runs']} runs in one process: {megabytes[0]} MiB after run "
+        f"{content['warm_up'] + 1} and {megabytes[1]} MiB after the last "
+        f"({content['bytes_a_run']:.0f} bytes per run), "
         f"{last['threads']} threads and {last['open_files']} open files at the end. Leaks: {leaks}."
     )
 
 
 def fuzz_table(content: dict[str, Any]) -> str:
-    """Malformed files by kind; what is not refused was read, and right."""
+    """Malformed files by kind. A file that is not refused must be read correctly."""
     lines = [
         "| | files | refused | read | failed | MiB beyond twice the file, at most |",
         "|---|---:|---:|---:|---:|---:|",
@@ -232,21 +241,21 @@ TABLES = {
     "torture": lambda: torture_table(read("torture")),
     "soak": lambda: soak_line(read("soak")),
 }
-"""Each needs its place on the page."""
+"""Every table needs its markers on the page."""
 
 
 def timed() -> dict[str, Callable[[], str]]:
-    """Of the cases that have a result here."""
+    """The tables of the cases that have a result file."""
     names = sorted(file.stem for file in (HERE / "results").glob("time-*.json"))
     return {name: lambda name=name: time_tables(read(name)) for name in names}
 
 
 def filled(page: str) -> str:
-    """``page`` with every marked table written anew."""
+    """``page`` with every marked table replaced."""
     for name, table in {**TABLES, **timed()}.items():
         marked = re.compile(f"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         if not marked.search(page):
-            sys.exit(f"{PAGE.name} has no place for the table {name!r}")
+            sys.exit(f"{PAGE.name} has no markers for the table {name!r}")
         text = table()
         page = marked.sub(lambda found, text=text: f"{found[1]}{text}\n{found[2]}", page)
     return page
@@ -257,7 +266,7 @@ def main() -> None:
     after = filled(before)
     if "--check" in sys.argv[1:]:
         if before != after:
-            sys.exit(f"{PAGE.name} differs from benchmarks/results: run benchmarks/write.py")
+            sys.exit(f"{PAGE.name} differs from benchmarks/results: run python -m benchmarks.write")
     else:
         PAGE.write_text(after)
 

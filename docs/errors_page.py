@@ -1,6 +1,6 @@
-"""docs/errors.md from the code: every error that a user can meet, with its message.
+"""Generate docs/errors.md from the code: every error that a user can see, with its message.
 
-A message is read off the place that raises it; what it fills in stands in braces.
+Messages are extracted from the statements that raise them. Run-time values are in braces.
 """
 
 from __future__ import annotations
@@ -19,31 +19,30 @@ PACKAGE = Path(__file__).parents[1] / "src/frugalkd"
 HEAD = """\
 # Every error, and what to do
 
-Written from the code by `make pages`; do not edit it by hand.
+Generated from the code by `make pages`; do not edit it by hand.
 
-What is expected to fail is a `frugalkd.FrugalKDError`: one line that says what is wrong, where, and
-what to do. The command line prints it after `error: ` and exits with 2 (`--debug` shows the
-traceback); Python raises the classes below, all of `frugalkd.errors`. In the messages, what stands
-in braces is filled in; `{nearest}` are the nearest known names. A mistake in the command line
-itself (an unknown option, a missing argument) is worded by Typer, and ends by naming the `--help`
-to read.
+Every expected failure raises a `frugalkd.FrugalKDError`: one line that says what is wrong, where,
+and what to do. The command line prints it after `error: ` and exits with code 2 (`--debug` shows
+the traceback). Python raises the classes below, all from `frugalkd.errors`. In the messages, names
+in braces stand for values that are filled in; `{nearest}` stands for the nearest known names. Typer
+reports a mistake in the command line itself (an unknown option, a missing argument), and its
+message ends with the `--help` command to run.
 """
-# Calls that say no more than what they are given.
 _CAUGHT = {
     "files/checkpoint.py",
     "files/parsing.py",
     "models/text.py",
-    "runs/folder.py",
-    "runs/preprocess.py",
+    "experiments/runs/folder.py",
+    "experiments/runs/preprocess.py",
 }
-"""Modules whose ValueError becomes another error before a user meets it."""
+"""Modules whose ValueError is converted to another error before a user sees it."""
 _OF_RECIPES = {
-    "recipes/schema.py",
-    "recipes/sections.py",
-    "recipes/several.py",
-    "recipes/specs.py",
+    "experiments/recipes/schema.py",
+    "experiments/recipes/sections.py",
+    "experiments/recipes/several.py",
+    "experiments/recipes/specs.py",
 }
-"""Whose ValueError pydantic, and then a RecipeError, names the field of."""
+"""Modules whose ValueError becomes a RecipeError that names the field (by way of pydantic)."""
 _TRANSPARENT = {
     "str",
     "repr",
@@ -57,11 +56,12 @@ _TRANSPARENT = {
     "min",
     "max",
 }
+"""Calls that are replaced by their argument in a message."""
 
 
 @dataclass(frozen=True, order=True)
 class Message:
-    """One place that can fail: the error's name, the module, what it says."""
+    """One statement that can raise: the name of the error, the module, the text of the message."""
 
     error: str
     where: str
@@ -69,7 +69,7 @@ class Message:
 
 
 class Module:
-    """A module's tree, and what it takes from others of the package."""
+    """The syntax tree of a module, its functions, and its imports from frugalkd."""
 
     def __init__(self, path: Path):
         self.where = path.relative_to(PACKAGE).as_posix()
@@ -87,7 +87,7 @@ class Module:
 
 
 def messages() -> list[Message]:
-    """All of them, sorted, each once."""
+    """All messages, sorted, without duplicates."""
     modules = {path.relative_to(PACKAGE).as_posix(): Module(path) for path in PACKAGE.rglob("*.py")}
     found = {
         Message(error, module.where, text)
@@ -114,7 +114,7 @@ def page() -> str:
 
 
 def _classes() -> list[str]:
-    """The names of our errors and warnings, in the order of the code."""
+    """The names of frugalkd's errors and warnings, in the order of the code."""
     return [
         name
         for name, value in vars(errors).items()
@@ -135,17 +135,17 @@ def _cell(text: str) -> str:
 
 
 def _says_something(text: str) -> bool:
-    """Whether anything but braces and signs is left of it."""
+    """Whether the text has a word outside of braces."""
     return len(re.findall(r"[a-z]{2,}", re.sub(r"\{[^}]*\}", "", text))) > 0
 
 
 def _scopes(tree: ast.AST) -> Iterator[ast.AST]:
-    """Functions, each without those inside it; the module itself raises nothing."""
+    """All functions, nested ones too; no module raises at import."""
     return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
 
 
 def _inside(scope: ast.AST) -> Iterator[ast.AST]:
-    """The nodes of a function that are not of a function inside it."""
+    """The nodes of a function without those of nested functions."""
     for node in ast.iter_child_nodes(scope):
         if not isinstance(node, ast.FunctionDef):
             yield node
@@ -155,7 +155,7 @@ def _inside(scope: ast.AST) -> Iterator[ast.AST]:
 def _of_scope(
     scope: ast.AST, module: Module, modules: dict[str, Module]
 ) -> Iterator[tuple[str, str]]:
-    """What a function raises, warns of, or returns to be raised: names and messages."""
+    """The names and messages of errors that a function raises, warns with, or returns."""
     known = {*_classes(), "ValueError"}
     given = scope.args if isinstance(scope, ast.FunctionDef) else None
     arguments = {each.arg for each in (*given.args, *given.kwonlyargs)} if given else set()
@@ -168,7 +168,7 @@ def _of_scope(
             continue
         name = ast.unparse(call.func)
         if isinstance(node, ast.Raise) and name in arguments:
-            name = "FrugalKDError"  # which of them, the caller says
+            name = "FrugalKDError"  # the caller passes the class
         if name == "warnings.warn" and len(call.args) > 1:
             name = ast.unparse(call.args[1])
         if name in known - spared:
@@ -181,7 +181,7 @@ def _of_scope(
 def _texts(
     call: ast.Call, name: str, scope: ast.AST, module: Module, modules: dict[str, Module]
 ) -> list[str]:
-    """What the error that ``call`` makes can say."""
+    """The possible messages of the error that ``call`` creates."""
     if name == "UnknownName":
         return [f"unknown {_text(call.args[0])} {_text(call.args[1])}: {{nearest}}"]
     if name == "NonFiniteLoss":
@@ -204,7 +204,7 @@ def _texts(
 
 
 def _resolved(node: ast.AST, scope: ast.AST) -> list[str]:
-    """The texts of an expression; a local name stands for all that is assigned to it."""
+    """The texts of an expression. For a local name: the texts of all values assigned to it."""
     if isinstance(node, ast.IfExp):
         return [*_resolved(node.body, scope), *_resolved(node.orelse, scope)]
     if not isinstance(node, ast.Name):
@@ -228,7 +228,7 @@ def _pairs(step: ast.Assign) -> Iterator[tuple[ast.AST, ast.AST]]:
 
 
 def _calls(message: ast.AST) -> list[str]:
-    """The functions that make a message."""
+    """The names of the functions that a message calls."""
     return [
         node.func.id
         for node in ast.walk(message)
@@ -237,7 +237,7 @@ def _calls(message: ast.AST) -> list[str]:
 
 
 def _made_by(function: str, module: Module, modules: dict[str, Module], deep: int = 4) -> list[str]:
-    """What a function of the package returns as text, or what those that it asks return."""
+    """The texts that a function of the package, or a function that it calls, returns."""
     if function in module.imported:
         module = modules.get(f"{module.imported[function]}.py", module)
     made = module.functions.get(function)
@@ -256,7 +256,7 @@ def _made_by(function: str, module: Module, modules: dict[str, Module], deep: in
 
 
 def _text(node: ast.AST) -> str:
-    """An expression as the text that it will be, with braces around what is not known yet."""
+    """The text of an expression, with braces around values that are known only at run time."""
     if isinstance(node, ast.Constant):
         return str(node.value)
     if isinstance(node, ast.JoinedStr):
@@ -265,7 +265,7 @@ def _text(node: ast.AST) -> str:
         if isinstance(node.value, ast.Constant):
             return str(node.value.value)
         if isinstance(node.value, ast.IfExp) and isinstance(node.value.body, ast.Constant):
-            return ""  # an ending, where there are more of them
+            return ""  # a plural ending
         return "{" + _short(node.value) + "}"
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         return _text(node.left) + _text(node.right)
@@ -275,7 +275,7 @@ def _text(node: ast.AST) -> str:
 
 
 def _short(node: ast.AST) -> str:
-    """A name for a value."""
+    """A short name for the value of an expression."""
     match node:
         case ast.Name():
             return node.id.strip("_")

@@ -1,48 +1,50 @@
-"""docs/objectives.md from the code: one card an objective, its docstring and its settings."""
+"""Generate docs/objectives.md from the code: one card per objective, its docstring and settings."""
 
 from __future__ import annotations
 
 from policies_page import card_of
 
-from frugalkd.fidelity import Fidelity
 from frugalkd.objectives import OBJECTIVES, FeatureObjective, Objective
+from frugalkd.teachers.fidelity import Fidelity
 
 HEAD = """\
-# What the student learns by: one card an objective
+# Objectives: the losses of distillation
 
-Written from the code by `make pages`; do not edit it by hand.
+Generated from the code by `make pages`; do not edit it by hand.
 
-An objective gives each sample a loss of its own, so that every one of them can be weighed. A recipe
-names one: `student.objective='{name: dkd, beta: 4}'`. Python takes the object:
-`distill(..., objective=DKD(beta=4.0))`, from `frugalkd.objectives`. In your own loop,
+An objective returns one loss per sample, so that each sample can be weighted. In a recipe, set its
+name: `student.objective='{name: dkd, beta: 4}'`. In Python, pass the object:
+`distill(..., objective=DKD(beta=4.0))`, from `frugalkd.objectives`. In your own training loop, call
 `batch.reduce(objective(logits, batch.targets, labels))`.
 
-The objectives are implemented from their formulas, not from their authors' code, and what we chose
-where a formula leaves it open stands on each card. Where all weights are 1, the mean of the losses
-is the published loss of a batch. Defaults follow the publications where we know them; none was
-tuned here, and another objective may want another learning rate.
+The objectives are implemented from their formulas, not from their authors' code. Where a formula
+leaves a choice open, the card states our choice. If all weights are 1, the mean of the losses is
+the published loss of a batch. Defaults follow the publications where we know them. None was tuned
+here, and another objective may need another learning rate.
 
-*Rows*: alone, or *batch* where a sample's loss is made with the other samples. Such an objective is
-told the weights, `objective(logits, batch.targets, labels, batch.weights)`. Those of the others
-count in a sample's loss, and its own in `reduce`: so a pair (i, j) weighs `w_i * w_j`, means over
-the batch are weighted, and nothing is weighed twice. A sample of weight 0 has no gradient, and no
-part in anybody else's. The ledger's `loss` is without the sample's own weight; of a batch objective
-it may be negative.
+*Rows*: `alone`, or `batch` if the loss of a sample depends on the other samples of the batch. Such
+an objective receives the weights: `objective(logits, batch.targets, labels, batch.weights)`. The
+weights of the other samples enter the loss of a sample, and its own weight enters in `reduce`. A
+pair (i, j) therefore has weight `w_i * w_j`, means over the batch are weighted, and no weight is
+applied twice. A sample of weight 0 has no gradient and does not change the loss of any other
+sample. The ledger's `loss` excludes the sample's own weight. For a batch objective it may be
+negative.
 
 *Soft targets*: the encodings ([store.md](store.md)) that keep what the objective reads of the
-teacher. A recipe that asks for another one is refused when it is read, and so are stored targets of
-another one before the training. A live teacher always will do.
+teacher's output. A recipe that sets another encoding is refused when it is read. Stored targets of
+another encoding are refused before the training. A live teacher works with every objective.
 
-*With features*: the objective reads what modules of both models return, named by their paths, or by
-globs within one part of a path: `{name: fitnets, student: layer2.0, teacher: 'layer2.*'}`; with
-`:input` behind it, a path means what the module gets, `fc:input` for one. A path that matches
-nothing is refused with the nearest ones. Neither model is changed. It needs a live teacher
+*With features*: the objective reads the outputs of modules of both models. Modules are named by
+their paths, or by globs within one part of a path:
+`{name: fitnets, student: layer2.0, teacher: 'layer2.*'}`. The suffix `:input` selects the input of
+the module instead, for example `fc:input`. A path that matches nothing is refused, and the error
+lists the nearest ones. Neither model is changed. Such an objective needs a live teacher
 (`student.targets.kind: live`) or stored features (`student.targets.features: [layer2.0]`, see
-[store.md](store.md)). What it trains beside the student, such as an adapter where shapes differ, is
-saved for resuming and left out of the exported student; its operations are counted apart
-(`objective_forward` and `objective_backward` of `meters.flops`). In Python the training is
-`distill`; in your own loop, `frugalkd.criterion.bind` hands out the features, and the optimiser
-gets what they train:
+[store.md](store.md)). Parameters that it trains in addition to the student, such as an adapter
+between different shapes, are saved for resuming and are not part of the exported student. Their
+operations are counted separately (`objective_forward` and `objective_backward` of `meters.flops`).
+In Python, use `distill`. In your own training loop, `frugalkd.objectives.criterion.bind` provides
+the features; add its parameters to the optimizer:
 
 ```python
 criterion = bind(objective, student, targets, batch=lambda: x, forward=student, samples=len(data))
@@ -59,13 +61,13 @@ with criterion:
             batch.observe(logits, losses=losses)
 ```
 
-Texts are padded to another length in each batch. Objectives that compare places take them as they
-come, the padding with them; `crd` and stored features need one shape in all batches, such as that
-of what the last layer gets (`head:input`).
+Texts are padded to a different length in each batch. Objectives that compare positions use all of
+them, including the padding. `crd` and stored features need the same shape in all batches, such as
+the input of the last layer (`head:input`).
 
-## Sums, schedules, your own
+## Weighted sums, schedules and custom objectives
 
-A weighted sum; each term's own cross-entropy is in it, so set `hard` to 0 in all but one:
+A weighted sum includes the cross-entropy of each term, so set `hard` to 0 in all terms but one:
 
 ```yaml
 objective:
@@ -76,17 +78,18 @@ objective:
       of: {name: fitnets, student: features.5, teacher: features.7, hard: 0}
 ```
 
-A weight, and every setting below whose default has a point, may be a schedule: from `start` to
-`end` over the progress of the training, `shape: linear` or `cosine`, as in
-`{name: kd, temperature: {start: 8, end: 2, shape: cosine}}`. A temperature that changes, or two of
-them in a sum, need soft targets that are good at every temperature.
+A weight, and every setting below whose default has a decimal point, may be a schedule. It runs from
+`start` to `end` over the progress of the training, with `shape: linear` or `cosine`, as in
+`{name: kd, temperature: {start: 8, end: 2, shape: cosine}}`. A temperature that changes, or two
+different temperatures in a sum, need soft targets that are valid at every temperature.
 
-Your own, by import path: `{path: mine:Loss, options: {width: 3}}` names what makes a
-`frugalkd.objectives.Objective`, a class with `needs_targets` whose call returns one loss a row,
-never reduced. Nothing of yours is imported to read a recipe, and `--no-import` refuses it.
+Use a custom objective by import path: `{path: mine:Loss, options: {width: 3}}` names a callable
+that returns a `frugalkd.objectives.Objective`, a class with `needs_targets` whose call returns one
+loss per row, never reduced. Reading a recipe imports none of your code, and `--no-import` refuses
+such a recipe.
 
 In Python: `WeightedSum((KD(), DIST(hard=0.0)), (1.0, Ramp(2.0, 0.0)))`, and
-`scheduled(KD(), temperature=Ramp(8.0, 2.0, "cosine"))`. In your own loop, which knows its progress,
+`scheduled(KD(), temperature=Ramp(8.0, 2.0, "cosine"))`. In your own training loop,
 `objective.at(batch.progress)` is the objective of that step.
 """
 

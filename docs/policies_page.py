@@ -1,4 +1,4 @@
-"""docs/policies.md from the code: one card a policy, its docstring and its settings' defaults."""
+"""Generate docs/policies.md from the code: one card per policy, its docstring and its settings."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ import numpy as np
 from frugalkd.policies import POLICIES, Policy
 
 HEAD = """\
-# Who takes part: one card a policy
+# Policies: which samples are used for training
 
-Written from the code by `make pages`; do not edit it by hand.
+Generated from the code by `make pages`; do not edit it by hand.
 
-A policy decides which samples take part in an epoch. A recipe names one in the place of a mode:
-`student.mode=null student.policy='{name: pdd, threshold: 0.2}'`. Python takes the object:
-`distill(..., policy=ProgressiveDataDropout(threshold=0.2))`. A comparison has an arm for each of
-the rivals, `pdd`, and at a budget `pdd@0.25`.
+A policy selects the samples that are used for training in an epoch. In a recipe, set a policy
+instead of a mode: `student.mode=null student.policy='{name: pdd, threshold: 0.2}'`. In Python, pass
+the object: `distill(..., policy=ProgressiveDataDropout(threshold=0.2))`. A comparison has an arm
+for each of the rivals, such as `pdd`, or `pdd@0.25` with a budget.
 
-All of them plan epochs of one engine, so that they differ in whom they choose and in nothing else.
-The rules are implemented from their descriptions, not from their authors' code, and what we chose
-where a description leaves it open stands on each card. [method.md](method.md) tells of
+All policies plan the epochs of the same training loop, so they differ only in the samples that they
+select. The rules are implemented from their descriptions, not from their authors' code. Where a
+description leaves a choice open, the card states our choice. [method.md](method.md) describes
 `self-regulation`.
 
-*Screens*: who goes through the student forward-only, to be judged. *Budget*: whether it can be made
-to spend a given part of the samples that full training would. *Scoring run*: whether it needs
-trainings before the training. *Bytes*: its own of each sample, on top of the ledger's.
+The columns of the table: *gate*: whether samples are judged on the current batch (`now`) or on
+their last training forward pass (`last-visit`). *screens*: which samples a screening pass evaluates
+without training on them. *budget*: whether the policy can be limited to a given fraction of the
+samples of full training. *scoring run*: whether it needs separate trainings beforehand. *bytes*:
+additional memory per sample, on top of the ledger's.
 """
 
 
@@ -37,12 +39,12 @@ def page() -> str:
 
 
 def card(name: str) -> str:
-    """One policy's."""
+    """The card of one policy."""
     return card_of(name, POLICIES[name])
 
 
 def card_of(name: str, made_of: type) -> str:
-    """Of a dataclass: its docstring, and its settings with their defaults."""
+    """The card of a dataclass: its docstring, and its settings with their defaults."""
     about, _, settings = inspect.cleandoc(made_of.__doc__ or "").partition("\n\nAttributes:\n")
     title, _, rest = about.partition("\n")
     defaults = {field.name: field.default for field in dataclasses.fields(made_of)}  # pyright: ignore
@@ -53,7 +55,9 @@ def card_of(name: str, made_of: type) -> str:
         shown = "required" if default is dataclasses.MISSING else f"`{_plain(default)}`"
         lines.append(f"- `{setting}`, {shown}: {said}")
     if defaults:
-        raise ValueError(f"{made_of.__name__}: its docstring does not say {', '.join(defaults)}")
+        raise ValueError(
+            f"the docstring of {made_of.__name__} does not describe {', '.join(defaults)}"
+        )
     listed = "\n\n*Settings*, with their defaults:\n\n" + "\n".join(lines) if lines else ""
     text = f"## {name}\n\n`{made_of.__name__}`: {title}\n{rest}{listed}\n"
     return text.replace("``", "`")
@@ -70,7 +74,9 @@ def _table() -> str:
 
 
 def _row(name: str, policy: Policy) -> list[str]:
-    screens = "everybody" if policy.when == "now" else "some" if policy.looks else "nobody"
+    screens = (
+        "all samples" if policy.when == "now" else "some" if policy.needs_screening else "none"
+    )
     return [
         f"[`{name}`](#{name})",
         policy.when,

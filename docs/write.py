@@ -1,7 +1,7 @@
-"""Write the pages of docs/ that are made from the code.
+"""Write the pages of docs/ that are generated from the code.
 
-python docs/write.py            # write them
-python docs/write.py --check    # fail if that would change anything
+python docs/write.py            # write the pages
+python docs/write.py --check    # fail if a page is out of date
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def accuracy(net):
 def fit(name, net, teacher=None):
     optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
     net, optimizer = accelerator.prepare(net, optimizer)
-    reading = {"batch_size": 32, "collate": padded, "device": accelerator.device}
+    reading = {"batch_size": 32, "collate_fn": padded, "device": accelerator.device}
     plan = Selection(train, policy=SelfRegulation(), epochs=15, model=net, **reading)
     started = time.perf_counter()
     for epoch in plan:

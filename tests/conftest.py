@@ -98,7 +98,7 @@ def contacted(monkeypatch) -> list[str]:
 @pytest.fixture
 def steps_done(monkeypatch):
     """A list that grows by one with each step of any training."""
-    from frugalkd.engine import Trainer
+    from frugalkd.training.trainer import Trainer
 
     done, train_step = [], Trainer.train_step
 

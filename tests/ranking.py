@@ -18,7 +18,7 @@ LIMIT = 120
 """Seconds after which ranks count as hanging; a busy machine is slow, too."""
 
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["torch", "numpy", "frugalkd.api"])
+_SERVER.set_forkserver_preload(["torch", "numpy", "frugalkd.training.api"])
 
 
 def on_ranks(world: int, work: Callable[..., Any], *args: Any) -> list[Any]:

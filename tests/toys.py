@@ -11,11 +11,11 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from frugalkd import draws
 from frugalkd.data import Augmentation, ImageData, Samples
 from frugalkd.policies import Plan, SelfRegulation
-from frugalkd.policies._policy import Ungated
-from frugalkd.training import Schedule, Training
+from frugalkd.policies.policy import Ungated
+from frugalkd.runtime import draws
+from frugalkd.training.settings import Schedule, Training
 
 CLASSES = 4
 
@@ -83,7 +83,7 @@ class OneBadRow(torch.utils.data.Dataset):
 class NothingPasses(SelfRegulation):
     """A gate that every sample fails."""
 
-    def admit(self, look, ids, ledger, at):
+    def needs_training(self, look, ids, ledger, at):
         return np.ones(len(ids), dtype=bool)
 
 
@@ -135,8 +135,8 @@ class Scaled(nn.Module):
 def kinds_recipe(**settings) -> Any:
     """A teacher and a student of :func:`kinds`, both :class:`Scaled`; ``settings`` are dotted, with
     ``__`` in place of the dots."""
-    from frugalkd.recipes.load import override
-    from frugalkd.recipes.schema import Recipe
+    from frugalkd.experiments.recipes.load import override
+    from frugalkd.experiments.recipes.schema import Recipe
 
     training = {"epochs": 8, "batch_size": 10, "optimizer": {"name": "adamw", "lr": 0.02}}
     plain = {
@@ -182,10 +182,10 @@ def same_columns(one, other) -> bool:
     )
 
 
-def logits_for(batch, passing=False):
+def logits_for(batch, keep_probability=False):
     """Logits that fail the gate, or that pass it with certainty."""
     labels = batch.data[1]
-    return 50.0 * nn.functional.one_hot(labels, 4).float() * passing
+    return 50.0 * nn.functional.one_hot(labels, 4).float() * keep_probability
 
 
 @dataclass(frozen=True)

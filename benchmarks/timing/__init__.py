@@ -1,19 +1,19 @@
-"""Benchmarks of time: cases, each some arms that take turns on one machine.
+"""Timing benchmarks: cases whose arms run interleaved on one machine.
 
-What is exported here needs no torch; :mod:`benchmarks.timing.run` carries a case out.
+The names exported here need no torch; :mod:`benchmarks.timing.run` runs a case.
 """
 
-from benchmarks.timing.asking import Ask
 from benchmarks.timing.case import Arm, Case, Figure, Measurement, Ratio, Teacher, find_case
 from benchmarks.timing.cases import CASES
+from benchmarks.timing.options import Options
 
 __all__ = [
     "CASES",
     "Arm",
-    "Ask",
     "Case",
     "Figure",
     "Measurement",
+    "Options",
     "Ratio",
     "Teacher",
     "find_case",

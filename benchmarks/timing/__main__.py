@@ -1,4 +1,4 @@
-"""Times trainings against each other: ``python -m benchmarks.timing``, or ``make bench``."""
+"""Compare the times of trainings: ``python -m benchmarks.timing``, or ``make bench``."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from rich.box import SIMPLE_HEAD
 from frugalkd.cli import main
 from frugalkd.cli.interrupt import resumable
 from frugalkd.cli.options import JsonOption
+from frugalkd.cli.show import Rows, print_command, stdout
 from frugalkd.errors import RecipeError, UnknownName
 from frugalkd.files.parsing import printable
-from frugalkd.show import Rows, print_command, stdout
 
 if TYPE_CHECKING:
     from benchmarks.timing import Case, Measurement
@@ -36,7 +36,7 @@ def bench(
         list[str] | None,
         typer.Argument(
             metavar="[CASE]...",
-            help="The cases to run; without one they are listed: "
+            help="The cases to run; without a case, list them: "
             "[cyan]python -m benchmarks.timing loop[/cyan].",
             show_default=False,
         ),
@@ -46,8 +46,8 @@ def bench(
         typer.Option(
             "--out",
             metavar="DIR",
-            help="Where CASE.json, the runs and the teachers go: [cyan]--out runs/bench[/cyan]. "
-            "Runs that are done in there are not run again.",
+            help="The folder of CASE.json, runs and teachers: [cyan]--out runs/bench[/cyan]. "
+            "Finished runs in it are not repeated.",
         ),
     ] = Path("runs/bench"),
     rounds: Annotated[
@@ -56,7 +56,7 @@ def bench(
             "--rounds",
             min=1,
             metavar="N",
-            help="How often each arm is run, in turns; without it the case decides: "
+            help="Runs per arm, interleaved; by default the number of the case: "
             "[cyan]--rounds 5[/cyan].",
             show_default=False,
         ),
@@ -74,7 +74,7 @@ def bench(
         bool,
         typer.Option(
             "--whole",
-            help="Run whole trainings also of arms that a part would do for: [cyan]--whole[/cyan].",
+            help="Run complete trainings of all arms, without scaling: [cyan]--whole[/cyan].",
         ),
     ] = False,
     part: Annotated[
@@ -83,7 +83,7 @@ def bench(
             "--part",
             min=1,
             metavar="N",
-            help="Run N epochs only of arms whose epochs all cost the same, and scale: "
+            help="For arms whose epochs all cost the same, run N epochs and scale the seconds: "
             "[cyan]--part 4[/cyan].",
             show_default=False,
         ),
@@ -93,7 +93,7 @@ def bench(
         typer.Option(
             "--teacher",
             metavar="NAME=DIR",
-            help="A teacher that is there already: [cyan]--teacher a=runs/tA[/cyan].",
+            help="Use an existing teacher: [cyan]--teacher a=runs/tA[/cyan].",
             show_default=False,
         ),
     ] = [],  # noqa: B006
@@ -101,7 +101,7 @@ def bench(
         bool,
         typer.Option(
             "--quick",
-            help="Only look whether it works: few samples, 2 epochs; no results: "
+            help="Only check that it works, with few samples and 2 epochs; not a result: "
             "[cyan]--quick[/cyan].",
         ),
     ] = False,
@@ -109,17 +109,17 @@ def bench(
         bool,
         typer.Option(
             "--dry-run",
-            help="Say what would be run, what is done already, and about how long the rest takes; "
+            help="List the runs, the finished ones, and the approximate time of the rest; "
             "run nothing: [cyan]--dry-run[/cyan].",
         ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Time whole trainings against each other, in turns, each in a fresh process.
+    """Compare the times of complete trainings, interleaved, each in a fresh process.
 
-    One run at a time; the threads are the recipe's. Keep the machine idle, or keep a core free for
-    it: [cyan]taskset -c 1 python -m benchmarks.timing a[/cyan]. Needs [cyan]pip install
-    'frugalkd\\[bench]'[/cyan] for the arms of torchdistill.
+    One run at a time, with the threads of the recipe. Keep the machine idle, or reserve a core:
+    [cyan]taskset -c 1 python -m benchmarks.timing a[/cyan]. The torchdistill arms need [cyan]pip
+    install 'frugalkd\\[bench]'[/cyan].
 
     [bold]Examples[/bold]
 
@@ -129,30 +129,29 @@ def bench(
 
     python -m benchmarks.timing loop --rounds 3 --out runs/bench
     """
-    from benchmarks.timing import CASES, Ask, find_case
+    from benchmarks.timing import CASES, Options, find_case
 
     if not cases:
         return _list(CASES, as_json)
     chosen = [find_case(name, CASES) for name in dict.fromkeys(cases)]
     given = dict(_teacher(text) for text in teachers)
-    asked = tuple(arm.strip() for arm in arms.split(",") if arm.strip()) or None
-    _check(chosen, asked or (), given)
+    names = tuple(arm.strip() for arm in arms.split(",") if arm.strip()) or None
+    _check(chosen, names or (), given)
     from benchmarks.timing.run import bench as run
     from benchmarks.timing.run import planned
 
-    ask = Ask(out, rounds, asked, whole, part, quick, given)
+    options = Options(out, rounds, names, whole, part, quick, given)
     if dry_run:
-        return _plans([planned(case, ask) for case in chosen], as_json)
+        return _plans([planned(case, options) for case in chosen], as_json)
     with resumable(out, runs=True):
-        contents = [run(case, ask, _say) for case in chosen]
+        contents = [run(case, options, _say) for case in chosen]
     _report(contents, as_json)
 
 
 def _check(
     chosen: Sequence[Case | Measurement], arms: Iterable[str], teachers: Iterable[str]
 ) -> None:
-    """A mistyped name is told before anything runs: not after the first case, nor after hours of
-    training a teacher that is there."""
+    """Raises an error for a mistyped name before anything runs."""
     from benchmarks.timing import CASES, Case
 
     for case in chosen:
@@ -179,7 +178,7 @@ def _teacher(text: str) -> tuple[str, Path]:
 
 def _list(cases: list[Case | Measurement], as_json: bool) -> None:
     if as_json:
-        print(json.dumps([_told(case) for case in cases], indent=2))
+        print(json.dumps([_as_dict(case) for case in cases], indent=2))
         return
     table = Rows(box=SIMPLE_HEAD)
     table.add_column("case", no_wrap=True)
@@ -187,15 +186,14 @@ def _list(cases: list[Case | Measurement], as_json: bool) -> None:
     table.add_column("rounds", justify="right", no_wrap=True)
     table.add_column("takes about", no_wrap=True)
     for case in cases:
-        told = _told(case)
-        rounds = "" if told["rounds"] is None else str(told["rounds"])
-        table.add_row(case.name, case.summary, rounds, case.takes)
+        rounds = getattr(case, "rounds", "")
+        table.add_row(case.name, case.summary, str(rounds), case.takes)
     stdout().print(table)
     print_command(stdout(), f"python -m benchmarks.timing {cases[0].name} --dry-run")
 
 
-def _told(case: Case | Measurement) -> dict[str, Any]:
-    """A case as a list tells it; a measurement has neither arms nor rounds."""
+def _as_dict(case: Case | Measurement) -> dict[str, Any]:
+    """A row of the list of cases; a measurement has neither arms nor rounds."""
     arms = [arm.name for arm in getattr(case, "arms", [])]
     rounds = getattr(case, "rounds", None)
     return {"case": case.name, "summary": case.summary, "takes": case.takes, "arms": arms,
@@ -213,7 +211,7 @@ def _plans(plans: list[dict[str, Any]], as_json: bool) -> None:
 
 
 def _report(contents: list[dict[str, Any]], as_json: bool) -> None:
-    """The outcome on stdout; exit code 1 where a run failed."""
+    """Print the results; exit with code 1 if a run failed."""
     if as_json:
         print(json.dumps(contents, indent=2))
     else:

@@ -1,7 +1,7 @@
-"""A ledger of a billion samples: made, planned, observed, saved; and what memory that takes.
+"""A ledger of a billion samples: create, plan, observe and save it, and measure the memory.
 
-The columns lie in files from some 4 GB on. An epoch is planned block by block in an order that is
-never materialised, and every row that it plans is observed. One thread.
+Columns from about 4 GB on are memory-mapped files. An epoch is planned block by block in an order
+that is never materialised, and every planned row is observed. One thread.
 """
 
 from __future__ import annotations
@@ -19,29 +19,30 @@ from benchmarks.timing.large import planned
 from benchmarks.timing.machine import machine
 from frugalkd.errors import SettingError
 from frugalkd.files.opening import named, remove
-from frugalkd.ledger import Ledger
-from frugalkd.meters import peak_memory_bytes
-from frugalkd.policies import Moment, SelfRegulation
-from frugalkd.policies._policy import Ids
+from frugalkd.ledger.ledger import Ledger
+from frugalkd.ledger.outcome import Outcome
+from frugalkd.policies import EpochContext, SelfRegulation
+from frugalkd.policies.policy import Ids
+from frugalkd.runtime.meters import peak_memory_bytes
 from frugalkd.selection.entering import enter
-from frugalkd.verdict import Look
 
-AWAKE, BATCH = 0.12, 8192
+ACTIVE, BATCH = 0.12, 8192
 
 
 def measure(samples: int, folder: Path, seed: int = 0) -> dict[str, Any]:
-    """Take a ledger of ``samples`` samples through an epoch in which 12 % are awake; its columns
-    and the file that it is saved to lie in ``folder``, and go away.
+    """Run one epoch with a ledger of ``samples`` samples, 12 % of them active.
+
+    Its columns and its saved file are written to ``folder`` and removed afterwards.
 
     Returns:
-        ``make``, ``plan``, ``observe``, ``save``: seconds, planning and observing apart;
-        ``observe_rows``: rows observed a second; ``rows``: that were planned, each of them once;
-        ``bytes`` of the ledger a sample; ``peak_memory_bytes``: of the process, the pages of files
-        that the system may take back among them; ``own_memory_bytes``: without those, the largest
-        seen between two blocks (Linux; else as the other).
+        ``make``, ``plan``, ``observe``, ``save``: seconds, planning and observing separately;
+        ``observe_rows``: rows observed per second; ``rows``: planned rows, each of them once;
+        ``bytes`` of the ledger per sample; ``peak_memory_bytes``: of the process, including file
+        pages that the system can reclaim; ``own_memory_bytes``: without file pages, the maximum
+        measured between two blocks (Linux; elsewhere the same as ``peak_memory_bytes``).
 
     Raises:
-        WriteFailed: the disk is too full: twice the ledger's 20 bytes a sample are needed.
+        WriteFailed: the disk is full: twice the ledger's 20 bytes per sample are needed.
         ValueError: fewer than one sample.
     """
     if samples < 1:
@@ -57,8 +58,8 @@ def measure(samples: int, folder: Path, seed: int = 0) -> dict[str, Any]:
         return done
 
     ledger: Ledger = timed("make", lambda: Ledger.new(samples, folder=folder))
-    _fall_asleep(ledger, seed)
-    at = Moment(1, 10, seed)
+    _skip_most(ledger, seed)
+    at = EpochContext(1, 10, seed)
     epoch, rows, twice = planned(policy, ledger, at), 0, 0
     stream = np.random.default_rng(seed)
     confidence = stream.random(BATCH, dtype=np.float32)
@@ -71,7 +72,7 @@ def measure(samples: int, folder: Path, seed: int = 0) -> dict[str, Any]:
             for start in range(0, len(ids), BATCH):
                 block = ids[start : start + BATCH]
                 some = slice(0, len(block))
-                seen = Look(confidence[some], correct[some], confidence[some], None)
+                seen = Outcome(confidence[some], correct[some], confidence[some], None)
                 failed = enter(policy, ledger, at, block, seen, screening=False)
                 ledger.trained(
                     block, participated=failed, forced=~correct[some], losses=confidence[some]
@@ -100,20 +101,20 @@ def measure(samples: int, folder: Path, seed: int = 0) -> dict[str, Any]:
     }
 
 
-def _fall_asleep(ledger: Ledger, seed: int, block: int = 1 << 24) -> None:
-    """All but 12 % have passed, and sleep on for a long time."""
+def _skip_most(ledger: Ledger, seed: int, block: int = 1 << 24) -> None:
+    """All but 12 % have passed the gate and are skipped for many epochs."""
     stream = np.random.default_rng(seed)
     for start in range(0, len(ledger), block):
         part = slice(start, min(start + block, len(ledger)))
-        asleep = stream.random(part.stop - start, dtype=np.float32) >= AWAKE
-        ledger["streak"][part] = asleep
-        ledger["due"][part] = np.where(asleep, np.uint16(60_000), np.uint16(0))
+        skipped = stream.random(part.stop - start, dtype=np.float32) >= ACTIVE
+        ledger["streak"][part] = skipped
+        ledger["due"][part] = np.where(skipped, np.uint16(60_000), np.uint16(0))
 
 
 def _own_memory() -> int:
-    """Bytes of this process that lie in no file."""
+    """Bytes of anonymous memory of this process."""
     if sys.platform != "linux":
         return peak_memory_bytes()["process"]
     lines = Path("/proc/self/status").read_text().splitlines()
-    said = next(line for line in lines if line.startswith("RssAnon:"))
-    return int(said.split()[1]) * 1024
+    anonymous = next(line for line in lines if line.startswith("RssAnon:"))
+    return int(anonymous.split()[1]) * 1024

@@ -1,4 +1,4 @@
-"""What a benchmark case is, as plain values. No torch here: the command line lists them."""
+"""Definitions of benchmark cases, without torch: the command line lists them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 from frugalkd.errors import UnknownName
 
 Settings = Mapping[str, Any]
-"""What differs from a recipe: dotted key -> value."""
+"""Overrides of a recipe: dotted key -> value."""
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A teacher that the arms of a case share; it is trained once, outside of all clocks.
+    """A teacher that the arms of a case share. It is trained once, outside of all timings.
 
-    ``name`` is its folder's; ``recipe`` and ``set`` say how it is trained.
+    ``name`` is the name of its folder; ``recipe`` and ``set`` define its training.
     """
 
     name: str
@@ -26,16 +26,16 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to do the same training.
+    """One variant of the training.
 
     Attributes:
         name: in tables and file names.
-        runner: who does it, a key of ``runners.RUNNERS``.
-        set: what differs from the case's recipe.
-        options: what the runner is told beside the recipe.
-        constant: every epoch costs the same, so that a part may stand for the whole.
-        part: the epochs that are run unless whole runs are asked for; None for all.
-        recipe: in place of the case's.
+        runner: a key of ``runners.RUNNERS``.
+        set: overrides of the case's recipe.
+        options: further options of the runner.
+        constant: every epoch costs the same, so the seconds of some epochs can be scaled.
+        part: the number of epochs to run without ``--whole``; None for all.
+        recipe: replaces the case's recipe.
     """
 
     name: str
@@ -49,13 +49,13 @@ class Arm:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Whole training time of one arm over another's, round by round.
+    """The complete training time of one arm divided by that of another, per round.
 
     Attributes:
         over, under: names of arms.
-        must, aim: figures to reach; None where the ratio is only told.
-        at_most: they bound the ratio from above.
-        per_budget: divide by the budget of ``over`` too: time over budget, the ideal being 1.
+        must, aim: bounds to reach; None if the ratio is only reported.
+        at_most: the bounds are upper bounds.
+        per_budget: also divide by the budget of ``over``: time over budget, ideally 1.
     """
 
     over: str
@@ -72,18 +72,18 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Case:
-    """Arms that take turns, and the ratios that they are run for.
+    """Arms that run interleaved, and the ratios of their times.
 
     Attributes:
         name, summary: for lists.
-        takes: about how long the default rounds take on one core.
-        recipe, set: what all arms share.
-        arms: a fresh process for each run, or with ``together`` one process for all of them: where
-            a ratio is near 1, the start of a process must not matter.
-        ratios: between them.
-        teacher: whom the arms ask.
-        rounds: how often each arm is run, unless asked otherwise.
-        per_rows: tables tell the seconds of 1,000 rows, not those of a training.
+        takes: the approximate time of the default rounds on one core.
+        recipe, set: shared by all arms.
+        arms: the variants. Each run has a fresh process, or with ``together`` one process runs all
+            of them: for ratios near 1, the start of a process must not matter.
+        ratios: between arms.
+        teacher: the teacher of all arms.
+        rounds: the default number of runs per arm.
+        per_rows: tables show the seconds for 1,000 rows instead of those of a training.
     """
 
     name: str
@@ -108,13 +108,13 @@ class Case:
 
 @dataclass(frozen=True)
 class Figure:
-    """A number that is measured by itself, against nothing.
+    """A number that is measured without a comparison.
 
     Attributes:
-        name: its key in what is measured.
-        about: in tables.
-        must, aim: figures to reach; None where the number is only told.
-        at_most: they bound it from above.
+        name: its key in the measurements.
+        about: its description in tables.
+        must, aim: bounds to reach; None if the number is only reported.
+        at_most: the bounds are upper bounds.
     """
 
     name: str
@@ -126,12 +126,12 @@ class Figure:
 
 @dataclass(frozen=True)
 class Measurement:
-    """A case without arms: figures that one process measures.
+    """A case without arms: one process measures all figures.
 
     Attributes:
-        name, summary, takes: as a case's.
-        samples, quick_samples: how many samples they are measured on.
-        figures: what is told of them.
+        name, summary, takes: as in a case.
+        samples, quick_samples: the number of samples, in full and with ``--quick``.
+        figures: the measured numbers.
     """
 
     name: str

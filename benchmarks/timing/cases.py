@@ -1,4 +1,4 @@
-"""The cases, with the figures that they must reach."""
+"""The cases, with the bounds that they must reach."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ A = Case(
     teacher=Teacher("a", "fashion-mnist", {"teacher.model.options.width": 30}),
     arms=[
         Arm("torchdistill", "torchdistill", _LIVE, constant=True, part=6),
-        # One line of its user's: see whether the ratio is ours or the memory format's.
+        # Shows how much of the ratio is due to the memory format (one line of user code).
         Arm(
             "torchdistill-channels-last",
             "torchdistill",
@@ -124,7 +124,7 @@ _SHORT: Settings = {
 
 LOOP = Case(
     name="loop",
-    summary="vanilla in the engine, and in a plain loop on tensors in RAM",
+    summary="vanilla in frugalkd's training loop, and in a plain loop on tensors in RAM",
     takes="3 minutes",
     recipe="fashion-mnist",
     set=_SHORT,
@@ -143,7 +143,7 @@ LOOP = Case(
 
 METERS = Case(
     name="meters",
-    summary="the engine with its meters by phase, and without",
+    summary="frugalkd's training loop with meters by phase, and without",
     takes="2 minutes",
     recipe="fashion-mnist",
     set=_SHORT,
@@ -161,9 +161,9 @@ _SPEED: dict[str, Settings] = {
     "compile": {"student.training.compile": True},
     "all": {**_FAST, "student.training.compile": True},
 }
-"""Each option alone, and those that may go well together."""
+"""Each option alone, and useful combinations."""
 
-# A teacher's precision and memory format are the student's here: see loops.engine.
+# The teacher has the student's precision and memory format here: see loops.engine.
 _PAIRS: dict[str, tuple[str, Settings, list[str]]] = {
     "pair": (
         "cifar10",
@@ -180,7 +180,7 @@ _PAIRS: dict[str, tuple[str, Settings, list[str]]] = {
 
 OPTIONS = Case(
     name="options",
-    summary="what precision, memory format and compilation do to the training step",
+    summary="the time of a training step by precision, memory format and compilation",
     takes="30 minutes",
     recipe="cifar10",
     set={**_VANILLA, **_PLAIN, "student.training.epochs": 2},
@@ -207,20 +207,20 @@ LEDGER = Measurement(
     quick_samples=1_000_000,
     figures=[
         Figure("observe_logits", "observe from logits, rows/s", must=2e6),
-        Figure("observe_verdicts", "observe from verdicts, rows/s", must=8e6),
-        Figure("plan_12", "plan with 12 % awake, s", must=3, at_most=True),
-        Figure("plan_all", "plan with all awake, s", must=10, at_most=True),
+        Figure("observe_verdicts", "observe from outcomes, rows/s", must=8e6),
+        Figure("plan_12", "plan with 12 % active, s", must=3, at_most=True),
+        Figure("plan_all", "plan with all active, s", must=10, at_most=True),
         Figure("save", "save, s"),
         Figure("save_ratio", "save / raw write", must=1.5, at_most=True),
-        Figure("bytes", "memory, bytes a sample", must=20, at_most=True),
+        Figure("bytes", "memory, bytes per sample", must=20, at_most=True),
         Figure("peak_memory_bytes", "peak memory of the process, bytes"),
-        Figure("cpu_share", "of a core, what it had"),
+        Figure("cpu_share", "share of a core that it received"),
     ],
 )
 
 RANKS = Measurement(
     name="ranks",
-    summary="ResNet-20 on CIFAR-10: two ranks on two cores against one with one thread",
+    summary="ResNet-20 on CIFAR-10: two ranks on two cores, and one rank with one thread",
     takes="10 minutes",
     samples=12_800,
     quick_samples=1_280,
@@ -228,7 +228,7 @@ RANKS = Measurement(
         Figure("alone", "one rank, rows/s"),
         Figure("together", "two ranks, rows/s"),
         Figure("speedup", "two ranks / one rank", must=1.7),
-        Figure("merge_share", "of the time of two ranks, merging", must=0.01, at_most=True),
+        Figure("merge_share", "merging, share of the time of two ranks", must=0.01, at_most=True),
     ],
 )
 
@@ -236,18 +236,18 @@ _GIB = 2**30
 
 BILLION = Measurement(
     name="billion",
-    summary="a ledger of a billion samples in 24 GiB: make, plan, observe, save (40 GB of disk)",
+    summary="a ledger of a billion samples in 24 GiB: create, plan, observe, save (40 GB of disk)",
     takes="30 minutes",
     samples=1_000_000_000,
     quick_samples=10_000_000,
     figures=[
-        Figure("make", "make, s"),
-        Figure("plan", "plan an epoch, 12 % awake, s"),
-        Figure("observe_rows", "observe its rows, rows/s"),
+        Figure("make", "create, s"),
+        Figure("plan", "plan an epoch, 12 % active, s"),
+        Figure("observe_rows", "observe the planned rows, rows/s"),
         Figure("save", "save, s"),
-        Figure("bytes", "of the ledger, bytes a sample", must=20, at_most=True),
-        Figure("own_memory_bytes", "memory of its own, bytes", must=4 * _GIB, at_most=True),
-        Figure("peak_memory_bytes", "with pages of files, bytes", must=24 * _GIB, at_most=True),
+        Figure("bytes", "ledger, bytes per sample", must=20, at_most=True),
+        Figure("own_memory_bytes", "memory without file pages, bytes", must=4 * _GIB, at_most=True),
+        Figure("peak_memory_bytes", "memory with file pages, bytes", must=24 * _GIB, at_most=True),
     ],
 )
 

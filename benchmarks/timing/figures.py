@@ -1,25 +1,25 @@
-"""Carrying out a case without arms: one process measures all of its figures."""
+"""Run a case without arms: one process measures all of its figures."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from benchmarks.timing.asking import Ask, Listener
 from benchmarks.timing.case import Measurement
+from benchmarks.timing.options import Listener, Options
 from benchmarks.timing.process import in_process, read_object
 from benchmarks.timing.summary import SCHEMA, summarise_figures
 from frugalkd.files.atomic import write_json
 from frugalkd.files.writing import make_folder
 
 
-def measure_figures(case: Measurement, ask: Ask, say: Listener) -> dict[str, Any]:
-    """As ``run.bench``, for a measurement: what is measured is not measured again."""
-    label, folder = ask.label(case.name), _folder(case, ask)
+def measure_figures(case: Measurement, options: Options, say: Listener) -> dict[str, Any]:
+    """As ``run.bench``, for a measurement. A finished measurement is not repeated."""
+    label, folder = options.label(case.name), _folder(case, options)
     make_folder(folder)
     failed: dict[str, str] = {}
-    samples = _samples(case, ask)
-    kept = _kept(case, ask)
+    samples = _samples(case, options)
+    kept = _kept(case, options)
     if kept is not None:
         say(f"{label} (done before)")
     else:
@@ -32,34 +32,34 @@ def measure_figures(case: Measurement, ask: Ask, say: Listener) -> dict[str, Any
         else:
             kept = {"schema": SCHEMA, **answer}
             write_json(folder / "measured.json", kept)
-    content = summarise_figures(case, kept, failed, ask.quick)
-    write_json(ask.out / f"{label}.json", content)
+    content = summarise_figures(case, kept, failed, options.quick)
+    write_json(options.out / f"{label}.json", content)
     return content
 
 
-def planned_figures(case: Measurement, ask: Ask) -> dict[str, Any]:
-    """As ``run.planned``: one run."""
-    kept = _kept(case, ask)
+def planned_figures(case: Measurement, options: Options) -> dict[str, Any]:
+    """As ``run.planned``, for a measurement: one run."""
+    kept = _kept(case, options)
     run = {"arm": case.name, "epochs": None, "of": None, "runs": 1, "done": int(kept is not None)}
     return {
         "case": case.name,
-        "quick": ask.quick,
+        "quick": options.quick,
         "takes": case.takes,
-        "samples": _samples(case, ask),
+        "samples": _samples(case, options),
         "teacher": None,
         "arms": [{**run, "seconds": None}],
     }
 
 
-def _samples(case: Measurement, ask: Ask) -> int:
-    return case.quick_samples if ask.quick else case.samples
+def _samples(case: Measurement, options: Options) -> int:
+    return case.quick_samples if options.quick else case.samples
 
 
-def _folder(case: Measurement, ask: Ask) -> Path:
-    return ask.out / "runs" / ask.label(case.name)
+def _folder(case: Measurement, options: Options) -> Path:
+    return options.out / "runs" / options.label(case.name)
 
 
-def _kept(case: Measurement, ask: Ask) -> dict[str, Any] | None:
-    kept = read_object(_folder(case, ask) / "measured.json") or {}
-    same = kept.get("schema") == SCHEMA and kept.get("samples") == _samples(case, ask)
+def _kept(case: Measurement, options: Options) -> dict[str, Any] | None:
+    kept = read_object(_folder(case, options) / "measured.json") or {}
+    same = kept.get("schema") == SCHEMA and kept.get("samples") == _samples(case, options)
     return kept if same else None

@@ -1,9 +1,9 @@
-"""Epochs over more samples than an order in memory would bear: planned block by block.
+"""Plan epochs block by block, for more samples than an order in memory could hold.
 
-An epoch goes through runs of neighbouring ids, in an order of the runs that is a keyed permutation,
-computed where it is needed. A block of runs is planned and shuffled when it is its turn, so that a
-ledger that lies in a file is read and written run by run, each page once an epoch, and so are data
-that lie there. What stays in memory is a block.
+An epoch visits runs of neighbouring ids. The order of the runs is a keyed permutation, computed on
+demand. A block of runs is planned and shuffled when the epoch reaches it. Memory-mapped ledgers and
+data are therefore read and written run by run, each page once per epoch. Only one block is in
+memory.
 """
 
 from __future__ import annotations
@@ -13,49 +13,49 @@ from dataclasses import replace
 
 import numpy as np
 
-from frugalkd import draws
 from frugalkd.errors import SelectionMisuse
-from frugalkd.ledger import Ledger
-from frugalkd.policies._policy import Ids, Moment, Plan, Policy
+from frugalkd.ledger.ledger import Ledger
+from frugalkd.policies.policy import EpochContext, Ids, Plan, Policy
+from frugalkd.runtime import draws
 
 BLOCK = 1 << 22
-"""Ids that are planned at a time: some 200 MB while they are."""
+"""Ids that are planned at a time, with about 200 MB of memory."""
 
 RUNS = 64
-"""Runs of a block: from so many places come the samples that are shuffled together."""
+"""Runs per block: samples from this many places are shuffled together."""
 
 Screen = Callable[[Ids], None]
-"""Looks at sleepers that are due, sorted ids, and enters what it sees into the ledger."""
+"""Screens the given skipped samples (sorted ids) and enters the outcomes into the ledger."""
 
 
 def planned(
     policy: Policy,
     ledger: Ledger,
-    at: Moment,
+    at: EpochContext,
     *,
     screen: Screen | None = None,
     block: int = BLOCK,
 ) -> Iterator[Plan]:
-    """The plan of the epoch ``at``, a block at a time: together they hold the ids that ``policy``
-    plans of all samples, each once, in a random order of its own for each epoch.
+    """The plan of the epoch ``at``, one block at a time. Together the blocks contain the ids that
+    ``policy`` plans among all samples, each once, in a random order that differs for each epoch.
 
-    Up to a block of samples are shuffled through and through. Of more, ids stay in their run of
-    ``block / 64``, which is what shards and a shuffled buffer do elsewhere: data that come sorted
-    by class are better mixed once beforehand.
+    Up to ``block`` samples are shuffled completely. With more samples, the ids of a run of
+    ``block / 64`` stay in one block, as with shards and a shuffle buffer. Shuffle data that are
+    sorted by class once beforehand.
 
     Args:
-        policy: one that decides by sample (``by_sample``): nothing that spends a budget.
-        ledger: of all samples; a block is planned with what it says when the block's turn comes.
+        policy: decides by sample (``by_sample``), without a budget.
+        ledger: of all samples; a block is planned from its state when the epoch reaches the block.
         at: the epoch and the seed.
-        screen: called with a block's sleepers that are due, before the block is planned.
-        block: ids that are looked at at a time.
+        screen: called with the skipped samples of a block that are due, before it is planned.
+        block: ids to plan at a time.
 
     Yields:
-        Plans in their order; one may be empty.
+        Plans in order; a plan may be empty.
 
     Raises:
-        SelectionMisuse: a policy that plans all samples together, or sleepers are due and there is
-            nothing to look at them with.
+        SelectionMisuse: the policy plans all samples together, or skipped samples are due and
+            ``screen`` is missing.
     """
     if not policy.by_sample:
         raise SelectionMisuse(
@@ -73,15 +73,15 @@ def planned(
         if len(plan.screen):
             if screen is None:
                 raise SelectionMisuse(
-                    f"{len(plan.screen)} sleepers are due in epoch {at.epoch}: pass screen="
+                    f"{len(plan.screen)} skipped samples are due in epoch {at.epoch}: pass screen="
                 )
             screen(plan.screen)
             plan = policy.plan(ledger, pool, at)
         yield _shuffled(plan, at)
 
 
-def _shuffled(plan: Plan, at: Moment) -> Plan:
-    """The plan in a random order, without a table of all samples."""
+def _shuffled(plan: Plan, at: EpochContext) -> Plan:
+    """The plan in random order, without an array over all samples."""
     ids = draws.order(plan.ids, at.seed, draws.stream("order"), at.epoch)
     by_id = np.argsort(plan.ids)
     where = by_id[np.searchsorted(plan.ids, ids, sorter=by_id)]

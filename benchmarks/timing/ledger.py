@@ -1,7 +1,7 @@
-"""What the ledger and the plan cost: ``python -m benchmarks.timing.ledger --samples N --out FILE``.
+"""Time the ledger and the plan: ``python -m benchmarks.timing.ledger --samples N --out FILE``.
 
-Through the parts that a training goes through: a selection's ``enter`` with the ledger's
-``trained``, its plan in the epoch's order, and the ledger's ``save``. One thread.
+Measures the operations of a training: a selection's ``enter`` with the ledger's ``trained``, its
+plan in the order of the epoch, and the ledger's ``save``. One thread.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from benchmarks.timing.machine import machine
 from frugalkd.errors import SettingError
 from frugalkd.files.atomic import atomic, write_json
 from frugalkd.files.opening import named, named_file, remove
-from frugalkd.ledger import Ledger
-from frugalkd.meters import peak_memory_bytes
+from frugalkd.ledger.ledger import Ledger
+from frugalkd.ledger.outcome import Outcome
 from frugalkd.policies import SelfRegulation
+from frugalkd.runtime.meters import peak_memory_bytes
 from frugalkd.selection import Selection
 from frugalkd.selection.gating import look
-from frugalkd.verdict import Look
 
 MUST: dict[str, tuple[str, float]] = {
     figure.name: ("<=" if figure.at_most else ">=", figure.must)
@@ -41,7 +41,7 @@ MUST: dict[str, tuple[str, float]] = {
 """Bounds of the figures of :func:`measure` at 100 million samples."""
 
 ROWS, CLASSES, BLOCKS = 8192, 10, 64
-_AWAKE = 0.12
+_ACTIVE = 0.12
 _OBSERVES, _PLANS, _SAVES, _WARM_UP = 7, 3, 6, 2
 _HOLDS = {"<=": operator.le, ">=": operator.ge}
 
@@ -50,15 +50,15 @@ def measure(samples: int, folder: Path, seed: int = 0) -> dict[str, Any]:
     """Measure a ledger of ``samples`` samples; files are written to ``folder`` and removed.
 
     Returns:
-        ``bytes`` of memory a sample; ``observe_logits``, ``observe_verdicts``: rows a second, in
-        blocks of 8,192 random ids, from float32 logits of ten classes or from ready looks, to the
-        last column of the ledger; ``plan_12``, ``plan_all``: seconds until an epoch with 12 % or
-        all awake is ready in its order; ``save``, ``raw_write``: seconds for the ledger and for
+        ``bytes`` of memory per sample; ``observe_logits``, ``observe_verdicts``: rows per second,
+        in blocks of 8,192 random ids, from float32 logits of ten classes or from given outcomes to
+        the last column of the ledger; ``plan_12``, ``plan_all``: seconds to plan and order an epoch
+        with 12 % or all samples active; ``save``, ``raw_write``: seconds for the ledger and for
         the same columns in a plain file, both synced and renamed; ``save_ratio``;
-        ``peak_memory_bytes`` of the process so far; ``cpu_share``: for how much of the time up to
-        the saves it had a core, below 1 where something else was running there. Each is a median,
-        the ratio that of pairs; ``runs`` has the single measurements, ``machine`` what they depend
-        on.
+        ``peak_memory_bytes`` of the process so far; ``cpu_share``: CPU time over wall time before
+        the saves, below 1 if other processes used the core. Each value is a median,
+        ``save_ratio`` a median over pairs; ``runs`` has the single measurements, ``machine`` the
+        hardware and versions.
 
     Raises:
         ValueError: fewer than one sample.
@@ -78,9 +78,9 @@ def measure(samples: int, folder: Path, seed: int = 0) -> dict[str, Any]:
     runs: dict[str, list[float]] = {}
     wall, cpu = time.perf_counter(), time.process_time()
     _observe(selection, stream, runs)
-    _fall_asleep(ledger, stream.random(samples, dtype=np.float32) < _AWAKE)
+    _activate(ledger, stream.random(samples, dtype=np.float32) < _ACTIVE)
     runs["plan_12"] = [_plan(selection) for _ in range(_PLANS)]
-    _fall_asleep(ledger, np.ones(samples, dtype=bool))
+    _activate(ledger, np.ones(samples, dtype=bool))
     runs["plan_all"] = [_plan(selection) for _ in range(_PLANS)]
     cpu_share = (time.process_time() - cpu) / (time.perf_counter() - wall)
     _save(ledger, folder, runs)
@@ -98,7 +98,7 @@ def measure(samples: int, folder: Path, seed: int = 0) -> dict[str, Any]:
 
 
 def missed(figures: dict[str, Any]) -> list[str]:
-    """Which of :data:`MUST` the figures of :func:`measure` do not keep, in words."""
+    """One line for each bound of :data:`MUST` that the figures of :func:`measure` miss."""
     return [
         f"{name} is {figures[name]:.4g}, and must be {sign} {bound:.4g}"
         for name, (sign, bound) in MUST.items()
@@ -107,7 +107,7 @@ def missed(figures: dict[str, Any]) -> list[str]:
 
 
 class _Nothing(Dataset):
-    """A data set that is never asked for its samples."""
+    """A data set whose samples are never read."""
 
     def __init__(self, samples: int):
         self.samples = samples
@@ -122,19 +122,19 @@ class _Nothing(Dataset):
 def _observe(
     selection: Selection, stream: np.random.Generator, runs: dict[str, list[float]]
 ) -> None:
-    """Time observing; all blocks together touch more memory than a cache holds."""
+    """Time observing; all blocks together touch more memory than the CPU cache holds."""
     samples = len(selection.ledger)
     rows = min(ROWS, samples)
     blocks = [stream.choice(samples, rows, replace=False) for _ in range(BLOCKS)]
-    # Few enough to stay in a cache, as what a model has just given does.
+    # Few enough to stay in the CPU cache, as the output of a model does.
     logits = [torch.from_numpy(stream.normal(0, 4, (rows, CLASSES))).float() for _ in range(4)]
     labels = [torch.from_numpy(stream.integers(CLASSES, size=rows)) for _ in range(4)]
     losses = [stream.random(rows, dtype=np.float32) for _ in range(4)]
-    looks = [_as_arrays(look(*pair)) for pair in zip(logits, labels, strict=True)]
+    outcomes = [_as_arrays(look(*pair)) for pair in zip(logits, labels, strict=True)]
     forced = np.zeros(rows, dtype=bool)
 
-    def enter(ids: NDArray[np.int64], seen: Look, losses: NDArray[np.float32]) -> None:
-        failed = selection.looks.enter(ids, seen, screening=False)
+    def enter(ids: NDArray[np.int64], seen: Outcome, losses: NDArray[np.float32]) -> None:
+        failed = selection.screening.enter(ids, seen, screening=False)
         selection.ledger.trained(ids, participated=failed & ~forced, forced=forced, losses=losses)
 
     def from_logits() -> None:
@@ -144,7 +144,7 @@ def _observe(
 
     def from_verdicts() -> None:
         for block, ids in enumerate(blocks):
-            enter(ids, looks[block % 4], losses[block % 4])
+            enter(ids, outcomes[block % 4], losses[block % 4])
 
     cases = {"observe_logits": from_logits, "observe_verdicts": from_verdicts}
     for repeat in range(_OBSERVES + _WARM_UP):
@@ -155,14 +155,14 @@ def _observe(
                 runs.setdefault(name, []).append(BLOCKS * rows / seconds)
 
 
-def _as_arrays(seen: Look) -> Look:
+def _as_arrays(seen: Outcome) -> Outcome:
     return seen.each(lambda part: part.numpy())
 
 
-def _fall_asleep(ledger: Ledger, awake: NDArray[np.bool_]) -> None:
-    """All but the ``awake`` have passed, and sleep on for a long time."""
-    ledger["streak"][:] = ~awake
-    ledger["due"][:] = np.where(awake, np.uint16(0), np.uint16(60_000))
+def _activate(ledger: Ledger, active: NDArray[np.bool_]) -> None:
+    """All samples that are not ``active`` have passed the gate and are skipped for many epochs."""
+    ledger["streak"][:] = ~active
+    ledger["due"][:] = np.where(active, np.uint16(0), np.uint16(60_000))
 
 
 def _plan(selection: Selection) -> float:
@@ -171,8 +171,8 @@ def _plan(selection: Selection) -> float:
 
 
 def _save(ledger: Ledger, folder: Path, runs: dict[str, list[float]]) -> None:
-    """Time saving and the raw write in turn, either first: the disk has good and bad moments, and
-    what writes first may pay for the memory in which the system keeps both."""
+    """Time saving and the raw write, interleaved, in alternating order: the speed of the disk
+    varies, and the first write may pay for the page cache."""
     paths = [named(folder) / "ledger.safetensors", named(folder) / "raw"]
 
     def raw() -> None:
@@ -200,15 +200,20 @@ def _seconds(what: Callable[[], Any]) -> float:
 
 
 def main() -> None:
-    """Measure, write the figures, say what is missed."""
+    """Measure, write the figures, and print the missed bounds."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.timing.ledger")
     parser.add_argument("--samples", type=int, default=100_000_000)
-    parser.add_argument("--out", type=Path, required=True, help="JSON file; its folder is written")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="JSON file; temporary files are written to its folder",
+    )
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
+    given = parser.parse_args()
     torch.set_num_threads(1)
-    figures = measure(asked.samples, asked.out.parent, asked.seed)
-    write_json(named_file(asked.out), figures)
+    figures = measure(given.samples, given.out.parent, given.seed)
+    write_json(named_file(given.out), figures)
     for name in (*MUST, "save", "raw_write", "peak_memory_bytes", "cpu_share"):
         print(f"{name:20} {figures[name]:.4g}")
     print(*missed(figures), sep="\n")

@@ -1,4 +1,4 @@
-"""One training again and again in one process: the engine, and the plain loop beside it."""
+"""Repeated trainings in one process: frugalkd's training loop and a plain loop."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from torch.nn import functional as F
 
 from benchmarks.timing.runners import Record, Task
 from frugalkd.data import ImageData
-from frugalkd.engine import Caller, Trainer, accelerator_for
 from frugalkd.errors import ModelError
-from frugalkd.ledger import Ledger
-from frugalkd.meters import Meters
-from frugalkd.modes import MODES
+from frugalkd.experiments.runs.material import make_data, make_model
+from frugalkd.experiments.runs.targets import encoding_of
+from frugalkd.ledger.ledger import Ledger
 from frugalkd.objectives import KD
-from frugalkd.runs.material import make_data, make_model
-from frugalkd.runs.targets import encoding_of
+from frugalkd.policies.modes import MODES
+from frugalkd.runtime.meters import Meters
 from frugalkd.selection import Selection
 from frugalkd.teachers import LiveTeacher, StoredTargets
-from frugalkd.training import Training
+from frugalkd.training.settings import Training
+from frugalkd.training.trainer import ForwardFn, Trainer, accelerator_for
 
 
 def plain(task: Task) -> Callable[[], Record]:
-    """The plain loop of ``task``'s recipe: vanilla, targets and data as tensors in RAM."""
+    """The plain loop for the recipe of ``task``: vanilla, targets and data as tensors in RAM."""
     recipe = task.recipe
     training, objective = recipe.student.training, recipe.student.objective.build()
     if training.optimizer.name != "adamw" or not isinstance(objective, KD):
-        raise ModelError("the plain loop is written for adamw and kd: set them in the recipe")
+        raise ModelError("the plain loop supports only adamw and kd: set them in the recipe")
     data = _data(task)
     targets = _stored(task, data)
     ids = np.arange(len(data))
@@ -54,7 +54,7 @@ def plain(task: Task) -> Callable[[], Record]:
 def plain_loop(
     model: nn.Module, x: Tensor, y: Tensor, soft: Tensor, training: Training, kd: KD
 ) -> None:
-    """Vanilla distillation as one writes it by hand, and no more: no meters, no ledger."""
+    """Vanilla distillation in a minimal loop, without meters and ledger."""
     peak, t, a = training.optimizer.lr, kd.temperature, kd.alpha
     decay = training.optimizer.weight_decay
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, weight_decay=decay, fused=True)
@@ -76,7 +76,7 @@ def plain_loop(
 @final
 @dataclass
 class Unmetered(Meters):
-    """Meters that do not look at the clock within a training."""
+    """Meters that do not read the clock within a training."""
 
     def phase(self, name: str) -> Any:
         return _NOTHING
@@ -86,9 +86,10 @@ _NOTHING = nullcontext()
 
 
 def engine(task: Task) -> Callable[[], Record]:
-    """The engine on ``task``'s recipe. Option ``phases: false`` leaves the phase meters out.
+    """frugalkd's training loop for the recipe of ``task``. The option ``phases: false``
+    disables the meters by phase.
 
-    Teachers are untrained: what they say does not change the time. A live one is asked in the
+    Teachers are untrained: their outputs do not affect the time. A live teacher runs in the
     student's precision and memory format."""
     recipe = task.recipe
     role = recipe.student
@@ -111,7 +112,7 @@ def engine(task: Task) -> Callable[[], Record]:
             seed=recipe.seed,
             targets=targets,
             model=model,
-            forward=Caller(model, training, accelerator),
+            forward=ForwardFn(model, training, accelerator),
             ledger=Ledger.new(len(data), labels=data.labels.numpy(), extra=policy.columns),
             meters=meters,
         )
@@ -128,14 +129,14 @@ def engine(task: Task) -> Callable[[], Record]:
 
 
 def _data(task: Task) -> ImageData:
-    """The data, with the student's views; several arms of one process share them."""
+    """The data, with the student's augmentation; arms in one process share them."""
     recipe = task.recipe
     torch.set_num_threads(recipe.threads)
     key = recipe.model_dump_json(include={"data": True, "student": {"augment"}, "seed": True})
     if key not in _READ:
         data = make_data(recipe, recipe.student.augment, recipe.seed).train
         if not isinstance(data, ImageData):
-            raise ModelError("this arm needs data of ours: name a data set in the recipe")
+            raise ModelError("this arm needs a built-in data set: name one in the recipe")
         _READ[key] = data
     return _READ[key]
 
@@ -144,7 +145,7 @@ _READ: dict[str, ImageData] = {}
 
 
 def _stored(task: Task, data: ImageData) -> StoredTargets:
-    """One view of each sample, from another student: quickly filled."""
+    """One view of each sample, from a model of the student's size, which is fast."""
     teacher = make_model(task.recipe.student.model, data, task.recipe.seed + 1).eval()
     return StoredTargets.fill(teacher, data, encoding=encoding_of(task.recipe))
 

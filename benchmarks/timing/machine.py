@@ -1,4 +1,4 @@
-"""What a run's clock depends on beside the code."""
+"""The hardware, load and versions that the time of a run depends on."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def machine() -> dict[str, Any]:
 
 
 def _cpu() -> str:
-    """The processor's name, as far as the system says it."""
+    """The name of the processor, if the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -47,7 +47,7 @@ def _cpu() -> str:
 
 
 def _version(package: str) -> str | None:
-    """Of a package that may not be there."""
+    """The version of a package; None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -55,7 +55,7 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The commit that the package was run from (with ``+`` where it was changed since)."""
+    """The commit of the package (with ``+`` for uncommitted changes)."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
     command += ["--exclude=*"]
     try:

@@ -1,4 +1,4 @@
-"""One job in a fresh process, and what it answers."""
+"""Run one job in a fresh process and return its result."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from frugalkd.files.opening import open_new, remove
 
 
 def in_process(job: dict[str, Any], place: Path, threads: int) -> dict[str, Any]:
-    """The worker's answer to ``job`` (see ``worker.carry_out``): ``error`` where it went wrong.
+    """The worker's result of ``job`` (see ``worker.run_job``), with ``error`` if it failed.
 
     Args:
-        job: as JSON can hold it.
-        place: ``place.log`` gets the messages of the process; what else lies there goes away.
+        job: a JSON object.
+        place: the messages of the process are written to ``place.log``; temporary files with other
+            suffixes are removed.
         threads: of the process.
     """
     job_file, answer_file, log = (_beside(place, end) for end in ("job", "answer", "log"))
@@ -35,7 +36,7 @@ def in_process(job: dict[str, Any], place: Path, threads: int) -> dict[str, Any]
 
 
 def read_object(path: Path) -> dict[str, Any] | None:
-    """A JSON object from a file; None where there is none."""
+    """A JSON object from a file; None if there is none."""
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -48,17 +49,17 @@ def _beside(place: Path, end: str) -> Path:
 
 
 def _why(code: int, log: Path) -> str:
-    """Why a process ended without an answer, in one line."""
+    """Why a process ended without a result, in one line."""
     if code < 0:
         hint = ": out of memory?" if code == -signal.SIGKILL else ""
         return f"its process was ended by {signal.Signals(-code).name}{hint} (see {log})"
     lines = log.read_text(errors="replace").split("\n")
-    said = [line.strip() for line in lines if line.strip()] or ["it said nothing"]
-    return f"its process ended with code {code}: {said[-1]} (see {log})"
+    messages = [line.strip() for line in lines if line.strip()] or ["no message"]
+    return f"its process ended with code {code}: {messages[-1]} (see {log})"
 
 
 def _start(job: Path, log: Path, threads: str) -> int:
-    """Run the worker on ``job`` and wait; its messages go to ``log``. It ends with us."""
+    """Run the worker on ``job`` and wait. Its messages go to ``log``. It ends with this process."""
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     command = [sys.executable, "-m", "benchmarks.timing.worker", str(job)]
     with os.fdopen(open_new(log), "wb") as messages:
@@ -68,13 +69,13 @@ def _start(job: Path, log: Path, threads: str) -> int:
             stdout=messages,
             stderr=messages,
             env=environment,
-            start_new_session=True,  # Ctrl-C is ours: we end the child
+            start_new_session=True,  # Ctrl-C reaches only this process, which ends the child
         )
         try:
             return process.wait()
         finally:
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGTERM)  # what it has started, too
+                os.killpg(process.pid, signal.SIGTERM)  # the processes that it started, too
             process.kill()
             process.wait()
             assert process.stdin is not None

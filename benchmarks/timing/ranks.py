@@ -1,8 +1,8 @@
-"""What a second process is worth: one rank with one thread, and two ranks on two cores, in turns.
+"""The speedup of a second process: one rank with one thread, and two ranks on two cores.
 
-CIFAR-10's teacher trains on the first samples for two epochs, in global batches of the same size,
-under torchrun in both cases; all that the training's clock counts is in, the start of processes is
-not.
+CIFAR-10's teacher trains on the first samples for two epochs, with the same global batch size,
+under torchrun in both cases. Runs are interleaved. The time is that of the training, without the
+start of the processes.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from typing import Any
 
 from benchmarks.timing.machine import machine
 from frugalkd.errors import RankError
-from frugalkd.launch import rank_and_world
-from frugalkd.runs.folder import read_results
+from frugalkd.experiments.runs.folder import read_results
+from frugalkd.runtime.environment import rank_and_world
 
 BATCH, EPOCHS, ROUNDS = 256, 2, 3
 _LAST = 500
-"""Characters of what a launch that failed has said."""
+"""Characters of the output of a failed launch to report."""
 
 
 def measure(samples: int, rounds: int = ROUNDS) -> dict[str, Any]:
-    """Train ``rounds`` times on one rank and on two, in turns.
+    """Train ``rounds`` times on one rank and on two, interleaved.
 
     Returns:
-        ``alone``, ``together``: rows through the backward pass a second; ``speedup``: their ratio,
-        round by round; ``merge_share``: of the clock of two ranks, what they spent to tell each
-        other what they saw. Each is a median; ``runs`` has the single ones.
+        ``alone``, ``together``: rows backpropagated per second; ``speedup``: their ratio per
+        round; ``merge_share``: the share of the time of two ranks that they spent to exchange
+        their observations. Each is a median; ``runs`` has the single values.
 
     Raises:
-        RankError: a launch failed, or this process is in one.
+        RankError: a launch failed, or this process is itself a rank.
     """
     if rank_and_world()[1] > 1:
         raise RankError("the ranks case starts its own ranks: run it without torchrun")
@@ -48,8 +48,8 @@ def measure(samples: int, rounds: int = ROUNDS) -> dict[str, Any]:
             for ranks in (1, 2) if turn % 2 else (2, 1):
                 meters[ranks] = _train(Path(place) / f"{turn}-{ranks}", samples, ranks)
             speeds = {
-                ranks: said["samples_backpropagated"] / said["wall_seconds"]
-                for ranks, said in meters.items()
+                ranks: each["samples_backpropagated"] / each["wall_seconds"]
+                for ranks, each in meters.items()
             }
             runs["alone"].append(speeds[1])
             runs["together"].append(speeds[2])
@@ -85,6 +85,6 @@ def _train(out: Path, samples: int, ranks: int) -> dict[str, Any]:
         command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
     )
     if done.returncode:
-        said = " ".join(done.stderr.split())[-_LAST:]
-        raise RankError(f"{ranks} ranks ended with code {done.returncode}: {said}")
+        output = " ".join(done.stderr.split())[-_LAST:]
+        raise RankError(f"{ranks} ranks ended with code {done.returncode}: {output}")
     return read_results(out)["meters"]

@@ -1,4 +1,4 @@
-"""Carrying a case out: its teacher, its stores, then its arms in turn, none of them twice."""
+"""Run a case: its teacher, its stores, then its arms, interleaved. Finished runs are kept."""
 
 from __future__ import annotations
 
@@ -9,74 +9,74 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.timing.asking import Ask, Listener
 from benchmarks.timing.case import Arm, Case, Measurement
 from benchmarks.timing.figures import measure_figures, planned_figures
+from benchmarks.timing.options import Listener, Options
 from benchmarks.timing.process import in_process, read_object
 from benchmarks.timing.runners import Task, as_plain
 from benchmarks.timing.summary import SCHEMA, summarise
 from frugalkd.errors import FrugalKDError, RunFolderError
+from frugalkd.experiments.recipes.load import load_recipe, override
+from frugalkd.experiments.recipes.schema import Recipe
+from frugalkd.experiments.runs.digest import run_digest
+from frugalkd.experiments.runs.folder import read_results
 from frugalkd.files.atomic import write_json
 from frugalkd.files.opening import remove_tree
 from frugalkd.files.writing import make_folder
-from frugalkd.recipes.load import load_recipe, override
-from frugalkd.recipes.schema import Recipe
-from frugalkd.runs.digest import run_digest
-from frugalkd.runs.folder import read_results
 
 QUICK = {"data.train_size": 2000, "teacher.training.epochs": 2, "student.training.epochs": 2}
-"""What a quick look runs in place of a case's own sizes."""
+"""The sizes of a quick run, instead of those of the case."""
 
 
 def bench(
-    case: Case | Measurement, ask: Ask, listener: Listener = lambda line: None
+    case: Case | Measurement, options: Options, listener: Listener = lambda line: None
 ) -> dict[str, Any]:
     """Run ``case`` and write ``out/CASE.json`` after each run; returns its content.
 
-    A run is one fresh process, one at a time; the order of the arms is turned from round to round,
-    and the round is the seed. Runs that are done in ``ask.out`` are not run again; one that fails
-    is named, and the others go on.
+    Each run has a fresh process, one at a time. The order of the arms rotates from round to round,
+    and the round is the seed. Finished runs in ``options.out`` are not repeated. A failed run is
+    reported, and the others are still run.
 
     Raises:
         UnknownName: an arm that the case does not have.
-        FrugalKDError: the teacher cannot be had.
+        FrugalKDError: the teacher cannot be trained or read.
     """
     if isinstance(case, Measurement):
-        return measure_figures(case, ask, listener)
-    return _Bench(case, ask, listener).run()
+        return measure_figures(case, options, listener)
+    return _Bench(case, options, listener).run()
 
 
-def planned(case: Case | Measurement, ask: Ask) -> dict[str, Any]:
-    """What :func:`bench` would do: by arm the epochs of a run, the runs, those that are done, and
-    their median seconds; whether the teacher is there. Nothing is run or written.
+def planned(case: Case | Measurement, options: Options) -> dict[str, Any]:
+    """What :func:`bench` would do: for each arm the epochs of a run, the number of runs, the
+    finished runs and their median seconds; whether the teacher exists. Nothing is run or written.
 
     Raises:
         UnknownName: an arm that the case does not have.
-        RunFolderError: the teacher's folder holds another one.
+        RunFolderError: the teacher's folder contains a teacher with other settings.
     """
     if isinstance(case, Measurement):
-        return planned_figures(case, ask)
-    return _Bench(case, ask, lambda line: None).planned()
+        return planned_figures(case, options)
+    return _Bench(case, options, lambda line: None).planned()
 
 
 @dataclass(frozen=True)
 class _Spec:
-    """A run: ``name`` of its files, and its tasks."""
+    """A run: the ``name`` of its files, and its tasks."""
 
     name: str
     tasks: list[Task]
 
 
 class _Bench:
-    """One case under way."""
+    """One case in progress."""
 
-    def __init__(self, case: Case, ask: Ask, say: Listener):
-        self.case, self.ask, self.say = case, ask, say
-        self.label = ask.label(case.name)
-        self.folder = ask.out / "runs" / self.label
-        wanted = [arm.name for arm in case.arms] if ask.arms is None else list(ask.arms)
+    def __init__(self, case: Case, options: Options, say: Listener):
+        self.case, self.options, self.say = case, options, say
+        self.label = options.label(case.name)
+        self.folder = options.out / "runs" / self.label
+        wanted = [arm.name for arm in case.arms] if options.arms is None else list(options.arms)
         self.wanted = [case.arm(name) for name in dict.fromkeys(wanted)]
-        self.rounds = ask.rounds or case.rounds
+        self.rounds = options.rounds or case.rounds
         self.recipes = {arm.name: self._recipe(arm) for arm in case.arms}
         self.teacher: Path | None = None
         self.failed: dict[str, str] = {}
@@ -100,7 +100,7 @@ class _Bench:
         arms = [self._planned(arm) for arm in self.wanted]
         return {
             "case": self.case.name,
-            "quick": self.ask.quick,
+            "quick": self.options.quick,
             "takes": self.case.takes,
             "samples": None,
             "teacher": None if spec is None else {"name": spec.name, "there": bool(self.teacher)},
@@ -129,24 +129,24 @@ class _Bench:
     def _recipe(self, arm: Arm) -> Recipe:
         settings = {**self.case.set, **arm.set}
         recipe = override(load_recipe(arm.recipe or self.case.recipe), settings)
-        return _quick(recipe) if self.ask.quick else recipe
+        return _quick(recipe) if self.options.quick else recipe
 
     def _found_teacher(self) -> Path | None:
-        """The folder of the case's teacher, where it is there and finished."""
+        """The folder of the case's teacher, if it exists and is finished."""
         spec = self.case.teacher
         if spec is None:
             return None
-        if spec.name in self.ask.teachers:
-            folder = self.ask.teachers[spec.name]
+        if spec.name in self.options.teachers:
+            folder = self.options.teachers[spec.name]
             read_results(folder)
             return folder
         folder, recipe = self._teacher()
         if not (folder / "results.json").is_file():
             return None
         made = Recipe.model_validate(read_results(folder)["recipe"])
-        # By the recipes, not by the digests: a setting that is new since then has its default.
+        # Compare recipes, not digests: a setting added since then has its default.
         if run_digest("teach", made, None) != run_digest("teach", recipe, None):
-            raise RunFolderError(f"{folder} holds a teacher of other settings: delete it")
+            raise RunFolderError(f"{folder} holds a teacher with other settings: delete it")
         return folder
 
     def _train_teacher(self) -> Path | None:
@@ -163,15 +163,15 @@ class _Bench:
         return folder
 
     def _teacher(self) -> tuple[Path, Recipe]:
-        """Where a teacher of this case's own lies, and how it is trained."""
+        """The folder of the teacher that this case trains, and its recipe."""
         spec = self.case.teacher
         assert spec is not None
         recipe = override(load_recipe(spec.recipe), spec.set)
-        folder = self.ask.out / "teachers" / self.ask.label(spec.name)
-        return folder, _quick(recipe) if self.ask.quick else recipe
+        folder = self.options.out / "teachers" / self.options.label(spec.name)
+        return folder, _quick(recipe) if self.options.quick else recipe
 
     def _store(self, arm: Arm) -> bool:
-        """Fill the store of an arm whose filling is apart; False where that failed."""
+        """Fill the store of an arm with ``filling: apart``; False if that failed."""
         if arm.options.get("filling") != "apart" or "teacher_precision" in arm.options:
             return True
         kept = self.folder / f"filling-{arm.name}.json"
@@ -195,8 +195,8 @@ class _Bench:
             self._fail(spec.name, answer["error"])
             return
         accuracy = answer.get("accuracy")
-        told = "" if accuracy is None else f", accuracy {100 * accuracy:.2f} %"
-        self.say(f"{title}: {answer['seconds']:.2f} s{told}")
+        result = "" if accuracy is None else f", accuracy {100 * accuracy:.2f} %"
+        self.say(f"{title}: {answer['seconds']:.2f} s{result}")
         self._write()
 
     def _run_together(self) -> None:
@@ -220,14 +220,14 @@ class _Bench:
         self.say(f"failed: {self.label} {name}: {error}")
 
     def _part(self, arm: Arm) -> int | None:
-        """How many epochs an arm runs, None for all."""
-        if not arm.constant or self.ask.whole or self.ask.quick:
+        """The number of epochs that an arm runs; None for all."""
+        if not arm.constant or self.options.whole or self.options.quick:
             return None
-        part = self.ask.part or arm.part
+        part = self.options.part or arm.part
         return part if part is not None and part < self._epochs(arm) else None
 
     def _epochs(self, arm: Arm) -> float:
-        """Those of an arm's whole training."""
+        """The epochs of an arm's complete training."""
         recipe = self.recipes[arm.name]
         return (recipe.teacher if arm.runner == "teach" else recipe.student).training.epochs
 
@@ -242,12 +242,14 @@ class _Bench:
         return _Spec(f"{turn}-{arm.name}{'' if task.part is None else '.part'}", [task])
 
     def _together(self) -> _Spec:
-        """All arms in one process; those of a choice of arms lie apart."""
-        chosen = "" if self.ask.arms is None else "." + "+".join(arm.name for arm in self.wanted)
+        """All arms in one process; with ``--arms``, the file has another name."""
+        chosen = (
+            "" if self.options.arms is None else "." + "+".join(arm.name for arm in self.wanted)
+        )
         return _Spec(f"together{chosen}"[:200], [self._task(arm, 0) for arm in self.wanted])
 
     def _process(self, kind: str, spec: _Spec) -> dict[str, Any]:
-        """Do a run in a fresh process; what it came to is kept with what was asked for."""
+        """Run in a fresh process, and keep the result together with its tasks."""
         runs = kind in ("run", "together")
         for task in spec.tasks if runs else ():
             with contextlib.suppress(OSError):
@@ -263,29 +265,29 @@ class _Bench:
                 with contextlib.suppress(OSError):
                     remove_tree(task.folder)
         if runs and "error" not in answer:
-            said = {"schema": SCHEMA, "asked": _asked(spec.tasks), **answer}
-            write_json(self.folder / f"{spec.name}.json", said)
+            record = {"schema": SCHEMA, "tasks": _comparable(spec.tasks), **answer}
+            write_json(self.folder / f"{spec.name}.json", record)
         return answer
 
     def _kept(self, arm: Arm, turn: int) -> dict[str, Any] | None:
-        """What an arm's run came to in this round, where it is done. A whole run stands for its
-        part as well."""
+        """The record of an arm's run in this round, if it is finished. A complete run also replaces
+        a partial one."""
         spec = self._spec(arm, turn)
         whole = [replace(task, part=None) for task in spec.tasks]
         return self._found(_Spec(f"{turn}-{arm.name}", whole)) or self._found(spec)
 
     def _found(self, spec: _Spec) -> dict[str, Any] | None:
-        """What is kept of this very run."""
+        """The kept record of this run, if its tasks are the same."""
         kept = read_object(self.folder / f"{spec.name}.json")
         if kept is None or kept.get("schema") != SCHEMA:
             return None
         try:
-            for said in kept["asked"]:
-                filled = Recipe.model_validate(said["recipe"])  # what is new since has its default
-                said["recipe"] = filled.model_dump(mode="json")
+            for task in kept["tasks"]:
+                filled = Recipe.model_validate(task["recipe"])  # defaults for newer settings
+                task["recipe"] = filled.model_dump(mode="json")
         except (KeyError, TypeError, ValueError):
             return None
-        return kept if kept["asked"] == _asked(spec.tasks) else None
+        return kept if kept["tasks"] == _comparable(spec.tasks) else None
 
     def _write(self) -> dict[str, Any]:
         records: dict[str, list[dict[str, Any] | None]] = {arm.name: [] for arm in self.case.arms}
@@ -298,14 +300,16 @@ class _Bench:
                     records[arm.name].append(record)
         else:
             for arm in self.case.arms:
-                turns = range(_rounds_in(self.folder))
-                records[arm.name] = [self._kept(arm, turn) for turn in turns]
+                rounds = range(_rounds_in(self.folder))
+                records[arm.name] = [self._kept(arm, turn) for turn in rounds]
         fillings = {
             arm.name: read_object(self.folder / f"filling-{arm.name}.json")
             for arm in self.case.arms
         }
-        content = summarise(self.case, self.recipes, records, fillings, self.failed, self.ask.quick)
-        write_json(self.ask.out / f"{self.label}.json", content)
+        content = summarise(
+            self.case, self.recipes, records, fillings, self.failed, self.options.quick
+        )
+        write_json(self.options.out / f"{self.label}.json", content)
         return content
 
 
@@ -315,23 +319,23 @@ def _quick(recipe: Recipe) -> Recipe:
 
 
 def _turned(arms: list[Arm], turn: int) -> list[Arm]:
-    """``arms``, begun with another one each round: what is slow on a machine meets all of them."""
+    """``arms``, rotated each round: temporary slowness of the machine affects all of them."""
     start = turn % len(arms)
     return arms[start:] + arms[:start]
 
 
 def _rounds_in(folder: Path) -> int:
-    turns = [file.name.partition("-")[0] for file in folder.glob("*-*.json")]
-    return max((int(turn) + 1 for turn in turns if turn.isdecimal()), default=0)
+    rounds = [file.name.partition("-")[0] for file in folder.glob("*-*.json")]
+    return max((int(turn) + 1 for turn in rounds if turn.isdecimal()), default=0)
 
 
-def _asked(tasks: list[Task]) -> list[dict[str, Any]]:
-    """What a kept run must have been asked for, to count as this one."""
-    asked = []
+def _comparable(tasks: list[Task]) -> list[dict[str, Any]]:
+    """The tasks without folders and with the teacher's digest: equal for equal runs."""
+    comparable = []
     for task in tasks:
-        said = as_plain(task)
-        del said["folder"]
+        plain = as_plain(task)
+        del plain["folder"]
         if task.teacher is not None:
-            said["teacher"] = read_results(task.teacher)["digest"]
-        asked.append(said)
-    return json.loads(json.dumps(asked))
+            plain["teacher"] = read_results(task.teacher)["digest"]
+        comparable.append(plain)
+    return json.loads(json.dumps(comparable))

@@ -1,4 +1,4 @@
-"""Who carries out an arm. A runner prepares a run, outside of any clock, and returns the run."""
+"""The runners of arms. A runner prepares a run, which is not timed, and returns the run."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from pathlib import Path
 from typing import Any
 
 from frugalkd.errors import RunFolderError
+from frugalkd.experiments.recipes.load import override
+from frugalkd.experiments.recipes.schema import Recipe
+from frugalkd.experiments.runs import execute, storing
+from frugalkd.experiments.runs.folder import read_results
 from frugalkd.files.atomic import write_json
 from frugalkd.files.opening import Resolved
-from frugalkd.recipes.load import override
-from frugalkd.recipes.schema import Recipe
-from frugalkd.runs import execute, storing
-from frugalkd.runs.folder import read_results
 
 Record = dict[str, Any]
-"""``seconds`` of the training; where known ``accuracy``, ``budget``, ``meters``."""
+"""``seconds`` of the training; if known ``accuracy``, ``budget``, ``meters``."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One arm, to be run.
+    """One run of an arm.
 
     Attributes:
         runner: a key of :data:`RUNNERS`.
-        recipe: as the arm has it.
-        options: what the runner is told beside.
+        recipe: of the arm.
+        options: further options of the runner.
         teacher: the teacher's folder.
-        folder: a place for what the run writes; it goes away afterwards.
-        part: epochs to run, None for all.
+        folder: for files of the run; it is removed afterwards.
+        part: the number of epochs to run; None for all.
     """
 
     runner: str
@@ -53,8 +53,8 @@ def teach(task: Task) -> Callable[[], Record]:
 def distill(task: Task) -> Callable[[], Record]:
     """A distillation as the command line runs it.
 
-    Options: ``filling`` is ``counted`` (the store is filled within the run) or ``apart`` (it is
-    there); ``teacher_precision`` asks the teacher in another precision than its folder says.
+    Options: ``filling`` is ``counted`` (the run includes filling the store) or ``apart`` (the store
+    is filled beforehand); ``teacher_precision`` overrides the precision of the teacher's folder.
     """
     recipe = _in_part(task, "student")
     assert task.teacher is not None
@@ -74,7 +74,7 @@ def _in_part(task: Task, role: str) -> Recipe:
 
 
 def _copy(teacher: Path, to: Path, precision: str | None) -> Path:
-    """A teacher's folder without its soft targets, and with another word on its precision."""
+    """Copy a teacher's folder without its soft targets, with another precision if given."""
     shutil.copytree(teacher, to, ignore=shutil.ignore_patterns("targets-*", "checkpoints"))
     if precision is not None:
         results = read_results(to)
@@ -127,7 +127,7 @@ RUNNERS: dict[str, Runner] = {
 
 
 def as_plain(task: Task) -> dict[str, Any]:
-    """A task as JSON can hold it."""
+    """A task as a JSON object."""
     return {
         "runner": task.runner,
         "recipe": task.recipe.model_dump(mode="json"),
@@ -138,13 +138,13 @@ def as_plain(task: Task) -> dict[str, Any]:
     }
 
 
-def from_plain(said: dict[str, Any]) -> Task:
-    """The task that :func:`as_plain` wrote."""
+def from_plain(plain: dict[str, Any]) -> Task:
+    """The task that :func:`as_plain` converted."""
     return Task(
-        runner=said["runner"],
-        recipe=Recipe.model_validate(said["recipe"]),
-        folder=Resolved(said["folder"]),
-        options=said["options"],
-        teacher=None if said["teacher"] is None else Resolved(said["teacher"]),
-        part=said["part"],
+        runner=plain["runner"],
+        recipe=Recipe.model_validate(plain["recipe"]),
+        folder=Resolved(plain["folder"]),
+        options=plain["options"],
+        teacher=None if plain["teacher"] is None else Resolved(plain["teacher"]),
+        part=plain["part"],
     )

@@ -1,4 +1,4 @@
-"""What a case came to: seconds by arm, the ratios of whole training times, figures."""
+"""The results of a case: seconds per arm, ratios of complete training times, figures."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.timing.case import Arm, Case, Figure, Measurement, Ratio
-from frugalkd.recipes.schema import Recipe
+from frugalkd.experiments.recipes.schema import Recipe
 
 SCHEMA = 1
 
@@ -24,15 +24,15 @@ def summarise(
     failed: Mapping[str, str],
     quick: bool,
 ) -> dict[str, Any]:
-    """The content of ``CASE.json``: small, the runs' own files say more.
+    """The content of ``CASE.json``, a summary; the files of the runs have the details.
 
     Args:
-        case: says the ratios.
+        case: defines the arms and the ratios.
         recipes: by arm.
-        records: by arm, one a round; None where that round is not there.
-        fillings: what filling a store apart from the runs has taken, by arm.
-        failed: errors by name of the run.
-        quick: the figures are no results.
+        records: by arm, one per round; None for a missing round.
+        fillings: by arm, the cost of filling its store separately.
+        failed: errors by the name of the run.
+        quick: a quick run, not a result.
     """
     arms = [
         _arm(case, arm, recipes[arm.name], records[arm.name], fillings.get(arm.name))
@@ -56,7 +56,7 @@ def summarise(
 def summarise_figures(
     case: Measurement, measured: Mapping[str, Any] | None, failed: Mapping[str, str], quick: bool
 ) -> dict[str, Any]:
-    """The same of a case without arms; ``measured`` has its figures by name, and ``machine``."""
+    """The same for a case without arms. ``measured`` has its figures by name, and ``machine``."""
     return {
         **_head(case, quick),
         "threads": 1,
@@ -79,7 +79,7 @@ def _failed(failed: Mapping[str, str]) -> list[dict[str, str]]:
 
 
 def _machines(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The different surroundings of the runs, but for the hour and the load."""
+    """The distinct machines of the runs, without start time and load."""
     found: list[dict[str, Any]] = []
     for record in records:
         machine = {k: v for k, v in record["machine"].items() if k not in ("started", "load")}
@@ -121,8 +121,8 @@ def _arm(
 
 
 def _run(turn: int, record: Record, epochs: float) -> dict[str, Any]:
-    """One run; ``seconds_whole`` is what the whole training takes, where only a part was run."""
-    part = record["asked"][0]["part"] if "asked" in record else None
+    """One run; ``seconds_whole`` are the seconds scaled to the complete training."""
+    part = record["tasks"][0]["part"] if "tasks" in record else None
     rows = (record.get("meters") or {}).get("samples_backpropagated")
     return {
         "round": turn,
@@ -139,7 +139,7 @@ def _run(turn: int, record: Record, epochs: float) -> dict[str, Any]:
 
 
 def _medians(meters: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Rows, seconds by phase and memory: medians over the runs, of what was run."""
+    """Medians over the runs of rows, seconds by phase and memory, not scaled."""
     if not meters:
         return None
     phases = {name for each in meters for name in each.get("phases", {})}
@@ -183,7 +183,7 @@ def _figure(figure: Figure, measured: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _bounds(what: Ratio | Figure, value: float | None) -> dict[str, Any]:
-    """The figures to reach, and whether ``value`` does; None where one of both is missing."""
+    """The bounds, and whether ``value`` reaches them; None if either is missing."""
     reached = {}
     for name, bound in (("must", what.must), ("aim", what.aim)):
         if value is None or bound is None:
@@ -194,7 +194,7 @@ def _bounds(what: Ratio | Figure, value: float | None) -> dict[str, Any]:
 
 
 def spread(values: Sequence[float]) -> dict[str, Any] | None:
-    """``median``, ``min``, ``max``, ``n``; None of nothing."""
+    """``median``, ``min``, ``max``, ``n``; None without values."""
     if not values:
         return None
     return {"median": median(values), "min": min(values), "max": max(values), "n": len(values)}

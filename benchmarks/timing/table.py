@@ -1,4 +1,4 @@
-"""A case's outcome on a terminal, within 80 columns."""
+"""The results of a case on a terminal, within 80 columns."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from frugalkd.cli.show import Rows, percent
 from frugalkd.files.parsing import printable
-from frugalkd.show import Rows, percent
 
 
 def case_view(content: dict[str, Any]) -> RenderableType:
@@ -20,12 +20,12 @@ def case_view(content: dict[str, Any]) -> RenderableType:
     title = f"{content['case']}: {content['summary']} ({threads} thread{'s' * (threads > 1)})"
     parts: list[RenderableType] = []
     if content["quick"]:
-        parts.append(Text("A quick look at whether it works: no results.", "yellow"))
+        parts.append(Text("A quick run that only checks that it works: not a result.", "yellow"))
     parts.append(Text(printable(title), "bold"))
     if arms:
         parts.append(_arms_table(arms, content["per_rows"]))
     if any(arm["scaled"] for arm in arms):
-        parts.append(Text("* a part of the epochs was run, the seconds are those of all", "dim"))
+        parts.append(Text("* only some epochs were run; the seconds are scaled to all", "dim"))
     ratios = [ratio for ratio in content["ratios"] if ratio["value"] is not None]
     if ratios:
         parts.append(_bounds_table("ratio of times", ratios, "ratio"))
@@ -83,12 +83,12 @@ def plan_view(plan: dict[str, Any]) -> RenderableType:
         table.add_row(arm["arm"], _epochs(arm), str(arm["runs"]), str(arm["done"]), known)
     parts: list[RenderableType] = [Text(_duration(plan), "bold"), table]
     if plan["teacher"] is not None and not plan["teacher"]["there"]:
-        parts.append(Text(f"before: teacher {plan['teacher']['name']} is trained", "dim"))
+        parts.append(Text(f"first: teacher {plan['teacher']['name']} is trained", "dim"))
     return Group(*parts)
 
 
 def _epochs(arm: dict[str, Any]) -> str:
-    """Those of a run, and where they are a part, of how many."""
+    """The epochs of a run, and the total if only some are run."""
     if arm["epochs"] is None:
         return "-"
     part = "" if arm["epochs"] == arm["of"] else f" of {arm['of']:g}"
@@ -96,7 +96,7 @@ def _epochs(arm: dict[str, Any]) -> str:
 
 
 def _duration(plan: dict[str, Any]) -> str:
-    """How long it will take: by the runs that are done, else what the case says of itself."""
+    """The expected time: from finished runs, else the estimate of the case."""
     left = [(arm["runs"] - arm["done"], arm["seconds"]) for arm in plan["arms"]]
     runs = sum(missing for missing, _ in left)
     what = "" if plan["samples"] is None else f" on {plan['samples']:,} samples"
@@ -105,21 +105,21 @@ def _duration(plan: dict[str, Any]) -> str:
         return head
     if all(known is not None for missing, known in left if missing):
         rest = sum(missing * known for missing, known in left if missing)
-        return f"{head}, about {max(1, round(rest / 60))} minutes by those that are done"
+        return f"{head}, about {max(1, round(rest / 60))} minutes, from finished runs"
     if plan["quick"]:
         return f"{head}, a few minutes"
-    return f"{head}; all of the case takes about {plan['takes']} of one core"
+    return f"{head}; the complete case takes about {plan['takes']} on one core"
 
 
 def seconds(value: float) -> str:
-    """Seconds with as many digits as speak."""
+    """Seconds with the significant digits."""
     if value < 0.1:
         return f"{value:.4f}"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value >= 10 else f"{value:.2f}"
 
 
 def figure(value: float) -> str:
-    """A ratio: two decimals, three near 1, where they matter; a large number in three digits."""
+    """A ratio with two decimals, or three near 1; a large number with three digits."""
     for power, name in _LARGE.items():
         if value >= 999.5 * 10 ** (power - 3):
             return f"{value / 10**power:.3g} {name}"
@@ -132,7 +132,7 @@ _LARGE = {9: "G", 6: "M", 3: "k"}
 
 
 def bound(ratio: dict[str, Any], which: str) -> str:
-    """A figure to reach, and whether it is: ``≥ 12 yes``."""
+    """A bound, and whether it is reached: ``≥ 12 yes``."""
     if ratio[which] is None:
         return ""
     sign = "≤" if ratio["at_most"] else "≥"

@@ -1,10 +1,10 @@
 """torchdistill's vanilla knowledge distillation, on the same data with the same settings.
 
-Where torchdistill leaves a choice, the fastest is taken: batches are fetched whole from tensors in
-RAM (its own wrapper asks for one sample at a time), the optimiser is fused, nothing is logged
-(its example reads the loss from the device at each step). Its loop is the one of its example
-``image_classification.py``. The models come in torch's default memory format, as its user's do; in
-channels-last, which is much faster on a processor, where the arm asks for it.
+Where torchdistill leaves a choice, the fastest option is used: complete batches are read from
+tensors in RAM (its own wrapper reads one sample at a time), the optimiser is fused, and nothing is
+logged (its example reads the loss from the device at each step). The loop is that of its example
+``image_classification.py``. The models have torch's default memory format, as in its examples, or
+channels-last, which is much faster on a CPU, in arms that set it.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from torch.utils.data import Dataset, RandomSampler
 from benchmarks.timing.runners import Record, Task
 from frugalkd.data import ImageData
 from frugalkd.errors import ModelError
-from frugalkd.evaluation import measure, predict
-from frugalkd.meters import peak_memory_bytes
+from frugalkd.experiments.recipes.schema import Recipe
+from frugalkd.experiments.runs.material import make_data, make_model, make_teacher
 from frugalkd.objectives import KD
-from frugalkd.optimisation import factor, make_optimizer
-from frugalkd.recipes.schema import Recipe
-from frugalkd.runs.material import make_data, make_model, make_teacher
-from frugalkd.training import Training
+from frugalkd.runtime.meters import peak_memory_bytes
+from frugalkd.training.evaluation import measure, predict
+from frugalkd.training.optimisation import factor, make_optimizer
+from frugalkd.training.settings import Training
 
 
 class Batches(Dataset):
-    """Whole batches for torch's DataLoader: ``(inputs, labels, {})``, as torchdistill wants them.
+    """Complete batches for torch's DataLoader, as torchdistill expects: ``(inputs, labels, {})``.
 
-    Without augmentation the normalised float32 tensors lie in RAM; with it each epoch sees another
-    view. ``epoch`` is set by the loop.
+    Without augmentation the normalised float32 tensors are kept in RAM; with augmentation each
+    epoch has a new view. The loop sets ``epoch``.
     """
 
     def __init__(self, data: ImageData):
@@ -58,18 +58,18 @@ class Batches(Dataset):
 
 
 def prepare(task: Task) -> Callable[[], Record]:
-    """The models and the data of ``task``, and torchdistill's box around them.
+    """Prepare the models, the data and the distillation box of ``task``.
 
-    Option ``teacher_channels_last``: the teacher's memory format; the student's is the recipe's.
+    Option ``teacher_channels_last``: the teacher's memory format; the recipe sets the student's.
 
     Raises:
-        ModelError: torchdistill is not installed, or the recipe asks for what it cannot do.
+        ModelError: torchdistill is not installed, or does not support the recipe.
     """
     recipe = task.recipe
     torch.set_num_threads(recipe.threads)
     material = make_data(recipe, recipe.student.augment, recipe.seed)
     if not isinstance(material.train, ImageData):
-        raise ModelError("this arm needs data of ours: name a data set in the recipe")
+        raise ModelError("this arm needs a built-in data set: name one in the recipe")
     teacher = make_teacher(recipe, task.teacher, material.train).eval()
     student = make_model(recipe.student.model, material.train, recipe.seed)
     if task.options.get("teacher_channels_last"):
@@ -86,8 +86,8 @@ def prepare(task: Task) -> Callable[[], Record]:
         train(box, batches, epochs)
         seconds = time.perf_counter() - started
         accuracy = None
-        if task.part is None and material.held_out is not None:
-            probabilities, labels = predict(student.eval(), material.held_out)
+        if task.part is None and material.eval_dataset is not None:
+            probabilities, labels = predict(student.eval(), material.eval_dataset)
             assert labels is not None
             accuracy = measure(probabilities, labels)["accuracy"]
         rows = len(batches) * epochs
@@ -129,7 +129,7 @@ def make_box(teacher: nn.Module, student: nn.Module, batches: Batches, recipe: R
         from torchdistill.common.constant import def_logger
         from torchdistill.core.distillation import get_distillation_box
         from torchdistill.datasets.registry import register_collate_func, register_dataset_wrapper
-        from torchdistill.losses import high_level, mid_level  # noqa: F401 (they register)
+        from torchdistill.losses import high_level, mid_level  # noqa: F401 (imported to register)
         from torchdistill.optim.registry import register_optimizer
     except ImportError as error:
         raise ModelError(
@@ -166,9 +166,11 @@ def make_box(teacher: nn.Module, student: nn.Module, batches: Batches, recipe: R
 
 
 def criterion_config(objective: Any) -> dict[str, Any]:
-    """torchdistill's configuration of the same objective; its alpha is the other part's share."""
+    """torchdistill's configuration of the same objective; its alpha is 1 - our alpha."""
     if not isinstance(objective, KD):
-        raise ModelError("the torchdistill arm knows the objective kd only: set it in the recipe")
+        raise ModelError(
+            "the torchdistill arm supports only the objective kd: set it in the recipe"
+        )
     kwargs = {
         "student_module_path": ".",
         "student_module_io": "output",

@@ -1,7 +1,7 @@
-"""One task in a process of its own: ``python -m benchmarks.timing.worker TASK.json``.
+"""Run one job in a separate process: ``python -m benchmarks.timing.worker TASK.json``.
 
-Standard input is a lifeline: where it closes, the parent is gone, and the run must not go on beside
-what is started next.
+If standard input closes, the parent has ended. The worker then exits, so that it does not compete
+with later runs.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from frugalkd.allocator import keep_freed_memory
 from frugalkd.errors import FrugalKDError
 from frugalkd.files.atomic import write_json
 from frugalkd.files.opening import Resolved
+from frugalkd.runtime.allocator import keep_freed_memory
 
 
-def carry_out(job: dict[str, Any]) -> dict[str, Any]:
-    """The answer to ``job``: ``kind`` is teach, targets, run, together, ledger, ranks or
-    billion. What went wrong is an answer like any other: ``error``, in one line."""
+def run_job(job: dict[str, Any]) -> dict[str, Any]:
+    """The result of ``job``: ``kind`` is teach, targets, run, together, ledger, ranks or
+    billion. A failure is returned as ``error``, in one line."""
     try:
-        return _carry_out(job)
+        return _run_job(job)
     except Exception as error:
-        return {"error": _told(error)}
+        return {"error": _one_line(error)}
 
 
-def _told(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     if isinstance(error, FrugalKDError):
         return str(error)
     traceback.print_exception(error)
@@ -39,10 +39,10 @@ def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {first}"
 
 
-def _carry_out(job: dict[str, Any]) -> dict[str, Any]:
+def _run_job(job: dict[str, Any]) -> dict[str, Any]:
     from benchmarks.timing.machine import machine
     from benchmarks.timing.runners import RUNNERS, from_plain
-    from frugalkd.runs import execute, storing
+    from frugalkd.experiments.runs import execute, storing
 
     if job["kind"] == "ledger":
         from benchmarks.timing.ledger import measure
@@ -56,7 +56,7 @@ def _carry_out(job: dict[str, Any]) -> dict[str, Any]:
         from benchmarks.timing import ranks
 
         return ranks.measure(job["samples"])
-    tasks = [from_plain(said) for said in job["tasks"]]
+    tasks = [from_plain(plain) for plain in job["tasks"]]
     first = tasks[0]
     if job["kind"] == "teach":
         return execute.teach(first.recipe, first.folder, resume=True)
@@ -67,20 +67,20 @@ def _carry_out(job: dict[str, Any]) -> dict[str, Any]:
     prepared = [partial(RUNNERS[task.runner], task) for task in tasks]
     if job["kind"] == "run":
         return {**prepared[0]()(), "machine": found}
-    return {**take_turns(prepared, job["rounds"]), "machine": found}
+    return {**interleave(prepared, job["rounds"]), "machine": found}
 
 
 Run = Callable[[], dict[str, Any]]
 
 
-def take_turns(prepared: Sequence[Callable[[], Run]], rounds: int) -> dict[str, Any]:
-    """Prepare each run, run it once so that caches and lazily made parts are not of the first round
-    alone, then run all of them ``rounds`` times, in an order that is turned from round to round.
+def interleave(prepared: Sequence[Callable[[], Run]], rounds: int) -> dict[str, Any]:
+    """Prepare each run and run it once, to fill caches and create lazy parts. Then run all of them
+    ``rounds`` times, in an order that rotates from round to round.
 
     Returns:
-        ``first``: what the first ones said, ``rounds``: what each round's said, ``errors``: in one
-        line; all in the order of ``prepared``, None where there is nothing. A run that fails takes
-        no further part.
+        ``first``: the records of the first runs, ``rounds``: the records of each round, ``errors``:
+        one line each; all in the order of ``prepared``, None for missing ones. A run that fails is
+        not repeated.
     """
     count = len(prepared)
     runs: dict[int, Run] = {}
@@ -92,8 +92,8 @@ def take_turns(prepared: Sequence[Callable[[], Run]], rounds: int) -> dict[str, 
             first[place] = run()
             runs[place] = run
         except Exception as error:
-            errors[place] = _told(error)
-    said: list[list[dict[str, Any] | None]] = []
+            errors[place] = _one_line(error)
+    records_by_round: list[list[dict[str, Any] | None]] = []
     for turn in range(rounds):
         records: list[dict[str, Any] | None] = [None] * count
         for place in ((step + turn) % count for step in range(count)):
@@ -101,10 +101,10 @@ def take_turns(prepared: Sequence[Callable[[], Run]], rounds: int) -> dict[str, 
                 try:
                     records[place] = runs[place]()
                 except Exception as error:
-                    errors[place] = _told(error)
+                    errors[place] = _one_line(error)
                     del runs[place]
-        said.append(records)
-    return {"first": first, "rounds": said, "errors": errors}
+        records_by_round.append(records)
+    return {"first": first, "rounds": records_by_round, "errors": errors}
 
 
 def _end_with_parent() -> None:
@@ -114,11 +114,11 @@ def _end_with_parent() -> None:
 
 
 def main() -> None:
-    """Read the job, carry it out, write the answer where the job says."""
+    """Read the job, run it, and write the result to the file that the job names."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_freed_memory()
     job = json.loads(Path(sys.argv[1]).read_text())
-    write_json(Path(job["answer"]), carry_out(job))
+    write_json(Path(job["answer"]), run_job(job))
 
 
 if __name__ == "__main__":

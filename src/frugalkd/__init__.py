@@ -12,20 +12,17 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from frugalkd.api import distill, train_teacher
-    from frugalkd.comparison import compare
     from frugalkd.data import Augmentation, ImageData, load_data
-    from frugalkd.engine import Run
     from frugalkd.errors import FrugalKDError
-    from frugalkd.heads import train_head
-    from frugalkd.ledger import Ledger
-    from frugalkd.meters import Meters
+    from frugalkd.experiments.comparison import compare
+    from frugalkd.experiments.runs.load import load
+    from frugalkd.ledger.ledger import Ledger
     from frugalkd.models import build_model
     from frugalkd.models.reuse import reuse_classifier
-    from frugalkd.modes import significance_weights
     from frugalkd.objectives import KD, CrossEntropy, Objective
     from frugalkd.policies import All, Policy, RandomSubset, SelfRegulation
-    from frugalkd.runs.load import load
+    from frugalkd.policies.modes import significance_weights
+    from frugalkd.runtime.meters import Meters
     from frugalkd.selection import Selection
     from frugalkd.selection.gating import gate
     from frugalkd.teachers import (
@@ -36,24 +33,27 @@ if TYPE_CHECKING:
         StoredTargets,
         Targets,
     )
-    from frugalkd.training import Optimizer, Schedule, Training
+    from frugalkd.training.api import distill, train_teacher
+    from frugalkd.training.heads import train_head
+    from frugalkd.training.settings import Optimizer, Schedule, Training
+    from frugalkd.training.trainer import Run
 
 _HOMES = {
-    "distill": "api",
-    "train_teacher": "api",
-    "compare": "comparison",
+    "distill": "training.api",
+    "train_teacher": "training.api",
+    "compare": "experiments.comparison",
     "Augmentation": "data",
     "ImageData": "data",
     "load_data": "data",
-    "Run": "engine",
+    "Run": "training.trainer",
     "FrugalKDError": "errors",
     "gate": "selection.gating",
-    "train_head": "heads",
-    "Ledger": "ledger",
-    "Meters": "meters",
+    "train_head": "training.heads",
+    "Ledger": "ledger.ledger",
+    "Meters": "runtime.meters",
     "build_model": "models",
     "reuse_classifier": "models.reuse",
-    "significance_weights": "modes",
+    "significance_weights": "policies.modes",
     "KD": "objectives",
     "CrossEntropy": "objectives",
     "Objective": "objectives",
@@ -61,7 +61,7 @@ _HOMES = {
     "Policy": "policies",
     "RandomSubset": "policies",
     "SelfRegulation": "policies",
-    "load": "runs.load",
+    "load": "experiments.runs.load",
     "Selection": "selection",
     "EMATeacher": "teachers",
     "FirstVisitTargets": "teachers",
@@ -69,9 +69,9 @@ _HOMES = {
     "SeveralTeachers": "teachers",
     "StoredTargets": "teachers",
     "Targets": "teachers",
-    "Optimizer": "training",
-    "Schedule": "training",
-    "Training": "training",
+    "Optimizer": "training.settings",
+    "Schedule": "training.settings",
+    "Training": "training.settings",
 }
 
 __all__ = [

@@ -211,7 +211,7 @@ class NonFiniteLoss(FrugalKDError):
     first bad step; where that step itself made them overflow, the last checkpoint has them.
 
     What to do: where inputs are not finite, correct these samples; else lower the learning rate or
-    set ``training.clip``, and resume from the last checkpoint.
+    set ``training.max_grad_norm``, and resume from the last checkpoint.
 
     Attributes: ``epoch`` and ``step`` (0-based, of the first bad step), ``ids``: the samples of its
     first bad batch whose logits or losses are bad; of bad gradients or weights, all of the step's.
@@ -224,7 +224,7 @@ class NonFiniteLoss(FrugalKDError):
         step: int,
         ids: list[int],
         what: str,
-        advice: str = "lower the learning rate, set training.clip, or look at these samples",
+        advice: str = "lower the learning rate, set training.max_grad_norm, or check these samples",
     ):
         self.epoch, self.step, self.ids = epoch, step, ids
         super().__init__(

@@ -1,13 +1,13 @@
-"""A small case on digits, and its runs within this process."""
+"""A small case on digits, and a replacement of processes that runs in this one."""
 
 from __future__ import annotations
 
 import pytest
 
-from benchmarks.timing import Arm, Ask, Case, Ratio, Teacher
-from benchmarks.timing.worker import carry_out
-from frugalkd.recipes.load import load_recipe, override
-from frugalkd.runs import execute
+from benchmarks.timing import Arm, Case, Options, Ratio, Teacher
+from benchmarks.timing.worker import run_job
+from frugalkd.experiments.recipes.load import load_recipe, override
+from frugalkd.experiments.runs import execute
 
 LITTLE = {
     "data.train_size": 200,
@@ -21,9 +21,9 @@ VANILLA = {"student.mode": "vanilla"}
 LIVE = {**VANILLA, "student.targets.kind": "live"}
 
 
-class HereAndNow:
-    """Stands in for fresh processes. ``started`` lists (kind, name of the run's files); a run whose
-    name is in ``broken`` answers as one whose process was killed."""
+class InProcess:
+    """Replaces fresh processes. ``started`` lists (kind, name of the run's files). A run whose
+    name is in ``broken`` fails as if its process was killed."""
 
     def __init__(self):
         self.started, self.broken = [], set()
@@ -32,7 +32,7 @@ class HereAndNow:
         self.started.append((job["kind"], place.name))
         if place.name in self.broken:
             return {"error": "its process was ended by SIGKILL: out of memory?"}
-        return carry_out(job)
+        return run_job(job)
 
     def names(self, kind="run"):
         return [name for what, name in self.started if what == kind]
@@ -40,7 +40,7 @@ class HereAndNow:
 
 @pytest.fixture
 def processes(monkeypatch):
-    here = HereAndNow()
+    here = InProcess()
     monkeypatch.setattr("benchmarks.timing.run.in_process", here)
     monkeypatch.setattr("benchmarks.timing.figures.in_process", here)
     return here
@@ -91,7 +91,7 @@ def recipe():
 
 @pytest.fixture(scope="session")
 def teacher(tmp_path_factory):
-    """A teacher's folder, with stored targets beside and something that runs leave behind."""
+    """A teacher's folder, with folders for stored targets and checkpoints."""
     folder = tmp_path_factory.mktemp("bench") / "teacher"
     execute.teach(override(load_recipe("digits"), LITTLE), folder)
     (folder / "targets-0").mkdir()
@@ -100,5 +100,5 @@ def teacher(tmp_path_factory):
 
 
 @pytest.fixture
-def ask(tmp_path):
-    return Ask(tmp_path)
+def options(tmp_path):
+    return Options(tmp_path)

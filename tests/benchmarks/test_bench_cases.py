@@ -6,13 +6,13 @@ from benchmarks.timing import CASES, Case, Measurement, find_case
 from benchmarks.timing.ledger import MUST
 from benchmarks.timing.runners import RUNNERS
 from frugalkd.errors import UnknownName
-from frugalkd.recipes.load import load_recipe, override
+from frugalkd.experiments.recipes.load import load_recipe, override
 
 TIMED = [case for case in CASES if isinstance(case, Case)]
 
 
 @pytest.mark.parametrize("case", TIMED, ids=lambda case: case.name)
-def test_arms_and_ratios_can_be_carried_out(case):
+def test_arms_and_ratios_are_consistent(case):
     names = [arm.name for arm in case.arms]
     assert len(set(names)) == len(names)
     for arm in case.arms:
@@ -26,13 +26,13 @@ def test_arms_and_ratios_can_be_carried_out(case):
             assert (ratio.aim < ratio.must) is ratio.at_most
 
 
-def test_a_teacher_is_its_recipe():
+def test_the_recipes_of_teachers_are_valid():
     for case in TIMED:
         if case.teacher is not None:
             override(load_recipe(case.teacher.recipe), case.teacher.set)
 
 
-def test_the_ledger_has_the_bounds_of_its_measurement():
+def test_the_bounds_of_the_ledger_case():
     ledger = find_case("ledger", CASES)
     assert isinstance(ledger, Measurement)
     bounds = {
@@ -51,7 +51,7 @@ def test_the_ledger_has_the_bounds_of_its_measurement():
     }
 
 
-def test_unknown_names_tell_the_nearest():
+def test_unknown_names_list_the_nearest():
     with pytest.raises(UnknownName, match=r"^unknown case 'lop': did you mean loop\?$"):
         find_case("lop", CASES)
     case = find_case("a", CASES)

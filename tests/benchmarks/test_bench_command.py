@@ -1,4 +1,4 @@
-"""``python -m benchmarks.timing`` in this process; what runs is in tests/benchmarks."""
+"""``python -m benchmarks.timing`` in this process, without running a case."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ def bench(cli):
 
 
 @pytest.fixture
-def asked(monkeypatch):
-    """What the benchmark was asked for, in place of running it."""
-    asked = []
+def requested(monkeypatch):
+    """The cases and options that the command passes to ``bench``, which is replaced."""
+    requested = []
 
-    def bench(case, ask, listener):
-        asked.append((case.name, ask))
+    def bench(case, options, listener):
+        requested.append((case.name, options))
         listener(f"{case.name} ...")
-        return content(case, [{"run": "0-x", "error": "so"}] if ask.rounds == 9 else [])
+        return content(case, [{"run": "0-x", "error": "so"}] if options.rounds == 9 else [])
 
     monkeypatch.setattr("benchmarks.timing.run.bench", bench)
-    return asked
+    return requested
 
 
-def test_without_a_case_they_are_listed(bench):
+def test_without_a_case_all_are_listed(bench):
     code, out, err = bench()
     assert (code, err) == (0, "")
     assert max(map(len, out.splitlines())) <= 80
@@ -63,10 +63,10 @@ def test_listing_does_not_need_torch():
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_dry_run_runs_nothing(bench, asked, tmp_path):
+def test_a_dry_run_runs_nothing(bench, requested, tmp_path):
     out = tmp_path / "out"
     code, text, err = bench("a", "ledger", "--dry-run", "--out", str(out))
-    assert (code, err, asked) == (0, "", [])
+    assert (code, err, requested) == (0, "", [])
     assert not out.exists()
     assert "a: 30 runs to do" in text
     assert "6 of 24" in text
@@ -76,22 +76,23 @@ def test_a_dry_run_runs_nothing(bench, asked, tmp_path):
     assert {arm["epochs"] for arm in plan["arms"]} == {24}
 
 
-def test_what_is_asked_for_arrives(bench, asked, tmp_path):
+def test_options_are_passed(bench, requested, tmp_path):
     code, out, err = bench(
         "b", "b", "--rounds", "2", "--arms", "regulated, torchdistill",
         "--part", "3", "--teacher", "b=there", "--quick", "--out", str(tmp_path),
     )  # fmt: skip
     assert code == 0
-    assert [name for name, _ in asked] == ["b"]
-    ask = asked[0][1]
-    assert (ask.out, ask.rounds, ask.part, ask.quick, ask.whole) == (tmp_path, 2, 3, True, False)
-    assert ask.arms == ("regulated", "torchdistill")
-    assert {name: str(folder) for name, folder in ask.teachers.items()} == {"b": "there"}
+    assert [name for name, _ in requested] == ["b"]
+    options = requested[0][1]
+    assert (options.out, options.rounds, options.part) == (tmp_path, 2, 3)
+    assert (options.quick, options.whole) == (True, False)
+    assert options.arms == ("regulated", "torchdistill")
+    assert {name: str(folder) for name, folder in options.teachers.items()} == {"b": "there"}
     assert err.splitlines() == ["b ..."]
     assert "CIFAR-10" in out
 
 
-def test_a_failed_run_is_an_exit_code(bench, asked):
+def test_a_failed_run_sets_the_exit_code(bench, requested):
     code, out, err = bench("loop", "--rounds", "9", "--json")
     assert code == 1
     assert json.loads(out)[0]["failed"] == [{"run": "0-x", "error": "so"}]
@@ -111,8 +112,8 @@ def test_a_failed_run_is_an_exit_code(bench, asked):
         (["a", "--rounds", "0"], "error: invalid value for '--rounds'"),
     ],
 )
-def test_mistakes_are_one_line(bench, asked, arguments, message):
+def test_mistakes_are_one_line(bench, requested, arguments, message):
     code, out, err = bench(*arguments)
-    assert (code, out, asked) == (2, "", [])
+    assert (code, out, requested) == (2, "", [])
     assert err.startswith(message)
     assert len(err.splitlines()) == 1

@@ -1,4 +1,4 @@
-"""The measurement runs, leaves nothing behind, and says what is missed."""
+"""The measurement runs, removes its files, and reports missed bounds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def short(monkeypatch):
     monkeypatch.setattr(case, "_SAVES", 1)
 
 
-def test_every_figure_that_must_be_kept_is_measured(tmp_path):
+def test_every_figure_with_a_bound_is_measured(tmp_path):
     figures = case.measure(500, tmp_path)
     assert set(case.MUST) < set(figures)
     assert figures["samples"] == 500
@@ -30,7 +30,7 @@ def test_every_figure_that_must_be_kept_is_measured(tmp_path):
     json.dumps(figures, allow_nan=False)
 
 
-def test_plans_are_of_those_awake(tmp_path, monkeypatch):
+def test_plans_contain_the_active_samples(tmp_path, monkeypatch):
     planned = []
 
     def plan(selection):
@@ -44,7 +44,7 @@ def test_plans_are_of_those_awake(tmp_path, monkeypatch):
     assert all(300 < epoch.planned < 420 for epoch in planned[:3])
 
 
-def test_what_is_missed_is_said():
+def test_missed_bounds_are_reported():
     kept = {name: bound for name, (_, bound) in case.MUST.items()}
     assert case.missed(kept) == []
     assert case.missed({**kept, "plan_12": 3.5}) == ["plan_12 is 3.5, and must be <= 3"]

@@ -9,16 +9,16 @@ from torch import nn
 from benchmarks.timing.loops import engine, plain, plain_loop
 from benchmarks.timing.runners import Task
 from frugalkd.errors import ModelError
+from frugalkd.experiments.recipes.load import override
 from frugalkd.objectives import KD
-from frugalkd.optimisation import factor
-from frugalkd.recipes.load import override
-from frugalkd.training import Optimizer, Schedule, Training
+from frugalkd.training.optimisation import factor
+from frugalkd.training.settings import Optimizer, Schedule, Training
 
 STORED = {"student.targets.kind": "stored"}
 
 
-def test_the_plain_loop_does_what_it_is_compared_with():
-    """Weights after two epochs: the objective's rows, averaged, and the schedule at each step."""
+def test_the_plain_loop_trains_the_same_model():
+    """Weights after two epochs equal those of the mean objective and the schedule per step."""
     torch.manual_seed(0)
     x, y, soft = torch.randn(10, 3), torch.randint(4, (10,)), torch.randn(10, 4)
     model = nn.Linear(3, 4, bias=False)
@@ -40,7 +40,7 @@ def test_the_plain_loop_does_what_it_is_compared_with():
     torch.testing.assert_close(model.weight, ours.weight)
 
 
-def test_engine_and_plain_loop_tell_the_same_work(recipe, tmp_path):
+def test_engine_and_plain_loop_report_the_same_work(recipe, tmp_path):
     task = Task("engine", override(recipe, STORED), tmp_path)
     run = engine(task)
     first, again = run(), run()
@@ -50,19 +50,19 @@ def test_engine_and_plain_loop_tell_the_same_work(recipe, tmp_path):
     assert first["meters"]["phases"]["forward"] > 0
 
 
-def test_without_phases_nothing_is_timed_inside(recipe, tmp_path):
+def test_without_phases_no_phase_is_timed(recipe, tmp_path):
     run = engine(Task("engine", override(recipe, STORED), tmp_path, {"phases": False}))
     phases = run()["meters"]["phases"]
     assert sum(seconds for name, seconds in phases.items() if name != "other") == 0
 
 
-def test_a_live_teacher_is_asked_for_each_row(recipe, tmp_path):
+def test_a_live_teacher_is_queried_for_each_row(recipe, tmp_path):
     run = engine(Task("engine", recipe, tmp_path))
     run()
     assert run()["meters"]["teacher_queries"] == 800
 
 
-def test_the_plain_loop_refuses_what_it_does_not_do(recipe, tmp_path):
+def test_the_plain_loop_refuses_other_optimizers(recipe, tmp_path):
     other = override(recipe, {**STORED, "student.training.optimizer.name": "sgd"})
     with pytest.raises(ModelError, match="adamw and kd"):
         plain(Task("plain", other, tmp_path))

@@ -1,4 +1,4 @@
-"""The tables that benchmarks/write.py makes of a case's file."""
+"""The tables that benchmarks/write.py generates from result files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks/write.py"
 
 @pytest.fixture(scope="module")
 def write():
-    sys.path.insert(0, str(SCRIPT.parent))  # as when the script is run
+    sys.path.insert(0, str(SCRIPT.parent))  # as if the script is run
     spec = importlib.util.spec_from_file_location("write", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
@@ -27,8 +27,8 @@ def write():
     return module
 
 
-def test_a_case_is_two_tables_and_a_line(write, processes, tiny, ask):
-    content = bench(tiny, replace(ask, rounds=1))
+def test_a_case_is_two_tables_and_a_line(write, processes, tiny, options):
+    content = bench(tiny, replace(options, rounds=1))
     arms, ratios, line = write.time_tables(content).split("\n\n")
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in arms.splitlines()]
     assert len({len(row) for row in rows}) == 1
@@ -36,7 +36,7 @@ def test_a_case_is_two_tables_and_a_line(write, processes, tiny, ask):
     assert live[:2] == ["`live`", "1"]
     assert live[-1] == "1 of 4 epochs, scaled"
     assert live[4] == ""
-    assert stored[-1] == "whole"
+    assert stored[-1] == "complete"
     assert re.fullmatch(r"\d+\.\d\d", stored[4])
     assert stored[5] == "100.0"
     assert float(regulated[5]) <= 100
@@ -47,9 +47,9 @@ def test_a_case_is_two_tables_and_a_line(write, processes, tiny, ask):
     assert f"commit {content['machines'][0]['commit']}" in line
 
 
-def test_a_quick_look_is_no_result(write, processes, tiny, ask):
-    content = bench(tiny, replace(ask, quick=True, rounds=1, arms=("live",)))
-    with pytest.raises(SystemExit, match="is of a quick look: no results"):
+def test_a_quick_run_is_refused(write, processes, tiny, options):
+    content = bench(tiny, replace(options, quick=True, rounds=1, arms=("live",)))
+    with pytest.raises(SystemExit, match="is from a quick run, not a result"):
         write.time_tables(content)
 
 
@@ -60,8 +60,8 @@ def test_a_range_of_accuracies_and_a_mixture_of_parts(write):
     assert write.part_run(runs) == "some 6 of 24 epochs, scaled"
 
 
-def test_options_tell_what_the_first_run_took(write, processes, beside, ask):
-    content = bench(replace(beside, arms=beside.arms[1:], ratios=[], per_rows=True), ask)
+def test_options_report_the_first_run(write, processes, beside, options):
+    content = bench(replace(beside, arms=beside.arms[1:], ratios=[], per_rows=True), options)
     arms, _ = write.time_tables(content).split("\n\n")
     row = [cell.strip() for cell in arms.splitlines()[2].split("|")[1:-1]]
     (arm,) = content["arms"]
@@ -70,7 +70,7 @@ def test_options_tell_what_the_first_run_took(write, processes, beside, ask):
     assert float(row[4]) == pytest.approx(arm["first_seconds"], rel=0.05)
 
 
-def test_killed_runs_are_counted_by_what_they_did(write):
+def test_killed_runs_are_counted_by_kind(write):
     def trial(work, kept, equal=True):
         return {"work": work, "kept": kept, "equal": equal}
 
@@ -91,11 +91,11 @@ def test_killed_runs_are_counted_by_what_they_did(write):
     assert line == "torch 2, seed 3."
 
 
-def test_a_soak_says_what_was_held_and_what_leaked(write):
+def test_a_soak_reports_memory_and_leaks(write):
     held = [{"memory": n << 20, "threads": 2, "open_files": 6} for n in (5, 7, 8)]
     content = {"runs": 3, "warm_up": 1, "bytes_a_run": 99.6, "leaks": [], "held": held}
     assert write.soak_line(content) == (
-        "3 runs in one process: 7 MiB after 2 of them and 8 after the last (100 bytes a run), 2 "
+        "3 runs in one process: 7 MiB after run 2 and 8 MiB after the last (100 bytes per run), 2 "
         "threads and 6 open files at the end. Leaks: none."
     )
     assert write.soak_line({**content, "leaks": ["memory"]}).endswith("Leaks: memory.")

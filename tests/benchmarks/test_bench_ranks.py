@@ -1,4 +1,4 @@
-"""The ranks case: what it starts, and what it makes of the answers."""
+"""The ranks case: its launches, and the figures from their results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from frugalkd.files.atomic import write_json
 
 @pytest.fixture
 def launches(monkeypatch):
-    """Launches that only write what a run would; a list of how many ranks each had."""
+    """Replace launches by written results; returns the list of the number of ranks of each."""
     started: list[int] = []
 
     def run(command, **more):
@@ -39,18 +39,18 @@ def launches(monkeypatch):
     return started
 
 
-def test_ranks_take_turns_and_are_compared_round_by_round(launches):
+def test_ranks_are_interleaved_and_compared_per_round(launches):
     figures = case.measure(640)
     assert launches == [2, 1, 1, 2, 2, 1]
     assert figures["speedup"] == pytest.approx(2, rel=0.01)
     assert figures["merge_share"] == pytest.approx(0.002, rel=0.01)
     assert len(figures["runs"]["alone"]) == 3
-    told = find_case("ranks", CASES)
-    assert isinstance(told, Measurement)
-    assert {figure.name for figure in told.figures} <= set(figures)
+    listed = find_case("ranks", CASES)
+    assert isinstance(listed, Measurement)
+    assert {figure.name for figure in listed.figures} <= set(figures)
 
 
-def test_a_launch_that_fails_says_why(monkeypatch):
+def test_a_failed_launch_reports_its_output(monkeypatch):
     def run(command, **more):
         return subprocess.CompletedProcess(command, 1, "", "no such\n  thing")
 
@@ -59,7 +59,7 @@ def test_a_launch_that_fails_says_why(monkeypatch):
         case.measure(640)
 
 
-def test_it_is_not_started_by_ranks(monkeypatch):
+def test_a_launch_within_ranks_is_refused(monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RankError, match="run it without torchrun"):

@@ -6,8 +6,8 @@ import pytest
 
 from benchmarks.timing.runners import RUNNERS, Task, as_plain, from_plain
 from frugalkd.errors import RunFolderError
-from frugalkd.recipes.load import override
-from frugalkd.runs.folder import read_results
+from frugalkd.experiments.recipes.load import override
+from frugalkd.experiments.runs.folder import read_results
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def test_a_task_survives_json(task):
     assert from_plain(json.loads(json.dumps(as_plain(alone)))) == alone
 
 
-def test_a_part_runs_its_epochs_and_says_no_accuracy(task):
+def test_a_part_has_no_accuracy(task):
     record = RUNNERS["distill"](task)()
     assert record["accuracy"] is None
     assert record["budget"] == 1.0
@@ -29,7 +29,7 @@ def test_a_part_runs_its_epochs_and_says_no_accuracy(task):
     assert record["seconds"] == record["meters"]["wall_seconds"]
 
 
-def test_a_counted_filling_is_in_the_seconds(task, teacher):
+def test_a_counted_filling_is_timed(task, teacher):
     stored = override(task.recipe, {"student.targets.kind": "stored"})
     record = RUNNERS["distill"](Task("distill", stored, task.folder, task.options, teacher))()
     phases = record["meters"]["phases"]
@@ -42,15 +42,15 @@ def test_a_counted_filling_is_in_the_seconds(task, teacher):
     assert "checkpoints" not in copied
 
 
-def test_a_teacher_is_asked_in_the_precision_that_is_named(task, teacher):
+def test_a_teacher_runs_in_the_given_precision(task, teacher):
     options = {"teacher_precision": "bf16"}
     RUNNERS["distill"](Task("distill", task.recipe, task.folder, options, teacher, part=1))()
-    said = read_results(task.folder / "teacher")["recipe"]["teacher"]["training"]
-    assert (said["precision"], said["channels_last"]) == ("bf16", False)
+    training = read_results(task.folder / "teacher")["recipe"]["teacher"]["training"]
+    assert (training["precision"], training["channels_last"]) == ("bf16", False)
     assert read_results(teacher)["recipe"]["teacher"]["training"]["precision"] == "fp32"
 
 
-def test_a_student_is_no_teacher_of_another_precision(task):
+def test_a_student_as_teacher_is_refused(task):
     RUNNERS["distill"](task)()
     options = {"teacher_precision": "bf16"}
     other = Task("distill", task.recipe, task.folder / "x", options, task.folder / "run")

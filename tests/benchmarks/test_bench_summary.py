@@ -7,14 +7,14 @@ import pytest
 
 from benchmarks.timing import Arm, Case, Figure, Measurement, Ratio
 from benchmarks.timing.summary import spread, summarise, summarise_figures
-from frugalkd.recipes.load import load_recipe, override
+from frugalkd.experiments.recipes.load import load_recipe, override
 
 MACHINE = {"started": "now", "load": [1.0], "cpu": "one", "commit": "abc"}
 
 
 def record(seconds, budget=1.0, part=None, accuracy=None, **more):
     return {"seconds": seconds, "budget": budget, "accuracy": accuracy,
-            "asked": [{"part": part}], "machine": MACHINE, **more}  # fmt: skip
+            "tasks": [{"part": part}], "machine": MACHINE, **more}  # fmt: skip
 
 
 def case(*ratios):
@@ -31,7 +31,7 @@ def summary(records, *ratios, fillings=None, failed=None):
     return summarise(case(*ratios), recipes, records, fillings or {}, failed or {}, False)
 
 
-def test_ratios_are_those_of_the_rounds_that_both_have():
+def test_ratios_use_the_rounds_of_both_arms():
     rng = random.Random(0)
     for _ in range(50):
         rounds = rng.randint(1, 7)
@@ -50,7 +50,7 @@ def test_ratios_are_those_of_the_rounds_that_both_have():
             if x is None or y is None:
                 continue
             seconds = {
-                name: run["seconds"] * (4 if run["asked"][0]["part"] else 1)
+                name: run["seconds"] * (4 if run["tasks"][0]["part"] else 1)
                 for name, run in (("x", x), ("y", y))
             }
             expected.append(seconds["x"] / seconds["y"])
@@ -73,7 +73,7 @@ def test_ratios_are_those_of_the_rounds_that_both_have():
         (True, 2.4, 1, {"must": False, "aim": False}),
     ],
 )
-def test_whether_the_median_reaches_the_figures(at_most, must, aim, reached):
+def test_bounds_apply_to_the_median(at_most, must, aim, reached):
     runs = {"x": [record(1), record(5), record(9)], "y": [record(2)] * 3}
     (ratio,) = summary(runs, Ratio("x", "y", must, aim, at_most))["ratios"]
     assert ratio["value"]["median"] == 2.5
@@ -101,7 +101,7 @@ def test_an_arm():
     assert x["meters"]["phases"] == {"forward": 1.0, "backward": 0.5}
     assert x["filling_apart"] == {"rows": 1}
     assert y["seconds"] is y["meters"] is None
-    assert t["runs"][0]["epochs"] == 6  # a teacher's own
+    assert t["runs"][0]["epochs"] == 6  # of the teacher
     assert t["seconds"]["median"] == 9
     assert content["machines"] == [{"cpu": "one", "commit": "abc"}]
     assert content["failed"] == [{"run": "1-x", "error": "so"}]
@@ -121,5 +121,5 @@ def test_figures():
     assert speed["reached"] == {"must": True, "aim": False}
 
 
-def test_spread_of_nothing():
+def test_spread_without_values():
     assert spread([]) is None

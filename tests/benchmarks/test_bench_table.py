@@ -47,11 +47,11 @@ def test_each_case_fits_80_columns(case):
         ] if measured else [],
     }  # fmt: skip
     text = " ".join(shown(case_view(content)).split())
-    assert "no results" in text
+    assert "not a result" in text
     assert "2 threads" in text
     assert ("≥ 2 M yes" if measured else "0.0123" if case.per_rows else "1,234") in text
     if not measured and any(arm.part for arm in case.arms):
-        assert "a part of the epochs was run" in text
+        assert "only some epochs were run" in text
     if not measured:
         assert "≥ 12 yes ≥ 18 no" in text
 
@@ -72,20 +72,20 @@ def plan(*arms, **more):
             "arms": runs, **more}  # fmt: skip
 
 
-def test_a_plan_says_how_long():
+def test_a_plan_estimates_the_time():
     text = shown(plan_view(plan((24, 1, 100.0), (6.0, 2, 40.0))))
-    assert "a: 3 runs to do, about 4 minutes by those that are done" in text
+    assert "a: 3 runs to do, about 4 minutes, from finished runs" in text
     assert "6 of 24" in text
     unknown = plan((24, 0, None), (6, 2, 40.0), teacher={"name": "t", "there": False})
     text = shown(plan_view(unknown))
-    assert "a: 4 runs to do; all of the case takes about 3 hours of one core" in text
-    assert "before: teacher t is trained" in text
+    assert "a: 4 runs to do; the complete case takes about 3 hours on one core" in text
+    assert "first: teacher t is trained" in text
     assert "a: 0 runs to do\n" in shown(plan_view(plan((6, 3, 5.0)))).replace(" \n", "\n")
     assert "3 runs to do, a few minutes" in shown(plan_view(plan((6, 0, None), quick=True)))
     assert "on 1,000 samples" in shown(plan_view(plan((None, 0, None), samples=1000)))
 
 
-def test_numbers_have_the_digits_that_speak():
+def test_numbers_have_significant_digits():
     assert [seconds(n) for n in (1234.5, 12.34, 1.234, 0.01234)] == [
         "1,234",
         "12.3",

@@ -11,28 +11,28 @@ from benchmarks.timing import torchdistill as arm
 from benchmarks.timing.runners import Task
 from frugalkd.data import ImageData
 from frugalkd.errors import ModelError
-from frugalkd.optimisation import factor, make_optimizer
-from frugalkd.recipes.load import override
-from frugalkd.runs.material import make_data, make_model, make_teacher
+from frugalkd.experiments.recipes.load import override
+from frugalkd.experiments.runs.material import make_data, make_model, make_teacher
+from frugalkd.training.optimisation import factor, make_optimizer
 
 pytest.importorskip("torchdistill", reason="torchdistill is not installed: pip install '.[bench]'")
 
 
 class Recorded(arm.Batches):
-    """Batches that remember which were asked for."""
+    """Batches that record the ids that were read."""
 
     def __init__(self, data):
         super().__init__(data)
-        self.asked = []
+        self.ids = []
 
     def __getitems__(self, ids):
-        self.asked.append(ids)
+        self.ids.append(ids)
         return super().__getitems__(ids)
 
 
 @pytest.mark.parametrize("crop", [0, 1])
-def test_it_is_vanilla_distillation_with_the_same_objective(recipe, teacher, crop):
-    """Its weights after two epochs are those of our objective and optimiser on its batches."""
+def test_it_trains_the_same_as_vanilla_distillation(recipe, teacher, crop):
+    """The weights after two epochs equal those of frugalkd's objective and optimiser."""
     recipe = override(recipe, {"student.augment": {"crop": crop, "flip": False}})
     data = make_data(recipe, recipe.student.augment, 0).train
     assert isinstance(data, ImageData)
@@ -43,8 +43,8 @@ def test_it_is_vanilla_distillation_with_the_same_objective(recipe, teacher, cro
     arm.train(arm.make_box(master, student, batches, recipe), batches, epochs=2)
 
     steps = math.ceil(200 / 32)
-    assert len(batches.asked) == 2 * steps
-    for epoch in (batches.asked[:steps], batches.asked[steps:]):
+    assert len(batches.ids) == 2 * steps
+    for epoch in (batches.ids[:steps], batches.ids[steps:]):
         assert sorted(id for ids in epoch for id in ids) == list(range(200))
     assert not master.training
     assert all(torch.equal(value, before[name]) for name, value in master.state_dict().items())
@@ -52,7 +52,7 @@ def test_it_is_vanilla_distillation_with_the_same_objective(recipe, teacher, cro
 
     training, objective = recipe.student.training, recipe.student.objective.build()
     optimizer = make_optimizer(ours, training.optimizer)
-    for step, ids in enumerate(batches.asked):
+    for step, ids in enumerate(batches.ids):
         for group in optimizer.param_groups:
             group["lr"] = training.optimizer.lr * factor(
                 training.schedule, step / (4 * steps), step
@@ -68,7 +68,7 @@ def test_it_is_vanilla_distillation_with_the_same_objective(recipe, teacher, cro
         torch.testing.assert_close(student.state_dict()[name], value, rtol=1e-4, atol=1e-5)
 
 
-def test_a_part_says_no_accuracy(recipe, teacher, tmp_path):
+def test_a_part_has_no_accuracy(recipe, teacher, tmp_path):
     part = arm.prepare(Task("torchdistill", recipe, tmp_path, {}, teacher, part=1))()
     assert part["accuracy"] is None
     assert part["meters"]["samples_backpropagated"] == part["meters"]["teacher_queries"] == 200
@@ -78,7 +78,7 @@ def test_a_part_says_no_accuracy(recipe, teacher, tmp_path):
 
 
 @pytest.mark.parametrize("fast", [False, True])
-def test_memory_formats_are_those_asked_for(recipe, teacher, tmp_path, monkeypatch, fast):
+def test_memory_formats_are_applied(recipe, teacher, tmp_path, monkeypatch, fast):
     made = []
     monkeypatch.setattr(arm, "make_teacher", lambda *_: torch.nn.Conv2d(2, 2, 3))
     monkeypatch.setattr(arm, "make_model", lambda *_: torch.nn.Conv2d(2, 2, 3))
@@ -95,11 +95,11 @@ def test_memory_formats_are_those_asked_for(recipe, teacher, tmp_path, monkeypat
 
 def test_another_objective_is_refused(recipe, teacher, tmp_path):
     other = override(recipe, {"student.objective": {"name": "cross-entropy"}})
-    with pytest.raises(ModelError, match="knows the objective kd only"):
+    with pytest.raises(ModelError, match="supports only the objective kd"):
         arm.prepare(Task("torchdistill", other, tmp_path, {}, teacher))
 
 
-def test_without_it_the_error_says_what_to_install(recipe, teacher, tmp_path, monkeypatch):
+def test_the_error_without_it_says_what_to_install(recipe, teacher, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchdistill.core.distillation", None)
     with pytest.raises(ModelError, match=r"^torchdistill cannot be imported .*frugalkd\[bench\]"):
         arm.prepare(Task("torchdistill", recipe, tmp_path, {}, teacher))

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from benchmarks.timing.worker import carry_out, take_turns
+from benchmarks.timing.worker import interleave, run_job
 from frugalkd.errors import ModelError
 
 
-def test_turns_begin_with_another_run_each_round():
+def test_the_order_rotates_each_round():
     order = []
 
     def prepared(name):
@@ -14,17 +14,17 @@ def test_turns_begin_with_another_run_each_round():
 
         return lambda: run
 
-    said = take_turns([prepared(name) for name in "abc"], rounds=4)
+    results = interleave([prepared(name) for name in "abc"], rounds=4)
     assert "".join(order) == "abc" + "abc" + "bca" + "cab" + "abc"
-    assert [record["seconds"] for record in said["first"]] == [1, 2, 3]
-    assert [record["seconds"] for record in said["rounds"][1]] == [9, 7, 8]
-    assert said["errors"] == [None, None, None]
+    assert [record["seconds"] for record in results["first"]] == [1, 2, 3]
+    assert [record["seconds"] for record in results["rounds"][1]] == [9, 7, 8]
+    assert results["errors"] == [None, None, None]
 
 
-def test_a_run_that_fails_takes_no_further_part():
+def test_a_failed_run_is_not_repeated():
     left = [3]
 
-    def unwell():
+    def unreliable():
         left[0] -= 1
         if left[0] == 0:
             raise RuntimeError("out of luck\nand more")
@@ -33,12 +33,14 @@ def test_a_run_that_fails_takes_no_further_part():
     def impossible():
         raise ModelError("cannot be built")
 
-    said = take_turns([lambda: unwell, impossible, lambda: lambda: {"seconds": 2.0}], rounds=3)
-    assert said["errors"] == ["RuntimeError: out of luck", "cannot be built", None]
-    assert said["first"] == [{"seconds": 1.0}, None, {"seconds": 2.0}]
-    assert said["rounds"][0] == [{"seconds": 1.0}, None, {"seconds": 2.0}]
-    assert said["rounds"][2] == [None, None, {"seconds": 2.0}]
+    results = interleave(
+        [lambda: unreliable, impossible, lambda: lambda: {"seconds": 2.0}], rounds=3
+    )
+    assert results["errors"] == ["RuntimeError: out of luck", "cannot be built", None]
+    assert results["first"] == [{"seconds": 1.0}, None, {"seconds": 2.0}]
+    assert results["rounds"][0] == [{"seconds": 1.0}, None, {"seconds": 2.0}]
+    assert results["rounds"][2] == [None, None, {"seconds": 2.0}]
 
 
 def test_an_unexpected_error_is_one_line():
-    assert carry_out({"kind": "run", "tasks": [{}]}) == {"error": "KeyError: 'runner'"}
+    assert run_job({"kind": "run", "tasks": [{}]}) == {"error": "KeyError: 'runner'"}

@@ -1,4 +1,4 @@
-"""The model of docs/scaling.md against what a training of several ranks really counts."""
+"""The model of docs/scaling.md compared with the counts of a training on several ranks."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from hypothesis import strategies as st
 from torch import nn
 
 from benchmarks.timing.scaling import LEDGER_BYTES, Scale, table
+from frugalkd.distributed.ranks import Ranks
 from frugalkd.policies import RandomSubset, SelfRegulation
-from frugalkd.ranks import Ranks
 from frugalkd.selection import Selection
 from ranking import on_ranks
 from toys import Ids
 
 SAMPLES, BATCH = 20_000, 50
 CONSTANT = 2_000
-"""Bytes that ranks tell each other beside the rows: lengths, sums, whether their plans agree."""
+"""Bytes that ranks exchange in addition to the rows: lengths, sums, and a check of the plans."""
 
 
 def _counted(policy):
-    """Steps, rows, screenings and what was told by the others, epoch by epoch, on this rank."""
-    told = [0]
-    tell = Ranks._told
+    """Steps, rows, screenings and received bytes per epoch on this rank."""
+    received = [0]
+    exchange = Ranks._told
 
     def counting(ranks, values):
-        told[0] += values.nbytes * (ranks.world - 1)
-        return tell(ranks, values)
+        received[0] += values.nbytes * (ranks.world - 1)
+        return exchange(ranks, values)
 
     Ranks._told = counting  # pyright: ignore[reportAttributeAccessIssue]
     selection = Selection(
@@ -44,8 +44,8 @@ def _counted(policy):
             sure = torch.from_numpy(batch.ids % 4 != 0)
             batch.observe(50.0 * nn.functional.one_hot(sure.long(), 4), batch.data[1])
             steps += 1
-        found.append((steps, epoch.summary["rows"], epoch.summary["screened"], told[0]))
-        told[0] = 0
+        found.append((steps, epoch.summary["rows"], epoch.summary["screened"], received[0]))
+        received[0] = 0
     columns = sum(column.nbytes for column in selection.ledger.columns.values())
     return found, columns
 
@@ -54,39 +54,41 @@ def _both():
     return _counted(SelfRegulation()), _counted(RandomSubset(fraction=0.31))
 
 
-def test_steps_traffic_and_memory_are_those_of_the_model():
+def test_steps_traffic_and_memory_match_the_model():
     (gated, columns), (drawn, _) = on_ranks(2, _both)[0]
     assert columns == SAMPLES * LEDGER_BYTES
-    for epoch, (steps, rows, screened, told) in enumerate([*gated, *drawn]):
-        awake = (1.0, 0.25, 0.25, 0.31, 0.31, 0.31)[epoch]
+    for epoch, (steps, rows, screened, received) in enumerate([*gated, *drawn]):
+        active = (1.0, 0.25, 0.25, 0.31, 0.31, 0.31)[epoch]
         if epoch in (1, 2):
-            awake = rows / SAMPLES  # who wakes after a screening is the logits' affair
-        scale = Scale(SAMPLES, 2, BATCH, awake=awake, screened=screened / SAMPLES)
+            active = rows / SAMPLES  # which samples are reactivated depends on the logits
+        scale = Scale(SAMPLES, 2, BATCH, active=active, screened=screened / SAMPLES)
         assert (steps, rows) == (scale.steps, scale.rows)
-        assert told == pytest.approx(scale.received_bytes, abs=CONSTANT), epoch
+        assert received == pytest.approx(scale.received_bytes, abs=CONSTANT), epoch
 
 
 @given(
     st.integers(1, 10**10), st.integers(1, 1024), st.integers(1, 4096), st.integers(1, 8),
     st.floats(0, 1),
 )  # fmt: skip
-def test_steps_are_whole_and_lack_less_than_one(samples, ranks, batch, accumulate, awake):
-    if samples < ranks * batch * accumulate:
+def test_the_rows_of_steps_differ_by_less_than_one(
+    samples, ranks, batch, gradient_accumulation_steps, active
+):
+    if samples < ranks * batch * gradient_accumulation_steps:
         with pytest.raises(ValueError, match="a step has at least one row"):
-            Scale(samples, ranks, batch, accumulate, awake)
+            Scale(samples, ranks, batch, gradient_accumulation_steps, active)
         return
-    scale = Scale(samples, ranks, batch, accumulate, awake)
-    planned = round(awake * samples)
+    scale = Scale(samples, ranks, batch, gradient_accumulation_steps, active)
+    planned = round(active * samples)
     assert scale.rows <= samples
     assert abs(scale.steps * scale.step_rows - planned) < scale.step_rows
     assert scale.received_bytes <= samples * 40
 
 
-def test_shares_are_shares():
+def test_shares_outside_0_to_1_are_refused():
     with pytest.raises(ValueError, match="are shares of the samples"):
-        Scale(1000, awake=1.1)
+        Scale(1000, active=1.1)
 
 
-def test_the_page_holds_the_table():
+def test_the_page_contains_the_table():
     page = Path(__file__).parents[2] / "docs" / "scaling.md"
     assert table() in page.read_text()

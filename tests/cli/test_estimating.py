@@ -31,7 +31,7 @@ def test_json(cli):
 
 
 def test_a_dry_run_runs_nothing(cli, monkeypatch):
-    monkeypatch.setattr("frugalkd.estimate.run.prepare", None)
+    monkeypatch.setattr("frugalkd.experiments.estimate.run.prepare", None)
     code, out, _ = cli("estimate", "digits", "--dry-run", "--set", "student.mode=hybrid")
     assert code == 0
     assert out.startswith("# would import: ")

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from frugalkd.api import distill, train_teacher
 from frugalkd.data import Augmentation, ImageData, LazyImages, load_data
 from frugalkd.data.decoding import opened
 from frugalkd.data.source import open_source
 from frugalkd.errors import DataError, LedgerError, RunFolderError, TargetsError
 from frugalkd.teachers import StoredTargets
-from frugalkd.training import Training
+from frugalkd.training.api import distill, train_teacher
+from frugalkd.training.settings import Training
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -129,9 +129,9 @@ def test_colour_and_size_are_as_asked(written):
 def test_a_part_is_held_out_of_one_folder(written):
     train, test = load(written, test=0.3)
     assert (len(train), len(test)) == (42, 18)
-    alone, held_out = load(written / "train", test=0.3)
+    alone, eval_dataset = load(written / "train", test=0.3)
     assert alone.digest() == train.digest()
-    assert held_out.digest() == test.digest()
+    assert eval_dataset.digest() == test.digest()
     assert load(written, test=0.3)[1].digest() == test.digest()
 
 

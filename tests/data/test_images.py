@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from frugalkd.data import Augmentation, ImageData
-from frugalkd.draws import hash64, stream
 from frugalkd.errors import DataError
+from frugalkd.runtime.draws import hash64, stream
 
 N, SIDE = 11, 6
 

@@ -21,8 +21,8 @@ from frugalkd.data import (
     open_source,
 )
 from frugalkd.data.protocols import is_batch_indexed, is_view_indexed
-from frugalkd.draws import order
 from frugalkd.errors import DataError, SelectionMisuse, UnsupportedData
+from frugalkd.runtime.draws import order
 
 
 class Numbered(Dataset):
@@ -95,7 +95,7 @@ def test_ids_under_shuffling_over_epochs(workers):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_ids_with_a_collate_of_the_users(workers):
-    with open_source(Numbered(), collate=marked, num_workers=workers) as source:
+    with open_source(Numbered(), collate_fn=marked, num_workers=workers) as source:
         check_ids(source, lambda data: data["ids"])
 
 
@@ -156,7 +156,7 @@ def test_workers_of_a_random_data_set_are_seeded():
 
 
 @pytest.mark.parametrize(
-    ("dataset", "collate"),
+    ("dataset", "collate_fn"),
     [
         ([{"x": torch.tensor(i), "more": {"id": i}} for i in range(10)], None),
         ([torch.tensor([i]) for i in range(10)], None),
@@ -166,11 +166,11 @@ def test_workers_of_a_random_data_set_are_seeded():
         ([None] * 10, lambda samples: samples),
     ],
 )
-def test_any_structure_passes_through(dataset, collate):
+def test_any_structure_passes_through(dataset, collate_fn):
     requests = [(np.array([3, 1]), np.array([0, 0])), (np.array([9]), np.array([4]))]
-    with open_source(dataset, collate=collate) as source:
+    with open_source(dataset, collate_fn=collate_fn) as source:
         batches = list(source.batches(requests))
-    by_hand = collate or torch.utils.data.default_collate
+    by_hand = collate_fn or torch.utils.data.default_collate
     expected = [by_hand([dataset[i] for i in ids]) for ids in ([3, 1], [9])]
     assert repr(batches) == repr(expected)
 
@@ -190,7 +190,7 @@ def test_memory_and_loader_sources_give_the_same_pixels(workers):
 
 
 def test_a_collate_turns_batches_off():
-    with open_source(images(), collate=marked) as source:
+    with open_source(images(), collate_fn=marked) as source:
         assert isinstance(source, LoaderSource)
 
 
@@ -224,7 +224,7 @@ def test_an_error_of_the_data_set_names_the_sample(workers):
 
 def test_what_cannot_be_sent_to_workers():
     with (
-        open_source(Numbered(), collate=lambda samples: samples, num_workers=1) as source,
+        open_source(Numbered(), collate_fn=lambda samples: samples, num_workers=1) as source,
         pytest.raises(UnsupportedData, match="top level of a module") as caught,
     ):
         list(source.batches(next(shuffled())))

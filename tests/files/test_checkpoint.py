@@ -13,14 +13,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from frugalkd.errors import RunFolderError, WriteFailed
-from frugalkd.files.checkpoint import (
-    Checkpoints,
-    load_tree,
-    random_state,
-    save_tree,
-    set_random_state,
-)
-from frugalkd.training import Checkpointing
+from frugalkd.files.checkpoint import load_tree, save_tree
+from frugalkd.training.checkpoints import Checkpoints, random_state, set_random_state
+from frugalkd.training.settings import Checkpointing
 
 leaves = st.one_of(
     st.none(), st.booleans(), st.integers(-(2**60), 2**60), st.floats(allow_nan=False), st.text()
@@ -193,7 +188,7 @@ def test_a_torn_checkpoint_is_passed_over_with_a_warning(tmp_path, damage):
 
 def test_checkpoints_are_due_by_steps_and_by_minutes(tmp_path, monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("frugalkd.files.checkpoint.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("frugalkd.training.checkpoints.time.monotonic", lambda: now[0])
     by_steps = Checkpoints(tmp_path / "s", Checkpointing(steps=4, minutes=0))
     assert [step for step in range(1, 10) if by_steps.due(step)] == [4, 8]
     by_minutes = Checkpoints(tmp_path / "m", Checkpointing(minutes=2))

@@ -24,11 +24,13 @@ METHODS = {
 }  # fmt: skip
 ALLOWED = {
     "cli/__init__.py: os.open(os.devnull, os.O_WRONLY)": "the null device",
-    "launch.py: open(os.devnull, 'w')": "the null device",
-    "ledger.py: open(file, 'w', newline='', closefd=False)": "a descriptor that files/ opened",
-    "ledger.py: open(file, 'wb', closefd=False)": "a descriptor that files/ opened",
-    "ledger.py: pyarrow.parquet.write_table(pyarrow.table(table), content)": "into that one",
-    "plotting/_draw.py: composed(content).savefig(file, format=kind, metadata=_UNDATED[kind])":
+    "distributed/launch.py: open(os.devnull, 'w')": "the null device",
+    "ledger/ledger.py: open(file, 'w', newline='', closefd=False)":
+        "a descriptor that files/ opened",
+    "ledger/ledger.py: open(file, 'wb', closefd=False)": "a descriptor that files/ opened",
+    "ledger/ledger.py: pyarrow.parquet.write_table(pyarrow.table(table), content)": "into that one",
+    "experiments/plotting/_draw.py: "
+    "composed(content).savefig(file, format=kind, metadata=_UNDATED[kind])":
         "into memory",
     "teachers/stored.py: tempfile.TemporaryDirectory(prefix='frugalkd-')":
         "a new, private folder of the system's",

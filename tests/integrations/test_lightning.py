@@ -26,7 +26,7 @@ from frugalkd.errors import (
     UnsupportedData,
 )
 from frugalkd.policies import Plan
-from frugalkd.policies._policy import Ungated
+from frugalkd.policies.policy import Ungated
 from toys import NothingPasses, Spoil, same_columns, same_state
 
 PACKAGES = ("pytorch_lightning", "lightning.pytorch")

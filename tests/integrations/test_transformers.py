@@ -24,7 +24,7 @@ from frugalkd.errors import (
     UnsupportedData,
 )
 from frugalkd.policies import Plan
-from frugalkd.policies._policy import Ungated
+from frugalkd.policies.policy import Ungated
 from toys import NothingPasses, Spoil, same_columns
 
 transformers: Any = pytest.importorskip("transformers", reason="needs the extra transformers")
@@ -52,7 +52,7 @@ def texts(require_data):
     )
 
 
-def collate(samples):
+def collate_fn(samples):
     """Padded to the longest; what a tokenizer's DataCollatorWithPadding does."""
     rows = [torch.tensor(sample["input_ids"]) for sample in samples]
     ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
@@ -118,7 +118,7 @@ def made(kind, folder, data, model=None, **settings):
     ours = {name: settings.pop(name) for name in (*ours, "compute_loss_func") if name in settings}
     model = bert() if model is None else model
     return kind(
-        model, arguments(folder, **settings), train_dataset=data, data_collator=collate, **ours
+        model, arguments(folder, **settings), train_dataset=data, data_collator=collate_fn, **ours
     )
 
 
@@ -184,7 +184,7 @@ def test_a_regulated_run_has_the_ledger_of_a_plain_loop(texts, tmp_path):
     transformers.set_seed(SEED)
     selection = Selection(
         texts, policy=SOME, epochs=4, batch_size=BATCH, seed=SEED, model=student, screen_batch=8,
-        collate=collate,
+        collate_fn=collate_fn,
     )  # fmt: skip
     optimizer = torch.optim.SGD(student.parameters(), lr=0.05)
     participations = np.zeros(ROWS, dtype=int)
@@ -491,12 +491,11 @@ def test_bad_inputs_are_one_line_that_names_them(fault, says, texts, tmp_path):
         FrugalTrainer, tmp_path, Torn(samples) if fault == "sample" else samples, **settings
     )
     if fault == "collator":
-        trainer.data_collator = lambda samples: collate([{}, *samples])
+        trainer.data_collator = lambda samples: collate_fn([{}, *samples])
     if fault == "rows":
-        trainer.data_collator = lambda samples: collate(samples[1:])
+        trainer.data_collator = lambda samples: collate_fn(samples[1:])
     if fault == "forward":
-        model: Any = trainer.model
-        model.classifier.register_forward_hook(hooked)
+        trainer.model.classifier.register_forward_hook(hooked)  # pyright: ignore
     with pytest.raises(FrugalKDError) as caught:
         trainer.train()
     assert says in str(caught.value)

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from frugalkd.errors import ModelError
+from frugalkd.experiments.recipes.load import load_recipe, override
+from frugalkd.experiments.runs.digest import what_decides
+from frugalkd.experiments.runs.execute import distill
 from frugalkd.files.weights import save_weights
 from frugalkd.models import build_model
 from frugalkd.models.beginning import begin, weights_file
-from frugalkd.recipes.load import load_recipe, override
-from frugalkd.runs.digest import what_decides
-from frugalkd.runs.execute import distill
 from toys import same_state
 
 
@@ -92,7 +92,7 @@ def test_a_student_is_tuned_from_where_it_starts(tmp_path):
     )
     start = build_model("mlp", num_classes=10, in_channels=1, image_size=8, hidden=[5])
     save_weights(tmp_path / "w.safetensors", start)
-    begun = override(recipe, {"student.model.start": str(tmp_path / "w.safetensors")})
+    begun = override(recipe, {"student.model.init_weights": str(tmp_path / "w.safetensors")})
     distill(begun, tmp_path / "s")
     tuned = safetensors.torch.load_file(tmp_path / "s" / "student.safetensors")
     for name, tensor in start.state_dict().items():
@@ -102,9 +102,11 @@ def test_a_student_is_tuned_from_where_it_starts(tmp_path):
         return what_decides("distill", recipe, taught=False)["student"]["model"]
 
     assert set(said(recipe)) == {"name", "path", "options"}, "digests of before stay"
-    assert len(said(begun)["start"]) == 64
+    assert len(said(begun)["init_weights"]) == 64
     (tmp_path / "w.safetensors").rename(tmp_path / "moved.safetensors")
-    moved = override(recipe, {"student.model.start": str(tmp_path / "moved.safetensors")})
-    assert said(moved)["start"] != said(begun)["start"], "the first is gone: named by its path"
+    moved = override(recipe, {"student.model.init_weights": str(tmp_path / "moved.safetensors")})
+    assert said(moved)["init_weights"] != said(begun)["init_weights"], (
+        "the first is gone: named by its path"
+    )
     (tmp_path / "w.safetensors").write_bytes((tmp_path / "moved.safetensors").read_bytes())
     assert said(moved) == said(begun)

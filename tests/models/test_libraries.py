@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from frugalkd.errors import ModelError, UnknownName
+from frugalkd.experiments.recipes.load import load_recipe, override
+from frugalkd.experiments.runs.execute import distill, teach
+from frugalkd.experiments.runs.load import load
 from frugalkd.files.weights import save_weights
 from frugalkd.models import build_model
 from frugalkd.models.beginning import head_of_name
-from frugalkd.recipes.load import load_recipe, override
-from frugalkd.runs.execute import distill, teach
-from frugalkd.runs.load import load
 from toys import same_state
 
 TIMM = pytest.importorskip("timm", reason="needs timm")
@@ -61,12 +61,22 @@ def test_a_model_for_one_size_of_pictures_is_told_theirs():
         ("torchvision/resnet17", {}, UnknownName, "did you mean torchvision/resnet1"),
         ("tim/resnet18", {}, UnknownName, "unknown library of models 'tim': did you mean timm"),
         ("timm/resnet10t", {"bogus": 1}, ModelError, "cannot be built with"),
-        ("timm/resnet10t", {"pretrained": True}, ModelError, "weights are named by model.start"),
+        (
+            "timm/resnet10t",
+            {"pretrained": True},
+            ModelError,
+            "weights are named by model.init_weights",
+        ),
         ("timm/resnet10t", {"checkpoint_path": "x"}, ModelError, "takes no option"),
         ("torchvision/resnet18", {"weights": "DEFAULT"}, ModelError, "takes no option 'weights'"),
         ("torchvision/resnet18", {"channels": 1}, ModelError, "takes colour pictures"),
         ("resnt8", {}, UnknownName, "did you mean resnet8"),
-        ("lenet5", {"start": "pretrained"}, ModelError, "is ours, and has no pretrained weights"),
+        (
+            "lenet5",
+            {"init_weights": "pretrained"},
+            ModelError,
+            "is ours, and has no pretrained weights",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(name, options, error, message):
@@ -97,7 +107,7 @@ def test_pretrained_weights_of_torchvision_get_a_new_head(tmp_path, monkeypatch)
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     source = TORCHVISION.models.mobilenet_v3_small(weights=None)
     torch.save(source.state_dict(), tmp_path / "hub/checkpoints" / weights.url.split("/")[-1])
-    model = build("torchvision/mobilenet_v3_small", start="pretrained")
+    model = build("torchvision/mobilenet_v3_small", init_weights="pretrained")
     own, given = model.state_dict(), source.state_dict()
     head = head_of_name(model)
     assert all(
@@ -111,7 +121,7 @@ from pathlib import Path
 import safetensors.torch, timm, torch
 from frugalkd.errors import ModelError
 from frugalkd.models import build_model
-asked = {"num_classes": 3, "in_channels": 1, "image_size": 32, "start": "pretrained"}
+asked = {"num_classes": 3, "in_channels": 1, "image_size": 32, "init_weights": "pretrained"}
 try:
     build_model("timm/resnet10t", **asked)
 except ModelError as error:
@@ -138,7 +148,7 @@ def test_pretrained_weights_of_timm_come_from_the_hubs_cache_or_are_missed_in_on
     )
     assert done.returncode == 0, done.stderr
     assert "the pretrained weights of 'timm/resnet10t' cannot be had" in done.stdout
-    assert "name a file that you have with model.start" in done.stdout
+    assert "name a file that you have with model.init_weights" in done.stdout
 
 
 def test_pretrained_weights_that_cannot_be_had(monkeypatch):
@@ -147,7 +157,7 @@ def test_pretrained_weights_that_cannot_be_had(monkeypatch):
 
     monkeypatch.setattr("torchvision.models.mobilenetv3._mobilenet_v3", unreachable)
     with pytest.raises(ModelError, match=r"no route to host.*name a file that you have"):
-        build("torchvision/mobilenet_v3_small", start="pretrained")
+        build("torchvision/mobilenet_v3_small", init_weights="pretrained")
 
 
 def test_a_recipe_names_them_and_a_run_folder_gives_them_back(tmp_path):
@@ -159,14 +169,17 @@ def test_a_recipe_names_them_and_a_run_folder_gives_them_back(tmp_path):
             "teacher.training": {"epochs": 1},
             "student.model": {
                 "name": "torchvision/squeezenet1_1",
-                "sees": {"size": 17, "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]},
+                "input_transform": {"size": 17, "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]},
             },
             "student.training": {"epochs": 1},
         },
     )
     teach(recipe, tmp_path / "t")
     results = distill(recipe, tmp_path / "s", teacher=tmp_path / "t")
-    assert json.loads((tmp_path / "s/model.json").read_text())["model"]["sees"]["size"] == 17
+    assert (
+        json.loads((tmp_path / "s/model.json").read_text())["model"]["input_transform"]["size"]
+        == 17
+    )
     student = load(tmp_path / "s").model
     assert type(student).__module__.startswith("torchvision")
     assert student(torch.randn(3, 1, 8, 8)).shape == (3, 10)

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from frugalkd.data import ImageData
-from frugalkd.heads import features_of, head_of
-from frugalkd.recipes.load import load_recipe
-from frugalkd.runs.material import make_model
+from frugalkd.experiments.recipes.load import load_recipe
+from frugalkd.experiments.runs.material import make_model
+from frugalkd.training.heads import features_of, head_of
 
 RECIPE = Path(__file__).parents[2] / "benchmarks/efficientnet-cifar10.yaml"
 

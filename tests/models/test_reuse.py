@@ -7,15 +7,15 @@ import torch
 from torch import nn
 
 import frugalkd
-from frugalkd.api import distill
 from frugalkd.errors import ModelError, RecipeError
+from frugalkd.experiments.recipes.load import load_recipe, override
+from frugalkd.experiments.runs.execute import distill as distill_recipe
+from frugalkd.experiments.runs.execute import teach
+from frugalkd.experiments.runs.load import load
 from frugalkd.models.reuse import put_projector, take_classifier
 from frugalkd.objectives import SimKD
-from frugalkd.recipes.load import load_recipe, override
-from frugalkd.runs.execute import distill as distill_recipe
-from frugalkd.runs.execute import teach
-from frugalkd.runs.load import load
-from frugalkd.training import Training
+from frugalkd.training.api import distill
+from frugalkd.training.settings import Training
 from toys import images, net
 
 
@@ -42,7 +42,9 @@ def test_what_cannot_be_reused_is_refused():
     student = net()
     put_projector(student, 3)
     wide = net(9, width=7)
-    with pytest.raises(ModelError, match=rf"set student\.model\.reuses to {wide[5].in_features}$"):
+    with pytest.raises(
+        ModelError, match=rf"set student\.model\.reuse_classifier_dim to {wide[5].in_features}$"
+    ):
         take_classifier(student, wide)
     with pytest.raises(ModelError, match="name the projector of a student that reuses"):
         distill(net(), images(), teacher=wide, objective=SimKD("2", "2"), device="cpu")
@@ -52,7 +54,7 @@ def test_a_recipe_reuses_it_and_what_it_leaves_can_be_loaded(tmp_path):
     few = ["data.train_size=100", "teacher.training.epochs=2", "student.training.epochs=2"]
     recipe = load_recipe("digits", few)
     reuse = {
-        "student.model.reuses": 256,
+        "student.model.reuse_classifier_dim": 256,
         "student.objective": {
             "name": "simkd",
             "student": "layers.3.projector",
@@ -66,8 +68,8 @@ def test_a_recipe_reuses_it_and_what_it_leaves_can_be_loaded(tmp_path):
     student, teacher = load(tmp_path / "s").model, load(tmp_path / "t").model
     own = student.get_submodule("layers.3.classifier")
     assert torch.equal(own.weight, teacher.get_submodule("layers.5").weight)  # pyright: ignore
-    wrong = override(recipe, reuse | {"student.model.reuses": 255})
-    with pytest.raises(ModelError, match=r"set student\.model\.reuses to 256"):
+    wrong = override(recipe, reuse | {"student.model.reuse_classifier_dim": 255})
+    with pytest.raises(ModelError, match=r"set student\.model\.reuse_classifier_dim to 256"):
         distill_recipe(wrong, tmp_path / "w", teacher=tmp_path / "t")
     with pytest.raises(RecipeError, match="the teacher has a classifier"):
-        override(recipe, {"teacher.model.reuses": 256})
+        override(recipe, {"teacher.model.reuse_classifier_dim": 256})

@@ -1,4 +1,5 @@
-"""What a model sees: the pictures that the data would give, had they its size and normalisation."""
+"""What a model input_transform: the pictures that the data would give, had they its size and
+normalisation."""
 
 from __future__ import annotations
 
@@ -12,14 +13,14 @@ from torch.nn import functional as F
 
 from frugalkd.data import ImageData
 from frugalkd.errors import ModelError, RecipeError
-from frugalkd.identity import build_digest
+from frugalkd.experiments.recipes.load import load_recipe, override
+from frugalkd.experiments.recipes.schema import Augment
+from frugalkd.experiments.recipes.sections import InputTransform
+from frugalkd.experiments.runs.building import see
+from frugalkd.experiments.runs.execute import teach
+from frugalkd.experiments.runs.material import make_data, make_model, make_teacher
+from frugalkd.models.identity import build_digest
 from frugalkd.models.seen import Seen
-from frugalkd.recipes.load import load_recipe, override
-from frugalkd.recipes.schema import Augment
-from frugalkd.recipes.sections import Sees
-from frugalkd.runs.building import see
-from frugalkd.runs.execute import teach
-from frugalkd.runs.material import make_data, make_model, make_teacher
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -57,7 +58,7 @@ def test_the_size_is_that_of_the_model(size):
 def test_a_model_that_sees_keeps_its_names_and_can_be_copied():
     model = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten())
     names = list(model.state_dict())
-    see(model, Sees(size=9, mean=[0.5] * 3, std=[0.5] * 3), MEAN, STD)
+    see(model, InputTransform(size=9, mean=[0.5] * 3, std=[0.5] * 3), MEAN, STD)
     x = torch.randn(2, 3, 6, 5)
     assert list(model.state_dict()) == names
     for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):  # noqa: S301
@@ -68,7 +69,7 @@ def test_soft_targets_of_a_model_that_sees_otherwise_are_of_another_teacher():
     digests = []
     for size in (None, 9, 12):
         model = nn.Flatten()
-        see(model, Sees(size=size), MEAN, STD)
+        see(model, InputTransform(size=size), MEAN, STD)
         digests.append(build_digest(model))
     assert len({build_digest(nn.Flatten()), *digests}) == 4
 
@@ -83,9 +84,9 @@ def test_sound_16_pictures_that_were_made_smaller_are_not_enlarged(tmp_path, in_
             image.new("RGB", (12, 8), (9, 60 * row, 99)).save(tmp_path / kind / f"{row}.png")
     options = {"path": str(tmp_path), "test": 0.5, "in_memory": in_memory}
 
-    def recipe_of(size, sees):
+    def recipe_of(size, input_transform):
         data = {"name": "image-folder", "options": {**options, "size": size}}
-        model = {"name": "mlp", "sees": {"size": sees}}
+        model = {"name": "mlp", "input_transform": {"size": input_transform}}
         return override(load_recipe("digits"), {"data": data, "teacher.model": model})
 
     def made(recipe):
@@ -112,9 +113,9 @@ def test_sound_16_pictures_that_were_made_smaller_are_not_enlarged(tmp_path, in_
 
 def test_what_cannot_be_seen_is_refused():
     with pytest.raises(ModelError, match="the pictures have 3 channels, mean and std 1"):
-        see(nn.Flatten(), Sees(mean=[0.5], std=[0.5]), MEAN, STD)
+        see(nn.Flatten(), InputTransform(mean=[0.5], std=[0.5]), MEAN, STD)
     recipe = load_recipe("digits")
-    for sees, message in (
+    for input_transform, message in (
         ({"size": 0}, "size is in 1 .. 4096"),
         ({"mean": [0.5]}, "both mean and std"),
         ({"mean": [0.5, 0.5], "std": [1.0, 1.0]}, "one number, or three"),
@@ -122,4 +123,4 @@ def test_what_cannot_be_seen_is_refused():
         ({"sise": 3}, "sise"),
     ):
         with pytest.raises(RecipeError, match=message):
-            override(recipe, {"student.model.sees": sees})
+            override(recipe, {"student.model.input_transform": input_transform})

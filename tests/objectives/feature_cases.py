@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from frugalkd.objectives import FeatureObjective, SimKD
-from frugalkd.objectives._seen import Seen, Shapes
+from frugalkd.objectives.seen import Seen, Shapes
 
 SAMPLES = 12
 LABELS = torch.arange(SAMPLES) % 3

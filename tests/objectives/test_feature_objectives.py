@@ -11,8 +11,8 @@ import torch
 from feature_cases import SAMPLES, TEACHER, parts_of, student_shapes
 
 from frugalkd.objectives import OBJECTIVES, FeatureObjective
-from frugalkd.objectives._objective import Step
-from frugalkd.objectives._seen import Seen
+from frugalkd.objectives.objective import Step
+from frugalkd.objectives.seen import Seen
 
 FEATURES = [name for name, made in OBJECTIVES.items() if issubclass(made, FeatureObjective)]
 WEIGHTS = torch.tensor([0.7, 0.0, 2.0, 1.0, 1.3], dtype=torch.float64)

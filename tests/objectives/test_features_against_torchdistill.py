@@ -14,7 +14,7 @@ from feature_cases import LABELS, SAMPLES, parts_of
 from torch import nn
 
 from frugalkd.objectives import CRD, RKD, AttentionTransfer, FitNets
-from frugalkd.objectives._seen import Seen
+from frugalkd.objectives.seen import Seen
 
 pytestmark = pytest.mark.heavy
 pytest.importorskip("torchdistill", reason="torchdistill is not installed: pip install '.[bench]'")

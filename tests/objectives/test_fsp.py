@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from objective_cases import agrees, few
 
 from frugalkd.objectives import FSP
-from frugalkd.objectives._seen import Seen
+from frugalkd.objectives.seen import Seen
 
 OBJECTIVE = FSP("a", "b", soft=3.0)
 

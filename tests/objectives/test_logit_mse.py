@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from objective_cases import agrees, cases, few, logs
 
 from frugalkd.errors import RecipeError
+from frugalkd.experiments.recipes.load import load_recipe
 from frugalkd.objectives import LogitMSE
-from frugalkd.recipes.load import load_recipe
 
 
 @few

@@ -10,8 +10,8 @@ from hypothesis import given
 from objective_cases import TEMPERATURES, agrees, cases, few, kl, logs, reduced, softmax
 
 from frugalkd.errors import RecipeError
+from frugalkd.experiments.recipes.load import load_recipe
 from frugalkd.objectives import MLKD
-from frugalkd.recipes.load import load_recipe
 
 
 def product(one, other):

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from frugalkd.api import distill
 from frugalkd.errors import TargetsError
-from frugalkd.fidelity import Fidelity
 from frugalkd.objectives import OBJECTIVES, BatchObjective, FeatureObjective
 from frugalkd.policies import All
 from frugalkd.teachers import LiveTeacher
-from frugalkd.training import Training
+from frugalkd.teachers.fidelity import Fidelity
+from frugalkd.training.api import distill
+from frugalkd.training.settings import Training
 from toys import images, net
 
 LOGITS = [name for name, made in OBJECTIVES.items() if not issubclass(made, FeatureObjective)]

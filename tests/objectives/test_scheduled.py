@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
-from frugalkd.api import distill
-from frugalkd.fidelity import Fidelity
 from frugalkd.objectives import CRD, DKD, KD, CrossEntropy, FitNets, Ramp, scheduled
-from frugalkd.objectives._objective import Step
-from frugalkd.training import Training
+from frugalkd.objectives.objective import Step
+from frugalkd.teachers.fidelity import Fidelity
+from frugalkd.training.api import distill
+from frugalkd.training.settings import Training
 from toys import images, net
 
 COOLING = scheduled(KD(alpha=0.5), temperature=Ramp(8.0, 1.0))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from frugalkd.api import distill
-from frugalkd.fidelity import Fidelity
 from frugalkd.objectives import (
     DIST,
     DKD,
@@ -18,8 +16,10 @@ from frugalkd.objectives import (
     WeightedSum,
     scheduled,
 )
-from frugalkd.objectives._objective import Step
-from frugalkd.training import Training
+from frugalkd.objectives.objective import Step
+from frugalkd.teachers.fidelity import Fidelity
+from frugalkd.training.api import distill
+from frugalkd.training.settings import Training
 from toys import images, net, same_state
 
 SHORT = Training(epochs=1, batch_size=8)

@@ -24,8 +24,8 @@ def imbalanced() -> ImageData:
     return ImageData(pixels, labels, tuple("abcd"), mean=(0.5,), std=(0.5,))
 
 
-def planned(policy, epochs=4, passing=None):
-    """The ids of each epoch; those in ``passing`` pass whenever they train."""
+def planned(policy, epochs=4, keep_probability=None):
+    """The ids of each epoch; those in ``keep_probability`` pass whenever they train."""
     selection = Selection(
         imbalanced(), policy=policy, epochs=epochs, batch_size=8, model=net(),
         forward=lambda data: torch.zeros(len(data[1]), 4),
@@ -35,10 +35,10 @@ def planned(policy, epochs=4, passing=None):
         found.append([])
         for batch in epoch:
             found[-1] += batch.ids.tolist()
-            logits = logits_for(batch, passing=False)
-            if passing is not None:
-                sure = logits_for(batch, passing=True)
-                rows = torch.from_numpy(np.isin(batch.ids, passing))
+            logits = logits_for(batch, keep_probability=False)
+            if keep_probability is not None:
+                sure = logits_for(batch, keep_probability=True)
+                rows = torch.from_numpy(np.isin(batch.ids, keep_probability))
                 logits = torch.where(rows[:, None], sure, logits)
             batch.observe(logits, batch.labels)
         assert len(set(found[-1])) == len(found[-1])
@@ -53,7 +53,7 @@ def shares(ids):
     "policy",
     [
         RandomSubset(0.4, balanced=True),
-        SelfRegulation(budget=0.4, quota="class-balanced"),
+        SelfRegulation(budget=0.4, budget_rule="class-balanced"),
     ],
 )
 def test_small_classes_take_part_whole_and_the_others_alike(policy):
@@ -74,8 +74,8 @@ def test_one_draw_may_serve_the_whole_training():
 
 def test_only_the_awake_are_shared_out():
     """Of class 0 all but two passed in epoch 0, a full one: the others give what these lack."""
-    policy = SelfRegulation(budget=0.5, quota="class-balanced", warmup=1, max_sleep=8)
-    first, second, *_ = planned(policy, epochs=8, passing=np.arange(2, 40))
+    policy = SelfRegulation(budget=0.5, budget_rule="class-balanced", warmup=1, max_skip=8)
+    first, second, *_ = planned(policy, epochs=8, keep_probability=np.arange(2, 40))
     assert len(first) == 60
     awake = shares(second)
     assert awake[0] <= 2 + len(second) - sum(awake[1:])
@@ -90,4 +90,4 @@ def test_data_without_a_list_of_labels_are_refused():
 
 def test_an_unbiased_gate_cannot_be_balanced():
     with pytest.raises(ValueError, match="favours small classes"):
-        SelfRegulation(budget=0.5, quota="class-balanced", passing=0.1)
+        SelfRegulation(budget=0.5, budget_rule="class-balanced", keep_probability=0.1)

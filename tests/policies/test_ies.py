@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from frugalkd.ledger import Ledger
-from frugalkd.policies import InstanceExclusion, Moment
-from frugalkd.verdict import Look
+from frugalkd.ledger.ledger import Ledger
+from frugalkd.ledger.outcome import Outcome
+from frugalkd.policies import EpochContext, InstanceExclusion
 
 SAMPLES, EPOCHS = 40, 14
 
@@ -17,10 +17,12 @@ SAMPLES, EPOCHS = 40, 14
 def enter(policy, ledger, losses, ids, epoch, *, screening=False):
     """Enter a look at ``ids``, as a selection does."""
     truth = np.exp(-losses).astype(np.float32)
-    look = Look(truth, truth > 0.5, truth)
-    for column, values in policy.note(look, ids, ledger, Moment(epoch, EPOCHS, 0)).items():
+    look = Outcome(truth, truth > 0.5, truth)
+    for column, values in policy.update_columns(
+        look, ids, ledger, EpochContext(epoch, EPOCHS, 0)
+    ).items():
         ledger[column][ids] = values
-    failed = policy.admit(look, ids, ledger, Moment(epoch, EPOCHS, 0))
+    failed = policy.needs_training(look, ids, ledger, EpochContext(epoch, EPOCHS, 0))
     ledger.record(
         ids,
         epoch=epoch,
@@ -47,13 +49,13 @@ def test_a_sample_is_left_out_while_its_loss_does_not_bend(window, smoothing):
     trained = set(pool.tolist())
     for epoch in range(EPOCHS):
         losses = 1 + stream.random(SAMPLES) * stream.choice([0.05, 1.0], SAMPLES)
-        plan = policy.plan(ledger, pool, Moment(epoch, EPOCHS, 0))
+        plan = policy.plan(ledger, pool, EpochContext(epoch, EPOCHS, 0))
         assert set(plan.screen.tolist()) == set(pool.tolist()) - trained
         if len(plan.screen):
             enter(policy, ledger, losses[plan.screen], plan.screen, epoch, screening=True)
             for id in plan.screen.tolist():
                 history[id].append(losses[id])
-            plan = policy.plan(ledger, pool, Moment(epoch, EPOCHS, 0))
+            plan = policy.plan(ledger, pool, EpochContext(epoch, EPOCHS, 0))
             assert not len(plan.screen)
         before = trained
         trained = set(plan.ids.tolist())
@@ -79,10 +81,10 @@ def test_a_budget_takes_the_largest_sums_after_histories_that_are_not_full():
     ledger["visits"][:] = [4, 4, 3, 9, 4, 4, 3, 4]
     ledger["bend_0"][:] = [0.1, 0.5, 0.0, 0.3, 0.0, 0.0, 9.0, 0.9]
     ledger["bend_1"][:] = [0.1, 0.0, 0.0, 0.3, 0.0, 0.4, 9.0, 0.0]
-    plan = policy.plan(ledger, np.arange(8), Moment(5, 9, 0))
+    plan = policy.plan(ledger, np.arange(8), EpochContext(5, 9, 0))
     assert sorted(plan.ids.tolist()) == [2, 3, 6, 7]
     ledger["visits"][:] = 0
-    drawn = [policy.plan(ledger, np.arange(8), Moment(5, 9, s)).ids for s in range(400)]
+    drawn = [policy.plan(ledger, np.arange(8), EpochContext(5, 9, s)).ids for s in range(400)]
     assert all(len(ids) == 4 for ids in drawn)
     assert np.bincount(np.concatenate(drawn)) == pytest.approx(200, abs=40)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from frugalkd.ledger import Ledger
-from frugalkd.policies import InfoBatch, Moment
+from frugalkd.ledger.ledger import Ledger
+from frugalkd.policies import EpochContext, InfoBatch
 
 
 def ledger_of(losses) -> Ledger:
@@ -17,7 +17,7 @@ def ledger_of(losses) -> Ledger:
 
 def test_below_the_mean_a_part_is_skipped_and_the_rest_of_it_weighs_more():
     losses = np.array([0.1, 0.2, 0.3, 0.4, 9.0, np.nan])
-    plan = InfoBatch(skip=0.5).plan(ledger_of(losses), np.arange(6), Moment(2, 20, 0))
+    plan = InfoBatch(skip=0.5).plan(ledger_of(losses), np.arange(6), EpochContext(2, 20, 0))
     assert set(plan.ids) >= {4, 5}
     assert len(plan.ids) == 4
     assert plan.weights is not None
@@ -28,7 +28,9 @@ def test_below_the_mean_a_part_is_skipped_and_the_rest_of_it_weighs_more():
 
 def test_the_last_eighth_uses_everything():
     ledger = ledger_of(np.linspace(0, 1, 40))
-    counts = [len(InfoBatch().plan(ledger, np.arange(40), Moment(e, 20, 0)).ids) for e in range(20)]
+    counts = [
+        len(InfoBatch().plan(ledger, np.arange(40), EpochContext(e, 20, 0)).ids) for e in range(20)
+    ]
     assert counts == [30] * 18 + [40] * 2
 
 
@@ -38,7 +40,7 @@ def test_the_expected_sum_of_losses_is_that_of_all(skip):
     ledger, policy = ledger_of(losses), InfoBatch(skip=skip)
     sums = []
     for seed in range(2000):
-        plan = policy.plan(ledger, np.arange(200), Moment(3, 20, seed))
+        plan = policy.plan(ledger, np.arange(200), EpochContext(3, 20, seed))
         assert plan.weights is not None
         sums.append((plan.weights * losses[plan.ids]).sum())
     assert np.mean(sums) == pytest.approx(losses.sum(), abs=4 * np.std(sums) / 2000**0.5)
@@ -50,7 +52,7 @@ def test_a_budget_is_kept_to_a_row_an_epoch(budget):
     stream, ledger, spent = np.random.default_rng(1), Ledger.new(samples), 0
     policy = InfoBatch(budget=budget)
     for epoch in range(epochs):
-        plan = policy.plan(ledger, np.arange(samples), Moment(epoch, epochs, 0))
+        plan = policy.plan(ledger, np.arange(samples), EpochContext(epoch, epochs, 0))
         spent += len(plan.ids)
         ledger["loss"][plan.ids] = stream.exponential(size=len(plan.ids))
         if plan.weights is not None and budget >= 0.25:
@@ -61,7 +63,9 @@ def test_a_budget_is_kept_to_a_row_an_epoch(budget):
 def test_normalised_weights_keep_their_ratios_and_have_mean_1():
     ledger = ledger_of(np.random.default_rng(0).exponential(size=100))
     plain, even = (
-        InfoBatch(budget=0.25, normalise=normalise).plan(ledger, np.arange(100), Moment(3, 20, 0))
+        InfoBatch(budget=0.25, normalise=normalise).plan(
+            ledger, np.arange(100), EpochContext(3, 20, 0)
+        )
         for normalise in (False, True)
     )
     assert np.array_equal(plain.ids, even.ids)

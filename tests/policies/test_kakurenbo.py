@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from frugalkd.ledger import Ledger
-from frugalkd.policies import Kakurenbo, Moment
-from frugalkd.verdict import Look
+from frugalkd.ledger.ledger import Ledger
+from frugalkd.ledger.outcome import Outcome
+from frugalkd.policies import EpochContext, Kakurenbo
 
 
 def ledger_of(truth, correct, epoch=3):
@@ -15,8 +15,10 @@ def ledger_of(truth, correct, epoch=3):
     policy, ledger, ids = Kakurenbo(), Ledger.new(len(truth)), np.arange(len(truth))
     truth = np.asarray(truth, np.float32)
     top = np.where(correct, truth, 0.99).astype(np.float32)
-    look = Look(top, np.asarray(correct), truth)
-    for column, values in policy.note(look, ids, ledger, Moment(epoch, 20, 0)).items():
+    look = Outcome(top, np.asarray(correct), truth)
+    for column, values in policy.update_columns(
+        look, ids, ledger, EpochContext(epoch, 20, 0)
+    ).items():
         ledger.columns[column] = values
     failed = np.ones(len(ids), dtype=bool)
     ledger.record(
@@ -29,7 +31,7 @@ def test_the_lowest_losses_are_hidden_where_they_are_right_and_sure():
     truth = np.array([0.99, 0.98, 0.97, 0.96, 0.69, 0.5, 0.4, 0.3, 0.2, 0.1])
     correct = np.array([True, True, False, True, True, True, True, False, False, False])
     ledger = ledger_of(truth, correct)
-    at = Moment(4, 20, 0)
+    at = EpochContext(4, 20, 0)
 
     def hidden(fraction):
         plan = Kakurenbo(fraction=fraction).plan(ledger, np.arange(10), at)
@@ -52,7 +54,7 @@ def test_what_may_be_hidden_decays_over_the_quarters():
         ledger = ledger_of(truth, np.ones(100, bool), max(0, epoch - 1))
         if epoch == 0:
             ledger = Ledger.new(100, extra=Kakurenbo().columns)
-        plan = Kakurenbo(fraction=0.5).plan(ledger, np.arange(100), Moment(epoch, epochs, 0))
+        plan = Kakurenbo(fraction=0.5).plan(ledger, np.arange(100), EpochContext(epoch, epochs, 0))
         counts.append(100 - len(plan.ids))
     assert counts == [0, *[50] * 4, *[40] * 5, *[30] * 5, *[20] * 5]
 
@@ -62,11 +64,11 @@ def test_the_hidden_are_looked_at_before_the_next_decision():
     ledger["last_epoch"][:4] = 2  # hidden in epoch 3
     ledger["last_epoch"][4] = 3  # screened before epoch 3, and hidden again
     ledger["flags"][4] |= 2
-    plan = Kakurenbo().plan(ledger, np.arange(10), Moment(4, 20, 0))
+    plan = Kakurenbo().plan(ledger, np.arange(10), EpochContext(4, 20, 0))
     assert plan.screen.tolist() == [0, 1, 2, 3, 4]
     assert plan.ids.tolist() == [5, 6, 7, 8, 9]
     ledger["last_epoch"][:5], ledger["flags"][:5] = 4, 3
-    plan = Kakurenbo().plan(ledger, np.arange(10), Moment(4, 20, 0))
+    plan = Kakurenbo().plan(ledger, np.arange(10), EpochContext(4, 20, 0))
     assert (len(plan.ids), len(plan.screen)) == (7, 0)
 
 

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frugalkd.ledger import Ledger
-from frugalkd.policies import Moment
+from frugalkd.ledger.ledger import Ledger
+from frugalkd.ledger.outcome import Outcome
+from frugalkd.policies import EpochContext
 from frugalkd.policies._budget import check_parts, full_from, rest_of
-from frugalkd.policies._keeping import (
+from frugalkd.policies.keeping import (
     balanced,
     cross_entropy,
     even_shares,
@@ -19,12 +20,11 @@ from frugalkd.policies._keeping import (
     share,
     stale,
 )
-from frugalkd.verdict import Look
 
 
 def test_cross_entropy_is_finite_and_nan_is_the_worst():
     truth = np.array([1.0, 0.5, 0.0, np.nan, 1e-30], np.float32)
-    losses = cross_entropy(Look(truth, truth > 0.5, truth))
+    losses = cross_entropy(Outcome(truth, truth > 0.5, truth))
     assert losses[:2] == pytest.approx([0, np.log(2)])
     assert losses[4] == pytest.approx(30 * np.log(10), rel=1e-6)
     assert losses[2] == losses[3] == losses.max()
@@ -40,11 +40,11 @@ def test_the_lowest_rows_are_as_many_as_wanted_and_nan_is_the_lowest(wanted):
 
 
 def test_a_share_is_rounded_by_a_draw_so_that_its_mean_is_exact():
-    counts = [share(0.3, np.arange(k, k + 8), "test", Moment(2, 5, 0)) for k in range(4000)]
+    counts = [share(0.3, np.arange(k, k + 8), "test", EpochContext(2, 5, 0)) for k in range(4000)]
     assert set(counts) == {2, 3}
     assert np.mean(counts) == pytest.approx(2.4, abs=4 * 0.49 / 4000**0.5)
-    assert share(0.25, np.arange(8), "test", Moment(2, 5, 0)) == 2
-    assert share(1.0, np.arange(7), "test", Moment(2, 5, 0)) == 7
+    assert share(0.25, np.arange(8), "test", EpochContext(2, 5, 0)) == 2
+    assert share(1.0, np.arange(7), "test", EpochContext(2, 5, 0)) == 7
 
 
 def test_a_race_draws_each_pair_with_the_chance_of_drawing_one_after_the_other():
@@ -64,9 +64,9 @@ def test_who_was_neither_trained_on_before_nor_screened_now_is_stale():
     ledger["last_epoch"][:] = [3, 3, 4, 2, 65535]
     ledger["flags"][:] = [0, 2, 2, 0, 0]  # 2: by a screening
     pool = np.arange(5)
-    assert stale(ledger, pool, Moment(4, 9, 0)).tolist() == [False, True, False, True, True]
-    assert not stale(ledger, pool, Moment(0, 9, 0)).any()
-    assert stale(ledger, np.array([1, 2]), Moment(4, 9, 0)).tolist() == [True, False]
+    assert stale(ledger, pool, EpochContext(4, 9, 0)).tolist() == [False, True, False, True, True]
+    assert not stale(ledger, pool, EpochContext(0, 9, 0)).any()
+    assert stale(ledger, np.array([1, 2]), EpochContext(4, 9, 0)).tolist() == [True, False]
 
 
 @pytest.mark.parametrize("epochs", [1, 2.5, 10, 10.5, 30.1])
@@ -109,16 +109,18 @@ def test_shares_are_those_of_giving_one_at_a_time_to_who_has_least(counts, wante
 def test_within_a_class_the_lowest_are_kept_and_the_rest_goes_round():
     ids = np.arange(0, 60, 2)
     classes = np.array([0] * 20 + [1] * 8 + [5] * 2)
-    kept = np.sort(balanced(ids, classes, 11, Moment(0, 3, 0), lambda ids: -ids))
+    kept = np.sort(balanced(ids, classes, 11, EpochContext(0, 3, 0), lambda ids: -ids))
     found = classes[np.searchsorted(ids, kept)]
     sizes = np.bincount(found)[[0, 1, 5]].tolist()
     assert sorted(sizes) == [2, 4, 5]
     for one, size in zip((0, 1, 5), sizes, strict=True):
         assert kept[found == one].tolist() == ids[classes == one][-size:].tolist()
     more = [
-        np.bincount(classes[np.searchsorted(ids, balanced(ids, classes, 11, Moment(e, 99, 0)))])[0]
+        np.bincount(
+            classes[np.searchsorted(ids, balanced(ids, classes, 11, EpochContext(e, 99, 0)))]
+        )[0]
         for e in range(99)
     ]
     assert 30 < sum(size == 5 for size in more) < 70, "the one more is drawn anew in each epoch"
-    assert balanced(ids[:0], classes[:0], 3, Moment(0, 3, 0)).tolist() == []
-    assert len(balanced(ids, classes, 99, Moment(0, 3, 0))) == 30
+    assert balanced(ids[:0], classes[:0], 3, EpochContext(0, 3, 0)).tolist() == []
+    assert len(balanced(ids, classes, 99, EpochContext(0, 3, 0))) == 30

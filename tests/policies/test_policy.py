@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from frugalkd.policies._policy import at_sorted
+from frugalkd.policies.policy import at_sorted
 
 
 def test_values_at_all_ids_are_the_column_itself():

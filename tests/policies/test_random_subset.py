@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from frugalkd import draws
-from frugalkd.ledger import Ledger
-from frugalkd.policies import Moment, RandomSubset
+from frugalkd.ledger.ledger import Ledger
+from frugalkd.policies import EpochContext, RandomSubset
+from frugalkd.runtime import draws
 
 POOL = np.arange(0, 400, 2)
 
 
 def plans(policy, epochs=6, seed=0):
     ledger = Ledger.new(400)
-    return [policy.plan(ledger, POOL, Moment(e, epochs, seed)).ids for e in range(epochs)]
+    return [policy.plan(ledger, POOL, EpochContext(e, epochs, seed)).ids for e in range(epochs)]
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5, 1.0])

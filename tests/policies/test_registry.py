@@ -14,12 +14,12 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from frugalkd.api import train_teacher
-from frugalkd.ledger import Ledger
-from frugalkd.policies import POLICIES, All, Moment, SelfRegulation
+from frugalkd.ledger.ledger import Ledger
+from frugalkd.ledger.outcome import Outcome
+from frugalkd.policies import POLICIES, All, EpochContext, SelfRegulation
 from frugalkd.selection import Selection
-from frugalkd.training import Optimizer, Training
-from frugalkd.verdict import Look
+from frugalkd.training.api import train_teacher
+from frugalkd.training.settings import Optimizer, Training
 
 EVERYONE = {  # settings under which everything takes part
     "all": {},
@@ -46,7 +46,7 @@ SHORT: dict[str, dict[str, Any]] = {  # settings under which a short training al
 NO_BUDGET = {"all", "kakurenbo"}
 UNBIASED: dict[str, list[dict[str, Any]]] = {
     "infobatch": [{}, {"skip": 0.9}, {"budget": 0.3}],
-    "self-regulation": [{"passing": 0.3}, {"passing": 0.2, "budget": 0.3}],
+    "self-regulation": [{"keep_probability": 0.3}, {"keep_probability": 0.2, "budget": 0.3}],
 }
 
 
@@ -80,7 +80,7 @@ def policy(request):
 def test_a_plan_is_within_the_pool_without_duplicates_and_changes_nothing(policy, pool, epoch):
     ledger = ledger_of(policy)
     before = ledger.copy()
-    plans = [policy.plan(ledger, pool, Moment(epoch, 10, 5)) for _ in range(2)]
+    plans = [policy.plan(ledger, pool, EpochContext(epoch, 10, 5)) for _ in range(2)]
     plan = plans[0]
     for ids in (plan.ids, plan.screen):
         assert ids.dtype == np.int64
@@ -100,11 +100,11 @@ def test_a_plan_is_within_the_pool_without_duplicates_and_changes_nothing(policy
 def test_the_draws_come_from_the_seed_alone(policy):
     ledger, pool = ledger_of(policy), np.arange(50)
     np.random.seed(0)
-    first = policy.plan(ledger, pool, Moment(4, 10, 5)).ids
+    first = policy.plan(ledger, pool, EpochContext(4, 10, 5)).ids
     np.random.seed(1)
     torch.manual_seed(1)
     state = _numpy_state()
-    assert np.array_equal(policy.plan(ledger, pool, Moment(4, 10, 5)).ids, first)
+    assert np.array_equal(policy.plan(ledger, pool, EpochContext(4, 10, 5)).ids, first)
     assert _numpy_state() == state
 
 
@@ -119,20 +119,20 @@ def test_settings_are_frozen_plain_values(policy: Any):
 @pytest.mark.parametrize("name", POLICIES)
 def test_admit_and_sleep_answer_row_by_row_whatever_the_look_says(name):
     values = np.array([0.1, 0.5, 0.95, np.nan], np.float32)
-    look = Look(values, np.array([True, False, True, True]), values, values)
-    at, ids = Moment(4, 10, 5), np.arange(4)
+    look = Outcome(values, np.array([True, False, True, True]), values, values)
+    at, ids = EpochContext(4, 10, 5), np.arange(4)
     for settings in ({}, EVERYONE[name]):
         policy = POLICIES[name](**settings)
         ledger = Ledger.new(4, extra=policy.columns)
-        for column, noted in policy.note(look, ids, ledger, at).items():
+        for column, noted in policy.update_columns(look, ids, ledger, at).items():
             assert noted.shape == (4,)
             assert np.isfinite(noted).all()
             ledger[column][ids] = noted
-        failed = policy.admit(look, ids, ledger, at)
+        failed = policy.needs_training(look, ids, ledger, at)
         assert failed.shape == (4,)
         assert failed.dtype == bool
     assert failed.all(), "of everyone, some would be left out"
-    sleep = policy.sleep(np.array([0, 1, 2, 255], np.uint8))
+    sleep = policy.skip_epochs(np.array([0, 1, 2, 255], np.uint8))
     assert (sleep >= 0).all()
     assert sleep[0] == 0
 
@@ -171,14 +171,14 @@ class Watched(Selection):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.entered: list[tuple[int, np.ndarray, np.ndarray]] = []
-        enter = self.looks.enter
+        enter = self.screening.enter
 
         def watched(ids, seen, *, screening):
             failed = enter(ids, seen, screening=screening)
             self.entered.append((self.epoch, ids, failed))
             return failed
 
-        self.looks.enter = watched
+        self.screening.enter = watched
 
 
 @dataclass
@@ -300,10 +300,10 @@ def test_what_says_that_it_is_unbiased_is(name):
         assert policy.unbiased
         ledger, pool = ledger_of(policy), np.arange(50)
         losses, sums = np.random.default_rng(3).exponential(size=50), []
-        screened = policy.plan(ledger, pool, Moment(4, 10, 0)).screen
+        screened = policy.plan(ledger, pool, EpochContext(4, 10, 0)).screen
         ledger["due"][screened] = 5  # they sleep on
         for seed in range(2000):
-            plan = policy.plan(ledger, pool, Moment(4, 10, seed))
+            plan = policy.plan(ledger, pool, EpochContext(4, 10, seed))
             assert not len(plan.screen)
             sums.append((plan.weights * losses[plan.ids]).sum())
         assert np.std(sums) > 0

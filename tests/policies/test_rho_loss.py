@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from frugalkd.ledger import Ledger
-from frugalkd.policies import Moment, RhoLoss, Scoring
+from frugalkd.ledger.ledger import Ledger
+from frugalkd.policies import EpochContext, RhoLoss, Scoring
 from frugalkd.selection.gating import look
 
 
@@ -22,7 +22,7 @@ def test_the_rows_farthest_above_their_irreducible_loss_are_kept():
     ledger["score"][:] = np.random.default_rng(0).exponential(size=1000)
     ids = np.random.default_rng(1).permutation(1000)[:320]
     seen = look(logits, labels).each(lambda part: part.numpy())
-    kept = RhoLoss().admit(seen, ids, ledger, Moment(3, 9, 0))
+    kept = RhoLoss().needs_training(seen, ids, ledger, EpochContext(3, 9, 0))
     reducible = cross_entropy(logits, labels, reduction="none").numpy() - ledger["score"][ids]
     assert sorted(np.flatnonzero(kept)) == sorted(np.argsort(reducible)[-32:])
 
@@ -33,7 +33,9 @@ def test_noise_and_what_is_learned_stay_out():
     truth = np.array([0.01, 0.5, 0.99], np.float32)
     seen = look(torch.zeros(3, 2), torch.zeros(3, dtype=torch.int64))
     seen = seen.each(lambda part: part.numpy())._replace(truth=truth)
-    kept = RhoLoss(keep=1 / 3 + 1e-9).admit(seen, np.arange(3), ledger, Moment(0, 9, 0))
+    kept = RhoLoss(keep=1 / 3 + 1e-9).needs_training(
+        seen, np.arange(3), ledger, EpochContext(0, 9, 0)
+    )
     assert kept.tolist() == [False, True, False]
 
 
@@ -42,7 +44,9 @@ def test_a_part_of_a_row_is_kept_by_a_draw():
     seen = look(torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64))
     seen = seen.each(lambda part: part.numpy())
     rows = [
-        RhoLoss().admit(seen, np.arange(first, first + 4), ledger, Moment(1, 9, 0)).sum()
+        RhoLoss()
+        .needs_training(seen, np.arange(first, first + 4), ledger, EpochContext(1, 9, 0))
+        .sum()
         for first in range(0, 4000, 4)
     ]
     assert set(rows) == {0, 1}

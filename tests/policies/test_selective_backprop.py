@@ -5,18 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from frugalkd.ledger import Ledger
-from frugalkd.policies import Moment, SelectiveBackprop
-from frugalkd.verdict import Look
+from frugalkd.ledger.ledger import Ledger
+from frugalkd.ledger.outcome import Outcome
+from frugalkd.policies import EpochContext, SelectiveBackprop
 
 ROWS = 20
 
 
 def kept(policy, truth, seeds=1):
     """How often each row is kept."""
-    look, ids = Look(truth, truth > 0.5, truth), np.arange(len(truth))
+    look, ids = Outcome(truth, truth > 0.5, truth), np.arange(len(truth))
     ledger = Ledger.new(len(truth))
-    return np.array([policy.admit(look, ids, ledger, Moment(3, 9, s)) for s in range(seeds)])
+    return np.array(
+        [policy.needs_training(look, ids, ledger, EpochContext(3, 9, s)) for s in range(seeds)]
+    )
 
 
 @pytest.mark.parametrize(("beta", "least"), [(1.0, 0.0), (3.0, 0.0), (1.0, 0.4), (0.0, 0.0)])

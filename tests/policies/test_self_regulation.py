@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frugalkd import draws
-from frugalkd.ledger import NEVER, Ledger
-from frugalkd.policies import Moment, SelfRegulation
-from frugalkd.verdict import Look
+from frugalkd.ledger.ledger import NEVER, Ledger
+from frugalkd.ledger.outcome import Outcome
+from frugalkd.policies import EpochContext, SelfRegulation
+from frugalkd.runtime import draws
 
 POOL = np.arange(10)
-AT = Moment(0, 20.0, 0)
+AT = EpochContext(0, 20.0, 0)
 
 
 def at(epoch, epochs=20.0, seed=0):
-    return Moment(epoch, epochs, seed)
+    return EpochContext(epoch, epochs, seed)
 
 
 def seen(epoch=0):
@@ -31,9 +31,9 @@ def seen(epoch=0):
 
 def test_sleep_doubles_up_to_its_cap():
     streaks = np.array([0, 1, 2, 3, 4, 5, 6, 255], np.uint8)
-    assert SelfRegulation(max_sleep=8).sleep(streaks).tolist() == [0, 1, 2, 4, 8, 8, 8, 8]
-    assert SelfRegulation(max_sleep=1).sleep(streaks).tolist() == [0, 1, 1, 1, 1, 1, 1, 1]
-    assert SelfRegulation(max_sleep=60_000).sleep(streaks)[-1] == 60_000
+    assert SelfRegulation(max_skip=8).skip_epochs(streaks).tolist() == [0, 1, 2, 4, 8, 8, 8, 8]
+    assert SelfRegulation(max_skip=1).skip_epochs(streaks).tolist() == [0, 1, 1, 1, 1, 1, 1, 1]
+    assert SelfRegulation(max_skip=60_000).skip_epochs(streaks)[-1] == 60_000
 
 
 def test_tau_itself_passes_and_nan_fails():
@@ -41,8 +41,8 @@ def test_tau_itself_passes_and_nan_fails():
         [0.9, np.nextafter(np.float32(0.9), np.float32(0)), 1, 1, np.nan], np.float32
     )
     correct = np.array([True, True, True, False, True])
-    look = Look(confidence, correct, confidence)
-    failed = SelfRegulation(confidence=0.9).admit(look, np.arange(5), Ledger.new(5), AT)
+    look = Outcome(confidence, correct, confidence)
+    failed = SelfRegulation(confidence=0.9).needs_training(look, np.arange(5), Ledger.new(5), AT)
     assert failed.tolist() == [False, True, False, True, True]
 
 
@@ -51,18 +51,20 @@ def test_a_ceiling_asks_no_more_than_a_part_of_what_the_teacher_knows():
     ledger = Ledger.new(6, extra=policy.columns)
     ledger["teacher_truth"][:] = [1, 1, 0.4, 0.4, 0.0, 0.4]
     truth = np.array([0.5, 0.49, 0.2, 0.19, 0.0, np.nan], np.float32)
-    look = Look(np.full(6, 0.5, np.float32), np.zeros(6, bool), truth)
-    failed = policy.admit(look, np.arange(6), ledger, AT)
+    look = Outcome(np.full(6, 0.5, np.float32), np.zeros(6, bool), truth)
+    failed = policy.needs_training(look, np.arange(6), ledger, AT)
     assert failed.tolist() == [False, True, False, True, False, True]
     high = SelfRegulation(confidence=0.9, ceiling=2.0)  # tau is the most that is ever asked
     assert (
-        high.admit(look._replace(truth=np.full(6, 0.9, np.float32)), np.arange(6), ledger, AT).sum()
+        high.needs_training(
+            look._replace(truth=np.full(6, 0.9, np.float32)), np.arange(6), ledger, AT
+        ).sum()
         == 0
     )
 
 
 def test_warm_up_and_finale_force_everybody():
-    policy = SelfRegulation(warmup=2, finale=3)
+    policy = SelfRegulation(warmup=2, final_full_epochs=3)
     ledger = seen()
     ledger["due"][:] = 1000
     for epoch in range(20):
@@ -73,9 +75,9 @@ def test_warm_up_and_finale_force_everybody():
 
 
 def test_full_epochs_are_paid_from_a_budget_and_from_no_more_than_half_of_it():
-    policy = SelfRegulation(budget=0.25, warmup=1, finale=1)
+    policy = SelfRegulation(budget=0.25, warmup=1, final_full_epochs=1)
     assert spending(policy, [1000] * 20, 20) == [1000, *[167] * 18, 1000]
-    short = SelfRegulation(budget=0.25, warmup=3, finale=1)
+    short = SelfRegulation(budget=0.25, warmup=3, final_full_epochs=1)
     assert spending(short, [1000] * 8, 8) == [*[143] * 7, 1000]  # half of it pays for one
 
 
@@ -116,7 +118,7 @@ def test_a_quota_is_filled_with_the_sleepers_that_are_due_next():
 
 def test_a_random_quota_is_not_the_least_confident():
     drawn = [
-        SelfRegulation(budget=0.5, quota="random").plan(seen(), POOL, at(1, seed=s)).ids
+        SelfRegulation(budget=0.5, budget_rule="random").plan(seen(), POOL, at(1, seed=s)).ids
         for s in range(40)
     ]
     counts = np.bincount(np.concatenate(drawn), minlength=10)
@@ -143,7 +145,7 @@ def test_a_budget_keeps_whom_sorting_everybody_would_put_first(seed, samples, bu
     seen = stream.random(samples) < 0.7
     ledger["last_epoch"][seen] = 2
     ledger["confidence"][seen] = stream.choice(np.array([0.2, 0.5, 0.5001], np.float32), seen.sum())
-    policy = SelfRegulation(budget=budget, quota=quota)
+    policy = SelfRegulation(budget=budget, budget_rule=quota)
     plan = policy.plan(ledger, pool, at(epoch, seed=seed))
 
     def drawn(purpose, id):
@@ -168,8 +170,8 @@ def test_a_budget_keeps_whom_sorting_everybody_would_put_first(seed, samples, bu
     [
         {"confidence": 0.0},
         {"confidence": math.nan},
-        {"max_sleep": -1},
-        {"max_sleep": 70_000},
+        {"max_skip": -1},
+        {"max_skip": 70_000},
         {"budget": 0.0},
         {"budget": 1.5},
         {"budget": 0.5, "when": "now"},
@@ -190,7 +192,7 @@ def asleep(due=9):
 @pytest.mark.parametrize("pool", [POOL, POOL[::3]])
 def test_where_nobody_is_awake_the_user_decides(pool):
     wait, wake, stop = (
-        SelfRegulation(when_all_sleep=what).plan(asleep(), pool, at(4))
+        SelfRegulation(when_all_skipped=what).plan(asleep(), pool, at(4))
         for what in ("wait", "wake", "stop")
     )
     assert (wait.ids.tolist(), wait.stop) == ([], False)
@@ -204,7 +206,7 @@ def test_where_nobody_is_awake_the_user_decides(pool):
 
 @pytest.mark.parametrize("what", ["wake", "stop"])
 def test_while_anybody_is_awake_or_due_nothing_is_decided(what):
-    policy, plain = SelfRegulation(when_all_sleep=what), SelfRegulation()
+    policy, plain = SelfRegulation(when_all_skipped=what), SelfRegulation()
     one_due, one_awake = asleep(), asleep()
     one_due["due"][3] = 4
     one_awake["due"][3], one_awake["streak"][3] = 4, 0
@@ -219,7 +221,7 @@ def test_while_anybody_is_awake_or_due_nothing_is_decided(what):
 
 
 def test_a_budget_wakes_somebody_in_any_case():
-    policy = SelfRegulation(budget=0.5, when_all_sleep="stop")
+    policy = SelfRegulation(budget=0.5, when_all_skipped="stop")
     plan = policy.plan(asleep(), POOL, at(4))
     assert len(plan.ids) == 5
     assert not plan.stop
@@ -228,9 +230,9 @@ def test_a_budget_wakes_somebody_in_any_case():
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"when_all_sleep": "now"}, "must be wait, wake or stop"),
-        ({"when_all_sleep": "wake", "when": "now"}, "nobody sleeps under when: now"),
-        ({"when_all_sleep": "stop", "finale": 1}, "a finale may never come"),
+        ({"when_all_skipped": "now"}, "must be wait, wake or stop"),
+        ({"when_all_skipped": "wake", "when": "now"}, "nobody sleeps under when: now"),
+        ({"when_all_skipped": "stop", "final_full_epochs": 1}, "final_full_epochs may never come"),
     ],
 )
 def test_impossible_settings_of_sleep_are_refused(settings, says):
@@ -247,11 +249,11 @@ def half_awake(samples=200):
     return ledger
 
 
-@pytest.mark.parametrize("passing", [0.1, 0.5, 1.0])
+@pytest.mark.parametrize("keep_probability", [0.1, 0.5, 1.0])
 @pytest.mark.parametrize("budget", [None, 0.1, 0.4, 0.7, 1.0])
-def test_the_unbiased_gate_weighs_for_all_in_expectation(passing, budget):
+def test_the_unbiased_gate_weighs_for_all_in_expectation(keep_probability, budget):
     ledger, pool = half_awake(), np.arange(200)
-    policy = SelfRegulation(passing=passing, budget=budget)
+    policy = SelfRegulation(keep_probability=keep_probability, budget=budget)
     losses = np.random.default_rng(0).exponential(size=200)
     sums = []
     for seed in range(1500):
@@ -267,12 +269,12 @@ def test_the_unbiased_gate_weighs_for_all_in_expectation(passing, budget):
 
 def test_the_unbiased_gate_keeps_the_awake_where_the_budget_has_room():
     ledger, pool = half_awake(), np.arange(200)
-    plan = SelfRegulation(passing=0.1, budget=0.7).plan(ledger, pool, at(4))
+    plan = SelfRegulation(keep_probability=0.1, budget=0.7).plan(ledger, pool, at(4))
     assert set(range(0, 200, 2)) <= set(plan.ids)
-    with pytest.raises(ValueError, match="passing"):
-        SelfRegulation(passing=0.1, when="now")
-    with pytest.raises(ValueError, match="passing"):
-        SelfRegulation(passing=0.0)
+    with pytest.raises(ValueError, match="keep_probability"):
+        SelfRegulation(keep_probability=0.1, when="now")
+    with pytest.raises(ValueError, match="keep_probability"):
+        SelfRegulation(keep_probability=0.0)
 
 
 def test_a_budget_is_of_all_samples_whatever_the_pool():
@@ -290,14 +292,14 @@ def spending(policy, awake, epochs, samples=1000):
         ledger["confidence"][:] = 0.5
         ledger["streak"][part:] = 1
         ledger["due"][part:] = 60
-        moment = Moment(epoch, epochs, 0, sum(spent))
+        moment = EpochContext(epoch, epochs, 0, sum(spent))
         planned = len(policy.plan(ledger, np.arange(samples), moment).ids)
         spent.append(round(min(1.0, epochs - epoch) * planned))
     return spent
 
 
 def test_an_early_budget_is_spent_as_the_gate_asks_and_to_the_last_sample():
-    policy = SelfRegulation(budget=0.25, pace="early")
+    policy = SelfRegulation(budget=0.25, budget_schedule="early")
     spent = spending(policy, [1000, 500, 300, 200, 150, 150, 100, 100, 100, 100], 10)
     assert spent[:3] == [1000, 500, 125]  # half of an even epoch is left for each to come
     assert sum(spent) == pytest.approx(2500, abs=3)
@@ -310,12 +312,19 @@ def test_an_early_budget_is_spent_as_the_gate_asks_and_to_the_last_sample():
     budget=st.floats(0.05, 1),
     epochs=st.floats(1, 12),
     awake=st.lists(st.integers(0, 1000), min_size=12, max_size=12),
-    pace=st.sampled_from(["even", "early"]),
+    budget_schedule=st.sampled_from(["even", "early"]),
     warmup=st.integers(0, 3),
-    finale=st.integers(0, 3),
+    final_full_epochs=st.integers(0, 3),
 )
 @settings(max_examples=100, deadline=None)
-def test_a_budget_is_kept_whoever_is_awake(budget, epochs, awake, pace, warmup, finale):
-    policy = SelfRegulation(budget=budget, pace=pace, warmup=warmup, finale=finale)
+def test_a_budget_is_kept_whoever_is_awake(
+    budget, epochs, awake, budget_schedule, warmup, final_full_epochs
+):
+    policy = SelfRegulation(
+        budget=budget,
+        budget_schedule=budget_schedule,
+        warmup=warmup,
+        final_full_epochs=final_full_epochs,
+    )
     spent = spending(policy, awake[: math.ceil(epochs)], epochs)
     assert sum(spent) == pytest.approx(budget * epochs * 1000, abs=15, rel=0.02)

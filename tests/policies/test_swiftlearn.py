@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from frugalkd.ledger import Ledger
-from frugalkd.policies import Moment, SwiftLearn
-from frugalkd.verdict import Look
+from frugalkd.ledger.ledger import Ledger
+from frugalkd.ledger.outcome import Outcome
+from frugalkd.policies import EpochContext, SwiftLearn
 
 SAMPLES = 60
 
 
 def enter(policy, ledger, ids, at, losses):
     truth = np.exp(-losses).astype(np.float32)
-    look = Look(truth, truth > 0.5, truth)
-    for column, values in policy.note(look, ids, ledger, at).items():
+    look = Outcome(truth, truth > 0.5, truth)
+    for column, values in policy.update_columns(look, ids, ledger, at).items():
         ledger[column][ids] = values
     failed = np.ones(len(ids), dtype=bool)
     ledger.record(
@@ -35,7 +35,7 @@ def train(policy, epochs, seed=0):
     stream, ledger = np.random.default_rng(seed), Ledger.new(SAMPLES, extra=policy.columns)
     pool, trained, screened = np.arange(SAMPLES), [], []
     for epoch in range(epochs):
-        at = Moment(epoch, epochs, seed)
+        at = EpochContext(epoch, epochs, seed)
         plan = policy.plan(ledger, pool, at)
         screened.append(len(plan.screen))
         if len(plan.screen):
@@ -61,9 +61,9 @@ def test_the_chance_to_be_drawn_first_is_the_importance():
     losses, pool = np.linspace(0, 2, SAMPLES), np.arange(SAMPLES)
     policy = SwiftLearn(fraction=1 / SAMPLES)
     ledger, counts = Ledger.new(SAMPLES, extra=policy.columns), np.zeros(SAMPLES)
-    enter(policy, ledger, pool, Moment(1, 9, 0), losses)
+    enter(policy, ledger, pool, EpochContext(1, 9, 0), losses)
     for seed in range(3000):
-        counts[policy.plan(ledger, pool, Moment(1, 9, seed)).ids] += 1
+        counts[policy.plan(ledger, pool, EpochContext(1, 9, seed)).ids] += 1
     chances = losses / losses.sum()
     assert np.abs(counts / 3000 - chances).max() <= 4 * (chances.max() / 3000) ** 0.5
 

@@ -168,14 +168,14 @@ def test_batches_of_one_step_share_its_rows():
         assert float(total) == pytest.approx(float(expected.mean()), rel=1e-12)
 
 
-def batches_of(selection, passing=lambda epoch: False):
+def batches_of(selection, keep_probability=lambda epoch: False):
     """Ids of each epoch's batches, and its summary."""
     for epoch in selection:
         batches = []
         for batch in epoch:
             assert len(batch.data[0]) == len(batch.ids) == len(batch.labels) == batch.step_rows
             batches.append(batch.ids.tolist())
-            batch.observe(logits_for(batch, passing=passing(epoch.index)))
+            batch.observe(logits_for(batch, keep_probability=keep_probability(epoch.index)))
         yield batches, epoch
 
 

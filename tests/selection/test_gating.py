@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from frugalkd.errors import FrugalKDError
+from frugalkd.ledger.outcome import fails
 from frugalkd.selection.gating import gate, look
-from frugalkd.verdict import fails
 
 
 def by_hand(row, label, tau):

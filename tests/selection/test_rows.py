@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from frugalkd.errors import UnsupportedData
-from frugalkd.selection._rows import Rows, joined
+from frugalkd.selection.rows import Rows, joined
 
 STRUCTURES = ["pair", "named", "mapping", "tensor", "nested"]
 

@@ -24,7 +24,7 @@ from frugalkd.errors import (
 )
 from frugalkd.objectives import KD
 from frugalkd.policies import All, Plan, Policy
-from frugalkd.policies._policy import Ungated
+from frugalkd.policies.policy import Ungated
 from frugalkd.selection import Selection
 from frugalkd.teachers import FirstVisitTargets, LiveTeacher, StoredTargets
 from toys import (
@@ -40,7 +40,9 @@ from toys import (
 )
 
 
-def go_through(selection, passing=lambda epoch, batch: False, each=lambda epoch, batch: None):
+def go_through(
+    selection, keep_probability=lambda epoch, batch: False, each=lambda epoch, batch: None
+):
     """Train on nothing, but observe; the ids of each epoch."""
     trained = []
     for epoch in selection:
@@ -48,7 +50,7 @@ def go_through(selection, passing=lambda epoch, batch: False, each=lambda epoch,
         for batch in epoch:
             each(epoch, batch)
             trained[-1] += batch.ids.tolist()
-            batch.observe(logits_for(batch, passing(epoch, batch)))
+            batch.observe(logits_for(batch, keep_probability(epoch, batch)))
     return trained
 
 
@@ -127,7 +129,7 @@ def test_batches_may_be_mappings(when):
     seen = []
     selection = Selection(
         Dicts([0, 1, 2, 3] * 5),
-        policy=SelfRegulation(confidence=0.5, when=when, max_sleep=1),
+        policy=SelfRegulation(confidence=0.5, when=when, max_skip=1),
         epochs=4,
         batch_size=6,
         model=Named(),
@@ -157,13 +159,13 @@ def tagged(samples):
 def test_ids_are_right_with_shuffling_workers_and_a_collate_function(when, workers):
     selection = Selection(
         Ids(np.arange(97) % 4),
-        policy=SelfRegulation(confidence=0.5, when=when, max_sleep=1),
+        policy=SelfRegulation(confidence=0.5, when=when, max_skip=1),
         epochs=4,
         batch_size=8,
         seed=3,
         model=nn.Identity(),
         forward=lambda data: torch.zeros(len(data["id"]), 4),
-        collate=tagged,
+        collate_fn=tagged,
         num_workers=workers,
         screen_batch=16,
     )
@@ -172,9 +174,9 @@ def test_ids_are_right_with_shuffling_workers_and_a_collate_function(when, worke
         for batch in epoch:
             assert batch.data["id"].tolist() == batch.ids.tolist()
             assert batch.data["labels"].tolist() == (batch.ids % 4).tolist()
-            passing = torch.from_numpy(batch.ids % 3 == 0)
+            keep_probability = torch.from_numpy(batch.ids % 3 == 0)
             hits = nn.functional.one_hot(batch.labels, 4)
-            batch.observe(50.0 * hits * passing[:, None])
+            batch.observe(50.0 * hits * keep_probability[:, None])
             rows += len(batch.ids)
     selection.source.close()
     assert rows > 97
@@ -196,7 +198,7 @@ def test_a_samples_view_is_its_visit_count(when):
 
     selection = Selection(
         IdsAndViews(np.arange(30) % 4),
-        policy=SelfRegulation(confidence=0.2, when=when, max_sleep=2),
+        policy=SelfRegulation(confidence=0.2, when=when, max_skip=2),
         epochs=8,
         batch_size=4,
         model=nn.Identity(),
@@ -205,15 +207,17 @@ def test_a_samples_view_is_its_visit_count(when):
     for epoch in selection:
         for batch in epoch:
             check(epoch, batch)
-            passing = torch.from_numpy((batch.ids + epoch.index) % 3 == 0)
-            batch.observe(logits_for(batch) + 50.0 * passing[:, None] * torch.eye(4)[batch.data[1]])
+            keep_probability = torch.from_numpy((batch.ids + epoch.index) % 3 == 0)
+            batch.observe(
+                logits_for(batch) + 50.0 * keep_probability[:, None] * torch.eye(4)[batch.data[1]]
+            )
         for id in range(30):
             visits[id] = int(selection.ledger["visits"][id])
     assert min(visits.values()) < max(visits.values()) or when == "now"
 
 
 def lookup(visits):
-    """Looks are of the same view as the training after them; every third sample passes."""
+    """Screening are of the same view as the training after them; every third sample passes."""
 
     def forward(data):
         for id, view in data[0].tolist():
@@ -309,7 +313,7 @@ def test_a_look_leaves_no_trace(when, draws):
     model = nn.Sequential(Drawing(), inner) if draws else inner
     selection = Selection(
         data,
-        policy=SelfRegulation(confidence=0.2, when=when, max_sleep=1),
+        policy=SelfRegulation(confidence=0.2, when=when, max_skip=1),
         epochs=8,
         batch_size=8,
         model=model,
@@ -331,7 +335,7 @@ def test_a_look_leaves_no_trace(when, draws):
     before, looks = state(), 0
     for epoch in selection:
         for batch in epoch:
-            batch.observe(logits_for(batch, passing=True))
+            batch.observe(logits_for(batch, keep_probability=True))
         looks += epoch.screened
     after = state()
     looks += selection.meters.student_forwards - selection.meters.samples_backpropagated
@@ -472,7 +476,7 @@ def test_a_state_goes_on_where_another_selection_stopped():
     def make():
         return Selection(
             IdsAndViews(np.arange(40) % 4),
-            policy=SelfRegulation(confidence=0.5, max_sleep=2),
+            policy=SelfRegulation(confidence=0.5, max_skip=2),
             epochs=6,
             batch_size=8,
             seed=2,
@@ -480,21 +484,21 @@ def test_a_state_goes_on_where_another_selection_stopped():
             forward=lambda data: 50.0 * torch.eye(4)[data[1]] * (data[0][:, :1] % 2),
         )
 
-    def passing(epoch, batch):
+    def keep_probability(epoch, batch):
         return epoch.index % 2 == 0
 
     whole = make()
-    expected = go_through(whole, passing)
+    expected = go_through(whole, keep_probability)
     first, second = make(), make()
     for epoch in first:
         if epoch.index == 3:
             state = first.state_dict()
             break
         for batch in epoch:
-            batch.observe(logits_for(batch, passing(epoch, batch)))
+            batch.observe(logits_for(batch, keep_probability(epoch, batch)))
     # Epoch 3 was planned (and screened) before the state was taken: plans again alike.
     second.load_state_dict(state)
-    assert go_through(second, passing) == expected[3:]
+    assert go_through(second, keep_probability) == expected[3:]
     assert same_columns(second.ledger, whole.ledger)
     other = Selection(Ids([0] * 40), epochs=6, batch_size=8, seed=3)
     with pytest.raises(SelectionMisuse, match="another seed"):
@@ -529,7 +533,7 @@ def test_a_state_taken_between_two_batches_goes_on_with_the_next(when, dataset):
     def make():
         return Selection(
             dataset(np.arange(40) % 4),
-            policy=SelfRegulation(confidence=0.5, max_sleep=2, when=when),
+            policy=SelfRegulation(confidence=0.5, max_skip=2, when=when),
             epochs=3,
             batch_size=7,
             seed=2,
@@ -718,10 +722,10 @@ def test_a_gate_that_takes_the_teachers_word_ignores_the_labels(when):
     """The teacher knows class 1 everywhere; so does the model; half of the labels say 0."""
     data = TensorDataset(torch.randn(8, 2), torch.arange(8) % 2)
 
-    def counts(judge):
+    def counts(label_source):
         selection = Selection(
             data,
-            policy=SelfRegulation(when=when, judge=judge),
+            policy=SelfRegulation(when=when, label_source=label_source),
             epochs=1,
             batch_size=4,
             targets=LiveTeacher(Sure()),
@@ -754,7 +758,7 @@ class Pairs(TensorDataset):
 
 
 @pytest.mark.parametrize(
-    ("data", "judge", "truth"),
+    ("data", "label_source", "truth"),
     [
         (Pairs, "label", [0.25, 0.75] * 4),
         (Pairs, "teacher", [0.75] * 8),
@@ -763,13 +767,13 @@ class Pairs(TensorDataset):
         (lambda x, y: TensorDataset(x), "label", [0.75] * 8),  # no labels: the top class stands in
     ],
 )
-def test_a_ceiling_is_of_what_a_look_takes_for_right(data, judge, truth):
+def test_a_ceiling_is_of_what_a_look_takes_for_right(data, label_source, truth):
     made = data(torch.randn(8, 2), torch.arange(8) % 2)
 
     def select():
         return Selection(
             made,
-            policy=SelfRegulation(ceiling=0.9, judge=judge),
+            policy=SelfRegulation(ceiling=0.9, label_source=label_source),
             epochs=1,
             batch_size=4,
             targets=Half(Sure()),
@@ -788,7 +792,7 @@ def test_a_policy_that_needs_scores_or_a_teacher_says_so():
     with pytest.raises(TargetsError, match="takes the teacher's word"):
         Selection(
             data,
-            policy=SelfRegulation(judge="teacher"),
+            policy=SelfRegulation(label_source="teacher"),
             epochs=1,
             batch_size=4,
             model=nn.Identity(),

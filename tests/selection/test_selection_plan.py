@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from frugalkd import draws
-from frugalkd.api import train_teacher
 from frugalkd.errors import SelectionMisuse
 from frugalkd.policies import Plan, SelfRegulation
-from frugalkd.policies._policy import Ungated
+from frugalkd.policies.policy import Ungated
+from frugalkd.runtime import draws
 from frugalkd.selection import Selection
-from frugalkd.training import Optimizer, Training
+from frugalkd.training.api import train_teacher
+from frugalkd.training.settings import Optimizer, Training
 from toys import Ids, images, logits_for, net
 
 
@@ -52,7 +52,7 @@ def test_ids_weights_and_forced_stay_together(what, epochs):
 
 def run(what, sure_from, epochs=6.0, **settings):
     """A training in which everybody passes from epoch ``sure_from`` on."""
-    policy = SelfRegulation(when_all_sleep=what, **settings)
+    policy = SelfRegulation(when_all_skipped=what, **settings)
     looks = []
 
     def sure(data):
@@ -64,7 +64,9 @@ def run(what, sure_from, epochs=6.0, **settings):
     )
     for epoch in selection:
         for batch in epoch:
-            batch.observe(logits_for(batch, passing=epoch.index >= sure_from), batch.labels)
+            batch.observe(
+                logits_for(batch, keep_probability=epoch.index >= sure_from), batch.labels
+            )
     return selection, sum(looks)
 
 
@@ -92,7 +94,7 @@ def test_a_training_goes_on_with_everybody_or_with_nobody():
 
 def test_a_stopped_training_says_so_and_is_the_shorter_one():
     """Up to the epoch in which it stops, it is the same training."""
-    policies = [SelfRegulation(confidence=0.3, when_all_sleep=what) for what in ("stop", "wait")]
+    policies = [SelfRegulation(confidence=0.3, when_all_skipped=what) for what in ("stop", "wait")]
     training = Training(epochs=40, batch_size=8, optimizer=Optimizer(lr=0.01))
     data = images(augmented=False)
     stopped, waited = (

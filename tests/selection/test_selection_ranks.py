@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from frugalkd import draws
 from frugalkd.errors import NonFiniteLoss, RankError, SelectionMisuse
-from frugalkd.ledger import Ledger
+from frugalkd.ledger.ledger import Ledger
 from frugalkd.policies import All, RandomSubset, SelfRegulation
+from frugalkd.runtime import draws
 from frugalkd.selection import Selection
 from frugalkd.teachers import LiveTeacher
 from ranking import on_ranks
@@ -32,8 +32,10 @@ class Case:
     samples: int
     epochs: int
     batch: int
-    accumulate: int = 1
-    passing: float | None = None  # the chance to pass; None: the upper half of the ids, always
+    gradient_accumulation_steps: int = 1
+    keep_probability: float | None = (
+        None  # the chance to pass; None: the upper half of the ids, always
+    )
     seed: int = 5
     world: int = 1
 
@@ -41,8 +43,8 @@ class Case:
         stream = np.random.default_rng(3)
         logits = stream.random((self.epochs, 2, self.samples, 4), dtype=np.float32)
         sure = np.arange(self.samples) >= self.samples // 2
-        if self.passing is not None:
-            sure = stream.random((self.epochs, 2, self.samples)) < self.passing
+        if self.keep_probability is not None:
+            sure = stream.random((self.epochs, 2, self.samples)) < self.keep_probability
         logits[..., LABEL] += np.where(sure, 20, 0)
         logits[..., 0] += np.where(sure, 0, 2)
         return logits
@@ -59,7 +61,7 @@ class Case:
             policy=self.policy,
             epochs=self.epochs,
             batch_size=self.batch,
-            accumulate=self.accumulate,
+            gradient_accumulation_steps=self.gradient_accumulation_steps,
             seed=self.seed,
             model=nn.Identity(),
             forward=look,
@@ -71,9 +73,9 @@ class Case:
             for batch in epoch:
                 assert len(batch.ids) == self.batch
                 assert batch.data[0][:, 0].long().tolist() == batch.ids.tolist()
-                assert batch.step_rows == self.batch * self.accumulate
-                assert batch.begins_step == (len(here) % self.accumulate == 0)
-                assert batch.ends_step == ((len(here) + 1) % self.accumulate == 0)
+                assert batch.step_rows == self.batch * self.gradient_accumulation_steps
+                assert batch.begins_step == (len(here) % self.gradient_accumulation_steps == 0)
+                assert batch.ends_step == ((len(here) + 1) % self.gradient_accumulation_steps == 0)
                 batch.observe(logits[epoch.index, TRAIN][batch.ids], batch.data[1])
                 here.append(batch.ids.tolist())
                 progress.append(batch.progress)
@@ -98,7 +100,7 @@ class Recount:
         }  # fmt: skip
         self.samples = [dict(new) for _ in range(self.case.samples)]
         self.logits = self.case.logits()
-        self.rows = self.world * self.case.batch * self.case.accumulate
+        self.rows = self.world * self.case.batch * self.case.gradient_accumulation_steps
 
     def draw(self, purpose: str, epoch: int, id: int) -> float:
         return float(draws.uniform(self.case.seed, draws.stream(purpose), epoch, [id])[0])
@@ -115,7 +117,7 @@ class Recount:
         sample["streak"] = 0 if failed else streak
         sample["confidence"], sample["last_epoch"] = confidence, epoch
         sample["flags"] = correct + 2 * (kind == SCREEN)
-        sleep = 0 if failed else min(2 ** (streak - 1), self.case.policy.max_sleep)
+        sleep = 0 if failed else min(2 ** (streak - 1), self.case.policy.max_skip)
         sample["due"] = epoch + sleep + (kind == TRAIN)
         return failed
 
@@ -175,14 +177,14 @@ class Recount:
         return trained, len(waiting)
 
 
-SKEWED = Case(SelfRegulation(max_sleep=4), samples=48, epochs=6, batch=3)
+SKEWED = Case(SelfRegulation(max_skip=4), samples=48, epochs=6, batch=3)
 CASES = {
     "skewed": SKEWED,
-    "skewed, accumulated": Case(SelfRegulation(warmup=1), 50, 5, 2, accumulate=2),
-    "by chance": Case(SelfRegulation(max_sleep=3), 61, 7, 2, passing=0.5),
-    "most asleep": Case(SelfRegulation(), 40, 6, 3, passing=0.95),
-    "nobody asleep": Case(SelfRegulation(), 43, 3, 3, passing=0.0),
-    "now": Case(SelfRegulation(when="now"), 61, 3, 2, passing=0.5),
+    "skewed, accumulated": Case(SelfRegulation(warmup=1), 50, 5, 2, gradient_accumulation_steps=2),
+    "by chance": Case(SelfRegulation(max_skip=3), 61, 7, 2, keep_probability=0.5),
+    "most asleep": Case(SelfRegulation(), 40, 6, 3, keep_probability=0.95),
+    "nobody asleep": Case(SelfRegulation(), 43, 3, 3, keep_probability=0.0),
+    "now": Case(SelfRegulation(when="now"), 61, 3, 2, keep_probability=0.5),
     "now, skewed": Case(SelfRegulation(when="now"), 48, 3, 3),
 }
 
@@ -400,9 +402,16 @@ def test_sound_4_selections_of_different_inputs_are_refused_on_all_ranks():
 
 def test_accumulation_is_refused_where_batches_are_gathered():
     policy = SelfRegulation(when="now")
-    with pytest.raises(SelectionMisuse, match="accumulate must be 1 or more, and 1 under when"):
+    with pytest.raises(
+        SelectionMisuse, match="gradient_accumulation_steps must be 1 or more, and 1 under when"
+    ):
         Selection(
-            Ids([1] * 8), policy=policy, model=nn.Identity(), epochs=1, batch_size=2, accumulate=2
+            Ids([1] * 8),
+            policy=policy,
+            model=nn.Identity(),
+            epochs=1,
+            batch_size=2,
+            gradient_accumulation_steps=2,
         )
 
 
@@ -417,7 +426,9 @@ def test_accumulation_is_refused_where_batches_are_gathered():
     ],
 )
 def test_sound_7_a_step_of_several_batches_is_divided_by_all_of_its_rows(samples, last):
-    selection = Selection(Ids([1] * samples), epochs=1, batch_size=2, accumulate=3, seed=1)
+    selection = Selection(
+        Ids([1] * samples), epochs=1, batch_size=2, gradient_accumulation_steps=3, seed=1
+    )
     said = []
     for epoch in selection:
         for batch in epoch:

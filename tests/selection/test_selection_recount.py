@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from frugalkd import draws
 from frugalkd.errors import NonFiniteLoss
 from frugalkd.policies import All, RandomSubset, SelfRegulation
+from frugalkd.runtime import draws
 from frugalkd.selection import Selection
 from toys import Ids
 
@@ -114,7 +114,7 @@ class Recount:
 
     case: Case
     samples: dict[int, Sample] = field(default_factory=dict)
-    looks: int = 0
+    screenings: int = 0
 
     def key(self, purpose: str, epoch: int, id: int) -> int:
         return int(draws.hash64(self.case.seed, draws.stream(purpose), epoch, id)[0])
@@ -125,7 +125,7 @@ class Recount:
     def judge(self, id: int, epoch: int, kind: int) -> bool:
         """Enter a look; whether it fails the gate."""
         case, sample = self.case, self.samples[id]
-        self.looks += kind == SCREEN
+        self.screenings += kind == SCREEN
         row = case.logits[epoch, kind, id].astype(float).tolist()
         top = max(row)
         confidence = 1 / sum(math.exp(value - top) for value in row)
@@ -145,7 +145,7 @@ class Recount:
         sample.screened, sample.last_epoch = kind == SCREEN, epoch
         sleep = 0
         if sample.streak:
-            longest = getattr(case.policy, "max_sleep", 0)
+            longest = getattr(case.policy, "max_skip", 0)
             sleep = min(2 ** (sample.streak - 1), longest)
         # A screening comes before its epoch: awake in it, or asleep from it on.
         sample.due = epoch + sleep + (kind == TRAIN)
@@ -244,10 +244,10 @@ class Recount:
     def gated(self):
         """The first epoch with a gate, and the end of the last; half a budget pays the others."""
         epochs, policy = self.case.epochs, self.case.policy
-        last, first = epochs - policy.finale, policy.warmup
+        last, first = epochs - policy.final_full_epochs, policy.warmup
         if policy.budget is not None:
             paid = policy.budget * epochs / 2
-            last = epochs - math.floor(min(policy.finale, paid) + 1e-9)
+            last = epochs - math.floor(min(policy.final_full_epochs, paid) + 1e-9)
         last = min(epochs, math.ceil(last))
         if policy.budget is not None:
             first = min(first, math.floor(max(0.0, paid - (epochs - last))))
@@ -265,7 +265,7 @@ class Recount:
 
             def rank(id):
                 sample, draw = self.samples[id], self.key("quota", epoch, id) >> 11
-                if policy.quota == "random":
+                if policy.budget_rule == "random":
                     return (draw,)
                 return (-1.0 if sample.visits == 0 else sample.rank, draw)
 
@@ -307,7 +307,7 @@ def check(case: Case):
     assert weights == given_weights
     rows = sum(len(batch) for batches in expected for batch in batches)
     assert selection.meters.samples_backpropagated == rows
-    assert selection.meters.student_forwards == rows + recount.looks
+    assert selection.meters.student_forwards == rows + recount.screenings
 
 
 common = {
@@ -319,7 +319,7 @@ common = {
     "seed": st.integers(0, 2**32),
     "script": st.integers(0, 2**32),
 }
-taus = st.sampled_from([0.25, 0.5, 0.9, 1.1])
+taus = st.sampled_from([0.25, 0.5, 0.9, 1.0])
 ends = st.sampled_from([0, 0, 1, 2])
 
 
@@ -328,11 +328,11 @@ ends = st.sampled_from([0, 0, 1, 2])
     policy=st.builds(
         SelfRegulation,
         confidence=taus,
-        max_sleep=st.sampled_from([1, 2, 8]),
+        max_skip=st.sampled_from([1, 2, 8]),
         warmup=ends,
-        finale=ends,
+        final_full_epochs=ends,
         budget=st.sampled_from([None, None, 0.1, 0.4, 0.8]),
-        quota=st.sampled_from(["least-confident", "random"]),
+        budget_rule=st.sampled_from(["least-confident", "random"]),
     ),
     rest=st.fixed_dictionaries(common),
 )
@@ -343,7 +343,7 @@ def test_last_visit_agrees_with_a_recount(policy, rest):
 @settings(max_examples=80, deadline=None)
 @given(
     policy=st.builds(
-        SelfRegulation, confidence=taus, when=st.just("now"), warmup=ends, finale=ends
+        SelfRegulation, confidence=taus, when=st.just("now"), warmup=ends, final_full_epochs=ends
     ),
     rest=st.fixed_dictionaries(common),
 )
@@ -367,7 +367,7 @@ def test_ungated_policies_agree_with_a_recount(policy, rest):
 @pytest.mark.parametrize("when", ["now", "last-visit"])
 @pytest.mark.parametrize("kind", [SCREEN, TRAIN])
 def test_scripted_non_finite_logits_are_reported_with_epoch_step_and_ids(when, kind, value):
-    policy = SelfRegulation(confidence=0.5, when=when, max_sleep=1)
+    policy = SelfRegulation(confidence=0.5, when=when, max_skip=1)
     case = Case(policy, samples=12, epochs=6, batch=2, drop_last=False, weighted=False, seed=3,
                 script=5)  # fmt: skip
     _, trained, counts, _ = case.run()

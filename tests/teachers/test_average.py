@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from frugalkd.api import distill
 from frugalkd.errors import ModelError, RecipeError, Stopped, TargetsError
+from frugalkd.experiments.recipes.load import load_recipe, override
+from frugalkd.experiments.runs.digest import run_digest
+from frugalkd.experiments.runs.execute import distill as distill_recipe
+from frugalkd.experiments.runs.load import load
+from frugalkd.experiments.runs.schema import Results
 from frugalkd.objectives import KD
 from frugalkd.policies import All, SelfRegulation
-from frugalkd.recipes.load import load_recipe, override
-from frugalkd.runs.digest import run_digest
-from frugalkd.runs.execute import distill as distill_recipe
-from frugalkd.runs.load import load
-from frugalkd.runs.schema import Results
 from frugalkd.selection import Selection
 from frugalkd.teachers import EMATeacher, SeveralTeachers, StoredTargets
-from frugalkd.training import Optimizer, Schedule, Training
+from frugalkd.training.api import distill
+from frugalkd.training.settings import Optimizer, Schedule, Training
 from toys import images, net, order, same_columns, same_state
 
 TRAINING = Training(
@@ -79,7 +79,7 @@ def test_a_stopped_training_goes_on_with_the_average_that_there_was(several, tmp
         student = net()
         own = EMATeacher(student, 0.8)
         teacher = SeveralTeachers({"own": own, "other": net(seed=9)}) if several else own
-        gate = SelfRegulation(0.4, when="now", judge="teacher")
+        gate = SelfRegulation(0.4, when="now", label_source="teacher")
         return learn(student, teacher, policy=gate, **more)
 
     whole = run()

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from frugalkd.api import distill
 from frugalkd.errors import TargetsError
 from frugalkd.objectives import KD
 from frugalkd.policies import SelfRegulation
 from frugalkd.selection import Selection
 from frugalkd.teachers import FirstVisitTargets, LiveTeacher, StoredTargets
 from frugalkd.teachers.encodings import Dense, Sampled
-from frugalkd.training import Optimizer, Training
+from frugalkd.training.api import distill
+from frugalkd.training.settings import Optimizer, Training
 from toys import CLASSES, images, net, same_state
 
 EXACT = Dense("float32")
@@ -53,7 +53,7 @@ def test_exactly_what_takes_part_is_asked_for(tmp_path, views, part):
     with FirstVisitTargets(teacher, data, tmp_path / "t", views=views) as targets:
         selection = Selection(
             data,
-            policy=SelfRegulation(confidence=0.3, max_sleep=4) if part == "gate" else None,
+            policy=SelfRegulation(confidence=0.3, max_skip=4) if part == "gate" else None,
             weights=weights if part == "weights" else None,
             epochs=6,
             batch_size=8,

@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax, logsumexp, softmax
 from torch import nn
 
-from frugalkd.api import distill
 from frugalkd.errors import ModelError, Stopped, TargetsError, UnknownName
-from frugalkd.fidelity import Fidelity
 from frugalkd.objectives import KD, LogitMSE
 from frugalkd.policies import All, SelfRegulation
 from frugalkd.selection import Selection
 from frugalkd.teachers import FirstVisitTargets, LiveTeacher, SeveralTeachers, StoredTargets
 from frugalkd.teachers.combining import confidence_shares, mean_logits, mean_softmax
 from frugalkd.teachers.encodings import Dense, make_encoding
-from frugalkd.training import Optimizer, Schedule, Training
+from frugalkd.teachers.fidelity import Fidelity
+from frugalkd.training.api import distill
+from frugalkd.training.settings import Optimizer, Schedule, Training
 from toys import images, net, order, same_columns, same_state
 
 TRAINING = Training(
@@ -190,7 +190,7 @@ def test_accumulated_batches_of_a_step_have_one_teacher():
         return fetch(ids, views, data)
 
     several.fetch = noting
-    learn(several, training=replace(TRAINING, epochs=1, accumulate=2))
+    learn(several, training=replace(TRAINING, epochs=1, gradient_accumulation_steps=2))
     assert seen == [(0, 0), (0, 0), (0, 1), (0, 1), (0, 2)]
 
 

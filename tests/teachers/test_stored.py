@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
-from frugalkd.api import distill
 from frugalkd.data import Augmentation, ImageData
 from frugalkd.errors import TargetsError
 from frugalkd.objectives import KD
@@ -19,7 +18,8 @@ from frugalkd.selection import Selection
 from frugalkd.teachers import LiveTeacher, StoredTargets
 from frugalkd.teachers.encodings import Dense, Sampled, TopK
 from frugalkd.teachers.store import Header, Store, create_store
-from frugalkd.training import Optimizer, Training
+from frugalkd.training.api import distill
+from frugalkd.training.settings import Optimizer, Training
 
 EPOCHS = 4
 
@@ -44,7 +44,7 @@ def net(seed):
     )
 
 
-@pytest.mark.parametrize("policy", [None, SelfRegulation(confidence=0.4, max_sleep=1),
+@pytest.mark.parametrize("policy", [None, SelfRegulation(confidence=0.4, max_skip=1),
                                     SelfRegulation(confidence=0.4, when="now")])  # fmt: skip
 def test_with_a_view_for_each_epoch_they_are_the_live_teacher(policy):
     data, teacher, student = images(), net(1), net(2).eval()

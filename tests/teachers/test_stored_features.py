@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from frugalkd.api import distill
 from frugalkd.errors import ModelError, TargetsError
 from frugalkd.objectives import AttentionTransfer, FitNets
 from frugalkd.policies import SelfRegulation
 from frugalkd.teachers import FirstVisitTargets, LiveTeacher, StoredTargets
 from frugalkd.teachers._feature_stores import feature_folder
-from frugalkd.training import Training
+from frugalkd.training.api import distill
+from frugalkd.training.settings import Training
 from toys import images, net
 
 PATHS = ("0", "2")
@@ -50,7 +50,9 @@ def test_they_are_the_live_teachers_to_float16(tmp_path):
 
 
 def test_a_training_reads_them_and_a_ceiling_knows_the_truth(tmp_path):
-    policy = SelfRegulation(confidence=0.9, ceiling=0.9, pace="early", quota="random", budget=0.5)
+    policy = SelfRegulation(
+        confidence=0.9, ceiling=0.9, budget_schedule="early", budget_rule="random", budget=0.5
+    )
     stored = filled(tmp_path / "t", views=1, data=images(augmented=False))
     learn = {"objective": FitNets("2", "2", soft=1.0), "training": SHORT, "device": "cpu"}
     run = distill(net(), images(augmented=False), teacher=stored, policy=policy, **learn)

@@ -273,16 +273,16 @@ def make_kind(name: str, folder: Path) -> Kind:
     from safetensors import safe_open
 
     from frugalkd.errors import FrugalKDError, FrugalKDWarning
+    from frugalkd.experiments.recipes.load import check_names, load_recipe, override, recipe_text
+    from frugalkd.experiments.runs.digest import run_digest
+    from frugalkd.experiments.runs.execute import teach
+    from frugalkd.experiments.runs.folder import RunFolder, read_results
+    from frugalkd.experiments.runs.load import load
+    from frugalkd.experiments.runs.scores import Scores
     from frugalkd.files.checkpoint import load_tree, save_tree
-    from frugalkd.ledger import Ledger
-    from frugalkd.ledger_summary import summarise
-    from frugalkd.modes import significance_weights
-    from frugalkd.recipes.load import check_names, load_recipe, override, recipe_text
-    from frugalkd.runs.digest import run_digest
-    from frugalkd.runs.execute import teach
-    from frugalkd.runs.folder import RunFolder, read_results
-    from frugalkd.runs.load import load
-    from frugalkd.runs.scores import Scores
+    from frugalkd.ledger.ledger import Ledger
+    from frugalkd.ledger.summary import summarise
+    from frugalkd.policies.modes import significance_weights
     from frugalkd.teachers.encodings import make_encoding
     from frugalkd.teachers.store import Header, Store, create_store
 
@@ -439,8 +439,8 @@ def make_kind(name: str, folder: Path) -> Kind:
     teach(recipe, run)
     results = json.loads((run / "results.json").read_bytes())
     if name == "results":
-        from frugalkd.imports import Allowed
-        from frugalkd.runs.use import evaluate_run
+        from frugalkd.experiments.runs.use import evaluate_run
+        from frugalkd.runtime.imports import Allowed
 
         def read_it() -> None:
             read_results(run)

@@ -32,16 +32,16 @@ def sound_file(name: str, folder: Path) -> Made:
 
 
 def _summary(run: Path) -> Made:
-    from frugalkd.recipes.load import load_recipe, override
-    from frugalkd.runs.execute import teach
+    from frugalkd.experiments.recipes.load import load_recipe, override
+    from frugalkd.experiments.runs.execute import teach
 
     teach(override(load_recipe("digits"), SMALL), run)
     return run / "summary.json", lambda: report(run)
 
 
 def _trackers(run: Path) -> Made:
-    from frugalkd.runs.folder import RunFolder
-    from frugalkd.tracking import TRACKERS, Tracked
+    from frugalkd.experiments.runs.folder import RunFolder
+    from frugalkd.experiments.tracking import TRACKERS, Tracked
 
     run.mkdir()
     folder = RunFolder(run)
@@ -58,9 +58,9 @@ def _trackers(run: Path) -> Made:
 
 
 def _comparison(out: Path) -> Made:
-    from frugalkd.comparison import compare
     from frugalkd.errors import FrugalKDWarning
-    from frugalkd.recipes.load import load_recipe, override
+    from frugalkd.experiments.comparison import compare
+    from frugalkd.experiments.recipes.load import load_recipe, override
 
     warnings.simplefilter("ignore", FrugalKDWarning)  # two epochs match no budget
     compare(
@@ -82,6 +82,6 @@ def _comparison(out: Path) -> Made:
 
 def report(path: Path) -> None:
     """What ``frugalkd report`` makes of ``path``, but for writing it."""
-    from frugalkd.report import collect, make_page
+    from frugalkd.experiments.report import collect, make_page
 
     assert make_page(collect(path)).encode("utf-8").rstrip().endswith(b"</html>"), "half a page"

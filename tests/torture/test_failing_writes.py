@@ -15,13 +15,13 @@ import torch
 from faults import CALLS, KINDS, SHORT, Faulty, Kind, failing
 
 from frugalkd.errors import FrugalKDError, FrugalKDWarning, TargetsError
+from frugalkd.experiments.recipes.load import load_recipe, override
+from frugalkd.experiments.recipes.schema import Recipe
+from frugalkd.experiments.runs.execute import distill, teach
+from frugalkd.experiments.runs.folder import RunFolder, read_json, read_metrics, read_results
+from frugalkd.experiments.runs.summary import read_run, read_summary
 from frugalkd.files.checkpoint import load_tree, save_tree
-from frugalkd.ledger import Ledger
-from frugalkd.recipes.load import load_recipe, override
-from frugalkd.recipes.schema import Recipe
-from frugalkd.runs.execute import distill, teach
-from frugalkd.runs.folder import RunFolder, read_json, read_metrics, read_results
-from frugalkd.runs.summary import read_run, read_summary
+from frugalkd.ledger.ledger import Ledger
 from frugalkd.teachers.encodings import Dense
 from frugalkd.teachers.store import Header, Store, create_store
 from toys import same_columns

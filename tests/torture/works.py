@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from frugalkd.recipes.load import load_recipe, override
-from frugalkd.runs.execute import distill, teach
-from frugalkd.runs.storing import store
+from frugalkd.experiments.recipes.load import load_recipe, override
+from frugalkd.experiments.runs.execute import distill, teach
+from frugalkd.experiments.runs.storing import store
 from frugalkd.teachers.store import _store
 
 LITTLE = {

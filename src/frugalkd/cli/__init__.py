@@ -13,15 +13,16 @@ from typing import Any, NoReturn
 
 import typer
 
-from frugalkd.allocator import keep_freed_memory
 from frugalkd.cli.app import app
 from frugalkd.cli.interrupt import Interrupted
 from frugalkd.cli.using import with_own_data
+from frugalkd.distributed.launch import quiet_unless_first
 from frugalkd.errors import FrugalKDError, FrugalKDWarning, OtherRankFailed
-from frugalkd.failures import is_out_of_memory
 from frugalkd.files.parsing import printable
 from frugalkd.files.writing import DISK, advice_for
-from frugalkd.launch import is_parting, quiet_unless_first, rank_and_world
+from frugalkd.runtime.allocator import keep_freed_memory
+from frugalkd.runtime.environment import is_parting, rank_and_world
+from frugalkd.runtime.failures import is_out_of_memory
 
 # Click's ClickException. Typer ships its own copy of click in new versions and the real one in
 # old ones; this is the one that the installed typer raises.

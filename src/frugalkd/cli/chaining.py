@@ -23,10 +23,10 @@ from frugalkd.cli.options import (
 )
 from frugalkd.cli.progress import EpochProgress
 from frugalkd.cli.resolving import fetch_data, print_dry_run, resolve
-from frugalkd.show import Rows, percent, print_command, stdout
+from frugalkd.cli.show import Rows, percent, print_command, stdout
 
 if TYPE_CHECKING:
-    from frugalkd.runs.chain import Stage
+    from frugalkd.experiments.runs.chain import Stage
 
 
 def chain(
@@ -72,8 +72,8 @@ def chain(
     made = [
         resolve(name, settings, seed, no_import=no_import, download=download) for name in recipes
     ]
-    from frugalkd.runs.chain import chain as run
-    from frugalkd.runs.chain import stages_of
+    from frugalkd.experiments.runs.chain import chain as run
+    from frugalkd.experiments.runs.chain import stages_of
 
     stages = stages_of(made, taught=teacher is not None)
     if dry_run:

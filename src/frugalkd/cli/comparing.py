@@ -23,15 +23,15 @@ from frugalkd.cli.options import (
 )
 from frugalkd.cli.progress import RunsProgress, run_name
 from frugalkd.cli.resolving import fetch_data, print_dry_run, resolve
+from frugalkd.cli.show import facts_table, percent, print_command, print_line, stdout
 from frugalkd.errors import RecipeError
+from frugalkd.experiments.recipes.load import check_variants
 from frugalkd.files.parsing import printable
-from frugalkd.modes import MODES
-from frugalkd.recipes.load import check_variants
-from frugalkd.show import facts_table, percent, print_command, print_line, stdout
+from frugalkd.policies.modes import MODES
 
 if TYPE_CHECKING:
-    from frugalkd.comparison.run import Comparison
-    from frugalkd.recipes.schema import Recipe
+    from frugalkd.experiments.comparison.run import Comparison
+    from frugalkd.experiments.recipes.schema import Recipe
 
 JobsOption = Annotated[
     int,
@@ -65,8 +65,8 @@ def demo(
 
     frugalkd demo --out runs/demo
     """
-    from frugalkd.comparison import demo as run
-    from frugalkd.comparison.demo import NOTE
+    from frugalkd.experiments.comparison import demo as run
+    from frugalkd.experiments.comparison.demo import NOTE
 
     with resumable(out, runs=True), RunsProgress("demo") as progress:
         comparison = run(out, jobs=jobs, listener=progress)
@@ -181,8 +181,8 @@ def compare(
     """
     made = resolve(recipe, settings, None, no_import=no_import, download=download)
     fetch_data(made, download and not dry_run)
-    from frugalkd.comparison.run import prepare
-    from frugalkd.comparison.statistics import parse_claim
+    from frugalkd.experiments.comparison.run import prepare
+    from frugalkd.experiments.comparison.statistics import parse_claim
 
     parts = _parts(budgets)
     chosen = _chosen(arms, made, parts)
@@ -197,7 +197,7 @@ def compare(
             return _list(comparison, as_json)
         assert only is not None
         return _run_one(comparison, only, as_json)
-    from frugalkd.comparison import compare as run
+    from frugalkd.experiments.comparison import compare as run
 
     with resumable(out, runs=True), RunsProgress(f"compare {made.name}") as progress:
         content = run(
@@ -220,7 +220,7 @@ def _parts(budgets: str) -> list[float]:
 
 def _chosen(arms: str, recipe: Recipe, budgets: Sequence[float]) -> list[str]:
     """The arms asked for, all of them known; without a wish the recipe's, or the four modes."""
-    from frugalkd.comparison import resolve_arms
+    from frugalkd.experiments.comparison import resolve_arms
 
     asked = [arm.strip() for arm in arms.split(",") if arm.strip()]
     chosen = list(dict.fromkeys(asked)) or list(recipe.arms) or list(MODES)
@@ -230,7 +230,7 @@ def _chosen(arms: str, recipe: Recipe, budgets: Sequence[float]) -> list[str]:
 
 
 def _list(comparison: Comparison, as_json: bool) -> None:
-    from frugalkd.comparison.array import list_jobs
+    from frugalkd.experiments.comparison.array import list_jobs
 
     rows = list_jobs(comparison)
     if as_json:
@@ -241,7 +241,7 @@ def _list(comparison: Comparison, as_json: bool) -> None:
 
 
 def _run_one(comparison: Comparison, digest: str, as_json: bool) -> None:
-    from frugalkd.comparison.array import run_one
+    from frugalkd.experiments.comparison.array import run_one
 
     with resumable(comparison.out, runs=True):
         results = run_one(comparison, digest)
@@ -267,7 +267,7 @@ def _report(
     if as_json:
         print(json.dumps(comparison, indent=2))
     else:
-        from frugalkd.comparison import claims_table, comparison_table
+        from frugalkd.cli.comparison_table import claims_table, comparison_table
 
         console = stdout()
         console.print(comparison_table(comparison))

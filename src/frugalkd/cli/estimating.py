@@ -20,7 +20,7 @@ from frugalkd.cli.options import (
     SetOption,
 )
 from frugalkd.cli.resolving import fetch_data, print_dry_run, resolve
-from frugalkd.show import print_command, stdout
+from frugalkd.cli.show import print_command, stdout
 
 
 def estimate(
@@ -66,8 +66,8 @@ def estimate(
     if dry_run:
         return print_dry_run(made, as_json)
     fetch_data(made, download)
-    from frugalkd.estimate import estimate as run
-    from frugalkd.estimate.table import estimate_view
+    from frugalkd.cli.estimate_table import estimate_view
+    from frugalkd.experiments.estimate import estimate as run
 
     console = Console(file=sys.stderr, highlight=False)
     with console.status("pilot") as status:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from frugalkd.errors import Stopped
-from frugalkd.launch import rank_and_world
+from frugalkd.runtime.environment import rank_and_world
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -26,7 +26,7 @@ class Interrupted(Exception):
         super().__init__(message)
 
 
-class Wish:
+class StopRequest:
     """The wish to stop, as a training asks for it after each step or look.
 
     Before it first asked, and at a second signal, the process does not wait: KeyboardInterrupt.
@@ -49,7 +49,7 @@ class Wish:
 
 
 @contextmanager
-def resumable(out: Path, *, runs: bool = False) -> Iterator[Wish]:
+def resumable(out: Path, *, runs: bool = False) -> Iterator[StopRequest]:
     """Turn signals inside into Interrupted, which names the command that goes on.
 
     Args:
@@ -61,7 +61,7 @@ def resumable(out: Path, *, runs: bool = False) -> Iterator[Wish]:
     Raises:
         Interrupted: a signal came. Where it came too late to stop anything, that is what it says.
     """
-    wish = Wish()
+    wish = StopRequest()
     before = {}
     if threading.current_thread() is threading.main_thread():  # others may not have handlers
         before = {number: signal.signal(number, wish.make) for number in _SIGNALS}
@@ -80,7 +80,7 @@ def _what_is_kept(out: Path, runs: bool) -> str:
     if runs:
         again = shlex.join(["frugalkd", *sys.argv[1:]])
         return f"stopped; what is finished is kept; go on with: {again}"
-    kept = sorted(out.glob("checkpoints/epoch-*.safetensors"))
+    kept = sorted(out.glob("checkpoints/epoch-?????-step-?????????.safetensors"))
     if not kept:
         return "stopped before the first step's end: nothing is kept"
     # A checkpoint's name says how many epochs and steps were done.

@@ -24,12 +24,12 @@ from frugalkd.cli.options import (
 )
 from frugalkd.cli.progress import EpochProgress
 from frugalkd.cli.resolving import fetch_data, resolve
+from frugalkd.cli.show import facts_table, percent, print_command, stdout
 from frugalkd.errors import LedgerError
-from frugalkd.imports import Allowed
-from frugalkd.show import facts_table, percent, print_command, stdout
+from frugalkd.runtime.imports import Allowed
 
 app = typer.Typer(
-    help="Look into a ledger: how much each sample mattered to the teacher.",
+    help="Outcome into a ledger: how much each sample mattered to the teacher.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -60,14 +60,14 @@ def show(
 
     frugalkd ledger show runs/teacher --data
     """
-    from frugalkd.ledger import Ledger
-    from frugalkd.ledger_summary import summarise
-    from frugalkd.show import ledger_view
+    from frugalkd.cli.show import ledger_view
+    from frugalkd.ledger.ledger import Ledger
+    from frugalkd.ledger.summary import summarise
 
     ledger = Ledger.load(path)
     summary = summarise(ledger, top)
     if data:
-        from frugalkd.runs.names import names_of_run
+        from frugalkd.experiments.runs.names import names_of_run
 
         both = [*summary["most"], *summary["least"]]
         ids = [sample["id"] for sample in both]
@@ -107,12 +107,12 @@ def export(
     """
     from frugalkd.files.opening import named_file
     from frugalkd.files.writing import make_folder
-    from frugalkd.ledger import Ledger
+    from frugalkd.ledger.ledger import Ledger
 
     ledger, to = Ledger.load(path), named_file(to)
     names = None
     if data:
-        from frugalkd.runs.names import names_of_run
+        from frugalkd.experiments.runs.names import names_of_run
 
         names = names_of_run(path, ledger, Allowed(imports, True, download))
     make_folder(to.parent)
@@ -178,7 +178,7 @@ def make(
         raise LedgerError("--log takes the teacher's place: leave out --teacher and --epochs")
     made = resolve(recipe, settings, seed, no_import=no_import, download=download)
     fetch_data(made, download)
-    from frugalkd.runs.making import HEAD, make_ledger
+    from frugalkd.experiments.runs.making import HEAD, make_ledger
 
     of = HEAD.epochs if epochs is None else epochs
     with (

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from frugalkd.recipes.load import recipe_names
+from frugalkd.experiments.recipes.load import recipe_names
 
 RecipeArgument = Annotated[
     str,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from frugalkd.cli.options import JsonOption, ResultsArgument
-from frugalkd.show import facts_table, stdout
+from frugalkd.cli.show import facts_table, stdout
 
 _FIGURES = ("frontier", "participation")
 
@@ -56,8 +56,8 @@ def plot(
 
     frugalkd plot runs/comparison --to f.pdf --figure frontier --arms regulated,random
     """
-    from frugalkd.plotting import plot as draw
-    from frugalkd.report.collect import collect
+    from frugalkd.experiments.plotting import plot as draw
+    from frugalkd.experiments.report.collect import collect
 
     wanted = [arm.strip() for arm in arms.split(",") if arm.strip()]
     done = draw(collect(path), to, figure=figure, arms=wanted)

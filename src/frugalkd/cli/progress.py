@@ -22,8 +22,8 @@ from rich.progress import (
 )
 from rich.table import Column
 
+from frugalkd.cli.show import print_line
 from frugalkd.files.parsing import printable
-from frugalkd.show import print_line
 
 EVERY = 30.0
 """Seconds after which, where there is no terminal, a line says how far it is."""

@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from frugalkd.cli.options import JsonOption
+from frugalkd.cli.show import Rows, print_command, stdout
 from frugalkd.errors import UnknownName
-from frugalkd.recipes.load import SCHEMA, recipe_names, recipe_text
-from frugalkd.recipes.strict_yaml import load_yaml
-from frugalkd.show import Rows, print_command, stdout
+from frugalkd.experiments.recipes.load import SCHEMA, recipe_names, recipe_text
+from frugalkd.experiments.recipes.strict_yaml import load_yaml
 
 app = typer.Typer(
     invoke_without_command=True,
@@ -91,11 +91,11 @@ def schema(
     if kind not in SCHEMAS:
         raise UnknownName("schema", kind, SCHEMAS)
     if kind == "recipe":
-        from frugalkd.recipes.schema import Recipe as described
+        from frugalkd.experiments.recipes.schema import Recipe as described
     elif kind == "results":
-        from frugalkd.runs.schema import Results as described
+        from frugalkd.experiments.runs.schema import Results as described
     else:
-        from frugalkd.runs.schema import Comparison as described
+        from frugalkd.experiments.runs.schema import Comparison as described
     found = described.model_json_schema(by_alias=True)
     if kind == "recipe":
         found["properties"]["schema"] = {"const": SCHEMA, "description": "of the recipe's format"}

@@ -10,10 +10,10 @@ import typer
 
 from frugalkd.cli.interrupt import Interrupted
 from frugalkd.cli.options import DownloadOption, ImportOption, JsonOption, ResultsArgument
+from frugalkd.cli.show import facts_table, stdout
 from frugalkd.errors import ReportError
 from frugalkd.files.parsing import printable
-from frugalkd.imports import Allowed
-from frugalkd.show import facts_table, stdout
+from frugalkd.runtime.imports import Allowed
 
 
 def report(
@@ -76,10 +76,10 @@ def report(
     to = out or (path.with_suffix(".html") if path.is_file() else path / "report.html")
     if to.suffix.lower() not in (".html", ".htm"):  # not over a file of results
         raise ReportError(f"{to} is no name of a page: let --out end in .html")
+    from frugalkd.experiments.report import collect, headline_of, make_page
     from frugalkd.files.atomic import write_atomic
     from frugalkd.files.opening import named_file
     from frugalkd.files.writing import make_folder
-    from frugalkd.report import collect, headline_of, make_page
 
     found = collect(path)
     page = make_page(found, allowed).encode("utf-8", "replace")
@@ -95,7 +95,7 @@ def report(
 
 
 def _serve(path: Path, port: int, allowed: Allowed, as_json: bool) -> None:
-    from frugalkd.report.watch import Server, Watched
+    from frugalkd.experiments.report.watch import Server, Watched
 
     with Server(Watched(path, allowed), port) as server:
         if as_json:

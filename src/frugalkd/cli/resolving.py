@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from frugalkd.errors import RankError
-from frugalkd.files.parsing import printable
-from frugalkd.launch import rank_and_world
-from frugalkd.recipes.load import (
+from frugalkd.experiments.recipes.load import (
     check_names,
     fetched_names,
     import_paths,
@@ -19,9 +17,11 @@ from frugalkd.recipes.load import (
     override,
     refuse_imports,
 )
+from frugalkd.files.parsing import printable
+from frugalkd.runtime.environment import rank_and_world
 
 if TYPE_CHECKING:
-    from frugalkd.recipes.schema import Recipe
+    from frugalkd.experiments.recipes.schema import Recipe
 
 
 def resolve(
@@ -72,7 +72,7 @@ def fetch_data(recipe: Recipe, download: bool) -> None:
 def print_dry_run(recipe: Recipe, as_json: bool) -> None:
     """The resolved recipe as YAML that can be run again, or as JSON, and what it would import and
     fetch."""
-    from frugalkd.devices import check_threads
+    from frugalkd.runtime.devices import check_threads
 
     check_threads(recipe.threads)
     resolved, paths = recipe.model_dump(mode="json"), import_paths(recipe)

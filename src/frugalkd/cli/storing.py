@@ -24,8 +24,8 @@ from frugalkd.cli.options import (
     TeacherOption,
 )
 from frugalkd.cli.resolving import fetch_data, print_dry_run, resolve
+from frugalkd.cli.show import facts_table, print_command, print_line, stdout
 from frugalkd.errors import RecipeError
-from frugalkd.show import facts_table, print_command, print_line, stdout
 
 if TYPE_CHECKING:
     from frugalkd.teachers.store import Header
@@ -91,7 +91,7 @@ def store(
     if dry_run:
         return print_dry_run(made, as_json)
     fetch_data(made, download)
-    from frugalkd.runs.storing import store as run
+    from frugalkd.experiments.runs.storing import store as run
     from frugalkd.teachers.store import size_text
 
     console = Console(file=sys.stderr, highlight=False)

@@ -25,12 +25,12 @@ from frugalkd.cli.options import (
 )
 from frugalkd.cli.progress import EpochProgress
 from frugalkd.cli.resolving import fetch_data, print_dry_run, resolve
-from frugalkd.launch import started_again
-from frugalkd.modes import MODES
-from frugalkd.show import print_command, stdout, summary_table
+from frugalkd.cli.show import print_command, stdout, summary_table
+from frugalkd.distributed.launch import started_again
+from frugalkd.policies.modes import MODES
 
 if TYPE_CHECKING:
-    from frugalkd.training import Training
+    from frugalkd.training.settings import Training
 
 
 def teach(
@@ -59,7 +59,7 @@ def teach(
     if dry_run:
         return print_dry_run(made, as_json)
     fetch_data(made, download)
-    from frugalkd.runs.execute import teach as run
+    from frugalkd.experiments.runs.execute import teach as run
 
     results = _with_progress(
         f"teach {made.name}",
@@ -140,7 +140,7 @@ def distill(
     if dry_run:
         return print_dry_run(made, as_json)
     fetch_data(made, download)
-    from frugalkd.runs.execute import distill as run
+    from frugalkd.experiments.runs.execute import distill as run
 
     results = _with_progress(
         f"distill {made.name} {made.student.mode or made.student.policy.name}",  # pyright: ignore

@@ -11,9 +11,9 @@ from typing import Annotated
 import typer
 
 from frugalkd.cli.options import DownloadOption, ImportOption, JsonOption, RunArgument
+from frugalkd.cli.show import evaluation_table, facts_table, stdout
 from frugalkd.files.parsing import printable
-from frugalkd.imports import Allowed
-from frugalkd.show import evaluation_table, facts_table, stdout
+from frugalkd.runtime.imports import Allowed
 
 OWN = "own"
 """In the place of a data set's name: the data that the run's folder names."""
@@ -56,7 +56,7 @@ def evaluate(
 
     frugalkd evaluate runs/student --data my-images/ --json
     """
-    from frugalkd.runs.use import evaluate_run
+    from frugalkd.experiments.runs.use import evaluate_run
 
     allowed = Allowed(imports, data == OWN, download)
     measured, what = evaluate_run(run, None if data == OWN else data, allowed)
@@ -107,7 +107,7 @@ def predict(
 
     frugalkd predict runs/student --data my-images/ --out classes.csv
     """
-    from frugalkd.runs.use import predict_to_csv
+    from frugalkd.experiments.runs.use import predict_to_csv
 
     found = predict_to_csv(run, data, out, probabilities, Allowed(imports, download=download))
     rows, failed = len(found.names), len(found.failed)

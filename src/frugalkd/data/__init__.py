@@ -29,7 +29,7 @@ from frugalkd.data.text import TextData
 from frugalkd.data.texts import load_banking77, load_trec6
 from frugalkd.errors import DataError, UnknownName
 from frugalkd.files import StrPath
-from frugalkd.imports import check_options
+from frugalkd.runtime.imports import check_options
 
 DATA: dict[str, Callable[..., Splits]] = {
     "digits": load_digits,

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frugalkd.errors import DataError
-from frugalkd.settings import Settings
+from frugalkd.runtime.settings import Settings
 
 _FIELD = np.uint64(21)  # bits of one offset's draw; the flip takes the top bit
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from frugalkd import draws
 from frugalkd.errors import UnsupportedData
-from frugalkd.policies._policy import Ids
+from frugalkd.policies.policy import Ids
+from frugalkd.runtime import draws
 
 _STREAM = draws.stream("buckets")
 

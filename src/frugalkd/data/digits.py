@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from frugalkd.data.images import ImageData
 from frugalkd.data.splits import Splits
-from frugalkd.draws import order, stream
 from frugalkd.files import StrPath
+from frugalkd.runtime.draws import order, stream
 
 DIGITS_CLASSES = tuple("0123456789")
 DIGITS_MEAN, DIGITS_STD = (0.3051,), (0.3758,)

@@ -22,7 +22,7 @@ from frugalkd.data.hashing import feed, files_digest, leaves, leaves_of_array, s
 from frugalkd.data.protocols import Digested, is_digested, is_view_indexed
 from frugalkd.data.samples import Samples
 from frugalkd.errors import DataError, UnsupportedData
-from frugalkd.failures import blame
+from frugalkd.runtime.failures import blame
 
 _PROBED = 64
 _LEAST = 1 << 10

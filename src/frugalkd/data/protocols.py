@@ -5,6 +5,9 @@ from __future__ import annotations
 import inspect
 from typing import Any, Protocol, TypeGuard, runtime_checkable
 
+from frugalkd.errors import UnsupportedData
+from frugalkd.runtime.failures import blame
+
 
 @runtime_checkable
 class ViewIndexed(Protocol):
@@ -50,18 +53,24 @@ def is_digested(dataset: object) -> TypeGuard[Digested]:
 
 def is_view_indexed(dataset: object) -> TypeGuard[ViewIndexed]:
     """Whether ``dataset`` has ``view(id, view)``; a tensor's ``view`` is another thing."""
-    return isinstance(dataset, ViewIndexed) and _second_parameter(dataset.view) == "view"
+    return _second_parameter(dataset, "view") == "view"
 
 
 def is_batch_indexed(dataset: object) -> TypeGuard[BatchIndexed]:
     """Whether ``dataset`` has ``batch(ids, views)``; a Hugging Face data set's ``batch`` is
     another thing."""
-    return isinstance(dataset, BatchIndexed) and _second_parameter(dataset.batch) == "views"
+    return _second_parameter(dataset, "batch") == "views"
 
 
-def _second_parameter(method: Any) -> str | None:
+def _second_parameter(dataset: object, method: str) -> str | None:
     try:
-        names = list(inspect.signature(method).parameters)
-    except (TypeError, ValueError):  # built-in methods have no signature
+        names = list(inspect.signature(getattr(dataset, method)).parameters)
+    except AttributeError:
         return None
+    except (TypeError, ValueError) as error:
+        if callable(inspect.getattr_static(dataset, method, None)):
+            return None  # a built-in method has no signature
+        blame(error, UnsupportedData, f"data.{method} cannot be read")
+    except Exception as error:
+        blame(error, UnsupportedData, f"data.{method} cannot be read")
     return names[1] if len(names) > 1 else None

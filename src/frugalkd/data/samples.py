@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from frugalkd.data.augmentation import Augmentation, augment
-from frugalkd.draws import hash64, stream
 from frugalkd.errors import DataError
+from frugalkd.runtime.draws import hash64, stream
 
 _STREAM = stream("augmentation")
 

@@ -23,6 +23,7 @@ from torch.utils.data import (
     get_worker_info,
 )
 
+from frugalkd.data.class_names import attribute_of
 from frugalkd.data.probe import data_digest, randomness
 from frugalkd.data.protocols import (
     BatchIndexed,
@@ -31,8 +32,8 @@ from frugalkd.data.protocols import (
     is_view_indexed,
 )
 from frugalkd.errors import DataError, FrugalKDError, SelectionMisuse, UnsupportedData, few
-from frugalkd.failures import blame, is_worker_gone, reason, worker_gone
 from frugalkd.files.parsing import one_line
+from frugalkd.runtime.failures import blame, is_worker_gone, reason, worker_gone
 
 Request = tuple[NDArray[np.int64], NDArray[np.int64]]
 Collate = Callable[[list[Any]], Any]
@@ -77,7 +78,7 @@ class MemorySource(Source):
 
     def __init__(self, dataset: BatchIndexed) -> None:
         self._dataset = dataset
-        self.row_bytes = getattr(dataset, "row_bytes", None)
+        self.row_bytes = attribute_of(dataset, "row_bytes")
         if self.row_bytes is not None and not (
             isinstance(self.row_bytes, int | np.integer) and self.row_bytes > 0
         ):
@@ -104,9 +105,9 @@ class MemorySource(Source):
 class LoaderSource(Source):
     """Batches made sample by sample by torch's DataLoader, in ``num_workers`` processes.
 
-    ``collate`` (default: torch's) gets the list of the samples, without their ids, and must keep
+    ``collate_fn`` (default: torch's) gets the list of the samples, without their ids, and must keep
     all of them, in order. The workers are spawned once, kept between calls, and read ahead; data
-    set and ``collate`` must therefore be picklable. torch's global random stream is not touched;
+    set and ``collate_fn`` must therefore be picklable. torch's global random stream is not touched;
     ``seed`` seeds the workers, for data sets that draw by themselves. One loop at a time may read:
     a new call of ``batches`` ends the one before, which then raises SelectionMisuse.
     """
@@ -114,13 +115,13 @@ class LoaderSource(Source):
     def __init__(
         self,
         dataset: Any,
-        collate: Collate | None = None,
+        collate_fn: Collate | None = None,
         num_workers: int = 0,
         pin_memory: bool = False,
         *,
         seed: int = 0,
     ) -> None:
-        self._read_batch = _ReadBatch(dataset, collate)
+        self._read_batch = _ReadBatch(dataset, collate_fn)
         self._num_workers = num_workers
         self.phase = "wait" if num_workers else "load"
         # Asking for pinned memory where there is no accelerator only brings a warning.
@@ -194,18 +195,18 @@ class LoaderSource(Source):
 def open_source(
     dataset: Any,
     *,
-    collate: Collate | None = None,
+    collate_fn: Collate | None = None,
     num_workers: int = 0,
     pin_memory: bool = False,
     seed: int = 0,
 ) -> Source:
     """The source for a map-style data set: MemorySource where it gives whole batches and there is
-    no ``collate`` of the user's, else LoaderSource. Raises UnsupportedData.
+    no ``collate_fn`` of the user's, else LoaderSource. Raises UnsupportedData.
     """
     check_map_style(dataset)
-    if is_batch_indexed(dataset) and collate is None:
+    if is_batch_indexed(dataset) and collate_fn is None:
         return MemorySource(dataset)
-    return LoaderSource(dataset, collate, num_workers, pin_memory, seed=seed)
+    return LoaderSource(dataset, collate_fn, num_workers, pin_memory, seed=seed)
 
 
 def check_map_style(dataset: Any) -> None:
@@ -253,9 +254,9 @@ class _ReadBatch:
     of one that is raised.
     """
 
-    def __init__(self, dataset: Any, collate: Collate | None) -> None:
+    def __init__(self, dataset: Any, collate_fn: Collate | None) -> None:
         self._dataset, self._by_view = dataset, is_view_indexed(dataset)
-        self._collate, self._own = collate or default_collate, collate is not None
+        self._collate, self._own = collate_fn or default_collate, collate_fn is not None
 
     def __call__(self, rows: list[tuple[int, int]]) -> tuple[NDArray[np.int64], Any] | DataError:
         try:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from frugalkd.data.augmentation import Augmentation
 from frugalkd.data.samples import Pictures, Samples
-from frugalkd.draws import order, stream
 from frugalkd.errors import DataError
+from frugalkd.runtime.draws import order, stream
 
 _SEED = 0  # fixed: the same split in every run, so that runs can be compared
 

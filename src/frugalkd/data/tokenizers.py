@@ -14,7 +14,7 @@ import numpy as np
 from frugalkd.data.text import Tokens
 from frugalkd.errors import DataError, ModelError
 from frugalkd.files.parsing import one_line
-from frugalkd.imports import inside_package
+from frugalkd.runtime.imports import inside_package
 
 WORDS = "words"
 """The tokenizer that needs no files."""

@@ -13,4 +13,4 @@ def path_of(value: StrPath, name: str = "the path") -> Path:
     """``value`` as a Path. Raises SettingError where it is no path."""
     if not isinstance(value, str | PathLike) or "\0" in str(value):
         raise SettingError(f"{name} is no path: give text or a pathlib.Path")
-    return Path(value)
+    return value if isinstance(value, Path) else Path(value)  # its kind says what may be a link

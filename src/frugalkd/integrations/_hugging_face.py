@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from frugalkd.batches import call, inputs_of
+from frugalkd.data.batches import call, inputs_of
 from frugalkd.errors import ModelError, UnsupportedData
 from frugalkd.files import StrPath
 from frugalkd.files.parsing import one_line
@@ -22,8 +22,8 @@ from frugalkd.files.parsing import one_line
 class AsDict:
     """A data collator whose batches are plain dictionaries; picklable where the collator is."""
 
-    def __init__(self, collate: Callable[[list[Any]], Any]):
-        self._collate = collate
+    def __init__(self, collate_fn: Callable[[list[Any]], Any]):
+        self._collate = collate_fn
 
     def __call__(self, samples: list[Any]) -> dict[str, Any]:
         batch = self._collate(samples)

@@ -10,7 +10,7 @@ import transformers
 from frugalkd.errors import RunFolderError
 from frugalkd.files.checkpoint import load_tree, save_tree
 from frugalkd.files.opening import named
-from frugalkd.finite import bad_gradients
+from frugalkd.selection.finite import bad_gradients
 
 STATE = "frugalkd.safetensors"
 """In a checkpoint's folder: the selection's state, no pickle."""

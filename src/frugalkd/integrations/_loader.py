@@ -10,7 +10,7 @@ from torch import Tensor
 from frugalkd.data.source import check_map_style
 from frugalkd.errors import SelectionMisuse
 from frugalkd.integrations._planned import PlannedEpochs, full_batches
-from frugalkd.selection._rows import Join
+from frugalkd.selection.rows import Join
 
 
 class FrugalLoader:
@@ -47,7 +47,7 @@ class FrugalLoader:
         check_map_style(dataset)
         self.dataset, self.batch_size = dataset, batch_size
         self.reading: dict[str, Any] = {
-            "batch_size": batch_size, "collate": collate_fn, "num_workers": num_workers,
+            "batch_size": batch_size, "collate_fn": collate_fn, "num_workers": num_workers,
             "pin_memory": pin_memory, "drop_last": drop_last, "seed": seed,
             "screen_batch": screen_batch, "labels": labels, "join": join,
         }  # fmt: skip

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from frugalkd.errors import SelectionMisuse
 from frugalkd.selection import Batch, Epoch, Selection
-from frugalkd.selection._rows import batches_of
+from frugalkd.selection.rows import batches_of
 
 
 def full_batches(samples: int, size: int, drop_last: bool) -> int:

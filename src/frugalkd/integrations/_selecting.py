@@ -49,7 +49,7 @@ def make_selection(trainer: FrugalMixin) -> Selection:
         model=model,
         batch_size=trainer._train_batch_size,
         seed=args.seed if args.data_seed is None else args.data_seed,
-        collate=AsDict(with_columns),
+        collate_fn=AsDict(with_columns),
         join=Padding(trainer.processing_class),
         num_workers=args.dataloader_num_workers,
         pin_memory=args.dataloader_pin_memory,

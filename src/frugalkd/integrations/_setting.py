@@ -10,20 +10,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from frugalkd.api import check_soft_targets, weights_from
-from frugalkd.checks import check_pair, first_look
-from frugalkd.class_names import class_names
+from frugalkd.data.class_names import class_names
 from frugalkd.data.probe import data_digest
 from frugalkd.errors import DataError
 from frugalkd.files import StrPath
-from frugalkd.identity import this_torch
-from frugalkd.ledger import Ledger
-from frugalkd.modes import ModeName, resolve
+from frugalkd.ledger.ledger import Ledger
+from frugalkd.models.identity import this_torch
 from frugalkd.objectives import KD, Objective
 from frugalkd.policies import Policy, SelfRegulation
+from frugalkd.policies.modes import ModeName, resolve
 from frugalkd.selection import Selection
+from frugalkd.selection.checks import check_first_batch, check_pair
 from frugalkd.teachers import FirstVisitTargets, LiveTeacher, Targets
 from frugalkd.teachers.about import describe
+from frugalkd.training.api import check_soft_targets, weights_from
 
 Ask = Callable[[Any], Tensor]
 
@@ -39,7 +39,7 @@ class Setting:
             :func:`frugalkd.distill`; without an objective and a teacher the loss is not ours.
 
     Raises:
-        SettingError, UnknownName, LedgerError: as :func:`frugalkd.modes.resolve`.
+        SettingError, UnknownName, LedgerError: as :func:`frugalkd.policies.modes.resolve`.
     """
 
     def __init__(
@@ -106,7 +106,8 @@ class Setting:
             targets: :meth:`targets` of the data.
             forward: the model's logits for a batch.
             known_labels: int64 (samples,), for the ledger.
-            reading: more of :class:`Selection`'s arguments, its ``model`` and ``collate`` included.
+            reading: more of :class:`Selection`'s arguments, its ``model`` and ``collate_fn``
+                included.
 
         Raises:
             UnsupportedData, DataError, ModelError, LedgerError, TargetsError: as
@@ -128,9 +129,9 @@ class Setting:
                 f"dropping the last batch leaves nothing of {len(selection.pool)} samples in "
                 f"batches of {rows}: lower the batch size"
             )
-        selection.reader.classes = first_look(
+        selection.reader.classes = check_first_batch(
             reading["model"], data, targets, pool=selection.pool, forward=forward, device=device,
-            collate=reading["collate"],
+            collate_fn=reading["collate_fn"],
         )  # fmt: skip
         ledger.about = {"data": data_digest(data), "policy": str(self.policy)}
         if names := class_names(data):

@@ -16,24 +16,24 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from frugalkd.batches import call, inputs_of
-from frugalkd.checks import labels_of
-from frugalkd.criterion import Criterion
+from frugalkd.data.batches import call, inputs_of
 from frugalkd.errors import ModelError, RunFolderError, SelectionMisuse
 from frugalkd.files import StrPath
-from frugalkd.finite import bad_gradients
 from frugalkd.integrations._loader import FrugalLoader
 from frugalkd.integrations._loops import Schedules, check_trainer, tell_length
 from frugalkd.integrations._planned import PlannedEpochs
 from frugalkd.integrations._setting import Setting
-from frugalkd.ledger import Ledger
-from frugalkd.meters import Meters
-from frugalkd.modes import ModeName
+from frugalkd.ledger.ledger import Ledger
 from frugalkd.objectives import CrossEntropy, Objective
+from frugalkd.objectives.criterion import Criterion
 from frugalkd.policies import Policy, SelfRegulation
-from frugalkd.resuming import check_same_training
+from frugalkd.policies.modes import ModeName
+from frugalkd.runtime.meters import Meters
 from frugalkd.selection import Batch, Selection
+from frugalkd.selection.checks import labels_of
+from frugalkd.selection.finite import bad_gradients
 from frugalkd.teachers import FirstVisitTargets, Targets
+from frugalkd.training.resuming import check_same_training
 
 if TYPE_CHECKING:
     from pytorch_lightning import Callback

@@ -24,8 +24,7 @@ except ImportError as error:
         "this integration needs transformers: pip install 'frugalkd[transformers]'"
     ) from error
 
-from frugalkd.batches import call, inputs_of, run_model
-from frugalkd.criterion import Criterion
+from frugalkd.data.batches import call, inputs_of, run_model
 from frugalkd.data.source import check_map_style
 from frugalkd.errors import ModelError, SelectionMisuse
 from frugalkd.files import StrPath
@@ -38,15 +37,16 @@ from frugalkd.integrations._keeping import LEDGER, Keeper, read_state
 from frugalkd.integrations._planned import Inputs, PlannedEpochs, Step, follow
 from frugalkd.integrations._selecting import make_selection
 from frugalkd.integrations._setting import Setting
-from frugalkd.ledger import Ledger
-from frugalkd.meters import Meters
-from frugalkd.modes import ModeName
+from frugalkd.ledger.ledger import Ledger
 from frugalkd.objectives import CrossEntropy, Objective
+from frugalkd.objectives.criterion import Criterion
 from frugalkd.policies import Policy, SelfRegulation
-from frugalkd.resuming import check_same_training
+from frugalkd.policies.modes import ModeName
+from frugalkd.runtime.meters import Meters
 from frugalkd.selection import Batch, Selection
-from frugalkd.selection._rows import batches_of
+from frugalkd.selection.rows import batches_of
 from frugalkd.teachers import FirstVisitTargets, Targets
+from frugalkd.training.resuming import check_same_training
 
 if TYPE_CHECKING:
     _Trainer = transformers.Trainer

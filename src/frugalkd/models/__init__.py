@@ -12,7 +12,6 @@ from torch import nn
 from frugalkd.errors import ModelError, UnknownName
 from frugalkd.files import StrPath
 from frugalkd.files.parsing import one_line
-from frugalkd.imports import check_options
 from frugalkd.models import resnet
 from frugalkd.models.beginning import PRETRAINED, begin
 from frugalkd.models.fashion import FashionConv
@@ -26,6 +25,7 @@ from frugalkd.models.libraries import (
 from frugalkd.models.mlp import MLP
 from frugalkd.models.origin import name_classes, reorder_classes
 from frugalkd.models.text import TextCNN, TextEncoder
+from frugalkd.runtime.imports import check_options
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "mlp": MLP,
@@ -74,7 +74,7 @@ def build_model(
     num_classes: int,
     in_channels: int,
     image_size: int | tuple[int, int],
-    start: StrPath | None = None,
+    init_weights: StrPath | None = None,
     **options: Any,
 ) -> nn.Module:
     """A new model ``name``, its weights drawn from torch's random stream.
@@ -83,7 +83,7 @@ def build_model(
         name: a key of ``MODELS``, or ``timm/NAME``, ``torchvision/NAME`` (extras of those names).
         num_classes, in_channels: of the pictures.
         image_size: (height, width), or one number for both.
-        start: weights to begin with in place of those drawn: a file, see
+        init_weights: weights to begin with in place of those drawn: a file, see
             :func:`frugalkd.models.beginning.begin`, or ``pretrained``, those that timm or
             torchvision fetch, with a new head.
         options: the model's own, such as ``width``.
@@ -99,14 +99,14 @@ def build_model(
         if value < 1:
             raise ModelError(f"model {name!r} with {what} {value}: give 1 or more")
     if is_of_a_library(name):
-        wanted = Wanted(num_classes, in_channels, (height, width), start == PRETRAINED)
+        wanted = Wanted(num_classes, in_channels, (height, width), init_weights == PRETRAINED)
         model = build_from_library(name, wanted, options)
     else:
         model = _ours(name, num_classes, in_channels, (height, width), options)
-        if start == PRETRAINED:
+        if init_weights == PRETRAINED:
             raise ModelError(f"model {name!r} is ours, and has no pretrained weights: name a file")
-    if start is not None and start != PRETRAINED:
-        begin(model, start)
+    if init_weights is not None and init_weights != PRETRAINED:
+        begin(model, init_weights)
     return model
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from frugalkd.files import StrPath
 from frugalkd.files.weights import read_state, refuse_misfit
-from frugalkd.imports import inside_package
+from frugalkd.runtime.imports import inside_package
 
 PRETRAINED = "pretrained"
 """In place of a file: what the library that has the model offers for it."""

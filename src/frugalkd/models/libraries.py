@@ -57,7 +57,7 @@ def check_of_library(name: str, options: Collection[str]) -> Any:
         if option in _OURS or option.startswith(("pretrained", "weights")):
             raise ModelError(
                 f"model {name!r} takes no option {option!r}: classes and channels are those of the "
-                "data, and weights are named by model.start"
+                "data, and weights are named by model.init_weights"
             )
     try:
         package = import_module(library)
@@ -92,7 +92,7 @@ def build_from_library(name: str, wanted: Wanted, options: Mapping[str, Any]) ->
     except OSError as error:
         raise ModelError(
             f"the pretrained weights of {name!r} cannot be had ({one_line(error)[:200]}): name a "
-            "file that you have with model.start"
+            "file that you have with model.init_weights"
         ) from error
 
 
@@ -134,7 +134,7 @@ def _from_torchvision(
     if wanted.channels != 3:
         raise ModelError(
             f"model {name!r} takes colour pictures, and these have {wanted.channels} channels: "
-            "take one of timm, or give model.sees a mean and std of three numbers each"
+            "take one of timm, or give model.input_transform a mean and std of three numbers each"
         )
     if not wanted.pretrained:
         return models.get_model(model, weights=None, num_classes=wanted.classes, **options)

@@ -9,7 +9,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from frugalkd.class_names import Match, class_names, class_order
+from frugalkd.data.class_names import Match, class_names, class_order
 from frugalkd.data.samples import Pictures
 from frugalkd.data.text import TextData
 from frugalkd.errors import TargetsError

@@ -65,7 +65,7 @@ def take_classifier(student: nn.Module, teacher: nn.Module) -> None:
         raise ModelError(
             f"the teacher's classifier {path} makes {given.out_features} classes of "
             f"{given.in_features} values, the student's {own.out_features} of {own.in_features}: "
-            f"set student.model.reuses to {given.in_features}"
+            f"set student.model.reuse_classifier_dim to {given.in_features}"
         )
     weight, bias = given.weight, given.bias
     bias = torch.zeros_like(own.bias) if bias is None else bias

@@ -1,13 +1,12 @@
 """Objectives: one loss per sample. One file an objective, one line in the registry."""
 
-from frugalkd.objectives._features import FeatureObjective
-from frugalkd.objectives._objective import BatchObjective, Objective
 from frugalkd.objectives.attention_transfer import AttentionTransfer
 from frugalkd.objectives.correlation_congruence import CorrelationCongruence
 from frugalkd.objectives.crd import CRD
 from frugalkd.objectives.cross_entropy import CrossEntropy
 from frugalkd.objectives.dist import DIST
 from frugalkd.objectives.dkd import DKD
+from frugalkd.objectives.features import FeatureObjective
 from frugalkd.objectives.fitnets import FitNets
 from frugalkd.objectives.fsp import FSP
 from frugalkd.objectives.jensen_shannon import JensenShannon
@@ -17,6 +16,7 @@ from frugalkd.objectives.logit_standardisation import LogitStandardisation
 from frugalkd.objectives.mlkd import MLKD
 from frugalkd.objectives.nkd import NKD
 from frugalkd.objectives.nst import NST
+from frugalkd.objectives.objective import BatchObjective, Objective
 from frugalkd.objectives.pkt import PKT
 from frugalkd.objectives.review_kd import ReviewKD
 from frugalkd.objectives.rkd import RKD

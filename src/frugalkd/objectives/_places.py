@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from frugalkd.errors import SettingError
-from frugalkd.features.adapters import resized
-from frugalkd.objectives._seen import Shapes
+from frugalkd.models.features.adapters import resized
+from frugalkd.objectives.seen import Shapes
 
 
 def check_places(shapes: Shapes) -> None:

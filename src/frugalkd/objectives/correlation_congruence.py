@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from frugalkd.fidelity import Fidelity
 from frugalkd.objectives import _numerics as numerics
-from frugalkd.objectives._objective import BatchObjective
+from frugalkd.objectives.objective import BatchObjective
+from frugalkd.teachers.fidelity import Fidelity
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from frugalkd.errors import ModelError, SettingError
-from frugalkd.features import Shape
+from frugalkd.models.features import Shape
 from frugalkd.objectives import _numerics as numerics
-from frugalkd.objectives._features import FeatureObjective, Paths
-from frugalkd.objectives._seen import Seen, Shapes
+from frugalkd.objectives.features import FeatureObjective, Paths
+from frugalkd.objectives.seen import Seen, Shapes
 
 _EPSILON = 1e-7
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from frugalkd.objectives import _numerics as numerics
-from frugalkd.objectives._objective import Objective
+from frugalkd.objectives.objective import Objective
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from frugalkd.fidelity import Fidelity
 from frugalkd.objectives import _numerics as numerics
-from frugalkd.objectives._objective import BatchObjective
+from frugalkd.objectives.objective import BatchObjective
+from frugalkd.teachers.fidelity import Fidelity
 
 _SMALLEST = 1e-8  # a norm that anything is divided by
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from frugalkd.features import Adapter
-from frugalkd.objectives._features import FeatureObjective, Paths
-from frugalkd.objectives._seen import Seen, Shapes
+from frugalkd.models.features import Adapter
+from frugalkd.objectives.features import FeatureObjective, Paths
+from frugalkd.objectives.seen import Seen, Shapes
 
 
 @dataclass(frozen=True)

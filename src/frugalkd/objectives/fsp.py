@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from frugalkd.errors import SettingError
-from frugalkd.features import Adapter
-from frugalkd.objectives._features import FeatureObjective, Paths
+from frugalkd.models.features import Adapter
 from frugalkd.objectives._places import check_maps
-from frugalkd.objectives._seen import Seen, Shapes
+from frugalkd.objectives.features import FeatureObjective, Paths
+from frugalkd.objectives.seen import Seen, Shapes
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from frugalkd.fidelity import Fidelity
 from frugalkd.objectives import _numerics as numerics
-from frugalkd.objectives._objective import Objective
+from frugalkd.objectives.objective import Objective
+from frugalkd.teachers.fidelity import Fidelity
 
 
 @dataclass(frozen=True)

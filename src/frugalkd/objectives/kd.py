@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from frugalkd.objectives import _numerics as numerics
-from frugalkd.objectives._objective import Objective
+from frugalkd.objectives.objective import Objective
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from frugalkd.errors import SettingError
-from frugalkd.fidelity import Fidelity
 from frugalkd.objectives import _numerics as numerics
-from frugalkd.objectives._objective import BatchObjective
+from frugalkd.objectives.objective import BatchObjective
+from frugalkd.teachers.fidelity import Fidelity
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
-from frugalkd.fidelity import Fidelity
 from frugalkd.objectives import _numerics as numerics
-from frugalkd.objectives._objective import Objective
+from frugalkd.objectives.objective import Objective
+from frugalkd.teachers.fidelity import Fidelity
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from frugalkd.objectives import _numerics as numerics
-from frugalkd.objectives._features import FeatureObjective, Paths
 from frugalkd.objectives._places import by_place, check_places
-from frugalkd.objectives._seen import Seen, Shapes
+from frugalkd.objectives.features import FeatureObjective, Paths
+from frugalkd.objectives.seen import Seen, Shapes
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from frugalkd.features import Shape
+from frugalkd.models.features import Shape
 from frugalkd.objectives import _numerics as numerics
-from frugalkd.objectives._features import FeatureObjective, Paths
 from frugalkd.objectives._places import check_maps
-from frugalkd.objectives._seen import Seen, Shapes
+from frugalkd.objectives.features import FeatureObjective, Paths
+from frugalkd.objectives.seen import Seen, Shapes
 
 _LEVELS = (4, 2, 1)
 

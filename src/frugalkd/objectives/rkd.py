@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from frugalkd.objectives import _numerics as numerics
-from frugalkd.objectives._features import FeatureObjective, Paths
-from frugalkd.objectives._seen import Seen
+from frugalkd.objectives.features import FeatureObjective, Paths
+from frugalkd.objectives.seen import Seen
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,9 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from frugalkd.errors import SettingError, nearest
-from frugalkd.fidelity import Fidelity
-from frugalkd.objectives._objective import BatchObjective, Objective, Step
-from frugalkd.settings import Settings
-from frugalkd.training import STRICT
+from frugalkd.objectives.objective import BatchObjective, Objective, Step
+from frugalkd.runtime.settings import STRICT, Settings
+from frugalkd.teachers.fidelity import Fidelity
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Scheduled(BatchObjective):
     """An objective some of whose settings are ramps: its temperature, the weights of its parts.
 
     :func:`scheduled` makes one. A training tells it its progress; in your own loop,
-    ``frugalkd.criterion`` does, or you ask :meth:`at`.
+    ``frugalkd.objectives.criterion`` does, or you ask :meth:`at`.
 
     A temperature that changes asks for soft targets that are good at every temperature.
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from frugalkd.objectives import _numerics as numerics
-from frugalkd.objectives._features import FeatureObjective, Paths
-from frugalkd.objectives._seen import Seen
+from frugalkd.objectives.features import FeatureObjective, Paths
+from frugalkd.objectives.seen import Seen
 
 
 @dataclass(frozen=True)

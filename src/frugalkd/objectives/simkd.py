@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from frugalkd.errors import SettingError
-from frugalkd.objectives._features import FeatureObjective, Paths
-from frugalkd.objectives._seen import Seen, Shapes
+from frugalkd.objectives.features import FeatureObjective, Paths
+from frugalkd.objectives.seen import Seen, Shapes
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,9 @@ class SimKD(FeatureObjective):
 
     *Our reading:* the projector is one linear layer on what the student's classifier got, where the
     authors have three convolutions on maps. It is a part of the student, unlike an adapter, and is
-    put there by ``student.model.reuses: WIDTH`` in a recipe or ``frugalkd.reuse_classifier``, in
-    place of the student's last linear layer; WIDTH is how many values the teacher's takes.
+    put there by ``student.model.reuse_classifier_dim: WIDTH`` in a recipe or
+    ``frugalkd.reuse_classifier``, in place of the student's last linear layer; WIDTH is how many
+    values the teacher's takes.
 
     *Needs:* the teacher's features, of the shape of the student's: ``{name: simkd, student:
     head.projector, teacher: 'head:input'}`` where both models call their last layer ``head``.
@@ -46,7 +47,7 @@ class SimKD(FeatureObjective):
                 raise SettingError(
                     f"the student's feature is of shape {given}, the teacher's of {wanted}: name "
                     "the projector of a student that reuses the teacher's classifier "
-                    "(student.model.reuses)"
+                    "(student.model.reuse_classifier_dim)"
                 )
         return nn.Module()
 

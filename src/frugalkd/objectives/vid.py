@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from frugalkd.errors import SettingError
-from frugalkd.features import Adapter, Shape
-from frugalkd.features.adapters import channels_of
+from frugalkd.models.features import Adapter, Shape
+from frugalkd.models.features.adapters import channels_of
 from frugalkd.objectives import _numerics as numerics
-from frugalkd.objectives._features import FeatureObjective, Paths
-from frugalkd.objectives._seen import Seen, Shapes
+from frugalkd.objectives.features import FeatureObjective, Paths
+from frugalkd.objectives.seen import Seen, Shapes
 
 _LEAST = 1e-5  # of a variance
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from frugalkd.errors import SettingError
-from frugalkd.fidelity import Fidelity
 from frugalkd.objectives import _numerics as numerics
-from frugalkd.objectives._objective import BatchObjective, Objective, Step
+from frugalkd.objectives.objective import BatchObjective, Objective, Step
 from frugalkd.objectives.scheduled import Ramp, value_at
+from frugalkd.teachers.fidelity import Fidelity
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Policies: which samples take part. One file a policy, one line in the registry."""
 
-from frugalkd.policies._policy import Moment, Plan, Policy, Scoring, Ungated
 from frugalkd.policies.all import All
 from frugalkd.policies.el2n import EL2N
 from frugalkd.policies.forgetting import Forgetting
@@ -8,6 +7,7 @@ from frugalkd.policies.ies import InstanceExclusion
 from frugalkd.policies.info_batch import InfoBatch
 from frugalkd.policies.kakurenbo import Kakurenbo
 from frugalkd.policies.pdd import ProgressiveDataDropout
+from frugalkd.policies.policy import EpochContext, Plan, Policy, Scoring, Ungated
 from frugalkd.policies.random_subset import RandomSubset
 from frugalkd.policies.rho_loss import RhoLoss
 from frugalkd.policies.selective_backprop import SelectiveBackprop
@@ -38,11 +38,11 @@ __all__ = [
     "EL2N",
     "POLICIES",
     "All",
+    "EpochContext",
     "Forgetting",
     "InfoBatch",
     "InstanceExclusion",
     "Kakurenbo",
-    "Moment",
     "Plan",
     "Policy",
     "ProgressiveDataDropout",

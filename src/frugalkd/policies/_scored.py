@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from frugalkd import draws
 from frugalkd.errors import SettingError
-from frugalkd.ledger import Ledger
-from frugalkd.policies._keeping import lowest
-from frugalkd.policies._policy import Ids, Moment, Plan, at_sorted
+from frugalkd.ledger.ledger import Ledger
+from frugalkd.policies.keeping import lowest
+from frugalkd.policies.policy import EpochContext, Ids, Plan, at_sorted
+from frugalkd.runtime import draws
 
 
-def highest(ledger: Ledger, pool: Ids, budget: float, at: Moment) -> Plan:
+def highest(ledger: Ledger, pool: Ids, budget: float, at: EpochContext) -> Plan:
     """The same plan in every epoch: of ``pool`` those of the highest score, ``budget`` of all
     samples; ties are drawn from the seed."""
     ties = draws.stream("scored-ties")

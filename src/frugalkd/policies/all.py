@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from frugalkd.ledger import Ledger
-from frugalkd.policies._policy import Ids, Moment, Plan, Ungated
+from frugalkd.ledger.ledger import Ledger
+from frugalkd.policies.policy import EpochContext, Ids, Plan, Ungated
 
 
 @dataclass(frozen=True)
@@ -21,5 +21,5 @@ class All(Ungated):
     def by_sample(self) -> bool:
         return True
 
-    def plan(self, ledger: Ledger, pool: Ids, at: Moment) -> Plan:
+    def plan(self, ledger: Ledger, pool: Ids, at: EpochContext) -> Plan:
         return Plan(pool)

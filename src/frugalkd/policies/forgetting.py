@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from frugalkd.ledger import Ledger
+from frugalkd.ledger.ledger import Ledger
 from frugalkd.policies._budget import check_parts
-from frugalkd.policies._policy import Ids, Moment, Plan, Scoring, Ungated
 from frugalkd.policies._scored import check_scoring, highest
+from frugalkd.policies.policy import EpochContext, Ids, Plan, Scoring, Ungated
 
 
 @dataclass(frozen=True)
@@ -43,5 +43,5 @@ class Forgetting(Ungated):
     def scoring(self) -> Scoring:
         return Scoring("forgetting", self.epochs, self.seeds)
 
-    def plan(self, ledger: Ledger, pool: Ids, at: Moment) -> Plan:
+    def plan(self, ledger: Ledger, pool: Ids, at: EpochContext) -> Plan:
         return highest(ledger, pool, self.budget, at)

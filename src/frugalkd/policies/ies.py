@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frugalkd.errors import SettingError
-from frugalkd.ledger import Ledger
+from frugalkd.ledger.ledger import Ledger
+from frugalkd.ledger.outcome import Outcome
 from frugalkd.policies._budget import check_parts, rows_of
-from frugalkd.policies._keeping import cross_entropy, lowest, stale
-from frugalkd.policies._policy import Ids, Moment, Plan, Ungated, at_sorted
-from frugalkd.verdict import Look
+from frugalkd.policies.keeping import cross_entropy, lowest, stale
+from frugalkd.policies.policy import EpochContext, Ids, Plan, Ungated, at_sorted
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class InstanceExclusion(Ungated):
             ``threshold``.
     """
 
-    looks = True
+    needs_screening = True
 
     threshold: float = 1e-3
     window: int = 3
@@ -66,7 +66,9 @@ class InstanceExclusion(Ungated):
         """The ring of the last second differences, absolute."""
         return [f"bend_{place}" for place in range(self.window)]
 
-    def note(self, look: Look, ids: Ids, ledger: Ledger, at: Moment) -> Mapping[str, NDArray]:
+    def update_columns(
+        self, look: Outcome, ids: Ids, ledger: Ledger, at: EpochContext
+    ) -> Mapping[str, NDArray]:
         looks = ledger["visits"].take(ids)  # before this one
         again = ledger["last_epoch"].take(ids) == at.epoch
         before, slope_before = (ledger[name].take(ids) for name in ("smoothed", "slope"))
@@ -84,7 +86,7 @@ class InstanceExclusion(Ungated):
             },
         }
 
-    def plan(self, ledger: Ledger, pool: Ids, at: Moment) -> Plan:
+    def plan(self, ledger: Ledger, pool: Ids, at: EpochContext) -> Plan:
         unknown = stale(ledger, pool, at)
         if unknown.any():
             return Plan(pool[~unknown], screen=pool[unknown])

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from frugalkd import draws
 from frugalkd.errors import SettingError
-from frugalkd.ledger import Ledger
+from frugalkd.ledger.ledger import Ledger
 from frugalkd.policies._budget import check_parts, full_from, rest_of, rows_of
-from frugalkd.policies._policy import Ids, Moment, Plan, Ungated, at_sorted
+from frugalkd.policies.policy import EpochContext, Ids, Plan, Ungated, at_sorted
+from frugalkd.runtime import draws
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class InfoBatch(Ungated):
     def unbiased(self) -> bool:
         return not self.normalise
 
-    def plan(self, ledger: Ledger, pool: Ids, at: Moment) -> Plan:
+    def plan(self, ledger: Ledger, pool: Ids, at: EpochContext) -> Plan:
         full = full_from(at.epochs, self.anneal * at.epochs, self.budget)
         if at.epoch >= full:
             return Plan(pool, forced=np.ones(len(pool), dtype=bool))
@@ -82,7 +82,7 @@ class InfoBatch(Ungated):
         learned[np.lexsort((at.uniform("infobatch-ties", pool), losses))[:wanted]] = True
         return self._plan(pool, learned, left_out / wanted, at)
 
-    def _plan(self, pool: Ids, learned: np.ndarray, skip: float, at: Moment) -> Plan:
+    def _plan(self, pool: Ids, learned: np.ndarray, skip: float, at: EpochContext) -> Plan:
         """Everything but a part ``skip`` of those ``learned``."""
         well = pool[learned]
         kept = draws.subset(

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frugalkd.errors import SettingError
-from frugalkd.ledger import Ledger
-from frugalkd.policies._keeping import cross_entropy, lowest, stale
-from frugalkd.policies._policy import Ids, Moment, Plan, Ungated, at_sorted
-from frugalkd.verdict import Look
+from frugalkd.ledger.ledger import Ledger
+from frugalkd.ledger.outcome import Outcome
+from frugalkd.policies.keeping import cross_entropy, lowest, stale
+from frugalkd.policies.policy import EpochContext, Ids, Plan, Ungated, at_sorted
 
 DECAY = (1.0, 0.8, 0.6, 0.4)
 """Of the largest part, in the quarters of the training."""
@@ -41,7 +41,7 @@ class Kakurenbo(Ungated):
         confidence: the top softmax probability from which a sample that is right may be hidden.
     """
 
-    looks = True
+    needs_screening = True
 
     fraction: float = 0.3
     confidence: float = 0.7
@@ -56,10 +56,12 @@ class Kakurenbo(Ungated):
     def columns(self) -> Mapping[str, str]:
         return {"cross_entropy": "float32"}
 
-    def note(self, look: Look, ids: Ids, ledger: Ledger, at: Moment) -> Mapping[str, NDArray]:
+    def update_columns(
+        self, look: Outcome, ids: Ids, ledger: Ledger, at: EpochContext
+    ) -> Mapping[str, NDArray]:
         return {"cross_entropy": cross_entropy(look)}
 
-    def plan(self, ledger: Ledger, pool: Ids, at: Moment) -> Plan:
+    def plan(self, ledger: Ledger, pool: Ids, at: EpochContext) -> Plan:
         unknown = stale(ledger, pool, at)
         if unknown.any():
             return Plan(pool[~unknown], screen=pool[unknown])

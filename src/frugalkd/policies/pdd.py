@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from frugalkd.errors import SettingError
-from frugalkd.ledger import Ledger
+from frugalkd.ledger.ledger import Ledger
+from frugalkd.ledger.outcome import Outcome
 from frugalkd.policies._budget import check_parts, full_from, rest_of
-from frugalkd.policies._keeping import lowest_rows, share
-from frugalkd.policies._policy import GateNow, Ids, Mask, Moment, Plan
-from frugalkd.verdict import Look
+from frugalkd.policies.keeping import lowest_rows, share
+from frugalkd.policies.policy import EpochContext, GateNow, Ids, Mask, Plan
 
 
 @dataclass(frozen=True)
@@ -31,29 +31,31 @@ class ProgressiveDataDropout(GateNow):
 
     Attributes:
         threshold: of the label's softmax probability, above 0; above 1 everything takes part.
-        finale: last epochs in which everything takes part, counted as forced.
+        final_full_epochs: last epochs in which everything takes part, counted as forced.
         budget: samples backpropagated, of those that are read; None leaves it to ``threshold``.
     """
 
     threshold: float = 0.3
-    finale: int = 1
+    final_full_epochs: int = 1
     budget: float | None = None
 
     def __post_init__(self) -> None:
         if not self.threshold > 0:
             raise SettingError(f"threshold must be above 0, not {self.threshold}")
-        if self.finale < 0:
-            raise SettingError(f"finale is epochs, 0 or more, not {self.finale}")
+        if self.final_full_epochs < 0:
+            raise SettingError(
+                f"final_full_epochs is epochs, 0 or more, not {self.final_full_epochs}"
+            )
         check_parts(budget=self.budget)
 
-    def plan(self, ledger: Ledger, pool: Ids, at: Moment) -> Plan:
-        if at.epoch >= full_from(at.epochs, self.finale, self.budget):
+    def plan(self, ledger: Ledger, pool: Ids, at: EpochContext) -> Plan:
+        if at.epoch >= full_from(at.epochs, self.final_full_epochs, self.budget):
             return Plan(pool, forced=np.ones(len(pool), dtype=bool))
         return Plan(pool)
 
-    def admit(self, look: Look, ids: Ids, ledger: Ledger, at: Moment) -> Mask:
+    def needs_training(self, look: Outcome, ids: Ids, ledger: Ledger, at: EpochContext) -> Mask:
         if self.budget is None:
             return ~(look.truth >= self.threshold)
-        full = at.epochs - full_from(at.epochs, self.finale, self.budget)
+        full = at.epochs - full_from(at.epochs, self.final_full_epochs, self.budget)
         wanted = share(rest_of(self.budget, at.epochs, full), ids, "pdd-rows", at)
         return lowest_rows(look.truth, wanted)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 
-from frugalkd import draws
 from frugalkd.errors import SettingError
-from frugalkd.ledger import Ledger
-from frugalkd.policies._keeping import balanced
-from frugalkd.policies._policy import Ids, Moment, Plan, Ungated
+from frugalkd.ledger.ledger import Ledger
+from frugalkd.policies.keeping import balanced
+from frugalkd.policies.policy import EpochContext, Ids, Plan, Ungated
+from frugalkd.runtime import draws
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class RandomSubset(Ungated):
             raise SettingError(f"fraction must be in (0, 1], not {self.fraction}")
 
     @property
-    def asks_labels(self) -> bool:
+    def needs_labels(self) -> bool:
         return self.balanced
 
     def at_budget(self, budget: float) -> RandomSubset:
         return replace(self, fraction=budget, counts=None)
 
-    def plan(self, ledger: Ledger, pool: Ids, at: Moment) -> Plan:
+    def plan(self, ledger: Ledger, pool: Ids, at: EpochContext) -> Plan:
         if self.counts is None:
             wanted = round(self.fraction * len(pool))
         else:

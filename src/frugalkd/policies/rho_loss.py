@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from frugalkd.ledger import Ledger
+from frugalkd.ledger.ledger import Ledger
+from frugalkd.ledger.outcome import Outcome
 from frugalkd.policies._budget import check_parts
-from frugalkd.policies._keeping import cross_entropy, lowest_rows, share
-from frugalkd.policies._policy import GateNow, Ids, Mask, Moment, Scoring
 from frugalkd.policies._scored import check_scoring
-from frugalkd.verdict import Look
+from frugalkd.policies.keeping import cross_entropy, lowest_rows, share
+from frugalkd.policies.policy import EpochContext, GateNow, Ids, Mask, Scoring
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,6 @@ class RhoLoss(GateNow):
     def at_budget(self, budget: float) -> RhoLoss:
         return replace(self, keep=budget)
 
-    def admit(self, look: Look, ids: Ids, ledger: Ledger, at: Moment) -> Mask:
+    def needs_training(self, look: Outcome, ids: Ids, ledger: Ledger, at: EpochContext) -> Mask:
         reducible = cross_entropy(look) - ledger["score"][ids]
         return lowest_rows(-reducible, share(self.keep, ids, "rho-loss-rows", at))

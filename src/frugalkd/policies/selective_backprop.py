@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frugalkd.errors import SettingError
-from frugalkd.ledger import Ledger
+from frugalkd.ledger.ledger import Ledger
+from frugalkd.ledger.outcome import Outcome
 from frugalkd.policies._budget import check_parts
-from frugalkd.policies._keeping import cross_entropy, lowest_rows, race, share
-from frugalkd.policies._policy import GateNow, Ids, Mask, Moment
-from frugalkd.verdict import Look
+from frugalkd.policies.keeping import cross_entropy, lowest_rows, race, share
+from frugalkd.policies.policy import EpochContext, GateNow, Ids, Mask
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class SelectiveBackprop(GateNow):
             raise SettingError(f"least must be in [0, 1], not {self.least}")
         check_parts(budget=self.budget)
 
-    def admit(self, look: Look, ids: Ids, ledger: Ledger, at: Moment) -> Mask:
+    def needs_training(self, look: Outcome, ids: Ids, ledger: Ledger, at: EpochContext) -> Mask:
         percentile = _percentile(cross_entropy(look))
         drawn = at.uniform("selective-backprop", ids)
         if self.budget is None:

@@ -11,14 +11,14 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from frugalkd import draws
 from frugalkd.errors import SettingError
-from frugalkd.ledger import NEVER, Ledger
+from frugalkd.ledger.ledger import NEVER, Ledger
+from frugalkd.ledger.outcome import Outcome, fails
 from frugalkd.policies._budget import full_from, rest_of
-from frugalkd.policies._keeping import balanced, lowest
-from frugalkd.policies._policy import Ids, Mask, Moment, Plan, Policy, at_sorted
-from frugalkd.training import STRICT
-from frugalkd.verdict import Look, fails
+from frugalkd.policies.keeping import balanced, lowest
+from frugalkd.policies.policy import EpochContext, Ids, Mask, Plan, Policy, at_sorted
+from frugalkd.runtime import draws
+from frugalkd.runtime.settings import STRICT
 
 
 @dataclass(frozen=True)
@@ -41,16 +41,18 @@ class SelfRegulation(Policy):
         confidence: tau, the top softmax probability from which a correct sample passes (default
             0.9, our reading), in (0, 1].
         when: ``"last-visit"`` or ``"now"``.
-        max_sleep: the longest sleep in epochs, at least 1 (last-visit only).
+        max_skip: the longest sleep in epochs, at least 1 (last-visit only).
         warmup: first epochs in which everything takes part, counted as forced.
-        finale: last epochs in which everything takes part, counted as forced.
+        final_full_epochs: last epochs in which everything takes part, counted as forced.
         budget: the fraction of all samples that takes part in an epoch at the most, and, by waking
             sleepers, at the least; None leaves it to the gate (last-visit only). The epochs of
-            ``finale`` and ``warmup`` are paid from it: as many of them as half of it can pay for.
-        quota: whom a budget keeps: the ``"least-confident"`` of the awake, a ``"random"`` draw, or
-            a ``"class-balanced"`` one, as many of each class as far as there are awake, for classes
-            of very different sizes (the data have to list their labels).
-        pace: how a budget is spent: ``"even"``, as many samples in every epoch; or ``"early"``, as
+            ``final_full_epochs`` and ``warmup`` are paid from it: as many of them as half of it
+            can pay for.
+        budget_rule: whom a budget keeps: the ``"least-confident"`` of the awake, a ``"random"``
+            draw, or a ``"class-balanced"`` one, as many of each class as far as there are awake,
+            for classes of very different sizes (the data have to list their labels).
+        budget_schedule: how a budget is spent: ``"even"``, as many samples in every epoch; or
+            ``"early"``, as
             the gate itself spends: while there is much to learn everybody who is awake takes part,
             as long as half of an even epoch is left for each epoch to come.
         ceiling: what the student can be asked for at the most, as a part of what the teacher knows:
@@ -58,14 +60,15 @@ class SelfRegulation(Policy):
             the teacher's probability of that label)``, so that what the teacher itself is unsure of
             does not stay awake for ever. With the teacher as judge it is of the teacher's top class
             in the label's place. Ours, not the paper's; None is the plain gate.
-        when_all_sleep: what an epoch is in which nobody is awake, once those that were due have
+        when_all_skipped: what an epoch is in which nobody is awake, once those that were due have
             been looked at (last-visit only; a budget wakes somebody in any case). ``"wait"``: an
             epoch of no steps, as cheap as it is, until somebody is due. ``"wake"``: everything
             takes part, counted as forced. ``"stop"``: the training ends here, with the learning
             rate that it has come to.
-        judge: what a look calls correct: the ``"label"``, or the ``"teacher"``'s top class.
-        passing: the chance that a sample that passed takes part all the same, in (0, 1]; it then
-            weighs 1 / passing, so that an epoch's sum of losses is that of all samples in
+        label_source: what a look calls correct: the ``"label"``, or the ``"teacher"``'s top class.
+        keep_probability: the chance that a sample that passed takes part all the same, in (0, 1];
+            it then weighs 1 / keep_probability, so that an epoch's sum of losses is that of all
+            samples in
             expectation: the unbiased gate (last-visit only). Within a budget, the awake and the
             others are drawn apart, each weighing what keeps it unbiased. None: they stay out.
     """
@@ -74,42 +77,47 @@ class SelfRegulation(Policy):
 
     confidence: float = 0.9
     when: Literal["now", "last-visit"] = "last-visit"
-    max_sleep: int = 8
+    max_skip: int = 8
     warmup: int = 0
-    finale: int = 0
+    final_full_epochs: int = 0
     budget: float | None = None
-    quota: Literal["least-confident", "random", "class-balanced"] = "least-confident"
-    pace: Literal["even", "early"] = "even"
+    budget_rule: Literal["least-confident", "random", "class-balanced"] = "least-confident"
+    budget_schedule: Literal["even", "early"] = "even"
     ceiling: float | None = None
-    when_all_sleep: Literal["wait", "wake", "stop"] = "wait"
-    judge: Literal["label", "teacher"] = "label"
-    passing: float | None = None
+    when_all_skipped: Literal["wait", "wake", "stop"] = "wait"
+    label_source: Literal["label", "teacher"] = "label"
+    keep_probability: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.confidence <= 1:
             raise SettingError(f"confidence must be in (0, 1], not {self.confidence}")
-        if not 1 <= self.max_sleep <= 60_000:
-            raise SettingError(f"max_sleep must be in [1, 60000], not {self.max_sleep}")
+        if not 1 <= self.max_skip <= 60_000:
+            raise SettingError(f"max_skip must be in [1, 60000], not {self.max_skip}")
         if self.ceiling is not None and not self.ceiling > 0:
             raise SettingError(f"ceiling must be positive, not {self.ceiling}")
-        if self.warmup < 0 or self.finale < 0:
+        if self.warmup < 0 or self.final_full_epochs < 0:
             raise SettingError(
-                f"warmup and finale are epochs, 0 or more: {self.warmup}, {self.finale}"
+                f"warmup and final_full_epochs are epochs, 0 or more: {self.warmup}, "
+                f"{self.final_full_epochs}"
             )
-        for name, part in (("budget", self.budget), ("passing", self.passing)):
+        for name, part in (("budget", self.budget), ("keep_probability", self.keep_probability)):
             if part is not None and not 0 < part <= 1:
                 raise SettingError(f"{name} must be in (0, 1], not {part}")
-        if self.passing is not None and self.when == "now":
-            raise SettingError("passing is drawn before the epoch: it needs when: last-visit")
+        if self.keep_probability is not None and self.when == "now":
+            raise SettingError(
+                "keep_probability is drawn before the epoch: it needs when: last-visit"
+            )
         if self.budget is not None and self.when == "now":
             raise SettingError("a budget is planned before the epoch: it needs when: last-visit")
-        if self.quota == "class-balanced" and self.passing is not None:
-            raise SettingError("a class-balanced quota favours small classes: passing is unbiased")
-        if self.when_all_sleep != "wait" and self.when == "now":
-            raise SettingError("nobody sleeps under when: now: when_all_sleep is for last-visit")
-        if self.when_all_sleep == "stop" and self.finale:
+        if self.budget_rule == "class-balanced" and self.keep_probability is not None:
             raise SettingError(
-                "a finale may never come where when_all_sleep: stop ends the training"
+                "a class-balanced budget_rule favours small classes: keep_probability is unbiased"
+            )
+        if self.when_all_skipped != "wait" and self.when == "now":
+            raise SettingError("nobody sleeps under when: now: when_all_skipped is for last-visit")
+        if self.when_all_skipped == "stop" and self.final_full_epochs:
+            raise SettingError(
+                "final_full_epochs may never come where when_all_skipped: stop ends the training"
             )
 
     @property
@@ -118,27 +126,27 @@ class SelfRegulation(Policy):
 
     @property
     def unbiased(self) -> bool:
-        return self.passing is not None
+        return self.keep_probability is not None
 
     @property
     def by_sample(self) -> bool:
-        together = self.budget is not None or self.passing is not None
-        return not together and self.when_all_sleep == "wait"
+        together = self.budget is not None or self.keep_probability is not None
+        return not together and self.when_all_skipped == "wait"
 
     @property
-    def asks_labels(self) -> bool:
-        return self.quota == "class-balanced"
+    def needs_labels(self) -> bool:
+        return self.budget_rule == "class-balanced"
 
-    def admit(self, look: Look, ids: Ids, ledger: Ledger, at: Moment) -> Mask:
+    def needs_training(self, look: Outcome, ids: Ids, ledger: Ledger, at: EpochContext) -> Mask:
         if self.ceiling is None:
             return fails(look.confidence, look.correct, self.confidence)
         enough = np.minimum(self.confidence, self.ceiling * ledger["teacher_truth"][ids])
         return ~(look.truth >= enough)
 
-    def sleep(self, streak: NDArray[np.uint8]) -> NDArray[np.int64]:
-        return _sleeps(self.max_sleep)[streak]
+    def skip_epochs(self, streak: NDArray[np.uint8]) -> NDArray[np.int64]:
+        return _sleeps(self.max_skip)[streak]
 
-    def plan(self, ledger: Ledger, pool: Ids, at: Moment) -> Plan:
+    def plan(self, ledger: Ledger, pool: Ids, at: EpochContext) -> Plan:
         first, last = self._gated(at.epochs)
         if not first <= at.epoch < last:
             return Plan(pool, forced=np.ones(len(pool), dtype=bool))
@@ -147,13 +155,13 @@ class SelfRegulation(Policy):
         due = pool[at_sorted(ledger["due"], pool) <= at.epoch]
         passed = at_sorted(ledger["streak"], due) > 0
         awake, screen = due[~passed], due[passed]
-        if not len(due) and self.budget is None and self.when_all_sleep != "wait":
-            if self.when_all_sleep == "stop":
+        if not len(due) and self.budget is None and self.when_all_skipped != "wait":
+            if self.when_all_skipped == "stop":
                 return Plan(awake, stop=True)
             return Plan(pool, forced=np.ones(len(pool), dtype=bool))
         if len(screen):
             return Plan(awake, screen=screen)
-        if self.passing is not None:
+        if self.keep_probability is not None:
             return self._unbiased(ledger, pool, awake, at)
         if self.budget is None:
             return Plan(awake)
@@ -164,18 +172,18 @@ class SelfRegulation(Policy):
 
     def _gated(self, epochs: float) -> tuple[int, float]:
         """The epoch from which on the gate decides, and the one from which on it no longer does."""
-        last = full_from(epochs, self.finale, self.budget)
+        last = full_from(epochs, self.final_full_epochs, self.budget)
         first = self.warmup
         if self.budget is not None:
             first = min(first, math.floor(max(0.0, self.budget * epochs / 2 - (epochs - last))))
         return first, last
 
-    def _quota(self, ledger: Ledger, awake: int, at: Moment) -> int:
+    def _quota(self, ledger: Ledger, awake: int, at: EpochContext) -> int:
         """How many take part in this epoch, where so many are ``awake``."""
         assert self.budget is not None
         first, last = self._gated(at.epochs)
         even = rest_of(self.budget, at.epochs, first + at.epochs - last) * len(ledger)
-        if self.pace == "even":
+        if self.budget_schedule == "even":
             return max(1, round(even))
         remain = last - at.epoch  # epochs, this one included; the last may be a part
         left = even * (last - first) - (at.spent - first * len(ledger))
@@ -183,16 +191,16 @@ class SelfRegulation(Policy):
         # Sleepers are woken up to an even share of what is left: nothing is left at the end.
         return max(1, round(min(max(awake, left / remain), most)))
 
-    def _unbiased(self, ledger: Ledger, pool: Ids, awake: Ids, at: Moment) -> Plan:
+    def _unbiased(self, ledger: Ledger, pool: Ids, awake: Ids, at: EpochContext) -> Plan:
         """The awake, and a draw of the others that weighs for all of them."""
-        assert self.passing is not None
+        assert self.keep_probability is not None
         others = _without(pool, awake)
         if self.budget is None:
-            some, rest = awake, others[at.uniform("passing", others) < self.passing]
-            chance = self.passing
+            some, rest = awake, others[at.uniform("passing", others) < self.keep_probability]
+            chance = self.keep_probability
         else:
             quota = min(self._quota(ledger, len(awake), at), len(pool))
-            drawn = min(round(self.passing * len(others)), quota // 2)
+            drawn = min(round(self.keep_probability * len(others)), quota // 2)
             drawn = min(max(drawn, quota - len(awake)), len(others))
             seed, stream = at.seed, draws.stream("passing")
             some = draws.subset(awake, quota - drawn, seed, stream, at.epoch)
@@ -204,7 +212,7 @@ class SelfRegulation(Policy):
         ids = np.concatenate([some, rest])
         return Plan(ids, weights=weights, forced=np.arange(len(ids)) >= len(some))
 
-    def _within_budget(self, ledger: Ledger, pool: Ids, awake: Ids, at: Moment) -> Plan:
+    def _within_budget(self, ledger: Ledger, pool: Ids, awake: Ids, at: EpochContext) -> Plan:
         """Cut the awake to the quota, or fill it with the sleepers nearest their due epoch."""
         quota = self._quota(ledger, len(awake), at)
 
@@ -215,11 +223,11 @@ class SelfRegulation(Policy):
         def chance(ids: Ids) -> NDArray:
             return at.uniform("quota", ids)
 
-        if len(awake) >= quota and self.quota == "class-balanced":
+        if len(awake) >= quota and self.budget_rule == "class-balanced":
             assert ledger.labels is not None, "the selection sees to it"
             return Plan(balanced(awake, ledger.labels[awake], quota, at, chance))
         if len(awake) >= quota:
-            keys = (confidence, chance) if self.quota == "least-confident" else (chance,)
+            keys = (confidence, chance) if self.budget_rule == "least-confident" else (chance,)
             return Plan(lowest(awake, quota, *keys))
         filler = lowest(
             _without(pool, awake),
@@ -239,10 +247,10 @@ def _without(pool: Ids, awake: Ids) -> Ids:
 
 
 @cache
-def _sleeps(max_sleep: int) -> NDArray[np.int64]:
-    """The sleep after each streak, 0 to 255: none, then 1, 2, 4 ... up to ``max_sleep``."""
+def _sleeps(max_skip: int) -> NDArray[np.int64]:
+    """The sleep after each streak, 0 to 255: none, then 1, 2, 4 ... up to ``max_skip``."""
     doubled = 2 ** np.minimum(np.maximum(np.arange(256), 1) - 1, 16)
-    table = np.minimum(doubled, max_sleep)
+    table = np.minimum(doubled, max_skip)
     table[0] = 0
     table.flags.writeable = False
     return table

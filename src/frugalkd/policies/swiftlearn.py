@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frugalkd.errors import SettingError
-from frugalkd.ledger import Ledger
+from frugalkd.ledger.ledger import Ledger
+from frugalkd.ledger.outcome import Outcome
 from frugalkd.policies._budget import check_parts, rest_of, rows_of
-from frugalkd.policies._keeping import cross_entropy, lowest, race
-from frugalkd.policies._policy import Ids, Moment, Plan, Ungated, at_sorted
-from frugalkd.verdict import Look
+from frugalkd.policies.keeping import cross_entropy, lowest, race
+from frugalkd.policies.policy import EpochContext, Ids, Plan, Ungated, at_sorted
 
 _LEAST = 1e-6
 """What the importance of a sample without any counts as, so that it can be drawn too."""
@@ -43,7 +43,7 @@ class SwiftLearn(Ungated):
             ``fraction``.
     """
 
-    looks = True
+    needs_screening = True
 
     fraction: float = 0.25
     warmup: int = 1
@@ -61,13 +61,15 @@ class SwiftLearn(Ungated):
     def columns(self) -> Mapping[str, str]:
         return {"importance": "float32"}
 
-    def note(self, look: Look, ids: Ids, ledger: Ledger, at: Moment) -> Mapping[str, NDArray]:
+    def update_columns(
+        self, look: Outcome, ids: Ids, ledger: Ledger, at: EpochContext
+    ) -> Mapping[str, NDArray]:
         first = ledger["last_epoch"].take(ids) != at.epoch
         screened = first & (at.epoch == self._refreshed(at))
         importance = ledger["importance"].take(ids)
         return {"importance": np.where(screened, cross_entropy(look), importance)}
 
-    def plan(self, ledger: Ledger, pool: Ids, at: Moment) -> Plan:
+    def plan(self, ledger: Ledger, pool: Ids, at: EpochContext) -> Plan:
         warmup = self._warmup(at)
         if at.epoch < warmup:
             return Plan(pool)
@@ -90,13 +92,13 @@ class SwiftLearn(Ungated):
 
         return Plan(lowest(pool, wanted, keys))
 
-    def _warmup(self, at: Moment) -> int:
+    def _warmup(self, at: EpochContext) -> int:
         """Epochs of the warm-up."""
         if self.budget is None:
             return self.warmup
         return min(self.warmup, int(self.budget * at.epochs / 2 + 1e-9))
 
-    def _refreshed(self, at: Moment) -> int:
+    def _refreshed(self, at: EpochContext) -> int:
         """The epoch of the last refresh; -1 before the first one."""
         first = max(1, self._warmup(at))
         if at.epoch < first:

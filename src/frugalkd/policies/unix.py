@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from frugalkd.ledger import Ledger
+from frugalkd.ledger.ledger import Ledger
+from frugalkd.ledger.outcome import Outcome
 from frugalkd.policies._budget import check_parts
-from frugalkd.policies._keeping import lowest_rows, share
-from frugalkd.policies._policy import GateNow, Ids, Mask, Moment
-from frugalkd.verdict import Look
+from frugalkd.policies.keeping import lowest_rows, share
+from frugalkd.policies.policy import EpochContext, GateNow, Ids, Mask
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Unix(GateNow):
         keep: the part of each look, in (0, 1]. The default is the method's 48 of 64.
     """
 
-    sees_entropy: ClassVar[bool] = True
+    needs_entropy: ClassVar[bool] = True
 
     keep: float = 0.75
 
@@ -40,5 +40,5 @@ class Unix(GateNow):
     def at_budget(self, budget: float) -> Unix:
         return replace(self, keep=budget)
 
-    def admit(self, look: Look, ids: Ids, ledger: Ledger, at: Moment) -> Mask:
+    def needs_training(self, look: Outcome, ids: Ids, ledger: Ledger, at: EpochContext) -> Mask:
         return lowest_rows(-look.entropy, share(self.keep, ids, "unix-rows", at))

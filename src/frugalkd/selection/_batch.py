@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from frugalkd.batches import checked_labels, checked_logits
-from frugalkd.checks import check_batch
+from frugalkd.data.batches import checked_labels, checked_logits
 from frugalkd.data.source import form
 from frugalkd.errors import SelectionMisuse
-from frugalkd.policies._policy import Mask
+from frugalkd.policies.policy import Mask
 from frugalkd.selection._observations import Observations
 from frugalkd.selection._reader import Reader
-from frugalkd.selection._rows import Rows
+from frugalkd.selection.checks import check_batch
+from frugalkd.selection.rows import Rows
 
 
 class Batch:

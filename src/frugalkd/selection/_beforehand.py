@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from frugalkd.checks import labels_of, why_not_label_free
 from frugalkd.data.probe import data_digest, streams_restored
+from frugalkd.distributed.ranks import is_sharded
 from frugalkd.errors import (
     LedgerError,
     SelectionMisuse,
@@ -19,19 +19,19 @@ from frugalkd.errors import (
     TargetsError,
     UnsupportedData,
 )
-from frugalkd.failures import reason
-from frugalkd.ledger import Ledger
+from frugalkd.ledger.ledger import Ledger
 from frugalkd.policies import Policy
-from frugalkd.policies._policy import Ids, why_not_weights
-from frugalkd.ranks import is_sharded
-from frugalkd.selection._reader import Reader, no_top
-from frugalkd.settings import (
+from frugalkd.policies.policy import Ids, why_not_weights
+from frugalkd.runtime.failures import reason
+from frugalkd.runtime.settings import (
     MOST_ROWS,
     MOST_WORKERS,
     check_integer,
     check_number,
     check_types,
 )
+from frugalkd.selection._reader import Reader, no_top
+from frugalkd.selection.checks import labels_of, why_not_label_free
 from frugalkd.teachers import Targets
 
 
@@ -53,17 +53,22 @@ def check_sizes(*, epochs: float, **counts: int) -> None:
         raise SettingError("epochs must be above 0")
     for name, count in counts.items():
         most = MOST_WORKERS if name == "num_workers" else MOST_ROWS
-        check_integer(name, count, 0 if name in ("bucket", "num_workers") else 1, most)
+        check_integer(
+            name, count, 0 if name in ("length_bucket_batches", "num_workers") else 1, most
+        )
 
 
-def check_policy(policy: Policy, *, model: object, accumulate: int) -> None:
+def check_policy(policy: Policy, *, model: object, gradient_accumulation_steps: int) -> None:
     """Raise SelectionMisuse where a policy cannot work with what else was given."""
-    if accumulate < 1 or (accumulate > 1 and policy.when == "now"):
+    if gradient_accumulation_steps < 1 or (
+        gradient_accumulation_steps > 1 and policy.when == "now"
+    ):
         raise SelectionMisuse(
-            f"accumulate must be 1 or more, and 1 under when: now, not {accumulate}: there "
+            f"gradient_accumulation_steps must be 1 or more, and 1 under when: now, not "
+            f"{gradient_accumulation_steps}: there "
             "batches are gathered from the rows that fail, so raise batch_size instead"
         )
-    if model is None and policy.looks:
+    if model is None and policy.needs_screening:
         raise SelectionMisuse(
             f"{type(policy).__name__} looks at samples before training on them: pass "
             "model= to the selection"
@@ -78,7 +83,7 @@ def inputs_to_compare(
     given: dict[str, object] = {"data": data_digest(dataset), **settings}
     if targets is not None:
         # Before a model is cut over the ranks, the training has compared it.
-        cut = any(is_sharded(live.teacher) for live in targets.asks.values())
+        cut = any(is_sharded(live.teacher) for live in targets.live_teachers.values())
         given |= {} if cut else getattr(targets, "about", {})
         given["soft targets"] = (targets.views, targets.temperature)
     if ledger is not None and ledger.epochs:
@@ -148,22 +153,22 @@ def fill(
         SelectionMisuse, SettingError: scores are needed, or are not one number a sample.
     """
     targets = reader.targets
-    if policy.asks_labels:
+    if policy.needs_labels:
         ledger.labels = _classes(dataset)
     if "teacher_truth" in ledger.columns:
         if targets is None:
             raise TargetsError("this policy asks what the teacher knows: pass stored targets")
-        by_teacher = label_free or policy.judge == "teacher"
+        by_teacher = label_free or policy.label_source == "teacher"
         labels = None if by_teacher else _labels(dataset, reader, pool)
         ledger["teacher_truth"][:] = targets.truth(labels)
     if policy.scoring is not None:
         if scores is None:
             raise SelectionMisuse(
                 f"{type(policy).__name__} needs the scores of a scoring run: pass "
-                f"scores=, made by frugalkd.scoring ({policy.scoring.kind!r})"
+                f"scores=, made by frugalkd.experiments.scoring ({policy.scoring.kind!r})"
             )
         ledger["score"][:] = _one_a_sample("scores", scores, len(ledger))
-    if policy.judge == "teacher":
+    if policy.label_source == "teacher":
         if targets is None:
             raise TargetsError("this policy takes the teacher's word: pass targets")
         if not targets.knows_top:

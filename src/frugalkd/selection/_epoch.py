@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from frugalkd.errors import NonFiniteLoss, SelectionMisuse, Stopped
+from frugalkd.ledger.outcome import Outcome
 from frugalkd.policies import Plan
-from frugalkd.policies._policy import Ids, Mask
+from frugalkd.policies.policy import Ids, Mask
 from frugalkd.selection._batch import Batch
 from frugalkd.selection._observations import Observations
-from frugalkd.selection._rows import Rows, batches_of, joined
-from frugalkd.verdict import Look
+from frugalkd.selection.rows import Rows, batches_of, joined
 
 if TYPE_CHECKING:
     from frugalkd.selection._selection import Selection
@@ -48,12 +48,12 @@ class Epoch:
         self._selection, self._reader, self._plan = selection, selection.reader, plan
         self._gated_now = selection.gates_now(plan)
         self._observations = Observations(
-            selection.looks,
+            selection.screening,
             selection.ledger,
             selection.meters,
             selection.ranks,
             epoch=self.index,
-            accumulate=selection.accumulate,
+            gradient_accumulation_steps=selection.gradient_accumulation_steps,
             all_failed=self._gated_now,
         )
         self._deferred = deferred
@@ -91,7 +91,7 @@ class Epoch:
                     f"the batch at epoch {self.index}, step {self._batches} was not observed: call "
                     "batch.observe(logits, labels) once for each batch"
                 )
-            if self._batches % (CHECK_EVERY * self._selection.accumulate) == 0:
+            if self._batches % (CHECK_EVERY * self._selection.gradient_accumulation_steps) == 0:
                 self._observations.read(self._selection.watch)
         self._merge()
         part = self._selection.part
@@ -106,7 +106,7 @@ class Epoch:
     @property
     def step(self) -> int:
         """The optimiser step, from 0, that the batch to come belongs to."""
-        return self._batches // self._selection.accumulate
+        return self._batches // self._selection.gradient_accumulation_steps
 
     @property
     def summary(self) -> dict[str, float]:
@@ -116,7 +116,7 @@ class Epoch:
             "planned": self.planned,
             "screened": self.screened,
             "rows": int(rows),
-            "steps": math.ceil(self._batches / self._selection.accumulate),
+            "steps": math.ceil(self._batches / self._selection.gradient_accumulation_steps),
             **self.counts,
             "mean_weight": weights / rows if rows else 0.0,
             "effective_samples": weights**2 / squares if squares else 0.0,
@@ -198,7 +198,7 @@ class Epoch:
     def _as_planned(self) -> Iterator[Batch]:
         """The plan's own batches, in their order: of each this rank's rows."""
         selection, ranks = self._selection, self._selection.ranks
-        rows, together = selection.batch_size, selection.accumulate
+        rows, together = selection.batch_size, selection.gradient_accumulation_steps
         keep = self.planned
         if ranks.alone:
             if selection.drop_last:
@@ -248,7 +248,7 @@ class Epoch:
             before, self._read = self._read, self._read + len(found.ids)
             with selection.meters.phase("screen"):
                 found, labels = self._reader.with_labels(found)
-                kept = found.where(self._judge(found.ids, selection.looks.look(found, labels)))
+                kept = found.where(self._judge(found.ids, selection.screening.look(found, labels)))
             if len(kept.ids):  # no rows would still be as wide as they were padded
                 self._waiting.append(kept)
             rows += len(kept.ids)
@@ -271,7 +271,7 @@ class Epoch:
         """The same of several ranks: the verdicts of all of them fill one buffer of ids, and each
         reads its rows of a global batch anew. What does not fill one in the end is deferred."""
         selection, reader = self._selection, self._reader
-        looks, ranks, size = selection.looks, selection.ranks, selection.batch_size
+        looks, ranks, size = selection.screening, selection.ranks, selection.batch_size
         whole, ids = size * ranks.world, self._plan.ids
         weight_of = self._weight_of()
         before = max(0, self._read - 1) // whole * whole
@@ -303,10 +303,10 @@ class Epoch:
         weight_of[self._plan.ids] = self._plan.weights
         return weight_of
 
-    def _judge(self, ids: Ids, seen: Look) -> Mask:
+    def _judge(self, ids: Ids, seen: Outcome) -> Mask:
         """A look between two steps: an earlier step that went wrong is reported before it."""
         try:
-            return self._selection.looks.judge(ids, seen, step=self._batches)
+            return self._selection.screening.judge(ids, seen, step=self._batches)
         except NonFiniteLoss:
             self._observations.read()
             raise

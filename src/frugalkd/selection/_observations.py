@@ -10,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import ModelError, NonFiniteLoss, few
-from frugalkd.finite import Watch
-from frugalkd.ledger import Ledger
-from frugalkd.meters import Meters
-from frugalkd.policies._policy import Ids, Mask
-from frugalkd.ranks import Ranks
-from frugalkd.selection._looks import Looks
-from frugalkd.verdict import Look, joined_looks
+from frugalkd.ledger.ledger import Ledger
+from frugalkd.ledger.outcome import Outcome, joined_looks
+from frugalkd.policies.policy import Ids, Mask
+from frugalkd.runtime.meters import Meters
+from frugalkd.selection._screening import Screening
+from frugalkd.selection.finite import Watch
 
 KEEP_LOGITS = 1 << 22
 """Logits that may wait for a look at many batches at once; more of them are looked at before."""
@@ -44,7 +44,7 @@ class _Read(NamedTuple):
     ids: Ids
     forced: Mask
     losses: NDArray[np.float32]
-    seen: Look
+    seen: Outcome
 
 
 class Observations:
@@ -54,19 +54,19 @@ class Observations:
     Args:
         looks, ledger, meters, ranks: of the selection.
         epoch: its number, from 0.
-        accumulate: batches of one optimiser step.
+        gradient_accumulation_steps: batches of one optimiser step.
         all_failed: what is trained on was judged before, and all of it failed (gate-now).
     """
 
     def __init__(
         self,
-        looks: Looks,
+        looks: Screening,
         ledger: Ledger,
         meters: Meters,
         ranks: Ranks,
         *,
         epoch: int,
-        accumulate: int,
+        gradient_accumulation_steps: int,
         all_failed: bool,
     ):
         self.batches = 0
@@ -74,13 +74,17 @@ class Observations:
         self.counts = {"participations": 0, "idle": 0, "forced": 0}
         """Rows that are in the ledger, by what they were there."""
         self._first_pending = 0
-        self._looks, self._ledger, self._meters, self._ranks = looks, ledger, meters, ranks
-        self._epoch, self._accumulate, self._all_failed = epoch, accumulate, all_failed
+        self._screening, self._ledger, self._meters, self._ranks = looks, ledger, meters, ranks
+        self._epoch, self._accumulate, self._all_failed = (
+            epoch,
+            gradient_accumulation_steps,
+            all_failed,
+        )
         self._pending: list[_Trained] = []
         self._steps: list[_Step] = []
         self._unseen: list[tuple[Tensor, Tensor]] = []
         self._kept = 0
-        self._seen: list[Look] = []
+        self._seen: list[Outcome] = []
         self._read: list[_Read] = []
 
     def go_on(self, batches: int, counts: Mapping[str, int]) -> None:
@@ -116,7 +120,7 @@ class Observations:
         """Look at the logits that are kept, all at once, and let go of them; nobody waits."""
         if self._unseen:
             logits, labels = zip(*self._unseen, strict=True)
-            self._seen.append(self._looks.see(torch.cat(logits), torch.cat(labels)))
+            self._seen.append(self._screening.see(torch.cat(logits), torch.cat(labels)))
             self._unseen, self._kept = [], 0
 
     def read(self, watch: Watch | None = None) -> None:
@@ -135,7 +139,7 @@ class Observations:
             looks, self._seen = self._seen, []
             ids = np.concatenate([entry.ids for entry in pending])
             forced = np.concatenate([entry.forced for entry in pending])
-            seen = Look(*(_joined(parts) for parts in zip(*looks, strict=True)))
+            seen = Outcome(*(_joined(parts) for parts in zip(*looks, strict=True)))
             losses = torch.cat([entry.losses for entry in pending]).float().cpu().numpy()
             self._refuse_non_finite([entry.ids for entry in pending], seen.confidence, losses)
             if watch is not None:
@@ -160,7 +164,7 @@ class Observations:
         read, self._read = self._read, []
         ids, forced, losses, seen = zip(*read, strict=True)
         self._enter(
-            *self._looks.told(
+            *self._screening.told(
                 joined_looks(seen),
                 np.concatenate(ids),
                 np.concatenate(forced),
@@ -168,10 +172,10 @@ class Observations:
             )
         )
 
-    def _enter(self, seen: Look, ids: Ids, forced: Mask, losses: NDArray[np.float32]) -> None:
+    def _enter(self, seen: Outcome, ids: Ids, forced: Mask, losses: NDArray[np.float32]) -> None:
         failed = np.ones(len(ids), dtype=bool)
         if not self._all_failed:
-            failed = self._looks.enter(ids, seen, screening=False)
+            failed = self._screening.enter(ids, seen, screening=False)
         participated = failed & ~forced
         self._ledger.trained(ids, participated=participated, forced=forced, losses=losses)
         self.counts["participations"] += int(participated.sum())

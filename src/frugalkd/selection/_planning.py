@@ -8,14 +8,14 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from frugalkd import draws
-from frugalkd.ledger import NEVER, Ledger
-from frugalkd.policies._keeping import lowest
-from frugalkd.policies._policy import Ids, Moment, Plan, Policy
+from frugalkd.ledger.ledger import NEVER, Ledger
+from frugalkd.policies.keeping import lowest
+from frugalkd.policies.policy import EpochContext, Ids, Plan, Policy
+from frugalkd.runtime import draws
 
 
 def in_whole_steps(
-    plan: Plan, ledger: Ledger, pool: Ids, rows: int, policy: Policy, at: Moment
+    plan: Plan, ledger: Ledger, pool: Ids, rows: int, policy: Policy, at: EpochContext
 ) -> tuple[Plan, int]:
     """The plan made a multiple of ``rows`` ids long, and how many ids had to be deferred for that:
     every rank takes as many steps, so none waits for a batch that never comes. (And one rank does
@@ -54,7 +54,7 @@ def in_whole_steps(
     def chance(places: Ids) -> NDArray:
         return at.uniform("deferred", plan.ids[places])
 
-    keys = (confidence, chance) if policy.looks and plan.weights is None else (chance,)
+    keys = (confidence, chance) if policy.needs_screening and plan.weights is None else (chance,)
     kept = lowest(np.arange(planned), planned - planned % rows, *keys)
     parts = {
         name: None if values is None else values[kept]
@@ -63,7 +63,7 @@ def in_whole_steps(
     return replace(plan, ids=plan.ids[kept], **parts), planned - len(kept)
 
 
-def _woken(plan: Plan, others: Ids, wanted: int, ledger: Ledger, at: Moment) -> Plan:
+def _woken(plan: Plan, others: Ids, wanted: int, ledger: Ledger, at: EpochContext) -> Plan:
     """The plan and ``wanted`` of the ``others``, those that are due first."""
     ids = lowest(
         others, wanted, lambda ids: ledger["due"][ids], lambda ids: at.uniform("woken", ids)
@@ -79,7 +79,7 @@ def _woken(plan: Plan, others: Ids, wanted: int, ledger: Ledger, at: Moment) -> 
 
 def ordered(
     plan: Plan,
-    at: Moment,
+    at: EpochContext,
     *,
     samples: int,
     part: float,

@@ -12,14 +12,14 @@ from accelerate.utils import send_to_device
 from numpy.typing import NDArray
 from torch import Tensor
 
-from frugalkd.batches import checked_logits
-from frugalkd.checks import check_batch, check_listed
+from frugalkd.data.batches import checked_logits
 from frugalkd.data.source import Source
 from frugalkd.errors import TargetsError, UnsupportedData, few
-from frugalkd.failures import blame
-from frugalkd.meters import Meters
-from frugalkd.policies._policy import Ids
-from frugalkd.selection._rows import Join, Rows
+from frugalkd.policies.policy import Ids
+from frugalkd.runtime.failures import blame
+from frugalkd.runtime.meters import Meters
+from frugalkd.selection.checks import check_batch, check_listed
+from frugalkd.selection.rows import Join, Rows
 from frugalkd.teachers import Targets
 
 BLOCK_BYTES = 1 << 22

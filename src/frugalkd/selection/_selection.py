@@ -15,26 +15,25 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from frugalkd.batches import call, check_model, inputs_of, labels_by, split
-from frugalkd.checks import check_same_data
+from frugalkd.data.batches import call, check_model, inputs_of, labels_by, split
 from frugalkd.data.bucketing import bucketed, by_length, lengths_of
 from frugalkd.data.probe import digests_kept
 from frugalkd.data.protocols import is_batch_indexed, is_view_indexed
 from frugalkd.data.source import open_source
-from frugalkd.devices import check_device
+from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import (
     FrugalKDWarning,
     RankError,
     SelectionMisuse,
     UnsupportedData,
 )
-from frugalkd.failures import blame
-from frugalkd.finite import Watch
-from frugalkd.ledger import Ledger
-from frugalkd.meters import Meters
-from frugalkd.policies import OURS, All, Moment, Plan, Policy
-from frugalkd.policies._policy import Ids, check_kind, check_plan
-from frugalkd.ranks import Ranks
+from frugalkd.ledger.ledger import Ledger
+from frugalkd.policies import OURS, All, EpochContext, Plan, Policy
+from frugalkd.policies.policy import Ids, check_kind, check_plan
+from frugalkd.runtime.devices import check_device
+from frugalkd.runtime.failures import blame
+from frugalkd.runtime.meters import Meters
+from frugalkd.runtime.settings import check_seed, check_types
 from frugalkd.selection._beforehand import (
     check_label_free,
     check_policy,
@@ -46,11 +45,12 @@ from frugalkd.selection._beforehand import (
     listed_labels,
 )
 from frugalkd.selection._epoch import Epoch
-from frugalkd.selection._looks import Looks
 from frugalkd.selection._planning import in_whole_steps, ordered
 from frugalkd.selection._reader import Reader
-from frugalkd.selection._rows import Join
-from frugalkd.settings import check_seed, check_types
+from frugalkd.selection._screening import Screening
+from frugalkd.selection.checks import check_same_data
+from frugalkd.selection.finite import Watch
+from frugalkd.selection.rows import Join
 from frugalkd.teachers import Targets
 
 _COUNTS = ("samples_backpropagated", "student_forwards", "teacher_queries")
@@ -90,7 +90,8 @@ class Selection:
         seed: of the order and of every draw; the order is a function of (seed, epoch).
         weights: float32 (samples,), or None for 1. Used as they are; a sample of weight 0 never
             takes part.
-        scores: float32 (samples,), for policies that need a scoring run (:mod:`frugalkd.scoring`).
+        scores: float32 (samples,), for policies that need a scoring run
+            (:mod:`frugalkd.experiments.scoring`).
         targets: where soft targets come from, or None.
         model: what is trained. Policies with a gate need it, ``forward`` or not: a look puts it
             into eval mode and back.
@@ -103,11 +104,12 @@ class Selection:
         join: how several batches of data become one, for rows that wait under gate-now; by default
             the data set's own ``join``, or their tensors are concatenated. Where a batch is padded
             to its longest row, say how.
-        bucket: batches whose rows are regrouped by the data set's ``lengths``, see
+        length_bucket_batches: batches whose rows are regrouped by the data set's ``lengths``, see
             :func:`frugalkd.data.bucketing.bucketed`; 0: not.
         drop_last: leave out a last batch that is short.
-        accumulate: batches of one optimiser step: ``batch.reduce`` divides by the rows of all of
-            them, ``batch.ends_step`` says when to step. Not for policies with ``when: now``.
+        gradient_accumulation_steps: batches of one optimiser step: ``batch.reduce`` divides by the
+            rows of all of them, ``batch.ends_step`` says when to step. Not for policies with
+            ``when: now``.
         screen_batch: rows of one batch when sleepers are screened.
         device: where batches go.
         ledger: to go on from; by default a new one.
@@ -143,13 +145,13 @@ class Selection:
         forward: Callable[[Any], Tensor] | None = None,
         labels: Callable[[Any], Tensor | None] | None = None,
         label_free: bool = False,
-        collate: Callable[[list], Any] | None = None,
+        collate_fn: Callable[[list], Any] | None = None,
         join: Join | None = None,
         num_workers: int = 0,
         pin_memory: bool = False,
         drop_last: bool = False,
-        bucket: int = 0,
-        accumulate: int = 1,
+        length_bucket_batches: int = 0,
+        gradient_accumulation_steps: int = 1,
         screen_batch: int = 256,
         device: torch.device | str = "cpu",
         ledger: Ledger | None = None,
@@ -158,8 +160,9 @@ class Selection:
         world: int | None = None,
     ):
         check_sizes(
-            epochs=epochs, batch_size=batch_size, bucket=bucket, accumulate=accumulate,
-            screen_batch=screen_batch, num_workers=num_workers,
+            epochs=epochs, batch_size=batch_size, screen_batch=screen_batch,
+            num_workers=num_workers, gradient_accumulation_steps=gradient_accumulation_steps,
+            length_bucket_batches=length_bucket_batches,
         )  # fmt: skip
         seed, device = check_seed(seed), check_device(device)
         self.policy = All() if policy is None else policy
@@ -167,9 +170,16 @@ class Selection:
         if model is not None:
             check_model(model)
         self.source = open_source(
-            dataset, collate=collate, num_workers=num_workers, pin_memory=pin_memory, seed=seed
+            dataset,
+            collate_fn=collate_fn,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            seed=seed,
         )
-        self.ranks, self.accumulate = Ranks.here(rank, world), accumulate
+        self.ranks, self.gradient_accumulation_steps = (
+            Ranks.here(rank, world),
+            gradient_accumulation_steps,
+        )
         self.ranks.check_alike(
             lambda: inputs_to_compare(
                 dataset,
@@ -182,16 +192,18 @@ class Selection:
                 weights=weights,
                 scores=scores,
                 label_free=label_free,
-                bucket=bucket,
+                length_bucket_batches=length_bucket_batches,
                 drop_last=drop_last,
-                accumulate=accumulate,
+                gradient_accumulation_steps=gradient_accumulation_steps,
                 screen_batch=screen_batch,
             )
         )
         samples = len(dataset)  # pyright: ignore[reportArgumentType]
         if samples == 0:
             raise UnsupportedData("the data set is empty: there is nothing to select from")
-        check_policy(self.policy, model=model, accumulate=accumulate)
+        check_policy(
+            self.policy, model=model, gradient_accumulation_steps=gradient_accumulation_steps
+        )
         self.epochs, self.batch_size, self.seed = float(epochs), batch_size, seed
         self.weights = None if weights is None else checked_weights(weights, samples)
         self.pool: Ids = np.arange(samples)
@@ -202,12 +214,15 @@ class Selection:
         if not self.ranks.alone and len(self.pool) < self.step_rows:
             raise RankError(
                 f"{len(self.pool)} samples are less than a step of {self.ranks.world} ranks with "
-                f"{accumulate} batches of {batch_size} rows each: lower batch_size"
+                f"{gradient_accumulation_steps} batches of {batch_size} rows each: lower batch_size"
             )
         self.targets = targets
         if label_free:
             check_label_free(self.policy, targets)
-        self.bucket, self._lengths = bucket, lengths_of(dataset) if bucket else None
+        self.length_bucket_batches, self._lengths = (
+            length_bucket_batches,
+            lengths_of(dataset) if length_bucket_batches else None,
+        )
         self.drop_last, self.screen_batch = drop_last, screen_batch
         self.ledger = checked_ledger(ledger, self.policy, samples)
         if len(self.ledger) != samples:
@@ -238,7 +253,7 @@ class Selection:
             targets,
             labels=(lambda data: None) if label_free else read_labels,
             listed=None if labels is not None or label_free else listed_labels(dataset),
-            judged_by_teacher=self.policy.judge == "teacher",
+            judged_by_teacher=self.policy.label_source == "teacher",
             join=join or getattr(dataset, "join", None) or concatenate,
             repeats=is_view_indexed(dataset) or is_batch_indexed(dataset),
             views=self._views,
@@ -247,7 +262,7 @@ class Selection:
             meters=self.meters,
         )
         """Reads rows: the loop's batches, and any others."""
-        self.looks = Looks(
+        self.screening = Screening(
             model,
             forward or (lambda data: call(model, inputs_of(data))),
             policy=self.policy,
@@ -366,7 +381,7 @@ class Selection:
     @property
     def step_rows(self) -> int:
         """Rows of an optimiser step, on all ranks together."""
-        return self.ranks.world * self.batch_size * self.accumulate
+        return self.ranks.world * self.batch_size * self.gradient_accumulation_steps
 
     def count_together(self) -> None:
         """Make the meters' counts those of all ranks, which have to call this at the same place."""
@@ -391,8 +406,8 @@ class Selection:
         return min(1.0, self.epochs - self.epoch)
 
     @property
-    def _now(self) -> Moment:
-        return Moment(self.epoch, self.epochs, self.seed, self._spent)
+    def _now(self) -> EpochContext:
+        return EpochContext(self.epoch, self.epochs, self.seed, self._spent)
 
     def _plan(self) -> tuple[Plan, int, int]:
         """The epoch's plan in its order, how many sleepers were screened for it, and how many ids
@@ -426,7 +441,7 @@ class Selection:
                 self.ranks.check_same(f"the plan of epoch {self.epoch}", *given)
             return plan, screened, deferred
 
-    def _planned(self, at: Moment) -> Plan:
+    def _planned(self, at: EpochContext) -> Plan:
         """The policy's plan. Raises SelectionMisuse where it fails, or makes none."""
         try:
             plan = self.policy.plan(self.ledger, self.pool, at)
@@ -457,11 +472,11 @@ class Selection:
         if self._lengths is not None:
             ids = by_length(ids, self._lengths)
         batches = self.reader.read(self.ranks.share(ids), self.screen_batch)
-        self.looks.screen(batches, self.reader, self.stop)
+        self.screening.screen(batches, self.reader, self.stop)
 
     def _regrouped(self, ids: Ids) -> Ids:
         """In batches of rows of like length, where that is asked for."""
         if self._lengths is None:
             return ids
         rows = self.batch_size * self.ranks.world
-        return bucketed(ids, self._lengths, rows, self.bucket, self.seed, self.epoch)
+        return bucketed(ids, self._lengths, rows, self.length_bucket_batches, self.seed, self.epoch)

@@ -8,28 +8,29 @@ import numpy as np
 
 from frugalkd.data.source import form
 from frugalkd.errors import SelectionMisuse, few
-from frugalkd.failures import blame
-from frugalkd.ledger import Ledger
-from frugalkd.policies._policy import Ids, Mask, Moment, Policy
-from frugalkd.verdict import Look
+from frugalkd.ledger.ledger import Ledger
+from frugalkd.ledger.outcome import Outcome
+from frugalkd.policies.policy import EpochContext, Ids, Mask, Policy
+from frugalkd.runtime.failures import blame
 
 
 def enter(
-    policy: Policy, ledger: Ledger, at: Moment, ids: Ids, seen: Look, *, screening: bool
+    policy: Policy, ledger: Ledger, at: EpochContext, ids: Ids, seen: Outcome, *, screening: bool
 ) -> Mask:
-    """Judge a look (arrays) at ``ids``, each of them once, and enter it; returns who failed.
+    """Apply the gate to the outcome (arrays) of ``ids``, without duplicates, and record it in the
+    ledger; returns which rows failed.
 
     Raises:
         SelectionMisuse: a method of the policy fails, or does not give one value a row.
     """
     name = type(policy).__name__
     try:
-        for column, values in policy.note(seen, ids, ledger, at).items():
+        for column, values in policy.update_columns(seen, ids, ledger, at).items():
             ledger[column][ids] = values
-        failed = policy.admit(seen, ids, ledger, at)
+        failed = policy.needs_training(seen, ids, ledger, at)
     except Exception as error:
-        blame(error, SelectionMisuse, f"{name} fails on a look at samples {few(ids.tolist())}")
-    _one_a_row(failed, len(ids), "b", f"{name}.admit")
+        blame(error, SelectionMisuse, f"{name} fails on the outcome of samples {few(ids.tolist())}")
+    _one_a_row(failed, len(ids), "b", f"{name}.needs_training")
     streak = ledger.record(
         ids,
         epoch=at.epoch,
@@ -39,12 +40,13 @@ def enter(
         screening=screening,
     )
     try:
-        asleep = policy.sleep(streak)
+        asleep = policy.skip_epochs(streak)
     except Exception as error:
-        blame(error, SelectionMisuse, f"{name}.sleep fails")
-    _one_a_row(asleep, len(ids), "iu", f"{name}.sleep")
+        blame(error, SelectionMisuse, f"{name}.skip_epochs fails")
+    _one_a_row(asleep, len(ids), "iu", f"{name}.skip_epochs")
     # A screening decides about this very epoch, a training forward about the next.
-    ledger["due"][ids] = np.minimum(at.epoch + asleep + (0 if screening else 1), 65535)
+    epochs = np.minimum(asleep.astype(np.uint64), 65535).astype(np.int64)  # whatever its dtype
+    ledger["due"][ids] = np.minimum(at.epoch + epochs + (0 if screening else 1), 65535)
     return failed
 
 

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from frugalkd.batches import checked_labels, checked_logits
-from frugalkd.checks import check_batch
+from frugalkd.data.batches import checked_labels, checked_logits
 from frugalkd.errors import FrugalKDError, SelectionMisuse
-from frugalkd.settings import check_number
-from frugalkd.verdict import Look, fails
+from frugalkd.ledger.outcome import Outcome, fails
+from frugalkd.runtime.settings import check_number
+from frugalkd.selection.checks import check_batch
 
 
 @torch.no_grad()
-def look(logits: Tensor, labels: Tensor, *, entropy: bool = False) -> Look:
+def look(logits: Tensor, labels: Tensor, *, entropy: bool = False) -> Outcome:
     """A look at ``logits`` (rows, classes) against ``labels`` int64 (rows,).
 
     In float32 whatever the precision of the logits, and without a device synchronisation.
@@ -30,7 +30,7 @@ def look(logits: Tensor, labels: Tensor, *, entropy: bool = False) -> Look:
     # The logits' own argmax: the softmax rounds close logits to a tie.
     truth = probabilities.gather(1, labels.unsqueeze(1)).squeeze(1)
     spread = torch.special.entr(probabilities).sum(dim=1) if entropy else None
-    return Look(probabilities.amax(dim=1), logits.argmax(dim=1) == labels, truth, spread)
+    return Outcome(probabilities.amax(dim=1), logits.argmax(dim=1) == labels, truth, spread)
 
 
 def gate(logits: Tensor, labels: Tensor, tau: float = 0.9) -> Tensor:

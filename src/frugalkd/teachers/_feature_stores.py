@@ -8,10 +8,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from frugalkd.errors import ModelError, TargetsError
-from frugalkd.features import Shape, find_paths
-from frugalkd.teachers._targets import NO_FEATURES
+from frugalkd.models.features import Shape, find_paths
 from frugalkd.teachers.encodings.values import Values
 from frugalkd.teachers.store import FILE, Header, Store
+from frugalkd.teachers.targets import NO_FEATURES
 
 FOLDER = "features"
 """Of a store's folder, where its features are."""

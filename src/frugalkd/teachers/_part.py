@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from frugalkd.errors import TargetsError
-from frugalkd.features import Shape
 from frugalkd.files.lock import FILE as LOCK
 from frugalkd.files.lock import Lock
-from frugalkd.policies._policy import Ids
+from frugalkd.models.features import Shape
+from frugalkd.policies.policy import Ids
 from frugalkd.teachers._feature_stores import shape_of
 from frugalkd.teachers.store import FILE, Header, Store, create_store
 

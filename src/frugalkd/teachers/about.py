@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from torch import nn
 from torch.utils.data import Dataset
 
-from frugalkd.class_names import class_names, class_order, names_text
+from frugalkd.data.class_names import class_names, class_order, names_text
 from frugalkd.data.samples import Pictures
 from frugalkd.data.source import data_digest
 from frugalkd.data.text import TextData
 from frugalkd.errors import FrugalKDWarning, TargetsError
-from frugalkd.identity import differences, identity, this_torch
+from frugalkd.models.identity import differences, identity, this_torch
 from frugalkd.models.origin import origin_of
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 
 def describe(teacher: nn.Module | None, dataset: Dataset) -> dict[str, str]:
-    """The identity of the teacher (:func:`frugalkd.identity.identity`), and of the data: digest and
-    augmentation; where they have some, normalisation, tokenizer and class names."""
+    """The identity of the teacher (:func:`frugalkd.models.identity.identity`), and of the data:
+    digest and augmentation; where they have some, normalisation, tokenizer and class names."""
     augmentation = getattr(dataset, "augmentation", None)
     about = {
         **({} if teacher is None else identity(teacher)),

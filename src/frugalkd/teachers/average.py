@@ -8,8 +8,8 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from frugalkd.ema import DECAY, EMA
 from frugalkd.errors import TargetsError
+from frugalkd.teachers.ema import DECAY, EMA
 from frugalkd.teachers.live import LiveTeacher
 
 
@@ -24,7 +24,7 @@ class EMATeacher(LiveTeacher):
 
     Args:
         student: the model that is trained; a copy of it is made, where it is.
-        decay: of :class:`~frugalkd.ema.EMA`, in [0, 1).
+        decay: of :class:`~frugalkd.teachers.ema.EMA`, in [0, 1).
         forward, precision, channels_last: as of ``LiveTeacher``.
 
     Attributes:

@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from frugalkd.batches import refuse_not_finite, rows_of
+from frugalkd.data.batches import refuse_not_finite, rows_of
 from frugalkd.data.bucketing import by_length, lengths_of
 from frugalkd.data.source import Collate, check_map_style, open_source, randomness
-from frugalkd.devices import check_device
+from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import TargetsError, UnsupportedData, few
-from frugalkd.failures import memory_for
-from frugalkd.features import Shape, feature_paths, find_paths
-from frugalkd.policies._policy import Ids
-from frugalkd.ranks import Ranks
-from frugalkd.settings import check_integer
+from frugalkd.models.features import Shape, feature_paths, find_paths
+from frugalkd.policies.policy import Ids
+from frugalkd.runtime.devices import check_device
+from frugalkd.runtime.failures import memory_for
+from frugalkd.runtime.settings import check_integer
 from frugalkd.teachers._feature_stores import feature_folder, feature_header
 from frugalkd.teachers._part import Announce, Opening, Part
 from frugalkd.teachers.about import describe_asking
@@ -198,7 +198,7 @@ def fill(
     ids: Ids | None = None,
     batch_size: int = 256,
     device: torch.device | str = "cpu",
-    collate: Collate | None = None,
+    collate_fn: Collate | None = None,
     listener: Callable[[int, int], None] | None = None,
     kept: Callable[[], None] | None = None,
 ) -> None:
@@ -227,7 +227,7 @@ def fill(
     asked = filler.live.queries
     advice = "lower batch_size, or ask on another device (device: cpu)"
     with (
-        open_source(dataset, collate=collate) as source,
+        open_source(dataset, collate_fn=collate_fn) as source,
         memory_for(f"asking the teacher about batches of {batch_size}", advice),
     ):
         for (block, views), data in zip(requests, source.batches(requests), strict=True):

@@ -13,15 +13,15 @@ from torch.utils.data import Dataset
 from frugalkd.errors import TargetsError
 from frugalkd.files import StrPath
 from frugalkd.files.opening import named
-from frugalkd.policies._policy import Ids
-from frugalkd.settings import check_integer, check_types
-from frugalkd.teachers._targets import Targets
+from frugalkd.policies.policy import Ids
+from frugalkd.runtime.settings import check_integer, check_types
 from frugalkd.teachers.about import check_about
 from frugalkd.teachers.encodings import Dense, Encoding
 from frugalkd.teachers.filling import Announce, Filler, Layout
 from frugalkd.teachers.live import LiveTeacher
 from frugalkd.teachers.store import Store
 from frugalkd.teachers.stored import on_device
+from frugalkd.teachers.targets import Targets
 
 
 class FirstVisitTargets(Targets):
@@ -72,7 +72,7 @@ class FirstVisitTargets(Targets):
         return self._live.seconds - self._spent_before
 
     @property
-    def asks(self) -> Mapping[str, LiveTeacher]:
+    def live_teachers(self) -> Mapping[str, LiveTeacher]:
         return {"teacher": self._live}
 
     @property

@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from frugalkd.batches import call, check_model, inputs_of, run_model
-from frugalkd.devices import PRECISIONS, autocast
+from frugalkd.data.batches import call, check_model, inputs_of, run_model
 from frugalkd.errors import SettingError, TargetsError
-from frugalkd.features import Features, Shape, Taps, probe_features
-from frugalkd.identity import identity
-from frugalkd.looking import looking
-from frugalkd.policies._policy import Ids
-from frugalkd.teachers._targets import Targets
+from frugalkd.models.features import Features, Shape, Taps, probe_features
+from frugalkd.models.identity import identity
+from frugalkd.models.inference import inference_mode
+from frugalkd.policies.policy import Ids
+from frugalkd.runtime.devices import PRECISIONS, autocast
 from frugalkd.teachers.about import check_origin
+from frugalkd.teachers.targets import Targets
 
 
 class LiveTeacher(Targets):
@@ -77,7 +77,7 @@ class LiveTeacher(Targets):
         check_origin(self.teacher, dataset)
 
     @property
-    def asks(self) -> Mapping[str, LiveTeacher]:
+    def live_teachers(self) -> Mapping[str, LiveTeacher]:
         return {"teacher": self}
 
     def fetch(self, ids: Ids, views: Ids, data: Any) -> Tensor:
@@ -100,7 +100,7 @@ class LiveTeacher(Targets):
     def look(self, data: Any, ids: Ids | None = None) -> Tensor:
         """The teacher's logits float32 for a batch (of the samples ``ids``), in eval mode; not
         counted as a query. Raises ModelError."""
-        with looking(self.teacher), self.asking():
+        with inference_mode(self.teacher), self.asking():
             return run_model(self._forward, data, ids, "the teacher").float()
 
     def classes(self, data: Any) -> int | None:

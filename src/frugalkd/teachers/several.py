@@ -11,14 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from frugalkd import draws
-from frugalkd.batches import split
+from frugalkd.data.batches import split
 from frugalkd.errors import TargetsError, UnknownName
-from frugalkd.features import Features, Shape
-from frugalkd.fidelity import Fidelity
-from frugalkd.policies._policy import Ids
-from frugalkd.settings import check_seed, check_types
-from frugalkd.teachers._targets import Targets
+from frugalkd.models.features import Features, Shape
+from frugalkd.policies.policy import Ids
+from frugalkd.runtime import draws
+from frugalkd.runtime.settings import check_seed, check_types
 from frugalkd.teachers.combining import (
     Combine,
     confidence_shares,
@@ -26,8 +24,10 @@ from frugalkd.teachers.combining import (
     mean_softmax,
     shares_of,
 )
+from frugalkd.teachers.fidelity import Fidelity
 from frugalkd.teachers.live import LiveTeacher
 from frugalkd.teachers.stored import StoredTargets
+from frugalkd.teachers.targets import Targets
 
 NOT_TOGETHER = (
     "several teachers have no features in common: take an objective that reads logits, or one "
@@ -222,8 +222,12 @@ class SeveralTeachers(Targets):
     # What they cost, and what they are.
 
     @property
-    def asks(self) -> Mapping[str, LiveTeacher]:
-        return {name: live for name, each in self.teachers.items() for live in each.asks.values()}
+    def live_teachers(self) -> Mapping[str, LiveTeacher]:
+        return {
+            name: live
+            for name, each in self.teachers.items()
+            for live in each.live_teachers.values()
+        }
 
     @property
     def queries_of(self) -> Mapping[str, int]:

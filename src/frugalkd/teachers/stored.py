@@ -14,22 +14,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from frugalkd.class_names import Match, class_names, class_order, names_from, names_text
+from frugalkd.data.class_names import Match, class_names, class_order, names_from, names_text
 from frugalkd.data.source import Collate
+from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import TargetsError
-from frugalkd.features import Features, Shape
 from frugalkd.files import StrPath
 from frugalkd.files.opening import named
-from frugalkd.policies._policy import Ids
-from frugalkd.ranks import Ranks
-from frugalkd.settings import check_integer, check_types
+from frugalkd.models.features import Features, Shape
+from frugalkd.policies.policy import Ids
+from frugalkd.runtime.settings import check_integer, check_types
 from frugalkd.teachers._feature_stores import FeatureStores, shape_of
-from frugalkd.teachers._targets import Targets
 from frugalkd.teachers.about import check_about
 from frugalkd.teachers.encodings import Dense, Encoding
 from frugalkd.teachers.filling import Announce, Filler, Layout, fill, shards_of
 from frugalkd.teachers.live import LiveTeacher
 from frugalkd.teachers.store import Store
+from frugalkd.teachers.targets import Targets
 
 _CHUNK = 4096
 
@@ -78,7 +78,7 @@ class StoredTargets(Targets):
         ids: Ids | None = None,
         batch_size: int = 256,
         device: torch.device | str = "cpu",
-        collate: Collate | None = None,
+        collate_fn: Collate | None = None,
         announce: Announce | None = None,
         listener: Callable[[int, int], None] | None = None,
         kept: Callable[[], None] | None = None,
@@ -114,7 +114,7 @@ class StoredTargets(Targets):
                 return cls.fill(
                     teacher, dataset, nameless, views=views, encoding=encoding,
                     features=features, ids=ids, batch_size=batch_size, device=device,
-                    collate=collate, announce=announce, listener=listener, kept=kept,
+                    collate_fn=collate_fn, announce=announce, listener=listener, kept=kept,
                 )  # fmt: skip
         live = teacher if isinstance(teacher, LiveTeacher) else LiveTeacher(teacher)
         queries, seconds = live.queries, live.seconds
@@ -127,8 +127,8 @@ class StoredTargets(Targets):
         filler = Filler(live, dataset, folder, layout, write=write, wait=True, announce=announce)
         try:
             fill(
-                filler, dataset, ids=ids, batch_size=batch_size, device=device, collate=collate,
-                listener=listener, kept=kept,
+                filler, dataset, ids=ids, batch_size=batch_size, device=device,
+                collate_fn=collate_fn, listener=listener, kept=kept,
             )  # fmt: skip
         finally:
             filler.close()

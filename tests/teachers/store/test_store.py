@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from frugalkd.errors import FrugalKDError, FrugalKDWarning, TargetsError
+from frugalkd.errors import FrugalKDError, FrugalKDWarning, PathRefused, TargetsError
 from frugalkd.teachers.encodings import Dense, Sampled
 from frugalkd.teachers.store import Header, Store, create_store, size_text
 
@@ -98,7 +98,7 @@ def test_a_folder_with_something_else_is_refused_and_a_half_made_one_is_made_ane
     with pytest.raises(TargetsError, match="is not empty and holds no store"):
         create_store(tmp_path / "else", HEADER)
     (tmp_path / "file").write_text("x")
-    with pytest.raises(TargetsError, match="cannot keep soft targets"):
+    with pytest.raises(PathRefused, match="is a file, not a folder"):
         create_store(tmp_path / "file", HEADER)
 
 

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from frugalkd.fidelity import Fidelity
-from frugalkd.settings import Settings
+from frugalkd.runtime.settings import Settings
+from frugalkd.teachers.fidelity import Fidelity
 
 _LOWEST = float(np.finfo(np.float16).min)
 _SMALLEST = float(np.finfo(np.float16).smallest_subnormal)

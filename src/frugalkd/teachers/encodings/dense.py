@@ -8,8 +8,8 @@ from typing import Any, Literal, final
 import numpy as np
 from numpy.typing import NDArray
 
-from frugalkd.fidelity import Fidelity
 from frugalkd.teachers.encodings._encoding import Encoding, Ids, Logits, halved
+from frugalkd.teachers.fidelity import Fidelity
 
 
 @final

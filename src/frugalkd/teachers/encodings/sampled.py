@@ -8,10 +8,10 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from frugalkd import draws
 from frugalkd.errors import TargetsError
-from frugalkd.fidelity import Fidelity
+from frugalkd.runtime import draws
 from frugalkd.teachers.encodings._encoding import Encoding, Ids, Logits, class_dtype
+from frugalkd.teachers.fidelity import Fidelity
 
 _NOTHING = 1e-30  # stands for the probability 0: e**-69 times its logarithm is nothing
 _STREAM = draws.stream("sampled soft targets")

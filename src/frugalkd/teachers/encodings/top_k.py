@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frugalkd.errors import TargetsError
-from frugalkd.fidelity import Fidelity
 from frugalkd.teachers.encodings._encoding import Encoding, Ids, Logits, class_dtype, halved
+from frugalkd.teachers.fidelity import Fidelity
 
 _NOTHING = 1e-30  # stands for the probability 0, so that logarithms stay finite
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frugalkd.errors import TargetsError
-from frugalkd.fidelity import Fidelity
 from frugalkd.teachers.encodings._encoding import Encoding, Ids, Logits
+from frugalkd.teachers.fidelity import Fidelity
 
 _LARGEST = float(np.finfo(np.float16).max)
 

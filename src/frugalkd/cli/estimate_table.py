@@ -1,0 +1,123 @@
+"""An estimate on a terminal of 80 columns."""
+
+from __future__ import annotations
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from frugalkd.cli.show import Rows
+from frugalkd.experiments.estimate.arithmetic import students_text
+from frugalkd.experiments.estimate.result import Estimate, ModeEstimate, Range
+from frugalkd.files.parsing import printable
+from frugalkd.teachers.store import size_text
+
+
+def estimate_view(result: Estimate) -> RenderableType:
+    """The verdict, the modes, what rows cost, when things are paid, and what to doubt."""
+    colour = "green" if result.pays else "yellow"
+    head = f"{result.recipe}: {result.samples:,} samples, {result.epochs:g} epochs"
+    parts: list[RenderableType] = [
+        Text(printable(head), "bold"),
+        Text(printable(result.verdict), colour),
+        _modes(result),
+        _costs(result),
+    ]
+    parts += [Text(printable(f"warning: {line}"), "yellow") for line in result.warnings]
+    return Group(*parts)
+
+
+def _modes(result: Estimate) -> Table:
+    table = Rows(box=SIMPLE_HEAD, padding=0)
+    table.add_column("mode", no_wrap=True)
+    heads = ("samples\n%", "forwards\n%", "a\nstudent", "of\nvanilla %", "filling", "disk")
+    for name in heads:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in result.modes:
+        table.add_row(*_mode(row))
+    return table
+
+
+def _mode(row: ModeEstimate) -> list[str]:
+    stored = row.targets == "stored"
+    return [
+        f"{row.mode}, {row.targets}" if row.mode == "vanilla" else row.mode,
+        ("~" if row.rough else "") + _range(row.kept, 100),
+        f"{100 * row.forwards.point:.0f}",
+        clock(row.seconds.point),
+        _range(row.of_vanilla, 100),
+        clock(row.fill_seconds) if stored else "-",
+        size_text(row.disk_bytes) if stored else "-",
+    ]
+
+
+def _range(value: Range, scale: float) -> str:
+    point, low, high = (f"{scale * v:.0f}" for v in (value.point, value.low, value.high))
+    return point if low == high else f"{point} ({low}-{high})"
+
+
+def _costs(result: Estimate) -> Table:
+    table = Rows(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    costs, teacher, paid = result.costs, result.teacher, result.break_even
+    if costs.ask:
+        table.add_row(
+            "teacher : student",
+            f"r = {result.r_time:.1f} by time, {result.r_flops:.1f} by FLOPs (forward : forward); "
+            f"{result.teacher_per_step_time:.2f} and {result.teacher_per_step_flops:.2f} of a "
+            "student's step",
+        )
+    table.add_row(
+        "a row",
+        f"step {_micro(costs.step)}, screening {_micro(costs.screen)}"
+        + (f"; teacher live {_micro(costs.ask)}, into a store {_micro(costs.fill)}" if costs.ask
+           else ""),
+    )  # fmt: skip
+    source = "forecast"
+    if teacher.folder_seconds is not None:
+        source = f"by its folder's counts; it took {clock(teacher.folder_seconds)}"
+    table.add_row(
+        "teacher's training",
+        f"conventional {clock(teacher.conventional)}; self-regulated "
+        f"{_clocks(teacher.self_regulated)} ({source})",
+    )
+    if paid.store is not None or paid.store_mode is not None:
+        table.add_row(
+            "store paid after",
+            f"{students_text(paid.store)} of vanilla, {students_text(paid.store_mode)} of "
+            f"{result.verdict_mode}",
+        )
+    table.add_row(
+        "ledger paid after",
+        f"{students_text(paid.ledger_trained_anyway)} where a teacher is trained anyway, "
+        f"{students_text(paid.ledger)} where not; against regulated, which needs none: "
+        f"{students_text(paid.ledger_over_regulated)}",
+    )
+    pilot = result.pilot
+    smaller = f" and {pilot.small_rows:,}" if pilot.small_rows else ""
+    table.add_row(
+        "pilot",
+        f"{pilot.seconds:.0f} s; miniatures of {pilot.rows:,}{smaller} samples, {pilot.epochs} "
+        f"epochs; spread of step times {100 * pilot.spread:.0f} %; {result.device}, "
+        f"threads: {result.threads}",
+    )
+    return table
+
+
+def clock(seconds: float) -> str:
+    """``4.2 s``, ``3.1 min``, ``5.0 h``."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _clocks(value: Range) -> str:
+    if value.low == value.high:
+        return clock(value.point)
+    return f"{clock(value.point)} ({clock(value.low)} to {clock(value.high)})"
+
+
+def _micro(seconds: float) -> str:
+    return f"{1e6 * seconds:.0f} µs" if seconds < 0.01 else f"{1e3 * seconds:.0f} ms"

@@ -1,0 +1,90 @@
+"""Processes that a launcher started to do one thing together: torchrun, accelerate launch, mpirun.
+
+What it tells them in the environment becomes torch's process group, through Accelerate. No torch
+until that is asked for: the command line reads the environment too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import TYPE_CHECKING
+
+from frugalkd.files.parsing import one_line
+from frugalkd.runtime.environment import rank_and_world
+
+if TYPE_CHECKING:
+    from frugalkd.distributed.ranks import Ranks
+
+_RESTARTS = "TORCHELASTIC_RESTART_COUNT"
+
+
+def started_again() -> bool:
+    """Whether torchrun started these processes anew after one of them had failed."""
+    return os.environ.get(_RESTARTS, "0") != "0"
+
+
+@contextmanager
+def quiet_unless_first() -> Iterator[None]:
+    """Inside, only the first of several processes prints; the others would say the same."""
+    if rank_and_world()[0] == 0:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
+
+
+@contextmanager
+def ranks_of(device: str, threads: int) -> Iterator[Ranks]:
+    """This process among those of its launcher, who meet here and may part at the end.
+
+    Args:
+        device: that they train on, by name: ``cpu`` ranks speak through gloo, others through what
+            Accelerate chooses for them.
+        threads: of torch, in each of them.
+
+    Raises:
+        ModelError: the device is not here.
+        RecipeError: too many threads for this machine.
+        RankError: torch cannot make a group of them.
+    """
+    from torch import distributed
+
+    from frugalkd.distributed.ranks import Ranks
+    from frugalkd.errors import RankError
+    from frugalkd.runtime.devices import resolve_device, use_threads
+
+    use_threads(threads)
+    _, world = rank_and_world()
+    if world == 1 or distributed.is_initialized():  # alone, or a group of the caller's
+        yield Ranks.here()
+        return
+    from accelerate import PartialState
+
+    # Else Accelerate chooses, with a warning.
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    on_cpu = resolve_device(device).type == "cpu"
+    try:
+        if started_again():
+            _meet_anew("gloo" if on_cpu else None)
+        PartialState(cpu=on_cpu)
+    except (RuntimeError, ValueError) as error:
+        reason = one_line(error)
+        raise RankError(f"the {world} processes of this launch cannot meet: {reason}") from None
+    use_threads(threads)
+    try:
+        yield Ranks.here()
+    finally:
+        distributed.destroy_process_group()
+
+
+def _meet_anew(backend: str | None) -> None:
+    """Make torch's process group where there was one before: torchrun's agent keeps the addresses
+    of processes that are gone, and who meets there might call them."""
+    from torch import distributed
+    from torch.distributed.rendezvous import rendezvous
+
+    store, rank, world = next(rendezvous("env://"))
+    store = distributed.distributed_c10d.PrefixStore(f"restart-{os.environ[_RESTARTS]}", store)
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=world)

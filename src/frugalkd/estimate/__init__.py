@@ -1,6 +1,0 @@
-"""Before any training: what selection will pay on a model pair, from a pilot of seconds."""
-
-from frugalkd.estimate.result import Estimate, ModeEstimate, Range
-from frugalkd.estimate.run import estimate
-
-__all__ = ["Estimate", "ModeEstimate", "Range", "estimate"]

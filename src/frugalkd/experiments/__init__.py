@@ -1,0 +1,1 @@
+"""Recipes, run folders, comparisons and reports: what runs and compares trainings."""

@@ -1,0 +1,282 @@
+"""Recipes from YAML: by name or path, with overrides, and errors of one line that name the field.
+
+Listing and printing recipes does not import torch; validating one does (its registries need it).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from frugalkd.errors import (
+    AccessRefused,
+    FrugalKDError,
+    ImportRefused,
+    RecipeError,
+    UnknownName,
+    few,
+    nearest,
+    refuse_schema,
+)
+from frugalkd.experiments.recipes.overrides import apply, parse
+from frugalkd.experiments.recipes.strict_yaml import load_yaml
+from frugalkd.files import StrPath
+from frugalkd.files.parsing import one_line
+
+if TYPE_CHECKING:
+    from frugalkd.experiments.recipes.schema import Data, Recipe
+    from frugalkd.experiments.recipes.sections import Model, NamedOrPath
+
+SCHEMA = 1
+"""Of recipes: a recipe may say ``schema: 1``, and is taken to where it says nothing."""
+
+LARGEST = 1 << 17
+"""Bytes of a recipe's file: PyYAML takes up to a kilobyte, and some 20 µs, for every other one."""
+
+
+def recipe_names() -> list[str]:
+    """The shipped recipes, sorted."""
+    found = (item.name for item in files("frugalkd.experiments.recipes").iterdir())
+    return sorted(name.removesuffix(".yaml") for name in found if name.endswith(".yaml"))
+
+
+def recipe_text(name: str) -> str:
+    """The YAML of a shipped recipe, or of a file. Raises UnknownName, RecipeError."""
+    if name in recipe_names():
+        return (
+            files("frugalkd.experiments.recipes")
+            .joinpath(f"{name}.yaml")
+            .read_text(encoding="utf-8")
+        )
+    path = Path(name)
+    if path.is_dir():
+        raise RecipeError(f"{name} is a folder: a recipe is a YAML file, or a name of ours")
+    looks_like_file = path.suffix != "" or len(path.parts) > 1
+    beside = [str(file) for file in path.parent.glob("*.yaml")]
+    if not looks_like_file and not path.is_file():
+        raise UnknownName("recipe", name, [*recipe_names(), *beside])
+    try:
+        with open(path, "rb") as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise RecipeError(f"{name} is not a recipe: it is larger than {LARGEST} bytes")
+        return content.decode("utf-8")
+    except OSError as error:
+        hint = "write one from 'frugalkd recipes show digits'"
+        hint = nearest(name, beside) if beside else hint
+        raise RecipeError(f"cannot read recipe {name}: {error.strerror}; {hint}") from None
+    except UnicodeDecodeError:
+        raise RecipeError(f"{name} is not a recipe: it is not UTF-8 text") from None
+
+
+def load_recipe(name_or_path: StrPath, overrides: Sequence[str] = ()) -> Recipe:
+    """A validated recipe: a shipped name or a YAML file, with ``section.key=value`` overrides.
+
+    Raises:
+        UnknownName, RecipeError: one line that names the field and the nearest allowed names.
+    """
+    name_or_path = os.fspath(name_or_path)
+    raw = load_yaml(recipe_text(name_or_path), name_or_path)
+    if not isinstance(raw, dict):
+        raise RecipeError(f"{name_or_path} is not a recipe: it holds no 'key: value' lines")
+    again = "write it anew from 'frugalkd recipes show digits'"
+    refuse_schema(raw.pop("schema", SCHEMA), SCHEMA, f"recipe {name_or_path}", RecipeError, again)
+    recipe = _validated(raw, f"recipe {name_or_path}: ")
+    settings = dict(parse(setting) for setting in overrides)
+    return override(recipe, settings) if settings else recipe
+
+
+def override(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
+    """A copy of ``recipe`` with ``settings``, dotted key -> value; a mapping replaces a section.
+
+    A new ``name`` (or ``path``) of a policy, an objective or a model starts from its own defaults:
+    the settings of the old one go away. Raises RecipeError.
+    """
+    raw = recipe.model_dump(mode="json")
+    apply(raw, settings)
+    return _validated(raw, "")
+
+
+def check_names(recipe: Recipe) -> None:
+    """Refuse, before anything is trained, what the schema alone cannot see: unknown models and
+    data sets, options that they do not take, malformed import paths. Nothing of the user's is
+    imported.
+
+    Raises:
+        RecipeError: one line that names the field.
+    """
+    from frugalkd.data import check_data
+    from frugalkd.models import check_model
+
+    for name, role in (("teacher", recipe.teacher), ("student", recipe.student)):
+        for path in role.objective.imports:
+            _check_path(f"{name}.objective", path)
+    _check_spec("data", recipe.data, check_data)
+    _check_spec("teacher.model", recipe.teacher.model, check_model)
+    _check_spec("student.model", recipe.student.model, check_model)
+    for model in _models_of_several(recipe):
+        _check_spec("student.teachers.of: model", model, check_model)
+
+
+def check_variants(recipe: Recipe, arms: Collection[str]) -> None:
+    """:func:`check_names` for the recipe's teachers, and for those of its own arms that ``arms``
+    names, as a comparison makes them.
+
+    Raises:
+        RecipeError: one line that names the teacher or the arm, and the field.
+    """
+    for name, settings in recipe.teachers.items():
+        _check_variant(f"teachers.{name}", recipe, settings)
+    for name, arm in recipe.arms.items():
+        if name in arms:
+            _check_variant(f"arms.{name}.set", recipe, arm.set)
+
+
+def import_paths(recipe: Recipe) -> list[str]:
+    """The import paths that ``recipe`` names, its teachers and arms included, in order. Nothing
+    else that is read can make a run import anything."""
+    variants = _variants(recipe)
+    specs = [spec for one in variants for spec in (one.data, *_models(one))]
+    paths = [spec.path for spec in specs if spec.path is not None]
+    for one in variants:
+        paths += [*one.teacher.objective.imports, *one.student.objective.imports]
+    return list(dict.fromkeys(paths))
+
+
+def fetched_names(recipe: Recipe) -> list[str]:
+    """What ``recipe`` names that would be fetched from a network, its teachers and arms included:
+    data sets, tokenizers and models on the Hugging Face hub, pretrained weights of a library.
+    Nothing else makes a run fetch anything, except for what it imports.
+    """
+    from frugalkd.data.tokenizers import is_on_hub
+    from frugalkd.models.beginning import PRETRAINED
+
+    found = []
+    for one in _variants(recipe):
+        found += fetched_data(one.data)
+        for model in _models(one):
+            if model.init_weights == PRETRAINED:
+                found.append(f"the pretrained weights of {model.name}")
+            path = model.options.get("path") if model.name == "text-encoder" else None
+            if isinstance(path, str) and is_on_hub(path):
+                found.append(f"the model {path}")
+    return list(dict.fromkeys(found))
+
+
+def fetched_data(spec: Data) -> list[str]:
+    """As :func:`fetched_names`, of the data alone."""
+    from frugalkd.data import hugging_face, tokenizers
+
+    if spec.name is None:
+        return []
+    found, path, tokenizer = [], spec.options.get("path"), spec.options.get("tokenizer")
+    if spec.name == "hugging-face" and isinstance(path, str):
+        found += [f"the data set {path}"] if hugging_face.is_on_hub(path, spec.root) else []
+    if isinstance(tokenizer, str) and tokenizers.is_on_hub(tokenizer):
+        found.append(f"the tokenizer {tokenizer}")
+    return found
+
+
+def refuse_imports(recipe: Recipe, *, download: bool = False) -> None:
+    """For a recipe from elsewhere.
+
+    Raises:
+        ImportRefused: it names import paths; they are listed.
+        AccessRefused: it names what would be fetched from a network, and ``download`` is off.
+    """
+    paths = import_paths(recipe)
+    if paths:
+        raise ImportRefused(
+            f"recipe {recipe.name} would import {', '.join(paths)}, and --no-import refuses that"
+        )
+    names = [] if download else fetched_names(recipe)
+    if names:
+        raise AccessRefused(
+            f"recipe {recipe.name} would fetch {', '.join(names)}, and --no-import refuses that: "
+            "allow it with --download"
+        )
+
+
+def _variants(recipe: Recipe) -> list[Recipe]:
+    """The recipe, and with what its teachers and arms set."""
+    variants = [recipe]
+    for settings in (*recipe.teachers.values(), *(arm.set for arm in recipe.arms.values())):
+        try:
+            variants.append(override(recipe, settings))
+        except RecipeError:  # cannot be made, and so does nothing
+            continue
+    return variants
+
+
+def _models(recipe: Recipe) -> list[Model]:
+    """All models that a recipe names, without its teachers and arms."""
+    return [recipe.teacher.model, recipe.student.model, *_models_of_several(recipe)]
+
+
+def _models_of_several(recipe: Recipe) -> list[Model]:
+    """Those that the recipe's several teachers name."""
+    several = recipe.student.teachers
+    each = () if several is None else several.of.values()
+    return [one.model for one in each if one.model is not None]
+
+
+def _check_variant(where: str, recipe: Recipe, settings: Mapping[str, Any]) -> None:
+    try:
+        check_names(override(recipe, settings))
+    except RecipeError as error:
+        raise RecipeError(f"{where}: {error}") from None
+
+
+def _check_spec(
+    field: str, spec: NamedOrPath, check: Callable[[str, Collection[str]], None]
+) -> None:
+    """``check`` is the registry's own, of a name and its options."""
+    if spec.path is not None:
+        return _check_path(field, spec.path)
+    assert spec.name is not None
+    try:
+        check(spec.name, spec.options)
+    except UnknownName as error:
+        raise RecipeError(f"{field}.name: {error}") from None
+    except FrugalKDError as error:
+        raise RecipeError(f"{field}: {error}") from None
+
+
+def _check_path(field: str, path: str) -> None:
+    """Raises RecipeError where the import path ``path`` has another form."""
+    module, colon, name = path.partition(":")
+    if not colon or not all(part.isidentifier() for part in f"{module}.{name}".split(".")):
+        raise RecipeError(f"{field}.path is {path[:100]!r}: write package.module:Name")
+
+
+def _validated(raw: dict[str, Any], where: str) -> Recipe:
+    """``raw`` as a recipe; ``where`` stands in front of an error."""
+    from pydantic import ValidationError
+
+    from frugalkd.experiments.recipes.explain import explain
+    from frugalkd.experiments.recipes.schema import Recipe
+
+    try:
+        recipe = Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise RecipeError(f"{where}{explain(error, raw, Recipe)}") from None
+    if wrong := list(_no_numbers(raw, recipe.model_dump(mode="json"), "")):
+        raise RecipeError(f"{where}{few(wrong, '; ')}")
+    return recipe
+
+
+def _no_numbers(raw: Any, made: Any, field: str) -> Iterator[str]:
+    """What is wrong with values of ``raw`` that ``made``, the recipe as pydantic makes it, has
+    numbers for: pydantic takes true for 1, and text. (Its strict mode takes no list for a tuple.)
+    """
+    if isinstance(raw, Mapping) and isinstance(made, Mapping):
+        for key in raw:
+            yield from _no_numbers(raw[key], made.get(key), f"{field}.{key}".strip("."))
+    elif isinstance(raw, list | tuple) and isinstance(made, list):
+        for place, (one, other) in enumerate(zip(raw, made, strict=False)):
+            yield from _no_numbers(one, other, f"{field}.{place}")
+    elif isinstance(raw, bool | str) and type(made) in (int, float):
+        yield f"{field} is {one_line(repr(raw), 40)}: it should be a number"

@@ -1,0 +1,157 @@
+"""The samples at both ends, read from the data at the time that the page is made."""
+
+from __future__ import annotations
+
+import base64
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frugalkd.errors import FrugalKDError, RunFolderError
+from frugalkd.experiments.report.shapes import LedgerSummary
+from frugalkd.experiments.report.text import short
+from frugalkd.files.parsing import one_line
+from frugalkd.runtime.imports import Allowed
+
+NOTHING = Allowed()
+LARGEST = 1_000_000
+"""Bytes of a page's pictures and texts."""
+
+_SIZES = (96, 64, 48, 32, 16)
+_TEXT = 280
+"""Signs of a text: what is read at a glance, and 48 of them are far from the largest size."""
+
+Pictures = Callable[[LedgerSummary], dict[int, tuple[str, str]] | str]
+"""For the samples at both ends of a summary: id -> (picture as a data URL, text), one of both
+empty; or the reason why none can be shown."""
+
+
+def pictures_of(recipe: dict[str, Any], allowed: Allowed = NOTHING) -> Pictures:
+    """Shows samples of the data that ``recipe``, as resolved, names, where ``allowed`` says so.
+    Whatever goes wrong is a reason, not an error."""
+
+    def show(summary: LedgerSummary) -> dict[int, tuple[str, str]] | str:
+        from frugalkd.data import data_digest
+        from frugalkd.experiments.runs.material import data_of_run
+
+        ids = list(dict.fromkeys(sample.id for sample in (*summary.most, *summary.least)))
+        try:
+            data: Any = data_of_run(recipe, "the recipe", allowed).train
+        except RunFolderError:
+            return "the recipe is of another version of frugalkd"
+        except FrugalKDError as error:
+            return one_line(error, 300)
+        try:
+            if len(data) != summary.samples or (summary.data and data_digest(data) != summary.data):
+                return "the data here are not those that the ledger is of"
+            return _shown(data, ids)
+        except Exception as error:  # what a data set of somebody's own raises is anything
+            return f"the data cannot be read: {one_line(error, 200)}"
+
+    return show
+
+
+def _shown(data: Any, ids: Sequence[int]) -> dict[int, tuple[str, str]] | str:
+    samples = _samples(data, ids)
+    texts = {
+        id: ("", short(" ".join(sample.split()), _TEXT).strip())
+        for id, sample in samples.items()
+        if isinstance(sample, str)
+    }
+    pixels = {id: sample for id, sample in samples.items() if isinstance(sample, np.ndarray)}
+    if len(texts) == len(ids):
+        return texts
+    if len(pixels) < len(ids):
+        return "they are neither pictures nor texts"
+    for size in _SIZES:
+        urls = {id: _data_url(_within(picture, size)) for id, picture in pixels.items()}
+        if sum(map(len, urls.values())) <= LARGEST:
+            return {id: (url, "") for id, url in urls.items()}
+    return "they are too large"
+
+
+_Sample = NDArray[np.uint8] | str | None
+"""Pixels uint8 (height, width, 1 or 3), a text, or neither."""
+
+
+def _samples(data: Any, ids: Sequence[int]) -> dict[int, _Sample]:
+    from frugalkd.data import TextData
+
+    texts = data.texts(ids) if isinstance(data, TextData) else None
+    if texts is not None:
+        return dict(zip(ids, texts, strict=True))
+    return {id: _sample(data, id) for id in ids}
+
+
+def _sample(data: Any, id: int) -> _Sample:
+    from frugalkd.data import Pictures
+
+    if isinstance(data, Pictures):
+        return _channels_last(data.pixels(data.rows([id]))[0].numpy())
+    found = data[id]
+    while isinstance(found, (tuple, list)) and found:
+        found = found[0]
+    if isinstance(found, dict):
+        found = next((found[key] for key in ("text", "sentence", "image") if key in found), None)
+    if isinstance(found, str):
+        return found
+    if found is None:
+        return None
+    pixels = np.asarray(found)
+    match pixels.shape:
+        case (1 | 3, _, _):
+            return _channels_last(_stretched(pixels))
+        case (_, _, 1 | 3):
+            return _stretched(pixels)
+        case (height, width) if min(height, width) >= 4:
+            return _stretched(pixels)[..., None]
+    return None
+
+
+def _channels_last(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(pixels[:3] if len(pixels) >= 3 else pixels[:1]).transpose(1, 2, 0)
+
+
+def _stretched(pixels: NDArray) -> NDArray[np.uint8]:
+    """From black to white, whatever the data were normalised to."""
+    if pixels.dtype == np.uint8:
+        return pixels
+    values = np.nan_to_num(pixels.astype(np.float64))
+    low, span = values.min(), float(np.ptp(values))
+    return np.round(255 * (values - low) / (span or 1.0)).astype(np.uint8)
+
+
+def _within(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """No side longer than ``size``: a whole number of pixels is averaged into one."""
+    step = -(-max(pixels.shape[:2]) // size)
+    if step == 1:
+        return pixels
+    height, width = (max(side // step, 1) for side in pixels.shape[:2])
+    whole = pixels[: height * step, : width * step]
+    if whole.shape[:2] != (height * step, width * step):  # a side shorter than one step
+        return pixels[::step, ::step]
+    blocks = whole.reshape(height, step, width, step, -1)
+    return blocks.mean(axis=(1, 3)).round().astype(np.uint8)
+
+
+def _data_url(pixels: NDArray[np.uint8]) -> str:
+    return "data:image/png;base64," + base64.b64encode(png(pixels)).decode()
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """uint8 (height, width, 1 or 3) as a PNG: Pillow is not among what frugalkd needs."""
+    height, width, channels = pixels.shape
+    rows = np.zeros((height, 1 + width * channels), dtype=np.uint8)  # 0: a row without a filter
+    rows[:, 1:] = pixels.reshape(height, -1)
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + check
+
+    header = struct.pack(">IIBBBBB", width, height, 8, {1: 0, 3: 2}[channels], 0, 0, 0)
+    body = chunk(b"IDAT", zlib.compress(rows.tobytes(), 9))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + body + chunk(b"IEND", b"")

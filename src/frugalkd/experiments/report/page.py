@@ -1,0 +1,121 @@
+"""A page from plain data: one HTML file that needs no other, and no network."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+import frugalkd
+from frugalkd.errors import ReportError
+from frugalkd.experiments.report.blocks import Figure, Page
+from frugalkd.experiments.report.comparison_sections import comparison_page
+from frugalkd.experiments.report.gallery import NOTHING, pictures_of
+from frugalkd.experiments.report.headline import headline, run_headline
+from frugalkd.experiments.report.run_sections import run_page
+from frugalkd.experiments.report.shapes import Comparison, Run
+from frugalkd.experiments.report.text import in_a_terminal
+from frugalkd.runtime.imports import Allowed
+
+LARGEST = 4_000_000
+"""Bytes of a page."""
+
+
+def make_page(
+    content: Comparison | Run, allowed: Allowed = NOTHING, *, watched: bool = False
+) -> str:
+    """The page of a comparison or of a run, as HTML.
+
+    Args:
+        content: what :func:`frugalkd.experiments.report.collect` found.
+        allowed: what the gallery may read, fetch and import.
+        watched: it asks the server that it comes from whether it has changed
+            (:mod:`frugalkd.experiments.report.watch`).
+
+    Raises:
+        ReportError: it would be larger than ``LARGEST`` bytes.
+    """
+    pictures = pictures_of(content.recipe, allowed)
+    if isinstance(content, Comparison):
+        html = render(comparison_page(content, pictures), watched)
+    else:
+        html = render(run_page(content, pictures), watched)
+    size = len(html.encode("utf-8", "replace"))
+    if size > LARGEST:
+        raise ReportError(
+            f"the page would be {size / 1e6:.1f} MB, more than {LARGEST / 1e6:g}: "
+            "compare fewer arms in one folder"
+        )
+    return html
+
+
+def headline_of(content: Comparison | Run) -> str:
+    """What the page says in one sentence, as a terminal shows it."""
+    said = headline(content) if isinstance(content, Comparison) else run_headline(content)
+    return in_a_terminal(said)
+
+
+def render(page: Page, watched: bool = False) -> str:
+    """The HTML of a page."""
+    script, style = _own("report.js"), _own("report.css")
+    watch = _own("watch.js") if watched else ""
+    blocks = [block for section in page.sections for block in section.blocks]
+    figures = {block.name: block.plot for block in blocks if isinstance(block, Figure)}
+    packed, plotly_hash = _plotly()
+    asks = f"connect-src 'self'; script-src {_hash(watch)}" if watched else "script-src"
+    return _template().render(
+        page=page,
+        style=Markup(style),
+        script=Markup(script),
+        figures=Markup(json_in_html(figures)),
+        plotly=Markup(packed),
+        watch=Markup(watch),
+        policy=f"default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; "
+        f"{asks} {_hash(script)} {plotly_hash}; base-uri 'none'; form-action 'none'",
+        version=frugalkd.__version__,
+    )  # fmt: skip
+
+
+def json_in_html(value: Any) -> str:
+    """JSON that nothing in it can end: what means something to HTML is escaped, as JSON can."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text
+
+
+@cache
+def _template() -> Any:
+    environment = Environment(
+        loader=PackageLoader("frugalkd.experiments", "report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    return environment.get_template("template.html.j2")
+
+
+def _own(name: str) -> str:
+    return files("frugalkd.experiments.report").joinpath(name).read_text(encoding="utf-8")
+
+
+@cache
+def _plotly() -> tuple[str, str]:
+    """plotly.js as the plotly package brings it, gzipped in base64, and its hash for the page's
+    policy, which lets nothing else run."""
+    content = files("plotly").joinpath("package_data", "plotly.min.js").read_bytes()
+    packed = gzip.compress(content, compresslevel=9, mtime=0)
+    return base64.b64encode(packed).decode("ascii"), _hash(content.decode("utf-8"))
+
+
+def _hash(script: str) -> str:
+    digest = hashlib.sha256(script.encode("utf-8")).digest()
+    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"

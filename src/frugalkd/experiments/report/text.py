@@ -1,0 +1,71 @@
+"""Numbers and names as a reader sees them."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from frugalkd.experiments.report.shapes import Spread
+from frugalkd.files.parsing import printable
+
+NOTHING = "–"
+_SPACE = "\u00a0"
+_ISOLATE, _END = "\u2068", "\u2069"
+_NAME = 60
+
+
+def percent(fraction: float | None, digits: int = 1) -> str:
+    """``0.123`` as ``12.3 %``, with a space that does not break."""
+    return NOTHING if fraction is None else f"{100 * fraction:.{digits}f}{_SPACE}%"
+
+
+def number(value: float | None, digits: int = 0) -> str:
+    """With commas between thousands."""
+    return NOTHING if value is None else f"{value:,.{digits}f}"
+
+
+def seconds(value: float | None) -> str:
+    """Seconds, to a digit that can be read: ``0.42 s``, ``53 s``, ``2 h 5 min``."""
+    if value is None:
+        return NOTHING
+    if value < 9.95:
+        return f"{value:.2g}{_SPACE}s"
+    if value < 600:
+        return f"{value:.0f}{_SPACE}s"
+    minutes = round(value / 60)
+    if minutes < 120:
+        return f"{minutes}{_SPACE}min"
+    return f"{minutes // 60}{_SPACE}h {minutes % 60}{_SPACE}min"
+
+
+def points(value: Spread | None, *, signed: bool = False, digits: int = 2) -> str:
+    """A mean in points with half of its interval: ``89.93 ± 0.20``."""
+    if value is None or value.mean is None:
+        return NOTHING
+    mean = round(100 * value.mean, digits) + 0.0  # never -0.00
+    said = f"{mean:{'+' if signed and mean else ''}.{digits}f}"
+    if value.ci95 is None:
+        return said
+    return f"{said} ± {half_width(value):.{digits}f}"
+
+
+def half_width(value: Spread) -> float | None:
+    """Half of a 95 % interval, in points."""
+    return None if value.ci95 is None else 50 * (value.ci95[1] - value.ci95[0])
+
+
+def inline(name: object) -> str:
+    """A name inside a sentence, which goes on in its own direction whatever that of the name is."""
+    text = short(name)
+    turned = any(unicodedata.bidirectional(sign) in ("R", "AL", "AN") for sign in text)
+    return f"{_ISOLATE}{text}{_END}" if turned else text
+
+
+def in_a_terminal(sentence: str) -> str:
+    """The same, its spaces those of a terminal, without signs that nobody sees there."""
+    return sentence.replace(_SPACE, " ").replace(_ISOLATE, "").replace(_END, "")
+
+
+def short(name: object, most: int = _NAME) -> str:
+    """A name that somebody gave, without signs that cannot be seen, cut where it is long."""
+    text = printable(name, " ")
+    return text if len(text) <= most else text[: most - 1] + "…"

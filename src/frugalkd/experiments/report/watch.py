@@ -1,0 +1,190 @@
+"""The page while results come in, for this machine's browsers: ``frugalkd report --watch``.
+
+The server answers two addresses, ``/`` with the page and ``/version`` with what tells one page from
+another, and reads no file that a request names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import ThreadingTCPServer
+from typing import Any
+
+from frugalkd.errors import FrugalKDError, ReportError
+from frugalkd.experiments.report.blocks import Page
+from frugalkd.experiments.report.collect import collect
+from frugalkd.experiments.report.gallery import NOTHING
+from frugalkd.experiments.report.page import make_page, render
+from frugalkd.experiments.report.text import short
+from frugalkd.runtime.imports import Allowed
+
+HOST = "127.0.0.1"
+
+_SOURCES = ("comparison.json", "results.json")
+"""Files whose change changes a folder's page."""
+_BEGUN = ("run.json", "runs", "teachers")
+"""What stands in the folder of a run, or of a comparison, before there are results."""
+
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class Watched:
+    """The page of a folder as its files are; where they cannot be read, as they last could.
+
+    Args:
+        path: what :func:`frugalkd.experiments.report.collect.collect` takes, or a folder that is
+            empty, or of
+            runs of which none is done: then the page says so.
+        allowed: what the gallery may read, fetch and import.
+
+    Raises:
+        FrugalKDError: what is there already has no page, and will have none.
+    """
+
+    def __init__(self, path: Path, allowed: Allowed = NOTHING):
+        self._path, self._allowed = path, allowed
+        self._lock = threading.Lock()
+        self._seen = self._stamps()
+        if any(self._seen) or not _is_to_be(path):
+            self._page = self._make()
+        else:
+            self._page = render(_waiting(path), watched=True).encode("utf-8", "replace")
+
+    def page(self) -> tuple[bytes, str]:
+        """The page in UTF-8, and its version, which is another for another page."""
+        with self._lock:
+            stamps = self._stamps()
+            if stamps != self._seen:
+                self._seen = stamps  # before they are read: what changes meanwhile is read again
+                # A file may be half copied, or gone for now.
+                with contextlib.suppress(FrugalKDError, OSError):
+                    self._page = self._make()
+            return self._page, hashlib.sha256(self._page).hexdigest()[:16]
+
+    def _make(self) -> bytes:
+        page = make_page(collect(self._path), self._allowed, watched=True)
+        return page.encode("utf-8", "replace")
+
+    def _stamps(self) -> list[tuple[int, int, int] | None]:
+        folder = self._path.is_dir()
+        files = [self._path / name for name in _SOURCES] if folder else [self._path]
+        return [_stamp(file) for file in files]
+
+
+def _is_to_be(path: Path) -> bool:
+    """Whether this is a folder that results may come into."""
+    if not path.is_dir():
+        return False
+    found = {entry.name for entry in path.iterdir() if not entry.name.startswith(".")}
+    return not found or not found.isdisjoint(_BEGUN)
+
+
+def _stamp(file: Path) -> tuple[int, int, int] | None:
+    """What is another for another content, as far as that can be told without reading it."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _waiting(path: Path) -> Page:
+    name = short(path.resolve().name)
+    return Page(
+        title=f"{name}: nothing yet",
+        kicker=name,
+        headline="Nothing is done yet.",
+        detail="Results stand here as soon as there are some; this page need not be loaded again.",
+    )
+
+
+class Server(ThreadingTCPServer):
+    """Serves one page on 127.0.0.1; ``serve_forever()`` until KeyboardInterrupt. A context manager,
+    which frees the port.
+
+    Args:
+        watched: the page.
+        port: 0 for any that is free.
+
+    Raises:
+        ReportError: the port is taken, or not this user's to take.
+    """
+
+    allow_reuse_address = os.name == "posix"  # elsewhere it would share a port that is taken
+    daemon_threads = True
+
+    def __init__(self, watched: Watched, port: int):
+        self.watched = watched
+        try:
+            super().__init__((HOST, port), _Handler)
+        except OSError as error:
+            why = "is taken" if error.errno == errno.EADDRINUSE else f"({error.strerror})"
+            raise ReportError(
+                f"cannot serve on port {port} of {HOST}, which {why}: choose another with "
+                "--port, or --port 0 for any that is free"
+            ) from None
+        self.port: int = self.server_address[1]
+
+    @property
+    def url(self) -> str:
+        """Where the page is."""
+        return f"http://{HOST}:{self.port}/"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that has gone is no error."""
+        if not isinstance(sys.exception(), (ConnectionError, TimeoutError)):
+            super().handle_error(request, client_address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Server  # pyright: ignore[reportIncompatibleVariableOverride]
+    server_version, sys_version = "frugalkd", ""
+    timeout = 10
+    error_content_type, error_message_format = "text/plain", "%(code)d %(message)s\n"
+
+    def do_GET(self) -> None:
+        # A page of another site may have its name lead here, and would then read what we answer.
+        ports = [f":{self.server.port}", *([""] if self.server.port == 80 else [])]
+        names = {name + port for name in (HOST, "localhost") for port in ports}
+        hosts = [host.lower() for host in self.headers.get_all("Host", [])]
+        if len(hosts) != 1 or hosts[0] not in names:
+            self.send_error(403, f"Only for {self.server.url}")
+        elif self.path not in ("/", "/version"):
+            self.send_error(404)
+        else:
+            page, version = self.server.watched.page()
+            if self.path == "/":
+                self._answer(page, "text/html")
+            else:
+                self._answer(version.encode(), "text/plain")
+
+    do_HEAD = do_GET
+
+    def _answer(self, content: bytes, kind: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", f"{kind}; charset=utf-8")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+    def end_headers(self) -> None:
+        for name, value in _HEADERS.items():
+            self.send_header(name, value)
+        super().end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: a line for every question would bury the one that names the address."""

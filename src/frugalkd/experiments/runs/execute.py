@@ -1,0 +1,338 @@
+"""Carrying a recipe out: teach, distill."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import frugalkd
+from frugalkd.data.probe import data_digest, digests_kept
+from frugalkd.distributed.launch import ranks_of
+from frugalkd.distributed.ranks import Ranks
+from frugalkd.experiments.recipes.schema import Recipe, Role
+from frugalkd.experiments.runs.digest import run_digest
+from frugalkd.experiments.runs.folder import SCHEMA, RunFolder
+from frugalkd.experiments.runs.material import (
+    RunData,
+    make_data,
+    make_model,
+    without_augmentation,
+    write_model_card,
+)
+from frugalkd.experiments.runs.participants import pool, who_takes_part
+from frugalkd.experiments.runs.scores import scores_for
+from frugalkd.experiments.runs.summary import write_summary
+from frugalkd.experiments.runs.targets import STORE_SEED, Progress
+from frugalkd.experiments.runs.teaching import TeacherPool
+from frugalkd.experiments.tracking import Tracked, Tracking, settings_of
+from frugalkd.files.weights import save_weights
+from frugalkd.ledger.ledger import Ledger, ledger_file
+from frugalkd.models.identity import libraries_of, warn_of_torch
+from frugalkd.objectives.criterion import check_paths
+from frugalkd.teachers import Targets
+from frugalkd.training.api import Stop, train_teacher
+from frugalkd.training.api import distill as distill_model
+from frugalkd.training.heads import train_head
+from frugalkd.training.trainer import Listener, Run, resolve_device
+
+Train = Callable[[RunData, RunFolder, Tracking], tuple[Run, dict[str, Any]]]
+"""What a kind of run does within its folder: the run, and what its results say beside."""
+
+
+def teach(
+    recipe: Recipe,
+    out: Path,
+    *,
+    resume: bool = False,
+    listener: Listener | None = None,
+    progress: Progress | None = None,
+    stop: Stop | None = None,
+) -> dict[str, Any]:
+    """Train the recipe's teacher into the folder ``out``; returns ``results.json``.
+
+    A run that is done already is not run again.
+
+    Processes that torchrun or accelerate launch started train it together, and the first of them
+    writes the folder.
+
+    Raises:
+        FrugalKDError: with one line; see the subclasses.
+    """
+    role = recipe.teacher
+
+    def train(
+        material: RunData, folder: RunFolder, tracking: Tracking
+    ) -> tuple[Run, dict[str, Any]]:
+        policy = role.policy.build()
+        scores, scoring = scores_for(
+            recipe, role, policy, material.train, teacher=None, folder=folder, progress=progress,
+            stop=stop,
+        )  # fmt: skip
+        model = make_model(role.model, material.train, recipe.seed)
+        data, fit = material.train, train_teacher
+        if role.trains == "head":
+            data, fit = without_augmentation(data), train_head
+        run = fit(
+            model,
+            data,
+            policy=policy,
+            scores=scores,
+            objective=role.objective.build(),
+            **_shared(recipe, role, material, folder, tracking, resume, listener, stop),
+        )
+        return run, {"teacher": None, "targets": None, "scoring": scoring}
+
+    return _carry_out("teach", recipe, role, out, None, None, resume, recipe.seed, train)
+
+
+def distill(
+    recipe: Recipe,
+    out: Path,
+    *,
+    teacher: Path | None = None,
+    ledger: Path | None = None,
+    resume: bool = False,
+    stores: Path | None = None,
+    listener: Listener | None = None,
+    progress: Progress | None = None,
+    stop: Stop | None = None,
+) -> dict[str, Any]:
+    """Distil the recipe's student into the folder ``out``; returns ``results.json``, as
+    :func:`teach` does.
+
+    Args:
+        recipe: its student section says the mode.
+        out: the run folder.
+        teacher: a folder made by :func:`teach`; without one the recipe's pretrained teacher.
+        ledger: of significance, in place of the teacher's: a file, or the folder that holds it.
+        resume: go on from a checkpoint in ``out``.
+        stores: a folder that several runs share: it keeps the stored targets of pretrained
+            teachers, and scores where there is no teacher's folder, in the place of ``out``.
+        listener: receives the record of each epoch.
+        progress: receives, in words, how far what comes before the epochs is: a scoring run, the
+            filling of a store.
+        stop: as in :func:`~frugalkd.training.api.train_teacher`.
+
+    Raises:
+        LedgerError: the mode weighs by significance and the teacher has no ledger.
+        FrugalKDError: with one line; see the subclasses.
+    """
+    role = recipe.student
+    kinds = {role.targets.kind}
+    if role.teachers is not None:
+        kinds = {each.kind or role.targets.kind for each in role.teachers.of.values()}
+
+    def train(
+        material: RunData, folder: RunFolder, tracking: Tracking
+    ) -> tuple[Run, dict[str, Any]]:
+        objective = role.objective.build()
+        who = who_takes_part(recipe, teacher, material, ledger)
+        scores, scoring = scores_for(
+            recipe,
+            role,
+            who.get("policy"),
+            material.train,
+            teacher=teacher,
+            folder=folder,
+            stores=stores,
+            progress=progress,
+            stop=stop,
+        )
+        notes: dict[str, Any] = {"teacher": None, "targets": None, "scoring": scoring}
+        student = make_model(role.model, material.train, recipe.seed)
+        check_paths(objective, student)
+
+        def learn(source: Targets | None) -> Run:
+            return distill_model(
+                student,
+                material.train,
+                teacher=source,
+                objective=objective,
+                label_free=role.label_free,
+                scores=scores,
+                **who,
+                **_shared(recipe, role, material, folder, tracking, resume, listener, stop),
+            )
+
+        if not objective.needs_targets:
+            return learn(None), notes
+        device = resolve_device(recipe.device)
+        teaching = TeacherPool(
+            recipe,
+            teacher,
+            material,
+            folder,
+            student=student,
+            ids=pool(who, material),
+            device=device,
+            stores=stores,
+            progress=progress,
+        )
+        with teaching:
+            run = learn(teaching.open())
+        teaching.charge(run)
+        return run, notes | teaching.notes(run, stop)
+
+    seed = STORE_SEED if "stored" in kinds else recipe.seed
+    return _carry_out("distill", recipe, role, out, teacher, ledger, resume, seed, train)
+
+
+def _shared(
+    recipe: Recipe,
+    role: Role,
+    material: RunData,
+    folder: RunFolder,
+    tracking: Tracking,
+    resume: bool,
+    listener: Listener | None,
+    stop: Stop | None,
+) -> dict[str, Any]:
+    """What teacher and student pass to the engine alike."""
+
+    def tell(record: dict[str, Any]) -> None:
+        tracking.log(record)
+        folder.append_metrics(record)
+        if listener is not None:
+            listener(record)
+
+    return {
+        "training": role.training,
+        "seed": recipe.seed,
+        "eval_dataset": material.eval_dataset,
+        "device": recipe.device,
+        "checkpoints": folder.checkpoints,
+        "checkpointing": recipe.checkpoints,
+        "resume": resume,
+        "listener": tell,
+        "stop": stop,
+    }
+
+
+def _carry_out(
+    kind: str,
+    recipe: Recipe,
+    role: Role,
+    out: Path,
+    teacher: Path | None,
+    ledger: Path | None,
+    resume: bool,
+    view_seed: int,
+    train: Train,
+) -> dict[str, Any]:
+    """Claim the folder, train, and write what the run leaves."""
+    if ledger is not None:
+        ledger = ledger_file(ledger)
+        Ledger.load(ledger)  # refused before anything is begun
+    digest = run_digest(kind, recipe, teacher, ledger)
+    with (
+        ranks_of(recipe.device, recipe.threads) as ranks,
+        RunFolder(out, ranks) as folder,
+        Tracking() as tracking,
+        digests_kept(),
+    ):
+        return _within(
+            ranks, folder, tracking, kind, recipe, role, digest, resume, view_seed, train
+        )
+
+
+def _within(
+    ranks: Ranks,
+    folder: RunFolder,
+    tracking: Tracking,
+    kind: str,
+    recipe: Recipe,
+    role: Role,
+    digest: str,
+    resume: bool,
+    view_seed: int,
+    train: Train,
+) -> dict[str, Any]:
+    resolved = recipe.model_dump(mode="json")
+    done = folder.begin(digest, resolved, kind, resume)
+    if done is not None:
+        with contextlib.suppress(KeyError, TypeError):
+            warn_of_torch(done["versions"]["torch"], "this finished run")
+        return done
+    if ranks.first:
+        _start(tracking, recipe, kind, digest, folder)
+    material = make_data(recipe, role.augment, view_seed)
+    eval_dataset = material.eval_dataset
+    ranks.check_alike(
+        lambda: {
+            "recipe": digest,
+            "data": data_digest(material.train),
+            "held-out data": eval_dataset is None or data_digest(eval_dataset),
+        }
+    )
+    run, notes = train(material, folder, tracking)
+    said = {"kind": kind, "digest": digest, "recipe": resolved, "ranks": ranks.world}
+    return ranks.from_first(
+        lambda: _leave(folder, tracking, recipe, role, material, run, said, notes)
+    )
+
+
+def _leave(
+    folder: RunFolder,
+    tracking: Tracking,
+    recipe: Recipe,
+    role: Role,
+    material: RunData,
+    run: Run,
+    said: dict[str, Any],
+    notes: dict[str, Any],
+) -> dict[str, Any]:
+    """Write what a run leaves; returns the results, in which ``said`` and ``notes`` are."""
+    kind = said["kind"]
+    weights = "teacher.safetensors" if kind == "teach" else "student.safetensors"
+    save_weights(folder.path / weights, run.model)
+    run.ledger.save(folder.path / "ledger.safetensors")
+    libraries = libraries_of(run.model)
+    write_model_card(folder.path, role.model, material.train, weights, libraries)
+    samples = len(run.ledger)
+    meters = run.meters.summary()
+    results = {
+        "schema": SCHEMA,
+        **said,
+        "versions": {
+            "frugalkd": frugalkd.__version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+        },
+        "seed": recipe.seed,
+        "threads": recipe.threads,
+        "device": resolve_device(recipe.device).type,
+        "split": material.split,
+        "train_samples": samples,
+        "epochs": run.ledger.epochs,
+        "budget": meters["samples_backpropagated"] / (samples * role.training.epochs),
+        "meters": meters,
+        "evaluation": run.evaluation,
+        **notes,
+        "history": run.history,
+    }
+    write_summary(folder.path, kind, run.ledger, results)
+    tracking.conclude(results)
+    folder.finish(results)
+    return results
+
+
+def _start(tracking: Tracking, recipe: Recipe, kind: str, digest: str, folder: RunFolder) -> None:
+    """Start the recipe's trackers, in the runs of theirs that ``folder`` notes where it goes on."""
+    if not recipe.trackers.chosen:
+        return
+    run = Tracked(recipe.name, folder.path.absolute().name, kind, folder.path)
+    said = recipe.model_dump(mode="json", exclude={"arms", "teachers", "checkpoints", "trackers"})
+    settings = settings_of({**said, "kind": kind, "digest": digest, "folder": str(folder.path)})
+    known = folder.tracked()
+    found = tracking.start(
+        recipe.trackers.chosen, run, settings, known=known, before=folder.records
+    )
+    folder.note_tracked({**known, **found})

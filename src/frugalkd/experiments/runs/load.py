@@ -1,0 +1,227 @@
+"""Models back from run folders, with their preprocessing and class names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import send_to_device
+from numpy.typing import NDArray
+from torch import nn
+
+from frugalkd.data.batches import call, run_model
+from frugalkd.data.samples import rows_at_once
+from frugalkd.data.tokenizers import from_transformers
+from frugalkd.errors import FrugalKDError, ModelError, RunFolderError
+from frugalkd.experiments.recipes.sections import Model
+from frugalkd.experiments.runs.building import build_for, finish, make_module, note_spec, see
+from frugalkd.experiments.runs.claims import bounded_by, refuse_larger, without_memory
+from frugalkd.experiments.runs.folder import read_json
+from frugalkd.experiments.runs.preprocess import Preprocess, TextPreprocess
+from frugalkd.files import StrPath, path_of
+from frugalkd.files.parsing import one_line
+from frugalkd.files.weights import fill, load_weights, read_state, refuse_misfit
+from frugalkd.models import build_text_model
+from frugalkd.models.inference import inference_mode
+from frugalkd.models.origin import note_origin, origin_of
+from frugalkd.runtime.devices import device_of
+from frugalkd.runtime.imports import refuse_unlisted
+
+_LONGEST_NAME = 255
+"""Bytes of a file's name, on the file systems that there are."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model from a run folder.
+
+    Attributes:
+        model: in eval mode, on the CPU.
+        preprocess: raw images -> normalised float32 (N, C, H, W); None where the run's data were
+            the user's own and only they know how to prepare a picture.
+        card: ``model.json`` as it is.
+        texts: raw texts -> token ids; None where the model is not one of texts.
+    """
+
+    model: nn.Module
+    preprocess: Preprocess | None
+    card: dict[str, Any]
+    texts: TextPreprocess | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the model's outputs in their order, () where the run does not know them."""
+        return origin_of(self.model).classes
+
+    def predict(
+        self, images: Any, *, batch_size: int = 1000
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Classes int64 (N,) and probabilities float32 (N, classes) of raw ``images``, in any form
+        that :class:`Preprocess` takes; or, for a model of texts, of a text or a list of them.
+
+        Raises:
+            ModelError: the run has no preprocessing of its own.
+            DataError: the images do not fit.
+        """
+        if self.texts is not None:
+            return self._asked(self.texts.batches(images, batch_size))
+        if self.preprocess is None:
+            raise ModelError(
+                "this model was trained on a data set of your own: prepare a batch as that does, "
+                "and call .model on it"
+            )
+        # One batch at a time becomes float32, four times the size of the pixels.
+        arrays = self.preprocess.pixels(images)
+        normalise = self.preprocess.normalise
+        return self._asked(
+            normalise(arrays[start : start + batch_size])
+            for start in range(0, len(arrays), batch_size)
+        )
+
+    @property
+    def rows_at_once(self) -> int:
+        """How many pictures are read, and become float32, together."""
+        return 1000 if self.preprocess is None else rows_at_once(self.preprocess.shape)
+
+    def _asked(self, batches: Iterable[Any]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """What the model says of all batches of inputs."""
+        device = device_of(self.model)
+        with inference_mode(self.model):
+            run = partial(run_model, partial(call, self.model), ids=None)
+            parts = [
+                torch.softmax(run(send_to_device(batch, device)).float(), dim=1).cpu()
+                for batch in batches
+            ]
+        if not parts:
+            return np.empty(0, np.int64), np.empty((0, len(self.classes)), np.float32)
+        probabilities = torch.cat(parts).numpy()
+        return probabilities.argmax(axis=1), probabilities
+
+
+def load(path: StrPath, *, imports: Collection[str] = (), download: bool = False) -> Loaded:
+    """The model of a run folder made by ``frugalkd teach`` or ``frugalkd distill``.
+
+    Args:
+        path: the folder.
+        imports: import paths (``package.module:Name``) that ``model.json`` may name. Following one
+            can run any code, and so nothing is followed that the caller does not name.
+        download: whether a tokenizer, or an encoder's configuration, that ``model.json`` names on
+            the Hugging Face hub may be fetched, where this machine's cache does not have it.
+            Nothing else is ever fetched.
+
+    Raises:
+        ImportRefused: the model is made by an import path that is not among ``imports``.
+        RunFolderError: no such folder, or no model in it, or a damaged ``model.json``.
+        ModelError: the model cannot be built, or the weights do not fit it.
+    """
+    path = path_of(path)
+    if not path.is_dir():
+        raise RunFolderError(f"no folder {path}: make one with 'frugalkd teach' or 'distill'")
+    if not (path / "model.json").is_file():
+        raise RunFolderError(
+            f"{path} holds no finished model (no model.json): name a folder that 'frugalkd teach' "
+            "or 'distill' made, or go on with that run (--resume)"
+        )
+    card = read_json(path / "model.json")
+    try:
+        weights = _inside(path, card["weights"])
+        if "path" in card["model"]:
+            refuse_unlisted(str(card["model"]["path"]), imports, str(path / "model.json"))
+        if download and card["model"].get("name") == "text-encoder":  # into the cache
+            from_transformers("AutoConfig", str(card["model"]["options"]["path"]))
+        model = _build(card, weights)
+        preprocess = Preprocess.of(card) if "shape" in card else None
+        texts = TextPreprocess.of(card, download) if "vocabulary" in card else None
+        note_origin(model, **known_from(card))
+    except FrugalKDError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        reason = one_line(f"{type(error).__name__}: {error}")
+        raise RunFolderError(f"{path / 'model.json'} is damaged ({reason})") from None
+    return Loaded(model.eval(), preprocess, card, texts)
+
+
+def known_from(card: Mapping[str, Any]) -> dict[str, Any]:
+    """What a ``model.json`` says of the data that its model was trained on, as fields of
+    :class:`frugalkd.models.origin.Origin`. Raises RunFolderError where it is damaged."""
+    try:
+        known = {
+            "classes": tuple(map(str, card.get("classes", ()))),
+            "mean": tuple(map(float, card.get("mean", ()))),
+            "std": tuple(map(float, card.get("std", ()))),
+            "tokenizer": str(card.get("tokenizer", "")),
+            "vocabulary": int(card.get("vocabulary", 0)),
+        }
+    except (TypeError, ValueError, OverflowError) as error:
+        raise RunFolderError(f"model.json is damaged ({one_line(error)})") from None
+    mean, std = known["mean"], known["std"]
+    if (
+        len(mean) != len(std)
+        or not all(map(math.isfinite, mean))
+        or not all(2**-32 <= value < math.inf for value in std)
+    ):
+        raise RunFolderError(
+            f"model.json is damaged: mean {list(mean)} and std {list(std)} must be finite, one "
+            "number each a channel, std above 0"
+        )
+    return known
+
+
+def _inside(folder: Path, name: Any) -> Path:
+    """The file ``name`` of ``folder``, and of no other."""
+    if (
+        not isinstance(name, str)
+        or Path(name).name != name
+        or name in ("", "..")
+        or "\\" in name
+        or not name.isprintable()
+        or len(name.encode()) > _LONGEST_NAME
+    ):
+        raise RunFolderError(
+            f"{folder / 'model.json'} names the weights {str(name)[:100]!r}: only a file in the "
+            "same folder is read"
+        )
+    return folder / name
+
+
+def _build(card: Mapping[str, Any], weights: Path) -> nn.Module:
+    """The card's model with its weights. What the card claims takes neither memory nor much time
+    before the weights are known to fit it."""
+    spec = Model.model_validate(card["model"])
+
+    def build() -> nn.Module:
+        if "vocabulary" in card:
+            options = dict(spec.options)
+            if spec.name == "text-encoder":  # its weights are all in the file
+                options["pretrained"] = False
+            model = build_text_model(
+                spec.name or "",
+                num_classes=card["num_classes"],
+                vocabulary=card["vocabulary"],
+                **options,
+            )
+            return finish(model, spec)
+        return finish(build_for(spec, card["num_classes"], card["shape"]), spec)
+
+    # Building draws weights that are thrown away: the caller's random stream is not touched.
+    with torch.random.fork_rng(devices=[]):
+        if spec.path is not None:
+            model = finish(make_module(spec.path, spec.options), spec)
+            load_weights(model, weights)
+        else:
+            state = read_state(weights)
+            refuse_larger(card, state, weights)
+            with bounded_by(state, weights):
+                refuse_misfit(without_memory(build).state_dict(), state, weights)
+                model = build()
+            fill(model, state, weights)
+    if spec.input_transform is not None:
+        see(model, spec.input_transform, card["mean"], card["std"])
+    note_spec(model, spec)
+    return model

@@ -1,0 +1,227 @@
+"""The scores that a recipe's policy asks for: made once, and kept for every student."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from frugalkd.data.samples import Pictures
+from frugalkd.distributed.ranks import Ranks
+from frugalkd.errors import RunFolderError, Stopped
+from frugalkd.experiments.recipes.schema import Recipe, Role
+from frugalkd.experiments.runs.digest import digest_of, forget_later_defaults
+from frugalkd.experiments.runs.folder import RunFolder
+from frugalkd.experiments.runs.material import make_model
+from frugalkd.experiments.runs.targets import STORE_SEED, Progress, places_of
+from frugalkd.experiments.scoring import score
+from frugalkd.files.arrays import load_arrays, save_arrays
+from frugalkd.files.atomic import sweep
+from frugalkd.files.lock import Lock
+from frugalkd.files.opening import named
+from frugalkd.files.writing import make_folder
+from frugalkd.policies import Policy, Scoring
+from frugalkd.teachers.about import describe
+from frugalkd.training.api import Stop
+from frugalkd.training.trainer import resolve_device
+
+FILE = "scores.safetensors"
+SCHEMA = 1
+_COUNTS = ("samples_backpropagated", "student_forwards")
+_AGAIN = "delete it: the scoring run is then made again"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a scoring run gave, as its file keeps it.
+
+    Attributes:
+        values: float32 (samples,), all of them finite.
+        meters: what it cost, as a summary of meters.
+    """
+
+    values: NDArray[np.float32]
+    meters: dict[str, Any]
+
+    def save(self, path: Path, said: dict[str, Any]) -> None:
+        """Write a safetensors file, atomically; ``said`` is all that decides the scores. Raises
+        WriteFailed."""
+        about = {"schema": SCHEMA, "made_of": said, "meters": self.meters}
+        save_arrays(path, "scores", {"score": self.values}, about)
+
+    @classmethod
+    def load(cls, path: Path, said: dict[str, Any], samples: int) -> Scores:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            RunFolderError: it is unreadable or damaged, or the scores were made of something else.
+        """
+        arrays, about = load_arrays(
+            path, "scores", what="file of scores", schema=SCHEMA, error=RunFolderError, again=_AGAIN
+        )
+        if about.get("made_of") != said:
+            raise RunFolderError(f"{path} holds the scores of another scoring run: {_AGAIN}")
+        values, meters = arrays.get("score"), about.get("meters")
+        if values is None or not _sound(values, samples) or not _is_cost(meters):
+            raise RunFolderError(
+                f"{path} is damaged: {samples} scores and what they cost are not there; {_AGAIN}"
+            )
+        return cls(values, meters)
+
+
+def scores_for(
+    recipe: Recipe,
+    role: Role,
+    policy: Policy | None,
+    data: Dataset,
+    *,
+    teacher: Path | None,
+    folder: RunFolder,
+    stores: Path | None = None,
+    progress: Progress | None = None,
+    stop: Stop | None = None,
+) -> tuple[NDArray[np.float32] | None, dict[str, Any] | None]:
+    """The scores that ``policy`` needs, and what the results say of them; None where it needs none.
+
+    They are kept in the first of the teacher's folder, ``stores`` and the run's folder that there
+    is and that can be written. They do not depend on the recipe's seed: students of all seeds share
+    them. Of two processes that want the same, one makes them and the other waits; what was stopped
+    or killed is made again.
+
+    Args:
+        recipe: its data, threads and device count.
+        role: whose model and training the scoring run has.
+        policy: that trains.
+        data: that it trains on.
+        teacher: the teacher's folder, or None.
+        folder: the run's.
+        stores: a folder that several runs share.
+        progress: receives how far the scoring run is.
+        stop: asked within the scoring run, and while it waits for another process.
+
+    Raises:
+        RunFolderError: a file of scores is damaged.
+        WriteFailed: they cannot be kept.
+        Stopped: ``stop`` said so.
+    """
+    if policy is None or policy.scoring is None:
+        return None, None
+    if isinstance(data, Pictures):
+        data = data.with_augmentation(data.augmentation, STORE_SEED)
+    said = _what_decides(recipe, role, policy.scoring, data)
+    where = _place(f"scores-{digest_of(said)[:16]}", places_of(teacher, stores), folder.path)
+    samples = len(data)  # pyright: ignore[reportArgumentType]
+    ranks = Ranks.here()
+    with ExitStack() as held:
+
+        def lacking() -> bool:
+            """Whether the scores have to be made, by who has their folder now."""
+            if (where / FILE).exists():
+                return False
+            make_folder(where)
+            held.callback(_locked(where, stop).release)
+            sweep(where)
+            return not (where / FILE).exists()
+
+        if ranks.from_first(lacking):
+            made = _make(recipe, role, policy.scoring, data, progress, stop)
+            if ranks.first:
+                folder.note_scoring()
+                made.save(where / FILE, said)
+            ranks.wait()
+    scores = Scores.load(where / FILE, said, samples)
+    note = {
+        **asdict(policy.scoring),
+        **{name: scores.meters[name] for name in (*_COUNTS, "wall_seconds")},
+        "made_here": folder.scored,
+        "file": f"{where.name}/{FILE}",
+        "digest": hashlib.sha256(scores.values.tobytes()).hexdigest(),
+    }
+    return scores.values, note
+
+
+def _what_decides(recipe: Recipe, role: Role, scoring: Scoring, data: Dataset) -> dict[str, Any]:
+    """All that decides the scores, plain values. The objective does not, nor does the teacher."""
+    training = role.model_dump(mode="json")["training"]
+    training.pop("epochs")
+    forget_later_defaults(training)
+    return {
+        "scoring": asdict(scoring),
+        "seed": STORE_SEED,
+        "model": role.model.model_dump(mode="json"),
+        "training": training,
+        "data": recipe.data.model_dump(mode="json", exclude={"root"}),
+        "threads": recipe.threads,
+        "device": resolve_device(recipe.device).type,
+        **describe(None, data),
+    }
+
+
+def _place(name: str, shared: Sequence[Path], run: Path) -> Path:
+    """The folder of this name that keeps the file, or can; folders of others may be read-only."""
+    for place in shared:
+        kept = named(place) / name
+        if (kept / FILE).exists() or os.access(kept if kept.exists() else place, os.W_OK):
+            return kept
+    return named(run) / name
+
+
+def _locked(folder: Path, stop: Stop | None) -> Lock:
+    """The folder for this process alone, once no other one is at work in it."""
+    while True:
+        try:
+            return Lock(folder)
+        except RunFolderError:
+            if stop is not None and stop():
+                raise Stopped(f"stopped while another process makes {folder / FILE}") from None
+            time.sleep(0.1)
+
+
+def _make(
+    recipe: Recipe,
+    role: Role,
+    scoring: Scoring,
+    data: Dataset,
+    progress: Progress | None,
+    stop: Stop | None,
+) -> Scores:
+    trainings = 0
+
+    def tell(record: dict[str, Any]) -> None:
+        nonlocal trainings
+        trainings += record["epoch"] == 0
+        if progress is not None:
+            epoch = f"epoch {record['epoch'] + 1} of {scoring.epochs:g}"
+            progress(f"scoring run ({scoring.kind}), training {trainings}, {epoch}")
+
+    values, meters = score(
+        scoring,
+        lambda seed: make_model(role.model, data, seed),
+        data,
+        training=role.training,
+        seed=STORE_SEED,
+        device=recipe.device,
+        listener=tell,
+        stop=stop,
+    )
+    return Scores(values, meters.summary())
+
+
+def _sound(values: NDArray, samples: int) -> bool:
+    right = values.dtype == np.float32 and values.shape == (samples,)
+    return right and bool(np.isfinite(values).all())
+
+
+def _is_cost(meters: object) -> TypeGuard[dict[str, Any]]:
+    if not isinstance(meters, dict) or type(meters.get("wall_seconds")) is not float:
+        return False
+    return all(type(meters.get(name)) is int for name in _COUNTS)

@@ -1,0 +1,1 @@
+"""The per-sample record: what happened to each sample in a training."""

@@ -1,0 +1,310 @@
+"""The ledger: what every sample of a training set has been through.
+
+Twenty bytes a sample, as arrays in memory; row ``i`` is sample id ``i``.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frugalkd.errors import LedgerError, SettingError
+from frugalkd.files import StrPath, path_of
+from frugalkd.files.arrays import load_arrays, save_arrays
+from frugalkd.files.atomic import atomic
+from frugalkd.files.mapped import filled_columns
+from frugalkd.files.opening import named_file
+from frugalkd.files.parsing import cell
+from frugalkd.runtime.settings import check_integer
+
+SCHEMA = 1
+_KIND = "ledger"
+_AGAIN = "make it again with 'frugalkd teach'"
+NEVER = np.uint16(65535)
+"""The epoch of something that has not happened."""
+
+_CORRECT, _SCREENED = np.uint8(1), np.uint8(2)
+_COLUMNS: dict[str, tuple[str, float]] = {
+    "visits": ("uint16", 0),
+    "participations": ("uint16", 0),
+    "forced": ("uint16", 0),
+    "confidence": ("float32", np.nan),
+    "loss": ("float32", np.nan),
+    "flags": ("uint8", 0),
+    "streak": ("uint8", 0),
+    "due": ("uint16", 0),
+    "last_epoch": ("uint16", float(NEVER)),
+}
+
+
+@dataclass
+class Ledger:
+    """The per-sample record of one training.
+
+    Attributes:
+        columns: name -> array (samples,):
+            ``visits`` looks ended by a verdict, one an epoch at most;
+            ``participations`` backward passes whose own verdict failed the gate;
+            ``forced`` backward passes that were not the gate's choice;
+            ``confidence`` the last top softmax probability (NaN: never visited);
+            ``loss`` the objective's last training value, unweighted (NaN: never trained on);
+            ``flags`` bit 0 the last verdict was correct, bit 1 it came from a screening;
+            ``streak`` passes in a row, up to 255;
+            ``due`` the epoch from which the sample takes part again or is screened;
+            ``last_epoch`` the epoch of the last look (65535: never); and a policy's own columns.
+        labels: int32 (samples,), -1 where not known, or None.
+        epochs: epochs that the training has finished; may be fractional.
+        about: what the file should say of itself: data digest, class names, policy.
+    """
+
+    columns: dict[str, NDArray]
+    labels: NDArray[np.int32] | None = None
+    epochs: float = 0.0
+    about: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def new(
+        cls,
+        samples: int,
+        *,
+        labels: NDArray | None = None,
+        extra: Mapping[str, str] | None = None,
+        folder: StrPath | None = None,
+    ) -> Ledger:
+        """An empty ledger.
+
+        Args:
+            samples: how many.
+            labels: integers (samples,), where they are known.
+            extra: a policy's own columns and their numpy dtypes.
+            folder: where the columns of a ledger above
+                :data:`~frugalkd.files.mapped.MAPPED_FROM` bytes lie, in nameless files that go away
+                with it; None: all of them in memory.
+
+        Raises:
+            SettingError: an extra column has the name of one of the ledger's own, or no numpy type.
+            WriteFailed: the disk has no room for them.
+        """
+        check_integer("samples", samples, 0)
+        for name, dtype in (extra or {}).items():
+            try:
+                np.dtype(dtype)
+            except TypeError:
+                raise SettingError(f"column {name!r} is of no numpy type: {dtype!r}") from None
+            if name in _COLUMNS:
+                raise SettingError(f"column {name!r} is the ledger's own: choose another name")
+        wanted = dict(_COLUMNS) | {name: (dtype, 0.0) for name, dtype in (extra or {}).items()}
+        columns = filled_columns(samples, wanted, None if folder is None else path_of(folder))
+        if labels is not None:
+            known = np.abs(labels) <= np.iinfo(np.int32).max
+            labels = np.where(known, labels, -1).astype(np.int32)
+        return cls(columns, labels)
+
+    def __len__(self) -> int:
+        return len(self.columns["visits"])
+
+    def __getitem__(self, column: str) -> NDArray:
+        return self.columns[column]
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether each sample's last verdict was correct."""
+        return (self["flags"] & _CORRECT) != 0
+
+    @property
+    def screened(self) -> NDArray[np.bool_]:
+        """Whether each sample's last verdict came from a forward pass in eval mode."""
+        return (self["flags"] & _SCREENED) != 0
+
+    @property
+    def significance(self) -> NDArray[np.float32]:
+        """Participations / epochs, float32 (samples,) in [0, 1].
+
+        The count is the paper's (arXiv 2102.07125); dividing it by the epochs is our reading.
+        """
+        if self.epochs <= 0:
+            raise LedgerError("this ledger has no finished epoch: significance is not defined yet")
+        return np.minimum(self["participations"] / np.float32(self.epochs), np.float32(1))
+
+    def record(
+        self,
+        ids: NDArray[np.int64],
+        *,
+        epoch: int,
+        confidence: NDArray[np.float32],
+        correct: NDArray[np.bool_],
+        failed: NDArray[np.bool_],
+        screening: bool,
+    ) -> NDArray[np.uint8]:
+        """Enter the verdicts of one look; ``ids`` holds no duplicate. Returns the new streaks.
+
+        A screening and the training after it in the same epoch are one visit.
+        """
+        # What counts here is how often memory is touched: once to read a column, once to write it.
+        first = self["last_epoch"].take(ids) != epoch
+        streak = self["streak"].take(ids)
+        streak += first & (streak < 255)
+        np.maximum(streak, 1, out=streak)
+        streak[failed] = 0
+        self["streak"][ids] = streak
+        visits = self["visits"]
+        visits[ids] = visits.take(ids) + first
+        self["confidence"][ids] = confidence
+        self["flags"][ids] = correct * _CORRECT + np.uint8(screening) * _SCREENED
+        self["last_epoch"][ids] = epoch
+        return streak
+
+    def trained(
+        self,
+        ids: NDArray[np.int64],
+        *,
+        participated: NDArray[np.bool_],
+        forced: NDArray[np.bool_],
+        losses: NDArray[np.float32],
+    ) -> None:
+        """Enter a backward pass of ``ids``; a row may be idle: neither of the two."""
+        for name, counted in (("participations", participated), ("forced", forced)):
+            if counted.any():
+                column = self[name]
+                column[ids] = column.take(ids) + counted
+        self["loss"][ids] = losses
+
+    def views(self, ids: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
+        """Which visit of each sample the look in ``epoch`` belongs to, from 0: its view."""
+        again = self["last_epoch"][ids] == epoch
+        return self["visits"][ids].astype(np.int64) - again
+
+    def copy(self) -> Ledger:
+        """An independent copy."""
+        columns = {name: column.copy() for name, column in self.columns.items()}
+        labels = None if self.labels is None else self.labels.copy()
+        return Ledger(columns, labels, self.epochs, dict(self.about))
+
+    def save(self, path: StrPath) -> None:
+        """Write a safetensors file, atomically.
+
+        Raises:
+            WriteFailed: it cannot be written.
+        """
+        arrays = dict(self.columns)
+        if self.labels is not None:
+            arrays["label"] = self.labels
+        about = {**self.about, "schema": str(SCHEMA), "epochs": repr(float(self.epochs))}
+        save_arrays(named_file(path), _KIND, arrays, about)
+
+    @classmethod
+    def load(cls, path: StrPath) -> Ledger:
+        """Read what :meth:`save` wrote; ``path`` may be the folder of the run.
+
+        Raises:
+            LedgerError: there is no such file, or it is not a ledger of this schema.
+        """
+        path = ledger_file(path)
+        if not path.is_file():
+            raise LedgerError(
+                f"no ledger at {path}: make one with 'frugalkd teach' or 'frugalkd ledger make'"
+            )
+        arrays, about = load_arrays(
+            path, _KIND, what="ledger", schema=SCHEMA, error=LedgerError, again=_AGAIN
+        )
+        missing = [name for name in _COLUMNS if name not in arrays]
+        lengths = {array.shape for array in arrays.values()}
+        if missing or len(lengths) != 1 or len(next(iter(lengths))) != 1:
+            raise LedgerError(
+                f"{path} is damaged: {len(missing)} columns are missing "
+                f"({', '.join(missing[:3])}), {len(lengths)} lengths; {_AGAIN}"
+            )
+        dtypes = {**{name: dtype for name, (dtype, _) in _COLUMNS.items()}, "label": "int32"}
+        wrong = [name for name, dtype in dtypes.items() if name in arrays]
+        wrong = [name for name in wrong if arrays[name].dtype != dtypes[name]]
+        if wrong:
+            raise LedgerError(f"{path} is damaged: columns {wrong} have the wrong type; {_AGAIN}")
+        try:
+            epochs = float(about.pop("epochs"))
+            if not 0 <= epochs <= int(NEVER):
+                raise ValueError(epochs)
+        except (KeyError, TypeError, ValueError):
+            raise LedgerError(f"{path} is damaged: it does not say its epochs; {_AGAIN}") from None
+        if not all(isinstance(text, str) for text in about.values()):
+            raise LedgerError(f"{path} is damaged: what it says of itself is not text; {_AGAIN}")
+        return cls(arrays, arrays.pop("label", None), epochs, about)
+
+    def export(self, path: StrPath, *, names: Sequence[str] | None = None) -> None:
+        """Write a table, one row a sample: ``.csv``, or ``.parquet`` (extra ``parquet``).
+
+        Args:
+            path: the table.
+            names: of the samples, for a column ``sample``.
+
+        Raises:
+            LedgerError: another ending, or pyarrow is not installed.
+            WriteFailed: it cannot be written; PathRefused where it is a link.
+        """
+        path = named_file(path)
+        table: dict[str, NDArray] = {"id": np.arange(len(self))}
+        if names is not None:
+            said = map(cell, names) if path.suffix == ".csv" else names
+            table["sample"] = np.array(list(said), dtype=object)
+        if self.labels is not None:
+            table["label"] = self.labels
+        if self.epochs > 0:
+            table["significance"] = self.significance
+        table |= {name: column for name, column in self.columns.items() if name != "flags"}
+        table |= {"correct": self.correct, "screened": self.screened}
+        if path.suffix == ".csv":
+            with atomic(path) as file, open(file, "w", newline="", closefd=False) as text:
+                writer = csv.writer(text)
+                writer.writerow(map(cell, table))
+                writer.writerows(zip(*(column.tolist() for column in table.values()), strict=True))
+        elif path.suffix == ".parquet":
+            try:
+                import pyarrow
+                import pyarrow.parquet
+            except ImportError:
+                raise LedgerError(
+                    "Parquet needs pyarrow: pip install 'frugalkd[parquet]', or export .csv"
+                ) from None
+            with atomic(path) as file, open(file, "wb", closefd=False) as content:
+                pyarrow.parquet.write_table(pyarrow.table(table), content)
+        else:
+            raise LedgerError(f"cannot export to {path.name!r}: end it in .csv or .parquet")
+
+
+def ledger_file(path: StrPath) -> Path:
+    """The ledger in a run's folder, or the file that ``path`` is."""
+    path = path_of(path)
+    return path / "ledger.safetensors" if path.is_dir() else path
+
+
+def merge(base: Ledger, parts: Sequence[Ledger]) -> Ledger:
+    """One ledger from copies of ``base`` that went through disjoint samples, as ranks do.
+
+    Counts add up what each part counted since ``base``; everything else of a sample comes from the
+    part that looked at it.
+
+    Raises:
+        LedgerError: lengths differ, or two parts looked at the same sample.
+    """
+    merged = base.copy()
+    owner = np.zeros(len(base), dtype=np.int64)
+    for part in parts:
+        if len(part) != len(base):
+            raise LedgerError(f"cannot merge a ledger of {len(part)} samples into {len(base)}")
+        looked = np.zeros(len(base), dtype=bool)
+        for name, column in base.columns.items():
+            same = part[name] == column
+            if column.dtype.kind == "f":
+                same |= np.isnan(part[name]) & np.isnan(column)
+            looked |= ~same
+        owner += looked
+        for name in merged.columns:
+            merged[name][looked] = part[name][looked]
+        merged.epochs = max(merged.epochs, part.epochs)
+    if (owner > 1).any():
+        raise LedgerError(f"two parts looked at sample {int(np.argmax(owner > 1))}")
+    return merged

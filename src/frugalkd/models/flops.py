@@ -1,0 +1,131 @@
+"""Floating point operations of a model, counted by torch on the real model."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import send_to_device
+from torch import nn
+from torch.func import functional_call
+from torch.utils.data import Dataset
+from torch.utils.flop_counter import FlopCounterMode
+
+from frugalkd.data.batches import call, inputs_of
+from frugalkd.data.bucketing import lengths_of
+from frugalkd.data.source import Collate, open_source
+from frugalkd.errors import FrugalKDError, FrugalKDWarning
+from frugalkd.models.inference import inference_mode
+from frugalkd.runtime.failures import is_out_of_memory, reason
+
+Precision = Callable[[], AbstractContextManager[Any]]
+
+
+def flops_per_row(
+    model: nn.Module,
+    inputs: Any,
+    rows: int,
+    precision: Precision = nullcontext,
+    *,
+    backward: bool = True,
+) -> dict[str, float]:
+    """FLOPs of one row, ``forward`` and ``backward``; a multiply-add counts as two.
+
+    Counted on a copy, in eval mode, so that nothing of the model changes; on the model itself, with
+    copied parameters, where it cannot be copied (one that keeps an activation, say). Element-wise
+    operations are not counted (torch's counter leaves them out).
+
+    Args:
+        model: any module that returns logits.
+        inputs: a batch of inputs on the model's device.
+        rows: how many there are.
+        precision: in which the model is asked, such as an autocast.
+        backward: count the backward pass too; else it is 0.
+
+    A model that torch cannot count (a scripted one, say) is a FrugalKDWarning, and counts 0: the
+    training that it is counted for is over by then.
+    """
+    counted = {"forward": 0.0, "backward": 0.0}
+    try:
+        with _probe(model) as probe, torch.enable_grad():
+            counter = FlopCounterMode(display=False)
+            with counter, precision():
+                logits = call(probe, inputs)
+            counted["forward"] = counter.get_total_flops() / rows
+            if backward:
+                counter = FlopCounterMode(display=False)
+                with counter:
+                    logits.float().sum().backward()
+                counted["backward"] = counter.get_total_flops() / rows
+    except Exception as error:
+        if isinstance(error, FrugalKDError) or is_out_of_memory(error):
+            raise
+        warnings.warn(
+            f"not all operations of this {type(model).__name__} are counted ({reason(error)})",
+            FrugalKDWarning,
+            stacklevel=2,
+        )
+    return counted
+
+
+@contextmanager
+def _probe(model: nn.Module) -> Iterator[Callable[..., Any]]:
+    """``model`` in eval mode, with parameters of its own that need gradients."""
+    copied, own = None, {}
+    try:
+        copied = copy.deepcopy(model).eval().requires_grad_(True)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        for name, parameter in model.named_parameters():
+            own[name] = parameter.detach().clone().requires_grad_()
+    if copied is not None:
+        yield copied
+        return
+    with inference_mode(model):
+        yield lambda *args, **kwargs: functional_call(model, own, args, kwargs)
+
+
+def flops_of_data(
+    model: nn.Module,
+    data: Dataset,
+    device: torch.device,
+    collate_fn: Collate | None = None,
+    precision: Precision = nullcontext,
+    *,
+    backward: bool = True,
+) -> dict[str, float]:
+    """:func:`flops_per_row` on the first samples of ``data``, or, where these say their lengths, on
+    those nearest the mean length: the work is taken to be in proportion to it."""
+    batch, rows = _typical(data, device, collate_fn)
+    return flops_per_row(model, inputs_of(batch), rows, precision, backward=backward)
+
+
+def flops_of_asking(
+    ask: Callable[[Any], Any],
+    data: Dataset,
+    device: torch.device,
+    collate_fn: Collate | None = None,
+) -> float:
+    """FLOPs of one row where ``ask`` gives somebody's answer to a batch of ``data``, without
+    gradients, as :func:`flops_of_data` takes them."""
+    batch, rows = _typical(data, device, collate_fn)
+    with FlopCounterMode(display=False) as counter:
+        ask(batch)
+    return counter.get_total_flops() / rows
+
+
+def _typical(data: Dataset, device: torch.device, collate_fn: Collate | None) -> tuple[Any, int]:
+    """A batch of two samples, or of one, and how many it has."""
+    ids = np.arange(len(data))  # pyright: ignore[reportArgumentType]
+    if (lengths := lengths_of(data)) is not None:
+        ids = ids[np.argsort(np.abs(lengths - lengths.mean()), kind="stable")]
+    ids = ids[:2]
+    with open_source(data, collate_fn=collate_fn) as source:
+        batch = next(source.batches([(ids, np.zeros_like(ids))]))
+    return send_to_device(batch, device), len(ids)

@@ -1,0 +1,105 @@
+"""Whom to keep: what several policies have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frugalkd.ledger.ledger import Ledger
+from frugalkd.ledger.outcome import Outcome
+from frugalkd.policies.policy import EpochContext, Ids, Mask, at_sorted
+
+_TINY = np.finfo(np.float32).tiny
+
+
+def cross_entropy(look: Outcome) -> NDArray[np.float32]:
+    """Of each row (rows,), always finite: NaN counts as the largest there is, about 87 nats."""
+    return -np.log(np.fmax(np.asarray(look.truth, dtype=np.float32), _TINY))
+
+
+def lowest(ids: Ids, wanted: int, *keys: Callable[[Ids], NDArray]) -> Ids:
+    """The ``wanted`` ids that are lowest by the first key, among equals by the next, then by place.
+
+    They come in no particular order. A key is asked only about the ids that it decides about; it
+    gives no NaN.
+    """
+    if wanted <= 0 or wanted >= len(ids) or not keys:
+        return ids[: max(wanted, 0)]
+    values = keys[0](ids)
+    edge = np.partition(values, wanted - 1)[wanted - 1]
+    sure, tied = ids[values < edge], ids[values == edge]
+    return np.concatenate([sure, lowest(tied, wanted - len(sure), *keys[1:])])
+
+
+def balanced(
+    ids: Ids, classes: NDArray, wanted: int, at: EpochContext, *keys: Callable[[Ids], NDArray]
+) -> Ids:
+    """The ``wanted`` ids, as many of each class as there are of any other, where a class has so
+    many, and those that are lowest by the keys within it.
+
+    ``classes``: integers (ids,). They come in no particular order. What cannot be shared out evenly
+    goes to classes drawn anew in each epoch.
+    """
+    if not len(ids):
+        return ids
+    order = np.argsort(classes, kind="stable")
+    names, begins, counts = np.unique(classes[order], return_index=True, return_counts=True)
+    shares = even_shares(counts, wanted, at.uniform("shares", names))
+    by_class = np.split(ids[order], begins[1:])
+    kept = [lowest(own, int(n), *keys) for own, n in zip(by_class, shares, strict=True)]
+    return np.concatenate(kept)
+
+
+def even_shares(counts: NDArray, wanted: int, turn: NDArray) -> NDArray[np.int64]:
+    """int64 (classes,): what each class gives of its ``counts`` so that all give ``wanted``, or
+    everything, and none gives more than one above another that has some left. Those that are lowest
+    in ``turn`` (classes,) give the one more."""
+    low, high = 0, int(counts.max(initial=0))  # what each class gives at the least, if it has it
+    while low < high:
+        middle = (low + high + 1) // 2
+        if np.minimum(counts, middle).sum() <= wanted:
+            low = middle
+        else:
+            high = middle - 1
+    shares = np.minimum(counts, low).astype(np.int64)
+    more = np.flatnonzero(counts > low)
+    left = max(0, min(wanted - int(shares.sum()), len(more)))
+    shares[more[np.argsort(turn[more], kind="stable")[:left]]] += 1
+    return shares
+
+
+def lowest_rows(values: NDArray, wanted: int) -> Mask:
+    """Which ``wanted`` rows have the lowest values, among equals the first; NaN is the lowest."""
+    comparable = np.where(np.isnan(values), -np.inf, values)
+    kept = np.zeros(len(values), dtype=bool)
+    kept[lowest(np.arange(len(values)), wanted, comparable.take)] = True
+    return kept
+
+
+def share(part: float, ids: Ids, purpose: str, at: EpochContext) -> int:
+    """``part`` of the rows of a look at ``ids``, rounded up or down by one draw, so that a training
+    keeps what it should however few rows a look has."""
+    return int(part * len(ids) + at.uniform(purpose, ids[:1])[0])
+
+
+def race(log_weights: NDArray, uniform: NDArray) -> NDArray:
+    """Keys of which the lowest are a draw without replacement: the first of them is a row with a
+    chance proportional to its weight, the next one of what is left, and so on.
+
+    Efraimidis and Spirakis (2006), in logarithms, in which no weight is too small. ``uniform``:
+    draws in [0, 1), one a row.
+    """
+    with np.errstate(divide="ignore"):
+        return np.log(-np.log(uniform)) - log_weights
+
+
+def stale(ledger: Ledger, pool: Ids, at: EpochContext) -> Mask:
+    """Of whom the ledger does not know how the model of now fares: those that were neither trained
+    on in the epoch before nor screened for this one. Before the first epoch nobody is."""
+    if at.epoch == 0:
+        return np.zeros(len(pool), dtype=bool)
+    last = at_sorted(ledger["last_epoch"], pool)
+    trained = (last == at.epoch - 1) & ~at_sorted(ledger.screened, pool)
+    return ~(trained | (last == at.epoch))

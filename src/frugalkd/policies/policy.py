@@ -1,0 +1,267 @@
+"""What a policy is: pure functions from the ledger to one epoch's plan."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from frugalkd.errors import SelectionMisuse, SettingError, few
+from frugalkd.ledger.ledger import Ledger
+from frugalkd.ledger.outcome import Outcome
+from frugalkd.runtime import draws
+from frugalkd.runtime.failures import blame
+from frugalkd.runtime.settings import Settings, check_number, check_types
+
+Ids = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+MOST_WEIGHT = 2.0**32
+"""Of a sample. Adam squares weighted gradients in float32, which ends at 2 ** 128: with weights up
+to 2 ** 32, gradients up to 2 ** 32 stay below that. Weights of another order are a mistake."""
+
+_NO_IDS = np.empty(0, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One epoch's decision. The order of ``ids`` says nothing: the selection shuffles them.
+
+    Attributes:
+        ids: int64, without duplicates, that train (under gate-now: that are read).
+        weights: float32 (len(ids),) importance weights used as they are, or None for 1.
+        forced: bool (len(ids),), rows that are not the gate's choice, or None for none.
+        screen: int64 ids to look at forward-only before the epoch; the policy then plans again.
+        lr_factor: what the epoch's learning rate is multiplied by.
+        stop: the training ends before this epoch; ``ids`` do not count.
+    """
+
+    ids: Ids
+    weights: NDArray[np.float32] | None = None
+    forced: Mask | None = None
+    screen: Ids = field(default_factory=lambda: _NO_IDS)
+    lr_factor: float = 1.0
+    stop: bool = False
+
+    def where(self, rows: slice) -> Plan:
+        """The plan of a part of its ids, as views of them."""
+        weights = None if self.weights is None else self.weights[rows]
+        forced = None if self.forced is None else self.forced[rows]
+        return replace(self, ids=self.ids[rows], weights=weights, forced=forced)
+
+
+def check_plan(plan: Plan, samples: int, pool: Ids, policy: Policy) -> None:
+    """What a user's own policy may get wrong; ours are tested instead.
+
+    Args:
+        plan: of ``policy``.
+        samples: of the data set.
+        pool: ids that may take part, sorted.
+        policy: named in the message.
+
+    Raises:
+        SelectionMisuse: no plan; ids twice, or of no sample that may take part; weights or marks of
+            another length or type, or numbers that no training survives.
+    """
+    whose = f"{type(policy).__name__}.plan"
+    if not isinstance(plan, Plan):
+        raise SelectionMisuse(f"{whose} returns a {type(plan).__name__}: return a Plan")
+    for name, ids in (("ids", plan.ids), ("screen", plan.screen)):
+        if not isinstance(ids, np.ndarray) or ids.dtype != np.int64 or ids.ndim != 1:
+            raise SelectionMisuse(f"{whose}: {name} must be a numpy array int64 (rows,)")
+        if len(ids) and (ids.min() < 0 or ids.max() >= samples):
+            raise SelectionMisuse(
+                f"{whose}: {name} reach from {ids.min()} to {ids.max()}, and the data set has 0 .. "
+                f"{samples - 1}"
+            )
+        found, times = np.unique(ids, return_counts=True)
+        if len(found) < len(ids):
+            twice = few(found[times > 1].tolist())
+            raise SelectionMisuse(f"{whose}: {name} name samples {twice} twice: plan each id once")
+        if len(pool) < samples and len(outside := np.setdiff1d(found, pool)):
+            raise SelectionMisuse(
+                f"{whose}: {name} name samples {few(outside.tolist())}, which have weight 0: plan "
+                "ids of the pool only"
+            )
+    for name, values, kind in (("weights", plan.weights, "f"), ("forced", plan.forced, "b")):
+        if values is None:
+            continue
+        if not isinstance(values, np.ndarray) or values.dtype.kind != kind:
+            wanted = "floating-point" if kind == "f" else "bool"
+            raise SelectionMisuse(f"{whose}: {name} must be a {wanted} numpy array (rows,)")
+        if values.shape != plan.ids.shape:
+            raise SelectionMisuse(
+                f"{whose}: {name} of shape {values.shape} for {len(plan.ids)} ids: one an id"
+            )
+    if plan.weights is not None and (problem := why_not_weights(plan.weights, plan.ids)):
+        raise SelectionMisuse(f"{whose}: {problem}")
+    try:
+        check_number("lr_factor", plan.lr_factor, 0)
+    except SettingError as error:
+        raise SelectionMisuse(f"{whose}: {error}") from None
+
+
+def why_not_weights(weights: NDArray, ids: Ids | None = None) -> str | None:
+    """What is wrong with float32 weights of the samples ``ids`` (default: all), in one line; None
+    where nothing is."""
+    strange = np.flatnonzero(~((weights >= 0) & (weights <= MOST_WEIGHT)))
+    if len(strange):
+        first = strange[0]
+        of = first if ids is None else ids[first]
+        return f"sample {of} weighs {weights[first]:g}: weights lie in 0 .. 2 ** 32, 1 is usual"
+    if len(weights) and 0 < weights.max() < 1 / MOST_WEIGHT:
+        return f"the largest is {weights.max():g}: nothing would be learned, make their mean 1"
+    return None
+
+
+def check_kind(policy: object) -> None:
+    """Raises SettingError unless ``policy`` is a Policy whose attributes can be used."""
+    check_types(policy=(policy, Policy))
+    assert isinstance(policy, Policy)
+    name = type(policy).__name__
+    for attribute, known in (
+        ("when", ("now", "last-visit")),
+        ("label_source", ("label", "teacher")),
+    ):
+        if getattr(policy, attribute) not in known:
+            raise SettingError(f"{name}.{attribute} must be {' or '.join(known)}")
+    try:
+        dict(policy.columns)
+    except Exception as error:
+        blame(error, SettingError, f"{name}.columns is no mapping of names to numpy types")
+
+
+@dataclass(frozen=True)
+class EpochContext:
+    """When a plan is made: the epoch, of how many, and this epoch's random draws.
+
+    ``spent``: samples that went through a backward pass before this epoch.
+    """
+
+    epoch: int
+    epochs: float
+    seed: int
+    spent: int = 0
+
+    def uniform(self, purpose: str, ids: ArrayLike) -> NDArray[np.float64]:
+        """A uniform draw in [0, 1) for each id, a function of (seed, purpose, epoch, id)."""
+        return draws.uniform(self.seed, draws.stream(purpose), self.epoch, ids)
+
+
+def at_sorted(column: NDArray, ids: Ids) -> NDArray:
+    """The values at sorted, distinct ``ids``, to be read only: all ids are given ``column`` itself,
+    which saves gathering 100 million values."""
+    return column if len(ids) == len(column) else column.take(ids)
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """A scoring run: trainings before the training, that give each sample a score.
+
+    Attributes:
+        kind: a key of :data:`frugalkd.experiments.scoring.SCORINGS`.
+        epochs: of each training.
+        seeds: trainings, whose scores are averaged.
+    """
+
+    kind: str
+    epochs: float
+    seeds: int = 1
+
+
+class Policy(Settings, ABC):
+    """Which samples take part. A policy holds settings only: its memory is the ledger."""
+
+    when: Literal["now", "last-visit"]
+    """Whether the gate judges the batch at hand, or the forward pass that training does anyway."""
+
+    needs_screening: bool = True
+    """Whether it ever asks for a forward pass that does not train."""
+
+    label_source: Literal["label", "teacher"] = "label"
+    """What a look calls correct: the label, or the teacher's top class."""
+
+    needs_entropy: ClassVar[bool] = False
+    """Whether looks have to say their entropy."""
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        """The policy's own ledger columns: name -> numpy dtype, zero at first."""
+        return {} if self.scoring is None else {"score": "float32"}
+
+    @property
+    def scoring(self) -> Scoring | None:
+        """The scoring run that it needs; its scores are the ledger's column ``score``."""
+        return None
+
+    @property
+    def unbiased(self) -> bool:
+        """Whether a plan's weighted sum of losses is that of all samples in expectation, once it is
+        known of each how it fares."""
+        return False
+
+    @property
+    def by_sample(self) -> bool:
+        """Whether it decides of each sample by what the ledger says of it alone, so that the plan
+        of a part of the pool is that part of the plan."""
+        return False
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether plans read ``ledger.labels``, int32 (samples,), none of them below 0."""
+        return False
+
+    def at_budget(self, budget: float) -> Policy | None:
+        """The same policy made to spend ``budget``, in (0, 1], of full training over the same
+        epochs; None for one that cannot be made to."""
+        if not any(field.name == "budget" for field in fields(self)):  # pyright: ignore
+            return None
+        return replace(self, budget=budget)  # pyright: ignore
+
+    @abstractmethod
+    def plan(self, ledger: Ledger, pool: Ids, at: EpochContext) -> Plan:
+        """The plan of epoch ``at.epoch`` among ``pool``, the ids that may take part, sorted."""
+
+    @abstractmethod
+    def needs_training(self, look: Outcome, ids: Ids, ledger: Ledger, at: EpochContext) -> Mask:
+        """Which rows of a look (arrays) at ``ids`` fail the gate, and so are still needed."""
+
+    def update_columns(
+        self, look: Outcome, ids: Ids, ledger: Ledger, at: EpochContext
+    ) -> Mapping[str, NDArray]:
+        """What to enter into its own columns after a look (arrays) at ``ids``, before the verdict
+        is entered: column -> values (rows,)."""
+        return {}
+
+    @abstractmethod
+    def skip_epochs(self, streak: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """For how many epochs a sample is left alone after ``streak`` passes in a row."""
+
+
+class Ungated(Policy):
+    """A policy without a gate: every look fails, nobody sleeps."""
+
+    when = "last-visit"
+    needs_screening = False
+
+    def needs_training(self, look: Outcome, ids: Ids, ledger: Ledger, at: EpochContext) -> Mask:
+        return np.ones(len(ids), dtype=bool)
+
+    def skip_epochs(self, streak: NDArray[np.uint8]) -> NDArray[np.int64]:
+        return np.zeros(len(streak), dtype=np.int64)
+
+
+class GateNow(Policy):
+    """A policy that judges each batch at hand: everything is read, nobody sleeps."""
+
+    when = "now"
+
+    def plan(self, ledger: Ledger, pool: Ids, at: EpochContext) -> Plan:
+        return Plan(pool)
+
+    def skip_epochs(self, streak: NDArray[np.uint8]) -> NDArray[np.int64]:
+        return np.zeros(len(streak), dtype=np.int64)

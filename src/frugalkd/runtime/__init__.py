@@ -1,0 +1,1 @@
+"""Random draws, devices, memory, imports and meters."""

@@ -1,0 +1,90 @@
+"""Failures of other people's code, and of the machine, as errors that say where in one line.
+
+A seam where code of the user's is called catches what it raises, and calls :func:`blame`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+from frugalkd.errors import DataError, FrugalKDError, OutOfMemory
+from frugalkd.files.parsing import one_line
+from frugalkd.runtime.environment import is_parting
+
+_SIGNS = (
+    "out of memory",  # CUDA and MPS, whatever they raise it with
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+)
+
+_WORKER = "DataLoader worker (pid"
+"""How torch begins to say that a worker process has died; a signal's handler raises it, and so it
+can come from any line."""
+
+
+def blame(error: Exception, kind: type[FrugalKDError], where: str) -> NoReturn:
+    """Raise ``kind``, ``WHERE (TYPE: REASON)`` in one line, from ``error``; ``error`` itself where
+    it is one of ours already, or where the code that raised it is not to blame: memory ran out, or
+    another rank is gone."""
+    if is_worker_gone(error):
+        raise worker_gone(error) from error
+    if isinstance(error, FrugalKDError) or is_out_of_memory(error) or is_parting(error):
+        raise error
+    raise kind(f"{where} ({reason(error)})") from error
+
+
+def reason(error: Exception) -> str:
+    """What an error says, after its type, in one line."""
+    said = text_of(error)
+    return one_line(f"{type(error).__name__}: {said}" if said else type(error).__name__)
+
+
+def text_of(error: BaseException) -> str:
+    """``str(error)``, or nothing where the user's own class fails at that."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
+
+
+def is_worker_gone(error: BaseException) -> bool:
+    """Whether ``error`` is torch's way to say that a DataLoader's worker process has died."""
+    return isinstance(error, RuntimeError) and text_of(error).startswith(_WORKER)
+
+
+def worker_gone(error: BaseException, where: str = "") -> DataError:
+    """The same in words that help."""
+    said = one_line(text_of(error).partition(". ")[0])
+    return DataError(
+        f"a worker process died{where} ({said}): set num_workers to 0 for an error of its own, or "
+        "lower it where the machine is short of memory"
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` is Python's, numpy's or torch's way to say that memory ran out."""
+    if isinstance(error, MemoryError):  # numpy's is one
+        return True
+    return isinstance(error, RuntimeError) and any(sign in text_of(error) for sign in _SIGNS)
+
+
+def machine_bytes() -> int:
+    """The machine's main memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@contextmanager
+def memory_for(what: str, advice: str) -> Iterator[None]:
+    """Running out of memory inside becomes OutOfMemory: ``out of memory for WHAT: ADVICE``; the
+    death of a worker process becomes DataError."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if is_worker_gone(error):
+            raise worker_gone(error) from error
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(f"out of memory for {what}: {advice}") from error

@@ -1,0 +1,134 @@
+"""Settings as dataclasses whose values have the types that they are declared with."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+from functools import cache, wraps
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from frugalkd.errors import SettingError
+from frugalkd.files.parsing import one_line
+
+STRICT = {"extra": "forbid", "allow_inf_nan": False}
+"""What pydantic is told where a recipe holds one of these: an unknown key is an error, and so is a
+number that JSON cannot hold."""
+
+MOST_SEED = 2**63 - 1
+"""A seed of 64 bits, and room to count up from it."""
+
+MOST_ROWS = 2**31 - 1
+"""Of a batch, and batches of a step."""
+
+MOST_WORKERS = 1024
+"""Processes that read data: more would end in a machine that starts none at all."""
+
+_CALLED = {bool: "True or False", int: "a whole number", float: "a finite number", str: "text"}
+
+
+class Settings:
+    """Base of dataclasses of settings. Before their own ``__post_init__`` each value is compared
+    with its declared type: ``True`` is no number, and neither is text; a whole number is also a
+    number. Types other than numbers, text, classes, literals, tuples and unions are not compared.
+
+    Raises:
+        SettingError: a value of another type, or a number that is not finite.
+    """
+
+    def __init_subclass__(cls, **given: Any) -> None:
+        super().__init_subclass__(**given)
+        if (own := vars(cls).get("__post_init__")) is not None:
+
+            @wraps(own)
+            def checked(self: Settings) -> None:
+                Settings.__post_init__(self)
+                own(self)
+
+            cls.__post_init__ = checked
+
+    def __post_init__(self) -> None:
+        kinds = _types(type(self))
+        check_types(**{name: (getattr(self, name), kinds[name]) for name in kinds})
+
+
+def check_types(**values: tuple[Any, Any]) -> None:
+    """Raises SettingError where a value, each a pair with its type, is of another one."""
+    for name, (value, kind) in values.items():
+        if not _fits(value, kind):
+            raise SettingError(f"{name} must be {_called(kind)}, not {shown(value)}")
+
+
+def check_integer(name: str, value: Any, least: int, most: float = math.inf) -> None:
+    """Raises SettingError unless ``value`` is a whole number from ``least`` to ``most``."""
+    check_types(**{name: (value, int)})
+    if not least <= value <= most:
+        upto = "" if most == math.inf else f", at most {most}"
+        raise SettingError(f"{name} must be {least} or more{upto}, not {shown(value)}")
+
+
+def check_number(name: str, value: Any, least: float, most: float = math.inf) -> None:
+    """Raises SettingError unless ``value`` is a finite number from ``least`` to ``most``."""
+    check_types(**{name: (value, float)})
+    if not least <= value <= most:
+        upto = "" if most == math.inf else f", at most {most:g}"
+        raise SettingError(f"{name} must be {least:g} or more{upto}, not {shown(value)}")
+
+
+def check_seed(seed: Any) -> int:
+    """``seed`` itself. Raises SettingError unless it is one that every random stream takes."""
+    check_integer("seed", seed, 0, MOST_SEED)
+    return int(seed)
+
+
+def shown(value: Any) -> str:
+    """A value as it is written, in a few signs."""
+    try:
+        return one_line(repr(value), 60)
+    except Exception:  # a number of too many digits, or what a user's class does
+        return f"a {type(value).__name__}"
+
+
+@cache
+def _types(cls: type) -> dict[str, Any]:
+    try:
+        hints = get_type_hints(cls)
+    except NameError:  # of a class within a function of the user's
+        return {}
+    return {field.name: hints[field.name] for field in fields(cls)}  # pyright: ignore
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    origin, inside = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return any(_fits(value, one) for one in inside)
+    if origin is Literal:
+        return any(type(value) is type(one) and value == one for one in inside)
+    if origin is tuple:
+        if not isinstance(value, tuple | list):
+            return False
+        kinds = inside[:1] * len(value) if inside[1:] == (...,) else inside
+        return len(value) == len(kinds) and all(map(_fits, value, kinds))
+    if kind in (int, float):
+        if isinstance(value, bool) or not isinstance(value, Integral if kind is int else Real):
+            return False
+        try:
+            return kind is int or math.isfinite(value)
+        except OverflowError:  # more digits than a float has
+            return False
+    if not isinstance(kind, type) or kind in (Any,) or getattr(kind, "_is_protocol", False):
+        return True
+    return isinstance(value, kind)
+
+
+def _called(kind: Any) -> str:
+    origin, inside = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType, Literal):
+        *first, last = map(str, inside) if origin is Literal else map(_called, inside)
+        return f"{', '.join(first)} or {last}" if first else last
+    if origin is tuple:
+        return f"a tuple of {', '.join('...' if one is ... else _called(one) for one in inside)}"
+    name = getattr(kind, "__name__", str(kind))
+    article = "an" if name[0] in "AEIOU" else "a"
+    return "None" if kind is NoneType else _CALLED.get(kind, f"{article} {name}")

@@ -1,0 +1,1 @@
+"""The training loop, its settings, evaluation and checkpoints."""

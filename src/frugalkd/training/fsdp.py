@@ -1,0 +1,199 @@
+"""Models cut over the ranks (FSDP2): each rank holds a part of every parameter.
+
+What torch.distributed.fsdp takes a second to import is imported where a model is to be cut.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from frugalkd.distributed.ranks import Ranks, is_sharded
+from frugalkd.errors import NonFiniteLoss, RankError, Stopped
+from frugalkd.files.parsing import one_line
+from frugalkd.teachers import EMATeacher, Targets
+from frugalkd.training.settings import Training
+
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+"""Modules that nobody calls, and so nobody puts together."""
+
+
+@dataclass
+class Placed:
+    """A model as it is trained.
+
+    Attributes:
+        model: on the device; the caller's own, or a copy that is cut over the ranks.
+        take_back: give the caller's model the weights of a cut copy; every rank has to.
+    """
+
+    model: nn.Module
+    take_back: Callable[[], None] = lambda: None
+
+
+@contextmanager
+def placed(
+    model: nn.Module,
+    targets: Targets | None,
+    training: Training,
+    device: torch.device,
+    ranks: Ranks,
+) -> Iterator[Placed]:
+    """Put ``model`` and the live teachers of ``targets`` on ``device``; with ``training.fsdp`` and
+    several ranks, copies of them that are cut, while the whole ones wait in main memory. A training
+    that is stopped or diverges has taken its weights back; teachers are whole again in any case.
+
+    Raises:
+        RankError: a model cannot be cut, or the training needs the whole one on each rank.
+    """
+    teachers = {} if targets is None else targets.live_teachers
+    if ranks.alone or not training.fsdp:
+        memory = torch.channels_last if training.channels_last else torch.preserve_format
+        model.to(device, memory_format=memory)  # pyright: ignore[reportCallIssue]
+        for live in teachers.values():
+            live.teacher.to(device)
+        yield Placed(model)
+        return
+    if training.ema is not None or any(isinstance(live, EMATeacher) for live in teachers.values()):
+        raise RankError(
+            "a sharded model has no moving average: leave training.ema out and take another "
+            "teacher than its average, or set training.fsdp to false"
+        )
+    if targets is not None and targets.fills_as_visited:
+        raise RankError(
+            "a sharded teacher is asked by all ranks at once, and at first visits each rank lacks "
+            "other rows: fill a store before, or set training.fsdp to false"
+        )
+    if training.compile:
+        raise RankError("training.compile is for whole models: leave it out, or training.fsdp")
+    cut = sharded(model, device, ranks)
+
+    def take_back() -> None:
+        _copy_whole(cut, model)
+
+    originals = {name: live.teacher for name, live in teachers.items() if not live.own_forward}
+    try:
+        for name, live in teachers.items():
+            if name in originals:
+                live.teacher = sharded(live.teacher, device, ranks)
+            else:  # how it is asked is the caller's: it stays whole
+                live.teacher.to(device)
+        yield Placed(cut, take_back)
+    except (NonFiniteLoss, Stopped):  # which all ranks raise
+        take_back()
+        raise
+    finally:
+        for name, teacher in originals.items():
+            teachers[name].teacher = teacher
+
+
+def sharded(model: nn.Module, device: torch.device, ranks: Ranks) -> nn.Module:
+    """A copy of ``model``, with the first rank's weights, cut over ``ranks``: the members of its
+    lists and sequences each by itself, so that one of them at a time is whole on ``device``, then
+    what is left. (Which parts are cut by themselves is our choice.) ``model`` goes to main memory.
+
+    Raises:
+        RankError: it ties weights, or torch cannot cut it.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    if len(list(model.parameters())) < len(list(model.named_parameters(remove_duplicate=False))):
+        raise RankError(
+            f"a {type(model).__name__} ties weights, which cutting would untie: set training.fsdp "
+            "to false"
+        )
+    made = copy.deepcopy(model.cpu()).to(memory_format=torch.contiguous_format)  # pyright: ignore
+    for tensor in made.state_dict().values():
+        if isinstance(tensor, Tensor):
+            ranks.take_first(tensor)
+    mesh = init_device_mesh(device.type, (ranks.world,))
+    listed = [
+        member
+        for parent in made.modules()
+        if isinstance(parent, nn.Sequential | nn.ModuleList)
+        for member in parent.children()
+        if next(member.parameters(), None) is not None and not isinstance(member, _CONTAINERS)
+    ]
+    try:
+        for part in (*reversed(list(dict.fromkeys(listed))), made):
+            # Not even the outermost stays whole after a forward pass: between two of them an
+            # optimiser or a checkpoint would take its whole parameters for the model's.
+            fully_shard(part, mesh=mesh, reshard_after_forward=True)
+    except (ValueError, NotImplementedError) as error:
+        raise RankError(
+            f"torch cannot shard a {type(model).__name__}: {one_line(str(error), most=200)}; set "
+            "training.fsdp to false"
+        ) from None
+    return made.to(device)
+
+
+def refuse_beside(model: nn.Module, parts: nn.Module) -> None:
+    """Raises RankError where an objective's own ``parts`` would be trained beside a sharded model,
+    by one optimiser: torch's steps take either kind of parameter, not both."""
+    if is_sharded(model) and any(True for _ in parts.parameters()):
+        raise RankError(
+            "this objective trains adapters beside the student, which a sharded one has no place "
+            "for: set training.fsdp to false, or choose another objective"
+        )
+
+
+def whole(tree: Any, *, keep: bool = True) -> Any:
+    """A state dict with all that is cut put together, in main memory; every rank has to ask, and
+    those that do not ``keep`` it get no tensors."""
+    if isinstance(tree, Mapping):
+        return {key: whole(value, keep=keep) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [whole(value, keep=keep) for value in tree]
+    if not isinstance(tree, Tensor):
+        return tree
+    tensor = _gathered(tree)
+    return tensor.cpu() if keep else None
+
+
+def load_whole(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give ``model``, a sharded one or not, the weights of ``state``, a whole one."""
+    if not is_sharded(model):
+        model.load_state_dict(state)
+        return
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            tensor.copy_(laid_out_like(tensor, state[name]))
+
+
+def laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
+    """``value``, a whole tensor, on the device of ``parameter``, cut and in memory as that is."""
+    if not _is_cut(parameter):
+        return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if isinstance(value, DTensor):
+        return value
+    assert isinstance(parameter, DTensor)
+    return distribute_tensor(
+        value.to(parameter.device), parameter.device_mesh, parameter.placements
+    )
+
+
+def _is_cut(tensor: Tensor) -> bool:
+    return type(tensor).__name__ == "DTensor"
+
+
+def _gathered(tensor: Tensor) -> Tensor:
+    if not _is_cut(tensor):
+        return tensor
+    return tensor.detach().full_tensor()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@torch.no_grad()
+def _copy_whole(cut: nn.Module, model: nn.Module) -> None:
+    for mine, its in zip(model.state_dict().values(), cut.state_dict().values(), strict=True):
+        if isinstance(mine, Tensor):
+            mine.copy_(_gathered(its))
+    model.train(cut.training)

@@ -1,0 +1,372 @@
+"""The command line with short runs on the digits, in this process."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+
+from frugalkd.cli import main
+from frugalkd.cli.progress import EpochProgress, RunsProgress
+from frugalkd.experiments.runs.schema import Comparison, Results
+from toys import as_images
+
+FEW = ["--set", "teacher.training.epochs=2", "--set", "student.training.epochs=2"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    teacher, student = str(folder / "teacher"), str(folder / "student")
+    assert main(["teach", "digits", "--out", teacher, *FEW]) == 0
+    arguments = ["distill", "digits", "--mode", "hybrid", "--teacher", teacher, "--out", student]
+    assert main([*arguments, *FEW]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("name", ["teacher", "student"])
+def test_results_match_their_schema(runs, name):
+    written = json.loads((runs / name / "results.json").read_text())
+    results = Results.model_validate(written)
+    # Nothing is written that the schema does not describe.
+    assert not results.model_extra
+    assert not results.meters.model_extra
+
+
+def test_a_finished_run_is_shown_and_not_run_again(runs, cli):
+    code, out, err = cli("teach", "digits", "--out", str(runs / "teacher"), *FEW)
+    assert code == 0
+    assert "finished" in err
+    assert "epoch" not in err
+    for words in ("accuracy", "samples backpropagated", "forwards", "seconds", "files", "next: "):
+        assert words in out
+    head = out.partition("next: ")[0]
+    assert max(map(len, head.splitlines())) <= 80
+
+
+def test_sound_16_teach_recommends_the_students_own_gate(runs, cli):
+    _, out, _ = cli("teach", "digits", "--out", str(runs / "teacher"), *FEW)
+    assert "--mode regulated" in " ".join(out.partition("next: ")[2].split())
+
+
+def test_json_is_results_json(runs, cli):
+    code, out, _ = cli("teach", "digits", "--out", str(runs / "teacher"), *FEW, "--json")
+    assert code == 0
+    assert json.loads(out) == json.loads((runs / "teacher" / "results.json").read_text())
+
+
+def test_evaluate_gives_what_the_run_measured(runs, cli):
+    written = json.loads((runs / "student" / "results.json").read_text())["evaluation"]
+    code, out, _ = cli("evaluate", str(runs / "student"), "--data", "--json")
+    assert code == 0
+    assert json.loads(out)["accuracy"] == written["accuracy"]
+    named = json.loads(cli("evaluate", str(runs / "student"), "--data", "digits", "--json")[1])
+    assert named["accuracy"] == written["accuracy"]
+    assert "accuracy" in cli("evaluate", str(runs / "student"), "--data")[1]
+
+
+def test_predict_data_by_name(runs, cli, tmp_path):
+    out = tmp_path / "a" / "p.csv"
+    assert cli("predict", str(runs / "student"), "--data", "digits", "--out", str(out))[0] == 0
+    with open(out) as file:
+        rows = list(csv.DictReader(file))
+    accuracy = np.mean([row["class"] == row["label"] for row in rows])
+    written = json.loads((runs / "student" / "results.json").read_text())["evaluation"]
+    assert accuracy == pytest.approx(written["accuracy"])
+
+
+def test_pictures_and_arrays(runs, cli, tmp_path):
+    from PIL import Image
+
+    from frugalkd.data import load_data
+
+    test, student = as_images(load_data("digits").test), str(runs / "student")
+    pixels = test.images[:20, 0].numpy()
+    for place, image in enumerate(pixels):
+        folder = tmp_path / "pictures" / test.classes[int(test.labels[place])]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{place:02d}.png")
+    np.save(tmp_path / "x.npy", pixels)
+    found = {}
+    for data in ("pictures", "x.npy"):
+        out = str(tmp_path / "p.csv")
+        arguments = ["--data", str(tmp_path / data), "--out", out, "--probabilities"]
+        assert cli("predict", student, *arguments)[0] == 0
+        with open(out) as file:
+            found[data] = list(csv.DictReader(file))
+    by_place = {int(Path(row["sample"]).stem): row["class"] for row in found["pictures"]}
+    assert [by_place[place] for place in range(20)] == [row["class"] for row in found["x.npy"]]
+    assert sum(float(found["x.npy"][0][f"p {name}"]) for name in test.classes) == pytest.approx(
+        1, abs=1e-4
+    )
+    code, out, _ = cli("evaluate", student, "--data", str(tmp_path / "pictures"), "--json")
+    assert code == 0
+    assert json.loads(out)["samples"] == 20
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("x.npy", b"junk", "is not an array"),
+        ("p/x.png", b"junk", "no readable picture in"),
+        ("p/x.txt", b"", "no pictures in"),
+    ],
+)
+def test_unreadable_images_are_one_line(runs, cli, tmp_path, name, content, says):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(content)
+    data = tmp_path / Path(name).parts[0]
+    arguments = ["--data", str(data), "--out", str(tmp_path / "p.csv")]
+    code, _, err = cli("predict", str(runs / "student"), *arguments)
+    assert code == 2
+    assert says in err
+    assert err.count("\n") == 1
+
+
+def test_labels_are_needed_to_evaluate(runs, cli, tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((2, 8, 8), np.uint8))
+    code, _, err = cli("evaluate", str(runs / "student"), "--data", str(tmp_path / "x.npy"))
+    assert code == 2
+    assert "says no classes" in err
+
+
+def test_a_part_of_the_data_that_cannot_be_had_names_the_field(cli, tmp_path):
+    for field in ("data.validation", "data.train_size"):
+        setting = f"{field}=5000"
+        code, _, err = cli("teach", "digits", "--out", str(tmp_path / "t"), "--set", setting)
+        assert code == 2
+        assert err.startswith(f"error: {field}: ")
+        assert err.count("\n") == 1
+
+
+def test_another_pretrained_teacher_under_the_same_name_is_another_run(runs, cli, tmp_path):
+    weights = tmp_path / "w.safetensors"
+    weights.write_bytes((runs / "teacher" / "teacher.safetensors").read_bytes())
+    arguments = ["distill", "digits", "--mode", "regulated", "--out", str(tmp_path / "s"), *FEW]
+    arguments += ["--set", f"teacher.weights={weights}"]
+    assert cli(*arguments)[0] == 0
+    assert "finished" in cli(*arguments)[2]
+    state = safetensors.torch.load_file(weights)
+    safetensors.torch.save_file({name: -tensor for name, tensor in state.items()}, weights)
+    code, _, err = cli(*arguments)
+    assert code == 2
+    assert "holds another run" in err
+
+
+def test_after_a_run_on_own_data_what_is_suggested_works(runs, cli, tmp_path, monkeypatch):
+    (tmp_path / "own_digits.py").write_text(
+        "from frugalkd import load_data\n"
+        "def parts():\n"
+        "    splits = load_data('digits')\n"
+        "    return splits.train, splits.test\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    own = ["--set", "data.path=own_digits:parts", "--teacher", str(runs / "teacher"), *FEW]
+    code, out, err = cli("distill", "digits", "--mode", "regulated", "--out", "s", *own)
+    assert code == 0, err
+    following = out.partition("next: frugalkd ")[2].split()
+    assert cli(*following)[0] == 0
+
+
+def test_ctrl_c_says_how_to_go_on(cli, tmp_path, monkeypatch):
+    out = tmp_path / "t"
+    arguments = ["teach", "digits", "--out", str(out), *FEW]
+    monkeypatch.setattr("sys.argv", ["frugalkd", *arguments])
+
+    def stop(self, record):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(EpochProgress, "__call__", stop)
+        code, _, err = cli(*arguments)
+    assert code == 130
+    assert err.count("\n") == 1
+    assert "(1 whole epochs), which are kept" in err
+    assert err.rstrip().endswith("--resume")
+    code, _, err = cli(*arguments)
+    assert code == 2
+    assert "--resume" in err
+    code, _, err = cli(*arguments, "--resume")
+    assert code == 0
+    assert "epoch 1/2" not in err
+    assert "epoch 2/2" in err
+
+
+def test_compare_reports_failures_and_matches_its_schema(cli, tmp_path, monkeypatch):
+    import frugalkd.experiments.comparison
+
+    arm = {
+        "arm": "vanilla",
+        "seeds": [0],
+        "accuracy": {"mean": 0.9, "ci95": None, "values": [0.9]},
+        "budget": {"mean": 1.0, "values": [1.0]},
+        "wall_ratio": {"mean": 1.0},
+        "meters": {},
+        "collapsed": 0,
+    }
+    failed = [{"kind": "distill", "name": "hybrid", "seed": 0, "error": "it broke"}]
+    made = {"schema": 2, "reference": "vanilla", "arms": [arm], "failed": failed, "notes": []}
+    Comparison.model_validate(made)
+
+    def compare(recipe, *, arms, seeds, jobs, margin, listener, **others):
+        assert (arms, seeds, jobs) == (["hybrid", "short:hybrid"], 1, 2)
+        assert margin == 0.005  # half a point, where none is said
+        event = {"kind": "distill", "name": "hybrid", "seed": 0, "finished": 1, "total": 2}
+        listener({**event, "event": "begun", "accuracy": None, "error": None})
+        listener({**event, "event": "failed", "accuracy": None, "error": "it broke"})
+        return made
+
+    monkeypatch.setattr(frugalkd.experiments.comparison, "compare", compare)
+    arguments = ["digits", "--arms", "hybrid, short:hybrid,hybrid", "--seeds", "1", "--json"]
+    code, out, err = cli("compare", *arguments, "--out", str(tmp_path))
+    assert code == 1
+    assert json.loads(out) == made
+    assert "compare digits: 1/2 hybrid seed 0 failed: it broke" in err
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_shows_loss_awake_and_samples(terminal):
+    import io
+
+    from rich.console import Console
+
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=terminal, width=80, legacy_windows=False)
+    record = {"epoch": 0, "loss": 0.5, "rows": 50, "samples": 200, "wall_seconds": 1.0}
+    with EpochProgress("teach x", 3.5, console) as progress:
+        progress({**record, "samples_backpropagated": 1234})
+    shown = file.getvalue()
+    for words in ("teach x", "1/4", "loss 0.5", "awake 25%", "1,234"):
+        assert words in shown
+    assert terminal or shown.count("\n") == 1
+
+
+def test_runs_progress_on_a_terminal():
+    import io
+
+    from rich.console import Console
+
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=80, legacy_windows=False)
+    event = {"kind": "teach", "name": "conventional", "seed": None, "finished": 0, "total": 9}
+    with RunsProgress("demo", console) as progress:
+        progress({**event, "event": "begun", "accuracy": None, "error": None})
+        progress({**event, "event": "failed", "accuracy": None, "error": "it broke"})
+    assert "0/9" in file.getvalue()
+    assert "failed: teacher conventional: it broke" in file.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_sound_16_long_runs_of_a_comparison_say_how_far_they_are(terminal, monkeypatch):
+    import io
+
+    from rich.console import Console
+
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=terminal, width=200, legacy_windows=False)
+    event = {"kind": "teach", "name": "big", "seed": None, "finished": 0, "total": 9,
+             "accuracy": None, "error": None}  # fmt: skip
+    at = {"kind": "distill", "name": "el2n", "seed": 1, "progress": "scoring run, epoch 2 of 10"}
+    with RunsProgress("demo", console) as progress:
+        progress({**event, "event": "begun"})
+        progress({**event, "event": "running", "progress": "epoch 3 of 30"})
+        assert terminal or not file.getvalue()  # there was a start a moment ago
+        monkeypatch.setattr("frugalkd.cli.progress.EVERY", 0.0)
+        progress({**event, **at, "event": "running"})
+        if progress._bar is not None:
+            progress._bar.refresh()
+    says = "teacher big, epoch 3 of 30; el2n seed 1, scoring run, epoch 2 of 10"
+    assert says in file.getvalue()
+    if not terminal:
+        assert file.getvalue() == f"demo: 0/9 done; running: {says}\n"
+
+
+def test_sound_16_what_comes_before_the_epochs_is_said(monkeypatch, cli, tmp_path):
+    monkeypatch.setattr("frugalkd.cli.progress.EVERY", 0.0)
+    scored = ["--set", "student.mode=null", "--set", "student.policy={name: el2n, epochs: 2}"]
+    few = ["--set", "data.train_size=300", "--set", "student.training.epochs=1"]
+    weights = ["--set", f"teacher.weights={tmp_path / 't' / 'teacher.safetensors'}"]
+    assert cli("teach", "digits", "--out", str(tmp_path / "t"), *few, *FEW)[0] == 0
+    _, _, err = cli("distill", "digits", *scored, *few, *weights, "--out", str(tmp_path / "s"))
+    assert "distill digits el2n: scoring run (el2n), training 1, epoch 2 of 2\n" in err
+    assert "distill digits el2n: storing soft targets, 256 of 300\n" in err
+
+
+def test_a_store_is_announced_filled_in_parts_and_used(runs, cli, tmp_path):
+    where, teacher = str(tmp_path / "store"), str(runs / "teacher")
+    command = ("store", "digits", "--teacher", teacher, "--out", where, *FEW)
+    code, out, err = cli(*command, "--shard", "1/2")
+    assert code == 0
+    assert "will take 29.1 kB: 1,437 samples x 1 views x 20 bytes" in err
+    assert "719 of 1,437" in out
+    assert "next: frugalkd distill digits" in out
+    done = json.loads(cli(*command, "--shard", "0/2", "--json")[1])
+    assert (done["asked"], done["rows"], done["bytes"]) == (718, 1437, 29_124)
+    used = ("--set", f"student.targets.folder={where}", "--out", str(tmp_path / "s"), "--json")
+    results = json.loads(cli("distill", "digits", "--teacher", teacher, *FEW, *used)[1])
+    assert results["meters"]["teacher_queries"] == 0
+    for wrong in ("2/2", "x", "1", "-1/2"):
+        code, _, err = cli(*command, "--shard", wrong)
+        assert code == 2
+        assert len(err.splitlines()) == 1
+    code, _, err = cli(*command, "--set", "student.targets.views=2")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "views (1 there, 2 here)" in err
+
+
+def test_features_are_stored_where_they_are_named(runs, cli, tmp_path):
+    where, teacher = str(tmp_path / "store"), str(runs / "teacher")
+    command = ("store", "digits", "--teacher", teacher, "--out", where, *FEW)
+    code, out, err = cli(*command, "--features", "layers.1", "--features", "layers.[34]")
+    assert code == 0
+    for name in (1, 3, 4):
+        assert f"features of layers.{name} in {where} will take" in err
+    assert "layers.1, layers.3, layers.4" in " ".join(out.split())
+    assert f"student.targets.folder={where}" in "".join(out.split())
+    code, _, err = cli(*command, "--features", "layer.4")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "the teacher has no module 'layer.4': did you mean layers.4" in err
+
+
+def test_a_model_of_ones_own_is_imported_where_somebody_says_so(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = f"mine_{tmp_path.name}"  # Python imports a module of one name once
+    (tmp_path / f"{name}.py").write_text(
+        "from torch import nn\n"
+        "def Net(width=4):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.Linear(width, 10))\n"
+    )
+    own = ["--set", f"teacher.model.path={name}:Net", "--set", f"student.model.path={name}:Net"]
+    assert cli("teach", "digits", "--out", "t", *FEW, *own)[0] == 0
+    student = ["distill", "digits", "--mode", "vanilla", "--teacher", "t", *FEW]
+    code, _, err = cli(*student, "--out", "s")
+    assert code == 2
+    assert f"t/model.json names the import path '{name}:Net'" in err
+    code, out, _ = cli(*student, "--out", "own", *own)
+    assert code == 0
+    assert f"--import {name}:Net" in out
+    code, _, err = cli("evaluate", "own")
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"--import {name}:Net" in err
+    assert cli("evaluate", "own", "--data", "own", "--import", f"{name}:Net")[0] == 0
+    table = ["--data", "digits", "--out", "x.csv", "--import", f"{name}:Net"]
+    assert cli("predict", "own", *table)[0] == 0
+
+
+@pytest.mark.parametrize(("trained", "says"), [(2.0, ""), (1.0, "after 1 of 2 epochs")])
+def test_a_training_that_its_policy_ended_is_said_to_have_stopped(runs, trained, says):
+    from rich.console import Console
+
+    from frugalkd.cli.show import summary_table
+
+    results = json.loads((runs / "teacher" / "results.json").read_text())
+    assert results["epochs"] == 2.0
+    console = Console(width=80)
+    with console.capture() as captured:
+        console.print(summary_table({**results, "epochs": trained}, runs))
+    assert ("stopped" in captured.get()) == bool(says)
+    assert says in captured.get()

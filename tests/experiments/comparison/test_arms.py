@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import pytest
+
+from frugalkd.errors import RecipeError, UnknownName
+from frugalkd.experiments.comparison.arms import known_arms, resolve_arms
+from frugalkd.experiments.recipes.load import override
+
+
+@pytest.fixture
+def bare(tiny):
+    return override(tiny, {"arms": {}})
+
+
+def test_built_in_arms(bare):
+    arms = resolve_arms(bare, ["vanilla", "significance", "regulated", "hybrid", "ce"])
+    assert [arm.recipe.student.mode for arm in arms] == [
+        *("vanilla", "significance", "regulated", "hybrid", "vanilla")
+    ]
+    assert [arm.teacher for arm in arms] == [*["self-regulated"] * 4, None]
+    assert arms[-1].recipe.student.objective.model_dump()["name"] == "cross-entropy"
+    assert all(len(arm.about) <= 24 for arm in arms)
+
+
+def test_a_built_in_arm_takes_the_place_of_a_recipes_own_policy(bare):
+    own = override(bare, {"student.mode": None, "student.policy": {"name": "random"}})
+    (arm,) = resolve_arms(own, ["hybrid"])
+    assert arm.recipe.student.mode == "hybrid"
+    assert arm.recipe.student.policy is None
+
+
+def test_the_recipes_own_arms_come_first(bare):
+    arms = {"vanilla": {"set": {"student.mode": "vanilla", "student.training.epochs": 7}}}
+    (arm,) = resolve_arms(override(bare, {"arms": arms}), ["vanilla"])
+    assert arm.recipe.student.training.epochs == 7
+
+
+def test_a_control_brings_along_what_it_matches(bare):
+    arms = resolve_arms(bare, ["short:random:hybrid", "hybrid"])
+    assert [arm.name for arm in arms] == ["hybrid", "random:hybrid", "short:random:hybrid"]
+    assert [arm.control for arm in arms] == [None, "random", "short"]
+    assert [arm.match for arm in arms] == [None, "hybrid", "random:hybrid"]
+    assert {arm.teacher for arm in arms} == {"self-regulated"}
+    assert arms[1].folder == "random--hybrid"
+
+
+def test_an_arms_own_teacher(bare):
+    arms = {"other": {"set": {"student.mode": "vanilla"}, "teacher": "conventional"}}
+    recipe = override(bare, {"arms": arms})
+    other, control = resolve_arms(recipe, ["other", "short:other"])
+    assert other.teacher == control.teacher == "conventional"
+    assert other.recipe.teacher.policy.model_dump()["name"] == "all"
+    arms["other"]["teacher"] = "nobody"
+    recipe = override(bare, {"arms": arms})
+    with pytest.raises(UnknownName, match="unknown teacher 'nobody'"):
+        resolve_arms(recipe, ["other"])
+
+
+def test_a_pretrained_teacher_is_not_trained(bare):
+    recipe = override(bare, {"teacher.weights": "teacher.safetensors"})
+    (arm,) = resolve_arms(recipe, ["vanilla"])
+    assert arm.teacher is None
+
+
+@pytest.mark.parametrize("name", ["hybird", "random", "random:hybird", "often:hybrid", "random:"])
+def test_unknown_arms(bare, name):
+    with pytest.raises(UnknownName, match="unknown arm"):
+        resolve_arms(bare, [name])
+
+
+def test_impossible_arms(bare):
+    with pytest.raises(RecipeError, match="no arm to compare"):
+        resolve_arms(bare, [])
+    circle = {
+        "a": {"control": "short", "match": "b"},
+        "b": {"control": "random", "match": "a"},
+    }
+    with pytest.raises(RecipeError, match="in a circle: a -> b -> a"):
+        resolve_arms(override(bare, {"arms": circle}), ["a"])
+    for key in ("seed", "teacher.training.epochs"):
+        recipe = override(bare, {"arms": {"mine": {"set": {key: 3}}}})
+        with pytest.raises(RecipeError, match=r"arms\.mine\.set: .* cannot differ"):
+            resolve_arms(recipe, ["mine"])
+
+
+def test_known_arms(tiny):
+    assert {"vanilla", "ce", "random", "short"} <= set(known_arms(tiny))
+
+
+def policy_of(arm):
+    return arm.recipe.model_dump(mode="json")["student"]["policy"]
+
+
+def test_every_policy_is_an_arm(bare):
+    arms = {arm.name: arm for arm in resolve_arms(bare, ["infobatch", "unbiased", "agreement"])}
+    assert policy_of(arms["infobatch"])["name"] == "infobatch"
+    assert arms["unbiased"].recipe.student.regulation.keep_probability == 0.1
+    assert arms["agreement"].recipe.student.regulation.label_source == "teacher"
+    assert {arm.budget for arm in arms.values()} == {None}
+    assert len({arm.about for arm in arms.values()}) == 3
+
+
+def test_an_arm_at_a_budget(bare):
+    names = ["regulated@0.25", "infobatch@0.1", "random@0.5", "random-static@0.5", "short@0.5"]
+    regulated, infobatch, random, static, short = resolve_arms(bare, names)
+    assert regulated.recipe.student.regulation.budget == 0.25
+    assert policy_of(infobatch)["budget"] == 0.1
+    assert policy_of(random)["fraction"] == 0.5
+    assert policy_of(random)["redraw"]
+    assert not policy_of(static)["redraw"]
+    assert short.recipe.student.training.epochs == 0.5 * bare.student.training.epochs
+    assert [arm.budget for arm in (regulated, infobatch, random)] == [0.25, 0.1, 0.5]
+    assert {arm.match for arm in (random, static, short)} == {None}
+    assert short.about == "all, fewer epochs"
+
+
+def test_a_recipes_own_control_at_a_budget_matches_nothing(tiny):
+    (short,) = resolve_arms(tiny, ["short"], [0.5])
+    assert (short.name, short.match, short.budget) == ("short@0.5", None, 0.5)
+
+
+def test_a_control_of_an_arm_at_a_budget_matches_that(bare):
+    matched, copied, even = resolve_arms(
+        bare, ["random-counts:regulated@0.25", "random:regulated@0.25"]
+    )
+    assert matched.name == copied.match == even.match == "regulated@0.25"
+    assert [arm.control for arm in (matched, copied, even)] == [None, "random-counts", "random"]
+    assert copied.budget == even.budget == 0.25
+
+
+def test_a_copying_control_comes_once_for_each_budget(bare):
+    own = {"copied": {"control": "random-counts", "match": "regulated"}}
+    for name in ("random-counts:regulated", "copied"):
+        arms = resolve_arms(override(bare, {"arms": own}), [name], [0.1, 0.5])
+        assert [arm.name for arm in arms] == [
+            *("regulated@0.1", f"{name}@0.1", "regulated@0.5", f"{name}@0.5")
+        ]
+    (_, once) = resolve_arms(bare, ["random-counts:vanilla"], [0.1, 0.5])
+    assert (once.name, once.budget) == ("random-counts:vanilla", None)
+
+
+def test_budgets_multiply_what_can_be_made_to_spend_them(bare):
+    arms = resolve_arms(bare, ["vanilla", "significance", "regulated", "random"], [0.1, 0.5])
+    assert [arm.name for arm in arms] == [
+        *("vanilla", "significance", "regulated@0.1", "regulated@0.5", "random@0.1", "random@0.5")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "budgets", "says"),
+    [
+        (["regulated"], [0.0], "--budgets: a budget is a part of all samples"),
+        (["regulated"], [1.5], "in .0, 1., not 1.5"),
+        (["regulated@x"], [], "write NAME@BUDGET, as in regulated@0.25"),
+        (["regulated@2"], [], "not 2"),
+        (["vanilla@0.5"], [], "cannot be made to spend a budget"),
+        (["random-counts@0.5"], [], "write random-counts:ARM@0.5"),
+        (["random-counts:vanilla@0.5"], [], "vanilla cannot be made to spend a budget"),
+        (["random-counts:regulated@7"], [], "arm 'regulated@7': a budget is a part"),
+    ],
+)
+def test_impossible_budgets(bare, names, budgets, says):
+    with pytest.raises(RecipeError, match=says):
+        resolve_arms(bare, names, budgets)
+
+
+def test_a_budget_is_of_the_recipes_epochs(bare):
+    half = {"student.mode": "regulated", "student.training.epochs": 3.0}
+    recipe = override(bare, {"student.training.epochs": 6, "arms": {"half": {"set": half}}})
+    (arm,) = resolve_arms(recipe, ["half@0.25"])
+    assert arm.recipe.student.regulation.budget == 0.5
+    with pytest.raises(RecipeError, match="its 3 epochs cannot spend 60% of 6"):
+        resolve_arms(recipe, ["half@0.6"])

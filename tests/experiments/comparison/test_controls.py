@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from frugalkd.errors import RecipeError
+from frugalkd.experiments.comparison.controls import CONTROLS, TOLERANCE, control_settings
+from frugalkd.ledger.ledger import Ledger
+from frugalkd.policies import EpochContext, RandomSubset
+
+
+def results(rows, samples, epochs, warmup=0):
+    training = {"epochs": epochs, "schedule": {"warmup_steps": warmup}}
+    return {
+        "recipe": {"student": {"training": training}},
+        "history": [{"rows": count} for count in rows],
+        "train_samples": samples,
+    }
+
+
+@st.composite
+def runs(draw):
+    """Rows by epoch of a run that may end in the middle of an epoch."""
+    samples = draw(st.integers(50, 400))
+    full = draw(st.integers(1, 6))
+    part = draw(st.sampled_from([0.0, 0.25, 0.5]))
+    parts = [1.0] * full + [part] * (part > 0)
+    rows = [draw(st.integers(0, int(share * samples))) for share in parts]
+    rows[0] = max(rows[0], samples // 4)
+    return rows, samples, full + part
+
+
+def trained_rows(policy, samples, epochs):
+    """What the engine trains on: the plan's ids, of the last epoch only its part."""
+    pool, ledger = np.arange(samples), Ledger.new(samples)
+    plans = []
+    for epoch in range(int(np.ceil(epochs))):
+        ids = policy.plan(ledger, pool, EpochContext(epoch, epochs, seed=3)).ids
+        part = min(1.0, epochs - epoch)
+        plans.append(ids[: round(part * len(ids))])
+    return plans
+
+
+@given(run=runs(), control=st.sampled_from(["random", "random-counts", "random-static"]))
+def test_subsets_match_the_run(run, control):
+    rows, samples, epochs = run
+    settings = control_settings(control, results(*run))
+    policy = dict(settings["student.policy"])
+    assert policy.pop("name") == "random"
+    plans = trained_rows(RandomSubset(**policy), samples, epochs)
+    counts = [len(plan) for plan in plans]
+    if control == "random-counts":
+        assert np.abs(np.subtract(counts, rows)).max() <= 1
+    else:
+        # The constant fraction: no full epoch differs from another by more than a row.
+        full = counts[: int(epochs)]
+        assert max(full) - min(full) <= 1
+    # Rounding to whole rows, once more where the last epoch is a part.
+    assert abs(sum(counts) - sum(rows)) <= max(1, TOLERANCE * sum(rows))
+    assert settings["student.weighting"] == "uniform"
+    assert settings["student.mode"] is None
+
+
+def test_redrawn_and_static_subsets():
+    run = results([80, 40, 30], 200, 3.0)
+    sets = {}
+    for control in ("random", "random-static"):
+        policy = dict(control_settings(control, run)["student.policy"])
+        policy.pop("name")
+        sets[control] = [set(ids) for ids in trained_rows(RandomSubset(**policy), 200, 3.0)]
+        assert [len(ids) for ids in sets[control]] == [50, 50, 50]
+    assert sets["random"][0] != sets["random"][1]
+    assert sets["random-static"][0] == sets["random-static"][1] == sets["random-static"][2]
+
+
+def test_short_keeps_the_warmups_share():
+    settings = control_settings("short", results([200, 60, 40], 200, 3.0, warmup=30))
+    assert settings["student.training.epochs"] == pytest.approx(1.5)
+    assert settings["student.training.schedule.warmup_steps"] == 15
+    assert settings["student.policy"] == {"name": "all"}
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_nothing_matches_an_empty_run(control):
+    with pytest.raises(RecipeError, match="no sample"):
+        control_settings(control, results([0, 0], 200, 2.0))

@@ -1,0 +1,173 @@
+"""Comparisons on Ray: what is asked of it, and a cluster that loses a node."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from frugalkd.errors import ClusterError, FolderBusy, RecipeError, UnknownName
+from frugalkd.experiments.comparison import compare, on_ray
+from frugalkd.experiments.comparison.on_ray import RayWorkers
+from frugalkd.experiments.comparison.plan import Key
+from frugalkd.experiments.recipes.load import override
+
+KEY = Key("distill", "vanilla", 0)
+
+
+class Reference:
+    def __init__(self, function, given):
+        self.function, self.given = function, given
+
+
+class FakeRay:
+    """As much of ray as is used; tasks run when they are asked for."""
+
+    def __init__(self, **resources):
+        self.resources, self.asked, self.inside = resources, [], False
+        self.exceptions = SimpleNamespace(RayError=LookupError)
+
+    def is_initialized(self):
+        return self.inside
+
+    def init(self, address, **more):
+        if address == "nowhere:1":
+            raise ConnectionError("nobody\nthere")
+        self.inside = True
+
+    def shutdown(self):
+        self.inside = False
+
+    def cluster_resources(self):
+        return self.resources
+
+    def remote(self, function):
+        def options(**needs):
+            self.asked.append(needs)
+            return SimpleNamespace(remote=lambda *given: Reference(function, given))
+
+        return SimpleNamespace(options=options)
+
+    def wait(self, references, num_returns, timeout=None):
+        return (references[:1], references[1:]) if timeout != 0.0 else ([], references)
+
+    def get(self, reference):
+        task, folder = reference.given
+        if task == "lost":
+            raise LookupError("the node\ndied")
+        return reference.function(task, folder)
+
+    def cancel(self, reference, force):
+        self.asked.append("cancelled")
+
+
+@pytest.fixture
+def ray(monkeypatch):
+    def use(**resources):
+        fake = FakeRay(**resources)
+        monkeypatch.setitem(sys.modules, "ray", fake)
+        return fake
+
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setattr(on_ray, "carry_out", lambda task: {"results": task})
+    return use
+
+
+def test_a_run_asks_for_its_threads_and_for_a_gpu_where_there_is_one(ray):
+    for resources, device, needs in (
+        ({"CPU": 8.0}, "auto", (2, 0)),
+        ({"CPU": 8.0, "GPU": 4.0}, "auto", (2, 1)),
+        ({"CPU": 8.0, "GPU": 4.0}, "cpu", (2, 0)),
+    ):
+        fake = ray(**resources)
+        with RayWorkers(2, device) as workers:
+            assert workers.free == workers.jobs == 4
+            asked = fake.asked[0]
+            assert (asked["num_cpus"], asked["num_gpus"]) == needs
+            assert asked["max_retries"] == on_ray.RETRIES
+            assert asked["runtime_env"]["env_vars"]["OMP_NUM_THREADS"] == "2"
+        assert not fake.inside
+
+
+def test_answers_come_back_by_key_and_what_is_lost_is_an_answer(ray, monkeypatch):
+    fake = ray(CPU=1.0)
+    with RayWorkers(1) as workers:
+        workers.submit(KEY, {"kind": "here"})
+        assert (workers.free, workers.busy) == (0, 1)
+        assert workers.next(0.0) is None
+        assert workers.next() == (KEY, {"results": {"kind": "here"}})
+        workers.submit(KEY, "lost")  # pyright: ignore[reportArgumentType]
+        ended = workers.next()
+        assert ended is not None
+        reply = ended[1]
+        assert reply["error"] == "its Ray task was lost 4 times: the node died"
+        workers.submit(KEY, {})
+    assert fake.asked[-1] == "cancelled"
+
+
+def test_a_folder_that_a_lost_node_still_has_is_waited_for(ray, monkeypatch):
+    replies = [{"error": "busy", "type": FolderBusy.__name__}, {"results": {}}]
+    monkeypatch.setattr(on_ray, "carry_out", lambda task: replies.pop(0))
+    monkeypatch.setattr(on_ray.time, "sleep", lambda seconds: None)
+    assert on_ray._carry_out({}, ".") == {"results": {}}
+
+
+def test_what_is_not_there_is_said(ray, tiny, tmp_path, monkeypatch):
+    ray(CPU=1.0)
+    with pytest.raises(ClusterError, match=r"no Ray cluster at nowhere:1 \(nobody there\)"):
+        RayWorkers(1, address="nowhere:1")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ClusterError, match="pip install 'frugalkd\\[ray\\]'"):
+        RayWorkers(1)
+    where = {"arms": ["vanilla"], "seeds": 1, "out": tmp_path}
+    with pytest.raises(UnknownName, match="unknown place for runs 'rey': did you mean ray"):
+        compare(tiny, on="rey", **where)
+    with pytest.raises(RecipeError, match="add --on ray"):
+        compare(tiny, ray_address="auto", **where)
+
+
+@pytest.mark.heavy
+@pytest.mark.filterwarnings("default")  # ray's own
+def test_a_cluster_of_three_nodes_loses_one(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # 15 by default, which waits for all others
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    from ray.cluster_utils import Cluster
+
+    recipe = override(tiny, {"student.training.epochs": 400, "device": "cpu"})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    lost: list[bool] = []
+    events: list[tuple[str, str, int]] = []
+
+    def lose(node) -> None:
+        """Once each node has a run in its middle."""
+        deadline = time.monotonic() + 900
+        while time.monotonic() < deadline:
+            begun = {path.parts[-3] for path in tmp_path.glob("runs/*/checkpoints/epoch-*")}
+            if len(begun) == 3:
+                lost.append(not list(tmp_path.glob("runs/*/results.json")))
+                cluster.remove_node(node, allow_graceful=False)
+                return
+            time.sleep(0.1)
+
+    try:
+        nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+        cluster.wait_for_nodes()
+        thread = threading.Thread(target=lose, args=(nodes[0],))
+        thread.start()
+        content = compare(
+            recipe, arms=["vanilla"], seeds=3, out=tmp_path, on="ray", ray_address=cluster.address,
+            listener=lambda event: events.append((event["event"], event["kind"], event["seed"])),
+        )  # fmt: skip
+        thread.join()
+    finally:
+        cluster.shutdown()
+    assert lost == [True]
+    assert content["failed"] == []
+    assert sorted(seed for event, kind, seed in events if (event, kind) == ("done", "distill")) == [
+        0, 1, 2,
+    ]  # fmt: skip
+    assert len(list(tmp_path.glob("runs/*/results.json"))) == 3
+    assert all(len(list(run.glob("metrics.jsonl"))) == 1 for run in tmp_path.glob("runs/*"))

@@ -1,0 +1,252 @@
+"""The page in a browser: Debian's Chromium, driven by playwright, and axe-core for who reads it
+otherwise.
+
+FRUGALKD_SHOTS names a folder for screenshots, FRUGALKD_AXE the file axe.min.js.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from made_up import make_arm, make_comparison
+from test_hostile import hostile
+
+from frugalkd.experiments.report import collect, make_page
+from frugalkd.runtime.imports import Allowed
+
+pytestmark = pytest.mark.heavy
+
+playwright = pytest.importorskip("playwright.sync_api")
+
+STRANGE = "test_gallery:strange"
+
+SIZES = [1280, 390]
+THEMES = ["light", "dark"]
+
+
+def missing(reason: str) -> None:
+    if os.environ.get("CI"):
+        pytest.fail(f"{reason}; CI must have it")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        missing("there is no chromium (apt-get install chromium)")
+    with playwright.sync_playwright() as driver:
+        # Root, as in containers, has no sandbox.
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """A page with several budgets, one of hostile names, one of strange texts."""
+    folder = tmp_path_factory.mktemp("pages")
+    arms = [make_arm("vanilla", 0.903, mode="vanilla")]
+    for at in (0.1, 0.25, 0.5):
+        mine = {"budget_asked": at, "mode": "regulated"}
+        arms.append(make_arm(f"regulated@{at}", 0.88 + 0.04 * at, at, 1.2 * at, **mine))
+        arms.append(make_arm(f"random@{at}", 0.86 + 0.04 * at, at, budget_asked=at))
+    texts = make_comparison(recipe={**make_comparison()["recipe"], "data": {"path": STRANGE}})
+    contents = {"several": make_comparison(arms), "hostile": hostile(), "texts": texts}
+    made = {}
+    for name, content in contents.items():
+        source, made[name] = folder / f"{name}.json", folder / f"{name}.html"
+        source.write_text(json.dumps(content))
+        made[name].write_text(
+            make_page(collect(source), Allowed([STRANGE], data=True)), encoding="utf-8"
+        )
+    return made
+
+
+@pytest.fixture
+def opened(browser, request):
+    """``opened(file, width, theme)``: a page whose plots are drawn; at the end it must have neither
+    said anything to the console nor asked for anything."""
+    said: list[str] = []
+
+    def open_page(file: Path, width: int = 1280, theme: str = "light", **context):
+        made = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=theme, **context
+        )
+        request.addfinalizer(made.close)
+        page = made.new_page()
+        page.set_default_timeout(120_000)
+        page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("dialog", lambda dialog: said.append(f"dialog: {dialog.message}"))
+        page.on("request", lambda ask: said.append(ask.url) if ask.url[:5] == "http:" else None)
+        page.on("request", lambda ask: said.append(ask.url) if ask.url[:6] == "https:" else None)
+        page.goto(file.as_uri())
+        if context.get("java_script_enabled", True):
+            page.wait_for_selector("html[data-drawn]")
+        return page
+
+    yield open_page
+    assert said == []
+
+
+@pytest.mark.parametrize("theme", THEMES)
+@pytest.mark.parametrize("width", SIZES)
+@pytest.mark.parametrize("name", ["several", "hostile"])
+def test_it_is_whole_in_both_themes_on_a_desk_and_on_a_phone(opened, pages, name, width, theme):
+    page = opened(pages[name], width, theme)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.get_attribute("html", "data-drawn") == "6"
+    shots = os.environ.get("FRUGALKD_SHOTS")
+    if shots:
+        page.screenshot(path=f"{shots}/{name}-{theme}-{width}.png", full_page=True)
+
+
+def test_plots_have_their_points(opened, pages):
+    page = opened(pages["several"])
+    plot = '[data-figure="frontier-budget"] '
+    assert page.locator(f"{plot}.scatterlayer .points path").count() == 7
+    assert page.locator(f"{plot}.yerror").count() == 7
+    assert page.locator('[data-figure="participation"] .js-line').count() >= 3
+    assert page.locator('[data-figure="classes"] .bars .point').count() == 2
+    chip = page.get_by_role("button", name="random", exact=True).first
+    assert chip.get_attribute("aria-pressed") == "true"
+    chip.press("Enter")
+    assert chip.get_attribute("aria-pressed") == "false"
+    points = page.locator("[data-figure=frontier-budget] .points path")
+    playwright.expect(points).to_have_count(4)
+
+
+def test_texts_stand_each_in_its_direction_and_run_nothing(opened, pages):
+    page = opened(pages["texts"], 390)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    shown = page.locator("#samples blockquote")
+    assert shown.count() == 6
+    assert shown.nth(0).inner_text() == "<script>alert(1)</script>"
+    direction = "it => getComputedStyle(it).direction"
+    ways = [it.evaluate(direction) for it in shown.all()]
+    assert ways == ["ltr", "ltr", "rtl", "ltr", "ltr", "ltr"]
+    widths = [it.bounding_box()["width"] for it in shown.all()]  # pyright: ignore
+    assert max(widths) <= 390
+
+
+def column(page, place):
+    return page.locator(f"#table-arms tbody td:nth-child({place})").all_inner_texts()
+
+
+@pytest.mark.parametrize("by", ["mouse", "keyboard"])
+def test_sorting(opened, pages, by):
+    page = opened(pages["several"])
+    heading = page.locator("#table-arms th", has_text="accuracy %")
+    button = heading.get_by_role("button")
+
+    def act():
+        if by == "mouse":
+            button.click()
+        else:
+            button.focus()
+            page.keyboard.press("Space")
+
+    assert heading.get_attribute("aria-sort") == "none"
+    act()
+    assert heading.get_attribute("aria-sort") == "descending"
+    values = [float(text.split()[0]) for text in column(page, 2)]
+    assert values == sorted(values, reverse=True)
+    assert page.locator("#status").inner_text() == "Sorted by accuracy %, descending"
+    act()
+    assert heading.get_attribute("aria-sort") == "ascending"
+    assert [float(text.split()[0]) for text in column(page, 2)] == sorted(values)
+    names = page.locator("#table-arms th").first
+    names.get_by_role("button").click()
+    assert names.get_attribute("aria-sort") == "ascending"
+    assert heading.get_attribute("aria-sort") == "none"
+    assert column(page, 1)[0] == "random@0.1"
+
+
+def test_copying(opened, pages):
+    page = opened(pages["several"], permissions=["clipboard-read", "clipboard-write"])
+    read = "navigator.clipboard.readText()"
+    page.locator("#table-arms").get_by_role("button", name="Copy as Markdown").click()
+    # Not wait_for_function: it evaluates text, which the page's policy forbids.
+    playwright.expect(page.locator("#status")).to_have_text("Markdown copied")
+    lines = page.evaluate(read).splitlines()
+    assert lines[0].startswith("| arm | accuracy % | against vanilla |")
+    assert lines[1].startswith("| --- | ---: | ---: |")
+    assert lines[2].startswith("| vanilla | 90.30 ± 0.20 |")
+    page.locator("#table-arms").get_by_role("button", name="Copy as CSV").click()
+    # Not wait_for_function: it evaluates text, which the page's policy forbids.
+    playwright.expect(page.locator("#status")).to_have_text("CSV copied")
+    assert page.evaluate(read).splitlines()[1].endswith(',10,"all, in every epoch"')
+
+
+def test_copied_names_are_no_formulas(opened, pages):
+    page = opened(pages["hostile"], permissions=["clipboard-read", "clipboard-write"])
+    page.locator("#table-arms").get_by_role("button", name="Copy as CSV").click()
+    # Not wait_for_function: it evaluates text, which the page's policy forbids.
+    playwright.expect(page.locator("#status")).to_have_text("CSV copied")
+    said = page.evaluate("navigator.clipboard.readText()")
+    assert "'=HYPERLINK" in said
+    assert not [line for line in said.splitlines() if line.startswith("=")]
+    page.locator("#folded-runs > summary").click()
+    page.locator("#table-runs").get_by_role("button", name="Copy as CSV").click()
+    playwright.expect(page.locator("#status")).to_have_text("CSV copied")
+    said = page.evaluate("navigator.clipboard.readText()")
+    assert ",'=HYPERLINK" in said
+    assert ",=" not in said
+
+
+def test_a_name_is_no_template_where_one_points(opened, pages):
+    page = opened(pages["hostile"])
+    shown = page.evaluate("""() => {
+        const plot = document.querySelector("[data-figure=participation]");
+        const at = plot.data.findIndex(line => line.name === "%{x}");
+        Plotly.Fx.hover(plot, [{ curveNumber: at, pointNumber: 1 }]);
+        return plot.querySelector(".hovertext").textContent;
+    }""")
+    assert shown == "%{x}epoch 2: 50.0 %"
+
+
+def test_the_theme_may_change_while_it_is_read(opened, pages):
+    page = opened(pages["several"])
+    before = page.locator(".plot .main-svg").first.get_attribute("style")
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function(
+        "before => document.querySelector('.plot .main-svg').getAttribute('style') != before",
+        arg=before,
+    )
+
+
+def test_without_javascript_every_number_is_there(opened, pages):
+    page = opened(pages["several"], java_script_enabled=False)
+    assert page.get_by_text("Plots need JavaScript").is_visible()
+    assert page.locator("#table-arms tbody tr").count() == 7
+    page.locator("summary").first.click()
+    assert page.get_by_text("on the frontier", exact=True).first.is_visible()
+    assert page.locator(".plot").first.is_hidden()
+    assert page.get_by_role("button").count() == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "theme"),
+    [
+        *(("several", width, theme) for width in SIZES for theme in THEMES),
+        ("texts", 390, "dark"),
+        ("texts", 1280, "light"),
+    ],
+)
+def test_axe_finds_nothing_serious(opened, pages, name, width, theme):
+    axe = os.environ.get("FRUGALKD_AXE")
+    if not axe:
+        missing("FRUGALKD_AXE names no axe.min.js (npm install axe-core)")
+    page = opened(pages[name], width, theme, bypass_csp=True)
+    for details in page.locator("details").all():
+        details.evaluate("it => { it.open = true }")
+    page.evaluate(Path(axe or "").read_text(encoding="utf-8"))
+    found = page.evaluate("axe.run()")
+    assert found["passes"]
+    serious = [v["id"] for v in found["violations"] if v["impact"] in ("serious", "critical")]
+    assert serious == []

@@ -1,0 +1,157 @@
+"""A folder or a file becomes plain data, or one line says why not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from made_up import make_arm, make_comparison, make_summary
+
+from frugalkd.errors import FrugalKDError, ReportError, RunFolderError
+from frugalkd.experiments.report import collect, make_page
+from frugalkd.experiments.report.shapes import Comparison, Run
+from frugalkd.experiments.runs.summary import write_summary
+from frugalkd.ledger.ledger import Ledger
+
+RESULTS = Path(__file__).parents[3] / "benchmarks/results"
+
+
+def write_run(folder, rows, digest):
+    folder.mkdir(parents=True)
+    epoch = {"samples": 100, "participations": 5}
+    results = {
+        "schema": 1, "kind": "distill", "digest": digest, "recipe": {}, "versions": {}, "seed": 0,
+        "threads": 1, "split": "test", "train_samples": 100, "budget": 0.5, "meters": {},
+        "history": [{"epoch": k, "rows": n, **epoch} for k, n in enumerate(rows)],
+    }  # fmt: skip
+    (folder / "results.json").write_text(json.dumps(results))
+
+
+def test_a_comparison_by_its_folder_and_as_a_file(written):
+    folder = written(make_comparison())
+    found = collect(folder)
+    assert isinstance(found, Comparison)
+    assert [arm.arm for arm in found.arms] == ["vanilla", "regulated", "random:regulated"]
+    assert collect(folder / "comparison.json") == found
+
+
+@pytest.mark.parametrize(
+    "name", [f"fashion-mnist-{name}" for name in ("claims", "controls", "modes")]
+)
+def test_the_committed_results_of_schema_1_are_read(name):
+    found = collect(RESULTS / f"{name}.json")
+    assert isinstance(found, Comparison)
+    by_name = {arm.arm: arm for arm in found.arms}
+    assert by_name["vanilla"].mode == "vanilla"
+    assert all(arm.frontier is not None for arm in found.arms)
+    assert any(arm.frontier and arm.frontier.budget for arm in found.arms)
+
+
+def test_the_modes_of_a_recipe_of_old(written):
+    arm = make_arm("mine", 0.9)
+    old = make_comparison([make_arm("vanilla", 0.9), arm, make_arm("rival", 0.9)], schema=1)
+    for row in old["arms"]:
+        del row["mode"]
+    old["recipe"]["arms"] = {"mine": {"set": {"student.mode": "hybrid"}}, "rival": {"set": {}}}
+    found = collect(written(old))
+    assert isinstance(found, Comparison)
+    assert [arm.mode for arm in found.arms] == ["vanilla", "hybrid", None]
+
+
+def test_histories_and_summaries_come_from_the_runs_where_the_file_has_none(written):
+    content = make_comparison()
+    for arm in content["arms"]:
+        arm["history"] = None
+    content["teachers"][0]["summary"] = None
+    folder = written(content)
+    write_run(folder / "runs/a", [100, 50], f"{0:064x}")
+    write_run(folder / "runs/b", [80, 30], f"{1:064x}")
+    write_run(folder / "teachers/t", [1], "f" * 64)
+    (folder / "teachers/t/summary.json").write_text(json.dumps({"schema": 1, **make_summary()}))
+    found = collect(folder)
+    assert isinstance(found, Comparison)
+    assert found.arms[0].history is not None
+    assert found.arms[0].history.trained == pytest.approx([0.9, 0.4])
+    assert found.teachers[0].summary is not None
+    assert found.teachers[0].summary.samples == 100
+    bare = collect(folder / "comparison.json")
+    assert isinstance(bare, Comparison)
+    assert bare.arms[0].history is None
+
+
+def test_a_run(tmp_path):
+    write_run(tmp_path / "run", [100, 50], "d")
+    found = collect(tmp_path / "run")
+    assert isinstance(found, Run)
+    assert found.summary is None
+    (tmp_path / "run/results.json").write_text('{"schema": 2, "history": []}')
+    with pytest.raises(ReportError, match="name its folder"):
+        collect(tmp_path / "run/results.json")
+
+
+def test_the_page_of_a_long_run_is_made_of_its_small_summary(tmp_path):
+    run = tmp_path / "run"
+    write_run(run, [100 - k // 5 for k in range(500)], "d")
+    whole = collect(run)
+    ledger = Ledger.new(100)
+    ledger.epochs = 500.0
+    write_summary(run, "distill", ledger, json.loads((run / "results.json").read_text()))
+    (run / "results.json").write_text("not read")
+    found = collect(run)
+    assert isinstance(found, Run)
+    assert isinstance(whole, Run)
+    assert (run / "summary.json").stat().st_size <= 50_000
+    assert found.shares == whole.shares
+    assert found.shares is not None
+    assert found.shares.epochs[:2] == [3, 8]
+    assert found.shares.trained == pytest.approx([1 - k / 100 for k in range(100)])
+    html = make_page(found)
+    assert "Of many epochs up to 5 at a time are averaged." in html
+    assert "first epochs" in html
+
+
+def test_what_is_not_there(tmp_path):
+    with pytest.raises(ReportError, match="there is no"):
+        collect(tmp_path / "nowhere")
+    with pytest.raises(ReportError, match=r"neither comparison\.json nor results\.json"):
+        collect(tmp_path)
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(ReportError, match="not done"):
+        collect(tmp_path)
+
+
+def _set(value, *path):
+    def change(content):
+        for key in path[:-1]:
+            content = content[key]
+        content[path[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_set(9, "schema"), "newer frugalkd"),
+        (_set(None, "arms"), "damaged: arms"),
+        (_set("x", "arms", 1, "accuracy"), "arms.1.accuracy"),
+        (_set({"mean": "\u202e<b>"}, "arms", 1, "budget"), "arms.1.budget.mean"),
+        (_set([1, 2, 3], "arms", 0, "accuracy", "ci95"), "arms.0.accuracy.ci95"),
+        (_set([0.5], "arms", 1, "history", "trained"), "arms.1.history: .*not equally long"),
+        (_set(None, "recipe"), "damaged: recipe"),
+        (_set(-1, "teachers", 0, "summary", "most", 0, "id"), "most.0.id"),
+    ],
+)
+def test_a_damaged_file_is_one_line(written, change, said):
+    content = make_comparison()
+    change(content)
+    with pytest.raises(FrugalKDError, match=said) as raised:
+        collect(written(content))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_file_cut_short(tmp_path):
+    (tmp_path / "comparison.json").write_text(json.dumps(make_comparison())[:500])
+    with pytest.raises(RunFolderError, match="damaged"):
+        collect(tmp_path)

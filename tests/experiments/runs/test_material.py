@@ -1,0 +1,293 @@
+"""A teacher as a recipe gets it: for the data's classes, in their order, and their pictures."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from frugalkd.data import ImageData, load_data
+from frugalkd.errors import DataError, FrugalKDWarning, LedgerError, ModelError, TargetsError
+from frugalkd.experiments.recipes.load import load_recipe, override
+from frugalkd.experiments.runs.execute import distill, teach
+from frugalkd.experiments.runs.load import load
+from frugalkd.experiments.runs.material import make_teacher
+from frugalkd.experiments.runs.storing import store
+from frugalkd.experiments.runs.use import evaluate_run
+from frugalkd.models import reorder_classes
+from frugalkd.models.origin import origin_of
+from frugalkd.runtime.imports import Allowed
+from frugalkd.teachers import StoredTargets
+from frugalkd.training.evaluation import measure, predict
+from toys import KINDS, kinds, kinds_recipe
+
+MIXED = ("dog", "ant", "bee", "cat")
+OTHERS = ("wasp", "bee", "cat", "dog")
+CODE = Allowed(["toys:Scaled", "toys:kinds"], data=True)
+LONE = {"student__objective": {"name": "kd", "alpha": 1.0}}  # the teacher alone is learned from
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kinds") / "teacher"
+    assert teach(kinds_recipe(), folder)["evaluation"]["accuracy"] > 0.9
+    return folder
+
+
+@pytest.fixture
+def teacher(trained, tmp_path):
+    """A teacher's folder without any store in it."""
+    return shutil.copytree(trained, tmp_path / "teacher")
+
+
+def mixed(**settings):
+    return kinds_recipe(data__options={"classes": list(MIXED)}, **{**LONE, **settings})
+
+
+def in_teachers_of(teacher, **each):
+    """Two teachers, of one folder."""
+    one = {"folder": str(teacher), **each}
+    return {"combine": "mean", "of": {"a": one, "b": {**one, "kind": "live"}}}
+
+
+@pytest.mark.parametrize("kind", ["live", "stored"])
+@pytest.mark.parametrize(
+    ("classes", "says"),
+    [
+        (MIXED, r"the data's classes in another order \(class 0 is 'ant' there and 'dog' in the "
+         r"data\): set student.targets.classes to by-name"),
+        (OTHERS, r"other classes than the data \('ant' there, 'wasp' in the data\): .*by-position"),
+        (("a\nb", "b", "c", "d"), r"'a\\nb'"),
+    ],
+)  # fmt: skip
+def test_sound_1_classes_of_other_names_or_in_another_order_are_refused(
+    teacher, tmp_path, kind, classes, says
+):
+    asking = kinds_recipe(data__options={"classes": list(classes)}, student__targets__kind=kind)
+    with pytest.raises(TargetsError, match=rf"^(?!.*\n)the teacher in .*{says}"):
+        distill(asking, tmp_path / "s", teacher=teacher)
+    assert not list(teacher.glob("targets-*"))
+    several = override(asking, {"student.teachers": in_teachers_of(teacher)})
+    with pytest.raises(TargetsError, match=says):
+        distill(several, tmp_path / "s")
+    with pytest.raises(TargetsError, match=says):
+        store(asking, tmp_path / "t", teacher=teacher)
+    # As weights of a recipe's model, with the card beside them.
+    pretrained = override(asking, {"teacher.weights": str(teacher / "teacher.safetensors")})
+    with pytest.raises(TargetsError, match=says):
+        distill(pretrained, tmp_path / "s")
+
+
+@pytest.mark.parametrize("kind", ["live", "stored"])
+def test_sound_1_by_name_the_teachers_outputs_are_reordered(teacher, tmp_path, kind):
+    asking = mixed(student__targets={"kind": kind, "classes": "by-name"})
+    results = distill(asking, tmp_path / "s", teacher=teacher)
+    assert results["evaluation"]["accuracy"] > 0.9
+    assert results["evaluation"]["teacher_agreement"] > 0.9
+    # Untold, the same student learns the wrong classes.
+    blind = mixed(student__targets={"kind": kind, "classes": "by-position"})
+    with pytest.warns(FrugalKDWarning, match=r"right on 0% of 40 held-out samples"):
+        wrong = distill(blind, tmp_path / "w", teacher=teacher)
+    assert wrong["evaluation"]["accuracy"] < 0.4
+    several = override(blind, {"student.teachers": in_teachers_of(teacher, classes="by-name")})
+    assert distill(several, tmp_path / "two")["evaluation"]["accuracy"] > 0.9
+
+
+def test_sound_1_reordered_outputs_are_the_teachers_own_to_the_bit(teacher):
+    train = kinds(MIXED)[0]
+    model = make_teacher(mixed(student__targets__classes="by-name"), teacher, train)
+    x = train.batch(range(8), np.zeros(8, np.int64))[0]
+    with torch.no_grad():
+        own, got = load(teacher, imports=["toys:Scaled"]).model(x), model(x)
+    for place, name in enumerate(MIXED):
+        assert torch.equal(got[:, place], own[:, KINDS.index(name)])
+    assert origin_of(model).classes == MIXED
+
+
+def test_sound_1_each_way_to_match_classes_has_a_store_of_its_own(teacher, tmp_path):
+    named = mixed(student__targets__classes="by-name")
+    placed = mixed(student__targets__classes="by-position")
+    done = store(named, tmp_path / "t", teacher=teacher)
+    assert store(named, tmp_path / "t", teacher=teacher)["asked"] == 0
+    with (
+        pytest.warns(FrugalKDWarning, match=r"right on 0%"),
+        pytest.raises(TargetsError, match="differ in teacher's model:"),
+    ):
+        store(placed, tmp_path / "t", teacher=teacher)
+    stored = StoredTargets(tmp_path / "t")
+    assert (done["asked"], stored.class_names) == (60, MIXED)
+    labels = kinds(MIXED)[0].labels.numpy()
+    assert np.mean(stored.all_logits().argmax(1) == labels) > 0.9
+
+
+def test_sound_1_a_store_alone_is_matched_by_its_own_names(teacher, tmp_path):
+    """The same labels under other names: of these only one can be right."""
+    store(kinds_recipe(), tmp_path / "t", teacher=teacher)
+    train = kinds()[0]
+    train.classes = MIXED
+    stored = StoredTargets(tmp_path / "t")
+    with pytest.raises(TargetsError, match=r"the store has .* another order .*match_classes"):
+        stored.check(None, train)
+    before = stored.all_logits()
+    stored.match_classes(train.classes)
+    stored.check(None, train)
+    ids = np.arange(60)
+    got = stored.fetch(ids, np.zeros(60, np.int64), torch.zeros(1)).numpy()
+    assert np.array_equal(got, before[:, [KINDS.index(name) for name in MIXED]])
+    assert np.array_equal(got, stored.all_logits())
+
+
+def test_sound_1_a_ledger_of_data_in_another_order_is_refused(teacher, tmp_path):
+    asking = mixed(student__mode="significance", student__targets__classes="by-name")
+    with pytest.raises(LedgerError, match="made on other data"):
+        distill(asking, tmp_path / "s", teacher=teacher)
+    with pytest.raises(LedgerError, match="made on other data"):
+        distill(asking, tmp_path / "s", teacher=teacher, ledger=teacher)
+
+
+def test_sound_1_a_renamed_class_folder_is_refused(tmp_path):
+    from PIL import Image
+
+    for part in ("train", "test"):
+        for level, name in enumerate(KINDS):
+            (tmp_path / "set" / part / name).mkdir(parents=True)
+            for each in range(3):
+                at = tmp_path / "set" / part / name / f"{each}.png"
+                Image.new("L", (6, 6), 60 * level + each).save(at)
+    recipe = kinds_recipe(
+        data={"name": "image-folder", "options": {"path": str(tmp_path / "set"), "channels": 1}}
+    )
+    teach(recipe, tmp_path / "t")
+    for part in ("train", "test"):
+        (tmp_path / "set" / part / "ant").rename(tmp_path / "set" / part / "wasp")
+    with pytest.raises(TargetsError, match=r"other classes than the data \('ant' there, 'wasp'"):
+        distill(recipe, tmp_path / "s", teacher=tmp_path / "t")
+    with pytest.raises(DataError, match=r"held-out part .* other classes than the model"):
+        evaluate_run(tmp_path / "t", None, CODE)
+
+
+def test_sound_1_folders_that_change_places_keep_their_names_and_are_warned_of(tmp_path):
+    """The classes have the names that they had; only labels can say that they mean others."""
+    from PIL import Image
+
+    for part, samples in (("train", 6), ("test", 10)):
+        for level, name in enumerate(KINDS):
+            (tmp_path / "set" / part / name).mkdir(parents=True)
+            for each in range(samples):
+                at = tmp_path / "set" / part / name / f"{each}.png"
+                Image.new("L", (6, 6), 80 * level + each).save(at)
+    options = {"path": str(tmp_path / "set"), "channels": 1}
+    recipe = kinds_recipe(
+        data={"name": "image-folder", "options": options}, teacher__training__epochs=60
+    )
+    assert teach(recipe, tmp_path / "t")["evaluation"]["accuracy"] > 0.7
+    distill(recipe, tmp_path / "before", teacher=tmp_path / "t")
+    for part in ("train", "test"):
+        at = tmp_path / "set" / part
+        for old, new in (
+            ("ant", "x"),
+            ("bee", "ant"),
+            ("cat", "bee"),
+            ("dog", "cat"),
+            ("x", "dog"),
+        ):
+            (at / old).rename(at / new)
+    says = r"the teacher in .* right on 0% of 40 held-out samples, and was on \d\d+% in its own run"
+    with pytest.warns(FrugalKDWarning, match=says):
+        distill(recipe, tmp_path / "s", teacher=tmp_path / "t")
+    with pytest.warns(FrugalKDWarning, match=says):
+        store(recipe, tmp_path / "store", teacher=tmp_path / "t")
+
+
+def test_sound_1_a_run_is_evaluated_by_the_names_of_its_classes(teacher):
+    """Its data have come into another order since."""
+    path = teacher / "results.json"
+    results = json.loads(path.read_text())
+    before, _ = evaluate_run(teacher, None, CODE)
+    results["recipe"]["data"]["options"] = {"classes": list(MIXED)}
+    path.write_text(json.dumps(results))
+    after, _ = evaluate_run(teacher, None, CODE)
+    assert after["accuracy"] == before["accuracy"] > 0.9
+
+
+def test_sound_1_a_named_data_set_of_other_classes_measures_nothing(tmp_path):
+    recipe = override(load_recipe("digits"), {"teacher.training.epochs": 1})
+    teach(recipe, tmp_path / "t")
+    path = tmp_path / "t" / "model.json"
+    card = json.loads(path.read_text())
+    sound, _ = evaluate_run(tmp_path / "t", "digits")
+    card["classes"] = [*card["classes"][1:], card["classes"][0]]
+    path.write_text(json.dumps(card))
+    turned, _ = evaluate_run(tmp_path / "t", "digits")
+    probabilities, labels = predict(load(tmp_path / "t").model, load_data("digits").test)
+    assert labels is not None
+    assert turned["accuracy"] == measure(probabilities, (labels - 1) % 10)["accuracy"]
+    assert turned["accuracy"] < sound["accuracy"]
+    path.write_text(json.dumps(card | {"classes": [f"shoe {place}" for place in range(10)]}))
+    with pytest.raises(DataError, match=r"digits has other classes than the model"):
+        evaluate_run(tmp_path / "t", "digits")
+
+
+def test_sound_1_a_classifier_that_a_student_takes_over_is_reordered(teacher, tmp_path):
+    asking = mixed(
+        student__targets__classes="by-name",
+        student__targets__kind="live",
+        student__model__reuse_classifier_dim=36,
+        student__objective={"name": "simkd", "student": "head.projector", "teacher": "head:input"},
+    )
+    distill(asking, tmp_path / "s", teacher=teacher)
+    student = load(tmp_path / "s", imports=["toys:Scaled"]).model.state_dict()
+    own = load(teacher, imports=["toys:Scaled"]).model.state_dict()
+    order = [KINDS.index(name) for name in MIXED]
+    assert torch.equal(student["head.classifier.weight"], own["head.weight"][order])
+    assert torch.equal(student["head.classifier.bias"], own["head.bias"][order])
+
+
+@pytest.mark.parametrize("kind", ["live", "stored"])
+def test_sound_2_pictures_normalised_otherwise_are_converted_for_the_teacher(
+    teacher, tmp_path, kind
+):
+    other = kinds_recipe(
+        data__options={"mean": 0.1, "std": 1.0}, student__targets__kind=kind, **LONE
+    )
+    with pytest.warns(FrugalKDWarning, match=r"normalised by mean and std \(\(0\.5,\), \(0"):
+        results = distill(other, tmp_path / "s", teacher=teacher)
+    assert results["evaluation"]["accuracy"] > 0.9
+    train = kinds(mean=0.1, std=1.0)[0]
+    rows = range(8), np.zeros(8, np.int64)
+    with pytest.warns(FrugalKDWarning):
+        model = make_teacher(other, teacher, train)
+    own = load(teacher, imports=["toys:Scaled"]).model
+    with torch.no_grad():
+        got, expected = model(train.batch(*rows)[0]), own(kinds()[0].batch(*rows)[0])
+    torch.testing.assert_close(got, expected)
+
+
+def test_sound_2_pictures_of_other_channels_are_refused(teacher):
+    card = json.loads((teacher / "model.json").read_text())
+    card |= {"shape": [2, 6, 6], "mean": [0.5, 0.5], "std": [0.5, 0.5]}
+    (teacher / "model.json").write_text(json.dumps(card))
+    recipe = kinds_recipe()
+    data = kinds()[0]
+    data = ImageData(
+        data.images.repeat(1, 3, 1, 1), data.labels, KINDS, mean=(0.5,) * 3, std=(0.5,) * 3
+    )
+    with (
+        pytest.warns(FrugalKDWarning, match="inputs are converted"),
+        pytest.raises(ModelError, match="pictures of 2 channels, and these have 3"),
+    ):
+        make_teacher(recipe, teacher, data)
+
+
+def test_sound_1_reordering_twice_comes_back(teacher):
+    model = load(teacher, imports=["toys:Scaled"]).model
+    x = torch.rand(3, 1, 6, 6)
+    own = model(x)
+    reorder_classes(model, MIXED)
+    assert Counter(origin_of(model).classes) == Counter(KINDS)
+    reorder_classes(model, KINDS)
+    assert torch.equal(model(x), own)

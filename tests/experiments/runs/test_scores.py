@@ -1,0 +1,285 @@
+"""Scores as a recipe's policy asks for them: made once, kept where, shared by whom, and resumed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from frugalkd.errors import RunFolderError, Stopped
+from frugalkd.experiments.recipes.load import load_recipe, override
+from frugalkd.experiments.runs import scores as module
+from frugalkd.experiments.runs.execute import distill, teach
+from frugalkd.experiments.runs.schema import Results
+from frugalkd.experiments.runs.scores import FILE, Scores
+from frugalkd.files.lock import Lock
+from frugalkd.ledger.ledger import Ledger
+from frugalkd.policies import Forgetting
+
+SMALL = {
+    "data.train_size": 200,
+    "teacher.training.epochs": 3,
+    "student.training.epochs": 4,
+    "student.mode": None,
+    "student.policy": {"name": "el2n", "budget": 0.3, "epochs": 2, "seeds": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    return override(load_recipe("digits"), SMALL)
+
+
+@pytest.fixture(scope="module")
+def trained(recipe, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teacher") / "t"
+    teach(recipe, folder)
+    return folder
+
+
+@pytest.fixture
+def teacher(trained, tmp_path):
+    """A teacher's folder without any scores in it."""
+    return shutil.copytree(trained, tmp_path / "teacher")
+
+
+def files(folder):
+    return sorted(folder.rglob(FILE))
+
+
+def weights(folder):
+    return (folder / "student.safetensors").read_bytes()
+
+
+def test_students_of_all_seeds_share_scores_that_are_not_in_their_cost(recipe, teacher, tmp_path):
+    first = distill(recipe, tmp_path / "a", teacher=teacher)
+    again = distill(override(recipe, {"seed": 1}), tmp_path / "b", teacher=teacher)
+    for results in (first, again):
+        validated = Results.model_validate(results)
+        assert validated.scoring is not None
+        assert not validated.scoring.model_extra
+        assert results["meters"]["samples_backpropagated"] == 4 * 60
+        assert results["scoring"]["samples_backpropagated"] == 2 * 2 * 200
+        assert results["scoring"]["student_forwards"] == 2 * 3 * 200
+        assert (results["scoring"]["kind"], results["scoring"]["seeds"]) == ("el2n", 2)
+    assert first["scoring"].pop("made_here")
+    assert not again["scoring"].pop("made_here")
+    assert first["scoring"] == again["scoring"]
+    (kept,) = files(teacher)
+    assert str(kept.relative_to(teacher)) == first["scoring"]["file"]
+    assert sorted(path.name for path in kept.parent.iterdir()) == [FILE]
+    ledger = Ledger.load(tmp_path / "a")
+    assert np.array_equal(ledger["score"], Ledger.load(tmp_path / "b")["score"])
+    chosen = np.flatnonzero(ledger["visits"])
+    assert set(chosen) == set(np.argsort(-ledger["score"])[:60])
+
+
+def test_a_student_is_the_same_whether_its_scores_were_made_or_kept(recipe, teacher, tmp_path):
+    live = override(recipe, {"student.targets.kind": "live", "student.augment.crop": 1, "seed": 5})
+    distill(live, tmp_path / "a", teacher=teacher)
+    distill(live, tmp_path / "b", teacher=teacher)
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
+    distill(override(live, {"seed": 6}), tmp_path / "c", teacher=teacher)
+    assert len(files(teacher)) == 1
+
+
+def test_what_decides_scores_has_a_file_of_its_own(recipe, teacher, tmp_path):
+    changes = {
+        "same": {"student.objective.temperature": 2.0, "student.training.epochs": 3},
+        "model": {"student.model.options.hidden": [12]},
+        "training": {"student.training.optimizer.lr": 0.01},
+        "data": {"data.train_size": 150},
+        "augment": {"student.augment.crop": 1},
+        "scoring": {"student.policy.seeds": 1},
+        "threads": {"threads": 2},
+    }
+    digests = set()
+    distill(recipe, tmp_path / "as it is", teacher=teacher)
+    for count, (name, change) in enumerate(changes.items(), 1):
+        results = distill(override(recipe, change), tmp_path / name, teacher=teacher)
+        digests.add(results["scoring"]["digest"])
+        assert len(files(teacher)) == count
+    assert len(digests) >= 6  # with two threads they may come out the same
+
+
+@pytest.mark.parametrize("policy", ["el2n", "forgetting", "rho-loss"])
+def test_without_a_teacher_they_are_in_the_runs_folder(recipe, tmp_path, policy):
+    alone = override(
+        recipe,
+        {
+            "student.objective": {"name": "cross-entropy"},
+            "student.policy": {"name": policy, "epochs": 2},
+        },
+    )
+    results = distill(alone, tmp_path / "a")
+    assert len(files(tmp_path / "a")) == 1
+    assert results["scoring"]["made_here"]
+    if policy == "rho-loss":
+        assert results["meters"]["student_forwards"] == 4 * 200 + 4 * 20
+        assert results["budget"] == pytest.approx(0.1)
+
+
+def test_a_teacher_that_cannot_be_written(recipe, teacher, tmp_path, monkeypatch):
+    there = sorted(teacher.iterdir())
+    monkeypatch.setattr("os.access", lambda path, mode: path != teacher)
+    results = distill(recipe, tmp_path / "a", teacher=teacher)
+    assert sorted(teacher.iterdir()) == there
+    assert results["scoring"]["made_here"]
+    assert len(files(tmp_path / "a")) == 1
+
+
+def test_a_teacher_may_need_scores_too(recipe, tmp_path):
+    policy = {"name": "forgetting", "budget": 0.5, "epochs": 2}
+    results = teach(override(recipe, {"teacher.policy": policy}), tmp_path / "t")
+    assert results["scoring"]["made_here"]
+    assert results["meters"]["samples_backpropagated"] == 3 * 100
+    assert len(files(tmp_path / "t")) == 1
+
+
+def test_without_a_scoring_policy_there_is_no_scoring_run(recipe, teacher, tmp_path):
+    assert json.loads((teacher / "results.json").read_text())["scoring"] is None
+    plain = override(recipe, {"student.policy": {"name": "random"}})
+    assert distill(plain, tmp_path / "a", teacher=teacher)["scoring"] is None
+    assert not files(teacher)
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def test_a_run_that_is_killed_in_its_scoring_makes_it_again(recipe, teacher, tmp_path, monkeypatch):
+    undisturbed = distill(recipe, tmp_path / "a", teacher=teacher)
+    shutil.rmtree(files(teacher)[0].parent)
+    asked = []
+
+    def stop():
+        asked.append(1)
+        return len(asked) == 7
+
+    with pytest.raises(Stopped):
+        distill(recipe, tmp_path / "b", teacher=teacher, stop=stop)
+    assert not files(teacher)
+
+    def kill(*_):
+        raise Killed
+
+    monkeypatch.setattr(module, "save_arrays", kill)
+    with pytest.raises(Killed):
+        distill(recipe, tmp_path / "b", teacher=teacher, resume=True)
+    monkeypatch.undo()
+    went_on = distill(recipe, tmp_path / "b", teacher=teacher, resume=True)
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
+    for results in (undisturbed, went_on):
+        results["scoring"].pop("wall_seconds")
+    assert went_on["scoring"] == undisturbed["scoring"]
+    assert not list((tmp_path / "b").glob("scoring.json"))
+
+
+def test_a_run_that_went_on_after_its_scoring_still_made_it(recipe, teacher, tmp_path):
+    stopped = []
+
+    def stop():
+        made = bool(files(teacher))
+        stopped.append(made)
+        return made
+
+    with pytest.raises(Stopped):
+        distill(recipe, tmp_path / "a", teacher=teacher, stop=stop)
+    beside = shutil.copytree(tmp_path / "a", tmp_path / "b")
+    assert distill(recipe, tmp_path / "a", teacher=teacher, resume=True)["scoring"]["made_here"]
+    # What another run noted in the same folder is not this one's.
+    shutil.rmtree(beside / "checkpoints")
+    other = override(recipe, {"seed": 1})
+    assert not distill(other, beside, teacher=teacher)["scoring"]["made_here"]
+
+
+def test_a_damaged_file_is_one_line(recipe, teacher, tmp_path):
+    distill(recipe, tmp_path / "a", teacher=teacher)
+    (path,) = files(teacher)
+    whole = path.read_bytes()
+    for place in [*range(0, len(whole), 97), len(whole) - 1]:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(RunFolderError, match=r"^(?!.*\n).*scores\.safetensors"):
+            distill(recipe, tmp_path / "b", teacher=teacher)
+    path.unlink()
+    assert distill(recipe, tmp_path / "b", teacher=teacher)["scoring"]["made_here"]
+
+
+@pytest.mark.parametrize(
+    ("values", "meters", "said"),
+    [
+        (np.zeros(3, np.float32), {}, {"a": 1}),
+        (np.zeros(2, np.float32), None, {"a": 1}),
+        (np.full(3, np.nan, np.float32), None, {"a": 1}),
+        (np.zeros(3), None, {"a": 1}),
+        (np.zeros(3, np.float32), None, {"a": 2}),
+    ],
+)
+def test_a_sound_file_of_something_else_is_refused(tmp_path, values, meters, said):
+    cost = {"samples_backpropagated": 1, "student_forwards": 1, "wall_seconds": 1.0}
+    path = tmp_path / FILE
+    Scores(np.zeros(3, np.float32), cost).save(path, {"a": 1})
+    assert Scores.load(path, {"a": 1}, 3).meters == cost
+    Scores(values, cost if meters is None else meters).save(path, said)
+    with pytest.raises(RunFolderError, match="delete it"):
+        Scores.load(path, {"a": 1}, 3)
+
+
+def test_who_wants_the_same_scores_waits_for_them(recipe, teacher, tmp_path):
+    distill(recipe, tmp_path / "a", teacher=teacher)
+    (path,) = files(teacher)
+    made = path.read_bytes()
+    path.unlink()
+    lock = Lock(path.parent)
+
+    def finish():
+        time.sleep(0.5)
+        path.write_bytes(made)
+        lock.release()
+
+    other = threading.Thread(target=finish)
+    other.start()
+    results = distill(recipe, tmp_path / "b", teacher=teacher)
+    other.join()
+    assert not results["scoring"]["made_here"]
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
+
+
+def test_who_waits_can_be_stopped(recipe, teacher, tmp_path):
+    distill(recipe, tmp_path / "a", teacher=teacher)
+    (path,) = files(teacher)
+    path.unlink()
+    lock = Lock(path.parent)
+    with pytest.raises(Stopped, match="another process"):
+        distill(recipe, tmp_path / "b", teacher=teacher, stop=lambda: True)
+    lock.release()
+
+
+@pytest.mark.parametrize("policy", ["el2n", "rho-loss"])
+def test_from_the_command_line(cli, trained, tmp_path, policy):
+    teacher = shutil.copytree(trained, tmp_path / "t")
+    out = str(tmp_path / "s")
+    words = ["distill", "digits", "--teacher", str(teacher), "--out", out]
+    words += ["--set", "student.mode=null", "--set", f"student.policy={{name: {policy}}}"]
+    words += ["--set", "student.training.epochs=6"]
+    code, shown, _ = cli(*words)
+    assert code == 0
+    assert "scoring run" in shown
+    results = json.loads(cli(*words, "--json")[1])
+    assert results["train_samples"] == 1437
+    assert results["budget"] == pytest.approx({"el2n": 0.5, "rho-loss": 0.1}[policy], abs=0.01)
+    kind = {"el2n": "el2n", "rho-loss": "holdout-loss"}[policy]
+    assert results["scoring"]["kind"] == kind
+
+
+def test_the_policys_scoring_is_what_is_made(recipe, teacher, tmp_path):
+    policy = {"name": "forgetting", "epochs": 6, "seeds": 1, "budget": 0.4}
+    results = distill(override(recipe, {"student.policy": policy}), tmp_path / "a", teacher=teacher)
+    scores = Ledger.load(tmp_path / "a")["score"]
+    assert scores.max() <= 6
+    assert len(np.unique(scores)) > 1
+    assert results["scoring"]["epochs"] == Forgetting(epochs=6).scoring.epochs

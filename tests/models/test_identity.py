@@ -1,0 +1,193 @@
+"""The identity of a model: all that can be known to decide what it says."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from frugalkd.models import build_model, reorder_classes
+from frugalkd.models import identity as module
+from frugalkd.models.identity import constants, identity, weights_digest
+from frugalkd.models.origin import name_classes, note_origin
+from toys import net
+
+
+class Plain(nn.Module):
+    """Everything that a module may keep beside tensors and modules."""
+
+    def __init__(self, scale: Any = 1, act: Any = F.relu, mean=None, options=()):
+        super().__init__()
+        self.scale, self._act, self.mean, self.options = scale, act, mean, options
+        self.epsilon = 1e-5
+        self.gate = torch.sigmoid
+        self.calls, self.seen, self.last, self.ready = 0, [], None, False
+        self.register_buffer("shift", torch.zeros(2), persistent=False)
+
+
+class Said(nn.Module):
+    def __init__(self, how):
+        super().__init__()
+        self.hidden = object()
+        self.how = how
+
+    def extra_repr(self):
+        return self.how
+
+
+class State(nn.Module):
+    def __init__(self, steps):
+        super().__init__()
+        self.count = steps
+
+    def get_extra_state(self):
+        return {"count": self.count}
+
+    def set_extra_state(self, state):
+        self.count = state["count"]
+
+
+def build(model):
+    return identity(model)["teacher's model"]
+
+
+def test_a_digest_tells_every_parameter_and_buffer_apart():
+    digests = {weights_digest(net(0))}
+    assert weights_digest(net(0)) in digests
+    digests.add(weights_digest(net(1)))
+    for change in (
+        lambda m: m[0].bias.data.add_(1e-7),
+        lambda m: m[1].running_var.add_(1e-3),
+        lambda m: m[1].num_batches_tracked.add_(1),
+        lambda m: m.to(torch.bfloat16),
+        lambda m: m.append(nn.Linear(4, 4)),
+        lambda m: m.register_buffer("mean", torch.ones(2), persistent=False),
+    ):
+        model = net(0)
+        change(model)
+        digests.add(weights_digest(model))
+    assert len(digests) == 8
+    assert all(len(digest) == 64 for digest in digests)
+    assert identity(net(0).eval().requires_grad_(False)) == identity(net(0))
+
+
+def test_extra_state_is_part_of_the_weights():
+    assert weights_digest(State(1)) != weights_digest(State(2))
+    assert weights_digest(State(1)) == weights_digest(State(1))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"scale": -1}, {"scale": 1.0}, {"scale": "1"}, {"act": F.gelu}, {"act": nn.ReLU},
+        {"act": torch.relu_}, {"act": partial(F.leaky_relu, negative_slope=0.2)},
+        {"act": partial(F.leaky_relu, negative_slope=0.3)}, {"mean": torch.ones(3)},
+        {"mean": torch.zeros(3)}, {"options": (1, 2)}, {"options": {"a": [1.5, None]}},
+        {"options": {1, 2}}, {"scale": torch.float16}, {"scale": float("nan")},
+    ],
+)  # fmt: skip
+def test_sound_2_what_a_module_was_constructed_with_is_part_of_it(other):
+    assert build(Plain()) == build(Plain())
+    assert build(Plain(**other)) == build(Plain(**other)) != build(Plain())
+
+
+def test_sound_2_a_float_or_a_function_of_any_name_is_part_of_it():
+    for name, value in {"epsilon": 1e-3, "gate": torch.tanh, "scale": -1.0}.items():
+        model = Plain()
+        setattr(model, name, value)
+        assert build(model) != build(Plain())
+
+
+def test_what_changes_as_a_model_runs_is_no_part_of_it():
+    model: Any = Plain()
+    model.calls, model.seen, model.last, model.ready = 7, [1], torch.ones(2), True
+    model.eval().scratch = object()
+    assert identity(model) == identity(Plain())
+
+
+def test_sound_2_modules_without_weights_are_told_apart():
+    ways = [
+        nn.ReLU(), nn.GELU(), nn.LeakyReLU(0.1), nn.LeakyReLU(0.2), nn.Softmax(1), nn.Softmax(0),
+        nn.AvgPool2d(2), nn.MaxPool2d(2), nn.Flatten(), nn.Flatten(0), nn.Upsample(scale_factor=2),
+        nn.Upsample(scale_factor=2, mode="bilinear"), Said("a"), Said("b"),
+    ]  # fmt: skip
+    digests = {build(nn.Sequential(nn.Linear(2, 2), way)) for way in ways}
+    assert len(digests) == len(ways)
+    same_weights = [nn.Conv2d(2, 2, 3), nn.Conv2d(2, 2, 3, 2), nn.Conv2d(2, 2, 3, 1, 1)]
+    assert len(set(map(build, same_weights))) == 3
+
+
+def test_an_address_in_a_text_is_no_part_of_it():
+    assert build(Said("<f at 0x7f00>")) == build(Said("<f at 0x7f11>"))
+
+
+def test_a_default_that_a_newer_torch_adds_says_nothing(monkeypatch):
+    before, new = build(nn.BatchNorm1d(4)), nn.BatchNorm1d.__init__
+
+    def newer(self, num_features, shiny=True, **rest):
+        new(self, num_features, **rest)
+        self.shiny = shiny
+
+    module._parameters.cache_clear()
+    monkeypatch.setattr(nn.BatchNorm1d, "__init__", newer)
+    monkeypatch.setattr(nn.BatchNorm1d, "extra_repr", lambda self: "shiny")
+    try:
+        assert build(nn.BatchNorm1d(4)) == before
+        kind: Any = nn.BatchNorm1d
+        assert build(kind(4, shiny=False)) != before
+    finally:
+        module._parameters.cache_clear()
+
+
+def test_sound_2_how_it_was_built_and_what_is_put_around_it_are_parts_of_it():
+    model = net(0)
+    note_origin(model, spec={"name": "n", "options": {"scale": -1}})
+    assert build(model) != build(net(0))
+    turned = net(0)
+    name_classes(turned, "abcd")
+    assert build(turned) == build(net(0))
+    reorder_classes(turned, "dcba")
+    assert build(turned) != build(net(0))
+
+
+@pytest.mark.parametrize("name", ["timm/resnet18", "torchvision/resnet18"])
+def test_sound_2_the_library_that_a_model_comes_from_is_named(name, monkeypatch):
+    library = name.partition("/")[0]
+    pytest.importorskip(library)
+    model = build_model(name, num_classes=2, in_channels=3, image_size=32)
+    said = identity(nn.Sequential(model))["libraries"]
+    assert said.startswith(f"{library} ")
+    assert "+" not in said
+    monkeypatch.setattr(module, "_version", lambda package: "0.1+cpu")
+    assert identity(model)["libraries"] == f"{library} 0.1"
+    assert "libraries" not in identity(net(0))
+
+
+def test_constants_read_the_parameters_of_base_classes_too():
+    class Child(Plain):
+        def __init__(self, *, bias=2, **rest):
+            super().__init__(**rest)
+            self.bias = bias
+
+    assert {"scale", "bias", "_act"} <= constants(Child(scale=3)).keys()
+
+
+@pytest.mark.slow
+def test_a_script_and_a_module_give_the_same(tmp_path):
+    """``__main__`` here, a module's name in a worker process."""
+    (tmp_path / "own.py").write_text(
+        "import torch\nfrom torch import nn\nfrom frugalkd.models.identity import identity\n"
+        "class Own(nn.Module):\n"
+        "    def __init__(self, scale=2, act=torch.relu):\n"
+        "        super().__init__()\n        self.scale, self.act = scale, act\n"
+        "print(identity(Own()))\n"
+    )
+    runs = [[sys.executable, "own.py"], [sys.executable, "-c", "import own"]]
+    outputs = {subprocess.check_output(run, cwd=tmp_path) for run in runs}
+    assert len(outputs) == 1
