@@ -74,7 +74,11 @@ def timeless(results: dict[str, Any]) -> dict[str, Any]:
         [{name: part for name, part in record.items() if name not in TIMES} for record in records]
         for records in ([results["meters"]], results["history"], [results.get("scoring") or {}])
     ]
-    return {**results, "recipe": said, "meters": meters, "history": history, "scoring": scoring}
+    kept = {**results, "recipe": said, "meters": meters, "history": history, "scoring": scoring}
+    if (targets := results.get("targets")) and (filling := targets.get("filling")):
+        counted = {name: part for name, part in filling.items() if "seconds" not in name}
+        kept["targets"] = {**targets, "filling": counted}
+    return kept
 
 
 def works(teacher: Path, settings: dict[str, Any] | None = None) -> list[Work]:
