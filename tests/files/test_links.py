@@ -1,4 +1,4 @@
-"""A folder from elsewhere leads no writer of ours out of it: every place, every kind of link."""
+"""A folder from elsewhere leads no writer out of it: every place, every kind of link."""
 
 from __future__ import annotations
 

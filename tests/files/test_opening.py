@@ -1,4 +1,4 @@
-"""Files of ours are opened through no link, whatever stands in their place."""
+"""frugalkd's files are opened through no link, whatever stands in their place."""
 
 from __future__ import annotations
 

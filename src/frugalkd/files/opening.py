@@ -1,4 +1,4 @@
-"""The one place that opens, makes and removes files: through no link inside a folder of ours.
+"""The one place that opens, makes and removes files: through no link inside frugalkd's folders.
 
 A folder from elsewhere may hold links to any file of the user's. What the user names may itself be
 a link, or lie behind one: :func:`named` follows those, once. All below it is reached component by

@@ -6,25 +6,37 @@ import pytest
 
 from frugalkd.experiments.comparison import compare
 from frugalkd.experiments.recipes.load import override
-from planting import nothing_is_written_outside, places, refusal
+from planting import KINDS, nothing_is_written_outside, places, refusal
 
 
 @pytest.fixture
 def less(tiny, monkeypatch):
     monkeypatch.setattr("os.fsync", lambda file: None)
+    monkeypatch.setattr("frugalkd.experiments.comparison.progress.EVERY", 0)
     part = {"training.epochs": 1, "training.batch_size": 30}
     settings = {f"{role}.{key}": value for role in ("teacher", "student") for key, value in
                 part.items()}  # fmt: skip
     return override(tiny, {**settings, "data.train_size": 60})
 
 
-# What holds for one run folder holds for each: see tests/test_links.py.
-COMPARISON = ("comparison.json", ".lock", "runs", "teachers", "stores")
+# What holds for one run folder holds for each: see tests/files/test_links.py.
+COMPARISON = ("comparison.json", ".lock", "runs", "teachers", "stores", "progress")
 
 
-@pytest.mark.parametrize("kind", ["link", "link to a folder", "dangling link", "hard link"])
+@pytest.mark.slow
 @pytest.mark.parametrize("state", ["begun", "all but one"])
-def test_no_way_out_of_a_comparison(workers, less, tmp_path, kind, state):
+def test_no_way_out_of_a_comparison(workers, less, tmp_path, state):
+    check(less, tmp_path, state, "link")
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("state", ["begun", "all but one"])
+def test_no_way_out_of_a_comparison_of_all_kinds(workers, less, tmp_path, kind, state):
+    check(less, tmp_path, state, kind)
+
+
+def check(less, tmp_path, state, kind):
     def act(copy):
         content = compare(less, arms=["vanilla"], seeds=1, out=copy)
         failed.extend(run["error"] for run in content["failed"])
@@ -33,6 +45,7 @@ def test_no_way_out_of_a_comparison(workers, less, tmp_path, kind, state):
     act(sound)
     assert not failed
     (sound / ".lock").write_bytes(b"1")
+    (sound / "progress").mkdir(exist_ok=True)
     student, teacher = next((sound / "runs").iterdir()), next((sound / "teachers").iterdir())
     stores = sorted(teacher.glob("targets-*"))
     assert len(stores) == 2
@@ -50,6 +63,7 @@ def test_no_way_out_of_a_comparison(workers, less, tmp_path, kind, state):
         refusal(act, copy)
 
     tried = nothing_is_written_outside(sound, again, kind, tmp_path, found)
-    assert tried == len(found) - (kind == "hard link") * 7
+    assert tried == len(found) - (kind == "hard link") * 8
     assert all("\n" not in line for line in failed)
-    assert kind == "hard link" or any("is a symbolic link" in line for line in failed)
+    linked = kind.endswith("link") and kind != "hard link"
+    assert not linked or any("is a symbolic link" in line for line in failed)
