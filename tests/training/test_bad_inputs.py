@@ -109,7 +109,7 @@ class Mute(Exception):
 
 
 def refused(says: str, call: Callable[[], Any]) -> None:
-    """The call ends in an error of ours: one line that can be printed, and names what is wrong."""
+    """The call ends in a FrugalKDError: one line that can be printed, and names what is wrong."""
     with pytest.raises(FrugalKDError) as caught:
         call()
     said = str(caught.value)
@@ -591,7 +591,7 @@ def test_models_that_are_accepted(make, ways):
 
 
 class Answers(Targets):
-    """Soft targets of the user's own class."""
+    """Soft targets of a user's class."""
 
     views, queries = None, 0
 
@@ -1063,7 +1063,7 @@ def test_more_seeds_than_can_be():
         refused(says, lambda seeds=seeds: prepare(recipe, ["vanilla"], seeds, Path("nowhere")))
 
 
-# What passes: it is nobody's fault here.
+# Interrupts, memory errors and a callback's own errors pass.
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, MemoryError])
@@ -1093,7 +1093,7 @@ def test_errors_of_a_callback_are_the_callers_own(name):
 
 
 class Forking(DataLoader):
-    """Workers begin at once; those of ours are spawned, which takes seconds."""
+    """Forked workers start at once; the loader spawns them, which takes seconds."""
 
     def __init__(self, *args, **settings):
         if settings.get("num_workers"):

@@ -27,7 +27,7 @@ can come from any line."""
 
 def blame(error: Exception, kind: type[FrugalKDError], where: str) -> NoReturn:
     """Raise ``kind``, ``WHERE (TYPE: REASON)`` in one line, from ``error``; ``error`` itself where
-    it is one of ours already, or where the code that raised it is not to blame: memory ran out, or
+    it is a FrugalKDError already, or the code that raised it is not to blame: memory ran out, or
     another rank is gone."""
     if is_worker_gone(error):
         raise worker_gone(error) from error
