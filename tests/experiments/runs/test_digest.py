@@ -124,6 +124,10 @@ def test_sound_2_libraries_of_a_teachers_folder_are_those_that_built_it(teacher,
     assert list(taught_by(teacher)["libraries"]) == ["timm"]
     monkeypatch.setattr(identity, "_version", lambda package: "0.0.1")
     assert digest(kinds_recipe(), teacher) != before
+    # A card of before notes none, and has a name.
+    change(teacher / "model.json", "libraries", to=None)
+    change(teacher / "model.json", "model", to={"name": "torchvision/resnet18"})
+    assert taught_by(teacher)["libraries"] == {"torchvision": "0.0.1"}
 
 
 def test_sound_2_another_torch_is_a_warning(teacher, tmp_path, monkeypatch):

@@ -101,12 +101,20 @@ def taught_by(folder: Path) -> dict[str, Any]:
     build it, the precision in which it is asked. What is not there says nothing."""
     said: dict[str, Any] = dict(_files_of(folder, (*_MODELS, _CARD)))
     if _CARD in said:
-        named = read_json(folder / _CARD).get("libraries")
-        names = [name for name in named if name.isidentifier()] if isinstance(named, dict) else []
-        said["libraries"] = versions(names)
+        said["libraries"] = versions(_libraries_of(read_json(folder / _CARD)))
     if (asked := asked_in(folder)) is not None:
         said["asked"] = asked
     return said
+
+
+def _libraries_of(card: dict[str, Any]) -> list[str]:
+    """The packages that built a run's model: those that its card notes, which earlier ones do not,
+    and that of its name."""
+    noted, spec = card.get("libraries"), card.get("model")
+    names = set(noted) if isinstance(noted, dict) else set()
+    if isinstance(spec, dict):
+        names.update(library_of(str(spec.get("name") or spec.get("path"))))
+    return sorted(name for name in names if name.isidentifier())
 
 
 _MODELS, _CARD = ("teacher.safetensors", "student.safetensors"), "model.json"
