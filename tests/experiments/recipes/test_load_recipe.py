@@ -491,14 +491,14 @@ def test_sound_6_a_confidence_above_1_is_refused():
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("student.training.max_grad_norm=1", "student.training.max_grad_norm"),
+        ("student.training.clip=1", "student.training.max_grad_norm"),
         (
-            "student.training.gradient_accumulation_steps=2",
+            "student.training.accumulate=2",
             "student.training.gradient_accumulation_steps",
         ),
         ("student.regulation.pace=early", "student.regulation.budget_schedule"),
         ("teacher.policy.max_sleep=4", "teacher.policy.max_skip"),
-        ("student.model.input_transform={size: 8}", "student.model.input_transform"),
+        ("student.model.sees={size: 8}", "student.model.input_transform"),
     ],
 )
 def test_a_renamed_key_is_refused_with_its_new_name(old, new):
