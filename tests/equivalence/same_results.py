@@ -16,6 +16,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -108,7 +109,12 @@ def measure(out: Path) -> dict[str, Any]:
     for name, arguments in commands(out).items():
         run(arguments, out / name, ranks=2 if name == "ranks" else 1)
     found = sorted(file.parent for file in out.rglob("results.json"))
-    return {str(folder.relative_to(out)): digest_of(folder) for folder in found}
+    return {name_of(folder.relative_to(out)): digest_of(folder) for folder in found}
+
+
+def name_of(folder: Path) -> str:
+    """A run's name without the digest of its recipe, which changes with every renamed key."""
+    return re.sub(r"-[0-9a-f]{12}$", "", str(folder))
 
 
 def machine() -> dict[str, str]:
