@@ -38,7 +38,8 @@ _CAUGHT = {
 """Modules whose ValueError is converted to another error before a user sees it."""
 _OF_RECIPES = {
     "experiments/recipes/schema.py",
-    "experiments/recipes/sections.py",
+    "models/settings.py",
+    "runtime/sections.py",
     "experiments/recipes/several.py",
     "experiments/recipes/specs.py",
 }

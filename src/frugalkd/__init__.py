@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from frugalkd.data import Augmentation, ImageData, load_data
     from frugalkd.errors import FrugalKDError
     from frugalkd.experiments.comparison import compare
-    from frugalkd.experiments.runs.load import load
     from frugalkd.ledger.ledger import Ledger
     from frugalkd.models import build_model
     from frugalkd.models.reuse import reuse_classifier
+    from frugalkd.models.saved import load
     from frugalkd.objectives import KD, CrossEntropy, Objective
     from frugalkd.policies import All, Policy, RandomSubset, SelfRegulation
     from frugalkd.policies.modes import significance_weights
@@ -61,7 +61,7 @@ _HOMES = {
     "Policy": "policies",
     "RandomSubset": "policies",
     "SelfRegulation": "policies",
-    "load": "experiments.runs.load",
+    "load": "models.saved",
     "Selection": "selection",
     "EMATeacher": "teachers",
     "FirstVisitTargets": "teachers",

@@ -56,6 +56,12 @@ def test_every_public_name_is_one_object_and_no_module():
     assert objects > 100
 
 
+def test_compare_is_the_only_experiment_among_the_public_names():
+    homes = frugalkd._HOMES
+    outside = {name for name, home in homes.items() if home.startswith(("experiments", "cli"))}
+    assert outside == {"compare"}
+
+
 class Somewhere(os.PathLike):
     """A path that is neither text nor a ``pathlib.Path``."""
 

@@ -10,8 +10,8 @@ from frugalkd.data import load_data
 from frugalkd.errors import DataError
 from frugalkd.experiments.recipes.load import load_recipe
 from frugalkd.experiments.runs.execute import distill, teach
-from frugalkd.experiments.runs.load import load
 from frugalkd.ledger.ledger import Ledger
+from frugalkd.models.saved import load
 
 pytestmark = pytest.mark.heavy
 

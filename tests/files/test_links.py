@@ -12,10 +12,8 @@ import pytest
 from frugalkd import Ledger, StoredTargets, distill, train_teacher
 from frugalkd.cli import main
 from frugalkd.errors import PathRefused
-from frugalkd.experiments.recipes.sections import Model
 from frugalkd.experiments.runs import scores
 from frugalkd.experiments.runs.folder import RunFolder
-from frugalkd.experiments.runs.material import write_model_card
 from frugalkd.experiments.runs.summary import write_summary
 from frugalkd.experiments.tracking import Tracked, Tracking
 from frugalkd.experiments.tracking.tensorboard import TensorBoard
@@ -23,6 +21,8 @@ from frugalkd.files import mapped
 from frugalkd.files.opening import named
 from frugalkd.files.weights import save_weights
 from frugalkd.files.writing import make_folder
+from frugalkd.models.saved import write_model_card
+from frugalkd.models.settings import ModelSettings
 from frugalkd.policies import All
 from frugalkd.teachers import FirstVisitTargets
 from frugalkd.training.checkpoints import Checkpoints
@@ -62,7 +62,7 @@ def a_run(folder, *, ends: bool = True) -> None:
             run.append_metrics(record)
         save_weights(run.path / "teacher.safetensors", MODEL)
         ledger().save(run.path / "ledger.safetensors")
-        model, data = Model.model_validate({"name": "mlp"}), images(augmented=False)
+        model, data = ModelSettings.model_validate({"name": "mlp"}), images(augmented=False)
         write_model_card(run.path, model, data, "teacher.safetensors", {})
         write_summary(run.path, "ledger", ledger())
         if ends:

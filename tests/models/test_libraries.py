@@ -16,10 +16,10 @@ from torch import nn
 from frugalkd.errors import ModelError, UnknownName
 from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.runs.execute import distill, teach
-from frugalkd.experiments.runs.load import load
 from frugalkd.files.weights import save_weights
 from frugalkd.models import build_model
 from frugalkd.models.beginning import head_of_name
+from frugalkd.models.saved import load
 from toys import same_state
 
 TIMM = pytest.importorskip("timm", reason="needs timm")

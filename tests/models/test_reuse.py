@@ -11,8 +11,8 @@ from frugalkd.errors import ModelError, RecipeError
 from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.runs.execute import distill as distill_recipe
 from frugalkd.experiments.runs.execute import teach
-from frugalkd.experiments.runs.load import load
 from frugalkd.models.reuse import put_projector, take_classifier
+from frugalkd.models.saved import load
 from frugalkd.objectives import SimKD
 from frugalkd.training.api import distill
 from frugalkd.training.settings import Training

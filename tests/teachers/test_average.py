@@ -12,8 +12,8 @@ from frugalkd.errors import ModelError, RecipeError, Stopped, TargetsError
 from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.runs.digest import run_digest
 from frugalkd.experiments.runs.execute import distill as distill_recipe
-from frugalkd.experiments.runs.load import load
 from frugalkd.experiments.runs.schema import Results
+from frugalkd.models.saved import load
 from frugalkd.objectives import KD
 from frugalkd.policies import All, SelfRegulation
 from frugalkd.selection import Selection

@@ -277,11 +277,11 @@ def make_kind(name: str, folder: Path) -> Kind:
     from frugalkd.experiments.runs.digest import run_digest
     from frugalkd.experiments.runs.execute import teach
     from frugalkd.experiments.runs.folder import RunFolder, read_results
-    from frugalkd.experiments.runs.load import load
     from frugalkd.experiments.runs.scores import Scores
     from frugalkd.files.checkpoint import load_tree, save_tree
     from frugalkd.ledger.ledger import Ledger
     from frugalkd.ledger.summary import summarise
+    from frugalkd.models.saved import load
     from frugalkd.policies.modes import significance_weights
     from frugalkd.teachers.encodings import make_encoding
     from frugalkd.teachers.store import Header, Store, create_store

@@ -18,9 +18,10 @@ from frugalkd.errors import FrugalKDError, FrugalKDWarning, TargetsError
 from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.recipes.schema import Recipe
 from frugalkd.experiments.runs.execute import distill, teach
-from frugalkd.experiments.runs.folder import RunFolder, read_json, read_metrics, read_results
+from frugalkd.experiments.runs.folder import RunFolder, read_metrics, read_results
 from frugalkd.experiments.runs.summary import read_run, read_summary
 from frugalkd.files.checkpoint import load_tree, save_tree
+from frugalkd.files.parsing import read_json
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.teachers.encodings import Dense
 from frugalkd.teachers.store import Header, Store, create_store

@@ -13,7 +13,7 @@ from frugalkd.errors import Stopped
 from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.runs.digest import run_digest
 from frugalkd.experiments.runs.execute import teach
-from frugalkd.experiments.runs.load import load
+from frugalkd.models.saved import load
 from frugalkd.policies import All, SelfRegulation
 from frugalkd.training.api import train_teacher
 from frugalkd.training.settings import Optimizer, Schedule, Training

@@ -13,7 +13,7 @@ from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.runs.digest import run_digest
 from frugalkd.experiments.runs.execute import distill as distill_recipe
 from frugalkd.experiments.runs.execute import teach
-from frugalkd.experiments.runs.load import load
+from frugalkd.models.saved import load
 from frugalkd.objectives import DKD, KD, CrossEntropy
 from frugalkd.policies import POLICIES, All, RandomSubset, SelfRegulation
 from frugalkd.selection import Selection

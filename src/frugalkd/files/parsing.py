@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+from frugalkd.errors import RunFolderError, refuse_schema
+
 LARGEST_JSON = 1 << 26
 """Bytes of a JSON file."""
 
@@ -62,6 +64,28 @@ def parse_json(content: bytes | str) -> Any:
         return json.loads(content.decode("utf-8"), parse_constant=_refuse, parse_float=_finite)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def read_json(
+    path: Path, schema: int = 1, again: str = "delete the folder and run it again"
+) -> dict[str, Any]:
+    """The JSON object in one of frugalkd's files, of ``schema``; ``again``: how to make such a file.
+
+    Raises:
+        RunFolderError: the file is missing, damaged, or of another schema.
+    """
+    try:
+        value = parse_json(read_bounded(path, LARGEST_JSON))
+    except OSError as error:
+        raise RunFolderError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise RunFolderError(
+            f"{path} is damaged: it is not JSON ({one_line(error, 100)}); {again}"
+        ) from None
+    if not isinstance(value, dict):
+        raise RunFolderError(f"{path} is damaged: it holds no keys and values; {again}")
+    refuse_schema(value.get("schema"), schema, path, RunFolderError, again)
+    return value
 
 
 def parse_json_lines(content: bytes) -> Iterator[Any]:

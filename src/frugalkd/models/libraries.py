@@ -83,7 +83,7 @@ def build_from_library(name: str, wanted: Wanted, options: Mapping[str, Any]) ->
     build = _from_timm if library == "timm" else _from_torchvision
     try:
         return build(package, name, model, wanted, dict(options))
-    except NotImplementedError:  # some cannot be built without memory: see runs.load
+    except NotImplementedError:  # some cannot be built without memory: see claims.py
         raise
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise ModelError(

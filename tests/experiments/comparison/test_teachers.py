@@ -18,9 +18,9 @@ from frugalkd.experiments.comparison.worker import carry_out
 from frugalkd.experiments.recipes.load import override
 from frugalkd.experiments.report import collect, make_page
 from frugalkd.experiments.runs.execute import distill, teach
-from frugalkd.experiments.runs.folder import read_json
 from frugalkd.experiments.runs.schema import Results
 from frugalkd.experiments.runs.storing import ensure_targets
+from frugalkd.files.parsing import read_json
 from frugalkd.teachers import LiveTeacher, StoredTargets
 
 

@@ -11,7 +11,7 @@ from frugalkd.errors import RecipeError, Stopped
 from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.runs.chain import chain, stages_of, summed
 from frugalkd.experiments.runs.execute import distill, teach
-from frugalkd.experiments.runs.load import load
+from frugalkd.models.saved import load
 from toys import same_state
 
 SIZES = {"big": [48], "middle": [24], "small": [8]}

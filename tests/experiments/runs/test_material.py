@@ -14,12 +14,12 @@ from frugalkd.data import ImageData, load_data
 from frugalkd.errors import DataError, FrugalKDWarning, LedgerError, ModelError, TargetsError
 from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.runs.execute import distill, teach
-from frugalkd.experiments.runs.load import load
 from frugalkd.experiments.runs.material import make_teacher
 from frugalkd.experiments.runs.storing import store
 from frugalkd.experiments.runs.use import evaluate_run
 from frugalkd.models import reorder_classes
 from frugalkd.models.origin import origin_of
+from frugalkd.models.saved import load
 from frugalkd.runtime.imports import Allowed
 from frugalkd.teachers import StoredTargets
 from frugalkd.training.evaluation import measure, predict

@@ -30,13 +30,14 @@ from frugalkd.experiments.comparison.stores import cost_file, read_cost
 from frugalkd.experiments.comparison.summary import SCHEMA, filling, summarise, untrained
 from frugalkd.experiments.recipes.schema import Recipe
 from frugalkd.experiments.runs.digest import run_digest
-from frugalkd.experiments.runs.folder import read_json, read_results
+from frugalkd.experiments.runs.folder import read_results
 from frugalkd.experiments.runs.summary import read_summary
 from frugalkd.experiments.tracking import check_installed
 from frugalkd.files import StrPath
 from frugalkd.files.atomic import write_json
 from frugalkd.files.lock import Lock
 from frugalkd.files.opening import named
+from frugalkd.files.parsing import read_json
 from frugalkd.files.writing import make_folder
 from frugalkd.models.identity import warn_of_torch
 from frugalkd.runtime.settings import check_seed, shown

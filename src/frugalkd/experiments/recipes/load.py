@@ -28,7 +28,8 @@ from frugalkd.files.parsing import one_line
 
 if TYPE_CHECKING:
     from frugalkd.experiments.recipes.schema import Data, Recipe
-    from frugalkd.experiments.recipes.sections import Model, NamedOrPath
+    from frugalkd.models.settings import ModelSettings
+    from frugalkd.runtime.sections import NamedOrPath
 
 SCHEMA = 1
 """Of recipes: a recipe may say ``schema: 1``, and is taken to where it says nothing."""
@@ -211,12 +212,12 @@ def _variants(recipe: Recipe) -> list[Recipe]:
     return variants
 
 
-def _models(recipe: Recipe) -> list[Model]:
+def _models(recipe: Recipe) -> list[ModelSettings]:
     """All models that a recipe names, without its teachers and arms."""
     return [recipe.teacher.model, recipe.student.model, *_models_of_several(recipe)]
 
 
-def _models_of_several(recipe: Recipe) -> list[Model]:
+def _models_of_several(recipe: Recipe) -> list[ModelSettings]:
     """Those that the recipe's several teachers name."""
     several = recipe.student.teachers
     each = () if several is None else several.of.values()

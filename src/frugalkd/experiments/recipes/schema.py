@@ -8,20 +8,15 @@ from pydantic import AfterValidator, Field, model_validator
 
 from frugalkd.data import DATA
 from frugalkd.data.class_names import Match
-from frugalkd.experiments.recipes.sections import (
-    Model,
-    NamedOrPath,
-    PlainDict,
-    Strict,
-    folder_names,
-)
-from frugalkd.experiments.recipes.several import Several
+from frugalkd.experiments.recipes.several import Several, folder_names
 from frugalkd.experiments.recipes.specs import ObjectiveSpec, PolicySpec
 from frugalkd.experiments.recipes.trackers import Trackers
 from frugalkd.models.features.paths import is_glob, means
+from frugalkd.models.settings import ModelSettings
 from frugalkd.objectives.features import features_read
 from frugalkd.policies import SelfRegulation
 from frugalkd.policies.modes import MODES, ModeName
+from frugalkd.runtime.sections import NamedOrPath, PlainDict, Strict
 from frugalkd.runtime.settings import MOST_SEED
 from frugalkd.selection.checks import why_not_label_free
 from frugalkd.teachers.ema import DECAY
@@ -58,7 +53,7 @@ class Augment(Strict):
 class Role(Strict):
     """What teacher and student have in common."""
 
-    model: Model
+    model: ModelSettings
     augment: Augment = Field(default_factory=lambda: Augment.model_validate({}))
     training: Training = Training()
 

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from frugalkd.data.class_names import Match
 from frugalkd.errors import TargetsError
-from frugalkd.experiments.recipes.sections import Model, Strict, folder_names
+from frugalkd.models.settings import ModelSettings
+from frugalkd.runtime.sections import Strict
 from frugalkd.teachers.combining import Combine, shares_of
 from frugalkd.teachers.fidelity import Fidelity
+
+_FOLDER_NAME = re.compile(r"\w[\w .:+-]{0,99}")
+
+
+def folder_names(section: dict[str, Any]) -> dict[str, Any]:
+    """``section``, if all its keys can be the names of folders inside a comparison's."""
+    for name in section:
+        if not _FOLDER_NAME.fullmatch(name):
+            raise ValueError(
+                f"{name[:100]!r} cannot be a name here: folders are called so, and up to 100 "
+                "letters, digits, spaces and _ . : + - are allowed, a letter or digit first"
+            )
+    return section
 
 
 class OneOfSeveral(Strict):
@@ -24,7 +39,7 @@ class OneOfSeveral(Strict):
     weights: str | None = Field(
         None, description="a pretrained state dict of model (.safetensors, or .pt without pickle)"
     )
-    model: Model | None = Field(
+    model: ModelSettings | None = Field(
         None, description="of weights; or what a folder's model.json may name to import"
     )
     kind: Literal["stored", "live", "ema"] | None = Field(

@@ -21,10 +21,10 @@ from pydantic import (
 )
 
 from frugalkd.errors import ModelError
-from frugalkd.experiments.recipes.sections import PlainDict, Strict
 from frugalkd.objectives import OBJECTIVES, Objective, Ramp, Scheduled, WeightedSum
 from frugalkd.policies import POLICIES
 from frugalkd.runtime.imports import make_object
+from frugalkd.runtime.sections import PlainDict, Strict
 
 _RAMP = TypeAdapter(Ramp)
 

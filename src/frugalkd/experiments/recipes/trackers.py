@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import GetJsonSchemaHandler, create_model, model_serializer, model_validator
 from pydantic_core import CoreSchema
 
-from frugalkd.experiments.recipes.sections import Strict
 from frugalkd.experiments.tracking import TRACKERS, Tracker
+from frugalkd.runtime.sections import Strict
 
 
 class _Trackers(Strict):

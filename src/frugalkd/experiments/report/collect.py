@@ -22,11 +22,11 @@ from frugalkd.experiments.report.shapes import (
     Shares,
     section,
 )
-from frugalkd.experiments.runs.folder import read_json, read_results
+from frugalkd.experiments.runs.folder import read_results
 from frugalkd.experiments.runs.history import mean_history
 from frugalkd.experiments.runs.summary import FILE as _SUMMARY
 from frugalkd.experiments.runs.summary import read_run, read_summary
-from frugalkd.files.parsing import one_line
+from frugalkd.files.parsing import one_line, read_json
 from frugalkd.policies.modes import MODES
 
 _COMPARISON, _RESULTS = "comparison.json", "results.json"

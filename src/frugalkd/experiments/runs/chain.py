@@ -13,12 +13,12 @@ from typing import Any, Literal
 
 from frugalkd.errors import RecipeError
 from frugalkd.experiments.recipes.schema import Recipe, StudentRole, TeacherRole
-from frugalkd.experiments.recipes.sections import Model
 from frugalkd.experiments.runs.execute import distill, teach
 from frugalkd.files import StrPath
 from frugalkd.files.atomic import write_json
 from frugalkd.files.opening import named
 from frugalkd.files.writing import make_folder
+from frugalkd.models.settings import ModelSettings
 from frugalkd.training.api import Stop
 from frugalkd.training.trainer import Listener
 
@@ -162,6 +162,6 @@ def _parts(values: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(part for value in values for part in value))
 
 
-def _said(model: Model) -> str:
+def _said(model: ModelSettings) -> str:
     options = ", ".join(f"{name}={value}" for name, value in model.options.items())
     return f"{model.name or model.path}({options})"

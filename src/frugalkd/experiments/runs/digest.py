@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from frugalkd.experiments.recipes.schema import Recipe
-from frugalkd.experiments.runs.folder import SCHEMA, asked_in, card_beside, read_json
+from frugalkd.experiments.runs.folder import SCHEMA, asked_in
+from frugalkd.files.parsing import read_json
 from frugalkd.models.beginning import weights_file
 from frugalkd.models.identity import TORCH, versions
 from frugalkd.models.libraries import library_of
+from frugalkd.models.saved import card_beside
 from frugalkd.teachers.ema import DECAY
 from frugalkd.teachers.store import FILE as STORE
 from frugalkd.teachers.store import read_header

@@ -23,7 +23,6 @@ from frugalkd.experiments.runs.material import (
     make_data,
     make_model,
     without_augmentation,
-    write_model_card,
 )
 from frugalkd.experiments.runs.participants import pool, who_takes_part
 from frugalkd.experiments.runs.scores import scores_for
@@ -34,6 +33,7 @@ from frugalkd.experiments.tracking import Tracked, Tracking, settings_of
 from frugalkd.files.weights import save_weights
 from frugalkd.ledger.ledger import Ledger, ledger_file
 from frugalkd.models.identity import libraries_of, warn_of_torch
+from frugalkd.models.saved import write_model_card
 from frugalkd.objectives.criterion import check_paths
 from frugalkd.teachers import Targets
 from frugalkd.training.api import Stop, train_teacher

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from frugalkd.errors import RunFolderError, WriteFailed, refuse_schema
+from frugalkd.errors import RunFolderError, WriteFailed
 from frugalkd.files import StrPath
 from frugalkd.files.atomic import is_left_aside, sweep, write_atomic, write_json
 from frugalkd.files.lock import FILE as LOCK
@@ -17,9 +17,9 @@ from frugalkd.files.opening import list_folder, named, remove, remove_folder
 from frugalkd.files.parsing import (
     LARGEST_JSON,
     one_line,
-    parse_json,
     parse_json_lines,
     read_bounded,
+    read_json,
 )
 from frugalkd.files.writing import make_folder, writing
 
@@ -240,36 +240,6 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             f"{file} is damaged ({one_line(error, 100)}): delete it, the run writes it anew"
         ) from None
     return records
-
-
-def read_json(
-    path: Path, schema: int = SCHEMA, again: str = "delete the folder and run it again"
-) -> dict[str, Any]:
-    """A JSON object from a file of ours, of ``schema``; ``again``: how to make such a file.
-
-    Raises:
-        RunFolderError: the file is missing, damaged, or of another schema.
-    """
-    try:
-        value = parse_json(read_bounded(path, LARGEST_JSON))
-    except OSError as error:
-        raise RunFolderError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise RunFolderError(
-            f"{path} is damaged: it is not JSON ({one_line(error, 100)}); {again}"
-        ) from None
-    if not isinstance(value, dict):
-        raise RunFolderError(f"{path} is damaged: it holds no keys and values; {again}")
-    refuse_schema(value.get("schema"), schema, path, RunFolderError, again)
-    return value
-
-
-def card_beside(weights: Path) -> dict[str, Any] | None:
-    """The ``model.json`` of the run whose weights a file is, where it lies in the run's folder."""
-    with contextlib.suppress(RunFolderError):
-        card = read_json(weights.parent / "model.json")
-        return card if card.get("weights") == weights.name else None
-    return None
 
 
 def asked_in(folder: Path) -> tuple[Literal["fp32", "bf16"], bool] | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,12 @@ from frugalkd.errors import (
 )
 from frugalkd.experiments.recipes.load import fetched_data, import_paths
 from frugalkd.experiments.recipes.schema import Augment, Recipe
-from frugalkd.experiments.recipes.sections import Model, NamedOrPath
 from frugalkd.experiments.recipes.several import OneOfSeveral
-from frugalkd.experiments.runs.building import (
+from frugalkd.files.parsing import one_line
+from frugalkd.files.weights import load_weights
+from frugalkd.models import build_text_model
+from frugalkd.models.beginning import begin
+from frugalkd.models.building import (
     build_for,
     finish,
     make_module,
@@ -37,15 +39,11 @@ from frugalkd.experiments.runs.building import (
     see,
     see_as_trained,
 )
-from frugalkd.experiments.runs.folder import card_beside
-from frugalkd.experiments.runs.load import known_from, load
-from frugalkd.files.atomic import write_json
-from frugalkd.files.parsing import one_line
-from frugalkd.files.weights import load_weights
-from frugalkd.models import build_text_model
-from frugalkd.models.beginning import begin
 from frugalkd.models.origin import match_classes, note_origin, origin_of
+from frugalkd.models.saved import card_beside, known_from, load
+from frugalkd.models.settings import ModelSettings
 from frugalkd.runtime.imports import Allowed, make_object
+from frugalkd.runtime.sections import NamedOrPath
 
 
 @dataclass(frozen=True)
@@ -146,7 +144,7 @@ def _own_data(spec: NamedOrPath) -> tuple[Any, Any]:
     return made
 
 
-def make_model(spec: Model, data: Dataset, seed: int) -> nn.Module:
+def make_model(spec: ModelSettings, data: Dataset, seed: int) -> nn.Module:
     """A model with weights drawn from ``seed``, or its start's, so that every arm of a seed starts
     alike.
 
@@ -186,35 +184,6 @@ def make_model(spec: Model, data: Dataset, seed: int) -> nn.Module:
     return model
 
 
-def write_model_card(
-    path: Path, spec: Model, data: Dataset, weights: str, libraries: Mapping[str, str]
-) -> None:
-    """``model.json``: how to build the model again, by which ``libraries``, and what to feed it."""
-    card: dict[str, Any] = {
-        "schema": 1,
-        "model": spec.model_dump(mode="json", exclude_none=True),
-        "weights": weights,
-        "libraries": dict(libraries),
-    }
-    if isinstance(data, Pictures):
-        card |= {
-            "num_classes": data.num_classes,
-            "shape": list(data.shape),
-            "mean": list(data.mean),
-            "std": list(data.std),
-        }
-    if isinstance(data, TextData):
-        card |= {
-            "num_classes": data.num_classes,
-            "vocabulary": data.tokens.vocabulary,
-            "tokenizer": data.tokens.tokenizer,
-            "max_length": data.tokens.max_length,
-        }
-    if names := class_names(data):
-        card["classes"] = list(names)
-    write_json(path / "model.json", card)
-
-
 def make_teacher(
     recipe: Recipe, teacher: Path | None, data: Dataset, one: OneOfSeveral | None = None
 ) -> nn.Module:
@@ -236,7 +205,7 @@ def make_teacher(
         loaded = load(teacher, imports=import_paths(recipe))
         card = loaded.card
         trained = card["shape"][1:] if loaded.preprocess is not None else None
-        refuse_reduced(Model.model_validate(card["model"]).input_transform, trained, data)
+        refuse_reduced(ModelSettings.model_validate(card["model"]).input_transform, trained, data)
         return _fitted(loaded.model, data, match, f"the teacher in {one_line(teacher)}")
     spec, weights = recipe.teacher.model, recipe.teacher.weights
     if one is not None and one.model is not None and one.weights is not None:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from frugalkd.errors import LedgerError
-from frugalkd.experiments.runs.folder import read_json
 from frugalkd.experiments.runs.history import mean_history
 from frugalkd.files.atomic import write_atomic
+from frugalkd.files.parsing import read_json
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.ledger.summary import summarise
 

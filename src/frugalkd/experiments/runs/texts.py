@@ -15,7 +15,7 @@ from frugalkd.data.class_names import labels_by_name
 from frugalkd.data.root import located
 from frugalkd.data.texts import read_columns
 from frugalkd.errors import DataError, nearest
-from frugalkd.experiments.runs.load import Loaded
+from frugalkd.models.saved import Loaded
 
 _LARGEST = 1 << 28
 

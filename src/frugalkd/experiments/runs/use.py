@@ -15,7 +15,6 @@ from frugalkd.data import ImageData, Pictures
 from frugalkd.data.class_names import class_names, labels_by_name
 from frugalkd.errors import DataError, ModelError
 from frugalkd.experiments.runs.folder import read_results
-from frugalkd.experiments.runs.load import Loaded, load
 from frugalkd.experiments.runs.material import data_of_run
 from frugalkd.experiments.runs.pictures import Images, images_from
 from frugalkd.experiments.runs.texts import classify_texts
@@ -23,6 +22,7 @@ from frugalkd.files.atomic import write_atomic
 from frugalkd.files.opening import named_file
 from frugalkd.files.parsing import cell, one_line
 from frugalkd.files.writing import make_folder
+from frugalkd.models.saved import Loaded, load
 from frugalkd.runtime.imports import Allowed
 from frugalkd.training.evaluation import measure
 from frugalkd.training.evaluation import predict as predict_data

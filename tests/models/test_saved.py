@@ -13,12 +13,12 @@ import frugalkd
 from frugalkd.data import ImageData
 from frugalkd.errors import DataError, FrugalKDError, ImportRefused, ModelError, RunFolderError
 from frugalkd.experiments.recipes.load import load_recipe, override
-from frugalkd.experiments.runs.claims import without_memory
 from frugalkd.experiments.runs.execute import teach
-from frugalkd.experiments.runs.load import load
-from frugalkd.experiments.runs.preprocess import Preprocess
 from frugalkd.files.weights import save_weights
 from frugalkd.models import build_model
+from frugalkd.models.claims import without_memory
+from frugalkd.models.preprocess import Preprocess
+from frugalkd.models.saved import load
 from frugalkd.training.evaluation import predict
 from toys import same_state
 

@@ -9,11 +9,11 @@ from torch import nn
 
 from frugalkd.data import Pictures
 from frugalkd.errors import ModelError
-from frugalkd.experiments.recipes.sections import InputTransform, Model
 from frugalkd.models import build_model
 from frugalkd.models.origin import note_origin
 from frugalkd.models.reuse import put_projector
 from frugalkd.models.seen import Seen
+from frugalkd.models.settings import InputTransform, ModelSettings
 from frugalkd.runtime.imports import make_object
 
 Normalisation = tuple[Sequence[float], Sequence[float]]
@@ -21,7 +21,7 @@ Normalisation = tuple[Sequence[float], Sequence[float]]
 
 
 def build_for(
-    spec: Model, classes: int, shape: Sequence[int], *, init_weights: str | None = None
+    spec: ModelSettings, classes: int, shape: Sequence[int], *, init_weights: str | None = None
 ) -> nn.Module:
     """The named model of pictures of ``shape`` (C, H, W), for what it sees of them."""
     channels, height, width = shape
@@ -44,14 +44,14 @@ def make_module(path: str, options: Mapping[str, Any]) -> nn.Module:
     return model
 
 
-def finish(model: nn.Module, spec: Model) -> nn.Module:
+def finish(model: nn.Module, spec: ModelSettings) -> nn.Module:
     """``model``, made ready for the teacher's classifier where the ``spec`` says so."""
     if spec.reuse_classifier_dim is not None:
         put_projector(model, spec.reuse_classifier_dim)
     return model
 
 
-def note_spec(model: nn.Module, spec: Model) -> None:
+def note_spec(model: nn.Module, spec: ModelSettings) -> None:
     """Note on ``model`` how it was built, which is part of its identity."""
     said = spec.model_dump(mode="json", exclude_none=True, exclude={"init_weights"})
     note_origin(model, spec=said)

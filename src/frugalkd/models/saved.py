@@ -1,7 +1,8 @@
-"""Models back from run folders, with their preprocessing and class names."""
+"""Saved models: a file of weights and the card that says how to build and feed the model."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -14,24 +15,30 @@ import torch
 from accelerate.utils import send_to_device
 from numpy.typing import NDArray
 from torch import nn
+from torch.utils.data import Dataset
 
+from frugalkd.data import Pictures, TextData
 from frugalkd.data.batches import call, run_model
+from frugalkd.data.class_names import class_names
 from frugalkd.data.samples import rows_at_once
 from frugalkd.data.tokenizers import from_transformers
 from frugalkd.errors import FrugalKDError, ModelError, RunFolderError
-from frugalkd.experiments.recipes.sections import Model
-from frugalkd.experiments.runs.building import build_for, finish, make_module, note_spec, see
-from frugalkd.experiments.runs.claims import bounded_by, refuse_larger, without_memory
-from frugalkd.experiments.runs.folder import read_json
-from frugalkd.experiments.runs.preprocess import Preprocess, TextPreprocess
 from frugalkd.files import StrPath, path_of
-from frugalkd.files.parsing import one_line
+from frugalkd.files.atomic import write_json
+from frugalkd.files.parsing import one_line, read_json
 from frugalkd.files.weights import fill, load_weights, read_state, refuse_misfit
 from frugalkd.models import build_text_model
+from frugalkd.models.building import build_for, finish, make_module, note_spec, see
+from frugalkd.models.claims import bounded_by, refuse_larger, without_memory
 from frugalkd.models.inference import inference_mode
 from frugalkd.models.origin import note_origin, origin_of
+from frugalkd.models.preprocess import Preprocess, TextPreprocess
+from frugalkd.models.settings import ModelSettings
 from frugalkd.runtime.devices import device_of
 from frugalkd.runtime.imports import refuse_unlisted
+
+CARD = "model.json"
+"""How to build a run's model again, and what it takes."""
 
 _LONGEST_NAME = 255
 """Bytes of a file's name, on the file systems that there are."""
@@ -123,16 +130,16 @@ def load(path: StrPath, *, imports: Collection[str] = (), download: bool = False
     path = path_of(path)
     if not path.is_dir():
         raise RunFolderError(f"no folder {path}: make one with 'frugalkd teach' or 'distill'")
-    if not (path / "model.json").is_file():
+    if not (path / CARD).is_file():
         raise RunFolderError(
             f"{path} holds no finished model (no model.json): name a folder that 'frugalkd teach' "
             "or 'distill' made, or go on with that run (--resume)"
         )
-    card = read_json(path / "model.json")
+    card = read_json(path / CARD)
     try:
         weights = _inside(path, card["weights"])
         if "path" in card["model"]:
-            refuse_unlisted(str(card["model"]["path"]), imports, str(path / "model.json"))
+            refuse_unlisted(str(card["model"]["path"]), imports, str(path / CARD))
         if download and card["model"].get("name") == "text-encoder":  # into the cache
             from_transformers("AutoConfig", str(card["model"]["options"]["path"]))
         model = _build(card, weights)
@@ -145,6 +152,47 @@ def load(path: StrPath, *, imports: Collection[str] = (), download: bool = False
         reason = one_line(f"{type(error).__name__}: {error}")
         raise RunFolderError(f"{path / 'model.json'} is damaged ({reason})") from None
     return Loaded(model.eval(), preprocess, card, texts)
+
+
+def write_model_card(
+    folder: Path,
+    spec: ModelSettings,
+    data: Dataset,
+    weights: str,
+    libraries: Mapping[str, str],
+) -> None:
+    """``model.json``: how to build the model again, by which ``libraries``, and what to feed it."""
+    card: dict[str, Any] = {
+        "schema": 1,
+        "model": spec.model_dump(mode="json", exclude_none=True),
+        "weights": weights,
+        "libraries": dict(libraries),
+    }
+    if isinstance(data, Pictures):
+        card |= {
+            "num_classes": data.num_classes,
+            "shape": list(data.shape),
+            "mean": list(data.mean),
+            "std": list(data.std),
+        }
+    if isinstance(data, TextData):
+        card |= {
+            "num_classes": data.num_classes,
+            "vocabulary": data.tokens.vocabulary,
+            "tokenizer": data.tokens.tokenizer,
+            "max_length": data.tokens.max_length,
+        }
+    if names := class_names(data):
+        card["classes"] = list(names)
+    write_json(folder / CARD, card)
+
+
+def card_beside(weights: Path) -> dict[str, Any] | None:
+    """The ``model.json`` of the run whose weights a file is, where it lies in the run's folder."""
+    with contextlib.suppress(RunFolderError):
+        card = read_json(weights.parent / CARD)
+        return card if card.get("weights") == weights.name else None
+    return None
 
 
 def known_from(card: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,7 +241,7 @@ def _inside(folder: Path, name: Any) -> Path:
 def _build(card: Mapping[str, Any], weights: Path) -> nn.Module:
     """The card's model with its weights. What the card claims takes neither memory nor much time
     before the weights are known to fit it."""
-    spec = Model.model_validate(card["model"])
+    spec = ModelSettings.model_validate(card["model"])
 
     def build() -> nn.Module:
         if "vocabulary" in card:
