@@ -33,7 +33,7 @@ _CAUGHT = {
     "files/parsing.py",
     "models/text.py",
     "experiments/runs/folder.py",
-    "experiments/runs/preprocess.py",
+    "models/preprocess.py",
 }
 """Modules whose ValueError is converted to another error before a user sees it."""
 _OF_RECIPES = {
