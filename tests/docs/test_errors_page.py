@@ -56,7 +56,7 @@ def test_every_class_has_its_section_and_what_to_do(page):
         ),
         ("UnknownName", "`models/__init__.py` | `unknown model {name}: {nearest}`"),
         ("RecipeError", "`experiments/recipes/load.py` | `no such setting {field}: {nearest}`"),
-        ("RecipeError", "`experiments/recipes/sections.py` | `give either name or path`"),
+        ("RecipeError", "`runtime/sections.py` | `give either name or path`"),
         (
             "NonFiniteLoss",
             "`selection/_observations.py` | `the loss is not finite at epoch {epoch}, step {step}",

@@ -69,7 +69,7 @@ def parse_json(content: bytes | str) -> Any:
 def read_json(
     path: Path, schema: int = 1, again: str = "delete the folder and run it again"
 ) -> dict[str, Any]:
-    """The JSON object in one of frugalkd's files, of ``schema``; ``again``: how to make such a file.
+    """A JSON object from one of frugalkd's files, of ``schema``; ``again``: how to make the file.
 
     Raises:
         RunFolderError: the file is missing, damaged, or of another schema.
