@@ -82,7 +82,7 @@ $(PROJECT): pyproject.toml requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "frugalkd needs Python 3.11 or newer, and '$(PYTHON)' is older or not available: use make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[parquet,torchvision]'
+	$(BIN)/python -m pip install --quiet --editable '.[parquet,report,torchvision]'
 	@touch $@
 
 $(TOOLS): $(PROJECT)

@@ -168,6 +168,9 @@ def _of_scope(
         if not isinstance(call, ast.Call):
             continue
         name = ast.unparse(call.func)
+        if name == "require_extra":
+            extra, needs, error = (_resolved(argument, scope)[0] for argument in call.args[:3])
+            yield error.strip("{}"), f"{needs}: pip install 'frugalkd[{extra}]'"
         if isinstance(node, ast.Raise) and name in arguments:
             name = "FrugalKDError"  # the caller passes the class
         if name == "warnings.warn" and len(call.args) > 1:

@@ -49,7 +49,7 @@ def write(folder: Path, *, zipped: bool = False, rows: int = 4) -> dict[str, byt
 def nowhere(monkeypatch, tmp_path):
     """No Debian package, and no torchvision to download with."""
     monkeypatch.setattr(idx, "DEBIAN_FASHION_MNIST", tmp_path / "not-installed")
-    monkeypatch.setattr(idx, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "torchvision", None)
     return tmp_path
 
 

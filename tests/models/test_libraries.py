@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import json
 import os
 import subprocess
@@ -88,14 +87,7 @@ def test_what_cannot_be_is_refused_in_one_line(name, options, error, message):
 
 @pytest.mark.parametrize("library", ["timm", "torchvision"])
 def test_a_missing_library_names_its_extra(library, monkeypatch):
-    real = builtins.__import__
-
-    def without(name):
-        if name == library:
-            raise ImportError(name)
-        return real(name)
-
-    monkeypatch.setattr("frugalkd.models.libraries.import_module", without)
+    monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(ModelError, match=rf"pip install 'frugalkd\[{library}\]'"):
         build(f"{library}/resnet18")
 

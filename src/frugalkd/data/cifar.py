@@ -15,6 +15,7 @@ from frugalkd.data.splits import Splits
 from frugalkd.errors import DataError
 from frugalkd.files import StrPath
 from frugalkd.files.parsing import most_unpacked
+from frugalkd.runtime.imports import require_extra
 
 if TYPE_CHECKING:
     import pyarrow.parquet
@@ -49,14 +50,11 @@ def load_cifar10(root: StrPath | None = None) -> Splits:
 
 
 def _read(path: Path) -> ImageData:
-    try:
-        import PIL.Image  # noqa: F401  (asked for here, to name the extra once)
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise DataError(
-            f"reading {path.name} needs pyarrow and pillow: pip install 'frugalkd[parquet]'"
-        ) from error
+    needs = f"reading {path.name} needs pyarrow and pillow"
+    require_extra("parquet", needs, DataError, "pyarrow", "PIL")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     if not path.is_file():
         raise DataError(f"{path} is not there: put the Parquet file there, {NAME_A_ROOT}")
     try:

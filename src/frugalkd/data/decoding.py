@@ -14,6 +14,7 @@ from torch import Tensor
 
 from frugalkd.errors import DataError
 from frugalkd.files.parsing import one_line
+from frugalkd.runtime.imports import require_extra
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -32,10 +33,7 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 def require_pillow() -> None:
     """Raises DataError where Pillow is not installed."""
-    try:
-        import PIL  # noqa: F401
-    except ImportError:
-        raise DataError("pictures need Pillow: pip install 'frugalkd[images]'") from None
+    require_extra("images", "pictures need Pillow", DataError, "PIL")
 
 
 def opened(encoded: bytes | Path) -> Image:

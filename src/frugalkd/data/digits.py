@@ -8,8 +8,10 @@ from numpy.typing import NDArray
 
 from frugalkd.data.images import ImageData
 from frugalkd.data.splits import Splits
+from frugalkd.errors import DataError
 from frugalkd.files import StrPath
 from frugalkd.runtime.draws import order, stream
+from frugalkd.runtime.imports import require_extra
 
 DIGITS_CLASSES = tuple("0123456789")
 DIGITS_MEAN, DIGITS_STD = (0.3051,), (0.3758,)
@@ -23,7 +25,8 @@ def load_digits(root: StrPath | None = None) -> Splits:
 
     The split is fixed. ``root`` is not used: the data come with scikit-learn.
     """
-    from sklearn import datasets  # costs a second, so not for those who load something else
+    require_extra("report", "the digits come with scikit-learn", DataError, "sklearn")
+    from sklearn import datasets
 
     flat, target = datasets.load_digits(return_X_y=True)
     images = np.rint(np.asarray(flat) * (255 / _LEVELS)).astype(np.uint8).reshape(-1, 1, 8, 8)

@@ -28,6 +28,7 @@ from frugalkd.data.tokenizers import MAX_LENGTH, WORDS, tokenize
 from frugalkd.errors import DataError, UnsupportedData, nearest
 from frugalkd.files import StrPath
 from frugalkd.files.parsing import one_line, read_bounded
+from frugalkd.runtime.imports import require_extra
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -114,12 +115,9 @@ def open_tables(
         DataError: ``datasets`` is not installed, nothing of the kind is there, it cannot be read,
             a split is missing or empty.
     """
-    try:
-        import datasets
-    except ImportError:
-        raise DataError(
-            "Hugging Face data sets need datasets: pip install 'frugalkd[datasets]'"
-        ) from None
+    require_extra("datasets", "Hugging Face data sets need datasets", DataError, "datasets")
+    import datasets
+
     place = _place(path, data_root(root))
     if place is not None:
         _refuse_remote(place)

@@ -6,7 +6,6 @@ import gzip
 import math
 import os
 import zlib
-from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -20,6 +19,7 @@ from frugalkd.data.splits import Splits
 from frugalkd.errors import DataError
 from frugalkd.files import StrPath
 from frugalkd.files.parsing import most_unpacked
+from frugalkd.runtime.imports import require_extra
 
 MNIST_CLASSES = tuple("0123456789")
 MNIST_MEAN, MNIST_STD = (0.1307,), (0.3081,)
@@ -156,8 +156,7 @@ def fetch(name: str, root: StrPath | None = None) -> None:
     base = data_root(root)
     if _find(_folders(name, root)) is not None:
         return
-    if find_spec("torchvision") is None:
-        raise DataError(f"fetching {name} needs torchvision: pip install 'frugalkd[torchvision]'")
+    require_extra("torchvision", f"fetching {name} needs torchvision", DataError, "torchvision")
     from torchvision import datasets
 
     try:

@@ -19,6 +19,7 @@ from frugalkd.data.tokenizers import MAX_LENGTH, WORDS, tokenize
 from frugalkd.errors import DataError
 from frugalkd.files import StrPath
 from frugalkd.files.parsing import most_unpacked
+from frugalkd.runtime.imports import require_extra
 
 
 def load_banking77(
@@ -85,13 +86,10 @@ def _read_again(path: Path, rows: list[int]) -> list[str]:
 def read_columns(path: Path) -> tuple[list[str], NDArray[np.int64], tuple[str, ...]]:
     """The columns ``text`` and ``label`` of a Parquet file, and the names of the classes, which are
     numbers where the file does not know them. Raises DataError."""
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise DataError(
-            f"reading {path.name} needs pyarrow: pip install 'frugalkd[parquet]'"
-        ) from error
+    require_extra("parquet", f"reading {path.name} needs pyarrow", DataError, "pyarrow")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         # As a dictionary: a file may repeat one text without holding it more than once.
         with pq.ParquetFile(path, read_dictionary=["text"]) as file:

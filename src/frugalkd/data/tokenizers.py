@@ -14,7 +14,7 @@ import numpy as np
 from frugalkd.data.text import Tokens
 from frugalkd.errors import DataError, ModelError
 from frugalkd.files.parsing import one_line
-from frugalkd.runtime.imports import inside_package
+from frugalkd.runtime.imports import inside_package, require_extra
 
 WORDS = "words"
 """The tokenizer that needs no files."""
@@ -111,14 +111,11 @@ def from_transformers(kind: str, name: str, *, download: bool = True, **options:
     the files of a folder name is not fetched; without ``download`` a name on the hub is read from
     this machine's cache. Raises ModelError."""
     folder = model_folder(name)
-    try:
-        import transformers
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
-    except ImportError:
-        raise ModelError(
-            f"{name} needs transformers: pip install 'frugalkd[transformers]'"
-        ) from None
+    require_extra("transformers", f"{name} needs transformers", ModelError, "transformers")
+    import transformers
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
     try:
         if not os.path.isdir(folder) and not download:
             # Found first: transformers asks the network, also where it is told not to.

@@ -21,6 +21,7 @@ from frugalkd.files import StrPath
 from frugalkd.files.parsing import one_line, parse_json
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.ledger.outcome import fails
+from frugalkd.runtime.imports import require_extra
 
 COLUMNS = ("epoch", "id", "confidence", "correct")
 _TRUTH = {"true": 1, "false": 0, "1": 1, "0": 0, "1.0": 1, "0.0": 0}
@@ -100,13 +101,11 @@ def _lines(file: Any, path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _parquet(path: Path) -> dict[str, list[Any]]:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise LedgerError(
-            "Parquet needs pyarrow: pip install 'frugalkd[parquet]', or write a .csv"
-        ) from None
+    needs = "Parquet needs pyarrow (.csv does not)"
+    require_extra("parquet", needs, LedgerError, "pyarrow")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         with pq.ParquetFile(path) as file:
             missing = [name for name in COLUMNS if name not in file.schema_arrow.names]

@@ -20,6 +20,7 @@ from frugalkd.files.atomic import atomic
 from frugalkd.files.mapped import filled_columns
 from frugalkd.files.opening import named_file
 from frugalkd.files.parsing import cell
+from frugalkd.runtime.imports import require_extra
 from frugalkd.runtime.settings import check_integer
 
 SCHEMA = 1
@@ -262,13 +263,11 @@ class Ledger:
                 writer.writerow(map(cell, table))
                 writer.writerows(zip(*(column.tolist() for column in table.values()), strict=True))
         elif path.suffix == ".parquet":
-            try:
-                import pyarrow
-                import pyarrow.parquet
-            except ImportError:
-                raise LedgerError(
-                    "Parquet needs pyarrow: pip install 'frugalkd[parquet]', or export .csv"
-                ) from None
+            needs = "Parquet needs pyarrow (.csv does not)"
+            require_extra("parquet", needs, LedgerError, "pyarrow")
+            import pyarrow
+            import pyarrow.parquet
+
             with atomic(path) as file, open(file, "wb", closefd=False) as content:
                 pyarrow.parquet.write_table(pyarrow.table(table), content)
         else:

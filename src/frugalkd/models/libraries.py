@@ -11,6 +11,7 @@ from torch import nn
 from frugalkd.errors import ModelError, UnknownName
 from frugalkd.files.parsing import one_line
 from frugalkd.models.beginning import head_of_name
+from frugalkd.runtime.imports import require_extra
 
 
 class Wanted(NamedTuple):
@@ -59,12 +60,8 @@ def check_of_library(name: str, options: Collection[str]) -> Any:
                 f"model {name!r} takes no option {option!r}: classes and channels are those of the "
                 "data, and weights are named by model.init_weights"
             )
-    try:
-        package = import_module(library)
-    except ImportError:
-        raise ModelError(
-            f"model {name!r} needs {library}: pip install 'frugalkd[{library}]'"
-        ) from None
+    require_extra(library, f"model {name!r} needs {library}", ModelError, library)
+    package = import_module(library)
     known = _timms if library == "timm" else _torchvisions
     names = known(package, model)
     if model not in names:

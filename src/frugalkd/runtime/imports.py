@@ -100,6 +100,21 @@ def inside_package(name: str) -> Path | None:
     return None
 
 
+def require_extra(extra: str, needs: str, error: type[FrugalKDError], *packages: str) -> None:
+    """Check that the optional ``packages`` (names as in ``import name``) are installed; nothing is
+    imported.
+
+    Raises ``error``: ``needs`` ("plots need matplotlib"), and the command that installs ``extra``.
+    """
+    for name in packages:
+        try:
+            found = sys.modules[name] if name in sys.modules else find_spec(name)
+        except ImportError:
+            found = None
+        if found is None:
+            raise error(f"{needs}: pip install 'frugalkd[{extra}]'")
+
+
 def refuse_unlisted(path: str, allowed: Collection[str], where: str) -> None:
     """Raises ImportRefused unless ``path``, named by the file ``where``, is among ``allowed``."""
     if path not in allowed:

@@ -12,6 +12,7 @@ from frugalkd.errors import ClusterError, FolderBusy
 from frugalkd.experiments.comparison.plan import Key
 from frugalkd.experiments.comparison.worker import Task, carry_out
 from frugalkd.files.parsing import one_line
+from frugalkd.runtime.imports import require_extra
 
 RETRIES = 3
 """How often a run is begun again whose node was lost; it goes on from its last checkpoint."""
@@ -39,12 +40,10 @@ class RayWorkers:
     """
 
     def __init__(self, threads: int, device: str = "auto", address: str | None = None):
-        try:
-            import ray
-        except ImportError:
-            raise ClusterError(
-                "runs on Ray need ray: pip install 'frugalkd[ray]', or leave --on ray out"
-            ) from None
+        needs = "runs on Ray need ray (--jobs runs them on this machine)"
+        require_extra("ray", needs, ClusterError, "ray")
+        import ray
+
         self.threads, self._ray = threads, ray
         self._busy: dict[Any, Key] = {}
         self._ours = not ray.is_initialized()

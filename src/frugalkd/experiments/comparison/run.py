@@ -25,7 +25,7 @@ from frugalkd.experiments.comparison.plan import SHOWN, STORES, Job, Key, Outcom
 from frugalkd.experiments.comparison.pool import Workers
 from frugalkd.experiments.comparison.progress import FOLDER as PROGRESS
 from frugalkd.experiments.comparison.progress import read_progress
-from frugalkd.experiments.comparison.statistics import MARGIN, Claim
+from frugalkd.experiments.comparison.statistics import MARGIN, Claim, require_statistics
 from frugalkd.experiments.comparison.stores import cost_file, read_cost
 from frugalkd.experiments.comparison.summary import SCHEMA, filling, summarise, untrained
 from frugalkd.experiments.recipes.schema import Recipe
@@ -108,6 +108,7 @@ def compare(
         RecipeError: no seed, a duplicate or one that no random stream takes, a margin outside
             [0, 1], or an arm that cannot be made.
         ModelError: an arm's objective reads a module that its student or teacher does not have.
+        ReportError: the extra ``report`` is not installed.
         TrackerError: a tracker that the recipe names is not installed.
         RunFolderError: ``out`` holds a comparison of another recipe, or another process is at work
             in it.
@@ -123,6 +124,7 @@ def compare(
         recipe, arms, seeds, named(out), budgets=budgets, teachers=teachers, notes=notes,
         declared=declared, margin=margin, listener=listener,
     )  # fmt: skip
+    require_statistics()
     check_installed(recipe.trackers.chosen)
     check_feature_paths(comparison.arms)
     make_folder(comparison.out)

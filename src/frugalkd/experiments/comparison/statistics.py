@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from frugalkd.errors import RecipeError, SettingError, UnknownName
+from frugalkd.errors import RecipeError, ReportError, SettingError, UnknownName
 from frugalkd.experiments.comparison.controls import TOLERANCE
+from frugalkd.runtime.imports import require_extra
 
 CONFIDENCE = 0.95
 BUDGET_TOLERANCE = 0.02
@@ -23,6 +24,12 @@ MARGIN = 0.005
 
 Claim = tuple[str, str, Literal["better", "no worse"]]
 """(arm, the arm it is set against, what is claimed)."""
+
+
+def require_statistics() -> None:
+    """Raises ReportError if the packages that compute intervals and tests are not installed."""
+    needs = "comparisons need scipy and statsmodels"
+    require_extra("report", needs, ReportError, "scipy", "statsmodels")
 
 
 def interval(values: Sequence[float]) -> list[float] | None:
@@ -77,8 +84,10 @@ def claims(
 
     Raises:
         UnknownName: an arm that the comparison does not have.
+        ReportError: the extra ``report`` is not installed.
         SettingError: another claim than those two.
     """
+    require_statistics()
     from statsmodels.stats.multitest import multipletests
 
     if not pairs:

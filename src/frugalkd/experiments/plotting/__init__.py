@@ -12,6 +12,7 @@ from frugalkd.experiments.report.shapes import Comparison, Run
 from frugalkd.files.atomic import write_atomic
 from frugalkd.files.opening import named_file
 from frugalkd.files.writing import make_folder
+from frugalkd.runtime.imports import require_extra
 
 ENDINGS = (".pdf", ".png", ".svg")
 
@@ -46,10 +47,8 @@ def plot(
         content = of_run(found, figure)
     else:
         content = of_comparison(found, figure, arms)
-    try:
-        from frugalkd.experiments.plotting._draw import draw
-    except ModuleNotFoundError:
-        raise PlotError("plots need matplotlib: pip install 'frugalkd[plot]'") from None
+    require_extra("plot", "plots need matplotlib", PlotError, "matplotlib")
+    from frugalkd.experiments.plotting._draw import draw
 
     drawn = draw(content, ending.removeprefix("."))
     to = named_file(to)

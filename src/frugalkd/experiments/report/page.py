@@ -10,9 +10,6 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
 import frugalkd
 from frugalkd.errors import ReportError
 from frugalkd.experiments.report.blocks import Figure, Page
@@ -22,7 +19,7 @@ from frugalkd.experiments.report.headline import headline, run_headline
 from frugalkd.experiments.report.run_sections import run_page
 from frugalkd.experiments.report.shapes import Comparison, Run
 from frugalkd.experiments.report.text import in_a_terminal
-from frugalkd.runtime.imports import Allowed
+from frugalkd.runtime.imports import Allowed, require_extra
 
 LARGEST = 4_000_000
 """Bytes of a page."""
@@ -40,8 +37,10 @@ def make_page(
             (:mod:`frugalkd.experiments.report.watch`).
 
     Raises:
-        ReportError: it would be larger than ``LARGEST`` bytes.
+        ReportError: it would be larger than ``LARGEST`` bytes, or the extra ``report`` is not
+            installed.
     """
+    _require_packages()
     pictures = pictures_of(content.recipe, allowed)
     if isinstance(content, Comparison):
         html = render(comparison_page(content, pictures), watched)
@@ -64,6 +63,9 @@ def headline_of(content: Comparison | Run) -> str:
 
 def render(page: Page, watched: bool = False) -> str:
     """The HTML of a page."""
+    _require_packages()
+    from markupsafe import Markup  # part of jinja2
+
     script, style = _own("report.js"), _own("report.css")
     watch = _own("watch.js") if watched else ""
     blocks = [block for section in page.sections for block in section.blocks]
@@ -91,8 +93,14 @@ def json_in_html(value: Any) -> str:
     return text
 
 
+def _require_packages() -> None:
+    require_extra("report", "pages need jinja2 and plotly", ReportError, "jinja2", "plotly")
+
+
 @cache
 def _template() -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     environment = Environment(
         loader=PackageLoader("frugalkd.experiments", "report"),
         autoescape=True,
