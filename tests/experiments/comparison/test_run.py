@@ -19,6 +19,7 @@ from frugalkd.experiments.comparison.run import prepare, progress_file, task_of
 from frugalkd.experiments.comparison.worker import carry_out
 from frugalkd.experiments.recipes.load import override
 from frugalkd.experiments.report import collect, headline_of, make_page
+from frugalkd.experiments.runs import schema
 
 
 def kinds(started):
@@ -66,6 +67,10 @@ def test_the_file_and_its_keys(workers, tiny, tmp_path):
     )
     assert json.loads((tmp_path / "comparison.json").read_text()) == comparison
     assert comparison["schema"] == 2
+    described = schema.Comparison.model_validate(comparison)
+    assert described.model_dump(mode="json", by_alias=True, exclude_unset=True) == comparison
+    assert described.model_fields_set == set(schema.Comparison.model_fields)
+    assert described.arms[0].model_fields_set == set(schema.Arm.model_fields)
     assert comparison["reference"] == "vanilla"
     assert comparison["complete"]
     assert comparison["split"] == "test"

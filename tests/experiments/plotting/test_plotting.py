@@ -12,7 +12,7 @@ import pytest
 from frugalkd.errors import PlotError
 from frugalkd.experiments.plotting import plot
 from frugalkd.experiments.plotting._content import of_comparison, of_run
-from frugalkd.experiments.report.shapes import Comparison, Run
+from frugalkd.experiments.runs.schema import Comparison, Run
 
 HOSTILE = ["$x^$", "<script>alert(1)</script>", "a" * 10_000, "مرحبا", "🦊", "_under", "a\nb", ""]
 

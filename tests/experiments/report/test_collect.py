@@ -10,7 +10,7 @@ from made_up import make_arm, make_comparison, make_summary
 
 from frugalkd.errors import FrugalKDError, ReportError, RunFolderError
 from frugalkd.experiments.report import collect, make_page
-from frugalkd.experiments.report.shapes import Comparison, Run
+from frugalkd.experiments.runs.schema import Comparison, Run
 from frugalkd.experiments.runs.summary import write_summary
 from frugalkd.ledger.ledger import Ledger
 

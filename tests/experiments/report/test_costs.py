@@ -9,7 +9,7 @@ from made_up import make_arm, make_comparison
 
 from frugalkd.experiments.report.blocks import Note, Table
 from frugalkd.experiments.report.costs import costs, run_costs
-from frugalkd.experiments.report.shapes import Comparison, Run
+from frugalkd.experiments.runs.schema import Comparison, Run
 
 
 def teacher(name, budget, seconds, targets=None):

@@ -13,7 +13,7 @@ from PIL import Image
 from frugalkd.data import TextData, data_digest, hold_out, load_data, take
 from frugalkd.experiments.report import collect, gallery, make_page
 from frugalkd.experiments.report.gallery import pictures_of, png
-from frugalkd.experiments.report.shapes import LedgerSummary
+from frugalkd.experiments.runs.schema import LedgerSummary
 from frugalkd.runtime.imports import Allowed
 from toys import as_images
 

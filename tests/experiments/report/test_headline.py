@@ -4,7 +4,7 @@ import pytest
 from made_up import make_arm, make_comparison
 
 from frugalkd.experiments.report.headline import chosen, headline, how_chosen
-from frugalkd.experiments.report.shapes import Comparison
+from frugalkd.experiments.runs.schema import Comparison
 
 
 def said(arms=None):

@@ -19,8 +19,8 @@ from frugalkd.experiments.report import page as page_module
 from frugalkd.experiments.report.blocks import Table
 from frugalkd.experiments.report.comparison_sections import comparison_page
 from frugalkd.experiments.report.page import render
-from frugalkd.experiments.report.shapes import Comparison, Spread
 from frugalkd.experiments.report.text import points
+from frugalkd.experiments.runs.schema import Comparison, Spread
 
 
 def test_sections_and_numbers_stand_in_the_html(written):

@@ -15,7 +15,7 @@ from frugalkd.experiments.report.blocks import Figure
 from frugalkd.experiments.report.comparison_sections import comparison_page
 from frugalkd.experiments.report.page import json_in_html
 from frugalkd.experiments.report.run_sections import run_page
-from frugalkd.experiments.report.shapes import Comparison
+from frugalkd.experiments.runs.schema import Comparison
 
 EXTREMES = [0, 1e308, -1e308, 5e-324, 10**400]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from frugalkd.errors import PlotError, nearest
 from frugalkd.experiments.plotting._content import FIGURES, of_comparison, of_run
-from frugalkd.experiments.report.shapes import Comparison, Run
+from frugalkd.experiments.runs.schema import Comparison, Run
 from frugalkd.files.atomic import write_atomic
 from frugalkd.files.opening import named_file
 from frugalkd.files.writing import make_folder

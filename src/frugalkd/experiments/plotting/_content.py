@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from frugalkd.errors import PlotError, nearest
-from frugalkd.experiments.report.shapes import Arm, Comparison, Run
+from frugalkd.experiments.runs.schema import Arm, Comparison, Run
 
 FIGURES = ("frontier", "participation")
 

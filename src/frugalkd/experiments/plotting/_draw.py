@@ -21,7 +21,7 @@ from frugalkd.experiments.report.text import short
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from frugalkd.experiments.report.shapes import Arm
+    from frugalkd.experiments.runs.schema import Arm
 
 _COLUMN, _PAGE = 3.4, 7.0  # inches: one column of a paper that has two, and both
 _HEIGHT, _LEGEND_LINE, _ENTRY, _LETTER = 2.3, 0.17, 0.5, 0.054

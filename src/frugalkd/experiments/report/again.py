@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from frugalkd.errors import ReportError
-from frugalkd.experiments.report.shapes import Comparison, Run
+from frugalkd.experiments.runs.schema import Comparison, Run
 
 _SIGNS = {"better": ">", "no worse": ">="}
 FILE = "recipe.yaml"

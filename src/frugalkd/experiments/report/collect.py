@@ -11,19 +11,19 @@ from pydantic import ValidationError
 from frugalkd.errors import ReportError, RunFolderError
 from frugalkd.experiments.comparison.statistics import BUDGET_TOLERANCE, frontier
 from frugalkd.experiments.comparison.summary import SCHEMA as COMPARISON_SCHEMA
-from frugalkd.experiments.report.shapes import (
+from frugalkd.experiments.runs.folder import read_json, read_results
+from frugalkd.experiments.runs.history import mean_history
+from frugalkd.experiments.runs.schema import (
     Arm,
     Comparison,
     Epoch,
     Frontiers,
     LedgerSummary,
+    Record,
     Run,
-    Shape,
     Shares,
     section,
 )
-from frugalkd.experiments.runs.folder import read_results
-from frugalkd.experiments.runs.history import mean_history
 from frugalkd.experiments.runs.summary import FILE as _SUMMARY
 from frugalkd.experiments.runs.summary import read_run, read_summary
 from frugalkd.files.parsing import one_line, read_json
@@ -33,7 +33,7 @@ _COMPARISON, _RESULTS = "comparison.json", "results.json"
 _OLDEST = 1
 """Schema of a comparison that is still read, as if it were of today's."""
 
-_Shape = TypeVar("_Shape", bound=Shape)
+_Record = TypeVar("_Record", bound=Record)
 
 
 def collect(path: Path) -> Comparison | Run:
@@ -111,7 +111,7 @@ def _summary(folder: Path) -> LedgerSummary | None:
     return None if found is None else _shaped(LedgerSummary, found, folder / _SUMMARY)
 
 
-def _shaped(shape: type[_Shape], content: Mapping[str, Any], where: Path) -> _Shape:
+def _shaped(shape: type[_Record], content: Mapping[str, Any], where: Path) -> _Record:
     try:
         return shape.model_validate(content)
     except ValidationError as error:

@@ -14,8 +14,8 @@ from frugalkd.experiments.report.frontier import frontier
 from frugalkd.experiments.report.gallery import Pictures
 from frugalkd.experiments.report.headline import chosen, headline, how_chosen, random_of
 from frugalkd.experiments.report.ledgers import gallery_blocks, significance_blocks
-from frugalkd.experiments.report.shapes import Arm, Comparison, LedgerSummary, Spread
 from frugalkd.experiments.report.text import NOTHING, points, short
+from frugalkd.experiments.runs.schema import Arm, Comparison, LedgerSummary, Spread
 
 _BARS = 40
 """Arms of the figure of phases."""

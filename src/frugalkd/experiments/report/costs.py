@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from frugalkd.experiments.estimate.arithmetic import students_text, students_until_paid
 from frugalkd.experiments.report.blocks import Cell, Note, Table
 from frugalkd.experiments.report.headline import chosen
-from frugalkd.experiments.report.shapes import Arm, Comparison, Run, Teacher
 from frugalkd.experiments.report.text import NOTHING, number, percent, seconds, short
+from frugalkd.experiments.runs.schema import Arm, Comparison, Run, Teacher
 
 _RECKONED = (
     "A live teacher's time is computed from this comparison: the rows that the arm trained on, at "

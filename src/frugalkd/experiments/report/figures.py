@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from frugalkd.experiments.report.blocks import Cell, Figure, Table
-from frugalkd.experiments.report.shapes import Arm, LedgerSummary, Shares
 from frugalkd.experiments.report.text import inline, number, percent, seconds, short
+from frugalkd.experiments.runs.schema import Arm, LedgerSummary, Shares
 
 SHOWN = 12
 """Lines of a figure that are shown from the start; the others by a click on their names."""

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from frugalkd.experiments.report.blocks import Cell, Figure, Table
 from frugalkd.experiments.report.figures import label, plot_of
-from frugalkd.experiments.report.shapes import Arm, Spread
 from frugalkd.experiments.report.spacing import side_by_side
 from frugalkd.experiments.report.text import NOTHING, half_width, inline, percent, points, short
+from frugalkd.experiments.runs.schema import Arm, Spread
 
 _BEYOND = 1.1
 """How far a bar may reach, as a part of the dearest arm's cost."""

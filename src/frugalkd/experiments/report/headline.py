@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from frugalkd.experiments.comparison.statistics import BUDGET_TOLERANCE, MARGIN
-from frugalkd.experiments.report.shapes import Arm, Comparison, Run, section
 from frugalkd.experiments.report.text import inline, number, percent, seconds
+from frugalkd.experiments.runs.schema import Arm, Comparison, Run, section
 
 _OURS = ("significance", "regulated", "hybrid")
 _ROUNDING = 1e-9

@@ -7,8 +7,8 @@ from typing import Any
 from frugalkd.experiments.report import figures
 from frugalkd.experiments.report.blocks import Cell, Gallery, Note, Picture, Table
 from frugalkd.experiments.report.gallery import Pictures
-from frugalkd.experiments.report.shapes import LedgerSummary, Sample
 from frugalkd.experiments.report.text import NOTHING, short
+from frugalkd.experiments.runs.schema import LedgerSummary, Sample
 
 _UNKNOWN = (
     "No teacher trained here left a ledger, nor a summary of one: single samples are not known."

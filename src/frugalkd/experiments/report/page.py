@@ -17,8 +17,8 @@ from frugalkd.experiments.report.comparison_sections import comparison_page
 from frugalkd.experiments.report.gallery import NOTHING, pictures_of
 from frugalkd.experiments.report.headline import headline, run_headline
 from frugalkd.experiments.report.run_sections import run_page
-from frugalkd.experiments.report.shapes import Comparison, Run
 from frugalkd.experiments.report.text import in_a_terminal
+from frugalkd.experiments.runs.schema import Comparison, Run
 from frugalkd.runtime.imports import Allowed, require_extra
 
 LARGEST = 4_000_000

@@ -11,8 +11,8 @@ from frugalkd.experiments.report.costs import run_costs
 from frugalkd.experiments.report.gallery import Pictures
 from frugalkd.experiments.report.headline import role_of, run_headline
 from frugalkd.experiments.report.ledgers import gallery_blocks, significance_blocks
-from frugalkd.experiments.report.shapes import Run, Shares
 from frugalkd.experiments.report.text import NOTHING, number, percent, seconds, short
+from frugalkd.experiments.runs.schema import Run, Shares
 
 
 def run_page(run: Run, pictures: Pictures) -> Page:

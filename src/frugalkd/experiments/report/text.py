@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-from frugalkd.experiments.report.shapes import Spread
+from frugalkd.experiments.runs.schema import Spread
 from frugalkd.files.parsing import printable
 
 NOTHING = "–"

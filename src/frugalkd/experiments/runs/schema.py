@@ -1,190 +1,378 @@
-"""What results.json and comparison.json hold, as models that give their JSON schema."""
+"""What results.json, summary.json and comparison.json hold: as JSON schemas, and as reports read
+them. Keys that a later version adds are ignored; a key that earlier versions lack has a default."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
-Fraction = float
+LARGEST = 10**20
+"""The largest absolute value of a number: sums and figures of them then hold no infinity."""
+
+Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
+Count = Annotated[int, Field(ge=-LARGEST, le=LARGEST)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-class _Record(BaseModel):
-    """Readers must bear keys that a later version adds; writers are held to these in the tests."""
+class Record(BaseModel):
+    """Read-only; numbers are finite."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
 
-class MeterSummary(_Record):
-    """What a run cost."""
+class Meters(Record):
+    """The cost of a run, or the mean of several; None where nothing was measured."""
 
-    samples_backpropagated: int = Field(description="rows through the objective's backward pass")
-    student_forwards: int = Field(description="rows through the trained model, screening included")
-    teacher_queries: int = Field(description="rows through the teacher, filling a store included")
-    queries_of: dict[str, int] = Field(
-        default_factory=dict, description="the same of each of several teachers"
+    samples_backpropagated: Number | None = Field(
+        None, description="rows through the objective's backward pass"
     )
-    flops: dict[str, float] = Field(description="operations, by what they were for")
-    wall_seconds: float = Field(description="the whole training, evaluation apart")
-    eval_seconds: float
-    phases: dict[str, float] = Field(description="seconds by phase of the training")
-    peak_memory_bytes: dict[str, int]
+    student_forwards: Number | None = Field(
+        None, description="rows through the trained model, screening included"
+    )
+    teacher_queries: Number | None = Field(
+        None, description="rows through the teacher, filling a store included"
+    )
+    queries_of: dict[str, Number] = Field({}, description="the same for each of several teachers")
+    flops: dict[str, Number] = Field({}, description="operations, by purpose")
+    wall_seconds: Number | None = Field(None, description="of the training, without evaluation")
+    eval_seconds: Number | None = None
+    phases: dict[str, Number] = Field({}, description="seconds of each phase of the training")
+    peak_memory_bytes: dict[str, Number] = {}
 
 
-class Evaluation(_Record):
-    """What a model is worth on held-out data; all fractions in [0, 1]."""
+class Evaluation(Record):
+    """Measures on held-out data; all fractions in [0, 1]."""
 
-    samples: int = Field(ge=1)
-    accuracy: Fraction = Field(ge=0, le=1)
-    worst_class_accuracy: Fraction = Field(ge=0, le=1)
-    expected_calibration_error: Fraction = Field(ge=0, le=1)
-    teacher_agreement: Fraction | None = Field(ge=0, le=1)
+    samples: int = Field(ge=1, le=LARGEST)
+    accuracy: Fraction
+    worst_class_accuracy: Fraction
+    expected_calibration_error: Fraction
+    teacher_agreement: Fraction | None = None
 
 
-class EpochRecord(_Record):
+class Epoch(Record):
     """One epoch of the history, and one line of metrics.jsonl."""
 
-    epoch: int = Field(ge=0)
-    loss: float | None
-    lr: float
-    samples: int = Field(description="of the training set")
-    planned: int = Field(description="rows in the epoch's plan")
-    screened: int = Field(description="rows looked at forward-only before the epoch")
-    rows: int = Field(description="rows that trained")
-    steps: int
-    samples_backpropagated: int = Field(description="so far")
-    student_forwards: int = Field(description="so far")
-    wall_seconds: float = Field(description="so far")
+    epoch: int = Field(ge=0, le=LARGEST)
+    loss: Number | None = None
+    lr: Number | None = None
+    samples: int = Field(ge=1, le=LARGEST, description="of the training set")
+    planned: Count = Field(0, description="rows in the epoch's plan")
+    screened: Count = Field(0, description="rows of the screening pass")
+    rows: Count = Field(description="rows used for training")
+    steps: Count = 0
+    participations: Count = Field(0, description="of these rows, those that failed their gate")
+    idle: Count = Field(0, description="of these rows, those that passed their gate")
+    forced: Count = Field(0, description="rows that were not the gate's choice")
+    deferred: Count = Field(0, description="planned rows left to a later epoch")
+    mean_weight: Number = Field(0.0, description="of the rows used for training")
+    effective_samples: Number = Field(0.0, description="(sum of weights)^2 / sum of squares")
+    samples_backpropagated: Count = Field(0, description="so far")
+    student_forwards: Count = Field(0, description="so far")
+    wall_seconds: Number | None = Field(None, description="so far")
 
 
-class TeacherNote(_Record):
-    """Whom a student learned from."""
+class TeacherNote(Record):
+    """The run that made the student's teacher; None where no run did."""
 
-    digest: str | None
-    evaluation: dict[str, Any] | None
-    of: dict[str, Any] | None = Field(None, description="the same of each of several, by name")
-
-
-class FillingNote(_Record):
-    """What filling stores before the training cost the run that did it; in its meters, too."""
-
-    rows: int = Field(description="through teachers, this run's stopped processes included")
-    seconds: float = Field(description="of wall_seconds")
-    teacher_seconds: float = Field(description="of these, in the teachers' forward passes")
+    digest: str | None = None
+    evaluation: Evaluation | None = None
+    of: dict[str, TeacherNote] | None = Field(None, description="the same for each of several")
 
 
-class TargetsNote(_Record):
-    """Where the soft targets came from."""
+class StoreCost(Record):
+    """The cost of filling stores of soft targets before a training."""
+
+    rows: Number = Field(description="through teachers, this run's stopped processes included")
+    seconds: Number = Field(description="of wall_seconds")
+    teacher_seconds: Number | None = Field(
+        None, description="of these, in the teachers' forward passes"
+    )
+
+
+class TargetsNote(Record):
+    """The source of the soft targets."""
 
     kind: Literal["stored", "live", "ema", "several"]
-    views: int | None
-    filled_here: bool = Field(description="whether this run asked the teacher and paid for it")
+    views: Count | None = None
+    filled_here: bool = Field(False, description="whether this run queried the teacher")
     fill: Literal["ahead", "first-visit"] | None = None
-    filling: FillingNote | None = Field(None, description="where this run filled a store ahead")
-    of: dict[str, Any] | None = Field(None, description="the same of each of several, by name")
+    filling: StoreCost | None = Field(None, description="where this run filled a store ahead")
+    combine: str | None = Field(None, description="how several teachers are combined")
+    average: str | None = Field(None, description="what of several teachers is averaged")
+    weights: list[Number] | None = Field(None, description="of several teachers")
+    of: dict[str, TargetsNote] | None = Field(None, description="the same for each of several")
     encoding: dict[str, Any] | None = Field(None, description="its name and settings")
-    rows: int | None = Field(None, description="stored, of samples x views")
-    bytes: int | None = Field(None, description="of the store on disk")
+    rows: Count | None = Field(None, description="stored, of samples x views")
+    bytes: Count | None = Field(None, description="of the store on disk")
+    features: list[str] = Field([], description="stored modules of the teacher")
 
 
-class ScoringNote(_Record):
-    """The scoring run whose scores decided who took part; its cost is in no other meter."""
+class Scoring(Record):
+    """The scoring run whose scores decided which samples are used; no meter counts its cost."""
 
     kind: str = Field(description="how samples are scored")
-    epochs: float = Field(description="of each of its trainings")
-    seeds: int = Field(description="trainings whose scores are averaged")
-    samples_backpropagated: int
-    student_forwards: int
-    wall_seconds: float
-    made_here: bool = Field(description="whether this run made the scores and paid for them")
+    epochs: Number = Field(0, description="of each of its trainings")
+    seeds: Count = Field(1, description="trainings whose scores are averaged")
+    samples_backpropagated: Count
+    student_forwards: Count = 0
+    wall_seconds: Number
+    made_here: bool = Field(True, description="whether this run computed the scores")
     file: str = Field(
-        description="in the teacher's folder, else in stores/ of the comparison, else in the run's"
+        "",
+        description="in the teacher's folder, else in stores/ of the comparison, else in the run's",
     )
-    digest: str = Field(description="SHA-256 of the scores")
+    digest: str = Field("", description="SHA-256 of the scores")
 
 
-class Results(_Record):
+class Results(Record):
     """results.json: a finished run of 'frugalkd teach' or 'frugalkd distill'."""
 
-    schema_: Literal[1] = Field(alias="schema")
+    schema_: Literal[1] = Field(1, alias="schema")
     kind: Literal["teach", "distill"]
     digest: str = Field(description="SHA-256 of everything that decides the result")
     recipe: dict[str, Any] = Field(description="as resolved: see 'frugalkd schema recipe'")
+    ranks: Count = Field(1, description="processes that trained it together")
     versions: dict[str, str]
-    seed: int
-    threads: int
-    ranks: int = Field(1, description="processes that trained it together")
-    device: str
-    split: Literal["test", "validation"] = Field(description="what the evaluation was made on")
-    train_samples: int
-    epochs: float | None = Field(
-        None,
-        description="trained; fewer than the recipe's where its policy ended the training",
+    seed: Count
+    threads: Count
+    device: str = "cpu"
+    split: Literal["test", "validation"] = Field(description="of the evaluation")
+    train_samples: int = Field(ge=1, le=LARGEST)
+    epochs: Number | None = Field(
+        None, description="trained; fewer than the recipe's where its policy ended the training"
     )
-    budget: float = Field(description="samples_backpropagated / (train_samples x epochs)")
-    meters: MeterSummary
-    evaluation: Evaluation | None
-    teacher: TeacherNote | None
-    targets: TargetsNote | None
-    scoring: ScoringNote | None = None
-    history: list[EpochRecord]
+    budget: Number = Field(description="samples_backpropagated / (train_samples x epochs)")
+    meters: Meters
+    evaluation: Evaluation | None = None
+    teacher: TeacherNote | None = None
+    targets: TargetsNote | None = None
+    scoring: Scoring | None = None
+    history: list[Epoch] = Field([], description="not in summary.json, which has shares")
 
 
-class AccuracyOverSeeds(_Record):
-    """Accuracies in [0, 1]."""
+class Shares(Record):
+    """Fractions of the samples by epoch, in [0, 1]."""
 
-    mean: float | None
-    ci95: Any = Field(description="the 95 % interval of the mean, or null for one seed")
-    values: list[float | None]
+    every: int = Field(1, ge=1, le=LARGEST, description="epochs that each value is the mean of")
+    trained: list[Number] = Field([], description="with a backward pass")
+    participations: list[Number] = Field([], description="of these, failed their own gate")
+    screened: list[Number] = []
 
+    @model_validator(mode="after")
+    def _equally_long(self) -> Self:
+        if {len(self.participations), len(self.screened)} - {0, len(self.trained)}:
+            raise PydanticCustomError("lengths", "its lists are not equally long")
+        return self
 
-class BudgetOverSeeds(_Record):
-    """Samples backpropagated, as fractions of full distillation over the same epochs."""
-
-    mean: float | None
-    values: list[float | None] = Field(description="null for a seed whose run failed")
-
-
-class Ratio(_Record):
-    """A mean over seeds of a time divided by the reference's."""
-
-    mean: float | None
-    ci95: Any = Field(None, description="the 95 % interval of the mean, or null for one seed")
+    @property
+    def epochs(self) -> list[float]:
+        """The middle of each value's epochs, on an axis that begins at 1."""
+        return [1 + self.every * k + (self.every - 1) / 2 for k in range(len(self.trained))]
 
 
-class MeanHistory(_Record):
-    """Parts of the samples by epoch, means over seeds."""
+class ClassRecord(Record):
+    """Significance within one class."""
 
-    every: int = Field(description="epochs that a value is the mean of")
-    trained: list[float] = Field(description="went through a backward pass")
-    participations: list[float] = Field(description="of these, failed their own gate")
+    name: str = Field(alias="class")
+    samples: Count
+    mean: Number
+    never: Number
+    always: Number
 
 
-class ArmResult(_Record):
-    """One row of a comparison."""
+class Sample(Record):
+    """A sample at one of the ends."""
+
+    id: int = Field(ge=0, le=LARGEST)
+    name: str | None = Field(alias="class")
+    significance: Number
+    confidence: Number | None
+    correct: bool
+
+
+class LedgerSummary(Record):
+    """A summary of a ledger."""
+
+    samples: Count
+    epochs: Number
+    policy: str = ""
+    data: str | None = None
+    mean: Number
+    never: Number
+    always: Number
+    classes: list[ClassRecord]
+    classes_left_out: Count = 0
+    histogram: list[Count]
+    most: list[Sample]
+    least: list[Sample]
+
+
+class Run(Results):
+    """A run as a report reads it: the ``run`` of summary.json, or results.json."""
+
+    shares: Shares | None = None
+    summary: LedgerSummary | None = None
+
+
+class Spread(Record):
+    """A mean over seeds."""
+
+    mean: Number | None = None
+    ci95: tuple[Number, Number] | None = Field(
+        default=None, description="the 95 % interval of the mean, or null for one seed"
+    )
+    values: list[Number | None] = Field(
+        default=[], description="of each seed; null for a failed run"
+    )
+
+
+class Match(Record):
+    """A control's samples over those of the arm that it matches."""
+
+    ratios: list[Number] = []
+    within_tolerance: bool
+
+
+class Frontiers(Record):
+    """Whether no other arm is as accurate and cheaper: in samples, in time."""
+
+    budget: bool = False
+    time: bool = False
+
+
+class Arm(Record):
+    """One row of a comparison. Budgets are samples backpropagated, as fractions of full
+    distillation over the same epochs."""
 
     arm: str
-    seeds: int | list[int]
-    accuracy: AccuracyOverSeeds
-    budget: BudgetOverSeeds
-    wall_ratio: Ratio
-    meters: dict[str, Any]
+    about: str = ""
+    mode: str | None = None
+    seeds: list[Count]
+    accuracy: Spread
+    worst_class: Spread | None = None
+    difference: Spread | None = None
+    against_random: Spread | None = None
+    budget: Spread
+    budget_asked: Number | None = None
+    own_budget: bool = False
+    on_budget: bool | None = None
+    forwards: Spread = Spread()
+    wall_ratio: Spread = Field(description="training seconds divided by the reference's")
+    meters: Meters
+    collapsed: Count = Field(0, description="runs at chance or stopped by NaN")
+    collapsed_seeds: list[Count] = []
+    failed: list[Count] = []
+    control: str | None = None
+    control_of: str | None = None
+    matched: Match | None = None
+    scoring: Scoring | None = None
+    digests: dict[str, str] = {}
+    frontier: Frontiers | None = None
+    history: Shares | None = None
+    teacher: str | None = None
     targets: str | None = Field(
         None, description="with which of 'teachers' the filling of its stored targets is counted"
     )
-    collapsed: int | bool | list[Any] = Field(description="runs at chance or stopped by NaN")
-    history: MeanHistory | None = None
+
+    def accuracies(self) -> dict[int, float]:
+        """By seed, of the runs that gave one."""
+        known = zip(self.seeds, self.accuracy.values, strict=False)
+        return {seed: value for seed, value in known if value is not None}
+
+    @property
+    def stored_with(self) -> str | None:
+        """The teacher with which the filling of its soft targets is counted; earlier files do not
+        distinguish it from the teacher of the ledger."""
+        return self.targets or self.teacher
+
+    @property
+    def family(self) -> str:
+        """The arm's name without its budget."""
+        return self.arm if self.budget_asked is None else self.arm.rpartition("@")[0] or self.arm
 
 
-class Comparison(_Record):
-    """comparison.json: arms over seeds."""
+class Teacher(Record):
+    """One teacher of a comparison."""
 
-    schema_: Literal[2] = Field(alias="schema")
-    reference: str = Field(description="the arm that ratios and differences speak of")
-    arms: list[ArmResult] = Field(
+    teacher: str
+    settings: dict[str, Any] = {}
+    seed: Count | None = None
+    accuracy: Number | None = None
+    budget: Number | None = None
+    wall_seconds: Number | None = None
+    meters: Meters | None = None
+    digest: str | None = None
+    error: str | None = None
+    targets: StoreCost | None = None
+    summary: LedgerSummary | None = None
+
+
+class ClaimRecord(Record):
+    """A declared claim, and its outcome."""
+
+    arm: str
+    against: str
+    claim: str
+    margin: Number | None = None
+    seeds: list[Count] = []
+    difference: Spread
+    p: Number | None = None
+    p_holm: Number
+    holds: bool
+    why: str = ""
+
+
+class Failure(Record):
+    """A run that failed."""
+
+    kind: str
+    name: str
+    seed: Count | None = None
+    error: str
+    traceback: str | None = None
+
+
+class RunsDone(Record):
+    """How many of a comparison's runs have ended."""
+
+    done: Count
+    of: Count
+
+
+class Comparison(Record):
+    """comparison.json: arms over seeds. Reports read schema 1, too."""
+
+    schema_: Literal[1, 2] = Field(2, alias="schema")
+    reference: str = Field(description="the arm of ratios and differences")
+    arms: list[Arm] = Field(
         description="those that have begun; until all are done, over the seeds that all have done"
     )
-    planned: list[str] = Field(default_factory=list, description="the names of all arms")
-    complete_seeds: list[int] = Field(
-        default_factory=list, description="seeds that all planned arms have done"
+    teachers: list[Teacher] = []
+    failed: list[Failure] = []
+    complete: bool = True
+    complete_seeds: list[Count] | None = Field(
+        None, description="seeds that all planned arms have done"
     )
+    planned: list[str] = Field([], description="the names of all arms")
+    runs: RunsDone | None = None
+    name: str
+    seeds: list[Count]
+    split: str | None = None
+    threads: Count | None = None
+    versions: dict[str, str] | None = None
+    notes: list[str] = []
+    recipe: dict[str, Any]
+    claims: list[ClaimRecord] = []
+
+    def named(self, name: str | None) -> Arm | None:
+        """The arm of that name."""
+        return next((arm for arm in self.arms if arm.arm == name), None)
+
+
+def section(of: dict[str, Any], name: str) -> dict[str, Any]:
+    """A section of a recipe that was not validated; {} where there is none."""
+    found = of.get(name)
+    return found if isinstance(found, dict) else {}
