@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from frugalkd.errors import ReportError, RunFolderError
 from frugalkd.experiments.comparison.statistics import BUDGET_TOLERANCE, frontier
 from frugalkd.experiments.comparison.summary import SCHEMA as COMPARISON_SCHEMA
-from frugalkd.experiments.runs.folder import read_json, read_results
+from frugalkd.experiments.runs.folder import read_results
 from frugalkd.experiments.runs.history import mean_history
 from frugalkd.experiments.runs.schema import (
     Arm,

@@ -194,8 +194,10 @@ class Sample(Record):
 
 
 class LedgerSummary(Record):
-    """A summary of a ledger."""
+    """A summary of a ledger, as summary.json holds it."""
 
+    schema_: Literal[1] = Field(1, alias="schema")
+    kind: Literal["teach", "distill", "ledger"] = "teach"
     samples: Count
     epochs: Number
     policy: str = ""
