@@ -45,22 +45,28 @@ def card(name: str) -> str:
 
 def card_of(name: str, made_of: type) -> str:
     """The card of a dataclass: its docstring, and its settings with their defaults."""
-    about, _, settings = inspect.cleandoc(made_of.__doc__ or "").partition("\n\nAttributes:\n")
+    about, _, _ = inspect.cleandoc(made_of.__doc__ or "").partition("\n\nAttributes:\n")
     title, _, rest = about.partition("\n")
-    defaults = {field.name: field.default for field in dataclasses.fields(made_of)}  # pyright: ignore
+    described: dict[str, str] = {}
+    for base in reversed(made_of.__mro__):  # a setting may be described by the class that has it
+        described |= _settings_of(base)
     lines = []
-    for setting, said in re.findall(r"^    (\w+): (.*?)(?=^    \w|\Z)", settings, re.M | re.S):
-        said = " ".join(said.split())
-        default = defaults.pop(setting)
-        shown = "required" if default is dataclasses.MISSING else f"`{_plain(default)}`"
-        lines.append(f"- `{setting}`, {shown}: {said}")
-    if defaults:
-        raise ValueError(
-            f"the docstring of {made_of.__name__} does not describe {', '.join(defaults)}"
-        )
+    for field in dataclasses.fields(made_of):  # pyright: ignore
+        if field.name not in described:
+            raise ValueError(f"the docstring of {made_of.__name__} does not describe {field.name}")
+        required = field.default is dataclasses.MISSING
+        shown = "required" if required else f"`{_plain(field.default)}`"
+        lines.append(f"- `{field.name}`, {shown}: {described[field.name]}")
     listed = "\n\n*Settings*, with their defaults:\n\n" + "\n".join(lines) if lines else ""
     text = f"## {name}\n\n`{made_of.__name__}`: {title}\n{rest}{listed}\n"
     return text.replace("``", "`")
+
+
+def _settings_of(base: type) -> dict[str, str]:
+    """The settings that the docstring of ``base`` describes."""
+    _, _, settings = inspect.cleandoc(base.__doc__ or "").partition("\n\nAttributes:\n")
+    found = re.findall(r"^    (\w+): (.*?)(?=^    \w|\Z)", settings, re.M | re.S)
+    return {name: " ".join(said.split()) for name, said in found}
 
 
 def _table() -> str:

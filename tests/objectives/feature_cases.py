@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from frugalkd.objectives import FeatureObjective, SimKD
-from frugalkd.objectives.seen import Seen, Shapes
+from frugalkd.objectives import FeatureObjective, Seen, Shapes, SimKD
 
 SAMPLES = 12
 LABELS = torch.arange(SAMPLES) % 3

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 Row = Sequence[float]
 
 TEMPERATURES = st.sampled_from([0.5, 1.0, 4.0, 20.0]) | st.floats(0.5, 20)
-few = settings(max_examples=30, deadline=None)
+few = settings(max_examples=20, deadline=None)
 
 
 @dataclass(frozen=True)

@@ -56,5 +56,5 @@ def test_the_larger_attention_is_averaged_down(case):
     ("student", "teacher"), [((3,), (3,)), ((3, 4, 4), (16, 3)), ((3,), (3, 4, 4))]
 )
 def test_features_without_places_are_refused(student, teacher):
-    with pytest.raises(ValueError, match="have no places in common: name modules"):
+    with pytest.raises(ValueError, match="have no positions in common: name modules"):
         parts_of(AT, [student], [teacher])

@@ -38,9 +38,9 @@ def test_it_is_the_formula(case, gamma, order):
             for j in range(rows)
         )
         alone = math.fsum(w * value for w, value in zip(weights, hard, strict=True)) / rows
-        told = torch.tensor(weights, dtype=torch.float64)
-        losses = objective(*case.tensors, weights=told)
-        agrees(reduced(losses, told.numpy()), 3 * pairs / rows**2 + 0.5 * alone)
+        weights_given = torch.tensor(weights, dtype=torch.float64)
+        losses = objective(*case.tensors, weights=weights_given)
+        agrees(reduced(losses, weights_given.numpy()), 3 * pairs / rows**2 + 0.5 * alone)
 
 
 def test_a_long_series_is_the_gaussian_kernel():

@@ -1,4 +1,4 @@
-"""Contrastive representation distillation against a float64 reference; whom it contrasts with."""
+"""Contrastive representation distillation against a float64 reference."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def unit(rows):
 
 
 def part(anchors, memory, ids, weights, scale):
-    """Row by row; and the Z that it was reckoned with."""
+    """The losses of the rows, and their Z."""
     values = np.exp(np.einsum("rd,rmd->rm", anchors, memory[ids]) / 0.3)
     if scale is None:
         total = math.fsum(weights)

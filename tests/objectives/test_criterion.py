@@ -1,4 +1,4 @@
-"""An objective at work: features reach it, adapters learn, and nothing of that is left behind."""
+"""A criterion: features reach it, adapters learn, and no hook stays."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def hooks_of(*models):
     return sum(len(module._forward_hooks) for model in models for module in model.modules())
 
 
-def test_a_step_is_the_one_that_is_reckoned_by_hand():
-    """The whole training, written anew in a dozen lines: the same weights to rounding."""
+def test_a_training_is_the_one_computed_by_hand():
+    """The training, written in a dozen lines, has the same weights to rounding."""
     data, teacher, student = images(augmented=False), net(seed=9, width=7).eval(), net()
     student[3].p = 0.0
     with torch.random.fork_rng(devices=[]):
@@ -68,7 +68,7 @@ def test_a_step_is_the_one_that_is_reckoned_by_hand():
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_the_exported_student_has_no_adapter_and_no_model_has_a_hook():
+def test_no_adapter_is_exported_and_no_hook_stays():
     teacher = net(seed=9, width=7)
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     done = run(teacher=teacher)
@@ -92,24 +92,24 @@ def test_hooks_are_gone_after_a_stop_too(tmp_path):
         ("now", CRD("4", "4", dim=4, negatives=8)),  # its memory, its draws
     ],
 )
-def test_a_training_goes_on_with_its_adapters_bit_for_bit(tmp_path, when, objective):
+def test_a_training_resumes_with_its_adapters_bit_for_bit(tmp_path, when, objective):
     more: Any = {"objective": objective, "policy": SelfRegulation(confidence=0.5, when=when)}
     whole = run(**more)
     steps = iter(range(100))
     with pytest.raises(Stopped):
         run(checkpoints=tmp_path, stop=lambda: next(steps) == 5, **more)
-    gone_on = run(checkpoints=tmp_path, resume=True, **more)
-    assert same_state(gone_on.model, whole.model)
-    assert [r["loss"] for r in gone_on.history] == [r["loss"] for r in whole.history]
+    resumed = run(checkpoints=tmp_path, resume=True, **more)
+    assert same_state(resumed.model, whole.model)
+    assert [r["loss"] for r in resumed.history] == [r["loss"] for r in whole.history]
 
 
 def test_a_screening_keeps_no_features():
-    """Sleepers that were looked at would leave theirs, of another number of rows."""
+    """Those of screened samples would have another number of rows."""
     done = run(policy=SelfRegulation(confidence=0.3), training=Training(epochs=4, batch_size=8))
     assert done.meters.student_forwards > done.meters.samples_backpropagated
 
 
-def test_without_features_the_first_weights_and_the_steps_are_as_ever():
+def test_without_features_two_trainings_are_the_same():
     plain = run(objective=KD())
     again = run(objective=KD())
     assert same_state(plain.model, again.model)
@@ -139,14 +139,14 @@ def test_targets_without_features_are_refused_with_what_to_do():
 
 
 def test_a_criterion_without_models_says_what_to_do():
-    with pytest.raises(ModelError, match="has no models to read them of"):
+    with pytest.raises(ModelError, match="has no models to read them from"):
         Criterion(HINTS)
     with pytest.raises(ValueError, match="FitNets reads features: let"):
         HINTS(torch.zeros(1, 2), None, torch.zeros(1, dtype=torch.int64))
 
 
 def own_loop(within=True, features=True):
-    """A step of somebody's own loop; returns the losses, and what should be trained."""
+    """A step of a user's own loop; returns the losses, and what should be trained."""
     data, student, live = images(), net(), LiveTeacher(net(seed=9, width=7))
     selection = Selection(data, epochs=1, batch_size=8, targets=live)
     x, _ = data.batch(*[np.arange(3)] * 2)
@@ -161,26 +161,26 @@ def own_loop(within=True, features=True):
     return losses, [*student.parameters(), *criterion.parts.parameters()]
 
 
-def test_features_reach_a_loop_of_ones_own():
+def test_features_reach_a_users_own_loop():
     losses, trained = own_loop()
     assert losses.shape == (8,)
     assert all(parameter.grad is not None for parameter in trained)
 
 
-def test_a_loop_that_forgot_something_is_told_what():
+def test_a_loop_without_hooks_or_features_is_refused():
     with pytest.raises(SelectionMisuse, match=r"feature 2 of the student: call it .* criterion"):
         own_loop(within=False)
     with pytest.raises(SelectionMisuse, match=r"teacher: set selection\.features = criterion"):
         own_loop(features=False)
 
 
-def test_a_live_teacher_is_asked_once_for_logits_and_features():
+def test_a_live_teacher_runs_once_for_logits_and_features():
     live = LiveTeacher(net(seed=9, width=7))
     done = run(teacher=live)
     assert live.queries == done.meters.teacher_queries == done.meters.samples_backpropagated
 
 
-def test_what_is_reckoned_beside_the_student_is_counted_apart():
+def test_what_is_computed_beside_the_student_counts_apart():
     """An adapter from 4 to 7 channels on maps of 36 places: 2 a multiply-add, once for the weights'
     gradient and once for the feature's."""
     plain, hints = run(objective=KD()), run()

@@ -40,11 +40,11 @@ def test_it_is_the_formula(case, temperature):
         intra = math.fsum(weights) * (1 - mean)
         each = (2 * temperature**2 * i + 0.5 * h for i, h in zip(inter, hard, strict=True))
         alone = math.fsum(w * value for w, value in zip(weights, each, strict=True))
-        told = torch.tensor(weights, dtype=torch.float64)
-        losses = objective(*case.tensors, weights=told)
+        weights_given = torch.tensor(weights, dtype=torch.float64)
+        losses = objective(*case.tensors, weights=weights_given)
         expected = (alone + 3 * temperature**2 * intra) / rows
         # Where probabilities hardly vary, a correlation has few digits in any order of summing.
-        agrees(reduced(losses, told.numpy()), expected, 1e3 * temperature**2)
+        agrees(reduced(losses, weights_given.numpy()), expected, 1e3 * temperature**2)
 
 
 def test_a_weight_of_two_is_the_row_twice():
@@ -57,7 +57,7 @@ def test_a_weight_of_two_is_the_row_twice():
     torch.testing.assert_close(weighted, copied)
 
 
-def test_a_student_that_only_scales_the_differences_has_no_inter_loss():
+def test_a_student_that_only_scales_has_no_inter_loss():
     """It need not reach the teacher's probabilities, if they rise and fall together."""
     student = torch.tensor([[0.3, 0.3, 0.4], [0.4, 0.3, 0.3]], dtype=torch.float64)
     teacher = torch.tensor([[0.1, 0.1, 0.8], [0.8, 0.1, 0.1]], dtype=torch.float64)

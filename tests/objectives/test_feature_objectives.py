@@ -10,9 +10,7 @@ import pytest
 import torch
 from feature_cases import SAMPLES, TEACHER, parts_of, student_shapes
 
-from frugalkd.objectives import OBJECTIVES, FeatureObjective
-from frugalkd.objectives.objective import Step
-from frugalkd.objectives.seen import Seen
+from frugalkd.objectives import OBJECTIVES, FeatureObjective, Seen, Step
 
 FEATURES = [name for name, made in OBJECTIVES.items() if issubclass(made, FeatureObjective)]
 WEIGHTS = torch.tensor([0.7, 0.0, 2.0, 1.0, 1.3], dtype=torch.float64)
@@ -38,12 +36,12 @@ def step(objective, rows=5, dtype=torch.float64, seed=0, spread=1.0, weights=Non
     logits, targets = drawn(4), drawn(4)
     labels = torch.randint(4, (rows,), generator=stream)
     given = Step(logits, targets, labels, weights, seen=(seen,))
-    ask(objective, given, weights=None)  # what it learns from its first batch, it knows
+    losses_of(objective, given, weights=None)  # its first batch sets its state
     parts.eval()
     return given
 
 
-def ask(objective, step, **changed):
+def losses_of(objective, step, **changed):
     """The losses; what is drawn is always the same."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
@@ -57,7 +55,7 @@ def with_student(step, features):
 
 def loss_of(objective, step, features):
     """Reduced as ``Batch.reduce`` does it."""
-    losses = ask(objective, with_student(step, features))
+    losses = losses_of(objective, with_student(step, features))
     weights = torch.ones_like(losses) if step.weights is None else step.weights
     return (weights * losses).sum() / len(losses)
 
@@ -73,7 +71,7 @@ def test_it_gives_one_finite_loss_a_row_in_float32(objective, rows):
         for spread in (0.0, 1.0, 100.0):
             given = step(objective, rows, dtype, spread=spread)
             features = [feature.clone().requires_grad_() for feature in given.seen[0].student]
-            losses = ask(objective, with_student(given, features))
+            losses = losses_of(objective, with_student(given, features))
             assert losses.shape == (rows,)
             assert losses.dtype == torch.float32
             assert losses.isfinite().all()
@@ -83,8 +81,8 @@ def test_it_gives_one_finite_loss_a_row_in_float32(objective, rows):
 def test_an_autocast_rounds_nothing(objective):
     given = step(objective, dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        within = ask(objective, given)
-    assert torch.equal(within, ask(objective, given))
+        within = losses_of(objective, given)
+    assert torch.equal(within, losses_of(objective, given))
 
 
 @pytest.mark.parametrize("rows", [1, 4])
@@ -110,7 +108,7 @@ def test_what_is_trained_beside_the_student_has_its_gradient(objective):
 def test_weights_of_one_change_nothing(objective):
     given = step(objective)
     ones = torch.ones(5, dtype=torch.float64)
-    assert torch.equal(ask(objective, given, weights=ones), ask(objective, given))
+    assert torch.equal(losses_of(objective, given, weights=ones), losses_of(objective, given))
 
 
 def test_a_sample_of_weight_zero_is_as_if_it_were_not_there(objective):
@@ -135,12 +133,12 @@ def test_a_sample_of_weight_zero_is_not_remembered(objective):
     seen = given.seen[0]
     before = copy.deepcopy(seen.parts.state_dict())
     seen.parts.train()
-    ask(objective, given)
+    losses_of(objective, given)
     for feature in (*seen.student, *seen.teacher):
         feature[1] *= -9.0
     once = copy.deepcopy(seen.parts.state_dict())
     seen.parts.load_state_dict(before)
-    ask(objective, given)
+    losses_of(objective, given)
     for name, value in seen.parts.state_dict().items():
         torch.testing.assert_close(value, once[name], rtol=1e-12, atol=0, equal_nan=True)
 
@@ -148,18 +146,18 @@ def test_a_sample_of_weight_zero_is_not_remembered(objective):
 def test_rows_mix_only_where_it_says_so(objective):
     given = step(objective)
     features = [feature.clone().requires_grad_() for feature in given.seen[0].student]
-    losses = ask(objective, with_student(given, features))
+    losses = losses_of(objective, with_student(given, features))
     found = torch.autograd.grad(losses[2], features)
     rows = torch.stack([g.abs().flatten(1).sum(1) for g in found]).sum(0) > 0
     alone = [row == 2 for row in range(5)]
     assert (rows.tolist() == alone) is not objective.mixes_rows
 
 
-def test_the_teacher_gets_no_gradient_and_the_logits_get_the_labels(objective):
+def test_the_logits_get_the_gradient_of_the_labels_alone(objective):
     objective, given = dataclasses.replace(objective, hard=0.5), step(objective)
     logits = given.logits.clone().requires_grad_()
     hard = torch.nn.functional.cross_entropy(logits, given.labels)
-    loss = ask(objective, given, logits=logits).mean()
+    loss = losses_of(objective, given, logits=logits).mean()
     expected = torch.autograd.grad(objective.hard * hard, logits)
     torch.testing.assert_close(torch.autograd.grad(loss, logits), expected)
 
@@ -169,8 +167,8 @@ def test_soft_and_hard_weigh_its_two_parts(objective):
     alone = dataclasses.replace(objective, hard=0.0)
     other = dataclasses.replace(objective, soft=3 * objective.soft, hard=0.5)
     hard = torch.nn.functional.cross_entropy(given.logits, given.labels, reduction="none")
-    expected = 3 * ask(alone, given) + 0.5 * hard
-    torch.testing.assert_close(ask(other, given), expected)
+    expected = 3 * losses_of(alone, given) + 0.5 * hard
+    torch.testing.assert_close(losses_of(other, given), expected)
 
 
 def test_impossible_settings_are_refused_by_name(objective):

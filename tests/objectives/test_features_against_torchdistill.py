@@ -1,6 +1,6 @@
 """Objectives on features on the same tensors as torchdistill's losses, where it has them.
 
-Similarity preserving is not here: torchdistill 1.1.5 divides a row of similarities by the sum of
+Similarity preserving is left out: torchdistill 1.1.5 divides a row of similarities by the sum of
 their absolute values, where the paper has the norm.
 """
 
@@ -13,8 +13,7 @@ import torch
 from feature_cases import LABELS, SAMPLES, parts_of
 from torch import nn
 
-from frugalkd.objectives import CRD, RKD, AttentionTransfer, FitNets
-from frugalkd.objectives.seen import Seen
+from frugalkd.objectives import CRD, RKD, AttentionTransfer, FitNets, Seen
 
 pytestmark = pytest.mark.heavy
 pytest.importorskip("torchdistill", reason="torchdistill is not installed: pip install '.[bench]'")
@@ -86,7 +85,7 @@ def test_relational(weights):
 
 
 def test_contrastive_with_its_memory():
-    """Theirs begins where the embeddings are ready, and is told whom to contrast with."""
+    """Theirs starts from the embeddings, and receives the ids to contrast with."""
     from torchdistill.losses.mid_level import CRDLoss
 
     objective = CRD("a", "b", dim=6, negatives=9, soft=1.0, hard=0.0)
@@ -98,9 +97,9 @@ def test_contrastive_with_its_memory():
     for step in range(3):
         torch.manual_seed(step)
         drawn = torch.cat([seen.ids[:, None], memory.others(seen.ids, 9)], dim=1)
-        told = {"ids": {"input": {"pos_idx": seen.ids, "contrast_idx": drawn}}}
+        given = {"ids": {"input": {"pos_idx": seen.ids, "contrast_idx": drawn}}}
         embedded = memory.embed(*seen.student, *seen.teacher)
-        other = theirs(loss, *embedded, **told).squeeze()
+        other = theirs(loss, *embedded, **given).squeeze()
         torch.manual_seed(step)
         same(objective, seen, other)
         for place, vectors in enumerate((loss.memory_v1, loss.memory_v2)):

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from objective_cases import agrees, few
 
-from frugalkd.objectives import FSP
-from frugalkd.objectives.seen import Seen
+from frugalkd.objectives import FSP, Seen
 
 OBJECTIVE = FSP("a", "b", soft=3.0)
 

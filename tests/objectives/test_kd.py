@@ -88,7 +88,7 @@ def test_the_teacher_itself_has_no_soft_loss_and_rows_do_not_mix():
     torch.testing.assert_close(whole, single)
 
 
-def test_half_precision_is_reckoned_in_float32():
+def test_half_precision_is_computed_in_float32():
     logits, targets, labels = map(torch.from_numpy, draw(4))
     got = KD()(logits.bfloat16(), targets.bfloat16(), labels)
     assert got.dtype == torch.float32

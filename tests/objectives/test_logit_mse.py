@@ -24,15 +24,15 @@ def test_it_is_the_formula(case, alpha):
     agrees(LogitMSE(alpha)(*case.tensors), expected)
 
 
-def test_a_recipe_with_shifted_targets_is_refused_when_it_is_read():
-    asked = ["student.objective.name=logit-mse"]
+def test_a_recipe_with_shifted_targets_is_refused():
+    setting = ["student.objective.name=logit-mse"]
     with pytest.raises(RecipeError) as refused:
-        load_recipe("digits", asked)
+        load_recipe("digits", setting)
     assert str(refused.value) == (
         "student: LogitMSE reads the teacher's logits themselves, and these soft targets keep the "
         "differences of the teacher's logits: set targets.encoding to float32, or targets.kind to "
         "live"
     )
     for way_out in ("encoding=float32", "kind=live"):
-        recipe = load_recipe("digits", [*asked, f"student.targets.{way_out}"])
+        recipe = load_recipe("digits", [*setting, f"student.targets.{way_out}"])
         assert recipe.student.objective.build() == LogitMSE()

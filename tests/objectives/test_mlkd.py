@@ -34,12 +34,12 @@ def distance(one, other):
 @given(case=cases(largest=50), temperature=TEMPERATURES)
 def test_it_is_the_formula(case, temperature):
     rows, classes = case.logits.shape
-    told = (temperature, temperature + 1)
-    objective = MLKD(told, instance=0.9, batch=2.0, classes=3.0, hard=0.5)
+    temperatures = (temperature, temperature + 1)
+    objective = MLKD(temperatures, instance=0.9, batch=2.0, classes=3.0, hard=0.5)
     for weights in ([1.0] * rows, case.weights.tolist()):
         hard = (-logs(row)[label] for row, label in zip(case.logits, case.labels, strict=True))
         expected = 0.5 * math.fsum(w * value for w, value in zip(weights, hard, strict=True))
-        for t in told:
+        for t in temperatures:
             student, teacher = (
                 [softmax(row, t) for row in given] for given in (case.logits, case.targets)
             )
@@ -62,8 +62,8 @@ def test_it_is_the_formula(case, temperature):
 
 
 def test_temperatures_are_a_list_in_a_recipe():
-    asked = "student.objective={name: mlkd, temperatures: [1, 2.5]}"
-    recipe = load_recipe("digits", [asked])
+    setting = "student.objective={name: mlkd, temperatures: [1, 2.5]}"
+    recipe = load_recipe("digits", [setting])
     assert recipe.student.objective.build() == MLKD((1.0, 2.5))
     for wrong in ("[]", "[1, 0]"):
         with pytest.raises(RecipeError, match=r"^student\.objective\.temperatures must be "):

@@ -45,5 +45,5 @@ def test_of_tokens_the_larger_number_is_averaged_down(case):
 
 
 def test_features_without_places_are_refused():
-    with pytest.raises(ValueError, match="have no places in common"):
+    with pytest.raises(ValueError, match="have no positions in common"):
         parts_of(OBJECTIVE, [(3,)], [(3,)])

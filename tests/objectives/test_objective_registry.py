@@ -33,8 +33,8 @@ def batch(rows=5, classes=4, dtype=torch.float64, seed=0, spread=2.0):
     return logits, targets, torch.randint(classes, (rows,), generator=stream)
 
 
-def ask(objective, logits, targets, labels, weights=None):
-    """The losses, however the objective is asked for them."""
+def losses_of(objective, logits, targets, labels, weights=None):
+    """The losses, with weights where the objective takes them."""
     if isinstance(objective, BatchObjective):
         return objective(logits, targets, labels, weights)
     return objective(logits, targets if objective.needs_targets else None, labels)
@@ -42,7 +42,7 @@ def ask(objective, logits, targets, labels, weights=None):
 
 def loss_of(objective, logits, targets, labels, weights):
     """The batch's loss, reduced as ``Batch.reduce`` does it."""
-    return (weights * ask(objective, logits, targets, labels, weights)).sum() / len(logits)
+    return (weights * losses_of(objective, logits, targets, labels, weights)).sum() / len(logits)
 
 
 def gradient(objective, logits, targets, labels, weights):
@@ -58,25 +58,25 @@ def test_it_gives_one_finite_loss_a_row_in_float32(objective, rows, classes):
         logits, targets, labels = batch(rows, classes, torch.float32, spread=spread)
         for given in (logits, logits.bfloat16()):
             given = given.clone().requires_grad_()
-            losses = ask(objective, given, targets, labels)
+            losses = losses_of(objective, given, targets, labels)
             assert losses.shape == (rows,)
             assert losses.dtype == torch.float32
             assert losses.isfinite().all()
             assert torch.autograd.grad(losses.sum(), given)[0].isfinite().all()
-    assert ask(objective, logits.double(), targets, labels).dtype == torch.float64
+    assert losses_of(objective, logits.double(), targets, labels).dtype == torch.float64
 
 
-def test_half_precision_is_reckoned_in_float32(objective):
+def test_half_precision_is_computed_in_float32(objective):
     logits, targets, labels = batch(dtype=torch.bfloat16)
-    whole = ask(objective, logits.float(), targets.float(), labels)
-    torch.testing.assert_close(ask(objective, logits, targets, labels), whole, rtol=0, atol=0)
+    whole = losses_of(objective, logits.float(), targets.float(), labels)
+    torch.testing.assert_close(losses_of(objective, logits, targets, labels), whole, rtol=0, atol=0)
 
 
 def test_an_autocast_rounds_nothing(objective):
     given = batch(dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        within = ask(objective, *given)
-    assert torch.equal(within, ask(objective, *given))
+        within = losses_of(objective, *given)
+    assert torch.equal(within, losses_of(objective, *given))
 
 
 @pytest.mark.parametrize("rows", [1, 4])
@@ -90,8 +90,8 @@ def test_its_gradient_is_that_of_the_weighted_loss(objective, rows):
 
 def test_weights_of_one_change_nothing(objective):
     logits, targets, labels = batch()
-    plain, ones = ask(objective, logits, targets, labels), torch.ones(5)
-    assert torch.equal(ask(objective, logits, targets, labels, ones), plain)
+    plain, ones = losses_of(objective, logits, targets, labels), torch.ones(5)
+    assert torch.equal(losses_of(objective, logits, targets, labels, ones), plain)
     torch.testing.assert_close(
         loss_of(objective, logits, targets, labels, ones), plain.mean(), rtol=1e-14, atol=0
     )
@@ -111,23 +111,23 @@ def test_a_sample_of_weight_zero_is_as_if_it_were_not_there(objective):
         torch.testing.assert_close(again, first, rtol=1e-12, atol=1e-15)
         same = loss_of(objective, logits, targets, labels, weights)
         torch.testing.assert_close(same, loss, rtol=1e-12, atol=0)
-    for nobody in (torch.zeros(5, dtype=torch.float64), torch.zeros(5)):
-        assert gradient(objective, logits, targets, labels, nobody).eq(0).all()
+    for zeros in (torch.zeros(5, dtype=torch.float64), torch.zeros(5)):
+        assert gradient(objective, logits, targets, labels, zeros).eq(0).all()
 
 
 def test_rows_may_come_in_any_order(objective):
     logits, targets, labels = batch()
     weights = torch.tensor([0.7, 0.0, 2.0, 1.0, 1.0], dtype=torch.float64)
     order = torch.tensor([3, 1, 4, 0, 2])
-    losses = ask(objective, logits, targets, labels, weights)
-    again = ask(objective, logits[order], targets[order], labels[order], weights[order])
+    losses = losses_of(objective, logits, targets, labels, weights)
+    again = losses_of(objective, logits[order], targets[order], labels[order], weights[order])
     torch.testing.assert_close(again, losses[order])
 
 
 def test_rows_mix_only_where_it_says_so(objective):
     logits, targets, labels = batch()
     logits.requires_grad_()
-    losses = ask(objective, logits, targets, labels)
+    losses = losses_of(objective, logits, targets, labels)
     rows = torch.autograd.grad(losses[2], logits)[0].abs().sum(dim=1) > 0
     alone = [row == 2 for row in range(5)]
     assert (rows.tolist() == alone) is not objective.mixes_rows
@@ -157,9 +157,9 @@ def test_what_it_reads_is_what_it_needs_of_the_teacher(objective):
     """A row's own shift changes nothing unless it reads the logits themselves; the softmax at one
     temperature is all it sees if it says that."""
     logits, targets, labels = batch()
-    losses = ask(objective, logits, targets, labels)
+    losses = losses_of(objective, logits, targets, labels)
     shift = torch.arange(5)[:, None]
-    same = torch.allclose(ask(objective, logits, targets + shift, labels), losses)
+    same = torch.allclose(losses_of(objective, logits, targets + shift, labels), losses)
     assert same is (objective.reads is not Fidelity.LOGITS or not objective.needs_targets)
     if objective.needs_targets and objective.reads < Fidelity.DIFFERENCES:
         assert objective.temperature > 0
@@ -192,7 +192,7 @@ def test_targets_that_keep_too_little_are_refused(objective):
 
 
 def test_a_training_weighs_it(objective):
-    """A step's loss is the one that is reckoned by hand, with the weights."""
+    """A step's loss is the one computed by hand, with the weights."""
     data, teacher = images(augmented=False), net(seed=9).eval()
     weights = torch.rand(len(data), generator=torch.Generator().manual_seed(0))
     inputs, labels = data.batch(np.arange(len(data)), np.zeros(len(data), dtype=np.int64))

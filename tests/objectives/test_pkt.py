@@ -38,7 +38,7 @@ def test_it_is_the_formula(case):
             for p, q in zip(teacher[i], student[i], strict=True)
         )
         alone = math.fsum(w * value for w, value in zip(weights, hard, strict=True)) / rows
-        told = torch.tensor(weights, dtype=torch.float64)
-        losses = PKT(soft=100.0, hard=0.5)(*case.tensors, weights=told)
+        weights_given = torch.tensor(weights, dtype=torch.float64)
+        losses = PKT(soft=100.0, hard=0.5)(*case.tensors, weights=weights_given)
         expected = 100 * transfer / rows**2 + 0.5 * alone
-        agrees(reduced(losses, told.numpy()), expected, 100.0)
+        agrees(reduced(losses, weights_given.numpy()), expected, 100.0)

@@ -8,8 +8,7 @@ import torch
 from feature_cases import parts_of, transfer
 from objective_cases import agrees
 
-from frugalkd.objectives import ReviewKD
-from frugalkd.objectives.seen import Seen
+from frugalkd.objectives import ReviewKD, Seen
 
 OBJECTIVE = ReviewKD("a", "b", width=3, soft=2.0)
 STUDENT, TEACHER = [(2, 8, 8), (4, 4, 4)], [(5, 8, 8), (6, 2, 2)]

@@ -7,8 +7,7 @@ import math
 import pytest
 import torch
 
-from frugalkd.objectives import CRD, DKD, KD, CrossEntropy, FitNets, Ramp, scheduled
-from frugalkd.objectives.objective import Step
+from frugalkd.objectives import CRD, DKD, KD, CrossEntropy, FitNets, Ramp, Step, scheduled
 from frugalkd.teachers.fidelity import Fidelity
 from frugalkd.training.api import distill
 from frugalkd.training.settings import Training
@@ -31,28 +30,28 @@ def test_a_ramp_is_a_line_or_half_a_cosine(progress):
 
 
 @pytest.mark.parametrize("progress", [0.0, 0.3, 0.99])
-def test_a_step_is_the_objectives_with_the_settings_of_that_moment(progress):
+def test_a_step_has_the_settings_of_its_progress(progress):
     both = scheduled(KD(), temperature=Ramp(8.0, 1.0), alpha=Ramp(0.0, 1.0, "cosine"))
     alpha = Ramp(0.0, 1.0, "cosine").at(progress)
     plain = KD(8 - 7 * progress, alpha).losses(step(progress))
     torch.testing.assert_close(both.losses(step(progress)), plain, rtol=1e-14, atol=0)
 
 
-def test_a_training_tells_its_progress():
+def test_a_training_passes_its_progress():
     data, training = images(augmented=False), Training(epochs=2, batch_size=37)
     learn = {"teacher": net(9), "training": training, "device": "cpu"}
-    asked = []
+    seen = []
 
     class Watched(KD):
         def __call__(self, logits, targets, labels):
-            asked.append(self.temperature)
+            seen.append(self.temperature)
             return super().__call__(logits, targets, labels)
 
     distill(net(), data, objective=scheduled(Watched(), temperature=Ramp(8.0, 2.0)), **learn)
-    assert asked == [8.0, 5.0]  # one step an epoch, at progress 0 and 1/2
+    assert seen == [8.0, 5.0]  # one step an epoch, at progress 0 and 1/2
 
 
-def test_a_temperature_that_changes_asks_for_targets_of_every_temperature():
+def test_a_changing_temperature_needs_targets_of_every_one():
     assert KD().reads < Fidelity.DIFFERENCES
     assert COOLING.reads == Fidelity.DIFFERENCES
     assert getattr(COOLING, "temperature") is None  # noqa: B009

@@ -51,14 +51,14 @@ def test_it_grows_into_knowledge_distillation():
         torch.testing.assert_close(whole, KD()(logits, targets, labels))
 
 
-def test_a_top_k_store_tells_it_all_that_it_reads():
+def test_a_top_k_store_keeps_all_that_it_reads():
     """Stored, it is what it is live, to the rounding of float16; KD is not."""
     logits, targets, labels = batch()
     encoding, ids = TopK(3, 4.0), np.arange(6)
     records = encoding.encode(targets.float().numpy(), ids, ids)
     stored = torch.from_numpy(encoding.decode(records, 9)).double()
     same = [
-        ask(logits, stored, labels) - ask(logits, targets, labels) for ask in (TopKKD(k=3), KD())
+        loss(logits, stored, labels) - loss(logits, targets, labels) for loss in (TopKKD(k=3), KD())
     ]
     assert same[0].abs().max() < 2e-2
     assert same[1].abs().max() > 0.1

@@ -13,10 +13,10 @@ from frugalkd.objectives import (
     CrossEntropy,
     FitNets,
     Ramp,
+    Step,
     WeightedSum,
     scheduled,
 )
-from frugalkd.objectives.objective import Step
 from frugalkd.teachers.fidelity import Fidelity
 from frugalkd.training.api import distill
 from frugalkd.training.settings import Training
@@ -56,10 +56,10 @@ def test_weights_and_settings_follow_the_progress():
 
 def test_each_term_has_its_own_features_and_adapter():
     """Alone and in the sum a term learns the same, if all the others weigh nothing."""
-    hints, looks = FitNets("2", "2", soft=3.0), AttentionTransfer("0", "1", soft=9.0, hard=0.0)
+    hints, attention = FitNets("2", "2", soft=3.0), AttentionTransfer("0", "1", soft=9.0, hard=0.0)
     learn = {"teacher": net(9, width=7), "training": SHORT, "device": "cpu"}
     alone = distill(net(), images(), objective=hints, **learn)
-    terms = (hints, WeightedSum((KD(), looks)))
+    terms = (hints, WeightedSum((KD(), attention)))
     other = distill(net(), images(), objective=WeightedSum(terms, (1.0, 0.0)), **learn)
     assert same_state(alone.model, other.model)
     third = distill(net(), images(), objective=WeightedSum(terms[::-1]), **learn)

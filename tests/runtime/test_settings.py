@@ -17,7 +17,7 @@ from frugalkd.errors import SettingError
 from frugalkd.experiments.tracking import TRACKERS
 from frugalkd.objectives import OBJECTIVES, Ramp
 from frugalkd.policies import POLICIES, Ungated
-from frugalkd.runtime.settings import Settings, _types
+from frugalkd.runtime.settings import Settings, types_of
 from frugalkd.teachers.encodings import Sampled, TopK
 from frugalkd.training.settings import Checkpointing, Optimizer, Schedule, Training
 from toys import Ids, images, net
@@ -31,7 +31,7 @@ CLASSES: list[type[Settings]] = [
 NUMBERS = [
     pytest.param(cls, name, id=f"{cls.__name__}.{name}")
     for cls in CLASSES
-    for name, kind in _types(cls).items()
+    for name, kind in types_of(cls).items()
     if any(number in str(kind) for number in ("int", "float"))
 ]
 
@@ -50,7 +50,7 @@ def test_every_class_of_settings_is_one():
 def test_sound_6_no_boolean_text_or_nan_is_a_number(cls, name):
     made = make(cls)
     for value in (True, "1", math.nan, math.inf, [], torch.optim.Adam):
-        if value == [] and "tuple" in str(_types(cls)[name]):
+        if value == [] and "tuple" in str(types_of(cls)[name]):
             continue
         with pytest.raises(SettingError, match=rf"^{name} must be ") as caught:
             make(cls, **{name: value})
@@ -69,7 +69,7 @@ def strange(kind: Any) -> list[Any]:
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_sound_16_no_strange_object_nor_choice_is_a_setting(cls):
-    for name, kind in _types(cls).items():
+    for name, kind in types_of(cls).items():
         for value in strange(kind):
             with pytest.raises(SettingError, match=rf"^{name} must be ") as caught:
                 make(cls, **{name: value})

@@ -1,4 +1,4 @@
-"""What objectives share: the precision they reckon in, divergences, what a setting may be."""
+"""What objectives share: their precision, divergences, features that have positions."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def full(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def whole(logits: Tensor) -> AbstractContextManager[object]:
-    """Where no product is rounded to 16 bits, though the caller be within an autocast."""
+def no_autocast(logits: Tensor) -> AbstractContextManager[object]:
+    """Within it no product is rounded to 16 bits, even inside the caller's autocast."""
     return torch.autocast(logits.device.type, enabled=False)
 
 
 def both(logits: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The student's and the teacher's logits, both as :func:`full` has the student's.
+    """The student's and the teacher's logits, both in the dtype of :func:`full`.
 
     Raises:
         SettingError: there are no ``targets``.
@@ -46,13 +46,13 @@ def divergence(of: Tensor, against: Tensor) -> Tensor:
 
 
 def label_mask(logits: Tensor, labels: Tensor) -> Tensor:
-    """bool (rows, classes), True at the label. Nobody waits for the device."""
+    """bool (rows, classes), True at the label; without a synchronisation of the device."""
     return torch.zeros_like(logits, dtype=torch.bool).scatter(1, labels[:, None], True)
 
 
 def without_label(logits: Tensor, labels: Tensor) -> Tensor:
-    """The logarithm of the softmax over all classes but the label, (rows, classes); where the label
-    is it says 0, so that it adds nothing to a divergence of two of these."""
+    """The logarithm of the softmax over all classes but the label, (rows, classes); 0 at the label,
+    so that it adds nothing to a divergence of two of these."""
     at = label_mask(logits, labels)
     return F.log_softmax(logits.masked_fill(at, -math.inf), dim=1).masked_fill(at, 0.0)
 
@@ -70,24 +70,3 @@ def weights_or_ones(weights: Tensor | None, logits: Tensor) -> Tensor:
 def over(values: Tensor, by: Tensor) -> Tensor:
     """``values / by``; 0, and without a gradient, where ``by`` is at most 1e-12, as a norm may."""
     return values / by.masked_fill(by <= 1e-12, math.inf)
-
-
-def check_positive(**settings: float) -> None:
-    """Raises SettingError, naming it, where one is not above 0 and finite."""
-    for name, value in settings.items():
-        if not 0 < value < math.inf:
-            raise SettingError(f"{name} must be positive, not {value}")
-
-
-def check_not_negative(**settings: float) -> None:
-    """Raises SettingError, naming it, where one is below 0 or not finite."""
-    for name, value in settings.items():
-        if not 0 <= value < math.inf:
-            raise SettingError(f"{name} must be 0 or more, not {value}")
-
-
-def check_share(**settings: float) -> None:
-    """Raises SettingError, naming it, where one is outside [0, 1]."""
-    for name, value in settings.items():
-        if not 0 <= value <= 1:
-            raise SettingError(f"{name} must be in [0, 1], not {value}")

@@ -12,9 +12,8 @@ from torch.nn import functional as F
 
 from frugalkd.errors import ModelError, SettingError
 from frugalkd.models.features import Shape
-from frugalkd.objectives import _numerics as numerics
-from frugalkd.objectives.features import FeatureObjective, Paths
-from frugalkd.objectives.seen import Seen, Shapes
+from frugalkd.objectives.objective import FeatureObjective, Seen, Shapes
+from frugalkd.runtime.settings import Count, Fraction, NotNegative, Positive
 
 _EPSILON = 1e-7
 
@@ -42,40 +41,27 @@ class CRD(FeatureObjective):
     of it 2 * rows * (negatives + 1) * dim.
 
     Attributes:
-        student: module paths or globs, of the student.
-        teacher: as many of the teacher, in the order in which they belong together.
         dim: of the vectors.
-        negatives: m, drawn anew for each sample, with repetitions.
+        negatives: m, drawn for each sample of each batch, with repetitions.
         temperature: > 0.
         momentum: of the memory, in [0, 1].
         soft: the weight of C.
         hard: the weight of the cross-entropy with the label.
     """
 
-    student: Paths
-    teacher: Paths
-    dim: int = 128
-    negatives: int = 16384
-    temperature: float = 0.07
-    momentum: float = 0.5
-    soft: float = 0.8
-    hard: float = 1.0
-
-    def check(self) -> None:
-        numerics.check_positive(
-            dim=self.dim, negatives=self.negatives, temperature=self.temperature
-        )
-        numerics.check_share(momentum=self.momentum)
+    dim: Count = 128
+    negatives: Count = 16384
+    temperature: Positive = 0.07
+    momentum: Fraction = 0.5
+    soft: NotNegative = 0.8
+    hard: NotNegative = 1.0
 
     def parts(self, shapes: Shapes) -> nn.Module:
-        pairs = zip(shapes.student, shapes.teacher, strict=True)
-        return nn.ModuleList(_Contrast(given, wanted, shapes, self.dim) for given, wanted in pairs)
+        return nn.ModuleList(_Contrast(*pair, shapes, self.dim) for pair in shapes.pairs)
 
     def transfer(self, seen: Seen, weights: Tensor) -> Tensor:
         contrast = weights.new_zeros(len(weights))
-        for each, student, teacher in zip(
-            seen.parts.children(), seen.student, seen.teacher, strict=True
-        ):
+        for each, student, teacher in seen.pairs_with_parts:
             memory = cast(_Contrast, each)
             of_student, of_teacher = memory.embed(student, teacher)
             ids = torch.cat([seen.ids[:, None], memory.others(seen.ids, self.negatives)], dim=1)
@@ -83,13 +69,13 @@ class CRD(FeatureObjective):
                 against = memory.vectors[1 - place, ids].to(vectors.dtype)
                 products = (against @ vectors[:, :, None])[:, :, 0] / self.temperature
                 scale = memory.scale(place, products.detach(), weights)
-                contrast = contrast + _told_apart((products - scale).exp(), memory.samples)
+                contrast = contrast + _contrast_loss((products - scale).exp(), memory.samples)
             memory.remember(seen.ids, (of_student, of_teacher), weights, self.momentum)
         return contrast
 
 
-def _told_apart(likely: Tensor, samples: int) -> Tensor:
-    """(rows,), from (rows, 1 + m): the sample itself, and others."""
+def _contrast_loss(likely: Tensor, samples: int) -> Tensor:
+    """(rows,), from (rows, 1 + m): the sample itself, then others."""
     noise = (likely.shape[1] - 1) / samples
     own, others = likely[:, 0], likely[:, 1:]
     found = (own / (own + noise + _EPSILON)).log()
@@ -106,7 +92,7 @@ class _Contrast(nn.Module):
     scales: Tensor
     by_class: Tensor
     begin: Tensor
-    alike: Tensor
+    same_class: Tensor
 
     def __init__(self, given: Shape, wanted: Shape, shapes: Shapes, dim: int):
         super().__init__()
@@ -122,10 +108,10 @@ class _Contrast(nn.Module):
         _, labels, count = labels.unique(return_inverse=True, return_counts=True)
         if len(count) < 2:
             raise SettingError("samples of one class have no others: choose another objective")
-        # Samples by class: those of a sample's own class stand together, from ``begin`` on.
+        # Sample ids by class: those of a sample's own class start at ``begin``.
         self.register_buffer("by_class", labels.argsort(stable=True), persistent=False)
         self.register_buffer("begin", (count.cumsum(0) - count)[labels], persistent=False)
-        self.register_buffer("alike", count[labels], persistent=False)
+        self.register_buffer("same_class", count[labels], persistent=False)
 
     def embed(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """(rows, dim) each, of norm 1."""
@@ -134,12 +120,12 @@ class _Contrast(nn.Module):
 
     def others(self, ids: Tensor, number: int) -> Tensor:
         """int64 (rows, number), evenly from the samples of other classes than those of ``ids``."""
-        begin, alike = self.begin[ids, None], self.alike[ids, None]
-        drawn = torch.randint(2**62, (len(ids), number), device=ids.device) % (self.samples - alike)
-        return self.by_class[drawn + alike * (drawn >= begin)]
+        begin, own = self.begin[ids, None], self.same_class[ids, None]
+        drawn = torch.randint(2**62, (len(ids), number), device=ids.device) % (self.samples - own)
+        return self.by_class[drawn + own * (drawn >= begin)]
 
     def scale(self, place: int, products: Tensor, weights: Tensor) -> Tensor:
-        """The logarithm of Z, which the first batch that weighs anything decides."""
+        """The logarithm of Z, which the first batch with a positive weight sets."""
         total = weights.sum()
         means = products.logsumexp(1) - math.log(products.shape[1])
         mean = (weights.log() + means).logsumexp(0) - total.log()
@@ -153,7 +139,7 @@ class _Contrast(nn.Module):
     def remember(
         self, ids: Tensor, new: tuple[Tensor, Tensor], weights: Tensor, momentum: float
     ) -> None:
-        """Move the vectors of samples that weigh something towards ``new``."""
+        """Move the vectors of samples of positive weight towards ``new``."""
         if not self.training:
             return
         old = self.vectors[:, ids]
@@ -169,6 +155,6 @@ def _vector(layer: nn.Linear, feature: Tensor) -> Tensor:
         raise ModelError(
             f"CRD: a feature of shape {tuple(feature.shape[1:])} has not the {layer.in_features} "
             "values of the first batch: name a module whose features are of one shape in every "
-            "batch, such as what the last layer gets (head:input)"
+            "batch, such as the input of the last layer (head:input)"
         )
     return layer(flat)

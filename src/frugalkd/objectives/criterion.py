@@ -1,4 +1,4 @@
-"""An objective at work in a training: it is handed what it asks for, batch by batch."""
+"""The objective of a training: it receives the features that it reads, batch by batch."""
 
 from __future__ import annotations
 
@@ -15,18 +15,22 @@ from torch.utils.flop_counter import FlopCounterMode
 from frugalkd.data.source import form
 from frugalkd.errors import ModelError, ObjectiveError, SelectionMisuse
 from frugalkd.models.features import Features, Taps, feature_paths, find_paths, probe_features
-from frugalkd.objectives import FeatureObjective, Objective
-from frugalkd.objectives.features import features_read, paths_of
-from frugalkd.objectives.objective import Step
-from frugalkd.objectives.seen import Seen, Shapes
+from frugalkd.objectives.objective import (
+    FeatureObjective,
+    Objective,
+    Seen,
+    Shapes,
+    Step,
+    features_read,
+    paths_of,
+)
 from frugalkd.runtime.failures import blame
 from frugalkd.selection import Batch
 from frugalkd.teachers import Targets
 
 
 class Bound(NamedTuple):
-    """An objective that reads features: of which modules, what it made for them, and what these
-    look like."""
+    """An objective that reads features: of which modules, of which shapes, and its ``parts``."""
 
     student: tuple[str, ...]
     teacher: tuple[str, ...]
@@ -34,22 +38,16 @@ class Bound(NamedTuple):
     shapes: Shapes
 
 
-_NO_FORWARD = (
-    "of the student: call it once for each batch, with gradients, within 'with criterion:'"
-)
-_NO_FEATURES = "of the teacher: set selection.features = criterion.features before the first epoch"
-
-
 class Criterion:
     """An objective for the batches of one training.
 
-    Where it reads features it is made by :func:`bind`, and is a context: within it the student's
-    features of a forward pass with gradients are kept until the criterion is called.
+    :func:`bind` makes one for an objective that reads features. It is a context: within it the
+    student's features of a forward pass with gradients are kept until the criterion is called.
 
     Args:
         objective: one loss per sample.
-        bound: what its terms read of features; none where they read none.
-        taps: of the student.
+        bound: for each of its terms, what it reads of features, or None.
+        taps: of the student; None where no features are read.
     """
 
     def __init__(
@@ -57,12 +55,12 @@ class Criterion:
     ):
         if taps is None and features_read(objective):
             raise ModelError(
-                f"{type(objective).__name__} reads features, and has no models to read them of: "
+                f"{type(objective).__name__} reads features, and has no models to read them from: "
                 "let frugalkd.distill train, or make it by frugalkd.objectives.criterion.bind"
             )
         self.objective = objective
         self.parts = nn.ModuleList(each.parts for each in bound if each is not None)
-        """What is trained and remembered beside the student."""
+        """What is trained and kept beside the student."""
         self._bound, self._taps = bound, taps
 
     @property
@@ -81,20 +79,17 @@ class Criterion:
 
         Raises:
             SelectionMisuse: features are to be read, and there are none of this batch.
-            ObjectiveError: the objective fails, or does not give one loss a row.
+            ObjectiveError: the objective fails, or does not return one loss per row.
         """
         weights = batch.weights if batch.weighted else None
         step = Step(logits, batch.targets, labels, weights, batch.progress)
         if self._taps is not None:
-            step = step._replace(seen=tuple(self._seen(batch, logits.device)))
-        return self._losses(step)
-
-    def _losses(self, step: Step) -> Tensor:
-        name, rows = type(self.objective).__name__, len(step.logits)
+            step = step._replace(seen=tuple(self._seen(self._taps, batch, logits.device)))
+        name, rows = type(self.objective).__name__, len(logits)
         try:
             losses = self.objective.losses(step)
         except Exception as error:
-            of = f"logits {tuple(step.logits.shape)}"
+            of = f"logits {tuple(logits.shape)}"
             if step.targets is not None:
                 of += f" and targets {tuple(step.targets.shape)}"
             blame(error, ObjectiveError, f"{name} fails on {of}")
@@ -102,44 +97,54 @@ class Criterion:
             raise ObjectiveError(
                 f"{name} gives {form(losses)} for {rows} rows: give one loss a row"
             )
-        detached = step.logits.requires_grad and not losses.requires_grad
+        detached = logits.requires_grad and not losses.requires_grad
         if not losses.dtype.is_floating_point or detached:
             raise ObjectiveError(
-                f"{name} gives losses of type {losses.dtype} without a gradient: make them of the "
-                "logits by differentiable operations"
+                f"{name} gives losses of type {losses.dtype} without a gradient: compute them from "
+                "the logits by differentiable operations"
             )
         return losses
 
     def flops_per_row(self, rows: int, classes: int, device: torch.device) -> dict[str, float]:
         """FLOPs of one row of a batch of ``rows``, ``forward`` and ``backward``, of what is
-        reckoned with features beside the student: adapters, products of rows. 0 without features.
-        Nothing changes, and no random stream."""
+        computed with features beside the student: adapters, products of rows. 0 without features.
+        No state and no random stream changes."""
         if self._taps is None:
             return {"forward": 0.0, "backward": 0.0}
-        seen = tuple(None if each is None else _blank(each, rows, device) for each in self._bound)
+        seen = tuple(None if each is None else _zeros(each, rows, device) for each in self._bound)
         logits = torch.zeros(rows, classes, device=device, requires_grad=True)
         labels = torch.zeros(rows, dtype=torch.int64, device=device)
         step = Step(logits, torch.zeros_like(logits), labels, seen=seen)
+        forward, backward = FlopCounterMode(display=False), FlopCounterMode(display=False)
         with torch.random.fork_rng(), torch.enable_grad():
-            counter = FlopCounterMode(display=False)
-            with counter:
+            with forward:
                 loss = self.objective.losses(step).sum()
-            forward = counter.get_total_flops()
-            counter = FlopCounterMode(display=False)
-            with counter:
+            with backward:
                 loss.backward()
-        return {"forward": forward / rows, "backward": counter.get_total_flops() / rows}
+        return {
+            "forward": forward.get_total_flops() / rows,
+            "backward": backward.get_total_flops() / rows,
+        }
 
-    def _seen(self, batch: Batch, device: torch.device) -> Iterator[Seen | None]:
-        assert self._taps is not None
-        of_student, of_teacher = self._taps.take(), batch.features
+    def _seen(self, taps: Taps, batch: Batch, device: torch.device) -> Iterator[Seen | None]:
+        of_student, of_teacher = taps.take(), batch.features
         ids = torch.from_numpy(batch.ids).to(device, non_blocking=True)
         for each in self._bound:
             if each is None:
                 yield None
                 continue
-            student = _named(of_student, each.student, _NO_FORWARD)
-            teacher = _named(of_teacher, each.teacher, _NO_FEATURES)
+            student = _named(
+                of_student,
+                each.student,
+                "of the student: call it once for each batch, with gradients, within 'with "
+                "criterion:'",
+            )
+            teacher = _named(
+                of_teacher,
+                each.teacher,
+                "of the teacher: set selection.features = criterion.features before the first "
+                "epoch",
+            )
             yield Seen(student, teacher, each.parts, ids)
 
     def __enter__(self) -> Criterion:
@@ -153,8 +158,8 @@ class Criterion:
 
 
 def check_paths(objective: Objective, student: nn.Module) -> None:
-    """Refuse an objective that reads features which ``student`` has not, before a teacher is asked
-    anything. Raises ModelError, as :func:`bind` would."""
+    """Refuse an objective that reads features which ``student`` has not, before a teacher is
+    queried. Raises ModelError, as :func:`bind` would."""
     for term in objective.terms:
         if isinstance(term, FeatureObjective):
             find_paths(paths_of(term.student), feature_paths(student), "the student")
@@ -171,19 +176,18 @@ def bind(
     labels: NDArray[np.int64] | None = None,
     seed: int = 0,
 ) -> Criterion:
-    """``objective`` for a training of ``student``. Nothing of the models changes, and no random
-    stream.
+    """``objective`` for a training of ``student``. Neither the models nor a random stream change.
 
     Args:
-        objective: any; one that reads no features is taken as it is.
+        objective: any; one that reads no features is used unchanged.
         student: on the device that it is trained on.
         targets: a live teacher, or stored targets with features.
-        batch: gives some rows of data on that device, which both models are asked about to learn
-            the shapes of their features; not called where none are read.
+        batch: returns some rows of data on that device, on which both models run to find the
+            shapes of their features; not called where none are read.
         forward: the student's logits for a batch of data.
         samples: of the data set.
-        labels: int64 (samples,), where the data set knows them beforehand.
-        seed: of the first weights of adapters.
+        labels: int64 (samples,), where the data set has them beforehand.
+        seed: of the initial weights of adapters.
 
     Raises:
         ModelError: a path means no module, the nearest ones being listed; or features are not what
@@ -217,15 +221,15 @@ def bind(
 
 
 def _named(features: Features, paths: tuple[str, ...], advice: str) -> tuple[Tensor, ...]:
-    """Those at ``paths``. Raises SelectionMisuse with the ``advice`` where one is not there."""
+    """The features at ``paths``. Raises SelectionMisuse with ``advice`` where one is missing."""
     for path in paths:
         if path not in features:
             raise SelectionMisuse(f"no feature {path} {advice}")
     return tuple(features[path] for path in paths)
 
 
-def _blank(bound: Bound, rows: int, device: torch.device) -> Seen:
-    """Features of nothing, and a copy of what is trained."""
+def _zeros(bound: Bound, rows: int, device: torch.device) -> Seen:
+    """Features of zeros, and a copy of the parts."""
     student, teacher = (
         tuple(torch.zeros(rows, *shape, device=device) for shape in shapes)
         for shapes in (bound.shapes.student, bound.shapes.teacher)

@@ -1,125 +1,416 @@
-"""Objectives that read what is inside teacher and student."""
+"""Losses of features: each row on its own."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from typing import ClassVar
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import cast, final
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from frugalkd.errors import SettingError
+from frugalkd.models.features import Adapter, Shape
+from frugalkd.models.features.adapters import channels_of, resized
 from frugalkd.objectives import _numerics as numerics
-from frugalkd.objectives.objective import BatchObjective, Objective, Step
-from frugalkd.objectives.seen import Seen, Shapes
-
-Paths = str | tuple[str, ...]
-"""One module path or several, globs among them."""
+from frugalkd.objectives.objective import FeatureObjective, Seen, Shapes
+from frugalkd.runtime.settings import Count, NotNegative, Positive
 
 
-class FeatureObjective(BatchObjective):
-    """One that reads features: what modules of student and teacher return, named by their paths.
+@dataclass(frozen=True)
+class FitNets(FeatureObjective):
+    """FitNets: hints from the middle of the teacher (Romero et al., ICLR 2015, arXiv 1412.6550).
 
-    Its loss is ``soft * transfer + hard * cross-entropy``. It needs a live teacher, or stored
-    targets with features; the teacher's logits it need not read.
+    *Loss:* ``soft * H + hard * cross-entropy``. H is the mean over a feature's values of
+    ``(r(student) - teacher)^2``, r being an adapter to the teacher's shape; of several pairs the
+    sum.
 
-    Attributes (settings, of each such dataclass):
-        student: module paths or globs, of the student.
-        teacher: the same, of the teacher.
-        soft: the weight of :meth:`transfer`.
+    *Our reading:* the paper's ``|r(student) - teacher|^2 / 2`` has a sum in place of the mean. The
+    paper trains on hints first and distils afterwards; here both are one loss, as is usual now. The
+    adapter is a 1x1 convolution or a linear layer where the channels differ, and pools or
+    interpolates where sizes do.
+
+    *Needs:* the teacher's features.
+
+    Attributes:
+        soft: the weight of H.
         hard: the weight of the cross-entropy with the label.
     """
 
-    needs_targets = True
-    mixes_rows = False
-
-    paired: ClassVar[bool] = True
-    """Whether each of the student's features belongs to one of the teacher's."""
-
-    student: Paths
-    teacher: Paths
-    soft: float
-    hard: float
-
-    def __post_init__(self) -> None:
-        for name in ("student", "teacher"):
-            given = getattr(self, name)
-            if not given or not all((given,) if isinstance(given, str) else given):
-                raise SettingError(f"{name} must name modules: paths such as layer3.2, or globs")
-        numerics.check_not_negative(soft=self.soft, hard=self.hard)
-        self.check()
-
-    def check(self) -> None:
-        """Raises SettingError for impossible settings beside the paths and weights."""
-
-    def build(self, shapes: Shapes) -> nn.Module:
-        """What it trains and remembers, for features of ``shapes``: adapters, a memory. New weights
-        come from torch's random stream.
-
-        Raises:
-            SettingError, ModelError: it cannot be computed on such features.
-        """
-        if self.paired and len(shapes.student) != len(shapes.teacher):
-            raise SettingError(
-                f"student names {len(shapes.student)} modules and teacher {len(shapes.teacher)}: "
-                "name as many, in the order in which they belong together"
-            )
-        return self.parts(shapes)
+    soft: NotNegative = 100.0
+    hard: NotNegative = 1.0
 
     def parts(self, shapes: Shapes) -> nn.Module:
-        """As :meth:`build`, of features that are known to be paired."""
+        return nn.ModuleList(Adapter(given, wanted) for given, wanted in shapes.pairs)
+
+    def transfer(self, seen: Seen, weights: Tensor) -> Tensor:
+        hints = weights.new_zeros(len(weights))
+        for adapter, student, teacher in seen.pairs_with_parts:
+            hints = hints + (adapter(student, teacher) - teacher).square().flatten(1).mean(1)
+        return hints
+
+
+@dataclass(frozen=True)
+class VID(FeatureObjective):
+    """Variational information distillation (Ahn et al., CVPR 2019, arXiv 1904.05835).
+
+    *Loss:* ``soft * V + hard * cross-entropy``. The teacher's feature is modelled as a Gaussian
+    around what an adapter r makes of the student's, with a variance for each channel that is
+    trained too: V is the mean over a feature's values of ``((teacher - r(student))^2 / variance +
+    log(variance)) / 2``; of several pairs the sum. The variance is ``log(1 + exp(a)) + 1e-5``.
+
+    *Our reading:* the constant of the Gaussian is left out, so V may be negative; the mean stands
+    in place of the paper's sum. r is one 1x1 convolution or linear layer, always there, where the
+    authors have three with ReLUs in between.
+
+    *Needs:* the teacher's features.
+
+    Attributes:
+        variance: of every channel at first, > 1e-5.
+        soft: the weight of V.
+        hard: the weight of the cross-entropy with the label.
+    """
+
+    variance: Positive = 5.0
+    soft: NotNegative = 1.0
+    hard: NotNegative = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.variance <= _LEAST_VARIANCE:
+            raise SettingError(f"variance must be above {_LEAST_VARIANCE:g}, not {self.variance}")
+
+    def parts(self, shapes: Shapes) -> nn.Module:
+        return nn.ModuleList(_Gaussian(*pair, self.variance) for pair in shapes.pairs)
+
+    def transfer(self, seen: Seen, weights: Tensor) -> Tensor:
+        unlike = weights.new_zeros(len(weights))
+        for gaussian, student, teacher in seen.pairs_with_parts:
+            unlike = unlike + gaussian(student, teacher)
+        return unlike
+
+
+_LEAST_VARIANCE = 1e-5
+
+
+@final
+class _Gaussian(nn.Module):
+    """How unlikely a teacher's feature (rows, \\*``wanted``) is, given the student's."""
+
+    def __init__(self, given: Shape, wanted: Shape, variance: float):
+        super().__init__()
+        self.mean = Adapter(given, wanted, always=True)
+        over = variance - _LEAST_VARIANCE
+        start = over + math.log(-math.expm1(-over))  # softplus's inverse, of large ones too
+        self.spread = nn.Parameter(torch.full((channels_of(wanted),), start))
+        self.at_channels = (-1,) if len(wanted) != 3 else (-1, 1, 1)
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        variance = (F.softplus(self.spread) + _LEAST_VARIANCE).view(self.at_channels)
+        square = (teacher - self.mean(student, teacher)).square()
+        return (square / variance + variance.log()).flatten(1).mean(1) / 2
+
+
+@dataclass(frozen=True)
+class AttentionTransfer(FeatureObjective):
+    """Attention transfer (Zagoruyko and Komodakis, ICLR 2017, arXiv 1612.03928).
+
+    *Loss:* ``soft * A + hard * cross-entropy``. A feature's attention is the mean over the channels
+    of its squares, a value for each position, divided by the norm over all positions; A is the mean
+    over the positions of ``(attention of the student - attention of the teacher)^2``; of several
+    pairs the sum.
+
+    *Our reading:* squared, and the mean of the positions, as in the authors' code; the paper's
+    formula has ``beta / 2`` times the distance itself. Where sizes differ the larger attention is
+    averaged down, so that nothing is trained beside the student; the paper interpolates.
+
+    *Needs:* the teacher's features, of (channels, height, width) or (tokens, width).
+
+    Attributes:
+        soft: the weight of A.
+        hard: the weight of the cross-entropy with the label.
+    """
+
+    soft: NotNegative = 1000.0
+    hard: NotNegative = 1.0
+
+    def parts(self, shapes: Shapes) -> nn.Module:
+        _check_positions(shapes)
         return nn.Module()
 
-    @abstractmethod
     def transfer(self, seen: Seen, weights: Tensor) -> Tensor:
-        """What is learned from the features, one value per sample, as of a
-        :class:`BatchObjective`.
+        apart = weights.new_zeros(len(weights))
+        for pair in seen.pairs:
+            student, teacher = _by_position(*map(_energy, pair))
+            difference = _attention(student) - _attention(teacher)
+            apart = apart + difference.square().mean(1)
+        return apart
 
-        Args:
-            seen: its features in the dtype that the loss is to have.
-            weights: (rows,), in the same dtype.
-        """
 
-    def __call__(
-        self,
-        logits: Tensor,
-        targets: Tensor | None,
-        labels: Tensor,
-        weights: Tensor | None = None,
-        seen: Seen | None = None,
-    ) -> Tensor:
-        """As of every :class:`BatchObjective`; ``seen`` are the features.
+def _energy(feature: Tensor) -> Tensor:
+    """The mean square of the channels, (rows, 1, height, width) or (rows, tokens, 1)."""
+    return feature.square().mean(1 if feature.ndim == 4 else 2, keepdim=True)
 
-        Raises:
-            SettingError: there are no features.
-        """
-        if seen is None:
-            raise SettingError(
-                f"{type(self).__name__} reads features: let frugalkd.objectives.criterion.bind "
-                "hand them out"
-            )
-        logits = numerics.full(logits)
-        student, teacher = (
-            tuple(feature.to(logits.dtype) for feature in features)
-            for features in (seen.student, seen.teacher)
+
+def _attention(energy: Tensor) -> Tensor:
+    """(rows, positions), of norm 1; 0 where the feature is."""
+    flat = energy[:, 0]
+    return numerics.over(flat, torch.linalg.vector_norm(flat, dim=1, keepdim=True))
+
+
+@dataclass(frozen=True)
+class NST(FeatureObjective):
+    """Neuron selectivity transfer (Huang and Wang, 2017, arXiv 1707.01219).
+
+    *Loss:* ``soft * M + hard * cross-entropy``. Each channel of a feature is a vector over the
+    positions, divided by its norm; M is the squared maximum mean discrepancy of the student's and
+    the teacher's channels under the kernel ``(x . y)^2``: the mean of the kernel over the pairs of
+    the teacher's channels, plus that over the student's, minus twice that over the mixed ones; of
+    several pairs of modules the sum.
+
+    *Our reading:* where sizes differ the larger feature is averaged down. The paper tries three
+    kernels and recommends this one.
+
+    *Needs:* the teacher's features, of (channels, height, width) or (tokens, width).
+
+    Attributes:
+        soft: the weight of M.
+        hard: the weight of the cross-entropy with the label.
+    """
+
+    soft: NotNegative = 50.0
+    hard: NotNegative = 1.0
+
+    def parts(self, shapes: Shapes) -> nn.Module:
+        _check_positions(shapes)
+        return nn.Module()
+
+    def transfer(self, seen: Seen, weights: Tensor) -> Tensor:
+        apart = weights.new_zeros(len(weights))
+        for pair in seen.pairs:
+            student, teacher = map(_directions, _by_position(*pair))
+            apart = apart + _kernel(teacher, teacher) + _kernel(student, student)
+            apart = apart - 2 * _kernel(student, teacher)
+        return apart
+
+
+def _directions(values: Tensor) -> Tensor:
+    """(rows, channels, positions), each channel of norm 1; 0 where the channel is."""
+    return numerics.over(values, torch.linalg.vector_norm(values, dim=2, keepdim=True))
+
+
+def _kernel(one: Tensor, other: Tensor) -> Tensor:
+    """(rows,), the mean over all pairs of channels."""
+    return (one @ other.transpose(1, 2)).square().mean((1, 2))
+
+
+@dataclass(frozen=True)
+class FSP(FeatureObjective):
+    """A gift from knowledge distillation: the flow between layers (Yim et al., CVPR 2017).
+
+    *Loss:* ``soft * G + hard * cross-entropy``. The flow of two maps of one model is their product
+    over the positions, (channels of the first, channels of the second), divided by the number of
+    positions; G is the squared distance of student's and teacher's flow, summed over the matrix and
+    over the pairs of maps that follow each other in ``student`` and ``teacher``.
+
+    *Our reading:* the paper has models of the same channels; here a 1x1 convolution makes the
+    student's channels the teacher's where they differ. Within a pair the larger map is max-pooled
+    to the size of the other. The paper trains on G first and on the labels afterwards; here both
+    are one loss.
+
+    *Needs:* the teacher's features, of (channels, height, width), at least two.
+
+    Attributes:
+        soft: the weight of G.
+        hard: the weight of the cross-entropy with the label.
+    """
+
+    soft: NotNegative = 1.0
+    hard: NotNegative = 1.0
+
+    def parts(self, shapes: Shapes) -> nn.Module:
+        _check_maps(shapes)
+        if len(shapes.student) < 2:
+            raise SettingError("a flow goes from one map to another: name two modules or more")
+        return nn.ModuleList(
+            Adapter(given, (wanted[0], *given[1:])) for given, wanted in shapes.pairs
         )
-        seen = seen._replace(student=student, teacher=teacher)
-        with numerics.whole(logits):
-            losses = self.soft * self.transfer(seen, numerics.weights_or_ones(weights, logits))
-        if self.hard:
-            losses = losses + self.hard * numerics.cross_entropy(logits, labels)
-        return losses
 
-    def losses(self, step: Step) -> Tensor:
-        return self(step.logits, step.targets, step.labels, step.weights, step.seen[0])
+    def transfer(self, seen: Seen, weights: Tensor) -> Tensor:
+        adapted = [adapter(feature) for adapter, feature, _ in seen.pairs_with_parts]
+        apart = weights.new_zeros(len(weights))
+        for student, teacher in zip(pairwise(adapted), pairwise(seen.teacher), strict=True):
+            apart = apart + (_flow(*student) - _flow(*teacher)).square().sum((1, 2))
+        return apart
 
 
-def paths_of(given: Paths) -> tuple[str, ...]:
-    """As several."""
-    return (given,) if isinstance(given, str) else given
+def _flow(first: Tensor, second: Tensor) -> Tensor:
+    """(rows, channels of the first, channels of the second)."""
+    sizes = tuple(min(pair) for pair in zip(first.shape[2:], second.shape[2:], strict=True))
+    one, other = (
+        feature if tuple(feature.shape[2:]) == sizes else F.adaptive_max_pool2d(feature, sizes)
+        for feature in (first, second)
+    )
+    return one.flatten(2) @ other.flatten(2).transpose(1, 2) / (sizes[0] * sizes[1])
 
 
-def features_read(objective: Objective) -> tuple[str, ...]:
-    """The paths and globs of the teacher's features that ``objective`` reads, all terms of a sum
-    together; none where it reads none."""
-    terms = (term for term in objective.terms if isinstance(term, FeatureObjective))
-    return tuple(dict.fromkeys(path for term in terms for path in paths_of(term.teacher)))
+@dataclass(frozen=True)
+class ReviewKD(FeatureObjective):
+    """Distilling knowledge via knowledge review (Chen et al., CVPR 2021, arXiv 2104.09044).
+
+    *Loss:* ``soft * R + hard * cross-entropy``. From the last module to the first, the student's
+    map becomes ``width`` channels by a 1x1 convolution and is fused with what has come from the
+    deeper ones, interpolated to its size: ``a * own + b * deeper``, a and b being attentions for
+    each position, a sigmoid of a 1x1 convolution of both. A 3x3 convolution makes the teacher's
+    channels of it, at the teacher's size, and R sums over the modules the distance to the teacher's
+    map: the mean square of the difference, and with the weights 1/2, 1/4 and 1/8 that of both maps
+    averaged down to 4 x 4, 2 x 2 and 1 x 1 positions (where the map is larger), divided by the sum
+    of the weights.
+
+    *Our reading:* no BatchNorm after the convolutions: its statistics would mix rows whatever they
+    weigh.
+
+    *Needs:* the teacher's features, of (channels, height, width).
+
+    Attributes:
+        student: module paths or globs, of the student, from its first to its last.
+        width: channels of the fusion.
+        soft: the weight of R.
+        hard: the weight of the cross-entropy with the label.
+    """
+
+    width: Count = 64
+    soft: NotNegative = 1.0
+    hard: NotNegative = 1.0
+
+    def parts(self, shapes: Shapes) -> nn.Module:
+        _check_maps(shapes)
+        last = len(shapes.student) - 1
+        return nn.ModuleList(
+            _Fusion(given, wanted, self.width, deeper=place < last)
+            for place, (given, wanted) in enumerate(shapes.pairs)
+        )
+
+    def transfer(self, seen: Seen, weights: Tensor) -> Tensor:
+        apart, deeper = weights.new_zeros(len(weights)), None
+        for fusion, student, teacher in reversed(list(seen.pairs_with_parts)):
+            made, deeper = cast(_Fusion, fusion)(student, deeper)
+            apart = apart + _hierarchical(made, teacher)
+        return apart
+
+
+@final
+class _Fusion(nn.Module):
+    """From a student's map and the fused deeper maps to a map like the teacher's, and the fused map
+    for the next module."""
+
+    def __init__(self, given: Shape, wanted: Shape, width: int, *, deeper: bool):
+        super().__init__()
+        self.size = wanted[1:]
+        self.own = nn.Conv2d(given[0], width, 1, bias=False)
+        self.attention = nn.Conv2d(2 * width, 2, 1) if deeper else None
+        self.out = nn.Conv2d(width, wanted[0], 3, padding=1, bias=False)
+
+    def forward(self, student: Tensor, deeper: Tensor | None) -> tuple[Tensor, Tensor]:
+        fused = self.own(student)
+        if self.attention is not None:
+            assert deeper is not None
+            deeper = F.interpolate(deeper, fused.shape[2:], mode="nearest")
+            shares = self.attention(torch.cat([fused, deeper], dim=1)).sigmoid()
+            fused = fused * shares[:, :1] + deeper * shares[:, 1:]
+        if fused.shape[2:] != self.size:
+            fused = F.interpolate(fused, self.size, mode="nearest")
+        return self.out(fused), fused
+
+
+def _hierarchical(student: Tensor, teacher: Tensor) -> Tensor:
+    """(rows,), the distance of two maps of one shape on several levels."""
+    apart = (student - teacher).square().mean((1, 2, 3))
+    weight = total = 1.0
+    for level in (4, 2, 1):
+        if level < teacher.shape[2]:
+            weight /= 2
+            total += weight
+            pooled = F.adaptive_avg_pool2d(student - teacher, level)
+            apart = apart + weight * pooled.square().mean((1, 2, 3))
+    return apart / total
+
+
+@dataclass(frozen=True)
+class SimKD(FeatureObjective):
+    """Knowledge distillation with the reused teacher classifier (Chen et al., CVPR 2022,
+    arXiv 2203.14001).
+
+    *Loss:* ``soft * S + hard * cross-entropy``. S is the mean over a feature's values of ``(student
+    - teacher)^2``, of several pairs the sum; the student's feature is what its projector returns,
+    the teacher's is the input of its classifier, and that classifier is the student's too.
+
+    *Our reading:* the projector is one linear layer on the input of the student's classifier, where
+    the authors have three convolutions on maps. It is a part of the student, unlike an adapter, and
+    is put there by ``student.model.reuse_classifier_dim: WIDTH`` in a recipe or
+    ``frugalkd.reuse_classifier``, in place of the student's last linear layer; WIDTH is how many
+    values the teacher's takes.
+
+    *Needs:* the teacher's features, of the shape of the student's: ``{name: simkd, student:
+    head.projector, teacher: 'head:input'}`` where both models call their last layer ``head``.
+
+    Attributes:
+        student: path of the projector.
+        teacher: path of the input of the teacher's classifier.
+        soft: the weight of S.
+        hard: the weight of the cross-entropy with the label.
+    """
+
+    soft: NotNegative = 1.0
+    hard: NotNegative = 0.0
+
+    def parts(self, shapes: Shapes) -> nn.Module:
+        for given, wanted in shapes.pairs:
+            if given != wanted:
+                raise SettingError(
+                    f"the student's feature is of shape {given}, the teacher's of {wanted}: name "
+                    "the projector of a student that reuses the teacher's classifier "
+                    "(student.model.reuse_classifier_dim)"
+                )
+        return nn.Module()
+
+    def transfer(self, seen: Seen, weights: Tensor) -> Tensor:
+        apart = weights.new_zeros(len(weights))
+        for student, teacher in seen.pairs:
+            apart = apart + (student - teacher).square().flatten(1).mean(1)
+        return apart
+
+
+def _check_positions(shapes: Shapes) -> None:
+    """Raises SettingError unless both features of each pair are maps, or both tokens."""
+    for given, wanted in shapes.pairs:
+        if len(given) != len(wanted) or len(given) not in (2, 3):
+            raise SettingError(
+                f"features of shape {given} and {wanted} have no positions in common: name modules "
+                "that return maps (channels, height, width), or both of them tokens"
+            )
+
+
+def _check_maps(shapes: Shapes) -> None:
+    """Raises SettingError unless all features are maps."""
+    for shape in (*shapes.student, *shapes.teacher):
+        if len(shape) != 3:
+            raise SettingError(
+                f"a feature of shape {shape} is no map: name modules that return (channels, "
+                "height, width)"
+            )
+
+
+def _by_position(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Both features as (rows, channels, positions), the larger one averaged down to the positions
+    of the other."""
+    if one.ndim == 3:  # tokens
+        length = min(one.shape[1], other.shape[1])
+        pair = (resized(feature, (length, 1)).transpose(1, 2) for feature in (one, other))
+    else:
+        sizes = [min(pair) for pair in zip(one.shape[2:], other.shape[2:], strict=True)]
+        pair = (resized(feature, (1, *sizes)).flatten(2) for feature in (one, other))
+    student, teacher = pair
+    return student, teacher

@@ -3,21 +3,69 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from frugalkd.objectives.seen import Seen
+from frugalkd.errors import SettingError
+from frugalkd.models.features import Shape
+from frugalkd.objectives import _numerics as numerics
 from frugalkd.runtime.settings import Settings
 from frugalkd.teachers.fidelity import Fidelity
 
+Paths = str | tuple[str, ...]
+"""One module path or several, globs among them."""
+
+
+class Seen(NamedTuple):
+    """The features of one step, for one objective.
+
+    ``student`` and ``teacher``: (rows, ...) each, of the modules that the objective names, in their
+    order. ``parts``: what its ``parts`` returned. ``ids``: int64 (rows,), on the same device.
+    """
+
+    student: tuple[Tensor, ...]
+    teacher: tuple[Tensor, ...]
+    parts: nn.Module
+    ids: Tensor
+
+    @property
+    def pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each of the student's features, and the teacher's that belongs to it."""
+        return zip(self.student, self.teacher, strict=True)
+
+    @property
+    def pairs_with_parts(self) -> Iterator[tuple[Any, Tensor, Tensor]]:
+        """The same, each with its child of ``parts``."""
+        return zip(self.parts.children(), self.student, self.teacher, strict=True)
+
+
+class Shapes(NamedTuple):
+    """What is known of features before a training.
+
+    ``student`` and ``teacher``: their shapes without the rows. ``samples``: of the data set.
+    ``labels``: int64 (samples,), or None where they are not known beforehand.
+    """
+
+    student: tuple[Shape, ...]
+    teacher: tuple[Shape, ...]
+    samples: int
+    labels: Tensor | None
+
+    @property
+    def pairs(self) -> Iterator[tuple[Shape, Shape]]:
+        """Of each of the student's features, and of the teacher's that belongs to it."""
+        return zip(self.student, self.teacher, strict=True)
+
 
 class Step(NamedTuple):
-    """What a training step has to say to an objective.
+    """The inputs of an objective in a training step.
 
     ``logits``, ``targets``, ``labels`` and ``weights`` as for :class:`BatchObjective`; ``progress``
-    of the training, in [0, 1); ``seen``, for each term of an objective that reads features (one
-    where it is no sum), what it sees of them, else None.
+    of the training, in [0, 1); ``seen``, for each term of a sum (or the one objective), the
+    features that it reads, or None.
     """
 
     logits: Tensor
@@ -29,17 +77,17 @@ class Step(NamedTuple):
 
 
 class Objective(Settings, ABC):
-    """A distillation loss that is never reduced here, so that every sample can be weighed."""
+    """A distillation loss that is not reduced, so that every sample can be weighted."""
 
     needs_targets: bool
-    """Whether it reads the teacher's outputs; without that no teacher is asked."""
+    """Whether it reads the teacher's outputs; if not, no teacher is queried."""
 
     reads: Fidelity = Fidelity.DRAWS
     """How much of the teacher's logits it reads; soft targets that keep less are refused. Below
     ``DIFFERENCES`` it reads their softmax at its attribute ``temperature`` only."""
 
     mixes_rows: bool = False
-    """Whether a sample's loss is made with the other samples of its batch."""
+    """Whether the loss of a sample depends on the other samples of its batch."""
 
     @abstractmethod
     def __call__(self, logits: Tensor, targets: Tensor | None, labels: Tensor) -> Tensor:
@@ -55,31 +103,31 @@ class Objective(Settings, ABC):
         """
 
     def losses(self, step: Step) -> Tensor:
-        """The objective of a training step: it takes of it what it needs."""
+        """The losses of a training step."""
         return self(step.logits, step.targets, step.labels)
 
     @property
     def terms(self) -> tuple[Objective, ...]:
-        """What it sums: itself, where it is no sum."""
+        """The objectives that it sums: itself, unless it is a sum."""
         return (self,)
 
     def at(self, progress: float) -> Objective:
-        """As it is at ``progress`` of the training, in [0, 1]: the same, where nothing is
+        """The objective at ``progress`` of the training, in [0, 1]: itself, unless a setting is
         scheduled."""
         return self
 
     def __repr__(self) -> str:
-        """Its settings, which tell one training from another; dataclasses have one of their own."""
+        """Its settings, which identify a training; dataclasses have a ``__repr__`` already."""
         settings = (f"{name}={value!r}" for name, value in sorted(vars(self).items()))
         return f"{type(self).__qualname__}({', '.join(settings)})"
 
 
 class BatchObjective(Objective):
-    """One whose loss of a sample is made with the other samples of the batch, and so with their
-    weights: a pair (i, j) weighs ``w_i * w_j``, and means over the batch are weighted.
+    """An objective whose loss of a sample depends on the other samples of the batch, and so on
+    their weights: a pair (i, j) weighs ``w_i * w_j``, and means over the batch are weighted.
 
     Every weight counts once: here those of the others, and in ``Batch.reduce`` the sample's own. So
-    ``reduce`` is the same for all objectives, and what the ledger is told stays unweighted.
+    ``reduce`` is the same for all objectives, and the ledger's losses stay unweighted.
     """
 
     mixes_rows = True
@@ -103,3 +151,105 @@ class BatchObjective(Objective):
 
     def losses(self, step: Step) -> Tensor:
         return self(step.logits, step.targets, step.labels, step.weights)
+
+
+@dataclass(frozen=True)
+class FeatureObjective(BatchObjective):
+    """An objective that reads features: what modules of student and teacher return.
+
+    Its loss is ``soft * transfer + hard * cross-entropy``, both weights being settings of each
+    subclass. It needs a live teacher, or stored targets with features; it need not read the
+    teacher's logits.
+
+    Attributes:
+        student: module paths or globs, of the student.
+        teacher: as many of the teacher, in the order in which they belong together.
+    """
+
+    needs_targets = True
+    mixes_rows = False
+
+    student: Paths
+    teacher: Paths
+    if TYPE_CHECKING:  # fields of each subclass, with its own defaults
+        soft: ClassVar[float]
+        hard: ClassVar[float]
+
+    def __post_init__(self) -> None:
+        for name in ("student", "teacher"):
+            given = getattr(self, name)
+            if not given or not all((given,) if isinstance(given, str) else given):
+                raise SettingError(f"{name} must name modules: paths such as layer3.2, or globs")
+
+    def build(self, shapes: Shapes) -> nn.Module:
+        """What it trains and keeps for features of ``shapes``: adapters, a memory. Initial weights
+        come from torch's random stream.
+
+        Raises:
+            SettingError, ModelError: it cannot be computed on such features.
+        """
+        if len(shapes.student) != len(shapes.teacher):
+            raise SettingError(
+                f"student names {len(shapes.student)} modules and teacher {len(shapes.teacher)}: "
+                "name as many, in the order in which they belong together"
+            )
+        return self.parts(shapes)
+
+    def parts(self, shapes: Shapes) -> nn.Module:
+        """As :meth:`build`, of as many features of the student as of the teacher."""
+        return nn.Module()
+
+    @abstractmethod
+    def transfer(self, seen: Seen, weights: Tensor) -> Tensor:
+        """What is learned from the features, one value per sample, as of a
+        :class:`BatchObjective`.
+
+        Args:
+            seen: its features in the dtype that the loss is to have.
+            weights: (rows,), in the same dtype.
+        """
+
+    def __call__(
+        self,
+        logits: Tensor,
+        targets: Tensor | None,
+        labels: Tensor,
+        weights: Tensor | None = None,
+        seen: Seen | None = None,
+    ) -> Tensor:
+        """As of every :class:`BatchObjective`; ``seen`` are the features.
+
+        Raises:
+            SettingError: there are no features.
+        """
+        if seen is None:
+            raise SettingError(
+                f"{type(self).__name__} reads features: let frugalkd.objectives.criterion.bind "
+                "provide them"
+            )
+        logits = numerics.full(logits)
+        student, teacher = (
+            tuple(feature.to(logits.dtype) for feature in features)
+            for features in (seen.student, seen.teacher)
+        )
+        seen = seen._replace(student=student, teacher=teacher)
+        with numerics.no_autocast(logits):
+            losses = self.soft * self.transfer(seen, numerics.weights_or_ones(weights, logits))
+        if self.hard:
+            losses = losses + self.hard * numerics.cross_entropy(logits, labels)
+        return losses
+
+    def losses(self, step: Step) -> Tensor:
+        return self(step.logits, step.targets, step.labels, step.weights, step.seen[0])
+
+
+def paths_of(given: Paths) -> tuple[str, ...]:
+    """``given`` as a tuple."""
+    return (given,) if isinstance(given, str) else given
+
+
+def features_read(objective: Objective) -> tuple[str, ...]:
+    """The paths and globs of the teacher's features that ``objective`` reads, all terms of a sum
+    together; empty where it reads none."""
+    terms = (term for term in objective.terms if isinstance(term, FeatureObjective))
+    return tuple(dict.fromkeys(path for term in terms for path in paths_of(term.teacher)))

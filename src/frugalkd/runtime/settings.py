@@ -7,7 +7,7 @@ from dataclasses import fields
 from functools import cache, wraps
 from numbers import Integral, Real
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from frugalkd.errors import SettingError
 from frugalkd.files.parsing import one_line
@@ -25,6 +25,17 @@ MOST_ROWS = 2**31 - 1
 MOST_WORKERS = 1024
 """Processes that read data: more would end in a machine that starts none at all."""
 
+Positive = Annotated[float, "positive"]
+NotNegative = Annotated[float, "0 or more"]
+Fraction = Annotated[float, "in [0, 1]"]
+Count = Annotated[int, "positive"]
+
+_BOUNDS = {
+    "positive": lambda value: value > 0,
+    "0 or more": lambda value: value >= 0,
+    "in [0, 1]": lambda value: 0 <= value <= 1,
+}
+
 _CALLED = {bool: "True or False", int: "a whole number", float: "a finite number", str: "text"}
 
 
@@ -32,9 +43,10 @@ class Settings:
     """Base of dataclasses of settings. Before their own ``__post_init__`` each value is compared
     with its declared type: ``True`` is no number, and neither is text; a whole number is also a
     number. Types other than numbers, text, classes, literals, tuples and unions are not compared.
+    A setting that is declared ``Positive``, ``NotNegative``, ``Fraction`` or ``Count`` is bounded.
 
     Raises:
-        SettingError: a value of another type, or a number that is not finite.
+        SettingError: a value of another type or out of its bounds, or a number that is not finite.
     """
 
     def __init_subclass__(cls, **given: Any) -> None:
@@ -49,8 +61,17 @@ class Settings:
             cls.__post_init__ = checked
 
     def __post_init__(self) -> None:
-        kinds = _types(type(self))
+        kinds = types_of(type(self))
         check_types(**{name: (getattr(self, name), kinds[name]) for name in kinds})
+        for name, bounds in _bounds(type(self)).items():
+            check_bounds(bounds, **{name: getattr(self, name)})
+
+
+def check_bounds(bounds: str, **values: float) -> None:
+    """Raises SettingError where a value is not ``bounds``: "positive", "0 or more", "in [0, 1]"."""
+    for name, value in values.items():
+        if not _BOUNDS[bounds](value):
+            raise SettingError(f"{name} must be {bounds}, not {value}")
 
 
 def check_types(**values: tuple[Any, Any]) -> None:
@@ -91,12 +112,21 @@ def shown(value: Any) -> str:
 
 
 @cache
-def _types(cls: type) -> dict[str, Any]:
+def types_of(cls: type) -> dict[str, Any]:
+    """The settings of a dataclass with their types, bounds left out."""
     try:
         hints = get_type_hints(cls)
     except NameError:  # of a class within a function of the user's
         return {}
     return {field.name: hints[field.name] for field in fields(cls)}  # pyright: ignore
+
+
+@cache
+def _bounds(cls: type) -> dict[str, str]:
+    """Which settings of a class are bounded, and how."""
+    hints = get_type_hints(cls, include_extras=True) if types_of(cls) else {}
+    return {name: kind.__metadata__[0] for name, kind in hints.items()
+            if get_origin(kind) is Annotated and kind.__metadata__[0] in _BOUNDS}  # fmt: skip
 
 
 def _fits(value: Any, kind: Any) -> bool:

@@ -12,7 +12,7 @@ from frugalkd.experiments.recipes.schema import Recipe
 from frugalkd.experiments.runs.material import RunData, make_data, make_model
 from frugalkd.models.features.paths import feature_paths, find_paths
 from frugalkd.objectives.criterion import check_paths
-from frugalkd.objectives.features import features_read
+from frugalkd.objectives.objective import features_read
 
 
 def check_feature_paths(arms: Sequence[ResolvedArm]) -> None:

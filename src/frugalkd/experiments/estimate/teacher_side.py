@@ -17,7 +17,7 @@ from frugalkd.experiments.estimate.setting import Setting, gate_of
 from frugalkd.experiments.estimate.timing import Timing, time_looks, time_training
 from frugalkd.experiments.runs.material import make_model
 from frugalkd.experiments.runs.targets import encoding_of
-from frugalkd.objectives.features import features_read
+from frugalkd.objectives.objective import features_read
 from frugalkd.policies import All, Policy
 from frugalkd.teachers import StoredTargets
 from frugalkd.training.api import train_teacher

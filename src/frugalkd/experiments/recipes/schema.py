@@ -13,7 +13,7 @@ from frugalkd.experiments.recipes.specs import ObjectiveSpec, PolicySpec
 from frugalkd.experiments.recipes.trackers import Trackers
 from frugalkd.models.features.paths import is_glob, means
 from frugalkd.models.settings import ModelSettings
-from frugalkd.objectives.features import features_read
+from frugalkd.objectives.objective import features_read
 from frugalkd.policies import SelfRegulation
 from frugalkd.policies.modes import MODES, ModeName
 from frugalkd.runtime.sections import NamedOrPath, PlainDict, Strict

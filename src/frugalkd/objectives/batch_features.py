@@ -1,4 +1,4 @@
-"""Relational knowledge distillation: distances and angles (Park et al., CVPR 2019)."""
+"""Losses of features that compare the rows of a batch."""
 
 from __future__ import annotations
 
@@ -9,8 +9,50 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from frugalkd.objectives import _numerics as numerics
-from frugalkd.objectives.features import FeatureObjective, Paths
-from frugalkd.objectives.seen import Seen
+from frugalkd.objectives.objective import FeatureObjective, Seen
+from frugalkd.runtime.settings import NotNegative
+
+
+@dataclass(frozen=True)
+class SimilarityPreserving(FeatureObjective):
+    """Similarity-preserving knowledge distillation (Tung and Mori, ICCV 2019, arXiv 1907.09682).
+
+    *Loss:* ``soft * SP + hard * cross-entropy``. With the features Q (rows, values), flattened, the
+    similarities are ``Q Q'``, each row of them divided by its norm; SP is the mean over all pairs
+    of rows (i, j) of the squared difference of student's and teacher's; of several pairs of modules
+    the sum.
+
+    *Our reading:* none is needed but for the weights; shapes may differ, since only products of
+    rows of one model are compared.
+
+    *Weights:* the pair (i, j) weighs w_i * w_j, over the square of the number of rows, and a
+    row's norm is that of weighted similarities: a weight of 2 is the row twice.
+
+    *Needs:* the teacher's features.
+
+    Attributes:
+        soft: the weight of SP.
+        hard: the weight of the cross-entropy with the label.
+    """
+
+    soft: NotNegative = 3000.0
+    hard: NotNegative = 1.0
+    mixes_rows = True
+
+    def transfer(self, seen: Seen, weights: Tensor) -> Tensor:
+        apart = weights.new_zeros(len(weights))
+        for student, teacher in seen.pairs:
+            difference = _similarities(student, weights) - _similarities(teacher, weights)
+            apart = apart + difference.square() @ weights / len(weights)
+        return apart
+
+
+def _similarities(feature: Tensor, weights: Tensor) -> Tensor:
+    """(rows, rows), each row of weighted norm 1; 0 where the feature is."""
+    rows = feature.flatten(1)
+    products = rows @ rows.T
+    norms = torch.linalg.vector_norm(weights.sqrt() * products, dim=1, keepdim=True)
+    return numerics.over(products, norms)
 
 
 @dataclass(frozen=True)
@@ -34,28 +76,21 @@ class RKD(FeatureObjective):
     *Needs:* the teacher's features. A takes rows^3 values of memory.
 
     Attributes:
-        student: module paths or globs, of the student.
-        teacher: as many of the teacher, in the order in which they belong together.
         distance: the weight of D.
         angle: the weight of A.
         soft: the weight of both.
         hard: the weight of the cross-entropy with the label.
     """
 
-    student: Paths
-    teacher: Paths
-    distance: float = 25.0
-    angle: float = 50.0
-    soft: float = 1.0
-    hard: float = 1.0
+    distance: NotNegative = 25.0
+    angle: NotNegative = 50.0
+    soft: NotNegative = 1.0
+    hard: NotNegative = 1.0
     mixes_rows = True
-
-    def check(self) -> None:
-        numerics.check_not_negative(distance=self.distance, angle=self.angle)
 
     def transfer(self, seen: Seen, weights: Tensor) -> Tensor:
         apart = weights.new_zeros(len(weights))
-        for student, teacher in zip(seen.student, seen.teacher, strict=True):
+        for student, teacher in seen.pairs:
             pairs = [_distances(feature.flatten(1)) for feature in (student, teacher)]
             if self.distance:
                 scaled = [_scaled(distances, weights) for distances in pairs]
@@ -84,7 +119,7 @@ def _scaled(distances: Tensor, weights: Tensor) -> Tensor:
 def _cosines(rows: Tensor, distances: Tensor) -> Tensor:
     """(rows, rows, rows), at [j, i, k] the cosine of the angle at j between i and k; from products
     of rows, which take less memory than the differences."""
-    rows = rows - rows.detach().mean(0)  # no difference knows it, and small products lose less
+    rows = rows - rows.detach().mean(0)  # no difference depends on it, and small products lose less
     products = rows @ rows.T
     own = products.diagonal()
     between = products - products[:, :, None] - products[:, None, :] + own[:, None, None]
