@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ from frugalkd.experiments.comparison.worker import carry_out
 from frugalkd.experiments.recipes.load import override
 from frugalkd.experiments.report import collect, headline_of, make_page
 from frugalkd.experiments.runs import schema
+from toys import kinds_recipe, write_kinds
 
 
 def kinds(started):
@@ -361,6 +363,24 @@ def test_arms_that_are_the_same_run_share_it(workers, tiny, tmp_path):
     vanilla, twin = comparison["arms"]
     assert runs(workers.started) == [("self-regulated", 0), ("vanilla", 0)]
     assert vanilla["accuracy"] == twin["accuracy"]
+
+
+def test_a_resumed_comparison_refuses_replaced_data(workers, tmp_path):
+    recipe = kinds_recipe(data=write_kinds(tmp_path / "set"))
+    args: dict[str, Any] = {"arms": ["vanilla", "regulated"], "seeds": 1, "out": tmp_path / "out"}
+    workers.stop_after = 3  # a teacher, its soft targets, a student
+    with pytest.raises(KeyboardInterrupt):
+        compare(recipe, **args)
+    write_kinds(tmp_path / "set", level=61)
+    before, workers.stop_after = len(workers.started), None
+    with pytest.raises(RunFolderError, match=r"teachers/\S+ holds a finished run on other data"):
+        compare(recipe, **args)
+    array = prepare(recipe, **args)
+    with pytest.raises(RunFolderError, match="holds a finished run on other data"):
+        run_one(array, list_jobs(array)[0]["digest"])
+    assert len(workers.started) == before
+    write_kinds(tmp_path / "set")
+    assert compare(recipe, **args)["complete"]
 
 
 def test_a_results_file_cut_short_fails_its_run_with_one_line(workers, tiny, tmp_path):

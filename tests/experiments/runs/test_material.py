@@ -5,13 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 from frugalkd.data import ImageData, load_data
-from frugalkd.errors import DataError, FrugalKDWarning, LedgerError, ModelError, TargetsError
+from frugalkd.errors import (
+    DataError,
+    FrugalKDWarning,
+    LedgerError,
+    ModelError,
+    RunFolderError,
+    TargetsError,
+)
 from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.runs.execute import distill, teach
 from frugalkd.experiments.runs.material import make_teacher
@@ -23,7 +31,7 @@ from frugalkd.models.saved import load
 from frugalkd.runtime.imports import Allowed
 from frugalkd.teachers import StoredTargets
 from frugalkd.training.evaluation import measure, predict
-from toys import KINDS, kinds, kinds_recipe
+from toys import KINDS, kinds, kinds_recipe, write_kinds
 
 MIXED = ("dog", "ant", "bee", "cat")
 OTHERS = ("wasp", "bee", "cat", "dog")
@@ -150,17 +158,7 @@ def test_sound_1_a_ledger_of_data_in_another_order_is_refused(teacher, tmp_path)
 
 
 def test_sound_1_a_renamed_class_folder_is_refused(tmp_path):
-    from PIL import Image
-
-    for part in ("train", "test"):
-        for level, name in enumerate(KINDS):
-            (tmp_path / "set" / part / name).mkdir(parents=True)
-            for each in range(3):
-                at = tmp_path / "set" / part / name / f"{each}.png"
-                Image.new("L", (6, 6), 60 * level + each).save(at)
-    recipe = kinds_recipe(
-        data={"name": "image-folder", "options": {"path": str(tmp_path / "set"), "channels": 1}}
-    )
+    recipe = kinds_recipe(data=write_kinds(tmp_path / "set"))
     teach(recipe, tmp_path / "t")
     for part in ("train", "test"):
         (tmp_path / "set" / part / "ant").rename(tmp_path / "set" / part / "wasp")
@@ -172,18 +170,8 @@ def test_sound_1_a_renamed_class_folder_is_refused(tmp_path):
 
 def test_sound_1_folders_that_change_places_keep_their_names_and_are_warned_of(tmp_path):
     """The classes have the names that they had; only labels can say that they mean others."""
-    from PIL import Image
-
-    for part, samples in (("train", 6), ("test", 10)):
-        for level, name in enumerate(KINDS):
-            (tmp_path / "set" / part / name).mkdir(parents=True)
-            for each in range(samples):
-                at = tmp_path / "set" / part / name / f"{each}.png"
-                Image.new("L", (6, 6), 80 * level + each).save(at)
-    options = {"path": str(tmp_path / "set"), "channels": 1}
-    recipe = kinds_recipe(
-        data={"name": "image-folder", "options": options}, teacher__training__epochs=60
-    )
+    data = write_kinds(tmp_path / "set", samples=10, level=80)
+    recipe = kinds_recipe(data=data, teacher__training__epochs=40)
     assert teach(recipe, tmp_path / "t")["evaluation"]["accuracy"] > 0.7
     distill(recipe, tmp_path / "before", teacher=tmp_path / "t")
     for part in ("train", "test"):
@@ -291,3 +279,36 @@ def test_sound_1_reordering_twice_comes_back(teacher):
     assert Counter(origin_of(model).classes) == Counter(KINDS)
     reorder_classes(model, KINDS)
     assert torch.equal(model(x), own)
+
+
+def test_a_finished_run_on_replaced_files_is_refused(tmp_path):
+    recipe = kinds_recipe(data=write_kinds(tmp_path / "set"))
+    results = teach(recipe, tmp_path / "t")
+    assert set(results["data"]) == {"train", "held_out"}
+    distill(recipe, tmp_path / "s", teacher=tmp_path / "t")
+    assert teach(recipe, tmp_path / "t", resume=True) == results
+    replaced = tmp_path / "set" / "test" / "bee" / "0.png"
+    content = replaced.read_bytes()
+    write_kinds(tmp_path / "set", level=61)
+    for again in (teach, partial(distill, teacher=tmp_path / "t")):
+        folder = tmp_path / ("t" if again is teach else "s")
+        with pytest.raises(RunFolderError, match=rf"{folder} holds a finished run on other data"):
+            again(recipe, folder, resume=True)
+    write_kinds(tmp_path / "set")
+    assert replaced.read_bytes() == content
+    assert teach(recipe, tmp_path / "t", resume=True) == results
+    replaced.write_bytes(content[:-20] + bytes(20))  # a held-out file alone
+    with pytest.raises(RunFolderError, match="restore these files, or choose another --out"):
+        teach(recipe, tmp_path / "t", resume=True)
+
+
+def test_a_finished_run_without_digests_or_data_is_used(tmp_path):
+    recipe = kinds_recipe(data=write_kinds(tmp_path / "set"))
+    results = teach(recipe, tmp_path / "t")
+    shutil.rmtree(tmp_path / "set")
+    with pytest.warns(FrugalKDWarning, match="have changed since that run is not checked: "):
+        assert teach(recipe, tmp_path / "t") == results
+    write_kinds(tmp_path / "set", level=61)
+    del results["data"]
+    (tmp_path / "t" / "results.json").write_text(json.dumps(results))
+    assert teach(recipe, tmp_path / "t") == results

@@ -9,6 +9,7 @@ from frugalkd.experiments.comparison.plan import SHOWN, Job, Key, Outcome
 from frugalkd.experiments.comparison.run import Comparison, on_disk, task_of
 from frugalkd.experiments.comparison.stores import cost_file, read_cost
 from frugalkd.experiments.comparison.worker import carry_out
+from frugalkd.experiments.runs.material import refuse_other_data
 
 SHORTEST = 6
 """Digits of a digest that name a run."""
@@ -64,6 +65,7 @@ def run_one(comparison: Comparison, digest: str) -> dict[str, Any]:
     if job.key.kind != "targets":
         found = on_disk(job, recipe)
         if found is not None:
+            refuse_other_data(found, recipe, job.out)
             return found
     reply = carry_out(task_of(comparison.out, job, recipe))
     if "error" in reply:

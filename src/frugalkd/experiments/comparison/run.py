@@ -31,6 +31,7 @@ from frugalkd.experiments.comparison.summary import SCHEMA, filling, summarise, 
 from frugalkd.experiments.recipes.schema import Recipe
 from frugalkd.experiments.runs.digest import run_digest
 from frugalkd.experiments.runs.folder import read_results
+from frugalkd.experiments.runs.material import refuse_other_data
 from frugalkd.experiments.runs.summary import read_summary
 from frugalkd.experiments.tracking import check_installed
 from frugalkd.files import StrPath
@@ -110,8 +111,8 @@ def compare(
         ModelError: an arm's objective reads a module that its student or teacher does not have.
         ReportError: the extra ``report`` is not installed.
         TrackerError: a tracker that the recipe names is not installed.
-        RunFolderError: ``out`` holds a comparison of another recipe, or another process is at work
-            in it.
+        RunFolderError: ``out`` holds a comparison of another recipe, or finished runs on other
+            data; or another process is at work in it.
         WriteFailed: ``out`` cannot be written, and not all of its runs are done.
     """
     if jobs < 1:
@@ -204,6 +205,7 @@ class Comparison:
     running: dict[Key, Job] = field(default_factory=dict)
     outcomes: dict[Key, Outcome] = field(default_factory=dict)
     _begun: bool = False
+    _data: dict[str, Any] = field(default_factory=dict)
     _summaries: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -214,6 +216,7 @@ class Comparison:
 
     def run(self, workers: Workers | RayWorkers) -> dict[str, Any]:
         """Carry out what is not done yet; returns the content of ``comparison.json``."""
+        self._advance(None)  # finished runs on other data are refused before any other begins
         self._advance(workers)
         content = self._write()
         while workers.busy:
@@ -263,6 +266,7 @@ class Comparison:
             self._settle(job.key, Outcome(error=str(error)), "failed")
             return
         if found is not None:
+            refuse_other_data(found, recipe, job.out, self._data)
             self._settle(job.key, Outcome(found, _classes(job.out)), "found")
             return
         if workers is None:

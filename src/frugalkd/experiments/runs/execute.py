@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 import frugalkd
-from frugalkd.data.probe import data_digest, digests_kept
+from frugalkd.data.probe import digests_kept
 from frugalkd.distributed.launch import ranks_of
 from frugalkd.distributed.ranks import Ranks
 from frugalkd.experiments.recipes.schema import Recipe, Role
@@ -20,8 +20,10 @@ from frugalkd.experiments.runs.digest import run_digest
 from frugalkd.experiments.runs.folder import SCHEMA, RunFolder
 from frugalkd.experiments.runs.material import (
     RunData,
+    data_digests,
     make_data,
     make_model,
+    refuse_other_data,
     without_augmentation,
 )
 from frugalkd.experiments.runs.participants import pool, who_takes_part
@@ -256,22 +258,19 @@ def _within(
     resolved = recipe.model_dump(mode="json")
     done = folder.begin(digest, resolved, kind, resume)
     if done is not None:
+        ranks.from_first(lambda: refuse_other_data(done, recipe, folder.path))
         with contextlib.suppress(KeyError, TypeError):
             warn_of_torch(done["versions"]["torch"], "this finished run")
         return done
     if ranks.first:
         _start(tracking, recipe, kind, digest, folder)
     material = make_data(recipe, role.augment, view_seed)
-    eval_dataset = material.eval_dataset
+    data = data_digests(material)
     ranks.check_alike(
-        lambda: {
-            "recipe": digest,
-            "data": data_digest(material.train),
-            "held-out data": eval_dataset is None or data_digest(eval_dataset),
-        }
+        lambda: {"recipe": digest, "data": data["train"], "held-out data": data["held_out"]}
     )
     run, notes = train(material, folder, tracking)
-    said = {"kind": kind, "digest": digest, "recipe": resolved, "ranks": ranks.world}
+    said = {"kind": kind, "digest": digest, "recipe": resolved, "data": data, "ranks": ranks.world}
     return ranks.from_first(
         lambda: _leave(folder, tracking, recipe, role, material, run, said, notes)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from torch.utils.data import Dataset
 
 from frugalkd.data import Augmentation, Pictures, Samples, TextData, hold_out, load_with, take
 from frugalkd.data.class_names import Match, class_names
+from frugalkd.data.probe import data_digest
 from frugalkd.data.root import located
 from frugalkd.errors import (
     AccessRefused,
     DataError,
+    FrugalKDError,
     FrugalKDWarning,
     ImportRefused,
     ModelError,
@@ -126,6 +129,50 @@ def data_of_run(said: Any, where: str, allowed: Allowed) -> RunData:
             f"with {' '.join(options)}"
         )
     return make_data(recipe, Augment(crop=0, flip=False), recipe.seed)
+
+
+def data_digests(material: RunData) -> dict[str, str | None]:
+    """SHA-256 (hex) of the training data and of the held-out data, None where there are none."""
+    held_out = material.eval_dataset
+    return {
+        "train": data_digest(material.train),
+        "held_out": None if held_out is None else data_digest(held_out),
+    }
+
+
+def refuse_other_data(
+    results: Mapping[str, Any], recipe: Recipe, folder: Path, known: dict[str, Any] | None = None
+) -> None:
+    """Refuse to use a finished run again after its data have changed. Results of earlier versions,
+    which hold no digests of data, are accepted.
+
+    Args:
+        results: of the run in ``folder``.
+        recipe: whose data section is compared.
+        known: digests by data section, where many runs are checked; filled here.
+
+    Raises:
+        RunFolderError: the data differ.
+    """
+    noted = results.get("data")
+    if noted is None:
+        return
+    known = {} if known is None else known
+    if (section := recipe.data.model_dump_json()) not in known:
+        known[section] = None
+        try:
+            known[section] = data_digests(make_data(recipe, Augment(crop=0, flip=False), 0))
+        except FrugalKDError as error:
+            warnings.warn(
+                f"whether the data of {folder} have changed since that run is not checked: {error}",
+                FrugalKDWarning,
+                stacklevel=2,
+            )
+    if known[section] not in (None, noted):
+        raise RunFolderError(
+            f"{folder} holds a finished run on other data than its recipe's data are now: restore "
+            "these files, or choose another --out; or delete that folder, and it is run again"
+        )
 
 
 def without_augmentation(data: Dataset) -> Dataset:

@@ -127,6 +127,13 @@ class Scoring(Record):
     digest: str = Field("", description="SHA-256 of the scores")
 
 
+class DataDigests(Record):
+    """SHA-256 of the data of a run."""
+
+    train: str
+    held_out: str | None = Field(None, description="of the evaluation")
+
+
 class Results(Record):
     """results.json: a finished run of 'frugalkd teach' or 'frugalkd distill'."""
 
@@ -134,6 +141,7 @@ class Results(Record):
     kind: Literal["teach", "distill"]
     digest: str = Field(description="SHA-256 of everything that decides the result")
     recipe: dict[str, Any] = Field(description="as resolved: see 'frugalkd schema recipe'")
+    data: DataDigests | None = Field(None, description="not held by earlier versions")
     ranks: Count = Field(1, description="processes that trained it together")
     versions: dict[str, str]
     seed: Count
