@@ -29,8 +29,8 @@ ALLOWED = {
         "a descriptor that files/ opened",
     "ledger/ledger.py: open(file, 'wb', closefd=False)": "a descriptor that files/ opened",
     "ledger/ledger.py: pyarrow.parquet.write_table(pyarrow.table(table), content)": "into that one",
-    "experiments/plotting/_draw.py: "
-    "composed(content).savefig(file, format=kind, metadata=_UNDATED[kind])":
+    "experiments/report/paper.py: "
+    "composed(panels).savefig(file, format=kind, metadata=_UNDATED[kind])":
         "into memory",
     "teachers/stored.py: tempfile.TemporaryDirectory(prefix='frugalkd-')":
         "a new, private folder of the system's",

@@ -56,8 +56,8 @@ def plot(
 
     frugalkd plot runs/comparison --to f.pdf --figure frontier --arms regulated,random
     """
-    from frugalkd.experiments.plotting import plot as draw
     from frugalkd.experiments.report.collect import collect
+    from frugalkd.experiments.report.paper import plot as draw
 
     wanted = [arm.strip() for arm in arms.split(",") if arm.strip()]
     done = draw(collect(path), to, figure=figure, arms=wanted)

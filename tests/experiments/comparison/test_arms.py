@@ -22,7 +22,7 @@ def test_built_in_arms(bare):
     assert all(len(arm.about) <= 24 for arm in arms)
 
 
-def test_a_built_in_arm_takes_the_place_of_a_recipes_own_policy(bare):
+def test_a_built_in_arm_replaces_the_recipes_policy(bare):
     own = override(bare, {"student.mode": None, "student.policy": {"name": "random"}})
     (arm,) = resolve_arms(own, ["hybrid"])
     assert arm.recipe.student.mode == "hybrid"

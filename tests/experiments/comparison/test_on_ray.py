@@ -76,7 +76,7 @@ def ray(monkeypatch):
     return use
 
 
-def test_a_run_asks_for_its_threads_and_for_a_gpu_where_there_is_one(ray):
+def test_a_run_requests_its_threads_and_a_gpu(ray):
     for resources, device, needs in (
         ({"CPU": 8.0}, "auto", (2, 0)),
         ({"CPU": 8.0, "GPU": 4.0}, "auto", (2, 1)),
@@ -92,7 +92,7 @@ def test_a_run_asks_for_its_threads_and_for_a_gpu_where_there_is_one(ray):
         assert not fake.inside
 
 
-def test_answers_come_back_by_key_and_what_is_lost_is_an_answer(ray, monkeypatch):
+def test_answers_by_key_a_lost_run_too(ray, monkeypatch):
     fake = ray(CPU=1.0)
     with RayWorkers(1) as workers:
         workers.submit(KEY, {"kind": "here"})
@@ -108,14 +108,14 @@ def test_answers_come_back_by_key_and_what_is_lost_is_an_answer(ray, monkeypatch
     assert fake.asked[-1] == "cancelled"
 
 
-def test_a_folder_that_a_lost_node_still_has_is_waited_for(ray, monkeypatch):
+def test_waits_for_the_folder_of_a_lost_node(ray, monkeypatch):
     replies = [{"error": "busy", "type": FolderBusy.__name__}, {"results": {}}]
     monkeypatch.setattr(on_ray, "carry_out", lambda task: replies.pop(0))
     monkeypatch.setattr(on_ray.time, "sleep", lambda seconds: None)
     assert on_ray._carry_out({}, ".") == {"results": {}}
 
 
-def test_what_is_not_there_is_said(ray, tiny, tmp_path, monkeypatch):
+def test_refusals(ray, tiny, tmp_path, monkeypatch):
     ray(CPU=1.0)
     with pytest.raises(ClusterError, match=r"no Ray cluster at nowhere:1 \(nobody there\)"):
         RayWorkers(1, address="nowhere:1")

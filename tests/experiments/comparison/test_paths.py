@@ -44,7 +44,7 @@ def test_a_path_that_is_not_there_is_told_before_any_run(
     assert not (tmp_path / "out").exists()
 
 
-def test_paths_that_are_there_are_found_and_other_arms_build_nothing(tiny, monkeypatch):
+def test_only_arms_with_features_build_models(tiny, monkeypatch):
     check_feature_paths(resolve_arms(hints(tiny, "layers.1", "layers.1"), ["hints"]))
     monkeypatch.setattr("frugalkd.experiments.comparison.paths.make_data", None)
     check_feature_paths(resolve_arms(tiny, ["vanilla", "regulated"]))

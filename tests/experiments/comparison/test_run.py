@@ -107,7 +107,7 @@ def test_the_file_and_its_keys(workers, tiny, tmp_path):
     assert (last["event"], last["finished"], last["total"]) == ("done", 5, 5)
 
 
-def test_arms_of_a_seed_start_alike_and_see_the_same_order(workers, tiny, tmp_path):
+def test_arms_of_a_seed_share_weights_and_order(workers, tiny, tmp_path):
     # Another digest, and the same training.
     arms = {"again": {"set": {"student.mode": None, "student.policy": {"name": "all"}}}}
     recipe = override(tiny, {"arms": arms})
@@ -131,7 +131,7 @@ def test_one_seed_has_no_interval(workers, tiny, tmp_path):
     assert "one seed" in comparison["notes"][-1]
 
 
-def test_a_killed_comparison_goes_on_and_a_done_one_runs_nothing(workers, tiny, tmp_path):
+def test_a_killed_comparison_resumes(workers, tiny, tmp_path):
     arms = ["vanilla", "hybrid", "short:hybrid"]
     workers.stop_after = 4
     with pytest.raises(KeyboardInterrupt):
@@ -149,7 +149,7 @@ def test_a_killed_comparison_goes_on_and_a_done_one_runs_nothing(workers, tiny, 
     assert again["teachers"] == whole["teachers"]
 
 
-def test_sound_16_an_unfinished_comparison_compares_equal_seeds(workers, tiny, tmp_path):
+def test_an_unfinished_comparison_compares_equal_seeds(workers, tiny, tmp_path):
     args = {"arms": ["vanilla", "regulated", "ce"], "seeds": 3, "out": tmp_path, "jobs": 1}
     workers.stop_after = 6  # a teacher, a store, all arms of one seed, and vanilla once more
     with pytest.raises(KeyboardInterrupt):
@@ -177,7 +177,7 @@ def test_sound_16_an_unfinished_comparison_compares_equal_seeds(workers, tiny, t
     assert "--arms vanilla,regulated,ce --seeds 3" in page
 
 
-def test_sound_16_a_comparison_whose_teacher_is_at_work_has_a_page(workers, tiny, tmp_path):
+def test_there_is_a_page_while_the_teacher_trains(workers, tiny, tmp_path):
     workers.stop_after = 0
     with pytest.raises(KeyboardInterrupt):
         compare(tiny, arms=["vanilla", "ce"], seeds=2, out=tmp_path)
@@ -207,7 +207,7 @@ def test_extra_teachers_are_trained_and_shown(workers, tiny, tmp_path):
     assert teacher["targets"] is None
 
 
-def test_a_failing_run_is_named_and_the_others_go_on(workers, tiny, tmp_path):
+def test_a_failed_run_is_named_and_others_continue(workers, tiny, tmp_path):
     def broken(task):
         if task["kind"] == "distill" and task["recipe"]["student"]["mode"] == "regulated":
             return {"error": "the loss is not finite", "type": "NonFiniteLoss"}
@@ -243,7 +243,7 @@ def test_a_failing_teacher_fails_its_students_only(workers, tiny, tmp_path):
     assert comparison["arms"][1]["accuracy"]["mean"] > 0
 
 
-def test_a_run_at_chance_has_collapsed_and_stays_in_the_mean(workers, tiny, tmp_path):
+def test_a_collapsed_run_stays_in_the_mean(workers, tiny, tmp_path):
     arms = {"dead": {"set": {"student.mode": "vanilla", "student.training.optimizer.lr": 0.0}}}
     recipe = override(tiny, {"arms": arms})
     comparison = compare(recipe, arms=["dead"], seeds=[1], out=tmp_path)
@@ -264,7 +264,7 @@ def test_an_error_of_any_kind_becomes_one_line(tiny, tmp_path):
     assert "Traceback" in reply["traceback"]
 
 
-def test_sound_16_a_running_job_says_how_far_it_is(workers, tiny, tmp_path, monkeypatch):
+def test_a_running_job_reports_progress(workers, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(progress, "EVERY", 0.0)
     write, said, events = progress.write_json, [], []
 
@@ -291,7 +291,7 @@ def test_sound_16_a_running_job_says_how_far_it_is(workers, tiny, tmp_path, monk
     assert not (tmp_path / progress.FOLDER).exists()
 
 
-def test_sound_16_who_listens_hears_of_running_jobs(workers, tiny, tmp_path, monkeypatch):
+def test_events_of_running_jobs(workers, tiny, tmp_path, monkeypatch):
     job, waits = workers.next, [True, False]
     monkeypatch.setattr(
         workers, "next", lambda patience: None if patience and waits.pop(0) else job()
@@ -383,7 +383,7 @@ def test_a_resumed_comparison_refuses_replaced_data(workers, tmp_path):
     assert compare(recipe, **args)["complete"]
 
 
-def test_a_results_file_cut_short_fails_its_run_with_one_line(workers, tiny, tmp_path):
+def test_truncated_results_fail_their_run(workers, tiny, tmp_path):
     compare(tiny, arms=["ce"], seeds=2, out=tmp_path)
     results = folder(tmp_path, "ce", 1) / "results.json"
     results.write_bytes(results.read_bytes()[:100])
@@ -425,7 +425,7 @@ def test_budgets(workers, tiny, tmp_path):
     assert "it spends 100.0% of the samples" in comparison["claims"][1]["why"]
 
 
-def test_one_run_at_a_time_gives_what_the_whole_comparison_gives(workers, tiny, tmp_path):
+def test_single_runs_give_the_same_comparison(workers, tiny, tmp_path):
     args = {"arms": ["vanilla", "short:hybrid"], "seeds": 1}
     whole = compare(tiny, out=tmp_path / "whole", **args)
     array = prepare(tiny, out=tmp_path / "array", **args)
@@ -470,9 +470,7 @@ def test_a_run_of_two_names_is_one_job_of_an_array(workers, tiny, tmp_path):
     assert after["arms"][0]["accuracy"] == after["arms"][1]["accuracy"]
 
 
-def test_a_tracker_that_is_not_installed_is_named_before_any_run(
-    workers, tiny, tmp_path, monkeypatch
-):
+def test_a_missing_tracker_is_named_before_any_run(workers, tiny, tmp_path, monkeypatch):
     from accelerate import tracking
 
     monkeypatch.setattr(tracking, "get_available_trackers", lambda: [])

@@ -41,7 +41,7 @@ def test_interval_is_scipys():
     assert interval(list(values)) == pytest.approx([theirs.low, theirs.high])
 
 
-def test_one_value_has_no_interval_and_equal_values_an_empty_one():
+def test_intervals_of_one_value_and_of_equal_ones():
     assert interval([0.5]) is None
     assert interval([]) is None
     assert interval([0.5, 0.5, 0.5]) == pytest.approx([0.5, 0.5])
@@ -121,7 +121,7 @@ def test_bad_claims():
 
 
 @pytest.mark.parametrize(("more", "said"), [(1.004, False), (1.006, True), (2.0, True)])
-def test_better_with_more_samples_than_a_control_may_have_is_no_claim(more, said):
+def test_better_with_more_samples_is_no_claim(more, said):
     rng = np.random.default_rng(0)
     found = comparison(ours=0.9 + rng.normal(0, 1e-3, 10), theirs=0.8 + rng.normal(0, 1e-3, 10))
     for row, budget in zip(found["arms"], (0.25 * more, 0.25), strict=True):
@@ -131,7 +131,7 @@ def test_better_with_more_samples_than_a_control_may_have_is_no_claim(more, said
     assert ("of the samples, the other 25.0%" in claim["why"]) == said
 
 
-def test_budgets_that_differ_by_a_batch_are_the_same_on_a_frontier():
+def test_budgets_a_batch_apart_count_as_equal():
     points = [(0.0999, 0.87), (0.1, 0.89), (0.25, 0.9), (0.05, 0.8)]
     assert frontier(points) == [True, True, True, True]
     assert frontier(points, 0.02) == [False, True, True, True]

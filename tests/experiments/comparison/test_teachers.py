@@ -24,7 +24,7 @@ from frugalkd.files.parsing import read_json
 from frugalkd.teachers import LiveTeacher, StoredTargets
 
 
-def test_several_teachers_and_the_students_own_average_are_arms(workers, tiny, tmp_path):
+def test_several_teachers_and_ema_are_arms(workers, tiny, tmp_path):
     teach(override(tiny, {"seed": 7}), tmp_path / "other")
     folder = str(tmp_path / "other")
     small = {"name": "mlp", "options": {"hidden": [32]}}
@@ -69,9 +69,7 @@ def fillings(out):
     return {where: store.count() for where, store in stores.items()}, costs
 
 
-def test_sound_15_a_pretrained_teacher_fills_one_store_for_all_runs(
-    workers, tiny, weights, tmp_path
-):
+def test_a_pretrained_teacher_fills_one_store(workers, tiny, weights, tmp_path):
     # Views are drawn from a seed of their own: one filling serves all seeds.
     own = {"teacher.weights": str(weights), "student.augment.crop": 1, "student.targets.views": 2}
     recipe = override(tiny, own)
@@ -100,7 +98,7 @@ def test_sound_15_a_pretrained_teacher_fills_one_store_for_all_runs(
     assert len(fillings(tmp_path)[0]) == 2
 
 
-def test_sound_15_two_pretrained_teachers_have_a_store_each(workers, tiny, weights, tmp_path):
+def test_two_pretrained_teachers_have_a_store_each(workers, tiny, weights, tmp_path):
     other = tmp_path / "other"
     teach(override(tiny, {"seed": 5}), other)
     named = {
@@ -115,7 +113,7 @@ def test_sound_15_two_pretrained_teachers_have_a_store_each(workers, tiny, weigh
     assert [teacher["targets"]["rows"] for teacher in comparison["teachers"]] == [300, 300]
 
 
-def test_sound_15_several_teachers_are_filled_once_and_apart(workers, tiny, weights, tmp_path):
+def test_several_teachers_are_filled_once_and_apart(workers, tiny, weights, tmp_path):
     small = {"name": "mlp", "options": {"hidden": [32]}}
     of = {"own": {}, "file": {"weights": str(weights), "model": small}}
     arms = {"both": {"set": {"student.mode": "vanilla", "student.teachers": {"of": of}}}}
@@ -128,7 +126,7 @@ def test_sound_15_several_teachers_are_filled_once_and_apart(workers, tiny, weig
     assert rows == {"self-regulated": 300, "own + file": 300}
 
 
-def test_sound_15_scores_are_made_once_without_a_teachers_folder(workers, tiny, weights, tmp_path):
+def test_scores_are_made_once_without_a_teacher_folder(workers, tiny, weights, tmp_path):
     recipe = override(tiny, {"teacher.weights": str(weights)})
     comparison = compare(recipe, arms=["el2n"], budgets=[0.3, 0.5], seeds=2, out=tmp_path)
     assert not comparison["failed"]
@@ -140,7 +138,7 @@ def test_sound_15_scores_are_made_once_without_a_teachers_folder(workers, tiny, 
     assert sorted(made) == [False, False, False, True]
 
 
-def test_sound_15_an_array_of_jobs_fills_the_store_once(tiny, weights, tmp_path):
+def test_an_array_of_jobs_fills_the_store_once(tiny, weights, tmp_path):
     recipe = override(tiny, {"teacher.weights": str(weights)})
     array = prepare(recipe, ["vanilla", "regulated"], 2, tmp_path)
     store, first, *others = list_jobs(array)
@@ -154,9 +152,7 @@ def test_sound_15_an_array_of_jobs_fills_the_store_once(tiny, weights, tmp_path)
     assert all(job["done"] for job in list_jobs(array))
 
 
-def test_sound_15_a_stopped_filling_goes_on_and_is_counted_whole(
-    workers, tiny, weights, tmp_path, monkeypatch
-):
+def test_a_stopped_filling_resumes_and_is_counted(workers, tiny, weights, tmp_path, monkeypatch):
     recipe = override(tiny, {"teacher.weights": str(weights), "student.targets.views": 3})
     fetch, asked = LiveTeacher.fetch, []
 
@@ -178,7 +174,7 @@ def test_sound_15_a_stopped_filling_goes_on_and_is_counted_whole(
     assert comparison["arms"][0]["meters"]["teacher_queries"] == 0
 
 
-def test_sound_15_two_at_once_fill_one_store(tiny, weights, tmp_path):
+def test_two_at_once_fill_one_store(tiny, weights, tmp_path):
     recipe = override(tiny, {"teacher.weights": str(weights), "student.targets.views": 4})
     with ThreadPoolExecutor(2) as both:
         spent = [both.submit(ensure_targets, recipe, None, tmp_path) for _ in range(2)]
@@ -192,14 +188,14 @@ def test_sound_15_two_at_once_fill_one_store(tiny, weights, tmp_path):
 
 
 @pytest.mark.parametrize("content", ["{", '{"schema": 1}', '{"schema": 1, "rows": "x"}'])
-def test_sound_15_a_damaged_note_of_a_cost_is_one_line(tmp_path, content):
+def test_a_damaged_note_of_a_cost_is_one_line(tmp_path, content):
     path = tmp_path / "cost.json"
     path.write_text(content)
     with pytest.raises(RunFolderError, match=r"is damaged.*delete it; what filling the store"):
         read_cost(path)
 
 
-def test_sound_15_a_run_that_fills_is_counted_apart(workers, tiny, weights, tmp_path):
+def test_a_run_that_fills_is_counted_apart(workers, tiny, weights, tmp_path):
     recipe = override(tiny, {"teacher.weights": str(weights)})
 
     def lose_the_store(task):
@@ -230,7 +226,7 @@ def test_sound_15_a_run_that_fills_is_counted_apart(workers, tiny, weights, tmp_
     assert comparison["teachers"][0]["targets"]["rows"] == 600
 
 
-def test_sound_15_one_run_alone_keeps_its_store_in_its_folder(tiny, weights, tmp_path):
+def test_one_run_alone_keeps_its_store_in_its_folder(tiny, weights, tmp_path):
     recipe = override(tiny, {"teacher.weights": str(weights)})
     results = distill(recipe, tmp_path / "run")
     assert list(fillings(tmp_path / "run")[0].values()) == [300]

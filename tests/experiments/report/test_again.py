@@ -27,7 +27,7 @@ def digests(cli, *arguments):
         (["vanilla", "regulated", "random"], ["--budgets", "0.25,0.5"]),
     ],
 )
-def test_command_and_recipe_make_the_runs_of_the_same_digests(cli, tmp_path, arms, more):
+def test_command_and_recipe_make_the_same_digests(cli, tmp_path, arms, more):
     seeds = ["--seeds", "2"]
     before = digests(cli, "digits", "--arms", ",".join(arms), *more, *seeds, "--out", "unused")
     rows = []

@@ -70,7 +70,7 @@ def pages(tmp_path_factory):
 @pytest.fixture
 def opened(browser, request):
     """``opened(file, width, theme)``: a page whose plots are drawn; at the end it must have neither
-    said anything to the console nor asked for anything."""
+    said anything to the console nor requested anything."""
     said: list[str] = []
 
     def open_page(file: Path, width: int = 1280, theme: str = "light", **context):
@@ -83,8 +83,7 @@ def opened(browser, request):
         page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("dialog", lambda dialog: said.append(f"dialog: {dialog.message}"))
-        page.on("request", lambda ask: said.append(ask.url) if ask.url[:5] == "http:" else None)
-        page.on("request", lambda ask: said.append(ask.url) if ask.url[:6] == "https:" else None)
+        page.on("request", lambda it: said.append(it.url) if it.url.startswith("http") else None)
         page.goto(file.as_uri())
         if context.get("java_script_enabled", True):
             page.wait_for_selector("html[data-drawn]")
@@ -97,7 +96,7 @@ def opened(browser, request):
 @pytest.mark.parametrize("theme", THEMES)
 @pytest.mark.parametrize("width", SIZES)
 @pytest.mark.parametrize("name", ["several", "hostile"])
-def test_it_is_whole_in_both_themes_on_a_desk_and_on_a_phone(opened, pages, name, width, theme):
+def test_every_theme_and_width(opened, pages, name, width, theme):
     page = opened(pages[name], width, theme)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.get_attribute("html", "data-drawn") == "6"
@@ -121,7 +120,7 @@ def test_plots_have_their_points(opened, pages):
     playwright.expect(points).to_have_count(4)
 
 
-def test_texts_stand_each_in_its_direction_and_run_nothing(opened, pages):
+def test_texts_keep_their_direction_and_run_nothing(opened, pages):
     page = opened(pages["texts"], 390)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     shown = page.locator("#samples blockquote")

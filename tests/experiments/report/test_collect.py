@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from made_up import make_arm, make_comparison, make_summary
+from made_up import make_arm, make_comparison
 
 from frugalkd.errors import FrugalKDError, ReportError, RunFolderError
 from frugalkd.experiments.report import collect, make_page
@@ -59,27 +59,6 @@ def test_the_modes_of_a_recipe_of_old(written):
     assert [arm.mode for arm in found.arms] == ["vanilla", "hybrid", None]
 
 
-def test_histories_and_summaries_come_from_the_runs_where_the_file_has_none(written):
-    content = make_comparison()
-    for arm in content["arms"]:
-        arm["history"] = None
-    content["teachers"][0]["summary"] = None
-    folder = written(content)
-    write_run(folder / "runs/a", [100, 50], f"{0:064x}")
-    write_run(folder / "runs/b", [80, 30], f"{1:064x}")
-    write_run(folder / "teachers/t", [1], "f" * 64)
-    (folder / "teachers/t/summary.json").write_text(json.dumps({"schema": 1, **make_summary()}))
-    found = collect(folder)
-    assert isinstance(found, Comparison)
-    assert found.arms[0].history is not None
-    assert found.arms[0].history.trained == pytest.approx([0.9, 0.4])
-    assert found.teachers[0].summary is not None
-    assert found.teachers[0].summary.samples == 100
-    bare = collect(folder / "comparison.json")
-    assert isinstance(bare, Comparison)
-    assert bare.arms[0].history is None
-
-
 def test_a_run(tmp_path):
     write_run(tmp_path / "run", [100, 50], "d")
     found = collect(tmp_path / "run")
@@ -90,7 +69,7 @@ def test_a_run(tmp_path):
         collect(tmp_path / "run/results.json")
 
 
-def test_the_page_of_a_long_run_is_made_of_its_small_summary(tmp_path):
+def test_a_long_run_is_read_from_its_summary(tmp_path):
     run = tmp_path / "run"
     write_run(run, [100 - k // 5 for k in range(500)], "d")
     whole = collect(run)

@@ -1,4 +1,4 @@
-"""What is paid once, and after how many students it has come back: reckoned again by hand."""
+"""What is paid once, and after how many students it has paid for itself: computed again by hand."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def teacher(name, budget, seconds, targets=None):
 
 def tables(content):
     made = costs(Comparison.model_validate(content))
-    return {block.caption: block.rows for block in made if isinstance(block, Table)}, made
+    return {block.caption: block.cells for block in made if isinstance(block, Table)}, made
 
 
 def texts(rows):
@@ -27,7 +27,7 @@ def texts(rows):
 
 
 @pytest.mark.parametrize(("conventional", "more"), [(80.0, 20.0), (25.0, -35.0), (60.0, 0.0)])
-def test_ledger_and_store_come_back_after_so_many_students(conventional, more):
+def test_ledger_and_store_pay_after_so_many_students(conventional, more):
     """Vanilla takes 40 s and reads 0.5 s from the store; hybrid a quarter of both."""
     arms = [
         make_arm("vanilla", 0.9, mode="vanilla"),
@@ -57,15 +57,15 @@ def test_ledger_and_store_come_back_after_so_many_students(conventional, more):
     whole = paid["the whole teacher self-regulated, for its ledger: hybrid"]
     assert whole[2].value == pytest.approx(40.0 - 10.0)
     assert whole[3].value == math.ceil(60.0 / 30.0)
-    # Asked live, the teacher would take 2 s for each 100 of vanilla's 1,000 rows, of hybrid's 250.
-    vanilla = paid["the store of self-regulated, against asking live: vanilla"]
+    # A live teacher takes 2 s for each 100 of vanilla's 1,000 rows, of hybrid's 250.
+    vanilla = paid["the store of self-regulated, against querying live: vanilla"]
     assert vanilla[2].value == pytest.approx(1000 * 0.02 - 0.5)
     assert vanilla[3].text == "1 student"
-    hybrid = paid["the store of self-regulated, against asking live: hybrid"]
+    hybrid = paid["the store of self-regulated, against querying live: hybrid"]
     assert hybrid[2].value == pytest.approx(250 * 0.02 - 0.1)
 
 
-def test_what_never_comes_back_is_said_and_sorted_last():
+def test_what_never_pays_is_sorted_last():
     slower = make_arm("significance", 0.899, 1.0, mode="significance")
     slower["meters"]["wall_seconds"] = 41.0
     arms = [make_arm("vanilla", 0.9, mode="vanilla"), slower]
@@ -75,7 +75,7 @@ def test_what_never_comes_back_is_said_and_sorted_last():
     assert row[3].value is None  # the page sorts text behind numbers
 
 
-def test_a_scoring_run_is_told_once_and_nothing_is_nothing():
+def test_a_scoring_run_is_listed_once():
     scoring = {"kind": "el2n", "samples_backpropagated": 500, "wall_seconds": 12.0}
     arms = [make_arm("vanilla", 0.9, mode="vanilla")]
     arms += [make_arm(f"el2n@{at}", 0.8, at, budget_asked=at, scoring=scoring) for at in (0.1, 0.5)]
@@ -98,7 +98,7 @@ def test_a_single_run_says_what_it_paid(kind):
     table, note = run_costs(run)
     assert isinstance(table, Table)
     own = [["training this teacher, and its ledger", "35 % of its training, 60 s"]]
-    assert texts(table.rows) == [
+    assert texts(table.cells) == [
         *(own if kind == "teach" else []),
         ["rows stored", "1,437 by this run, 0.029 MB"],
     ]

@@ -46,7 +46,7 @@ def test_what_does_better_is_said(others, ending):
     assert said([VANILLA, REGULATED, *others]) == OURS + ending
 
 
-def test_sound_16_only_paired_seeds_are_compared():
+def test_only_paired_seeds_are_compared():
     # Seed 2, where all do well, is one of regulated's alone: the others failed there.
     vanilla, ours, control = (
         make_arm(arm["arm"], arm["accuracy"]["mean"], arm["budget"]["mean"], mode=arm["mode"],
@@ -60,20 +60,20 @@ def test_sound_16_only_paired_seeds_are_compared():
         "regulated: 70.0 % with 27 % of the samples and 27 % of the time of full distillation, "
         "which reaches 71.0 %; random at the same count does better: 71.0 %"
     )
-    told = how_chosen(Comparison.model_validate(make_comparison([vanilla, ours, control])))
-    assert "none of frugalkd's modes is within 0.5 points" in told
+    why = how_chosen(Comparison.model_validate(make_comparison([vanilla, ours, control])))
+    assert "none of frugalkd's modes is within 0.5 points" in why
 
 
-def test_sound_16_what_is_unfinished_is_said_first():
+def test_what_is_unfinished_is_said_first():
     more = {"complete": False, "complete_seeds": [0, 2], "runs": {"done": 20, "of": 30}}
     content = make_comparison(**more)
-    told = headline(Comparison.model_validate(content)).replace("\u00a0", " ")
-    assert told.startswith("2 of 10 seeds complete; regulated: 89.9 %")
+    said = headline(Comparison.model_validate(content)).replace("\u00a0", " ")
+    assert said.startswith("2 of 10 seeds complete; regulated: 89.9 %")
     nothing = make_arm("vanilla", 0.9, seeds=0)
     nothing |= {"accuracy": {"mean": None, "values": []}, "budget": {"mean": None, "values": []}}
     content = make_comparison([nothing], **{**more, "complete_seeds": []})
-    told = headline(Comparison.model_validate(content))
-    assert told == "0 of 10 seeds complete; digits: the arms have finished no seed in common yet"
+    said = headline(Comparison.model_validate(content))
+    assert said == "0 of 10 seeds complete; digits: the arms have finished no seed in common yet"
 
 
 def test_the_cheapest_that_is_as_good_and_else_the_best():
@@ -101,13 +101,13 @@ def test_a_budget_is_set_against_random_at_it():
 
 
 def test_why_that_arm_is_told():
-    told = how_chosen(Comparison.model_validate(make_comparison()))
-    assert told.startswith("regulated: all, in every epoch. It is named because it takes the least")
+    said = how_chosen(Comparison.model_validate(make_comparison()))
+    assert said.startswith("regulated: all, in every epoch. It is named because it takes the least")
     worse = make_arm(
         "regulated@0.1", 0.8, 0.1, mode="regulated", budget_asked=0.1, about="the gate"
     )
-    told = how_chosen(Comparison.model_validate(make_comparison([VANILLA, worse])))
-    assert told.startswith("regulated@0.1: the gate, with 10 % to spend. It is named because none")
+    said = how_chosen(Comparison.model_validate(make_comparison([VANILLA, worse])))
+    assert said.startswith("regulated@0.1: the gate, with 10 % to spend. It is named because none")
     assert how_chosen(Comparison.model_validate(make_comparison([VANILLA]))) == ""
 
 

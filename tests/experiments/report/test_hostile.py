@@ -84,7 +84,7 @@ def test_json_cannot_end_its_element():
     assert json.loads(text) == value
 
 
-def test_a_name_does_not_turn_the_sentence_that_it_stands_in(written):
+def test_a_name_does_not_turn_its_sentence(written):
     arms = [make_arm("vanilla", 0.9, mode="vanilla"), make_arm(NAME, 0.89, 0.3, mode="hybrid")]
     content = make_comparison(arms)
     html = page_of(written, content)

@@ -17,8 +17,8 @@ from frugalkd.errors import ReportError
 from frugalkd.experiments.report import LARGEST, collect, make_page
 from frugalkd.experiments.report import page as page_module
 from frugalkd.experiments.report.blocks import Table
-from frugalkd.experiments.report.comparison_sections import comparison_page
 from frugalkd.experiments.report.page import render
+from frugalkd.experiments.report.sections import comparison_page
 from frugalkd.experiments.report.text import points
 from frugalkd.experiments.runs.schema import Comparison, Spread
 
@@ -62,7 +62,7 @@ def test_plots_have_the_points_of_the_arms(written):
     assert seconds["backward"] == pytest.approx([20, 5.4, 5.4])
 
 
-def test_a_share_of_the_time_that_has_a_name_has_a_colour_of_its_own(written):
+def test_each_named_phase_has_its_own_colour(written):
     phases = {f"phase {k}": 10.0 - k for k in range(9)} | {"other": 20.0}
     arms = [make_arm("vanilla", 0.9, mode="vanilla")]
     arms[0]["meters"]["phases"] = phases
@@ -73,7 +73,7 @@ def test_a_share_of_the_time_that_has_a_name_has_a_colour_of_its_own(written):
     assert len({bar["meta"]["colour"] for bar in bars}) == len(bars) == 10
 
 
-def test_of_many_classes_both_ends_are_drawn_and_all_are_told(written):
+def test_of_many_classes_both_ends_are_drawn(written):
     names = [f"a class that is called {k}" for k in range(300)]
     content = make_comparison()
     content["teachers"][0]["summary"] = make_summary(tuple(names))
@@ -97,14 +97,14 @@ def test_of_many_classes_both_ends_are_drawn_and_all_are_told(written):
         ([0.3, 1.0, 0.3], "arm: 30.0 % to 30.0 %"),
     ],
 )
-def test_the_course_of_participation_is_told(written, trained, said):
+def test_participation_in_words(written, trained, said):
     history = {"every": 1, "trained": trained, "participations": trained}
     arms = [make_arm("vanilla", 0.9, mode="vanilla"), make_arm("arm", 0.8, 0.5, history=history)]
     text = Parsed(page_of(written, make_comparison(arms))).text.replace("\u00a0", " ")
     assert f"From the first epoch to the last: vanilla: 100.0 % throughout; {said}." in text
 
 
-def test_sound_16_bars_of_two_seeds_stay_on_the_axes(written):
+def test_bars_of_two_seeds_stay_on_the_axes(written):
     arms = [make_arm("vanilla", 0.9, mode="vanilla"), make_arm("arm", 0.4, 0.3, 0.8)]
     for arm, half in zip(arms, (0.05, 1.2), strict=True):
         arm["accuracy"] = spread(arm["accuracy"]["mean"], half, 2)
@@ -122,19 +122,19 @@ def test_sound_16_bars_of_two_seeds_stay_on_the_axes(written):
 
 
 @pytest.mark.parametrize("teachers", [[], None])
-def test_sound_16_no_link_leads_to_an_empty_section(teachers):
+def test_no_link_leads_to_an_empty_section(teachers):
     content = make_comparison(**({} if teachers is None else {"teachers": teachers}))
     found = Comparison.model_validate(content)
     parsed = comparison_page(found, lambda summary: "no")
-    told = {section.id: section.blocks for section in parsed.sections}
-    assert all(any(block.kind != "note" for block in blocks) for blocks in told.values())
+    blocks_of = {section.id: section.blocks for section in parsed.sections}
+    assert all(any(block.kind != "note" for block in blocks) for blocks in blocks_of.values())
     if teachers is None:
-        assert "missing" not in told
+        assert "missing" not in blocks_of
     else:
-        assert list(told) == ["frontier", "arms", "participation", "time", "missing", "again"]
-        (table,) = told["missing"]
+        assert list(blocks_of) == ["frontier", "arms", "participation", "time", "missing", "again"]
+        (table,) = blocks_of["missing"]
         assert isinstance(table, Table)
-        assert [row[0].text for row in table.rows] == [
+        assert [row[0].text for row in table.cells] == [
             "Significance by class", "The samples at both ends", "What ledger and store cost",
         ]  # fmt: skip
 
@@ -238,7 +238,7 @@ def page_of_file(file):
     """Without the data, which a machine need not have."""
     found = collect(file)
     assert isinstance(found, Comparison)
-    return render(comparison_page(found, lambda summary: "not asked for"))
+    return render(comparison_page(found, lambda summary: "not shown"))
 
 
 def test_a_page_takes_no_other_files_place(written, cli):

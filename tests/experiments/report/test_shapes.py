@@ -12,9 +12,8 @@ from frugalkd.errors import ReportError, RunFolderError
 from frugalkd.experiments.report import collect
 from frugalkd.experiments.report.again import recipe_yaml
 from frugalkd.experiments.report.blocks import Figure
-from frugalkd.experiments.report.comparison_sections import comparison_page
 from frugalkd.experiments.report.page import json_in_html
-from frugalkd.experiments.report.run_sections import run_page
+from frugalkd.experiments.report.sections import comparison_page, run_page
 from frugalkd.experiments.runs.schema import Comparison
 
 EXTREMES = [0, 1e308, -1e308, 5e-324, 10**400]
@@ -117,7 +116,7 @@ def test_a_recipe_of_any_shape(tmp_path, wrong):
         show(tmp_path)
 
 
-def test_a_recipe_nested_too_deeply_is_told():
+def test_a_recipe_nested_too_deeply_is_refused():
     recipe = {}
     for _ in range(900):
         recipe = {"a": recipe}

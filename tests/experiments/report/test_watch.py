@@ -48,7 +48,7 @@ def growing(written):
         yield server
 
 
-def ask(server, path="/", method="GET", **headers):
+def request(server, path="/", method="GET", **headers):
     """The answer's status, headers and body."""
     with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)) as connection:
         connection.request(method, path, headers=headers)
@@ -63,8 +63,8 @@ def raw(server, request):
             return answer.readline()
 
 
-def test_the_page_may_ask_its_server_and_nobody_else(server):
-    status, headers, body = ask(server)
+def test_the_page_may_request_only_its_server(server):
+    status, headers, body = request(server)
     assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
     assert headers["Cache-Control"] == "no-store"
     assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
@@ -72,8 +72,8 @@ def test_the_page_may_ask_its_server_and_nobody_else(server):
     policy = body.partition(b'Content-Security-Policy" content="')[2].partition(b'">')[0]
     assert b"default-src &#39;none&#39;" in policy
     assert b"connect-src &#39;self&#39;;" in policy
-    assert ask(server, method="HEAD")[::2] == (200, b"")
-    assert ask(server, method="POST")[0] == 501
+    assert request(server, method="HEAD")[::2] == (200, b"")
+    assert request(server, method="POST")[0] == 501
 
 
 def test_it_listens_on_this_machine_only(server):
@@ -87,14 +87,14 @@ def test_it_listens_on_this_machine_only(server):
 )
 @pytest.mark.parametrize("path", ["/", "/version", "/comparison.json"])
 def test_other_hosts_are_refused(server, host, path):
-    status, _, body = ask(server, path, Host=host.format(port=server.port))
+    status, _, body = request(server, path, Host=host.format(port=server.port))
     assert status == 403
     assert body == f"403 Only for {server.url}\n".encode()
 
 
-def test_one_host_of_ours_is_named(server):
-    assert ask(server, Host=f"localhost:{server.port}")[0] == 200
-    assert ask(server, Host=f"LOCALHOST:{server.port}")[0] == 200
+def test_only_its_own_hosts_are_accepted(server):
+    assert request(server, Host=f"localhost:{server.port}")[0] == 200
+    assert request(server, Host=f"LOCALHOST:{server.port}")[0] == 200
     ours = f"Host: 127.0.0.1:{server.port}\r\n".encode()
     assert b" 200 " in raw(server, b"GET / HTTP/1.1\r\n" + ours + b"\r\n")
     assert b" 403 " in raw(server, b"GET / HTTP/1.1\r\n\r\n")
@@ -103,11 +103,11 @@ def test_one_host_of_ours_is_named(server):
 
 
 def test_a_browser_leaves_out_the_usual_port(growing, monkeypatch):
-    asked = http.client.HTTPConnection("127.0.0.1", growing.port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", growing.port, timeout=60)
     monkeypatch.setattr(growing, "port", 80)
-    with closing(asked):
-        asked.request("GET", "/version", headers={"Host": "127.0.0.1"})
-        assert asked.getresponse().status == 200
+    with closing(connection):
+        connection.request("GET", "/version", headers={"Host": "127.0.0.1"})
+        assert connection.getresponse().status == 200
 
 
 @pytest.mark.parametrize(
@@ -119,19 +119,19 @@ def test_a_browser_leaves_out_the_usual_port(growing, monkeypatch):
     ],
 )  # fmt: skip
 def test_there_is_nothing_else(server, path):
-    status, _, body = ask(server, path, Host=f"127.0.0.1:{server.port}")
+    status, _, body = request(server, path, Host=f"127.0.0.1:{server.port}")
     assert (status, body) == (404, b"404 Not Found\n")
 
 
 def test_it_is_as_new_as_its_file(growing, tmp_path):
-    _, _, before = ask(growing)
-    version = ask(growing, "/version")[2]
+    _, _, before = request(growing)
+    version = request(growing, "/version")[2]
     assert len(version) == 16
-    assert ask(growing, "/version")[2] == version
+    assert request(growing, "/version")[2] == version
     arms = [make_arm("vanilla", 0.903, mode="vanilla"), make_arm("newcomer", 0.95, 0.5)]
     (tmp_path / "comparison.json").write_text(json.dumps(make_comparison(arms)))
-    assert ask(growing, "/version")[2] != version
-    _, _, after = ask(growing)
+    assert request(growing, "/version")[2] != version
+    _, _, after = request(growing)
     assert b"newcomer" in after
     assert b"newcomer" not in before
 
@@ -141,12 +141,12 @@ def test_it_is_as_new_as_its_file(growing, tmp_path):
 )
 def test_a_broken_file_leaves_the_last_page(growing, tmp_path, broken):
     file = tmp_path / "comparison.json"
-    whole, page, version = file.read_bytes(), ask(growing)[2], ask(growing, "/version")[2]
+    whole, page, version = file.read_bytes(), request(growing)[2], request(growing, "/version")[2]
     file.unlink() if broken is None else file.write_bytes(broken)
-    assert ask(growing)[2] == page
-    assert ask(growing, "/version")[2] == version
+    assert request(growing)[2] == page
+    assert request(growing, "/version")[2] == version
     file.write_bytes(whole.replace(b'"a note"', b'"another note"'))
-    assert b"another note" in ask(growing)[2]
+    assert b"another note" in request(growing)[2]
 
 
 @pytest.mark.parametrize("begun", [None, ".lock", "teachers", "runs", "run.json"])
@@ -154,9 +154,9 @@ def test_before_the_first_result(tmp_path, begun):
     if begun is not None:
         (tmp_path / begun).touch()
     with served(tmp_path) as server:
-        assert b"Nothing is done yet." in ask(server)[2]
+        assert b"Nothing is done yet." in request(server)[2]
         (tmp_path / "comparison.json").write_text(json.dumps(make_comparison()))
-        assert b"89.90" in ask(server)[2]
+        assert b"89.90" in request(server)[2]
 
 
 def test_the_folder_that_one_is_in_has_its_name(tmp_path, monkeypatch):

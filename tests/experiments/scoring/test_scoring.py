@@ -68,7 +68,7 @@ def seeds_of(count):
     return [ScoringRun.seed_of(3, index) for index in range(count)]
 
 
-def test_el2n_is_the_mean_error_norm_of_several_short_trainings(data):
+def test_el2n_is_the_mean_error_norm(data):
     inputs, labels = data.tensors
     expected = []
     for seed in seeds_of(2):
@@ -101,7 +101,7 @@ def test_forgetting_counts_flips_from_correct_to_wrong(data):
     assert meters.student_forwards == meters.samples_backpropagated == 2 * epochs * SAMPLES
 
 
-def test_a_holdout_loss_comes_from_a_model_that_never_trained_on_the_sample(data):
+def test_holdout_loss_is_of_the_other_half(data):
     inputs, labels = data.tensors
     (seed,) = seeds_of(1)
     first = draws.subset(np.arange(SAMPLES), SAMPLES // 2, seed, draws.stream("holdout"))
@@ -127,7 +127,7 @@ def test_mislabelled_samples_have_a_high_holdout_loss(data):
 
 
 @pytest.mark.parametrize("kind", SCORINGS)
-def test_the_same_seed_gives_the_same_bits_and_random_streams_are_put_back(data, kind):
+def test_same_seed_same_bits_and_streams_restored(data, kind):
     torch.manual_seed(11)
     before = torch.get_rng_state()
     first, _ = scored(kind, data)

@@ -1,5 +1,4 @@
-"""What a page is put together from. Everything here is plain text and numbers: the template
-escapes it."""
+"""The parts of a page, as plain text and numbers: the template escapes them."""
 
 from __future__ import annotations
 
@@ -10,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Cell:
-    """What a cell says, and the number that it is sorted by (None: the text)."""
+    """The text of a cell, and the number that it is sorted by (None: by its text)."""
 
     text: str
     value: float | None = None
@@ -19,28 +18,38 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under headings. ``numeric`` tells, for each column, whether it holds numbers; a table
-    with a ``name`` can be sorted and copied; one that is ``folded`` is opened by a click."""
+    """Rows under headings; a string stands for a cell without a number. A table with a ``name`` can
+    be sorted and copied; one that is ``folded`` is opened by a click."""
 
     caption: str
     headings: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-    numeric: Sequence[bool]
+    rows: Sequence[Sequence[Cell | str]]
     name: str = ""
     folded: bool = False
 
     kind = "table"
 
+    @property
+    def cells(self) -> list[list[Cell]]:
+        """The rows, all of their strings as cells."""
+        return [[Cell(it) if isinstance(it, str) else it for it in row] for row in self.rows]
+
+    @property
+    def numeric(self) -> list[bool]:
+        """For each column: whether some of its cells have numbers."""
+        cells = self.cells
+        return [any(row[k].value is not None for row in cells) for k in range(len(self.headings))]
+
 
 @dataclass(frozen=True)
 class Figure:
-    """A plot: ``plot`` is plotly's figure without colours (each trace's ``meta`` says which), and
-    ``says`` and ``table`` are what it shows, for readers who do not see it."""
+    """A plot: ``plot`` is plotly's figure without colours (each trace's ``meta`` has the number of
+    one); ``summary`` and ``table`` say the same to readers who do not see it."""
 
     name: str
     title: str
     plot: dict[str, Any]
-    says: str
+    summary: str
     table: Table
 
     kind = "figure"
@@ -48,8 +57,8 @@ class Figure:
 
 @dataclass(frozen=True)
 class Picture:
-    """A sample: a picture (``source``, a data URL) or a ``text``; the ``name`` of its class, and
-    what is known of it, first which one it is."""
+    """A sample: a picture (``source``, a data URL) or a ``text``; the ``name`` of its class;
+    ``details``, of which the first names the sample."""
 
     name: str
     details: Sequence[str]
@@ -87,18 +96,21 @@ class Note:
     kind = "note"
 
 
+Block = Table | Figure | Gallery | Code | Note
+
+
 @dataclass(frozen=True)
 class Section:
     """A part of the page with its heading."""
 
     id: str
     title: str
-    blocks: Sequence[Table | Figure | Gallery | Code | Note]
+    blocks: Sequence[Block]
 
 
 @dataclass(frozen=True)
 class Page:
-    """All that a page says."""
+    """A complete page."""
 
     title: str
     kicker: str
@@ -108,16 +120,16 @@ class Page:
 
 
 def page(title: str, kicker: str, headline: str, detail: str, sections: Sequence[Section]) -> Page:
-    """A page of those sections that show something. Why the others do not stands together in one,
-    the last but one, so that no link leads to an empty place."""
+    """A page of the sections that show something. The others are listed with their reasons in one
+    section, the last but one, so that no link leads to an empty place."""
     shown, missing = [], []
     for section in sections:
-        if all(isinstance(block, Note) for block in section.blocks):
-            reasons = " ".join(block.text for block in section.blocks if isinstance(block, Note))
-            missing.append([Cell(section.title), Cell(reasons)])
+        reasons = [block.text for block in section.blocks if isinstance(block, Note)]
+        if len(reasons) == len(section.blocks):
+            missing.append([section.title, " ".join(reasons)])
         else:
             shown.append(section)
     if missing:
-        table = Table("What is missing, and why", ["section", "why"], missing, [False, False])
+        table = Table("What is missing, and why", ["section", "why"], missing)
         shown.insert(-1, Section("missing", "Not shown", [table]))
     return Page(title, kicker, headline, detail, shown)

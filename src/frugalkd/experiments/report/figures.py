@@ -1,15 +1,17 @@
-"""The figures of a page, as plain dicts for plotly.js. They hold no colour: a trace's ``meta``
-says which of the page's colours it takes, and whether it is shown from the start."""
+"""The figures of a page and of a paper, as plain dicts for plotly.js (:mod:`.paper` draws the same
+with matplotlib). They hold no colour: a trace's ``meta`` has the number of its colour, and whether
+the page shows it from the start."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from operator import attrgetter
+from typing import Any, Literal
 
 from frugalkd.experiments.report.blocks import Cell, Figure, Table
-from frugalkd.experiments.report.text import inline, number, percent, seconds, short
-from frugalkd.experiments.runs.schema import Arm, LedgerSummary, Shares
+from frugalkd.experiments.report.text import inline, number, percent, points, seconds, short
+from frugalkd.experiments.runs.schema import Arm, Comparison, LedgerSummary, Run, Shares, Spread
 
 SHOWN = 12
 """Lines of a figure that are shown from the start; the others by a click on their names."""
@@ -17,12 +19,19 @@ SHOWN = 12
 CLASSES = 40
 """Bars of the figure of classes: of more, half of them from either end."""
 
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "pentagon", "star", "hexagon")
 _COLOURS = 10
-_TOLD = 5
-"""Courses of participation that are told in words."""
+_IN_WORDS = 6
+"""Arms of a figure that its sentence names."""
 _STEADY = 0.005
-"""What changes by less, as a part of the samples, is steady to a reader."""
+"""A smaller change, as a fraction of the samples, is described as none."""
+_BEYOND = 1.1
+"""How far an error bar may reach, relative to the most expensive arm's cost."""
+_ASIDE, _GROUP = 0.01, 0.03  # of the axis: between neighbours, and from the first to the last
+
+Styles = Mapping[str, Mapping[str, Any]]
+"""``colour``, ``symbol`` and ``shown`` of each family of arms."""
 
 
 def label(name: str) -> str:
@@ -30,15 +39,16 @@ def label(name: str) -> str:
     return html.escape(short(name, 32))
 
 
-def styles(arms: Sequence[Arm], reference: str) -> dict[str, dict[str, Any]]:
-    """Colour, symbol and place of each family of arms, the same in all figures: the reference has
-    the first colour to itself, the others come in their order."""
+def styles(arms: Sequence[Arm], reference: str, shown: Collection[str] = ()) -> Styles:
+    """Colour and symbol of each family of arms, the same in all figures: the first colour is the
+    reference's alone, the others follow in their order. Families in ``shown`` are shown from the
+    start, whatever their place."""
     families = dict.fromkeys(arm.family for arm in sorted(arms, key=lambda a: a.arm != reference))
     return {
         family: {
             "colour": _colour(place),
             "symbol": _SYMBOLS[place % len(_SYMBOLS)],
-            "shown": place < SHOWN,
+            "shown": place < SHOWN or family in shown,
         }
         for place, family in enumerate(families)
     }
@@ -48,57 +58,215 @@ def _colour(place: int) -> int:
     return 0 if place == 0 else 1 + (place - 1) % (_COLOURS - 1)
 
 
-def participation(lines: Sequence[tuple[str, Shares, Mapping[str, Any]]]) -> Figure:
-    """Which part of the samples trained, by epoch; ``lines``: name, shares, colour and symbol."""
+def frontier(
+    comparison: Comparison,
+    axis: Literal["budget", "time"],
+    styles: Styles,
+    named: Collection[str] = (),
+) -> Figure | None:
+    """Accuracy over what it costs; the budgets of an arm are joined by a line. Arms in ``named``
+    have their names beside their points; arms of the same samples are drawn side by side. None
+    where no arm has both a cost and an accuracy."""
+    cost = attrgetter("budget" if axis == "budget" else "wall_ratio")
+    costs = {a.arm: cost(a).mean for a in comparison.arms if a.accuracy.mean is not None}
+    x = {name: 100 * mean for name, mean in costs.items() if mean is not None}
+    if not x:
+        return None
+    known = sorted((arm for arm in comparison.arms if arm.arm in x), key=lambda arm: x[arm.arm])
+    y = {arm.arm: 100 * (arm.accuracy.mean or 0.0) for arm in known}
+    best = [arm for arm in known if arm.frontier is not None and getattr(arm.frontier, axis)]
+    places = side_by_side(x) if axis == "budget" else x
+    edge = max(places.values()) / 5  # left of it there is no room for a name
+    unit, less = ("samples", "fewer samples") if axis == "budget" else ("time", "less time")
+    traces: list[dict[str, Any]] = [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "x": [x[arm.arm] for arm in best],
+            "y": [y[arm.arm] for arm in best],
+            "name": "frontier",
+            "line": {"shape": "hv", "dash": "dot", "width": 2},
+            "hoverinfo": "skip",
+            "meta": {"colour": "quiet", "shown": True},
+        }
+    ]
+    for family, style in styles.items():
+        own = [arm for arm in known if arm.family == family]
+        if not own:
+            continue
+        with_name = [arm.arm in named for arm in own]
+        sides = ["right" if places[arm.arm] <= edge else "left" for arm in own]
+        error_x = _error_bars([cost(arm) for arm in own], _BEYOND * max(places.values()))
+        error_y = _error_bars([arm.accuracy for arm in own], 100)
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines+" * (len(own) > 1) + "markers" + "+text" * any(with_name),
+                "name": label(family),
+                "x": [places[arm.arm] for arm in own],
+                "y": [y[arm.arm] for arm in own],
+                "text": [label(a.arm) * has for a, has in zip(own, with_name, strict=True)],
+                "textposition": [
+                    f"{'bottom' if arm.control else 'top'} {side}"
+                    for arm, side in zip(own, sides, strict=True)
+                ],
+                "hovertext": [label(arm.arm) for arm in own],
+                "customdata": [x[arm.arm] for arm in own],  # not moved aside
+                "error_x": {**error_x, "thickness": 1, "width": 3},
+                "error_y": {**error_y, "thickness": 1.5, "width": 4},
+                "marker": {
+                    "symbol": style["symbol"],
+                    "opacity": 1,
+                    "size": [13 if has else 10 for has in with_name],
+                },
+                "line": {"width": 1.5},
+                "hovertemplate": "%{hovertext}<br>%{y:.2f} % with %{customdata:.1f} % of "
+                f"the {unit}<extra></extra>",
+                "meta": {"colour": style["colour"], "shown": style["shown"]},
+            }
+        )
+    names = [
+        f"{inline(arm.arm)} ({percent(arm.accuracy.mean)} with {percent(cost(arm).mean, 0)})"
+        for arm in best
+    ]
+    if len(names) > _IN_WORDS + 1:
+        names[_IN_WORDS:] = [f"and {len(names) - _IN_WORDS} more"]
+    of = {
+        "budget": "samples backpropagated, % of full distillation",
+        "time": f"time of training, % of {label(comparison.reference)}'s",
+    }[axis]
+    split = f"{label(comparison.split)} " if comparison.split else ""
+    plot = _plot(traces, x=of, y=f"{split}accuracy, %")
+    plot["layout"]["xaxis"]["rangemode"] = "tozero"
+    rows = [
+        [
+            short(arm.arm),
+            Cell(points(cost(arm), digits=1), x[arm.arm]),
+            Cell(points(arm.accuracy), y[arm.arm]),
+            "yes" if arm in best else "no",
+        ]
+        for arm in known
+    ]
+    return Figure(
+        f"frontier-{axis}",
+        f"Accuracy over {unit}",
+        plot,
+        f"{len(best)} of {len(known)} arms are on the frontier: no other arm is as accurate with "
+        f"{less}. From the left: {', '.join(names) or 'none'}.",
+        Table(f"Accuracy over {unit}", ["arm", f"{unit} %", "accuracy %", "on the frontier"], rows),
+    )
+
+
+def _error_bars(values: Sequence[Spread], most: float) -> dict[str, Any]:
+    """95 % intervals in percent, within 0 and ``most``: the interval of two seeds may be longer
+    than the axis."""
+    means = [100 * (value.mean or 0.0) for value in values]
+    ends = [
+        (at, at) if value.ci95 is None else (100 * value.ci95[0], 100 * value.ci95[1])
+        for at, value in zip(means, values, strict=True)
+    ]
+    both = list(zip(means, ends, strict=True))
+    return {
+        "symmetric": False,
+        "array": [max(0.0, min(high, most) - at) for at, (_, high) in both],
+        "arrayminus": [max(0.0, at - max(low, 0.0)) for at, (low, _) in both],
+    }
+
+
+def side_by_side(places: Mapping[str, float]) -> dict[str, float]:
+    """Where points of the given ``places`` are drawn: those that share one next to each other, so
+    that their intervals can be seen."""
+    axis = max(places.values())
+    groups: list[list[str]] = []
+    for name in sorted(places, key=lambda name: places[name]):
+        if not groups or places[name] - places[groups[-1][0]] > _ASIDE * axis:
+            groups.append([])
+        groups[-1].append(name)
+    found = dict(places)
+    order = list(places)  # that of the figure's legend
+    for group in (group for group in groups if len(group) > 1):
+        middle = sum(places[name] for name in group) / len(group)
+        step = axis * min(_ASIDE, _GROUP / (len(group) - 1))
+        for place, name in enumerate(sorted(group, key=order.index)):
+            found[name] = middle + step * (place - (len(group) - 1) / 2)
+    return found
+
+
+def participation(
+    comparison: Comparison, styles: Styles, shown: Collection[str] = ()
+) -> Figure | None:
+    """Which fraction of the samples each arm trained on, by epoch: a colour for each family, a dash
+    for each budget. None where no arm has a history."""
+    budgets = sorted({a.budget_asked for a in comparison.arms if a.budget_asked is not None})
+    lines = []
+    for arm in comparison.arms:
+        if arm.history is not None and arm.history.trained:
+            style = {**styles[arm.family], "shown": arm.arm in shown, "family": label(arm.family)}
+            if arm.budget_asked is not None:
+                style["dash"] = DASHES[budgets.index(arm.budget_asked) % len(DASHES)]
+                style["budget"] = f"{100 * arm.budget_asked:g} %"
+            lines.append((arm.arm, arm.history, style))
+    return _by_epoch(lines, "samples that trained, %") if lines else None
+
+
+def run_participation(run: Run) -> Figure | None:
+    """What a run trained on by epoch, what of it failed the gate, and what was screened. None where
+    it has no epochs."""
+    shares = run.shares
+    if shares is None or not shares.trained:
+        return None
+    lines = [("trained", shares, {"colour": 1, "shown": True})]
+    for place, (name, other) in enumerate(
+        (("failed the gate", shares.participations), ("screened", shares.screened)), start=1
+    ):
+        if any(other) and other != shares.trained:  # the first line would cover it
+            style = {"colour": 1 + place, "shown": True, "dash": DASHES[place]}
+            lines.append((name, shares.model_copy(update={"trained": other}), style))
+    return _by_epoch(lines, "samples, %")
+
+
+def _by_epoch(lines: Sequence[tuple[str, Shares, Mapping[str, Any]]], y: str) -> Figure:
+    """``lines``: name, shares, style."""
     traces = [
         {
             "type": "scatter",
             "mode": "lines+markers" if len(shares.trained) < 2 else "lines",
             "name": label(name),
+            "legendgroup": style.get("family", label(name)),
             "x": shares.epochs,
             "y": [100 * share for share in shares.trained],
             "line": {"width": 2, "dash": style.get("dash", "solid")},
             "hovertemplate": "%{fullData.name}<br>epoch %{x}: %{y:.1f} %<extra></extra>",
-            "meta": {"colour": style["colour"], "shown": style["shown"]},
+            "meta": {key: style[key] for key in ("colour", "shown", "budget") if key in style},
         }
         for name, shares, style in lines
     ]
+    courses: dict[str, list[str]] = {}
     rows = []
     for name, shares, _ in lines:
-        first, last = shares.trained[0], shares.trained[-1]
-        mean = sum(shares.trained) / len(shares.trained)
-        failed = sum(shares.participations) / max(len(shares.participations), 1)
-        rows.append(
-            [Cell(short(name)), *(Cell(percent(v), v) for v in (first, last, mean, failed))]
-        )
-    told: dict[str, list[str]] = {}
-    for name, shares, _ in lines:
-        told.setdefault(_course(shares), []).append(inline(name))
-    said = [f"{', '.join(names)}: {course}" for course, names in told.items()]
+        first, last, mean = shares.trained[0], shares.trained[-1], _mean(shares.trained)
+        steady = max(shares.trained) - min(shares.trained) < _STEADY
+        course = f"{percent(mean)} throughout" if steady else f"{percent(first)} to {percent(last)}"
+        courses.setdefault(course, []).append(inline(name))
+        parts = (first, last, mean, _mean(shares.participations))
+        rows.append([short(name), *(Cell(percent(part), part) for part in parts)])
+    in_words = [f"{', '.join(names)}: {course}" for course, names in courses.items()]
     every = max(shares.every for _, shares, _ in lines)
     epoch = "epoch" if every == 1 else "epochs"
+    headings = ["", f"first {epoch}", f"last {epoch}", "mean", "of these failing their gate, mean"]
     return Figure(
         "participation",
         "Samples that trained, by epoch",
-        plot_of(traces, x="epoch", y="samples that trained, %", from_zero=True),
-        f"From the first {epoch} to the last: {'; '.join(said[:_TOLD])}"
-        + ("; the others are in the table." if len(said) > _TOLD else ".")
+        _plot(traces, x="epoch", y=y, from_zero=True),
+        f"From the first {epoch} to the last: {'; '.join(in_words[: _IN_WORDS - 1])}"
+        + ("; the others are in the table." if len(in_words) >= _IN_WORDS else ".")
         + ("" if every == 1 else f" Of many epochs up to {every} at a time are averaged."),
-        Table(
-            "Samples that trained",
-            ["", f"first {epoch}", f"last {epoch}", "mean", "of these failing their gate, mean"],
-            rows,
-            [False, True, True, True, True],
-        ),
+        Table("Samples that trained", headings, rows),
     )
 
 
-def _course(shares: Shares) -> str:
-    """How the samples that trained went, from the first epoch to the last."""
-    trained = shares.trained
-    if max(trained) - min(trained) < _STEADY:
-        return f"{percent(sum(trained) / len(trained))} throughout"
-    return f"{percent(trained[0])} to {percent(trained[-1])}"
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / max(len(values), 1)
 
 
 def by_class(summary: LedgerSummary, what: str) -> Figure:
@@ -109,47 +277,31 @@ def by_class(summary: LedgerSummary, what: str) -> Figure:
     shown = classes if few else [*classes[:half], *classes[-half:]]
     # Places, not names: two classes may be cut to the same name.
     places = [place + (not few and place >= half) for place in range(len(shown))]
-    bars = {
-        "type": "bar",
-        "orientation": "h",
-        "name": what,
-        "y": places,
-        "x": [record.mean for record in shown],
-        "text": [label(record.name) for record in shown],
-        "textposition": "none",
-        "hovertemplate": "%{text}: %{x:.3f}<extra></extra>",
-        "meta": {"colour": 1, "shown": True},
-    }
-    plot = plot_of([bars], x=f"mean {what}", y="", height=90 + 24 * (places[-1] + 1))
-    plot["layout"]["yaxis"] |= _names(places, [record.name for record in shown])
+    names = [record.name for record in shown]
+    bars = _bars(what, 1, names, "%{text}: %{x:.3f}", x=[r.mean for r in shown], y=places,
+                 orientation="h")  # fmt: skip
+    plot = _plot([bars], x=f"mean {what}", y="", height=90 + 24 * (places[-1] + 1))
+    plot["layout"]["yaxis"] |= _names(places, names)
     plot["layout"]["xaxis"]["range"] = [0, 1]
-    left_out = summary.classes_left_out
-    ends = f"Class {inline(classes[0].name)} has the highest mean {what}: {classes[0].mean:.3f}"
+    said = f"Class {inline(classes[0].name)} has the highest mean {what}: {classes[0].mean:.3f}"
     if len(classes) > 1:
-        ends += f"; {inline(classes[-1].name)} the lowest: {classes[-1].mean:.3f}"
-    return Figure(
-        "classes",
-        f"Mean {what} by class",
-        plot,
-        f"{ends}."
-        + ("" if few else f" The {half} highest and the {half} lowest are drawn.")
-        + (f" {left_out:,} classes in between are left out." if left_out else ""),
-        Table(
-            f"{what.capitalize()} by class",
-            ["class", "samples", "mean", "never took part", "in every epoch"],
-            [
-                [
-                    Cell(short(record.name)),
-                    Cell(number(record.samples), record.samples),
-                    Cell(f"{record.mean:.3f}", record.mean),
-                    Cell(percent(record.never), record.never),
-                    Cell(percent(record.always), record.always),
-                ]
-                for record in classes
-            ],
-            [False, True, True, True, True],
-        ),
-    )
+        said += f"; {inline(classes[-1].name)} the lowest: {classes[-1].mean:.3f}"
+    said += "." if few else f". The {half} highest and the {half} lowest are drawn."
+    if summary.classes_left_out:
+        said += f" {summary.classes_left_out:,} classes in between are left out."
+    headings = ["class", "samples", "mean", "never used", "in every epoch"]
+    rows = [
+        [
+            short(record.name),
+            Cell(number(record.samples), record.samples),
+            Cell(f"{record.mean:.3f}", record.mean),
+            Cell(percent(record.never), record.never),
+            Cell(percent(record.always), record.always),
+        ]
+        for record in classes
+    ]
+    table = Table(f"{what.capitalize()} by class", headings, rows)
+    return Figure("classes", f"Mean {what} by class", plot, said, table)
 
 
 def histogram(summary: LedgerSummary, what: str) -> Figure:
@@ -157,83 +309,71 @@ def histogram(summary: LedgerSummary, what: str) -> Figure:
     counts = summary.histogram
     width = 1 / len(counts)
     bins = [f"{k / len(counts):.1f}–{(k + 1) / len(counts):.1f}" for k in range(len(counts))]
-    bars = {
-        "type": "bar",
-        "name": "samples",
-        "x": [(place + 0.5) * width for place in range(len(counts))],
-        "y": counts,
-        "width": 0.9 * width,
-        "text": bins,
-        "textposition": "none",
-        "hovertemplate": "%{text}: %{y:,} samples<extra></extra>",
-        "meta": {"colour": 1, "shown": True},
-    }
-    plot = plot_of([bars], x=what, y="samples", height=260, from_zero=True)
+    middles = [(place + 0.5) * width for place in range(len(counts))]
+    bars = _bars("samples", 1, bins, "%{text}: %{y:,} samples", x=middles, y=counts,
+                 width=0.9 * width)  # fmt: skip
+    plot = _plot([bars], x=what, y="samples", height=260, from_zero=True)
     plot["layout"]["xaxis"] |= {"range": [0, 1], "dtick": 0.2}
+    rows = [[name, Cell(number(count), count)] for name, count in zip(bins, counts, strict=True)]
     return Figure(
         "histogram",
         f"Samples by {what}",
         plot,
-        f"{percent(summary.never)} of {number(summary.samples)} samples never took part, "
+        f"{percent(summary.never)} of {number(summary.samples)} samples were never used, "
         f"{percent(summary.always)} in every epoch; the mean is {summary.mean:.3f}.",
-        Table(
-            f"Samples by {what}",
-            [what, "samples"],
-            [[Cell(name), Cell(number(n), n)] for name, n in zip(bins, counts, strict=True)],
-            [False, True],
-        ),
+        Table(f"Samples by {what}", [what, "samples"], rows),
     )
 
 
 def phases(rows: Sequence[tuple[str, Mapping[str, float]]]) -> Figure:
-    """Seconds of training by what they went into; ``rows``: name, seconds by phase."""
-    total = {}
+    """Seconds of training by phase; ``rows``: name, seconds of each phase."""
+    total: dict[str, float] = {}
     for _, spent in rows:
         for phase, value in spent.items():
             total[phase] = total.get(phase, 0.0) + value
-    spent_on = [phase for phase in total if total[phase] > 0]
-    names = sorted(spent_on, key=lambda phase: (phase == "other", -total[phase]))
-    places = list(range(len(rows)))
+    used = [phase for phase in total if total[phase] > 0]
+    order = sorted(used, key=lambda phase: (phase == "other", -total[phase]))
+    names, places = [name for name, _ in rows], list(range(len(rows)))
     traces = [
-        {
-            "type": "bar",
-            "orientation": "h",
-            "name": label(phase),
-            "y": places,
-            "x": [spent.get(phase, 0.0) for _, spent in rows],
-            "text": [label(name) for name, _ in rows],
-            "textposition": "none",
-            "hovertemplate": "%{text}<br>%{fullData.name}: %{x:.1f} s<extra></extra>",
-            "meta": {"colour": "quiet" if phase == "other" else _colour(place), "shown": True},
-        }
-        for place, phase in enumerate(names, start=1)
-    ]
-    plot = plot_of(traces, x="seconds of training", y="", height=100 + 26 * len(rows))
+        _bars(
+            label(phase), "quiet" if phase == "other" else _colour(place), names,
+            "%{text}<br>%{fullData.name}: %{x:.1f} s", orientation="h",
+            x=[spent.get(phase, 0.0) for _, spent in rows], y=places,
+        )
+        for place, phase in enumerate(order, start=1)
+    ]  # fmt: skip
+    plot = _plot(traces, x="seconds of training", y="", height=100 + 26 * len(rows))
     plot["layout"]["barmode"] = "stack"
-    plot["layout"]["yaxis"] |= _names(places, [name for name, _ in rows])
-    longest = max(rows, key=lambda row: sum(row[1].values()))
-    who = f"{inline(longest[0])} takes longest, " if len(rows) > 1 else "It took "
-    who += seconds(sum(longest[1].values()))
-    most = max(longest[1], key=lambda phase: longest[1][phase], default="nothing")
+    plot["layout"]["yaxis"] |= _names(places, names)
+    longest, spent = max(rows, key=lambda row: sum(row[1].values()))
+    said = f"{inline(longest)} takes longest, " if len(rows) > 1 else "It took "
+    most = max(spent, key=lambda phase: spent[phase], default="nothing")
+    table = [
+        [short(name), *(Cell(f"{value:.1f}", value) for value in (sum(spent.values()), *parts))]
+        for name, spent in rows
+        for parts in [[spent.get(phase, 0.0) for phase in order]]
+    ]
     return Figure(
         "phases",
         "Seconds of training, by phase",
         plot,
-        f"{who}, most of it in {short(most)}.",
-        Table(
-            "Seconds by phase",
-            ["", "all", *map(short, names)],
-            [
-                [
-                    Cell(short(name)),
-                    Cell(f"{sum(spent.values()):.1f}", sum(spent.values())),
-                    *(Cell(f"{spent.get(p, 0.0):.1f}", spent.get(p, 0.0)) for p in names),
-                ]
-                for name, spent in rows
-            ],
-            [False, *[True] * (len(names) + 1)],
-        ),
+        f"{said}{seconds(sum(spent.values()))}, most of it in {short(most)}.",
+        Table("Seconds by phase", ["", "all", *map(short, order)], table),
     )
+
+
+def _bars(
+    name: str, colour: int | str, texts: Sequence[str], hover: str, **own: Any
+) -> dict[str, Any]:
+    return {
+        "type": "bar",
+        "name": name,
+        "text": [label(text) for text in texts],
+        "textposition": "none",
+        "hovertemplate": f"{hover}<extra></extra>",
+        "meta": {"colour": colour, "shown": True},
+        **own,
+    }
 
 
 def _names(places: Sequence[int], names: Sequence[str]) -> dict[str, Any]:
@@ -248,15 +388,16 @@ def _names(places: Sequence[int], names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def plot_of(
+def _plot(
     traces: list[dict[str, Any]], *, x: str, y: str, height: int = 420, from_zero: bool = False
 ) -> dict[str, Any]:
-    """plotly's figure of ``traces`` with titles on its axes; ``height`` is in pixels."""
-    layout: dict[str, Any] = {
-        "xaxis": {"title": {"text": x}},
-        "yaxis": {"title": {"text": y}},
-        "height": height,
+    """plotly's figure with titles on its axes; ``height`` is in pixels."""
+    rangemode = {"rangemode": "tozero"} if from_zero else {}
+    return {
+        "data": traces,
+        "layout": {
+            "xaxis": {"title": {"text": x}},
+            "yaxis": {"title": {"text": y}, **rangemode},
+            "height": height,
+        },
     }
-    if from_zero:
-        layout["yaxis"]["rangemode"] = "tozero"
-    return {"data": traces, "layout": layout}

@@ -1,4 +1,4 @@
-"""The samples at both ends, read from the data at the time that the page is made."""
+"""The samples at both ends, read from the data when the page is made."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LARGEST = 1_000_000
 
 _SIZES = (96, 64, 48, 32, 16)
 _TEXT = 280
-"""Signs of a text: what is read at a glance, and 48 of them are far from the largest size."""
+"""Characters of a text that are shown."""
 
 Pictures = Callable[[LedgerSummary], dict[int, tuple[str, str]] | str]
 """For the samples at both ends of a summary: id -> (picture as a data URL, text), one of both
@@ -31,8 +31,8 @@ empty; or the reason why none can be shown."""
 
 
 def pictures_of(recipe: dict[str, Any], allowed: Allowed = NOTHING) -> Pictures:
-    """Shows samples of the data that ``recipe``, as resolved, names, where ``allowed`` says so.
-    Whatever goes wrong is a reason, not an error."""
+    """Shows samples of the data that ``recipe``, as resolved, names, where ``allowed`` permits it.
+    Every failure is a reason, not an error."""
 
     def show(summary: LedgerSummary) -> dict[int, tuple[str, str]] | str:
         from frugalkd.data import data_digest
@@ -49,7 +49,7 @@ def pictures_of(recipe: dict[str, Any], allowed: Allowed = NOTHING) -> Pictures:
             if len(data) != summary.samples or (summary.data and data_digest(data) != summary.data):
                 return "the data here are not those that the ledger is of"
             return _shown(data, ids)
-        except Exception as error:  # what a data set of somebody's own raises is anything
+        except Exception as error:  # a user's data set may raise anything
             return f"the data cannot be read: {one_line(error, 200)}"
 
     return show
@@ -117,7 +117,7 @@ def _channels_last(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _stretched(pixels: NDArray) -> NDArray[np.uint8]:
-    """From black to white, whatever the data were normalised to."""
+    """From black to white, however the data are normalised."""
     if pixels.dtype == np.uint8:
         return pixels
     values = np.nan_to_num(pixels.astype(np.float64))

@@ -1,4 +1,4 @@
-"""What a comparison, or a run, comes to in one sentence, whoever it flatters."""
+"""The result of a comparison, or of a run, in one sentence, favourable or not."""
 
 from __future__ import annotations
 
@@ -9,52 +9,55 @@ from frugalkd.experiments.comparison.statistics import BUDGET_TOLERANCE, MARGIN
 from frugalkd.experiments.report.text import inline, number, percent, seconds
 from frugalkd.experiments.runs.schema import Arm, Comparison, Run, section
 
-_OURS = ("significance", "regulated", "hybrid")
+_MODES = ("significance", "regulated", "hybrid")
 _ROUNDING = 1e-9
-"""Of a mean of differences: less is none."""
+"""A mean of differences that is smaller counts as none."""
 _USUAL = "kd"
-"""The objective that goes without saying."""
+"""The objective that the headline does not name."""
 _RANDOM = ("random", "random-counts", "random-static")
 
 
 def chosen(comparison: Comparison) -> Arm | None:
-    """The arm that the headline speaks of: of those with a mode of ours that spend less than the
-    reference the one that takes the least time (where that is not known, the fewest samples) among
-    those within ``MARGIN`` of the reference's mean accuracy; where none is, the most accurate one.
-    Arms with a random control at the same count go before those without. None where there is none
-    of ours."""
+    """The arm of the headline: of the arms with one of frugalkd's modes that spend less than the
+    reference, the one that takes the least time (where that is not known, the fewest samples) among
+    those within ``MARGIN`` of the reference's mean accuracy; if there is none, the most accurate
+    one. Arms with a random control at the same count go before those without. None if no arm has
+    such a mode."""
     reference = comparison.named(comparison.reference)
     full = 1.0 if reference is None else reference.budget.mean or 1.0
-    ours = [
+    candidates = [
         arm
         for arm in comparison.arms
-        if arm.mode in _OURS
+        if arm.mode in _MODES
         and arm.accuracy.mean is not None
         and arm.budget.mean is not None
         and arm.budget.mean < full
         and arm is not reference
     ]
-    if not ours:
+    if not candidates:
         return None
-    good = [arm for arm in ours if _is_as_good(arm, reference)]
-    candidates = good or ours
-    # What has a control says more.
+    good = [arm for arm in candidates if _is_as_good(arm, reference)]
+    candidates = good or candidates
     candidates = [arm for arm in candidates if random_of(comparison, arm)] or candidates
     if good:
-        return min(candidates, key=lambda arm: (_time(arm), arm.budget.mean or 0.0))
+        return min(candidates, key=_cost_order)
     mean = _means(candidates)
     return max(candidates, key=lambda arm: mean[arm.arm] or 0.0)
 
 
+def _cost_order(arm: Arm) -> tuple[float, float]:
+    budget, time = arm.budget.mean or 0.0, arm.wall_ratio.mean
+    return budget if time is None else time, budget
+
+
 def _is_as_good(arm: Arm, reference: Arm | None) -> bool:
-    """Whether its accuracy is within the margin of the reference's."""
     gap = None if reference is None else _gap(arm, reference)
     return gap is None or gap >= -MARGIN - _ROUNDING
 
 
 def _gap(arm: Arm, other: Arm) -> float | None:
-    """The mean of ``arm``'s accuracy less ``other``'s, over the seeds that both have: means over
-    other seeds are not compared. None where there is no such seed."""
+    """The mean of ``arm``'s accuracy minus ``other``'s, over the seeds that both have; None where
+    there is no such seed."""
     ours, theirs = arm.accuracies(), other.accuracies()
     both = ours.keys() & theirs.keys()
     if not both:
@@ -77,9 +80,9 @@ def random_of(comparison: Comparison, arm: Arm) -> Arm | None:
 
 
 def headline(comparison: Comparison) -> str:
-    """One sentence: accuracy, samples and time of the arm :func:`chosen`, against the reference and
-    against random at the same count; an arm that does better with no more samples is named. Of an
-    unfinished comparison it begins with how much of it is complete."""
+    """Accuracy, samples and time of the arm :func:`chosen`, against the reference and against
+    random at the same count; an arm that does better with no more samples is named. For an
+    unfinished comparison the sentence begins with how much of it is complete."""
     done = comparison.complete_seeds
     if comparison.complete or done is None:
         return _sentence(comparison)
@@ -90,15 +93,16 @@ def _sentence(comparison: Comparison) -> str:
     reference = comparison.named(comparison.reference)
     arm = chosen(comparison)
     if arm is None:
-        return _without_ours(comparison, reference)
-    full = (
-        "full distillation" if comparison.reference == "vanilla" else inline(comparison.reference)
-    )
+        return _most_accurate(comparison, reference)
     random = random_of(comparison, arm)
     named = [each for each in (arm, reference, random) if each is not None]
     mean = _means(named)
-    said = f"{inline(arm.arm)}: {percent(mean[arm.arm])} with {_cost(arm)}"
+    said = f"{inline(arm.arm)}: {percent(mean[arm.arm])}"
+    said += f" with {percent(arm.budget.mean, 0)} of the samples"
+    if arm.wall_ratio.mean is not None:
+        said += f" and {percent(arm.wall_ratio.mean, 0)} of the time"
     if reference is not None:
+        full = "full distillation" if reference.arm == "vanilla" else inline(reference.arm)
         said += f" of {full}, which reaches {percent(mean[reference.arm])}"
     return said + _against_random(arm, random, mean) + _against_rivals(comparison, arm, random)
 
@@ -114,32 +118,23 @@ def _means(arms: Sequence[Arm]) -> dict[str, float | None]:
     }
 
 
-def _cost(arm: Arm) -> str:
-    said = f"{percent(arm.budget.mean, 0)} of the samples"
-    time = arm.wall_ratio.mean
-    return said if time is None else f"{said} and {percent(time, 0)} of the time"
-
-
 def _against_random(arm: Arm, random: Arm | None, mean: Mapping[str, float | None]) -> str:
     if random is None:
         return "; random at the same count was not run"
     accuracy, gap = percent(mean[random.arm]), _gap(random, arm) or 0.0
-    if gap > _ROUNDING:
-        return f"; random at the same count does better: {accuracy}"
-    if gap >= -_ROUNDING:
-        return f"; random at the same count does as well: {accuracy}"
-    return f"; random at the same count: {accuracy}"
+    how = " does better" if gap > _ROUNDING else " does as well" if gap >= -_ROUNDING else ""
+    return f"; random at the same count{how}: {accuracy}"
 
 
 def _against_rivals(comparison: Comparison, arm: Arm, random: Arm | None) -> str:
-    """Another arm, not of ours, that is more accurate with as many samples or fewer."""
+    """An arm without one of frugalkd's modes that is more accurate with no more samples."""
     most = (arm.budget.mean or 0.0) * (1 + BUDGET_TOLERANCE)
     known = [each for each in (arm, random) if each is not None]
     better = [
         other
         for other in comparison.arms
         if other is not random
-        and other.mode not in _OURS
+        and other.mode not in _MODES
         and other.arm != comparison.reference
         and all((_gap(other, each) or 0.0) > _ROUNDING for each in known)
         and other.budget.mean is not None
@@ -152,7 +147,7 @@ def _against_rivals(comparison: Comparison, arm: Arm, random: Arm | None) -> str
     return f"; {inline(best.arm)} does better with no more samples: {accuracy}"
 
 
-def _without_ours(comparison: Comparison, reference: Arm | None) -> str:
+def _most_accurate(comparison: Comparison, reference: Arm | None) -> str:
     known = [arm for arm in comparison.arms if arm.accuracy.mean is not None]
     if not known and comparison.runs is not None and comparison.runs.done:
         return f"{inline(comparison.name)}: the arms have finished no seed in common yet"
@@ -160,34 +155,33 @@ def _without_ours(comparison: Comparison, reference: Arm | None) -> str:
         return f"{inline(comparison.name)}: no run has given an accuracy yet"
     mean = _means(known)
     best = max(known, key=lambda arm: mean[arm.arm] or 0.0)
-    said = f"{inline(best.arm)} is the most accurate of {len(comparison.arms)} arms: "
-    if len(comparison.arms) == 1:
-        said = f"{inline(best.arm)}, the only arm so far: "
+    alone = len(comparison.arms) == 1
+    of = (
+        ", the only arm so far"
+        if alone
+        else f" is the most accurate of {len(comparison.arms)} arms"
+    )
+    said = f"{inline(best.arm)}{of}: "
     said += f"{percent(mean[best.arm])} with {percent(best.budget.mean, 0)} of the samples"
     if reference in known and best is not reference:
         said += f"; {inline(reference.arm)} reaches {percent(mean[reference.arm])}"
     return said
 
 
-def _time(arm: Arm) -> float:
-    ratio = arm.wall_ratio.mean
-    return (arm.budget.mean or 0.0) if ratio is None else ratio
-
-
 def how_chosen(comparison: Comparison) -> str:
-    """What the arm is that the headline speaks of, and why that one."""
+    """The arm that the headline names, and why."""
     arm = chosen(comparison)
     if arm is None:
         return ""
     about = inline(arm.about) or "an arm of this comparison"
-    asked = "" if arm.budget_asked is None else f", with {100 * arm.budget_asked:g} % to spend"
+    to_spend = "" if arm.budget_asked is None else f", with {100 * arm.budget_asked:g} % to spend"
     near = f"within {100 * MARGIN:g} points of the mean accuracy of {inline(comparison.reference)}"
     if _is_as_good(arm, comparison.named(comparison.reference)):
         why = f"it takes the least time of frugalkd's modes {near}"
     else:
         why = f"none of frugalkd's modes is {near}, and it is the most accurate of them"
     return (
-        f"{inline(arm.arm)}: {about}{asked}. It is named because {why} (those with a random "
+        f"{inline(arm.arm)}: {about}{to_spend}. It is named because {why} (those with a random "
         "control come first). It was chosen from these very results."
     )
 
@@ -205,7 +199,7 @@ def run_headline(run: Run) -> str:
 
 
 def role_of(run: Run) -> str:
-    """Whom the run trained: ``teacher`` or ``student``."""
+    """The model that the run trained: ``teacher`` or ``student``."""
     return "teacher" if run.kind == "teach" else "student"
 
 

@@ -13,10 +13,9 @@ from typing import Any
 import frugalkd
 from frugalkd.errors import ReportError
 from frugalkd.experiments.report.blocks import Figure, Page
-from frugalkd.experiments.report.comparison_sections import comparison_page
 from frugalkd.experiments.report.gallery import NOTHING, pictures_of
 from frugalkd.experiments.report.headline import headline, run_headline
-from frugalkd.experiments.report.run_sections import run_page
+from frugalkd.experiments.report.sections import comparison_page, run_page
 from frugalkd.experiments.report.text import in_a_terminal
 from frugalkd.experiments.runs.schema import Comparison, Run
 from frugalkd.runtime.imports import Allowed, require_extra
@@ -33,19 +32,17 @@ def make_page(
     Args:
         content: what :func:`frugalkd.experiments.report.collect` found.
         allowed: what the gallery may read, fetch and import.
-        watched: it asks the server that it comes from whether it has changed
+        watched: the page polls the server that it comes from for changes
             (:mod:`frugalkd.experiments.report.watch`).
 
     Raises:
         ReportError: it would be larger than ``LARGEST`` bytes, or the extra ``report`` is not
             installed.
     """
-    _require_packages()
     pictures = pictures_of(content.recipe, allowed)
-    if isinstance(content, Comparison):
-        html = render(comparison_page(content, pictures), watched)
-    else:
-        html = render(run_page(content, pictures), watched)
+    of_comparison = isinstance(content, Comparison)
+    page = comparison_page(content, pictures) if of_comparison else run_page(content, pictures)
+    html = render(page, watched)
     size = len(html.encode("utf-8", "replace"))
     if size > LARGEST:
         raise ReportError(
@@ -56,45 +53,39 @@ def make_page(
 
 
 def headline_of(content: Comparison | Run) -> str:
-    """What the page says in one sentence, as a terminal shows it."""
-    said = headline(content) if isinstance(content, Comparison) else run_headline(content)
-    return in_a_terminal(said)
+    """The page's headline, as a terminal shows it."""
+    text = headline(content) if isinstance(content, Comparison) else run_headline(content)
+    return in_a_terminal(text)
 
 
 def render(page: Page, watched: bool = False) -> str:
     """The HTML of a page."""
-    _require_packages()
-    from markupsafe import Markup  # part of jinja2
-
+    require_extra("report", "pages need jinja2 and plotly", ReportError, "jinja2", "plotly")
     script, style = _own("report.js"), _own("report.css")
     watch = _own("watch.js") if watched else ""
     blocks = [block for section in page.sections for block in section.blocks]
     figures = {block.name: block.plot for block in blocks if isinstance(block, Figure)}
     packed, plotly_hash = _plotly()
-    asks = f"connect-src 'self'; script-src {_hash(watch)}" if watched else "script-src"
+    scripts = f"connect-src 'self'; script-src {_hash(watch)}" if watched else "script-src"
     return _template().render(
         page=page,
-        style=Markup(style),
-        script=Markup(script),
-        figures=Markup(json_in_html(figures)),
-        plotly=Markup(packed),
-        watch=Markup(watch),
+        style=style,
+        script=script,
+        figures=json_in_html(figures),
+        plotly=packed,
+        watch=watch,
         policy=f"default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; "
-        f"{asks} {_hash(script)} {plotly_hash}; base-uri 'none'; form-action 'none'",
+        f"{scripts} {_hash(script)} {plotly_hash}; base-uri 'none'; form-action 'none'",
         version=frugalkd.__version__,
     )  # fmt: skip
 
 
 def json_in_html(value: Any) -> str:
-    """JSON that nothing in it can end: what means something to HTML is escaped, as JSON can."""
+    """JSON for a script element, which no string in it can end: characters of HTML are escaped."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     for sign in "<>&":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return text
-
-
-def _require_packages() -> None:
-    require_extra("report", "pages need jinja2 and plotly", ReportError, "jinja2", "plotly")
 
 
 @cache
@@ -117,8 +108,7 @@ def _own(name: str) -> str:
 
 @cache
 def _plotly() -> tuple[str, str]:
-    """plotly.js as the plotly package brings it, gzipped in base64, and its hash for the page's
-    policy, which lets nothing else run."""
+    """plotly.js of the plotly package, gzipped in base64, and its hash for the page's policy."""
     content = files("plotly").joinpath("package_data", "plotly.min.js").read_bytes()
     packed = gzip.compress(content, compresslevel=9, mtime=0)
     return base64.b64encode(packed).decode("ascii"), _hash(content.decode("utf-8"))

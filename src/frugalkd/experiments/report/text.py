@@ -38,34 +38,29 @@ def seconds(value: float | None) -> str:
 
 
 def points(value: Spread | None, *, signed: bool = False, digits: int = 2) -> str:
-    """A mean in points with half of its interval: ``89.93 ± 0.20``."""
+    """A mean in points with half of its 95 % interval: ``89.93 ± 0.20``."""
     if value is None or value.mean is None:
         return NOTHING
     mean = round(100 * value.mean, digits) + 0.0  # never -0.00
     said = f"{mean:{'+' if signed and mean else ''}.{digits}f}"
     if value.ci95 is None:
         return said
-    return f"{said} ± {half_width(value):.{digits}f}"
-
-
-def half_width(value: Spread) -> float | None:
-    """Half of a 95 % interval, in points."""
-    return None if value.ci95 is None else 50 * (value.ci95[1] - value.ci95[0])
+    return f"{said} ± {50 * (value.ci95[1] - value.ci95[0]):.{digits}f}"
 
 
 def inline(name: object) -> str:
-    """A name inside a sentence, which goes on in its own direction whatever that of the name is."""
+    """A name inside a sentence, whose direction of writing the name does not change."""
     text = short(name)
     turned = any(unicodedata.bidirectional(sign) in ("R", "AL", "AN") for sign in text)
     return f"{_ISOLATE}{text}{_END}" if turned else text
 
 
 def in_a_terminal(sentence: str) -> str:
-    """The same, its spaces those of a terminal, without signs that nobody sees there."""
+    """A sentence for a terminal: plain spaces, and no invisible characters."""
     return sentence.replace(_SPACE, " ").replace(_ISOLATE, "").replace(_END, "")
 
 
 def short(name: object, most: int = _NAME) -> str:
-    """A name that somebody gave, without signs that cannot be seen, cut where it is long."""
+    """A name from a file, without invisible characters, cut where it is long."""
     text = printable(name, " ")
     return text if len(text) <= most else text[: most - 1] + "…"

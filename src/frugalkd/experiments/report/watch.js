@@ -79,18 +79,18 @@
     return true;
   }
 
-  async function ask(path) {
+  async function load(path) {
     const answer = await fetch(path, { cache: "no-store" });
     if (!answer.ok) throw new TypeError(`${path}: ${answer.status}`);
     return answer.text();
   }
 
   let version, lost = false;
-  async function look() {
+  async function refresh() {
     const watching = document.getElementById("watching");
     try {
-      const found = await ask("/version");
-      if (found !== version && swap(new DOMParser().parseFromString(await ask("/"), "text/html")) || lost) {
+      const found = await load("/version");
+      if (found !== version && swap(new DOMParser().parseFromString(await load("/"), "text/html")) || lost) {
         watching.textContent = `Refreshes by itself; last at ${new Date().toLocaleTimeString()}`;
         report.say("Refreshed");
       }
@@ -106,7 +106,7 @@
 
   async function watch() {
     try {
-      if (!document.hidden) await look();
+      if (!document.hidden) await refresh();
     } finally {
       setTimeout(watch, EVERY);
     }

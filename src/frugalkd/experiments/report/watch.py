@@ -1,7 +1,7 @@
 """The page while results come in, for this machine's browsers: ``frugalkd report --watch``.
 
-The server answers two addresses, ``/`` with the page and ``/version`` with what tells one page from
-another, and reads no file that a request names.
+The server has two addresses, ``/`` (the page) and ``/version``, and reads no file that a request
+names.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from frugalkd.runtime.imports import Allowed
 HOST = "127.0.0.1"
 
 _SOURCES = ("comparison.json", "results.json")
-"""Files whose change changes a folder's page."""
+"""Files that a folder's page is made from."""
 _BEGUN = ("run.json", "runs", "teachers")
-"""What stands in the folder of a run, or of a comparison, before there are results."""
+"""Entries of the folder of a run, or of a comparison, before there are results."""
 
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -45,13 +45,12 @@ class Watched:
     """The page of a folder as its files are; where they cannot be read, as they last could.
 
     Args:
-        path: what :func:`frugalkd.experiments.report.collect.collect` takes, or a folder that is
-            empty, or of
-            runs of which none is done: then the page says so.
+        path: as for :func:`frugalkd.experiments.report.collect`; or a folder that is empty, or
+            whose runs are all unfinished: then the page says so.
         allowed: what the gallery may read, fetch and import.
 
     Raises:
-        FrugalKDError: what is there already has no page, and will have none.
+        FrugalKDError: ``path`` holds something that has no page.
     """
 
     def __init__(self, path: Path, allowed: Allowed = NOTHING):
@@ -64,11 +63,11 @@ class Watched:
             self._page = render(_waiting(path), watched=True).encode("utf-8", "replace")
 
     def page(self) -> tuple[bytes, str]:
-        """The page in UTF-8, and its version, which is another for another page."""
+        """The page in UTF-8, and its version, which changes with the page."""
         with self._lock:
             stamps = self._stamps()
             if stamps != self._seen:
-                self._seen = stamps  # before they are read: what changes meanwhile is read again
+                self._seen = stamps  # before reading: a change meanwhile is read next time
                 # A file may be half copied, or gone for now.
                 with contextlib.suppress(FrugalKDError, OSError):
                     self._page = self._make()
@@ -93,7 +92,6 @@ def _is_to_be(path: Path) -> bool:
 
 
 def _stamp(file: Path) -> tuple[int, int, int] | None:
-    """What is another for another content, as far as that can be told without reading it."""
     try:
         found = file.stat()
     except OSError:
@@ -107,7 +105,7 @@ def _waiting(path: Path) -> Page:
         title=f"{name}: nothing yet",
         kicker=name,
         headline="Nothing is done yet.",
-        detail="Results stand here as soon as there are some; this page need not be loaded again.",
+        detail="Results appear here as soon as there are some, without reloading the page.",
     )
 
 
@@ -156,7 +154,7 @@ class _Handler(BaseHTTPRequestHandler):
     error_content_type, error_message_format = "text/plain", "%(code)d %(message)s\n"
 
     def do_GET(self) -> None:
-        # A page of another site may have its name lead here, and would then read what we answer.
+        # Another site's page may resolve its name to this address, and would then read the answer.
         ports = [f":{self.server.port}", *([""] if self.server.port == 80 else [])]
         names = {name + port for name in (HOST, "localhost") for port in ports}
         hosts = [host.lower() for host in self.headers.get_all("Host", [])]
@@ -187,4 +185,4 @@ class _Handler(BaseHTTPRequestHandler):
         super().end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: a line for every question would bury the one that names the address."""
+        """Nothing: a line for every request would bury the one that names the address."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from html import unescape
 from importlib.util import find_spec
 from typing import Any
 
 import pytest
 
 from frugalkd.errors import PlotError
-from frugalkd.experiments.plotting import plot
-from frugalkd.experiments.plotting._content import of_comparison, of_run
+from frugalkd.experiments.report.paper import composed, panels_of, plot
 from frugalkd.experiments.runs.schema import Comparison, Run
 
 HOSTILE = ["$x^$", "<script>alert(1)</script>", "a" * 10_000, "مرحبا", "🦊", "_under", "a\nb", ""]
@@ -19,16 +19,12 @@ HOSTILE = ["$x^$", "<script>alert(1)</script>", "a" * 10_000, "مرحبا", "�
 
 @pytest.fixture
 def drawing():
-    """The module that needs matplotlib."""
     if find_spec("matplotlib") is None:
         reason = "matplotlib is not installed: pip install -r requirements-dev.txt"
         (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
-    from frugalkd.experiments.plotting import _draw
-
-    return _draw
 
 
-def arm(name, accuracy, budget, asked=None, *, half: Any = 0.002, trained=(1.0, 0.5), **more):
+def arm(name, accuracy, budget, target=None, *, half: Any = 0.002, trained=(1.0, 0.5), **more):
     spread = {"mean": accuracy, "values": [accuracy] * 3}
     if half is not None:
         spread["ci95"] = [accuracy - half, accuracy + 2 * half]
@@ -37,7 +33,7 @@ def arm(name, accuracy, budget, asked=None, *, half: Any = 0.002, trained=(1.0, 
         "seeds": [0, 1, 2],
         "accuracy": spread,
         "budget": {"mean": budget, "values": [budget] * 3},
-        "budget_asked": asked,
+        "budget_asked": target,
         "wall_ratio": {"mean": budget},
         "meters": {},
         "history": {"every": 1, "trained": list(trained), "participations": list(trained)},
@@ -69,20 +65,29 @@ def run(history=((10, 10, 0), (4, 3, 5))):
     return Run.model_validate(content)
 
 
-def test_budgets_of_an_arm_are_one_family_and_the_reference_is_its_own():
-    content = of_comparison(comparison(), None, [])
-    assert content.panels == ["frontier", "participation"]
-    found = {family.name: [arm.arm for arm in family.arms] for family in content.families}
-    assert found == {
+def lines(panels, name):
+    """The lines of a panel by name, without the frontier."""
+    return {unescape(it["name"]): it for it in panels[name]["data"] if it["name"] != "frontier"}
+
+
+def test_budgets_of_an_arm_share_a_line():
+    panels, arms, _ = panels_of(comparison())
+    assert list(panels) == ["frontier", "participation"]
+    assert arms == [it["arm"] for it in ARMS]
+    drawn = lines(panels, "frontier")
+    assert {name: line["hovertext"] for name, line in drawn.items()} == {
         "vanilla": ["vanilla"],
         "regulated": ["regulated@0.25", "regulated@0.5"],
         "random": ["random@0.25", "random@0.5"],
     }
-    assert [family.place for family in content.families] == [0, 1, 2]
-    assert content.dashes == ["25 %", "50 %"]
-    dashes = {(line.name, line.dash) for line in content.lines}
-    assert dashes == {("vanilla", 0), ("regulated", 0), ("regulated", 1), ("random", 0),
-                      ("random", 1)}  # fmt: skip
+    assert [line["meta"]["colour"] for line in drawn.values()] == [0, 1, 2]
+    dashes = {(it["legendgroup"], it["meta"].get("budget"), it["line"]["dash"])
+              for it in panels["participation"]["data"]}  # fmt: skip
+    assert dashes == {
+        ("vanilla", None, "solid"),
+        *((family, budget, dash) for family in ("regulated", "random")
+          for budget, dash in (("25 %", "solid"), ("50 %", "dash"))),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -92,31 +97,31 @@ def test_budgets_of_an_arm_are_one_family_and_the_reference_is_its_own():
         (["random@0.5", "vanilla"], ["vanilla", "random@0.5"]),
     ],
 )
-def test_chosen_arms_look_as_they_do_among_all(wanted, shown):
-    content = of_comparison(comparison(), None, wanted)
-    assert content.arms == shown
-    places = {
-        family.name: family.place for family in of_comparison(comparison(), None, []).families
-    }
-    assert all(family.place == places[family.name] for family in content.families)
-    assert {line.place for line in content.lines} == {places[f.name] for f in content.families}
+def test_chosen_arms_keep_their_colours(wanted, shown):
+    panels, arms, _ = panels_of(comparison(), None, wanted)
+    assert arms == shown
+    everything = panels_of(comparison())[0]
+    for panel in panels:
+        complete = lines(everything, panel)
+        for name, line in lines(panels, panel).items():
+            assert line["meta"]["colour"] == complete[name]["meta"]["colour"]
 
 
-def test_what_is_missing_is_left_out_and_said():
+def test_missing_parts_are_left_out_with_a_reason():
     bare = arm("vanilla", 0.9, 1.0, history=None, half=None, collapsed=1)
-    content = of_comparison(comparison([bare], complete=False), None, [])
-    assert content.panels == ["frontier"]
+    panels, _, caption = panels_of(comparison([bare], complete=False))
+    assert list(panels) == ["frontier"]
     for words in ("without an interval", "collapsed or failed in: vanilla", "not complete"):
-        assert words in content.caption
+        assert words in caption
     unmeasured = arm("vanilla", None, 1.0, half=None)
-    assert of_comparison(comparison([unmeasured]), None, []).panels == ["participation"]
+    assert list(panels_of(comparison([unmeasured]))[0]) == ["participation"]
 
 
-def test_a_run_shows_what_trained_and_what_there_was_of_the_rest():
-    shown = {line.name: line.shares for line in of_run(run(), None).lines}
-    assert shown == {"trained": [1, 0.4], "failed the gate": [1, 0.3], "screened": [0, 0.5]}
-    plain = of_run(run([(10, 10, 0)]), "participation")
-    assert [line.name for line in plain.lines] == ["trained"]
+def test_a_run_shows_its_lines_where_they_differ():
+    shown = {name: it["y"] for name, it in lines(panels_of(run())[0], "participation").items()}
+    assert shown == {"trained": [100, 40], "failed the gate": [100, 30], "screened": [0, 50]}
+    plain = panels_of(run([(10, 10, 0)]), "participation")[0]
+    assert list(lines(plain, "participation")) == ["trained"]
 
 
 @pytest.mark.parametrize(
@@ -143,7 +148,7 @@ def test_a_run_shows_what_trained_and_what_there_was_of_the_rest():
         ),
     ],
 )
-def test_what_cannot_be_drawn_is_one_line(found, to, more, says, tmp_path):
+def test_refusals_are_one_line(found, to, more, says, tmp_path):
     with pytest.raises(PlotError) as caught:
         plot(found, tmp_path / to, **more)
     assert says in str(caught.value)
@@ -151,9 +156,8 @@ def test_what_cannot_be_drawn_is_one_line(found, to, more, says, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_without_matplotlib_the_command_that_installs_it_is_named(monkeypatch, tmp_path):
+def test_without_matplotlib_the_extra_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.delitem(sys.modules, "frugalkd.experiments.plotting._draw", raising=False)
     with pytest.raises(PlotError, match=r"^plots need matplotlib: pip install 'frugalkd\[plot\]'"):
         plot(comparison(), tmp_path / "a.png")
 
@@ -190,25 +194,26 @@ def test_any_name_can_be_drawn(drawing, tmp_path, ending):
     assert b"<script" not in (tmp_path / f"a.{ending}").read_bytes()
 
 
-def test_points_intervals_and_lines_are_those_of_the_data(drawing):
-    content: Any = of_comparison(comparison(), None, [])
-    figure = drawing.composed(content)
+def test_points_and_intervals_are_those_of_the_data(drawing):
+    found = comparison()
+    panels: Any = panels_of(found)[0]
+    figure = composed(list(panels.values()))
     frontier, participation = figure.axes
-    by_colour = {bars.lines[0].get_color(): bars for bars in frontier.containers}
-    assert len(by_colour) == 3
-    for family in content.families:
-        point, _, (bars,) = by_colour[drawing.look(family.place)["color"]].lines
-        assert point.get_ydata() == pytest.approx([100 * a.accuracy.mean for a in family.arms])
-        # Side by side, and not further from their place than an eye would forgive.
-        assert point.get_xdata() == pytest.approx([100 * a.budget.mean for a in family.arms], abs=2)
-        ends = [segment[:, 1] for segment in bars.get_segments()]
-        for (low, high), own in zip(ends, family.arms, strict=True):
-            assert (low, high) == pytest.approx([100 * end for end in own.accuracy.ci95])
-    drawn = sorted(tuple(line.get_ydata()) for line in participation.lines)
-    assert drawn == sorted(tuple(100 * s for s in line.shares) for line in content.lines)
+    complete = [bars for bars in frontier.containers if bars.has_yerr]
+    families = {"vanilla": [2], "regulated": [1, 0], "random": [3, 4]}
+    for bars, places in zip(complete, families.values(), strict=True):
+        own = [found.arms[place] for place in places]
+        point, _, (intervals,) = bars.lines
+        assert point.get_ydata() == pytest.approx([100 * it.accuracy.mean for it in own])
+        # Side by side, and close to their places.
+        assert point.get_xdata() == pytest.approx([100 * it.budget.mean for it in own], abs=2)
+        for segment, it in zip(intervals.get_segments(), own, strict=True):
+            assert segment[:, 1] == pytest.approx([100 * end for end in it.accuracy.ci95])
+    drawn = [tuple(line.get_ydata()) for line in participation.lines]
+    assert drawn == [tuple(100 * share for share in it.history.trained) for it in found.arms]
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == [
-        "vanilla", "regulated", "random", "25 %", "50 %",
+        "frontier", "vanilla", "regulated", "random", "25 %", "50 %",
     ]  # fmt: skip
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from frugalkd.experiments.report.spacing import side_by_side
+from frugalkd.experiments.report.figures import side_by_side
 
 
-def test_neighbours_stand_side_by_side_and_the_others_where_they_are():
+def test_equal_places_are_drawn_side_by_side():
     places = {"a": 25.0, "far": 100.0, "b": 25.1, "c": 24.9, "alone": 50.0}
     found = side_by_side(places)
     assert found["far"] == 100

@@ -1,0 +1,404 @@
+"""The sections of the page of a comparison, and of a single run, in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from frugalkd.experiments.comparison.summary import FIELDS
+from frugalkd.experiments.report import figures
+from frugalkd.experiments.report.again import FILE, compare_command, recipe_yaml, run_command
+from frugalkd.experiments.report.blocks import (
+    Block,
+    Cell,
+    Code,
+    Gallery,
+    Note,
+    Page,
+    Picture,
+    Section,
+    Table,
+    page,
+)
+from frugalkd.experiments.report.costs import costs, run_costs
+from frugalkd.experiments.report.gallery import Pictures
+from frugalkd.experiments.report.headline import (
+    chosen,
+    headline,
+    how_chosen,
+    random_of,
+    role_of,
+    run_headline,
+)
+from frugalkd.experiments.report.text import NOTHING, number, percent, points, seconds, short
+from frugalkd.experiments.runs.schema import Arm, Comparison, LedgerSummary, Run, Sample, Spread
+
+_BARS = 40
+"""Arms of the figure of phases."""
+_UNKNOWN = (
+    "No teacher trained here left a ledger, nor a summary of one: single samples are not known."
+)
+_ENDS = {
+    "significance": (("Most significant", "most"), ("Least significant", "least")),
+    "participation": (("Used most often", "most"), ("Used least often", "least")),
+}
+
+
+def comparison_page(comparison: Comparison, pictures: Pictures) -> Page:
+    """The page of a comparison."""
+    summary = _ledger(comparison)
+    sections = [
+        Section("frontier", "What it costs, what it gives", _frontiers(comparison)),
+        Section("arms", "The arms", _tables(comparison)),
+        Section("participation", "Which samples trained, and when", _participation(comparison)),
+        *_ledger_sections(summary, pictures, "significance"),
+        Section("time", "Where the time went", _phases(comparison)),
+        Section("costs", "What ledger and store cost", costs(comparison)),
+        Section("again", "Run it again", _again(comparison)),
+    ]
+    name, split = short(comparison.name), f"{short(comparison.split or 'no')} data"
+    return page(
+        f"{name}: {len(comparison.arms)} arms",
+        f"{name} · {_seeds(comparison)} · {split}",
+        headline(comparison),
+        how_chosen(comparison),
+        sections,
+    )
+
+
+def run_page(run: Run, pictures: Pictures) -> Page:
+    """The page of a single run."""
+    what = "significance" if run.kind == "teach" else "participation"
+    trained, spent = figures.run_participation(run), run.meters.phases
+    sections = [
+        Section("numbers", "The numbers", [_numbers(run)]),
+        Section(
+            "participation",
+            "Which samples trained, and when",
+            [trained or Note("The run had no epoch.")],
+        ),
+        *_ledger_sections(run.summary, pictures, what),
+        Section(
+            "time",
+            "Where the time went",
+            [figures.phases([(run.kind, spent)]) if spent else Note("No phases were measured.")],
+        ),
+        Section("costs", "What ledger and store cost", run_costs(run)),
+        Section("again", "Run it again", _run_again(run)),
+    ]
+    name = short(run.recipe.get("name", "a run"))
+    return page(
+        f"{name}: {run.kind}",
+        f"{name} · {run.kind} · seed {run.seed} · {run.split} data",
+        run_headline(run),
+        "A single run: it is compared with nothing. frugalkd compare sets arms, controls and seeds "
+        "against each other.",
+        sections,
+    )
+
+
+def _seeds(comparison: Comparison) -> str:
+    count = len(comparison.seeds)
+    few = " (descriptive: a claim needs 10)" if count < 10 else ""
+    seeds = f"{count} seed{'' if count == 1 else 's'}"
+    if not comparison.complete and comparison.complete_seeds is not None:
+        seeds = f"{len(comparison.complete_seeds)} of {seeds} complete"
+    return seeds + few
+
+
+def _styles(comparison: Comparison) -> figures.Styles:
+    shown = [arm.family for arm in _in_headline(comparison)]
+    return figures.styles(comparison.arms, comparison.reference, shown)
+
+
+def _in_headline(comparison: Comparison) -> list[Arm]:
+    """The arms that the headline names, except the reference."""
+    arm = chosen(comparison)
+    random = None if arm is None else random_of(comparison, arm)
+    return [each for each in (arm, random) if each is not None]
+
+
+def _ledger(comparison: Comparison) -> LedgerSummary | None:
+    """The ledger of the teacher that most arms learned from; one whose samples all count the same
+    comes last."""
+    arms = [arm.teacher for arm in comparison.arms]
+    found = [(t.teacher, t.summary) for t in comparison.teachers if t.summary is not None]
+    found.sort(key=lambda pair: (pair[1].always == 1, -arms.count(pair[0])))
+    return found[0][1] if found else None
+
+
+def _frontiers(comparison: Comparison) -> list[Block]:
+    styles = _styles(comparison)
+    named = {comparison.reference, *(arm.arm for arm in _in_headline(comparison))}
+    drawn = [figures.frontier(comparison, axis, styles, named) for axis in ("budget", "time")]
+    made = [figure for figure in drawn if figure is not None]
+    if not made:
+        return [Note("No run has given an accuracy yet.")]
+    note = "No arm has the accuracy of two seeds: there is no interval."
+    if any(arm.accuracy.ci95 is not None for arm in comparison.arms):
+        note = (
+            "Bars are 95 % intervals of the mean over seeds, cut where they would leave the plot; "
+            "the tables give them in full. Arms of the same samples are drawn side by side."
+        )
+    return [*made, Note(note)]
+
+
+def _tables(comparison: Comparison) -> list[Block]:
+    if not comparison.arms:
+        return [Note(_not_complete(comparison))]
+    legend = (
+        "± is half of the 95 % interval over seeds; differences are paired, in points. Samples: "
+        "backpropagated, of full distillation over the same epochs; forwards: rows through the "
+        f"student, likewise; time: of training, over {short(comparison.reference)}'s, without the "
+        "filling of stores, which all arms share."
+    )
+    made: list[Block] = [_arms(comparison), Note(legend)]
+    if not comparison.complete:
+        made.append(Note(_not_complete(comparison)))
+    if comparison.claims:
+        made.append(_claims(comparison))
+    if comparison.failed:
+        made.append(_failed(comparison))
+    # The fields of the file are explained above in other words.
+    notes = [note for note in comparison.notes if note not in FIELDS]
+    return [*made, *(Note(short(note, 400)) for note in notes)]
+
+
+def _not_complete(comparison: Comparison) -> str:
+    runs = comparison.runs
+    if runs is None:
+        return "Not complete: some runs are not done yet."
+    text = f"Not complete: {runs.done} of {runs.of} runs are done."
+    shown = {arm.arm for arm in comparison.arms}
+    missing = [short(name) for name in comparison.planned if name not in shown]
+    if missing:
+        text += f" No run is done of {', '.join(missing)}."
+    if shown:
+        seeds = sorted({seed for arm in comparison.arms for seed in arm.seeds})
+        of = ", ".join(map(str, seeds)) or "none yet"
+        text += f" Numbers are of the seeds that all arms shown have finished: {of}."
+    return text
+
+
+def _arms(comparison: Comparison) -> Table:
+    at_budgets = any(arm.against_random is not None for arm in comparison.arms)
+    headings = [
+        "arm", "accuracy %", f"against {short(comparison.reference, 24)}",
+        *["against random"] * at_budgets,
+        "samples %", "forwards %", "time ratio", "seeds", "what it trains on",
+    ]  # fmt: skip
+    rows = [
+        [
+            Cell(short(arm.arm), note="; ".join(_marks(arm))),
+            Cell(points(arm.accuracy), arm.accuracy.mean),
+            _difference(arm.difference),
+            *[_difference(arm.against_random)] * at_budgets,
+            *(
+                Cell(NOTHING if of.mean is None else f"{100 * of.mean:.1f}", of.mean)
+                for of in (arm.budget, arm.forwards)
+            ),
+            Cell(number(arm.wall_ratio.mean, 2), arm.wall_ratio.mean),
+            Cell(str(len(arm.seeds)), len(arm.seeds)),
+            short(arm.about),
+        ]
+        for arm in comparison.arms
+    ]
+    return Table("All arms", headings, rows, name="arms")
+
+
+def _marks(arm: Arm) -> list[str]:
+    """What a reader must know of an arm beside its numbers."""
+    runs, failed = len(arm.seeds), len(arm.failed)
+    marks = {
+        f"{failed} of {runs} failed": failed,
+        f"{arm.collapsed - failed} of {runs} collapsed": arm.collapsed > failed,
+        "not matched": arm.matched is not None and not arm.matched.within_tolerance,
+        "off its budget": arm.on_budget is False,
+        "own budget": arm.own_budget,
+    }
+    return [mark for mark, holds in marks.items() if holds]
+
+
+def _difference(value: Spread | None) -> Cell:
+    return Cell("" if value is None else points(value, signed=True), value and value.mean)
+
+
+def _claims(comparison: Comparison) -> Table:
+    rows = [
+        [
+            f"{short(claim.arm)} {short(claim.claim)} than {short(claim.against)}",
+            Cell(points(claim.difference, signed=True), claim.difference.mean),
+            Cell("< 0.0001" if claim.p_holm < 1e-4 else f"{claim.p_holm:.2g}", claim.p_holm),
+            Cell("yes" if claim.holds else "no", note=short(claim.why, 200)),
+        ]
+        for claim in comparison.claims
+    ]
+    caption = "Claims declared beforehand, corrected together by Holm"
+    headings = ["claim", "difference, points", "p (Holm)", "holds"]
+    return Table(caption, headings, rows, name="claims")
+
+
+def _failed(comparison: Comparison) -> Table:
+    rows = [
+        [
+            short(failure.name),
+            Cell(NOTHING if failure.seed is None else str(failure.seed), failure.seed),
+            short(failure.error, 300),
+        ]
+        for failure in comparison.failed
+    ]
+    return Table("Runs that failed", ["run", "seed", "error"], rows)
+
+
+def _participation(comparison: Comparison) -> list[Block]:
+    # One budget of each arm is shown from the start.
+    arm = chosen(comparison)
+    budgets = (None, None if arm is None else arm.budget_asked)
+    shown = [a.arm for a in comparison.arms if a.budget_asked in budgets][: figures.SHOWN]
+    figure = figures.participation(comparison, _styles(comparison), shown)
+    return [figure or Note("Nothing is known of the epochs: this file holds no histories.")]
+
+
+def _ledger_sections(
+    summary: LedgerSummary | None, pictures: Pictures, what: str
+) -> tuple[Section, Section]:
+    """``what`` a ledger counts (significance, or a student's participation), by class and in all;
+    and the samples at both ends of it."""
+    return (
+        Section("significance", f"{what.capitalize()} by class", _by_class(summary, what)),
+        Section("samples", "The samples at both ends", _gallery(summary, pictures, what)),
+    )
+
+
+def _by_class(summary: LedgerSummary | None, what: str) -> list[Block]:
+    if summary is None:
+        return [Note(_UNKNOWN)]
+    made: list[Block] = []
+    if summary.always == 1:
+        made.append(Note("All samples were used in all epochs: a conventional training."))
+    if summary.classes:
+        made.append(figures.by_class(summary, what))
+    if summary.histogram:
+        made.append(figures.histogram(summary, what))
+    return made
+
+
+def _gallery(summary: LedgerSummary | None, pictures: Pictures, what: str) -> list[Block]:
+    """The samples as ``pictures`` shows them; as numbers, where it does not."""
+    if summary is None:
+        return [Note(_UNKNOWN)]
+    ends = [(title, getattr(summary, end)) for title, end in _ENDS[what]]
+    seen = pictures(summary)
+    if isinstance(seen, str):
+        tables = [_samples(title, samples, what) for title, samples in ends]
+        return [Note(f"The samples are not shown: {short(seen, 300)}"), *tables]
+    about = (
+        f"Of samples of equal {what} one of each class is shown in turn, at the upper end the "
+        "least confident first, at the lower the most confident."
+    )
+    galleries = [
+        Gallery(title, [_picture(it, *seen[it.id], what) for it in samples if it.id in seen])
+        for title, samples in ends
+    ]
+    return [*galleries, Note(about)]
+
+
+def _picture(sample: Sample, source: str, text: str, what: str) -> Picture:
+    confidence = f"confidence {number(sample.confidence, 2)}"
+    details = (f"sample {sample.id}", f"{what} {sample.significance:.2f}", confidence)
+    return Picture(short(sample.name or "no label", 40), details, source, text)
+
+
+def _samples(title: str, samples: Sequence[Sample], what: str) -> Table:
+    rows = [
+        [
+            Cell(str(sample.id), sample.id),
+            short(sample.name or NOTHING),
+            Cell(number(sample.significance, 3), sample.significance),
+            Cell(number(sample.confidence, 2), sample.confidence),
+        ]
+        for sample in samples
+    ]
+    return Table(title, ["sample", "class", what, "confidence"], rows)
+
+
+def _phases(comparison: Comparison) -> list[Block]:
+    rows = [(arm.arm, arm.meters.phases) for arm in comparison.arms if arm.meters.phases]
+    if not rows:
+        return [Note("No run has measured its phases.")]
+    made: list[Block] = [figures.phases(rows[:_BARS])]
+    if len(rows) > _BARS:
+        made.append(Note(f"The first {_BARS} of {len(rows)} arms."))
+    return [*made, Note("Means over seeds, evaluation apart. A process may serve several runs.")]
+
+
+def _numbers(run: Run) -> Table:
+    meters, measured, fractions = run.meters, run.evaluation, {}
+    if measured is not None:
+        fractions = {
+            "accuracy": measured.accuracy,
+            "accuracy of the worst class": measured.worst_class_accuracy,
+            "expected calibration error": measured.expected_calibration_error,
+            "agreement with the teacher": measured.teacher_agreement,
+        }
+    if run.teacher is not None and run.teacher.evaluation is not None:
+        fractions["the teacher's accuracy"] = run.teacher.evaluation.accuracy
+    fractions["samples backpropagated, of full training"] = run.budget
+    rows: list[list[Cell | str]] = [
+        [name, Cell(percent(value, 2), value)]
+        for name, value in fractions.items()
+        if value is not None
+    ]
+    queries = [] if run.kind == "teach" else [["teacher queries", number(meters.teacher_queries)]]
+    rows += [
+        ["samples backpropagated", number(meters.samples_backpropagated)],
+        [f"rows through the {role_of(run)}", number(meters.student_forwards)],
+        *queries,
+        ["time of training", seconds(meters.wall_seconds)],
+        ["epochs", NOTHING if run.epochs is None else f"{run.epochs:g}"],
+        ["training samples", number(run.train_samples)],
+    ]
+    return Table("What the run came to", ["what", "value"], rows)
+
+
+def _again(comparison: Comparison) -> list[Block]:
+    made_with = {
+        **(comparison.versions or {}),
+        "seeds": ", ".join(map(str, comparison.seeds)),
+        "threads": str(comparison.threads or NOTHING),
+        "measured on": f"{comparison.split or 'no'} data",
+    }
+    made = _to_run_again(compare_command(comparison), made_with, comparison.recipe)
+    digests = [
+        [short(arm.arm), Cell(short(seed), _number(seed)), short(digest[:12])]
+        for arm in comparison.arms
+        for seed, digest in arm.digests.items()
+    ]
+    if digests:
+        headings = ["arm", "seed", "digest of the run"]
+        caption = "The runs and their digests"
+        made.append(Table(caption, headings, digests, name="runs", folded=True))
+    return made
+
+
+def _number(text: str) -> float | None:
+    return float(text) if text.isdecimal() and len(text) < 20 else None
+
+
+def _run_again(run: Run) -> list[Block]:
+    made_with = {
+        **run.versions,
+        "seed": str(run.seed),
+        "threads": str(run.threads),
+        "device": run.device,
+        "digest of the run": run.digest[:12],
+    }
+    return _to_run_again(run_command(run), made_with, run.recipe)
+
+
+def _to_run_again(command: str, made_with: Mapping[str, str], recipe: dict) -> list[Block]:
+    rows = [[short(name), short(value, 200)] for name, value in made_with.items()]
+    return [
+        Code(f"The command, with the recipe below in {FILE}", command, "command"),
+        Table("Made with", ["what", "which"], rows),
+        Code(f"The recipe as resolved: {FILE}", recipe_yaml(recipe), "recipe"),
+    ]
