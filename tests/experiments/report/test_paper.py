@@ -195,7 +195,7 @@ def test_any_name_can_be_drawn(drawing, tmp_path, ending):
 
 
 def test_points_and_intervals_are_those_of_the_data(drawing):
-    found = comparison()
+    found: Any = comparison()
     panels: Any = panels_of(found)[0]
     figure = composed(list(panels.values()))
     frontier, participation = figure.axes

@@ -343,7 +343,7 @@ def _numbers(run: Run) -> Table:
     if run.teacher is not None and run.teacher.evaluation is not None:
         fractions["the teacher's accuracy"] = run.teacher.evaluation.accuracy
     fractions["samples backpropagated, of full training"] = run.budget
-    rows: list[list[Cell | str]] = [
+    rows: list[Sequence[Cell | str]] = [
         [name, Cell(percent(value, 2), value)]
         for name, value in fractions.items()
         if value is not None
