@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.nn import functional as F
 
-from frugalkd import Selection, SelfRegulation
+from frugalkd import DataLoading, Sampling, Selection
 
 tables = [
     pyarrow.parquet.read_table(f"{sys.argv[1]}/trec6/{part}.parquet") for part in ("train", "test")
@@ -54,8 +54,8 @@ def accuracy(net):
 def fit(name, net, teacher=None):
     optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
     net, optimizer = accelerator.prepare(net, optimizer)
-    reading = {"batch_size": 32, "collate_fn": padded, "device": accelerator.device}
-    plan = Selection(train, policy=SelfRegulation(), epochs=15, model=net, **reading)
+    rows = DataLoading(collate_fn=padded, device=accelerator.device)
+    plan = Selection(train, epochs=15, batch_size=32, sampling=Sampling(), model=net, loading=rows)
     started = time.perf_counter()
     for epoch in plan:
         net.train()

@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from frugalkd import KD, CrossEntropy, LiveTeacher, Selection, SelfRegulation
+from frugalkd import KD, CrossEntropy, LiveTeacher, Sampling, Selection
 
 pixels, labels = load_digits(return_X_y=True)
 pixels, labels = torch.tensor(pixels).float().reshape(-1, 1, 8, 8) / 16, torch.tensor(labels)
@@ -40,7 +40,7 @@ def accuracy(net):
 
 def fit(name, net, objective=CrossEntropy(), **given):
     optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
-    plan = Selection(train, policy=SelfRegulation(), epochs=20, batch_size=32, model=net, **given)
+    plan = Selection(train, epochs=20, batch_size=32, sampling=Sampling(), model=net, **given)
     started = time.perf_counter()
     for epoch in plan:
         net.train()

@@ -23,6 +23,7 @@ from torch.utils.data import Dataset
 
 from benchmarks.timing.cases import LEDGER
 from benchmarks.timing.machine import machine
+from frugalkd import Sampling
 from frugalkd.errors import SettingError
 from frugalkd.files.atomic import atomic, write_json
 from frugalkd.files.opening import named, named_file, remove
@@ -68,11 +69,11 @@ def measure(samples: int, folder: Path, seed: int = 0) -> dict[str, Any]:
     found, stream = machine(), np.random.default_rng(seed)
     selection = Selection(
         _Nothing(samples),
-        policy=SelfRegulation(),
         epochs=1000,
         batch_size=ROWS,
         seed=seed,
         model=nn.Identity(),
+        sampling=Sampling(policy=SelfRegulation()),
     )
     ledger = selection.ledger
     runs: dict[str, list[float]] = {}

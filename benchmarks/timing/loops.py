@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, final
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.timing.runners import Record, Task
+from frugalkd import Sampling
 from frugalkd.data import ImageData
 from frugalkd.errors import ModelError
 from frugalkd.experiments.runs.material import make_data, make_model
@@ -103,25 +105,25 @@ def engine(task: Task) -> Callable[[], Record]:
         targets.queries = 0
         model = make_model(role.model, data, recipe.seed)
         accelerator = accelerator_for(training.precision, "cpu")
-        meters = Meters() if task.options.get("phases", True) else Unmetered()
-        selection = Selection(
-            data,
-            policy=policy,
-            epochs=training.epochs,
-            batch_size=training.batch_size,
-            seed=recipe.seed,
-            targets=targets,
-            model=model,
-            forward=ForwardFn(model, training, accelerator),
-            ledger=Ledger.new(len(data), labels=data.labels.numpy(), extra=policy.columns),
-            meters=meters,
-        )
+        metering = Meters if task.options.get("phases", True) else Unmetered
+        with patch("frugalkd.selection._selection.Meters", metering):
+            selection = Selection(
+                data,
+                epochs=training.epochs,
+                batch_size=training.batch_size,
+                sampling=Sampling(policy=policy),
+                model=model,
+                forward=ForwardFn(model, training, accelerator),
+                targets=targets,
+                seed=recipe.seed,
+                ledger=Ledger.new(len(data), labels=data.labels.numpy(), extra=policy.columns),
+            )
         trainer = Trainer(model, selection, role.objective.build(), training, accelerator)
         try:
             trainer.fit()
         finally:
             selection.source.close()
-        summary = meters.summary()
+        summary = selection.meters.summary()
         budget = summary["samples_backpropagated"] / (len(data) * training.epochs)
         return {"seconds": summary["wall_seconds"], "budget": budget, "meters": summary}
 

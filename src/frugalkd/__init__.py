@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from frugalkd.models.reuse import reuse_classifier
     from frugalkd.models.saved import load
     from frugalkd.objectives import KD, CrossEntropy, Objective
-    from frugalkd.policies import All, Policy, RandomSubset, SelfRegulation
+    from frugalkd.policies import All, Policy, RandomSubset, Sampling, SelfRegulation
     from frugalkd.policies.modes import significance_weights
     from frugalkd.runtime.meters import Meters
-    from frugalkd.selection import Selection
+    from frugalkd.selection import DataLoading, Selection
     from frugalkd.selection.gating import gate
     from frugalkd.teachers import (
         EMATeacher,
@@ -60,8 +60,10 @@ _HOMES = {
     "All": "policies",
     "Policy": "policies",
     "RandomSubset": "policies",
+    "Sampling": "policies",
     "SelfRegulation": "policies",
     "load": "models.saved",
+    "DataLoading": "selection",
     "Selection": "selection",
     "EMATeacher": "teachers",
     "FirstVisitTargets": "teachers",
@@ -79,6 +81,7 @@ __all__ = [
     "All",
     "Augmentation",
     "CrossEntropy",
+    "DataLoading",
     "EMATeacher",
     "FirstVisitTargets",
     "FrugalKDError",
@@ -91,6 +94,7 @@ __all__ = [
     "Policy",
     "RandomSubset",
     "Run",
+    "Sampling",
     "Schedule",
     "Selection",
     "SelfRegulation",

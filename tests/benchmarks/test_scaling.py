@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from benchmarks.timing.scaling import LEDGER_BYTES, Scale, table
+from frugalkd import DataLoading, Sampling
 from frugalkd.distributed.ranks import Ranks
 from frugalkd.policies import RandomSubset, SelfRegulation
 from frugalkd.selection import Selection
@@ -33,10 +34,14 @@ def _counted(policy):
 
     Ranks._told = counting  # pyright: ignore[reportAttributeAccessIssue]
     selection = Selection(
-        Ids([1] * SAMPLES), policy=policy, epochs=3, batch_size=BATCH, model=nn.Identity(),
+        Ids([1] * SAMPLES),
+        epochs=3,
+        batch_size=BATCH,
+        model=nn.Identity(),
         forward=lambda data: 50.0 * nn.functional.one_hot((data[0][:, 0] % 2).long(), 4),
-        screen_batch=2_000,
-    )  # fmt: skip
+        sampling=Sampling(policy=policy),
+        loading=DataLoading(screen_batch=2_000),
+    )
     found = []
     for epoch in selection:
         steps = 0

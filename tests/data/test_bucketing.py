@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from frugalkd import RandomSubset, Selection, SelfRegulation
+from frugalkd import DataLoading, RandomSubset, Sampling, Selection, SelfRegulation
 from frugalkd.data.bucketing import bucketed, by_length, lengths_of
 from frugalkd.errors import UnsupportedData
 from frugalkd.runtime import draws
@@ -73,10 +73,14 @@ def test_epochs_hold_the_same_samples_with_the_same_weights_in_as_many_steps(pol
     seen, model = [], nn.Linear(1, 4)
     for length_bucket_batches in (0, 4):
         selection = Selection(
-            Long(lengths), policy=policy, epochs=3, batch_size=8, seed=5,
-            length_bucket_batches=length_bucket_batches,
-            weights=weights, drop_last=drop_last, model=model,
-        )  # fmt: skip
+            Long(lengths),
+            epochs=3,
+            batch_size=8,
+            seed=5,
+            model=model,
+            sampling=Sampling(policy=policy, weights=weights),
+            loading=DataLoading(length_bucket_batches=length_bucket_batches, drop_last=drop_last),
+        )
         seen.append([])
         for epoch in selection:
             rows, spread, steps, progress = [], 0, 0, []
@@ -99,13 +103,17 @@ def test_without_a_setting_nothing_is_asked_of_the_data():
     data.lengths = "no lengths"  # pyright: ignore[reportAttributeAccessIssue]
     Selection(data, epochs=1, batch_size=2)
     with pytest.raises(UnsupportedData, match=r"lengths are .* for 3 samples"):
-        Selection(data, epochs=1, batch_size=2, length_bucket_batches=4)
+        Selection(data, epochs=1, batch_size=2, loading=DataLoading(length_bucket_batches=4))
 
 
 def test_data_without_lengths_keep_their_order():
     assert lengths_of(Ids([0, 1])) is None
     selection = Selection(
-        Ids(np.zeros(20)), epochs=1, batch_size=4, seed=1, length_bucket_batches=4
+        Ids(np.zeros(20)),
+        epochs=1,
+        batch_size=4,
+        seed=1,
+        loading=DataLoading(length_bucket_batches=4),
     )
     for epoch in selection:
         ids = []
@@ -134,7 +142,9 @@ def test_an_epoch_that_is_gone_on_with_has_the_batches_that_were_left():
         return seen
 
     def make():
-        return Selection(data, epochs=2, batch_size=4, seed=2, length_bucket_batches=5)
+        return Selection(
+            data, epochs=2, batch_size=4, seed=2, loading=DataLoading(length_bucket_batches=5)
+        )
 
     whole, first, rest = batches(make()), make(), make()
     begun = batches(first, most=7)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frugalkd import Selection, SelfRegulation, StoredTargets
+from frugalkd import DataLoading, Sampling, Selection, SelfRegulation, StoredTargets
 from frugalkd.data import TextData, hold_out, take
 from frugalkd.data.batches import split
 from frugalkd.data.probe import data_digest, randomness
@@ -116,11 +116,11 @@ def test_padding_reaches_nobody(when):
 
     selection = Selection(
         made,
-        policy=SelfRegulation(when=when),
         epochs=1,
         batch_size=8,
-        length_bucket_batches=2,
         model=Sums(),
+        sampling=Sampling(policy=SelfRegulation(when=when)),
+        loading=DataLoading(length_bucket_batches=2),
     )
     seen = []
     for epoch in selection:

@@ -14,7 +14,16 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from frugalkd import KD, All, CrossEntropy, Ledger, Selection, SelfRegulation, StoredTargets
+from frugalkd import (
+    KD,
+    All,
+    CrossEntropy,
+    Ledger,
+    Sampling,
+    Selection,
+    SelfRegulation,
+    StoredTargets,
+)
 from frugalkd.errors import (
     FrugalKDError,
     LedgerError,
@@ -206,7 +215,9 @@ def test_a_regulated_run_is_that_of_a_plain_loop(tmp_path):
     module = fit(tmp_path, frugal, max_epochs=5)
 
     student, teacher, kd = net(), net(1).eval(), KD(2.0, 0.5)
-    selection = Selection(data(), policy=SOME, epochs=5, batch_size=BATCH, seed=SEED, model=student)
+    selection = Selection(
+        data(), epochs=5, batch_size=BATCH, seed=SEED, model=student, sampling=Sampling(policy=SOME)
+    )
     optimizer = torch.optim.SGD(student.parameters(), lr=0.1, momentum=0.9)
     participations = np.zeros(ROWS, dtype=int)
     for epoch in selection:

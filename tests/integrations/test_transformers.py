@@ -11,7 +11,17 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
-from frugalkd import KD, All, CrossEntropy, Ledger, Selection, SelfRegulation, StoredTargets
+from frugalkd import (
+    KD,
+    All,
+    CrossEntropy,
+    DataLoading,
+    Ledger,
+    Sampling,
+    Selection,
+    SelfRegulation,
+    StoredTargets,
+)
 from frugalkd.errors import (
     FrugalKDError,
     LedgerError,
@@ -183,9 +193,14 @@ def test_a_regulated_run_has_the_ledger_of_a_plain_loop(texts, tmp_path):
     student, teacher, kd = bert(), bert(1), KD(2.0, 0.5)
     transformers.set_seed(SEED)
     selection = Selection(
-        texts, policy=SOME, epochs=4, batch_size=BATCH, seed=SEED, model=student, screen_batch=8,
-        collate_fn=collate_fn,
-    )  # fmt: skip
+        texts,
+        epochs=4,
+        batch_size=BATCH,
+        seed=SEED,
+        model=student,
+        sampling=Sampling(policy=SOME),
+        loading=DataLoading(screen_batch=8, collate_fn=collate_fn),
+    )
     optimizer = torch.optim.SGD(student.parameters(), lr=0.05)
     participations = np.zeros(ROWS, dtype=int)
     for epoch in selection:

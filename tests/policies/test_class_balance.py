@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
+from frugalkd import Sampling
 from frugalkd.data import ImageData
 from frugalkd.errors import UnsupportedData
 from frugalkd.policies import RandomSubset, SelfRegulation
@@ -27,9 +28,13 @@ def imbalanced() -> ImageData:
 def planned(policy, epochs=4, keep_probability=None):
     """The ids of each epoch; those in ``keep_probability`` pass whenever they train."""
     selection = Selection(
-        imbalanced(), policy=policy, epochs=epochs, batch_size=8, model=net(),
+        imbalanced(),
+        epochs=epochs,
+        batch_size=8,
+        model=net(),
         forward=lambda data: torch.zeros(len(data[1]), 4),
-    )  # fmt: skip
+        sampling=Sampling(policy=policy),
+    )
     found = []
     for epoch in selection:
         found.append([])
@@ -85,7 +90,9 @@ def test_only_the_awake_are_shared_out():
 def test_data_without_a_list_of_labels_are_refused():
     data = TensorDataset(torch.zeros(6, 3), torch.zeros(6, dtype=torch.int64))
     with pytest.raises(UnsupportedData, match="a plan that is balanced by class asks for all lab"):
-        Selection(data, policy=RandomSubset(balanced=True), epochs=1, batch_size=2)
+        Selection(
+            data, epochs=1, batch_size=2, sampling=Sampling(policy=RandomSubset(balanced=True))
+        )
 
 
 def test_an_unbiased_gate_cannot_be_balanced():

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frugalkd.errors import LedgerError, SettingError
+from frugalkd import Sampling
+from frugalkd.errors import LedgerError, SettingError, UnknownName
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.policies import All, SelfRegulation
 from frugalkd.policies.modes import MODES, significance_weights
@@ -30,6 +31,38 @@ def test_the_table_is_the_specification():
     }
     gate = SelfRegulation(confidence=0.7)
     assert [m.policy(gate) for m in MODES.values()] == [All(), All(), gate, gate]
+
+
+def test_sampling_is_regulated_unless_it_says_otherwise():
+    gate = SelfRegulation(confidence=0.7)
+    assert Sampling().chosen_policy == SelfRegulation()
+    assert Sampling(weights=np.ones(3, np.float32)).chosen_policy == SelfRegulation()
+    assert Sampling(regulation=gate).chosen_policy == gate
+    assert Sampling(policy=All()).chosen_policy == All()
+    teacher = ledger([1, 2])
+    for name, mode in MODES.items():
+        sampling = Sampling(mode=name, ledger=teacher, regulation=gate)
+        assert sampling.chosen_policy == mode.policy(gate)
+        assert sampling.weighing_ledger is (teacher if mode.weighted else None)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "says"),
+    [
+        ({"mode": "hybird"}, UnknownName, "did you mean hybrid"),
+        ({"mode": 1}, SettingError, "mode must be text, not 1"),
+        ({"mode": "hybrid"}, LedgerError, "mode hybrid needs a significance ledger"),
+        ({"mode": "vanilla", "policy": All()}, SettingError, "either one or the other"),
+        ({"mode": "vanilla", "weights": np.ones(2)}, SettingError, "either one or the other"),
+        ({"policy": All(), "regulation": SelfRegulation()}, SettingError, "give it, or a policy"),
+        ({"policy": "all"}, SettingError, "policy must be a Policy"),
+        ({"gamma": -1.0}, SettingError, "gamma must be 0 or more"),
+        ({"ledger": "run"}, SettingError, "ledger must be a Ledger or None"),
+    ],
+)
+def test_sampling_refuses_what_cannot_be(given, error, says):
+    with pytest.raises(error, match=says):
+        Sampling(**given)
 
 
 @settings(max_examples=60, deadline=None)

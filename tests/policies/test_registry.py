@@ -16,7 +16,7 @@ from torch.utils.data import TensorDataset
 
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.ledger.outcome import Outcome
-from frugalkd.policies import POLICIES, All, EpochContext, SelfRegulation
+from frugalkd.policies import POLICIES, All, EpochContext, Sampling, SelfRegulation
 from frugalkd.selection import Selection
 from frugalkd.training.api import train_teacher
 from frugalkd.training.settings import Optimizer, Training
@@ -208,13 +208,15 @@ class Loop:
         self.weights = stream.choice(np.array([0, 1, 2], np.float32), self.samples)
         self.selection = Watched(
             data,
-            policy=self.policy,
             epochs=self.epochs,
             batch_size=self.rows,
-            seed=self.seed,
-            weights=self.weights if self.samples < 400 else None,
-            scores=None if self.policy.scoring is None else scores,
+            sampling=Sampling(
+                policy=self.policy,
+                weights=self.weights if self.samples < 400 else None,
+                scores=None if self.policy.scoring is None else scores,
+            ),
             model=self.model,
+            seed=self.seed,
         )
 
     def run(self, stop_after=None):

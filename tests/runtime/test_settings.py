@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from frugalkd import Augmentation, Selection, distill
+from frugalkd import Augmentation, DataLoading, Selection, distill
 from frugalkd.errors import SettingError
 from frugalkd.experiments.tracking import TRACKERS
 from frugalkd.objectives import OBJECTIVES, Ramp
@@ -153,13 +153,14 @@ def test_names_that_no_module_knows_are_not_compared():
         {"batch_size": 2.0},
         {"seed": True},
         {"seed": "1"},
-        {"length_bucket_batches": None},
     ],
 )
 def test_sound_6_arguments_of_a_selection_are_numbers(wrong):
     name = next(iter(wrong))
     with pytest.raises(SettingError, match=rf"^{name} must be "):
         Selection(Ids([0, 1]), **{"epochs": 1, "batch_size": 1, **wrong})
+    with pytest.raises(SettingError, match=r"^length_bucket_batches must be a whole number"):
+        DataLoading(length_bucket_batches=None)
 
 
 def test_sound_6_a_seed_is_a_number():

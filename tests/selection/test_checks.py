@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from frugalkd import DataLoading, Sampling
 from frugalkd.data import ImageData
 from frugalkd.errors import (
     DataError,
@@ -27,8 +28,9 @@ from frugalkd.objectives import CrossEntropy
 from frugalkd.policies import All, SelfRegulation
 from frugalkd.selection import Selection
 from frugalkd.selection.checks import check_first_batch, check_labels, labels_of
+from frugalkd.selection.inputs import weights_from
 from frugalkd.teachers import LiveTeacher, StoredTargets
-from frugalkd.training.api import distill, train_teacher, weights_from
+from frugalkd.training.api import distill, train_teacher
 from frugalkd.training.evaluation import predict
 from frugalkd.training.heads import train_head
 from frugalkd.training.settings import Optimizer, Training
@@ -204,14 +206,19 @@ def test_sound_6_labels_that_contradict_the_items_are_refused(where, policy):
         settings = {"policy": policy, "training": TRAINING, "device": "cpu"}
         refused(DataError, says, train, linear(), data, **settings)
 
-    def loop(**settings):
-        made = Selection(data, epochs=1, batch_size=5, policy=policy, model=linear(), **settings)
+    def loop(label_free=False, **settings):
+        sampling = Sampling(policy=policy, label_free=label_free)
+        made = Selection(
+            data, epochs=1, batch_size=5, sampling=sampling, model=linear(), **settings
+        )
         for batch in next(iter(made)):
             batch.observe(linear()(batch.data[0]), torch.zeros(len(batch.ids), dtype=torch.int64))
 
     refused(DataError, says, loop)
     loop(label_free=True, targets=LiveTeacher(linear()))
-    loop(labels=lambda batch: batch[1] // 2)  # another question than data.labels answers
+    loop(
+        loading=DataLoading(labels=lambda batch: batch[1] // 2)
+    )  # another question than data.labels answers
 
 
 def test_labels_that_are_no_indices_are_not_compared_in_a_loop_of_your_own():
@@ -465,14 +472,14 @@ def test_changed_data_are_refused():
     changed = Pairs([0, 1, 2, 3] * 3)
     changed.x[5] += 1
     refused(LedgerError, "made on other data", weights_from, run.ledger, changed)
-    refused(LedgerError, "speaks of 12 samples", weights_from, ledger, Pairs([0] * 11))
+    refused(LedgerError, "ledger is of 12 samples", weights_from, ledger, Pairs([0] * 11))
 
 
 def test_a_selection_refuses_what_was_made_on_other_data(tmp_path):
     data, changed = images(), images(seed=1)
     run = train_teacher(net(), data, policy=All(), training=TRAINING, device="cpu")
     stored = StoredTargets.fill(net(), data, tmp_path / "store")
-    again = {"epochs": 2, "batch_size": 8, "policy": All()}
+    again: dict[str, Any] = {"epochs": 2, "batch_size": 8}
     says = "the ledger to go on from was made on other data"
     refused(LedgerError, says, Selection, changed, ledger=run.ledger, **again)
     says = "the stored soft targets belong to another data set"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from frugalkd import DataLoading, Sampling
 from frugalkd.errors import FrugalKDError, NonFiniteLoss, SelectionMisuse
 from frugalkd.policies import All, SelfRegulation
 from frugalkd.selection import Selection
@@ -160,7 +161,7 @@ def test_batches_of_one_step_share_its_rows():
     weights = np.linspace(0.5, 1.5, 20, dtype=np.float32)
     for given in (None, weights):
         total = torch.zeros((), dtype=torch.float64)
-        for batch in next(iter(two_epochs(weights=given))):
+        for batch in next(iter(two_epochs(sampling=Sampling(policy=All(), weights=given)))):
             assert batch.weighted == (given is not None)
             total += batch.reduce(losses[batch.ids], rows=20)
             batch.observe(logits_for(batch))
@@ -196,9 +197,14 @@ def batches_of(selection, keep_probability=lambda epoch: False):
 @pytest.mark.parametrize("policy", [All(), SelfRegulation(when="now")], ids=["planned", "now"])
 def test_sound_7_no_batch_is_of_one_row_by_chance(samples, size, drop_last, rows, deferred, policy):
     selection = Selection(
-        Ids(np.arange(samples) % 4), policy=policy, epochs=2, batch_size=size, drop_last=drop_last,
-        model=torch.nn.Identity(), forward=lambda data: torch.zeros(len(data[0]), 4),
-    )  # fmt: skip
+        Ids(np.arange(samples) % 4),
+        epochs=2,
+        batch_size=size,
+        model=torch.nn.Identity(),
+        forward=lambda data: torch.zeros(len(data[0]), 4),
+        sampling=Sampling(policy=policy),
+        loading=DataLoading(drop_last=drop_last),
+    )
     seen = []
     for batches, epoch in batches_of(selection):
         assert list(map(len, batches)) == rows
@@ -221,9 +227,14 @@ def test_sound_7_a_row_that_is_alone_in_its_epoch_is_joined_by_a_forced_one(when
         return logits
 
     selection = Selection(
-        Ids(labels), policy=SelfRegulation(when=when), epochs=5, batch_size=8, seed=1,
-        model=torch.nn.Identity(), forward=look,
-    )  # fmt: skip
+        Ids(labels),
+        epochs=5,
+        batch_size=8,
+        seed=1,
+        model=torch.nn.Identity(),
+        forward=look,
+        sampling=Sampling(policy=SelfRegulation(when=when)),
+    )
     for epoch in selection:
         rows = 0
         for batch in epoch:
@@ -248,9 +259,14 @@ def test_sound_7_a_row_left_by_gate_now_after_other_batches_is_deferred_and_coun
         return 50.0 * torch.nn.functional.one_hot(data[1], 4).float() * passes[:, None]
 
     selection = Selection(
-        Ids([1] * 20), policy=SelfRegulation(when="now"), epochs=1, batch_size=8, seed=1,
-        model=torch.nn.Identity(), forward=look,
-    )  # fmt: skip
+        Ids([1] * 20),
+        epochs=1,
+        batch_size=8,
+        seed=1,
+        model=torch.nn.Identity(),
+        forward=look,
+        sampling=Sampling(policy=SelfRegulation(when="now")),
+    )
     (batches, epoch), *rest = batches_of(selection)
     assert not rest
     assert batches == [first[0]]

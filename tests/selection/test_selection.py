@@ -14,8 +14,9 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from frugalkd import SelfRegulation
+from frugalkd import DataLoading, Ledger, Sampling, SelfRegulation, significance_weights
 from frugalkd.errors import (
+    LedgerError,
     ModelError,
     SelectionMisuse,
     SettingError,
@@ -60,12 +61,12 @@ def test_the_loop_of_the_docstring_trains_a_student():
     kd, progress = KD(), []
     selection = Selection(
         data,
-        policy=SelfRegulation(confidence=0.9),
         epochs=6,
         batch_size=16,
         seed=0,
         targets=LiveTeacher(teacher),
         model=student,
+        sampling=Sampling(policy=SelfRegulation(confidence=0.9)),
     )
     assert len(selection) == 6
     losses = []
@@ -104,11 +105,11 @@ def test_a_forward_of_the_users_own_is_used_for_looking():
 
     selection = Selection(
         Ids([0] * 10),
-        policy=SelfRegulation(when="now"),
         epochs=1,
         batch_size=4,
         model=nn.Identity(),
         forward=forward,
+        sampling=Sampling(policy=SelfRegulation(when="now")),
     )
     go_through(selection)
     assert calls == [4, 4, 2]
@@ -129,10 +130,10 @@ def test_batches_may_be_mappings(when):
     seen = []
     selection = Selection(
         Dicts([0, 1, 2, 3] * 5),
-        policy=SelfRegulation(confidence=0.5, when=when, max_skip=1),
         epochs=4,
         batch_size=6,
         model=Named(),
+        sampling=Sampling(policy=SelfRegulation(confidence=0.5, when=when, max_skip=1)),
     )
     for epoch in selection:
         for batch in epoch:
@@ -159,15 +160,13 @@ def tagged(samples):
 def test_ids_are_right_with_shuffling_workers_and_a_collate_function(when, workers):
     selection = Selection(
         Ids(np.arange(97) % 4),
-        policy=SelfRegulation(confidence=0.5, when=when, max_skip=1),
         epochs=4,
         batch_size=8,
         seed=3,
         model=nn.Identity(),
         forward=lambda data: torch.zeros(len(data["id"]), 4),
-        collate_fn=tagged,
-        num_workers=workers,
-        screen_batch=16,
+        sampling=Sampling(policy=SelfRegulation(confidence=0.5, when=when, max_skip=1)),
+        loading=DataLoading(collate_fn=tagged, num_workers=workers, screen_batch=16),
     )
     rows = 0
     for epoch in selection:
@@ -198,11 +197,11 @@ def test_a_samples_view_is_its_visit_count(when):
 
     selection = Selection(
         IdsAndViews(np.arange(30) % 4),
-        policy=SelfRegulation(confidence=0.2, when=when, max_skip=2),
         epochs=8,
         batch_size=4,
         model=nn.Identity(),
         forward=lookup(visits),
+        sampling=Sampling(policy=SelfRegulation(confidence=0.2, when=when, max_skip=2)),
     )
     for epoch in selection:
         for batch in epoch:
@@ -239,7 +238,15 @@ def test_the_order_is_a_function_of_seed_and_epoch_and_a_subset_keeps_it():
     np.random.seed(1)
     torch.manual_seed(1)
     weights = (np.arange(50) % 3 > 0).astype(np.float32)
-    part = go_through(Selection(Ids([0] * 50), epochs=3, batch_size=7, seed=5, weights=weights))
+    part = go_through(
+        Selection(
+            Ids([0] * 50),
+            epochs=3,
+            batch_size=7,
+            seed=5,
+            sampling=Sampling(policy=All(), weights=weights),
+        )
+    )
     for ids, subset in zip(whole, part, strict=True):
         assert subset == [id for id in ids if id % 3]
 
@@ -259,11 +266,11 @@ def test_gate_nows_progress_is_the_rows_read():
     progress = []
     selection = Selection(
         Ids([0, 1] * 10),
-        policy=SelfRegulation(confidence=0.5, when="now"),
         epochs=1,
         batch_size=5,
         model=nn.Identity(),
-        forward=lambda data: 50 * torch.eye(4)[data[1] * 0],  # label 0 passes, label 1 fails
+        forward=lambda data: 50 * torch.eye(4)[data[1] * 0],
+        sampling=Sampling(policy=SelfRegulation(confidence=0.5, when="now")),
     )
     go_through(selection, each=lambda _, batch: progress.append(batch.progress))
     assert len(progress) == 2
@@ -273,7 +280,9 @@ def test_gate_nows_progress_is_the_rows_read():
 
 def test_weights_are_used_as_they_are_and_their_realised_mean_is_told():
     weights: Any = np.linspace(0, 2, 20)  # float64: kept as float32
-    selection = Selection(Ids([0] * 20), epochs=1, batch_size=6, weights=weights)
+    selection = Selection(
+        Ids([0] * 20), epochs=1, batch_size=6, sampling=Sampling(policy=All(), weights=weights)
+    )
     for epoch in selection:
         for batch in epoch:
             assert batch.weights.dtype == torch.float32
@@ -313,11 +322,11 @@ def test_a_look_leaves_no_trace(when, draws):
     model = nn.Sequential(Drawing(), inner) if draws else inner
     selection = Selection(
         data,
-        policy=SelfRegulation(confidence=0.2, when=when, max_skip=1),
         epochs=8,
         batch_size=8,
         model=model,
-        screen_batch=16,
+        sampling=Sampling(policy=SelfRegulation(confidence=0.2, when=when, max_skip=1)),
+        loading=DataLoading(screen_batch=16),
     )
 
     def state():
@@ -351,7 +360,11 @@ def test_a_look_leaves_no_trace(when, draws):
 def test_a_failing_look_still_puts_the_modes_back():
     model = nn.Sequential(nn.Linear(3, 3), nn.Dropout())
     selection = Selection(
-        Ids([0] * 4), policy=SelfRegulation(when="now"), epochs=1, batch_size=4, model=model
+        Ids([0] * 4),
+        epochs=1,
+        batch_size=4,
+        model=model,
+        sampling=Sampling(policy=SelfRegulation(when="now")),
     )
     with pytest.raises(ModelError, match="the model fails on samples"):
         go_through(selection)
@@ -370,7 +383,9 @@ def two_epochs(**settings):
 @pytest.mark.parametrize("when", ["now", "last-visit"])
 def test_a_policy_that_looks_needs_a_model_from_the_start(when):
     with pytest.raises(SelectionMisuse, match="pass model="):
-        two_epochs(policy=SelfRegulation(when=when), forward=lambda data: data[0])
+        two_epochs(
+            sampling=Sampling(policy=SelfRegulation(when=when)), forward=lambda data: data[0]
+        )
 
 
 class Endless(IterableDataset):
@@ -418,7 +433,7 @@ def test_data_without_labels_and_without_a_teacher_are_refused():
 )
 def test_impossible_weights_are_refused(weights):
     with pytest.raises(ValueError, match="weights"):
-        two_epochs(weights=weights.astype(np.float32))
+        two_epochs(sampling=Sampling(policy=All(), weights=weights.astype(np.float32)))
 
 
 @pytest.mark.parametrize(
@@ -436,14 +451,16 @@ def test_impossible_weights_are_refused(weights):
 def test_sound_6_a_weight_that_no_training_survives_is_refused(weight, says):
     weights = np.where(np.arange(20) == 7, weight, 1.0)
     with pytest.raises(SettingError, match=f"^weights: {says}"):
-        two_epochs(weights=weights)
+        two_epochs(sampling=Sampling(policy=All(), weights=weights))
 
 
 def test_sound_6_weights_of_another_order_are_refused():
     with pytest.raises(SettingError, match=r"weights: the largest is 1e-20: nothing would be le"):
-        two_epochs(weights=np.full(20, 1e-20))
-    assert len(two_epochs(weights=np.full(20, 4e9)).pool) == 20
-    assert len(two_epochs(weights=np.arange(20) % 2 == 0).pool) == 10
+        two_epochs(sampling=Sampling(policy=All(), weights=np.full(20, 1e-20)))
+    assert len(two_epochs(sampling=Sampling(policy=All(), weights=np.full(20, 4e9))).pool) == 20
+    assert (
+        len(two_epochs(sampling=Sampling(policy=All(), weights=np.arange(20) % 2 == 0)).pool) == 10
+    )
 
 
 @dataclass(frozen=True)
@@ -458,10 +475,10 @@ class Planned(Ungated):
 
 @pytest.mark.parametrize("settings", [{"weight": 1e30}, {"lr_factor": -1.0}])
 def test_sound_6_a_plan_that_no_training_survives_is_refused(settings):
-    assert next(iter(two_epochs(policy=Planned())))
+    assert next(iter(two_epochs(sampling=Sampling(policy=Planned()))))
     says = r"^Planned\.plan: (sample 7 weighs 1e\+30|lr_factor must be 0 or more, not -1\.0)"
     with pytest.raises(SelectionMisuse, match=says):
-        next(iter(two_epochs(policy=Planned(**settings))))
+        next(iter(two_epochs(sampling=Sampling(policy=Planned(**settings)))))
 
 
 def test_impossible_sizes_are_refused():
@@ -476,12 +493,12 @@ def test_a_state_goes_on_where_another_selection_stopped():
     def make():
         return Selection(
             IdsAndViews(np.arange(40) % 4),
-            policy=SelfRegulation(confidence=0.5, max_skip=2),
             epochs=6,
             batch_size=8,
             seed=2,
             model=nn.Identity(),
             forward=lambda data: 50.0 * torch.eye(4)[data[1]] * (data[0][:, :1] % 2),
+            sampling=Sampling(policy=SelfRegulation(confidence=0.5, max_skip=2)),
         )
 
     def keep_probability(epoch, batch):
@@ -533,13 +550,15 @@ def test_a_state_taken_between_two_batches_goes_on_with_the_next(when, dataset):
     def make():
         return Selection(
             dataset(np.arange(40) % 4),
-            policy=SelfRegulation(confidence=0.5, max_skip=2, when=when),
             epochs=3,
             batch_size=7,
             seed=2,
-            weights=np.linspace(0, 2, 40, dtype=np.float32),
             model=nn.Identity(),
             forward=lambda data: 50.0 * torch.eye(4)[data[1]] * (data[0][:, :1] % 3 == 0),
+            sampling=Sampling(
+                policy=SelfRegulation(confidence=0.5, max_skip=2, when=when),
+                weights=np.linspace(0, 2, 40, dtype=np.float32),
+            ),
         )
 
     def rest(selection, stop_at=None):
@@ -572,7 +591,7 @@ def test_the_model_is_never_called_for_training():
     calls = []
     model = nn.Identity()
     model.register_forward_hook(lambda *_: calls.append(1))
-    go_through(two_epochs(model=model, policy=All()))
+    go_through(two_epochs(model=model))
     assert not calls
 
 
@@ -627,12 +646,12 @@ def test_a_teacher_is_asked_batch_by_batch_and_once_a_row(tmp_path):
     def ask(targets, when):
         selection = Selection(
             images(60),
-            policy=NothingPasses(when=when),
             epochs=1,
             batch_size=8,
             targets=targets,
             model=net(),
-            labels=lambda data: None,
+            sampling=Sampling(policy=NothingPasses(when=when)),
+            loading=DataLoading(labels=lambda data: None),
         )
         for epoch in selection:
             for batch in epoch:
@@ -648,7 +667,9 @@ def test_a_teacher_is_asked_batch_by_batch_and_once_a_row(tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_loading_and_waiting_are_told_apart(workers):
-    selection = Selection(Ids(np.arange(9) % 4), epochs=1, batch_size=8, num_workers=workers)
+    selection = Selection(
+        Ids(np.arange(9) % 4), epochs=1, batch_size=8, loading=DataLoading(num_workers=workers)
+    )
     for epoch in selection:
         for batch in epoch:
             batch.observe(logits_for(batch))
@@ -671,7 +692,12 @@ class DrawingData(Dataset):
 def test_what_workers_draw_is_a_function_of_the_seed_and_their_number():
     def drawn(seed, workers):
         selection = Selection(
-            DrawingData(), epochs=2, batch_size=8, seed=seed, num_workers=workers, policy=All()
+            DrawingData(),
+            epochs=2,
+            batch_size=8,
+            seed=seed,
+            sampling=Sampling(policy=All()),
+            loading=DataLoading(num_workers=workers),
         )
         seen = []
         for epoch in selection:
@@ -725,12 +751,12 @@ def test_a_gate_that_takes_the_teachers_word_ignores_the_labels(when):
     def counts(label_source):
         selection = Selection(
             data,
-            policy=SelfRegulation(when=when, label_source=label_source),
             epochs=1,
             batch_size=4,
             targets=LiveTeacher(Sure()),
             model=nn.Identity(),
             forward=lambda data: torch.tensor([[0.0, 9.0]]).expand(len(data[0]), 2),
+            sampling=Sampling(policy=SelfRegulation(when=when, label_source=label_source)),
         )
         for epoch in selection:
             for batch in epoch:
@@ -773,11 +799,11 @@ def test_a_ceiling_is_of_what_a_look_takes_for_right(data, label_source, truth):
     def select():
         return Selection(
             made,
-            policy=SelfRegulation(ceiling=0.9, label_source=label_source),
             epochs=1,
             batch_size=4,
             targets=Half(Sure()),
             model=nn.Identity(),
+            sampling=Sampling(policy=SelfRegulation(ceiling=0.9, label_source=label_source)),
         )
 
     if truth is None:
@@ -792,8 +818,27 @@ def test_a_policy_that_needs_scores_or_a_teacher_says_so():
     with pytest.raises(TargetsError, match="takes the teacher's word"):
         Selection(
             data,
-            policy=SelfRegulation(label_source="teacher"),
             epochs=1,
             batch_size=4,
             model=nn.Identity(),
+            sampling=Sampling(policy=SelfRegulation(label_source="teacher")),
         )
+
+
+def test_a_bare_selection_uses_every_sample():
+    selection = Selection(Ids([0] * 9), epochs=1, batch_size=4)
+    assert selection.policy == All()
+    assert sorted(go_through(selection)[0]) == list(range(9))
+
+
+def test_a_mode_weighs_by_its_ledger_of_the_same_data():
+    data, ledger = images(12), Ledger.new(12)
+    ledger["participations"][:] = np.arange(12) % 3
+    ledger.epochs = 2
+    sampling = Sampling(mode="significance", ledger=ledger)
+    selection = Selection(data, epochs=1, batch_size=4, sampling=sampling)
+    assert selection.weights is not None
+    assert np.array_equal(selection.weights, significance_weights(ledger))
+    ledger.about["data"] = "another digest"
+    with pytest.raises(LedgerError, match="made on other data"):
+        Selection(data, epochs=1, batch_size=4, sampling=sampling)

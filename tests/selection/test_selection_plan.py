@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from frugalkd import Sampling
 from frugalkd.errors import SelectionMisuse
 from frugalkd.policies import Plan, SelfRegulation
 from frugalkd.policies.policy import Ungated
@@ -34,7 +35,9 @@ def test_ids_weights_and_forced_stay_together(what, epochs):
     weights = stream.random(60, dtype=np.float32) if what in ("weights", "both") else None
     forced = stream.random(60) < 0.5 if what in ("forced", "both") else None
     policy = Said(Plan(ids, weights, forced, lr_factor=0.5))
-    selection = Selection(Ids([0] * 90), policy=policy, epochs=epochs, batch_size=7, seed=4)
+    selection = Selection(
+        Ids([0] * 90), epochs=epochs, batch_size=7, seed=4, sampling=Sampling(policy=policy)
+    )
     for index, epoch in enumerate(selection):
         key = draws.hash64(4, draws.stream("order"), index, ids)
         by_hash = np.argsort(key, kind="stable")[: 18 if (index, epochs) == (1, 1.3) else 60]
@@ -60,7 +63,12 @@ def run(what, sure_from, epochs=6.0, **settings):
         return 50.0 * torch.nn.functional.one_hot(data[1], 4).float()
 
     selection = Selection(
-        images(), policy=policy, epochs=epochs, batch_size=8, model=net(), forward=sure
+        images(),
+        epochs=epochs,
+        batch_size=8,
+        model=net(),
+        forward=sure,
+        sampling=Sampling(policy=policy),
     )
     for epoch in selection:
         for batch in epoch:
@@ -123,7 +131,9 @@ def test_a_stopped_training_says_so_and_is_the_shorter_one():
     ],
 )
 def test_what_a_policy_of_ones_own_gets_wrong_is_named(plan, says):
-    selection = Selection(Ids([0] * 90), policy=Said(plan), epochs=1, batch_size=7)
+    selection = Selection(
+        Ids([0] * 90), epochs=1, batch_size=7, sampling=Sampling(policy=Said(plan))
+    )
     with pytest.raises(SelectionMisuse) as caught:
         next(iter(selection))
     assert str(caught.value).startswith("Said.plan: ")

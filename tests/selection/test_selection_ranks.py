@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import nn
 
+from frugalkd import DataLoading, Sampling
+from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import NonFiniteLoss, RankError, SelectionMisuse
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.policies import All, RandomSubset, SelfRegulation
@@ -58,14 +60,15 @@ class Case:
 
         selection = Selection(
             Ids([LABEL] * self.samples),
-            policy=self.policy,
             epochs=self.epochs,
             batch_size=self.batch,
-            gradient_accumulation_steps=self.gradient_accumulation_steps,
             seed=self.seed,
             model=nn.Identity(),
             forward=look,
-            screen_batch=3,
+            sampling=Sampling(policy=self.policy),
+            loading=DataLoading(
+                gradient_accumulation_steps=self.gradient_accumulation_steps, screen_batch=3
+            ),
         )
         batches, summaries, progress = [], [], []
         for epoch in selection:
@@ -349,6 +352,7 @@ def test_what_is_not_finite_on_one_rank_ends_all_of_them_alike():
 def _refused():
     rank = torch.distributed.get_rank()
     of: dict[str, Any] = {"epochs": 1, "batch_size": 4}
+    weights = np.where(np.arange(64) == 3 * rank, np.float32(2), np.float32(1))
 
     def one(**more):
         return Selection(Ids([1] * 64), **{**of, **more})
@@ -357,9 +361,9 @@ def _refused():
         _error(make)
         for make in (
             lambda: Selection(Ids([1] * 7), **of),
-            lambda: one(world=3),
+            lambda: one(ranks=Ranks.here(world=3)),
             lambda: one(seed=rank),
-            lambda: one(weights=np.where(np.arange(64) == 3 * rank, 2.0, 1.0)),
+            lambda: one(sampling=Sampling(policy=All(), weights=weights)),
             lambda: Selection(Ids([1] * 63 + [rank]), **of),
             lambda: Selection(Ids([1] * (64 + rank)), **of),
             lambda: one(targets=LiveTeacher(nn.Linear(1, 2 + rank))),
@@ -407,11 +411,11 @@ def test_accumulation_is_refused_where_batches_are_gathered():
     ):
         Selection(
             Ids([1] * 8),
-            policy=policy,
             model=nn.Identity(),
             epochs=1,
             batch_size=2,
-            gradient_accumulation_steps=2,
+            sampling=Sampling(policy=policy),
+            loading=DataLoading(gradient_accumulation_steps=2),
         )
 
 
@@ -427,7 +431,11 @@ def test_accumulation_is_refused_where_batches_are_gathered():
 )
 def test_sound_7_a_step_of_several_batches_is_divided_by_all_of_its_rows(samples, last):
     selection = Selection(
-        Ids([1] * samples), epochs=1, batch_size=2, gradient_accumulation_steps=3, seed=1
+        Ids([1] * samples),
+        epochs=1,
+        batch_size=2,
+        seed=1,
+        loading=DataLoading(gradient_accumulation_steps=3),
     )
     said = []
     for epoch in selection:

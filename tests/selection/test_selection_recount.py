@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from frugalkd import DataLoading, Sampling
 from frugalkd.errors import NonFiniteLoss
 from frugalkd.policies import All, RandomSubset, SelfRegulation
 from frugalkd.runtime import draws
@@ -59,15 +60,13 @@ class Case:
 
         selection = Selection(
             Ids(self.labels),
-            policy=self.policy,
             epochs=self.epochs,
             batch_size=self.batch,
             seed=self.seed,
-            weights=self.weights,
-            drop_last=self.drop_last,
             model=nn.Identity(),
             forward=look,
-            screen_batch=3,
+            sampling=Sampling(policy=self.policy, weights=self.weights),
+            loading=DataLoading(drop_last=self.drop_last, screen_batch=3),
         )
         trained, counts, weights = [], [], []
         for epoch in selection:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from frugalkd import Sampling
 from frugalkd.errors import TargetsError
 from frugalkd.objectives import KD
 from frugalkd.policies import SelfRegulation
@@ -53,12 +54,14 @@ def test_exactly_what_takes_part_is_asked_for(tmp_path, views, part):
     with FirstVisitTargets(teacher, data, tmp_path / "t", views=views) as targets:
         selection = Selection(
             data,
-            policy=SelfRegulation(confidence=0.3, max_skip=4) if part == "gate" else None,
-            weights=weights if part == "weights" else None,
             epochs=6,
             batch_size=8,
             targets=targets,
             model=student,
+            sampling=Sampling(
+                policy=SelfRegulation(confidence=0.3, max_skip=4) if part == "gate" else None,
+                weights=weights if part == "weights" else None,
+            ),
         )
         visits = visit(selection, student)
         store = targets.store

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
+from frugalkd import Sampling
 from frugalkd.data import Augmentation, ImageData
 from frugalkd.errors import TargetsError
 from frugalkd.objectives import KD
@@ -56,7 +57,12 @@ def test_with_a_view_for_each_epoch_they_are_the_live_teacher(policy):
     seen = []
     for targets in (LiveTeacher(teacher), stored):
         selection = Selection(
-            data, policy=policy, epochs=EPOCHS, batch_size=8, targets=targets, model=student
+            data,
+            epochs=EPOCHS,
+            batch_size=8,
+            targets=targets,
+            model=student,
+            sampling=Sampling(policy=policy),
         )
         batches = []
         for epoch in selection:

@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,13 @@ from frugalkd import (
     KD,
     All,
     CrossEntropy,
+    DataLoading,
     EMATeacher,
     Ledger,
     LiveTeacher,
     Objective,
     Optimizer,
+    Sampling,
     Schedule,
     Selection,
     SelfRegulation,
@@ -122,15 +124,23 @@ def refused(says: str, call: Callable[[], Any]) -> None:
 
 
 PAIRS = Pairs()
+SAMPLING = {field.name for field in fields(Sampling)} - {"ledger"}
+LOADING = {field.name for field in fields(DataLoading)}
 
 
 def plain_loop(data: Any = PAIRS, model=None, step=None, **settings):
-    """A loop of the user's around a Selection; ``step`` in the place of its own."""
+    """A loop of the user's around a Selection; ``step`` in the place of its own. ``settings`` are
+    those of Selection, Sampling and DataLoading."""
     model = linear() if model is None else model
+    sampling: dict[str, Any] = {"policy": SelfRegulation(when="now")}
+    sampling |= {key: settings.pop(key) for key in SAMPLING if key in settings}
+    loading = {key: settings.pop(key) for key in LOADING if key in settings}
     selection = Selection(
         data,
-        **{"policy": SelfRegulation(when="now"), "epochs": 1, "batch_size": 8, **settings},
+        **{"epochs": 1, "batch_size": 8, **settings},
+        sampling=Sampling(**sampling),
         model=model,
+        loading=DataLoading(**loading),
     )
 
     def train(batch):
@@ -906,7 +916,7 @@ ARGUMENTS: dict[str, tuple[Callable[..., Any], dict[str, Any], str]] = {
         {"ledger": Ledger.new(ROWS), "policy": EL2N(budget=0.5), "scores": np.ones(ROWS)}, "score",
     ),
     "a selection's targets": (plain_loop, {"targets": linear()}, "targets must be"),
-    "a selection's meters": (plain_loop, {"meters": "x"}, "meters"),
+    "a selection's ranks": (plain_loop, {"ranks": 2}, "ranks"),
     "a selection's device": (plain_loop, {"device": "gpux"}, "device gpux"),
     "a selection's forward": (plain_loop, {"forward": fails(ValueError("f"))}, "fails on samples"),
     "a forward that is none": (plain_loop, {"forward": lambda data: None}, "gives a NoneType"),

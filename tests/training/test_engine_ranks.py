@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from frugalkd import DataLoading, Sampling
 from frugalkd.errors import NonFiniteLoss, RankError, Stopped
 from frugalkd.objectives import CrossEntropy
 from frugalkd.policies import All, RandomSubset, SelfRegulation
@@ -362,11 +363,11 @@ def _own_loop(folder: Path):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     selection = Selection(
         images(64, augmented=False),
-        policy=SelfRegulation(confidence=0.5),
         epochs=3,
         batch_size=4,
-        gradient_accumulation_steps=2,
         model=model,
+        sampling=Sampling(policy=SelfRegulation(confidence=0.5)),
+        loading=DataLoading(gradient_accumulation_steps=2),
     )
     for epoch in selection:
         for batch in epoch:

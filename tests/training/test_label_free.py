@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from frugalkd import Sampling
 from frugalkd.errors import RecipeError, RunFolderError, SelectionMisuse, Stopped
 from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.runs.digest import run_digest
@@ -97,9 +98,12 @@ def test_no_objective_is_moved_by_labels(objective):
 def test_a_loop_of_ones_own_gets_the_teachers_word():
     teacher = net(seed=9)
     selection = Selection(
-        data("placeholders"), epochs=1, batch_size=8, targets=LiveTeacher(teacher),
-        label_free=True,
-    )  # fmt: skip
+        data("placeholders"),
+        epochs=1,
+        batch_size=8,
+        targets=LiveTeacher(teacher),
+        sampling=Sampling(policy=All(), label_free=True),
+    )
     for batch in next(iter(selection)):
         assert batch.targets is not None
         assert torch.equal(batch.labels, batch.targets.argmax(1))

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.distributed import barrier, get_rank
 
+from frugalkd import Sampling
 from frugalkd.errors import NonFiniteLoss, RankError, Stopped
 from frugalkd.files.checkpoint import load_tree
 from frugalkd.objectives import KD, FitNets
@@ -47,9 +48,13 @@ def _learn(how, when):
         assert isinstance(next(model.parameters()), DTensor)
     optimizer = torch.optim.SGD(called.parameters(), lr=0.05, momentum=0.9)
     selection = Selection(
-        images(64, augmented=False), policy=SelfRegulation(confidence=0.4, when=when), epochs=4,
-        batch_size=8, model=model, targets=LiveTeacher(teacher),
-    )  # fmt: skip
+        images(64, augmented=False),
+        epochs=4,
+        batch_size=8,
+        model=model,
+        targets=LiveTeacher(teacher),
+        sampling=Sampling(policy=SelfRegulation(confidence=0.4, when=when)),
+    )
     objective = KD()
     for epoch in selection:
         for batch in epoch:

@@ -10,6 +10,7 @@ from torch import Tensor
 from frugalkd.data.source import check_map_style
 from frugalkd.errors import SelectionMisuse
 from frugalkd.integrations._planned import PlannedEpochs, full_batches
+from frugalkd.selection import DataLoading
 from frugalkd.selection.rows import Join
 
 
@@ -45,12 +46,11 @@ class FrugalLoader:
         join: Join | None = None,
     ):
         check_map_style(dataset)
-        self.dataset, self.batch_size = dataset, batch_size
-        self.reading: dict[str, Any] = {
-            "batch_size": batch_size, "collate_fn": collate_fn, "num_workers": num_workers,
-            "pin_memory": pin_memory, "drop_last": drop_last, "seed": seed,
-            "screen_batch": screen_batch, "labels": labels, "join": join,
-        }  # fmt: skip
+        self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
+        self.loading = DataLoading(
+            collate_fn=collate_fn, labels=labels, join=join, num_workers=num_workers,
+            pin_memory=pin_memory, drop_last=drop_last, screen_batch=screen_batch,
+        )  # fmt: skip
         self.planned: PlannedEpochs | None = None
         """Whose batches these are, while a callback trains with them."""
         self.begin: Callable[[], None] = lambda: None
@@ -59,7 +59,7 @@ class FrugalLoader:
     @property
     def full(self) -> int:
         """Batches of an epoch in which everything takes part."""
-        return full_batches(len(self.dataset), self.batch_size, self.reading["drop_last"])
+        return full_batches(len(self.dataset), self.batch_size, self.loading.drop_last)
 
     def __len__(self) -> int:
         """Batches of the epoch under way; before there is one, of everything."""

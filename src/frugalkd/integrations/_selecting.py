@@ -17,7 +17,7 @@ from frugalkd.integrations._hugging_face import (
     labels_of,
 )
 from frugalkd.integrations._planned import full_batches
-from frugalkd.selection import Selection
+from frugalkd.selection import DataLoading, Selection
 
 if TYPE_CHECKING:
     from frugalkd.integrations.transformers import FrugalMixin
@@ -44,17 +44,19 @@ def make_selection(trainer: FrugalMixin) -> Selection:
         epochs=partial(_epochs, trainer),
         targets=targets,
         forward=asking(model),
-        device=args.device,
-        known_labels=labels_of(data),
         model=model,
         batch_size=trainer._train_batch_size,
         seed=args.seed if args.data_seed is None else args.data_seed,
-        collate_fn=AsDict(with_columns),
-        join=Padding(trainer.processing_class),
-        num_workers=args.dataloader_num_workers,
-        pin_memory=args.dataloader_pin_memory,
-        drop_last=args.dataloader_drop_last,
-        screen_batch=args.eval_batch_size,
+        loading=DataLoading(
+            collate_fn=AsDict(with_columns),
+            join=Padding(trainer.processing_class),
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            device=args.device,
+            drop_last=args.dataloader_drop_last,
+            screen_batch=args.eval_batch_size,
+        ),
+        known_labels=labels_of(data),
     )
 
 

@@ -17,13 +17,14 @@ from frugalkd.files import StrPath
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.models.identity import this_torch
 from frugalkd.objectives import KD, Objective
-from frugalkd.policies import Policy, SelfRegulation
-from frugalkd.policies.modes import ModeName, resolve
-from frugalkd.selection import Selection
+from frugalkd.policies import All, Policy, Sampling, SelfRegulation
+from frugalkd.policies.modes import ModeName
+from frugalkd.selection import DataLoading, Selection
 from frugalkd.selection.checks import check_first_batch, check_pair
+from frugalkd.selection.inputs import weights_of
 from frugalkd.teachers import FirstVisitTargets, LiveTeacher, Targets
 from frugalkd.teachers.about import describe
-from frugalkd.training.api import check_soft_targets, weights_from
+from frugalkd.training.api import check_soft_targets
 
 Ask = Callable[[Any], Tensor]
 
@@ -39,7 +40,7 @@ class Setting:
             :func:`frugalkd.distill`; without an objective and a teacher the loss is not ours.
 
     Raises:
-        SettingError, UnknownName, LedgerError: as :func:`frugalkd.policies.modes.resolve`.
+        SettingError, UnknownName, LedgerError: as :class:`frugalkd.Sampling`.
     """
 
     def __init__(
@@ -56,10 +57,13 @@ class Setting:
         scores: NDArray[np.float32] | None = None,
         objective: Objective | None = None,
     ):
-        self.policy, self._significance = resolve(
-            mode, ledger=ledger, regulation=regulation, policy=policy, weights=weights
-        )
-        self._weights, self._gamma, self._scores = weights, gamma, scores
+        if mode is None:
+            policy, regulation = All() if policy is None else policy, None
+        self.sampling = Sampling(
+            policy=policy, mode=mode, ledger=ledger, regulation=regulation, gamma=gamma,
+            weights=weights, scores=scores,
+        )  # fmt: skip
+        self.policy = self.sampling.chosen_policy
         self.teacher, self._store = teacher, store
         self.objective = objective
 
@@ -95,9 +99,11 @@ class Setting:
         epochs: Callable[[int], float],
         targets: Targets | None,
         forward: Ask,
-        device: torch.device,
+        model: nn.Module,
+        batch_size: int,
+        seed: int,
+        loading: DataLoading,
         known_labels: NDArray[np.int64] | None = None,
-        **reading: Any,
     ) -> Selection:
         """A selection of ``data``, once a first look has found nothing wrong.
 
@@ -105,23 +111,19 @@ class Setting:
             epochs: how many, of the number of samples that may take part.
             targets: :meth:`targets` of the data.
             forward: the model's logits for a batch.
+            model, batch_size, seed, loading: as of :class:`Selection`.
             known_labels: int64 (samples,), for the ledger.
-            reading: more of :class:`Selection`'s arguments, its ``model`` and ``collate_fn``
-                included.
 
         Raises:
             UnsupportedData, DataError, ModelError, LedgerError, TargetsError: as
                 :func:`frugalkd.distill`.
         """
-        weights = self._weights
-        if self._significance is not None:
-            weights = weights_from(self._significance, data, self._gamma)
-        taking_part = len(data) if weights is None else int(np.count_nonzero(weights))
+        weights = weights_of(self.sampling, data)
+        used = len(data) if weights is None else int(np.count_nonzero(weights))
         ledger = Ledger.new(len(data), labels=known_labels, extra=self.policy.columns)
         selection = Selection(
-            data, policy=self.policy, epochs=epochs(taking_part), weights=weights,
-            scores=self._scores, targets=targets, forward=forward, device=device, ledger=ledger,
-            **reading,
+            data, epochs=epochs(used), batch_size=batch_size, sampling=self.sampling, model=model,
+            forward=forward, targets=targets, seed=seed, ledger=ledger, loading=loading,
         )  # fmt: skip
         rows = selection.batch_size
         if selection.drop_last and len(selection.pool) < rows:
@@ -130,8 +132,8 @@ class Setting:
                 f"batches of {rows}: lower the batch size"
             )
         selection.reader.classes = check_first_batch(
-            reading["model"], data, targets, pool=selection.pool, forward=forward, device=device,
-            collate_fn=reading["collate_fn"],
+            model, data, targets, pool=selection.pool, forward=forward,
+            device=torch.device(loading.device), collate_fn=loading.collate_fn,
         )  # fmt: skip
         ledger.about = {"data": data_digest(data), "policy": str(self.policy)}
         if names := class_names(data):

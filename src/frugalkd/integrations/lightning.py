@@ -5,6 +5,7 @@ Needs the extra ``lightning``; both ``lightning.pytorch`` and ``pytorch_lightnin
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import sys
 import time
@@ -205,7 +206,7 @@ class FrugalCallback(Callback):
             self._tell(trainer, state["batches"])
 
     def _select(self, trainer: Any, module: Any) -> Selection:
-        setting, data, device = self.setting, self._loader.dataset, trainer.strategy.root_device
+        setting, loader, device = self.setting, self._loader, trainer.strategy.root_device
         setting.settle(module, None)
         self._criterion = Criterion(setting.objective or CrossEntropy())
         if isinstance(setting.teacher, nn.Module):
@@ -224,9 +225,11 @@ class FrugalCallback(Callback):
 
         try:
             return setting.select(
-                data, epochs=lambda samples: min(epochs), targets=setting.targets(data, None),
-                forward=ask, device=device, known_labels=labels_of(data),
-                model=module, **self._loader.reading,
+                loader.dataset, epochs=lambda samples: min(epochs),
+                targets=setting.targets(loader.dataset, None),
+                forward=ask, model=module, batch_size=loader.batch_size, seed=loader.seed,
+                loading=dataclasses.replace(loader.loading, device=device),
+                known_labels=labels_of(loader.dataset),
             )  # fmt: skip
         except ModelError as error:
             if not isinstance(error.__cause__, NotImplementedError):

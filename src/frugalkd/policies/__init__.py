@@ -6,8 +6,9 @@ from frugalkd.policies.forgetting import Forgetting
 from frugalkd.policies.ies import InstanceExclusion
 from frugalkd.policies.info_batch import InfoBatch
 from frugalkd.policies.kakurenbo import Kakurenbo
+from frugalkd.policies.modes import Sampling
 from frugalkd.policies.pdd import ProgressiveDataDropout
-from frugalkd.policies.policy import EpochContext, Plan, Policy, Scoring, Ungated
+from frugalkd.policies.policy import EpochContext, Ids, Mask, Plan, Policy, Scoring, Ungated
 from frugalkd.policies.random_subset import RandomSubset
 from frugalkd.policies.rho_loss import RhoLoss
 from frugalkd.policies.selective_backprop import SelectiveBackprop
@@ -40,14 +41,17 @@ __all__ = [
     "All",
     "EpochContext",
     "Forgetting",
+    "Ids",
     "InfoBatch",
     "InstanceExclusion",
     "Kakurenbo",
+    "Mask",
     "Plan",
     "Policy",
     "ProgressiveDataDropout",
     "RandomSubset",
     "RhoLoss",
+    "Sampling",
     "Scoring",
     "SelectiveBackprop",
     "SelfRegulation",

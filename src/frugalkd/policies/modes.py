@@ -1,7 +1,8 @@
-"""The four distillations as one table: who takes part, times what a sample weighs.
+"""The four distillations as one table, and what a training may be given in their place.
 
-Vanilla and regulated weigh all alike; significance and hybrid weigh by significance, which leaves
-out what never took part in the teacher's training (Mishra and Sundaram, arXiv 2102.07125).
+Vanilla and regulated weigh all samples the same; significance and hybrid weigh by significance,
+which leaves out samples that never participated in the teacher's training (Mishra and Sundaram,
+arXiv 2102.07125).
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from numpy.typing import NDArray
 
 from frugalkd.errors import LedgerError, SettingError, UnknownName
 from frugalkd.ledger.ledger import Ledger
-from frugalkd.policies import All, Policy, SelfRegulation
+from frugalkd.policies.all import All
+from frugalkd.policies.policy import Policy, check_kind
+from frugalkd.policies.self_regulation import SelfRegulation
 from frugalkd.runtime.settings import check_number, check_types
 
 _SMALLEST = float(np.finfo(np.float64).tiny)
@@ -24,7 +27,7 @@ ModeName = Literal["vanilla", "significance", "regulated", "hybrid"]
 
 @dataclass(frozen=True)
 class Mode:
-    """``gated``: the student's own gate decides who takes part. ``weighted``: by significance."""
+    """``gated``: the student's own gate selects. ``weighted``: by significance."""
 
     gated: bool
     weighted: bool
@@ -41,36 +44,77 @@ MODES: dict[str, Mode] = {
 }
 
 
-def resolve(
-    mode: ModeName | None,
-    *,
-    ledger: Ledger | None,
-    regulation: SelfRegulation | None,
-    policy: Policy | None,
-    weights: NDArray[np.float32] | None,
-) -> tuple[Policy, Ledger | None]:
-    """Who takes part, and the ledger whose significance weighs the samples (None: it weighs none).
+@dataclass(frozen=True, eq=False)
+class Sampling:
+    """Which samples are used, and what each of them weighs.
+
+    ``Sampling()`` is mode ``regulated`` without a budget.
+
+    Attributes:
+        policy: which samples are used, in place of a mode.
+        mode: ``vanilla``, ``significance``, ``regulated`` or ``hybrid``: short for a policy and
+            weights.
+        ledger: the teacher's; *significance* and *hybrid* need it.
+        regulation: the student's own gate, for *regulated* and *hybrid*.
+        gamma: *significance* and *hybrid* weigh a sample by significance ** gamma.
+        weights: float32 (samples,), in place of a mode; a sample of weight 0 is never used.
+        scores: float32 (samples,), for a policy that needs them:
+            :func:`frugalkd.experiments.scoring.score` makes them.
+        label_free: read no label of the data, even where there are some: the teacher's top class
+            stands in, in the loss and in gates.
 
     Raises:
-        SettingError: a mode, and a policy or weights in its place.
+        SettingError: a value of another type; a mode together with a policy or weights; or a
+            policy together with ``regulation``.
         UnknownName: no such mode.
         LedgerError: the mode weighs, and there is no ledger.
     """
-    check_types(ledger=(ledger, Ledger | None), regulation=(regulation, SelfRegulation | None))
-    if mode is None:
-        return All() if policy is None else policy, None
-    if policy is not None or weights is not None:
-        raise SettingError("mode stands for a policy and weights: give either one or the other")
-    check_types(mode=(mode, str))
-    if mode not in MODES:
-        raise UnknownName("mode", mode, MODES)
-    row = MODES[mode]
-    if row.weighted and ledger is None:
-        raise LedgerError(
-            f"mode {mode} needs a significance ledger: train the teacher under self-regulation "
-            "(frugalkd teach, or train_teacher) and pass its ledger; vanilla and regulated do not"
-        )
-    return row.policy(regulation or SelfRegulation()), ledger if row.weighted else None
+
+    policy: Policy | None = None
+    mode: ModeName | None = None
+    ledger: Ledger | None = None
+    regulation: SelfRegulation | None = None
+    gamma: float = 1.0
+    weights: NDArray[np.float32] | None = None
+    scores: NDArray[np.float32] | None = None
+    label_free: bool = False
+
+    def __post_init__(self) -> None:
+        check_types(
+            ledger=(self.ledger, Ledger | None),
+            regulation=(self.regulation, SelfRegulation | None),
+            label_free=(self.label_free, bool),
+        )  # fmt: skip
+        check_number("gamma", self.gamma, 0)
+        if self.policy is not None:
+            check_kind(self.policy)
+            if self.regulation is not None:
+                raise SettingError("regulation is the gate of a mode: give it, or a policy")
+        if self.mode is None:
+            return
+        check_types(mode=(self.mode, str))
+        if self.policy is not None or self.weights is not None:
+            raise SettingError("mode stands for a policy and weights: give either one or the other")
+        if self.mode not in MODES:
+            raise UnknownName("mode", self.mode, MODES)
+        if MODES[self.mode].weighted and self.ledger is None:
+            raise LedgerError(
+                f"mode {self.mode} needs a significance ledger: train the teacher under "
+                "self-regulation (frugalkd teach, or train_teacher) and pass its ledger; vanilla "
+                "and regulated do not"
+            )
+
+    @property
+    def chosen_policy(self) -> Policy:
+        """The policy, or that of the mode."""
+        if self.policy is not None:
+            return self.policy
+        return MODES[self.mode or "regulated"].policy(self.regulation or SelfRegulation())
+
+    @property
+    def weighing_ledger(self) -> Ledger | None:
+        """The ledger whose significance weighs the samples; None: the mode does not weigh."""
+        return self.ledger if self.mode is not None and MODES[self.mode].weighted else None
 
 
 def significance_weights(ledger: Ledger, gamma: float = 1.0) -> NDArray[np.float32]:

@@ -3,5 +3,6 @@
 from frugalkd.selection._batch import Batch
 from frugalkd.selection._epoch import Epoch
 from frugalkd.selection._selection import Selection
+from frugalkd.selection.inputs import DataLoading
 
-__all__ = ["Batch", "Epoch", "Selection"]
+__all__ = ["Batch", "DataLoading", "Epoch", "Selection"]

@@ -28,13 +28,20 @@ from frugalkd.errors import (
     UnsupportedData,
 )
 from frugalkd.ledger.ledger import Ledger
-from frugalkd.policies import OURS, All, EpochContext, Plan, Policy
-from frugalkd.policies.policy import Ids, check_kind, check_plan
-from frugalkd.runtime.devices import check_device
+from frugalkd.policies import OURS, All, EpochContext, Plan
+from frugalkd.policies.modes import Sampling
+from frugalkd.policies.policy import Ids, check_plan
 from frugalkd.runtime.failures import blame
 from frugalkd.runtime.meters import Meters
 from frugalkd.runtime.settings import check_seed, check_types
-from frugalkd.selection._beforehand import (
+from frugalkd.selection._epoch import Epoch
+from frugalkd.selection._planning import in_whole_steps, ordered
+from frugalkd.selection._reader import Reader
+from frugalkd.selection._screening import Screening
+from frugalkd.selection.checks import check_same_data
+from frugalkd.selection.finite import Watch
+from frugalkd.selection.inputs import (
+    DataLoading,
     check_label_free,
     check_policy,
     check_sizes,
@@ -43,14 +50,8 @@ from frugalkd.selection._beforehand import (
     fill,
     inputs_to_compare,
     listed_labels,
+    weights_of,
 )
-from frugalkd.selection._epoch import Epoch
-from frugalkd.selection._planning import in_whole_steps, ordered
-from frugalkd.selection._reader import Reader
-from frugalkd.selection._screening import Screening
-from frugalkd.selection.checks import check_same_data
-from frugalkd.selection.finite import Watch
-from frugalkd.selection.rows import Join
 from frugalkd.teachers import Targets
 
 _COUNTS = ("samples_backpropagated", "student_forwards", "teacher_queries")
@@ -61,7 +62,7 @@ class Selection:
     """Decides, epoch by epoch, which samples a model trains on, and remembers how they fared.
 
     ```python
-    selection = Selection(dataset, policy=SelfRegulation(), epochs=30, batch_size=128, model=model)
+    selection = Selection(dataset, epochs=30, batch_size=128, sampling=Sampling(), model=model)
     for epoch in selection:  # screens what is due, then plans
         for batch in epoch:  # .ids .weights .data .targets .progress
             x, y = batch.data
@@ -82,51 +83,33 @@ class Selection:
     batch's loss that of the global batch); pass the bare one as ``model``.
 
     Args:
-        dataset: map-style; a sample's id is its position. With a method ``batch(ids, views)`` it is
-            asked for whole batches, with ``view(id, view)`` for a sample's view, else by ``[id]``.
-        policy: who takes part (default: everyone).
+        dataset: map-style; a sample's id is its position. With a method ``batch(ids, views)`` it
+            loads whole batches, with ``view(id, view)`` a sample's view, else by ``[id]``.
         epochs: how many; the last one may be a fraction.
         batch_size: rows of a batch.
-        seed: of the order and of every draw; the order is a function of (seed, epoch).
-        weights: float32 (samples,), or None for 1. Used as they are; a sample of weight 0 never
-            takes part.
-        scores: float32 (samples,), for policies that need a scoring run
-            (:mod:`frugalkd.experiments.scoring`).
-        targets: where soft targets come from, or None.
-        model: what is trained. Policies with a gate need it, ``forward`` or not: a look puts it
-            into eval mode and back.
-        forward: how to get logits (rows, classes) from a batch's data when looking; by default
+        sampling: which samples are used and what they weigh; by default all of them, in every
+            epoch.
+        model: what is trained. Policies with a gate need it, ``forward`` or not: a screening pass
+            puts it into eval mode and back.
+        forward: how to get logits (rows, classes) from a batch's data when screening; by default
             ``model(inputs)``.
-        labels: how to get labels int64 (rows,) from a batch's data; by default those of a pair or
-            a mapping; without labels the teacher's top class stands in.
-        label_free: read no label: the teacher's top class stands in for all of them.
-        collate, num_workers, pin_memory: as in torch's DataLoader.
-        join: how several batches of data become one, for rows that wait under gate-now; by default
-            the data set's own ``join``, or their tensors are concatenated. Where a batch is padded
-            to its longest row, say how.
-        length_bucket_batches: batches whose rows are regrouped by the data set's ``lengths``, see
-            :func:`frugalkd.data.bucketing.bucketed`; 0: not.
-        drop_last: leave out a last batch that is short.
-        gradient_accumulation_steps: batches of one optimiser step: ``batch.reduce`` divides by the
-            rows of all of them, ``batch.ends_step`` says when to step. Not for policies with
-            ``when: now``.
-        screen_batch: rows of one batch when sleepers are screened.
-        device: where batches go.
-        ledger: to go on from; by default a new one.
-        meters: to count in; by default new ones.
-        rank, world: which of how many processes this is, where torch.distributed is not to say it:
-            ``world=1`` is a training of this process alone.
+        targets: where soft targets come from, or None.
+        seed: of the order and of every draw; the order is a function of (seed, epoch).
+        ledger: to continue from; by default a new one.
+        loading: how rows come in batches, and where these go.
+        ranks: the processes that train this model together; by default those of torch.distributed.
+            ``Ranks()`` is a training of this process alone.
 
     Raises:
         UnsupportedData: an iterable data set, or an empty one.
         SettingError: a number out of range; weights of the wrong length, negative, not finite, or
             none above 0.
         ModelError: a model that is none, or has no weights yet.
-        SelectionMisuse: a policy with a gate, and no model for it to look with; one that needs
-            scores, and none; or what needs a label where ``label_free`` reads none.
-        LedgerError, TargetsError: a ledger to go on from, or stored targets, of other data.
-        RankError: another rank or world than torch.distributed's, too few samples for a step, or
-            ranks differ in data, settings, weights, soft targets or ledger.
+        SelectionMisuse: a policy with a gate, and no model to screen with; one that needs scores,
+            and none; or what needs a label where ``sampling.label_free`` reads none.
+        LedgerError, TargetsError: a ledger to continue from, or stored targets, of other data.
+        RankError: too few samples for a step, or ranks differ in data, settings, weights, soft
+            targets or ledger.
     """
 
     @digests_kept()
@@ -134,104 +117,82 @@ class Selection:
         self,
         dataset: Dataset,
         *,
-        policy: Policy | None = None,
         epochs: float,
         batch_size: int,
-        seed: int = 0,
-        weights: NDArray[np.float32] | None = None,
-        scores: NDArray[np.float32] | None = None,
-        targets: Targets | None = None,
+        sampling: Sampling | None = None,
         model: nn.Module | None = None,
         forward: Callable[[Any], Tensor] | None = None,
-        labels: Callable[[Any], Tensor | None] | None = None,
-        label_free: bool = False,
-        collate_fn: Callable[[list], Any] | None = None,
-        join: Join | None = None,
-        num_workers: int = 0,
-        pin_memory: bool = False,
-        drop_last: bool = False,
-        length_bucket_batches: int = 0,
-        gradient_accumulation_steps: int = 1,
-        screen_batch: int = 256,
-        device: torch.device | str = "cpu",
+        targets: Targets | None = None,
+        seed: int = 0,
         ledger: Ledger | None = None,
-        meters: Meters | None = None,
-        rank: int | None = None,
-        world: int | None = None,
+        loading: DataLoading | None = None,
+        ranks: Ranks | None = None,
     ):
-        check_sizes(
-            epochs=epochs, batch_size=batch_size, screen_batch=screen_batch,
-            num_workers=num_workers, gradient_accumulation_steps=gradient_accumulation_steps,
-            length_bucket_batches=length_bucket_batches,
+        check_sizes(epochs, batch_size)
+        check_types(
+            sampling=(sampling, Sampling | None), loading=(loading, DataLoading | None),
+            ranks=(ranks, Ranks | None), targets=(targets, Targets | None),
         )  # fmt: skip
-        seed, device = check_seed(seed), check_device(device)
-        self.policy = All() if policy is None else policy
-        check_kind(self.policy)
+        seed = check_seed(seed)
+        sampling = Sampling(policy=All()) if sampling is None else sampling
+        loading = DataLoading() if loading is None else loading
+        self.policy, label_free, labels = (
+            sampling.chosen_policy,
+            sampling.label_free,
+            loading.labels,
+        )
         if model is not None:
             check_model(model)
         self.source = open_source(
             dataset,
-            collate_fn=collate_fn,
-            num_workers=num_workers,
-            pin_memory=pin_memory,
+            collate_fn=loading.collate_fn,
+            num_workers=loading.num_workers,
+            pin_memory=loading.pin_memory,
             seed=seed,
         )
-        self.ranks, self.gradient_accumulation_steps = (
-            Ranks.here(rank, world),
-            gradient_accumulation_steps,
-        )
+        self.ranks = Ranks.here() if ranks is None else ranks
+        self.gradient_accumulation_steps = loading.gradient_accumulation_steps
         self.ranks.check_alike(
             lambda: inputs_to_compare(
-                dataset,
-                targets,
-                ledger,
-                policy=self.policy,
-                epochs=epochs,
-                batch_size=batch_size,
-                seed=seed,
-                weights=weights,
-                scores=scores,
-                label_free=label_free,
-                length_bucket_batches=length_bucket_batches,
-                drop_last=drop_last,
-                gradient_accumulation_steps=gradient_accumulation_steps,
-                screen_batch=screen_batch,
+                dataset, targets, ledger, sampling, loading,
+                epochs=epochs, batch_size=batch_size, seed=seed,
             )
-        )
+        )  # fmt: skip
         samples = len(dataset)  # pyright: ignore[reportArgumentType]
         if samples == 0:
             raise UnsupportedData("the data set is empty: there is nothing to select from")
         check_policy(
-            self.policy, model=model, gradient_accumulation_steps=gradient_accumulation_steps
+            self.policy,
+            model=model,
+            gradient_accumulation_steps=self.gradient_accumulation_steps,
         )
         self.epochs, self.batch_size, self.seed = float(epochs), batch_size, seed
+        weights = weights_of(sampling, dataset)
         self.weights = None if weights is None else checked_weights(weights, samples)
         self.pool: Ids = np.arange(samples)
         if self.weights is not None:
             self.pool = np.flatnonzero(self.weights)
-        if len(self.pool) == 1 and not drop_last:
+        if len(self.pool) == 1 and not loading.drop_last:
             self.batch_size = 1  # there is never another row to join
         if not self.ranks.alone and len(self.pool) < self.step_rows:
             raise RankError(
                 f"{len(self.pool)} samples are less than a step of {self.ranks.world} ranks with "
-                f"{gradient_accumulation_steps} batches of {batch_size} rows each: lower batch_size"
+                f"{loading.gradient_accumulation_steps} batches of {batch_size} rows each: lower "
+                "batch_size"
             )
         self.targets = targets
         if label_free:
             check_label_free(self.policy, targets)
-        self.length_bucket_batches, self._lengths = (
-            length_bucket_batches,
-            lengths_of(dataset) if length_bucket_batches else None,
-        )
-        self.drop_last, self.screen_batch = drop_last, screen_batch
+        self.length_bucket_batches = loading.length_bucket_batches
+        self._lengths = lengths_of(dataset) if loading.length_bucket_batches else None
+        self.drop_last, self.screen_batch = loading.drop_last, loading.screen_batch
         self.ledger = checked_ledger(ledger, self.policy, samples)
         if len(self.ledger) != samples:
             raise UnsupportedData(
                 f"a ledger of {len(self.ledger)} samples for a data set of {samples}"
             )
-        check_types(targets=(targets, Targets | None), meters=(meters, Meters | None))
         check_same_data(dataset, self.ledger, targets)
-        self.meters = Meters() if meters is None else meters
+        self.meters = Meters()
         self._teachers = () if targets is None else tuple(targets.queries_of)
         self.meters.queries_of = dict.fromkeys(self._teachers, 0) | self.meters.queries_of
         self.epoch = 0
@@ -254,11 +215,11 @@ class Selection:
             labels=(lambda data: None) if label_free else read_labels,
             listed=None if labels is not None or label_free else listed_labels(dataset),
             judged_by_teacher=self.policy.label_source == "teacher",
-            join=join or getattr(dataset, "join", None) or concatenate,
+            join=loading.join or getattr(dataset, "join", None) or concatenate,
             repeats=is_view_indexed(dataset) or is_batch_indexed(dataset),
             views=self._views,
             now=lambda: (self.epoch, self._step),
-            device=device,
+            device=loading.device,
             meters=self.meters,
         )
         """Reads rows: the loop's batches, and any others."""
@@ -277,7 +238,7 @@ class Selection:
             dataset,
             reader=self.reader,
             pool=self.pool,
-            scores=scores,
+            scores=sampling.scores,
             label_free=label_free,
         )
 

@@ -20,7 +20,6 @@ from frugalkd.data.source import Collate, check_map_style
 from frugalkd.distributed.ranks import Ranks, is_sharded
 from frugalkd.errors import (
     DataError,
-    LedgerError,
     ModelError,
     NonFiniteLoss,
     RankError,
@@ -32,14 +31,14 @@ from frugalkd.models.flops import flops_of_asking, flops_of_data
 from frugalkd.models.origin import note_origin, trained_on
 from frugalkd.objectives import KD, CrossEntropy, Objective
 from frugalkd.objectives.criterion import bind
-from frugalkd.policies import Policy, SelfRegulation
-from frugalkd.policies.modes import ModeName, resolve, significance_weights
+from frugalkd.policies import All, Policy, Sampling, SelfRegulation
+from frugalkd.policies.modes import ModeName
 from frugalkd.policies.policy import check_kind
 from frugalkd.runtime.devices import autocast, device_of
 from frugalkd.runtime.failures import memory_for
 from frugalkd.runtime.meters import Meters
 from frugalkd.runtime.settings import check_seed, check_types
-from frugalkd.selection import Selection
+from frugalkd.selection import DataLoading, Selection
 from frugalkd.selection.checks import (
     check_first_batch,
     check_held_out,
@@ -51,6 +50,7 @@ from frugalkd.selection.checks import (
     of_held_out,
     read_first,
 )
+from frugalkd.selection.inputs import weights_of
 from frugalkd.teachers import LiveTeacher, SeveralTeachers, Targets
 from frugalkd.teachers.fidelity import too_little
 from frugalkd.training.checkpoints import Checkpoints
@@ -199,11 +199,13 @@ def distill(
     """
     objective = KD() if objective is None else objective
     check_types(objective=(objective, Objective))
-    policy, significance = resolve(
-        mode, ledger=ledger, regulation=regulation, policy=policy, weights=weights
-    )
-    if significance is not None:
-        weights = weights_from(significance, data, gamma)
+    if mode is None:
+        policy, regulation = All() if policy is None else policy, None
+    sampling = Sampling(
+        policy=policy, mode=mode, ledger=ledger, regulation=regulation, gamma=gamma,
+        weights=weights, scores=scores, label_free=label_free,
+    )  # fmt: skip
+    policy, weights = sampling.chosen_policy, weights_of(sampling, data)
     if isinstance(teacher, Sequence) and not isinstance(teacher, str):
         teacher = SeveralTeachers(teacher)
     targets: Any = LiveTeacher(teacher) if isinstance(teacher, nn.Module) else teacher
@@ -252,22 +254,6 @@ def check_soft_targets(targets: Targets | None, objective: Objective) -> None:
             f"objective's is {'none' if asked is None else asked}: fill a store for it, or set "
             "targets.encoding to float16"
         )
-
-
-def weights_from(ledger: Ledger, data: Dataset, gamma: float = 1.0) -> NDArray[np.float32]:
-    """:func:`~frugalkd.policies.modes.significance_weights`, once the ledger is known to be of
-    ``data``.
-
-    Raises:
-        LedgerError: the ledger was made on other data, or holds no significance.
-    """
-    check_map_style(data)
-    size = len(data)  # pyright: ignore[reportArgumentType]
-    if len(ledger) != size:
-        raise LedgerError(f"the ledger speaks of {len(ledger)} samples, the data have {size}")
-    if "data" in ledger.about and ledger.about["data"] != data_digest(data):
-        raise LedgerError("the ledger was made on other data: train a teacher on these")
-    return significance_weights(ledger, gamma)
 
 
 def _train(
@@ -354,25 +340,24 @@ def _train(
         at = {"forward": caller.eagerly, "device": accelerator.device, "collate_fn": collate_fn}
         selection = Selection(
             data,
-            policy=policy,
             epochs=training.epochs,
             batch_size=training.batch_size,
-            seed=seed,
-            weights=weights,
-            scores=scores,
-            targets=targets,
+            sampling=Sampling(policy=policy, weights=weights, scores=scores, label_free=label_free),
             model=place.model,
             forward=caller,
-            label_free=label_free,
-            collate_fn=collate_fn,
-            num_workers=training.num_workers,
-            pin_memory=accelerator.device.type == "cuda",
-            drop_last=training.drop_last,
-            length_bucket_batches=training.length_bucket_batches,
-            gradient_accumulation_steps=training.gradient_accumulation_steps,
-            screen_batch=training.screen_batch,
-            device=accelerator.device,
+            targets=targets,
+            seed=seed,
             ledger=ledger,
+            loading=DataLoading(
+                collate_fn=collate_fn,
+                num_workers=training.num_workers,
+                pin_memory=accelerator.device.type == "cuda",
+                device=accelerator.device,
+                drop_last=training.drop_last,
+                length_bucket_batches=training.length_bucket_batches,
+                gradient_accumulation_steps=training.gradient_accumulation_steps,
+                screen_batch=training.screen_batch,
+            ),
         )
         if training.drop_last and len(selection.pool) < training.batch_size:
             raise DataError(

@@ -23,8 +23,8 @@ from frugalkd.ledger.ledger import Ledger
 from frugalkd.policies import SelfRegulation
 from frugalkd.runtime.devices import resolve_device, use_threads
 from frugalkd.runtime.imports import refuse_unlisted
+from frugalkd.selection.inputs import weights_from
 from frugalkd.teachers import LiveTeacher
-from frugalkd.training.api import weights_from
 
 
 @dataclass

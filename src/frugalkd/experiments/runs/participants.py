@@ -13,7 +13,7 @@ from frugalkd.experiments.runs.material import RunData
 from frugalkd.ledger.ledger import Ledger, ledger_file
 from frugalkd.policies.modes import MODES
 from frugalkd.policies.policy import Ids
-from frugalkd.training.api import weights_from
+from frugalkd.selection.inputs import weights_from
 
 
 def who_takes_part(

@@ -1,7 +1,10 @@
-"""What is checked of a selection's arguments, and what a policy's columns hold before any epoch."""
+"""What a selection is given: how its rows are loaded, checks of all arguments, and what the ledger
+holds of every sample before the first epoch."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from frugalkd.data.probe import data_digest, streams_restored
+from frugalkd.data.source import check_map_style
 from frugalkd.distributed.ranks import is_sharded
 from frugalkd.errors import (
     LedgerError,
@@ -21,18 +25,75 @@ from frugalkd.errors import (
 )
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.policies import Policy
+from frugalkd.policies.modes import Sampling, significance_weights
 from frugalkd.policies.policy import Ids, why_not_weights
+from frugalkd.runtime.devices import check_device
 from frugalkd.runtime.failures import reason
 from frugalkd.runtime.settings import (
     MOST_ROWS,
     MOST_WORKERS,
+    Settings,
     check_integer,
     check_number,
     check_types,
 )
 from frugalkd.selection._reader import Reader, no_top
 from frugalkd.selection.checks import labels_of, why_not_label_free
+from frugalkd.selection.rows import Join
 from frugalkd.teachers import Targets
+
+
+@dataclass(frozen=True)
+class DataLoading(Settings):
+    """How the rows of a data set come in batches.
+
+    Attributes:
+        collate_fn, num_workers, pin_memory: as in torch's DataLoader.
+        labels: how to get labels int64 (rows,) from a batch's data; by default those of a pair or
+            a mapping; without labels the teacher's top class stands in.
+        join: how several batches of data become one, for rows that wait under gate-now; by default
+            the data set's own ``join``, or their tensors are concatenated. Where a batch is padded
+            to its longest row, say how.
+        device: where batches go.
+        drop_last: leave out a last batch that is short.
+        length_bucket_batches: batches whose rows are regrouped by the data set's ``lengths``, see
+            :func:`frugalkd.data.bucketing.bucketed`; 0: not.
+        gradient_accumulation_steps: batches of one optimiser step: ``batch.reduce`` divides by the
+            rows of all of them, ``batch.ends_step`` says when to step. Not for policies with
+            ``when: now``.
+        screen_batch: rows of one batch when skipped samples are screened.
+
+    Raises:
+        SettingError: a number out of range, or a value of another type.
+        ModelError: no such device.
+    """
+
+    collate_fn: Callable[[list], Any] | None = None
+    labels: Callable[[Any], Tensor | None] | None = None
+    join: Join | None = None
+    num_workers: int = 0
+    pin_memory: bool = False
+    device: torch.device | str = "cpu"
+    drop_last: bool = False
+    length_bucket_batches: int = 0
+    gradient_accumulation_steps: int = 1
+    screen_batch: int = 256
+
+    def __post_init__(self) -> None:
+        check_integer("num_workers", self.num_workers, 0, MOST_WORKERS)
+        check_integer("length_bucket_batches", self.length_bucket_batches, 0, MOST_ROWS)
+        for name in ("gradient_accumulation_steps", "screen_batch"):
+            check_integer(name, getattr(self, name), 1, MOST_ROWS)
+        check_device(self.device)
+
+
+_DECIDING = (
+    "drop_last",
+    "length_bucket_batches",
+    "gradient_accumulation_steps",
+    "screen_batch",
+)
+"""What of the loading decides the result."""
 
 
 def check_label_free(policy: Policy, targets: Targets | None) -> None:
@@ -46,41 +107,47 @@ def check_label_free(policy: Policy, targets: Targets | None) -> None:
         raise SelectionMisuse(problem)
 
 
-def check_sizes(*, epochs: float, **counts: int) -> None:
-    """Raise SettingError for a number of epochs, rows or workers that cannot be."""
+def check_sizes(epochs: float, batch_size: int) -> None:
+    """Raise SettingError for a number of epochs or rows that cannot be."""
     check_number("epochs", epochs, 0, 60_000)
     if epochs == 0:
         raise SettingError("epochs must be above 0")
-    for name, count in counts.items():
-        most = MOST_WORKERS if name == "num_workers" else MOST_ROWS
-        check_integer(
-            name, count, 0 if name in ("length_bucket_batches", "num_workers") else 1, most
-        )
+    check_integer("batch_size", batch_size, 1, MOST_ROWS)
 
 
 def check_policy(policy: Policy, *, model: object, gradient_accumulation_steps: int) -> None:
     """Raise SelectionMisuse where a policy cannot work with what else was given."""
-    if gradient_accumulation_steps < 1 or (
-        gradient_accumulation_steps > 1 and policy.when == "now"
-    ):
+    if gradient_accumulation_steps > 1 and policy.when == "now":
         raise SelectionMisuse(
-            f"gradient_accumulation_steps must be 1 or more, and 1 under when: now, not "
-            f"{gradient_accumulation_steps}: there "
-            "batches are gathered from the rows that fail, so raise batch_size instead"
+            f"gradient_accumulation_steps must be 1 under when: now, not "
+            f"{gradient_accumulation_steps}: there batches are gathered from the rows that fail, "
+            "so raise batch_size instead"
         )
     if model is None and policy.needs_screening:
         raise SelectionMisuse(
-            f"{type(policy).__name__} looks at samples before training on them: pass "
-            "model= to the selection"
+            f"{type(policy).__name__} screens samples before training on them: pass model= to the "
+            "selection"
         )
 
 
 def inputs_to_compare(
-    dataset: Dataset, targets: Targets | None, ledger: Ledger | None, **settings: object
+    dataset: Dataset,
+    targets: Targets | None,
+    ledger: Ledger | None,
+    sampling: Sampling,
+    loading: DataLoading,
+    **settings: object,
 ) -> dict[str, object]:
-    """What decides a selection, by name, for ranks to compare: ``settings``, and digests of what
-    else it is given."""
-    given: dict[str, object] = {"data": data_digest(dataset), **settings}
+    """What decides a selection, by name, for ranks to compare; of the large ones digests."""
+    given: dict[str, object] = {
+        "data": data_digest(dataset),
+        "policy": sampling.chosen_policy,
+        "weights": weights_of(sampling, dataset),
+        "scores": sampling.scores,
+        "label_free": sampling.label_free,
+        **{name: getattr(loading, name) for name in _DECIDING},
+        **settings,
+    }
     if targets is not None:
         # Before a model is cut over the ranks, the training has compared it.
         cut = any(is_sharded(live.teacher) for live in targets.live_teachers.values())
@@ -89,6 +156,28 @@ def inputs_to_compare(
     if ledger is not None and ledger.epochs:
         given |= {f"the ledger's {name}": column for name, column in ledger.columns.items()}
     return given
+
+
+def weights_of(sampling: Sampling, data: Dataset) -> ArrayLike | None:
+    """What samples weigh: as given, or by the significance of the mode's ledger; None for 1."""
+    ledger = sampling.weighing_ledger
+    return sampling.weights if ledger is None else weights_from(ledger, data, sampling.gamma)
+
+
+def weights_from(ledger: Ledger, data: Dataset, gamma: float = 1.0) -> NDArray[np.float32]:
+    """:func:`~frugalkd.policies.modes.significance_weights`, once the ledger is known to be of
+    ``data``.
+
+    Raises:
+        LedgerError: the ledger was made on other data, or holds no significance.
+    """
+    check_map_style(data)
+    size = len(data)  # pyright: ignore[reportArgumentType]
+    if len(ledger) != size:
+        raise LedgerError(f"the ledger is of {len(ledger)} samples, the data have {size}")
+    if "data" in ledger.about and ledger.about["data"] != data_digest(data):
+        raise LedgerError("the ledger was made on other data: train a teacher on these")
+    return significance_weights(ledger, gamma)
 
 
 def checked_weights(weights: ArrayLike, samples: int) -> NDArray[np.float32]:
