@@ -29,7 +29,7 @@ reports a mistake in the command line itself (an unknown option, a missing argum
 message ends with the `--help` command to run.
 """
 _CAUGHT = {
-    "files/checkpoint.py",
+    "files/arrays.py",
     "files/parsing.py",
     "models/text.py",
     "experiments/runs/folder.py",

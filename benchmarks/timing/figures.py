@@ -9,8 +9,7 @@ from benchmarks.timing.case import Measurement
 from benchmarks.timing.options import Listener, Options
 from benchmarks.timing.process import in_process, read_object
 from benchmarks.timing.summary import SCHEMA, summarise_figures
-from frugalkd.files.atomic import write_json
-from frugalkd.files.writing import make_folder
+from frugalkd.files.writing import make_folder, write_json
 
 
 def measure_figures(case: Measurement, options: Options, say: Listener) -> dict[str, Any]:

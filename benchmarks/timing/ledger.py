@@ -25,8 +25,8 @@ from benchmarks.timing.cases import LEDGER
 from benchmarks.timing.machine import machine
 from frugalkd import Sampling
 from frugalkd.errors import SettingError
-from frugalkd.files.atomic import atomic, write_json
 from frugalkd.files.opening import named, named_file, remove
+from frugalkd.files.writing import atomic, write_json
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.ledger.outcome import Outcome
 from frugalkd.policies import SelfRegulation

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from frugalkd.files.atomic import write_json
 from frugalkd.files.opening import open_new, remove
+from frugalkd.files.writing import write_json
 
 
 def in_process(job: dict[str, Any], place: Path, threads: int) -> dict[str, Any]:

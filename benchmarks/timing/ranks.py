@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.timing.machine import machine
 from frugalkd.errors import RankError
 from frugalkd.experiments.runs.folder import read_results
-from frugalkd.runtime.environment import rank_and_world
+from frugalkd.runtime.process import rank_and_world
 
 BATCH, EPOCHS, ROUNDS = 256, 2, 3
 _LAST = 500

@@ -20,9 +20,8 @@ from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.recipes.schema import Recipe
 from frugalkd.experiments.runs.digest import run_digest
 from frugalkd.experiments.runs.folder import read_results
-from frugalkd.files.atomic import write_json
 from frugalkd.files.opening import remove_tree
-from frugalkd.files.writing import make_folder
+from frugalkd.files.writing import make_folder, write_json
 
 QUICK = {"data.train_size": 2000, "teacher.training.epochs": 2, "student.training.epochs": 2}
 """The sizes of a quick run, instead of those of the case."""

@@ -13,8 +13,8 @@ from frugalkd.experiments.recipes.load import override
 from frugalkd.experiments.recipes.schema import Recipe
 from frugalkd.experiments.runs import execute, storing
 from frugalkd.experiments.runs.folder import read_results
-from frugalkd.files.atomic import write_json
 from frugalkd.files.opening import Resolved
+from frugalkd.files.writing import write_json
 
 Record = dict[str, Any]
 """``seconds`` of the training; if known ``accuracy``, ``budget``, ``meters``."""

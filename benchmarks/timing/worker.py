@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from frugalkd.errors import FrugalKDError
-from frugalkd.files.atomic import write_json
 from frugalkd.files.opening import Resolved
-from frugalkd.runtime.allocator import keep_freed_memory
+from frugalkd.files.writing import write_json
+from frugalkd.runtime.process import keep_freed_memory
 
 
 def run_job(job: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from benchmarks.timing import ranks as case
 from benchmarks.timing.case import Measurement, find_case
 from benchmarks.timing.cases import CASES
 from frugalkd.errors import RankError
-from frugalkd.files.atomic import write_json
+from frugalkd.files.writing import write_json
 
 
 @pytest.fixture

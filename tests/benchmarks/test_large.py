@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from benchmarks.timing import billion
 from benchmarks.timing.large import RUNS, planned
 from frugalkd.errors import SelectionMisuse, WriteFailed
-from frugalkd.files import mapped
+from frugalkd.files import arrays
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.ledger.outcome import Outcome
 from frugalkd.policies import All, EpochContext, Plan, RandomSubset, SelfRegulation
@@ -150,7 +150,7 @@ def test_what_blocks_cannot_plan_is_refused():
 def test_mapped_columns_equal_columns_in_memory(tmp_path, monkeypatch):
     small = Ledger.new(1000, extra={"score": "float32"}, folder=tmp_path / "none")
     assert not isinstance(small["visits"], np.memmap)
-    monkeypatch.setattr(mapped, "MAPPED_FROM", 1000 * 24)
+    monkeypatch.setattr(arrays, "MAPPED_FROM", 1000 * 24)
     large = Ledger.new(1000, extra={"score": "float32"}, folder=tmp_path / "on-disk")
     assert all(isinstance(column, np.memmap) for column in large.columns.values())
     assert list((tmp_path / "on-disk").iterdir()) == []
@@ -168,14 +168,14 @@ def test_a_full_disk_is_an_error(tmp_path, monkeypatch):
     def full(file, size):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(mapped, "MAPPED_FROM", 0)
-    monkeypatch.setattr(mapped, "set_aside", full)
+    monkeypatch.setattr(arrays, "MAPPED_FROM", 0)
+    monkeypatch.setattr(arrays, "set_aside", full)
     with pytest.raises(WriteFailed, match="No space left on device: free some space"):
         Ledger.new(1000, folder=tmp_path)
 
 
 def test_the_billion_case_with_few_samples(tmp_path, monkeypatch):
-    monkeypatch.setattr(mapped, "MAPPED_FROM", 0)
+    monkeypatch.setattr(arrays, "MAPPED_FROM", 0)
     torch.set_num_threads(1)
     figures = billion.measure(30_000, tmp_path)
     assert figures["mapped"]

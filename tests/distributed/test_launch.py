@@ -14,7 +14,7 @@ import pytest
 from frugalkd.cli import main
 from frugalkd.distributed import launch
 from frugalkd.files.parsing import parse_json
-from frugalkd.runtime import environment
+from frugalkd.runtime import failures, process
 
 SETTINGS = ("teacher.training.epochs=3", "student.training.epochs=3", "student.targets.views=2")
 
@@ -22,7 +22,7 @@ SETTINGS = ("teacher.training.epochs=3", "student.training.epochs=3", "student.t
 @pytest.fixture
 def launched(monkeypatch):
     """``launched(1, 2)``: as if a launcher had started this process as rank 1 of 2."""
-    for names in environment._NAMES:
+    for names in process._RANKS:
         for name in names:
             monkeypatch.delenv(name, raising=False)
 
@@ -33,17 +33,17 @@ def launched(monkeypatch):
     return launched
 
 
-@pytest.mark.parametrize("names", environment._NAMES)
+@pytest.mark.parametrize("names", process._RANKS)
 def test_every_launcher_says_which_process_this_is(launched, names):
-    assert environment.rank_and_world() == (0, 1)
+    assert process.rank_and_world() == (0, 1)
     launched(3, 4, names)
-    assert environment.rank_and_world() == (3, 4)
+    assert process.rank_and_world() == (3, 4)
 
 
 def test_a_number_that_is_none_says_nothing(launched, monkeypatch):
     launched(1, 2)
     monkeypatch.setenv("WORLD_SIZE", "two")
-    assert environment.rank_and_world() == (0, 1)
+    assert process.rank_and_world() == (0, 1)
 
 
 def test_whether_torchrun_started_anew(monkeypatch):
@@ -86,13 +86,13 @@ def test_commands_of_one_process_refuse_several(launched, capsys):
     assert capsys.readouterr().err.startswith("rank 1: error: 'frugalkd demo' runs in one")
 
 
-def test_a_rank_that_is_gone_is_told_from_other_failures(launched):
+def test_a_lost_rank_is_recognised(launched):
     gone = RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]")
-    assert not environment.is_parting(gone)
+    assert not failures.is_parting(gone)
     launched(0, 2)
-    assert environment.is_parting(gone)
-    assert not environment.is_parting(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
-    assert not environment.is_parting(ValueError("connection closed by peer"))
+    assert failures.is_parting(gone)
+    assert not failures.is_parting(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not failures.is_parting(ValueError("connection closed by peer"))
 
 
 def start(launcher: list[str], folder: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -100,7 +100,7 @@ def start(launcher: list[str], folder: Path, *arguments: str) -> subprocess.Pope
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
     name, *rest = arguments  # whose settings come later, and so count
     command = [sys.executable, "-m", *launcher, "-m", "frugalkd", name, *settings, *rest]
-    names = [name for pair in environment._NAMES for name in pair]
+    names = [name for pair in process._RANKS for name in pair]
     alone = {name: value for name, value in os.environ.items() if name not in names}
     return subprocess.Popen(
         command,

@@ -50,7 +50,7 @@ from frugalkd.experiments.recipes.explain import paths_of
 from frugalkd.experiments.recipes.load import load_recipe
 from frugalkd.experiments.recipes.schema import Recipe
 from frugalkd.experiments.recipes.strict_yaml import load_yaml
-from frugalkd.files.weights import save_weights
+from frugalkd.files.tensors import save_weights
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.models import build_model
 from frugalkd.objectives import FitNets

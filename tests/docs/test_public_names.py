@@ -62,6 +62,21 @@ def test_compare_is_the_only_experiment_among_the_public_names():
     assert outside == {"compare"}
 
 
+LIGHT = """
+import sys
+from frugalkd import KD, All, Ledger, Selection, SelfRegulation, StoredTargets, gate
+import frugalkd.models, frugalkd.objectives, frugalkd.policies, frugalkd.selection
+heavy = {"pydantic", "typer", "rich", "plotly", "jinja2", "scipy", "statsmodels", "sklearn"}
+print(*heavy & sys.modules.keys())
+"""
+
+
+def test_a_selection_needs_few_libraries():
+    done = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
+
+
 class Somewhere(os.PathLike):
     """A path that is neither text nor a ``pathlib.Path``."""
 
@@ -131,7 +146,7 @@ def test_checkpoints(kind, tmp_path):
 
 
 def test_a_ledger(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr("frugalkd.files.mapped.MAPPED_FROM", 1)
+    monkeypatch.setattr("frugalkd.files.arrays.MAPPED_FROM", 1)
     ledger = Ledger.new(5, folder=kind(tmp_path / "columns"))
     ledger.save(kind(tmp_path / "ledger.safetensors"))
     for path in (tmp_path, tmp_path / "ledger.safetensors"):

@@ -12,7 +12,7 @@ from frugalkd.experiments.comparison import summary
 from frugalkd.experiments.recipes import load
 from frugalkd.experiments.runs import chain, folder, scores
 from frugalkd.experiments.runs import summary as run_summary
-from frugalkd.files import checkpoint
+from frugalkd.files import tensors
 from frugalkd.ledger import ledger
 from frugalkd.teachers.store import _header
 
@@ -38,7 +38,7 @@ def test_the_public_names_are_those_of_the_package():
         ("`ledger.safetensors`", ledger.SCHEMA),
         ("`scores-*/scores.safetensors`", scores.SCHEMA),
         ("store of soft targets", _header.SCHEMA),
-        ("checkpoints", checkpoint._SCHEMA),
+        ("checkpoints", tensors._TREE_SCHEMA),
     ],
 )
 def test_the_schemas_are_those_of_the_code(file, schema):

@@ -17,9 +17,9 @@ from frugalkd.experiments.runs.folder import RunFolder
 from frugalkd.experiments.runs.summary import write_summary
 from frugalkd.experiments.tracking import Tracked, Tracking
 from frugalkd.experiments.tracking.tensorboard import TensorBoard
-from frugalkd.files import mapped
+from frugalkd.files import arrays
 from frugalkd.files.opening import named
-from frugalkd.files.weights import save_weights
+from frugalkd.files.tensors import save_weights
 from frugalkd.files.writing import make_folder
 from frugalkd.models.saved import write_model_card
 from frugalkd.models.settings import ModelSettings
@@ -225,7 +225,7 @@ def test_a_link_that_comes_during_a_training(tmp_path):
 
 
 def test_a_mapped_ledger(tmp_path, monkeypatch):
-    monkeypatch.setattr(mapped, "MAPPED_FROM", 0)
+    monkeypatch.setattr(arrays, "MAPPED_FROM", 0)
     (tmp_path / "outside").mkdir()
     (tmp_path / "run").mkdir()
     (tmp_path / "run/checkpoints").symlink_to(tmp_path / "outside")

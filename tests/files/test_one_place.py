@@ -84,11 +84,11 @@ def test_within_files_one_module_opens_paths():
         for call in found(path.read_text(), path.name)
     ]
     assert sorted(calls) == [
-        "atomic.py: os.open('.', os.O_RDONLY, dir_fd=folder)",
-        "atomic.py: os.replace(aside, path.name, src_dir_fd=folder, dst_dir_fd=folder)",
-        "atomic.py: os.unlink(aside, dir_fd=folder)",
-        "mapped.py: np.memmap(file, dtype=dtype, mode='r+', shape=(samples,))",
+        "arrays.py: np.memmap(file, dtype=dtype, mode='r+', shape=(samples,))",
         "parsing.py: os.open(path, flags | os.O_NONBLOCK)",
+        "writing.py: os.open('.', os.O_RDONLY, dir_fd=folder)",
+        "writing.py: os.replace(aside, path.name, src_dir_fd=folder, dst_dir_fd=folder)",
+        "writing.py: os.unlink(aside, dir_fd=folder)",
     ]
 
 

@@ -8,8 +8,7 @@ import stat
 import pytest
 
 from frugalkd.errors import PathRefused, WriteFailed
-from frugalkd.files import atomic, opening
-from frugalkd.files.atomic import allocate, sweep, write_atomic, write_json
+from frugalkd.files import opening, writing
 from frugalkd.files.lock import FILE, Lock
 from frugalkd.files.opening import (
     list_folder,
@@ -23,7 +22,7 @@ from frugalkd.files.opening import (
     remove_tree,
 )
 from frugalkd.files.parsing import header_bytes, read_bounded
-from frugalkd.files.writing import make_folder
+from frugalkd.files.writing import allocate, make_folder, sweep, write_atomic, write_json
 from planting import KINDS, nothing_is_written_outside, refusal, snapshot, within
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
@@ -174,7 +173,7 @@ def test_a_link_that_comes_between_the_check_and_the_write_leads_nowhere(tmp_pat
         check(path, folder)
         path.symlink_to(tmp_path / "users")
 
-    for module in (opening, atomic):
+    for module in (opening, writing):
         monkeypatch.setattr(module, "refuse_irregular", late)
     for act in (
         lambda path: write_atomic(path, b"ours"),
@@ -206,7 +205,7 @@ def test_names_that_are_written_aside_cannot_be_foretold(tmp_path, monkeypatch):
     for process in (os.getpid(), 1):
         (tmp_path / f".file.{process}.tmp").symlink_to(tmp_path / "users")
     write_atomic(tmp_path / "file", b"ours")
-    monkeypatch.setattr(atomic.secrets, "token_hex", lambda size: "1")
+    monkeypatch.setattr(writing.secrets, "token_hex", lambda size: "1")
     with pytest.raises(WriteFailed, match="File exists"):
         write_atomic(tmp_path / "file", b"more")
     assert (tmp_path / "users").read_bytes() == b"the user's"

@@ -228,7 +228,7 @@ def test_a_ledger_without_a_checksum_is_read(tmp_path):
 
 def test_a_header_that_says_it_is_huge_is_refused_before_it_is_read(tmp_path):
     path = tmp_path / "l.safetensors"
-    path.write_bytes((1 << 25).to_bytes(8, "little") + b"{}" + b" " * (1 << 25))
+    path.write_bytes((1 << 27).to_bytes(8, "little") + b"{}")
     with pytest.raises(LedgerError, match="header is too large"):
         Ledger.load(path)
 

@@ -11,7 +11,7 @@ from frugalkd.errors import ModelError
 from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.runs.digest import what_decides
 from frugalkd.experiments.runs.execute import distill
-from frugalkd.files.weights import save_weights
+from frugalkd.files.tensors import save_weights
 from frugalkd.models import build_model
 from frugalkd.models.beginning import begin, weights_file
 from toys import same_state

@@ -15,7 +15,7 @@ from torch import nn
 from frugalkd.errors import ModelError, UnknownName
 from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.runs.execute import distill, teach
-from frugalkd.files.weights import save_weights
+from frugalkd.files.tensors import save_weights
 from frugalkd.models import build_model
 from frugalkd.models.beginning import head_of_name
 from frugalkd.models.saved import load

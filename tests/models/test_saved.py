@@ -14,7 +14,7 @@ from frugalkd.data import ImageData
 from frugalkd.errors import DataError, FrugalKDError, ImportRefused, ModelError, RunFolderError
 from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.runs.execute import teach
-from frugalkd.files.weights import save_weights
+from frugalkd.files.tensors import save_weights
 from frugalkd.models import build_model
 from frugalkd.models.claims import without_memory
 from frugalkd.models.preprocess import Preprocess

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
 
-import frugalkd.files.atomic
 import frugalkd.files.lock
 import frugalkd.files.opening
+import frugalkd.files.writing
 import frugalkd.teachers.store._shard
 
 MODULES = (
-    frugalkd.files.atomic,
+    frugalkd.files.writing,
     frugalkd.files.lock,
     frugalkd.files.opening,
     frugalkd.teachers.store._shard,

@@ -278,7 +278,7 @@ def make_kind(name: str, folder: Path) -> Kind:
     from frugalkd.experiments.runs.execute import teach
     from frugalkd.experiments.runs.folder import RunFolder, read_results
     from frugalkd.experiments.runs.scores import Scores
-    from frugalkd.files.checkpoint import load_tree, save_tree
+    from frugalkd.files.tensors import load_tree, save_tree
     from frugalkd.ledger.ledger import Ledger
     from frugalkd.ledger.summary import summarise
     from frugalkd.models.saved import load

@@ -20,8 +20,8 @@ from frugalkd.experiments.recipes.schema import Recipe
 from frugalkd.experiments.runs.execute import distill, teach
 from frugalkd.experiments.runs.folder import RunFolder, read_metrics, read_results
 from frugalkd.experiments.runs.summary import read_run, read_summary
-from frugalkd.files.checkpoint import load_tree, save_tree
 from frugalkd.files.parsing import read_json
+from frugalkd.files.tensors import load_tree, save_tree
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.teachers.encodings import Dense
 from frugalkd.teachers.store import Header, Store, create_store

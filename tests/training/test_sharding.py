@@ -12,7 +12,7 @@ from torch.distributed import barrier, get_rank
 
 from frugalkd import Sampling
 from frugalkd.errors import NonFiniteLoss, RankError, Stopped
-from frugalkd.files.checkpoint import load_tree
+from frugalkd.files.tensors import load_tree
 from frugalkd.objectives import KD, FitNets
 from frugalkd.policies import All, SelfRegulation
 from frugalkd.selection import Selection

@@ -20,9 +20,8 @@ from frugalkd.distributed.launch import quiet_unless_first
 from frugalkd.errors import FrugalKDError, FrugalKDWarning, OtherRankFailed
 from frugalkd.files.parsing import printable
 from frugalkd.files.writing import DISK, advice_for
-from frugalkd.runtime.allocator import keep_freed_memory
-from frugalkd.runtime.environment import is_parting, rank_and_world
-from frugalkd.runtime.failures import is_out_of_memory
+from frugalkd.runtime.failures import is_out_of_memory, is_parting
+from frugalkd.runtime.process import keep_freed_memory, rank_and_world
 
 # Click's ClickException. Typer ships its own copy of click in new versions and the real one in
 # old ones; this is the one that the installed typer raises.

@@ -20,7 +20,7 @@ from frugalkd.cli import (
     using,
 )
 from frugalkd.errors import RankError
-from frugalkd.runtime.environment import rank_and_world
+from frugalkd.runtime.process import rank_and_world
 
 app = typer.Typer(
     name="frugalkd",

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from frugalkd.errors import Stopped
-from frugalkd.runtime.environment import rank_and_world
+from frugalkd.runtime.process import rank_and_world
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -77,9 +77,8 @@ def report(
     if to.suffix.lower() not in (".html", ".htm"):  # not over a file of results
         raise ReportError(f"{to} is no name of a page: let --out end in .html")
     from frugalkd.experiments.report import collect, headline_of, make_page
-    from frugalkd.files.atomic import write_atomic
     from frugalkd.files.opening import named_file
-    from frugalkd.files.writing import make_folder
+    from frugalkd.files.writing import make_folder, write_atomic
 
     found = collect(path)
     page = make_page(found, allowed).encode("utf-8", "replace")

@@ -18,7 +18,7 @@ from frugalkd.experiments.recipes.load import (
     refuse_imports,
 )
 from frugalkd.files.parsing import printable
-from frugalkd.runtime.environment import rank_and_world
+from frugalkd.runtime.process import rank_and_world
 
 if TYPE_CHECKING:
     from frugalkd.experiments.recipes.schema import Recipe

@@ -18,7 +18,7 @@ from frugalkd.data.images import ImageData
 from frugalkd.data.root import located
 from frugalkd.data.samples import Pictures
 from frugalkd.errors import DataError
-from frugalkd.runtime.failures import machine_bytes
+from frugalkd.runtime.process import machine_bytes
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """What most pretrained models were trained with."""

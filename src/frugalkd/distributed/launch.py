@@ -12,7 +12,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING
 
 from frugalkd.files.parsing import one_line
-from frugalkd.runtime.environment import rank_and_world
+from frugalkd.runtime.process import rank_and_world
 
 if TYPE_CHECKING:
     from frugalkd.distributed.ranks import Ranks

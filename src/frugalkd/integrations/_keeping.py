@@ -8,8 +8,8 @@ from typing import Any
 import transformers
 
 from frugalkd.errors import RunFolderError
-from frugalkd.files.checkpoint import load_tree, save_tree
 from frugalkd.files.opening import named
+from frugalkd.files.tensors import load_tree, save_tree
 from frugalkd.selection.finite import bad_gradients
 
 STATE = "frugalkd.safetensors"

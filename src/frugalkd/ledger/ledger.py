@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 
 from frugalkd.errors import LedgerError, SettingError
 from frugalkd.files import StrPath, path_of
-from frugalkd.files.arrays import load_arrays, save_arrays
-from frugalkd.files.atomic import atomic
-from frugalkd.files.mapped import filled_columns
+from frugalkd.files.arrays import filled_columns, load_arrays, save_arrays
 from frugalkd.files.opening import named_file
 from frugalkd.files.parsing import cell
 from frugalkd.runtime.imports import require_extra
@@ -84,7 +82,7 @@ class Ledger:
             labels: integers (samples,), where they are known.
             extra: a policy's own columns and their numpy dtypes.
             folder: where the columns of a ledger above
-                :data:`~frugalkd.files.mapped.MAPPED_FROM` bytes lie, in nameless files that go away
+                :data:`~frugalkd.files.arrays.MAPPED_FROM` bytes lie, in nameless files that go away
                 with it; None: all of them in memory.
 
         Raises:

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from frugalkd.files import StrPath
-from frugalkd.files.weights import read_state, refuse_misfit
+from frugalkd.files.tensors import read_state, refuse_misfit
 from frugalkd.runtime.imports import inside_package
 
 PRETRAINED = "pretrained"

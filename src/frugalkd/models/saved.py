@@ -24,9 +24,9 @@ from frugalkd.data.samples import rows_at_once
 from frugalkd.data.tokenizers import from_transformers
 from frugalkd.errors import FrugalKDError, ModelError, RunFolderError
 from frugalkd.files import StrPath, path_of
-from frugalkd.files.atomic import write_json
 from frugalkd.files.parsing import one_line, read_json
-from frugalkd.files.weights import fill, load_weights, read_state, refuse_misfit
+from frugalkd.files.tensors import fill, load_weights, read_state, refuse_misfit
+from frugalkd.files.writing import write_json
 from frugalkd.models import build_text_model
 from frugalkd.models.building import build_for, finish, make_module, note_spec, see
 from frugalkd.models.claims import bounded_by, refuse_larger, without_memory

@@ -5,20 +5,21 @@ A seam where code of the user's is called catches what it raises, and calls :fun
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
 from frugalkd.errors import DataError, FrugalKDError, OutOfMemory
 from frugalkd.files.parsing import one_line
-from frugalkd.runtime.environment import is_parting
+from frugalkd.runtime.process import rank_and_world
 
 _SIGNS = (
     "out of memory",  # CUDA and MPS, whatever they raise it with
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",
 )
+_PARTING = ("connection closed by peer", "connection reset by peer", "broken pipe", "read error")
+"""What gloo says where the other end of a connection is gone."""
 
 _WORKER = "DataLoader worker (pid"
 """How torch begins to say that a worker process has died; a signal's handler raises it, and so it
@@ -64,16 +65,18 @@ def worker_gone(error: BaseException, where: str = "") -> DataError:
     )
 
 
+def is_parting(error: BaseException) -> bool:
+    """Whether ``error`` is what torch raises when another rank is gone."""
+    if not isinstance(error, RuntimeError) or rank_and_world()[1] == 1:
+        return False
+    return any(sign in text_of(error).lower() for sign in _PARTING)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` is Python's, numpy's or torch's way to say that memory ran out."""
     if isinstance(error, MemoryError):  # numpy's is one
         return True
     return isinstance(error, RuntimeError) and any(sign in text_of(error) for sign in _SIGNS)
-
-
-def machine_bytes() -> int:
-    """The machine's main memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 @contextmanager

@@ -14,8 +14,8 @@ import torch
 
 from frugalkd.errors import FrugalKDWarning, RunFolderError
 from frugalkd.files import StrPath
-from frugalkd.files.checkpoint import load_tree, save_tree
 from frugalkd.files.opening import list_folder, named, remove
+from frugalkd.files.tensors import load_tree, save_tree
 from frugalkd.files.writing import make_folder, writing
 from frugalkd.training.settings import Checkpointing
 

@@ -18,9 +18,9 @@ from frugalkd.experiments.comparison.worker import carry_out
 from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.runs.execute import distill, teach
 from frugalkd.experiments.runs.folder import RunFolder, read_metrics, read_results
-from frugalkd.files.atomic import write_json
 from frugalkd.files.lock import FILE, Lock
 from frugalkd.files.parsing import read_json
+from frugalkd.files.writing import write_json
 
 BUSY = rf"another process \({os.getpid()}\) is at work in "
 

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from frugalkd.errors import WriteFailed
-from frugalkd.files.atomic import write_json
 from frugalkd.files.opening import remove, remove_folder
 from frugalkd.files.parsing import one_line, parse_json, read_bounded
-from frugalkd.files.writing import make_folder
+from frugalkd.files.writing import make_folder, write_json
 
 FOLDER = "progress"
 EVERY = 2.0

@@ -35,7 +35,6 @@ from frugalkd.experiments.runs.material import refuse_other_data
 from frugalkd.experiments.runs.summary import read_summary
 from frugalkd.experiments.tracking import check_installed
 from frugalkd.files import StrPath
-from frugalkd.files.atomic import write_json
 from frugalkd.files.lock import Lock
 from frugalkd.files.opening import named
 from frugalkd.files.parsing import read_json

@@ -8,9 +8,8 @@ from typing import Any
 from frugalkd.errors import RunFolderError
 from frugalkd.experiments.comparison.plan import SHOWN, STORES, Job
 from frugalkd.experiments.runs.folder import SCHEMA
-from frugalkd.files.atomic import write_json
 from frugalkd.files.parsing import read_json
-from frugalkd.files.writing import make_folder
+from frugalkd.files.writing import make_folder, write_json
 
 _AGAIN = "delete it; what filling the store has cost until now is then not counted"
 

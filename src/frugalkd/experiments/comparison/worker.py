@@ -12,7 +12,7 @@ from typing import Any
 
 from frugalkd.errors import FrugalKDError
 from frugalkd.files.opening import Resolved
-from frugalkd.runtime.allocator import keep_freed_memory, release_freed_memory
+from frugalkd.runtime.process import keep_freed_memory, release_freed_memory
 
 Task = dict[str, Any]
 """``kind`` (teach, targets, distill), ``recipe`` (plain values), ``out``, ``teacher`` (or None),

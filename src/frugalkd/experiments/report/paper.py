@@ -15,9 +15,8 @@ from frugalkd.errors import PlotError, nearest
 from frugalkd.experiments.report import figures
 from frugalkd.experiments.report.text import short
 from frugalkd.experiments.runs.schema import Arm, Comparison, Run
-from frugalkd.files.atomic import write_atomic
 from frugalkd.files.opening import named_file
-from frugalkd.files.writing import make_folder
+from frugalkd.files.writing import make_folder, write_atomic
 from frugalkd.runtime.imports import require_extra
 
 ENDINGS = (".pdf", ".png", ".svg")

@@ -15,7 +15,6 @@ from frugalkd.errors import RecipeError
 from frugalkd.experiments.recipes.schema import Recipe, StudentRole, TeacherRole
 from frugalkd.experiments.runs.execute import distill, teach
 from frugalkd.files import StrPath
-from frugalkd.files.atomic import write_json
 from frugalkd.files.opening import named
 from frugalkd.files.writing import make_folder
 from frugalkd.models.settings import ModelSettings

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from frugalkd.errors import RunFolderError, WriteFailed
 from frugalkd.files import StrPath
-from frugalkd.files.atomic import is_left_aside, sweep, write_atomic, write_json
 from frugalkd.files.lock import FILE as LOCK
 from frugalkd.files.lock import Lock
 from frugalkd.files.opening import list_folder, named, remove, remove_folder
@@ -21,7 +20,14 @@ from frugalkd.files.parsing import (
     read_bounded,
     read_json,
 )
-from frugalkd.files.writing import make_folder, writing
+from frugalkd.files.writing import (
+    is_left_aside,
+    make_folder,
+    sweep,
+    write_atomic,
+    write_json,
+    writing,
+)
 
 if TYPE_CHECKING:  # the report reads run folders without torch
     from frugalkd.distributed.ranks import Ranks

@@ -18,9 +18,8 @@ from frugalkd.experiments.runs.folder import SCHEMA
 from frugalkd.experiments.runs.material import RunData, make_data, make_teacher
 from frugalkd.experiments.runs.summary import write_summary
 from frugalkd.experiments.runs.targets import STORE_SEED
-from frugalkd.files.atomic import write_json
 from frugalkd.files.opening import named
-from frugalkd.files.writing import make_folder
+from frugalkd.files.writing import make_folder, write_json
 from frugalkd.ledger.from_log import ledger_from_log
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.policies import SelfRegulation

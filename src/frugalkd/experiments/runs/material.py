@@ -30,7 +30,7 @@ from frugalkd.experiments.recipes.load import fetched_data, import_paths
 from frugalkd.experiments.recipes.schema import Augment, Recipe
 from frugalkd.experiments.recipes.several import OneOfSeveral
 from frugalkd.files.parsing import one_line
-from frugalkd.files.weights import load_weights
+from frugalkd.files.tensors import load_weights
 from frugalkd.models import build_text_model
 from frugalkd.models.beginning import begin
 from frugalkd.models.building import (

@@ -25,10 +25,9 @@ from frugalkd.experiments.runs.material import make_model
 from frugalkd.experiments.runs.targets import STORE_SEED, Progress, places_of
 from frugalkd.experiments.scoring import score
 from frugalkd.files.arrays import load_arrays, save_arrays
-from frugalkd.files.atomic import sweep
 from frugalkd.files.lock import Lock
 from frugalkd.files.opening import named
-from frugalkd.files.writing import make_folder
+from frugalkd.files.writing import make_folder, sweep
 from frugalkd.policies import Policy, Scoring
 from frugalkd.teachers.about import describe
 from frugalkd.training.api import Stop

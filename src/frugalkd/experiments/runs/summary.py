@@ -10,8 +10,8 @@ from typing import Any
 
 from frugalkd.errors import LedgerError
 from frugalkd.experiments.runs.history import mean_history
-from frugalkd.files.atomic import write_atomic
 from frugalkd.files.parsing import read_json
+from frugalkd.files.writing import write_atomic
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.ledger.summary import summarise
 

@@ -18,7 +18,6 @@ from frugalkd.experiments.runs.folder import read_results
 from frugalkd.experiments.runs.material import data_of_run
 from frugalkd.experiments.runs.pictures import Images, images_from
 from frugalkd.experiments.runs.texts import classify_texts
-from frugalkd.files.atomic import write_atomic
 from frugalkd.files.opening import named_file
 from frugalkd.files.parsing import cell, one_line
 from frugalkd.files.writing import make_folder

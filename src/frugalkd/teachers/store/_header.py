@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from frugalkd.errors import FrugalKDError, TargetsError, refuse_schema
-from frugalkd.files.atomic import write_json
 from frugalkd.files.parsing import one_line, parse_json, read_bounded
+from frugalkd.files.writing import write_json
 from frugalkd.models.identity import TORCH, differences
 from frugalkd.teachers.encodings import Encoding, make_encoding
 from frugalkd.teachers.encodings._encoding import Ids

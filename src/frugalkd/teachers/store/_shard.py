@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frugalkd.errors import FrugalKDWarning, TargetsError
-from frugalkd.files.atomic import allocate, write_at
 from frugalkd.files.lock import flock
 from frugalkd.files.opening import open_file
+from frugalkd.files.writing import allocate, write_at
 from frugalkd.teachers.store._header import BLOCK, RECORD, Header
 
 Rows = NDArray[np.int64]

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frugalkd.errors import PathRefused, TargetsError, WriteFailed, few
-from frugalkd.files.atomic import sweep, sync_folder
 from frugalkd.files.lock import FILE as LOCK
 from frugalkd.files.lock import Lock
 from frugalkd.files.opening import entered, list_folder, remove
+from frugalkd.files.writing import sweep, sync_folder
 from frugalkd.teachers.encodings._encoding import Ids, Logits
 from frugalkd.teachers.store._header import FILE, Header, read_header, shard_of, write_header
 from frugalkd.teachers.store._shard import Shard, allocate_shard, shard_paths

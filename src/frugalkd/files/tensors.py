@@ -1,0 +1,178 @@
+"""Tensors in files: weights, also those that others saved, and checkpoints. No pickle is read."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from frugalkd.errors import ModelError, RunFolderError, nearest
+from frugalkd.files import StrPath
+from frugalkd.files.arrays import UNREADABLE, WrongChecksum, read_arrays, write_arrays
+from frugalkd.files.parsing import one_line
+
+_WEIGHTS, _TREE = "frugalkd-weights-crc32", "frugalkd-checkpoint"
+_TREE_SCHEMA = 3
+_AGAIN = "use an undamaged copy, or train it again"
+
+
+def save_weights(path: Path, model: nn.Module) -> None:
+    """Write ``model``'s state dict as safetensors, atomically, with a checksum that is compared
+    when it is loaded. Raises WriteFailed."""
+    write_arrays(path, _WEIGHTS, {name: _plain(t) for name, t in model.state_dict().items()}, "")
+
+
+def load_weights(model: nn.Module, path: StrPath) -> None:
+    """Fill ``model`` with a state dict: ``.safetensors``, or ``.pt``/``.pth`` read without pickle
+    (``weights_only=True``). A state dict under the key ``state_dict`` or ``model`` is found.
+
+    Raises:
+        ModelError: the file is missing, unreadable, damaged or of another kind, or does not fit the
+            model.
+    """
+    path = Path(path)
+    state = read_state(path)
+    refuse_misfit(model.state_dict(), state, path)
+    model.load_state_dict(state)
+
+
+def fill(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """As :func:`load_weights`, of a state that was read already, for a model whose modules have no
+    loading hooks: the time grows with the tensors, not with their square. Raises ModelError where
+    it does not fit."""
+    own = model.state_dict()
+    refuse_misfit(own, state, path)
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(state[name])
+
+
+def refuse_misfit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path) -> None:
+    """Raises ModelError unless ``state``, from the file ``path``, has ``own``'s names and
+    shapes."""
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    parts = []
+    if missing:
+        hint = f" ({nearest(missing[0], unexpected[:20])})" if unexpected else ""
+        parts.append(f"it lacks {_first(missing)}{hint}")
+    if unexpected:
+        parts.append(f"it has the unknown {_first(unexpected)}")
+    if parts:
+        raise ModelError(f"{path} does not fit the model: {'; '.join(parts)}")
+    for name, tensor in own.items():
+        if tensor.shape != state[name].shape:
+            raise ModelError(
+                f"{path} does not fit the model: {name} is {tuple(state[name].shape)} there and "
+                f"{tuple(tensor.shape)} in the model"
+            )
+
+
+def _first(names: list[str]) -> str:
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a state dict's file, by name, as :func:`load_weights` finds them. The file of
+    another library, or of an earlier version, has no checksum. Raises ModelError."""
+    if not path.is_file():
+        raise ModelError(f"no weights at {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return read_arrays(path, _WEIGHTS, "pt")[0]
+        if path.suffix not in (".pt", ".pth", ".bin"):
+            raise ModelError(f"{path}: weights end in .safetensors, .pt, .pth or .bin")
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if any(each.compress_type != zipfile.ZIP_STORED for each in archive.infolist()):
+                    raise ModelError(f"{path} is compressed, which torch.save does not do: refused")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise ModelError(
+            f"{path} holds more than weights, which would need pickle: save model.state_dict(), "
+            "best as safetensors"
+        ) from None
+    except ModelError:
+        raise
+    except WrongChecksum:
+        raise ModelError(f"{path} is damaged: its checksum is wrong; {_AGAIN}") from None
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror or one_line(error)}") from None
+    except Exception as error:  # a damaged file makes the readers fail in many ways
+        reason = one_line(error) or type(error).__name__
+        raise ModelError(f"{path} cannot be read as weights: {reason}; {_AGAIN}") from None
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ModelError(f"{path} is not a state dict: save model.state_dict()")
+    return {str(name): tensor for name, tensor in state.items()}
+
+
+def save_tree(path: Path, tree: Any) -> None:
+    """Write nested dicts and lists of tensors and JSON values, atomically.
+
+    Keys that are integers come back as integers (optimisers number their parameters).
+    """
+    tensors: dict[str, Tensor] = {}
+    text = json.dumps({"schema": _TREE_SCHEMA, "tree": _strip(tree, tensors)})
+    write_arrays(path, _TREE, tensors, text)
+
+
+def load_tree(path: Path) -> Any:
+    """Read what :func:`save_tree` wrote.
+
+    Raises:
+        RunFolderError: the file is missing, damaged, or no checkpoint.
+    """
+    try:
+        tensors, text = read_arrays(path, _TREE, "pt")
+    except WrongChecksum:
+        raise RunFolderError(f"{path} is a damaged checkpoint") from None
+    except (OSError, *UNREADABLE) as error:
+        raise RunFolderError(f"{path} is not a readable checkpoint: {one_line(error)}") from None
+    if text is None:
+        raise RunFolderError(f"{path} is a safetensors file but not a checkpoint")
+    try:
+        about = json.loads(text)
+        if about["schema"] == _TREE_SCHEMA:
+            return _fill(about["tree"], tensors)
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError, RecursionError):
+        raise RunFolderError(f"{path} is a damaged checkpoint") from None
+    raise RunFolderError(
+        f"{path} is not of schema {_TREE_SCHEMA}: another version of frugalkd wrote it; resume "
+        "with that version"
+    )
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().contiguous()
+
+
+def _strip(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """``value`` with its tensors moved to ``tensors`` and a mark in their place."""
+    if isinstance(value, Tensor):
+        name = str(len(tensors))
+        tensors[name] = _plain(value)
+        return {"tensor": name}
+    if isinstance(value, dict):
+        return {"dict": [[key, _strip(item, tensors)] for key, item in value.items()]}
+    if isinstance(value, (list, tuple)):
+        return {"list": [_strip(item, tensors) for item in value]}
+    return {"value": value}
+
+
+def _fill(mark: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
+    ((kind, content),) = mark.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {key: _fill(item, tensors) for key, item in content}
+    if kind == "list":
+        return [_fill(item, tensors) for item in content]
+    return content
