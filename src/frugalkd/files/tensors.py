@@ -19,7 +19,7 @@ from frugalkd.files.parsing import one_line
 
 _WEIGHTS, _TREE = "frugalkd-weights-crc32", "frugalkd-checkpoint"
 _TREE_SCHEMA = 3
-_AGAIN = "use an undamaged copy, or train it again"
+_AGAIN = "take a sound copy, or train it again"
 
 
 def save_weights(path: Path, model: nn.Module) -> None:

@@ -18,6 +18,7 @@ from frugalkd.files import StrPath, path_of
 from frugalkd.files.arrays import filled_columns, load_arrays, save_arrays
 from frugalkd.files.opening import named_file
 from frugalkd.files.parsing import cell
+from frugalkd.files.writing import atomic
 from frugalkd.runtime.imports import require_extra
 from frugalkd.runtime.settings import check_integer
 

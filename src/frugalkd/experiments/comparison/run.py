@@ -38,7 +38,7 @@ from frugalkd.files import StrPath
 from frugalkd.files.lock import Lock
 from frugalkd.files.opening import named
 from frugalkd.files.parsing import read_json
-from frugalkd.files.writing import make_folder
+from frugalkd.files.writing import make_folder, write_json
 from frugalkd.models.identity import warn_of_torch
 from frugalkd.runtime.settings import check_seed, shown
 

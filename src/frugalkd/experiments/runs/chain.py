@@ -16,7 +16,7 @@ from frugalkd.experiments.recipes.schema import Recipe, StudentRole, TeacherRole
 from frugalkd.experiments.runs.execute import distill, teach
 from frugalkd.files import StrPath
 from frugalkd.files.opening import named
-from frugalkd.files.writing import make_folder
+from frugalkd.files.writing import make_folder, write_json
 from frugalkd.models.settings import ModelSettings
 from frugalkd.training.api import Stop
 from frugalkd.training.trainer import Listener

@@ -20,7 +20,7 @@ from frugalkd.experiments.runs.pictures import Images, images_from
 from frugalkd.experiments.runs.texts import classify_texts
 from frugalkd.files.opening import named_file
 from frugalkd.files.parsing import cell, one_line
-from frugalkd.files.writing import make_folder
+from frugalkd.files.writing import make_folder, write_atomic
 from frugalkd.models.saved import Loaded, load
 from frugalkd.runtime.imports import Allowed
 from frugalkd.training.evaluation import measure
