@@ -49,7 +49,7 @@ from frugalkd.errors import FrugalKDWarning, RecipeError
 from frugalkd.experiments.recipes.explain import paths_of
 from frugalkd.experiments.recipes.load import load_recipe
 from frugalkd.experiments.recipes.schema import Recipe
-from frugalkd.experiments.recipes.strict_yaml import load_yaml
+from frugalkd.experiments.recipes.text import load_yaml
 from frugalkd.files.tensors import save_weights
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.models import build_model

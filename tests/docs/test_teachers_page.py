@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 from frugalkd.data.class_names import Match
-from frugalkd.experiments.recipes.several import Several
+from frugalkd.experiments.recipes.schema import Several
 from frugalkd.objectives import CrossEntropy
 from frugalkd.policies import POLICIES, RandomSubset
 

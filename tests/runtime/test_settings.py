@@ -14,7 +14,7 @@ import torch
 
 from frugalkd import Augmentation, DataLoading, Selection, distill
 from frugalkd.errors import SettingError
-from frugalkd.experiments.tracking import TRACKERS
+from frugalkd.experiments.tracking.trackers import TRACKERS
 from frugalkd.objectives import OBJECTIVES, Ramp
 from frugalkd.policies import POLICIES, Ungated
 from frugalkd.runtime.settings import Settings, types_of

@@ -41,7 +41,7 @@ def _summary(run: Path) -> Made:
 
 def _trackers(run: Path) -> Made:
     from frugalkd.experiments.runs.folder import RunFolder
-    from frugalkd.experiments.tracking import TRACKERS, Tracked
+    from frugalkd.experiments.tracking.trackers import TRACKERS, Tracked
 
     run.mkdir()
     folder = RunFolder(run)

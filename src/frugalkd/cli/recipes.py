@@ -11,7 +11,7 @@ from frugalkd.cli.options import JsonOption
 from frugalkd.cli.show import Rows, print_command, stdout
 from frugalkd.errors import UnknownName
 from frugalkd.experiments.recipes.load import SCHEMA, recipe_names, recipe_text
-from frugalkd.experiments.recipes.strict_yaml import load_yaml
+from frugalkd.experiments.recipes.text import load_yaml
 
 app = typer.Typer(
     invoke_without_command=True,

@@ -49,7 +49,7 @@ def test_the_ready_recipes_are_there():
     assert {"digits", "fashion-mnist", "cifar10"} <= set(recipe_names())
 
 
-def test_a_file_and_its_resolved_form_are_the_same_recipe(write):
+def test_a_resolved_recipe_is_the_same(write):
     recipe = load_recipe(write(MINIMAL))
     assert override(recipe, {}) == recipe
 
@@ -59,7 +59,7 @@ def test_an_unknown_recipe_names_the_nearest():
         recipe_text("digit")
 
 
-def test_a_missing_file_is_said_to_be_missing():
+def test_a_missing_file():
     with pytest.raises(RecipeError, match=r"cannot read recipe no/such\.yaml: No such file"):
         load_recipe("no/such.yaml")
 
@@ -162,7 +162,7 @@ def test_a_binary_file_is_refused(tmp_path):
         ("data={path: null}", "data: give either name or path"),
     ],
 )
-def test_a_bad_override_is_one_line_that_names_the_field(setting, says):
+def test_a_bad_override_names_the_field_in_one_line(setting, says):
     with pytest.raises(RecipeError) as caught:
         load_recipe("digits", [setting])
     assert says in str(caught.value)
@@ -179,7 +179,7 @@ def test_a_bad_override_is_one_line_that_names_the_field(setting, says):
         ("teacher.model.path=foo", "teacher.model.path is 'foo': write package.module:Name"),
     ],
 )
-def test_unknown_names_are_found_before_anything_is_trained(setting, says):
+def test_unknown_names_are_found_before_training(setting, says):
     with pytest.raises(RecipeError) as caught:
         check_names(load_recipe("digits", [setting]))
     assert says in str(caught.value)
@@ -212,7 +212,7 @@ def test_values_are_yaml():
     assert options == {"hidden": [24], "dropout": 0.1}
 
 
-def test_a_new_policy_starts_from_its_own_defaults_whatever_the_order():
+def test_a_new_policy_starts_from_its_defaults():
     recipe = load_recipe("digits", ["teacher.policy.name=all"])
     assert recipe.teacher.policy.build() == All()
     recipe = load_recipe("digits", ["teacher.policy.fraction=0.5", "teacher.policy.name=random"])
@@ -299,7 +299,7 @@ def test_import_paths_are_those_of_teachers_and_arms_too():
 @pytest.mark.parametrize(
     "name", ["../../x", "..", ".", "", "a/b", "/etc", "a\\b", "a\x00", "-a", "a" * 101, "a\n"]
 )
-def test_a_name_that_could_leave_the_folder_is_refused(section, name):
+def test_a_name_that_leaves_the_folder_is_refused(section, name):
     raw = load_recipe("digits").model_dump()
     with pytest.raises(RecipeError) as caught:
         override(load_recipe("digits"), {section: {**raw[section], name: {}}})
@@ -324,14 +324,14 @@ def test_other_names_are_not(name):
     ],
 )
 @pytest.mark.parametrize("key", ["student.model.options.x", "arms.mine.set.x"])
-def test_what_results_could_not_hold_is_refused(key, value, says):
+def test_values_that_json_cannot_hold_are_refused(key, value, says):
     with pytest.raises(RecipeError) as caught:
         load_recipe("digits", [f"{key}={value}"])
     assert says.replace("student.model.options", key.removesuffix(".x")) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_number_of_many_digits_is_shown_shortly():
+def test_a_very_long_number_is_shortened():
     with pytest.raises(RecipeError, match="a number of very many digits"):
         load_recipe("digits", ["student.mode=0x" + "f" * 20_000])
 
@@ -345,11 +345,11 @@ def test_gpu_means_cuda():
     ("schema", "says"),
     [
         ("2", "is of schema 2, from a newer frugalkd; this one reads schema 1: install a newer"),
-        ("0", "is of schema 0, from an older frugalkd; this one reads schema 1: write it anew"),
+        ("0", "is of schema 0, from an older frugalkd; this one reads schema 1: write it again"),
         ("[1]", "does not say its schema"),
     ],
 )
-def test_a_recipe_of_another_schema_is_refused_with_the_way_out(write, schema, says):
+def test_another_schema_is_refused_with_advice(write, schema, says):
     path = write(f"{MINIMAL}schema: {schema}\n")
     with pytest.raises(RecipeError) as caught:
         load_recipe(path)
@@ -385,13 +385,13 @@ MERGES = "a0: &a0 {x: 0}\n" + "".join(
         ("[" * 100_000, "not YAML"),
     ],
 )
-def test_yaml_that_is_made_to_harm_is_one_line(write, text, says):
+def test_harmful_yaml_is_refused_in_one_line(write, text, says):
     with pytest.raises(RecipeError, match=says) as caught:
         load_recipe(write(text))
     assert "\n" not in str(caught.value)
 
 
-def test_signs_that_steer_a_terminal_are_not_shown(write):
+def test_control_characters_are_escaped(write):
     with pytest.raises(RecipeError, match=r"no such setting a\?\[31mb"):
         load_recipe(write(MINIMAL + '"a\\e[31mb": 1\n'))
 
@@ -429,7 +429,7 @@ def test_sound_8_models_of_libraries_are_known_to_recipes(model):
         ("student.model={name: rsnt}", "did you mean resnet8"),
     ],
 )
-def test_sound_8_a_recipe_and_a_build_refuse_the_same_names(setting, says):
+def test_sound_8_recipes_and_build_model_refuse_the_same(setting, says):
     pytest.importorskip("timm")
     pytest.importorskip("torchvision")
     with pytest.raises(RecipeError) as caught:
@@ -464,7 +464,7 @@ def test_sound_6_no_number_of_a_recipe_is_true_or_text(key):
             load_recipe("digits", [f"{key}={value}"])
 
 
-def test_sound_6_numbers_within_lists_sums_and_schedules_are_numbers():
+def test_sound_6_numbers_in_lists_and_schedules():
     assert len(NUMBERS) > 40
     for setting, key in {
         "student.training.optimizer.betas=[false, 0.9]": "student.training.optimizer.betas.0",

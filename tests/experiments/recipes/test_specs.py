@@ -47,7 +47,7 @@ def test_a_sum_of_objectives():
         "{path: 'mine:Loss', options: {width: 3}}",
     ],
 )
-def test_what_is_resolved_can_be_read_again(objective):
+def test_a_resolved_objective_can_be_read_again(objective):
     recipe = load_recipe("digits", [f"student.objective={objective}"])
     assert override(recipe, {"seed": 1}).student == recipe.student
 
@@ -74,7 +74,7 @@ def test_what_is_wrong_is_one_line(objective, says):
     assert "\n" not in str(error.value)
 
 
-def test_a_schedule_of_the_temperature_needs_logits_of_every_temperature():
+def test_a_schedule_of_the_temperature_needs_logits():
     cooling = "student.objective={name: kd, temperature: {start: 8, end: 1}}"
     load_recipe("digits", [cooling])
     with pytest.raises(RecipeError, match=r"set targets\.encoding to"):
@@ -91,7 +91,7 @@ def test_features_in_a_sum_are_features():
         load_recipe("digits", [setting])
 
 
-def test_features_that_are_read_are_stored_as_far_as_names_can_tell():
+def test_features_that_are_read_must_be_stored():
     def stored(*paths):
         load_recipe("digits", [hints, f"student.targets.features={list(paths)}"])
 
@@ -105,7 +105,7 @@ def test_features_that_are_read_are_stored_as_far_as_names_can_tell():
     load_recipe("digits", [hints, "student.targets={features: [layers.3], folder: elsewhere}"])
 
 
-def test_reading_a_recipe_imports_nothing_of_the_users():
+def test_reading_a_recipe_imports_no_user_code():
     term = "{name: sum, terms: [{of: {name: kd}}, {of: {path: 'no_such_module:Loss'}}]}"
     recipe = load_recipe("digits", [f"student.objective={term}"])
     check_names(recipe)
@@ -132,7 +132,7 @@ def number():
 """
 
 
-def test_an_objective_of_your_own_is_trained_with_and_resumed(tmp_path, monkeypatch):
+def test_your_own_objective_trains_and_resumes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     name = f"own_{tmp_path.name}"
     (tmp_path / f"{name}.py").write_text(OWN)
@@ -150,7 +150,7 @@ def test_an_objective_of_your_own_is_trained_with_and_resumed(tmp_path, monkeypa
         override(factor, {"student.objective.options": {"size": 1}}).student.objective.build()
 
 
-def test_names_of_a_sum_and_of_terms_are_those_of_objectives():
+def test_terms_have_the_names_of_objectives():
     terms = "[{of: {name: dkd}}, {of: {name: dist}}]"
     assert objective_of(f"objective={{name: sum, terms: {terms}}}").build() == WeightedSum(
         (DKD(), DIST()), (1.0, 1.0)

@@ -93,7 +93,7 @@ def test_it_is_the_apis_distillation(combine, recipe, folders, tmp_path):
     assert results["targets"]["of"]["deep"]["kind"] == "live"
     assert results["targets"]["of"]["wide"]["filled_here"]
     assert results["teacher"]["of"]["wide"]["evaluation"]["accuracy"] > 0.5
-    assert results["evaluation"]["teacher_agreement"] is None  # the store has no model to ask
+    assert results["evaluation"]["teacher_agreement"] is None  # a store has no model
 
 
 def test_the_runs_own_teacher_is_one_of_them(recipe, folders, tmp_path):
@@ -167,9 +167,9 @@ REFUSED = {
     "half": ({"combine": "weighted", "of": {"a": {"weight": 1.0}, "b": {}}}, "each teacher its w"),
     "useless": ({"of": {"a": {"weight": 0.5}, "b": {"weight": 0.5}}}, "no use for a weight"),
     "both": ({"of": {"a": {"folder": "x", "store": "y"}, "b": {}}}, "one of folder, store"),
-    "live": ({"of": {"a": {"store": "y", "kind": "live"}, "b": {}}}, "no model to ask live"),
+    "live": ({"of": {"a": {"store": "y", "kind": "live"}, "b": {}}}, "no model to query live"),
     "model": ({"of": {"a": {"weights": "y.pt"}, "b": {}}}, "give model, too"),
-    "bare": ({"of": {"a": {"model": {"name": "mlp"}}, "b": {}}}, "knows nothing"),
+    "bare": ({"of": {"a": {"model": {"name": "mlp"}}, "b": {}}}, "is untrained"),
     "escape": ({"of": {"../a": {}, "b": {}}}, "cannot be a name"),
     "nothing": (
         {"combine": "random", "average": "softmax", "of": {"a": {}, "b": {}}},
@@ -189,7 +189,7 @@ def test_a_wrong_section_is_refused_when_it_is_read(said, words, recipe):
 def test_an_encoding_that_keeps_too_little_is_refused_when_it_is_read(recipe):
     top = {"student.targets.encoding": "top-k", "student.targets.k": 2}
     both = {"of": {"a": {"folder": "x"}, "b": {"folder": "y"}}}
-    with pytest.raises(RecipeError, match=r"needs whole logits.*float16, or teachers\.average"):
+    with pytest.raises(RecipeError, match=r"needs complete logits.*float16, or teachers\.average"):
         override(recipe, {**top, "student.teachers": both})
     override(recipe, {**top, "student.teachers": {**both, "average": "softmax"}})
     override(recipe, {**top, "student.teachers": {**both, "combine": "random"}})

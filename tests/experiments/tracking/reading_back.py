@@ -1,4 +1,4 @@
-"""``reading_back.py TRACKER FOLDER``: train into FOLDER, stop, go on; then print as JSON what the
+"""``reading_back.py TRACKER FOLDER``: train into FOLDER, stop, resume; then print as JSON what the
 tracker holds: its runs, the losses and the accuracy by step, the settings."""
 
 from __future__ import annotations
@@ -110,9 +110,9 @@ READERS: dict[str, Callable[[Path], Read]] = {
 if __name__ == "__main__":
     name, folder = sys.argv[1], Path(sys.argv[2])
     small = {"data.train_size": 120, "teacher.training.epochs": 3, "trackers": [name]}
-    recipe, told = override(load_recipe("digits"), small), []
+    recipe, seen = override(load_recipe("digits"), small), []
     try:
-        teach(recipe, folder, listener=told.append, stop=lambda: len(told) == 2)
+        teach(recipe, folder, listener=seen.append, stop=lambda: len(seen) == 2)
         sys.exit("it did not stop")
     except Stopped:
         pass

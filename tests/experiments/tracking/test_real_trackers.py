@@ -1,4 +1,4 @@
-"""The trackers themselves, without a network: a run that is stopped goes on, and is read back.
+"""The trackers themselves, without a network: a run is stopped, resumed and read back.
 
 Each in a process of its own: some of them read their environment as they are imported, and leave
 threads behind.

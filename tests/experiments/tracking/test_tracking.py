@@ -1,4 +1,4 @@
-"""Runs told to a tracker that writes down what it is told, and misbehaves where it is asked to."""
+"""Runs logged to a tracker that records its calls, and fails where a test wants it to."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.recipes.schema import Recipe
 from frugalkd.experiments.runs.digest import run_digest
 from frugalkd.experiments.runs.execute import distill, teach
-from frugalkd.experiments.tracking import settings_of
-from frugalkd.experiments.tracking._tracking import numbers
+from frugalkd.experiments.tracking.tracking import numbers, settings_of
 
 SMALL = {
     "data.train_size": 120,
@@ -143,16 +142,16 @@ def test_trackers_are_no_part_of_the_digest(plain, tracked):
         assert run_digest(kind, tracked, None) == run_digest(kind, plain, None)
 
 
-def test_what_is_not_installed_is_named_before_the_training(tracked, monkeypatch, tmp_path):
+def test_a_missing_tracker_is_named_before_the_training(tracked, monkeypatch, tmp_path):
     monkeypatch.setattr(theirs, "get_available_trackers", lambda: [])
-    says = r"^tracker wandb is not installed: pip install 'frugalkd\[wandb\]', or take it out"
+    says = r"^tracker wandb is not installed: pip install 'frugalkd\[wandb\]', or remove it"
     with pytest.raises(TrackerError, match=says):
         teach(tracked, tmp_path / "a")
     assert not list((tmp_path / "a").glob("*.safetensors"))
     assert not (tmp_path / "a" / "metrics.jsonl").exists()
 
 
-def test_each_epoch_and_the_end_are_told(tracked, recorder, tmp_path):
+def test_each_epoch_and_the_results_are_logged(tracked, recorder, tmp_path):
     results = teach(override(tracked, {"trackers.wandb.tags": ["x"]}), tmp_path / "a")
     (tracker,) = recorder.made
     assert tracker.arguments["run_name"] == "digits"
@@ -161,11 +160,11 @@ def test_each_epoch_and_the_end_are_told(tracked, recorder, tmp_path):
     assert tracker.settings["teacher.training.epochs"] == 3
     assert tracker.settings["digest"] == results["digest"]
     assert [step for step, _ in tracker.logged] == [0, 1, 2, 3]
-    for record, (_, told) in zip(results["history"], tracker.logged, strict=False):
-        assert told == {f"train/{name}": record[name] for name in record if name != "epoch"}
+    for record, (_, logged) in zip(results["history"], tracker.logged, strict=False):
+        assert logged == {f"train/{name}": record[name] for name in record if name != "epoch"}
         assert {"train/loss", "train/lr", "train/rows", "train/participations", "train/screened",
                 "train/samples_backpropagated", "train/student_forwards",
-                "train/wall_seconds"} <= told.keys()  # fmt: skip
+                "train/wall_seconds"} <= logged.keys()  # fmt: skip
     last = tracker.logged[-1][1]
     assert last["evaluation/accuracy"] == results["evaluation"]["accuracy"]
     assert last["meters/phases/forward"] == results["meters"]["phases"]["forward"]
@@ -173,7 +172,7 @@ def test_each_epoch_and_the_end_are_told(tracked, recorder, tmp_path):
     assert tracker.finished == 1
 
 
-def test_a_student_is_told_of_too(tracked, recorder, tmp_path):
+def test_a_distillation_is_logged_too(tracked, recorder, tmp_path):
     distill(tracked, tmp_path / "s")
     (tracker,) = recorder.made
     assert tracker.arguments["job_type"] == "distill"
@@ -193,7 +192,7 @@ def test_the_bits_are_those_of_a_run_without(plain, tracked, recorder, tmp_path,
     assert "a tracker was here" in err
 
 
-def test_telling_is_a_phase_of_its_own(tracked, recorder, monkeypatch, tmp_path):
+def test_logging_is_its_own_phase(tracked, recorder, monkeypatch, tmp_path):
     monkeypatch.setattr(recorder, "waits", 0.05)
     meters = teach(tracked, tmp_path / "a")["meters"]
     assert 0.15 <= meters["phases"]["track"] <= meters["wall_seconds"]
@@ -202,7 +201,7 @@ def test_telling_is_a_phase_of_its_own(tracked, recorder, monkeypatch, tmp_path)
 
 
 @pytest.mark.parametrize("what", ["log", "finish"])
-def test_a_tracker_that_fails_under_way_does_not_stop_the_run(
+def test_a_tracker_that_fails_does_not_stop_the_run(
     plain, tracked, recorder, monkeypatch, tmp_path, what
 ):
     monkeypatch.setattr(recorder, "fails", what)
@@ -220,7 +219,7 @@ def test_a_tracker_that_does_not_start_is_one_line(tracked, recorder, monkeypatc
     assert not (tmp_path / "a" / "metrics.jsonl").exists()
 
 
-def test_a_resumed_run_goes_on_in_the_same_run_of_the_tracker(plain, tracked, recorder, tmp_path):
+def test_a_resumed_run_continues_the_run_of_the_tracker(plain, tracked, recorder, tmp_path):
     with pytest.raises(Stopped):
         teach(tracked, tmp_path / "a", **stopping_after(2))
     teach(tracked, tmp_path / "a", resume=True)
@@ -236,7 +235,7 @@ def test_a_resumed_run_goes_on_in_the_same_run_of_the_tracker(plain, tracked, re
     assert files(tmp_path / "a") == files(tmp_path / "b")
 
 
-def test_a_tracker_that_joins_late_is_told_what_was_before(plain, tracked, recorder, tmp_path):
+def test_a_late_tracker_receives_earlier_epochs(plain, tracked, recorder, tmp_path):
     with pytest.raises(Stopped):
         teach(plain, tmp_path / "a", **stopping_after(2))
     teach(tracked, tmp_path / "a", resume=True)
@@ -244,16 +243,16 @@ def test_a_tracker_that_joins_late_is_told_what_was_before(plain, tracked, recor
     assert [step for step, _ in tracker.logged] == [0, 1, 2, 3]
 
 
-def test_an_epoch_that_a_kill_kept_from_the_tracker_is_told_at_the_end(tracked, recorder, tmp_path):
+def test_an_epoch_lost_by_a_kill_is_logged_at_the_end(tracked, recorder, tmp_path):
     with pytest.raises(Stopped):
         teach(tracked, tmp_path / "a", **stopping_after(2))
     metrics = tmp_path / "a" / "metrics.jsonl"
-    metrics.write_text(metrics.read_text().splitlines()[0] + "\n")  # killed before it was told
+    metrics.write_text(metrics.read_text().splitlines()[0] + "\n")  # killed before it was logged
     teach(tracked, tmp_path / "a", resume=True)
     assert [step for step, _ in recorder.made[1].logged] == [2, 1, 3]
 
 
-def test_another_run_in_the_folder_begins_anew(tracked, recorder, monkeypatch, tmp_path):
+def test_another_run_in_the_folder_starts_a_new_one(tracked, recorder, monkeypatch, tmp_path):
     with pytest.raises(Stopped):
         teach(tracked, tmp_path / "a", stop=lambda: True)
     for checkpoint in (tmp_path / "a" / "checkpoints").iterdir():

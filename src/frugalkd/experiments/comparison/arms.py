@@ -298,7 +298,7 @@ def teacher_recipe(recipe: Recipe, name: str) -> Recipe:
 
 def needs_teacher(recipe: Recipe) -> bool:
     """Whether the student asks the run's own teacher: for soft targets, or for its ledger."""
-    return recipe.student.weighted or recipe.student.asks_own_teacher
+    return recipe.student.weighted or recipe.student.queries_own_teacher
 
 
 def _about(recipe: Recipe) -> str:

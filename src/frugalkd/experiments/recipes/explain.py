@@ -15,20 +15,9 @@ from frugalkd.files.parsing import one_line
 
 _MOST_ERRORS = 10
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
-
-
-def explain(error: ValidationError, raw: Any, model: type[BaseModel]) -> str:
-    """All that is wrong with ``raw`` as a ``model``, in one line; of very many errors the first
-    ones, and how many more there are."""
-    errors = error.errors()
-    # A misspelt key often leaves another one missing: the misspelling says more.
-    errors.sort(key=lambda one: one["type"] not in _UNKNOWN)
-    said = list(dict.fromkeys(_one(each, raw, model) for each in errors))
-    more = len(said) - _MOST_ERRORS
-    if more > 0:
-        said[_MOST_ERRORS:] = [f"and {more} more"]
-    return one_line("; ".join(said), most=2000)
-
+_NO_SECTION = ("model_type", "model_attributes_type", "dataclass_type", "dict_type")
+_NAMED = ("data", "model", "objective", "optimizer", "policy")
+"""Sections with a name, which a recipe may have in place of the section."""
 
 RENAMED = {
     "accumulate": "gradient_accumulation_steps",
@@ -46,14 +35,21 @@ RENAMED = {
     "start": "init_weights",
     "when_all_sleep": "when_all_skipped",
 }
-"""Keys of earlier recipes, and what they are called now."""
-
-_NAMED = ("data", "model", "objective", "optimizer", "policy")
-"""Sections that have a name: who writes it in their place is told where it goes."""
+"""Keys of earlier recipes, and their names now."""
 
 
-def _one(error: Any, raw: Any, model: type[BaseModel]) -> str:
-    keys, section, inside = _walk(error["loc"], raw, model, error["type"] in _UNKNOWN)
+def explain(error: ValidationError, raw: Any, model: type[BaseModel]) -> str:
+    """All errors of ``raw`` as a ``model``, in one line; of many errors the first ones, and how
+    many more there are. Misspelt keys come first, since they often leave another key missing."""
+    errors = sorted(error.errors(), key=lambda one: one["type"] not in _UNKNOWN)
+    lines = list(dict.fromkeys(_line(each, raw, model) for each in errors))
+    if (more := len(lines) - _MOST_ERRORS) > 0:
+        lines[_MOST_ERRORS:] = [f"and {more} more"]
+    return one_line("; ".join(lines), most=2000)
+
+
+def _line(error: Any, raw: Any, model: type[BaseModel]) -> str:
+    keys, section, inside = _walk(error["loc"], raw, model)
     field, context = ".".join(keys), error.get("ctx", {})
     kind, value = error["type"], error["input"]
     if kind in _UNKNOWN:
@@ -66,11 +62,10 @@ def _one(error: Any, raw: Any, model: type[BaseModel]) -> str:
             field, value = f"{field}.name", context["tag"]
         return f"{field} is {_shown(value)}: {nearest(_text(value), known)}"
     if kind == "union_tag_not_found":
-        known = [member.model_fields["name"].default for member in _members(inside)]
-        return f"{field}.name is missing: known are {', '.join(sorted(known))}"
+        return f"{field}.name is missing: known are {', '.join(sorted(_members(inside)))}"
     if kind == "value_error":
         return _of_section(field, str(context["error"]), inside)
-    if kind in ("model_type", "model_attributes_type", "dataclass_type", "dict_type"):
+    if kind in _NO_SECTION:
         if isinstance(value, str) and keys[-1] in _NAMED:
             return f"{field} is {_shown(value)}: it is a section, set {field}.name to a name"
         return f"{field} is {_shown(value)}: it is a section, write its keys below it"
@@ -79,8 +74,8 @@ def _one(error: Any, raw: Any, model: type[BaseModel]) -> str:
 
 
 def _nearest(keys: list[str], section: Any, model: type[BaseModel]) -> str:
-    """Where the last of ``keys``, which ``section`` does not have, is a setting: below the section,
-    or anywhere in the recipe; else the nearest names of the section."""
+    """The new name of the last of ``keys``; else where ``section``, or the recipe, has that key
+    further below; else the nearest names of the section."""
     *above, key = keys
     if (new := RENAMED.get(key)) in _fields(section):
         return f"it is now {'.'.join([*above, str(new)])}"
@@ -91,7 +86,7 @@ def _nearest(keys: list[str], section: Any, model: type[BaseModel]) -> str:
 
 
 def paths_of(kind: Any) -> Iterator[tuple[str, ...]]:
-    """Of all settings below ``kind``, but those of what stands in a recipe by name."""
+    """The paths of all settings below ``kind``, without those of a registry's members."""
     for name, inner in _fields(kind).items():
         yield (name,)
         for path in paths_of(inner):
@@ -99,7 +94,7 @@ def paths_of(kind: Any) -> Iterator[tuple[str, ...]]:
 
 
 def _of_section(field: str, message: str, section: Any) -> str:
-    """A section's own complaint; where it starts with a key of the section, the key in full."""
+    """The error that a section itself raised; a key that it begins with in dotted form."""
     first, _, rest = message.partition(" ")
     key = first.rpartition(".")[2]
     if key in _fields(section) and rest.startswith("must"):
@@ -119,26 +114,20 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-def _walk(
-    loc: tuple[int | str, ...], raw: Any, model: Any, last_is_a_key: bool
-) -> tuple[list[str], Any, Any]:
-    """The keys of ``loc`` without a union's tags, the section that holds the last of them, and
-    what stands there."""
+def _walk(loc: tuple[int | str, ...], raw: Any, model: Any) -> tuple[list[str], Any, Any]:
+    """The keys of ``loc`` without a union's tags, the section of the last of them, and the type
+    of its value."""
     keys: list[str] = []
     section, here, value = model, model, raw
-    for place, step in enumerate(loc):
-        is_last = place == len(loc) - 1
-        union = _members(here)
-        if union and isinstance(value, Mapping) and value.get("name") == step:
-            tagged = [m for m in union if m.model_fields["name"].default == step]
-            if tagged and not (is_last and last_is_a_key and step in value):
-                here = tagged[0]
-                continue
+    for step in loc:
+        if isinstance(value, Mapping) and value.get("name") == step and step in _members(here):
+            here = _members(here)[step]
+            continue
         keys.append(str(step))
         section, here = here, _inside(here, step)
         if isinstance(value, Mapping):
             value = value.get(step)
-        elif isinstance(value, (list, tuple)) and isinstance(step, int) and step < len(value):
+        elif isinstance(value, list | tuple) and isinstance(step, int) and step < len(value):
             value = value[step]
         else:
             value = None
@@ -147,26 +136,25 @@ def _walk(
 
 def _plain(kind: Any) -> Any:
     """A type without Annotated and without ``| None``."""
-    while True:
-        origin = get_origin(kind)
-        if origin is Annotated:
-            kind = get_args(kind)[0]
-        elif origin in (Union, types.UnionType):
-            some = [arg for arg in get_args(kind) if arg is not type(None)]
-            if len(some) != 1:
-                return kind
-            kind = some[0]
-        else:
-            return kind
+    if get_origin(kind) is Annotated:
+        return _plain(get_args(kind)[0])
+    if get_origin(kind) in (Union, types.UnionType):
+        some = [arg for arg in get_args(kind) if arg is not type(None)]
+        return _plain(some[0]) if len(some) == 1 else kind
+    return kind
 
 
-def _members(kind: Any) -> list[type[BaseModel]]:
-    """The members of a union over a registry; none for any other type."""
+def _members(kind: Any) -> dict[Any, type[BaseModel]]:
+    """The members of a union over a registry, by name; none for any other type."""
     kind = _plain(kind)
     if get_origin(kind) not in (Union, types.UnionType):
-        return []
+        return {}
     members = [arg for arg in get_args(kind) if isinstance(arg, type)]
-    return [arg for arg in members if issubclass(arg, BaseModel) and "name" in arg.model_fields]
+    return {
+        arg.model_fields["name"].default: arg
+        for arg in members
+        if issubclass(arg, BaseModel) and "name" in arg.model_fields
+    }
 
 
 def _fields(kind: Any) -> dict[str, Any]:
@@ -181,13 +169,10 @@ def _fields(kind: Any) -> dict[str, Any]:
 
 
 def _inside(kind: Any, step: int | str) -> Any:
-    """The type below ``step``."""
-    fields = _fields(kind)
-    if step in fields:
+    """The type of ``step`` in a section or a container."""
+    if step in (fields := _fields(kind)):
         return fields[str(step)]
     kind = _plain(kind)
     if get_origin(kind) is dict:
         return get_args(kind)[1]
-    if get_origin(kind) is tuple and isinstance(step, int):
-        return get_args(kind)[0]
-    return Any
+    return get_args(kind)[0] if get_origin(kind) is tuple and isinstance(step, int) else Any

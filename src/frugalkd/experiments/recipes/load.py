@@ -21,8 +21,7 @@ from frugalkd.errors import (
     nearest,
     refuse_schema,
 )
-from frugalkd.experiments.recipes.overrides import apply, parse
-from frugalkd.experiments.recipes.strict_yaml import load_yaml
+from frugalkd.experiments.recipes.text import apply, load_yaml, parse
 from frugalkd.files import StrPath
 from frugalkd.files.parsing import one_line
 
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from frugalkd.runtime.sections import NamedOrPath
 
 SCHEMA = 1
-"""Of recipes: a recipe may say ``schema: 1``, and is taken to where it says nothing."""
+"""A recipe without the key ``schema`` is of this one."""
 
 LARGEST = 1 << 17
 """Bytes of a recipe's file: PyYAML takes up to a kilobyte, and some 20 µs, for every other one."""
@@ -47,17 +46,15 @@ def recipe_names() -> list[str]:
 def recipe_text(name: str) -> str:
     """The YAML of a shipped recipe, or of a file. Raises UnknownName, RecipeError."""
     if name in recipe_names():
-        return (
-            files("frugalkd.experiments.recipes")
-            .joinpath(f"{name}.yaml")
-            .read_text(encoding="utf-8")
-        )
+        folder = files("frugalkd.experiments.recipes")
+        return folder.joinpath(f"{name}.yaml").read_text(encoding="utf-8")
     path = Path(name)
     if path.is_dir():
-        raise RecipeError(f"{name} is a folder: a recipe is a YAML file, or a name of ours")
-    looks_like_file = path.suffix != "" or len(path.parts) > 1
+        raise RecipeError(
+            f"{name} is a folder: a recipe is a YAML file, or the name of a shipped one"
+        )
     beside = [str(file) for file in path.parent.glob("*.yaml")]
-    if not looks_like_file and not path.is_file():
+    if not path.suffix and len(path.parts) == 1 and not path.is_file():
         raise UnknownName("recipe", name, [*recipe_names(), *beside])
     try:
         with open(path, "rb") as file:
@@ -83,7 +80,7 @@ def load_recipe(name_or_path: StrPath, overrides: Sequence[str] = ()) -> Recipe:
     raw = load_yaml(recipe_text(name_or_path), name_or_path)
     if not isinstance(raw, dict):
         raise RecipeError(f"{name_or_path} is not a recipe: it holds no 'key: value' lines")
-    again = "write it anew from 'frugalkd recipes show digits'"
+    again = "write it again from 'frugalkd recipes show digits'"
     refuse_schema(raw.pop("schema", SCHEMA), SCHEMA, f"recipe {name_or_path}", RecipeError, again)
     recipe = _validated(raw, f"recipe {name_or_path}: ")
     settings = dict(parse(setting) for setting in overrides)
@@ -93,8 +90,8 @@ def load_recipe(name_or_path: StrPath, overrides: Sequence[str] = ()) -> Recipe:
 def override(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
     """A copy of ``recipe`` with ``settings``, dotted key -> value; a mapping replaces a section.
 
-    A new ``name`` (or ``path``) of a policy, an objective or a model starts from its own defaults:
-    the settings of the old one go away. Raises RecipeError.
+    A new ``name`` (or ``path``) of a policy, an objective or a model starts from its own defaults,
+    without the settings of the old one. Raises RecipeError.
     """
     raw = recipe.model_dump(mode="json")
     apply(raw, settings)
@@ -102,9 +99,8 @@ def override(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
 
 
 def check_names(recipe: Recipe) -> None:
-    """Refuse, before anything is trained, what the schema alone cannot see: unknown models and
-    data sets, options that they do not take, malformed import paths. Nothing of the user's is
-    imported.
+    """Refuse, before anything is trained, what the schema alone cannot find: unknown models and
+    data sets, options that they do not take, malformed import paths. No user code is imported.
 
     Raises:
         RecipeError: one line that names the field.
@@ -112,14 +108,12 @@ def check_names(recipe: Recipe) -> None:
     from frugalkd.data import check_data
     from frugalkd.models import check_model
 
-    for name, role in (("teacher", recipe.teacher), ("student", recipe.student)):
-        for path in role.objective.imports:
-            _check_path(f"{name}.objective", path)
+    for role in ("teacher", "student"):
+        for path in getattr(recipe, role).objective.imports:
+            _check_path(f"{role}.objective", path)
     _check_spec("data", recipe.data, check_data)
-    _check_spec("teacher.model", recipe.teacher.model, check_model)
-    _check_spec("student.model", recipe.student.model, check_model)
-    for model in _models_of_several(recipe):
-        _check_spec("student.teachers.of: model", model, check_model)
+    for field, model in _models(recipe):
+        _check_spec(field, model, check_model)
 
 
 def check_variants(recipe: Recipe, arms: Collection[str]) -> None:
@@ -129,18 +123,20 @@ def check_variants(recipe: Recipe, arms: Collection[str]) -> None:
     Raises:
         RecipeError: one line that names the teacher or the arm, and the field.
     """
-    for name, settings in recipe.teachers.items():
-        _check_variant(f"teachers.{name}", recipe, settings)
-    for name, arm in recipe.arms.items():
-        if name in arms:
-            _check_variant(f"arms.{name}.set", recipe, arm.set)
+    variants = {f"teachers.{name}": settings for name, settings in recipe.teachers.items()}
+    variants |= {f"arms.{name}.set": recipe.arms[name].set for name in recipe.arms if name in arms}
+    for where, settings in variants.items():
+        try:
+            check_names(override(recipe, settings))
+        except RecipeError as error:
+            raise RecipeError(f"{where}: {error}") from None
 
 
 def import_paths(recipe: Recipe) -> list[str]:
-    """The import paths that ``recipe`` names, its teachers and arms included, in order. Nothing
-    else that is read can make a run import anything."""
+    """The import paths that ``recipe`` names, its teachers and arms included, in order. A run
+    imports nothing else that a file names."""
     variants = _variants(recipe)
-    specs = [spec for one in variants for spec in (one.data, *_models(one))]
+    specs = [spec for one in variants for spec in (one.data, *dict(_models(one)).values())]
     paths = [spec.path for spec in specs if spec.path is not None]
     for one in variants:
         paths += [*one.teacher.objective.imports, *one.student.objective.imports]
@@ -148,17 +144,16 @@ def import_paths(recipe: Recipe) -> list[str]:
 
 
 def fetched_names(recipe: Recipe) -> list[str]:
-    """What ``recipe`` names that would be fetched from a network, its teachers and arms included:
-    data sets, tokenizers and models on the Hugging Face hub, pretrained weights of a library.
-    Nothing else makes a run fetch anything, except for what it imports.
-    """
+    """What a run of ``recipe`` would fetch from a network, its teachers and arms included: data
+    sets, tokenizers and models on the Hugging Face hub, pretrained weights of a library. Imported
+    code may fetch more."""
     from frugalkd.data.tokenizers import is_on_hub
     from frugalkd.models.beginning import PRETRAINED
 
     found = []
     for one in _variants(recipe):
         found += fetched_data(one.data)
-        for model in _models(one):
+        for _, model in _models(one):
             if model.init_weights == PRETRAINED:
                 found.append(f"the pretrained weights of {model.name}")
             path = model.options.get("path") if model.name == "text-encoder" else None
@@ -212,23 +207,18 @@ def _variants(recipe: Recipe) -> list[Recipe]:
     return variants
 
 
-def _models(recipe: Recipe) -> list[ModelSettings]:
-    """All models that a recipe names, without its teachers and arms."""
-    return [recipe.teacher.model, recipe.student.model, *_models_of_several(recipe)]
-
-
-def _models_of_several(recipe: Recipe) -> list[ModelSettings]:
-    """Those that the recipe's several teachers name."""
+def _models(recipe: Recipe) -> list[tuple[str, ModelSettings]]:
+    """The models that a recipe names, without its teachers and arms, with their fields."""
     several = recipe.student.teachers
-    each = () if several is None else several.of.values()
-    return [one.model for one in each if one.model is not None]
-
-
-def _check_variant(where: str, recipe: Recipe, settings: Mapping[str, Any]) -> None:
-    try:
-        check_names(override(recipe, settings))
-    except RecipeError as error:
-        raise RecipeError(f"{where}: {error}") from None
+    return [
+        ("teacher.model", recipe.teacher.model),
+        ("student.model", recipe.student.model),
+        *(
+            (f"student.teachers.of.{name}.model", one.model)
+            for name, one in (several.of.items() if several is not None else ())
+            if one.model is not None
+        ),
+    ]
 
 
 def _check_spec(
@@ -270,9 +260,8 @@ def _validated(raw: dict[str, Any], where: str) -> Recipe:
 
 
 def _no_numbers(raw: Any, made: Any, field: str) -> Iterator[str]:
-    """What is wrong with values of ``raw`` that ``made``, the recipe as pydantic makes it, has
-    numbers for: pydantic takes true for 1, and text. (Its strict mode takes no list for a tuple.)
-    """
+    """An error for each value of ``raw`` that is no number and is one in ``made``, the validated
+    recipe: pydantic reads true as 1, and text. (Its strict mode refuses a list for a tuple.)"""
     if isinstance(raw, Mapping) and isinstance(made, Mapping):
         for key in raw:
             yield from _no_numbers(raw[key], made.get(key), f"{field}.{key}".strip("."))

@@ -1,16 +1,26 @@
-"""What a recipe may say. Everything else is refused, with the nearest name."""
+"""The schema of a recipe. Any other key is refused, with the nearest name."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    GetJsonSchemaHandler,
+    create_model,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import CoreSchema
 
 from frugalkd.data import DATA
 from frugalkd.data.class_names import Match
-from frugalkd.experiments.recipes.several import Several, folder_names
+from frugalkd.errors import TargetsError
 from frugalkd.experiments.recipes.specs import ObjectiveSpec, PolicySpec
-from frugalkd.experiments.recipes.trackers import Trackers
+from frugalkd.experiments.tracking.trackers import TRACKERS, Tracker
 from frugalkd.models.features.paths import is_glob, means
 from frugalkd.models.settings import ModelSettings
 from frugalkd.objectives.objective import features_read
@@ -19,6 +29,7 @@ from frugalkd.policies.modes import MODES, ModeName
 from frugalkd.runtime.sections import NamedOrPath, PlainDict, Strict
 from frugalkd.runtime.settings import MOST_SEED
 from frugalkd.selection.checks import why_not_label_free
+from frugalkd.teachers.combining import Combine, shares_of
 from frugalkd.teachers.ema import DECAY
 from frugalkd.teachers.encodings import make_encoding
 from frugalkd.teachers.fidelity import Fidelity, too_little
@@ -26,12 +37,25 @@ from frugalkd.teachers.several import NOT_TOGETHER
 from frugalkd.teachers.targets import NO_FEATURES
 from frugalkd.training.settings import Checkpointing, Training
 
+_FOLDER_NAME = re.compile(r"\w[\w .:+-]{0,99}")
+
+
+def folder_names(section: dict[str, Any]) -> dict[str, Any]:
+    """``section``, if all its keys can name folders inside a comparison's. Raises ValueError."""
+    for name in section:
+        if not _FOLDER_NAME.fullmatch(name):
+            raise ValueError(
+                f"{name[:100]!r} cannot be a name here: it names a folder, and up to 100 letters, "
+                "digits, spaces and _ . : + - are allowed, a letter or digit first"
+            )
+    return section
+
 
 class Data(NamedOrPath):
-    """The data: ``name`` a data set of ours, or ``path`` a callable that returns a training set,
-    or a pair of training and test set, map-style."""
+    """The data: ``name`` one of frugalkd's data sets, or ``path`` a callable that returns a
+    training set, or a pair of training and test set, map-style."""
 
-    name: str | None = Field(None, description=f"one of ours: {', '.join(DATA)}")
+    name: str | None = Field(None, description=f"one of frugalkd's: {', '.join(DATA)}")
     root: str | None = Field(None, description="the folder that holds the data sets")
     train_size: int | None = Field(
         None, gt=0, description="a fixed random part of the training set"
@@ -39,7 +63,7 @@ class Data(NamedOrPath):
     validation: int = Field(
         0,
         ge=0,
-        description="rows held out of the training set and measured on in place of the test set",
+        description="rows held out of the training set for evaluation, in place of the test set",
     )
 
 
@@ -48,6 +72,45 @@ class Augment(Strict):
 
     crop: int = Field(0, ge=0, description="pixels of zero padding before a random crop")
     flip: bool = Field(False, description="horizontal flip with probability 1/2")
+
+
+class _Trackers(Strict):
+    """Trackers that log runs, beside the run folder: a name, a list of names, or a section each."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, said: Any) -> Any:
+        if isinstance(said, str):
+            said = [said]
+        if isinstance(said, list) and all(isinstance(name, str) for name in said):
+            return {name: {} for name in said}
+        if isinstance(said, Mapping):  # a name with nothing below it has its defaults
+            return {name: {} if below is None else below for name, below in said.items()}
+        return said
+
+    @model_serializer(mode="wrap")
+    def _chosen_only(self, plain: Any) -> dict[str, Any]:
+        return {name: below for name, below in plain(self).items() if below is not None}
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        name = {"enum": list(TRACKERS)}
+        return {"anyOf": [handler(schema), name, {"type": "array", "items": name}]}
+
+    @property
+    def chosen(self) -> dict[str, Tracker]:
+        """By name."""
+        said = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: tracker for name, tracker in said.items() if tracker is not None}
+
+
+if TYPE_CHECKING:
+    Trackers = _Trackers
+else:
+    _OFF: dict[str, Any] = {name: (made | None, None) for name, made in TRACKERS.items()}
+    Trackers = create_model("Trackers", __base__=_Trackers, __doc__=_Trackers.__doc__, **_OFF)
 
 
 class Role(Strict):
@@ -66,7 +129,7 @@ class TeacherRole(Role):
     trains: Literal["all", "head"] = Field(
         "all",
         description="all of the model; or head: only its last linear layer, on features that are "
-        "asked for once",
+        "computed once",
     )
     weights: str | None = Field(
         None, description="a pretrained teacher's state dict (.safetensors, or .pt without pickle)"
@@ -82,12 +145,12 @@ class TeacherRole(Role):
 
     @property
     def gated(self) -> bool:
-        """Whether its training finds out which samples matter."""
+        """Whether its training gives samples a significance."""
         return self.policy.build().needs_screening
 
 
 class TargetsRole(Strict):
-    """Where soft targets come from."""
+    """The source of the soft targets."""
 
     kind: Literal["stored", "live", "ema"] = Field(
         "stored", description="ema: self-distillation, the teacher is the student's own average"
@@ -127,6 +190,96 @@ class TargetsRole(Strict):
         return self
 
 
+class OneOfSeveral(Strict):
+    """One of several teachers: a run's folder, a store of its soft targets, or pretrained weights;
+    where none of these is given, the run's own teacher."""
+
+    folder: str | None = Field(None, description="made by 'frugalkd teach' or 'distill'")
+    store: str | None = Field(
+        None, description="made by 'frugalkd store': its soft targets alone, without a model"
+    )
+    weights: str | None = Field(
+        None, description="a pretrained state dict of model (.safetensors, or .pt without pickle)"
+    )
+    model: ModelSettings | None = Field(
+        None, description="of weights; or what a folder's model.json may name to import"
+    )
+    kind: Literal["stored", "live", "ema"] | None = Field(
+        None, description="in place of student.targets.kind"
+    )
+    classes: Match | None = Field(None, description="in place of student.targets.classes")
+    weight: float | None = Field(None, gt=0, description="its share of 1")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> OneOfSeveral:
+        if sum(source is not None for source in (self.folder, self.store, self.weights)) > 1:
+            raise ValueError("give one of folder, store and weights, or none for the run's teacher")
+        if self.weights is not None and self.model is None:
+            raise ValueError("weights belong to a model: give model, too")
+        if self.model is not None and self.weights is None and self.folder is None:
+            raise ValueError("a model without weights is untrained: give weights, or a folder")
+        if self.store is not None and self.kind == "live":
+            raise ValueError("a store has no model to query live: give a folder")
+        if self.kind == "ema" and (self.folder or self.store or self.weights):
+            raise ValueError("the student's average (ema) has no folder, store or weights")
+        return self
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is the run's own teacher."""
+        named = self.folder or self.store or self.weights
+        return named is None and self.kind != "ema"
+
+
+class Several(Strict):
+    """Several teachers as one (docs/teachers.md)."""
+
+    combine: Combine = Field(
+        "mean",
+        description="their mean; weighted, by each one's weight; by confidence in a sample's "
+        "label; or one at random a step",
+    )
+    average: Literal["logits", "softmax"] = Field(
+        "logits", description="what is averaged; softmax: at the objective's temperature"
+    )
+    of: Annotated[dict[str, OneOfSeveral], AfterValidator(folder_names)] = Field(
+        description="two or more, by name"
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> Several:
+        if len(self.of) < 2:
+            raise ValueError("of: give two teachers or more")
+        if self.combine == "random" and self.average == "softmax":
+            raise ValueError("combine: random takes one of them, and averages nothing")
+        given = sum(each.weight is not None for each in self.of.values())
+        if self.combine in ("mean", "confidence") and given:
+            raise ValueError(f"combine: {self.combine} has no use for a weight: set weighted")
+        if given not in (0, len(self.of)) or (self.combine == "weighted" and not given):
+            raise ValueError("of: give each teacher its weight, a share of 1")
+        try:
+            shares_of(self.weights, len(self.of))
+        except TargetsError as error:
+            raise ValueError(f"of: {error}") from None
+        return self
+
+    @property
+    def weights(self) -> list[float] | None:
+        """Of each teacher, where they have some."""
+        return [each.weight for each in self.of.values() if each.weight is not None] or None
+
+    @property
+    def reads_logits(self) -> bool:
+        """Whether it combines complete logits."""
+        by_logits = self.combine != "random" and self.average == "logits"
+        return by_logits or self.combine == "confidence"
+
+    @property
+    def keeps(self) -> Fidelity:
+        """How much of the logits the combination keeps."""
+        return Fidelity.SOFTMAX if self.average == "softmax" else Fidelity.LOGITS
+
+
 class StudentRole(Role):
     """The student and how it is distilled."""
 
@@ -136,14 +289,14 @@ class StudentRole(Role):
         default_factory=SelfRegulation, description="the student's own gate, where the mode has one"
     )
     gamma: float = Field(1.0, ge=0, description="weights are significance ** gamma")
-    policy: PolicySpec | None = Field(None, description="who takes part, instead of a mode")
+    policy: PolicySpec | None = Field(None, description="which samples are used, instead of a mode")
     weighting: Literal["uniform", "significance"] | None = Field(
-        None, description="what a sample weighs, instead of a mode"
+        None, description="of the samples, instead of a mode"
     )
     label_free: bool = Field(
         False,
-        description="read no label of the training set: the teacher's top class stands in, in the "
-        "loss and in gates",
+        description="read no label of the training set: the loss and gates use the teacher's top "
+        "class",
     )
     targets: TargetsRole = Field(default_factory=lambda: TargetsRole.model_validate({}))
     teachers: Several | None = Field(None, description="several teachers in the place of one")
@@ -168,7 +321,7 @@ class StudentRole(Role):
 
     @model_validator(mode="after")
     def _targets_say_enough(self) -> StudentRole:
-        if self.objective.imports:  # nothing of the user's is imported to read a recipe
+        if self.objective.imports:  # no user code is imported to read a recipe
             return self
         objective = self.objective.build()
         if not objective.needs_targets:
@@ -195,14 +348,14 @@ class StudentRole(Role):
             raise ValueError("targets.folder is one teacher's: name stores in teachers.of")
         if stored.temperature is not None and self.stores and self.teachers.reads_logits:
             raise ValueError(
-                f"teachers: {self.teachers.combine} of {self.teachers.average} needs whole logits, "
-                f"and targets.encoding {self.targets.encoding} keeps less: set it to float16, or "
-                "teachers.average to softmax"
+                f"teachers: {self.teachers.combine} of {self.teachers.average} needs complete "
+                f"logits, and targets.encoding {self.targets.encoding} keeps less: set it to "
+                "float16, or teachers.average to softmax"
             )
         return self
 
     def _all_features_are_stored(self, read: tuple[str, ...]) -> None:
-        """As far as names can tell: what a glob means is known with the teacher."""
+        """Checked by name; globs are resolved with the teacher."""
         stored = self.targets.features
         for path in read:
             if not is_glob(path) and not any(means(pattern, path) for pattern in stored):
@@ -226,20 +379,20 @@ class StudentRole(Role):
         return self
 
     @property
-    def asks_own_teacher(self) -> bool:
-        """Whether the run's own teacher is asked for soft targets: alone, or as one of several."""
+    def queries_own_teacher(self) -> bool:
+        """Whether soft targets come from the run's own teacher: alone, or as one of several."""
         if self.targets.kind == "ema" or not self.objective.build().needs_targets:
             return False
         return self.teachers is None or any(each.is_own for each in self.teachers.of.values())
 
     @property
     def weighted(self) -> bool:
-        """Whether samples weigh by the significance that the teacher's training gave them."""
+        """Whether samples are weighted by the significance in the teacher's ledger."""
         return MODES[self.mode].weighted if self.mode else self.weighting == "significance"
 
     @property
     def gated(self) -> bool:
-        """Whether its own training finds out which samples matter."""
+        """Whether its own training gives samples a significance."""
         if self.mode is not None:
             return MODES[self.mode].gated
         return self.policy is not None and self.policy.build().needs_screening
@@ -271,7 +424,7 @@ class Arm(Strict):
 
 
 class Recipe(Strict):
-    """Everything that makes a run: teacher, student, data, and how they are trained."""
+    """All settings of a run: teacher, student, data, and how they are trained."""
 
     name: str
     summary: str = ""
@@ -290,11 +443,11 @@ class Recipe(Strict):
     )
     checkpoints: Checkpointing = Field(
         default_factory=Checkpointing,
-        description="when a training writes down where it is; not part of a run's digest",
+        description="when checkpoints are saved; not part of a run's digest",
     )
     trackers: Trackers = Field(
         default_factory=Trackers,
-        description="TensorBoard and the like, told of each epoch; not part of a run's digest",
+        description="TensorBoard and others, which log each epoch; not part of a run's digest",
     )
     arms: Annotated[dict[str, Arm], AfterValidator(folder_names)] = Field(
         default_factory=dict, description="rows of a comparison"

@@ -1,4 +1,4 @@
-"""What a recipe names from a registry: policies, objectives, sums of them, and your own."""
+"""Policies and objectives in a recipe: from a registry, sums of them, and your own."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Spec(Strict):
 
 
 class OwnSpec(Spec):
-    """Your own objective, by import path: what makes a frugalkd.objectives.Objective."""
+    """Your own objective, by import path: a callable that makes a frugalkd Objective."""
 
     name: Literal["own"] = "own"
     path: str = Field(description="your own: package.module:Name")
@@ -108,7 +108,7 @@ class OwnSpec(Spec):
 
 
 def _specs_of(registry: Mapping[str, type], number: Any = float) -> list[type[Spec]]:
-    """One for each dataclass of a registry; ``number`` is the type of its float settings."""
+    """One model for each dataclass of a registry; ``number`` replaces float."""
     specs = []
     for name, made_of in registry.items():
         hints = get_type_hints(made_of)
@@ -125,12 +125,12 @@ def _specs_of(registry: Mapping[str, type], number: Any = float) -> list[type[Sp
 
 
 def _one_of(specs: list[type[Spec]]) -> Any:
-    """A union of them, told apart by ``name``."""
+    """A union of them, discriminated by ``name``."""
     return Annotated[reduce(or_, specs), Field(discriminator="name")]
 
 
 def _own_by_path(said: Any) -> Any:
-    """A path alone is meant as your own."""
+    """A path without a name is your own objective."""
     if isinstance(said, Mapping) and "path" in said and "name" not in said:
         return {"name": "own", **said}
     return said

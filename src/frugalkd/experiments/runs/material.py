@@ -27,8 +27,7 @@ from frugalkd.errors import (
     RunFolderError,
 )
 from frugalkd.experiments.recipes.load import fetched_data, import_paths
-from frugalkd.experiments.recipes.schema import Augment, Recipe
-from frugalkd.experiments.recipes.several import OneOfSeveral
+from frugalkd.experiments.recipes.schema import Augment, OneOfSeveral, Recipe
 from frugalkd.files.parsing import one_line
 from frugalkd.files.tensors import load_weights
 from frugalkd.models import build_text_model

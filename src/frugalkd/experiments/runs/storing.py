@@ -12,8 +12,7 @@ import torch
 from frugalkd.data.probe import digests_kept
 from frugalkd.distributed.launch import ranks_of
 from frugalkd.errors import RankError
-from frugalkd.experiments.recipes.schema import Recipe
-from frugalkd.experiments.recipes.several import OneOfSeveral
+from frugalkd.experiments.recipes.schema import OneOfSeveral, Recipe
 from frugalkd.experiments.runs.material import RunData, make_data, make_teacher
 from frugalkd.experiments.runs.participants import pool, who_takes_part
 from frugalkd.experiments.runs.targets import (

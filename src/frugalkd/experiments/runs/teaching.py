@@ -15,8 +15,7 @@ from torch import nn
 from frugalkd.data.class_names import class_names
 from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import TargetsError
-from frugalkd.experiments.recipes.schema import Recipe, TargetsRole
-from frugalkd.experiments.recipes.several import OneOfSeveral
+from frugalkd.experiments.recipes.schema import OneOfSeveral, Recipe, TargetsRole
 from frugalkd.experiments.runs.folder import RunFolder, read_results
 from frugalkd.experiments.runs.material import RunData, make_teacher
 from frugalkd.experiments.runs.targets import (

@@ -1,8 +1,10 @@
-"""YAML as recipes use it: the safe loader, without duplicate keys, and with ``1e-3`` a number."""
+"""Recipes as text: strict YAML, and ``section.key=value`` overrides."""
 
 from __future__ import annotations
 
+import copy
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -37,7 +39,7 @@ class _Loader(yaml.SafeLoader):
             raise RecipeError(f"line {node.start_mark.line + 1}: {_TOO_MANY}")
 
 
-# PyYAML reads 1e-3 as text, since YAML 1.1 asks for a dot and a sign; people mean the number.
+# PyYAML reads 1e-3 as text, since YAML 1.1 requires a dot and a sign.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9]*)?[eE][-+]?[0-9]+$"),
@@ -67,11 +69,56 @@ def load_yaml(text: str, source: str) -> Any:
 
 
 def _count(value: Any, known: dict[int, int]) -> int:
-    """How many values there would be without aliases; ``known`` counts of the lists and sections
-    met so far. One that holds itself never ends, and so raises RecursionError."""
+    """The number of values without aliases; ``known`` holds the counts of earlier containers. A
+    container that holds itself raises RecursionError."""
     if not isinstance(value, dict | list):
         return 1
     if id(value) not in known:
         items = value.values() if isinstance(value, dict) else value
         known[id(value)] = 1 + sum(_count(item, known) for item in items)
     return known[id(value)]
+
+
+_NAMED = ("name", "path")
+_OWN_SETTINGS = ("policy", "objective")
+"""Sections in which all settings belong to the name."""
+
+
+def parse(setting: str) -> tuple[str, Any]:
+    """``"section.key=value"`` as (key, value); the value is YAML. Raises RecipeError."""
+    key, equals, value = setting.partition("=")
+    key = key.strip()
+    if not equals or not all(key.split(".")):
+        raise RecipeError(
+            f"--set {setting!r} is not section.key=value (for example student.training.epochs=5)"
+        )
+    return key, load_yaml(value, f"--set {key}")
+
+
+def apply(raw: dict[str, Any], settings: Mapping[str, Any]) -> None:
+    """Write ``settings`` into ``raw``, a recipe's plain form, in place. Names come first, whatever
+    the order: the other settings belong to the new name. Raises RecipeError."""
+    for key in sorted(settings, key=lambda key: key.rpartition(".")[2] not in _NAMED):
+        _write(raw, key, settings[key])
+
+
+def _write(raw: dict[str, Any], key: str, value: Any) -> None:
+    parts = key.split(".")
+    # Settings of an arm or of a teacher are dotted keys themselves.
+    keep = 3 if parts[0] == "arms" and parts[2:3] == ["set"] else 2 if parts[0] == "teachers" else 0
+    *above, last = [*parts[:keep], ".".join(parts[keep:])] if len(parts) > keep > 0 else parts
+    section, name = raw, ""
+    for depth, name in enumerate(above):
+        inner = section.get(name)
+        if inner is None:
+            inner = section[name] = {}
+        if not isinstance(inner, dict):
+            where = ".".join(above[: depth + 1])
+            raise RecipeError(f"{key}: {where} is a value ({inner!r}), not a section")
+        section = inner
+    if last in _NAMED and section.get(last) != value:  # drop the settings of the old name
+        if name in _OWN_SETTINGS:
+            section.clear()
+        elif "options" in section:
+            section.update(options={}, **dict.fromkeys(_NAMED))
+    section[last] = copy.deepcopy(value)  # the caller's object is not shared
