@@ -19,7 +19,7 @@ from scipy.stats import spearmanr
 
 from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.runs.execute import distill, teach
-from frugalkd.experiments.runs.making import make_ledger
+from frugalkd.experiments.runs.ledgers import make_ledger
 from frugalkd.ledger.ledger import Ledger
 
 MODES = ("significance", "hybrid")

@@ -130,7 +130,7 @@ def test_labels_are_needed_to_evaluate(runs, cli, tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((2, 8, 8), np.uint8))
     code, _, err = cli("evaluate", str(runs / "student"), "--data", str(tmp_path / "x.npy"))
     assert code == 2
-    assert "says no classes" in err
+    assert "has no classes" in err
 
 
 def test_a_part_of_the_data_that_cannot_be_had_names_the_field(cli, tmp_path):

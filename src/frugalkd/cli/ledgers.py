@@ -67,7 +67,7 @@ def show(
     ledger = Ledger.load(path)
     summary = summarise(ledger, top)
     if data:
-        from frugalkd.experiments.runs.names import names_of_run
+        from frugalkd.experiments.runs.ledgers import names_of_run
 
         both = [*summary["most"], *summary["least"]]
         ids = [sample["id"] for sample in both]
@@ -112,7 +112,7 @@ def export(
     ledger, to = Ledger.load(path), named_file(to)
     names = None
     if data:
-        from frugalkd.experiments.runs.names import names_of_run
+        from frugalkd.experiments.runs.ledgers import names_of_run
 
         names = names_of_run(path, ledger, Allowed(imports, True, download))
     make_folder(to.parent)
@@ -178,7 +178,7 @@ def make(
         raise LedgerError("--log takes the teacher's place: leave out --teacher and --epochs")
     made = resolve(recipe, settings, seed, no_import=no_import, download=download)
     fetch_data(made, download)
-    from frugalkd.experiments.runs.making import HEAD, make_ledger
+    from frugalkd.experiments.runs.ledgers import HEAD, make_ledger
 
     of = HEAD.epochs if epochs is None else epochs
     with (

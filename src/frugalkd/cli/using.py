@@ -118,7 +118,7 @@ def predict(
         facts = {found.what: f"{rows:,}", "of these unreadable": failed or None, "written to": out}
         stdout().print(facts_table(f"{run} on {data}", facts))
     if failed:
-        why = found.said_of_failed()
+        why = found.describe_failed()
         said = f"warning: {failed} of {rows} files are no readable pictures, without a class: {why}"
         print(printable(said), file=sys.stderr)
         raise typer.Exit(1)

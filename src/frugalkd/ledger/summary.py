@@ -40,6 +40,7 @@ def summarise(ledger: Ledger, top: int = 8, *, in_turns: bool = False) -> dict[s
     most = _first(-significance, confidence, labels, top)
     # From the other end the most confident come first, and among those the lowest ids.
     least = _first(significance, -confidence, labels, top)
+    names = ledger.about.get("classes", "").split("\n")
     bins = np.minimum((significance * _BINS + 1e-6).astype(int), _BINS - 1)
     return {
         "samples": len(ledger),
@@ -49,10 +50,10 @@ def summarise(ledger: Ledger, top: int = 8, *, in_turns: bool = False) -> dict[s
         "mean": float(significance.mean()) if len(ledger) else 0.0,
         "never": float((significance == 0).mean()) if len(ledger) else 0.0,
         "always": float((significance == 1).mean()) if len(ledger) else 0.0,
-        "classes": _by_class(ledger),
+        "classes": _by_class(ledger, names),
         "histogram": np.bincount(bins, minlength=_BINS).tolist(),
-        "most": [_sample(ledger, int(id)) for id in most],
-        "least": [_sample(ledger, int(id)) for id in least],
+        "most": [_sample(ledger, names, int(id)) for id in most],
+        "least": [_sample(ledger, names, int(id)) for id in least],
     }
 
 
@@ -89,17 +90,11 @@ def _lowest(values: NDArray, count: int) -> NDArray[np.int64]:
     return np.concatenate([below, np.flatnonzero(values == last)[: count - len(below)]])
 
 
-def _names(ledger: Ledger) -> list[str]:
-    said = ledger.about.get("classes", "")
-    return said.split("\n") if said else []
+def _name_of(names: list[str], label: int) -> str:
+    return names[label] if names != [""] and 0 <= label < len(names) else str(label)
 
 
-def _name_of(ledger: Ledger, label: int) -> str:
-    names = _names(ledger)
-    return names[label] if 0 <= label < len(names) else str(label)
-
-
-def _by_class(ledger: Ledger) -> list[dict[str, Any]]:
+def _by_class(ledger: Ledger, names: list[str]) -> list[dict[str, Any]]:
     if ledger.labels is None:
         return []
     significance, records = ledger.significance, []
@@ -107,7 +102,7 @@ def _by_class(ledger: Ledger) -> list[dict[str, Any]]:
         own = significance[ledger.labels == label]
         records.append(
             {
-                "class": _name_of(ledger, int(label)),
+                "class": _name_of(names, int(label)),
                 "samples": len(own),
                 "mean": float(own.mean()),
                 "never": float((own == 0).mean()),
@@ -117,11 +112,11 @@ def _by_class(ledger: Ledger) -> list[dict[str, Any]]:
     return sorted(records, key=lambda record: -record["mean"])
 
 
-def _sample(ledger: Ledger, id: int) -> dict[str, Any]:
+def _sample(ledger: Ledger, names: list[str], id: int) -> dict[str, Any]:
     confidence = float(ledger["confidence"][id])
     return {
         "id": id,
-        "class": None if ledger.labels is None else _name_of(ledger, int(ledger.labels[id])),
+        "class": None if ledger.labels is None else _name_of(names, int(ledger.labels[id])),
         "significance": float(ledger.significance[id]),
         "confidence": None if np.isnan(confidence) else confidence,
         "correct": bool(ledger.correct[id]),

@@ -1,4 +1,4 @@
-"""A run folder holds one run, is one process's at a time, and is read with suspicion."""
+"""A run folder holds one run, one process uses it at a time, and damaged files are refused."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def checkpoint(folder):
     (folder / "checkpoints" / "epoch-00000.safetensors").touch()
 
 
-def test_a_folder_in_use_is_refused_by_every_way_in(tiny, tmp_path, capsys):
+def test_a_folder_in_use_is_refused_everywhere(tiny, tmp_path, capsys):
     out, teacher = tmp_path / "out", tmp_path / "teacher"
     teach(tiny, teacher)
     out.mkdir()
@@ -92,7 +92,7 @@ def test_the_lock_goes_with_an_exception(tmp_path):
     Lock(tmp_path / "b").release()
 
 
-def test_what_is_done_can_be_read_while_somebody_holds_it(tmp_path):
+def test_a_finished_run_can_be_read_while_locked(tmp_path):
     with RunFolder(tmp_path) as folder:
         folder.begin("d", {}, "teach", resume=False)
         folder.finish({"schema": 1, "history": []})
@@ -102,7 +102,7 @@ def test_what_is_done_can_be_read_while_somebody_holds_it(tmp_path):
     lock.release()
 
 
-def test_what_a_killed_process_left_aside_is_swept_and_is_no_reason_to_refuse(tmp_path):
+def test_temporary_files_of_a_killed_process_are_removed(tmp_path):
     (tmp_path / ".run.json.123.tmp").touch()
     (tmp_path / FILE).touch()
     checkpoint(tmp_path)
@@ -115,7 +115,7 @@ def test_what_a_killed_process_left_aside_is_swept_and_is_no_reason_to_refuse(tm
 
 
 @pytest.mark.parametrize("kept", [True, False], ids=["checkpoints", "lock-alone"])
-def test_what_a_process_left_that_was_killed_as_it_ended_goes_away(tmp_path, kept):
+def test_a_finished_run_removes_what_a_kill_left(tmp_path, kept):
     with RunFolder(tmp_path) as folder:
         folder.begin("d", {}, "teach", resume=False)
         folder.finish({"schema": 1, "history": []})
@@ -127,7 +127,7 @@ def test_what_a_process_left_that_was_killed_as_it_ended_goes_away(tmp_path, kep
     assert sorted(path.name for path in tmp_path.iterdir()) == ["results.json", "run.json"]
 
 
-def test_only_what_was_left_aside_before_the_first_run(tmp_path):
+def test_only_temporary_files_before_the_first_run(tmp_path):
     (tmp_path / ".run.json.123.tmp").touch()
     with RunFolder(tmp_path) as folder:
         folder.begin("d", {}, "teach", resume=False)
@@ -139,7 +139,7 @@ def test_only_what_was_left_aside_before_the_first_run(tmp_path):
     assert sorted(os.listdir(tmp_path / "b")) == [".photo.png.1.tmp", "photo.png"]
 
 
-def test_a_record_that_was_lost_between_a_checkpoint_and_itself_comes_back(tmp_path):
+def test_a_record_lost_after_a_checkpoint_is_written_again(tmp_path):
     records = [{"epoch": epoch, "loss": 0.1} for epoch in range(3)]
     with RunFolder(tmp_path) as folder:
         folder.begin("d", {}, "teach", resume=False)
@@ -153,7 +153,7 @@ def test_a_record_that_was_lost_between_a_checkpoint_and_itself_comes_back(tmp_p
     assert read_metrics(tmp_path) == records
 
 
-def test_a_failing_disk_is_one_line_that_says_how_to_go_on(tmp_path, monkeypatch):
+def test_a_failing_disk_is_one_line_with_advice(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -1,4 +1,4 @@
-"""A run's summary says what its ledger says, and stays small."""
+"""A run's summary describes its ledger and its course, and stays small."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from frugalkd.errors import RunFolderError
 from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.runs.execute import teach
 from frugalkd.experiments.runs.folder import read_results
-from frugalkd.experiments.runs.summary import FILE, LARGEST, read_run, read_summary, write_summary
+from frugalkd.experiments.runs.summary import (
+    FILE,
+    LARGEST,
+    mean_history,
+    read_run,
+    read_summary,
+    write_summary,
+)
 from frugalkd.ledger.ledger import Ledger
 
 
@@ -80,7 +87,7 @@ def test_many_epochs_stay_small(tmp_path, epochs):
     assert "history" not in run
 
 
-def test_a_recipe_that_is_too_long_is_left_to_the_results(tmp_path):
+def test_a_long_recipe_is_left_out(tmp_path):
     write_summary(tmp_path, "distill", ledger(["a"]), results_of(3, {"name": "x" * LARGEST}))
     assert (tmp_path / FILE).stat().st_size <= LARGEST
     assert read_run(tmp_path) is None
@@ -101,3 +108,43 @@ def test_a_damaged_one_is_refused(tmp_path):
     (tmp_path / FILE).write_text("{")
     with pytest.raises(RunFolderError, match="damaged"):
         read_summary(tmp_path)
+
+
+def epochs(rows, samples=1000):
+    return [
+        {"epoch": k, "samples": samples, "rows": n, "participations": n // 2, "screened": samples}
+        for k, n in enumerate(rows)
+    ]
+
+
+def test_few_epochs_are_kept_as_they_are():
+    found = mean_history([epochs([1000, 500, 250])])
+    assert found == {
+        "every": 1,
+        "trained": [1.0, 0.5, 0.25],
+        "participations": [0.5, 0.25, 0.125],
+        "screened": [1.0, 1.0, 1.0],
+    }
+
+
+@pytest.mark.parametrize("count", [100, 101, 500, 1234])
+def test_many_epochs_are_averaged_a_few_at_a_time(count):
+    rows = np.random.default_rng(0).integers(0, 1001, count)
+    found = mean_history([epochs(rows.tolist())])
+    assert found is not None
+    every = found["every"]
+    assert every == -(-count // 100)
+    parts = [rows[at : at + every].mean() / 1000 for at in range(0, count, every)]
+    assert found["trained"] == pytest.approx(parts, abs=1e-4)
+    assert len(found["trained"]) == len(found["screened"]) <= 100
+
+
+def test_later_epochs_are_means_of_the_longer_runs():
+    found = mean_history([epochs([1000]), epochs([500, 200])])
+    assert found is not None
+    assert found["trained"] == [0.75, 0.2]
+
+
+@pytest.mark.parametrize("none", [[], [[]]])
+def test_no_epoch_gives_no_history(none):
+    assert mean_history(none) is None

@@ -1,4 +1,4 @@
-"""A run's model put to use, by somebody who did not make the run."""
+"""A run's model, used by another person than the one who made the run."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def rows_of(table: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_sound_12_a_run_reads_no_data_that_it_names_unless_allowed(run, cli, tmp_path):
+def test_sound_12_a_run_reads_only_allowed_data(run, cli, tmp_path):
     private = pictures(tmp_path / "private")
     names(
         run,
@@ -100,7 +100,7 @@ def test_sound_12_a_run_downloads_nothing(run, cli, tmp_path, monkeypatch, conta
     assert contacted == []
 
 
-def test_sound_12_a_run_fetches_a_data_set_only_where_that_is_allowed(run, monkeypatch, contacted):
+def test_sound_12_a_run_fetches_only_what_is_allowed(run, monkeypatch, contacted):
     pytest.importorskip("datasets")
     names(run, name="hugging-face", options={"path": "somebody/pictures", "image": "image"})
     with pytest.raises(AccessRefused, match=r"with --data --download$"):
@@ -110,21 +110,21 @@ def test_sound_12_a_run_fetches_a_data_set_only_where_that_is_allowed(run, monke
     assert contacted == []
 
     def found(path, *_):
-        raise DataError(f"asked for {path}")
+        raise DataError(f"opened {path}")
 
     monkeypatch.setattr("frugalkd.data.hugging_face.open_tables", found)
-    with pytest.raises(DataError, match="asked for somebody/pictures"):
+    with pytest.raises(DataError, match="opened somebody/pictures"):
         evaluate_run(run, allowed=Allowed(data=True, download=True))
 
 
-def test_sound_12_one_line_says_all_that_is_to_be_allowed(run):
+def test_sound_12_one_line_names_all_options(run):
     names(run, name=None, path="nowhere.at_all:make")
     with pytest.raises(ImportRefused, match=r"with --data --import nowhere\.at_all:make$"):
         evaluate_run(run)
 
 
 def test_sound_12_a_recipe_that_is_none(run):
-    names(run, name="nothing of ours")
+    names(run, name="nothing known")
     (run / "results.json").write_text(json.dumps({"schema": 1, "recipe": {"data": 3}}))
     with pytest.raises(RunFolderError, match="its recipe is none"):
         evaluate_run(run, allowed=Allowed(data=True))
@@ -192,7 +192,7 @@ def test_sound_16_a_bad_picture_has_a_row_that_says_why(run, cli, tmp_path):
     assert (code, "unreadable" in out) == (0, False)
     assert rows_of(table) == [row for row in rows if not row["error"]]
     (folder / "0" / "a.png").write_bytes(b"junk")
-    with pytest.raises(DataError, match=r"1 of 7 files of .* take them away: 0/a.png \(no picture"):
+    with pytest.raises(DataError, match=r"1 of 7 files of .* remove them: 0/a.png \(no picture"):
         evaluate_run(run, str(folder))  # a measure leaves nothing out in silence
 
 
@@ -207,7 +207,7 @@ def test_sound_16_a_name_that_is_not_unicode(run, tmp_path):
     assert rows_of(tmp_path / "p.csv")[0]["sample"] == "\\udcff.png"
 
 
-def test_sound_13_an_array_is_read_from_its_file_in_batches(run, tmp_path):
+def test_sound_13_an_array_is_read_in_batches(run, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (5, 8, 8), dtype=np.uint8)
     np.save(tmp_path / "x.npy", pixels)
     np.save(tmp_path / "one.npy", pixels[0])

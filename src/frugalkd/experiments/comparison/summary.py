@@ -21,7 +21,7 @@ from frugalkd.experiments.comparison.statistics import (
     spread,
 )
 from frugalkd.experiments.recipes.schema import Recipe
-from frugalkd.experiments.runs.history import mean_history
+from frugalkd.experiments.runs.summary import mean_history
 
 SCHEMA = 2
 

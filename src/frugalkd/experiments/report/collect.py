@@ -12,7 +12,6 @@ from frugalkd.errors import ReportError, RunFolderError
 from frugalkd.experiments.comparison.statistics import BUDGET_TOLERANCE, frontier
 from frugalkd.experiments.comparison.summary import SCHEMA as COMPARISON_SCHEMA
 from frugalkd.experiments.runs.folder import read_results
-from frugalkd.experiments.runs.history import mean_history
 from frugalkd.experiments.runs.schema import (
     Arm,
     Comparison,
@@ -24,7 +23,7 @@ from frugalkd.experiments.runs.schema import (
     section,
 )
 from frugalkd.experiments.runs.summary import FILE as _SUMMARY
-from frugalkd.experiments.runs.summary import read_run, read_summary
+from frugalkd.experiments.runs.summary import mean_history, read_run, read_summary
 from frugalkd.files.parsing import one_line, read_json
 from frugalkd.policies.modes import MODES
 

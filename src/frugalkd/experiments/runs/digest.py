@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from frugalkd.experiments.recipes.schema import Recipe
-from frugalkd.experiments.runs.folder import SCHEMA, asked_in
+from frugalkd.experiments.runs.folder import SCHEMA, trained_in
 from frugalkd.files.parsing import read_json
 from frugalkd.models.beginning import weights_file
 from frugalkd.models.identity import TORCH, versions
@@ -104,8 +104,8 @@ def taught_by(folder: Path) -> dict[str, Any]:
     said: dict[str, Any] = dict(_files_of(folder, (*_MODELS, _CARD)))
     if _CARD in said:
         said["libraries"] = versions(_libraries_of(read_json(folder / _CARD)))
-    if (asked := asked_in(folder)) is not None:
-        said["asked"] = asked
+    if (trained := trained_in(folder)) is not None:
+        said["asked"] = trained
     return said
 
 

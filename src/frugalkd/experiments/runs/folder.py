@@ -1,4 +1,4 @@
-"""The run folder: what a run leaves on disk, and how to tell whether it is done."""
+"""The run folder: the files that a run writes, and whether it is finished."""
 
 from __future__ import annotations
 
@@ -33,16 +33,14 @@ if TYPE_CHECKING:  # the report reads run folders without torch
     from frugalkd.distributed.ranks import Ranks
 
 SCHEMA = 1
-_FILLING = "filling.json"
-_SCORING = "scoring.json"
-_TRACKERS = "trackers.json"
+_FILLING, _SCORING, _TRACKERS = "filling.json", "scoring.json", "trackers.json"
 
 
 class RunFolder:
-    """One run's folder; ``run.json`` says which run it is, ``results.json`` that it is done.
+    """One run's folder; ``run.json`` says which run it is, ``results.json`` that it is finished.
 
-    A context: from :meth:`begin` to its end the folder is this process's alone; of several ranks
-    it is the first one's, and what the others would write is what it writes.
+    A context: from :meth:`begin` to its end no other process can use the folder. Of several ranks
+    the first one writes.
 
     Raises:
         WriteFailed: the folder cannot be made or written.
@@ -69,12 +67,12 @@ class RunFolder:
     def begin(
         self, digest: str, recipe: dict[str, Any], kind: str, resume: bool
     ) -> dict[str, Any] | None:
-        """Claim the folder for a run; the results, where this very run is done already.
+        """Claim the folder for a run; returns its results if it is finished already.
 
         Raises:
             RunFolderError: it holds another run, or an unfinished one and ``resume`` is off, or
-                another process is at work in it.
-            OtherRankFailed: as much, on the other ranks.
+                another process uses it.
+            OtherRankFailed: the same, on the other ranks.
         """
         if self._ranks is None:
             return self._begin(digest, recipe, kind, resume)
@@ -84,9 +82,10 @@ class RunFolder:
         self, digest: str, recipe: dict[str, Any], kind: str, resume: bool
     ) -> dict[str, Any] | None:
         make_folder(self.path)
-        if not self._done():  # what is done can be read anywhere, locked or not
+        done = (self.path / "results.json").exists()
+        if not done:  # a finished run can be read while it is locked
             self._lock = Lock(self.path)
-        begun = any(_checkpoints(self.checkpoints)) or self._done()
+        begun = done or any(_checkpoints(self.checkpoints))
         if begun:
             found = read_json(self.path / "run.json")
             if found.get("digest") != digest:
@@ -95,16 +94,17 @@ class RunFolder:
                     f"{self.path} holds another run ({other}, other settings): choose another "
                     "--out, or delete it"
                 )
-            if self._done():
+            if done:
                 results = read_results(self.path)
                 if self.checkpoints.exists() or (self.path / LOCK).exists():
-                    # Stopped while it let them go, or still at it, or not to be written by us.
+                    # Left by a stopped process; or in use, or read-only.
                     with contextlib.suppress(RunFolderError, WriteFailed), Lock(self.path):
                         self._drop_checkpoints()
                 return results
             if not resume:
                 raise RunFolderError(
-                    f"{self.path} holds this run, unfinished: add --resume to go on, or delete it"
+                    f"{self.path} holds this run, unfinished: add --resume to continue, or delete "
+                    "it"
                 )
         elif self._foreign():
             raise RunFolderError(f"{self.path} is not empty and holds no run: choose another --out")
@@ -112,44 +112,46 @@ class RunFolder:
             self._forget_other(digest)
         for folder in (self.path, self.checkpoints):
             sweep(folder)
-        write_json(
-            self.path / "run.json",
-            {"schema": SCHEMA, "kind": kind, "digest": digest, "recipe": recipe},
-        )
+        run = {"schema": SCHEMA, "kind": kind, "digest": digest, "recipe": recipe}
+        write_json(self.path / "run.json", run)
         if begun:
             self._metrics = read_metrics(self.path)
         return None
 
     def append_metrics(self, record: dict[str, Any]) -> None:
-        """Add an epoch's record; what a resumed run does again replaces what was there."""
+        """Add an epoch's record, in place of what a resumed run repeats."""
         self._metrics = [old for old in self._metrics if old["epoch"] < record["epoch"]]
         self._metrics.append(record)
         self._write_metrics()
 
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """Of the finished epochs, as metrics.jsonl holds them."""
+        return list(self._metrics)
+
     def note_filling(
         self, *, queries_of: Mapping[str, int], seconds: float, teacher_seconds: float
     ) -> None:
-        """Note what filling stores before the training has taken until now, by this process and
-        earlier ones of this run: rows asked of each teacher, by name, and seconds."""
+        """Write the cost so far of filling stores before the training, by all processes of this
+        run: rows through each teacher, by name, and seconds."""
         spent = {"seconds": seconds, "teacher_seconds": teacher_seconds}
         if self._writes:
             write_json(self.path / _FILLING, {"schema": SCHEMA, "queries_of": queries_of, **spent})
 
     def filling(self) -> dict[str, Any]:
-        """What :meth:`note_filling` noted last; nobody and zeros where it noted nothing."""
-        names = ("seconds", "teacher_seconds")
-        if not (self.path / _FILLING).exists():
-            return {"queries_of": {}, **dict.fromkeys(names, 0.0)}
+        """What :meth:`note_filling` wrote last; {} and zeros without it."""
         again = "delete it; the filling is then not counted"
-        noted = read_json(self.path / _FILLING, again=again)
+        noted = self._noted(_FILLING, again)
+        if noted is None:
+            return {"queries_of": {}, "seconds": 0.0, "teacher_seconds": 0.0}
         try:
-            spent = {name: float(noted[name]) for name in names}
+            spent = {name: float(noted[name]) for name in ("seconds", "teacher_seconds")}
             return {"queries_of": {k: int(v) for k, v in noted["queries_of"].items()}, **spent}
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
             raise RunFolderError(f"{self.path / _FILLING} is damaged: {again}") from None
 
     def note_scoring(self) -> None:
-        """Note that this run made the scores that it trains with, whichever of its processes."""
+        """Write that a process of this run computed the scores that it trains with."""
         if self._writes:
             write_json(self.path / _SCORING, {"schema": SCHEMA})
 
@@ -159,27 +161,24 @@ class RunFolder:
         return (self.path / _SCORING).exists()
 
     def note_tracked(self, known: Mapping[str, str]) -> None:
-        """Note by what trackers find this run again, a name each."""
+        """Write each tracker's own name of the run."""
         write_json(self.path / _TRACKERS, {"schema": SCHEMA, "runs": dict(known)})
 
     def tracked(self) -> dict[str, str]:
-        """What :meth:`note_tracked` noted last, {} where it noted nothing."""
-        path = self.path / _TRACKERS
-        if not path.exists():
-            return {}
+        """What :meth:`note_tracked` wrote last, {} without it."""
         again = "delete it; trackers then begin a new run"
-        noted = read_json(path, again=again).get("runs")
-        if not isinstance(noted, dict) or not all(isinstance(id, str) for id in noted.values()):
-            raise RunFolderError(f"{path} is damaged: {again}")
-        return noted
+        noted = self._noted(_TRACKERS, again)
+        known = {} if noted is None else noted.get("runs")
+        if not isinstance(known, dict) or not all(isinstance(id, str) for id in known.values()):
+            raise RunFolderError(f"{self.path / _TRACKERS} is damaged: {again}")
+        return known
 
-    @property
-    def records(self) -> list[dict[str, Any]]:
-        """Of the epochs that are done, as metrics.jsonl holds them."""
-        return list(self._metrics)
+    def _noted(self, name: str, again: str) -> dict[str, Any] | None:
+        path = self.path / name
+        return read_json(path, again=again) if path.exists() else None
 
     def finish(self, results: dict[str, Any]) -> None:
-        """Write the results, which says that the run is done, and let the checkpoints go."""
+        """Write the results, which ends the run, and remove its checkpoints."""
         if self._metrics != results["history"]:  # stopped between a checkpoint and its record
             self._metrics = list(results["history"])
             self._write_metrics()
@@ -187,7 +186,7 @@ class RunFolder:
         self._drop_checkpoints()
 
     def _drop_checkpoints(self) -> None:
-        """The run is done, whatever stays of them."""
+        """The run is finished, whether or not they can be removed."""
         with contextlib.suppress(OSError):
             for noted in (_FILLING, _SCORING):
                 remove(self.path / noted)
@@ -197,7 +196,7 @@ class RunFolder:
             remove_folder(self.checkpoints)
 
     def _forget_other(self, digest: str) -> None:
-        """What another run noted before it took a step is none of this one's."""
+        """Remove the notes of another run that was stopped before its first step."""
         with contextlib.suppress(RunFolderError):
             if read_json(self.path / "run.json").get("digest") == digest:
                 return
@@ -205,14 +204,10 @@ class RunFolder:
             with writing(self.path / noted):
                 remove(self.path / noted)
 
-    def _done(self) -> bool:
-        return (self.path / "results.json").exists()
-
     def _foreign(self) -> bool:
-        """Whether there is something in the folder and no run that put it there."""
-        ours = ("run.json", LOCK)
+        """Whether the folder has files and no run wrote them."""
         names = [name for name in list_folder(self.path) if not is_left_aside(name)]
-        return "run.json" not in names and any(name not in ours for name in names)
+        return "run.json" not in names and any(name != LOCK for name in names)
 
     def _write_metrics(self) -> None:
         lines = "".join(json.dumps(line) + "\n" for line in self._metrics)
@@ -225,32 +220,41 @@ def _checkpoints(folder: Path) -> list[str]:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of ``metrics.jsonl`` in a run folder, [] where there is none.
+    """The records of ``metrics.jsonl`` in a run folder, [] without it.
 
     Raises:
         RunFolderError: it is damaged.
     """
     file = path / "metrics.jsonl"
     try:
-        records = []
-        for record in parse_json_lines(read_bounded(file, LARGEST_JSON)):
-            if not isinstance(record, dict) or type(record.get("epoch")) is not int:
-                raise ValueError("a record names no epoch")
-            records.append(record)
+        records = list(parse_json_lines(read_bounded(file, LARGEST_JSON)))
+        if not all(isinstance(one, dict) and type(one.get("epoch")) is int for one in records):
+            raise ValueError("a record has no epoch")
     except FileNotFoundError:
         return []
     except OSError as error:
         raise RunFolderError(f"cannot read {file}: {error.strerror}") from None
     except ValueError as error:
         raise RunFolderError(
-            f"{file} is damaged ({one_line(error, 100)}): delete it, the run writes it anew"
+            f"{file} is damaged ({one_line(error, 100)}): delete it, the run writes it again"
         ) from None
     return records
 
 
-def asked_in(folder: Path) -> tuple[Literal["fp32", "bf16"], bool] | None:
-    """The precision in which the run in ``folder`` trained its model, and whether channels last:
-    how it is asked as a teacher. None where there is no finished run.
+def read_results(path: Path) -> dict[str, Any]:
+    """``results.json`` of a finished run.
+
+    Raises:
+        RunFolderError: ``path`` has none, or it is damaged or of another schema.
+    """
+    if not (path / "results.json").is_file():
+        raise RunFolderError(f"{path} holds no finished run (no results.json)")
+    return read_json(path / "results.json")
+
+
+def trained_in(folder: Path) -> tuple[Literal["fp32", "bf16"], bool] | None:
+    """The precision of the training in ``folder``, and whether it was channels-last: its model
+    runs as a teacher in the same way. None without a finished run.
 
     Raises:
         RunFolderError: its results are damaged.
@@ -259,23 +263,12 @@ def asked_in(folder: Path) -> tuple[Literal["fp32", "bf16"], bool] | None:
         return None
     results = read_results(folder)
     try:
-        said = results["recipe"]["teacher" if results["kind"] == "teach" else "student"]["training"]
-        precision, channels_last = said["precision"], bool(said["channels_last"])
+        role = results["recipe"]["teacher" if results["kind"] == "teach" else "student"]
+        precision = role["training"]["precision"]
         if precision not in ("fp32", "bf16"):
             raise ValueError(precision)
+        return precision, bool(role["training"]["channels_last"])
     except (KeyError, TypeError, ValueError):
         raise RunFolderError(
-            f"{folder / 'results.json'} is damaged: it does not say the training's precision"
+            f"{folder / 'results.json'} is damaged: it has no precision of the training"
         ) from None
-    return precision, channels_last
-
-
-def read_results(path: Path) -> dict[str, Any]:
-    """``results.json`` of a finished run.
-
-    Raises:
-        RunFolderError: there is none in ``path``, or it is damaged or of another schema.
-    """
-    if not (path / "results.json").is_file():
-        raise RunFolderError(f"{path} holds no finished run (no results.json)")
-    return read_json(path / "results.json")

@@ -1,15 +1,16 @@
-"""``summary.json``: what a run came to and what its ledger says, small enough to be sent around and
-committed: a report of the run is made of it alone."""
+"""``summary.json``: a run's results and its ledger in at most 50 kB, all that a report needs."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from frugalkd.errors import LedgerError
-from frugalkd.experiments.runs.history import mean_history
 from frugalkd.files.parsing import read_json
 from frugalkd.files.writing import write_atomic
 from frugalkd.ledger.ledger import Ledger
@@ -22,21 +23,41 @@ LARGEST = 50_000
 
 _ENDS = 24
 _AGAIN = "delete it; reports then do without it"
+_POINTS = 100
+_COLUMNS = {"trained": "rows", "participations": "participations", "screened": "screened"}
+
+
+def mean_history(histories: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any] | None:
+    """The fractions of the samples that were trained, participated and were screened: the mean over
+    runs by epoch, and over ``every`` epochs, so that there are at most 100 values. Later epochs are
+    the means of the runs that reached them. None without an epoch."""
+    longest = max(map(len, histories), default=0)
+    if not longest:
+        return None
+    every = math.ceil(longest / _POINTS)
+    found: dict[str, Any] = {"every": every}
+    for name, column in _COLUMNS.items():
+        shares = np.full((len(histories), every * math.ceil(longest / every)), np.nan)
+        for row, history in zip(shares, histories, strict=True):
+            row[: len(history)] = [epoch.get(column, 0) / epoch["samples"] for epoch in history]
+        means = np.nanmean(shares.reshape(len(histories), -1, every), axis=(0, 2))
+        found[name] = [round(float(mean), 4) for mean in means]
+    return found
 
 
 def write_summary(
     folder: Path, kind: str, ledger: Ledger, results: Mapping[str, Any] | None = None
 ) -> None:
-    """Write what ``ledger`` says into a run's folder, in at most ``LARGEST`` bytes: of many classes
-    those at both ends, of long names the beginning. Nothing where no epoch has ended.
+    """Write the summary of ``ledger`` into a run's folder, in at most ``LARGEST`` bytes: of many
+    classes those at both ends, of long names the beginning. No file without a finished epoch.
 
     Args:
         folder: the run's.
         kind: teach, distill, or ledger.
         ledger: of the run.
-        results: of the run, as ``results.json`` has them. Under ``run`` they are told too, all but
-            their ``history``, of which ``shares`` are the means of a few epochs each; left out
-            where that would take more than half of the file, as a recipe of any length may.
+        results: of the run, as ``results.json`` has them. The key ``run`` holds them, with
+            ``shares`` in place of their ``history``; left out where that would take more than half
+            of the file, as a recipe of any length may.
 
     Raises:
         WriteFailed: it cannot be written.
@@ -53,7 +74,7 @@ def write_summary(
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
-    """The ``run`` of :func:`write_summary`; None where there is none.
+    """The ``run`` of :func:`write_summary`; None without it.
 
     Raises:
         RunFolderError: the summary is damaged, or of another schema.
@@ -65,11 +86,11 @@ def read_run(folder: Path) -> dict[str, Any] | None:
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
-    """What :func:`write_summary` wrote of the ledger into ``folder``; a run of before is summarised
-    from its ledger. None where there is neither.
+    """The ledger's summary in ``folder``; a run of an earlier version is summarised from its
+    ledger. None where there is neither.
 
     Raises:
-        LedgerError, RunFolderError: what is there is damaged, or of another schema.
+        LedgerError, RunFolderError: the file is damaged, or of another schema.
     """
     if (folder / FILE).is_file():
         found = read_json(folder / FILE, SCHEMA, _AGAIN)
@@ -86,19 +107,14 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
 
 
 def _encoded(summary: dict[str, Any]) -> bytes:
-    keep, letters = len(summary["classes"]), 200
+    classes = summary["classes"]
+    keep, letters = len(classes), 200
     while True:
-        classes = summary["classes"]
         half = (keep + 1) // 2
         shown = classes if len(classes) <= keep else [*classes[:half], *classes[-half:]]
-        said = {
-            **summary,
-            "classes": [_cut(record, letters) for record in shown],
-            "classes_left_out": len(classes) - len(shown),
-            "most": [_cut(record, letters) for record in summary["most"]],
-            "least": [_cut(record, letters) for record in summary["least"]],
-        }
-        content = _json(said)
+        records = {"classes": shown, "most": summary["most"], "least": summary["least"]}
+        cut = {key: [_cut(one, letters) for one in each] for key, each in records.items()}
+        content = _json({**summary, **cut, "classes_left_out": len(classes) - len(shown)})
         if len(content) < LARGEST or letters == 1:
             return content
         keep, letters = max(keep // 2, 20), letters // 2

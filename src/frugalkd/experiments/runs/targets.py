@@ -21,7 +21,7 @@ from frugalkd.data.source import open_source
 from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import FrugalKDWarning, RankError, Stopped, TargetsError
 from frugalkd.experiments.recipes.schema import Recipe, TargetsRole
-from frugalkd.experiments.runs.folder import asked_in, read_results
+from frugalkd.experiments.runs.folder import read_results, trained_in
 from frugalkd.files.opening import named
 from frugalkd.files.parsing import one_line
 from frugalkd.models.identity import TORCH
@@ -56,7 +56,7 @@ def ask_live(recipe: Recipe, model: nn.Module, teacher: Path | None) -> LiveTeac
     said = recipe.teacher.training
     precision, channels_last = said.precision, said.channels_last
     if teacher is not None:
-        precision, channels_last = asked_in(teacher) or (precision, channels_last)
+        precision, channels_last = trained_in(teacher) or (precision, channels_last)
     return LiveTeacher(model, precision=precision, channels_last=channels_last)
 
 

@@ -1,23 +1,31 @@
-"""A run's model put to use: measured on data, or classifying them into a table."""
+"""Using a run's model: measures on data, or a table of predictions.
+
+Data are named as a user names them: a data set, a folder of pictures, an array in a file; for a
+model of texts a file of lines, or a table with a column of texts.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from frugalkd.data import ImageData, Pictures
+from frugalkd.data import DATA, ImageData, Pictures, TextData, load_data
 from frugalkd.data.class_names import class_names, labels_by_name
-from frugalkd.errors import DataError, ModelError
+from frugalkd.data.decoding import ENDINGS, decoded, require_pillow
+from frugalkd.data.root import located
+from frugalkd.data.texts import read_columns
+from frugalkd.errors import DataError, ModelError, nearest
 from frugalkd.experiments.runs.folder import read_results
 from frugalkd.experiments.runs.material import data_of_run
-from frugalkd.experiments.runs.pictures import Images, images_from
-from frugalkd.experiments.runs.texts import classify_texts
 from frugalkd.files.opening import named_file
 from frugalkd.files.parsing import cell, one_line
 from frugalkd.files.writing import make_folder, write_atomic
@@ -27,30 +35,38 @@ from frugalkd.training.evaluation import measure
 from frugalkd.training.evaluation import predict as predict_data
 
 _NAMED = 8
+_LARGEST_TEXT = 1 << 28
+
+Read = Callable[[slice], tuple[Any, dict[int, str]]]
+"""Of some rows: the images, in any form that ``Preprocess`` takes, and why others of them, by their
+place in the slice, cannot be read. Those are left out of the images."""
+
+Labels = NDArray[np.int64] | None
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says of the rows of a table.
+    """A model's predictions for the rows of a table.
 
     Attributes:
-        what: they are, ``images`` or ``texts``.
+        what: of the rows, ``images`` or ``texts``.
         names: of the rows.
         probabilities: float32 (rows, classes), of those in ``failed`` NaN.
-        labels: int64 (rows,), or None where the data know none.
+        labels: int64 (rows,), or None where the data have none.
         failed: row -> why it cannot be read.
     """
 
     what: str
-    names: list[str]
+    names: Sequence[str]
     probabilities: NDArray[np.float32]
-    labels: NDArray[np.int64] | None
+    labels: Labels
     failed: dict[int, str] = field(default_factory=dict)
 
-    def said_of_failed(self) -> str:
+    def describe_failed(self) -> str:
         """The first of the rows that cannot be read, and why."""
-        said = [f"{one_line(self.names[row])} ({why})" for row, why in self.failed.items()]
-        return ", ".join(said[:_NAMED]) + (f" and {len(said) - _NAMED} more" * (len(said) > _NAMED))
+        lines = [f"{one_line(self.names[row])} ({why})" for row, why in self.failed.items()]
+        more = f" and {len(lines) - _NAMED} more" if len(lines) > _NAMED else ""
+        return ", ".join(lines[:_NAMED]) + more
 
 
 def evaluate_run(
@@ -58,13 +74,13 @@ def evaluate_run(
     data: str | None = None,
     allowed: Allowed = Allowed(),  # noqa: B008
 ) -> tuple[dict[str, Any], str]:
-    """Measures of the run's model (see ``evaluation.measure``), and what they were taken on.
+    """Measures of the run's model (see ``evaluation.measure``), and the name of the data.
 
     Args:
         run: a run folder.
-        data: a data set's name or a folder of class folders; None: what the run held out, which
+        data: a data set's name or a folder of class folders; None: the run's held-out data, which
             ``allowed`` must allow.
-        allowed: what the folder may make us import, read and fetch.
+        allowed: what the folder may import, read and fetch.
 
     Raises:
         ImportRefused, AccessRefused: the folder names something else.
@@ -78,15 +94,13 @@ def evaluate_run(
         found = _predictions(run, loaded, data, allowed)
         probabilities, labels, what = found.probabilities, found.labels, data
         if labels is None:
-            raise DataError(
-                f"{data} says no classes: give a data set's name, or "
-                + ("a .parquet file" if found.what == "texts" else "a folder with one folder of "
-                   "pictures a class")
-            )  # fmt: skip
+            texts = found.what == "texts"
+            other = "a .parquet file" if texts else "a folder with one folder of pictures a class"
+            raise DataError(f"{data} has no classes: give a data set's name, or {other}")
         if found.failed:
             raise DataError(
                 f"{len(found.failed)} of {len(labels)} files of {data} are no readable pictures, "
-                f"take them away: {found.said_of_failed()}"
+                f"remove them: {found.describe_failed()}"
             )
     measured = measure(probabilities, labels)
     return {key: value for key, value in measured.items() if key != "teacher_agreement"}, what
@@ -94,25 +108,24 @@ def evaluate_run(
 
 def _on_held_out(run: Path, loaded: Loaded, allowed: Allowed) -> tuple[Any, Any, str]:
     material = data_of_run(read_results(run).get("recipe"), str(run / "results.json"), allowed)
-    if material.eval_dataset is None:
+    held_out, rows = material.eval_dataset, loaded.rows_at_once
+    if held_out is None:
         raise DataError(f"the data of {run} have no held-out part: name some with --data")
-    eval_dataset, rows = material.eval_dataset, loaded.rows_at_once
     takes = None if loaded.preprocess is None else loaded.preprocess.shape
-    if isinstance(eval_dataset, Pictures) and takes not in (None, eval_dataset.shape):
+    if isinstance(held_out, Pictures) and takes not in (None, held_out.shape):
         raise DataError(
-            f"the data that {run} names are pictures of {eval_dataset.shape}, its model takes "
-            f"{takes} "
+            f"the data that {run} names are pictures of {held_out.shape}, its model takes {takes} "
             "(channels, height, width): name other data with --data"
         )
-    if isinstance(eval_dataset, ImageData) and loaded.preprocess is not None:
-        probabilities = loaded.predict(eval_dataset.images, batch_size=rows)[1]
-        labels = eval_dataset.labels.numpy()
+    if isinstance(held_out, ImageData) and loaded.preprocess is not None:
+        probabilities = loaded.predict(held_out.images, batch_size=rows)[1]
+        labels = held_out.labels.numpy()
     else:
-        probabilities, labels = predict_data(loaded.model, eval_dataset, batch_size=rows)
+        probabilities, labels = predict_data(loaded.model, held_out, batch_size=rows)
         if labels is None:
             raise DataError(f"the held-out data of {run} have no labels to measure on")
-    names, what = class_names(eval_dataset), f"the held-out part of {run}'s data"
-    labels = labels_by_name(labels, names, loaded.classes, what)
+    what = f"the held-out part of {run}'s data"
+    labels = labels_by_name(labels, class_names(held_out), loaded.classes, what)
     return probabilities, labels, f"its {material.split} split"
 
 
@@ -125,7 +138,7 @@ def predict_to_csv(
 ) -> Predictions:
     """Classify ``data`` (a data set's name; a folder of pictures, an .npy file; for a model of
     texts a .txt or .parquet file) into a CSV file. Columns: sample, class, name, confidence, label
-    where the data know it, one probability a class where asked, and error, why a picture cannot be
+    where the data have it, one probability a class on request, and error, why a picture cannot be
     read: all else but its name is then empty.
 
     Raises:
@@ -136,59 +149,153 @@ def predict_to_csv(
     loaded = load(run, imports=allowed.imports, download=allowed.download)
     found = _predictions(run, loaded, data, allowed)
     if found.failed and len(found.failed) == len(found.names):
-        raise DataError(f"no readable picture in {data}: {found.said_of_failed()}")
+        raise DataError(f"no readable picture in {data}: {found.describe_failed()}")
     out = named_file(out)
     make_folder(out.parent)
     write_atomic(out, _table(loaded, found, with_probabilities).encode())
     return found
 
 
-def _predictions(run: Path, loaded: Loaded, data: str, allowed: Allowed) -> Predictions:
-    if loaded.texts is not None:
-        texts = classify_texts(loaded, data)
-        return Predictions("texts", list(texts.names), texts.probabilities, texts.labels)
-    if loaded.preprocess is None:
-        raise ModelError(
-            f"{run} was trained on a data set of your own, which alone knows how to prepare an "
-            "image: load it in Python with frugalkd.load"
-        )
-    shape = loaded.preprocess.shape
-    images = images_from(data, loaded.classes, shape, download=allowed.download)
-    return _of_images(loaded, images)
-
-
-def _of_images(loaded: Loaded, images: Images) -> Predictions:
-    """A batch at a time is read, and forgotten."""
-    parts, failed, batch = [], {}, loaded.rows_at_once
-    for start in range(0, len(images.names), batch):
-        read, lacking = images.read(slice(start, start + batch))
-        failed |= {start + place: why for place, why in lacking.items()}
-        if len(read):
-            parts.append(loaded.predict(read, batch_size=batch)[1])
-    found = np.concatenate(parts) if parts else loaded.predict([])[1]
-    whole = np.full((len(images.names), found.shape[1]), np.nan, dtype=np.float32)
-    whole[[row for row in range(len(whole)) if row not in failed]] = found
-    return Predictions("images", list(images.names), whole, images.labels, failed)
-
-
 def _table(loaded: Loaded, found: Predictions, with_probabilities: bool) -> str:
-    probabilities = found.probabilities
-    names = loaded.classes
-    if len(names) != probabilities.shape[1]:
-        names = tuple(str(index) for index in range(probabilities.shape[1]))
+    classes = found.probabilities.shape[1]
+    names = loaded.classes if len(loaded.classes) == classes else [str(n) for n in range(classes)]
     head = ["sample", "class", "name", "confidence"]
     head += ["label"] if found.labels is not None else []
     head += [cell(f"p {name}") for name in names] if with_probabilities else []
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*head, "error"])
-    for row, (sample, said) in enumerate(zip(found.names, probabilities, strict=True)):
-        why = found.failed.get(row)
-        chosen = int(said.argmax())
-        cells: list[Any] = [chosen, cell(names[chosen]), f"{said[chosen]:.6f}"]
+    for row, (sample, shares) in enumerate(zip(found.names, found.probabilities, strict=True)):
+        why = found.failed.get(row, "")
+        best = int(shares.argmax())
+        cells: list[Any] = [best, cell(names[best]), f"{shares[best]:.6f}"]
         label = [int(found.labels[row])] if found.labels is not None else []
-        shares = [f"{p:.6f}" for p in said] if with_probabilities else []
-        if why is not None:
-            cells, shares = [""] * len(cells), [""] * len(shares)
-        writer.writerow([cell(sample), *cells, *label, *shares, cell(why or "")])
+        more = [f"{share:.6f}" for share in shares] if with_probabilities else []
+        if why:
+            cells, more = [""] * len(cells), [""] * len(more)
+        writer.writerow([cell(sample), *cells, *label, *more, cell(why)])
     return text.getvalue()
+
+
+def _predictions(run: Path, loaded: Loaded, data: str, allowed: Allowed) -> Predictions:
+    """Raises DataError where ``data`` names nothing of the kind, or cannot be read, or has other
+    classes; ModelError where the model's preprocessing or tokenizer is not available."""
+    if loaded.texts is not None:
+        with located(Path(data)):
+            texts, labels = _texts(loaded, data)
+        names = [str(row) for row in range(len(texts))]
+        return Predictions("texts", names, loaded.predict(texts)[1], labels)
+    if loaded.preprocess is None:
+        raise ModelError(
+            f"{run} was trained on a data set of your own, which alone knows how to prepare an "
+            "image: load it in Python with frugalkd.load"
+        )
+    names, labels, read = _images(loaded, data, loaded.preprocess.shape, allowed.download)
+    parts, failed, batch = [], {}, loaded.rows_at_once
+    for start in range(0, len(names), batch):  # a batch at a time is in memory
+        images, lacking = read(slice(start, start + batch))
+        failed |= {start + place: why for place, why in lacking.items()}
+        if len(images):
+            parts.append(loaded.predict(images, batch_size=batch)[1])
+    found = np.concatenate(parts) if parts else loaded.predict([])[1]
+    probabilities = np.full((len(names), found.shape[1]), np.nan, dtype=np.float32)
+    probabilities[[row for row in range(len(names)) if row not in failed]] = found
+    return Predictions("images", names, probabilities, labels, failed)
+
+
+def _texts(loaded: Loaded, data: str) -> tuple[Sequence[str], Labels]:
+    path = Path(data)
+    if data in DATA:
+        if "tokenizer" not in signature(DATA[data]).parameters or data == "hugging-face":
+            raise DataError(f"data set {data!r} has no texts of its own, which this model takes")
+        test = load_data(data).test
+        texts = test.texts(range(len(test))) if isinstance(test, TextData) else None
+        assert texts is not None, "read from a file that is still there"
+        return texts, labels_by_name(test.labels.numpy(), test.classes, loaded.classes, data)
+    if path.suffix == ".parquet" and path.is_file():
+        texts, labels, names = read_columns(path)
+        if names != tuple(map(str, range(len(names)))):  # else the file has none
+            labels = labels_by_name(labels, names, loaded.classes, "the file")
+        return texts, labels
+    if path.suffix == ".txt" and path.is_file():
+        return _lines(path), None
+    raise DataError(
+        f"no such data: {nearest(data, DATA)}; or name a FILE.txt with a text a line, or a "
+        "FILE.parquet with text and label"
+    )
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        if path.stat().st_size > _LARGEST_TEXT:
+            raise DataError(f"is larger than {_LARGEST_TEXT >> 20} MiB: cut it")
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise DataError("is not UTF-8 text") from None
+
+
+def _images(
+    loaded: Loaded, data: str, shape: tuple[int, int, int], download: bool
+) -> tuple[Sequence[str], Labels, Read]:
+    """The images' names, labels, and how to read them. In a folder whose subfolders all are the
+    model's classes, those are the labels."""
+    path, labels = Path(data), None
+    if path.is_dir() and data not in DATA:
+        return _folder(path, loaded.classes, shape)
+    if data in DATA:
+        test = load_data(data, download=download).test
+        if not isinstance(test, ImageData):
+            raise DataError(f"{data} is read by a recipe: name its folder of pictures here")
+        array: Any = test.images
+        labels = labels_by_name(test.labels.numpy(), test.classes, loaded.classes, data)
+    elif path.suffix == ".npy":
+        array = _array(path, shape)
+    else:
+        raise DataError(
+            f"no data {data!r}: {nearest(data, DATA)}; or name a folder of pictures, or a FILE.npy"
+        )
+    return [str(id) for id in range(len(array))], labels, lambda rows: (array[rows], {})
+
+
+def _array(path: Path, shape: tuple[int, int, int]) -> NDArray[Any]:
+    """Memory-mapped: batches are read from the file, whatever size its header claims."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(array, np.ndarray):  # an archive of several, under another ending
+            raise ValueError
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from None
+    except (ValueError, EOFError):
+        raise DataError(f"{path} is not an array of numbers in numpy's format") from None
+    channels, height, width = shape
+    one = array.shape in (shape, (height, width, channels)) or array.ndim < 3
+    return array[None] if one else array
+
+
+def _folder(
+    path: Path, classes: Sequence[str], shape: tuple[int, int, int]
+) -> tuple[Sequence[str], Labels, Read]:
+    require_pillow()
+    files = sorted(
+        file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file()
+    )
+    if not files:
+        raise DataError(f"no pictures in {path} (known are {', '.join(ENDINGS)})")
+    parents = [file.relative_to(path).parts[0] for file in files]
+    labels = None
+    if classes and set(parents) <= set(classes):
+        places = {name: place for place, name in enumerate(classes)}
+        labels = np.array([places[parent] for parent in parents], dtype=np.int64)
+
+    def read(rows: slice) -> tuple[torch.Tensor, dict[int, str]]:
+        pixels, failed = [torch.empty((0, *shape), dtype=torch.uint8)], {}
+        for place, file in enumerate(files[rows]):
+            try:
+                pixels.append(decoded(file, shape)[None])
+            except DataError as error:
+                failed[place] = str(error)
+        return torch.cat(pixels), failed
+
+    return [file.relative_to(path).as_posix() for file in files], labels, read

@@ -1,9 +1,11 @@
-"""``frugalkd ledger make``: significance for a teacher that somebody has trained already."""
+"""``frugalkd ledger make``: significance for a teacher that is trained already; and the names of a
+ledger's samples."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,19 +13,20 @@ from typing import Any
 import numpy as np
 
 from frugalkd.data.class_names import class_names
-from frugalkd.data.probe import data_digest
-from frugalkd.errors import LedgerError
+from frugalkd.data.probe import data_digest, names_of
+from frugalkd.errors import DataError, LedgerError
 from frugalkd.experiments.recipes.schema import Augment, Recipe
-from frugalkd.experiments.runs.folder import SCHEMA
-from frugalkd.experiments.runs.material import RunData, make_data, make_teacher
+from frugalkd.experiments.runs.folder import SCHEMA, read_results
+from frugalkd.experiments.runs.material import RunData, data_of_run, make_data, make_teacher
 from frugalkd.experiments.runs.summary import write_summary
 from frugalkd.experiments.runs.targets import STORE_SEED
 from frugalkd.files.opening import named
 from frugalkd.files.writing import make_folder, write_json
 from frugalkd.ledger.from_log import ledger_from_log
-from frugalkd.ledger.ledger import Ledger
+from frugalkd.ledger.ledger import Ledger, ledger_file
 from frugalkd.policies import SelfRegulation
 from frugalkd.runtime.devices import use_threads
+from frugalkd.runtime.imports import Allowed
 from frugalkd.selection.checks import labels_of
 from frugalkd.training.api import Stop
 from frugalkd.training.heads import train_head
@@ -38,13 +41,13 @@ HEAD = Training(
     optimizer=Optimizer(name="adamw", lr=0.003, weight_decay=0.01),
     schedule=Schedule(shape="linear"),
 )
-"""How a head is trained whose ledger alone is wanted; its rate is the largest, see ``paced``."""
+"""The training of a head for its ledger alone; its rate is the largest, see ``paced``."""
 
 REACH, FASTEST = 0.05, HEAD.optimizer.lr
-"""Learning rate x steps of an epoch at the most, and the largest rate. Adam moves a weight by about
-its rate a step: with the same rate for all, a head on many samples has learned before most were
-seen once, and they get a significance of 0. Ours; chosen by the rank correlation with full
-self-regulated training, on digits and Fashion-MNIST."""
+"""The largest learning rate x steps of an epoch, and the largest rate. Adam moves a weight by about
+its rate in each step: with the same rate for all, a head on many samples has learned before most
+were used once, and they get a significance of 0. frugalkd's own choice, by the rank correlation
+with full self-regulated training on digits and Fashion-MNIST."""
 
 
 def make_ledger(
@@ -57,15 +60,15 @@ def make_ledger(
     listener: Listener | None = None,
     stop: Stop | None = None,
 ) -> dict[str, Any]:
-    """Write ``out/ledger.safetensors``: of a self-regulated training of nothing but the teacher's
-    head, drawn anew, on the teacher's features; or, with ``log``, of what the teacher's own
-    training wrote down. The teacher itself stays as it is.
+    """Write ``out/ledger.safetensors``: from a self-regulated training of a new head alone, on the
+    teacher's features; or, with ``log``, from a log of the teacher's own training. The teacher does
+    not change.
 
-    The gate is the recipe's teacher's, where its policy is self-regulation, else the default one.
+    The gate is that of the recipe's teacher, where its policy is self-regulation, else the default.
 
     Args:
         recipe: its data, teacher and teacher's policy.
-        out: a folder, which may hold a ledger made before.
+        out: a folder, which may hold an earlier ledger.
         teacher: the folder of the teacher; without one the recipe's pretrained teacher.
         log: a table of confidences, see :mod:`frugalkd.ledger.from_log`; no teacher is then needed.
         epochs: of the head's training; default that of ``HEAD``.
@@ -76,7 +79,7 @@ def make_ledger(
         above 0), ``mean_significance``, ``seconds`` and, of a head, its training's ``meters``.
 
     Raises:
-        LedgerError: the log is damaged or of other data, or nobody or everybody took part.
+        LedgerError: the log is damaged or of other data, or no sample or every sample was used.
         FrugalKDError: as in :func:`frugalkd.experiments.runs.execute.teach`.
     """
     started = time.perf_counter()
@@ -84,7 +87,8 @@ def make_ledger(
     material = make_data(recipe, Augment(crop=0, flip=False), STORE_SEED)
     policy = recipe.teacher.policy.build()
     gate = policy if isinstance(policy, SelfRegulation) else SelfRegulation()
-    said: dict[str, Any] = {"schema": SCHEMA, "made": "head" if log is None else "log"}
+    made = "head" if log is None else "log"
+    said: dict[str, Any] = {"schema": SCHEMA, "made": made}
     if log is not None:
         ledger = _from_log(log, material, gate)
     else:
@@ -104,13 +108,13 @@ def make_ledger(
         )  # fmt: skip
         ledger = run.ledger
         said |= {"training": asdict(training), "meters": run.meters.summary()}
-    ledger.about["made"] = f"by 'frugalkd ledger make' from a {said['made']}"
+    ledger.about["made"] = f"by 'frugalkd ledger make' from a {made}"
     significance = ledger.significance
     if not significance.any() or (significance == 1).all():
-        who = "everybody" if significance.any() else "nobody"
+        which = "every sample was used" if significance.any() else "no sample was used"
         raise LedgerError(
-            f"{who} took part in every epoch of this {said['made']}: there is no significance in "
-            "it; set teacher.policy.confidence to another value"
+            f"{which} in every epoch of this {made}, which gives no significance: set "
+            "teacher.policy.confidence to another value"
         )
     out = named(out)
     make_folder(out)
@@ -129,7 +133,7 @@ def make_ledger(
 
 
 def paced(samples: int) -> Optimizer:
-    """The head's optimiser, so that an epoch of many samples goes no further than one of few."""
+    """The head's optimizer, which moves weights no further in an epoch of many samples."""
     steps = math.ceil(samples / HEAD.batch_size)
     return replace(HEAD.optimizer, lr=min(FASTEST, REACH / steps))
 
@@ -142,3 +146,31 @@ def _from_log(log: Path, material: RunData, gate: SelfRegulation) -> Ledger:
     if names := class_names(data):
         ledger.about["classes"] = "\n".join(names)
     return ledger
+
+
+def names_of_run(
+    path: Path, ledger: Ledger, allowed: Allowed, ids: Sequence[int] | None = None
+) -> list[str]:
+    """The names of samples in the data that a run's folder names.
+
+    Args:
+        path: of the ledger, or the run's folder.
+        ledger: its content.
+        allowed: what the folder may read, fetch and import.
+        ids: of the samples; None: all.
+
+    Raises:
+        AccessRefused, ImportRefused, RunFolderError: as :func:`data_of_run`; or there are no
+            results beside the ledger.
+        LedgerError: the ledger is of other data.
+        DataError: they cannot be read, or their samples have no names.
+    """
+    folder = ledger_file(path).parent
+    results = folder / "results.json"
+    data = data_of_run(read_results(folder).get("recipe"), str(results), allowed).train
+    if data_digest(data) != ledger.about.get("data"):
+        raise LedgerError(f"the data that {results} names are not those of the ledger")
+    names = names_of(data, range(len(ledger)) if ids is None else ids)
+    if names is None:
+        raise DataError(f"the data that {results} names have no sample names: leave out --data")
+    return names
