@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from frugalkd.experiments.comparison import compare
     from frugalkd.ledger.ledger import Ledger
     from frugalkd.models import build_model
-    from frugalkd.models.reuse import reuse_classifier
+    from frugalkd.models.initial import reuse_classifier
     from frugalkd.models.saved import load
     from frugalkd.objectives import KD, CrossEntropy, Objective
     from frugalkd.policies import All, Policy, RandomSubset, Sampling, SelfRegulation
@@ -52,7 +52,7 @@ _HOMES = {
     "Ledger": "ledger.ledger",
     "Meters": "runtime.meters",
     "build_model": "models",
-    "reuse_classifier": "models.reuse",
+    "reuse_classifier": "models.initial",
     "significance_weights": "policies.modes",
     "KD": "objectives",
     "CrossEntropy": "objectives",

@@ -58,7 +58,8 @@ class AccessRefused(FrugalKDError):
     """A run folder, or a recipe under ``--no-import``, names data to read, or something to fetch
     from a network, that the user has not allowed.
 
-    What to do: read what it names; if you trust it, allow it with ``--data`` or ``--download``.
+    What to do: read what it names; if you trust it, allow it with ``--data``, ``--download`` or
+    ``--tokenizer``.
     """
 
 

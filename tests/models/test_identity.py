@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from frugalkd.models import build_model, reorder_classes
 from frugalkd.models import identity as module
 from frugalkd.models.identity import constants, identity, weights_digest
+from frugalkd.models.inference import inference_mode
 from frugalkd.models.origin import name_classes, note_origin
 from toys import net
 
@@ -28,6 +29,7 @@ class Plain(nn.Module):
         self.epsilon = 1e-5
         self.gate = torch.sigmoid
         self.calls, self.seen, self.last, self.ready = 0, [], None, False
+        self.kind, self.sizes, self.table, self.shape = "a", (1, 1), {"a": 1}, torch.zeros(2)
         self.register_buffer("shift", torch.zeros(2), persistent=False)
 
 
@@ -97,17 +99,48 @@ def test_sound_2_what_a_module_was_constructed_with_is_part_of_it(other):
     assert build(Plain(**other)) == build(Plain(**other)) != build(Plain())
 
 
-def test_sound_2_a_float_or_a_function_of_any_name_is_part_of_it():
-    for name, value in {"epsilon": 1e-3, "gate": torch.tanh, "scale": -1.0}.items():
-        model = Plain()
-        setattr(model, name, value)
-        assert build(model) != build(Plain())
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("epsilon", 1e-3), ("gate", torch.tanh), ("calls", -1), ("ready", True), ("kind", "b"),
+     ("last", 0), ("sizes", (1, 2)), ("seen", [1]), ("table", {"a": 2}), ("shape", torch.ones(2))],
+)  # fmt: skip
+def test_sound_2_an_attribute_of_any_name_is_part_of_it(name, value):
+    model = Plain()
+    setattr(model, name, value)
+    assert build(model) != build(Plain())
+    assert build(Plain().eval()) == build(Plain())
 
 
-def test_what_changes_as_a_model_runs_is_no_part_of_it():
+class Counting(nn.Module):
+    """A forward pass changes a counter, a list, a cache, and the model of it has a sign."""
+
+    def __init__(self, s):
+        super().__init__()
+        self.sign, self.calls, self.seen = s, 0, []
+
+    def forward(self, x):
+        self.calls += 1
+        self.seen.append(len(x))
+        self.last = x
+        return self.sign * x
+
+
+def test_what_a_forward_pass_changes_counts_as_it_was_before():
+    model, new = nn.Sequential(Counting(1)), nn.Sequential(Counting(1))
+    before = build(model)
+    for _ in range(2):
+        with inference_mode(model):
+            with inference_mode(model):
+                model(torch.ones(2))
+            model(torch.ones(2))
+        assert build(model) == before == build(new)
+    model[0].sign = -1
+    assert build(model) == build(nn.Sequential(Counting(-1))) != before
+
+
+def test_what_transformers_notes_is_no_part_of_it():
     model: Any = Plain()
-    model.calls, model.seen, model.last, model.ready = 7, [1], torch.ones(2), True
-    model.eval().scratch = object()
+    model.name_or_path, model._is_hf_initialized, model.scratch = "here/bert", True, object()
     assert identity(model) == identity(Plain())
 
 

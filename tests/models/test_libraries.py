@@ -17,7 +17,7 @@ from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.runs.execute import distill, teach
 from frugalkd.files.tensors import save_weights
 from frugalkd.models import build_model
-from frugalkd.models.beginning import head_of_name
+from frugalkd.models.initial import head_of_name
 from frugalkd.models.saved import load
 from toys import same_state
 
@@ -68,13 +68,13 @@ def test_a_model_for_one_size_of_pictures_is_told_theirs():
         ),
         ("timm/resnet10t", {"checkpoint_path": "x"}, ModelError, "takes no option"),
         ("torchvision/resnet18", {"weights": "DEFAULT"}, ModelError, "takes no option 'weights'"),
-        ("torchvision/resnet18", {"channels": 1}, ModelError, "takes colour pictures"),
+        ("torchvision/resnet18", {"channels": 1}, ModelError, "needs colour images"),
         ("resnt8", {}, UnknownName, "did you mean resnet8"),
         (
             "lenet5",
             {"init_weights": "pretrained"},
             ModelError,
-            "is ours, and has no pretrained weights",
+            "and has no pretrained weights",
         ),
     ],
 )

@@ -11,13 +11,19 @@ from torch import nn
 
 import frugalkd
 from frugalkd.data import ImageData
-from frugalkd.errors import DataError, FrugalKDError, ImportRefused, ModelError, RunFolderError
+from frugalkd.errors import (
+    AccessRefused,
+    DataError,
+    FrugalKDError,
+    ImportRefused,
+    ModelError,
+    RunFolderError,
+)
 from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.runs.execute import teach
 from frugalkd.files.tensors import save_weights
-from frugalkd.models import build_model
+from frugalkd.models import build_model, build_text_model, saved
 from frugalkd.models.claims import without_memory
-from frugalkd.models.preprocess import Preprocess
 from frugalkd.models.saved import load
 from frugalkd.training.evaluation import predict
 from toys import same_state
@@ -166,7 +172,7 @@ def test_a_damaged_card_is_a_typed_error_of_one_line(run, values):
 
 
 @pytest.mark.parametrize("imports", [(), ("torch.nn:Identity",)])
-def test_a_card_imports_nothing_that_nobody_allowed(run, imports, tmp_path):
+def test_a_card_imports_nothing_that_is_not_allowed(run, imports, tmp_path):
     """A folder that was downloaded may name anything that can be imported, a shell for one."""
     proof = tmp_path / "proof"
     _change(run, model={"path": "os:system", "options": {"command": f"touch {proof}"}})
@@ -199,7 +205,7 @@ def test_sound_13_a_card_of_many_layers_is_refused_at_once(run):
     """They are not made: the file's tensors say how many there can be."""
     started = time.process_time()
     _change(run, model={"name": "mlp", "options": {"hidden": [1] * 200_000}})
-    with pytest.raises(ModelError, match=r"has 4 tensors, and model\.json asks for many more"):
+    with pytest.raises(ModelError, match=r"has 4 tensors, and model\.json describes many more"):
         load(run)
     assert time.process_time() - started < 5
     _model()  # and nothing is counted any more
@@ -221,10 +227,31 @@ def test_sound_13_no_number_of_a_card_is_beyond_its_weights(run, values):
 
 
 @pytest.mark.parametrize("shape", [[3, 1 << 20, 1 << 20], [3, 0, 5], [3, -6, -5]])
-def test_sound_13_a_shape_is_that_of_a_picture(run, shape):
-    card = json.loads((run / "model.json").read_text())
-    with pytest.raises(ValueError, match="a shape of"):
-        Preprocess.of({**card, "shape": shape})
+def test_sound_13_the_shape_is_checked_before_the_build(run, shape, monkeypatch):
+    monkeypatch.setattr(saved, "build_checked", lambda *_: pytest.fail("built"))
+    _change(run, shape=shape)
+    with pytest.raises(RunFolderError, match="a shape of"):
+        load(run)
+
+
+def test_sound_13_buffers_that_are_not_saved_are_bounded(tmp_path):
+    """A Swin's masks grow with img_size, and its weights do not."""
+    pytest.importorskip("timm", reason="needs timm")
+    name, options = "timm/swin_tiny_patch4_window7_224", {"embed_dim": 24}
+    sizes = {"num_classes": 3, "in_channels": 3, "image_size": 224}
+    save_weights(tmp_path / "w.safetensors", build_model(name, **sizes, **options))
+
+    def claim(size):
+        model = {"name": name, "options": {**options, "img_size": size}}
+        card = {"schema": 1, "weights": "w.safetensors", "model": model, "num_classes": 3}
+        card |= {"shape": [3, 224, 224], "mean": [0.5] * 3, "std": [0.5] * 3}
+        (tmp_path / "model.json").write_text(json.dumps(card))
+
+    claim(12_000)
+    with pytest.raises(ModelError, match=r"it takes \d,\d+ MiB, and for these weights 2\d\d"):
+        load(tmp_path)
+    claim(224)
+    load(tmp_path)
 
 
 def test_sound_13_weights_of_very_many_tensors_build_nothing(run):
@@ -312,3 +339,23 @@ def test_a_run_on_own_data_has_no_preprocessing(run):
     assert loaded.preprocess is None
     with pytest.raises(ModelError, match="data set of your own"):
         loaded.predict(_data().images)
+
+
+def test_a_tokenizer_folder_is_read_only_where_it_is_named(tmp_path):
+    """A card from elsewhere may name any folder of this machine."""
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path / "words"
+    words = {word: place for place, word in enumerate(["[PAD]", "[UNK]", "a", "b"])}
+    transformers.BertTokenizer(vocab=words).save_pretrained(folder)
+    model = build_text_model("text-cnn", num_classes=3, vocabulary=4, buckets=8)
+    save_weights(tmp_path / "w.safetensors", model)
+    card = {"schema": 1, "weights": "w.safetensors", "num_classes": 3, "vocabulary": 4}
+    card |= {"model": {"name": "text-cnn", "options": {"buckets": 8}}}
+    card |= {"tokenizer": str(folder), "max_length": 5}
+    (tmp_path / "model.json").write_text(json.dumps(card))
+    with pytest.raises(
+        AccessRefused, match=rf"the tokenizer in the folder {folder}: .*--tokenizer"
+    ):
+        load(tmp_path).predict(["a b"])
+    assert len(load(tmp_path, tokenizer=str(folder)).predict(["a b"])[0]) == 1
+    assert len(load(tmp_path, tokenizer="words").predict(["a b"])[0]) == 1

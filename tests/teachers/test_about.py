@@ -10,7 +10,7 @@ from frugalkd.data import TextData
 from frugalkd.data.tokenizers import tokenize
 from frugalkd.errors import FrugalKDWarning, TargetsError
 from frugalkd.models.origin import note_origin, trained_on
-from frugalkd.teachers import LiveTeacher
+from frugalkd.teachers import LiveTeacher, StoredTargets
 from frugalkd.teachers.about import describe
 from toys import images, net
 
@@ -42,3 +42,25 @@ def test_sound_2_texts_of_another_tokenizer_are_refused_or_warned_of():
         live.check(None, texts(vocabulary=9))
     with pytest.warns(FrugalKDWarning, match=r"of the tokenizer 'words' .* are of 'own' \(65536"):
         live.check(None, texts(tokenizer="own"))
+
+
+class Signed(nn.Module):
+    """Keeps its parameter under another name, and counts."""
+
+    def __init__(self, s):
+        super().__init__()
+        self.sign, self.calls = s, 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.sign * x.flatten(1)[:, :4]
+
+
+def test_sound_2_a_store_is_not_of_a_teacher_of_another_flag(tmp_path):
+    teacher = Signed(1)
+    filled = StoredTargets.fill(teacher, images(4), tmp_path)
+    filled.check(teacher, images(4))
+    for again in (teacher, Signed(1)):
+        assert StoredTargets.fill(again, images(4), tmp_path).queries == 0
+    with pytest.raises(TargetsError, match="differ in teacher's model: delete"):
+        StoredTargets.fill(Signed(-1), images(4), tmp_path)

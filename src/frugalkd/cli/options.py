@@ -108,6 +108,16 @@ DownloadOption = Annotated[
         "[cyan]--download[/cyan].",
     ),
 ]
+TokenizerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tokenizer",
+        metavar="FOLDER|NAME",
+        help="For a model of texts: the tokenizer, in place of the one that the run folder names; "
+        "a folder is read only where it is named here: [cyan]--tokenizer my-tokenizer/[/cyan].",
+        show_default=False,
+    ),
+]
 NamesOption = Annotated[
     bool,
     typer.Option(

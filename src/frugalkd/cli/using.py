@@ -10,7 +10,13 @@ from typing import Annotated
 
 import typer
 
-from frugalkd.cli.options import DownloadOption, ImportOption, JsonOption, RunArgument
+from frugalkd.cli.options import (
+    DownloadOption,
+    ImportOption,
+    JsonOption,
+    RunArgument,
+    TokenizerOption,
+)
 from frugalkd.cli.show import evaluation_table, facts_table, stdout
 from frugalkd.files.parsing import printable
 from frugalkd.runtime.imports import Allowed
@@ -46,6 +52,7 @@ def evaluate(
     ] = None,
     imports: ImportOption = [],  # noqa: B006
     download: DownloadOption = False,
+    tokenizer: TokenizerOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a run's model on held-out data: accuracy, worst class, calibration.
@@ -58,7 +65,7 @@ def evaluate(
     """
     from frugalkd.experiments.runs.use import evaluate_run
 
-    allowed = Allowed(imports, data == OWN, download)
+    allowed = Allowed(imports, data == OWN, download, tokenizer)
     measured, what = evaluate_run(run, None if data == OWN else data, allowed)
     if as_json:
         print(json.dumps({"run": str(run), "data": what, **measured}, indent=2))
@@ -97,6 +104,7 @@ def predict(
     ] = False,
     imports: ImportOption = [],  # noqa: B006
     download: DownloadOption = False,
+    tokenizer: TokenizerOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Classify images, or texts, with a run's model; one row for each goes to a CSV file.
@@ -109,7 +117,8 @@ def predict(
     """
     from frugalkd.experiments.runs.use import predict_to_csv
 
-    found = predict_to_csv(run, data, out, probabilities, Allowed(imports, download=download))
+    allowed = Allowed(imports, download=download, tokenizer=tokenizer)
+    found = predict_to_csv(run, data, out, probabilities, allowed)
     rows, failed = len(found.names), len(found.failed)
     if as_json:
         said = {"run": str(run), "data": data, found.what: rows, "failed": failed, "out": str(out)}

@@ -1,10 +1,10 @@
-"""Models by name, ours and those of timm and torchvision: of pictures float32 (B, C, H, W), or of
-texts as token ids. All return logits (B, num_classes)."""
+"""Models by name, frugalkd's and those of timm and torchvision: of images float32 (B, C, H, W), or
+of texts as token ids. All return logits (B, num_classes)."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from typing import Any
 
 from torch import nn
@@ -12,19 +12,11 @@ from torch import nn
 from frugalkd.errors import ModelError, UnknownName
 from frugalkd.files import StrPath
 from frugalkd.files.parsing import one_line
-from frugalkd.models import resnet
-from frugalkd.models.beginning import PRETRAINED, begin
-from frugalkd.models.fashion import FashionConv
-from frugalkd.models.lenet import lenet5, lenet5_half
-from frugalkd.models.libraries import (
-    Wanted,
-    build_from_library,
-    check_of_library,
-    is_of_a_library,
-)
-from frugalkd.models.mlp import MLP
+from frugalkd.models.initial import PRETRAINED, init_from
+from frugalkd.models.libraries import Wanted, build_from_library, check_of_library
 from frugalkd.models.origin import name_classes, reorder_classes
 from frugalkd.models.text import TextCNN, TextEncoder
+from frugalkd.models.vision import MLP, RESNETS, FashionConv, lenet5, lenet5_half
 from frugalkd.runtime.imports import check_options
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -32,12 +24,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "lenet5": lenet5,
     "lenet5-half": lenet5_half,
     "fashion-conv": FashionConv,
-    "resnet8": resnet.resnet8,
-    "resnet20": resnet.resnet20,
-    "resnet32": resnet.resnet32,
-    "resnet56": resnet.resnet56,
-    "resnet8x4": resnet.resnet8x4,
-    "resnet32x4": resnet.resnet32x4,
+    **RESNETS,
 }
 
 TEXT_MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -49,23 +36,20 @@ TEXT_MODELS: dict[str, Callable[..., nn.Module]] = {
 FIXED = frozenset({"num_classes", "in_channels", "image_size", "depth", "filters", "vocabulary"})
 
 
-def check_model(
-    name: str,
-    options: Collection[str],
-    known: Mapping[str, Callable[..., nn.Module]] = MODELS | TEXT_MODELS,
-) -> None:
-    """What every use of a model's name comes by: recipes, dry runs, building. Builds nothing.
+def check_model(name: str, options: Collection[str]) -> None:
+    """Check the name and the options' names of a model of images or texts; builds nothing.
 
     Raises:
-        UnknownName: neither ``known`` nor a library has it; the message has the nearest names.
+        UnknownName: neither frugalkd nor a library has it; the message has the nearest names.
         ModelError: it takes no such option, or its library is not installed.
     """
-    if is_of_a_library(name):
+    if "/" in name:
         check_of_library(name, options)
-    elif name not in known:
+        return
+    known = MODELS | TEXT_MODELS
+    if name not in known:
         raise UnknownName("model", name, [*known, "timm/NAME", "torchvision/NAME"])
-    else:
-        check_options(known[name], options, fixed=FIXED, what=f"model {name!r}", error=ModelError)
+    check_options(known[name], options, fixed=FIXED, what=f"model {name!r}", error=ModelError)
 
 
 def build_model(
@@ -81,11 +65,11 @@ def build_model(
 
     Args:
         name: a key of ``MODELS``, or ``timm/NAME``, ``torchvision/NAME`` (extras of those names).
-        num_classes, in_channels: of the pictures.
+        num_classes, in_channels: of the images.
         image_size: (height, width), or one number for both.
-        init_weights: weights to begin with in place of those drawn: a file, see
-            :func:`frugalkd.models.beginning.begin`, or ``pretrained``, those that timm or
-            torchvision fetch, with a new head.
+        init_weights: initial weights in place of drawn ones: a file, see
+            :func:`frugalkd.models.initial.init_from`, or ``pretrained``: those that timm or
+            torchvision download, with a new head.
         options: the model's own, such as ``width``.
 
     Raises:
@@ -93,34 +77,22 @@ def build_model(
         ModelError: options, sizes or weights that do not fit, or the library is not installed.
     """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    check_model(name, options, MODELS)
-    sizes = {"num_classes": num_classes, "in_channels": in_channels, "image size": height}
-    for what, value in (sizes | {"image width": width}).items():
-        if value < 1:
-            raise ModelError(f"model {name!r} with {what} {value}: give 1 or more")
-    if is_of_a_library(name):
-        wanted = Wanted(num_classes, in_channels, (height, width), init_weights == PRETRAINED)
+    if name in TEXT_MODELS:
+        raise UnknownName("model", name, [*MODELS, "timm/NAME", "torchvision/NAME"])
+    check_model(name, options)
+    sizes = {"num_classes": num_classes, "in_channels": in_channels}
+    _refuse_below_one(name, **sizes, **{"image size": height, "image width": width})
+    pretrained = init_weights == PRETRAINED
+    if "/" in name:
+        wanted = Wanted(num_classes, in_channels, (height, width), pretrained)
         model = build_from_library(name, wanted, options)
+    elif pretrained:
+        raise ModelError(f"model {name!r} is frugalkd's and has no pretrained weights: name a file")
     else:
-        model = _ours(name, num_classes, in_channels, (height, width), options)
-        if init_weights == PRETRAINED:
-            raise ModelError(f"model {name!r} is ours, and has no pretrained weights: name a file")
-    if init_weights is not None and init_weights != PRETRAINED:
-        begin(model, init_weights)
+        model = _build(name, MODELS[name], num_classes, in_channels, (height, width), **options)
+    if init_weights is not None and not pretrained:
+        init_from(model, init_weights)
     return model
-
-
-def _ours(
-    name: str, classes: int, channels: int, size: tuple[int, int], options: dict[str, Any]
-) -> nn.Module:
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", "Initializing zero-element", UserWarning)
-            return MODELS[name](classes, channels, size, **options)
-    except (TypeError, ValueError, RuntimeError, UserWarning) as error:
-        raise ModelError(
-            f"model {name!r} cannot be built with {one_line(options)}: {one_line(error)}"
-        ) from error
 
 
 def build_text_model(name: str, *, num_classes: int, vocabulary: int, **options: Any) -> nn.Module:
@@ -128,14 +100,23 @@ def build_text_model(name: str, *, num_classes: int, vocabulary: int, **options:
     is as in :func:`build_model`."""
     if name not in TEXT_MODELS:
         raise UnknownName("model of texts", name, TEXT_MODELS)
-    builder = TEXT_MODELS[name]
-    check_options(builder, options, fixed=FIXED, what=f"model {name!r}", error=ModelError)
-    for what, value in {"num_classes": num_classes, "vocabulary": vocabulary}.items():
+    check_model(name, options)
+    _refuse_below_one(name, num_classes=num_classes, vocabulary=vocabulary)
+    return _build(name, TEXT_MODELS[name], num_classes, vocabulary, **options)
+
+
+def _refuse_below_one(name: str, **sizes: int) -> None:
+    for what, value in sizes.items():
         if value < 1:
             raise ModelError(f"model {name!r} with {what} {value}: give 1 or more")
+
+
+def _build(name: str, build: Callable[..., nn.Module], *sizes: Any, **options: Any) -> nn.Module:
     try:
-        return builder(num_classes, vocabulary, **options)
-    except (TypeError, ValueError, RuntimeError) as error:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Initializing zero-element", UserWarning)
+            return build(*sizes, **options)
+    except (TypeError, ValueError, RuntimeError, UserWarning) as error:
         raise ModelError(
             f"model {name!r} cannot be built with {one_line(options)}: {one_line(error)}"
         ) from error

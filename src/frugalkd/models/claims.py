@@ -1,7 +1,7 @@
 """What a model card may claim: no more than the weights beside it bear out.
 
-The card of a folder from elsewhere may ask for layers without number. The file of weights lists its
-tensors, and is read first.
+The card of a folder from elsewhere may name layers without number, or buffers of any size. The file
+of weights lists its tensors, and is read first.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ from torch.nn.modules import module as registering
 from torch.overrides import TorchFunctionMode
 
 from frugalkd.errors import ModelError
+from frugalkd.files.tensors import refuse_misfit
 
 MOST_TENSORS = 10_000
 """Of a model that is built by name; the deepest of timm's has 2,500."""
 
-_FREE = 1 << 16
-"""What any number of a card may be."""
+_FREE_NUMBER = 1 << 16
+"""Any number of a card may be this large."""
+_FREE_BYTES = 1 << 28
+"""That a model may take beyond its weights, for buffers that are not saved; timm's take 6 MB."""
 
 
 def refuse_larger(card: Mapping[str, Any], state: Mapping[str, Tensor], weights: Path) -> None:
@@ -33,23 +36,42 @@ def refuse_larger(card: Mapping[str, Any], state: Mapping[str, Tensor], weights:
         raise ModelError(f"{weights} has {len(state):,} tensors: {MOST_TENSORS:,} at most")
     largest = max((side for tensor in state.values() for side in tensor.shape), default=0)
     for number in _integers([card["num_classes"], card["model"].get("options", {})]):
-        if abs(number) > max(_FREE, largest):
+        if abs(number) > max(_FREE_NUMBER, largest):
             raise ModelError(
                 f"{weights} does not fit the model: model.json says {number}, and no tensor there "
                 f"has a side of more than {largest}"
             )
 
 
-def _integers(said: Any) -> Iterator[int]:
-    if isinstance(said, int):
-        yield said
-    elif isinstance(said, dict | list):
-        for each in said.values() if isinstance(said, dict) else said:
+def _integers(value: Any) -> Iterator[int]:
+    if isinstance(value, int):
+        yield value
+    elif isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
             yield from _integers(each)
 
 
+def build_checked(
+    build: Callable[[], nn.Module], state: Mapping[str, Tensor], weights: Path
+) -> nn.Module:
+    """What ``build`` makes, after a build on the meta device has shown that it has the tensors of
+    ``state`` and takes little more memory than they do. Raises ModelError."""
+    with _bounded_by(state, weights):
+        empty = without_memory(build)
+        refuse_misfit(empty.state_dict(), state, weights)
+        # The weights may be saved in a quarter of the bytes (float8).
+        most = _FREE_BYTES + 4 * sum(tensor.nbytes for tensor in state.values())
+        size = sum(tensor.nbytes for tensor in (*empty.parameters(), *empty.buffers()))
+        if size > most:
+            raise ModelError(
+                f"{weights} does not fit the model: as model.json describes it, it takes "
+                f"{size >> 20:,} MiB, and for these weights {most >> 20:,} MiB are allowed"
+            )
+        return build()
+
+
 @contextmanager
-def bounded_by(state: Mapping[str, Tensor], weights: Path) -> Iterator[None]:
+def _bounded_by(state: Mapping[str, Tensor], weights: Path) -> Iterator[None]:
     """Inside, a model that grows far beyond the tensors of ``state`` is a ModelError at once."""
     most, thread, made = 1000 + 10 * len(state), threading.get_ident(), 0
 
@@ -59,7 +81,7 @@ def bounded_by(state: Mapping[str, Tensor], weights: Path) -> Iterator[None]:
         if made > most:
             raise ModelError(
                 f"{weights} does not fit the model: it has {len(state):,} tensors, and model.json "
-                "asks for many more"
+                "describes many more"
             )
 
     with ExitStack() as hooks:
@@ -77,13 +99,13 @@ def without_memory(build: Callable[[], nn.Module]) -> nn.Module:
     try:
         with torch.device("meta"):
             return build()
-    except NotImplementedError:  # it computes its sizes with tensors, which have to have values
+    except NotImplementedError:  # it computes its sizes with tensors, which need values
         with _Unfilled():
             return build()
 
 
 class _Unfilled(TorchFunctionMode):
-    """Tensors that are made to be filled later are on the meta device, others are not."""
+    """Tensors that are created to be filled later are on the meta device, others are not."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})

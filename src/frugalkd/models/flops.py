@@ -36,30 +36,28 @@ def flops_per_row(
 ) -> dict[str, float]:
     """FLOPs of one row, ``forward`` and ``backward``; a multiply-add counts as two.
 
-    Counted on a copy, in eval mode, so that nothing of the model changes; on the model itself, with
-    copied parameters, where it cannot be copied (one that keeps an activation, say). Element-wise
-    operations are not counted (torch's counter leaves them out).
+    Counted on a copy, in eval mode; where the model cannot be copied (one that keeps an activation,
+    say), on the model itself with copied parameters. Element-wise operations are not counted
+    (torch's counter leaves them out).
 
     Args:
         model: any module that returns logits.
         inputs: a batch of inputs on the model's device.
-        rows: how many there are.
-        precision: in which the model is asked, such as an autocast.
+        rows: of the batch.
+        precision: of the forward pass, such as an autocast.
         backward: count the backward pass too; else it is 0.
 
-    A model that torch cannot count (a scripted one, say) is a FrugalKDWarning, and counts 0: the
-    training that it is counted for is over by then.
+    A model that torch cannot count (a scripted one, say) gives a FrugalKDWarning, and counts 0: its
+    training is over by then.
     """
     counted = {"forward": 0.0, "backward": 0.0}
     try:
         with _probe(model) as probe, torch.enable_grad():
-            counter = FlopCounterMode(display=False)
-            with counter, precision():
+            with FlopCounterMode(display=False) as counter, precision():
                 logits = call(probe, inputs)
             counted["forward"] = counter.get_total_flops() / rows
             if backward:
-                counter = FlopCounterMode(display=False)
-                with counter:
+                with FlopCounterMode(display=False) as counter:
                     logits.float().sum().backward()
                 counted["backward"] = counter.get_total_flops() / rows
     except Exception as error:
@@ -75,18 +73,17 @@ def flops_per_row(
 
 @contextmanager
 def _probe(model: nn.Module) -> Iterator[Callable[..., Any]]:
-    """``model`` in eval mode, with parameters of its own that need gradients."""
-    copied, own = None, {}
+    """``model`` in eval mode, with its own parameters that need gradients."""
     try:
         copied = copy.deepcopy(model).eval().requires_grad_(True)
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        for name, parameter in model.named_parameters():
-            own[name] = parameter.detach().clone().requires_grad_()
+        copied = None
     if copied is not None:
         yield copied
         return
+    own = {name: p.detach().clone().requires_grad_() for name, p in model.named_parameters()}
     with inference_mode(model):
         yield lambda *args, **kwargs: functional_call(model, own, args, kwargs)
 
@@ -100,28 +97,28 @@ def flops_of_data(
     *,
     backward: bool = True,
 ) -> dict[str, float]:
-    """:func:`flops_per_row` on the first samples of ``data``, or, where these say their lengths, on
-    those nearest the mean length: the work is taken to be in proportion to it."""
+    """:func:`flops_per_row` on the first samples of ``data``, or, where their lengths are known, on
+    those nearest the mean length: FLOPs are assumed to grow in proportion to it."""
     batch, rows = _typical(data, device, collate_fn)
     return flops_per_row(model, inputs_of(batch), rows, precision, backward=backward)
 
 
-def flops_of_asking(
-    ask: Callable[[Any], Any],
+def flops_of_call(
+    function: Callable[[Any], Any],
     data: Dataset,
     device: torch.device,
     collate_fn: Collate | None = None,
 ) -> float:
-    """FLOPs of one row where ``ask`` gives somebody's answer to a batch of ``data``, without
-    gradients, as :func:`flops_of_data` takes them."""
+    """FLOPs of one row where ``function`` is called on a batch of ``data``, without gradients, of
+    the samples that :func:`flops_of_data` uses."""
     batch, rows = _typical(data, device, collate_fn)
     with FlopCounterMode(display=False) as counter:
-        ask(batch)
+        function(batch)
     return counter.get_total_flops() / rows
 
 
 def _typical(data: Dataset, device: torch.device, collate_fn: Collate | None) -> tuple[Any, int]:
-    """A batch of two samples, or of one, and how many it has."""
+    """A batch of two samples, or of one, and its rows."""
     ids = np.arange(len(data))  # pyright: ignore[reportArgumentType]
     if (lengths := lengths_of(data)) is not None:
         ids = ids[np.argsort(np.abs(lengths - lengths.mean()), kind="stable")]

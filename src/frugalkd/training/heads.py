@@ -29,10 +29,10 @@ from frugalkd.data.source import Collate, check_map_style, open_source
 from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import ModelError, Stopped, UnsupportedData
 from frugalkd.files import StrPath
-from frugalkd.models.beginning import head_of_name
 from frugalkd.models.flops import flops_of_data
 from frugalkd.models.identity import identity
 from frugalkd.models.inference import inference_mode
+from frugalkd.models.initial import head_of_name
 from frugalkd.models.origin import note_origin, trained_on
 from frugalkd.objectives import Objective
 from frugalkd.policies import Policy

@@ -10,7 +10,7 @@ from frugalkd.errors import ModelError
 from frugalkd.experiments.comparison.arms import ResolvedArm
 from frugalkd.experiments.recipes.schema import Recipe
 from frugalkd.experiments.runs.material import RunData, make_data, make_model
-from frugalkd.models.features.paths import feature_paths, find_paths
+from frugalkd.models.features import feature_paths, find_paths
 from frugalkd.objectives.criterion import check_paths
 from frugalkd.objectives.objective import features_read
 

@@ -148,7 +148,7 @@ def fetched_names(recipe: Recipe) -> list[str]:
     sets, tokenizers and models on the Hugging Face hub, pretrained weights of a library. Imported
     code may fetch more."""
     from frugalkd.data.tokenizers import is_on_hub
-    from frugalkd.models.beginning import PRETRAINED
+    from frugalkd.models.initial import PRETRAINED
 
     found = []
     for one in _variants(recipe):

@@ -21,7 +21,7 @@ from frugalkd.data.class_names import Match
 from frugalkd.errors import TargetsError
 from frugalkd.experiments.recipes.specs import ObjectiveSpec, PolicySpec
 from frugalkd.experiments.tracking.trackers import TRACKERS, Tracker
-from frugalkd.models.features.paths import is_glob, means
+from frugalkd.models.features import is_glob, means
 from frugalkd.models.settings import ModelSettings
 from frugalkd.objectives.objective import features_read
 from frugalkd.policies import SelfRegulation

@@ -11,8 +11,8 @@ from typing import Any
 from frugalkd.experiments.recipes.schema import Recipe
 from frugalkd.experiments.runs.folder import SCHEMA, trained_in
 from frugalkd.files.parsing import read_json
-from frugalkd.models.beginning import weights_file
 from frugalkd.models.identity import TORCH, versions
+from frugalkd.models.initial import weights_file
 from frugalkd.models.libraries import library_of
 from frugalkd.models.saved import card_beside
 from frugalkd.teachers.ema import DECAY

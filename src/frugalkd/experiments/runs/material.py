@@ -31,7 +31,6 @@ from frugalkd.experiments.recipes.schema import Augment, OneOfSeveral, Recipe
 from frugalkd.files.parsing import one_line
 from frugalkd.files.tensors import load_weights
 from frugalkd.models import build_text_model
-from frugalkd.models.beginning import begin
 from frugalkd.models.building import (
     build_for,
     finish,
@@ -41,6 +40,7 @@ from frugalkd.models.building import (
     see,
     see_as_trained,
 )
+from frugalkd.models.initial import init_from
 from frugalkd.models.origin import match_classes, note_origin, origin_of
 from frugalkd.models.saved import card_beside, known_from, load
 from frugalkd.models.settings import ModelSettings
@@ -219,7 +219,7 @@ def make_model(spec: ModelSettings, data: Dataset, seed: int) -> nn.Module:
     else:
         model = make_module(spec.path or "", spec.options)
         if spec.init_weights is not None:
-            begin(model, spec.init_weights)
+            init_from(model, spec.init_weights)
     finish(model, spec)
     if spec.input_transform is not None:
         if not isinstance(data, Pictures):

@@ -26,7 +26,7 @@ from frugalkd.experiments.runs.targets import (
     open_targets,
     places_of,
 )
-from frugalkd.models.reuse import take_classifier
+from frugalkd.models.initial import take_classifier
 from frugalkd.policies.policy import Ids
 from frugalkd.runtime.devices import device_of
 from frugalkd.teachers import (

@@ -87,7 +87,7 @@ def evaluate_run(
         RunFolderError, ModelError: the run cannot be used.
         DataError: the data cannot be read, or hold no labels.
     """
-    loaded = load(run, imports=allowed.imports, download=allowed.download)
+    loaded = _load(run, allowed)
     if data is None:
         probabilities, labels, what = _on_held_out(run, loaded, allowed)
     else:
@@ -104,6 +104,12 @@ def evaluate_run(
             )
     measured = measure(probabilities, labels)
     return {key: value for key, value in measured.items() if key != "teacher_agreement"}, what
+
+
+def _load(run: Path, allowed: Allowed) -> Loaded:
+    return load(
+        run, imports=allowed.imports, download=allowed.download, tokenizer=allowed.tokenizer
+    )
 
 
 def _on_held_out(run: Path, loaded: Loaded, allowed: Allowed) -> tuple[Any, Any, str]:
@@ -146,7 +152,7 @@ def predict_to_csv(
             too where no picture at all can be read.
         WriteFailed: ``out`` cannot be written.
     """
-    loaded = load(run, imports=allowed.imports, download=allowed.download)
+    loaded = _load(run, allowed)
     found = _predictions(run, loaded, data, allowed)
     if found.failed and len(found.failed) == len(found.names):
         raise DataError(f"no readable picture in {data}: {found.describe_failed()}")

@@ -19,7 +19,7 @@ from frugalkd.experiments.runs.execute import teach
 from frugalkd.experiments.runs.material import make_data, make_model, make_teacher
 from frugalkd.models.building import see
 from frugalkd.models.identity import build_digest
-from frugalkd.models.seen import Seen
+from frugalkd.models.origin import Seen
 from frugalkd.models.settings import InputTransform
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -93,7 +93,7 @@ def test_sound_16_pictures_that_were_made_smaller_are_not_enlarged(tmp_path, in_
         data = make_data(recipe, Augment(crop=0, flip=False), 0).train
         return make_model(recipe.teacher.model, data, 0), data
 
-    with pytest.raises(ModelError, match=r"of up to 8 x 12 are read as 6 x 6, and the model was"):
+    with pytest.raises(ModelError, match=r"of up to 8 x 12 are read as 6 x 6, and the model.s"):
         made(recipe_of(6, 9))
     made(recipe_of(6, 5))  # smaller still
     made(recipe_of([8, 12], 20))  # nothing was lost
