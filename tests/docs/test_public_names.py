@@ -52,7 +52,7 @@ def test_every_public_name_is_one_object_and_no_module():
     )
     assert done.returncode == 0, done.stderr
     packages, objects = map(int, done.stdout.split())
-    assert packages > 15
+    assert packages > 8
     assert objects > 100
 
 
