@@ -34,13 +34,13 @@ HERE = Path(__file__).parent
 PAGE = HERE.parent / "BENCHMARKS.md"
 
 CLAIMS: list[Claim] = [
-    ("regulated", "vanilla", "no worse"),
-    ("regulated-now", "vanilla", "no worse"),
-    ("regulated-loose", "vanilla", "no worse"),
-    ("regulated", "random:regulated", "better"),
-    ("regulated", "short:regulated", "better"),
-    ("regulated-now", "random:regulated-now", "better"),
-    ("regulated-now", "short:regulated-now", "better"),
+    Claim("regulated", "vanilla", "no worse"),
+    Claim("regulated-now", "vanilla", "no worse"),
+    Claim("regulated-loose", "vanilla", "no worse"),
+    Claim("regulated", "random:regulated", "better"),
+    Claim("regulated", "short:regulated", "better"),
+    Claim("regulated-now", "random:regulated-now", "better"),
+    Claim("regulated-now", "short:regulated-now", "better"),
 ]
 """Declared before the final runs, corrected together."""
 

@@ -60,6 +60,7 @@ def _trackers(run: Path) -> Made:
 def _comparison(out: Path) -> Made:
     from frugalkd.errors import FrugalKDWarning
     from frugalkd.experiments.comparison import compare
+    from frugalkd.experiments.comparison.statistics import Claim
     from frugalkd.experiments.recipes.load import load_recipe, override
 
     warnings.simplefilter("ignore", FrugalKDWarning)  # two epochs match no budget
@@ -69,7 +70,7 @@ def _comparison(out: Path) -> Made:
         seeds=2,
         out=out,
         jobs=1,
-        declared=[("significance", "random", "no worse")],
+        claims=[Claim("significance", "random", "no worse")],
     )
     path = out / "comparison.json"
 

@@ -1061,7 +1061,7 @@ def test_bad_recipes(settings, says, cli, tmp_path, monkeypatch):
 
 
 def test_more_seeds_than_can_be():
-    from frugalkd.experiments.comparison.run import prepare
+    from frugalkd.experiments.comparison.run import ComparisonRun
     from frugalkd.experiments.recipes.load import load_recipe
 
     recipe = load_recipe("digits")
@@ -1070,7 +1070,9 @@ def test_more_seeds_than_can_be():
         ([-1], "seed"),
         ([10**25], "seed must be 0 or more"),
     ):
-        refused(says, lambda seeds=seeds: prepare(recipe, ["vanilla"], seeds, Path("nowhere")))
+        refused(
+            says, lambda seeds=seeds: ComparisonRun(recipe, ["vanilla"], seeds, Path("nowhere"))
+        )
 
 
 # Interrupts, memory errors and a callback's own errors pass.

@@ -24,13 +24,13 @@ from frugalkd.cli.options import (
 from frugalkd.cli.progress import RunsProgress, run_name
 from frugalkd.cli.resolving import fetch_data, print_dry_run, resolve
 from frugalkd.cli.show import facts_table, percent, print_command, print_line, stdout
-from frugalkd.errors import RecipeError
+from frugalkd.errors import RecipeError, UnknownName
 from frugalkd.experiments.recipes.load import check_variants
 from frugalkd.files.parsing import printable
 from frugalkd.policies.modes import MODES
 
 if TYPE_CHECKING:
-    from frugalkd.experiments.comparison.run import Comparison
+    from frugalkd.experiments.comparison.run import ComparisonRun
     from frugalkd.experiments.recipes.schema import Recipe
 
 JobsOption = Annotated[
@@ -65,12 +65,12 @@ def demo(
 
     frugalkd demo --out runs/demo
     """
-    from frugalkd.experiments.comparison import demo as run
-    from frugalkd.experiments.comparison.demo import NOTE
+    from frugalkd.experiments.comparison.run import DEMO_NOTE
+    from frugalkd.experiments.comparison.run import demo as run
 
     with resumable(out, runs=True), RunsProgress("demo") as progress:
-        comparison = run(out, jobs=jobs, listener=progress)
-    _report(comparison, out, as_json, [NOTE])
+        comparison = run(out, jobs=jobs, on_event=progress)
+    _report(comparison, out, as_json, [DEMO_NOTE])
     if not as_json:
         print_command(stdout(), "frugalkd recipes show fashion-mnist > mine.yaml")
 
@@ -181,29 +181,30 @@ def compare(
     """
     made = resolve(recipe, settings, None, no_import=no_import, download=download)
     fetch_data(made, download and not dry_run)
-    from frugalkd.experiments.comparison.run import prepare
+    from frugalkd.experiments.comparison.run import ComparisonRun
     from frugalkd.experiments.comparison.statistics import parse_claim
 
     parts = _parts(budgets)
     chosen = _chosen(arms, made, parts)
-    declared = [parse_claim(claim) for claim in claims]
+    declared = [parse_claim(claim, margin / 100) for claim in claims]
+    if on not in ("here", "ray"):
+        raise UnknownName("place for runs", on, ("here", "ray"))
+    if ray_address is not None and on != "ray":
+        raise RecipeError("an address of a Ray cluster is for runs on ray: add --on ray")
     if dry_run or list_ or only is not None:
-        comparison = prepare(
-            made, chosen, seeds, out, budgets=parts, declared=declared, margin=margin / 100
-        )
+        comparison = ComparisonRun(made, chosen, seeds, out, parts, claims=declared)
         if dry_run:
             return print_dry_run(made, as_json)
         if list_:
             return _list(comparison, as_json)
         assert only is not None
         return _run_one(comparison, only, as_json)
-    from frugalkd.experiments.comparison import compare as run
-
+    ray = (ray_address or "local") if on == "ray" else None
     with resumable(out, runs=True), RunsProgress(f"compare {made.name}") as progress:
-        content = run(
-            made, arms=chosen, seeds=seeds, out=out, budgets=parts, jobs=jobs, declared=declared,
-            margin=margin / 100, listener=progress, on=on, ray_address=ray_address,
-        )  # fmt: skip
+        comparison = ComparisonRun(
+            made, chosen, seeds, out, parts, claims=declared, on_event=progress
+        )
+        content = comparison.execute(jobs, ray)
     _report(content, out, as_json)
 
 
@@ -229,10 +230,8 @@ def _chosen(arms: str, recipe: Recipe, budgets: Sequence[float]) -> list[str]:
     return chosen
 
 
-def _list(comparison: Comparison, as_json: bool) -> None:
-    from frugalkd.experiments.comparison.array import list_jobs
-
-    rows = list_jobs(comparison)
+def _list(comparison: ComparisonRun, as_json: bool) -> None:
+    rows = comparison.list_jobs()
     if as_json:
         return print(json.dumps(rows, indent=2))
     for row in rows:
@@ -240,11 +239,9 @@ def _list(comparison: Comparison, as_json: bool) -> None:
         print(printable(f"{row['digest']}  {done}  {run_name(row)}"))
 
 
-def _run_one(comparison: Comparison, digest: str, as_json: bool) -> None:
-    from frugalkd.experiments.comparison.array import run_one
-
+def _run_one(comparison: ComparisonRun, digest: str, as_json: bool) -> None:
     with resumable(comparison.out, runs=True):
-        results = run_one(comparison, digest)
+        results = comparison.run_one(digest)
     if as_json:
         return print(json.dumps(results, indent=2))
     facts: dict[str, object]

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from frugalkd.experiments.comparison.worker import carry_out
+from frugalkd.experiments.comparison.worker import execute
 from frugalkd.experiments.recipes.load import load_recipe, override
 
 
 class HereAndNow:
     """Stands in for Workers. ``started`` lists the keys of all tasks; ``stop_after`` tasks it is
-    killed; ``carry_out`` may be another function."""
+    killed; ``execute`` may be another function."""
 
     def __init__(self):
-        self.started, self.stop_after, self.carry_out = [], None, carry_out
+        self.started, self.stop_after, self.execute = [], None, execute
         self.jobs, self._queue = 1, []
 
     def __call__(self, jobs, threads):
@@ -43,12 +43,13 @@ class HereAndNow:
             raise KeyboardInterrupt
         key, task = self._queue.pop(0)
         self.started.append(key)
-        return key, self.carry_out(task)
+        return key, self.execute(task)
 
 
 @pytest.fixture
 def workers(monkeypatch):
     here = HereAndNow()
+    monkeypatch.setattr("os.fsync", lambda file: None)
     monkeypatch.setattr("frugalkd.experiments.comparison.run.Workers", here)
     return here
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from frugalkd.errors import RecipeError, UnknownName
-from frugalkd.experiments.comparison.arms import known_arms, resolve_arms
+from frugalkd.experiments.comparison.arms import folder_name, known_arms, resolve_arms
 from frugalkd.experiments.recipes.load import override
 
 
@@ -41,7 +41,7 @@ def test_a_control_brings_along_what_it_matches(bare):
     assert [arm.control for arm in arms] == [None, "random", "short"]
     assert [arm.match for arm in arms] == [None, "hybrid", "random:hybrid"]
     assert {arm.teacher for arm in arms} == {"self-regulated"}
-    assert arms[1].folder == "random--hybrid"
+    assert folder_name(arms[1].name) == "random--hybrid"
 
 
 def test_an_arms_own_teacher(bare):
@@ -50,9 +50,9 @@ def test_an_arms_own_teacher(bare):
     other, control = resolve_arms(recipe, ["other", "short:other"])
     assert other.teacher == control.teacher == "conventional"
     assert other.recipe.teacher.policy.model_dump()["name"] == "all"
-    arms["other"]["teacher"] = "nobody"
+    arms["other"]["teacher"] = "missing"
     recipe = override(bare, {"arms": arms})
-    with pytest.raises(UnknownName, match="unknown teacher 'nobody'"):
+    with pytest.raises(UnknownName, match="unknown teacher 'missing'"):
         resolve_arms(recipe, ["other"])
 
 
@@ -149,14 +149,14 @@ def test_budgets_multiply_what_can_be_made_to_spend_them(bare):
 @pytest.mark.parametrize(
     ("names", "budgets", "says"),
     [
-        (["regulated"], [0.0], "--budgets: a budget is a part of all samples"),
+        (["regulated"], [0.0], "--budgets: a budget is a fraction of all samples"),
         (["regulated"], [1.5], "in .0, 1., not 1.5"),
         (["regulated@x"], [], "write NAME@BUDGET, as in regulated@0.25"),
         (["regulated@2"], [], "not 2"),
         (["vanilla@0.5"], [], "cannot be made to spend a budget"),
         (["random-counts@0.5"], [], "write random-counts:ARM@0.5"),
         (["random-counts:vanilla@0.5"], [], "vanilla cannot be made to spend a budget"),
-        (["random-counts:regulated@7"], [], "arm 'regulated@7': a budget is a part"),
+        (["random-counts:regulated@7"], [], "arm 'regulated@7': a budget is a fraction"),
     ],
 )
 def test_impossible_budgets(bare, names, budgets, says):

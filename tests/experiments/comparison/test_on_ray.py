@@ -1,4 +1,4 @@
-"""Comparisons on Ray: what is asked of it, and a cluster that loses a node."""
+"""Comparisons on Ray: what they request of it, and a cluster that loses a node."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from frugalkd.errors import ClusterError, FolderBusy, RecipeError, UnknownName
+from frugalkd.errors import ClusterError, FolderBusy
 from frugalkd.experiments.comparison import compare, on_ray
 from frugalkd.experiments.comparison.on_ray import RayWorkers
 from frugalkd.experiments.comparison.plan import Key
@@ -24,10 +24,10 @@ class Reference:
 
 
 class FakeRay:
-    """As much of ray as is used; tasks run when they are asked for."""
+    """As much of ray as is used; tasks run when their results are fetched."""
 
     def __init__(self, **resources):
-        self.resources, self.asked, self.inside = resources, [], False
+        self.resources, self.calls, self.inside = resources, [], False
         self.exceptions = SimpleNamespace(RayError=LookupError)
 
     def is_initialized(self):
@@ -35,7 +35,7 @@ class FakeRay:
 
     def init(self, address, **more):
         if address == "nowhere:1":
-            raise ConnectionError("nobody\nthere")
+            raise ConnectionError("none\nthere")
         self.inside = True
 
     def shutdown(self):
@@ -46,7 +46,7 @@ class FakeRay:
 
     def remote(self, function):
         def options(**needs):
-            self.asked.append(needs)
+            self.calls.append(needs)
             return SimpleNamespace(remote=lambda *given: Reference(function, given))
 
         return SimpleNamespace(options=options)
@@ -61,7 +61,7 @@ class FakeRay:
         return reference.function(task, folder)
 
     def cancel(self, reference, force):
-        self.asked.append("cancelled")
+        self.calls.append("cancelled")
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def ray(monkeypatch):
         return fake
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setattr(on_ray, "carry_out", lambda task: {"results": task})
+    monkeypatch.setattr(on_ray, "execute", lambda task: {"results": task})
     return use
 
 
@@ -85,10 +85,10 @@ def test_a_run_requests_its_threads_and_a_gpu(ray):
         fake = ray(**resources)
         with RayWorkers(2, device) as workers:
             assert workers.free == workers.jobs == 4
-            asked = fake.asked[0]
-            assert (asked["num_cpus"], asked["num_gpus"]) == needs
-            assert asked["max_retries"] == on_ray.RETRIES
-            assert asked["runtime_env"]["env_vars"]["OMP_NUM_THREADS"] == "2"
+            options = fake.calls[0]
+            assert (options["num_cpus"], options["num_gpus"]) == needs
+            assert options["max_retries"] == on_ray.RETRIES
+            assert options["runtime_env"]["env_vars"]["OMP_NUM_THREADS"] == "2"
         assert not fake.inside
 
 
@@ -105,28 +105,29 @@ def test_answers_by_key_a_lost_run_too(ray, monkeypatch):
         reply = ended[1]
         assert reply["error"] == "its Ray task was lost 4 times: the node died"
         workers.submit(KEY, {})
-    assert fake.asked[-1] == "cancelled"
+    assert fake.calls[-1] == "cancelled"
 
 
 def test_waits_for_the_folder_of_a_lost_node(ray, monkeypatch):
     replies = [{"error": "busy", "type": FolderBusy.__name__}, {"results": {}}]
-    monkeypatch.setattr(on_ray, "carry_out", lambda task: replies.pop(0))
+    monkeypatch.setattr(on_ray, "execute", lambda task: replies.pop(0))
     monkeypatch.setattr(on_ray.time, "sleep", lambda seconds: None)
-    assert on_ray._carry_out({}, ".") == {"results": {}}
+    assert on_ray._execute({}, ".") == {"results": {}}
 
 
-def test_refusals(ray, tiny, tmp_path, monkeypatch):
+def test_refusals(ray, cli, tmp_path, monkeypatch):
     ray(CPU=1.0)
-    with pytest.raises(ClusterError, match=r"no Ray cluster at nowhere:1 \(nobody there\)"):
+    with pytest.raises(ClusterError, match=r"no Ray cluster at nowhere:1 \(none there\)"):
         RayWorkers(1, address="nowhere:1")
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ClusterError, match="pip install 'frugalkd\\[ray\\]'"):
         RayWorkers(1)
-    where = {"arms": ["vanilla"], "seeds": 1, "out": tmp_path}
-    with pytest.raises(UnknownName, match="unknown place for runs 'rey': did you mean ray"):
-        compare(tiny, on="rey", **where)
-    with pytest.raises(RecipeError, match="add --on ray"):
-        compare(tiny, ray_address="auto", **where)
+    for arguments, says in (
+        (["--on", "rey"], "unknown place for runs 'rey': did you mean ray"),
+        (["--ray-address", "auto"], "add --on ray"),
+    ):
+        _, _, err = cli("compare", "digits", "--arms", "ce", "--out", str(tmp_path), *arguments)
+        assert says in err
 
 
 @pytest.mark.heavy
@@ -158,8 +159,8 @@ def test_a_cluster_of_three_nodes_loses_one(tiny, tmp_path, monkeypatch):
         thread = threading.Thread(target=lose, args=(nodes[0],))
         thread.start()
         content = compare(
-            recipe, arms=["vanilla"], seeds=3, out=tmp_path, on="ray", ray_address=cluster.address,
-            listener=lambda event: events.append((event["event"], event["kind"], event["seed"])),
+            recipe, arms=["vanilla"], seeds=3, out=tmp_path, ray=cluster.address,
+            on_event=lambda event: events.append((event["event"], event["kind"], event["seed"])),
         )  # fmt: skip
         thread.join()
     finally:

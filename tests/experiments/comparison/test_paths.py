@@ -1,4 +1,4 @@
-"""A mistyped path of a feature is told before anything is trained."""
+"""A mistyped path of a feature is refused before anything is trained."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from frugalkd import compare
 from frugalkd.errors import ModelError
 from frugalkd.experiments.comparison import resolve_arms
-from frugalkd.experiments.comparison.paths import check_feature_paths
+from frugalkd.experiments.comparison.run import check_feature_paths
 from frugalkd.experiments.recipes.load import override
 
 HINTS = {"student.targets.kind": "live", "student.mode": "vanilla"}
@@ -33,9 +33,7 @@ def hints(tiny, student, teacher):
         ),
     ],
 )
-def test_a_path_that_is_not_there_is_told_before_any_run(
-    tiny, workers, tmp_path, student, teacher, said
-):
+def test_a_missing_path_is_named_before_any_run(tiny, workers, tmp_path, student, teacher, said):
     recipe = hints(tiny, student, teacher)
     with pytest.raises(ModelError) as raised:
         compare(recipe, arms=["vanilla", "hints"], seeds=1, out=tmp_path / "out", jobs=1)
@@ -46,5 +44,5 @@ def test_a_path_that_is_not_there_is_told_before_any_run(
 
 def test_only_arms_with_features_build_models(tiny, monkeypatch):
     check_feature_paths(resolve_arms(hints(tiny, "layers.1", "layers.1"), ["hints"]))
-    monkeypatch.setattr("frugalkd.experiments.comparison.paths.make_data", None)
+    monkeypatch.setattr("frugalkd.experiments.comparison.run.make_data", None)
     check_feature_paths(resolve_arms(tiny, ["vanilla", "regulated"]))

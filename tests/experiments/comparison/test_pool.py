@@ -9,7 +9,6 @@ import pytest
 
 from frugalkd.experiments.comparison.plan import Job, Key
 from frugalkd.experiments.comparison.pool import Workers, _inherited
-from frugalkd.experiments.comparison.run import task_of
 from frugalkd.experiments.recipes.load import override
 
 
@@ -49,9 +48,8 @@ CE = {"name": "cross-entropy"}
 
 
 def task(recipe, out):
-    return task_of(
-        out.parent, Job(Key("distill", out.name, 0), "0" * 64, out, lambda _: recipe), recipe
-    )
+    job = Job(Key("distill", out.name, 0), "0" * 64, out, lambda _: recipe)
+    return job.task(out.parent, recipe)
 
 
 def test_what_children_inherit(monkeypatch):

@@ -12,12 +12,12 @@ from frugalkd.errors import (
     TrackerError,
     UnknownName,
 )
-from frugalkd.experiments.comparison import compare, progress
-from frugalkd.experiments.comparison.array import list_jobs, run_one
+from frugalkd.experiments.comparison import compare, worker
 from frugalkd.experiments.comparison.controls import TOLERANCE
 from frugalkd.experiments.comparison.plan import Job, Key
-from frugalkd.experiments.comparison.run import prepare, progress_file, task_of
-from frugalkd.experiments.comparison.worker import carry_out
+from frugalkd.experiments.comparison.run import ComparisonRun
+from frugalkd.experiments.comparison.statistics import Claim
+from frugalkd.experiments.comparison.worker import execute
 from frugalkd.experiments.recipes.load import override
 from frugalkd.experiments.report import collect, headline_of, make_page
 from frugalkd.experiments.runs import schema
@@ -29,7 +29,7 @@ def kinds(started):
 
 
 def runs(started):
-    """Names and seeds of the runs; a look at whether soft targets are stored is none."""
+    """Names and seeds of the runs; without the filling of stores."""
     return [(key.name, key.seed) for key in started if key.kind != "targets"]
 
 
@@ -65,7 +65,7 @@ def history(out, arm, seed=0):
 def test_the_file_and_its_keys(workers, tiny, tmp_path):
     events = []
     comparison = compare(
-        tiny, arms=["vanilla", "regulated"], seeds=[3, 5], out=tmp_path, listener=events.append
+        tiny, arms=["vanilla", "regulated"], seeds=[3, 5], out=tmp_path, on_event=events.append
     )
     assert json.loads((tmp_path / "comparison.json").read_text()) == comparison
     assert comparison["schema"] == 2
@@ -96,7 +96,7 @@ def test_the_file_and_its_keys(workers, tiny, tmp_path):
     low, high = regulated["wall_ratio"]["ci95"]
     assert low <= regulated["wall_ratio"]["mean"] <= high
     assert comparison["failed"] == []
-    # Teachers first, then seed by seed; the reference and its rival start alike.
+    # Teachers first, then seed by seed; the reference and its rival start together.
     assert kinds(workers.started)[2:] == [
         ("distill", "vanilla", 3),
         ("distill", "regulated", 3),
@@ -211,9 +211,9 @@ def test_a_failed_run_is_named_and_others_continue(workers, tiny, tmp_path):
     def broken(task):
         if task["kind"] == "distill" and task["recipe"]["student"]["mode"] == "regulated":
             return {"error": "the loss is not finite", "type": "NonFiniteLoss"}
-        return carry_out(task)
+        return execute(task)
 
-    workers.carry_out = broken
+    workers.execute = broken
     arms = ["vanilla", "regulated", "short:regulated"]
     comparison = compare(tiny, arms=arms, seeds=2, out=tmp_path)
     vanilla, regulated, short = comparison["arms"]
@@ -225,18 +225,18 @@ def test_a_failed_run_is_named_and_others_continue(workers, tiny, tmp_path):
     errors = {(row["name"], row["seed"]): row["error"] for row in comparison["failed"]}
     assert errors["regulated", 1] == "the loss is not finite"
     assert errors["short:regulated", 1].startswith("regulated, which it matches, failed: the loss")
-    # Once mended, only what failed is run.
+    # Once fixed, only what failed is run.
     del workers.started[:]
-    workers.carry_out = carry_out
+    workers.execute = execute
     assert compare(tiny, arms=arms, seeds=2, out=tmp_path)["failed"] == []
     assert {name for name, _ in runs(workers.started)} == {"regulated", "short:regulated"}
 
 
 def test_a_failing_teacher_fails_its_students_only(workers, tiny, tmp_path):
     def broken(task):
-        return {"error": "no", "type": "X"} if task["kind"] == "teach" else carry_out(task)
+        return {"error": "no", "type": "X"} if task["kind"] == "teach" else execute(task)
 
-    workers.carry_out = broken
+    workers.execute = broken
     comparison = compare(tiny, arms=["vanilla", "ce"], seeds=1, out=tmp_path)
     assert [row["name"] for row in comparison["failed"]] == ["self-regulated", "vanilla"]
     assert comparison["failed"][1]["error"] == "its teacher self-regulated failed: no"
@@ -255,40 +255,39 @@ def test_a_collapsed_run_stays_in_the_mean(workers, tiny, tmp_path):
 
 def test_an_error_of_any_kind_becomes_one_line(tiny, tmp_path):
     job = Job(Key("distill", "run", 0), "0" * 64, tmp_path / "run", lambda _: tiny)
-    task = task_of(tmp_path, job, override(tiny, {"student.mode": "hybrid"}))
-    reply = carry_out(task)
+    task = job.task(tmp_path, override(tiny, {"student.mode": "hybrid"}))
+    reply = execute(task)
     assert reply["type"] == "LedgerError" or reply["type"] == "ModelError"
     assert "\n" not in reply["error"]
-    reply = carry_out({**task, "recipe": {}})
+    reply = execute({**task, "recipe": {}})
     assert reply["type"] == "ValidationError"
     assert "Traceback" in reply["traceback"]
 
 
 def test_a_running_job_reports_progress(workers, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(progress, "EVERY", 0.0)
-    write, said, events = progress.write_json, [], []
+    monkeypatch.setattr(worker, "EVERY", 0.0)
+    write, events = worker.write_json, []
 
     def record(path, value):
-        said.append(value["said"])
         write(path, value)
-        # The comparison wakes up meanwhile.
+        # The comparison reads it meanwhile.
         for key, job in running():
-            events.append((key.kind, progress.read_progress(progress_file(tmp_path, job))))
+            events.append((key.kind, worker.read_progress(job.progress_file(tmp_path))))
 
     def running():
-        return [(key, job) for key, job in jobs.items() if progress_file(tmp_path, job).exists()]
+        return [(key, job) for key, job in jobs.items() if job.progress_file(tmp_path).exists()]
 
-    monkeypatch.setattr(progress, "write_json", record)
+    monkeypatch.setattr(worker, "write_json", record)
     arms = {"scored": {"set": {"student.policy": {"name": "el2n", "epochs": 1},
                                "student.mode": None}}}  # fmt: skip
     recipe = override(tiny, {"arms": arms, "student.training.epochs": 1})
-    jobs = prepare(recipe, ["scored"], 1, tmp_path).jobs
+    jobs = ComparisonRun(recipe, ["scored"], 1, tmp_path).jobs
     assert not compare(recipe, arms=["scored"], seeds=1, out=tmp_path)["failed"]
     assert ("teach", "epoch 10 of 10") in events
     assert ("targets", "storing soft targets, 300 of 300") in events
     assert ("distill", "scoring run (el2n), training 1, epoch 1 of 1") in events
     assert events[-1] == ("distill", "epoch 1 of 1")
-    assert not (tmp_path / progress.FOLDER).exists()
+    assert not (tmp_path / "progress").exists()
 
 
 def test_events_of_running_jobs(workers, tiny, tmp_path, monkeypatch):
@@ -297,10 +296,10 @@ def test_events_of_running_jobs(workers, tiny, tmp_path, monkeypatch):
         workers, "next", lambda patience: None if patience and waits.pop(0) else job()
     )
     monkeypatch.setattr(
-        "frugalkd.experiments.comparison.run.read_progress", lambda path: "epoch 1 of 6"
+        "frugalkd.experiments.comparison.worker.read_progress", lambda path: "epoch 1 of 6"
     )
     events = []
-    compare(tiny, arms=["ce"], seeds=1, out=tmp_path, listener=events.append)
+    compare(tiny, arms=["ce"], seeds=1, out=tmp_path, on_event=events.append)
     assert [event["event"] for event in events] == ["begun", "running", "done"]
     assert [event["progress"] for event in events] == ["", "epoch 1 of 6", ""]
 
@@ -309,21 +308,22 @@ def test_what_a_damaged_progress_file_says_is_nothing(tmp_path):
     path = tmp_path / "p.json"
     for content in ("", "[1]", '{"said": 3', "{}", '"x"'):
         path.write_text(content)
-        assert progress.read_progress(path) == ""
+        assert worker.read_progress(path) == ""
     path.write_text('{"said": "a\\nb\\u001b[31m"}')
-    assert progress.read_progress(path) == "a b?[31m"
+    assert worker.read_progress(path) == "a b?[31m"
 
 
 def test_refusals(workers, tiny, tmp_path):
     with pytest.raises(UnknownName, match="unknown arm"):
         compare(tiny, arms=["nothing"], seeds=1, out=tmp_path)
     with pytest.raises(UnknownName, match="unknown teacher"):
-        compare(tiny, arms=["ce"], seeds=1, out=tmp_path, teachers=["nobody"])
+        compare(tiny, arms=["ce"], seeds=1, out=tmp_path, teachers=["none"])
     for seeds in (0, [], [1, 1], [-1]):
         with pytest.raises(RecipeError, match="seeds"):
             compare(tiny, arms=["ce"], seeds=seeds, out=tmp_path)
-    with pytest.raises(RecipeError, match="margin must be a part of all test samples"):
-        compare(tiny, arms=["vanilla"], seeds=1, out=tmp_path, margin=0.5 + 0.6)
+    claims = [Claim("vanilla", "vanilla", "no worse", 1.1)]
+    with pytest.raises(RecipeError, match="margin must be a fraction of all test samples"):
+        compare(tiny, arms=["vanilla"], seeds=1, out=tmp_path, claims=claims)
     with pytest.raises(RecipeError, match="jobs"):
         compare(tiny, arms=["ce"], seeds=1, out=tmp_path, jobs=0)
     compare(tiny, arms=["ce"], seeds=1, out=tmp_path)
@@ -375,9 +375,9 @@ def test_a_resumed_comparison_refuses_replaced_data(workers, tmp_path):
     before, workers.stop_after = len(workers.started), None
     with pytest.raises(RunFolderError, match=r"teachers/\S+ holds a finished run on other data"):
         compare(recipe, **args)
-    array = prepare(recipe, **args)
+    array = ComparisonRun(recipe, **args)
     with pytest.raises(RunFolderError, match="holds a finished run on other data"):
-        run_one(array, list_jobs(array)[0]["digest"])
+        array.run_one(array.list_jobs()[0]["digest"])
     assert len(workers.started) == before
     write_kinds(tmp_path / "set")
     assert compare(recipe, **args)["complete"]
@@ -398,10 +398,13 @@ def test_budgets(workers, tiny, tmp_path):
     comparison = compare(
         tiny,
         arms=arms,
-        seeds=2,
+        seeds=1,
         out=tmp_path,
         budgets=[0.25, 0.5],
-        declared=[("regulated@0.5", "random@0.5", "better"), ("vanilla", "short@0.5", "better")],
+        claims=[
+            Claim("regulated@0.5", "random@0.5", "better"),
+            Claim("vanilla", "short@0.5", "better"),
+        ],
     )
     rows = {row["arm"]: row for row in comparison["arms"]}
     assert list(rows) == [
@@ -415,7 +418,7 @@ def test_budgets(workers, tiny, tmp_path):
         assert row["budget_asked"] == (float(said) if said else None)
         assert row["own_budget"] == (name == "significance")
         if said:
-            assert row["budget"]["values"] == pytest.approx([float(said)] * 2, rel=0.02)
+            assert row["budget"]["values"] == pytest.approx([float(said)], rel=0.02)
             assert row["on_budget"]
     assert rows["regulated@0.5"]["against_random"]["mean"] == pytest.approx(
         rows["regulated@0.5"]["accuracy"]["mean"] - rows["random@0.5"]["accuracy"]["mean"]
@@ -428,21 +431,21 @@ def test_budgets(workers, tiny, tmp_path):
 def test_single_runs_give_the_same_comparison(workers, tiny, tmp_path):
     args = {"arms": ["vanilla", "short:hybrid"], "seeds": 1}
     whole = compare(tiny, out=tmp_path / "whole", **args)
-    array = prepare(tiny, out=tmp_path / "array", **args)
-    jobs = list_jobs(array)
+    array = ComparisonRun(tiny, out=tmp_path / "array", **args)
+    jobs = array.list_jobs()
     assert not any(row["done"] for row in jobs)
     by_name = {row["name"]: row for row in jobs if row["kind"] == "distill"}
     short, hybrid = by_name["short:hybrid"], by_name["hybrid"]
     with pytest.raises(RunFolderError, match="needs teacher self-regulated, which is not done"):
-        run_one(array, short["digest"])
+        array.run_one(short["digest"])
     for row in jobs:
         if row["kind"] != "distill":
-            run_one(array, row["digest"])
+            array.run_one(row["digest"])
     with pytest.raises(RunFolderError, match=f"needs hybrid seed 0.*--only {hybrid['digest']}"):
-        run_one(array, short["digest"])
+        array.run_one(short["digest"])
     for name in ("hybrid", "short:hybrid", "vanilla"):
-        run_one(array, by_name[name]["digest"])
-    assert all(row["done"] for row in list_jobs(array))
+        array.run_one(by_name[name]["digest"])
+    assert all(row["done"] for row in array.list_jobs())
     del workers.started[:]
     after = compare(tiny, out=tmp_path / "array", **args)
     assert workers.started == []
@@ -450,20 +453,20 @@ def test_single_runs_give_the_same_comparison(workers, tiny, tmp_path):
     assert [row["digests"] for row in after["arms"]] == [row["digests"] for row in whole["arms"]]
     for wrong in ("abc", "z" * 12):
         with pytest.raises(RecipeError, match="--only"):
-            run_one(array, wrong)
+            array.run_one(wrong)
 
 
 def test_a_run_of_two_names_is_one_job_of_an_array(workers, tiny, tmp_path):
     args = {"arms": ["regulated", "the-same", "short:the-same"], "seeds": 1, "out": tmp_path}
     recipe = override(tiny, {"arms": {"the-same": {"set": {"student.mode": "regulated"}}}})
-    array = prepare(recipe, **args)
-    jobs = list_jobs(array)
+    array = ComparisonRun(recipe, **args)
+    jobs = array.list_jobs()
     assert [row["name"] for row in jobs if row["kind"] == "distill"] == [
         "regulated",
         "short:the-same",
     ]
     for row in jobs:
-        run_one(array, row["digest"])
+        array.run_one(row["digest"])
     after = compare(recipe, **args)
     assert workers.started == []
     assert [row["arm"] for row in after["arms"]] == ["regulated", "the-same", "short:the-same"]

@@ -8,6 +8,7 @@ from scipy import stats
 
 from frugalkd.errors import UnknownName
 from frugalkd.experiments.comparison.statistics import (
+    Claim,
     claims,
     differences,
     frontier,
@@ -66,7 +67,11 @@ def test_claims_against_scipy_and_holm_by_hand():
     same = base + stream.normal(0.0, 0.001, 10)
     found = claims(
         comparison(base=base, better=better, same=same),
-        [("better", "base", "better"), ("same", "base", "no worse"), ("same", "base", "better")],
+        [
+            Claim("better", "base", "better"),
+            Claim("same", "base", "no worse"),
+            Claim("same", "base", "better"),
+        ],
     )
     p = [
         t_test(better - base, 0),
@@ -86,7 +91,7 @@ def test_a_significant_loss_is_no_gain():
     base = np.linspace(0.9, 0.91, 10)
     worse = base - np.linspace(0.02, 0.021, 10)
     for claim in ("better", "no worse"):
-        (found,) = claims(comparison(base=base, worse=worse), [("worse", "base", claim)])  # type: ignore[list-item]
+        (found,) = claims(comparison(base=base, worse=worse), [Claim("worse", "base", claim)])
         assert found["p"] < 0.001
         assert not found["holds"]
 
@@ -94,11 +99,11 @@ def test_a_significant_loss_is_no_gain():
 def test_a_claim_needs_ten_whole_seeds():
     base = [0.9 + 0.001 * seed for seed in range(10)]
     better = [value + 0.01 + 0.0001 * seed for seed, value in enumerate(base)]
-    few = claims(comparison(a=base[:9], b=better[:9]), [("b", "a", "better")])[0]
+    few = claims(comparison(a=base[:9], b=better[:9]), [Claim("b", "a", "better")])[0]
     assert few["p_holm"] < 0.05
     assert not few["holds"]
     assert "9 of the 10 seeds" in few["why"]
-    broken = claims(comparison(a=[*base, 0.9], b=[*better, None]), [("b", "a", "better")])[0]
+    broken = claims(comparison(a=[*base, 0.9], b=[*better, None]), [Claim("b", "a", "better")])[0]
     assert not broken["holds"]
     assert "seeds 10" in broken["why"]
 
@@ -106,7 +111,7 @@ def test_a_claim_needs_ten_whole_seeds():
 def test_equal_runs():
     same = [0.9] * 10
     better, no_worse = claims(
-        comparison(a=same, b=same), [("b", "a", "better"), ("b", "a", "no worse")]
+        comparison(a=same, b=same), [Claim("b", "a", "better"), Claim("b", "a", "no worse")]
     )
     assert (better["p"], better["holds"]) == (1.0, False)
     assert (no_worse["p"], no_worse["holds"]) == (0.0, True)
@@ -114,9 +119,9 @@ def test_equal_runs():
 
 def test_bad_claims():
     with pytest.raises(UnknownName, match="unknown arm 'c'"):
-        claims(comparison(a=[0.9], b=[0.9]), [("c", "a", "better")])
+        claims(comparison(a=[0.9], b=[0.9]), [Claim("c", "a", "better")])
     with pytest.raises(ValueError, match="'better' or 'no worse'"):
-        claims(comparison(a=[0.9], b=[0.9]), [("b", "a", "nicer")])  # type: ignore[list-item]
+        claims(comparison(a=[0.9], b=[0.9]), [Claim("b", "a", "nicer")])  # pyright: ignore
     assert claims(comparison(a=[0.9]), []) == []
 
 
@@ -126,7 +131,7 @@ def test_better_with_more_samples_is_no_claim(more, said):
     found = comparison(ours=0.9 + rng.normal(0, 1e-3, 10), theirs=0.8 + rng.normal(0, 1e-3, 10))
     for row, budget in zip(found["arms"], (0.25 * more, 0.25), strict=True):
         row["budget"] = {"mean": budget}
-    (claim,) = claims(found, [("ours", "theirs", "better")])
+    (claim,) = claims(found, [Claim("ours", "theirs", "better")])
     assert claim["holds"] != said
     assert ("of the samples, the other 25.0%" in claim["why"]) == said
 

@@ -11,10 +11,8 @@ import pytest
 from frugalkd.cli.comparison_table import markdown_table
 from frugalkd.errors import RunFolderError
 from frugalkd.experiments.comparison import compare
-from frugalkd.experiments.comparison.array import list_jobs, run_one
-from frugalkd.experiments.comparison.run import prepare
-from frugalkd.experiments.comparison.stores import read_cost
-from frugalkd.experiments.comparison.worker import carry_out
+from frugalkd.experiments.comparison.run import ComparisonRun
+from frugalkd.experiments.comparison.worker import execute, read_cost
 from frugalkd.experiments.recipes.load import override
 from frugalkd.experiments.report import collect, make_page
 from frugalkd.experiments.runs.execute import distill, teach
@@ -140,25 +138,25 @@ def test_scores_are_made_once_without_a_teacher_folder(workers, tiny, weights, t
 
 def test_an_array_of_jobs_fills_the_store_once(tiny, weights, tmp_path):
     recipe = override(tiny, {"teacher.weights": str(weights)})
-    array = prepare(recipe, ["vanilla", "regulated"], 2, tmp_path)
-    store, first, *others = list_jobs(array)
+    array = ComparisonRun(recipe, ["vanilla", "regulated"], 2, tmp_path)
+    store, first, *others = array.list_jobs()
     assert (store["kind"], store["name"], store["needs"]) == ("targets", "teacher.weights", [])
     with pytest.raises(RunFolderError, match=r"needs soft targets of teacher\.weights"):
-        run_one(array, first["digest"])
-    assert run_one(array, store["digest"])["rows"] == 300
-    assert all(run_one(array, job["digest"])["meters"]["teacher_queries"] == 0
+        array.run_one(first["digest"])
+    assert array.run_one(store["digest"])["rows"] == 300
+    assert all(array.run_one(job["digest"])["meters"]["teacher_queries"] == 0
                for job in (first, *others))  # fmt: skip
     assert sorted(fillings(tmp_path)[0].values()) == [300, 360]
-    assert all(job["done"] for job in list_jobs(array))
+    assert all(job["done"] for job in array.list_jobs())
 
 
 def test_a_stopped_filling_resumes_and_is_counted(workers, tiny, weights, tmp_path, monkeypatch):
     recipe = override(tiny, {"teacher.weights": str(weights), "student.targets.views": 3})
-    fetch, asked = LiveTeacher.fetch, []
+    fetch, batches = LiveTeacher.fetch, []
 
     def stopped(self, ids, *rest):
-        asked.append(len(ids))
-        if len(asked) == 3:
+        batches.append(len(ids))
+        if len(batches) == 3:
             raise KeyboardInterrupt
         return fetch(self, ids, *rest)
 
@@ -168,7 +166,7 @@ def test_a_stopped_filling_resumes_and_is_counted(workers, tiny, weights, tmp_pa
         compare(recipe, arms=["vanilla"], seeds=1, out=tmp_path)
     (cost,) = fillings(tmp_path)[1]
     assert (cost["rows"], cost["done"]) == (300, False)
-    assert not list_jobs(prepare(recipe, ["vanilla"], 1, tmp_path))[0]["done"]
+    assert not ComparisonRun(recipe, ["vanilla"], 1, tmp_path).list_jobs()[0]["done"]
     comparison = compare(recipe, arms=["vanilla"], seeds=1, out=tmp_path)
     assert comparison["teachers"][0]["targets"]["rows"] == 900
     assert comparison["arms"][0]["meters"]["teacher_queries"] == 0
@@ -178,9 +176,9 @@ def test_two_at_once_fill_one_store(tiny, weights, tmp_path):
     recipe = override(tiny, {"teacher.weights": str(weights), "student.targets.views": 4})
     with ThreadPoolExecutor(2) as both:
         spent = [both.submit(ensure_targets, recipe, None, tmp_path) for _ in range(2)]
-    asked = sum(each.result()["rows"] for each in spent)
-    # Who comes second has asked for one batch at most before it finds the store.
-    assert 1200 <= asked <= 1200 + 256
+    queried = sum(each.result()["rows"] for each in spent)
+    # The second queries at most one batch before it finds the store.
+    assert 1200 <= queried <= 1200 + 256
     assert sorted(fillings(tmp_path)[0].values()) == [360, 1200]
     logits = [StoredTargets(where).all_logits(view) for where, rows in fillings(tmp_path)[0].items()
               for view in range(rows // 300)]  # fmt: skip
@@ -199,13 +197,13 @@ def test_a_run_that_fills_is_counted_apart(workers, tiny, weights, tmp_path):
     recipe = override(tiny, {"teacher.weights": str(weights)})
 
     def lose_the_store(task):
-        reply = carry_out(task)
+        reply = execute(task)
         if task["kind"] == "targets":  # the disk was cleaned while the comparison ran
             for store in (tmp_path / "stores").glob("targets-*"):
                 shutil.rmtree(store)
         return reply
 
-    workers.carry_out = lose_the_store
+    workers.execute = lose_the_store
     comparison = compare(recipe, arms=["vanilla", "regulated"], seeds=1, out=tmp_path)
     results = {path.parent.name[:7]: read_json(path)
                for path in (tmp_path / "runs").glob("*/results.json")}  # fmt: skip

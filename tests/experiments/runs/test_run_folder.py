@@ -13,8 +13,7 @@ from frugalkd.cli import main
 from frugalkd.errors import RunFolderError, WriteFailed
 from frugalkd.experiments.comparison import compare
 from frugalkd.experiments.comparison.plan import Job, Key
-from frugalkd.experiments.comparison.run import task_of
-from frugalkd.experiments.comparison.worker import carry_out
+from frugalkd.experiments.comparison.worker import execute
 from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.runs.execute import distill, teach
 from frugalkd.experiments.runs.folder import RunFolder, read_metrics, read_results
@@ -54,7 +53,7 @@ def test_a_folder_in_use_is_refused_everywhere(tiny, tmp_path, capsys):
     with pytest.raises(RunFolderError, match=BUSY):
         distill(tiny, out, teacher=teacher, resume=True)
     job = Job(Key("teach", "out", 0), "0" * 64, out, lambda _: tiny)
-    assert BUSY.replace("\\", "") in carry_out(task_of(tmp_path, job, tiny))["error"]
+    assert BUSY.replace("\\", "") in execute(job.task(tmp_path, tiny))["error"]
     with pytest.raises(RunFolderError, match=BUSY):
         compare(tiny, arms=["ce"], seeds=1, out=out)
     assert main(["teach", "digits", "--out", str(out)]) == 2

@@ -1,16 +1,8 @@
-"""Comparisons: arms x seeds, paired, with controls that cost the same, and what may be claimed."""
+"""Comparisons: arms x seeds, paired, with controls that cost the same, and claims about them."""
 
 from frugalkd.experiments.comparison.arms import known_arms, resolve_arms
 from frugalkd.experiments.comparison.controls import CONTROLS
-from frugalkd.experiments.comparison.demo import demo
-from frugalkd.experiments.comparison.run import compare
+from frugalkd.experiments.comparison.run import compare, demo
 from frugalkd.experiments.comparison.statistics import claims
 
-__all__ = [
-    "CONTROLS",
-    "claims",
-    "compare",
-    "demo",
-    "known_arms",
-    "resolve_arms",
-]
+__all__ = ["CONTROLS", "claims", "compare", "demo", "known_arms", "resolve_arms"]

@@ -10,36 +10,35 @@ from typing import Any
 
 from frugalkd.errors import ClusterError, FolderBusy
 from frugalkd.experiments.comparison.plan import Key
-from frugalkd.experiments.comparison.worker import Task, carry_out
+from frugalkd.experiments.comparison.worker import Task, execute
 from frugalkd.files.parsing import one_line
 from frugalkd.runtime.imports import require_extra
 
 RETRIES = 3
-"""How often a run is begun again whose node was lost; it goes on from its last checkpoint."""
+"""How often a run restarts, from its last checkpoint, when its node is lost."""
 
 PATIENCE = 60.0
-"""Seconds in which a lost node's process, which may live on a while, has to let its folder go."""
+"""Seconds that a restarted run waits for the lost node's process to release its folder."""
 
 _PASSED_ON = ("PYTHONPATH", "FRUGALKD_DATA")
 
 
 class RayWorkers:
-    """As :class:`frugalkd.experiments.comparison.pool.Workers`: as many runs at a time as the
-    cluster has CPUs for, or GPUs.
-
-    Every node has to see the folders that this process does, under the same names.
+    """Has the methods of :class:`~frugalkd.experiments.comparison.pool.Workers`, with as many runs
+    at a time as the cluster has CPUs for, or GPUs. Every node must see the same folders under the
+    same names.
 
     Args:
         threads: CPUs of a run.
         device: the recipe's; unless it is ``cpu``, a run takes a GPU where the cluster has some.
-        address: of a cluster (``auto``: the one that this machine is of); None starts one here, and
-            ends it with this.
+        address: of a cluster (``auto``: the one of this machine); ``local`` starts one here, which
+            ends with this context.
 
     Raises:
         ClusterError: Ray is not installed, or there is no cluster at the address.
     """
 
-    def __init__(self, threads: int, device: str = "auto", address: str | None = None):
+    def __init__(self, threads: int, device: str = "auto", address: str = "local"):
         needs = "runs on Ray need ray (--jobs runs them on this machine)"
         require_extra("ray", needs, ClusterError, "ray")
         import ray
@@ -48,12 +47,11 @@ class RayWorkers:
         self._busy: dict[Any, Key] = {}
         self._ours = not ray.is_initialized()
         if self._ours:
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # we send nothing anywhere
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # frugalkd sends nothing
             try:
-                # Without an address of its own it would join whatever cluster it finds.
-                ray.init(address or "local", logging_level=logging.ERROR, log_to_driver=False)
+                ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
             except (ConnectionError, RuntimeError, ValueError) as error:
-                where = address or "this machine"
+                where = "this machine" if address == "local" else address
                 raise ClusterError(
                     f"no Ray cluster at {where} ({one_line(error, 120)}): start one with "
                     "'ray start --head', or name another --ray-address"
@@ -62,10 +60,9 @@ class RayWorkers:
         self._needs = {"num_cpus": threads, "num_gpus": min(1, gpus)}
         passed = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         set_threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
-        self._task = ray.remote(_carry_out).options(
-            **self._needs,
-            max_retries=RETRIES,
-            runtime_env={"env_vars": {**passed, **set_threads}},
+        environment = {"env_vars": {**passed, **set_threads}}
+        self._task = ray.remote(_execute).options(
+            **self._needs, max_retries=RETRIES, runtime_env=environment
         )
 
     def __enter__(self) -> RayWorkers:
@@ -117,12 +114,12 @@ class RayWorkers:
             return key, {"error": said, "type": type(error).__name__}
 
 
-def _carry_out(task: Task, folder: str) -> dict[str, Any]:
-    """On a node: the worker's answer, from ``folder``, which relative paths start in."""
+def _execute(task: Task, folder: str) -> dict[str, Any]:
+    """On a node, in ``folder``, which relative paths start from."""
     os.chdir(folder)
     began = time.monotonic()
     while True:
-        reply = carry_out(task)
+        reply = execute(task)
         late = time.monotonic() - began > PATIENCE
         if late or reply.get("type") != FolderBusy.__name__:
             return reply

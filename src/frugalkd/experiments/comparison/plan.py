@@ -19,6 +19,14 @@ from frugalkd.experiments.runs.digest import (
 )
 from frugalkd.experiments.runs.targets import encoding_of
 
+SHOWN = 12
+"""Digits of a digest that name a folder."""
+STORES, PROGRESS = "stores", "progress"
+"""Folders of a comparison: what filling stores has cost, with the stores of teachers that have no
+folder there; and the progress of running jobs."""
+PRETRAINED = "teacher.weights"
+"""The name of the recipe's pretrained teacher."""
+
 
 class Key(NamedTuple):
     """Names a job: a teacher, a store of soft targets (``detail`` says which), or a run."""
@@ -29,27 +37,21 @@ class Key(NamedTuple):
     detail: str = ""
 
 
-def run_name(key: Key) -> str:
-    """A job as it is spoken of: ``regulated seed 3``, ``teacher conventional``."""
-    kind = {"teach": "teacher ", "targets": "soft targets of ", "distill": ""}[key.kind]
-    return f"{kind}{key.name}" + (f" seed {key.seed}" if key.kind == "distill" else "")
-
-
 @dataclass(frozen=True)
-class Outcome:
-    """How a job ended: ``results`` or ``error``.
+class JobResult:
+    """How a job ended.
 
     Attributes:
         results: the content of ``results.json`` (of a store: rows and seconds), or None.
         classes: of the data, where known.
         error: one line, or None.
-        details: what else is known of an error: its type, its traceback.
+        traceback: of an error that is not frugalkd's, or None.
     """
 
     results: dict[str, Any] | None = None
     classes: int | None = None
     error: str | None = None
-    details: Mapping[str, Any] | None = None
+    traceback: str | None = None
 
     @property
     def accuracy(self) -> float | None:
@@ -59,14 +61,14 @@ class Outcome:
 
     @property
     def collapsed(self) -> bool:
-        """No better than half as much again as chance, or failed."""
+        """Failed, or at most 1.5 times as accurate as chance."""
         if self.error is not None:
             return True
         accuracy = self.accuracy
         return accuracy is not None and bool(self.classes) and accuracy <= 1.5 / self.classes
 
 
-Outcomes = Mapping[Key, Outcome]
+JobResults = Mapping[Key, JobResult]
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,11 @@ class Job:
     """One run to come.
 
     Attributes:
-        key: what it is.
+        key: its name.
         digest: SHA-256 (hex) of all that decides it, known before anything has run: its recipe, and
             the digests of its teacher and of the run that it matches.
         out: its folder; of a store, the one that keeps it.
-        recipe: its recipe, from the outcomes of what it needs.
+        recipe: its recipe, from the results of what it needs.
         needs: jobs that must have succeeded before its recipe is known.
         targets: the store that must be filled before it runs, or None.
         teacher: the teacher's folder, or None.
@@ -87,7 +89,7 @@ class Job:
     key: Key
     digest: str
     out: Path
-    recipe: Callable[[Outcomes], Recipe]
+    recipe: Callable[[JobResults], Recipe]
     needs: tuple[Key, ...] = ()
     targets: Key | None = None
     teacher: Path | None = None
@@ -99,19 +101,29 @@ class Job:
 
     @property
     def name(self) -> str:
-        """As it is spoken of."""
-        return run_name(self.key)
+        """In words: ``regulated seed 3``, ``teacher conventional``."""
+        kind = {"teach": "teacher ", "targets": "soft targets of ", "distill": ""}[self.key.kind]
+        return kind + self.key.name + f" seed {self.key.seed}" * (self.key.kind == "distill")
 
+    def cost_file(self, out: Path) -> Path:
+        """Where the comparison in ``out`` keeps the cost of this store."""
+        return out / STORES / f"{self.key.name}-{self.digest[:SHOWN]}.json"
 
-SHOWN = 12
-"""Digits of a digest that name a folder."""
+    def progress_file(self, out: Path) -> Path:
+        """Where it writes its progress while it runs for the comparison in ``out``."""
+        return out / PROGRESS / f"{self.digest[:SHOWN]}.json"
 
-STORES = "stores"
-"""The folder of a comparison that keeps what filling stores has cost, and the stores of teachers
-that have no folder there."""
-
-PRETRAINED = "teacher.weights"
-"""What the recipe's pretrained teacher is called."""
+    def task(self, out: Path, recipe: Recipe) -> dict[str, Any]:
+        """The job of the comparison in ``out``, for :func:`~.worker.execute`."""
+        return {
+            "kind": self.key.kind,
+            "recipe": recipe.model_dump(mode="json"),
+            "out": str(self.out),
+            "teacher": None if self.teacher is None else str(self.teacher),
+            "stores": str(out / STORES),
+            "cost": str(self.cost_file(out)),
+            "progress": str(self.progress_file(out)),
+        }
 
 
 def plan_jobs(
@@ -121,7 +133,7 @@ def plan_jobs(
     out: Path,
     teachers: Sequence[str],
 ) -> dict[Key, Job]:
-    """All jobs, each after those that it needs; seed by seed, so that arms take turns."""
+    """All jobs, each after those that it needs; the arms of one seed, then those of the next."""
     plan = _Plan(out)
     for name in teachers:
         plan.add_teacher(name, teacher_recipe(recipe, name))
@@ -132,96 +144,83 @@ def plan_jobs(
 
 
 class _Plan:
-    """Jobs as they are added, and the folders that there are already."""
+    """Jobs as they are added, and the folders that exist already."""
 
     def __init__(self, out: Path):
         self.out = out
         self.jobs: dict[Key, Job] = {}
         self._taught: dict[str, Key] = {}
         self._first: dict[str, Key] = {}  # of the jobs of one digest
-        self._there = {
-            path.name[-SHOWN:]: path
-            for kind in ("teachers", "runs")
-            for path in _inside(out / kind)
-        }
+        found = [path for kind in ("teachers", "runs") for path in out.glob(f"{kind}/*")]
+        self._existing = {path.name[-SHOWN:]: path for path in sorted(found)}
 
-    def add_teacher(self, name: str, whole: Recipe) -> None:
-        if whole.teacher.weights is not None:
+    def add_teacher(self, name: str, recipe: Recipe) -> None:
+        if recipe.teacher.weights is not None:
             return  # trained already; the arm's recipe names the file
-        key = self._taught[name] = Key("teach", name, whole.seed)
-        digest = digest_of({"kind": "teach", "recipe": what_decides("teach", whole, taught=False)})
-        where = self._folder("teachers", folder_name(name), digest)
-        self.jobs[key] = Job(key, digest, where, lambda _: whole)
+        key = self._taught[name] = Key("teach", name, recipe.seed)
+        decides = what_decides("teach", recipe, taught=False)
+        digest = digest_of({"kind": "teach", "recipe": decides})
+        out = self._folder("teachers", folder_name(name), digest)
+        self.jobs[key] = Job(key, digest, out, lambda _: recipe)
 
     def add_run(self, arm: ResolvedArm, seed: int) -> None:
         key = Key("distill", arm.name, seed)
-        whole = override(arm.recipe, {"seed": seed})
+        recipe = override(arm.recipe, {"seed": seed})
         taught = self._taught.get(arm.teacher or "")
-        needs = [] if taught is None else [taught]
-        teacher = None if taught is None else self.jobs[taught].out
-        targets = self._add_store(arm, taught, whole)
-        matched = None
-        if arm.match is not None:
-            matched = Key("distill", arm.match, seed)
-            needs.append(matched)
+        teacher = None if taught is None else self.jobs[taught]
+        targets = self._add_store(arm, teacher, recipe)
+        matched = None if arm.match is None else Key("distill", arm.match, seed)
+        needs = [need for need in (taught, matched) if need is not None]
 
-        def resolved(outcomes: Outcomes) -> Recipe:
+        def resolved(results: JobResults) -> Recipe:
             if arm.control is None or matched is None:
-                return whole
-            results = outcomes[matched].results
-            assert results is not None
-            return override(whole, {**control_settings(arm.control, results), **arm.settings})
+                return recipe
+            finished = results[matched].results
+            assert finished is not None
+            return override(recipe, {**control_settings(arm.control, finished), **arm.settings})
 
+        copies = matched and [arm.control, self.jobs[matched].digest, arm.settings]
         digest = digest_of(
             {
                 "kind": "distill",
-                "recipe": what_decides("distill", whole, taught=taught is not None),
-                "teacher": pretrained(whole) if taught is None else self.jobs[taught].digest,
-                "control": None
-                if matched is None
-                else [arm.control, self.jobs[matched].digest, arm.settings],
+                "recipe": what_decides("distill", recipe, taught=teacher is not None),
+                "teacher": pretrained(recipe) if teacher is None else teacher.digest,
+                "control": copies,
             }
         )
-        where = self._folder("runs", f"{arm.folder}-seed-{seed}", digest)
+        out = self._folder("runs", f"{folder_name(arm.name)}-seed-{seed}", digest)
         if digest in self._first:  # the same run by another name: done once, found by the other
             needs.append(self._first[digest])
-            where = self.jobs[self._first[digest]].out
+            out = self.jobs[self._first[digest]].out
         self._first.setdefault(digest, key)
-        self.jobs[key] = Job(key, digest, where, resolved, tuple(needs), targets, teacher)
+        folder = teacher and teacher.out
+        self.jobs[key] = Job(key, digest, out, resolved, tuple(needs), targets, folder)
 
-    def _add_store(self, arm: ResolvedArm, taught: Key | None, whole: Recipe) -> Key | None:
+    def _add_store(self, arm: ResolvedArm, teacher: Job | None, recipe: Recipe) -> Key | None:
         """The job that fills a run's soft targets, once for all runs that read the same."""
-        student = whole.student
+        student = recipe.student
         if not (student.stores and student.objective.build().needs_targets):
             return None
-        said = whole.model_dump(mode="json")
-        forget_later_defaults(said["student"]["targets"])
+        settings = recipe.model_dump(mode="json")
+        forget_later_defaults(settings["student"]["targets"])
         weighted = student.weighting or student.mode
-        parts = [said["data"], said["student"]["augment"], said["student"]["targets"]]
+        parts = [settings["data"], settings["student"]["augment"], settings["student"]["targets"]]
         # The teacher runs on no sample that weighs nothing.
-        parts += [weighted in ("significance", "hybrid"), encoding_of(whole).settings]
-        decides = what_decides("distill", whole, taught=taught is not None)
+        parts += [weighted in ("significance", "hybrid"), encoding_of(recipe).settings]
+        decides = what_decides("distill", recipe, taught=teacher is not None)
         if student.teachers is not None:
             parts.append(decides["student"]["teachers"])
-        if taught is None:
-            teacher, out = None, self.out / STORES
-            who: Any = [pretrained(whole), decides["teacher"]]
-        else:
-            teacher = out = self.jobs[taught].out
-            who = self.jobs[taught].digest
-        digest = digest_of({"kind": "targets", "teacher": who, "parts": parts})
+        own: Any = [pretrained(recipe), decides["teacher"]] if teacher is None else teacher.digest
+        digest = digest_of({"kind": "targets", "teacher": own, "parts": parts})
         name = " + ".join(student.teachers.of) if student.teachers else arm.teacher or PRETRAINED
         key = Key("targets", name, 0, digest[:SHOWN])
-        if key not in self.jobs:
-            needs = () if taught is None else (taught,)
-            self.jobs[key] = Job(key, digest, out, lambda _: whole, needs, teacher=teacher)
+        out = self.out / STORES if teacher is None else teacher.out
+        needs = () if teacher is None else (teacher.key,)
+        folder = teacher and teacher.out
+        self.jobs.setdefault(key, Job(key, digest, out, lambda _: recipe, needs, teacher=folder))
         return key
 
     def _folder(self, kind: str, stem: str, digest: str) -> Path:
-        """Where a job's folder is, under whatever name, or will be."""
+        """The job's folder, which may exist under another name."""
         short = digest[:SHOWN]
-        return self._there.get(short, self.out / kind / f"{stem}-{short}")
-
-
-def _inside(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir()) if folder.is_dir() else []
+        return self._existing.get(short, self.out / kind / f"{stem}-{short}")

@@ -6,7 +6,6 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
@@ -23,9 +22,8 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 class Workers:
     """Up to ``jobs`` fresh Python processes, started when they are first needed.
 
-    A process serves many runs, since importing torch takes longer than a small run. One that dies
-    (killed, out of memory) costs its own run only, which a pool of concurrent.futures would not
-    promise.
+    A process serves many runs, since importing torch takes longer than a small run. A process that
+    dies (killed, out of memory) costs its own run only, unlike in a pool of concurrent.futures.
 
     Args:
         jobs: processes.
@@ -46,14 +44,13 @@ class Workers:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """End all processes; a run under way is left at its last checkpoint."""
+        """End all processes; a run under way stays at its last checkpoint."""
         for process, _ in self._busy.values():
             process.terminate()
-        connections = [*self._busy, *(connection for _, connection in self._idle)]
-        processes = [process for process, _ in (*self._busy.values(), *self._idle)]
-        for connection in connections:
+        for connection in (*self._busy, *(connection for _, connection in self._idle)):
             connection.close()
-        for process in processes:  # all of them are ending: one Ctrl-C more leaves none behind
+        # All of them are ending: another Ctrl-C leaves none behind.
+        for process, _ in (*self._busy.values(), *self._idle):
             process.join()
         self._idle, self._busy = [], {}
 
@@ -68,14 +65,14 @@ class Workers:
         return len(self._busy)
 
     def submit(self, key: Key, task: Task) -> None:
-        """Begin ``task``; only where one is ``free``."""
+        """Begin ``task``, while one is ``free``."""
         process, connection = self._idle.pop() if self._idle else self._start()
         self._busy[connection] = (process, key)
         with contextlib.suppress(OSError):  # the process has died: next() says so
             connection.send(task)
 
     def next(self, patience: float | None = None) -> tuple[Key, dict[str, Any]] | None:
-        """Wait for one task to end; its key and its answer. None: none has within ``patience``
+        """Wait for one task to end; its key and its reply. None: none has within ``patience``
         seconds."""
         ended = wait(list(self._busy), patience)
         if not ended:
@@ -107,23 +104,16 @@ class Workers:
 
 @contextmanager
 def _inherited(threads: int) -> Iterator[None]:
-    """What a child is to find before any of our code runs in it: threads for OpenMP and MKL, and
-    Ctrl-C blocked: it is ours to handle (we end the children, without tracebacks of theirs).
-
-    Blocked, not ignored: a Ctrl-C that comes right now waits for us, and is not lost.
-    """
+    """What a child has before any code runs in it: threads for OpenMP and MKL, and Ctrl-C blocked,
+    which this process handles: it ends its children without tracebacks. Blocked, not ignored, so
+    that a Ctrl-C that comes right now is not lost."""
     before = {name: os.environ.get(name) for name in _THREADS}
     os.environ.update(dict.fromkeys(_THREADS, str(threads)))
-    blocked = None
-    if sys.platform != "win32":
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-        if sys.platform != "win32" and blocked is not None:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        for name in _THREADS:
+            del os.environ[name]
+        os.environ.update({name: value for name, value in before.items() if value is not None})
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)

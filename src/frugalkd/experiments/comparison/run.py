@@ -1,37 +1,38 @@
-"""Carrying a comparison out: teachers, then arms x seeds, several at a time, none of them twice."""
+"""Executing a comparison: teachers, then arms x seeds, several at a time, none of them twice; or
+one of its jobs, for the job arrays of schedulers."""
 
 from __future__ import annotations
 
 import contextlib
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from frugalkd.errors import (
     FrugalKDError,
     FrugalKDWarning,
+    ModelError,
     RecipeError,
     RunFolderError,
     SettingError,
     UnknownName,
     WriteFailed,
 )
+from frugalkd.experiments.comparison import worker
 from frugalkd.experiments.comparison.arms import ResolvedArm, resolve_arms
 from frugalkd.experiments.comparison.on_ray import RayWorkers
-from frugalkd.experiments.comparison.paths import check_feature_paths
-from frugalkd.experiments.comparison.plan import SHOWN, STORES, Job, Key, Outcome, plan_jobs
+from frugalkd.experiments.comparison.plan import SHOWN, Job, JobResult, Key, plan_jobs
 from frugalkd.experiments.comparison.pool import Workers
-from frugalkd.experiments.comparison.progress import FOLDER as PROGRESS
-from frugalkd.experiments.comparison.progress import read_progress
-from frugalkd.experiments.comparison.statistics import MARGIN, Claim, require_statistics
-from frugalkd.experiments.comparison.stores import cost_file, read_cost
+from frugalkd.experiments.comparison.statistics import Claim, require_statistics
 from frugalkd.experiments.comparison.summary import SCHEMA, filling, summarise, untrained
+from frugalkd.experiments.recipes.load import load_recipe
 from frugalkd.experiments.recipes.schema import Recipe
 from frugalkd.experiments.runs.digest import run_digest
 from frugalkd.experiments.runs.folder import read_results
-from frugalkd.experiments.runs.material import refuse_other_data
+from frugalkd.experiments.runs.material import RunData, make_data, make_model, refuse_other_data
 from frugalkd.experiments.runs.summary import read_summary
 from frugalkd.experiments.tracking.tracking import check_installed
 from frugalkd.files import StrPath
@@ -39,17 +40,25 @@ from frugalkd.files.lock import Lock
 from frugalkd.files.opening import named
 from frugalkd.files.parsing import read_json
 from frugalkd.files.writing import make_folder, write_json
+from frugalkd.models.features import feature_paths, find_paths
 from frugalkd.models.identity import warn_of_torch
+from frugalkd.objectives.criterion import check_paths
+from frugalkd.objectives.objective import features_read
 from frugalkd.runtime.settings import check_seed, shown
 
 FILE = "comparison.json"
+DEMO_ARMS = ("vanilla", "significance", "regulated", "hybrid", "ce", "random", "short")
+DEMO_SEEDS = 3
+DEMO_NOTE = "360 test digits rank nothing: this shows that it works"
 
 _MOST_SEEDS = 100_000
+_SHORTEST = 6
+"""Digits of a digest that name a job."""
 
 Event = dict[str, Any]
 """``event`` (begun, running, done, found, failed), ``kind`` (teach, targets, distill), ``name``,
 ``seed``, ``finished`` and ``total`` (stores of soft targets not counted), ``accuracy`` and
-``error`` (or None), ``progress``: of running, every few seconds, how far it is, in words."""
+``error`` (or None), ``progress``: of running, every few seconds, in words."""
 
 TICK = 5.0
 """Seconds between two such events of a job."""
@@ -62,42 +71,38 @@ def compare(
     seeds: int | Sequence[int],
     out: StrPath,
     budgets: Sequence[float] = (),
-    jobs: int = 2,
-    listener: Callable[[Event], None] | None = None,
     teachers: Sequence[str] = (),
-    notes: Sequence[str] = (),
-    declared: Sequence[Claim] = (),
-    margin: float = MARGIN,
-    on: str = "here",
-    ray_address: str | None = None,
+    claims: Sequence[Claim] = (),
+    jobs: int = 2,
+    ray: str | None = None,
+    on_event: Callable[[Event], None] | None = None,
 ) -> dict[str, Any]:
     """Run arms x budgets x seeds, and write ``out/comparison.json`` after each finished run.
 
-    Every arm of a seed starts with the same weights and sees samples in the same order. Runs take
-    turns by seed, so that all arms meet the same machine. What is done in ``out`` already is not
-    run again; what was cut off goes on from its last checkpoint. A run that fails is named, and
-    the others go on. Folders, ``out/teachers/NAME-DIGEST`` and ``out/runs/ARM-seed-SEED-DIGEST``,
-    end in the digest of what decides the run: an arm that changed is another run.
+    Every arm of a seed starts with the same weights and sees samples in the same order. Runs are
+    interleaved by seed, so that machine conditions affect all arms equally. What is done in ``out``
+    already is not run again; a stopped run resumes from its last checkpoint. A run that fails is
+    named, and the others continue. Folders, ``out/teachers/NAME-DIGEST`` and
+    ``out/runs/ARM-seed-SEED-DIGEST``, end in the digest of what decides the run: an arm that
+    changed is another run.
 
     Args:
-        recipe: its arms and teachers, and the whole that arms differ from.
-        arms: names; see :func:`frugalkd.experiments.comparison.resolve_arms`. A control brings
-            along the arm that it matches.
+        recipe: the default settings of all arms, its own arms and its teachers.
+        arms: names; see :func:`frugalkd.experiments.comparison.resolve_arms`. The arm that a
+            control matches is added.
         seeds: the seeds, or how many of them (0, 1, ...). Teachers have the recipe's seed.
         out: the comparison's folder.
-        budgets: parts of full training, in (0, 1]: an arm that can be made to spend each comes once
-            for each, as ``ARM@BUDGET``; see :func:`frugalkd.experiments.comparison.resolve_arms`.
-        jobs: processes at a time. Each has the recipe's threads, whatever ``jobs`` is. A script
-            that calls this needs the guard ``if __name__ == "__main__"``, as all of
-            multiprocessing's children do.
-        listener: told of each run as it begins and ends.
+        budgets: fractions of full training, in (0, 1]: an arm that supports budgets runs once at
+            each, as ``ARM@BUDGET``.
         teachers: more of the recipe's teachers to train and show, needed or not.
-        notes: lines to keep in the comparison.
-        declared: claims to test, see :func:`frugalkd.experiments.comparison.claims`.
-        margin: of accuracy, in [0, 1]: by how much "no worse" may be worse.
-        on: ``here``: processes of this machine; ``ray``: each run a task of a Ray cluster, begun
-            again where its node is lost, as many at a time as the cluster has room for.
-        ray_address: of that cluster; None for one of this machine alone.
+        claims: to test, see :func:`frugalkd.experiments.comparison.claims`.
+        jobs: processes at a time on this machine. Each has the recipe's threads, whatever ``jobs``
+            is. A script that calls this needs the guard ``if __name__ == "__main__"``, as for all
+            of multiprocessing's children.
+        ray: the address of a Ray cluster (``auto``: the one of this machine; ``local``: a new one
+            on this machine), on which each run is a task, started again where its node is lost;
+            None: processes of this machine.
+        on_event: receives an :data:`Event` when a run begins, makes progress and ends.
 
     Returns:
         The content of ``comparison.json``.
@@ -105,116 +110,106 @@ def compare(
     Raises:
         UnknownName: an arm or a teacher that the recipe does not have.
         ClusterError: Ray is not installed, or there is no cluster at the address.
-        RecipeError: no seed, a duplicate or one that no random stream takes, a margin outside
+        RecipeError: no seed, a duplicate or one that no random stream accepts, a margin outside
             [0, 1], or an arm that cannot be made.
         ModelError: an arm's objective reads a module that its student or teacher does not have.
         ReportError: the extra ``report`` is not installed.
         TrackerError: a tracker that the recipe names is not installed.
         RunFolderError: ``out`` holds a comparison of another recipe, or finished runs on other
-            data; or another process is at work in it.
+            data; or another process is using it.
         WriteFailed: ``out`` cannot be written, and not all of its runs are done.
     """
-    if jobs < 1:
-        raise RecipeError(f"jobs must be 1 or more, not {jobs}")
-    if on not in ("here", "ray"):
-        raise UnknownName("place for runs", on, ("here", "ray"))
-    if ray_address is not None and on != "ray":
-        raise RecipeError("an address of a Ray cluster is for runs on ray: add --on ray")
-    comparison = prepare(
-        recipe, arms, seeds, named(out), budgets=budgets, teachers=teachers, notes=notes,
-        declared=declared, margin=margin, listener=listener,
-    )  # fmt: skip
-    require_statistics()
-    check_installed(recipe.trackers.chosen)
-    check_feature_paths(comparison.arms)
-    make_folder(comparison.out)
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.callback(Lock(comparison.out).release)
-        except WriteFailed:  # what is done can be looked at where nothing can be written
-            content = comparison.found()
-            if content is None:
-                raise
-            return content
-        if on == "ray":
-            workers: Workers | RayWorkers = RayWorkers(recipe.threads, recipe.device, ray_address)
-        else:
-            workers = Workers(jobs, recipe.threads)
-        return comparison.run(stack.enter_context(workers))
+    made = ComparisonRun(recipe, arms, seeds, out, budgets, teachers, claims, on_event)
+    return made.execute(jobs, ray)
 
 
-def prepare(
-    recipe: Recipe,
-    arms: Sequence[str],
-    seeds: int | Sequence[int],
-    out: Path,
-    *,
-    budgets: Sequence[float] = (),
-    teachers: Sequence[str] = (),
-    notes: Sequence[str] = (),
-    declared: Sequence[Claim] = (),
-    margin: float = MARGIN,
-    listener: Callable[[Event], None] | None = None,
-) -> Comparison:
-    """A comparison of which nothing is carried out yet; arguments and errors are those of
-    :func:`compare`."""
-    if isinstance(seeds, int) and seeds > _MOST_SEEDS:
-        raise RecipeError(f"seeds must be {_MOST_SEEDS} at most, not {shown(seeds)}")
-    try:
-        wanted = list(range(seeds)) if isinstance(seeds, int) else list(map(check_seed, seeds))
-    except SettingError as error:
-        raise RecipeError(f"seeds: each {error}") from None
-    if not wanted or len(set(wanted)) != len(wanted):
-        raise RecipeError(f"seeds must be one or more, none of them twice: {seeds}")
-    if not 0 <= margin <= 1:
-        raise RecipeError(f"margin must be a part of all test samples, in [0, 1], not {margin:g}")
-    resolved = resolve_arms(recipe, arms, budgets)
-    names = [arm.name for arm in resolved]
-    for arm, against, _ in declared:
-        for name in (arm, against):
-            if name not in names:
-                raise UnknownName("arm", name, names)
-    used = [arm.teacher for arm in resolved if arm.teacher is not None]
-    return Comparison(
-        recipe,
-        resolved,
-        wanted,
-        list(dict.fromkeys([*used, *teachers])),
-        named(out),
-        list(notes),
-        list(declared),
-        margin,
-        listener or (lambda event: None),
-    )
+def demo(
+    out: StrPath, jobs: int = 2, on_event: Callable[[Event], None] | None = None
+) -> dict[str, Any]:
+    """Compare the modes and three controls on scikit-learn's digits; prints nothing.
+
+    Args:
+        out: the folder of the comparison.
+        jobs: processes at a time.
+        on_event: as in :func:`compare`.
+
+    Returns:
+        The content of ``out/comparison.json``; :func:`comparison_table` shows it.
+
+    Raises:
+        RunFolderError: ``out`` holds another comparison.
+    """
+    recipe = load_recipe("digits")
+    teachers = list(recipe.teachers)
+    made = ComparisonRun(recipe, DEMO_ARMS, DEMO_SEEDS, out, teachers=teachers, on_event=on_event)
+    made.notes = [DEMO_NOTE]
+    return made.execute(jobs)
 
 
-@dataclass
-class Comparison:
-    """The state of one comparison: every job is pending, running, or has an outcome."""
+class ComparisonRun:
+    """The state of one comparison: every job is pending, running, or has a result. Arguments and
+    errors are those of :func:`compare`; nothing is executed yet."""
 
-    recipe: Recipe
-    arms: list[ResolvedArm]
-    seeds: list[int]
-    teachers: list[str]
-    out: Path
-    notes: list[str]
-    declared: list[Claim]
-    margin: float
-    tell: Callable[[Event], None]
-    running: dict[Key, Job] = field(default_factory=dict)
-    outcomes: dict[Key, Outcome] = field(default_factory=dict)
-    _begun: bool = False
-    _data: dict[str, Any] = field(default_factory=dict)
-    _summaries: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        _refuse_other(self.out / FILE, self.recipe)
-        self.jobs = plan_jobs(self.recipe, self.arms, self.seeds, self.out, self.teachers)
+    def __init__(
+        self,
+        recipe: Recipe,
+        arms: Sequence[str],
+        seeds: int | Sequence[int],
+        out: StrPath,
+        budgets: Sequence[float] = (),
+        teachers: Sequence[str] = (),
+        claims: Sequence[Claim] = (),
+        on_event: Callable[[Event], None] | None = None,
+    ):
+        self.recipe, self.out, self.seeds = recipe, named(out), _seeds(seeds)
+        self.arms = resolve_arms(recipe, arms, budgets)
+        self.claims = [Claim(*claim) for claim in claims]
+        names = [arm.name for arm in self.arms]
+        for claim in self.claims:
+            if not 0 <= claim.margin <= 1:
+                raise RecipeError(
+                    f"margin must be a fraction of all test samples, in [0, 1], not "
+                    f"{claim.margin:g}"
+                )
+            for name in (claim.arm, claim.against):
+                if name not in names:
+                    raise UnknownName("arm", name, names)
+        used = [arm.teacher for arm in self.arms if arm.teacher is not None]
+        self.teachers = list(dict.fromkeys([*used, *teachers]))
+        self.notes: list[str] = []
+        _refuse_other(self.out / FILE, recipe)
+        self.jobs = plan_jobs(recipe, self.arms, self.seeds, self.out, self.teachers)
         self.pending = dict(self.jobs)
-        self.total = sum(key.kind != "targets" for key in self.pending)
+        self.running: dict[Key, Job] = {}
+        self.results: dict[Key, JobResult] = {}
+        self._on_event = on_event
+        self._data: dict[str, Any] = {}
+        self._summaries: dict[str, Any] = {}
 
-    def run(self, workers: Workers | RayWorkers) -> dict[str, Any]:
-        """Carry out what is not done yet; returns the content of ``comparison.json``."""
+    def execute(self, jobs: int = 2, ray: str | None = None) -> dict[str, Any]:
+        """Execute what is not done yet, as :func:`compare` does; returns ``comparison.json``."""
+        if jobs < 1:
+            raise RecipeError(f"jobs must be 1 or more, not {jobs}")
+        require_statistics()
+        check_installed(self.recipe.trackers.chosen)
+        check_feature_paths(self.arms)
+        make_folder(self.out)
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.callback(Lock(self.out).release)
+            except WriteFailed:  # finished comparisons can be shown where nothing can be written
+                content = self._found()
+                if content is None:
+                    raise
+                return content
+            threads = self.recipe.threads
+            if ray is None:
+                workers: Workers | RayWorkers = Workers(jobs, threads)
+            else:
+                workers = RayWorkers(threads, self.recipe.device, ray)
+            return self._run(stack.enter_context(workers))
+
+    def _run(self, workers: Workers | RayWorkers) -> dict[str, Any]:
         self._advance(None)  # finished runs on other data are refused before any other begins
         self._advance(workers)
         content = self._write()
@@ -222,26 +217,32 @@ class Comparison:
             ended = workers.next(TICK)
             if ended is None:
                 for key, job in self.running.items():
-                    self._say("running", key, read_progress(progress_file(self.out, job)))
+                    self._report("running", key, worker.read_progress(job.progress_file(self.out)))
                 continue
-            self._finish(*ended)
+            key, reply = ended
+            job = self.running.pop(key)
+            if "error" in reply:
+                failed = JobResult(error=reply["error"], traceback=reply.get("traceback"))
+                self._settle(key, failed, "failed")
+            else:
+                self._settle(key, JobResult(reply["results"], _classes(job.out)), "done")
             self._advance(workers)
             content = self._write()
         return content
 
-    def found(self) -> dict[str, Any] | None:
+    def _found(self) -> dict[str, Any] | None:
         """The content of ``comparison.json`` where every run is done already, without writing it;
-        else None. Where the file says something else, that is a FrugalKDWarning."""
+        else None. Where the file differs, that is a FrugalKDWarning."""
         self._advance(None)
         undone = any(key.kind != "targets" for key in self.pending)
-        if undone or any(outcome.error is not None for outcome in self.outcomes.values()):
+        if undone or any(result.error is not None for result in self.results.values()):
             return None
         content, path = self._content(), self.out / FILE
         if not path.is_file() or read_json(path, SCHEMA) != content:
             warnings.warn(
                 f"{path} cannot be written, and is not of these runs: they are shown, and not kept",
                 FrugalKDWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
         return content
 
@@ -251,38 +252,37 @@ class Comparison:
         for job in list(self.pending.values()):
             if job.key in self.pending and job.key.kind != "targets":
                 self._consider(job, workers)
-            if self._begun and workers is not None and not workers.free:
-                break  # what is done already was found when the first of them began
-        self._begun = True
+            if workers is not None and not workers.free:
+                break
 
     def _consider(self, job: Job, workers: Workers | RayWorkers | None) -> None:
         if not self._have(job, job.needs):
             return
         try:
-            recipe = job.recipe(self.outcomes)
+            recipe = job.recipe(self.results)
             found = on_disk(job, recipe)
         except FrugalKDError as error:
-            self._settle(job.key, Outcome(error=str(error)), "failed")
+            self._settle(job.key, JobResult(error=str(error)), "failed")
             return
         if found is not None:
             refuse_other_data(found, recipe, job.out, self._data)
-            self._settle(job.key, Outcome(found, _classes(job.out)), "found")
+            self._settle(job.key, JobResult(found, _classes(job.out)), "found")
             return
         if workers is None:
             return
         if job.targets is not None and job.targets in self.pending and workers.free:
             store = self.pending[job.targets]
-            self._begin(store, store.recipe(self.outcomes), workers)
+            self._begin(store, store.recipe(self.results), workers)
         if (job.targets is None or self._have(job, (job.targets,))) and workers.free:
             self._begin(job, recipe, workers)
 
     def _have(self, job: Job, needs: Sequence[Key]) -> bool:
         """Whether all of ``needs`` have succeeded; where one has failed, ``job`` has failed."""
         for need in needs:
-            outcome = self.outcomes.get(need)
-            if outcome is None:
+            result = self.results.get(need)
+            if result is None:
                 return False
-            if outcome.error is not None:
+            if result.error is not None:
                 what = {
                     "teach": f"its teacher {need.name}",
                     "targets": f"storing the soft targets of {need.name}",
@@ -290,40 +290,35 @@ class Comparison:
                 }[need.kind]
                 if self.jobs[need].digest == job.digest:
                     what = f"{need.name}, which is the same run,"
-                error = f"{what} failed: {outcome.error}"
-                self._settle(job.key, Outcome(error=error), "failed")
+                error = f"{what} failed: {result.error}"
+                self._settle(job.key, JobResult(error=error), "failed")
                 return False
         return True
 
     def _begin(self, job: Job, recipe: Recipe, workers: Workers | RayWorkers) -> None:
         self.running[job.key] = self.pending.pop(job.key)
-        self._say("begun", job.key)
-        workers.submit(job.key, task_of(self.out, job, recipe))
+        self._report("begun", job.key)
+        workers.submit(job.key, job.task(self.out, recipe))
 
-    def _finish(self, key: Key, reply: dict[str, Any]) -> None:
-        job = self.running.pop(key)
-        if "error" in reply:
-            self._settle(key, Outcome(error=reply["error"], details=reply), "failed")
-            return
-        self._settle(key, Outcome(reply["results"], _classes(job.out)), "done")
-
-    def _settle(self, key: Key, outcome: Outcome, event: str) -> None:
+    def _settle(self, key: Key, result: JobResult, event: str) -> None:
         self.pending.pop(key, None)
-        self.outcomes[key] = outcome
-        self._say(event, key)
+        self.results[key] = result
+        self._report(event, key)
 
-    def _say(self, event: str, key: Key, progress: str = "") -> None:
-        outcome = self.outcomes.get(key, Outcome())
-        self.tell(
+    def _report(self, event: str, key: Key, progress: str = "") -> None:
+        if self._on_event is None:
+            return
+        result = self.results.get(key, JobResult())
+        self._on_event(
             {
                 "event": event,
                 "kind": key.kind,
                 "name": key.name,
                 "seed": key.seed,
-                "finished": sum(done.kind != "targets" for done in self.outcomes),
-                "total": self.total,
-                "accuracy": outcome.accuracy,
-                "error": outcome.error,
+                "finished": sum(done.kind != "targets" for done in self.results),
+                "total": sum(key.kind != "targets" for key in self.jobs),
+                "accuracy": result.accuracy,
+                "error": result.error,
                 "progress": progress,
             }
         )
@@ -335,31 +330,21 @@ class Comparison:
 
     def _content(self) -> dict[str, Any]:
         content = summarise(
-            self.recipe,
-            self.arms,
-            self.seeds,
-            self.teachers,
-            self.outcomes,
-            self.notes,
-            self.declared,
-            self.margin,
+            self.recipe, self.arms, self.seeds, self.teachers, self.results, self.notes, self.claims
         )
         stored = {job.key.name: job.targets.name for job in self.jobs.values() if job.targets}
         for row in content["arms"]:
             row["targets"] = stored.get(row["arm"])
         known = {teacher["teacher"] for teacher in content["teachers"]}
-        content["teachers"] += [
-            untrained(self.recipe, name)
-            for name in dict.fromkeys(stored.values())
-            if name not in known
-        ]
+        others = [name for name in dict.fromkeys(stored.values()) if name not in known]
+        content["teachers"] += [untrained(self.recipe, name) for name in others]
         for teacher in content["teachers"]:
             teacher["targets"] = self._store_cost(teacher["teacher"])
             teacher["summary"] = self._summary(teacher["teacher"])
         return content
 
     def _summary(self, teacher: str) -> dict[str, Any] | None:
-        """What a finished teacher's ledger says."""
+        """The summary of a finished teacher's ledger."""
         if teacher not in self._summaries:
             outs = [job.out for key, job in self.jobs.items() if key[:2] == ("teach", teacher)]
             if not outs or not (outs[0] / "results.json").is_file():
@@ -368,37 +353,140 @@ class Comparison:
         return self._summaries[teacher]
 
     def _store_cost(self, name: str) -> dict[str, float] | None:
-        """What filling stores of soft targets of ``name`` has cost, all that these runs use: by
-        itself, and within runs that did it; None for none."""
-        files = {
-            cost_file(self.out, self.jobs[key]) for key in self.jobs if key[:2] == ("targets", name)
-        }
-        found = [read_cost(path) for path in files if path.is_file()]
-        for key, outcome in self.outcomes.items():
+        """The cost of filling stores of soft targets of ``name``, by jobs and within runs; None for
+        no store."""
+        jobs = [job for key, job in self.jobs.items() if key[:2] == ("targets", name)]
+        paths = {job.cost_file(self.out) for job in jobs}
+        found = [worker.read_cost(path) for path in paths if path.is_file()]
+        for key, result in self.results.items():
             store = self.jobs[key].targets
-            if store is not None and store.name == name and (cost := filling(outcome.results)):
+            if store is not None and store.name == name and (cost := filling(result.results)):
                 found.append(cost)
         if not found:
             return None
         return {what: sum(cost[what] for cost in found) for what in ("rows", "seconds")}
 
+    def list_jobs(self) -> list[dict[str, Any]]:
+        """Every job, each after those that it needs; a job of several names once.
 
-def task_of(out: Path, job: Job, recipe: Recipe) -> dict[str, Any]:
-    """A job of the comparison in ``out``, for a worker process."""
-    return {
-        "kind": job.key.kind,
-        "recipe": recipe.model_dump(mode="json"),
-        "out": str(job.out),
-        "teacher": None if job.teacher is None else str(job.teacher),
-        "stores": str(out / STORES),
-        "cost": str(cost_file(out, job)),
-        "progress": str(progress_file(out, job)),
-    }
+        Returns:
+            A dict a job: ``digest``, ``kind`` (teach, targets, distill), ``name``, ``seed``,
+            ``done``, ``needs`` (digests), ``out``.
+        """
+        return [
+            {
+                "digest": job.digest[:SHOWN],
+                "kind": job.key.kind,
+                "name": job.key.name,
+                "seed": job.key.seed if job.key.kind == "distill" else None,
+                "done": self._done(job),
+                "needs": [self.jobs[key].digest[:SHOWN] for key in job.waits_for],
+                "out": str(job.out),
+            }
+            for job in self._distinct()
+        ]
+
+    def run_one(self, digest: str) -> dict[str, Any]:
+        """Execute the job whose digest begins with ``digest``, in this process; what it needs must
+        be done. ``comparison.json`` is not written: :func:`compare` does that, and runs nothing.
+
+        Returns:
+            ``results.json`` of a run; of a store, ``rows`` and ``seconds``.
+
+        Raises:
+            RecipeError: no job has that digest, or several have.
+            RunFolderError: something that it needs is missing; it is named.
+            FrugalKDError: the run failed.
+        """
+        job = self._named(digest)
+        results: dict[Key, JobResult] = {}
+        for key in job.waits_for:
+            need = self.jobs[key]
+            if not self._done(need):
+                raise RunFolderError(
+                    f"{job.name} needs {need.name}, which is not done: run it first, with --only "
+                    f"{need.digest[:SHOWN]}"
+                )
+            if key.kind == "distill":
+                results[key] = JobResult(self.run_one(need.digest))
+        recipe = job.recipe(results)
+        if job.key.kind != "targets":
+            found = on_disk(job, recipe)
+            if found is not None:
+                refuse_other_data(found, recipe, job.out)
+                return found
+        reply = worker.execute(job.task(self.out, recipe))
+        if "error" in reply:
+            raise FrugalKDError(f"{job.name} failed: {reply['error']}")
+        return reply["results"]
+
+    def _done(self, job: Job) -> bool:
+        if job.key.kind == "targets":
+            return bool(worker.read_cost(job.cost_file(self.out))["done"])
+        return (job.out / "results.json").is_file()
+
+    def _distinct(self) -> list[Job]:
+        """One job for each digest: the first of a run's names, which needs no other."""
+        found: dict[str, Job] = {}
+        for job in self.jobs.values():
+            found.setdefault(job.digest, job)
+        return list(found.values())
+
+    def _named(self, digest: str) -> Job:
+        wanted = digest.strip().lower()
+        if len(wanted) < _SHORTEST:
+            raise RecipeError(
+                f"--only {digest}: give at least {_SHORTEST} digits of a digest of --list"
+            )
+        found = [job for job in self._distinct() if job.digest.startswith(wanted)]
+        if len(found) != 1:
+            why = "several runs have" if found else "no run has"
+            raise RecipeError(f"--only {digest}: {why} that digest; --list shows them")
+        return found[0]
 
 
-def progress_file(out: Path, job: Job) -> Path:
-    """Where a running job of the comparison in ``out`` writes how far it is."""
-    return out / PROGRESS / f"{job.digest[:SHOWN]}.json"
+def _seeds(seeds: int | Sequence[int]) -> list[int]:
+    if isinstance(seeds, int) and seeds > _MOST_SEEDS:
+        raise RecipeError(f"seeds must be at most {_MOST_SEEDS}, not {shown(seeds)}")
+    try:
+        found = list(range(seeds)) if isinstance(seeds, int) else list(map(check_seed, seeds))
+    except SettingError as error:
+        raise RecipeError(f"seeds: each {error}") from None
+    if not found or len(set(found)) != len(found):
+        raise RecipeError(f"seeds must be one or more, without duplicates: {seeds}")
+    return found
+
+
+def check_feature_paths(arms: Sequence[ResolvedArm]) -> None:
+    """Refuse an arm whose objective reads a module that its student or its teacher does not have,
+    before a teacher is trained for it. Only arms that read features build models and read data.
+
+    Raises:
+        ModelError: with the arm's name and the nearest paths.
+        FrugalKDError: the data or a model cannot be made.
+    """
+    read: dict[str, RunData] = {}
+    checked = set()
+    for arm in arms:
+        recipe, role = arm.recipe, arm.recipe.student
+        if role.objective.imports or not features_read(role.objective.build()):
+            continue
+        parts = (recipe.data, role.augment, role.model, recipe.teacher.model, role.objective)
+        settings = tuple(part.model_dump_json() for part in parts)
+        if settings in checked:
+            continue
+        data = "".join(settings[:2])
+        if data not in read:
+            read[data] = make_data(recipe, role.augment, recipe.seed)
+        objective = role.objective.build()
+        try:
+            with torch.random.fork_rng(devices=[]):
+                check_paths(objective, make_model(role.model, read[data].train, recipe.seed))
+                teacher = make_model(recipe.teacher.model, read[data].train, recipe.seed)
+                find_paths(features_read(objective), feature_paths(teacher), "the teacher")
+        except ModelError as error:
+            raise ModelError(f"arm {arm.name}: {error}") from None
+        checked.add(settings)
 
 
 def on_disk(job: Job, recipe: Recipe) -> dict[str, Any] | None:
@@ -421,17 +509,13 @@ def on_disk(job: Job, recipe: Recipe) -> dict[str, Any] | None:
 
 
 def _classes(folder: Path) -> int | None:
-    """How many classes the data have, where the run's model card says it."""
+    """The number of classes, where the run's model card has it."""
     path = folder / "model.json"
     return read_json(path).get("num_classes") if path.is_file() else None
 
 
 def _refuse_other(path: Path, recipe: Recipe) -> None:
-    """Refuse a folder whose comparison is of another recipe, or of another version.
-
-    Raises:
-        RunFolderError: as it says.
-    """
+    """Raises RunFolderError for a comparison of another recipe, or of another version."""
     if not path.is_file():
         return
     before = read_json(path, SCHEMA, "delete it (its runs stay), or choose another --out")

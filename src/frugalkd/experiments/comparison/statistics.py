@@ -1,10 +1,10 @@
-"""What may be said of accuracies over seeds: intervals, paired differences, claims."""
+"""Statistics of accuracies over seeds: intervals, paired differences, claims."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -14,16 +14,23 @@ from frugalkd.runtime.imports import require_extra
 
 CONFIDENCE = 0.95
 BUDGET_TOLERANCE = 0.02
-"""How far an arm's samples may lie from the budget that it was asked for, as a part of it."""
+"""How far an arm's samples may be from the budget that was set for it, as a fraction of it."""
 
 CLAIM_SEEDS = 10
 """Seeds that a claim needs; fewer only describe."""
 
 MARGIN = 0.005
-"""Of accuracy: what "no worse" may lose, unless another margin is declared."""
+"""Of accuracy: the default margin of "no worse"."""
 
-Claim = tuple[str, str, Literal["better", "no worse"]]
-"""(arm, the arm it is set against, what is claimed)."""
+
+class Claim(NamedTuple):
+    """That ``arm`` is better than ``against``, or worse by no more than ``margin`` (of accuracy, in
+    [0, 1])."""
+
+    arm: str
+    against: str
+    claim: Literal["better", "no worse"]
+    margin: float = MARGIN
 
 
 def require_statistics() -> None:
@@ -46,8 +53,12 @@ def interval(values: Sequence[float]) -> list[float] | None:
 def spread(values: Sequence[float | None]) -> dict[str, Any]:
     """``{"mean", "ci95", "values"}``; None stands for a run that gave no value."""
     known = [value for value in values if value is not None]
-    mean = float(np.mean(known)) if known else None
-    return {"mean": mean, "ci95": interval(known), "values": list(values)}
+    return {**mean_interval(known), "values": list(values)}
+
+
+def mean_interval(values: Sequence[float]) -> dict[str, Any]:
+    """``{"mean", "ci95"}``; None where there are too few values."""
+    return {"mean": float(np.mean(values)) if values else None, "ci95": interval(values)}
 
 
 def differences(
@@ -62,10 +73,8 @@ def differences(
     return [seed for seed, _ in pairs], [difference for _, difference in pairs]
 
 
-def claims(
-    comparison: dict[str, Any], pairs: Sequence[Claim], margin: float = MARGIN
-) -> list[dict[str, Any]]:
-    """Test claims that were declared beforehand, corrected by Holm over all of ``pairs``.
+def claims(comparison: dict[str, Any], declared: Sequence[Claim]) -> list[dict[str, Any]]:
+    """Test claims that were declared beforehand, corrected by Holm over all of them.
 
     The test is a t-test of the paired differences of accuracy (two-sided, the interval's dual):
     *better* holds if they lie above 0, *no worse* if they lie above ``-margin``; in both cases the
@@ -75,8 +84,7 @@ def claims(
 
     Args:
         comparison: the content of ``comparison.json``.
-        pairs: (arm, against, ``"better"`` or ``"no worse"``).
-        margin: of accuracy, in [0, 1].
+        declared: the claims.
 
     Returns:
         A dict a claim: arm, against, claim, margin, seeds, difference (mean, ci95), p, p_holm,
@@ -90,9 +98,9 @@ def claims(
     require_statistics()
     from statsmodels.stats.multitest import multipletests
 
-    if not pairs:
+    if not declared:
         return []
-    tested = [_test(comparison, *pair, margin=margin) for pair in pairs]
+    tested = [_test(comparison, Claim(*claim)) for claim in declared]
     corrected = np.asarray(multipletests([test["p"] for test in tested], method="holm")[1])
     for test, p_holm in zip(tested, corrected, strict=True):
         test["p_holm"] = float(p_holm)
@@ -104,61 +112,55 @@ def claims(
     return tested
 
 
-def _test(
-    comparison: dict[str, Any], arm: str, against: str, claim: str, *, margin: float
-) -> dict[str, Any]:
+def _test(comparison: dict[str, Any], declared: Claim) -> dict[str, Any]:
+    arm, against, claim, margin = declared
     if claim not in ("better", "no worse"):
         raise SettingError(f"a claim is 'better' or 'no worse', not {claim!r}")
+    better = claim == "better"
     ours, theirs = accuracies(comparison, arm), accuracies(comparison, against)
     seeds, found = differences(ours, theirs)
-    floor = 0.0 if claim == "better" else -margin
-    ci95 = interval(found)
-    reasons = []
-    more = _more_samples(comparison, arm, against)
-    if claim == "better" and more is not None:
-        reasons.append(more)
+    floor = 0.0 if better else -margin
+    difference = mean_interval(found)
+    ci95, reasons = difference["ci95"], []
+    budgets = {row["arm"]: row.get("budget", {}).get("mean") for row in comparison["arms"]}
+    spent, other = budgets[arm], budgets[against]
+    if better and spent and other and spent > (1 + TOLERANCE) * other:
+        reasons.append(f"it spends {spent:.1%} of the samples, the other {other:.1%}")
     if len(seeds) < CLAIM_SEEDS:
         reasons.append(f"{len(seeds)} of the {CLAIM_SEEDS} seeds that a claim needs")
     missing = sorted((set(ours) | set(theirs)) - set(seeds))
     if missing:
         reasons.append(f"no pair of accuracies for seeds {', '.join(map(str, missing))}")
     if ci95 is None or ci95[0] <= floor:
-        reasons.append(f"the interval reaches {'0' if claim == 'better' else 'the margin'}")
+        reasons.append(f"the interval reaches {'0' if better else 'the margin'}")
     return {
         "arm": arm,
         "against": against,
         "claim": claim,
-        "margin": margin if claim == "no worse" else None,
+        "margin": None if better else margin,
         "seeds": seeds,
-        "difference": {"mean": float(np.mean(found)) if found else None, "ci95": ci95},
+        "difference": difference,
         "p": _p_value(found, floor),
         "reasons": reasons,
     }
 
 
-def _more_samples(comparison: dict[str, Any], arm: str, against: str) -> str | None:
-    """Why "better" would say nothing: the arm spends more samples than the other."""
-    budgets = {row["arm"]: row.get("budget", {}).get("mean") for row in comparison["arms"]}
-    ours, theirs = budgets.get(arm), budgets.get(against)
-    if not ours or not theirs or ours <= (1 + TOLERANCE) * theirs:
-        return None
-    return f"it spends {ours:.1%} of the samples, the other {theirs:.1%}"
-
-
-def frontier(points: Sequence[tuple[float | None, float | None]], alike: float = 0.0) -> list[bool]:
+def frontier(
+    points: Sequence[tuple[float | None, float | None]], tolerance: float = 0.0
+) -> list[bool]:
     """Which of the points (cost, accuracy) no other beats: none costs as little or less and is as
     accurate or more, one of both strictly. A point that lacks one of the two is on no frontier.
 
-    ``alike``: costs that differ by no more than this part of them count as the same, since a budget
+    ``tolerance``: costs that differ by no more than this fraction count as the same, since a budget
     is spent in whole batches.
     """
 
     def beats(other: tuple[float | None, float | None], cost: float, accuracy: float) -> bool:
         if other[0] is None or other[1] is None:
             return False
-        if other[0] > cost * (1 + alike) or other[1] < accuracy:
+        if other[0] > cost * (1 + tolerance) or other[1] < accuracy:
             return False
-        return other[0] * (1 + alike) < cost or other[1] > accuracy
+        return other[0] * (1 + tolerance) < cost or other[1] > accuracy
 
     return [
         cost is not None
@@ -168,20 +170,16 @@ def frontier(points: Sequence[tuple[float | None, float | None]], alike: float =
     ]
 
 
-def parse_claim(said: str) -> Claim:
-    """``"A > B"`` (better) or ``"A >= B"`` (no worse) as a claim.
-
-    Raises:
-        RecipeError: it is neither.
-    """
-    found = re.fullmatch(r"\s*([^\s<>=]+)\s*(>=|>)\s*([^\s<>=]+)\s*", said)
+def parse_claim(text: str, margin: float = MARGIN) -> Claim:
+    """``"A > B"`` (better) or ``"A >= B"`` (no worse) as a claim. Raises RecipeError."""
+    found = re.fullmatch(r"\s*([^\s<>=]+)\s*(>=|>)\s*([^\s<>=]+)\s*", text)
     if found is None:
-        raise RecipeError(f"claim {said!r}: write 'A > B' (better) or 'A >= B' (no worse)")
-    return found[1], found[3], "better" if found[2] == ">" else "no worse"
+        raise RecipeError(f"claim {text!r}: write 'A > B' (better) or 'A >= B' (no worse)")
+    return Claim(found[1], found[3], "better" if found[2] == ">" else "no worse", margin)
 
 
 def _p_value(values: Sequence[float], floor: float) -> float:
-    """Two-sided p of "the mean is ``floor``"; 1 where nothing speaks against it."""
+    """Two-sided p of "the mean is ``floor``"; 1 for fewer than two values."""
     from scipy import stats
 
     if len(values) < 2:

@@ -1,4 +1,4 @@
-"""What a comparison says: outcomes of runs in, the content of ``comparison.json`` out."""
+"""``comparison.json``, from the results of runs."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ import numpy as np
 
 from frugalkd.experiments.comparison.arms import ResolvedArm
 from frugalkd.experiments.comparison.controls import TOLERANCE
-from frugalkd.experiments.comparison.plan import PRETRAINED, Key, Outcome, Outcomes
+from frugalkd.experiments.comparison.plan import PRETRAINED, JobResult, JobResults, Key
 from frugalkd.experiments.comparison.statistics import (
     BUDGET_TOLERANCE,
-    MARGIN,
     Claim,
     claims,
     differences,
     frontier,
-    interval,
+    mean_interval,
     spread,
 )
 from frugalkd.experiments.recipes.schema import Recipe
@@ -34,114 +33,101 @@ FIELDS = (
     "peak memory: a process serves several runs, so it is the largest of them so far",
 )
 
+BySeed = Mapping[int, JobResult]
+
 
 def summarise(
     recipe: Recipe,
     arms: Sequence[ResolvedArm],
     seeds: Sequence[int],
     teachers: Sequence[str],
-    outcomes: Outcomes,
-    notes: Sequence[str] = (),
-    declared: Sequence[Claim] = (),
-    margin: float = MARGIN,
+    results: JobResults,
+    notes: Sequence[str],
+    declared: Sequence[Claim],
 ) -> dict[str, Any]:
-    """The comparison so far, as plain values. Runs without an outcome yet are left out, and so are
+    """The comparison so far, as plain values. Runs without a result yet are left out, and so are
     those of a seed that some arm, of those that have begun, has not finished: means over other
     seeds are not compared with each other."""
     names = [arm.name for arm in arms]
     reference = "vanilla" if "vanilla" in names else names[0]
-    driven = any(arm.budget is not None for arm in arms)
-    by_arm = {
-        name: {
-            seed: outcomes[key] for seed in seeds if (key := Key("distill", name, seed)) in outcomes
-        }
+    finished = {
+        name: {s: results[key] for s in seeds if (key := Key("distill", name, s)) in results}
         for name in names
     }
-    finished_seeds = [set(by_arm[name]) for name in names]
-    whole = [seed for seed in seeds if all(seed in found for found in finished_seeds)]
-    begun = [arm for arm in arms if by_arm[arm.name]]
-    shown = set(seeds).intersection(*(by_arm[arm.name] for arm in begun))
+    whole = [seed for seed in seeds if all(seed in found for found in finished.values())]
+    begun = [arm for arm in arms if finished[arm.name]]
+    shown = set(seeds).intersection(*(finished[arm.name] for arm in begun))
     by_arm = {
         name: {seed: run for seed, run in runs.items() if seed in shown}
-        for name, runs in by_arm.items()
+        for name, runs in finished.items()
     }
-    rows = [_row(recipe, arm, by_arm, reference, driven) for arm in begun]
+    rows = [_row(recipe, arm, by_arm, reference) for arm in begun]
+    if any(arm.budget is not None for arm in arms):
+        for row in rows:
+            row["own_budget"] = row["budget_asked"] is None and row["arm"] != reference
     _mark_frontiers(rows)
-    finished = [
-        outcome.results
-        for key, outcome in outcomes.items()
-        if outcome.results and key.kind != "targets"
-    ]
-    said = [*notes, *FIELDS, *_unmatched(rows), *_off_budget(rows)]
+    said = [*notes, *FIELDS, *(note for row in rows for note in _warnings(row))]
     if len(seeds) < 2:
         said.append("one seed: there is no interval")
+    run = next((r.results for key, r in results.items() if r.results and key.kind != "targets"), {})
     content = {
         "schema": SCHEMA,
         "reference": reference,
         "arms": rows,
-        "teachers": [_teacher(recipe, name, outcomes) for name in teachers],
-        "failed": _failures(outcomes),
+        "teachers": [_teacher(recipe, name, results) for name in teachers],
+        "failed": [
+            {
+                "kind": key.kind,
+                "name": key.name,
+                "seed": key.seed,
+                "error": run.error,
+                "traceback": run.traceback,
+            }
+            for key, run in results.items()
+            if run.error is not None
+        ],
         "complete": len(whole) == len(seeds),
         "complete_seeds": whole,
         "planned": names,
-        "runs": {"done": sum(map(len, finished_seeds)), "of": len(names) * len(seeds)},
+        "runs": {"done": sum(map(len, finished.values())), "of": len(names) * len(seeds)},
         "name": recipe.name,
         "seeds": list(seeds),
-        "split": finished[0]["split"] if finished else None,
+        "split": run.get("split"),
         "threads": recipe.threads,
-        "versions": finished[0]["versions"] if finished else None,
+        "versions": run.get("versions"),
         "notes": said,
         "recipe": recipe.model_dump(mode="json"),
         "claims": [],
     }
     known = {row["arm"] for row in rows}
-    testable = [claim for claim in declared if {claim[0], claim[1]} <= known]
-    content["claims"] = claims(content, testable, margin)
+    testable = [claim for claim in declared if {claim.arm, claim.against} <= known]
+    content["claims"] = claims(content, testable)
     return content
 
 
 def _row(
-    recipe: Recipe,
-    arm: ResolvedArm,
-    by_arm: Mapping[str, Mapping[int, Outcome]],
-    reference: str,
-    driven: bool,
+    recipe: Recipe, arm: ResolvedArm, by_arm: Mapping[str, BySeed], reference: str
 ) -> dict[str, Any]:
     ours = by_arm[arm.name]
     results = {seed: run.results for seed, run in ours.items() if run.results is not None}
-    epochs = recipe.student.training.epochs
-    accuracy = {seed: run.accuracy for seed, run in ours.items()}
-    difference = None
-    if arm.name != reference:
-        theirs = {seed: run.accuracy for seed, run in by_arm[reference].items()}
-        difference = _mean_interval(differences(accuracy, theirs)[1])
-    budget = _share(results, list(ours), "samples_backpropagated", epochs)
+    evaluations = [run["evaluation"] for run in results.values() if run["evaluation"]]
     rival = None if arm.budget is None else f"random@{arm.budget:g}"
-    against_random = None
-    if rival is not None and rival != arm.name and by_arm.get(rival):
-        theirs = {seed: run.accuracy for seed, run in by_arm[rival].items()}
-        against_random = _mean_interval(differences(accuracy, theirs)[1])
+    budget = _share(results, list(ours), "samples_backpropagated", recipe)
     return {
         "arm": arm.name,
         "about": arm.about,
         "mode": None if arm.control else arm.recipe.student.mode,
         "seeds": list(ours),
-        "accuracy": spread(list(accuracy.values())),
-        "worst_class": _mean_interval(
-            [
-                run["evaluation"]["worst_class_accuracy"]
-                for run in results.values()
-                if run["evaluation"]
-            ]
-        ),
-        "difference": difference,
-        "against_random": against_random,
+        "accuracy": spread([run.accuracy for run in ours.values()]),
+        "worst_class": mean_interval([found["worst_class_accuracy"] for found in evaluations]),
+        "difference": _against(reference, arm.name, by_arm),
+        "against_random": _against(rival, arm.name, by_arm),
         "budget": budget,
         "budget_asked": arm.budget,
-        "own_budget": driven and arm.budget is None and arm.name != reference,
+        "own_budget": False,
         "on_budget": None if arm.budget is None else _on_budget(budget["values"], arm.budget),
-        "forwards": _share(results, list(ours), "student_forwards", epochs),
-        "wall_ratio": _mean_interval(list(_wall_ratios(ours, by_arm[reference]).values())),
+        "forwards": _share(results, list(ours), "student_forwards", recipe),
+        "wall_ratio": mean_interval(_wall_ratios(ours, by_arm[reference])),
         "meters": _means([_apart(run) for run in results.values()]),
         "collapsed": sum(run.collapsed for run in ours.values()),
         "collapsed_seeds": [seed for seed, run in ours.items() if run.collapsed],
@@ -156,17 +142,26 @@ def _row(
     }
 
 
+def _against(other: str | None, name: str, by_arm: Mapping[str, BySeed]) -> dict[str, Any] | None:
+    """The paired differences of accuracy to another arm; None where there are none."""
+    if other is None or other == name or not by_arm.get(other):
+        return None
+    ours, theirs = (
+        {seed: run.accuracy for seed, run in by_arm[arm].items()} for arm in (name, other)
+    )
+    return mean_interval(differences(ours, theirs)[1])
+
+
 def _share(
-    results: Mapping[int, dict[str, Any]], seeds: Sequence[int], meter: str, epochs: float
+    results: Mapping[int, dict[str, Any]], seeds: Sequence[int], meter: str, recipe: Recipe
 ) -> dict[str, Any]:
-    """A meter of rows as a fraction of full distillation over ``epochs``."""
-    values = [
-        results[seed]["meters"][meter] / (results[seed]["train_samples"] * epochs)
-        if seed in results
-        else None
-        for seed in seeds
-    ]
-    return {"mean": _mean([value for value in values if value is not None]), "values": values}
+    """A meter of rows as a fraction of full distillation over the recipe's epochs."""
+    epochs = recipe.student.training.epochs
+    shares = {
+        seed: run["meters"][meter] / (run["train_samples"] * epochs)
+        for seed, run in results.items()
+    }
+    return {"mean": _mean(list(shares.values())), "values": [shares.get(seed) for seed in seeds]}
 
 
 def filling(results: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -180,10 +175,10 @@ def _apart(results: Mapping[str, Any]) -> dict[str, Any]:
     meters, spent = results["meters"], filling(results)
     if spent is None:
         return meters
-    seconds, asked = spent["seconds"], spent["teacher_seconds"]
+    seconds, queries = spent["seconds"], spent["teacher_seconds"]
     phases = dict(meters["phases"])
-    for phase, taken in (("store", seconds - asked), ("teacher", asked)):
-        phases[phase] = max(0.0, phases.get(phase, 0.0) - taken)
+    for phase, part in (("store", seconds - queries), ("teacher", queries)):
+        phases[phase] = max(0.0, phases.get(phase, 0.0) - part)
     return {
         **meters,
         "teacher_queries": max(0, meters["teacher_queries"] - spent["rows"]),
@@ -192,79 +187,68 @@ def _apart(results: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _wall_ratios(ours: Mapping[int, Outcome], theirs: Mapping[int, Outcome]) -> dict[int, float]:
+def _wall_ratios(ours: BySeed, theirs: BySeed) -> list[float]:
     """Training seconds over the reference's, for each seed that both have run."""
-    return {
-        seed: _apart(run.results)["wall_seconds"] / _apart(other.results)["wall_seconds"]
+    return [
+        _apart(run.results)["wall_seconds"] / _apart(other.results)["wall_seconds"]
         for seed, run in ours.items()
         if run.results and (other := theirs.get(seed)) is not None and other.results
-    }
+    ]
 
 
-def _matched(
-    results: Mapping[int, dict[str, Any]], matched: Mapping[int, Outcome]
-) -> dict[str, Any]:
+def _matched(results: Mapping[int, dict[str, Any]], matched: BySeed) -> dict[str, Any]:
     """The control's samples over those of the run that it matches, by seed."""
-    ratios = {
-        seed: run["meters"]["samples_backpropagated"]
+    ratios = [
+        run["meters"]["samples_backpropagated"]
         / matched[seed].results["meters"]["samples_backpropagated"]  # pyright: ignore
         for seed, run in results.items()
-    }
-    return {
-        "ratios": list(ratios.values()),
-        "within_tolerance": all(abs(ratio - 1) <= TOLERANCE for ratio in ratios.values()),
-    }
-
-
-def _unmatched(rows: Sequence[dict[str, Any]]) -> list[str]:
-    return [
-        f"{row['arm']} is not matched: its samples differ from those of {row['control_of']} by "
-        f"more than {TOLERANCE:.1%}"
-        for row in rows
-        if row["matched"] and not row["matched"]["within_tolerance"]
     ]
+    within = all(abs(ratio - 1) <= TOLERANCE for ratio in ratios)
+    return {"ratios": ratios, "within_tolerance": within}
 
 
 def _on_budget(values: Sequence[float | None], budget: float) -> bool:
     return all(abs(v / budget - 1) <= BUDGET_TOLERANCE for v in values if v is not None)
 
 
-def _off_budget(rows: Sequence[dict[str, Any]]) -> list[str]:
-    return [
-        f"{row['arm']} spent {row['budget']['mean']:.1%} of the samples, more than "
-        f"{BUDGET_TOLERANCE:.0%} away from its budget: it is not at the budget of the others"
-        for row in rows
-        if row["on_budget"] is False and row["budget"]["mean"] is not None
-    ]
+def _warnings(row: dict[str, Any]) -> list[str]:
+    said = []
+    if row["matched"] and not row["matched"]["within_tolerance"]:
+        said.append(
+            f"{row['arm']} is not matched: its samples differ from those of {row['control_of']} by "
+            f"more than {TOLERANCE:.1%}"
+        )
+    if row["on_budget"] is False and row["budget"]["mean"] is not None:
+        said.append(
+            f"{row['arm']} spent {row['budget']['mean']:.1%} of the samples, more than "
+            f"{BUDGET_TOLERANCE:.0%} away from its budget: it is not at the budget of the others"
+        )
+    return said
 
 
 def _mark_frontiers(rows: Sequence[dict[str, Any]]) -> None:
     """Note which rows no other beats in accuracy at their samples, or at their time."""
-    accuracy = [row["accuracy"]["mean"] for row in rows]
-    for name, costs, alike in (
-        ("budget", [row["budget"]["mean"] for row in rows], BUDGET_TOLERANCE),
-        ("time", [row["wall_ratio"]["mean"] for row in rows], 0.0),
-    ):
-        points = list(zip(costs, accuracy, strict=True))
-        for row, found in zip(rows, frontier(points, alike), strict=True):
+    costs = {"budget": ("budget", BUDGET_TOLERANCE), "time": ("wall_ratio", 0.0)}
+    for name, (cost, tolerance) in costs.items():
+        points = [(row[cost]["mean"], row["accuracy"]["mean"]) for row in rows]
+        for row, found in zip(rows, frontier(points, tolerance), strict=True):
             row.setdefault("frontier", {})[name] = found
 
 
-def _teacher(recipe: Recipe, name: str, outcomes: Outcomes) -> dict[str, Any]:
-    found = [run for key, run in outcomes.items() if key[:2] == ("teach", name)]
-    run = found[0] if found else Outcome()
-    results = run.results or {}
-    meters = results.get("meters", {})
+def _teacher(recipe: Recipe, name: str, results: JobResults) -> dict[str, Any]:
+    job = next((job for key, job in results.items() if key[:2] == ("teach", name)), JobResult())
+    run = job.results or {}
+    meters = run.get("meters", {})
     return {
         "teacher": name,
         "settings": dict(recipe.teachers[name]),
-        "seed": results.get("seed"),
-        "accuracy": run.accuracy,
-        "budget": results.get("budget"),
+        "seed": run.get("seed"),
+        "accuracy": job.accuracy,
+        "budget": run.get("budget"),
         "wall_seconds": meters.get("wall_seconds"),
         "meters": meters or None,
-        "digest": results.get("digest"),
-        "error": run.error,
+        "digest": run.get("digest"),
+        "error": job.error,
     }
 
 
@@ -275,22 +259,8 @@ def untrained(recipe: Recipe, name: str) -> dict[str, Any]:
     return {"teacher": name, "settings": settings, **dict.fromkeys(nothing)}
 
 
-def _failures(outcomes: Outcomes) -> list[dict[str, Any]]:
-    return [
-        {
-            "kind": key.kind,
-            "name": key.name,
-            "seed": key.seed,
-            "error": run.error,
-            "traceback": (run.details or {}).get("traceback"),
-        }
-        for key, run in outcomes.items()
-        if run.error is not None
-    ]
-
-
 def _means(trees: Sequence[Any]) -> Any:
-    """The mean of equal trees of numbers; what one of them lacks is 0 there."""
+    """The mean of equal trees of numbers; a missing number counts as 0."""
     first = next((tree for tree in trees if tree is not None), None)
     if isinstance(first, dict):
         keys = dict.fromkeys(key for tree in trees for key in tree or {})
@@ -300,7 +270,3 @@ def _means(trees: Sequence[Any]) -> Any:
 
 def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if values else None
-
-
-def _mean_interval(values: Sequence[float]) -> dict[str, Any]:
-    return {"mean": _mean(values), "ci95": interval(values)}
