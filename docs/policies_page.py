@@ -17,8 +17,8 @@ Generated from the code by `make pages`; do not edit it by hand.
 
 A policy selects the samples that are used for training in an epoch. In a recipe, set a policy
 instead of a mode: `student.mode=null student.policy='{name: pdd, threshold: 0.2}'`. In Python, pass
-the object: `distill(..., policy=ProgressiveDataDropout(threshold=0.2))`. A comparison has an arm
-for each of the rivals, such as `pdd`, or `pdd@0.25` with a budget.
+the object: `Sampling(policy=ProgressiveDataDropout(threshold=0.2))`. A comparison has an arm for
+each of the rivals, such as `pdd`, or `pdd@0.25` with a budget.
 
 All policies plan the epochs of the same training loop, so they differ only in the samples that they
 select. The rules are implemented from their descriptions, not from their authors' code. Where a

@@ -53,7 +53,7 @@ class Reader(L.LightningModule):
 
 def fit(name, reader, teacher=None):
     loader = FrugalLoader(train, batch_size=32)
-    frugal = FrugalCallback(mode="regulated", teacher=teacher)
+    frugal = FrugalCallback(teacher=teacher)
     trainer = L.Trainer(
         callbacks=[frugal],
         max_epochs=20,

@@ -74,5 +74,5 @@ def train(name, model, **frugal):
     return trainer
 
 
-teacher = train("large", classifier(128, 2), mode="regulated").model
-train("small", classifier(64, 1), mode="regulated", teacher=teacher)
+teacher = train("large", classifier(128, 2)).model
+train("small", classifier(64, 1), teacher=teacher)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,10 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from frugalkd.data import Augmentation, ImageData, Samples
-from frugalkd.policies import Plan, SelfRegulation
+from frugalkd.policies import Plan, Sampling, SelfRegulation
 from frugalkd.policies.policy import Ungated
 from frugalkd.runtime import draws
-from frugalkd.training.settings import Schedule, Training
+from frugalkd.training.settings import RunOptions, Schedule, Training
 
 CLASSES = 4
 
@@ -164,6 +164,15 @@ def write_kinds(folder, samples=3, level=60):
                 at = folder / part / name / f"{each}.png"
                 Image.new("L", (6, 6), level * place + each).save(at)
     return {"name": "image-folder", "options": {"path": str(folder), "channels": 1}}
+
+
+def grouped(**settings) -> dict[str, Any]:
+    """Keywords of :func:`frugalkd.distill`: those of Sampling and RunOptions within these."""
+    for name, kind in {"sampling": Sampling, "run": RunOptions}.items():
+        own = {field.name for field in fields(kind)} & set(settings)
+        if own:
+            settings[name] = kind(**{each: settings.pop(each) for each in own})
+    return settings
 
 
 def order(samples, seed, epoch):

@@ -14,7 +14,7 @@ class FrugalKDError(Exception):
 
 
 class FrugalKDWarning(UserWarning):
-    """Something that is allowed and rarely meant; the run goes on.
+    """Something that is allowed and rarely intended; the run continues.
 
     What to do: read it once; ``warnings.filterwarnings`` silences it.
     """
@@ -47,7 +47,7 @@ class UnknownName(FrugalKDError):
 
 
 class ImportRefused(FrugalKDError):
-    """A file names code to import, and nobody has allowed that.
+    """A file names code to import, and the user has not allowed that.
 
     What to do: read what would be imported; if you trust it, leave ``--no-import`` out, or name it
     with ``--import`` (in Python ``imports=``).
@@ -78,7 +78,7 @@ class UnsupportedData(DataError):
 
 
 class ModelError(FrugalKDError):
-    """A model cannot be built, loaded or used as asked.
+    """A model cannot be built, loaded or used.
 
     What to do: correct its options, its weights, or the device, as the line says.
     """
@@ -113,14 +113,14 @@ class RunFolderError(FrugalKDError):
 
 
 class FolderBusy(RunFolderError):
-    """Another process is at work in a folder.
+    """Another process works in a folder.
 
     What to do: wait for it, or choose another ``--out``.
     """
 
 
 class ClusterError(FrugalKDError):
-    """Runs cannot be given to a cluster: its library is missing, or nobody answers.
+    """Runs cannot be given to a cluster: its library is missing, or no cluster answers.
 
     What to do: as the line says; without ``--on`` runs are processes of this machine.
     """
@@ -156,15 +156,15 @@ class PathRefused(WriteFailed):
 
 
 class OutOfMemory(FrugalKDError):
-    """The device or the machine has no memory left for what was asked.
+    """The device or the machine is out of memory.
 
     What to do: lower the batch size that the line names; the checkpoints are kept.
     """
 
 
 class SelectionMisuse(FrugalKDError):
-    """A batch was left unobserved, observed twice, or observed with the wrong rows; a selection, or
-    a policy, was used as it is not meant to be.
+    """A batch was not observed, observed twice, or observed with the wrong rows; or a selection or
+    a policy was used in a way that is not supported.
 
     What to do: correct the training loop, or the policy, as the line says.
     """
@@ -186,14 +186,14 @@ class PlotError(FrugalKDError):
 
 
 class Stopped(FrugalKDError):
-    """A training was asked to stop, and did so; its last checkpoint is what it goes on from.
+    """A training was stopped; it can resume from its last checkpoint.
 
     What to do: give the same command with ``--resume``.
     """
 
 
 class RankError(FrugalKDError):
-    """Several processes that train one model do not agree, or one of them is gone.
+    """Several processes that train one model do not agree, or one of them has ended.
 
     What to do: as the line says; torchrun and accelerate launch start processes that agree, and
     with ``--max-restarts`` torchrun starts them again.
@@ -203,7 +203,7 @@ class RankError(FrugalKDError):
 class OtherRankFailed(RankError):
     """The first of several processes has failed, and this one ends with it.
 
-    What to do: as the first one's line says.
+    What to do: as the line of the first one says.
     """
 
 
@@ -234,7 +234,7 @@ class NonFiniteLoss(FrugalKDError):
 
 
 _MEANT = {"gpu": "cuda"}
-"""What people write, and what it is called here."""
+"""Names that people write for names of frugalkd."""
 
 _MOST_NAMES = 60
 """Of a registry that is still listed whole."""
@@ -267,14 +267,12 @@ def refuse_schema(
     said = str(found)
     if said == str(ours):
         return
-    if said.isdecimal() and int(said[:9]) > ours:
-        raise error(
-            f"{where} is of schema {said[:9]}, from a newer frugalkd; this one reads schema {ours}:"
-            " install a newer one (pip install --upgrade frugalkd)"
-        )
-    if said.isdecimal():
-        raise error(
-            f"{where} is of schema {said}, from an older frugalkd; this one reads schema {ours}: "
-            f"{again}"
-        )
-    raise error(f"{where} does not say its schema ({ours} is read here): {again}")
+    if not said.isdecimal():
+        raise error(f"{where} does not say its schema ({ours} is read here): {again}")
+    source = "an older"
+    if int(said[:9]) > ours:
+        source, again = "a newer", "install a newer one (pip install --upgrade frugalkd)"
+    raise error(
+        f"{where} is of schema {said[:9]}, from {source} frugalkd; this one reads schema {ours}: "
+        f"{again}"
+    )

@@ -15,6 +15,7 @@ from frugalkd.errors import DataError, LedgerError, RunFolderError, TargetsError
 from frugalkd.teachers import StoredTargets
 from frugalkd.training.api import distill, train_teacher
 from frugalkd.training.settings import Training
+from toys import grouped
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -172,17 +173,23 @@ def test_sound_3_ledger_store_and_checkpoints_of_replaced_pictures_are_refused(m
     train, _ = load(mine, channels=1)
     few = {"training": Training(epochs=2, batch_size=16), "device": "cpu"}
     teacher = learner(0)
-    ledger = train_teacher(teacher, train, checkpoints=tmp_path / "checkpoints", **few).ledger
+    ledger = train_teacher(teacher, train, **grouped(folder=tmp_path / "checkpoints", **few)).ledger
     stored = StoredTargets.fill(teacher, train, tmp_path / "store")
     file = files_of(mine / "train")[30]
     Image.fromarray(255 - np.array(Image.open(file))).save(file)
     changed, _ = load(mine, channels=1)
     with pytest.raises(RunFolderError, match="other data set"):
-        train_teacher(learner(0), changed, checkpoints=tmp_path / "checkpoints", resume=True, **few)
+        train_teacher(
+            learner(0), changed, **grouped(folder=tmp_path / "checkpoints", resume=True, **few)
+        )
     with pytest.raises(LedgerError, match="other data"):
-        distill(learner(1), changed, teacher=teacher, ledger=ledger, mode="significance", **few)
+        distill(
+            learner(1),
+            changed,
+            **grouped(teacher=teacher, ledger=ledger, mode="significance", **few),
+        )
     with pytest.raises(TargetsError, match="another data set"):
-        distill(learner(1), changed, teacher=stored, mode="vanilla", **few)
+        distill(learner(1), changed, **grouped(teacher=stored, mode="vanilla", **few))
 
 
 def test_sound_3_a_picture_that_is_gone_is_named(mine):

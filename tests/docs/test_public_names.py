@@ -6,20 +6,35 @@ import inspect
 import os
 import subprocess
 import sys
+from dataclasses import is_dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+import pytorch_lightning
+import transformers
 
 import frugalkd
-from frugalkd import All, FirstVisitTargets, Ledger, StoredTargets, Training
+from frugalkd import (
+    All,
+    FirstVisitTargets,
+    Ledger,
+    Sampling,
+    SelfRegulation,
+    StoredTargets,
+    Training,
+    objectives,
+    policies,
+)
 from frugalkd.experiments.comparison import demo
 from frugalkd.experiments.recipes.load import load_recipe, recipe_text
+from frugalkd.experiments.recipes.schema import Recipe, StudentRole
 from frugalkd.experiments.runs.chain import chain
-from frugalkd.integrations.lightning import FrugalCallback
+from frugalkd.experiments.scoring import score
+from frugalkd.integrations.lightning import FrugalCallback, FrugalLoader
 from frugalkd.integrations.transformers import FrugalTrainer
 from frugalkd.ledger.from_log import ledger_from_log
-from toys import images, net, same_state
+from toys import grouped, images, net, same_state
 
 NAMES = """
 import importlib, pkgutil, types
@@ -77,6 +92,63 @@ def test_a_selection_needs_few_libraries():
     assert done.stdout.split() == []
 
 
+def test_no_signature_has_more_than_ten_keywords():
+    """Dataclasses of settings have at most sixteen."""
+    public = [FrugalCallback, FrugalLoader, FrugalTrainer, demo, chain, score]
+    public += [getattr(frugalkd, name) for name in frugalkd.__all__]
+    public += [getattr(policies, name) for name in policies.__all__]
+    public += [getattr(objectives, name) for name in objectives.__all__]
+    long, counted = [], 0
+    for thing in public:
+        if not (inspect.isclass(thing) or inspect.isroutine(thing)):
+            continue
+        calls = {"": thing}
+        if inspect.isclass(thing):
+            calls |= {k: v for k, v in vars(thing).items() if k[0] != "_" and callable(v)}
+        for name, call in calls.items():
+            if call in (frugalkd.FrugalKDError, frugalkd.compare):
+                continue
+            most = 16 if name == "" and is_dataclass(thing) else 10
+            keywords = [
+                parameter.name
+                for parameter in inspect.signature(call).parameters.values()
+                if parameter.kind is parameter.KEYWORD_ONLY
+                or parameter.default is not parameter.empty
+            ]
+            counted += len(keywords)
+            if len(keywords) > most:
+                long.append((thing, name, keywords))
+    assert counted > 150
+    assert long == []
+
+
+def test_one_default_everywhere(tmp_path):
+    """Mode regulated without a budget, on the best device that there is."""
+    default = SelfRegulation()
+    assert default.budget is None
+    for train in (frugalkd.train_teacher, frugalkd.distill, frugalkd.train_head):
+        parameters = inspect.signature(train).parameters
+        assert parameters["sampling"].default is None  # which is Sampling()
+        assert parameters["device"].default == "auto"
+    fields = StudentRole.model_fields
+    assert fields["mode"].default == "regulated"
+    assert fields["regulation"].get_default(call_default_factory=True) == default
+    assert Recipe.model_fields["device"].default == "auto"
+    assert Sampling().chosen_policy == default
+    assert Sampling(mode="regulated").chosen_policy == default
+    config = transformers.BertConfig(vocab_size=9, hidden_size=8, num_attention_heads=1)
+    model = transformers.BertForSequenceClassification(config)
+    trainer = FrugalTrainer(model, transformers.TrainingArguments(str(tmp_path), report_to=[]))
+    assert FrugalCallback().options.policy == trainer.options.policy == default
+    student, data = net(), images()
+    run = frugalkd.distill(student, data, teacher=net(1), training=SHORT)
+    assert run.ledger.about["policy"] == str(default)
+    device = next(student.parameters()).device.type
+    assert trainer.args.device.type == device
+    plain = pytorch_lightning.Trainer(logger=False, enable_checkpointing=False)
+    assert plain.strategy.root_device.type == device
+
+
 class Somewhere(os.PathLike):
     """A path that is neither text nor a ``pathlib.Path``."""
 
@@ -111,10 +183,9 @@ def test_every_path_parameter_takes_text_and_pathlike():
     found = dict(path_parameters())
     assert {name: kind for name, kind in found.items() if "StrPath" not in kind} == {}
     assert set(found) >= {
-        "distill(checkpoints)", "train_teacher(checkpoints)", "train_head(checkpoints)",
-        "compare(out)", "demo(out)", "chain(out)", "chain(teacher)", "load(path)",
-        "load_data(root)", "load_recipe(name_or_path)", "Ledger.save(path)", "Ledger.load(path)",
-        "Ledger.export(path)", "Ledger.new(folder)", "StoredTargets(folder)",
+        "RunOptions(folder)", "compare(out)", "demo(out)", "chain(out)", "chain(teacher)",
+        "load(path)", "load_data(root)", "load_recipe(name_or_path)", "Ledger.save(path)",
+        "Ledger.load(path)", "Ledger.export(path)", "Ledger.new(folder)", "StoredTargets(folder)",
         "StoredTargets.fill(folder)", "FirstVisitTargets(folder)", "FrugalCallback(store)",
         "FrugalTrainer(teacher)", "FrugalTrainer(store)", "build_model(init_weights)",
         "ledger_from_log(path)",
@@ -132,16 +203,18 @@ SHORT = Training(epochs=1, batch_size=16)
 
 def test_checkpoints(kind, tmp_path):
     data, folder = images(), kind(tmp_path / "new" / "kept")
-    given = {"training": SHORT, "checkpoints": folder, "device": "cpu"}
-    frugalkd.train_teacher(net(), data, **given)
+    given = {"training": SHORT, "folder": folder, "device": "cpu"}
+    frugalkd.train_teacher(net(), data, **grouped(**given))
     assert len(list((tmp_path / "new" / "kept").glob("epoch-*"))) == 1
-    again = [frugalkd.train_teacher(net(seed), data, **given, resume=True) for seed in (1, 2)]
+    again = [
+        frugalkd.train_teacher(net(seed), data, **grouped(resume=True, **given)) for seed in (1, 2)
+    ]
     assert same_state(again[0].model, again[1].model)
-    other = {**given, "checkpoints": kind(tmp_path / "student")}
-    frugalkd.distill(net(), data, teacher=net(1), policy=All(), **other)
+    other = {**given, "folder": kind(tmp_path / "student")}
+    frugalkd.distill(net(), data, **grouped(teacher=net(1), policy=All(), **other))
     assert len(list((tmp_path / "student").glob("epoch-*"))) == 1
-    head = {**given, "checkpoints": kind(tmp_path / "head")}
-    frugalkd.train_head(net(), images(augmented=False), **head)
+    head = {**given, "folder": kind(tmp_path / "head")}
+    frugalkd.train_head(net(), images(augmented=False), **grouped(**head))
     assert len(list((tmp_path / "head").glob("epoch-*"))) == 1
 
 
@@ -163,7 +236,9 @@ def test_stores(kind, tmp_path):
     StoredTargets.fill(net(), data, kind(tmp_path / "store"))
     assert len(StoredTargets(kind(tmp_path / "store")).all_logits()) == len(data)
     first = FirstVisitTargets(net(), data, kind(tmp_path / "first"))
-    frugalkd.distill(net(1), data, teacher=first, policy=All(), training=SHORT, device="cpu")
+    frugalkd.distill(
+        net(1), data, teacher=first, sampling=Sampling(policy=All()), training=SHORT, device="cpu"
+    )
     first.close()
     assert StoredTargets(kind(tmp_path / "first")).store.header.samples == len(data)
 

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from frugalkd import Ledger, StoredTargets, distill, train_teacher
+from frugalkd import Ledger, RunOptions, Sampling, StoredTargets, distill, train_teacher
 from frugalkd.cli import main
 from frugalkd.errors import PathRefused
 from frugalkd.experiments.runs import scores
@@ -195,9 +195,13 @@ def test_a_training_that_is_stopped_and_resumed(tmp_path, kind):
 
     def act(copy):
         train_teacher(
-            net(), images(20), policy=All(), training=training, device="cpu",
-            checkpoints=named(copy) / "checkpoints", resume=True,
-        )  # fmt: skip
+            net(),
+            images(20),
+            sampling=Sampling(policy=All()),
+            training=training,
+            device="cpu",
+            run=RunOptions(folder=named(copy) / "checkpoints", resume=True),
+        )
 
     act(sound)
     tried = nothing_is_written_outside(sound, partial(refusal, act), kind, tmp_path)
@@ -218,9 +222,13 @@ def test_a_link_that_comes_during_a_training(tmp_path):
 
         with pytest.raises(PathRefused, match="run/checkpoints is a symbolic link"):
             distill(
-                net(), images(20), teacher=net(), training=Training(epochs=2, batch_size=20),
-                device="cpu", checkpoints=run.checkpoints, listener=swap,
-            )  # fmt: skip
+                net(),
+                images(20),
+                teacher=net(),
+                training=Training(epochs=2, batch_size=20),
+                device="cpu",
+                run=RunOptions(folder=run.checkpoints, on_epoch_end=swap),
+            )
     assert snapshot(outside) == before
 
 
@@ -255,9 +263,12 @@ def test_folders_that_the_user_names_may_be_links(tmp_path):
     StoredTargets(tmp_path / "store")
     assert (tmp_path / "disk/store/rows-00000.bin").is_file()
     train_teacher(
-        net(), images(20), training=Training(epochs=1, batch_size=20), device="cpu",
-        checkpoints=tmp_path / "checkpoints",
-    )  # fmt: skip
+        net(),
+        images(20),
+        training=Training(epochs=1, batch_size=20),
+        device="cpu",
+        run=RunOptions(folder=tmp_path / "checkpoints"),
+    )
     assert list((tmp_path / "disk/checkpoints").iterdir())
     ledger().export(tmp_path / "run/ledger.csv")
     assert (tmp_path / "disk/run/ledger.csv").is_file()

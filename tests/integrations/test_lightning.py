@@ -36,7 +36,7 @@ from frugalkd.errors import (
 )
 from frugalkd.policies import Plan
 from frugalkd.policies.policy import Ungated
-from toys import NothingPasses, Spoil, same_columns, same_state
+from toys import NothingPasses, Spoil, grouped, same_columns, same_state
 
 PACKAGES = ("pytorch_lightning", "lightning.pytorch")
 for name in PACKAGES:
@@ -193,7 +193,7 @@ def test_a_gate_that_nobody_passes_is_plain_lightning(package, accumulation, pre
     plain = kind("mean", linear)
     trainer(tmp_path, **settings).fit(plain, plain_loader(), val())
     for gives in ("logits", "losses", "dict"):
-        frugal, module = FrugalCallback(policy=NOBODY), kind(gives, linear)
+        frugal, module = FrugalCallback(sampling=Sampling(policy=NOBODY)), kind(gives, linear)
         fit(tmp_path, frugal, module, validation=val(), **settings)
         assert len(plain.losses) == EPOCHS * math.ceil(ROWS / BATCH)
         if precision == "32-true":
@@ -211,7 +211,7 @@ def test_a_gate_that_nobody_passes_is_plain_lightning(package, accumulation, pre
 
 
 def test_a_regulated_run_is_that_of_a_plain_loop(tmp_path):
-    frugal = FrugalCallback(policy=SOME, teacher=net(1), objective=KD(2.0, 0.5))
+    frugal = FrugalCallback(teacher=net(1), sampling=Sampling(policy=SOME), objective=KD(2.0, 0.5))
     module = fit(tmp_path, frugal, max_epochs=5)
 
     student, teacher, kd = net(), net(1).eval(), KD(2.0, 0.5)
@@ -268,7 +268,7 @@ def test_a_run_goes_on_from_any_checkpoint_of_lightnings_own(accumulation, limit
     """Those after each step, after validations, and at the end of each epoch."""
 
     def run(folder, ckpt_path=None, callbacks=()):
-        frugal = FrugalCallback(policy=SOME, teacher=net(1))
+        frugal = FrugalCallback(teacher=net(1), sampling=Sampling(policy=SOME))
         module = fit(
             tmp_path / folder, frugal, Module("logits", linear), validation=val(),
             ckpt_path=ckpt_path, callbacks=callbacks, accumulate_grad_batches=accumulation,
@@ -296,13 +296,18 @@ def test_a_run_goes_on_from_any_checkpoint_of_lightnings_own(accumulation, limit
 
 
 def test_what_is_gone_on_with_is_of_the_same_training(tmp_path):
-    fit(tmp_path, FrugalCallback(policy=NOBODY), callbacks=[Saver(tmp_path)], max_epochs=1)
+    fit(
+        tmp_path,
+        FrugalCallback(sampling=Sampling(policy=NOBODY)),
+        callbacks=[Saver(tmp_path)],
+        max_epochs=1,
+    )
     last = max(tmp_path.glob("*.ckpt"))
     with pytest.raises(RunFolderError, match="other policy"):
-        fit(tmp_path, FrugalCallback(policy=All()), ckpt_path=last)
+        fit(tmp_path, FrugalCallback(sampling=Sampling(policy=All())), ckpt_path=last)
     trainer(tmp_path, Saver(tmp_path), max_epochs=1).fit(Module("mean"), plain_loader())
-    with pytest.raises(RunFolderError, match="goes on at step 6"):
-        fit(tmp_path, FrugalCallback(policy=NOBODY), ckpt_path=last)
+    with pytest.raises(RunFolderError, match="resumes at step 6"):
+        fit(tmp_path, FrugalCallback(sampling=Sampling(policy=NOBODY)), ckpt_path=last)
 
 
 class EveryOther(Ungated):
@@ -333,7 +338,10 @@ def test_a_schedule_follows_progress_and_epochs_may_be_empty(schedule, tmp_path)
 
             self.optimizers().optimizer.register_step_pre_hook(watch)
 
-    frugal, module = FrugalCallback(policy=EveryOther()), Watched("logits", schedule)
+    frugal, module = (
+        FrugalCallback(sampling=Sampling(policy=EveryOther())),
+        Watched("logits", schedule),
+    )
     fit(tmp_path, frugal, module, validation=val(), max_epochs=8)
     full, steps = math.ceil(ROWS / BATCH), 2  # 7 rows in batches of 4
     rates = []
@@ -353,7 +361,7 @@ def test_a_schedule_follows_progress_and_epochs_may_be_empty(schedule, tmp_path)
 
 
 def test_hybrid_trains_only_what_was_significant_from_stored_targets(tmp_path):
-    teacher = FrugalCallback(policy=SOME)
+    teacher = FrugalCallback(sampling=Sampling(policy=SOME))
     big = fit(tmp_path, teacher, max_epochs=4).net
     teacher.ledger.save(tmp_path / "ledger.safetensors")
     ledger = Ledger.load(tmp_path / "ledger.safetensors")
@@ -367,7 +375,9 @@ def test_hybrid_trains_only_what_was_significant_from_stored_targets(tmp_path):
         teaching: dict[str, Any]
         if name == "again":
             teaching = {"teacher": StoredTargets(tmp_path / "store")}
-        frugal = FrugalCallback(mode="hybrid", ledger=ledger, regulation=SOME, **teaching)
+        frugal = FrugalCallback(
+            sampling=Sampling(mode="hybrid", ledger=ledger, regulation=SOME), **teaching
+        )
         module = fit(tmp_path, frugal, Module(net=functools.partial(net, 2)), max_epochs=4)
         assert (frugal.ledger["visits"] > 0).tolist() == (ledger["participations"] > 0).tolist()
         runs[name] = frugal.meters.teacher_queries, module
@@ -403,10 +413,12 @@ class OfMappings(Module):
 
 def test_any_batch_will_do_with_a_forward_of_ones_own(tmp_path):
     module = OfMappings()
-    frugal = FrugalCallback(policy=SOME, forward=lambda batch: module.net(batch["x"]))
+    frugal = FrugalCallback(
+        sampling=Sampling(policy=SOME), forward=lambda batch: module.net(batch["x"])
+    )
     given = FrugalLoader(Sample(), batch_size=BATCH, seed=SEED, collate_fn=named)
     fit(tmp_path, frugal, module, given)
-    pairs = FrugalCallback(policy=SOME)
+    pairs = FrugalCallback(sampling=Sampling(policy=SOME))
     other = fit(tmp_path, pairs)
     assert same_columns(frugal.ledger, pairs.ledger)
     assert same_state(module, other)
@@ -420,7 +432,7 @@ def test_a_data_module_a_fast_run_and_an_early_stop(tmp_path):
         def val_dataloader(self):
             return val()
 
-    frugal = FrugalCallback(mode="regulated")
+    frugal = FrugalCallback(sampling=Sampling(mode="regulated"))
     trainer(tmp_path, frugal).fit(Module(), datamodule=Data())
     assert frugal.ledger.epochs == EPOCHS
     trainer(tmp_path, frugal, fast_dev_run=2).fit(Module(), datamodule=Data())
@@ -439,7 +451,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_a_checkpoint(tmp_path):
         tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1
     )
     with pytest.raises(NonFiniteLoss, match="step 3"):
-        fit(tmp_path, FrugalCallback(mode="vanilla"), Breaking(), callbacks=[saving])
+        fit(
+            tmp_path,
+            FrugalCallback(sampling=Sampling(mode="vanilla")),
+            Breaking(),
+            callbacks=[saving],
+        )
     assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == [
         "step=1.ckpt", "step=2.ckpt", "step=3.ckpt",
     ]  # fmt: skip
@@ -462,7 +479,13 @@ def test_sound_5_a_bad_gradient_stops_the_run_before_a_checkpoint(accumulation, 
             folder, filename="{step:02}", every_n_train_steps=1, save_top_k=-1
         )
         settings: Any = {"accumulate_grad_batches": accumulation, "ckpt_path": path}
-        return fit(tmp_path, FrugalCallback(policy=All()), module, callbacks=[saving], **settings)
+        return fit(
+            tmp_path,
+            FrugalCallback(sampling=Sampling(policy=All())),
+            module,
+            callbacks=[saving],
+            **settings,
+        )
 
     epoch, batch = divmod(bad, 6)
     step = batch // accumulation * accumulation  # where it began, in batches
@@ -486,7 +509,7 @@ def test_sound_5_weights_that_overflow_stop_the_run(tmp_path):
 
     saving = pl.callbacks.ModelCheckpoint(tmp_path, filename="{step:02}", save_top_k=-1)
     with pytest.raises(NonFiniteLoss, match=r"^the weight net\..* at epoch 2, step 5, samples"):
-        fit(tmp_path, FrugalCallback(policy=All()), Wild(), callbacks=[saving])
+        fit(tmp_path, FrugalCallback(sampling=Sampling(policy=All())), Wild(), callbacks=[saving])
     assert [path.stem for path in sorted(tmp_path.glob("step*.ckpt"))] == ["step=06", "step=12"]
 
 
@@ -505,12 +528,12 @@ def test_sound_7_batchnorm_trains_where_one_row_would_be_left(accumulation, tmp_
 
     given = loader(21)
     assert len(given) == 5
-    frugal = FrugalCallback(policy=All())
+    frugal = FrugalCallback(sampling=Sampling(policy=All()))
     module = Counting(schedule=linear, net=with_batchnorm)
     fit(tmp_path, frugal, module, given, accumulate_grad_batches=accumulation)
     assert rows == [4, 4, 4, 4, 5] * EPOCHS
     assert frugal.budget == 1
-    regulated = FrugalCallback(mode="regulated", regulation=SOME)
+    regulated = FrugalCallback(sampling=Sampling(mode="regulated", regulation=SOME))
     fit(tmp_path, regulated, Counting(net=with_batchnorm), given, max_epochs=6)
     assert 1 not in rows
     fit(tmp_path, frugal, Module(), loader(1))
@@ -558,11 +581,11 @@ class Endless(torch.utils.data.IterableDataset):
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore:.*overfit")
 def test_misuse_is_refused_in_one_line(given, error, says, tmp_path):
-    ours = ("policy", "mode", "objective", "teacher")
-    told = {name: given[name] for name in ours if name in given}
-    settings = {name: value for name, value in given.items() if name not in ours}
+    names = ("policy", "mode", "objective", "teacher")
+    own = {name: given[name] for name in names if name in given}
+    settings = {name: value for name, value in given.items() if name not in names}
     with pytest.raises(FrugalKDError, match=says) as raised:
-        fit(tmp_path, FrugalCallback(**told), **settings)
+        fit(tmp_path, FrugalCallback(**grouped(**own)), **settings)
     assert type(raised.value) is error
     assert "\n" not in str(raised.value)
     if "module" in settings:
@@ -574,5 +597,5 @@ def test_a_loader_without_its_callback_and_an_iterable_one(tmp_path):
         trainer(tmp_path).fit(Module("mean"), loader())
     with pytest.raises(UnsupportedData, match="iterable"):
         FrugalLoader(Endless())
-    with pytest.raises(SelectionMisuse, match="nothing was trained"):
+    with pytest.raises(SelectionMisuse, match="there was no training yet"):
         _ = FrugalCallback().ledger

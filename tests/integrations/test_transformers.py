@@ -35,7 +35,7 @@ from frugalkd.errors import (
 )
 from frugalkd.policies import Plan
 from frugalkd.policies.policy import Ungated
-from toys import NothingPasses, Spoil, same_columns
+from toys import NothingPasses, Spoil, grouped, same_columns
 
 transformers: Any = pytest.importorskip("transformers", reason="needs the extra transformers")
 datasets: Any = pytest.importorskip("datasets", reason="needs the extra transformers")
@@ -124,11 +124,15 @@ class Orders:
 
 def made(kind, folder, data, model=None, **settings):
     """A trainer; settings that are none of frugalkd's are of its arguments."""
-    ours = ("teacher", "store", "mode", "ledger", "regulation", "policy", "weights", "objective")
-    ours = {name: settings.pop(name) for name in (*ours, "compute_loss_func") if name in settings}
+    own = ("teacher", "store", "mode", "ledger", "regulation", "policy", "weights", "objective")
+    own = {name: settings.pop(name) for name in (*own, "compute_loss_func") if name in settings}
     model = bert() if model is None else model
     return kind(
-        model, arguments(folder, **settings), train_dataset=data, data_collator=collate_fn, **ours
+        model,
+        arguments(folder, **settings),
+        train_dataset=data,
+        data_collator=collate_fn,
+        **grouped(**own),
     )
 
 
@@ -440,10 +444,13 @@ def test_pictures_in_bf16_and_an_evaluation_that_is_the_trainers_own(tmp_path):
     model = transformers.ViTForImageClassification(config)
     teacher = copy.deepcopy(model)
     trainer = FrugalTrainer(
-        model, arguments(tmp_path, bf16=True, eval_strategy="epoch", num_train_epochs=3),
-        train_dataset=data, eval_dataset=data[:20], teacher=teacher, mode="regulated",
-        regulation=SelfRegulation(confidence=0.12),
-    )  # fmt: skip
+        model,
+        arguments(tmp_path, bf16=True, eval_strategy="epoch", num_train_epochs=3),
+        sampling=Sampling(mode="regulated", regulation=SelfRegulation(confidence=0.12)),
+        train_dataset=data,
+        eval_dataset=data[:20],
+        teacher=teacher,
+    )
     metrics = trainer.train().metrics
     assert 0 < metrics["budget"] < 1
     assert len([log for log in trainer.state.log_history if "eval_loss" in log]) == 3

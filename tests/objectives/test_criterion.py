@@ -20,7 +20,7 @@ from frugalkd.selection import Selection
 from frugalkd.teachers import LiveTeacher, StoredTargets
 from frugalkd.training.api import distill
 from frugalkd.training.settings import Optimizer, Training
-from toys import images, net, same_state
+from toys import grouped, images, net, same_state
 
 SHORT = Training(epochs=2, batch_size=8, optimizer=Optimizer(name="sgd", lr=0.05))
 HINTS = FitNets("2", "2", soft=3.0)
@@ -29,9 +29,10 @@ HINTS = FitNets("2", "2", soft=3.0)
 def run(student=None, *, teacher=None, objective: Objective = HINTS, training=SHORT, **more):
     student, teacher = student or net(), teacher or net(seed=9, width=7)
     return distill(
-        student, images(), teacher=teacher, objective=objective, training=training, device="cpu",
-        **more,
-    )  # fmt: skip
+        student,
+        images(),
+        **grouped(teacher=teacher, objective=objective, training=training, device="cpu", **more),
+    )
 
 
 def hooks_of(*models):
@@ -80,7 +81,7 @@ def test_no_adapter_is_exported_and_no_hook_stays():
 def test_hooks_are_gone_after_a_stop_too(tmp_path):
     student, teacher = net(), net(seed=9, width=7)
     with pytest.raises(Stopped):
-        run(student, teacher=teacher, stop=lambda: True)
+        run(student, teacher=teacher, should_stop=lambda: True)
     assert hooks_of(student, teacher) == 0
 
 
@@ -97,8 +98,8 @@ def test_a_training_resumes_with_its_adapters_bit_for_bit(tmp_path, when, object
     whole = run(**more)
     steps = iter(range(100))
     with pytest.raises(Stopped):
-        run(checkpoints=tmp_path, stop=lambda: next(steps) == 5, **more)
-    resumed = run(checkpoints=tmp_path, resume=True, **more)
+        run(folder=tmp_path, should_stop=lambda: next(steps) == 5, **more)
+    resumed = run(folder=tmp_path, resume=True, **more)
     assert same_state(resumed.model, whole.model)
     assert [r["loss"] for r in resumed.history] == [r["loss"] for r in whole.history]
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from frugalkd import Sampling
 from frugalkd.errors import TargetsError
 from frugalkd.objectives import OBJECTIVES, BatchObjective, FeatureObjective
 from frugalkd.policies import All
@@ -17,7 +18,7 @@ from frugalkd.teachers import LiveTeacher
 from frugalkd.teachers.fidelity import Fidelity
 from frugalkd.training.api import distill
 from frugalkd.training.settings import Training
-from toys import images, net
+from toys import grouped, images, net
 
 LOGITS = [name for name, made in OBJECTIVES.items() if not issubclass(made, FeatureObjective)]
 
@@ -186,9 +187,9 @@ def test_targets_that_keep_too_little_are_refused(objective):
             with pytest.raises(
                 TargetsError, match=r"set targets\.encoding to .* targets\.kind to live$"
             ):
-                distill(net(), images(), device="cpu", **learn)
+                distill(net(), images(), **grouped(device="cpu", **learn))
         elif keeps == objective.reads:
-            distill(net(), images(), device="cpu", **learn)
+            distill(net(), images(), **grouped(device="cpu", **learn))
 
 
 def test_a_training_weighs_it(objective):
@@ -200,7 +201,12 @@ def test_a_training_weighs_it(objective):
     with torch.no_grad():
         loss = loss_of(objective, student(inputs), teacher(inputs), labels, weights)
     run = distill(
-        student, data, teacher=teacher, objective=objective, policy=All(), weights=weights.numpy(),
-        training=Training(epochs=1, batch_size=len(data)), device="cpu",
-    )  # fmt: skip
+        student,
+        data,
+        teacher=teacher,
+        sampling=Sampling(policy=All(), weights=weights.numpy()),
+        objective=objective,
+        training=Training(epochs=1, batch_size=len(data)),
+        device="cpu",
+    )
     assert run.history[0]["loss"] == pytest.approx(loss.item(), rel=1e-5)

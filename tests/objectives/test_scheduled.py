@@ -11,7 +11,7 @@ from frugalkd.objectives import CRD, DKD, KD, CrossEntropy, FitNets, Ramp, Step,
 from frugalkd.teachers.fidelity import Fidelity
 from frugalkd.training.api import distill
 from frugalkd.training.settings import Training
-from toys import images, net
+from toys import grouped, images, net
 
 COOLING = scheduled(KD(alpha=0.5), temperature=Ramp(8.0, 1.0))
 
@@ -47,7 +47,9 @@ def test_a_training_passes_its_progress():
             seen.append(self.temperature)
             return super().__call__(logits, targets, labels)
 
-    distill(net(), data, objective=scheduled(Watched(), temperature=Ramp(8.0, 2.0)), **learn)
+    distill(
+        net(), data, **grouped(objective=scheduled(Watched(), temperature=Ramp(8.0, 2.0)), **learn)
+    )
     assert seen == [8.0, 5.0]  # one step an epoch, at progress 0 and 1/2
 
 

@@ -20,7 +20,7 @@ from frugalkd.objectives import (
 from frugalkd.teachers.fidelity import Fidelity
 from frugalkd.training.api import distill
 from frugalkd.training.settings import Training
-from toys import images, net, same_state
+from toys import grouped, images, net, same_state
 
 SHORT = Training(epochs=1, batch_size=8)
 
@@ -58,11 +58,11 @@ def test_each_term_has_its_own_features_and_adapter():
     """Alone and in the sum a term learns the same, if all the others weigh nothing."""
     hints, attention = FitNets("2", "2", soft=3.0), AttentionTransfer("0", "1", soft=9.0, hard=0.0)
     learn = {"teacher": net(9, width=7), "training": SHORT, "device": "cpu"}
-    alone = distill(net(), images(), objective=hints, **learn)
+    alone = distill(net(), images(), **grouped(objective=hints, **learn))
     terms = (hints, WeightedSum((KD(), attention)))
-    other = distill(net(), images(), objective=WeightedSum(terms, (1.0, 0.0)), **learn)
+    other = distill(net(), images(), **grouped(objective=WeightedSum(terms, (1.0, 0.0)), **learn))
     assert same_state(alone.model, other.model)
-    third = distill(net(), images(), objective=WeightedSum(terms[::-1]), **learn)
+    third = distill(net(), images(), **grouped(objective=WeightedSum(terms[::-1]), **learn))
     assert not same_state(alone.model, third.model)
 
 

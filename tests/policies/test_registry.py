@@ -153,7 +153,11 @@ def test_with_everything_selected_it_is_plain_training(name):
         training = Training(epochs=2.5, batch_size=8, optimizer=Optimizer("sgd", lr=0.1))
         scores = None if policy.scoring is None else np.linspace(0, 1, 30, dtype=np.float32)
         run = train_teacher(
-            model, data, policy=policy, scores=scores, training=training, device="cpu"
+            model,
+            data,
+            sampling=Sampling(policy=policy, scores=scores),
+            training=training,
+            device="cpu",
         )
         assert run.meters.samples_backpropagated == 75
         weights.append(torch.cat([p.detach().flatten() for p in run.model.parameters()]))

@@ -34,7 +34,7 @@ from frugalkd.training.api import distill, train_teacher
 from frugalkd.training.evaluation import predict
 from frugalkd.training.heads import train_head
 from frugalkd.training.settings import Optimizer, Training
-from toys import CLASSES, images, net, same_state
+from toys import CLASSES, grouped, images, net, same_state
 
 TRAINING = Training(epochs=1, batch_size=8, optimizer=Optimizer(lr=1e-3))
 CPU = torch.device("cpu")
@@ -65,7 +65,9 @@ def linear(classes=CLASSES, width=6):
 
 def teach(data, model=None, **settings):
     return train_teacher(
-        model or linear(), data, policy=All(), training=TRAINING, device="cpu", **settings
+        model or linear(),
+        data,
+        **grouped(policy=All(), training=TRAINING, device="cpu", **settings),
     )
 
 
@@ -150,9 +152,17 @@ def test_a_class_without_a_sample_is_a_warning():
 
 def weighted(data, weights, **settings):
     return distill(
-        linear(), data, teacher=None, weights=np.array(weights, np.float32),
-        objective=CrossEntropy(), training=TRAINING, device="cpu", **settings
-    )  # fmt: skip
+        linear(),
+        data,
+        **grouped(
+            teacher=None,
+            weights=np.array(weights, np.float32),
+            objective=CrossEntropy(),
+            training=TRAINING,
+            device="cpu",
+            **settings,
+        ),
+    )
 
 
 @pytest.mark.parametrize("held", [False, True])
@@ -203,7 +213,7 @@ def test_sound_6_labels_that_contradict_the_items_are_refused(where, policy):
     says = f"sample {where} has label 0, and data.labels says 1: correct one"
     data = contradicting(where)
     for train in (train_teacher, train_head):
-        settings = {"policy": policy, "training": TRAINING, "device": "cpu"}
+        settings = {"sampling": Sampling(policy=policy), "training": TRAINING, "device": "cpu"}
         refused(DataError, says, train, linear(), data, **settings)
 
     def loop(label_free=False, **settings):
@@ -243,7 +253,14 @@ def test_other_class_counts_of_teacher_and_student(tmp_path):
     wide = nn.Sequential(nn.Flatten(), nn.Linear(36, CLASSES + 1))
 
     def run(teacher):
-        distill(net(), data, teacher=teacher, policy=All(), training=TRAINING, device="cpu")
+        distill(
+            net(),
+            data,
+            teacher=teacher,
+            sampling=Sampling(policy=All()),
+            training=TRAINING,
+            device="cpu",
+        )
 
     says = "the teacher has 5 classes and the student 4"
     refused(TargetsError, says, run, wide)
@@ -251,9 +268,14 @@ def test_other_class_counts_of_teacher_and_student(tmp_path):
     refused(TargetsError, says, run, StoredTargets.fill(wide, data, tmp_path / "store"))
     # Whoever asks nothing of a teacher does not mind.
     distill(
-        net(), data, teacher=wide, policy=All(), objective=CrossEntropy(), training=TRAINING,
+        net(),
+        data,
+        teacher=wide,
+        sampling=Sampling(policy=All()),
+        objective=CrossEntropy(),
+        training=TRAINING,
         device="cpu",
-    )  # fmt: skip
+    )
 
 
 def test_a_first_look_leaves_no_trace():
@@ -290,7 +312,14 @@ def test_training_a_student_may_not_change_its_teacher():
     model = net()
 
     def run(student, teacher):
-        distill(student, images(), teacher=teacher, policy=All(), training=TRAINING, device="cpu")
+        distill(
+            student,
+            images(),
+            teacher=teacher,
+            sampling=Sampling(policy=All()),
+            training=TRAINING,
+            device="cpu",
+        )
 
     refused(ModelError, "the same object", run, model, model)
     refused(ModelError, "the same object", run, model, LiveTeacher(model))
@@ -310,7 +339,14 @@ def test_a_teacher_left_in_training_mode_is_asked_in_eval_mode():
     for training in (True, False):
         teacher.train(training)
         model = net(0)
-        distill(model, data, teacher=teacher, policy=All(), training=TRAINING, device="cpu")
+        distill(
+            model,
+            data,
+            teacher=teacher,
+            sampling=Sampling(policy=All()),
+            training=TRAINING,
+            device="cpu",
+        )
         assert all(module.training is training for module in teacher.modules())
         runs.append(model)
     assert same_state(*runs)
@@ -326,7 +362,13 @@ def poisoned(samples, at):
 @pytest.mark.parametrize("policy", [All(), SelfRegulation(when="now")])
 def test_inputs_that_are_not_finite_are_named(policy):
     def run(at):
-        train_teacher(linear(), poisoned(24, at), policy=policy, training=TRAINING, device="cpu")
+        train_teacher(
+            linear(),
+            poisoned(24, at),
+            sampling=Sampling(policy=policy),
+            training=TRAINING,
+            device="cpu",
+        )
 
     refused(DataError, "the inputs of samples 1 are not finite", run, 1)
     with pytest.raises(NonFiniteLoss) as caught:
@@ -351,14 +393,18 @@ class Careful(nn.Module):
 def test_a_nan_that_the_model_ignores_does_not_matter(policy):
     data = Pairs([0, 1, 2, 3] * 3, holds_labels=True)
     data.x[:, 5] = torch.nan
-    run = train_teacher(Careful(), data, policy=policy, training=TRAINING, device="cpu")
+    run = train_teacher(
+        Careful(), data, sampling=Sampling(policy=policy), training=TRAINING, device="cpu"
+    )
     assert run.ledger["visits"].min() == 1
     # Nor is it to blame for what comes of something else.
     model = Careful()
     with torch.no_grad():
         model.inner.bias[2] = -torch.inf
     with pytest.raises(NonFiniteLoss, match="learning rate"):
-        train_teacher(model, data, policy=policy, training=TRAINING, device="cpu")
+        train_teacher(
+            model, data, sampling=Sampling(policy=policy), training=TRAINING, device="cpu"
+        )
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
@@ -382,19 +428,21 @@ def test_a_model_of_bf16_weights_trains_under_bf16(policy, tmp_path):
     data = Pairs([0, 1, 2, 3] * 3, holds_labels=True)
     asked = Training(epochs=2, batch_size=8, precision="bf16")
     settings = {"training": asked, "eval_dataset": data, "device": "cpu"}
-    run = train_teacher(linear().bfloat16(), data, policy=policy, checkpoints=tmp_path, **settings)
+    run = train_teacher(
+        linear().bfloat16(), data, **grouped(policy=policy, folder=tmp_path, **settings)
+    )
     assert run.model.weight.dtype == torch.bfloat16
     assert np.isfinite(run.history[-1]["loss"])
     assert run.meters.flops["student_forward"] == 2 * 6 * CLASSES * run.meters.student_forwards
     teacher = LiveTeacher(run.model, precision="bf16")
-    distill(linear().bfloat16(), data, teacher=teacher, policy=policy, **settings)
+    distill(linear().bfloat16(), data, **grouped(teacher=teacher, policy=policy, **settings))
 
 
 def test_a_batch_that_one_row_spoils_names_that_row():
     data = poisoned(24, 13)
     model = nn.Sequential(nn.BatchNorm1d(6), linear())
     with pytest.raises(NonFiniteLoss) as caught:
-        train_teacher(model, data, policy=All(), training=TRAINING, device="cpu")
+        train_teacher(model, data, sampling=Sampling(policy=All()), training=TRAINING, device="cpu")
     assert caught.value.ids == [13]
 
 
@@ -411,7 +459,14 @@ def test_a_teacher_that_is_not_finite_is_named():
     data = images(augmented=False)
     of_30 = data.batch([30], [0])[0].sum()
     with pytest.raises(NonFiniteLoss) as caught:
-        distill(net(), data, teacher=Overflows(), policy=All(), training=TRAINING, device="cpu")
+        distill(
+            net(),
+            data,
+            teacher=Overflows(),
+            sampling=Sampling(policy=All()),
+            training=TRAINING,
+            device="cpu",
+        )
     assert caught.value.ids == [30]
     assert str(caught.value).startswith("the teacher's output is not finite")
 
@@ -420,7 +475,7 @@ def test_a_training_that_diverges_stays_what_it_was():
     wild = Training(epochs=9, batch_size=8, optimizer=Optimizer(name="sgd", lr=1e30))
     deep = nn.Sequential(nn.Flatten(), linear(36, 36), linear(CLASSES, 36))
     with pytest.raises(NonFiniteLoss, match=r"^the (loss|output) is not finite.*learning rate"):
-        train_teacher(deep, images(), policy=All(), training=wild, device="cpu")
+        train_teacher(deep, images(), sampling=Sampling(policy=All()), training=wild, device="cpu")
 
 
 class Stream(IterableDataset):
@@ -451,7 +506,7 @@ def test_data_that_are_not_map_style_are_refused_everywhere(data, says, tmp_path
     good = Pairs([0, 1, 2, 3] * 3)
     refused(UnsupportedData, says, teach, data)
     refused(UnsupportedData, says, teach, good, eval_dataset=data)
-    refused(UnsupportedData, says, distill, linear(), data, teacher=linear(), policy=All())
+    refused(UnsupportedData, says, distill, linear(), data, teacher=linear())
     refused(UnsupportedData, says, weights_from, Ledger.new(3), data)
     refused(UnsupportedData, says, StoredTargets.fill, linear(), data, tmp_path / "store")
     refused(UnsupportedData, says, predict, linear(), data)
@@ -462,7 +517,9 @@ def test_a_batch_larger_than_the_data_may_not_be_dropped():
     dropping = Training(epochs=1, batch_size=10, drop_last=True)
     data = Pairs([0, 1, 2] * 3)
     with pytest.raises(DataError, match=r"leaves nothing of 9 samples in batches of 10"):
-        train_teacher(linear(), data, policy=All(), training=dropping, device="cpu")
+        train_teacher(
+            linear(), data, sampling=Sampling(policy=All()), training=dropping, device="cpu"
+        )
 
 
 def test_changed_data_are_refused():
@@ -477,7 +534,9 @@ def test_changed_data_are_refused():
 
 def test_a_selection_refuses_what_was_made_on_other_data(tmp_path):
     data, changed = images(), images(seed=1)
-    run = train_teacher(net(), data, policy=All(), training=TRAINING, device="cpu")
+    run = train_teacher(
+        net(), data, sampling=Sampling(policy=All()), training=TRAINING, device="cpu"
+    )
     stored = StoredTargets.fill(net(), data, tmp_path / "store")
     again: dict[str, Any] = {"epochs": 2, "batch_size": 8}
     says = "the ledger to go on from was made on other data"

@@ -106,7 +106,9 @@ def test_a_stopped_training_says_so_and_is_the_shorter_one():
     training = Training(epochs=40, batch_size=8, optimizer=Optimizer(lr=0.01))
     data = images(augmented=False)
     stopped, waited = (
-        train_teacher(net(), data, policy=policy, training=training, device="cpu")
+        train_teacher(
+            net(), data, sampling=Sampling(policy=policy), training=training, device="cpu"
+        )
         for policy in policies
     )
     planned = [record["planned"] for record in waited.history]

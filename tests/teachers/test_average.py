@@ -20,7 +20,7 @@ from frugalkd.selection import Selection
 from frugalkd.teachers import EMATeacher, SeveralTeachers, StoredTargets
 from frugalkd.training.api import distill
 from frugalkd.training.settings import Optimizer, Schedule, Training
-from toys import images, net, order, same_columns, same_state
+from toys import grouped, images, net, order, same_columns, same_state
 
 TRAINING = Training(
     epochs=2,
@@ -35,9 +35,10 @@ def learn(student=None, teacher=None, **more):
     student = student or net()
     common = {"policy": All(), "training": TRAINING, "seed": 5, "objective": OBJECTIVE}
     return distill(
-        student, images(), teacher=teacher or EMATeacher(student, 0.8), device="cpu",
-        **common | more,
-    )  # fmt: skip
+        student,
+        images(),
+        **grouped(teacher=teacher or EMATeacher(student, 0.8), device="cpu", **common | more),
+    )
 
 
 def test_it_is_a_plain_loop_whose_teacher_is_a_running_average():
@@ -85,8 +86,8 @@ def test_a_stopped_training_goes_on_with_the_average_that_there_was(several, tmp
     whole = run()
     steps_done.clear()
     with pytest.raises(Stopped):
-        run(checkpoints=tmp_path, stop=lambda: len(steps_done) >= 3)
-    resumed = run(checkpoints=tmp_path, resume=True)
+        run(folder=tmp_path, should_stop=lambda: len(steps_done) >= 3)
+    resumed = run(folder=tmp_path, resume=True)
     assert same_state(whole.model, resumed.model)
     assert same_columns(whole.ledger, resumed.ledger)
     assert whole.meters.flops == resumed.meters.flops

@@ -24,7 +24,7 @@ from frugalkd.teachers.encodings import Dense, make_encoding
 from frugalkd.teachers.fidelity import Fidelity
 from frugalkd.training.api import distill
 from frugalkd.training.settings import Optimizer, Schedule, Training
-from toys import images, net, order, same_columns, same_state
+from toys import grouped, images, net, order, same_columns, same_state
 
 TRAINING = Training(
     epochs=2,
@@ -56,9 +56,12 @@ def stored(teacher, data, encoding="float32", **more):
 
 def learn(several, *, data=None, policy=None, training=TRAINING, **more):
     return distill(
-        net(), data or images(), teacher=several, policy=policy or All(), training=training,
-        seed=5, device="cpu", **more,
-    )  # fmt: skip
+        net(),
+        data or images(),
+        **grouped(
+            teacher=several, policy=policy or All(), training=training, seed=5, device="cpu", **more
+        ),
+    )
 
 
 def plain(loss, teachers, epochs=2):
@@ -243,8 +246,8 @@ def test_a_stopped_training_goes_on_as_it_was(way, tmp_path, steps_done):
     whole = run()
     steps_done.clear()
     with pytest.raises(Stopped):
-        run(checkpoints=tmp_path, stop=lambda: len(steps_done) >= 3)
-    resumed = run(checkpoints=tmp_path, resume=True)
+        run(folder=tmp_path, should_stop=lambda: len(steps_done) >= 3)
+    resumed = run(folder=tmp_path, resume=True)
     assert same_state(whole.model, resumed.model)
     assert same_columns(whole.ledger, resumed.ledger)
     for name in ("teacher_queries", "queries_of", "flops"):
@@ -256,9 +259,9 @@ def test_others_do_not_go_on_from_a_checkpoint(tmp_path):
         return learn(SeveralTeachers(teachers(2), "weighted", weights=weights), **more)
 
     with pytest.raises(Stopped):
-        run([0.5, 0.5], checkpoints=tmp_path, stop=lambda: True)
+        run([0.5, 0.5], folder=tmp_path, should_stop=lambda: True)
     with pytest.raises(Exception, match=r"another training \(other teacher\)"):
-        run([0.4, 0.6], checkpoints=tmp_path, resume=True)
+        run([0.4, 0.6], folder=tmp_path, resume=True)
 
 
 def test_a_ceiling_is_of_what_they_know_together():

@@ -17,7 +17,7 @@ from frugalkd.teachers import FirstVisitTargets, LiveTeacher, StoredTargets
 from frugalkd.teachers._feature_stores import feature_folder
 from frugalkd.training.api import distill
 from frugalkd.training.settings import Training
-from toys import images, net
+from toys import grouped, images, net
 
 PATHS = ("0", "2")
 SHORT = Training(epochs=2, batch_size=8)
@@ -55,7 +55,7 @@ def test_a_training_reads_them_and_a_ceiling_knows_the_truth(tmp_path):
     )
     stored = filled(tmp_path / "t", views=1, data=images(augmented=False))
     learn = {"objective": FitNets("2", "2", soft=1.0), "training": SHORT, "device": "cpu"}
-    run = distill(net(), images(augmented=False), teacher=stored, policy=policy, **learn)
+    run = distill(net(), images(augmented=False), **grouped(teacher=stored, policy=policy, **learn))
     assert run.meters.teacher_queries == 0
     assert 0 < run.meters.samples_backpropagated < 2 * 37
 
@@ -67,8 +67,8 @@ def test_a_training_on_stored_features_is_nearly_that_on_the_live_ones(tmp_path)
         "device": "cpu",
     }
     data, teacher = images(augmented=False), net(9, width=7)
-    live = distill(net(), data, teacher=teacher, **learn)
-    stored = distill(net(), data, teacher=filled(tmp_path / "t", data=data), **learn)
+    live = distill(net(), data, **grouped(teacher=teacher, **learn))
+    stored = distill(net(), data, **grouped(teacher=filled(tmp_path / "t", data=data), **learn))
     losses = [[record["loss"] for record in run.history] for run in (live, stored)]
     np.testing.assert_allclose(*losses, rtol=1e-3)
 

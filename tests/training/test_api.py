@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset, TensorDataset
 
+from frugalkd import Sampling
 from frugalkd.errors import DataError, LedgerError, TargetsError, UnknownName, UnsupportedData
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.models import reorder_classes
@@ -22,7 +23,7 @@ from frugalkd.selection import Selection
 from frugalkd.teachers import EMATeacher, FirstVisitTargets, LiveTeacher, StoredTargets
 from frugalkd.training.api import distill, train_teacher
 from frugalkd.training.settings import Optimizer, Training
-from toys import CLASSES, Scaled, images, kinds, net, same_columns, same_state
+from toys import CLASSES, Scaled, grouped, images, kinds, net, same_columns, same_state
 
 TRAINING = Training(epochs=4.5, batch_size=8, optimizer=Optimizer("sgd", lr=0.05))
 CPU = {"device": "cpu", "seed": 3}
@@ -92,12 +93,14 @@ def test_meters_of_a_distillation_are_the_hooks_counts(mode, when, recalibrate):
     run = distill(
         student,
         images(),
-        teacher=teacher,
-        mode=mode,
-        ledger=ledger(),
-        regulation=SelfRegulation(confidence=0.5, when=when, max_skip=1),
-        training=Training(**{**vars(TRAINING), "recalibrate_bn": recalibrate}),
-        **CPU,
+        **grouped(
+            teacher=teacher,
+            mode=mode,
+            ledger=ledger(),
+            regulation=SelfRegulation(confidence=0.5, when=when, max_skip=1),
+            training=Training(**{**vars(TRAINING), "recalibrate_bn": recalibrate}),
+            **CPU,
+        ),
     )
     check_meters(run, on_student, on_teacher)
     assert run.meters.teacher_queries == run.meters.samples_backpropagated
@@ -118,9 +121,11 @@ def test_meters_of_a_teachers_training_are_the_hooks_counts(when, drop_last):
     run = train_teacher(
         model,
         images(),
-        policy=SelfRegulation(confidence=0.5, when=when, max_skip=1, warmup=1),
-        training=Training(**{**vars(TRAINING), "drop_last": drop_last}),
-        **CPU,
+        **grouped(
+            policy=SelfRegulation(confidence=0.5, when=when, max_skip=1, warmup=1),
+            training=Training(**{**vars(TRAINING), "drop_last": drop_last}),
+            **CPU,
+        ),
     )
     check_meters(run, counter)
 
@@ -131,7 +136,7 @@ def test_stored_targets_ask_the_teacher_once():
     on_student, on_teacher = Counter(student), Counter(teacher)
     stored = StoredTargets.fill(teacher, images(), views=2)
     assert on_teacher.forwards == stored.queries == 74
-    run = distill(student, images(), teacher=stored, training=TRAINING, **CPU)
+    run = distill(student, images(), **grouped(teacher=stored, training=TRAINING, **CPU))
     check_meters(run, on_student)
     assert on_teacher.forwards == 74
 
@@ -141,11 +146,13 @@ def test_flops_are_the_counters_rows_times_the_meters():
     run = distill(
         student,
         data,
-        teacher=teacher,
-        mode="regulated",
-        regulation=SelfRegulation(confidence=0.5),
-        training=TRAINING,
-        **CPU,
+        **grouped(
+            teacher=teacher,
+            mode="regulated",
+            regulation=SelfRegulation(confidence=0.5),
+            training=TRAINING,
+            **CPU,
+        ),
     )
     row = flops_of_data(student, data, torch.device("cpu"))
     of_teacher = flops_of_data(teacher, data, torch.device("cpu"))
@@ -161,11 +168,13 @@ def test_phases_add_up_to_no_more_than_the_wall():
     run = distill(
         net(1),
         TensorDataset(torch.randn(60, 1, 6, 6), torch.arange(60) % 4),
-        teacher=net(2),
-        regulation=SelfRegulation(confidence=0.4, when="now"),
-        mode="regulated",
-        training=TRAINING,
-        **CPU,
+        **grouped(
+            teacher=net(2),
+            regulation=SelfRegulation(confidence=0.4, when="now"),
+            mode="regulated",
+            training=TRAINING,
+            **CPU,
+        ),
     )
     meters = run.meters
     assert sum(meters.phases.values()) <= meters.wall_seconds
@@ -195,12 +204,14 @@ def test_without_labels_the_teachers_top_class_stands_in(mode, when):
         distill(
             net(1),
             data,
-            teacher=teacher,
-            mode=mode,
-            ledger=ledger(),
-            regulation=SelfRegulation(confidence=0.5, when=when, max_skip=2),
-            training=TRAINING,
-            **CPU,
+            **grouped(
+                teacher=teacher,
+                mode=mode,
+                ledger=ledger(),
+                regulation=SelfRegulation(confidence=0.5, when=when, max_skip=2),
+                training=TRAINING,
+                **CPU,
+            ),
         )
         for data in (Inputs(x), TensorDataset(x, labels))
     ]
@@ -212,7 +223,7 @@ def test_without_labels_the_teachers_top_class_stands_in(mode, when):
 def test_teacher_and_its_labels_are_untouched_by_distillation():
     teacher = net(2).train()
     before = {k: v.clone() for k, v in teacher.state_dict().items()}
-    distill(net(1), images(), teacher=teacher, training=TRAINING, **CPU)
+    distill(net(1), images(), **grouped(teacher=teacher, training=TRAINING, **CPU))
     assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
     assert teacher.training
     assert all(p.grad is None for p in teacher.parameters())
@@ -222,10 +233,12 @@ def test_held_out_data_are_measured_apart():
     run = distill(
         net(1),
         images(),
-        teacher=net(2),
-        training=TRAINING,
-        eval_dataset=images(30, seed=1, augmented=False),
-        **CPU,
+        **grouped(
+            teacher=net(2),
+            training=TRAINING,
+            eval_dataset=images(30, seed=1, augmented=False),
+            **CPU,
+        ),
     )
     assert run.evaluation is not None
     assert run.evaluation["samples"] == 30
@@ -238,27 +251,27 @@ def test_a_self_regulated_teachers_ledger_weighs_the_student():
     data = images(60, augmented=False)
     training = Training(epochs=8, batch_size=8, optimizer=Optimizer("adamw", lr=0.01))
     policy = SelfRegulation(confidence=0.6, max_skip=1)
-    taught = train_teacher(net(2, width=8), data, policy=policy, training=training, **CPU)
+    taught = train_teacher(
+        net(2, width=8), data, **grouped(policy=policy, training=training, **CPU)
+    )
     weights = significance_weights(taught.ledger)
     assert (weights > 0).sum() > 0
     assert len(set(weights.tolist())) > 2
     by_mode = distill(
         net(1),
         data,
-        teacher=taught.model,
-        mode="significance",
-        ledger=taught.ledger,
-        training=training,
-        **CPU,
+        **grouped(
+            teacher=taught.model,
+            mode="significance",
+            ledger=taught.ledger,
+            training=training,
+            **CPU,
+        ),
     )
     by_hand = distill(
         net(1),
         data,
-        teacher=taught.model,
-        policy=All(),
-        weights=weights,
-        training=training,
-        **CPU,
+        **grouped(teacher=taught.model, policy=All(), weights=weights, training=training, **CPU),
     )
     assert same_state(by_mode.model, by_hand.model)
     assert taught.ledger.about["data"] == data.digest()
@@ -269,7 +282,11 @@ def test_what_cannot_be_is_refused_in_one_line():
 
     def refused(error, match, **settings):
         with pytest.raises(error, match=rf"^(?!.*\n).*{match}"):
-            distill(net(1), settings.pop("data", data), training=TRAINING, device="cpu", **settings)
+            distill(
+                net(1),
+                settings.pop("data", data),
+                **grouped(training=TRAINING, device="cpu", **settings),
+            )
 
     refused(TargetsError, "needs a teacher", teacher=None)
     refused(LedgerError, "frugalkd teach", teacher=teacher, mode="hybrid")
@@ -290,7 +307,9 @@ def test_what_cannot_be_is_refused_in_one_line():
 def knows_kinds():
     """A teacher that was trained here."""
     training = Training(epochs=8, batch_size=10, optimizer=Optimizer("adamw", lr=0.02))
-    return train_teacher(Scaled(), kinds()[0], policy=All(), training=training, device="cpu").model
+    return train_teacher(
+        Scaled(), kinds()[0], sampling=Sampling(policy=All()), training=training, device="cpu"
+    ).model
 
 
 def test_sound_1_a_model_that_was_trained_here_knows_its_classes(knows_kinds, tmp_path):
@@ -346,7 +365,7 @@ def test_sound_1_held_out_data_of_another_kind_measure_nothing(eval_dataset, say
 
 def test_a_misspelt_mode_names_the_nearest():
     with pytest.raises(UnknownName, match="unknown mode 'hybird': did you mean hybrid"):
-        distill(net(), images(), teacher=net(), mode="hybird", **CPU)  # pyright: ignore
+        distill(net(), images(), **grouped(teacher=net(), mode="hybird", **CPU))  # pyright: ignore
 
 
 def test_a_teacher_that_is_not_asked_is_still_compared_with():

@@ -55,6 +55,7 @@ from frugalkd.errors import FrugalKDError, OutOfMemory
 from frugalkd.policies import EL2N, Plan, Policy, Ungated
 from frugalkd.training.evaluation import predict
 from frugalkd.training.settings import Checkpointing
+from toys import grouped
 
 ROWS, WIDTH, CLASSES, BAD = 24, 6, 4, 17
 SHORT = Training(epochs=1, batch_size=8)
@@ -155,12 +156,12 @@ def plain_loop(data: Any = PAIRS, model=None, step=None, **settings):
 def taught(model=None, data: Any = PAIRS, **settings):
     model = linear() if model is None else model
     given: dict[str, Any] = {"training": SHORT, "device": "cpu", "policy": All(), **settings}
-    return train_teacher(model, data, **given)
+    return train_teacher(model, data, **grouped(**given))
 
 
 def distilled(model=None, data: Any = PAIRS, **settings):
     given: dict[str, Any] = {"training": SHORT, "device": "cpu", "teacher": linear(), **settings}
-    return distill(linear() if model is None else model, data, **given)
+    return distill(linear() if model is None else model, data, **grouped(**given))
 
 
 TRAINING = ("train_teacher", "distill", "Selection")
@@ -873,11 +874,11 @@ ARGUMENTS: dict[str, tuple[Callable[..., Any], dict[str, Any], str]] = {
     "device": (taught, {"device": "gpu"}, "did you mean cuda"),
     "device is None": (taught, {"device": None}, "device"),
     "collate_fn": (taught, {"collate_fn": "x"}, "collate_fn"),
-    "listener": (taught, {"listener": 5}, "listener"),
-    "stop": (taught, {"stop": 5}, "stop"),
-    "checkpoints": (taught, {"checkpoints": 5}, "checkpoints is no path"),
-    "checkpoints with a NUL": (taught, {"checkpoints": "a\0b"}, "checkpoints is no path"),
-    "checkpoints in a file": (taught, {"checkpoints": "/dev/null/x"}, "/dev/null"),
+    "on_epoch_end": (taught, {"on_epoch_end": 5}, "on_epoch_end"),
+    "should_stop": (taught, {"should_stop": 5}, "should_stop"),
+    "folder": (taught, {"folder": 5}, "folder is no path"),
+    "folder with a NUL": (taught, {"folder": "a\0b"}, "folder is no path"),
+    "folder in a file": (taught, {"folder": "/dev/null/x"}, "/dev/null"),
     "checkpointing": (taught, {"checkpointing": {"keep": 1}}, "checkpointing"),
     "eval_dataset": (taught, {"eval_dataset": 5}, "int has no length"),
     "nothing is left": (
@@ -1095,7 +1096,7 @@ def test_interrupts_and_memory_pass(error):
             taught(model, objective=objective)
 
 
-@pytest.mark.parametrize("name", ["listener", "stop"])
+@pytest.mark.parametrize("name", ["on_epoch_end", "should_stop"])
 def test_errors_of_a_callback_are_the_callers_own(name):
     with pytest.raises(ValueError, match=r"^mine$"):
         taught(**{name: fails(ValueError("mine"))})

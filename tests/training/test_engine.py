@@ -15,6 +15,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter, CompileCounterWithBackend
 from torch.nn import functional as F
 
+from frugalkd import RunOptions, Sampling
 from frugalkd.errors import FrugalKDError, ModelError, NonFiniteLoss, Stopped
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.objectives import KD, CrossEntropy, FitNets, Objective
@@ -32,6 +33,7 @@ from toys import (
     NothingPasses,
     Spoil,
     Wild,
+    grouped,
     images,
     net,
     order,
@@ -102,9 +104,9 @@ def test_a_gate_that_nobody_passes_is_plain_training_bit_for_bit(distilled, poli
     expected = plain(net(), data, training, seed=5, teacher=teacher if distilled else None)
     common = {"policy": policy, "training": training, "seed": 5, "device": "cpu"}
     if distilled:
-        run = distill(net(), data, teacher=teacher, **common)
+        run = distill(net(), data, **grouped(teacher=teacher, **common))
     else:
-        run = train_teacher(net(), data, **common)
+        run = train_teacher(net(), data, **grouped(**common))
     assert same_state(run.model, expected)
     assert not same_state(run.model, net())
     trained = run.ledger["participations"].sum()
@@ -115,7 +117,14 @@ def test_a_gate_that_nobody_passes_is_plain_training_bit_for_bit(distilled, poli
 def test_forced_rows_do_not_change_the_training():
     training = TRAININGS["sgd"]
     runs = [
-        train_teacher(net(), images(), policy=policy, training=training, seed=2, device="cpu")
+        train_teacher(
+            net(),
+            images(),
+            sampling=Sampling(policy=policy),
+            training=training,
+            seed=2,
+            device="cpu",
+        )
         for policy in (All(), SelfRegulation(confidence=0.3, warmup=3))
     ]
     assert same_state(runs[0].model, runs[1].model)
@@ -129,8 +138,7 @@ def test_all_equal_weights_train_as_none():
             net(),
             images(),
             teacher=net(seed=9),
-            policy=All(),
-            weights=weights,
+            sampling=Sampling(policy=All(), weights=weights),
             training=TRAININGS["sgd"],
             device="cpu",
         )
@@ -190,9 +198,14 @@ def test_a_bad_loss_stops_the_run_with_the_weights_before_it(
     model, records = no_batchnorm(), []
     with pytest.raises(NonFiniteLoss) as raised:
         train_teacher(
-            model, data, policy=policy, training=training, seed=1, device="cpu",
-            listener=records.append,
-        )  # fmt: skip
+            model,
+            data,
+            sampling=Sampling(policy=policy),
+            training=training,
+            seed=1,
+            device="cpu",
+            run=RunOptions(on_epoch_end=records.append),
+        )
     error = raised.value
     assert (error.epoch, error.step, error.ids) == (epoch, step, [poisoned])
     assert "\n" not in str(error)
@@ -209,7 +222,7 @@ def test_a_bad_loss_under_gate_now_names_the_sample_at_its_look():
         train_teacher(
             no_batchnorm(),
             Poisoned(40, poisoned, 1, math.nan),
-            policy=NOBODY_PASSES["now"],
+            sampling=Sampling(policy=NOBODY_PASSES["now"]),
             training=Training(epochs=3, batch_size=6, optimizer=SGD),
             seed=1,
             device="cpu",
@@ -255,7 +268,7 @@ def test_the_first_bad_step_is_named_even_if_the_network_is_spoiled_after_it(whe
         train_teacher(
             Spoiling(),
             data,
-            policy=NOBODY_PASSES[when],
+            sampling=Sampling(policy=NOBODY_PASSES[when]),
             objective=Undefined(),
             training=Training(epochs=2, batch_size=6, optimizer=SGD),
             seed=1,
@@ -270,7 +283,7 @@ def test_no_checkpoint_is_written_of_a_bad_epoch(tmp_path):
     training = Training(epochs=4, batch_size=6, optimizer=SGD)
     common = {"policy": All(), "training": training, "seed": 1, "device": "cpu"}
     with pytest.raises(NonFiniteLoss):
-        train_teacher(no_batchnorm(), data, checkpoints=tmp_path, **common)
+        train_teacher(no_batchnorm(), data, **grouped(folder=tmp_path, **common))
     kept = sorted(path.name for path in tmp_path.iterdir())
     assert kept == [f"epoch-0000{n}-step-{7 * n:09d}.safetensors" for n in (1, 2)]
 
@@ -323,14 +336,17 @@ def test_sound_5_a_bad_gradient_under_a_finite_loss_stops_the_run_with_the_weigh
         max_grad_norm=max_grad_norm,
     )
     common = {"policy": All(), "training": training, "seed": 1, "device": "cpu"}
-    whole = train_teacher(BadBackward(), plain_inputs(), **common)
+    whole = train_teacher(BadBackward(), plain_inputs(), **grouped(**common))
     model, records, good = BadBackward(bad, value), [], {}
     checkpointing = Checkpointing(steps=1, minutes=0, keep=99)
     with pytest.raises(NonFiniteLoss, match="a gradient is not finite") as raised:
         train_teacher(
-            model, plain_inputs(), checkpoints=tmp_path, checkpointing=checkpointing,
-            listener=records.append, **common,
-        )  # fmt: skip
+            model,
+            plain_inputs(),
+            **grouped(
+                folder=tmp_path, checkpointing=checkpointing, on_epoch_end=records.append, **common
+            ),
+        )
     epoch, batch = divmod(bad, 7)
     step = batch // gradient_accumulation_steps
     rows = order(40, 1, epoch)[
@@ -345,7 +361,7 @@ def test_sound_5_a_bad_gradient_under_a_finite_loss_stops_the_run_with_the_weigh
     good = {name[4:]: tensor for name, tensor in tree["model"].items()}
     assert all(torch.equal(good[name], its) for name, its in model.net.state_dict().items())
     resumed = train_teacher(
-        BadBackward(), plain_inputs(), checkpoints=tmp_path, resume=True, **common
+        BadBackward(), plain_inputs(), **grouped(folder=tmp_path, resume=True, **common)
     )
     check_equal(whole, resumed)
 
@@ -368,10 +384,15 @@ def test_sound_5_a_bad_gradient_of_an_objectives_adapter_reaches_no_average(tmp_
     teacher = nn.Sequential(nn.Flatten(), nn.Linear(36, 12), nn.ReLU(), nn.Linear(12, 4))
     with pytest.raises(NonFiniteLoss, match="a gradient is not finite") as raised:
         distill(
-            student, plain_inputs(), teacher=teacher, seed=1, device="cpu", checkpoints=tmp_path,
+            student,
+            plain_inputs(),
+            teacher=teacher,
+            seed=1,
+            device="cpu",
             training=Training(epochs=4, batch_size=8, optimizer=SGD, ema=0.5),
             objective=BadAdapter("1", "1", soft=0.1),
-        )  # fmt: skip
+            run=RunOptions(folder=tmp_path),
+        )
     assert (raised.value.epoch, raised.value.step) == (3, 0)
     tree = Checkpoints(tmp_path, Checkpointing()).newest()
     assert tree["step"] == 15
@@ -396,9 +417,14 @@ def test_sound_5_weights_that_overflow_are_no_result_and_in_no_checkpoint(
     )
     with pytest.raises(NonFiniteLoss, match=r"^the weight \d.\w+ is not finite") as raised:
         train_teacher(
-            no_batchnorm(), plain_inputs(), policy=Wild(epochs - 1), training=training, seed=1,
-            device="cpu", checkpoints=tmp_path,
-        )  # fmt: skip
+            no_batchnorm(),
+            plain_inputs(),
+            sampling=Sampling(policy=Wild(epochs - 1)),
+            training=training,
+            seed=1,
+            device="cpu",
+            run=RunOptions(folder=tmp_path),
+        )
     error = raised.value
     assert (error.epoch, error.step, sorted(error.ids)) == (epochs - 1, 0, list(range(40)))
     assert "lower the learning rate" in str(error)
@@ -411,7 +437,11 @@ def test_sound_5_statistics_that_overflow_at_the_end_are_no_result():
     training = Training(epochs=2, batch_size=40, optimizer=SGD, recalibrate_bn=20)
     with pytest.raises(NonFiniteLoss, match=r"^the buffer 2.running_var is not .* epoch 1, step 0"):
         train_teacher(
-            batchnorm(), plain_inputs(), policy=Wild(1, 1e32), training=training, device="cpu"
+            batchnorm(),
+            plain_inputs(),
+            sampling=Sampling(policy=Wild(1, 1e32)),
+            training=training,
+            device="cpu",
         )
 
 
@@ -420,17 +450,21 @@ def test_sound_5_an_optimisers_state_that_overflows_is_in_no_checkpoint(tmp_path
     training = Training(epochs=2, batch_size=40, optimizer=ADAMW)
     with pytest.raises(NonFiniteLoss, match=r"^the optimizer's exp_avg_sq of net.1.weight is not"):
         train_teacher(
-            BadBackward(at=1, value=1e30), plain_inputs(), training=training, policy=All(),
-            device="cpu", checkpoints=tmp_path,
-        )  # fmt: skip
+            BadBackward(at=1, value=1e30),
+            plain_inputs(),
+            sampling=Sampling(policy=All()),
+            training=training,
+            device="cpu",
+            run=RunOptions(folder=tmp_path),
+        )
     assert kept(tmp_path) == ["epoch-00001-step-000000001.safetensors"]
 
 
 def test_checkpoints_of_a_run_that_is_not_gone_on_with_do_not_outlive_it(tmp_path):
     def train(epochs, **more):
         training = Training(epochs=epochs, batch_size=6, optimizer=SGD)
-        common = {"policy": All(), "training": training, "device": "cpu", "checkpoints": tmp_path}
-        return train_teacher(net(), images(), **common, **more)
+        common = {"policy": All(), "training": training, "device": "cpu", "folder": tmp_path}
+        return train_teacher(net(), images(), **grouped(**common, **more))
 
     train(5, seed=1)
     fresh = train(2, seed=2)
@@ -463,9 +497,11 @@ def start(settings, **more):
     data = images()
     common = {"training": TRAININGS["sgd"], "seed": 3, "device": "cpu"} | more
     if "policy" in settings:
-        return train_teacher(net(), data, **settings, **common)
+        return train_teacher(net(), data, **grouped(**settings, **common))
     return distill(
-        net(), data, teacher=net(seed=9), ledger=significance_ledger(), **settings, **common
+        net(),
+        data,
+        **grouped(teacher=net(seed=9), ledger=significance_ledger(), **settings, **common),
     )
 
 
@@ -513,8 +549,8 @@ def test_a_run_stopped_again_and_again_ends_where_the_whole_one_does(
         steps_done.clear()
         try:
             resumed = start(
-                settings, training=training, checkpoints=tmp_path, resume=times > 0,
-                stop=lambda: len(steps_done) >= steps,
+                settings, training=training, folder=tmp_path, resume=times > 0,
+                should_stop=lambda: len(steps_done) >= steps,
             )  # fmt: skip
             break
         except Stopped:
@@ -538,17 +574,17 @@ def test_a_run_can_be_stopped_wherever_it_asks(role, when, tmp_path):
         asked.append(1)
         return False
 
-    whole = run(**settings, stop=never)
+    whole = run(**settings, should_stop=never)
     where = set()
     for times in range(1, len(asked) + 1):
         folder = tmp_path / str(times)
         with pytest.raises(Stopped) as raised:
-            run(**settings, checkpoints=folder, stop=After(times))
+            run(**settings, folder=folder, should_stop=After(times))
         where.add(" ".join(str(raised.value).split()[1:4]))
         if "two looks" in str(raised.value):  # none of them is made again
             state = Checkpoints(folder, Checkpointing()).newest()["selection"]["under_way"]
             assert state["read"] > 0
-        resumed = run(**settings, checkpoints=folder, resume=True)
+        resumed = run(**settings, folder=folder, resume=True)
         check_equal(whole, resumed)
         assert resumed.evaluation == whole.evaluation
     seen = "between two looks" if when == "now" else "in the screening"
@@ -578,13 +614,15 @@ def test_rows_that_wait_under_gate_now_come_back_as_they_were_drawn(steps, tmp_p
         model = nn.Linear(6, 4)
         model.load_state_dict(first)
         policy = SelfRegulation(confidence=0.33, when="now")
-        return train_teacher(model, data, policy=policy, training=training, device="cpu", **more)
+        return train_teacher(
+            model, data, **grouped(policy=policy, training=training, device="cpu", **more)
+        )
 
     whole = run()
     assert 6 < sum(record["steps"] for record in whole.history) < 12
     with pytest.raises(Stopped):
-        run(checkpoints=tmp_path, stop=After(steps))
-    check_equal(whole, run(checkpoints=tmp_path, resume=True))
+        run(folder=tmp_path, should_stop=After(steps))
+    check_equal(whole, run(folder=tmp_path, resume=True))
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
@@ -595,12 +633,12 @@ def test_a_channels_last_run_goes_on_with_its_optimiser_as_it_was(optimizer, tmp
         torch.manual_seed(0)
         convolutions = nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)  # kernels of 4 x 3 x 3
         model = nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        return train_teacher(model, images(), training=training, device="cpu", **more)
+        return train_teacher(model, images(), **grouped(training=training, device="cpu", **more))
 
     whole = run()
     with pytest.raises(Stopped):
-        run(checkpoints=tmp_path, stop=After(3))
-    check_equal(whole, run(checkpoints=tmp_path, resume=True))
+        run(folder=tmp_path, should_stop=After(3))
+    check_equal(whole, run(folder=tmp_path, resume=True))
 
 
 @pytest.mark.parametrize("when", WHENS)
@@ -620,12 +658,12 @@ def test_a_run_goes_on_from_its_last_checkpoint_not_from_its_last_epoch(when, tm
     steps_done.clear()
     with pytest.raises(Killed):
         start(
-            settings, training=training, checkpoints=tmp_path,
-            checkpointing=Checkpointing(steps=2, keep=1), stop=dying,
+            settings, training=training, folder=tmp_path,
+            checkpointing=Checkpointing(steps=2, keep=1), should_stop=dying,
         )  # fmt: skip
     steps_done.clear()
     resumed = start(
-        settings, training=training, checkpoints=tmp_path, resume=True,
+        settings, training=training, folder=tmp_path, resume=True,
         checkpointing=Checkpointing(steps=2),
     )  # fmt: skip
     check_equal(whole, resumed)
@@ -641,12 +679,12 @@ def test_a_resumed_run_ends_bit_for_bit_where_the_whole_one_does(settings, tmp_p
     training = replace(TRAININGS["adamw"], epochs=4.5, recalibrate_bn=20)
     whole = start(settings, training=training)
     with pytest.raises(Interrupted):
-        start(settings, training=training, checkpoints=tmp_path, listener=interrupt)
+        start(settings, training=training, folder=tmp_path, on_epoch_end=interrupt)
     torch.rand(7)  # whatever else the process draws in between
-    resumed = start(settings, training=training, checkpoints=tmp_path, resume=True)
+    resumed = start(settings, training=training, folder=tmp_path, resume=True)
     check_equal(whole, resumed)
     assert len(list(tmp_path.iterdir())) == 2
-    again = start(settings, training=training, checkpoints=tmp_path, resume=True)
+    again = start(settings, training=training, folder=tmp_path, resume=True)
     assert same_state(whole.model, again.model)
 
 
@@ -664,7 +702,9 @@ def parts(model) -> Any:
 def test_recalibration_gives_the_statistics_of_the_data():
     data = images(24, augmented=False)
     training = Training(epochs=1, batch_size=24, optimizer=SGD, recalibrate_bn=24)
-    run = train_teacher(net(), data, policy=All(), training=training, device="cpu")
+    run = train_teacher(
+        net(), data, sampling=Sampling(policy=All()), training=training, device="cpu"
+    )
     outputs = parts(run.model)[0](data.batch(range(24), [0] * 24)[0])
     mean, deviation = outputs.mean((0, 2, 3)), outputs.var((0, 2, 3))
     torch.testing.assert_close(parts(run.model)[1].running_mean, mean, rtol=1e-4, atol=1e-5)
@@ -675,7 +715,9 @@ def test_recalibration_gives_the_statistics_of_the_data():
 
 def test_recalibration_of_a_model_without_batchnorm_reads_nothing():
     training = Training(epochs=1, batch_size=8, optimizer=SGD, recalibrate_bn=20)
-    run = train_teacher(no_batchnorm(), images(), policy=All(), training=training, device="cpu")
+    run = train_teacher(
+        no_batchnorm(), images(), sampling=Sampling(policy=All()), training=training, device="cpu"
+    )
     assert run.meters.student_forwards == 37
 
 
@@ -684,7 +726,7 @@ def test_gradients_are_clipped():
         epochs=1, batch_size=37, max_grad_norm=1e-6, optimizer=Optimizer("sgd", lr=1.0)
     )
     model, before = no_batchnorm(), no_batchnorm()
-    train_teacher(model, images(), policy=All(), training=training, device="cpu")
+    train_teacher(model, images(), sampling=Sampling(policy=All()), training=training, device="cpu")
     with torch.no_grad():
         pairs = zip(model.parameters(), before.parameters(), strict=True)
         moved = torch.stack([(a - b).norm() for a, b in pairs]).norm()
@@ -742,7 +784,11 @@ def test_a_compiled_model_trains_as_the_eager_one_within_rounding(monkeypatch):
         policy = SelfRegulation(confidence=0.6)
         runs.append(
             train_teacher(
-                without_dropout(), images(), training=training, policy=policy, device="cpu"
+                without_dropout(),
+                images(),
+                sampling=Sampling(policy=policy),
+                training=training,
+                device="cpu",
             )
         )
         assert (counter.frame_count > 0) is compiled
@@ -799,7 +845,7 @@ def test_an_epoch_waits_for_the_device_only_where_it_reads_from_it(
             net().cuda(),
             data,
             teacher=targets if stored else teacher,
-            weights=np.linspace(0.1, 1.9, len(data), dtype=np.float32),
+            sampling=Sampling(weights=np.linspace(0.1, 1.9, len(data), dtype=np.float32)),
             training=Training(epochs=2, batch_size=8, optimizer=ADAMW, precision=precision),
             device="cuda",
         )
@@ -810,7 +856,7 @@ def test_an_epoch_waits_for_the_device_only_where_it_reads_from_it(
 
 def test_history_and_listener_say_what_each_epoch_did():
     heard = []
-    run = start(RESUMED["regulated-last-visit"], listener=heard.append)
+    run = start(RESUMED["regulated-last-visit"], on_epoch_end=heard.append)
     assert heard == run.history
     assert [record["epoch"] for record in run.history] == [0, 1, 2]
     for record in run.history:
@@ -830,7 +876,9 @@ def test_an_empty_epoch_is_an_epoch_without_steps():
     with torch.no_grad():
         linear.bias[0] = 1000.0
     training = Training(epochs=3, batch_size=6, optimizer=SGD)
-    run = train_teacher(model, data, policy=policy, training=training, device="cpu")
+    run = train_teacher(
+        model, data, sampling=Sampling(policy=policy), training=training, device="cpu"
+    )
     assert [record["steps"] for record in run.history] == [2, 0, 0]
     assert run.history[1]["loss"] is None
 
@@ -868,7 +916,12 @@ def test_sound_7_a_gate_and_batchnorm1d_train_and_resume_on_any_seed(
         )  # fmt: skip
         policy = SelfRegulation(confidence=0.4, when=when, max_skip=2)
         run = train_teacher(
-            batchnorm(seed), images(33), policy=policy, training=training, seed=seed, device="cpu"
+            batchnorm(seed),
+            images(33),
+            sampling=Sampling(policy=policy),
+            training=training,
+            seed=seed,
+            device="cpu",
         )
         for record in run.history:
             lone += record["rows"] % 16 == 1
@@ -886,12 +939,12 @@ def test_sound_7_a_run_with_lone_rows_resumes_bit_for_bit(when, stop, tmp_path):
 
     def run(**more):
         common = {"policy": policy, "training": training, "seed": 3, "device": "cpu"}
-        return train_teacher(batchnorm(), images(17), **common, **more)
+        return train_teacher(batchnorm(), images(17), **grouped(**common, **more))
 
     whole = run()
     with pytest.raises(Stopped):
-        run(checkpoints=tmp_path, stop=After(stop))
-    check_equal(whole, run(checkpoints=tmp_path, resume=True))
+        run(folder=tmp_path, should_stop=After(stop))
+    check_equal(whole, run(folder=tmp_path, resume=True))
 
 
 def test_sound_7_a_resnet_of_torchvision_trains_on_batches_and_a_row():
@@ -904,9 +957,13 @@ def test_sound_7_a_resnet_of_torchvision_trains_on_batches_and_a_row():
         torch.randn(9, 3, 8, 8, generator=stream), torch.arange(9) % 4
     )
     training = Training(epochs=2, batch_size=4, optimizer=SGD)
-    run = train_teacher(model, data, policy=All(), training=training, device="cpu")
+    run = train_teacher(
+        model, data, sampling=Sampling(policy=All()), training=training, device="cpu"
+    )
     counted = [(record["rows"], record["steps"], record["deferred"]) for record in run.history]
     assert counted == [(9, 2, 0), (9, 2, 0)]
     gate = SelfRegulation(confidence=0.9, when="now")
-    run = train_teacher(model, data, policy=gate, training=training, device="cpu")
+    run = train_teacher(
+        model, data, sampling=Sampling(policy=gate), training=training, device="cpu"
+    )
     assert {record["rows"] for record in run.history} <= {2, 3, 4, 5, 6, 7, 8, 9}

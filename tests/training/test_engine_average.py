@@ -17,7 +17,7 @@ from frugalkd.models.saved import load
 from frugalkd.policies import All, SelfRegulation
 from frugalkd.training.api import train_teacher
 from frugalkd.training.settings import Optimizer, Schedule, Training
-from toys import images, net, order, same_state
+from toys import grouped, images, net, order, same_state
 
 TRAINING = Training(
     epochs=3,
@@ -30,7 +30,7 @@ TRAINING = Training(
 
 def train(training=TRAINING, policy=None, **given):
     common = {"training": training, "seed": 5, "device": "cpu", "eval_dataset": images(12, seed=1)}
-    return train_teacher(net(), images(), policy=policy or All(), **common | given)
+    return train_teacher(net(), images(), **grouped(policy=policy or All(), **common | given))
 
 
 def test_it_is_the_average_of_a_plain_loop():
@@ -90,8 +90,8 @@ def test_a_stopped_run_goes_on_to_the_same_average(at, tmp_path, steps_done):
     whole = train()
     steps_done.clear()
     with pytest.raises(Stopped):
-        train(checkpoints=tmp_path, stop=lambda: len(steps_done) >= at)
-    resumed = train(checkpoints=tmp_path, resume=True)
+        train(folder=tmp_path, should_stop=lambda: len(steps_done) >= at)
+    resumed = train(folder=tmp_path, resume=True)
     assert same_state(whole.model, resumed.model)
     assert whole.evaluation == resumed.evaluation
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from frugalkd import DataLoading, Sampling
+from frugalkd import DataLoading, RunOptions, Sampling
 from frugalkd.errors import NonFiniteLoss, RankError, Stopped
 from frugalkd.objectives import CrossEntropy
 from frugalkd.policies import All, RandomSubset, SelfRegulation
@@ -18,7 +18,7 @@ from frugalkd.teachers import EMATeacher
 from frugalkd.training.api import distill, train_teacher
 from frugalkd.training.settings import Checkpointing, Optimizer, Training
 from ranking import on_ranks
-from toys import CLASSES, NothingPasses, OneBadRow, Spoil, Wild, images, net, order
+from toys import CLASSES, NothingPasses, OneBadRow, Spoil, Wild, grouped, images, net, order
 
 TOLERANCE = 2e-6
 """Of a weight: float32 sums in another order, over some twenty steps."""
@@ -53,12 +53,14 @@ def run(case, world, **more):
     made = distill(
         model,
         images(64, augmented=False),
-        teacher=plain(1),
-        policy=policy,
-        training=settings(batch, **changed),
-        eval_dataset=images(33, seed=1, augmented=False),
-        device="cpu",
-        **more,
+        **grouped(
+            teacher=plain(1),
+            policy=policy,
+            training=settings(batch, **changed),
+            eval_dataset=images(33, seed=1, augmented=False),
+            device="cpu",
+            **more,
+        ),
     )
     weights = torch.cat([p.detach().flatten() for p in model.parameters()])
     return weights, made.meters.summary(), made.history, made.evaluation, made.ledger
@@ -105,13 +107,15 @@ def _interrupted(folder, epochs, resume, stop_at):
             run = train_teacher(
                 model,
                 images(40),
-                policy=SelfRegulation(confidence=0.6),
+                sampling=Sampling(policy=SelfRegulation(confidence=0.6)),
                 training=settings(4, epochs=epochs, recalibrate_bn=10),
-                checkpoints=folder,
-                checkpointing=Checkpointing(keep=9),
-                resume=resume,
-                stop=stop,
                 device="cpu",
+                run=RunOptions(
+                    folder=folder,
+                    checkpointing=Checkpointing(keep=9),
+                    resume=resume,
+                    should_stop=stop,
+                ),
             )
         except Stopped as error:
             return str(error)
@@ -145,11 +149,10 @@ def test_another_number_of_ranks_goes_on_with_the_ledger_and_says_so(tmp_path):
         run = train_teacher(
             net(),
             images(40),
-            policy=SelfRegulation(confidence=0.6),
+            sampling=Sampling(policy=SelfRegulation(confidence=0.6)),
             training=settings(4, epochs=4, recalibrate_bn=10),
-            checkpoints=tmp_path,
-            resume=True,
             device="cpu",
+            run=RunOptions(folder=tmp_path, resume=True),
         )
     assert run.ledger.epochs == 4
     assert [record["epoch"] for record in run.history] == [0, 1, 2, 3]
@@ -164,9 +167,13 @@ def learn_from_average(world):
     model = plain()
     teacher = EMATeacher(model, decay=0.9)
     distill(
-        model, images(64, augmented=False), teacher=teacher, policy=All(),
-        training=settings(16 // world, ema=0.5), device="cpu",
-    )  # fmt: skip
+        model,
+        images(64, augmented=False),
+        teacher=teacher,
+        sampling=Sampling(policy=All()),
+        training=settings(16 // world, ema=0.5),
+        device="cpu",
+    )
     of = (model, teacher.teacher)
     return [torch.cat([p.detach().flatten() for p in each.parameters()]) for each in of]
 
@@ -189,7 +196,7 @@ def _differing():
             train_teacher(
                 plain() if model is None else model,
                 images(32, augmented=False) if data is None else data,
-                **{"training": settings(4, epochs=1), "device": "cpu", **more},
+                **grouped(**{"training": settings(4, epochs=1), "device": "cpu", **more}),
             )
         except RankError as error:
             told[name] = str(error)
@@ -223,7 +230,11 @@ def _diverging():
     model = plain()
     try:
         train_teacher(
-            model, OneBadRow(32, bad=21), policy=All(), training=settings(4), device="cpu"
+            model,
+            OneBadRow(32, bad=21),
+            sampling=Sampling(policy=All()),
+            training=settings(4),
+            device="cpu",
         )
     except NonFiniteLoss as error:
         finite = all(bool(torch.isfinite(p).all()) for p in model.parameters())
@@ -261,17 +272,17 @@ def _train_badly(folder, at, policy, samples):
         images(samples, augmented=False),
         settings(4, gradient_accumulation_steps=2, epochs=2),
     )
-    common = {"policy": policy, "training": training, "device": "cpu", "checkpoints": folder}
+    common = {"policy": policy, "training": training, "device": "cpu", "folder": folder}
     model, again = _BadBackward(at if last else -1), _BadBackward(-1)
     said = None
     try:
-        train_teacher(model, data, **common)
+        train_teacher(model, data, **grouped(**common))
     except NonFiniteLoss as error:
         said = (error.epoch, error.step, sorted(error.ids), str(error).split(" is not")[0])
     torch.distributed.barrier()
     names = sorted(path.name for path in folder.iterdir())
     if at > 0:
-        train_teacher(again, data, **common, resume=True)
+        train_teacher(again, data, **grouped(resume=True, **common))
     weights = [
         torch.cat([p.detach().flatten() for p in each.parameters()]) for each in (model, again)
     ]
@@ -297,7 +308,12 @@ def _batchnorm():
                 epochs=3,
             )
             train_teacher(
-                model, images(21), policy=policy, training=training, seed=seed, device="cpu"
+                model,
+                images(21),
+                sampling=Sampling(policy=policy),
+                training=training,
+                seed=seed,
+                device="cpu",
             )
     return rows
 
@@ -337,12 +353,16 @@ def test_sound_7_no_rank_trains_on_a_batch_of_one_row(sound):
 
 def test_one_rank_accumulates_to_what_it_does_at_once():
     once = train_teacher(
-        plain(), images(40, augmented=False), policy=All(), training=settings(8), device="cpu"
+        plain(),
+        images(40, augmented=False),
+        sampling=Sampling(policy=All()),
+        training=settings(8),
+        device="cpu",
     )
     split = train_teacher(
         plain(),
         images(40, augmented=False),
-        policy=All(),
+        sampling=Sampling(policy=All()),
         training=settings(2, gradient_accumulation_steps=4),
         device="cpu",
     )

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from frugalkd import All, SelfRegulation, train_teacher
+from frugalkd import All, RunOptions, Sampling, SelfRegulation, train_teacher
 from frugalkd.data.probe import data_digest
 from frugalkd.errors import ModelError, Stopped, UnsupportedData
 from frugalkd.training.heads import Features, features_of, head_of, train_head
 from frugalkd.training.settings import Optimizer, Schedule, Training
-from toys import Ids, images, net, same_columns, same_state
+from toys import Ids, grouped, images, net, same_columns, same_state
 
 TRAINING = Training(
     epochs=3, batch_size=8, optimizer=Optimizer(name="sgd", lr=0.1),
@@ -34,15 +34,24 @@ def test_it_trains_what_a_training_on_features_trains():
     before = copy.deepcopy(model)
     features = plain_features(model, data)
     run = train_head(
-        model, data, policy=SelfRegulation(confidence=0.5), training=TRAINING, seed=3,
-        eval_dataset=data, device="cpu",
-    )  # fmt: skip
+        model,
+        data,
+        sampling=Sampling(policy=SelfRegulation(confidence=0.5)),
+        training=TRAINING,
+        seed=3,
+        eval_dataset=data,
+        device="cpu",
+    )
     head = copy.deepcopy(before[-1])
     assert isinstance(run.model, nn.Sequential)
     plain = train_teacher(
-        head, Features(features, data.labels, data.classes, ""),
-        policy=SelfRegulation(confidence=0.5), training=TRAINING, seed=3, device="cpu",
-    )  # fmt: skip
+        head,
+        Features(features, data.labels, data.classes, ""),
+        sampling=Sampling(policy=SelfRegulation(confidence=0.5)),
+        training=TRAINING,
+        seed=3,
+        device="cpu",
+    )
     trained = run.model.get_parameter(f"{len(before) - 1}.weight")
     torch.testing.assert_close(trained, head.weight)
     assert run.ledger["participations"].tolist() == plain.ledger["participations"].tolist()
@@ -61,11 +70,11 @@ def test_a_head_that_begins_anew_does_not_depend_on_what_it_had_learned():
     one, other = net(), net()
     with torch.no_grad():
         other[-1].weight.mul_(-3)
-    shared = {"policy": All(), "training": TRAINING, "seed": 1, "device": "cpu", "anew": True}
-    runs = [train_head(model, data, **shared) for model in (one, other)]
+    shared = {"policy": All(), "training": TRAINING, "seed": 1, "device": "cpu", "reset_head": True}
+    runs = [train_head(model, data, **grouped(**shared)) for model in (one, other)]
     assert same_state(one, other)
     assert same_columns(runs[0].ledger, runs[1].ledger)
-    train_head(other, data, **{**shared, "seed": 2})
+    train_head(other, data, **grouped(**{**shared, "seed": 2}))
     assert not same_state(one, other)
 
 
@@ -110,4 +119,4 @@ def test_what_has_no_head_or_no_features_is_refused():
     with pytest.raises(UnsupportedData, match="no features to keep"):
         train_head(nn.Linear(1, 4), Noisy(np.zeros(9)), device="cpu")
     with pytest.raises(Stopped, match="features"):
-        train_head(net(), data, device="cpu", stop=lambda: True)
+        train_head(net(), data, device="cpu", run=RunOptions(should_stop=lambda: True))

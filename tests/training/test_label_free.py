@@ -21,7 +21,7 @@ from frugalkd.selection import Selection
 from frugalkd.teachers import LiveTeacher, SeveralTeachers, StoredTargets
 from frugalkd.training.api import distill
 from frugalkd.training.settings import Optimizer, Training
-from toys import images, net, same_columns, same_state
+from toys import grouped, images, net, same_columns, same_state
 
 TRAINING = Training(epochs=3, batch_size=8, optimizer=Optimizer("sgd", lr=0.1))
 LABELS = {
@@ -43,7 +43,7 @@ def learn(labels="right", *, policy=None, teacher=None, augmented=True, **more):
     if teacher == "stored":
         teacher = StoredTargets.fill(net(seed=9), made)
     common = {"policy": policy or All(), "training": TRAINING, "label_free": True, "seed": 4}
-    return distill(net(), made, teacher=teacher, device="cpu", **common | more)
+    return distill(net(), made, **grouped(teacher=teacher, device="cpu", **common | more))
 
 
 def check_alike(one, other):
@@ -84,9 +84,14 @@ def test_a_gate_asks_whether_the_student_agrees_with_its_teacher(policy):
     check_alike(free, learn("shuffled", policy=policy, teacher="stored", augmented=False))
     made.labels = word
     told = distill(
-        net(), made, teacher=StoredTargets.fill(net(seed=9), made), policy=policy,
-        training=TRAINING, seed=4, device="cpu",
-    )  # fmt: skip
+        net(),
+        made,
+        teacher=StoredTargets.fill(net(seed=9), made),
+        sampling=Sampling(policy=policy),
+        training=TRAINING,
+        seed=4,
+        device="cpu",
+    )
     check_alike(free, told)
 
 
@@ -126,9 +131,9 @@ def test_what_needs_labels_is_refused_in_one_line():
 
 def test_one_with_labels_does_not_go_on_from_one_without(tmp_path):
     with pytest.raises(Stopped):
-        learn(checkpoints=tmp_path, stop=lambda: True)
+        learn(folder=tmp_path, should_stop=lambda: True)
     with pytest.raises(RunFolderError, match=r"another training \(other labels\)"):
-        learn(checkpoints=tmp_path, resume=True, label_free=False)
+        learn(folder=tmp_path, resume=True, label_free=False)
 
 
 def test_a_recipe_reads_none_of_the_digits_labels(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""A checkpoint is gone on with by the training that it is of, and by no other."""
+"""Only the training that a checkpoint is of resumes from it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch.nn import functional as F
 
 from frugalkd.errors import FrugalKDWarning, RunFolderError, SelectionMisuse, Stopped
 from frugalkd.objectives import KD, CrossEntropy, Objective
-from frugalkd.policies import All, SelfRegulation
+from frugalkd.policies import All, RandomSubset
 from frugalkd.teachers import StoredTargets
 from frugalkd.teachers.encodings import Dense
 from frugalkd.training.api import distill, train_teacher
 from frugalkd.training.settings import Optimizer, Training
-from toys import images, net
+from toys import grouped, images, net
 
 TRAINING = Training(epochs=2, batch_size=8, optimizer=Optimizer("sgd", lr=0.05))
 
@@ -43,13 +43,15 @@ class Plain(Objective):
 
 
 def teach(folder, **given):
-    common = {"data": images(), "training": TRAINING, "policy": All(), "seed": 1, "device": "cpu"}
-    return train_teacher(net(), checkpoints=folder, **common | given)
+    common = {"dataset": images(), "training": TRAINING, "policy": All(), "seed": 1}
+    return train_teacher(net(), **grouped(folder=folder, device="cpu", **common | given))
 
 
 def learn(folder, **given):
-    common = {"data": images(), "teacher": net(seed=9), "training": TRAINING, "seed": 1}
-    return distill(given.pop("student", net()), checkpoints=folder, device="cpu", **common | given)
+    common = {"dataset": images(), "teacher": net(seed=9), "training": TRAINING, "seed": 1}
+    return distill(
+        given.pop("student", net()), **grouped(folder=folder, device="cpu", **common | given)
+    )
 
 
 def otherwise(model):
@@ -60,16 +62,16 @@ def otherwise(model):
 
 def begun(train, folder, **given):
     with pytest.raises(Stopped):
-        train(folder, stop=lambda: True, **given)
+        train(folder, should_stop=lambda: True, **given)
 
 
 @pytest.mark.parametrize("train", [teach, learn])
 @pytest.mark.parametrize(
     ("given", "differing"),
     [
-        ({"data": images(36)}, "data set"),
-        ({"data": images(augmented=False)}, "augmentation"),
-        ({"policy": SelfRegulation()}, "policy"),
+        ({"dataset": images(36)}, "data set"),
+        ({"dataset": images(augmented=False)}, "augmentation"),
+        ({"policy": RandomSubset(0.5)}, "policy"),
         ({"objective": Softened()}, "objective"),
         ({"training": replace(TRAINING, epochs=3)}, "training.epochs"),
         ({"training": replace(TRAINING, optimizer=Optimizer("sgd"))}, "training.optimizer"),
@@ -78,7 +80,7 @@ def begun(train, folder, **given):
 )
 def test_another_training_is_refused_by_name(train, given, differing, tmp_path):
     begun(train, tmp_path)
-    with pytest.raises(RunFolderError, match=rf"^(?!.*\n).*other .*{differing}.*start anew"):
+    with pytest.raises(RunFolderError, match=rf"^(?!.*\n).*other .*{differing}.*start in"):
         train(tmp_path, resume=True, **given)
 
 
@@ -135,7 +137,7 @@ def test_what_decides_nothing_may_change(tmp_path):
         assert torch.equal(one, other)
 
 
-def test_data_that_nobody_can_read_twice_alike_count_by_their_number(tmp_path):
+def test_data_that_draw_count_by_their_number(tmp_path):
     class Drawn(torch.utils.data.Dataset):
         def __init__(self, samples):
             self.samples, self.own = samples, np.random.default_rng(0)
@@ -146,7 +148,7 @@ def test_data_that_nobody_can_read_twice_alike_count_by_their_number(tmp_path):
         def __getitem__(self, index):
             return torch.from_numpy(self.own.random((1, 6, 6), dtype=np.float32)), index % 4
 
-    begun(teach, tmp_path, data=Drawn(37))
-    teach(tmp_path, data=Drawn(37), resume=True)
+    begun(teach, tmp_path, dataset=Drawn(37))
+    teach(tmp_path, dataset=Drawn(37), resume=True)
     with pytest.raises(RunFolderError, match="other data set"):
-        teach(tmp_path, data=Drawn(36), resume=True)
+        teach(tmp_path, dataset=Drawn(36), resume=True)

@@ -20,7 +20,7 @@ from frugalkd.teachers import EMATeacher, FirstVisitTargets, LiveTeacher
 from frugalkd.training.api import distill, train_teacher
 from frugalkd.training.settings import Optimizer, Training
 from ranking import on_ranks
-from toys import CLASSES, OneBadRow, images
+from toys import CLASSES, OneBadRow, grouped, images
 
 TOLERANCE = 2e-6
 """Of a weight: float32 sums in another order, over some twenty steps."""
@@ -131,12 +131,14 @@ def fit(training, *, make=plain, when: Any = "last-visit", policy=None, **more):
     run = distill(
         model,
         images(64, augmented=False),
-        teacher=plain(1),
-        policy=policy or SelfRegulation(confidence=0.4, when=when),
-        training=training,
-        eval_dataset=images(33, seed=1, augmented=False),
-        device="cpu",
-        **more,
+        **grouped(
+            teacher=plain(1),
+            policy=policy or SelfRegulation(confidence=0.4, when=when),
+            training=training,
+            eval_dataset=images(33, seed=1, augmented=False),
+            device="cpu",
+            **more,
+        ),
     )
     assert run.model is model
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -177,8 +179,8 @@ def _stopped(folder, stopped, going_on):
         fit(
             settings(fsdp=stopped),
             make=lambda: model,
-            checkpoints=folder,
-            stop=lambda: next(seen) >= 11,
+            folder=folder,
+            should_stop=lambda: next(seen) >= 11,
         )
     except Stopped:
         pass
@@ -188,7 +190,7 @@ def _stopped(folder, stopped, going_on):
     kept = load_tree(max(folder.glob("epoch-*")))
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, kept["model"][name])
-    resumed = fit(settings(fsdp=going_on), checkpoints=folder, resume=True)
+    resumed = fit(settings(fsdp=going_on), folder=folder, resume=True)
     return resumed[0], fit(settings(fsdp=going_on))[0], sorted(kept["model"])
 
 
@@ -205,7 +207,13 @@ def _diverged(name):
     model = plain()
     try:
         training = settings(optimizer=Optimizer(name, lr=0.05), batch_size=4)
-        train_teacher(model, OneBadRow(32, bad=21), policy=All(), training=training, device="cpu")
+        train_teacher(
+            model,
+            OneBadRow(32, bad=21),
+            sampling=Sampling(policy=All()),
+            training=training,
+            device="cpu",
+        )
     except NonFiniteLoss as error:
         return error.step, error.ids, torch.cat([p.detach().flatten() for p in model.parameters()])
     return None
@@ -236,9 +244,9 @@ REFUSED = {
     "an average": "a sharded model has no moving average",
     "its own average": "a sharded model has no moving average",
     "adapters": "this objective trains adapters beside the student",
-    "sharded before": "give the model whole, and set training.fsdp",
+    "sharded before": "give the model unsharded, and set training.fsdp",
     "compiled": "training.compile is for whole models",
-    "first visits": "a sharded teacher is asked by all ranks at once",
+    "first visits": "a sharded teacher is run by all ranks at once",
     "tied": "a Sequential ties weights, which cutting would untie",
     "a single number": "torch cannot shard a Sequential: ",
 }
@@ -262,7 +270,7 @@ def _refused(folder):
     for what, (student, teacher, more) in trainings.items():
         try:
             more = {"training": settings(), **more}
-            distill(student, data, teacher=teacher, device="cpu", **more)
+            distill(student, data, **grouped(teacher=teacher, device="cpu", **more))
         except RankError as error:
             told[what] = str(error)
     return told

@@ -1,7 +1,6 @@
-"""Processes that a launcher started to do one thing together: torchrun, accelerate launch, mpirun.
+"""Processes that a launcher started together: torchrun, accelerate launch, mpirun.
 
-What it tells them in the environment becomes torch's process group, through Accelerate. No torch
-until that is asked for: the command line reads the environment too.
+torch is imported only where a process group is made: the command line reads the environment too.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ _RESTARTS = "TORCHELASTIC_RESTART_COUNT"
 
 
 def started_again() -> bool:
-    """Whether torchrun started these processes anew after one of them had failed."""
+    """Whether torchrun restarted these processes after one of them had failed."""
     return os.environ.get(_RESTARTS, "0") != "0"
 
 
 @contextmanager
 def quiet_unless_first() -> Iterator[None]:
-    """Inside, only the first of several processes prints; the others would say the same."""
+    """Inside, only the first of several processes prints: the others would print the same."""
     if rank_and_world()[0] == 0:
         yield
         return
@@ -37,17 +36,17 @@ def quiet_unless_first() -> Iterator[None]:
 
 @contextmanager
 def ranks_of(device: str, threads: int) -> Iterator[Ranks]:
-    """This process among those of its launcher, who meet here and may part at the end.
+    """This process among those of its launcher, in a process group that ends with the block.
 
     Args:
-        device: that they train on, by name: ``cpu`` ranks speak through gloo, others through what
-            Accelerate chooses for them.
-        threads: of torch, in each of them.
+        device: the name of the device to train on. ``cpu`` ranks communicate through gloo, others
+            through what Accelerate chooses for them.
+        threads: of torch, in each process.
 
     Raises:
-        ModelError: the device is not here.
+        ModelError: the device is not available.
         RecipeError: too many threads for this machine.
-        RankError: torch cannot make a group of them.
+        RankError: torch cannot make a process group.
     """
     from torch import distributed
 
@@ -57,7 +56,7 @@ def ranks_of(device: str, threads: int) -> Iterator[Ranks]:
 
     use_threads(threads)
     _, world = rank_and_world()
-    if world == 1 or distributed.is_initialized():  # alone, or a group of the caller's
+    if world == 1 or distributed.is_initialized():  # alone, or in the caller's group
         yield Ranks.here()
         return
     from accelerate import PartialState
@@ -67,7 +66,7 @@ def ranks_of(device: str, threads: int) -> Iterator[Ranks]:
     on_cpu = resolve_device(device).type == "cpu"
     try:
         if started_again():
-            _meet_anew("gloo" if on_cpu else None)
+            _meet_again("gloo" if on_cpu else None)
         PartialState(cpu=on_cpu)
     except (RuntimeError, ValueError) as error:
         reason = one_line(error)
@@ -79,9 +78,9 @@ def ranks_of(device: str, threads: int) -> Iterator[Ranks]:
         distributed.destroy_process_group()
 
 
-def _meet_anew(backend: str | None) -> None:
-    """Make torch's process group where there was one before: torchrun's agent keeps the addresses
-    of processes that are gone, and who meets there might call them."""
+def _meet_again(backend: str | None) -> None:
+    """Make a process group after a restart: torchrun's agent keeps the addresses of processes that
+    have ended, which must not be used."""
     from torch import distributed
     from torch.distributed.rendezvous import rendezvous
 

@@ -1,9 +1,10 @@
-"""What Hugging Face's models and collators want, and what frugalkd wants of them."""
+"""What Hugging Face's models, collators and checkpoints need, and what frugalkd needs of them."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from frugalkd.data.batches import call, inputs_of
-from frugalkd.errors import ModelError, UnsupportedData
+from frugalkd.errors import ModelError, RunFolderError, UnsupportedData
 from frugalkd.files import StrPath
 from frugalkd.files.parsing import one_line
+from frugalkd.files.tensors import load_tree
+
+STATE = "frugalkd.safetensors"
+"""In a checkpoint's folder: the selection's state, no pickle."""
+LEDGER = "ledger.safetensors"
+"""Beside it: the ledger so far."""
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The selection's state in the folder of a checkpoint. Raises RunFolderError."""
+    if not (folder / STATE).is_file():
+        raise RunFolderError(
+            f"{folder} has no {STATE}: a plain Trainer wrote it, or it was cut off: name another "
+            "checkpoint"
+        )
+    return load_tree(folder / STATE)
 
 
 class AsDict:
@@ -36,11 +53,8 @@ class AsDict:
 
 
 class Padding:
-    """How padded batches become one: shorter ones grow in their second dimension.
-
-    Args:
-        processing: the tokenizer, whose side and padding token these are; else zeros on the right.
-    """
+    """Joins padded batches: shorter ones are padded in their second dimension, on the side and with
+    the token of the tokenizer ``processing``, else with zeros on the right."""
 
     def __init__(self, processing: Any):
         self._left = getattr(processing, "padding_side", "right") == "left"
@@ -129,13 +143,13 @@ def teacher_from(name: StrPath, student: nn.Module) -> nn.Module:
         raise ModelError(f"no teacher at {str(name)!r}: {one_line(error)[:200]}") from error
 
 
-def asking(model: nn.Module) -> Callable[[Any], Tensor]:
-    """How to get a model's logits for a batch: with those inputs that its forward names."""
+def forward_of(model: nn.Module) -> Callable[[Any], Tensor]:
+    """A model's logits for a batch, of those inputs that its forward names."""
     parameters = inspect.signature(model.forward).parameters.values()
-    named = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    names = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
 
-    def ask(data: Any) -> Tensor:
+    def forward(data: Any) -> Tensor:
         inputs = inputs_of(data)
-        return call(model, {k: v for k, v in inputs.items() if not named or k in named})
+        return call(model, {k: v for k, v in inputs.items() if not names or k in names})
 
-    return ask
+    return forward

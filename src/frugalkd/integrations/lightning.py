@@ -1,40 +1,36 @@
-"""frugalkd inside Lightning: a callback that chooses the samples and a loader that hands them out.
+"""frugalkd inside Lightning: a callback that chooses the samples, and a loader that yields them.
 
-Needs the extra ``lightning``; both ``lightning.pytorch`` and ``pytorch_lightning`` will do.
+Needs the extra ``lightning``; both ``lightning.pytorch`` and ``pytorch_lightning`` work.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from frugalkd.data.batches import call, inputs_of
+from frugalkd.data.source import check_map_style
 from frugalkd.errors import ModelError, RunFolderError, SelectionMisuse
 from frugalkd.files import StrPath
-from frugalkd.integrations._loader import FrugalLoader
-from frugalkd.integrations._loops import Schedules, check_trainer, tell_length
-from frugalkd.integrations._planned import PlannedEpochs
-from frugalkd.integrations._setting import Setting
-from frugalkd.ledger.ledger import Ledger
+from frugalkd.integrations._options import HasSelection, Options
+from frugalkd.integrations._planned import PlannedEpochs, full_batches
 from frugalkd.objectives import CrossEntropy, Objective
 from frugalkd.objectives.criterion import Criterion
-from frugalkd.policies import Policy, SelfRegulation
-from frugalkd.policies.modes import ModeName
-from frugalkd.runtime.meters import Meters
-from frugalkd.selection import Batch, Selection
+from frugalkd.policies import Sampling
+from frugalkd.selection import Batch, DataLoading, Selection
 from frugalkd.selection.checks import labels_of
 from frugalkd.selection.finite import bad_gradients
-from frugalkd.teachers import FirstVisitTargets, Targets
-from frugalkd.training.resuming import check_same_training
+from frugalkd.selection.rows import Join
+from frugalkd.teachers import Targets
 
 if TYPE_CHECKING:
     from pytorch_lightning import Callback
@@ -50,43 +46,113 @@ else:
 __all__ = ["FrugalCallback", "FrugalLoader"]
 
 
-class FrugalCallback(Callback):
+class FrugalLoader:
+    """A map-style data set in batches that a :class:`FrugalCallback` chooses. It replaces the
+    DataLoader that ``train_dataloader`` returns, and shuffles. A last batch of one row joins the
+    batch before (see :class:`frugalkd.Selection`).
+
+    Args:
+        dataset, batch_size, collate_fn, num_workers, pin_memory, drop_last: as of torch's
+            DataLoader.
+        seed: of the order; the order is a function of (seed, epoch).
+        screen_batch: rows of one batch when skipped samples are screened.
+        labels, join: as of :class:`frugalkd.DataLoading`.
+
+    Raises:
+        UnsupportedData: the data are iterable.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        batch_size: int = 1,
+        *,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        drop_last: bool = False,
+        seed: int = 0,
+        screen_batch: int = 256,
+        labels: Callable[[Any], Tensor | None] | None = None,
+        join: Join | None = None,
+    ):
+        check_map_style(dataset)
+        self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
+        self.loading = DataLoading(
+            collate_fn=collate_fn, labels=labels, join=join, num_workers=num_workers,
+            pin_memory=pin_memory, drop_last=drop_last, screen_batch=screen_batch,
+        )  # fmt: skip
+        self.planned: PlannedEpochs | None = None
+        """The epochs of the callback that trains now."""
+        self.begin: Callable[[], None] = lambda: None
+        """Called before the first batch of an epoch, or of the rest of one."""
+
+    @property
+    def full(self) -> int:
+        """Batches of an epoch that uses everything."""
+        return full_batches(len(self.dataset), self.batch_size, self.loading.drop_last)
+
+    def __len__(self) -> int:
+        """Batches of the current epoch; before there is one, of everything."""
+        epoch = None if self.planned is None else self.planned.epoch
+        return self.full if epoch is None else len(epoch)
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.planned is None:
+            raise SelectionMisuse(
+                "FrugalLoader requires a FrugalCallback: put one among the trainer's callbacks"
+            )
+        self.begin()
+        for batch in self.planned.batches:
+            yield batch.data
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: the callback's state has everything. This method makes Lightning resume in the
+        middle of an epoch."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing, likewise."""
+
+
+class FrugalCallback(HasSelection, Callback):
     """Put among a Lightning trainer's callbacks, with a :class:`FrugalLoader` as its training data:
-    training then goes through the epochs of a :class:`~frugalkd.Selection`. Validation, logging and
+    training then runs through the epochs of a :class:`~frugalkd.Selection`. Validation, logging and
     checkpoints stay Lightning's.
 
     ```python
-    frugal = FrugalCallback(teacher=big, mode="regulated")
+    frugal = FrugalCallback(teacher=big)
     trainer = Trainer(max_epochs=10, callbacks=[frugal])
     trainer.fit(module, FrugalLoader(train, batch_size=64), val)
     ```
 
     ``training_step`` returns the logits (rows, classes) of its batch, or ``{"logits": ...}``; the
-    loss is then the objective's. With neither teacher nor objective it may return its own losses,
-    one a row, and ``forward`` was asked once for the logits; or ``{"loss": ..., "logits": ...}``.
+    objective computes the loss. With neither teacher nor objective it may return its own losses,
+    one a row, if it calls ``forward`` once for the logits; or ``{"loss": ..., "logits": ...}``.
     Gradients are accumulated as Lightning does it.
 
-    A schedule that Lightning steps with the optimiser is stepped as often as a training on
-    everything would have by then, and so decays just as fully; one by epochs is left alone.
+    A schedule that Lightning steps with the optimiser is stepped as many times as a training on
+    everything would have stepped it at the same progress; one by epochs is not changed.
     ``max_steps`` are those of training on everything.
 
     Args:
         teacher: a model or targets; None: no distillation. It moves to the trainer's device.
-        store: a folder in which a model's answers are kept as they are first asked for; None: it is
-            asked each time.
-        mode, ledger, regulation, gamma, policy, weights, scores, objective: as for
-            :func:`frugalkd.distill`. The objective is by default ``KD()`` with a teacher and
-            ``CrossEntropy()`` without.
-        forward: the model's logits (rows, classes) for a batch, for looks; by default the module
-            called on the batch's inputs.
+        store: a folder that keeps the teacher's outputs at their first use; None: the teacher runs
+            each time.
+        sampling: which samples are used and what they weigh; default: mode *regulated*.
+        objective: default ``KD()`` with a teacher and ``CrossEntropy()`` without.
+        forward: the model's logits (rows, classes) for a batch, for screening; by default the
+            module called on the batch's inputs.
 
     Attributes:
-        selection: of the last fit; ``ledger`` and ``meters`` are its own.
+        selection: of the last fit; ``ledger``, ``meters`` and ``budget`` are its own.
 
     Raises:
-        SelectionMisuse: a policy with ``when: now``, and what :func:`check_trainer` refuses.
-        RunFolderError: a checkpoint to go on from that is of another training, or without the
-            callback's state.
+        SelectionMisuse: a policy with ``when: now``; several processes, manual optimisation, limits
+            on batches, an unknown number of epochs, data loaders that are reloaded, hooks that
+            change batches.
+        RunFolderError: the checkpoint to resume from is of another training, or has no state of
+            this callback.
         NonFiniteLoss: logits, losses, gradients or weights stopped being finite; no checkpoint is
             written of them.
         UnsupportedData, DataError, ModelError, LedgerError, TargetsError, UnknownName: as
@@ -98,50 +164,21 @@ class FrugalCallback(Callback):
         *,
         teacher: nn.Module | Targets | None = None,
         store: StrPath | None = None,
-        mode: ModeName | None = None,
-        ledger: Ledger | None = None,
-        regulation: SelfRegulation | None = None,
-        gamma: float = 1.0,
-        policy: Policy | None = None,
-        weights: NDArray[np.float32] | None = None,
-        scores: NDArray[np.float32] | None = None,
+        sampling: Sampling | None = None,
         objective: Objective | None = None,
         forward: Callable[[Any], Tensor] | None = None,
     ):
-        self.setting = Setting(
-            teacher=teacher, store=store, mode=mode, ledger=ledger, regulation=regulation,
-            gamma=gamma, policy=policy, weights=weights, scores=scores, objective=objective,
-        )  # fmt: skip
-        if self.setting.policy.when == "now":
+        self.options = Options(teacher=teacher, store=store, sampling=sampling, objective=objective)
+        if self.options.policy.when == "now":
             raise SelectionMisuse(
                 "when: now knows only after a step whether it was the epoch's last, and Lightning "
-                "asks before (for validation, schedules, accumulation): use when: last-visit"
+                "needs to know before (for validation, schedules, accumulation): use when: "
+                "last-visit"
             )
-        self.selection: Selection | None = None
         self._forward = forward
-        self._state: dict[str, Any] | None = None  # to go on from
+        self._state: dict[str, Any] | None = None  # to resume from
         self._undo: list[Callable[[], None]] = []
         self._seen: list[Tensor] = []  # what forward returned within a training step
-
-    @property
-    def ledger(self) -> Ledger:
-        """Of the last fit."""
-        return self._made().ledger
-
-    @property
-    def meters(self) -> Meters:
-        """Of the last fit."""
-        return self._made().meters
-
-    @property
-    def budget(self) -> float:
-        """Samples backpropagated in the last fit, as a part of training on all of them."""
-        return self._made().budget
-
-    def _made(self) -> Selection:
-        if self.selection is None:
-            raise SelectionMisuse("nothing was trained yet: call the trainer's fit first")
-        return self.selection
 
     # The run.
 
@@ -150,27 +187,18 @@ class FrugalCallback(Callback):
         self._state = None
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint of Lightning's holds of the selection; tensors and plain values."""
+        """What a Lightning checkpoint holds of the selection; tensors and plain values."""
         if self.selection is None:
             return {}
-        state = self.selection.state_dict()
-        if self.selection.targets is not None:
-            self.selection.targets.sync()
-        self._read_clock()
-        return {
-            "about": self.setting.about(self._loader.dataset),
-            "selection": state,
-            "meters": self.meters.state(),
-            "steps": self._schedules.steps,
-            "batches": self._length,
-        }
+        kept = self._kept(self.selection.state_dict(), self._loader.dataset)
+        return kept | {"steps": self._schedules.steps, "batches": self._length}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Kept until the training begins."""
         self._state = state_dict
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """The selection is made, and told of a checkpoint."""
+        """The selection is made, and resumes from a checkpoint."""
         check_trainer(trainer, pl_module)
         loader = trainer.train_dataloader
         if not isinstance(loader, FrugalLoader):
@@ -181,19 +209,17 @@ class FrugalCallback(Callback):
         state, self._state = self._state, None
         if state is None and trainer.global_step > 0:
             raise RunFolderError(
-                f"the training goes on at step {trainer.global_step}, and there is no state of the "
+                f"the training resumes at step {trainer.global_step}, and there is no state of the "
                 "selection: give a checkpoint that was written with this callback"
             )
         self._loader, self._started = loader, time.perf_counter()
-        self._length = 0  # batches of Lightning's epoch under way, or of its last one
+        self._length = 0  # batches of Lightning's current epoch, or of its last one
         self._steps, self._over = trainer.global_step, False
         total = trainer.estimated_stepping_batches
         self._schedules = Schedules(trainer, pl_module, total)
         self.selection = self._select(trainer, pl_module)
         if state is not None:
-            check_same_training(state["about"], self.setting.about(loader.dataset))
-            self.selection.load_state_dict(state["selection"])
-            self.meters.restore(state["meters"])
+            self._restore(state, loader.dataset)
             self._schedules.steps = state["steps"]
         self._planned = PlannedEpochs(
             self.selection, loader.dataset, trainer.accumulate_grad_batches, loader.full
@@ -203,20 +229,20 @@ class FrugalCallback(Callback):
         if state is not None and state["batches"]:
             if state["selection"]["under_way"] is not None:
                 self._planned.advance()
-            self._tell(trainer, state["batches"])
+            self._set_length(trainer, state["batches"])
 
     def _select(self, trainer: Any, module: Any) -> Selection:
-        setting, loader, device = self.setting, self._loader, trainer.strategy.root_device
-        setting.settle(module, None)
-        self._criterion = Criterion(setting.objective or CrossEntropy())
-        if isinstance(setting.teacher, nn.Module):
-            setting.teacher.to(device)
-        steps = -(-self._loader.full // trainer.accumulate_grad_batches)
+        options, loader, device = self.options, self._loader, trainer.strategy.root_device
+        options.settle(module, None)
+        self._criterion = Criterion(options.objective or CrossEntropy())
+        if isinstance(options.teacher, nn.Module):
+            options.teacher.to(device)
+        steps = -(-loader.full // trainer.accumulate_grad_batches)
         epochs = [] if trainer.max_epochs in (None, -1) else [float(trainer.max_epochs)]
         epochs += [] if trainer.max_steps == -1 else [trainer.max_steps / max(1, steps)]
         precision = trainer.precision_plugin
 
-        def ask(batch: Any) -> Tensor:
+        def forward(batch: Any) -> Tensor:
             batch = precision.convert_input(batch)
             with precision.forward_context():
                 if self._forward is not None:
@@ -224,11 +250,10 @@ class FrugalCallback(Callback):
                 return call(module, inputs_of(batch))
 
         try:
-            return setting.select(
-                loader.dataset, epochs=lambda samples: min(epochs),
-                targets=setting.targets(loader.dataset, None),
-                forward=ask, model=module, batch_size=loader.batch_size, seed=loader.seed,
-                loading=dataclasses.replace(loader.loading, device=device),
+            return options.select(
+                loader.dataset, epochs=lambda samples: min(epochs), batch_size=loader.batch_size,
+                model=module, forward=forward, targets=options.targets(loader.dataset, None),
+                seed=loader.seed, loading=dataclasses.replace(loader.loading, device=device),
                 known_labels=labels_of(loader.dataset),
             )  # fmt: skip
         except ModelError as error:
@@ -244,36 +269,39 @@ class FrugalCallback(Callback):
         self._begin(trainer)
 
     def _begin(self, trainer: Any) -> None:
-        """Plan the next epoch, unless one is under way. Lightning goes on from some checkpoints
-        without a word before it asks for a batch."""
+        """Plan the next epoch, unless one has batches left. After some checkpoints Lightning reads
+        a batch without on_train_epoch_start."""
         epoch = self._planned.epoch
         if epoch is not None and not epoch.finished:
             return
         if self._planned.advance():
-            assert self._planned.epoch is not None, "it was planned"
-            self._tell(trainer, len(self._planned.epoch))
+            self._set_length(trainer, len(self._loader))
         else:  # an empty epoch comes last
             self._over = trainer.should_stop = True
-            self._tell(trainer, 0)
+            self._set_length(trainer, 0)
 
-    def _tell(self, trainer: Any, batches: int) -> None:
+    def _set_length(self, trainer: Any, batches: int) -> None:
+        """Set how many batches an epoch has, before Lightning reads the next one."""
         self._length = batches
-        tell_length(trainer, batches)
+        loop, interval = trainer.fit_loop, trainer.val_check_interval
+        loop.max_batches = batches
+        if isinstance(interval, float) and trainer.val_check_batch is not None:
+            trainer.val_check_batch = max(1, int(batches * interval))
+        fetcher = loop._data_fetcher
+        fetcher.length, fetcher.done = batches, batches == 0
 
     def on_train_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Schedules catch up with what was left out."""
-        assert self._planned.batch is not None, "this one"
-        self._schedules.catch_up(self._planned.position(self._planned.batch, self._schedules.total))
-        assert self._planned.epoch is not None, "of this batch"
-        self._schedules.factor = self._planned.epoch.lr_factor
+        """Schedules are stepped for the samples that were left out."""
+        epoch, current = self._planned.current
+        self._schedules.catch_up(self._planned.position(current, self._schedules.total))
+        self._schedules.factor = epoch.lr_factor
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        """A scaler of losses skips steps whose gradients are not finite, which is no fault."""
+        """A loss scaler skips steps whose gradients are not finite, which is no error."""
         if getattr(trainer.precision_plugin, "scaler", None) is None:
-            assert self._planned.batch is not None, "this one"
-            self._planned.batch.stepped(bad_gradients(optimizer))
+            self._planned.current[1].stepped(bad_gradients(optimizer))
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -285,44 +313,34 @@ class FrugalCallback(Callback):
         self._planned.finish()
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Lightning's epoch is over too."""
+        """Lightning's epoch ends, too."""
         if self._length == 0 and not self._over:
             self._schedules.epoch_without_steps()
             trainer.fit_loop.max_batches = self._loader.full  # 0 would end the training
         trainer.should_stop |= self._planned.done
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
-        """A clock of its own."""
+        """Validation has its own clock."""
         self._validation = time.perf_counter()
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        """Its time is no training's."""
+        """Its time does not count as training."""
         if self.selection is not None and not trainer.sanity_checking and self._undo:
-            spent = time.perf_counter() - self._validation
-            self.meters.eval_seconds += spent
-            self._started += spent
+            self._leave_out(time.perf_counter() - self._validation)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """What a training that was stopped has left on the device is read."""
+        """What a stopped training has left on the device is read."""
         self._made().state_dict()
         self._read_clock()
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """The module, the optimisers and the loader are again as they were."""
-        self._close()
-
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Likewise."""
-        self._close()
-
-    def _close(self) -> None:
         while self._undo:
             self._undo.pop()()
 
-    def _read_clock(self) -> None:
-        now = time.perf_counter()
-        self.meters.wall_seconds += now - self._started
-        self._started = now
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Likewise."""
+        self.teardown(trainer, pl_module, "fit")
 
     # The step.
 
@@ -333,9 +351,7 @@ class FrugalCallback(Callback):
         @functools.wraps(own)
         def training_step(*args: Any, **kwargs: Any) -> Any:
             self._seen = []
-            outputs = own(*args, **kwargs)
-            assert self._planned.batch is not None, "this one"
-            return self._loss(self._planned.batch, outputs)
+            return self._loss(self._planned.current[1], own(*args, **kwargs))
 
         module.training_step = training_step
 
@@ -344,22 +360,19 @@ class FrugalCallback(Callback):
             if was_own:
                 module.training_step = own
 
-        self._undo += [unwrap, *self._schedules.hooks(trainer.optimizers), self._let_go]
+        def release() -> None:
+            self._close_data()
+            self._loader.planned, self._loader.begin = None, lambda: None
+
+        self._undo += [unwrap, *self._schedules.hooks(trainer.optimizers), release]
         if getattr(module, "_compiler_ctx", None) is None:
             self._undo.append(module.register_forward_hook(self._see).remove)
-
-    def _let_go(self) -> None:
-        selection = self._made()
-        selection.source.close()
-        if isinstance(selection.targets, FirstVisitTargets):
-            selection.targets.close()
-        self._loader.planned, self._loader.begin = None, lambda: None
 
     def _see(self, module: nn.Module, inputs: Any, output: Any) -> None:
         self._seen.append(getattr(output, "logits", output))
 
     def _loss(self, batch: Batch, outputs: Any) -> Any:
-        """What Lightning gets of what ``training_step`` returned; the batch is observed."""
+        """What Lightning gets in place of the module's ``outputs``; the batch is observed."""
         logits, losses = self._parts(batch, outputs)
         if losses is None:
             losses = self._criterion(logits, batch.labels, batch)
@@ -370,15 +383,15 @@ class FrugalCallback(Callback):
         return loss
 
     def _parts(self, batch: Batch, outputs: Any) -> tuple[Tensor, Tensor | None]:
-        """Logits (rows, classes), and the module's own losses (rows,) where it gives them."""
+        """Logits (rows, classes), and the module's own losses (rows,) where it returns them."""
         rows, seen, self._seen = len(batch.ids), self._seen, []
         found = outputs if isinstance(outputs, Mapping) else {"given": outputs}
         given, losses, logits = (found.get(name) for name in ("given", "loss", "logits"))
         if isinstance(given, Tensor):
             logits, losses = (given, None) if given.ndim == 2 else (None, given)
-        if losses is not None and self.setting.objective is not None:
+        if losses is not None and self.options.objective is not None:
             raise SelectionMisuse(
-                f"training_step gives losses, and {self.setting.objective} is to make them: return "
+                f"training_step gives losses, and {self.options.objective} is to make them: return "
                 "the logits alone"
             )
         if losses is not None and losses.shape != (rows,):
@@ -391,7 +404,89 @@ class FrugalCallback(Callback):
         if not isinstance(logits, Tensor):
             raise ModelError(
                 f"training_step gives no logits (rows, classes) for {rows} rows, and forward was "
-                f"asked {len(seen)} times: return the logits, or {{'loss': losses, 'logits': "
+                f"called {len(seen)} times: return the logits, or {{'loss': losses, 'logits': "
                 "logits}"
             )
         return logits, losses
+
+
+def check_trainer(trainer: Any, module: Any) -> None:
+    """Raises SelectionMisuse for trainers that a selection cannot be used with."""
+    if trainer.world_size > 1:
+        raise SelectionMisuse(
+            f"{trainer.world_size} processes: multi-device training is not supported here; use one "
+            "process with one device (Trainer(devices=1))"
+        )
+    if not module.automatic_optimization:
+        raise SelectionMisuse(
+            "under manual optimisation training_step steps by itself, before its losses can be "
+            "weighted: use automatic optimisation, or a Selection in your own loop"
+        )
+    if trainer.limit_train_batches != 1.0 and not trainer.fast_dev_run:
+        raise SelectionMisuse(
+            "limit_train_batches and overfit_batches cut a plan short: leave them out, and give a "
+            "smaller data set"
+        )
+    if trainer.reload_dataloaders_every_n_epochs:
+        raise SelectionMisuse(
+            "reload_dataloaders_every_n_epochs changes the data that a ledger is of: leave it out"
+        )
+    if not math.isfinite(trainer.estimated_stepping_batches):
+        raise SelectionMisuse(
+            "this training has no end, and schedules follow progress: set max_epochs"
+        )
+    for owner in (module, trainer.datamodule):
+        for name in ("on_before_batch_transfer", "on_after_batch_transfer"):
+            home = next((cls for cls in type(owner).__mro__ if name in vars(cls)), object)
+            if home.__module__.split(".")[0] not in ("builtins", "lightning", "pytorch_lightning"):
+                raise SelectionMisuse(
+                    f"{type(owner).__name__}.{name} changes batches that screening and the teacher "
+                    "have received unchanged: do it in the data set, or in training_step"
+                )
+
+
+class Schedules:
+    """A trainer's learning-rate schedules, stepped as many times as if everything were used.
+
+    Attributes:
+        total: steps of a training on everything.
+        steps: how many times the schedules that Lightning steps with the optimiser were stepped.
+        factor: what multiplies each learning rate during a step.
+    """
+
+    def __init__(self, trainer: Any, module: Any, total: int):
+        self.total, self.steps, self.factor = total, 0, 1.0
+        self._trainer, self._module = trainer, module
+        self._rates: list[Any] = []
+
+    def catch_up(self, position: float) -> None:
+        """Step the schedules to the last whole step before ``position``."""
+        for _ in range(math.floor(position) - self.steps):
+            self._step("step")
+            self.steps += 1
+
+    def epoch_without_steps(self) -> None:
+        """Lightning steps schedules by epochs within an epoch's last step."""
+        self._step("epoch")
+
+    def _step(self, interval: str) -> None:
+        for config in self._trainer.lr_scheduler_configs:
+            regular = config.interval == interval and config.frequency == 1
+            if regular and not config.reduce_on_plateau:
+                self._module.lr_scheduler_step(config.scheduler, None)
+
+    def hooks(self, optimizers: list[Optimizer]) -> list[Callable[[], None]]:
+        """Apply ``factor`` in each step; returns the functions that undo this."""
+        before = [optimizer.register_step_pre_hook(self._scale) for optimizer in optimizers]
+        after = [optimizer.register_step_post_hook(self._restore) for optimizer in optimizers]
+        return [handle.remove for handle in (*before, *after)]
+
+    def _scale(self, optimizer: Optimizer, *_: Any) -> None:
+        self._rates = [group["lr"] for group in optimizer.param_groups]
+        if self.factor != 1:
+            for group in optimizer.param_groups:
+                group["lr"] = group["lr"] * self.factor
+
+    def _restore(self, optimizer: Optimizer, *_: Any) -> None:
+        for group, rate in zip(optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate

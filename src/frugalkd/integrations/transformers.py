@@ -1,7 +1,7 @@
-"""frugalkd inside transformers' Trainer: the samples that still matter, a teacher, nothing else.
+"""frugalkd inside transformers' Trainer: a teacher, and training on the samples that still matter.
 
-Needs the extra ``transformers``. :class:`FrugalTrainer` stands in the place of ``Trainer``, and
-:class:`FrugalMixin` before a Trainer subclass of your own.
+Needs the extra ``transformers``. :class:`FrugalTrainer` replaces ``Trainer``, and
+:class:`FrugalMixin` goes before your own Trainer subclass.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 try:
@@ -25,28 +23,40 @@ except ImportError as error:
     ) from error
 
 from frugalkd.data.batches import call, inputs_of, run_model
+from frugalkd.data.probe import streams_restored
 from frugalkd.data.source import check_map_style
 from frugalkd.errors import ModelError, SelectionMisuse
 from frugalkd.files import StrPath
+from frugalkd.files.opening import named
+from frugalkd.files.tensors import save_tree
 from frugalkd.integrations._hugging_face import (
+    LEDGER,
+    STATE,
+    AsDict,
+    Padding,
+    check_labelled,
     check_model,
+    forward_of,
+    labels_of,
     logits_of,
+    read_state,
     teacher_from,
 )
-from frugalkd.integrations._keeping import LEDGER, Keeper, read_state
-from frugalkd.integrations._planned import Inputs, PlannedEpochs, Step, follow
-from frugalkd.integrations._selecting import make_selection
-from frugalkd.integrations._setting import Setting
-from frugalkd.ledger.ledger import Ledger
+from frugalkd.integrations._options import HasSelection, Options
+from frugalkd.integrations._planned import (
+    Inputs,
+    PlannedEpochs,
+    StepBatches,
+    full_batches,
+    set_rates,
+)
 from frugalkd.objectives import CrossEntropy, Objective
 from frugalkd.objectives.criterion import Criterion
-from frugalkd.policies import Policy, SelfRegulation
-from frugalkd.policies.modes import ModeName
-from frugalkd.runtime.meters import Meters
-from frugalkd.selection import Batch, Selection
+from frugalkd.policies import Sampling
+from frugalkd.selection import Batch, DataLoading, Selection
+from frugalkd.selection.finite import bad_gradients
 from frugalkd.selection.rows import batches_of
-from frugalkd.teachers import FirstVisitTargets, Targets
-from frugalkd.training.resuming import check_same_training
+from frugalkd.teachers import Targets
 
 if TYPE_CHECKING:
     _Trainer = transformers.Trainer
@@ -54,37 +64,37 @@ else:
     _Trainer = object
 
 
-class FrugalMixin(_Trainer):
-    """Put before a Trainer: ``class Mine(FrugalMixin, MyTrainer)``. Training then goes through the
+class FrugalMixin(HasSelection, _Trainer):
+    """Put before a Trainer: ``class Mine(FrugalMixin, MyTrainer)``. Training then runs through the
     epochs of a :class:`~frugalkd.Selection`; evaluation, saving and the hub stay the trainer's.
 
-    Without an ``objective`` and a ``teacher`` the trainer's own ``compute_loss`` is asked, as ever;
-    where it returns one loss a row, rows can be weighed too. With one of them, the loss is the
+    Without an ``objective`` and a ``teacher`` the loss is that of the trainer's own
+    ``compute_loss``; if it returns one loss a row, rows can be weighted. Otherwise the loss is the
     objective of the model's logits. The learning rate follows progress where its schedule is a
     function of the step: with fewer steps it decays just as fully; warm-up is in steps.
 
-    Each checkpoint holds what ``resume_from_checkpoint`` goes on from; at the end the ledger is in
+    ``resume_from_checkpoint`` resumes from each checkpoint; at the end the ledger is in
     ``output_dir/ledger.safetensors``, and ``train()`` adds the meters to its metrics.
 
     Args:
         teacher: a model, a folder or hub name of a classifier, or targets; None: no distillation.
-        store: a folder in which the teacher's answers are kept as they are first asked for; None:
-            the teacher is asked each time.
-        mode, ledger, regulation, gamma, policy, weights, scores, objective: as for
-            :func:`frugalkd.distill`.
+        store: a folder that keeps the teacher's outputs at their first use; None: the teacher runs
+            each time.
+        sampling: which samples are used and what they weigh; default: mode *regulated*.
+        objective: as for :func:`frugalkd.distill`.
 
     Everything else goes to the trainer. ``args.seed`` (or ``data_seed``) is the seed of the order,
     the evaluation's batch size that of screenings, ``max_steps`` what full training would take.
 
     Attributes:
-        selection: of the last ``train()``; ``ledger`` and ``meters`` are its own.
+        selection: of the last ``train()``; ``ledger``, ``meters`` and ``budget`` are its own.
 
     Raises:
         UnsupportedData: iterable data, regression or several labels, no labels and no teacher.
-        SelectionMisuse: a policy with ``when: now``, several processes or devices, or a sampler of
-            the trainer's own.
+        SelectionMisuse: a policy with ``when: now``, several processes or devices, or the trainer's
+            own sampler.
         LedgerError, TargetsError, ModelError, UnknownName: as :func:`frugalkd.distill`.
-        RunFolderError: a checkpoint to go on from that is of another training, or of a plain one.
+        RunFolderError: the checkpoint to resume from is of another training, or of a plain one.
     """
 
     gates_now = False
@@ -95,21 +105,14 @@ class FrugalMixin(_Trainer):
         *args: Any,
         teacher: nn.Module | Targets | StrPath | None = None,
         store: StrPath | None = None,
-        mode: ModeName | None = None,
-        ledger: Ledger | None = None,
-        regulation: SelfRegulation | None = None,
-        gamma: float = 1.0,
-        policy: Policy | None = None,
-        weights: NDArray[np.float32] | None = None,
-        scores: NDArray[np.float32] | None = None,
+        sampling: Sampling | None = None,
         objective: Objective | None = None,
         **kwargs: Any,
     ):
-        self.setting = setting = Setting(
-            store=store, mode=mode, ledger=ledger, regulation=regulation, gamma=gamma,
-            policy=policy, weights=weights, scores=scores, objective=objective,
-        )  # fmt: skip
-        if setting.policy.when == "now" and not self.gates_now:
+        self.options = options = Options(
+            teacher=None, store=store, sampling=sampling, objective=objective
+        )
+        if options.policy.when == "now" and not self.gates_now:
             raise SelectionMisuse(
                 "when: now decides between reading a batch and training on it, within a step that "
                 "your own Trainer may have changed: use when: last-visit, or FrugalTrainer"
@@ -117,58 +120,43 @@ class FrugalMixin(_Trainer):
         if kwargs.get("train_dataset") is not None:
             check_map_style(kwargs["train_dataset"])
         super().__init__(*args, **kwargs)
-        self._check_setting()
+        self._check_arguments()
         model: Any = self.model
         check_model(model)
         if isinstance(teacher, str | PathLike):
             teacher = teacher_from(teacher, model)
         if isinstance(teacher, nn.Module):
             teacher.to(self.args.device)
-        setting.teacher = teacher
+        options.teacher = teacher
         own = self._own_objective() if teacher is None and objective is None else None
-        setting.settle(model, own)
-        self.objective = setting.objective
+        options.settle(model, own)
+        self.objective = options.objective
         self.criterion = None if self.objective is None else Criterion(self.objective)
-        self.selection: Selection | None = None
         self._batch: Batch | None = None
-        self._state: dict[str, Any] | None = None  # to go on from
-        self._rows = self._batches = 0  # of the optimiser step under way
-        self.add_callback(Keeper(self))
+        self._state: dict[str, Any] | None = None  # to resume from
+        self._rows = self._batches = 0  # of the current optimiser step
+        self.add_callback(_Progress(self))
 
     def _own_objective(self) -> Objective | None:
         """The objective where none is given and there is no teacher; None: the trainer's loss."""
         return None
 
-    @property
-    def ledger(self) -> Ledger:
-        """Of the last ``train()``."""
-        return self._made().ledger
-
-    @property
-    def meters(self) -> Meters:
-        """Of the last ``train()``."""
-        return self._made().meters
-
-    def _made(self) -> Selection:
-        if self.selection is None:
-            raise SelectionMisuse("nothing was trained yet: call train() first")
-        return self.selection
-
-    def _check_setting(self) -> None:
+    def _check_arguments(self) -> None:
         args = self.args
         if args.world_size > 1 or args.n_gpu > 1:
             raise SelectionMisuse(
-                f"{args.world_size} processes with {args.n_gpu} devices each: one process with one "
-                "device is what there is a plan for (set CUDA_VISIBLE_DEVICES)"
+                f"{args.world_size} processes with {args.n_gpu} devices each: multi-device "
+                "training is not supported here; use one process with one device (set "
+                "CUDA_VISIBLE_DEVICES)"
             )
         sampling = getattr(args, "train_sampling_strategy", "random")
-        if getattr(args, "group_by_length", False):  # as transformers 5.0 says it
+        if getattr(args, "group_by_length", False):  # its name in transformers 5.0
             sampling = "group_by_length"
         own = type(self)._get_train_sampler is not transformers.Trainer._get_train_sampler
         if sampling != "random" or own:
             what = "_get_train_sampler" if own else f"train_sampling_strategy={sampling!r}"
             raise SelectionMisuse(f"the selection decides the order of samples: remove {what}")
-        if self.setting.policy.when == "now" and args.gradient_accumulation_steps > 1:
+        if self.options.policy.when == "now" and args.gradient_accumulation_steps > 1:
             raise SelectionMisuse(
                 "under when: now batches are gathered from the rows that fail: set "
                 "gradient_accumulation_steps to 1, per_device_train_batch_size to a step's rows"
@@ -177,17 +165,55 @@ class FrugalMixin(_Trainer):
     # The epochs.
 
     def get_train_dataloader(self) -> Any:
-        """The selection's epochs, made anew."""
+        """The epochs of a new selection."""
         if self.train_dataset is None:
             return super().get_train_dataloader()  # which says so
-        self.selection = make_selection(self)
+        self.selection = self._select()
         if self._state is not None:
-            check_same_training(self._state["about"], self.setting.about(self.train_dataset))
-            self.selection.load_state_dict(self._state["selection"])
-            self.selection.meters.restore(self._state["meters"])
+            self._restore(self._state, self.train_dataset)
         accumulation = self.args.gradient_accumulation_steps
         self.planned = PlannedEpochs(self.selection, self.train_dataset, accumulation)
         return self.planned
+
+    def _select(self) -> Selection:
+        dataset: Any = self.train_dataset
+        model: Any = self.model
+        args, options = self.args, self.options
+        check_map_style(dataset)
+        teacher = options.teacher
+        forward = forward_of(teacher) if isinstance(teacher, nn.Module) else None
+        targets = options.targets(dataset, forward)
+        if targets is None and len(dataset):
+            with streams_restored():
+                check_labelled(dataset[0])
+        collator = self._get_collator_with_removed_columns(self.data_collator, "training")
+        return options.select(
+            dataset,
+            epochs=self._epochs,
+            batch_size=self._train_batch_size,
+            model=model,
+            forward=forward_of(model),
+            targets=targets,
+            seed=args.seed if args.data_seed is None else args.data_seed,
+            loading=DataLoading(
+                collate_fn=AsDict(collator),
+                join=Padding(self.processing_class),
+                num_workers=args.dataloader_num_workers,
+                pin_memory=args.dataloader_pin_memory,
+                device=args.device,
+                drop_last=args.dataloader_drop_last,
+                screen_batch=args.eval_batch_size,
+            ),
+            known_labels=labels_of(dataset),
+        )
+
+    def _epochs(self, samples: int) -> float:
+        """Epochs to train; ``max_steps`` are those of training on all of ``samples``."""
+        args = self.args
+        if args.max_steps <= 0:
+            return args.num_train_epochs
+        batches = full_batches(samples, self._train_batch_size, args.dataloader_drop_last)
+        return args.max_steps / max(1, -(-batches // args.gradient_accumulation_steps))
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
@@ -203,18 +229,16 @@ class FrugalMixin(_Trainer):
         at = planned.position(first, self.state.max_steps)
         if self.state.global_step < args.get_warmup_steps(self.state.max_steps):
             at = self.state.global_step
-        assert planned.epoch is not None, "there is a batch"
-        follow(self.lr_scheduler, at, planned.epoch.lr_factor)
+        set_rates(self.lr_scheduler, at, planned.current[0].lr_factor)
         rows = torch.tensor(float(self._rows), device=device)
-        return Step(first, epoch_iterator, num_batches), rows
+        return StepBatches(first, epoch_iterator, num_batches), rows
 
     # The step.
 
     def training_step(
         self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None
     ) -> Tensor:
-        """The trainer's own, of a batch that it can be told of; nothing where an epoch ends before
-        a step has all its batches."""
+        """The trainer's own; nothing where an epoch ends before a step has all its batches."""
         if not isinstance(inputs, Inputs):
             return super().training_step(model, inputs, num_items_in_batch)
         if inputs.batch is None:
@@ -228,12 +252,12 @@ class FrugalMixin(_Trainer):
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: dict[str, Any],
+        inputs: Any,
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """In training the objective, or the trainer's own loss, of the batch, which is observed
-        here; else the trainer's own."""
+        """The objective's loss, or the trainer's own, of the batch, which is observed here; in
+        evaluation the trainer's own."""
         batch = self._batch
         if batch is None:
             return super().compute_loss(
@@ -250,26 +274,26 @@ class FrugalMixin(_Trainer):
             logits = run_model(lambda data: call(model, inputs_of(data)), inputs, batch.ids)
             losses = self.criterion(logits, labels, batch)
             loss, outputs = losses, {"logits": logits}
-        # What the trainer divides a loss by that does not know the step's other batches.
+        # The trainer divides by this a loss that does not know the step's other batches.
         self.current_gradient_accumulation_steps = self._batches if losses is None else 1
         if losses is not None:
             loss = batch.reduce(losses, rows=self._rows)
         elif batch.weighted:
             raise SelectionMisuse(
-                "compute_loss returns one number, and rows are to be weighed: return one loss a "
-                "row, or pass objective="
+                "compute_loss returns one number, and rows have weights: return one loss a row, or "
+                "pass objective="
             )
         batch.observe(logits, labels, None if losses is None else losses.detach(), later=True)
         return (loss, outputs) if return_outputs else loss
 
     def floating_point_ops(self, inputs: Any) -> int:
-        """The trainer's own; none of no batch."""
+        """The trainer's own; 0 without a batch."""
         return super().floating_point_ops(inputs) if len(inputs) else 0
 
     # The run.
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """The trainer's own, with the meters among the metrics of its answer.
+        """The trainer's own, with the meters among the metrics that it returns.
 
         Raises:
             RunFolderError: the checkpoint is of another training, or holds no selection.
@@ -280,58 +304,38 @@ class FrugalMixin(_Trainer):
         if folder is True:
             folder = transformers.trainer_utils.get_last_checkpoint(self.args.output_dir)
         self._state = read_state(Path(folder)) if folder else None
-        skipping, self.args.ignore_data_skip = self.args.ignore_data_skip, True  # ours to skip
+        skipping, self.args.ignore_data_skip = self.args.ignore_data_skip, True
         self._started = time.perf_counter()
         try:
             output = super().train(resume_from_checkpoint, *args, **kwargs)
-            return self._finish(output)
+            self._finish(output.metrics)
+            return output
         finally:
             self.args.ignore_data_skip = skipping
             self._state = None
-            if self.selection is not None:
-                self.selection.source.close()
-                if isinstance(self.selection.targets, FirstVisitTargets):
-                    self.selection.targets.close()
+            self._close_data()
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """The trainer's own, on a clock of its own."""
+        """The trainer's own, on its own clock."""
         started = time.perf_counter()
         try:
             return super().evaluate(*args, **kwargs)
         finally:
             if self.selection is not None and self.is_in_train:
-                spent = time.perf_counter() - started
-                self.selection.meters.eval_seconds += spent
-                self._started += spent
+                self._leave_out(time.perf_counter() - started)
 
-    def _read_clock(self) -> None:
-        now = time.perf_counter()
-        self.meters.wall_seconds += now - self._started
-        self._started = now
-
-    def _finish(self, output: Any) -> Any:
-        selection = self._made()
-        selection.state_dict()  # what a training that was stopped has left on the device
+    def _finish(self, metrics: dict[str, Any]) -> None:
+        selection, counted = self._made(), self.meters
+        selection.state_dict()  # what a stopped training has left on the device
         self._read_clock()
         if self.args.should_save:
             selection.ledger.save(Path(self.args.output_dir or ".") / LEDGER)
-        counted = selection.meters
-        output.metrics.update(
+        metrics.update(
             samples_backpropagated=counted.samples_backpropagated,
             student_forwards=counted.student_forwards,
             teacher_queries=counted.teacher_queries,
             budget=selection.budget,
         )
-        return output
-
-    def _kept(self, state: dict[str, Any]) -> dict[str, Any]:
-        """What a checkpoint holds of ``state``, the selection's."""
-        selection = self._made()
-        if selection.targets is not None:
-            selection.targets.sync()
-        self._read_clock()
-        about = self.setting.about(self.train_dataset)
-        return {"about": about, "selection": state, "meters": selection.meters.state()}
 
 
 class FrugalTrainer(FrugalMixin, transformers.Trainer):
@@ -340,7 +344,7 @@ class FrugalTrainer(FrugalMixin, transformers.Trainer):
     ```python
     trainer = FrugalTrainer(
         model, args, train_dataset=train, eval_dataset=test, processing_class=tokenizer,
-        teacher="a/hub-name", mode="regulated",
+        teacher="a/hub-name",
     )
     print(trainer.train().metrics["budget"])
     ```
@@ -354,7 +358,48 @@ class FrugalTrainer(FrugalMixin, transformers.Trainer):
     def _own_objective(self) -> Objective:
         if self.compute_loss_func is not None:
             raise ModelError(
-                "compute_loss_func reduces its losses, and FrugalTrainer weighs each: pass "
+                "compute_loss_func reduces its losses, and FrugalTrainer weights each: pass "
                 "objective=, or put FrugalMixin before Trainer to keep it"
             )
         return CrossEntropy(self.args.label_smoothing_factor)
+
+
+class _Progress(transformers.TrainerCallback):
+    """Reports how far a frugal trainer is, ends it with the plan, and adds to checkpoints."""
+
+    def __init__(self, trainer: FrugalMixin):
+        self._trainer = trainer
+        self._state: dict[str, Any] | None = None
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """With clipped gradients. A loss scaler skips steps whose gradients are not finite, which
+        is no error."""
+        batch = self._trainer.planned.batch
+        if batch is not None and self._trainer.accelerator.scaler is None:
+            batch.stepped(bad_gradients(kwargs["optimizer"]))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Set the epoch. Before a checkpoint is written, check that everything is finite."""
+        state.epoch = self._trainer.planned.epochs_done
+        if control.should_save:
+            self._state = self._trainer._made().state_dict()
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The plan's epoch ends too, and with its last one the training, as after max_steps."""
+        planned = self._trainer.planned
+        planned.finish()
+        if planned.done and not control.should_training_stop:
+            control.should_training_stop = True
+            control.should_save |= args.save_strategy == "steps"
+            late = args.eval_delay <= state.global_step
+            control.should_evaluate |= args.eval_strategy == "steps" and late
+        self.on_step_end(args, state, control)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The trainer has written its checkpoint."""
+        folder = named(args.output_dir) / f"checkpoint-{state.global_step}"
+        if self._state is not None and folder.is_dir() and not args.save_only_model:
+            kept = self._trainer._kept(self._state, self._trainer.train_dataset)
+            save_tree(folder / STATE, kept)
+            self._trainer.ledger.save(folder / LEDGER)
+        self._state = None

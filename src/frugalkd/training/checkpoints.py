@@ -1,4 +1,4 @@
-"""When checkpoints are written, which ones stay, and what they hold of the random streams."""
+"""When checkpoints are saved, which ones are kept, and what they hold of the random streams."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import random
 import time
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
+from frugalkd.distributed.ranks import Agreed, Ranks
 from frugalkd.errors import FrugalKDWarning, RunFolderError
 from frugalkd.files import StrPath
 from frugalkd.files.opening import list_folder, named, remove
@@ -19,29 +20,42 @@ from frugalkd.files.tensors import load_tree, save_tree
 from frugalkd.files.writing import make_folder, writing
 from frugalkd.training.settings import Checkpointing
 
+Moment = Literal["step", "epoch", "stop"]
+"""In a training: after an optimiser step, after an epoch, or when it was stopped."""
+
 
 class Checkpoints:
-    """The checkpoints of one training, in a folder of their own.
+    """The checkpoints of one training, in their own folder.
 
     Args:
-        folder: made when the first one is written.
-        settings: when to write, how many to keep.
+        folder: made with the first checkpoint.
+        settings: when to save, how many to keep.
+        ranks: the processes of the training, of which the first one writes.
     """
 
-    def __init__(self, folder: StrPath, settings: Checkpointing):
-        self.folder, self._settings = named(folder), settings
-        self._last = time.monotonic()
+    def __init__(self, folder: StrPath, settings: Checkpointing, ranks: Ranks | None = None):
+        self.folder, self._settings, self._ranks = named(folder), settings, ranks or Ranks()
+        self._last, self._step = time.monotonic(), 0
+        self._late = Agreed(self._ranks, lambda: self._ranks.first and self._is_late())
 
-    def due(self, step: int) -> bool:
-        """Whether one is to be written after ``step`` steps, counted from 1."""
+    def due(self, moment: Moment, step: int) -> bool:
+        """The one rule: a checkpoint is saved after each epoch, when the training is stopped, and
+        after a step (``step`` steps are done) where the settings' steps or minutes have passed.
+        Every rank has to call this, and gets the same answer."""
+        self._step = step
+        return self._late() if moment == "step" else True
+
+    def _is_late(self) -> bool:
         steps, minutes = self._settings.steps, self._settings.minutes
         late = minutes > 0 and time.monotonic() - self._last >= 60 * minutes
-        return late or (steps > 0 and step % steps == 0)
+        return late or (steps > 0 and self._step % steps == 0)
 
     def save(self, epoch: int, step: int, tree: Any) -> None:
-        """Write one: ``epoch`` epochs and ``step`` steps are done. Once it is safe, all go but the
-        newest ``keep``; those of a run that was not gone on with are among what goes. Raises
-        WriteFailed."""
+        """Write one on the first rank: ``epoch`` epochs and ``step`` steps are done. Once it is
+        written, all but the newest ``keep`` are deleted, and those of a run that was not resumed.
+        Raises WriteFailed."""
+        if not self._ranks.first:
+            return
         make_folder(self.folder)
         path = self.folder / f"epoch-{epoch:05d}-step-{step:09d}.safetensors"
         save_tree(path, tree)
@@ -53,11 +67,8 @@ class Checkpoints:
         self._last = time.monotonic()
 
     def newest(self) -> Any:
-        """What the newest readable checkpoint holds, None where there is none at all.
-
-        Raises:
-            RunFolderError: there are some, and none can be read.
-        """
+        """What the newest readable checkpoint holds; None without any checkpoint. Raises
+        RunFolderError where none of them can be read."""
         found = self._found()
         for path in reversed(found):
             try:
@@ -65,10 +76,10 @@ class Checkpoints:
             except RunFolderError as error:
                 if path == found[0]:
                     raise RunFolderError(
-                        f"{error}; there is no other: delete {self.folder} and start anew"
+                        f"{error}; there is no other: delete {self.folder} and start again"
                     ) from None
                 warnings.warn(
-                    f"{error}: going on from the one before it", FrugalKDWarning, stacklevel=2
+                    f"{error}: resuming from the one before it", FrugalKDWarning, stacklevel=2
                 )
         return None
 
@@ -94,7 +105,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Put back what :func:`random_state` gave."""
+    """Restore what :func:`random_state` returned."""
     torch.set_rng_state(state["cpu"])
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))

@@ -1,17 +1,18 @@
-"""What a model is worth on held-out data."""
+"""Forward passes over a data set in eval mode, and what a model is worth on held-out data."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from frugalkd.data.batches import call, check_model, refuse_not_finite, run_model, split
@@ -19,11 +20,56 @@ from frugalkd.data.bucketing import by_length, lengths_of
 from frugalkd.data.samples import Pictures, rows_at_once
 from frugalkd.data.source import Collate, check_map_style, open_source
 from frugalkd.distributed.ranks import Ranks
-from frugalkd.errors import Stopped, UnsupportedData
+from frugalkd.errors import ModelError, Stopped, UnsupportedData
 from frugalkd.models.inference import inference_mode
+from frugalkd.policies.policy import Ids
 from frugalkd.runtime.devices import device_of
 from frugalkd.runtime.failures import memory_for
 from frugalkd.runtime.settings import check_integer
+from frugalkd.selection.checks import of_held_out
+
+if TYPE_CHECKING:
+    from frugalkd.training.settings import Training
+    from frugalkd.training.trainer import Run
+
+
+def run_batches(
+    model: nn.Module,
+    dataset: Dataset,
+    use: Callable[[Ids, Tensor, Tensor | None], None],
+    *,
+    accelerator: Accelerator,
+    ids: Ids,
+    batch_size: int,
+    num_workers: int = 0,
+    collate_fn: Collate | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    what: str = "an evaluation",
+) -> None:
+    """Call ``use`` with the ids, the logits and the labels (None where there are none) of each
+    batch of ``ids``, which run through ``model`` in eval mode and in the accelerator's precision.
+
+    Raises:
+        Stopped: ``should_stop``, called after each batch, returned True.
+        ModelError: the model returns no logits (rows, classes), or none that are finite.
+        OutOfMemory: ``batch_size`` rows are too many.
+    """
+    blocks = np.split(ids, np.arange(batch_size, len(ids), batch_size))
+    memory = f"{what} in batches of {batch_size}", "give a smaller batch_size, or device: cpu"
+    with (
+        open_source(dataset, collate_fn=collate_fn, num_workers=num_workers) as source,
+        inference_mode(model),
+        memory_for(*memory),
+    ):
+        batches = source.batches([(block, np.zeros_like(block)) for block in blocks])
+        for block, batch in zip(blocks, batches, strict=True):
+            inputs, labels = split(send_to_device(batch, accelerator.device))
+            with accelerator.autocast():
+                logits = run_model(partial(call, model), inputs, block)
+            refuse_not_finite(logits, block)
+            use(block, logits, labels)
+            if should_stop is not None and should_stop():
+                raise Stopped(f"stopped in {what}")
 
 
 def predict(
@@ -34,20 +80,27 @@ def predict(
     batch_size: int | None = None,
     num_workers: int = 0,
     collate_fn: Collate | None = None,
-    stop: Callable[[], bool] | None = None,
-    ids: NDArray[np.int64] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    ids: Ids | None = None,
     ranks: Ranks | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
-    """Class probabilities float32 (samples, classes) and labels int64 (samples,) where known, of
-    the samples ``ids`` or of all.
+    """Class probabilities float32 (samples, classes) and, where known, labels int64 (samples,) of
+    the samples ``ids``, or of all.
 
-    ``batch_size``: 1,000 by default, fewer of large pictures (:func:`rows_at_once`). ``stop`` is
-    asked after each batch. Of several ``ranks`` each looks at its share, and gets all.
+    Args:
+        model: returns logits (rows, classes); it is on the accelerator's device.
+        dataset: map-style.
+        accelerator: device and precision; by default the model's device and full precision.
+        batch_size: by default 1,000, and fewer of large pictures (:func:`rows_at_once`).
+        num_workers, collate_fn: as in torch's DataLoader.
+        should_stop: called after each batch.
+        ids: int64 (samples,).
+        ranks: each of them runs its share, and all return everything.
 
     Raises:
-        Stopped: ``stop`` said so.
+        Stopped: ``should_stop`` returned True.
         UnsupportedData: data that are not map-style, empty, or whose labels are no class indices.
-        ModelError: the model does not give logits (rows, classes), or none that are finite.
+        ModelError: the model returns no logits (rows, classes), or none that are finite.
         OutOfMemory: ``batch_size`` rows are too many.
     """
     check_map_style(dataset)
@@ -57,35 +110,57 @@ def predict(
     if batch_size is None:
         batch_size = rows_at_once(dataset.shape) if isinstance(dataset, Pictures) else 1000
     check_integer("batch_size", batch_size, 1)
-    accelerator = accelerator or Accelerator(cpu=device_of(model).type == "cpu")
     if ids is None:
         ids = np.arange(len(dataset))  # pyright: ignore[reportArgumentType]
     turn, ranks = np.arange(len(ids)), ranks or Ranks()
     if (lengths := lengths_of(dataset)) is not None:
         turn = by_length(turn, lengths[ids])
-    ids = ranks.share(ids[turn])
-    blocks = np.split(ids, np.arange(batch_size, len(ids), batch_size))
-    requests = [(block, np.zeros_like(block)) for block in blocks]
-    probabilities, labels = [], []
-    with (
-        open_source(dataset, collate_fn=collate_fn, num_workers=num_workers) as source,
-        inference_mode(model),
-        memory_for(f"looking at batches of {batch_size}", "give a smaller batch_size, or a CPU"),
-    ):
-        for block, data in zip(blocks, source.batches(requests), strict=True):
-            inputs, known = split(send_to_device(data, accelerator.device))
-            with accelerator.autocast():
-                logits = run_model(partial(call, model), inputs, block)
-            refuse_not_finite(logits, block)
-            probabilities.append(torch.softmax(logits.float(), dim=1).cpu())
-            labels.append(known)
-            if stop is not None and stop():
-                raise Stopped("stopped in an evaluation")
+    probabilities: list[Tensor] = []
+    labels: list[Tensor | None] = []
+
+    def keep(_: Ids, logits: Tensor, known: Tensor | None) -> None:
+        probabilities.append(torch.softmax(logits.float(), dim=1).cpu())
+        labels.append(known)
+
+    run_batches(
+        model,
+        dataset,
+        keep,
+        accelerator=accelerator or Accelerator(cpu=device_of(model).type == "cpu"),
+        ids=ranks.share(ids[turn]),
+        batch_size=batch_size,
+        num_workers=num_workers,
+        collate_fn=collate_fn,
+        should_stop=should_stop,
+    )
     back = np.argsort(turn)
     together = ranks.gathered(torch.cat(probabilities).numpy())[0][back]
-    if any(part is None for part in labels):
+    known = [part for part in labels if part is not None]
+    if len(known) < len(labels):
         return together, None
-    return together, ranks.gathered(torch.cat(labels).cpu().numpy())[0][back]
+    return together, ranks.gathered(torch.cat(known).cpu().numpy())[0][back]
+
+
+def evaluate(
+    run: Run,
+    teacher: nn.Module | None,
+    eval_dataset: Dataset,
+    training: Training,
+    accelerator: Accelerator,
+    **options: Any,
+) -> None:
+    """Measure the run's model on held-out data, on its clock, by ``options`` of :func:`predict`."""
+    started = time.perf_counter()
+    predictions = partial(
+        predict, accelerator=accelerator, num_workers=training.num_workers, **options
+    )
+    with of_held_out():
+        run.probabilities, labels = predictions(run.model, eval_dataset)
+        if labels is None:
+            raise ModelError("data without labels measure nothing: give labels, or predict")
+        of_teacher = None if teacher is None else predictions(teacher, eval_dataset)[0]
+        run.evaluation = measure(run.probabilities, labels, of_teacher)
+    run.meters.eval_seconds += time.perf_counter() - started
 
 
 def measure(
@@ -111,17 +186,15 @@ def measure(
         )
     predicted = probabilities.argmax(axis=1)
     correct = predicted == labels
-    of_class = np.bincount(labels, minlength=classes)
+    rows = np.bincount(labels, minlength=classes)
     right = np.bincount(labels[correct], minlength=classes)
-    by_class = right[of_class > 0] / of_class[of_class > 0]
+    agreement = None if teacher is None else float((teacher.argmax(axis=1) == predicted).mean())
     return {
         "samples": len(labels),
         "accuracy": float(correct.mean()),
-        "worst_class_accuracy": float(np.min(by_class)),
+        "worst_class_accuracy": float((right[rows > 0] / rows[rows > 0]).min()),
         "expected_calibration_error": calibration_error(probabilities, labels),
-        "teacher_agreement": None
-        if teacher is None
-        else float((teacher.argmax(axis=1) == predicted).mean()),
+        "teacher_agreement": agreement,
     }
 
 

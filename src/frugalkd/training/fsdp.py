@@ -1,6 +1,6 @@
-"""Models cut over the ranks (FSDP2): each rank holds a part of every parameter.
+"""Sharded models (FSDP2): each rank holds a part of every parameter.
 
-What torch.distributed.fsdp takes a second to import is imported where a model is to be cut.
+torch.distributed.fsdp, which takes a second to import, is imported where a model is sharded.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from frugalkd.teachers import EMATeacher, Targets
 from frugalkd.training.settings import Training
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
-"""Modules that nobody calls, and so nobody puts together."""
+"""Modules that are never called, and so are never gathered."""
 
 
 @dataclass
@@ -29,8 +29,9 @@ class Placed:
     """A model as it is trained.
 
     Attributes:
-        model: on the device; the caller's own, or a copy that is cut over the ranks.
-        take_back: give the caller's model the weights of a cut copy; every rank has to.
+        model: on the device; the caller's own, or a sharded copy.
+        take_back: copy the weights of a sharded copy to the caller's model; every rank has to call
+            it.
     """
 
     model: nn.Module
@@ -45,12 +46,12 @@ def placed(
     device: torch.device,
     ranks: Ranks,
 ) -> Iterator[Placed]:
-    """Put ``model`` and the live teachers of ``targets`` on ``device``; with ``training.fsdp`` and
-    several ranks, copies of them that are cut, while the whole ones wait in main memory. A training
-    that is stopped or diverges has taken its weights back; teachers are whole again in any case.
+    """Move ``model`` and the live teachers of ``targets`` to ``device``; with ``training.fsdp`` and
+    several ranks, sharded copies of them, while the originals wait in main memory. After Stopped or
+    NonFiniteLoss the model has its trained weights; teachers are the originals again in any case.
 
     Raises:
-        RankError: a model cannot be cut, or the training needs the whole one on each rank.
+        RankError: a model cannot be sharded, or the training needs an unsharded one on each rank.
     """
     teachers = {} if targets is None else targets.live_teachers
     if ranks.alone or not training.fsdp:
@@ -62,31 +63,27 @@ def placed(
         return
     if training.ema is not None or any(isinstance(live, EMATeacher) for live in teachers.values()):
         raise RankError(
-            "a sharded model has no moving average: leave training.ema out and take another "
-            "teacher than its average, or set training.fsdp to false"
+            "a sharded model has no moving average: leave training.ema out and use another teacher "
+            "than its average, or set training.fsdp to false"
         )
     if targets is not None and targets.fills_as_visited:
         raise RankError(
-            "a sharded teacher is asked by all ranks at once, and at first visits each rank lacks "
+            "a sharded teacher is run by all ranks at once, and at first visits each rank lacks "
             "other rows: fill a store before, or set training.fsdp to false"
         )
     if training.compile:
-        raise RankError("training.compile is for whole models: leave it out, or training.fsdp")
+        raise RankError("training.compile is for unsharded models: leave it out, or training.fsdp")
     cut = sharded(model, device, ranks)
-
-    def take_back() -> None:
-        _copy_whole(cut, model)
-
     originals = {name: live.teacher for name, live in teachers.items() if not live.own_forward}
     try:
         for name, live in teachers.items():
             if name in originals:
                 live.teacher = sharded(live.teacher, device, ranks)
-            else:  # how it is asked is the caller's: it stays whole
+            else:  # the caller's function runs it: it stays unsharded
                 live.teacher.to(device)
-        yield Placed(cut, take_back)
+        yield Placed(cut, lambda: _copy_back(cut, model))
     except (NonFiniteLoss, Stopped):  # which all ranks raise
-        take_back()
+        _copy_back(cut, model)
         raise
     finally:
         for name, teacher in originals.items():
@@ -94,19 +91,19 @@ def placed(
 
 
 def sharded(model: nn.Module, device: torch.device, ranks: Ranks) -> nn.Module:
-    """A copy of ``model``, with the first rank's weights, cut over ``ranks``: the members of its
-    lists and sequences each by itself, so that one of them at a time is whole on ``device``, then
-    what is left. (Which parts are cut by themselves is our choice.) ``model`` goes to main memory.
+    """A copy of ``model``, with the first rank's weights, sharded over ``ranks``: first each member
+    of its lists and sequences, so that one of them at a time is complete on ``device``, then the
+    rest. (Which parts are sharded separately is our choice.) ``model`` goes to main memory.
 
     Raises:
-        RankError: it ties weights, or torch cannot cut it.
+        RankError: it ties weights, or torch cannot shard it.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     if len(list(model.parameters())) < len(list(model.named_parameters(remove_duplicate=False))):
         raise RankError(
-            f"a {type(model).__name__} ties weights, which cutting would untie: set training.fsdp "
+            f"a {type(model).__name__} ties weights, which sharding would untie: set training.fsdp "
             "to false"
         )
     made = copy.deepcopy(model.cpu()).to(memory_format=torch.contiguous_format)  # pyright: ignore
@@ -123,8 +120,8 @@ def sharded(model: nn.Module, device: torch.device, ranks: Ranks) -> nn.Module:
     ]
     try:
         for part in (*reversed(list(dict.fromkeys(listed))), made):
-            # Not even the outermost stays whole after a forward pass: between two of them an
-            # optimiser or a checkpoint would take its whole parameters for the model's.
+            # Not even the outermost stays complete after a forward pass: between two of them an
+            # optimiser or a checkpoint would use its complete parameters as the model's.
             fully_shard(part, mesh=mesh, reshard_after_forward=True)
     except (ValueError, NotImplementedError) as error:
         raise RankError(
@@ -136,17 +133,17 @@ def sharded(model: nn.Module, device: torch.device, ranks: Ranks) -> nn.Module:
 
 def refuse_beside(model: nn.Module, parts: nn.Module) -> None:
     """Raises RankError where an objective's own ``parts`` would be trained beside a sharded model,
-    by one optimiser: torch's steps take either kind of parameter, not both."""
+    by one optimiser: torch's steps support either kind of parameter, not both."""
     if is_sharded(model) and any(True for _ in parts.parameters()):
         raise RankError(
-            "this objective trains adapters beside the student, which a sharded one has no place "
-            "for: set training.fsdp to false, or choose another objective"
+            "this objective trains adapters beside the student, which is not supported with a "
+            "sharded one: set training.fsdp to false, or choose another objective"
         )
 
 
 def whole(tree: Any, *, keep: bool = True) -> Any:
-    """A state dict with all that is cut put together, in main memory; every rank has to ask, and
-    those that do not ``keep`` it get no tensors."""
+    """A state dict with all sharded tensors gathered in main memory. Every rank has to call it;
+    those that do not ``keep`` it get None in place of tensors."""
     if isinstance(tree, Mapping):
         return {key: whole(value, keep=keep) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
@@ -158,7 +155,7 @@ def whole(tree: Any, *, keep: bool = True) -> Any:
 
 
 def load_whole(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Give ``model``, a sharded one or not, the weights of ``state``, a whole one."""
+    """Load ``state``, an unsharded one, into ``model``, sharded or not."""
     if not is_sharded(model):
         model.load_state_dict(state)
         return
@@ -168,7 +165,8 @@ def load_whole(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
-    """``value``, a whole tensor, on the device of ``parameter``, cut and in memory as that is."""
+    """``value``, an unsharded tensor, with the device, the strides and the shards of
+    ``parameter``."""
     if not _is_cut(parameter):
         return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     from torch.distributed.tensor import DTensor, distribute_tensor
@@ -192,7 +190,7 @@ def _gathered(tensor: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _copy_whole(cut: nn.Module, model: nn.Module) -> None:
+def _copy_back(cut: nn.Module, model: nn.Module) -> None:
     for mine, its in zip(model.state_dict().values(), cut.state_dict().values(), strict=True):
         if isinstance(mine, Tensor):
             mine.copy_(_gathered(its))

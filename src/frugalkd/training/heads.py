@@ -1,7 +1,7 @@
-"""Training the last linear layer alone, on what the layers before it give once for each sample.
+"""Training the last linear layer alone, on features that are computed once for each sample.
 
-A frozen model gives the same features in every epoch, so they are asked for once; a training of the
-head then takes seconds. It is self-regulated as any other, and leaves a ledger.
+A frozen model gives the same features in every epoch; a training of the head then takes seconds. It
+is self-regulated as any other, and leaves a ledger.
 """
 
 from __future__ import annotations
@@ -11,50 +11,43 @@ import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any, final
 
 import numpy as np
 import torch
-from accelerate.utils import send_to_device
-from numpy.typing import NDArray
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from frugalkd.data.batches import call, check_model, refuse_not_finite, run_model, split
+from frugalkd.data.batches import check_model
 from frugalkd.data.bucketing import by_length, lengths_of
 from frugalkd.data.class_names import class_names
 from frugalkd.data.probe import data_digest, digests_kept, randomness
-from frugalkd.data.source import Collate, check_map_style, open_source
+from frugalkd.data.source import Collate, check_map_style
 from frugalkd.distributed.ranks import Ranks
-from frugalkd.errors import ModelError, Stopped, UnsupportedData
-from frugalkd.files import StrPath
+from frugalkd.errors import ModelError, UnsupportedData
 from frugalkd.models.flops import flops_of_data
 from frugalkd.models.identity import identity
-from frugalkd.models.inference import inference_mode
 from frugalkd.models.initial import head_of_name
 from frugalkd.models.origin import note_origin, trained_on
 from frugalkd.objectives import Objective
-from frugalkd.policies import Policy
-from frugalkd.runtime.devices import autocast
-from frugalkd.runtime.failures import memory_for
+from frugalkd.policies import Sampling
+from frugalkd.policies.policy import Ids
+from frugalkd.runtime.devices import device_of
 from frugalkd.runtime.settings import check_seed, check_types
 from frugalkd.selection.checks import check_listed, labels_of
-from frugalkd.training.api import Stop, evaluate, train_teacher
-from frugalkd.training.settings import Checkpointing, Training
-from frugalkd.training.trainer import Listener, Run, accelerator_for
-
-_BATCH = 256
+from frugalkd.training.api import train_teacher
+from frugalkd.training.evaluation import evaluate, run_batches
+from frugalkd.training.settings import RunOptions, Training
+from frugalkd.training.trainer import Run, accelerator_for
 
 
 @final
 class Features(Dataset):
-    """``features`` float32 (N, width) and ``labels`` int64 (N,), in RAM; ``made_of`` says of which
-    data and model."""
+    """``features`` float32 (N, width) and ``labels`` int64 (N,), in memory; ``made_of`` names the
+    data and the model that they are of."""
 
-    def __init__(
-        self, features: Tensor, labels: Tensor, classes: tuple[str, ...], made_of: str
-    ) -> None:
+    def __init__(self, features: Tensor, labels: Tensor, classes: tuple[str, ...], made_of: str):
         self.features, self.labels, self._made_of = features, labels, made_of
         if classes:
             self.classes = classes
@@ -64,7 +57,7 @@ class Features(Dataset):
         return 4 * self.features.shape[1] + 8
 
     def digest(self) -> str:
-        """Of what it is made of: its own last digits may differ from rank to rank."""
+        """Of ``made_of``: the last digits of features may differ between ranks."""
         return hashlib.sha256(self._made_of.encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -81,22 +74,17 @@ class Features(Dataset):
 @digests_kept()
 def train_head(
     model: nn.Module,
-    data: Dataset,
+    dataset: Dataset,
     *,
-    policy: Policy | None = None,
-    scores: NDArray[np.float32] | None = None,
+    sampling: Sampling | None = None,
     objective: Objective | None = None,
     training: Training | None = None,
-    seed: int = 0,
-    anew: bool = False,
     eval_dataset: Dataset | None = None,
-    device: str = "auto",
     collate_fn: Collate | None = None,
-    checkpoints: StrPath | None = None,
-    checkpointing: Checkpointing | None = None,
-    resume: bool = False,
-    listener: Listener | None = None,
-    stop: Stop | None = None,
+    reset_head: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    run: RunOptions | None = None,
 ) -> Run:
     """Train the last linear layer of ``model`` in place, by default under self-regulation, and
     nothing else of it.
@@ -106,36 +94,36 @@ def train_head(
 
     Args:
         model: a module whose logits are those of its last ``nn.Linear``.
-        data: map-style.
-        policy, scores, objective, eval_dataset, device, collate, checkpoints, checkpointing,
-        resume,
-            listener, stop: as in :func:`frugalkd.train_teacher`.
-        training: epochs, batch size, optimiser, schedule; its precision and memory format are
-            those in which the features are asked for.
-        seed: of the order of samples and, where ``anew``, of the head's first weights.
-        anew: draw the head's weights anew, whatever it has learned before.
+        dataset: map-style.
+        training: epochs, batch size, optimiser, schedule; its precision and memory format are those
+            in which the features are computed.
+        reset_head: draw new initial weights for the head, whatever it has learned before.
+        seed: of the order of samples and, with ``reset_head``, of the head's initial weights.
+        sampling, objective, eval_dataset, collate_fn, device, run: as in
+            :func:`frugalkd.train_teacher`.
 
     Raises:
         ModelError: the model's logits are not those of a linear layer.
-        UnsupportedData: the data set draws by itself, so that it has no features to keep.
+        UnsupportedData: the data set is random, so that it has no features to keep.
         NonFiniteLoss, RunFolderError, Stopped: as in :func:`frugalkd.train_teacher`.
     """
     check_model(model)
     check_seed(seed)
     training = Training() if training is None else training
-    check_types(training=(training, Training))
+    run = RunOptions() if run is None else run
+    check_types(training=(training, Training), run=(run, RunOptions))
     started = time.perf_counter()
     accelerator = accelerator_for(training.precision, device)
     memory = torch.channels_last if training.channels_last else torch.preserve_format
     model.to(accelerator.device, memory_format=memory)  # pyright: ignore[reportCallIssue]
     head = head_of(model)
     features = features_of(
-        model, data, head, precision=training.precision, device=accelerator.device,
-        collate_fn=collate_fn, stop=stop,
+        model, dataset, head, accelerator=accelerator, collate_fn=collate_fn,
+        should_stop=run.should_stop,
     )  # fmt: skip
     spent = time.perf_counter() - started
     learner = copy.deepcopy(head).requires_grad_(True)
-    if anew:
+    if reset_head:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             learner.reset_parameters()
@@ -143,27 +131,28 @@ def train_head(
         training, precision="fp32", channels_last=False, compile=False, recalibrate_bn=0,
         num_workers=0, length_bucket_batches=0,
     )  # fmt: skip
-    run = train_teacher(
-        learner, features, policy=policy, scores=scores, objective=objective, training=plain,
-        seed=seed, device=device,
-        checkpoints=checkpoints, checkpointing=checkpointing, resume=resume, listener=listener,
-        stop=stop,
+    done = train_teacher(
+        learner, features, sampling=sampling, objective=objective, training=plain, seed=seed,
+        device=device, run=run,
     )  # fmt: skip
     with torch.no_grad():
         for own, learned in zip(head.parameters(), learner.parameters(), strict=True):
             own.copy_(learned)
-    run.model = model.eval()
-    note_origin(model, **trained_on(data))
-    run.ledger.about["data"] = data_digest(data)
-    row = flops_of_data(model, data, accelerator.device, collate_fn, backward=False)
-    meters, ranks = run.meters, Ranks.here()  # each of them asked for all features
+    done.model = model.eval()
+    note_origin(model, **trained_on(dataset))
+    done.ledger.about["data"] = data_digest(dataset)
+    row = flops_of_data(model, dataset, accelerator.device, collate_fn, backward=False)
+    meters, ranks = done.meters, Ranks.here()  # each rank computed all features
     meters.flops["student_forward"] += row["forward"] * len(features) * ranks.world
     meters.student_forwards += len(features) * ranks.world
     meters.wall_seconds += spent
     meters.phases["features"] += spent
     if eval_dataset is not None:
-        evaluate(run, None, eval_dataset, training, accelerator, collate_fn, stop, ranks)
-    return run
+        evaluate(
+            done, None, eval_dataset, training, accelerator,
+            collate_fn=collate_fn, should_stop=run.should_stop, ranks=ranks,
+        )  # fmt: skip
+    return done
 
 
 def head_of(model: nn.Module) -> nn.Linear:
@@ -178,81 +167,73 @@ def head_of(model: nn.Module) -> nn.Linear:
 
 def features_of(
     model: nn.Module,
-    data: Dataset,
+    dataset: Dataset,
     head: nn.Linear,
     *,
-    precision: str = "fp32",
-    device: torch.device | str = "cpu",
+    accelerator: Accelerator | None = None,
     collate_fn: Collate | None = None,
-    stop: Stop | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> Features:
-    """What ``head`` gets of each sample, in eval mode.
+    """The input of ``head`` for each sample, in eval mode, in the accelerator's precision.
 
     Raises:
-        ModelError: the model's logits are not what ``head`` makes of that.
-        UnsupportedData: the data set draws by itself.
-        Stopped: ``stop``, asked after each batch, said so.
+        ModelError: the model's logits are not what ``head`` computes from it.
+        UnsupportedData: the data set is random.
+        Stopped: ``should_stop``, called after each batch, returned True.
     """
-    check_map_style(data)
-    if not len(data):  # pyright: ignore[reportArgumentType]
+    check_map_style(dataset)
+    samples = len(dataset)  # pyright: ignore[reportArgumentType]
+    if not samples:
         raise UnsupportedData("the data set is empty: there is nothing to train on")
-    if randomness(data):
+    if randomness(dataset):
         raise UnsupportedData(
-            "this data set gives other inputs each time it is asked, and so has no features to "
-            "keep: give it a method view(id, view), or train the whole model"
+            "this data set gives other inputs at each access, and so has no features to keep: give "
+            "it a method view(id, view), or train the whole model"
         )
-    ids = np.arange(len(data))  # pyright: ignore[reportArgumentType]
-    if (lengths := lengths_of(data)) is not None:
+    accelerator = accelerator or Accelerator(cpu=device_of(model).type == "cpu")
+    ids = np.arange(samples)
+    if (lengths := lengths_of(dataset)) is not None:
         ids = by_length(ids, lengths)
-    blocks = np.split(ids, np.arange(_BATCH, len(ids), _BATCH))
-    listed = labels_of(data)
-    given: list[Tensor] = []
-    kept, labels = torch.empty(0), torch.empty(len(ids), dtype=torch.int64)
+    listed = labels_of(dataset)
+    inputs: list[Tensor] = []
+    features, labels = torch.empty(0), torch.empty(samples, dtype=torch.int64)
 
-    def keep(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-        given.append(inputs[0].detach())
+    def keep(block: Ids, logits: Tensor, known: Tensor | None) -> None:
+        nonlocal features
+        found = _input_of(head, inputs, logits, accelerator)
+        inputs.clear()
+        if not len(features):
+            features = torch.empty(samples, found.shape[1])
+        rows = torch.from_numpy(block)
+        features[rows] = found.cpu()
+        if known is not None and listed is not None:
+            check_listed(known, listed, block)
+        labels[rows] = (logits.argmax(1) if known is None else known).cpu()
 
-    hook = head.register_forward_pre_hook(keep)
+    hook = head.register_forward_pre_hook(lambda _, given: inputs.append(given[0].detach()))
     try:
-        with (
-            inference_mode(model),
-            open_source(data, collate_fn=collate_fn) as source,
-            memory_for(f"features of batches of {_BATCH}", "take another device (device: cpu)"),
-        ):
-            requests = [(block, np.zeros_like(block)) for block in blocks]
-            for block, batch in zip(blocks, source.batches(requests), strict=True):
-                inputs, known = split(send_to_device(batch, device))
-                given.clear()
-                with autocast(model, precision):
-                    logits = run_model(partial(call, model), inputs, block)
-                refuse_not_finite(logits, block)
-                found = _features(given, logits, head, partial(autocast, model, precision))
-                if not len(kept):
-                    kept = torch.empty(len(ids), found.shape[1])
-                rows = torch.from_numpy(block)
-                kept[rows] = found.cpu()
-                if known is not None and listed is not None:
-                    check_listed(known, listed, block)
-                labels[rows] = (logits.argmax(1) if known is None else known).cpu()
-                if stop is not None and stop():
-                    raise Stopped("stopped while features were asked for")
+        run_batches(
+            model, dataset, keep, accelerator=accelerator, ids=ids, batch_size=256,
+            collate_fn=collate_fn, should_stop=should_stop, what="a computation of features",
+        )  # fmt: skip
     finally:
         hook.remove()
-    made_of = f"{data_digest(data)} {identity(model)} {precision}"
-    return Features(kept, labels, class_names(data), made_of)
+    precision = "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
+    made_of = f"{data_digest(dataset)} {identity(model)} {precision}"
+    return Features(features, labels, class_names(dataset), made_of)
 
 
-def _features(
-    given: list[Tensor], logits: Tensor, head: nn.Linear, precision: Callable[[], Any]
+def _input_of(
+    head: nn.Linear, inputs: list[Tensor], logits: Tensor, accelerator: Accelerator
 ) -> Tensor:
-    """float32 (rows, width): what the head was given, if that is what the logits are made of."""
-    if len(given) == 1 and given[0].ndim == 2 and len(given[0]) == len(logits):
-        with precision():
-            again = nn.functional.linear(given[0], head.weight, head.bias)
+    """float32 (rows, width): the one input of ``head``, if the logits are computed from it."""
+    if len(inputs) == 1 and inputs[0].ndim == 2 and len(inputs[0]) == len(logits):
+        with accelerator.autocast():
+            again = nn.functional.linear(inputs[0], head.weight, head.bias)
         if again.shape == logits.shape and torch.allclose(
             again.float(), logits.float(), rtol=1e-2, atol=1e-3
         ):
-            return given[0].float()
+            return inputs[0].float()
     raise ModelError(
         "the model's logits are not what its last linear layer gives: a head to train has to be "
         "the last thing that the model does"

@@ -17,38 +17,31 @@ from frugalkd.training.settings import Optimizer, Schedule
 
 
 def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
-    """The fused optimiser: one call a step, and it honours ``found_inf`` without asking the host.
+    """The fused optimiser: one call a step, and it respects ``found_inf`` without waiting for the
+    device. Parameters of one dimension (biases, normalisation) have no weight decay.
 
-    Weight decay is for matrices and kernels: parameters of one dimension (biases, normalisation)
-    go without. Raises ModelError where torch makes none for these parameters.
+    Raises:
+        ModelError: torch makes none for these parameters.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
-    try:
-        return _made(trained, settings, cut=is_sharded(model))
-    except Exception as error:
-        blame(error, ModelError, f"no {settings.name} can be made for this model's parameters")
-
-
-def _made(trained: list[nn.Parameter], settings: Optimizer, *, cut: bool) -> torch.optim.Optimizer:
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    if settings.name == "sgd":
-        return (AskingSGD if cut else torch.optim.SGD)(
-            groups,
-            lr=settings.lr,
-            momentum=settings.momentum,
-            nesterov=settings.momentum > 0,
-            fused=not cut,
-        )
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
+    try:
+        if settings.name == "adamw":
+            return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
+        cut, momentum = is_sharded(model), settings.momentum
+        kind = WaitingSGD if cut else torch.optim.SGD
+        return kind(groups, lr=settings.lr, momentum=momentum, nesterov=momentum > 0, fused=not cut)
+    except Exception as error:
+        blame(error, ModelError, f"no {settings.name} can be made for this model's parameters")
 
 
-class AskingSGD(torch.optim.SGD):
-    """SGD for sharded parameters, for which torch has no fused step: it honours ``found_inf`` as
-    that does, and waits for the device to say so."""
+class WaitingSGD(torch.optim.SGD):
+    """SGD for sharded parameters, for which torch has no fused step. It respects ``found_inf`` as
+    fused ones do, and waits for the device to read it."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore
@@ -58,7 +51,7 @@ class AskingSGD(torch.optim.SGD):
 
 
 def factor(schedule: Schedule, progress: float, step: int) -> float:
-    """What the peak learning rate is multiplied by at ``progress`` in [0, 1], ``step`` from 0."""
+    """What multiplies the peak learning rate at ``progress`` in [0, 1], ``step`` from 0."""
     warm = min(1.0, (step + 1) / schedule.warmup_steps) if schedule.warmup_steps else 1.0
     left = {
         "cosine": (1 + math.cos(math.pi * progress)) / 2,
@@ -69,14 +62,14 @@ def factor(schedule: Schedule, progress: float, step: int) -> float:
 
 
 def load_state(optimizer: torch.optim.Optimizer, kept: dict[str, Any]) -> None:
-    """Load a state dict whose tensors are whole and row by row, as files hold them, laid out as the
-    parameters are: cut where these are, and with their strides, which fused steps do not look at
-    and channels-last weights have."""
+    """Load a state dict of unsharded, contiguous tensors. They get the layout of the parameters:
+    sharded where these are, and with their strides, which fused steps do not check and
+    channels-last weights have."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def laid_out(parameter: Tensor, value: Any) -> Any:
-        alike = isinstance(value, Tensor) and value.shape == parameter.shape
-        return laid_out_like(parameter, value) if alike else value
+        same = isinstance(value, Tensor) and value.shape == parameter.shape
+        return laid_out_like(parameter, value) if same else value
 
     state = {
         number: {name: laid_out(parameters[number], value) for name, value in each.items()}

@@ -1,13 +1,28 @@
-"""How a model is trained, as plain values. No torch here: the command line reads them too."""
+"""How a model is trained, and where the run lives. No torch here: the command line reads them."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, Optional
 
 from frugalkd.errors import SettingError
-from frugalkd.runtime.settings import MOST_ROWS, MOST_WORKERS, STRICT, Settings, check_integer
+from frugalkd.files import StrPath, path_of
+from frugalkd.runtime.settings import (
+    MOST_ROWS,
+    MOST_WORKERS,
+    STRICT,
+    Settings,
+    check_integer,
+    check_types,
+)
+
+Listener = Callable[[dict[str, Any]], None]
+"""Receives the record of each finished epoch."""
+
+Stop = Callable[[], bool]
+"""Returns whether to stop."""
 
 
 @dataclass(frozen=True)
@@ -15,7 +30,7 @@ class Optimizer(Settings):
     """torch's own optimisers in their fused form.
 
     ``lr`` is the peak learning rate; ``momentum`` (Nesterov) is SGD's, ``betas`` are AdamW's.
-    ``weight_decay`` leaves biases and normalisation parameters out.
+    ``weight_decay`` is not applied to biases and normalisation parameters.
 
     Raises SettingError for impossible values.
     """
@@ -60,23 +75,23 @@ class Training(Settings):
 
     Attributes:
         epochs: may be fractional; the last epoch is then a random part of the data.
-        batch_size: rows of a batch, on each rank where there are several.
+        batch_size: rows of a batch, on each rank.
         gradient_accumulation_steps: batches of one optimiser step, on each rank; 1 for policies
             with ``when: now``.
         max_grad_norm: the largest gradient norm, or None.
         precision: ``bf16`` runs the forward pass under autocast.
         channels_last: memory format of 4-dimensional inputs and weights.
-        compile: run the model through ``torch.compile``; needs a compiler of C++ on a CPU.
+        compile: run the model through ``torch.compile``; needs a C++ compiler on a CPU.
         drop_last: leave out a last batch that is short.
-        recalibrate_bn: samples for refreshing BatchNorm statistics at the end (0: not at all).
-        screen_batch: rows of one forward-only batch when sleepers are screened.
-        num_workers: worker processes for data that do not live in memory.
-        length_bucket_batches: batches whose rows are regrouped by length, for data that say how
-            long samples are (texts); 0: not. Who takes part, in how many steps, stays the same
-            (docs/text.md).
-        fsdp: cut the model, and a live teacher, over the ranks (FSDP2) where there are several,
-            for what does not fit on one device: copies are cut, and the model has its weights, in
-            main memory, once it is trained (docs/scaling.md).
+        recalibrate_bn: samples for refreshing BatchNorm statistics at the end; 0: none.
+        screen_batch: rows of one forward-only batch when skipped samples are screened.
+        num_workers: worker processes for data that are not in memory.
+        length_bucket_batches: batches whose rows are regrouped by length, for data that have the
+            lengths of their samples (texts); 0: none. The samples that are used and the number of
+            steps stay the same (docs/text.md).
+        fsdp: shard the model, and a live teacher, over several ranks (FSDP2), for what does not fit
+            on one device: copies are sharded, and the model has its weights, in main memory, once
+            it is trained (docs/scaling.md).
         ema: the decay, in [0, 1), of a moving average of the weights over the steps, which is the
             trained model in the end; None: the last step's weights are (docs/teachers.md).
 
@@ -104,14 +119,8 @@ class Training(Settings):
     ema: float | None = None
 
     def __post_init__(self) -> None:
-        least_of = {
-            "epochs": 0,
-            "batch_size": 1,
-            "gradient_accumulation_steps": 1,
-            "screen_batch": 1,
-        }
-        for name, least in least_of.items():
-            if not getattr(self, name) >= least or getattr(self, name) == 0:
+        for name in ("epochs", "batch_size", "gradient_accumulation_steps", "screen_batch"):
+            if not getattr(self, name) > 0:
                 raise SettingError(f"training.{name} must be positive, not {getattr(self, name)}")
         if self.epochs > 60_000:
             raise SettingError(
@@ -131,12 +140,12 @@ class Training(Settings):
 
 @dataclass(frozen=True)
 class Checkpointing(Settings):
-    """When a training writes down where it is. It does so after each epoch, and when it is stopped.
+    """When checkpoints are saved: after each epoch, when a training is stopped, and more often.
 
     Attributes:
         steps: also after this many optimiser steps (0: not).
         minutes: also after this many minutes (0: not).
-        keep: how many of the last ones stay; a damaged one is passed over for the one before it.
+        keep: how many of the last ones are kept; the one before replaces a damaged one.
 
     Raises:
         SettingError: a value is impossible.
@@ -152,6 +161,35 @@ class Checkpointing(Settings):
         _not_negative(steps=self.steps, minutes=self.minutes)
         if self.keep < 1:
             raise SettingError(f"keep must be 1 or more, not {self.keep}")
+
+
+@dataclass(frozen=True)
+class RunOptions(Settings):
+    """Where a training keeps its checkpoints, and the functions that it calls.
+
+    Attributes:
+        folder: for checkpoints; None: none are saved.
+        checkpointing: when to save them; default after each epoch and every ten minutes.
+        resume: resume from the newest checkpoint in ``folder``, which has to be of this training.
+        on_epoch_end: receives each epoch's record, a dictionary, on the first rank.
+        should_stop: called after each step and each batch of screenings and evaluations. Where it
+            returns True, a checkpoint is saved and Stopped is raised.
+
+    Raises:
+        SettingError: a value of another type.
+    """
+
+    folder: StrPath | None = None
+    checkpointing: Checkpointing = field(default_factory=Checkpointing)
+    resume: bool = False
+    on_epoch_end: Listener | None = None
+    should_stop: Stop | None = None
+
+    def __post_init__(self) -> None:
+        if self.folder is not None:
+            path_of(self.folder, "folder")
+        kind = Optional[Callable]  # noqa: UP045
+        check_types(on_epoch_end=(self.on_epoch_end, kind), should_stop=(self.should_stop, kind))
 
 
 def _not_negative(**values: float) -> None:

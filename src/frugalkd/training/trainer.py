@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,19 +32,16 @@ from frugalkd.selection import Batch, Epoch, Selection
 from frugalkd.selection.finite import gradients, mark
 from frugalkd.teachers import EMATeacher
 from frugalkd.teachers.ema import EMA
-from frugalkd.training.checkpoints import Checkpoints, random_state, set_random_state
+from frugalkd.training.checkpoints import Checkpoints, Moment, random_state, set_random_state
 from frugalkd.training.fsdp import load_whole, refuse_beside, whole
 from frugalkd.training.optimisation import factor, load_state, make_optimizer
 from frugalkd.training.resuming import check_same_training
-from frugalkd.training.settings import Training
+from frugalkd.training.settings import RunOptions, Training
 
 _DETACHED = (
     "no gradient reaches a parameter of the model: its forward or the objective detaches, runs "
     "without gradients, or uses nothing that is trained"
 )
-
-Listener = Callable[[dict[str, Any]], None]
-"""Told of each finished epoch: the record that history keeps."""
 
 
 @dataclass
@@ -55,8 +52,8 @@ class Run:
         model: the trained model (the last epoch's, or the average of ``training.ema``), in eval
             mode.
         ledger: the record of its samples.
-        meters: what it cost.
-        history: one record an epoch: loss, learning rate, rows by what they were, seconds.
+        meters: its cost.
+        history: one record an epoch: loss, learning rate, rows by kind, seconds.
         evaluation: measures on held-out data, where some were given.
         probabilities: float32 (samples, classes) of the model on the held-out data.
     """
@@ -70,10 +67,10 @@ class Run:
 
 
 def accelerator_for(precision: str, device: str) -> Accelerator:
-    """Accelerate's idea of the device and the precision. Under torchrun or ``accelerate launch`` it
+    """An Accelerator with this precision and device. Under torchrun or ``accelerate launch`` it
     makes this process one of several ranks.
 
-    Accelerate keeps both in process-wide state and refuses a second choice, so that state is reset
+    Accelerate keeps both in process-wide state and refuses other ones, so that state is reset
     first: runs of different settings may follow each other in one process.
     """
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -82,33 +79,33 @@ def accelerator_for(precision: str, device: str) -> Accelerator:
         mixed_precision={"fp32": "no", "bf16": "bf16"}[precision], cpu=wanted == "cpu"
     )
     if accelerator.device.type != wanted:
-        raise ModelError(f"device {wanted} is not here: set device: auto, or cpu")
+        raise ModelError(f"device {wanted} is not available: set device: auto, or cpu")
     return accelerator
 
 
 class ForwardFn(nn.Module):
-    """How a model is called, for training and for looking alike: the inputs of a batch of data, in
-    the settings' memory format, under the accelerator's precision, compiled if they say so."""
+    """How a model is called, for training and for screening: with the inputs of a batch of data, in
+    the settings' memory format, in the accelerator's precision, compiled if they say so."""
 
     def __init__(self, model: nn.Module, training: Training, accelerator: Accelerator):
         super().__init__()
         self.model = model
         self.channels_last = training.channels_last
         self.precision = nullcontext if training.precision == "fp32" else accelerator.autocast
-        self.run = partial(call, model)
+        self.eager = self.run = partial(call, model)
         if training.compile:
             _refuse_without_compiler(accelerator.device)
             torch.compiler.reset()  # graphs of earlier models count towards one limit
             self.run = torch.compile(self.run)
 
     def forward(self, data: Any) -> Tensor:
-        return self._asked(self.run, data)
+        return self._call(self.run, data)
 
     def eagerly(self, data: Any) -> Tensor:
         """The same, never compiled: for batches of a size that the training does not have."""
-        return self._asked(partial(call, self.model), data)
+        return self._call(self.eager, data)
 
-    def _asked(self, run: Callable[[Any], Tensor], data: Any) -> Tensor:
+    def _call(self, run: Any, data: Any) -> Tensor:
         inputs = inputs_of(data)
         if self.channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
@@ -127,55 +124,54 @@ def _refuse_without_compiler(device: torch.device) -> None:
         )
 
 
-@dataclass
 class Trainer:
-    """One model's training: what the step needs, at hand.
+    """One model's training.
 
-    Attributes:
-        model: trained in place; it has to be on the accelerator's device.
-        selection: who takes part.
-        objective: one loss a row; as a criterion where it reads features.
+    Args:
+        model: trained in place, on the accelerator's device.
+        selection: the samples of each epoch.
+        objective: one loss a row; a :class:`Criterion` where it reads features.
         training: the settings.
         accelerator: device and precision.
-        checkpoints: where and when to write checkpoints, or None.
-        listener: told of each epoch, on the first rank.
-        stop: asked whether to stop: after each step, in between looks, while BatchNorm's statistics
-            are refreshed.
+        run: where checkpoints are saved, and the functions that are called.
         about: what decides the result (see ``resuming``); a checkpoint of anything else is refused.
     """
 
-    model: nn.Module
-    selection: Selection
-    objective: Objective | Criterion
-    training: Training
-    accelerator: Accelerator
-    checkpoints: Checkpoints | None = None
-    listener: Listener = lambda record: None
-    stop: Callable[[], bool] = lambda: False
-    about: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.ranks = self.selection.ranks
-        self.stop = self.selection.stop = Agreed(self.ranks, self.stop)
-        self.late = Agreed(self.ranks, self._due)  # for a checkpoint
-        self.shared = self.ranks.share_model(self.model)
-        self.call = ForwardFn(self.shared, self.training, self.accelerator)
-        given = self.objective
-        self.criterion = given if isinstance(given, Criterion) else Criterion(given)
-        self.ranks.refuse_memory(self.criterion.parts)
-        refuse_beside(self.model, self.criterion.parts)
-        trained = nn.ModuleList([self.model, self.criterion.parts])
-        self.optimizer = make_optimizer(trained, self.training.optimizer)
-        self.selection.trained = {"": self.model, "objective": self.criterion.parts}
-        self.selection.optimizer = self.optimizer
-        decay = self.training.ema
-        self.averages = [] if decay is None else [EMA(self.model, decay)]
+    def __init__(
+        self,
+        model: nn.Module,
+        selection: Selection,
+        objective: Objective | Criterion,
+        training: Training,
+        accelerator: Accelerator,
+        run: RunOptions | None = None,
+        about: dict[str, str] | None = None,
+    ):
+        self.model, self.selection, self.training = model, selection, training
+        self.accelerator, self.about = accelerator, about or {}
+        self.run = RunOptions() if run is None else run
+        self.ranks, self.meters = selection.ranks, selection.meters
+        self.checkpoints = None
+        if self.run.folder is not None:
+            self.checkpoints = Checkpoints(self.run.folder, self.run.checkpointing, self.ranks)
+        self.should_stop = Agreed(self.ranks, self.run.should_stop or (lambda: False))
+        self.shared = self.ranks.share_model(model)
+        self.call = ForwardFn(self.shared, training, accelerator)
+        self.criterion = objective if isinstance(objective, Criterion) else Criterion(objective)
+        parts = self.criterion.parts
+        self.ranks.refuse_memory(parts)
+        refuse_beside(model, parts)
+        trained = nn.ModuleList([model, parts])
+        self.parameters = list(trained.parameters())
+        self.optimizer = make_optimizer(trained, training.optimizer)
+        selection.stop, selection.optimizer = self.should_stop, self.optimizer
+        selection.trained = {"": model, "objective": parts}
+        self.averages = [] if training.ema is None else [EMA(model, training.ema)]
         self.averages += self._teaching()
         self.step = 0
-        self.loss: Tensor | None = None  # of the step under way
-        self.losses: list[Tensor] = []  # of the epoch under way
-        self.parameters = list(trained.parameters())
-        self.bad = torch.zeros((), device=self.accelerator.device)  # 1 from the first bad step on
+        self.loss: Tensor | None = None  # of the current step
+        self.losses: list[Tensor] = []  # of the current epoch
+        self.bad = torch.zeros((), device=accelerator.device)  # 1 from the first bad step on
         self.history: list[dict[str, Any]] = []
 
     def _teaching(self) -> list[EMA]:
@@ -197,45 +193,38 @@ class Trainer:
         Raises:
             NonFiniteLoss: logits, losses or gradients stopped being finite, and the weights are
                 those before; or the weights did, with the last step.
-            Stopped: ``stop`` said so; a checkpoint was written, where there is a place for it. What
-                comes between two epochs, or after the last one, is done again from the one before.
+            Stopped: ``should_stop`` returned True; a checkpoint was saved, where there is a folder.
+                What comes between two epochs, or after the last one, is repeated from the
+                checkpoint before it.
         """
-        self._started = time.perf_counter() - self.selection.meters.wall_seconds
+        self._started = time.perf_counter() - self.meters.wall_seconds
         for epoch in self.selection:
             self.model.train()
             try:
                 for batch in epoch:
                     self.train_step(batch, epoch)
-                    if batch.ends_step:
-                        self._pause(epoch)
+                    if not batch.ends_step:
+                        continue
+                    if self.should_stop():
+                        raise Stopped(f"stopped at epoch {epoch.index}, step {self.step}")
+                    self._save("step", epoch.index)
             except Stopped:
-                if self.checkpoints is not None:
-                    self.save(epoch.index)
+                self._save("stop", epoch.index)
                 raise
             self._finish_epoch(epoch)
-        self._take_average()
+        if self.training.ema is not None:
+            self.model.load_state_dict(self.averages[0].model.state_dict())
         self._recalibrate()
         self._read_clock()
         self.model.eval()
         return self.history
 
     def _read_clock(self) -> None:
-        self.selection.meters.wall_seconds = time.perf_counter() - self._started
-
-    def _pause(self, epoch: Epoch) -> None:
-        """Between two steps: stop where that is asked for, write a checkpoint where one is due."""
-        if self.stop():
-            raise Stopped(f"stopped at epoch {epoch.index}, step {self.step}")
-        if self.checkpoints is not None and self.late():
-            self.save(epoch.index)
-
-    def _due(self) -> bool:
-        kept = self.checkpoints
-        return kept is not None and self.ranks.first and kept.due(self.step)
+        self.meters.wall_seconds = time.perf_counter() - self._started
 
     def train_step(self, batch: Batch, epoch: Epoch) -> None:
-        """One batch, and with a step's last one the step. No device synchronisation in here."""
-        phase = self.selection.meters.phase
+        """One batch, and with a step's last one the step. It never waits for the device."""
+        phase = self.meters.phase
         if batch.begins_step:
             rate = self.training.optimizer.lr * epoch.lr_factor
             rate *= factor(self.training.schedule, batch.progress, self.step)
@@ -254,7 +243,15 @@ class Trainer:
         with phase("ledger"):
             batch.observe(logits, labels, losses, later=True)
         if batch.ends_step:
-            self._update(batch)
+            with phase("optimizer"):
+                self._update(batch)
+            if self.averages:
+                with phase("average"):
+                    for average in self.averages:
+                        average.update(self.model)
+            self.losses.append(self.loss)
+            self.loss = None
+            self.step += 1
 
     def _backward(self, loss: Tensor, batch: Batch) -> None:
         if not loss.requires_grad:
@@ -262,42 +259,31 @@ class Trainer:
         try:
             loss.backward()
         except Exception as error:
-            blame(
-                error, ModelError, f"the backward pass of samples {few(batch.ids.tolist())} fails"
-            )
+            where = f"the backward pass of samples {few(batch.ids.tolist())} fails"
+            blame(error, ModelError, where)
 
     def _update(self, batch: Batch) -> None:
         """The optimiser's step, with the gradients of all batches and ranks."""
-        assert self.loss is not None, "there was a batch"
         if self.step == 0 and all(parameter.grad is None for parameter in self.parameters):
             raise ModelError(_DETACHED)
-        with self.selection.meters.phase("optimizer"):
-            self.ranks.average_gradients(self.criterion.parts)
-            checked = [self.loss]
-            if self.training.max_grad_norm is not None:
-                checked.append(
-                    nn.utils.clip_grad_norm_(self.parameters, self.training.max_grad_norm)
-                )
-            # Fused optimisers leave everything as it is where this flag is 1; the selection reads
-            # what it was at each step.
-            self.bad = self.bad.clone()
-            mark(self.bad, [*checked, *gradients(self.parameters)])
-            self.ranks.worst(self.bad)
-            batch.stepped(self.bad)
-            self.optimizer.found_inf = self.bad  # pyright: ignore[reportAttributeAccessIssue]
-            try:
-                self.optimizer.step()
-            except Exception as error:
-                blame(error, ModelError, "the optimiser's step fails on this model's gradients")
-            for parameter in self.parameters:  # zero_grad, without its book-keeping
-                parameter.grad = None
-        if self.averages:
-            with self.selection.meters.phase("average"):
-                for average in self.averages:
-                    average.update(self.model)
-        self.losses.append(self.loss)
-        self.loss = None
-        self.step += 1
+        self.ranks.average_gradients(self.criterion.parts)
+        assert self.loss is not None, "there was a batch"
+        checked = [self.loss]
+        if self.training.max_grad_norm is not None:
+            checked.append(nn.utils.clip_grad_norm_(self.parameters, self.training.max_grad_norm))
+        # Fused optimisers leave everything as it is where this flag is 1; the selection reads its
+        # value of each step.
+        self.bad = self.bad.clone()
+        mark(self.bad, [*checked, *gradients(self.parameters)])
+        self.ranks.worst(self.bad)
+        batch.stepped(self.bad)
+        self.optimizer.found_inf = self.bad  # pyright: ignore[reportAttributeAccessIssue]
+        try:
+            self.optimizer.step()
+        except Exception as error:
+            blame(error, ModelError, "the optimiser's step fails on this model's gradients")
+        for parameter in self.parameters:  # zero_grad, without its book-keeping
+            parameter.grad = None
 
     def _share_buffers(self) -> None:
         for model in (self.model, *(average.model for average in self.averages)):
@@ -314,91 +300,88 @@ class Trainer:
             "loss": mean if mean is None else self.ranks.mean(mean),
             "lr": self.optimizer.param_groups[0]["lr"],
             **epoch.summary,
-            "samples_backpropagated": self.selection.meters.samples_backpropagated,
-            "student_forwards": self.selection.meters.student_forwards,
-            "wall_seconds": self.selection.meters.wall_seconds,
+            "samples_backpropagated": self.meters.samples_backpropagated,
+            "student_forwards": self.meters.student_forwards,
+            "wall_seconds": self.meters.wall_seconds,
         }
         self.history.append(record)
-        if self.checkpoints is not None:
-            self.save(epoch.index + 1)
-        if self.ranks.first:
-            with self.selection.meters.phase("track"):
-                self.listener(record)
-
-    def _take_average(self) -> None:
-        """Give the model the weights of its moving average, where one is asked for."""
-        if self.training.ema is not None:
-            self.model.load_state_dict(self.averages[0].model.state_dict())
+        self._save("epoch", epoch.index + 1)
+        if self.ranks.first and self.run.on_epoch_end is not None:
+            with self.meters.phase("track"):
+                self.run.on_epoch_end(record)
 
     def _recalibrate(self) -> None:
         """Refresh BatchNorm statistics over a random part of the pool (semantics 5)."""
-        selection, rows = self.selection, self.training.recalibrate_bn
-        if rows:  # each rank needs two, or has no variance
-            rows = min(max(rows, 2 * self.ranks.world), len(selection.pool))
-        if rows < 2:
+        selection, ranks = self.selection, self.ranks
+        wanted, pool = self.training.recalibrate_bn, selection.pool
+        if wanted == 0 or len(pool) < 2:
             return
-        chosen = torch.randperm(
-            len(selection.pool), generator=torch.Generator().manual_seed(selection.seed)
-        )[:rows]
-        ids, stopped = self.ranks.share(selection.pool[chosen.numpy()]), False
+        wanted = min(max(wanted, 2 * ranks.world), len(pool))
+        stream = torch.Generator().manual_seed(selection.seed)
+        ids = pool[torch.randperm(len(pool), generator=stream)[:wanted].numpy()]
+        if len(ids) < 2 * ranks.world:  # one row on a rank has no variance
+            ids = np.resize(ids, 2 * ranks.world)
+        ids, stopped = ranks.share(ids), False
+        size = max(2, self.training.batch_size)
 
         def batches() -> Iterator[tuple[Any]]:
             # Counted as they are read: update_bn reads nothing where there is no BatchNorm.
             nonlocal stopped
-            for rows in selection.reader.read(ids, self.training.batch_size, join_last=True):
-                selection.meters.student_forwards += len(rows.ids)
+            for rows in selection.reader.read(ids, size, join_last=True):
+                self.meters.student_forwards += len(rows.ids)
                 yield (rows.data,)
-                stopped = self.stop()
-                if stopped:  # update_bn itself comes to its end, and puts back what it changed
+                stopped = self.should_stop()
+                if stopped:  # update_bn itself ends, and restores what it changed
                     return
 
-        with selection.meters.phase("recalibrate"):
+        with self.meters.phase("recalibrate"):
             try:
                 torch.optim.swa_utils.update_bn(batches(), self.call)
             except Exception as error:
                 blame(error, ModelError, "the model fails as BatchNorm's statistics are refreshed")
-            self.ranks.share_buffers(self.model)
+            ranks.share_buffers(self.model)
             selection.count_together()
         if stopped:
             raise Stopped("stopped while BatchNorm's statistics were refreshed")
         assert selection.watch is not None, "there were epochs"
         last = self.history[-1] if self.history else {"epoch": 0, "steps": 1}
         step = max(0, last["steps"] - 1)
-        selection.watch.check(self.ranks, epoch=last["epoch"], step=step, ids=ids)
+        selection.watch.check(ranks, epoch=last["epoch"], step=step, ids=ids)
 
-    def save(self, epochs: int) -> None:
-        """Write a checkpoint, on the first rank: ``epochs`` epochs are done. Does nothing but raise
-        NonFiniteLoss where something of the epoch so far is not finite."""
-        assert self.checkpoints is not None
-        with self.selection.meters.phase("checkpoint"):
+    def _save(self, moment: Moment, epochs: int) -> None:
+        """Save a checkpoint where one is due: ``epochs`` epochs are done. Raises NonFiniteLoss
+        where something of the epoch so far is not finite."""
+        if self.checkpoints is None or not self.checkpoints.due(moment, self.step):
+            return
+        with self.meters.phase("checkpoint"):
             state = self.selection.state_dict()
             if self.selection.targets is not None:
                 self.selection.targets.sync()
             self._share_buffers()
             self._read_clock()
+            keep = self.ranks.first
             tree = {
                 "about": self.about,
                 "selection": state,
-                "model": whole(self.model.state_dict(), keep=self.ranks.first),
+                "model": whole(self.model.state_dict(), keep=keep),
                 "parts": dict(self.criterion.parts.state_dict()),
-                "optimizer": whole(self.optimizer.state_dict(), keep=self.ranks.first),
+                "optimizer": whole(self.optimizer.state_dict(), keep=keep),
                 "averages": [average.state_dict() for average in self.averages],
                 "step": self.step,
                 "losses": self.ranks.means(self.losses),
                 "history": self.history,
-                "meters": self.selection.meters.state(),
+                "meters": self.meters.state(),
                 "random": random_state(self.accelerator.device),
                 "streams": self.ranks.streams(),
             }
-            if self.ranks.first:
-                self.checkpoints.save(epochs, self.step, tree)
+            self.checkpoints.save(epochs, self.step, tree)
 
     def resume(self) -> bool:
-        """Go on from the newest checkpoint that is whole; False where there is none.
+        """Resume from the newest readable checkpoint; False where there is none.
 
         Raises:
             RunFolderError: it is of another training, or none can be read.
-            RankError: ranks find different ones, as on disks of their own.
+            RankError: ranks find different ones, as on separate disks.
             SelectionMisuse: it is of another seed.
         """
         tree = None if self.checkpoints is None else self.checkpoints.newest()
@@ -415,7 +398,7 @@ class Trainer:
         self.step, self.history = tree["step"], tree["history"]
         self.losses = [] if tree["losses"] is None else list(tree["losses"].to(self.bad.device))
         self.selection.load_state_dict(tree["selection"])
-        self.selection.meters.restore(tree["meters"])
+        self.meters.restore(tree["meters"])
         set_random_state(tree["random"], self.accelerator.device)
         self.ranks.set_stream(tree.get("streams"), self.selection.seed)
         return True

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from frugalkd import Sampling
 from frugalkd.errors import FrugalKDError, LedgerError, RecipeError, Stopped, TargetsError
 from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.runs.digest import run_digest
@@ -74,9 +75,14 @@ def test_it_is_the_apis_distillation(combine, recipe, folders, tmp_path):
         three, combine, weights=None if weights[0] is None else weights, seed=asking.seed
     )
     run = distill_model(
-        make_model(asking.student.model, data, asking.seed), data, teacher=several,
-        mode="vanilla", training=asking.student.training, seed=asking.seed, device="cpu",
-    )  # fmt: skip
+        make_model(asking.student.model, data, asking.seed),
+        data,
+        teacher=several,
+        sampling=Sampling(mode="vanilla"),
+        training=asking.student.training,
+        seed=asking.seed,
+        device="cpu",
+    )
     assert same_state(run.model, load(tmp_path / "run").model)
     Results.model_validate(results)
     meters = results["meters"]

@@ -16,6 +16,7 @@ from frugalkd.runtime import draws
 from frugalkd.training.api import distill
 from frugalkd.training.settings import Optimizer, Schedule, Training
 from tests.toys import images, order
+from toys import grouped
 
 SAMPLES, ROWS, LR = 60, 8, 0.3
 TRAINING = Training(
@@ -160,9 +161,9 @@ def test_scores_decide_who_is_distilled(data):
     student, settings = make_model(0), {"objective": CrossEntropy(), "device": "cpu"}
     settings |= {"policy": policy, "training": Training(epochs=2)}
     with pytest.raises(SelectionMisuse, match=r"frugalkd\.experiments\.scoring"):
-        distill(student, data, teacher=None, **settings)
+        distill(student, data, **grouped(teacher=None, **settings))
     scores, _ = score(policy.scoring, make_model, data, training=TRAINING, device="cpu")
-    run = distill(student, data, teacher=None, scores=scores, **settings)
+    run = distill(student, data, **grouped(teacher=None, scores=scores, **settings))
     trained = np.flatnonzero(run.ledger["participations"])
     assert set(trained) == set(np.argsort(-scores)[: SAMPLES // 4])
     assert np.array_equal(run.ledger["score"], scores)

@@ -23,7 +23,7 @@ from frugalkd.experiments.estimate.teacher_side import KEPT_WHERE_TWO, TeacherFo
 from frugalkd.experiments.estimate.timing import Timing, time_looks, time_training
 from frugalkd.experiments.runs.material import make_model
 from frugalkd.objectives import CrossEntropy
-from frugalkd.policies import All, Policy, SelfRegulation
+from frugalkd.policies import All, Policy, Sampling, SelfRegulation
 from frugalkd.teachers import StoredTargets
 from frugalkd.training.api import distill
 from frugalkd.training.settings import Training
@@ -111,8 +111,7 @@ class StudentPilot:
             self.model(),
             part.data,
             teacher=targets,
-            policy=policy,
-            weights=weights,
+            sampling=Sampling(policy=policy, weights=weights),
             objective=CrossEntropy() if labels_alone else self.objective,
             training=training,
             seed=setting.recipe.seed,

@@ -18,7 +18,7 @@ from frugalkd.experiments.estimate.timing import Timing, time_looks, time_traini
 from frugalkd.experiments.runs.material import make_model
 from frugalkd.experiments.runs.targets import encoding_of
 from frugalkd.objectives.objective import features_read
-from frugalkd.policies import All, Policy
+from frugalkd.policies import All, Policy, Sampling
 from frugalkd.teachers import StoredTargets
 from frugalkd.training.api import train_teacher
 from frugalkd.training.settings import Training
@@ -88,7 +88,7 @@ def pilot_teacher(setting: Setting, seconds: float) -> TeacherFound:
         return train_teacher(
             _fresh(setting),
             part.data,
-            policy=policy,
+            sampling=Sampling(policy=policy),
             objective=role.objective.build(),
             training=settings,
             seed=setting.recipe.seed,

@@ -18,8 +18,7 @@ from frugalkd.files import StrPath
 from frugalkd.files.opening import named
 from frugalkd.files.writing import make_folder, write_json
 from frugalkd.models.settings import ModelSettings
-from frugalkd.training.api import Stop
-from frugalkd.training.trainer import Listener
+from frugalkd.training.settings import Listener, Stop
 
 FILE, SCHEMA = "chain.json", 1
 

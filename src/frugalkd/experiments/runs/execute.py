@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from frugalkd.experiments.runs.material import (
     refuse_other_data,
     without_augmentation,
 )
-from frugalkd.experiments.runs.participants import pool, who_takes_part
+from frugalkd.experiments.runs.participants import pool, sampling_of
 from frugalkd.experiments.runs.scores import scores_for
 from frugalkd.experiments.runs.summary import write_summary
 from frugalkd.experiments.runs.targets import STORE_SEED, Progress
@@ -38,11 +39,14 @@ from frugalkd.ledger.ledger import Ledger, ledger_file
 from frugalkd.models.identity import libraries_of, warn_of_torch
 from frugalkd.models.saved import write_model_card
 from frugalkd.objectives.criterion import check_paths
+from frugalkd.policies import Sampling
+from frugalkd.runtime.devices import resolve_device
 from frugalkd.teachers import Targets
-from frugalkd.training.api import Stop, train_teacher
 from frugalkd.training.api import distill as distill_model
+from frugalkd.training.api import train_teacher
 from frugalkd.training.heads import train_head
-from frugalkd.training.trainer import Listener, Run, resolve_device
+from frugalkd.training.settings import Listener, RunOptions, Stop
+from frugalkd.training.trainer import Run
 
 Train = Callable[[RunData, RunFolder, Tracking], tuple[Run, dict[str, Any]]]
 """What a kind of run does within its folder: the run, and what its results say beside."""
@@ -84,8 +88,7 @@ def teach(
         run = fit(
             model,
             data,
-            policy=policy,
-            scores=scores,
+            sampling=Sampling(policy=policy, scores=scores),
             objective=role.objective.build(),
             **_shared(recipe, role, material, folder, tracking, resume, listener, stop),
         )
@@ -135,11 +138,11 @@ def distill(
         material: RunData, folder: RunFolder, tracking: Tracking
     ) -> tuple[Run, dict[str, Any]]:
         objective = role.objective.build()
-        who = who_takes_part(recipe, teacher, material, ledger)
+        sampling = sampling_of(recipe, teacher, material, ledger)
         scores, scoring = scores_for(
             recipe,
             role,
-            who.get("policy"),
+            sampling.policy,
             material.train,
             teacher=teacher,
             folder=folder,
@@ -156,10 +159,8 @@ def distill(
                 student,
                 material.train,
                 teacher=source,
+                sampling=replace(sampling, scores=scores),
                 objective=objective,
-                label_free=role.label_free,
-                scores=scores,
-                **who,
                 **_shared(recipe, role, material, folder, tracking, resume, listener, stop),
             )
 
@@ -172,7 +173,7 @@ def distill(
             material,
             folder,
             student=student,
-            ids=pool(who, material),
+            ids=pool(sampling, material),
             device=device,
             stores=stores,
             progress=progress,
@@ -196,9 +197,9 @@ def _shared(
     listener: Listener | None,
     stop: Stop | None,
 ) -> dict[str, Any]:
-    """What teacher and student pass to the engine alike."""
+    """What teacher and student pass to the training."""
 
-    def tell(record: dict[str, Any]) -> None:
+    def log(record: dict[str, Any]) -> None:
         tracking.log(record)
         folder.append_metrics(record)
         if listener is not None:
@@ -209,11 +210,7 @@ def _shared(
         "seed": recipe.seed,
         "eval_dataset": material.eval_dataset,
         "device": recipe.device,
-        "checkpoints": folder.checkpoints,
-        "checkpointing": recipe.checkpoints,
-        "resume": resume,
-        "listener": tell,
-        "stop": stop,
+        "run": RunOptions(folder.checkpoints, recipe.checkpoints, resume, log, stop),
     }
 
 

@@ -24,14 +24,12 @@ from frugalkd.files.opening import named
 from frugalkd.files.writing import make_folder, write_json
 from frugalkd.ledger.from_log import ledger_from_log
 from frugalkd.ledger.ledger import Ledger, ledger_file
-from frugalkd.policies import SelfRegulation
+from frugalkd.policies import Sampling, SelfRegulation
 from frugalkd.runtime.devices import use_threads
 from frugalkd.runtime.imports import Allowed
 from frugalkd.selection.checks import labels_of
-from frugalkd.training.api import Stop
 from frugalkd.training.heads import train_head
-from frugalkd.training.settings import Optimizer, Schedule, Training
-from frugalkd.training.trainer import Listener
+from frugalkd.training.settings import Listener, Optimizer, RunOptions, Schedule, Stop, Training
 
 FILE = "ledger.safetensors"
 
@@ -102,10 +100,15 @@ def make_ledger(
             gate, warmup=0, final_full_epochs=0, budget=None, ceiling=None, keep_probability=None
         )
         run = train_head(
-            make_teacher(recipe, teacher, material.train), material.train, policy=gate,
-            training=training, seed=recipe.seed, anew=True, device=recipe.device,
-            listener=listener, stop=stop,
-        )  # fmt: skip
+            make_teacher(recipe, teacher, material.train),
+            material.train,
+            sampling=Sampling(policy=gate),
+            training=training,
+            seed=recipe.seed,
+            reset_head=True,
+            device=recipe.device,
+            run=RunOptions(on_epoch_end=listener, should_stop=stop),
+        )
         ledger = run.ledger
         said |= {"training": asdict(training), "meters": run.meters.summary()}
     ledger.about["made"] = f"by 'frugalkd ledger make' from a {made}"

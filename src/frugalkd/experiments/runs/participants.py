@@ -1,9 +1,8 @@
-"""Who may take part in a student's training, and what a sample weighs."""
+"""Which samples a student's training uses, and what each weighs."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -11,16 +10,16 @@ from frugalkd.errors import LedgerError
 from frugalkd.experiments.recipes.schema import Recipe
 from frugalkd.experiments.runs.material import RunData
 from frugalkd.ledger.ledger import Ledger, ledger_file
-from frugalkd.policies.modes import MODES
+from frugalkd.policies import Sampling
 from frugalkd.policies.policy import Ids
-from frugalkd.selection.inputs import weights_from
+from frugalkd.selection.inputs import weights_from, weights_of
 
 
-def who_takes_part(
+def sampling_of(
     recipe: Recipe, teacher: Path | None, material: RunData, ledger_at: Path | None = None
-) -> dict[str, Any]:
-    """The student's policy and weights, as its mode or its own policy say; the ledger is the
-    teacher's, or that at ``ledger_at``."""
+) -> Sampling:
+    """The student's sampling, by its mode or its own policy; the ledger is the teacher's, or that
+    at ``ledger_at``."""
     role = recipe.student
     ledger = None
     if role.weighted:
@@ -33,22 +32,16 @@ def who_takes_part(
             )
         ledger = Ledger.load(ledger_at or teacher)  # pyright: ignore[reportArgumentType]
     if role.mode is not None:
-        return {
-            "mode": role.mode,
-            "ledger": ledger,
-            "regulation": role.regulation,
-            "gamma": role.gamma,
-        }
-    weights = weights_from(ledger, material.train, role.gamma) if ledger is not None else None
+        return Sampling(
+            mode=role.mode, ledger=ledger, regulation=role.regulation, gamma=role.gamma,
+            label_free=role.label_free,
+        )  # fmt: skip
+    weights = None if ledger is None else weights_from(ledger, material.train, role.gamma)
     assert role.policy is not None
-    return {"policy": role.policy.build(), "weights": weights}
+    return Sampling(policy=role.policy.build(), weights=weights, label_free=role.label_free)
 
 
-def pool(who: dict[str, Any], material: RunData) -> Ids | None:
-    """Samples that may take part at all; None for all."""
-    if who.get("mode") is not None:
-        weighted = MODES[who["mode"]].weighted
-        weights = weights_from(who["ledger"], material.train, who["gamma"]) if weighted else None
-    else:
-        weights = who["weights"]
-    return None if weights is None else np.flatnonzero(weights > 0)
+def pool(sampling: Sampling, material: RunData) -> Ids | None:
+    """Samples that may be used at all; None for all."""
+    weights = weights_of(sampling, material.train)
+    return None if weights is None else np.flatnonzero(weights)

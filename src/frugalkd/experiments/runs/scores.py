@@ -29,9 +29,9 @@ from frugalkd.files.lock import Lock
 from frugalkd.files.opening import named
 from frugalkd.files.writing import make_folder, sweep
 from frugalkd.policies import Policy, Scoring
+from frugalkd.runtime.devices import resolve_device
 from frugalkd.teachers.about import describe
-from frugalkd.training.api import Stop
-from frugalkd.training.trainer import resolve_device
+from frugalkd.training.settings import Stop
 
 FILE = "scores.safetensors"
 SCHEMA = 1

@@ -14,7 +14,7 @@ from frugalkd.distributed.launch import ranks_of
 from frugalkd.errors import RankError
 from frugalkd.experiments.recipes.schema import OneOfSeveral, Recipe
 from frugalkd.experiments.runs.material import RunData, make_data, make_teacher
-from frugalkd.experiments.runs.participants import pool, who_takes_part
+from frugalkd.experiments.runs.participants import pool, sampling_of
 from frugalkd.experiments.runs.targets import (
     STORE_SEED,
     Progress,
@@ -63,7 +63,7 @@ def ensure_targets(
         places = places_of(folder, stores)
         live, device = _teacher(recipe, folder, material, one)
         if targets.fill == "ahead":
-            ids = pool(who_takes_part(recipe, teacher, material), material)
+            ids = pool(sampling_of(recipe, teacher, material), material)
             clock = _Clock(live, done, note)
             try:
                 open_targets(
@@ -138,7 +138,7 @@ def store(
             )
         material = _material(recipe)
         live, device = _teacher(recipe, teacher, material)
-        ids = pool(who_takes_part(recipe, teacher, material), material)
+        ids = pool(sampling_of(recipe, teacher, material), material)
         started = time.perf_counter()
         done = fill_shards(
             recipe, live, material.train, out, ids=ids, device=device, shard=shard,

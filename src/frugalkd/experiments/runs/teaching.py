@@ -38,7 +38,8 @@ from frugalkd.teachers import (
     Targets,
 )
 from frugalkd.teachers.combining import mean_logits, mean_softmax
-from frugalkd.training.api import Stop, teacher_flops
+from frugalkd.training.api import teacher_flops
+from frugalkd.training.settings import Stop
 from frugalkd.training.trainer import Run
 
 ONE = "teacher"

@@ -21,9 +21,7 @@ from frugalkd.experiments.scoring.forgetting import forgetting
 from frugalkd.experiments.scoring.holdout_loss import holdout_loss
 from frugalkd.policies import Scoring
 from frugalkd.runtime.meters import Meters
-from frugalkd.training.api import Stop
-from frugalkd.training.settings import Training
-from frugalkd.training.trainer import Listener
+from frugalkd.training.settings import Listener, Stop, Training
 
 SCORINGS: dict[str, Callable[[ScoringRun, int], NDArray[np.floating]]] = {
     "el2n": el2n,
@@ -45,13 +43,14 @@ def score(
     listener: Listener | None = None,
     stop: Stop | None = None,
 ) -> tuple[NDArray[np.float32], Meters]:
-    """The scores of ``data``, float32 (samples,), and what they cost: for ``scores=`` of
-    :func:`frugalkd.distill` and of :class:`frugalkd.Selection`.
+    """The scores of ``data``, float32 (samples,), and what they cost: for ``scores`` of
+    :class:`frugalkd.Sampling`.
 
     ```python
     policy = EL2N(budget=0.3)
     scores, cost = score(policy.scoring, lambda seed: my_student(seed), data, training=training)
-    distill(student, data, teacher=teacher, policy=policy, scores=scores, training=training)
+    sampling = Sampling(policy=policy, scores=scores)
+    distill(student, data, teacher=teacher, sampling=sampling, training=training)
     ```
 
     The model learns the labels by cross-entropy, and everything takes part. Random streams are put

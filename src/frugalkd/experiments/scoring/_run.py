@@ -17,14 +17,14 @@ from frugalkd.data.source import Collate
 from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import UnsupportedData
 from frugalkd.objectives import CrossEntropy
-from frugalkd.policies import All, Policy
+from frugalkd.policies import All, Policy, Sampling
 from frugalkd.policies.policy import Ids
 from frugalkd.runtime import draws
 from frugalkd.runtime.meters import Meters
-from frugalkd.training.api import Stop, distill
+from frugalkd.training.api import distill
 from frugalkd.training.evaluation import predict
-from frugalkd.training.settings import Training
-from frugalkd.training.trainer import Listener, Run, accelerator_for
+from frugalkd.training.settings import Listener, RunOptions, Stop, Training
+from frugalkd.training.trainer import Run, accelerator_for
 
 MakeModel = Callable[[int], nn.Module]
 """A fresh model, its weights drawn from a seed."""
@@ -71,15 +71,13 @@ class ScoringRun:
             self.make_model(seed),
             self.data,
             teacher=None,
-            policy=policy or All(),
-            weights=weights,
+            sampling=Sampling(policy=policy or All(), weights=weights),
             objective=CrossEntropy(),
             training=replace(self.training, fsdp=False),
             seed=seed,
             device=self.device,
             collate_fn=self.collate_fn,
-            listener=self.listener,
-            stop=self.stop,
+            run=RunOptions(on_epoch_end=self.listener, should_stop=self.stop),
         )
         self.meters.add(run.meters)
         return run
@@ -99,7 +97,7 @@ class ScoringRun:
             batch_size=self.training.screen_batch,
             num_workers=self.training.num_workers,
             collate_fn=self.collate_fn,
-            stop=self.stop,
+            should_stop=self.stop,
             ids=ids,
             ranks=Ranks.here(),
         )
