@@ -11,7 +11,7 @@ from typing import Any
 from frugalkd.errors import RunFolderError
 from frugalkd.experiments.recipes.load import override
 from frugalkd.experiments.recipes.schema import Recipe
-from frugalkd.experiments.runs import execute, storing
+from frugalkd.experiments.runs import execute, targets
 from frugalkd.experiments.runs.folder import read_results
 from frugalkd.files.opening import Resolved
 from frugalkd.files.writing import write_json
@@ -63,7 +63,7 @@ def distill(task: Task) -> Callable[[], Record]:
     if task.options.get("filling") == "counted" or precision is not None:
         teacher = _copy(teacher, task.folder / "teacher", precision)
         if task.options.get("filling") == "apart":
-            storing.ensure_targets(recipe, teacher)
+            targets.ensure_targets(recipe, teacher)
     return lambda: _record(execute.distill(recipe, task.folder / "run", teacher=teacher), task)
 
 

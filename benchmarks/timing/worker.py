@@ -42,7 +42,7 @@ def _one_line(error: Exception) -> str:
 def _run_job(job: dict[str, Any]) -> dict[str, Any]:
     from benchmarks.timing.machine import machine
     from benchmarks.timing.runners import RUNNERS, from_plain
-    from frugalkd.experiments.runs import execute, storing
+    from frugalkd.experiments.runs import execute, targets
 
     if job["kind"] == "ledger":
         from benchmarks.timing.ledger import measure
@@ -62,7 +62,7 @@ def _run_job(job: dict[str, Any]) -> dict[str, Any]:
         return execute.teach(first.recipe, first.folder, resume=True)
     if job["kind"] == "targets":
         assert first.teacher is not None
-        return dict(storing.ensure_targets(first.recipe, first.teacher))
+        return dict(targets.ensure_targets(first.recipe, first.teacher))
     found = machine()
     prepared = [partial(RUNNERS[task.runner], task) for task in tasks]
     if job["kind"] == "run":

@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.runs.execute import distill, teach
-from frugalkd.experiments.runs.storing import store
+from frugalkd.experiments.runs.targets import store
 from frugalkd.teachers.store import _store
 
 LITTLE = {

@@ -91,7 +91,7 @@ def store(
     if dry_run:
         return print_dry_run(made, as_json)
     fetch_data(made, download)
-    from frugalkd.experiments.runs.storing import store as run
+    from frugalkd.experiments.runs.targets import store as run
     from frugalkd.teachers.store import size_text
 
     console = Console(file=sys.stderr, highlight=False)

@@ -17,7 +17,7 @@ from frugalkd.experiments.recipes.load import override
 from frugalkd.experiments.report import collect, make_page
 from frugalkd.experiments.runs.execute import distill, teach
 from frugalkd.experiments.runs.schema import Results
-from frugalkd.experiments.runs.storing import ensure_targets
+from frugalkd.experiments.runs.targets import ensure_targets
 from frugalkd.files.parsing import read_json
 from frugalkd.teachers import LiveTeacher, StoredTargets
 

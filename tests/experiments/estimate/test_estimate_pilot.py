@@ -19,7 +19,7 @@ from frugalkd.experiments.estimate.teacher_side import TeacherFound
 from frugalkd.experiments.estimate.timing import Timing
 from frugalkd.experiments.recipes.load import load_recipe
 from frugalkd.experiments.runs.execute import distill, teach
-from frugalkd.experiments.runs.storing import ensure_targets
+from frugalkd.experiments.runs.targets import ensure_targets
 from frugalkd.policies.modes import MODES
 
 FEW = ["student.training.epochs=4", "teacher.training.epochs=3"]

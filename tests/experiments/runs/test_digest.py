@@ -11,7 +11,7 @@ from frugalkd.errors import FrugalKDWarning, RunFolderError, TargetsError
 from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.runs.digest import run_digest, taught_by, what_decides
 from frugalkd.experiments.runs.execute import distill, teach
-from frugalkd.experiments.runs.storing import store
+from frugalkd.experiments.runs.targets import store
 from frugalkd.models import identity
 from frugalkd.teachers import about
 from toys import kinds_recipe

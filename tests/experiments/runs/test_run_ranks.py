@@ -12,7 +12,7 @@ from frugalkd.errors import FrugalKDError, FrugalKDWarning
 from frugalkd.experiments.recipes.load import load_recipe
 from frugalkd.experiments.runs.execute import distill, teach
 from frugalkd.experiments.runs.folder import RunFolder, read_metrics, read_results
-from frugalkd.experiments.runs.storing import store
+from frugalkd.experiments.runs.targets import store
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.teachers.store import Store
 from ranking import on_ranks

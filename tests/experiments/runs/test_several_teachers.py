@@ -14,8 +14,7 @@ from frugalkd.experiments.runs.digest import run_digest
 from frugalkd.experiments.runs.execute import distill, teach
 from frugalkd.experiments.runs.material import make_data, make_model
 from frugalkd.experiments.runs.schema import Results
-from frugalkd.experiments.runs.storing import store
-from frugalkd.experiments.runs.targets import STORE_SEED
+from frugalkd.experiments.runs.targets import STORE_SEED, store
 from frugalkd.models.saved import load
 from frugalkd.teachers import SeveralTeachers
 from frugalkd.training.api import distill as distill_model

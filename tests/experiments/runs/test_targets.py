@@ -14,8 +14,7 @@ from frugalkd.experiments.runs.digest import run_digest, what_decides
 from frugalkd.experiments.runs.execute import distill, teach
 from frugalkd.experiments.runs.folder import RunFolder
 from frugalkd.experiments.runs.material import make_data, make_teacher
-from frugalkd.experiments.runs.storing import ensure_targets, store
-from frugalkd.experiments.runs.targets import ask_live, encoding_of
+from frugalkd.experiments.runs.targets import encoding_of, ensure_targets, live_teacher, store
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.teachers import LiveTeacher, StoredTargets
 from frugalkd.teachers.encodings import Dense, Sampled
@@ -340,21 +339,21 @@ def test_the_temperature_is_the_objectives(recipe):
 def test_a_teacher_is_asked_as_it_was_trained(recipe, teacher):
     data = make_data(recipe, recipe.student.augment, 0).train
     model = make_teacher(recipe, teacher, data)
-    live = ask_live(recipe, model, teacher)
+    live = live_teacher(recipe, model, teacher)
     assert (live.precision, live.channels_last) == ("fp32", False)
     path = teacher / "results.json"
     results = json.loads(path.read_text())
     results["recipe"]["teacher"]["training"] |= {"precision": "bf16", "channels_last": True}
     path.write_text(json.dumps(results))
-    live = ask_live(recipe, model, teacher)
+    live = live_teacher(recipe, model, teacher)
     assert (live.precision, live.channels_last) == ("bf16", True)
     results["recipe"]["teacher"]["training"]["precision"] = "int1"
     path.write_text(json.dumps(results))
     with pytest.raises(RunFolderError, match="precision"):
-        ask_live(recipe, model, teacher)
+        live_teacher(recipe, model, teacher)
     # A pretrained one has no folder: the recipe says it.
     says = override(recipe, {"teacher.training.precision": "bf16"})
-    assert ask_live(says, model, None).precision == "bf16"
+    assert live_teacher(says, model, None).precision == "bf16"
 
 
 def test_a_shard_that_there_is_not_is_refused(recipe, teacher, tmp_path):

@@ -46,7 +46,7 @@ def execute(task: Task) -> dict[str, Any]:
 
 def _execute(task: Task) -> dict[str, Any]:
     from frugalkd.experiments.recipes.schema import Recipe
-    from frugalkd.experiments.runs import execute, storing
+    from frugalkd.experiments.runs import execute, targets
 
     recipe = Recipe.model_validate(task["recipe"])
     # The comparison resolved the folders: they hold no links.
@@ -60,7 +60,7 @@ def _execute(task: Task) -> dict[str, Any]:
         make_folder(stores)
         if task["kind"] == "targets":
             note = CostNote(Resolved(task["cost"]))
-            spent = storing.ensure_targets(
+            spent = targets.ensure_targets(
                 recipe, teacher, stores, note=note, progress=progress.write
             )
             note(spent, done=True)

@@ -17,7 +17,7 @@ from frugalkd.experiments.recipes.load import import_paths
 from frugalkd.experiments.recipes.schema import Recipe, TeacherRole
 from frugalkd.experiments.runs.folder import read_results
 from frugalkd.experiments.runs.material import make_data, make_model, make_teacher
-from frugalkd.experiments.runs.targets import STORE_SEED, ask_live
+from frugalkd.experiments.runs.targets import STORE_SEED, live_teacher
 from frugalkd.files.parsing import one_line
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.policies import SelfRegulation
@@ -89,7 +89,7 @@ def prepare(recipe: Recipe, teacher: Path | None) -> Setting:
         model = make_model(recipe.teacher.model, data, recipe.seed).eval()
     else:
         model = make_teacher(recipe, teacher, data)
-    live = ask_live(recipe, model.to(device), teacher)
+    live = live_teacher(recipe, model.to(device), teacher)
     views = data
     if isinstance(data, Pictures):
         views = data.with_augmentation(Augmentation(role.augment.crop, role.augment.flip), 0)

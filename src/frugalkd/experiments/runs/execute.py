@@ -166,7 +166,6 @@ def distill(
 
         if not objective.needs_targets:
             return learn(None), notes
-        device = resolve_device(recipe.device)
         teaching = TeacherPool(
             recipe,
             teacher,
@@ -174,7 +173,6 @@ def distill(
             folder,
             student=student,
             ids=pool(sampling, material),
-            device=device,
             stores=stores,
             progress=progress,
         )

@@ -1,10 +1,9 @@
-"""The soft targets that a recipe asks for: live, from a store, or into one."""
+"""The soft targets of each teacher: live, from a store, or into one."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,31 +15,64 @@ from accelerate.utils import send_to_device
 from torch import nn
 from torch.utils.data import Dataset
 
-from frugalkd.data.probe import streams_restored
+from frugalkd.data.probe import digests_kept, streams_restored
 from frugalkd.data.source import open_source
+from frugalkd.distributed.launch import ranks_of
 from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import FrugalKDWarning, RankError, Stopped, TargetsError
-from frugalkd.experiments.recipes.schema import Recipe, TargetsRole
+from frugalkd.experiments.recipes.schema import OneOfSeveral, Recipe, TargetsRole
+from frugalkd.experiments.runs.digest import digest_of
 from frugalkd.experiments.runs.folder import read_results, trained_in
+from frugalkd.experiments.runs.material import RunData, make_data, make_teacher
+from frugalkd.experiments.runs.participants import pool, sampling_of
 from frugalkd.files.opening import named
 from frugalkd.files.parsing import one_line
 from frugalkd.models.identity import TORCH
 from frugalkd.policies.policy import Ids
-from frugalkd.runtime.devices import device_of
+from frugalkd.runtime.devices import device_of, resolve_device, use_threads
 from frugalkd.selection.checks import labels_of
-from frugalkd.teachers import FirstVisitTargets, LiveTeacher, StoredTargets, Targets
+from frugalkd.teachers import (
+    FirstVisitTargets,
+    LiveTeacher,
+    StoredTargets,
+    Targets,
+)
 from frugalkd.teachers.about import describe_asking
 from frugalkd.teachers.encodings import Dense, Encoding, make_encoding
 from frugalkd.teachers.filling import Announce, Filler, Layout, fill, shards_of
 from frugalkd.teachers.store import read_header
+from frugalkd.training.settings import Stop
 
 Progress = Callable[[str], None]
-"""Receives, now and then, how far something is that comes before a training's epochs."""
+"""Receives, now and then, the progress of what comes before a training's epochs."""
+
+ONE = "teacher"
+"""The name of a single teacher."""
+
+STORE_SEED = 0
+"""The seed of the views in a store: one store serves students of every seed."""
 
 _COMPARED, _FEWEST_COMPARED = 128, 32
 
-STORE_SEED = 0
-"""The seed of the views that stored targets speak of: one store serves students of every seed."""
+
+def teachers_of(recipe: Recipe) -> dict[str, OneOfSeveral]:
+    """The student's teachers by name; a single one is :data:`ONE`."""
+    several = recipe.student.teachers
+    return {ONE: OneOfSeveral.model_validate({})} if several is None else several.of
+
+
+def targets_of(recipe: Recipe, one: OneOfSeveral) -> TargetsRole:
+    """The source of the soft targets of ``one`` of the teachers."""
+    targets = recipe.student.targets
+    kind, classes = one.kind or targets.kind, one.classes or targets.classes
+    return targets.model_copy(update={"kind": kind, "classes": classes})
+
+
+def folder_of(one: OneOfSeveral, teacher: Path | None) -> Path | None:
+    """The run folder of ``one`` of the teachers; ``teacher``: that of the run's own."""
+    if one.folder is not None or one.weights is not None:
+        return None if one.folder is None else Path(one.folder)
+    return teacher
 
 
 def encoding_of(recipe: Recipe) -> Encoding:
@@ -50,28 +82,27 @@ def encoding_of(recipe: Recipe) -> Encoding:
     return make_encoding(targets.encoding, targets.k, temperature)
 
 
-def ask_live(recipe: Recipe, model: nn.Module, teacher: Path | None) -> LiveTeacher:
-    """``model`` asked in the precision and memory format in which it was trained: those that its
-    folder says, or, for a pretrained one, the recipe."""
-    said = recipe.teacher.training
-    precision, channels_last = said.precision, said.channels_last
-    if teacher is not None:
-        precision, channels_last = trained_in(teacher) or (precision, channels_last)
+def live_teacher(recipe: Recipe, model: nn.Module, folder: Path | None) -> LiveTeacher:
+    """``model`` in the precision and memory format of its training: those of its ``folder``, or,
+    for a pretrained one, of the recipe."""
+    training = recipe.teacher.training
+    known = None if folder is None else trained_in(folder)
+    precision, channels_last = known or (training.precision, training.channels_last)
     return LiveTeacher(model, precision=precision, channels_last=channels_last)
 
 
-def compare_accuracy(live: LiveTeacher, eval_dataset: Dataset | None, folder: Path | None) -> None:
-    """A FrugalKDWarning where the teacher of a run's ``folder`` finds less than half as many labels
-    of some held-out samples as it found in its own run: classes of the same names may mean
-    something else here. No query is counted."""
-    if eval_dataset is None or folder is None or not (folder / "results.json").is_file():
+def compare_accuracy(live: LiveTeacher, held_out: Dataset | None, folder: Path | None) -> None:
+    """A FrugalKDWarning if the teacher of a run's ``folder`` is right on less than half as many
+    held-out samples as in its own run: classes of the same names may have other meanings here. The
+    query is not counted."""
+    if held_out is None or folder is None or not (folder / "results.json").is_file():
         return
-    labels, evaluation = labels_of(eval_dataset), read_results(folder).get("evaluation")
+    labels, evaluation = labels_of(held_out), read_results(folder).get("evaluation")
     known = evaluation.get("accuracy") if isinstance(evaluation, dict) else None
     if labels is None or len(labels) < _FEWEST_COMPARED or not isinstance(known, float):
         return
     ids = np.unique(np.linspace(0, len(labels) - 1, _COMPARED).astype(np.int64))
-    with streams_restored(), open_source(eval_dataset) as source:
+    with streams_restored(), open_source(held_out) as source:
         batch = next(source.batches([(ids, np.zeros_like(ids))]))
     logits = live.look(send_to_device(batch, device_of(live.teacher)))
     found = float(np.mean(logits.argmax(1).cpu().numpy() == labels[ids]))
@@ -90,30 +121,29 @@ def open_targets(
     live: LiveTeacher,
     data: Dataset,
     *,
+    spec: TargetsRole,
     places: Sequence[Path],
     out: Path | None,
     ids: Ids | None,
     device: torch.device,
-    spec: TargetsRole | None = None,
     name: str = "targets",
     kept: Callable[[], None] | None = None,
     progress: Progress | None = None,
     ranks: Ranks | None = None,
 ) -> Targets:
-    """The soft targets of ``recipe.student.targets``. ``queries`` says for how many rows the
-    teacher was queried here.
+    """The soft targets of ``live``.
 
     Args:
-        recipe: its student section counts.
+        recipe: of the student.
         live: the teacher, on ``device``.
-        data: what the student trains on.
-        spec: in the place of ``recipe.student.targets``, where there are several teachers.
-        name: of the folder in ``out`` that is filled at first visits.
+        data: the student's.
+        spec: the source of these soft targets.
         places: folders that may keep what is filled ahead, the first choice first: one that lacks
-            some of it and cannot be written is passed over. There is one at least.
+            some of it and cannot be written is passed over. At least one.
         out: the run's folder, which keeps what is filled at first visits.
-        ids: the samples that may take part, None for all; the teacher runs on no others.
+        ids: the samples that may be used, None for all; the teacher runs on no others.
         device: where the teacher runs.
+        name: of the folder in ``out`` that is filled at first visits.
         progress: receives how far a filling ahead is, in words.
         kept, ranks: as of :meth:`StoredTargets.fill`.
 
@@ -121,13 +151,12 @@ def open_targets(
         RankError: several ranks, and targets that are stored at first visits.
         TargetsError: as :meth:`StoredTargets.fill`.
     """
-    spec = spec or recipe.student.targets
     if spec.kind != "stored":
         return live
     encoding = encoding_of(recipe)
     folder = None if spec.folder is None else named(spec.folder)
     if folder is not None:
-        read_header(folder)  # a recipe names a store; it does not make one anywhere on the disk
+        read_header(folder)  # a recipe names a store; it cannot make one anywhere on the disk
     if spec.fill == "first-visit":
         if out is None:
             raise TargetsError("targets.fill: first-visit needs a run folder to fill")
@@ -139,7 +168,7 @@ def open_targets(
         where = folder or named(out) / name
         return FirstVisitTargets(live, data, where, views=spec.views, encoding=encoding)
     if folder is None:
-        key = store_name(live, data, spec.views, encoding)
+        key = _store_name(live, data, spec.views, encoding)
         found = [named(place) / key for place in places]
         serving = (where for where in found if _serves(where, ids, spec.views, spec.features))
         folder = next(serving, found[-1])
@@ -159,46 +188,44 @@ def held_out_logits(
     data: Dataset,
     places: Sequence[Path],
     device: torch.device,
-    stop: Callable[[], bool] | None = None,
+    stop: Stop | None = None,
     ranks: Ranks | None = None,
 ) -> np.ndarray:
     """The teacher's logits float32 (samples, classes) on held-out data, kept in the first of
     ``places`` that has them or can be written. Several ``ranks`` compute them together.
 
     Raises:
-        Stopped: ``stop``, asked after each batch, said so.
+        Stopped: ``stop``, checked after each batch, returned True.
     """
 
-    def heed(done: int, total: int) -> None:
+    def check_stop(done: int, total: int) -> None:
         if stop is not None and stop():
             raise Stopped("stopped in an evaluation")
 
     encoding = Dense("float32")
-    key = store_name(live, data, 1, encoding)
+    key = _store_name(live, data, 1, encoding)
     found = [named(place) / key for place in places]
     where = next((where for where in found if _serves(where, None, 1)), None)
     return StoredTargets.fill(
-        live, data, where, encoding=encoding, device=device, listener=heed, ranks=ranks
+        live, data, where, encoding=encoding, device=device, listener=check_stop, ranks=ranks
     ).all_logits()
 
 
 def places_of(*folders: Path | None) -> list[Path]:
-    """Those of the folders that there are, in which runs share what they make."""
+    """The folders in which runs share what they make, without None."""
     return [folder for folder in folders if folder is not None]
 
 
-def store_name(live: LiveTeacher, data: Dataset, views: int, encoding: Encoding) -> str:
-    """The name of the folder that keeps these targets: the same for all runs that read them."""
+def _store_name(live: LiveTeacher, data: Dataset, views: int, encoding: Encoding) -> str:
+    """The name of the folder that keeps these targets, for all runs that read them."""
     about = describe_asking(live, data)
     del about[TORCH]
-    said = {**about, "views": views, "encoding": encoding.settings}
-    key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
-    return f"targets-{key}"
+    decides = {**about, "views": views, "encoding": encoding.settings}
+    return f"targets-{digest_of(decides)[:16]}"
 
 
 def _serves(where: Path, ids: Ids | None, views: int, features: Sequence[str] = ()) -> bool:
-    """Whether a store at ``where`` has all that is needed, or can be filled: folders of others may
-    be read-only."""
+    """Whether a store at ``where`` is complete, or can be written."""
     if os.access(where if where.exists() else where.parent, os.W_OK):
         return True
     try:
@@ -212,48 +239,139 @@ def _serves(where: Path, ids: Ids | None, views: int, features: Sequence[str] = 
     return all(store.present(*each).all() for store in stores for each in rows)
 
 
-def fill_shards(
+@digests_kept()
+def ensure_targets(
     recipe: Recipe,
-    live: LiveTeacher,
-    data: Dataset,
+    teacher: Path | None,
+    stores: Path | None = None,
+    *,
+    note: Callable[[dict[str, float]], None] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, float]:
+    """Fill ahead all stored targets that ``distill`` would fill, before several runs share them.
+
+    Args:
+        recipe: its student and teachers.
+        teacher: the run's own teacher's folder; None: the recipe's pretrained one.
+        stores: as of :class:`TeacherPool`.
+        note: receives what is returned, as it is so far, whenever stored rows are durable.
+        progress: receives how far it is.
+
+    Returns:
+        ``rows`` through the teachers and ``seconds``; zeros where nothing was missing.
+    """
+    material, spent = _data_of_views(recipe), {"rows": 0, "seconds": 0.0}
+    for one in teachers_of(recipe).values():
+        targets = targets_of(recipe, one)
+        if targets.kind != "stored" or one.store is not None:
+            continue
+        folder = folder_of(one, teacher)
+        places = places_of(folder, stores)
+        live, device = _on_device(recipe, folder, material, one)
+        started, before = time.perf_counter(), dict(spent)
+
+        def count(
+            live: LiveTeacher = live, started: float = started, before: dict[str, float] = before
+        ) -> None:
+            if live.queries:
+                spent["rows"] = before["rows"] + live.queries
+                spent["seconds"] = before["seconds"] + time.perf_counter() - started
+            if note is not None:
+                note(dict(spent))
+
+        if targets.fill == "ahead":
+            ids = pool(sampling_of(recipe, teacher, material), material)
+            try:
+                open_targets(
+                    recipe, live, material.train, spec=targets, places=places, out=None, ids=ids,
+                    device=device, kept=count, progress=progress,
+                )  # fmt: skip
+            finally:  # rows that were stored before a stop count
+                count()
+        if material.eval_dataset is not None:
+            held_out_logits(live, material.eval_dataset, places, device)
+    return spent
+
+
+@digests_kept()
+def store(
+    recipe: Recipe,
     out: Path,
     *,
-    ids: Ids | None,
-    device: torch.device,
+    teacher: Path | None = None,
     shard: tuple[int, int] = (0, 1),
     announce: Announce | None = None,
     listener: Callable[[int, int], None] | None = None,
-    ranks: Ranks | None = None,
 ) -> dict[str, Any]:
-    """Fill one of ``shard[1]`` shards of a store at ``out``, or with several ``ranks`` each its
-    shards of all; returns what it has come to: ``asked`` and ``rows`` of ``of`` rows, ``bytes``,
-    ``encoding``, ``features`` (the teacher's modules).
+    """Fill a store at ``out`` with the soft targets of all samples that may be used in the recipe's
+    student's training; an unfinished one is continued.
+
+    Args:
+        recipe: its student section gives the views, the encoding, and which samples are used.
+        out: the store's folder.
+        teacher: a folder made by ``teach``; without one the recipe's pretrained teacher.
+        shard: (i, n): fill the i-th of n parts; other processes fill the others. Processes that
+            torchrun or accelerate launch started share the work without it.
+        announce: receives the header (``disk_bytes``) before space is allocated.
+        listener: receives rows done and rows in total.
+
+    Returns:
+        ``asked`` (rows through the teacher), ``rows`` of ``of`` rows, ``bytes``, ``encoding``,
+        ``features`` (the teacher's modules), ``seconds``.
 
     Raises:
         TargetsError: ``out`` holds other targets, another process fills this shard, the disk is
             full.
+        FrugalKDError: with one line; see the subclasses.
     """
-    (index, shards), out = shard, named(out)
-    if not 0 <= index < shards:
-        raise TargetsError(f"shard {index}/{shards}: give 0/N .. N-1/N")
-    ranks, write = ranks or Ranks(), [index]
-    if not ranks.alone:
-        shards, write = shards_of(out, ranks)
-    spec = recipe.student.targets
-    layout = Layout(spec.views, encoding_of(recipe), shards, spec.features)
-    filler = Filler(live, data, out, layout, write=write, announce=announce)
-    try:
-        fill(filler, data, ids=ids, device=device, listener=listener)
-    finally:
-        filler.close()
-    asked = int(ranks.sum([live.queries])[0])  # once all are done
-    targets = StoredTargets(out)
-    header = targets.store.header
-    return {
-        "asked": asked,
-        "rows": targets.store.count(),
-        "of": header.samples * header.views,
-        "bytes": header.disk_bytes + targets.features.disk_bytes,
-        "encoding": header.encoding.settings,
-        "features": list(targets.features.stores),
-    }
+    index, shards = shard
+    with ranks_of(recipe.device, recipe.threads) as ranks:
+        if shards > 1 and not ranks.alone:
+            raise RankError(
+                f"--shard {index}/{shards} is for processes that know nothing of each other: "
+                f"leave it out, and the {ranks.world} of this launch share the work"
+            )
+        material = _data_of_views(recipe)
+        live, device = _on_device(recipe, teacher, material)
+        ids = pool(sampling_of(recipe, teacher, material), material)
+        started, out = time.perf_counter(), named(out)
+        if not 0 <= index < shards:
+            raise TargetsError(f"shard {index}/{shards}: give 0/N .. N-1/N")
+        count, write = (shards, [index]) if ranks.alone else shards_of(out, ranks)
+        spec = recipe.student.targets
+        layout = Layout(spec.views, encoding_of(recipe), count, spec.features)
+        filler = Filler(live, material.train, out, layout, write=write, announce=announce)
+        try:
+            fill(filler, material.train, ids=ids, device=device, listener=listener)
+        finally:
+            filler.close()
+        queries = int(ranks.sum([live.queries])[0])  # once all are done
+        targets = StoredTargets(out)
+        header = targets.store.header
+        return {
+            "asked": queries,
+            "rows": targets.store.count(),
+            "of": header.samples * header.views,
+            "bytes": header.disk_bytes + targets.features.disk_bytes,
+            "encoding": header.encoding.settings,
+            "features": list(targets.features.stores),
+            "seconds": time.perf_counter() - started,
+        }
+
+
+def _data_of_views(recipe: Recipe) -> RunData:
+    """The data with the student's stored views."""
+    use_threads(recipe.threads)
+    return make_data(recipe, recipe.student.augment, STORE_SEED)
+
+
+def _on_device(
+    recipe: Recipe, folder: Path | None, material: RunData, one: OneOfSeveral | None = None
+) -> tuple[LiveTeacher, torch.device]:
+    """The teacher of a folder, or pretrained, on its device."""
+    device = resolve_device(recipe.device)
+    live = live_teacher(
+        recipe, make_teacher(recipe, folder, material.train, one).to(device), folder
+    )
+    compare_accuracy(live, material.eval_dataset, folder)
+    return live, device
