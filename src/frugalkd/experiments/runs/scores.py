@@ -209,8 +209,8 @@ def _make(
         training=role.training,
         seed=STORE_SEED,
         device=recipe.device,
-        listener=tell,
-        stop=stop,
+        on_epoch_end=tell,
+        should_stop=stop,
     )
     return Scores(values, meters.summary())
 

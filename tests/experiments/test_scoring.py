@@ -140,7 +140,7 @@ def test_same_seed_same_bits_and_streams_restored(data, kind):
     assert np.isfinite(first).all()
 
 
-def test_a_look_is_at_images_without_augmentation():
+def test_images_are_scored_without_augmentation():
     data = images(40)
     plain = images(40, augmented=False)
 
@@ -152,8 +152,8 @@ def test_a_look_is_at_images_without_augmentation():
     trained = run.train(0)
     with torch.no_grad():
         expected = torch.softmax(trained.model(plain.batch(range(40), [0] * 40)[0]), 1).numpy()
-    assert run.look(trained)[0] == pytest.approx(expected, abs=1e-6)
-    assert run.look(trained, np.array([7, 3]))[0] == pytest.approx(expected[[7, 3]], abs=1e-6)
+    assert run.predict(trained)[0] == pytest.approx(expected, abs=1e-6)
+    assert run.predict(trained, np.array([7, 3]))[0] == pytest.approx(expected[[7, 3]], abs=1e-6)
 
 
 def test_scores_decide_who_is_distilled(data):
@@ -178,4 +178,4 @@ def test_what_cannot_be_scored_is_one_line(data):
     with pytest.raises(UnsupportedData, match="two samples"):
         scored("holdout-loss", TensorDataset(data.tensors[0][:1], data.tensors[1][:1]))
     with pytest.raises(Stopped):
-        scored("el2n", data, stop=lambda: True)
+        scored("el2n", data, should_stop=lambda: True)
