@@ -84,9 +84,9 @@ A weight, and every setting below whose default has a decimal point, may be a sc
 different temperatures in a sum, need soft targets that are valid at every temperature.
 
 Use a custom objective by import path: `{path: mine:Loss, options: {width: 3}}` names a callable
-that returns a `frugalkd.objectives.Objective`, a class with `needs_targets` whose call returns one
-loss per row, never reduced. Reading a recipe imports none of your code, and `--no-import` refuses
-such a recipe.
+that returns a `frugalkd.objectives.Objective`, a class whose call returns one loss per row, never
+reduced (with `needs_targets = False` if it reads no teacher). Reading a recipe imports none of your
+code, and `--no-import` refuses such a recipe.
 
 In Python: `WeightedSum((KD(), DIST(hard=0.0)), (1.0, Ramp(2.0, 0.0)))`, and
 `scheduled(KD(), temperature=Ramp(8.0, 2.0, "cosine"))`. In your own training loop,

@@ -12,8 +12,8 @@ import typer
 from rich.box import SIMPLE_HEAD
 
 from frugalkd.cli import main
-from frugalkd.cli.interrupt import resumable
-from frugalkd.cli.options import JsonOption
+from frugalkd.cli.options import JSON
+from frugalkd.cli.running import resumable
 from frugalkd.cli.show import Rows, print_command, stdout
 from frugalkd.errors import RecipeError, UnknownName
 from frugalkd.files.parsing import printable
@@ -113,7 +113,7 @@ def bench(
             "run nothing: [cyan]--dry-run[/cyan].",
         ),
     ] = False,
-    as_json: JsonOption = False,
+    as_json: bool = JSON,
 ) -> None:
     """Compare the times of complete trainings, interleaved, each in a fresh process.
 

@@ -1,6 +1,7 @@
 """The command line with short runs on the digits, in this process."""
 
 import csv
+import io
 import json
 import sys
 from pathlib import Path
@@ -8,23 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.torch
+from rich.console import Console
+from small_runs import FEW, TINY
 
-from frugalkd.cli import main
-from frugalkd.cli.progress import EpochProgress, RunsProgress
+from frugalkd.cli.running import EpochProgress, RunsProgress
+from frugalkd.cli.show import summary_table
 from frugalkd.experiments.runs.schema import Comparison, Results
 from toys import as_images
-
-FEW = ["--set", "teacher.training.epochs=2", "--set", "student.training.epochs=2"]
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("runs")
-    teacher, student = str(folder / "teacher"), str(folder / "student")
-    assert main(["teach", "digits", "--out", teacher, *FEW]) == 0
-    arguments = ["distill", "digits", "--mode", "hybrid", "--teacher", teacher, "--out", student]
-    assert main([*arguments, *FEW]) == 0
-    return folder
 
 
 @pytest.mark.parametrize("name", ["teacher", "student"])
@@ -47,7 +38,7 @@ def test_a_finished_run_is_shown_and_not_run_again(runs, cli):
     assert max(map(len, head.splitlines())) <= 80
 
 
-def test_sound_16_teach_recommends_the_students_own_gate(runs, cli):
+def test_teach_suggests_a_regulated_student(runs, cli):
     _, out, _ = cli("teach", "digits", "--out", str(runs / "teacher"), *FEW)
     assert "--mode regulated" in " ".join(out.partition("next: ")[2].split())
 
@@ -60,12 +51,12 @@ def test_json_is_results_json(runs, cli):
 
 def test_evaluate_gives_what_the_run_measured(runs, cli):
     written = json.loads((runs / "student" / "results.json").read_text())["evaluation"]
-    code, out, _ = cli("evaluate", str(runs / "student"), "--data", "--json")
+    code, out, _ = cli("evaluate", str(runs / "student"), "--data", "own", "--json")
     assert code == 0
     assert json.loads(out)["accuracy"] == written["accuracy"]
     named = json.loads(cli("evaluate", str(runs / "student"), "--data", "digits", "--json")[1])
     assert named["accuracy"] == written["accuracy"]
-    assert "accuracy" in cli("evaluate", str(runs / "student"), "--data")[1]
+    assert "accuracy" in cli("evaluate", str(runs / "student"), "--data", "own")[1]
 
 
 def test_predict_data_by_name(runs, cli, tmp_path):
@@ -133,7 +124,7 @@ def test_labels_are_needed_to_evaluate(runs, cli, tmp_path):
     assert "has no classes" in err
 
 
-def test_a_part_of_the_data_that_cannot_be_had_names_the_field(cli, tmp_path):
+def test_an_impossible_part_of_the_data_names_the_field(cli, tmp_path):
     for field in ("data.validation", "data.train_size"):
         setting = f"{field}=5000"
         code, _, err = cli("teach", "digits", "--out", str(tmp_path / "t"), "--set", setting)
@@ -142,10 +133,10 @@ def test_a_part_of_the_data_that_cannot_be_had_names_the_field(cli, tmp_path):
         assert err.count("\n") == 1
 
 
-def test_another_pretrained_teacher_under_the_same_name_is_another_run(runs, cli, tmp_path):
+def test_a_changed_file_of_teacher_weights_is_another_run(runs, cli, tmp_path):
     weights = tmp_path / "w.safetensors"
     weights.write_bytes((runs / "teacher" / "teacher.safetensors").read_bytes())
-    arguments = ["distill", "digits", "--mode", "regulated", "--out", str(tmp_path / "s"), *FEW]
+    arguments = ["distill", "digits", "--mode", "regulated", "--out", str(tmp_path / "s"), *TINY]
     arguments += ["--set", f"teacher.weights={weights}"]
     assert cli(*arguments)[0] == 0
     assert "finished" in cli(*arguments)[2]
@@ -156,7 +147,7 @@ def test_another_pretrained_teacher_under_the_same_name_is_another_run(runs, cli
     assert "holds another run" in err
 
 
-def test_after_a_run_on_own_data_what_is_suggested_works(runs, cli, tmp_path, monkeypatch):
+def test_the_suggested_command_works_on_own_data(runs, cli, tmp_path, monkeypatch):
     (tmp_path / "own_digits.py").write_text(
         "from frugalkd import load_data\n"
         "def parts():\n"
@@ -172,9 +163,9 @@ def test_after_a_run_on_own_data_what_is_suggested_works(runs, cli, tmp_path, mo
     assert cli(*following)[0] == 0
 
 
-def test_ctrl_c_says_how_to_go_on(cli, tmp_path, monkeypatch):
+def test_ctrl_c_says_how_to_resume(cli, tmp_path, monkeypatch):
     out = tmp_path / "t"
-    arguments = ["teach", "digits", "--out", str(out), *FEW]
+    arguments = ["teach", "digits", "--out", str(out), *TINY]
     monkeypatch.setattr("sys.argv", ["frugalkd", *arguments])
 
     def stop(self, record):
@@ -185,7 +176,7 @@ def test_ctrl_c_says_how_to_go_on(cli, tmp_path, monkeypatch):
         code, _, err = cli(*arguments)
     assert code == 130
     assert err.count("\n") == 1
-    assert "(1 whole epochs), which are kept" in err
+    assert "(1 complete epochs), which are kept" in err
     assert err.rstrip().endswith("--resume")
     code, _, err = cli(*arguments)
     assert code == 2
@@ -232,27 +223,19 @@ def test_compare_reports_failures_and_matches_its_schema(cli, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_progress_shows_loss_awake_and_samples(terminal):
-    import io
-
-    from rich.console import Console
-
+def test_progress_shows_loss_active_and_samples(terminal):
     file = io.StringIO()
     console = Console(file=file, force_terminal=terminal, width=80, legacy_windows=False)
     record = {"epoch": 0, "loss": 0.5, "rows": 50, "samples": 200, "wall_seconds": 1.0}
     with EpochProgress("teach x", 3.5, console) as progress:
         progress({**record, "samples_backpropagated": 1234})
     shown = file.getvalue()
-    for words in ("teach x", "1/4", "loss 0.5", "awake 25%", "1,234"):
+    for words in ("teach x", "1/4", "loss 0.5", "active 25%", "1,234"):
         assert words in shown
     assert terminal or shown.count("\n") == 1
 
 
 def test_runs_progress_on_a_terminal():
-    import io
-
-    from rich.console import Console
-
     file = io.StringIO()
     console = Console(file=file, force_terminal=True, width=80, legacy_windows=False)
     event = {"kind": "teach", "name": "conventional", "seed": None, "finished": 0, "total": 9}
@@ -264,11 +247,7 @@ def test_runs_progress_on_a_terminal():
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_sound_16_long_runs_of_a_comparison_say_how_far_they_are(terminal, monkeypatch):
-    import io
-
-    from rich.console import Console
-
+def test_long_runs_of_a_comparison_show_their_progress(terminal, monkeypatch):
     file = io.StringIO()
     console = Console(file=file, force_terminal=terminal, width=200, legacy_windows=False)
     event = {"kind": "teach", "name": "big", "seed": None, "finished": 0, "total": 9,
@@ -278,22 +257,20 @@ def test_sound_16_long_runs_of_a_comparison_say_how_far_they_are(terminal, monke
         progress({**event, "event": "begun"})
         progress({**event, "event": "running", "progress": "epoch 3 of 30"})
         assert terminal or not file.getvalue()  # there was a start a moment ago
-        monkeypatch.setattr("frugalkd.cli.progress.EVERY", 0.0)
+        monkeypatch.setattr("frugalkd.cli.running.EVERY", 0.0)
         progress({**event, **at, "event": "running"})
-        if progress._bar is not None:
-            progress._bar.refresh()
+        progress._progress.refresh()
     says = "teacher big, epoch 3 of 30; el2n seed 1, scoring run, epoch 2 of 10"
     assert says in file.getvalue()
     if not terminal:
         assert file.getvalue() == f"demo: 0/9 done; running: {says}\n"
 
 
-def test_sound_16_what_comes_before_the_epochs_is_said(monkeypatch, cli, tmp_path):
-    monkeypatch.setattr("frugalkd.cli.progress.EVERY", 0.0)
+def test_what_precedes_the_epochs_is_shown(runs, monkeypatch, cli, tmp_path):
+    monkeypatch.setattr("frugalkd.cli.running.EVERY", 0.0)
     scored = ["--set", "student.mode=null", "--set", "student.policy={name: el2n, epochs: 2}"]
     few = ["--set", "data.train_size=300", "--set", "student.training.epochs=1"]
-    weights = ["--set", f"teacher.weights={tmp_path / 't' / 'teacher.safetensors'}"]
-    assert cli("teach", "digits", "--out", str(tmp_path / "t"), *few, *FEW)[0] == 0
+    weights = ["--set", f"teacher.weights={runs / 'teacher' / 'teacher.safetensors'}"]
     _, _, err = cli("distill", "digits", *scored, *few, *weights, "--out", str(tmp_path / "s"))
     assert "distill digits el2n: scoring run (el2n), training 1, epoch 2 of 2\n" in err
     assert "distill digits el2n: storing soft targets, 256 of 300\n" in err
@@ -335,7 +312,7 @@ def test_features_are_stored_where_they_are_named(runs, cli, tmp_path):
     assert "the teacher has no module 'layer.4': did you mean layers.4" in err
 
 
-def test_a_model_of_ones_own_is_imported_where_somebody_says_so(cli, tmp_path, monkeypatch):
+def test_an_own_model_is_imported_only_where_allowed(cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     name = f"mine_{tmp_path.name}"  # Python imports a module of one name once
     (tmp_path / f"{name}.py").write_text(
@@ -344,8 +321,8 @@ def test_a_model_of_ones_own_is_imported_where_somebody_says_so(cli, tmp_path, m
         "    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.Linear(width, 10))\n"
     )
     own = ["--set", f"teacher.model.path={name}:Net", "--set", f"student.model.path={name}:Net"]
-    assert cli("teach", "digits", "--out", "t", *FEW, *own)[0] == 0
-    student = ["distill", "digits", "--mode", "vanilla", "--teacher", "t", *FEW]
+    assert cli("teach", "digits", "--out", "t", *TINY, *own)[0] == 0
+    student = ["distill", "digits", "--mode", "vanilla", "--teacher", "t", *TINY]
     code, _, err = cli(*student, "--out", "s")
     assert code == 2
     assert f"t/model.json names the import path '{name}:Net'" in err
@@ -361,11 +338,7 @@ def test_a_model_of_ones_own_is_imported_where_somebody_says_so(cli, tmp_path, m
 
 
 @pytest.mark.parametrize(("trained", "says"), [(2.0, ""), (1.0, "after 1 of 2 epochs")])
-def test_a_training_that_its_policy_ended_is_said_to_have_stopped(runs, trained, says):
-    from rich.console import Console
-
-    from frugalkd.cli.show import summary_table
-
+def test_a_training_that_its_policy_ended_says_so(runs, trained, says):
     results = json.loads((runs / "teacher" / "results.json").read_text())
     assert results["epochs"] == 2.0
     console = Console(width=80)

@@ -6,27 +6,16 @@ import json
 
 import pytest
 
-from frugalkd.cli import main
 
-FEW = ["--set", "data.train_size=100", "--set", "teacher.training.epochs=2"]
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "teacher"
-    assert main(["teach", "digits", "--out", str(folder), *FEW]) == 0
-    return folder
-
-
-def test_a_run_is_drawn_and_told_as_a_table_and_as_json(run, cli, tmp_path):
+def test_a_run_is_drawn_with_a_table_and_as_json(runs, cli, tmp_path):
     pytest.importorskip("matplotlib", reason="pip install -r requirements-dev.txt")
     to = tmp_path / "new" / "f.png"
-    code, out, _ = cli("plot", str(run), "--to", str(to))
+    code, out, _ = cli("plot", str(runs / "teacher"), "--to", str(to))
     assert code == 0
     assert to.read_bytes().startswith(b"\x89PNG")
     assert "participation" in out
     assert max(map(len, out.splitlines())) <= 80
-    code, out, _ = cli("plot", str(run), "--to", str(to), "--json")
+    code, out, _ = cli("plot", str(runs / "teacher"), "--to", str(to), "--json")
     assert json.loads(out)["figures"] == ["participation"]
 
 
@@ -38,28 +27,28 @@ def test_a_run_is_drawn_and_told_as_a_table_and_as_json(run, cli, tmp_path):
         (["--to", "f.png", "--figure", "x"], "unknown figure 'x': known are frontier, partici"),
     ],
 )
-def test_what_cannot_be_drawn_is_one_line(run, cli, arguments, says):
-    code, out, err = cli("plot", str(run), *arguments)
+def test_what_cannot_be_drawn_is_one_line(runs, cli, arguments, says):
+    code, out, err = cli("plot", str(runs / "teacher"), *arguments)
     assert (code, out) == (2, "")
     assert says in err
     assert len(err.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize("command", ["predict", "export", "evaluate"])
-def test_every_summary_is_a_table_of_80_columns_and_json(run, cli, tmp_path, command):
+def test_every_summary_is_a_table_of_80_columns_and_json(runs, cli, tmp_path, command):
     to = str(tmp_path / "table.csv")
     arguments = {
-        "predict": ["predict", str(run), "--data", "digits", "--out", to],
-        "export": ["ledger", "export", str(run), "--to", to],
-        "evaluate": ["evaluate", str(run), "--data"],
+        "predict": ["predict", str(runs / "teacher"), "--data", "digits", "--out", to],
+        "export": ["ledger", "export", str(runs / "teacher"), "--to", to],
+        "evaluate": ["evaluate", str(runs / "teacher"), "--data", "own"],
     }[command]
     code, out, _ = cli(*arguments)
     assert code == 0
     assert len(out.splitlines()) > 2
     assert max(map(len, out.splitlines())) <= 80
     code, out, _ = cli(*arguments, "--json")
-    told = json.loads(out)
+    content = json.loads(out)
     if command == "export":
-        assert told == {"ledger": str(run), "samples": 100, "to": to}
+        assert content == {"ledger": str(runs / "teacher"), "samples": 1437, "to": to}
     else:
-        assert told["images" if command == "predict" else "samples"] == 360
+        assert content["images" if command == "predict" else "samples"] == 360

@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from frugalkd.cli.comparison_table import comparison_table
-from frugalkd.cli.progress import EpochProgress, RunsProgress
+from frugalkd.cli.running import EpochProgress, RunsProgress
 from frugalkd.cli.show import Rows, facts_table, ledger_view, print_command, print_line
 
 HOSTILE = [

@@ -7,14 +7,13 @@ import json
 import pytest
 import typer
 from rich.cells import cell_len
+from small_runs import TINY
 
 from frugalkd.cli import main
 from frugalkd.cli.app import app
 
 NO_TABLE = {"schema", "recipes show"}
 """These print a file: JSON, and YAML to start from."""
-FEW = ["--set", "data.train_size=100", "--set", "teacher.training.epochs=2",
-       "--set", "student.training.epochs=2"]  # fmt: skip
 
 
 def commands(group, path=()):
@@ -32,15 +31,15 @@ def test_every_command_that_prints_a_table_has_json():
         for name, command in found.items()
         if not any("--json" in option.opts for option in command.params)
     }
-    assert without - {"ledger"} == NO_TABLE  # ledger is a group without an act of its own
+    assert without - {"ledger"} == NO_TABLE  # ledger is a group without an action
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def strange(tmp_path_factory):
     """A folder with a teacher; its recipe has a name that is as long as it is strange."""
     folder = tmp_path_factory.mktemp("runs")
     name = "[/] \x1b[31m" + "long " * 30
-    few = [*FEW, "--set", f"name={json.dumps(name)}"]
+    few = [*TINY, "--set", f"name={json.dumps(name)}"]
     assert main(["teach", "digits", "--out", str(folder / "t"), *few]) == 0
     return folder, few
 
@@ -50,8 +49,8 @@ def runs(tmp_path_factory):
     ["recipes", "teach", "distill", "store", "ledger show", "ledger make", "ledger export",
      "evaluate", "predict", "report"],
 )  # fmt: skip
-def test_a_summary_fits_80_columns_and_is_json_for_machines(runs, cli, tmp_path, command):
-    folder, few = runs
+def test_a_summary_fits_80_columns_and_is_json_for_machines(strange, cli, tmp_path, command):
+    folder, few = strange
     teacher, out = str(folder / "t"), str(tmp_path / "o")
     arguments = {
         "recipes": [],
@@ -62,7 +61,7 @@ def test_a_summary_fits_80_columns_and_is_json_for_machines(runs, cli, tmp_path,
         "ledger make": ["digits", "--teacher", teacher, "--out", out, "--epochs", "20", *few,
                         "--set", "teacher.policy.confidence=0.2"],
         "ledger export": [teacher, "--to", f"{out}.csv"],
-        "evaluate": [teacher, "--data"],
+        "evaluate": [teacher, "--data", "own"],
         "predict": [teacher, "--data", "digits", "--out", f"{out}.csv"],
         "report": [teacher],
     }[command]  # fmt: skip

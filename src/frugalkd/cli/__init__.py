@@ -7,15 +7,14 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 import typer
 
 from frugalkd.cli.app import app
-from frugalkd.cli.interrupt import Interrupted
-from frugalkd.cli.using import with_own_data
+from frugalkd.cli.running import Interrupted
 from frugalkd.distributed.launch import quiet_unless_first
 from frugalkd.errors import FrugalKDError, FrugalKDWarning, OtherRankFailed
 from frugalkd.files.parsing import printable
@@ -38,7 +37,7 @@ def main(
     ``app`` and ``name`` are another application's (the benchmarks' is not part of the package).
 
     An expected failure is one line on stderr and 2; Ctrl-C is 130; ``--debug`` anywhere shows the
-    traceback in place of the line. Warnings of ours are a line on stderr.
+    traceback instead of the line. A warning of frugalkd is one line on stderr.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
@@ -46,34 +45,34 @@ def main(
     keep_freed_memory()
     command = typer.main.get_command(app)
     try:
-        with quiet_unless_first(), _warnings_of_one_line():
-            said = with_own_data(arguments)
-            code = command.main(args=said, prog_name=name, standalone_mode=False)
+        with quiet_unless_first(), warnings.catch_warnings():
+            warnings.showwarning = partial(_show_warning, warnings.showwarning)
+            code = command.main(args=arguments, prog_name=name, standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except Interrupted as error:
-        return _say(str(error), error.code, once=True)
+        return _fail(str(error), error.code, once=True)
     except (KeyboardInterrupt, typer.Abort):
-        return _say("stopped", EXIT_INTERRUPTED, once=True)
+        return _fail("stopped", EXIT_INTERRUPTED, once=True)
     except OtherRankFailed:
-        return EXIT_ERROR  # the first one says why
+        return EXIT_ERROR  # the rank that failed first prints the reason
     except BrokenPipeError:
         # The reader (head, less) has gone; closing stdout again at exit would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except _CommandLineError as error:
-        # A group without a command has printed its help, and has nothing more to say.
-        return _say(_usage(error), EXIT_ERROR) if _message(error) else EXIT_ERROR
+        line = _usage(error, arguments)
+        return _fail(line, EXIT_ERROR) if line else EXIT_ERROR
     except (FrugalKDError, OSError, MemoryError, RuntimeError) as error:
         reason = _reason(error)
         if debug or reason is None:
             raise
-        return _say(f"error: {reason}", EXIT_ERROR)
+        return _fail(f"error: {reason}", EXIT_ERROR)
 
 
 def run() -> NoReturn:
-    """The process that ``frugalkd`` is: :func:`main`, and no other exit code than its own. A signal
-    that comes as a stopped run ends, a second Ctrl-C say, changes nothing."""
+    """The process of ``frugalkd``: :func:`main`, whose exit code is always the process's. A signal
+    while a stopped run ends, such as a second Ctrl-C, changes nothing."""
     code = EXIT_INTERRUPTED
     try:
         try:
@@ -91,17 +90,17 @@ def _ignore_signals() -> None:
             signal.signal(number, signal.SIG_IGN)
 
 
-def _say(line: str, code: int, *, once: bool = False) -> int:
-    """A line on stderr, which says of which rank it is, or with ``once`` is the first one's."""
+def _fail(line: str, code: int, *, once: bool = False) -> int:
+    """Print a line on stderr: of each rank, with its number, or with ``once`` of the first."""
     rank, _ = rank_and_world()
     if rank == 0 or not once:
-        said = printable(" ".join(line.split()))
-        print(f"rank {rank}: {said}" if rank else said, file=sys.stderr)
+        line = printable(" ".join(line.split()))
+        print(f"rank {rank}: {line}" if rank else line, file=sys.stderr)
     return code
 
 
 def _reason(error: Exception) -> str | None:
-    """What went wrong, in a line; None where nobody expected it, and only a traceback helps."""
+    """What went wrong, in a line; None where only a traceback helps."""
     if isinstance(error, FrugalKDError):
         return str(error) or type(error).__name__
     if isinstance(error, OSError):
@@ -109,40 +108,34 @@ def _reason(error: Exception) -> str | None:
         advice = f"; {advice_for(error)}" if error.errno in DISK else ""
         return f"{where}{error.strerror or error}{advice}"
     if is_parting(error):
-        return "another rank is gone, and says why: start all of them again, with --resume"
+        return "another rank ended, and prints the reason: start all of them again, with --resume"
     if is_out_of_memory(error):
         return "out of memory: give the machine less to do at once, or lower the batch sizes"
     return None
 
 
-@contextmanager
-def _warnings_of_one_line() -> Iterator[None]:
-    """Our own warnings are a line on stderr, without the place in the code that they come from."""
-    before = warnings.showwarning
-
-    def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
-        if issubclass(category, FrugalKDWarning):
-            _say(f"warning: {message}", 0)
-        else:
-            before(message, category, *rest, **more)
-
-    warnings.showwarning = show
-    try:
-        yield
-    finally:
-        warnings.showwarning = before
+def _show_warning(
+    other: Callable[..., None], message: Warning | str, category: type[Warning], *rest: Any
+) -> None:
+    """A warning of frugalkd is a line on stderr; ``other`` shows all others."""
+    if issubclass(category, FrugalKDWarning):
+        _fail(f"warning: {message}", 0)
+    else:
+        other(message, category, *rest)
 
 
-def _message(error: Exception) -> str:
-    return error.format_message()  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def _usage(error: Exception) -> str:
-    """A mistake in the command line itself, and where its help is."""
+def _usage(error: Exception, arguments: Sequence[str]) -> str:
+    """A mistake in the command line itself, and the command of its help; empty where the help was
+    printed already."""
     context = getattr(error, "ctx", None)
-    message = _message(error).rstrip(".").partition(", unable to parse")[0]
+    message = error.format_message()  # pyright: ignore[reportAttributeAccessIssue]
+    message = message.rstrip(".").partition(", unable to parse")[0]
     message = message.replace("Input should be", "it should be")
+    if not message:  # of a group without a command
+        return ""
     if message.startswith("Got unexpected extra argument"):
         message += ": values with spaces stand in quotes, lists have commas alone"
+    if arguments[0] == "evaluate" and "--data" in arguments and "argument" in message:
+        message += ": --data needs a value, such as --data own"
     path = context.command_path if context is not None else "frugalkd"
     return f"error: {message[:1].lower()}{message[1:]} (see '{path} --help')"

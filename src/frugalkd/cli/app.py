@@ -7,18 +7,7 @@ from typing import Annotated
 import typer
 
 import frugalkd
-from frugalkd.cli import (
-    chaining,
-    comparing,
-    estimating,
-    ledgers,
-    plotting,
-    recipes,
-    reporting,
-    storing,
-    training,
-    using,
-)
+from frugalkd.cli import comparing, ledgers, recipes, results, training
 from frugalkd.errors import RankError
 from frugalkd.runtime.process import rank_and_world
 
@@ -40,7 +29,7 @@ def _version(wanted: bool) -> None:
 
 
 TOGETHER = ("teach", "distill", "store")
-"""Commands that several processes of a launcher carry out together."""
+"""Commands that several processes of a launcher run together."""
 
 
 @app.callback()
@@ -54,12 +43,12 @@ def _root(
         bool,
         typer.Option(
             "--debug",
-            help="Show the traceback of an error; may stand anywhere: "
+            help="Show the traceback of an error; valid anywhere: "
             "[cyan]frugalkd teach digits --out runs/t --debug[/cyan].",
         ),
     ] = False,
 ) -> None:
-    """What holds for every command; main() looks at --debug itself."""
+    """What holds for every command; main() handles --debug."""
     name, (_, world) = context.invoked_subcommand, rank_and_world()
     if world > 1 and name not in TOGETHER:
         raise RankError(
@@ -68,18 +57,15 @@ def _root(
         )
 
 
-_RUN, _LOOK = "Run", "Look and use"
-app.command(rich_help_panel=_RUN)(comparing.demo)
-app.command(rich_help_panel=_RUN)(estimating.estimate)
-app.command(rich_help_panel=_RUN)(training.teach)
-app.command(rich_help_panel=_RUN)(storing.store)
-app.command(rich_help_panel=_RUN)(training.distill)
-app.command(rich_help_panel=_RUN)(chaining.chain)
-app.command(rich_help_panel=_RUN)(comparing.compare)
-app.add_typer(recipes.app, name="recipes", rich_help_panel=_LOOK)
-app.add_typer(ledgers.app, name="ledger", rich_help_panel=_LOOK)
-app.command(rich_help_panel=_LOOK)(reporting.report)
-app.command(rich_help_panel=_LOOK)(plotting.plot)
-app.command(rich_help_panel=_LOOK)(using.evaluate)
-app.command(rich_help_panel=_LOOK)(using.predict)
-app.command(rich_help_panel=_LOOK)(recipes.schema)
+_RUN, _USE = "Run", "Show and use"
+for _command in (
+    comparing.demo, comparing.estimate, training.teach, training.store, training.distill,
+    training.chain, comparing.compare,
+):  # fmt: skip
+    app.command(rich_help_panel=_RUN)(_command)
+app.add_typer(recipes.app, name="recipes", rich_help_panel=_USE)
+app.add_typer(ledgers.app, name="ledger", rich_help_panel=_USE)
+for _command in (
+    results.report, results.plot, results.evaluate, results.predict, recipes.schema,
+):  # fmt: skip
+    app.command(rich_help_panel=_USE)(_command)

@@ -1,29 +1,21 @@
-"""``demo`` and ``compare``."""
+"""``demo``, ``compare`` and ``estimate``."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+from rich.console import Console
 from rich.text import Text
 
-from frugalkd.cli.interrupt import resumable
-from frugalkd.cli.options import (
-    DownloadOption,
-    DryRunOption,
-    JsonOption,
-    NoImportOption,
-    OutOption,
-    RecipeArgument,
-    SetOption,
-)
-from frugalkd.cli.progress import RunsProgress, run_name
-from frugalkd.cli.resolving import fetch_data, print_dry_run, resolve
-from frugalkd.cli.show import facts_table, percent, print_command, print_line, stdout
+from frugalkd.cli import options
+from frugalkd.cli.options import fetch_data, option, print_dry_run, resolve
+from frugalkd.cli.running import RunsProgress, resumable, run_name
+from frugalkd.cli.show import command, facts_table, percent, print_line, print_result
 from frugalkd.errors import RecipeError, UnknownName
 from frugalkd.experiments.recipes.load import check_variants
 from frugalkd.files.parsing import printable
@@ -33,36 +25,21 @@ if TYPE_CHECKING:
     from frugalkd.experiments.comparison.run import ComparisonRun
     from frugalkd.experiments.recipes.schema import Recipe
 
-JobsOption = Annotated[
-    int,
-    typer.Option(
-        "--jobs",
-        min=1,
-        metavar="N",
-        help="Runs at a time, each a process of its own: [cyan]--jobs 2[/cyan]. Times are fair "
-        "only while all have a core each.",
-    ),
-]
+JOBS = option(
+    "--jobs N", "Runs at the same time, each in its own process, best on its own core.", 2, min=1
+)
 
 
 def demo(
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out",
-            metavar="DIR",
-            help="Where comparison.json and the run folders go: [cyan]--out runs/demo[/cyan].",
-        ),
-    ] = Path("runs/demo"),
-    jobs: JobsOption = 2,
-    as_json: JsonOption = False,
+    out: Path = option("--out DIR", "The folder to write: `--out runs/demo`.", Path("runs/demo")),
+    jobs: int = JOBS,
+    as_json: bool = options.JSON,
 ) -> None:
     """See it work: two teachers, four distillations and three controls on scikit-learn's digits.
 
     Takes a minute or two on two cores and downloads nothing.
 
     [bold]Example[/bold]
-
     frugalkd demo --out runs/demo
     """
     from frugalkd.experiments.comparison.run import DEMO_NOTE
@@ -70,113 +47,65 @@ def demo(
 
     with resumable(out, runs=True), RunsProgress("demo") as progress:
         comparison = run(out, jobs=jobs, on_event=progress)
-    _report(comparison, out, as_json, [DEMO_NOTE])
-    if not as_json:
-        print_command(stdout(), "frugalkd recipes show fashion-mnist > mine.yaml")
+    _report(
+        comparison, out, as_json, [DEMO_NOTE], "frugalkd recipes show fashion-mnist > mine.yaml"
+    )
 
 
 def compare(
-    recipe: RecipeArgument,
-    out: OutOption,
-    arms: Annotated[
-        str,
-        typer.Option(
-            "--arms",
-            metavar="A,B,...",
-            help="The rows to run: a mode, 'ce' (no teacher), an arm of the recipe, or a control "
-            "of another row (random, random-counts, random-static, short); by default the recipe's "
-            "arms: [cyan]--arms vanilla,hybrid,short:hybrid[/cyan].",
-            show_default=False,
-        ),
-    ] = "",
-    seeds: Annotated[
-        int,
-        typer.Option(
-            "--seeds",
-            min=1,
-            metavar="N",
-            help="Seeds 0 .. N-1 for each arm; a claim needs 10: [cyan]--seeds 10[/cyan].",
-        ),
-    ] = 3,
-    budgets: Annotated[
-        str,
-        typer.Option(
-            "--budgets",
-            metavar="B,...",
-            help="Parts of the samples of full training, in (0, 1]: an arm that can be made to "
-            "spend them runs once for each, as ARM@B: [cyan]--budgets 0.1,0.25,0.5[/cyan].",
-            show_default=False,
-        ),
-    ] = "",
-    claims: Annotated[
-        list[str],
-        typer.Option(
-            "--claim",
-            metavar="'A > B'",
-            help="A claim to test, as often as you like; all are corrected together. A > B: "
-            "better; A >= B: no worse, by more than the margin: "
-            "[cyan]--claim 'regulated@0.25 > random@0.25'[/cyan].",
-            show_default=False,
-        ),
-    ] = [],  # noqa: B006
-    margin: Annotated[
-        float,
-        typer.Option(
-            "--margin",
-            min=0,
-            max=100,
-            metavar="POINTS",
-            help="What no worse may lose, in points of accuracy: [cyan]--margin 0.3[/cyan].",
-        ),
-    ] = 0.5,
-    jobs: JobsOption = 2,
-    on: Annotated[
-        str,
-        typer.Option(
-            "--on",
-            metavar="here|ray",
-            help="Where runs are carried out: by processes of this machine, or as tasks of a Ray "
-            "cluster (extra: ray), begun again where a node is lost: [cyan]--on ray[/cyan].",
-        ),
-    ] = "here",
-    ray_address: Annotated[
-        str | None,
-        typer.Option(
-            "--ray-address",
-            metavar="HOST:PORT",
-            help="The cluster; without it one of this machine alone is started: "
-            "[cyan]--ray-address auto[/cyan].",
-            show_default=False,
-        ),
-    ] = None,
-    settings: SetOption = [],  # noqa: B006
-    list_: Annotated[
-        bool,
-        typer.Option("--list", help="Only list the runs, with the digests that --only takes."),
-    ] = False,
-    only: Annotated[
-        str | None,
-        typer.Option(
-            "--only",
-            metavar="DIGEST",
-            help="Carry out this run alone, as in a scheduler's job array; the same command "
-            "without --only then collects what is done: [cyan]--only 1f0c5a2b[/cyan].",
-            show_default=False,
-        ),
-    ] = None,
-    as_json: JsonOption = False,
-    dry_run: DryRunOption = False,
-    no_import: NoImportOption = False,
-    download: DownloadOption = False,
+    recipe: str = options.RECIPE,
+    out: Path = options.OUT,
+    arms: str = option(
+        "--arms A,B,...",
+        "The rows to run: a mode, 'ce' (no teacher), an arm of the recipe, or a control of "
+        "another row (random, random-counts, random-static, short); by default the recipe's "
+        "arms: `--arms vanilla,hybrid,short:hybrid`.",
+        "",
+    ),
+    seeds: int = option(
+        "--seeds N", "Seeds 0 .. N-1 for each arm; a claim needs 10: `--seeds 10`.", 3, min=1
+    ),
+    budgets: str = option(
+        "--budgets B,...",
+        "Fractions of the samples of full training, in (0, 1]: an arm that can be limited to "
+        "a budget runs once for each, as ARM@B: `--budgets 0.1,0.25,0.5`.",
+        "",
+    ),
+    claims: list[str] = option(
+        "--claim 'A > B'",
+        "A claim to test; repeatable, and all are corrected together. A > B: better; A >= B: "
+        "no worse, by more than the margin: `--claim 'regulated@0.25 > random@0.25'`.",
+        [],
+    ),
+    margin: float = option(
+        "--margin POINTS", "What 'no worse' may lose, in points of accuracy.", 0.5, min=0, max=100
+    ),
+    jobs: int = JOBS,
+    on: str = option(
+        "--on here|ray",
+        "Where runs are executed: on this machine, or as tasks of a Ray cluster.",
+        "here",
+    ),
+    ray_address: str | None = option(
+        "--ray-address HOST:PORT", "The Ray cluster; without it, one on this machine is started."
+    ),
+    settings: list[str] = options.SET,
+    list_: bool = option("--list", "Only list the runs, with the digests that --only accepts."),
+    only: str | None = option(
+        "--only DIGEST", "Execute this run alone, as in a job array: `--only 1f0c5a2b`."
+    ),
+    as_json: bool = options.JSON,
+    dry_run: bool = options.DRY_RUN,
+    no_import: bool = options.NO_IMPORT,
+    download: bool = options.DOWNLOAD,
 ) -> None:
     """Run a recipe's arms over several seeds, and compare them.
 
-    Runs that are done are not run again, so the same command goes on after a stop.
+    Finished runs are not repeated, so the same command resumes after a stop, and collects the
+    results of a job array.
 
     [bold]Example[/bold]
-
     frugalkd compare digits --arms vanilla,hybrid,short:hybrid --out runs/c
-
     frugalkd compare digits --arms vanilla,regulated,random --budgets 0.25,0.5 --out runs/b
     """
     made = resolve(recipe, settings, None, no_import=no_import, download=download)
@@ -184,97 +113,136 @@ def compare(
     from frugalkd.experiments.comparison.run import ComparisonRun
     from frugalkd.experiments.comparison.statistics import parse_claim
 
-    parts = _parts(budgets)
-    chosen = _chosen(arms, made, parts)
+    fractions = _fractions(budgets)
+    chosen = _chosen(arms, made, fractions)
     declared = [parse_claim(claim, margin / 100) for claim in claims]
     if on not in ("here", "ray"):
         raise UnknownName("place for runs", on, ("here", "ray"))
     if ray_address is not None and on != "ray":
         raise RecipeError("an address of a Ray cluster is for runs on ray: add --on ray")
-    if dry_run or list_ or only is not None:
-        comparison = ComparisonRun(made, chosen, seeds, out, parts, claims=declared)
-        if dry_run:
-            return print_dry_run(made, as_json)
-        if list_:
-            return _list(comparison, as_json)
-        assert only is not None
-        return _run_one(comparison, only, as_json)
-    ray = (ray_address or "local") if on == "ray" else None
-    with resumable(out, runs=True), RunsProgress(f"compare {made.name}") as progress:
-        comparison = ComparisonRun(
-            made, chosen, seeds, out, parts, claims=declared, on_event=progress
-        )
-        content = comparison.execute(jobs, ray)
-    _report(content, out, as_json)
+    comparison = partial(ComparisonRun, made, chosen, seeds, out, fractions, claims=declared)
+    if not dry_run and not list_ and only is None:
+        ray = (ray_address or "local") if on == "ray" else None
+        with resumable(out, runs=True), RunsProgress(f"compare {made.name}") as progress:
+            done = comparison(on_event=progress).execute(jobs, ray)
+        return _report(done, out, as_json)
+    checked = comparison()
+    if dry_run:
+        return print_dry_run(made, as_json=as_json)
+    if only is not None and not list_:
+        return _run_one(checked, only, as_json)
+    listed, done = checked.list_jobs(), {True: "done", False: "    "}
+    lines = (f"{job['digest']}  {done[job['done']]}  {run_name(job)}" for job in listed)
+    print_result(as_json, listed, *lines)
 
 
-def _parts(budgets: str) -> list[float]:
+def _fractions(budgets: str) -> list[float]:
     """``"0.1,0.5"`` as numbers. Raises RecipeError."""
-    said = [part.strip() for part in budgets.split(",") if part.strip()]
     try:
-        return list(dict.fromkeys(float(part) for part in said))
+        return list(dict.fromkeys(map(float, _split(budgets))))
     except ValueError:
         raise RecipeError(
             f"--budgets {budgets}: write parts of 1, as in 0.1,0.25,0.5 for 10, 25 and 50 %"
         ) from None
 
 
+def _split(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
 def _chosen(arms: str, recipe: Recipe, budgets: Sequence[float]) -> list[str]:
-    """The arms asked for, all of them known; without a wish the recipe's, or the four modes."""
+    """The arms to run, all of them known; by default the recipe's, or the four modes."""
     from frugalkd.experiments.comparison import resolve_arms
 
-    asked = [arm.strip() for arm in arms.split(",") if arm.strip()]
-    chosen = list(dict.fromkeys(asked)) or list(recipe.arms) or list(MODES)
+    chosen = list(dict.fromkeys(_split(arms))) or list(recipe.arms) or list(MODES)
     resolved = resolve_arms(recipe, chosen, budgets)
     check_variants(recipe, [arm.name.partition("@")[0] for arm in resolved])
     return chosen
 
 
-def _list(comparison: ComparisonRun, as_json: bool) -> None:
-    rows = comparison.list_jobs()
-    if as_json:
-        return print(json.dumps(rows, indent=2))
-    for row in rows:
-        done = "done" if row["done"] else "    "
-        print(printable(f"{row['digest']}  {done}  {run_name(row)}"))
-
-
 def _run_one(comparison: ComparisonRun, digest: str, as_json: bool) -> None:
     with resumable(comparison.out, runs=True):
         results = comparison.run_one(digest)
-    if as_json:
-        return print(json.dumps(results, indent=2))
-    facts: dict[str, object]
     if "meters" in results:
-        measured = results["evaluation"]
+        measured, meters = results["evaluation"], results["meters"]
         facts = {
             "accuracy": None if measured is None else percent(measured["accuracy"], 2),
-            "samples backpropagated": f"{results['meters']['samples_backpropagated']:,}",
-            "seconds": f"{results['meters']['wall_seconds']:.1f}",
+            "samples backpropagated": f"{meters['samples_backpropagated']:,}",
+            "seconds": f"{meters['wall_seconds']:.1f}",
         }
     else:  # a store of soft targets
-        facts = {"rows asked for": f"{results['rows']:,}", "seconds": f"{results['seconds']:.1f}"}
-    stdout().print(facts_table(f"done: {digest}", facts))
+        facts = {"rows queried": f"{results['rows']:,}", "seconds": f"{results['seconds']:.1f}"}
+    print_result(as_json, results, facts_table(f"done: {digest}", facts))
 
 
 def _report(
-    comparison: dict[str, Any], out: Path, as_json: bool, notes: Sequence[str] = ()
+    comparison: dict[str, Any],
+    out: Path,
+    as_json: bool,
+    notes: Sequence[str] = (),
+    following: str = "",
 ) -> None:
     """The comparison on stdout; exit code 1 where a run failed."""
-    if as_json:
-        print(json.dumps(comparison, indent=2))
-    else:
+    shown: list[Any] = []
+    if not as_json:
         from frugalkd.cli.comparison_table import claims_table, comparison_table
 
-        console = stdout()
-        console.print(comparison_table(comparison))
-        if comparison["claims"]:
-            console.print(claims_table(comparison))
-        for note in notes:
-            console.print(Text(printable(f"note: {note}")))
-        print_line(console, f"written: {out / 'comparison.json'}")
+        claims = [claims_table(comparison)] if comparison["claims"] else []
+        lines = [Text(printable(f"note: {note}")) for note in notes]
+        written = f"written: {out / 'comparison.json'}"
+        shown = [comparison_table(comparison), *claims, *lines, written]
+    print_result(as_json, comparison, *shown, following=following)
     for failure in comparison["failed"]:
-        said = printable(f"failed: {run_name(failure)}: {failure['error']}")
-        print(said, file=sys.stderr)
+        print_line(Console(stderr=True), f"failed: {run_name(failure)}: {failure['error']}")
     if comparison["failed"]:
         raise typer.Exit(1)
+
+
+def estimate(
+    recipe: str = options.RECIPE,
+    teacher: Path | None = options.TEACHER,
+    seconds: float = option(
+        "--seconds S",
+        "About how long the pilot may take: `--seconds 60`.",
+        20.0,
+        min=1.0,
+        max=86_400.0,
+    ),
+    settings: list[str] = options.SET,
+    as_json: bool = options.JSON,
+    dry_run: bool = options.DRY_RUN,
+    no_import: bool = options.NO_IMPORT,
+    download: bool = options.DOWNLOAD,
+) -> None:
+    """Estimate, before any training, what selection saves on this pair of models.
+
+    A pilot of seconds times what would run, trains the student in miniature,
+    and forecasts what each mode would keep, how long it would take, and its disk use.
+    Without --teacher, costs are of an untrained teacher, and kept fractions are rougher.
+
+    [bold]Examples[/bold]
+    frugalkd estimate fashion-mnist
+    frugalkd estimate fashion-mnist --teacher runs/teacher --seconds 60
+    """
+    made = resolve(recipe, settings, None, no_import=no_import, download=download)
+    if dry_run:
+        return print_dry_run(made, as_json=as_json)
+    fetch_data(made, download)
+    from frugalkd.cli.estimate_table import estimate_view
+    from frugalkd.experiments.estimate import estimate as run
+
+    with Console(file=sys.stderr, highlight=False).status("pilot") as status:
+        result = run(
+            made,
+            teacher=teacher,
+            seconds=seconds,
+            say=lambda line: status.update(f"pilot: {line}"),
+        )
+    folder = teacher or "runs/teacher"
+    if teacher is None and made.teacher.weights is None:
+        words = ["teach", recipe, "--out", folder]
+    else:
+        by = [] if teacher is None else ["--teacher", folder]
+        words = ["distill", recipe, *by, "--out", "runs/student"]
+    following = command(*words, settings=settings)
+    print_result(as_json, result.to_dict(), estimate_view(result), following=following)

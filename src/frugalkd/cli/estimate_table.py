@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
-from frugalkd.cli.show import Rows
+from frugalkd.cli.show import Rows, number
 from frugalkd.experiments.estimate.arithmetic import students_text
 from frugalkd.experiments.estimate.result import Estimate, ModeEstimate, Range
 from frugalkd.files.parsing import printable
@@ -15,95 +14,80 @@ from frugalkd.teachers.store import size_text
 
 
 def estimate_view(result: Estimate) -> RenderableType:
-    """The verdict, the modes, what rows cost, when things are paid, and what to doubt."""
-    colour = "green" if result.pays else "yellow"
+    """The verdict, the modes, the costs of rows, when stores and ledgers pay off, and warnings."""
     head = f"{result.recipe}: {result.samples:,} samples, {result.epochs:g} epochs"
-    parts: list[RenderableType] = [
+    lines = [f"warning: {line}" for line in result.warnings]
+    numbers = ("samples\n%", "forwards\n%", "a\nstudent", "of\nvanilla %", "filling", "disk")
+    modes = Rows(
+        Column("mode", no_wrap=True),
+        *map(number, numbers),
+        rows=map(_mode, result.modes),
+        padding=0,
+    )
+    return Group(
         Text(printable(head), "bold"),
-        Text(printable(result.verdict), colour),
-        _modes(result),
+        Text(printable(result.verdict), "green" if result.pays else "yellow"),
+        modes,
         _costs(result),
-    ]
-    parts += [Text(printable(f"warning: {line}"), "yellow") for line in result.warnings]
-    return Group(*parts)
-
-
-def _modes(result: Estimate) -> Table:
-    table = Rows(box=SIMPLE_HEAD, padding=0)
-    table.add_column("mode", no_wrap=True)
-    heads = ("samples\n%", "forwards\n%", "a\nstudent", "of\nvanilla %", "filling", "disk")
-    for name in heads:
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in result.modes:
-        table.add_row(*_mode(row))
-    return table
+        *(Text(printable(line), "yellow") for line in lines),
+    )
 
 
 def _mode(row: ModeEstimate) -> list[str]:
     stored = row.targets == "stored"
     return [
         f"{row.mode}, {row.targets}" if row.mode == "vanilla" else row.mode,
-        ("~" if row.rough else "") + _range(row.kept, 100),
+        ("~" if row.rough else "") + _percent(row.kept),
         f"{100 * row.forwards.point:.0f}",
         clock(row.seconds.point),
-        _range(row.of_vanilla, 100),
+        _percent(row.of_vanilla),
         clock(row.fill_seconds) if stored else "-",
         size_text(row.disk_bytes) if stored else "-",
     ]
 
 
-def _range(value: Range, scale: float) -> str:
-    point, low, high = (f"{scale * v:.0f}" for v in (value.point, value.low, value.high))
+def _percent(value: Range) -> str:
+    point, low, high = (f"{100 * v:.0f}" for v in (value.point, value.low, value.high))
     return point if low == high else f"{point} ({low}-{high})"
 
 
 def _costs(result: Estimate) -> Table:
-    table = Rows(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    costs, teacher, paid = result.costs, result.teacher, result.break_even
+    costs, teacher, paid, pilot = result.costs, result.teacher, result.break_even, result.pilot
+    rows: dict[str, str] = {}
+    live = ""
     if costs.ask:
-        table.add_row(
-            "teacher : student",
+        live = f"; teacher live {_micro(costs.ask)}, into a store {_micro(costs.fill)}"
+        rows["teacher : student"] = (
             f"r = {result.r_time:.1f} by time, {result.r_flops:.1f} by FLOPs (forward : forward); "
             f"{result.teacher_per_step_time:.2f} and {result.teacher_per_step_flops:.2f} of a "
-            "student's step",
+            "student's step"
         )
-    table.add_row(
-        "a row",
-        f"step {_micro(costs.step)}, screening {_micro(costs.screen)}"
-        + (f"; teacher live {_micro(costs.ask)}, into a store {_micro(costs.fill)}" if costs.ask
-           else ""),
-    )  # fmt: skip
+    rows["a row"] = f"step {_micro(costs.step)}, screening {_micro(costs.screen)}{live}"
     source = "forecast"
     if teacher.folder_seconds is not None:
         source = f"by its folder's counts; it took {clock(teacher.folder_seconds)}"
-    table.add_row(
-        "teacher's training",
+    rows["teacher's training"] = (
         f"conventional {clock(teacher.conventional)}; self-regulated "
-        f"{_clocks(teacher.self_regulated)} ({source})",
+        f"{_clocks(teacher.self_regulated)} ({source})"
     )
     if paid.store is not None or paid.store_mode is not None:
-        table.add_row(
-            "store paid after",
+        rows["store paid after"] = (
             f"{students_text(paid.store)} of vanilla, {students_text(paid.store_mode)} of "
-            f"{result.verdict_mode}",
+            f"{result.verdict_mode}"
         )
-    table.add_row(
-        "ledger paid after",
+    rows["ledger paid after"] = (
         f"{students_text(paid.ledger_trained_anyway)} where a teacher is trained anyway, "
         f"{students_text(paid.ledger)} where not; against regulated, which needs none: "
-        f"{students_text(paid.ledger_over_regulated)}",
+        f"{students_text(paid.ledger_over_regulated)}"
     )
-    pilot = result.pilot
     smaller = f" and {pilot.small_rows:,}" if pilot.small_rows else ""
-    table.add_row(
-        "pilot",
+    rows["pilot"] = (
         f"{pilot.seconds:.0f} s; miniatures of {pilot.rows:,}{smaller} samples, {pilot.epochs} "
         f"epochs; spread of step times {100 * pilot.spread:.0f} %; {result.device}, "
-        f"threads: {result.threads}",
+        f"threads: {result.threads}"
     )
-    return table
+    headings = Column(style="dim", no_wrap=True), Column(overflow="fold")
+    return Rows(*headings, rows=rows.items(), box=None, show_header=False, padding=(0, 2, 0, 0))
 
 
 def clock(seconds: float) -> str:

@@ -1,154 +1,162 @@
-"""Options that several commands share, each explained once, with an example."""
+"""Options that several commands share, and the recipe that they resolve to."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import typer
+import yaml
 
-from frugalkd.experiments.recipes.load import recipe_names
+from frugalkd.errors import RankError
+from frugalkd.experiments.recipes.load import (
+    check_names,
+    fetched_names,
+    import_paths,
+    load_recipe,
+    override,
+    recipe_names,
+    refuse_imports,
+)
+from frugalkd.files.parsing import printable
+from frugalkd.runtime.process import rank_and_world
 
-RecipeArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="RECIPE",
-        help="A shipped recipe's name ('frugalkd recipes' lists them) or a YAML file: "
-        "[cyan]digits[/cyan], [cyan]mine.yaml[/cyan].",
-        autocompletion=recipe_names,
-        show_default=False,
-    ),
-]
-ResultsArgument = Annotated[
-    Path,
-    typer.Argument(
-        metavar="DIR",
-        help="The folder of a comparison or of a run, or a comparison.json of any name: "
-        "[cyan]runs/comparison[/cyan].",
-        show_default=False,
-    ),
-]
-OutOption = Annotated[
-    Path,
-    typer.Option(
-        "--out",
-        metavar="DIR",
-        help="The run folder to write: [cyan]--out runs/first[/cyan]. A run that is done in there "
-        "is not run again.",
-        show_default=False,
-    ),
-]
-SetOption = Annotated[
-    list[str],
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Override a field of the recipe, as often as you like; the value is YAML: "
-        "[cyan]--set student.training.epochs=5[/cyan].",
-        show_default=False,
-    ),
-]
-SeedOption = Annotated[
-    int | None,
-    typer.Option(
-        "--seed",
-        metavar="N",
-        help="Another seed than the recipe's: [cyan]--seed 3[/cyan].",
-        show_default=False,
-    ),
-]
-ResumeOption = Annotated[
-    bool,
-    typer.Option(
-        "--resume",
-        help="Go on from the newest checkpoint in --out, bit for bit: "
-        "[cyan]frugalkd teach digits --out runs/t --resume[/cyan].",
-    ),
-]
-JsonOption = Annotated[
-    bool,
-    typer.Option(
-        "--json",
-        help="Print JSON in place of tables, for scripts: [cyan]--json | jq .[/cyan]",
-    ),
-]
-DryRunOption = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run",
-        help="Check and print the resolved recipe, what it would import and what it would fetch; "
-        "run and fetch nothing, import nothing of yours: [cyan]--dry-run > mine.yaml[/cyan].",
-    ),
-]
-NoImportOption = Annotated[
-    bool,
-    typer.Option(
-        "--no-import",
-        help="Refuse a recipe that names code to import, or without --download something to fetch "
-        "from a network, and list it: "
-        "[cyan]frugalkd teach downloaded.yaml --no-import --out runs/t[/cyan].",
-    ),
-]
-ImportOption = Annotated[
-    list[str],
-    typer.Option(
-        "--import",
-        metavar="MODULE:NAME",
-        help="An import path that the run folder may name, as often as you like; nothing else is "
-        "imported: [cyan]--import mine:Net[/cyan].",
-        show_default=False,
-    ),
-]
-DownloadOption = Annotated[
-    bool,
-    typer.Option(
-        "--download",
-        help="Let torchvision fetch mnist and fashion-mnist where their files are missing, and "
-        "what a run folder, or a recipe under --no-import, names on the Hugging Face hub: "
-        "[cyan]--download[/cyan].",
-    ),
-]
-TokenizerOption = Annotated[
-    str | None,
-    typer.Option(
-        "--tokenizer",
-        metavar="FOLDER|NAME",
-        help="For a model of texts: the tokenizer, in place of the one that the run folder names; "
-        "a folder is read only where it is named here: [cyan]--tokenizer my-tokenizer/[/cyan].",
-        show_default=False,
-    ),
-]
-NamesOption = Annotated[
-    bool,
-    typer.Option(
-        "--data",
-        help="Name the samples, by their files or as their texts begin; this reads the data that "
-        "the run's folder names: [cyan]--data[/cyan].",
-    ),
-]
-TeacherOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--teacher",
-        metavar="DIR",
-        help="The folder that 'frugalkd teach' made: [cyan]--teacher runs/teacher[/cyan]. "
-        "Without it the recipe's teacher.weights are used.",
-        show_default=False,
-    ),
-]
-RunArgument = Annotated[
-    Path,
-    typer.Argument(
-        metavar="DIR",
-        help="A run folder that 'teach' or 'distill' made: [cyan]runs/student[/cyan].",
-        show_default=False,
-    ),
-]
-LedgerArgument = Annotated[
-    Path,
-    typer.Argument(
-        metavar="PATH",
-        help="A ledger file, or the run folder that holds it: [cyan]runs/teacher[/cyan].",
-        show_default=False,
-    ),
-]
+if TYPE_CHECKING:
+    from frugalkd.experiments.recipes.schema import Recipe
+
+
+def option(names: str, help: str, default: Any = None, **settings: Any) -> Any:
+    """An option, from its flag and metavar, such as ``--out DIR``; one without a metavar is off by
+    default. `code` in ``help`` is cyan."""
+    flag, _, metavar = names.partition(" ")
+    default = default if metavar else False
+    return typer.Option(default, flag, metavar=metavar or None, help=_cyan(help), **settings)
+
+
+def argument(metavar: str, help: str, **settings: Any) -> Any:
+    """An argument; `code` in ``help`` is cyan."""
+    return typer.Argument(..., metavar=metavar, help=_cyan(help), show_default=False, **settings)
+
+
+def _cyan(help: str) -> str:
+    return re.sub("`(.*?)`", r"[cyan]\1[/cyan]", help)
+
+
+RECIPE = argument(
+    "RECIPE",
+    "A shipped recipe ('frugalkd recipes' lists them) or a YAML file: `digits`, `mine.yaml`.",
+    autocompletion=recipe_names,
+)
+RUN = argument("DIR", "A run folder of 'teach' or 'distill': `runs/student`.")
+RESULTS = argument("DIR", "The folder of a comparison or of a run, or a comparison.json: `runs/c`.")
+LEDGER = argument("PATH", "A ledger file, or the run folder that holds it: `runs/teacher`.")
+OUT = option(
+    "--out DIR", "The folder to write; finished work in it is not repeated: `--out runs/a`.", ...
+)
+SET = option(
+    "--set KEY=VALUE",
+    "Override a field of the recipe with YAML; repeatable: `--set student.training.epochs=5`.",
+    [],
+)
+SEED = option("--seed N", "Another seed than the recipe's: `--seed 3`.")
+RESUME = option("--resume", "Continue from the newest checkpoint in --out, bit for bit.")
+JSON = option("--json", "Print JSON instead of tables, for scripts: `--json | jq .`")
+DRY_RUN = option(
+    "--dry-run",
+    "Only check and print the resolved recipe, and what it would import and download; import none "
+    "of your code: `--dry-run > mine.yaml`.",
+)
+NO_IMPORT = option(
+    "--no-import",
+    "Refuse a recipe that names code to import, or without --download something to download.",
+)
+IMPORT = option(
+    "--import MODULE:NAME",
+    "An import path that the run folder may name; repeatable, and nothing else is imported: "
+    "`--import mine:Net`.",
+    [],
+)
+DOWNLOAD = option(
+    "--download",
+    "Let torchvision download mnist and fashion-mnist where their files are missing, and what "
+    "a run folder, or a recipe under --no-import, names on the Hugging Face hub.",
+)
+TOKENIZER = option(
+    "--tokenizer FOLDER|NAME",
+    "Of a model of texts, instead of the one that the run folder names; a folder is read only where "
+    "it is named here.",
+)
+DATA = option(
+    "--data",
+    "Show the samples (names, texts or pictures), and so read the data that the folder names.",
+)
+TEACHER = option(
+    "--teacher DIR",
+    "A folder of 'frugalkd teach', instead of the recipe's teacher.weights: `--teacher runs/t`.",
+)
+
+
+def resolve(
+    name: str,
+    settings: Sequence[str],
+    seed: int | None,
+    extra: Mapping[str, Any] | None = None,
+    *,
+    no_import: bool = False,
+    download: bool = False,
+) -> Recipe:
+    """The recipe with its overrides, ``seed`` and ``extra`` settings; all names checked.
+
+    ``no_import``: refuse one that names import paths, or without ``download`` what would be
+    downloaded.
+    """
+    recipe = load_recipe(name, settings)
+    more = {**(extra or {}), **({} if seed is None else {"seed": seed})}
+    if more:
+        recipe = override(recipe, more)
+    check_names(recipe)
+    if no_import:
+        refuse_imports(recipe, download=download)
+    return recipe
+
+
+def fetch_data(recipe: Recipe, download: bool) -> None:
+    """With ``download``, download the recipe's data where their files are missing.
+
+    Raises:
+        RankError: this is one of several processes.
+        DataError: they cannot be downloaded.
+    """
+    from frugalkd.data import FETCHED, fetch
+
+    if not download or recipe.data.name not in FETCHED:
+        return
+    if rank_and_world()[1] > 1:
+        raise RankError(
+            "--download is for one process: fetch the data with a command without torchrun, then "
+            "leave it out"
+        )
+    fetch(recipe.data.name, recipe.data.root)
+
+
+def print_dry_run(*recipes: Recipe, as_json: bool) -> None:
+    """The resolved recipes as YAML that can be run again, or as JSON, and what each would import
+    and download."""
+    from frugalkd.runtime.devices import check_threads
+
+    resolved = []
+    for recipe in recipes:
+        check_threads(recipe.threads)
+        paths, names = import_paths(recipe), fetched_names(recipe)
+        content = recipe.model_dump(mode="json")
+        resolved.append({"recipe": content, "imports": paths, "fetches": names})
+    if as_json:
+        print(json.dumps(resolved if len(resolved) > 1 else resolved[0], indent=2))
+        return
+    for place, one in enumerate(resolved):
+        print("---\n" * bool(place), end="")
+        print(printable(f"# would import: {', '.join(one['imports']) or 'nothing of your own'}"))
+        print(printable(f"# would fetch: {', '.join(one['fetches']) or 'nothing'}"))
+        print(yaml.safe_dump(one["recipe"], sort_keys=False, allow_unicode=True), end="")

@@ -1,48 +1,51 @@
-"""``teach`` and ``distill``."""
+"""``teach``, ``store``, ``distill`` and ``chain``."""
 
 from __future__ import annotations
 
 import json
-import shlex
+import shutil
+import sys
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+from rich.console import Console
+from rich.table import Column, Table
 
-from frugalkd.cli.interrupt import resumable
-from frugalkd.cli.options import (
-    DownloadOption,
-    DryRunOption,
-    JsonOption,
-    NoImportOption,
-    OutOption,
-    RecipeArgument,
-    ResumeOption,
-    SeedOption,
-    SetOption,
-    TeacherOption,
+from frugalkd.cli import options
+from frugalkd.cli.options import argument, fetch_data, option, print_dry_run, resolve
+from frugalkd.cli.running import Bar, EpochProgress, resumable
+from frugalkd.cli.show import (
+    Rows,
+    command,
+    facts_table,
+    number,
+    percent,
+    print_line,
+    print_result,
+    summary_table,
 )
-from frugalkd.cli.progress import EpochProgress
-from frugalkd.cli.resolving import fetch_data, print_dry_run, resolve
-from frugalkd.cli.show import print_command, stdout, summary_table
 from frugalkd.distributed.launch import started_again
+from frugalkd.errors import RecipeError
 from frugalkd.policies.modes import MODES
 
 if TYPE_CHECKING:
-    from frugalkd.training.settings import Training
+    from frugalkd.experiments.runs.chain import Stage
+    from frugalkd.teachers.store import Header
 
 
 def teach(
-    recipe: RecipeArgument,
-    out: OutOption,
-    settings: SetOption = [],  # noqa: B006
-    seed: SeedOption = None,
-    resume: ResumeOption = False,
-    as_json: JsonOption = False,
-    dry_run: DryRunOption = False,
-    no_import: NoImportOption = False,
-    download: DownloadOption = False,
+    recipe: str = options.RECIPE,
+    out: Path = options.OUT,
+    settings: list[str] = options.SET,
+    seed: int | None = options.SEED,
+    resume: bool = options.RESUME,
+    as_json: bool = options.JSON,
+    dry_run: bool = options.DRY_RUN,
+    no_import: bool = options.NO_IMPORT,
+    download: bool = options.DOWNLOAD,
 ) -> None:
     """Train a teacher: self-regulated, or conventionally, as the recipe says.
 
@@ -50,137 +53,223 @@ def teach(
     mattered) and results.json.
 
     [bold]Examples[/bold]
-
     frugalkd teach digits --out runs/teacher
-
     frugalkd teach digits --set teacher.policy.name=all --out runs/conventional
     """
     made = resolve(recipe, settings, seed, no_import=no_import, download=download)
     if dry_run:
-        return print_dry_run(made, as_json)
+        return print_dry_run(made, as_json=as_json)
     fetch_data(made, download)
     from frugalkd.experiments.runs.execute import teach as run
 
-    results = _with_progress(
-        f"teach {made.name}",
-        made.teacher.training,
-        out,
-        lambda progress, stop: run(
-            made,
-            out,
-            resume=resume or started_again(),
-            listener=progress,
-            progress=progress.before,
-            stop=stop,
-        ),
-    )
     student = out.parent / ("student" if out.name != "student" else "distilled")
-    command = ["frugalkd", "distill", recipe, "--mode", "regulated"]
-    command += ["--teacher", str(out), "--out", str(student)]
-    for setting in settings:
-        command += ["--set", setting]
-    _report(results, out, shlex.join(command), as_json)
+    words = ["distill", recipe, "--mode", "regulated", "--teacher", out, "--out", student]
+    following = command(*words, settings=settings)
+    training = partial(run, made, out, resume=resume or started_again())
+    _train(f"teach {made.name}", made.teacher.training.epochs, training, out, as_json, following)
 
 
 def distill(
-    recipe: RecipeArgument,
-    out: OutOption,
-    mode: Annotated[
-        str | None,
-        typer.Option(
-            "--mode",
-            metavar="|".join(MODES),
-            help="Who takes part, and what a sample weighs; without it the recipe decides: "
-            "[cyan]--mode regulated[/cyan]. Significance and hybrid need a self-regulated teacher.",
-            autocompletion=lambda: list(MODES),
-            show_default=False,
-        ),
-    ] = None,
-    teacher: TeacherOption = None,
-    ledger: Annotated[
-        Path | None,
-        typer.Option(
-            "--ledger",
-            metavar="PATH",
-            help="A ledger in place of the teacher's, made by 'frugalkd ledger make': a file, or "
-            "the folder that holds it: [cyan]--ledger runs/ledger[/cyan].",
-            show_default=False,
-        ),
-    ] = None,
-    settings: SetOption = [],  # noqa: B006
-    seed: SeedOption = None,
-    resume: ResumeOption = False,
-    as_json: JsonOption = False,
-    dry_run: DryRunOption = False,
-    no_import: NoImportOption = False,
-    download: DownloadOption = False,
+    recipe: str = options.RECIPE,
+    out: Path = options.OUT,
+    mode: str | None = option(
+        "--mode MODE",
+        f"The samples used and their weights, instead of the recipe's: {', '.join(MODES)}.",
+        autocompletion=lambda: list(MODES),
+    ),
+    teacher: Path | None = options.TEACHER,
+    ledger: Path | None = option(
+        "--ledger PATH", "A ledger of 'frugalkd ledger make', instead of the teacher's."
+    ),
+    settings: list[str] = options.SET,
+    seed: int | None = options.SEED,
+    resume: bool = options.RESUME,
+    as_json: bool = options.JSON,
+    dry_run: bool = options.DRY_RUN,
+    no_import: bool = options.NO_IMPORT,
+    download: bool = options.DOWNLOAD,
 ) -> None:
     """Distil a student from a teacher.
 
     [cyan]vanilla[/cyan]: all samples, every epoch.
-    [cyan]significance[/cyan]: those that mattered to the teacher, weighed by how much.
+    [cyan]significance[/cyan]: those that mattered to the teacher, weighted by how much.
     [cyan]regulated[/cyan]: those that the student still needs.
-    [cyan]hybrid[/cyan]: both.
+    [cyan]hybrid[/cyan]: both. This and significance need a self-regulated teacher.
 
     [bold]Examples[/bold]
-
     frugalkd distill digits --mode regulated --teacher runs/teacher --out runs/student
-
     frugalkd distill digits --mode regulated --set teacher.weights=mine.pt --out runs/student
     """
     by_mode = {"student.mode": mode, "student.policy": None, "student.weighting": None}
-    made = resolve(
-        recipe,
-        settings,
-        seed,
-        by_mode if mode is not None else None,
-        no_import=no_import,
-        download=download,
-    )
+    extra = None if mode is None else by_mode
+    made = resolve(recipe, settings, seed, extra, no_import=no_import, download=download)
     if dry_run:
-        return print_dry_run(made, as_json)
+        return print_dry_run(made, as_json=as_json)
     fetch_data(made, download)
     from frugalkd.experiments.runs.execute import distill as run
 
-    results = _with_progress(
-        f"distill {made.name} {made.student.mode or made.student.policy.name}",  # pyright: ignore
-        made.student.training,
-        out,
-        lambda progress, stop: run(
-            made,
-            out,
-            teacher=teacher,
-            ledger=ledger,
-            resume=resume or started_again(),
-            listener=progress,
-            progress=progress.before,
-            stop=stop,
-        ),
-    )
-    command = ["frugalkd", "ledger", "show", str(out)]
-    if made.data.name is not None:  # only our own data say how to prepare a picture
-        table = str(out / "classes.csv")
-        command = ["frugalkd", "predict", str(out), "--data", made.data.name, "--out", table]
-        if made.student.model.path is not None:
-            command += ["--import", made.student.model.path]
-    _report(results, out, shlex.join(command), as_json)
+    following = command("ledger", "show", out)
+    if made.data.name is not None:  # only shipped data sets say how to prepare a picture
+        own = made.student.model.path
+        imports = () if own is None else ("--import", own)
+        table = out / "classes.csv"
+        following = command("predict", out, "--data", made.data.name, "--out", table, *imports)
+    title = f"distill {made.name} {made.student.mode or made.student.policy.name}"  # pyright: ignore
+    again = resume or started_again()
+    training = partial(run, made, out, teacher=teacher, ledger=ledger, resume=again)
+    _train(title, made.student.training.epochs, training, out, as_json, following)
 
 
-def _with_progress(
-    title: str, training: Training, out: Path, run: Callable[[EpochProgress, Any], dict[str, Any]]
-) -> dict[str, Any]:
+def _train(
+    title: str,
+    epochs: float,
+    training: Callable[..., Any],
+    out: Path,
+    as_json: bool,
+    following: str,
+) -> None:
     done = (out / "results.json").exists()
-    with resumable(out) as stop, EpochProgress(title, training.epochs) as progress:
-        results = run(progress, stop)
+    with resumable(out) as stop, EpochProgress(title, epochs) as progress:
+        results = training(listener=progress, progress=progress.before, stop=stop)
         if done:
             progress.say(f"{out} holds this very run, finished: here are its results")
-    return results
+    print_result(as_json, results, summary_table(results, out), following=following)
 
 
-def _report(results: dict[str, Any], out: Path, following: str, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(results, indent=2))
-        return
-    console = stdout()
-    console.print(summary_table(results, out))
-    print_command(console, following)
+def store(
+    recipe: str = options.RECIPE,
+    out: Path = options.OUT,
+    teacher: Path | None = options.TEACHER,
+    shard: str = option(
+        "--shard I/N",
+        "Fill part I, from 0, of N; torchrun shares the work without it: `--shard 0/2`.",
+        "0/1",
+    ),
+    features: list[str] = option(
+        "--features PATH",
+        "Also store features of the teacher's modules at this path or glob; repeatable.",
+        [],
+    ),
+    settings: list[str] = options.SET,
+    as_json: bool = options.JSON,
+    dry_run: bool = options.DRY_RUN,
+    no_import: bool = options.NO_IMPORT,
+    download: bool = options.DOWNLOAD,
+) -> None:
+    """Run a teacher once, and keep its soft targets for all later students.
+
+    The recipe's student.targets sets how many views and which encoding; its mode sets which samples
+    may be used: no others are stored. Disk use is printed before anything is written. Features, for
+    objectives that read them, are stored in float16.
+
+    [bold]Examples[/bold]
+    frugalkd store digits --teacher runs/teacher --out runs/targets
+    frugalkd store mine.yaml --set student.targets.views=8 --teacher runs/t --out runs/targets
+    frugalkd store mine.yaml --features layer3 --teacher runs/t --out runs/targets
+    """
+    if features:
+        kept = ["student.targets.kind=stored", f"student.targets.features={json.dumps(features)}"]
+        settings = [*settings, *kept]
+    made = resolve(recipe, settings, None, no_import=no_import, download=download)
+    index, _, shards = shard.partition("/")
+    if not (index.isdecimal() and shards.isdecimal() and int(index) < int(shards)):
+        raise RecipeError(f"--shard is {shard!r}: give I/N, such as 0/2 and 1/2")
+    if dry_run:
+        return print_dry_run(made, as_json=as_json)
+    fetch_data(made, download)
+    from frugalkd.experiments.runs.targets import store as run
+    from frugalkd.teachers.store import size_text
+
+    console = Console(file=sys.stderr, highlight=False)
+
+    def announce(header: Header) -> None:
+        existing = next(folder for folder in [out, *out.absolute().parents] if folder.exists())
+        feature = header.about.get("feature")
+        what = f"{out}" if feature is None else f"features of {feature} in {out}"
+        print_line(
+            console,
+            f"{what} will take {size_text(header.disk_bytes)}: {header.samples:,} samples x "
+            f"{header.views} views x {header.row_bytes} bytes; "
+            f"{size_text(shutil.disk_usage(existing).free)} are free",
+        )
+
+    part = int(index), int(shards)
+    with resumable(out, runs=True), Bar("store", 1, console) as bar:
+        show = lambda rows, of: bar.update(completed=rows, total=of)  # noqa: E731
+        done = run(made, out, teacher=teacher, shard=part, announce=announce, listener=show)
+    facts = {
+        "rows": f"{done['rows']:,} of {done['of']:,}",
+        "queried now": f"{done['asked']:,}",
+        "seconds": f"{done['seconds']:.1f}",
+        "features": ", ".join(done["features"]) or None,
+        "on the disk": size_text(done["bytes"]),
+        "files": f"{out}/",
+    }
+    by = () if teacher is None else ("--teacher", teacher)
+    use = [*settings, f"student.targets.folder={out}"]
+    following = command("distill", recipe, *by, "--out", out.parent / "student", settings=use)
+    print_result(as_json, done, facts_table(f"store {made.name}", facts), following=following)
+
+
+def chain(
+    recipes: list[str] = argument(
+        "RECIPE...",
+        "The student of each recipe is the teacher of the next: `assistant.yaml student.yaml`.",
+    ),
+    out: Path = options.OUT,
+    teacher: Path | None = options.TEACHER,
+    settings: list[str] = options.SET,
+    seed: int | None = options.SEED,
+    as_json: bool = options.JSON,
+    dry_run: bool = options.DRY_RUN,
+    no_import: bool = options.NO_IMPORT,
+    download: bool = options.DOWNLOAD,
+) -> None:
+    """Distil through teacher assistants: teacher, assistant, student in one command.
+
+    The first recipe's teacher is trained (or is that of --teacher), then each
+    recipe's student by the one before. --set holds for all recipes. Writes a
+    run folder a stage, and chain.json with the sum of what they cost.
+
+    [bold]Examples[/bold]
+    frugalkd chain assistant.yaml student.yaml --out runs/chain
+    frugalkd chain assistant.yaml student.yaml --teacher runs/t --out runs/chain
+    """
+    resolved = partial(resolve, no_import=no_import, download=download)
+    made = [resolved(name, settings, seed) for name in recipes]
+    from frugalkd.experiments.runs.chain import chain as run
+    from frugalkd.experiments.runs.chain import stages_of
+
+    stages = stages_of(made, taught=teacher is not None)
+    if dry_run:
+        return print_dry_run(*made, as_json=as_json)
+    fetch_data(made[0], download)
+    with resumable(out, runs=True) as stop, ExitStack() as bars:
+
+        def begin(stage: Stage) -> EpochProgress:
+            bars.close()  # that of the stage before
+            title = f"{stage.name} of {len(stages)}: {stage.recipe.name}"
+            return bars.enter_context(EpochProgress(title, stage.role.training.epochs))
+
+        done = run(made, out, teacher=teacher, begin=begin, stop=stop)
+    following = command("report", out / stages[-1].name)
+    print_result(as_json, done, _chain_table(done, out), following=following)
+
+
+def _chain_table(done: dict[str, Any], out: Path) -> Table:
+    """A row a stage, and their sum."""
+    table = Rows(
+        Column("stage", no_wrap=True),
+        Column("model", max_width=22, overflow="fold"),
+        *map(number, ("accuracy", "samples", "queries", "seconds")),
+        title=f"chain in {out}/",
+    )
+    total = {"stage": "all", "model": "", "meters": done["meters"]}
+    for one in (*done["stages"], total):
+        measured, meters = one.get("evaluation"), one["meters"]
+        accuracy = "" if one is total else percent(measured and measured["accuracy"], 2)
+        table.add_row(
+            one["stage"], one["model"], accuracy, f"{meters['samples_backpropagated']:,}",
+            f"{meters['teacher_queries']:,}", f"{meters['wall_seconds']:.1f}",
+        )  # fmt: skip
+    return table

@@ -32,7 +32,6 @@ class SimilarityPreserving(FeatureObjective):
 
     Attributes:
         soft: the weight of SP.
-        hard: the weight of the cross-entropy with the label.
     """
 
     soft: NotNegative = 3000.0
@@ -79,7 +78,6 @@ class RKD(FeatureObjective):
         distance: the weight of D.
         angle: the weight of A.
         soft: the weight of both.
-        hard: the weight of the cross-entropy with the label.
     """
 
     distance: NotNegative = 25.0

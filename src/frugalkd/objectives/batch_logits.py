@@ -44,7 +44,6 @@ class DIST(BatchObjective):
     beta: NotNegative = 1.0
     gamma: NotNegative = 1.0
     hard: NotNegative = 1.0
-    needs_targets = True
     reads = Fidelity.DIFFERENCES
 
     def __call__(
@@ -107,7 +106,6 @@ class MLKD(BatchObjective):
     batch: NotNegative = 1.0
     classes: NotNegative = 1.0
     hard: NotNegative = 1.0
-    needs_targets = True
     reads = Fidelity.DIFFERENCES
 
     def __post_init__(self) -> None:
@@ -171,7 +169,6 @@ class CorrelationCongruence(BatchObjective):
     order: Count = 2
     soft: NotNegative = 1.0
     hard: NotNegative = 1.0
-    needs_targets = True
     reads = Fidelity.LOGITS
 
     def __call__(
@@ -221,7 +218,6 @@ class PKT(BatchObjective):
 
     soft: NotNegative = 30000.0
     hard: NotNegative = 1.0
-    needs_targets = True
     reads = Fidelity.LOGITS
 
     def __call__(

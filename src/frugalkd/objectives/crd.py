@@ -46,7 +46,6 @@ class CRD(FeatureObjective):
         temperature: > 0.
         momentum: of the memory, in [0, 1].
         soft: the weight of C.
-        hard: the weight of the cross-entropy with the label.
     """
 
     dim: Count = 128

@@ -35,7 +35,6 @@ class FitNets(FeatureObjective):
 
     Attributes:
         soft: the weight of H.
-        hard: the weight of the cross-entropy with the label.
     """
 
     soft: NotNegative = 100.0
@@ -69,7 +68,6 @@ class VID(FeatureObjective):
     Attributes:
         variance: of every channel at first, > 1e-5.
         soft: the weight of V.
-        hard: the weight of the cross-entropy with the label.
     """
 
     variance: Positive = 5.0
@@ -129,7 +127,6 @@ class AttentionTransfer(FeatureObjective):
 
     Attributes:
         soft: the weight of A.
-        hard: the weight of the cross-entropy with the label.
     """
 
     soft: NotNegative = 1000.0
@@ -176,7 +173,6 @@ class NST(FeatureObjective):
 
     Attributes:
         soft: the weight of M.
-        hard: the weight of the cross-entropy with the label.
     """
 
     soft: NotNegative = 50.0
@@ -223,7 +219,6 @@ class FSP(FeatureObjective):
 
     Attributes:
         soft: the weight of G.
-        hard: the weight of the cross-entropy with the label.
     """
 
     soft: NotNegative = 1.0
@@ -277,7 +272,6 @@ class ReviewKD(FeatureObjective):
         student: module paths or globs, of the student, from its first to its last.
         width: channels of the fusion.
         soft: the weight of R.
-        hard: the weight of the cross-entropy with the label.
     """
 
     width: Count = 64
@@ -359,7 +353,6 @@ class SimKD(FeatureObjective):
         student: path of the projector.
         teacher: path of the input of the teacher's classifier.
         soft: the weight of S.
-        hard: the weight of the cross-entropy with the label.
     """
 
     soft: NotNegative = 1.0

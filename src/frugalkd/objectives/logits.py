@@ -54,7 +54,6 @@ class KD(Objective):
 
     temperature: Positive = 4.0
     alpha: Fraction = 0.9
-    needs_targets = True
 
     def __call__(self, logits: Tensor, targets: Tensor | None, labels: Tensor) -> Tensor:
         student, teacher = numerics.softened(logits, targets, self.temperature)
@@ -80,7 +79,6 @@ class LogitMSE(Objective):
     """
 
     alpha: Fraction = 0.9
-    needs_targets = True
     reads = Fidelity.LOGITS
 
     def __call__(self, logits: Tensor, targets: Tensor | None, labels: Tensor) -> Tensor:
@@ -111,7 +109,6 @@ class LogitStandardisation(Objective):
     temperature: Positive = 2.0
     soft: NotNegative = 9.0
     hard: NotNegative = 0.1
-    needs_targets = True
     reads = Fidelity.DIFFERENCES
 
     def __call__(self, logits: Tensor, targets: Tensor | None, labels: Tensor) -> Tensor:
@@ -156,7 +153,6 @@ class DKD(Objective):
     alpha: NotNegative = 1.0
     beta: NotNegative = 8.0
     hard: NotNegative = 1.0
-    needs_targets = True
     reads = Fidelity.SOFTMAX
 
     def __call__(self, logits: Tensor, targets: Tensor | None, labels: Tensor) -> Tensor:
@@ -198,7 +194,6 @@ class NKD(Objective):
     temperature: Positive = 1.0
     gamma: NotNegative = 1.5
     hard: NotNegative = 1.0
-    needs_targets = True
     reads = Fidelity.DIFFERENCES
 
     def __call__(self, logits: Tensor, targets: Tensor | None, labels: Tensor) -> Tensor:
@@ -235,7 +230,6 @@ class WTTM(Objective):
     temperature: Positive = 4.0
     beta: NotNegative = 1.0
     hard: NotNegative = 1.0
-    needs_targets = True
     reads = Fidelity.DIFFERENCES
 
     def __call__(self, logits: Tensor, targets: Tensor | None, labels: Tensor) -> Tensor:
@@ -272,7 +266,6 @@ class JensenShannon(Objective):
     beta: Fraction = 0.5
     temperature: Positive = 4.0
     alpha: Fraction = 0.9
-    needs_targets = True
     reads = Fidelity.SOFTMAX
 
     def __call__(self, logits: Tensor, targets: Tensor | None, labels: Tensor) -> Tensor:
@@ -318,7 +311,6 @@ class TopKKD(Objective):
     temperature: Positive = 4.0
     alpha: Fraction = 0.9
     k: Count = 32
-    needs_targets = True
     reads = Fidelity.SOFTMAX
 
     def __call__(self, logits: Tensor, targets: Tensor | None, labels: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ class Step(NamedTuple):
 class Objective(Settings, ABC):
     """A distillation loss that is not reduced, so that every sample can be weighted."""
 
-    needs_targets: bool
+    needs_targets: bool = True
     """Whether it reads the teacher's outputs; if not, no teacher is queried."""
 
     reads: Fidelity = Fidelity.DRAWS
@@ -164,9 +164,9 @@ class FeatureObjective(BatchObjective):
     Attributes:
         student: module paths or globs, of the student.
         teacher: as many of the teacher, in the order in which they belong together.
+        hard: the weight of the cross-entropy with the label.
     """
 
-    needs_targets = True
     mixes_rows = False
 
     student: Paths

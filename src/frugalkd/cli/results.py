@@ -1,0 +1,187 @@
+"""``evaluate``, ``predict``, ``report`` and ``plot``: what can be done with finished runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import typer
+
+from frugalkd.cli import options
+from frugalkd.cli.options import option
+from frugalkd.cli.running import Interrupted
+from frugalkd.cli.show import facts_table, measures, print_result
+from frugalkd.errors import ReportError
+from frugalkd.files.parsing import printable
+from frugalkd.runtime.imports import Allowed
+
+_FIGURES = ("frontier", "participation")
+OWN = "own"
+"""In the place of a data set's name: the data that the run's folder names."""
+
+
+def evaluate(
+    run: Path = options.RUN,
+    data: str | None = option(
+        "--data own|NAME|FOLDER",
+        "What to evaluate on: own, the held-out part of the data that the run's folder names;"
+        " a data set's name (its test part); or a folder with one folder of pictures per "
+        "class: `--data own`.",
+    ),
+    imports: list[str] = options.IMPORT,
+    download: bool = options.DOWNLOAD,
+    tokenizer: str | None = options.TOKENIZER,
+    as_json: bool = options.JSON,
+) -> None:
+    """Measure a run's model on held-out data: accuracy, worst class, calibration.
+
+    [bold]Examples[/bold]
+    frugalkd evaluate runs/student --data own
+    frugalkd evaluate runs/student --data my-images/ --json
+    """
+    from frugalkd.experiments.runs.use import evaluate_run
+
+    allowed = Allowed(imports, data == OWN, download, tokenizer)
+    measured, what = evaluate_run(run, None if data == OWN else data, allowed)
+    content = {"run": str(run), "data": what, **measured}
+    facts = {"samples": f"{measured['samples']:,}", **measures(measured)}
+    print_result(as_json, content, facts_table(f"{run} on {what}", facts))
+
+
+def predict(
+    run: Path = options.RUN,
+    data: str = option(
+        "--data NAME|FOLDER|FILE.npy",
+        "What to classify: a data set's name (its test part), a folder of pictures, or an "
+        "array of uint8 images; for a model of texts a .txt or .parquet file: `--data "
+        "my-images/`.",
+        ...,
+    ),
+    out: Path = option("--out FILE.csv", "The table to write: `--out classes.csv`.", ...),
+    probabilities: bool = option("--probabilities", "Add a column per class: `--probabilities`."),
+    imports: list[str] = options.IMPORT,
+    download: bool = options.DOWNLOAD,
+    tokenizer: str | None = options.TOKENIZER,
+    as_json: bool = options.JSON,
+) -> None:
+    """Classify images, or texts, with a run's model; one row for each goes to a CSV file.
+
+    A picture that cannot be read has a row that says why, and the exit code is 1.
+
+    [bold]Example[/bold]
+    frugalkd predict runs/student --data my-images/ --out classes.csv
+    """
+    from frugalkd.experiments.runs.use import predict_to_csv
+
+    allowed = Allowed(imports, download=download, tokenizer=tokenizer)
+    found = predict_to_csv(run, data, out, probabilities, allowed)
+    rows, failed = len(found.names), len(found.failed)
+    content = {"run": str(run), "data": data, found.what: rows, "failed": failed, "out": str(out)}
+    facts = {found.what: f"{rows:,}", "of these unreadable": failed or None, "written to": out}
+    print_result(as_json, content, facts_table(f"{run} on {data}", facts))
+    if failed:
+        why = found.describe_failed()
+        line = f"warning: {failed} of {rows} files are no readable pictures, without a class: {why}"
+        print(printable(line), file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def report(
+    path: Path = options.RESULTS,
+    out: Path | None = option(
+        "--out FILE", "The page to write, by default DIR/report.html: `--out page.html`."
+    ),
+    watch: bool = option(
+        "--watch", "Serve the page instead, refreshed while runs continue, until Ctrl-C."
+    ),
+    port: int = option(
+        "--port N",
+        "With --watch: the port, 0 for any free one: `--port 9000`.",
+        8765,
+        min=0,
+        max=65535,
+    ),
+    data: bool = options.DATA,
+    imports: list[str] = options.IMPORT,
+    download: bool = options.DOWNLOAD,
+    as_json: bool = options.JSON,
+) -> None:
+    """Write one HTML page of a comparison or a run, which needs neither other files nor a network.
+
+    [bold]Examples[/bold]
+    frugalkd report runs/comparison
+    frugalkd report runs/comparison --data
+    frugalkd report runs/comparison --watch
+    """
+    allowed = Allowed(imports, data, download)
+    if watch:
+        if out is not None:
+            raise ReportError("--watch serves the page and writes no file: leave --out out")
+        return _serve(path, port, allowed, as_json)
+    to = out or (path.with_suffix(".html") if path.is_file() else path / "report.html")
+    if to.suffix.lower() not in (".html", ".htm"):  # not over a file of results
+        raise ReportError(f"{to} is no name of a page: let --out end in .html")
+    from frugalkd.experiments.report import collect, headline_of, make_page
+    from frugalkd.files.opening import named_file
+    from frugalkd.files.writing import make_folder, write_atomic
+
+    found = collect(path)
+    page = make_page(found, allowed).encode("utf-8", "replace")
+    to = named_file(to)
+    make_folder(to.parent)
+    write_atomic(to, page)
+    content = {"file": str(to), "bytes": len(page), "headline": headline_of(found)}
+    facts = {**content, "bytes": None, "size": f"{len(page) / 1e6:.1f} MB"}
+    print_result(as_json, content, facts_table(f"report {path}", facts))
+
+
+def _serve(path: Path, port: int, allowed: Allowed, as_json: bool) -> None:
+    from frugalkd.experiments.report.watch import Server, Watched
+
+    with Server(Watched(path, allowed), port) as server:
+        line = f"{server.url} shows {path} as it grows; Ctrl-C ends it"
+        print(json.dumps({"url": server.url}) if as_json else printable(line), flush=True)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            raise Interrupted("stopped") from None
+
+
+def plot(
+    path: Path = options.RESULTS,
+    to: Path = option(
+        "--to FILE", "The figure to write, .pdf, .svg or .png: `--to frontier.pdf`.", ...
+    ),
+    figure: str | None = option(
+        f"--figure {'|'.join(_FIGURES)}",
+        "One figure, as wide as a column: accuracy over samples, or the samples used by "
+        "epoch; without it both, side by side: `--figure frontier`.",
+        autocompletion=lambda: list(_FIGURES),
+    ),
+    arms: str = option(
+        "--arms A,B,...", "Only these arms of a comparison, with or without their budget.", ""
+    ),
+    as_json: bool = options.JSON,
+) -> None:
+    """Draw a comparison or a run for a paper. Needs [cyan]pip install 'frugalkd\\[plot]'[/cyan].
+
+    The figures are the frontier (accuracy over samples) and participation (samples used by epoch).
+
+    [bold]Examples[/bold]
+    frugalkd plot runs/comparison --to figure.pdf
+    frugalkd plot runs/comparison --to f.pdf --figure frontier --arms regulated,random
+    """
+    from frugalkd.experiments.report.collect import collect
+    from frugalkd.experiments.report.paper import plot as draw
+
+    wanted = [arm.strip() for arm in arms.split(",") if arm.strip()]
+    done = draw(collect(path), to, figure=figure, arms=wanted)
+    facts = {
+        "file": done["file"],
+        "figures": ", ".join(done["figures"]),
+        "arms": ", ".join(done["arms"]) or None,
+        "seeds": ", ".join(map(str, done["seeds"])),
+        "caption": done["caption"],
+    }
+    print_result(as_json, done, facts_table(f"plot {path}", facts))

@@ -1,0 +1,227 @@
+"""While runs run: what a signal does, and their progress on stderr."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column
+
+from frugalkd.cli.show import print_line
+from frugalkd.errors import Stopped
+from frugalkd.files.parsing import printable
+from frugalkd.runtime.process import rank_and_world
+
+EVERY = 30.0
+"""Seconds between two lines about progress, where there is no terminal."""
+
+_text = partial(TextColumn, markup=False)  # names are no markup
+_COLUMNS = (
+    _text("{task.description}", style="bold"),
+    BarColumn(bar_width=20),
+    _text("{task.completed:,.0f}/{task.total:,.0f}"),
+    TimeElapsedColumn(),
+    _text("{task.fields[state]}", table_column=Column(no_wrap=True, ratio=1)),
+    TimeRemainingColumn(compact=True),
+)
+
+
+class Interrupted(Exception):
+    """A signal stopped a run. ``str(error)`` is one line: what is kept, how to resume; ``code`` is
+    the exit code that shells and schedulers expect: 128 and the signal's number."""
+
+    def __init__(self, message: str, code: int = 128 + signal.SIGINT):
+        self.code = code
+        super().__init__(message)
+
+
+class StopRequest:
+    """Whether a signal came; a training calls it after each step and each batch that it screens.
+
+    Before the first call, and at a second signal, the process stops at once: KeyboardInterrupt.
+    """
+
+    def __init__(self) -> None:
+        self._polled = False
+        self.signal: int = signal.SIGINT
+        self.made = False
+
+    def __call__(self) -> bool:
+        self._polled = True
+        return self.made
+
+    def make(self, number: int, frame: FrameType | None) -> None:
+        """The signals' handler."""
+        again, self.made, self.signal = self.made, True, number
+        if again or not self._polled:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def resumable(out: Path, *, runs: bool = False) -> Iterator[StopRequest]:
+    """Turn signals inside into Interrupted, which names the command that resumes.
+
+    Args:
+        out: the run folder, or with ``runs`` the folder of many: then the same command resumes.
+
+    Yields:
+        The request, which a training polls.
+
+    Raises:
+        Interrupted: a signal came; also where it came too late to stop anything.
+    """
+    request = StopRequest()
+    before = {}
+    if threading.current_thread() is threading.main_thread():  # others may not have handlers
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, request.make)
+    try:
+        yield request
+    except (KeyboardInterrupt, Stopped):
+        raise Interrupted(_what_is_kept(out, runs), 128 + request.signal) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if request.made:
+        raise Interrupted(f"stopped, but {out} was done by then", 128 + request.signal)
+
+
+def _what_is_kept(out: Path, runs: bool) -> str:
+    arguments = sys.argv[1:]
+    if runs:
+        again = shlex.join(["frugalkd", *arguments])
+        return f"stopped; finished work is kept; resume with: {again}"
+    kept = sorted(out.glob("checkpoints/epoch-?????-step-?????????.safetensors"))
+    if not kept:
+        return "stopped before the end of the first step: nothing is kept"
+    # A checkpoint's name has the numbers of complete epochs and steps.
+    _, epochs, _, step = kept[-1].stem.split("-")
+    arguments = [argument for argument in arguments if argument != "--resume"]
+    launcher = "torchrun ... -m " if rank_and_world()[1] > 1 else ""
+    again = launcher + shlex.join(["frugalkd", *arguments, "--resume"])
+    return (
+        f"stopped after {int(step):,} steps ({int(epochs)} complete epochs), which are kept; "
+        f"resume with: {again}"
+    )
+
+
+class Bar:
+    """A bar on a terminal for the length of a ``with``; elsewhere there is none."""
+
+    def __init__(self, title: str, total: int, console: Console | None = None):
+        self.title, self.total = printable(title), total
+        self.console = console or Console(file=sys.stderr)
+        self.live = self.console.is_terminal
+        self._progress = Progress(
+            *_COLUMNS, console=self.console, transient=True, expand=True, disable=not self.live
+        )
+        self._task = self._progress.add_task(self.title, total=total, state="")
+        self._last = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def update(self, state: str = "", **values: Any) -> None:
+        """Move the bar; ``state`` is its text, ``values`` as of rich's ``Progress.update``."""
+        self._progress.update(self._task, state=printable(state), **values)
+
+    def say(self, line: str) -> None:
+        """Print a line, above the bar where there is one."""
+        self._last = time.monotonic()
+        print_line(self.console, line)
+
+    def say_rarely(self, line: str) -> None:
+        """The same, unless a line was printed less than EVERY seconds before."""
+        if time.monotonic() - self._last >= EVERY:
+            self.say(line)
+
+
+class EpochProgress(Bar):
+    """The progress of a training: called with each epoch's record, inside a ``with``."""
+
+    def __init__(self, title: str, epochs: float, console: Console | None = None):
+        super().__init__(title, math.ceil(epochs), console)
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        """Show an epoch's record."""
+        epoch, seen = int(record["epoch"]) + 1, f"{record['samples_backpropagated']:,}"
+        loss = "-" if record["loss"] is None else f"{record['loss']:.4g}"
+        active = f"{record['rows']:,}"
+        if record.get("samples"):
+            active = f"{record['rows'] / record['samples']:.0%}"
+        self.update(f"loss {loss} active {active} samples {seen}", completed=epoch)
+        if not self.live:
+            self.say(
+                f"{self.title}: epoch {epoch}/{self.total}, loss {loss}, active {active}, {seen} "
+                f"samples so far, {record['wall_seconds']:.1f} s"
+            )
+
+    def before(self, line: str) -> None:
+        """Show the progress of what precedes the epochs: a scoring run, the filling of a store."""
+        self.update(line)
+        if not self.live:
+            self.say_rarely(f"{self.title}: {line}")
+
+
+class RunsProgress(Bar):
+    """The progress of a comparison: called with each event, inside a ``with``."""
+
+    def __init__(self, title: str, console: Console | None = None):
+        super().__init__(title, 1, console)
+        self._running: dict[str, str] = {}
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        """Show an event (see ``comparison.run.Event``)."""
+        name, what = run_name(event), event["event"]
+        if what in ("begun", "running"):
+            self._running[name] = ", ".join(filter(None, [name, event.get("progress")]))
+        else:
+            self._running.pop(name, None)
+        running, finished = "; ".join(self._running.values()), event["finished"]
+        self.update(running, total=event["total"], completed=finished)
+        so_far = f"{self.title}: {finished}/{event['total']}"
+        if self.live:
+            if what == "failed":
+                self.say(f"failed: {name}: {event['error']}")
+        elif what == "running":
+            self.say_rarely(f"{so_far} done; running: {running}")
+        elif what != "begun":
+            self.say(f"{so_far} {_outcome(event, name)}")
+
+
+def run_name(event: dict[str, Any]) -> str:
+    """The run of an event, or of a row of ``--list``."""
+    kind = {"teach": "teacher ", "targets": "soft targets of ", "distill": ""}[event["kind"]]
+    seed = f" seed {event['seed']}" if event["kind"] == "distill" else ""
+    return f"{kind}{event['name']}{seed}"
+
+
+def _outcome(event: dict[str, Any], name: str) -> str:
+    if event["event"] == "failed":
+        return f"{name} failed: {event['error']}"
+    if event["kind"] == "targets":
+        return f"{name} are stored"
+    accuracy = "" if event["accuracy"] is None else f": accuracy {100 * event['accuracy']:.2f} %"
+    return f"{name}{accuracy}{' (done before)' if event['event'] == 'found' else ''}"
