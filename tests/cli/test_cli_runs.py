@@ -188,7 +188,7 @@ def test_ctrl_c_says_how_to_resume(cli, tmp_path, monkeypatch):
 
 
 def test_compare_reports_failures_and_matches_its_schema(cli, tmp_path, monkeypatch):
-    import frugalkd.experiments.comparison
+    from frugalkd.experiments.comparison.run import ComparisonRun
 
     arm = {
         "arm": "vanilla",
@@ -206,16 +206,19 @@ def test_compare_reports_failures_and_matches_its_schema(cli, tmp_path, monkeypa
     }  # fmt: skip
     Comparison.model_validate(made)
 
-    def compare(recipe, *, arms, seeds, jobs, margin, listener, **others):
-        assert (arms, seeds, jobs) == (["hybrid", "short:hybrid"], 1, 2)
-        assert margin == 0.005  # half a point, where none is said
+    def execute(comparison, jobs, ray):
+        assert [arm.name for arm in comparison.arms] == ["hybrid", "short:hybrid"]
+        assert (list(comparison.seeds), jobs, ray) == ([0], 2, None)
+        (claim,) = comparison.claims
+        assert claim.margin == 0.005  # half a point, where no margin is set
         event = {"kind": "distill", "name": "hybrid", "seed": 0, "finished": 1, "total": 2}
-        listener({**event, "event": "begun", "accuracy": None, "error": None})
-        listener({**event, "event": "failed", "accuracy": None, "error": "it broke"})
+        comparison._on_event({**event, "event": "begun", "accuracy": None, "error": None})
+        comparison._on_event({**event, "event": "failed", "accuracy": None, "error": "it broke"})
         return made
 
-    monkeypatch.setattr(frugalkd.experiments.comparison, "compare", compare)
+    monkeypatch.setattr(ComparisonRun, "execute", execute)
     arguments = ["digits", "--arms", "hybrid, short:hybrid,hybrid", "--seeds", "1", "--json"]
+    arguments += ["--claim", "hybrid > short:hybrid"]
     code, out, err = cli("compare", *arguments, "--out", str(tmp_path))
     assert code == 1
     assert json.loads(out) == made

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import typer
 
 from frugalkd.cli.app import app
+from frugalkd.cli.results import with_own_data
 from frugalkd.cli.running import Interrupted
 from frugalkd.distributed.launch import quiet_unless_first
 from frugalkd.errors import FrugalKDError, FrugalKDWarning, OtherRankFailed
@@ -43,6 +44,8 @@ def main(
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     keep_freed_memory()
+    if arguments[:1] == ["evaluate"]:
+        arguments = with_own_data(arguments)
     command = typer.main.get_command(app)
     try:
         with quiet_unless_first(), warnings.catch_warnings():
@@ -135,7 +138,7 @@ def _usage(error: Exception, arguments: Sequence[str]) -> str:
         return ""
     if message.startswith("Got unexpected extra argument"):
         message += ": values with spaces stand in quotes, lists have commas alone"
-    if arguments[0] == "evaluate" and "--data" in arguments and "argument" in message:
-        message += ": --data needs a value, such as --data own"
+    if "--data" in arguments and message.startswith("Missing argument"):
+        message += ": if --data took it for its value, write --data own"
     path = context.command_path if context is not None else "frugalkd"
     return f"error: {message[:1].lower()}{message[1:]} (see '{path} --help')"

@@ -85,7 +85,7 @@ DOWNLOAD = option(
 )
 TOKENIZER = option(
     "--tokenizer FOLDER|NAME",
-    "Of a model of texts, instead of the one that the run folder names; a folder is read only where "
+    "Of a model of texts, instead of the one that the run folder names; a folder is read only if "
     "it is named here.",
 )
 DATA = option(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import typer
@@ -21,11 +22,20 @@ OWN = "own"
 """In the place of a data set's name: the data that the run's folder names."""
 
 
+def with_own_data(arguments: list[str]) -> list[str]:
+    """The arguments of ``evaluate``, where ``--data`` without a value means ``--data own``."""
+    complete = []
+    for argument, following in pairwise([*arguments, "--"]):
+        alone = argument == "--data" and following.startswith("-")
+        complete += [argument, OWN] if alone else [argument]
+    return complete
+
+
 def evaluate(
     run: Path = options.RUN,
     data: str | None = option(
         "--data own|NAME|FOLDER",
-        "What to evaluate on: own, the held-out part of the data that the run's folder names;"
+        "What to evaluate on: own (or no value), the held-out part of the run's own data;"
         " a data set's name (its test part); or a folder with one folder of pictures per "
         "class: `--data own`.",
     ),
