@@ -9,12 +9,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import api_page
 import errors_page
 import objectives_page
 import policies_page
 
 HERE = Path(__file__).parent
 PAGES = {
+    "api.md": api_page.page,
     "errors.md": errors_page.page,
     "objectives.md": objectives_page.page,
     "policies.md": policies_page.page,
