@@ -35,7 +35,7 @@ def recipes():
 
 @pytest.fixture(scope="module")
 def whole(recipes, tmp_path_factory):
-    """A chain that nothing stopped, and its folder."""
+    """A chain that ran without a stop, and its folder."""
     out = tmp_path_factory.mktemp("chain") / "c"
     return chain(recipes, out), out
 
@@ -71,14 +71,14 @@ def test_its_costs_are_the_sums(whole):
     )
 
 
-def test_what_is_done_is_not_run_again(recipes, whole, steps_done):
+def test_finished_stages_are_not_run_again(recipes, whole, steps_done):
     said, out = whole
     assert chain(recipes, out) == said
     assert not steps_done
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
-def test_a_stopped_stage_goes_on(stage, recipes, whole, steps_done, tmp_path):
+def test_a_stopped_stage_is_resumed(stage, recipes, whole, steps_done, tmp_path):
     """Four and three epochs of three steps or less are a stage."""
     begun = []
     with pytest.raises(Stopped):
@@ -99,7 +99,7 @@ def steps_before(stage):
     return sum([4 * 3, 3 * 3, 3 * 3][:stage])
 
 
-def test_a_teacher_that_is_there_costs_nothing(recipes, whole, tmp_path):
+def test_a_given_teacher_costs_nothing(recipes, whole, tmp_path):
     _, out = whole
     said = chain(recipes, tmp_path, teacher=out / "1-teacher")
     assert [one["stage"] for one in said["stages"]] == ["1-assistant", "2-student"]
@@ -123,7 +123,7 @@ def test_recipes_that_make_no_chain_are_refused(recipes, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
-def test_one_command_carries_it_out(recipes, whole, cli, tmp_path):
+def test_the_command(recipes, whole, cli, tmp_path):
     files = []
     for one in recipes:
         files.append(str(tmp_path / f"{one.name}.yaml"))

@@ -126,7 +126,7 @@ def test_sound_12_one_line_names_all_options(run):
 def test_sound_12_a_recipe_that_is_none(run):
     names(run, name="nothing known")
     (run / "results.json").write_text(json.dumps({"schema": 1, "recipe": {"data": 3}}))
-    with pytest.raises(RunFolderError, match="its recipe is none"):
+    with pytest.raises(RunFolderError, match="it holds no recipe"):
         evaluate_run(run, allowed=Allowed(data=True))
 
 

@@ -1,7 +1,7 @@
-"""Teacher assistants: recipes in a chain, the student of each being the teacher of the next.
+"""Teacher assistants: recipes in a chain, in which each student is the teacher of the next.
 
-Mirzadeh et al. (AAAI 2020, arXiv 1902.03393) put models of a size in between where a teacher is too
-large for a student to follow.
+Mirzadeh et al. (AAAI 2020, arXiv 1902.03393) put models of intermediate size between a large
+teacher and a small student.
 """
 
 from __future__ import annotations
@@ -39,56 +39,43 @@ class Stage:
 
     @property
     def role(self) -> TeacherRole | StudentRole:
-        """What it trains, and how."""
+        """Its model, and how it is trained."""
         return self.recipe.teacher if self.kind == "teach" else self.recipe.student
 
 
 def stages_of(recipes: Sequence[Recipe], *, taught: bool = False) -> list[Stage]:
-    """The first recipe's teacher, unless it is there already (``taught``), then each one's student.
+    """The first recipe's teacher, unless it is trained already (``taught``), then each student.
 
     Raises:
         RecipeError: a recipe has another teacher than the student before it, or other data; or it
-            weighs by a significance that nobody finds out.
+            weighs by a significance that no ledger has.
     """
     if not recipes:
         raise RecipeError("a chain of no recipes: name one or more")
     for before, after in pairwise(recipes):
-        made = before.student.model.model_copy(
-            update={"reuse_classifier_dim": None}
-        )  # that has no teacher
+        # Weights that reuse a teacher's classifier do not belong to the model itself.
+        made = before.student.model.model_copy(update={"reuse_classifier_dim": None})
         if after.teacher.model != made:
             raise RecipeError(
-                f"recipe {after.name} is taught by {_said(after.teacher.model)}, and the one "
-                f"before it, {before.name}, makes {_said(made)}: set its "
-                "teacher.model to that"
+                f"recipe {after.name} is taught by {_describe(after.teacher.model)}, and the one "
+                f"before it, {before.name}, makes {_describe(made)}: set its teacher.model to that"
             )
         if after.data != before.data:
             raise RecipeError(
                 f"recipes {before.name} and {after.name} differ in data: a chain has one data set"
             )
-    for stage, after in pairwise(_stages(recipes, taught)):
+    stages = [] if taught else [Stage("1-teacher", "teach", recipes[0])]
+    for place, recipe in enumerate(recipes, start=1):
+        name = "student" if place == len(recipes) else "assistant"
+        stages.append(Stage(f"{len(stages) + 1}-{name}", "distill", recipe))
+    for stage, after in pairwise(stages):
         if after.recipe.student.weighted and not stage.role.gated:
             raise RecipeError(
                 f"{after.name} weighs samples by the significance that {stage.name} gives them, "
-                "which has no gate to find it out with: set its mode to regulated or hybrid, or "
-                "its policy to self-regulation"
+                "which has no gate: set its mode to regulated or hybrid, or its policy to "
+                "self-regulation"
             )
-    return _stages(recipes, taught)
-
-
-def _stages(recipes: Sequence[Recipe], taught: bool) -> list[Stage]:
-    kinds: list[Literal["teach", "distill"]] = ["distill"] * len(recipes)
-    if not taught:
-        kinds.insert(0, "teach")
-    of = recipes if taught else [recipes[0], *recipes]
-    names = ["assistant"] * len(kinds)
-    names[0] = names[0] if taught else "teacher"
-    names[-1] = "student"
-    rows = zip(names, kinds, of, strict=True)
-    return [
-        Stage(f"{place}-{name}", kind, recipe)
-        for place, (name, kind, recipe) in enumerate(rows, start=1)
-    ]
+    return stages
 
 
 def chain(
@@ -99,17 +86,17 @@ def chain(
     begin: Callable[[Stage], Listener | None] = lambda stage: None,
     stop: Stop | None = None,
 ) -> dict[str, Any]:
-    """Carry a chain out in the folder ``out``, a run folder a stage; returns what ``chain.json``
-    there holds: ``stages``, and ``meters``, their sums.
+    """Run a chain in the folder ``out``, a run folder a stage; returns the content of
+    ``chain.json`` there: ``stages``, and ``meters``, their sums.
 
-    What is done is not run again, and a stage that was stopped goes on.
+    Finished stages are not run again, and a stopped one is resumed.
 
     Args:
         recipes: the student of each is the teacher of the next.
         out: the folder.
         teacher: of the first one, a folder, where it is trained already; it costs nothing here.
-        begin: told of each stage as it begins; gives who is told of its epochs.
-        stop: as in :func:`frugalkd.train_teacher`.
+        begin: called as each stage begins; returns a function that receives its epochs' records.
+        stop: called as :attr:`frugalkd.RunOptions.should_stop`.
 
     Raises:
         RecipeError: the recipes make no chain.
@@ -118,26 +105,20 @@ def chain(
     out, teacher = named(out), None if teacher is None else named(teacher)
     stages = stages_of(recipes, taught=teacher is not None)
     make_folder(out)
-    said = []
+    finished = []
     for stage in stages:
-        folder, told = out / stage.name, begin(stage)
+        folder = out / stage.name
+        keywords: dict[str, Any] = {"resume": True, "listener": begin(stage), "stop": stop}
         if stage.kind == "teach":
-            results = teach(stage.recipe, folder, resume=True, listener=told, stop=stop)
+            results = teach(stage.recipe, folder, **keywords)
         else:
-            results = distill(
-                stage.recipe, folder, teacher=teacher, resume=True, listener=told, stop=stop
-            )
-        said.append({
-            "stage": stage.name,
-            "kind": stage.kind,
-            "model": _said(stage.role.model),
-            "digest": results["digest"],
-            "evaluation": results["evaluation"],
-            "budget": results["budget"],
-            "meters": results["meters"],
-        })  # fmt: skip
+            results = distill(stage.recipe, folder, teacher=teacher, **keywords)
+        copied = {name: results[name] for name in ("digest", "evaluation", "budget", "meters")}
+        model = _describe(stage.role.model)
+        finished.append({"stage": stage.name, "kind": stage.kind, "model": model, **copied})
         teacher = folder
-    whole = {"schema": SCHEMA, "stages": said, "meters": summed([one["meters"] for one in said])}
+    meters = summed([stage["meters"] for stage in finished])
+    whole = {"schema": SCHEMA, "stages": finished, "meters": meters}
     write_json(out / FILE, whole)
     return whole
 
@@ -147,19 +128,15 @@ def summed(meters: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     total: dict[str, Any] = {}
     for name in dict.fromkeys(name for one in meters for name in one):
         values = [one[name] for one in meters if name in one]
-        if name == "peak_memory_bytes":
-            total[name] = {part: max(v.get(part, 0) for v in values) for part in _parts(values)}
-        elif isinstance(values[0], Mapping):
-            total[name] = {part: sum(v.get(part, 0) for v in values) for part in _parts(values)}
-        else:
+        if not isinstance(values[0], Mapping):
             total[name] = sum(values)
+            continue
+        join = max if name == "peak_memory_bytes" else sum
+        parts = dict.fromkeys(part for value in values for part in value)
+        total[name] = {part: join(value.get(part, 0) for value in values) for part in parts}
     return total
 
 
-def _parts(values: Sequence[Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(part for value in values for part in value))
-
-
-def _said(model: ModelSettings) -> str:
+def _describe(model: ModelSettings) -> str:
     options = ", ".join(f"{name}={value}" for name, value in model.options.items())
     return f"{model.name or model.path}({options})"

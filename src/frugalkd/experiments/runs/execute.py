@@ -1,4 +1,4 @@
-"""Carrying a recipe out: teach, distill."""
+"""Executing a recipe: teach, distill."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import platform
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,19 +15,19 @@ import torch
 import frugalkd
 from frugalkd.data.probe import digests_kept
 from frugalkd.distributed.launch import ranks_of
-from frugalkd.distributed.ranks import Ranks
-from frugalkd.experiments.recipes.schema import Recipe, Role
+from frugalkd.experiments.recipes.schema import Recipe
 from frugalkd.experiments.runs.digest import run_digest
 from frugalkd.experiments.runs.folder import SCHEMA, RunFolder
 from frugalkd.experiments.runs.material import (
     RunData,
     data_digests,
+    ids_used,
     make_data,
     make_model,
     refuse_other_data,
+    sampling_of,
     without_augmentation,
 )
-from frugalkd.experiments.runs.participants import pool, sampling_of
 from frugalkd.experiments.runs.scores import scores_for
 from frugalkd.experiments.runs.summary import write_summary
 from frugalkd.experiments.runs.targets import STORE_SEED, Progress
@@ -41,15 +41,14 @@ from frugalkd.models.saved import write_model_card
 from frugalkd.objectives.criterion import check_paths
 from frugalkd.policies import Sampling
 from frugalkd.runtime.devices import resolve_device
-from frugalkd.teachers import Targets
 from frugalkd.training.api import distill as distill_model
 from frugalkd.training.api import train_teacher
 from frugalkd.training.heads import train_head
 from frugalkd.training.settings import Listener, RunOptions, Stop
 from frugalkd.training.trainer import Run
 
-Train = Callable[[RunData, RunFolder, Tracking], tuple[Run, dict[str, Any]]]
-"""What a kind of run does within its folder: the run, and what its results say beside."""
+Train = Callable[[RunData, RunFolder, dict[str, Any]], tuple[Run, dict[str, Any]]]
+"""A training within its folder, from its keywords: the run, and notes for its results."""
 
 
 def teach(
@@ -63,10 +62,8 @@ def teach(
 ) -> dict[str, Any]:
     """Train the recipe's teacher into the folder ``out``; returns ``results.json``.
 
-    A run that is done already is not run again.
-
-    Processes that torchrun or accelerate launch started train it together, and the first of them
-    writes the folder.
+    A finished run is not run again. Processes that torchrun or accelerate launch started train it
+    together, and the first of them writes the folder.
 
     Raises:
         FrugalKDError: with one line; see the subclasses.
@@ -74,7 +71,7 @@ def teach(
     role = recipe.teacher
 
     def train(
-        material: RunData, folder: RunFolder, tracking: Tracking
+        material: RunData, folder: RunFolder, keywords: dict[str, Any]
     ) -> tuple[Run, dict[str, Any]]:
         policy = role.policy.build()
         scores, scoring = scores_for(
@@ -85,16 +82,11 @@ def teach(
         data, fit = material.train, train_teacher
         if role.trains == "head":
             data, fit = without_augmentation(data), train_head
-        run = fit(
-            model,
-            data,
-            sampling=Sampling(policy=policy, scores=scores),
-            objective=role.objective.build(),
-            **_shared(recipe, role, material, folder, tracking, resume, listener, stop),
-        )
+        sampling = Sampling(policy=policy, scores=scores)
+        run = fit(model, data, sampling=sampling, objective=role.objective.build(), **keywords)
         return run, {"teacher": None, "targets": None, "scoring": scoring}
 
-    return _carry_out("teach", recipe, role, out, None, None, resume, recipe.seed, train)
+    return _execute("teach", recipe, out, train, resume=resume, listener=listener, stop=stop)
 
 
 def distill(
@@ -113,17 +105,16 @@ def distill(
     :func:`teach` does.
 
     Args:
-        recipe: its student section says the mode.
+        recipe: its student section gives the mode.
         out: the run folder.
         teacher: a folder made by :func:`teach`; without one the recipe's pretrained teacher.
         ledger: of significance, in place of the teacher's: a file, or the folder that holds it.
-        resume: go on from a checkpoint in ``out``.
+        resume: from a checkpoint in ``out``.
         stores: a folder that several runs share: it keeps the stored targets of pretrained
-            teachers, and scores where there is no teacher's folder, in the place of ``out``.
+            teachers, and scores where there is no teacher's folder, in place of ``out``.
         listener: receives the record of each epoch.
-        progress: receives, in words, how far what comes before the epochs is: a scoring run, the
-            filling of a store.
-        stop: as in :func:`~frugalkd.training.api.train_teacher`.
+        progress: receives, in words, how far a scoring run or the filling of a store is.
+        stop: called as :attr:`frugalkd.RunOptions.should_stop`.
 
     Raises:
         LedgerError: the mode weighs by significance and the teacher has no ledger.
@@ -135,192 +126,134 @@ def distill(
         kinds = {each.kind or role.targets.kind for each in role.teachers.of.values()}
 
     def train(
-        material: RunData, folder: RunFolder, tracking: Tracking
+        material: RunData, folder: RunFolder, keywords: dict[str, Any]
     ) -> tuple[Run, dict[str, Any]]:
         objective = role.objective.build()
         sampling = sampling_of(recipe, teacher, material, ledger)
         scores, scoring = scores_for(
-            recipe,
-            role,
-            sampling.policy,
-            material.train,
-            teacher=teacher,
-            folder=folder,
-            stores=stores,
-            progress=progress,
-            stop=stop,
-        )
+            recipe, role, sampling.policy, material.train, teacher=teacher, folder=folder,
+            stores=stores, progress=progress, stop=stop,
+        )  # fmt: skip
         notes: dict[str, Any] = {"teacher": None, "targets": None, "scoring": scoring}
         student = make_model(role.model, material.train, recipe.seed)
         check_paths(objective, student)
-
-        def learn(source: Targets | None) -> Run:
-            return distill_model(
-                student,
-                material.train,
-                teacher=source,
-                sampling=replace(sampling, scores=scores),
-                objective=objective,
-                **_shared(recipe, role, material, folder, tracking, resume, listener, stop),
-            )
-
+        keywords |= {"sampling": replace(sampling, scores=scores), "objective": objective}
         if not objective.needs_targets:
-            return learn(None), notes
-        teaching = TeacherPool(
-            recipe,
-            teacher,
-            material,
-            folder,
-            student=student,
-            ids=pool(sampling, material),
-            stores=stores,
-            progress=progress,
-        )
-        with teaching:
-            run = learn(teaching.open())
-        teaching.charge(run)
-        return run, notes | teaching.notes(run, stop)
+            return distill_model(student, material.train, teacher=None, **keywords), notes
+        pool = TeacherPool(
+            recipe, teacher, material, folder, student=student, ids=ids_used(sampling, material),
+            stores=stores, progress=progress,
+        )  # fmt: skip
+        with pool:
+            run = distill_model(student, material.train, teacher=pool.open(), **keywords)
+        pool.charge(run)
+        return run, notes | pool.notes(run, stop)
 
-    seed = STORE_SEED if "stored" in kinds else recipe.seed
-    return _carry_out("distill", recipe, role, out, teacher, ledger, resume, seed, train)
+    return _execute(
+        "distill", recipe, out, train, teacher=teacher, ledger=ledger, resume=resume,
+        listener=listener, stop=stop, view_seed=STORE_SEED if "stored" in kinds else None,
+    )  # fmt: skip
 
 
-def _shared(
+def _execute(
+    kind: Literal["teach", "distill"],
     recipe: Recipe,
-    role: Role,
-    material: RunData,
-    folder: RunFolder,
-    tracking: Tracking,
+    out: Path,
+    train: Train,
+    *,
     resume: bool,
     listener: Listener | None,
     stop: Stop | None,
+    teacher: Path | None = None,
+    ledger: Path | None = None,
+    view_seed: int | None = None,
 ) -> dict[str, Any]:
-    """What teacher and student pass to the training."""
-
-    def log(record: dict[str, Any]) -> None:
-        tracking.log(record)
-        folder.append_metrics(record)
-        if listener is not None:
-            listener(record)
-
-    return {
-        "training": role.training,
-        "seed": recipe.seed,
-        "eval_dataset": material.eval_dataset,
-        "device": recipe.device,
-        "run": RunOptions(folder.checkpoints, recipe.checkpoints, resume, log, stop),
-    }
-
-
-def _carry_out(
-    kind: str,
-    recipe: Recipe,
-    role: Role,
-    out: Path,
-    teacher: Path | None,
-    ledger: Path | None,
-    resume: bool,
-    view_seed: int,
-    train: Train,
-) -> dict[str, Any]:
-    """Claim the folder, train, and write what the run leaves."""
+    """Claim the folder, train, and write the folder."""
     if ledger is not None:
         ledger = ledger_file(ledger)
-        Ledger.load(ledger)  # refused before anything is begun
-    digest = run_digest(kind, recipe, teacher, ledger)
+        Ledger.load(ledger)  # refused before the folder is claimed
+    digest, resolved = run_digest(kind, recipe, teacher, ledger), recipe.model_dump(mode="json")
+    role = recipe.teacher if kind == "teach" else recipe.student
     with (
         ranks_of(recipe.device, recipe.threads) as ranks,
         RunFolder(out, ranks) as folder,
         Tracking() as tracking,
         digests_kept(),
     ):
-        return _within(
-            ranks, folder, tracking, kind, recipe, role, digest, resume, view_seed, train
+        done = folder.begin(digest, resolved, kind, resume)
+        if done is not None:
+            ranks.from_first(lambda: refuse_other_data(done, recipe, folder.path))
+            with contextlib.suppress(KeyError, TypeError):
+                warn_of_torch(done["versions"]["torch"], "this finished run")
+            return done
+        if ranks.first:
+            _start_trackers(tracking, recipe, kind, digest, folder)
+        material = make_data(recipe, role.augment, recipe.seed if view_seed is None else view_seed)
+        data = data_digests(material)
+        ranks.check_alike(
+            lambda: {"recipe": digest, "data": data["train"], "held-out data": data["held_out"]}
         )
 
+        def log(record: dict[str, Any]) -> None:
+            tracking.log(record)
+            folder.append_metrics(record)
+            if listener is not None:
+                listener(record)
 
-def _within(
-    ranks: Ranks,
-    folder: RunFolder,
-    tracking: Tracking,
-    kind: str,
-    recipe: Recipe,
-    role: Role,
-    digest: str,
-    resume: bool,
-    view_seed: int,
-    train: Train,
-) -> dict[str, Any]:
-    resolved = recipe.model_dump(mode="json")
-    done = folder.begin(digest, resolved, kind, resume)
-    if done is not None:
-        ranks.from_first(lambda: refuse_other_data(done, recipe, folder.path))
-        with contextlib.suppress(KeyError, TypeError):
-            warn_of_torch(done["versions"]["torch"], "this finished run")
-        return done
-    if ranks.first:
-        _start(tracking, recipe, kind, digest, folder)
-    material = make_data(recipe, role.augment, view_seed)
-    data = data_digests(material)
-    ranks.check_alike(
-        lambda: {"recipe": digest, "data": data["train"], "held-out data": data["held_out"]}
-    )
-    run, notes = train(material, folder, tracking)
-    said = {"kind": kind, "digest": digest, "recipe": resolved, "data": data, "ranks": ranks.world}
-    return ranks.from_first(
-        lambda: _leave(folder, tracking, recipe, role, material, run, said, notes)
-    )
+        keywords = {
+            "training": role.training,
+            "seed": recipe.seed,
+            "eval_dataset": material.eval_dataset,
+            "device": recipe.device,
+            "run": RunOptions(folder.checkpoints, recipe.checkpoints, resume, log, stop),
+        }
+        run, notes = train(material, folder, keywords)
+        samples, meters = len(run.ledger), run.meters.summary()
+        results = {
+            "schema": SCHEMA,
+            "kind": kind,
+            "digest": digest,
+            "recipe": resolved,
+            "data": data,
+            "ranks": ranks.world,
+            "versions": {
+                "frugalkd": frugalkd.__version__,
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+                "python": platform.python_version(),
+                "machine": platform.machine(),
+            },
+            "seed": recipe.seed,
+            "threads": recipe.threads,
+            "device": resolve_device(recipe.device).type,
+            "split": material.split,
+            "train_samples": samples,
+            "epochs": run.ledger.epochs,
+            "budget": meters["samples_backpropagated"] / (samples * role.training.epochs),
+            "meters": meters,
+            "evaluation": run.evaluation,
+            **notes,
+            "history": run.history,
+        }
 
+        def write() -> dict[str, Any]:
+            weights = "teacher.safetensors" if kind == "teach" else "student.safetensors"
+            save_weights(folder.path / weights, run.model)
+            run.ledger.save(folder.path / "ledger.safetensors")
+            libraries = libraries_of(run.model)
+            write_model_card(folder.path, role.model, material.train, weights, libraries)
+            write_summary(folder.path, kind, run.ledger, results)
+            tracking.conclude(results)
+            folder.finish(results)
+            return results
 
-def _leave(
-    folder: RunFolder,
-    tracking: Tracking,
-    recipe: Recipe,
-    role: Role,
-    material: RunData,
-    run: Run,
-    said: dict[str, Any],
-    notes: dict[str, Any],
-) -> dict[str, Any]:
-    """Write what a run leaves; returns the results, in which ``said`` and ``notes`` are."""
-    kind = said["kind"]
-    weights = "teacher.safetensors" if kind == "teach" else "student.safetensors"
-    save_weights(folder.path / weights, run.model)
-    run.ledger.save(folder.path / "ledger.safetensors")
-    libraries = libraries_of(run.model)
-    write_model_card(folder.path, role.model, material.train, weights, libraries)
-    samples = len(run.ledger)
-    meters = run.meters.summary()
-    results = {
-        "schema": SCHEMA,
-        **said,
-        "versions": {
-            "frugalkd": frugalkd.__version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-        },
-        "seed": recipe.seed,
-        "threads": recipe.threads,
-        "device": resolve_device(recipe.device).type,
-        "split": material.split,
-        "train_samples": samples,
-        "epochs": run.ledger.epochs,
-        "budget": meters["samples_backpropagated"] / (samples * role.training.epochs),
-        "meters": meters,
-        "evaluation": run.evaluation,
-        **notes,
-        "history": run.history,
-    }
-    write_summary(folder.path, kind, run.ledger, results)
-    tracking.conclude(results)
-    folder.finish(results)
-    return results
+        return ranks.from_first(write)
 
 
-def _start(tracking: Tracking, recipe: Recipe, kind: str, digest: str, folder: RunFolder) -> None:
-    """Start the recipe's trackers, in the runs of theirs that ``folder`` notes where it goes on."""
+def _start_trackers(
+    tracking: Tracking, recipe: Recipe, kind: str, digest: str, folder: RunFolder
+) -> None:
+    """Start the recipe's trackers; a resumed run continues in the tracker's own run."""
     if not recipe.trackers.chosen:
         return
     run = Tracked(recipe.name, folder.path.absolute().name, kind, folder.path)

@@ -1,4 +1,4 @@
-"""What a recipe names, made: the data, the models, the teacher."""
+"""From a recipe's sections to objects: data, models, teachers, samplings."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import Dataset
@@ -23,6 +24,7 @@ from frugalkd.errors import (
     FrugalKDError,
     FrugalKDWarning,
     ImportRefused,
+    LedgerError,
     ModelError,
     RunFolderError,
 )
@@ -30,6 +32,7 @@ from frugalkd.experiments.recipes.load import fetched_data, import_paths
 from frugalkd.experiments.recipes.schema import Augment, OneOfSeveral, Recipe
 from frugalkd.files.parsing import one_line
 from frugalkd.files.tensors import load_weights
+from frugalkd.ledger.ledger import Ledger, ledger_file
 from frugalkd.models import build_text_model
 from frugalkd.models.building import (
     build_for,
@@ -44,13 +47,15 @@ from frugalkd.models.initial import init_from
 from frugalkd.models.origin import match_classes, note_origin, origin_of
 from frugalkd.models.saved import card_beside, known_from, load
 from frugalkd.models.settings import ModelSettings
+from frugalkd.policies import Sampling
+from frugalkd.policies.policy import Ids
 from frugalkd.runtime.imports import Allowed, make_object
-from frugalkd.runtime.sections import NamedOrPath
+from frugalkd.selection.inputs import weights_from, weights_of
 
 
 @dataclass(frozen=True)
 class RunData:
-    """The data of a run: what trains, what is measured on (and which split that is)."""
+    """The data of a run: for training, and for evaluation (``split``: test or validation)."""
 
     train: Dataset
     eval_dataset: Dataset | None
@@ -61,21 +66,27 @@ def make_data(recipe: Recipe, augment: Augment, seed: int) -> RunData:
     """The recipe's data; ``augment`` with views drawn from ``seed`` on the training part.
 
     Raises:
-        DataError: the data cannot be found or read, or cannot be cut or augmented as asked.
-        ModelError: the import path of your own cannot be followed, or what it names fails.
+        DataError: the data cannot be found, read, cut or augmented.
+        ModelError: your own data cannot be imported, or fail.
     """
     spec = recipe.data
+    split, what = "test", spec.path or f"data set {spec.name!r}"
     if spec.name is not None:
         splits = load_with(spec.name, spec.root, spec.options)
         train, test = splits.train, splits.test
     else:
-        train, test = _own_data(spec)
-    split = "test"
-    what = spec.path or f"data set {spec.name!r}"
+        made = make_object(spec.path or "", spec.options)
+        if not isinstance(made, tuple):
+            made = made, None
+        if len(made) != 2:
+            raise DataError(
+                f"{spec.path} made {len(made)} data sets: a training and a test set, or one"
+            )
+        train, test = made
     if (augment.crop or augment.flip) and not isinstance(train, Pictures):
         raise DataError(
-            f"{what} has no pictures of ours (ImageData): augment is for those; augment your own "
-            "data set yourself (with a method view(id, view))"
+            f"{what} is not an ImageData: augment is for those; augment your own data set yourself "
+            "(with a method view(id, view))"
         )
     if (spec.train_size or spec.validation) and not isinstance(train, Samples):
         raise DataError(
@@ -100,18 +111,18 @@ def data_of_run(said: Any, where: str, allowed: Allowed) -> RunData:
 
     Args:
         said: the recipe, as its file holds it.
-        where: what that is called in an error.
-        allowed: what the folder may make us read, fetch and import.
+        where: the name of that file, for errors.
+        allowed: what the folder may read, fetch and import.
 
     Raises:
-        AccessRefused, ImportRefused: that is not allowed; the message says with which options.
-        RunFolderError: there is no recipe in ``said``.
+        AccessRefused, ImportRefused: that is not allowed; the message names the options.
+        RunFolderError: ``said`` is no recipe.
         DataError, ModelError: as :func:`make_data`.
     """
     try:
         recipe = Recipe.model_validate(said)
     except ValueError:
-        raise RunFolderError(f"{where} is damaged: its recipe is none") from None
+        raise RunFolderError(f"{where} is damaged: it holds no recipe") from None
     spec = recipe.data
     options, error = [], AccessRefused
     if not allowed.data:
@@ -122,10 +133,10 @@ def data_of_run(said: Any, where: str, allowed: Allowed) -> RunData:
         options.append(f"--import {shlex.quote(spec.path[:200])}")
         error = ImportRefused
     if options:
-        named = spec.model_dump(exclude_defaults=True)
+        said = one_line(spec.model_dump(exclude_defaults=True))
         raise error(
-            f"{where} names the data {one_line(named)}: they are read only where you allow it, "
-            f"with {' '.join(options)}"
+            f"{where} names the data {said}: they are read only where you allow it, with "
+            f"{' '.join(options)}"
         )
     return make_data(recipe, Augment(crop=0, flip=False), recipe.seed)
 
@@ -175,24 +186,13 @@ def refuse_other_data(
 
 
 def without_augmentation(data: Dataset) -> Dataset:
-    """The same samples as they are, where we know how to say so."""
+    """The same samples without augmentation; a user's own data set as it is."""
     return data.with_augmentation(Augmentation()) if isinstance(data, Pictures) else data
 
 
-def _own_data(spec: NamedOrPath) -> tuple[Any, Any]:
-    made = make_object(spec.path or "", spec.options)
-    if not isinstance(made, tuple):
-        return made, None
-    if len(made) != 2:
-        raise DataError(
-            f"{spec.path} made {len(made)} data sets: a training and a test set, or one"
-        )
-    return made
-
-
 def make_model(spec: ModelSettings, data: Dataset, seed: int) -> nn.Module:
-    """A model with weights drawn from ``seed``, or its start's, so that every arm of a seed starts
-    alike.
+    """A model with weights drawn from ``seed``, or its ``init_weights``: the same in every arm of a
+    seed.
 
     Raises:
         UnknownName, ModelError: it cannot be made, or it is not a torch module.
@@ -223,7 +223,7 @@ def make_model(spec: ModelSettings, data: Dataset, seed: int) -> nn.Module:
     finish(model, spec)
     if spec.input_transform is not None:
         if not isinstance(data, Pictures):
-            raise ModelError("model.input_transform: these data have no pictures of ours to resize")
+            raise ModelError("model.input_transform: these data are not an ImageData, to resize")
         refuse_reduced(spec.input_transform, None, data)
         see(model, spec.input_transform, data.mean, data.std)
     note_spec(model, spec)
@@ -233,20 +233,17 @@ def make_model(spec: ModelSettings, data: Dataset, seed: int) -> nn.Module:
 def make_teacher(
     recipe: Recipe, teacher: Path | None, data: Dataset, one: OneOfSeveral | None = None
 ) -> nn.Module:
-    """The teacher of a folder, or the pretrained one that the recipe names; where it is ``one`` of
-    several with weights of its own, that one.
+    """The teacher of a folder, or the recipe's pretrained one; or ``one`` of several teachers.
 
-    Where its ``model.json`` says on what it was trained, its inputs are normalised as they were
-    then, and its classes are matched with the data's as ``student.targets.classes`` says.
+    If its ``model.json`` describes its training data, its inputs are normalised as in its training,
+    and its classes are matched with the data's by ``student.targets.classes``.
 
     Raises:
         ImportRefused: its folder names code that the recipe does not.
         ModelError, RunFolderError: there is none, or it cannot be loaded.
         TargetsError: its classes are not the data's.
     """
-    match = recipe.student.targets.classes
-    if one is not None and one.classes is not None:
-        match = one.classes
+    match = (one and one.classes) or recipe.student.targets.classes
     if teacher is not None:
         loaded = load(teacher, imports=import_paths(recipe))
         card = loaded.card
@@ -265,22 +262,15 @@ def make_teacher(
     load_weights(model, Path(weights))
     if (card := card_beside(Path(weights))) is not None:
         known = known_from(card)
-        if (
-            spec.input_transform is not None and spec.input_transform.mean is not None
-        ):  # the recipe says it
-            known |= {"mean": (), "std": ()}
+        if spec.input_transform is not None and spec.input_transform.mean is not None:
+            known |= {"mean": (), "std": ()}  # the recipe's are used
         note_origin(model, **known)
     return _fitted(model.eval(), data, match, f"the teacher of {one_line(weights)}")
 
 
 def _fitted(model: nn.Module, data: Dataset, match: Match, what: str) -> nn.Module:
-    """``model`` for pictures that ``data`` may normalise otherwise than those that it was trained
-    on, with its outputs in the order of the data's classes where they ``match`` by name.
-
-    Raises:
-        TargetsError: the names of the classes do not match.
-        ModelError: the pictures are of other channels.
-    """
+    """``model`` for the normalisation and the classes of ``data``. Raises TargetsError where class
+    names do not match, ModelError where the channels do not."""
     origin = origin_of(model)
     if isinstance(data, Pictures) and origin.mean:
         trained, given = (origin.mean, origin.std), (data.mean, data.std)
@@ -295,3 +285,34 @@ def _fitted(model: nn.Module, data: Dataset, match: Match, what: str) -> nn.Modu
             note_origin(model, mean=data.mean, std=data.std)
     match_classes(model, class_names(data), match, what)
     return model
+
+
+def sampling_of(
+    recipe: Recipe, teacher: Path | None, material: RunData, ledger_at: Path | None = None
+) -> Sampling:
+    """The student's sampling, by its mode or its own policy; the ledger is the teacher's, or that
+    at ``ledger_at``. Raises LedgerError where it is needed and missing."""
+    role = recipe.student
+    ledger = None
+    if role.weighted:
+        if ledger_at is None and (teacher is None or not ledger_file(teacher).is_file()):
+            raise LedgerError(
+                f"mode {role.mode or 'with significance weights'} needs the significance ledger "
+                "of a self-regulated teacher: run 'frugalkd teach RECIPE --out DIR' and pass "
+                "--teacher DIR, or for a teacher that you have 'frugalkd ledger make', and pass "
+                "--ledger DIR; vanilla and regulated need none"
+            )
+        ledger = Ledger.load(ledger_at or teacher)  # pyright: ignore[reportArgumentType]
+    if role.policy is None:
+        return Sampling(
+            mode=role.mode, ledger=ledger, regulation=role.regulation, gamma=role.gamma,
+            label_free=role.label_free,
+        )  # fmt: skip
+    weights = None if ledger is None else weights_from(ledger, material.train, role.gamma)
+    return Sampling(policy=role.policy.build(), weights=weights, label_free=role.label_free)
+
+
+def ids_used(sampling: Sampling, material: RunData) -> Ids | None:
+    """The samples that may be used, None for all."""
+    weights = weights_of(sampling, material.train)
+    return None if weights is None else np.flatnonzero(weights)

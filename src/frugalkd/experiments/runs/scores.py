@@ -1,11 +1,10 @@
-"""The scores that a recipe's policy asks for: made once, and kept for every student."""
+"""The scores that a recipe's policy needs: computed once, and kept for every student."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,38 +40,38 @@ _AGAIN = "delete it: the scoring run is then made again"
 
 @dataclass(frozen=True)
 class Scores:
-    """What a scoring run gave, as its file keeps it.
+    """The result of a scoring run, as its file keeps it.
 
     Attributes:
         values: float32 (samples,), all of them finite.
-        meters: what it cost, as a summary of meters.
+        meters: its cost, as a summary of meters.
     """
 
     values: NDArray[np.float32]
     meters: dict[str, Any]
 
-    def save(self, path: Path, said: dict[str, Any]) -> None:
-        """Write a safetensors file, atomically; ``said`` is all that decides the scores. Raises
+    def save(self, path: Path, made_of: dict[str, Any]) -> None:
+        """Write a safetensors file, atomically; ``made_of`` is all that decides the scores. Raises
         WriteFailed."""
-        about = {"schema": SCHEMA, "made_of": said, "meters": self.meters}
+        about = {"schema": SCHEMA, "made_of": made_of, "meters": self.meters}
         save_arrays(path, "scores", {"score": self.values}, about)
 
     @classmethod
-    def load(cls, path: Path, said: dict[str, Any], samples: int) -> Scores:
-        """Read what :meth:`save` wrote.
+    def load(cls, path: Path, made_of: dict[str, Any], samples: int) -> Scores:
+        """Read a file that :meth:`save` wrote.
 
         Raises:
-            RunFolderError: it is unreadable or damaged, or the scores were made of something else.
+            RunFolderError: it is unreadable or damaged, or of another scoring run.
         """
         arrays, about = load_arrays(
             path, "scores", what="file of scores", schema=SCHEMA, error=RunFolderError, again=_AGAIN
         )
-        if about.get("made_of") != said:
+        if about.get("made_of") != made_of:
             raise RunFolderError(f"{path} holds the scores of another scoring run: {_AGAIN}")
         values, meters = arrays.get("score"), about.get("meters")
         if values is None or not _sound(values, samples) or not _is_cost(meters):
             raise RunFolderError(
-                f"{path} is damaged: {samples} scores and what they cost are not there; {_AGAIN}"
+                f"{path} is damaged: {samples} scores and their cost are not there; {_AGAIN}"
             )
         return cls(values, meters)
 
@@ -89,41 +88,40 @@ def scores_for(
     progress: Progress | None = None,
     stop: Stop | None = None,
 ) -> tuple[NDArray[np.float32] | None, dict[str, Any] | None]:
-    """The scores that ``policy`` needs, and what the results say of them; None where it needs none.
+    """The scores that ``policy`` needs, and their note for the results; None where it needs none.
 
-    They are kept in the first of the teacher's folder, ``stores`` and the run's folder that there
-    is and that can be written. They do not depend on the recipe's seed: students of all seeds share
-    them. Of two processes that want the same, one makes them and the other waits; what was stopped
-    or killed is made again.
+    They are kept in the first of the teacher's folder, ``stores`` and the run's folder that exists
+    and can be written. They do not depend on the recipe's seed: students of all seeds share them.
+    Of two processes that need the same, one computes them and the other waits; a scoring run that
+    was stopped or killed starts again.
 
     Args:
         recipe: its data, threads and device count.
-        role: whose model and training the scoring run has.
-        policy: that trains.
-        data: that it trains on.
+        role: its model and training are the scoring run's.
+        policy: of the training.
+        data: of the training.
         teacher: the teacher's folder, or None.
         folder: the run's.
         stores: a folder that several runs share.
         progress: receives how far the scoring run is.
-        stop: asked within the scoring run, and while it waits for another process.
+        stop: called within the scoring run, and while it waits for another process.
 
     Raises:
         RunFolderError: a file of scores is damaged.
         WriteFailed: they cannot be kept.
-        Stopped: ``stop`` said so.
+        Stopped: ``stop`` returned True.
     """
     if policy is None or policy.scoring is None:
         return None, None
     if isinstance(data, Pictures):
         data = data.with_augmentation(data.augmentation, STORE_SEED)
-    said = _what_decides(recipe, role, policy.scoring, data)
-    where = _place(f"scores-{digest_of(said)[:16]}", places_of(teacher, stores), folder.path)
-    samples = len(data)  # pyright: ignore[reportArgumentType]
+    made_of = _made_of(recipe, role, policy.scoring, data)
+    where = _place(f"scores-{digest_of(made_of)[:16]}", places_of(teacher, stores), folder.path)
     ranks = Ranks.here()
     with ExitStack() as held:
 
         def lacking() -> bool:
-            """Whether the scores have to be made, by who has their folder now."""
+            """Whether the scores have to be computed by this process, which then has the lock."""
             if (where / FILE).exists():
                 return False
             make_folder(where)
@@ -132,24 +130,23 @@ def scores_for(
             return not (where / FILE).exists()
 
         if ranks.from_first(lacking):
-            made = _make(recipe, role, policy.scoring, data, progress, stop)
+            made = _compute(recipe, role, policy.scoring, data, progress, stop)
             if ranks.first:
                 folder.note_scoring()
-                made.save(where / FILE, said)
+                made.save(where / FILE, made_of)
             ranks.wait()
-    scores = Scores.load(where / FILE, said, samples)
-    note = {
+    scores = Scores.load(where / FILE, made_of, len(data))  # pyright: ignore[reportArgumentType]
+    return scores.values, {
         **asdict(policy.scoring),
         **{name: scores.meters[name] for name in (*_COUNTS, "wall_seconds")},
         "made_here": folder.scored,
         "file": f"{where.name}/{FILE}",
         "digest": hashlib.sha256(scores.values.tobytes()).hexdigest(),
     }
-    return scores.values, note
 
 
-def _what_decides(recipe: Recipe, role: Role, scoring: Scoring, data: Dataset) -> dict[str, Any]:
-    """All that decides the scores, plain values. The objective does not, nor does the teacher."""
+def _made_of(recipe: Recipe, role: Role, scoring: Scoring, data: Dataset) -> dict[str, Any]:
+    """All that decides the scores, plain values: neither the objective nor the teacher."""
     training = role.model_dump(mode="json")["training"]
     training.pop("epochs")
     forget_later_defaults(training)
@@ -165,8 +162,8 @@ def _what_decides(recipe: Recipe, role: Role, scoring: Scoring, data: Dataset) -
     }
 
 
-def _place(name: str, shared: Sequence[Path], run: Path) -> Path:
-    """The folder of this name that keeps the file, or can; folders of others may be read-only."""
+def _place(name: str, shared: list[Path], run: Path) -> Path:
+    """The folder ``name`` that has the file, or can be written: shared folders may be read-only."""
     for place in shared:
         kept = named(place) / name
         if (kept / FILE).exists() or os.access(kept if kept.exists() else place, os.W_OK):
@@ -175,7 +172,7 @@ def _place(name: str, shared: Sequence[Path], run: Path) -> Path:
 
 
 def _locked(folder: Path, stop: Stop | None) -> Lock:
-    """The folder for this process alone, once no other one is at work in it."""
+    """The lock of the folder, once no other process holds it."""
     while True:
         try:
             return Lock(folder)
@@ -185,7 +182,7 @@ def _locked(folder: Path, stop: Stop | None) -> Lock:
             time.sleep(0.1)
 
 
-def _make(
+def _compute(
     recipe: Recipe,
     role: Role,
     scoring: Scoring,
@@ -195,7 +192,7 @@ def _make(
 ) -> Scores:
     trainings = 0
 
-    def tell(record: dict[str, Any]) -> None:
+    def report(record: dict[str, Any]) -> None:
         nonlocal trainings
         trainings += record["epoch"] == 0
         if progress is not None:
@@ -203,15 +200,9 @@ def _make(
             progress(f"scoring run ({scoring.kind}), training {trainings}, {epoch}")
 
     values, meters = score(
-        scoring,
-        lambda seed: make_model(role.model, data, seed),
-        data,
-        training=role.training,
-        seed=STORE_SEED,
-        device=recipe.device,
-        on_epoch_end=tell,
-        should_stop=stop,
-    )
+        scoring, lambda seed: make_model(role.model, data, seed), data, training=role.training,
+        seed=STORE_SEED, device=recipe.device, on_epoch_end=report, should_stop=stop,
+    )  # fmt: skip
     return Scores(values, meters.summary())
 
 

@@ -23,8 +23,13 @@ from frugalkd.errors import FrugalKDWarning, RankError, Stopped, TargetsError
 from frugalkd.experiments.recipes.schema import OneOfSeveral, Recipe, TargetsRole
 from frugalkd.experiments.runs.digest import digest_of
 from frugalkd.experiments.runs.folder import read_results, trained_in
-from frugalkd.experiments.runs.material import RunData, make_data, make_teacher
-from frugalkd.experiments.runs.participants import pool, sampling_of
+from frugalkd.experiments.runs.material import (
+    RunData,
+    ids_used,
+    make_data,
+    make_teacher,
+    sampling_of,
+)
 from frugalkd.files.opening import named
 from frugalkd.files.parsing import one_line
 from frugalkd.models.identity import TORCH
@@ -280,7 +285,7 @@ def ensure_targets(
                 note(dict(spent))
 
         if targets.fill == "ahead":
-            ids = pool(sampling_of(recipe, teacher, material), material)
+            ids = ids_used(sampling_of(recipe, teacher, material), material)
             try:
                 open_targets(
                     recipe, live, material.train, spec=targets, places=places, out=None, ids=ids,
@@ -333,7 +338,7 @@ def store(
             )
         material = _data_of_views(recipe)
         live, device = _on_device(recipe, teacher, material)
-        ids = pool(sampling_of(recipe, teacher, material), material)
+        ids = ids_used(sampling_of(recipe, teacher, material), material)
         started, out = time.perf_counter(), named(out)
         if not 0 <= index < shards:
             raise TargetsError(f"shard {index}/{shards}: give 0/N .. N-1/N")
