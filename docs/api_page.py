@@ -1,4 +1,4 @@
-"""Generate docs/api.md from the code: every public name, its signature and what it is for."""
+"""Generate docs/api.md from the code: every public name and what it is for."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ HEAD = """\
 
 Generated from the code by `make pages`; do not edit it by hand.
 
-These are the names to import; [stability.md](stability.md) says what stays the same between versions. A
-name that is not listed here is internal, also where it has no underscore. Shapes, dtypes and errors are in
-the docstrings: `help(frugalkd.distill)`.
+These are the names to import; [stability.md](stability.md) describes what stays the same between
+versions. A name that is not listed here is internal, also where it has no underscore. Names from
+`frugalkd.policies` and `frugalkd.objectives` that a first script needs, such as
+`frugalkd.SelfRegulation` and `frugalkd.KD`, can be imported from `frugalkd`, too. Shapes, dtypes
+and errors are in the docstrings: `help(frugalkd.distill)`.
 """
 
 # Each heading: what stands below it, and the module and its names ("*": all of ``__all__``).
