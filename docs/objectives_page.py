@@ -48,7 +48,7 @@ the features; add its parameters to the optimizer:
 
 ```python
 criterion = bind(objective, student, targets, batch=lambda: x, forward=student, samples=len(data))
-selection.features = criterion.features
+selection.attach(features=criterion.features)
 optimizer = SGD([*student.parameters(), *criterion.parts.parameters()], lr=0.05)
 with criterion:
     for epoch in selection:

@@ -24,7 +24,7 @@ from frugalkd.ledger.outcome import Outcome
 from frugalkd.policies import EpochContext, SelfRegulation
 from frugalkd.policies.policy import Ids
 from frugalkd.runtime.meters import peak_memory_bytes
-from frugalkd.selection.entering import enter
+from frugalkd.selection.observer import record
 
 ACTIVE, BATCH = 0.12, 8192
 
@@ -73,7 +73,7 @@ def measure(samples: int, folder: Path, seed: int = 0) -> dict[str, Any]:
                 block = ids[start : start + BATCH]
                 some = slice(0, len(block))
                 seen = Outcome(confidence[some], correct[some], confidence[some], None)
-                failed = enter(policy, ledger, at, block, seen, screening=False)
+                failed = record(policy, ledger, at, block, seen, screening=False)
                 ledger.trained(
                     block, participated=failed, forced=~correct[some], losses=confidence[some]
                 )

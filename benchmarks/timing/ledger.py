@@ -29,10 +29,10 @@ from frugalkd.files.opening import named, named_file, remove
 from frugalkd.files.writing import atomic, write_json
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.ledger.outcome import Outcome
-from frugalkd.policies import SelfRegulation
+from frugalkd.policies import EpochContext, SelfRegulation
 from frugalkd.runtime.meters import peak_memory_bytes
 from frugalkd.selection import Selection
-from frugalkd.selection.gating import look
+from frugalkd.selection.observer import outcome_of, record
 
 MUST: dict[str, tuple[str, float]] = {
     figure.name: ("<=" if figure.at_most else ">=", figure.must)
@@ -131,27 +131,29 @@ def _observe(
     logits = [torch.from_numpy(stream.normal(0, 4, (rows, CLASSES))).float() for _ in range(4)]
     labels = [torch.from_numpy(stream.integers(CLASSES, size=rows)) for _ in range(4)]
     losses = [stream.random(rows, dtype=np.float32) for _ in range(4)]
-    outcomes = [_as_arrays(look(*pair)) for pair in zip(logits, labels, strict=True)]
+    outcomes = [_as_arrays(outcome_of(*pair)) for pair in zip(logits, labels, strict=True)]
     forced = np.zeros(rows, dtype=bool)
 
     def enter(ids: NDArray[np.int64], seen: Outcome, losses: NDArray[np.float32]) -> None:
-        failed = selection.screening.enter(ids, seen, screening=False)
+        at = EpochContext(epoch, 1000, selection.seed)
+        failed = record(selection.policy, selection.ledger, at, ids, seen, screening=False)
         selection.ledger.trained(ids, participated=failed & ~forced, forced=forced, losses=losses)
 
     def from_logits() -> None:
         for block, ids in enumerate(blocks):
-            seen = _as_arrays(look(logits[block % 4], labels[block % 4]))
+            seen = _as_arrays(outcome_of(logits[block % 4], labels[block % 4]))
             enter(ids, seen, losses[block % 4])
 
     def from_verdicts() -> None:
         for block, ids in enumerate(blocks):
             enter(ids, outcomes[block % 4], losses[block % 4])
 
+    epoch = 0
     cases = {"observe_logits": from_logits, "observe_verdicts": from_verdicts}
     for repeat in range(_OBSERVES + _WARM_UP):
         for name, observe in cases.items():
             seconds = _seconds(observe)
-            selection.epoch += 1
+            epoch += 1
             if repeat >= _WARM_UP:
                 runs.setdefault(name, []).append(BLOCKS * rows / seconds)
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from frugalkd.policies.modes import significance_weights
     from frugalkd.runtime.meters import Meters
     from frugalkd.selection import DataLoading, Selection
-    from frugalkd.selection.gating import gate
+    from frugalkd.selection.observer import gate
     from frugalkd.teachers import (
         EMATeacher,
         FirstVisitTargets,
@@ -51,7 +51,7 @@ _NAMES_OF = {
     "policies.modes": "significance_weights",
     "runtime.meters": "Meters",
     "selection": "DataLoading Selection",
-    "selection.gating": "gate",
+    "selection.observer": "gate",
     "teachers": ("EMATeacher FirstVisitTargets LiveTeacher SeveralTeachers StoredTargets Targets"),
     "training.api": "distill train_teacher",
     "training.heads": "train_head",

@@ -20,7 +20,7 @@ from frugalkd.ledger.ledger import Ledger
 from frugalkd.ledger.outcome import Outcome
 from frugalkd.policies import All, EpochContext, Plan, RandomSubset, SelfRegulation
 from frugalkd.runtime import draws
-from frugalkd.selection.entering import enter
+from frugalkd.selection.observer import record
 from toys import same_columns
 
 
@@ -75,7 +75,7 @@ def test_blocks_plan_the_same_samples_as_the_pool(policy, block):
 
         def observe(ledger, ids, screening, outcomes=outcomes, at=at):
             seen = outcomes.each(lambda values: values[ids])
-            enter(policy, ledger, at, ids, seen, screening=screening)
+            record(policy, ledger, at, ids, seen, screening=screening)
 
         plan = policy.plan(whole, pool, at)
         if len(plan.screen):
@@ -158,7 +158,7 @@ def test_mapped_columns_equal_columns_in_memory(tmp_path, monkeypatch):
     for ledger in (small, large):
         ids, ones = np.array([3, 999]), np.array([0.2, 1], dtype=np.float32)
         seen = Outcome(ones, np.array([True, True]), ones, None)
-        enter(SelfRegulation(), ledger, EpochContext(0, 2, 0), ids, seen, screening=False)
+        record(SelfRegulation(), ledger, EpochContext(0, 2, 0), ids, seen, screening=False)
         ledger.save(tmp_path / "saved")
         assert same_columns(Ledger.load(tmp_path / "saved"), ledger)
     assert same_columns(small, large)

@@ -59,9 +59,9 @@ def test_every_class_has_its_section_and_what_to_do(page):
         ("RecipeError", "`runtime/sections.py` | `give either name or path`"),
         (
             "NonFiniteLoss",
-            "`selection/_observations.py` | `the loss is not finite at epoch {epoch}, step {step}",
+            "`selection/observer.py` | `the loss is not finite at epoch {epoch}, step {step}",
         ),
-        ("NonFiniteLoss", "`selection/_observations.py` | `the output is not finite at epoch"),
+        ("NonFiniteLoss", "`selection/observer.py` | `the output is not finite at epoch"),
         (
             "FrugalKDWarning",
             "`selection/checks.py` | `no sample that may take part is of {missing} of",

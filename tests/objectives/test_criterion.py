@@ -154,7 +154,7 @@ def own_loop(within=True, features=True):
     criterion = bind(
         HINTS, student, live, batch=lambda: x, forward=student, samples=len(data), labels=None
     )
-    selection.features = criterion.features if features else ()
+    selection.attach(features=criterion.features if features else ())
     with criterion if within else nullcontext():
         batch = next(iter(next(iter(selection))))
         losses = criterion(student(batch.data[0]), batch.labels, batch)
@@ -171,7 +171,7 @@ def test_features_reach_a_users_own_loop():
 def test_a_loop_without_hooks_or_features_is_refused():
     with pytest.raises(SelectionMisuse, match=r"feature 2 of the student: call it .* criterion"):
         own_loop(within=False)
-    with pytest.raises(SelectionMisuse, match=r"teacher: set selection\.features = criterion"):
+    with pytest.raises(SelectionMisuse, match=r"teacher: call selection\.attach\(features"):
         own_loop(features=False)
 
 

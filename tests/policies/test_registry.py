@@ -170,19 +170,18 @@ def test_the_registry_names_every_policy():
 
 
 class Watched(Selection):
-    """Keeps each look that it enters: epoch, ids, which rows failed."""
+    """Keeps all verdicts that are recorded: epoch, ids, which rows failed."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.entered: list[tuple[int, np.ndarray, np.ndarray]] = []
-        enter = self.screening.enter
+        record = self.ledger.record
 
-        def watched(ids, seen, *, screening):
-            failed = enter(ids, seen, screening=screening)
-            self.entered.append((self.epoch, ids, failed))
-            return failed
+        def watched(ids, *, epoch, failed, **given):
+            self.entered.append((epoch, ids, failed))
+            return record(ids, epoch=epoch, failed=failed, **given)
 
-        self.screening.enter = watched
+        self.ledger.record = watched
 
 
 @dataclass

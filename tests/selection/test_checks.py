@@ -27,7 +27,7 @@ from frugalkd.ledger.ledger import Ledger
 from frugalkd.objectives import CrossEntropy
 from frugalkd.policies import All, SelfRegulation
 from frugalkd.selection import Selection
-from frugalkd.selection.checks import check_first_batch, check_labels, labels_of
+from frugalkd.selection.checks import check_first_batch, check_labels, check_listed, labels_of
 from frugalkd.selection.inputs import weights_from
 from frugalkd.teachers import LiveTeacher, StoredTargets
 from frugalkd.training.api import distill, train_teacher
@@ -229,6 +229,49 @@ def test_sound_6_labels_that_contradict_the_items_are_refused(where, policy):
     loop(
         loading=DataLoading(labels=lambda batch: batch[1] // 2)
     )  # another question than data.labels answers
+
+
+class OnDevice(torch.Tensor):
+    """Says that it is on a device, where reading its values would wait."""
+
+    device = torch.device("cuda")  # pyright: ignore
+
+
+@pytest.mark.parametrize("where", [None, 0, 20])
+def test_listed_labels_on_a_device_are_compared_once(where, monkeypatch):
+    data = Pairs(torch.arange(24) % CLASSES) if where is None else contradicting(where)
+    data.labels = data.y.clone() if where is None else data.labels
+    reader = Selection(data, epochs=1, batch_size=4).reader
+    reader._labels = lambda data: data[1].as_subclass(OnDevice)
+    compared = []
+    monkeypatch.setattr(
+        "frugalkd.selection.rows.check_listed",
+        lambda labels, *rest: compared.append(len(labels)) or check_listed(labels, *rest),
+    )
+    if where is None:
+        assert len(list(reader.read(np.arange(len(data)), 4))) == 6
+    else:
+        says = f"sample {where} has label"
+        refused(DataError, says, lambda: list(reader.read(np.arange(len(data)), 4)))
+    assert compared == [len(data)]
+
+
+class Wave(nn.Module):
+    """A linear model with one complex weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.turn = nn.Parameter(torch.ones(CLASSES, dtype=torch.complex64))
+        self.linear = linear()
+
+    def forward(self, x):
+        return self.linear(x) * self.turn.abs()
+
+
+def test_complex_parameters_are_refused_before_training():
+    says, data = "parameter turn is complex (torch.complex64)", Pairs([0, 1, 2] * 3)
+    refused(ModelError, says, train_teacher, Wave(), data, device="cpu")
+    refused(ModelError, says, Selection, data, epochs=1, batch_size=2, model=Wave())
 
 
 def test_labels_that_are_no_indices_are_not_compared_in_a_loop_of_your_own():

@@ -8,7 +8,7 @@ import pytest
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.ledger.outcome import Outcome
 from frugalkd.policies import EpochContext, SelfRegulation
-from frugalkd.selection.entering import enter
+from frugalkd.selection.observer import record
 
 
 class Skips(SelfRegulation):
@@ -33,7 +33,7 @@ def test_epochs_to_skip_of_any_dtype(monkeypatch, epochs, due):
     monkeypatch.setattr(Skips, "epochs", epochs)
     sure = np.ones(3, np.float32)
     ledger, ids = Ledger.new(3), np.arange(3)
-    enter(
+    record(
         Skips(),
         ledger,
         EpochContext(200, 999, 0),

@@ -102,7 +102,7 @@ def test_a_loss_that_is_not_finite_is_found_at_the_next_reading(bad_step):
 
 def observed_later(keep, later, monkeypatch, spoil=False):
     """A ledger of one epoch whose looks are put off or not; the largest memory that was kept."""
-    monkeypatch.setattr("frugalkd.selection._observations.KEEP_LOGITS", keep)
+    monkeypatch.setattr("frugalkd.selection.observer.KEEP_LOGITS", keep)
     selection = Selection(Ids(np.arange(500) % 4), epochs=1, batch_size=8)
     largest = 0
     for epoch in selection:
@@ -113,9 +113,7 @@ def observed_later(keep, later, monkeypatch, spoil=False):
             if spoil:
                 logits.zero_()
             kept = {
-                t.untyped_storage().data_ptr(): t
-                for pair in epoch._observations._unseen
-                for t in pair
+                t.untyped_storage().data_ptr(): t for pair in epoch._observer._logits for t in pair
             }
             largest = max(largest, sum(t.untyped_storage().nbytes() for t in kept.values()))
     return selection.ledger, largest

@@ -611,7 +611,7 @@ def test_batches_cut_from_blocks_are_those_read_one_at_a_time(targets, tmp_path,
     row_bytes = data.row_bytes + (4 * 4 if targets else 0)
 
     def read(block_rows):
-        monkeypatch.setattr("frugalkd.selection._reader.BLOCK_BYTES", block_rows * row_bytes)
+        monkeypatch.setattr("frugalkd.selection.rows.BLOCK_BYTES", block_rows * row_bytes)
         selection = Selection(data, epochs=2, batch_size=8, targets=stored)
         asked, batches = [], selection.source.batches
 
@@ -815,7 +815,7 @@ def test_a_ceiling_is_of_what_a_look_takes_for_right(data, label_source, truth):
 
 def test_a_policy_that_needs_scores_or_a_teacher_says_so():
     data = TensorDataset(torch.randn(8, 2), torch.arange(8) % 2)
-    with pytest.raises(TargetsError, match="takes the teacher's word"):
+    with pytest.raises(TargetsError, match="judges by the teacher's top class"):
         Selection(
             data,
             epochs=1,

@@ -60,7 +60,7 @@ def no_flops(monkeypatch):
     at two samples, before the training, part of what is metered."""
     nothing = {"forward": 0.0, "backward": 0.0}
     monkeypatch.setattr("frugalkd.training.api.flops_of_data", lambda *_, **__: nothing)
-    monkeypatch.setattr("frugalkd.training.api.check_first_batch", lambda *_, **__: CLASSES)
+    monkeypatch.setattr("frugalkd.selection._selection.check_first_batch", lambda *_, **__: CLASSES)
 
 
 def check_meters(run, student, teacher=None):

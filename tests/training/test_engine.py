@@ -22,7 +22,7 @@ from frugalkd.objectives import KD, CrossEntropy, FitNets, Objective
 from frugalkd.policies import All, RandomSubset, SelfRegulation
 from frugalkd.policies.modes import MODES
 from frugalkd.selection import Epoch
-from frugalkd.selection._observations import Observations
+from frugalkd.selection.observer import Observer
 from frugalkd.teachers import StoredTargets
 from frugalkd.training.api import distill, train_teacher
 from frugalkd.training.checkpoints import Checkpoints
@@ -587,7 +587,7 @@ def test_a_run_can_be_stopped_wherever_it_asks(role, when, tmp_path):
         resumed = run(**settings, folder=folder, resume=True)
         check_equal(whole, resumed)
         assert resumed.evaluation == whole.evaluation
-    seen = "between two looks" if when == "now" else "in the screening"
+    seen = "between two screening passes" if when == "now" else "in the screening"
     assert where >= {"at epoch 0,", "while BatchNorm's statistics", "in an evaluation", seen}
 
 
@@ -822,12 +822,12 @@ def test_compiling_without_a_compiler_is_refused_in_one_line(monkeypatch):
 def test_an_epoch_waits_for_the_device_only_where_it_reads_from_it(
     precision, stored, monkeypatch, tmp_path
 ):
-    read = Observations.read
+    read = Observer.read
     readings = []
 
-    def allowed(self):
+    def allowed(self, **given):
         torch.cuda.set_sync_debug_mode("default")
-        readings.append(read(self))
+        readings.append(read(self, **given))
         torch.cuda.set_sync_debug_mode("error")
 
     def begin(self):
@@ -836,7 +836,7 @@ def test_an_epoch_waits_for_the_device_only_where_it_reads_from_it(
         torch.cuda.set_sync_debug_mode("default")
 
     batches = Epoch.__iter__
-    monkeypatch.setattr(Observations, "read", allowed)
+    monkeypatch.setattr(Observer, "read", allowed)
     monkeypatch.setattr(Epoch, "__iter__", begin)
     teacher, data = net(seed=9).cuda(), images()
     targets = StoredTargets.fill(teacher, data, tmp_path, views=3, device="cuda")

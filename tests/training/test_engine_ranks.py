@@ -121,7 +121,7 @@ def _interrupted(folder, epochs, resume, stop_at):
             return str(error)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     columns = {name: column.tobytes() for name, column in run.ledger.columns.items()}
-    said = "".join(str(one.message) for one in caught if "going on with" in str(one.message))
+    said = "".join(str(one.message) for one in caught if "resuming with" in str(one.message))
     return state, columns, run.history, run.meters.samples_backpropagated, said
 
 
@@ -145,7 +145,7 @@ def test_a_wish_to_stop_on_one_rank_stops_all_and_they_go_on_as_if_nothing_was(t
 
 def test_another_number_of_ranks_goes_on_with_the_ledger_and_says_so(tmp_path):
     on_ranks(2, _interrupted, tmp_path, 4, False, 8)
-    with pytest.warns(UserWarning, match="going on with 1 ranks from a state of 2: the ledger"):
+    with pytest.warns(UserWarning, match="resuming with 1 ranks from a state of 2: the ledger"):
         run = train_teacher(
             net(),
             images(40),

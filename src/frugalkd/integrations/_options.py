@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -22,7 +21,7 @@ from frugalkd.policies import Sampling
 from frugalkd.runtime.meters import Meters
 from frugalkd.runtime.settings import check_types
 from frugalkd.selection import DataLoading, Selection
-from frugalkd.selection.checks import check_first_batch, check_pair
+from frugalkd.selection.checks import check_pair
 from frugalkd.selection.inputs import weights_of
 from frugalkd.teachers import FirstVisitTargets, LiveTeacher, Targets
 from frugalkd.teachers.about import describe
@@ -122,11 +121,7 @@ class Options:
                 f"dropping the last batch leaves nothing of {len(selection.pool)} samples in "
                 f"batches of {selection.batch_size}: lower the batch size"
             )
-        selection.reader.classes = check_first_batch(
-            model, dataset, targets, pool=selection.pool, forward=forward,
-            device=torch.device(loading.device), collate_fn=loading.collate_fn,
-            label_free=label_free,
-        )  # fmt: skip
+        selection.check_first_batch()
         ledger.about = {"data": data_digest(dataset), "policy": str(self.policy)}
         if names := class_names(dataset):
             ledger.about["classes"] = "\n".join(names)

@@ -126,7 +126,7 @@ class PlannedEpochs:
     def _read_before(self, batch: Batch) -> int:
         """Batches of the current epoch that were read before ``batch``."""
         (epoch, _), selection = self.current, self.selection
-        rows = (batch.progress * selection.epochs - epoch.index) / selection.part * epoch.planned
+        rows = (batch.progress * selection.epochs - epoch.index) / epoch.part * epoch.planned
         return round(rows / selection.batch_size)
 
 

@@ -1,4 +1,4 @@
-"""What a look says of its rows, and the gate's verdict; free of torch, as the policies are."""
+"""What a forward pass says of its rows, and the gate's rule; free of torch, as policies are."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 
 
 class Outcome(NamedTuple):
-    """What one look at a batch says of each of its rows; arrays or tensors, all (rows,).
+    """What a forward pass says of each row of a batch; arrays or tensors, all (rows,).
 
     ``confidence`` float32: top softmax probability, NaN where the logits are not finite.
     ``correct`` bool: the lowest index among the largest logits is the label.
     ``truth`` float32: the label's softmax probability.
-    ``entropy`` float32: of the softmax, in nats; None where the policy does not ask for it.
+    ``entropy`` float32: of the softmax, in nats; None where the policy does not need it.
     """
 
     confidence: Any
@@ -22,19 +22,19 @@ class Outcome(NamedTuple):
     truth: Any
     entropy: Any = None
 
-    def each(self, change: Callable[[Any], Any]) -> Outcome:
-        """The look with ``change`` done to all that it says."""
-        return Outcome(*(None if part is None else change(part) for part in self))
-
-
-def joined_looks(looks: Sequence[Outcome]) -> Outcome:
-    """Several looks (arrays) as one, in their order."""
-    return Outcome(
-        *(
-            None if any(part is None for part in parts) else np.concatenate(parts)
-            for parts in zip(*looks, strict=True)
+    @classmethod
+    def joined(cls, parts: Sequence[Outcome]) -> Outcome:
+        """Several outcomes (arrays) as one, in their order."""
+        return cls(
+            *(
+                None if any(part is None for part in values) else np.concatenate(values)
+                for values in zip(*parts, strict=True)
+            )
         )
-    )
+
+    def each(self, change: Callable[[Any], Any]) -> Outcome:
+        """The outcome with ``change`` applied to each of its parts."""
+        return Outcome(*(None if part is None else change(part) for part in self))
 
 
 def fails(confidence: Any, correct: Any, tau: float) -> Any:

@@ -65,7 +65,7 @@ class Criterion:
 
     @property
     def features(self) -> tuple[str, ...]:
-        """The teacher's modules whose features are read, for ``Selection.features``."""
+        """The teacher's modules whose features are read, for ``Selection.attach``."""
         named = (path for each in self._bound if each is not None for path in each.teacher)
         return tuple(dict.fromkeys(named))
 
@@ -142,8 +142,8 @@ class Criterion:
             teacher = _named(
                 of_teacher,
                 each.teacher,
-                "of the teacher: set selection.features = criterion.features before the first "
-                "epoch",
+                "of the teacher: call selection.attach(features=criterion.features) before the "
+                "first epoch",
             )
             yield Seen(student, teacher, each.parts, ids)
 

@@ -47,8 +47,8 @@ class Plan:
     lr_factor: float = 1.0
     stop: bool = False
 
-    def where(self, rows: slice) -> Plan:
-        """The plan of a part of its ids, as views of them."""
+    def where(self, rows: slice | Ids) -> Plan:
+        """The plan of the ids at these places."""
         weights = None if self.weights is None else self.weights[rows]
         forced = None if self.forced is None else self.forced[rows]
         return replace(self, ids=self.ids[rows], weights=weights, forced=forced)
@@ -146,6 +146,11 @@ class EpochContext:
     epochs: float
     seed: int
     spent: int = 0
+
+    @property
+    def part(self) -> float:
+        """How much of the epoch is trained: 1, or the rest of fractional epochs."""
+        return min(1.0, self.epochs - self.epoch)
 
     def uniform(self, purpose: str, ids: ArrayLike) -> NDArray[np.float64]:
         """A uniform draw in [0, 1) for each id, a function of (seed, purpose, epoch, id)."""

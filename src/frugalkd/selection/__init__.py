@@ -1,7 +1,6 @@
 """Policy + data + targets -> epochs of batches, usable in any training loop."""
 
-from frugalkd.selection._batch import Batch
-from frugalkd.selection._epoch import Epoch
+from frugalkd.selection._epoch import Batch, Epoch
 from frugalkd.selection._selection import Selection
 from frugalkd.selection.inputs import DataLoading
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,24 +22,17 @@ from frugalkd.data.probe import digests_kept
 from frugalkd.data.protocols import is_batch_indexed, is_view_indexed
 from frugalkd.data.source import open_source
 from frugalkd.distributed.ranks import Ranks
-from frugalkd.errors import (
-    FrugalKDWarning,
-    RankError,
-    SelectionMisuse,
-    UnsupportedData,
-)
-from frugalkd.ledger.ledger import Ledger
-from frugalkd.policies import OURS, All, EpochContext, Plan
-from frugalkd.policies.modes import Sampling
-from frugalkd.policies.policy import Ids, check_plan
+from frugalkd.errors import FrugalKDWarning, RankError, SelectionMisuse, UnsupportedData
+from frugalkd.ledger.ledger import NEVER, Ledger
+from frugalkd.policies import POLICIES, All, EpochContext, Ids, Plan, Sampling
+from frugalkd.policies.keeping import lowest
+from frugalkd.policies.policy import check_plan
+from frugalkd.runtime import draws
 from frugalkd.runtime.failures import blame
 from frugalkd.runtime.meters import Meters
 from frugalkd.runtime.settings import check_seed, check_types
 from frugalkd.selection._epoch import Epoch
-from frugalkd.selection._planning import in_whole_steps, ordered
-from frugalkd.selection._reader import Reader
-from frugalkd.selection._screening import Screening
-from frugalkd.selection.checks import check_same_data
+from frugalkd.selection.checks import check_first_batch, check_real, check_same_data
 from frugalkd.selection.finite import Watch
 from frugalkd.selection.inputs import (
     DataLoading,
@@ -52,10 +46,9 @@ from frugalkd.selection.inputs import (
     listed_labels,
     weights_of,
 )
+from frugalkd.selection.observer import Context, Observer, SharedCounts
+from frugalkd.selection.rows import Position, Reader
 from frugalkd.teachers import Targets
-
-_COUNTS = ("samples_backpropagated", "student_forwards", "teacher_queries")
-"""Of the meters, what each rank counts for itself."""
 
 
 class Selection:
@@ -136,13 +129,11 @@ class Selection:
         seed = check_seed(seed)
         sampling = Sampling(policy=All()) if sampling is None else sampling
         loading = DataLoading() if loading is None else loading
-        self.policy, label_free, labels = (
-            sampling.chosen_policy,
-            sampling.label_free,
-            loading.labels,
-        )
+        ranks = Ranks.here() if ranks is None else ranks
+        policy, label_free, labels = sampling.chosen_policy, sampling.label_free, loading.labels
         if model is not None:
             check_model(model)
+            check_real(model)
         self.source = open_source(
             dataset,
             collate_fn=loading.collate_fn,
@@ -150,9 +141,7 @@ class Selection:
             pin_memory=loading.pin_memory,
             seed=seed,
         )
-        self.ranks = Ranks.here() if ranks is None else ranks
-        self.gradient_accumulation_steps = loading.gradient_accumulation_steps
-        self.ranks.check_alike(
+        ranks.check_alike(
             lambda: inputs_to_compare(
                 dataset, targets, ledger, sampling, loading,
                 epochs=epochs, batch_size=batch_size, seed=seed,
@@ -161,80 +150,69 @@ class Selection:
         samples = len(dataset)  # pyright: ignore[reportArgumentType]
         if samples == 0:
             raise UnsupportedData("the data set is empty: there is nothing to select from")
-        check_policy(
-            self.policy,
-            model=model,
-            gradient_accumulation_steps=self.gradient_accumulation_steps,
-        )
-        self.epochs, self.batch_size, self.seed = float(epochs), batch_size, seed
+        check_policy(policy, model, loading.gradient_accumulation_steps)
         weights = weights_of(sampling, dataset)
-        self.weights = None if weights is None else checked_weights(weights, samples)
-        self.pool: Ids = np.arange(samples)
-        if self.weights is not None:
-            self.pool = np.flatnonzero(self.weights)
+        weights = None if weights is None else checked_weights(weights, samples)
+        self.pool: Ids = np.arange(samples) if weights is None else np.flatnonzero(weights)
         if len(self.pool) == 1 and not loading.drop_last:
-            self.batch_size = 1  # there is never another row to join
-        if not self.ranks.alone and len(self.pool) < self.step_rows:
-            raise RankError(
-                f"{len(self.pool)} samples are less than a step of {self.ranks.world} ranks with "
-                f"{loading.gradient_accumulation_steps} batches of {batch_size} rows each: lower "
-                "batch_size"
-            )
-        self.targets = targets
+            batch_size = 1  # there is never another row to join
         if label_free:
-            check_label_free(self.policy, targets)
-        self.length_bucket_batches = loading.length_bucket_batches
+            check_label_free(policy, targets)
         self._lengths = lengths_of(dataset) if loading.length_bucket_batches else None
-        self.drop_last, self.screen_batch = loading.drop_last, loading.screen_batch
-        self.ledger = checked_ledger(ledger, self.policy, samples)
-        if len(self.ledger) != samples:
-            raise UnsupportedData(
-                f"a ledger of {len(self.ledger)} samples for a data set of {samples}"
-            )
-        check_same_data(dataset, self.ledger, targets)
-        self.meters = Meters()
-        self._teachers = () if targets is None else tuple(targets.queries_of)
-        self.meters.queries_of = dict.fromkeys(self._teachers, 0) | self.meters.queries_of
-        self.epoch = 0
-        """The epoch to come, or under way."""
+        ledger = checked_ledger(ledger, policy, samples)
+        check_same_data(dataset, ledger, targets)
+        self.targets, self.seed, self.meters = targets, seed, Meters()
+        self._dataset, self._sampling, self._loading = dataset, sampling, loading
+        self._position = Position()
         self._spent = 0  # samples backpropagated before the epoch to come
         self._current: Epoch | None = None
-        self._under_way: Epoch | None = None  # what a state was taken in the middle of
-        self.stop: Callable[[], bool] = lambda: False
-        """Asked after each look that no step comes after; Stopped is raised where it says True.
-        The state may then be taken, unless it was a screening that was stopped."""
-        self.trained: dict[str, nn.Module] = {} if model is None else {"": model}
-        self.optimizer: torch.optim.Optimizer | None = None
-        self.watch: Watch | None = None
-        """That both stay finite, from the first epoch on."""
-        self._counted = self._counts()  # by the meters, and known to be so on all ranks
-        read_labels = partial(labels_by, labels) if labels else (lambda data: split(data)[1])
+        self._under_way: dict[str, Any] | None = None  # state of an epoch to be resumed
+        self._trained: Mapping[str, nn.Module] = {} if model is None else {"": model}
+        self._optimizer: torch.optim.Optimizer | None = None
         self.reader = Reader(
             self.source,
             targets,
-            labels=(lambda data: None) if label_free else read_labels,
+            labels=(lambda data: None)
+            if label_free
+            else partial(labels_by, labels)
+            if labels
+            else (lambda data: split(data)[1]),
             listed=None if labels is not None or label_free else listed_labels(dataset),
-            judged_by_teacher=self.policy.label_source == "teacher",
+            judged_by_teacher=policy.label_source == "teacher",
             join=loading.join or getattr(dataset, "join", None) or concatenate,
             repeats=is_view_indexed(dataset) or is_batch_indexed(dataset),
-            views=self._views,
-            now=lambda: (self.epoch, self._step),
+            ledger=ledger,
+            position=self._position,
             device=loading.device,
             meters=self.meters,
         )
         """Reads rows: the loop's batches, and any others."""
-        self.screening = Screening(
-            model,
-            forward or (lambda data: call(model, inputs_of(data))),
-            policy=self.policy,
-            ledger=self.ledger,
+        teachers = () if targets is None else tuple(targets.queries_of)
+        self._context = Context(
+            policy=policy,
+            ledger=ledger,
             meters=self.meters,
-            ranks=self.ranks,
-            now=lambda: self._now,
+            ranks=ranks,
+            reader=self.reader,
+            counts=SharedCounts(self.meters, ranks, teachers),
+            model=model,
+            forward=forward or (lambda data: call(model, inputs_of(data))),
+            epochs=float(epochs),
+            batch_size=batch_size,
+            gradient_accumulation_steps=loading.gradient_accumulation_steps,
+            drop_last=loading.drop_last,
+            weights=weights,
+            position=self._position,
         )
+        if not ranks.alone and len(self.pool) < self._context.step_rows:
+            raise RankError(
+                f"{len(self.pool)} samples are less than a step of {ranks.world} ranks with "
+                f"{loading.gradient_accumulation_steps} batches of {batch_size} rows each: lower "
+                "batch_size"
+            )
         fill(
-            self.ledger,
-            self.policy,
+            ledger,
+            policy,
             dataset,
             reader=self.reader,
             pool=self.pool,
@@ -242,16 +220,66 @@ class Selection:
             label_free=label_free,
         )
 
+    def attach(
+        self,
+        *,
+        modules: Mapping[str, nn.Module] | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+        features: tuple[str, ...] = (),
+        should_stop: Callable[[], bool] | None = None,
+    ) -> None:
+        """What a training loop may add before the first epoch.
+
+        Args:
+            modules: whose weights and buffers have to stay finite, by what their names begin with;
+                by default ``model``.
+            optimizer: whose state has to stay finite, too.
+            features: the teacher's modules whose features batches have.
+            should_stop: called after each screening batch that no step follows; Stopped is raised
+                where it returns True. A state may then be taken, unless a screening was stopped.
+        """
+        self._trained = self._trained if modules is None else modules
+        self._optimizer, self.reader.features = optimizer, features
+        if should_stop is not None:
+            self._context = replace(self._context, should_stop=should_stop)
+
+    def check_first_batch(self, forward: Callable[[Any], Tensor] | None = None) -> int:
+        """Run the model on the first samples, see
+        :func:`~frugalkd.selection.checks.check_first_batch`; labels are checked against its classes
+        as they are read from then on. Returns how many classes the model has.
+
+        Args:
+            forward: in the place of the one that screens, for a batch of another size.
+        """
+        assert self._context.model is not None, "a selection with a model"
+        classes = check_first_batch(
+            self._context.model,
+            self._dataset,
+            self.targets,
+            pool=self.pool,
+            forward=forward or self._context.forward,
+            device=torch.device(self._loading.device),
+            collate_fn=self._loading.collate_fn,
+            label_free=self._sampling.label_free,
+        )
+        if self.reader.listed is None:
+            self.reader.classes = classes
+        return classes
+
     def __iter__(self) -> Iterator[Epoch]:
-        self._counted = self._counts()
-        self.watch = Watch(self.trained, self.optimizer) if self.trained else None
+        self._context.counts.restart()
+        watch = Watch(self._trained, self._optimizer) if self._trained else None
+        self._context = replace(self._context, watch=watch)
         while self.epoch < self.epochs:
-            epoch, self._under_way = self._under_way, None
-            if epoch is None:
-                plan, screened, deferred = self._plan()
+            state, self._under_way = self._under_way, None
+            observer = Observer(self._context, self._at)
+            if state is not None:
+                epoch = Epoch.from_state(self._context, observer, state)
+            else:
+                plan, screened, deferred = self._plan(observer)
                 if plan.stop:
                     return
-                epoch = Epoch(self, plan, screened, deferred)
+                epoch = Epoch(self._context, observer, plan, screened, deferred)
             self._current = epoch
             yield epoch
             if not epoch.finished:
@@ -259,43 +287,83 @@ class Selection:
                     f"epoch {self.epoch} was left before its last batch: finish its loop, or break "
                     "out of both loops"
                 )
-            self.epoch += 1
+            self._position.epoch += 1
             self._spent += int(epoch.summary["rows"])
 
     def __len__(self) -> int:
         """Epochs, a last part counted as one."""
         return math.ceil(self.epochs)
 
-    @property
-    def features(self) -> tuple[str, ...]:
-        """The teacher's modules whose features batches are to have."""
-        return self.reader.features
+    # Read by training loops.
 
-    @features.setter
-    def features(self, paths: tuple[str, ...]) -> None:
-        self.reader.features = paths
+    @property
+    def epoch(self) -> int:
+        """The epoch to come, or under way."""
+        return self._position.epoch
+
+    @property
+    def ledger(self) -> Ledger:
+        """The record of each sample."""
+        return self._context.ledger
+
+    @property
+    def ranks(self) -> Ranks:
+        """The processes that train together."""
+        return self._context.ranks
+
+    @property
+    def epochs(self) -> float:
+        """Of the training."""
+        return self._context.epochs
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of a batch: 1 where a single sample is used."""
+        return self._context.batch_size
+
+    @property
+    def drop_last(self) -> bool:
+        """Whether a last batch that is short is left out."""
+        return self._context.drop_last
+
+    @property
+    def weights(self) -> NDArray[np.float32] | None:
+        """float32 (samples,), or None for 1."""
+        return self._context.weights
 
     @property
     def budget(self) -> float:
         """Samples backpropagated so far, as a part of training on all of them in every epoch."""
         return self.meters.samples_backpropagated / (len(self.ledger) * self.epochs)
 
+    def count_together(self) -> None:
+        """Make the meters' counts those of all ranks, which have to call this at the same place."""
+        self._context.counts.share()
+
+    def check_finite(self, epoch: int, step: int, ids: Ids) -> None:
+        """Raises NonFiniteLoss, on every rank, where a weight or buffer stopped being finite after
+        the last epoch; ``epoch``, ``step`` and this rank's samples are named."""
+        watch = self._context.watch
+        assert watch is not None, "there were epochs"
+        watch.check(self.ranks, epoch=epoch, step=step, ids=ids)
+
     def state_dict(self) -> dict[str, Any]:
-        """What another selection, made alike, needs to go on from here: before an epoch, between
+        """What another selection, made the same way, needs to resume here: before an epoch, between
         its batches once the last one was observed, or after them. With several ranks all of them
-        have to ask for it at the same place, and get the same.
+        have to call this at the same place, and get the same.
 
         Raises:
             SelectionMisuse: a batch is under way.
             NonFiniteLoss: something of the epoch so far, or a weight of ``model``, is not finite.
         """
-        current, coming, under_way = self._current, self.epoch, self._under_way
-        spent = self._spent
+        current, coming, spent = self._current, self.epoch, self._spent
+        inside = self._under_way
         if current is not None and current.index == coming and current.begun:
-            under_way = None if current.finished else current
-            coming += current.finished
-            spent += int(current.summary["rows"]) if current.finished else 0
-        inside = None if under_way is None else under_way.state_dict()
+            inside = None
+            if current.finished:
+                coming, spent = coming + 1, spent + int(current.summary["rows"])
+            else:
+                inside = current.state_dict()
         self.count_together()
         return {
             "epoch": coming,
@@ -308,7 +376,7 @@ class Selection:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state_dict`. An epoch in whose middle it was taken comes first, with
+        """Resume from :meth:`state_dict`. An epoch in whose middle it was taken comes first, with
         the batches that are left of it.
 
         On another number of ranks the ledger carries over, and the batches are others: that is a
@@ -320,86 +388,59 @@ class Selection:
         columns = {name: column.numpy().copy() for name, column in state["columns"].items()}
         if state["seed"] != self.seed or len(columns["visits"]) != len(self.ledger):
             raise SelectionMisuse("this state belongs to a selection with another seed or data set")
-        self._say_other_world(state.get("world", 1))
-        self.epoch, self._current = state["epoch"], None
+        world = state.get("world", 1)
+        if world != self.ranks.world and self.ranks.first:
+            warnings.warn(
+                f"resuming with {self.ranks.world} ranks from a state of {world}: the ledger "
+                "carries over, the samples come in other batches and another order",
+                FrugalKDWarning,
+                stacklevel=2,
+            )
+        self._position.epoch, self._position.step = state["epoch"], 0
+        self._current = None
         self.ledger.columns = columns
         self.ledger.epochs = state["epochs"]
         self._spent = int(state.get("spent", 0))
-        inside = state["under_way"]
-        self._under_way = None if inside is None else Epoch.from_state(self, inside)
+        self._under_way = state["under_way"]
 
-    def _say_other_world(self, world: int) -> None:
-        if world != self.ranks.world and self.ranks.first:
-            warnings.warn(
-                f"going on with {self.ranks.world} ranks from a state of {world}: the ledger "
-                "carries over, the samples come in other batches and another order",
-                FrugalKDWarning,
-                stacklevel=3,
-            )
-
-    # What an epoch is made of.
+    # The plan of an epoch.
 
     @property
-    def step_rows(self) -> int:
-        """Rows of an optimiser step, on all ranks together."""
-        return self.ranks.world * self.batch_size * self.gradient_accumulation_steps
-
-    def count_together(self) -> None:
-        """Make the meters' counts those of all ranks, which have to call this at the same place."""
-        if self.ranks.alone:
-            return
-        counts = self._counted + self.ranks.sum(self._counts() - self._counted)
-        ours = counts[: len(_COUNTS)].tolist()
-        for name, count in zip(_COUNTS, ours, strict=True):
-            setattr(self.meters, name, int(count))
-        for name, count in zip(self._teachers, counts[len(_COUNTS) :].tolist(), strict=True):
-            self.meters.queries_of[name] = int(count)
-        self._counted = counts
-
-    def _counts(self) -> NDArray[np.float64]:
-        counts = [getattr(self.meters, name) for name in _COUNTS]
-        counts += [self.meters.queries_of[name] for name in self._teachers]
-        return np.array(counts, dtype=np.float64)
+    def policy(self) -> Any:
+        """Which samples are used."""
+        return self._context.policy
 
     @property
-    def part(self) -> float:
-        """How much of the coming epoch is trained: 1, or the rest of fractional epochs."""
-        return min(1.0, self.epochs - self.epoch)
-
-    @property
-    def _now(self) -> EpochContext:
+    def _at(self) -> EpochContext:
         return EpochContext(self.epoch, self.epochs, self.seed, self._spent)
 
-    def _plan(self) -> tuple[Plan, int, int]:
-        """The epoch's plan in its order, how many sleepers were screened for it, and how many ids
-        were deferred for steps that are whole."""
-        at = self._now
+    def _plan(self, observer: Observer) -> tuple[Plan, int, int]:
+        """The epoch's plan in its order, how many skipped samples were screened for it, and how
+        many ids were deferred for whole steps."""
+        context, at = self._context, observer.at
+        alone = context.ranks.alone
         with self.meters.phase("ledger"):
             plan = self._planned(at)
         screened = len(plan.screen)
         if screened:
             with self.meters.phase("screen"):
-                self._screen(plan.screen)
+                ids = plan.screen
+                if self._lengths is not None:
+                    ids = by_length(ids, self._lengths)
+                rows = self._loading.screen_batch
+                observer.screen(self.reader.read(context.ranks.share(ids), rows))
         with self.meters.phase("ledger"):
             if screened:
                 plan = self._planned(at)
             step, deferred = 1, 0
-            if not (plan.stop or self.gates_now(plan)):
-                step = 1 if self.ranks.alone else self.step_rows
-                lone = len(plan.ids) == 1 < self.batch_size and not self.drop_last
-                rows = 2 if lone and self.ranks.alone else step
-                plan, deferred = in_whole_steps(plan, self.ledger, self.pool, rows, self.policy, at)
-            plan = ordered(
-                plan,
-                at,
-                samples=len(self.ledger),
-                part=self.part,
-                step=step,
-                regroup=self._regrouped,
-            )
-            if not self.ranks.alone:
+            if not (plan.stop or context.gates_now(plan)):
+                step = 1 if alone else context.step_rows
+                lone = len(plan.ids) == 1 < context.batch_size and not context.drop_last
+                plan, deferred = self._in_whole_steps(plan, 2 if lone and alone else step, at)
+            plan = self._ordered(plan, step, at)
+            if not alone:
                 given = (part for part in (plan.ids, plan.weights, plan.forced) if part is not None)
-                self.ranks.check_same(f"the plan of epoch {self.epoch}", *given)
+                context.ranks.check_same(f"the plan of epoch {self.epoch}", *given)
             return plan, screened, deferred
 
     def _planned(self, at: EpochContext) -> Plan:
@@ -409,35 +450,68 @@ class Selection:
         except Exception as error:
             where = f"{type(self.policy).__name__}.plan fails in epoch {self.epoch}"
             blame(error, SelectionMisuse, where)
-        if type(self.policy) not in OURS:
+        if type(self.policy) not in POLICIES.values():  # frugalkd's own are tested instead
             check_plan(plan, len(self.ledger), self.pool, self.policy)
         return plan
 
-    def gates_now(self, plan: Plan) -> bool:
-        """Whether a plan's ids are read for the gate to judge, rather than all trained on."""
-        return self.policy.when == "now" and plan.forced is None
+    def _in_whole_steps(self, plan: Plan, rows: int, at: EpochContext) -> tuple[Plan, int]:
+        """The plan made a multiple of ``rows`` ids long, and how many ids were deferred for that:
+        every rank takes as many steps, so none waits for a batch that never comes. (And one rank
+        does not train on a batch of one row.)
 
-    def _views(self, ids: Ids) -> Ids:
-        """The view in which each sample is to be seen now."""
-        views = self.ledger.views(ids, self.epoch)
-        limit = None if self.targets is None else self.targets.views
-        return views if limit is None else views % limit
+        The skipped samples nearest their due epoch are added, forced, to fill the last step. Where
+        they are not enough, or where importance weights stand for all who are left out already,
+        what is above a multiple is deferred: of a policy that screens the most confident, else a
+        random draw. Nothing is entered about them, and so they stay active. A plan that is less
+        than one step is filled in any case, with any others; an empty one stays empty.
+        """
+        planned, ledger = len(plan.ids), self.ledger
+        lacking = -planned % rows
+        if not lacking:
+            return plan, 0
+        others = np.setdiff1d(self.pool, plan.ids, assume_unique=True)
+        if planned >= rows:
+            others = others[ledger["due"][others] > at.epoch]
+        if planned < rows or (plan.weights is None and len(others) >= lacking):
+            ids = lowest(
+                others,
+                lacking,
+                lambda ids: ledger["due"][ids],
+                lambda ids: at.uniform("woken", ids),
+            )
+            forced = np.ones(planned + len(ids), dtype=bool)
+            forced[:planned] = False if plan.forced is None else plan.forced
+            weights = plan.weights
+            if weights is not None:
+                weights = np.concatenate([weights, np.ones(len(ids), dtype=weights.dtype)])
+            ids = np.concatenate([plan.ids, ids])
+            return replace(plan, ids=ids, weights=weights, forced=forced), 0
 
-    @property
-    def _step(self) -> int:
-        """The step to come of the epoch under way."""
-        current = self._current
-        return 0 if current is None or current.finished else current.step
+        def confidence(places: Ids) -> NDArray:
+            ids = plan.ids[places]
+            unseen = ledger["last_epoch"][ids] == NEVER
+            return np.where(unseen, -1.0, ledger["confidence"][ids])
 
-    def _screen(self, ids: Ids) -> None:
-        if self._lengths is not None:
-            ids = by_length(ids, self._lengths)
-        batches = self.reader.read(self.ranks.share(ids), self.screen_batch)
-        self.screening.screen(batches, self.reader, self.stop)
+        def chance(places: Ids) -> NDArray:
+            return at.uniform("deferred", plan.ids[places])
 
-    def _regrouped(self, ids: Ids) -> Ids:
-        """In batches of rows of like length, where that is asked for."""
-        if self._lengths is None:
-            return ids
-        rows = self.batch_size * self.ranks.world
-        return bucketed(ids, self._lengths, rows, self.length_bucket_batches, self.seed, self.epoch)
+        by_confidence = self.policy.needs_screening and plan.weights is None
+        keys = (confidence, chance) if by_confidence else (chance,)
+        return plan.where(
+            lowest(np.arange(planned), planned - planned % rows, *keys)
+        ), planned % rows
+
+    def _ordered(self, plan: Plan, step: int, at: EpochContext) -> Plan:
+        """The part of a plan that its epoch trains, in its order, a function of seed and epoch; a
+        multiple of ``step`` rows where the plan is one."""
+        ids = draws.order(plan.ids, at.seed, draws.stream("order"), at.epoch)
+        steps = round(at.part * len(ids) / step)
+        ids = ids[: step * (steps if step == 1 else max(1, steps))]
+        if self._lengths is not None:  # rows of like length in a batch
+            rows, batches = self.batch_size * self.ranks.world, self._loading.length_bucket_batches
+            ids = bucketed(ids, self._lengths, rows, batches, self.seed, self.epoch)
+        if plan.weights is None and plan.forced is None:
+            return replace(plan, ids=ids)
+        place = np.empty(len(self.ledger), dtype=np.int64)
+        place[plan.ids] = np.arange(len(plan.ids))
+        return plan.where(place[ids])

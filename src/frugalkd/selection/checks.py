@@ -287,6 +287,17 @@ def check_trainable(model: object) -> None:
             f"all {len(parameters)} parameters of the model are frozen: set requires_grad of those "
             "that are to learn"
         )
+    check_real(model)
+
+
+def check_real(model: nn.Module) -> None:
+    """Raises ModelError where a parameter is complex: its gradients could not be checked."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_complex():
+            raise ModelError(
+                f"parameter {name} is complex ({parameter.dtype}): keep its real and imaginary "
+                "parts as a real parameter, see torch.view_as_complex"
+            )
 
 
 def check_pair(student: nn.Module, teacher: object) -> None:

@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import NonFiniteLoss
-from frugalkd.policies.policy import Ids
+from frugalkd.policies import Ids
 
 _ONE_PASS = ("cpu", "cuda")
 """Devices on which every torch that is supported has the check of its gradient scaler."""
@@ -19,8 +19,8 @@ _ONE_PASS = ("cpu", "cuda")
 
 @torch.no_grad()
 def mark(bad: Tensor, tensors: Iterable[Tensor]) -> None:
-    """Set ``bad``, a float32 number, to 1 unless all ``tensors``, on its device, are finite. Does
-    not wait for the device."""
+    """Set ``bad``, a float32 number, to 1 unless all ``tensors``, real numbers on its device, are
+    finite. Does not wait for the device."""
     by_type: dict[torch.dtype, list[Tensor]] = {}
     for tensor in tensors:
         by_type.setdefault(tensor.dtype, []).append(_values(tensor))
@@ -34,7 +34,7 @@ def mark(bad: Tensor, tensors: Iterable[Tensor]) -> None:
 
 
 def gradients(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
-    """The gradients that there are."""
+    """The gradients, without parameters that have none."""
     return [p.grad for p in parameters if p.grad is not None]
 
 
@@ -47,8 +47,8 @@ def bad_gradients(optimizer: torch.optim.Optimizer) -> Tensor:
 
 
 class Watch:
-    """The weights, buffers and optimiser state that have to stay finite: all that are so when the
-    watch begins (a mask of -inf is not), and all that come later.
+    """The weights, buffers and optimiser state that have to stay finite: all that are finite when
+    the watch begins (a mask of -inf is not), and all that come later.
 
     Args:
         modules: by what their names begin with.
@@ -118,7 +118,7 @@ def _largest(values: Tensor) -> Tensor:
 
 
 def _values(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor that is cut over ranks, or sparse."""
+    """What this process holds of a tensor that is sharded or sparse."""
     if tensor.is_sparse:
         return tensor._values()
     local = getattr(tensor, "to_local", None)

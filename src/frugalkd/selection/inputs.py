@@ -37,9 +37,8 @@ from frugalkd.runtime.settings import (
     check_number,
     check_types,
 )
-from frugalkd.selection._reader import Reader, no_top
 from frugalkd.selection.checks import labels_of, why_not_label_free
-from frugalkd.selection.rows import Join
+from frugalkd.selection.rows import Join, Reader, no_top
 from frugalkd.teachers import Targets
 
 
@@ -115,7 +114,7 @@ def check_sizes(epochs: float, batch_size: int) -> None:
     check_integer("batch_size", batch_size, 1, MOST_ROWS)
 
 
-def check_policy(policy: Policy, *, model: object, gradient_accumulation_steps: int) -> None:
+def check_policy(policy: Policy, model: object, gradient_accumulation_steps: int) -> None:
     """Raise SelectionMisuse where a policy cannot work with what else was given."""
     if gradient_accumulation_steps > 1 and policy.when == "now":
         raise SelectionMisuse(
@@ -158,7 +157,7 @@ def inputs_to_compare(
     return given
 
 
-def weights_of(sampling: Sampling, data: Dataset) -> ArrayLike | None:
+def weights_of(sampling: Sampling, data: Dataset) -> NDArray[np.float32] | None:
     """What samples weigh: as given, or by the significance of the mode's ledger; None for 1."""
     ledger = sampling.weighing_ledger
     return sampling.weights if ledger is None else weights_from(ledger, data, sampling.gamma)
@@ -211,6 +210,7 @@ def checked_ledger(ledger: Ledger | None, policy: Policy, samples: int) -> Ledge
     Raises:
         SettingError: that is no ledger.
         LedgerError: it lacks a column of the policy's.
+        UnsupportedData: it is of another number of samples.
     """
     if ledger is None:
         return Ledger.new(samples, extra=policy.columns)
@@ -221,6 +221,8 @@ def checked_ledger(ledger: Ledger | None, policy: Policy, samples: int) -> Ledge
             f"the ledger has no column {', '.join(missing)}, which {type(policy).__name__} needs: "
             "make it by Ledger.new(samples, extra=policy.columns)"
         )
+    if len(ledger) != samples:
+        raise UnsupportedData(f"a ledger of {len(ledger)} samples for a data set of {samples}")
     return ledger
 
 
@@ -234,7 +236,7 @@ def fill(
     scores: ArrayLike | None,
     label_free: bool,
 ) -> None:
-    """Enter what ``policy`` has to know of every sample: classes, what the teacher knows, scores.
+    """Enter what ``policy`` needs of every sample: classes, the teacher's confidence, scores.
 
     Raises:
         UnsupportedData: labels that are needed beforehand are not listed by the data set.
@@ -246,7 +248,9 @@ def fill(
         ledger.labels = _classes(dataset)
     if "teacher_truth" in ledger.columns:
         if targets is None:
-            raise TargetsError("this policy asks what the teacher knows: pass stored targets")
+            raise TargetsError(
+                "this policy needs the teacher's confidence in each label: pass stored targets"
+            )
         by_teacher = label_free or policy.label_source == "teacher"
         labels = None if by_teacher else _labels(dataset, reader, pool)
         ledger["teacher_truth"][:] = targets.truth(labels)
@@ -259,7 +263,7 @@ def fill(
         ledger["score"][:] = _one_a_sample("scores", scores, len(ledger))
     if policy.label_source == "teacher":
         if targets is None:
-            raise TargetsError("this policy takes the teacher's word: pass targets")
+            raise TargetsError("this policy judges by the teacher's top class: pass targets")
         if not targets.knows_top:
             raise no_top("is what this policy judges by")
 
@@ -287,7 +291,7 @@ def _classes(dataset: Dataset) -> NDArray[np.int32]:
 
 def _no_labels(what: str) -> UnsupportedData:
     return UnsupportedData(
-        f"{what} asks for all labels before the first epoch: give the data set an attribute "
+        f"{what} needs all labels before the first epoch: give the data set an attribute "
         "'labels', int64 (samples,)"
     )
 

@@ -1,29 +1,45 @@
-"""Rows on their way from a data set to a batch."""
+"""Rows of a training as they are read: data on the device, labels, the teacher's targets."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from accelerate.utils import concatenate, find_device
+from accelerate.utils import concatenate, find_device, send_to_device
+from numpy.typing import NDArray
 from torch import Tensor
 
-from frugalkd.data.batches import rows_of
-from frugalkd.data.source import checked_batch
-from frugalkd.errors import UnsupportedData
+from frugalkd.data.batches import checked_logits, rows_of
+from frugalkd.data.source import Source, checked_batch
+from frugalkd.errors import TargetsError, UnsupportedData, few
+from frugalkd.ledger.ledger import Ledger
 from frugalkd.models.features import Features
-from frugalkd.policies.policy import Ids, Mask
+from frugalkd.policies import Ids, Mask
 from frugalkd.runtime.failures import blame
+from frugalkd.runtime.meters import Meters
+from frugalkd.selection.checks import check_batch, check_listed
+from frugalkd.teachers import Targets
+
+BLOCK_BYTES = 1 << 22
+"""What is read at once: within the caches, and large enough to hide what a call costs."""
+
+CHECKED_TOGETHER = 1 << 16
+"""Labels on a device that are compared with the listed ones at once: each comparison waits."""
+
+Join = Callable[[list[Any]], Any]
+"""Makes one batch of data of several, in their order."""
 
 
 class Rows(NamedTuple):
     """Rows that were read, side by side.
 
     ``ids`` and ``views`` int64 numpy (rows,); ``data`` as the data set's collation gives it, on the
-    device; ``targets`` the teacher's logits (rows, classes), or None where nobody was asked;
-    ``features`` of the teacher by module path, or None where none were asked for.
+    device; ``targets`` the teacher's logits (rows, classes), or None where it was not queried;
+    ``features`` of the teacher by module path, or None.
     """
 
     ids: Ids
@@ -53,7 +69,6 @@ class Rows(NamedTuple):
         return self._rows(self.ids[mask], self.views[mask], index)
 
     def _rows(self, ids: Ids, views: Ids, index: Any) -> Rows:
-        """The rows ``index`` of the tensors, which are those of ``ids`` and ``views``."""
         targets, features = self.targets, self.features
         if targets is not None:
             targets = targets[index]
@@ -68,10 +83,6 @@ def batches_of(rows: int, size: int, *, drop_last: bool = False) -> int:
     return rows // size if drop_last else -(-rows // size) - (rows % size == 1 < size)
 
 
-Join = Callable[[list[Any]], Any]
-"""Makes one batch of data of several, in their order."""
-
-
 def joined(parts: Sequence[Rows], join: Join = concatenate) -> Rows:
     """All rows of ``parts``, one or more, in their order."""
     if len(parts) == 1:
@@ -81,13 +92,212 @@ def joined(parts: Sequence[Rows], join: Join = concatenate) -> Rows:
         together = join(list(data))
     except Exception as error:
         blame(error, UnsupportedData, "several batches cannot be joined: say how with join=")
-    known = not any(part is None for part in features)
+    ids = np.concatenate(ids)
     return Rows(
-        np.concatenate(ids),
+        ids,
         np.concatenate(views),
-        checked_batch(together, np.concatenate(ids)),
+        checked_batch(together, ids),
         None if any(part is None for part in targets) else torch.cat(list(targets)),
-        {path: torch.cat([part[path] for part in features]) for path in features[0]}
-        if known
-        else None,
+        None
+        if any(part is None for part in features)
+        else {path: torch.cat([part[path] for part in features]) for path in features[0]},
     )
+
+
+@dataclass
+class Position:
+    """Where a training is: the selection advances the epoch, its observer the optimiser step."""
+
+    epoch: int = 0
+    step: int = 0
+
+
+class Reader:
+    """Reads rows by their ids, each in the view that its sample has in the epoch under way.
+
+    Args:
+        source: of the data.
+        targets: of the teacher, or None.
+        labels: of a batch of data, int64 (rows,), or None where it has none.
+        listed: labels int64 (samples,) as the data set lists them, to compare those with; or None.
+        judged_by_teacher: the teacher's top class counts as right, not the label.
+        join: makes one batch of data of several.
+        repeats: the data set gives the same again for the same id and view.
+        ledger: knows how many times each sample was visited.
+        position: where the training is, for views and for targets that are drawn by step.
+        device: where rows go.
+        meters: count what is read and each query of a teacher.
+
+    Attributes:
+        classes: of the model; where it is known, labels are checked against it as they are read.
+        features: the teacher's modules whose features rows have.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        targets: Targets | None,
+        *,
+        labels: Callable[[Any], Tensor | None],
+        listed: NDArray[np.int64] | None,
+        judged_by_teacher: bool,
+        join: Join,
+        repeats: bool,
+        ledger: Ledger,
+        position: Position,
+        device: torch.device | str,
+        meters: Meters,
+    ):
+        self.source, self.targets, self.device, self.join = source, targets, device, join
+        self.listed = listed
+        self.classes: int | None = None
+        self.features: tuple[str, ...] = ()
+        self._labels, self._judged_by_teacher, self._repeats = labels, judged_by_teacher, repeats
+        self._ledger, self._position, self._meters = ledger, position, meters
+        self._unchecked: list[tuple[Ids, Tensor]] = []
+
+    def read(
+        self, ids: Ids, rows: int, *, targets: bool = False, join_last: bool = False
+    ) -> Iterator[Rows]:
+        """Batches of ``rows`` rows in the order of ``ids``.
+
+        Where rows do not depend on their batch, several batches are read as one block and cut.
+        ``targets``: with the teacher's logits, for rows that will all train. ``join_last``: one
+        row that is left joins the batch before, for what goes through a model in train mode.
+        """
+        soft = self.targets if targets else None
+        # Features are as large as data: those of one batch at a time.
+        in_blocks = soft is not None and soft.row_bytes is not None and not self.features
+        at_once = rows
+        if self.source.row_bytes is not None:
+            row_bytes = self.source.row_bytes + (soft.row_bytes or 0 if soft is not None else 0)
+            at_once *= max(1, BLOCK_BYTES // (rows * row_bytes))
+        starts = range(0, len(ids), at_once)
+        if join_last and len(ids) > rows > 1 and len(ids) - starts[-1] == 1:
+            starts = starts[:-1]
+        blocks = [ids[start:end] for start, end in pairwise([*starts, len(ids)])]
+        requests = [(block, self._views(block)) for block in blocks]
+        batches = self.source.batches(requests)
+        for block, views in requests:
+            with self._meters.phase(self.source.phase):
+                data = next(batches)
+                self._check_labels(data, block)
+            with self._meters.phase("load"):
+                found = Rows(block, views, send_to_device(data, self.device, non_blocking=True))
+            if in_blocks:
+                found = self.with_targets(found)
+            for part in found.cut(rows, join_last=join_last):
+                yield self.with_targets(part) if targets else part
+        self._compare_listed()
+
+    def _check_labels(self, data: Any, ids: Ids) -> None:
+        if self.classes is None and self.listed is None:
+            return
+        labels = self._labels(data)
+        if labels is None:
+            return
+        if self.classes is not None:
+            check_batch(labels, ids, self.classes)
+        if self.listed is not None:
+            self._unchecked.append((ids, labels))
+            waiting = sum(len(ids) for ids, _ in self._unchecked)
+            if labels.device.type == "cpu" or waiting >= CHECKED_TOGETHER:
+                self._compare_listed()
+
+    def _compare_listed(self) -> None:
+        if self._unchecked and self.listed is not None:
+            ids, labels = zip(*self._unchecked, strict=True)
+            self._unchecked = []
+            check_listed(torch.cat(labels), self.listed, np.concatenate(ids))
+
+    def _views(self, ids: Ids) -> Ids:
+        """The view in which each sample is used now."""
+        views = self._ledger.views(ids, self._position.epoch)
+        limit = None if self.targets is None else self.targets.views
+        return views if limit is None else views % limit
+
+    def at_once(self, ids: Ids) -> Rows:
+        """The rows of ``ids``, all together, in their current views."""
+        return self.again(ids, self._views(ids), None)
+
+    def again(self, ids: Ids, views: Ids | None, data: Any) -> Rows:
+        """Rows that were read before, in the views that they had then; ``data`` as kept."""
+        views = self._views(ids) if views is None else views
+        if data is None:
+            with self._meters.phase(self.source.phase):
+                data = next(self.source.batches([(ids, views)]))
+        return Rows(ids, views, send_to_device(data, self.device, non_blocking=True))
+
+    def kept_data(self, rows: Rows) -> Any:
+        """What a state has to hold of rows that were read, so that they come back as they were:
+        nothing where a data set gives the same again, or where their form is the user's own."""
+        return None if self._repeats or not _is_plain(rows.data) else rows.data
+
+    def with_targets(self, rows: Rows) -> Rows:
+        """The same rows with the teacher's logits, where there is a teacher."""
+        targets, meters = self.targets, self._meters
+        if targets is None or rows.targets is not None:
+            return rows
+        targets.begin_step(self._position.epoch, self._position.step)
+        queries, seconds, each = targets.queries, targets.seconds, targets.queries_of
+        given, features = (rows.ids, rows.views, rows.data), None
+        with meters.phase(targets.phase):
+            try:
+                if self.features:
+                    logits, features = targets.fetch_features(*given, self.features)
+                else:
+                    logits = targets.fetch(*given)
+            except Exception as error:
+                which = f"fails on samples {few(rows.ids.tolist())}"
+                blame(error, TargetsError, f"{type(targets).__name__}.fetch {which}")
+            checked_logits(logits, len(rows.ids), type(targets).__name__, TargetsError)
+        meters.teacher_queries += targets.queries - queries
+        for name, count in targets.queries_of.items():
+            meters.queries_of[name] += count - each[name]
+        if targets.phase != "teacher":
+            meters.move(targets.seconds - seconds, out_of=targets.phase, into="teacher")
+        return rows._replace(targets=logits, features=features)
+
+    def with_labels(self, rows: Rows) -> tuple[Rows, Tensor]:
+        """The rows and what counts as right; the teacher is queried where it decides that."""
+        labels = None if self._judged_by_teacher else self._labels(rows.data)
+        if labels is not None:
+            return rows, labels
+        rows = self.with_targets(rows)
+        return rows, self.judged_by(self.label(rows.data, rows.targets), rows.targets)
+
+    def judged_by(self, labels: Tensor, targets: Tensor | None) -> Tensor:
+        """int64 (rows,): what counts as right, the labels or the teacher's top class."""
+        if targets is None or not self._judged_by_teacher:
+            return labels
+        return targets.argmax(dim=1)
+
+    def label(self, data: Any, targets: Tensor | None) -> Tensor:
+        """The batch's labels, or the teacher's top class where the data have none."""
+        labels = self._labels(data)
+        if labels is not None:
+            return labels
+        if targets is None:
+            raise UnsupportedData("these data have no labels, and there is no teacher to stand in")
+        if self.targets is not None and not self.targets.knows_top:
+            raise no_top("stands in for the labels that these data lack")
+        return targets.argmax(dim=1)
+
+    def first_labels(self, ids: Ids) -> Tensor | None:
+        """Labels of ``ids``, as they are read; None where there are none."""
+        return self._labels(next(self.source.batches([(ids, np.zeros_like(ids))])))
+
+
+def no_top(use: str) -> TargetsError:
+    """Soft targets that do not have the teacher's top class, and what it is for."""
+    return TargetsError(
+        f"sampled soft targets do not say the teacher's top class, which {use}: set "
+        "targets.encoding to top-k or float16"
+    )
+
+
+def _is_plain(data: Any) -> bool:
+    """Whether ``data`` are tensors in lists, tuples and dictionaries by text."""
+    if type(data) is dict:
+        return all(isinstance(key, str) and _is_plain(part) for key, part in data.items())
+    return type(data) is Tensor or (type(data) in (tuple, list) and all(map(_is_plain, data)))

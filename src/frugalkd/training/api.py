@@ -27,7 +27,6 @@ from frugalkd.runtime.meters import Meters
 from frugalkd.runtime.settings import check_seed, check_types
 from frugalkd.selection import DataLoading, Selection
 from frugalkd.selection.checks import (
-    check_first_batch,
     check_held_out,
     check_pair,
     check_trainable,
@@ -218,14 +217,10 @@ def distill(
                 f"{training.batch_size}: lower training.batch_size, or set drop_last to false"
             )
         at["forward"] = forward.eagerly
-        classes = check_first_batch(
-            place.model, dataset, targets, pool=selection.pool, label_free=sampling.label_free, **at
-        )
+        classes = selection.check_first_batch(forward.eagerly)
         if eval_dataset is not None:
             look_at_held_out(place.model, eval_dataset, **at)
         labels = None if sampling.label_free else labels_of(dataset)
-        if labels is None:
-            selection.reader.classes = classes
         criterion = bind(
             objective,
             place.model,
@@ -236,7 +231,6 @@ def distill(
             labels=labels,
             seed=seed,
         )
-        selection.features = criterion.features
         torch.manual_seed(seed + ranks.rank)
         trainer = Trainer(place.model, selection, criterion, training, accelerator, run, about)
         try:

@@ -164,8 +164,12 @@ class Trainer:
         trained = nn.ModuleList([model, parts])
         self.parameters = list(trained.parameters())
         self.optimizer = make_optimizer(trained, training.optimizer)
-        selection.stop, selection.optimizer = self.should_stop, self.optimizer
-        selection.trained = {"": model, "objective": parts}
+        selection.attach(
+            modules={"": model, "objective": parts},
+            optimizer=self.optimizer,
+            features=self.criterion.features,
+            should_stop=self.should_stop,
+        )
         self.averages = [] if training.ema is None else [EMA(model, training.ema)]
         self.averages += self._teaching()
         self.step = 0
@@ -343,10 +347,9 @@ class Trainer:
             selection.count_together()
         if stopped:
             raise Stopped("stopped while BatchNorm's statistics were refreshed")
-        assert selection.watch is not None, "there were epochs"
         last = self.history[-1] if self.history else {"epoch": 0, "steps": 1}
         step = max(0, last["steps"] - 1)
-        selection.watch.check(ranks, epoch=last["epoch"], step=step, ids=ids)
+        selection.check_finite(last["epoch"], step, ids)
 
     def _save(self, moment: Moment, epochs: int) -> None:
         """Save a checkpoint where one is due: ``epochs`` epochs are done. Raises NonFiniteLoss

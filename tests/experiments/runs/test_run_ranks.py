@@ -110,7 +110,7 @@ def _stopped(folder):
 
 def test_a_run_of_two_ranks_is_gone_on_with_by_one(tmp_path):
     assert on_ranks(2, _stopped, tmp_path)[0].startswith("Stopped: stopped at epoch 1, step ")
-    with pytest.warns(FrugalKDWarning, match="going on with 1 ranks from a state of 2: the ledger"):
+    with pytest.warns(FrugalKDWarning, match="resuming with 1 ranks from a state of 2: the ledger"):
         results = teach(recipe(), tmp_path, resume=True)
     assert results["ranks"] == 1
     assert [record["epoch"] for record in results["history"]] == [0, 1]

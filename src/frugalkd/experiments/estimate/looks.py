@@ -12,7 +12,7 @@ from torch import nn
 
 from frugalkd.data.batches import split
 from frugalkd.models.inference import inference_mode
-from frugalkd.selection.gating import look
+from frugalkd.selection.observer import outcome_of
 from frugalkd.teachers import LiveTeacher
 from frugalkd.training.settings import Training
 from frugalkd.training.trainer import ForwardFn, accelerator_for
@@ -30,7 +30,7 @@ def screening_look(model: nn.Module, training: Training, device: str) -> Callabl
             logits = call(data)
         labels = split(data)[1]
         labels = logits.argmax(dim=1) if labels is None else labels
-        return look(logits, labels).each(lambda part: part.cpu())
+        return outcome_of(logits, labels).each(lambda part: part.cpu())
 
     return screen
 

@@ -1,0 +1,462 @@
+"""From a model's outputs to the ledger: what they say of each sample, and whether it passes.
+
+Every verdict goes through :func:`record`. The rule itself is the policy's ``needs_training``; by
+default :func:`frugalkd.ledger.outcome.fails`, the gate of Mishra and Sundaram (arXiv 2102.07125):
+a sample updates the model only "if it is misclassified or the model is not confident enough in its
+prediction". That this confidence is the top softmax probability at temperature 1, and that it must
+reach ``tau`` to pass, is our reading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from frugalkd.data.batches import checked_labels, checked_logits, run_model
+from frugalkd.data.source import form
+from frugalkd.distributed.ranks import Ranks
+from frugalkd.errors import (
+    FrugalKDError,
+    ModelError,
+    NonFiniteLoss,
+    SelectionMisuse,
+    Stopped,
+    few,
+)
+from frugalkd.ledger.ledger import Ledger
+from frugalkd.ledger.outcome import Outcome, fails
+from frugalkd.models.inference import inference_mode
+from frugalkd.policies import EpochContext, Ids, Mask, Plan, Policy
+from frugalkd.runtime.failures import blame
+from frugalkd.runtime.meters import Meters
+from frugalkd.runtime.settings import check_number
+from frugalkd.selection.checks import check_batch
+from frugalkd.selection.finite import Watch
+from frugalkd.selection.rows import Position, Reader, Rows
+
+KEEP_LOGITS = 1 << 22
+"""Logits of training batches that are kept to be judged together; more are judged at once."""
+
+_COUNTS = ("samples_backpropagated", "student_forwards", "teacher_queries")
+
+
+@torch.no_grad()
+def outcome_of(logits: Tensor, labels: Tensor, *, entropy: bool = False) -> Outcome:
+    """What ``logits`` (rows, classes) say of each row, given ``labels`` int64 (rows,).
+
+    In float32 whatever the precision of the logits, and without a device synchronisation.
+    ``entropy``: include that of the softmax.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        probabilities = torch.softmax(logits.detach().float(), dim=1)
+    # The logits' own argmax: the softmax rounds close logits to a tie.
+    truth = probabilities.gather(1, labels.unsqueeze(1)).squeeze(1)
+    spread = torch.special.entr(probabilities).sum(dim=1) if entropy else None
+    return Outcome(probabilities.amax(dim=1), logits.argmax(dim=1) == labels, truth, spread)
+
+
+def gate(logits: Tensor, labels: Tensor, tau: float = 0.9) -> Tensor:
+    """Which rows fail the gate, bool (rows,): a misclassified row, or one below ``tau``.
+
+    Args:
+        logits: (rows, classes), any floating dtype.
+        labels: int64 (rows,).
+        tau: the top softmax probability from which a correct row passes; above 1 no row passes.
+
+    Raises:
+        FrugalKDError: a logit is NaN or the softmax of a row is not finite.
+        SelectionMisuse, UnsupportedData, DataError, SettingError: logits, labels or ``tau`` are of
+            another type, shape or range.
+    """
+    rows = len(logits) if isinstance(logits, Tensor) and logits.ndim else None
+    checked_logits(logits, rows, "the caller of gate", SelectionMisuse)
+    labels = checked_labels(labels)
+    if labels.shape != logits.shape[:1]:
+        raise SelectionMisuse(f"{len(labels)} labels for {len(logits)} rows of logits: one a row")
+    check_batch(labels, np.arange(len(labels)), logits.shape[1])
+    check_number("tau", tau, 0)
+    seen = outcome_of(logits, labels)
+    bad = torch.nonzero(~torch.isfinite(seen.confidence)).flatten().tolist()
+    if bad:
+        raise FrugalKDError(f"logits are not finite in rows {bad[:8]}: no verdict can be given")
+    return fails(seen.confidence, seen.correct, tau)
+
+
+def record(
+    policy: Policy, ledger: Ledger, at: EpochContext, ids: Ids, seen: Outcome, *, screening: bool
+) -> Mask:
+    """Let ``policy`` judge the outcome (arrays) of ``ids``, without duplicates, and enter the
+    verdicts into the ledger; returns which rows failed.
+
+    Raises:
+        SelectionMisuse: a method of the policy fails, or does not give one value a row.
+    """
+    name = type(policy).__name__
+    try:
+        for column, values in policy.update_columns(seen, ids, ledger, at).items():
+            ledger[column][ids] = values
+        failed = policy.needs_training(seen, ids, ledger, at)
+    except Exception as error:
+        blame(error, SelectionMisuse, f"{name} fails on the outcome of samples {few(ids.tolist())}")
+    _check_rows(failed, len(ids), "b", f"{name}.needs_training")
+    streak = ledger.record(
+        ids,
+        epoch=at.epoch,
+        confidence=seen.confidence,
+        correct=seen.correct,
+        failed=failed,
+        screening=screening,
+    )
+    try:
+        skipped = policy.skip_epochs(streak)
+    except Exception as error:
+        blame(error, SelectionMisuse, f"{name}.skip_epochs fails")
+    _check_rows(skipped, len(ids), "iu", f"{name}.skip_epochs")
+    # A screening decides about this very epoch, a training forward about the next.
+    epochs = np.minimum(skipped.astype(np.uint64), 65535).astype(np.int64)  # whatever its dtype
+    ledger["due"][ids] = np.minimum(at.epoch + epochs + (0 if screening else 1), 65535)
+    return failed
+
+
+def _check_rows(values: Any, rows: int, kinds: str, whose: str) -> None:
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in kinds:
+        wanted = "booleans" if kinds == "b" else "whole numbers"
+        raise SelectionMisuse(
+            f"{whose} returns {form(values)}: return a numpy array of {wanted} (rows,)"
+        )
+    if values.shape != (rows,):
+        raise SelectionMisuse(f"{whose} returns {form(values)} for {rows} rows: return one a row")
+    if kinds != "b" and rows and values.min() < 0:
+        raise SelectionMisuse(f"{whose} returns {values.min()}: return epochs, 0 or more")
+
+
+class SharedCounts:
+    """The meters' counts, once :meth:`share` was called those of all ranks."""
+
+    def __init__(self, meters: Meters, ranks: Ranks, teachers: Sequence[str]):
+        self._meters, self._ranks, self._teachers = meters, ranks, teachers
+        meters.queries_of = dict.fromkeys(teachers, 0) | meters.queries_of
+        self.restart()
+
+    def restart(self) -> None:
+        """The counts are those of all ranks now."""
+        self._shared = self._read()
+
+    def share(self) -> None:
+        """Add what other ranks counted; every rank has to call this at the same place."""
+        if self._ranks.alone:
+            return
+        self._shared = self._shared + self._ranks.sum(self._read() - self._shared)
+        for name, count in zip(_COUNTS, self._shared, strict=False):
+            setattr(self._meters, name, int(count))
+        for name, count in zip(self._teachers, self._shared[len(_COUNTS) :], strict=True):
+            self._meters.queries_of[name] = int(count)
+
+    def _read(self) -> NDArray[np.float64]:
+        counts = [getattr(self._meters, name) for name in _COUNTS]
+        counts += [self._meters.queries_of[name] for name in self._teachers]
+        return np.array(counts, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the epochs of a selection share.
+
+    Attributes:
+        policy, ledger, meters, ranks, reader: of the selection.
+        counts: the meters' counts over all ranks.
+        model: what is trained; None where the policy never screens.
+        forward: logits (rows, classes) of a batch's data.
+        epochs: of the training; may be fractional.
+        batch_size, gradient_accumulation_steps, drop_last: of the selection.
+        weights: float32 (samples,), or None for 1.
+        position: the epoch and the optimiser step under way.
+        should_stop: called after each screening batch; Stopped is raised where it returns True.
+        watch: weights and optimiser state that have to stay finite, or None.
+    """
+
+    policy: Policy
+    ledger: Ledger
+    meters: Meters
+    ranks: Ranks
+    reader: Reader
+    counts: SharedCounts
+    model: nn.Module | None
+    forward: Callable[[Any], Tensor]
+    epochs: float
+    batch_size: int
+    gradient_accumulation_steps: int
+    drop_last: bool
+    weights: NDArray[np.float32] | None
+    position: Position
+    should_stop: Callable[[], bool] = field(default=lambda: False)
+    watch: Watch | None = None
+
+    def gates_now(self, plan: Plan) -> bool:
+        """Whether a plan's ids are read for the gate to judge, rather than all trained on."""
+        return self.policy.when == "now" and plan.forced is None
+
+    @property
+    def step_rows(self) -> int:
+        """Rows of an optimiser step, on all ranks together."""
+        return self.ranks.world * self.batch_size * self.gradient_accumulation_steps
+
+
+class _Trained(NamedTuple):
+    """A batch that was trained on, before it is read from the device."""
+
+    ids: Ids
+    forced: Mask
+    losses: Tensor
+
+
+class Observer:
+    """Enters an epoch's outcomes into the ledger: of screening passes at once, of training batches
+    when they are read from the device, and of several ranks when these are merged.
+
+    Args:
+        context: of the selection.
+        at: the epoch.
+
+    Attributes:
+        batches: that were trained on.
+        counts: rows in the ledger: participations, idle, forced.
+    """
+
+    def __init__(self, context: Context, at: EpochContext):
+        self.at, self._context = at, context
+        self.batches = self._first_pending = 0
+        self.counts = {"participations": 0, "idle": 0, "forced": 0}
+        self._pending: list[_Trained] = []
+        self._steps: list[tuple[int, Tensor]] = []  # batches observed before it, whether bad
+        self._logits: list[tuple[Tensor, Tensor]] = []  # and labels, not yet judged
+        self._kept, self._judged = 0, False
+        self._outcomes: list[Outcome] = []  # of pending batches, on the device
+        self._read: list[tuple[Outcome, Ids, Mask, NDArray[np.float32]]] = []  # to be merged
+
+    def begin(
+        self, *, judged: bool, batches: int = 0, counts: Mapping[str, int] | None = None
+    ) -> None:
+        """Begin with training batches. ``judged``: the gate judges rows before they are trained on
+        (gate-now), and all that are failed. ``batches``, ``counts``: of the part that was trained
+        before, where the epoch is resumed."""
+        self._judged = judged
+        self.batches = self._first_pending = batches
+        self._context.position.step = batches // self._context.gradient_accumulation_steps
+        if counts is not None:
+            self.counts = {name: counts[name] for name in self.counts}
+
+    # Screening passes.
+
+    def evaluate(self, rows: Rows) -> tuple[Rows, Outcome]:
+        """A forward pass of ``rows`` in eval mode without gradients: the rows, with targets where
+        the teacher stands in for labels, and their outcome (arrays)."""
+        context = self._context
+        assert context.model is not None, "refused when the selection was made"
+        rows, labels = context.reader.with_labels(rows)
+        with inference_mode(context.model):
+            logits = run_model(context.forward, rows.data, rows.ids)
+            check_batch(labels, rows.ids, logits.shape[1])
+            seen = outcome_of(logits, labels, entropy=context.policy.needs_entropy)
+        context.meters.student_forwards += len(rows.ids)
+        return rows, seen.each(lambda part: part.cpu().numpy())
+
+    def screen(self, batches: Iterable[Rows]) -> None:
+        """Screen this rank's share of skipped samples before the epoch's plan.
+
+        Raises:
+            Stopped: after a batch.
+        """
+        waiting: list[tuple[Ids, Outcome]] = []
+        for rows in batches:
+            rows, seen = self.evaluate(rows)
+            if self._context.ranks.alone:
+                self.judge(rows.ids, seen)
+            else:
+                waiting.append((rows.ids, seen))
+            if self._context.should_stop():
+                raise Stopped(f"stopped in the screening before epoch {self.at.epoch}")
+        if waiting:
+            ids, parts = zip(*waiting, strict=True)
+            self.judge(*self.together(np.concatenate(ids), Outcome.joined(parts)))
+
+    def judge(self, ids: Ids, seen: Outcome) -> Mask:
+        """Enter the outcome (arrays) of a screening pass; returns which rows fail.
+
+        Raises:
+            NonFiniteLoss: an output is not finite, or an earlier step was not.
+        """
+        bad = ids[~np.isfinite(seen.confidence)]
+        if len(bad):
+            self.read(watched=False)
+            raise NonFiniteLoss(
+                epoch=self.at.epoch,
+                step=self.batches,
+                ids=bad.tolist(),
+                what="a screening's output",
+            )
+        return self._record(ids, seen, screening=True)
+
+    def together(self, ids: Ids, seen: Outcome) -> tuple[Ids, Outcome]:
+        """What all ranks have screened, of each sample once, in the ranks' order."""
+        seen, ids = self._gathered(seen, ids)
+        once = np.sort(np.unique(ids, return_index=True)[1])
+        return ids[once], seen.each(lambda part: part[once])
+
+    # Training batches.
+
+    def observe(
+        self, ids: Ids, forced: Mask, logits: Tensor, labels: Tensor, losses: Tensor, later: bool
+    ) -> None:
+        """Keep what the device says of a batch; ``later``: these tensors are not written to again,
+        so that they can be judged with those of other batches."""
+        context = self._context
+        if self._logits and self._logits[-1][0].shape[1] != logits.shape[1]:
+            raise ModelError(
+                f"the outputs for samples {few(ids.tolist())} have {logits.shape[1]} classes, and "
+                f"those before had {self._logits[-1][0].shape[1]}: give all the same"
+            )
+        context.meters.samples_backpropagated += len(ids)
+        context.meters.student_forwards += len(ids)
+        self.batches += 1
+        context.position.step = self.batches // context.gradient_accumulation_steps
+        self._pending.append(_Trained(ids, forced, losses))
+        self._logits.append((logits, labels))
+        self._kept += logits.numel()
+        if not later or self._kept > KEEP_LOGITS:
+            self._judge_kept()
+
+    def stepped(self, bad: Tensor) -> None:
+        """Keep whether the optimiser step with the batches since the one before was a good one: 0
+        on the device where its gradients were finite."""
+        self._steps.append((self.batches, bad))
+
+    def _judge_kept(self) -> None:
+        if self._logits:
+            logits, labels = map(torch.cat, zip(*self._logits, strict=True))
+            entropy = self._context.policy.needs_entropy
+            self._outcomes.append(outcome_of(logits, labels, entropy=entropy))
+            self._logits, self._kept = [], 0
+
+    def read(self, *, watched: bool = True) -> None:
+        """Read all that is pending from the device, and enter it into the ledger, or keep it for
+        the other ranks.
+
+        Args:
+            watched: check what the selection watches, too.
+
+        Raises:
+            NonFiniteLoss: something of it is not finite; nothing of it is entered.
+        """
+        context = self._context
+        if not self._pending:
+            return
+        with context.meters.phase("ledger"):
+            self._judge_kept()
+            pending, self._pending = self._pending, []
+            outcomes, self._outcomes = self._outcomes, []
+            batches, forced, losses = zip(*pending, strict=True)
+            ids = np.concatenate(batches)
+            seen = Outcome(
+                *(
+                    None if parts[0] is None else torch.cat(parts).cpu().numpy()
+                    for parts in zip(*outcomes, strict=True)
+                )
+            )
+            losses = torch.cat(losses).float().cpu().numpy()
+            self._refuse_non_finite(batches, ids, seen.confidence, losses)
+            if watched and context.watch is not None:
+                accumulated = context.gradient_accumulation_steps
+                last = batches[-1 - (self.batches - 1) % accumulated :]
+                context.watch.check(
+                    context.ranks,
+                    epoch=self.at.epoch,
+                    step=(self.batches - 1) // accumulated,
+                    ids=np.concatenate(last),
+                )
+            self._first_pending = self.batches
+            self._read.append((seen, ids, np.concatenate(forced), losses))
+            if context.ranks.alone:
+                self._enter()
+
+    def merge(self) -> None:
+        """Have all that was observed in the ledger, on every rank what all of them observed."""
+        self.read()
+        if self._read:
+            self._enter()
+
+    def _enter(self) -> None:
+        seen, *columns = zip(*self._read, strict=True)
+        self._read = []
+        seen, ids, forced, losses = self._gathered(
+            Outcome.joined(seen), *map(np.concatenate, columns)
+        )
+        failed = np.ones(len(ids), dtype=bool)
+        if not self._judged:
+            failed = self._record(ids, seen, screening=False)
+        participated = failed & ~forced
+        self._context.ledger.trained(ids, participated=participated, forced=forced, losses=losses)
+        self.counts["participations"] += int(participated.sum())
+        self.counts["forced"] += int(forced.sum())
+        self.counts["idle"] += int((~failed & ~forced).sum())
+
+    def _record(self, ids: Ids, seen: Outcome, *, screening: bool) -> Mask:
+        context = self._context
+        return record(context.policy, context.ledger, self.at, ids, seen, screening=screening)
+
+    def _gathered(self, seen: Outcome, *columns: NDArray) -> tuple[Any, ...]:
+        """An outcome and ``columns`` (rows,) of all ranks, each joined in their order."""
+        known = [part for part in seen if part is not None]
+        joined = self._context.ranks.gathered(*known, *columns)
+        parts = iter(joined[: len(known)])
+        return seen.each(lambda _: next(parts)), *joined[len(known) :]
+
+    def _refuse_non_finite(
+        self,
+        batches: Sequence[Ids],
+        ids: Ids,
+        confidence: NDArray[np.float32],
+        losses: NDArray[np.float32],
+    ) -> None:
+        """Raise NonFiniteLoss, on every rank the same, for the first step that was bad: for the
+        first batch of it that has a bad row, else for all of its rows."""
+        number = np.repeat(np.arange(len(batches)), [len(rows) for rows in batches])
+        output, loss = ~np.isfinite(confidence), ~np.isfinite(losses)
+        start, end = self._first_bad_step()
+        in_bad_step = (start <= number) & (number < end)
+        bad = output | loss | in_bad_step
+        if not bad.any() and self._context.ranks.alone:
+            return
+        number, begin, ids, output, loss = self._context.ranks.gathered(
+            number[bad], np.where(in_bad_step, start, number)[bad], ids[bad], output[bad], loss[bad]
+        )
+        if not len(number):
+            return
+        accumulated = self._context.gradient_accumulation_steps
+        begin = (self._first_pending + begin) // accumulated
+        first, what = begin == begin.min(), "a gradient"
+        rows = first & (output | loss)
+        if rows.any():
+            first, what = rows & (number == number[rows].min()), "the loss"
+        raise NonFiniteLoss(
+            epoch=self.at.epoch,
+            step=(self._first_pending + int(number[first].min())) // accumulated,
+            ids=ids[first].tolist(),
+            what="the output" if output[first].any() else what,
+        )
+
+    def _first_bad_step(self) -> tuple[int, int]:
+        """The pending batches from one up to another that the first bad step was taken with."""
+        steps, self._steps = self._steps, []
+        if not steps:
+            return 0, 0
+        bad = torch.stack([bad for _, bad in steps]).tolist()
+        ends = [batches - self._first_pending for batches, _ in steps]
+        found = zip(bad, [0, *ends], ends, strict=False)
+        return next(((start, end) for flag, start, end in found if flag), (0, 0))
