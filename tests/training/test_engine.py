@@ -563,7 +563,7 @@ def test_a_run_stopped_again_and_again_ends_where_the_whole_one_does(
 @pytest.mark.parametrize("when", WHENS)
 @pytest.mark.parametrize("role", [{}, {"mode": "regulated"}], ids=["teach", "distill"])
 def test_a_run_can_be_stopped_wherever_it_asks(role, when, tmp_path):
-    """At steps, in looks and screenings, in the recalibration, in the evaluation."""
+    """At steps, in screening passes, in the recalibration, in the evaluation."""
     training = replace(TRAININGS["adamw"], epochs=3.5, recalibrate_bn=20, screen_batch=4)
     gate = SelfRegulation(confidence=0.3, when=when, max_skip=1)
     run = partial(start, {**role, "regulation": gate} if role else {"policy": gate})
@@ -581,13 +581,13 @@ def test_a_run_can_be_stopped_wherever_it_asks(role, when, tmp_path):
         with pytest.raises(Stopped) as raised:
             run(**settings, folder=folder, should_stop=After(times))
         where.add(" ".join(str(raised.value).split()[1:4]))
-        if "two looks" in str(raised.value):  # none of them is made again
+        if "two screening" in str(raised.value):  # none of them is made again
             state = Checkpoints(folder, Checkpointing()).newest()["selection"]["under_way"]
             assert state["read"] > 0
         resumed = run(**settings, folder=folder, resume=True)
         check_equal(whole, resumed)
         assert resumed.evaluation == whole.evaluation
-    seen = "between two screening passes" if when == "now" else "in the screening"
+    seen = "between two screening" if when == "now" else "in the screening"
     assert where >= {"at epoch 0,", "while BatchNorm's statistics", "in an evaluation", seen}
 
 
