@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from frugalkd.data import Augmentation, ImageData, LazyImages, load_data
-from frugalkd.data.decoding import opened
+from frugalkd.data.images import opened
 from frugalkd.data.source import open_source
 from frugalkd.errors import DataError, LedgerError, RunFolderError, TargetsError
 from frugalkd.teachers import StoredTargets
@@ -89,7 +89,7 @@ def test_a_subset_renumbers(written):
 
 
 def test_sound_13_what_is_kept_in_memory_fits_there(written, monkeypatch):
-    monkeypatch.setattr("frugalkd.data.lazy_images.machine_bytes", lambda: 10_000)
+    monkeypatch.setattr("frugalkd.data.images.machine_bytes", lambda: 10_000)
     with pytest.raises(DataError, match=r"in_memory would take .* GB, and this machine has 0\.0"):
         load(written, size=100, in_memory=True)
     load(written, size=100)

@@ -6,10 +6,12 @@ import torch
 from torch.utils.data import Subset
 
 from frugalkd.data import ImageData, LazyImages, Samples, TextData, data_digest, load_data
-from frugalkd.data.cifar import _read
+from frugalkd.data.named import read_cifar
 from frugalkd.errors import DataError, UnsupportedData
 
 datasets = pytest.importorskip("datasets")
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
@@ -78,7 +80,7 @@ def test_cifar10_parquet_gives_the_pixels_of_our_own_reader(require_data):
     file = require_data("cifar10/test.parquet")
     splits = load_data("hugging-face", file.parent.parent, path="cifar10", image="img")
     assert len(splits.train) == 50_000
-    part, own = splits.test, _read(file)
+    part, own = splits.test, read_cifar(file)
     assert isinstance(part, LazyImages)
     assert part.classes == own.classes
     assert torch.equal(part.labels, own.labels)
@@ -140,6 +142,26 @@ def test_sound_3_each_picture_of_a_column_matters(tmp_path, beside):
         assert digest(changed) != before
 
 
+@pytest.mark.parametrize("how", ["outside", "link", "above"])
+def test_a_picture_outside_the_tables_folder_is_refused(tmp_path, how):
+    pictures(1)[0].save(tmp_path / "secret.png")
+    inside = tmp_path / "in"
+    inside.mkdir()
+    (inside / "link.png").symlink_to(tmp_path / "secret.png")
+    path = {"outside": "secret.png", "link": "in/link.png", "above": "in/../secret.png"}[how]
+    kind = datasets.Features({"img": datasets.Image(), "label": datasets.Value("int64")})
+    own = inside / "own.png"
+    pictures(1)[0].save(own)
+    given = {"img": [str(own), str(tmp_path / path)] * 4, "label": [0, 1] * 4}
+    table = datasets.Dataset.from_dict(given, features=kind)
+    schema = table.data.schema
+    pq.write_table(pa.Table.from_batches(table.data.to_batches(), schema), inside / "t.parquet")
+    train = load(inside / "t.parquet", image="img", test=0.25).train
+    for use in (train.digest, lambda: [train[id] for id in range(len(train))]):
+        with pytest.raises(DataError, match=r"lies outside .*/in, the folder of the table"):
+            use()
+
+
 @pytest.mark.parametrize("form", [None, "torch", "arrow"])
 def test_sound_3_each_value_of_a_table_matters(form, tmp_path):
     def table(changed=-1, rows=3000, column="x"):
@@ -170,7 +192,7 @@ def test_sound_3_a_table_larger_than_the_limit_is_read_in_parts(monkeypatch):
 
     whole = data_digest(table(1500))
     assert whole != data_digest(table(-1))
-    monkeypatch.setattr("frugalkd.data.hashing.WHOLE", table(0).data.nbytes // 4)
+    monkeypatch.setattr("frugalkd.data.probe.WHOLE", table(0).data.nbytes // 4)
     one = data_digest(table(-1))
     assert one == data_digest(table(1500))
     assert one != data_digest(table(500))
@@ -199,7 +221,7 @@ def test_reading_labels_reads_no_picture(saved, monkeypatch):
     def fail(*args):
         raise AssertionError("a picture was read")
 
-    monkeypatch.setattr("frugalkd.data.lazy_images.decoded", fail)
+    monkeypatch.setattr("frugalkd.data.images.decoded", fail)
     splits = load(saved, image="picture", label="digit")
     assert isinstance(splits.train, Samples)
     assert len(splits.train.subset(range(10)).labels) == 10

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch.utils.data import Dataset, Subset, TensorDataset
 
-from frugalkd.data import Augmentation, ImageData, data_digest, hashing, randomness
+from frugalkd.data import Augmentation, ImageData, data_digest, probe, randomness
 from frugalkd.data.probe import digests_kept
-from frugalkd.errors import UnsupportedData
+from frugalkd.errors import FrugalKDWarning, OutOfMemory, UnsupportedData
 
 
 @dataclass
@@ -122,7 +122,7 @@ def test_sound_3_every_sample_is_read_and_64_of_them_twice_before():
 
 
 def test_sound_3_of_what_is_larger_than_the_limit_evenly_spaced_samples_are_read(monkeypatch):
-    monkeypatch.setattr(hashing, "WHOLE", 1 << 17)
+    monkeypatch.setattr(probe, "WHOLE", 1 << 17)
     assert len(count_reads(lambda id: id, 5000)) == 128 + 128  # 1 KiB each at the least
     read = count_reads(lambda id: bytes(2000), 5000)[128:]
     assert len(read) == (1 << 17) // 2012
@@ -155,14 +155,34 @@ def test_sound_3_a_data_set_is_read_once_where_nothing_may_change_it():
     assert data_digest(data) != first
 
 
-def test_sound_3_what_no_reading_repeats_does_not_enter_and_the_rest_does():
-    def drawing(label):
+def test_what_differs_between_readings_is_left_out_with_a_warning():
+    def digest(label):
         own = np.random.default_rng()
-        return Samples(lambda id: (own.random(4, dtype=np.float32), label(id)), 300)
+        drawing = Samples(lambda id: (own.random(4, dtype=np.float32), label(id)), 300)
+        with pytest.warns(FrugalKDWarning, match=r"not in its digest.*give it a method digest\(\)"):
+            return data_digest(drawing)
 
-    one = data_digest(drawing(lambda id: id % 3))
-    assert one == data_digest(drawing(lambda id: id % 3))
-    assert one != data_digest(drawing(lambda id: id % 3 + (id == 299)))
+    one = digest(lambda id: id % 3)
+    assert one == digest(lambda id: id % 3)
+    assert one != digest(lambda id: id % 3 + (id == 299))
+
+
+def test_a_long_reading_is_logged_once(monkeypatch, caplog):
+    monkeypatch.setattr(probe, "_LONG", -1.0)
+    data_digest(Samples(lambda id: id, 300))
+    (line,) = caplog.messages
+    assert line.startswith("reading 300 samples of this Samples for its digest takes about ")
+    monkeypatch.setattr(probe, "_LONG", 10.0)
+    data_digest(Samples(lambda id: id + 1, 300))
+    assert len(caplog.messages) == 1
+
+
+def test_memory_that_runs_out_in_a_sample_is_one_line():
+    def read(id):
+        raise MemoryError("Unable to allocate 7.28 TiB")
+
+    with pytest.raises(OutOfMemory, match=r"^out of memory for the digest of this Samples: "):
+        data_digest(Samples(read))
 
 
 def test_sound_3_subsets_are_what_they_hold():
@@ -187,11 +207,11 @@ def test_sound_3_tensors_and_arrays_enter_whole():
 
 def test_sound_3_a_mapped_array_is_read_in_parts_beyond_the_limit(tmp_path, monkeypatch):
     array = np.memmap(tmp_path / "x", dtype=np.uint8, mode="w+", shape=(1 << 20,))
-    monkeypatch.setattr(hashing, "WHOLE", 1 << 20)
+    monkeypatch.setattr(probe, "WHOLE", 1 << 20)
     one = data_digest(array)
     array[12345] = 1
     assert data_digest(array) != one
-    monkeypatch.setattr(hashing, "WHOLE", 1 << 18)  # the first and the last block, two between
+    monkeypatch.setattr(probe, "WHOLE", 1 << 18)  # the first and the last block, two between
     one = data_digest(array)
     array[-1] = 1
     assert data_digest(array) != one

@@ -20,7 +20,7 @@ from frugalkd.data import (
     ViewIndexed,
     open_source,
 )
-from frugalkd.data.protocols import is_batch_indexed, is_view_indexed
+from frugalkd.data.source import is_batch_indexed, is_view_indexed
 from frugalkd.errors import DataError, SelectionMisuse, UnsupportedData
 from frugalkd.runtime.draws import order
 

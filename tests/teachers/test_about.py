@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from frugalkd.data import TextData
-from frugalkd.data.tokenizers import tokenize
+from frugalkd.data.text import tokenize
 from frugalkd.errors import FrugalKDWarning, TargetsError
 from frugalkd.models.origin import note_origin, trained_on
 from frugalkd.teachers import LiveTeacher, StoredTargets

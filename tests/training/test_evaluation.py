@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.utils.data import TensorDataset
 
 from frugalkd.data import ImageData
-from frugalkd.data.samples import rows_at_once
+from frugalkd.data.images import rows_at_once
 from frugalkd.errors import UnsupportedData
 from frugalkd.training.evaluation import calibration_error, measure, predict
 from toys import Ids, images, net

@@ -5,28 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from frugalkd.data.cifar import load_cifar10
-from frugalkd.data.digits import load_digits
 from frugalkd.data.folder import load_image_folder
 from frugalkd.data.hugging_face import load_hugging_face
-from frugalkd.data.idx import FETCHED, fetch, load_fashion_mnist, load_mnist
-from frugalkd.data.images import Augmentation, ImageData
-from frugalkd.data.lazy_images import LazyImages
-from frugalkd.data.root import data_root
-from frugalkd.data.samples import Pictures, Samples
+from frugalkd.data.images import Augmentation, ImageData, LazyImages, Pictures
+from frugalkd.data.named import (
+    FETCHED,
+    fetch,
+    load_banking77,
+    load_cifar10,
+    load_digits,
+    load_fashion_mnist,
+    load_mnist,
+    load_trec6,
+)
+from frugalkd.data.probe import data_digest, randomness
+from frugalkd.data.samples import Samples, Splits, data_root, hold_out, take
 from frugalkd.data.source import (
     BatchIndexed,
     LoaderSource,
     MemorySource,
     Source,
     ViewIndexed,
-    data_digest,
     open_source,
-    randomness,
 )
-from frugalkd.data.splits import Splits, hold_out, take
 from frugalkd.data.text import TextData
-from frugalkd.data.texts import load_banking77, load_trec6
 from frugalkd.errors import DataError, UnknownName
 from frugalkd.files import StrPath
 from frugalkd.runtime.imports import check_options
@@ -44,8 +46,8 @@ DATA: dict[str, Callable[..., Splits]] = {
 
 
 def check_data(name: str, options: Collection[str]) -> None:
-    """What every use of a data set's name comes by: recipes, dry runs, loading. Reads nothing.
-    Raises UnknownName; DataError where it takes no such option."""
+    """Checks the name of a data set and its options, and reads nothing. Raises UnknownName;
+    DataError where it takes no such option."""
     if name not in DATA:
         raise UnknownName("data set", name, DATA)
     what = f"data set {name!r}"
@@ -65,8 +67,7 @@ def load_data(
 
 
 def load_with(name: str, root: StrPath | None, options: Mapping[str, Any]) -> Splits:
-    """:func:`load_data` with the options that a file names, none of which can ask for a
-    download."""
+    """:func:`load_data` with the options of a recipe, none of which can start a download."""
     check_data(name, options)
     return DATA[name](root, **options)
 

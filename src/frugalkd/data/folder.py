@@ -10,11 +10,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from frugalkd.data.decoding import ENDINGS, opened, require_pillow
-from frugalkd.data.hashing import files_digest
-from frugalkd.data.lazy_images import LazyImages, normalisation, picture_shape
-from frugalkd.data.root import data_root, located
-from frugalkd.data.splits import Splits, splits_of
+from frugalkd.data.images import (
+    ENDINGS,
+    LazyImages,
+    normalisation,
+    opened,
+    picture_shape,
+    require_pillow,
+)
+from frugalkd.data.probe import files_digest
+from frugalkd.data.samples import Splits, data_root, located, splits_of
 from frugalkd.errors import DataError, nearest
 from frugalkd.files import StrPath
 
@@ -37,14 +42,14 @@ def load_image_folder(
     where a part is held out.
 
     The classes are the sub-folders' names in order, and samples the files in order of their names.
-    The head of each file is read now; a picture is decoded when it is asked for.
+    The header of each file is read now; a picture is decoded on access.
 
     Args:
         root: the data root.
         path: the folder, in the root or on its own.
-        train: the sub-folder to learn from.
-        test: the sub-folder to measure on; or a fraction of the pictures that is held out, the same
-            ones every time. The classes then may lie in the folder itself.
+        train: the sub-folder to train on.
+        test: the sub-folder to evaluate on; or a fraction of the pictures that is held out, the
+            same ones every time. The classes then may lie in the folder itself.
         size: a side or [height, width] that all pictures are resized to (bilinear, antialiased,
             without regard to their proportions); default that of the first one.
         channels: 3 (colour) or 1 (grey), to which all are converted.
@@ -82,8 +87,7 @@ def load_image_folder(
             torch.tensor([label for _, label in part]),
             classes,
             shape=shape,
-            mean=numbers[0],
-            std=numbers[1],
+            **numbers,
         )
         for place, part in zip(places, files, strict=True)
     ]

@@ -1,6 +1,6 @@
 """Any data set of the Hugging Face hub, or a local one in its formats, through ``datasets``.
 
-The tables stay memory-mapped Arrow files; a sample is read by its row when it is asked for.
+The tables stay memory-mapped Arrow files; a sample is read from its row on access.
 """
 
 from __future__ import annotations
@@ -18,13 +18,10 @@ import yaml
 from numpy.typing import NDArray
 from torch import Tensor
 
-from frugalkd.data.decoding import require_pillow
-from frugalkd.data.hashing import feed, files_digest, share
-from frugalkd.data.lazy_images import LazyImages, normalisation, picture_shape
-from frugalkd.data.root import data_root, located
-from frugalkd.data.splits import Splits, splits_of
-from frugalkd.data.text import TextData
-from frugalkd.data.tokenizers import MAX_LENGTH, WORDS, tokenize
+from frugalkd.data.images import LazyImages, normalisation, picture_shape, require_pillow
+from frugalkd.data.probe import feed, files_digest, share
+from frugalkd.data.samples import Splits, data_root, located, splits_of
+from frugalkd.data.text import MAX_LENGTH, WORDS, TextData, tokenize
 from frugalkd.errors import DataError, UnsupportedData, nearest
 from frugalkd.files import StrPath
 from frugalkd.files.parsing import one_line, read_bounded
@@ -65,16 +62,16 @@ def load_hugging_face(
         image: the column of encoded pictures.
         text: the column of texts, in place of ``image``.
         label: the column of class indices or of names.
-        train: the split to learn from.
-        test: the split to measure on; or a fraction of ``train`` that is held out, the same one
+        train: the split to train on.
+        test: the split to evaluate on; or a fraction of ``train`` that is held out, the same one
             every time.
         config: the hub's name for a part of the data set.
-        tokenizer, max_length: of texts, as in :func:`frugalkd.data.tokenizers.tokenize`.
+        tokenizer, max_length: of texts, as in :func:`frugalkd.data.text.tokenize`.
         size, channels, mean, std, in_memory: as in :func:`frugalkd.data.folder.load_image_folder`.
 
     Raises:
         DataError: ``datasets`` is not installed, nothing of the kind is there, a split or a column
-            is missing, or labels are no classes.
+            is missing, labels are no classes, or a picture is a file outside the table's folder.
     """
     tables = open_tables(path, root, config, [train, test] if isinstance(test, str) else [train])
     with located(path):
@@ -95,12 +92,13 @@ def load_hugging_face(
                 f"{known}"
             )
         require_pillow()
-        columns = [_pictures(table, image) for table in tables]
+        place = _place(path, data_root(root))
+        columns = [_pictures(table, image, place) for table in tables]
         with located(columns[0].name(0)):
             shape = picture_shape(size, channels, columns[0](0))
-        mean_, std_ = normalisation(channels, mean, std)
+        numbers = normalisation(channels, mean, std)
         parts = [
-            LazyImages(column, one, classes, shape=shape, mean=mean_, std=std_)
+            LazyImages(column, one, classes, shape=shape, **numbers)
             for column, one in zip(columns, labels, strict=True)
         ]
         return splits_of([part.in_memory() if in_memory else part for part in parts], test)
@@ -209,17 +207,17 @@ def _texts(table: Dataset, column: str, rows: list[int] | None = None) -> list[s
 
 @final
 class PictureColumn:
-    """The encoded pictures of a column, by row."""
+    """The encoded pictures of a column, by row: their bytes, or files below one of ``folders``."""
 
-    def __init__(self, table: Dataset, column: str) -> None:
-        self._table, self._column = table, column
+    def __init__(self, table: Dataset, column: str, folders: list[str]) -> None:
+        self._table, self._column, self._folders = table, column, folders
 
     def __call__(self, row: int) -> bytes | Path:
         value = self._table[row][self._column]
         encoded = value and (value["bytes"] or value["path"])
         if not encoded:
             raise DataError("no picture")
-        return encoded if isinstance(encoded, bytes) else Path(encoded)
+        return encoded if isinstance(encoded, bytes) else Path(self._inside(encoded))
 
     def name(self, row: int) -> str:
         return f"row {row} of column {self._column!r}"
@@ -233,15 +231,29 @@ class PictureColumn:
                 encoded = value and value["bytes"]
                 feed(digest, encoded or b"", most)
                 if value and value["path"] and not encoded:
-                    beside.append(os.path.abspath(value["path"]))
+                    beside.append(self._inside(value["path"]))
         if beside:
             folder = os.path.commonpath(map(os.path.dirname, beside))
             names = [os.path.relpath(path, folder) for path in beside]
             digest.update(files_digest(folder, names).encode())
 
+    def _inside(self, path: str) -> str:
+        """``path``, absolute. Raises DataError where it leads out of the folders, by a link too:
+        a table from elsewhere could name any file of the user's."""
+        real = os.path.realpath(path)
+        if not any(real.startswith(folder + os.sep) for folder in self._folders):
+            raise DataError(
+                f"{one_line(path)} lies outside {self._folders[0]}, the folder of the table: copy "
+                "it there, or save the table with the bytes of its pictures"
+            )
+        return os.path.abspath(path)
 
-def _pictures(table: Dataset, column: str) -> PictureColumn:
-    import datasets
+
+def _pictures(table: Dataset, column: str, place: Path | None) -> PictureColumn:
+    """``place``: the table's file or folder, None for a table of the hub, whose files ``datasets``
+    keeps in its caches."""
+    import datasets.config
+    from huggingface_hub import constants
 
     check_column(table, column)
     try:
@@ -252,11 +264,13 @@ def _pictures(table: Dataset, column: str) -> PictureColumn:
     except (TypeError, ValueError, NotImplementedError):
         kind = one_line(table.features[column])
         raise DataError(f"column {column!r} holds no pictures but {kind}") from None
-    return PictureColumn(encoded, column)
+    caches = [datasets.config.HF_DATASETS_CACHE, constants.HF_HUB_CACHE]
+    folders = caches if place is None else [place if place.is_dir() else place.parent]
+    return PictureColumn(encoded, column, [os.path.realpath(folder) for folder in folders])
 
 
 def is_on_hub(path: str, root: StrPath | None) -> bool:
-    """Whether :func:`open_tables` would take ``path`` for a name on the hub."""
+    """Whether :func:`load_hugging_face` reads ``path`` as a name on the hub."""
     try:
         return _place(path, data_root(root)) is None
     except DataError:  # a local file, which is not there
@@ -284,7 +298,7 @@ def _refuse_remote(place: Path) -> None:
                for text in _scalars(part)):  # fmt: skip
             raise DataError(
                 f"{card} names files on a network (configs), which are not fetched for a local "
-                "folder: give the data set's name on the hub, or take the card away"
+                "folder: give the data set's name on the hub, or remove the card"
             )
 
 

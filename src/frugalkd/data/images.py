@@ -1,18 +1,175 @@
-"""Small image sets held in RAM as uint8, with an augmentation that is a pure function of
-``(seed, id, view)``: the same pixels whether a sample is read alone or in a batch.
+"""Pictures: in RAM as uint8, or encoded and decoded on access, with an augmentation that is a pure
+function of ``(seed, id, view)``: the same pixels whether a sample is read alone or in a batch.
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import Any, final
+import io
+import math
+import warnings
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self, final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from frugalkd.data.augmentation import Augmentation, augment
-from frugalkd.data.samples import Pictures
+from frugalkd.data.samples import Samples, located
 from frugalkd.errors import DataError
+from frugalkd.files.parsing import one_line
+from frugalkd.runtime.draws import hash64, stream
+from frugalkd.runtime.imports import require_extra
+from frugalkd.runtime.process import machine_bytes
+from frugalkd.runtime.settings import Settings
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+"""Of the files that are taken for pictures, in lower case."""
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""What most pretrained models were trained with."""
+
+_STREAM = stream("augmentation")
+_FIELD = np.uint64(21)  # bits of one offset's draw; the flip takes the top bit
+_FREE_PIXELS, _RATIO = 40_000_000, 200
+"""Pixels that a picture may have in any case, and how many times the size of its file the pixels of
+a larger one may take (3 bytes each). Pillow's own limit, 89 million pixels, holds as well."""
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+_ORIENTATION = 0x0112
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_LARGEST_SIDE = 4096
+_MEASURED = 16  # pictures whose size is read
+
+
+@dataclass(frozen=True)
+class Augmentation(Settings):
+    """A random crop and a random flip, as functions of ``(seed, id, view)`` only.
+
+    ``crop``: pixels of zero (black) padding on each side before a random crop back to the size.
+    ``flip``: horizontal flip with probability 1/2. Raises DataError for a negative crop.
+    """
+
+    crop: int = 0
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        if self.crop < 0:
+            raise DataError(f"augmentation.crop is {self.crop}: give 0 or more pixels")
+
+
+def augment(
+    pixels: NDArray[np.uint8], augmentation: Augmentation, bits: NDArray[np.uint64]
+) -> NDArray[np.uint8]:
+    """``pixels`` (B, C, H, W), cropped and flipped by the 64 random ``bits`` (B,).
+
+    Bits 0-20 draw the row offset, 21-41 the column offset, 63 the flip.
+    """
+    crop = augmentation.crop
+    if crop:
+        batch, channels, height, width = pixels.shape
+        # Padding the batch, not the whole set, costs a copy of B images and no memory to keep.
+        padded = np.zeros((batch, channels, height + 2 * crop, width + 2 * crop), dtype=np.uint8)
+        padded[:, :, crop:-crop, crop:-crop] = pixels
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(2, 3))
+        top, left = _offset(bits, crop), _offset(bits >> _FIELD, crop)
+        pixels = windows[np.arange(batch), :, top, left]
+    if augmentation.flip:
+        flipped = (bits >> np.uint64(63)).astype(bool)
+        # A masked copy: torch.where over the whole uint8 batch takes three times as long.
+        pixels[flipped] = pixels[flipped][..., ::-1]
+    return pixels
+
+
+def _offset(bits: NDArray[np.uint64], crop: int) -> NDArray[np.int64]:
+    """An offset in 0 .. 2 crop from the lowest bits of each element."""
+    field = bits & ((np.uint64(1) << _FIELD) - np.uint64(1))
+    return ((field * np.uint64(2 * crop + 1)) >> _FIELD).astype(np.int64)
+
+
+def rows_at_once(shape: Sequence[int]) -> int:
+    """How many pictures of ``shape`` (C, H, W) are evaluated together: 1,000, or what takes 256 MiB
+    in float32."""
+    return max(1, min(1000, (1 << 28) // (4 * math.prod(shape))))
+
+
+class Pictures(Samples):
+    """Pictures of one size, augmented by (seed, id, view) and normalised on the way out.
+
+    ``shape``: (channels, height, width). ``mean`` and ``std`` hold one number a channel, on the
+    [0, 1] scale; a pixel p becomes ``p / (255 std) - mean / std`` in float32. Raises DataError for
+    labels or numbers that do not fit.
+    """
+
+    def __init__(
+        self,
+        labels: Tensor,
+        classes: tuple[str, ...],
+        *,
+        shape: tuple[int, int, int],
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(labels, classes)
+        if len(mean) != shape[0] or len(std) != shape[0] or min(std) <= 0:
+            raise DataError(
+                f"mean {mean} and std {std}: give one number for each of the {shape[0]} channels, "
+                "std above 0"
+            )
+        self.shape = shape
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.augmentation, self.seed = augmentation or Augmentation(), seed
+        deviation = torch.tensor(std, dtype=torch.float64)
+        scale, shift = 1 / (255 * deviation), torch.tensor(mean, dtype=torch.float64) / deviation
+        self._scale, self._shift = (t.float()[:, None, None] for t in (scale, shift))
+
+    def original_size(self) -> tuple[int, int] | None:
+        """The largest (height, width) of the stored pictures, of a few of them; None where they
+        were not resized."""
+        return None
+
+    @abstractmethod
+    def pixels(self, rows: Tensor) -> Tensor:
+        """uint8 (rows, channels, height, width), not augmented; the caller may write to it."""
+
+    def with_augmentation(self, augmentation: Augmentation, seed: int = 0) -> Self:
+        """The same samples (memory is shared) under another augmentation."""
+        return self._with(augmentation=augmentation, seed=seed)
+
+    def without_augmentation(self) -> Self:
+        return self._with(augmentation=Augmentation())
+
+    def __getitem__(self, id: int) -> tuple[Tensor, int]:
+        """``(x float32 (C, H, W), y)`` of view 0. Raises IndexError outside ``0 .. N - 1``."""
+        return self.view(id, 0)
+
+    def view(self, id: int, view: int) -> tuple[Tensor, int]:
+        """``(x float32 (C, H, W), y)``: the sample as augmented for this view (an int >= 0)."""
+        x, y = self.rendered([id], [view])
+        return x[0], int(y[0])
+
+    def rendered(self, ids: Any, views: Any) -> tuple[Tensor, Tensor]:
+        """``(x float32 (B, C, H, W), y int64 (B,))`` for int64 ``ids`` and ``views``, both (B,).
+
+        Row i holds the pixels of ``view(ids[i], views[i])``, whatever else is in the batch.
+        Raises IndexError for ids outside ``0 .. N - 1``.
+        """
+        rows = self.rows(ids)
+        pixels = self.pixels(rows)
+        if self.augmentation.crop or self.augmentation.flip:
+            bits = hash64(self.seed, _STREAM, rows.numpy(), np.asarray(views, dtype=np.int64))
+            pixels = torch.from_numpy(augment(pixels.numpy(), self.augmentation, bits))
+        x = pixels.to(torch.float32).mul_(self._scale).sub_(self._shift)
+        return x, self.labels.index_select(0, rows)
 
 
 @final
@@ -23,7 +180,7 @@ class ImageData(Pictures):
     ``p / (255 std) - mean / std`` in float32. Raises DataError for wrong shapes, dtypes, lengths
     or labels outside ``0 .. len(classes) - 1``.
 
-    ``origin``: the same samples as they were before they were decoded, where there are such.
+    ``origin``: the same samples before they were decoded, where there are such.
     """
 
     def __init__(
@@ -38,24 +195,27 @@ class ImageData(Pictures):
         seed: int = 0,
         origin: Pictures | None = None,
     ) -> None:
-        _check(images, labels)
-        channels, height, width = images.shape[1:]
-        super().__init__(
-            labels,
-            classes,
-            shape=(channels, height, width),
-            mean=mean,
-            std=std,
-            augmentation=augmentation,
-            seed=seed,
-        )
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.device.type != "cpu":
+            raise DataError(
+                f"images are {images.dtype} {tuple(images.shape)} on {images.device}: "
+                "give uint8 (N, C, H, W) in main memory"
+            )
+        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+            raise DataError(
+                f"labels are {labels.dtype} {tuple(labels.shape)}: give int64 ({len(images)},), "
+                "one class an image"
+            )
+        _, channels, height, width = images.shape
+        numbers: dict[str, Any] = {"mean": mean, "std": std, "seed": seed}
+        shape = (channels, height, width)
+        super().__init__(labels, classes, shape=shape, augmentation=augmentation, **numbers)
         self.images = images.contiguous()
         self._origin = origin
 
     @property
     def row_bytes(self) -> int:
         """What a row of :meth:`batch` takes, float32 pixels and the label."""
-        return 4 * self.images[0].numel() + 8 if len(self) else 8
+        return 4 * math.prod(self.shape) + 8
 
     def batch(self, ids: Any, views: Any) -> tuple[Tensor, Tensor]:
         """A whole batch at once: see :meth:`rendered`."""
@@ -72,23 +232,15 @@ class ImageData(Pictures):
         return self.images.index_select(0, rows)
 
     def subset(self, ids: Any) -> ImageData:
-        """The samples ``ids`` as a data set of its own, renumbered 0, 1, ... in the order given.
+        """The samples ``ids`` as a data set, renumbered 0, 1, ... in the order given.
 
         A sample's augmentation is keyed by its id *within the subset* (its position there), not by
         the id it had here: the same picture is augmented differently in different subsets.
         Raises IndexError for ids outside ``0 .. N - 1``.
         """
         rows = self.rows(ids)
-        return self._replaced(
-            self.images.index_select(0, rows),
-            self.labels.index_select(0, rows),
-            self.augmentation,
-            self.seed,
-            None if self._origin is None else self._origin.subset(rows),
-        )
-
-    def with_augmentation(self, augmentation: Augmentation, seed: int = 0) -> ImageData:
-        return self._replaced(self.images, self.labels, augmentation, seed, self._origin)
+        origin = None if self._origin is None else self._origin.subset(rows)
+        return self._with(images=self.pixels(rows), labels=self.labels[rows], _origin=origin)
 
     def digest(self) -> str:
         """SHA-256 (hex) of the pixels and labels; the augmentation does not enter."""
@@ -97,37 +249,198 @@ class ImageData(Pictures):
         digest.update(self.labels.numpy().data)
         return digest.hexdigest()
 
-    def _replaced(
+
+class Encoded(Protocol):
+    """Encoded pictures by row. Sent to worker processes, and so picklable."""
+
+    def __call__(self, row: int) -> bytes | Path:
+        """The picture of a row: its bytes, or its file."""
+        ...
+
+    def name(self, row: int) -> str:
+        """What a row is called in an error."""
+        ...
+
+    def feed(self, digest: Any, rows: NDArray[np.int64]) -> None:
+        """Adds the pictures of ``rows`` to ``digest``: of more than 1 GiB, parts of each."""
+        ...
+
+
+@final
+class LazyImages(Pictures):
+    """Pictures decoded on access: to RGB or grey, resized to ``shape``, augmented, normalised.
+
+    The pixels of a view are those that ImageData would give. ``rows`` int64 (N,): where each
+    sample lies in ``encoded``; default all in order. Raises DataError as ImageData does; a picture
+    that cannot be decoded is one when it is read, by name.
+    """
+
+    def __init__(
         self,
-        images: Tensor,
+        encoded: Encoded,
         labels: Tensor,
-        augmentation: Augmentation,
-        seed: int,
-        origin: Pictures | None,
-    ) -> ImageData:
+        classes: tuple[str, ...],
+        *,
+        shape: tuple[int, int, int],
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+    ) -> None:
+        super().__init__(labels, classes, shape=shape, mean=mean, std=std)
+        self._encoded, self._rows = encoded, np.arange(len(labels))
+
+    def pixels(self, rows: Tensor) -> Tensor:
+        made = torch.empty((len(rows), *self.shape), dtype=torch.uint8)
+        for place, row in enumerate(self._rows[rows.numpy()].tolist()):
+            try:
+                made[place] = decoded(self._encoded(row), self.shape)
+            except DataError as error:
+                raise DataError(f"{self._encoded.name(row)}: {error}") from None
+        return made
+
+    def subset(self, ids: Any) -> LazyImages:
+        """As ``ImageData.subset``: renumbered, and augmented by the new ids."""
+        rows = self.rows(ids)
+        return self._with(labels=self.labels[rows], _rows=self._rows[rows.numpy()])
+
+    def names(self, ids: Any) -> list[str]:
+        return [self._encoded.name(row) for row in self._rows[self.rows(ids).numpy()].tolist()]
+
+    def original_size(self) -> tuple[int, int]:
+        """Reads headers only. Raises DataError."""
+        sizes = []
+        for row in self._rows[:: max(1, len(self) // _MEASURED)].tolist():
+            with located(self._encoded.name(row)), opened(self._encoded(row)) as image:
+                sizes.append(image.size)
+        return max(height for _, height in sizes), max(width for width, _ in sizes)
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of the shape, the labels and the encoded pictures: of files with their
+        names; of more than 1 GiB, parts of each."""
+        digest = hashlib.sha256(repr((len(self), self.shape)).encode())
+        digest.update(self.labels.numpy().data)
+        self._encoded.feed(digest, self._rows)
+        return digest.hexdigest()
+
+    def in_memory(self) -> ImageData:
+        """The same samples, all decoded now. Raises DataError where this machine does not have so
+        much memory."""
+        needed, there = len(self) * math.prod(self.shape), machine_bytes()
+        if needed > there:
+            raise DataError(
+                f"in_memory would take {needed / 1e9:.1f} GB, and this machine has "
+                f"{there / 1e9:.1f}: leave it out, or lower size"
+            )
         return ImageData(
-            images,
-            labels,
+            self.pixels(torch.arange(len(self))),
+            self.labels,
             self.classes,
             mean=self.mean,
             std=self.std,
-            augmentation=augmentation,
-            seed=seed,
-            origin=origin,
+            augmentation=self.augmentation,
+            seed=self.seed,
+            origin=self,
         )
 
 
-def _check(images: Tensor, labels: Tensor) -> None:
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.device.type != "cpu":
-        raise DataError(
-            f"images are {images.dtype} {tuple(images.shape)} on {images.device}: "
-            "give uint8 (N, C, H, W) in main memory"
-        )
-    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-        raise DataError(
-            f"labels are {labels.dtype} {tuple(labels.shape)}: give int64 ({len(images)},), "
-            "one class an image"
-        )
+def picture_shape(
+    size: int | list[int] | None, channels: int, first: bytes | Path
+) -> tuple[int, int, int]:
+    """(C, H, W): ``size`` is a side or (height, width); None takes the size of the picture
+    ``first``. Raises DataError for impossible ones."""
+    if channels not in (1, 3):
+        raise DataError(f"channels is {channels}: give 3 (colour) or 1 (grey)")
+    if size is None:
+        with opened(first) as image:
+            width, height = image.size
+        if max(width, height) > _LARGEST_SIDE:
+            raise DataError(f"a picture of {width} x {height}: set size, which all are resized to")
+        return channels, height, width
+    sides = [size, size] if isinstance(size, int) else list(size)
+    right = [type(side) is int and 1 <= side <= _LARGEST_SIDE for side in sides]
+    if len(sides) != 2 or not all(right):
+        raise DataError(f"size is {size}: give a side, or [height, width], of 1 .. 4096 pixels")
+    return channels, sides[0], sides[1]
 
 
-__all__ = ["Augmentation", "ImageData", "augment"]
+def normalisation(
+    channels: int, mean: list[float] | None, std: list[float] | None
+) -> dict[str, tuple[float, ...]]:
+    """``mean`` and ``std``, by default ImageNet's for colour and 0.5, 0.5 for grey."""
+    usual = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.5,), (0.5,))
+    return {"mean": tuple(mean or usual[0]), "std": tuple(std or usual[1])}
+
+
+def require_pillow() -> None:
+    """Raises DataError where Pillow is not installed."""
+    require_extra("images", "pictures need Pillow", DataError, "PIL")
+
+
+def opened(encoded: bytes | Path) -> Image:
+    """A picture whose header was read, and no pixel yet; to be closed by the caller.
+
+    Raises DataError, without saying where, for what is not a picture of a known format, or one
+    that is far too large, in pixels or for its file.
+    """
+    from PIL import Image
+
+    file = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(file, formats=_formats())
+            pixels = image.width * image.height
+            size = len(encoded) if isinstance(encoded, bytes) else encoded.stat().st_size
+            if pixels > _FREE_PIXELS and 3 * pixels > _RATIO * size:
+                image.close()
+                raise DataError(f"{pixels:,} pixels in {size:,} bytes: too many")
+            return image
+    except (OSError, SyntaxError, ValueError, TypeError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or "no picture of a known format"
+        raise DataError(reason) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise DataError("too many pixels") from None
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those that this Pillow was built with."""
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def decoded(encoded: bytes | Path, shape: tuple[int, int, int]) -> Tensor:
+    """uint8 (channels, height, width) of ``shape``: see :func:`fitted`. Raises DataError, without
+    saying where, for what cannot be decoded."""
+    with opened(encoded) as image:
+        try:
+            pixels = np.array(fitted(image, shape))
+        except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
+            raise DataError(f"cannot be decoded ({one_line(error)})") from None
+    return torch.from_numpy(pixels.reshape(*shape[1:], shape[0])).permute(2, 0, 1)
+
+
+def fitted(image: Image, shape: tuple[int, int, int]) -> Image:
+    """``image`` in the channels (1, 3 or 4) and the size of ``shape`` (C, H, W): turned upright as
+    its EXIF says, converted, and resized (bilinear, antialiased), its proportions not kept.
+
+    Raises DataError for other channels, and for pixels of more than 8 bits.
+    """
+    from PIL.Image import Resampling
+    from PIL.ImageOps import exif_transpose
+
+    channels, height, width = shape
+    if channels not in _MODES:
+        raise DataError(f"pictures have 1, 3 or 4 channels, the model takes {channels}")
+    if image.mode.startswith(("I", "F")):
+        raise DataError(f"pixels of mode {image.mode}, not of 8 bits: convert it")
+    if image.getexif().get(_ORIENTATION, 1) != 1:
+        image = exif_transpose(image)
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    if image.mode != _MODES[channels]:
+        image = image.convert(_MODES[channels])
+    if image.size != (width, height):
+        image = image.resize((width, height), Resampling.BILINEAR)
+    return image

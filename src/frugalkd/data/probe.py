@@ -1,12 +1,20 @@
-"""What can be learned of a data set by reading its samples: its digest, its randomness."""
+"""What is learned about a data set by reading it: its digest, its randomness, names of samples.
+
+A digest covers every byte up to 1 GiB, and evenly spaced parts of what is larger.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import logging
 import os
 import random
+import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import zip_longest
@@ -17,19 +25,32 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Subset, TensorDataset
 
-from frugalkd.data import hashing
-from frugalkd.data.hashing import feed, files_digest, leaves, leaves_of_array, spans
-from frugalkd.data.protocols import Digested, is_digested, is_view_indexed
 from frugalkd.data.samples import Samples
-from frugalkd.errors import DataError, UnsupportedData
-from frugalkd.runtime.failures import blame
+from frugalkd.data.source import Digested, is_digested, is_view_indexed
+from frugalkd.errors import DataError, FrugalKDWarning, UnsupportedData
+from frugalkd.files.parsing import one_line
+from frugalkd.runtime.failures import blame, memory_for
 
+WHOLE = 1 << 30
+"""Bytes of a data set that are all read for its digest; of a larger one, about as many are."""
+
+_BLOCK, _AT_ONCE = 1 << 16, 1 << 20
+_COARSE = 2_000_000_000
+"""Nanoseconds within which a file system's clock may miss a second change of a file."""
 _PROBED = 64
 _LEAST = 1 << 10
-"""Bytes that a sample counts as at the least: of small ones about a million are read."""
+"""Bytes that a sample counts as at least: of small ones about a million are read."""
 _TABLE_ROWS = 1024
 _RANDOM_SAMPLES = 8
 _RANDOM_DRAWS = 4
+_LONG = 10.0
+"""Seconds of reading after which a line is logged."""
+_CURE = "give it a method digest() that returns text which changes with its samples"
+
+_log = logging.getLogger(__name__)
+
+_known: dict[bytes, str] = {}
+"""Digests of files, in this process, by what ``stat`` says of them."""
 
 _kept: ContextVar[dict[int, tuple[Any, str]] | None] = ContextVar("digests", default=None)
 
@@ -48,25 +69,29 @@ def digests_kept() -> Iterator[None]:
 
 
 def data_digest(dataset: Any) -> str:
-    """SHA-256 (hex) that tells data sets apart: their own ``digest()`` where they have one (data
-    sets of ours do); else of tensors, arrays, tables of Hugging Face and files of torchvision's
-    folders; else of samples as they are read, in view 0 where there are views.
+    """SHA-256 (hex) that differs between data sets: their own ``digest()`` where they have one
+    (frugalkd's data sets do); else of tensors, arrays, tables of Hugging Face and files of
+    torchvision's folders; else of samples as they are read, in view 0 where there are views.
 
-    What lies in memory enters whole. Of files, tables and samples all bytes do, up to 1 GiB; of
-    more, evenly spaced parts, about 1 GiB together, and of files all names and sizes. A sample
-    counts as 1 KiB at the least. Samples are read with fixed random streams; parts of them that
-    differ all the same from one reading to the next do not enter.
+    What lies in memory is covered in full. Of files, tables and samples all bytes are, up to 1 GiB;
+    of more, evenly spaced parts, about 1 GiB together, and of files all names and sizes. A sample
+    counts as at least 1 KiB. Samples are read with fixed random streams; parts of them that differ
+    all the same from one reading to the next are left out, with a FrugalKDWarning. Reading samples
+    for more than 10 s is logged.
 
     Raises:
         DataError: a file, or a sample, cannot be read.
+        OutOfMemory: reading a sample takes more memory than there is.
     """
     kept = _kept.get()
     if kept is not None and id(dataset) in kept:
         return kept[id(dataset)][1]
+    name = type(dataset).__name__
     try:
-        found = _digest(dataset)
+        with memory_for(f"the digest of this {name}", f"read less at once in it, or {_CURE}"):
+            found = _digest(dataset)
     except Exception as error:
-        blame(error, DataError, f"this {type(dataset).__name__} cannot be read for its digest")
+        blame(error, DataError, f"this {name} cannot be read for its digest")
     if kept is not None:
         kept[id(dataset)] = dataset, found
     return found
@@ -76,7 +101,7 @@ def randomness(dataset: Any) -> bool:
     """Whether reading a sample again gives something else: the data set draws by itself.
 
     Reads up to 8 samples 4 times (view 0 where the data set takes views); a rarer randomness is
-    not seen. The random streams of torch, numpy and Python are put back.
+    not seen. The random streams of torch, numpy and Python are restored.
     """
     read = _reader(dataset)
     with streams_restored():
@@ -89,6 +114,16 @@ def randomness(dataset: Any) -> bool:
                     content.update(part)
             seen.add(content.digest())
     return len(seen) > 1
+
+
+def names_of(dataset: Any, ids: Sequence[int]) -> list[str] | None:
+    """The names of the samples ``ids``: those that Samples have, the paths of torchvision's
+    folders; None where they are not known."""
+    if isinstance(dataset, Samples):
+        return dataset.names(ids)
+    if _is_folder(dataset):
+        return [str(dataset.samples[id][0]) for id in ids]
+    return None
 
 
 def _digest(dataset: Any) -> str:
@@ -105,10 +140,10 @@ def _digest(dataset: Any) -> str:
         _feed_all(digest, leaves((_own_digest(dataset), rows)))
     elif type(dataset) is TensorDataset:
         for tensor in dataset.tensors:
-            _feed_all(digest, leaves_of_array(tensor if rows is None else tensor[rows]))
+            _feed_all(digest, _leaves_of_array(tensor if rows is None else tensor[rows]))
     elif isinstance(dataset, torch.Tensor | np.ndarray):
-        about, content = leaves_of_array(dataset if rows is None else dataset[rows])
-        most = hashing.WHOLE if isinstance(dataset, np.memmap) else len(content)
+        about, content = _leaves_of_array(dataset if rows is None else dataset[rows])
+        most = WHOLE if isinstance(dataset, np.memmap) else len(content)
         digest.update(about)
         feed(digest, content, most)
     elif _is_table(dataset):
@@ -121,16 +156,6 @@ def _digest(dataset: Any) -> str:
             _feed_all(digest, leaves([files_digest(dataset.root, names), [y for _, y in listed]]))
         _feed_samples(digest, dataset, samples, rows, whole=not _is_folder(dataset))
     return digest.hexdigest()
-
-
-def names_of(dataset: Any, ids: Sequence[int]) -> list[str] | None:
-    """What the samples ``ids`` are called where they lie: what Samples say of themselves, the paths
-    of torchvision's folders; None where that is not known."""
-    if isinstance(dataset, Samples):
-        return dataset.names(ids)
-    if _is_folder(dataset):
-        return [str(dataset.samples[id][0]) for id in ids]
-    return None
 
 
 def _own_digest(dataset: Digested) -> str:
@@ -146,9 +171,8 @@ def _own_digest(dataset: Digested) -> str:
 def _feed_samples(
     digest: Any, dataset: Any, samples: int, rows: NDArray[np.int64] | None, *, whole: bool
 ) -> None:
-    """Adds samples as they are read: 64 of them, or (``whole``) all that 1 GiB has room for. What
-    of one is not the same when it is read twice is left out: it draws from a stream of its own."""
-    read = _reader(dataset)
+    """Adds samples as they are read: 64 of them, or (``whole``) as many as 1 GiB has room for."""
+    read, name = _reader(dataset), type(dataset).__name__
     places, size, moving = _spaced(samples, _PROBED), 0, set[int]()
 
     def parts(place: int) -> Iterator[bytes | memoryview]:
@@ -163,18 +187,34 @@ def _feed_samples(
             size += sum(map(len, readings[0]))
             pairs = enumerate(zip_longest(*readings))
             moving |= {number for number, (one, other) in pairs if one != other}
+        if moving:
+            warnings.warn(
+                f"samples of this {name} differ from one reading to the next, and what differs is "
+                f"not in its digest: a change there is not noticed: {_CURE}",
+                FrugalKDWarning,
+                stacklevel=2,
+            )
         if whole and places:
             each = max(_LEAST, size // len(places))
-            places = _spaced(samples, max(_PROBED, hashing.WHOLE // each))
+            places = _spaced(samples, max(_PROBED, WHOLE // each))
         _seed_streams(0)
-        for place in places:
+        begun, logged = time.monotonic(), False
+        for done, place in enumerate(places):
             for number, part in enumerate(parts(place)):
                 if number not in moving:
                     digest.update(part)
+            spent = time.monotonic() - begun
+            if spent > _LONG and not logged:
+                logged = True
+                total = spent * len(places) / (done + 1)
+                _log.warning(
+                    f"reading {len(places):,} samples of this {name} for its digest takes about "
+                    f"{total:,.0f} s: to avoid that, {_CURE}"
+                )
 
 
 def _is_table(dataset: Any) -> bool:
-    """Whether this is a data set of Hugging Face that says all in its columns: no code of the
+    """Whether this is a data set of Hugging Face whose columns hold everything: no code of the
     user's makes its samples, and no files beside it."""
     datasets = sys.modules.get("datasets")
     if datasets is None or type(dataset) is not datasets.Dataset:
@@ -197,7 +237,7 @@ def _feed_table(digest: Any, table: Any) -> None:
     _feed_all(digest, leaves([str(form), str(table.features)]))
     arrow = table.with_format("arrow", columns=columns)
     each = max(1, table.data.nbytes // max(1, table.data.num_rows))
-    for start, length in spans(len(table), max(1, hashing.WHOLE // each), _TABLE_ROWS):
+    for start, length in spans(len(table), max(1, WHOLE // each), _TABLE_ROWS):
         for first in range(start, start + length, _TABLE_ROWS):
             part = arrow[first : min(first + _TABLE_ROWS, start + length)]
             # A copy holds its own rows alone, laid out the same way wherever they come from.
@@ -206,7 +246,7 @@ def _feed_table(digest: Any, table: Any) -> None:
 
 
 def _is_folder(dataset: Any) -> bool:
-    """Whether this is torchvision's folder of files, read as it reads them."""
+    """Whether this is torchvision's folder of files, with its own way to read them."""
     torchvision = sys.modules.get("torchvision.datasets.folder")
     return (
         torchvision is not None
@@ -245,7 +285,7 @@ def _seed_streams(seed: int) -> None:
 
 @contextmanager
 def streams_restored() -> Iterator[None]:
-    """What is drawn inside from the random streams of torch, numpy and Python leaves no trace."""
+    """Restores the random streams of torch, numpy and Python at the end."""
     of_python, of_numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
         try:
@@ -253,3 +293,123 @@ def streams_restored() -> Iterator[None]:
         finally:
             random.setstate(of_python)
             np.random.set_state(of_numpy)
+
+
+def share(total: int, count: int) -> int:
+    """Bytes to read of each of ``count`` pieces of ``total`` bytes together."""
+    return WHOLE if total <= WHOLE else WHOLE // count
+
+
+def spans(size: int, most: int, block: int = _BLOCK) -> list[tuple[int, int]]:
+    """``(start, length)`` of the parts to read of ``size`` where ``most`` may be: all of it, or
+    evenly spaced blocks, the first and the last included."""
+    if size <= most:
+        return [(0, size)]
+    count = max(2, most // block)
+    length = max(1, min(block, most // count))
+    return [(int(start), length) for start in np.linspace(0, size - length, count)]
+
+
+def feed(digest: Any, piece: bytes | memoryview, most: int) -> None:
+    """Adds the length of a piece, and of its bytes up to ``most``, to ``digest``."""
+    digest.update(b"%d:" % len(piece))
+    for start, length in spans(len(piece), most):
+        digest.update(memoryview(piece)[start : start + length])
+
+
+def files_digest(folder: str, names: Sequence[str]) -> str:
+    """SHA-256 (hex) of files in ``folder``: their names, sizes and bytes, in order. Of more than
+    1 GiB together, each file has the same share of that.
+
+    A process reads files again only where one's size, times or inode changed.
+
+    Raises:
+        DataError: a file cannot be read, or changes meanwhile.
+    """
+    about, changed, begun = [], 0, time.time_ns()
+    for name in names:
+        try:
+            found = os.stat(os.path.join(folder, name))
+        except OSError as error:
+            raise _unreadable(folder, name, error) from None
+        changed = max(changed, found.st_mtime_ns, found.st_ctime_ns)
+        about.append((name, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino))
+    key = hashlib.sha256(repr((os.path.abspath(folder), about)).encode()).digest()
+    if key not in _known:
+        digest, most = hashlib.sha256(), share(sum(size for _, size, *_ in about), len(about))
+        for name, size, *_ in about:
+            digest.update(repr((name, size)).encode())
+            feed_file(digest, folder, name, size, most)
+        if changed > begun - _COARSE:
+            return digest.hexdigest()
+        _known[key] = digest.hexdigest()
+    return _known[key]
+
+
+def feed_file(digest: Any, folder: str, name: str, size: int, most: int) -> None:
+    """Adds the bytes of a file of ``size`` bytes, up to ``most``, to ``digest``. Raises DataError
+    where it cannot be read, or has another size."""
+    try:
+        with open(os.path.join(folder, name), "rb", buffering=0) as file:
+            if os.fstat(file.fileno()).st_size != size:
+                raise OSError(0, "it changes while it is read")
+            for start, length in spans(size, most):
+                file.seek(start)
+                while length:
+                    found = file.read(min(length, _AT_ONCE))
+                    if not found:
+                        raise OSError(0, "it changes while it is read")
+                    digest.update(found)
+                    length -= len(found)
+    except OSError as error:
+        raise _unreadable(folder, name, error) from None
+
+
+def _unreadable(folder: str, name: str, error: OSError) -> DataError:
+    path = one_line(os.path.join(folder, name), 1000)
+    return DataError(f"{path} cannot be read: {error.strerror}")
+
+
+def leaves(value: Any) -> Iterator[bytes | memoryview]:
+    """The bytes of a sample, part by part, each with its type and size, so that no two parts run
+    together. What is neither a number, text, an array nor made of those counts by its text."""
+    kind = type(value).__name__
+    if isinstance(value, torch.Tensor):
+        yield from _leaves_of_array(value)
+    elif isinstance(value, Mapping):
+        yield f"<{kind} {len(value)}>".encode()
+        for key in value:
+            yield from leaves(key)
+            yield from leaves(value[key])
+    elif isinstance(value, list | tuple):
+        yield f"<{kind} {len(value)}>".encode()
+        for item in value:
+            yield from leaves(item)
+    elif isinstance(value, str | bytes):
+        said = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
+        yield f"<{kind} {len(said)}>".encode() + said
+    elif value is None or isinstance(value, bool | int | float):
+        yield f"<{kind}>{value!r}".encode()
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield f"<{kind}>".encode()
+        for field in dataclasses.fields(value):
+            yield from leaves(getattr(value, field.name))
+    else:
+        array = np.asarray(value)  # images convert themselves to one
+        if not array.dtype.hasobject:
+            yield from _leaves_of_array(array)
+        elif array.ndim:
+            yield f"<{kind}>".encode()
+            yield from leaves(array.tolist())
+        else:
+            said = sorted(map(repr, value)) if isinstance(value, set | frozenset) else repr(value)
+            yield f"<{kind}>{re.sub(r' at 0x[0-9a-f]+', '', str(said))}".encode()
+
+
+def _leaves_of_array(value: torch.Tensor | np.ndarray) -> Iterator[bytes | memoryview]:
+    """The type and shape of a tensor or an array, and its bytes."""
+    yield f"<{type(value).__name__} {value.dtype} {tuple(value.shape)}>".encode()
+    if isinstance(value, torch.Tensor):
+        plain = value.detach().cpu().to_dense().resolve_conj()
+        value = plain.reshape(-1).contiguous().view(torch.uint8).numpy()
+    yield np.ascontiguousarray(value).reshape(-1).view(np.uint8).data

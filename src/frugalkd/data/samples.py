@@ -1,28 +1,51 @@
-"""What a recipe can cut, augment and build models for: samples whose labels are known."""
+"""Data sets whose labels are known, their training and test parts, and where data lie."""
 
 from __future__ import annotations
 
-import math
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, Self
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from frugalkd.data.augmentation import Augmentation, augment
 from frugalkd.errors import DataError
-from frugalkd.runtime.draws import hash64, stream
+from frugalkd.files import StrPath
+from frugalkd.runtime.draws import order, stream
 
-_STREAM = stream("augmentation")
+NAME_A_ROOT = "or name the folder of the data (data.root in the recipe, or FRUGALKD_DATA)"
+"""What to do about data that are not found."""
+
+_SEED = 0  # fixed: the same split in every run, so that runs can be compared
 
 
-def rows_at_once(shape: Sequence[int]) -> int:
-    """How many pictures of ``shape`` (C, H, W) are read together to look at them: 1,000, or what
-    takes 256 MiB in float32."""
-    return max(1, min(1000, (1 << 28) // (4 * math.prod(shape))))
+def data_root(root: StrPath | None = None) -> Path:
+    """The folder of the data: ``root``, else the environment's FRUGALKD_DATA, else
+    ``../shared/data`` seen from the current directory where that exists, else ``data``.
+    """
+    if root is not None:
+        return Path(root)
+    if named := os.environ.get("FRUGALKD_DATA"):
+        return Path(named)
+    shared = Path("..", "shared", "data")
+    return shared if shared.is_dir() else Path("data")
+
+
+@contextmanager
+def located(where: StrPath) -> Iterator[None]:
+    """Puts ``where`` in front of the message of a DataError raised inside."""
+    try:
+        yield
+    except DataError as error:
+        raise type(error)(f"{os.fspath(where)}: {error}") from error
 
 
 class Samples(Dataset[Any], ABC):
@@ -59,12 +82,16 @@ class Samples(Dataset[Any], ABC):
 
     @abstractmethod
     def subset(self, ids: Any) -> Self:
-        """The samples ``ids`` as a data set of its own, renumbered 0, 1, ... in the order given.
-        Raises IndexError for ids outside ``0 .. N - 1``."""
+        """The samples ``ids`` as a data set, renumbered 0, 1, ... in the order given. Raises
+        IndexError for ids outside ``0 .. N - 1``."""
 
     @abstractmethod
     def digest(self) -> str:
-        """SHA-256 (hex) that tells these samples from others; no augmentation enters."""
+        """SHA-256 (hex) of these samples, without their augmentation."""
+
+    def without_augmentation(self) -> Self:
+        """These samples as they are."""
+        return self
 
     def names(self, ids: Any) -> list[str] | None:
         """Where the samples ``ids`` come from, such as the paths of their files; None where that
@@ -79,72 +106,55 @@ class Samples(Dataset[Any], ABC):
             raise IndexError(f"sample ids must lie in 0 .. {len(self) - 1}")
         return torch.from_numpy(rows)
 
+    def _with(self, **attributes: Any) -> Self:
+        """A copy, all else shared."""
+        made = copy(self)
+        vars(made).update(attributes)
+        return made
 
-class Pictures(Samples):
-    """Pictures of one size, augmented by (seed, id, view) and normalised on the way out.
 
-    ``shape``: (channels, height, width). ``mean`` and ``std`` hold one number a channel, on the
-    [0, 1] scale; a pixel p becomes ``p / (255 std) - mean / std`` in float32. Raises DataError for
-    labels or numbers that do not fit.
+SomeSamples = TypeVar("SomeSamples", bound=Samples)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The training and the test part of a named data set, neither augmented."""
+
+    train: Samples
+    test: Samples
+
+
+def splits_of(parts: Sequence[Samples], test: object) -> Splits:
+    """The two ``parts``; or the only one, of which ``test``, a fraction in (0, 1), is held out.
+    Raises DataError for any other ``test``, or where one of both would be empty."""
+    if len(parts) == 2:
+        return Splits(*parts)
+    if isinstance(test, bool) or not isinstance(test, float | int) or not 0 < test < 1:
+        raise DataError(f"test is {test!r}: name a split, or give a fraction between 0 and 1")
+    return Splits(*hold_out(parts[0], round(test * len(parts[0]))))
+
+
+def hold_out(data: SomeSamples, rows: int) -> tuple[SomeSamples, SomeSamples]:
+    """``(train, validation)``: ``rows`` random samples held out, the same ones every time.
+
+    Both keep the order of ``data``; the validation part is not augmented. Raises DataError unless
+    ``1 <= rows < len(data)``.
     """
+    chosen = _chosen("hold-out", data, rows, most=len(data) - 1)
+    rest = np.setdiff1d(np.arange(len(data)), chosen)
+    return data.subset(rest), data.subset(chosen).without_augmentation()
 
-    def __init__(
-        self,
-        labels: Tensor,
-        classes: tuple[str, ...],
-        *,
-        shape: tuple[int, int, int],
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        augmentation: Augmentation | None,
-        seed: int,
-    ) -> None:
-        super().__init__(labels, classes)
-        if len(mean) != shape[0] or len(std) != shape[0] or min(std) <= 0:
-            raise DataError(
-                f"mean {mean} and std {std}: give one number for each of the {shape[0]} channels, "
-                "std above 0"
-            )
-        self.shape = shape
-        self.mean, self.std = tuple(mean), tuple(std)
-        self.augmentation = augmentation or Augmentation()
-        self.seed = seed
-        deviation = torch.tensor(std, dtype=torch.float64)
-        scale, shift = 1 / (255 * deviation), torch.tensor(mean, dtype=torch.float64) / deviation
-        self._scale, self._shift = (t.float()[:, None, None] for t in (scale, shift))
 
-    def original_size(self) -> tuple[int, int] | None:
-        """The largest (height, width) of the pictures as they lie, of a few of them; None where
-        they were not resized."""
-        return None
+def take(data: SomeSamples, rows: int) -> SomeSamples:
+    """``rows`` random samples of ``data`` in its order, the same ones every time; a smaller
+    ``rows`` takes part of what a larger one takes. Raises DataError unless
+    ``1 <= rows <= len(data)``.
+    """
+    return data.subset(_chosen("take", data, rows, most=len(data)))
 
-    @abstractmethod
-    def pixels(self, rows: Tensor) -> Tensor:
-        """uint8 (rows, channels, height, width), as they are; the caller may write to it."""
 
-    @abstractmethod
-    def with_augmentation(self, augmentation: Augmentation, seed: int = 0) -> Self:
-        """The same samples (memory is shared) under another augmentation."""
-
-    def __getitem__(self, id: int) -> tuple[Tensor, int]:
-        """``(x float32 (C, H, W), y)`` of view 0. Raises IndexError outside ``0 .. N - 1``."""
-        return self.view(id, 0)
-
-    def view(self, id: int, view: int) -> tuple[Tensor, int]:
-        """``(x float32 (C, H, W), y)``: the sample as augmented for this view (an int >= 0)."""
-        x, y = self.rendered([id], [view])
-        return x[0], int(y[0])
-
-    def rendered(self, ids: Any, views: Any) -> tuple[Tensor, Tensor]:
-        """``(x float32 (B, C, H, W), y int64 (B,))`` for int64 ``ids`` and ``views``, both (B,).
-
-        Row i holds the pixels of ``view(ids[i], views[i])``, whatever else is in the batch.
-        Raises IndexError for ids outside ``0 .. N - 1``.
-        """
-        rows = self.rows(ids)
-        pixels = self.pixels(rows)
-        if self.augmentation.crop or self.augmentation.flip:
-            bits = hash64(self.seed, _STREAM, rows.numpy(), np.asarray(views, dtype=np.int64))
-            pixels = torch.from_numpy(augment(pixels.numpy(), self.augmentation, bits))
-        x = pixels.to(torch.float32).mul_(self._scale).sub_(self._shift)
-        return x, self.labels.index_select(0, rows)
+def _chosen(purpose: str, data: Samples, rows: int, *, most: int) -> NDArray[np.int64]:
+    if not 1 <= rows <= most:
+        raise DataError(f"{purpose} of {rows} rows from {len(data)}: give 1 .. {most}")
+    ids = np.arange(len(data), dtype=np.int64)
+    return np.sort(order(ids, _SEED, stream(purpose))[:rows])

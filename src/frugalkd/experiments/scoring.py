@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import Dataset
 
-from frugalkd.data.augmentation import Augmentation
+from frugalkd.data.images import Augmentation, Pictures
 from frugalkd.data.probe import streams_restored
-from frugalkd.data.samples import Pictures
 from frugalkd.data.source import Collate, check_map_style
 from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import UnknownName, UnsupportedData

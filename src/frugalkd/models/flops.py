@@ -17,8 +17,7 @@ from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from frugalkd.data.batches import call, inputs_of
-from frugalkd.data.bucketing import lengths_of
-from frugalkd.data.source import Collate, open_source
+from frugalkd.data.source import Collate, lengths_of, open_source
 from frugalkd.errors import FrugalKDError, FrugalKDWarning
 from frugalkd.models.inference import inference_mode
 from frugalkd.runtime.failures import is_out_of_memory, reason

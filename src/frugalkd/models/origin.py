@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from frugalkd.data.class_names import Match, class_names, class_order
-from frugalkd.data.samples import Pictures
+from frugalkd.data.images import Pictures
 from frugalkd.data.text import TextData
 from frugalkd.errors import TargetsError
 

@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from frugalkd.data.decoding import fitted
-from frugalkd.data.text import TextBatch
-from frugalkd.data.tokenizers import tokenize
+from frugalkd.data.images import fitted
+from frugalkd.data.text import TextBatch, tokenize
 from frugalkd.errors import AccessRefused, DataError
 from frugalkd.files.parsing import one_line
 
@@ -128,7 +127,7 @@ class TextPreprocess:
     """Texts in, ``input_ids`` and ``attention_mask`` out, by the tokenizer of the training.
 
     Attributes:
-        tokenizer, max_length, download: as in :func:`frugalkd.data.tokenizers.tokenize`.
+        tokenizer, max_length, download: as in :func:`frugalkd.data.text.tokenize`.
         trusted: whether the user named the tokenizer, so that a folder of it may be read.
     """
 

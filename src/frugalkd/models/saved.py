@@ -20,8 +20,8 @@ from torch.utils.data import Dataset
 from frugalkd.data import Pictures, TextData
 from frugalkd.data.batches import call, run_model
 from frugalkd.data.class_names import class_names
-from frugalkd.data.samples import rows_at_once
-from frugalkd.data.tokenizers import from_transformers
+from frugalkd.data.images import rows_at_once
+from frugalkd.data.text import from_transformers
 from frugalkd.errors import FrugalKDError, ModelError, RunFolderError
 from frugalkd.files import StrPath, path_of
 from frugalkd.files.parsing import one_line, read_json

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from frugalkd.data.tokenizers import from_transformers
+from frugalkd.data.text import from_transformers
 from frugalkd.errors import ModelError
 
 

@@ -17,10 +17,15 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from frugalkd.data.batches import call, check_model, inputs_of, labels_by, split
-from frugalkd.data.bucketing import bucketed, by_length, lengths_of
 from frugalkd.data.probe import digests_kept
-from frugalkd.data.protocols import is_batch_indexed, is_view_indexed
-from frugalkd.data.source import open_source
+from frugalkd.data.source import (
+    bucketed,
+    by_length,
+    is_batch_indexed,
+    is_view_indexed,
+    lengths_of,
+    open_source,
+)
 from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import FrugalKDWarning, RankError, SelectionMisuse, UnsupportedData
 from frugalkd.ledger.ledger import NEVER, Ledger

@@ -16,8 +16,8 @@ from torch.utils.data import Dataset
 
 from frugalkd.data.batches import check_model, not_finite, run_model, split
 from frugalkd.data.class_names import attribute_of, class_names
+from frugalkd.data.images import Pictures
 from frugalkd.data.probe import data_digest, streams_restored
-from frugalkd.data.samples import Pictures
 from frugalkd.data.source import Collate, open_source
 from frugalkd.errors import (
     DataError,

@@ -56,7 +56,7 @@ class DataLoading(Settings):
         device: where batches go.
         drop_last: leave out a last batch that is short.
         length_bucket_batches: batches whose rows are regrouped by the data set's ``lengths``, see
-            :func:`frugalkd.data.bucketing.bucketed`; 0: not.
+            :func:`frugalkd.data.source.bucketed`; 0: not.
         gradient_accumulation_steps: batches of one optimiser step: ``batch.reduce`` divides by the
             rows of all of them, ``batch.ends_step`` says when to step. Not for policies with
             ``when: now``.

@@ -10,8 +10,8 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from frugalkd.data.class_names import class_names, class_order, names_text
-from frugalkd.data.samples import Pictures
-from frugalkd.data.source import data_digest
+from frugalkd.data.images import Pictures
+from frugalkd.data.probe import data_digest
 from frugalkd.data.text import TextData
 from frugalkd.errors import FrugalKDWarning, TargetsError
 from frugalkd.models.identity import differences, identity, this_torch

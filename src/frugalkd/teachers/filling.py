@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from frugalkd.data.batches import refuse_not_finite, rows_of
-from frugalkd.data.bucketing import by_length, lengths_of
-from frugalkd.data.source import Collate, check_map_style, open_source, randomness
+from frugalkd.data.probe import randomness
+from frugalkd.data.source import Collate, by_length, check_map_style, lengths_of, open_source
 from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import TargetsError, UnsupportedData, few
 from frugalkd.models.features import Shape, feature_paths, find_paths

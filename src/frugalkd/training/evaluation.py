@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from frugalkd.data.batches import call, check_model, refuse_not_finite, run_model, split
-from frugalkd.data.bucketing import by_length, lengths_of
-from frugalkd.data.samples import Pictures, rows_at_once
-from frugalkd.data.source import Collate, check_map_style, open_source
+from frugalkd.data.images import Pictures, rows_at_once
+from frugalkd.data.source import Collate, by_length, check_map_style, lengths_of, open_source
 from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import ModelError, Stopped, UnsupportedData
 from frugalkd.models.inference import inference_mode

@@ -20,10 +20,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from frugalkd.data.batches import check_model
-from frugalkd.data.bucketing import by_length, lengths_of
 from frugalkd.data.class_names import class_names
 from frugalkd.data.probe import data_digest, digests_kept, randomness
-from frugalkd.data.source import Collate, check_map_style
+from frugalkd.data.source import Collate, by_length, check_map_style, lengths_of
 from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import ModelError, UnsupportedData
 from frugalkd.models.flops import flops_of_data

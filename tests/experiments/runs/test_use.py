@@ -91,7 +91,7 @@ def test_sound_12_a_run_reads_only_allowed_data(run, cli, tmp_path):
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
 def test_sound_12_a_run_downloads_nothing(run, cli, tmp_path, monkeypatch, contacted, name):
     pytest.importorskip("torchvision")
-    monkeypatch.setattr("frugalkd.data.idx.DEBIAN_FASHION_MNIST", tmp_path / "not-installed")
+    monkeypatch.setattr("frugalkd.data.named.DEBIAN_FASHION_MNIST", tmp_path / "not-installed")
     names(run, name=name, root=str(tmp_path / "new"))
     for options in ([], ["--data"], ["--data", "own", "--download"]):
         assert cli("evaluate", str(run), *options)[0] == 2

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Subset
 
-from frugalkd.data.protocols import is_view_indexed
+from frugalkd.data.source import is_view_indexed
 from frugalkd.errors import UnsupportedData
 from frugalkd.models.features import Features, Shape
 from frugalkd.policies.policy import Ids

@@ -147,7 +147,7 @@ def fetched_names(recipe: Recipe) -> list[str]:
     """What a run of ``recipe`` would fetch from a network, its teachers and arms included: data
     sets, tokenizers and models on the Hugging Face hub, pretrained weights of a library. Imported
     code may fetch more."""
-    from frugalkd.data.tokenizers import is_on_hub
+    from frugalkd.data.text import is_on_hub
     from frugalkd.models.initial import PRETRAINED
 
     found = []
@@ -164,14 +164,14 @@ def fetched_names(recipe: Recipe) -> list[str]:
 
 def fetched_data(spec: Data) -> list[str]:
     """As :func:`fetched_names`, of the data alone."""
-    from frugalkd.data import hugging_face, tokenizers
+    from frugalkd.data import hugging_face, text
 
     if spec.name is None:
         return []
     found, path, tokenizer = [], spec.options.get("path"), spec.options.get("tokenizer")
     if spec.name == "hugging-face" and isinstance(path, str):
         found += [f"the data set {path}"] if hugging_face.is_on_hub(path, spec.root) else []
-    if isinstance(tokenizer, str) and tokenizers.is_on_hub(tokenizer):
+    if isinstance(tokenizer, str) and text.is_on_hub(tokenizer):
         found.append(f"the tokenizer {tokenizer}")
     return found
 

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from frugalkd.data import Augmentation, Pictures, Samples, TextData, hold_out, load_with, take
 from frugalkd.data.class_names import Match, class_names
 from frugalkd.data.probe import data_digest
-from frugalkd.data.root import located
+from frugalkd.data.samples import located
 from frugalkd.errors import (
     AccessRefused,
     DataError,

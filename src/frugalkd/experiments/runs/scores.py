@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from frugalkd.data.samples import Pictures
+from frugalkd.data.images import Pictures
 from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import RunFolderError, Stopped
 from frugalkd.experiments.recipes.schema import Recipe, Role

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from frugalkd.data import DATA, ImageData, Pictures, TextData, load_data
 from frugalkd.data.class_names import class_names, labels_by_name
-from frugalkd.data.decoding import ENDINGS, decoded, require_pillow
-from frugalkd.data.root import located
-from frugalkd.data.texts import read_columns
+from frugalkd.data.images import ENDINGS, decoded, require_pillow
+from frugalkd.data.named import read_columns
+from frugalkd.data.samples import located
 from frugalkd.errors import DataError, ModelError, nearest
 from frugalkd.experiments.runs.folder import read_results
 from frugalkd.experiments.runs.material import data_of_run

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from frugalkd.data import TextData, hold_out, load_data, take
-from frugalkd.data.texts import read_columns, read_texts
-from frugalkd.data.tokenizers import tokenize
+from frugalkd.data.named import read_columns, read_texts
+from frugalkd.data.text import tokenize
 from frugalkd.errors import DataError
 
 pa = pytest.importorskip("pyarrow")
@@ -54,7 +54,7 @@ def test_words_that_are_gone_are_said_to_be(tmp_path):
     with pytest.raises(DataError, match="it changed since it was read"):
         data.texts([2])
     path.unlink()
-    with pytest.raises(DataError, match=r"a\.parquet: cannot be read"):
+    with pytest.raises(DataError, match=r"a\.parquet: is not there"):
         data.texts([0])
 
 

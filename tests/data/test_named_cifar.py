@@ -68,7 +68,7 @@ def test_reads_pixels_and_labels(train):
 
 
 def test_more_rows_than_are_read_at_once(train, monkeypatch):
-    monkeypatch.setattr("frugalkd.data.cifar._ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("frugalkd.data.named._ROWS_AT_ONCE", 2)
     assert load(train).train.labels.tolist() == LABELS
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from frugalkd.data import hashing
-from frugalkd.data.hashing import feed, files_digest, leaves, spans
+from frugalkd.data import probe
+from frugalkd.data.probe import feed, files_digest, leaves, spans
 from frugalkd.errors import DataError
 
 NAMES = ["a", "b/c", "d"]
@@ -70,15 +70,13 @@ def test_a_folder_may_lie_elsewhere(folder, tmp_path_factory):
 
 def test_files_are_read_again_where_size_or_times_say_so(folder, monkeypatch):
     read = []
-    feed_file = hashing.feed_file
-    monkeypatch.setattr(
-        hashing, "feed_file", lambda *said: read.append(said[2]) or feed_file(*said)
-    )
+    feed_file = probe.feed_file
+    monkeypatch.setattr(probe, "feed_file", lambda *said: read.append(said[2]) or feed_file(*said))
     one = files_digest(str(folder), NAMES)
     files_digest(str(folder), NAMES)
     assert read == NAMES * 2  # too young for their times to tell
     clock = time.time_ns
-    monkeypatch.setattr(hashing.time, "time_ns", lambda: clock() + 60 * 10**9)
+    monkeypatch.setattr(probe.time, "time_ns", lambda: clock() + 60 * 10**9)
     files_digest(str(folder), NAMES)
     read.clear()
     assert files_digest(str(folder), NAMES) == one
@@ -90,7 +88,7 @@ def test_files_are_read_again_where_size_or_times_say_so(folder, monkeypatch):
 
 
 def test_of_many_bytes_each_file_has_its_share(folder, monkeypatch):
-    monkeypatch.setattr(hashing, "WHOLE", 300)
+    monkeypatch.setattr(probe, "WHOLE", 300)
     one = files_digest(str(folder), NAMES)
     for place, seen in ((0, True), (999, True), (500, False)):
         content = bytearray(bytes([2]) * 1000)
@@ -105,7 +103,7 @@ def test_what_cannot_be_read_is_named(folder, monkeypatch):
     with pytest.raises(DataError, match=r"e\?f cannot be read: No such file"):
         files_digest(str(folder), ["a", "e\nf".replace("\n", "\x1b")])
     with pytest.raises(DataError, match="d cannot be read: it changes while"):
-        hashing.feed_file(hashlib.sha256(), str(folder), "d", 999, 2000)
+        probe.feed_file(hashlib.sha256(), str(folder), "d", 999, 2000)
 
 
 ODD = {

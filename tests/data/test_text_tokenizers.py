@@ -9,7 +9,7 @@ import zlib
 
 import pytest
 
-from frugalkd.data.tokenizers import model_folder, tokenize
+from frugalkd.data.text import model_folder, tokenize
 from frugalkd.errors import DataError, ModelError
 
 

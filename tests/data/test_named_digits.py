@@ -5,7 +5,7 @@ import torch
 from sklearn import datasets
 
 from frugalkd.data import load_data
-from frugalkd.data.digits import stratified
+from frugalkd.data.named import stratified
 from toys import as_images
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from frugalkd import DataLoading, RandomSubset, Sampling, Selection, SelfRegulation
-from frugalkd.data.bucketing import bucketed, by_length, lengths_of
+from frugalkd.data.source import bucketed, by_length, lengths_of
 from frugalkd.errors import UnsupportedData
 from frugalkd.runtime import draws
 from toys import Ids, order

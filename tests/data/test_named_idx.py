@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from frugalkd.data import idx, load_data
+from frugalkd.data import load_data, named
 from frugalkd.errors import DataError
 from toys import as_images
 
@@ -48,7 +48,7 @@ def write(folder: Path, *, zipped: bool = False, rows: int = 4) -> dict[str, byt
 @pytest.fixture
 def nowhere(monkeypatch, tmp_path):
     """No Debian package, and no torchvision to download with."""
-    monkeypatch.setattr(idx, "DEBIAN_FASHION_MNIST", tmp_path / "not-installed")
+    monkeypatch.setattr(named, "DEBIAN_FASHION_MNIST", tmp_path / "not-installed")
     monkeypatch.setitem(sys.modules, "torchvision", None)
     return tmp_path
 
@@ -94,13 +94,13 @@ def test_sound_16_mnist_is_not_taken_for_fashion_mnist(nowhere, folder):
 
 
 def test_debians_package_is_found_by_itself(nowhere, monkeypatch):
-    write(idx.DEBIAN_FASHION_MNIST, zipped=True)
+    write(named.DEBIAN_FASHION_MNIST, zipped=True)
     monkeypatch.setenv("FRUGALKD_DATA", str(nowhere / "empty"))
     assert len(load_data("fashion-mnist").train) == 4
 
 
 def test_sound_16_debians_package_is_no_root_that_was_given(nowhere):
-    write(idx.DEBIAN_FASHION_MNIST, zipped=True)
+    write(named.DEBIAN_FASHION_MNIST, zipped=True)
     with pytest.raises(DataError, match="fashion-mnist is not in"):
         load_data("fashion-mnist", nowhere / "mistyped")
 
@@ -116,7 +116,7 @@ def test_sound_16_where_data_lie_is_said(nowhere, monkeypatch):
 
 
 def test_fashion_mnist_of_debian_is_the_real_one(require_data):
-    require_data(str(idx.DEBIAN_FASHION_MNIST))
+    require_data(str(named.DEBIAN_FASHION_MNIST))
     splits = load_data("fashion-mnist")
     train = as_images(splits.train)
     assert (len(train), len(splits.test)) == (60_000, 10_000)
@@ -144,7 +144,7 @@ def test_absent_data_say_what_to_do(nowhere):
 )
 def test_torchvision_downloads_what_is_not_there(monkeypatch, tmp_path, name, theirs):
     datasets = pytest.importorskip("torchvision.datasets")
-    monkeypatch.setattr(idx, "DEBIAN_FASHION_MNIST", tmp_path / "not-installed")
+    monkeypatch.setattr(named, "DEBIAN_FASHION_MNIST", tmp_path / "not-installed")
     monkeypatch.setattr(
         datasets, theirs, lambda root, download: write(Path(root) / theirs / "raw", zipped=True)
     )
@@ -169,8 +169,8 @@ def test_a_failed_download_is_one_line(monkeypatch, tmp_path):
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
 def test_sound_12_nothing_is_downloaded_that_nobody_asked_for(monkeypatch, tmp_path, name):
     datasets = pytest.importorskip("torchvision.datasets")
-    monkeypatch.setattr(idx, "DEBIAN_FASHION_MNIST", tmp_path / "not-installed")
-    monkeypatch.setattr(datasets, idx.FETCHED[name], lambda *_, **__: pytest.fail("a download"))
+    monkeypatch.setattr(named, "DEBIAN_FASHION_MNIST", tmp_path / "not-installed")
+    monkeypatch.setattr(datasets, named.FETCHED[name], lambda *_, **__: pytest.fail("a download"))
     with pytest.raises(DataError, match=f"{name} is not in"):
         load_data(name, tmp_path / "new")
     assert not (tmp_path / "new").exists()
@@ -199,7 +199,7 @@ def test_broken_files(tmp_path, content, message):
     path = tmp_path / "images"
     path.write_bytes(content)
     with pytest.raises(DataError, match=message) as caught:
-        idx.read_idx(path, dims=3)
+        named.read_idx(path, dims=3)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
 
@@ -210,7 +210,7 @@ def test_flipped_bits_in_a_gzip_never_pass(tmp_path):
     for place in range(10, len(content), 7):
         path.write_bytes(content[:place] + bytes((content[place] ^ 255,)) + content[place + 1 :])
         with pytest.raises(DataError):
-            idx.read_idx(path, dims=3)
+            named.read_idx(path, dims=3)
 
 
 def test_a_header_cannot_make_it_allocate(tmp_path):
@@ -224,7 +224,7 @@ def test_a_header_cannot_make_it_allocate(tmp_path):
     ):
         path.write_bytes(content)
         with pytest.raises(DataError, match=says):
-            idx.read_idx(path, dims=3)
+            named.read_idx(path, dims=3)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale - before < 64 << 20
 
 
@@ -238,12 +238,12 @@ def test_sound_13_a_small_file_is_not_inflated_without_bound(tmp_path):
             file.write(bytes(1_000_000))
     tracemalloc.start()
     with pytest.raises(DataError, match="claims 100000000 bytes of data, more than 64 times"):
-        idx.read_idx(path, dims=1)
+        named.read_idx(path, dims=1)
     assert tracemalloc.get_traced_memory()[1] < 4 << 20
     tracemalloc.stop()
     content = packed(np.zeros(1_000_000))  # small enough to be what it is
     plain.write_bytes(gzip.compress(content))
-    assert len(idx.read_idx(plain, dims=1)) == 1_000_000
+    assert len(named.read_idx(plain, dims=1)) == 1_000_000
 
 
 def test_labels_that_do_not_fit(nowhere):

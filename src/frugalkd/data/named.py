@@ -1,0 +1,426 @@
+"""Data sets by name: digits, MNIST and Fashion-MNIST (idx), CIFAR-10 and texts (Parquet)."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import math
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from frugalkd.data.images import ImageData
+from frugalkd.data.samples import NAME_A_ROOT, Splits, data_root, located
+from frugalkd.data.text import MAX_LENGTH, WORDS, TextData, Tokens, tokenize
+from frugalkd.errors import DataError
+from frugalkd.files import StrPath
+from frugalkd.files.parsing import most_unpacked
+from frugalkd.runtime.draws import order, stream
+from frugalkd.runtime.imports import require_extra
+
+_TEST_ROWS = 360  # of the digits
+_LEVELS = 16  # the grey values of the digits are 0 .. 16
+
+_CLASSES = {
+    "mnist": tuple("0123456789"),
+    "fashion-mnist": (
+        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+    ),
+    "cifar10": (
+        *("airplane", "automobile", "bird", "cat", "deer"),
+        *("dog", "frog", "horse", "ship", "truck"),
+    ),
+}
+_NUMBERS: dict[str, dict[str, Any]] = {
+    "digits": {"mean": (0.3051,), "std": (0.3758,)},
+    "mnist": {"mean": (0.1307,), "std": (0.3081,)},
+    "fashion-mnist": {"mean": (0.2860,), "std": (0.3530,)},
+    "cifar10": {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616)},
+}
+
+DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+FETCHED = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
+"""Data sets that :func:`fetch` downloads, and what torchvision calls them."""
+
+_FILES = (
+    ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+)
+_CHUNK = 1 << 20
+_UNSIGNED_BYTE = 8
+
+_SIDE = 32  # of CIFAR-10's pictures
+_ROWS_AT_ONCE = 100  # few: a file may repeat one picture without holding it more than once
+
+
+def load_digits(root: StrPath | None = None) -> Splits:
+    """scikit-learn's digits: 1,437 training and 360 test images of real handwritten digits (UCI,
+    1998), uint8 (N, 1, 8, 8), each class in proportion in both.
+
+    The split is fixed. ``root`` is not used: the data come with scikit-learn.
+    """
+    require_extra("report", "the digits come with scikit-learn", DataError, "sklearn")
+    from sklearn import datasets
+
+    flat, target = datasets.load_digits(return_X_y=True)
+    images = np.rint(np.asarray(flat) * (255 / _LEVELS)).astype(np.uint8).reshape(-1, 1, 8, 8)
+    labels = np.asarray(target).astype(np.int64)
+    data = _pictures("digits", images, labels, _CLASSES["mnist"])
+    test = stratified(labels, _TEST_ROWS)
+    return Splits(data.subset(np.setdiff1d(np.arange(len(data)), test)), data.subset(test))
+
+
+def stratified(labels: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
+    """``rows`` ids (sorted) drawn from each class in proportion, the same ones every time.
+
+    Classes get the floor of their share; what is left goes to the largest remainders.
+    """
+    share = np.bincount(labels) * (rows / len(labels))
+    quota = np.floor(share).astype(np.int64)
+    largest = np.argsort(quota - share, kind="stable")
+    quota[largest[: rows - int(quota.sum())]] += 1
+    drawn = order(np.arange(len(labels), dtype=np.int64), 0, stream("digits"))
+    parts = [drawn[labels[drawn] == k][:count] for k, count in enumerate(quota)]
+    return np.sort(np.concatenate(parts))
+
+
+def _pictures(
+    name: str, images: NDArray[np.uint8], labels: Any, classes: tuple[str, ...]
+) -> ImageData:
+    pixels = torch.from_numpy(images).contiguous()
+    return ImageData(pixels, torch.as_tensor(labels).long(), classes, **_NUMBERS[name])
+
+
+def load_mnist(root: StrPath | None = None) -> Splits:
+    """MNIST (60,000 / 10,000, 28x28) from ``<root>/mnist``, ``<root>/MNIST/raw`` or ``<root>``.
+    Raises DataError."""
+    return _load_idx("mnist", root)
+
+
+def load_fashion_mnist(root: StrPath | None = None) -> Splits:
+    """Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017; 60,000 / 10,000, 28x28) from
+    ``<root>/fashion-mnist``, ``<root>/FashionMNIST/raw`` or ``<root>``; without a ``root`` also
+    from Debian's package. Raises DataError."""
+    return _load_idx("fashion-mnist", root)
+
+
+def _load_idx(name: str, root: StrPath | None) -> Splits:
+    """Files in the idx format (LeCun, Cortes and Burges, 1998), gzip-compressed or not."""
+    folder = _find(name, root)
+    if folder is None:
+        package = "apt-get install dataset-fashion-mnist, " if name == "fashion-mnist" else ""
+        raise DataError(
+            f"{name} is not in {data_root(root) / name}, nor right in that root: {package}put "
+            f"{_FILES[0][0]}[.gz] and the other three files there, {NAME_A_ROOT}, or have "
+            "torchvision fetch them (--download, in Python download=True)"
+        )
+    parts = []
+    for images_name, labels_name in _FILES:
+        images_path = _file(folder, images_name) or folder / images_name
+        images = read_idx(images_path, dims=3)
+        labels = read_idx(_file(folder, labels_name) or folder / labels_name, dims=1)
+        with located(images_path):
+            parts.append(_pictures(name, images[:, None], labels, _CLASSES[name]))
+    return Splits(*parts)
+
+
+def _find(name: str, root: StrPath | None) -> Path | None:
+    """The first folder that holds all four files: a folder of the data set's name, or the root
+    itself, unless that has the name of the other data set, whose files have the same names.
+    Debian's package is no substitute for a root that was given."""
+    base = data_root(root)
+    others = {word for pair in FETCHED.items() if pair[0] != name for word in pair}
+    folders = [base / name, base / FETCHED[name] / "raw"]
+    folders += [] if others & {*base.absolute().parts[-2:]} else [base]
+    folders += [DEBIAN_FASHION_MNIST] if name == "fashion-mnist" and root is None else []
+    names = [name for pair in _FILES for name in pair]
+    return next((each for each in folders if all(_file(each, name) for name in names)), None)
+
+
+def _file(folder: Path, name: str) -> Path | None:
+    either = (folder / name, folder / f"{name}.gz")
+    return next((path for path in either if path.is_file()), None)
+
+
+def read_idx(path: Path, dims: int) -> NDArray[np.uint8]:
+    """The array of unsigned bytes in an idx file, which must have ``dims`` dimensions.
+
+    Reads in chunks and never allocates what only the header claims. Raises DataError for a file
+    that is missing, truncated, too long, or of another kind, and for a compressed one that would
+    take more than 16 MiB and 64 times its size.
+    """
+    try:
+        with path.open("rb") as raw:
+            packed = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            if not packed:
+                return _parse(raw, path, dims, math.inf)
+            most = most_unpacked(os.fstat(raw.fileno()).st_size)
+            with gzip.GzipFile(fileobj=raw) as unpacked:
+                return _parse(cast(BinaryIO, unpacked), path, dims, most)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read ({error}): get the file again") from error
+
+
+def _parse(file: BinaryIO, path: Path, dims: int, most: float) -> NDArray[np.uint8]:
+    """``most``: bytes that the file may hold."""
+    header = file.read(4 + 4 * dims)
+    if len(header) < 4 + 4 * dims or header[:4] != bytes((0, 0, _UNSIGNED_BYTE, dims)):
+        raise DataError(
+            f"{path} does not begin as an idx file of unsigned bytes in {dims} dimensions: "
+            "get the file again"
+        )
+    shape = [int.from_bytes(header[i : i + 4], "big") for i in range(4, len(header), 4)]
+    wanted = math.prod(shape)
+    if wanted > most:
+        raise DataError(
+            f"{path} claims {wanted} bytes of data, more than 64 times its size: "
+            "get the file again, or unpack it yourself"
+        )
+    content = bytearray()
+    while len(content) <= wanted and (chunk := file.read(_CHUNK)):
+        content += chunk
+    if len(content) != wanted:
+        found = "more" if len(content) > wanted else f"only {len(content)}"
+        raise DataError(
+            f"{path} claims {wanted} bytes of data and holds {found}: get the file again"
+        )
+    return np.frombuffer(content, dtype=np.uint8).reshape(shape)
+
+
+def fetch(name: str, root: StrPath | None = None) -> None:
+    """Have torchvision download ``name``, a key of ``FETCHED``, into the data root, unless its
+    files are there already.
+
+    Raises:
+        DataError: torchvision is not installed, or the download fails.
+    """
+    base = data_root(root)
+    if _find(name, root) is not None:
+        return
+    require_extra("torchvision", f"fetching {name} needs torchvision", DataError, "torchvision")
+    from torchvision import datasets
+
+    try:
+        getattr(datasets, FETCHED[name])(str(base), download=True)
+    except (RuntimeError, OSError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        package = " or apt-get install dataset-fashion-mnist" if name == "fashion-mnist" else ""
+        raise DataError(
+            f"downloading {name} to {base} failed ({reason}): put the four idx files into "
+            f"{base / name}{package}"
+        ) from error
+
+
+@contextmanager
+def _parquet(path: Path, needs: str, *packages: str, **options: Any) -> Iterator[Any]:
+    """An open ``pyarrow.parquet.ParquetFile``. What pyarrow raises becomes DataError."""
+    require_extra("parquet", f"reading {path.name} needs {needs}", DataError, *packages)
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        raise DataError(f"is not there: put the Parquet file there, {NAME_A_ROOT}")
+    try:
+        with pq.ParquetFile(path, **options) as file:
+            yield file
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"cannot be read ({reason}): get the file again") from error
+
+
+def _types(file: Any) -> tuple[dict[str, Any], str]:
+    """The Arrow type of each column, and all of them as text."""
+    schema = file.schema_arrow
+    types = {name: schema.field(name).type for name in schema.names}
+    return types, ", ".join(f"{name}: {kind}" for name, kind in types.items())
+
+
+def load_cifar10(root: StrPath | None = None) -> Splits:
+    """CIFAR-10 (Krizhevsky, 2009; 50,000 / 10,000, 3x32x32) from
+    ``<root>/cifar10/{train,test}.parquet``.
+
+    Columns: ``img`` (struct of ``bytes``, a PNG, and ``path``) and ``label`` (0 .. 9). Decoding
+    takes about 60 microseconds an image. Raises DataError for files that are missing or wrong, and
+    where the extra ``parquet`` (pyarrow, pillow) is not installed.
+    """
+    folder = data_root(root) / "cifar10"
+    return Splits(*(read_cifar(folder / f"{part}.parquet") for part in ("train", "test")))
+
+
+def read_cifar(path: Path) -> ImageData:
+    """The pictures of one of CIFAR-10's Parquet files. Raises DataError."""
+    with located(path):
+        with _parquet(path, "pyarrow and pillow", "pyarrow", "PIL") as file:
+            import pyarrow as pa
+
+            types, columns = _types(file)
+            image, label = types.get("img", pa.null()), types.get("label", pa.null())
+            if not (
+                isinstance(image, pa.StructType)
+                and image.get_field_index("bytes") >= 0
+                and pa.types.is_binary(image.field("bytes").type)
+                and pa.types.is_integer(label)
+            ):
+                raise DataError(
+                    f"the columns are ({columns}): need img (struct of bytes, path) and label "
+                    "(integer)"
+                )
+            size, rows = path.stat().st_size, file.metadata.num_rows
+            if rows * 3 * _SIDE**2 > most_unpacked(size):
+                raise DataError(f"claims {rows} images in {size} bytes: get it again")
+            pixels, labels = _decode(file)
+        images = np.frombuffer(pixels, dtype=np.uint8).reshape(-1, _SIDE, _SIDE, 3)
+        return _pictures("cifar10", images.transpose(0, 3, 1, 2), labels, _CLASSES["cifar10"])
+
+
+def _decode(file: Any) -> tuple[bytearray, list[int]]:
+    """The pixels (row, height, width, channel) and the labels of the whole file."""
+    from PIL import Image
+
+    pixels, labels = bytearray(), []
+    for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=["img", "label"]):
+        first = len(labels)
+        labels += batch.column("label").to_pylist()
+        for row, png in enumerate(batch.column("img").field("bytes").to_pylist(), start=first):
+            if png is None or labels[row] is None:
+                raise DataError(f"row {row} has no image or no label: get the file again")
+            try:
+                with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
+                    # The size comes from the header alone, before any pixel is decoded.
+                    if image.size != (_SIDE, _SIDE) or image.mode != "RGB":
+                        raise DataError(
+                            f"row {row} is a {image.mode} image of {image.size}: need RGB 32x32"
+                        )
+                    pixels += image.tobytes()
+            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                raise DataError(
+                    f"the image in row {row} cannot be decoded: get the file again"
+                ) from error
+    return pixels, labels
+
+
+def load_banking77(
+    root: StrPath | None = None, *, tokenizer: str = WORDS, max_length: int = MAX_LENGTH
+) -> Splits:
+    """Banking77 (Casanueva et al., 2020; CC BY 4.0), 10,003 and 3,080 questions of a bank's
+    customers with 77 intents, from ``<root>/banking77/{train,test}.parquet``.
+
+    ``tokenizer`` and ``max_length`` are those of :func:`frugalkd.data.text.tokenize`. Raises
+    DataError for files that are missing or wrong, ModelError for a tokenizer that is not there.
+    """
+    return _load_texts("banking77", root, tokenizer, max_length)
+
+
+def load_trec6(
+    root: StrPath | None = None, *, tokenizer: str = WORDS, max_length: int = MAX_LENGTH
+) -> Splits:
+    """TREC's questions with six kinds of answers (Li and Roth, 2002), 5,452 and 500, from
+    ``<root>/trec6/{train,test}.parquet``; 10 test questions are among those for training.
+
+    Options and errors are those of :func:`load_banking77`.
+    """
+    return _load_texts("trec6", root, tokenizer, max_length)
+
+
+def _load_texts(name: str, root: StrPath | None, tokenizer: str, max_length: int) -> Splits:
+    paths = [data_root(root) / name / f"{part}.parquet" for part in ("train", "test")]
+    return Splits(*(read_texts(path, tokenizer, max_length) for path in paths))
+
+
+def read_texts(path: Path, tokenizer: str = WORDS, max_length: int = MAX_LENGTH) -> TextData:
+    """The texts of a Parquet file with the columns ``text`` and ``label``; names of classes come
+    from what the Hugging Face hub notes in such files. Raises DataError, ModelError."""
+    with located(path):
+        about = path.stat() if path.is_file() else None
+        changed = about and (about.st_size, about.st_mtime_ns)
+        tokens, labels, names = _read_texts(path, changed, tokenizer, max_length)
+        return TextData(tokens, torch.from_numpy(labels), names, partial(_read_again, path))
+
+
+@lru_cache(maxsize=4)  # a comparison's process reads them in each of its runs
+def _read_texts(
+    path: Path, changed: tuple[int, int] | None, tokenizer: str, max_length: int
+) -> tuple[Tokens, NDArray[np.int64], tuple[str, ...]]:
+    """``changed``: the size of the file, and when it was written."""
+    texts, labels, names = read_columns(path)
+    return tokenize(texts, tokenizer, max_length=max_length), labels, names
+
+
+def _read_again(path: Path, rows: list[int]) -> list[str]:
+    """The texts of these rows. Raises DataError."""
+    with located(path):
+        texts = read_columns(path)[0]
+        if max(rows, default=0) >= len(texts):
+            raise DataError(f"has {len(texts)} texts now: it changed since it was read")
+    return [texts[row] for row in rows]
+
+
+def read_columns(path: Path) -> tuple[list[str], NDArray[np.int64], tuple[str, ...]]:
+    """The columns ``text`` and ``label`` of a Parquet file, and the names of the classes, which are
+    numbers where the file has none. Raises DataError, which does not name the file."""
+    # As a dictionary: a file may repeat one text without holding it more than once.
+    with _parquet(path, "pyarrow", "pyarrow", read_dictionary=["text"]) as file:
+        import pyarrow as pa
+
+        types, columns = _types(file)
+        text, label = types.get("text", pa.null()), types.get("label", pa.null())
+        text = getattr(text, "value_type", text)
+        is_text = pa.types.is_string(text) or pa.types.is_large_string(text)
+        if not (is_text and pa.types.is_integer(label)):
+            raise DataError(f"the columns are ({columns}): need text and label (integer)")
+        size, rows = path.stat().st_size, file.metadata.num_rows
+        # A row takes more than a bit, so that a header cannot claim what is not there.
+        if rows > 8 * size:
+            raise DataError(f"claims {rows} texts: get the file again")
+        most, claimed = most_unpacked(size), _unpacked(file.metadata)
+        if claimed > most:
+            raise DataError(f"claims {claimed} bytes, more than 64 times its size")
+        table = file.read(columns=["text", "label"])
+        if table["text"].null_count or table["label"].null_count:
+            raise DataError("a row has no text or no label: get the file again")
+        if sum(_length(part) for part in table["text"].chunks) > most:
+            raise DataError("repeats its texts to more than 64 times its size")
+        texts, labels = table["text"].to_pylist(), table["label"].to_numpy().astype(np.int64)
+        known = _names(file.schema_arrow.metadata or {})
+    highest = int(labels.max(initial=-1))
+    if known and len(known) > highest:
+        return texts, labels, known
+    if highest >= len(labels):
+        raise DataError(f"a label is {highest}, of {len(labels)} texts: count classes from 0")
+    return texts, labels, tuple(map(str, range(highest + 1)))
+
+
+def _unpacked(metadata: Any) -> int:
+    """Bytes of the two columns before their compression, as the file says."""
+    groups = [metadata.row_group(place) for place in range(metadata.num_row_groups)]
+    columns = [group.column(place) for group in groups for place in range(group.num_columns)]
+    read = [column for column in columns if column.path_in_schema in ("text", "label")]
+    return sum(column.total_uncompressed_size for column in read)
+
+
+def _length(part: Any) -> int:
+    """Characters of all texts of a dictionary array."""
+    lengths = np.array([len(text) for text in part.dictionary.to_pylist()], dtype=np.int64)
+    return int(lengths[part.indices.to_numpy()].sum())
+
+
+def _names(metadata: Mapping[bytes, bytes]) -> tuple[str, ...]:
+    """The names of ``label``'s classes, as the hub notes them in a Parquet file."""
+    try:
+        said: Any = json.loads(metadata.get(b"huggingface", b"{}"))
+        names = said["info"]["features"]["label"]["names"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ()
+    strings = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return tuple(names) if strings else ()
