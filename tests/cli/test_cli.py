@@ -293,7 +293,7 @@ def test_data_are_downloaded_only_with_the_flag(cli, tmp_path, monkeypatch, cont
     torchvision: Any = ModuleType("torchvision")  # the real one takes seconds to import
     torchvision.datasets = SimpleNamespace(MNIST=fail)
     monkeypatch.setitem(sys.modules, "torchvision", torchvision)
-    monkeypatch.setattr("frugalkd.data.idx.require_extra", lambda *_: None)
+    monkeypatch.setattr("frugalkd.data.named.require_extra", lambda *_: None)
     root, out = str(tmp_path / "new"), str(tmp_path / "x")
     arguments = ["teach", "digits", "--out", out, "--set", f"data={{name: mnist, root: {root}}}"]
     code, _, err = cli(*arguments, *more)
