@@ -197,14 +197,14 @@ def participation(
 ) -> Figure | None:
     """Which fraction of the samples each arm trained on, by epoch: a colour for each family, a dash
     for each budget. None where no arm has a history."""
-    budgets = sorted({a.budget_asked for a in comparison.arms if a.budget_asked is not None})
+    budgets = sorted({a.target_budget for a in comparison.arms if a.target_budget is not None})
     lines = []
     for arm in comparison.arms:
         if arm.history is not None and arm.history.trained:
             style = {**styles[arm.family], "shown": arm.arm in shown, "family": label(arm.family)}
-            if arm.budget_asked is not None:
-                style["dash"] = DASHES[budgets.index(arm.budget_asked) % len(DASHES)]
-                style["budget"] = f"{100 * arm.budget_asked:g} %"
+            if arm.target_budget is not None:
+                style["dash"] = DASHES[budgets.index(arm.target_budget) % len(DASHES)]
+                style["budget"] = f"{100 * arm.target_budget:g} %"
             lines.append((arm.arm, arm.history, style))
     return _by_epoch(lines, "samples that trained, %") if lines else None
 

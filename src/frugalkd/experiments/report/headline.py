@@ -73,8 +73,8 @@ def random_of(comparison: Comparison, arm: Arm) -> Arm | None:
         for other in comparison.arms
         if other.control == kind and other.control_of == arm.arm
     ]
-    if arm.budget_asked is not None:
-        at_budget = comparison.named(f"random@{arm.budget_asked:g}")
+    if arm.target_budget is not None:
+        at_budget = comparison.named(f"random@{arm.target_budget:g}")
         controls += [at_budget] if at_budget is not None else []
     return next((other for other in controls if other.accuracy.mean is not None), None)
 
@@ -174,7 +174,7 @@ def how_chosen(comparison: Comparison) -> str:
     if arm is None:
         return ""
     about = inline(arm.about) or "an arm of this comparison"
-    to_spend = "" if arm.budget_asked is None else f", with {100 * arm.budget_asked:g} % to spend"
+    to_spend = "" if arm.target_budget is None else f", with {100 * arm.target_budget:g} % to spend"
     near = f"within {100 * MARGIN:g} points of the mean accuracy of {inline(comparison.reference)}"
     if _is_as_good(arm, comparison.named(comparison.reference)):
         why = f"it takes the least time of frugalkd's modes {near}"

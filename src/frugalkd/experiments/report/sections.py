@@ -252,8 +252,8 @@ def _failed(comparison: Comparison) -> Table:
 def _participation(comparison: Comparison) -> list[Block]:
     # One budget of each arm is shown from the start.
     arm = chosen(comparison)
-    budgets = (None, None if arm is None else arm.budget_asked)
-    shown = [a.arm for a in comparison.arms if a.budget_asked in budgets][: figures.SHOWN]
+    budgets = (None, None if arm is None else arm.target_budget)
+    shown = [a.arm for a in comparison.arms if a.target_budget in budgets][: figures.SHOWN]
     figure = figures.participation(comparison, _styles(comparison), shown)
     return [figure or Note("Nothing is known of the epochs: this file holds no histories.")]
 

@@ -266,7 +266,9 @@ class Arm(Record):
     difference: Spread | None = None
     against_random: Spread | None = None
     budget: Spread
-    budget_asked: Number | None = None
+    target_budget: Number | None = Field(
+        None, alias="budget_asked", description="the budget that was set, as of ARM@BUDGET"
+    )
     own_budget: bool = False
     on_budget: bool | None = None
     forwards: Spread = Spread()
@@ -301,7 +303,7 @@ class Arm(Record):
     @property
     def family(self) -> str:
         """The arm's name without its budget."""
-        return self.arm if self.budget_asked is None else self.arm.rpartition("@")[0] or self.arm
+        return self.arm if self.target_budget is None else self.arm.rpartition("@")[0] or self.arm
 
 
 class Teacher(Record):
