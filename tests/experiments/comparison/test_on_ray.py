@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 from frugalkd.errors import ClusterError, FolderBusy
-from frugalkd.experiments.comparison import compare, on_ray
-from frugalkd.experiments.comparison.on_ray import RayWorkers
+from frugalkd.experiments.comparison import compare, pool
 from frugalkd.experiments.comparison.plan import Key
+from frugalkd.experiments.comparison.pool import RayWorkers
 from frugalkd.experiments.recipes.load import override
 
 KEY = Key("distill", "vanilla", 0)
@@ -72,7 +72,7 @@ def ray(monkeypatch):
         return fake
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setattr(on_ray, "execute", lambda task: {"results": task})
+    monkeypatch.setattr(pool, "execute", lambda task: {"results": task})
     return use
 
 
@@ -84,10 +84,10 @@ def test_a_run_requests_its_threads_and_a_gpu(ray):
     ):
         fake = ray(**resources)
         with RayWorkers(2, device) as workers:
-            assert workers.free == workers.jobs == 4
+            assert workers.free == 4
             options = fake.calls[0]
             assert (options["num_cpus"], options["num_gpus"]) == needs
-            assert options["max_retries"] == on_ray.RETRIES
+            assert options["max_retries"] == pool.RETRIES
             assert options["runtime_env"]["env_vars"]["OMP_NUM_THREADS"] == "2"
         assert not fake.inside
 
@@ -110,9 +110,9 @@ def test_answers_by_key_a_lost_run_too(ray, monkeypatch):
 
 def test_waits_for_the_folder_of_a_lost_node(ray, monkeypatch):
     replies = [{"error": "busy", "type": FolderBusy.__name__}, {"results": {}}]
-    monkeypatch.setattr(on_ray, "execute", lambda task: replies.pop(0))
-    monkeypatch.setattr(on_ray.time, "sleep", lambda seconds: None)
-    assert on_ray._execute({}, ".") == {"results": {}}
+    monkeypatch.setattr(pool, "execute", lambda task: replies.pop(0))
+    monkeypatch.setattr(pool.time, "sleep", lambda seconds: None)
+    assert pool._execute({}, ".") == {"results": {}}
 
 
 def test_refusals(ray, cli, tmp_path, monkeypatch):

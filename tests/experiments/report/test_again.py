@@ -10,7 +10,7 @@ import yaml
 from made_up import make_arm, make_comparison
 
 from frugalkd.experiments.recipes.load import load_recipe
-from frugalkd.experiments.report.again import compare_command, recipe_yaml, run_command
+from frugalkd.experiments.report.sections import compare_command, recipe_yaml, run_command
 from frugalkd.experiments.runs.schema import Comparison, Run
 
 

@@ -10,10 +10,9 @@ from made_up import make_arm, make_comparison, make_summary
 
 from frugalkd.errors import ReportError, RunFolderError
 from frugalkd.experiments.report import collect
-from frugalkd.experiments.report.again import recipe_yaml
 from frugalkd.experiments.report.blocks import Figure
 from frugalkd.experiments.report.page import json_in_html
-from frugalkd.experiments.report.sections import comparison_page, run_page
+from frugalkd.experiments.report.sections import comparison_page, recipe_yaml, run_page
 from frugalkd.experiments.runs.schema import Comparison
 
 EXTREMES = [0, 1e308, -1e308, 5e-324, 10**400]

@@ -1,25 +1,75 @@
-"""Worker processes that outlive a run, and a run that may not outlive its worker."""
+"""Where jobs run: processes of this machine, or tasks of a Ray cluster."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import signal
+import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
+from frugalkd.errors import ClusterError, FolderBusy
 from frugalkd.experiments.comparison.plan import Key
-from frugalkd.experiments.comparison.worker import Task, serve
+from frugalkd.experiments.comparison.worker import Task, execute, serve
+from frugalkd.files.parsing import one_line
 from frugalkd.runtime.devices import check_threads
+from frugalkd.runtime.imports import require_extra
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+RETRIES = 3
+"""How often a run restarts, from its last checkpoint, when its node is lost."""
+
+PATIENCE = 60.0
+"""Seconds that a restarted run waits for the lost node's process to release its folder."""
+
+_PASSED_ON = ("PYTHONPATH", "FRUGALKD_DATA")
 
 
-class Workers:
+class Pool(ABC):
+    """Executes tasks, several at a time. Its context ends them all: a run under way stays at its
+    last checkpoint."""
+
+    _busy: dict[Any, Any]
+
+    def __enter__(self) -> Self:
+        return self
+
+    @abstractmethod
+    def __exit__(self, *exception: object) -> None: ...
+
+    @property
+    def busy(self) -> int:
+        """How many tasks are under way."""
+        return len(self._busy)
+
+    @property
+    def free(self) -> int:
+        """How many tasks could begin now."""
+        return max(0, self._room() - self.busy)
+
+    @abstractmethod
+    def _room(self) -> int:
+        """How many tasks there is room for."""
+
+    @abstractmethod
+    def submit(self, key: Key, task: Task) -> None:
+        """Begin ``task``, while one is ``free``."""
+
+    @abstractmethod
+    def next(self, patience: float | None = None) -> tuple[Key, dict[str, Any]] | None:
+        """Wait for one task to end; its key and its reply. None: none has within ``patience``
+        seconds."""
+
+
+class Workers(Pool):
     """Up to ``jobs`` fresh Python processes, started when they are first needed.
 
     A process serves many runs, since importing torch takes longer than a small run. A process that
@@ -35,16 +85,12 @@ class Workers:
 
     def __init__(self, jobs: int, threads: int):
         check_threads(threads)
-        self.jobs, self.threads = jobs, threads
+        self._jobs, self._threads = jobs, threads
         self._context = multiprocessing.get_context("spawn")
         self._idle: list[tuple[SpawnProcess, Connection]] = []
         self._busy: dict[Connection, tuple[SpawnProcess, Key]] = {}
 
-    def __enter__(self) -> Workers:
-        return self
-
     def __exit__(self, *exception: object) -> None:
-        """End all processes; a run under way stays at its last checkpoint."""
         for process, _ in self._busy.values():
             process.terminate()
         for connection in (*self._busy, *(connection for _, connection in self._idle)):
@@ -54,26 +100,16 @@ class Workers:
             process.join()
         self._idle, self._busy = [], {}
 
-    @property
-    def free(self) -> int:
-        """How many tasks could begin now."""
-        return self.jobs - len(self._busy)
-
-    @property
-    def busy(self) -> int:
-        """How many tasks are under way."""
-        return len(self._busy)
+    def _room(self) -> int:
+        return self._jobs
 
     def submit(self, key: Key, task: Task) -> None:
-        """Begin ``task``, while one is ``free``."""
         process, connection = self._idle.pop() if self._idle else self._start()
         self._busy[connection] = (process, key)
         with contextlib.suppress(OSError):  # the process has died: next() says so
             connection.send(task)
 
     def next(self, patience: float | None = None) -> tuple[Key, dict[str, Any]] | None:
-        """Wait for one task to end; its key and its reply. None: none has within ``patience``
-        seconds."""
         ended = wait(list(self._busy), patience)
         if not ended:
             return None
@@ -96,7 +132,7 @@ class Workers:
     def _start(self) -> tuple[SpawnProcess, Connection]:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=serve, args=(theirs,), daemon=True)
-        with _inherited(self.threads):
+        with _inherited(self._threads):
             process.start()
         theirs.close()
         return process, ours
@@ -117,3 +153,85 @@ def _inherited(threads: int) -> Iterator[None]:
             del os.environ[name]
         os.environ.update({name: value for name, value in before.items() if value is not None})
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+class RayWorkers(Pool):
+    """Tasks of a Ray cluster, as many at a time as it has CPUs for, or GPUs. Every node must see
+    the same folders under the same names.
+
+    Args:
+        threads: CPUs of a run.
+        device: the recipe's; unless it is ``cpu``, a run takes a GPU where the cluster has some.
+        address: of a cluster (``auto``: the one of this machine); ``local`` starts one here, which
+            ends with this context.
+
+    Raises:
+        ClusterError: Ray is not installed, or there is no cluster at the address.
+    """
+
+    def __init__(self, threads: int, device: str = "auto", address: str = "local"):
+        needs = "runs on Ray need ray (--jobs runs them on this machine)"
+        require_extra("ray", needs, ClusterError, "ray")
+        import ray
+
+        self._threads, self._ray = threads, ray
+        self._busy: dict[Any, Key] = {}
+        self._ours = not ray.is_initialized()
+        if self._ours:
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # frugalkd sends nothing
+            try:
+                ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                where = "this machine" if address == "local" else address
+                raise ClusterError(
+                    f"no Ray cluster at {where} ({one_line(error, 120)}): start one with "
+                    "'ray start --head', or name another --ray-address"
+                ) from None
+        gpus = 0 if device == "cpu" else int(ray.cluster_resources().get("GPU", 0))
+        self._needs = {"num_cpus": threads, "num_gpus": min(1, gpus)}
+        environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        environment |= dict.fromkeys(_THREADS, str(threads))
+        self._task = ray.remote(_execute).options(
+            **self._needs, max_retries=RETRIES, runtime_env={"env_vars": environment}
+        )
+
+    def __exit__(self, *exception: object) -> None:
+        for reference in self._busy:
+            self._ray.cancel(reference, force=True)
+        self._busy.clear()
+        if self._ours:
+            self._ray.shutdown()
+
+    def _room(self) -> int:
+        cluster = self._ray.cluster_resources()
+        room = cluster.get("CPU", 0) // self._threads
+        if self._needs["num_gpus"]:
+            room = min(room, cluster.get("GPU", 0))
+        return max(1, int(room))
+
+    def submit(self, key: Key, task: Task) -> None:
+        self._busy[self._task.remote(task, str(Path.cwd()))] = key
+
+    def next(self, patience: float | None = None) -> tuple[Key, dict[str, Any]] | None:
+        ended, _ = self._ray.wait(list(self._busy), num_returns=1, timeout=patience)
+        if not ended:
+            return None
+        reference = ended[0]
+        key = self._busy.pop(reference)
+        try:
+            return key, self._ray.get(reference)
+        except self._ray.exceptions.RayError as error:
+            lost = f"its Ray task was lost {RETRIES + 1} times: {one_line(error, 160)}"
+            return key, {"error": lost, "type": type(error).__name__}
+
+
+def _execute(task: Task, folder: str) -> dict[str, Any]:
+    """On a node, in ``folder``, which relative paths start from."""
+    os.chdir(folder)
+    began = time.monotonic()
+    while True:
+        reply = execute(task)
+        busy = reply.get("type") == FolderBusy.__name__
+        if not busy or time.monotonic() - began > PATIENCE:
+            return reply
+        time.sleep(1)

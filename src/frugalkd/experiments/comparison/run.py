@@ -23,9 +23,8 @@ from frugalkd.errors import (
 )
 from frugalkd.experiments.comparison import worker
 from frugalkd.experiments.comparison.arms import ResolvedArm, resolve_arms
-from frugalkd.experiments.comparison.on_ray import RayWorkers
 from frugalkd.experiments.comparison.plan import SHOWN, Job, JobResult, Key, plan_jobs
-from frugalkd.experiments.comparison.pool import Workers
+from frugalkd.experiments.comparison.pool import Pool, RayWorkers, Workers
 from frugalkd.experiments.comparison.statistics import Claim, require_statistics
 from frugalkd.experiments.comparison.summary import SCHEMA, filling, summarise, untrained
 from frugalkd.experiments.recipes.load import load_recipe
@@ -202,14 +201,11 @@ class ComparisonRun:
                 if content is None:
                     raise
                 return content
-            threads = self.recipe.threads
-            if ray is None:
-                workers: Workers | RayWorkers = Workers(jobs, threads)
-            else:
-                workers = RayWorkers(threads, self.recipe.device, ray)
-            return self._run(stack.enter_context(workers))
+            threads, device = self.recipe.threads, self.recipe.device
+            pool = Workers(jobs, threads) if ray is None else RayWorkers(threads, device, ray)
+            return self._run(stack.enter_context(pool))
 
-    def _run(self, workers: Workers | RayWorkers) -> dict[str, Any]:
+    def _run(self, workers: Pool) -> dict[str, Any]:
         self._advance(None)  # finished runs on other data are refused before any other begins
         self._advance(workers)
         content = self._write()
@@ -246,7 +242,7 @@ class ComparisonRun:
             )
         return content
 
-    def _advance(self, workers: Workers | RayWorkers | None) -> None:
+    def _advance(self, workers: Pool | None) -> None:
         """Settle what can be settled, and begin what can begin (nothing without ``workers``), in
         the order of the plan."""
         for job in list(self.pending.values()):
@@ -255,7 +251,7 @@ class ComparisonRun:
             if workers is not None and not workers.free:
                 break
 
-    def _consider(self, job: Job, workers: Workers | RayWorkers | None) -> None:
+    def _consider(self, job: Job, workers: Pool | None) -> None:
         if not self._have(job, job.needs):
             return
         try:
@@ -295,7 +291,7 @@ class ComparisonRun:
                 return False
         return True
 
-    def _begin(self, job: Job, recipe: Recipe, workers: Workers | RayWorkers) -> None:
+    def _begin(self, job: Job, recipe: Recipe, workers: Pool) -> None:
         self.running[job.key] = self.pending.pop(job.key)
         self._report("begun", job.key)
         workers.submit(job.key, job.task(self.out, recipe))

@@ -77,10 +77,10 @@ def frontier(
     best = [arm for arm in known if arm.frontier is not None and getattr(arm.frontier, axis)]
     places = side_by_side(x) if axis == "budget" else x
     edge = max(places.values()) / 5  # left of it there is no room for a name
+    hover = "%{hovertext}<br>%{y:.2f} % with %{customdata:.1f} % of"
     unit, less = ("samples", "fewer samples") if axis == "budget" else ("time", "less time")
     traces: list[dict[str, Any]] = [
         {
-            "type": "scatter",
             "mode": "lines",
             "x": [x[arm.arm] for arm in best],
             "y": [y[arm.arm] for arm in best],
@@ -95,33 +95,27 @@ def frontier(
         if not own:
             continue
         with_name = [arm.arm in named for arm in own]
-        sides = ["right" if places[arm.arm] <= edge else "left" for arm in own]
-        error_x = _error_bars([cost(arm) for arm in own], _BEYOND * max(places.values()))
-        error_y = _error_bars([arm.accuracy for arm in own], 100)
         traces.append(
             {
-                "type": "scatter",
                 "mode": "lines+" * (len(own) > 1) + "markers" + "+text" * any(with_name),
                 "name": label(family),
                 "x": [places[arm.arm] for arm in own],
                 "y": [y[arm.arm] for arm in own],
                 "text": [label(a.arm) * has for a, has in zip(own, with_name, strict=True)],
                 "textposition": [
-                    f"{'bottom' if arm.control else 'top'} {side}"
-                    for arm, side in zip(own, sides, strict=True)
+                    f"{'bottom' if a.control else 'top'} {'right' if x[a.arm] <= edge else 'left'}"
+                    for a in own
                 ],
                 "hovertext": [label(arm.arm) for arm in own],
                 "customdata": [x[arm.arm] for arm in own],  # not moved aside
-                "error_x": {**error_x, "thickness": 1, "width": 3},
-                "error_y": {**error_y, "thickness": 1.5, "width": 4},
+                "error_x": _error_bars([cost(arm) for arm in own], _BEYOND * max(places.values())),
+                "error_y": _error_bars([arm.accuracy for arm in own], 100),
                 "marker": {
                     "symbol": style["symbol"],
-                    "opacity": 1,
                     "size": [13 if has else 10 for has in with_name],
                 },
                 "line": {"width": 1.5},
-                "hovertemplate": "%{hovertext}<br>%{y:.2f} % with %{customdata:.1f} % of "
-                f"the {unit}<extra></extra>",
+                "hovertemplate": f"{hover} the {unit}<extra></extra>",
                 "meta": {"colour": style["colour"], "shown": style["shown"]},
             }
         )
@@ -160,17 +154,13 @@ def frontier(
 def _error_bars(values: Sequence[Spread], most: float) -> dict[str, Any]:
     """95 % intervals in percent, within 0 and ``most``: the interval of two seeds may be longer
     than the axis."""
-    means = [100 * (value.mean or 0.0) for value in values]
-    ends = [
-        (at, at) if value.ci95 is None else (100 * value.ci95[0], 100 * value.ci95[1])
-        for at, value in zip(means, values, strict=True)
-    ]
-    both = list(zip(means, ends, strict=True))
-    return {
-        "symmetric": False,
-        "array": [max(0.0, min(high, most) - at) for at, (_, high) in both],
-        "arrayminus": [max(0.0, at - max(low, 0.0)) for at, (low, _) in both],
-    }
+    bars: dict[str, Any] = {"symmetric": False, "array": [], "arrayminus": []}
+    for value in values:
+        mean = value.mean or 0.0
+        low, high = value.ci95 or (mean, mean)
+        bars["array"].append(max(0.0, min(100 * high, most) - 100 * mean))
+        bars["arrayminus"].append(max(0.0, 100 * (mean - max(low, 0.0))))
+    return bars
 
 
 def side_by_side(places: Mapping[str, float]) -> dict[str, float]:
@@ -229,7 +219,6 @@ def _by_epoch(lines: Sequence[tuple[str, Shares, Mapping[str, Any]]], y: str) ->
     """``lines``: name, shares, style."""
     traces = [
         {
-            "type": "scatter",
             "mode": "lines+markers" if len(shares.trained) < 2 else "lines",
             "name": label(name),
             "legendgroup": style.get("family", label(name)),
@@ -278,8 +267,8 @@ def by_class(summary: LedgerSummary, what: str) -> Figure:
     # Places, not names: two classes may be cut to the same name.
     places = [place + (not few and place >= half) for place in range(len(shown))]
     names = [record.name for record in shown]
-    bars = _bars(what, 1, names, "%{text}: %{x:.3f}", x=[r.mean for r in shown], y=places,
-                 orientation="h")  # fmt: skip
+    means = [record.mean for record in shown]
+    bars = _bars(what, 1, names, "%{text}: %{x:.3f}", x=means, y=places, orientation="h")
     plot = _plot([bars], x=f"mean {what}", y="", height=90 + 24 * (places[-1] + 1))
     plot["layout"]["yaxis"] |= _names(places, names)
     plot["layout"]["xaxis"]["range"] = [0, 1]

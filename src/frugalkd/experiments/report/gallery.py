@@ -22,6 +22,7 @@ LARGEST = 1_000_000
 """Bytes of a page's pictures and texts."""
 
 _SIZES = (96, 64, 48, 32, 16)
+_PNG = "data:image/png;base64,"
 _TEXT = 280
 """Characters of a text that are shown."""
 
@@ -56,38 +57,26 @@ def pictures_of(recipe: dict[str, Any], allowed: Allowed = NOTHING) -> Pictures:
 
 
 def _shown(data: Any, ids: Sequence[int]) -> dict[int, tuple[str, str]] | str:
-    samples = _samples(data, ids)
-    texts = {
-        id: ("", short(" ".join(sample.split()), _TEXT).strip())
-        for id, sample in samples.items()
-        if isinstance(sample, str)
-    }
-    pixels = {id: sample for id, sample in samples.items() if isinstance(sample, np.ndarray)}
-    if len(texts) == len(ids):
-        return texts
-    if len(pixels) < len(ids):
-        return "they are neither pictures nor texts"
-    for size in _SIZES:
-        urls = {id: _data_url(_within(picture, size)) for id, picture in pixels.items()}
-        if sum(map(len, urls.values())) <= LARGEST:
-            return {id: (url, "") for id, url in urls.items()}
-    return "they are too large"
-
-
-_Sample = NDArray[np.uint8] | str | None
-"""Pixels uint8 (height, width, 1 or 3), a text, or neither."""
-
-
-def _samples(data: Any, ids: Sequence[int]) -> dict[int, _Sample]:
     from frugalkd.data import TextData
 
     texts = data.texts(ids) if isinstance(data, TextData) else None
-    if texts is not None:
-        return dict(zip(ids, texts, strict=True))
-    return {id: _sample(data, id) for id in ids}
+    samples: list[Any] = [_sample(data, id) for id in ids] if texts is None else list(texts)
+    if all(isinstance(sample, str) for sample in samples):
+        return {
+            id: ("", short(" ".join(text.split()), _TEXT).strip())
+            for id, text in zip(ids, samples, strict=True)
+        }
+    if not all(isinstance(sample, np.ndarray) for sample in samples):
+        return "they are neither pictures nor texts"
+    for size in _SIZES:
+        urls = [_PNG + base64.b64encode(png(_within(pixels, size))).decode() for pixels in samples]
+        if sum(map(len, urls)) <= LARGEST:
+            return {id: (url, "") for id, url in zip(ids, urls, strict=True)}
+    return "they are too large"
 
 
-def _sample(data: Any, id: int) -> _Sample:
+def _sample(data: Any, id: int) -> Any:
+    """Pixels uint8 (height, width, 1 or 3), a text, or None."""
     from frugalkd.data import Pictures
 
     if isinstance(data, Pictures):
@@ -97,10 +86,8 @@ def _sample(data: Any, id: int) -> _Sample:
         found = found[0]
     if isinstance(found, dict):
         found = next((found[key] for key in ("text", "sentence", "image") if key in found), None)
-    if isinstance(found, str):
+    if found is None or isinstance(found, str):
         return found
-    if found is None:
-        return None
     pixels = np.asarray(found)
     match pixels.shape:
         case (1 | 3, _, _):
@@ -136,10 +123,6 @@ def _within(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
         return pixels[::step, ::step]
     blocks = whole.reshape(height, step, width, step, -1)
     return blocks.mean(axis=(1, 3)).round().astype(np.uint8)
-
-
-def _data_url(pixels: NDArray[np.uint8]) -> str:
-    return "data:image/png;base64," + base64.b64encode(png(pixels)).decode()
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from frugalkd.experiments.comparison.statistics import BUDGET_TOLERANCE, MARGIN
 from frugalkd.experiments.report.text import inline, number, percent, seconds
@@ -39,15 +39,10 @@ def chosen(comparison: Comparison) -> Arm | None:
     good = [arm for arm in candidates if _is_as_good(arm, reference)]
     candidates = good or candidates
     candidates = [arm for arm in candidates if random_of(comparison, arm)] or candidates
-    if good:
-        return min(candidates, key=_cost_order)
     mean = _means(candidates)
-    return max(candidates, key=lambda arm: mean[arm.arm] or 0.0)
-
-
-def _cost_order(arm: Arm) -> tuple[float, float]:
-    budget, time = arm.budget.mean or 0.0, arm.wall_ratio.mean
-    return budget if time is None else time, budget
+    if not good:
+        return max(candidates, key=lambda arm: mean[arm.arm] or 0.0)
+    return min(candidates, key=lambda arm: arm.wall_ratio.mean or arm.budget.mean or 0.0)
 
 
 def _is_as_good(arm: Arm, reference: Arm | None) -> bool:
@@ -67,16 +62,12 @@ def _gap(arm: Arm, other: Arm) -> float | None:
 
 def random_of(comparison: Comparison, arm: Arm) -> Arm | None:
     """The arm that draws as many samples as ``arm`` trains on at random, or None."""
-    controls = [
-        other
-        for kind in _RANDOM
-        for other in comparison.arms
-        if other.control == kind and other.control_of == arm.arm
-    ]
+    known = [other for other in comparison.arms if other.accuracy.mean is not None]
+    own = [other for other in known if other.control_of == arm.arm]
+    controls = [other for kind in _RANDOM for other in own if other.control == kind]
     if arm.target_budget is not None:
-        at_budget = comparison.named(f"random@{arm.target_budget:g}")
-        controls += [at_budget] if at_budget is not None else []
-    return next((other for other in controls if other.accuracy.mean is not None), None)
+        controls += [other for other in known if other.arm == f"random@{arm.target_budget:g}"]
+    return next(iter(controls), None)
 
 
 def headline(comparison: Comparison) -> str:
@@ -104,7 +95,13 @@ def _sentence(comparison: Comparison) -> str:
     if reference is not None:
         full = "full distillation" if reference.arm == "vanilla" else inline(reference.arm)
         said += f" of {full}, which reaches {percent(mean[reference.arm])}"
-    return said + _against_random(arm, random, mean) + _against_rivals(comparison, arm, random)
+    if random is None:
+        said += "; random at the same count was not run"
+    else:
+        gap = _gap(random, arm) or 0.0
+        how = " does better" if gap > _ROUNDING else " does as well" if gap >= -_ROUNDING else ""
+        said += f"; random at the same count{how}: {percent(mean[random.arm])}"
+    return said + _against_rivals(comparison, arm, random)
 
 
 def _means(arms: Sequence[Arm]) -> dict[str, float | None]:
@@ -116,14 +113,6 @@ def _means(arms: Sequence[Arm]) -> dict[str, float | None]:
         arm.arm: math.fsum(of[seed] for seed in seeds) / len(seeds) if seeds else arm.accuracy.mean
         for arm, of in zip(arms, known, strict=True)
     }
-
-
-def _against_random(arm: Arm, random: Arm | None, mean: Mapping[str, float | None]) -> str:
-    if random is None:
-        return "; random at the same count was not run"
-    accuracy, gap = percent(mean[random.arm]), _gap(random, arm) or 0.0
-    how = " does better" if gap > _ROUNDING else " does as well" if gap >= -_ROUNDING else ""
-    return f"; random at the same count{how}: {accuracy}"
 
 
 def _against_rivals(comparison: Comparison, arm: Arm, random: Arm | None) -> str:
@@ -155,13 +144,9 @@ def _most_accurate(comparison: Comparison, reference: Arm | None) -> str:
         return f"{inline(comparison.name)}: no run has given an accuracy yet"
     mean = _means(known)
     best = max(known, key=lambda arm: mean[arm.arm] or 0.0)
-    alone = len(comparison.arms) == 1
-    of = (
-        ", the only arm so far"
-        if alone
-        else f" is the most accurate of {len(comparison.arms)} arms"
-    )
-    said = f"{inline(best.arm)}{of}: "
+    arms = len(comparison.arms)
+    rank = f" is the most accurate of {arms} arms" if arms > 1 else ", the only arm so far"
+    said = f"{inline(best.arm)}{rank}: "
     said += f"{percent(mean[best.arm])} with {percent(best.budget.mean, 0)} of the samples"
     if reference in known and best is not reference:
         said += f"; {inline(reference.arm)} reaches {percent(mean[reference.arm])}"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import html
 import io
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +130,7 @@ def panels_of(
     if not panels:
         what = "no run of these arms is finished" if not measured else "their histories are missing"
         raise PlotError(f"there is nothing to plot: {what}")
-    return panels, [arm.arm for arm in measured], _caption(list(panels), measured, found)
+    return panels, [arm.arm for arm in measured], _caption(panels, measured, found)
 
 
 def _chosen(found: Comparison, wanted: Sequence[str]) -> list[Arm]:
@@ -142,23 +141,22 @@ def _chosen(found: Comparison, wanted: Sequence[str]) -> list[Arm]:
     return [a for a in found.arms if not wanted or a.arm in wanted or a.family in wanted]
 
 
-def _caption(panels: Sequence[str], measured: Sequence[Arm], found: Comparison) -> str:
+def _caption(panels: Collection[str], measured: Sequence[Arm], found: Comparison) -> str:
     said = []
     if "frontier" in panels:
-        seeds = [len(arm.seeds) for arm in measured]
-        of = f"{min(seeds)}" if min(seeds) == max(seeds) else f"{min(seeds)} to {max(seeds)}"
+        few, most = (pick(len(arm.seeds) for arm in measured) for pick in (min, max))
+        seeds = f"{few}" if few == most else f"{few} to {most}"
         bars = any(arm.accuracy.ci95 is not None for arm in measured)
         said.append(
             "Accuracy over samples backpropagated, of full distillation over the same epochs: the "
-            f"mean of {of} seed{'s' if max(seeds) > 1 else ''}"
+            f"mean of {seeds} seed{'s' if most > 1 else ''}"
             f"{'; bars are 95 % intervals' if bars else ', without an interval'}. No other arm is "
             "as accurate with fewer samples than one on the dotted line. Arms of the same samples "
             "are drawn side by side."
         )
     if "participation" in panels:
         said.append("Samples that trained by epoch, as fractions of the training set.")
-    broken = [arm.arm for arm in measured if arm.collapsed]
-    if broken:
+    if broken := [arm.arm for arm in measured if arm.collapsed]:
         said.append(f"Runs collapsed or failed in: {', '.join(broken)}.")
     if not found.complete:
         said.append("The comparison is not complete.")
@@ -166,23 +164,16 @@ def _caption(panels: Sequence[str], measured: Sequence[Arm], found: Comparison) 
 
 
 def _draw(panels: Sequence[dict[str, Any]], kind: str) -> bytes:
-    """A file of ``kind`` (pdf, png, svg)."""
-    with _own_style(), io.BytesIO() as file:
-        composed(panels).savefig(file, format=kind, metadata=_UNDATED[kind])
-        return file.getvalue()
-
-
-@contextlib.contextmanager
-def _own_style() -> Iterator[None]:
-    """This module's style alone, whatever a user's matplotlibrc says."""
+    """A file of ``kind`` (pdf, png, svg), whatever a user's matplotlibrc says."""
     require_extra("plot", "plots need matplotlib", PlotError, "matplotlib")
     import matplotlib
 
-    with matplotlib.rc_context(), warnings.catch_warnings():
+    with matplotlib.rc_context(), warnings.catch_warnings(), io.BytesIO() as file:
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a box stands for it
-        yield
+        composed(panels).savefig(file, format=kind, metadata=_UNDATED[kind])
+        return file.getvalue()
 
 
 def composed(panels: Sequence[dict[str, Any]]) -> Any:
@@ -201,10 +192,11 @@ def composed(panels: Sequence[dict[str, Any]]) -> Any:
     for panel, ax in zip(panels, axes, strict=True):
         for place, trace in enumerate(panel["data"]):
             # Where traces cover each other, the first are seen; all of them above the frontier.
+            bars = trace.get("error_y")
             order = 1 if trace["meta"]["colour"] == "quiet" else 3 - place / 1000
             ax.errorbar(
-                trace["x"], trace["y"], yerr=_error(trace.get("error_y")), elinewidth=0.8,
-                capthick=0.8, zorder=order, **_style_of(trace),
+                trace["x"], trace["y"], elinewidth=0.8, capthick=0.8, zorder=order,
+                yerr=[bars["arrayminus"], bars["array"]] if bars else None, **_style_of(trace),
                 drawstyle="steps-post" if trace["line"].get("shape") == "hv" else "default",
             )  # fmt: skip
         x, y = panel["layout"]["xaxis"], panel["layout"]["yaxis"]
@@ -233,10 +225,6 @@ def _style_of(trace: dict[str, Any]) -> dict[str, Any]:
         "markersize": 7 if symbol == "star" else 4.5,
         "linewidth": 0.8 if colour == "quiet" else 1.2,
     }
-
-
-def _error(bars: dict[str, Any] | None) -> list[list[float]] | None:
-    return None if bars is None else [bars["arrayminus"], bars["array"]]
 
 
 def _legend(panels: Sequence[dict[str, Any]]) -> list[Any]:

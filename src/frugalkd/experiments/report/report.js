@@ -134,14 +134,14 @@
     const data = figure.data.map(trace => {
       const own = colour(trace.meta.colour);
       return {
-        ...trace,
+        type: "scatter", ...trace,
         visible: isShown(place, trace),
-        marker: { ...trace.marker, color: own, line: { color: colour("raised"), width: trace.type === "bar" ? 0.5 : 1 } },
+        marker: { opacity: 1, ...trace.marker, color: own, line: { color: colour("raised"), width: trace.type === "bar" ? 0.5 : 1 } },
         line: { ...trace.line, color: own },
         ...(trace.textposition?.map && { textfont: { color: own }, cliponaxis: false }),
         ...(narrow && { mode: trace.mode?.replace("+text", "") }),  // there is no room for names
-        ...(trace.error_x && { error_x: { type: "data", ...trace.error_x, color: own } }),
-        ...(trace.error_y && { error_y: { type: "data", ...trace.error_y, color: own } }),
+        ...(trace.error_x && { error_x: { type: "data", thickness: 1, width: 3, ...trace.error_x, color: own } }),
+        ...(trace.error_y && { error_y: { type: "data", thickness: 1.5, width: 4, ...trace.error_y, color: own } }),
       };
     });
     if (data[0].type === "bar") for (const trace of data) delete trace.line;

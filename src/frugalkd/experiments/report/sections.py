@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import yaml
+
+from frugalkd.errors import ReportError
 from frugalkd.experiments.comparison.summary import FIELDS
 from frugalkd.experiments.report import figures
-from frugalkd.experiments.report.again import FILE, compare_command, recipe_yaml, run_command
 from frugalkd.experiments.report.blocks import (
     Block,
     Cell,
@@ -32,6 +36,8 @@ from frugalkd.experiments.report.headline import (
 from frugalkd.experiments.report.text import NOTHING, number, percent, points, seconds, short
 from frugalkd.experiments.runs.schema import Arm, Comparison, LedgerSummary, Run, Sample, Spread
 
+FILE = "recipe.yaml"
+_SIGNS = {"better": ">", "no worse": ">="}
 _BARS = 40
 """Arms of the figure of phases."""
 _UNKNOWN = (
@@ -402,3 +408,31 @@ def _to_run_again(command: str, made_with: Mapping[str, str], recipe: dict) -> l
         Table("Made with", ["what", "which"], rows),
         Code(f"The recipe as resolved: {FILE}", recipe_yaml(recipe), "recipe"),
     ]
+
+
+def compare_command(comparison: Comparison) -> str:
+    """The command line of ``frugalkd compare`` that makes these arms, seeds and claims."""
+    names = comparison.planned or [arm.arm for arm in comparison.arms]
+    words = ["frugalkd", "compare", FILE, "--arms", ",".join(names)]
+    words += ["--seeds", str(max(comparison.seeds, default=0) + 1)]
+    for claim in comparison.claims:
+        words += ["--claim", f"{claim.arm} {_SIGNS.get(claim.claim, '>')} {claim.against}"]
+    return shlex.join([*words, "--out", "runs/comparison"])
+
+
+def run_command(run: Run) -> str:
+    """The command line of ``frugalkd teach`` or ``frugalkd distill``."""
+    words = ["frugalkd", run.kind, FILE, "--seed", str(run.seed)]
+    if run.kind == "distill" and run.teacher is not None and run.teacher.digest is not None:
+        words += ["--teacher", "runs/teacher"]
+    return shlex.join([*words, "--out", "runs/again"])
+
+
+def recipe_yaml(recipe: dict[str, Any]) -> str:
+    """A recipe as resolved, as YAML. Raises ReportError where it is nested too deeply to be one."""
+    try:
+        return yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=88)
+    except RecursionError:
+        raise ReportError(
+            "the recipe of this report is damaged: it is nested too deeply; make it again"
+        ) from None

@@ -57,10 +57,13 @@ class Watched:
         self._path, self._allowed = path, allowed
         self._lock = threading.Lock()
         self._seen = self._stamps()
-        if any(self._seen) or not _is_to_be(path):
+        if self._seen or not _awaits_results(path):
             self._page = self._make()
         else:
-            self._page = render(_waiting(path), watched=True).encode("utf-8", "replace")
+            name = short(path.resolve().name)
+            detail = "Results appear here as soon as there are some, without reloading the page."
+            page = Page(f"{name}: nothing yet", name, "Nothing is done yet.", detail)
+            self._page = render(page, watched=True).encode("utf-8", "replace")
 
     def page(self) -> tuple[bytes, str]:
         """The page in UTF-8, and its version, which changes with the page."""
@@ -77,45 +80,26 @@ class Watched:
         page = make_page(collect(self._path), self._allowed, watched=True)
         return page.encode("utf-8", "replace")
 
-    def _stamps(self) -> list[tuple[int, int, int] | None]:
+    def _stamps(self) -> list[tuple[int, int, int]]:
         folder = self._path.is_dir()
-        files = [self._path / name for name in _SOURCES] if folder else [self._path]
-        return [_stamp(file) for file in files]
+        found = []
+        for file in [self._path / name for name in _SOURCES] if folder else [self._path]:
+            with contextlib.suppress(OSError):
+                stat = file.stat()
+                found.append((stat.st_mtime_ns, stat.st_size, stat.st_ino))
+        return found
 
 
-def _is_to_be(path: Path) -> bool:
-    """Whether this is a folder that results may come into."""
+def _awaits_results(path: Path) -> bool:
     if not path.is_dir():
         return False
     found = {entry.name for entry in path.iterdir() if not entry.name.startswith(".")}
     return not found or not found.isdisjoint(_BEGUN)
 
 
-def _stamp(file: Path) -> tuple[int, int, int] | None:
-    try:
-        found = file.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
-
-
-def _waiting(path: Path) -> Page:
-    name = short(path.resolve().name)
-    return Page(
-        title=f"{name}: nothing yet",
-        kicker=name,
-        headline="Nothing is done yet.",
-        detail="Results appear here as soon as there are some, without reloading the page.",
-    )
-
-
 class Server(ThreadingTCPServer):
     """Serves one page on 127.0.0.1; ``serve_forever()`` until KeyboardInterrupt. A context manager,
-    which frees the port.
-
-    Args:
-        watched: the page.
-        port: 0 for any that is free.
+    which frees the port (0: any that is free).
 
     Raises:
         ReportError: the port is taken, or not this user's to take.
@@ -164,20 +148,15 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(404)
         else:
             page, version = self.server.watched.page()
-            if self.path == "/":
-                self._answer(page, "text/html")
-            else:
-                self._answer(version.encode(), "text/plain")
+            content, kind = (page, "html") if self.path == "/" else (version.encode(), "plain")
+            self.send_response(200)
+            self.send_header("Content-Type", f"text/{kind}; charset=utf-8")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content)
 
     do_HEAD = do_GET
-
-    def _answer(self, content: bytes, kind: str) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", f"{kind}; charset=utf-8")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(content)
 
     def end_headers(self) -> None:
         for name, value in _HEADERS.items():
