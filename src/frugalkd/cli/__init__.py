@@ -8,7 +8,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, NoReturn
 
 import typer
@@ -29,6 +29,8 @@ _CommandLineError: type[Exception] = typer.BadParameter.__mro__[2]  # pyright: i
 
 EXIT_ERROR, EXIT_INTERRUPTED = 2, 130
 
+_command_of = cache(typer.main.get_command)
+
 
 def main(
     argv: Sequence[str] | None = None, *, app: typer.Typer = app, name: str = "frugalkd"
@@ -46,7 +48,7 @@ def main(
     keep_freed_memory()
     if arguments[:1] == ["evaluate"]:
         arguments = with_own_data(arguments)
-    command = typer.main.get_command(app)
+    command = _command_of(app)
     try:
         with quiet_unless_first(), warnings.catch_warnings():
             warnings.showwarning = partial(_show_warning, warnings.showwarning)
