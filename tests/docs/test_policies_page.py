@@ -63,7 +63,7 @@ def test_the_recipe_on_the_page_is_valid(page):
 
 def test_the_files_are_checked(monkeypatch, tmp_path):
     write = importlib.import_module("write")
-    assert set(write.PAGES) == {"errors.md", "objectives.md", "policies.md"}
+    assert set(write.PAGES) >= {"errors.md", "objectives.md", "policies.md"}
     for name in write.PAGES:  # what they hold takes seconds, and has tests of its own
         monkeypatch.setitem(write.PAGES, name, lambda name=name: f"the page {name}")
     monkeypatch.setattr(write, "HERE", tmp_path)
