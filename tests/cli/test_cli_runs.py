@@ -288,7 +288,7 @@ def test_a_store_is_announced_filled_in_parts_and_used(runs, cli, tmp_path):
     assert "719 of 1,437" in out
     assert "next: frugalkd distill digits" in out
     done = json.loads(cli(*command, "--shard", "0/2", "--json")[1])
-    assert (done["asked"], done["rows"], done["bytes"]) == (718, 1437, 29_124)
+    assert (done["queries"], done["rows"], done["bytes"]) == (718, 1437, 29_124)
     used = ("--set", f"student.targets.folder={where}", "--out", str(tmp_path / "s"), "--json")
     results = json.loads(cli("distill", "digits", "--teacher", teacher, *FEW, *used)[1])
     assert results["meters"]["teacher_queries"] == 0

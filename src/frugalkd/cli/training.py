@@ -199,7 +199,7 @@ def store(
         done = run(made, out, teacher=teacher, shard=part, announce=announce, listener=show)
     facts = {
         "rows": f"{done['rows']:,} of {done['of']:,}",
-        "queried now": f"{done['asked']:,}",
+        "queried now": f"{done['queries']:,}",
         "seconds": f"{done['seconds']:.1f}",
         "features": ", ".join(done["features"]) or None,
         "on the disk": size_text(done["bytes"]),

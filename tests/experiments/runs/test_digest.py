@@ -138,7 +138,7 @@ def test_sound_2_another_torch_is_a_warning(teacher, tmp_path, monkeypatch):
         distill(override(recipe, {"seed": 1}), tmp_path / "before", teacher=teacher)
     stores = sorted(teacher.glob("targets-*"))
     with pytest.warns(FrugalKDWarning, match=r"t was made with torch 1\.13\.0, and this is torch"):
-        assert store(recipe, tmp_path / "t", teacher=teacher)["asked"] == 0
+        assert store(recipe, tmp_path / "t", teacher=teacher)["queries"] == 0
     with pytest.warns(FrugalKDWarning, match=r"was made with torch 1\.13\.0, and this is torch"):
         done = distill(recipe, tmp_path / "s", teacher=teacher)
     assert (done["meters"]["teacher_queries"], sorted(teacher.glob("targets-*"))) == (0, stores)

@@ -120,14 +120,14 @@ def test_sound_1_each_way_to_match_classes_has_a_store_of_its_own(teacher, tmp_p
     named = mixed(student__targets__classes="by-name")
     placed = mixed(student__targets__classes="by-position")
     done = store(named, tmp_path / "t", teacher=teacher)
-    assert store(named, tmp_path / "t", teacher=teacher)["asked"] == 0
+    assert store(named, tmp_path / "t", teacher=teacher)["queries"] == 0
     with (
         pytest.warns(FrugalKDWarning, match=r"right on 0%"),
         pytest.raises(TargetsError, match="differ in teacher's model:"),
     ):
         store(placed, tmp_path / "t", teacher=teacher)
     stored = StoredTargets(tmp_path / "t")
-    assert (done["asked"], stored.class_names) == (60, MIXED)
+    assert (done["queries"], stored.class_names) == (60, MIXED)
     labels = kinds(MIXED)[0].labels.numpy()
     assert np.mean(stored.all_logits().argmax(1) == labels) > 0.9
 

@@ -79,7 +79,7 @@ def test_ranks_share_a_folder_and_a_store(tmp_path):
     assert counted == results["meters"]["samples_backpropagated"]
     # All of them asked the teacher, for each row once.
     assert results["meters"]["teacher_queries"] == 600
-    assert first["store"]["asked"] == second["store"]["asked"] == 600
+    assert first["store"]["queries"] == second["store"]["queries"] == 600
     parts = Store(tmp_path / "store")
     assert (parts.header.shards, parts.count()) == (2, 600)
     whole = store(recipe(), tmp_path / "whole", teacher=tmp_path / "t")

@@ -255,8 +255,8 @@ def test_a_named_store_is_used_and_never_made(recipe, teacher, tmp_path):
         distill(named, tmp_path / "a", teacher=teacher)
     assert not folder.exists()
     done = store(recipe, folder, teacher=teacher)
-    assert (done["asked"], done["rows"], done["of"]) == (200, 200, 200)
-    assert store(recipe, folder, teacher=teacher)["asked"] == 0
+    assert (done["queries"], done["rows"], done["of"]) == (200, 200, 200)
+    assert store(recipe, folder, teacher=teacher)["queries"] == 0
     results = distill(named, tmp_path / "b", teacher=teacher)
     assert asked(results) == 0
     other = override(named, {"student.targets.views": 2})

@@ -57,14 +57,8 @@ class Data(NamedOrPath):
 
     name: str | None = Field(None, description=f"one of frugalkd's: {', '.join(DATA)}")
     root: str | None = Field(None, description="the folder that holds the data sets")
-    train_size: int | None = Field(
-        None, gt=0, description="a fixed random part of the training set"
-    )
-    validation: int = Field(
-        0,
-        ge=0,
-        description="rows held out of the training set for evaluation, in place of the test set",
-    )
+    train_size: int | None = Field(None, gt=0, description="random rows of the training set, fixed")
+    validation: int = Field(0, ge=0, description="training rows that replace the test set")
 
 
 class Augment(Strict):
@@ -127,12 +121,10 @@ class TeacherRole(Role):
     objective: ObjectiveSpec = Field({"name": "cross-entropy"}, validate_default=True)
     policy: PolicySpec = Field({"name": "self-regulation"}, validate_default=True)
     trains: Literal["all", "head"] = Field(
-        "all",
-        description="all of the model; or head: only its last linear layer, on features that are "
-        "computed once",
+        "all", description="head: only the last linear layer, on features that are computed once"
     )
     weights: str | None = Field(
-        None, description="a pretrained teacher's state dict (.safetensors, or .pt without pickle)"
+        None, description="a pretrained state dict (.safetensors, or .pt without pickle)"
     )
 
     @model_validator(mode="after")
@@ -168,19 +160,14 @@ class TargetsRole(Strict):
         description="ahead: before training, into the teacher's folder, for all students; "
         "first-visit: as samples are visited, into the run's folder",
     )
-    folder: str | None = Field(
-        None, description="a store made by 'frugalkd store', in place of these folders"
-    )
+    folder: str | None = Field(None, description="a store, in place of these folders")
     features: tuple[str, ...] = Field(
-        (),
-        description="paths or globs of the teacher's modules whose features are stored too, in "
-        "float16, for objectives that read them",
+        (), description="paths or globs of the teacher's modules whose features are stored too"
     )
     classes: Match = Field(
         "same",
-        description="same: a teacher whose classes have other names than the data's, or another "
-        "order, is refused; by-name: its outputs are reordered; by-position: class i is class i, "
-        "whatever the names",
+        description="same: a teacher with other class names, or in another order, is refused; "
+        "by-name: its outputs are reordered; by-position: names are ignored",
     )
 
     @model_validator(mode="after")
@@ -195,19 +182,13 @@ class OneOfSeveral(Strict):
     where none of these is given, the run's own teacher."""
 
     folder: str | None = Field(None, description="made by 'frugalkd teach' or 'distill'")
-    store: str | None = Field(
-        None, description="made by 'frugalkd store': its soft targets alone, without a model"
-    )
-    weights: str | None = Field(
-        None, description="a pretrained state dict of model (.safetensors, or .pt without pickle)"
-    )
+    store: str | None = Field(None, description="made by 'frugalkd store', without a model")
+    weights: str | None = Field(None, description="a pretrained state dict of model")
     model: ModelSettings | None = Field(
         None, description="of weights; or what a folder's model.json may name to import"
     )
-    kind: Literal["stored", "live", "ema"] | None = Field(
-        None, description="in place of student.targets.kind"
-    )
-    classes: Match | None = Field(None, description="in place of student.targets.classes")
+    kind: Literal["stored", "live", "ema"] | None = Field(None, description="see student.targets")
+    classes: Match | None = Field(None, description="see student.targets")
     weight: float | None = Field(None, gt=0, description="its share of 1")
 
     @model_validator(mode="after")
@@ -235,9 +216,7 @@ class Several(Strict):
     """Several teachers as one (docs/teachers.md)."""
 
     combine: Combine = Field(
-        "mean",
-        description="their mean; weighted, by each one's weight; by confidence in a sample's "
-        "label; or one at random a step",
+        "mean", description="by equal weights, each one's weight, confidence in the label; or one"
     )
     average: Literal["logits", "softmax"] = Field(
         "logits", description="what is averaged; softmax: at the objective's temperature"
@@ -286,7 +265,7 @@ class StudentRole(Role):
     objective: ObjectiveSpec = Field({"name": "kd"}, validate_default=True)
     mode: ModeName | None = Field("regulated", description="sugar for policy and weighting")
     regulation: SelfRegulation = Field(
-        default_factory=SelfRegulation, description="the student's own gate, where the mode has one"
+        default_factory=SelfRegulation, description="the student's own gate, if the mode has one"
     )
     gamma: float = Field(1.0, ge=0, description="weights are significance ** gamma")
     policy: PolicySpec | None = Field(None, description="which samples are used, instead of a mode")
@@ -294,9 +273,7 @@ class StudentRole(Role):
         None, description="of the samples, instead of a mode"
     )
     label_free: bool = Field(
-        False,
-        description="read no label of the training set: the loss and gates use the teacher's top "
-        "class",
+        False, description="use the teacher's top class in place of the training set's labels"
     )
     targets: TargetsRole = Field(default_factory=lambda: TargetsRole.model_validate({}))
     teachers: Several | None = Field(None, description="several teachers in the place of one")
@@ -307,13 +284,8 @@ class StudentRole(Role):
             raise ValueError("give a mode, or a policy (with a weighting)")
         if self.mode is not None and (self.policy or self.weighting):
             raise ValueError("mode stands for policy and weighting: set mode: null to give those")
-        return self
-
-    @model_validator(mode="after")
-    def _one_classifier_to_reuse(self) -> StudentRole:
-        if self.model.reuse_classifier_dim is not None and (
-            self.teachers or self.targets.kind == "ema"
-        ):
+        reuses = self.model.reuse_classifier_dim is not None
+        if reuses and (self.teachers or self.targets.kind == "ema"):
             raise ValueError(
                 "model.reuse_classifier_dim takes the classifier of one teacher: name one"
             )
@@ -338,7 +310,12 @@ class StudentRole(Role):
             if by_features and self.stores and not named:
                 raise ValueError(NO_FEATURES)
             if self.stores and self.targets.features and self.targets.folder is None:
-                self._all_features_are_stored(features_read(objective))
+                for path in features_read(objective):  # globs are resolved with the teacher
+                    if not is_glob(path) and not any(means(p, path) for p in self.targets.features):
+                        raise ValueError(
+                            f"targets.features stores {', '.join(self.targets.features)}, and the "
+                            f"objective reads {path}: add it"
+                        )
             return self
         if self.targets.kind == "ema":
             raise ValueError("teachers: set targets.kind to stored or live, and that of one to ema")
@@ -353,16 +330,6 @@ class StudentRole(Role):
                 "float16, or teachers.average to softmax"
             )
         return self
-
-    def _all_features_are_stored(self, read: tuple[str, ...]) -> None:
-        """Checked by name; globs are resolved with the teacher."""
-        stored = self.targets.features
-        for path in read:
-            if not is_glob(path) and not any(means(pattern, path) for pattern in stored):
-                raise ValueError(
-                    f"targets.features stores {', '.join(stored)}, and the objective reads {path}: "
-                    "add it"
-                )
 
     @model_validator(mode="after")
     def _labels_are_not_needed(self) -> StudentRole:

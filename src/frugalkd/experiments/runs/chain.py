@@ -25,13 +25,7 @@ FILE, SCHEMA = "chain.json", 1
 
 @dataclass(frozen=True)
 class Stage:
-    """One training of a chain.
-
-    Attributes:
-        name: of its folder within the chain's: ``1-teacher``, ``2-assistant``, ``3-student``.
-        kind: ``teach`` or ``distill``.
-        recipe: whose teacher or student is trained.
-    """
+    """One training of a chain; ``name`` is that of its folder: ``1-teacher``, ``2-assistant``."""
 
     name: str
     kind: Literal["teach", "distill"]

@@ -128,7 +128,7 @@ def taught_by(folder: Path) -> dict[str, Any]:
             names.update(library_of(str(spec.get("name") or spec.get("path"))))
         found["libraries"] = versions(sorted(name for name in names if name.isidentifier()))
     if (trained := trained_in(folder)) is not None:
-        found["asked"] = trained
+        found["precision"] = trained
     return found
 
 

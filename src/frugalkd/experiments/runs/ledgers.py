@@ -70,7 +70,7 @@ def make_ledger(
         teacher: the folder of the teacher; without one the recipe's pretrained teacher.
         log: a table of confidences, see :mod:`frugalkd.ledger.from_log`; no teacher is then needed.
         epochs: of the head's training; default that of ``HEAD``.
-        listener, stop: as in :func:`frugalkd.train_teacher`.
+        listener, stop: ``on_epoch_end`` and ``should_stop`` of :class:`frugalkd.RunOptions`.
 
     Returns:
         ``made`` (head, log), ``samples``, ``epochs``, ``took_part`` (samples of a significance
@@ -154,13 +154,8 @@ def _from_log(log: Path, material: RunData, gate: SelfRegulation) -> Ledger:
 def names_of_run(
     path: Path, ledger: Ledger, allowed: Allowed, ids: Sequence[int] | None = None
 ) -> list[str]:
-    """The names of samples in the data that a run's folder names.
-
-    Args:
-        path: of the ledger, or the run's folder.
-        ledger: its content.
-        allowed: what the folder may read, fetch and import.
-        ids: of the samples; None: all.
+    """The names of the samples ``ids`` (None: all) in the data that a run's folder names; ``path``
+    is the folder, or the file of ``ledger``.
 
     Raises:
         AccessRefused, ImportRefused, RunFolderError: as :func:`data_of_run`; or there are no

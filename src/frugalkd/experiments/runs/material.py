@@ -107,12 +107,7 @@ def make_data(recipe: Recipe, augment: Augment, seed: int) -> RunData:
 
 
 def data_of_run(said: Any, where: str, allowed: Allowed) -> RunData:
-    """The data that a run's folder names, not augmented.
-
-    Args:
-        said: the recipe, as its file holds it.
-        where: the name of that file, for errors.
-        allowed: what the folder may read, fetch and import.
+    """The data of the recipe ``said`` in the file ``where`` of a run's folder, not augmented.
 
     Raises:
         AccessRefused, ImportRefused: that is not allowed; the message names the options.
@@ -153,17 +148,9 @@ def data_digests(material: RunData) -> dict[str, str | None]:
 def refuse_other_data(
     results: Mapping[str, Any], recipe: Recipe, folder: Path, known: dict[str, Any] | None = None
 ) -> None:
-    """Refuse to use a finished run again after its data have changed. Results of earlier versions,
-    which hold no digests of data, are accepted.
-
-    Args:
-        results: of the run in ``folder``.
-        recipe: whose data section is compared.
-        known: digests by data section, where many runs are checked; filled here.
-
-    Raises:
-        RunFolderError: the data differ.
-    """
+    """Refuse to use the finished run in ``folder`` again after the data of its ``recipe`` have
+    changed; results of earlier versions hold no digests of data, and are accepted. ``known`` keeps
+    digests by data section, where many runs are checked. Raises RunFolderError."""
     noted = results.get("data")
     if noted is None:
         return

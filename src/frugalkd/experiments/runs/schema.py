@@ -25,15 +25,9 @@ class Record(BaseModel):
 class Meters(Record):
     """The cost of a run, or the mean of several; None where nothing was measured."""
 
-    samples_backpropagated: Number | None = Field(
-        None, description="rows through the objective's backward pass"
-    )
-    student_forwards: Number | None = Field(
-        None, description="rows through the trained model, screening included"
-    )
-    teacher_queries: Number | None = Field(
-        None, description="rows through the teacher, filling a store included"
-    )
+    samples_backpropagated: Number | None = Field(None, description="rows of the backward passes")
+    student_forwards: Number | None = Field(None, description="rows, screening included")
+    teacher_queries: Number | None = Field(None, description="rows, filling a store included")
     queries_of: dict[str, Number] = Field({}, description="the same for each of several teachers")
     flops: dict[str, Number] = Field({}, description="operations, by purpose")
     wall_seconds: Number | None = Field(None, description="of the training, without evaluation")
@@ -87,9 +81,7 @@ class StoreCost(Record):
 
     rows: Number = Field(description="through teachers, this run's stopped processes included")
     seconds: Number = Field(description="of wall_seconds")
-    teacher_seconds: Number | None = Field(
-        None, description="of these, in the teachers' forward passes"
-    )
+    teacher_seconds: Number | None = Field(None, description="of these, in teachers")
 
 
 class TargetsNote(Record):
@@ -120,10 +112,7 @@ class Scoring(Record):
     student_forwards: Count = 0
     wall_seconds: Number
     made_here: bool = Field(True, description="whether this run computed the scores")
-    file: str = Field(
-        "",
-        description="in the teacher's folder, else in stores/ of the comparison, else in the run's",
-    )
+    file: str = Field("", description="in the teacher's, the comparison's stores/ or the run's")
     digest: str = Field("", description="SHA-256 of the scores")
 
 
@@ -149,9 +138,7 @@ class Results(Record):
     device: str = "cpu"
     split: Literal["test", "validation"] = Field(description="of the evaluation")
     train_samples: int = Field(ge=1, le=LARGEST)
-    epochs: Number | None = Field(
-        None, description="trained; fewer than the recipe's where its policy ended the training"
-    )
+    epochs: Number | None = Field(None, description="fewer than the recipe's if its policy stopped")
     budget: Number = Field(description="samples_backpropagated / (train_samples x epochs)")
     meters: Meters
     evaluation: Evaluation | None = None
@@ -231,12 +218,8 @@ class Spread(Record):
     """A mean over seeds."""
 
     mean: Number | None = None
-    ci95: tuple[Number, Number] | None = Field(
-        default=None, description="the 95 % interval of the mean, or null for one seed"
-    )
-    values: list[Number | None] = Field(
-        default=[], description="of each seed; null for a failed run"
-    )
+    ci95: tuple[Number, Number] | None = Field(default=None, description="null for one seed")
+    values: list[Number | None] = Field(default=[], description="by seed; null for a failed run")
 
 
 class Match(Record):
@@ -285,9 +268,7 @@ class Arm(Record):
     frontier: Frontiers | None = None
     history: Shares | None = None
     teacher: str | None = None
-    targets: str | None = Field(
-        None, description="with which of 'teachers' the filling of its stored targets is counted"
-    )
+    targets: str | None = Field(None, description="the teacher of its stored targets")
 
     def accuracies(self) -> dict[int, float]:
         """By seed, of the runs that gave one."""
@@ -296,8 +277,7 @@ class Arm(Record):
 
     @property
     def stored_with(self) -> str | None:
-        """The teacher with which the filling of its soft targets is counted; earlier files do not
-        distinguish it from the teacher of the ledger."""
+        """The teacher of its stored targets; earlier files have only that of the ledger."""
         return self.targets or self.teacher
 
     @property
@@ -359,15 +339,11 @@ class Comparison(Record):
 
     schema_: Literal[1, 2] = Field(2, alias="schema")
     reference: str = Field(description="the arm of ratios and differences")
-    arms: list[Arm] = Field(
-        description="those that have begun; until all are done, over the seeds that all have done"
-    )
+    arms: list[Arm] = Field(description="that have begun, over the seeds that all have done")
     teachers: list[Teacher] = []
     failed: list[Failure] = []
     complete: bool = True
-    complete_seeds: list[Count] | None = Field(
-        None, description="seeds that all planned arms have done"
-    )
+    complete_seeds: list[Count] | None = Field(None, description="that all planned arms have done")
     planned: list[str] = Field([], description="the names of all arms")
     runs: RunsDone | None = None
     name: str

@@ -40,29 +40,20 @@ _AGAIN = "delete it: the scoring run is then made again"
 
 @dataclass(frozen=True)
 class Scores:
-    """The result of a scoring run, as its file keeps it.
-
-    Attributes:
-        values: float32 (samples,), all of them finite.
-        meters: its cost, as a summary of meters.
-    """
+    """The result of a scoring run: finite ``values`` float32 (samples,), and the summary of its
+    ``meters``."""
 
     values: NDArray[np.float32]
     meters: dict[str, Any]
 
     def save(self, path: Path, made_of: dict[str, Any]) -> None:
-        """Write a safetensors file, atomically; ``made_of`` is all that decides the scores. Raises
-        WriteFailed."""
+        """Write a file; ``made_of`` is all that decides the scores. Raises WriteFailed."""
         about = {"schema": SCHEMA, "made_of": made_of, "meters": self.meters}
         save_arrays(path, "scores", {"score": self.values}, about)
 
     @classmethod
     def load(cls, path: Path, made_of: dict[str, Any], samples: int) -> Scores:
-        """Read a file that :meth:`save` wrote.
-
-        Raises:
-            RunFolderError: it is unreadable or damaged, or of another scoring run.
-        """
+        """Read a file. Raises RunFolderError if it is damaged, or of another scoring run."""
         arrays, about = load_arrays(
             path, "scores", what="file of scores", schema=SCHEMA, error=RunFolderError, again=_AGAIN
         )
@@ -93,18 +84,7 @@ def scores_for(
     They are kept in the first of the teacher's folder, ``stores`` and the run's folder that exists
     and can be written. They do not depend on the recipe's seed: students of all seeds share them.
     Of two processes that need the same, one computes them and the other waits; a scoring run that
-    was stopped or killed starts again.
-
-    Args:
-        recipe: its data, threads and device count.
-        role: its model and training are the scoring run's.
-        policy: of the training.
-        data: of the training.
-        teacher: the teacher's folder, or None.
-        folder: the run's.
-        stores: a folder that several runs share.
-        progress: receives how far the scoring run is.
-        stop: called within the scoring run, and while it waits for another process.
+    was stopped or killed starts again. Its model and training are those of ``role``.
 
     Raises:
         RunFolderError: a file of scores is damaged.

@@ -136,21 +136,11 @@ def open_targets(
     progress: Progress | None = None,
     ranks: Ranks | None = None,
 ) -> Targets:
-    """The soft targets of ``live``.
+    """The soft targets of ``live``, which runs on ``device`` for the samples ``ids`` (None: all).
 
-    Args:
-        recipe: of the student.
-        live: the teacher, on ``device``.
-        data: the student's.
-        spec: the source of these soft targets.
-        places: folders that may keep what is filled ahead, the first choice first: one that lacks
-            some of it and cannot be written is passed over. At least one.
-        out: the run's folder, which keeps what is filled at first visits.
-        ids: the samples that may be used, None for all; the teacher runs on no others.
-        device: where the teacher runs.
-        name: of the folder in ``out`` that is filled at first visits.
-        progress: receives how far a filling ahead is, in words.
-        kept, ranks: as of :meth:`StoredTargets.fill`.
+    Filled ahead, they are kept in the first of ``places`` that is complete or can be written; at
+    first visits, in the folder ``name`` of ``out``. ``kept`` and ``ranks`` are those of
+    :meth:`StoredTargets.fill`.
 
     Raises:
         RankError: several ranks, and targets that are stored at first visits.
@@ -178,13 +168,13 @@ def open_targets(
         serving = (where for where in found if _serves(where, ids, spec.views, spec.features))
         folder = next(serving, found[-1])
 
-    def tell(done: int, total: int) -> None:
+    def report(done: int, total: int) -> None:
         if progress is not None:
             progress(f"storing soft targets, {done:,} of {total:,}")
 
     return StoredTargets.fill(
         live, data, folder, views=spec.views, encoding=encoding, features=spec.features, ids=ids,
-        device=device, listener=tell, kept=kept, ranks=ranks,
+        device=device, listener=report, kept=kept, ranks=ranks,
     )  # fmt: skip
 
 
@@ -197,11 +187,8 @@ def held_out_logits(
     ranks: Ranks | None = None,
 ) -> np.ndarray:
     """The teacher's logits float32 (samples, classes) on held-out data, kept in the first of
-    ``places`` that has them or can be written. Several ``ranks`` compute them together.
-
-    Raises:
-        Stopped: ``stop``, checked after each batch, returned True.
-    """
+    ``places`` that has them or can be written. Raises Stopped where ``stop`` returns True after a
+    batch."""
 
     def check_stop(done: int, total: int) -> None:
         if stop is not None and stop():
@@ -255,15 +242,8 @@ def ensure_targets(
 ) -> dict[str, float]:
     """Fill ahead all stored targets that ``distill`` would fill, before several runs share them.
 
-    Args:
-        recipe: its student and teachers.
-        teacher: the run's own teacher's folder; None: the recipe's pretrained one.
-        stores: as of :class:`TeacherPool`.
-        note: receives what is returned, as it is so far, whenever stored rows are durable.
-        progress: receives how far it is.
-
-    Returns:
-        ``rows`` through the teachers and ``seconds``; zeros where nothing was missing.
+    Returns ``rows`` through the teachers and ``seconds``, zeros where nothing was missing; ``note``
+    receives the same whenever stored rows are durable. ``stores``: as of :class:`TeacherPool`.
     """
     material, spent = _data_of_views(recipe), {"rows": 0, "seconds": 0.0}
     for one in teachers_of(recipe).values():
@@ -321,7 +301,7 @@ def store(
         listener: receives rows done and rows in total.
 
     Returns:
-        ``asked`` (rows through the teacher), ``rows`` of ``of`` rows, ``bytes``, ``encoding``,
+        ``queries`` (rows through the teacher), ``rows`` of ``of`` rows, ``bytes``, ``encoding``,
         ``features`` (the teacher's modules), ``seconds``.
 
     Raises:
@@ -354,7 +334,7 @@ def store(
         targets = StoredTargets(out)
         header = targets.store.header
         return {
-            "asked": queries,
+            "queries": queries,
             "rows": targets.store.count(),
             "of": header.samples * header.views,
             "bytes": header.disk_bytes + targets.features.disk_bytes,

@@ -66,16 +66,9 @@ class Source:
 class TeacherPool:
     """The teachers of one run: a context, in which their soft targets may be used.
 
-    Args:
-        recipe: its student's ``targets`` and ``teachers``.
-        teacher: the run's own teacher's folder; without one the recipe's pretrained teacher.
-        material: the data.
-        folder: the run's.
-        student: which may be its own teacher.
-        ids: the samples that may be used, None for all.
-        stores: a folder that several runs share, for stored targets of teachers that have no
-            folder (pretrained weights) or one that cannot be written; None: the run's folder.
-        progress: receives how far filling stores is.
+    ``teacher`` is the folder of the run's own teacher, ``ids`` are the samples that may be used
+    (None: all). Stored targets of a teacher without a folder that can be written are kept in
+    ``stores``, which several runs share, or in the run's folder.
 
     Raises:
         FrugalKDError: a teacher is missing or cannot be loaded.
@@ -218,11 +211,8 @@ class TeacherPool:
         meters.flops["teacher_forward"] = teacher_flops(self._lives, self._material.train, meters)
 
     def notes(self, run: Run, stop: Stop | None) -> dict[str, Any]:
-        """``teacher`` and ``targets`` of the results; adds the agreement to the evaluation.
-
-        Raises:
-            Stopped: ``stop`` returned True.
-        """
+        """``teacher`` and ``targets`` of the results; adds the agreement to the evaluation. Raises
+        Stopped where ``stop`` returns True."""
         queries = run.meters.queries_of or {ONE: run.meters.teacher_queries}
         targets = {name: _describe(one, queries[name]) for name, one in self.sources.items()}
         teachers = {name: _origin(one.folder) for name, one in self.sources.items()}

@@ -67,17 +67,10 @@ class Tracking:
         known: Mapping[str, str],
         before: Sequence[Record],
     ) -> dict[str, str]:
-        """Start ``trackers``; a resumed run continues in the tracker's run ``known``.
+        """Start ``trackers``; returns each tracker's own name of the run.
 
-        Args:
-            trackers: by Accelerate's names.
-            run: its name and its folder.
-            settings: of the run, plain values.
-            known: what this method returned when the run began, {} for a new one.
-            before: the records of finished epochs, which a tracker that is new to the run receives.
-
-        Returns:
-            Each tracker's own name of the run.
+        ``known`` is what this method returned when a resumed run began, {} for a new one. A tracker
+        that is new to the run receives ``before``, the records of finished epochs.
 
         Raises:
             TrackerError: one of them is not installed, or does not start.
