@@ -89,7 +89,7 @@ def test_only_the_awake_are_shared_out():
 
 def test_data_without_a_list_of_labels_are_refused():
     data = TensorDataset(torch.zeros(6, 3), torch.zeros(6, dtype=torch.int64))
-    with pytest.raises(UnsupportedData, match="a plan that is balanced by class asks for all lab"):
+    with pytest.raises(UnsupportedData, match="a plan that is balanced by class needs all lab"):
         Selection(
             data, epochs=1, batch_size=2, sampling=Sampling(policy=RandomSubset(balanced=True))
         )

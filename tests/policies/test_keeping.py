@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.ledger.outcome import Outcome
 from frugalkd.policies import EpochContext
-from frugalkd.policies._budget import check_parts, full_from, rest_of
 from frugalkd.policies.keeping import (
     balanced,
     cross_entropy,
     even_shares,
+    full_from,
     lowest_rows,
     race,
+    rest_of,
     share,
     stale,
 )
@@ -83,13 +84,6 @@ def test_full_epochs_come_last_and_all_together_spend_the_budget(epochs, wanted,
     lengths = np.minimum(1, epochs - np.arange(np.ceil(epochs)))
     parts = np.where(np.arange(len(lengths)) >= start, 1.0, part)
     assert (parts * lengths).sum() == pytest.approx(budget * epochs)
-
-
-def test_parts_are_named():
-    check_parts(keep=1.0, budget=None)
-    for wrong in (0.0, -1.0, 1.1, float("nan")):
-        with pytest.raises(ValueError, match="keep"):
-            check_parts(keep=wrong)
 
 
 @given(st.lists(st.integers(0, 9), max_size=7), st.integers(0, 50), st.integers(0, 3))

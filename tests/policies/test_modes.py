@@ -87,7 +87,7 @@ def test_weights_are_powers_of_significance_with_mean_one_over_the_kept(counts, 
 def test_a_ledger_that_says_nothing_is_refused():
     with pytest.raises(LedgerError, match="no sample"):
         significance_weights(ledger([0, 0]))
-    with pytest.raises(LedgerError, match="took part in every epoch"):
+    with pytest.raises(LedgerError, match="participated in every epoch"):
         significance_weights(ledger([4, 4]))
     with pytest.raises(LedgerError, match="no finished epoch"):
         significance_weights(Ledger.new(3))

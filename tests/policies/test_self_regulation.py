@@ -231,7 +231,7 @@ def test_a_budget_wakes_somebody_in_any_case():
     ("settings", "says"),
     [
         ({"when_all_skipped": "now"}, "must be wait, wake or stop"),
-        ({"when_all_skipped": "wake", "when": "now"}, "nobody sleeps under when: now"),
+        ({"when_all_skipped": "wake", "when": "now"}, "no sample is skipped under when: now"),
         ({"when_all_skipped": "stop", "final_full_epochs": 1}, "final_full_epochs may never come"),
     ],
 )

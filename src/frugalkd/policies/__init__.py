@@ -1,20 +1,16 @@
-"""Policies: which samples take part. One file a policy, one line in the registry."""
+"""Policies: which samples are used for training.
 
-from frugalkd.policies.all import All
-from frugalkd.policies.el2n import EL2N
-from frugalkd.policies.forgetting import Forgetting
-from frugalkd.policies.ies import InstanceExclusion
-from frugalkd.policies.info_batch import InfoBatch
-from frugalkd.policies.kakurenbo import Kakurenbo
+A policy is one class in the file of its kind and one line in ``POLICIES``: subsets that are planned
+without the model (``subsets.py``), epochs planned by earlier outcomes (``by_outcome.py``,
+``self_regulation.py``), batches judged as they are read (``by_batch.py``).
+"""
+
+from frugalkd.policies.by_batch import ProgressiveDataDropout, RhoLoss, SelectiveBackprop, Unix
+from frugalkd.policies.by_outcome import InfoBatch, InstanceExclusion, Kakurenbo, SwiftLearn
 from frugalkd.policies.modes import Sampling
-from frugalkd.policies.pdd import ProgressiveDataDropout
 from frugalkd.policies.policy import EpochContext, Ids, Mask, Plan, Policy, Scoring, Ungated
-from frugalkd.policies.random_subset import RandomSubset
-from frugalkd.policies.rho_loss import RhoLoss
-from frugalkd.policies.selective_backprop import SelectiveBackprop
 from frugalkd.policies.self_regulation import SelfRegulation
-from frugalkd.policies.swiftlearn import SwiftLearn
-from frugalkd.policies.unix import Unix
+from frugalkd.policies.subsets import EL2N, All, Forgetting, RandomSubset
 
 POLICIES: dict[str, type[Policy]] = {
     "all": All,
@@ -32,30 +28,9 @@ POLICIES: dict[str, type[Policy]] = {
     "unix": Unix,
 }
 
-OURS = frozenset(POLICIES.values())
-"""Policies whose plans are tested, and not checked as they run."""
-
 __all__ = [
-    "EL2N",
-    "POLICIES",
-    "All",
-    "EpochContext",
-    "Forgetting",
-    "Ids",
-    "InfoBatch",
-    "InstanceExclusion",
-    "Kakurenbo",
-    "Mask",
-    "Plan",
-    "Policy",
-    "ProgressiveDataDropout",
-    "RandomSubset",
-    "RhoLoss",
-    "Sampling",
-    "Scoring",
-    "SelectiveBackprop",
-    "SelfRegulation",
-    "SwiftLearn",
-    "Ungated",
-    "Unix",
-]
+    "EL2N", "POLICIES", "All", "EpochContext", "Forgetting", "Ids", "InfoBatch",
+    "InstanceExclusion", "Kakurenbo", "Mask", "Plan", "Policy", "ProgressiveDataDropout",
+    "RandomSubset", "RhoLoss", "Sampling", "Scoring", "SelectiveBackprop", "SelfRegulation",
+    "SwiftLearn", "Ungated", "Unix",
+]  # fmt: skip

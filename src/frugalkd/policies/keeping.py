@@ -1,12 +1,14 @@
-"""Whom to keep: what several policies have in common."""
+"""Which samples to keep: what several policies have in common."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from frugalkd.errors import SettingError
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.ledger.outcome import Outcome
 from frugalkd.policies.policy import EpochContext, Ids, Mask, at_sorted
@@ -14,16 +16,16 @@ from frugalkd.policies.policy import EpochContext, Ids, Mask, at_sorted
 _TINY = np.finfo(np.float32).tiny
 
 
-def cross_entropy(look: Outcome) -> NDArray[np.float32]:
+def cross_entropy(seen: Outcome) -> NDArray[np.float32]:
     """Of each row (rows,), always finite: NaN counts as the largest there is, about 87 nats."""
-    return -np.log(np.fmax(np.asarray(look.truth, dtype=np.float32), _TINY))
+    return -np.log(np.fmax(np.asarray(seen.truth, dtype=np.float32), _TINY))
 
 
 def lowest(ids: Ids, wanted: int, *keys: Callable[[Ids], NDArray]) -> Ids:
     """The ``wanted`` ids that are lowest by the first key, among equals by the next, then by place.
 
-    They come in no particular order. A key is asked only about the ids that it decides about; it
-    gives no NaN.
+    They come in no particular order. A key is called with the ids that it decides about only, and
+    returns no NaN.
     """
     if wanted <= 0 or wanted >= len(ids) or not keys:
         return ids[: max(wanted, 0)]
@@ -40,7 +42,7 @@ def balanced(
     many, and those that are lowest by the keys within it.
 
     ``classes``: integers (ids,). They come in no particular order. What cannot be shared out evenly
-    goes to classes drawn anew in each epoch.
+    goes to classes drawn again in each epoch.
     """
     if not len(ids):
         return ids
@@ -56,7 +58,7 @@ def even_shares(counts: NDArray, wanted: int, turn: NDArray) -> NDArray[np.int64
     """int64 (classes,): what each class gives of its ``counts`` so that all give ``wanted``, or
     everything, and none gives more than one above another that has some left. Those that are lowest
     in ``turn`` (classes,) give the one more."""
-    low, high = 0, int(counts.max(initial=0))  # what each class gives at the least, if it has it
+    low, high = 0, int(counts.max(initial=0))  # what each class gives at least, if it has it
     while low < high:
         middle = (low + high + 1) // 2
         if np.minimum(counts, middle).sum() <= wanted:
@@ -79,8 +81,8 @@ def lowest_rows(values: NDArray, wanted: int) -> Mask:
 
 
 def share(part: float, ids: Ids, purpose: str, at: EpochContext) -> int:
-    """``part`` of the rows of a look at ``ids``, rounded up or down by one draw, so that a training
-    keeps what it should however few rows a look has."""
+    """``part`` of the rows of a batch ``ids``, rounded up or down by one draw, so that a training
+    keeps what it should however few rows a batch has."""
     return int(part * len(ids) + at.uniform(purpose, ids[:1])[0])
 
 
@@ -96,10 +98,42 @@ def race(log_weights: NDArray, uniform: NDArray) -> NDArray:
 
 
 def stale(ledger: Ledger, pool: Ids, at: EpochContext) -> Mask:
-    """Of whom the ledger does not know how the model of now fares: those that were neither trained
-    on in the epoch before nor screened for this one. Before the first epoch nobody is."""
+    """Samples that were neither trained on in the epoch before nor screened for this one, so that
+    the current model's outcome is not known; none before the first epoch."""
     if at.epoch == 0:
         return np.zeros(len(pool), dtype=bool)
     last = at_sorted(ledger["last_epoch"], pool)
     trained = (last == at.epoch - 1) & ~at_sorted(ledger.screened, pool)
     return ~(trained | (last == at.epoch))
+
+
+# Budgets: what is left for an epoch where some epochs train on everything.
+
+
+def full_from(epochs: float, wanted: float, budget: float | None) -> float:
+    """The epoch from which on the last ones, ``wanted`` of them rounded down, train on everything;
+    all of them together cost at most half of what a budget can pay for."""
+    if budget is not None:
+        wanted = min(wanted, budget * epochs / 2)
+    return min(epochs, math.ceil(epochs - math.floor(wanted + 1e-9)))
+
+
+def rest_of(budget: float, epochs: float, full: float) -> float:
+    """The fraction of all samples for each other epoch, where ``full`` epochs train on everything
+    and all epochs together may spend ``budget``, in (0, 1]."""
+    if full >= epochs:
+        return 1.0
+    return min(1.0, max(0.0, budget - full * (1 - budget) / (epochs - full)))
+
+
+def rows_of(part: float, samples: int) -> int:
+    """How many samples an epoch may train on, at least one."""
+    return max(1, round(part * samples))
+
+
+def check_scoring(epochs: float, seeds: int) -> None:
+    """Raises SettingError for a scoring run that cannot be."""
+    if not 0 < epochs <= 60_000:
+        raise SettingError(f"epochs (of the scoring run) must be in (0, 60000], not {epochs}")
+    if seeds < 1:
+        raise SettingError(f"seeds must be 1 or more, not {seeds}")

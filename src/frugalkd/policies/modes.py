@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from frugalkd.errors import LedgerError, SettingError, UnknownName
 from frugalkd.ledger.ledger import Ledger
-from frugalkd.policies.all import All
 from frugalkd.policies.policy import Policy, check_kind
 from frugalkd.policies.self_regulation import SelfRegulation
+from frugalkd.policies.subsets import All
 from frugalkd.runtime.settings import check_number, check_types
 
 _SMALLEST = float(np.finfo(np.float64).tiny)
@@ -121,22 +121,22 @@ def significance_weights(ledger: Ledger, gamma: float = 1.0) -> NDArray[np.float
     """Weights (samples,) float32: significance ** gamma, with mean 1 over the samples above zero.
 
     ``gamma = 1`` is our reading of the paper; 0 keeps the subset and drops the weights. A sample
-    that never took part weighs nothing, whatever gamma is.
+    that never participated weighs 0, whatever gamma is.
 
     Raises:
         SettingError: ``gamma`` is negative or not finite.
-        LedgerError: nothing took part, or everything did in every epoch (a conventional teacher);
-            or a sample that took part would weigh less than float32 holds.
+        LedgerError: no sample was used, or every one in every epoch (a conventional teacher); or
+            a used sample would weigh less than float32 holds.
     """
     check_number("gamma", gamma, 0)
     significance = ledger.significance
     kept = significance > 0
     if not kept.any():
-        raise LedgerError("no sample of this ledger took part: there is nothing to distil from")
+        raise LedgerError("no sample of this ledger participated: there is nothing to distil from")
     if (significance == 1).all():
         raise LedgerError(
-            "every sample of this ledger took part in every epoch: train the teacher with policy "
-            "self-regulation, and long enough that some samples pass ('frugalkd teach')"
+            "every sample of this ledger participated in every epoch: train the teacher with "
+            "policy self-regulation, long enough that some samples pass ('frugalkd teach')"
         )
     weights = np.zeros(len(ledger), dtype=np.float64)
     weights[kept] = significance[kept].astype(np.float64) ** gamma

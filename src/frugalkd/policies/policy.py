@@ -35,7 +35,7 @@ class Plan:
         ids: int64, without duplicates, that train (under gate-now: that are read).
         weights: float32 (len(ids),) importance weights used as they are, or None for 1.
         forced: bool (len(ids),), rows that are not the gate's choice, or None for none.
-        screen: int64 ids to look at forward-only before the epoch; the policy then plans again.
+        screen: int64 ids to evaluate before the epoch; the policy then plans again.
         lr_factor: what the epoch's learning rate is multiplied by.
         stop: the training ends before this epoch; ``ids`` do not count.
     """
@@ -55,17 +55,11 @@ class Plan:
 
 
 def check_plan(plan: Plan, samples: int, pool: Ids, policy: Policy) -> None:
-    """What a user's own policy may get wrong; ours are tested instead.
-
-    Args:
-        plan: of ``policy``.
-        samples: of the data set.
-        pool: ids that may take part, sorted.
-        policy: named in the message.
+    """Check the plan of a user's own ``policy`` for a data set of ``samples``.
 
     Raises:
-        SelectionMisuse: no plan; ids twice, or of no sample that may take part; weights or marks of
-            another length or type, or numbers that no training survives.
+        SelectionMisuse: no plan; ids twice, or outside the pool; weights or marks of another length
+            or type, or numbers that no training survives.
     """
     whose = f"{type(policy).__name__}.plan"
     if not isinstance(plan, Plan):
@@ -106,8 +100,7 @@ def check_plan(plan: Plan, samples: int, pool: Ids, policy: Policy) -> None:
 
 
 def why_not_weights(weights: NDArray, ids: Ids | None = None) -> str | None:
-    """What is wrong with float32 weights of the samples ``ids`` (default: all), in one line; None
-    where nothing is."""
+    """What is wrong with float32 weights of the samples ``ids`` (default: all), or None."""
     strange = np.flatnonzero(~((weights >= 0) & (weights <= MOST_WEIGHT)))
     if len(strange):
         first = strange[0]
@@ -122,11 +115,8 @@ def check_kind(policy: object) -> None:
     """Raises SettingError unless ``policy`` is a Policy whose attributes can be used."""
     check_types(policy=(policy, Policy))
     assert isinstance(policy, Policy)
-    name = type(policy).__name__
-    for attribute, known in (
-        ("when", ("now", "last-visit")),
-        ("label_source", ("label", "teacher")),
-    ):
+    name, known_values = type(policy).__name__, (("now", "last-visit"), ("label", "teacher"))
+    for attribute, known in zip(("when", "label_source"), known_values, strict=True):
         if getattr(policy, attribute) not in known:
             raise SettingError(f"{name}.{attribute} must be {' or '.join(known)}")
     try:
@@ -158,8 +148,7 @@ class EpochContext:
 
 
 def at_sorted(column: NDArray, ids: Ids) -> NDArray:
-    """The values at sorted, distinct ``ids``, to be read only: all ids are given ``column`` itself,
-    which saves gathering 100 million values."""
+    """The values at sorted, distinct ``ids``, read-only: ``column`` itself for all ids."""
     return column if len(ids) == len(column) else column.take(ids)
 
 
@@ -179,19 +168,19 @@ class Scoring:
 
 
 class Policy(Settings, ABC):
-    """Which samples take part. A policy holds settings only: its memory is the ledger."""
+    """Which samples are used. A policy holds settings only: its memory is the ledger."""
 
     when: Literal["now", "last-visit"]
-    """Whether the gate judges the batch at hand, or the forward pass that training does anyway."""
+    """Whether the gate judges a batch before it is trained on, or by its training forward."""
 
     needs_screening: bool = True
-    """Whether it ever asks for a forward pass that does not train."""
+    """Whether it ever needs a forward pass that does not train."""
 
     label_source: Literal["label", "teacher"] = "label"
-    """What a look calls correct: the label, or the teacher's top class."""
+    """What counts as correct: the label, or the teacher's top class."""
 
     needs_entropy: ClassVar[bool] = False
-    """Whether looks have to say their entropy."""
+    """Whether outcomes include the entropy."""
 
     @property
     def columns(self) -> Mapping[str, str]:
@@ -205,14 +194,14 @@ class Policy(Settings, ABC):
 
     @property
     def unbiased(self) -> bool:
-        """Whether a plan's weighted sum of losses is that of all samples in expectation, once it is
-        known of each how it fares."""
+        """Whether a plan's weighted sum of losses is that of all samples in expectation, once the
+        outcome of each is known."""
         return False
 
     @property
     def by_sample(self) -> bool:
-        """Whether it decides of each sample by what the ledger says of it alone, so that the plan
-        of a part of the pool is that part of the plan."""
+        """Whether it decides on each sample by its own ledger entries alone, so that the plan of a
+        part of the pool is that part of the plan."""
         return False
 
     @property
@@ -229,44 +218,39 @@ class Policy(Settings, ABC):
 
     @abstractmethod
     def plan(self, ledger: Ledger, pool: Ids, at: EpochContext) -> Plan:
-        """The plan of epoch ``at.epoch`` among ``pool``, the ids that may take part, sorted."""
+        """The plan of epoch ``at.epoch`` from ``pool``, the ids that may be used, sorted."""
 
     @abstractmethod
-    def needs_training(self, look: Outcome, ids: Ids, ledger: Ledger, at: EpochContext) -> Mask:
-        """Which rows of a look (arrays) at ``ids`` fail the gate, and so are still needed."""
+    def needs_training(self, seen: Outcome, ids: Ids, ledger: Ledger, at: EpochContext) -> Mask:
+        """Which rows, whose outcome (arrays) is ``seen``, fail the gate and so are still needed."""
 
     def update_columns(
-        self, look: Outcome, ids: Ids, ledger: Ledger, at: EpochContext
+        self, seen: Outcome, ids: Ids, ledger: Ledger, at: EpochContext
     ) -> Mapping[str, NDArray]:
-        """What to enter into its own columns after a look (arrays) at ``ids``, before the verdict
-        is entered: column -> values (rows,)."""
+        """What to enter into its own columns, before the verdict is entered: column -> values
+        (rows,)."""
         return {}
 
-    @abstractmethod
     def skip_epochs(self, streak: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """For how many epochs a sample is left alone after ``streak`` passes in a row."""
+        """For how many epochs a sample is skipped after ``streak`` passes in a row; by default it
+        never is."""
+        return np.zeros(len(streak), dtype=np.int64)
 
 
 class Ungated(Policy):
-    """A policy without a gate: every look fails, nobody sleeps."""
+    """A policy without a gate: every row fails, no sample is skipped."""
 
     when = "last-visit"
     needs_screening = False
 
-    def needs_training(self, look: Outcome, ids: Ids, ledger: Ledger, at: EpochContext) -> Mask:
+    def needs_training(self, seen: Outcome, ids: Ids, ledger: Ledger, at: EpochContext) -> Mask:
         return np.ones(len(ids), dtype=bool)
-
-    def skip_epochs(self, streak: NDArray[np.uint8]) -> NDArray[np.int64]:
-        return np.zeros(len(streak), dtype=np.int64)
 
 
 class GateNow(Policy):
-    """A policy that judges each batch at hand: everything is read, nobody sleeps."""
+    """A policy that judges each batch as it is read; no sample is skipped before that."""
 
     when = "now"
 
     def plan(self, ledger: Ledger, pool: Ids, at: EpochContext) -> Plan:
         return Plan(pool)
-
-    def skip_epochs(self, streak: NDArray[np.uint8]) -> NDArray[np.int64]:
-        return np.zeros(len(streak), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Self-regulation: a sample takes part only while the model still needs it."""
+"""Self-regulation: a sample is used only while the model still needs it."""
 
 from __future__ import annotations
 
@@ -14,83 +14,79 @@ from numpy.typing import NDArray
 from frugalkd.errors import SettingError
 from frugalkd.ledger.ledger import NEVER, Ledger
 from frugalkd.ledger.outcome import Outcome, fails
-from frugalkd.policies._budget import full_from, rest_of
-from frugalkd.policies.keeping import balanced, lowest
+from frugalkd.policies.keeping import balanced, full_from, lowest, rest_of
 from frugalkd.policies.policy import EpochContext, Ids, Mask, Plan, Policy, at_sorted
 from frugalkd.runtime import draws
-from frugalkd.runtime.settings import STRICT
+from frugalkd.runtime.settings import STRICT, Share
 
 
 @dataclass(frozen=True)
 class SelfRegulation(Policy):
     """The gate of Mishra and Sundaram (arXiv 2102.07125), in two forms.
 
-    *Rule:* a sample takes part only if it is misclassified or the model is not confident enough.
-    ``when="now"`` is the paper's form: the model sees each batch without gradients and trains on
-    the samples that fail.
+    *Rule:* a sample is used only if it is misclassified or the model is not confident enough.
+    ``when="now"`` is the paper's form: the model evaluates each batch without gradients and trains
+    on the samples that fail.
 
     *What we chose:* only the paper's abstracts were available to us; what confidence is, and how
-    much is enough, is our reading. ``when="last-visit"`` is ours, and saves the second look: the
-    training forward gives the verdict, and a sample that passes sleeps 1, 2, 4 ... epochs; when it
-    is due it is screened forward-only, and sleeps on or comes back.
+    much is enough, is our reading. ``when="last-visit"`` is ours, and saves the second forward
+    pass: the training forward gives the verdict, and a sample that passes is skipped for 1, 2,
+    4 ... epochs; when it is due it is screened, and is skipped again or reactivates.
 
     *Cost:* under ``now`` a forward pass of everything in every epoch, before those of what fails;
-    under ``last-visit`` one of each sleeper that is due.
+    under ``last-visit`` one of each skipped sample that is due.
 
     Attributes:
         confidence: tau, the top softmax probability from which a correct sample passes (default
             0.9, our reading), in (0, 1].
         when: ``"last-visit"`` or ``"now"``.
-        max_skip: the longest sleep in epochs, at least 1 (last-visit only).
-        warmup: first epochs in which everything takes part, counted as forced.
-        final_full_epochs: last epochs in which everything takes part, counted as forced.
-        budget: the fraction of all samples that takes part in an epoch at the most, and, by waking
-            sleepers, at the least; None leaves it to the gate (last-visit only). The epochs of
+        max_skip: the most epochs for which a sample is skipped, at least 1 (last-visit only).
+        warmup: first epochs in which everything is used, counted as forced.
+        final_full_epochs: last epochs in which everything is used, counted as forced.
+        budget: the fraction of all samples that an epoch uses: at most, and, by reactivating
+            skipped samples, at least; None leaves it to the gate (last-visit only). The epochs of
             ``final_full_epochs`` and ``warmup`` are paid from it: as many of them as half of it
             can pay for.
-        budget_rule: whom a budget keeps: the ``"least-confident"`` of the awake, a ``"random"``
-            draw, or a ``"class-balanced"`` one, as many of each class as far as there are awake,
-            for classes of very different sizes (the data have to list their labels).
+        budget_rule: which active samples a budget keeps: the ``"least-confident"``, a ``"random"``
+            draw, or a ``"class-balanced"`` one, as many of each class as far as it has active
+            ones, for classes of very different sizes (the data have to list their labels).
         budget_schedule: how a budget is spent: ``"even"``, as many samples in every epoch; or
-            ``"early"``, as
-            the gate itself spends: while there is much to learn everybody who is awake takes part,
-            as long as half of an even epoch is left for each epoch to come.
-        ceiling: what the student can be asked for at the most, as a part of what the teacher knows:
-            a sample passes once the student gives its label a probability of ``min(tau, ceiling *
+            ``"early"``, as the gate itself spends: while there is much to learn all active samples
+            are used, as long as half of an even epoch is left for each epoch to come.
+        ceiling: the most that is required of the student, as a part of the teacher's probability: a
+            sample passes once the student gives its label a probability of ``min(tau, ceiling *
             the teacher's probability of that label)``, so that what the teacher itself is unsure of
-            does not stay awake for ever. With the teacher as judge it is of the teacher's top class
-            in the label's place. Ours, not the paper's; None is the plain gate.
-        when_all_skipped: what an epoch is in which nobody is awake, once those that were due have
-            been looked at (last-visit only; a budget wakes somebody in any case). ``"wait"``: an
-            epoch of no steps, as cheap as it is, until somebody is due. ``"wake"``: everything
-            takes part, counted as forced. ``"stop"``: the training ends here, with the learning
-            rate that it has come to.
-        label_source: what a look calls correct: the ``"label"``, or the ``"teacher"``'s top class.
-        keep_probability: the chance that a sample that passed takes part all the same, in (0, 1];
-            it then weighs 1 / keep_probability, so that an epoch's sum of losses is that of all
-            samples in
-            expectation: the unbiased gate (last-visit only). Within a budget, the awake and the
-            others are drawn apart, each weighing what keeps it unbiased. None: they stay out.
+            does not stay active forever. With the teacher as ``label_source`` it is the teacher's
+            top class in the label's place. Ours, not the paper's; None is the plain gate.
+        when_all_skipped: what an epoch does without any active sample, once those that were due
+            have been screened (last-visit only; a budget reactivates some in any case).
+            ``"wait"``: an epoch of no steps, until a sample is due. ``"wake"``: everything is
+            used, counted as forced. ``"stop"``: the training ends here, with the learning rate
+            that it has come to.
+        label_source: what counts as correct: the ``"label"``, or the ``"teacher"``'s top class.
+        keep_probability: the chance that a sample that passed is used all the same, in (0, 1]; it
+            then weighs 1 / keep_probability, so that an epoch's sum of losses is that of all
+            samples in expectation: the unbiased gate (last-visit only). Within a budget, the active
+            samples and the others are drawn apart, each weighing what keeps it unbiased. None: they
+            are not used.
     """
 
     __pydantic_config__: ClassVar = STRICT
 
-    confidence: float = 0.9
+    confidence: Share = 0.9
     when: Literal["now", "last-visit"] = "last-visit"
     max_skip: int = 8
     warmup: int = 0
     final_full_epochs: int = 0
-    budget: float | None = None
+    budget: Share | None = None
     budget_rule: Literal["least-confident", "random", "class-balanced"] = "least-confident"
     budget_schedule: Literal["even", "early"] = "even"
     ceiling: float | None = None
     when_all_skipped: Literal["wait", "wake", "stop"] = "wait"
     label_source: Literal["label", "teacher"] = "label"
-    keep_probability: float | None = None
+    keep_probability: Share | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.confidence <= 1:
-            raise SettingError(f"confidence must be in (0, 1], not {self.confidence}")
         if not 1 <= self.max_skip <= 60_000:
             raise SettingError(f"max_skip must be in [1, 60000], not {self.max_skip}")
         if self.ceiling is not None and not self.ceiling > 0:
@@ -100,21 +96,23 @@ class SelfRegulation(Policy):
                 f"warmup and final_full_epochs are epochs, 0 or more: {self.warmup}, "
                 f"{self.final_full_epochs}"
             )
-        for name, part in (("budget", self.budget), ("keep_probability", self.keep_probability)):
-            if part is not None and not 0 < part <= 1:
-                raise SettingError(f"{name} must be in (0, 1], not {part}")
-        if self.keep_probability is not None and self.when == "now":
-            raise SettingError(
-                "keep_probability is drawn before the epoch: it needs when: last-visit"
-            )
-        if self.budget is not None and self.when == "now":
-            raise SettingError("a budget is planned before the epoch: it needs when: last-visit")
+        if self.when == "now":
+            if self.keep_probability is not None:
+                raise SettingError(
+                    "keep_probability is drawn before the epoch: it needs when: last-visit"
+                )
+            if self.budget is not None:
+                raise SettingError(
+                    "a budget is planned before the epoch: it needs when: last-visit"
+                )
+            if self.when_all_skipped != "wait":
+                raise SettingError(
+                    "no sample is skipped under when: now: when_all_skipped is for last-visit"
+                )
         if self.budget_rule == "class-balanced" and self.keep_probability is not None:
             raise SettingError(
                 "a class-balanced budget_rule favours small classes: keep_probability is unbiased"
             )
-        if self.when_all_skipped != "wait" and self.when == "now":
-            raise SettingError("nobody sleeps under when: now: when_all_skipped is for last-visit")
         if self.when_all_skipped == "stop" and self.final_full_epochs:
             raise SettingError(
                 "final_full_epochs may never come where when_all_skipped: stop ends the training"
@@ -137,14 +135,14 @@ class SelfRegulation(Policy):
     def needs_labels(self) -> bool:
         return self.budget_rule == "class-balanced"
 
-    def needs_training(self, look: Outcome, ids: Ids, ledger: Ledger, at: EpochContext) -> Mask:
+    def needs_training(self, seen: Outcome, ids: Ids, ledger: Ledger, at: EpochContext) -> Mask:
         if self.ceiling is None:
-            return fails(look.confidence, look.correct, self.confidence)
+            return fails(seen.confidence, seen.correct, self.confidence)
         enough = np.minimum(self.confidence, self.ceiling * ledger["teacher_truth"][ids])
-        return ~(look.truth >= enough)
+        return ~(seen.truth >= enough)
 
     def skip_epochs(self, streak: NDArray[np.uint8]) -> NDArray[np.int64]:
-        return _sleeps(self.max_skip)[streak]
+        return _skips(self.max_skip)[streak]
 
     def plan(self, ledger: Ledger, pool: Ids, at: EpochContext) -> Plan:
         first, last = self._gated(at.epochs)
@@ -154,18 +152,18 @@ class SelfRegulation(Policy):
             return Plan(pool)
         due = pool[at_sorted(ledger["due"], pool) <= at.epoch]
         passed = at_sorted(ledger["streak"], due) > 0
-        awake, screen = due[~passed], due[passed]
+        active, screen = due[~passed], due[passed]
         if not len(due) and self.budget is None and self.when_all_skipped != "wait":
             if self.when_all_skipped == "stop":
-                return Plan(awake, stop=True)
+                return Plan(active, stop=True)
             return Plan(pool, forced=np.ones(len(pool), dtype=bool))
         if len(screen):
-            return Plan(awake, screen=screen)
+            return Plan(active, screen=screen)
         if self.keep_probability is not None:
-            return self._unbiased(ledger, pool, awake, at)
+            return self._unbiased(ledger, pool, active, at)
         if self.budget is None:
-            return Plan(awake)
-        return self._within_budget(ledger, pool, awake, at)
+            return Plan(active)
+        return self._within_budget(ledger, pool, active, at)
 
     def at_budget(self, budget: float) -> Policy | None:
         return None if self.when == "now" else replace(self, budget=budget)
@@ -178,8 +176,8 @@ class SelfRegulation(Policy):
             first = min(first, math.floor(max(0.0, self.budget * epochs / 2 - (epochs - last))))
         return first, last
 
-    def _quota(self, ledger: Ledger, awake: int, at: EpochContext) -> int:
-        """How many take part in this epoch, where so many are ``awake``."""
+    def _quota(self, ledger: Ledger, active: int, at: EpochContext) -> int:
+        """How many samples this epoch uses, where so many are ``active``."""
         assert self.budget is not None
         first, last = self._gated(at.epochs)
         even = rest_of(self.budget, at.epochs, first + at.epochs - last) * len(ledger)
@@ -188,33 +186,33 @@ class SelfRegulation(Policy):
         remain = last - at.epoch  # epochs, this one included; the last may be a part
         left = even * (last - first) - (at.spent - first * len(ledger))
         most = (left - max(0.0, remain - 1) * even / 2) / min(1.0, remain)
-        # Sleepers are woken up to an even share of what is left: nothing is left at the end.
-        return max(1, round(min(max(awake, left / remain), most)))
+        # Skipped samples fill up to an even share of what is left: nothing is left at the end.
+        return max(1, round(min(max(active, left / remain), most)))
 
-    def _unbiased(self, ledger: Ledger, pool: Ids, awake: Ids, at: EpochContext) -> Plan:
-        """The awake, and a draw of the others that weighs for all of them."""
+    def _unbiased(self, ledger: Ledger, pool: Ids, active: Ids, at: EpochContext) -> Plan:
+        """The active samples, and a draw of the others that weighs for all of them."""
         assert self.keep_probability is not None
-        others = _without(pool, awake)
+        others = _without(pool, active)
         if self.budget is None:
-            some, rest = awake, others[at.uniform("passing", others) < self.keep_probability]
+            some, rest = active, others[at.uniform("passing", others) < self.keep_probability]
             chance = self.keep_probability
         else:
-            quota = min(self._quota(ledger, len(awake), at), len(pool))
+            quota = min(self._quota(ledger, len(active), at), len(pool))
             drawn = min(round(self.keep_probability * len(others)), quota // 2)
-            drawn = min(max(drawn, quota - len(awake)), len(others))
+            drawn = min(max(drawn, quota - len(active)), len(others))
             seed, stream = at.seed, draws.stream("passing")
-            some = draws.subset(awake, quota - drawn, seed, stream, at.epoch)
+            some = draws.subset(active, quota - drawn, seed, stream, at.epoch)
             rest = draws.subset(others, drawn, seed, stream, at.epoch)
             chance = drawn / max(1, len(others))
         weights = np.ones(len(some) + len(rest), dtype=np.float32)
-        weights[: len(some)] = len(awake) / max(1, len(some))
+        weights[: len(some)] = len(active) / max(1, len(some))
         weights[len(some) :] = 1 / max(chance, 1e-9)
         ids = np.concatenate([some, rest])
         return Plan(ids, weights=weights, forced=np.arange(len(ids)) >= len(some))
 
-    def _within_budget(self, ledger: Ledger, pool: Ids, awake: Ids, at: EpochContext) -> Plan:
-        """Cut the awake to the quota, or fill it with the sleepers nearest their due epoch."""
-        quota = self._quota(ledger, len(awake), at)
+    def _within_budget(self, ledger: Ledger, pool: Ids, active: Ids, at: EpochContext) -> Plan:
+        """Cut the active to the quota, or fill it with skipped samples nearest their due epoch."""
+        quota = self._quota(ledger, len(active), at)
 
         def confidence(ids: Ids) -> NDArray:
             unseen = at_sorted(ledger["last_epoch"], ids) == NEVER
@@ -223,32 +221,32 @@ class SelfRegulation(Policy):
         def chance(ids: Ids) -> NDArray:
             return at.uniform("quota", ids)
 
-        if len(awake) >= quota and self.budget_rule == "class-balanced":
-            assert ledger.labels is not None, "the selection sees to it"
-            return Plan(balanced(awake, ledger.labels[awake], quota, at, chance))
-        if len(awake) >= quota:
+        if len(active) >= quota and self.budget_rule == "class-balanced":
+            assert ledger.labels is not None, "filled in by the selection"
+            return Plan(balanced(active, ledger.labels[active], quota, at, chance))
+        if len(active) >= quota:
             keys = (confidence, chance) if self.budget_rule == "least-confident" else (chance,)
-            return Plan(lowest(awake, quota, *keys))
+            return Plan(lowest(active, quota, *keys))
         filler = lowest(
-            _without(pool, awake),
-            quota - len(awake),
+            _without(pool, active),
+            quota - len(active),
             lambda ids: at_sorted(ledger["due"], ids),
             lambda ids: at.uniform("filler", ids),
         )
-        forced = np.arange(len(awake) + len(filler)) >= len(awake)
-        return Plan(np.concatenate([awake, filler]), forced=forced)
+        forced = np.arange(len(active) + len(filler)) >= len(active)
+        return Plan(np.concatenate([active, filler]), forced=forced)
 
 
-def _without(pool: Ids, awake: Ids) -> Ids:
-    """Those of ``pool`` that are not ``awake``; both are sorted."""
+def _without(pool: Ids, active: Ids) -> Ids:
+    """Those of ``pool`` that are not ``active``; both are sorted."""
     kept = np.ones(len(pool), dtype=bool)
-    kept[np.searchsorted(pool, awake)] = False
+    kept[np.searchsorted(pool, active)] = False
     return pool[kept]
 
 
 @cache
-def _sleeps(max_skip: int) -> NDArray[np.int64]:
-    """The sleep after each streak, 0 to 255: none, then 1, 2, 4 ... up to ``max_skip``."""
+def _skips(max_skip: int) -> NDArray[np.int64]:
+    """Epochs skipped after each streak, 0 to 255: none, then 1, 2, 4 ... up to ``max_skip``."""
     doubled = 2 ** np.minimum(np.maximum(np.arange(256), 1) - 1, 16)
     table = np.minimum(doubled, max_skip)
     table[0] = 0

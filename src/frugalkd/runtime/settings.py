@@ -28,12 +28,16 @@ MOST_WORKERS = 1024
 Positive = Annotated[float, "positive"]
 NotNegative = Annotated[float, "0 or more"]
 Fraction = Annotated[float, "in [0, 1]"]
+BelowOne = Annotated[float, "in [0, 1)"]
+Share = Annotated[float, "in (0, 1]"]
 Count = Annotated[int, "positive"]
 
 _BOUNDS = {
     "positive": lambda value: value > 0,
     "0 or more": lambda value: value >= 0,
     "in [0, 1]": lambda value: 0 <= value <= 1,
+    "in [0, 1)": lambda value: 0 <= value < 1,
+    "in (0, 1]": lambda value: 0 < value <= 1,
 }
 
 _CALLED = {bool: "True or False", int: "a whole number", float: "a finite number", str: "text"}
@@ -43,7 +47,7 @@ class Settings:
     """Base of dataclasses of settings. Before their own ``__post_init__`` each value is compared
     with its declared type: ``True`` is no number, and neither is text; a whole number is also a
     number. Types other than numbers, text, classes, literals, tuples and unions are not compared.
-    A setting that is declared ``Positive``, ``NotNegative``, ``Fraction`` or ``Count`` is bounded.
+    A setting that is declared with one of the bounds above is checked unless it is None.
 
     Raises:
         SettingError: a value of another type or out of its bounds, or a number that is not finite.
@@ -64,11 +68,12 @@ class Settings:
         kinds = types_of(type(self))
         check_types(**{name: (getattr(self, name), kinds[name]) for name in kinds})
         for name, bounds in _bounds(type(self)).items():
-            check_bounds(bounds, **{name: getattr(self, name)})
+            if getattr(self, name) is not None:
+                check_bounds(bounds, **{name: getattr(self, name)})
 
 
 def check_bounds(bounds: str, **values: float) -> None:
-    """Raises SettingError where a value is not ``bounds``: "positive", "0 or more", "in [0, 1]"."""
+    """Raises SettingError where a value is not ``bounds``, such as "positive"."""
     for name, value in values.items():
         if not _BOUNDS[bounds](value):
             raise SettingError(f"{name} must be {bounds}, not {value}")
@@ -125,8 +130,9 @@ def types_of(cls: type) -> dict[str, Any]:
 def _bounds(cls: type) -> dict[str, str]:
     """Which settings of a class are bounded, and how."""
     hints = get_type_hints(cls, include_extras=True) if types_of(cls) else {}
-    return {name: kind.__metadata__[0] for name, kind in hints.items()
-            if get_origin(kind) is Annotated and kind.__metadata__[0] in _BOUNDS}  # fmt: skip
+    return {name: one.__metadata__[0] for name, kind in hints.items()
+            for one in (kind, *get_args(kind))
+            if get_origin(one) is Annotated and one.__metadata__[0] in _BOUNDS}  # fmt: skip
 
 
 def _fits(value: Any, kind: Any) -> bool:

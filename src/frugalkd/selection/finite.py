@@ -56,9 +56,7 @@ class Watch:
     """
 
     def __init__(
-        self,
-        modules: Mapping[str, nn.Module],
-        optimizer: torch.optim.Optimizer | None = None,
+        self, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer | None = None
     ):
         self._modules, self._optimizer = modules, optimizer
         self._spared = frozenset(self._bad())

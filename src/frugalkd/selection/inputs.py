@@ -86,12 +86,7 @@ class DataLoading(Settings):
         check_device(self.device)
 
 
-_DECIDING = (
-    "drop_last",
-    "length_bucket_batches",
-    "gradient_accumulation_steps",
-    "screen_batch",
-)
+_DECIDING = ("drop_last", "length_bucket_batches", "gradient_accumulation_steps", "screen_batch")
 """What of the loading decides the result."""
 
 

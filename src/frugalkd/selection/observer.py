@@ -21,14 +21,7 @@ from torch import Tensor, nn
 from frugalkd.data.batches import checked_labels, checked_logits, run_model
 from frugalkd.data.source import form
 from frugalkd.distributed.ranks import Ranks
-from frugalkd.errors import (
-    FrugalKDError,
-    ModelError,
-    NonFiniteLoss,
-    SelectionMisuse,
-    Stopped,
-    few,
-)
+from frugalkd.errors import FrugalKDError, ModelError, NonFiniteLoss, SelectionMisuse, Stopped, few
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.ledger.outcome import Outcome, fails
 from frugalkd.models.inference import inference_mode
