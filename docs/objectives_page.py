@@ -5,7 +5,7 @@ from __future__ import annotations
 from policies_page import card_of
 
 from frugalkd.objectives import OBJECTIVES, FeatureObjective, Objective
-from frugalkd.teachers.fidelity import Fidelity
+from frugalkd.teachers.encodings import Fidelity
 
 HEAD = """\
 # Objectives: the losses of distillation

@@ -14,7 +14,7 @@ from frugalkd.experiments.runs import chain, folder, scores
 from frugalkd.experiments.runs import summary as run_summary
 from frugalkd.files import tensors
 from frugalkd.ledger import ledger
-from frugalkd.teachers.store import _header
+from frugalkd.teachers import store as store_module
 
 PAGE = (Path(__file__).parents[2] / "docs/stability.md").read_text(encoding="utf-8")
 
@@ -37,7 +37,7 @@ def test_the_public_names_are_those_of_the_package():
         ("`summary.json`", run_summary.SCHEMA),
         ("`ledger.safetensors`", ledger.SCHEMA),
         ("`scores-*/scores.safetensors`", scores.SCHEMA),
-        ("store of soft targets", _header.SCHEMA),
+        ("store of soft targets", store_module.SCHEMA),
         ("checkpoints", tensors._TREE_SCHEMA),
     ],
 )

@@ -15,7 +15,7 @@ from frugalkd.errors import TargetsError
 from frugalkd.objectives import OBJECTIVES, BatchObjective, FeatureObjective
 from frugalkd.policies import All
 from frugalkd.teachers import LiveTeacher
-from frugalkd.teachers.fidelity import Fidelity
+from frugalkd.teachers.encodings import Fidelity
 from frugalkd.training.api import distill
 from frugalkd.training.settings import Training
 from toys import grouped, images, net

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from frugalkd.objectives import CRD, DKD, KD, CrossEntropy, FitNets, Ramp, Step, scheduled
-from frugalkd.teachers.fidelity import Fidelity
+from frugalkd.teachers.encodings import Fidelity
 from frugalkd.training.api import distill
 from frugalkd.training.settings import Training
 from toys import grouped, images, net

@@ -17,7 +17,7 @@ from frugalkd.objectives import (
     WeightedSum,
     scheduled,
 )
-from frugalkd.teachers.fidelity import Fidelity
+from frugalkd.teachers.encodings import Fidelity
 from frugalkd.training.api import distill
 from frugalkd.training.settings import Training
 from toys import grouped, images, net, same_state

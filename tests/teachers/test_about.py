@@ -1,4 +1,4 @@
-"""What soft targets are bound to, and what a teacher is not asked about."""
+"""What soft targets belong to, and data that a teacher refuses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def texts(max_length=5, tokenizer="words", vocabulary=None):
     return TextData(tokens, torch.tensor([0, 1]), ("x", "y"))
 
 
-def test_sound_2_what_is_not_in_the_data_but_decides_the_inputs_is_described():
+def test_sound_2_what_decides_the_inputs_is_described():
     said = describe(None, images(4))
     assert said["normalisation"] == "mean (0.5,) std (0.25,)"
     assert said["classes"] == '["0", "1", "2", "3"]'
@@ -32,10 +32,10 @@ def test_sound_2_what_is_not_in_the_data_but_decides_the_inputs_is_described():
     assert describe(net(), images(4)).keys() - said.keys() == {"teacher", "teacher's model"}
 
 
-def test_sound_2_texts_of_another_tokenizer_are_refused_or_warned_of():
+def test_sound_2_another_tokenizer_is_refused_or_a_warning():
     teacher = nn.Linear(2, 2)
     live = LiveTeacher(teacher)
-    live.check(None, texts())  # nobody said what it was trained on
+    live.check(None, texts())  # its training data are not known
     note_origin(teacher, **trained_on(texts()))
     live.check(None, texts(9))
     with pytest.raises(TargetsError, match=r"tokenizer 'words' \(65536 tokens\), .*'words' \(9 "):

@@ -1,4 +1,4 @@
-"""Self-distillation against a plain loop, resumed, from a recipe; and what is refused."""
+"""The moving average and self-distillation against plain loops, resumed, from a recipe, refused."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from frugalkd.errors import ModelError, RecipeError, Stopped, TargetsError
 from frugalkd.experiments.recipes.load import load_recipe, override
@@ -18,9 +19,82 @@ from frugalkd.objectives import KD
 from frugalkd.policies import All, SelfRegulation
 from frugalkd.selection import Selection
 from frugalkd.teachers import EMATeacher, SeveralTeachers, StoredTargets
+from frugalkd.teachers.average import EMA
 from frugalkd.training.api import distill
 from frugalkd.training.settings import Optimizer, Schedule, Training
 from toys import grouped, images, net, order, same_columns, same_state
+
+
+def small() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+
+
+def move(model: nn.Module, step: int) -> None:
+    """Something like a training step: other weights, and BatchNorm's statistics move."""
+    generator = torch.Generator().manual_seed(step)
+    model.train()
+    model(torch.randn(8, 3, generator=generator))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator))
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.9, 0.999])
+def test_the_average_is_the_mean_until_the_decay_is_reached(decay):
+    model = small()
+    ema = EMA(model, decay)
+    expected = {}
+    for step in range(1, 15):
+        move(model, step)
+        ema.update(model)
+        keep = min(decay, 1 - 1 / step)
+        for name, value in model.state_dict().items():
+            if not value.is_floating_point():
+                expected[name] = value.clone()
+                continue
+            before = expected.get(name, torch.zeros_like(value, dtype=torch.float64))
+            expected[name] = keep * before + (1 - keep) * value.double()
+    for name, value in ema.model.state_dict().items():
+        torch.testing.assert_close(value.double(), expected[name].double(), rtol=1e-5, atol=1e-6)
+    assert ema.steps == 14
+
+
+def test_the_model_does_not_change_and_the_average_has_no_gradients():
+    model = small()
+    ema = EMA(model)
+    move(model, 1)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    ema.update(model)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.training
+    assert all(p.requires_grad for p in model.parameters())
+    assert not any(module.training for module in ema.model.modules())
+    assert not any(p.requires_grad for p in ema.model.parameters())
+
+
+def test_the_average_resumes_bit_for_bit():
+    model = small()
+    ema = EMA(model, 0.9)
+    for step in range(5):
+        move(model, step)
+        ema.update(model)
+    kept = {"steps": ema.steps, "model": {k: v.clone() for k, v in ema.model.state_dict().items()}}
+    again = EMA(small(), 0.9)
+    again.load_state_dict(kept)
+    for step in range(5, 12):
+        move(model, step)
+        ema.update(model)
+        again.update(model)
+    for name, value in ema.model.state_dict().items():
+        assert torch.equal(value, again.model.state_dict()[name])
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0, float("nan")])
+def test_an_impossible_decay_is_refused(decay):
+    with pytest.raises(ValueError, match=r"in \[0, 1\)"):
+        EMA(small(), decay)
+
 
 TRAINING = Training(
     epochs=2,
@@ -41,7 +115,7 @@ def learn(student=None, teacher=None, **more):
     )
 
 
-def test_it_is_a_plain_loop_whose_teacher_is_a_running_average():
+def test_it_equals_a_plain_loop_with_a_running_average():
     model, data, step = net(), images(), 0
     teacher = copy.deepcopy(model).eval()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True)
@@ -75,7 +149,7 @@ def test_it_is_a_plain_loop_whose_teacher_is_a_running_average():
 
 
 @pytest.mark.parametrize("several", [False, True], ids=["alone", "with another"])
-def test_a_stopped_training_goes_on_with_the_average_that_there_was(several, tmp_path, steps_done):
+def test_a_stopped_training_resumes_with_its_average(several, tmp_path, steps_done):
     def run(**more):
         student = net()
         own = EMATeacher(student, 0.8)
@@ -93,7 +167,7 @@ def test_a_stopped_training_goes_on_with_the_average_that_there_was(several, tmp
     assert whole.meters.flops == resumed.meters.flops
 
 
-def test_a_loop_of_ones_own_updates_it():
+def test_a_users_loop_updates_it():
     model, data = net(), images()
     teacher = EMATeacher(model, 0.8)
     selection = Selection(data, epochs=1, batch_size=8, targets=teacher, model=model)
@@ -111,7 +185,7 @@ def test_a_loop_of_ones_own_updates_it():
 def test_what_cannot_be_its_teacher_is_refused():
     with pytest.raises(ModelError, match=r"average of another model .* EMATeacher\(student\)"):
         learn(net(), EMATeacher(net()))
-    with pytest.raises(TargetsError, match="changes with each step"):
+    with pytest.raises(TargetsError, match="its outputs cannot be stored"):
         StoredTargets.fill(EMATeacher(net()), images(augmented=False))
 
 
@@ -122,7 +196,7 @@ SMALL = {
 }
 
 
-def test_a_recipe_needs_no_teacher_for_it(tmp_path):
+def test_a_recipe_needs_no_other_teacher(tmp_path):
     recipe = override(load_recipe("digits"), SMALL)
     results = distill_recipe(recipe, tmp_path / "a")
     Results.model_validate(results)

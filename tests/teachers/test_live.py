@@ -1,4 +1,4 @@
-"""A live teacher is asked without leaving a trace in it."""
+"""A live teacher runs without a trace in it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def teacher():
     return made
 
 
-def test_it_answers_in_eval_mode_and_stays_as_it_was():
+def test_it_runs_in_eval_mode_and_does_not_change():
     model, x = teacher(), torch.randn(8, 3)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     live = LiveTeacher(model)
@@ -42,7 +42,7 @@ def test_it_counts_its_queries_and_knows_any_view():
     assert live.queries == 11
 
 
-def test_inputs_are_what_the_batch_has_beside_its_labels():
+def test_inputs_are_the_batch_without_its_labels():
     class Named(nn.Module):
         def forward(self, pixels):
             return pixels * 2
@@ -55,7 +55,7 @@ def test_inputs_are_what_the_batch_has_beside_its_labels():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_answers_are_float32(dtype):
+def test_logits_are_float32(dtype):
     live = LiveTeacher(nn.Linear(3, 2).to(dtype))
     answer = live.fetch(np.arange(2), np.zeros(2, np.int64), torch.zeros(2, 3, dtype=dtype))
     assert answer.dtype == torch.float32

@@ -19,9 +19,8 @@ from frugalkd.objectives import KD, LogitMSE
 from frugalkd.policies import All, SelfRegulation
 from frugalkd.selection import Selection
 from frugalkd.teachers import FirstVisitTargets, LiveTeacher, SeveralTeachers, StoredTargets
-from frugalkd.teachers.combining import confidence_shares, mean_logits, mean_softmax
-from frugalkd.teachers.encodings import Dense, make_encoding
-from frugalkd.teachers.fidelity import Fidelity
+from frugalkd.teachers.encodings import Dense, Fidelity, make_encoding
+from frugalkd.teachers.several import confidence_shares, mean_logits, mean_softmax
 from frugalkd.training.api import distill
 from frugalkd.training.settings import Optimizer, Schedule, Training
 from toys import grouped, images, net, order, same_columns, same_state
@@ -65,7 +64,7 @@ def learn(several, *, data=None, policy=None, training=TRAINING, **more):
 
 
 def plain(loss, teachers, epochs=2):
-    """A loop of our own; ``loss`` of (student's logits, teachers' logits, labels, epoch, step)."""
+    """A plain loop; ``loss`` of (student's logits, teachers' logits, labels, epoch, step)."""
     model, data = net(), images()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True)
     torch.manual_seed(5)
@@ -88,14 +87,14 @@ def close(one, other):
         torch.testing.assert_close(value, other.state_dict()[name], rtol=1e-4, atol=1e-5)
 
 
-# What they say together.
+# Their combination.
 
 LOGITS = st.integers(0, 2**32 - 1).map(np.random.default_rng)
 
 
 @given(LOGITS, st.integers(2, 5), st.integers(1, 6), st.integers(2, 9), st.floats(0.5, 20))
 @settings(deadline=None, max_examples=60)
-def test_what_they_say_is_what_numpy_says(rng, number, rows, classes, temperature):
+def test_the_combinations_equal_numpys(rng, number, rows, classes, temperature):
     logits = rng.normal(scale=10.0, size=(number, rows, classes))
     weights = rng.dirichlet(np.ones(number))
     labels = rng.integers(classes, size=rows)
@@ -113,7 +112,7 @@ def test_what_they_say_is_what_numpy_says(rng, number, rows, classes, temperatur
     np.testing.assert_allclose(found.sum(axis=0), 1, rtol=1e-5)
 
 
-def test_of_two_each_counts_by_its_probability_of_the_label():
+def test_of_two_the_shares_follow_the_label_probabilities():
     logits = [torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 1.0]])]
     found = confidence_shares(logits, torch.tensor([0]))
     right = np.array([softmax([2.0, 0.0])[0], softmax([0.0, 1.0])[0]])
@@ -158,22 +157,22 @@ def test_confidence_is_a_plain_loops():
 
 
 @pytest.mark.parametrize("weights", [None, [0.6, 0.3, 0.1]])
-def test_random_takes_one_a_step_and_asks_nobody_else(weights):
+def test_random_runs_one_teacher_per_step(weights):
     three = teachers()
     several = SeveralTeachers(three, "random", weights=weights, seed=3)
-    asked = Counter()
+    queries = Counter()
 
     def loss(logits, said, labels, epoch, step):
         place = list(several.teachers.values()).index(several.drawn(epoch, step))
-        asked[f"teacher {place + 1}"] += len(labels)
+        queries[f"teacher {place + 1}"] += len(labels)
         return KD()(logits, said[place], labels).mean()
 
     expected = plain(loss, three, epochs=4)
     run = learn(several, training=replace(TRAINING, epochs=4))
     close(run.model, expected)
     assert run.meters.teacher_queries == 4 * 37
-    assert run.meters.queries_of == {f"teacher {i}": asked[f"teacher {i}"] for i in (1, 2, 3)}
-    assert len(asked) > 1
+    assert run.meters.queries_of == {f"teacher {i}": queries[f"teacher {i}"] for i in (1, 2, 3)}
+    assert len(queries) > 1
 
 
 def test_random_draws_by_its_weights():
@@ -238,7 +237,7 @@ def test_the_ledger_is_that_of_one_teacher():
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_stopped_training_goes_on_as_it_was(way, tmp_path, steps_done):
+def test_a_stopped_training_resumes_bit_for_bit(way, tmp_path, steps_done):
     def run(**more):
         several = SeveralTeachers(teachers(), way, **WAYS[way])
         return learn(several, policy=SelfRegulation(0.4, when="now"), **more)
@@ -254,7 +253,7 @@ def test_a_stopped_training_goes_on_as_it_was(way, tmp_path, steps_done):
         assert getattr(whole.meters, name) == getattr(resumed.meters, name)
 
 
-def test_others_do_not_go_on_from_a_checkpoint(tmp_path):
+def test_other_weights_do_not_resume_a_checkpoint(tmp_path):
     def run(weights, **more):
         return learn(SeveralTeachers(teachers(2), "weighted", weights=weights), **more)
 
@@ -264,7 +263,7 @@ def test_others_do_not_go_on_from_a_checkpoint(tmp_path):
         run([0.4, 0.6], folder=tmp_path, resume=True)
 
 
-def test_a_ceiling_is_of_what_they_know_together():
+def test_a_ceiling_uses_their_combination():
     data = images(augmented=False)
     two = [stored(each, data) for each in teachers(2)]
     labels = data.labels
@@ -335,7 +334,7 @@ def test_confidence_needs_labels():
         def __getitem__(self, index):
             return torch.randn(1, 6, 6)
 
-    with pytest.raises(TargetsError, match="asks for labels, and these data have none"):
+    with pytest.raises(TargetsError, match="needs labels, and these data have none"):
         learn(SeveralTeachers(teachers(2), "confidence"), data=Unlabelled())
 
 

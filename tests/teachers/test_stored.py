@@ -88,7 +88,7 @@ def test_a_student_distilled_from_either_is_the_same():
     torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-5)
 
 
-def test_fewer_views_than_visits_are_cycled_through_with_the_pixels_that_belong_to_them():
+def test_fewer_views_than_visits_are_cycled_with_their_pixels():
     data, teacher = images(), net(1)
     stored = StoredTargets.fill(teacher, data, views=2, encoding=Dense("float32"))
     teacher.eval()
@@ -102,7 +102,7 @@ def test_fewer_views_than_visits_are_cycled_through_with_the_pixels_that_belong_
             batch.observe(torch.zeros(len(batch.ids), 4))
 
 
-def test_another_teacher_other_data_or_another_augmentation_are_refused():
+def test_another_teacher_data_or_augmentation_is_refused():
     data, teacher = images(), net(1)
     stored = StoredTargets.fill(teacher, data)
     stored.check(teacher, data)
@@ -126,7 +126,7 @@ def at(rows, view=0):
 
 
 @pytest.mark.parametrize("view", [0, 1])
-def test_asked_with_the_same_batches_float32_is_the_live_teacher_bit_for_bit(view):
+def test_float32_equals_the_live_teacher_on_the_same_batches(view):
     data, teacher = images(), net(1)
     stored = StoredTargets.fill(teacher, data, views=2, encoding=Dense("float32"), batch_size=8)
     live = LiveTeacher(teacher)
@@ -135,7 +135,7 @@ def test_asked_with_the_same_batches_float32_is_the_live_teacher_bit_for_bit(vie
         assert torch.equal(stored.fetch(*at(rows, view), batch), live.fetch(*at(rows, view), batch))
 
 
-def test_float16_gives_the_live_teachers_distribution_to_a_tolerance():
+def test_float16_gives_nearly_the_live_distribution():
     data, teacher = images(), net(1)
     stored, rows = StoredTargets.fill(teacher, data), at(range(30))
     live = LiveTeacher(teacher).fetch(*rows, data.batch(*rows))
@@ -145,7 +145,7 @@ def test_float16_gives_the_live_teachers_distribution_to_a_tolerance():
     assert torch.equal(got.argmax(1), live.argmax(1))
 
 
-def test_a_folder_gives_them_back_and_is_not_asked_for_again(tmp_path):
+def test_a_folder_gives_them_back_without_queries(tmp_path):
     data, teacher = images(), net(1)
     stored = StoredTargets.fill(teacher, data, tmp_path / "t", views=2)
     assert (stored.queries, stored.store.count()) == (60, 60)
@@ -166,7 +166,7 @@ def test_without_a_folder_nothing_is_left_behind(tmp_path, monkeypatch):
     assert stored.fetch(*at([3, 4]), None).shape == (2, 4)
 
 
-def test_only_some_samples_are_asked_for_and_the_others_are_not_there():
+def test_only_the_given_samples_are_stored():
     data, teacher = images(), net(1)
     stored = StoredTargets.fill(teacher, data, ids=np.array([4, 7, 29]))
     assert stored.queries == 3
@@ -225,7 +225,7 @@ class Unlabelled(Dataset):
 
 
 class Noisy(Dataset):
-    """Adds noise of its own to each sample."""
+    """Adds noise to each sample."""
 
     def __len__(self):
         return 6
@@ -242,7 +242,7 @@ class NoisyViews(Noisy):
         return torch.rand(3, generator=stream), id % 2
 
 
-def test_a_data_set_with_its_own_randomness_is_refused_unless_it_takes_views():
+def test_random_data_are_refused_unless_they_take_views():
     teacher = nn.Linear(3, 2)
     with pytest.raises(TargetsError, match="live teacher"):
         StoredTargets.fill(teacher, Noisy())
@@ -251,7 +251,7 @@ def test_a_data_set_with_its_own_randomness_is_refused_unless_it_takes_views():
     assert not np.array_equal(stored.all_logits(0), stored.all_logits(1))
 
 
-def test_filling_leaves_teacher_and_streams_as_they_were():
+def test_filling_does_not_change_teacher_and_streams():
     teacher, data = net(1).train(), TensorDataset(torch.rand(4, 1, 6, 6), torch.zeros(4).long())
     before = {k: v.clone() for k, v in teacher.state_dict().items()}
     stream = torch.get_rng_state()
@@ -274,7 +274,7 @@ def test_targets_of_other_data_are_refused_by_distill():
             distill(net(2), other, teacher=stored, training=training, device="cpu")
 
 
-def test_truth_is_the_probability_of_the_label_or_of_the_top_class(tmp_path):
+def test_truth_is_the_probability_of_label_or_top_class(tmp_path):
     logits = np.array([[[0.0, math.log(3)], [math.log(4), 0.0]], [[9.0, 0.0], [0.0, 9.0]]])
     create_store(tmp_path / "t", Header(2, 2, 2, Dense("float32"), {}))
     store = Store(tmp_path / "t", write=None)

@@ -14,7 +14,7 @@ from frugalkd.errors import ModelError, TargetsError
 from frugalkd.objectives import AttentionTransfer, FitNets
 from frugalkd.policies import SelfRegulation
 from frugalkd.teachers import FirstVisitTargets, LiveTeacher, StoredTargets
-from frugalkd.teachers._feature_stores import feature_folder
+from frugalkd.teachers.filling import feature_folder
 from frugalkd.training.api import distill
 from frugalkd.training.settings import Training
 from toys import grouped, images, net
@@ -28,7 +28,7 @@ def filled(folder, teacher=None, data=None, **more):
     return StoredTargets.fill(teacher or net(9, width=7), data or images(), folder, **more)
 
 
-def ask(targets, data, ids=(3, 30, 4), views=(0, 1, 3)):
+def fetch(targets, data, ids=(3, 30, 4), views=(0, 1, 3)):
     ids, views = np.array(ids), np.array(views)
     pixels = data.batch(ids, views % 2)
     return targets.fetch_features(ids, views, pixels, PATHS)
@@ -40,8 +40,8 @@ def test_they_are_the_live_teachers_to_float16(tmp_path):
     assert targets.queries == 2 * 37
     shapes = {"0": (7, 6, 6), "2": (7, 6, 6)}
     assert targets.feature_shapes(["[02]"], None) == shapes
-    logits, features = ask(targets, data)
-    expected, wanted = ask(live, data)
+    logits, features = fetch(targets, data)
+    expected, wanted = fetch(live, data)
     torch.testing.assert_close(logits.softmax(1), expected.softmax(1), rtol=2e-3, atol=0)
     for path in PATHS:
         assert features[path].shape == (3, 7, 6, 6)
@@ -49,7 +49,7 @@ def test_they_are_the_live_teachers_to_float16(tmp_path):
         torch.testing.assert_close(features[path], wanted[path], rtol=2**-10, atol=1e-6)
 
 
-def test_a_training_reads_them_and_a_ceiling_knows_the_truth(tmp_path):
+def test_a_training_reads_them_with_a_ceiling(tmp_path):
     policy = SelfRegulation(
         confidence=0.9, ceiling=0.9, budget_schedule="early", budget_rule="random", budget=0.5
     )
@@ -60,7 +60,7 @@ def test_a_training_reads_them_and_a_ceiling_knows_the_truth(tmp_path):
     assert 0 < run.meters.samples_backpropagated < 2 * 37
 
 
-def test_a_training_on_stored_features_is_nearly_that_on_the_live_ones(tmp_path):
+def test_stored_features_train_nearly_as_live_ones(tmp_path):
     learn = {
         "objective": AttentionTransfer("2", "2", soft=10.0),
         "training": SHORT,
@@ -73,15 +73,15 @@ def test_a_training_on_stored_features_is_nearly_that_on_the_live_ones(tmp_path)
     np.testing.assert_allclose(*losses, rtol=1e-3)
 
 
-def test_features_are_added_to_a_store_that_has_none_and_asked_for_once(tmp_path):
+def test_features_are_added_to_a_store_that_has_none(tmp_path):
     assert filled(tmp_path / "t", features=()).queries == 74
     assert filled(tmp_path / "t", features=("0",)).queries == 74
     assert filled(tmp_path / "t", features=PATHS).queries == 74
     assert filled(tmp_path / "t").queries == 0
-    assert filled(tmp_path / "t", features=()).features.stores.keys() == {"0", "2"}
+    assert filled(tmp_path / "t", features=()).features.keys() == {"0", "2"}
 
 
-def test_a_half_filled_store_is_gone_on_with(tmp_path):
+def test_a_half_filled_store_is_resumed(tmp_path):
     def stop(done, total):
         if done >= 24:
             raise KeyboardInterrupt
@@ -91,7 +91,7 @@ def test_a_half_filled_store_is_gone_on_with(tmp_path):
     assert filled(tmp_path / "t").queries == 74 - 24
 
 
-def test_targets_without_these_features_say_which_there_are(tmp_path):
+def test_missing_features_are_refused_with_the_stored_ones(tmp_path):
     targets = filled(tmp_path / "t", features=("0",))
     with pytest.raises(TargetsError, match=r"features of 0 alone; the store has no module '2'"):
         targets.feature_shapes(["2"], None)
@@ -102,7 +102,7 @@ def test_targets_without_these_features_say_which_there_are(tmp_path):
         first.feature_shapes(["2"], None)
 
 
-def test_what_is_no_feature_is_refused_before_anything_is_asked(tmp_path):
+def test_what_is_no_feature_is_refused_before_filling(tmp_path):
     with pytest.raises(ModelError, match="the teacher has no module 'nine'"):
         filled(tmp_path / "t", features=("nine",))
 
@@ -137,17 +137,17 @@ def test_features_of_another_teacher_are_refused(tmp_path):
 
 @pytest.mark.parametrize("shape", ["", "7 6 -6", "7 6 999999999999", "x"])
 def test_a_damaged_shape_is_refused(tmp_path, shape):
-    from frugalkd.teachers.store import _header
+    from frugalkd.teachers import store as store_module
 
     filled(tmp_path / "t")
     where = feature_folder(tmp_path / "t", "0")
-    header = _header.read_header(where)
+    header = store_module.read_header(where)
     header.about["shape"] = shape
-    _header.write_header(where, header)
+    store_module.write_header(where, header)
     with pytest.raises(TargetsError, match=r"damaged|differ in"):
         StoredTargets(tmp_path / "t")
     assert json.loads((where / "header.json").read_text())["about"]["feature"] == "0"
 
 
-def test_a_path_of_any_letters_has_a_folder_of_its_own(tmp_path):
+def test_a_path_of_any_letters_has_its_own_folder(tmp_path):
     assert feature_folder(tmp_path, "a/b.0").parent == tmp_path / "features"

@@ -13,13 +13,13 @@ from unittest.mock import patch
 import frugalkd.files.lock
 import frugalkd.files.opening
 import frugalkd.files.writing
-import frugalkd.teachers.store._shard
+import frugalkd.teachers.store
 
 MODULES = (
     frugalkd.files.writing,
     frugalkd.files.lock,
     frugalkd.files.opening,
-    frugalkd.teachers.store._shard,
+    frugalkd.teachers.store,
 )
 SECTOR = 512
 CALLS = ("open", "pwrite", "fsync", "replace", "posix_fallocate")

@@ -13,7 +13,6 @@ from unittest.mock import patch
 from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.runs.execute import distill, teach
 from frugalkd.experiments.runs.targets import store
-from frugalkd.teachers.store import _store
 
 LITTLE = {
     "teacher.model": {"name": "mlp", "options": {"hidden": [64], "dropout": 0.1}},
@@ -120,4 +119,4 @@ VIEWS = {"student.targets.views": 8}
 
 def synced_often(act: Callable[..., object]) -> Callable[..., object]:
     """``act`` with stores that sync often, so that one that is stopped has something to keep."""
-    return patch.object(_store, "SYNC_ROWS", 256)(act)
+    return patch.object(store_module, "SYNC_ROWS", 256)(act)

@@ -13,7 +13,7 @@ from frugalkd.errors import SettingError
 from frugalkd.objectives import _numerics as numerics
 from frugalkd.objectives.objective import BatchObjective
 from frugalkd.runtime.settings import Count, NotNegative, Positive, check_bounds
-from frugalkd.teachers.fidelity import Fidelity
+from frugalkd.teachers.encodings import Fidelity
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 from frugalkd.errors import SettingError, nearest
 from frugalkd.objectives.objective import BatchObjective, Objective, Step
 from frugalkd.runtime.settings import STRICT, Settings, check_bounds, types_of
-from frugalkd.teachers.fidelity import Fidelity
+from frugalkd.teachers.encodings import Fidelity
 
 _NO_PROGRESS = "a schedule needs the progress: call objective.at(batch.progress)"
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from frugalkd.objectives import _numerics as numerics
 from frugalkd.objectives.objective import Objective
 from frugalkd.runtime.settings import Count, Fraction, NotNegative, Positive
-from frugalkd.teachers.fidelity import Fidelity
+from frugalkd.teachers.encodings import Fidelity
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from frugalkd.errors import SettingError
 from frugalkd.models.features import Shape
 from frugalkd.objectives import _numerics as numerics
 from frugalkd.runtime.settings import Settings
-from frugalkd.teachers.fidelity import Fidelity
+from frugalkd.teachers.encodings import Fidelity
 
 Paths = str | tuple[str, ...]
 """One module path or several, globs among them."""

@@ -338,7 +338,7 @@ def explained(
         what, advice = "the data set's input", "clean or leave out these samples"
         return NonFiniteLoss(**where, ids=ids[bad].tolist(), what=what, advice=advice)
     for name, live in ({} if targets is None else targets.live_teachers).items():
-        bad = _non_finite(live.look(batch), len(ids))
+        bad = _non_finite(live.run(batch), len(ids))
         if bad.any():
             whose = "the teacher" if name == "teacher" else name
             what, advice = f"{whose}'s output", "look at the teacher, or ask it in fp32"

@@ -1,16 +1,16 @@
-"""Teachers: live or stored, behind one seam."""
+"""Teachers: live or stored, behind one interface."""
 
 from frugalkd.teachers.average import EMATeacher
-from frugalkd.teachers.first_visit import FirstVisitTargets
-from frugalkd.teachers.live import LiveTeacher
+from frugalkd.teachers.live import LiveTeacher, ModelTeacher
 from frugalkd.teachers.several import SeveralTeachers
-from frugalkd.teachers.stored import StoredTargets
+from frugalkd.teachers.stored import FirstVisitTargets, StoredTargets
 from frugalkd.teachers.targets import Targets
 
 __all__ = [
     "EMATeacher",
     "FirstVisitTargets",
     "LiveTeacher",
+    "ModelTeacher",
     "SeveralTeachers",
     "StoredTargets",
     "Targets",

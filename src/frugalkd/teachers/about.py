@@ -1,4 +1,4 @@
-"""What soft targets are bound to: all that decides what the teacher says of a sample."""
+"""What soft targets belong to: all that decides the teacher's outputs for a sample."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from frugalkd.models.identity import differences, identity, this_torch
 from frugalkd.models.origin import origin_of
 
 if TYPE_CHECKING:
-    from frugalkd.teachers.live import LiveTeacher
+    from frugalkd.teachers.live import ModelTeacher
 
 
 def describe(teacher: nn.Module | None, dataset: Dataset) -> dict[str, str]:
@@ -40,15 +40,15 @@ def describe(teacher: nn.Module | None, dataset: Dataset) -> dict[str, str]:
     return about
 
 
-def describe_asking(live: LiveTeacher, dataset: Dataset) -> dict[str, str]:
-    """:func:`describe`, and how the teacher is asked, which decides the last digits."""
+def describe_live(live: ModelTeacher, dataset: Dataset) -> dict[str, str]:
+    """:func:`describe`, and the teacher's precision and torch, which decide the last digits."""
     return {**describe(None, dataset), **live.about, **this_torch()}
 
 
 def check_about(about: Mapping[str, str], teacher: nn.Module | None, dataset: Dataset) -> None:
-    """Refuse targets that belong to another teacher or other data, as :func:`describe` says.
+    """Refuse targets that belong to another teacher or other data, as :func:`describe` names them.
 
-    Without a ``teacher`` at hand, the data alone are checked.
+    Without a ``teacher``, only the data are checked.
 
     Raises:
         TargetsError: naming what differs.
@@ -63,7 +63,7 @@ def check_about(about: Mapping[str, str], teacher: nn.Module | None, dataset: Da
 
 def check_origin(teacher: nn.Module, dataset: Dataset) -> None:
     """Refuse data whose classes have other names than the teacher's, or another order, or whose
-    samples are made otherwise than those that it was trained on, as far as both are known. Another
+    samples are prepared otherwise than its training data, as far as both are known. Another
     tokenizer of as many tokens is a FrugalKDWarning.
 
     Raises:
@@ -81,12 +81,12 @@ def check_origin(teacher: nn.Module, dataset: Dataset) -> None:
             )
     if isinstance(dataset, TextData) and origin.vocabulary:
         tokens = dataset.tokens
-        there = f"{origin.tokenizer!r} ({origin.vocabulary} tokens)"
-        said = (
-            f"the teacher was trained on texts of the tokenizer {there}, and these are of "
-            f"{tokens.tokenizer!r} ({tokens.vocabulary} tokens)"
+        message = (
+            f"the teacher was trained on texts of the tokenizer {origin.tokenizer!r} "
+            f"({origin.vocabulary} tokens), and these are of {tokens.tokenizer!r} "
+            f"({tokens.vocabulary} tokens)"
         )
         if origin.vocabulary != tokens.vocabulary:
-            raise TargetsError(f"{said}: give the data the teacher's tokenizer")
+            raise TargetsError(f"{message}: give the data the teacher's tokenizer")
         if origin.tokenizer != tokens.tokenizer:
-            warnings.warn(said, FrugalKDWarning, stacklevel=3)
+            warnings.warn(message, FrugalKDWarning, stacklevel=3)

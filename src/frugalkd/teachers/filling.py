@@ -1,13 +1,15 @@
-"""Asking a teacher for what a store lacks, and storing it."""
+"""Computing the soft targets that a store lacks: of the logits, and of features beside them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -21,28 +23,56 @@ from frugalkd.data.probe import randomness
 from frugalkd.data.source import Collate, by_length, check_map_style, lengths_of, open_source
 from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import TargetsError, UnsupportedData, few
+from frugalkd.files.lock import FILE as LOCK
+from frugalkd.files.lock import Lock
 from frugalkd.models.features import Shape, feature_paths, find_paths
 from frugalkd.policies.policy import Ids
 from frugalkd.runtime.devices import check_device
 from frugalkd.runtime.failures import memory_for
-from frugalkd.runtime.settings import check_integer
-from frugalkd.teachers._feature_stores import feature_folder, feature_header
-from frugalkd.teachers._part import Announce, Opening, Part
-from frugalkd.teachers.about import describe_asking
-from frugalkd.teachers.encodings import Dense, Encoding
-from frugalkd.teachers.live import LiveTeacher
-from frugalkd.teachers.store import FILE, Header, Store, read_header, shard_of
+from frugalkd.runtime.settings import check_integer, check_types
+from frugalkd.teachers.about import describe_live
+from frugalkd.teachers.encodings import Dense, Encoding, Values
+from frugalkd.teachers.live import ModelTeacher
+from frugalkd.teachers.store import FILE, Header, Store, create_store, read_header, shard_of
+
+Announce = Callable[[Header], None]
+"""Receives the header of a store before its space is allocated; see ``header.disk_bytes``."""
+
+FEATURES = "features"
+"""The folder of features within a store's."""
+
+
+def feature_folder(store: Path, path: str) -> Path:
+    """Where the store at ``store`` keeps the features of the module ``path``."""
+    return store / FEATURES / quote(path, safe="")
+
+
+def feature_header(logits: Header, path: str, shape: Shape) -> Header:
+    """Of the features, (rows, \\*``shape``), that belong to the ``logits``."""
+    about = {**logits.about, "feature": path, "shape": " ".join(map(str, shape))}
+    width = math.prod(shape)
+    return Header(logits.samples, logits.views, width, Values(), about, logits.shards)
+
+
+def shape_of(header: Header) -> Shape:
+    """Of one row; of logits (classes,). Raises TargetsError where a feature's is damaged."""
+    text = header.about.get("shape")
+    if text is None:
+        return (header.classes,)
+    sizes = text.split(" ")
+    if not all(size.isdecimal() and len(size) < 9 for size in sizes):
+        raise TargetsError(f"features of shape {text[:50]!r} are damaged: delete them")
+    return tuple(map(int, sizes))
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a store is to look like.
+    """How a store is laid out.
 
     Attributes:
         views: of each sample.
         encoding: of a row.
-        shards: how many parts, one process writing a part; None: as many as there are, 1 for a new
-            store.
+        shards: parts that one process each writes; None: as many as there are, 1 for a new store.
         features: of the teacher's modules at these paths (globs among them), float16, beside the
             logits.
     """
@@ -52,32 +82,109 @@ class Layout:
     shards: int | None = None
     features: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        check_integer("views", self.views, 1)
+        check_types(encoding=(self.encoding, Encoding))
+
+
+class _Part:
+    """One store of a filling: of the logits, or of one module's features. It is made when the first
+    row is added.
+
+    Args:
+        filler: its ``layout``, ``write``, ``wait`` and ``announce`` count.
+        folder: of the store.
+        header: of rows of a shape, in a number of shards.
+
+    Raises:
+        TargetsError: ``folder`` holds a store of another header.
+    """
+
+    def __init__(self, filler: Filler, folder: Path, header: Callable[[Shape, int], Header]):
+        self.filler, self.folder, self._header = filler, folder, header
+        self._writing = False
+        self.store: Store | None = None
+        if (folder / FILE).exists():
+            store = Store(folder)
+            there = store.header
+            shards = filler.layout.shards or there.shards
+            there.refuse_other(header(shape_of(there), shards), folder)
+            self.store = store
+
+    def missing(self, ids: Ids, views: Ids) -> NDArray[np.bool_]:
+        if self.store is None:
+            return np.ones(len(ids), dtype=bool)
+        return ~self.store.present(ids, views)
+
+    def open(self, ids: Ids, views: Ids) -> None:
+        """Open a store that lacks one of the rows, to write; what another process has written by
+        then is known. Raises TargetsError."""
+        if self.store is not None and not self._writing and self.missing(ids, views).any():
+            self.store = self._open()
+
+    def add(self, ids: Ids, views: Ids, values: Tensor) -> None:
+        """Store those of the rows ``values`` (rows, ...) that it lacks. Raises TargetsError."""
+        shape = tuple(values.shape[1:])
+        if self.store is None:
+            header = self._header(shape, self.filler.layout.shards or 1)
+            header.encoding.record(header.classes)
+            if self.filler.announce is not None:
+                self.filler.announce(header)
+            create_store(self.folder, header)
+            self.store = self._open()
+        header = self.store.header
+        if (feature := header.about.get("feature")) is not None and shape != shape_of(header):
+            raise TargetsError(
+                f"features of {feature} are of shape {shape_of(header)} in one batch and {shape} "
+                "in another, as padded texts are: store the last layer's input (head:input), or "
+                "set targets.kind to live"
+            )
+        lacking = self.missing(ids, views)
+        if lacking.any():
+            rows = values.detach().float().flatten(1).cpu().numpy()
+            self.store.write(ids[lacking], views[lacking], rows[lacking])
+
+    def close(self) -> None:
+        if self.store is not None and self._writing:
+            self._writing = False
+            try:
+                self.store.sync()
+            finally:
+                self.store.close()
+
+    def _open(self) -> Store:
+        if (self.folder / LOCK).exists():  # left by a process that was killed as it made the store
+            Lock(self.folder, wait=True).release()
+        store = Store(self.folder, write=self.filler.write, wait=self.filler.wait)
+        self._writing = True
+        return store
+
 
 class Filler:
-    """A teacher and the store that keeps its answers.
+    """A teacher and the store that keeps its outputs.
 
-    The store is made when the teacher has answered for the first time, which says how many classes
-    there are. One that is there already must be of the same teacher, data, augmentation and layout;
-    features that it lacks are added.
+    The store is made after the teacher's first forward pass, which gives the number of classes. One
+    that exists already must be of the same teacher, data, augmentation and layout; features that it
+    lacks are added.
 
     Args:
         live: the teacher.
-        dataset: what it is asked about.
+        dataset: its inputs.
         folder: of the store.
-        layout: what the store is to look like.
+        layout: of the store.
         write: shards that this process writes; None: all.
         wait: wait for another process that writes them, rather than be refused.
-        announce: told of the store before its space is taken, and of each of its features.
+        announce: receives the store's header before its space is allocated, and each feature's.
 
     Raises:
-        TargetsError: the data set has a randomness of its own, or is unlike the teacher's
+        TargetsError: the data set is random by itself, or does not match the teacher's
             (:meth:`LiveTeacher.check`), or ``folder`` holds other targets.
         ModelError: the teacher has no module at a path of ``layout.features``.
     """
 
     def __init__(
         self,
-        live: LiveTeacher,
+        live: ModelTeacher,
         dataset: Dataset,
         folder: Path,
         layout: Layout,
@@ -87,40 +194,37 @@ class Filler:
         announce: Announce | None = None,
     ):
         check_map_style(dataset)
-        if not len(dataset):  # pyright: ignore[reportArgumentType]
+        self.samples = len(dataset)  # pyright: ignore[reportArgumentType]
+        if not self.samples:
             raise UnsupportedData("the data set is empty: there is nothing to store")
         if live.changes:
             raise TargetsError(
-                "this teacher changes with each step, and nothing that it says can be kept: ask it "
-                "live"
+                "this teacher changes with each step, so its outputs cannot be stored: use it live"
             )
         if randomness(dataset):
             raise TargetsError(
-                "this data set gives other pixels each time it is asked: give it a method "
+                "this data set gives other pixels each time it is read: give it a method "
                 "view(id, view), or use a live teacher"
             )
         live.check(None, dataset)
         self.live, self.layout = live, layout
-        self.samples = len(dataset)  # pyright: ignore[reportArgumentType]
-        self.about = describe_asking(live, dataset)
-        self._write = write
-        opening = Opening(write, wait, announce)
-        self._logits = Part(folder, self._header, layout.shards, opening)
-        self._features: dict[str, Part] = {}
+        self.write, self.wait, self.announce = write, wait, announce
+        self.about = describe_live(live, dataset)
+        self._logits = _Part(self, folder, self._header)
+        self._features: dict[str, _Part] = {}
         if layout.features:
             for path in find_paths(layout.features, feature_paths(live.teacher), "the teacher"):
                 header = partial(self._feature_header, path)
-                where = feature_folder(folder, path)
-                self._features[path] = Part(where, header, layout.shards, opening)
+                self._features[path] = _Part(self, feature_folder(folder, path), header)
 
     @property
     def store(self) -> Store | None:
-        """Of the logits; None until the teacher was first asked."""
+        """Of the logits; None before the teacher's first forward pass."""
         return self._logits.store
 
     @property
     def pending(self) -> int:
-        """Rows that were asked for and are not durable yet."""
+        """Rows that were computed and are not durable yet."""
         return max(0 if part.store is None else part.store.pending for part in self._parts)
 
     def missing(self, ids: Ids, views: Ids) -> NDArray[np.bool_]:
@@ -128,8 +232,8 @@ class Filler:
         return np.any([part.missing(ids, views) for part in self._parts], axis=0)
 
     def add(self, ids: Ids, views: Ids, data: Any) -> Store:
-        """Ask the teacher for those rows of the batch ``data`` that the store lacks, store them,
-        and return the store. Raises TargetsError."""
+        """Run the teacher on those rows of the batch ``data`` that the store lacks, store them, and
+        return the store. Raises TargetsError."""
         missing = self.missing(ids, views)
         if missing.any():
             for part in self._parts:
@@ -139,7 +243,7 @@ class Filler:
             if not missing.all():
                 ids, views = ids[missing], views[missing]
                 data = rows_of(data, torch.from_numpy(np.flatnonzero(missing)))
-            for part, values in zip(self._parts, self._ask(ids, views, data), strict=True):
+            for part, values in zip(self._parts, self._compute(ids, views, data), strict=True):
                 part.add(ids, views, values)
         assert self.store is not None
         return self.store
@@ -153,23 +257,23 @@ class Filler:
     def mine(self, ids: Ids) -> Ids:
         """Those of ``ids`` that are in shards which this process writes."""
         shards = self.layout.shards
-        if self._write is None or shards is None:
+        if self.write is None or shards is None:
             return ids
-        return ids[np.isin(shard_of(ids, self.samples, shards), self._write)]
+        return ids[np.isin(shard_of(ids, self.samples, shards), self.write)]
 
     @property
-    def _parts(self) -> list[Part]:
+    def _parts(self) -> list[_Part]:
         return [self._logits, *self._features.values()]
 
-    def _ask(self, ids: Ids, views: Ids, data: Any) -> list[Tensor]:
-        """The logits, and the features. Raises ModelError for logits that say nothing."""
-        if not self._features:
+    def _compute(self, ids: Ids, views: Ids, data: Any) -> list[Tensor]:
+        """The logits, and the features. Raises ModelError for logits that are not finite."""
+        features = {}
+        if self._features:
+            if any(part.store is None for part in self._features.values()):
+                self.live.feature_shapes(list(self._features), data)  # refuses what is no feature
+            logits, features = self.live.fetch_features(ids, views, data, list(self._features))
+        else:
             logits = self.live.fetch(ids, views, data)
-            refuse_not_finite(logits, ids, "the teacher")
-            return [logits]
-        if any(part.store is None for part in self._features.values()):
-            self.live.feature_shapes(list(self._features), data)  # refuses what is no feature
-        logits, features = self.live.fetch_features(ids, views, data, list(self._features))
         refuse_not_finite(logits, ids, "the teacher")
         return [logits, *(features[path] for path in self._features)]
 
@@ -182,12 +286,12 @@ class Filler:
 
 
 def shards_of(folder: Path, ranks: Ranks) -> tuple[int | None, Sequence[int] | None]:
-    """How many shards a store at ``folder`` is to have, and which of them this rank writes: as
-    :class:`Layout` and :class:`Filler` take them. A new store has one for each rank."""
+    """How many shards a store at ``folder`` has, and which of them this rank writes: for
+    :class:`Layout` and :class:`Filler`. A new store has one for each rank."""
     if ranks.alone:
         return None, None
-    there = ranks.from_first(lambda: (folder / FILE).exists())
-    shards = read_header(folder).shards if there else ranks.world
+    exists = ranks.from_first(lambda: (folder / FILE).exists())
+    shards = read_header(folder).shards if exists else ranks.world
     return shards, range(ranks.rank, shards, ranks.world)
 
 
@@ -202,19 +306,19 @@ def fill(
     listener: Callable[[int, int], None] | None = None,
     kept: Callable[[], None] | None = None,
 ) -> None:
-    """Ask for all that the store lacks of the samples ``ids`` (default: all) in every view.
+    """Run the teacher on all that the store lacks of the samples ``ids`` (default: all) in every
+    view.
 
-    What is durable already is not asked again, so that a stopped filling goes on. ``listener`` is
-    told of rows done and rows to do, ``kept`` whenever all that was asked for so far is durable.
-    Batches of 256 rows: larger forwards page-fault under glibc's default allocator.
+    What is durable already is not computed again, so that a stopped filling resumes. ``listener``
+    receives rows done and rows to do; ``kept`` is called whenever all rows computed so far are
+    durable. Batches of 256 rows: larger forwards page-fault under glibc's default allocator.
 
     Raises:
         TargetsError: see :class:`Filler`.
     """
     check_integer("batch_size", batch_size, 1)
     device = check_device(device)
-    ids = np.arange(filler.samples) if ids is None else _checked(ids, filler.samples)
-    ids = filler.mine(ids)
+    ids = filler.mine(np.arange(filler.samples) if ids is None else _checked(ids, filler.samples))
     if (lengths := lengths_of(dataset)) is not None:
         ids = by_length(ids, lengths)
     requests = []
@@ -224,16 +328,16 @@ def fill(
             block = lacking[start : start + batch_size]
             requests.append((block, np.full(len(block), view)))
     done, total = 0, sum(len(block) for block, _ in requests)
-    asked = filler.live.queries
-    advice = "lower batch_size, or ask on another device (device: cpu)"
+    queries = filler.live.queries
+    advice = "lower batch_size, or run the teacher on another device (device: cpu)"
     with (
         open_source(dataset, collate_fn=collate_fn) as source,
-        memory_for(f"asking the teacher about batches of {batch_size}", advice),
+        memory_for(f"running the teacher on batches of {batch_size}", advice),
     ):
         for (block, views), data in zip(requests, source.batches(requests), strict=True):
             filler.add(block, views, send_to_device(data, device))
-            if kept is not None and not filler.pending and filler.live.queries > asked:
-                asked = filler.live.queries
+            if kept is not None and not filler.pending and filler.live.queries > queries:
+                queries = filler.live.queries
                 kept()
             done += len(block)
             if listener is not None:

@@ -1,13 +1,13 @@
-"""A teacher that is asked for each batch."""
+"""Teachers that run on each batch."""
 
 from __future__ import annotations
 
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal
+from typing import Any, Literal, final
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -24,32 +24,21 @@ from frugalkd.teachers.about import check_origin
 from frugalkd.teachers.targets import Targets
 
 
-class LiveTeacher(Targets):
-    """Runs the teacher in eval mode, without gradients, on the pixels that the student sees.
-
-    Args:
-        teacher: any module that returns logits (rows, classes).
-        forward: how to call it on a batch; by default on the batch's inputs.
-        precision: ``bf16`` asks it under autocast, for a teacher that was trained so.
-        channels_last: that memory format, for the teacher and for inputs (rows, C, H, W).
-
-    Raises:
-        ModelError: the teacher is no module, or has no weights yet.
-        SettingError: another precision.
-    """
+class ModelTeacher(Targets):
+    """Runs a model in eval mode, without gradients, on the student's batches. See its subclasses
+    for arguments and errors."""
 
     phase = "teacher"
 
     changes: bool = False
-    """Whether it is trained meanwhile, so that no answer may be kept."""
+    """Whether it changes during the training, so that its outputs cannot be stored."""
 
     def __init__(
         self,
         teacher: nn.Module,
-        forward: Callable[[Any], Tensor] | None = None,
-        *,
-        precision: Literal["fp32", "bf16"] = "fp32",
-        channels_last: bool = False,
+        forward: Callable[[Any], Tensor] | None,
+        precision: Literal["fp32", "bf16"],
+        channels_last: bool,
     ):
         check_model(teacher, "the teacher")
         if precision not in PRECISIONS:
@@ -62,33 +51,27 @@ class LiveTeacher(Targets):
         if channels_last:
             teacher.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.own_forward = forward is not None
-        self._forward = forward or self._plain
+        self._forward = forward or self._call
 
     @property
+    @abstractmethod
     def about(self) -> dict[str, str]:
-        """What decides its answers: the teacher's identity and the precision that it is asked
-        in."""
-        layout = " channels-last" if self.channels_last else ""
-        return {**identity(self.teacher), "precision": f"{self.precision}{layout}"}
-
-    def check(self, teacher: nn.Module | None, dataset: Dataset) -> None:
-        """Refuse data that differ from what the teacher was trained on in what is known of both:
-        class names and their order, normalisation, tokenizer. Raises TargetsError."""
-        check_origin(self.teacher, dataset)
+        """What decides its outputs, by name. Computed at each access: of a live teacher it reads
+        all weights."""
 
     @property
-    def live_teachers(self) -> Mapping[str, LiveTeacher]:
+    def live_teachers(self) -> Mapping[str, ModelTeacher]:
         return {"teacher": self}
 
     def fetch(self, ids: Ids, views: Ids, data: Any) -> Tensor:
         started = time.perf_counter()
         self.queries += len(ids)
-        logits = self.look(data, ids)
+        logits = self.run(data, ids)
         self.seconds += time.perf_counter() - started
         return logits
 
     def feature_shapes(self, patterns: Sequence[str], data: Any) -> dict[str, Shape]:
-        return probe_features(self.teacher, patterns, lambda: self.look(data), "the teacher")
+        return probe_features(self.teacher, patterns, lambda: self.run(data), "the teacher")
 
     def fetch_features(
         self, ids: Ids, views: Ids, data: Any, paths: Sequence[str]
@@ -97,27 +80,63 @@ class LiveTeacher(Targets):
             logits = self.fetch(ids, views, data)
         return logits, taps.take()
 
-    def look(self, data: Any, ids: Ids | None = None) -> Tensor:
+    def run(self, data: Any, ids: Ids | None = None) -> Tensor:
         """The teacher's logits float32 for a batch (of the samples ``ids``), in eval mode; not
         counted as a query. Raises ModelError."""
-        with inference_mode(self.teacher), self.asking():
+        with inference_mode(self.teacher), self.autocast():
             return run_model(self._forward, data, ids, "the teacher").float()
 
     def classes(self, data: Any) -> int | None:
-        return self.look(data).shape[1]
+        return self.run(data).shape[1]
 
-    def asking(self) -> AbstractContextManager[Any]:
-        """The precision in which the teacher is asked, as a context."""
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The teacher's precision, as a context."""
         return autocast(self.teacher, self.precision)
 
-    def _plain(self, data: Any) -> Tensor:
+    def truth(self, labels: Tensor | None) -> NDArray[Any]:
+        raise TargetsError(
+            "a live teacher does not run on all samples beforehand: a ceiling needs stored targets "
+            "(targets.kind: stored)"
+        )
+
+    def _call(self, data: Any) -> Tensor:
         inputs = inputs_of(data)
         if self.channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         return call(self.teacher, inputs, "the teacher")
 
-    def truth(self, labels: Tensor | None) -> NDArray[np.float32]:
-        raise TargetsError(
-            "a live teacher is not asked for all samples beforehand: a ceiling needs stored "
-            "targets (targets.kind: stored)"
-        )
+
+@final
+class LiveTeacher(ModelTeacher):
+    """Runs the teacher in eval mode, without gradients, on the pixels of the student's batches.
+
+    Args:
+        teacher: any module that returns logits (rows, classes).
+        forward: how to call it on a batch; by default on the batch's inputs.
+        precision: ``bf16`` runs it under autocast, for a teacher that was trained so.
+        channels_last: that memory format, for the teacher and for inputs (rows, C, H, W).
+
+    Raises:
+        ModelError: the teacher is no module, or has no weights yet.
+        SettingError: another precision.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        forward: Callable[[Any], Tensor] | None = None,
+        *,
+        precision: Literal["fp32", "bf16"] = "fp32",
+        channels_last: bool = False,
+    ):
+        super().__init__(teacher, forward, precision, channels_last)
+
+    @property
+    def about(self) -> dict[str, str]:
+        layout = " channels-last" if self.channels_last else ""
+        return {**identity(self.teacher), "precision": f"{self.precision}{layout}"}
+
+    def check(self, teacher: nn.Module | None, dataset: Dataset) -> None:
+        """Refuse data that differ from the teacher's training data in what is known of both: class
+        names and their order, normalisation, tokenizer. Raises TargetsError."""
+        check_origin(self.teacher, dataset)

@@ -1,14 +1,15 @@
-"""Several teachers behind the seam of one."""
+"""Several teachers behind the interface of one, and the pure functions that combine them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, Literal, final, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from frugalkd.data.batches import split
@@ -17,38 +18,100 @@ from frugalkd.models.features import Features, Shape
 from frugalkd.policies.policy import Ids
 from frugalkd.runtime import draws
 from frugalkd.runtime.settings import check_seed, check_types
-from frugalkd.teachers.combining import (
-    Combine,
-    confidence_shares,
-    mean_logits,
-    mean_softmax,
-    shares_of,
-)
-from frugalkd.teachers.fidelity import Fidelity
-from frugalkd.teachers.live import LiveTeacher
+from frugalkd.teachers.encodings import Fidelity
+from frugalkd.teachers.live import LiveTeacher, ModelTeacher
 from frugalkd.teachers.stored import StoredTargets
 from frugalkd.teachers.targets import Targets
 
+Combine = Literal["mean", "weighted", "confidence", "random"]
+
 NOT_TOGETHER = (
-    "several teachers have no features in common: take an objective that reads logits, or one "
+    "several teachers have no features in common: use an objective that reads logits, or one "
     "teacher"
 )
 
 _TEACHERS = ("teacher", "teacher's model", "libraries", "precision")
-"""What ``about`` says of a teacher, not of the data."""
+"""The entries of ``about`` that are the teacher's, not the data's."""
+_TOLERANCE = 1e-4
+"""By how much shares may miss a sum of 1: they are written with a few digits."""
 
 
+def shares_of(weights: Sequence[float] | None, teachers: int) -> list[float]:
+    """The share of each of ``teachers`` teachers, with the sum 1; equal without ``weights``.
+
+    Raises:
+        TargetsError: not one weight per teacher, one that is not above 0, or another sum than 1.
+    """
+    if weights is None:
+        return [1 / teachers] * teachers
+    given = ", ".join(f"{weight:g}" for weight in weights)
+    if len(weights) != teachers:
+        raise TargetsError(f"{teachers} teachers and the weights {given}: give each teacher one")
+    if not all(weight > 0 for weight in weights):
+        raise TargetsError(f"the teachers' weights {given} must be above 0: leave out who has none")
+    total = sum(weights)
+    if not abs(total - 1) <= _TOLERANCE:
+        raise TargetsError(f"the teachers' weights {given} sum to {total:g}: give shares of 1")
+    return [weight / total for weight in weights]
+
+
+def confidence_shares(logits: Sequence[Tensor], labels: Tensor) -> Tensor:
+    """Each teacher's share in each row: the larger, the higher its probability of the label.
+
+    Args:
+        logits: (rows, classes) of each teacher, two or more.
+        labels: int64 (rows,).
+
+    Returns:
+        float32 (teachers, rows), each column with the sum 1.
+    """
+    losses = [F.cross_entropy(each.float(), labels, reduction="none") for each in logits]
+    return (1 - torch.softmax(torch.stack(losses), dim=0)) / (len(losses) - 1)
+
+
+def mean_logits(logits: Sequence[Tensor], shares: Tensor) -> Tensor:
+    """The weighted mean of logits: at every temperature its softmax is the normalised geometric
+    mean of the teachers' own.
+
+    Args:
+        logits: (rows, classes) of each teacher.
+        shares: (teachers,) or (teachers, rows).
+
+    Returns:
+        float32 (rows, classes).
+    """
+    stacked = torch.stack([each.float() for each in logits])
+    return (_by_class(shares, stacked) * stacked).sum(dim=0)
+
+
+def mean_softmax(logits: Sequence[Tensor], shares: Tensor, temperature: float) -> Tensor:
+    """Logits whose softmax at ``temperature`` is the weighted mean of the teachers' own there.
+
+    The gradient of a KL divergence to it is the weighted mean of those to each teacher.
+
+    Args, Returns: as of :func:`mean_logits`.
+    """
+    stacked = torch.stack([torch.log_softmax(each.float() / temperature, 1) for each in logits])
+    return temperature * torch.logsumexp(stacked + _by_class(shares, stacked).log(), dim=0)
+
+
+def _by_class(shares: Tensor, stacked: Tensor) -> Tensor:
+    """``shares`` in a shape that multiplies (teachers, rows, classes)."""
+    shares = shares.to(stacked)
+    return shares.reshape(*shares.shape, *[1] * (stacked.ndim - shares.ndim))
+
+
+@final
 class SeveralTeachers(Targets):
     """Several teachers as one, each of them live or stored.
 
-    ``combine`` says how: ``mean``, all count alike; ``weighted``, by ``weights``; ``confidence``,
-    in each sample by how likely they find its label
-    (:func:`~frugalkd.teachers.combining.confidence_shares`); ``random``, one of them a step, drawn
-    by ``weights`` where there are some, and nobody else is asked.
+    ``combine``: ``mean``, all with equal shares; ``weighted``, by ``weights``; ``confidence``, in
+    each sample by their probability of its label (:func:`confidence_shares`); ``random``, one of
+    them per step, drawn by ``weights`` where there are some, and no other teacher runs.
 
     Args:
-        teachers: two or more: models, which are asked live, or soft targets; by name, or they are
-            called ``teacher 1`` and so on.
+        teachers: two or more: models, which run live, or soft targets; by name, or they are called
+            ``teacher 1`` and so on.
         combine: as above.
         weights: of each teacher, above 0, with the sum 1.
         temperature: None: the mean is that of logits, which serves every objective. A number, the
@@ -63,7 +126,7 @@ class SeveralTeachers(Targets):
 
     Raises:
         UnknownName: no such ``combine``.
-        TargetsError: less than two teachers, weights that are no shares of 1 or have no use,
+        TargetsError: fewer than two teachers, weights that are no shares of 1 or have no use,
             teachers of different classes, or stored targets that keep too little for such a mean.
     """
 
@@ -94,6 +157,7 @@ class SeveralTeachers(Targets):
         for name, each in teachers.items():
             check_types(**{name: (each, nn.Module | Targets)})
             self.teachers[name] = LiveTeacher(each) if isinstance(each, nn.Module) else each
+        self._each = list(self.teachers.values())
         self.combine: Combine = combine
         self.shares = shares_of(weights, len(teachers))
         self.reads_labels = combine == "confidence"
@@ -101,20 +165,17 @@ class SeveralTeachers(Targets):
         self.keeps = min(each.keeps for each in self._each)
         self.knows_top = all(each.knows_top for each in self._each)
         self.temperature = self._common_temperature(temperature)
-        limits = [each.views for each in self._each if each.views is not None]
-        self.views = min(limits, default=None)
+        self.views = min(
+            (each.views for each in self._each if each.views is not None), default=None
+        )
         self.phase = "teacher" if all(each.phase == "teacher" for each in self._each) else "store"
         self._labels = labels or (lambda data: split(data)[1])
         self._seed, self._step = seed, (0, 0)
         self._shares = torch.tensor(self.shares)
         self.classes(None)
 
-    @property
-    def _each(self) -> list[Targets]:
-        return list(self.teachers.values())
-
     def _common_temperature(self, temperature: float | None) -> float | None:
-        """The only one at which the combination is to be read, None for any."""
+        """The only temperature of the combination, None for any."""
         stored = {name: each.temperature for name, each in self.teachers.items()}
         fixed = {name: own for name, own in stored.items() if own is not None}
         if self.combine == "random":
@@ -135,11 +196,9 @@ class SeveralTeachers(Targets):
             )
         return temperature
 
-    # What they are asked.
-
     def classes(self, data: Any) -> int | None:
-        """Raises TargetsError where they have different ones. Without ``data`` (None) nobody is
-        asked."""
+        """Raises TargetsError where they have different ones. Without ``data`` (None) no teacher
+        runs."""
         known = {
             name: each.classes(data)
             for name, each in self.teachers.items()
@@ -149,8 +208,8 @@ class SeveralTeachers(Targets):
 
     def _same_classes(self, counts: Mapping[str, int]) -> int | None:
         if len(set(counts.values())) > 1:
-            said = ", ".join(f"{name} {count}" for name, count in counts.items())
-            raise TargetsError(f"the teachers have different numbers of classes ({said})")
+            listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+            raise TargetsError(f"the teachers have different numbers of classes ({listed})")
         return next(iter(counts.values()), None)
 
     def begin_step(self, epoch: int, step: int) -> None:
@@ -163,13 +222,13 @@ class SeveralTeachers(Targets):
         ``confidence``."""
         if self.combine == "random":
             return self.drawn(*self._step).fetch(ids, views, data)
-        said = {name: each.fetch(ids, views, data) for name, each in self.teachers.items()}
-        self._same_classes({name: logits.shape[1] for name, logits in said.items()})
+        logits = {name: each.fetch(ids, views, data) for name, each in self.teachers.items()}
+        self._same_classes({name: each.shape[1] for name, each in logits.items()})
         labels = self._labels(data) if self.reads_labels else None
-        return self.together(list(said.values()), labels, self.temperature)
+        return self.together(list(logits.values()), labels, self.temperature)
 
     def drawn(self, epoch: int, step: int) -> Targets:
-        """Whom ``random`` asks in a step."""
+        """The teacher that ``random`` draws for a step."""
         point = draws.uniform(self._seed, draws.stream("teacher"), epoch, [step])
         place = int(np.searchsorted(np.cumsum(self.shares)[:-1], point[0], side="right"))
         return self._each[place]
@@ -177,8 +236,8 @@ class SeveralTeachers(Targets):
     def together(
         self, logits: Sequence[Tensor], labels: Tensor | None, temperature: float | None
     ) -> Tensor:
-        """What the teachers' logits (rows, classes) make together, float32 (rows, classes); of
-        ``random`` what is to be expected. ``temperature`` as for the class.
+        """The combination of the teachers' logits (rows, classes), float32 (rows, classes); of
+        ``random`` the expected one. ``temperature`` as for the class.
 
         Raises:
             TargetsError: ``confidence`` without ``labels`` int64 (rows,).
@@ -187,8 +246,8 @@ class SeveralTeachers(Targets):
         if self.reads_labels:
             if labels is None:
                 raise TargetsError(
-                    "combine confidence asks for labels, and these data have none: set it to mean "
-                    "or weighted"
+                    "combine confidence needs labels, and these data have none: set it to mean or "
+                    "weighted"
                 )
             shares = confidence_shares(logits, labels)
         if temperature is None:
@@ -204,25 +263,24 @@ class SeveralTeachers(Targets):
         raise TargetsError(NOT_TOGETHER)
 
     def truth(self, labels: Tensor | None) -> NDArray[np.float32]:
-        """As the seam says; of the first view, and of ``random`` what is to be expected.
+        """Of the first view, and of ``random`` the expected one.
 
         Raises:
             TargetsError: one of them is not stored, or at one temperature alone.
         """
+        logits = []
         for each in self._each:
             if not isinstance(each, StoredTargets) or each.temperature is not None:
-                each.truth(labels)  # says why not
-        stored = [each for each in self._each if isinstance(each, StoredTargets)]
-        logits = [torch.from_numpy(each.all_logits()) for each in stored]
+                each.truth(labels)  # raises why not
+            assert isinstance(each, StoredTargets)
+            logits.append(torch.from_numpy(each.all_logits()))
         softmax = self.temperature is not None or self.combine == "random"
-        said = self.together(logits, labels, 1.0 if softmax else None)
-        labels = said.argmax(dim=1) if labels is None else labels.cpu()
-        return torch.softmax(said, dim=1).gather(1, labels[:, None])[:, 0].numpy()
-
-    # What they cost, and what they are.
+        together = self.together(logits, labels, 1.0 if softmax else None)
+        labels = together.argmax(dim=1) if labels is None else labels.cpu()
+        return torch.softmax(together, dim=1).gather(1, labels[:, None])[:, 0].numpy()
 
     @property
-    def live_teachers(self) -> Mapping[str, LiveTeacher]:
+    def live_teachers(self) -> Mapping[str, ModelTeacher]:
         return {
             name: live
             for name, each in self.teachers.items()
@@ -231,7 +289,6 @@ class SeveralTeachers(Targets):
 
     @property
     def queries_of(self) -> Mapping[str, int]:
-        """Rows that have gone through each of them so far, by name."""
         return {name: each.queries for name, each in self.teachers.items()}
 
     @property
@@ -244,12 +301,12 @@ class SeveralTeachers(Targets):
 
     @property
     def about(self) -> dict[str, str]:
-        """Whom they are made of, for a checkpoint to know them again."""
+        """What a checkpoint compares: the teachers and their shares."""
 
         def digest(each: Targets) -> str:
             about = getattr(each, "about", {})
-            said = [about[name] for name in _TEACHERS if name in about]
-            return " ".join(said) or type(each).__name__
+            entries = [about[name] for name in _TEACHERS if name in about]
+            return " ".join(entries) or type(each).__name__
 
         pairs = zip(self.shares, self._each, strict=True)
         who = ", ".join(f"{share:.6g} {digest(each)}" for share, each in pairs)

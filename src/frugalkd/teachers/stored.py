@@ -1,11 +1,11 @@
-"""Soft targets that were asked for once and are kept in a folder."""
+"""Soft targets that are computed once and kept in a folder: ahead, or at first visits."""
 
 from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -17,34 +17,43 @@ from torch.utils.data import Dataset
 from frugalkd.data.class_names import Match, class_names, class_order, names_from, names_text
 from frugalkd.data.source import Collate
 from frugalkd.distributed.ranks import Ranks
-from frugalkd.errors import TargetsError
+from frugalkd.errors import ModelError, TargetsError
 from frugalkd.files import StrPath
 from frugalkd.files.opening import named
-from frugalkd.models.features import Features, Shape
+from frugalkd.models.features import Features, Shape, find_paths
 from frugalkd.policies.policy import Ids
-from frugalkd.runtime.settings import check_integer, check_types
-from frugalkd.teachers._feature_stores import FeatureStores, shape_of
 from frugalkd.teachers.about import check_about
 from frugalkd.teachers.encodings import Dense, Encoding
-from frugalkd.teachers.filling import Announce, Filler, Layout, fill, shards_of
-from frugalkd.teachers.live import LiveTeacher
-from frugalkd.teachers.store import Store
-from frugalkd.teachers.targets import Targets
+from frugalkd.teachers.filling import (
+    FEATURES,
+    Announce,
+    Filler,
+    Layout,
+    feature_header,
+    fill,
+    shape_of,
+    shards_of,
+)
+from frugalkd.teachers.live import LiveTeacher, ModelTeacher
+from frugalkd.teachers.store import FILE, Store
+from frugalkd.teachers.targets import NO_FEATURES, Targets
 
 _CHUNK = 4096
 
 
+@final
 class StoredTargets(Targets):
     """The teacher's soft targets from a folder, in as many views as the student will cycle through.
 
-    ``fetch`` gives what the encoding decodes to: see :mod:`frugalkd.teachers.encodings`.
+    ``fetch`` returns what the encoding decodes to: see :mod:`frugalkd.teachers.encodings`.
 
     Args:
         folder: made by :meth:`fill`, by ``FirstVisitTargets``, or by ``frugalkd store``.
 
     Attributes:
         about: identity of the teacher and the data that the targets belong to.
-        class_names: what the columns are called, () where that is not known.
+        class_names: of the columns, () where they are not known.
+        features: the stores of features, by module path.
 
     Raises:
         TargetsError: there is no store in ``folder``, or it is damaged.
@@ -63,12 +72,17 @@ class StoredTargets(Targets):
         self.knows_top = header.encoding.knows_top
         self.keeps = header.encoding.keeps
         self.queries = 0
-        self.features = FeatureStores(folder, header)
+        self.features: dict[str, Store] = {}
+        for path in sorted((folder / FEATURES).glob(f"*/{FILE}")):
+            store = Store(path.parent)
+            name, shape = store.header.about.get("feature", ""), shape_of(store.header)
+            store.header.refuse_other(feature_header(header, name, shape), path.parent)
+            self.features[name] = store
 
     @classmethod
     def fill(
         cls,
-        teacher: nn.Module | LiveTeacher,
+        teacher: nn.Module | ModelTeacher,
         dataset: Dataset,
         folder: StrPath | None = None,
         *,
@@ -84,29 +98,28 @@ class StoredTargets(Targets):
         kept: Callable[[], None] | None = None,
         ranks: Ranks | None = None,
     ) -> StoredTargets:
-        """Ask ``teacher`` for every sample of ``dataset``, ``views`` times, but for what ``folder``
-        holds already; ``queries`` of the answer says for how many rows.
+        """Run ``teacher`` on every sample of ``dataset``, in ``views`` views, except for what
+        ``folder`` holds already; ``queries`` of the result is the number of rows.
 
         Args:
-            teacher: a model, or a LiveTeacher that says how to ask it.
-            dataset: map-style, with views of its own where its samples are augmented.
-            folder: where to keep the targets; None: in a temporary file without a name, which goes
-                away with this object.
+            teacher: a model, or a LiveTeacher with its precision.
+            dataset: map-style, with its own views where its samples are augmented.
+            folder: where to keep the targets; None: in a temporary file without a name, which is
+                deleted with this object.
             views: of each sample.
             encoding: default ``Dense("float16")``.
             features: module paths or globs of the teacher, whose features are kept too, float16.
-            ids: samples to ask for; default all.
-            batch_size, device, collate: how the teacher is asked.
-            announce: told of the header before space is taken on the disk.
-            listener: told of rows done and rows to do.
-            kept: told, from time to time, that all that was asked for so far is durable.
+            ids: samples to store; default all.
+            batch_size, device, collate_fn: of the teacher's forward passes.
+            announce: receives the header before space is allocated on the disk.
+            listener: receives rows done and rows to do.
+            kept: called, from time to time, when all rows computed so far are durable.
             ranks: that fill ``folder`` together, each its shards of it; all of them have to call
                 this, and ``queries`` are those of all. Without a folder each fills its own.
 
         Raises:
-            TargetsError: the data set has a randomness of its own, so that what is stored would
-                belong to other pixels than the student sees; ``folder`` holds other targets; the
-                disk is full.
+            TargetsError: the data set is random by itself, so that the targets would belong to
+                other pixels than the student's; ``folder`` holds other targets; the disk is full.
         """
         if folder is None:
             # The mapping outlives the names.
@@ -116,14 +129,11 @@ class StoredTargets(Targets):
                     features=features, ids=ids, batch_size=batch_size, device=device,
                     collate_fn=collate_fn, announce=announce, listener=listener, kept=kept,
                 )  # fmt: skip
-        live = teacher if isinstance(teacher, LiveTeacher) else LiveTeacher(teacher)
+        live = teacher if isinstance(teacher, ModelTeacher) else LiveTeacher(teacher)
         queries, seconds = live.queries, live.seconds
-        check_integer("views", views, 1)
         ranks, folder = ranks or Ranks(), named(folder)
         shards, write = shards_of(folder, ranks)
-        encoding = Dense() if encoding is None else encoding
-        check_types(encoding=(encoding, Encoding))
-        layout = Layout(views, encoding, shards, tuple(features))
+        layout = Layout(views, encoding or Dense(), shards, tuple(features))
         filler = Filler(live, dataset, folder, layout, write=write, wait=True, announce=announce)
         try:
             fill(
@@ -132,9 +142,9 @@ class StoredTargets(Targets):
             )  # fmt: skip
         finally:
             filler.close()
-        asked = ranks.sum([live.queries - queries, live.seconds - seconds])  # once all are done
+        spent = ranks.sum([live.queries - queries, live.seconds - seconds])  # once all are done
         targets = cls(folder)
-        targets.queries, targets.seconds = int(asked[0]), float(asked[1]) / ranks.world
+        targets.queries, targets.seconds = int(spent[0]), float(spent[1]) / ranks.world
         return targets
 
     def classes(self, data: Any) -> int | None:
@@ -156,19 +166,28 @@ class StoredTargets(Targets):
         return logits if self._order is None else logits[:, self._order]
 
     def fetch(self, ids: Ids, views: Ids, data: Any) -> Tensor:
-        return on_device(self._read(ids, views % self.store.header.views), data)
+        return _on_device(self._read(ids, views % self.store.header.views), data)
 
     def feature_shapes(self, patterns: Sequence[str], data: Any) -> dict[str, Shape]:
-        return self.features.shapes(patterns)
+        if not self.features:
+            raise TargetsError(NO_FEATURES)
+        try:
+            paths = find_paths(patterns, self.features, "the store")
+        except ModelError as error:
+            raise TargetsError(
+                f"{self.store.folder} holds features of {', '.join(self.features)} alone; {error}; "
+                "add others by 'frugalkd store --features PATH'"
+            ) from None
+        return {path: shape_of(self.features[path].header) for path in paths}
 
     def fetch_features(
         self, ids: Ids, views: Ids, data: Any, paths: Sequence[str]
     ) -> tuple[Tensor, Features]:
         found = {}
         for path in paths:
-            store = self.features.stores[path]
-            values = store.read(ids, views % store.header.views)
-            found[path] = on_device(values.reshape(-1, *shape_of(store.header)), data)
+            header = self.features[path].header
+            values = self.features[path].read(ids, views % header.views)
+            found[path] = _on_device(values.reshape(-1, *shape_of(header)), data)
         return self.fetch(ids, views, data), found
 
     def all_logits(self, view: int = 0) -> NDArray[np.float32]:
@@ -183,29 +202,112 @@ class StoredTargets(Targets):
         return logits
 
     def truth(self, labels: Tensor | None) -> NDArray[np.float32]:
-        """As the seam says; of the first view.
+        """Of the first view.
 
         Raises:
-            TargetsError: the encoding does not know the probability at temperature 1.
+            TargetsError: the encoding does not keep the probability at temperature 1.
         """
         if self.temperature is not None:
-            name = self.store.header.encoding.settings["name"]
             raise TargetsError(
-                f"{name} soft targets do not say the teacher's probability of a label, which a "
-                "ceiling asks for: set targets.encoding to float16"
+                f"{self.store.header.encoding.name} soft targets do not keep the teacher's "
+                "probability of a label, which a ceiling needs: set targets.encoding to float16"
             )
         logits = torch.from_numpy(self.all_logits())
         labels = logits.argmax(dim=1) if labels is None else labels.cpu()
-        probabilities = torch.softmax(logits, dim=1)
-        return probabilities.gather(1, labels.unsqueeze(1)).squeeze(1).numpy()
+        return torch.softmax(logits, dim=1).gather(1, labels[:, None])[:, 0].numpy()
 
     def check(self, teacher: nn.Module | None, dataset: Dataset) -> None:
         class_order(self.class_names, class_names(dataset), "same", "the store")
         check_about(self.about, teacher, dataset)
 
 
-def on_device(logits: NDArray[np.float32], data: Any) -> Tensor:
-    """Where the student's batch is."""
+@final
+class FirstVisitTargets(Targets):
+    """Runs the teacher on a sample's view when it is first visited, and stores the output: never on
+    samples that are not used.
+
+    A later visit reads what the first one stored; the first one receives the decoded row as well. A
+    store with some rows in it is resumed. :meth:`close` makes the rows durable.
+
+    Args:
+        teacher, dataset, folder, views, encoding, announce: as of :meth:`StoredTargets.fill`.
+
+    Raises:
+        TargetsError: as there, or another process is filling ``folder``.
+    """
+
+    fills_as_visited = True
+
+    def __init__(
+        self,
+        teacher: nn.Module | ModelTeacher,
+        dataset: Dataset,
+        folder: StrPath,
+        *,
+        views: int = 1,
+        encoding: Encoding | None = None,
+        announce: Announce | None = None,
+    ):
+        live = teacher if isinstance(teacher, ModelTeacher) else LiveTeacher(teacher)
+        layout = Layout(views, encoding or Dense())
+        self._filler = Filler(live, dataset, named(folder), layout, announce=announce)
+        self.about = self._filler.about
+        self.views = views
+        self.temperature = layout.encoding.temperature
+        self.knows_top = layout.encoding.knows_top
+        self.keeps = layout.encoding.keeps
+        self._live, self._before = live, (live.queries, live.seconds)
+
+    @property
+    def queries(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._live.queries - self._before[0]
+
+    @property
+    def seconds(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._live.seconds - self._before[1]
+
+    @property
+    def live_teachers(self) -> Mapping[str, ModelTeacher]:
+        return {"teacher": self._live}
+
+    @property
+    def store(self) -> Store | None:
+        """None before the teacher's first forward pass."""
+        return self._filler.store
+
+    def classes(self, data: Any) -> int | None:
+        return self._live.classes(data) if self.store is None else self.store.header.classes
+
+    def fetch(self, ids: Ids, views: Ids, data: Any) -> Tensor:
+        views = views % self._filler.layout.views
+        return _on_device(self._filler.add(ids, views, data).read(ids, views), data)
+
+    def truth(self, labels: Tensor | None) -> NDArray[np.float32]:
+        raise TargetsError(
+            "targets filled at first visits are not known before the training, and a ceiling needs "
+            "them: set targets.fill to ahead"
+        )
+
+    def check(self, teacher: nn.Module | None, dataset: Dataset) -> None:
+        check_about(self.about, teacher, dataset)
+
+    def sync(self) -> None:
+        if self._filler.store is not None:
+            self._filler.store.sync()
+
+    def close(self) -> None:
+        """Make what was stored durable, and let other processes fill the store."""
+        self._filler.close()
+
+    def __enter__(self) -> FirstVisitTargets:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _on_device(logits: NDArray[np.float32], data: Any) -> Tensor:
+    """On the device of the student's batch."""
     device = find_device(data) or torch.device("cpu")
     tensor = torch.from_numpy(logits)
     if device.type == "cuda":

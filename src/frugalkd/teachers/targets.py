@@ -1,4 +1,4 @@
-"""The seam behind which a live teacher and a stored one look alike."""
+"""The interface of soft targets, the same for live and stored teachers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from torch.utils.data import Dataset
 from frugalkd.errors import TargetsError
 from frugalkd.models.features import Features, Shape
 from frugalkd.policies.policy import Ids
-from frugalkd.teachers.fidelity import Fidelity
+from frugalkd.teachers.encodings import Fidelity
 
 if TYPE_CHECKING:
-    from frugalkd.teachers.live import LiveTeacher
+    from frugalkd.teachers.live import ModelTeacher
 
 NO_FEATURES = (
     "these soft targets hold no features, which the objective reads: set targets.kind to live, "
@@ -29,44 +29,43 @@ NO_FEATURES = (
 class Targets(ABC):
     """Soft targets: the teacher's logits for the samples that train, and for no others.
 
-    An objective always gets logits. Where ``temperature`` is a number they are such that their
-    softmax at this temperature is the stored distribution, and at another one it is not.
+    An objective always receives logits. Where ``temperature`` is a number, their softmax at this
+    temperature is the stored distribution, and at another one it is not.
     """
 
     temperature: float | None = None
     """The only temperature at which the targets are the teacher's; None: any."""
 
     knows_top: bool = True
-    """Whether the largest logit is always the teacher's top class, which can stand in for a
-    label."""
+    """Whether the largest logit is always the teacher's top class, which can replace a label."""
 
     keeps: Fidelity = Fidelity.LOGITS
-    """How much of the teacher's logits they say."""
+    """How much of the teacher's logits they keep."""
 
     views: int | None
-    """How many views of a sample there are targets for; None: any."""
+    """How many views of a sample have targets; None: any."""
 
     queries: int
     """Rows that have gone through the teacher so far."""
 
     seconds: float = 0.0
-    """What the teacher's answers have taken so far; the rest of a fetch is reading and storing."""
+    """Of the teacher's forward passes so far; the rest of a fetch is reading and storing."""
 
     phase: str = "store"
-    """Of the meters, where the time of a fetch goes that is not the teacher's."""
+    """Of the meters, for the time of a fetch that is not the teacher's."""
 
     row_bytes: int | None = None
-    """Of one row, where one fetch for several batches is as good as one for each; else None."""
+    """Of one row, where one fetch may serve several batches; else None."""
 
     reads_labels: bool = False
-    """Whether labels decide what they say."""
+    """Whether the targets depend on labels."""
 
     fills_as_visited: bool = False
-    """Whether a teacher is asked for those rows of a batch alone that it was never asked for."""
+    """Whether the teacher runs only on those rows of a batch that it has never seen."""
 
     @property
-    def live_teachers(self) -> Mapping[str, LiveTeacher]:
-        """The live teachers that are asked as a training runs, by name."""
+    def live_teachers(self) -> Mapping[str, ModelTeacher]:
+        """The teachers that run during a training, by name."""
         return {}
 
     @property
@@ -75,24 +74,24 @@ class Targets(ABC):
         return {}
 
     def classes(self, data: Any) -> int | None:
-        """How many classes there are soft targets of, where it is known; ``data`` is some batch, as
-        in :meth:`fetch`, in case somebody has to be asked. No query."""
+        """How many classes the targets have, where it is known; ``data`` is any batch, as in
+        :meth:`fetch`, in case a teacher has to run. Not counted as a query."""
         return None
 
     def begin_step(self, epoch: int, step: int) -> None:  # noqa: B027, as sync
-        """Told before rows are fetched for which of the epoch's optimiser steps they are, or that
-        they are for looks which come before it."""
+        """Receives the epoch and its optimiser step (or the screening before it) of the rows that
+        are fetched next."""
 
     @abstractmethod
     def fetch(self, ids: Ids, views: Ids, data: Any) -> Tensor:
-        """Logits (rows, classes) float32 for ``ids`` int64 (rows,) seen as ``views`` int64 (rows,).
+        """Logits (rows, classes) float32 for ``ids`` int64 (rows,) in ``views`` int64 (rows,).
 
-        ``data`` is the batch as the student gets it, on the student's device; so is the answer.
+        ``data`` is the student's batch, on the student's device; the logits are on that device too.
         """
 
     def feature_shapes(self, patterns: Sequence[str], data: Any) -> dict[str, Shape]:
-        """The teacher's modules that ``patterns`` (paths or globs) mean, and the shapes of their
-        features without the rows; ``data`` is some batch, in case somebody has to be asked.
+        """The teacher's modules that match ``patterns`` (paths or globs), and the shapes of their
+        features without the rows; ``data`` is any batch, in case a teacher has to run.
 
         Raises:
             TargetsError: these targets have no features, or not these.
@@ -103,30 +102,29 @@ class Targets(ABC):
     def fetch_features(
         self, ids: Ids, views: Ids, data: Any, paths: Sequence[str]
     ) -> tuple[Tensor, Features]:
-        """As :meth:`fetch`, and the teacher's features at ``paths``, which
-        :meth:`feature_shapes` has named: (rows, ...) of any floating dtype."""
+        """As :meth:`fetch`, and the teacher's features at ``paths`` of :meth:`feature_shapes`:
+        (rows, ...) of any floating dtype."""
         raise TargetsError(NO_FEATURES)
 
     def check(self, teacher: nn.Module | None, dataset: Dataset) -> None:  # noqa: B027, as sync
         """Refuse targets that belong to another teacher, other data or another augmentation.
 
-        Without a ``teacher`` at hand, data and augmentation alone are checked.
+        Without a ``teacher``, only data and augmentation are checked.
 
         Raises:
             TargetsError: naming which of them differ.
         """
 
     def sync(self) -> None:  # noqa: B027, most targets have nothing to do here
-        """Make durable what was stored so far, where something is."""
+        """Make durable what was stored so far."""
 
     @abstractmethod
     def truth(self, labels: Tensor | None) -> NDArray[np.float32]:
-        """The teacher's probability of each sample's label, float32 (samples,).
+        """The teacher's probability of each sample's label, float32 (samples,), NaN where nothing
+        is stored of a sample.
 
-        ``labels`` int64 (samples,); None where the teacher's top class stands in for them.
-
-        NaN where nothing is stored of a sample.
+        ``labels`` int64 (samples,); None: the teacher's top class.
 
         Raises:
-            TargetsError: it is not known beforehand.
+            TargetsError: it is not known before the training.
         """

@@ -35,8 +35,8 @@ from frugalkd.selection.checks import (
     look_at_held_out,
     read_first,
 )
-from frugalkd.teachers import LiveTeacher, SeveralTeachers, Targets
-from frugalkd.teachers.fidelity import too_little
+from frugalkd.teachers import LiveTeacher, ModelTeacher, SeveralTeachers, Targets
+from frugalkd.teachers.encodings import too_little
 from frugalkd.training.evaluation import evaluate
 from frugalkd.training.fsdp import placed
 from frugalkd.training.resuming import describe_training
@@ -287,7 +287,7 @@ def check_soft_targets(targets: Targets | None, objective: Objective) -> None:
 
 
 def teacher_flops(
-    live: Mapping[str, LiveTeacher],
+    live: Mapping[str, ModelTeacher],
     dataset: Dataset,
     meters: Meters,
     collate_fn: Collate | None = None,
@@ -299,10 +299,10 @@ def teacher_flops(
         rows = meters.queries_of.get(name, 0) if meters.queries_of else meters.teacher_queries
         device = device_of(each.teacher)
         if each.own_forward:
-            total += rows * flops_of_call(each.look, dataset, device, collate_fn)
+            total += rows * flops_of_call(each.run, dataset, device, collate_fn)
         else:  # on a copy, which no hook of the user's sees
             row = flops_of_data(
-                each.teacher, dataset, device, collate_fn, each.asking, backward=False
+                each.teacher, dataset, device, collate_fn, each.autocast, backward=False
             )
             total += rows * row["forward"]
     return total
@@ -313,7 +313,7 @@ def _flops(
     dataset: Dataset,
     training: Training,
     meters: Meters,
-    live: Mapping[str, LiveTeacher],
+    live: Mapping[str, ModelTeacher],
     collate_fn: Collate | None,
 ) -> dict[str, float]:
     """Operations of what ``meters`` counted, of the student and of its ``live`` teachers."""

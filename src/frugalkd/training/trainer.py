@@ -31,7 +31,7 @@ from frugalkd.runtime.meters import Meters
 from frugalkd.selection import Batch, Epoch, Selection
 from frugalkd.selection.finite import gradients, mark
 from frugalkd.teachers import EMATeacher
-from frugalkd.teachers.ema import EMA
+from frugalkd.teachers.average import EMA
 from frugalkd.training.checkpoints import Checkpoints, Moment, random_state, set_random_state
 from frugalkd.training.fsdp import load_whole, refuse_beside, whole
 from frugalkd.training.optimisation import factor, load_state, make_optimizer

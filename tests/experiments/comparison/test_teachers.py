@@ -162,7 +162,7 @@ def test_a_stopped_filling_resumes_and_is_counted(workers, tiny, weights, tmp_pa
         return fetch(self, ids, *rest)
 
     monkeypatch.setattr(LiveTeacher, "fetch", stopped)
-    monkeypatch.setattr("frugalkd.teachers.store._store.SYNC_ROWS", 100)
+    monkeypatch.setattr("frugalkd.teachers.store.SYNC_ROWS", 100)
     with pytest.raises(KeyboardInterrupt):
         compare(recipe, arms=["vanilla"], seeds=1, out=tmp_path)
     (cost,) = fillings(tmp_path)[1]

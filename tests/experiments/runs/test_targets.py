@@ -17,8 +17,9 @@ from frugalkd.experiments.runs.material import make_data, make_teacher
 from frugalkd.experiments.runs.targets import encoding_of, ensure_targets, live_teacher, store
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.teachers import LiveTeacher, StoredTargets
+from frugalkd.teachers import store as store_module
 from frugalkd.teachers.encodings import Dense, Sampled
-from frugalkd.teachers.store import Store, _store
+from frugalkd.teachers.store import Store
 
 SMALL = {
     "data.train_size": 200,
@@ -137,7 +138,7 @@ def test_what_a_killed_filling_asked_for_is_counted_as_far_as_it_is_kept(
 ):
     views = override(recipe, {"student.targets.views": 4})
     fetch, calls, killed = LiveTeacher.fetch, [], tmp_path.with_name("killed")
-    monkeypatch.setattr(_store, "SYNC_ROWS", 300)
+    monkeypatch.setattr(store_module, "SYNC_ROWS", 300)
 
     def photographed(self, ids, *rest):
         calls.append(len(ids))
@@ -164,7 +165,7 @@ def test_rows_of_the_runs_own_store_that_a_killed_process_did_not_note_are_count
 ):
     alone = {"teacher.weights": str(teacher / "teacher.safetensors"), "student.targets.views": 4}
     own = override(recipe, alone)
-    monkeypatch.setattr(_store, "SYNC_ROWS", 300)
+    monkeypatch.setattr(store_module, "SYNC_ROWS", 300)
     note = RunFolder.note_filling
 
     def photographed(self, **spent):

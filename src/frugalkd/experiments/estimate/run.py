@@ -202,7 +202,7 @@ def _per_step(flops: Flops) -> float:
 def _size(setting: Setting, stored: StoredTargets | None) -> Size:
     """``stored``: of a part of the data, as those of all samples will be; None where none are."""
     targets, training = setting.recipe.student.targets, setting.recipe.student.training
-    stores = [] if stored is None else [stored.store, *stored.features.stores.values()]
+    stores = [] if stored is None else [stored.store, *stored.features.values()]
     all_samples = {"samples": setting.samples, "views": targets.views, "shards": 1}
     disk = sum(replace(store.header, **all_samples).disk_bytes for store in stores)
     return Size(setting.samples, training.epochs, targets.views, disk)
@@ -216,7 +216,7 @@ def _flops(setting: Setting, student: StudentPilot) -> Flops:
         setting.device,
         precision=partial(autocast, model, student.training.precision),
     )
-    of_teacher = flops_of_data(live.teacher, setting.data, setting.device, precision=live.asking)
+    of_teacher = flops_of_data(live.teacher, setting.data, setting.device, precision=live.autocast)
     return Flops(
         of_student["forward"], of_student["backward"], of_teacher["forward"], of_teacher["backward"]
     )

@@ -29,11 +29,9 @@ from frugalkd.policies.modes import MODES, ModeName
 from frugalkd.runtime.sections import NamedOrPath, PlainDict, Strict
 from frugalkd.runtime.settings import MOST_SEED
 from frugalkd.selection.checks import why_not_label_free
-from frugalkd.teachers.combining import Combine, shares_of
-from frugalkd.teachers.ema import DECAY
-from frugalkd.teachers.encodings import make_encoding
-from frugalkd.teachers.fidelity import Fidelity, too_little
-from frugalkd.teachers.several import NOT_TOGETHER
+from frugalkd.teachers.average import DECAY
+from frugalkd.teachers.encodings import Fidelity, make_encoding, too_little
+from frugalkd.teachers.several import NOT_TOGETHER, Combine, shares_of
 from frugalkd.teachers.targets import NO_FEATURES
 from frugalkd.training.settings import Checkpointing, Training
 

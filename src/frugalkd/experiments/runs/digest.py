@@ -15,7 +15,7 @@ from frugalkd.models.identity import TORCH, versions
 from frugalkd.models.initial import weights_file
 from frugalkd.models.libraries import library_of
 from frugalkd.models.saved import CARD, card_beside
-from frugalkd.teachers.ema import DECAY
+from frugalkd.teachers.average import DECAY
 from frugalkd.teachers.store import FILE as STORE
 from frugalkd.teachers.store import read_header
 

@@ -39,10 +39,11 @@ from frugalkd.selection.checks import labels_of
 from frugalkd.teachers import (
     FirstVisitTargets,
     LiveTeacher,
+    ModelTeacher,
     StoredTargets,
     Targets,
 )
-from frugalkd.teachers.about import describe_asking
+from frugalkd.teachers.about import describe_live
 from frugalkd.teachers.encodings import Dense, Encoding, make_encoding
 from frugalkd.teachers.filling import Announce, Filler, Layout, fill, shards_of
 from frugalkd.teachers.store import read_header
@@ -96,7 +97,7 @@ def live_teacher(recipe: Recipe, model: nn.Module, folder: Path | None) -> LiveT
     return LiveTeacher(model, precision=precision, channels_last=channels_last)
 
 
-def compare_accuracy(live: LiveTeacher, held_out: Dataset | None, folder: Path | None) -> None:
+def compare_accuracy(live: ModelTeacher, held_out: Dataset | None, folder: Path | None) -> None:
     """A FrugalKDWarning if the teacher of a run's ``folder`` is right on less than half as many
     held-out samples as in its own run: classes of the same names may have other meanings here. The
     query is not counted."""
@@ -109,7 +110,7 @@ def compare_accuracy(live: LiveTeacher, held_out: Dataset | None, folder: Path |
     ids = np.unique(np.linspace(0, len(labels) - 1, _COMPARED).astype(np.int64))
     with streams_restored(), open_source(held_out) as source:
         batch = next(source.batches([(ids, np.zeros_like(ids))]))
-    logits = live.look(send_to_device(batch, device_of(live.teacher)))
+    logits = live.run(send_to_device(batch, device_of(live.teacher)))
     found = float(np.mean(logits.argmax(1).cpu().numpy() == labels[ids]))
     if found < known / 2:
         warnings.warn(
@@ -123,7 +124,7 @@ def compare_accuracy(live: LiveTeacher, held_out: Dataset | None, folder: Path |
 
 def open_targets(
     recipe: Recipe,
-    live: LiveTeacher,
+    live: ModelTeacher,
     data: Dataset,
     *,
     spec: TargetsRole,
@@ -179,7 +180,7 @@ def open_targets(
 
 
 def held_out_logits(
-    live: LiveTeacher,
+    live: ModelTeacher,
     data: Dataset,
     places: Sequence[Path],
     device: torch.device,
@@ -208,9 +209,9 @@ def places_of(*folders: Path | None) -> list[Path]:
     return [folder for folder in folders if folder is not None]
 
 
-def _store_name(live: LiveTeacher, data: Dataset, views: int, encoding: Encoding) -> str:
+def _store_name(live: ModelTeacher, data: Dataset, views: int, encoding: Encoding) -> str:
     """The name of the folder that keeps these targets, for all runs that read them."""
-    about = describe_asking(live, data)
+    about = describe_live(live, data)
     del about[TORCH]
     decides = {**about, "views": views, "encoding": encoding.settings}
     return f"targets-{digest_of(decides)[:16]}"
@@ -225,7 +226,7 @@ def _serves(where: Path, ids: Ids | None, views: int, features: Sequence[str] = 
         paths = targets.feature_shapes(features, None) if features else {}
     except TargetsError:
         return False
-    stores = [targets.store, *(targets.features.stores[path] for path in paths)]
+    stores = [targets.store, *(targets.features[path] for path in paths)]
     ids = np.arange(targets.store.header.samples) if ids is None else ids
     rows = [(ids, np.full(len(ids), view)) for view in range(views)]
     return all(store.present(*each).all() for store in stores for each in rows)
@@ -256,7 +257,7 @@ def ensure_targets(
         started, before = time.perf_counter(), dict(spent)
 
         def count(
-            live: LiveTeacher = live, started: float = started, before: dict[str, float] = before
+            live: ModelTeacher = live, started: float = started, before: dict[str, float] = before
         ) -> None:
             if live.queries:
                 spent["rows"] = before["rows"] + live.queries
@@ -337,9 +338,11 @@ def store(
             "queries": queries,
             "rows": targets.store.count(),
             "of": header.samples * header.views,
-            "bytes": header.disk_bytes + targets.features.disk_bytes,
+            "bytes": sum(
+                each.header.disk_bytes for each in (targets.store, *targets.features.values())
+            ),
             "encoding": header.encoding.settings,
-            "features": list(targets.features.stores),
+            "features": list(targets.features),
             "seconds": time.perf_counter() - started,
         }
 

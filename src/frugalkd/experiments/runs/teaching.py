@@ -36,11 +36,12 @@ from frugalkd.teachers import (
     EMATeacher,
     FirstVisitTargets,
     LiveTeacher,
+    ModelTeacher,
     SeveralTeachers,
     StoredTargets,
     Targets,
 )
-from frugalkd.teachers.combining import mean_logits, mean_softmax
+from frugalkd.teachers.several import mean_logits, mean_softmax
 from frugalkd.training.api import teacher_flops
 from frugalkd.training.settings import Stop
 from frugalkd.training.trainer import Run
@@ -58,7 +59,7 @@ class Source:
     """
 
     targets: TargetsRole
-    live: LiveTeacher | None
+    live: ModelTeacher | None
     folder: Path | None = None
     opened: Targets | None = None
 
@@ -131,7 +132,7 @@ class TeacherPool:
                 source.opened.close()
 
     @property
-    def _lives(self) -> dict[str, LiveTeacher]:
+    def _lives(self) -> dict[str, ModelTeacher]:
         return {name: one.live for name, one in self.sources.items() if one.live is not None}
 
     def open(self) -> Targets:
@@ -267,7 +268,7 @@ class TeacherPool:
 def _describe(source: Source, queries: int) -> dict[str, Any]:
     """The source of soft targets, for the results, after a training (killed processes included)
     with ``queries`` of the teacher."""
-    if isinstance(source.opened, LiveTeacher):
+    if isinstance(source.opened, ModelTeacher):
         return {"kind": source.targets.kind, "views": None, "filled_here": False}
     note = {"kind": "stored", "views": source.targets.views, "filled_here": queries > 0}
     store = getattr(source.opened, "store", None)
@@ -280,9 +281,9 @@ def _describe(source: Source, queries: int) -> dict[str, Any]:
             "bytes": store.header.disk_bytes,
         }
     features = getattr(source.opened, "features", None)
-    if features is not None and features.stores:
-        note["features"] = list(features.stores)
-        note["bytes"] += features.disk_bytes
+    if features:
+        note["features"] = list(features)
+        note["bytes"] += sum(each.header.disk_bytes for each in features.values())
     return note
 
 

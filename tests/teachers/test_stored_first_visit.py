@@ -1,4 +1,4 @@
-"""Filled at first visits: the teacher is asked once for what takes part, and for nothing else."""
+"""Filled at first visits: the teacher runs once on what is used, and on nothing else."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def counted(teacher):
 
 
 def visit(selection, student):
-    """Run a selection; who took part in which view, how often, and the targets they got."""
+    """Run a selection; how often each sample was used, each with finite targets."""
     visits: Counter = Counter()
     views = Counter()
     for epoch in selection:
@@ -46,7 +46,7 @@ def visit(selection, student):
 
 @pytest.mark.parametrize("views", [1, 2, 6])
 @pytest.mark.parametrize("part", ["all", "weights", "gate"])
-def test_exactly_what_takes_part_is_asked_for(tmp_path, views, part):
+def test_the_teacher_runs_on_exactly_what_is_used(tmp_path, views, part):
     data, teacher, student = images(), net(1), net(2).eval()
     rows = counted(teacher)
     weights = np.ones(37, np.float32)
@@ -89,7 +89,7 @@ def test_the_first_visit_gets_what_the_later_ones_read(tmp_path):
         assert targets.queries == 3
         assert torch.equal(targets.fetch(ids, views, batch), first)
         assert targets.queries == 3
-        # Half known: only the others are asked for.
+        # Half stored: only the others are computed.
         more = np.array([2, 30, 9]), np.array([1, 1, 0])
         mixed = targets.fetch(*more, data.batch(*more))
         assert targets.queries == 5

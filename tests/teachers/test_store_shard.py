@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from frugalkd.errors import FrugalKDWarning, TargetsError
 from frugalkd.teachers.encodings import Dense
-from frugalkd.teachers.store import Header
-from frugalkd.teachers.store._shard import Shard, allocate_shard
+from frugalkd.teachers.store import Header, Shard, allocate_shard
 
 HEADER = Header(300, 2, 3, Dense("float32"), {})
 
@@ -35,7 +34,7 @@ def rows(*some):
     return np.array(some, dtype=np.int64)
 
 
-def test_rows_are_there_once_written_and_durable_once_synced(folder):
+def test_rows_are_readable_once_written_and_durable_once_synced(folder):
     shard = Shard(folder, 0, HEADER, write=True)
     some = rows(599, 0, 1, 2, 77)
     assert shard.count() == 0
@@ -43,7 +42,7 @@ def test_rows_are_there_once_written_and_durable_once_synced(folder):
     assert (shard.count(), shard.pending) == (5, 5)
     assert np.array_equal(shard.read(some), content(some))
     assert shard.present(rows(0, 3, 599)).tolist() == [True, False, True]
-    # Not durable yet: another reader knows nothing of them.
+    # Not durable yet: another reader does not see them.
     assert Shard(folder, 0, HEADER).count() == 0
     shard.sync()
     assert shard.pending == 0
@@ -65,7 +64,7 @@ def test_any_order_of_writes_syncs_and_stops(tmp_path_factory, batches, data):
         if len(some):
             shard.write(some, content(some))
             known |= set(some.tolist())
-        what = data.draw(st.sampled_from(["sync", "stop", "go on"]))
+        what = data.draw(st.sampled_from(["sync", "stop", "continue"]))
         if what == "sync":
             shard.sync()
             durable = set(known)
@@ -95,7 +94,7 @@ def test_the_rows_are_synced_before_the_bits(folder, monkeypatch):
     shard.close()
 
 
-def test_short_writes_are_gone_on_with(folder, monkeypatch):
+def test_short_writes_are_continued(folder, monkeypatch):
     shard, pwrite = Shard(folder, 0, HEADER, write=True), os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda f, data, at: pwrite(f, data[:5], at))
     shard.write(np.arange(600), content(np.arange(600)))
@@ -122,8 +121,8 @@ def filled(folder):
     return some
 
 
-def mended(folder, **settings):
-    """The shard, whatever it has to say of itself."""
+def repaired(folder, **settings):
+    """The shard, without its warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FrugalKDWarning)
         shard = Shard(folder, 0, HEADER, **settings)
@@ -148,7 +147,7 @@ def states(folder, *fills):
 @pytest.mark.parametrize("new_first", [True, False])
 @pytest.mark.parametrize("cut", [1, 8, 13, 31, 32, 34])
 @pytest.mark.parametrize("fills", [(300,), (100, 300), (301, 600), (7, 250)])
-def test_a_torn_record_is_mended_or_refused_and_never_wrong(folder, fills, cut, new_first):
+def test_a_torn_record_is_repaired_or_refused_and_never_wrong(folder, fills, cut, new_first):
     """The first block's record is half an old one, half a new one."""
     edges = [0, *fills]
     old, new = states(folder, *map(np.arange, edges[:-1], edges[1:]))[-2:]
@@ -157,7 +156,7 @@ def test_a_torn_record_is_mended_or_refused_and_never_wrong(folder, fills, cut, 
         place = 64 * block
         torn = new[:place] + first[place:][:cut] + last[place + cut :][: 64 - cut]
         (folder / "presence-00000.bin").write_bytes(torn + new[place + 64 :])
-        shard = mended(folder, write=True)
+        shard = repaired(folder, write=True)
         for row in range(0, 600, 7):
             if shard.present(rows(row))[0]:
                 with suppress(TargetsError):
@@ -167,7 +166,7 @@ def test_a_torn_record_is_mended_or_refused_and_never_wrong(folder, fills, cut, 
             missing = np.flatnonzero(~shard.present(np.arange(600)))
             shard.write(missing, content(missing))
             shard.sync()
-            assert np.array_equal(mended(folder).read(np.arange(600)), content(np.arange(600)))
+            assert np.array_equal(repaired(folder).read(np.arange(600)), content(np.arange(600)))
         shard.close()
 
 
@@ -175,7 +174,7 @@ def tear(folder, old, new, cut):
     (folder / "presence-00000.bin").write_bytes(new[:cut] + old[cut:64] + new[64:])
 
 
-def test_a_record_torn_when_it_was_first_written_counts_for_nothing(folder):
+def test_a_record_torn_when_first_written_is_discarded(folder):
     old, new = states(folder, np.arange(300))
     tear(folder, old, new, 20)
     with pytest.warns(FrugalKDWarning, match=r"presence-00000.bin was torn at rows 0 .. 255: its"):
@@ -224,10 +223,10 @@ def test_a_flipped_bit_is_found_or_does_not_matter(tmp_path_factory, data):
     damaged[place] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(damaged)
     try:
-        shard = mended(folder)
+        shard = repaired(folder)
         there = some[shard.present(some)]
         assert np.array_equal(shard.read(there), content(there))
-        for block in range(3):  # a writer meets the damage as well
+        for block in range(3):  # a writer finds the damage too
             shard._check(rows(block * 256))
         assert np.array_equal(there, some)
     except TargetsError as error:

@@ -59,7 +59,7 @@ def test_two_processes_fill_two_shards(tmp_path):
     assert np.array_equal(store.read(order, mixed), LOGITS[mixed, order])
 
 
-def test_rows_of_another_process_are_passed_over(tmp_path):
+def test_rows_of_another_process_are_ignored(tmp_path):
     create_store(tmp_path / "s", HEADER)
     store = Store(tmp_path / "s", write=[1])
     write(store, np.arange(301), 0)
@@ -74,7 +74,7 @@ def test_rows_of_another_process_are_passed_over(tmp_path):
         Store(tmp_path / "s", write=[2])
 
 
-def test_making_it_twice_changes_nothing_and_another_one_is_refused(tmp_path):
+def test_making_it_twice_changes_nothing(tmp_path):
     create_store(tmp_path / "s", HEADER)
     store = Store(tmp_path / "s", write=None)
     write(store, np.arange(9), 0)
@@ -87,7 +87,7 @@ def test_making_it_twice_changes_nothing_and_another_one_is_refused(tmp_path):
         create_store(tmp_path / "s", other)
 
 
-def test_a_folder_with_something_else_is_refused_and_a_half_made_one_is_made_anew(tmp_path):
+def test_other_contents_are_refused_and_a_half_made_store_is_remade(tmp_path):
     create_store(tmp_path / "s", HEADER)
     (tmp_path / "s" / "header.json").unlink()  # killed before the header was written
     (tmp_path / "s" / "rows-00001.bin").write_bytes(b"half")
@@ -102,7 +102,7 @@ def test_a_folder_with_something_else_is_refused_and_a_half_made_one_is_made_ane
         create_store(tmp_path / "file", HEADER)
 
 
-def test_without_locks_it_warns_and_is_made_and_filled(tmp_path, monkeypatch):
+def test_without_locks_it_warns_and_is_filled(tmp_path, monkeypatch):
     def no_locks(*_):
         raise OSError(errno.EOPNOTSUPP, "Operation not supported")
 
@@ -117,7 +117,7 @@ def test_without_locks_it_warns_and_is_made_and_filled(tmp_path, monkeypatch):
     assert len(list((tmp_path / "s").iterdir())) == 5
 
 
-def test_the_lock_is_asked_of_a_file_open_for_writing(tmp_path, monkeypatch):
+def test_the_lock_is_of_a_file_open_for_writing(tmp_path, monkeypatch):
     """As NFS does, which refuses to lock what is open for reading alone."""
     flock = fcntl.flock
 
@@ -131,7 +131,7 @@ def test_the_lock_is_asked_of_a_file_open_for_writing(tmp_path, monkeypatch):
     Store(tmp_path / "s", write=None).close()
 
 
-def test_what_a_killed_process_left_aside_is_no_hindrance(tmp_path):
+def test_temporary_files_of_a_killed_process_do_not_matter(tmp_path):
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / ".header.json.123.tmp").write_bytes(b"half")
     create_store(tmp_path / "s", HEADER)
@@ -149,14 +149,14 @@ def test_where_nothing_can_be_written(tmp_path, read_only):
         create_store(tmp_path / "t", HEADER)
 
 
-def test_the_space_is_set_aside_and_is_what_was_announced(tmp_path):
+def test_the_announced_space_is_allocated(tmp_path):
     create_store(tmp_path / "s", HEADER)
     sizes = [path.stat() for path in (tmp_path / "s").glob("*.bin")]
     assert sum(size.st_size for size in sizes) == HEADER.disk_bytes == 602 * 20 + 2 * 2 * 64
     assert all(size.st_blocks * 512 >= size.st_size for size in sizes)
 
 
-def test_a_full_disk_is_an_error_before(tmp_path, monkeypatch):
+def test_a_full_disk_is_an_error_before_any_row(tmp_path, monkeypatch):
     allocated = os.posix_fallocate
 
     def full(file, offset, size):
@@ -171,7 +171,7 @@ def test_a_full_disk_is_an_error_before(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("call", ["pwrite", "fsync"])
-def test_a_failing_disk_is_one_line_and_what_was_durable_stays(tmp_path, monkeypatch, call):
+def test_a_failing_disk_keeps_what_was_durable(tmp_path, monkeypatch, call):
     create_store(tmp_path / "s", HEADER)
     store = Store(tmp_path / "s", write=None)
     write(store, np.arange(9), 0)
@@ -203,7 +203,7 @@ def test_what_cannot_be_stored_is_refused(tmp_path):
     store.close()
 
 
-def test_damage_to_any_file_is_met_when_it_is_opened_or_read(tmp_path):
+def test_damage_to_any_file_is_found(tmp_path):
     fill_shard(tmp_path / "s", 0)
     fill_shard(tmp_path / "s", 1)
     for path in sorted((tmp_path / "s").iterdir()):

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from frugalkd.errors import TargetsError
 from frugalkd.teachers.encodings import Dense, Sampled, TopK
-from frugalkd.teachers.store import Header, read_header, shard_of
-from frugalkd.teachers.store._header import FILE, write_header
+from frugalkd.teachers.store import FILE, Header, read_header, shard_of, write_header
 
 HEADER = Header(700, 3, 10, TopK(4), {"teacher": "t", "data set": "d"}, shards=3)
 
@@ -57,7 +56,7 @@ def test_each_sample_has_one_shard(samples, data):
         ({"about": {"teacher": "x", "data set": "y"}}, "differ in data set and teacher"),
     ],
 )
-def test_another_one_is_refused_by_what_differs(tmp_path, change, named):
+def test_another_header_is_refused_by_what_differs(tmp_path, change, named):
     HEADER.refuse_other(HEADER, tmp_path)
     with pytest.raises(TargetsError, match=rf"^(?!.*\n).*{named}"):
         HEADER.refuse_other(replace(HEADER, **change), tmp_path)
@@ -82,7 +81,7 @@ def test_impossible_sizes_are_refused(change):
         (b'{"format": "else"}', "not the header"),
         (b'{"format": "frugalkd-store", "schema": 3}', "from a newer"),
         (b'{"format": "frugalkd-store", "schema": 2}', "checksum"),
-        (b'{"format": "frugalkd-store", "schema": 1}', "fill it anew"),
+        (b'{"format": "frugalkd-store", "schema": 1}', "fill it again"),
     ],
 )
 def test_damage_is_one_line(tmp_path, content, named):

@@ -1,0 +1,340 @@
+"""How soft targets are stored: a row of logits as a record of a fixed size, and back; and how much
+of the logits that keeps."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from enum import IntEnum
+from typing import Any, ClassVar, Literal, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frugalkd.errors import TargetsError, UnknownName
+from frugalkd.runtime import draws
+from frugalkd.runtime.settings import Settings
+
+Logits = NDArray[np.float32]
+Ids = NDArray[np.int64]
+
+_HALF = np.finfo(np.float16)
+_LOWEST, _LARGEST = float(_HALF.min), float(_HALF.max)
+_SMALLEST = float(_HALF.smallest_subnormal)
+_NOTHING = 1e-30  # stands for the probability 0, so that logarithms stay finite
+_STREAM = draws.stream("sampled soft targets")
+
+
+class Fidelity(IntEnum):
+    """How much of a teacher's logits soft targets keep, or an objective reads, from the least to
+    the most: soft targets that keep more serve an objective that reads less.
+
+    ``DRAWS``: classes drawn from the softmax at one temperature; in expectation they give what is
+    linear in that softmax. ``SOFTMAX``: the softmax at one temperature, where the less likely
+    classes may share theirs evenly. ``DIFFERENCES``: each logit minus a number of its row, good for
+    every softmax. ``LOGITS``: the logits themselves.
+    """
+
+    DRAWS = 0
+    SOFTMAX = 1
+    DIFFERENCES = 2
+    LOGITS = 3
+
+
+_WHAT = {
+    Fidelity.DRAWS: "draws from the teacher's softmax",
+    Fidelity.SOFTMAX: "the teacher's softmax at one temperature",
+    Fidelity.DIFFERENCES: "the differences of the teacher's logits",
+    Fidelity.LOGITS: "the teacher's logits themselves",
+}
+_ENOUGH = {
+    Fidelity.DRAWS: "sampled",
+    Fidelity.SOFTMAX: "top-k or float16",
+    Fidelity.DIFFERENCES: "float16",
+    Fidelity.LOGITS: "float32",
+}
+
+
+def too_little(objective: str, reads: Fidelity, keeps: Fidelity) -> str:
+    """The error where ``keeps`` is less than ``reads``, and what to do, in one line."""
+    return (
+        f"{objective} reads {_WHAT[reads]}, and these soft targets keep {_WHAT[keeps]}: set "
+        f"targets.encoding to {_ENOUGH[reads]}, or targets.kind to live"
+    )
+
+
+class Encoding(Settings, ABC):
+    """How one row of logits is stored. Pure: the same logits of the same (id, view), the same
+    bytes.
+
+    An objective always receives what :meth:`decode` returns as logits. Where :attr:`temperature` is
+    None they are the teacher's, good at every temperature; where it is a number, only their softmax
+    at that temperature is the teacher's.
+    """
+
+    knows_top: ClassVar[bool]
+    """Whether the decoded row's largest logit is always the teacher's top class."""
+
+    temperature: float | None
+    """The one temperature at which the decoded softmax is the teacher's; None: any."""
+
+    keeps: Fidelity
+    """How much of the teacher's logits the decoded ones keep."""
+
+    name: str
+    """Of the registry."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """``name`` and settings as JSON values, from which ``make_encoding`` makes it again."""
+        return {"name": self.name, **asdict(self)}  # pyright: ignore[reportArgumentType]
+
+    @abstractmethod
+    def record(self, classes: int) -> np.dtype[np.void]:
+        """The dtype of one row's record, little-endian, without padding.
+
+        Raises:
+            TargetsError: so many classes cannot be encoded.
+        """
+
+    @abstractmethod
+    def encode(self, logits: Logits, ids: Ids, views: Ids) -> NDArray[np.void]:
+        """Records (rows,) of finite ``logits`` (rows, classes) of the samples ``ids`` in ``views``,
+        both (rows,)."""
+
+    @abstractmethod
+    def decode(self, records: NDArray[np.void], classes: int) -> Logits:
+        """Logits (rows, classes), all finite, of ``records`` (rows,).
+
+        Raises:
+            TargetsError: a record names a class that does not exist.
+        """
+
+
+@final
+@dataclass(frozen=True)
+class Dense(Encoding):
+    """The logits of all classes. float32: the teacher's exact bits. float16: half the space, each
+    logit minus the row's largest, which does not change the softmax, and off by at most 1/2048 of
+    that difference (and 6e-8)."""
+
+    precision: Literal["float16", "float32"] = "float16"
+
+    knows_top = True
+    temperature = None
+
+    @property
+    def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.precision
+
+    @property
+    def keeps(self) -> Fidelity:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return Fidelity.LOGITS if self.precision == "float32" else Fidelity.DIFFERENCES
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"name": self.precision}
+
+    def record(self, classes: int) -> np.dtype[np.void]:
+        kind = {"float16": "<f2", "float32": "<f4"}[self.precision]
+        return np.dtype([("logits", kind, (classes,))])
+
+    def encode(self, logits: Logits, ids: Ids, views: Ids) -> NDArray[np.void]:
+        records = np.empty(len(logits), self.record(logits.shape[1]))
+        float16 = self.precision == "float16"
+        records["logits"] = halved(logits, logits.argmax(axis=1)) if float16 else logits
+        return records
+
+    def decode(self, records: NDArray[np.void], classes: int) -> Logits:
+        return records["logits"].astype(np.float32)
+
+
+@final
+@dataclass(frozen=True)
+class TopK(Encoding):
+    """Decodes to the k largest logits (in float16, minus the largest) and one logit for each other
+    class, such that at ``temperature`` the others' total probability is the teacher's and each
+    receives the same part of it. Biased within these, and at any other temperature.
+
+    Attributes:
+        k: how many logits are kept; fewer than there are classes.
+        temperature: of the objective.
+    """
+
+    k: int
+    temperature: float = 4.0
+
+    name = "top-k"
+    knows_top = True
+    keeps = Fidelity.SOFTMAX
+
+    def record(self, classes: int) -> np.dtype[np.void]:
+        if self.k >= classes:
+            raise TargetsError(
+                f"top-k with k = {self.k} of {classes} classes leaves nothing out: lower "
+                "targets.k, or set targets.encoding to float16"
+            )
+        kind = _class_dtype(classes)
+        return np.dtype(
+            [("classes", kind, (self.k,)), ("logits", "<f2", (self.k,)), ("rest", "<f4")]
+        )
+
+    def encode(self, logits: Logits, ids: Ids, views: Ids) -> NDArray[np.void]:
+        records = np.empty(len(logits), self.record(logits.shape[1]))
+        # Stable: of equal logits the lowest class comes first, as in an argmax.
+        top = np.argsort(-logits, axis=1, kind="stable")[:, : self.k]
+        weights = np.exp((logits - logits.max(axis=1, keepdims=True)) / float(self.temperature))
+        whole = weights.sum(axis=1, dtype=np.float64)
+        np.put_along_axis(weights, top, 0, axis=1)
+        records["classes"] = top
+        kept = np.take_along_axis(logits, top, axis=1)
+        records["logits"] = halved(kept, np.zeros(len(kept), dtype=np.int64))
+        records["rest"] = weights.sum(axis=1, dtype=np.float64) / whole
+        return records
+
+    def decode(self, records: NDArray[np.void], classes: int) -> Logits:
+        chosen = _checked_classes(records, classes)
+        top, others = records["logits"].astype(np.float64), classes - self.k
+        most = top.max(axis=1, keepdims=True)
+        kept = np.exp((top - most) / self.temperature).sum(axis=1, keepdims=True)
+        rest = records["rest"].astype(np.float64)[:, None].clip(_NOTHING, 1 - 1e-7)
+        odds = np.log(kept) + np.log(rest) - np.log1p(-rest) - np.log(others)
+        other = (most + self.temperature * odds).astype(np.float32)
+        # Rounding must not lift the others to the top class.
+        other = np.minimum(other, np.nextafter(most.astype(np.float32), np.float32(-np.inf)))
+        logits = np.repeat(other, classes, axis=1)
+        np.put_along_axis(logits, chosen, records["logits"], axis=1)
+        return logits
+
+
+@final
+@dataclass(frozen=True)
+class Sampled(Encoding):
+    """``k`` draws from softmax(logits / temperature); decodes to each class's share of the draws,
+    as ``temperature * log(share)``, so that an objective at this temperature receives exactly these
+    shares.
+
+    Over the draws the expected share of a class is the teacher's probability of it at
+    ``temperature``, and at no other; so the expected gradient of KL(teacher || student) is the
+    teacher's own, while the loss is higher, since the shares have less entropy. After Sparse Logit
+    Sampling (Anshumann et al., ACL 2025), with systematic draws (one random number places k equal
+    steps on the distribution) in place of independent ones: the same expectation, and no share is
+    off by 1/k or more. A draw is a function of (id, view).
+
+    Attributes:
+        k: how many draws.
+        temperature: of the objective.
+    """
+
+    k: int
+    temperature: float = 4.0
+
+    name = "sampled"
+    knows_top = False
+    keeps = Fidelity.DRAWS
+
+    def record(self, classes: int) -> np.dtype[np.void]:
+        return np.dtype([("classes", _class_dtype(classes), (self.k,))])
+
+    def encode(self, logits: Logits, ids: Ids, views: Ids) -> NDArray[np.void]:
+        rows, classes = logits.shape
+        records = np.empty(rows, self.record(classes))
+        scaled = logits.astype(np.float64) / self.temperature
+        below = np.exp(scaled - scaled.max(axis=1, keepdims=True)).cumsum(axis=1)
+        below /= below[:, -1:]
+        first = draws.uniform(0, _STREAM, ids, views)[:, None]
+        places = (first + np.arange(self.k)) / self.k
+        # All rows in one search: row r has the interval [r, r + 1).
+        offset = np.arange(rows)[:, None]
+        found = np.searchsorted((below + offset).ravel(), (places + offset).ravel(), side="right")
+        chosen = found.reshape(rows, self.k) - classes * offset
+        records["classes"] = chosen.clip(0, classes - 1)
+        return records
+
+    def decode(self, records: NDArray[np.void], classes: int) -> Logits:
+        chosen = _checked_classes(records, classes)
+        flat = (chosen + classes * np.arange(len(records))[:, None]).ravel()
+        counts = np.bincount(flat, minlength=len(records) * classes)
+        shares = np.maximum(np.arange(self.k + 1) / self.k, _NOTHING)
+        of_count = (self.temperature * np.log(shares)).astype(np.float32)
+        return of_count[counts].reshape(len(records), classes)
+
+
+@final
+@dataclass(frozen=True)
+class Values(Encoding):
+    """A feature's values in float16, off by at most 1/2048 of each (and 3e-8); ``classes`` is their
+    number. Not for logits: a recipe cannot name it."""
+
+    name = "values"
+    knows_top = False
+    temperature = None
+    keeps = Fidelity.DIFFERENCES
+
+    def record(self, classes: int) -> np.dtype[np.void]:
+        return np.dtype([("values", "<f2", (classes,))])
+
+    def encode(self, logits: Logits, ids: Ids, views: Ids) -> NDArray[np.void]:
+        largest = float(np.abs(logits).max(initial=0.0))
+        if largest > _LARGEST:
+            raise TargetsError(
+                f"a feature reaches {largest:.3g}, beyond float16: name another module in "
+                "targets.features, or set targets.kind to live"
+            )
+        records = np.empty(len(logits), self.record(logits.shape[1]))
+        records["values"] = logits.astype(np.float16)
+        return records
+
+    def decode(self, records: NDArray[np.void], classes: int) -> Logits:
+        return records["values"].astype(np.float32)
+
+
+def halved(logits: Logits, top: Ids) -> NDArray[np.float16]:
+    """``logits`` (rows, classes) in float16, minus their largest, which is in the columns ``top``
+    (rows,): the error is smallest where the probability is largest, and no other class is rounded
+    up to the top one."""
+    largest = np.take_along_axis(logits, top[:, None], axis=1).astype(np.float64)
+    half = (logits - largest).clip(_LOWEST, -_SMALLEST).astype(np.float16)
+    np.put_along_axis(half, top[:, None], 0, axis=1)
+    return half
+
+
+def _class_dtype(classes: int) -> str:
+    return "<u2" if classes <= 1 << 16 else "<u4"
+
+
+def _checked_classes(records: NDArray[np.void], classes: int) -> Ids:
+    chosen = records["classes"].astype(np.int64)
+    if len(records) and chosen.max() >= classes:
+        raise TargetsError(f"a stored row names a class beyond the {classes} that there are")
+    return chosen
+
+
+ENCODINGS: dict[str, Callable[[int, float], Encoding]] = {
+    "float16": lambda k, temperature: Dense("float16"),
+    "float32": lambda k, temperature: Dense("float32"),
+    "top-k": TopK,
+    "sampled": Sampled,
+}
+
+
+def make_encoding(name: str, k: Any = 32, temperature: Any = 4.0) -> Encoding:
+    """An encoding by its name; ``k`` and ``temperature`` where it has them.
+
+    Raises:
+        UnknownName: there is none of this name.
+        TargetsError: ``k`` is no integer in 1 .. 65536, or ``temperature`` not above 0.
+    """
+    if name == Values.name:
+        return Values()
+    if name not in ENCODINGS:
+        raise UnknownName("encoding", str(name), ENCODINGS)
+    if type(k) is not int or not 1 <= k <= 1 << 16:
+        raise TargetsError(f"k of encoding {name} is {str(k)[:20]}: give 1 .. 65536")
+    if type(temperature) not in (int, float) or not 0 < temperature < math.inf:
+        raise TargetsError(
+            f"temperature of encoding {name} is {str(temperature)[:20]}: give one above 0"
+        )
+    return ENCODINGS[name](k, float(temperature))
