@@ -13,6 +13,7 @@ from unittest.mock import patch
 from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.runs.execute import distill, teach
 from frugalkd.experiments.runs.targets import store
+from frugalkd.teachers import store as store_module
 
 LITTLE = {
     "teacher.model": {"name": "mlp", "options": {"hidden": [64], "dropout": 0.1}},
