@@ -2,6 +2,7 @@ import json
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -238,7 +239,7 @@ def test_sound_13_buffers_that_are_not_saved_are_bounded(tmp_path):
     """A Swin's masks grow with img_size, and its weights do not."""
     pytest.importorskip("timm", reason="needs timm")
     name, options = "timm/swin_tiny_patch4_window7_224", {"embed_dim": 24}
-    sizes = {"num_classes": 3, "in_channels": 3, "image_size": 224}
+    sizes: dict[str, Any] = {"num_classes": 3, "in_channels": 3, "image_size": 224}
     save_weights(tmp_path / "w.safetensors", build_model(name, **sizes, **options))
 
     def claim(size):
