@@ -139,7 +139,7 @@ def test_one_default_everywhere(tmp_path):
     config = transformers.BertConfig(vocab_size=9, hidden_size=8, num_attention_heads=1)
     model = transformers.BertForSequenceClassification(config)
     trainer = FrugalTrainer(model, transformers.TrainingArguments(str(tmp_path), report_to=[]))
-    assert FrugalCallback().options.policy == trainer.options.policy == default
+    assert FrugalCallback().policy == trainer.policy == default
     student, data = net(), images()
     run = frugalkd.distill(student, data, teacher=net(1), training=SHORT)
     assert run.ledger.about["policy"] == str(default)

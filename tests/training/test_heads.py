@@ -118,5 +118,5 @@ def test_what_has_no_head_or_no_features_is_refused():
 
     with pytest.raises(UnsupportedData, match="no features to keep"):
         train_head(nn.Linear(1, 4), Noisy(np.zeros(9)), device="cpu")
-    with pytest.raises(Stopped, match="features"):
+    with pytest.raises(Stopped, match="evaluation"):
         train_head(net(), data, device="cpu", run=RunOptions(should_stop=lambda: True))

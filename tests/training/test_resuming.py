@@ -137,6 +137,7 @@ def test_what_decides_nothing_may_change(tmp_path):
         assert torch.equal(one, other)
 
 
+@pytest.mark.filterwarnings("ignore:samples of this Drawn differ")
 def test_data_that_draw_count_by_their_number(tmp_path):
     class Drawn(torch.utils.data.Dataset):
         def __init__(self, samples):

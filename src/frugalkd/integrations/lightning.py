@@ -21,7 +21,7 @@ from frugalkd.data.batches import call, inputs_of
 from frugalkd.data.source import check_map_style
 from frugalkd.errors import ModelError, RunFolderError, SelectionMisuse
 from frugalkd.files import StrPath
-from frugalkd.integrations._options import HasSelection, Options
+from frugalkd.integrations._frugal import Frugal
 from frugalkd.integrations._planned import PlannedEpochs, full_batches
 from frugalkd.objectives import CrossEntropy, Objective
 from frugalkd.objectives.criterion import Criterion
@@ -31,6 +31,7 @@ from frugalkd.selection.checks import labels_of
 from frugalkd.selection.finite import bad_gradients
 from frugalkd.selection.rows import Join
 from frugalkd.teachers import Targets
+from frugalkd.training.api import make_selection
 
 if TYPE_CHECKING:
     from pytorch_lightning import Callback
@@ -115,7 +116,7 @@ class FrugalLoader:
         """Nothing, likewise."""
 
 
-class FrugalCallback(HasSelection, Callback):
+class FrugalCallback(Frugal, Callback):
     """Put among a Lightning trainer's callbacks, with a :class:`FrugalLoader` as its training data:
     training then runs through the epochs of a :class:`~frugalkd.Selection`. Validation, logging and
     checkpoints stay Lightning's.
@@ -168,14 +169,14 @@ class FrugalCallback(HasSelection, Callback):
         objective: Objective | None = None,
         forward: Callable[[Any], Tensor] | None = None,
     ):
-        self.options = Options(teacher=teacher, store=store, sampling=sampling, objective=objective)
-        if self.options.policy.when == "now":
+        self._take_settings(store, sampling, objective)
+        if self.policy.when == "now":
             raise SelectionMisuse(
                 "when: now knows only after a step whether it was the epoch's last, and Lightning "
                 "needs to know before (for validation, schedules, accumulation): use when: "
                 "last-visit"
             )
-        self._forward = forward
+        self.teacher, self._forward = teacher, forward
         self._state: dict[str, Any] | None = None  # to resume from
         self._undo: list[Callable[[], None]] = []
         self._seen: list[Tensor] = []  # what forward returned within a training step
@@ -232,11 +233,11 @@ class FrugalCallback(HasSelection, Callback):
             self._set_length(trainer, state["batches"])
 
     def _select(self, trainer: Any, module: Any) -> Selection:
-        options, loader, device = self.options, self._loader, trainer.strategy.root_device
-        options.settle(module, None)
-        self._criterion = Criterion(options.objective or CrossEntropy())
-        if isinstance(options.teacher, nn.Module):
-            options.teacher.to(device)
+        loader, device = self._loader, trainer.strategy.root_device
+        self._take_teacher(self.teacher, module, None)
+        self._criterion = Criterion(self.objective or CrossEntropy())
+        if isinstance(self.teacher, nn.Module):
+            self.teacher.to(device)
         steps = -(-loader.full // trainer.accumulate_grad_batches)
         epochs = [] if trainer.max_epochs in (None, -1) else [float(trainer.max_epochs)]
         epochs += [] if trainer.max_steps == -1 else [trainer.max_steps / max(1, steps)]
@@ -250,12 +251,14 @@ class FrugalCallback(HasSelection, Callback):
                 return call(module, inputs_of(batch))
 
         try:
-            return options.select(
-                loader.dataset, epochs=lambda samples: min(epochs), batch_size=loader.batch_size,
-                model=module, forward=forward, targets=options.targets(loader.dataset, None),
-                seed=loader.seed, loading=dataclasses.replace(loader.loading, device=device),
-                known_labels=labels_of(loader.dataset),
+            selection, _ = make_selection(
+                loader.dataset, sampling=self.sampling, epochs=min(epochs),
+                batch_size=loader.batch_size, model=module, forward=forward,
+                targets=self._targets(loader.dataset), seed=loader.seed,
+                loading=dataclasses.replace(loader.loading, device=device),
+                labels=labels_of(loader.dataset),
             )  # fmt: skip
+            return selection
         except ModelError as error:
             if not isinstance(error.__cause__, NotImplementedError):
                 raise  # that is what a module without forward raises
@@ -389,9 +392,9 @@ class FrugalCallback(HasSelection, Callback):
         given, losses, logits = (found.get(name) for name in ("given", "loss", "logits"))
         if isinstance(given, Tensor):
             logits, losses = (given, None) if given.ndim == 2 else (None, given)
-        if losses is not None and self.options.objective is not None:
+        if losses is not None and self.objective is not None:
             raise SelectionMisuse(
-                f"training_step gives losses, and {self.options.objective} is to make them: return "
+                f"training_step gives losses, and {self.objective} is to make them: return "
                 "the logits alone"
             )
         if losses is not None and losses.shape != (rows,):

@@ -12,6 +12,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -29,6 +30,7 @@ from frugalkd.errors import ModelError, SelectionMisuse
 from frugalkd.files import StrPath
 from frugalkd.files.opening import named
 from frugalkd.files.tensors import save_tree
+from frugalkd.integrations._frugal import Frugal
 from frugalkd.integrations._hugging_face import (
     LEDGER,
     STATE,
@@ -42,7 +44,6 @@ from frugalkd.integrations._hugging_face import (
     read_state,
     teacher_from,
 )
-from frugalkd.integrations._options import HasSelection, Options
 from frugalkd.integrations._planned import (
     Inputs,
     PlannedEpochs,
@@ -55,8 +56,10 @@ from frugalkd.objectives.criterion import Criterion
 from frugalkd.policies import Sampling
 from frugalkd.selection import Batch, DataLoading, Selection
 from frugalkd.selection.finite import bad_gradients
+from frugalkd.selection.inputs import weights_of
 from frugalkd.selection.rows import batches_of
 from frugalkd.teachers import Targets
+from frugalkd.training.api import make_selection
 
 if TYPE_CHECKING:
     _Trainer = transformers.Trainer
@@ -64,7 +67,7 @@ else:
     _Trainer = object
 
 
-class FrugalMixin(HasSelection, _Trainer):
+class FrugalMixin(Frugal, _Trainer):
     """Put before a Trainer: ``class Mine(FrugalMixin, MyTrainer)``. Training then runs through the
     epochs of a :class:`~frugalkd.Selection`; evaluation, saving and the hub stay the trainer's.
 
@@ -109,10 +112,8 @@ class FrugalMixin(HasSelection, _Trainer):
         objective: Objective | None = None,
         **kwargs: Any,
     ):
-        self.options = options = Options(
-            teacher=None, store=store, sampling=sampling, objective=objective
-        )
-        if options.policy.when == "now" and not self.gates_now:
+        self._take_settings(store, sampling, objective)
+        if self.policy.when == "now" and not self.gates_now:
             raise SelectionMisuse(
                 "when: now decides between reading a batch and training on it, within a step that "
                 "your own Trainer may have changed: use when: last-visit, or FrugalTrainer"
@@ -127,10 +128,8 @@ class FrugalMixin(HasSelection, _Trainer):
             teacher = teacher_from(teacher, model)
         if isinstance(teacher, nn.Module):
             teacher.to(self.args.device)
-        options.teacher = teacher
         own = self._own_objective() if teacher is None and objective is None else None
-        options.settle(model, own)
-        self.objective = options.objective
+        self._take_teacher(teacher, model, own)
         self.criterion = None if self.objective is None else Criterion(self.objective)
         self._batch: Batch | None = None
         self._state: dict[str, Any] | None = None  # to resume from
@@ -156,7 +155,7 @@ class FrugalMixin(HasSelection, _Trainer):
         if sampling != "random" or own:
             what = "_get_train_sampler" if own else f"train_sampling_strategy={sampling!r}"
             raise SelectionMisuse(f"the selection decides the order of samples: remove {what}")
-        if self.options.policy.when == "now" and args.gradient_accumulation_steps > 1:
+        if self.policy.when == "now" and args.gradient_accumulation_steps > 1:
             raise SelectionMisuse(
                 "under when: now batches are gathered from the rows that fail: set "
                 "gradient_accumulation_steps to 1, per_device_train_batch_size to a step's rows"
@@ -178,18 +177,20 @@ class FrugalMixin(HasSelection, _Trainer):
     def _select(self) -> Selection:
         dataset: Any = self.train_dataset
         model: Any = self.model
-        args, options = self.args, self.options
+        args, teacher = self.args, self.teacher
         check_map_style(dataset)
-        teacher = options.teacher
         forward = forward_of(teacher) if isinstance(teacher, nn.Module) else None
-        targets = options.targets(dataset, forward)
+        targets = self._targets(dataset, forward)
         if targets is None and len(dataset):
             with streams_restored():
                 check_labelled(dataset[0])
         collator = self._get_collator_with_removed_columns(self.data_collator, "training")
-        return options.select(
+        weights = weights_of(self.sampling, dataset)
+        used = len(dataset) if weights is None else np.count_nonzero(weights)
+        selection, _ = make_selection(
             dataset,
-            epochs=self._epochs,
+            sampling=self.sampling,
+            epochs=self._epochs(int(used)),
             batch_size=self._train_batch_size,
             model=model,
             forward=forward_of(model),
@@ -204,8 +205,9 @@ class FrugalMixin(HasSelection, _Trainer):
                 drop_last=args.dataloader_drop_last,
                 screen_batch=args.eval_batch_size,
             ),
-            known_labels=labels_of(dataset),
+            labels=labels_of(dataset),
         )
+        return selection
 
     def _epochs(self, samples: int) -> float:
         """Epochs to train; ``max_steps`` are those of training on all of ``samples``."""

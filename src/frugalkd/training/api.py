@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Optional
 
+import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from frugalkd.data.class_names import class_names
@@ -15,6 +17,7 @@ from frugalkd.data.probe import data_digest, digests_kept
 from frugalkd.data.source import Collate, check_map_style
 from frugalkd.distributed.ranks import Ranks, is_sharded
 from frugalkd.errors import DataError, NonFiniteLoss, RankError, TargetsError
+from frugalkd.files import StrPath
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.models.flops import flops_of_call, flops_of_data
 from frugalkd.models.origin import note_origin, trained_on
@@ -168,7 +171,6 @@ def distill(
             "give the model unsharded, and set training.fsdp: it is then sharded over the ranks"
         )
     accelerator, ranks = accelerator_for(training.precision, device), Ranks.here()
-    ledger = _new_ledger(dataset, sampling, run)
     about = {}
     if run.folder is not None or not ranks.alone:
         about = describe_training(
@@ -190,19 +192,19 @@ def distill(
         placed(student, targets, training, accelerator.device, ranks) as place,
     ):
         forward = ForwardFn(place.model, training, accelerator)
-        at = {"device": accelerator.device, "collate_fn": collate_fn}
-        selection = Selection(
+        labels = labels_of(dataset)
+        selection, classes = make_selection(
             dataset,
+            sampling=sampling,
             epochs=training.epochs,
             batch_size=training.batch_size,
-            sampling=sampling,
             model=place.model,
             forward=forward,
             targets=targets,
             seed=seed,
-            ledger=ledger,
             loading=DataLoading(
-                **at,
+                collate_fn=collate_fn,
+                device=accelerator.device,
                 num_workers=training.num_workers,
                 pin_memory=accelerator.device.type == "cuda",
                 drop_last=training.drop_last,
@@ -210,25 +212,22 @@ def distill(
                 gradient_accumulation_steps=training.gradient_accumulation_steps,
                 screen_batch=training.screen_batch,
             ),
+            labels=labels,
+            folder=run.folder,
         )
-        if training.drop_last and len(selection.pool) < training.batch_size:
-            raise DataError(
-                f"training.drop_last leaves nothing of {len(selection.pool)} samples in batches of "
-                f"{training.batch_size}: lower training.batch_size, or set drop_last to false"
-            )
-        at["forward"] = forward.eagerly
-        classes = selection.check_first_batch(forward.eagerly)
+        at = {
+            "forward": forward.eagerly, "device": accelerator.device, "collate_fn": collate_fn,
+        }  # fmt: skip
         if eval_dataset is not None:
             look_at_held_out(place.model, eval_dataset, **at)
-        labels = None if sampling.label_free else labels_of(dataset)
         criterion = bind(
             objective,
             place.model,
             targets,
             batch=lambda: read_first(dataset, selection.pool, accelerator.device, collate_fn),
             forward=forward.eagerly,
-            samples=len(ledger),
-            labels=labels,
+            samples=len(selection.ledger),
+            labels=None if sampling.label_free else labels,
             seed=seed,
         )
         torch.manual_seed(seed + ranks.rank)
@@ -243,7 +242,7 @@ def distill(
             raise explained(error, place.model, dataset, targets, **at) from None
         finally:
             selection.source.close()
-        done = Run(place.model, ledger, selection.meters, history)
+        done = Run(place.model, selection.ledger, selection.meters, history)
         if eval_dataset is not None:
             if compared is not None:  # a teacher that was not queried is still compared with
                 compared = live["teacher"].teacher if live else compared.to(accelerator.device)
@@ -263,6 +262,49 @@ def distill(
             f"objective_{way}": per_row[way] * done.meters.samples_backpropagated for way in per_row
         }
     return done
+
+
+def make_selection(
+    dataset: Dataset,
+    *,
+    sampling: Sampling,
+    epochs: float,
+    batch_size: int,
+    model: nn.Module,
+    forward: Callable[[Any], Tensor],
+    targets: Targets | None,
+    seed: int,
+    loading: DataLoading,
+    labels: NDArray[np.int64] | None,
+    folder: StrPath | None = None,
+) -> tuple[Selection, int]:
+    """A selection with a new ledger, once its first batch has passed all checks, and the model's
+    number of classes.
+
+    ``labels`` int64 (samples,) and ``folder`` are the ledger's; the rest is as of
+    :class:`Selection`. Raises what :func:`distill` does.
+    """
+    policy, label_free = sampling.chosen_policy, sampling.label_free
+    # The digest reads the data, before memory is reserved for all of them.
+    about = {"data": data_digest(dataset), "policy": str(policy)}
+    if names := class_names(dataset):
+        about["classes"] = "\n".join(names)
+    samples = len(dataset)  # pyright: ignore[reportArgumentType]
+    ledger = Ledger.new(
+        samples, labels=None if label_free else labels, extra=policy.columns, folder=folder
+    )
+    selection = Selection(
+        dataset, epochs=epochs, batch_size=batch_size, sampling=sampling, model=model,
+        forward=forward, targets=targets, seed=seed, ledger=ledger, loading=loading,
+    )  # fmt: skip
+    ledger.about = about
+    if loading.drop_last and len(selection.pool) < selection.batch_size:
+        raise DataError(
+            f"drop_last leaves nothing of {len(selection.pool)} samples in batches of "
+            f"{selection.batch_size}: lower the batch size, or set drop_last to false"
+        )
+    eager = forward.eagerly if isinstance(forward, ForwardFn) else None
+    return selection, selection.check_first_batch(eager)
 
 
 def check_soft_targets(targets: Targets | None, objective: Objective) -> None:
@@ -326,20 +368,6 @@ def _flops(
     if live:
         counted["teacher_forward"] = teacher_flops(live, dataset, meters, collate_fn)
     return counted
-
-
-def _new_ledger(dataset: Dataset, sampling: Sampling, run: RunOptions) -> Ledger:
-    """An empty ledger, and what its file says of itself."""
-    policy = sampling.chosen_policy
-    labels = None if sampling.label_free else labels_of(dataset)
-    # The digest reads the data, before memory is reserved for all of them.
-    about = {"data": data_digest(dataset), "policy": str(policy)}
-    if names := class_names(dataset):
-        about["classes"] = "\n".join(names)
-    samples = len(dataset)  # pyright: ignore[reportArgumentType]
-    ledger = Ledger.new(samples, labels=labels, extra=policy.columns, folder=run.folder)
-    ledger.about = about
-    return ledger
 
 
 def _shapes(model: nn.Module) -> dict[str, torch.Size]:

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Dataset
 
 from frugalkd.data.batches import call, check_model, refuse_not_finite, run_model, split
@@ -32,45 +32,6 @@ if TYPE_CHECKING:
     from frugalkd.training.trainer import Run
 
 
-def run_batches(
-    model: nn.Module,
-    dataset: Dataset,
-    use: Callable[[Ids, Tensor, Tensor | None], None],
-    *,
-    accelerator: Accelerator,
-    ids: Ids,
-    batch_size: int,
-    num_workers: int = 0,
-    collate_fn: Collate | None = None,
-    should_stop: Callable[[], bool] | None = None,
-    what: str = "an evaluation",
-) -> None:
-    """Call ``use`` with the ids, the logits and the labels (None where there are none) of each
-    batch of ``ids``, which run through ``model`` in eval mode and in the accelerator's precision.
-
-    Raises:
-        Stopped: ``should_stop``, called after each batch, returned True.
-        ModelError: the model returns no logits (rows, classes), or none that are finite.
-        OutOfMemory: ``batch_size`` rows are too many.
-    """
-    blocks = np.split(ids, np.arange(batch_size, len(ids), batch_size))
-    memory = f"{what} in batches of {batch_size}", "give a smaller batch_size, or device: cpu"
-    with (
-        open_source(dataset, collate_fn=collate_fn, num_workers=num_workers) as source,
-        inference_mode(model),
-        memory_for(*memory),
-    ):
-        batches = source.batches([(block, np.zeros_like(block)) for block in blocks])
-        for block, batch in zip(blocks, batches, strict=True):
-            inputs, labels = split(send_to_device(batch, accelerator.device))
-            with accelerator.autocast():
-                logits = run_model(partial(call, model), inputs, block)
-            refuse_not_finite(logits, block)
-            use(block, logits, labels)
-            if should_stop is not None and should_stop():
-                raise Stopped(f"stopped in {what}")
-
-
 def predict(
     model: nn.Module,
     dataset: Dataset,
@@ -88,12 +49,9 @@ def predict(
 
     Args:
         model: returns logits (rows, classes); it is on the accelerator's device.
-        dataset: map-style.
         accelerator: device and precision; by default the model's device and full precision.
         batch_size: by default 1,000, and fewer of large pictures (:func:`rows_at_once`).
-        num_workers, collate_fn: as in torch's DataLoader.
         should_stop: called after each batch.
-        ids: int64 (samples,).
         ranks: each of them runs its share, and all return everything.
 
     Raises:
@@ -111,33 +69,38 @@ def predict(
     check_integer("batch_size", batch_size, 1)
     if ids is None:
         ids = np.arange(len(dataset))  # pyright: ignore[reportArgumentType]
-    turn, ranks = np.arange(len(ids)), ranks or Ranks()
-    if (lengths := lengths_of(dataset)) is not None:
-        turn = by_length(turn, lengths[ids])
-    probabilities: list[Tensor] = []
-    labels: list[Tensor | None] = []
-
-    def keep(_: Ids, logits: Tensor, known: Tensor | None) -> None:
-        probabilities.append(torch.softmax(logits.float(), dim=1).cpu())
-        labels.append(known)
-
-    run_batches(
-        model,
-        dataset,
-        keep,
-        accelerator=accelerator or Accelerator(cpu=device_of(model).type == "cpu"),
-        ids=ranks.share(ids[turn]),
-        batch_size=batch_size,
-        num_workers=num_workers,
-        collate_fn=collate_fn,
-        should_stop=should_stop,
-    )
+    accelerator = accelerator or Accelerator(cpu=device_of(model).type == "cpu")
+    turn, ranks = in_order(dataset, ids), ranks or Ranks()
+    own = ranks.share(ids[turn])
+    blocks = np.split(own, np.arange(batch_size, len(own), batch_size))
+    probabilities, labels = [], []
+    with (
+        open_source(dataset, collate_fn=collate_fn, num_workers=num_workers) as source,
+        inference_mode(model),
+        memory_for(f"batches of {batch_size}", "give a smaller batch_size, or device: cpu"),
+    ):
+        batches = source.batches([(block, np.zeros_like(block)) for block in blocks])
+        for block, batch in zip(blocks, batches, strict=True):
+            inputs, known = split(send_to_device(batch, accelerator.device))
+            with accelerator.autocast():
+                logits = run_model(partial(call, model), inputs, block)
+            refuse_not_finite(logits, block)
+            probabilities.append(torch.softmax(logits.float(), dim=1).cpu())
+            labels.append(known)
+            if should_stop is not None and should_stop():
+                raise Stopped("stopped in an evaluation")
     back = np.argsort(turn)
     together = ranks.gathered(torch.cat(probabilities).numpy())[0][back]
-    known = [part for part in labels if part is not None]
-    if len(known) < len(labels):
+    if any(part is None for part in labels):
         return together, None
-    return together, ranks.gathered(torch.cat(known).cpu().numpy())[0][back]
+    return together, ranks.gathered(torch.cat(labels).cpu().numpy())[0][back]
+
+
+def in_order(dataset: Dataset, ids: Ids) -> Ids:
+    """Where in ``ids`` the samples are in the order in which they are read: by length, if the data
+    set has lengths."""
+    turn, lengths = np.arange(len(ids)), lengths_of(dataset)
+    return turn if lengths is None else by_length(turn, lengths[ids])
 
 
 def evaluate(

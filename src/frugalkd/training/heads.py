@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from frugalkd.data.batches import check_model
 from frugalkd.data.class_names import class_names
 from frugalkd.data.probe import data_digest, digests_kept, randomness
-from frugalkd.data.source import Collate, by_length, check_map_style, lengths_of
+from frugalkd.data.source import Collate, check_map_style
 from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import ModelError, UnsupportedData
 from frugalkd.models.flops import flops_of_data
@@ -31,12 +31,10 @@ from frugalkd.models.initial import head_of_name
 from frugalkd.models.origin import note_origin, trained_on
 from frugalkd.objectives import Objective
 from frugalkd.policies import Sampling
-from frugalkd.policies.policy import Ids
-from frugalkd.runtime.devices import device_of
 from frugalkd.runtime.settings import check_seed, check_types
 from frugalkd.selection.checks import check_listed, labels_of
 from frugalkd.training.api import train_teacher
-from frugalkd.training.evaluation import evaluate, run_batches
+from frugalkd.training.evaluation import evaluate, in_order, predict
 from frugalkd.training.settings import RunOptions, Training
 from frugalkd.training.trainer import Run, accelerator_for
 
@@ -173,7 +171,7 @@ def features_of(
     collate_fn: Collate | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Features:
-    """The input of ``head`` for each sample, in eval mode, in the accelerator's precision.
+    """The input of ``head`` for each sample, in eval mode, by :func:`predict`'s arguments.
 
     Raises:
         ModelError: the model's logits are not what ``head`` computes from it.
@@ -189,51 +187,38 @@ def features_of(
             "this data set gives other inputs at each access, and so has no features to keep: give "
             "it a method view(id, view), or train the whole model"
         )
-    accelerator = accelerator or Accelerator(cpu=device_of(model).type == "cpu")
-    ids = np.arange(samples)
-    if (lengths := lengths_of(dataset)) is not None:
-        ids = by_length(ids, lengths)
-    listed = labels_of(dataset)
-    inputs: list[Tensor] = []
-    features, labels = torch.empty(0), torch.empty(samples, dtype=torch.int64)
+    turn, done = in_order(dataset, np.arange(samples)), 0
+    features, outputs = torch.empty(0), torch.empty(0)
 
-    def keep(block: Ids, logits: Tensor, known: Tensor | None) -> None:
-        nonlocal features
-        found = _input_of(head, inputs, logits, accelerator)
-        inputs.clear()
+    def keep(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        nonlocal features, outputs, done
         if not len(features):
-            features = torch.empty(samples, found.shape[1])
-        rows = torch.from_numpy(block)
-        features[rows] = found.cpu()
-        if known is not None and listed is not None:
-            check_listed(known, listed, block)
-        labels[rows] = (logits.argmax(1) if known is None else known).cpu()
+            features = torch.empty(samples, inputs[0].shape[-1])
+            outputs = torch.empty(samples, output.shape[-1])
+        rows = torch.from_numpy(turn[done : done + len(output)])
+        if inputs[0].ndim == 2 and len(rows) == len(output):  # else this is not the last layer
+            features[rows] = inputs[0].float().cpu()
+            outputs[rows] = torch.softmax(output.float(), dim=1).cpu()
+        done += len(output)
 
-    hook = head.register_forward_pre_hook(lambda _, given: inputs.append(given[0].detach()))
+    hook = head.register_forward_hook(keep)
     try:
-        run_batches(
-            model, dataset, keep, accelerator=accelerator, ids=ids, batch_size=256,
-            collate_fn=collate_fn, should_stop=should_stop, what="a computation of features",
+        probabilities, labels = predict(
+            model, dataset, accelerator=accelerator, batch_size=256, collate_fn=collate_fn,
+            should_stop=should_stop,
         )  # fmt: skip
     finally:
         hook.remove()
-    precision = "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
-    made_of = f"{data_digest(dataset)} {identity(model)} {precision}"
-    return Features(features, labels, class_names(dataset), made_of)
-
-
-def _input_of(
-    head: nn.Linear, inputs: list[Tensor], logits: Tensor, accelerator: Accelerator
-) -> Tensor:
-    """float32 (rows, width): the one input of ``head``, if the logits are computed from it."""
-    if len(inputs) == 1 and inputs[0].ndim == 2 and len(inputs[0]) == len(logits):
-        with accelerator.autocast():
-            again = nn.functional.linear(inputs[0], head.weight, head.bias)
-        if again.shape == logits.shape and torch.allclose(
-            again.float(), logits.float(), rtol=1e-2, atol=1e-3
-        ):
-            return inputs[0].float()
-    raise ModelError(
-        "the model's logits are not what its last linear layer gives: a head to train has to be "
-        "the last thing that the model does"
-    )
+    found = torch.from_numpy(probabilities)
+    if done != samples or outputs.shape != found.shape or not torch.allclose(outputs, found):
+        raise ModelError(
+            "the model's logits are not what its last linear layer gives: a head to train has to "
+            "be the last thing that the model does"
+        )
+    if labels is None:
+        labels = probabilities.argmax(axis=1)
+    elif (listed := labels_of(dataset)) is not None:
+        check_listed(torch.from_numpy(labels), listed, np.arange(samples))
+    bf16 = accelerator is not None and accelerator.mixed_precision == "bf16"
+    made_of = f"{data_digest(dataset)} {identity(model)} {'bf16' if bf16 else 'fp32'}"
+    return Features(features, torch.from_numpy(labels), class_names(dataset), made_of)

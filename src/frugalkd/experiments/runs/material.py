@@ -18,6 +18,7 @@ from frugalkd.data import Augmentation, Pictures, Samples, TextData, hold_out, l
 from frugalkd.data.class_names import Match, class_names
 from frugalkd.data.probe import data_digest
 from frugalkd.data.samples import located
+from frugalkd.data.source import check_map_style
 from frugalkd.errors import (
     AccessRefused,
     DataError,
@@ -139,6 +140,7 @@ def data_of_run(said: Any, where: str, allowed: Allowed) -> RunData:
 def data_digests(material: RunData) -> dict[str, str | None]:
     """SHA-256 (hex) of the training data and of the held-out data, None where there are none."""
     held_out = material.eval_dataset
+    check_map_style(material.train)
     return {
         "train": data_digest(material.train),
         "held_out": None if held_out is None else data_digest(held_out),
