@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from frugalkd.errors import SelectionMisuse
+from frugalkd.errors import SelectionMisuse, SettingError
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.policies.policy import EpochContext, Ids, Plan, Policy
 from frugalkd.runtime import draws
+from frugalkd.runtime.draws import blocks, hash64, mix
 
 BLOCK = 1 << 22
 """Ids that are planned at a time, with about 200 MB of memory."""
@@ -64,7 +66,7 @@ def planned(
         )
     samples, length = len(ledger), max(1, block // RUNS)
     runs, together = -(-samples // length), max(1, block // length)
-    order = draws.Permutation(runs, at.seed, draws.stream("large order"), at.epoch)
+    order = Permutation(runs, at.seed, draws.stream("large order"), at.epoch)
     for start in range(0, runs, together):
         which = np.sort(order(np.arange(start, min(start + together, runs))))
         pool = (which[:, None] * length + np.arange(length)).ravel()
@@ -90,3 +92,52 @@ def _shuffled(plan: Plan, at: EpochContext) -> Plan:
         for name, values in (("weights", plan.weights), ("forced", plan.forced))
     }
     return replace(plan, ids=ids, **parts)
+
+
+_ROUNDS = 6
+
+
+class Permutation:
+    """The numbers below ``size`` in a random order that is not held in memory.
+
+    A Feistel network (Luby and Rackoff, 1988) of six rounds, whose round function is a hash of the
+    seed, the counters, the round and a half, over the next even number of bits; what falls outside
+    is sent through again until it falls inside. Not :func:`order`, which sorts.
+
+    Args:
+        size: how many, up to 2^62.
+        seed, counters: of the order.
+
+    Raises:
+        SettingError: a size below 1 or above 2^62.
+    """
+
+    def __init__(self, size: int, seed: int, *counters: int):
+        if not 1 <= size <= 1 << 62:
+            raise SettingError(f"size must be in [1, 2^62], not {size}")
+        self.size = size
+        self._half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
+        self._mask = np.uint64((1 << int(self._half)) - 1)
+        self._keys = hash64(seed, *counters, np.arange(_ROUNDS))
+
+    def __call__(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """What stands at ``places`` (int64, in 0 .. size - 1), one number each."""
+        values = self._once(places.astype(np.uint64))
+        outside = np.flatnonzero(values >= self.size)
+        while len(outside):
+            again = self._once(values[outside])
+            values[outside] = again
+            outside = outside[again >= self.size]
+        return values.view(np.int64)
+
+    def _once(self, values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        for block in blocks(values):
+            left, right = block >> self._half, block & self._mask
+            for key in self._keys:
+                mixed = right ^ key
+                mix(mixed)
+                mixed &= self._mask
+                mixed ^= left
+                left, right = right, mixed
+            block[:] = (left << self._half) | right
+        return values

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.timing import billion
-from benchmarks.timing.large import RUNS, planned
+from benchmarks.timing.large import RUNS, Permutation, planned
 from frugalkd.errors import SelectionMisuse, WriteFailed
 from frugalkd.files import arrays
 from frugalkd.ledger.ledger import Ledger
@@ -26,7 +26,7 @@ from toys import same_columns
 
 @given(st.integers(1, 3000), st.integers(0, 2**63), st.integers(0, 9))
 def test_a_permutation_contains_every_number_once(size, seed, epoch):
-    order = draws.Permutation(size, seed, epoch)(np.arange(size))
+    order = Permutation(size, seed, epoch)(np.arange(size))
     assert sorted(order.tolist()) == list(range(size))
 
 
@@ -34,7 +34,7 @@ def test_a_permutation_contains_every_number_once(size, seed, epoch):
 @settings(max_examples=50)
 def test_permutations_of_up_to_2_to_the_40_numbers(size, data):
     places = data.draw(st.lists(st.integers(0, size - 1), max_size=200, unique=True))
-    found = draws.Permutation(size, 3)(np.array(places, dtype=np.int64))
+    found = Permutation(size, 3)(np.array(places, dtype=np.int64))
     assert len(set(found.tolist())) == len(places)
     assert all(0 <= number < size for number in found.tolist())
 
@@ -51,7 +51,7 @@ def test_draws_differ_for_ids_near_2_to_the_40():
 def test_a_permutation_is_random():
     size = 1 << 16
     places = np.arange(size)
-    one, other = (draws.Permutation(size, 0, epoch)(places) for epoch in range(2))
+    one, other = (Permutation(size, 0, epoch)(places) for epoch in range(2))
     assert (one == other).sum() < 10
     for order in (one, other):
         assert abs(np.corrcoef(places, order)[0, 1]) < 0.02
@@ -59,7 +59,7 @@ def test_a_permutation_is_random():
         # The number that stays in the first half is nearly binomial.
         assert abs((order[: size // 2] < size // 2).mean() - 0.5) < 0.01
     with pytest.raises(ValueError, match="size must be in"):
-        draws.Permutation(0, 0)
+        Permutation(0, 0)
 
 
 @pytest.mark.parametrize("block", [7, 64, 1000])

@@ -31,7 +31,7 @@ def test_an_unknown_device_is_refused(name, says):
 
 def test_a_device_that_is_not_here_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ModelError, match="device cuda is not here: set device: auto, or cpu"):
+    with pytest.raises(ModelError, match="device cuda is not available: set device: auto, or cpu"):
         resolve_device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert resolve_device("cuda") == torch.device("cuda")

@@ -1,4 +1,4 @@
-"""Files of ours: written whole or not at all, read with suspicion."""
+"""frugalkd's files: written whole or not at all, and never trusted when they are read."""
 
 from os import PathLike
 from pathlib import Path

@@ -18,8 +18,8 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def flock(file: int, folder: Path, *, wait: bool = False) -> bool:
-    """Lock an open file of ``folder``, which has to be open for writing (NFS asks for that), for
-    this process alone. False, with a FrugalKDWarning, where the file system has no locks.
+    """Lock an open file of ``folder``, which must be open for writing (NFS requires that), for this
+    process alone. False, with a FrugalKDWarning, where the file system has no locks.
 
     Raises:
         BlockingIOError: another process has it, and ``wait`` is off.
@@ -40,19 +40,20 @@ def flock(file: int, folder: Path, *, wait: bool = False) -> bool:
 
 
 class Lock:
-    """Exclusive use of ``folder``, which has to be there, until :meth:`release`.
+    """Exclusive use of ``folder``, which must exist, until :meth:`release`.
 
     The kernel holds the lock (flock) for the open file: it ends with the process, however that
-    ends, and child processes that are spawned do not inherit it. The file itself means nothing; a
-    killed process leaves it behind.
+    ends, and spawned child processes do not inherit it. The file itself has no meaning; a killed
+    process leaves it behind. (``filelock`` follows links on the way to its file, and does not say
+    which process holds a lock.)
 
     Over NFS it holds between machines where the server has a lock daemon (NFS 3) or speaks NFS 4,
     and only within one machine under the mount options ``nolock`` or ``local_lock=flock``. A file
-    system without any locks is used without one, under a warning.
+    system without any locks is used without one, with a warning.
 
     Args:
-        folder: what is to be had alone.
-        wait: for another process that has it, rather than be refused.
+        folder: which one.
+        wait: for another process that has it, in place of an error.
 
     Raises:
         FolderBusy: another process has the folder.
@@ -67,7 +68,7 @@ class Lock:
                 pass
         except BlockingIOError:
             raise FolderBusy(
-                f"another process{self._whose()} is at work in {folder}: wait for it, or choose "
+                f"another process{self._holder()} is at work in {folder}: wait for it, or choose "
                 "another --out"
             ) from None
         except OSError:
@@ -81,7 +82,7 @@ class Lock:
         self.release()
 
     def release(self) -> None:
-        """Let go of the folder. The file goes first: who opened it meanwhile looks again."""
+        """Release the folder. The file is removed first: a process that opened it tries again."""
         if self._file >= 0:
             with contextlib.suppress(OSError):
                 remove(self._path)
@@ -110,8 +111,8 @@ class Lock:
             if file >= 0:
                 os.close(file)
 
-    def _whose(self) -> str:
-        """The number of the process that has it, as it says itself."""
+    def _holder(self) -> str:
+        """The number of the process that has it, as the file says."""
         with contextlib.suppress(OSError), os.fdopen(open_file(self._path), "rb") as file:
             said = file.read(20).decode("ascii", "replace")
             if said.isdecimal():

@@ -1,5 +1,5 @@
-"""Reading files of ours that may be damaged or made to harm: what is allocated is bounded by the
-file's size, whatever the file says of itself."""
+"""Reading frugalkd's files, which may be damaged or malicious: what is allocated is bounded by the
+file's size, whatever the file declares; and text from elsewhere as printable text."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ LARGEST_JSON = 1 << 26
 _JOINERS = "\u200c\u200d"
 
 _SPARE = 48 << 20
-# What Python keeps for one of these signs of JSON at most, in bytes: an object, a list, an entry of
-# an object, another item of either, half of a text. A history of 10,000 epochs comes to 45 MB.
+# The most that Python keeps for one of these characters of JSON, in bytes: an object, a list, an
+# entry of an object, another item of either, half of a text. A history of 10,000 epochs: 45 MB.
 _COST = {b"{": 200, b"[": 100, b":": 60, b",": 50, b'"': 32}
 
 
@@ -34,7 +34,7 @@ def read_bounded(path: Path, most: int) -> bytes:
         ValueError: there are more than ``most`` of them.
     """
     with open(path, "rb", opener=_regular) as file:
-        # What is asked for is allocated, whether it is there or not.
+        # read() allocates as many bytes as it is given, whether they are there or not.
         content = file.read(min(os.fstat(file.fileno()).st_size, most) + 1)
     if len(content) > most:
         raise ValueError(f"it is larger than {most} bytes")
@@ -42,7 +42,7 @@ def read_bounded(path: Path, most: int) -> bytes:
 
 
 def _regular(path: str, flags: int) -> int:
-    """An opener that refuses what is no file: a named pipe would be waited for. Raises OSError."""
+    """An opener that refuses a named pipe, which would block, and the like. Raises OSError."""
     file = os.open(path, flags | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
@@ -96,14 +96,14 @@ def parse_json_lines(content: bytes) -> Iterator[Any]:
 
 
 def one_line(said: object, most: int = 200) -> str:
-    """What a library, or a file, says: printable, without line breaks, and not too long."""
+    """The text of a library or a file: printable, without line breaks, and not too long."""
     return printable(" ".join(str(said).split())[:most])
 
 
 def printable(said: object, instead: str = "?") -> str:
-    """A text of somebody else's on one line, sign by sign: any white space is a space, and what
-    cannot be seen, or would steer a terminal or turn the reading direction, is ``instead``. The
-    joiners that scripts and emoji are put together with stay."""
+    """Text from elsewhere on one line: any white space is a space, and characters that are
+    invisible, control a terminal or change the reading direction are ``instead``. The joiners of
+    scripts and emoji stay."""
     return "".join(
         sign if sign.isprintable() or sign in _JOINERS else " " if sign.isspace() else instead
         for sign in str(said)
@@ -111,9 +111,8 @@ def printable(said: object, instead: str = "?") -> str:
 
 
 def cell(said: object) -> str:
-    """A text of somebody else's as a cell of a CSV file. What cannot be seen is escaped, as Python
-    does; a spreadsheet would run a cell that begins like a formula, which an apostrophe before it
-    prevents."""
+    """Text from elsewhere as a cell of a CSV file. Invisible characters are escaped as in Python;
+    an apostrophe keeps a spreadsheet from running a cell that begins like a formula."""
     text = "".join(
         sign if sign.isprintable() or sign in _JOINERS else sign.encode("unicode_escape").decode()
         for sign in str(said)
@@ -122,14 +121,13 @@ def cell(said: object) -> str:
 
 
 def most_unpacked(size: int) -> int:
-    """Bytes that a compressed file of ``size`` bytes may come to: 16 MiB, or 64 times its size.
-    MNIST comes to 5 times, CIFAR-10 to 2; a file that is made to fill the memory to 1,000 times."""
+    """Bytes that a compressed file of ``size`` bytes may hold: 16 MiB, or 64 times its size (MNIST:
+    5 times, CIFAR-10: 2; a file made to fill the memory: 1,000)."""
     return max(1 << 24, 64 * size)
 
 
 def header_bytes(path: Path) -> int:
-    """How long a safetensors file's header says it is, which may be more than there is. Raises
-    OSError."""
+    """The declared length of a safetensors file's header, which may be wrong. Raises OSError."""
     with open(path, "rb", opener=_regular) as file:
         first = file.read(8)
     return struct.unpack("<Q", first)[0] if len(first) == 8 else 0

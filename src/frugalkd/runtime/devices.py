@@ -18,14 +18,14 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 def autocast(model: nn.Module, precision: str) -> AbstractContextManager[Any]:
-    """A context in which ``model`` is asked in ``precision``: ``fp32`` or ``bf16``."""
+    """A context in which ``model`` runs in ``precision``: ``fp32`` or ``bf16``."""
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device_of(model).type, torch.bfloat16)
 
 
 def resolve_device(device: str) -> torch.device:
-    """The device that ``auto`` means here, or the one that is named.
+    """The device of this name, or for ``auto`` the accelerator, else the CPU.
 
     Raises:
         ModelError: a name that is none of ``DEVICES``, or a device that this machine lacks.
@@ -38,23 +38,19 @@ def resolve_device(device: str) -> torch.device:
         raise ModelError(f"unknown device {device!r}: {hint}")
     if device == "auto":
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    available = {
-        "cpu": lambda: True,
-        "cuda": torch.cuda.is_available,
-        "mps": torch.backends.mps.is_available,
-    }
-    if not available[device]():
-        raise ModelError(f"device {device} is not here: set device: auto, or cpu")
+    available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if device != "cpu" and not available[device]():
+        raise ModelError(f"device {device} is not available: set device: auto, or cpu")
     return torch.device(device)
 
 
 def check_threads(threads: int) -> None:
-    """Raises RecipeError for more CPU threads than this machine can be asked for: OpenMP ends the
-    process where it cannot start them."""
+    """Raises RecipeError for more CPU threads than OpenMP can start on this machine, where it would
+    end the process."""
     most = max(64, 4 * (os.cpu_count() or 1))
     if threads > most:
         raise RecipeError(
-            f"threads: {shown(threads)} are too many for this machine: give {most} at most"
+            f"threads: {shown(threads)} are too many for this machine: give at most {most}"
         )
 
 
@@ -65,12 +61,12 @@ def use_threads(threads: int) -> None:
 
 
 def check_device(device: torch.device | str) -> torch.device:
-    """``device``, as torch names them. Raises ModelError where there is none such here."""
+    """``device``, as torch names them. Raises ModelError where it is not available."""
     try:
         torch.empty(0, device=device).cpu()  # which meta tensors have no data for
         return torch.device(device)
     except Exception as error:
-        blame(error, ModelError, f"device {device!s:.40} is not here")
+        blame(error, ModelError, f"device {device!s:.40} is not available")
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -15,17 +15,15 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from frugalkd.errors import SettingError
-
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 _UNMIX_1, _UNMIX_2 = (np.uint64(pow(int(mix), -1, 2**64)) for mix in (_MIX_1, _MIX_2))
 _BLOCK = 1 << 14
-"""Elements that are mixed at a time: they stay in the processor's cache from step to step."""
+"""Elements that are mixed at a time: they stay in the processor's cache."""
 
 
-def _mix(state: NDArray[np.uint64]) -> None:
+def mix(state: NDArray[np.uint64]) -> None:
     """The finaliser, in place; a bijection of 64 bits."""
     state ^= state >> np.uint64(30)
     state *= _MIX_1
@@ -35,7 +33,7 @@ def _mix(state: NDArray[np.uint64]) -> None:
 
 
 def _unmix(state: NDArray[np.uint64]) -> None:
-    """Undo :func:`_mix`, in place."""
+    """Undo :func:`mix`, in place."""
     state ^= (state >> np.uint64(31)) ^ (state >> np.uint64(62))
     state *= _UNMIX_2
     state ^= (state >> np.uint64(27)) ^ (state >> np.uint64(54))
@@ -43,7 +41,7 @@ def _unmix(state: NDArray[np.uint64]) -> None:
     state ^= (state >> np.uint64(30)) ^ (state >> np.uint64(60))
 
 
-def _blocks(state: NDArray[np.uint64]) -> Iterator[NDArray[np.uint64]]:
+def blocks(state: NDArray[np.uint64]) -> Iterator[NDArray[np.uint64]]:
     """Views of all elements of a C-contiguous array, to be changed in place."""
     flat = state.reshape(-1)
     for start in range(0, len(flat), _BLOCK):
@@ -51,7 +49,7 @@ def _blocks(state: NDArray[np.uint64]) -> Iterator[NDArray[np.uint64]]:
 
 
 def _bits(counter: ArrayLike) -> NDArray[np.uint64]:
-    """Integers as 64 bits; not a copy where they have as many."""
+    """Integers as 64 bits; a view where they have as many."""
     given = np.asarray(counter)
     return given.view(np.uint64) if given.dtype == np.int64 else given.astype(np.uint64)
 
@@ -65,12 +63,12 @@ def hash64(seed: int, *counters: ArrayLike) -> NDArray[np.uint64]:
     """64 random bits for each element of the broadcast ``counters`` (integers >= 0)."""
     state = np.asarray([seed & 0xFFFFFFFFFFFFFFFF], dtype=np.uint64)
     state += _GOLDEN
-    _mix(state)
+    mix(state)
     for counter in counters:
         state = np.bitwise_xor(state, _bits(counter), order="C")
-        for block in _blocks(state):
+        for block in blocks(state):
             block += _GOLDEN
-            _mix(block)
+            mix(block)
     return state
 
 
@@ -89,7 +87,7 @@ def order(ids: NDArray[np.int64], seed: int, *counters: int) -> NDArray[np.int64
     keys = hash64(seed, *counters, ids)
     keys.sort()
     before = hash64(seed, *counters)
-    for block in _blocks(keys):
+    for block in blocks(keys):
         _unmix(block)
         block -= _GOLDEN
         block ^= before
@@ -104,52 +102,3 @@ def subset(ids: NDArray[np.int64], wanted: int, seed: int, *counters: int) -> ND
         return ids[:0]
     keys = hash64(seed, *counters, ids)
     return ids[keys <= np.partition(keys, wanted - 1)[wanted - 1]]
-
-
-_ROUNDS = 6
-
-
-class Permutation:
-    """The numbers below ``size`` in a random order that nobody holds in memory.
-
-    A Feistel network (Luby and Rackoff, 1988) of six rounds, whose round function is a hash of the
-    seed, the counters, the round and a half, over the next even number of bits; what falls outside
-    is sent through again until it falls inside. Not :func:`order`, which sorts.
-
-    Args:
-        size: how many, up to 2^62.
-        seed, counters: of the order.
-
-    Raises:
-        SettingError: a size below 1 or above 2^62.
-    """
-
-    def __init__(self, size: int, seed: int, *counters: int):
-        if not 1 <= size <= 1 << 62:
-            raise SettingError(f"size must be in [1, 2^62], not {size}")
-        self.size = size
-        self._half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
-        self._mask = np.uint64((1 << int(self._half)) - 1)
-        self._keys = hash64(seed, *counters, np.arange(_ROUNDS))
-
-    def __call__(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """What stands at ``places`` (int64, in 0 .. size - 1), one number each."""
-        values = self._once(places.astype(np.uint64))
-        outside = np.flatnonzero(values >= self.size)
-        while len(outside):
-            again = self._once(values[outside])
-            values[outside] = again
-            outside = outside[again >= self.size]
-        return values.view(np.int64)
-
-    def _once(self, values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        for block in _blocks(values):
-            left, right = block >> self._half, block & self._mask
-            for key in self._keys:
-                mixed = right ^ key
-                _mix(mixed)
-                mixed &= self._mask
-                mixed ^= left
-                left, right = right, mixed
-            block[:] = (left << self._half) | right
-        return values

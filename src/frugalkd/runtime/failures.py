@@ -1,6 +1,6 @@
-"""Failures of other people's code, and of the machine, as errors that say where in one line.
+"""Failures of the user's code, and of the machine, as errors that say where in one line.
 
-A seam where code of the user's is called catches what it raises, and calls :func:`blame`.
+A seam where the user's code is called catches what it raises, and calls :func:`blame`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from frugalkd.errors import DataError, FrugalKDError, OutOfMemory
 from frugalkd.files.parsing import one_line
 from frugalkd.runtime.process import rank_and_world
 
-_SIGNS = (
-    "out of memory",  # CUDA and MPS, whatever they raise it with
+_OUT_OF_MEMORY = (
+    "out of memory",  # CUDA and MPS, whatever the type of the error
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",
 )
@@ -22,8 +22,8 @@ _PARTING = ("connection closed by peer", "connection reset by peer", "broken pip
 """What gloo says where the other end of a connection is gone."""
 
 _WORKER = "DataLoader worker (pid"
-"""How torch begins to say that a worker process has died; a signal's handler raises it, and so it
-can come from any line."""
+"""How torch's message begins when a worker process has died; a signal's handler raises it, and so
+it can come from any line."""
 
 
 def blame(error: Exception, kind: type[FrugalKDError], where: str) -> NoReturn:
@@ -38,7 +38,7 @@ def blame(error: Exception, kind: type[FrugalKDError], where: str) -> NoReturn:
 
 
 def reason(error: Exception) -> str:
-    """What an error says, after its type, in one line."""
+    """The type of an error and its message, in one line."""
     said = text_of(error)
     return one_line(f"{type(error).__name__}: {said}" if said else type(error).__name__)
 
@@ -52,15 +52,15 @@ def text_of(error: BaseException) -> str:
 
 
 def is_worker_gone(error: BaseException) -> bool:
-    """Whether ``error`` is torch's way to say that a DataLoader's worker process has died."""
+    """Whether ``error`` says that a DataLoader's worker process has died."""
     return isinstance(error, RuntimeError) and text_of(error).startswith(_WORKER)
 
 
 def worker_gone(error: BaseException, where: str = "") -> DataError:
-    """The same in words that help."""
+    """The same with advice."""
     said = one_line(text_of(error).partition(". ")[0])
     return DataError(
-        f"a worker process died{where} ({said}): set num_workers to 0 for an error of its own, or "
+        f"a worker process died{where} ({said}): set num_workers to 0 for its own error, or "
         "lower it where the machine is short of memory"
     )
 
@@ -73,10 +73,10 @@ def is_parting(error: BaseException) -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` is Python's, numpy's or torch's way to say that memory ran out."""
+    """Whether ``error`` says, in Python, numpy or torch, that memory ran out."""
     if isinstance(error, MemoryError):  # numpy's is one
         return True
-    return isinstance(error, RuntimeError) and any(sign in text_of(error) for sign in _SIGNS)
+    return isinstance(error, RuntimeError) and any(s in text_of(error) for s in _OUT_OF_MEMORY)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,8 +36,8 @@ class Allowed:
     tokenizer: str | None = None
 
 
-_NAME = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
-_FORM = re.compile(rf"(?P<module>{_NAME}):(?P<name>{_NAME})")
+_NAME = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
+_FORM = re.compile(rf"({_NAME}):({_NAME})")
 
 
 def import_object(path: str) -> Any:
@@ -49,9 +50,9 @@ def import_object(path: str) -> Any:
     form = _FORM.fullmatch(path)
     if form is None:
         raise ModelError(f"{path!r} is not an import path: write package.module:Name")
-    found = _import_module(form["module"])
-    reached = form["module"]
-    for part in form["name"].split("."):
+    reached, name = form.groups()
+    found = _import_module(reached)
+    for part in name.split("."):
         try:
             found = getattr(found, part)
         except AttributeError:
@@ -70,11 +71,7 @@ def make_object(path: str, options: Mapping[str, Any]) -> Any:
     maker = import_object(path)
     if not callable(maker):
         raise ModelError(f"{path} is a {type(maker).__name__}: name a class or a function")
-    try:
-        inspect.signature(maker)
-    except (TypeError, ValueError):  # some built-in callables have none
-        pass
-    else:
+    with suppress(TypeError, ValueError):  # some built-in callables have no signature
         check_options(maker, options, fixed=(), what=path, error=ModelError)
     try:
         return maker(**options)
@@ -82,7 +79,7 @@ def make_object(path: str, options: Mapping[str, Any]) -> Any:
         raise
     except Exception as error:  # anything may go wrong inside a user's class
         raise ModelError(
-            f"{path} failed with options {one_line(options)}: {_said(error)}"
+            f"{path} failed with options {one_line(options)}: {_first_line(error)}"
         ) from error
 
 
@@ -142,7 +139,7 @@ def _import_module(name: str) -> Any:
             ) from error
         raise ModelError(f"module {name!r} needs {missing!r}, which is not installed") from error
     except Exception as error:  # anything may go wrong inside a user's module
-        raise ModelError(f"importing {name!r} failed: {_said(error)}") from error
+        raise ModelError(f"importing {name!r} failed: {_first_line(error)}") from error
 
 
 def check_options(
@@ -154,9 +151,7 @@ def check_options(
     error: type[FrugalKDError],
 ) -> None:
     """Raises ``error`` where ``function`` does not take one of the keyword ``options``, or needs
-    another one; ``fixed`` are parameters that the caller gives itself, ``what`` names the
-    function's purpose.
-    """
+    another one; ``fixed`` are parameters that the caller gives itself."""
     parameters = inspect.signature(function).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return
@@ -171,5 +166,5 @@ def check_options(
             raise error(f"{what} needs the option {p.name}")
 
 
-def _said(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     return one_line(f"{type(error).__name__}: {error}".splitlines()[0])

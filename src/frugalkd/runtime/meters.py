@@ -17,8 +17,8 @@ class Meters:
 
     Attributes:
         samples_backpropagated: rows that went through the objective's backward pass.
-        student_forwards: rows through the trained model, screening and gate-now's first look
-            included. A teacher's own training counts here too: it is the model being trained.
+        student_forwards: rows through the trained model, screening passes and the first pass of
+            gate-now included. A teacher's own training counts here too: it is the trained model.
         teacher_queries: rows through the teacher, filling a store included.
         queries_of: the same of each, where there are several teachers, by name.
         flops: floating point operations, by what they were for (see :mod:`frugalkd.models.flops`).
@@ -36,25 +36,20 @@ class Meters:
     eval_seconds: float = 0.0
     phases: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
-    _inner: float = field(default=0.0, init=False, repr=False)  # what inner phases have taken
+    _inner: float = field(default=0.0, init=False, repr=False)  # seconds of inner phases
 
     def phase(self, name: str) -> Phase:
-        """Add the time of a block to the phase ``name``; a phase inside counts on its own only."""
+        """Add the time of a block to the phase ``name``; an inner phase is not counted twice."""
         return Phase(self, name)
 
     def add(self, other: Meters) -> None:
-        """Count what another run has cost, too."""
-        self.samples_backpropagated += other.samples_backpropagated
-        self.student_forwards += other.student_forwards
-        self.teacher_queries += other.teacher_queries
-        self.wall_seconds += other.wall_seconds
-        self.eval_seconds += other.eval_seconds
-        for name, rows in other.queries_of.items():
-            self.queries_of[name] = self.queries_of.get(name, 0) + rows
-        for name, count in other.flops.items():
-            self.flops[name] = self.flops.get(name, 0) + count
-        for name, seconds in other.phases.items():
-            self.phases[name] += seconds
+        """Add the costs of another run."""
+        for name, value in vars(other).items():
+            mine = getattr(self, name)
+            if isinstance(value, dict):
+                mine |= {key: mine.get(key, 0) + more for key, more in value.items()}
+            elif name != "_inner":
+                setattr(self, name, mine + value)
 
     def move(self, seconds: float, *, out_of: str, into: str) -> None:
         """Count ``seconds`` of one phase as another's, where both happened within one call."""
@@ -63,39 +58,27 @@ class Meters:
 
     def summary(self) -> dict:
         """All meters as plain values, phases completed by ``other``, memory read now."""
-        other = max(0.0, self.wall_seconds - sum(self.phases.values()))
-        return {
-            "samples_backpropagated": self.samples_backpropagated,
-            "student_forwards": self.student_forwards,
-            "teacher_queries": self.teacher_queries,
-            **({"queries_of": dict(self.queries_of)} if self.queries_of else {}),
-            "flops": dict(self.flops),
-            "wall_seconds": self.wall_seconds,
-            "eval_seconds": self.eval_seconds,
-            "phases": {**self.phases, "other": other},
-            "peak_memory_bytes": peak_memory_bytes(),
-        }
+        said = {name: value for name, value in vars(self).items() if name != "_inner"}
+        if not self.queries_of:
+            del said["queries_of"]
+        said = {name: dict(v) if isinstance(v, dict) else v for name, v in said.items()}
+        said["phases"]["other"] = max(0.0, self.wall_seconds - sum(self.phases.values()))
+        return {**said, "peak_memory_bytes": peak_memory_bytes()}
 
     def state(self) -> dict:
         """What a checkpoint keeps."""
-        return {
-            "samples_backpropagated": self.samples_backpropagated,
-            "student_forwards": self.student_forwards,
-            "teacher_queries": self.teacher_queries,
-            "queries_of": dict(self.queries_of),
-            "wall_seconds": self.wall_seconds,
-            "eval_seconds": self.eval_seconds,
-            "phases": dict(self.phases),
-        }
+        kept = {name: v for name, v in vars(self).items() if name not in ("flops", "_inner")}
+        return {name: dict(v) if isinstance(v, dict) else v for name, v in kept.items()}
 
     def restore(self, state: dict) -> None:
-        """Go on from a checkpoint's :meth:`state`."""
+        """Continue from a checkpoint's :meth:`state`."""
         for name, value in state.items():
             setattr(self, name, defaultdict(float, value) if name == "phases" else value)
 
 
 class Phase:
-    """The clock of one block; a class, because a generator's switches are felt in small steps."""
+    """The clock of one block; a class, because a generator's overhead is noticeable in small
+    steps."""
 
     __slots__ = ("_meters", "_name", "_outer", "_start")
 

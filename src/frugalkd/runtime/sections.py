@@ -42,9 +42,9 @@ class Strict(BaseModel):
 
 
 class NamedOrPath(Strict):
-    """One of ours by ``name``, or your own by import ``path``."""
+    """One of frugalkd's by ``name``, or your own by import ``path``."""
 
-    name: str | None = Field(None, description="one of ours")
+    name: str | None = Field(None, description="one of frugalkd's")
     path: str | None = Field(None, description="your own: package.module:Name")
     options: PlainDict = Field(default_factory=dict, description="its keyword arguments")
 

@@ -13,7 +13,7 @@ from frugalkd.errors import SettingError
 from frugalkd.files.parsing import one_line
 
 STRICT = {"extra": "forbid", "allow_inf_nan": False}
-"""What pydantic is told where a recipe holds one of these: an unknown key is an error, and so is a
+"""pydantic's configuration of a dataclass in a recipe: an unknown key is an error, and so is a
 number that JSON cannot hold."""
 
 MOST_SEED = 2**63 - 1
@@ -23,7 +23,7 @@ MOST_ROWS = 2**31 - 1
 """Of a batch, and batches of a step."""
 
 MOST_WORKERS = 1024
-"""Processes that read data: more would end in a machine that starts none at all."""
+"""Processes that read data: a machine that has to start more may start none."""
 
 Positive = Annotated[float, "positive"]
 NotNegative = Annotated[float, "0 or more"]
@@ -88,18 +88,20 @@ def check_types(**values: tuple[Any, Any]) -> None:
 
 def check_integer(name: str, value: Any, least: int, most: float = math.inf) -> None:
     """Raises SettingError unless ``value`` is a whole number from ``least`` to ``most``."""
-    check_types(**{name: (value, int)})
-    if not least <= value <= most:
-        upto = "" if most == math.inf else f", at most {most}"
-        raise SettingError(f"{name} must be {least} or more{upto}, not {shown(value)}")
+    _check_range(name, value, int, least, most)
 
 
 def check_number(name: str, value: Any, least: float, most: float = math.inf) -> None:
     """Raises SettingError unless ``value`` is a finite number from ``least`` to ``most``."""
-    check_types(**{name: (value, float)})
+    _check_range(name, value, float, least, most)
+
+
+def _check_range(name: str, value: Any, kind: type, least: float, most: float) -> None:
+    check_types(**{name: (value, kind)})
     if not least <= value <= most:
-        upto = "" if most == math.inf else f", at most {most:g}"
-        raise SettingError(f"{name} must be {least:g} or more{upto}, not {shown(value)}")
+        first, last = (str(end) if kind is int else f"{end:g}" for end in (least, most))
+        upto = "" if most == math.inf else f", at most {last}"
+        raise SettingError(f"{name} must be {first} or more{upto}, not {shown(value)}")
 
 
 def check_seed(seed: Any) -> int:
@@ -109,7 +111,7 @@ def check_seed(seed: Any) -> int:
 
 
 def shown(value: Any) -> str:
-    """A value as it is written, in a few signs."""
+    """A value as Python writes it, shortened."""
     try:
         return one_line(repr(value), 60)
     except Exception:  # a number of too many digits, or what a user's class does
