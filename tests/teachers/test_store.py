@@ -14,7 +14,7 @@ import pytest
 
 from frugalkd.errors import FrugalKDError, FrugalKDWarning, PathRefused, TargetsError
 from frugalkd.teachers.encodings import Dense, Sampled
-from frugalkd.teachers.store import Header, Store, create_store, size_text
+from frugalkd.teachers.store import Header, Store, create_store
 
 HEADER = Header(301, 2, 5, Dense("float32"), {"teacher": "t"}, shards=2)
 LOGITS = np.random.default_rng(0).standard_normal((2, 301, 5)).astype(np.float32)
@@ -214,8 +214,3 @@ def test_damage_to_any_file_is_found(tmp_path):
         with pytest.raises(TargetsError, match=r"^(?!.*\n)"):
             Store(tmp_path / "d").read(np.arange(301), np.zeros(301, np.int64))
         shutil.rmtree(tmp_path / "d")
-
-
-def test_sizes_for_a_human():
-    assert [size_text(n) for n in (7, 1234, 5_000_000, 3 * 10**15)] == [
-        "7 bytes", "1.2 kB", "5.0 MB", "3000.0 TB"]  # fmt: skip

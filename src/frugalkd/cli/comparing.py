@@ -15,11 +15,12 @@ from rich.text import Text
 from frugalkd.cli import options
 from frugalkd.cli.options import fetch_data, option, print_dry_run, resolve
 from frugalkd.cli.running import RunsProgress, resumable, run_name
-from frugalkd.cli.show import command, facts_table, percent, print_line, print_result
+from frugalkd.cli.show import command, facts_table, print_line, print_result
 from frugalkd.errors import RecipeError, UnknownName
 from frugalkd.experiments.recipes.load import check_variants
 from frugalkd.files.parsing import printable
 from frugalkd.policies.modes import MODES
+from frugalkd.runtime.formatting import percent
 
 if TYPE_CHECKING:
     from frugalkd.experiments.comparison.run import ComparisonRun

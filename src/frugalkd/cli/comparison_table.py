@@ -9,6 +9,7 @@ from rich.text import Text
 
 from frugalkd.cli.show import Rows, number
 from frugalkd.files.parsing import printable
+from frugalkd.runtime.formatting import percent
 
 _FEW = 8
 """Arms whose worst classes are listed below the table."""
@@ -47,7 +48,7 @@ def comparison_table(comparison: dict[str, Any]) -> Table:
         about = [" ".join(names)] if budgets else [row["arm"], " ".join(names)]
         table.add_row(*about, *_cells(row, budgets))
     for row in teachers:
-        accuracy, samples = _percent(row["accuracy"], 1), _percent(row["budget"])
+        accuracy, samples = percent(row["accuracy"], 1, ""), percent(row["budget"], 0, "")
         name = [f"{row['teacher']} (a teacher)"] if budgets else [row["teacher"], "a teacher"]
         table.add_row(*name, accuracy, *[""] * len(against), samples, style="dim")
     return table
@@ -128,8 +129,8 @@ def _cells(row: dict[str, Any], budgets: bool) -> list[str]:
     return [
         _points(row["accuracy"]),
         *("" if each is None else _points(each, "+") for each in differences),
-        _percent(row["budget"]["mean"]),
-        _percent(row["forwards"]["mean"]),
+        percent(row["budget"]["mean"], 0, ""),
+        percent(row["forwards"]["mean"], 0, ""),
         "" if ratio is None else f"{ratio:.2f}",
     ]
 
@@ -141,7 +142,3 @@ def _points(value: dict[str, Any], sign: str = "") -> str:
     if value["ci95"] is None:
         return mean
     return f"{mean} ±{50 * (value['ci95'][1] - value['ci95'][0]):.1f}"
-
-
-def _percent(value: float | None, digits: int = 0) -> str:
-    return "–" if value is None else f"{100 * value:.{digits}f}"

@@ -10,7 +10,7 @@ from frugalkd.cli.show import Rows, number
 from frugalkd.experiments.estimate.arithmetic import students_text
 from frugalkd.experiments.estimate.result import Estimate, ModeEstimate, Range
 from frugalkd.files.parsing import printable
-from frugalkd.teachers.store import size_text
+from frugalkd.runtime.formatting import duration, size_text
 
 
 def estimate_view(result: Estimate) -> RenderableType:
@@ -39,9 +39,9 @@ def _mode(row: ModeEstimate) -> list[str]:
         f"{row.mode}, {row.targets}" if row.mode == "vanilla" else row.mode,
         ("~" if row.rough else "") + _percent(row.kept),
         f"{100 * row.forwards.point:.0f}",
-        clock(row.seconds.point),
+        duration(row.seconds.point),
         _percent(row.of_vanilla),
-        clock(row.fill_seconds) if stored else "-",
+        duration(row.fill_seconds) if stored else "-",
         size_text(row.disk_bytes) if stored else "-",
     ]
 
@@ -65,9 +65,9 @@ def _costs(result: Estimate) -> Table:
     rows["a row"] = f"step {_micro(costs.step)}, screening {_micro(costs.screen)}{live}"
     source = "forecast"
     if teacher.folder_seconds is not None:
-        source = f"by its folder's counts; it took {clock(teacher.folder_seconds)}"
+        source = f"by its folder's counts; it took {duration(teacher.folder_seconds)}"
     rows["teacher's training"] = (
-        f"conventional {clock(teacher.conventional)}; self-regulated "
+        f"conventional {duration(teacher.conventional)}; self-regulated "
         f"{_clocks(teacher.self_regulated)} ({source})"
     )
     if paid.store is not None or paid.store_mode is not None:
@@ -90,17 +90,10 @@ def _costs(result: Estimate) -> Table:
     return Rows(*headings, rows=rows.items(), box=None, show_header=False, padding=(0, 2, 0, 0))
 
 
-def clock(seconds: float) -> str:
-    """``4.2 s``, ``3.1 min``, ``5.0 h``."""
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
 def _clocks(value: Range) -> str:
     if value.low == value.high:
-        return clock(value.point)
-    return f"{clock(value.point)} ({clock(value.low)} to {clock(value.high)})"
+        return duration(value.point)
+    return f"{duration(value.point)} ({duration(value.low)} to {duration(value.high)})"
 
 
 def _micro(seconds: float) -> str:

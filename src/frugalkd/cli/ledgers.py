@@ -9,8 +9,9 @@ import typer
 from frugalkd.cli import options
 from frugalkd.cli.options import fetch_data, option, resolve
 from frugalkd.cli.running import EpochProgress, resumable
-from frugalkd.cli.show import command, facts_table, ledger_view, percent, print_result
+from frugalkd.cli.show import command, facts_table, ledger_view, print_result
 from frugalkd.errors import LedgerError
+from frugalkd.runtime.formatting import percent
 from frugalkd.runtime.imports import Allowed
 
 app = typer.Typer(

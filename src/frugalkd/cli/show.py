@@ -16,6 +16,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from frugalkd.files.parsing import printable
+from frugalkd.runtime.formatting import percent
 
 _MANY_CLASSES = 20
 
@@ -85,11 +86,6 @@ def print_command(console: Console, command: str) -> None:
 def print_line(console: Console, line: str) -> None:
     """A line of text from outside, not wrapped."""
     console.print(Text(printable(line)), soft_wrap=True)
-
-
-def percent(fraction: float | None, digits: int = 1) -> str:
-    """``0.123`` as ``12.3 %``; a dash where the value is not known."""
-    return "-" if fraction is None else f"{100 * fraction:.{digits}f} %"
 
 
 def measures(measured: dict[str, Any], on: str = "") -> dict[str, object]:

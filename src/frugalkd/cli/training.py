@@ -22,7 +22,6 @@ from frugalkd.cli.show import (
     command,
     facts_table,
     number,
-    percent,
     print_line,
     print_result,
     summary_table,
@@ -30,6 +29,7 @@ from frugalkd.cli.show import (
 from frugalkd.distributed.launch import started_again
 from frugalkd.errors import RecipeError
 from frugalkd.policies.modes import MODES
+from frugalkd.runtime.formatting import percent
 
 if TYPE_CHECKING:
     from frugalkd.experiments.runs.chain import Stage
@@ -178,7 +178,7 @@ def store(
         return print_dry_run(made, as_json=as_json)
     fetch_data(made, download)
     from frugalkd.experiments.runs.targets import store as run
-    from frugalkd.teachers.store import size_text
+    from frugalkd.runtime.formatting import size_text
 
     console = Console(file=sys.stderr, highlight=False)
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from frugalkd.cli.estimate_table import clock
 from frugalkd.errors import FrugalKDError, LedgerError, RecipeError, RunFolderError
 from frugalkd.experiments.estimate import Estimate, Range, estimate
 from frugalkd.experiments.estimate.arithmetic import students_text
@@ -291,7 +290,6 @@ def test_words():
     assert [students_text(n) for n in (None, 0, 1, 1200)] == [
         "never", "0 students", "1 student", "1,200 students"
     ]  # fmt: skip
-    assert [clock(s) for s in (4.2, 186, 18_000)] == ["4.2 s", "3.1 min", "5.0 h"]
 
 
 @pytest.mark.parametrize(

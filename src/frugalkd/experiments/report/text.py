@@ -6,6 +6,7 @@ import unicodedata
 
 from frugalkd.experiments.runs.schema import Spread
 from frugalkd.files.parsing import printable
+from frugalkd.runtime import formatting
 
 NOTHING = "–"
 _SPACE = "\u00a0"
@@ -15,26 +16,17 @@ _NAME = 60
 
 def percent(fraction: float | None, digits: int = 1) -> str:
     """``0.123`` as ``12.3 %``, with a space that does not break."""
-    return NOTHING if fraction is None else f"{100 * fraction:.{digits}f}{_SPACE}%"
+    return NOTHING if fraction is None else formatting.percent(fraction, digits, f"{_SPACE}%")
 
 
 def number(value: float | None, digits: int = 0) -> str:
     """With commas between thousands."""
-    return NOTHING if value is None else f"{value:,.{digits}f}"
+    return NOTHING if value is None else formatting.number(value, digits)
 
 
 def seconds(value: float | None) -> str:
-    """Seconds, to a digit that can be read: ``0.42 s``, ``53 s``, ``2 h 5 min``."""
-    if value is None:
-        return NOTHING
-    if value < 9.95:
-        return f"{value:.2g}{_SPACE}s"
-    if value < 600:
-        return f"{value:.0f}{_SPACE}s"
-    minutes = round(value / 60)
-    if minutes < 120:
-        return f"{minutes}{_SPACE}min"
-    return f"{minutes // 60}{_SPACE}h {minutes % 60}{_SPACE}min"
+    """A duration, with spaces that do not break."""
+    return NOTHING if value is None else formatting.duration(value).replace(" ", _SPACE)
 
 
 def points(value: Spread | None, *, signed: bool = False, digits: int = 2) -> str:
