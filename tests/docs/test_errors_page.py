@@ -64,7 +64,7 @@ def test_every_class_has_its_section_and_what_to_do(page):
         ("NonFiniteLoss", "`selection/observer.py` | `the output is not finite at epoch"),
         (
             "FrugalKDWarning",
-            "`selection/checks.py` | `no sample that may take part is of {missing} of",
+            "`selection/checks.py` | `no sample that is used is of {missing} of",
         ),
         (
             "SettingError",

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save, save_file
 
 from frugalkd.errors import LedgerError, WriteFailed
-from frugalkd.ledger.ledger import NEVER, Ledger, merge
+from frugalkd.ledger.ledger import NEVER, Ledger
 from toys import same_columns
 
 
@@ -236,35 +236,6 @@ def test_a_header_that_says_it_is_huge_is_refused_before_it_is_read(tmp_path):
 def _saved(ledger, folder):
     ledger.save(folder / "whole.safetensors")
     return folder / "whole.safetensors"
-
-
-@settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 2**32), parts=st.integers(1, 4), epochs=st.integers(0, 3))
-def test_merged_parts_equal_one_ledger(seed, parts, epochs):
-    base = visited(seed=seed, epochs=epochs)
-    stream = np.random.default_rng(seed + 1)
-    owner = stream.integers(parts + 1, size=len(base))  # one share is looked at by nobody
-    whole, copies = base.copy(), [base.copy() for _ in range(parts)]
-    for part, copy in enumerate(copies):
-        ids = np.flatnonzero(owner == part)
-        for ledger in (whole, copy):
-            visit(ledger, ids, epochs, np.random.default_rng(part))
-    for ledger in (whole, *copies):
-        ledger.epochs = epochs + 1.0
-    merged = merge(base, copies)
-    assert same_columns(merged, whole)
-    assert merged.epochs == whole.epochs
-
-
-def test_parts_that_share_a_sample_or_differ_in_length_do_not_merge():
-    base, stream = visited(), np.random.default_rng(1)
-    one, other = base.copy(), base.copy()
-    for part in (one, other):
-        visit(part, np.array([7]), 9, stream)
-    with pytest.raises(LedgerError, match="sample 7"):
-        merge(base, [one, other])
-    with pytest.raises(LedgerError, match="19 samples into 20"):
-        merge(base, [visited(samples=19)])
 
 
 def test_a_copy_shares_nothing():

@@ -142,7 +142,7 @@ def test_regression_without_labels_attribute_is_refused():
 def test_a_class_without_a_sample_is_a_warning():
     data = Pairs([0, 1, 3] * 3, holds_labels=True, classes=("a", "b", "c", "d"))
     with pytest.warns(
-        FrugalKDWarning, match=r"^no sample that may take part is of 1 of the 4 classes \(c\): "
+        FrugalKDWarning, match=r"^no sample that is used is of 1 of the 4 classes \(c\): "
     ):
         teach(data)
     with warnings.catch_warnings():
@@ -582,7 +582,7 @@ def test_a_selection_refuses_what_was_made_on_other_data(tmp_path):
     )
     stored = StoredTargets.fill(net(), data, tmp_path / "store")
     again: dict[str, Any] = {"epochs": 2, "batch_size": 8}
-    says = "the ledger to go on from was made on other data"
+    says = "the ledger to resume from was made on other data"
     refused(LedgerError, says, Selection, changed, ledger=run.ledger, **again)
     says = "the stored soft targets belong to another data set"
     refused(TargetsError, says, Selection, changed, targets=stored, **again)

@@ -1,9 +1,9 @@
-"""A ledger from what a training of somebody's wrote down: each epoch's confidence of each sample.
+"""A ledger from the log of any training: each epoch's confidence of each sample.
 
 The log is a table with the columns ``epoch`` and ``id`` (integers from 0), ``confidence`` (the top
 softmax probability) and ``correct`` (whether the top class is the label: true, false, 1 or 0); a
-row a look, a sample at most once an epoch. It may be ``.parquet``, ``.csv`` with a line of names,
-or ``.jsonl``, one object a line; other columns are left alone.
+row for each outcome, a sample at most once an epoch. It is ``.parquet``, ``.csv`` with a line of
+names, or ``.jsonl``, one object a line; other columns are left alone.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _TRUTH = {"true": 1, "false": 0, "1": 1, "0": 0, "1.0": 1, "0.0": 0}
 def ledger_from_log(
     path: StrPath, samples: int, *, confidence: float = 0.9, labels: NDArray | None = None
 ) -> Ledger:
-    """The ledger of a training that nobody gated, as if a gate had looked on.
+    """The ledger of a training without a gate, as if its gate had only been recorded.
 
-    A sample *would have taken part* in an epoch whose look fails the gate: misclassified, or less
+    A sample *would have been used* in an epoch whose outcome fails the gate: misclassified, or less
     confident than ``confidence``. Its significance is the part of the log's epochs in which it
-    would have. A sample that the log does not name in an epoch is taken to have passed there.
+    would have been. A sample that the log does not name in an epoch counts as passed there.
 
     Args:
         path: of the log, see this module.
@@ -143,8 +143,8 @@ def _checked(
     if bad.any():
         raise refuse(f"row {np.argmax(bad)} has confidence {confident[bad][0]:g}: 0 .. 1")
     epochs, ids = epochs.astype(np.int64), ids.astype(np.int64)
-    looks, times = np.unique(epochs * samples + ids, return_counts=True)
-    if len(looks) < len(ids):
-        epoch, id = divmod(int(looks[times > 1][0]), samples)
+    rows, times = np.unique(epochs * samples + ids, return_counts=True)
+    if len(rows) < len(ids):
+        epoch, id = divmod(int(rows[times > 1][0]), samples)
         raise refuse(f"sample {id} is named more than once in epoch {epoch}")
     return epochs, ids, confident.astype(np.float32), np.array(truth, dtype=bool)

@@ -1,4 +1,4 @@
-"""The ledger: what every sample of a training set has been through.
+"""The ledger: the record of each sample of a training set.
 
 Twenty bytes a sample, as arrays in memory; row ``i`` is sample id ``i``.
 """
@@ -48,18 +48,18 @@ class Ledger:
 
     Attributes:
         columns: name -> array (samples,):
-            ``visits`` looks ended by a verdict, one an epoch at most;
+            ``visits`` epochs in which the sample was evaluated;
             ``participations`` backward passes whose own verdict failed the gate;
             ``forced`` backward passes that were not the gate's choice;
             ``confidence`` the last top softmax probability (NaN: never visited);
             ``loss`` the objective's last training value, unweighted (NaN: never trained on);
             ``flags`` bit 0 the last verdict was correct, bit 1 it came from a screening;
             ``streak`` passes in a row, up to 255;
-            ``due`` the epoch from which the sample takes part again or is screened;
-            ``last_epoch`` the epoch of the last look (65535: never); and a policy's own columns.
+            ``due`` the epoch from which the sample is used again or screened;
+            ``last_epoch`` the epoch of the last visit (65535: never); and a policy's own columns.
         labels: int32 (samples,), -1 where not known, or None.
         epochs: epochs that the training has finished; may be fractional.
-        about: what the file should say of itself: data digest, class names, policy.
+        about: metadata of the file: data digest, class names, policy.
     """
 
     columns: dict[str, NDArray]
@@ -98,7 +98,7 @@ class Ledger:
                 raise SettingError(f"column {name!r} is of no numpy type: {dtype!r}") from None
             if name in _COLUMNS:
                 raise SettingError(f"column {name!r} is the ledger's own: choose another name")
-        wanted = dict(_COLUMNS) | {name: (dtype, 0.0) for name, dtype in (extra or {}).items()}
+        wanted = _COLUMNS | {name: (dtype, 0.0) for name, dtype in (extra or {}).items()}
         columns = filled_columns(samples, wanted, None if folder is None else path_of(folder))
         if labels is not None:
             known = np.abs(labels) <= np.iinfo(np.int32).max
@@ -141,7 +141,7 @@ class Ledger:
         failed: NDArray[np.bool_],
         screening: bool,
     ) -> NDArray[np.uint8]:
-        """Enter the verdicts of one look; ``ids`` holds no duplicate. Returns the new streaks.
+        """Enter one verdict of each of ``ids``, without duplicates. Returns the new streaks.
 
         A screening and the training after it in the same epoch are one visit.
         """
@@ -175,7 +175,7 @@ class Ledger:
         self["loss"][ids] = losses
 
     def views(self, ids: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
-        """Which visit of each sample the look in ``epoch`` belongs to, from 0: its view."""
+        """The view int64 (rows,) of each sample in ``epoch``: its visits before, from 0."""
         again = self["last_epoch"][ids] == epoch
         return self["visits"][ids].astype(np.int64) - again
 
@@ -277,32 +277,3 @@ def ledger_file(path: StrPath) -> Path:
     """The ledger in a run's folder, or the file that ``path`` is."""
     path = path_of(path)
     return path / "ledger.safetensors" if path.is_dir() else path
-
-
-def merge(base: Ledger, parts: Sequence[Ledger]) -> Ledger:
-    """One ledger from copies of ``base`` that went through disjoint samples, as ranks do.
-
-    Counts add up what each part counted since ``base``; everything else of a sample comes from the
-    part that looked at it.
-
-    Raises:
-        LedgerError: lengths differ, or two parts looked at the same sample.
-    """
-    merged = base.copy()
-    owner = np.zeros(len(base), dtype=np.int64)
-    for part in parts:
-        if len(part) != len(base):
-            raise LedgerError(f"cannot merge a ledger of {len(part)} samples into {len(base)}")
-        looked = np.zeros(len(base), dtype=bool)
-        for name, column in base.columns.items():
-            same = part[name] == column
-            if column.dtype.kind == "f":
-                same |= np.isnan(part[name]) & np.isnan(column)
-            looked |= ~same
-        owner += looked
-        for name in merged.columns:
-            merged[name][looked] = part[name][looked]
-        merged.epochs = max(merged.epochs, part.epochs)
-    if (owner > 1).any():
-        raise LedgerError(f"two parts looked at sample {int(np.argmax(owner > 1))}")
-    return merged

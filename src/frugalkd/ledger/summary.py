@@ -10,18 +10,18 @@ from numpy.typing import NDArray
 from frugalkd.ledger.ledger import Ledger
 
 _BINS = 10
-_TURNS = 100
-"""Classes that may take turns; among more, none would be seen twice anyway."""
+_INTERLEAVED = 100
+"""Classes that are interleaved; among more, none would be seen twice anyway."""
 
 
-def summarise(ledger: Ledger, top: int = 8, *, in_turns: bool = False) -> dict[str, Any]:
+def summarise(ledger: Ledger, top: int = 8, *, interleaved: bool = False) -> dict[str, Any]:
     """Plain values (JSON holds them) that describe ``ledger``.
 
     Args:
         ledger: with at least one finished epoch.
         top: samples at either end.
-        in_turns: of samples that are equally significant take one of each class, then a second one
-            of each, and so on; else the classes do not matter.
+        interleaved: of equally significant samples list one of each class, then a second one of
+            each, and so on; else the classes do not matter.
 
     Returns:
         ``samples``, ``epochs``, ``policy``, ``data`` (their digest), ``mean`` significance, the
@@ -34,8 +34,8 @@ def summarise(ledger: Ledger, top: int = 8, *, in_turns: bool = False) -> dict[s
     """
     significance = ledger.significance
     confidence = np.nan_to_num(ledger["confidence"], nan=-1.0)
-    labels = ledger.labels if in_turns else None
-    if labels is None or len(np.unique(labels)) > _TURNS:
+    labels = ledger.labels if interleaved else None
+    if labels is None or len(np.unique(labels)) > _INTERLEAVED:
         labels = np.zeros(len(ledger), dtype=np.int32)
     most = _first(-significance, confidence, labels, top)
     # From the other end the most confident come first, and among those the lowest ids.
@@ -60,8 +60,8 @@ def summarise(ledger: Ledger, top: int = 8, *, in_turns: bool = False) -> dict[s
 def _first(
     key: NDArray[np.float32], tie: NDArray[np.float32], labels: NDArray[np.int32], top: int
 ) -> NDArray[np.int64]:
-    """The ids of the ``top`` lowest in ``key``; those equal in it come from the classes in turns,
-    the lowest in ``tie`` first, then the lowest ids. All samples are never sorted."""
+    """The ids of the ``top`` lowest in ``key``; those equal in it are interleaved by class, the
+    lowest in ``tie`` first, then the lowest ids. Only candidates are sorted, never all samples."""
     candidates = np.arange(len(key))
     if len(key) > top:
         last = np.partition(key, top - 1)[top - 1]

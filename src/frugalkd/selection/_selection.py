@@ -27,7 +27,13 @@ from frugalkd.data.source import (
     open_source,
 )
 from frugalkd.distributed.ranks import Ranks
-from frugalkd.errors import FrugalKDWarning, RankError, SelectionMisuse, UnsupportedData
+from frugalkd.errors import (
+    FrugalKDWarning,
+    RankError,
+    SelectionMisuse,
+    SettingError,
+    UnsupportedData,
+)
 from frugalkd.ledger.ledger import NEVER, Ledger
 from frugalkd.policies import POLICIES, All, EpochContext, Ids, Plan, Sampling
 from frugalkd.policies.keeping import lowest
@@ -35,15 +41,19 @@ from frugalkd.policies.policy import check_plan
 from frugalkd.runtime import draws
 from frugalkd.runtime.failures import blame
 from frugalkd.runtime.meters import Meters
-from frugalkd.runtime.settings import check_seed, check_types
+from frugalkd.runtime.settings import (
+    MOST_ROWS,
+    check_integer,
+    check_number,
+    check_seed,
+    check_types,
+)
 from frugalkd.selection._epoch import Epoch
 from frugalkd.selection.checks import check_first_batch, check_real, check_same_data
 from frugalkd.selection.finite import Watch
 from frugalkd.selection.inputs import (
     DataLoading,
-    check_label_free,
-    check_policy,
-    check_sizes,
+    check_fit,
     checked_ledger,
     checked_weights,
     fill,
@@ -75,7 +85,7 @@ class Selection:
     by the skipped sample that is due next, as a forced row. Otherwise it is deferred: counted, and
     still active. ``batch_size=1`` is respected.
 
-    With several ranks (torchrun, accelerate launch) each has a selection made alike, and gets its
+    With several ranks (torchrun, accelerate launch) each makes the same selection, and gets its
     own part of each global batch: all of them as many batches, of ``batch_size`` rows each. The
     model is then the loop's to wrap (DistributedDataParallel averages gradients, which makes the
     batch's loss that of the global batch); pass the bare one as ``model``.
@@ -126,7 +136,10 @@ class Selection:
         loading: DataLoading | None = None,
         ranks: Ranks | None = None,
     ):
-        check_sizes(epochs, batch_size)
+        check_number("epochs", epochs, 0, 60_000)
+        if epochs == 0:
+            raise SettingError("epochs must be above 0")
+        check_integer("batch_size", batch_size, 1, MOST_ROWS)
         check_types(
             sampling=(sampling, Sampling | None), loading=(loading, DataLoading | None),
             ranks=(ranks, Ranks | None), targets=(targets, Targets | None),
@@ -155,14 +168,12 @@ class Selection:
         samples = len(dataset)  # pyright: ignore[reportArgumentType]
         if samples == 0:
             raise UnsupportedData("the data set is empty: there is nothing to select from")
-        check_policy(policy, model, loading.gradient_accumulation_steps)
+        check_fit(policy, sampling, loading, model=model, targets=targets)
         weights = weights_of(sampling, dataset)
         weights = None if weights is None else checked_weights(weights, samples)
         self.pool: Ids = np.arange(samples) if weights is None else np.flatnonzero(weights)
         if len(self.pool) == 1 and not loading.drop_last:
             batch_size = 1  # there is never another row to join
-        if label_free:
-            check_label_free(policy, targets)
         self._lengths = lengths_of(dataset) if loading.length_bucket_batches else None
         ledger = checked_ledger(ledger, policy, samples)
         check_same_data(dataset, ledger, targets)
@@ -215,15 +226,7 @@ class Selection:
                 f"{loading.gradient_accumulation_steps} batches of {batch_size} rows each: lower "
                 "batch_size"
             )
-        fill(
-            ledger,
-            policy,
-            dataset,
-            reader=self.reader,
-            pool=self.pool,
-            scores=sampling.scores,
-            label_free=label_free,
-        )
+        fill(ledger, policy, dataset, sampling, reader=self.reader, pool=self.pool)
 
     def attach(
         self,

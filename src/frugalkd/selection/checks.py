@@ -1,4 +1,4 @@
-"""What can be known to be wrong before a training begins, and what was once it has failed."""
+"""Checks before a training: of data, labels and models; and the cause of one that diverged."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from frugalkd.teachers import Targets
 Forward = Callable[[Any], Tensor]
 
 _FIRST = 2
-"""Samples of the first look."""
+"""Samples that are evaluated before a training."""
 
 
 def check_first_batch(
@@ -51,7 +51,7 @@ def check_first_batch(
     collate_fn: Collate | None = None,
     label_free: bool = False,
 ) -> int:
-    """Look at the first samples as a training would; returns how many classes the model has.
+    """Evaluate the first samples as a training would; returns how many classes the model has.
 
     Nothing of the model, the data or a random stream changes, and nothing is metered.
 
@@ -59,15 +59,15 @@ def check_first_batch(
         model: to be trained, on ``device``.
         data: map-style, not empty.
         targets: the soft targets that it will learn from, or None.
-        pool: int64, the samples that may take part, one or more; no others are looked at.
-        forward: the model's logits for a batch of data, as the training asks for them.
-        device, collate: as in the training.
-        label_free: look at no label.
+        pool: int64, the samples that are used, one or more; no others are read.
+        forward: the model's logits for a batch of data.
+        device, collate_fn: as in the training.
+        label_free: read no label.
 
     Raises:
         UnsupportedData: batches that are not (inputs, class indices).
-        DataError: inputs that are not finite, where the model minds; labels that the model has no
-            class for.
+        DataError: inputs that are not finite, where that changes the outputs; labels that the model
+            has no class for.
         ModelError: the model does not give logits (rows, classes), or none that are finite.
         TargetsError: the teacher has another number of classes.
     """
@@ -76,8 +76,17 @@ def check_first_batch(
     inputs, labels = split(batch)
     with inference_mode(model):
         logits = run_model(forward, batch, ids)
-    classes = logits.shape[1]
-    _refuse_non_finite(inputs, logits, ids)
+    bad, classes = not_finite(logits), logits.shape[1]
+    named = bad & _non_finite(inputs, len(ids))
+    if named.any():
+        raise DataError(
+            f"the inputs of samples {few(ids[named].tolist())} are not finite: clean them"
+        )
+    if bad.any():
+        raise ModelError(
+            f"the model's outputs for samples {few(ids[bad].tolist())} are not finite, and the "
+            "inputs are: check its weights"
+        )
     if not label_free:
         if labels is not None:
             check_batch(labels.cpu(), ids, classes)
@@ -91,7 +100,7 @@ def check_first_batch(
     return classes
 
 
-def look_at_held_out(
+def check_held_out_batch(
     model: nn.Module,
     data: Dataset,
     *,
@@ -99,16 +108,16 @@ def look_at_held_out(
     device: torch.device,
     collate_fn: Collate | None = None,
 ) -> None:
-    """Look at the first of the held-out samples as the evaluation after the training would.
+    """Evaluate the first held-out samples as the evaluation after the training would.
 
     Raises:
         UnsupportedData, DataError, ModelError: as :func:`check_first_batch`, or there are no
             samples, or no labels; the message says that these are the held-out data.
     """
     with of_held_out():
-        if not len(data):  # pyright: ignore[reportArgumentType]
-            raise UnsupportedData("the data set is empty: there is nothing to measure")
         pool = np.arange(len(data))  # pyright: ignore[reportArgumentType]
+        if not len(pool):
+            raise UnsupportedData("the data set is empty: there is nothing to measure")
         batch = read_first(data, pool, device, collate_fn)
         labels = split(batch)[1]
         if labels is None:
@@ -122,7 +131,7 @@ def look_at_held_out(
 
 @contextmanager
 def of_held_out() -> Iterator[None]:
-    """Errors inside say that it is the held-out data that they are about."""
+    """Errors inside say that they are about the held-out data."""
     try:
         yield
     except (DataError, ModelError) as error:
@@ -132,23 +141,25 @@ def of_held_out() -> Iterator[None]:
 def read_first(
     data: Dataset, pool: Ids, device: torch.device, collate_fn: Collate | None = None
 ) -> Any:
-    """The batch, on ``device``, of the samples that a first look is taken at, in view 0."""
+    """The batch of the first samples of ``pool``, in view 0, on ``device``."""
     return _read(data, pool[:_FIRST], device, collate_fn)
 
 
 def why_not_label_free(
     policy: Policy, *, asks_teacher: bool, targets_read_labels: bool
 ) -> str | None:
-    """Why a training that is to read no label cannot be, in one line; None where it can."""
+    """Why a training that reads no label is impossible, in one line; None where it is possible."""
     name = type(policy).__name__
     if not asks_teacher:
-        return "label-free training learns from a teacher alone: take an objective that asks one"
+        return "label-free training learns from a teacher alone: choose an objective that reads one"
     if targets_read_labels:
         return "label-free training cannot weigh teachers by confidence in a label: combine by mean"
     if policy.scoring is not None:
         return f"{name} is scored by trainings on labels, which label-free training does without"
     if policy.needs_labels:
-        return f"{name} plans by class, and label-free training knows none: take another quota"
+        return (
+            f"{name} plans by class, and label-free training has none: choose another budget_rule"
+        )
     return None
 
 
@@ -183,8 +194,8 @@ def labels_of(data: Dataset) -> NDArray[np.int64] | None:
 
 
 def check_labels(data: Dataset, pool: Ids, classes: int) -> None:
-    """Check the labels that a data set holds as ``labels``, if it does, of the samples ``pool``. A
-    class of ``data.classes`` that none of them has is a FrugalKDWarning: it cannot be learned.
+    """Check the ``labels`` of a data set that has them, of the samples ``pool``. A class of
+    ``data.classes`` that none of them has is a FrugalKDWarning: it cannot be learned.
 
     Raises:
         UnsupportedData: they are not one class index a sample.
@@ -195,23 +206,22 @@ def check_labels(data: Dataset, pool: Ids, classes: int) -> None:
         return
     labels = labels[pool]
     _refuse_outside(labels, pool, classes)
-    names = class_names(data)
-    if names:
-        seen = np.bincount(labels, minlength=len(names))[: len(names)]
-        missing = [str(names[index]) for index in np.flatnonzero(seen == 0)]
-        if missing:
-            warnings.warn(
-                f"no sample that may take part is of {len(missing)} of the {len(names)} classes ("
-                f"{', '.join(missing[:8])}{', ...' if len(missing) > 8 else ''}): the model cannot "
-                "learn them",
-                FrugalKDWarning,
-                stacklevel=2,
-            )
+    names = class_names(data) or ()
+    found = set(np.unique(labels).tolist())
+    missing = [str(name) for index, name in enumerate(names) if index not in found]
+    if missing:
+        warnings.warn(
+            f"no sample that is used is of {len(missing)} of the {len(names)} classes ("
+            f"{', '.join(missing[:8])}{', ...' if len(missing) > 8 else ''}): the model cannot "
+            "learn them",
+            FrugalKDWarning,
+            stacklevel=2,
+        )
 
 
 def check_batch(labels: Tensor, ids: Ids, classes: int) -> None:
     """Raises DataError where ``labels`` int64 (rows,), in main memory, are of no class of the
-    model. On a device a label like that would end the process, so it is looked for before."""
+    model. On a device such a label would end the process, so it has to be found before."""
     if labels.device.type != "cpu" or not len(labels):
         return
     low, high = torch.aminmax(labels)
@@ -232,16 +242,12 @@ def check_listed(labels: Tensor, listed: NDArray[np.int64], ids: Ids) -> None:
 
 
 def check_same_data(data: Dataset, ledger: Ledger, targets: Targets | None) -> None:
-    """Refuse what was made on other data, or on these before they changed.
-
-    Raises:
-        LedgerError: the ledger that a training goes on from.
-        TargetsError: the stored soft targets.
-    """
+    """Raises LedgerError or TargetsError for a ledger to resume from, or stored soft targets, of
+    other data, or of these before they changed."""
     known = ledger.about.get("data")
     if ledger.epochs > 0 and known is not None and known != data_digest(data):
         raise LedgerError(
-            "the ledger to go on from was made on other data, or these have changed: start with a "
+            "the ledger to resume from was made on other data, or these have changed: start with a "
             "new one"
         )
     if targets is not None:
@@ -249,13 +255,8 @@ def check_same_data(data: Dataset, ledger: Ledger, targets: Targets | None) -> N
 
 
 def check_held_out(data: Dataset, eval_dataset: Dataset) -> None:
-    """Refuse held-out data whose labels or pictures do not mean what those of ``data`` mean, as far
-    as both say it.
-
-    Raises:
-        DataError: their classes have other names or another order, or their pictures are normalised
-            otherwise.
-    """
+    """Raises DataError for held-out data whose classes have other names or another order than those
+    of ``data``, or whose pictures are normalised otherwise."""
     ours, theirs = class_names(data), class_names(eval_dataset)
     if ours and theirs and ours != theirs:
         place = next((i for i, pair in enumerate(zip(ours, theirs)) if pair[0] != pair[1]), None)  # noqa: B905
@@ -325,11 +326,11 @@ def explained(
     device: torch.device,
     collate_fn: Collate | None = None,
 ) -> NonFiniteLoss:
-    """The same error, naming the inputs or the teacher where one of these is to blame: the bad
-    samples are looked at again (in view 0)."""
+    """The same error, naming the inputs or the teacher where one of these is the cause: the bad
+    samples are evaluated again (in view 0)."""
     ids = np.asarray(error.ids, dtype=np.int64)
-    where = {"epoch": error.epoch, "step": error.step}
     batch = _read(data, ids, device, collate_fn)
+    where: dict[str, int] = {"epoch": error.epoch, "step": error.step}
     bad = _non_finite(split(batch)[0], len(ids))
     if bad.any():  # a model may ignore what is not finite
         with inference_mode(model):
@@ -341,7 +342,7 @@ def explained(
         bad = _non_finite(live.run(batch), len(ids))
         if bad.any():
             whose = "the teacher" if name == "teacher" else name
-            what, advice = f"{whose}'s output", "look at the teacher, or ask it in fp32"
+            what, advice = f"{whose}'s output", "check the teacher, or run it in fp32"
             return NonFiniteLoss(**where, ids=ids[bad].tolist(), what=what, advice=advice)
     return error
 
@@ -356,22 +357,6 @@ def _refuse_outside(labels: NDArray[np.int64], ids: Ids, classes: int) -> None:
     first = outside[0]
     raise DataError(
         f"sample {ids[first]} has label {labels[first]}, and the model {classes} classes: {hint}"
-    )
-
-
-def _refuse_non_finite(inputs: Any, logits: Tensor, ids: Ids) -> None:
-    """Raises DataError, or ModelError where inputs are not to blame, for logits of no use."""
-    bad = not_finite(logits)
-    if not bad.any():
-        return
-    named = bad & _non_finite(inputs, len(ids))
-    if named.any():
-        raise DataError(
-            f"the inputs of samples {few(ids[named].tolist())} are not finite: clean them"
-        )
-    raise ModelError(
-        f"the model's outputs for samples {few(ids[bad].tolist())} are not finite, and the inputs "
-        "are: look at its weights"
     )
 
 

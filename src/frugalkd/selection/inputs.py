@@ -34,7 +34,6 @@ from frugalkd.runtime.settings import (
     MOST_WORKERS,
     Settings,
     check_integer,
-    check_number,
     check_types,
 )
 from frugalkd.selection.checks import labels_of, why_not_label_free
@@ -90,37 +89,40 @@ _DECIDING = ("drop_last", "length_bucket_batches", "gradient_accumulation_steps"
 """What of the loading decides the result."""
 
 
-def check_label_free(policy: Policy, targets: Targets | None) -> None:
-    """Raise SelectionMisuse where a label would be needed."""
-    problem = why_not_label_free(
-        policy,
-        asks_teacher=targets is not None,
-        targets_read_labels=targets is not None and targets.reads_labels,
-    )
-    if problem is not None:
-        raise SelectionMisuse(problem)
-
-
-def check_sizes(epochs: float, batch_size: int) -> None:
-    """Raise SettingError for a number of epochs or rows that cannot be."""
-    check_number("epochs", epochs, 0, 60_000)
-    if epochs == 0:
-        raise SettingError("epochs must be above 0")
-    check_integer("batch_size", batch_size, 1, MOST_ROWS)
-
-
-def check_policy(policy: Policy, model: object, gradient_accumulation_steps: int) -> None:
+def check_fit(
+    policy: Policy, sampling: Sampling, loading: DataLoading, *, model: object, targets: object
+) -> None:
     """Raise SelectionMisuse where a policy cannot work with what else was given."""
-    if gradient_accumulation_steps > 1 and policy.when == "now":
+    name, accumulated = type(policy).__name__, loading.gradient_accumulation_steps
+    if accumulated > 1 and policy.when == "now":
         raise SelectionMisuse(
-            f"gradient_accumulation_steps must be 1 under when: now, not "
-            f"{gradient_accumulation_steps}: there batches are gathered from the rows that fail, "
-            "so raise batch_size instead"
+            f"gradient_accumulation_steps must be 1 under when: now, not {accumulated}: there "
+            "batches are gathered from the rows that fail, so raise batch_size instead"
         )
     if model is None and policy.needs_screening:
         raise SelectionMisuse(
-            f"{type(policy).__name__} screens samples before training on them: pass model= to the "
-            "selection"
+            f"{name} screens samples before training on them: pass model= to the selection"
+        )
+    if sampling.label_free:
+        reads_labels = isinstance(targets, Targets) and targets.reads_labels
+        problem = why_not_label_free(
+            policy, asks_teacher=targets is not None, targets_read_labels=reads_labels
+        )
+        if problem is not None:
+            raise SelectionMisuse(problem)
+    if policy.scoring is not None and sampling.scores is None:
+        raise SelectionMisuse(
+            f"{name} needs the scores of a scoring run: pass scores=, made by "
+            f"frugalkd.experiments.scoring ({policy.scoring.kind!r})"
+        )
+    if policy.label_source == "teacher":
+        if not isinstance(targets, Targets):
+            raise TargetsError("this policy judges by the teacher's top class: pass targets")
+        if not targets.knows_top:
+            raise no_top("is what this policy judges by")
+    if "teacher_truth" in policy.columns and targets is None:
+        raise TargetsError(
+            "this policy needs the teacher's confidence in each label: pass stored targets"
         )
 
 
@@ -222,66 +224,35 @@ def checked_ledger(ledger: Ledger | None, policy: Policy, samples: int) -> Ledge
 
 
 def fill(
-    ledger: Ledger,
-    policy: Policy,
-    dataset: Any,
-    *,
-    reader: Reader,
-    pool: Ids,
-    scores: ArrayLike | None,
-    label_free: bool,
+    ledger: Ledger, policy: Policy, dataset: Any, sampling: Sampling, *, reader: Reader, pool: Ids
 ) -> None:
     """Enter what ``policy`` needs of every sample: classes, the teacher's confidence, scores.
 
     Raises:
         UnsupportedData: labels that are needed beforehand are not listed by the data set.
-        TargetsError: soft targets are needed, or say too little.
-        SelectionMisuse, SettingError: scores are needed, or are not one number a sample.
+        TargetsError: soft targets say too little.
+        SettingError: scores are not one number a sample.
     """
-    targets = reader.targets
     if policy.needs_labels:
-        ledger.labels = _classes(dataset)
+        listed = labels_of(dataset)
+        if listed is None:
+            raise _no_labels("a plan that is balanced by class")
+        ledger.labels = listed.astype(np.int32)
     if "teacher_truth" in ledger.columns:
-        if targets is None:
-            raise TargetsError(
-                "this policy needs the teacher's confidence in each label: pass stored targets"
-            )
-        by_teacher = label_free or policy.label_source == "teacher"
-        labels = None if by_teacher else _labels(dataset, reader, pool)
-        ledger["teacher_truth"][:] = targets.truth(labels)
-    if policy.scoring is not None:
-        if scores is None:
-            raise SelectionMisuse(
-                f"{type(policy).__name__} needs the scores of a scoring run: pass "
-                f"scores=, made by frugalkd.experiments.scoring ({policy.scoring.kind!r})"
-            )
-        ledger["score"][:] = _one_a_sample("scores", scores, len(ledger))
-    if policy.label_source == "teacher":
-        if targets is None:
-            raise TargetsError("this policy judges by the teacher's top class: pass targets")
-        if not targets.knows_top:
-            raise no_top("is what this policy judges by")
-
-
-def _labels(dataset: Dataset, reader: Reader, pool: Ids) -> Tensor | None:
-    """Of every sample, for a ceiling; None where they have none, and the teacher's top class stands
-    in for them."""
-    listed = labels_of(dataset)
-    if listed is not None:
-        return torch.from_numpy(listed)
-    with streams_restored():
-        found = reader.first_labels(pool[:1])
-    if found is not None:
-        raise _no_labels("a ceiling")
-    return None
-
-
-def _classes(dataset: Dataset) -> NDArray[np.int32]:
-    """Of every sample, for plans that share out by class."""
-    listed = labels_of(dataset)
-    if listed is None:
-        raise _no_labels("a plan that is balanced by class")
-    return listed.astype(np.int32)
+        labels = None
+        if not (sampling.label_free or policy.label_source == "teacher"):
+            listed = labels_of(dataset)
+            labels = None if listed is None else torch.from_numpy(listed)
+            with streams_restored():
+                if labels is None and reader.first_labels(pool[:1]) is not None:
+                    raise _no_labels("a ceiling")
+        assert reader.targets is not None, "checked before"
+        ledger["teacher_truth"][:] = reader.targets.truth(labels)
+    if policy.scoring is not None and sampling.scores is not None:
+        scores = _numbers("scores", sampling.scores)
+        if scores.shape != (len(ledger),) or np.isnan(scores).any():
+            raise SettingError(f"scores: {len(ledger)} numbers are needed, none of them NaN")
+        ledger["score"][:] = scores
 
 
 def _no_labels(what: str) -> UnsupportedData:
@@ -300,10 +271,3 @@ def _numbers(what: str, values: ArrayLike) -> NDArray[np.float32]:
         raise SettingError(f"{what}: numbers are needed, not values of type {made.dtype}")
     with np.errstate(over="ignore"):  # what is infinite then is refused
         return made.astype(np.float32, copy=False)
-
-
-def _one_a_sample(what: str, values: ArrayLike, samples: int) -> NDArray[np.float32]:
-    made = _numbers(what, values)
-    if made.shape != (samples,) or np.isnan(made).any():
-        raise SettingError(f"{what}: {samples} numbers are needed, none of them NaN")
-    return made

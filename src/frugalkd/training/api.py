@@ -31,11 +31,11 @@ from frugalkd.runtime.settings import check_seed, check_types
 from frugalkd.selection import DataLoading, Selection
 from frugalkd.selection.checks import (
     check_held_out,
+    check_held_out_batch,
     check_pair,
     check_trainable,
     explained,
     labels_of,
-    look_at_held_out,
     read_first,
 )
 from frugalkd.teachers import LiveTeacher, ModelTeacher, SeveralTeachers, Targets
@@ -219,7 +219,7 @@ def distill(
             "forward": forward.eagerly, "device": accelerator.device, "collate_fn": collate_fn,
         }  # fmt: skip
         if eval_dataset is not None:
-            look_at_held_out(place.model, eval_dataset, **at)
+            check_held_out_batch(place.model, eval_dataset, **at)
         criterion = bind(
             objective,
             place.model,

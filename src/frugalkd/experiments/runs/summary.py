@@ -64,7 +64,7 @@ def write_summary(
     """
     if ledger.epochs <= 0:
         return
-    said = {"schema": SCHEMA, "kind": kind, **summarise(ledger, _ENDS, in_turns=True)}
+    said = {"schema": SCHEMA, "kind": kind, **summarise(ledger, _ENDS, interleaved=True)}
     if results is not None:
         run = {key: value for key, value in results.items() if key not in ("schema", "history")}
         run["shares"] = mean_history([results["history"]])
@@ -103,7 +103,7 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
         return None
     if ledger.epochs <= 0:
         return None
-    return json.loads(_encoded(summarise(ledger, _ENDS, in_turns=True)))
+    return json.loads(_encoded(summarise(ledger, _ENDS, interleaved=True)))
 
 
 def _encoded(summary: dict[str, Any]) -> bytes:
