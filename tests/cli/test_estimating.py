@@ -25,13 +25,13 @@ def test_json(cli):
     assert code == 0
     assert err == ""
     found = json.loads(out)
-    assert found["schema"] == 1
+    assert found["schema"] == 2
     assert found["recipe"] == "digits"
     assert found["epochs"] == 3
 
 
 def test_a_dry_run_runs_nothing(cli, monkeypatch):
-    monkeypatch.setattr("frugalkd.experiments.estimate.run.prepare", None)
+    monkeypatch.setattr("frugalkd.experiments.estimate.estimate", None)
     code, out, _ = cli("estimate", "digits", "--dry-run", "--set", "student.mode=hybrid")
     assert code == 0
     assert out.startswith("# would import: ")

@@ -246,4 +246,4 @@ def estimate(
         by = [] if teacher is None else ["--teacher", folder]
         words = ["distill", recipe, *by, "--out", "runs/student"]
     following = command(*words, settings=settings)
-    print_result(as_json, result.to_dict(), estimate_view(result), following=following)
+    print_result(as_json, result, estimate_view(result), following=following)

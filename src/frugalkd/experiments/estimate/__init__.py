@@ -1,6 +1,6 @@
 """Before any training: what selection will pay on a model pair, from a pilot of seconds."""
 
-from frugalkd.experiments.estimate.result import Estimate, ModeEstimate, Range
+from frugalkd.experiments.estimate.model import Range
 from frugalkd.experiments.estimate.run import estimate
 
-__all__ = ["Estimate", "ModeEstimate", "Range", "estimate"]
+__all__ = ["Range", "estimate"]

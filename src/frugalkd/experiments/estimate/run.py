@@ -1,4 +1,4 @@
-"""The pilot from end to end, and what it comes to."""
+"""The pilot from end to end, and the verdict."""
 
 from __future__ import annotations
 
@@ -8,60 +8,35 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from frugalkd.data import randomness
-from frugalkd.errors import SettingError
-from frugalkd.experiments.estimate.arithmetic import (
-    EVERYONE,
-    PAYS_BELOW,
-    Size,
-    mode_estimate,
-    student_seconds,
-    students_until_paid,
-    teacher_seconds,
-)
-from frugalkd.experiments.estimate.forecast import NOBODY
-from frugalkd.experiments.estimate.part import part_of
-from frugalkd.experiments.estimate.result import (
-    BreakEven,
-    Costs,
-    Estimate,
-    Flops,
-    ModeEstimate,
-    Pilot,
-    Share,
-    TargetsKind,
-    TeacherEstimate,
-)
-from frugalkd.experiments.estimate.setting import Setting, prepare
-from frugalkd.experiments.estimate.student_side import (
-    CEILING,
-    Shares,
-    Store,
-    StudentPilot,
-    StudentTimes,
-    bounded,
-)
-from frugalkd.experiments.estimate.teacher_side import (
-    TeacherFound,
-    fill,
-    pilot_teacher,
-    time_asking,
-)
-from frugalkd.experiments.estimate.timing import Timing
+from frugalkd.data import Augmentation, Pictures, randomness
+from frugalkd.errors import RecipeError, RunFolderError, SettingError
+from frugalkd.experiments.estimate import model
+from frugalkd.experiments.estimate.model import NO_INFORMATION, Share, exactly, mode_row
+from frugalkd.experiments.estimate.pilot import FORWARD, Part, Trainee, fill, part_of, time_queries
 from frugalkd.experiments.recipes.schema import Recipe
+from frugalkd.experiments.runs.folder import read_results
+from frugalkd.experiments.runs.material import make_data, make_model, make_teacher
+from frugalkd.experiments.runs.targets import STORE_SEED, live_teacher
+from frugalkd.ledger.ledger import Ledger
 from frugalkd.models.flops import flops_of_data
+from frugalkd.policies import SelfRegulation
 from frugalkd.policies.modes import MODES
-from frugalkd.runtime.devices import autocast
-from frugalkd.teachers import StoredTargets
+from frugalkd.runtime.devices import resolve_device, use_threads
+from frugalkd.selection.inputs import weights_from
+
+CEILING = 0.9
+"""The ceiling of the row *ceiling*."""
+
+PAYS_BELOW = 0.95
+"""Selection pays if its time is below this fraction of vanilla's."""
 
 NOISY = 0.15
-"""The spread of equal stretches of work from which the machine counts as noisy."""
+"""Spread of the seconds of equal work from which the machine counts as noisy."""
 
-_FAR = 6.0
-"""Doublings from the miniature to the whole from which the forecast is called thin."""
-
-Say = Callable[[str], None]
+MOST_VIEWS = 4
+"""Stored views of a sample in a pilot."""
 
 
 def estimate(
@@ -69,289 +44,273 @@ def estimate(
     *,
     teacher: Path | None = None,
     seconds: float = 20.0,
-    say: Say | None = None,
-) -> Estimate:
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
     """What selection will pay on the recipe's model pair, from a pilot of about ``seconds``.
 
     Args:
-        recipe: its student section says the model, the objective, the gate, and the targets.
-        teacher: a folder made by ``teach``: its ledger and its counts are used. Without one
-            (and without ``teacher.weights``) costs are those of an untrained teacher, which are the
-            same, and the student's miniatures learn from the labels alone.
-        seconds: of the pilot, reading the data apart; small steps take what a few of them take.
-        say: told what is being measured.
+        recipe: its student section gives the model, the objective, the gate, and the targets.
+        teacher: a folder made by ``teach``: its ledger and its counts are used. Without one (and
+            without ``teacher.weights``) the student's miniatures learn from the labels alone.
+        seconds: of the pilot, without reading the data; slow steps take what a few of them take.
+        say: receives what is being measured.
+
+    Returns:
+        Plain values for JSON, described in docs/estimate.md. A forecast is a :class:`Range`.
 
     Raises:
         SettingError: ``seconds`` is not positive and finite.
+        RecipeError: there are several teachers, or the student is its own.
         LedgerError, ModelError, DataError, RunFolderError: as a distillation would.
         UnsupportedData: the data have views, and no ``subset(ids)``.
     """
     if not 0 < seconds < math.inf:
         raise SettingError(f"seconds must be positive and finite, not {seconds}")
-    say = say or _silent
-    setting = prepare(recipe, teacher)
-    started = time.perf_counter()
-    student = StudentPilot(setting)
-    asked = student.objective.needs_targets
-    say("the teacher, asked")
-    ask, filling, first = _ask(setting, seconds) if asked else (None, None, _no_store(setting))
-    say("the teacher's own training")
-    found = pilot_teacher(setting, (0.28 if setting.counted is None else 0.1) * seconds)
-    say("the student's step")
-    times = student.time(first, 0.07 * seconds)
-    say("the student in miniature")
-    left = max(0.3 * seconds, 0.9 * seconds - (time.perf_counter() - started))
-    shares = student.shares(times, filling.seconds if filling else 0.0, left)
-    say("the steps once more")
-    times += student.time(first, 0.07 * seconds)
-    if ask is not None:
-        ask += time_asking(setting, 0.03 * seconds)
-    costs = Costs(
-        step=times.step.seconds,
-        screen=times.screen.seconds,
-        ask=ask.seconds if ask else 0.0,
-        fill=filling.seconds if filling else 0.0,
-        teacher_step=found.step.seconds,
-        teacher_screen=found.screen.seconds,
-    )
-    pilot = _describe(shares, times, costs, time.perf_counter() - started)
-    return _put_together(setting, student, costs, found, shares, pilot, first.stored)
-
-
-def _silent(line: str) -> None:
-    pass
-
-
-def _no_store(setting: Setting) -> Store:
-    return Store(part_of(setting.data, setting.samples), None)
-
-
-def _ask(setting: Setting, seconds: float) -> tuple[Timing, Timing, Store]:
-    """What asking the teacher costs, live and into a store; and a small store."""
-    ask = time_asking(setting, 0.05 * seconds)
-    least = 2 * setting.recipe.student.training.batch_size
-    rows = max(least, 3 * 256, int(0.06 * seconds / ask.seconds))
-    part = part_of(setting.data, min(setting.samples, rows))
-    stored, filling = fill(setting, part, 1)
-    return ask, filling, Store(part, stored)
-
-
-def _describe(shares: Shares, times: StudentTimes, costs: Costs, seconds: float) -> Pilot:
-    curve, run = shares.curve, shares.run
-    predicted = curve.rows * (sum(curve.kept) * costs.step + sum(curve.screened) * costs.screen)
-    return Pilot(
-        seconds=seconds,
-        rows=shares.scale.rows,
-        epochs=shares.scale.epochs,
-        small_rows=shares.small_rows,
-        kept=curve.mean,
-        spread=max(times.step.spread, times.screen.spread),
-        check=predicted / run.meters.wall_seconds,
-    )
-
-
-def _put_together(
-    setting: Setting,
-    student: StudentPilot,
-    costs: Costs,
-    found: TeacherFound,
-    shares: Shares,
-    pilot: Pilot,
-    stored: StoredTargets | None,
-) -> Estimate:
-    recipe, training = setting.recipe, setting.recipe.student.training
-    size = _size(setting, stored)
-    flops = _flops(setting, student)
-    known = shares.modes
-    every = {**bounded(known["regulated"], found), **known}
-    asked = student.objective.needs_targets
-    rows = _rows(setting, every, costs, flops, size, asked)
-    chosen = _verdict_mode(setting)
-    row = next(row for row in rows if row.mode == chosen)
-    of_teacher = _teacher(setting, costs, found)
-    result = Estimate(
-        recipe=recipe.name,
-        samples=setting.samples,
-        epochs=training.epochs,
-        batch_size=training.batch_size,
-        device=setting.device.type,
-        threads=recipe.threads,
-        costs=costs,
-        flops=flops,
-        r_flops=flops.teacher_forward / flops.student_forward if flops.student_forward else 0.0,
-        r_time=costs.ask / costs.screen,
-        teacher_per_step_flops=_per_step(flops),
-        teacher_per_step_time=costs.ask / costs.step,
-        modes=rows,
-        teacher=of_teacher,
-        break_even=_break_even(rows, every[chosen], costs, size, of_teacher),
-        verdict_mode=chosen,
-        pays=None if _silent_on(row, pilot) else row.pays,
-        verdict=_verdict(row, told=not _silent_on(row, pilot)),
-        pilot=pilot,
-        warnings=[*setting.warnings, *_doubts(setting, student, pilot)],
-    )
-    return result
-
-
-def _per_step(flops: Flops) -> float:
-    step = flops.student_forward + flops.student_backward
-    return flops.teacher_forward / step if step else 0.0
-
-
-def _size(setting: Setting, stored: StoredTargets | None) -> Size:
-    """``stored``: of a part of the data, as those of all samples will be; None where none are."""
-    targets, training = setting.recipe.student.targets, setting.recipe.student.training
-    stores = [] if stored is None else [stored.store, *stored.features.values()]
-    all_samples = {"samples": setting.samples, "views": targets.views, "shards": 1}
-    disk = sum(replace(store.header, **all_samples).disk_bytes for store in stores)
-    return Size(setting.samples, training.epochs, targets.views, disk)
-
-
-def _flops(setting: Setting, student: StudentPilot) -> Flops:
-    model, live = student.model(), setting.live
-    of_student = flops_of_data(
-        model,
-        setting.data,
-        setting.device,
-        precision=partial(autocast, model, student.training.precision),
-    )
-    of_teacher = flops_of_data(live.teacher, setting.data, setting.device, precision=live.autocast)
-    return Flops(
-        of_student["forward"], of_student["backward"], of_teacher["forward"], of_teacher["backward"]
-    )
-
-
-def _rows(
-    setting: Setting,
-    every: dict[str, Share],
-    costs: Costs,
-    flops: Flops,
-    size: Size,
-    asked: bool,
-) -> list[ModeEstimate]:
-    """Vanilla in both ways, then every mode that selects, with the recipe's targets."""
-    storable = asked and not randomness(setting.data)
-    asks = setting.recipe.student.targets.kind
-    assert asks != "ema", "the setting refuses it"
-    kind: TargetsKind = asks if asked else "none"
-    if asked and not storable:
-        setting.warnings.append(
-            "these data give other pixels each time they are asked: soft targets cannot be stored"
+    if recipe.student.teachers is not None or recipe.student.targets.kind == "ema":
+        raise RecipeError(
+            "an estimate needs one teacher that is trained before: set student.teachers to null, "
+            "and student.targets.kind to stored or live"
         )
-    kinds: list[TargetsKind] = ["live", "stored"] if storable else [kind]
-    rows = [mode_estimate("vanilla", EVERYONE, costs, flops, size, each) for each in kinds]
-    for name, mode in MODES.items():
-        if mode.gated or mode.weighted:
-            rows.append(mode_estimate(name, every[name], costs, flops, size, kind))
-    if storable and "ceiling" in every:
-        name = f"ceiling {CEILING:g}"
-        rows.append(mode_estimate(name, every["ceiling"], costs, flops, size, "stored"))
-    return rows
+    use_threads(recipe.threads)
+    return _Estimate(recipe, teacher).run(seconds, say)
 
 
-def _verdict_mode(setting: Setting) -> str:
-    """The recipe's own mode, if it selects."""
-    mode = setting.recipe.student.mode
-    return mode if mode is not None and mode != "vanilla" else "regulated"
+class _Estimate:
+    """The data, the models, and what the teacher's folder says."""
 
+    def __init__(self, recipe: Recipe, teacher: Path | None):
+        role = recipe.student
+        self.recipe, self.training, self.warnings = recipe, role.training, list[str]()
+        self.device = resolve_device(recipe.device)
+        self.data: Any = make_data(recipe, role.augment, STORE_SEED).train
+        self.queries = role.objective.build().needs_targets
+        self.learns = self.queries and bool(teacher or recipe.teacher.weights)
+        if teacher or recipe.teacher.weights:
+            made = make_teacher(recipe, teacher, self.data)
+        else:
+            made = make_model(recipe.teacher.model, self.data, recipe.seed).eval()
+        self.live = live_teacher(recipe, made.to(self.device), teacher)
+        self.weights, self.recorded = None, None
+        if teacher is not None and (teacher / "ledger.safetensors").is_file():
+            self._read(teacher)
+        self.student = Trainee(recipe, role, self.data, self._gate())
 
-def _silent_on(row: ModeEstimate, pilot: Pilot) -> bool:
-    """Whether the miniature was too small to see anybody pass, so that it cannot say no."""
-    return bool(pilot.small_rows and pilot.kept > NOBODY and row.of_vanilla.low < PAYS_BELOW)
+    def _read(self, folder: Path) -> None:
+        """The weights by the teacher's ledger, and what its own training took and kept."""
+        ledger, content = Ledger.load(folder), {}
+        if (ledger.significance == 1).all():
+            self.warnings.append(
+                "this teacher was trained conventionally: all significances in its ledger are "
+                "equal, so significance and hybrid are only bounded"
+            )
+            return
+        self.weights = weights_from(ledger, self.data, self.recipe.student.gamma)
+        if (folder / "results.json").is_file():
+            content = read_results(folder)
+        if content.get("kind") != "teach":
+            return
+        try:
+            kept, meters = content["budget"], content["meters"]
+            forwards = meters["student_forwards"] / meters["samples_backpropagated"]
+            seconds = float(meters["wall_seconds"])
+            conventional = seconds / (kept * (1 + FORWARD * (forwards - 1)))
+        except (KeyError, TypeError, ValueError, ZeroDivisionError):
+            raise RunFolderError(
+                "the teacher's results.json is damaged: it does not say what its training cost"
+            ) from None
+        self.recorded = {
+            "conventional": conventional,
+            "self_regulated": exactly(seconds),
+            "kept": exactly(kept),
+            "recorded": True,
+        }
 
+    def _gate(self) -> SelfRegulation:
+        """The student's gate, which may be its policy in place of a mode."""
+        role = self.recipe.student
+        gate: Any = role.regulation if role.policy is None else role.policy.build()
+        if not isinstance(gate, SelfRegulation):
+            self.warnings.append(
+                f"the recipe's own policy ({getattr(role.policy, 'name', None)}) is not estimated: "
+                "the rows are the modes"
+            )
+            gate = role.regulation
+        # A ceiling reads the probabilities of a teacher, at temperature 1.
+        self.truth = self.learns and role.targets.encoding in ("float16", "float32")
+        return gate if self.truth else replace(gate, ceiling=None)
 
-def _verdict(row: ModeEstimate, *, told: bool) -> str:
-    ratio = row.of_vanilla
-    about = (
-        f"{ratio.point:.2f} ({ratio.low:.2f} to {ratio.high:.2f}) of the time of vanilla with the "
-        "same targets"
-    )
-    if not told:
-        return (
-            "this pilot is too short to say whether selection pays: nobody passed the gate in it; "
-            f"{row.mode} is expected to take {about}"
+    def run(self, seconds: float, say: Callable[[str], None]) -> dict[str, Any]:
+        """The pilot, and what it comes to."""
+        role, training, began = self.recipe.student, self.training, time.perf_counter()
+        probe = part_of(self.data, max(4 * training.batch_size, 1024))
+        say("the teacher's queries")
+        query, spread = time_queries(self.live, self.data, training.batch_size, 0.05 * seconds)
+        filling = disk = 0
+        if self.queries:
+            probe, filling = fill(self.recipe, self.live, probe, 1)
+            disk = self._disk_bytes(probe)
+        say("the teacher's own training")
+        teaching, share, ever = self.recorded, Share(exactly(1.0)), 1.0
+        if teaching is None:
+            teaching, share, ever = self._teach(0.28 * seconds)
+        say("the student in miniature")
+        left = max(0.3 * seconds, 0.9 * seconds - (time.perf_counter() - began))
+        scale, views = self._scale(probe, left, filling)
+
+        def part(rows: int) -> Part:
+            part = part_of(self.data, rows)
+            return fill(self.recipe, self.live, part, views)[0] if self.learns else part
+
+        ceiling = CEILING if self.truth and self.student.gate.ceiling is None else None
+        shares, curves, (step, screen), _ = self.student.miniatures(
+            part, scale, ceiling, self.weights
         )
-    if not row.pays:
-        return f"selection will not pay here: {row.mode} is expected to take {about}"
-    if ratio.high >= PAYS_BELOW:
-        return f"selection may pay here: {row.mode} is expected to take {about}"
-    return f"selection pays here: {row.mode} is expected to take {about}"
+        if self.queries and not self.learns:
+            shares["regulated"] = model.labels_alone(shares["regulated"])
+        shares = model.bounded(shares["regulated"], share, ever) | shares
+        costs = {"step": step, "screen": screen, "query": query * self.queries, "fill": filling}
+        pilot = {
+            "seconds": time.perf_counter() - began,
+            "rows": scale[0],
+            "epochs": scale[1],
+            "small_rows": sum(curve.rows for curve in curves[1:]),
+            "kept": curves[0].mean,
+            "spread": spread,
+        }
+        storable = self.queries and not randomness(self.data)
+        visits = len(self.data) * training.epochs
+        kind = role.targets.kind if self.queries else "none"
+        store = len(self.data) * role.targets.views * filling, disk
+        row_of = partial(mode_row, costs=costs, visits=visits, store=store)
+        rows = [
+            row_of("vanilla", model.EVERYTHING, each)
+            for each in (("live", "stored") if storable else (kind,))
+        ]
+        rows += [row_of(name, shares[name], kind) for name in MODES if name != "vanilla"]
+        if storable:
+            rows.append(row_of(f"ceiling {CEILING:g}", shares["ceiling"], "stored"))
+        mode = "regulated" if role.mode in (None, "vanilla") else role.mode
+        silent = pilot["small_rows"] > 0 and pilot["kept"] > NO_INFORMATION
+        pays, verdict = _verdict(next(row for row in rows if row["mode"] == mode), silent)
+        return {
+            "schema": 2,
+            "recipe": self.recipe.name,
+            "samples": len(self.data),
+            "epochs": training.epochs,
+            "batch_size": training.batch_size,
+            "device": self.device.type,
+            "threads": self.recipe.threads,
+            "costs": costs,
+            "r": {"time": costs["query"] / screen, "flops": self._flops_ratio()},
+            "modes": rows,
+            "teacher": teaching,
+            "break_even": {
+                **_ledger_paid([row for row in rows if row["targets"] == kind], teaching),
+                "store": _store_paid(row_of, model.EVERYTHING) if storable else None,
+                "store_mode": _store_paid(row_of, shares[mode]) if storable else None,
+            },
+            "verdict_mode": mode,
+            "pays": pays,
+            "verdict": verdict,
+            "pilot": pilot,
+            "warnings": self.warnings + self._doubts(pilot, silent, storable),
+        }
 
+    def _teach(self, seconds: float) -> tuple[dict[str, Any], Share, float]:
+        """What training the recipe's teacher takes and keeps, its share, and the fraction of the
+        samples that it used at least once, from miniatures for ``seconds``."""
+        role, data = self.recipe.teacher, self.data
+        if isinstance(data, Pictures):
+            data = data.with_augmentation(Augmentation(role.augment.crop, role.augment.flip), 0)
+        gate: Any = role.policy.build()
+        gate = gate if isinstance(gate, SelfRegulation) else SelfRegulation()
+        trainee = Trainee(self.recipe, role, data, gate)
+        scale = trainee.scale(part_of(data, 4 * role.training.batch_size), seconds, 1.35, 0.0)
+        found, _, (step, screen), ledger = trainee.miniatures(partial(part_of, data), scale)
+        visits, share = len(data) * role.training.epochs, found["regulated"]
+        teaching = {
+            "conventional": visits * step,
+            "self_regulated": share.cost(visits, step, screen),
+            "kept": share.kept,
+            "recorded": False,
+        }
+        return teaching, share, float((ledger.significance > 0).mean())
 
-def _teacher(setting: Setting, costs: Costs, found: TeacherFound) -> TeacherEstimate:
-    epochs = setting.teacher_role.training.epochs
-    alone = teacher_seconds(EVERYONE, costs, setting.samples, epochs).point
-    share = setting.counted or found.share
-    assert share is not None, "what no folder says is piloted"
-    return TeacherEstimate(
-        known=setting.known,
-        ledger=setting.weights is not None,
-        conventional=alone,
-        self_regulated=teacher_seconds(share, costs, setting.samples, epochs),
-        kept=share.kept,
-        counted=setting.counted is not None,
-        folder_seconds=setting.folder_seconds,
-    )
+    def _scale(self, probe: Part, seconds: float, filling: float) -> tuple[tuple[int, int], int]:
+        """The size of the student's miniatures, and the stored views of a sample in them."""
+        role, epochs = self.recipe.student, max(1, int(self.training.epochs))
+        views = MOST_VIEWS if role.targets.kind == "live" else min(MOST_VIEWS, role.targets.views)
+        views = min(views, epochs) if role.augment.crop or role.augment.flip else 1
+        trainings = 1.35 + 1.1 * self.truth + 0.9 * (self.weights is not None)
+        fills = self.learns * 1.25 * views * filling / min(epochs, 10)
+        scale = self.student.scale(probe, seconds, trainings, fills)
+        return scale, min(views, scale[1])
 
+    def _disk_bytes(self, part: Part) -> int:
+        """Of a store of all samples, by that of a part."""
+        assert part.targets is not None
+        whole = {"samples": len(self.data), "views": self.recipe.student.targets.views, "shards": 1}
+        stores = part.targets.store, *part.targets.features.stores.values()
+        return sum(replace(each.header, **whole).disk_bytes for each in stores)
 
-def _break_even(
-    rows: list[ModeEstimate], chosen: Share, costs: Costs, size: Size, teacher: TeacherEstimate
-) -> BreakEven:
-    by = {(row.mode, row.targets): row for row in rows}
-    kind = next(row.targets for row in rows if row.mode == "regulated")
-    vanilla, regulated = by["vanilla", kind], by["regulated", kind]
-    best = min(by["hybrid", kind].seconds.point, by["significance", kind].seconds.point)
-    store = store_mode = None
-    if ("vanilla", "stored") in by and ("vanilla", "live") in by:
-        filled = by["vanilla", "stored"]
-        live = by["vanilla", "live"]
-        store = students_until_paid(filled.fill_seconds, live.seconds.point, filled.seconds.point)
-        store_mode = students_until_paid(
-            chosen.pool * filled.fill_seconds,
-            student_seconds(chosen, costs, size, "live").point,
-            student_seconds(chosen, costs, size, "stored").point,
+    def _flops_ratio(self) -> float:
+        """Teacher forward over student forward."""
+        teacher, student = (
+            flops_of_data(each, self.data, self.device, backward=False)["forward"]
+            for each in (self.live.teacher, self.student.model().to(self.device))
         )
-    whole = teacher.self_regulated.point
-    return BreakEven(
-        store=store,
-        store_mode=store_mode,
-        ledger=students_until_paid(whole, vanilla.seconds.point, best),
-        ledger_trained_anyway=students_until_paid(
-            whole - teacher.conventional, vanilla.seconds.point, best
-        ),
-        ledger_over_regulated=students_until_paid(whole, regulated.seconds.point, best),
-    )
+        return teacher / student if student else 0.0
 
-
-def _doubts(setting: Setting, student: StudentPilot, pilot: Pilot) -> list[str]:
-    """What to doubt the figures for."""
-    said = []
-    if pilot.spread > NOISY:
-        said.append(
-            f"the machine was noisy: equal stretches of work spread by {100 * pilot.spread:.0f} % "
-            "(interquartile range over median); times are rough, run it again on an idle machine"
-        )
-    if not 0.7 <= pilot.check <= 1.4:
-        said.append(
-            f"the costs explain {100 * pilot.check:.0f} % of what the miniature took: times are "
-            "rough"
-        )
-    if pilot.small_rows and pilot.kept > NOBODY:
-        said.append(
-            f"hardly a sample passed the gate in the miniature ({pilot.rows:,} samples, "
-            f"{pilot.epochs} epochs): it cannot say how many will in the whole training; give more "
-            "--seconds"
-        )
-    visits = setting.samples * setting.recipe.student.training.epochs
-    if visits > 2**_FAR * pilot.rows * pilot.epochs:
-        said.append(
-            f"the miniature had {pilot.rows:,} samples and {pilot.epochs} epochs, little for this "
-            "pair: kept fractions are thin; give more --seconds"
-        )
-    if setting.known == "untrained" and student.objective.needs_targets:
-        said.append(
+    def _doubts(self, pilot: dict[str, float], silent: bool, storable: bool) -> list[str]:
+        """Why the figures may be wrong."""
+        doubts = {
+            "these data differ at each reading: soft targets cannot be stored": self.queries
+            and not storable,
+            f"the machine was noisy: the seconds of equal work spread by {pilot['spread']:.0%} "
+            "(interquartile range over median); times are rough, run it again on an idle machine":
+            pilot["spread"] > NOISY,
+            f"hardly a sample passed the gate in the miniature ({pilot['rows']:,} samples, "
+            f"{pilot['epochs']} epochs): it cannot say how many will in the whole training; give "
+            "more --seconds": silent,
             "no teacher: the kept fractions are those of a student that learns from the labels "
-            "alone; rows marked ~ are only bounded; --teacher DIR tells more"
-        )
-    return said
+            "alone; rows marked ~ are only bounded; --teacher DIR gives better ones": self.queries
+            and not self.learns,
+        }  # fmt: skip
+        return [line for line, holds in doubts.items() if holds]
+
+
+def _store_paid(row_of: Callable[..., dict[str, Any]], share: Share) -> int | None:
+    """Students after which a store has paid for itself, against a live teacher."""
+    live, stored = row_of("", share, "live"), row_of("", share, "stored")
+    return model.students_until_paid(
+        stored["fill_seconds"], live["seconds"].point, stored["seconds"].point
+    )
+
+
+def _ledger_paid(rows: list[dict[str, Any]], teaching: dict[str, Any]) -> dict[str, int | None]:
+    """Students after which a ledger has paid for itself, in the better of two modes."""
+    seconds = {row["mode"]: row["seconds"].point for row in rows}
+    best = min(seconds["hybrid"], seconds["significance"])
+    whole, vanilla = teaching["self_regulated"].point, seconds["vanilla"]
+    extra = whole - teaching["conventional"]
+    return {
+        "ledger": model.students_until_paid(whole, vanilla, best),
+        "ledger_trained_anyway": model.students_until_paid(extra, vanilla, best),
+        "ledger_over_regulated": model.students_until_paid(whole, seconds["regulated"], best),
+    }
+
+
+def _verdict(row: dict[str, Any], silent: bool) -> tuple[bool | None, str]:
+    """Whether selection pays (None: no sample passed, so that it is unknown), and the sentence."""
+    point, low, high = row["of_vanilla"]
+    pays = point < PAYS_BELOW
+    said = "selection will not pay here"
+    if silent and low < PAYS_BELOW:
+        pays = None
+        said = "this pilot is too short to say if selection pays (no sample passed the gate in it)"
+    elif pays:
+        said = f"selection {'may pay' if high >= PAYS_BELOW else 'pays'} here"
+    return pays, (
+        f"{said}: {row['mode']} is expected to take {point:.2f} ({low:.2f} to {high:.2f}) of the "
+        "time of vanilla with the same targets"
+    )

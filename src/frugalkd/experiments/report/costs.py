@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from frugalkd.experiments.estimate.arithmetic import students_text, students_until_paid
+from frugalkd.experiments.estimate.model import students_text, students_until_paid
 from frugalkd.experiments.report.blocks import Block, Cell, Note, Table
 from frugalkd.experiments.report.headline import chosen
 from frugalkd.experiments.report.text import NOTHING, number, percent, seconds, short
