@@ -250,7 +250,7 @@ class _Estimate:
         """Of a store of all samples, by that of a part."""
         assert part.targets is not None
         whole = {"samples": len(self.data), "views": self.recipe.student.targets.views, "shards": 1}
-        stores = part.targets.store, *part.targets.features.stores.values()
+        stores = part.targets.store, *part.targets.features.values()
         return sum(replace(each.header, **whole).disk_bytes for each in stores)
 
     def _flops_ratio(self) -> float:
