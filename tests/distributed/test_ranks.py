@@ -1,6 +1,9 @@
-"""Ranks: shares, what they tell each other, and what they refuse."""
+"""Ranks: shares, what they exchange, and what they refuse."""
 
 from __future__ import annotations
+
+import os
+import threading
 
 import numpy as np
 import pytest
@@ -16,7 +19,7 @@ from ranking import on_ranks
 
 
 @given(st.integers(0, 40), st.integers(1, 6))
-def test_shares_are_equal_and_hold_everybody(samples, world):
+def test_shares_are_equal_and_hold_every_id(samples, world):
     ids = np.arange(100, 100 + samples)
     shares = [Ranks(rank, world).share(ids) for rank in range(world)]
     assert len({len(share) for share in shares}) == 1
@@ -50,7 +53,7 @@ def test_alone_everything_is_as_it_was():
         Ranks.here(rank=1)
 
 
-def _tell():
+def _exchange():
     ranks = Ranks.here()
     rank = ranks.rank
     model = nn.BatchNorm1d(2)
@@ -59,10 +62,10 @@ def _tell():
     assert model.running_mean is not None
     model.running_mean.fill_(float(rank))
     ranks.share_buffers(model)
-    wishes = []
-    ask = Agreed(ranks, lambda: rank == 2 and len(wishes) == 1)
-    while len(wishes) < 4:
-        wishes.append(ask())
+    answers = []
+    agreed = Agreed(ranks, lambda: rank == 2 and len(answers) == 1)
+    while len(answers) < 4:
+        answers.append(agreed())
     bad = torch.tensor(float(rank == 1))
     ranks.worst(bad)
     streams = ranks.streams()
@@ -80,7 +83,7 @@ def _tell():
         ),
         "empty": ranks.gathered(np.empty(0))[0],
         "sum": ranks.sum([rank, 0.5]),
-        "wishes": wishes,
+        "answers": answers,
         "bad": bad.item(),
         "errors": errors,
         "weight": next(shared.parameters()).tolist(),
@@ -90,9 +93,8 @@ def _tell():
     }
 
 
-def test_ranks_tell_each_other_all_they_have():
-    told = on_ranks(4, _tell)
-    for said in told:
+def test_ranks_exchange_all_they_have():
+    for said in on_ranks(4, _exchange):
         ids, rows, flags = said["gathered"]
         assert ids.tolist() == [0, 0, 1, 0, 1, 2]
         assert rows.tolist() == [[1, 1], *[[2, 2]] * 2, *[[3, 3]] * 3]
@@ -100,7 +102,7 @@ def test_ranks_tell_each_other_all_they_have():
         assert flags.tolist() == [True] * 6
         assert said["empty"].tolist() == []
         assert said["sum"].tolist() == [6, 2]
-        assert said["wishes"] == [False, False, True, False]  # one asking later, on all ranks
+        assert said["answers"] == [False, False, True, False]  # one call later, on all ranks
         assert said["bad"] == 1
         assert said["errors"][0] is None
         assert said["errors"][1].startswith("ranks 0 and 3 differ in the plan: ")
@@ -108,3 +110,29 @@ def test_ranks_tell_each_other_all_they_have():
         assert said["mean"] == [1.5, 1.5]
         assert said["alone"]
         assert said["streams"] == 4
+
+
+def _one_ends():
+    """The last rank ends while the first waits for it."""
+    ranks = Ranks.here()
+    if ranks.rank == 1:
+        threading.Timer(0.2, os._exit, (0,)).start()
+        return []
+    errors = []
+    for exchange in (
+        lambda: ranks.check_alike(dict), lambda: ranks.from_first(dict), ranks.wait,
+        lambda: ranks.gathered(np.arange(2)), ranks.begin_max(1.0),
+    ):  # fmt: skip
+        try:
+            exchange()
+        except RankError as error:
+            errors.append(str(error))
+    return errors
+
+
+def test_a_rank_that_has_ended_is_a_rank_error_on_the_others():
+    errors = on_ranks(2, _one_ends)[0]
+    assert len(errors) == 5
+    for error in errors:
+        assert error.startswith("another rank has failed, and its own error says why: start all")
+        assert "\n" not in error

@@ -408,3 +408,23 @@ def test_the_users_own_loop_under_ddp(tmp_path):
     assert all(torch.equal(first[0][name], second[0][name]) for name in first[0])
     assert first[1:] == second[1:]
     assert first[2] % 16 == 0
+
+
+def _recalibrated():
+    model, rows = net(), []
+
+    def count(norm, inputs):
+        if norm.training:
+            rows.append(len(inputs[0]))
+
+    model[1].register_forward_pre_hook(count)
+    data, training = images(3, augmented=False), settings(1, epochs=1, recalibrate_bn=3)
+    train_teacher(model, data, sampling=Sampling(policy=All()), training=training, device="cpu")
+    return rows, model[1].running_var
+
+
+def test_statistics_are_refreshed_on_two_rows_or_more():
+    """Three samples in batches of one row are two rows of each rank, in one batch."""
+    for rows, variance in on_ranks(2, _recalibrated):
+        assert rows == [1, 2]
+        assert torch.isfinite(variance).all()
