@@ -1137,8 +1137,8 @@ PARENT = os.getpid()
     ("how", "says"),
     [
         ("raise", f"{NAMED} cannot be read (ValueError: torn ?[31mred)"),
-        ("exit", "a worker process died as samples 23, 0, 22, 11, 17, 12, 13, 21"),
-        ("kill", "a worker process died as samples 23, 0, 22, 11, 17, 12, 13, 21"),
+        ("exit", "a worker process died while samples 23, 0, 22, 11, 17, 12, 13, 21"),
+        ("kill", "a worker process died while samples 23, 0, 22, 11, 17, 12, 13, 21"),
     ],
 )
 def test_a_worker_that_fails(how, says, monkeypatch):

@@ -7,7 +7,7 @@ from dataclasses import fields
 from functools import cache, wraps
 from numbers import Integral, Real
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from frugalkd.errors import SettingError
 from frugalkd.files.parsing import one_line
@@ -52,6 +52,8 @@ class Settings:
     Raises:
         SettingError: a value of another type or out of its bounds, or a number that is not finite.
     """
+
+    __pydantic_config__: ClassVar = STRICT
 
     def __init_subclass__(cls, **given: Any) -> None:
         super().__init_subclass__(**given)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Optional
+from typing import Annotated, Any, Literal, Optional
 
 from frugalkd.errors import SettingError
 from frugalkd.files import StrPath, path_of
 from frugalkd.runtime.settings import (
     MOST_ROWS,
     MOST_WORKERS,
-    STRICT,
+    BelowOne,
+    Count,
+    NotNegative,
+    Positive,
     Settings,
     check_integer,
     check_types,
@@ -35,18 +37,13 @@ class Optimizer(Settings):
     Raises SettingError for impossible values.
     """
 
-    __pydantic_config__: ClassVar = STRICT
-
     name: Literal["adamw", "sgd"] = "adamw"
-    lr: float = 1e-3
-    weight_decay: float = 0.0
-    momentum: float = 0.9
+    lr: NotNegative = 1e-3
+    weight_decay: NotNegative = 0.0
+    momentum: BelowOne = 0.9
     betas: tuple[float, float] = (0.9, 0.999)
 
     def __post_init__(self) -> None:
-        _not_negative(lr=self.lr, weight_decay=self.weight_decay)
-        if not 0 <= self.momentum < 1:
-            raise SettingError(f"momentum must be in [0, 1), not {self.momentum}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise SettingError(f"betas must be in [0, 1), not {list(self.betas)}")
 
@@ -59,14 +56,9 @@ class Schedule(Settings):
     ``final`` times the peak at progress 1. Raises SettingError for negative values.
     """
 
-    __pydantic_config__: ClassVar = STRICT
-
     shape: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_steps: int = 0
-    final: float = 0.0
-
-    def __post_init__(self) -> None:
-        _not_negative(warmup_steps=self.warmup_steps, final=self.final)
+    warmup_steps: Annotated[int, "0 or more"] = 0
+    final: NotNegative = 0.0
 
 
 @dataclass(frozen=True)
@@ -99,43 +91,29 @@ class Training(Settings):
         SettingError: a value is impossible.
     """
 
-    __pydantic_config__: ClassVar = STRICT
-
-    epochs: float = 10.0
-    batch_size: int = 128
-    gradient_accumulation_steps: int = 1
+    epochs: Positive = 10.0
+    batch_size: Count = 128
+    gradient_accumulation_steps: Count = 1
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
-    max_grad_norm: float | None = None
+    max_grad_norm: Positive | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = False
     compile: bool = False
     drop_last: bool = False
-    recalibrate_bn: int = 0
-    screen_batch: int = 256
+    recalibrate_bn: Annotated[int, "0 or more"] = 0
+    screen_batch: Count = 256
     num_workers: int = 0
-    length_bucket_batches: int = 0
+    length_bucket_batches: Annotated[int, "0 or more"] = 0
     fsdp: bool = False
-    ema: float | None = None
+    ema: BelowOne | None = None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "gradient_accumulation_steps", "screen_batch"):
-            if not getattr(self, name) > 0:
-                raise SettingError(f"training.{name} must be positive, not {getattr(self, name)}")
         if self.epochs > 60_000:
-            raise SettingError(
-                "training.epochs must be at most 60000: the ledger counts in 16 bits"
-            )
-        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
-            raise SettingError(f"training.max_grad_norm must be positive, not {self.max_grad_norm}")
-        if self.ema is not None and not 0 <= self.ema < 1:
-            raise SettingError(f"training.ema must be in [0, 1), not {self.ema}")
-        _not_negative(
-            recalibrate_bn=self.recalibrate_bn, length_bucket_batches=self.length_bucket_batches
-        )
-        check_integer("training.num_workers", self.num_workers, 0, MOST_WORKERS)
+            raise SettingError("epochs must be at most 60000: the ledger counts in 16 bits")
+        check_integer("num_workers", self.num_workers, 0, MOST_WORKERS)
         for name in ("batch_size", "gradient_accumulation_steps", "screen_batch"):
-            check_integer(f"training.{name}", getattr(self, name), 1, MOST_ROWS)
+            check_integer(name, getattr(self, name), 1, MOST_ROWS)
 
 
 @dataclass(frozen=True)
@@ -151,16 +129,9 @@ class Checkpointing(Settings):
         SettingError: a value is impossible.
     """
 
-    __pydantic_config__: ClassVar = STRICT
-
-    steps: int = 0
-    minutes: float = 10.0
-    keep: int = 2
-
-    def __post_init__(self) -> None:
-        _not_negative(steps=self.steps, minutes=self.minutes)
-        if self.keep < 1:
-            raise SettingError(f"keep must be 1 or more, not {self.keep}")
+    steps: Annotated[int, "0 or more"] = 0
+    minutes: NotNegative = 10.0
+    keep: Count = 2
 
 
 @dataclass(frozen=True)
@@ -190,9 +161,3 @@ class RunOptions(Settings):
             path_of(self.folder, "folder")
         kind = Optional[Callable]  # noqa: UP045
         check_types(on_epoch_end=(self.on_epoch_end, kind), should_stop=(self.should_stop, kind))
-
-
-def _not_negative(**values: float) -> None:
-    for name, value in values.items():
-        if not 0 <= value < math.inf:
-            raise SettingError(f"{name} must be a finite number, 0 or more, not {value}")
