@@ -60,7 +60,7 @@ def test_a_new_ledger_has_seen_nothing():
         _ = ledger.significance
 
 
-def test_what_is_saved_comes_back_and_is_the_same_bytes_each_time(tmp_path):
+def test_what_is_saved_comes_back_in_the_same_bytes(tmp_path):
     ledger = visited()
     files = [tmp_path / f"{i}.safetensors" for i in range(12)]
     for file in files:
@@ -114,15 +114,15 @@ def test_a_ledger_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatc
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 2**32), looks=st.integers(1, 40))
-def test_looks_are_entered_as_one_by_one(seed, looks):
+@given(seed=st.integers(0, 2**32), visits=st.integers(1, 40))
+def test_verdicts_are_entered_as_one_by_one(seed, visits):
     """The columns against plain Python numbers, row by row."""
     stream = np.random.default_rng(seed)
     ledger = Ledger.new(12)
     ledger["streak"][:] = stream.choice([0, 1, 253, 254, 255], 12)
     rows = [{name: ledger[name][i].item() for name in ledger.columns} for i in range(12)]
-    for look in range(looks):
-        epoch, screening = look // 2, bool(stream.integers(2))
+    for visit_number in range(visits):
+        epoch, screening = visit_number // 2, bool(stream.integers(2))
         ids = stream.permutation(12)[: stream.integers(13)]
         correct, failed, participated, forced = stream.random((4, len(ids))) < 0.5
         confidence, losses = stream.random((2, len(ids)), dtype=np.float32)
@@ -226,7 +226,7 @@ def test_a_ledger_without_a_checksum_is_read(tmp_path):
     assert loaded.about == {"policy": "p"}
 
 
-def test_a_header_that_says_it_is_huge_is_refused_before_it_is_read(tmp_path):
+def test_a_huge_header_is_refused_before_it_is_read(tmp_path):
     path = tmp_path / "l.safetensors"
     path.write_bytes((1 << 27).to_bytes(8, "little") + b"{}")
     with pytest.raises(LedgerError, match="header is too large"):
@@ -272,7 +272,7 @@ def test_a_streak_stops_at_255():
     assert ledger["visits"][0] == 300
 
 
-def test_a_look_twice_in_an_epoch_is_one_visit_in_one_view():
+def test_two_verdicts_in_an_epoch_are_one_visit_in_one_view():
     ledger, ids = Ledger.new(2), np.array([1])
     assert ledger.views(ids, 0).tolist() == [0]
     for failed in (True, False):

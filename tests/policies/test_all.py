@@ -18,7 +18,7 @@ def test_the_pool_is_the_plan():
     assert plan.lr_factor == 1
 
 
-def test_every_look_fails_and_nobody_sleeps():
+def test_every_row_fails_and_no_sample_is_skipped():
     one = np.array([1.0], np.float32)
     assert (
         All()

@@ -61,7 +61,7 @@ def shares(ids):
         SelfRegulation(budget=0.4, budget_rule="class-balanced"),
     ],
 )
-def test_small_classes_take_part_whole_and_the_others_alike(policy):
+def test_small_classes_are_used_whole_and_the_others_equally(policy):
     epochs = planned(policy)
     for ids in epochs:
         first, second, *small = shares(ids)
@@ -77,14 +77,14 @@ def test_one_draw_may_serve_the_whole_training():
     assert all(set(ids) == set(once) for ids in others)
 
 
-def test_only_the_awake_are_shared_out():
+def test_only_active_samples_are_shared_out():
     """Of class 0 all but two passed in epoch 0, a full one: the others give what these lack."""
     policy = SelfRegulation(budget=0.5, budget_rule="class-balanced", warmup=1, max_skip=8)
     first, second, *_ = planned(policy, epochs=8, keep_probability=np.arange(2, 40))
     assert len(first) == 60
-    awake = shares(second)
-    assert awake[0] <= 2 + len(second) - sum(awake[1:])
-    assert awake[1:] == [12, 5, 3]
+    active = shares(second)
+    assert active[0] <= 2 + len(second) - sum(active[1:])
+    assert active[1:] == [12, 5, 3]
 
 
 def test_data_without_a_list_of_labels_are_refused():

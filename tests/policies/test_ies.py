@@ -15,19 +15,19 @@ SAMPLES, EPOCHS = 40, 14
 
 
 def enter(policy, ledger, losses, ids, epoch, *, screening=False):
-    """Enter a look at ``ids``, as a selection does."""
+    """Enter an outcome of ``ids``, as a selection does."""
     truth = np.exp(-losses).astype(np.float32)
-    look = Outcome(truth, truth > 0.5, truth)
+    seen = Outcome(truth, truth > 0.5, truth)
     for column, values in policy.update_columns(
-        look, ids, ledger, EpochContext(epoch, EPOCHS, 0)
+        seen, ids, ledger, EpochContext(epoch, EPOCHS, 0)
     ).items():
         ledger[column][ids] = values
-    failed = policy.needs_training(look, ids, ledger, EpochContext(epoch, EPOCHS, 0))
+    failed = policy.needs_training(seen, ids, ledger, EpochContext(epoch, EPOCHS, 0))
     ledger.record(
         ids,
         epoch=epoch,
         confidence=truth,
-        correct=look.correct,
+        correct=seen.correct,
         failed=failed,
         screening=screening,
     )
@@ -65,7 +65,7 @@ def test_a_sample_is_left_out_while_its_loss_does_not_bend(window, smoothing):
             if len(past) < window + 2 or sum(bends(past, smoothing)[-window:]) >= 0.2
         }
         assert trained == expected
-        # What comes back was looked at already: its training is the same look.
+        # What comes back was screened already: its training is the same visit.
         enter(policy, ledger, losses[plan.ids] + 0.3 * (epoch > 5), plan.ids, epoch)
         for id in trained & before:
             history[id].append(losses[id] + 0.3 * (epoch > 5))
@@ -74,7 +74,7 @@ def test_a_sample_is_left_out_while_its_loss_does_not_bend(window, smoothing):
     assert min(counts) < SAMPLES
 
 
-def test_a_budget_takes_the_largest_sums_after_histories_that_are_not_full():
+def test_a_budget_keeps_open_histories_then_the_largest_sums():
     policy = InstanceExclusion(window=2, smoothing=0.0, budget=0.5)
     ledger = Ledger.new(8, extra=policy.columns)
     ledger["last_epoch"][:] = 4

@@ -15,7 +15,7 @@ def ledger_of(losses) -> Ledger:
     return ledger
 
 
-def test_below_the_mean_a_part_is_skipped_and_the_rest_of_it_weighs_more():
+def test_below_the_mean_a_part_is_skipped_the_rest_weighs_more():
     losses = np.array([0.1, 0.2, 0.3, 0.4, 9.0, np.nan])
     plan = InfoBatch(skip=0.5).plan(ledger_of(losses), np.arange(6), EpochContext(2, 20, 0))
     assert set(plan.ids) >= {4, 5}

@@ -11,23 +11,23 @@ from frugalkd.policies import EpochContext, Kakurenbo
 
 
 def ledger_of(truth, correct, epoch=3):
-    """A ledger after a look at everything in ``epoch``; the top is the label's or a bit more."""
+    """A ledger after a visit of everything in ``epoch``; the top is the label's or a bit more."""
     policy, ledger, ids = Kakurenbo(), Ledger.new(len(truth)), np.arange(len(truth))
     truth = np.asarray(truth, np.float32)
     top = np.where(correct, truth, 0.99).astype(np.float32)
-    look = Outcome(top, np.asarray(correct), truth)
+    seen = Outcome(top, np.asarray(correct), truth)
     for column, values in policy.update_columns(
-        look, ids, ledger, EpochContext(epoch, 20, 0)
+        seen, ids, ledger, EpochContext(epoch, 20, 0)
     ).items():
         ledger.columns[column] = values
     failed = np.ones(len(ids), dtype=bool)
     ledger.record(
-        ids, epoch=epoch, confidence=top, correct=look.correct, failed=failed, screening=False
+        ids, epoch=epoch, confidence=top, correct=seen.correct, failed=failed, screening=False
     )
     return ledger
 
 
-def test_the_lowest_losses_are_hidden_where_they_are_right_and_sure():
+def test_the_lowest_losses_are_hidden_if_right_and_sure():
     truth = np.array([0.99, 0.98, 0.97, 0.96, 0.69, 0.5, 0.4, 0.3, 0.2, 0.1])
     correct = np.array([True, True, False, True, True, True, True, False, False, False])
     ledger = ledger_of(truth, correct)
@@ -59,7 +59,7 @@ def test_what_may_be_hidden_decays_over_the_quarters():
     assert counts == [0, *[50] * 4, *[40] * 5, *[30] * 5, *[20] * 5]
 
 
-def test_the_hidden_are_looked_at_before_the_next_decision():
+def test_the_hidden_are_screened_before_the_next_decision():
     ledger = ledger_of(np.full(10, 0.9), np.ones(10, bool))
     ledger["last_epoch"][:4] = 2  # hidden in epoch 3
     ledger["last_epoch"][4] = 3  # screened before epoch 3, and hidden again

@@ -33,7 +33,7 @@ def test_cross_entropy_is_finite_and_nan_is_the_worst():
 
 
 @pytest.mark.parametrize("wanted", range(-1, 9))
-def test_the_lowest_rows_are_as_many_as_wanted_and_nan_is_the_lowest(wanted):
+def test_lowest_rows_are_as_many_as_wanted_and_nan_is_lowest(wanted):
     values = np.array([3.0, np.nan, -1.0, 3.0, np.inf, -np.inf, 3.0])
     order = [1, 5, 2, 0, 3, 6, 4]
     kept = np.flatnonzero(lowest_rows(values, wanted)).tolist()
@@ -48,7 +48,7 @@ def test_a_share_is_rounded_by_a_draw_so_that_its_mean_is_exact():
     assert share(1.0, np.arange(7), "test", EpochContext(2, 5, 0)) == 7
 
 
-def test_a_race_draws_each_pair_with_the_chance_of_drawing_one_after_the_other():
+def test_a_race_draws_pairs_with_the_chance_of_two_draws():
     weights, draws = np.array([1.0, 2.0, 5.0]), np.random.default_rng(0).random((20_000, 3))
     chances = weights / weights.sum()
     order = np.argsort(race(np.log(weights), draws), axis=1)[:, :2]
@@ -60,7 +60,7 @@ def test_a_race_draws_each_pair_with_the_chance_of_drawing_one_after_the_other()
     assert np.isposinf(race(np.zeros(1), np.zeros(1)))
 
 
-def test_who_was_neither_trained_on_before_nor_screened_now_is_stale():
+def test_neither_trained_on_before_nor_screened_now_is_stale():
     ledger = Ledger.new(5)
     ledger["last_epoch"][:] = [3, 3, 4, 2, 65535]
     ledger["flags"][:] = [0, 2, 2, 0, 0]  # 2: by a screening
@@ -87,7 +87,7 @@ def test_full_epochs_come_last_and_all_together_spend_the_budget(epochs, wanted,
 
 
 @given(st.lists(st.integers(0, 9), max_size=7), st.integers(0, 50), st.integers(0, 3))
-def test_shares_are_those_of_giving_one_at_a_time_to_who_has_least(counts, wanted, seed):
+def test_shares_are_those_of_giving_one_at_a_time(counts, wanted, seed):
     """Recounted: the class that has been given least, and has some left, gives the next one."""
     turn = np.random.default_rng(seed).permutation(len(counts)).astype(float)
     given_so_far = [0] * len(counts)
@@ -100,7 +100,7 @@ def test_shares_are_those_of_giving_one_at_a_time_to_who_has_least(counts, wante
     assert shares.tolist() == given_so_far
 
 
-def test_within_a_class_the_lowest_are_kept_and_the_rest_goes_round():
+def test_within_a_class_the_lowest_are_kept():
     ids = np.arange(0, 60, 2)
     classes = np.array([0] * 20 + [1] * 8 + [5] * 2)
     kept = np.sort(balanced(ids, classes, 11, EpochContext(0, 3, 0), lambda ids: -ids))
@@ -115,6 +115,6 @@ def test_within_a_class_the_lowest_are_kept_and_the_rest_goes_round():
         )[0]
         for e in range(99)
     ]
-    assert 30 < sum(size == 5 for size in more) < 70, "the one more is drawn anew in each epoch"
+    assert 30 < sum(size == 5 for size in more) < 70, "the one more is drawn in each epoch"
     assert balanced(ids[:0], classes[:0], 3, EpochContext(0, 3, 0)).tolist() == []
     assert len(balanced(ids, classes, 99, EpochContext(0, 3, 0))) == 30

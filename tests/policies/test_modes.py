@@ -72,7 +72,7 @@ def test_sampling_refuses_what_cannot_be(given, error, says):
     ),
     gamma=st.sampled_from([0.0, 0.5, 1.0, 2.0]),
 )
-def test_weights_are_powers_of_significance_with_mean_one_over_the_kept(counts, gamma):
+def test_weights_are_powers_of_significance_with_mean_one(counts, gamma):
     weights = significance_weights(ledger(counts), gamma)
     kept = [(c / 4) ** gamma for c in counts if c]
     mean = sum(kept) / len(kept)
@@ -100,7 +100,7 @@ def test_sound_6_gamma_is_a_number(gamma):
 
 
 @pytest.mark.parametrize("gamma", [200.0, 5000.0])
-def test_sound_6_a_gamma_that_leaves_out_what_took_part_is_refused(gamma):
+def test_sound_6_a_gamma_that_leaves_out_used_samples_is_refused(gamma):
     assert significance_weights(ledger([1, 3]), 50.0).all()
     with pytest.raises(
         LedgerError, match=rf"gamma {gamma:g} makes a weight of 0 of the significan"

@@ -15,8 +15,8 @@ TRUTH = np.array([0.1, 0.29, 0.3, 0.9, np.nan, 0.2, 0.6, 0.31], np.float32)
 
 
 def admitted(policy, at):
-    look = Outcome(TRUTH, TRUTH > 0.5, TRUTH)
-    return np.flatnonzero(policy.needs_training(look, np.arange(8), Ledger.new(8), at)).tolist()
+    seen = Outcome(TRUTH, TRUTH > 0.5, TRUTH)
+    return np.flatnonzero(policy.needs_training(seen, np.arange(8), Ledger.new(8), at)).tolist()
 
 
 def test_the_label_gets_less_than_the_threshold():

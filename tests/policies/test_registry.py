@@ -21,7 +21,7 @@ from frugalkd.selection import Selection
 from frugalkd.training.api import train_teacher
 from frugalkd.training.settings import Optimizer, Training
 
-EVERYONE = {  # settings under which everything takes part
+EVERYONE = {  # settings under which everything is used
     "all": {},
     "el2n": {"budget": 1.0},
     "forgetting": {"budget": 1.0},
@@ -77,7 +77,7 @@ def policy(request):
 
 @pytest.mark.parametrize("epoch", [0, 4, 9])
 @pytest.mark.parametrize("pool", [np.arange(50), np.arange(0, 50, 3), np.array([17])])
-def test_a_plan_is_within_the_pool_without_duplicates_and_changes_nothing(policy, pool, epoch):
+def test_a_plan_is_of_the_pool_unique_and_changes_nothing(policy, pool, epoch):
     ledger = ledger_of(policy)
     before = ledger.copy()
     plans = [policy.plan(ledger, pool, EpochContext(epoch, 10, 5)) for _ in range(2)]
@@ -117,24 +117,24 @@ def test_settings_are_frozen_plain_values(policy: Any):
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_admit_and_sleep_answer_row_by_row_whatever_the_look_says(name):
+def test_verdicts_and_skips_have_one_value_a_row(name):
     values = np.array([0.1, 0.5, 0.95, np.nan], np.float32)
-    look = Outcome(values, np.array([True, False, True, True]), values, values)
+    seen = Outcome(values, np.array([True, False, True, True]), values, values)
     at, ids = EpochContext(4, 10, 5), np.arange(4)
     for settings in ({}, EVERYONE[name]):
         policy = POLICIES[name](**settings)
         ledger = Ledger.new(4, extra=policy.columns)
-        for column, noted in policy.update_columns(look, ids, ledger, at).items():
+        for column, noted in policy.update_columns(seen, ids, ledger, at).items():
             assert noted.shape == (4,)
             assert np.isfinite(noted).all()
             ledger[column][ids] = noted
-        failed = policy.needs_training(look, ids, ledger, at)
+        failed = policy.needs_training(seen, ids, ledger, at)
         assert failed.shape == (4,)
         assert failed.dtype == bool
     assert failed.all(), "of everyone, some would be left out"
-    sleep = policy.skip_epochs(np.array([0, 1, 2, 255], np.uint8))
-    assert (sleep >= 0).all()
-    assert sleep[0] == 0
+    skips = policy.skip_epochs(np.array([0, 1, 2, 255], np.uint8))
+    assert (skips >= 0).all()
+    assert skips[0] == 0
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -240,7 +240,7 @@ class Loop:
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_over_a_whole_training_the_ledger_counts_what_the_loop_saw(name):
+def test_the_ledger_counts_what_the_loop_saw(name):
     loop = Loop(POLICIES[name](**SHORT.get(name, {}))).run()
     pool = set(np.flatnonzero(loop.weights).tolist())
     verdicts, visits = {}, Counter()
@@ -269,7 +269,7 @@ def test_over_a_whole_training_the_ledger_counts_what_the_loop_saw(name):
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_batches_come_from_the_seed_alone_whatever_was_stopped_between_two_of_them(name):
+def test_batches_are_of_the_seed_alone_after_a_resume(name):
     policy = POLICIES[name](**SHORT.get(name, {}))
     whole = Loop(policy).run().batches
     _ = np.random.random(), torch.rand(1)  # other states of the global streams
@@ -306,7 +306,7 @@ def test_what_says_that_it_is_unbiased_is(name):
         ledger, pool = ledger_of(policy), np.arange(50)
         losses, sums = np.random.default_rng(3).exponential(size=50), []
         screened = policy.plan(ledger, pool, EpochContext(4, 10, 0)).screen
-        ledger["due"][screened] = 5  # they sleep on
+        ledger["due"][screened] = 5  # they are skipped again
         for seed in range(2000):
             plan = policy.plan(ledger, pool, EpochContext(4, 10, seed))
             assert not len(plan.screen)

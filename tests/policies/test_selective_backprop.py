@@ -14,10 +14,10 @@ ROWS = 20
 
 def kept(policy, truth, seeds=1):
     """How often each row is kept."""
-    look, ids = Outcome(truth, truth > 0.5, truth), np.arange(len(truth))
+    seen, ids = Outcome(truth, truth > 0.5, truth), np.arange(len(truth))
     ledger = Ledger.new(len(truth))
     return np.array(
-        [policy.needs_training(look, ids, ledger, EpochContext(3, 9, s)) for s in range(seeds)]
+        [policy.needs_training(seen, ids, ledger, EpochContext(3, 9, s)) for s in range(seeds)]
     )
 
 
@@ -31,7 +31,7 @@ def test_a_row_is_kept_with_the_chance_of_its_percentile(beta, least):
 
 
 @pytest.mark.parametrize("budget", [0.1, 0.25, 0.5, 1.0])
-def test_a_budget_keeps_that_part_of_each_look_the_worst_most_often(budget):
+def test_a_budget_keeps_its_part_the_worst_most_often(budget):
     losses = np.random.default_rng(0).exponential(size=ROWS)
     masks = kept(SelectiveBackprop(budget=budget), np.exp(-losses), 500)
     assert (masks.sum(1) == round(budget * ROWS)).all()

@@ -1,4 +1,4 @@
-"""Sleep, quota and settings. Whole runs are recounted in test_selection_recount."""
+"""Skips, quota and settings. Whole runs are recounted in test_selection_recount."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def seen(epoch=0):
     return ledger
 
 
-def test_sleep_doubles_up_to_its_cap():
+def test_skips_double_up_to_their_cap():
     streaks = np.array([0, 1, 2, 3, 4, 5, 6, 255], np.uint8)
     assert SelfRegulation(max_skip=8).skip_epochs(streaks).tolist() == [0, 1, 2, 4, 8, 8, 8, 8]
     assert SelfRegulation(max_skip=1).skip_epochs(streaks).tolist() == [0, 1, 1, 1, 1, 1, 1, 1]
@@ -41,23 +41,23 @@ def test_tau_itself_passes_and_nan_fails():
         [0.9, np.nextafter(np.float32(0.9), np.float32(0)), 1, 1, np.nan], np.float32
     )
     correct = np.array([True, True, True, False, True])
-    look = Outcome(confidence, correct, confidence)
-    failed = SelfRegulation(confidence=0.9).needs_training(look, np.arange(5), Ledger.new(5), AT)
+    seen = Outcome(confidence, correct, confidence)
+    failed = SelfRegulation(confidence=0.9).needs_training(seen, np.arange(5), Ledger.new(5), AT)
     assert failed.tolist() == [False, True, False, True, True]
 
 
-def test_a_ceiling_asks_no_more_than_a_part_of_what_the_teacher_knows():
+def test_a_ceiling_is_a_part_of_the_teachers_probability():
     policy = SelfRegulation(confidence=0.9, ceiling=0.5)
     ledger = Ledger.new(6, extra=policy.columns)
     ledger["teacher_truth"][:] = [1, 1, 0.4, 0.4, 0.0, 0.4]
     truth = np.array([0.5, 0.49, 0.2, 0.19, 0.0, np.nan], np.float32)
-    look = Outcome(np.full(6, 0.5, np.float32), np.zeros(6, bool), truth)
-    failed = policy.needs_training(look, np.arange(6), ledger, AT)
+    seen = Outcome(np.full(6, 0.5, np.float32), np.zeros(6, bool), truth)
+    failed = policy.needs_training(seen, np.arange(6), ledger, AT)
     assert failed.tolist() == [False, True, False, True, False, True]
-    high = SelfRegulation(confidence=0.9, ceiling=2.0)  # tau is the most that is ever asked
+    high = SelfRegulation(confidence=0.9, ceiling=2.0)  # tau is the most that is ever required
     assert (
         high.needs_training(
-            look._replace(truth=np.full(6, 0.9, np.float32)), np.arange(6), ledger, AT
+            seen._replace(truth=np.full(6, 0.9, np.float32)), np.arange(6), ledger, AT
         ).sum()
         == 0
     )
@@ -74,14 +74,14 @@ def test_warm_up_and_finale_force_everybody():
         assert (plan.forced is not None and plan.forced.all()) == everybody
 
 
-def test_full_epochs_are_paid_from_a_budget_and_from_no_more_than_half_of_it():
+def test_full_epochs_are_paid_from_half_of_a_budget():
     policy = SelfRegulation(budget=0.25, warmup=1, final_full_epochs=1)
     assert spending(policy, [1000] * 20, 20) == [1000, *[167] * 18, 1000]
     short = SelfRegulation(budget=0.25, warmup=3, final_full_epochs=1)
     assert spending(short, [1000] * 8, 8) == [*[143] * 7, 1000]  # half of it pays for one
 
 
-def test_who_is_due_after_a_pass_is_screened_and_who_failed_trains():
+def test_due_samples_are_screened_and_failed_ones_train():
     ledger = seen()
     ledger["streak"][[1, 2, 3]] = 1
     ledger["due"][[2, 3]] = [6, 5]
@@ -107,7 +107,7 @@ def test_a_quota_among_the_unseen_is_a_random_draw():
     assert len(drawn) > 10
 
 
-def test_a_quota_is_filled_with_the_sleepers_that_are_due_next():
+def test_a_quota_is_filled_with_samples_that_are_due_next():
     ledger = seen()
     ledger["streak"][3:] = 1
     ledger["due"][3:] = [9, 5, 7, 4, 8, 6, 9]
@@ -133,12 +133,12 @@ def test_a_random_quota_is_not_the_least_confident():
     budget=st.floats(0.01, 1),
     quota=st.sampled_from(["least-confident", "random"]),
 )
-def test_a_budget_keeps_whom_sorting_everybody_would_put_first(seed, samples, budget, quota):
+def test_a_budget_keeps_what_a_full_sort_puts_first(seed, samples, budget, quota):
     stream = np.random.default_rng(seed)
     ledger, epoch = Ledger.new(samples), 3
     pool = np.flatnonzero(stream.random(samples) < stream.choice([0.6, 1.0]))
     ledger["streak"][:] = stream.random(samples) < 0.5
-    # Awake, or asleep for a few epochs: nobody is due for a screening, and many are tied.
+    # Active, or skipped for a few epochs: none is due for a screening, and many are tied.
     ledger["due"][:] = np.where(
         ledger["streak"] > 0, epoch + 1 + stream.integers(3, size=samples), 0
     )
@@ -156,12 +156,12 @@ def test_a_budget_keeps_whom_sorting_everybody_would_put_first(seed, samples, bu
         return (confidence if quota == "least-confident" else 0, drawn("quota", id))
 
     wanted = max(1, round(budget * len(ledger)))
-    awake = sorted((id for id in pool if ledger["streak"][id] == 0), key=rank)
-    asleep = [id for id in pool if ledger["streak"][id] > 0]
-    asleep.sort(key=lambda id: (ledger["due"][id], drawn("filler", id)))
-    forced = asleep[: max(0, wanted - len(awake))]
+    active = sorted((id for id in pool if ledger["streak"][id] == 0), key=rank)
+    skipped = [id for id in pool if ledger["streak"][id] > 0]
+    skipped.sort(key=lambda id: (ledger["due"][id], drawn("filler", id)))
+    forced = skipped[: max(0, wanted - len(active))]
     assert len(set(plan.ids.tolist())) == len(plan.ids)
-    assert set(plan.ids) == set(awake[:wanted]) | set(forced)
+    assert set(plan.ids) == set(active[:wanted]) | set(forced)
     assert set(() if plan.forced is None else plan.ids[plan.forced]) == set(forced)
 
 
@@ -182,7 +182,7 @@ def test_impossible_settings_are_refused(given_settings):
         SelfRegulation(**given_settings)
 
 
-def asleep(due=9):
+def skipped(due=9):
     ledger = seen()
     ledger["streak"][:] = 1
     ledger["due"][:] = due
@@ -190,24 +190,24 @@ def asleep(due=9):
 
 
 @pytest.mark.parametrize("pool", [POOL, POOL[::3]])
-def test_where_nobody_is_awake_the_user_decides(pool):
-    wait, wake, stop = (
-        SelfRegulation(when_all_skipped=what).plan(asleep(), pool, at(4))
-        for what in ("wait", "wake", "stop")
+def test_without_active_samples_the_user_decides(pool):
+    wait, used, stop = (
+        SelfRegulation(when_all_skipped=what).plan(skipped(), pool, at(4))
+        for what in ("wait", "all", "stop")
     )
     assert (wait.ids.tolist(), wait.stop) == ([], False)
-    assert (wake.ids.tolist(), wake.stop) == (pool.tolist(), False)
-    assert wake.forced is not None
-    assert wake.forced.all()
+    assert (used.ids.tolist(), used.stop) == (pool.tolist(), False)
+    assert used.forced is not None
+    assert used.forced.all()
     assert (stop.ids.tolist(), stop.stop) == ([], True)
-    assert not len(wake.screen)
+    assert not len(used.screen)
     assert not len(stop.screen)
 
 
-@pytest.mark.parametrize("what", ["wake", "stop"])
-def test_while_anybody_is_awake_or_due_nothing_is_decided(what):
+@pytest.mark.parametrize("what", ["all", "stop"])
+def test_while_a_sample_is_active_or_due_nothing_is_decided(what):
     policy, plain = SelfRegulation(when_all_skipped=what), SelfRegulation()
-    one_due, one_awake = asleep(), asleep()
+    one_due, one_awake = skipped(), skipped()
     one_due["due"][3] = 4
     one_awake["due"][3], one_awake["streak"][3] = 4, 0
     for ledger in (one_due, one_awake):
@@ -216,13 +216,13 @@ def test_while_anybody_is_awake_or_due_nothing_is_decided(what):
         assert plan.screen.tolist() == same.screen.tolist()
         assert plan.forced is None
         assert not plan.stop
-    others = np.setdiff1d(POOL, [3])  # who is not in the pool is nobody's concern
+    others = np.setdiff1d(POOL, [3])  # samples outside the pool do not count
     assert policy.plan(one_awake, others, at(4)).stop == (what == "stop")
 
 
-def test_a_budget_wakes_somebody_in_any_case():
+def test_a_budget_reactivates_samples_in_any_case():
     policy = SelfRegulation(budget=0.5, when_all_skipped="stop")
-    plan = policy.plan(asleep(), POOL, at(4))
+    plan = policy.plan(skipped(), POOL, at(4))
     assert len(plan.ids) == 5
     assert not plan.stop
 
@@ -230,18 +230,18 @@ def test_a_budget_wakes_somebody_in_any_case():
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"when_all_skipped": "now"}, "must be wait, wake or stop"),
-        ({"when_all_skipped": "wake", "when": "now"}, "no sample is skipped under when: now"),
+        ({"when_all_skipped": "now"}, "must be wait, all or stop"),
+        ({"when_all_skipped": "all", "when": "now"}, "no sample is skipped under when: now"),
         ({"when_all_skipped": "stop", "final_full_epochs": 1}, "final_full_epochs may never come"),
     ],
 )
-def test_impossible_settings_of_sleep_are_refused(settings, says):
+def test_impossible_settings_of_skipping_are_refused(settings, says):
     with pytest.raises(ValueError, match=says):
         SelfRegulation(**settings)
 
 
 def half_awake(samples=200):
-    """A ledger of which every other sample passed once, and sleeps."""
+    """A ledger of which every other sample passed once, and is skipped."""
     ledger = Ledger.new(samples)
     ledger["last_epoch"][:] = 3
     ledger["streak"][1::2] = 1
@@ -267,7 +267,7 @@ def test_the_unbiased_gate_weighs_for_all_in_expectation(keep_probability, budge
     assert np.mean(sums) == pytest.approx(losses.sum(), abs=4 * np.std(sums) / 1500**0.5 + 1e-3)
 
 
-def test_the_unbiased_gate_keeps_the_awake_where_the_budget_has_room():
+def test_the_unbiased_gate_keeps_active_samples_within_budget():
     ledger, pool = half_awake(), np.arange(200)
     plan = SelfRegulation(keep_probability=0.1, budget=0.7).plan(ledger, pool, at(4))
     assert set(range(0, 200, 2)) <= set(plan.ids)
@@ -283,10 +283,10 @@ def test_a_budget_is_of_all_samples_whatever_the_pool():
     assert len(SelfRegulation(budget=0.9).plan(Ledger.new(10), np.arange(5), at(0)).ids) == 5
 
 
-def spending(policy, awake, epochs, samples=1000):
-    """Samples of each epoch where so many are awake in it, whoever took part before."""
+def spending(policy, active, epochs, samples=1000):
+    """Samples of each epoch where so many are active in it, whatever was used before."""
     spent = []
-    for epoch, part in enumerate(awake):
+    for epoch, part in enumerate(active):
         ledger = Ledger.new(samples)
         ledger["last_epoch"][:] = 0
         ledger["confidence"][:] = 0.5
@@ -298,7 +298,7 @@ def spending(policy, awake, epochs, samples=1000):
     return spent
 
 
-def test_an_early_budget_is_spent_as_the_gate_asks_and_to_the_last_sample():
+def test_an_early_budget_is_spent_to_the_last_sample():
     policy = SelfRegulation(budget=0.25, budget_schedule="early")
     spent = spending(policy, [1000, 500, 300, 200, 150, 150, 100, 100, 100, 100], 10)
     assert spent[:3] == [1000, 500, 125]  # half of an even epoch is left for each to come
@@ -311,14 +311,14 @@ def test_an_early_budget_is_spent_as_the_gate_asks_and_to_the_last_sample():
 @given(
     budget=st.floats(0.05, 1),
     epochs=st.floats(1, 12),
-    awake=st.lists(st.integers(0, 1000), min_size=12, max_size=12),
+    active=st.lists(st.integers(0, 1000), min_size=12, max_size=12),
     budget_schedule=st.sampled_from(["even", "early"]),
     warmup=st.integers(0, 3),
     final_full_epochs=st.integers(0, 3),
 )
 @settings(max_examples=100, deadline=None)
-def test_a_budget_is_kept_whoever_is_awake(
-    budget, epochs, awake, budget_schedule, warmup, final_full_epochs
+def test_a_budget_is_kept_whatever_is_active(
+    budget, epochs, active, budget_schedule, warmup, final_full_epochs
 ):
     policy = SelfRegulation(
         budget=budget,
@@ -326,5 +326,5 @@ def test_a_budget_is_kept_whoever_is_awake(
         warmup=warmup,
         final_full_epochs=final_full_epochs,
     )
-    spent = spending(policy, awake[: math.ceil(epochs)], epochs)
+    spent = spending(policy, active[: math.ceil(epochs)], epochs)
     assert sum(spent) == pytest.approx(budget * epochs * 1000, abs=15, rel=0.02)

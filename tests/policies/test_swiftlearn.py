@@ -16,22 +16,22 @@ SAMPLES = 60
 
 def enter(policy, ledger, ids, at, losses):
     truth = np.exp(-losses).astype(np.float32)
-    look = Outcome(truth, truth > 0.5, truth)
-    for column, values in policy.update_columns(look, ids, ledger, at).items():
+    seen = Outcome(truth, truth > 0.5, truth)
+    for column, values in policy.update_columns(seen, ids, ledger, at).items():
         ledger[column][ids] = values
     failed = np.ones(len(ids), dtype=bool)
     ledger.record(
         ids,
         epoch=at.epoch,
         confidence=truth,
-        correct=look.correct,
+        correct=seen.correct,
         failed=failed,
         screening=False,
     )
 
 
 def train(policy, epochs, seed=0):
-    """The ids and the screened of each epoch, where losses are new at every look."""
+    """The ids and the screened of each epoch, where losses are new at every visit."""
     stream, ledger = np.random.default_rng(seed), Ledger.new(SAMPLES, extra=policy.columns)
     pool, trained, screened = np.arange(SAMPLES), [], []
     for epoch in range(epochs):

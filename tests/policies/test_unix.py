@@ -21,7 +21,7 @@ def test_the_48_of_64_of_highest_entropy_are_kept():
     assert sorted(np.flatnonzero(kept)) == sorted(np.argsort(entropy)[-48:])
 
 
-def test_it_asks_for_entropy_and_a_budget_is_what_it_keeps():
+def test_it_needs_entropy_and_a_budget_is_what_it_keeps():
     assert Unix.needs_entropy
     assert Unix().at_budget(0.3) == Unix(keep=0.3)
     with pytest.raises(ValueError, match="keep"):

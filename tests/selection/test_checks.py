@@ -166,7 +166,7 @@ def weighted(data, weights, **settings):
 
 
 @pytest.mark.parametrize("held", [False, True])
-def test_only_who_may_take_part_is_looked_at(held):
+def test_only_samples_of_the_pool_are_evaluated(held):
     """The first and the last sample are of no class and not finite, and weigh nothing."""
     data = Pairs([-1, 0, 1, 2, 3, 255], holds_labels=held)
     data.x[[0, 5]] = torch.nan
@@ -274,7 +274,7 @@ def test_complex_parameters_are_refused_before_training():
     refused(ModelError, says, Selection, data, epochs=1, batch_size=2, model=Wave())
 
 
-def test_labels_that_are_no_indices_are_not_compared_in_a_loop_of_your_own():
+def test_labels_that_are_no_indices_are_not_compared():
     data = Pairs(torch.arange(8) % CLASSES)
     for labels in (["a"] * 8, torch.zeros(8, 3), ["one", "two"]):
         data.labels = labels
@@ -309,7 +309,7 @@ def test_other_class_counts_of_teacher_and_student(tmp_path):
     refused(TargetsError, says, run, wide)
     refused(TargetsError, says, run, LiveTeacher(wide))
     refused(TargetsError, says, run, StoredTargets.fill(wide, data, tmp_path / "store"))
-    # Whoever asks nothing of a teacher does not mind.
+    # It does not matter where the teacher is not used.
     distill(
         net(),
         data,
@@ -321,7 +321,7 @@ def test_other_class_counts_of_teacher_and_student(tmp_path):
     )
 
 
-def test_a_first_look_leaves_no_trace():
+def test_the_check_of_the_first_batch_leaves_no_trace():
     model, before = net(), net()
     model.train()
     stream = torch.get_rng_state()
@@ -376,7 +376,7 @@ def test_training_a_student_may_not_change_its_teacher():
     run(*both)
 
 
-def test_a_teacher_left_in_training_mode_is_asked_in_eval_mode():
+def test_a_teacher_left_in_training_mode_runs_in_eval_mode():
     data, student, teacher = images(), net(0), net(1)
     runs = []
     for training in (True, False):
@@ -469,8 +469,8 @@ def test_a_class_that_the_model_rules_out_is_its_own_business():
 @pytest.mark.parametrize("policy", [All(), SelfRegulation(when="now"), SelfRegulation()])
 def test_a_model_of_bf16_weights_trains_under_bf16(policy, tmp_path):
     data = Pairs([0, 1, 2, 3] * 3, holds_labels=True)
-    asked = Training(epochs=2, batch_size=8, precision="bf16")
-    settings = {"training": asked, "eval_dataset": data, "device": "cpu"}
+    training = Training(epochs=2, batch_size=8, precision="bf16")
+    settings = {"training": training, "eval_dataset": data, "device": "cpu"}
     run = train_teacher(
         linear().bfloat16(), data, **grouped(policy=policy, folder=tmp_path, **settings)
     )

@@ -101,7 +101,7 @@ def test_a_loss_that_is_not_finite_is_found_at_the_next_reading(bad_step):
 
 
 def observed_later(keep, later, monkeypatch, spoil=False):
-    """A ledger of one epoch whose looks are put off or not; the largest memory that was kept."""
+    """A ledger of one epoch whose batches are judged later or not; the most memory kept."""
     monkeypatch.setattr("frugalkd.selection.observer.KEEP_LOGITS", keep)
     selection = Selection(Ids(np.arange(500) % 4), epochs=1, batch_size=8)
     largest = 0
@@ -120,7 +120,7 @@ def observed_later(keep, later, monkeypatch, spoil=False):
 
 
 @pytest.mark.parametrize("keep", [1, 100, 1 << 22])
-def test_looking_later_changes_nothing_and_keeps_no_more_than_its_bound(keep, monkeypatch):
+def test_judging_later_changes_nothing_and_keeps_its_bound(keep, monkeypatch):
     at_once, nothing = observed_later(keep, False, monkeypatch)
     later, kept = observed_later(keep, True, monkeypatch)
     assert same_columns(at_once, later)
@@ -145,7 +145,7 @@ def test_half_precision_losses_are_summed_in_full():
     assert float(batch.reduce(losses)) == (1 + 7 * 2**-8) / 4
 
 
-def test_weights_of_one_are_made_when_they_are_asked_for():
+def test_weights_of_one_are_made_when_they_are_read():
     batch = next(iter(next(iter(two_epochs()))))
     losses = torch.arange(8.0)
     assert float(batch.reduce(losses)) == 3.5
@@ -187,7 +187,7 @@ def batches_of(selection, keep_probability=lambda epoch: False):
         (17, 8, True, [8, 8], 1),
         (9, 8, False, [9], 0),
         (3, 2, False, [3], 0),
-        (3, 1, False, [1, 1, 1], 0),  # what batches of one row are asked for
+        (3, 1, False, [1, 1, 1], 0),  # batches of one row were requested
         (1, 8, False, [1], 0),  # all that there is
         (1, 8, True, [], 1),
     ],
@@ -215,11 +215,11 @@ def test_sound_7_no_batch_is_of_one_row_by_chance(samples, size, drop_last, rows
 
 
 @pytest.mark.parametrize("when", ["now", "last-visit"])
-def test_sound_7_a_row_that_is_alone_in_its_epoch_is_joined_by_a_forced_one(when):
+def test_sound_7_a_lone_row_is_joined_by_a_forced_one(when):
     """Where nothing trains nothing changes, and it would wait for ever."""
     labels = np.arange(20) % 4
 
-    def look(data):
+    def forward(data):
         logits = 50.0 * torch.nn.functional.one_hot(data[1], 4).float()
         logits[data[0][:, 0] == 7] = 0.0
         return logits
@@ -230,14 +230,14 @@ def test_sound_7_a_row_that_is_alone_in_its_epoch_is_joined_by_a_forced_one(when
         batch_size=8,
         seed=1,
         model=torch.nn.Identity(),
-        forward=look,
+        forward=forward,
         sampling=Sampling(policy=SelfRegulation(when=when)),
     )
     for epoch in selection:
         rows = 0
         for batch in epoch:
             rows += len(batch.ids)
-            batch.observe(look(batch.data), batch.labels)
+            batch.observe(forward(batch.data), batch.labels)
         if when == "now" or epoch.index:
             assert rows == 2
             assert (epoch.counts["participations"], epoch.counts["forced"]) == (1, 1)
@@ -247,12 +247,12 @@ def test_sound_7_a_row_that_is_alone_in_its_epoch_is_joined_by_a_forced_one(when
     assert selection.ledger["forced"].sum() == (5 if when == "now" else 4)
 
 
-def test_sound_7_a_row_left_by_gate_now_after_other_batches_is_deferred_and_counted():
+def test_sound_7_a_row_left_by_gate_now_is_deferred_and_counted():
     """Of 20 rows the first 8 fail, which are a batch; and one of the others."""
     first = next(batches_of(Selection(Ids([1] * 20), epochs=1, batch_size=8, seed=1)))[0]
     failing = torch.tensor([*first[0], first[1][2]])
 
-    def look(data):
+    def forward(data):
         passes = torch.isin(data[0][:, 0], failing, invert=True)
         return 50.0 * torch.nn.functional.one_hot(data[1], 4).float() * passes[:, None]
 
@@ -262,7 +262,7 @@ def test_sound_7_a_row_left_by_gate_now_after_other_batches_is_deferred_and_coun
         batch_size=8,
         seed=1,
         model=torch.nn.Identity(),
-        forward=look,
+        forward=forward,
         sampling=Sampling(policy=SelfRegulation(when="now")),
     )
     (batches, epoch), *rest = batches_of(selection)
@@ -272,7 +272,7 @@ def test_sound_7_a_row_left_by_gate_now_after_other_batches_is_deferred_and_coun
     assert selection.ledger["due"][first[1][2]] == 0
 
 
-def test_sound_7_a_state_of_before_with_one_row_left_goes_on_without_it():
+def test_sound_7_an_old_state_with_one_row_left_drops_it():
     """Checkpoints of earlier versions, whose last batch was of that row."""
     selection = Selection(Ids([1] * 33), epochs=2, batch_size=16, seed=1)
     batch = next(iter(next(iter(selection))))

@@ -41,7 +41,7 @@ def test_a_mark_is_set_for_one_bad_value_and_stays(value, place, devices, monkey
     assert bad.item() == (place is not None)
 
 
-def test_gradients_of_an_optimiser_sparse_ones_and_missing_ones_too():
+def test_gradients_of_an_optimiser_also_sparse_and_missing():
     table, unused = nn.Embedding(4, 3, sparse=True), nn.Linear(2, 2)
     optimizer = torch.optim.SGD([*table.parameters(), *unused.parameters()], lr=0.1)
     assert bad_gradients(optimizer) == 0

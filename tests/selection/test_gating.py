@@ -69,7 +69,7 @@ def test_close_logits_are_no_tie_even_if_their_softmax_is(scale):
     assert not gate(close, torch.tensor([1]), 0.5)
 
 
-def test_nobody_passes_above_one_and_a_certain_row_passes_at_one():
+def test_no_row_passes_above_one_a_certain_row_passes_at_one():
     certain = torch.tensor([[100.0, -100.0]])
     assert gate(certain, torch.tensor([0]), 1.1)
     assert not gate(certain, torch.tensor([0]), 1.0)
@@ -97,6 +97,6 @@ def test_any_precision_is_judged_in_float32_also_under_autocast(dtype):
     assert seen.correct.all()
 
 
-def test_a_look_keeps_no_graph():
+def test_an_outcome_keeps_no_graph():
     values = torch.randn(3, 2, requires_grad=True)
     assert not outcome_of(values, torch.zeros(3, dtype=torch.int64)).confidence.requires_grad

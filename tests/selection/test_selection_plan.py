@@ -18,13 +18,13 @@ from toys import Ids, images, logits_for, net
 
 
 class Said(Ungated):
-    """Plans what it was told."""
+    """Makes the given plan."""
 
     def __init__(self, plan):
-        self.told = plan
+        self.given = plan
 
     def plan(self, ledger, pool, at):
-        return self.told
+        return self.given
 
 
 @pytest.mark.parametrize("what", ["ids", "weights", "forced", "both"])
@@ -56,10 +56,10 @@ def test_ids_weights_and_forced_stay_together(what, epochs):
 def run(what, sure_from, epochs=6.0, **settings):
     """A training in which everybody passes from epoch ``sure_from`` on."""
     policy = SelfRegulation(when_all_skipped=what, **settings)
-    looks = []
+    screened = []
 
     def sure(data):
-        looks.append(len(data[1]))
+        screened.append(len(data[1]))
         return 50.0 * torch.nn.functional.one_hot(data[1], 4).float()
 
     selection = Selection(
@@ -75,29 +75,29 @@ def run(what, sure_from, epochs=6.0, **settings):
             batch.observe(
                 logits_for(batch, keep_probability=epoch.index >= sure_from), batch.labels
             )
-    return selection, sum(looks)
+    return selection, sum(screened)
 
 
 def test_a_training_stops_once_everybody_has_passed():
-    selection, looks = run("stop", sure_from=2)
-    # Epoch 2 trains everybody, and everybody passes; in epoch 3 nobody is due, for the first sleep
+    selection, screened = run("stop", sure_from=2)
+    # Epoch 2 trains on all samples, and all pass; in epoch 3 no sample is due, for the first skip
     # is one epoch: they are due in epoch 4.
     assert selection.epoch == 3
     assert selection.ledger.epochs == 3
-    assert looks == 0
+    assert screened == 0
     assert selection.meters.samples_backpropagated == 3 * 37
 
 
-def test_a_training_goes_on_with_everybody_or_with_nobody():
-    waiting, looks = run("wait", sure_from=2)
+def test_without_active_samples_all_or_none_are_used():
+    waiting, screened = run("wait", sure_from=2)
     assert (waiting.epoch, waiting.ledger.epochs) == (6, 6)
     assert waiting.meters.samples_backpropagated == 3 * 37
-    assert looks == 37 * 1  # due in epoch 4, then for two more epochs not
-    waking, looks = run("wake", sure_from=2)
-    assert waking.ledger.epochs == 6
-    forced = waking.ledger["forced"]
+    assert screened == 37 * 1  # due in epoch 4, then for two more epochs not
+    used, screened = run("all", sure_from=2)
+    assert used.ledger.epochs == 6
+    forced = used.ledger["forced"]
     assert forced.min() == forced.max() > 0
-    assert waking.meters.samples_backpropagated == 37 * (3 + forced[0])
+    assert used.meters.samples_backpropagated == 37 * (3 + forced[0])
 
 
 def test_a_stopped_training_says_so_and_is_the_shorter_one():
@@ -115,9 +115,9 @@ def test_a_stopped_training_says_so_and_is_the_shorter_one():
     assert 0 in planned, "the toy data must be learned"
     first = planned.index(0)
     assert len(stopped.history) == first == stopped.ledger.epochs
-    told = [{k: v for k, v in r.items() if k != "wall_seconds"} for r in stopped.history]
+    given = [{k: v for k, v in r.items() if k != "wall_seconds"} for r in stopped.history]
     same = [{k: v for k, v in r.items() if k != "wall_seconds"} for r in waited.history[:first]]
-    assert told == same
+    assert given == same
 
 
 @pytest.mark.parametrize(

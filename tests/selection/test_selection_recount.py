@@ -55,7 +55,7 @@ class Case:
     def run(self):
         """What the package does: its ledger, each epoch's batches of trained ids, its counts."""
 
-        def look(data):
+        def forward(data):
             return torch.from_numpy(self.logits[selection.epoch, SCREEN][ids_of(data)])
 
         selection = Selection(
@@ -64,7 +64,7 @@ class Case:
             batch_size=self.batch,
             seed=self.seed,
             model=nn.Identity(),
-            forward=look,
+            forward=forward,
             sampling=Sampling(policy=self.policy, weights=self.weights),
             loading=DataLoading(drop_last=self.drop_last, screen_batch=3),
         )
@@ -122,7 +122,7 @@ class Recount:
         return self.samples[id].due, self.key(purpose, epoch, id) >> 11
 
     def judge(self, id: int, epoch: int, kind: int) -> bool:
-        """Enter a look; whether it fails the gate."""
+        """Enter a verdict; whether it fails the gate."""
         case, sample = self.case, self.samples[id]
         self.screenings += kind == SCREEN
         row = case.logits[epoch, kind, id].astype(float).tolist()
@@ -142,12 +142,12 @@ class Recount:
         # Ranks are decided by the last bit, and so by torch's own.
         sample.rank = float(torch.softmax(torch.from_numpy(case.logits[epoch, kind]), 1)[id].max())
         sample.screened, sample.last_epoch = kind == SCREEN, epoch
-        sleep = 0
+        skip = 0
         if sample.streak:
             longest = getattr(case.policy, "max_skip", 0)
-            sleep = min(2 ** (sample.streak - 1), longest)
-        # A screening comes before its epoch: awake in it, or asleep from it on.
-        sample.due = epoch + sleep + (kind == TRAIN)
+            skip = min(2 ** (sample.streak - 1), longest)
+        # A screening comes before its epoch: active in it, or skipped from it on.
+        sample.due = epoch + skip + (kind == TRAIN)
         return fails
 
     def run(self):
@@ -170,16 +170,16 @@ class Recount:
                     gated_now = True
                 else:
                     due = [i for i in pool if self.samples[i].due <= epoch]
-                    sleepers = [i for i in due if self.samples[i].streak]
-                    screened = len(sleepers)
-                    woken = [i for i in sleepers if self.judge(i, epoch, SCREEN)]
-                    awake = [i for i in due if i not in sleepers or i in woken]
-                    planned, forced = self.within_budget(pool, awake, epoch)
+                    skipped = [i for i in due if self.samples[i].streak]
+                    screened = len(skipped)
+                    returned = [i for i in skipped if self.judge(i, epoch, SCREEN)]
+                    active = [i for i in due if i not in skipped or i in returned]
+                    planned, forced = self.within_budget(pool, active, epoch)
             size = case.batch if len(pool) > 1 or case.drop_last else 1
             if len(planned) == 1 < size and not (gated_now or case.drop_last):
                 others = [i for i in pool if i not in planned]
-                woken = min(others, key=lambda i: self.nearest(i, "woken", epoch))
-                planned, forced = [*planned, woken], forced | {woken}
+                returned = min(others, key=lambda i: self.nearest(i, "woken", epoch))
+                planned, forced = [*planned, returned], forced | {returned}
             part = min(1.0, case.epochs - epoch)
             planned = sorted(planned, key=lambda i: self.key("order", epoch, i))
             planned = planned[: round(part * len(planned))]
@@ -222,13 +222,13 @@ class Recount:
         return batches, deferred
 
     def gathered(self, planned, size, epoch):
-        """A last row of what was read is looked at with the batch before; one of those that fail
-        joins the batch before where that was not given out before the last look."""
-        looks, _ = self.batches(planned, size, False)
+        """A last row of what was read is screened with the batch before; one of those that fail
+        joins the batch before where that was not given out before the last screening."""
+        blocks, _ = self.batches(planned, size, False)
         batches, waiting = [], []
-        for block in looks or [planned]:
+        for block in blocks or [planned]:
             waiting += [i for i in block if self.judge(i, epoch, SCREEN)]
-            if block is (looks or [planned])[-1]:
+            if block is (blocks or [planned])[-1]:
                 break
             while len(waiting) >= size:
                 batches.append(waiting[:size])
@@ -252,15 +252,15 @@ class Recount:
             first = min(first, math.floor(max(0.0, paid - (epochs - last))))
         return first, last
 
-    def within_budget(self, pool, awake, epoch):
+    def within_budget(self, pool, active, epoch):
         policy, epochs = self.case.policy, self.case.epochs
         if policy.budget is None:
-            return awake, set()
+            return active, set()
         first, last = self.gated()
         full = first + epochs - last
         part = policy.budget - full * (1 - policy.budget) / (epochs - full)
         quota = max(1, round(min(1.0, max(0.0, part)) * len(self.samples)))
-        if len(awake) >= quota:
+        if len(active) >= quota:
 
             def rank(id):
                 sample, draw = self.samples[id], self.key("quota", epoch, id) >> 11
@@ -268,11 +268,11 @@ class Recount:
                     return (draw,)
                 return (-1.0 if sample.visits == 0 else sample.rank, draw)
 
-            return sorted(awake, key=rank)[:quota], set()
-        asleep = [i for i in pool if i not in awake]
-        asleep.sort(key=lambda i: self.nearest(i, "filler", epoch))
-        filler = asleep[: quota - len(awake)]
-        return awake + filler, set(filler)
+            return sorted(active, key=rank)[:quota], set()
+        inactive = [i for i in pool if i not in active]
+        inactive.sort(key=lambda i: self.nearest(i, "filler", epoch))
+        filler = inactive[: quota - len(active)]
+        return active + filler, set(filler)
 
 
 def check(case: Case):
@@ -365,7 +365,7 @@ def test_ungated_policies_agree_with_a_recount(policy, rest):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("when", ["now", "last-visit"])
 @pytest.mark.parametrize("kind", [SCREEN, TRAIN])
-def test_scripted_non_finite_logits_are_reported_with_epoch_step_and_ids(when, kind, value):
+def test_non_finite_logits_are_reported_with_epoch_step_and_ids(when, kind, value):
     policy = SelfRegulation(confidence=0.5, when=when, max_skip=1)
     case = Case(policy, samples=12, epochs=6, batch=2, drop_last=False, weighted=False, seed=3,
                 script=5)  # fmt: skip

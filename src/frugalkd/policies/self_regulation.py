@@ -60,7 +60,7 @@ class SelfRegulation(Policy):
             top class in the label's place. Ours, not the paper's; None is the plain gate.
         when_all_skipped: what an epoch does without any active sample, once those that were due
             have been screened (last-visit only; a budget reactivates some in any case).
-            ``"wait"``: an epoch of no steps, until a sample is due. ``"wake"``: everything is
+            ``"wait"``: an epoch of no steps, until a sample is due. ``"all"``: everything is
             used, counted as forced. ``"stop"``: the training ends here, with the learning rate
             that it has come to.
         label_source: what counts as correct: the ``"label"``, or the ``"teacher"``'s top class.
@@ -82,7 +82,7 @@ class SelfRegulation(Policy):
     budget_rule: Literal["least-confident", "random", "class-balanced"] = "least-confident"
     budget_schedule: Literal["even", "early"] = "even"
     ceiling: float | None = None
-    when_all_skipped: Literal["wait", "wake", "stop"] = "wait"
+    when_all_skipped: Literal["wait", "all", "stop"] = "wait"
     label_source: Literal["label", "teacher"] = "label"
     keep_probability: Share | None = None
 
