@@ -17,7 +17,7 @@ import torch
 from frugalkd.cli import main
 from frugalkd.experiments.runs import teaching
 from frugalkd.experiments.runs.folder import RunFolder, read_results
-from frugalkd.training import api
+from frugalkd.training import evaluation
 
 TEACH = ["teach", "digits", "--set", "teacher.training.epochs=8", "--set", "checkpoints.steps=7"]
 STUDENT = [
@@ -84,7 +84,7 @@ def test_a_stopped_process_resumes_bit_for_bit(uninterrupted, tmp_path, number, 
 @pytest.mark.parametrize(
     ("module", "name", "number"),
     [
-        (api, "predict", signal.SIGTERM),
+        (evaluation, "predict", signal.SIGTERM),
         (teaching, "held_out_logits", signal.SIGINT),
         (torch.optim.swa_utils, "update_bn", signal.SIGTERM),
     ],

@@ -9,8 +9,7 @@ import typer
 from rich.cells import cell_len
 from small_runs import TINY
 
-from frugalkd.cli import main
-from frugalkd.cli.app import app
+from frugalkd.cli import app, main
 
 NO_TABLE = {"schema", "recipes show"}
 """These print a file: JSON, and YAML to start from."""

@@ -41,8 +41,7 @@ from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 import frugalkd
-from frugalkd.cli import main
-from frugalkd.cli.app import app
+from frugalkd.cli import app, main
 from frugalkd.errors import FrugalKDWarning, RecipeError
 from frugalkd.experiments.recipes.explain import paths_of
 from frugalkd.experiments.recipes.load import load_recipe

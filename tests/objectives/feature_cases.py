@@ -45,7 +45,7 @@ def parts_of(objective: FeatureObjective, student=STUDENT, teacher=TEACHER, labe
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         shapes = Shapes(tuple(student), tuple(teacher), SAMPLES, labels)
-        return objective.build(shapes).double()
+        return objective.parts(shapes).double()
 
 
 def seen_of(objective: FeatureObjective, case: Features) -> Any:

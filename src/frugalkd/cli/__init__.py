@@ -8,20 +8,69 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache, partial
 from typing import Any, NoReturn
 
 import typer
 
-from frugalkd.cli.app import app
-from frugalkd.cli.results import with_own_data
+import frugalkd
+from frugalkd.cli import comparing, ledgers, recipes, results, training
+from frugalkd.cli.options import option
 from frugalkd.cli.running import Interrupted
 from frugalkd.distributed.launch import quiet_unless_first
-from frugalkd.errors import FrugalKDError, FrugalKDWarning, OtherRankFailed
+from frugalkd.errors import FrugalKDError, FrugalKDWarning, OtherRankFailed, RankError
 from frugalkd.files.parsing import printable
 from frugalkd.files.writing import DISK, advice_for
 from frugalkd.runtime.failures import is_out_of_memory, is_parting
 from frugalkd.runtime.process import keep_freed_memory, rank_and_world
+
+app = typer.Typer(
+    name="frugalkd",
+    help="Distil a model with a fraction of the samples, and with a fraction of the time.",
+    epilog="Start with: [cyan]frugalkd demo --out runs/demo[/cyan]",
+    rich_markup_mode="rich",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"frugalkd {frugalkd.__version__}")
+        raise typer.Exit()
+
+
+TOGETHER = ("teach", "distill", "store")
+"""Commands that several processes of a launcher run together."""
+
+
+@app.callback()
+def _root(
+    context: typer.Context,
+    version: bool = option("--version", "Print the version.", callback=_version, is_eager=True),
+    debug: bool = option("--debug", "Show the traceback of an error; valid anywhere."),
+) -> None:
+    """What holds for every command; main() handles --debug."""
+    name, (_, world) = context.invoked_subcommand, rank_and_world()
+    if world > 1 and name not in TOGETHER:
+        raise RankError(
+            f"'frugalkd {name}' runs in one process, and this launch has {world}: start it without "
+            f"torchrun or accelerate launch, which are for {', '.join(TOGETHER)}"
+        )
+
+
+_RUN, _USE = "Run", "Show and use"
+for _command in (
+    comparing.demo, comparing.estimate, training.teach, training.store, training.distill,
+    training.chain, comparing.compare,
+):  # fmt: skip
+    app.command(rich_help_panel=_RUN)(_command)
+app.add_typer(recipes.app, name="recipes", rich_help_panel=_USE)
+app.add_typer(ledgers.app, name="ledger", rich_help_panel=_USE)
+for _command in (results.report, results.plot, results.evaluate, results.predict, recipes.schema):
+    app.command(rich_help_panel=_USE)(_command)
 
 # Click's ClickException. Typer ships its own copy of click in new versions and the real one in
 # old ones; this is the one that the installed typer raises.
@@ -47,7 +96,7 @@ def main(
     arguments = [argument for argument in arguments if argument != "--debug"]
     keep_freed_memory()
     if arguments[:1] == ["evaluate"]:
-        arguments = with_own_data(arguments)
+        arguments = results.with_own_data(arguments)
     command = _command_of(app)
     try:
         with quiet_unless_first(), warnings.catch_warnings():
@@ -79,13 +128,12 @@ def run() -> NoReturn:
     """The process of ``frugalkd``: :func:`main`, whose exit code is always the process's. A signal
     while a stopped run ends, such as a second Ctrl-C, changes nothing."""
     code = EXIT_INTERRUPTED
-    try:
+    with suppress(KeyboardInterrupt):  # the second one, while the first one's line was made
         try:
             code = main()
         finally:
             _ignore_signals()
-    except KeyboardInterrupt:  # the second one, while the first one's line was made
-        _ignore_signals()
+    _ignore_signals()
     sys.exit(code)
 
 

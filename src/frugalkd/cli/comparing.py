@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from frugalkd.cli import options
-from frugalkd.cli.options import fetch_data, option, print_dry_run, resolve
+from frugalkd.cli.options import fetch_data, option, print_dry_run, resolve, split
 from frugalkd.cli.running import RunsProgress, resumable, run_name
 from frugalkd.cli.show import command, facts_table, print_line, print_result
 from frugalkd.errors import RecipeError, UnknownName
@@ -24,7 +23,6 @@ from frugalkd.runtime.formatting import percent
 
 if TYPE_CHECKING:
     from frugalkd.experiments.comparison.run import ComparisonRun
-    from frugalkd.experiments.recipes.schema import Recipe
 
 JOBS = option(
     "--jobs N", "Runs at the same time, each in its own process, best on its own core.", 2, min=1
@@ -48,9 +46,8 @@ def demo(
 
     with resumable(out, runs=True), RunsProgress("demo") as progress:
         comparison = run(out, jobs=jobs, on_event=progress)
-    _report(
-        comparison, out, as_json, [DEMO_NOTE], "frugalkd recipes show fashion-mnist > mine.yaml"
-    )
+    following = "frugalkd recipes show fashion-mnist > mine.yaml"
+    _report(comparison, out, as_json, DEMO_NOTE, following=following)
 
 
 def compare(
@@ -111,11 +108,14 @@ def compare(
     """
     made = resolve(recipe, settings, None, no_import=no_import, download=download)
     fetch_data(made, download and not dry_run)
+    from frugalkd.experiments.comparison import resolve_arms
     from frugalkd.experiments.comparison.run import ComparisonRun
     from frugalkd.experiments.comparison.statistics import parse_claim
 
     fractions = _fractions(budgets)
-    chosen = _chosen(arms, made, fractions)
+    chosen = list(dict.fromkeys(split(arms))) or list(made.arms) or list(MODES)
+    resolved = resolve_arms(made, chosen, fractions)
+    check_variants(made, [arm.name.partition("@")[0] for arm in resolved])
     declared = [parse_claim(claim, margin / 100) for claim in claims]
     if on not in ("here", "ray"):
         raise UnknownName("place for runs", on, ("here", "ray"))
@@ -140,25 +140,11 @@ def compare(
 def _fractions(budgets: str) -> list[float]:
     """``"0.1,0.5"`` as numbers. Raises RecipeError."""
     try:
-        return list(dict.fromkeys(map(float, _split(budgets))))
+        return list(dict.fromkeys(map(float, split(budgets))))
     except ValueError:
         raise RecipeError(
             f"--budgets {budgets}: write parts of 1, as in 0.1,0.25,0.5 for 10, 25 and 50 %"
         ) from None
-
-
-def _split(names: str) -> list[str]:
-    return [name.strip() for name in names.split(",") if name.strip()]
-
-
-def _chosen(arms: str, recipe: Recipe, budgets: Sequence[float]) -> list[str]:
-    """The arms to run, all of them known; by default the recipe's, or the four modes."""
-    from frugalkd.experiments.comparison import resolve_arms
-
-    chosen = list(dict.fromkeys(_split(arms))) or list(recipe.arms) or list(MODES)
-    resolved = resolve_arms(recipe, chosen, budgets)
-    check_variants(recipe, [arm.name.partition("@")[0] for arm in resolved])
-    return chosen
 
 
 def _run_one(comparison: ComparisonRun, digest: str, as_json: bool) -> None:
@@ -177,11 +163,7 @@ def _run_one(comparison: ComparisonRun, digest: str, as_json: bool) -> None:
 
 
 def _report(
-    comparison: dict[str, Any],
-    out: Path,
-    as_json: bool,
-    notes: Sequence[str] = (),
-    following: str = "",
+    comparison: dict[str, Any], out: Path, as_json: bool, *notes: str, following: str = ""
 ) -> None:
     """The comparison on stdout; exit code 1 where a run failed."""
     shown: list[Any] = []
@@ -234,10 +216,7 @@ def estimate(
 
     with Console(file=sys.stderr, highlight=False).status("pilot") as status:
         result = run(
-            made,
-            teacher=teacher,
-            seconds=seconds,
-            say=lambda line: status.update(f"pilot: {line}"),
+            made, teacher=teacher, seconds=seconds, say=lambda line: status.update(f"pilot: {line}")
         )
     folder = teacher or "runs/teacher"
     if teacher is None and made.teacher.weights is None:

@@ -11,42 +11,38 @@ from frugalkd.cli.show import Rows, number
 from frugalkd.files.parsing import printable
 from frugalkd.runtime.formatting import percent
 
-_FEW = 8
-"""Arms whose worst classes are listed below the table."""
+_LAYOUT: dict[str, Any] = {"width": 80, "padding": (0, 1, 0, 0), "pad_edge": False}
 
 
 def comparison_table(comparison: dict[str, Any]) -> Table:
     """The arms and the teachers; ``comparison`` is the content of ``comparison.json``."""
     budgets = any(row["budget_asked"] is not None for row in comparison["arms"])
-    reference = f"against\n{comparison['reference']}"
-    if budgets:
-        first = [Column("arm", overflow="fold", ratio=1, min_width=16)]
-        against = [reference, "against\nrandom"]
-    else:
+    teachers = [row for row in comparison["teachers"] if {row["accuracy"], row["budget"]} != {None}]
+    first = [Column("arm", overflow="fold", ratio=1, min_width=16)]
+    if not budgets:
         first = [
             Column("arm", overflow="fold", min_width=12, max_width=16),
             Column("samples used", ratio=1, min_width=16),
         ]
-        against = [reference]
+    against = [f"against\n{comparison['reference']}", *["against\nrandom"] * budgets]
+    seeds = len(comparison["seeds"])
+    of_seeds = f"{seeds} seed{'s' * (seeds > 1)}"
+    if not comparison.get("complete", True):
+        of_seeds = f"{len(comparison['complete_seeds'])} of {of_seeds} complete"
     numbers = ("accuracy\n%", *against, "samples\n%", "forwards\n%", "time\nratio")
-    known = ("accuracy", "budget")
-    teachers = [row for row in comparison["teachers"] if any(row[one] is not None for one in known)]
     table = Rows(
         *first,
         *map(number, numbers),
-        title=f"{comparison['name']}: {_seeds(comparison)}, {comparison['split']} data",
+        title=f"{comparison['name']}: {of_seeds}, {comparison['split']} data",
         caption=Text(printable(_caption(comparison, budgets, bool(teachers))), "table.caption"),
         caption_justify="left",
-        width=80,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
         show_edge=False,
+        **_LAYOUT,
     )
     for row in comparison["arms"]:
-        marks = _marks(row)
-        names = [row["arm"], *marks] if budgets else [row["about"], *marks]
-        about = [" ".join(names)] if budgets else [row["arm"], " ".join(names)]
-        table.add_row(*about, *_cells(row, budgets))
+        about = " ".join([row["arm" if budgets else "about"], *_marks(row)])
+        names = [about] if budgets else [row["arm"], about]
+        table.add_row(*names, *_cells(row, budgets))
     for row in teachers:
         accuracy, samples = percent(row["accuracy"], 1, ""), percent(row["budget"], 0, "")
         name = [f"{row['teacher']} (a teacher)"] if budgets else [row["teacher"], "a teacher"]
@@ -60,9 +56,7 @@ def claims_table(comparison: dict[str, Any]) -> Table:
         Column("claim", overflow="fold", ratio=1),
         *map(number, ("difference", "95 % interval", "p (Holm)")),
         Column("holds", overflow="fold", max_width=24),
-        width=80,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
+        **_LAYOUT,
     )
     for claim in comparison["claims"]:
         mean, ci95 = claim["difference"]["mean"], claim["difference"]["ci95"]
@@ -74,14 +68,6 @@ def claims_table(comparison: dict[str, Any]) -> Table:
             "yes" if claim["holds"] else f"no: {claim['why']}",
         )
     return table
-
-
-def _seeds(comparison: dict[str, Any]) -> str:
-    seeds = len(comparison["seeds"])
-    text = f"{seeds} seed{'s' * (seeds > 1)}"
-    if comparison.get("complete", True):
-        return text
-    return f"{len(comparison['complete_seeds'])} of {text} complete"
 
 
 def _caption(comparison: dict[str, Any], budgets: bool, teachers: bool) -> str:
@@ -103,7 +89,7 @@ def _caption(comparison: dict[str, Any], budgets: bool, teachers: bool) -> str:
     worst = [
         row for row in comparison["arms"] if row.get("worst_class", {}).get("mean") is not None
     ]
-    if 0 < len(worst) <= _FEW:
+    if 0 < len(worst) <= 8:
         each = ", ".join(f"{row['arm']} {_points(row['worst_class'])}" for row in worst)
         text += f" Accuracy of the worst class, %: {each}."
     return text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -47,9 +48,13 @@ def _mode(row: dict[str, Any]) -> list[str]:
     ]
 
 
+def _range(value: Range, text: Callable[[float], str], to: str) -> str:
+    point, low, high = map(text, value)
+    return point if value.low == value.high else f"{point} ({low}{to}{high})"
+
+
 def _percent(value: Range) -> str:
-    point, low, high = (f"{100 * each:.0f}" for each in value)
-    return point if low == high else f"{point} ({low}-{high})"
+    return _range(value, lambda each: f"{100 * each:.0f}", "-")
 
 
 def _costs(result: dict[str, Any]) -> Table:
@@ -66,7 +71,7 @@ def _costs(result: dict[str, Any]) -> Table:
     rows["a row"] = f"step {_micro(costs['step'])}, screening {_micro(costs['screen'])}{live}"
     rows["teacher's training"] = (
         f"conventional {duration(teacher['conventional'])}; self-regulated "
-        f"{_clocks(teacher['self_regulated'])} "
+        f"{_range(teacher['self_regulated'], duration, ' to ')} "
         f"({'as its folder recorded' if teacher['recorded'] else 'forecast'})"
     )
     if paid["store"] is not None or paid["store_mode"] is not None:
@@ -87,12 +92,6 @@ def _costs(result: dict[str, Any]) -> Table:
     )
     headings = Column(style="dim", no_wrap=True), Column(overflow="fold")
     return Rows(*headings, rows=rows.items(), box=None, show_header=False, padding=(0, 2, 0, 0))
-
-
-def _clocks(value: Range) -> str:
-    if value.low == value.high:
-        return duration(value.point)
-    return f"{duration(value.point)} ({duration(value.low)} to {duration(value.high)})"
 
 
 def _micro(seconds: float) -> str:

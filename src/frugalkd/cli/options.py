@@ -98,6 +98,11 @@ TEACHER = option(
 )
 
 
+def split(names: str) -> list[str]:
+    """``"a, b"`` as names."""
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
 def resolve(
     name: str,
     settings: Sequence[str],
@@ -107,11 +112,8 @@ def resolve(
     no_import: bool = False,
     download: bool = False,
 ) -> Recipe:
-    """The recipe with its overrides, ``seed`` and ``extra`` settings; all names checked.
-
-    ``no_import``: refuse one that names import paths, or without ``download`` what would be
-    downloaded.
-    """
+    """The recipe with its overrides, ``seed`` and ``extra`` settings; all names checked. With
+    ``no_import``, import paths are refused, and without ``download`` what would be downloaded."""
     recipe = load_recipe(name, settings)
     more = {**(extra or {}), **({} if seed is None else {"seed": seed})}
     if more:
@@ -123,12 +125,8 @@ def resolve(
 
 
 def fetch_data(recipe: Recipe, download: bool) -> None:
-    """With ``download``, download the recipe's data where their files are missing.
-
-    Raises:
-        RankError: this is one of several processes.
-        DataError: they cannot be downloaded.
-    """
+    """With ``download``, download the recipe's data where their files are missing. Raises RankError
+    in one of several processes, DataError where it fails."""
     from frugalkd.data import FETCHED, fetch
 
     if not download or recipe.data.name not in FETCHED:

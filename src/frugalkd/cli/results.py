@@ -10,7 +10,7 @@ from pathlib import Path
 import typer
 
 from frugalkd.cli import options
-from frugalkd.cli.options import option
+from frugalkd.cli.options import option, split
 from frugalkd.cli.running import Interrupted
 from frugalkd.cli.show import facts_table, measures, print_result
 from frugalkd.errors import ReportError
@@ -185,8 +185,7 @@ def plot(
     from frugalkd.experiments.report.collect import collect
     from frugalkd.experiments.report.paper import plot as draw
 
-    wanted = [arm.strip() for arm in arms.split(",") if arm.strip()]
-    done = draw(collect(path), to, figure=figure, arms=wanted)
+    done = draw(collect(path), to, figure=figure, arms=split(arms))
     facts = {
         "file": done["file"],
         "figures": ", ".join(done["figures"]),

@@ -54,10 +54,8 @@ class Interrupted(Exception):
 
 
 class StopRequest:
-    """Whether a signal came; a training calls it after each step and each batch that it screens.
-
-    Before the first call, and at a second signal, the process stops at once: KeyboardInterrupt.
-    """
+    """Whether a signal came, which a training polls after each batch. Before the first call, and at
+    a second signal, the process stops at once: KeyboardInterrupt."""
 
     def __init__(self) -> None:
         self._polled = False
@@ -77,17 +75,8 @@ class StopRequest:
 
 @contextmanager
 def resumable(out: Path, *, runs: bool = False) -> Iterator[StopRequest]:
-    """Turn signals inside into Interrupted, which names the command that resumes.
-
-    Args:
-        out: the run folder, or with ``runs`` the folder of many: then the same command resumes.
-
-    Yields:
-        The request, which a training polls.
-
-    Raises:
-        Interrupted: a signal came; also where it came too late to stop anything.
-    """
+    """A signal inside raises Interrupted, which names the command that resumes the run in ``out``,
+    or with ``runs`` the many of that folder. Yields the request, which a training polls."""
     request = StopRequest()
     before = {}
     if threading.current_thread() is threading.main_thread():  # others may not have handlers
@@ -107,8 +96,9 @@ def resumable(out: Path, *, runs: bool = False) -> Iterator[StopRequest]:
 def _what_is_kept(out: Path, runs: bool) -> str:
     arguments = sys.argv[1:]
     if runs:
-        again = shlex.join(["frugalkd", *arguments])
-        return f"stopped; finished work is kept; resume with: {again}"
+        return (
+            f"stopped; finished work is kept; resume with: {shlex.join(['frugalkd', *arguments])}"
+        )
     kept = sorted(out.glob("checkpoints/epoch-?????-step-?????????.safetensors"))
     if not kept:
         return "stopped before the end of the first step: nothing is kept"
@@ -126,14 +116,14 @@ def _what_is_kept(out: Path, runs: bool) -> str:
 class Bar:
     """A bar on a terminal for the length of a ``with``; elsewhere there is none."""
 
-    def __init__(self, title: str, total: int, console: Console | None = None):
-        self.title, self.total = printable(title), total
+    def __init__(self, title: str, total: float, console: Console | None = None):
+        self.title, self.total = printable(title), math.ceil(total)
         self.console = console or Console(file=sys.stderr)
         self.live = self.console.is_terminal
         self._progress = Progress(
             *_COLUMNS, console=self.console, transient=True, expand=True, disable=not self.live
         )
-        self._task = self._progress.add_task(self.title, total=total, state="")
+        self._task = self._progress.add_task(self.title, total=self.total, state="")
         self._last = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -160,9 +150,6 @@ class Bar:
 
 class EpochProgress(Bar):
     """The progress of a training: called with each epoch's record, inside a ``with``."""
-
-    def __init__(self, title: str, epochs: float, console: Console | None = None):
-        super().__init__(title, math.ceil(epochs), console)
 
     def __call__(self, record: dict[str, Any]) -> None:
         """Show an epoch's record."""

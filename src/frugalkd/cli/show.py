@@ -18,8 +18,6 @@ from rich.text import Text
 from frugalkd.files.parsing import printable
 from frugalkd.runtime.formatting import percent
 
-_MANY_CLASSES = 20
-
 number = partial(Column, justify="right", no_wrap=True)
 """A column of numbers."""
 
@@ -131,6 +129,25 @@ def summary_table(results: dict[str, Any], out: Path) -> Table:
     return facts_table(f"{results['kind']} {recipe['name']}: {what}, seed {results['seed']}", facts)
 
 
+def chain_table(done: dict[str, Any], out: Path) -> Table:
+    """A row a stage, and their sum."""
+    table = Rows(
+        Column("stage", no_wrap=True),
+        Column("model", max_width=22, overflow="fold"),
+        *map(number, ("accuracy", "samples", "queries", "seconds")),
+        title=f"chain in {out}/",
+    )
+    total = {"stage": "all", "model": "", "meters": done["meters"]}
+    for one in (*done["stages"], total):
+        measured, meters = one.get("evaluation"), one["meters"]
+        accuracy = "" if one is total else percent(measured and measured["accuracy"], 2)
+        table.add_row(
+            one["stage"], one["model"], accuracy, f"{meters['samples_backpropagated']:,}",
+            f"{meters['teacher_queries']:,}", f"{meters['wall_seconds']:.1f}",
+        )  # fmt: skip
+    return table
+
+
 def ledger_view(summary: dict[str, Any]) -> RenderableType:
     """A ledger's summary (see ``ledger.summary.summarise``) on one screen."""
     head = Text.assemble(
@@ -153,7 +170,7 @@ def _class_table(classes: list[dict[str, Any]]) -> Table:
     table = Rows(
         name, *map(number, ("samples", "mean", "never", "always")), title="significance by class"
     )
-    half, hidden = _MANY_CLASSES // 2, max(0, len(classes) - _MANY_CLASSES)
+    half, hidden = 10, max(0, len(classes) - 20)
     for place, record in enumerate(classes):
         if hidden and place == half:
             table.add_row(f"... {hidden} more")

@@ -4,32 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Column, Table
-
 from frugalkd.cli import options
 from frugalkd.cli.options import argument, fetch_data, option, print_dry_run, resolve
 from frugalkd.cli.running import Bar, EpochProgress, resumable
-from frugalkd.cli.show import (
-    Rows,
-    command,
-    facts_table,
-    number,
-    print_line,
-    print_result,
-    summary_table,
-)
+from frugalkd.cli.show import chain_table, command, facts_table, print_result, summary_table
 from frugalkd.distributed.launch import started_again
 from frugalkd.errors import RecipeError
 from frugalkd.policies.modes import MODES
-from frugalkd.runtime.formatting import percent
 
 if TYPE_CHECKING:
     from frugalkd.experiments.runs.chain import Stage
@@ -180,21 +167,19 @@ def store(
     from frugalkd.experiments.runs.targets import store as run
     from frugalkd.runtime.formatting import size_text
 
-    console = Console(file=sys.stderr, highlight=False)
+    with resumable(out, runs=True), Bar("store", 1) as bar:
 
-    def announce(header: Header) -> None:
-        existing = next(folder for folder in [out, *out.absolute().parents] if folder.exists())
-        feature = header.about.get("feature")
-        what = f"{out}" if feature is None else f"features of {feature} in {out}"
-        print_line(
-            console,
-            f"{what} will take {size_text(header.disk_bytes)}: {header.samples:,} samples x "
-            f"{header.views} views x {header.row_bytes} bytes; "
-            f"{size_text(shutil.disk_usage(existing).free)} are free",
-        )
+        def announce(header: Header) -> None:
+            existing = next(folder for folder in [out, *out.absolute().parents] if folder.exists())
+            feature = header.about.get("feature")
+            what = f"{out}" if feature is None else f"features of {feature} in {out}"
+            bar.say(
+                f"{what} will take {size_text(header.disk_bytes)}: {header.samples:,} samples x "
+                f"{header.views} views x {header.row_bytes} bytes; "
+                f"{size_text(shutil.disk_usage(existing).free)} are free"
+            )
 
-    part = int(index), int(shards)
-    with resumable(out, runs=True), Bar("store", 1, console) as bar:
+        part = int(index), int(shards)
         show = lambda rows, of: bar.update(completed=rows, total=of)  # noqa: E731
         done = run(made, out, teacher=teacher, shard=part, announce=announce, listener=show)
     facts = {
@@ -253,23 +238,4 @@ def chain(
 
         done = run(made, out, teacher=teacher, begin=begin, stop=stop)
     following = command("report", out / stages[-1].name)
-    print_result(as_json, done, _chain_table(done, out), following=following)
-
-
-def _chain_table(done: dict[str, Any], out: Path) -> Table:
-    """A row a stage, and their sum."""
-    table = Rows(
-        Column("stage", no_wrap=True),
-        Column("model", max_width=22, overflow="fold"),
-        *map(number, ("accuracy", "samples", "queries", "seconds")),
-        title=f"chain in {out}/",
-    )
-    total = {"stage": "all", "model": "", "meters": done["meters"]}
-    for one in (*done["stages"], total):
-        measured, meters = one.get("evaluation"), one["meters"]
-        accuracy = "" if one is total else percent(measured and measured["accuracy"], 2)
-        table.add_row(
-            one["stage"], one["model"], accuracy, f"{meters['samples_backpropagated']:,}",
-            f"{meters['teacher_queries']:,}", f"{meters['wall_seconds']:.1f}",
-        )  # fmt: skip
-    return table
+    print_result(as_json, done, chain_table(done, out), following=following)

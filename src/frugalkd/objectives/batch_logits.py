@@ -37,7 +37,6 @@ class DIST(BatchObjective):
         temperature: T > 0, of both softmaxes.
         beta: the weight of inter.
         gamma: the weight of intra.
-        hard: the weight of the cross-entropy with the label.
     """
 
     temperature: Positive = 1.0
@@ -98,7 +97,6 @@ class MLKD(BatchObjective):
         instance: the weight of the level of single samples.
         batch: the weight of the level of pairs of samples.
         classes: the weight of the level of pairs of classes.
-        hard: the weight of the cross-entropy with the label.
     """
 
     temperatures: tuple[float, ...] = (2.0, 3.0, 4.0, 5.0, 6.0)
@@ -162,7 +160,6 @@ class CorrelationCongruence(BatchObjective):
         gamma: of the kernel, > 0.
         order: of the series, 1 or more.
         soft: the weight of CC.
-        hard: the weight of the cross-entropy with the label.
     """
 
     gamma: Positive = 0.4
@@ -213,7 +210,6 @@ class PKT(BatchObjective):
 
     Attributes:
         soft: the weight of M.
-        hard: the weight of the cross-entropy with the label.
     """
 
     soft: NotNegative = 30000.0

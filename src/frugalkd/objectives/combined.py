@@ -95,11 +95,7 @@ class Scheduled(BatchObjective):
     def __call__(
         self, logits: Tensor, targets: Tensor | None, labels: Tensor, weights: Tensor | None = None
     ) -> Tensor:
-        """Refused, since the progress is not known.
-
-        Raises:
-            SettingError: always.
-        """
+        """Refused, since the progress is not known. Raises SettingError."""
         raise SettingError(_NO_PROGRESS)
 
     def losses(self, step: Step) -> Tensor:
@@ -164,11 +160,8 @@ class WeightedSum(BatchObjective):
     def __call__(
         self, logits: Tensor, targets: Tensor | None, labels: Tensor, weights: Tensor | None = None
     ) -> Tensor:
-        """As of every :class:`BatchObjective`.
-
-        Raises:
-            SettingError: a weight or a setting is a ramp: call ``objective.at(batch.progress)``.
-        """
+        """As of every :class:`BatchObjective`. Raises SettingError where a weight or a setting is a
+        ramp: call ``objective.at(batch.progress)``."""
         if self.at(0.0) != self.at(1.0):
             raise SettingError(_NO_PROGRESS)
         return self.losses(Step(logits, targets, labels, weights, seen=(None,) * len(self.terms)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import cast, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -60,16 +60,15 @@ class CRD(FeatureObjective):
 
     def transfer(self, seen: Seen, weights: Tensor) -> Tensor:
         contrast = weights.new_zeros(len(weights))
-        for each, student, teacher in seen.pairs_with_parts:
-            memory = cast(_Contrast, each)
-            of_student, of_teacher = memory.embed(student, teacher)
+        for memory, student, teacher in seen.pairs_with_parts:
+            embedded = memory.embed(student, teacher)
             ids = torch.cat([seen.ids[:, None], memory.others(seen.ids, self.negatives)], dim=1)
-            for place, vectors in enumerate((of_student, of_teacher)):
+            for place, vectors in enumerate(embedded):
                 against = memory.vectors[1 - place, ids].to(vectors.dtype)
                 products = (against @ vectors[:, :, None])[:, :, 0] / self.temperature
                 scale = memory.scale(place, products.detach(), weights)
                 contrast = contrast + _contrast_loss((products - scale).exp(), memory.samples)
-            memory.remember(seen.ids, (of_student, of_teacher), weights, self.momentum)
+            memory.remember(seen.ids, embedded, weights, self.momentum)
         return contrast
 
 
@@ -112,10 +111,20 @@ class _Contrast(nn.Module):
         self.register_buffer("begin", (count.cumsum(0) - count)[labels], persistent=False)
         self.register_buffer("same_class", count[labels], persistent=False)
 
-    def embed(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-        """(rows, dim) each, of norm 1."""
-        of_student, of_teacher = _vector(self.student, student), _vector(self.teacher, teacher)
-        return F.normalize(of_student, dim=1), F.normalize(of_teacher, dim=1)
+    def embed(self, *features: Tensor) -> tuple[Tensor, ...]:
+        """(rows, dim) each, of norm 1, from features (rows, ...) of student and teacher."""
+        embedded = []
+        for layer, feature in zip((self.student, self.teacher), features, strict=True):
+            flat = feature.flatten(1)
+            if flat.shape[1] != layer.in_features:
+                raise ModelError(
+                    f"CRD: a feature of shape {tuple(feature.shape[1:])} has not the "
+                    f"{layer.in_features} values of the first batch: name a module whose features "
+                    "are of one shape in every batch, such as the input of the last layer "
+                    "(head:input)"
+                )
+            embedded.append(F.normalize(layer(flat), dim=1))
+        return tuple(embedded)
 
     def others(self, ids: Tensor, number: int) -> Tensor:
         """int64 (rows, number), evenly from the samples of other classes than those of ``ids``."""
@@ -136,7 +145,7 @@ class _Contrast(nn.Module):
 
     @torch.no_grad()
     def remember(
-        self, ids: Tensor, new: tuple[Tensor, Tensor], weights: Tensor, momentum: float
+        self, ids: Tensor, new: tuple[Tensor, ...], weights: Tensor, momentum: float
     ) -> None:
         """Move the vectors of samples of positive weight towards ``new``."""
         if not self.training:
@@ -145,15 +154,3 @@ class _Contrast(nn.Module):
         moved = momentum * old + (1 - momentum) * torch.stack(new).to(old.dtype)
         moved = F.normalize(moved, dim=2)
         self.vectors[:, ids] = torch.where(weights[:, None] > 0, moved, old)
-
-
-def _vector(layer: nn.Linear, feature: Tensor) -> Tensor:
-    """(rows, dim), of a feature (rows, ...)."""
-    flat = feature.flatten(1)
-    if flat.shape[1] != layer.in_features:
-        raise ModelError(
-            f"CRD: a feature of shape {tuple(feature.shape[1:])} has not the {layer.in_features} "
-            "values of the first batch: name a module whose features are of one shape in every "
-            "batch, such as the input of the last layer (head:input)"
-        )
-    return layer(flat)

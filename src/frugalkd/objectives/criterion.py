@@ -15,15 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from frugalkd.data.source import form
 from frugalkd.errors import ModelError, ObjectiveError, SelectionMisuse
 from frugalkd.models.features import Features, Taps, feature_paths, find_paths, probe_features
-from frugalkd.objectives.objective import (
-    FeatureObjective,
-    Objective,
-    Seen,
-    Shapes,
-    Step,
-    features_read,
-    paths_of,
-)
+from frugalkd.objectives import FeatureObjective, Objective, Seen, Shapes, Step
+from frugalkd.objectives.objective import features_read, paths_of
 from frugalkd.runtime.failures import blame
 from frugalkd.selection import Batch
 from frugalkd.teachers import Targets
@@ -36,6 +29,14 @@ class Bound(NamedTuple):
     teacher: tuple[str, ...]
     parts: nn.Module
     shapes: Shapes
+
+
+_NO_FORWARD = (
+    "of the student: call it once for each batch, with gradients, within 'with criterion:'"
+)
+_NO_FEATURES = (
+    "of the teacher: call selection.attach(features=criterion.features) before the first epoch"
+)
 
 
 class Criterion:
@@ -121,10 +122,8 @@ class Criterion:
                 loss = self.objective.losses(step).sum()
             with backward:
                 loss.backward()
-        return {
-            "forward": forward.get_total_flops() / rows,
-            "backward": backward.get_total_flops() / rows,
-        }
+        counted = {"forward": forward, "backward": backward}
+        return {name: counter.get_total_flops() / rows for name, counter in counted.items()}
 
     def _seen(self, taps: Taps, batch: Batch, device: torch.device) -> Iterator[Seen | None]:
         of_student, of_teacher = taps.take(), batch.features
@@ -132,20 +131,10 @@ class Criterion:
         for each in self._bound:
             if each is None:
                 yield None
-                continue
-            student = _named(
-                of_student,
-                each.student,
-                "of the student: call it once for each batch, with gradients, within 'with "
-                "criterion:'",
-            )
-            teacher = _named(
-                of_teacher,
-                each.teacher,
-                "of the teacher: call selection.attach(features=criterion.features) before the "
-                "first epoch",
-            )
-            yield Seen(student, teacher, each.parts, ids)
+            else:
+                student = _named(of_student, each.student, _NO_FORWARD)
+                teacher = _named(of_teacher, each.teacher, _NO_FEATURES)
+                yield Seen(student, teacher, each.parts, ids)
 
     def __enter__(self) -> Criterion:
         if self._taps is not None:
@@ -212,7 +201,7 @@ def bind(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed + place)
             try:
-                parts = term.build(shapes).to(device)
+                parts = term.parts(shapes).to(device)
             except (ValueError, ModelError) as error:
                 raise ModelError(f"{type(term).__name__}: {error}") from None
         bound.append(Bound(tuple(given), tuple(wanted), parts, shapes))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import cast, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -289,7 +289,7 @@ class ReviewKD(FeatureObjective):
     def transfer(self, seen: Seen, weights: Tensor) -> Tensor:
         apart, deeper = weights.new_zeros(len(weights)), None
         for fusion, student, teacher in reversed(list(seen.pairs_with_parts)):
-            made, deeper = cast(_Fusion, fusion)(student, deeper)
+            made, deeper = fusion(student, deeper)
             apart = apart + _hierarchical(made, teacher)
         return apart
 

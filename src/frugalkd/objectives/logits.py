@@ -73,9 +73,6 @@ class LogitMSE(Objective):
 
     *Needs:* the teacher's logits themselves: float32 or a live teacher. float16 keeps each row less
     its largest logit, and the distance to that is another one.
-
-    Attributes:
-        alpha: the soft part's share, in [0, 1].
     """
 
     alpha: Fraction = 0.9
@@ -103,7 +100,6 @@ class LogitStandardisation(Objective):
     Attributes:
         temperature: T > 0, of both softmaxes, after standardisation.
         soft: the weight of the divergence.
-        hard: the weight of the cross-entropy with the label.
     """
 
     temperature: Positive = 2.0
@@ -146,7 +142,6 @@ class DKD(Objective):
         temperature: T > 0, of both softmaxes in the soft parts.
         alpha: the weight of TCKD.
         beta: the weight of NCKD.
-        hard: the weight of the cross-entropy with the label.
     """
 
     temperature: Positive = 4.0
@@ -188,7 +183,6 @@ class NKD(Objective):
     Attributes:
         temperature: T > 0, of the distributions over the other classes.
         gamma: the weight of the other classes.
-        hard: the weight of the cross-entropy with the label.
     """
 
     temperature: Positive = 1.0
@@ -224,7 +218,6 @@ class WTTM(Objective):
     Attributes:
         temperature: T > 0, of the teacher's softmax.
         beta: the weight of the divergence.
-        hard: the weight of the cross-entropy with the label.
     """
 
     temperature: Positive = 4.0
@@ -259,8 +252,6 @@ class JensenShannon(Objective):
 
     Attributes:
         beta: from KL(teacher || student) at 0 to KL(student || teacher) at 1.
-        temperature: T > 0, of both softmaxes in the soft part.
-        alpha: the soft part's share, in [0, 1].
     """
 
     beta: Fraction = 0.5
@@ -303,8 +294,6 @@ class TopKKD(Objective):
     teacher. Draws are refused: they do not say which classes are the likeliest.
 
     Attributes:
-        temperature: T > 0, of both softmaxes in the soft part.
-        alpha: the soft part's share, in [0, 1].
         k: how many classes are kept apart; of stored top-k targets at most theirs.
     """
 

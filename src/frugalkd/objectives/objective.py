@@ -56,7 +56,13 @@ class Shapes(NamedTuple):
 
     @property
     def pairs(self) -> Iterator[tuple[Shape, Shape]]:
-        """Of each of the student's features, and of the teacher's that belongs to it."""
+        """Of each of the student's features, and of the teacher's that belongs to it. Raises
+        SettingError where there are not as many."""
+        if len(self.student) != len(self.teacher):
+            raise SettingError(
+                f"student names {len(self.student)} modules and teacher {len(self.teacher)}: "
+                "name as many, in the order in which they belong together"
+            )
         return zip(self.student, self.teacher, strict=True)
 
 
@@ -77,7 +83,15 @@ class Step(NamedTuple):
 
 
 class Objective(Settings, ABC):
-    """A distillation loss that is not reduced, so that every sample can be weighted."""
+    """A distillation loss that is not reduced, so that every sample can be weighted.
+
+    Settings that several objectives have are described here.
+
+    Attributes:
+        temperature: T > 0, of both softmaxes in the soft part.
+        alpha: the soft part's share, in [0, 1].
+        hard: the weight of the cross-entropy with the label.
+    """
 
     needs_targets: bool = True
     """Whether it reads the teacher's outputs; if not, no teacher is queried."""
@@ -164,7 +178,6 @@ class FeatureObjective(BatchObjective):
     Attributes:
         student: module paths or globs, of the student.
         teacher: as many of the teacher, in the order in which they belong together.
-        hard: the weight of the cross-entropy with the label.
     """
 
     mixes_rows = False
@@ -181,22 +194,14 @@ class FeatureObjective(BatchObjective):
             if not given or not all((given,) if isinstance(given, str) else given):
                 raise SettingError(f"{name} must name modules: paths such as layer3.2, or globs")
 
-    def build(self, shapes: Shapes) -> nn.Module:
+    def parts(self, shapes: Shapes) -> nn.Module:
         """What it trains and keeps for features of ``shapes``: adapters, a memory. Initial weights
         come from torch's random stream.
 
         Raises:
             SettingError, ModelError: it cannot be computed on such features.
         """
-        if len(shapes.student) != len(shapes.teacher):
-            raise SettingError(
-                f"student names {len(shapes.student)} modules and teacher {len(shapes.teacher)}: "
-                "name as many, in the order in which they belong together"
-            )
-        return self.parts(shapes)
-
-    def parts(self, shapes: Shapes) -> nn.Module:
-        """As :meth:`build`, of as many features of the student as of the teacher."""
+        _ = shapes.pairs
         return nn.Module()
 
     @abstractmethod
