@@ -50,7 +50,7 @@ def _mode(row: dict[str, Any]) -> list[str]:
 
 def _range(value: Range, text: Callable[[float], str], to: str) -> str:
     point, low, high = map(text, value)
-    return point if value.low == value.high else f"{point} ({low}{to}{high})"
+    return point if low == high else f"{point} ({low}{to}{high})"
 
 
 def _percent(value: Range) -> str:
