@@ -1,4 +1,4 @@
-"""What a batch of data is made of, whatever the user's data set returns."""
+"""Inputs, labels and logits of a batch, whatever the user's data set and model return."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def inputs_of(data: Any) -> Any:
 
 
 def labels_by(read: Callable[[Any], Any], data: Any) -> Tensor | None:
-    """What a function of the user's says are the labels of a batch. Raises DataError where it
-    fails, UnsupportedData where these are none."""
+    """The labels of a batch by the user's function ``read``. Raises DataError where it fails,
+    UnsupportedData where these are none."""
     try:
         labels = read(data)
     except Exception as error:
@@ -60,10 +60,10 @@ def labels_by(read: Callable[[Any], Any], data: Any) -> Tensor | None:
 def checked_labels(labels: Any) -> Tensor:
     """``labels`` int64 (rows,). Raises UnsupportedData unless they are class indices."""
     if not isinstance(labels, Tensor):
-        text = f"text ({one_line(labels[0], 40)!r}, ...)" if _is_text(labels) else ""
-        raise UnsupportedData(
-            f"labels are {text or f'a {type(labels).__name__}'}: class indices (int64) are needed"
-        )
+        what = f"a {type(labels).__name__}"
+        if _is_text(labels):
+            what = f"text ({one_line(labels[0], 40)!r}, ...)"
+        raise UnsupportedData(f"labels are {what}: class indices (int64) are needed")
     if labels.ndim != 1:
         raise UnsupportedData(
             f"labels of shape {tuple(labels.shape)}: one class index a sample is needed; "
@@ -83,10 +83,7 @@ def _is_text(value: Any) -> bool:
 
 def call(model: Any, inputs: Any, whose: str = "the model") -> Tensor:
     """Logits of a model for inputs: a mapping goes by keyword, and ``.logits`` is unwrapped.
-
-    Raises:
-        ModelError: the model returns neither a tensor nor something that has logits.
-    """
+    Raises ModelError."""
     output = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
     if isinstance(output, Tensor):
         return output
@@ -100,7 +97,7 @@ def call(model: Any, inputs: Any, whose: str = "the model") -> Tensor:
 
 
 def check_model(model: object, whose: str = "the model") -> None:
-    """Raises ModelError unless ``model`` is a module whose weights are there."""
+    """Raises ModelError unless ``model`` is a module with initialised weights."""
     if not isinstance(model, nn.Module):
         said = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         raise ModelError(f"{whose} is no torch module ({said}): give an instance of nn.Module")
@@ -122,12 +119,9 @@ def run_model(
     ids: NDArray[np.int64] | None,
     whose: str = "the model",
 ) -> Tensor:
-    """What ``forward`` gives for the batch ``data`` of the samples ``ids`` int64 (rows,), or None
-    where they are not known: every forward pass of a model for a batch goes through here.
-
-    Raises:
-        ModelError: the forward fails, which is chained, or gives no logits (rows, classes).
-    """
+    """The output of ``forward`` for the batch ``data`` of the samples ``ids`` int64 (rows,),
+    None where they are not known. Every forward pass of a model for a batch goes through
+    here. Raises ModelError."""
     try:
         logits = forward(data)
     except Exception as error:
@@ -172,8 +166,8 @@ def refuse_not_finite(logits: Tensor, ids: NDArray[np.int64], whose: str = "the 
     bad = not_finite(logits)
     if bad.any():
         raise ModelError(
-            f"the outputs of {whose} for samples {few(ids[bad].tolist())} are not finite: look at "
-            "these samples, or at its weights"
+            f"the outputs of {whose} for samples {few(ids[bad].tolist())} are not finite: check "
+            "these samples and its weights"
         )
 
 

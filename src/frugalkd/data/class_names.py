@@ -1,4 +1,4 @@
-"""Names of classes: what a data set or a model calls class 0, 1, ..., and how two orders match."""
+"""Names of the classes 0, 1, ... of a data set or a model, and how two orders match."""
 
 from __future__ import annotations
 
@@ -17,20 +17,16 @@ from frugalkd.runtime.failures import blame
 Match = Literal["same", "by-name", "by-position"]
 """How a teacher's classes match the data's where both have names: ``same``, they must be the same
 in the same order; ``by-name``, the teacher's outputs are reordered; ``by-position``, class i of the
-one is class i of the other, whatever they are called."""
+one is class i of the other, whatever their names."""
 
 _SHOWN, _LONGEST = 3, 40
 _LONGEST_TEXT = 1 << 20
 
 
 def class_names(dataset: Any) -> tuple[str, ...]:
-    """The names of a data set's classes in their order, as its ``classes`` or the label feature of
-    a Hugging Face data set say; () where they are not known. torch's Subset has those of its data
-    set, ConcatDataset those of its parts.
-
-    Raises:
-        DataError: the parts of a ConcatDataset have other names, or another order.
-    """
+    """The names of a data set's classes in their order, as its ``classes`` or the label feature
+    of a Hugging Face data set say; () where they are not known. torch's Subset has those of
+    its data set, ConcatDataset those of its parts. Raises DataError."""
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
     if isinstance(dataset, ConcatDataset):
@@ -68,15 +64,14 @@ def class_order(
     Args:
         own: class names of ``what``, as the error calls it.
         wanted: class names of the data.
-        match: ``by-name`` reorders; ``by-position`` never does, and asks for as many names.
+        match: ``by-name`` reorders; ``by-position`` never does, and requires as many names.
 
     Raises:
         TargetsError: the names do not match.
     """
     own, wanted = tuple(own), tuple(wanted)
-    if not own or not wanted or own == wanted:
-        return None
-    if match == "by-position" and len(own) == len(wanted):
+    by_position = match == "by-position" and len(own) == len(wanted)
+    if not own or not wanted or own == wanted or by_position:
         return None
     same = sorted(own) == sorted(wanted) and len(set(own)) == len(own)
     if same and match == "by-name":
@@ -100,12 +95,9 @@ def class_order(
 def labels_by_name(
     labels: NDArray[np.int64], of_data: Sequence[str], of_model: Sequence[str], what: str
 ) -> NDArray[np.int64]:
-    """``labels`` int64 (samples,) of the data ``what``, whose classes are ``of_data``, as a model
-    counts them whose classes are ``of_model``; as they are where one side has no names.
-
-    Raises:
-        DataError: the model has no class of a name that the data have.
-    """
+    """``labels`` int64 (samples,) of the data ``what`` with the classes ``of_data``, as indices
+    into the classes ``of_model`` of a model; unchanged where one side has no names. Raises
+    DataError."""
     if not of_data or not of_model or tuple(of_data) == tuple(of_model):
         return labels
     places = {name: place for place, name in enumerate(of_model)}

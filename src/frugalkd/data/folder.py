@@ -10,16 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from frugalkd.data.images import (
-    ENDINGS,
-    LazyImages,
-    normalisation,
-    opened,
-    picture_shape,
-    require_pillow,
-)
+from frugalkd.data.images import ENDINGS, Form, opened, require_pillow
 from frugalkd.data.probe import files_digest
-from frugalkd.data.samples import Splits, data_root, located, splits_of
+from frugalkd.data.samples import Splits, data_root, located
 from frugalkd.errors import DataError, nearest
 from frugalkd.files import StrPath
 
@@ -79,20 +72,13 @@ def load_image_folder(
     classes = _folders(places[0])
     files = [_files(place, classes) for place in places]
     _refuse_unreadable([file for part in files for file, _ in part])
-    shape = picture_shape(size, channels, files[0][0][0])
-    numbers = normalisation(channels, mean, std)
     parts = [
-        LazyImages(
-            Files(place, [file for file, _ in part]),
-            torch.tensor([label for _, label in part]),
-            classes,
-            shape=shape,
-            **numbers,
-        )
-        for place, part in zip(places, files, strict=True)
+        Files(place, [file for file, _ in part]) for place, part in zip(places, files, strict=True)
     ]
+    labels = [torch.tensor([label for _, label in part]) for part in files]
     with located(folder):
-        return splits_of([part.in_memory() if in_memory else part for part in parts], test)
+        form = Form(size, channels, mean, std, in_memory)
+        return form.splits(parts, labels, classes, test)
 
 
 @final

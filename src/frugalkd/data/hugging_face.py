@@ -18,7 +18,7 @@ import yaml
 from numpy.typing import NDArray
 from torch import Tensor
 
-from frugalkd.data.images import LazyImages, normalisation, picture_shape, require_pillow
+from frugalkd.data.images import Form, require_pillow
 from frugalkd.data.probe import feed, files_digest, share
 from frugalkd.data.samples import Splits, data_root, located, splits_of
 from frugalkd.data.text import MAX_LENGTH, WORDS, TextData, tokenize
@@ -94,25 +94,15 @@ def load_hugging_face(
         require_pillow()
         place = _place(path, data_root(root))
         columns = [_pictures(table, image, place) for table in tables]
-        with located(columns[0].name(0)):
-            shape = picture_shape(size, channels, columns[0](0))
-        numbers = normalisation(channels, mean, std)
-        parts = [
-            LazyImages(column, one, classes, shape=shape, **numbers)
-            for column, one in zip(columns, labels, strict=True)
-        ]
-        return splits_of([part.in_memory() if in_memory else part for part in parts], test)
+        form = Form(size, channels, mean, std, in_memory)
+        return form.splits(columns, labels, classes, test)
 
 
 def open_tables(
     path: str, root: StrPath | None, config: str | None, splits: list[str]
 ) -> list[Dataset]:
-    """The table of each of the ``splits``, memory-mapped; see :func:`load_hugging_face`.
-
-    Raises:
-        DataError: ``datasets`` is not installed, nothing of the kind is there, it cannot be read,
-            a split is missing or empty.
-    """
+    """The table of each of the ``splits``, memory-mapped; see :func:`load_hugging_face`. Raises
+    DataError."""
     require_extra("datasets", "Hugging Face data sets need datasets", DataError, "datasets")
     import datasets
 
@@ -148,12 +138,7 @@ def open_tables(
 
 def read_labels(tables: list[Dataset], column: str) -> tuple[list[Tensor], tuple[str, ...]]:
     """Labels int64 (rows,) of each table, and the names of the classes, which are the first
-    table's.
-
-    Raises:
-        DataError: no such column, a label that is missing, or of no class of the first table.
-        UnsupportedData: values that are neither integers nor text.
-    """
+    table's. Raises DataError, UnsupportedData."""
     import datasets
     import pyarrow as pa
 

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from frugalkd.data.samples import Samples, located
+from frugalkd.data.samples import Samples, Splits, located, splits_of
 from frugalkd.errors import DataError
 from frugalkd.files.parsing import one_line
 from frugalkd.runtime.draws import hash64, stream
@@ -40,8 +40,8 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _STREAM = stream("augmentation")
 _FIELD = np.uint64(21)  # bits of one offset's draw; the flip takes the top bit
 _FREE_PIXELS, _RATIO = 40_000_000, 200
-"""Pixels that a picture may have in any case, and how many times the size of its file the pixels of
-a larger one may take (3 bytes each). Pillow's own limit, 89 million pixels, holds as well."""
+"""Pixels that any picture may have, and how many times the size of its file those of a larger one
+may take (3 bytes each). Pillow's own limit, 89 million pixels, holds as well."""
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 _ORIENTATION = 0x0112
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -101,12 +101,8 @@ def rows_at_once(shape: Sequence[int]) -> int:
 
 
 class Pictures(Samples):
-    """Pictures of one size, augmented by (seed, id, view) and normalised on the way out.
-
-    ``shape``: (channels, height, width). ``mean`` and ``std`` hold one number a channel, on the
-    [0, 1] scale; a pixel p becomes ``p / (255 std) - mean / std`` in float32. Raises DataError for
-    labels or numbers that do not fit.
-    """
+    """Pictures of one ``shape`` (channels, height, width), augmented by (seed, id, view) and
+    normalised as those of :class:`ImageData`. Raises DataError for numbers that do not fit."""
 
     def __init__(
         self,
@@ -257,23 +253,17 @@ class Encoded(Protocol):
         """The picture of a row: its bytes, or its file."""
         ...
 
-    def name(self, row: int) -> str:
-        """What a row is called in an error."""
-        ...
+    def name(self, row: int) -> str: ...
 
     def feed(self, digest: Any, rows: NDArray[np.int64]) -> None:
         """Adds the pictures of ``rows`` to ``digest``: of more than 1 GiB, parts of each."""
-        ...
 
 
 @final
 class LazyImages(Pictures):
-    """Pictures decoded on access: to RGB or grey, resized to ``shape``, augmented, normalised.
-
-    The pixels of a view are those that ImageData would give. ``rows`` int64 (N,): where each
-    sample lies in ``encoded``; default all in order. Raises DataError as ImageData does; a picture
-    that cannot be decoded is one when it is read, by name.
-    """
+    """Pictures decoded on access: to RGB or grey, resized to ``shape``, augmented, normalised. The
+    pixels of a view are those that ImageData would give. Raises DataError as ImageData does, and
+    on access where a picture cannot be decoded."""
 
     def __init__(
         self,
@@ -342,11 +332,41 @@ class LazyImages(Pictures):
         )
 
 
-def picture_shape(
+@dataclass(frozen=True)
+class Form:
+    """How pictures are read: ``size``, a side or [height, width], or None for that of the first;
+    ``channels``; ``mean`` and ``std``, by default ImageNet's for colour and 0.5, 0.5 for grey;
+    ``in_memory``, all decoded at once."""
+
+    size: int | list[int] | None
+    channels: int
+    mean: list[float] | None
+    std: list[float] | None
+    in_memory: bool
+
+    def splits(
+        self,
+        parts: Sequence[Encoded],
+        labels: Sequence[Tensor],
+        classes: tuple[str, ...],
+        test: object,
+    ) -> Splits:
+        """The training and the test part, or one part of which ``test`` is held out. Raises
+        DataError for impossible settings, and for a first picture that cannot be read."""
+        with located(parts[0].name(0)):
+            shape = _shape(self.size, self.channels, parts[0](0))
+        usual = (IMAGENET_MEAN, IMAGENET_STD) if self.channels == 3 else ((0.5,), (0.5,))
+        mean, std = tuple(self.mean or usual[0]), tuple(self.std or usual[1])
+        made = [
+            LazyImages(part, own, classes, shape=shape, mean=mean, std=std)
+            for part, own in zip(parts, labels, strict=True)
+        ]
+        return splits_of([part.in_memory() if self.in_memory else part for part in made], test)
+
+
+def _shape(
     size: int | list[int] | None, channels: int, first: bytes | Path
 ) -> tuple[int, int, int]:
-    """(C, H, W): ``size`` is a side or (height, width); None takes the size of the picture
-    ``first``. Raises DataError for impossible ones."""
     if channels not in (1, 3):
         raise DataError(f"channels is {channels}: give 3 (colour) or 1 (grey)")
     if size is None:
@@ -362,25 +382,14 @@ def picture_shape(
     return channels, sides[0], sides[1]
 
 
-def normalisation(
-    channels: int, mean: list[float] | None, std: list[float] | None
-) -> dict[str, tuple[float, ...]]:
-    """``mean`` and ``std``, by default ImageNet's for colour and 0.5, 0.5 for grey."""
-    usual = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.5,), (0.5,))
-    return {"mean": tuple(mean or usual[0]), "std": tuple(std or usual[1])}
-
-
 def require_pillow() -> None:
     """Raises DataError where Pillow is not installed."""
     require_extra("images", "pictures need Pillow", DataError, "PIL")
 
 
 def opened(encoded: bytes | Path) -> Image:
-    """A picture whose header was read, and no pixel yet; to be closed by the caller.
-
-    Raises DataError, without saying where, for what is not a picture of a known format, or one
-    that is far too large, in pixels or for its file.
-    """
+    """A picture whose header alone was read; to be closed by the caller. Raises DataError, which
+    does not name it, for other files, and for pictures too large in pixels or for their file."""
     from PIL import Image
 
     file = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded
@@ -411,8 +420,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def decoded(encoded: bytes | Path, shape: tuple[int, int, int]) -> Tensor:
-    """uint8 (channels, height, width) of ``shape``: see :func:`fitted`. Raises DataError, without
-    saying where, for what cannot be decoded."""
+    """uint8 of ``shape`` (channels, height, width): see :func:`fitted`. Raises DataError."""
     with opened(encoded) as image:
         try:
             pixels = np.array(fitted(image, shape))

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -159,37 +159,31 @@ def read_idx(path: Path, dims: int) -> NDArray[np.uint8]:
     that is missing, truncated, too long, or of another kind, and for a compressed one that would
     take more than 16 MiB and 64 times its size.
     """
+    content, most = bytearray(), math.inf
     try:
         with path.open("rb") as raw:
-            packed = raw.read(2) == b"\x1f\x8b"
+            file: Any = raw
+            if raw.read(2) == b"\x1f\x8b":
+                most = most_unpacked(os.fstat(raw.fileno()).st_size)
+                file = gzip.GzipFile(fileobj=raw)
             raw.seek(0)
-            if not packed:
-                return _parse(raw, path, dims, math.inf)
-            most = most_unpacked(os.fstat(raw.fileno()).st_size)
-            with gzip.GzipFile(fileobj=raw) as unpacked:
-                return _parse(cast(BinaryIO, unpacked), path, dims, most)
+            header = file.read(4 + 4 * dims)
+            if len(header) < 4 + 4 * dims or header[:4] != bytes((0, 0, _UNSIGNED_BYTE, dims)):
+                raise DataError(
+                    f"{path} does not begin as an idx file of unsigned bytes in {dims} dimensions: "
+                    "get the file again"
+                )
+            shape = [int.from_bytes(header[i : i + 4], "big") for i in range(4, len(header), 4)]
+            wanted = math.prod(shape)
+            if wanted > most:
+                raise DataError(
+                    f"{path} claims {wanted} bytes of data, more than 64 times its size: "
+                    "get the file again, or unpack it yourself"
+                )
+            while len(content) <= wanted and (chunk := file.read(_CHUNK)):
+                content += chunk
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({error}): get the file again") from error
-
-
-def _parse(file: BinaryIO, path: Path, dims: int, most: float) -> NDArray[np.uint8]:
-    """``most``: bytes that the file may hold."""
-    header = file.read(4 + 4 * dims)
-    if len(header) < 4 + 4 * dims or header[:4] != bytes((0, 0, _UNSIGNED_BYTE, dims)):
-        raise DataError(
-            f"{path} does not begin as an idx file of unsigned bytes in {dims} dimensions: "
-            "get the file again"
-        )
-    shape = [int.from_bytes(header[i : i + 4], "big") for i in range(4, len(header), 4)]
-    wanted = math.prod(shape)
-    if wanted > most:
-        raise DataError(
-            f"{path} claims {wanted} bytes of data, more than 64 times its size: "
-            "get the file again, or unpack it yourself"
-        )
-    content = bytearray()
-    while len(content) <= wanted and (chunk := file.read(_CHUNK)):
-        content += chunk
     if len(content) != wanted:
         found = "more" if len(content) > wanted else f"only {len(content)}"
         raise DataError(

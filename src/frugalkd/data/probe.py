@@ -318,14 +318,10 @@ def feed(digest: Any, piece: bytes | memoryview, most: int) -> None:
 
 
 def files_digest(folder: str, names: Sequence[str]) -> str:
-    """SHA-256 (hex) of files in ``folder``: their names, sizes and bytes, in order. Of more than
-    1 GiB together, each file has the same share of that.
+    """SHA-256 (hex) of files in ``folder``: their names, sizes and bytes, in order. Of more than 1
+    GiB together, each file has the same share of that.
 
-    A process reads files again only where one's size, times or inode changed.
-
-    Raises:
-        DataError: a file cannot be read, or changes meanwhile.
-    """
+    A process reads files again only where one's size, times or inode changed. Raises DataError."""
     about, changed, begun = [], 0, time.time_ns()
     for name in names:
         try:

@@ -147,7 +147,7 @@ def hold_out(data: SomeSamples, rows: int) -> tuple[SomeSamples, SomeSamples]:
 
 def take(data: SomeSamples, rows: int) -> SomeSamples:
     """``rows`` random samples of ``data`` in its order, the same ones every time; a smaller
-    ``rows`` takes part of what a larger one takes. Raises DataError unless
+    ``rows`` gives a part of what a larger one gives. Raises DataError unless
     ``1 <= rows <= len(data)``.
     """
     return data.subset(_chosen("take", data, rows, most=len(data)))

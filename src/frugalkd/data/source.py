@@ -43,7 +43,6 @@ class ViewIndexed(Protocol):
 
     def view(self, id: int, view: int) -> Any:
         """Sample ``id`` as augmented for ``view``; the second parameter is called ``view``."""
-        ...
 
 
 @runtime_checkable
@@ -60,7 +59,6 @@ class BatchIndexed(Protocol):
     def batch(self, ids: Any, views: Any) -> Any:
         """The samples ``ids`` in the views ``views`` (both int64 (B,)); the second parameter is
         called ``views``."""
-        ...
 
 
 @runtime_checkable
@@ -69,7 +67,6 @@ class Digested(Protocol):
 
     def digest(self) -> str:
         """Text that changes with anything that the samples hold."""
-        ...
 
 
 def is_digested(dataset: object) -> TypeGuard[Digested]:
@@ -141,15 +138,13 @@ class MemorySource(Source):
     """Batches made at once by the data set itself, in this process."""
 
     def __init__(self, dataset: BatchIndexed) -> None:
-        self._dataset = dataset
-        self.row_bytes = attribute_of(dataset, "row_bytes")
-        if self.row_bytes is not None and not (
-            isinstance(self.row_bytes, int | np.integer) and self.row_bytes > 0
-        ):
+        self._dataset, size = dataset, attribute_of(dataset, "row_bytes")
+        if size is not None and not (isinstance(size, int | np.integer) and size > 0):
             raise UnsupportedData(
-                f"{type(dataset).__name__}.row_bytes is {one_line(repr(self.row_bytes), 40)}: a "
-                "whole number above 0, or None, is needed"
+                f"{type(dataset).__name__}.row_bytes is {one_line(repr(size), 40)}: a whole number "
+                "above 0, or None, is needed"
             )
+        self.row_bytes = size
 
     def batches(self, requests: Sequence[Request]) -> Iterator[Any]:
         for ids, views in requests:
@@ -303,11 +298,7 @@ class _Keys(Dataset[tuple[int, int]]):
 class _Requests(Sampler[list[tuple[int, int]]]):
     """The batch sampler of a loader that outlives its epochs: what is pending can be replaced."""
 
-    def __init__(self) -> None:
-        self.pending: Sequence[Request] = ()
-
-    def __len__(self) -> int:
-        return len(self.pending)
+    pending: Sequence[Request] = ()
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for ids, views in self.pending:
@@ -316,11 +307,8 @@ class _Requests(Sampler[list[tuple[int, int]]]):
 
 @final
 class _ReadBatch:
-    """Reads the rows ``(id, view)`` of a batch: ``(ids, collated samples)``.
-
-    A worker returns an error, which is raised where the batch is taken: torch would make many lines
-    of one that is raised.
-    """
+    """Reads the rows ``(id, view)`` of a batch: ``(ids, collated samples)``. A worker returns an
+    error, because torch would make many lines of one that is raised."""
 
     def __init__(self, dataset: Any, collate_fn: Collate | None) -> None:
         self._dataset, self._by_view = dataset, is_view_indexed(dataset)
@@ -378,10 +366,9 @@ def _type(value: Any) -> str:
 
 def _kind(value: Any) -> str:
     """The type of a number or a tensor; whole numbers of any size are of one."""
+    whole = isinstance(value, int | np.integer)
     if isinstance(value, Tensor):
         whole = not (value.dtype.is_floating_point or value.dtype.is_complex)
-    else:
-        whole = isinstance(value, int | np.integer)
     return "int" if whole else _type(value)
 
 
@@ -420,13 +407,12 @@ def _refuse_odd(samples: list[Any], ids: NDArray[np.int64], kinds: list[str]) ->
 def checked_batch(data: Any, ids: NDArray[np.int64]) -> Any:
     """``data`` themselves. Raises DataError where a batch visibly does not have the rows of
     ``ids``."""
-    part = data
-    if isinstance(data, tuple | list) and len(data) == 2:
-        part = data[1]
-    elif isinstance(data, Mapping):
+    part, tensors = data, data if isinstance(data, tuple | list) else (data,)
+    if isinstance(data, Mapping):
         part = data.get("labels", data.get("label"))
+    elif len(tensors) == 2:
+        part = tensors[1]
     found = "is None" if data is None else ""
-    tensors = data if isinstance(data, tuple | list) else (data,)
     if any(isinstance(tensor, Tensor) and tensor.is_meta for tensor in tensors):
         found = "has no data (device meta)"
     if isinstance(part, Tensor) and part.ndim and len(part) != len(ids):
@@ -476,10 +462,7 @@ def by_length(ids: Ids, lengths: NDArray[np.int64]) -> Ids:
 
 def lengths_of(dataset: object) -> NDArray[np.int64] | None:
     """``dataset.lengths`` int64 (samples,), where the data set gives the lengths of its samples.
-
-    Raises:
-        UnsupportedData: its ``lengths`` are something else.
-    """
+    Raises UnsupportedData."""
     given = getattr(dataset, "lengths", None)
     if given is None or callable(given):
         return None

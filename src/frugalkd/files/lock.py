@@ -18,13 +18,9 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def flock(file: int, folder: Path, *, wait: bool = False) -> bool:
-    """Lock an open file of ``folder``, which must be open for writing (NFS requires that), for this
-    process alone. False, with a FrugalKDWarning, where the file system has no locks.
-
-    Raises:
-        BlockingIOError: another process has it, and ``wait`` is off.
-        OSError: it cannot be locked.
-    """
+    """Lock an open file of ``folder``, which must be open for writing (NFS requires that), for
+    this process alone. False, with a FrugalKDWarning, where the file system has no locks.
+    Raises BlockingIOError, OSError."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError as error:

@@ -58,12 +58,8 @@ def named_file(path: StrPath) -> Resolved:
 
 @contextmanager
 def entered(folder: Path, *, make: bool = False) -> Iterator[int]:
-    """A descriptor of ``folder`` for ``dir_fd``; ``make`` makes what is missing of it.
-
-    Raises:
-        PathRefused: a component is a symbolic link, or no folder.
-        OSError: one is missing, or cannot be entered.
-    """
+    """A descriptor of ``folder`` for ``dir_fd``; ``make`` makes what is missing of it. Raises
+    PathRefused, OSError."""
     at, here = Path(folder.anchor), os.open(folder.anchor or ".", _FOLDER)
     try:
         for part in folder.relative_to(folder.anchor).parts:
@@ -88,12 +84,7 @@ def entered(folder: Path, *, make: bool = False) -> Iterator[int]:
 
 def open_file(path: Path, *, write: bool = False, make: bool = False) -> int:
     """An open descriptor of a regular file; ``write`` in place, ``make`` where it is missing.
-
-    Raises:
-        PathRefused: it is something else, lies behind a link, or is to be written and has a second
-            name (a hard link), whose content would change too.
-        OSError: it cannot be opened.
-    """
+    Raises PathRefused, OSError."""
     flags = os.O_RDWR if write else os.O_RDONLY
     flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | (os.O_CREAT if make else 0)
     with entered(path.parent) as folder:
@@ -108,12 +99,8 @@ def open_file(path: Path, *, write: bool = False, make: bool = False) -> int:
 
 
 def open_new(path: Path) -> int:
-    """An open descriptor of a new, empty file; a regular one of that name goes.
-
-    Raises:
-        PathRefused: there is something else of that name, or a link on the way.
-        OSError: it cannot be made.
-    """
+    """An open descriptor of a new, empty file; a regular one of that name goes. Raises
+    PathRefused, OSError."""
     with entered(path.parent) as folder:
         refuse_irregular(path, folder)
         with suppress(FileNotFoundError):
@@ -133,9 +120,8 @@ def refuse_irregular(path: Path, folder: int) -> None:
 
 
 def refuse_ways_out(folder: Path) -> None:
-    """Raises PathRefused where ``folder`` is there and a link, or something directly in it leads
-    out of it: for libraries that write there and follow links. Deeper down they make folders of new
-    names, and links of their own."""
+    """Raises PathRefused where ``folder`` is a link, or something directly in it leads out of it:
+    for libraries that write there and follow links. Below, they make folders of new names."""
     inside = os.path.realpath(folder) + os.sep
     for path in (folder / name for name in list_folder(folder)):
         found = path.lstat()
@@ -178,7 +164,7 @@ def remove_tree(path: Path) -> None:
 def _refuse_kind(path: Path, found: os.stat_result, *, in_place: bool = False) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise _refused(path, _KINDS.get(stat.S_IFMT(found.st_mode), "no regular file"))
-    if in_place and found.st_nlink > 1:
+    if in_place and found.st_nlink > 1:  # the content of the other name would change too
         raise _refused(path, "one of several names of a file (hard links)")
 
 

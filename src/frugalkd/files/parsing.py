@@ -27,12 +27,7 @@ _COST = {b"{": 200, b"[": 100, b":": 60, b",": 50, b'"': 32}
 
 
 def read_bounded(path: Path, most: int) -> bytes:
-    """The bytes of a file.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: there are more than ``most`` of them.
-    """
+    """The bytes of a file. Raises OSError, ValueError."""
     with open(path, "rb", opener=_regular) as file:
         # read() allocates as many bytes as it is given, whether they are there or not.
         content = file.read(min(os.fstat(file.fileno()).st_size, most) + 1)
@@ -51,12 +46,7 @@ def _regular(path: str, flags: int) -> int:
 
 
 def parse_json(content: bytes | str) -> Any:
-    """A JSON value, of numbers that are finite.
-
-    Raises:
-        ValueError: it is not JSON, or nested too deeply, or so dense that its values would take
-            much more memory than the text.
-    """
+    """A JSON value, of numbers that are finite. Raises ValueError."""
     if isinstance(content, str):
         content = content.encode("utf-8", "surrogatepass")
     _refuse_dense(content)
@@ -69,11 +59,8 @@ def parse_json(content: bytes | str) -> Any:
 def read_json(
     path: Path, schema: int = 1, again: str = "delete the folder and run it again"
 ) -> dict[str, Any]:
-    """A JSON object from one of frugalkd's files, of ``schema``; ``again``: how to make the file.
-
-    Raises:
-        RunFolderError: the file is missing, damaged, or of another schema.
-    """
+    """A JSON object from one of frugalkd's files, of ``schema``; ``again``: how to make the
+    file. Raises RunFolderError."""
     try:
         value = parse_json(read_bounded(path, LARGEST_JSON))
     except OSError as error:

@@ -29,13 +29,9 @@ def save_weights(path: Path, model: nn.Module) -> None:
 
 
 def load_weights(model: nn.Module, path: StrPath) -> None:
-    """Fill ``model`` with a state dict: ``.safetensors``, or ``.pt``/``.pth`` read without pickle
-    (``weights_only=True``). A state dict under the key ``state_dict`` or ``model`` is found.
-
-    Raises:
-        ModelError: the file is missing, unreadable, damaged or of another kind, or does not fit the
-            model.
-    """
+    """Fill ``model`` with a state dict: ``.safetensors``, or ``.pt``/``.pth`` read without
+    pickle (``weights_only=True``). A state dict under the key ``state_dict`` or ``model`` is
+    found. Raises ModelError."""
     path = Path(path)
     state = read_state(path)
     refuse_misfit(model.state_dict(), state, path)
@@ -125,11 +121,7 @@ def save_tree(path: Path, tree: Any) -> None:
 
 
 def load_tree(path: Path) -> Any:
-    """Read what :func:`save_tree` wrote.
-
-    Raises:
-        RunFolderError: the file is missing, damaged, or no checkpoint.
-    """
+    """Read what :func:`save_tree` wrote. Raises RunFolderError."""
     try:
         tensors, text = read_arrays(path, _TREE, "pt")
     except WrongChecksum:

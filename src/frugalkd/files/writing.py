@@ -61,12 +61,8 @@ def make_folder(path: StrPath) -> None:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write ``data`` beside ``path``, sync it, and rename it into place.
-
-    Raises:
-        WriteFailed: the old content is still there; but where only the folder could not be synced,
-            the new one is.
-    """
+    """Write ``data`` beside ``path``, sync it, and rename it into place. Raises WriteFailed; the
+    old content is then still there, or, where only the folder could not be synced, the new one."""
     with atomic(path) as file:
         write_at(file, data, 0)
 

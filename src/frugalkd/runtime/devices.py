@@ -25,11 +25,7 @@ def autocast(model: nn.Module, precision: str) -> AbstractContextManager[Any]:
 
 
 def resolve_device(device: str) -> torch.device:
-    """The device of this name, or for ``auto`` the accelerator, else the CPU.
-
-    Raises:
-        ModelError: a name that is none of ``DEVICES``, or a device that this machine lacks.
-    """
+    """The device of this name, or for ``auto`` the accelerator, else the CPU. Raises ModelError."""
     device = str(device)
     if device not in DEVICES:
         hint = nearest(device, DEVICES)

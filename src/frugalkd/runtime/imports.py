@@ -64,10 +64,8 @@ def import_object(path: str) -> Any:
 
 
 def make_object(path: str, options: Mapping[str, Any]) -> Any:
-    """What the callable at an import path makes of the keyword ``options``.
-
-    Raises ModelError where :func:`import_object` does, and where the call fails.
-    """
+    """What the callable at an import path makes of the keyword ``options``. Raises ModelError, also
+    where the call fails."""
     maker = import_object(path)
     if not callable(maker):
         raise ModelError(f"{path} is a {type(maker).__name__}: name a class or a function")
@@ -100,11 +98,8 @@ def inside_package(name: str) -> Path | None:
 
 
 def require_extra(extra: str, needs: str, error: type[FrugalKDError], *packages: str) -> None:
-    """Check that the optional ``packages`` (names as in ``import name``) are installed; nothing is
-    imported.
-
-    Raises ``error``: ``needs`` ("plots need matplotlib"), and the command that installs ``extra``.
-    """
+    """Raises ``error``, which says ``needs`` ("plots need matplotlib") and how to get ``extra``,
+    unless the ``packages`` (names as in ``import name``) are installed. Imports nothing."""
     for name in packages:
         try:
             found = sys.modules[name] if name in sys.modules else find_spec(name)
