@@ -144,7 +144,7 @@ class MemorySource(Source):
                 f"{type(dataset).__name__}.row_bytes is {one_line(repr(size), 40)}: a whole number "
                 "above 0, or None, is needed"
             )
-        self.row_bytes = size
+        self.row_bytes = None if size is None else int(size)
 
     def batches(self, requests: Sequence[Request]) -> Iterator[Any]:
         for ids, views in requests:
