@@ -84,7 +84,7 @@ def _work(sending: Any, rank: int, world: int, meeting: Path, work: Any, args: b
         sending.send(_packed((None, work(*_unpacked(args)))))
     except BaseException:
         sending.send(_packed((traceback.format_exc(), None)))
-    torch.distributed.barrier()  # nobody goes before all are done
+    torch.distributed.barrier()  # no rank ends before all are done
     torch.distributed.destroy_process_group()
 
 

@@ -83,7 +83,7 @@ class OneBadRow(torch.utils.data.Dataset):
 class NothingPasses(SelfRegulation):
     """A gate that every sample fails."""
 
-    def needs_training(self, look, ids, ledger, at):
+    def needs_training(self, outcome, ids, ledger, at):
         return np.ones(len(ids), dtype=bool)
 
 
@@ -182,7 +182,7 @@ def order(samples, seed, epoch):
 
 
 def rate(training: Training, progress: float, step: int) -> float:
-    """The learning rate of a plain loop, written anew."""
+    """The learning rate of a plain loop, written again."""
     schedule: Schedule = training.schedule
     shape = {"cosine": 0.5 * (1 + math.cos(math.pi * progress)), "linear": 1 - progress}
     warm = 1.0 if step >= schedule.warmup_steps else (step + 1) / schedule.warmup_steps

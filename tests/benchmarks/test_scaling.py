@@ -26,13 +26,13 @@ CONSTANT = 2_000
 def _counted(policy):
     """Steps, rows, screenings and received bytes per epoch on this rank."""
     received = [0]
-    exchange = Ranks._told
+    exchange = Ranks._all
 
     def counting(ranks, values):
         received[0] += values.nbytes * (ranks.world - 1)
         return exchange(ranks, values)
 
-    Ranks._told = counting  # pyright: ignore[reportAttributeAccessIssue]
+    Ranks._all = counting  # pyright: ignore[reportAttributeAccessIssue]
     selection = Selection(
         Ids([1] * SAMPLES),
         epochs=3,

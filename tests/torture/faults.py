@@ -1,4 +1,4 @@
-"""A disk that fails when told to: stands under our file functions in place of ``os``."""
+"""A disk that fails on request: replaces ``os`` below frugalkd's file functions."""
 
 from __future__ import annotations
 

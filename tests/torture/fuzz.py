@@ -72,7 +72,7 @@ class Place:
 
 
 def _child(at: Place, cases: int, seed: int, keep: Path, tallies: dict[str, Tally]) -> Place:
-    """Read from ``at`` on, until something ends the child; returns where to go on."""
+    """Read from ``at`` on, until something ends the child; returns where to continue."""
     keep.mkdir(parents=True, exist_ok=True)
     kinds = list(tallies)
     command = [sys.executable, __file__, "--child", "--start", str(at.case)]
@@ -128,7 +128,7 @@ class Hung(BaseException):
 
 @contextmanager
 def guard(size: int) -> Iterator[Callable[[], int]]:
-    """Time and memory are bounded inside; what is yielded tells the memory taken so far."""
+    """Time and memory are bounded inside; it yields the memory taken so far."""
 
     def pages() -> tuple[int, int]:
         fields = Path("/proc/self/statm").read_text().split()
@@ -334,7 +334,7 @@ def make_kind(name: str, folder: Path) -> Kind:
                 assert found.about == sound.about, "what it says of itself"
 
         kind = safetensors_kind(path, read_ledger)
-        # One without a checksum: the structure alone is looked at.
+        # One without a checksum: only the structure is checked.
         kind.value["__metadata__"]["frugalkd-ledger"] = json.dumps(
             {"schema": "1", "epochs": "4.0", **sound.about}
         )
@@ -356,14 +356,14 @@ def make_kind(name: str, folder: Path) -> Kind:
                 assert found.meters == cost, "what they cost"
 
         kind = safetensors_kind(path, read_scores)
-        # One without a checksum: the structure alone is looked at.
+        # One without a checksum: only the structure is checked.
         kind.value["__metadata__"]["frugalkd-scores"] = json.dumps(
             {"schema": 1, "made_of": said, "meters": cost}
         )
         return kind
 
     if name.startswith("store"):
-        warnings.simplefilter("ignore", FrugalKDWarning)  # a torn record is told
+        warnings.simplefilter("ignore", FrugalKDWarning)  # a torn record is reported
         store = folder / "store"
         draw = np.random.default_rng(0)
         logits = draw.standard_normal((2, 300, 12)).astype(np.float32)
@@ -468,7 +468,7 @@ def make_kind(name: str, folder: Path) -> Kind:
                 assert all(torch.equal(found[key], right[key]) for key in right), "other weights"
 
         kind = safetensors_kind(path, read_weights)
-        # One without a checksum: the structure alone is looked at.
+        # One without a checksum: only the structure is checked.
         kind.value.pop("__metadata__", None)
         return kind
 
@@ -477,7 +477,7 @@ def make_kind(name: str, folder: Path) -> Kind:
             stopped.note_filling(queries_of={"teacher": 5}, seconds=1.5, teacher_seconds=0.5)
             return json_kind(run / "filling.json", stopped.filling)
 
-    # A run that was stopped, to go on with.
+    # A run that was stopped, to resume.
     (run / "results.json").unlink()
     (run / "checkpoints").mkdir()
     (run / "checkpoints" / "epoch-00001.safetensors").touch()
@@ -529,28 +529,28 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the tallies there as well")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--start", type=int, default=0, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    kinds = tuple(asked.kinds.split(","))
-    if asked.child:
+    options = parser.parse_args()
+    kinds = tuple(options.kinds.split(","))
+    if options.child:
         for place, kind in enumerate(kinds):
-            start = 0 if place else asked.start
-            done = run_child(kind, start, asked.cases, asked.seed, asked.keep)
+            start = 0 if place else options.start
+            done = run_child(kind, start, options.cases, options.seed, options.keep)
             print(json.dumps({"kind": kind, "done": vars(done)}), flush=True)
         return 0
-    tallies = fuzz(asked.cases, asked.seed, kinds, asked.keep)
-    print(f"seed {asked.seed}")
+    tallies = fuzz(options.cases, options.seed, kinds, options.keep)
+    print(f"seed {options.seed}")
     print(table(tallies))
     for tally in tallies.values():
         for failure in tally.failures[:20]:
             print(failure)
-    if asked.json:
+    if options.json:
         names = ("torch", "safetensors", "pyyaml")
         content = {
-            "seed": asked.seed,
+            "seed": options.seed,
             "versions": {name: version(name) for name in names},
             "kinds": {kind: vars(tally) for kind, tally in tallies.items()},
         }
-        asked.json.write_text(json.dumps(content, indent=2) + "\n")
+        options.json.write_text(json.dumps(content, indent=2) + "\n")
     return int(any(tally.failures for tally in tallies.values()))
 
 

@@ -1,7 +1,7 @@
 """Many short runs in one process: none leaves memory, a thread, an open file or a temporary file.
 
 ``python tests/torture/soak.py --runs 200`` teaches and distils the digits in every mode in turn,
-prints what the process holds as it goes on, and exits with 1 where something grew.
+prints what the process holds after each tenth, and exits with 1 if something grew.
 """
 
 from __future__ import annotations
@@ -64,14 +64,14 @@ def held(temporary: Path) -> Held:
 
 
 def soak(
-    runs: int, work: Callable[[int], object], temporary: Path, tell: Callable[[int, Held], None]
+    runs: int, work: Callable[[int], object], temporary: Path, report: Callable[[int, Held], None]
 ) -> list[Held]:
     """Do ``work(0) .. work(runs - 1)``; what is held after each."""
     found = []
     for run in range(runs):
         work(run)
         found.append(held(temporary))
-        tell(run, found[-1])
+        report(run, found[-1])
     return found
 
 
@@ -121,39 +121,39 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--most", type=float, default=MOST, help="bytes a run that are no leak")
     parser.add_argument("--json", type=Path, help="write what was held after each run there")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="frugalkd-soak-") as name:
         temporary = Path(name) / "tmp"
         temporary.mkdir()
-        tempfile.tempdir = str(temporary)  # where the libraries put theirs, and nobody else
+        tempfile.tempdir = str(temporary)  # for the libraries of this process alone
 
-        def tell(run: int, now: Held) -> None:
-            if run % max(1, asked.runs // 10) == 0 or run == asked.runs - 1:
+        def report(run: int, now: Held) -> None:
+            if run % max(1, options.runs // 10) == 0 or run == options.runs - 1:
                 print(
                     f"run {run + 1:4}: {now.memory / 2**20:7.1f} MiB, {now.threads} threads, "
                     f"{now.open_files} open files, {now.temporary} temporary files",
                     flush=True,
                 )
 
-        found = soak(asked.runs, digits(Path(name)), temporary, tell)
+        found = soak(options.runs, digits(Path(name)), temporary, report)
         tempfile.tempdir = None
-    warm_up = max(10, min(asked.runs // 4, 30))  # each work once, at least
-    said = leaks(found, warm_up, asked.most)
+    warm_up = max(10, min(options.runs // 4, 30))  # each work once, at least
+    said = leaks(found, warm_up, options.most)
     grown = slope(found[warm_up:])
     print(f"memory: {grown:+,.0f} bytes a run after {warm_up} runs; {'; '.join(said) or 'no leak'}")
-    if asked.json:
+    if options.json:
         result: dict[str, Any] = {
             "schema": 1,
-            "command": f"tests/torture/soak.py --runs {asked.runs}",
-            "runs": asked.runs,
+            "command": f"tests/torture/soak.py --runs {options.runs}",
+            "runs": options.runs,
             "warm_up": warm_up,
             "bytes_a_run": grown,
             "leaks": said,
             "held": [asdict(one) for one in found],
         }
-        asked.json.parent.mkdir(parents=True, exist_ok=True)
-        asked.json.write_text(json.dumps(result, indent=2) + "\n")
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
     return int(bool(said))
 
 

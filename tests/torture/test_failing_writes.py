@@ -1,5 +1,5 @@
 """Whichever write, sync or rename fails: no part of a file is taken for a file, what was there
-before is there still, and the run can be gone on with."""
+before is there still, and the run can be resumed."""
 
 from __future__ import annotations
 
@@ -261,7 +261,7 @@ def teacher(tiny, tmp_path_factory) -> Path:
 def outcome(run: Path) -> dict[str, bytes]:
     """The bytes that a run must leave whatever happened to it."""
     found = {path.name: path.read_bytes() for path in run.glob("*.safetensors")}
-    assert read_run(run) is not None  # it tells seconds, which differ
+    assert read_run(run) is not None  # it has seconds, which differ
     found["summary.json"] = json.dumps(read_summary(run)).encode()
     for header in run.glob("targets*/header.json"):
         store = Store(header.parent)

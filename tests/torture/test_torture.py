@@ -1,4 +1,4 @@
-"""Killed runs go on to the same bytes: a few of them here, 50 with ``make torture``."""
+"""Killed runs resume to the same bytes: a few of them here, 50 with ``make torture``."""
 
 from __future__ import annotations
 

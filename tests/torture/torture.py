@@ -1,4 +1,4 @@
-"""Runs that are killed at random moments, and gone on with: what they leave is what the undisturbed
+"""Runs that are killed at random moments, and resumed: what they leave is what the undisturbed
 run leaves, weights and ledger byte for byte, results but for their times. The undisturbed run
 writes no checkpoint within an epoch: that checkpoints change nothing is part of what is shown.
 
@@ -38,13 +38,13 @@ from works import Work, works
 import frugalkd
 
 AGAIN = 0.3
-"""How often a run that goes on is killed once more."""
+"""How often a resumed run is killed once more."""
 
 
 @dataclass(frozen=True)
 class Trial:
     """One run: ``moments`` at which it was killed, as fractions of an undisturbed run's seconds;
-    ``kept`` what it went on from each time; ``equal``, the bytes at its end; ``said``, where it
+    ``kept`` what it resumed from each time; ``equal``, the bytes at its end; ``said``, where it
     failed."""
 
     work: str
@@ -85,7 +85,7 @@ def forked(act: Callable[[], object], log: Path, seconds: float | None = None) -
 
 
 def kept_in(out: Path) -> str:
-    """What a run that goes on finds: its newest checkpoint, rows of a store, or nothing."""
+    """What a resumed run finds: its newest checkpoint, rows of a store, or nothing."""
     checkpoints = sorted(out.glob("checkpoints/epoch-*.safetensors"))
     if checkpoints:
         return checkpoints[-1].stem
@@ -95,7 +95,7 @@ def kept_in(out: Path) -> str:
     return f"about {rows} rows" if rows else "nothing"
 
 
-def torture(kills: int, seed: int, folder: Path, tell: Callable[[str], None]) -> dict[str, Any]:
+def torture(kills: int, seed: int, folder: Path, report: Callable[[str], None]) -> dict[str, Any]:
     """Kill until ``kills`` is reached; returns what is to be written as JSON."""
     log, teacher = folder / "log", folder / "teacher"
     all_works = works(teacher)
@@ -122,7 +122,7 @@ def torture(kills: int, seed: int, folder: Path, tell: Callable[[str], None]) ->
         if trial.moments:
             trials.append(trial)
             word = "equal" if trial.equal else f"NOT EQUAL {trial.said}"
-            tell(f"{done + len(trial.moments):3} {work.name:22} {', '.join(trial.kept)}: {word}")
+            report(f"{done + len(trial.moments):3} {work.name:22} {', '.join(trial.kept)}: {word}")
     return {
         "schema": 1,
         "command": f"tests/torture/torture.py --kills {kills} --seed {seed}",
@@ -145,11 +145,11 @@ def _import_as(folder: Path, act: Callable[[], object], log: Path) -> None:
     """Import what ``act`` imports late, so that a moment falls on work and not on imports."""
     names = folder / "modules"
 
-    def tell() -> None:
+    def report() -> None:
         act()
         names.write_text("\n".join(sys.modules))
 
-    _must(forked(tell, log), log)
+    _must(forked(report, log), log)
     for name in names.read_text().splitlines():
         with contextlib.suppress(Exception):  # some cannot be imported by themselves
             importlib.import_module(name)
@@ -158,7 +158,7 @@ def _import_as(folder: Path, act: Callable[[], object], log: Path) -> None:
 def one(
     work: Work, seed: str, seconds: float, sound: dict[str, bytes], out: Path, log: Path
 ) -> Trial:
-    """One run, killed at least once if it does not end before, and gone on with to its end."""
+    """One run, killed at least once if it does not end before, and resumed to its end."""
     draw = random.Random(seed)
     shutil.rmtree(out, ignore_errors=True)
     moments, kept = [], []
@@ -199,14 +199,15 @@ def _last(log: Path) -> str:
 
 def table(result: dict[str, Any]) -> str:
     """The result for a reader."""
-    lines = [f"{'':22} {'runs':>5} {'kills':>6} {'went on':>8} {'began anew':>11} {'equal':>6}"]
+    lines = [f"{'':22} {'runs':>5} {'kills':>6} {'resumed':>8} {'restarted':>11} {'equal':>6}"]
     for name in result["seconds"]:
         own = [trial for trial in result["trials"] if trial["work"] == name]
         kept = [what for trial in own for what in trial["kept"]]
-        anew = sum(what == "nothing" for what in kept)
+        restarted = sum(what == "nothing" for what in kept)
         equal = sum(trial["equal"] for trial in own)
         lines.append(
-            f"{name:22} {len(own):5} {len(kept):6} {len(kept) - anew:8} {anew:11} {equal:6}"
+            f"{name:22} {len(own):5} {len(kept):6} {len(kept) - restarted:8} "
+            f"{restarted:11} {equal:6}"
         )
     lines.append(
         f"{'all':22} {result['runs']:5} {result['kills']:6} {'':8} {'':11} {result['equal']:6}"
@@ -220,17 +221,17 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the result there")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"seed {asked.seed}", flush=True)
+    print(f"seed {options.seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="frugalkd-torture-") as folder:
         result = torture(
-            asked.kills, asked.seed, Path(folder), lambda line: print(line, flush=True)
+            options.kills, options.seed, Path(folder), lambda line: print(line, flush=True)
         )
     print(table(result))
-    if asked.json:
-        asked.json.parent.mkdir(parents=True, exist_ok=True)
-        asked.json.write_text(json.dumps(result, indent=2) + "\n")
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
     return int(result["equal"] != result["runs"])
 
 

@@ -253,10 +253,10 @@ def test_the_size_of_miniatures(seconds, scale, monkeypatch):
 
 @pytest.mark.parametrize("when", ["last-visit", "now"])
 def test_a_miniature_is_the_training_without_forced_epochs(when, monkeypatch):
-    asked = {}
+    given = {}
 
     def train(model, data, **settings):
-        asked.update(settings, rows=len(data))
+        given.update(settings, rows=len(data))
         records = [
             {"rows": 4, "screened": 0, "planned": 8},
             {"rows": 2, "screened": 1, "planned": 8},
@@ -269,7 +269,7 @@ def test_a_miniature_is_the_training_without_forced_epochs(when, monkeypatch):
     gate = SelfRegulation(when=when, warmup=2, final_full_epochs=1)
     trainee = Trainee(recipe, recipe.student, images(16), gate)
     curve, _ = trainee.miniature(part_of(trainee.data, 8), 2, gate)
-    training, policy = asked["training"], asked["sampling"].policy
+    training, policy = given["training"], given["sampling"].policy
     # A tenth of the steps: half of the rows, a fifth of the epochs.
     assert (training.epochs, training.schedule.warmup_steps, training.recalibrate_bn) == (2, 10, 0)
     assert policy == replace(gate, warmup=0, final_full_epochs=0)
