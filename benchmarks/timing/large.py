@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from frugalkd.errors import SelectionMisuse, SettingError
 from frugalkd.ledger.ledger import Ledger
-from frugalkd.policies.policy import EpochContext, Ids, Plan, Policy
+from frugalkd.policies import All, EpochContext, Ids, Plan, Policy, SelfRegulation
 from frugalkd.runtime import draws
 from frugalkd.runtime.draws import blocks, hash64, mix
 
@@ -28,6 +28,16 @@ RUNS = 64
 
 Screen = Callable[[Ids], None]
 """Screens the given skipped samples (sorted ids) and enters the outcomes into the ledger."""
+
+
+def decides_by_sample(policy: Policy) -> bool:
+    """Whether a policy decides on each sample by its own ledger entries alone, so that the plan of
+    a part of the pool is that part of the plan. Of frugalkd's these are ``All`` and
+    ``SelfRegulation`` without a budget; your own says so by an attribute ``by_sample``."""
+    if isinstance(policy, SelfRegulation):
+        together = policy.budget is not None or policy.keep_probability is not None
+        return not together and policy.when_all_skipped == "wait"
+    return isinstance(policy, All) or getattr(policy, "by_sample", False)
 
 
 def planned(
@@ -46,7 +56,7 @@ def planned(
     sorted by class once beforehand.
 
     Args:
-        policy: decides by sample (``by_sample``), without a budget.
+        policy: decides by sample, without a budget: :func:`decides_by_sample`, or your own.
         ledger: of all samples; a block is planned from its state when the epoch reaches the block.
         at: the epoch and the seed.
         screen: called with the skipped samples of a block that are due, before it is planned.
@@ -59,7 +69,7 @@ def planned(
         SelectionMisuse: the policy plans all samples together, or skipped samples are due and
             ``screen`` is missing.
     """
-    if not policy.by_sample:
+    if not decides_by_sample(policy):
         raise SelectionMisuse(
             f"{policy} plans all samples together: large data need a policy that decides by "
             "sample, such as SelfRegulation() without a budget"

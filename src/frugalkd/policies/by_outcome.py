@@ -65,10 +65,6 @@ class InfoBatch(Ungated):
     most: BelowOne = 0.9
     normalise: bool = False
 
-    @property
-    def unbiased(self) -> bool:
-        return not self.normalise
-
     def plan(self, ledger: Ledger, pool: Ids, at: EpochContext) -> Plan:
         full = full_from(at.epochs, self.anneal * at.epochs, self.budget)
         if at.epoch >= full:

@@ -193,18 +193,6 @@ class Policy(Settings, ABC):
         return None
 
     @property
-    def unbiased(self) -> bool:
-        """Whether a plan's weighted sum of losses is that of all samples in expectation, once the
-        outcome of each is known."""
-        return False
-
-    @property
-    def by_sample(self) -> bool:
-        """Whether it decides on each sample by its own ledger entries alone, so that the plan of a
-        part of the pool is that part of the plan."""
-        return False
-
-    @property
     def needs_labels(self) -> bool:
         """Whether plans read ``ledger.labels``, int32 (samples,), none of them below 0."""
         return False

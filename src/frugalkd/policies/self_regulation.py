@@ -123,15 +123,6 @@ class SelfRegulation(Policy):
         return {} if self.ceiling is None else {"teacher_truth": "float32"}
 
     @property
-    def unbiased(self) -> bool:
-        return self.keep_probability is not None
-
-    @property
-    def by_sample(self) -> bool:
-        together = self.budget is not None or self.keep_probability is not None
-        return not together and self.when_all_skipped == "wait"
-
-    @property
     def needs_labels(self) -> bool:
         return self.budget_rule == "class-balanced"
 

@@ -22,10 +22,6 @@ class All(Ungated):
     *Cost:* that of training on everything.
     """
 
-    @property
-    def by_sample(self) -> bool:
-        return True
-
     def plan(self, ledger: Ledger, pool: Ids, at: EpochContext) -> Plan:
         return Plan(pool)
 

@@ -2,6 +2,6 @@
 
 from frugalkd.selection._epoch import Batch, Epoch
 from frugalkd.selection._selection import Selection
-from frugalkd.selection.inputs import DataLoading
+from frugalkd.selection.rows import DataLoading
 
 __all__ = ["Batch", "DataLoading", "Epoch", "Selection"]

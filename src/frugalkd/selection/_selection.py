@@ -6,25 +6,21 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import concatenate
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from frugalkd.data.batches import call, check_model, inputs_of, labels_by, split
+from frugalkd.data.batches import call, check_model, inputs_of
 from frugalkd.data.probe import digests_kept
 from frugalkd.data.source import (
     bucketed,
     by_length,
-    is_batch_indexed,
-    is_view_indexed,
+    check_map_style,
     lengths_of,
-    open_source,
 )
 from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import (
@@ -52,17 +48,15 @@ from frugalkd.selection._epoch import Epoch
 from frugalkd.selection.checks import check_first_batch, check_real, check_same_data
 from frugalkd.selection.finite import Watch
 from frugalkd.selection.inputs import (
-    DataLoading,
     check_fit,
     checked_ledger,
     checked_weights,
     fill,
     inputs_to_compare,
-    listed_labels,
     weights_of,
 )
 from frugalkd.selection.observer import Context, Observer, SharedCounts
-from frugalkd.selection.rows import Position, Reader
+from frugalkd.selection.rows import DataLoading, Position, Reader
 from frugalkd.teachers import Targets
 
 
@@ -148,17 +142,11 @@ class Selection:
         sampling = Sampling(policy=All()) if sampling is None else sampling
         loading = DataLoading() if loading is None else loading
         ranks = Ranks.here() if ranks is None else ranks
-        policy, label_free, labels = sampling.chosen_policy, sampling.label_free, loading.labels
+        policy = sampling.chosen_policy
         if model is not None:
             check_model(model)
             check_real(model)
-        self.source = open_source(
-            dataset,
-            collate_fn=loading.collate_fn,
-            num_workers=loading.num_workers,
-            pin_memory=loading.pin_memory,
-            seed=seed,
-        )
+        check_map_style(dataset)
         ranks.check_alike(
             lambda: inputs_to_compare(
                 dataset, targets, ledger, sampling, loading,
@@ -178,6 +166,8 @@ class Selection:
         ledger = checked_ledger(ledger, policy, samples)
         check_same_data(dataset, ledger, targets)
         self.targets, self.seed, self.meters = targets, seed, Meters()
+        self.policy, self.ledger, self.ranks, self.weights = policy, ledger, ranks, weights
+        self.epochs, self.batch_size, self.drop_last = float(epochs), batch_size, loading.drop_last
         self._dataset, self._sampling, self._loading = dataset, sampling, loading
         self._position = Position()
         self._spent = 0  # samples backpropagated before the epoch to come
@@ -186,23 +176,11 @@ class Selection:
         self._trained: Mapping[str, nn.Module] = {} if model is None else {"": model}
         self._optimizer: torch.optim.Optimizer | None = None
         self.reader = Reader(
-            self.source,
-            targets,
-            labels=(lambda data: None)
-            if label_free
-            else partial(labels_by, labels)
-            if labels
-            else (lambda data: split(data)[1]),
-            listed=None if labels is not None or label_free else listed_labels(dataset),
-            judged_by_teacher=policy.label_source == "teacher",
-            join=loading.join or getattr(dataset, "join", None) or concatenate,
-            repeats=is_view_indexed(dataset) or is_batch_indexed(dataset),
-            ledger=ledger,
-            position=self._position,
-            device=loading.device,
-            meters=self.meters,
-        )
+            dataset, targets, sampling, loading,
+            seed=seed, ledger=ledger, meters=self.meters, position=self._position,
+        )  # fmt: skip
         """Reads rows: the loop's batches, and any others."""
+        self.source = self.reader.source
         teachers = () if targets is None else tuple(targets.queries_of)
         self._context = Context(
             policy=policy,
@@ -213,7 +191,7 @@ class Selection:
             counts=SharedCounts(self.meters, ranks, teachers),
             model=model,
             forward=forward or (lambda data: call(model, inputs_of(data))),
-            epochs=float(epochs),
+            epochs=self.epochs,
             batch_size=batch_size,
             gradient_accumulation_steps=loading.gradient_accumulation_steps,
             drop_last=loading.drop_last,
@@ -302,42 +280,10 @@ class Selection:
         """Epochs, a last part counted as one."""
         return math.ceil(self.epochs)
 
-    # Read by training loops.
-
     @property
     def epoch(self) -> int:
         """The epoch to come, or under way."""
         return self._position.epoch
-
-    @property
-    def ledger(self) -> Ledger:
-        """The record of each sample."""
-        return self._context.ledger
-
-    @property
-    def ranks(self) -> Ranks:
-        """The processes that train together."""
-        return self._context.ranks
-
-    @property
-    def epochs(self) -> float:
-        """Of the training."""
-        return self._context.epochs
-
-    @property
-    def batch_size(self) -> int:
-        """Rows of a batch: 1 where a single sample is used."""
-        return self._context.batch_size
-
-    @property
-    def drop_last(self) -> bool:
-        """Whether a last batch that is short is left out."""
-        return self._context.drop_last
-
-    @property
-    def weights(self) -> NDArray[np.float32] | None:
-        """float32 (samples,), or None for 1."""
-        return self._context.weights
 
     @property
     def budget(self) -> float:
@@ -410,13 +356,6 @@ class Selection:
         self.ledger.epochs = state["epochs"]
         self._spent = int(state.get("spent", 0))
         self._under_way = state["under_way"]
-
-    # The plan of an epoch.
-
-    @property
-    def policy(self) -> Any:
-        """Which samples are used."""
-        return self._context.policy
 
     @property
     def _at(self) -> EpochContext:

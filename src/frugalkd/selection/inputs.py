@@ -1,16 +1,12 @@
-"""What a selection is given: how its rows are loaded, checks of all arguments, and what the ledger
-holds of every sample before the first epoch."""
+"""What a selection is given: checks of its arguments, and what the ledger holds beforehand."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from frugalkd.data.probe import data_digest, streams_restored
@@ -27,63 +23,13 @@ from frugalkd.ledger.ledger import Ledger
 from frugalkd.policies import Policy
 from frugalkd.policies.modes import Sampling, significance_weights
 from frugalkd.policies.policy import Ids, why_not_weights
-from frugalkd.runtime.devices import check_device
 from frugalkd.runtime.failures import reason
 from frugalkd.runtime.settings import (
-    MOST_ROWS,
-    MOST_WORKERS,
-    Settings,
-    check_integer,
     check_types,
 )
 from frugalkd.selection.checks import labels_of, why_not_label_free
-from frugalkd.selection.rows import Join, Reader, no_top
+from frugalkd.selection.rows import DataLoading, Reader, no_top
 from frugalkd.teachers import Targets
-
-
-@dataclass(frozen=True)
-class DataLoading(Settings):
-    """How the rows of a data set come in batches.
-
-    Attributes:
-        collate_fn, num_workers, pin_memory: as in torch's DataLoader.
-        labels: how to get labels int64 (rows,) from a batch's data; by default those of a pair or
-            a mapping; without labels the teacher's top class stands in.
-        join: how several batches of data become one, for rows that wait under gate-now; by default
-            the data set's own ``join``, or their tensors are concatenated. Where a batch is padded
-            to its longest row, say how.
-        device: where batches go.
-        drop_last: leave out a last batch that is short.
-        length_bucket_batches: batches whose rows are regrouped by the data set's ``lengths``, see
-            :func:`frugalkd.data.source.bucketed`; 0: not.
-        gradient_accumulation_steps: batches of one optimiser step: ``batch.reduce`` divides by the
-            rows of all of them, ``batch.ends_step`` says when to step. Not for policies with
-            ``when: now``.
-        screen_batch: rows of one batch when skipped samples are screened.
-
-    Raises:
-        SettingError: a number out of range, or a value of another type.
-        ModelError: no such device.
-    """
-
-    collate_fn: Callable[[list], Any] | None = None
-    labels: Callable[[Any], Tensor | None] | None = None
-    join: Join | None = None
-    num_workers: int = 0
-    pin_memory: bool = False
-    device: torch.device | str = "cpu"
-    drop_last: bool = False
-    length_bucket_batches: int = 0
-    gradient_accumulation_steps: int = 1
-    screen_batch: int = 256
-
-    def __post_init__(self) -> None:
-        check_integer("num_workers", self.num_workers, 0, MOST_WORKERS)
-        check_integer("length_bucket_batches", self.length_bucket_batches, 0, MOST_ROWS)
-        for name in ("gradient_accumulation_steps", "screen_batch"):
-            check_integer(name, getattr(self, name), 1, MOST_ROWS)
-        check_device(self.device)
-
 
 _DECIDING = ("drop_last", "length_bucket_batches", "gradient_accumulation_steps", "screen_batch")
 """What of the loading decides the result."""
@@ -190,15 +136,6 @@ def checked_weights(weights: ArrayLike, samples: int) -> NDArray[np.float32]:
     if problem is not None:
         raise SettingError(f"weights: {problem}")
     return made
-
-
-def listed_labels(dataset: Dataset) -> NDArray[np.int64] | None:
-    """``dataset.labels`` to compare those of items with: None where they are no class indices, or
-    there are none."""
-    try:
-        return labels_of(dataset)
-    except UnsupportedData:
-        return None
 
 
 def checked_ledger(ledger: Ledger | None, policy: Policy, samples: int) -> Ledger:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -13,15 +14,17 @@ from accelerate.utils import concatenate, find_device, send_to_device
 from numpy.typing import NDArray
 from torch import Tensor
 
-from frugalkd.data.batches import checked_logits, rows_of
-from frugalkd.data.source import Source, checked_batch
+from frugalkd.data.batches import checked_logits, labels_by, rows_of, split
+from frugalkd.data.source import checked_batch, is_batch_indexed, is_view_indexed, open_source
 from frugalkd.errors import TargetsError, UnsupportedData, few
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.models.features import Features
-from frugalkd.policies import Ids, Mask
+from frugalkd.policies import Ids, Mask, Sampling
+from frugalkd.runtime.devices import check_device
 from frugalkd.runtime.failures import blame
 from frugalkd.runtime.meters import Meters
-from frugalkd.selection.checks import check_batch, check_listed
+from frugalkd.runtime.settings import MOST_ROWS, MOST_WORKERS, Settings, check_integer
+from frugalkd.selection.checks import check_batch, check_listed, labels_of
 from frugalkd.teachers import Targets
 
 BLOCK_BYTES = 1 << 22
@@ -112,49 +115,99 @@ class Position:
     step: int = 0
 
 
+@dataclass(frozen=True)
+class DataLoading(Settings):
+    """How the rows of a data set come in batches.
+
+    Attributes:
+        collate_fn, num_workers, pin_memory: as in torch's DataLoader.
+        labels: how to get labels int64 (rows,) from a batch's data; by default those of a pair or
+            a mapping; without labels the teacher's top class stands in.
+        join: how several batches of data become one, for rows that wait under gate-now; by default
+            the data set's own ``join``, or their tensors are concatenated. Where a batch is padded
+            to its longest row, say how.
+        device: where batches go.
+        drop_last: leave out a last batch that is short.
+        length_bucket_batches: batches whose rows are regrouped by the data set's ``lengths``, see
+            :func:`frugalkd.data.source.bucketed`; 0: not.
+        gradient_accumulation_steps: batches of one optimiser step: ``batch.reduce`` divides by the
+            rows of all of them, ``batch.ends_step`` says when to step. Not for policies with
+            ``when: now``.
+        screen_batch: rows of one batch when skipped samples are screened.
+
+    Raises:
+        SettingError: a number out of range, or a value of another type.
+        ModelError: no such device.
+    """
+
+    collate_fn: Callable[[list], Any] | None = None
+    labels: Callable[[Any], Tensor | None] | None = None
+    join: Join | None = None
+    num_workers: int = 0
+    pin_memory: bool = False
+    device: torch.device | str = "cpu"
+    drop_last: bool = False
+    length_bucket_batches: int = 0
+    gradient_accumulation_steps: int = 1
+    screen_batch: int = 256
+
+    def __post_init__(self) -> None:
+        check_integer("num_workers", self.num_workers, 0, MOST_WORKERS)
+        check_integer("length_bucket_batches", self.length_bucket_batches, 0, MOST_ROWS)
+        for name in ("gradient_accumulation_steps", "screen_batch"):
+            check_integer(name, getattr(self, name), 1, MOST_ROWS)
+        check_device(self.device)
+
+
 class Reader:
     """Reads rows by their ids, each in the view that its sample has in the epoch under way.
 
     Args:
-        source: of the data.
-        targets: of the teacher, or None.
-        labels: of a batch of data, int64 (rows,), or None where it has none.
-        listed: labels int64 (samples,) as the data set lists them, to compare those with; or None.
-        judged_by_teacher: the teacher's top class counts as right, not the label.
-        join: makes one batch of data of several.
-        repeats: the data set gives the same again for the same id and view.
-        ledger: knows how many times each sample was visited.
+        dataset, targets, sampling, loading, seed, ledger, meters: of the selection.
         position: where the training is, for views and for targets that are drawn by step.
-        device: where rows go.
-        meters: count what is read and each query of a teacher.
 
     Attributes:
+        listed: labels int64 (samples,) of the data set, which those of items equal; or None.
         classes: of the model; where it is known, labels are checked against it as they are read.
         features: the teacher's modules whose features rows have.
     """
 
     def __init__(
         self,
-        source: Source,
+        dataset: Any,
         targets: Targets | None,
+        sampling: Sampling,
+        loading: DataLoading,
         *,
-        labels: Callable[[Any], Tensor | None],
-        listed: NDArray[np.int64] | None,
-        judged_by_teacher: bool,
-        join: Join,
-        repeats: bool,
+        seed: int,
         ledger: Ledger,
-        position: Position,
-        device: torch.device | str,
         meters: Meters,
+        position: Position,
     ):
-        self.source, self.targets, self.device, self.join = source, targets, device, join
-        self.listed = listed
+        self.source = open_source(
+            dataset, collate_fn=loading.collate_fn, num_workers=loading.num_workers,
+            pin_memory=loading.pin_memory, seed=seed,
+        )  # fmt: skip
+        self.targets, self.device = targets, loading.device
+        self.join = loading.join or getattr(dataset, "join", None) or concatenate
+        self.listed: NDArray[np.int64] | None = None
         self.classes: int | None = None
         self.features: tuple[str, ...] = ()
-        self._labels, self._judged_by_teacher, self._repeats = labels, judged_by_teacher, repeats
+        self._label_free, self._given_labels = sampling.label_free, loading.labels
+        if not (self._label_free or self._given_labels):
+            with suppress(UnsupportedData):  # they are no class indices
+                self.listed = labels_of(dataset)
+        self._judged_by_teacher = sampling.chosen_policy.label_source == "teacher"
+        self._repeats = is_view_indexed(dataset) or is_batch_indexed(dataset)
         self._ledger, self._position, self._meters = ledger, position, meters
         self._unchecked: list[tuple[Ids, Tensor]] = []
+
+    def _labels(self, data: Any) -> Tensor | None:
+        """Of a batch of data, int64 (rows,); None where it has none."""
+        if self._label_free:
+            return None
+        given = self._given_labels
+        return split(data)[1] if given is None else labels_by(given, data)
 
     def read(
         self, ids: Ids, rows: int, *, targets: bool = False, join_last: bool = False
