@@ -1,4 +1,4 @@
-"""A teacher as a recipe gets it: for the data's classes, in their order, and their pictures."""
+"""A teacher from a recipe: for the data's classes, in their order, and their pictures."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from toys import KINDS, kinds, kinds_recipe, write_kinds
 MIXED = ("dog", "ant", "bee", "cat")
 OTHERS = ("wasp", "bee", "cat", "dog")
 CODE = Allowed(["toys:Scaled", "toys:kinds"], data=True)
-LONE = {"student__objective": {"name": "kd", "alpha": 1.0}}  # the teacher alone is learned from
+LONE = {"student__objective": {"name": "kd", "alpha": 1.0}}  # without labels
 
 
 @pytest.fixture(scope="module")
@@ -72,28 +72,26 @@ def in_teachers_of(teacher, **each):
         (("a\nb", "b", "c", "d"), r"'a\\nb'"),
     ],
 )  # fmt: skip
-def test_sound_1_classes_of_other_names_or_in_another_order_are_refused(
-    teacher, tmp_path, kind, classes, says
-):
-    asking = kinds_recipe(data__options={"classes": list(classes)}, student__targets__kind=kind)
+def test_sound_1_other_classes_are_refused(teacher, tmp_path, kind, classes, says):
+    made = kinds_recipe(data__options={"classes": list(classes)}, student__targets__kind=kind)
     with pytest.raises(TargetsError, match=rf"^(?!.*\n)the teacher in .*{says}"):
-        distill(asking, tmp_path / "s", teacher=teacher)
+        distill(made, tmp_path / "s", teacher=teacher)
     assert not list(teacher.glob("targets-*"))
-    several = override(asking, {"student.teachers": in_teachers_of(teacher)})
+    several = override(made, {"student.teachers": in_teachers_of(teacher)})
     with pytest.raises(TargetsError, match=says):
         distill(several, tmp_path / "s")
     with pytest.raises(TargetsError, match=says):
-        store(asking, tmp_path / "t", teacher=teacher)
+        store(made, tmp_path / "t", teacher=teacher)
     # As weights of a recipe's model, with the card beside them.
-    pretrained = override(asking, {"teacher.weights": str(teacher / "teacher.safetensors")})
+    pretrained = override(made, {"teacher.weights": str(teacher / "teacher.safetensors")})
     with pytest.raises(TargetsError, match=says):
         distill(pretrained, tmp_path / "s")
 
 
 @pytest.mark.parametrize("kind", ["live", "stored"])
 def test_sound_1_by_name_the_teachers_outputs_are_reordered(teacher, tmp_path, kind):
-    asking = mixed(student__targets={"kind": kind, "classes": "by-name"})
-    results = distill(asking, tmp_path / "s", teacher=teacher)
+    made = mixed(student__targets={"kind": kind, "classes": "by-name"})
+    results = distill(made, tmp_path / "s", teacher=teacher)
     assert results["evaluation"]["accuracy"] > 0.9
     assert results["evaluation"]["teacher_agreement"] > 0.9
     # Untold, the same student learns the wrong classes.
@@ -105,7 +103,7 @@ def test_sound_1_by_name_the_teachers_outputs_are_reordered(teacher, tmp_path, k
     assert distill(several, tmp_path / "two")["evaluation"]["accuracy"] > 0.9
 
 
-def test_sound_1_reordered_outputs_are_the_teachers_own_to_the_bit(teacher):
+def test_sound_1_reordered_outputs_are_the_same_bits(teacher):
     train = kinds(MIXED)[0]
     model = make_teacher(mixed(student__targets__classes="by-name"), teacher, train)
     x = train.batch(range(8), np.zeros(8, np.int64))[0]
@@ -116,7 +114,7 @@ def test_sound_1_reordered_outputs_are_the_teachers_own_to_the_bit(teacher):
     assert origin_of(model).classes == MIXED
 
 
-def test_sound_1_each_way_to_match_classes_has_a_store_of_its_own(teacher, tmp_path):
+def test_sound_1_each_match_of_classes_has_its_store(teacher, tmp_path):
     named = mixed(student__targets__classes="by-name")
     placed = mixed(student__targets__classes="by-position")
     done = store(named, tmp_path / "t", teacher=teacher)
@@ -150,11 +148,11 @@ def test_sound_1_a_store_alone_is_matched_by_its_own_names(teacher, tmp_path):
 
 
 def test_sound_1_a_ledger_of_data_in_another_order_is_refused(teacher, tmp_path):
-    asking = mixed(student__mode="significance", student__targets__classes="by-name")
+    made = mixed(student__mode="significance", student__targets__classes="by-name")
     with pytest.raises(LedgerError, match="made on other data"):
-        distill(asking, tmp_path / "s", teacher=teacher)
+        distill(made, tmp_path / "s", teacher=teacher)
     with pytest.raises(LedgerError, match="made on other data"):
-        distill(asking, tmp_path / "s", teacher=teacher, ledger=teacher)
+        distill(made, tmp_path / "s", teacher=teacher, ledger=teacher)
 
 
 def test_sound_1_a_renamed_class_folder_is_refused(tmp_path):
@@ -168,10 +166,12 @@ def test_sound_1_a_renamed_class_folder_is_refused(tmp_path):
         evaluate_run(tmp_path / "t", None, CODE)
 
 
-def test_sound_1_folders_that_change_places_keep_their_names_and_are_warned_of(tmp_path):
+def test_sound_1_folders_that_change_places_are_warned_of(tmp_path):
     """The classes have the names that they had; only labels can say that they mean others."""
     data = write_kinds(tmp_path / "set", samples=10, level=80)
-    recipe = kinds_recipe(data=data, teacher__training__epochs=40)
+    recipe = kinds_recipe(
+        data=data, teacher__training__epochs=20, teacher__training__optimizer__lr=0.05
+    )
     assert teach(recipe, tmp_path / "t")["evaluation"]["accuracy"] > 0.7
     distill(recipe, tmp_path / "before", teacher=tmp_path / "t")
     for part in ("train", "test"):
@@ -202,7 +202,7 @@ def test_sound_1_a_run_is_evaluated_by_the_names_of_its_classes(teacher):
     assert after["accuracy"] == before["accuracy"] > 0.9
 
 
-def test_sound_1_a_named_data_set_of_other_classes_measures_nothing(tmp_path):
+def test_sound_1_a_data_set_of_other_classes(tmp_path):
     recipe = override(load_recipe("digits"), {"teacher.training.epochs": 1})
     teach(recipe, tmp_path / "t")
     path = tmp_path / "t" / "model.json"
@@ -220,14 +220,14 @@ def test_sound_1_a_named_data_set_of_other_classes_measures_nothing(tmp_path):
         evaluate_run(tmp_path / "t", "digits")
 
 
-def test_sound_1_a_classifier_that_a_student_takes_over_is_reordered(teacher, tmp_path):
-    asking = mixed(
+def test_sound_1_a_reused_classifier_is_reordered(teacher, tmp_path):
+    made = mixed(
         student__targets__classes="by-name",
         student__targets__kind="live",
         student__model__reuse_classifier_dim=36,
         student__objective={"name": "simkd", "student": "head.projector", "teacher": "head:input"},
     )
-    distill(asking, tmp_path / "s", teacher=teacher)
+    distill(made, tmp_path / "s", teacher=teacher)
     student = load(tmp_path / "s", imports=["toys:Scaled"]).model.state_dict()
     own = load(teacher, imports=["toys:Scaled"]).model.state_dict()
     order = [KINDS.index(name) for name in MIXED]
@@ -236,9 +236,7 @@ def test_sound_1_a_classifier_that_a_student_takes_over_is_reordered(teacher, tm
 
 
 @pytest.mark.parametrize("kind", ["live", "stored"])
-def test_sound_2_pictures_normalised_otherwise_are_converted_for_the_teacher(
-    teacher, tmp_path, kind
-):
+def test_sound_2_other_normalisation_is_converted(teacher, tmp_path, kind):
     other = kinds_recipe(
         data__options={"mean": 0.1, "std": 1.0}, student__targets__kind=kind, **LONE
     )

@@ -41,10 +41,10 @@ def _failing(work):
 def _run(folder):
     """All that a rank comes to: a teacher, a store, a student, and what is refused."""
     made = recipe()
-    told = []
-    taught = teach(made, folder / "t", listener=told.append)
+    records = []
+    taught = teach(made, folder / "t", listener=records.append)
     filled = store(made, folder / "store", teacher=folder / "t")
-    alone = distill(made, folder / "s", teacher=folder / "t", listener=told.append)
+    alone = distill(made, folder / "s", teacher=folder / "t", listener=records.append)
     again = distill(made, folder / "s", teacher=folder / "t")
     scored = recipe(**{"student.mode": None, "student.policy": {"name": "el2n", "budget": 0.5}})
     first_visit = recipe(**{"student.targets.fill": "first-visit"})
@@ -53,7 +53,7 @@ def _run(folder):
         "store": filled,
         "distill": alone,
         "again": again,
-        "told": len(told),
+        "records": len(records),
         "scored": distill(scored, folder / "e", teacher=folder / "t"),
         "shard": _failing(lambda: store(made, folder / "x", teacher=folder / "t", shard=(0, 2))),
         "other": _failing(lambda: teach(recipe(seed=1), folder / "t")),
@@ -66,7 +66,7 @@ def _run(folder):
 def test_ranks_share_a_folder_and_a_store(tmp_path):
     first, second = on_ranks(2, _run, tmp_path)
     assert all(second[name] == first[name] for name in ("teach", "distill", "scored"))
-    assert (first["told"], second["told"]) == (5, 0)
+    assert (first["records"], second["records"]) == (5, 0)
     # The folder is the first rank's, and is that of a run like any other.
     results = read_results(tmp_path / "s")
     assert results == first["distill"]
@@ -77,7 +77,7 @@ def test_ranks_share_a_folder_and_a_store(tmp_path):
     counted = int(ledger["participations"].sum() + ledger["forced"].sum())
     counted += sum(record["idle"] for record in results["history"])
     assert counted == results["meters"]["samples_backpropagated"]
-    # All of them asked the teacher, for each row once.
+    # The ranks together queried the teacher once for each row.
     assert results["meters"]["teacher_queries"] == 600
     assert first["store"]["queries"] == second["store"]["queries"] == 600
     parts = Store(tmp_path / "store")
@@ -99,16 +99,17 @@ def test_ranks_share_a_folder_and_a_store(tmp_path):
 
 def _stopped(folder):
     """In the second of two epochs, of nine steps each."""
-    asked = []
+    calls = []
 
     def stop():
-        asked.append(0)
-        return len(asked) == 12
+        calls.append(0)
+        return len(calls) == 12
 
     return _failing(lambda: teach(recipe(), folder, stop=stop))
 
 
-def test_a_run_of_two_ranks_is_gone_on_with_by_one(tmp_path):
+@pytest.mark.heavy
+def test_a_run_of_two_ranks_is_resumed_by_one(tmp_path):
     assert on_ranks(2, _stopped, tmp_path)[0].startswith("Stopped: stopped at epoch 1, step ")
     with pytest.warns(FrugalKDWarning, match="resuming with 1 ranks from a state of 2: the ledger"):
         results = teach(recipe(), tmp_path, resume=True)

@@ -1,4 +1,4 @@
-"""Scores as a recipe's policy asks for them: made once, kept where, shared by whom, and resumed."""
+"""The scores that a recipe's policy needs: computed once, kept, shared, and resumed."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from frugalkd.experiments.runs import scores as module
 from frugalkd.experiments.runs.execute import distill, teach
 from frugalkd.experiments.runs.schema import Results
 from frugalkd.experiments.runs.scores import FILE, Scores
+from frugalkd.files.arrays import load_arrays
 from frugalkd.files.lock import Lock
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.policies import Forgetting
@@ -55,13 +56,12 @@ def weights(folder):
     return (folder / "student.safetensors").read_bytes()
 
 
-def test_students_of_all_seeds_share_scores_that_are_not_in_their_cost(recipe, teacher, tmp_path):
+def test_students_of_all_seeds_share_scores(recipe, teacher, tmp_path):
     first = distill(recipe, tmp_path / "a", teacher=teacher)
     again = distill(override(recipe, {"seed": 1}), tmp_path / "b", teacher=teacher)
     for results in (first, again):
-        validated = Results.model_validate(results)
-        assert validated.scoring is not None
-        assert not validated.scoring.model_extra
+        described = Results.model_validate(results)
+        assert described.model_dump(mode="json", by_alias=True, exclude_unset=True) == results
         assert results["meters"]["samples_backpropagated"] == 4 * 60
         assert results["scoring"]["samples_backpropagated"] == 2 * 2 * 200
         assert results["scoring"]["student_forwards"] == 2 * 3 * 200
@@ -78,7 +78,7 @@ def test_students_of_all_seeds_share_scores_that_are_not_in_their_cost(recipe, t
     assert set(chosen) == set(np.argsort(-ledger["score"])[:60])
 
 
-def test_a_student_is_the_same_whether_its_scores_were_made_or_kept(recipe, teacher, tmp_path):
+def test_made_and_kept_scores_give_the_same_student(recipe, teacher, tmp_path):
     live = override(recipe, {"student.targets.kind": "live", "student.augment.crop": 1, "seed": 5})
     distill(live, tmp_path / "a", teacher=teacher)
     distill(live, tmp_path / "b", teacher=teacher)
@@ -87,17 +87,20 @@ def test_a_student_is_the_same_whether_its_scores_were_made_or_kept(recipe, teac
     assert len(files(teacher)) == 1
 
 
-def test_what_decides_scores_has_a_file_of_its_own(recipe, teacher, tmp_path):
+def test_each_setting_that_decides_scores_has_its_file(recipe, teacher, tmp_path):
     changes = {
-        "same": {"student.objective.temperature": 2.0, "student.training.epochs": 3},
+        "same": {"student.objective.temperature": 2.0, "student.training.epochs": 2},
         "model": {"student.model.options.hidden": [12]},
         "training": {"student.training.optimizer.lr": 0.01},
         "data": {"data.train_size": 150},
         "augment": {"student.augment.crop": 1},
-        "scoring": {"student.policy.seeds": 1},
+        "scoring": {"student.policy.epochs": 2},
         "threads": {"threads": 2},
     }
     digests = set()
+    short = {"epochs": 1, "seeds": 1}
+    recipe = override(recipe, {f"student.policy.{name}": value for name, value in short.items()})
+    recipe = override(recipe, {"student.training.epochs": 1})
     distill(recipe, tmp_path / "as it is", teacher=teacher)
     for count, (name, change) in enumerate(changes.items(), 1):
         results = distill(override(recipe, change), tmp_path / name, teacher=teacher)
@@ -151,14 +154,14 @@ class Killed(BaseException):
     """The process ends here."""
 
 
-def test_a_run_that_is_killed_in_its_scoring_makes_it_again(recipe, teacher, tmp_path, monkeypatch):
+def test_a_killed_scoring_run_starts_again(recipe, teacher, tmp_path, monkeypatch):
     undisturbed = distill(recipe, tmp_path / "a", teacher=teacher)
     shutil.rmtree(files(teacher)[0].parent)
-    asked = []
+    calls = []
 
     def stop():
-        asked.append(1)
-        return len(asked) == 7
+        calls.append(1)
+        return len(calls) == 7
 
     with pytest.raises(Stopped):
         distill(recipe, tmp_path / "b", teacher=teacher, stop=stop)
@@ -171,15 +174,15 @@ def test_a_run_that_is_killed_in_its_scoring_makes_it_again(recipe, teacher, tmp
     with pytest.raises(Killed):
         distill(recipe, tmp_path / "b", teacher=teacher, resume=True)
     monkeypatch.undo()
-    went_on = distill(recipe, tmp_path / "b", teacher=teacher, resume=True)
+    resumed = distill(recipe, tmp_path / "b", teacher=teacher, resume=True)
     assert weights(tmp_path / "a") == weights(tmp_path / "b")
-    for results in (undisturbed, went_on):
+    for results in (undisturbed, resumed):
         results["scoring"].pop("wall_seconds")
-    assert went_on["scoring"] == undisturbed["scoring"]
+    assert resumed["scoring"] == undisturbed["scoring"]
     assert not list((tmp_path / "b").glob("scoring.json"))
 
 
-def test_a_run_that_went_on_after_its_scoring_still_made_it(recipe, teacher, tmp_path):
+def test_a_resumed_run_still_made_its_scores(recipe, teacher, tmp_path):
     stopped = []
 
     def stop():
@@ -200,11 +203,15 @@ def test_a_run_that_went_on_after_its_scoring_still_made_it(recipe, teacher, tmp
 def test_a_damaged_file_is_one_line(recipe, teacher, tmp_path):
     distill(recipe, tmp_path / "a", teacher=teacher)
     (path,) = files(teacher)
+    about = load_arrays(path, "scores", what="", schema=1, error=RunFolderError, again="")[1]
     whole = path.read_bytes()
+    assert len(Scores.load(path, about["made_of"], 200).values) == 200
     for place in [*range(0, len(whole), 97), len(whole) - 1]:
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         with pytest.raises(RunFolderError, match=r"^(?!.*\n).*scores\.safetensors"):
-            distill(recipe, tmp_path / "b", teacher=teacher)
+            Scores.load(path, about["made_of"], 200)
+    with pytest.raises(RunFolderError, match=r"scores\.safetensors"):
+        distill(recipe, tmp_path / "b", teacher=teacher)
     path.unlink()
     assert distill(recipe, tmp_path / "b", teacher=teacher)["scoring"]["made_here"]
 
@@ -229,7 +236,7 @@ def test_a_sound_file_of_something_else_is_refused(tmp_path, values, meters, sai
         Scores.load(path, {"a": 1}, 3)
 
 
-def test_who_wants_the_same_scores_waits_for_them(recipe, teacher, tmp_path):
+def test_a_second_process_waits_for_the_scores(recipe, teacher, tmp_path):
     distill(recipe, tmp_path / "a", teacher=teacher)
     (path,) = files(teacher)
     made = path.read_bytes()
@@ -249,7 +256,7 @@ def test_who_wants_the_same_scores_waits_for_them(recipe, teacher, tmp_path):
     assert weights(tmp_path / "a") == weights(tmp_path / "b")
 
 
-def test_who_waits_can_be_stopped(recipe, teacher, tmp_path):
+def test_a_waiting_process_can_be_stopped(recipe, teacher, tmp_path):
     distill(recipe, tmp_path / "a", teacher=teacher)
     (path,) = files(teacher)
     path.unlink()
@@ -265,12 +272,12 @@ def test_from_the_command_line(cli, trained, tmp_path, policy):
     out = str(tmp_path / "s")
     words = ["distill", "digits", "--teacher", str(teacher), "--out", out]
     words += ["--set", "student.mode=null", "--set", f"student.policy={{name: {policy}}}"]
-    words += ["--set", "student.training.epochs=6"]
+    words += ["--set", "student.training.epochs=6", "--set", "data.train_size=300"]
     code, shown, _ = cli(*words)
     assert code == 0
     assert "scoring run" in shown
     results = json.loads(cli(*words, "--json")[1])
-    assert results["train_samples"] == 1437
+    assert results["train_samples"] == 300
     assert results["budget"] == pytest.approx({"el2n": 0.5, "rho-loss": 0.1}[policy], abs=0.01)
     kind = {"el2n": "el2n", "rho-loss": "holdout-loss"}[policy]
     assert results["scoring"]["kind"] == kind

@@ -1,4 +1,4 @@
-"""Several teachers from a recipe: whom it names, what they cost, what is refused."""
+"""Several teachers from a recipe: their sources, their cost, what is refused."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def folders(made, tmp_path):
     return shutil.copytree(made, tmp_path / "made")
 
 
-def ask(recipe, folders, combine="mean", kinds=("stored", "live"), weights=(None,) * 3, **more):
+def taught(recipe, folders, combine="mean", kinds=("stored", "live"), weights=(None,) * 3, **more):
     of = {
         "wide": {"folder": str(folders / "wide"), "kind": kinds[0], "weight": weights[0]},
         "deep": {"folder": str(folders / "deep"), "kind": kinds[1], "weight": weights[1]},
@@ -65,34 +65,34 @@ def ask(recipe, folders, combine="mean", kinds=("stored", "live"), weights=(None
 @pytest.mark.parametrize("combine", ["mean", "weighted", "confidence", "random"])
 def test_it_is_the_apis_distillation(combine, recipe, folders, tmp_path):
     weights: Any = (0.5, 0.3, 0.2) if combine == "weighted" else (None,) * 3
-    asking = ask(recipe, folders, combine, weights=weights)
-    results = distill(asking, tmp_path / "run")
-    data = make_data(asking, asking.student.augment, STORE_SEED).train
+    made = taught(recipe, folders, combine, weights=weights)
+    results = distill(made, tmp_path / "run")
+    data = make_data(made, made.student.augment, STORE_SEED).train
     three = {name: load(folders / at).model for name, at in
              (("wide", "wide"), ("deep", "deep"), ("kept", "third"))}  # fmt: skip
     several = SeveralTeachers(
-        three, combine, weights=None if weights[0] is None else weights, seed=asking.seed
+        three, combine, weights=None if weights[0] is None else weights, seed=made.seed
     )
     run = distill_model(
-        make_model(asking.student.model, data, asking.seed),
+        make_model(made.student.model, data, made.seed),
         data,
         teacher=several,
         sampling=Sampling(mode="vanilla"),
-        training=asking.student.training,
-        seed=asking.seed,
+        training=made.student.training,
+        seed=made.seed,
         device="cpu",
     )
     assert same_state(run.model, load(tmp_path / "run").model)
     Results.model_validate(results)
     meters = results["meters"]
-    asked = meters["queries_of"]
-    assert asked["wide"] == 150
-    assert asked["kept"] == 0
-    assert asked["deep"] == (run.meters.queries_of["deep"] if combine == "random" else 300)
-    assert meters["teacher_queries"] == sum(asked.values())
+    queries = meters["queries_of"]
+    assert queries["wide"] == 150
+    assert queries["kept"] == 0
+    assert queries["deep"] == (run.meters.queries_of["deep"] if combine == "random" else 300)
+    assert meters["teacher_queries"] == sum(queries.values())
     # Each one's operations are its own: two for each weight of a linear layer.
     wide, deep = (64 * 48 + 48 * 10), (64 * 24 + 24 * 24 + 24 * 10)
-    expected = 2 * (wide * asked["wide"] + deep * asked["deep"])
+    expected = 2 * (wide * queries["wide"] + deep * queries["deep"])
     assert meters["flops"]["teacher_forward"] == expected
     assert results["targets"]["kind"] == "several"
     assert results["targets"]["of"]["deep"]["kind"] == "live"
@@ -103,14 +103,14 @@ def test_it_is_the_apis_distillation(combine, recipe, folders, tmp_path):
 
 def test_the_runs_own_teacher_is_one_of_them(recipe, folders, tmp_path):
     of = {"own": {}, "other": {"folder": str(folders / "deep")}}
-    asking = override(recipe, {"student.teachers": {"of": of, "average": "softmax"}})
-    results = distill(asking, tmp_path / "a", teacher=folders / "wide")
+    made = override(recipe, {"student.teachers": {"of": of, "average": "softmax"}})
+    results = distill(made, tmp_path / "a", teacher=folders / "wide")
     assert 0.2 < results["evaluation"]["teacher_agreement"] <= 1
     # A ledger is the own teacher's.
-    weighed = override(asking, {"student.mode": "significance"})
+    weighed = override(made, {"student.mode": "significance"})
     history = distill(weighed, tmp_path / "b", teacher=folders / "wide")["history"]
     assert history[0]["effective_samples"] < history[0]["rows"]
-    named = ask(recipe, folders)
+    named = taught(recipe, folders)
     with pytest.raises(LedgerError, match="--ledger DIR"):
         distill(override(named, {"student.mode": "hybrid"}), tmp_path / "c")
 
@@ -129,10 +129,10 @@ def test_pretrained_weights_are_one_of_them(recipe, folders, tmp_path):
     assert by_file["digest"] != by_folder["digest"]
 
 
-def test_a_stopped_run_goes_on_and_counts_each_question_once(recipe, folders, tmp_path):
-    asking = ask(recipe, folders, "random")
-    asking = override(asking, {"student.targets.fill": "first-visit"})
-    whole = distill(asking, tmp_path / "whole")
+def test_a_resumed_run_counts_each_query_once(recipe, folders, tmp_path):
+    made = taught(recipe, folders, "random")
+    made = override(made, {"student.targets.fill": "first-visit"})
+    whole = distill(made, tmp_path / "whole")
     left = [4]
 
     def soon():
@@ -140,8 +140,8 @@ def test_a_stopped_run_goes_on_and_counts_each_question_once(recipe, folders, tm
         return left[0] <= 0
 
     with pytest.raises(Stopped):
-        distill(asking, tmp_path / "run", stop=soon)
-    resumed = distill(asking, tmp_path / "run", resume=True)
+        distill(made, tmp_path / "run", stop=soon)
+    resumed = distill(made, tmp_path / "run", resume=True)
     assert same_state(load(tmp_path / "whole").model, load(tmp_path / "run").model)
     for name in ("teacher_queries", "queries_of", "flops"):
         assert whole["meters"][name] == resumed["meters"][name]
@@ -149,15 +149,15 @@ def test_a_stopped_run_goes_on_and_counts_each_question_once(recipe, folders, tm
 
 
 def test_a_digest_is_of_what_files_hold_not_of_where_they_lie(recipe, folders, tmp_path):
-    asking = ask(recipe, folders)
-    one = run_digest("distill", asking, None)
+    made = taught(recipe, folders)
+    one = run_digest("distill", made, None)
     (tmp_path / "moved").symlink_to(folders)
-    assert run_digest("distill", ask(recipe, tmp_path / "moved"), None) == one
-    other = override(asking, {"student.teachers.of.wide.folder": str(folders / "third")})
+    assert run_digest("distill", taught(recipe, tmp_path / "moved"), None) == one
+    other = override(made, {"student.teachers.of.wide.folder": str(folders / "third")})
     assert run_digest("distill", other, None) != one
-    live = override(asking, {"student.teachers.of.wide.kind": "live"})
+    live = override(made, {"student.teachers.of.wide.kind": "live"})
     assert run_digest("distill", live, None) != one
-    without = override(asking, {"student.teachers": None})
+    without = override(made, {"student.teachers": None})
     assert run_digest("distill", without, None) == run_digest("distill", recipe, None)
 
 
@@ -191,7 +191,7 @@ def test_a_wrong_section_is_refused_when_it_is_read(said, words, recipe):
     assert "\n" not in str(raised.value)
 
 
-def test_an_encoding_that_keeps_too_little_is_refused_when_it_is_read(recipe):
+def test_an_encoding_that_keeps_too_little_is_refused(recipe):
     top = {"student.targets.encoding": "top-k", "student.targets.k": 2}
     both = {"of": {"a": {"folder": "x"}, "b": {"folder": "y"}}}
     with pytest.raises(RecipeError, match=r"needs complete logits.*float16, or teachers\.average"):

@@ -1,4 +1,4 @@
-"""Soft targets as a recipe asks for them: what is filled, where, for whom, and how it is asked."""
+"""Soft targets from a recipe: what is filled, where, for which samples, at which precision."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def teacher(trained, tmp_path):
     return shutil.copytree(trained, tmp_path / "teacher")
 
 
-def asked(results):
+def queries(results):
     return results["meters"]["teacher_queries"]
 
 
-def test_ahead_fills_the_teachers_folder_once_for_all_students(recipe, teacher, tmp_path):
+def test_ahead_fills_the_teachers_folder_once(recipe, teacher, tmp_path):
     first = distill(recipe, tmp_path / "a", teacher=teacher)
     again = distill(override(recipe, {"seed": 1}), tmp_path / "b", teacher=teacher)
-    assert (asked(first), asked(again)) == (200, 0)
+    assert (queries(first), queries(again)) == (200, 0)
     assert first["targets"]["filled_here"]
     assert not again["targets"]["filled_here"]
     assert first["targets"]["encoding"] == {"name": "float16"}
@@ -66,9 +66,7 @@ def test_ahead_fills_the_teachers_folder_once_for_all_students(recipe, teacher, 
 
 
 @pytest.mark.parametrize("kind", ["live", "stored"])
-def test_a_teacher_that_cannot_be_written_can_be_learned_from(
-    recipe, teacher, tmp_path, monkeypatch, kind
-):
+def test_a_teacher_that_cannot_be_written_is_usable(recipe, teacher, tmp_path, monkeypatch, kind):
     own = override(recipe, {"student.targets.kind": kind})
     there = sorted(teacher.iterdir())
     monkeypatch.setattr("os.access", lambda path, mode: path != teacher)
@@ -78,7 +76,7 @@ def test_a_teacher_that_cannot_be_written_can_be_learned_from(
     assert len(list((tmp_path / "a").glob("targets-*"))) == (kind == "stored")
 
 
-def test_half_a_store_that_cannot_be_written_is_no_hindrance(
+def test_an_unfinished_read_only_store_is_passed_over(
     recipe, teacher, tmp_path, monkeypatch, read_only
 ):
     views = override(recipe, {"student.targets.views": 3})
@@ -88,7 +86,7 @@ def test_half_a_store_that_cannot_be_written_is_no_hindrance(
             distill(views, tmp_path / "a", teacher=teacher)
     read_only(teacher)
     results = distill(views, tmp_path / "b", teacher=teacher)
-    assert asked(results) == 600
+    assert queries(results) == 600
     assert len(list((tmp_path / "b").glob("targets-*"))) == 1
     # A store that is named is the one to use.
     (store,) = teacher.glob("targets-*")
@@ -101,7 +99,7 @@ def test_a_whole_store_that_cannot_be_written_is_read(recipe, teacher, tmp_path,
     distill(recipe, tmp_path / "a", teacher=teacher)
     read_only(teacher)
     again = distill(override(recipe, {"seed": 1}), tmp_path / "b", teacher=teacher)
-    assert asked(again) == 0
+    assert queries(again) == 0
     assert not list((tmp_path / "b").glob("targets-*"))
 
 
@@ -119,7 +117,7 @@ def stop_after(calls, monkeypatch):
     return before
 
 
-def test_what_a_stopped_filling_asked_for_is_counted_once(recipe, teacher, tmp_path, monkeypatch):
+def test_queries_of_a_stopped_filling_are_counted_once(recipe, teacher, tmp_path, monkeypatch):
     views = override(recipe, {"student.targets.views": 3})
     with monkeypatch.context() as stopping:
         before = stop_after(1, stopping)
@@ -128,14 +126,12 @@ def test_what_a_stopped_filling_asked_for_is_counted_once(recipe, teacher, tmp_p
     assert before == [200]
     another = override(views, {"student.targets.kind": "live"})
     beside = shutil.copytree(tmp_path / "a", tmp_path / "b")
-    assert asked(distill(views, tmp_path / "a", teacher=teacher, resume=True)) == 600
+    assert queries(distill(views, tmp_path / "a", teacher=teacher, resume=True)) == 600
     # What another run noted in the same folder is not this one's.
-    assert asked(distill(another, beside, teacher=teacher)) == 400
+    assert queries(distill(another, beside, teacher=teacher)) == 400
 
 
-def test_what_a_killed_filling_asked_for_is_counted_as_far_as_it_is_kept(
-    recipe, teacher, tmp_path, monkeypatch
-):
+def test_queries_of_a_killed_filling_are_counted_if_kept(recipe, teacher, tmp_path, monkeypatch):
     views = override(recipe, {"student.targets.views": 4})
     fetch, calls, killed = LiveTeacher.fetch, [], tmp_path.with_name("killed")
     monkeypatch.setattr(store_module, "SYNC_ROWS", 300)
@@ -154,15 +150,13 @@ def test_what_a_killed_filling_asked_for_is_counted_as_far_as_it_is_kept(
     calls.clear()
     results = distill(views, killed / "a", teacher=killed / teacher.name, resume=True)
     assert sum(calls) == 400 + 360  # what was not durable, and the held-out data
-    assert asked(results) == asked(whole) == 800
+    assert queries(results) == queries(whole) == 800
     assert results["meters"]["flops"] == whole["meters"]["flops"]
     assert results["meters"]["wall_seconds"] > noted["seconds"]
     assert results["targets"]["filled_here"]
 
 
-def test_rows_of_the_runs_own_store_that_a_killed_process_did_not_note_are_counted(
-    recipe, teacher, tmp_path, monkeypatch
-):
+def test_rows_that_a_killed_process_stored_are_counted(recipe, teacher, tmp_path, monkeypatch):
     alone = {"teacher.weights": str(teacher / "teacher.safetensors"), "student.targets.views": 4}
     own = override(recipe, alone)
     monkeypatch.setattr(store_module, "SYNC_ROWS", 300)
@@ -178,12 +172,10 @@ def test_rows_of_the_runs_own_store_that_a_killed_process_did_not_note_are_count
     assert not (tmp_path / "killed" / "filling.json").exists()
     (store,) = (tmp_path / "killed").glob("targets-*")
     assert Store(store).count() == 400
-    assert asked(distill(own, tmp_path / "killed", resume=True)) == 800
+    assert queries(distill(own, tmp_path / "killed", resume=True)) == 800
 
 
-def test_what_first_visits_asked_for_after_the_last_checkpoint_is_counted(
-    recipe, teacher, tmp_path
-):
+def test_first_visits_after_the_last_checkpoint_count(recipe, teacher, tmp_path):
     own = override(
         recipe,
         {
@@ -205,14 +197,12 @@ def test_what_first_visits_asked_for_after_the_last_checkpoint_is_counted(
     kept = [path.name for path in (tmp_path / "a" / "checkpoints").iterdir()]
     assert kept == ["epoch-00000-step-000000004.safetensors"]
     results = distill(own, tmp_path / "a", teacher=teacher, resume=True)
-    assert asked(results) == 200
+    assert queries(results) == 200
     assert results["targets"]["filled_here"]
 
 
 @pytest.mark.parametrize("fill", ["ahead", "first-visit"])
-def test_a_run_that_goes_on_once_all_was_asked_for_has_filled_its_store(
-    recipe, teacher, tmp_path, fill
-):
+def test_a_resumed_run_has_filled_its_store(recipe, teacher, tmp_path, fill):
     own = override(recipe, {"student.targets.fill": fill, "student.targets.views": 1})
     ended = []
 
@@ -224,26 +214,26 @@ def test_a_run_that_goes_on_once_all_was_asked_for_has_filled_its_store(
         distill(own, tmp_path / "a", teacher=teacher, listener=killed)
     assert ended == [0]
     results = distill(own, tmp_path / "a", teacher=teacher, resume=True)
-    assert asked(results) == 200
+    assert queries(results) == 200
     assert results["targets"]["filled_here"]
 
 
-def test_only_what_takes_part_is_asked_for(recipe, teacher, tmp_path):
+def test_the_teacher_runs_on_used_samples_only(recipe, teacher, tmp_path):
     part = int((Ledger.load(teacher).significance > 0).sum())
     assert 0 < part < 200
     weighted = override(recipe, {"student.mode": "significance"})
     assert ensure_targets(weighted, teacher)["rows"] == part
     results = distill(weighted, tmp_path / "a", teacher=teacher)
-    assert (asked(results), results["targets"]["rows"]) == (0, part)
-    # Vanilla goes on with the same store.
-    assert asked(distill(recipe, tmp_path / "b", teacher=teacher)) == 200 - part
+    assert (queries(results), results["targets"]["rows"]) == (0, part)
+    # Vanilla continues the same store.
+    assert queries(distill(recipe, tmp_path / "b", teacher=teacher)) == 200 - part
 
 
 def test_first_visits_fill_the_runs_folder(recipe, teacher, tmp_path):
     several = override(recipe, {"student.targets": {"fill": "first-visit", "views": 3}})
     assert ensure_targets(several, teacher)["rows"] == 0
     results = distill(several, tmp_path / "a", teacher=teacher)
-    assert asked(results) == results["targets"]["rows"] == 2 * 200
+    assert queries(results) == results["targets"]["rows"] == 2 * 200
     assert results["targets"]["fill"] == "first-visit"
     assert StoredTargets(tmp_path / "a" / "targets").store.count() == 400
 
@@ -259,7 +249,7 @@ def test_a_named_store_is_used_and_never_made(recipe, teacher, tmp_path):
     assert (done["queries"], done["rows"], done["of"]) == (200, 200, 200)
     assert store(recipe, folder, teacher=teacher)["queries"] == 0
     results = distill(named, tmp_path / "b", teacher=teacher)
-    assert asked(results) == 0
+    assert queries(results) == 0
     other = override(named, {"student.targets.views": 2})
     with pytest.raises(TargetsError, match=r"differ in views \(1 there, 2 here\)"):
         distill(other, tmp_path / "c", teacher=teacher)
@@ -268,19 +258,19 @@ def test_a_named_store_is_used_and_never_made(recipe, teacher, tmp_path):
 HINTS = {"student.objective": {"name": "fitnets", "student": "layers.2", "teacher": "layers.4"}}
 
 
-def test_features_that_a_recipe_names_are_stored_for_all_students(recipe, teacher, tmp_path):
+def test_features_are_stored_for_all_students(recipe, teacher, tmp_path):
     plain = distill(recipe, tmp_path / "kd", teacher=teacher)
     hints = override(recipe, {**HINTS, "student.targets.features": ["layers.4"]})
     first = distill(hints, tmp_path / "a", teacher=teacher)
     again = distill(override(hints, {"seed": 1}), tmp_path / "b", teacher=teacher)
-    assert (asked(plain), asked(first), asked(again)) == (200, 200, 0)
+    assert (queries(plain), queries(first), queries(again)) == (200, 200, 0)
     assert "features" not in plain["targets"]
     assert first["targets"]["features"] == ["layers.4"]
     assert first["targets"]["bytes"] > plain["targets"]["bytes"] + 200 * 256 * 2
     assert "layers" not in " ".join(StoredTargets(next(teacher.glob("targets-*"))).about)
 
 
-def test_a_mistyped_feature_is_told_before_the_teacher_is_asked(recipe, teacher, tmp_path):
+def test_a_mistyped_feature_is_named_before_any_query(recipe, teacher, tmp_path):
     wrong = {"student.objective.student": "layer.2", "student.targets.features": ["layers.4"]}
     with pytest.raises(ModelError, match=r"student has no module 'layer\.2': did you mean layers"):
         distill(override(recipe, {**HINTS, **wrong}), tmp_path / "a", teacher=teacher)
@@ -296,7 +286,7 @@ def test_features_of_a_named_store_need_no_setting(recipe, teacher, tmp_path):
     )  # fmt: skip
     assert done["features"] == ["layers.3", "layers.4"]
     named = {**HINTS, "student.targets.folder": str(tmp_path / "t")}
-    assert asked(distill(override(recipe, named), tmp_path / "a", teacher=teacher)) == 0
+    assert queries(distill(override(recipe, named), tmp_path / "a", teacher=teacher)) == 0
 
 
 def test_features_are_of_stored_targets_that_are_filled_ahead(recipe):
@@ -320,9 +310,8 @@ def test_what_decides_a_result_is_in_the_digest(recipe):
 
 @pytest.mark.parametrize("encoding", ["float32", "top-k", "sampled"])
 def test_a_student_of_each_encoding(recipe, teacher, tmp_path, encoding):
-    asks = {"student.targets": {"encoding": encoding, "k": 4}, "student.training.epochs": 20}
-    asks = override(recipe, asks)
-    results = distill(asks, tmp_path / "a", teacher=teacher)
+    settings = {"student.targets": {"encoding": encoding, "k": 4}, "student.training.epochs": 20}
+    results = distill(override(recipe, settings), tmp_path / "a", teacher=teacher)
     assert results["targets"]["encoding"]["name"] == encoding
     assert results["evaluation"]["accuracy"] > 0.3
     assert np.isfinite(results["history"][-1]["loss"])
@@ -337,7 +326,7 @@ def test_the_temperature_is_the_objectives(recipe):
     assert encoding_of(recipe) == Dense("float16")
 
 
-def test_a_teacher_is_asked_as_it_was_trained(recipe, teacher):
+def test_a_teacher_runs_in_its_trainings_precision(recipe, teacher):
     data = make_data(recipe, recipe.student.augment, 0).train
     model = make_teacher(recipe, teacher, data)
     live = live_teacher(recipe, model, teacher)
@@ -362,7 +351,7 @@ def test_a_shard_that_there_is_not_is_refused(recipe, teacher, tmp_path):
         store(recipe, tmp_path / "s", teacher=teacher, shard=(2, 2))
 
 
-def test_a_setting_that_came_later_changes_no_digest_at_its_default():
+def test_later_settings_at_defaults_are_in_no_digest():
     recipe = load_recipe("digits")
     same = override(recipe, {"student.regulation.when_all_skipped": "wait"})
     other = override(recipe, {"student.regulation.when_all_skipped": "stop"})

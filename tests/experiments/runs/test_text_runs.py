@@ -46,7 +46,8 @@ def test_from_teacher_to_table(cli, recipe, tmp_path):
     results = json.loads((student / "results.json").read_text())
     assert results["evaluation"]["accuracy"] > 0.4
     code, _, err = cli(*shared, "--out", str(tmp_path / "now"), "--set",
-                       "student.regulation.when=now", "--mode", "regulated")  # fmt: skip
+                       "student.regulation.when=now", "--mode", "regulated",
+                       "--set", "student.training.epochs=1")  # fmt: skip
     assert code == 0, err
 
     measured = json.loads(cli("evaluate", str(student), "--data", "--json")[1])
@@ -93,7 +94,7 @@ def test_a_frozen_encoder_with_a_head(cli, recipe, tmp_path):
     assert results["evaluation"]["accuracy"] > 0.25
     (tmp_path / "bert" / "model.safetensors").unlink()  # what was learned is in the folder
     shared = ("distill", recipe, "--mode", "regulated", "--teacher", str(teacher))
-    code, _, err = cli(*shared, "--out", str(tmp_path / "s"))
+    code, _, err = cli(*shared, "--out", str(tmp_path / "s"), "--set", "student.training.epochs=1")
     assert code == 0, err
 
 

@@ -102,7 +102,7 @@ def test_sound_12_a_run_downloads_nothing(run, cli, tmp_path, monkeypatch, conta
 
 def test_sound_12_a_run_fetches_only_what_is_allowed(run, monkeypatch, contacted):
     pytest.importorskip("datasets")
-    names(run, name="hugging-face", options={"path": "somebody/pictures", "image": "image"})
+    names(run, name="hugging-face", options={"path": "owner/pictures", "image": "image"})
     with pytest.raises(AccessRefused, match=r"with --data --download$"):
         evaluate_run(run)
     with pytest.raises(AccessRefused, match=r"with --download$"):
@@ -113,7 +113,7 @@ def test_sound_12_a_run_fetches_only_what_is_allowed(run, monkeypatch, contacted
         raise DataError(f"opened {path}")
 
     monkeypatch.setattr("frugalkd.data.hugging_face.open_tables", found)
-    with pytest.raises(DataError, match="opened somebody/pictures"):
+    with pytest.raises(DataError, match="opened owner/pictures"):
         evaluate_run(run, allowed=Allowed(data=True, download=True))
 
 
@@ -136,18 +136,18 @@ def test_sound_12_no_value_of_data_is_the_runs_own(cli, sound, following):
     assert (code, json.loads(out)["data"]) == (0, "its test split"), err
 
 
-def test_sound_13_pictures_are_read_a_batch_at_a_time(run, tmp_path):
+def test_sound_13_pictures_are_read_in_batches(run, tmp_path):
     """Each of the pictures takes 75 MB decoded, and 25 kB as a file."""
     big = tmp_path / "big"
     big.mkdir()
     Image.new("RGB", (5000, 5000), (9, 99, 199)).save(big / "0.png")
-    for row in range(1, 8):
+    for row in range(1, 5):
         shutil.copy(big / "0.png", big / f"{row}.png")
     peak = peak_of(
         "from frugalkd.experiments.runs.use import predict_to_csv; from pathlib import Path",
         f"predict_to_csv(Path({str(run)!r}), {str(big)!r}, Path({str(tmp_path / 'p.csv')!r}))",
     )
-    assert [row["error"] for row in rows_of(tmp_path / "p.csv")] == [""] * 8
+    assert [row["error"] for row in rows_of(tmp_path / "p.csv")] == [""] * 5
     assert peak < 250 << 20
 
 

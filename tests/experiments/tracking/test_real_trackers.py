@@ -24,6 +24,7 @@ PACKAGES = {
     "trackio": ["trackio"],
     "wandb": ["wandb"],
 }
+OTHERS = ("mlflow", "trackio", "wandb")
 
 
 def offline(folder: Path) -> dict[str, str]:
@@ -39,8 +40,10 @@ def offline(folder: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("name", PACKAGES)
-def test_a_stopped_and_resumed_run_is_one_run_of_the_tracker(name, tmp_path):
+@pytest.mark.parametrize(
+    "name", ["tensorboard", *(pytest.param(n, marks=pytest.mark.heavy) for n in OTHERS)]
+)
+def test_a_resumed_run_is_one_run_of_the_tracker(name, tmp_path):
     missing = [package for package in PACKAGES[name] if find_spec(package) is None]
     if missing and os.environ.get("CI"):
         pytest.fail(f"CI must have {', '.join(missing)}: see requirements-dev.txt")
