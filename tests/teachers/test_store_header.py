@@ -26,10 +26,10 @@ def test_it_comes_back(tmp_path):
 
 def test_sizes():
     header = Header(1000, 2, 10, Dense("float16"), {})
-    assert header.row_bytes == 20
+    assert header.record.itemsize == 20
     assert header.file_bytes(0) == (40_000, 8 * 64)
     assert header.disk_bytes == 40_512
-    assert sum(HEADER.rows_of(shard) for shard in range(3)) == 2100
+    assert sum(HEADER.file_bytes(shard)[0] for shard in range(3)) == 2100 * HEADER.record.itemsize
 
 
 @given(st.integers(1, 40), st.data())

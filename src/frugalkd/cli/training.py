@@ -175,7 +175,7 @@ def store(
             what = f"{out}" if feature is None else f"features of {feature} in {out}"
             bar.say(
                 f"{what} will take {size_text(header.disk_bytes)}: {header.samples:,} samples x "
-                f"{header.views} views x {header.row_bytes} bytes; "
+                f"{header.views} views x {header.record.itemsize} bytes; "
                 f"{size_text(shutil.disk_usage(existing).free)} are free"
             )
 

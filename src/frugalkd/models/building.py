@@ -80,17 +80,10 @@ def see_as_trained(model: nn.Module, trained: Normalisation, given: Normalisatio
 def refuse_reduced(
     transform: InputTransform | None, trained: Sequence[int] | None, data: object
 ) -> None:
-    """Refuse images that were read smaller than the model's input: enlarging them again does not
-    bring back what was lost.
+    """Refuse images that were read smaller than the model's input, or than its training images,
+    ``trained`` (height, width): enlarging them again does not bring back what was lost.
 
-    Args:
-        transform: of the model.
-        trained: (height, width) of its training images, where that is known.
-        data: any data set; only images are checked.
-
-    Raises:
-        ModelError: they were.
-        DataError: they cannot be read.
+    Raises ModelError, or DataError where they cannot be read.
     """
     wanted = (transform and transform.height_width) or trained
     if wanted is None or not isinstance(data, Pictures):

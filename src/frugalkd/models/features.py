@@ -40,17 +40,11 @@ def find_paths(patterns: Sequence[str], names: Iterable[str], where: str) -> tup
     """The ``names`` that match ``patterns``, each once, in the order of the patterns and for one
     pattern in that of the names.
 
-    In a pattern ``*``, ``?`` and ``[..]`` match as in a shell, within one part of a path:
-    ``stages.*`` matches ``stages.0``, not ``stages.0.conv1``, and ``stages.*:input`` the input of
-    ``stages.0``.
+    ``*``, ``?`` and ``[..]`` match as in a shell, within one part of a path: ``stages.*`` matches
+    ``stages.0``, not ``stages.0.conv1``, and ``stages.*:input`` the input of ``stages.0``.
 
-    Args:
-        patterns: paths or globs.
-        names: all known paths; the empty one, a model itself, is never matched.
-        where: whose they are, such as ``the student``, for the error.
-
-    Raises:
-        ModelError: a pattern matches none of them; the nearest ones are listed.
+    Raises ModelError where a pattern matches none of them; it lists the nearest ones. ``where``:
+    whose they are, such as ``the student``.
     """
     known = [name for name in names if name]
     found: dict[str, None] = {}
@@ -79,17 +73,10 @@ def means(pattern: str, name: str) -> bool:
 
 
 class Taps:
-    """Records the features at ``paths``, from ``__enter__`` to ``__exit__``.
-
-    The model is not changed: its modules have a hook each meanwhile, and none afterwards. Of a
-    tuple or a list the first item is the feature.
-
-    Args:
-        model: any module.
-        paths: as :func:`feature_paths` has them.
-        always: record forward passes without gradients, too. Otherwise screening, evaluation and
-            the refreshing of BatchNorm's statistics record nothing.
-    """
+    """Records the features at ``paths``, from ``__enter__`` to ``__exit__``, with a hook on each of
+    these modules. Of a tuple or a list the first item is the feature. Forward passes without
+    gradients (screening, evaluation, the refreshing of BatchNorm's statistics) are recorded only
+    with ``always``."""
 
     def __init__(self, model: nn.Module, paths: Sequence[str], *, always: bool = False):
         self.paths = tuple(paths)
@@ -117,8 +104,7 @@ class Taps:
 
 
 def _hook(model: nn.Module, path: str, record: Callable[[Any], None]) -> RemovableHandle:
-    """Call ``record`` with the feature at ``path`` whenever its module runs; with None where the
-    module has no positional input."""
+    """Call ``record`` with the feature at ``path`` whenever its module runs; None for no input."""
     module = model.get_submodule(path.removesuffix(INPUT))
     if path.endswith(INPUT):
         return module.register_forward_pre_hook(
@@ -135,18 +121,11 @@ def probe_features(
     model: nn.Module, patterns: Sequence[str], run: Callable[[], Tensor], where: str
 ) -> dict[str, Shape]:
     """The features that match ``patterns``, and their shapes without the rows, in the order of
-    :func:`find_paths`. The model does not change.
+    :func:`find_paths`. ``run`` runs the model on some rows, and returns its logits (rows, classes).
 
-    Args:
-        model: any module.
-        patterns: paths or globs.
-        run: runs the model on some rows, and returns its logits (rows, classes).
-        where: whose model it is, for errors.
-
-    Raises:
-        ModelError: a pattern matches no module, or one that gives no feature: it does not run, or
-            runs several times, or returns no tensor of as many rows, or its output is changed in
-            place afterwards.
+    Raises ModelError where a pattern matches no module, or one that gives no feature: it does not
+    run, or runs several times, or returns no tensor of as many rows, or its output is changed in
+    place.
     """
     paths = find_paths(patterns, feature_paths(model), where)
     seen: dict[str, list[tuple[Any, int]]] = {path: [] for path in paths}
@@ -191,15 +170,11 @@ class Adapter(nn.Module):
 
     A shape is (channels, height, width), (tokens, width) or (channels,). Sizes other than the
     channels' are averaged down (adaptive average pooling) or interpolated up (bilinearly) first;
-    then, where the channels differ, a 1x1 convolution or a linear layer follows, with a bias. For
-    equal shapes it does nothing and has no parameters. A map becomes a vector by its mean.
+    then, where the channels differ (or ``always``), a 1x1 convolution or a linear layer follows,
+    with a bias. For equal shapes it does nothing and has no parameters. A map becomes a vector by
+    its mean.
 
-    Args:
-        given, wanted: without the rows.
-        always: have the convolution or linear layer even where the channels are the same.
-
-    Raises:
-        ModelError: a vector that should become a map, or shapes of more than three sizes.
+    Raises ModelError for a vector that should become a map, or shapes of more than three sizes.
     """
 
     def __init__(self, given: Shape, wanted: Shape, *, always: bool = False):
@@ -216,8 +191,8 @@ class Adapter(nn.Module):
             self.project = nn.Conv2d(of, to, 1) if len(wanted) == 3 else nn.Linear(of, to)
 
     def forward(self, features: Tensor, like: Tensor | None = None) -> Tensor:
-        """To the sizes of ``like``, (rows, ...), where it is given: those of padded texts differ
-        from batch to batch."""
+        """To the sizes of ``like``, (rows, ...), where given: those of padded texts differ by
+        batch."""
         wanted = self.wanted if like is None else tuple(like.shape[1:])
         return self.project(resized(features, wanted))
 

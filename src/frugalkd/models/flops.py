@@ -33,21 +33,13 @@ def flops_per_row(
     *,
     backward: bool = True,
 ) -> dict[str, float]:
-    """FLOPs of one row, ``forward`` and ``backward``; a multiply-add counts as two.
+    """FLOPs of one row, ``forward`` and ``backward`` (0 without it); a multiply-add counts as two.
 
-    Counted on a copy, in eval mode; where the model cannot be copied (one that keeps an activation,
-    say), on the model itself with copied parameters. Element-wise operations are not counted
-    (torch's counter leaves them out).
-
-    Args:
-        model: any module that returns logits.
-        inputs: a batch of inputs on the model's device.
-        rows: of the batch.
-        precision: of the forward pass, such as an autocast.
-        backward: count the backward pass too; else it is 0.
-
-    A model that torch cannot count (a scripted one, say) gives a FrugalKDWarning, and counts 0: its
-    training is over by then.
+    ``inputs`` is a batch of ``rows`` on the model's device; ``precision`` a context of the forward
+    pass, such as an autocast. Counted on a copy, in eval mode; where the model cannot be copied, on
+    the model itself with copied parameters. Element-wise operations are not counted (torch's
+    counter leaves them out). A model that torch cannot count (a scripted one, say) gives a
+    FrugalKDWarning, and counts 0: its training is over by then.
     """
     counted = {"forward": 0.0, "backward": 0.0}
     try:
@@ -108,8 +100,7 @@ def flops_of_call(
     device: torch.device,
     collate_fn: Collate | None = None,
 ) -> float:
-    """FLOPs of one row where ``function`` is called on a batch of ``data``, without gradients, of
-    the samples that :func:`flops_of_data` uses."""
+    """FLOPs of one row where ``function`` is called on the batch of :func:`flops_of_data`."""
     batch, rows = _typical(data, device, collate_fn)
     with FlopCounterMode(display=False) as counter:
         function(batch)

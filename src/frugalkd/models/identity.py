@@ -67,8 +67,7 @@ def this_torch() -> dict[str, str]:
 
 
 def differences(there: Mapping[str, str], here: Mapping[str, str], what: str) -> list[str]:
-    """The names under which ``here`` differs from ``there``. Another version of torch is only a
-    warning (:func:`warn_of_torch`)."""
+    """The names under which ``here`` differs from ``there``; another torch is only a warning."""
     if TORCH in here:
         warn_of_torch(there.get(TORCH), what)
     return [name for name in here if name != TORCH and there.get(name) != here[name]]
@@ -152,15 +151,13 @@ def _attributes(module: nn.Module) -> dict[str, str]:
 
 
 def libraries_of(model: nn.Module) -> dict[str, str]:
-    """The versions of the packages that the classes of a model's modules come from, by name,
-    without torch and frugalkd."""
+    """The versions of the packages of a model's classes, by name, without torch and frugalkd."""
     packages = {type(module).__module__.partition(".")[0] for module in model.modules()}
     return versions(sorted(packages - _UNVERSIONED))
 
 
 def versions(packages: list[str]) -> dict[str, str]:
-    """The versions of those of ``packages`` that are installed, without the label of a build
-    (``+cu124``)."""
+    """The versions of the installed ones of ``packages``, without a build's label (``+cu124``)."""
     found = {name: _version(name) for name in packages}
     return {name: text.partition("+")[0] for name, text in found.items() if text}
 
@@ -191,8 +188,7 @@ def _structure(model: nn.Module) -> Iterator[str]:
 
 @cache
 def _parameters(kind: type[nn.Module]) -> dict[str, str | None]:
-    """The parameters of a constructor, those of its base classes included, with their defaults as
-    :func:`_plain` has them."""
+    """A constructor's parameters, its base classes' included, with their defaults as texts."""
     found: dict[str, str | None] = {}
     for each in reversed(kind.__mro__):
         if issubclass(each, nn.Module) and each is not nn.Module and "__init__" in vars(each):

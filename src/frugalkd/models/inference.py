@@ -24,11 +24,7 @@ def inference_mode(model: nn.Module) -> Iterator[None]:
             model.eval()
         except Exception as error:
             blame(error, ModelError, f"this {type(model).__name__} cannot be put into eval mode")
-        with (
-            noting_state(model),
-            torch.random.fork_rng(devices=list(devices)),
-            torch.no_grad(),
-        ):
+        with noting_state(model), torch.random.fork_rng(devices=list(devices)), torch.no_grad():
             yield
     finally:
         for module, training in modes:

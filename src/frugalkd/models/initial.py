@@ -19,18 +19,14 @@ PRETRAINED = "pretrained"
 
 
 def init_from(model: nn.Module, weights: StrPath) -> None:
-    """Fill ``model`` in place with the weights of a file.
+    """Fill ``model`` in place with the ``weights`` of a file: ``.safetensors``, or ``.pt``,
+    ``.pth``, ``.bin`` read without pickle; one inside an installed package is
+    ``package/folder/file.pth``.
 
     The head, the model's last ``nn.Linear``, keeps its drawn weights where the file has none for
     it, or of another shape: a head of other classes.
 
-    Args:
-        model: any module.
-        weights: ``.safetensors``, or ``.pt``, ``.pth``, ``.bin`` read without pickle; a file inside
-            an installed package may be named as ``package/folder/file.pth``.
-
-    Raises:
-        ModelError: there is no such file, it cannot be read, or it does not fit the model.
+    Raises ModelError: there is no such file, it cannot be read, or it does not fit the model.
     """
     path = weights_file(weights)
     state, own = read_state(path), model.state_dict()
@@ -89,8 +85,8 @@ def reuse_classifier(student: nn.Module, teacher: nn.Module) -> str:
 
 
 def put_projector(student: nn.Module, width: int) -> str:
-    """As :func:`reuse_classifier` for a teacher that is known later, with a classifier of drawn
-    weights; ``width``: inputs of the teacher's classifier."""
+    """As :func:`reuse_classifier` for a teacher that is known later, whose classifier takes
+    ``width`` values."""
     path, head = _head(student, "the student")
     reused = ReusedClassifier(head.in_features, width, head.out_features)
     reused.to(head.weight.device, head.weight.dtype)
@@ -99,7 +95,7 @@ def put_projector(student: nn.Module, width: int) -> str:
 
 
 def take_classifier(student: nn.Module, teacher: nn.Module) -> None:
-    """Copy the teacher's classifier, its classes in the order of its outputs, to a student that
+    """Copy the teacher's classifier, in the order of its outputs, to a student that
     :func:`put_projector` prepared. Raises ModelError where it has another shape."""
     (path, given), (_, own) = _head(teacher, "the teacher"), _head(student, "the student")
     if given.weight.shape != own.weight.shape:

@@ -36,14 +36,12 @@ def library_of(name: str) -> list[str]:
 
 
 def check_of_library(name: str, options: Collection[str]) -> Any:
-    """The package of ``name``, LIBRARY/MODEL, imported.
+    """The package of ``name``, LIBRARY/MODEL, imported; ``options`` are those of the library's own
+    function. None of them may say where weights come from: reading a run folder, which names its
+    model, must download nothing.
 
-    ``options`` are those of the library's own function. None of them may say where weights come
-    from: reading a run folder, which names its model, must download nothing.
-
-    Raises:
-        UnknownName: no such library, or it has no such model; with the nearest names.
-        ModelError: the library is not installed, or an option is not the recipe's to set.
+    Raises UnknownName (with the nearest names), or ModelError: the library is not installed, or an
+    option is not the recipe's to set.
     """
     library, _, model = name.partition("/")
     if library not in LIBRARIES:
@@ -68,9 +66,8 @@ def check_of_library(name: str, options: Collection[str]) -> Any:
 def build_from_library(name: str, wanted: Wanted, options: Mapping[str, Any]) -> nn.Module:
     """A new model of a library, with a head for ``wanted.classes``.
 
-    Raises:
-        UnknownName, ModelError: as :func:`check_of_library`; or the model cannot be built, or its
-            pretrained weights cannot be downloaded.
+    Raises UnknownName or ModelError as :func:`check_of_library`; or the model cannot be built, or
+    its pretrained weights cannot be downloaded.
     """
     package, (library, _, model) = check_of_library(name, options), name.partition("/")
     build = _from_timm if library == "timm" else _from_torchvision
@@ -90,8 +87,8 @@ def build_from_library(name: str, wanted: Wanted, options: Mapping[str, Any]) ->
 
 
 def _timm_names(timm: Any, model: str) -> Collection[str]:
-    """Its models; where ``model`` names pretrained weights too (``resnet18.a1_in1k``), those of
-    that architecture."""
+    """Its models; of one with pretrained weights' tag (``resnet18.a1_in1k``), those of its
+    architecture."""
     architecture, tag, _ = model.partition(".")
     if not timm.is_model(architecture):
         return timm.list_models()

@@ -134,10 +134,10 @@ class Reordered:
 @dataclass(frozen=True)
 class Seen:
     """A forward pre-hook: float32 images (B, C, H, W), as the data normalise them, to what the
-    model was trained on. The model's weights keep their names.
+    model was trained on.
 
-    ``size``: (height, width), bilinear and antialiased, or None for that of the data. ``scale``
-    and ``shift``, a number per channel, turn the data's normalisation into the model's; grey images
+    ``size``: (height, width), bilinear and antialiased, or None for that of the data. ``scale`` and
+    ``shift``, a number per channel, turn the data's normalisation into the model's; grey images
     become as many channels as there are numbers.
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -39,9 +40,6 @@ from frugalkd.runtime.imports import refuse_unlisted
 
 CARD = "model.json"
 """How to build a run's model again, and what its inputs are."""
-
-_LONGEST_NAME = 255
-"""Bytes of a file's name."""
 
 
 @dataclass(frozen=True)
@@ -163,11 +161,7 @@ def load(
 
 
 def write_model_card(
-    folder: Path,
-    spec: ModelSettings,
-    data: Dataset,
-    weights: str,
-    libraries: Mapping[str, str],
+    folder: Path, spec: ModelSettings, data: Dataset, weights: str, libraries: Mapping[str, str]
 ) -> None:
     """Write ``model.json``: how to build the model again, with which ``libraries``, and what its
     inputs are. Raises WriteFailed."""
@@ -231,25 +225,16 @@ def known_from(card: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _inside(folder: Path, name: Any) -> Path:
-    """The file ``name`` of ``folder``, and of no other."""
-    if (
-        not isinstance(name, str)
-        or Path(name).name != name
-        or name in ("", "..")
-        or "\\" in name
-        or not name.isprintable()
-        or len(name.encode()) > _LONGEST_NAME
-    ):
+    if not isinstance(name, str) or name not in os.listdir(folder):
         raise RunFolderError(
-            f"{folder / CARD} names the weights {str(name)[:100]!r}: only a file in the same "
-            "folder is read"
+            f"{folder / CARD} names the weights {str(name)[:100]!r}, which are not in that folder: "
+            "only a file in the same folder is read"
         )
     return folder / name
 
 
 def _build(card: Mapping[str, Any], weights: Path) -> nn.Module:
-    """The card's model with its weights. What the card claims is compared with the weights before
-    it takes memory or much time."""
+    """The card's model with its weights, which are compared with its claims first."""
     spec = ModelSettings.model_validate(card["model"])
 
     def build() -> nn.Module:

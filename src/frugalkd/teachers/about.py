@@ -46,13 +46,8 @@ def describe_live(live: ModelTeacher, dataset: Dataset) -> dict[str, str]:
 
 
 def check_about(about: Mapping[str, str], teacher: nn.Module | None, dataset: Dataset) -> None:
-    """Refuse targets that belong to another teacher or other data, as :func:`describe` names them.
-
-    Without a ``teacher``, only the data are checked.
-
-    Raises:
-        TargetsError: naming what differs.
-    """
+    """Refuse targets that belong to another ``teacher`` (None: not checked) or other data, as
+    :func:`describe` names them. Raises TargetsError, naming what differs."""
     others = differences(about, describe(teacher, dataset), "the stored soft targets")
     if others:
         raise TargetsError(
@@ -63,12 +58,8 @@ def check_about(about: Mapping[str, str], teacher: nn.Module | None, dataset: Da
 
 def check_origin(teacher: nn.Module, dataset: Dataset) -> None:
     """Refuse data whose classes have other names than the teacher's, or another order, or whose
-    samples are prepared otherwise than its training data, as far as both are known. Another
-    tokenizer of as many tokens is a FrugalKDWarning.
-
-    Raises:
-        TargetsError: naming what differs.
-    """
+    samples are prepared otherwise than its training data, as far as both are known. Raises
+    TargetsError, naming what differs; another tokenizer of as many tokens is a FrugalKDWarning."""
     origin = origin_of(teacher)
     class_order(origin.classes, class_names(dataset), "same")
     if isinstance(dataset, Pictures) and origin.mean:

@@ -292,9 +292,9 @@ class Values(Encoding):
 
 
 def halved(logits: Logits, top: Ids) -> NDArray[np.float16]:
-    """``logits`` (rows, classes) in float16, minus their largest, which is in the columns ``top``
-    (rows,): the error is smallest where the probability is largest, and no other class is rounded
-    up to the top one."""
+    """``logits`` (rows, classes) in float16, minus their largest, in the columns ``top`` (rows,):
+    the error is smallest where the probability is largest, and no other class is rounded up to the
+    top one."""
     largest = np.take_along_axis(logits, top[:, None], axis=1).astype(np.float64)
     half = (logits - largest).clip(_LOWEST, -_SMALLEST).astype(np.float16)
     np.put_along_axis(half, top[:, None], 0, axis=1)

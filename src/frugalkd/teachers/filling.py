@@ -67,15 +67,9 @@ def shape_of(header: Header) -> Shape:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a store is laid out.
-
-    Attributes:
-        views: of each sample.
-        encoding: of a row.
-        shards: parts that one process each writes; None: as many as there are, 1 for a new store.
-        features: of the teacher's modules at these paths (globs among them), float16, beside the
-            logits.
-    """
+    """How a store is laid out: ``views`` of each sample, an ``encoding``, ``shards`` that one
+    process each writes (None: as many as there are, 1 for a new store), and ``features`` of the
+    teacher's modules (paths or globs), float16, beside the logits."""
 
     views: int = 1
     encoding: Encoding = field(default_factory=Dense)
@@ -89,16 +83,8 @@ class Layout:
 
 class _Part:
     """One store of a filling: of the logits, or of one module's features. It is made when the first
-    row is added.
-
-    Args:
-        filler: its ``layout``, ``write``, ``wait`` and ``announce`` count.
-        folder: of the store.
-        header: of rows of a shape, in a number of shards.
-
-    Raises:
-        TargetsError: ``folder`` holds a store of another header.
-    """
+    row is added; ``header`` is of rows of a shape, in a number of shards. Raises TargetsError where
+    ``folder`` holds a store of another header."""
 
     def __init__(self, filler: Filler, folder: Path, header: Callable[[Shape, int], Header]):
         self.filler, self.folder, self._header = filler, folder, header
@@ -117,17 +103,17 @@ class _Part:
         return ~self.store.present(ids, views)
 
     def open(self, ids: Ids, views: Ids) -> None:
-        """Open a store that lacks one of the rows, to write; what another process has written by
-        then is known. Raises TargetsError."""
+        """Open a store that lacks one of the rows, to write; rows of other processes are then
+        known."""
         if self.store is not None and not self._writing and self.missing(ids, views).any():
             self.store = self._open()
 
     def add(self, ids: Ids, views: Ids, values: Tensor) -> None:
-        """Store those of the rows ``values`` (rows, ...) that it lacks. Raises TargetsError."""
+        """Store those of the rows ``values`` (rows, ...) that it lacks."""
         shape = tuple(values.shape[1:])
         if self.store is None:
             header = self._header(shape, self.filler.layout.shards or 1)
-            header.encoding.record(header.classes)
+            _ = header.record  # raises where the encoding cannot have so many classes
             if self.filler.announce is not None:
                 self.filler.announce(header)
             create_store(self.folder, header)
@@ -165,16 +151,9 @@ class Filler:
 
     The store is made after the teacher's first forward pass, which gives the number of classes. One
     that exists already must be of the same teacher, data, augmentation and layout; features that it
-    lacks are added.
-
-    Args:
-        live: the teacher.
-        dataset: its inputs.
-        folder: of the store.
-        layout: of the store.
-        write: shards that this process writes; None: all.
-        wait: wait for another process that writes them, rather than be refused.
-        announce: receives the store's header before its space is allocated, and each feature's.
+    lacks are added. This process writes the shards ``write`` (None: all), and with ``wait`` waits
+    for another one that writes them. ``announce`` receives each header before its space is
+    allocated.
 
     Raises:
         TargetsError: the data set is random by itself, or does not match the teacher's
@@ -232,8 +211,8 @@ class Filler:
         return np.any([part.missing(ids, views) for part in self._parts], axis=0)
 
     def add(self, ids: Ids, views: Ids, data: Any) -> Store:
-        """Run the teacher on those rows of the batch ``data`` that the store lacks, store them, and
-        return the store. Raises TargetsError."""
+        """Run the teacher on those rows of the batch ``data`` that the store lacks, and store
+        them."""
         missing = self.missing(ids, views)
         if missing.any():
             for part in self._parts:
@@ -286,8 +265,8 @@ class Filler:
 
 
 def shards_of(folder: Path, ranks: Ranks) -> tuple[int | None, Sequence[int] | None]:
-    """How many shards a store at ``folder`` has, and which of them this rank writes: for
-    :class:`Layout` and :class:`Filler`. A new store has one for each rank."""
+    """The shards of a store at ``folder`` (a new one has one for each rank), and those that this
+    rank writes: for :class:`Layout` and :class:`Filler`."""
     if ranks.alone:
         return None, None
     exists = ranks.from_first(lambda: (folder / FILE).exists())
@@ -309,12 +288,9 @@ def fill(
     """Run the teacher on all that the store lacks of the samples ``ids`` (default: all) in every
     view.
 
-    What is durable already is not computed again, so that a stopped filling resumes. ``listener``
-    receives rows done and rows to do; ``kept`` is called whenever all rows computed so far are
-    durable. Batches of 256 rows: larger forwards page-fault under glibc's default allocator.
-
-    Raises:
-        TargetsError: see :class:`Filler`.
+    A stopped filling resumes after what is durable. ``listener`` receives rows done and rows to do;
+    ``kept`` is called whenever all rows computed so far are durable. Batches of 256 rows: larger
+    forwards page-fault under glibc's default allocator.
     """
     check_integer("batch_size", batch_size, 1)
     device = check_device(device)

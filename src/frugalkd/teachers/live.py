@@ -25,8 +25,7 @@ from frugalkd.teachers.targets import Targets
 
 
 class ModelTeacher(Targets):
-    """Runs a model in eval mode, without gradients, on the student's batches. See its subclasses
-    for arguments and errors."""
+    """Runs a model in eval mode, without gradients, on the student's batches."""
 
     phase = "teacher"
 
@@ -56,8 +55,8 @@ class ModelTeacher(Targets):
     @property
     @abstractmethod
     def about(self) -> dict[str, str]:
-        """What decides its outputs, by name. Computed at each access: of a live teacher it reads
-        all weights."""
+        """What decides its outputs, by name; computed at each access, of a live teacher from all
+        weights."""
 
     @property
     def live_teachers(self) -> Mapping[str, ModelTeacher]:

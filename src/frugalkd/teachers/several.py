@@ -37,11 +37,8 @@ _TOLERANCE = 1e-4
 
 
 def shares_of(weights: Sequence[float] | None, teachers: int) -> list[float]:
-    """The share of each of ``teachers`` teachers, with the sum 1; equal without ``weights``.
-
-    Raises:
-        TargetsError: not one weight per teacher, one that is not above 0, or another sum than 1.
-    """
+    """The share of each of ``teachers`` teachers, with the sum 1; equal without ``weights``. Raises
+    TargetsError: not one weight per teacher, one that is not above 0, or another sum than 1."""
     if weights is None:
         return [1 / teachers] * teachers
     given = ", ".join(f"{weight:g}" for weight in weights)
@@ -56,41 +53,27 @@ def shares_of(weights: Sequence[float] | None, teachers: int) -> list[float]:
 
 
 def confidence_shares(logits: Sequence[Tensor], labels: Tensor) -> Tensor:
-    """Each teacher's share in each row: the larger, the higher its probability of the label.
+    """Each teacher's share in each row, float32 (teachers, rows), each column with the sum 1: the
+    larger, the higher its probability of the label.
 
-    Args:
-        logits: (rows, classes) of each teacher, two or more.
-        labels: int64 (rows,).
-
-    Returns:
-        float32 (teachers, rows), each column with the sum 1.
+    ``logits``: (rows, classes) of each teacher, two or more; ``labels``: int64 (rows,).
     """
     losses = [F.cross_entropy(each.float(), labels, reduction="none") for each in logits]
     return (1 - torch.softmax(torch.stack(losses), dim=0)) / (len(losses) - 1)
 
 
 def mean_logits(logits: Sequence[Tensor], shares: Tensor) -> Tensor:
-    """The weighted mean of logits: at every temperature its softmax is the normalised geometric
-    mean of the teachers' own.
-
-    Args:
-        logits: (rows, classes) of each teacher.
-        shares: (teachers,) or (teachers, rows).
-
-    Returns:
-        float32 (rows, classes).
-    """
+    """The weighted mean of ``logits``, (rows, classes) of each teacher, float32 (rows, classes): at
+    every temperature its softmax is the normalised geometric mean of the teachers' own. ``shares``:
+    (teachers,) or (teachers, rows)."""
     stacked = torch.stack([each.float() for each in logits])
     return (_by_class(shares, stacked) * stacked).sum(dim=0)
 
 
 def mean_softmax(logits: Sequence[Tensor], shares: Tensor, temperature: float) -> Tensor:
-    """Logits whose softmax at ``temperature`` is the weighted mean of the teachers' own there.
-
-    The gradient of a KL divergence to it is the weighted mean of those to each teacher.
-
-    Args, Returns: as of :func:`mean_logits`.
-    """
+    """As :func:`mean_logits`; the softmax at ``temperature`` is the weighted mean of the teachers'
+    own there. The gradient of a KL divergence to it is the weighted mean of those to each
+    teacher."""
     stacked = torch.stack([torch.log_softmax(each.float() / temperature, 1) for each in logits])
     return temperature * torch.logsumexp(stacked + _by_class(shares, stacked).log(), dim=0)
 
@@ -197,8 +180,7 @@ class SeveralTeachers(Targets):
         return temperature
 
     def classes(self, data: Any) -> int | None:
-        """Raises TargetsError where they have different ones. Without ``data`` (None) no teacher
-        runs."""
+        """Raises TargetsError where they differ. Without ``data`` (None) no teacher runs."""
         known = {
             name: each.classes(data)
             for name, each in self.teachers.items()
@@ -218,8 +200,6 @@ class SeveralTeachers(Targets):
             each.begin_step(epoch, step)
 
     def fetch(self, ids: Ids, views: Ids, data: Any) -> Tensor:
-        """Raises TargetsError where the teachers have different classes, or there are no labels for
-        ``confidence``."""
         if self.combine == "random":
             return self.drawn(*self._step).fetch(ids, views, data)
         logits = {name: each.fetch(ids, views, data) for name, each in self.teachers.items()}
@@ -237,11 +217,8 @@ class SeveralTeachers(Targets):
         self, logits: Sequence[Tensor], labels: Tensor | None, temperature: float | None
     ) -> Tensor:
         """The combination of the teachers' logits (rows, classes), float32 (rows, classes); of
-        ``random`` the expected one. ``temperature`` as for the class.
-
-        Raises:
-            TargetsError: ``confidence`` without ``labels`` int64 (rows,).
-        """
+        ``random`` the expected one. Raises TargetsError for ``confidence`` without ``labels`` int64
+        (rows,)."""
         shares = self._shares = self._shares.to(logits[0].device)  # once
         if self.reads_labels:
             if labels is None:
@@ -263,11 +240,8 @@ class SeveralTeachers(Targets):
         raise TargetsError(NOT_TOGETHER)
 
     def truth(self, labels: Tensor | None) -> NDArray[np.float32]:
-        """Of the first view, and of ``random`` the expected one.
-
-        Raises:
-            TargetsError: one of them is not stored, or at one temperature alone.
-        """
+        """Of the first view, and of ``random`` the expected one. Raises TargetsError where one of
+        them is not stored, or at one temperature alone."""
         logits = []
         for each in self._each:
             if not isinstance(each, StoredTargets) or each.temperature is not None:

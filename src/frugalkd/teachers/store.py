@@ -34,6 +34,7 @@ from frugalkd.files.opening import entered, list_folder, open_file, remove
 from frugalkd.files.parsing import one_line, parse_json, read_bounded
 from frugalkd.files.writing import allocate, sweep, sync_folder, write_at, write_json
 from frugalkd.models.identity import TORCH, differences
+from frugalkd.runtime.formatting import size_text
 from frugalkd.teachers.encodings import Encoding, Ids, Logits, make_encoding
 
 FILE = "header.json"
@@ -59,15 +60,10 @@ _RECORD = np.dtype(
 
 @dataclass(frozen=True)
 class Header:
-    """What a store holds.
-
-    Attributes:
-        samples, views: there is a row for each sample in each view.
-        classes: of the teacher.
-        encoding: of a row.
-        about: what the rows belong to: see :func:`frugalkd.teachers.about.describe_live`.
-        shards: parts of the store, each of consecutive samples; one process writes a shard.
-    """
+    """What a store holds: a row of ``classes`` values for each of ``samples`` in each of ``views``,
+    as ``encoding`` keeps it. ``about``: what the rows belong to, see
+    :func:`frugalkd.teachers.about.describe_live`. ``shards``: parts of consecutive samples; one
+    process writes a shard."""
 
     samples: int
     views: int
@@ -85,22 +81,20 @@ class Header:
             raise TargetsError(f"{self.shards} shards for {self.samples} samples: give fewer")
 
     @property
-    def row_bytes(self) -> int:
-        return self.encoding.record(self.classes).itemsize
+    def record(self) -> np.dtype[np.void]:
+        """Of one row."""
+        return self.encoding.record(self.classes)
 
     def samples_of(self, shard: int) -> tuple[int, int]:
         """The first sample of a shard, and the one after its last."""
         first, end = (self.samples * each // self.shards for each in (shard, shard + 1))
         return first, end
 
-    def rows_of(self, shard: int) -> int:
-        first, end = self.samples_of(shard)
-        return (end - first) * self.views
-
     def file_bytes(self, shard: int) -> tuple[int, int]:
         """Sizes of a shard's files: its rows, and their presence records."""
-        rows = self.rows_of(shard)
-        return rows * self.row_bytes, -(-rows // BLOCK) * RECORD
+        first, end = self.samples_of(shard)
+        rows = (end - first) * self.views
+        return rows * self.record.itemsize, -(-rows // BLOCK) * RECORD
 
     @property
     def disk_bytes(self) -> int:
@@ -147,11 +141,8 @@ def write_header(folder: Path, header: Header) -> None:
 
 
 def read_header(folder: Path) -> Header:
-    """The header of a store.
-
-    Raises:
-        TargetsError: there is none, or it is damaged, or of another version.
-    """
+    """The header of a store. Raises TargetsError: there is none, or it is damaged, or of another
+    version."""
     path = folder / FILE
     if folder.is_file():
         raise TargetsError(f"{folder} is a file: a store of soft targets is a folder")
@@ -177,7 +168,7 @@ def read_header(folder: Path) -> Header:
         raise TargetsError(f"{path} is damaged: its checksum is wrong; delete the folder")
     try:
         header = Header(encoding=make_encoding(**value.pop("encoding")), **value)
-        header.encoding.record(header.classes)
+        _ = header.record  # raises where the encoding cannot have so many classes
         if not all(isinstance(text, str) for item in header.about.items() for text in item):
             raise TypeError("about")
     except (TypeError, KeyError, AttributeError, FrugalKDError) as error:
@@ -205,15 +196,10 @@ class Shard:
 
     A block's checksum is compared when a row of it is first read. This process reads what it has
     written at once, but on disk it counts only after :meth:`sync`, which syncs the rows before the
-    presence bits.
+    presence bits. Of two processes that ``write``, the second is refused, or waits if ``wait``.
 
-    Args:
-        folder, shard, header: which one.
-        write: also write; a second process that wants to is refused, or waits if ``wait``.
-
-    Raises:
-        TargetsError: a file is missing or of the wrong size, or another process writes it.
-        PathRefused: a file is a link, lies behind one, or is to be written and has a second name.
+    Raises TargetsError: a file is missing or of the wrong size, or another process writes it; or
+    PathRefused: a file is a link, lies behind one, or is to be written and has a second name.
     """
 
     def __init__(
@@ -235,7 +221,7 @@ class Shard:
             raise
         if not write:
             self.close()
-        self._rows: Bytes = np.frombuffer(rows, np.uint8).reshape(-1, header.row_bytes)
+        self._rows: Bytes = np.frombuffer(rows, np.uint8).reshape(-1, header.record.itemsize)
         if len(self._state) * RECORD != sizes[1]:
             raise TargetsError(f"{self.state_path} has changed its size while it was read")
         self._discard_torn()
@@ -243,11 +229,9 @@ class Shard:
         self._checked = np.zeros(len(self._state), dtype=bool)
         self._dirty = np.zeros(len(self._state), dtype=bool)
         self._lost = False  # a sync has failed
-        self.pending = 0
-        """Rows written since the last sync."""
+        self.pending = 0  # rows written since the last sync
 
     def _open(self, sizes: tuple[int, int], write: bool, wait: bool) -> None:
-        """Open both files; for writing, under a lock."""
         for path, size in zip((self.path, self.state_path), sizes, strict=True):
             found = None
             with suppress(FileNotFoundError):
@@ -292,11 +276,8 @@ class Shard:
         return int.from_bytes(self._bits.tobytes(), "little").bit_count()
 
     def read(self, rows: Ids) -> Bytes:
-        """The bytes (rows, row_bytes) of ``rows``, which must be stored.
-
-        Raises:
-            TargetsError: a checksum is wrong.
-        """
+        """The bytes (rows, row_bytes) of ``rows``, which must be stored. Raises TargetsError for a
+        wrong checksum."""
         self._check(rows)
         if not self.present(rows).all():  # by a torn record alone
             raise TargetsError(f"{self.path} lacks rows: run the same command again")
@@ -354,11 +335,8 @@ class Shard:
     def _repair(self, block: int) -> None:
         """Rows are mostly written in ascending order, so a record that was torn between two writes
         has bits too few at its end, or too many: those that match the checksum are set. Without
-        write access, which would inform other processes, no bits are removed.
-
-        Raises:
-            TargetsError: no such bits match the checksum.
-        """
+        write access, which would inform other processes, no bits are removed. Raises TargetsError
+        where none match."""
         there = np.unpackbits(self._bits_of(block), bitorder="little")
         for end in range(min(BLOCK, len(self._rows) - block * BLOCK) + 1):
             before = np.arange(BLOCK) < end
@@ -390,19 +368,11 @@ class Shard:
 
 
 class Store:
-    """An open store.
+    """An open store, made by :func:`create_store`. This process writes the shards ``write`` (None:
+    all), and with ``wait`` waits for another one that writes one of them.
 
-    Args:
-        folder: made by :func:`create_store`.
-        write: shards that this process writes; None: all. One process writes a shard.
-        wait: wait for another process that writes one of them, rather than be refused.
-
-    Attributes:
-        header: what the store holds.
-
-    Raises:
-        TargetsError: there is no store, it is damaged, or another process writes a shard.
-        PathRefused: a file of it is a link, or lies behind one.
+    Raises TargetsError: there is no store, it is damaged, or another process writes a shard; or
+    PathRefused: a file of it is a link, or lies behind one.
     """
 
     def __init__(self, folder: Path, *, write: Sequence[int] | None = (), wait: bool = False):
@@ -427,7 +397,7 @@ class Store:
                     "in targets.folder"
                 ) from None
             raise TargetsError(f"cannot open {folder}: {error.strerror}") from None
-        self._record = header.encoding.record(header.classes)
+        self._record = header.record
 
     def present(self, ids: Ids, views: Ids) -> NDArray[np.bool_]:
         """Which of the rows of ``ids`` in ``views``, both (rows,), are stored."""
@@ -441,11 +411,8 @@ class Store:
         return sum(shard.count() for shard in self._shards)
 
     def read(self, ids: Ids, views: Ids) -> Logits:
-        """Decoded logits float32 (rows, classes).
-
-        Raises:
-            TargetsError: a row is not stored, or its block is damaged.
-        """
+        """Decoded logits float32 (rows, classes). Raises TargetsError: a row is not stored, or its
+        block is damaged."""
         content = np.empty((len(ids), self._record.itemsize), dtype=np.uint8)
         for shard, which, rows in self._located(ids, views):
             there = shard.present(rows)
@@ -460,13 +427,9 @@ class Store:
         return self.header.encoding.decode(records, self.header.classes)
 
     def write(self, ids: Ids, views: Ids, logits: Logits) -> None:
-        """Store rows that are not stored yet. Rows of shards that this process does not write are
-        ignored.
-
-        Raises:
-            TargetsError: logits that are not finite, or of another number of classes; a failing
-                disk.
-        """
+        """Store rows that are not stored yet, except for shards of other processes. Raises
+        TargetsError: logits that are not finite, or of another number of classes; a failing
+        disk."""
         if logits.shape != (len(ids), self.header.classes):
             raise TargetsError(
                 f"the teacher gave {logits.shape[-1]} classes for {self.folder}, which holds "
@@ -527,14 +490,11 @@ class Store:
 
 def create_store(folder: Path, header: Header) -> None:
     """Make an empty store with all its space allocated; one that exists already does not change.
-
     Processes may call this at the same time.
 
-    Raises:
-        TargetsError: the disk is too full, ``folder`` cannot be written, or it holds a store of
-            other targets, or something else.
+    Raises TargetsError: the disk is too full, ``folder`` cannot be written, or it holds a store of
+    other targets, or something else.
     """
-    header.encoding.record(header.classes)
     try:
         with entered(folder, make=True):
             pass
@@ -575,13 +535,3 @@ def _exists(folder: Path, header: Header) -> bool:
         return False
     read_header(folder).refuse_other(header, folder)
     return True
-
-
-def size_text(size: int) -> str:
-    """Bytes for a human: ``1.2 MB``."""
-    value, unit = float(size), "bytes"
-    for unit in ("bytes", "kB", "MB", "GB", "TB"):
-        if value < 1000 or unit == "TB":
-            break
-        value /= 1000
-    return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
