@@ -1,5 +1,4 @@
-"""What a model input_transform: the pictures that the data would give, had they its size and
-normalisation."""
+"""Input transforms: the images that the data would give in the model's size and normalisation."""
 
 from __future__ import annotations
 
@@ -55,7 +54,7 @@ def test_the_size_is_that_of_the_model(size):
     torch.testing.assert_close(seen, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_a_model_that_sees_keeps_its_names_and_can_be_copied():
+def test_a_transformed_model_keeps_its_names_and_can_be_copied():
     model = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten())
     names = list(model.state_dict())
     see(model, InputTransform(size=9, mean=[0.5] * 3, std=[0.5] * 3), MEAN, STD)
@@ -65,7 +64,7 @@ def test_a_model_that_sees_keeps_its_names_and_can_be_copied():
         assert torch.equal(copied(x), model(x))
 
 
-def test_soft_targets_of_a_model_that_sees_otherwise_are_of_another_teacher():
+def test_another_input_transform_is_another_teacher():
     digests = []
     for size in (None, 9, 12):
         model = nn.Flatten()
@@ -75,7 +74,7 @@ def test_soft_targets_of_a_model_that_sees_otherwise_are_of_another_teacher():
 
 
 @pytest.mark.parametrize("in_memory", [False, True])
-def test_sound_16_pictures_that_were_made_smaller_are_not_enlarged(tmp_path, in_memory):
+def test_sound_16_images_that_were_read_smaller_are_refused(tmp_path, in_memory):
     """The student's 6 pixels are all that is left for a teacher of 9."""
     image = pytest.importorskip("PIL.Image", reason="needs pillow")
     for kind in ("a", "b"):
@@ -111,7 +110,7 @@ def test_sound_16_pictures_that_were_made_smaller_are_not_enlarged(tmp_path, in_
     make_teacher(recipe, teacher, made(recipe)[1])
 
 
-def test_what_cannot_be_seen_is_refused():
+def test_impossible_transforms_are_refused():
     with pytest.raises(ModelError, match="the pictures have 3 channels, mean and std 1"):
         see(nn.Flatten(), InputTransform(mean=[0.5], std=[0.5]), MEAN, STD)
     recipe = load_recipe("digits")

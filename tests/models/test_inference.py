@@ -1,4 +1,4 @@
-"""A look leaves no trace in the model, whatever happens in it."""
+"""An evaluation forward leaves no trace in the model, whatever happens in it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_an_error_inside_puts_all_back():
     assert torch.equal(torch.get_rng_state(), stream)
 
 
-def test_nothing_of_the_model_moves():
+def test_the_model_does_not_change():
     model = net(0).train()
     before = identity(model)
     with inference_mode(model):

@@ -124,7 +124,7 @@ def test_a_student_is_tuned_from_where_it_starts(tmp_path):
     assert said(moved) == said(begun)
 
 
-def test_the_student_ends_in_the_teachers_layer_and_learns_what_it_gets():
+def test_the_student_ends_in_the_teachers_frozen_layer():
     student, teacher = net(), net(9, width=7)
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     path = frugalkd.reuse_classifier(student, teacher)

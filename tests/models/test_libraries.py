@@ -93,7 +93,7 @@ def test_a_missing_library_names_its_extra(library, monkeypatch):
 
 
 def test_pretrained_weights_of_torchvision_get_a_new_head(tmp_path, monkeypatch):
-    """Its cache is where it looks first: nothing is fetched here."""
+    """Its cache is read first: nothing is downloaded here."""
     weights = TORCHVISION.models.MobileNet_V3_Small_Weights.DEFAULT
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
@@ -113,9 +113,9 @@ from pathlib import Path
 import safetensors.torch, timm, torch
 from frugalkd.errors import ModelError
 from frugalkd.models import build_model
-asked = {"num_classes": 3, "in_channels": 1, "image_size": 32, "init_weights": "pretrained"}
+wanted = {"num_classes": 3, "in_channels": 1, "image_size": 32, "init_weights": "pretrained"}
 try:
-    build_model("timm/resnet10t", **asked)
+    build_model("timm/resnet10t", **wanted)
 except ModelError as error:
     print(error)
 theirs, hub = timm.create_model("resnet10t"), timm.get_pretrained_cfg("resnet10t").hf_hub_id
@@ -124,14 +124,14 @@ kept = Path("hub/models--" + hub.replace("/", "--"))
 (kept / "refs").mkdir()
 (kept / "refs/main").write_text("one")
 safetensors.torch.save_file(theirs.state_dict(), kept / "snapshots/one/model.safetensors")
-model = build_model("timm/resnet10t", **asked)
+model = build_model("timm/resnet10t", **wanted)
 assert model.fc.weight.shape == (3, 512)
 assert torch.equal(model.layer1[0].conv1.weight, theirs.layer1[0].conv1.weight)
 """
 
 
 @pytest.mark.slow
-def test_pretrained_weights_of_timm_come_from_the_hubs_cache_or_are_missed_in_one_line(tmp_path):
+def test_pretrained_weights_of_timm_come_from_the_hubs_cache(tmp_path):
     offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         offline.pop(name, None)

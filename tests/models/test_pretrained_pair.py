@@ -1,4 +1,4 @@
-"""The pair whose teacher nobody here made: its recipe builds it, from wheels, as it is written."""
+"""The pair whose teacher comes from a wheel: its recipe builds it as it is written."""
 
 from __future__ import annotations
 

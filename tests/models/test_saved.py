@@ -196,7 +196,7 @@ def test_weights_are_a_file_of_the_folder(run, name):
 
 
 def test_what_a_card_claims_takes_no_memory(run):
-    """A hundred million billion weights are not asked for: the file's are compared first."""
+    """No memory is allocated for 10^17 weights: the file's are compared first."""
     _change(run, model={"name": "mlp", "options": {"hidden": [1 << 28, 1 << 28]}})
     with pytest.raises(ModelError, match="does not fit the model"):
         load(run)
@@ -297,20 +297,20 @@ def test_cut_off_weights_are_refused(run):
 
 
 def test_a_flipped_bit_of_the_weights_is_found(run):
-    """Wherever it is in what is the model's: each byte of the tensors, names and shapes."""
+    """In the tensors, names and shapes, at every 11th byte."""
     weights, model = run / "student.safetensors", load(run).model
     sound = weights.read_bytes()
-    refused = 0
-    for place in range(len(sound)):
+    places, refused = range(0, len(sound), 11), 0
+    for place in places:
         weights.write_bytes(sound[:place] + bytes([sound[place] ^ 1]) + sound[place + 1 :])
         found = None
         with suppress(ModelError):
             found = load(run).model
-        # Read is what flips the checksum's name: that is a file without one.
+        # A flip in the checksum's name gives a file without a checksum.
         assert found is None or same_state(found, model)
         refused += found is None
     data = 4 * sum(parameter.numel() for parameter in model.parameters())
-    assert refused > data + 100
+    assert refused > (data + 100) / 11
     weights.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
     with pytest.raises(ModelError, match="is damaged: its checksum is wrong; take a sound copy"):
         load(run)

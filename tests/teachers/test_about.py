@@ -9,6 +9,7 @@ from torch import nn
 from frugalkd.data import TextData
 from frugalkd.data.text import tokenize
 from frugalkd.errors import FrugalKDWarning, TargetsError
+from frugalkd.models import identity
 from frugalkd.models.origin import note_origin, trained_on
 from frugalkd.teachers import LiveTeacher, StoredTargets
 from frugalkd.teachers.about import describe
@@ -64,3 +65,13 @@ def test_sound_2_a_store_is_not_of_a_teacher_of_another_flag(tmp_path):
         assert StoredTargets.fill(again, images(4), tmp_path).queries == 0
     with pytest.raises(TargetsError, match="differ in teacher's model: delete"):
         StoredTargets.fill(Signed(-1), images(4), tmp_path)
+
+
+def test_a_fill_reads_the_weights_once(monkeypatch):
+    digests = []
+    digest = identity.weights_digest
+    monkeypatch.setattr(
+        identity, "weights_digest", lambda model: digests.append(model) or digest(model)
+    )
+    StoredTargets.fill(net(), images(40), views=2, batch_size=8)
+    assert len(digests) == 1

@@ -1,4 +1,4 @@
-"""A filling that stops goes on; one that does not fit is refused."""
+"""A stopped filling resumes; one that does not fit is refused."""
 
 from __future__ import annotations
 
@@ -104,9 +104,7 @@ def test_a_store_of_other_targets_is_refused_by_what_differs(tmp_path, made, nam
         Filler(live, images(37), tmp_path / "t", Layout(2))
 
 
-def test_the_lock_of_a_process_that_was_killed_as_it_made_the_store_goes_away(
-    tmp_path, monkeypatch
-):
+def test_the_lock_of_a_killed_process_goes_away(tmp_path, monkeypatch):
     teacher, data = net(), images(12)
 
     class Killed(BaseException):

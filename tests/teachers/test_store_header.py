@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from frugalkd.errors import TargetsError
@@ -98,6 +98,7 @@ def test_a_missing_one_says_how_to_make_it(tmp_path):
         read_header(tmp_path / "file")
 
 
+@settings(max_examples=50)
 @given(st.data())
 def test_no_flipped_byte_gives_another_header(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("header")

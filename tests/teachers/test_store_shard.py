@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from frugalkd.errors import FrugalKDWarning, TargetsError
@@ -53,6 +53,7 @@ def test_rows_are_readable_once_written_and_durable_once_synced(folder):
     assert np.array_equal(shard.read(some), content(some))
 
 
+@settings(max_examples=50)
 @given(st.lists(st.lists(st.integers(0, 599), min_size=1, max_size=40), max_size=5), st.data())
 def test_any_order_of_writes_syncs_and_stops(tmp_path_factory, batches, data):
     folder = tmp_path_factory.mktemp("shard")
@@ -145,8 +146,8 @@ def states(folder, *fills):
 
 
 @pytest.mark.parametrize("new_first", [True, False])
-@pytest.mark.parametrize("cut", [1, 8, 13, 31, 32, 34])
-@pytest.mark.parametrize("fills", [(300,), (100, 300), (301, 600), (7, 250)])
+@pytest.mark.parametrize("cut", [1, 13, 32, 34])
+@pytest.mark.parametrize("fills", [(300,), (100, 300), (301, 600)])
 def test_a_torn_record_is_repaired_or_refused_and_never_wrong(folder, fills, cut, new_first):
     """The first block's record is half an old one, half a new one."""
     edges = [0, *fills]
@@ -212,6 +213,7 @@ def test_a_record_whose_bits_came_first_is_what_it_was(folder):
     assert Shard(folder, 0, HEADER).count() == 101
 
 
+@settings(max_examples=50)
 @given(st.data())
 def test_a_flipped_bit_is_found_or_does_not_matter(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("shard")

@@ -106,7 +106,7 @@ def test_a_student_is_that_of_the_live_teacher(tmp_path):
         student = net(2)
         distill(student, data, teacher=source, training=training, device="cpu", objective=KD(4.0))
         runs.append(student)
-    # Asked in the same batches, the teacher gives the same bits.
+    # On the same batches, the teacher gives the same bits.
     assert same_state(*runs)
     assert targets.queries == 3 * 37
     targets.close()

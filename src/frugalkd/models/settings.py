@@ -42,13 +42,12 @@ class InputTransform(Strict):
 
 
 class ModelSettings(NamedOrPath):
-    """A model: ``name`` one of ours, or of timm's and torchvision's, or ``path`` a callable that
+    """A model: ``name`` one of frugalkd's, timm's or torchvision's, or ``path`` a callable that
     returns a torch module."""
 
     name: str | None = Field(
         None,
-        description=f"one of ours: {', '.join([*MODELS, *TEXT_MODELS])}; or timm/NAME, "
-        "torchvision/NAME",
+        description=f"one of {', '.join([*MODELS, *TEXT_MODELS])}; or timm/NAME, torchvision/NAME",
     )
     init_weights: str | None = Field(
         None,
