@@ -76,6 +76,7 @@ def load(path, **options):
     return load_data("hugging-face", path=str(path), **options)
 
 
+@pytest.mark.heavy
 def test_cifar10_parquet_gives_the_pixels_of_our_own_reader(require_data):
     file = require_data("cifar10/test.parquet")
     splits = load_data("hugging-face", file.parent.parent, path="cifar10", image="img")

@@ -131,7 +131,7 @@ def test_iteration_ends():
     assert len(list(iter(make()))) == N  # pyright: ignore[reportArgumentType]
 
 
-def test_subset_is_renumbered_and_keys_its_augmentation_by_the_new_ids():
+def test_a_subset_is_augmented_by_its_new_ids():
     data = make(1, Augmentation(crop=2, flip=True), seed=5)
     part = data.subset([7, 2])
     assert len(part) == 2

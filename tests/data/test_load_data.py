@@ -31,7 +31,7 @@ def test_unknown_option():
 
 
 @pytest.mark.parametrize("option", ["download", "root"])
-def test_sound_12_no_option_of_a_file_asks_for_a_download(option):
+def test_sound_12_no_option_starts_a_download(option):
     with pytest.raises(DataError, match=f"'mnist' takes no option '{option}'"):
         load_with("mnist", None, {option: True})
 

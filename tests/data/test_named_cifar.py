@@ -85,7 +85,7 @@ def test_absent_file(train):
 
 def test_flipped_bytes_give_data_or_a_data_error(train):
     content = train.read_bytes()
-    for place in range(0, len(content), 97):
+    for place in range(0, len(content), 389):
         train.write_bytes(content[:place] + bytes((content[place] ^ 255,)) + content[place + 1 :])
         with suppress(DataError):  # any other error fails the test
             load(train)
@@ -142,7 +142,7 @@ def test_without_the_extra(train, monkeypatch, missing):
         load(train)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_the_real_one(require_data):
     root = require_data("cifar10/train.parquet").parent.parent
     splits = load_data("cifar10", root)

@@ -167,7 +167,7 @@ def test_a_failed_download_is_one_line(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
-def test_sound_12_nothing_is_downloaded_that_nobody_asked_for(monkeypatch, tmp_path, name):
+def test_sound_12_nothing_is_downloaded_without_the_flag(monkeypatch, tmp_path, name):
     datasets = pytest.importorskip("torchvision.datasets")
     monkeypatch.setattr(named, "DEBIAN_FASHION_MNIST", tmp_path / "not-installed")
     monkeypatch.setattr(datasets, named.FETCHED[name], lambda *_, **__: pytest.fail("a download"))

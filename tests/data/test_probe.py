@@ -114,14 +114,14 @@ def count_reads(make, length):
     return read
 
 
-def test_sound_3_every_sample_is_read_and_64_of_them_twice_before():
+def test_sound_3_every_sample_is_read_and_64_of_them_before():
     read = count_reads(lambda id: torch.zeros(8), 5000)
     assert read[128:] == list(range(5000))
     assert sorted(set(read[:128])) == sorted(read[:128:2])
     assert (read[0], read[127]) == (0, 4999)
 
 
-def test_sound_3_of_what_is_larger_than_the_limit_evenly_spaced_samples_are_read(monkeypatch):
+def test_sound_3_beyond_the_limit_evenly_spaced_samples_are_read(monkeypatch):
     monkeypatch.setattr(probe, "WHOLE", 1 << 17)
     assert len(count_reads(lambda id: id, 5000)) == 128 + 128  # 1 KiB each at the least
     read = count_reads(lambda id: bytes(2000), 5000)[128:]
@@ -141,7 +141,7 @@ def test_sound_3_one_sample_of_900_matters(changed):
     assert data_digest(Samples(make, 900)) == whole
 
 
-def test_sound_3_a_data_set_is_read_once_where_nothing_may_change_it():
+def test_sound_3_a_data_set_is_read_once_for_all_digests():
     read = []
     data = Samples(lambda id: read.append(id) or id)
     with digests_kept():
@@ -155,7 +155,7 @@ def test_sound_3_a_data_set_is_read_once_where_nothing_may_change_it():
     assert data_digest(data) != first
 
 
-def test_what_differs_between_readings_is_left_out_with_a_warning():
+def test_what_differs_between_readings_is_left_out_and_warned():
     def digest(label):
         own = np.random.default_rng()
         drawing = Samples(lambda id: (own.random(4, dtype=np.float32), label(id)), 300)
@@ -205,7 +205,7 @@ def test_sound_3_tensors_and_arrays_enter_whole():
     assert data_digest(images) != data_digest(images.reshape(1000, 2, 2))
 
 
-def test_sound_3_a_mapped_array_is_read_in_parts_beyond_the_limit(tmp_path, monkeypatch):
+def test_sound_3_beyond_the_limit_a_mapped_array_is_sampled(tmp_path, monkeypatch):
     array = np.memmap(tmp_path / "x", dtype=np.uint8, mode="w+", shape=(1 << 20,))
     monkeypatch.setattr(probe, "WHOLE", 1 << 20)
     one = data_digest(array)
@@ -297,4 +297,4 @@ def test_types_and_borders_matter():
 def test_empty_and_tensor_data():
     assert data_digest(Samples(lambda id: id, length=0))
     assert not randomness(TensorDataset(torch.arange(3)))
-    assert not randomness(torch.arange(12).reshape(6, 2))  # a tensor's own view() is not asked
+    assert not randomness(torch.arange(12).reshape(6, 2))  # a tensor's own view() is not called

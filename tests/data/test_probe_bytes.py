@@ -74,7 +74,7 @@ def test_files_are_read_again_where_size_or_times_say_so(folder, monkeypatch):
     monkeypatch.setattr(probe, "feed_file", lambda *said: read.append(said[2]) or feed_file(*said))
     one = files_digest(str(folder), NAMES)
     files_digest(str(folder), NAMES)
-    assert read == NAMES * 2  # too young for their times to tell
+    assert read == NAMES * 2  # their times are too recent
     clock = time.time_ns
     monkeypatch.setattr(probe.time, "time_ns", lambda: clock() + 60 * 10**9)
     files_digest(str(folder), NAMES)

@@ -12,7 +12,7 @@ from frugalkd.data.samples import located
 from frugalkd.errors import DataError
 
 
-def test_the_argument_comes_first_then_the_environment_then_shared_then_data(tmp_path, monkeypatch):
+def test_the_order_of_data_roots(tmp_path, monkeypatch):
     project = tmp_path / "project"
     project.mkdir()
     monkeypatch.chdir(project)

@@ -8,7 +8,7 @@ import multiprocessing
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import Dataset, IterableDataset, Subset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from frugalkd.data import (
     Augmentation,
@@ -23,6 +23,8 @@ from frugalkd.data import (
 from frugalkd.data.source import is_batch_indexed, is_view_indexed
 from frugalkd.errors import DataError, SelectionMisuse, UnsupportedData
 from frugalkd.runtime.draws import order
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
 class Numbered(Dataset):
@@ -79,6 +81,26 @@ def images(augmentation: Augmentation | None = None) -> ImageData:
     )
 
 
+@pytest.fixture(autouse=True)
+def forked(request, monkeypatch):
+    """Workers are forked, which takes no time, but where a test is about spawned ones."""
+    if "spawned" in request.fixturenames:
+        return
+
+    class Forking(DataLoader):
+        def __init__(self, *args, **settings):
+            if settings.get("num_workers"):
+                settings["multiprocessing_context"] = "fork"
+            super().__init__(*args, **settings)
+
+    monkeypatch.setattr("frugalkd.data.source.DataLoader", Forking)
+
+
+@pytest.fixture
+def spawned():
+    """Workers are spawned, as outside the tests."""
+
+
 def check_ids(source: Source, read_ids) -> None:
     for requests in shuffled():
         batches = list(source.batches(requests))
@@ -108,7 +130,7 @@ def test_views_reach_the_data_set(workers):
                 assert seen.tolist() == views.tolist()
 
 
-def test_workers_stay_read_ahead_and_end_with_close():
+def test_workers_stay_read_ahead_and_end_with_close(spawned):
     source = open_source(Numbered(), num_workers=1)
     requests = next(shuffled())
     list(source.batches(requests))
@@ -222,7 +244,7 @@ def test_an_error_of_the_data_set_names_the_sample(workers):
     assert isinstance(caught.value.__cause__, OSError) == (workers == 0)
 
 
-def test_what_cannot_be_sent_to_workers():
+def test_what_cannot_be_sent_to_workers(spawned):
     with (
         open_source(Numbered(), collate_fn=lambda samples: samples, num_workers=1) as source,
         pytest.raises(UnsupportedData, match="top level of a module") as caught,
@@ -231,7 +253,7 @@ def test_what_cannot_be_sent_to_workers():
     assert "\n" not in str(caught.value)
 
 
-def test_other_ids_than_asked_for_are_noticed(monkeypatch):
+def test_other_ids_than_requested_are_noticed(monkeypatch):
     source = LoaderSource(Numbered())
     monkeypatch.setattr(source, "_start", lambda requests: iter([(np.array([1]), None)]))
     with pytest.raises(DataError, match="other ids"):

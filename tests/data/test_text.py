@@ -76,7 +76,7 @@ def test_joined_batches_are_the_batch_of_all(rows, cut):
     assert all(torch.equal(joined[name], whole[name]) for name in whole)
 
 
-def test_the_digest_tells_texts_from_others():
+def test_the_digest_differs_between_texts():
     rows = [[1, 2], [3], [4, 5, 6]]
     one = data_digest(texts(rows))
     assert one == data_digest(texts(rows))
@@ -104,7 +104,7 @@ def test_what_is_refused():
 
 
 @pytest.mark.parametrize("when", ["now", "last-visit"])
-def test_padding_reaches_nobody(when):
+def test_padding_reaches_no_sample(when):
     """Rows that wait under gate-now come from batches of other widths."""
     rows = [[1 + n % 5] * (1 + n % 7) for n in range(40)]
     made = texts(rows)
@@ -135,8 +135,8 @@ def test_padding_reaches_nobody(when):
     assert set(seen) >= {id for id in range(40) if id % 4 != 0}
 
 
-def test_whoever_reads_all_of_it_sorts_by_length_and_gives_it_in_order():
-    """Evaluation, stored targets and FLOPs, against texts asked one by one."""
+def test_full_passes_sort_by_length_and_return_in_order():
+    """Evaluation, stored targets and FLOPs, against texts one by one."""
     rng = np.random.default_rng(0)
     rows = [rng.integers(0, 90, rng.integers(1, 30)).tolist() for _ in range(70)]
     made, model = texts(rows), TextCNN(4, 100, width=4, hidden=4).eval()

@@ -332,8 +332,11 @@ def said_by(name, folder, capsys):
     return code, capsys.readouterr().err
 
 
+OFTEN = ("teach", "distill", "store", "ledger make", "ledger export", "predict")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", OFTEN)
 def test_a_command(taught, tmp_path, capsys, name):
     check_command(taught, tmp_path, capsys, name, "link")
 

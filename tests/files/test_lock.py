@@ -32,7 +32,7 @@ def holder(folder):
     return process
 
 
-def test_a_second_process_is_refused_and_told_which_one_is_there(tmp_path):
+def test_a_second_process_is_refused_and_the_holder_named(tmp_path):
     with holder(tmp_path) as process:
         try:
             with pytest.raises(RunFolderError, match=rf"another process \({process.pid}\) is at"):
@@ -57,7 +57,7 @@ def test_within_a_process_too(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_who_waits_behind_a_file_that_goes_away_looks_again(tmp_path, monkeypatch):
+def test_a_waiter_whose_file_is_removed_tries_again(tmp_path, monkeypatch):
     """Between opening the file and locking it, its holder removes it."""
     flock, first = fcntl.flock, Lock(tmp_path)
 
@@ -94,7 +94,7 @@ def test_who_waits_comes_next(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_locks_it_warns_and_goes_on(tmp_path, monkeypatch):
+def test_without_locks_it_warns(tmp_path, monkeypatch):
     def no_locks(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 

@@ -106,7 +106,7 @@ def test_the_error_names_what_stands_there_and_what_to_do(tmp_path, kind, said):
     assert nothing_is_written_outside(sound, act, kind, tmp_path) == 1
 
 
-def test_a_second_name_is_written_in_place_by_nothing_and_replaced_whole(tmp_path):
+def test_a_hard_link_is_replaced_never_written_in_place(tmp_path):
     (tmp_path / "users").write_bytes(b"the user's")
     (tmp_path / "file").hardlink_to(tmp_path / "users")
     with pytest.raises(PathRefused, match=r"file is one of several names of a file \(hard links\)"):
@@ -165,7 +165,7 @@ def test_a_folder_that_the_user_names_may_be_a_link(tmp_path, monkeypatch):
         write_atomic(tmp_path / "link/file", b"")  # a path that went through no named()
 
 
-def test_a_link_that_comes_between_the_check_and_the_write_leads_nowhere(tmp_path, monkeypatch):
+def test_a_link_made_between_check_and_write_leads_nowhere(tmp_path, monkeypatch):
     (tmp_path / "users").write_bytes(b"the user's")
     check = opening.refuse_irregular
 
@@ -188,7 +188,7 @@ def test_a_link_that_comes_between_the_check_and_the_write_leads_nowhere(tmp_pat
         folder.rmdir()
 
 
-def test_a_folder_that_becomes_a_link_while_it_is_open_leads_nowhere(tmp_path):
+def test_an_open_folder_that_becomes_a_link_leads_nowhere(tmp_path):
     run, outside = tmp_path / "run", tmp_path / "outside"
     for folder in (run, outside):
         folder.mkdir()

@@ -77,14 +77,14 @@ def test_a_long_reason_is_cut():
 
 
 @pytest.mark.parametrize("error", [DataError("ours"), MemoryError(), UnknownName("a", "b", "c")])
-def test_errors_of_ours_and_of_memory_pass(error):
+def test_frugalkds_errors_and_memory_errors_pass(error):
     with pytest.raises(type(error)) as caught:
         blame(error, ModelError, "the forward fails")
     assert caught.value is error
     assert error.__cause__ is None
 
 
-def test_the_death_of_a_worker_is_no_fault_of_the_code_that_it_interrupts():
+def test_a_dead_worker_is_not_blamed_on_the_interrupted_code():
     gone = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
     with pytest.raises(DataError, match=r"^a worker process died \(DataLoader worker \(pid 7\) is"):
         blame(gone, ModelError, "the forward fails")

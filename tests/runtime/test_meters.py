@@ -13,7 +13,7 @@ from frugalkd.runtime.meters import Meters, peak_memory_bytes
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that stands still until it is told otherwise."""
+    """A clock that moves only when it is set."""
     hand = SimpleNamespace(now=100.0)
     monkeypatch.setattr(module.time, "perf_counter", lambda: hand.now)
     return hand

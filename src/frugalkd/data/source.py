@@ -67,6 +67,7 @@ class Digested(Protocol):
 
     def digest(self) -> str:
         """Text that changes with anything that the samples hold."""
+        ...
 
 
 def is_digested(dataset: object) -> TypeGuard[Digested]:
