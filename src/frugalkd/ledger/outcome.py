@@ -23,14 +23,10 @@ class Outcome(NamedTuple):
     entropy: Any = None
 
     @classmethod
-    def joined(cls, parts: Sequence[Outcome]) -> Outcome:
-        """Several outcomes (arrays) as one, in their order."""
-        return cls(
-            *(
-                None if any(part is None for part in values) else np.concatenate(values)
-                for values in zip(*parts, strict=True)
-            )
-        )
+    def joined(cls, parts: Sequence[Outcome], join: Callable = np.concatenate) -> Outcome:
+        """Several outcomes as one, in their order; ``join`` is for arrays or tensors."""
+        columns = zip(*parts, strict=True)
+        return cls(*(None if values[0] is None else join(values) for values in columns))
 
     def each(self, change: Callable[[Any], Any]) -> Outcome:
         """The outcome with ``change`` applied to each of its parts."""

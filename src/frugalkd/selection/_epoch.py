@@ -41,21 +41,22 @@ class Batch:
 
     def __init__(
         self,
-        *,
         rows: Rows,
         weights: Tensor | None,
         progress: float,
         forced: Mask,
-        step_rows: int,
-        begins_step: bool,
-        ends_step: bool,
         reader: Reader,
         observer: Observer,
+        *,
+        step_rows: int | None = None,
+        begins_step: bool = True,
+        ends_step: bool = True,
     ):
         self.ids, _, self.data, self.targets, features = rows
         self.features = features or {}
         self.progress, self.forced, self.observed = progress, forced, False
-        self.step_rows, self.begins_step, self.ends_step = step_rows, begins_step, ends_step
+        self.step_rows = len(self.ids) if step_rows is None else step_rows
+        self.begins_step, self.ends_step = begins_step, ends_step
         self._weights, self._reader, self._observer = weights, reader, observer
 
     @property
@@ -246,29 +247,22 @@ class Epoch:
                 f"a step of epoch {self.index} is under way: take the state after its last batch"
             )
         self._merge()
-        plan, reader = self._plan, self._context.reader
-        waiting = joined(self._waiting, reader.join) if self._waiting else None
+        plan, reader, rows = self._plan, self._context.reader, self._totals.tolist()
+        waiting = Rows(self._waiting_ids, None, None)  # pyright: ignore[reportArgumentType]
+        if self._waiting:
+            waiting = joined(self._waiting, reader.join)
         columns = {
-            "ids": plan.ids,
-            "weights": plan.weights,
-            "forced": plan.forced,
-            "waiting_ids": self._waiting_ids if waiting is None else waiting.ids,
-            "waiting_views": None if waiting is None else waiting.views,
-        }
+            "ids": plan.ids, "weights": plan.weights, "forced": plan.forced,
+            "waiting_ids": waiting.ids, "waiting_views": waiting.views,
+        }  # fmt: skip
         return {
             **{k: None if v is None else torch.from_numpy(v.copy()) for k, v in columns.items()},
-            "waiting_targets": None if waiting is None else waiting.targets,
-            "waiting_features": None if waiting is None else waiting.features,
-            "waiting_data": None if waiting is None else reader.kept_data(waiting),
-            "lr_factor": self.lr_factor,
-            "screened": self.screened,
-            "counts": dict(self.counts),
-            "steps": self._observer.batches,
-            "read": self._read,
-            "rows": int(self._totals[0]),
-            "weight_sum": float(self._totals[1]),
-            "weight_squares": float(self._totals[2]),
-        }
+            "waiting_targets": waiting.targets, "waiting_features": waiting.features,
+            "waiting_data": reader.kept_data(waiting) if self._waiting else None,
+            "lr_factor": self.lr_factor, "screened": self.screened, "counts": dict(self.counts),
+            "steps": self._observer.batches, "read": self._read, "rows": int(rows[0]),
+            "weight_sum": rows[1], "weight_squares": rows[2],
+        }  # fmt: skip
 
     @classmethod
     def from_state(cls, context: Context, observer: Observer, state: dict[str, Any]) -> Epoch:
@@ -320,15 +314,9 @@ class Epoch:
             step = number * rows + len(plan.ids) - start
             if batches_of(step, rows) > together:
                 step = together * rows
-            yield self._make(
-                found,
-                forced[start:end],
-                importance,
-                before,
-                step_rows=step,
-                begins_step=number == 0,
-                ends_step=number == together - 1 or end == len(plan.ids),
-            )
+            ends = number == together - 1 or end == len(plan.ids)
+            place = {"step_rows": step, "begins_step": number == 0, "ends_step": ends}
+            yield self._make(found, forced[start:end], importance, before, **place)
 
     def _gate_now(self) -> Iterator[Batch]:
         """Reads batches, keeps the rows that fail, and trains whenever a full batch has come. One
@@ -418,11 +406,9 @@ class Epoch:
         forced: Mask,
         importance: NDArray[np.float32] | None,
         consumed: int,
-        *,
-        step_rows: int | None = None,
-        begins_step: bool = True,
-        ends_step: bool = True,
+        **place: Any,
     ) -> Batch:
+        """A batch before which ``consumed`` rows of the plan were read; ``place`` in its step."""
         context, count = self._context, len(rows.ids)
         weights = importance
         if context.weights is not None:
@@ -433,20 +419,13 @@ class Epoch:
             count if weights is None else float(weights.sum()),
             count if weights is None else float(np.square(weights, dtype=np.float64).sum()),
         )
-        device, done = context.reader.device, self.part * consumed / max(1, self.planned)
+        done = self.part * consumed / max(1, self.planned)
+        if weights is not None:
+            weights = torch.from_numpy(weights).to(context.reader.device, non_blocking=True)
         return Batch(
-            rows=rows,
-            weights=None
-            if weights is None
-            else torch.from_numpy(weights).to(device, non_blocking=True),
-            progress=(self.index + done) / context.epochs,
-            forced=forced,
-            step_rows=count if step_rows is None else step_rows,
-            begins_step=begins_step,
-            ends_step=ends_step,
-            reader=context.reader,
-            observer=self._observer,
-        )
+            rows, weights, (self.index + done) / context.epochs, forced, context.reader,
+            self._observer, **place,
+        )  # fmt: skip
 
     def _merge(self) -> None:
         """Have all that was observed in the ledger, on every rank what all of them observed."""

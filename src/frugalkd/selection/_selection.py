@@ -181,23 +181,15 @@ class Selection:
         )  # fmt: skip
         """Reads rows: the loop's batches, and any others."""
         self.source = self.reader.source
-        teachers = () if targets is None else tuple(targets.queries_of)
+        teachers = {} if targets is None else targets.queries_of
         self._context = Context(
-            policy=policy,
-            ledger=ledger,
-            meters=self.meters,
-            ranks=ranks,
-            reader=self.reader,
-            counts=SharedCounts(self.meters, ranks, teachers),
-            model=model,
-            forward=forward or (lambda data: call(model, inputs_of(data))),
-            epochs=self.epochs,
-            batch_size=batch_size,
+            policy=policy, ledger=ledger, meters=self.meters, ranks=ranks, reader=self.reader,
+            counts=SharedCounts(self.meters, ranks, teachers), model=model,
+            forward=forward or (lambda data: call(model, inputs_of(data))), epochs=self.epochs,
+            batch_size=batch_size, drop_last=loading.drop_last, weights=weights,
             gradient_accumulation_steps=loading.gradient_accumulation_steps,
-            drop_last=loading.drop_last,
-            weights=weights,
             position=self._position,
-        )
+        )  # fmt: skip
         if not ranks.alone and len(self.pool) < self._context.step_rows:
             raise RankError(
                 f"{len(self.pool)} samples are less than a step of {ranks.world} ranks with "
@@ -239,15 +231,10 @@ class Selection:
         """
         assert self._context.model is not None, "a selection with a model"
         classes = check_first_batch(
-            self._context.model,
-            self._dataset,
-            self.targets,
-            pool=self.pool,
-            forward=forward or self._context.forward,
-            device=torch.device(self._loading.device),
-            collate_fn=self._loading.collate_fn,
-            label_free=self._sampling.label_free,
-        )
+            self._context.model, self._dataset, self.targets, pool=self.pool,
+            forward=forward or self._context.forward, device=torch.device(self._loading.device),
+            collate_fn=self._loading.collate_fn, label_free=self._sampling.label_free,
+        )  # fmt: skip
         if self.reader.listed is None:
             self.reader.classes = classes
         return classes

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,13 +99,9 @@ def record(
         blame(error, SelectionMisuse, f"{name} fails on the outcome of samples {few(ids.tolist())}")
     _check_rows(failed, len(ids), "b", f"{name}.needs_training")
     streak = ledger.record(
-        ids,
-        epoch=at.epoch,
-        confidence=seen.confidence,
-        correct=seen.correct,
-        failed=failed,
+        ids, epoch=at.epoch, confidence=seen.confidence, correct=seen.correct, failed=failed,
         screening=screening,
-    )
+    )  # fmt: skip
     try:
         skipped = policy.skip_epochs(streak)
     except Exception as error:
@@ -132,9 +128,10 @@ def _check_rows(values: Any, rows: int, kinds: str, whose: str) -> None:
 class SharedCounts:
     """The meters' counts, once :meth:`share` was called those of all ranks."""
 
-    def __init__(self, meters: Meters, ranks: Ranks, teachers: Sequence[str]):
-        self._meters, self._ranks, self._teachers = meters, ranks, teachers
-        meters.queries_of = dict.fromkeys(teachers, 0) | meters.queries_of
+    def __init__(self, meters: Meters, ranks: Ranks, teachers: Iterable[str]):
+        self._meters, self._ranks = meters, ranks
+        self._teachers = tuple(teachers)
+        meters.queries_of = dict.fromkeys(self._teachers, 0) | meters.queries_of
         self.restart()
 
     def restart(self) -> None:
@@ -146,15 +143,15 @@ class SharedCounts:
         if self._ranks.alone:
             return
         self._shared = self._shared + self._ranks.sum(self._read() - self._shared)
-        for name, count in zip(_COUNTS, self._shared, strict=False):
-            setattr(self._meters, name, int(count))
-        for name, count in zip(self._teachers, self._shared[len(_COUNTS) :], strict=True):
-            self._meters.queries_of[name] = int(count)
+        counts = self._shared.astype(int).tolist()
+        for name, count in zip(_COUNTS, counts, strict=False):
+            setattr(self._meters, name, count)
+        queries = zip(self._teachers, counts[len(_COUNTS) :], strict=True)
+        self._meters.queries_of |= dict(queries)
 
     def _read(self) -> NDArray[np.float64]:
         counts = [getattr(self._meters, name) for name in _COUNTS]
-        counts += [self._meters.queries_of[name] for name in self._teachers]
-        return np.array(counts, dtype=np.float64)
+        return np.array([*counts, *map(self._meters.queries_of.get, self._teachers)], np.float64)
 
 
 @dataclass(frozen=True)
@@ -201,14 +198,6 @@ class Context:
         return self.ranks.world * self.batch_size * self.gradient_accumulation_steps
 
 
-class _Trained(NamedTuple):
-    """A batch that was trained on, before it is read from the device."""
-
-    ids: Ids
-    forced: Mask
-    losses: Tensor
-
-
 class Observer:
     """Enters an epoch's outcomes into the ledger: of screening passes at once, of training batches
     when they are read from the device, and of several ranks when these are merged.
@@ -226,7 +215,7 @@ class Observer:
         self.at, self._context = at, context
         self.batches = self._first_pending = 0
         self.counts = {"participations": 0, "idle": 0, "forced": 0}
-        self._pending: list[_Trained] = []
+        self._pending: list[tuple[Ids, Mask, Tensor]] = []  # trained on, not yet read
         self._steps: list[tuple[int, Tensor]] = []  # batches observed before it, whether bad
         self._logits: list[tuple[Tensor, Tensor]] = []  # and labels, not yet judged
         self._kept, self._judged = 0, False
@@ -285,15 +274,11 @@ class Observer:
         Raises:
             NonFiniteLoss: an output is not finite, or an earlier step was not.
         """
-        bad = ids[~np.isfinite(seen.confidence)]
-        if len(bad):
+        bad = ids[~np.isfinite(seen.confidence)].tolist()
+        if bad:
             self.read(watched=False)
-            raise NonFiniteLoss(
-                epoch=self.at.epoch,
-                step=self.batches,
-                ids=bad.tolist(),
-                what="a screening's output",
-            )
+            epoch, step = self.at.epoch, self.batches
+            raise NonFiniteLoss(epoch=epoch, step=step, ids=bad, what="a screening's output")
         return self._record(ids, seen, screening=True)
 
     def together(self, ids: Ids, seen: Outcome) -> tuple[Ids, Outcome]:
@@ -319,7 +304,7 @@ class Observer:
         context.meters.student_forwards += len(ids)
         self.batches += 1
         context.position.step = self.batches // context.gradient_accumulation_steps
-        self._pending.append(_Trained(ids, forced, losses))
+        self._pending.append((ids, forced, losses))
         self._logits.append((logits, labels))
         self._kept += logits.numel()
         if not later or self._kept > KEEP_LOGITS:
@@ -356,23 +341,13 @@ class Observer:
             outcomes, self._outcomes = self._outcomes, []
             batches, forced, losses = zip(*pending, strict=True)
             ids = np.concatenate(batches)
-            seen = Outcome(
-                *(
-                    None if parts[0] is None else torch.cat(parts).cpu().numpy()
-                    for parts in zip(*outcomes, strict=True)
-                )
-            )
+            seen = Outcome.joined(outcomes, torch.cat).each(lambda part: part.cpu().numpy())
             losses = torch.cat(losses).float().cpu().numpy()
             self._refuse_non_finite(batches, ids, seen.confidence, losses)
             if watched and context.watch is not None:
-                accumulated = context.gradient_accumulation_steps
-                last = batches[-1 - (self.batches - 1) % accumulated :]
-                context.watch.check(
-                    context.ranks,
-                    epoch=self.at.epoch,
-                    step=(self.batches - 1) // accumulated,
-                    ids=np.concatenate(last),
-                )
+                step, before = divmod(self.batches - 1, context.gradient_accumulation_steps)
+                last = np.concatenate(batches[-1 - before :])
+                context.watch.check(context.ranks, epoch=self.at.epoch, step=step, ids=last)
             self._first_pending = self.batches
             self._read.append((seen, ids, np.concatenate(forced), losses))
             if context.ranks.alone:
@@ -395,9 +370,9 @@ class Observer:
             failed = self._record(ids, seen, screening=False)
         participated = failed & ~forced
         self._context.ledger.trained(ids, participated=participated, forced=forced, losses=losses)
-        self.counts["participations"] += int(participated.sum())
-        self.counts["forced"] += int(forced.sum())
-        self.counts["idle"] += int((~failed & ~forced).sum())
+        idle = ~failed & ~forced
+        for name, rows in (("participations", participated), ("forced", forced), ("idle", idle)):
+            self.counts[name] += int(rows.sum())
 
     def _record(self, ids: Ids, seen: Outcome, *, screening: bool) -> Mask:
         context = self._context
@@ -411,11 +386,7 @@ class Observer:
         return seen.each(lambda _: next(parts)), *joined[len(known) :]
 
     def _refuse_non_finite(
-        self,
-        batches: Sequence[Ids],
-        ids: Ids,
-        confidence: NDArray[np.float32],
-        losses: NDArray[np.float32],
+        self, batches: Sequence[Ids], ids: Ids, confidence: NDArray, losses: NDArray
     ) -> None:
         """Raise NonFiniteLoss, on every rank the same, for the first step that was bad: for the
         first batch of it that has a bad row, else for all of its rows."""
@@ -446,10 +417,11 @@ class Observer:
 
     def _first_bad_step(self) -> tuple[int, int]:
         """The pending batches from one up to another that the first bad step was taken with."""
-        steps, self._steps = self._steps, []
-        if not steps:
-            return 0, 0
-        bad = torch.stack([bad for _, bad in steps]).tolist()
-        ends = [batches - self._first_pending for batches, _ in steps]
-        found = zip(bad, [0, *ends], ends, strict=False)
-        return next(((start, end) for flag, start, end in found if flag), (0, 0))
+        steps, self._steps, start = self._steps, [], 0
+        bad = torch.stack([bad for _, bad in steps]).tolist() if steps else []
+        for flag, (batches, _) in zip(bad, steps, strict=True):
+            end = batches - self._first_pending
+            if flag:
+                return start, end
+            start = end
+        return 0, 0
