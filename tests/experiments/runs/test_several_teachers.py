@@ -12,9 +12,9 @@ from frugalkd.errors import FrugalKDError, LedgerError, RecipeError, Stopped, Ta
 from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.runs.digest import run_digest
 from frugalkd.experiments.runs.execute import distill, teach
-from frugalkd.experiments.runs.material import make_data, make_model
+from frugalkd.experiments.runs.material import STORE_SEED, make_data, make_model
 from frugalkd.experiments.runs.schema import Results
-from frugalkd.experiments.runs.targets import STORE_SEED, store
+from frugalkd.experiments.runs.targets import store
 from frugalkd.models.saved import load
 from frugalkd.teachers import SeveralTeachers
 from frugalkd.training.api import distill as distill_model

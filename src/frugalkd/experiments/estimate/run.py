@@ -17,8 +17,8 @@ from frugalkd.experiments.estimate.model import NO_INFORMATION, Share, exactly, 
 from frugalkd.experiments.estimate.pilot import FORWARD, Part, Trainee, fill, part_of, time_queries
 from frugalkd.experiments.recipes.schema import Recipe
 from frugalkd.experiments.runs.folder import read_results
-from frugalkd.experiments.runs.material import make_data, make_model, make_teacher
-from frugalkd.experiments.runs.targets import STORE_SEED, live_teacher
+from frugalkd.experiments.runs.material import STORE_SEED, make_data, make_model, make_teacher
+from frugalkd.experiments.runs.targets import live_teacher
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.models.flops import flops_of_data
 from frugalkd.policies import SelfRegulation

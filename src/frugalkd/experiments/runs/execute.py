@@ -19,7 +19,9 @@ from frugalkd.experiments.recipes.schema import Recipe
 from frugalkd.experiments.runs.digest import run_digest
 from frugalkd.experiments.runs.folder import SCHEMA, RunFolder
 from frugalkd.experiments.runs.material import (
-    RunData,
+    STORE_SEED,
+    Progress,
+    RunContext,
     data_digests,
     ids_used,
     make_data,
@@ -30,7 +32,6 @@ from frugalkd.experiments.runs.material import (
 )
 from frugalkd.experiments.runs.scores import scores_for
 from frugalkd.experiments.runs.summary import write_summary
-from frugalkd.experiments.runs.targets import STORE_SEED, Progress
 from frugalkd.experiments.runs.teaching import TeacherPool
 from frugalkd.experiments.tracking.trackers import Tracked
 from frugalkd.experiments.tracking.tracking import Tracking, settings_of
@@ -47,8 +48,8 @@ from frugalkd.training.heads import train_head
 from frugalkd.training.settings import Listener, RunOptions, Stop
 from frugalkd.training.trainer import Run
 
-Train = Callable[[RunData, RunFolder, dict[str, Any]], tuple[Run, dict[str, Any]]]
-"""A training within its folder, from its keywords: the run, and notes for its results."""
+Train = Callable[[RunContext, dict[str, Any]], tuple[Run, dict[str, Any]]]
+"""A training, from its keywords: the run, and notes for its results."""
 
 
 def teach(
@@ -70,23 +71,19 @@ def teach(
     """
     role = recipe.teacher
 
-    def train(
-        material: RunData, folder: RunFolder, keywords: dict[str, Any]
-    ) -> tuple[Run, dict[str, Any]]:
+    def train(context: RunContext, keywords: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
         policy = role.policy.build()
-        scores, scoring = scores_for(
-            recipe, role, policy, material.train, teacher=None, folder=folder, progress=progress,
-            stop=stop,
-        )  # fmt: skip
-        model = make_model(role.model, material.train, recipe.seed)
-        data, fit = material.train, train_teacher
+        scores, scoring = scores_for(context, policy)
+        data, fit = context.material.train, train_teacher
+        model = make_model(role.model, data, recipe.seed)
         if role.trains == "head":
             data, fit = without_augmentation(data), train_head
         sampling = Sampling(policy=policy, scores=scores)
         run = fit(model, data, sampling=sampling, objective=role.objective.build(), **keywords)
         return run, {"teacher": None, "targets": None, "scoring": scoring}
 
-    return _execute("teach", recipe, out, train, resume=resume, listener=listener, stop=stop)
+    given: dict[str, Any] = {"teacher": None, "stores": None, "progress": progress, "stop": stop}
+    return _execute("teach", recipe, out, train, given, resume=resume, listener=listener)
 
 
 def distill(
@@ -125,33 +122,25 @@ def distill(
     if role.teachers is not None:
         kinds = {each.kind or role.targets.kind for each in role.teachers.of.values()}
 
-    def train(
-        material: RunData, folder: RunFolder, keywords: dict[str, Any]
-    ) -> tuple[Run, dict[str, Any]]:
-        objective = role.objective.build()
+    def train(context: RunContext, keywords: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
+        objective, material = role.objective.build(), context.material
         sampling = sampling_of(recipe, teacher, material, ledger)
-        scores, scoring = scores_for(
-            recipe, role, sampling.policy, material.train, teacher=teacher, folder=folder,
-            stores=stores, progress=progress, stop=stop,
-        )  # fmt: skip
+        scores, scoring = scores_for(context, sampling.policy)
         notes: dict[str, Any] = {"teacher": None, "targets": None, "scoring": scoring}
         student = make_model(role.model, material.train, recipe.seed)
         check_paths(objective, student)
         keywords |= {"sampling": replace(sampling, scores=scores), "objective": objective}
         if not objective.needs_targets:
             return distill_model(student, material.train, teacher=None, **keywords), notes
-        pool = TeacherPool(
-            recipe, teacher, material, folder, student=student, ids=ids_used(sampling, material),
-            stores=stores, progress=progress,
-        )  # fmt: skip
-        with pool:
+        with TeacherPool(context, student, ids_used(sampling, material)) as pool:
             run = distill_model(student, material.train, teacher=pool.open(), **keywords)
         pool.charge(run)
-        return run, notes | pool.notes(run, stop)
+        return run, notes | pool.notes(run)
 
+    given = {"teacher": teacher, "stores": stores, "progress": progress, "stop": stop}
     return _execute(
-        "distill", recipe, out, train, teacher=teacher, ledger=ledger, resume=resume,
-        listener=listener, stop=stop, view_seed=STORE_SEED if "stored" in kinds else None,
+        "distill", recipe, out, train, given, ledger=ledger, resume=resume, listener=listener,
+        view_seed=STORE_SEED if "stored" in kinds else None,
     )  # fmt: skip
 
 
@@ -160,19 +149,19 @@ def _execute(
     recipe: Recipe,
     out: Path,
     train: Train,
+    given: dict[str, Any],
     *,
     resume: bool,
     listener: Listener | None,
-    stop: Stop | None,
-    teacher: Path | None = None,
     ledger: Path | None = None,
     view_seed: int | None = None,
 ) -> dict[str, Any]:
-    """Claim the folder, train, and write the folder."""
+    """Claim the folder, train, and write the folder; ``given`` are fields of the run's context."""
     if ledger is not None:
         ledger = ledger_file(ledger)
         Ledger.load(ledger)  # refused before the folder is claimed
-    digest, resolved = run_digest(kind, recipe, teacher, ledger), recipe.model_dump(mode="json")
+    digest = run_digest(kind, recipe, given["teacher"], ledger)
+    resolved = recipe.model_dump(mode="json")
     role = recipe.teacher if kind == "teach" else recipe.student
     with (
         ranks_of(recipe.device, recipe.threads) as ranks,
@@ -205,9 +194,10 @@ def _execute(
             "seed": recipe.seed,
             "eval_dataset": material.eval_dataset,
             "device": recipe.device,
-            "run": RunOptions(folder.checkpoints, recipe.checkpoints, resume, log, stop),
+            "run": RunOptions(folder.checkpoints, recipe.checkpoints, resume, log, given["stop"]),
         }
-        run, notes = train(material, folder, keywords)
+        context = RunContext(recipe, role, material, folder, **given)
+        run, notes = train(context, keywords)
         samples, meters = len(run.ledger), run.meters.summary()
         results = {
             "schema": SCHEMA,

@@ -17,9 +17,14 @@ from frugalkd.data.probe import data_digest, names_of
 from frugalkd.errors import DataError, LedgerError
 from frugalkd.experiments.recipes.schema import Augment, Recipe
 from frugalkd.experiments.runs.folder import SCHEMA, read_results
-from frugalkd.experiments.runs.material import RunData, data_of_run, make_data, make_teacher
+from frugalkd.experiments.runs.material import (
+    STORE_SEED,
+    RunData,
+    data_of_run,
+    make_data,
+    make_teacher,
+)
 from frugalkd.experiments.runs.summary import write_summary
-from frugalkd.experiments.runs.targets import STORE_SEED
 from frugalkd.files.opening import named
 from frugalkd.files.writing import make_folder, write_json
 from frugalkd.ledger.from_log import ledger_from_log

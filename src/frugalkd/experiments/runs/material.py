@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,8 @@ from frugalkd.errors import (
     RunFolderError,
 )
 from frugalkd.experiments.recipes.load import fetched_data, import_paths
-from frugalkd.experiments.recipes.schema import Augment, OneOfSeveral, Recipe
+from frugalkd.experiments.recipes.schema import Augment, OneOfSeveral, Recipe, Role
+from frugalkd.experiments.runs.folder import RunFolder
 from frugalkd.files.parsing import one_line
 from frugalkd.files.tensors import load_weights
 from frugalkd.ledger.ledger import Ledger, ledger_file
@@ -52,6 +53,12 @@ from frugalkd.policies import Sampling
 from frugalkd.policies.policy import Ids
 from frugalkd.runtime.imports import Allowed, make_object
 from frugalkd.selection.inputs import weights_from, weights_of
+from frugalkd.training.settings import Stop
+
+STORE_SEED = 0
+"""The seed of the views in a store: one store serves students of every seed."""
+
+Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,27 @@ class RunData:
     train: Dataset
     eval_dataset: Dataset | None
     split: str
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """One run: its recipe, its data and its folder; ``teacher`` is the folder of its own teacher,
+    ``stores`` one that several runs share. ``progress`` receives, now and then, the progress of
+    what comes before the epochs; ``stop`` is called as :attr:`frugalkd.RunOptions.should_stop`."""
+
+    recipe: Recipe
+    role: Role
+    material: RunData
+    folder: RunFolder
+    teacher: Path | None
+    stores: Path | None
+    progress: Progress | None
+    stop: Stop | None
+
+    @property
+    def places(self) -> list[Path]:
+        """The folders in which runs share what they make, without the run's own."""
+        return [folder for folder in (self.teacher, self.stores) if folder is not None]
 
 
 def make_data(recipe: Recipe, augment: Augment, seed: int) -> RunData:

@@ -19,9 +19,7 @@ from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import RunFolderError, Stopped
 from frugalkd.experiments.recipes.schema import Recipe, Role
 from frugalkd.experiments.runs.digest import digest_of, forget_later_defaults
-from frugalkd.experiments.runs.folder import RunFolder
-from frugalkd.experiments.runs.material import make_model
-from frugalkd.experiments.runs.targets import STORE_SEED, Progress, places_of
+from frugalkd.experiments.runs.material import STORE_SEED, RunContext, make_model
 from frugalkd.experiments.scoring import score
 from frugalkd.files.arrays import load_arrays, save_arrays
 from frugalkd.files.lock import Lock
@@ -68,35 +66,27 @@ class Scores:
 
 
 def scores_for(
-    recipe: Recipe,
-    role: Role,
-    policy: Policy | None,
-    data: Dataset,
-    *,
-    teacher: Path | None,
-    folder: RunFolder,
-    stores: Path | None = None,
-    progress: Progress | None = None,
-    stop: Stop | None = None,
+    run: RunContext, policy: Policy | None
 ) -> tuple[NDArray[np.float32] | None, dict[str, Any] | None]:
     """The scores that ``policy`` needs, and their note for the results; None where it needs none.
 
     They are kept in the first of the teacher's folder, ``stores`` and the run's folder that exists
     and can be written. They do not depend on the recipe's seed: students of all seeds share them.
     Of two processes that need the same, one computes them and the other waits; a scoring run that
-    was stopped or killed starts again. Its model and training are those of ``role``.
+    was stopped or killed starts again. Its model and training are those of the run's role.
 
     Raises:
         RunFolderError: a file of scores is damaged.
         WriteFailed: they cannot be kept.
-        Stopped: ``stop`` returned True.
+        Stopped: ``run.stop`` returned True.
     """
     if policy is None or policy.scoring is None:
         return None, None
+    data = run.material.train
     if isinstance(data, Pictures):
         data = data.with_augmentation(data.augmentation, STORE_SEED)
-    made_of = _made_of(recipe, role, policy.scoring, data)
-    where = _place(f"scores-{digest_of(made_of)[:16]}", places_of(teacher, stores), folder.path)
+    made_of = _made_of(run.recipe, run.role, policy.scoring, data)
+    where = _place(f"scores-{digest_of(made_of)[:16]}", run.places, run.folder.path)
     ranks = Ranks.here()
     with ExitStack() as held:
 
@@ -105,21 +95,21 @@ def scores_for(
             if (where / FILE).exists():
                 return False
             make_folder(where)
-            held.callback(_locked(where, stop).release)
+            held.callback(_locked(where, run.stop).release)
             sweep(where)
             return not (where / FILE).exists()
 
         if ranks.from_first(lacking):
-            made = _compute(recipe, role, policy.scoring, data, progress, stop)
+            made = _compute(run, policy.scoring, data)
             if ranks.first:
-                folder.note_scoring()
+                run.folder.note_scoring()
                 made.save(where / FILE, made_of)
             ranks.wait()
     scores = Scores.load(where / FILE, made_of, len(data))  # pyright: ignore[reportArgumentType]
     return scores.values, {
         **asdict(policy.scoring),
         **{name: scores.meters[name] for name in (*_COUNTS, "wall_seconds")},
-        "made_here": folder.scored,
+        "made_here": run.folder.scored,
         "file": f"{where.name}/{FILE}",
         "digest": hashlib.sha256(scores.values.tobytes()).hexdigest(),
     }
@@ -162,26 +152,20 @@ def _locked(folder: Path, stop: Stop | None) -> Lock:
             time.sleep(0.1)
 
 
-def _compute(
-    recipe: Recipe,
-    role: Role,
-    scoring: Scoring,
-    data: Dataset,
-    progress: Progress | None,
-    stop: Stop | None,
-) -> Scores:
+def _compute(run: RunContext, scoring: Scoring, data: Dataset) -> Scores:
     trainings = 0
 
     def report(record: dict[str, Any]) -> None:
         nonlocal trainings
         trainings += record["epoch"] == 0
-        if progress is not None:
+        if run.progress is not None:
             epoch = f"epoch {record['epoch'] + 1} of {scoring.epochs:g}"
-            progress(f"scoring run ({scoring.kind}), training {trainings}, {epoch}")
+            run.progress(f"scoring run ({scoring.kind}), training {trainings}, {epoch}")
 
     values, meters = score(
-        scoring, lambda seed: make_model(role.model, data, seed), data, training=role.training,
-        seed=STORE_SEED, device=recipe.device, on_epoch_end=report, should_stop=stop,
+        scoring, lambda seed: make_model(run.role.model, data, seed), data,
+        training=run.role.training, seed=STORE_SEED, device=run.recipe.device, on_epoch_end=report,
+        should_stop=run.stop,
     )  # fmt: skip
     return Scores(values, meters.summary())
 

@@ -24,6 +24,8 @@ from frugalkd.experiments.recipes.schema import OneOfSeveral, Recipe, TargetsRol
 from frugalkd.experiments.runs.digest import digest_of
 from frugalkd.experiments.runs.folder import read_results, trained_in
 from frugalkd.experiments.runs.material import (
+    STORE_SEED,
+    Progress,
     RunData,
     ids_used,
     make_data,
@@ -49,14 +51,8 @@ from frugalkd.teachers.filling import Announce, Filler, Layout, fill, shards_of
 from frugalkd.teachers.store import read_header
 from frugalkd.training.settings import Stop
 
-Progress = Callable[[str], None]
-"""Receives, now and then, the progress of what comes before a training's epochs."""
-
 ONE = "teacher"
 """The name of a single teacher."""
-
-STORE_SEED = 0
-"""The seed of the views in a store: one store serves students of every seed."""
 
 _COMPARED, _FEWEST_COMPARED = 128, 32
 

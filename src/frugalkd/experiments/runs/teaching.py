@@ -14,12 +14,11 @@ from torch import nn
 from frugalkd.data.class_names import class_names
 from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import TargetsError
-from frugalkd.experiments.recipes.schema import OneOfSeveral, Recipe, TargetsRole
-from frugalkd.experiments.runs.folder import RunFolder, read_results
-from frugalkd.experiments.runs.material import RunData, make_teacher
+from frugalkd.experiments.recipes.schema import OneOfSeveral, TargetsRole
+from frugalkd.experiments.runs.folder import read_results
+from frugalkd.experiments.runs.material import RunContext, make_teacher
 from frugalkd.experiments.runs.targets import (
     ONE,
-    Progress,
     compare_accuracy,
     folder_of,
     held_out_logits,
@@ -43,7 +42,6 @@ from frugalkd.teachers import (
 )
 from frugalkd.teachers.several import mean_logits, mean_softmax
 from frugalkd.training.api import teacher_flops
-from frugalkd.training.settings import Stop
 from frugalkd.training.trainer import Run
 
 
@@ -67,9 +65,8 @@ class Source:
 class TeacherPool:
     """The teachers of one run: a context, in which their soft targets may be used.
 
-    ``teacher`` is the folder of the run's own teacher, ``ids`` are the samples that may be used
-    (None: all). Stored targets of a teacher without a folder that can be written are kept in
-    ``stores``, which several runs share, or in the run's folder.
+    ``ids`` are the samples that may be used (None: all). Stored targets of a teacher without a
+    folder that can be written are kept in the run's ``stores``, or in its own folder.
 
     Raises:
         FrugalKDError: a teacher is missing or cannot be loaded.
@@ -78,27 +75,13 @@ class TeacherPool:
     together: Targets
     """The soft targets of all teachers, as one; set by :meth:`open`."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        teacher: Path | None,
-        material: RunData,
-        folder: RunFolder,
-        *,
-        student: nn.Module,
-        ids: Ids | None,
-        stores: Path | None = None,
-        progress: Progress | None = None,
-    ):
-        self._recipe, self._material, self._folder = recipe, material, folder
-        self._student, self._ids, self._device = student, ids, resolve_device(recipe.device)
-        self._stores, self._progress = stores, progress
+    def __init__(self, run: RunContext, student: nn.Module, ids: Ids | None):
+        self._run, self._recipe, self._material = run, run.recipe, run.material
+        self._student, self._ids, self._device = student, ids, resolve_device(run.recipe.device)
         self._ranks = Ranks.here()
-        self.sources = {
-            name: self._source(one, teacher) for name, one in teachers_of(recipe).items()
-        }
+        self.sources = {name: self._source(one) for name, one in teachers_of(run.recipe).items()}
 
-    def _source(self, one: OneOfSeveral, teacher: Path | None) -> Source:
+    def _source(self, one: OneOfSeveral) -> Source:
         recipe, targets = self._recipe, targets_of(self._recipe, one)
         training = recipe.student.training
         if one.store is not None:
@@ -111,7 +94,7 @@ class TeacherPool:
                 channels_last=training.channels_last,
             )  # fmt: skip
             return Source(targets, average)
-        folder = folder_of(one, teacher)
+        folder = folder_of(one, self._run.teacher)
         model = make_teacher(recipe, folder, self._material.train, one)
         sharded = training.fsdp and targets.kind == "live" and not self._ranks.alone
         if not sharded:  # else it may be too large for the device, until it is
@@ -137,7 +120,7 @@ class TeacherPool:
 
     def open(self) -> Targets:
         """The soft targets; stores are filled, where they are to be filled ahead."""
-        started, before = time.perf_counter(), self._folder.filling()
+        started, before = time.perf_counter(), self._run.folder.filling()
 
         def note(ranks: Ranks = Ranks()) -> None:  # noqa: B008
             """Queries before a stop or a kill are not repeated, and count: of this process, or of
@@ -147,7 +130,7 @@ class TeacherPool:
             if not rows.any():
                 return
             spent = ranks.mean(sum(live.seconds for live in lives.values()))
-            self._folder.note_filling(
+            self._run.folder.note_filling(
                 queries_of={
                     name: known.get(name, 0) + int(count)
                     for name, count in zip(self.sources, rows, strict=True)
@@ -163,10 +146,10 @@ class TeacherPool:
                     continue
                 source.opened = open_targets(
                     self._recipe, source.live, self._material.train, spec=source.targets,
-                    places=[*places_of(source.folder, self._stores), self._folder.path],
-                    out=self._folder.path, ids=self._ids, device=self._device, kept=note,
+                    places=[*places_of(source.folder, self._run.stores), self._run.folder.path],
+                    out=self._run.folder.path, ids=self._ids, device=self._device, kept=note,
                     name="targets" if name == ONE else f"targets-{name}",
-                    progress=self._progress, ranks=self._ranks,
+                    progress=self._run.progress, ranks=self._ranks,
                 )  # fmt: skip
             finished = self._ranks
         finally:
@@ -194,12 +177,12 @@ class TeacherPool:
 
     def charge(self, run: Run) -> None:
         """Add the queries before the training to ``run``'s meters."""
-        meters, filling = run.meters, self._folder.filling()
+        meters, filling = run.meters, self._run.folder.filling()
         rows = dict(meters.queries_of) or {ONE: meters.teacher_queries}
         for name, source in self.sources.items():
             rows[name] += filling["queries_of"].get(name, 0)
             store = getattr(source.opened, "store", None)
-            if store is not None and store.folder.is_relative_to(self._folder.path):
+            if store is not None and store.folder.is_relative_to(self._run.folder.path):
                 # Rows that a killed process stored after its last checkpoint or note.
                 rows[name] = max(rows[name], store.count())
         meters.teacher_queries = sum(rows.values())
@@ -211,14 +194,14 @@ class TeacherPool:
             meters.move(filling["teacher_seconds"], out_of="store", into="teacher")
         meters.flops["teacher_forward"] = teacher_flops(self._lives, self._material.train, meters)
 
-    def notes(self, run: Run, stop: Stop | None) -> dict[str, Any]:
+    def notes(self, run: Run) -> dict[str, Any]:
         """``teacher`` and ``targets`` of the results; adds the agreement to the evaluation. Raises
-        Stopped where ``stop`` returns True."""
+        Stopped where the run's ``stop`` returns True."""
         queries = run.meters.queries_of or {ONE: run.meters.teacher_queries}
         targets = {name: _describe(one, queries[name]) for name, one in self.sources.items()}
         teachers = {name: _origin(one.folder) for name, one in self.sources.items()}
-        self._add_agreement(run, stop)
-        filling = self._folder.filling()
+        self._add_agreement(run)
+        filling = self._run.folder.filling()
         rows = sum(filling.pop("queries_of").values())
         cost = {"filling": {"rows": rows, **filling}} if rows else {}
         several = self._recipe.student.teachers
@@ -237,7 +220,7 @@ class TeacherPool:
             "targets": {**together, **cost, "of": targets},
         }
 
-    def _add_agreement(self, run: Run, stop: Stop | None) -> None:
+    def _add_agreement(self, run: Run) -> None:
         """How often the student and its teachers predict the same class on held-out data: several
         teachers by their mean, weighted where they have weights; none for a store alone."""
         held_out = self._material.eval_dataset
@@ -249,9 +232,9 @@ class TeacherPool:
                 live = LiveTeacher(
                     live.teacher, precision=live.precision, channels_last=live.channels_last
                 )
-            places = places_of(self.sources[name].folder, self._stores)
+            places = places_of(self.sources[name].folder, self._run.stores)
             device = device_of(live.teacher)
-            found = held_out_logits(live, held_out, places, device, stop, self._ranks)
+            found = held_out_logits(live, held_out, places, device, self._run.stop, self._ranks)
             logits.append(torch.from_numpy(found))
         mean, together = logits[0], self.together
         if isinstance(together, SeveralTeachers):
