@@ -72,10 +72,7 @@ def recipe_text(name: str) -> str:
 
 def load_recipe(name_or_path: StrPath, overrides: Sequence[str] = ()) -> Recipe:
     """A validated recipe: a shipped name or a YAML file, with ``section.key=value`` overrides.
-
-    Raises:
-        UnknownName, RecipeError: one line that names the field and the nearest allowed names.
-    """
+    Raises UnknownName, RecipeError: one line that names the field and the nearest allowed names."""
     name_or_path = os.fspath(name_or_path)
     raw = load_yaml(recipe_text(name_or_path), name_or_path)
     if not isinstance(raw, dict):
@@ -101,10 +98,7 @@ def override(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
 def check_names(recipe: Recipe) -> None:
     """Refuse, before anything is trained, what the schema alone cannot find: unknown models and
     data sets, options that they do not take, malformed import paths. No user code is imported.
-
-    Raises:
-        RecipeError: one line that names the field.
-    """
+    Raises RecipeError: one line that names the field."""
     from frugalkd.data import check_data
     from frugalkd.models import check_model
 
@@ -118,11 +112,8 @@ def check_names(recipe: Recipe) -> None:
 
 def check_variants(recipe: Recipe, arms: Collection[str]) -> None:
     """:func:`check_names` for the recipe's teachers, and for those of its own arms that ``arms``
-    names, as a comparison makes them.
-
-    Raises:
-        RecipeError: one line that names the teacher or the arm, and the field.
-    """
+    names, as a comparison makes them. Raises RecipeError: one line that names the teacher or the
+    arm, and the field."""
     variants = {f"teachers.{name}": settings for name, settings in recipe.teachers.items()}
     variants |= {f"arms.{name}.set": recipe.arms[name].set for name in recipe.arms if name in arms}
     for where, settings in variants.items():

@@ -48,11 +48,8 @@ _Loader.add_implicit_resolver(
 
 
 def load_yaml(text: str, source: str) -> Any:
-    """The value of a YAML text; ``source`` names it in errors.
-
-    Raises:
-        RecipeError: one line, with the line's number where there is one.
-    """
+    """The value of a YAML text; ``source`` names it in errors. Raises RecipeError: one line, with
+    the line's number where there is one."""
     try:
         value = yaml.load(text, Loader=_Loader)
         if _count(value, {}) > MOST_VALUES:

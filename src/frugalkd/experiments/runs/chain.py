@@ -39,11 +39,8 @@ class Stage:
 
 def stages_of(recipes: Sequence[Recipe], *, taught: bool = False) -> list[Stage]:
     """The first recipe's teacher, unless it is trained already (``taught``), then each student.
-
-    Raises:
-        RecipeError: a recipe has another teacher than the student before it, or other data; or it
-            weighs by a significance that no ledger has.
-    """
+    Raises RecipeError: a recipe has another teacher than the student before it, or other data; or
+    it weighs by a significance that no ledger has."""
     if not recipes:
         raise RecipeError("a chain of no recipes: name one or more")
     for before, after in pairwise(recipes):

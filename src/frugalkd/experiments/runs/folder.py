@@ -220,11 +220,8 @@ def _checkpoints(folder: Path) -> list[str]:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of ``metrics.jsonl`` in a run folder, [] without it.
-
-    Raises:
-        RunFolderError: it is damaged.
-    """
+    """The records of ``metrics.jsonl`` in a run folder, [] without it. Raises RunFolderError: it is
+    damaged."""
     file = path / "metrics.jsonl"
     try:
         records = list(parse_json_lines(read_bounded(file, LARGEST_JSON)))
@@ -242,23 +239,17 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """``results.json`` of a finished run.
-
-    Raises:
-        RunFolderError: ``path`` has none, or it is damaged or of another schema.
-    """
+    """``results.json`` of a finished run. Raises RunFolderError: ``path`` has none, or it is
+    damaged or of another schema."""
     if not (path / "results.json").is_file():
         raise RunFolderError(f"{path} holds no finished run (no results.json)")
     return read_json(path / "results.json")
 
 
 def trained_in(folder: Path) -> tuple[Literal["fp32", "bf16"], bool] | None:
-    """The precision of the training in ``folder``, and whether it was channels-last: its model
-    runs as a teacher in the same way. None without a finished run.
-
-    Raises:
-        RunFolderError: its results are damaged.
-    """
+    """The precision of the training in ``folder``, and whether it was channels-last: its model runs
+    as a teacher in the same way. None without a finished run. Raises RunFolderError: its results
+    are damaged."""
     if not (folder / "results.json").is_file():
         return None
     results = read_results(folder)

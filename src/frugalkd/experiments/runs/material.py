@@ -209,11 +209,7 @@ def without_augmentation(data: Dataset) -> Dataset:
 
 def make_model(spec: ModelSettings, data: Dataset, seed: int) -> nn.Module:
     """A model with weights drawn from ``seed``, or its ``init_weights``: the same in every arm of a
-    seed.
-
-    Raises:
-        UnknownName, ModelError: it cannot be made, or it is not a torch module.
-    """
+    seed. Raises UnknownName, ModelError: it cannot be made, or it is not a torch module."""
     torch.manual_seed(seed)
     if spec.name is not None and isinstance(data, TextData):
         if spec.init_weights is not None:

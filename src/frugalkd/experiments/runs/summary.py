@@ -74,11 +74,8 @@ def write_summary(
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
-    """The ``run`` of :func:`write_summary`; None without it.
-
-    Raises:
-        RunFolderError: the summary is damaged, or of another schema.
-    """
+    """The ``run`` of :func:`write_summary`; None without it. Raises RunFolderError: the summary is
+    damaged, or of another schema."""
     if not (folder / FILE).is_file():
         return None
     run = read_json(folder / FILE, SCHEMA, _AGAIN).get("run")
@@ -87,11 +84,8 @@ def read_run(folder: Path) -> dict[str, Any] | None:
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
     """The ledger's summary in ``folder``; a run of an earlier version is summarised from its
-    ledger. None where there is neither.
-
-    Raises:
-        LedgerError, RunFolderError: the file is damaged, or of another schema.
-    """
+    ledger. None where there is neither. Raises LedgerError, RunFolderError: the file is damaged, or
+    of another schema."""
     if (folder / FILE).is_file():
         found = read_json(folder / FILE, SCHEMA, _AGAIN)
         return {key: value for key, value in found.items() if key != "run"}
