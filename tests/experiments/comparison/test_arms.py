@@ -79,8 +79,9 @@ def test_impossible_arms(bare):
         resolve_arms(override(bare, {"arms": circle}), ["a"])
     for key in ("seed", "teacher.training.epochs"):
         recipe = override(bare, {"arms": {"mine": {"set": {key: 3}}}})
-        with pytest.raises(RecipeError, match=r"arms\.mine\.set: .* cannot differ"):
-            resolve_arms(recipe, ["mine"])
+        for name in ("mine", "mine@0.5"):
+            with pytest.raises(RecipeError, match=r"arms\.mine\.set: .* cannot differ"):
+                resolve_arms(recipe, [name])
 
 
 def test_known_arms(tiny):

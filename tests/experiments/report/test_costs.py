@@ -7,7 +7,7 @@ import math
 import pytest
 from made_up import make_arm, make_comparison
 
-from frugalkd.experiments.report.blocks import Note, Table
+from frugalkd.experiments.report.blocks import Table
 from frugalkd.experiments.report.costs import costs, run_costs
 from frugalkd.experiments.runs.schema import Comparison, Run
 
@@ -84,7 +84,7 @@ def test_a_scoring_run_is_listed_once():
         ["the scoring run of el2n (el2n)", "", "500", "12 s"]
     ]
     _, made = tables(make_comparison(arms[:1], teachers=[]))
-    assert made == [Note("No teacher was trained and no store was filled for these runs.")]
+    assert made == ["No teacher was trained and no store was filled for these runs."]
 
 
 @pytest.mark.parametrize("kind", ["teach", "distill"])
@@ -102,4 +102,4 @@ def test_a_single_run_says_what_it_paid(kind):
         *(own if kind == "teach" else []),
         ["rows stored", "1,437 by this run, 0.029 MB"],
     ]
-    assert isinstance(note, Note)
+    assert isinstance(note, str)

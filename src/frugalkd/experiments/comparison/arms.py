@@ -65,18 +65,10 @@ _ABOUT_GATES = {
 
 @dataclass(frozen=True)
 class ResolvedArm:
-    """One row of a comparison.
-
-    Attributes:
-        name: as given.
-        recipe: the arm's complete recipe; of a control, the recipe of the arm that it matches.
-        teacher: which of the recipe's teachers it learns from; None: no trained one.
-        about: what it does, in about five words.
-        control: how a control copies the arm ``match``, or None.
-        match: the arm whose samples a control copies, or None.
-        settings: what a control sets on top of copying.
-        budget: the budget that was set for it, or None where it spends its own.
-    """
+    """One row of a comparison. A ``control`` copies the samples of the arm ``match``, whose recipe
+    it has, and sets ``settings`` on top. ``teacher`` is the one of the recipe's teachers that it
+    learns from (None: no trained one), ``about`` what it does in about five words, ``budget`` the
+    one that was set for it (None: it spends its own)."""
 
     name: str
     recipe: Recipe
@@ -141,7 +133,7 @@ def _supports_budgets(recipe: Recipe, name: str) -> bool:
     if arm.control is not None and arm.match is not None:
         own = ":" not in name and CONTROLS[arm.control].at_budget
         return bool(own) or _supports_budgets(recipe, arm.match)
-    return _policy_at(_trained(recipe, name, arm).recipe, 0.5) is not None
+    return _policy_at(_trained(recipe, arm).recipe, 0.5) is not None
 
 
 def _resolve(
@@ -151,28 +143,34 @@ def _resolve(
         return resolved[name]
     if name in path:
         raise RecipeError(f"controls match each other in a circle: {' -> '.join((*path, name))}")
-    copied = _copied(recipe, name)
-    if "@" in name and copied is None:
-        resolved[name] = _at_budget(recipe, name)
-        return resolved[name]
-    arm = copied or _definition(recipe, name)
+    base, budget = name, None
+    if "@" in name and name not in recipe.arms:
+        base, _, budget = name.rpartition("@")
+    of_no_arm = budget is not None and base in CONTROLS and base not in recipe.arms
+    if of_no_arm:
+        arm = Arm.model_validate({"control": base, "match": base})
+    else:
+        arm = _definition(recipe, base)
     decided = {key.split(".")[0] for key in arm.set} & {"seed", "teacher", "teachers", "arms"}
     if decided:
         raise RecipeError(
-            f"arms.{name}.set: {', '.join(sorted(decided))} cannot differ between arms: the "
+            f"arms.{base}.set: {', '.join(sorted(decided))} cannot differ between arms: the "
             "comparison sets the seed, and other teachers belong under 'teachers'"
         )
-    if arm.control is None or arm.match is None:
-        made = _trained(recipe, name, arm)
+    control = None if arm.control is None else CONTROLS[arm.control]
+    if control is None or of_no_arm or (budget and ":" not in base and control.at_budget):
+        made = _trained(recipe, arm) if budget is None else _at_budget(recipe, base, arm, budget)
+        made = replace(made, name=name)
     else:
-        matched = _resolve(recipe, arm.match, resolved, (*path, name))
+        match = f"{arm.match}" if budget is None else f"{arm.match}@{budget}"
+        matched = _resolve(recipe, match, resolved, (*path, name))
         made = replace(
             matched,
             name=name,
             teacher=arm.teacher or matched.teacher,
-            about=CONTROLS[arm.control].about.format(arm=matched.name),
+            about=control.about.format(arm=matched.name),
             control=arm.control,
-            match=arm.match,
+            match=match,
             settings=dict(arm.set),
         )
     resolved[name] = made
@@ -190,45 +188,27 @@ def _definition(recipe: Recipe, name: str) -> Arm:
     raise UnknownName("arm", name, [*own, *controls])
 
 
-def _copied(recipe: Recipe, name: str) -> Arm | None:
-    """Of ``CONTROL:ARM@BUDGET``, and of a recipe's control that copies an arm epoch by epoch at a
-    budget, the control of ``ARM@BUDGET``; None for all others."""
-    base, _, budget = name.rpartition("@")
-    if not base or name in recipe.arms or (base in CONTROLS and base not in recipe.arms):
-        return None
-    arm = _definition(recipe, base)
-    if arm.control is None or (":" not in base and CONTROLS[arm.control].at_budget):
-        return None
-    return arm.model_copy(update={"match": f"{arm.match}@{budget}"})
-
-
-def _at_budget(recipe: Recipe, name: str) -> ResolvedArm:
-    """The arm ``NAME@BUDGET``."""
-    base, _, text = name.rpartition("@")
+def _at_budget(recipe: Recipe, base: str, arm: Arm, text: str) -> ResolvedArm:
+    """The arm ``base`` at the budget ``text``."""
+    where = f"arm '{base}@{text}'"
     try:
         budget = float(text)
     except ValueError:
-        raise RecipeError(f"arm {name!r}: write NAME@BUDGET, as in {base}@0.25") from None
-    _check_budget(budget, f"arm {name!r}")
-    if base in CONTROLS and base not in recipe.arms:
-        arm = Arm.model_validate({"control": base, "match": base})
-    else:
-        arm = _definition(recipe, base)
-    control = arm.control
-    if control is not None:
-        settings = {**budget_settings(control, recipe, budget), **arm.set}
-        made = _trained(recipe, name, arm.model_copy(update={"set": settings}))
-        return replace(made, about=CONTROLS[control].at_budget, budget=budget)
-    made = _trained(recipe, name, arm)
+        raise RecipeError(f"{where}: write NAME@BUDGET, as in {base}@0.25") from None
+    _check_budget(budget, where)
+    if arm.control is not None:
+        settings = {**budget_settings(arm.control, recipe, budget), **arm.set}
+        made = _trained(recipe, arm.model_copy(update={"set": settings}))
+        return replace(made, about=CONTROLS[arm.control].at_budget, budget=budget)
+    made = _trained(recipe, arm)
     # A budget is of the recipe's epochs; an arm of fewer spends more of it in each.
     own, full = made.recipe.student.training.epochs, recipe.student.training.epochs
     if budget * (full / own) > 1 + 1e-9:
-        raise RecipeError(f"arm {name!r}: its {own:g} epochs cannot spend {budget:.0%} of {full:g}")
+        raise RecipeError(f"{where}: its {own:g} epochs cannot spend {budget:.0%} of {full:g}")
     settings = _policy_at(made.recipe, min(1.0, budget * (full / own)))
     if settings is None:
         raise RecipeError(
-            f"arm {name!r}: {base} cannot be made to spend a budget, it has its own: name it "
-            "without @"
+            f"{where}: {base} cannot be made to spend a budget, it has its own: name it without @"
         )
     return replace(made, recipe=override(made.recipe, settings), budget=budget)
 
@@ -248,15 +228,15 @@ def _policy_at(recipe: Recipe, budget: float) -> dict[str, Any] | None:
     return {"student.policy": {"name": student.policy.model_dump()["name"], **settings}}
 
 
-def _trained(recipe: Recipe, name: str, arm: Arm) -> ResolvedArm:
-    """An arm that is no control: its recipe, and its teacher where it needs one."""
+def _trained(recipe: Recipe, arm: Arm) -> ResolvedArm:
+    """An arm that is no control, without its name: its recipe, and its teacher if it needs one."""
     whole = override(recipe, arm.set)
     teacher = arm.teacher
     if teacher is None and needs_teacher(whole) and recipe.teacher.weights is None:
         teacher = next(iter(recipe.teachers), None)
     if teacher is not None:
         whole = override(teacher_recipe(recipe, teacher), arm.set)
-    return ResolvedArm(name, whole, teacher, _about(whole))
+    return ResolvedArm("", whole, teacher, _about(whole))
 
 
 def teacher_recipe(recipe: Recipe, name: str) -> Recipe:

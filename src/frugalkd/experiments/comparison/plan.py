@@ -39,14 +39,9 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class JobResult:
-    """How a job ended.
-
-    Attributes:
-        results: the content of ``results.json`` (of a store: rows and seconds), or None.
-        classes: of the data, where known.
-        error: one line, or None.
-        traceback: of an error that is not frugalkd's, or None.
-    """
+    """How a job ended: ``results``, the content of ``results.json`` (of a store: rows and seconds),
+    or ``error``, one line, with the ``traceback`` of an error that is not frugalkd's. ``classes``
+    are those of the data, where known."""
 
     results: dict[str, Any] | None = None
     classes: int | None = None
@@ -73,18 +68,11 @@ JobResults = Mapping[Key, JobResult]
 
 @dataclass(frozen=True)
 class Job:
-    """One run to come.
-
-    Attributes:
-        key: its name.
-        digest: SHA-256 (hex) of all that decides it, known before anything has run: its recipe, and
-            the digests of its teacher and of the run that it matches.
-        out: its folder; of a store, the one that keeps it.
-        recipe: its recipe, from the results of what it needs.
-        needs: jobs that must have succeeded before its recipe is known.
-        targets: the store that must be filled before it runs, or None.
-        teacher: the teacher's folder, or None.
-    """
+    """One run to come, in the folder ``out`` (of a store: the one that keeps it). ``digest`` is the
+    SHA-256 (hex) of all that decides it, known before anything has run: its recipe, and the digests
+    of its teacher and of the run that it matches. Its recipe depends on the results of what it
+    ``needs``; the store ``targets`` must be filled before it runs; ``teacher`` is the folder of the
+    teacher."""
 
     key: Key
     digest: str

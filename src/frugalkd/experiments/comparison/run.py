@@ -26,7 +26,7 @@ from frugalkd.experiments.comparison.arms import ResolvedArm, resolve_arms
 from frugalkd.experiments.comparison.plan import SHOWN, Job, JobResult, Key, plan_jobs
 from frugalkd.experiments.comparison.pool import Pool, RayWorkers, Workers
 from frugalkd.experiments.comparison.statistics import Claim, require_statistics
-from frugalkd.experiments.comparison.summary import SCHEMA, filling, summarise, untrained
+from frugalkd.experiments.comparison.summary import SCHEMA, filling, summarise
 from frugalkd.experiments.recipes.load import load_recipe
 from frugalkd.experiments.recipes.schema import Recipe
 from frugalkd.experiments.runs.digest import run_digest
@@ -125,19 +125,8 @@ def compare(
 def demo(
     out: StrPath, jobs: int = 2, on_event: Callable[[Event], None] | None = None
 ) -> dict[str, Any]:
-    """Compare the modes and three controls on scikit-learn's digits; prints nothing.
-
-    Args:
-        out: the folder of the comparison.
-        jobs: processes at a time.
-        on_event: as in :func:`compare`.
-
-    Returns:
-        The content of ``out/comparison.json``; :func:`comparison_table` shows it.
-
-    Raises:
-        RunFolderError: ``out`` holds another comparison.
-    """
+    """Compare the modes and three controls on scikit-learn's digits: :func:`compare` with its
+    arguments, result and errors."""
     recipe = load_recipe("digits")
     teachers = list(recipe.teachers)
     made = ComparisonRun(recipe, DEMO_ARMS, DEMO_SEEDS, out, teachers=teachers, on_event=on_event)
@@ -325,15 +314,13 @@ class ComparisonRun:
         return content
 
     def _content(self) -> dict[str, Any]:
-        content = summarise(
-            self.recipe, self.arms, self.seeds, self.teachers, self.results, self.notes, self.claims
-        )
         stored = {job.key.name: job.targets.name for job in self.jobs.values() if job.targets}
+        teachers = list(dict.fromkeys([*self.teachers, *stored.values()]))
+        content = summarise(
+            self.recipe, self.arms, self.seeds, teachers, self.results, self.notes, self.claims
+        )
         for row in content["arms"]:
             row["targets"] = stored.get(row["arm"])
-        known = {teacher["teacher"] for teacher in content["teachers"]}
-        others = [name for name in dict.fromkeys(stored.values()) if name not in known]
-        content["teachers"] += [untrained(self.recipe, name) for name in others]
         for teacher in content["teachers"]:
             teacher["targets"] = self._store_cost(teacher["teacher"])
             teacher["summary"] = self._summary(teacher["teacher"])
@@ -341,12 +328,11 @@ class ComparisonRun:
 
     def _summary(self, teacher: str) -> dict[str, Any] | None:
         """The summary of a finished teacher's ledger."""
-        if teacher not in self._summaries:
-            outs = [job.out for key, job in self.jobs.items() if key[:2] == ("teach", teacher)]
-            if not outs or not (outs[0] / "results.json").is_file():
-                return None
-            self._summaries[teacher] = read_summary(outs[0])
-        return self._summaries[teacher]
+        for key, job in self.jobs.items():
+            done = key[:2] == ("teach", teacher) and (job.out / "results.json").is_file()
+            if done and teacher not in self._summaries:
+                self._summaries[teacher] = read_summary(job.out)
+        return self._summaries.get(teacher)
 
     def _store_cost(self, name: str) -> dict[str, float] | None:
         """The cost of filling stores of soft targets of ``name``, by jobs and within runs; None for
@@ -394,7 +380,16 @@ class ComparisonRun:
             RunFolderError: something that it needs is missing; it is named.
             FrugalKDError: the run failed.
         """
-        job = self._named(digest)
+        wanted = digest.strip().lower()
+        if len(wanted) < _SHORTEST:
+            raise RecipeError(
+                f"--only {digest}: give at least {_SHORTEST} digits of a digest of --list"
+            )
+        matches = [job for job in self._distinct() if job.digest.startswith(wanted)]
+        if len(matches) != 1:
+            why = "several runs have" if matches else "no run has"
+            raise RecipeError(f"--only {digest}: {why} that digest; --list shows them")
+        (job,) = matches
         results: dict[Key, JobResult] = {}
         for key in job.waits_for:
             need = self.jobs[key]
@@ -427,18 +422,6 @@ class ComparisonRun:
         for job in self.jobs.values():
             found.setdefault(job.digest, job)
         return list(found.values())
-
-    def _named(self, digest: str) -> Job:
-        wanted = digest.strip().lower()
-        if len(wanted) < _SHORTEST:
-            raise RecipeError(
-                f"--only {digest}: give at least {_SHORTEST} digits of a digest of --list"
-            )
-        found = [job for job in self._distinct() if job.digest.startswith(wanted)]
-        if len(found) != 1:
-            why = "several runs have" if found else "no run has"
-            raise RecipeError(f"--only {digest}: {why} that digest; --list shows them")
-        return found[0]
 
 
 def _seeds(seeds: int | Sequence[int]) -> list[int]:

@@ -100,19 +100,17 @@ def claims(comparison: dict[str, Any], declared: Sequence[Claim]) -> list[dict[s
 
     if not declared:
         return []
-    tested = [_test(comparison, Claim(*claim)) for claim in declared]
-    corrected = np.asarray(multipletests([test["p"] for test in tested], method="holm")[1])
-    for test, p_holm in zip(tested, corrected, strict=True):
-        test["p_holm"] = float(p_holm)
-        reasons = test.pop("reasons")
+    tested = [_test(comparison, claim) for claim in declared]
+    corrected = np.asarray(multipletests([test["p"] for test, _ in tested], method="holm")[1])
+    for (test, reasons), p_holm in zip(tested, corrected, strict=True):
         if p_holm > 1 - CONFIDENCE:
             reasons.append(f"corrected p = {p_holm:.3g}")
-        test["holds"] = not reasons
-        test["why"] = "; ".join(reasons)
-    return tested
+        test |= {"p_holm": float(p_holm), "holds": not reasons, "why": "; ".join(reasons)}
+    return [test for test, _ in tested]
 
 
-def _test(comparison: dict[str, Any], declared: Claim) -> dict[str, Any]:
+def _test(comparison: dict[str, Any], declared: Claim) -> tuple[dict[str, Any], list[str]]:
+    """The claim's test, and why it does not hold."""
     arm, against, claim, margin = declared
     if claim not in ("better", "no worse"):
         raise SettingError(f"a claim is 'better' or 'no worse', not {claim!r}")
@@ -133,7 +131,7 @@ def _test(comparison: dict[str, Any], declared: Claim) -> dict[str, Any]:
         reasons.append(f"no pair of accuracies for seeds {', '.join(map(str, missing))}")
     if ci95 is None or ci95[0] <= floor:
         reasons.append(f"the interval reaches {'0' if better else 'the margin'}")
-    return {
+    test = {
         "arm": arm,
         "against": against,
         "claim": claim,
@@ -141,8 +139,8 @@ def _test(comparison: dict[str, Any], declared: Claim) -> dict[str, Any]:
         "seeds": seeds,
         "difference": difference,
         "p": _p_value(found, floor),
-        "reasons": reasons,
     }
+    return test, reasons
 
 
 def frontier(
@@ -154,18 +152,18 @@ def frontier(
     ``tolerance``: costs that differ by no more than this fraction count as the same, since a budget
     is spent in whole batches.
     """
+    known = [(cost, y) for cost, y in points if cost is not None and y is not None]
 
-    def beats(other: tuple[float | None, float | None], cost: float, accuracy: float) -> bool:
-        if other[0] is None or other[1] is None:
-            return False
-        if other[0] > cost * (1 + tolerance) or other[1] < accuracy:
-            return False
-        return other[0] * (1 + tolerance) < cost or other[1] > accuracy
+    def beaten(cost: float, accuracy: float) -> bool:
+        return any(
+            other <= cost * (1 + tolerance)
+            and better >= accuracy
+            and (other * (1 + tolerance) < cost or better > accuracy)
+            for other, better in known
+        )
 
     return [
-        cost is not None
-        and accuracy is not None
-        and not any(beats(other, cost, accuracy) for other in points)
+        cost is not None and accuracy is not None and not beaten(cost, accuracy)
         for cost, accuracy in points
     ]
 

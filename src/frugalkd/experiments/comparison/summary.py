@@ -189,11 +189,11 @@ def _apart(results: Mapping[str, Any]) -> dict[str, Any]:
 
 def _wall_ratios(ours: BySeed, theirs: BySeed) -> list[float]:
     """Training seconds over the reference's, for each seed that both have run."""
-    return [
-        _apart(run.results)["wall_seconds"] / _apart(other.results)["wall_seconds"]
-        for seed, run in ours.items()
-        if run.results and (other := theirs.get(seed)) is not None and other.results
+    seconds = [
+        {seed: _apart(run.results)["wall_seconds"] for seed, run in runs.items() if run.results}
+        for runs in (ours, theirs)
     ]
+    return [spent / seconds[1][seed] for seed, spent in seconds[0].items() if seed in seconds[1]]
 
 
 def _matched(results: Mapping[int, dict[str, Any]], matched: BySeed) -> dict[str, Any]:
@@ -236,12 +236,14 @@ def _mark_frontiers(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _teacher(recipe: Recipe, name: str, results: JobResults) -> dict[str, Any]:
+    """A teacher that was trained here, a pretrained one, or several as one."""
+    own = {"teacher.weights": recipe.teacher.weights} if name == PRETRAINED else {}
     job = next((job for key, job in results.items() if key[:2] == ("teach", name)), JobResult())
     run = job.results or {}
     meters = run.get("meters", {})
     return {
         "teacher": name,
-        "settings": dict(recipe.teachers[name]),
+        "settings": dict(recipe.teachers.get(name, own)),
         "seed": run.get("seed"),
         "accuracy": job.accuracy,
         "budget": run.get("budget"),
@@ -250,13 +252,6 @@ def _teacher(recipe: Recipe, name: str, results: JobResults) -> dict[str, Any]:
         "digest": run.get("digest"),
         "error": job.error,
     }
-
-
-def untrained(recipe: Recipe, name: str) -> dict[str, Any]:
-    """A teacher that was not trained here, or several as one: the same keys as others have."""
-    settings = {"teacher.weights": recipe.teacher.weights} if name == PRETRAINED else {}
-    nothing = ("seed", "accuracy", "budget", "wall_seconds", "meters", "digest", "error")
-    return {"teacher": name, "settings": settings, **dict.fromkeys(nothing)}
 
 
 def _means(trees: Sequence[Any]) -> Any:

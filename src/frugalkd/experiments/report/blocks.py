@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from frugalkd.experiments.report.text import number, percent, points
+from frugalkd.experiments.runs.schema import Spread
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -14,6 +17,23 @@ class Cell:
     text: str
     value: float | None = None
     note: str = ""
+
+
+def amount(value: float | None, digits: int = 0) -> Cell:
+    """A number, with commas between thousands."""
+    return Cell(number(value, digits), value)
+
+
+def fraction(value: float | None) -> Cell:
+    """A fraction in percent."""
+    return Cell(percent(value), value)
+
+
+def estimate(value: Spread | None, *, signed: bool = False) -> Cell:
+    """A mean over seeds with half of its interval, in points; empty where there is none."""
+    if value is None:
+        return Cell("")
+    return Cell(points(value, signed=signed), value.mean)
 
 
 @dataclass(frozen=True)
@@ -87,16 +107,8 @@ class Code:
     kind = "code"
 
 
-@dataclass(frozen=True)
-class Note:
-    """A paragraph."""
-
-    text: str
-
-    kind = "note"
-
-
-Block = Table | Figure | Gallery | Code | Note
+Block = Table | Figure | Gallery | Code | str
+"""A part of a section; a string is a paragraph."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +136,7 @@ def page(title: str, kicker: str, headline: str, detail: str, sections: Sequence
     section, the last but one, so that no link leads to an empty place."""
     shown, missing = [], []
     for section in sections:
-        reasons = [block.text for block in section.blocks if isinstance(block, Note)]
+        reasons = [block for block in section.blocks if isinstance(block, str)]
         if len(reasons) == len(section.blocks):
             missing.append([section.title, " ".join(reasons)])
         else:

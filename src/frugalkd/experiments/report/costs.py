@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from frugalkd.experiments.estimate.model import students_text, students_until_paid
-from frugalkd.experiments.report.blocks import Block, Cell, Note, Table
+from frugalkd.experiments.report.blocks import Block, Cell, Table, amount
 from frugalkd.experiments.report.headline import chosen
 from frugalkd.experiments.report.text import NOTHING, number, percent, seconds, short
 from frugalkd.experiments.runs.schema import Arm, Comparison, Run, Teacher
@@ -38,8 +38,8 @@ def costs(comparison: Comparison) -> list[Block]:
     if paid:
         headings = ["what", "costs", "saves a student", "paid after"]
         made.append(Table("When it has paid for itself", headings, paid))
-        made.append(Note(_COMPUTED.format(short(comparison.reference))))
-    return made or [Note("No teacher was trained and no store was filled for these runs.")]
+        made.append(_COMPUTED.format(short(comparison.reference)))
+    return made or ["No teacher was trained and no store was filled for these runs."]
 
 
 def _teachers(teachers: Sequence[Teacher]) -> Rows:
@@ -51,7 +51,7 @@ def _teachers(teachers: Sequence[Teacher]) -> Rows:
             rows.append(
                 [
                     f"training the teacher {name}, and its ledger",
-                    Cell(number(accuracy, 2), accuracy),
+                    amount(accuracy, 2),
                     Cell(f"{percent(teacher.budget, 0)} of its training", teacher.budget),
                     _seconds(teacher.wall_seconds),
                 ]
@@ -77,7 +77,7 @@ def _scorings(arms: Sequence[Arm]) -> Rows:
 
 
 def _paid_once(what: str, samples: float, spent: float) -> list[Cell | str]:
-    return [what, "", Cell(number(samples), samples), _seconds(spent)]
+    return [what, "", amount(samples), _seconds(spent)]
 
 
 def _seconds(value: float) -> Cell:
@@ -154,11 +154,8 @@ def run_costs(run: Run) -> list[Block]:
     if run.scoring is not None:
         spent = f"{number(run.scoring.samples_backpropagated)} samples"
         rows.append(["scoring run", f"{spent}, {seconds(run.scoring.wall_seconds)}"])
-    table: list[Block] = [Table("Paid once", ["what", "how much"], rows)] if rows else []
-    return [
-        *table,
-        Note(
-            "After how many students a ledger or a store has paid for itself, only a comparison "
-            "can show: frugalkd compare."
-        ),
-    ]
+    note = (
+        "After how many students a ledger or a store has paid for itself, only a comparison can "
+        "show: frugalkd compare."
+    )
+    return [Table("Paid once", ["what", "how much"], rows), note] if rows else [note]

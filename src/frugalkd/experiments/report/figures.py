@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Literal
 
-from frugalkd.experiments.report.blocks import Cell, Figure, Table
+from frugalkd.experiments.report.blocks import Cell, Figure, Table, amount, estimate, fraction
 from frugalkd.experiments.report.text import inline, number, percent, points, seconds, short
 from frugalkd.experiments.runs.schema import Arm, Comparison, LedgerSummary, Run, Shares, Spread
 
@@ -136,7 +136,7 @@ def frontier(
         [
             short(arm.arm),
             Cell(points(cost(arm), digits=1), x[arm.arm]),
-            Cell(points(arm.accuracy), y[arm.arm]),
+            estimate(arm.accuracy),
             "yes" if arm in best else "no",
         ]
         for arm in known
@@ -238,7 +238,7 @@ def _by_epoch(lines: Sequence[tuple[str, Shares, Mapping[str, Any]]], y: str) ->
         course = f"{percent(mean)} throughout" if steady else f"{percent(first)} to {percent(last)}"
         courses.setdefault(course, []).append(inline(name))
         parts = (first, last, mean, _mean(shares.participations))
-        rows.append([short(name), *(Cell(percent(part), part) for part in parts)])
+        rows.append([short(name), *map(fraction, parts)])
     in_words = [f"{', '.join(names)}: {course}" for course, names in courses.items()]
     every = max(shares.every for _, shares, _ in lines)
     epoch = "epoch" if every == 1 else "epochs"
@@ -282,10 +282,10 @@ def by_class(summary: LedgerSummary, what: str) -> Figure:
     rows = [
         [
             short(record.name),
-            Cell(number(record.samples), record.samples),
-            Cell(f"{record.mean:.3f}", record.mean),
-            Cell(percent(record.never), record.never),
-            Cell(percent(record.always), record.always),
+            amount(record.samples),
+            amount(record.mean, 3),
+            fraction(record.never),
+            fraction(record.always),
         ]
         for record in classes
     ]
@@ -303,7 +303,7 @@ def histogram(summary: LedgerSummary, what: str) -> Figure:
                  width=0.9 * width)  # fmt: skip
     plot = _plot([bars], x=what, y="samples", height=260, from_zero=True)
     plot["layout"]["xaxis"] |= {"range": [0, 1], "dtick": 0.2}
-    rows = [[name, Cell(number(count), count)] for name, count in zip(bins, counts, strict=True)]
+    rows = [[name, amount(count)] for name, count in zip(bins, counts, strict=True)]
     return Figure(
         "histogram",
         f"Samples by {what}",
@@ -338,9 +338,12 @@ def phases(rows: Sequence[tuple[str, Mapping[str, float]]]) -> Figure:
     said = f"{inline(longest)} takes longest, " if len(rows) > 1 else "It took "
     most = max(spent, key=lambda phase: spent[phase], default="nothing")
     table = [
-        [short(name), *(Cell(f"{value:.1f}", value) for value in (sum(spent.values()), *parts))]
+        [
+            short(name),
+            amount(sum(spent.values()), 1),
+            *(amount(spent.get(phase, 0.0), 1) for phase in order),
+        ]
         for name, spent in rows
-        for parts in [[spent.get(phase, 0.0) for phase in order]]
     ]
     return Figure(
         "phases",

@@ -38,28 +38,6 @@ _DASHES: dict[str, Any] = {
     "solid": "-", "dash": (0, (4, 1.5)), "dot": (0, (1, 1.2)), "dashdot": (0, (4, 1.2, 1, 1.2)),
     "longdash": (0, (8, 2)),
 }  # fmt: skip
-_STYLE: dict[Any, Any] = {
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.linewidth": 0.6,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "errorbar.capsize": 2,
-    "font.size": 8,
-    "grid.color": "#e6e6e6",
-    "grid.linewidth": 0.5,
-    "legend.fontsize": 7,
-    "legend.frameon": False,
-    "lines.markeredgecolor": "white",
-    "lines.markeredgewidth": 0.5,
-    "pdf.fonttype": 42,  # TrueType: many journals refuse matplotlib's default
-    "savefig.dpi": 300,
-    "svg.fonttype": "path",  # the same picture where the font is missing
-    "svg.hashsalt": "frugalkd",  # the same data, the same bytes
-    "text.parse_math": False,  # a name is text, whatever it contains
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-}
 _UNDATED = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": None}
 
 
@@ -170,7 +148,7 @@ def _draw(panels: Sequence[dict[str, Any]], kind: str) -> bytes:
 
     with matplotlib.rc_context(), warnings.catch_warnings(), io.BytesIO() as file:
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_STYLE)
+        matplotlib.rc_file(Path(__file__).with_name("paper.mplstyle"))
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a box stands for it
         composed(panels).savefig(file, format=kind, metadata=_UNDATED[kind])
         return file.getvalue()

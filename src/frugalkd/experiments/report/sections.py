@@ -16,11 +16,13 @@ from frugalkd.experiments.report.blocks import (
     Cell,
     Code,
     Gallery,
-    Note,
     Page,
     Picture,
     Section,
     Table,
+    amount,
+    estimate,
+    fraction,
     page,
 )
 from frugalkd.experiments.report.costs import costs, run_costs
@@ -33,13 +35,14 @@ from frugalkd.experiments.report.headline import (
     role_of,
     run_headline,
 )
-from frugalkd.experiments.report.text import NOTHING, number, percent, points, seconds, short
-from frugalkd.experiments.runs.schema import Arm, Comparison, LedgerSummary, Run, Sample, Spread
+from frugalkd.experiments.report.text import NOTHING, number, seconds, short
+from frugalkd.experiments.runs.schema import Arm, Comparison, LedgerSummary, Run, Sample
 
 FILE = "recipe.yaml"
 _SIGNS = {"better": ">", "no worse": ">="}
 _BARS = 40
 """Arms of the figure of phases."""
+_TRAINED = "Which samples trained, and when"
 _UNKNOWN = (
     "No teacher trained here left a ledger, nor a summary of one: single samples are not known."
 )
@@ -55,16 +58,24 @@ def comparison_page(comparison: Comparison, pictures: Pictures) -> Page:
     sections = [
         Section("frontier", "What it costs, what it gives", _frontiers(comparison)),
         Section("arms", "The arms", _tables(comparison)),
-        Section("participation", "Which samples trained, and when", _participation(comparison)),
+        Section("participation", _TRAINED, _participation(comparison)),
         *_ledger_sections(summary, pictures, "significance"),
-        Section("time", "Where the time went", _phases(comparison)),
+        Section(
+            "time",
+            "Where the time went",
+            _phases([(arm.arm, arm.meters.phases) for arm in comparison.arms if arm.meters.phases]),
+        ),
         Section("costs", "What ledger and store cost", costs(comparison)),
         Section("again", "Run it again", _again(comparison)),
     ]
-    name, split = short(comparison.name), f"{short(comparison.split or 'no')} data"
+    name, count = short(comparison.name), len(comparison.seeds)
+    seeds = f"{count} seed{'' if count == 1 else 's'}"
+    if not comparison.complete and comparison.complete_seeds is not None:
+        seeds = f"{len(comparison.complete_seeds)} of {seeds} complete"
+    few = " (descriptive: a claim needs 10)" if count < 10 else ""
     return page(
         f"{name}: {len(comparison.arms)} arms",
-        f"{name} · {_seeds(comparison)} · {split}",
+        f"{name} · {seeds}{few} · {short(comparison.split or 'no')} data",
         headline(comparison),
         how_chosen(comparison),
         sections,
@@ -77,17 +88,9 @@ def run_page(run: Run, pictures: Pictures) -> Page:
     trained, spent = figures.run_participation(run), run.meters.phases
     sections = [
         Section("numbers", "The numbers", [_numbers(run)]),
-        Section(
-            "participation",
-            "Which samples trained, and when",
-            [trained or Note("The run had no epoch.")],
-        ),
+        Section("participation", _TRAINED, [trained or "The run had no epoch."]),
         *_ledger_sections(run.summary, pictures, what),
-        Section(
-            "time",
-            "Where the time went",
-            [figures.phases([(run.kind, spent)]) if spent else Note("No phases were measured.")],
-        ),
+        Section("time", "Where the time went", _phases([(run.kind, spent)] if spent else [])),
         Section("costs", "What ledger and store cost", run_costs(run)),
         Section("again", "Run it again", _run_again(run)),
     ]
@@ -100,15 +103,6 @@ def run_page(run: Run, pictures: Pictures) -> Page:
         "against each other.",
         sections,
     )
-
-
-def _seeds(comparison: Comparison) -> str:
-    count = len(comparison.seeds)
-    few = " (descriptive: a claim needs 10)" if count < 10 else ""
-    seeds = f"{count} seed{'' if count == 1 else 's'}"
-    if not comparison.complete and comparison.complete_seeds is not None:
-        seeds = f"{len(comparison.complete_seeds)} of {seeds} complete"
-    return seeds + few
 
 
 def _styles(comparison: Comparison) -> figures.Styles:
@@ -138,35 +132,36 @@ def _frontiers(comparison: Comparison) -> list[Block]:
     drawn = [figures.frontier(comparison, axis, styles, named) for axis in ("budget", "time")]
     made = [figure for figure in drawn if figure is not None]
     if not made:
-        return [Note("No run has given an accuracy yet.")]
+        return ["No run has given an accuracy yet."]
     note = "No arm has the accuracy of two seeds: there is no interval."
     if any(arm.accuracy.ci95 is not None for arm in comparison.arms):
         note = (
             "Bars are 95 % intervals of the mean over seeds, cut where they would leave the plot; "
             "the tables give them in full. Arms of the same samples are drawn side by side."
         )
-    return [*made, Note(note)]
+    return [*made, note]
 
 
 def _tables(comparison: Comparison) -> list[Block]:
     if not comparison.arms:
-        return [Note(_not_complete(comparison))]
+        return [_not_complete(comparison)]
     legend = (
         "± is half of the 95 % interval over seeds; differences are paired, in points. Samples: "
         "backpropagated, of full distillation over the same epochs; forwards: rows through the "
         f"student, likewise; time: of training, over {short(comparison.reference)}'s, without the "
         "filling of stores, which all arms share."
     )
-    made: list[Block] = [_arms(comparison), Note(legend)]
+    made: list[Block] = [_arms(comparison), legend]
     if not comparison.complete:
-        made.append(Note(_not_complete(comparison)))
+        made.append(_not_complete(comparison))
     if comparison.claims:
         made.append(_claims(comparison))
     if comparison.failed:
-        made.append(_failed(comparison))
+        rows = [[short(it.name), amount(it.seed), short(it.error, 300)] for it in comparison.failed]
+        made.append(Table("Runs that failed", ["run", "seed", "error"], rows))
     # The fields of the file are explained above in other words.
     notes = [note for note in comparison.notes if note not in FIELDS]
-    return [*made, *(Note(short(note, 400)) for note in notes)]
+    return [*made, *(short(note, 400) for note in notes)]
 
 
 def _not_complete(comparison: Comparison) -> str:
@@ -195,15 +190,12 @@ def _arms(comparison: Comparison) -> Table:
     rows = [
         [
             Cell(short(arm.arm), note="; ".join(_marks(arm))),
-            Cell(points(arm.accuracy), arm.accuracy.mean),
-            _difference(arm.difference),
-            *[_difference(arm.against_random)] * at_budgets,
-            *(
-                Cell(NOTHING if of.mean is None else f"{100 * of.mean:.1f}", of.mean)
-                for of in (arm.budget, arm.forwards)
-            ),
-            Cell(number(arm.wall_ratio.mean, 2), arm.wall_ratio.mean),
-            Cell(str(len(arm.seeds)), len(arm.seeds)),
+            estimate(arm.accuracy),
+            estimate(arm.difference, signed=True),
+            *[estimate(arm.against_random, signed=True)] * at_budgets,
+            *(amount(of.mean and 100 * of.mean, 1) for of in (arm.budget, arm.forwards)),
+            amount(arm.wall_ratio.mean, 2),
+            amount(len(arm.seeds)),
             short(arm.about),
         ]
         for arm in comparison.arms
@@ -224,15 +216,11 @@ def _marks(arm: Arm) -> list[str]:
     return [mark for mark, holds in marks.items() if holds]
 
 
-def _difference(value: Spread | None) -> Cell:
-    return Cell("" if value is None else points(value, signed=True), value and value.mean)
-
-
 def _claims(comparison: Comparison) -> Table:
     rows = [
         [
             f"{short(claim.arm)} {short(claim.claim)} than {short(claim.against)}",
-            Cell(points(claim.difference, signed=True), claim.difference.mean),
+            estimate(claim.difference, signed=True),
             Cell("< 0.0001" if claim.p_holm < 1e-4 else f"{claim.p_holm:.2g}", claim.p_holm),
             Cell("yes" if claim.holds else "no", note=short(claim.why, 200)),
         ]
@@ -243,25 +231,13 @@ def _claims(comparison: Comparison) -> Table:
     return Table(caption, headings, rows, name="claims")
 
 
-def _failed(comparison: Comparison) -> Table:
-    rows = [
-        [
-            short(failure.name),
-            Cell(NOTHING if failure.seed is None else str(failure.seed), failure.seed),
-            short(failure.error, 300),
-        ]
-        for failure in comparison.failed
-    ]
-    return Table("Runs that failed", ["run", "seed", "error"], rows)
-
-
 def _participation(comparison: Comparison) -> list[Block]:
     # One budget of each arm is shown from the start.
     arm = chosen(comparison)
     budgets = (None, None if arm is None else arm.target_budget)
     shown = [a.arm for a in comparison.arms if a.target_budget in budgets][: figures.SHOWN]
     figure = figures.participation(comparison, _styles(comparison), shown)
-    return [figure or Note("Nothing is known of the epochs: this file holds no histories.")]
+    return [figure or "Nothing is known of the epochs: this file holds no histories."]
 
 
 def _ledger_sections(
@@ -277,10 +253,10 @@ def _ledger_sections(
 
 def _by_class(summary: LedgerSummary | None, what: str) -> list[Block]:
     if summary is None:
-        return [Note(_UNKNOWN)]
+        return [_UNKNOWN]
     made: list[Block] = []
     if summary.always == 1:
-        made.append(Note("All samples were used in all epochs: a conventional training."))
+        made.append("All samples were used in all epochs: a conventional training.")
     if summary.classes:
         made.append(figures.by_class(summary, what))
     if summary.histogram:
@@ -291,12 +267,12 @@ def _by_class(summary: LedgerSummary | None, what: str) -> list[Block]:
 def _gallery(summary: LedgerSummary | None, pictures: Pictures, what: str) -> list[Block]:
     """The samples as ``pictures`` shows them; as numbers, where it does not."""
     if summary is None:
-        return [Note(_UNKNOWN)]
+        return [_UNKNOWN]
     ends = [(title, getattr(summary, end)) for title, end in _ENDS[what]]
     seen = pictures(summary)
     if isinstance(seen, str):
         tables = [_samples(title, samples, what) for title, samples in ends]
-        return [Note(f"The samples are not shown: {short(seen, 300)}"), *tables]
+        return [f"The samples are not shown: {short(seen, 300)}", *tables]
     about = (
         f"Of samples of equal {what} one of each class is shown in turn, at the upper end the "
         "least confident first, at the lower the most confident."
@@ -305,7 +281,7 @@ def _gallery(summary: LedgerSummary | None, pictures: Pictures, what: str) -> li
         Gallery(title, [_picture(it, *seen[it.id], what) for it in samples if it.id in seen])
         for title, samples in ends
     ]
-    return [*galleries, Note(about)]
+    return [*galleries, about]
 
 
 def _picture(sample: Sample, source: str, text: str, what: str) -> Picture:
@@ -319,22 +295,20 @@ def _samples(title: str, samples: Sequence[Sample], what: str) -> Table:
         [
             Cell(str(sample.id), sample.id),
             short(sample.name or NOTHING),
-            Cell(number(sample.significance, 3), sample.significance),
-            Cell(number(sample.confidence, 2), sample.confidence),
+            amount(sample.significance, 3),
+            amount(sample.confidence, 2),
         ]
         for sample in samples
     ]
     return Table(title, ["sample", "class", what, "confidence"], rows)
 
 
-def _phases(comparison: Comparison) -> list[Block]:
-    rows = [(arm.arm, arm.meters.phases) for arm in comparison.arms if arm.meters.phases]
+def _phases(rows: Sequence[tuple[str, dict[str, float]]]) -> list[Block]:
     if not rows:
-        return [Note("No run has measured its phases.")]
-    made: list[Block] = [figures.phases(rows[:_BARS])]
-    if len(rows) > _BARS:
-        made.append(Note(f"The first {_BARS} of {len(rows)} arms."))
-    return [*made, Note("Means over seeds, evaluation apart. A process may serve several runs.")]
+        return ["No phases were measured."]
+    few = f" The first {_BARS} of {len(rows)} arms are shown." if len(rows) > _BARS else ""
+    note = "Evaluation is not included. Of a comparison: means over seeds, and a process may serve "
+    return [figures.phases(rows[:_BARS]), f"{note}several runs.{few}"]
 
 
 def _numbers(run: Run) -> Table:
@@ -350,18 +324,16 @@ def _numbers(run: Run) -> Table:
         fractions["the teacher's accuracy"] = run.teacher.evaluation.accuracy
     fractions["samples backpropagated, of full training"] = run.budget
     rows: list[Sequence[Cell | str]] = [
-        [name, Cell(percent(value, 2), value)]
-        for name, value in fractions.items()
-        if value is not None
+        [name, fraction(value)] for name, value in fractions.items() if value is not None
     ]
-    queries = [] if run.kind == "teach" else [["teacher queries", number(meters.teacher_queries)]]
+    queries = [] if run.kind == "teach" else [["teacher queries", amount(meters.teacher_queries)]]
     rows += [
-        ["samples backpropagated", number(meters.samples_backpropagated)],
-        [f"rows through the {role_of(run)}", number(meters.student_forwards)],
+        ["samples backpropagated", amount(meters.samples_backpropagated)],
+        [f"rows through the {role_of(run)}", amount(meters.student_forwards)],
         *queries,
         ["time of training", seconds(meters.wall_seconds)],
         ["epochs", NOTHING if run.epochs is None else f"{run.epochs:g}"],
-        ["training samples", number(run.train_samples)],
+        ["training samples", amount(run.train_samples)],
     ]
     return Table("What the run came to", ["what", "value"], rows)
 
