@@ -90,7 +90,7 @@ def test_ranks_share_a_folder_and_a_store(tmp_path):
     )
     assert first["scored"]["scoring"]["made_here"]
     # What one of them is refused, all are.
-    assert first["shard"].startswith("RankError: --shard 0/2 is for processes that know nothing")
+    assert first["shard"].startswith("RankError: --shard 0/2 is for processes that were started")
     assert "holds another run" in first["other"]
     assert second["other"].startswith("OtherRankFailed: the first rank failed: ")
     for said in (first, second):

@@ -102,8 +102,6 @@ def distill(
     :func:`teach` does.
 
     Args:
-        recipe: its student section gives the mode.
-        out: the run folder.
         teacher: a folder made by :func:`teach`; without one the recipe's pretrained teacher.
         ledger: of significance, in place of the teacher's: a file, or the folder that holds it.
         resume: from a checkpoint in ``out``.

@@ -51,16 +51,9 @@ def write_summary(
     """Write the summary of ``ledger`` into a run's folder, in at most ``LARGEST`` bytes: of many
     classes those at both ends, of long names the beginning. No file without a finished epoch.
 
-    Args:
-        folder: the run's.
-        kind: teach, distill, or ledger.
-        ledger: of the run.
-        results: of the run, as ``results.json`` has them. The key ``run`` holds them, with
-            ``shares`` in place of their ``history``; left out where that would take more than half
-            of the file, as a recipe of any length may.
-
-    Raises:
-        WriteFailed: it cannot be written.
+    ``kind`` is teach, distill, or ledger. The key ``run`` holds the ``results`` of the run, with
+    ``shares`` in place of their ``history``; it is left out where it would take more than half of
+    the file, as a recipe of any length may. Raises WriteFailed.
     """
     if ledger.epochs <= 0:
         return

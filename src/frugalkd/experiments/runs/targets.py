@@ -310,7 +310,7 @@ def store(
     with ranks_of(recipe.device, recipe.threads) as ranks:
         if shards > 1 and not ranks.alone:
             raise RankError(
-                f"--shard {index}/{shards} is for processes that know nothing of each other: "
+                f"--shard {index}/{shards} is for processes that were started separately: "
                 f"leave it out, and the {ranks.world} of this launch share the work"
             )
         material = _data_of_views(recipe)
@@ -354,8 +354,7 @@ def _on_device(
 ) -> tuple[LiveTeacher, torch.device]:
     """The teacher of a folder, or pretrained, on its device."""
     device = resolve_device(recipe.device)
-    live = live_teacher(
-        recipe, make_teacher(recipe, folder, material.train, one).to(device), folder
-    )
+    model = make_teacher(recipe, folder, material.train, one).to(device)
+    live = live_teacher(recipe, model, folder)
     compare_accuracy(live, material.eval_dataset, folder)
     return live, device

@@ -46,15 +46,8 @@ Labels = NDArray[np.int64] | None
 
 @dataclass(frozen=True)
 class Predictions:
-    """A model's predictions for the rows of a table.
-
-    Attributes:
-        what: of the rows, ``images`` or ``texts``.
-        names: of the rows.
-        probabilities: float32 (rows, classes), of those in ``failed`` NaN.
-        labels: int64 (rows,), or None where the data have none.
-        failed: row -> why it cannot be read.
-    """
+    """A model's predictions for ``what`` (images, texts) by row: ``probabilities`` float32 (rows,
+    classes), NaN in the rows of ``failed``, which says why; ``labels`` int64 (rows,), if known."""
 
     what: str
     names: Sequence[str]
@@ -76,11 +69,8 @@ def evaluate_run(
 ) -> tuple[dict[str, Any], str]:
     """Measures of the run's model (see ``evaluation.measure``), and the name of the data.
 
-    Args:
-        run: a run folder.
-        data: a data set's name or a folder of class folders; None: the run's held-out data, which
-            ``allowed`` must allow.
-        allowed: what the folder may import, read and fetch.
+    ``data`` is a data set's name or a folder of class folders; None: the run's held-out data, which
+    ``allowed`` must allow.
 
     Raises:
         ImportRefused, AccessRefused: the folder names something else.
