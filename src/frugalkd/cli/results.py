@@ -35,9 +35,8 @@ def evaluate(
     run: Path = options.RUN,
     data: str | None = option(
         "--data own|NAME|FOLDER",
-        "What to evaluate on: own (or no value), the held-out part of the run's own data;"
-        " a data set's name (its test part); or a folder with one folder of pictures per "
-        "class: `--data own`.",
+        "What to evaluate on: own (or no value), the held-out part of the run's own data; a data "
+        "set's name (its test part); or a folder with a folder of pictures per class: `--data own`.",
     ),
     imports: list[str] = options.IMPORT,
     download: bool = options.DOWNLOAD,
@@ -63,13 +62,12 @@ def predict(
     run: Path = options.RUN,
     data: str = option(
         "--data NAME|FOLDER|FILE.npy",
-        "What to classify: a data set's name (its test part), a folder of pictures, or an "
-        "array of uint8 images; for a model of texts a .txt or .parquet file: `--data "
-        "my-images/`.",
+        "What to classify: a data set's name (its test part), a folder of pictures, or an array "
+        "of uint8 images; for a model of texts a .txt or .parquet file: `--data my-images/`.",
         ...,
     ),
     out: Path = option("--out FILE.csv", "The table to write: `--out classes.csv`.", ...),
-    probabilities: bool = option("--probabilities", "Add a column per class: `--probabilities`."),
+    probabilities: bool = option("--probabilities", "Add a column per class."),
     imports: list[str] = options.IMPORT,
     download: bool = options.DOWNLOAD,
     tokenizer: str | None = options.TOKENIZER,
