@@ -313,6 +313,7 @@ def test_a_folder_that_was_downloaded_runs_nothing(cli, tmp_path, command):
     card = {"schema": 1, "weights": "w.safetensors", "model": {"path": "os:system", "options": {}}}
     card["model"]["options"] = {"command": f"touch {tmp_path / 'proof'}"}
     (tmp_path / "model.json").write_text(json.dumps(card))
+    (tmp_path / "w.safetensors").touch()
     more = ["--data", "digits", "--out", str(tmp_path / "x.csv")] if command == "predict" else []
     code, out, err = cli(command, str(tmp_path), *more)
     assert (code, out) == (2, "")

@@ -166,21 +166,14 @@ def test_what_it_reads_is_what_it_needs_of_the_teacher(objective):
         assert objective.temperature > 0
 
 
-class Keeping(LiveTeacher):
-    """A teacher whose word is no more than ``keeps``."""
-
-    def __init__(self, teacher, keeps, temperature=None):
-        super().__init__(teacher)
-        self.keeps, self.temperature = keeps, temperature
-
-
 def test_targets_that_keep_too_little_are_refused(objective):
     if not objective.needs_targets:
         return
     for keeps in Fidelity:
         narrow = max(keeps, objective.reads) < Fidelity.DIFFERENCES
         at = objective.temperature if narrow else None
-        teacher = Keeping(net(seed=9), keeps, at)
+        teacher: Any = LiveTeacher(net(seed=9))
+        teacher.keeps, teacher.temperature = keeps, at
         training = Training(epochs=0.25, batch_size=8)
         learn = {"teacher": teacher, "objective": objective, "training": training}
         if keeps < objective.reads:

@@ -36,7 +36,8 @@ def evaluate(
     data: str | None = option(
         "--data own|NAME|FOLDER",
         "What to evaluate on: own (or no value), the held-out part of the run's own data; a data "
-        "set's name (its test part); or a folder with a folder of pictures per class: `--data own`.",
+        "set's name (its test part); or a folder with a folder of pictures per class: "
+        "`--data own`.",
     ),
     imports: list[str] = options.IMPORT,
     download: bool = options.DOWNLOAD,
