@@ -19,7 +19,7 @@ _FIXED = frozenset({"num_classes", "in_chans", "cache_dir", "checkpoint_path", "
 
 
 class Wanted(NamedTuple):
-    """What a library's model is built for; ``size`` is (height, width)."""
+    """``size`` is (height, width)."""
 
     classes: int
     channels: int

@@ -171,20 +171,13 @@ def write_model_card(
         "weights": weights,
         "libraries": dict(libraries),
     }
+    if isinstance(data, Pictures | TextData):
+        card["num_classes"] = data.num_classes
     if isinstance(data, Pictures):
-        card |= {
-            "num_classes": data.num_classes,
-            "shape": list(data.shape),
-            "mean": list(data.mean),
-            "std": list(data.std),
-        }
+        card |= {name: list(getattr(data, name)) for name in ("shape", "mean", "std")}
     if isinstance(data, TextData):
-        card |= {
-            "num_classes": data.num_classes,
-            "vocabulary": data.tokens.vocabulary,
-            "tokenizer": data.tokens.tokenizer,
-            "max_length": data.tokens.max_length,
-        }
+        names = ("vocabulary", "tokenizer", "max_length")
+        card |= {name: getattr(data.tokens, name) for name in names}
     if names := class_names(data):
         card["classes"] = list(names)
     write_json(folder / CARD, card)

@@ -6,7 +6,7 @@ All receive ``input_ids`` and ``attention_mask`` int64 (B, L) by keyword, and re
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -111,7 +111,14 @@ class TextEncoder(nn.Module):
         super().__init__()
         if pooling not in ("mean", "first"):
             raise ValueError(f"pooling must be mean or first, not {pooling!r}")
-        self.encoder = _encoder(path, pretrained)
+        if pretrained:
+            self.encoder = from_transformers("AutoModel", path, add_pooling_layer=False)
+        else:  # what a folder of weights names is not downloaded
+            config = from_transformers("AutoConfig", path, download=False)
+            from transformers import AutoModel
+
+            own = {"trust_remote_code": False, "add_pooling_layer": False}
+            self.encoder = AutoModel.from_config(config, **own)
         config = self.encoder.config
         if config.vocab_size < vocabulary:
             raise ModelError(
@@ -131,15 +138,3 @@ class TextEncoder(nn.Module):
             known = attention_mask[..., None].to(states.dtype)
             pooled = (states * known).sum(1) / known.sum(1).clamp(min=1)
         return self.head(self.dropout(pooled))
-
-
-def _encoder(path: str, pretrained: bool) -> Any:
-    if pretrained:
-        return from_transformers("AutoModel", path, add_pooling_layer=False)
-    import transformers
-
-    # What a folder of weights names is not downloaded.
-    config = from_transformers("AutoConfig", path, download=False)
-    return transformers.AutoModel.from_config(
-        config, trust_remote_code=False, add_pooling_layer=False
-    )

@@ -115,7 +115,7 @@ class EMATeacher(ModelTeacher):
         channels_last: bool = False,
     ):
         self.ema, self.student = EMA(student, decay), student
-        super().__init__(self.ema.model, forward, precision, channels_last)
+        super().__init__(self.ema.model, forward, precision=precision, channels_last=channels_last)
 
     def update(self) -> None:
         """Average the student's weights after another optimiser step."""

@@ -43,25 +43,19 @@ class Fidelity(IntEnum):
     LOGITS = 3
 
 
-_WHAT = {
-    Fidelity.DRAWS: "draws from the teacher's softmax",
-    Fidelity.SOFTMAX: "the teacher's softmax at one temperature",
-    Fidelity.DIFFERENCES: "the differences of the teacher's logits",
-    Fidelity.LOGITS: "the teacher's logits themselves",
-}
-_ENOUGH = {
-    Fidelity.DRAWS: "sampled",
-    Fidelity.SOFTMAX: "top-k or float16",
-    Fidelity.DIFFERENCES: "float16",
-    Fidelity.LOGITS: "float32",
+_KEPT = {  # what is kept, and by which encodings
+    Fidelity.DRAWS: ("draws from the teacher's softmax", "sampled"),
+    Fidelity.SOFTMAX: ("the teacher's softmax at one temperature", "top-k or float16"),
+    Fidelity.DIFFERENCES: ("the differences of the teacher's logits", "float16"),
+    Fidelity.LOGITS: ("the teacher's logits themselves", "float32"),
 }
 
 
 def too_little(objective: str, reads: Fidelity, keeps: Fidelity) -> str:
     """The error where ``keeps`` is less than ``reads``, and what to do, in one line."""
     return (
-        f"{objective} reads {_WHAT[reads]}, and these soft targets keep {_WHAT[keeps]}: set "
-        f"targets.encoding to {_ENOUGH[reads]}, or targets.kind to live"
+        f"{objective} reads {_KEPT[reads][0]}, and these soft targets keep {_KEPT[keeps][0]}: set "
+        f"targets.encoding to {_KEPT[reads][1]}, or targets.kind to live"
     )
 
 

@@ -233,13 +233,6 @@ class Filler:
             for part in self._parts:
                 stack.callback(part.close)
 
-    def mine(self, ids: Ids) -> Ids:
-        """Those of ``ids`` that are in shards which this process writes."""
-        shards = self.layout.shards
-        if self.write is None or shards is None:
-            return ids
-        return ids[np.isin(shard_of(ids, self.samples, shards), self.write)]
-
     @property
     def _parts(self) -> list[_Part]:
         return [self._logits, *self._features.values()]
@@ -294,7 +287,9 @@ def fill(
     """
     check_integer("batch_size", batch_size, 1)
     device = check_device(device)
-    ids = filler.mine(np.arange(filler.samples) if ids is None else _checked(ids, filler.samples))
+    ids = np.arange(filler.samples) if ids is None else _checked(ids, filler.samples)
+    if filler.write is not None and (shards := filler.layout.shards) is not None:
+        ids = ids[np.isin(shard_of(ids, filler.samples, shards), filler.write)]
     if (lengths := lengths_of(dataset)) is not None:
         ids = by_length(ids, lengths)
     requests = []

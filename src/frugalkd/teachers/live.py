@@ -35,9 +35,10 @@ class ModelTeacher(Targets):
     def __init__(
         self,
         teacher: nn.Module,
-        forward: Callable[[Any], Tensor] | None,
-        precision: Literal["fp32", "bf16"],
-        channels_last: bool,
+        forward: Callable[[Any], Tensor] | None = None,
+        *,
+        precision: Literal["fp32", "bf16"] = "fp32",
+        channels_last: bool = False,
     ):
         check_model(teacher, "the teacher")
         if precision not in PRECISIONS:
@@ -119,16 +120,6 @@ class LiveTeacher(ModelTeacher):
         ModelError: the teacher is no module, or has no weights yet.
         SettingError: another precision.
     """
-
-    def __init__(
-        self,
-        teacher: nn.Module,
-        forward: Callable[[Any], Tensor] | None = None,
-        *,
-        precision: Literal["fp32", "bf16"] = "fp32",
-        channels_last: bool = False,
-    ):
-        super().__init__(teacher, forward, precision, channels_last)
 
     @property
     def about(self) -> dict[str, str]:

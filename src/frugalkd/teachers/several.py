@@ -14,7 +14,6 @@ from torch.utils.data import Dataset
 
 from frugalkd.data.batches import split
 from frugalkd.errors import TargetsError, UnknownName
-from frugalkd.models.features import Features, Shape
 from frugalkd.policies.policy import Ids
 from frugalkd.runtime import draws
 from frugalkd.runtime.settings import check_seed, check_types
@@ -112,6 +111,8 @@ class SeveralTeachers(Targets):
         TargetsError: fewer than two teachers, weights that are no shares of 1 or have no use,
             teachers of different classes, or stored targets that keep too little for such a mean.
     """
+
+    no_features = NOT_TOGETHER
 
     def __init__(
         self,
@@ -230,14 +231,6 @@ class SeveralTeachers(Targets):
         if temperature is None:
             return mean_logits(logits, shares)
         return mean_softmax(logits, shares, temperature)
-
-    def feature_shapes(self, patterns: Sequence[str], data: Any) -> dict[str, Shape]:
-        raise TargetsError(NOT_TOGETHER)
-
-    def fetch_features(
-        self, ids: Ids, views: Ids, data: Any, paths: Sequence[str]
-    ) -> tuple[Tensor, Features]:
-        raise TargetsError(NOT_TOGETHER)
 
     def truth(self, labels: Tensor | None) -> NDArray[np.float32]:
         """Of the first view, and of ``random`` the expected one. Raises TargetsError where one of

@@ -36,7 +36,7 @@ from frugalkd.teachers.filling import (
 )
 from frugalkd.teachers.live import LiveTeacher, ModelTeacher
 from frugalkd.teachers.store import FILE, Store
-from frugalkd.teachers.targets import NO_FEATURES, Targets
+from frugalkd.teachers.targets import Targets
 
 _CHUNK = 4096
 
@@ -121,8 +121,7 @@ class StoredTargets(Targets):
             TargetsError: the data set is random by itself, so that the targets would belong to
                 other pixels than the student's; ``folder`` holds other targets; the disk is full.
         """
-        if folder is None:
-            # The mapping outlives the names.
+        if folder is None:  # the mapping outlives the names
             with tempfile.TemporaryDirectory(prefix="frugalkd-") as nameless:
                 return cls.fill(
                     teacher, dataset, nameless, views=views, encoding=encoding,
@@ -170,7 +169,7 @@ class StoredTargets(Targets):
 
     def feature_shapes(self, patterns: Sequence[str], data: Any) -> dict[str, Shape]:
         if not self.features:
-            raise TargetsError(NO_FEATURES)
+            raise TargetsError(self.no_features)
         try:
             paths = find_paths(patterns, self.features, "the store")
         except ModelError as error:

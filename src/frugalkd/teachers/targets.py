@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,9 @@ class Targets(ABC):
     reads_labels: bool = False
     """Whether the targets depend on labels."""
 
+    no_features: ClassVar[str] = NO_FEATURES
+    """The error where features are read and the targets have none."""
+
     fills_as_visited: bool = False
     """Whether the teacher runs only on those rows of a batch that it has never seen."""
 
@@ -97,14 +100,14 @@ class Targets(ABC):
             TargetsError: these targets have no features, or not these.
             ModelError: the teacher has no such module, or it gives no feature.
         """
-        raise TargetsError(NO_FEATURES)
+        raise TargetsError(self.no_features)
 
     def fetch_features(
         self, ids: Ids, views: Ids, data: Any, paths: Sequence[str]
     ) -> tuple[Tensor, Features]:
         """As :meth:`fetch`, and the teacher's features at ``paths`` of :meth:`feature_shapes`:
         (rows, ...) of any floating dtype."""
-        raise TargetsError(NO_FEATURES)
+        raise TargetsError(self.no_features)
 
     def check(self, teacher: nn.Module | None, dataset: Dataset) -> None:  # noqa: B027, as sync
         """Refuse targets that belong to another teacher, other data or another augmentation.
