@@ -8,6 +8,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeGuard, final, runtime_checkable
 
 import numpy as np
@@ -101,7 +102,7 @@ def _second_parameter(dataset: object, method: str) -> str | None:
     return names[1] if len(names) > 1 else None
 
 
-class Source(ABC):
+class Source(AbstractContextManager[Any], ABC):
     """Reads batches of a data set by the ids and views of their rows.
 
     Attributes:
@@ -123,12 +124,8 @@ class Source(ABC):
                 those requested; the message names them.
         """
 
-    @abstractmethod
     def close(self) -> None:
         """Ends the worker processes, where there are any; the source can be used again."""
-
-    def __enter__(self) -> Source:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -154,9 +151,6 @@ class MemorySource(Source):
             except Exception as error:
                 blame(error, DataError, f"samples {few(ids.tolist())} cannot be read")
             yield checked_batch(data, ids)
-
-    def close(self) -> None:
-        pass
 
 
 @final

@@ -48,12 +48,6 @@ def blocks(state: NDArray[np.uint64]) -> Iterator[NDArray[np.uint64]]:
         yield flat[start : start + _BLOCK]
 
 
-def _bits(counter: ArrayLike) -> NDArray[np.uint64]:
-    """Integers as 64 bits; a view where they have as many."""
-    given = np.asarray(counter)
-    return given.view(np.uint64) if given.dtype == np.int64 else given.astype(np.uint64)
-
-
 def stream(name: str) -> int:
     """A counter for a named purpose, so that two purposes never share draws."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "little")
@@ -65,7 +59,9 @@ def hash64(seed: int, *counters: ArrayLike) -> NDArray[np.uint64]:
     state += _GOLDEN
     mix(state)
     for counter in counters:
-        state = np.bitwise_xor(state, _bits(counter), order="C")
+        bits = np.asarray(counter)
+        bits = bits.view(np.uint64) if bits.dtype == np.int64 else bits.astype(np.uint64)
+        state = np.bitwise_xor(state, bits, order="C")
         for block in blocks(state):
             block += _GOLDEN
             mix(block)
