@@ -60,12 +60,8 @@ def _exchange() -> Iterator[None]:
 
 
 class Ranks:
-    """This process among those that train one model. Alone, each method returns what it receives.
-
-    Args:
-        rank: of this process, from 0.
-        world: the number of processes.
-        group: torch's process group of the ranks, for tensors in main memory.
+    """This process, ``rank`` of ``world``, among those that train one model. Alone, each method
+    returns what it receives. ``group``: torch's process group, for tensors in main memory.
     """
 
     def __init__(self, rank: int = 0, world: int = 1, group: Any = None):
@@ -73,12 +69,8 @@ class Ranks:
 
     @classmethod
     def here(cls, rank: int | None = None, world: int | None = None) -> Ranks:
-        """This process as torch.distributed knows it. ``world=1`` is a process that trains a model
-        by itself.
-
-        Raises:
-            RankError: the arguments contradict torch.distributed.
-        """
+        """This process as torch.distributed knows it; ``world=1`` trains a model by itself. Raises
+        RankError where the arguments contradict torch.distributed."""
         begun = distributed.is_available() and distributed.is_initialized()
         there = distributed.get_world_size() if begun else 1
         world = there if world is None else world
@@ -128,10 +120,7 @@ class Ranks:
             return values.reshape(-1, self.world, batch)[:, self.rank].reshape(-1)  # pyright: ignore
 
         return replace(
-            plan,
-            ids=mine(plan.ids),
-            weights=mine(plan.weights),
-            forced=mine(plan.forced),
+            plan, ids=mine(plan.ids), weights=mine(plan.weights), forced=mine(plan.forced)
         )
 
     # What they exchange. Every rank has to call these, in the same order.
@@ -148,9 +137,8 @@ class Ranks:
                 here = column[start : start + _BLOCK]
                 padded = np.zeros((int(counts.max()), *column.shape[1:]), dtype=column.dtype)
                 padded[: len(here)] = here
-                parts += [
-                    rows[:count] for rows, count in zip(self._all(padded), counts, strict=True)
-                ]
+                rows = zip(self._all(padded), counts, strict=True)
+                parts += [each[:count] for each, count in rows]
         return [
             np.concatenate(parts) if parts else column
             for column, parts in zip(columns, joined, strict=True)
@@ -201,11 +189,8 @@ class Ranks:
                 raise RankError(f"ranks 0 and {other} differ in {few(differing)}: {_ADVICE}")
 
     def from_first(self, make: Callable[[], Any]) -> Any:
-        """What ``make``, called on the first rank alone, returns there: a plain value.
-
-        Raises:
-            OtherRankFailed: ``make`` failed; the first rank raises its error itself.
-        """
+        """What ``make``, called on the first rank alone, returns there: a plain value. Raises
+        OtherRankFailed where ``make`` failed; the first rank raises its error itself."""
         if self.alone:
             return make()
         sent: list[Any] = [None, "it was stopped"]
@@ -230,11 +215,11 @@ class Ranks:
                 distributed.broadcast(sent, 0, group=self._group)
             tensor.detach().copy_(sent.view(tensor.dtype).reshape(tensor.shape))
 
+    @_exchange()
     def wait(self) -> None:
         """Until every rank has called this."""
         if not self.alone:
-            with _exchange():
-                distributed.barrier(self._group)
+            distributed.barrier(self._group)
 
     @_exchange()
     def begin_max(self, number: float) -> Callable[[], float]:
@@ -252,11 +237,11 @@ class Ranks:
 
         return answer
 
+    @_exchange()
     def worst(self, flag: Tensor) -> None:
         """Make ``flag``, a number on the device, the largest one that any rank has."""
         if not self.alone:
-            with _exchange():
-                distributed.all_reduce(flag, distributed.ReduceOp.MAX)
+            distributed.all_reduce(flag, distributed.ReduceOp.MAX)
 
     # The model that they share.
 
@@ -335,13 +320,9 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 class Agreed:
-    """A yes-or-no question that all ranks answer the same way: yes, one call after any rank said
-    yes. One call later, no rank has to wait for another's answer.
-
-    Args:
-        ranks: which have to call equally often.
-        here: this rank's answer.
-    """
+    """A yes-or-no question that all ranks answer the same way: yes, one call after ``here`` said
+    yes on any of them. One call later, no rank waits for another's answer. All of them have to call
+    it equally often."""
 
     def __init__(self, ranks: Ranks, here: Callable[[], bool]):
         self._ranks, self._here = ranks, here

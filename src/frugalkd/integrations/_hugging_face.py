@@ -12,7 +12,7 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from frugalkd.data.batches import call, inputs_of
 from frugalkd.errors import ModelError, RunFolderError, UnsupportedData
@@ -57,7 +57,7 @@ class Padding:
     the token of the tokenizer ``processing``, else with zeros on the right."""
 
     def __init__(self, processing: Any):
-        self._left = getattr(processing, "padding_side", "right") == "left"
+        self._side = getattr(processing, "padding_side", "right")
         self._token = getattr(processing, "pad_token_id", None) or 0
 
     def __call__(self, batches: list[dict[str, Any]]) -> dict[str, Any]:
@@ -66,14 +66,9 @@ class Padding:
     def _joined(self, key: str, parts: list[Tensor]) -> Tensor:
         if len({part.shape[1:] for part in parts}) == 1:
             return torch.cat(parts)
-        width = max(part.shape[1] for part in parts)
+        rows = [row for part in parts for row in part]
         value = self._token if key == "input_ids" else 0
-        grown = []
-        for part in parts:
-            missing = width - part.shape[1]
-            sides = (missing, 0) if self._left else (0, missing)
-            grown.append(F.pad(part, (*[0, 0] * (part.ndim - 2), *sides), value=value))
-        return torch.cat(grown)
+        return pad_sequence(rows, batch_first=True, padding_value=value, padding_side=self._side)
 
 
 def check_model(model: nn.Module) -> None:

@@ -187,27 +187,17 @@ class FrugalMixin(Frugal, _Trainer):
         collator = self._get_collator_with_removed_columns(self.data_collator, "training")
         weights = weights_of(self.sampling, dataset)
         used = len(dataset) if weights is None else np.count_nonzero(weights)
-        selection, _ = make_selection(
-            dataset,
-            sampling=self.sampling,
-            epochs=self._epochs(int(used)),
-            batch_size=self._train_batch_size,
-            model=model,
-            forward=forward_of(model),
-            targets=targets,
-            seed=args.seed if args.data_seed is None else args.data_seed,
-            loading=DataLoading(
-                collate_fn=AsDict(collator),
-                join=Padding(self.processing_class),
-                num_workers=args.dataloader_num_workers,
-                pin_memory=args.dataloader_pin_memory,
-                device=args.device,
-                drop_last=args.dataloader_drop_last,
-                screen_batch=args.eval_batch_size,
-            ),
-            labels=labels_of(dataset),
-        )
-        return selection
+        loading = DataLoading(
+            collate_fn=AsDict(collator), join=Padding(self.processing_class), device=args.device,
+            num_workers=args.dataloader_num_workers, pin_memory=args.dataloader_pin_memory,
+            drop_last=args.dataloader_drop_last, screen_batch=args.eval_batch_size,
+        )  # fmt: skip
+        return make_selection(
+            dataset, sampling=self.sampling, epochs=self._epochs(int(used)),
+            batch_size=self._train_batch_size, model=model, forward=forward_of(model),
+            targets=targets, seed=args.seed if args.data_seed is None else args.data_seed,
+            loading=loading, labels=labels_of(dataset),
+        )[0]  # fmt: skip
 
     def _epochs(self, samples: int) -> float:
         """Epochs to train; ``max_steps`` are those of training on all of ``samples``."""

@@ -88,19 +88,11 @@ def train_teacher(
             which are the first rank's), or ``training.fsdp`` cannot shard the model.
         Stopped: ``run.should_stop`` returned True.
     """
+    objective = CrossEntropy() if objective is None else objective
     return distill(
-        model,
-        dataset,
-        teacher=None,
-        sampling=sampling,
-        objective=CrossEntropy() if objective is None else objective,
-        training=training,
-        eval_dataset=eval_dataset,
-        collate_fn=collate_fn,
-        seed=seed,
-        device=device,
-        run=run,
-    )
+        model, dataset, teacher=None, sampling=sampling, objective=objective, training=training,
+        eval_dataset=eval_dataset, collate_fn=collate_fn, seed=seed, device=device, run=run,
+    )  # fmt: skip
 
 
 @digests_kept()
@@ -181,7 +173,7 @@ def distill(
         lambda: {
             **about,
             "seed": seed,
-            "model": (about["model"], _shapes(student)),
+            "model": (about["model"], {k: v.shape for k, v in student.state_dict().items()}),
             "held-out data": eval_dataset is None or data_digest(eval_dataset),
             "training.fsdp": training.fsdp,
             "checkpoints": (run.folder is not None, run.resume),
@@ -189,60 +181,43 @@ def distill(
     )
     with (
         memory_for(*_memory(training)),
-        placed(student, targets, training, accelerator.device, ranks) as place,
+        placed(student, targets, training, accelerator.device, ranks) as (model, take_back),
     ):
-        forward = ForwardFn(place.model, training, accelerator)
+        forward = ForwardFn(model, training, accelerator)
         labels = labels_of(dataset)
+        loading = DataLoading(
+            collate_fn=collate_fn, device=accelerator.device, num_workers=training.num_workers,
+            pin_memory=accelerator.device.type == "cuda", drop_last=training.drop_last,
+            length_bucket_batches=training.length_bucket_batches,
+            gradient_accumulation_steps=training.gradient_accumulation_steps,
+            screen_batch=training.screen_batch,
+        )  # fmt: skip
         selection, classes = make_selection(
-            dataset,
-            sampling=sampling,
-            epochs=training.epochs,
-            batch_size=training.batch_size,
-            model=place.model,
-            forward=forward,
-            targets=targets,
-            seed=seed,
-            loading=DataLoading(
-                collate_fn=collate_fn,
-                device=accelerator.device,
-                num_workers=training.num_workers,
-                pin_memory=accelerator.device.type == "cuda",
-                drop_last=training.drop_last,
-                length_bucket_batches=training.length_bucket_batches,
-                gradient_accumulation_steps=training.gradient_accumulation_steps,
-                screen_batch=training.screen_batch,
-            ),
-            labels=labels,
-            folder=run.folder,
-        )
-        at = {
-            "forward": forward.eagerly, "device": accelerator.device, "collate_fn": collate_fn,
-        }  # fmt: skip
+            dataset, sampling=sampling, epochs=training.epochs, batch_size=training.batch_size,
+            model=model, forward=forward, targets=targets, seed=seed, loading=loading,
+            labels=labels, folder=run.folder,
+        )  # fmt: skip
+        at = {"forward": forward.eagerly, "device": accelerator.device, "collate_fn": collate_fn}
         if eval_dataset is not None:
-            check_held_out_batch(place.model, eval_dataset, **at)
+            check_held_out_batch(model, eval_dataset, **at)
         criterion = bind(
-            objective,
-            place.model,
-            targets,
+            objective, model, targets, forward=forward.eagerly, seed=seed,
             batch=lambda: read_first(dataset, selection.pool, accelerator.device, collate_fn),
-            forward=forward.eagerly,
-            samples=len(selection.ledger),
-            labels=None if sampling.label_free else labels,
-            seed=seed,
-        )
+            samples=len(selection.ledger), labels=None if sampling.label_free else labels,
+        )  # fmt: skip
         torch.manual_seed(seed + ranks.rank)
-        trainer = Trainer(place.model, selection, criterion, training, accelerator, run, about)
+        trainer = Trainer(model, selection, criterion, training, accelerator, run, about)
         try:
             with criterion:
                 if run.resume:
                     trainer.resume()
                 history = trainer.fit()
-                place.take_back()
+                take_back()
         except NonFiniteLoss as error:
-            raise explained(error, place.model, dataset, targets, **at) from None
+            raise explained(error, model, dataset, targets, **at) from None
         finally:
             selection.source.close()
-        done = Run(place.model, selection.ledger, selection.meters, history)
+        done = Run(model, selection.ledger, selection.meters, history)
         if eval_dataset is not None:
             if compared is not None:  # a teacher that was not queried is still compared with
                 compared = live["teacher"].teacher if live else compared.to(accelerator.device)
@@ -252,14 +227,25 @@ def distill(
             )  # fmt: skip
     done.model = student.eval()
     note_origin(student, **trained_on(dataset))
-    done.meters.flops = ranks.from_first(
-        lambda: _flops(student, dataset, training, done.meters, live, collate_fn)
-    )
+    meters = done.meters
+
+    def flops() -> dict[str, float]:
+        precision = partial(autocast, student, training.precision)
+        row = flops_of_data(student, dataset, device_of(student), collate_fn, precision)
+        counted = {
+            "student_forward": row["forward"] * meters.student_forwards,
+            "student_backward": row["backward"] * meters.samples_backpropagated,
+        }
+        if live:
+            counted["teacher_forward"] = teacher_flops(live, dataset, meters, collate_fn)
+        return counted
+
+    meters.flops = ranks.from_first(flops)
     if criterion.features:
         rows = min(training.batch_size, len(selection.pool))
         per_row = criterion.flops_per_row(rows, classes, accelerator.device)
-        done.meters.flops |= {
-            f"objective_{way}": per_row[way] * done.meters.samples_backpropagated for way in per_row
+        meters.flops |= {
+            f"objective_{way}": per_row[way] * meters.samples_backpropagated for way in per_row
         }
     return done
 
@@ -334,44 +320,17 @@ def teacher_flops(
     meters: Meters,
     collate_fn: Collate | None = None,
 ) -> float:
-    """Operations of all rows that ``live`` teachers ran, as ``meters`` count them, each on its
-    device."""
+    """Operations of all rows that ``live`` teachers ran, as ``meters`` count them."""
     total = 0.0
     for name, each in live.items():
         rows = meters.queries_of.get(name, 0) if meters.queries_of else meters.teacher_queries
-        device = device_of(each.teacher)
+        where = dataset, device_of(each.teacher), collate_fn
         if each.own_forward:
-            total += rows * flops_of_call(each.run, dataset, device, collate_fn)
+            total += rows * flops_of_call(each.run, *where)
         else:  # on a copy, which no hook of the user's sees
-            row = flops_of_data(
-                each.teacher, dataset, device, collate_fn, each.autocast, backward=False
-            )
+            row = flops_of_data(each.teacher, *where, each.autocast, backward=False)
             total += rows * row["forward"]
     return total
-
-
-def _flops(
-    model: nn.Module,
-    dataset: Dataset,
-    training: Training,
-    meters: Meters,
-    live: Mapping[str, ModelTeacher],
-    collate_fn: Collate | None,
-) -> dict[str, float]:
-    """Operations of what ``meters`` counted, of the student and of its ``live`` teachers."""
-    precision = partial(autocast, model, training.precision)
-    row = flops_of_data(model, dataset, device_of(model), collate_fn, precision)
-    counted = {
-        "student_forward": row["forward"] * meters.student_forwards,
-        "student_backward": row["backward"] * meters.samples_backpropagated,
-    }
-    if live:
-        counted["teacher_forward"] = teacher_flops(live, dataset, meters, collate_fn)
-    return counted
-
-
-def _shapes(model: nn.Module) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
 def _memory(training: Training) -> tuple[str, str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,20 +23,6 @@ _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 """Modules that are never called, and so are never gathered."""
 
 
-@dataclass
-class Placed:
-    """A model as it is trained.
-
-    Attributes:
-        model: on the device; the caller's own, or a sharded copy.
-        take_back: copy the weights of a sharded copy to the caller's model; every rank has to call
-            it.
-    """
-
-    model: nn.Module
-    take_back: Callable[[], None] = lambda: None
-
-
 @contextmanager
 def placed(
     model: nn.Module,
@@ -45,10 +30,11 @@ def placed(
     training: Training,
     device: torch.device,
     ranks: Ranks,
-) -> Iterator[Placed]:
+) -> Iterator[tuple[nn.Module, Callable[[], None]]]:
     """Move ``model`` and the live teachers of ``targets`` to ``device``; with ``training.fsdp`` and
-    several ranks, sharded copies of them, while the originals wait in main memory. After Stopped or
-    NonFiniteLoss the model has its trained weights; teachers are the originals again in any case.
+    several ranks, sharded copies of them, while the originals wait in main memory. Gives the model
+    to train, and a function that copies its weights to ``model``, which every rank has to call.
+    After Stopped or NonFiniteLoss this was done; teachers are the originals again in any case.
 
     Raises:
         RankError: a model cannot be sharded, or the training needs an unsharded one on each rank.
@@ -59,7 +45,7 @@ def placed(
         model.to(device, memory_format=memory)  # pyright: ignore[reportCallIssue]
         for live in teachers.values():
             live.teacher.to(device)
-        yield Placed(model)
+        yield model, lambda: None
         return
     if training.ema is not None or any(isinstance(live, EMATeacher) for live in teachers.values()):
         raise RankError(
@@ -81,7 +67,7 @@ def placed(
                 live.teacher = sharded(live.teacher, device, ranks)
             else:  # the caller's function runs it: it stays unsharded
                 live.teacher.to(device)
-        yield Placed(cut, lambda: _copy_back(cut, model))
+        yield cut, lambda: _copy_back(cut, model)
     except (NonFiniteLoss, Stopped):  # which all ranks raise
         _copy_back(cut, model)
         raise

@@ -263,8 +263,8 @@ class Trainer:
         try:
             loss.backward()
         except Exception as error:
-            where = f"the backward pass of samples {few(batch.ids.tolist())} fails"
-            blame(error, ModelError, where)
+            samples = few(batch.ids.tolist())
+            blame(error, ModelError, f"the backward pass of samples {samples} fails")
 
     def _update(self, batch: Batch) -> None:
         """The optimiser's step, with the gradients of all batches and ranks."""
