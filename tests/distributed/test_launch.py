@@ -46,7 +46,7 @@ def test_a_number_that_is_none_says_nothing(launched, monkeypatch):
     assert process.rank_and_world() == (0, 1)
 
 
-def test_whether_torchrun_started_anew(monkeypatch):
+def test_whether_torchrun_restarted(monkeypatch):
     monkeypatch.delenv("TORCHELASTIC_RESTART_COUNT", raising=False)
     assert not launch.started_again()
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")

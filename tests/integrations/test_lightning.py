@@ -46,7 +46,7 @@ pl: Any = importlib.import_module(PACKAGES[0])
 from frugalkd.integrations.lightning import FrugalCallback, FrugalLoader  # noqa: E402
 
 ROWS, BATCH, EPOCHS, SEED, CLASSES = 22, 4, 3, 3, 4
-NOBODY = NothingPasses()
+NONE_PASSES = NothingPasses()
 SOME = SelfRegulation(confidence=0.3)
 """A gate that some pass: at first a top probability is about a quarter."""
 
@@ -184,7 +184,9 @@ def fit(folder, frugal, module=None, given=None, validation=None, ckpt_path=None
 @pytest.mark.parametrize(
     ("accumulation", "precision"), [(1, "32-true"), (4, "32-true"), (1, "bf16-mixed")]
 )
-def test_a_gate_that_nobody_passes_is_plain_lightning(package, accumulation, precision, tmp_path):
+def test_a_gate_that_no_sample_passes_is_plain_lightning(
+    package, accumulation, precision, tmp_path
+):
     kind: Any = module_of(package)
     settings: Any = {
         "accumulate_grad_batches": accumulation, "precision": precision,
@@ -193,7 +195,7 @@ def test_a_gate_that_nobody_passes_is_plain_lightning(package, accumulation, pre
     plain = kind("mean", linear)
     trainer(tmp_path, **settings).fit(plain, plain_loader(), val())
     for gives in ("logits", "losses", "dict"):
-        frugal, module = FrugalCallback(sampling=Sampling(policy=NOBODY)), kind(gives, linear)
+        frugal, module = FrugalCallback(sampling=Sampling(policy=NONE_PASSES)), kind(gives, linear)
         fit(tmp_path, frugal, module, validation=val(), **settings)
         assert len(plain.losses) == EPOCHS * math.ceil(ROWS / BATCH)
         if precision == "32-true":
@@ -264,7 +266,7 @@ class Saver(pl.callbacks.Checkpoint):
 @pytest.mark.parametrize(
     ("accumulation", "limit"), [(1, {}), (2, {}), (2, {"max_epochs": -1, "max_steps": 11})]
 )
-def test_a_run_goes_on_from_any_checkpoint_of_lightnings_own(accumulation, limit, tmp_path):
+def test_a_run_resumes_from_any_checkpoint_of_lightning(accumulation, limit, tmp_path):
     """Those after each step, after validations, and at the end of each epoch."""
 
     def run(folder, ckpt_path=None, callbacks=()):
@@ -285,7 +287,7 @@ def test_a_run_goes_on_from_any_checkpoint_of_lightnings_own(accumulation, limit
         resumed, other = run("again", path)
         assert same_state(module, other), path
         if not other.outputs and resumed.selection is None:
-            assert path in kept[-2:], "Lightning has nothing to go on with"
+            assert path in kept[-2:], "Lightning has nothing to resume from"
             continue
         assert same_columns(undisturbed.ledger, resumed.ledger), path
         assert resumed.ledger.epochs == undisturbed.ledger.epochs
@@ -295,10 +297,10 @@ def test_a_run_goes_on_from_any_checkpoint_of_lightnings_own(accumulation, limit
         assert other.rates == module.rates[len(module.rates) - steps :], path
 
 
-def test_what_is_gone_on_with_is_of_the_same_training(tmp_path):
+def test_only_the_same_training_resumes(tmp_path):
     fit(
         tmp_path,
-        FrugalCallback(sampling=Sampling(policy=NOBODY)),
+        FrugalCallback(sampling=Sampling(policy=NONE_PASSES)),
         callbacks=[Saver(tmp_path)],
         max_epochs=1,
     )
@@ -307,11 +309,11 @@ def test_what_is_gone_on_with_is_of_the_same_training(tmp_path):
         fit(tmp_path, FrugalCallback(sampling=Sampling(policy=All())), ckpt_path=last)
     trainer(tmp_path, Saver(tmp_path), max_epochs=1).fit(Module("mean"), plain_loader())
     with pytest.raises(RunFolderError, match="resumes at step 6"):
-        fit(tmp_path, FrugalCallback(sampling=Sampling(policy=NOBODY)), ckpt_path=last)
+        fit(tmp_path, FrugalCallback(sampling=Sampling(policy=NONE_PASSES)), ckpt_path=last)
 
 
 class EveryOther(Ungated):
-    """Nobody in odd epochs, a third of the samples in others, at half the learning rate."""
+    """No sample in odd epochs, a third of them in others, at half the learning rate."""
 
     def plan(self, ledger, pool, at):
         ids = pool[:0] if at.epoch % 2 else pool[: len(pool) // 3]
@@ -360,7 +362,7 @@ def test_a_schedule_follows_progress_and_epochs_may_be_empty(schedule, tmp_path)
     assert frugal.selection.epoch == 6
 
 
-def test_hybrid_trains_only_what_was_significant_from_stored_targets(tmp_path):
+def test_hybrid_trains_what_was_significant_on_stored_targets(tmp_path):
     teacher = FrugalCallback(sampling=Sampling(policy=SOME))
     big = fit(tmp_path, teacher, max_epochs=4).net
     teacher.ledger.save(tmp_path / "ledger.safetensors")
@@ -442,7 +444,7 @@ def test_a_data_module_a_fast_run_and_an_early_stop(tmp_path):
     assert frugal.ledger.epochs == 2
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_before_a_checkpoint(tmp_path):
+def test_a_bad_loss_stops_the_run_before_a_checkpoint(tmp_path):
     class Breaking(Module):
         def training_step(self, batch, batch_idx):
             return self(batch[0]) * (math.nan if self.trainer.global_step == 3 else 1)

@@ -44,7 +44,7 @@ from frugalkd.integrations._hugging_face import Padding  # noqa: E402
 from frugalkd.integrations.transformers import FrugalMixin, FrugalTrainer  # noqa: E402
 
 ROWS, BATCH, EPOCHS, SEED, CLASSES = 22, 4, 2, 3, 6
-NOBODY = NothingPasses()
+NONE_PASSES = NothingPasses()
 SOME = SelfRegulation(confidence=0.17)
 """A gate that some pass: at first a top probability is about a sixth."""
 
@@ -148,7 +148,7 @@ def same_weights(one, other):
 
 
 def mean_over_the_step(outputs, labels, num_items_in_batch):
-    """What a plain trainer has to be told, for Bert's own loss leaves the step's rows out."""
+    """A plain trainer needs this, since Bert's own loss leaves the step's rows out."""
     return F.cross_entropy(outputs.logits, labels, reduction="sum") / num_items_in_batch
 
 
@@ -158,14 +158,16 @@ class Own(FrugalMixin, Plain):
 
 @pytest.mark.parametrize(("accumulation", "bf16"), [(1, False), (4, False), (1, True)])
 @pytest.mark.parametrize("kind", [FrugalTrainer, Own])
-def test_a_gate_that_nobody_passes_is_the_plain_trainer(kind, accumulation, bf16, texts, tmp_path):
+def test_a_gate_that_no_sample_passes_is_the_plain_trainer(
+    kind, accumulation, bf16, texts, tmp_path
+):
     settings: dict[str, Any] = {
         "gradient_accumulation_steps": accumulation, "warmup_steps": 2, "bf16": bf16,
     }  # fmt: skip
     right = {"compute_loss_func": mean_over_the_step} if kind is FrugalTrainer else {}
     plain = made(Plain, tmp_path / "plain", texts, **settings, **right)
     plain.train()
-    frugal = made(kind, tmp_path / "frugal", texts, policy=NOBODY, **settings)
+    frugal = made(kind, tmp_path / "frugal", texts, policy=NONE_PASSES, **settings)
     metrics = frugal.train().metrics
     assert same_weights(plain.model, frugal.model)
     names = ("learning_rate", "epoch", "grad_norm")
@@ -235,7 +237,7 @@ def test_a_regulated_run_has_the_ledger_of_a_plain_loop(texts, tmp_path):
     [(SOME, 2), (SelfRegulation(confidence=0.17, when="now"), 1)],
     ids=["last-visit", "now"],
 )
-def test_a_run_goes_on_from_the_middle_of_an_epoch(policy, accumulation, texts, tmp_path):
+def test_a_run_resumes_in_the_middle_of_an_epoch(policy, accumulation, texts, tmp_path):
     def trainer(folder):
         return made(
             FrugalTrainer, folder, texts, policy=policy, teacher=bert(1), save_strategy="steps",
@@ -342,23 +344,23 @@ def test_sound_7_a_last_row_joins_the_batch_before(rows, accumulation, wanted, t
 
 def test_a_checkpoint_of_another_training_is_refused(texts, tmp_path):
     saving: dict[str, Any] = {"save_strategy": "epoch", "num_train_epochs": 1}
-    made(FrugalTrainer, tmp_path, texts, policy=NOBODY, **saving).train()
+    made(FrugalTrainer, tmp_path, texts, policy=NONE_PASSES, **saving).train()
     with pytest.raises(RunFolderError, match="other policy"):
         made(FrugalTrainer, tmp_path, texts, policy=All()).train(resume_from_checkpoint=True)
     (checkpoint,) = tmp_path.glob("checkpoint-*")
     (checkpoint / "frugalkd.safetensors").unlink()
     with pytest.raises(RunFolderError, match="plain Trainer"):
-        made(FrugalTrainer, tmp_path, texts, policy=NOBODY).train(str(checkpoint))
+        made(FrugalTrainer, tmp_path, texts, policy=NONE_PASSES).train(str(checkpoint))
 
 
 class EveryOther(Ungated):
-    """Nobody in odd epochs, a third of them in others."""
+    """No sample in odd epochs, a third of them in others."""
 
     def plan(self, ledger, pool, at):
         return Plan(pool[:0] if at.epoch % 2 else pool[: len(pool) // 3])
 
 
-def test_the_schedule_ends_with_the_plan_and_epochs_without_a_step_are_passed_over(texts, tmp_path):
+def test_the_schedule_ends_with_the_plan(texts, tmp_path):
     trainer = made(
         FrugalTrainer, tmp_path, texts, policy=EveryOther(), num_train_epochs=4, warmup_steps=2,
         eval_strategy="no",
@@ -374,7 +376,7 @@ def test_the_schedule_ends_with_the_plan_and_epochs_without_a_step_are_passed_ov
     assert trainer.ledger.epochs == 4
 
 
-def test_a_teacher_by_path_is_asked_live_or_once(texts, tmp_path):
+def test_a_teacher_by_path_runs_live_or_once(texts, tmp_path):
     bert(1, width=48).save_pretrained(tmp_path / "teacher")
     named: dict[str, Any] = {"teacher": tmp_path / "teacher", "mode": "vanilla"}
     live = made(FrugalTrainer, tmp_path / "live", texts, **named)
@@ -401,7 +403,7 @@ def test_hybrid_trains_only_what_was_significant(texts, tmp_path):
     assert (student.ledger["visits"] > 0).tolist() == (ledger["participations"] > 0).tolist()
 
 
-def test_the_trainers_own_losses_can_be_weighed_where_they_are_one_a_row(texts, tmp_path):
+def test_the_trainers_own_losses_of_rows_can_be_weighted(texts, tmp_path):
     weights = np.linspace(0, 2, ROWS, dtype=np.float32)
 
     class Weighed(FrugalMixin, OneARow):
@@ -428,7 +430,7 @@ class OneARow(transformers.Trainer):
         return (loss, outputs) if return_outputs else loss
 
 
-def test_pictures_in_bf16_and_an_evaluation_that_is_the_trainers_own(tmp_path):
+def test_pictures_in_bf16_with_the_trainers_evaluation(tmp_path):
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)

@@ -56,7 +56,7 @@ def ledger(samples=37):
 
 @pytest.fixture
 def no_flops(monkeypatch):
-    """FLOPs are counted on copies of the model, whose hooks would count too; nor is the first look
+    """FLOPs are counted on copies of the model, whose hooks would count too; nor is the first batch
     at two samples, before the training, part of what is metered."""
     nothing = {"forward": 0.0, "backward": 0.0}
     monkeypatch.setattr("frugalkd.training.api.flops_of_data", lambda *_, **__: nothing)
@@ -315,7 +315,7 @@ def knows_kinds():
 def test_sound_1_a_model_that_was_trained_here_knows_its_classes(knows_kinds, tmp_path):
     teacher, data = copy.deepcopy(knows_kinds), kinds(("dog", "ant", "bee", "cat"))[0]
     run, says = Training(epochs=1, batch_size=10), "the teacher has the data's classes in another"
-    for ask in (
+    for query in (
         lambda: distill(Scaled(), data, teacher=teacher, training=run, device="cpu"),
         lambda: distill(Scaled(), data, teacher=[teacher, Scaled()], training=run, device="cpu"),
         lambda: Selection(data, epochs=1, batch_size=8, targets=LiveTeacher(teacher)),
@@ -323,7 +323,7 @@ def test_sound_1_a_model_that_was_trained_here_knows_its_classes(knows_kinds, tm
         lambda: FirstVisitTargets(teacher, data, tmp_path / "t"),
     ):
         with pytest.raises(TargetsError, match=says):
-            ask()
+            query()
     assert not (tmp_path / "t").exists()
     reorder_classes(teacher, data.classes)
     LiveTeacher(teacher).check(None, data)
@@ -331,7 +331,7 @@ def test_sound_1_a_model_that_was_trained_here_knows_its_classes(knows_kinds, tm
     assert np.mean(logits.argmax(1) == data.labels.numpy()) > 0.9
 
 
-def test_sound_2_pictures_normalised_unlike_the_teachers_are_refused(knows_kinds):
+def test_sound_2_pictures_of_another_normalisation_are_refused(knows_kinds):
     data, training = kinds(mean=0.1)[0], Training(epochs=1, batch_size=10)
     says = r"trained on pictures of mean \(0\.5,\) and std .* these are normalised by \(0\.1,\)"
     with pytest.raises(TargetsError, match=says):
@@ -368,7 +368,7 @@ def test_a_misspelt_mode_names_the_nearest():
         distill(net(), images(), **grouped(teacher=net(), mode="hybird", **CPU))  # pyright: ignore
 
 
-def test_a_teacher_that_is_not_asked_is_still_compared_with():
+def test_a_teacher_that_is_not_run_is_still_compared_with():
     teacher = net(seed=9)
     run = distill(
         net(), images(), teacher=teacher, objective=CrossEntropy(), eval_dataset=images(20, seed=3),

@@ -332,7 +332,7 @@ ACCEPTED_DATA: dict[str, Callable[[], Any]] = {
     "lists among tuples": lambda: one(lambda x, y: [x, y]),
     # One sample is few, and no fault.
     "one sample": lambda: Pairs(rows=1),
-    # What lies behind a length that is too short takes no part.
+    # What lies behind a length that is too short is not used.
     "a length that is too short": lambda: Pairs(rows=ROWS - 5),
     # The number of classes in place of their names says nothing.
     "classes is a number": lambda: mine(classes=CLASSES),
@@ -584,7 +584,7 @@ ACCEPTED_MODELS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "a frozen teacher": (lambda: linear().requires_grad_(False), (*TEACHING, "store")),
     "a teacher without parameters": (NoParameters, (*TEACHING, "store", "predict")),
     "a teacher without a backward": (lambda: Changed(NoBackward.apply), (*TEACHING, "store")),
-    # Probabilities cannot be told from logits, and are some.
+    # Probabilities cannot be distinguished from logits, and are some.
     "softmax": (lambda: Changed(lambda y: y.softmax(1)), ANY),
     # What transformers' models return.
     "an object with logits": (lambda: Changed(Bag), ("student", "teacher", "predict")),
@@ -698,25 +698,25 @@ class Plans(Ungated):
 
 
 class Screens(Policy):
-    """Looks at everything before each epoch."""
+    """Screens everything before each epoch."""
 
     when = "last-visit"
 
-    def __init__(self, needs_training=None, sleep=None, note=None):
+    def __init__(self, needs_training=None, skips=None, note=None):
         self._admit = needs_training or (lambda rows: np.ones(rows, bool))
-        self._sleep = sleep or (lambda rows: np.zeros(rows, np.int64))
+        self._skips = skips or (lambda rows: np.zeros(rows, np.int64))
         self._note = note or (lambda rows: {})
 
     def plan(self, ledger, pool, at):
         return Plan(pool, screen=pool[ledger["last_epoch"][pool] != at.epoch])
 
-    def needs_training(self, look, ids, ledger, at):
+    def needs_training(self, outcome, ids, ledger, at):
         return self._admit(len(ids))
 
     def skip_epochs(self, streak):
-        return self._sleep(len(streak))
+        return self._skips(len(streak))
 
-    def update_columns(self, look, ids, ledger, at):
+    def update_columns(self, outcome, ids, ledger, at):
         return self._note(len(ids))
 
 
@@ -769,10 +769,10 @@ POLICIES: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: Screens(needs_training=lambda rows: np.ones(1, bool)),
         "one a row",
     ),
-    "sleep raises": (lambda: Screens(sleep=fails(ValueError("a"))), "Screens.skip_epochs fails"),
-    "sleep below 0": (lambda: Screens(sleep=lambda rows: np.full(rows, -3)), "returns -3"),
-    "sleep gives floats": (lambda: Screens(sleep=np.ones), "skip_epochs returns float64"),
-    "sleep gives too few": (lambda: Screens(sleep=lambda rows: np.ones(1, int)), "one a row"),
+    "skipping raises": (lambda: Screens(skips=fails(ValueError("a"))), "Screens.skip_epochs fails"),
+    "skipping below 0": (lambda: Screens(skips=lambda rows: np.full(rows, -3)), "returns -3"),
+    "skipping gives floats": (lambda: Screens(skips=np.ones), "skip_epochs returns float64"),
+    "skipping gives too few": (lambda: Screens(skips=lambda rows: np.ones(1, int)), "one a row"),
     "note names no column": (lambda: Screens(note=lambda rows: {"x": np.ones(rows)}), "'x'"),
     "note gives None": (lambda: Screens(note=lambda rows: None), "Screens fails on the outcome"),
     "note gives too few": (lambda: Screens(note=lambda rows: {"loss": np.ones(3)}), "(3,)"),

@@ -58,7 +58,7 @@ def test_it_is_the_average_of_a_plain_loop():
             torch.testing.assert_close(value.double(), average[name], rtol=1e-4, atol=1e-5)
 
 
-def test_training_itself_and_who_takes_part_stay_as_they_are():
+def test_training_and_the_samples_used_stay_the_same():
     gate = SelfRegulation(confidence=0.5)
     plain, averaged = train(replace(TRAINING, ema=None), gate), train(policy=gate)
     assert plain.history[-1]["loss"] == averaged.history[-1]["loss"]
@@ -86,7 +86,7 @@ def test_batchnorm_is_refreshed_for_the_averaged_weights():
 
 
 @pytest.mark.parametrize("at", [1, 5, 7, 15])
-def test_a_stopped_run_goes_on_to_the_same_average(at, tmp_path, steps_done):
+def test_a_stopped_run_resumes_to_the_same_average(at, tmp_path, steps_done):
     whole = train()
     steps_done.clear()
     with pytest.raises(Stopped):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -70,7 +71,7 @@ def _run_all():
     return {case: run(case, 2) for case in CASES}
 
 
-def test_two_ranks_learn_what_one_learns_of_the_same_global_batches():
+def test_two_ranks_learn_what_one_learns():
     first, second = on_ranks(2, _run_all)
     for case in CASES:
         weights, meters, history, evaluation, ledger = first[case]
@@ -94,11 +95,11 @@ def test_two_ranks_learn_what_one_learns_of_the_same_global_batches():
 def _interrupted(folder, epochs, resume, stop_at):
     """With dropout, augmentation and BatchNorm, stopped by the last rank alone."""
     world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
-    asked = []
+    calls = []
 
     def stop():
-        asked.append(0)
-        return rank == world - 1 and len(asked) == stop_at
+        calls.append(0)
+        return rank == world - 1 and len(calls) == stop_at
 
     model = net()
     with warnings.catch_warnings(record=True) as caught:
@@ -125,11 +126,11 @@ def _interrupted(folder, epochs, resume, stop_at):
     return state, columns, run.history, run.meters.samples_backpropagated, said
 
 
-def test_a_wish_to_stop_on_one_rank_stops_all_and_they_go_on_as_if_nothing_was(tmp_path):
+def test_a_stop_on_one_rank_stops_all_and_they_resume(tmp_path):
     whole = on_ranks(2, _interrupted, tmp_path / "whole", 4, False, -1)
     stopped = on_ranks(2, _interrupted, tmp_path / "cut", 4, False, 8)
     assert stopped[0] == stopped[1]
-    assert stopped[0].startswith("stopped at epoch 1, step 9")  # one asking later
+    assert stopped[0].startswith("stopped at epoch 1, step 9")  # one call later
     assert sorted(path.stem for path in (tmp_path / "cut").iterdir()) == [
         "epoch-00001-step-000000005", "epoch-00001-step-000000009",
     ]  # fmt: skip
@@ -143,7 +144,7 @@ def test_a_wish_to_stop_on_one_rank_stops_all_and_they_go_on_as_if_nothing_was(t
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
 
 
-def test_another_number_of_ranks_goes_on_with_the_ledger_and_says_so(tmp_path):
+def test_another_number_of_ranks_resumes_with_the_ledger(tmp_path):
     on_ranks(2, _interrupted, tmp_path, 4, False, 8)
     with pytest.warns(UserWarning, match="resuming with 1 ranks from a state of 2: the ledger"):
         run = train_teacher(
@@ -189,7 +190,7 @@ def test_the_average_of_two_ranks_teaches_what_that_of_one_does():
 def _differing():
     """What each of these says where one thing is another on the second rank."""
     rank = torch.distributed.get_rank()
-    told = {}
+    errors = {}
 
     def begin(name, model=None, data=None, **more):
         try:
@@ -199,7 +200,7 @@ def _differing():
                 **grouped(**{"training": settings(4, epochs=1), "device": "cpu", **more}),
             )
         except RankError as error:
-            told[name] = str(error)
+            errors[name] = str(error)
 
     pixels = images(32, augmented=False)
     pixels.images[17, 0, 3, 3] ^= rank
@@ -213,10 +214,10 @@ def _differing():
     begin("policy", policy=(All(), SelfRegulation())[rank])
     begin("held-out data", eval_dataset=images(9, seed=rank, augmented=False))
     begin("nothing")
-    return told
+    return errors
 
 
-def test_sound_4_ranks_with_different_inputs_do_not_train_together():
+def test_sound_4_ranks_with_different_inputs_do_not_train():
     first, second = on_ranks(2, _differing)
     assert first == second
     assert len(first) == 8
@@ -243,7 +244,7 @@ def _diverging():
     return None
 
 
-def test_a_bad_row_on_one_rank_leaves_all_with_the_weights_before_it():
+def test_a_bad_row_on_one_rank_leaves_the_weights_before_it():
     first, second = on_ranks(2, _diverging)
     assert first is not None
     assert first[:4] == second[:4]
@@ -258,15 +259,16 @@ class _BadBackward(nn.Module):
 
     def __init__(self, at):
         super().__init__()
-        self.net, self.left = plain(), at
+        self.net, self.calls = plain(), SimpleNamespace(left=at)  # the same model on each rank
 
     def forward(self, x):
-        self.left -= self.training
-        return Spoil.apply(self.net(x)) if self.training and self.left == 0 else self.net(x)
+        self.calls.left -= self.training
+        bad = self.training and self.calls.left == 0
+        return Spoil.apply(self.net(x)) if bad else self.net(x)
 
 
 def _train_badly(folder, at, policy, samples):
-    """A gradient that is bad on the last rank alone; then a good run goes on from what it left."""
+    """A gradient that is bad on the last rank alone; then a good run resumes from there."""
     last = torch.distributed.get_rank() == torch.distributed.get_world_size() - 1
     data, training = (
         images(samples, augmented=False),
@@ -331,7 +333,7 @@ def sound(tmp_path_factory):
     return on_ranks(2, _sound, tmp_path_factory.mktemp("sound"))
 
 
-def test_sound_5_a_bad_gradient_on_one_rank_and_weights_that_overflow_stop_all(sound):
+def test_sound_5_bad_gradients_and_overflows_stop_all_ranks(sound):
     """In a micro-batch of the last step of all; the checkpoint before is the last good state."""
     (first, first_wild, _), (second, second_wild, _) = sound
     step = sorted(order(32, 0, 1)[16:].tolist())

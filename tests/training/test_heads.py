@@ -23,7 +23,7 @@ TRAINING = Training(
 
 
 def plain_features(model, data):
-    """What the last layer gets, asked one by one."""
+    """The input of the last layer, one sample at a time."""
     body = copy.deepcopy(model)[:-1].eval()
     with torch.no_grad():
         return torch.cat([body(data[id][0][None]) for id in range(len(data))])
@@ -65,7 +65,7 @@ def test_it_trains_what_a_training_on_features_trains():
     assert run.meters.flops["student_forward"] > plain.meters.flops["student_forward"]
 
 
-def test_a_head_that_begins_anew_does_not_depend_on_what_it_had_learned():
+def test_a_head_that_is_reset_forgets_what_it_had_learned():
     data = images(augmented=False)
     one, other = net(), net()
     with torch.no_grad():

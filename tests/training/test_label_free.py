@@ -1,4 +1,4 @@
-"""Without labels: none of them has any influence, whatever decides who takes part."""
+"""Without labels: none of them has any influence, whatever decides which samples are used."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def learn(labels="right", *, policy=None, teacher=None, augmented=True, **more):
     return distill(net(), made, **grouped(teacher=teacher, device="cpu", **common | more))
 
 
-def check_alike(one, other):
+def check_same_run(one, other):
     assert same_state(one.model, other.model)
     assert same_columns(one.ledger, other.ledger)
     assert one.meters.samples_backpropagated == other.meters.samples_backpropagated
@@ -62,7 +62,7 @@ def test_no_policy_is_moved_by_labels(name):
             learn(policy=policy, scores=scores)
         return
     right, shuffled = (learn(labels, policy=policy) for labels in ("right", "shuffled"))
-    check_alike(right, shuffled)
+    check_same_run(right, shuffled)
     assert not same_state(right.model, net())
 
 
@@ -81,9 +81,9 @@ def test_a_gate_asks_whether_the_student_agrees_with_its_teacher(policy):
     with torch.no_grad():
         word = net(seed=9).eval()(made.batch(range(37), np.zeros(37, int))[0]).argmax(1)
     free = learn("placeholders", policy=policy, teacher="stored", augmented=False)
-    check_alike(free, learn("shuffled", policy=policy, teacher="stored", augmented=False))
+    check_same_run(free, learn("shuffled", policy=policy, teacher="stored", augmented=False))
     made.labels = word
-    told = distill(
+    labelled = distill(
         net(),
         made,
         teacher=StoredTargets.fill(net(seed=9), made),
@@ -92,12 +92,12 @@ def test_a_gate_asks_whether_the_student_agrees_with_its_teacher(policy):
         seed=4,
         device="cpu",
     )
-    check_alike(free, told)
+    check_same_run(free, labelled)
 
 
 @pytest.mark.parametrize("objective", [KD(alpha=0.5), DKD()])
 def test_no_objective_is_moved_by_labels(objective):
-    check_alike(learn("right", objective=objective), learn("placeholders", objective=objective))
+    check_same_run(learn("right", objective=objective), learn("placeholders", objective=objective))
 
 
 def test_a_loop_of_ones_own_gets_the_teachers_word():
@@ -129,7 +129,7 @@ def test_what_needs_labels_is_refused_in_one_line():
     learn(teacher=SeveralTeachers(two), training=Training(epochs=1))
 
 
-def test_one_with_labels_does_not_go_on_from_one_without(tmp_path):
+def test_one_with_labels_does_not_resume_one_without(tmp_path):
     with pytest.raises(Stopped):
         learn(folder=tmp_path, should_stop=lambda: True)
     with pytest.raises(RunFolderError, match=r"another training \(other labels\)"):

@@ -72,7 +72,7 @@ def test_a_masked_step_changes_neither_weights_nor_state(settings):
     assert not torch.equal(before[0], state()[0])
 
 
-def test_decay_spares_biases_and_norms_and_frozen_parameters_are_left_out():
+def test_biases_and_norms_do_not_decay_and_frozen_ones_stay():
     model = net(0)
     model[5].requires_grad_(False)
     decayed, spared = make_optimizer(model, Optimizer(weight_decay=0.5)).param_groups

@@ -33,7 +33,7 @@ def plain(seed=0):
 
 
 def _learn(how, when):
-    """A loop of one's own: the whole weights, the ledger's columns, how often it took part."""
+    """A user's loop: the unsharded weights, the ledger's columns, the rows that it trained."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import DTensor
@@ -70,20 +70,19 @@ def _learn(how, when):
     return weights, columns, selection.meters.samples_backpropagated
 
 
-def _both(when):
-    return _learn("ddp", when), _learn("fsdp2", when)
+def _both():
+    return [(_learn("ddp", when), _learn("fsdp2", when)) for when in ("last-visit", "now")]
 
 
-@pytest.mark.parametrize("when", ["last-visit", "now"])
-def test_a_sharded_student_learns_what_a_replicated_one_learns(when):
-    told = on_ranks(2, _both, when)
-    (expected, columns, rows), (weights, others, other_rows) = told[0]
-    torch.testing.assert_close(weights, expected, rtol=0, atol=TOLERANCE)
-    assert not torch.equal(weights, torch.cat([p.flatten() for p in plain().parameters()]))
-    assert rows == other_rows > 0
-    for name in ("visits", "participations", "forced", "streak", "due", "last_epoch"):
-        assert columns[name].tolist() == others[name].tolist()
-    assert torch.equal(weights, told[1][1][0])
+def test_a_sharded_student_learns_what_a_replicated_one_learns():
+    for one, other in zip(*on_ranks(2, _both), strict=True):
+        (expected, columns, rows), (weights, others, other_rows) = one
+        torch.testing.assert_close(weights, expected, rtol=0, atol=TOLERANCE)
+        assert not torch.equal(weights, torch.cat([p.flatten() for p in plain().parameters()]))
+        assert rows == other_rows > 0
+        for name in ("visits", "participations", "forced", "streak", "due", "last_epoch"):
+            assert columns[name].tolist() == others[name].tolist()
+        assert torch.equal(weights, other[1][0])
 
 
 def settings(**more):
@@ -171,8 +170,8 @@ def test_the_engine_trains_a_sharded_student_as_a_replicated_one():
         assert cut[4] == plainly[4]  # the class is not torch's FSDP one
 
 
-def _stopped(folder, stopped, going_on):
-    """Stopped after eleven steps and gone on with; undisturbed; the whole checkpoint's names."""
+def _stopped(folder, stopped, resuming):
+    """Stopped after eleven steps and resumed; undisturbed; the names in the checkpoint."""
     seen = itertools.count()
     model = plain(get_rank())  # the first rank's weights count
     try:
@@ -190,16 +189,21 @@ def _stopped(folder, stopped, going_on):
     kept = load_tree(max(folder.glob("epoch-*")))
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, kept["model"][name])
-    resumed = fit(settings(fsdp=going_on), folder=folder, resume=True)
-    return resumed[0], fit(settings(fsdp=going_on))[0], sorted(kept["model"])
+    resumed = fit(settings(fsdp=resuming), folder=folder, resume=True)
+    return resumed[0], fit(settings(fsdp=resuming))[0], sorted(kept["model"])
 
 
-@pytest.mark.parametrize(("stopped", "going_on"), [(True, True), (True, False), (False, True)])
-def test_a_checkpoint_is_whole_and_goes_on_sharded_or_not(tmp_path, stopped, going_on):
-    for resumed, undisturbed, names in on_ranks(2, _stopped, tmp_path, stopped, going_on):
-        assert names == sorted(plain().state_dict())
-        for key, tensor in undisturbed.items():
-            torch.testing.assert_close(resumed[key], tensor, rtol=0, atol=TOLERANCE)
+def _stopped_each_way(folder):
+    ways = [(True, True), (True, False), (False, True)]
+    return [_stopped(folder / f"{one}-{other}", one, other) for one, other in ways]
+
+
+def test_a_checkpoint_is_unsharded_and_resumes_either_way(tmp_path):
+    for ways in on_ranks(2, _stopped_each_way, tmp_path):
+        for resumed, undisturbed, names in ways:
+            assert names == sorted(plain().state_dict())
+            for key, tensor in undisturbed.items():
+                torch.testing.assert_close(resumed[key], tensor, rtol=0, atol=TOLERANCE)
 
 
 def _diverged(name):
@@ -245,7 +249,7 @@ REFUSED = {
     "its own average": "a sharded model has no moving average",
     "adapters": "this objective trains adapters beside the student",
     "sharded before": "give the model unsharded, and set training.fsdp",
-    "compiled": "training.compile is for whole models",
+    "compiled": "training.compile is for unsharded models",
     "first visits": "a sharded teacher is run by all ranks at once",
     "tied": "a Sequential ties weights, which cutting would untie",
     "a single number": "torch cannot shard a Sequential: ",
@@ -253,7 +257,7 @@ REFUSED = {
 
 
 def _refused(folder):
-    """What each of them is told."""
+    """The error of each."""
     data, model = images(64, augmented=False), plain()
     visited = FirstVisitTargets(plain(1), data, folder / str(get_rank()))
     trainings = {
@@ -266,14 +270,14 @@ def _refused(folder):
         "tied": (tied(), plain(1), {}),
         "a single number": (scaled(), plain(1), {}),
     }
-    told = {}
+    errors = {}
     for what, (student, teacher, more) in trainings.items():
         try:
             more = {"training": settings(), **more}
             distill(student, data, **grouped(teacher=teacher, device="cpu", **more))
         except RankError as error:
-            told[what] = str(error)
-    return told
+            errors[what] = str(error)
+    return errors
 
 
 def tied():
@@ -293,10 +297,10 @@ def wide():
 
 
 def test_what_a_sharded_training_cannot_have_is_refused(tmp_path):
-    for told in on_ranks(2, _refused, tmp_path):
-        assert told.keys() == REFUSED.keys()
+    for errors in on_ranks(2, _refused, tmp_path):
+        assert errors.keys() == REFUSED.keys()
         for what, said in REFUSED.items():
-            assert told[what].startswith(said)
+            assert errors[what].startswith(said)
 
 
 def test_alone_nothing_is_sharded():
