@@ -61,33 +61,16 @@ def _first(
     key: NDArray[np.float32], tie: NDArray[np.float32], labels: NDArray[np.int32], top: int
 ) -> NDArray[np.int64]:
     """The ids of the ``top`` lowest in ``key``; those equal in it are interleaved by class, the
-    lowest in ``tie`` first, then the lowest ids. Only candidates are sorted, never all samples."""
-    candidates = np.arange(len(key))
+    lowest in ``tie`` first, then the lowest ids."""
+    ids = np.arange(len(key))
     if len(key) > top:
-        last = np.partition(key, top - 1)[top - 1]
-        level = np.flatnonzero(key == last)
-        lowest = [
-            own[_lowest(tie[own], top)]
-            for label in np.unique(labels[level])
-            for own in [level[labels[level] == label]]
-        ]
-        candidates = np.concatenate([np.flatnonzero(key < last), *lowest])
-    order = np.lexsort((candidates, tie[candidates], labels[candidates], key[candidates]))
-    ids = candidates[order]
+        ids = np.flatnonzero(key <= np.partition(key, top - 1)[top - 1])
+    ids = ids[np.lexsort((tie[ids], labels[ids], key[ids]))]  # stable: equal ones by id
     place = np.arange(len(ids))
     new = np.ones(len(ids), dtype=bool)
     new[1:] = (np.diff(key[ids]) != 0) | (np.diff(labels[ids]) != 0)
     turn = place - np.maximum.accumulate(np.where(new, place, 0))
     return ids[np.lexsort((ids, tie[ids], turn, key[ids]))][:top]
-
-
-def _lowest(values: NDArray, count: int) -> NDArray[np.int64]:
-    """Where the ``count`` lowest values are; of equal ones the first."""
-    if len(values) <= count:
-        return np.arange(len(values))
-    last = np.partition(values, count - 1)[count - 1]
-    below = np.flatnonzero(values < last)
-    return np.concatenate([below, np.flatnonzero(values == last)[: count - len(below)]])
 
 
 def _name_of(names: list[str], label: int) -> str:
