@@ -67,13 +67,9 @@ class RunFolder:
     def begin(
         self, digest: str, recipe: dict[str, Any], kind: str, resume: bool
     ) -> dict[str, Any] | None:
-        """Claim the folder for a run; returns its results if it is finished already.
-
-        Raises:
-            RunFolderError: it holds another run, or an unfinished one and ``resume`` is off, or
-                another process uses it.
-            OtherRankFailed: the same, on the other ranks.
-        """
+        """Claim the folder for a run; returns its results if it is finished already. Raises
+        RunFolderError (other ranks OtherRankFailed): it holds another run, or an unfinished one and
+        ``resume`` is off, or another process uses it."""
         if self._ranks is None:
             return self._begin(digest, recipe, kind, resume)
         return self._ranks.from_first(lambda: self._begin(digest, recipe, kind, resume))
@@ -132,8 +128,8 @@ class RunFolder:
     def note_filling(
         self, *, queries_of: Mapping[str, int], seconds: float, teacher_seconds: float
     ) -> None:
-        """Write the cost so far of filling stores before the training, by all processes of this
-        run: rows through each teacher, by name, and seconds."""
+        """Write the cost so far, of all processes of this run, of filling stores before the
+        training: rows through each teacher, by name, and seconds."""
         spent = {"seconds": seconds, "teacher_seconds": teacher_seconds}
         if self._writes:
             write_json(self.path / _FILLING, {"schema": SCHEMA, "queries_of": queries_of, **spent})

@@ -92,12 +92,9 @@ class RunContext:
 
 
 def make_data(recipe: Recipe, augment: Augment, seed: int) -> RunData:
-    """The recipe's data; ``augment`` with views drawn from ``seed`` on the training part.
-
-    Raises:
-        DataError: the data cannot be found, read, cut or augmented.
-        ModelError: your own data cannot be imported, or fail.
-    """
+    """The recipe's data; ``augment`` with views drawn from ``seed`` on the training part. Raises
+    DataError: they cannot be found, read, cut or augmented; ModelError: a user's own cannot be
+    imported, or fail."""
     spec = recipe.data
     split, what = "test", spec.path or f"data set {spec.name!r}"
     if spec.name is not None:
@@ -216,12 +213,8 @@ def make_model(spec: ModelSettings, data: Dataset, seed: int) -> nn.Module:
             raise ModelError(
                 "model.init_weights: a text-encoder begins with the weights of its own path"
             )
-        model = build_text_model(
-            spec.name,
-            num_classes=data.num_classes,
-            vocabulary=data.tokens.vocabulary,
-            **spec.options,
-        )
+        sizes = {"num_classes": data.num_classes, "vocabulary": data.tokens.vocabulary}
+        model = build_text_model(spec.name, **sizes, **spec.options)
     elif spec.name is not None:
         if not isinstance(data, Pictures):
             raise ModelError(
