@@ -83,7 +83,7 @@ def read_only(request) -> Callable[[Path], None]:
 
 @pytest.fixture
 def contacted(monkeypatch) -> list[str]:
-    """The hosts that the test's process asks for, of which none is reached."""
+    """The hosts that the test tries to reach; none is reached."""
     hosts: list[str] = []
 
     def refuse(host, *rest, **more):
