@@ -194,12 +194,12 @@ class _CountFlips(Ungated):
         return Plan(pool)
 
     def update_columns(
-        self, look: Outcome, ids: Ids, ledger: Ledger, at: EpochContext
+        self, seen: Outcome, ids: Ids, ledger: Ledger, at: EpochContext
     ) -> Mapping[str, NDArray]:
-        flipped = ledger.correct[ids] & ~look.correct
+        flipped = ledger.correct[ids] & ~seen.correct
         return {
             "forgotten": ledger["forgotten"][ids] + flipped,
-            "learned": ledger["learned"][ids] | look.correct,
+            "learned": ledger["learned"][ids] | seen.correct,
         }
 
 

@@ -65,7 +65,7 @@ def summarise(
     if any(arm.budget is not None for arm in arms):
         for row in rows:
             row["own_budget"] = row["budget_asked"] is None and row["arm"] != reference
-    _mark_frontiers(rows)
+    mark_frontiers(rows)
     said = [*notes, *FIELDS, *(note for row in rows for note in _warnings(row))]
     if len(seeds) < 2:
         said.append("one seed: there is no interval")
@@ -226,13 +226,13 @@ def _warnings(row: dict[str, Any]) -> list[str]:
     return said
 
 
-def _mark_frontiers(rows: Sequence[dict[str, Any]]) -> None:
+def mark_frontiers(rows: Sequence[dict[str, Any]]) -> None:
     """Note which rows no other beats in accuracy at their samples, or at their time."""
     costs = {"budget": ("budget", BUDGET_TOLERANCE), "time": ("wall_ratio", 0.0)}
     for name, (cost, tolerance) in costs.items():
-        points = [(row[cost]["mean"], row["accuracy"]["mean"]) for row in rows]
+        points = [(row[cost].get("mean"), row["accuracy"].get("mean")) for row in rows]
         for row, found in zip(rows, frontier(points, tolerance), strict=True):
-            row.setdefault("frontier", {})[name] = found
+            row["frontier"] = {**(row.get("frontier") or {}), name: found}
 
 
 def _teacher(recipe: Recipe, name: str, results: JobResults) -> dict[str, Any]:

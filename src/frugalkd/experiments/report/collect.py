@@ -9,13 +9,12 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from frugalkd.errors import ReportError, RunFolderError
-from frugalkd.experiments.comparison.statistics import BUDGET_TOLERANCE, frontier
 from frugalkd.experiments.comparison.summary import SCHEMA as COMPARISON_SCHEMA
+from frugalkd.experiments.comparison.summary import mark_frontiers
 from frugalkd.experiments.runs.folder import read_results
 from frugalkd.experiments.runs.schema import (
     Arm,
     Comparison,
-    Frontiers,
     LedgerSummary,
     Record,
     Run,
@@ -73,17 +72,10 @@ def _comparison(path: Path) -> Comparison:
             f"{path} is not of a comparison: name the folder of a comparison or of a run"
         )
     found = _read(Comparison, content, path)
-    arms = [_with_mode(arm, found) for arm in found.arms]
-    if any(arm.frontier is None for arm in arms):
-        accuracy = [arm.accuracy.mean for arm in arms]
-        budgets, times = [arm.budget.mean for arm in arms], [arm.wall_ratio.mean for arm in arms]
-        by_budget = frontier(list(zip(budgets, accuracy, strict=True)), BUDGET_TOLERANCE)
-        by_time = frontier(list(zip(times, accuracy, strict=True)))
-        arms = [
-            arm.model_copy(update={"frontier": Frontiers(budget=budget, time=time)})
-            for arm, budget, time in zip(arms, by_budget, by_time, strict=True)
-        ]
-    return found.model_copy(update={"arms": arms})
+    if any(arm.frontier is None for arm in found.arms):
+        mark_frontiers(content["arms"])
+        found = _read(Comparison, content, path)
+    return found.model_copy(update={"arms": [_with_mode(arm, found) for arm in found.arms]})
 
 
 def _with_mode(arm: Arm, comparison: Comparison) -> Arm:
