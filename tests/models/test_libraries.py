@@ -56,7 +56,7 @@ def test_a_model_for_one_size_of_pictures_is_told_theirs():
     [
         ("timm/resnet118", {}, UnknownName, "did you mean timm/resnet18"),
         ("timm/resnet18.a9_in1k", {}, UnknownName, "did you mean timm/resnet18."),
-        ("timm/hf-hub:somebody/model", {}, UnknownName, "unknown model"),
+        ("timm/hf-hub:owner/model", {}, UnknownName, "unknown model"),
         ("torchvision/resnet17", {}, UnknownName, "did you mean torchvision/resnet1"),
         ("tim/resnet18", {}, UnknownName, "unknown library of models 'tim': did you mean timm"),
         ("timm/resnet10t", {"bogus": 1}, ModelError, "cannot be built with"),
