@@ -238,7 +238,8 @@ def test_sound_13_the_shape_is_checked_before_the_build(run, shape, monkeypatch)
 def test_sound_13_buffers_that_are_not_saved_are_bounded(tmp_path):
     """A Swin's masks grow with img_size, and its weights do not."""
     pytest.importorskip("timm", reason="needs timm")
-    name, options = "timm/swin_tiny_patch4_window7_224", {"embed_dim": 24}
+    name = "timm/swin_tiny_patch4_window7_224"
+    options: dict[str, Any] = {"embed_dim": 24}
     sizes: dict[str, Any] = {"num_classes": 3, "in_channels": 3, "image_size": 224}
     save_weights(tmp_path / "w.safetensors", build_model(name, **sizes, **options))
 
