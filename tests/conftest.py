@@ -1,9 +1,10 @@
-"""What all tests share: one torch thread, the data that may be absent, the command line."""
+"""What all tests share: one torch thread, no leaks, data that may be absent, the command line."""
 
 from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 
 from frugalkd.cli import main
 from frugalkd.data import data_root
+from leaks import nothing_left
 
 torch.set_num_threads(1)
 
@@ -42,6 +44,24 @@ def own_allocator() -> Iterator[None]:
     process, and some of them measure memory."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("frugalkd.cli.keep_freed_memory", lambda: False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def temporary(tmp_path_factory) -> Iterator[Path]:
+    """The folder for temporary files of this process and of those that it starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("temporary")
+        patch.setenv("TMPDIR", str(folder))
+        patch.setattr(tempfile, "tempdir", str(folder))
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing(temporary) -> Iterator[None]:
+    """Fails a test after which there are threads, child processes, environment variables or
+    temporary files that were not there before."""
+    with nothing_left(temporary):
         yield
 
 
