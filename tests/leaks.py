@@ -25,12 +25,13 @@ def nothing_left(temporary: Path) -> Iterator[None]:
     before = resources(temporary)
     yield
     left: dict[str, list[str]] = {}
-    for _ in range(50):  # what is ending may take a moment
+    for attempt in range(40):  # what is ending may take a moment
         after = resources(temporary)
         left = {kind: sorted(after[kind] - before[kind]) for kind in after}
         if not any(left.values()):
             return
-        gc.collect()  # an error that was caught may hold it
+        if attempt == 2:
+            gc.collect()  # an error that was caught may hold it
         time.sleep(0.02)
     found = {kind: names for kind, names in left.items() if names}
     raise AssertionError(f"left behind: {found}")

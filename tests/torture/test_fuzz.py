@@ -1,4 +1,4 @@
-"""A few hundred malformed files of each kind; ``make fuzz`` reads many more."""
+"""Some malformed files of each kind; ``make fuzz`` reads many more."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.mark.slow
-def test_malformed_files_are_one_line_or_right(tmp_path):
-    tallies = fuzz(300, seed=1, kinds=KINDS, keep=tmp_path)
+@pytest.mark.parametrize("cases", [40, pytest.param(300, marks=pytest.mark.heavy)])
+def test_malformed_files_are_one_line_or_right(tmp_path, cases):
+    tallies = fuzz(cases, seed=1, kinds=KINDS, keep=tmp_path)
     assert not any(tally.failures for tally in tallies.values()), table(tallies) + "\n".join(
         failure for tally in tallies.values() for failure in tally.failures
     )
-    assert all(tally.cases == 300 for tally in tallies.values())
-    assert all(tally.refused > 20 for tally in tallies.values()), table(tallies)
+    assert all(tally.cases == cases for tally in tallies.values())
+    assert all(tally.refused > cases / 15 for tally in tallies.values()), table(tallies)
     assert list(tmp_path.iterdir()) == []
 
 
