@@ -160,7 +160,7 @@ def test_sound_6_arguments_of_a_selection_are_numbers(wrong):
     with pytest.raises(SettingError, match=rf"^{name} must be "):
         Selection(Ids([0, 1]), **{"epochs": 1, "batch_size": 1, **wrong})
     with pytest.raises(SettingError, match=r"^length_bucket_batches must be a whole number"):
-        DataLoading(length_bucket_batches=None)
+        DataLoading(length_bucket_batches=None)  # pyright: ignore[reportArgumentType]
 
 
 def test_sound_6_a_seed_is_a_number():

@@ -145,7 +145,8 @@ def read_labels(tables: list[Dataset], column: str) -> tuple[list[Tensor], tuple
     for table in tables:
         check_column(table, column)
     kind = tables[0].features[column]
-    values = [_whole(table, column) for table in tables]
+    arrow = (table.select_columns([column]).with_format("arrow") for table in tables)
+    values = [table[:][column].combine_chunks() for table in arrow]
     if any(part.null_count for part in values):
         raise DataError(f"column {column!r} lacks some labels: leave those samples out")
     type_ = values[0].type
@@ -166,11 +167,6 @@ def read_labels(tables: list[Dataset], column: str) -> tuple[list[Tensor], tuple
     if isinstance(kind, datasets.ClassLabel):
         return labels, tuple(kind.names)
     return labels, tuple(str(place) for place in range(max(int(part.max()) for part in labels) + 1))
-
-
-def _whole(table: Dataset, column: str) -> Any:
-    """A column as one Arrow array."""
-    return table.select_columns([column]).with_format("arrow")[:][column].combine_chunks()
 
 
 def check_column(table: Dataset, column: str) -> None:

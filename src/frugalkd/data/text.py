@@ -204,22 +204,17 @@ def tokenize(
     if max_length < 1:
         raise DataError(f"max_length is {max_length}: give 1 token or more")
     if tokenizer == WORDS:
-        most = WORDS_VOCABULARY - 1
+        vocabulary, padding = WORDS_VOCABULARY, 0
         words = [_WORD.findall(text.lower())[:max_length] for text in texts]
-        rows = [[1 + zlib.crc32(word.encode()) % most for word in row] for row in words]
-        return _tokens(rows, WORDS_VOCABULARY, 0, tokenizer, max_length)
-    found = from_transformers("AutoTokenizer", tokenizer, download=download)
-    from accelerate.utils import patch_environment
+        rows = [[1 + zlib.crc32(word.encode()) % (vocabulary - 1) for word in row] for row in words]
+    else:
+        from accelerate.utils import patch_environment
 
-    # The library's threads would be more than a run says it has.
-    with patch_environment(TOKENIZERS_PARALLELISM="false"):
-        rows = found(list(texts), truncation=True, max_length=max_length)["input_ids"]
-    return _tokens(rows, len(found), found.pad_token_id or 0, tokenizer, max_length)
-
-
-def _tokens(
-    rows: list[list[int]], vocabulary: int, padding: int, tokenizer: str, max_length: int
-) -> Tokens:
+        found = from_transformers("AutoTokenizer", tokenizer, download=download)
+        vocabulary, padding = len(found), found.pad_token_id or 0
+        # The library's threads would be more than a run says it has.
+        with patch_environment(TOKENIZERS_PARALLELISM="false"):
+            rows = found(list(texts), truncation=True, max_length=max_length)["input_ids"]
     ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
     count = int(ends[-1]) if len(rows) else 0
     ids = np.fromiter((id for row in rows for id in row), dtype=np.int32, count=count)
