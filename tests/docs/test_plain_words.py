@@ -23,8 +23,10 @@ EXEMPT = (
     "tests/docs/test_plain_words.py",
     "benchmarks/results",
 )
-ON_DISK = re.compile(r"time\.sleep|\bsleep \$|budget_asked|(stream|uniform)\(\"\w+\"")
-"""Names of others, keys of committed results, and random streams, which results depend on."""
+ON_DISK = re.compile(
+    r"time\.sleep|time, \"sleep\"|\bsleep \$|budget_asked|max_sleep|when_all_sleep|(stream|uniform)\(\"\w+\""
+)
+"""Names of others, keys of committed results and earlier recipes, and names of random streams."""
 
 
 @pytest.mark.parametrize(
