@@ -24,7 +24,8 @@ EXEMPT = (
     "benchmarks/results",
 )
 ON_DISK = re.compile(
-    r"time\.sleep|time, \"sleep\"|\bsleep \$|budget_asked|max_sleep|when_all_sleep|(stream|uniform)\(\"\w+\""
+    r"time\.sleep|time, \"sleep\"|\bsleep \$|budget_asked|max_sleep|when_all_sleep"
+    r"|(stream|uniform)\(\"\w+\""
 )
 """Names of others, keys of committed results and earlier recipes, and names of random streams."""
 
