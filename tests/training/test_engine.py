@@ -564,7 +564,7 @@ def test_a_run_stopped_many_times_ends_like_the_whole_one(
 @pytest.mark.parametrize("role", [{}, {"mode": "regulated"}], ids=["teach", "distill"])
 def test_a_run_can_be_stopped_at_every_call(role, when, tmp_path):
     """At steps, in screening passes, in the recalibration, in the evaluation."""
-    training = replace(TRAININGS["adamw"], epochs=1.5, recalibrate_bn=20, screen_batch=8)
+    training = replace(TRAININGS["adamw"], epochs=2.5, recalibrate_bn=20, screen_batch=8)
     gate = SelfRegulation(confidence=0.3, when=when, max_skip=1)
     run = partial(start, {**role, "regulation": gate} if role else {"policy": gate})
     settings = {"training": training, "eval_dataset": images(12)}

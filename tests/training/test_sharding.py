@@ -251,7 +251,7 @@ REFUSED = {
     "sharded before": "give the model unsharded, and set training.fsdp",
     "compiled": "training.compile is for unsharded models",
     "first visits": "a sharded teacher is run by all ranks at once",
-    "tied": "a Sequential ties weights, which cutting would untie",
+    "tied": "a Sequential ties weights, which sharding would untie",
     "a single number": "torch cannot shard a Sequential: ",
 }
 
