@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -41,7 +43,7 @@ def test_sampling_is_regulated_unless_it_says_otherwise():
     assert Sampling(policy=All()).chosen_policy == All()
     teacher = ledger([1, 2])
     for name, mode in MODES.items():
-        sampling = Sampling(mode=name, ledger=teacher, regulation=gate)
+        sampling = Sampling(mode=cast(Any, name), ledger=teacher, regulation=gate)
         assert sampling.chosen_policy == mode.policy(gate)
         assert sampling.weighing_ledger is (teacher if mode.weighted else None)
 

@@ -27,7 +27,7 @@ from frugalkd.objectives import KD
 from frugalkd.policies import All, Plan, Policy
 from frugalkd.policies.policy import Ungated
 from frugalkd.selection import Selection
-from frugalkd.teachers import FirstVisitTargets, LiveTeacher, StoredTargets
+from frugalkd.teachers import FirstVisitTargets, LiveTeacher, ModelTeacher, StoredTargets
 from toys import (
     Ids,
     IdsAndViews,
@@ -756,7 +756,7 @@ def test_a_gate_that_takes_the_teachers_word_ignores_the_labels(when):
     assert counts("label") == [1, 0] * 4
 
 
-class Half(LiveTeacher):
+class Half(ModelTeacher):
     """A quarter for class 0, three for class 1, of every sample, and known beforehand."""
 
     def truth(self, labels):
