@@ -759,6 +759,10 @@ def test_a_gate_that_takes_the_teachers_word_ignores_the_labels(when):
 class Half(ModelTeacher):
     """A quarter for class 0, three for class 1, of every sample, and known beforehand."""
 
+    @property
+    def about(self):
+        return {}
+
     def truth(self, labels):
         each = np.array([0.25, 0.75], dtype=np.float32)
         return each[np.ones(8, dtype=int) if labels is None else labels.numpy()]
