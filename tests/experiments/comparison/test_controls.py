@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from frugalkd.errors import RecipeError
-from frugalkd.experiments.comparison.controls import CONTROLS, TOLERANCE, control_settings
+from frugalkd.experiments.comparison.arms import CONTROLS, control_settings
+from frugalkd.experiments.comparison.statistics import TOLERANCE
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.policies import EpochContext, RandomSubset
 

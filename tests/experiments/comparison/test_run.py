@@ -13,10 +13,9 @@ from frugalkd.errors import (
     UnknownName,
 )
 from frugalkd.experiments.comparison import compare, worker
-from frugalkd.experiments.comparison.controls import TOLERANCE
 from frugalkd.experiments.comparison.plan import Job, Key
 from frugalkd.experiments.comparison.run import ComparisonRun
-from frugalkd.experiments.comparison.statistics import Claim
+from frugalkd.experiments.comparison.statistics import TOLERANCE, Claim
 from frugalkd.experiments.comparison.worker import execute
 from frugalkd.experiments.recipes.load import override
 from frugalkd.experiments.report import collect, headline_of, make_page

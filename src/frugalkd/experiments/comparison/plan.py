@@ -7,8 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from frugalkd.experiments.comparison.arms import ResolvedArm, folder_name, teacher_recipe
-from frugalkd.experiments.comparison.controls import control_settings
+from frugalkd.experiments.comparison.arms import (
+    ResolvedArm,
+    control_settings,
+    folder_name,
+    teacher_recipe,
+)
 from frugalkd.experiments.recipes.load import override
 from frugalkd.experiments.recipes.schema import Recipe
 from frugalkd.experiments.runs.digest import (

@@ -70,17 +70,11 @@ class Pool(ABC):
 
 
 class Workers(Pool):
-    """Up to ``jobs`` fresh Python processes, started when they are first needed.
+    """Up to ``jobs`` fresh Python processes of ``threads`` CPU threads each, started when they are
+    first needed. Raises RecipeError: too many threads for this machine.
 
     A process serves many runs, since importing torch takes longer than a small run. A process that
     dies (killed, out of memory) costs its own run only, unlike in a pool of concurrent.futures.
-
-    Args:
-        jobs: processes.
-        threads: CPU threads of each; ``jobs`` never changes them.
-
-    Raises:
-        RecipeError: too many threads for this machine.
     """
 
     def __init__(self, jobs: int, threads: int):
@@ -121,11 +115,8 @@ class Workers(Pool):
         except (EOFError, OSError):
             process.join()
             connection.close()
-            code = process.exitcode
-            return key, {
-                "error": f"its process ended with code {code}: killed, or out of memory",
-                "type": "ProcessEnded",
-            }
+            error = f"its process ended with code {process.exitcode}: killed, or out of memory"
+            return key, {"error": error}
         self._idle.append((process, connection))
         return key, reply
 
@@ -156,18 +147,10 @@ def _inherited(threads: int) -> Iterator[None]:
 
 
 class RayWorkers(Pool):
-    """Tasks of a Ray cluster, as many at a time as it has CPUs for, or GPUs. Every node must see
-    the same folders under the same names.
-
-    Args:
-        threads: CPUs of a run.
-        device: the recipe's; unless it is ``cpu``, a run takes a GPU where the cluster has some.
-        address: of a cluster (``auto``: the one of this machine); ``local`` starts one here, which
-            ends with this context.
-
-    Raises:
-        ClusterError: Ray is not installed, or there is no cluster at the address.
-    """
+    """Tasks of a Ray cluster at ``address``, as many at a time as it has CPUs (``threads`` a run)
+    for, or GPUs: unless the ``device`` is ``cpu``, a run takes one where the cluster has some.
+    Every node must see the same folders under the same names. A ``local`` cluster ends with this
+    context. Raises ClusterError: Ray is not installed, or there is no cluster at the address."""
 
     def __init__(self, threads: int, device: str = "auto", address: str = "local"):
         needs = "runs on Ray need ray (--jobs runs them on this machine)"
@@ -222,7 +205,7 @@ class RayWorkers(Pool):
             return key, self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
             lost = f"its Ray task was lost {RETRIES + 1} times: {one_line(error, 160)}"
-            return key, {"error": lost, "type": type(error).__name__}
+            return key, {"error": lost}
 
 
 def _execute(task: Task, folder: str) -> dict[str, Any]:

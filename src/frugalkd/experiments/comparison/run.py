@@ -31,7 +31,7 @@ from frugalkd.experiments.recipes.load import load_recipe
 from frugalkd.experiments.recipes.schema import Recipe
 from frugalkd.experiments.runs.digest import run_digest
 from frugalkd.experiments.runs.folder import read_results
-from frugalkd.experiments.runs.material import RunData, make_data, make_model, refuse_other_data
+from frugalkd.experiments.runs.material import make_data, make_model, refuse_other_data
 from frugalkd.experiments.runs.summary import read_summary
 from frugalkd.experiments.tracking.tracking import check_installed
 from frugalkd.files import StrPath
@@ -51,8 +51,6 @@ DEMO_SEEDS = 3
 DEMO_NOTE = "360 test digits rank nothing: this shows that it works"
 
 _MOST_SEEDS = 100_000
-_SHORTEST = 6
-"""Digits of a digest that name a job."""
 
 Event = dict[str, Any]
 """``event`` (begun, running, done, found, failed), ``kind`` (teach, targets, distill), ``name``,
@@ -129,7 +127,7 @@ def demo(
     arguments, result and errors."""
     recipe = load_recipe("digits")
     teachers = list(recipe.teachers)
-    made = ComparisonRun(recipe, DEMO_ARMS, DEMO_SEEDS, out, teachers=teachers, on_event=on_event)
+    made = ComparisonRun(recipe, DEMO_ARMS, DEMO_SEEDS, out, (), teachers, (), on_event)
     made.notes = [DEMO_NOTE]
     return made.execute(jobs)
 
@@ -172,7 +170,6 @@ class ComparisonRun:
         self.results: dict[Key, JobResult] = {}
         self._on_event = on_event
         self._data: dict[str, Any] = {}
-        self._summaries: dict[str, Any] = {}
 
     def execute(self, jobs: int = 2, ray: str | None = None) -> dict[str, Any]:
         """Execute what is not done yet, as :func:`compare` does; returns ``comparison.json``."""
@@ -208,7 +205,7 @@ class ComparisonRun:
             job = self.running.pop(key)
             if "error" in reply:
                 failed = JobResult(error=reply["error"], traceback=reply.get("traceback"))
-                self._settle(key, failed, "failed")
+                self._settle(key, failed)
             else:
                 self._settle(key, JobResult(reply["results"], _classes(job.out)), "done")
             self._advance(workers)
@@ -247,12 +244,10 @@ class ComparisonRun:
             recipe = job.recipe(self.results)
             found = on_disk(job, recipe)
         except FrugalKDError as error:
-            self._settle(job.key, JobResult(error=str(error)), "failed")
-            return
+            return self._settle(job.key, JobResult(error=str(error)))
         if found is not None:
             refuse_other_data(found, recipe, job.out, self._data)
-            self._settle(job.key, JobResult(found, _classes(job.out)), "found")
-            return
+            return self._settle(job.key, JobResult(found, _classes(job.out)), "found")
         if workers is None:
             return
         if job.targets is not None and job.targets in self.pending and workers.free:
@@ -275,8 +270,7 @@ class ComparisonRun:
                 }[need.kind]
                 if self.jobs[need].digest == job.digest:
                     what = f"{need.name}, which is the same run,"
-                error = f"{what} failed: {result.error}"
-                self._settle(job.key, JobResult(error=error), "failed")
+                self._settle(job.key, JobResult(error=f"{what} failed: {result.error}"))
                 return False
         return True
 
@@ -285,7 +279,7 @@ class ComparisonRun:
         self._report("begun", job.key)
         workers.submit(job.key, job.task(self.out, recipe))
 
-    def _settle(self, key: Key, result: JobResult, event: str) -> None:
+    def _settle(self, key: Key, result: JobResult, event: str = "failed") -> None:
         self.pending.pop(key, None)
         self.results[key] = result
         self._report(event, key)
@@ -329,10 +323,9 @@ class ComparisonRun:
     def _summary(self, teacher: str) -> dict[str, Any] | None:
         """The summary of a finished teacher's ledger."""
         for key, job in self.jobs.items():
-            done = key[:2] == ("teach", teacher) and (job.out / "results.json").is_file()
-            if done and teacher not in self._summaries:
-                self._summaries[teacher] = read_summary(job.out)
-        return self._summaries.get(teacher)
+            if key[:2] == ("teach", teacher) and (job.out / "results.json").is_file():
+                return read_summary(job.out)
+        return None
 
     def _store_cost(self, name: str) -> dict[str, float] | None:
         """The cost of filling stores of soft targets of ``name``, by jobs and within runs; None for
@@ -349,12 +342,9 @@ class ComparisonRun:
         return {what: sum(cost[what] for cost in found) for what in ("rows", "seconds")}
 
     def list_jobs(self) -> list[dict[str, Any]]:
-        """Every job, each after those that it needs; a job of several names once.
-
-        Returns:
-            A dict a job: ``digest``, ``kind`` (teach, targets, distill), ``name``, ``seed``,
-            ``done``, ``needs`` (digests), ``out``.
-        """
+        """Every job, each after those that it needs; a job of several names once: ``digest``,
+        ``kind`` (teach, targets, distill), ``name``, ``seed``, ``done``, ``needs`` (digests),
+        ``out``."""
         return [
             {
                 "digest": job.digest[:SHOWN],
@@ -381,10 +371,8 @@ class ComparisonRun:
             FrugalKDError: the run failed.
         """
         wanted = digest.strip().lower()
-        if len(wanted) < _SHORTEST:
-            raise RecipeError(
-                f"--only {digest}: give at least {_SHORTEST} digits of a digest of --list"
-            )
+        if len(wanted) < 6:
+            raise RecipeError(f"--only {digest}: give at least 6 digits of a digest of --list")
         matches = [job for job in self._distinct() if job.digest.startswith(wanted)]
         if len(matches) != 1:
             why = "several runs have" if matches else "no run has"
@@ -444,7 +432,6 @@ def check_feature_paths(arms: Sequence[ResolvedArm]) -> None:
         ModelError: with the arm's name and the nearest paths.
         FrugalKDError: the data or a model cannot be made.
     """
-    read: dict[str, RunData] = {}
     checked = set()
     for arm in arms:
         recipe, role = arm.recipe, arm.recipe.student
@@ -454,18 +441,16 @@ def check_feature_paths(arms: Sequence[ResolvedArm]) -> None:
         settings = tuple(part.model_dump_json() for part in parts)
         if settings in checked:
             continue
-        data = "".join(settings[:2])
-        if data not in read:
-            read[data] = make_data(recipe, role.augment, recipe.seed)
+        checked.add(settings)
+        train = make_data(recipe, role.augment, recipe.seed).train
         objective = role.objective.build()
         try:
             with torch.random.fork_rng(devices=[]):
-                check_paths(objective, make_model(role.model, read[data].train, recipe.seed))
-                teacher = make_model(recipe.teacher.model, read[data].train, recipe.seed)
+                check_paths(objective, make_model(role.model, train, recipe.seed))
+                teacher = make_model(recipe.teacher.model, train, recipe.seed)
                 find_paths(features_read(objective), feature_paths(teacher), "the teacher")
         except ModelError as error:
             raise ModelError(f"arm {arm.name}: {error}") from None
-        checked.add(settings)
 
 
 def on_disk(job: Job, recipe: Recipe) -> dict[str, Any] | None:

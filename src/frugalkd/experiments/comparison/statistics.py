@@ -9,10 +9,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from frugalkd.errors import RecipeError, ReportError, SettingError, UnknownName
-from frugalkd.experiments.comparison.controls import TOLERANCE
 from frugalkd.runtime.imports import require_extra
 
 CONFIDENCE = 0.95
+TOLERANCE = 0.005
+"""How far a control's samples may be from those of the run that it matches, as a fraction."""
+
 BUDGET_TOLERANCE = 0.02
 """How far an arm's samples may be from the budget that was set for it, as a fraction of it."""
 
@@ -188,11 +190,8 @@ def _p_value(values: Sequence[float], floor: float) -> float:
 
 
 def accuracies(comparison: dict[str, Any], arm: str) -> dict[int, float | None]:
-    """Accuracy by seed of one arm of a comparison; None for a run that gave none.
-
-    Raises:
-        UnknownName: the comparison has no such arm.
-    """
+    """Accuracy by seed of one arm of a comparison; None for a run that gave none. Raises
+    UnknownName."""
     rows = {row["arm"]: row for row in comparison["arms"]}
     if arm not in rows:
         raise UnknownName("arm", arm, rows)

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from frugalkd.experiments.comparison.arms import ResolvedArm
-from frugalkd.experiments.comparison.controls import TOLERANCE
 from frugalkd.experiments.comparison.plan import PRETRAINED, JobResult, JobResults, Key
 from frugalkd.experiments.comparison.statistics import (
     BUDGET_TOLERANCE,
+    TOLERANCE,
     Claim,
     claims,
     differences,
@@ -113,6 +113,8 @@ def _row(
     evaluations = [run["evaluation"] for run in results.values() if run["evaluation"]]
     rival = None if arm.budget is None else f"random@{arm.budget:g}"
     budget = _share(results, list(ours), "samples_backpropagated", recipe)
+    spent = [share for share in budget["values"] if share is not None]
+    on_budget = arm.budget and all(abs(it / arm.budget - 1) <= BUDGET_TOLERANCE for it in spent)
     return {
         "arm": arm.name,
         "about": arm.about,
@@ -125,7 +127,7 @@ def _row(
         "budget": budget,
         "budget_asked": arm.budget,
         "own_budget": False,
-        "on_budget": None if arm.budget is None else _on_budget(budget["values"], arm.budget),
+        "on_budget": on_budget,
         "forwards": _share(results, list(ours), "student_forwards", recipe),
         "wall_ratio": mean_interval(_wall_ratios(ours, by_arm[reference])),
         "meters": _means([_apart(run) for run in results.values()]),
@@ -205,10 +207,6 @@ def _matched(results: Mapping[int, dict[str, Any]], matched: BySeed) -> dict[str
     ]
     within = all(abs(ratio - 1) <= TOLERANCE for ratio in ratios)
     return {"ratios": ratios, "within_tolerance": within}
-
-
-def _on_budget(values: Sequence[float | None], budget: float) -> bool:
-    return all(abs(v / budget - 1) <= BUDGET_TOLERANCE for v in values if v is not None)
 
 
 def _warnings(row: dict[str, Any]) -> list[str]:

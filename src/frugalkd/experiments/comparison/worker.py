@@ -36,12 +36,9 @@ def execute(task: Task) -> dict[str, Any]:
     except FrugalKDError as error:
         return {"error": str(error), "type": type(error).__name__}
     except Exception as error:
-        lines = str(error).splitlines() or [""]
-        return {
-            "error": f"{type(error).__name__}: {lines[0]}",
-            "type": type(error).__name__,
-            "traceback": traceback.format_exc(),
-        }
+        name, lines = type(error).__name__, str(error).splitlines() or [""]
+        error_line = f"{name}: {lines[0]}"
+        return {"error": error_line, "type": name, "traceback": traceback.format_exc()}
 
 
 def _execute(task: Task) -> dict[str, Any]:
@@ -59,10 +56,8 @@ def _execute(task: Task) -> dict[str, Any]:
             return execute.teach(recipe, out, resume=True, **report)
         make_folder(stores)
         if task["kind"] == "targets":
-            note = CostNote(Resolved(task["cost"]))
-            spent = targets.ensure_targets(
-                recipe, teacher, stores, note=note, progress=progress.write
-            )
+            note, write = CostNote(Resolved(task["cost"])), progress.write
+            spent = targets.ensure_targets(recipe, teacher, stores, note=note, progress=write)
             note(spent, done=True)
             return dict(spent)
         return execute.distill(recipe, out, teacher=teacher, resume=True, stores=stores, **report)
