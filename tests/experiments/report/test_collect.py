@@ -65,7 +65,7 @@ def test_a_run(tmp_path):
     assert isinstance(found, Run)
     assert found.summary is None
     (tmp_path / "run/results.json").write_text('{"schema": 2, "history": []}')
-    with pytest.raises(ReportError, match="name its folder"):
+    with pytest.raises(ReportError, match="name the folder of a comparison or of a run"):
         collect(tmp_path / "run/results.json")
 
 

@@ -16,10 +16,9 @@ from reading import Parsed, page_of
 from frugalkd.errors import ReportError
 from frugalkd.experiments.report import LARGEST, collect, make_page
 from frugalkd.experiments.report import page as page_module
-from frugalkd.experiments.report.blocks import Table
+from frugalkd.experiments.report.blocks import Table, points
 from frugalkd.experiments.report.page import render
 from frugalkd.experiments.report.sections import comparison_page
-from frugalkd.experiments.report.text import points
 from frugalkd.experiments.runs.schema import Comparison, Spread
 
 

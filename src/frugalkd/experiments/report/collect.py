@@ -41,10 +41,9 @@ def collect(path: Path) -> Comparison | Run:
         ReportError: there are no results, or they are damaged.
         RunFolderError, LedgerError: a file is damaged, or of another schema.
     """
-    if path.is_file():
-        return _comparison(path)
-    if (path / _COMPARISON).is_file():
-        return _comparison(path / _COMPARISON)
+    file = path if path.is_file() else path / _COMPARISON
+    if file.is_file():
+        return _comparison(file)
     if (path / _RESULTS).is_file():
         return _run(path)
     if not path.exists():
@@ -65,8 +64,6 @@ def _comparison(path: Path) -> Comparison:
             content = read_json(path, _OLDEST)
         except RunFolderError:
             raise error from None
-    if "arms" not in content and "history" in content:
-        raise ReportError(f"{path} is of a single run: name its folder")
     if "arms" not in content or "recipe" not in content:
         raise ReportError(
             f"{path} is not of a comparison: name the folder of a comparison or of a run"

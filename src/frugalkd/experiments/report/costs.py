@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from frugalkd.experiments.estimate.model import students_text, students_until_paid
-from frugalkd.experiments.report.blocks import Block, Cell, Table, amount
+from frugalkd.experiments.report.blocks import (
+    NOTHING,
+    Block,
+    Cell,
+    Table,
+    amount,
+    number,
+    percent,
+    seconds,
+    short,
+)
 from frugalkd.experiments.report.headline import chosen
-from frugalkd.experiments.report.text import NOTHING, number, percent, seconds, short
 from frugalkd.experiments.runs.schema import Arm, Comparison, Run, Teacher
 
 _COMPUTED = (
@@ -20,7 +29,7 @@ _LEDGER_MODES = ("significance", "hybrid")
 _CONVENTIONAL = 0.999
 """Of full training: a teacher that spends more trained on every sample."""
 
-Rows = list[list[Cell | str]]
+Row = list[Cell | str]
 
 
 def costs(comparison: Comparison) -> list[Block]:
@@ -32,9 +41,12 @@ def costs(comparison: Comparison) -> list[Block]:
         made.append(Table("Paid once, for all students", headings, once))
     reference = comparison.named(comparison.reference)
     teachers = {teacher.teacher: teacher for teacher in comparison.teachers}
-    paid = _against_conventional(comparison.teachers)
-    paid += _ledgers(comparison.arms, teachers, reference)
-    paid += _stores([arm for arm in (reference, chosen(comparison)) if arm is not None], teachers)
+    stored = [arm for arm in (reference, chosen(comparison)) if arm is not None]
+    paid = [
+        *_against_conventional(comparison.teachers),
+        *_ledgers(comparison.arms, teachers, reference),
+        *_stores(stored, teachers),
+    ]
     if paid:
         headings = ["what", "costs", "saves a student", "paid after"]
         made.append(Table("When it has paid for itself", headings, paid))
@@ -42,42 +54,25 @@ def costs(comparison: Comparison) -> list[Block]:
     return made or ["No teacher was trained and no store was filled for these runs."]
 
 
-def _teachers(teachers: Sequence[Teacher]) -> Rows:
-    rows: Rows = []
+def _teachers(teachers: Sequence[Teacher]) -> Iterator[Row]:
     for teacher in teachers:
         name, store = short(teacher.teacher), teacher.targets
         if teacher.wall_seconds is not None:  # else pretrained, or not trained yet
-            accuracy = None if teacher.accuracy is None else 100 * teacher.accuracy
-            rows.append(
-                [
-                    f"training the teacher {name}, and its ledger",
-                    amount(accuracy, 2),
-                    Cell(f"{percent(teacher.budget, 0)} of its training", teacher.budget),
-                    _seconds(teacher.wall_seconds),
-                ]
-            )
+            what = f"training the teacher {name}, and its ledger"
+            accuracy = amount(teacher.accuracy and 100 * teacher.accuracy, 2)
+            part = Cell(f"{percent(teacher.budget, 0)} of its training", teacher.budget)
+            yield [what, accuracy, part, _seconds(teacher.wall_seconds)]
         if store is not None:
-            rows.append(
-                _paid_once(f"storing the soft targets of {name}", store.rows, store.seconds)
-            )
-    return rows
+            what = f"storing the soft targets of {name}"
+            yield [what, "", amount(store.rows), _seconds(store.seconds)]
 
 
-def _scorings(arms: Sequence[Arm]) -> Rows:
+def _scorings(arms: Sequence[Arm]) -> Iterator[Row]:
     """A scoring is made once for the arms of all budgets."""
     found = {arm.family: arm.scoring for arm in arms if arm.scoring is not None}
-    return [
-        _paid_once(
-            f"the scoring run of {short(family)} ({short(scoring.kind)})",
-            scoring.samples_backpropagated,
-            scoring.wall_seconds,
-        )
-        for family, scoring in found.items()
-    ]
-
-
-def _paid_once(what: str, samples: float, spent: float) -> list[Cell | str]:
-    return [what, "", amount(samples), _seconds(spent)]
+    for family, scoring in found.items():
+        what = f"the scoring run of {short(family)} ({short(scoring.kind)})"
+        yield [what, "", amount(scoring.samples_backpropagated), _seconds(scoring.wall_seconds)]
 
 
 def _seconds(value: float) -> Cell:
@@ -85,29 +80,23 @@ def _seconds(value: float) -> Cell:
     return Cell(f"{sign}{seconds(abs(value))}", value)
 
 
-def _against_conventional(teachers: Sequence[Teacher]) -> Rows:
+def _against_conventional(teachers: Sequence[Teacher]) -> Iterator[Row]:
     """Of each self-regulated training of a teacher: its time against a conventional one's."""
     times = [(t, t.budget, t.wall_seconds) for t in teachers if t.budget]
     usual = next(((t, spent) for t, budget, spent in times if budget > _CONVENTIONAL), None)
-    rows: Rows = []
     for teacher, budget, spent in times:
         if usual is None or usual[1] is None or spent is None or budget > _CONVENTIONAL:
             continue
         more = spent - usual[1]
-        rows.append(
-            [
-                f"the ledger of {short(teacher.teacher)}, instead of {short(usual[0].teacher)}",
-                Cell(f"{seconds(abs(more))} {'less' if more < 0 else 'more'}", more),
-                NOTHING,
-                "at once" if more <= 0 else NOTHING,
-            ]
-        )
-    return rows
+        what = f"the ledger of {short(teacher.teacher)}, instead of {short(usual[0].teacher)}"
+        cost = Cell(f"{seconds(abs(more))} {'less' if more < 0 else 'more'}", more)
+        yield [what, cost, NOTHING, "at once" if more <= 0 else NOTHING]
 
 
-def _ledgers(arms: Sequence[Arm], teachers: dict[str, Teacher], reference: Arm | None) -> Rows:
+def _ledgers(
+    arms: Sequence[Arm], teachers: dict[str, Teacher], reference: Arm | None
+) -> Iterator[Row]:
     """Of each arm that weighs by a ledger."""
-    rows: Rows = []
     before = None if reference is None else reference.meters.wall_seconds
     for arm in arms:
         teacher, after = teachers.get(arm.teacher or ""), arm.meters.wall_seconds
@@ -115,12 +104,10 @@ def _ledgers(arms: Sequence[Arm], teachers: dict[str, Teacher], reference: Arm |
             continue
         if before is not None and after is not None:
             what = f"the whole teacher {short(teacher.teacher)}, for its ledger: {short(arm.arm)}"
-            rows.append(_paid(what, teacher.wall_seconds, before, after))
-    return rows
+            yield _paid(what, teacher.wall_seconds, before, after)
 
 
-def _stores(arms: Sequence[Arm], teachers: dict[str, Teacher]) -> Rows:
-    rows: Rows = []
+def _stores(arms: Sequence[Arm], teachers: dict[str, Teacher]) -> Iterator[Row]:
     for arm in arms:
         teacher, queried = teachers.get(arm.stored_with or ""), arm.meters.samples_backpropagated
         store = None if teacher is None else teacher.targets
@@ -128,11 +115,10 @@ def _stores(arms: Sequence[Arm], teachers: dict[str, Teacher]) -> Rows:
             continue
         live = queried * store.seconds / store.rows
         what = f"the store of {short(teacher.teacher)}, against querying live: {short(arm.arm)}"
-        rows.append(_paid(what, store.seconds, live, arm.meters.phases.get("store", 0.0)))
-    return rows
+        yield _paid(what, store.seconds, live, arm.meters.phases.get("store", 0.0))
 
 
-def _paid(what: str, cost: float, before: float, after: float) -> list[Cell | str]:
+def _paid(what: str, cost: float, before: float, after: float) -> Row:
     """``cost`` seconds, which take a student from ``before`` to ``after``."""
     count = students_until_paid(cost, before, after)
     return [what, _seconds(cost), _seconds(before - after), Cell(students_text(count), count)]
@@ -140,7 +126,7 @@ def _paid(what: str, cost: float, before: float, after: float) -> list[Cell | st
 
 def run_costs(run: Run) -> list[Block]:
     """What a single run shows of it."""
-    rows: Rows = []
+    rows: list[Row] = []
     if run.kind == "teach":
         spent = f"{percent(run.budget, 0)} of its training, {seconds(run.meters.wall_seconds)}"
         rows.append(["training this teacher, and its ledger", spent])

@@ -9,8 +9,20 @@ from collections.abc import Collection, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Literal
 
-from frugalkd.experiments.report.blocks import Cell, Figure, Table, amount, estimate, fraction
-from frugalkd.experiments.report.text import inline, number, percent, points, seconds, short
+from frugalkd.experiments.report.blocks import (
+    Cell,
+    Figure,
+    Table,
+    amount,
+    estimate,
+    fraction,
+    inline,
+    number,
+    percent,
+    points,
+    seconds,
+    short,
+)
 from frugalkd.experiments.runs.schema import Arm, Comparison, LedgerSummary, Run, Shares, Spread
 
 SHOWN = 12

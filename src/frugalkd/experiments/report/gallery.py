@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frugalkd.errors import FrugalKDError, RunFolderError
-from frugalkd.experiments.report.text import short
+from frugalkd.experiments.report.blocks import short
 from frugalkd.experiments.runs.schema import LedgerSummary
 from frugalkd.files.parsing import one_line
 from frugalkd.runtime.imports import Allowed

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from frugalkd.experiments.comparison.statistics import BUDGET_TOLERANCE, MARGIN
-from frugalkd.experiments.report.text import inline, number, percent, seconds
+from frugalkd.experiments.report.blocks import inline, number, percent, seconds
 from frugalkd.experiments.runs.schema import Arm, Comparison, Run, section
 
 _MODES = ("significance", "regulated", "hybrid")

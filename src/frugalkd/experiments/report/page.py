@@ -12,11 +12,10 @@ from typing import Any
 
 import frugalkd
 from frugalkd.errors import ReportError
-from frugalkd.experiments.report.blocks import Figure, Page
+from frugalkd.experiments.report.blocks import Figure, Page, in_a_terminal
 from frugalkd.experiments.report.gallery import NOTHING, pictures_of
 from frugalkd.experiments.report.headline import headline, run_headline
 from frugalkd.experiments.report.sections import comparison_page, run_page
-from frugalkd.experiments.report.text import in_a_terminal
 from frugalkd.experiments.runs.schema import Comparison, Run
 from frugalkd.runtime.imports import Allowed, require_extra
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from frugalkd.errors import PlotError, nearest
 from frugalkd.experiments.report import figures
-from frugalkd.experiments.report.text import short
+from frugalkd.experiments.report.blocks import short
 from frugalkd.experiments.runs.schema import Arm, Comparison, Run
 from frugalkd.files.opening import named_file
 from frugalkd.files.writing import make_folder, write_atomic

@@ -12,6 +12,7 @@ from frugalkd.errors import ReportError
 from frugalkd.experiments.comparison.summary import FIELDS
 from frugalkd.experiments.report import figures
 from frugalkd.experiments.report.blocks import (
+    NOTHING,
     Block,
     Cell,
     Code,
@@ -23,7 +24,10 @@ from frugalkd.experiments.report.blocks import (
     amount,
     estimate,
     fraction,
+    number,
     page,
+    seconds,
+    short,
 )
 from frugalkd.experiments.report.costs import costs, run_costs
 from frugalkd.experiments.report.gallery import Pictures
@@ -35,7 +39,6 @@ from frugalkd.experiments.report.headline import (
     role_of,
     run_headline,
 )
-from frugalkd.experiments.report.text import NOTHING, number, seconds, short
 from frugalkd.experiments.runs.schema import Arm, Comparison, LedgerSummary, Run, Sample
 
 FILE = "recipe.yaml"

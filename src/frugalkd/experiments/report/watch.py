@@ -18,11 +18,10 @@ from socketserver import ThreadingTCPServer
 from typing import Any
 
 from frugalkd.errors import FrugalKDError, ReportError
-from frugalkd.experiments.report.blocks import Page
+from frugalkd.experiments.report.blocks import Page, short
 from frugalkd.experiments.report.collect import collect
 from frugalkd.experiments.report.gallery import NOTHING
 from frugalkd.experiments.report.page import make_page, render
-from frugalkd.experiments.report.text import short
 from frugalkd.runtime.imports import Allowed
 
 HOST = "127.0.0.1"
