@@ -90,7 +90,10 @@ def frontier(
     places = side_by_side(x) if axis == "budget" else x
     edge = max(places.values()) / 5  # left of it there is no room for a name
     hover = "%{hovertext}<br>%{y:.2f} % with %{customdata:.1f} % of"
-    unit, less = ("samples", "fewer samples") if axis == "budget" else ("time", "less time")
+    unit, less, of = "time", "less time", f"time of training, % of {label(comparison.reference)}'s"
+    if axis == "budget":
+        unit, less = "samples", "fewer samples"
+        of = "samples backpropagated, % of full distillation"
     traces: list[dict[str, Any]] = [
         {
             "mode": "lines",
@@ -137,22 +140,13 @@ def frontier(
     ]
     if len(names) > _IN_WORDS + 1:
         names[_IN_WORDS:] = [f"and {len(names) - _IN_WORDS} more"]
-    of = {
-        "budget": "samples backpropagated, % of full distillation",
-        "time": f"time of training, % of {label(comparison.reference)}'s",
-    }[axis]
     split = f"{label(comparison.split)} " if comparison.split else ""
     plot = _plot(traces, x=of, y=f"{split}accuracy, %")
     plot["layout"]["xaxis"]["rangemode"] = "tozero"
-    rows = [
-        [
-            short(arm.arm),
-            Cell(points(cost(arm), digits=1), x[arm.arm]),
-            estimate(arm.accuracy),
-            "yes" if arm in best else "no",
-        ]
-        for arm in known
-    ]
+    rows = []
+    for arm in known:
+        spent, on_it = Cell(points(cost(arm), digits=1), x[arm.arm]), "yes" if arm in best else "no"
+        rows.append([short(arm.arm), spent, estimate(arm.accuracy), on_it])
     return Figure(
         f"frontier-{axis}",
         f"Accuracy over {unit}",
@@ -292,14 +286,8 @@ def by_class(summary: LedgerSummary, what: str) -> Figure:
         said += f" {summary.classes_left_out:,} classes in between are left out."
     headings = ["class", "samples", "mean", "never used", "in every epoch"]
     rows = [
-        [
-            short(record.name),
-            amount(record.samples),
-            amount(record.mean, 3),
-            fraction(record.never),
-            fraction(record.always),
-        ]
-        for record in classes
+        [short(c.name), amount(c.samples), amount(c.mean, 3), fraction(c.never), fraction(c.always)]
+        for c in classes
     ]
     table = Table(f"{what.capitalize()} by class", headings, rows)
     return Figure("classes", f"Mean {what} by class", plot, said, table)
@@ -311,8 +299,8 @@ def histogram(summary: LedgerSummary, what: str) -> Figure:
     width = 1 / len(counts)
     bins = [f"{k / len(counts):.1f}–{(k + 1) / len(counts):.1f}" for k in range(len(counts))]
     middles = [(place + 0.5) * width for place in range(len(counts))]
-    bars = _bars("samples", 1, bins, "%{text}: %{y:,} samples", x=middles, y=counts,
-                 width=0.9 * width)  # fmt: skip
+    hover = "%{text}: %{y:,} samples"
+    bars = _bars("samples", 1, bins, hover, x=middles, y=counts, width=0.9 * width)
     plot = _plot([bars], x=what, y="samples", height=260, from_zero=True)
     plot["layout"]["xaxis"] |= {"range": [0, 1], "dtick": 0.2}
     rows = [[name, amount(count)] for name, count in zip(bins, counts, strict=True)]
@@ -328,10 +316,7 @@ def histogram(summary: LedgerSummary, what: str) -> Figure:
 
 def phases(rows: Sequence[tuple[str, Mapping[str, float]]]) -> Figure:
     """Seconds of training by phase; ``rows``: name, seconds of each phase."""
-    total: dict[str, float] = {}
-    for _, spent in rows:
-        for phase, value in spent.items():
-            total[phase] = total.get(phase, 0.0) + value
+    total = {phase: sum(of.get(phase, 0.0) for _, of in rows) for _, of in rows for phase in of}
     used = [phase for phase in total if total[phase] > 0]
     order = sorted(used, key=lambda phase: (phase == "other", -total[phase]))
     names, places = [name for name, _ in rows], list(range(len(rows)))
@@ -350,12 +335,8 @@ def phases(rows: Sequence[tuple[str, Mapping[str, float]]]) -> Figure:
     said = f"{inline(longest)} takes longest, " if len(rows) > 1 else "It took "
     most = max(spent, key=lambda phase: spent[phase], default="nothing")
     table = [
-        [
-            short(name),
-            amount(sum(spent.values()), 1),
-            *(amount(spent.get(phase, 0.0), 1) for phase in order),
-        ]
-        for name, spent in rows
+        [short(name), amount(sum(of.values()), 1), *(amount(of.get(p, 0.0), 1) for p in order)]
+        for name, of in rows
     ]
     return Figure(
         "phases",

@@ -58,16 +58,13 @@ _ENDS = {
 def comparison_page(comparison: Comparison, pictures: Pictures) -> Page:
     """The page of a comparison."""
     summary = _ledger(comparison)
+    spent = [(arm.arm, arm.meters.phases) for arm in comparison.arms if arm.meters.phases]
     sections = [
         Section("frontier", "What it costs, what it gives", _frontiers(comparison)),
         Section("arms", "The arms", _tables(comparison)),
         Section("participation", _TRAINED, _participation(comparison)),
         *_ledger_sections(summary, pictures, "significance"),
-        Section(
-            "time",
-            "Where the time went",
-            _phases([(arm.arm, arm.meters.phases) for arm in comparison.arms if arm.meters.phases]),
-        ),
+        Section("time", "Where the time went", _phases(spent)),
         Section("costs", "What ledger and store cost", costs(comparison)),
         Section("again", "Run it again", _again(comparison)),
     ]
@@ -294,15 +291,10 @@ def _picture(sample: Sample, source: str, text: str, what: str) -> Picture:
 
 
 def _samples(title: str, samples: Sequence[Sample], what: str) -> Table:
-    rows = [
-        [
-            Cell(str(sample.id), sample.id),
-            short(sample.name or NOTHING),
-            amount(sample.significance, 3),
-            amount(sample.confidence, 2),
-        ]
-        for sample in samples
-    ]
+    rows = []
+    for it in samples:
+        significance, confidence = amount(it.significance, 3), amount(it.confidence, 2)
+        rows.append([Cell(str(it.id), it.id), short(it.name or NOTHING), significance, confidence])
     return Table(title, ["sample", "class", what, "confidence"], rows)
 
 
@@ -326,11 +318,9 @@ def _numbers(run: Run) -> Table:
     if run.teacher is not None and run.teacher.evaluation is not None:
         fractions["the teacher's accuracy"] = run.teacher.evaluation.accuracy
     fractions["samples backpropagated, of full training"] = run.budget
-    rows: list[Sequence[Cell | str]] = [
-        [name, fraction(value)] for name, value in fractions.items() if value is not None
-    ]
     queries = [] if run.kind == "teach" else [["teacher queries", amount(meters.teacher_queries)]]
-    rows += [
+    rows: list[Sequence[Cell | str]] = [
+        *([name, fraction(value)] for name, value in fractions.items() if value is not None),
         ["samples backpropagated", amount(meters.samples_backpropagated)],
         [f"rows through the {role_of(run)}", amount(meters.student_forwards)],
         *queries,
