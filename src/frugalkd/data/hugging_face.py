@@ -6,8 +6,6 @@ The tables stay memory-mapped Arrow files; a sample is read from its row on acce
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -21,7 +19,7 @@ from torch import Tensor
 from frugalkd.data.images import Form, require_pillow
 from frugalkd.data.probe import feed, files_digest, share
 from frugalkd.data.samples import Splits, data_root, located, splits_of
-from frugalkd.data.text import MAX_LENGTH, WORDS, TextData, tokenize
+from frugalkd.data.text import MAX_LENGTH, WORDS, TextData, quiet, tokenize
 from frugalkd.errors import DataError, UnsupportedData, nearest
 from frugalkd.files import StrPath
 from frugalkd.files.parsing import one_line, read_bounded
@@ -76,20 +74,17 @@ def load_hugging_face(
     tables = open_tables(path, root, config, [train, test] if isinstance(test, str) else [train])
     with located(path):
         labels, classes = read_labels(tables, label)
-        if image is None and text is not None:
-            tokens = [
-                tokenize(_texts(table, text), tokenizer, max_length=max_length) for table in tables
-            ]
-            parts = [
-                TextData(part, given, classes, partial(_texts, table, text))
-                for table, part, given in zip(tables, tokens, labels, strict=True)
-            ]
+        if text is not None and image is None:
+            parts = []
+            for table, given in zip(tables, labels, strict=True):
+                read = partial(_texts, table, text)
+                tokens = tokenize(read(), tokenizer, max_length=max_length)
+                parts.append(TextData(tokens, given, classes, read))
             return splits_of(parts, test)
         if image is None or text is not None:
-            known = ", ".join(tables[0].column_names)
             raise DataError(
                 "say which column holds the pictures: image; or the texts: text; columns are "
-                f"{known}"
+                f"{', '.join(tables[0].column_names)}"
             )
         require_pillow()
         place = _place(path, data_root(root))
@@ -110,7 +105,7 @@ def open_tables(
     if place is not None:
         _refuse_remote(place)
     try:
-        with _quiet():
+        with quiet(datasets.utils.logging):
             if place is None:
                 found = datasets.load_dataset(path, config)
             elif (place / "dataset_dict.json").exists() or (place / "state.json").exists():
@@ -143,7 +138,7 @@ def read_labels(tables: list[Dataset], column: str) -> tuple[list[Tensor], tuple
     import pyarrow as pa
 
     for table in tables:
-        check_column(table, column)
+        _check_column(table, column)
     kind = tables[0].features[column]
     arrow = (table.select_columns([column]).with_format("arrow") for table in tables)
     values = [table[:][column].combine_chunks() for table in arrow]
@@ -169,16 +164,14 @@ def read_labels(tables: list[Dataset], column: str) -> tuple[list[Tensor], tuple
     return labels, tuple(str(place) for place in range(max(int(part.max()) for part in labels) + 1))
 
 
-def check_column(table: Dataset, column: str) -> None:
-    """Raises DataError where the table has no such column."""
+def _check_column(table: Dataset, column: str) -> None:
     if column not in table.column_names:
         known = one_line(", ".join(table.column_names), 500)
         raise DataError(f"there is no column {column!r}: the columns are {known}")
 
 
 def _texts(table: Dataset, column: str, rows: list[int] | None = None) -> list[str]:
-    """The texts of a column, or of these rows of it. Raises DataError where some row holds none."""
-    check_column(table, column)
+    _check_column(table, column)
     texts = (table if rows is None else table.select(rows))[column][:]
     strange = [row for row, text in enumerate(texts) if not isinstance(text, str)]
     if strange:
@@ -236,9 +229,9 @@ def _pictures(table: Dataset, column: str, place: Path | None) -> PictureColumn:
     import datasets.config
     from huggingface_hub import constants
 
-    check_column(table, column)
+    _check_column(table, column)
     try:
-        with _quiet():
+        with quiet(datasets.utils.logging):
             encoded = table.select_columns([column]).cast_column(
                 column, datasets.Image(decode=False)
             )
@@ -272,28 +265,15 @@ def _refuse_remote(place: Path) -> None:
                 block = REGEX_YAML_BLOCK.search(text)
                 text = block.group(2) if block else ""
             root = yaml.compose(text, Loader=yaml.SafeLoader)
+            parts = root.value if isinstance(root, yaml.MappingNode) else []
+            remote = any(k.value == "configs" and "://" in yaml.serialize(v) for k, v in parts)
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise DataError(f"{card} cannot be read: {one_line(error)}") from None
-        parts = root.value if isinstance(root, yaml.MappingNode) else []
-        if any("://" in text for key, part in parts if key.value == "configs"
-               for text in _scalars(part)):  # fmt: skip
+        if remote:
             raise DataError(
                 f"{card} names files on a network (configs), which are not fetched for a local "
                 "folder: give the data set's name on the hub, or remove the card"
             )
-
-
-def _scalars(root: yaml.Node) -> Iterator[str]:
-    """The scalars below a node, those of an alias once."""
-    waiting, seen = [root], set()
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, yaml.ScalarNode):
-            yield node.value
-        elif id(node) not in seen:
-            seen.add(id(node))
-            for each in node.value:
-                waiting.extend(each if isinstance(each, tuple) else (each,))
 
 
 def _place(path: str, root: Path) -> Path | None:
@@ -304,17 +284,3 @@ def _place(path: str, root: Path) -> Path | None:
     if Path(path).is_absolute() or path.startswith(".") or Path(path).suffix in _FILES:
         raise DataError(f"{path} is not there, nor in {root}")
     return None
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the progress bars of ``datasets``."""
-    import datasets
-
-    shown = not datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if shown:
-            datasets.enable_progress_bars()

@@ -11,7 +11,6 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, final
 
@@ -109,7 +108,7 @@ class Pictures(Samples):
         labels: Tensor,
         classes: tuple[str, ...],
         *,
-        shape: tuple[int, int, int],
+        shape: Sequence[int],
         mean: tuple[float, ...],
         std: tuple[float, ...],
         augmentation: Augmentation | None = None,
@@ -121,7 +120,8 @@ class Pictures(Samples):
                 f"mean {mean} and std {std}: give one number for each of the {shape[0]} channels, "
                 "std above 0"
             )
-        self.shape = shape
+        channels, height, width = shape
+        self.shape = (channels, height, width)
         self.mean, self.std = tuple(mean), tuple(std)
         self.augmentation, self.seed = augmentation or Augmentation(), seed
         deviation = torch.tensor(std, dtype=torch.float64)
@@ -201,12 +201,11 @@ class ImageData(Pictures):
                 f"labels are {labels.dtype} {tuple(labels.shape)}: give int64 ({len(images)},), "
                 "one class an image"
             )
-        _, channels, height, width = images.shape
-        numbers: dict[str, Any] = {"mean": mean, "std": std, "seed": seed}
-        shape = (channels, height, width)
-        super().__init__(labels, classes, shape=shape, augmentation=augmentation, **numbers)
-        self.images = images.contiguous()
-        self._origin = origin
+        shape = images.shape[1:]
+        super().__init__(
+            labels, classes, shape=shape, mean=mean, std=std, augmentation=augmentation, seed=seed
+        )
+        self.images, self._origin = images.contiguous(), origin
 
     @property
     def row_bytes(self) -> int:
@@ -271,7 +270,7 @@ class LazyImages(Pictures):
         labels: Tensor,
         classes: tuple[str, ...],
         *,
-        shape: tuple[int, int, int],
+        shape: Sequence[int],
         mean: tuple[float, ...],
         std: tuple[float, ...],
     ) -> None:
@@ -334,9 +333,7 @@ class LazyImages(Pictures):
 
 @dataclass(frozen=True)
 class Form:
-    """How pictures are read: ``size``, a side or [height, width], or None for that of the first;
-    ``channels``; ``mean`` and ``std``, by default ImageNet's for colour and 0.5, 0.5 for grey;
-    ``in_memory``, all decoded at once."""
+    """How pictures are read: the settings of :func:`frugalkd.data.folder.load_image_folder`."""
 
     size: int | list[int] | None
     channels: int
@@ -349,7 +346,7 @@ class Form:
         parts: Sequence[Encoded],
         labels: Sequence[Tensor],
         classes: tuple[str, ...],
-        test: object,
+        test: Any,
     ) -> Splits:
         """The training and the test part, or one part of which ``test`` is held out. Raises
         DataError for impossible settings, and for a first picture that cannot be read."""
@@ -364,9 +361,7 @@ class Form:
         return splits_of([part.in_memory() if self.in_memory else part for part in made], test)
 
 
-def _shape(
-    size: int | list[int] | None, channels: int, first: bytes | Path
-) -> tuple[int, int, int]:
+def _shape(size: int | list[int] | None, channels: int, first: bytes | Path) -> Sequence[int]:
     if channels not in (1, 3):
         raise DataError(f"channels is {channels}: give 3 (colour) or 1 (grey)")
     if size is None:
@@ -396,7 +391,7 @@ def opened(encoded: bytes | Path) -> Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(file, formats=_formats())
+            image = Image.open(file, formats=_FORMATS)
             pixels = image.width * image.height
             size = len(encoded) if isinstance(encoded, bytes) else encoded.stat().st_size
             if pixels > _FREE_PIXELS and 3 * pixels > _RATIO * size:
@@ -410,17 +405,8 @@ def opened(encoded: bytes | Path) -> Image:
         raise DataError("too many pixels") from None
 
 
-@cache
-def _formats() -> tuple[str, ...]:
-    """Those that this Pillow was built with."""
-    from PIL import Image
-
-    Image.init()
-    return tuple(name for name in _FORMATS if name in Image.OPEN)
-
-
-def decoded(encoded: bytes | Path, shape: tuple[int, int, int]) -> Tensor:
-    """uint8 of ``shape`` (channels, height, width): see :func:`fitted`. Raises DataError."""
+def decoded(encoded: bytes | Path, shape: Sequence[int]) -> Tensor:
+    """uint8 (channels, height, width): see :func:`fitted`. Raises DataError."""
     with opened(encoded) as image:
         try:
             pixels = np.array(fitted(image, shape))
@@ -429,7 +415,7 @@ def decoded(encoded: bytes | Path, shape: tuple[int, int, int]) -> Tensor:
     return torch.from_numpy(pixels.reshape(*shape[1:], shape[0])).permute(2, 0, 1)
 
 
-def fitted(image: Image, shape: tuple[int, int, int]) -> Image:
+def fitted(image: Image, shape: Sequence[int]) -> Image:
     """``image`` in the channels (1, 3 or 4) and the size of ``shape`` (C, H, W): turned upright as
     its EXIF says, converted, and resized (bilinear, antialiased), its proportions not kept.
 

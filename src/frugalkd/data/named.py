@@ -18,19 +18,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from frugalkd.data.class_names import names_from
 from frugalkd.data.images import ImageData
 from frugalkd.data.samples import NAME_A_ROOT, Splits, data_root, located
-from frugalkd.data.text import MAX_LENGTH, WORDS, TextData, Tokens, tokenize
+from frugalkd.data.text import MAX_LENGTH, WORDS, TextData, tokenize
 from frugalkd.errors import DataError
 from frugalkd.files import StrPath
 from frugalkd.files.parsing import most_unpacked
 from frugalkd.runtime.draws import order, stream
 from frugalkd.runtime.imports import require_extra
 
-_TEST_ROWS = 360  # of the digits
-_LEVELS = 16  # the grey values of the digits are 0 .. 16
-
 _CLASSES = {
+    "digits": tuple("0123456789"),
     "mnist": tuple("0123456789"),
     "fashion-mnist": (
         *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
@@ -73,10 +72,11 @@ def load_digits(root: StrPath | None = None) -> Splits:
     from sklearn import datasets
 
     flat, target = datasets.load_digits(return_X_y=True)
-    images = np.rint(np.asarray(flat) * (255 / _LEVELS)).astype(np.uint8).reshape(-1, 1, 8, 8)
+    levels = 16  # grey values are 0 .. 16
+    images = np.rint(np.asarray(flat) * (255 / levels)).astype(np.uint8).reshape(-1, 1, 8, 8)
     labels = np.asarray(target).astype(np.int64)
-    data = _pictures("digits", images, labels, _CLASSES["mnist"])
-    test = stratified(labels, _TEST_ROWS)
+    data = _pictures("digits", images, labels)
+    test = stratified(labels, 360)
     return Splits(data.subset(np.setdiff1d(np.arange(len(data)), test)), data.subset(test))
 
 
@@ -94,11 +94,9 @@ def stratified(labels: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
     return np.sort(np.concatenate(parts))
 
 
-def _pictures(
-    name: str, images: NDArray[np.uint8], labels: Any, classes: tuple[str, ...]
-) -> ImageData:
-    pixels = torch.from_numpy(images).contiguous()
-    return ImageData(pixels, torch.as_tensor(labels).long(), classes, **_NUMBERS[name])
+def _pictures(name: str, images: NDArray[np.uint8], labels: Any) -> ImageData:
+    labels = torch.as_tensor(labels).long()
+    return ImageData(torch.from_numpy(images), labels, _CLASSES[name], **_NUMBERS[name])
 
 
 def load_mnist(root: StrPath | None = None) -> Splits:
@@ -125,12 +123,12 @@ def _load_idx(name: str, root: StrPath | None) -> Splits:
             "torchvision fetch them (--download, in Python download=True)"
         )
     parts = []
-    for images_name, labels_name in _FILES:
-        images_path = _file(folder, images_name) or folder / images_name
-        images = read_idx(images_path, dims=3)
-        labels = read_idx(_file(folder, labels_name) or folder / labels_name, dims=1)
+    for names in _FILES:
+        # One that was removed meanwhile is reported by read_idx.
+        images_path, labels_path = (_file(folder, name) or folder / name for name in names)
+        images, labels = read_idx(images_path, dims=3), read_idx(labels_path, dims=1)
         with located(images_path):
-            parts.append(_pictures(name, images[:, None], labels, _CLASSES[name]))
+            parts.append(_pictures(name, images[:, None], labels))
     return Splits(*parts)
 
 
@@ -248,8 +246,11 @@ def load_cifar10(root: StrPath | None = None) -> Splits:
     takes about 60 microseconds an image. Raises DataError for files that are missing or wrong, and
     where the extra ``parquet`` (pyarrow, pillow) is not installed.
     """
-    folder = data_root(root) / "cifar10"
-    return Splits(*(read_cifar(folder / f"{part}.parquet") for part in ("train", "test")))
+    return Splits(*map(read_cifar, _parquet_files("cifar10", root)))
+
+
+def _parquet_files(name: str, root: StrPath | None) -> list[Path]:
+    return [data_root(root) / name / f"{part}.parquet" for part in ("train", "test")]
 
 
 def read_cifar(path: Path) -> ImageData:
@@ -275,7 +276,7 @@ def read_cifar(path: Path) -> ImageData:
                 raise DataError(f"claims {rows} images in {size} bytes: get it again")
             pixels, labels = _decode(file)
         images = np.frombuffer(pixels, dtype=np.uint8).reshape(-1, _SIDE, _SIDE, 3)
-        return _pictures("cifar10", images.transpose(0, 3, 1, 2), labels, _CLASSES["cifar10"])
+        return _pictures("cifar10", images.transpose(0, 3, 1, 2), labels)
 
 
 def _decode(file: Any) -> tuple[bytearray, list[int]]:
@@ -284,10 +285,11 @@ def _decode(file: Any) -> tuple[bytearray, list[int]]:
 
     pixels, labels = bytearray(), []
     for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=["img", "label"]):
-        first = len(labels)
-        labels += batch.column("label").to_pylist()
-        for row, png in enumerate(batch.column("img").field("bytes").to_pylist(), start=first):
-            if png is None or labels[row] is None:
+        encoded = batch.column("img").field("bytes").to_pylist()
+        for png, label in zip(encoded, batch.column("label").to_pylist(), strict=True):
+            row = len(labels)
+            labels.append(label)
+            if png is None or label is None:
                 raise DataError(f"row {row} has no image or no label: get the file again")
             try:
                 with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
@@ -313,7 +315,8 @@ def load_banking77(
     ``tokenizer`` and ``max_length`` are those of :func:`frugalkd.data.text.tokenize`. Raises
     DataError for files that are missing or wrong, ModelError for a tokenizer that is not there.
     """
-    return _load_texts("banking77", root, tokenizer, max_length)
+    paths = _parquet_files("banking77", root)
+    return Splits(*(read_texts(path, tokenizer, max_length) for path in paths))
 
 
 def load_trec6(
@@ -324,11 +327,7 @@ def load_trec6(
 
     Options and errors are those of :func:`load_banking77`.
     """
-    return _load_texts("trec6", root, tokenizer, max_length)
-
-
-def _load_texts(name: str, root: StrPath | None, tokenizer: str, max_length: int) -> Splits:
-    paths = [data_root(root) / name / f"{part}.parquet" for part in ("train", "test")]
+    paths = _parquet_files("trec6", root)
     return Splits(*(read_texts(path, tokenizer, max_length) for path in paths))
 
 
@@ -338,17 +337,17 @@ def read_texts(path: Path, tokenizer: str = WORDS, max_length: int = MAX_LENGTH)
     with located(path):
         about = path.stat() if path.is_file() else None
         changed = about and (about.st_size, about.st_mtime_ns)
-        tokens, labels, names = _read_texts(path, changed, tokenizer, max_length)
-        return TextData(tokens, torch.from_numpy(labels), names, partial(_read_again, path))
+        return _read_texts(path, changed, tokenizer, max_length)
 
 
 @lru_cache(maxsize=4)  # a comparison's process reads them in each of its runs
 def _read_texts(
     path: Path, changed: tuple[int, int] | None, tokenizer: str, max_length: int
-) -> tuple[Tokens, NDArray[np.int64], tuple[str, ...]]:
+) -> TextData:
     """``changed``: the size of the file, and when it was written."""
     texts, labels, names = read_columns(path)
-    return tokenize(texts, tokenizer, max_length=max_length), labels, names
+    tokens = tokenize(texts, tokenizer, max_length=max_length)
+    return TextData(tokens, torch.from_numpy(labels), names, partial(_read_again, path))
 
 
 def _read_again(path: Path, rows: list[int]) -> list[str]:
@@ -413,8 +412,6 @@ def _names(metadata: Mapping[bytes, bytes]) -> tuple[str, ...]:
     """The names of ``label``'s classes, as the hub notes them in a Parquet file."""
     try:
         said: Any = json.loads(metadata.get(b"huggingface", b"{}"))
-        names = said["info"]["features"]["label"]["names"]
+        return names_from(json.dumps(said["info"]["features"]["label"]["names"]))
     except (ValueError, KeyError, TypeError, RecursionError):
         return ()
-    strings = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    return tuple(names) if strings else ()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 import logging
 import os
 import random
@@ -22,11 +23,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import set_seed
 from numpy.typing import NDArray
 from torch.utils.data import Subset, TensorDataset
 
 from frugalkd.data.samples import Samples
-from frugalkd.data.source import Digested, is_digested, is_view_indexed
+from frugalkd.data.source import is_view_indexed
 from frugalkd.errors import DataError, FrugalKDWarning, UnsupportedData
 from frugalkd.files.parsing import one_line
 from frugalkd.runtime.failures import blame, memory_for
@@ -58,10 +60,8 @@ _kept: ContextVar[dict[int, tuple[Any, str]] | None] = ContextVar("digests", def
 @contextmanager
 def digests_kept() -> Iterator[None]:
     """Inside, a data set is read once for all its digests: nothing may change it there."""
-    if _kept.get() is not None:
-        yield
-        return
-    token = _kept.set({})
+    kept = _kept.get()
+    token = _kept.set({} if kept is None else kept)
     try:
         yield
     finally:
@@ -84,17 +84,15 @@ def data_digest(dataset: Any) -> str:
         OutOfMemory: reading a sample takes more memory than there is.
     """
     kept = _kept.get()
-    if kept is not None and id(dataset) in kept:
-        return kept[id(dataset)][1]
-    name = type(dataset).__name__
-    try:
-        with memory_for(f"the digest of this {name}", f"read less at once in it, or {_CURE}"):
-            found = _digest(dataset)
-    except Exception as error:
-        blame(error, DataError, f"this {name} cannot be read for its digest")
-    if kept is not None:
-        kept[id(dataset)] = dataset, found
-    return found
+    kept = {} if kept is None else kept
+    if id(dataset) not in kept:
+        name = type(dataset).__name__
+        try:
+            with memory_for(f"the digest of this {name}", f"read less at once in it, or {_CURE}"):
+                kept[id(dataset)] = dataset, _digest(dataset)
+        except Exception as error:
+            blame(error, DataError, f"this {name} cannot be read for its digest")
+    return kept[id(dataset)][1]
 
 
 def randomness(dataset: Any) -> bool:
@@ -107,7 +105,7 @@ def randomness(dataset: Any) -> bool:
     with streams_restored():
         seen = set()
         for draw in range(_RANDOM_DRAWS):
-            _seed_streams(draw)
+            set_seed(draw)
             content = hashlib.sha256()
             for id in _spaced(len(dataset), _RANDOM_SAMPLES):
                 for part in _bytes_of(read, id, id):
@@ -158,7 +156,14 @@ def _digest(dataset: Any) -> str:
     return digest.hexdigest()
 
 
-def _own_digest(dataset: Digested) -> str:
+def is_digested(dataset: object) -> bool:
+    """Whether the class of ``dataset`` has a method ``digest()``; one that it passes on from a data
+    set inside does not cover what the outer one does."""
+    method = getattr(type(dataset), "digest", None)
+    return callable(method) and list(inspect.signature(method).parameters) == ["self"]
+
+
+def _own_digest(dataset: Any) -> str:
     said = dataset.digest()
     if not isinstance(said, str):
         raise UnsupportedData(
@@ -182,7 +187,7 @@ def _feed_samples(
         for place in places:
             readings = []
             for _ in range(2):
-                _seed_streams(0)
+                set_seed(0)
                 readings.append([bytes(part) for part in parts(place)])
             size += sum(map(len, readings[0]))
             pairs = enumerate(zip_longest(*readings))
@@ -197,7 +202,7 @@ def _feed_samples(
         if whole and places:
             each = max(_LEAST, size // len(places))
             places = _spaced(samples, max(_PROBED, WHOLE // each))
-        _seed_streams(0)
+        set_seed(0)
         begun, logged = time.monotonic(), False
         for done, place in enumerate(places):
             for number, part in enumerate(parts(place)):
@@ -277,12 +282,6 @@ def _bytes_of(read: Callable[[int], Any], id: int, place: int) -> Iterator[bytes
         blame(error, DataError, f"sample {place} cannot be read")
 
 
-def _seed_streams(seed: int) -> None:
-    torch.manual_seed(seed)
-    np.random.seed(seed)
-    random.seed(seed)
-
-
 @contextmanager
 def streams_restored() -> Iterator[None]:
     """Restores the random streams of torch, numpy and Python at the end."""
@@ -324,10 +323,8 @@ def files_digest(folder: str, names: Sequence[str]) -> str:
     A process reads files again only where one's size, times or inode changed. Raises DataError."""
     about, changed, begun = [], 0, time.time_ns()
     for name in names:
-        try:
-            found = os.stat(os.path.join(folder, name))
-        except OSError as error:
-            raise _unreadable(folder, name, error) from None
+        with _readable(folder, name) as path:
+            found = os.stat(path)
         changed = max(changed, found.st_mtime_ns, found.st_ctime_ns)
         about.append((name, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino))
     key = hashlib.sha256(repr((os.path.abspath(folder), about)).encode()).digest()
@@ -345,25 +342,26 @@ def files_digest(folder: str, names: Sequence[str]) -> str:
 def feed_file(digest: Any, folder: str, name: str, size: int, most: int) -> None:
     """Adds the bytes of a file of ``size`` bytes, up to ``most``, to ``digest``. Raises DataError
     where it cannot be read, or has another size."""
+    with _readable(folder, name) as path, open(path, "rb", buffering=0) as file:
+        if os.fstat(file.fileno()).st_size != size:
+            raise OSError(0, "it changes while it is read")
+        for start, length in spans(size, most):
+            file.seek(start)
+            while length:
+                found = file.read(min(length, _AT_ONCE))
+                if not found:
+                    raise OSError(0, "it changes while it is read")
+                digest.update(found)
+                length -= len(found)
+
+
+@contextmanager
+def _readable(folder: str, name: str) -> Iterator[str]:
+    path = os.path.join(folder, name)
     try:
-        with open(os.path.join(folder, name), "rb", buffering=0) as file:
-            if os.fstat(file.fileno()).st_size != size:
-                raise OSError(0, "it changes while it is read")
-            for start, length in spans(size, most):
-                file.seek(start)
-                while length:
-                    found = file.read(min(length, _AT_ONCE))
-                    if not found:
-                        raise OSError(0, "it changes while it is read")
-                    digest.update(found)
-                    length -= len(found)
+        yield path
     except OSError as error:
-        raise _unreadable(folder, name, error) from None
-
-
-def _unreadable(folder: str, name: str, error: OSError) -> DataError:
-    path = one_line(os.path.join(folder, name), 1000)
-    return DataError(f"{path} cannot be read: {error.strerror}")
+        raise DataError(f"{one_line(path, 1000)} cannot be read: {error.strerror}") from None
 
 
 def leaves(value: Any) -> Iterator[bytes | memoryview]:

@@ -19,7 +19,6 @@ from torch.utils.data import (
     DataLoader,
     Dataset,
     IterableDataset,
-    Sampler,
     Subset,
     default_collate,
     get_worker_info,
@@ -62,22 +61,6 @@ class BatchIndexed(Protocol):
         called ``views``."""
 
 
-@runtime_checkable
-class Digested(Protocol):
-    """A data set with a digest method, so that its samples are not read for its digest."""
-
-    def digest(self) -> str:
-        """Text that changes with anything that the samples hold."""
-        ...
-
-
-def is_digested(dataset: object) -> TypeGuard[Digested]:
-    """Whether the class of ``dataset`` has a method ``digest()``; one that it passes on from a data
-    set inside does not cover what the outer one does."""
-    method = getattr(type(dataset), "digest", None)
-    return callable(method) and list(inspect.signature(method).parameters) == ["self"]
-
-
 def is_view_indexed(dataset: object) -> TypeGuard[ViewIndexed]:
     """Whether ``dataset`` has ``view(id, view)``; a tensor's ``view`` is another method."""
     return _second_parameter(dataset, "view") == "view"
@@ -105,11 +88,9 @@ def _second_parameter(dataset: object, method: str) -> str | None:
 class Source(AbstractContextManager[Any], ABC):
     """Reads batches of a data set by the ids and views of their rows.
 
-    Attributes:
-        phase: of the meters, where the time of a read goes: ``load`` in this process, ``wait`` for
-            others.
-        row_bytes: of one row of a batch, where a large batch may be read and cut into smaller ones
-            without changing a row; None where that is not known.
+    ``phase`` of the meters is where the time of a read goes: ``load`` in this process, ``wait`` for
+    others. ``row_bytes``: of one row of a batch, where a large batch may be read and cut into
+    smaller ones without changing a row; None where that is not known.
     """
 
     phase = "load"
@@ -178,7 +159,7 @@ class LoaderSource(Source):
         self.phase = "wait" if num_workers else "load"
         # torch warns of pinned memory where there is no accelerator.
         self._pin_memory = pin_memory and torch.accelerator.is_available()
-        self._requests = _Requests()
+        self._requests: list[Request] = []
         self._loader: DataLoader[Any] | None = None
         self._reading: Iterator[Any] | None = None
         self._calls = 0
@@ -205,19 +186,20 @@ class LoaderSource(Source):
                     raise
                 where = f" while samples {few(ids.tolist())} were read"
                 raise worker_gone(error, where) from error
-            if isinstance(got, DataError):
-                raise got
+            if isinstance(got[0], DataError):
+                raise got[0]
             if not np.array_equal(got[0], ids):
                 raise DataError(f"batch {index} came with other ids than those requested")
             yield checked_batch(got[1], ids)
 
     def _start(self, requests: Sequence[Request]) -> Iterator[Any]:
-        self._requests.pending = requests
+        self._requests[:] = requests  # the loader outlives its epochs
         if self._loader is None:
             self._loader = DataLoader(
-                _Keys(),
-                batch_sampler=self._requests,
-                collate_fn=self._read_batch,
+                self._read_batch,
+                batch_size=None,
+                sampler=self._requests,
+                collate_fn=tuple,  # changes nothing
                 num_workers=self._num_workers,
                 pin_memory=self._pin_memory,
                 generator=torch.Generator().manual_seed(self._seed),
@@ -282,42 +264,23 @@ def check_map_style(dataset: Any) -> None:
 
 
 @final
-class _Keys(Dataset[tuple[int, int]]):
-    """A loader's data set: each ``(id, view)`` is itself, and :class:`_ReadBatch` reads it."""
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[int, int]:
-        return key
-
-
-@final
-class _Requests(Sampler[list[tuple[int, int]]]):
-    """The batch sampler of a loader that outlives its epochs: what is pending can be replaced."""
-
-    pending: Sequence[Request] = ()
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for ids, views in self.pending:
-            yield list(zip(ids.tolist(), views.tolist(), strict=True))
-
-
-@final
-class _ReadBatch:
-    """Reads the rows ``(id, view)`` of a batch: ``(ids, collated samples)``. A worker returns an
-    error, because torch would make many lines of one that is raised."""
+class _ReadBatch(Dataset[Any]):
+    """The batch of a request: ``(ids, collated samples)``. A worker returns ``(DataError, None)``,
+    because torch would make many lines of an error that is raised."""
 
     def __init__(self, dataset: Any, collate_fn: Collate | None) -> None:
         self._dataset, self._by_view = dataset, is_view_indexed(dataset)
         self._collate, self._own = collate_fn or default_collate, collate_fn is not None
 
-    def __call__(self, rows: list[tuple[int, int]]) -> tuple[NDArray[np.int64], Any] | DataError:
+    def __getitem__(self, request: Request) -> tuple[NDArray[np.int64] | DataError, Any]:
+        ids, views = request
         try:
-            samples = [self._sample(id, view) for id, view in rows]
-            ids = np.array([id for id, _ in rows], dtype=np.int64)
-            return ids, self._collated(samples, ids)
+            rows = zip(ids.tolist(), views.tolist(), strict=True)
+            return ids, self._collated([self._sample(id, view) for id, view in rows], ids)
         except FrugalKDError as error:
             if get_worker_info() is None:
                 raise
-            return error if isinstance(error, DataError) else DataError(str(error))
+            return error if isinstance(error, DataError) else DataError(str(error)), None
 
     def _sample(self, id: int, view: int) -> Any:
         try:
@@ -368,9 +331,8 @@ def _kind(value: Any) -> str:
 
 
 def _refuse_mixed(samples: list[Any], ids: NDArray[np.int64]) -> None:
-    """Raise DataError where torch would convert several types into one without a message, and so
-    change all rows of the batch: tensors of other types, a floating-point number among whole ones.
-    """
+    """Raise DataError where torch would convert the types of a column into one without a message:
+    tensors of several types, a floating-point number among whole ones."""
     first, columns = samples[0], [samples]
     if len(set(map(type, samples))) > 1:
         columns = []  # collation fails
@@ -400,8 +362,7 @@ def _refuse_odd(samples: list[Any], ids: NDArray[np.int64], kinds: list[str]) ->
 
 
 def checked_batch(data: Any, ids: NDArray[np.int64]) -> Any:
-    """``data`` themselves. Raises DataError where a batch visibly does not have the rows of
-    ``ids``."""
+    """``data`` themselves. Raises DataError where they visibly lack the rows of ``ids``."""
     part, tensors = data, data if isinstance(data, tuple | list) else (data,)
     if isinstance(data, Mapping):
         part = data.get("labels", data.get("label"))
@@ -427,9 +388,8 @@ def bucketed(
 
     Within each ``window`` batches, rows are sorted by length (those of one length stay in their
     order) and cut into batches, and the batches come in a random order. The result is a function of
-    its arguments: the epoch's ids stay the same, each window holds the same rows, and there are as
-    many steps. A last batch that is short stays as it is, so that the same rows are left out where
-    it is dropped.
+    its arguments: each window holds the same rows, and there are as many steps. A last batch that
+    is short stays as it is, so that the same rows are left out where it is dropped.
 
     Args:
         ids: int64 (rows,), the epoch's plan in its random order.

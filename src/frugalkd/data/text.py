@@ -8,8 +8,8 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, final
 
 import numpy as np
@@ -36,9 +36,6 @@ TextBatch = dict[str, Tensor]
 """``input_ids`` and ``attention_mask`` int64 (B, L), as transformers' models take them, and
 ``labels`` int64 (B,)."""
 
-ReadTexts = Callable[[list[int]], list[str]]
-"""The texts that stand in these rows of where they came from, in this order."""
-
 
 @dataclass(frozen=True)
 class Tokens:
@@ -64,21 +61,16 @@ class Tokens:
         return len(self.ends)
 
     @cached_property
-    def starts(self) -> NDArray[np.int64]:
-        """int64 (texts,), where each text begins."""
-        return np.concatenate([[0], self.ends[:-1]]).astype(np.int64)
-
-    @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """int64 (texts,), tokens of each text."""
-        return self.ends - self.starts
+        return np.diff(self.ends, prepend=0)
 
     def padded(self, rows: NDArray[np.int64]) -> TextBatch:
         """``input_ids`` and ``attention_mask`` of the texts ``rows``, as wide as the longest."""
         lengths = self.lengths[rows]
         columns = np.arange(max(1, int(lengths.max(initial=0))))
         known = columns < lengths[:, None]
-        places = np.where(known, self.starts[rows][:, None] + columns, 0)
+        places = np.where(known, (self.ends[rows] - lengths)[:, None] + columns, 0)
         ids = np.full(known.shape, self.padding, dtype=np.int64)
         np.copyto(ids, self.ids[places] if len(self.ids) else 0, where=known)
         return {
@@ -90,9 +82,8 @@ class Tokens:
         """Those of the texts ``rows``, in this order."""
         lengths = self.lengths[rows]
         ends = np.cumsum(lengths)
-        within = np.arange(int(lengths.sum())) - np.repeat(ends - lengths, lengths)
-        ids = self.ids[np.repeat(self.starts[rows], lengths) + within]
-        return Tokens(ids, ends, self.vocabulary, self.padding, self.tokenizer, self.max_length)
+        places = np.arange(int(lengths.sum())) + np.repeat(self.ends[rows] - ends, lengths)
+        return replace(self, ids=self.ids[places], ends=ends)
 
 
 @final
@@ -109,19 +100,18 @@ class TextData(Samples):
         tokens: Tokens,
         labels: Tensor,
         classes: tuple[str, ...],
-        read: ReadTexts | None = None,
+        read: Callable[[list[int]], list[str]] | None = None,
     ) -> None:
         super().__init__(labels, classes)
         if len(labels) != len(tokens):
             raise DataError(f"{len(labels)} labels for {len(tokens)} texts: give one class a text")
-        self.tokens = tokens
-        self._read = read
+        self.tokens, self._read, self._rows = tokens, read, np.arange(len(labels))
 
     def texts(self, ids: Any) -> list[str] | None:
         """The texts ``ids`` as they were written, uncut; None where only their tokens are known.
         Raises IndexError for ids outside ``0 .. N - 1``, DataError where they can no longer be
         read."""
-        rows: list[int] = self.rows(ids).tolist()
+        rows: list[int] = self._rows[self.rows(ids).numpy()].tolist()
         return None if self._read is None else self._read(rows)
 
     def names(self, ids: Any) -> list[str] | None:
@@ -151,9 +141,9 @@ class TextData(Samples):
         return joined(batches, self.tokens.padding)
 
     def subset(self, ids: Any) -> TextData:
-        rows = self.rows(ids)
-        read = None if self._read is None else partial(_read_of, self._read, rows)
-        return TextData(self.tokens.take(rows.numpy()), self.labels[rows], self.classes, read)
+        rows = self.rows(ids).numpy()
+        tokens, labels = self.tokens.take(rows), self.labels[rows]
+        return self._with(tokens=tokens, labels=labels, _rows=self._rows[rows])
 
     def digest(self) -> str:
         """SHA-256 (hex) of tokens and labels."""
@@ -161,10 +151,6 @@ class TextData(Samples):
         for part in (self.tokens.ids, self.tokens.ends, self.labels.numpy()):
             digest.update(np.ascontiguousarray(part).data)
         return digest.hexdigest()
-
-
-def _read_of(read: ReadTexts, rows: Tensor, ids: list[int]) -> list[str]:
-    return read(rows[ids].tolist())
 
 
 def joined(batches: Sequence[TextBatch], padding: int) -> TextBatch:
@@ -259,7 +245,7 @@ def from_transformers(kind: str, name: str, *, download: bool = True, **options:
             # Found first: transformers uses the network even with local_files_only.
             folder = snapshot_download(name, local_files_only=True)
         here = {"local_files_only": True} if os.path.isdir(folder) else {}
-        with _quiet(transformers.utils.logging):
+        with quiet(transformers.utils.logging, warnings=False):
             return getattr(transformers, kind).from_pretrained(
                 folder, trust_remote_code=False, **here, **options
             )
@@ -273,10 +259,12 @@ def from_transformers(kind: str, name: str, *, download: bool = True, **options:
 
 
 @contextmanager
-def _quiet(logging: Any) -> Iterator[None]:
-    """Without progress bars, and without a report of weights that a new head replaces."""
+def quiet(logging: Any, *, warnings: bool = True) -> Iterator[None]:
+    """Without the progress bars of transformers or datasets, and without transformers' report of
+    weights that a new head replaces (``warnings``)."""
     verbosity, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
+    if not warnings:
+        logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         yield
