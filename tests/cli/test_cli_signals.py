@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from frugalkd.cli import main
-from frugalkd.experiments.runs import teaching
+from frugalkd.experiments.runs import targets
 from frugalkd.experiments.runs.folder import RunFolder, read_results
 from frugalkd.training import evaluation
 
@@ -85,7 +85,7 @@ def test_a_stopped_process_resumes_bit_for_bit(uninterrupted, tmp_path, number, 
     ("module", "name", "number"),
     [
         (evaluation, "predict", signal.SIGTERM),
-        (teaching, "held_out_logits", signal.SIGINT),
+        (targets, "held_out_logits", signal.SIGINT),
         (torch.optim.swa_utils, "update_bn", signal.SIGTERM),
     ],
 )

@@ -44,9 +44,8 @@ import frugalkd
 from frugalkd.cli import app, main
 from frugalkd.errors import FrugalKDWarning, RecipeError
 from frugalkd.experiments.recipes.explain import paths_of
-from frugalkd.experiments.recipes.load import load_recipe
+from frugalkd.experiments.recipes.load import load_recipe, load_yaml
 from frugalkd.experiments.recipes.schema import Recipe
-from frugalkd.experiments.recipes.text import load_yaml
 from frugalkd.files.tensors import save_weights
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.models import build_model

@@ -15,8 +15,7 @@ from frugalkd.errors import PathRefused
 from frugalkd.experiments.runs import scores
 from frugalkd.experiments.runs.folder import RunFolder
 from frugalkd.experiments.runs.summary import write_summary
-from frugalkd.experiments.tracking.trackers import TensorBoard, Tracked
-from frugalkd.experiments.tracking.tracking import Tracking
+from frugalkd.experiments.tracking.trackers import TensorBoard, Tracked, Tracking
 from frugalkd.files import arrays
 from frugalkd.files.opening import named
 from frugalkd.files.tensors import save_weights

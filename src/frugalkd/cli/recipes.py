@@ -11,8 +11,7 @@ from frugalkd.cli import options
 from frugalkd.cli.options import argument
 from frugalkd.cli.show import Rows, print_result
 from frugalkd.errors import UnknownName
-from frugalkd.experiments.recipes.load import SCHEMA, recipe_names, recipe_text
-from frugalkd.experiments.recipes.text import load_yaml
+from frugalkd.experiments.recipes.load import SCHEMA, load_yaml, recipe_names, recipe_text
 
 app = typer.Typer(invoke_without_command=True, no_args_is_help=False, rich_markup_mode="rich")
 SCHEMAS = ("comparison", "recipe", "results")

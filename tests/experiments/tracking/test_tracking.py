@@ -17,7 +17,7 @@ from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.recipes.schema import Recipe
 from frugalkd.experiments.runs.digest import run_digest
 from frugalkd.experiments.runs.execute import distill, teach
-from frugalkd.experiments.tracking.tracking import numbers, settings_of
+from frugalkd.experiments.tracking.trackers import numbers, settings_of
 
 SMALL = {
     "data.train_size": 120,

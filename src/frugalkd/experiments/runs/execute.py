@@ -32,9 +32,8 @@ from frugalkd.experiments.runs.material import (
 )
 from frugalkd.experiments.runs.scores import scores_for
 from frugalkd.experiments.runs.summary import write_summary
-from frugalkd.experiments.runs.teaching import TeacherPool
-from frugalkd.experiments.tracking.trackers import Tracked
-from frugalkd.experiments.tracking.tracking import Tracking, settings_of
+from frugalkd.experiments.runs.targets import TeacherPool
+from frugalkd.experiments.tracking.trackers import Tracked, Tracking, settings_of
 from frugalkd.files.tensors import save_weights
 from frugalkd.ledger.ledger import Ledger, ledger_file
 from frugalkd.models.identity import libraries_of, warn_of_torch

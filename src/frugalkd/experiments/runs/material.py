@@ -85,10 +85,10 @@ class RunContext:
     progress: Progress | None
     stop: Stop | None
 
-    @property
-    def places(self) -> list[Path]:
-        """The folders in which runs share what they make, without the run's own."""
-        return [folder for folder in (self.teacher, self.stores) if folder is not None]
+
+def places_of(*folders: Path | None) -> list[Path]:
+    """The folders in which runs share what they make, without None."""
+    return [folder for folder in folders if folder is not None]
 
 
 def make_data(recipe: Recipe, augment: Augment, seed: int) -> RunData:

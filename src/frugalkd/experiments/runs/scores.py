@@ -19,7 +19,7 @@ from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import RunFolderError, Stopped
 from frugalkd.experiments.recipes.schema import Recipe, Role
 from frugalkd.experiments.runs.digest import digest_of, forget_later_defaults
-from frugalkd.experiments.runs.material import STORE_SEED, RunContext, make_model
+from frugalkd.experiments.runs.material import STORE_SEED, RunContext, make_model, places_of
 from frugalkd.experiments.scoring import score
 from frugalkd.files.arrays import load_arrays, save_arrays
 from frugalkd.files.lock import Lock
@@ -86,7 +86,9 @@ def scores_for(
     if isinstance(data, Pictures):
         data = data.with_augmentation(data.augmentation, STORE_SEED)
     made_of = _made_of(run.recipe, run.role, policy.scoring, data)
-    where = _place(f"scores-{digest_of(made_of)[:16]}", run.places, run.folder.path)
+    where = _place(
+        f"scores-{digest_of(made_of)[:16]}", places_of(run.teacher, run.stores), run.folder.path
+    )
     ranks = Ranks.here()
     with ExitStack() as held:
 

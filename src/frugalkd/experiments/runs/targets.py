@@ -1,4 +1,4 @@
-"""The soft targets of each teacher: live, from a store, or into one."""
+"""The teachers of a recipe's student: loaded, run, stored, metered."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from accelerate.utils import send_to_device
 from torch import nn
 from torch.utils.data import Dataset
 
+from frugalkd.data.class_names import class_names
 from frugalkd.data.probe import digests_kept, streams_restored
 from frugalkd.data.source import open_source
 from frugalkd.distributed.launch import ranks_of
@@ -26,30 +28,38 @@ from frugalkd.experiments.runs.folder import read_results, trained_in
 from frugalkd.experiments.runs.material import (
     STORE_SEED,
     Progress,
+    RunContext,
     RunData,
     ids_used,
     make_data,
     make_teacher,
+    places_of,
     sampling_of,
 )
 from frugalkd.files.opening import named
 from frugalkd.files.parsing import one_line
 from frugalkd.models.identity import TORCH
+from frugalkd.models.initial import take_classifier
 from frugalkd.policies.policy import Ids
 from frugalkd.runtime.devices import device_of, resolve_device, use_threads
 from frugalkd.selection.checks import labels_of
 from frugalkd.teachers import (
+    EMATeacher,
     FirstVisitTargets,
     LiveTeacher,
     ModelTeacher,
+    SeveralTeachers,
     StoredTargets,
     Targets,
 )
 from frugalkd.teachers.about import describe_live
 from frugalkd.teachers.encodings import Dense, Encoding, make_encoding
 from frugalkd.teachers.filling import Announce, Filler, Layout, fill, shards_of
+from frugalkd.teachers.several import mean_logits, mean_softmax
 from frugalkd.teachers.store import read_header
+from frugalkd.training.api import teacher_flops
 from frugalkd.training.settings import Stop
+from frugalkd.training.trainer import Run
 
 ONE = "teacher"
 """The name of a single teacher."""
@@ -57,24 +67,32 @@ ONE = "teacher"
 _COMPARED, _FEWEST_COMPARED = 128, 32
 
 
-def teachers_of(recipe: Recipe) -> dict[str, OneOfSeveral]:
-    """The student's teachers by name; a single one is :data:`ONE`."""
-    several = recipe.student.teachers
-    return {ONE: OneOfSeveral.model_validate({})} if several is None else several.of
+@dataclass
+class Source:
+    """One teacher: the source of its soft targets, the folder of the run that made it, and, once
+    they are loaded, its model (None for a store alone) and its soft targets."""
+
+    one: OneOfSeveral
+    targets: TargetsRole
+    folder: Path | None
+    live: ModelTeacher | None = None
+    opened: Targets | None = None
 
 
-def targets_of(recipe: Recipe, one: OneOfSeveral) -> TargetsRole:
-    """The source of the soft targets of ``one`` of the teachers."""
-    targets = recipe.student.targets
-    kind, classes = one.kind or targets.kind, one.classes or targets.classes
-    return targets.model_copy(update={"kind": kind, "classes": classes})
-
-
-def folder_of(one: OneOfSeveral, teacher: Path | None) -> Path | None:
-    """The run folder of ``one`` of the teachers; ``teacher``: that of the run's own."""
-    if one.folder is not None or one.weights is not None:
-        return None if one.folder is None else Path(one.folder)
-    return teacher
+def sources_of(recipe: Recipe, own: Path | None) -> dict[str, Source]:
+    """The student's teachers by name, a single one by :data:`ONE`; ``own`` is the folder of the
+    run's own teacher."""
+    targets, several = recipe.student.targets, recipe.student.teachers
+    teachers = {ONE: OneOfSeveral.model_validate({})} if several is None else several.of
+    sources = {}
+    for name, one in teachers.items():
+        kind, classes = one.kind or targets.kind, one.classes or targets.classes
+        folder = None if one.folder is None else Path(one.folder)
+        if one.is_own and kind != "ema":
+            folder = own
+        role = targets.model_copy(update={"kind": kind, "classes": classes})
+        sources[name] = Source(one, role, folder)
+    return sources
 
 
 def encoding_of(recipe: Recipe) -> Encoding:
@@ -125,7 +143,6 @@ def open_targets(
     *,
     spec: TargetsRole,
     places: Sequence[Path],
-    out: Path | None,
     ids: Ids | None,
     device: torch.device,
     name: str = "targets",
@@ -136,8 +153,8 @@ def open_targets(
     """The soft targets of ``live``, which runs on ``device`` for the samples ``ids`` (None: all).
 
     Filled ahead, they are kept in the first of ``places`` that is complete or can be written; at
-    first visits, in the folder ``name`` of ``out``. ``kept`` and ``ranks`` are those of
-    :meth:`StoredTargets.fill`.
+    first visits, in the folder ``name`` of the last, the run's own. ``kept`` and ``ranks`` are
+    those of :meth:`StoredTargets.fill`.
 
     Raises:
         RankError: several ranks, and targets that are stored at first visits.
@@ -150,14 +167,12 @@ def open_targets(
     if folder is not None:
         read_header(folder)  # a recipe names a store; it cannot make one anywhere on the disk
     if spec.fill == "first-visit":
-        if out is None:
-            raise TargetsError("targets.fill: first-visit needs a run folder to fill")
         if ranks is not None and not ranks.alone:
             raise RankError(
                 "targets.fill: first-visit is for one process, since a sample's first visit is on "
                 "one rank and the next one on another: set targets.fill to ahead"
             )
-        where = folder or named(out) / name
+        where = folder or named(places[-1]) / name
         return FirstVisitTargets(live, data, where, views=spec.views, encoding=encoding)
     if folder is None:
         key = _store_name(live, data, spec.views, encoding)
@@ -200,11 +215,6 @@ def held_out_logits(
     ).all_logits()
 
 
-def places_of(*folders: Path | None) -> list[Path]:
-    """The folders in which runs share what they make, without None."""
-    return [folder for folder in folders if folder is not None]
-
-
 def _store_name(live: ModelTeacher, data: Dataset, views: int, encoding: Encoding) -> str:
     """The name of the folder that keeps these targets, for all runs that read them."""
     about = describe_live(live, data)
@@ -228,6 +238,235 @@ def _serves(where: Path, ids: Ids | None, views: int, features: Sequence[str] = 
     return all(store.present(*each).all() for store in stores for each in rows)
 
 
+def _loaded(
+    recipe: Recipe,
+    folder: Path | None,
+    material: RunData,
+    one: OneOfSeveral | None = None,
+    *,
+    placed: bool = True,
+) -> LiveTeacher:
+    """The teacher of a folder, or pretrained; ``placed`` on its device, which it fits."""
+    model = make_teacher(recipe, folder, material.train, one)
+    if placed:
+        model.to(resolve_device(recipe.device))
+    live = live_teacher(recipe, model, folder)
+    if placed:
+        compare_accuracy(live, material.eval_dataset, folder)
+    return live
+
+
+class TeacherPool:
+    """The teachers of one run: a context, in which their soft targets may be used.
+
+    ``ids`` are the samples that may be used (None: all). Stored targets of a teacher without a
+    folder that can be written are kept in the run's ``stores``, or in its own folder.
+
+    Raises:
+        FrugalKDError: a teacher is missing or cannot be loaded.
+    """
+
+    together: Targets
+    """The soft targets of all teachers, as one; set by :meth:`open`."""
+
+    def __init__(self, run: RunContext, student: nn.Module, ids: Ids | None):
+        self._run, self._recipe, self._material = run, run.recipe, run.material
+        self._student, self._ids, self._device = student, ids, resolve_device(run.recipe.device)
+        self._ranks = Ranks.here()
+        self.sources = sources_of(run.recipe, run.teacher)
+        for source in self.sources.values():
+            self._load(source)
+
+    def _load(self, source: Source) -> None:
+        training, one = self._recipe.student.training, source.one
+        if one.store is not None:
+            source.opened = stored = StoredTargets(one.store)  # refused before any teacher runs
+            stored.match_classes(class_names(self._material.train), source.targets.classes)
+        elif source.targets.kind == "ema":
+            source.live = EMATeacher(
+                self._student.to(self._device), source.targets.decay, precision=training.precision,
+                channels_last=training.channels_last,
+            )  # fmt: skip
+        else:  # a sharded teacher may be too large for the device, until it is
+            sharded = training.fsdp and source.targets.kind == "live" and not self._ranks.alone
+            source.live = live = _loaded(
+                self._recipe, source.folder, self._material, one, placed=not sharded
+            )
+            if self._recipe.student.model.reuse_classifier_dim is not None:
+                take_classifier(self._student, live.teacher)
+
+    def __enter__(self) -> TeacherPool:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        for source in self.sources.values():
+            if isinstance(source.opened, FirstVisitTargets):
+                source.opened.close()
+
+    @property
+    def _lives(self) -> dict[str, ModelTeacher]:
+        return {name: one.live for name, one in self.sources.items() if one.live is not None}
+
+    def open(self) -> Targets:
+        """The soft targets; stores are filled, where they are to be filled ahead."""
+        started, before = time.perf_counter(), self._run.folder.filling()
+
+        def note(ranks: Ranks = Ranks()) -> None:  # noqa: B008
+            """Queries before a stop or a kill are not repeated, and count: of this process, or of
+            all ``ranks``."""
+            lives, known = self._lives, before["queries_of"]
+            rows = ranks.sum([lives[name].queries if name in lives else 0 for name in self.sources])
+            if not rows.any():
+                return
+            spent = ranks.mean(sum(live.seconds for live in lives.values()))
+            self._run.folder.note_filling(
+                queries_of={
+                    name: known.get(name, 0) + int(count)
+                    for name, count in zip(self.sources, rows, strict=True)
+                },
+                seconds=before["seconds"] + time.perf_counter() - started,
+                teacher_seconds=before["teacher_seconds"] + spent,
+            )
+
+        finished = Ranks()
+        try:
+            for name, source in self.sources.items():
+                if source.live is None:
+                    continue
+                source.opened = open_targets(
+                    self._recipe, source.live, self._material.train, spec=source.targets,
+                    places=[*places_of(source.folder, self._run.stores), self._run.folder.path],
+                    ids=self._ids, device=self._device, kept=note,
+                    name="targets" if name == ONE else f"targets-{name}",
+                    progress=self._run.progress, ranks=self._ranks,
+                )  # fmt: skip
+            finished = self._ranks
+        finally:
+            note(finished)
+        self.together = self._combined()
+        return self.together
+
+    def _combined(self) -> Targets:
+        opened = {name: one.opened for name, one in self.sources.items() if one.opened is not None}
+        several, temperature = self._recipe.student.teachers, None
+        if several is None:
+            return opened[ONE]
+        if several.average == "softmax":
+            objective = self._recipe.student.objective.build()
+            temperature = getattr(objective, "temperature", None)
+            if temperature is None:
+                raise TargetsError(
+                    f"teachers.average: softmax is at the objective's temperature, and "
+                    f"{type(objective).__name__} has none: set it to logits"
+                )
+        return SeveralTeachers(
+            opened, several.combine, weights=several.weights, temperature=temperature,
+            seed=self._recipe.seed,
+        )  # fmt: skip
+
+    def charge(self, run: Run) -> None:
+        """Add the queries before the training to ``run``'s meters."""
+        meters, filling = run.meters, self._run.folder.filling()
+        rows = dict(meters.queries_of) or {ONE: meters.teacher_queries}
+        for name, source in self.sources.items():
+            rows[name] += filling["queries_of"].get(name, 0)
+            store = getattr(source.opened, "store", None)
+            if store is not None and store.folder.is_relative_to(self._run.folder.path):
+                # Rows that a killed process stored after its last checkpoint or note.
+                rows[name] = max(rows[name], store.count())
+        meters.teacher_queries = sum(rows.values())
+        if meters.queries_of:
+            meters.queries_of = rows
+        if filling["queries_of"]:
+            meters.wall_seconds += filling["seconds"]
+            meters.phases["store"] += filling["seconds"]
+            meters.move(filling["teacher_seconds"], out_of="store", into="teacher")
+        meters.flops["teacher_forward"] = teacher_flops(self._lives, self._material.train, meters)
+
+    def notes(self, run: Run) -> dict[str, Any]:
+        """``teacher`` and ``targets`` of the results; adds the agreement to the evaluation. Raises
+        Stopped where the run's ``stop`` returns True."""
+        queries = run.meters.queries_of or {ONE: run.meters.teacher_queries}
+        targets = {name: _describe(one, queries[name]) for name, one in self.sources.items()}
+        teachers = {name: _origin(one.folder) for name, one in self.sources.items()}
+        self._add_agreement(run)
+        filling = self._run.folder.filling()
+        rows = sum(filling.pop("queries_of").values())
+        cost = {"filling": {"rows": rows, **filling}} if rows else {}
+        several = self._recipe.student.teachers
+        if several is None:
+            return {"teacher": teachers[ONE], "targets": {**targets[ONE], **cost}}
+        together = {
+            "kind": "several",
+            "views": self.together.views,
+            "filled_here": any(note["filled_here"] for note in targets.values()),
+            "combine": several.combine,
+            "average": several.average,
+            "weights": several.weights,
+        }
+        return {
+            "teacher": {"digest": None, "evaluation": None, "of": teachers},
+            "targets": {**together, **cost, "of": targets},
+        }
+
+    def _add_agreement(self, run: Run) -> None:
+        """How often the student and its teachers predict the same class on held-out data: several
+        teachers by their mean, weighted where they have weights; none for a store alone."""
+        held_out = self._material.eval_dataset
+        if held_out is None or run.evaluation is None or len(self._lives) < len(self.sources):
+            return
+        started, logits = time.perf_counter(), []
+        for name, live in self._lives.items():
+            if live.changes:  # the student's average, which is final now
+                live = LiveTeacher(
+                    live.teacher, precision=live.precision, channels_last=live.channels_last
+                )
+            places = places_of(self.sources[name].folder, self._run.stores)
+            device = device_of(live.teacher)
+            found = held_out_logits(live, held_out, places, device, self._run.stop, self._ranks)
+            logits.append(torch.from_numpy(found))
+        mean, together = logits[0], self.together
+        if isinstance(together, SeveralTeachers):
+            shares = torch.tensor(together.shares)
+            mean = mean_logits(logits, shares)
+            if together.temperature is not None:
+                mean = mean_softmax(logits, shares, together.temperature)
+        assert run.probabilities is not None, "it was evaluated"
+        agreement = np.mean(mean.numpy().argmax(1) == run.probabilities.argmax(1))
+        run.evaluation["teacher_agreement"] = float(agreement)
+        run.meters.eval_seconds += time.perf_counter() - started
+
+
+def _describe(source: Source, queries: int) -> dict[str, Any]:
+    """The source of soft targets, for the results, after a training (killed processes included)
+    with ``queries`` of the teacher."""
+    if isinstance(source.opened, ModelTeacher):
+        return {"kind": source.targets.kind, "views": None, "filled_here": False}
+    note = {"kind": "stored", "views": source.targets.views, "filled_here": queries > 0}
+    store = getattr(source.opened, "store", None)
+    if store is not None:
+        note |= {
+            "views": store.header.views,
+            "fill": None if source.live is None else source.targets.fill,
+            "encoding": store.header.encoding.settings,
+            "rows": store.count(),
+            "bytes": store.header.disk_bytes,
+        }
+    features = getattr(source.opened, "features", None)
+    if features:
+        note["features"] = list(features)
+        note["bytes"] += sum(each.header.disk_bytes for each in features.values())
+    return note
+
+
+def _origin(folder: Path | None) -> dict[str, Any]:
+    """The run that made a teacher, for the results."""
+    results = {"digest": None, "evaluation": None}
+    if folder is not None and (folder / "results.json").is_file():
+        results = read_results(folder)
+    return {name: results[name] for name in ("digest", "evaluation")}
+
+
 @digests_kept()
 def ensure_targets(
     recipe: Recipe,
@@ -242,14 +481,15 @@ def ensure_targets(
     Returns ``rows`` through the teachers and ``seconds``, zeros where nothing was missing; ``note``
     receives the same whenever stored rows are durable. ``stores``: as of :class:`TeacherPool`.
     """
-    material, spent = _data_of_views(recipe), {"rows": 0, "seconds": 0.0}
-    for one in teachers_of(recipe).values():
-        targets = targets_of(recipe, one)
-        if targets.kind != "stored" or one.store is not None:
+    use_threads(recipe.threads)
+    material = make_data(recipe, recipe.student.augment, STORE_SEED)
+    spent, device = {"rows": 0, "seconds": 0.0}, resolve_device(recipe.device)
+    for source in sources_of(recipe, teacher).values():
+        targets = source.targets
+        if targets.kind != "stored" or source.one.store is not None:
             continue
-        folder = folder_of(one, teacher)
-        places = places_of(folder, stores)
-        live, device = _on_device(recipe, folder, material, one)
+        places = places_of(source.folder, stores)
+        live = _loaded(recipe, source.folder, material, source.one)
         started, before = time.perf_counter(), dict(spent)
 
         def count(
@@ -265,7 +505,7 @@ def ensure_targets(
             ids = ids_used(sampling_of(recipe, teacher, material), material)
             try:
                 open_targets(
-                    recipe, live, material.train, spec=targets, places=places, out=None, ids=ids,
+                    recipe, live, material.train, spec=targets, places=places, ids=ids,
                     device=device, kept=count, progress=progress,
                 )  # fmt: skip
             finally:  # rows that were stored before a stop count
@@ -313,8 +553,9 @@ def store(
                 f"--shard {index}/{shards} is for processes that were started separately: "
                 f"leave it out, and the {ranks.world} of this launch share the work"
             )
-        material = _data_of_views(recipe)
-        live, device = _on_device(recipe, teacher, material)
+        use_threads(recipe.threads)
+        material = make_data(recipe, recipe.student.augment, STORE_SEED)
+        live, device = _loaded(recipe, teacher, material), resolve_device(recipe.device)
         ids = ids_used(sampling_of(recipe, teacher, material), material)
         started, out = time.perf_counter(), named(out)
         if not 0 <= index < shards:
@@ -341,20 +582,3 @@ def store(
             "features": list(targets.features),
             "seconds": time.perf_counter() - started,
         }
-
-
-def _data_of_views(recipe: Recipe) -> RunData:
-    """The data with the student's stored views."""
-    use_threads(recipe.threads)
-    return make_data(recipe, recipe.student.augment, STORE_SEED)
-
-
-def _on_device(
-    recipe: Recipe, folder: Path | None, material: RunData, one: OneOfSeveral | None = None
-) -> tuple[LiveTeacher, torch.device]:
-    """The teacher of a folder, or pretrained, on its device."""
-    device = resolve_device(recipe.device)
-    model = make_teacher(recipe, folder, material.train, one).to(device)
-    live = live_teacher(recipe, model, folder)
-    compare_accuracy(live, material.eval_dataset, folder)
-    return live, device
