@@ -121,8 +121,9 @@ def test_a_run_of_two_ranks_is_resumed_by_one(tmp_path):
 
 
 def _claim(folder):
-    with RunFolder(folder, _ranks()) as run:
-        run.begin("d", {}, "teach", False)
+    ranks = _ranks()
+    with RunFolder(folder, ranks.first) as run:
+        ranks.from_first(lambda: run.begin("d", {}, "teach", False))
         run.note_filling(queries_of={"teacher": 3}, seconds=1.0, teacher_seconds=1.0)
         run.note_scoring()
         torch.distributed.barrier()

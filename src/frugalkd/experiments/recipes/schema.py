@@ -94,8 +94,7 @@ class _Trackers(Strict):
     @property
     def chosen(self) -> dict[str, Tracker]:
         """By name."""
-        said = {name: getattr(self, name) for name in type(self).model_fields}
-        return {name: tracker for name, tracker in said.items() if tracker is not None}
+        return {name: tracker for name, tracker in self if tracker is not None}
 
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 import frugalkd
+from frugalkd.data import Samples
 from frugalkd.data.probe import digests_kept
 from frugalkd.distributed.launch import ranks_of
 from frugalkd.experiments.recipes.schema import Recipe
@@ -28,7 +29,6 @@ from frugalkd.experiments.runs.material import (
     make_model,
     refuse_other_data,
     sampling_of,
-    without_augmentation,
 )
 from frugalkd.experiments.runs.scores import scores_for
 from frugalkd.experiments.runs.summary import write_summary
@@ -76,7 +76,9 @@ def teach(
         data, fit = context.material.train, train_teacher
         model = make_model(role.model, data, recipe.seed)
         if role.trains == "head":
-            data, fit = without_augmentation(data), train_head
+            fit = train_head
+            if isinstance(data, Samples):
+                data = data.without_augmentation()
         sampling = Sampling(policy=policy, scores=scores)
         run = fit(model, data, sampling=sampling, objective=role.objective.build(), **keywords)
         return run, {"teacher": None, "targets": None, "scoring": scoring}
@@ -162,11 +164,11 @@ def _execute(
     role = recipe.teacher if kind == "teach" else recipe.student
     with (
         ranks_of(recipe.device, recipe.threads) as ranks,
-        RunFolder(out, ranks) as folder,
+        RunFolder(out, ranks.first) as folder,
         Tracking() as tracking,
         digests_kept(),
     ):
-        done = folder.begin(digest, resolved, kind, resume)
+        done = ranks.from_first(lambda: folder.begin(digest, resolved, kind, resume))
         if done is not None:
             ranks.from_first(lambda: refuse_other_data(done, recipe, folder.path))
             with contextlib.suppress(KeyError, TypeError):

@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from frugalkd.errors import RunFolderError, WriteFailed
 from frugalkd.files import StrPath
@@ -29,9 +29,6 @@ from frugalkd.files.writing import (
     writing,
 )
 
-if TYPE_CHECKING:  # the report reads run folders without torch
-    from frugalkd.distributed.ranks import Ranks
-
 SCHEMA = 1
 _FILLING, _SCORING, _TRACKERS = "filling.json", "scoring.json", "trackers.json"
 
@@ -40,16 +37,18 @@ class RunFolder:
     """One run's folder; ``run.json`` says which run it is, ``results.json`` that it is finished.
 
     A context: from :meth:`begin` to its end no other process can use the folder. Of several ranks
-    the first one writes.
+    the first one ``writes``, and it alone begins and finishes the run.
 
     Raises:
         WriteFailed: the folder cannot be made or written.
     """
 
-    def __init__(self, path: StrPath, ranks: Ranks | None = None):
-        self.path, self._ranks = named(path), ranks
-        self._writes = ranks is None or ranks.first
-        self._metrics: list[dict[str, Any]] = []
+    records: list[dict[str, Any]]
+    """Of the finished epochs, as metrics.jsonl holds them."""
+
+    def __init__(self, path: StrPath, writes: bool = True):
+        self.path, self._writes, self.records = named(path), writes, []
+        self.checkpoints = self.path / "checkpoints"
         self._lock: Lock | None = None
 
     def __enter__(self) -> RunFolder:
@@ -60,23 +59,12 @@ class RunFolder:
             self._lock.release()
             self._lock = None
 
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
     def begin(
         self, digest: str, recipe: dict[str, Any], kind: str, resume: bool
     ) -> dict[str, Any] | None:
         """Claim the folder for a run; returns its results if it is finished already. Raises
-        RunFolderError (other ranks OtherRankFailed): it holds another run, or an unfinished one and
-        ``resume`` is off, or another process uses it."""
-        if self._ranks is None:
-            return self._begin(digest, recipe, kind, resume)
-        return self._ranks.from_first(lambda: self._begin(digest, recipe, kind, resume))
-
-    def _begin(
-        self, digest: str, recipe: dict[str, Any], kind: str, resume: bool
-    ) -> dict[str, Any] | None:
+        RunFolderError: it holds another run, or an unfinished one and ``resume`` is off, or another
+        process uses it."""
         make_folder(self.path)
         done = (self.path / "results.json").exists()
         if not done:  # a finished run can be read while it is locked
@@ -111,19 +99,14 @@ class RunFolder:
         run = {"schema": SCHEMA, "kind": kind, "digest": digest, "recipe": recipe}
         write_json(self.path / "run.json", run)
         if begun:
-            self._metrics = read_metrics(self.path)
+            self.records = read_metrics(self.path)
         return None
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Add an epoch's record, in place of what a resumed run repeats."""
-        self._metrics = [old for old in self._metrics if old["epoch"] < record["epoch"]]
-        self._metrics.append(record)
+        self.records = [old for old in self.records if old["epoch"] < record["epoch"]]
+        self.records.append(record)
         self._write_metrics()
-
-    @property
-    def records(self) -> list[dict[str, Any]]:
-        """Of the finished epochs, as metrics.jsonl holds them."""
-        return list(self._metrics)
 
     def note_filling(
         self, *, queries_of: Mapping[str, int], seconds: float, teacher_seconds: float
@@ -175,8 +158,8 @@ class RunFolder:
 
     def finish(self, results: dict[str, Any]) -> None:
         """Write the results, which ends the run, and remove its checkpoints."""
-        if self._metrics != results["history"]:  # stopped between a checkpoint and its record
-            self._metrics = list(results["history"])
+        if self.records != results["history"]:  # stopped between a checkpoint and its record
+            self.records = list(results["history"])
             self._write_metrics()
         write_json(self.path / "results.json", results)
         self._drop_checkpoints()
@@ -206,7 +189,7 @@ class RunFolder:
         return "run.json" not in names and any(name != LOCK for name in names)
 
     def _write_metrics(self) -> None:
-        lines = "".join(json.dumps(line) + "\n" for line in self._metrics)
+        lines = "".join(json.dumps(line) + "\n" for line in self.records)
         write_atomic(self.path / "metrics.jsonl", lines.encode())
 
 

@@ -19,7 +19,6 @@ from frugalkd.experiments.recipes.schema import Augment, Recipe
 from frugalkd.experiments.runs.folder import SCHEMA, read_results
 from frugalkd.experiments.runs.material import (
     STORE_SEED,
-    RunData,
     data_of_run,
     make_data,
     make_teacher,
@@ -87,26 +86,30 @@ def make_ledger(
     """
     started = time.perf_counter()
     use_threads(recipe.threads)
-    material = make_data(recipe, Augment(crop=0, flip=False), STORE_SEED)
+    data = make_data(recipe, Augment(crop=0, flip=False), STORE_SEED).train
+    samples = len(data)  # pyright: ignore[reportArgumentType]
     policy = recipe.teacher.policy.build()
     gate = policy if isinstance(policy, SelfRegulation) else SelfRegulation()
     made = "head" if log is None else "log"
     said: dict[str, Any] = {"schema": SCHEMA, "made": made}
     if log is not None:
-        ledger = _from_log(log, material, gate)
+        ledger = ledger_from_log(log, samples, confidence=gate.confidence, labels=labels_of(data))
+        ledger.about |= {"data": data_digest(data), "policy": f"confidence {gate.confidence}"}
+        if names := class_names(data):
+            ledger.about["classes"] = "\n".join(names)
     else:
         training = replace(
             HEAD,
             epochs=HEAD.epochs if epochs is None else epochs,
             precision=recipe.teacher.training.precision,
-            optimizer=paced(len(material.train)),  # pyright: ignore[reportArgumentType]
+            optimizer=paced(samples),
         )
         gate = replace(
             gate, warmup=0, final_full_epochs=0, budget=None, ceiling=None, keep_probability=None
         )
         run = train_head(
-            make_teacher(recipe, teacher, material.train),
-            material.train,
+            make_teacher(recipe, teacher, data),
+            data,
             sampling=Sampling(policy=gate),
             training=training,
             seed=recipe.seed,
@@ -129,7 +132,7 @@ def make_ledger(
     ledger.save(out / FILE)
     write_summary(out, "ledger", ledger)
     said |= {
-        "samples": len(ledger),
+        "samples": samples,
         "epochs": ledger.epochs,
         "policy": str(gate),
         "took_part": int(np.count_nonzero(significance)),
@@ -144,16 +147,6 @@ def paced(samples: int) -> Optimizer:
     """The head's optimizer, which moves weights no further in an epoch of many samples."""
     steps = math.ceil(samples / HEAD.batch_size)
     return replace(HEAD.optimizer, lr=min(FASTEST, REACH / steps))
-
-
-def _from_log(log: Path, material: RunData, gate: SelfRegulation) -> Ledger:
-    data = material.train
-    samples = len(data)  # pyright: ignore[reportArgumentType]
-    ledger = ledger_from_log(log, samples, confidence=gate.confidence, labels=labels_of(data))
-    ledger.about |= {"data": data_digest(data), "policy": f"confidence {gate.confidence}"}
-    if names := class_names(data):
-        ledger.about["classes"] = "\n".join(names)
-    return ledger
 
 
 def names_of_run(

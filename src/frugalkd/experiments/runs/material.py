@@ -199,11 +199,6 @@ def refuse_other_data(
         )
 
 
-def without_augmentation(data: Dataset) -> Dataset:
-    """The same samples without augmentation; a user's own data set as it is."""
-    return data.with_augmentation(Augmentation()) if isinstance(data, Pictures) else data
-
-
 def make_model(spec: ModelSettings, data: Dataset, seed: int) -> nn.Module:
     """A model with weights drawn from ``seed``, or its ``init_weights``: the same in every arm of a
     seed. Raises UnknownName, ModelError: it cannot be made, or it is not a torch module."""

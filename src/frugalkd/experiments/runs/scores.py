@@ -8,7 +8,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,11 +58,19 @@ class Scores:
         if about.get("made_of") != made_of:
             raise RunFolderError(f"{path} holds the scores of another scoring run: {_AGAIN}")
         values, meters = arrays.get("score"), about.get("meters")
-        if values is None or not _sound(values, samples) or not _is_cost(meters):
-            raise RunFolderError(
-                f"{path} is damaged: {samples} scores and their cost are not there; {_AGAIN}"
-            )
-        return cls(values, meters)
+        if (
+            values is not None
+            and values.dtype == np.float32
+            and values.shape == (samples,)
+            and np.isfinite(values).all()
+            and isinstance(meters, dict)
+            and type(meters.get("wall_seconds")) is float
+            and all(type(meters.get(name)) is int for name in _COUNTS)
+        ):
+            return cls(values, meters)
+        raise RunFolderError(
+            f"{path} is damaged: {samples} scores and their cost are not there; {_AGAIN}"
+        )
 
 
 def scores_for(
@@ -170,14 +178,3 @@ def _compute(run: RunContext, scoring: Scoring, data: Dataset) -> Scores:
         should_stop=run.stop,
     )  # fmt: skip
     return Scores(values, meters.summary())
-
-
-def _sound(values: NDArray, samples: int) -> bool:
-    right = values.dtype == np.float32 and values.shape == (samples,)
-    return right and bool(np.isfinite(values).all())
-
-
-def _is_cost(meters: object) -> TypeGuard[dict[str, Any]]:
-    if not isinstance(meters, dict) or type(meters.get("wall_seconds")) is not float:
-        return False
-    return all(type(meters.get(name)) is int for name in _COUNTS)
