@@ -85,13 +85,8 @@ def score(
 
 @dataclass
 class ScoringRun:
-    """The trainings of a scoring.
-
-    Attributes:
-        make_model, data, device, collate_fn, on_epoch_end, should_stop: as in :func:`score`.
-        training: the settings, with the epochs of the scoring.
-        meters: the cost of all of it so far.
-    """
+    """The trainings of a scoring, with the arguments of :func:`score`: ``training`` has the epochs
+    of the scoring, ``meters`` are the cost of all of it so far."""
 
     make_model: MakeModel
     data: Dataset
@@ -112,11 +107,7 @@ class ScoringRun:
         return int(draws.hash64(seed, draws.stream("scoring"), index)[0] >> np.uint64(32))
 
     def train(
-        self,
-        seed: int,
-        *,
-        policy: Policy | None = None,
-        weights: NDArray[np.float32] | None = None,
+        self, seed: int, policy: Policy | None = None, weights: NDArray[np.float32] | None = None
     ) -> Run:
         """A fresh model, trained on the labels; by default on all samples."""
         run = distill(
@@ -155,10 +146,9 @@ class ScoringRun:
         )
         if labels is None:
             raise UnsupportedData("these data have no labels: a scoring run learns from labels")
-        spent, rows = Meters(), len(labels)
-        spent.student_forwards = rows
+        spent = Meters(student_forwards=len(labels))
         per_row = run.meters.flops["student_forward"] / max(1, run.meters.student_forwards)
-        spent.flops = {"student_forward": per_row * rows}
+        spent.flops = {"student_forward": per_row * len(labels)}
         spent.wall_seconds = spent.phases["screen"] = time.perf_counter() - started
         self.meters.add(spent)
         return probabilities, labels

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -64,7 +64,7 @@ def mean_interval(values: Sequence[float]) -> dict[str, Any]:
 
 
 def differences(
-    ours: dict[int, float | None], theirs: dict[int, float | None]
+    ours: Mapping[int, float | None], theirs: Mapping[int, float | None]
 ) -> tuple[list[int], list[float]]:
     """Seeds that both have a value for, and ours minus theirs for each."""
     pairs = [
@@ -154,20 +154,11 @@ def frontier(
     ``tolerance``: costs that differ by no more than this fraction count as the same, since a budget
     is spent in whole batches.
     """
-    known = [(cost, y) for cost, y in points if cost is not None and y is not None]
-
-    def beaten(cost: float, accuracy: float) -> bool:
-        return any(
-            other <= cost * (1 + tolerance)
-            and better >= accuracy
-            and (other * (1 + tolerance) < cost or better > accuracy)
-            for other, better in known
-        )
-
-    return [
-        cost is not None and accuracy is not None and not beaten(cost, accuracy)
-        for cost, accuracy in points
-    ]
+    costs, values = np.array(points, dtype=float).reshape(-1, 2).T  # None is NaN: beats nothing
+    upper = 1 + tolerance
+    beaten = (costs <= upper * costs[:, None]) & (values >= values[:, None])
+    beaten &= (upper * costs < costs[:, None]) | (values > values[:, None])
+    return (~beaten.any(axis=1) & ~np.isnan(costs + values)).tolist()
 
 
 def parse_claim(text: str, margin: float = MARGIN) -> Claim:

@@ -117,9 +117,9 @@ def _within(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     step = -(-max(pixels.shape[:2]) // size)
     if step == 1:
         return pixels
-    height, width = (max(side // step, 1) for side in pixels.shape[:2])
+    height, width = (side // step for side in pixels.shape[:2])
     whole = pixels[: height * step, : width * step]
-    if whole.shape[:2] != (height * step, width * step):  # a side shorter than one step
+    if not whole.size:  # a side shorter than one step
         return pixels[::step, ::step]
     blocks = whole.reshape(height, step, width, step, -1)
     return blocks.mean(axis=(1, 3)).round().astype(np.uint8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from frugalkd.experiments.comparison.statistics import BUDGET_TOLERANCE, MARGIN
+from frugalkd.experiments.comparison.statistics import BUDGET_TOLERANCE, MARGIN, differences
 from frugalkd.experiments.report.blocks import inline, number, percent, seconds
 from frugalkd.experiments.runs.schema import Arm, Comparison, Run, section
 
@@ -39,8 +39,8 @@ def chosen(comparison: Comparison) -> Arm | None:
     good = [arm for arm in candidates if _is_as_good(arm, reference)]
     candidates = good or candidates
     candidates = [arm for arm in candidates if random_of(comparison, arm)] or candidates
-    mean = _means(candidates)
     if not good:
+        mean = _means(candidates)
         return max(candidates, key=lambda arm: mean[arm.arm] or 0.0)
     return min(candidates, key=lambda arm: arm.wall_ratio.mean or arm.budget.mean or 0.0)
 
@@ -53,21 +53,18 @@ def _is_as_good(arm: Arm, reference: Arm | None) -> bool:
 def _gap(arm: Arm, other: Arm) -> float | None:
     """The mean of ``arm``'s accuracy minus ``other``'s, over the seeds that both have; None where
     there is no such seed."""
-    ours, theirs = arm.accuracies(), other.accuracies()
-    both = ours.keys() & theirs.keys()
-    if not both:
-        return None
-    return math.fsum(ours[seed] - theirs[seed] for seed in both) / len(both)
+    _, found = differences(arm.accuracies(), other.accuracies())
+    return math.fsum(found) / len(found) if found else None
 
 
 def random_of(comparison: Comparison, arm: Arm) -> Arm | None:
     """The arm that draws as many samples as ``arm`` trains on at random, or None."""
-    known = [other for other in comparison.arms if other.accuracy.mean is not None]
-    own = [other for other in known if other.control_of == arm.arm]
-    controls = [other for kind in _RANDOM for other in own if other.control == kind]
-    if arm.target_budget is not None:
-        controls += [other for other in known if other.arm == f"random@{arm.target_budget:g}"]
-    return next(iter(controls), None)
+    known = {other.arm: other for other in comparison.arms if other.accuracy.mean is not None}
+    own = {other.control: other for other in known.values() if other.control_of == arm.arm}
+    controls = [own[kind] for kind in _RANDOM if kind in own]
+    if not controls and arm.target_budget is not None:
+        return known.get(f"random@{arm.target_budget:g}")
+    return controls[0] if controls else None
 
 
 def headline(comparison: Comparison) -> str:
