@@ -8,7 +8,7 @@ import pytest
 from made_up import make_arm, make_comparison
 
 from frugalkd.experiments.report.blocks import Table
-from frugalkd.experiments.report.costs import costs, run_costs
+from frugalkd.experiments.report.sections import costs, run_costs
 from frugalkd.experiments.runs.schema import Comparison, Run
 
 

@@ -61,31 +61,24 @@ def summarise(
         name: {seed: run for seed, run in runs.items() if seed in shown}
         for name, runs in finished.items()
     }
-    rows = [_row(recipe, arm, by_arm, reference) for arm in begun]
-    if any(arm.budget is not None for arm in arms):
-        for row in rows:
-            row["own_budget"] = row["budget_asked"] is None and row["arm"] != reference
+    at_budgets = any(arm.budget is not None for arm in arms)
+    rows = [_row(recipe, arm, by_arm, reference, at_budgets) for arm in begun]
     mark_frontiers(rows)
     said = [*notes, *FIELDS, *(note for row in rows for note in _warnings(row))]
     if len(seeds) < 2:
         said.append("one seed: there is no interval")
+    failed = [
+        {"kind": kind, "name": name, "seed": seed, "error": run.error, "traceback": run.traceback}
+        for (kind, name, seed, _), run in results.items()
+        if run.error is not None
+    ]
     run = next((r.results for key, r in results.items() if r.results and key.kind != "targets"), {})
     content = {
         "schema": SCHEMA,
         "reference": reference,
         "arms": rows,
         "teachers": [_teacher(recipe, name, results) for name in teachers],
-        "failed": [
-            {
-                "kind": key.kind,
-                "name": key.name,
-                "seed": key.seed,
-                "error": run.error,
-                "traceback": run.traceback,
-            }
-            for key, run in results.items()
-            if run.error is not None
-        ],
+        "failed": failed,
         "complete": len(whole) == len(seeds),
         "complete_seeds": whole,
         "planned": names,
@@ -106,7 +99,11 @@ def summarise(
 
 
 def _row(
-    recipe: Recipe, arm: ResolvedArm, by_arm: Mapping[str, BySeed], reference: str
+    recipe: Recipe,
+    arm: ResolvedArm,
+    by_arm: Mapping[str, BySeed],
+    reference: str,
+    at_budgets: bool,
 ) -> dict[str, Any]:
     ours = by_arm[arm.name]
     results = {seed: run.results for seed, run in ours.items() if run.results is not None}
@@ -126,7 +123,7 @@ def _row(
         "against_random": _against(rival, arm.name, by_arm),
         "budget": budget,
         "budget_asked": arm.budget,
-        "own_budget": False,
+        "own_budget": at_budgets and arm.budget is None and arm.name != reference,
         "on_budget": on_budget,
         "forwards": _share(results, list(ours), "student_forwards", recipe),
         "wall_ratio": mean_interval(_wall_ratios(ours, by_arm[reference])),
@@ -191,11 +188,11 @@ def _apart(results: Mapping[str, Any]) -> dict[str, Any]:
 
 def _wall_ratios(ours: BySeed, theirs: BySeed) -> list[float]:
     """Training seconds over the reference's, for each seed that both have run."""
-    seconds = [
+    mine, other = (
         {seed: _apart(run.results)["wall_seconds"] for seed, run in runs.items() if run.results}
         for runs in (ours, theirs)
-    ]
-    return [spent / seconds[1][seed] for seed, spent in seconds[0].items() if seed in seconds[1]]
+    )
+    return [spent / other[seed] for seed, spent in mine.items() if seed in other]
 
 
 def _matched(results: Mapping[int, dict[str, Any]], matched: BySeed) -> dict[str, Any]:
@@ -254,8 +251,7 @@ def _teacher(recipe: Recipe, name: str, results: JobResults) -> dict[str, Any]:
 
 def _means(trees: Sequence[Any]) -> Any:
     """The mean of equal trees of numbers; a missing number counts as 0."""
-    first = next((tree for tree in trees if tree is not None), None)
-    if isinstance(first, dict):
+    if any(isinstance(tree, dict) for tree in trees):
         keys = dict.fromkeys(key for tree in trees for key in tree or {})
         return {key: _means([(tree or {}).get(key) for tree in trees]) for key in keys}
     return _mean([tree or 0 for tree in trees]) if trees else {}
