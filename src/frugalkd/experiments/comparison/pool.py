@@ -8,13 +8,13 @@ import multiprocessing
 import os
 import signal
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from frugalkd.errors import ClusterError, FolderBusy
 from frugalkd.experiments.comparison.plan import Key
@@ -33,17 +33,11 @@ PATIENCE = 60.0
 _PASSED_ON = ("PYTHONPATH", "FRUGALKD_DATA")
 
 
-class Pool(ABC):
+class Pool(AbstractContextManager["Pool", None]):
     """Executes tasks, several at a time. Its context ends them all: a run under way stays at its
     last checkpoint."""
 
     _busy: dict[Any, Any]
-
-    def __enter__(self) -> Self:
-        return self
-
-    @abstractmethod
-    def __exit__(self, *exception: object) -> None: ...
 
     @property
     def busy(self) -> int:

@@ -50,15 +50,16 @@ def _execute(task: Task) -> dict[str, Any]:
     out, stores = Resolved(task["out"]), Resolved(task["stores"])
     teacher = None if task["teacher"] is None else Resolved(task["teacher"])
     role = recipe.teacher if task["kind"] == "teach" else recipe.student
-    with ProgressNote(Resolved(task["progress"]), role.training.epochs) as progress:
+    note = ProgressNote(Resolved(task["progress"]), role.training.epochs)
+    with contextlib.closing(note) as progress:
         report: dict[str, Any] = {"listener": progress.listen, "progress": progress.write}
         if task["kind"] == "teach":
             return execute.teach(recipe, out, resume=True, **report)
         make_folder(stores)
         if task["kind"] == "targets":
-            note, write = CostNote(Resolved(task["cost"])), progress.write
-            spent = targets.ensure_targets(recipe, teacher, stores, note=note, progress=write)
-            note(spent, done=True)
+            cost, write = CostNote(Resolved(task["cost"])), progress.write
+            spent = targets.ensure_targets(recipe, teacher, stores, note=cost, progress=write)
+            cost(spent, done=True)
             return dict(spent)
         return execute.distill(recipe, out, teacher=teacher, resume=True, stores=stores, **report)
 
@@ -86,16 +87,14 @@ def _end_with_parent() -> None:
 
 class ProgressNote:
     """Writes the progress of a job, whose training has ``epochs``, to the file ``path``; the file
-    is removed when the context ends. A file that cannot be written does not stop the job."""
+    is removed when it is closed. A file that cannot be written does not stop the job."""
 
     def __init__(self, path: Path, epochs: float):
         self._path, self._epochs = path, epochs
         self._due = time.monotonic() + EVERY
 
-    def __enter__(self) -> ProgressNote:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Remove the file."""
         with contextlib.suppress(OSError, WriteFailed):
             remove(self._path)
             remove_folder(self._path.parent)  # if it was the last one

@@ -43,7 +43,6 @@ from frugalkd.experiments.report.headline import (
 from frugalkd.experiments.runs.schema import Arm, Comparison, LedgerSummary, Run, Sample, Teacher
 
 FILE = "recipe.yaml"
-_SIGNS = {"better": ">", "no worse": ">="}
 _BARS = 40
 """Arms of the figure of phases."""
 _TRAINED = "Which samples trained, and when"
@@ -332,7 +331,7 @@ def _numbers(run: Run) -> Table:
         fractions["the teacher's accuracy"] = run.teacher.evaluation.accuracy
     fractions["samples backpropagated, of full training"] = run.budget
     queries = [] if run.kind == "teach" else [["teacher queries", amount(meters.teacher_queries)]]
-    rows: list[Sequence[Cell | str]] = [
+    rows: list[Row] = [
         *([name, fraction(value)] for name, value in fractions.items() if value is not None),
         ["samples backpropagated", amount(meters.samples_backpropagated)],
         [f"rows through the {role_of(run)}", amount(meters.student_forwards)],
@@ -509,7 +508,8 @@ def compare_command(comparison: Comparison) -> str:
     words = ["frugalkd", "compare", FILE, "--arms", ",".join(names)]
     words += ["--seeds", str(max(comparison.seeds, default=0) + 1)]
     for claim in comparison.claims:
-        words += ["--claim", f"{claim.arm} {_SIGNS.get(claim.claim, '>')} {claim.against}"]
+        sign = ">=" if claim.claim == "no worse" else ">"
+        words += ["--claim", f"{claim.arm} {sign} {claim.against}"]
     return shlex.join([*words, "--out", "runs/comparison"])
 
 
