@@ -16,6 +16,7 @@ def short(monkeypatch):
     monkeypatch.setattr(case, "_SAVES", 1)
 
 
+@pytest.mark.heavy
 def test_every_figure_with_a_bound_is_measured(tmp_path):
     figures = case.measure(500, tmp_path)
     assert set(case.MUST) < set(figures)
@@ -57,6 +58,7 @@ def test_an_empty_ledger_is_refused(tmp_path):
         case.measure(0, tmp_path)
 
 
+@pytest.mark.heavy
 def test_the_command_writes_the_figures(tmp_path, monkeypatch, capsys):
     out = tmp_path / "ledger.json"
     monkeypatch.setattr(sys, "argv", ["ledger", "--samples", "300", "--out", str(out)])

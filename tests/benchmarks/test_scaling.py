@@ -59,6 +59,7 @@ def _both():
     return _counted(SelfRegulation()), _counted(RandomSubset(fraction=0.31))
 
 
+@pytest.mark.heavy
 def test_steps_traffic_and_memory_match_the_model():
     (gated, columns), (drawn, _) = on_ranks(2, _both)[0]
     assert columns == SAMPLES * LEDGER_BYTES

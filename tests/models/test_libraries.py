@@ -130,7 +130,7 @@ assert torch.equal(model.layer1[0].conv1.weight, theirs.layer1[0].conv1.weight)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_pretrained_weights_of_timm_come_from_the_hubs_cache(tmp_path):
     offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import resource
 import shutil
@@ -78,7 +79,12 @@ def _child(at: Place, cases: int, seed: int, keep: Path, tallies: dict[str, Tall
     command = [sys.executable, __file__, "--child", "--start", str(at.case)]
     command += ["--kinds", ",".join(kinds[kinds.index(at.kind) :])]
     command += ["--cases", str(cases), "--seed", str(seed), "--keep", str(keep)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with (
+        tempfile.TemporaryDirectory(prefix="frugalkd-fuzz-") as temporary,  # a crash leaves files
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": temporary}
+        ) as process,
+    ):
         assert process.stdout is not None
         for line in process.stdout:
             said = json.loads(line)

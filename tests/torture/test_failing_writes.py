@@ -97,6 +97,7 @@ def test_a_checkpoint(tmp_path, kind):
     assert load_tree(path)["step"] == 1
 
 
+@pytest.mark.heavy
 @each_kind
 def test_a_run_folder(tmp_path, kind):
     """run.json, metrics.jsonl and results.json, with a checkpoint as the engine leaves one."""
@@ -151,6 +152,7 @@ def fill_store(folder: Path) -> None:
             store.close()
 
 
+@pytest.mark.heavy
 @each_kind
 def test_a_store(tmp_path, kind):
     """What is there is right and durable; what is not can be filled."""

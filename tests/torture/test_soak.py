@@ -22,6 +22,7 @@ def after(tmp_path, work):
     return leaks(soak(12, work, tmp_path, lambda run, now: None), warm_up=2)
 
 
+@pytest.mark.heavy
 def test_what_lets_go_of_all_it_takes_does_not_leak(tmp_path):
     def work(run):
         with tempfile.TemporaryDirectory(dir=tmp_path), open(os.devnull):
@@ -30,6 +31,7 @@ def test_what_lets_go_of_all_it_takes_does_not_leak(tmp_path):
     assert after(tmp_path, work) == []
 
 
+@pytest.mark.heavy
 def test_memory_that_is_kept_is_seen(tmp_path):
     kept = []
 
@@ -45,6 +47,7 @@ def test_memory_that_is_kept_is_seen(tmp_path):
     assert "memory grows by 1,0" in said
 
 
+@pytest.mark.heavy
 def test_an_open_file_a_temporary_one_and_a_thread_are_seen(tmp_path):
     files, stop = [], threading.Event()
 

@@ -53,6 +53,7 @@ print(json.dumps({kind: trial_of(kind, Path(sys.argv[2]) / kind) for kind in kin
 """
 
 
+@pytest.mark.heavy
 def test_a_run_that_does_not_come_to_the_same_is_seen(tmp_path):
     command = [sys.executable, "-c", TRIAL, str(SCRIPT.parent), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

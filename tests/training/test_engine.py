@@ -796,6 +796,7 @@ def test_a_compiled_model_trains_as_the_eager_one_within_rounding(monkeypatch):
     torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.heavy
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_every_training_of_a_process_is_compiled(monkeypatch):
     counter = CompileCounter()

@@ -126,6 +126,7 @@ def _interrupted(folder, epochs, resume, stop_at):
     return state, columns, run.history, run.meters.samples_backpropagated, said
 
 
+@pytest.mark.heavy
 def test_a_stop_on_one_rank_stops_all_and_they_resume(tmp_path):
     whole = on_ranks(2, _interrupted, tmp_path / "whole", 4, False, -1)
     stopped = on_ranks(2, _interrupted, tmp_path / "cut", 4, False, 8)

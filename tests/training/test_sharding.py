@@ -154,6 +154,7 @@ def _engine():
     return made
 
 
+@pytest.mark.heavy
 def test_the_engine_trains_a_sharded_student_as_a_replicated_one():
     first, second = on_ranks(2, _engine)
     for name, (cut, plainly) in first.items():
@@ -198,6 +199,7 @@ def _stopped_each_way(folder):
     return [_stopped(folder / f"{one}-{other}", one, other) for one, other in ways]
 
 
+@pytest.mark.heavy
 def test_a_checkpoint_is_unsharded_and_resumes_either_way(tmp_path):
     for ways in on_ranks(2, _stopped_each_way, tmp_path):
         for resumed, undisturbed, names in ways:
@@ -227,6 +229,7 @@ def _diverged_by_both():
     return [_diverged(name) for name in ("sgd", "adamw")]
 
 
+@pytest.mark.heavy
 def test_a_sharded_training_that_diverges_says_so():
     for (step, ids, weights), other in zip(*on_ranks(2, _diverged_by_both), strict=True):
         assert (step, ids) == other[:2] == (step, [21])

@@ -12,6 +12,7 @@ from frugalkd.experiments.comparison.pool import Workers, _inherited
 from frugalkd.experiments.recipes.load import override
 
 
+@pytest.mark.heavy
 @pytest.mark.slow
 def test_a_process_that_is_killed_costs_its_own_run_only(tiny, tmp_path):
     forever = override(tiny, {"student.training.epochs": 50_000, "student.objective": CE})

@@ -40,9 +40,8 @@ def offline(folder: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize(
-    "name", ["tensorboard", *(pytest.param(n, marks=pytest.mark.heavy) for n in OTHERS)]
-)
+@pytest.mark.heavy
+@pytest.mark.parametrize("name", ["tensorboard", *OTHERS])
 def test_a_resumed_run_is_one_run_of_the_tracker(name, tmp_path):
     missing = [package for package in PACKAGES[name] if find_spec(package) is None]
     if missing and os.environ.get("CI"):
