@@ -120,7 +120,7 @@ def _one_ends():
         return []
     errors = []
     for exchange in (
-        lambda: ranks.check_alike(dict), lambda: ranks.from_first(dict), ranks.wait,
+        lambda: ranks.check_same_inputs(dict), lambda: ranks.from_first(dict), ranks.wait,
         lambda: ranks.gathered(np.arange(2)), ranks.begin_max(1.0),
     ):  # fmt: skip
         try:

@@ -25,7 +25,7 @@ EXEMPT = (
 )
 ON_DISK = re.compile(
     r"time\.sleep|time, \"sleep\"|\bsleep \$|budget_asked|max_sleep|when_all_sleep"
-    r"|(stream|uniform)\(\"\w+\""
+    r"|(stream|uniform)\(\"\w+\"|\"woken\", epoch"
 )
 """Names of others, keys of committed results and earlier recipes, and names of random streams."""
 

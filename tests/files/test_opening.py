@@ -34,7 +34,7 @@ def overwritten(path):
     os.close(file)
 
 
-def made_anew(path):
+def made_again(path):
     file = open_new(path)
     os.write(file, b"ours")
     os.close(file)
@@ -55,7 +55,7 @@ WRITERS = {
     "write_json": lambda path: write_json(path, {"ours": 1}),
     "allocate": lambda path: allocate(path, 1000),
     "open_file": overwritten,
-    "open_new": made_anew,
+    "open_new": made_again,
     "Lock": held,
     "remove": removed,
 }

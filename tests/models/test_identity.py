@@ -59,7 +59,7 @@ def build(model):
     return identity(model)["teacher's model"]
 
 
-def test_a_digest_tells_every_parameter_and_buffer_apart():
+def test_a_digest_differs_for_every_parameter_and_buffer():
     digests = {weights_digest(net(0))}
     assert weights_digest(net(0)) in digests
     digests.add(weights_digest(net(1)))
@@ -145,7 +145,7 @@ def test_what_transformers_notes_is_no_part_of_it():
     assert identity(model) == identity(Plain())
 
 
-def test_sound_2_modules_without_weights_are_told_apart():
+def test_sound_2_modules_without_weights_differ():
     ways = [
         nn.ReLU(), nn.GELU(), nn.LeakyReLU(0.1), nn.LeakyReLU(0.2), nn.Softmax(1), nn.Softmax(0),
         nn.AvgPool2d(2), nn.MaxPool2d(2), nn.Flatten(), nn.Flatten(0), nn.Upsample(scale_factor=2),

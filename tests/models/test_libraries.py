@@ -46,7 +46,7 @@ def test_weights_are_those_that_the_library_draws():
     assert same_state(build("torchvision/mobilenet_v3_small"), theirs)
 
 
-def test_a_model_for_one_size_of_pictures_is_told_theirs():
+def test_a_model_for_one_size_of_pictures_gets_that_size():
     model = build("timm/vit_tiny_patch16_224", size=(32, 48))
     assert model(torch.randn(1, 3, 32, 48)).shape == (1, 7)
 

@@ -207,17 +207,17 @@ def test_without_active_samples_the_user_decides(pool):
 @pytest.mark.parametrize("what", ["all", "stop"])
 def test_while_a_sample_is_active_or_due_nothing_is_decided(what):
     policy, plain = SelfRegulation(when_all_skipped=what), SelfRegulation()
-    one_due, one_awake = skipped(), skipped()
+    one_due, one_active = skipped(), skipped()
     one_due["due"][3] = 4
-    one_awake["due"][3], one_awake["streak"][3] = 4, 0
-    for ledger in (one_due, one_awake):
+    one_active["due"][3], one_active["streak"][3] = 4, 0
+    for ledger in (one_due, one_active):
         plan, same = policy.plan(ledger, POOL, at(4)), plain.plan(ledger, POOL, at(4))
         assert plan.ids.tolist() == same.ids.tolist()
         assert plan.screen.tolist() == same.screen.tolist()
         assert plan.forced is None
         assert not plan.stop
     others = np.setdiff1d(POOL, [3])  # samples outside the pool do not count
-    assert policy.plan(one_awake, others, at(4)).stop == (what == "stop")
+    assert policy.plan(one_active, others, at(4)).stop == (what == "stop")
 
 
 def test_a_budget_reactivates_samples_in_any_case():
@@ -240,7 +240,7 @@ def test_impossible_settings_of_skipping_are_refused(settings, says):
         SelfRegulation(**settings)
 
 
-def half_awake(samples=200):
+def half_active(samples=200):
     """A ledger of which every other sample passed once, and is skipped."""
     ledger = Ledger.new(samples)
     ledger["last_epoch"][:] = 3
@@ -252,7 +252,7 @@ def half_awake(samples=200):
 @pytest.mark.parametrize("keep_probability", [0.1, 0.5, 1.0])
 @pytest.mark.parametrize("budget", [None, 0.1, 0.4, 0.7, 1.0])
 def test_the_unbiased_gate_weighs_for_all_in_expectation(keep_probability, budget):
-    ledger, pool = half_awake(), np.arange(200)
+    ledger, pool = half_active(), np.arange(200)
     policy = SelfRegulation(keep_probability=keep_probability, budget=budget)
     losses = np.random.default_rng(0).exponential(size=200)
     sums = []
@@ -268,7 +268,7 @@ def test_the_unbiased_gate_weighs_for_all_in_expectation(keep_probability, budge
 
 
 def test_the_unbiased_gate_keeps_active_samples_within_budget():
-    ledger, pool = half_awake(), np.arange(200)
+    ledger, pool = half_active(), np.arange(200)
     plan = SelfRegulation(keep_probability=0.1, budget=0.7).plan(ledger, pool, at(4))
     assert set(range(0, 200, 2)) <= set(plan.ids)
     with pytest.raises(ValueError, match="keep_probability"):

@@ -68,7 +68,7 @@ def test_a_half_filled_store_is_gone_on_with(tmp_path, closed):
         assert np.array_equal(again.all_logits(view), whole.all_logits(view))
 
 
-def test_each_process_asks_for_its_shard_alone(tmp_path):
+def test_each_process_queries_its_shard_alone(tmp_path):
     data, teacher = images(37), net(1)
     for shard, samples in ((2, 13), (0, 12), (1, 12)):
         live = LiveTeacher(teacher)

@@ -131,7 +131,7 @@ def test_meters_of_a_teachers_training_are_the_hooks_counts(when, drop_last):
 
 
 @pytest.mark.usefixtures("no_flops")
-def test_stored_targets_ask_the_teacher_once():
+def test_stored_targets_query_the_teacher_once():
     student, teacher = net(1), net(2)
     on_student, on_teacher = Counter(student), Counter(teacher)
     stored = StoredTargets.fill(teacher, images(), views=2)

@@ -75,7 +75,7 @@ GATES = {
 
 @pytest.mark.filterwarnings("ignore:no sample that is used is of")
 @pytest.mark.parametrize("policy", GATES.values(), ids=GATES)
-def test_a_gate_asks_whether_the_student_agrees_with_its_teacher(policy):
+def test_a_gate_tests_whether_student_and_teacher_agree(policy):
     """It is the gate that judges by the teacher, with labels that are the teacher's word."""
     made = data(augmented=False)
     with torch.no_grad():

@@ -174,7 +174,7 @@ class Ranks:
         if differing.any():
             raise RankError(f"ranks 0 and {np.argmax(differing)} differ in {what}: {_ADVICE}")
 
-    def check_alike(self, describe: Callable[[], Mapping[str, object]]) -> None:
+    def check_same_inputs(self, describe: Callable[[], Mapping[str, object]]) -> None:
         """Raises RankError, naming what differs, unless ``describe`` returns the same on every
         rank: arrays are compared by their bytes, all else by its text without addresses."""
         if self.alone:

@@ -147,7 +147,7 @@ class Selection:
             check_model(model)
             check_real(model)
         check_map_style(dataset)
-        ranks.check_alike(
+        ranks.check_same_inputs(
             lambda: inputs_to_compare(
                 dataset, targets, ledger, sampling, loading,
                 epochs=epochs, batch_size=batch_size, seed=seed,

@@ -146,11 +146,11 @@ def read_first(
 
 
 def why_not_label_free(
-    policy: Policy, *, asks_teacher: bool, targets_read_labels: bool
+    policy: Policy, *, uses_teacher: bool, targets_read_labels: bool
 ) -> str | None:
     """Why a training that reads no label is impossible, in one line; None where it is possible."""
     name = type(policy).__name__
-    if not asks_teacher:
+    if not uses_teacher:
         return "label-free training learns from a teacher alone: choose an objective that reads one"
     if targets_read_labels:
         return "label-free training cannot weigh teachers by confidence in a label: combine by mean"

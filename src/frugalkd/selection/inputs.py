@@ -52,7 +52,7 @@ def check_fit(
     if sampling.label_free:
         reads_labels = isinstance(targets, Targets) and targets.reads_labels
         problem = why_not_label_free(
-            policy, asks_teacher=targets is not None, targets_read_labels=reads_labels
+            policy, uses_teacher=targets is not None, targets_read_labels=reads_labels
         )
         if problem is not None:
             raise SelectionMisuse(problem)

@@ -169,7 +169,7 @@ def distill(
             student, dataset, sampling=sampling, objective=objective, training=training,
             targets=targets, teacher=compared,
         )  # fmt: skip
-    ranks.check_alike(
+    ranks.check_same_inputs(
         lambda: {
             **about,
             "seed": seed,

@@ -100,7 +100,7 @@ def test_a_budget_is_set_against_random_at_it():
     assert said([VANILLA, ours, rival]).endswith("; random at the same count: 87.0 %")
 
 
-def test_why_that_arm_is_told():
+def test_the_reason_for_that_arm_is_shown():
     said = how_chosen(Comparison.model_validate(make_comparison()))
     assert said.startswith("regulated: all, in every epoch. It is named because it takes the least")
     worse = make_arm(

@@ -334,7 +334,7 @@ class StudentRole(Role):
             own = None if self.policy is None else self.policy.build()
             problem = why_not_label_free(
                 own or MODES[self.mode or "vanilla"].policy(self.regulation),
-                asks_teacher=bool(self.objective.imports) or self.objective.build().needs_targets,
+                uses_teacher=bool(self.objective.imports) or self.objective.build().needs_targets,
                 targets_read_labels=self.teachers is not None
                 and self.teachers.combine == "confidence",
             )

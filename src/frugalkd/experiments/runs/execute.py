@@ -178,7 +178,7 @@ def _execute(
             _start_trackers(tracking, recipe, kind, digest, folder)
         material = make_data(recipe, role.augment, recipe.seed if view_seed is None else view_seed)
         data = data_digests(material)
-        ranks.check_alike(
+        ranks.check_same_inputs(
             lambda: {"recipe": digest, "data": data["train"], "held-out data": data["held_out"]}
         )
 
