@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from frugalkd.experiments.comparison.worker import execute
+from frugalkd.experiments.comparison.pool import execute
 from frugalkd.experiments.recipes.load import load_recipe, override
 
 

@@ -112,7 +112,7 @@ def test_waits_for_the_folder_of_a_lost_node(ray, monkeypatch):
     replies = [{"error": "busy", "type": FolderBusy.__name__}, {"results": {}}]
     monkeypatch.setattr(pool, "execute", lambda task: replies.pop(0))
     monkeypatch.setattr(pool.time, "sleep", lambda seconds: None)
-    assert pool._execute({}, ".") == {"results": {}}
+    assert pool._execute_on_node({}, ".") == {"results": {}}
 
 
 def test_refusals(ray, cli, tmp_path, monkeypatch):

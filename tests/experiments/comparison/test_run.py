@@ -12,11 +12,11 @@ from frugalkd.errors import (
     TrackerError,
     UnknownName,
 )
-from frugalkd.experiments.comparison import compare, worker
+from frugalkd.experiments.comparison import compare, pool
 from frugalkd.experiments.comparison.plan import Job, Key
+from frugalkd.experiments.comparison.pool import execute
 from frugalkd.experiments.comparison.run import ComparisonRun
 from frugalkd.experiments.comparison.statistics import TOLERANCE, Claim
-from frugalkd.experiments.comparison.worker import execute
 from frugalkd.experiments.recipes.load import override
 from frugalkd.experiments.report import collect, headline_of, make_page
 from frugalkd.experiments.runs import schema
@@ -264,19 +264,19 @@ def test_an_error_of_any_kind_becomes_one_line(tiny, tmp_path):
 
 
 def test_a_running_job_reports_progress(workers, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(worker, "EVERY", 0.0)
-    write, events = worker.write_json, []
+    monkeypatch.setattr(pool, "EVERY", 0.0)
+    write, events = pool.write_json, []
 
     def record(path, value):
         write(path, value)
         # The comparison reads it meanwhile.
         for key, job in running():
-            events.append((key.kind, worker.read_progress(job.progress_file(tmp_path))))
+            events.append((key.kind, pool.read_progress(job.progress_file(tmp_path))))
 
     def running():
         return [(key, job) for key, job in jobs.items() if job.progress_file(tmp_path).exists()]
 
-    monkeypatch.setattr(worker, "write_json", record)
+    monkeypatch.setattr(pool, "write_json", record)
     arms = {"scored": {"set": {"student.policy": {"name": "el2n", "epochs": 1},
                                "student.mode": None}}}  # fmt: skip
     recipe = override(tiny, {"arms": arms, "student.training.epochs": 1})
@@ -295,7 +295,7 @@ def test_events_of_running_jobs(workers, tiny, tmp_path, monkeypatch):
         workers, "next", lambda patience: None if patience and waits.pop(0) else job()
     )
     monkeypatch.setattr(
-        "frugalkd.experiments.comparison.worker.read_progress", lambda path: "epoch 1 of 6"
+        "frugalkd.experiments.comparison.run.read_progress", lambda path: "epoch 1 of 6"
     )
     events = []
     compare(tiny, arms=["ce"], seeds=1, out=tmp_path, on_event=events.append)
@@ -307,9 +307,9 @@ def test_what_a_damaged_progress_file_says_is_nothing(tmp_path):
     path = tmp_path / "p.json"
     for content in ("", "[1]", '{"said": 3', "{}", '"x"'):
         path.write_text(content)
-        assert worker.read_progress(path) == ""
+        assert pool.read_progress(path) == ""
     path.write_text('{"said": "a\\nb\\u001b[31m"}')
-    assert worker.read_progress(path) == "a b?[31m"
+    assert pool.read_progress(path) == "a b?[31m"
 
 
 def test_refusals(workers, tiny, tmp_path):

@@ -11,8 +11,8 @@ import pytest
 from frugalkd.cli.comparison_table import comparison_table
 from frugalkd.errors import RunFolderError
 from frugalkd.experiments.comparison import compare
+from frugalkd.experiments.comparison.pool import execute, read_cost
 from frugalkd.experiments.comparison.run import ComparisonRun
-from frugalkd.experiments.comparison.worker import execute, read_cost
 from frugalkd.experiments.recipes.load import override
 from frugalkd.experiments.report import collect, make_page
 from frugalkd.experiments.runs.execute import distill, teach

@@ -13,7 +13,7 @@ from frugalkd.cli import main
 from frugalkd.errors import RunFolderError, WriteFailed
 from frugalkd.experiments.comparison import compare
 from frugalkd.experiments.comparison.plan import Job, Key
-from frugalkd.experiments.comparison.worker import execute
+from frugalkd.experiments.comparison.pool import execute
 from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.runs.execute import distill, teach
 from frugalkd.experiments.runs.folder import RunFolder, read_metrics, read_results

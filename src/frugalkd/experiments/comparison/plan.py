@@ -106,7 +106,7 @@ class Job:
         return out / PROGRESS / f"{self.digest[:SHOWN]}.json"
 
     def task(self, out: Path, recipe: Recipe) -> dict[str, Any]:
-        """The job of the comparison in ``out``, for :func:`~.worker.execute`."""
+        """The job of the comparison in ``out``, for :func:`~.pool.execute`."""
         return {
             "kind": self.key.kind,
             "recipe": recipe.model_dump(mode="json"),

@@ -21,10 +21,16 @@ from frugalkd.errors import (
     UnknownName,
     WriteFailed,
 )
-from frugalkd.experiments.comparison import worker
 from frugalkd.experiments.comparison.arms import ResolvedArm, resolve_arms
 from frugalkd.experiments.comparison.plan import SHOWN, Job, JobResult, Key, plan_jobs
-from frugalkd.experiments.comparison.pool import Pool, RayWorkers, Workers
+from frugalkd.experiments.comparison.pool import (
+    Pool,
+    RayWorkers,
+    Workers,
+    execute,
+    read_cost,
+    read_progress,
+)
 from frugalkd.experiments.comparison.statistics import Claim, require_statistics
 from frugalkd.experiments.comparison.summary import SCHEMA, filling, summarise
 from frugalkd.experiments.recipes.load import load_recipe
@@ -199,7 +205,7 @@ class ComparisonRun:
             ended = workers.next(TICK)
             if ended is None:
                 for key, job in self.running.items():
-                    self._report("running", key, worker.read_progress(job.progress_file(self.out)))
+                    self._report("running", key, read_progress(job.progress_file(self.out)))
                 continue
             key, reply = ended
             job = self.running.pop(key)
@@ -315,24 +321,19 @@ class ComparisonRun:
         )
         for row in content["arms"]:
             row["targets"] = stored.get(row["arm"])
-        for teacher in content["teachers"]:
-            teacher["targets"] = self._store_cost(teacher["teacher"])
-            teacher["summary"] = self._summary(teacher["teacher"])
+        for row in content["teachers"]:
+            row["targets"] = self._store_cost(row["teacher"])
+            own = [job for key, job in self.jobs.items() if key[:2] == ("teach", row["teacher"])]
+            done = [job.out for job in own if self._done(job)]
+            row["summary"] = read_summary(done[0]) if done else None
         return content
-
-    def _summary(self, teacher: str) -> dict[str, Any] | None:
-        """The summary of a finished teacher's ledger."""
-        for key, job in self.jobs.items():
-            if key[:2] == ("teach", teacher) and (job.out / "results.json").is_file():
-                return read_summary(job.out)
-        return None
 
     def _store_cost(self, name: str) -> dict[str, float] | None:
         """The cost of filling stores of soft targets of ``name``, by jobs and within runs; None for
         no store."""
         jobs = [job for key, job in self.jobs.items() if key[:2] == ("targets", name)]
         paths = {job.cost_file(self.out) for job in jobs}
-        found = [worker.read_cost(path) for path in paths if path.is_file()]
+        found = [read_cost(path) for path in paths if path.is_file()]
         for key, result in self.results.items():
             store = self.jobs[key].targets
             if store is not None and store.name == name and (cost := filling(result.results)):
@@ -394,14 +395,14 @@ class ComparisonRun:
             if found is not None:
                 refuse_other_data(found, recipe, job.out)
                 return found
-        reply = worker.execute(job.task(self.out, recipe))
+        reply = execute(job.task(self.out, recipe))
         if "error" in reply:
             raise FrugalKDError(f"{job.name} failed: {reply['error']}")
         return reply["results"]
 
     def _done(self, job: Job) -> bool:
         if job.key.kind == "targets":
-            return bool(worker.read_cost(job.cost_file(self.out))["done"])
+            return bool(read_cost(job.cost_file(self.out))["done"])
         return (job.out / "results.json").is_file()
 
     def _distinct(self) -> list[Job]:
