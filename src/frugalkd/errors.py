@@ -236,9 +236,6 @@ class NonFiniteLoss(FrugalKDError):
 _MEANT = {"gpu": "cuda"}
 """Names that people write for names of frugalkd."""
 
-_MOST_NAMES = 60
-"""Of a registry that is still listed whole."""
-
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The names in ``known`` closest to ``name``, as the end of a sentence."""
@@ -248,7 +245,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
         close = [_MEANT[name.lower()]]
     if close:
         return f"did you mean {' or '.join(close)}?"
-    if len(names) > _MOST_NAMES:
+    if len(names) > 60:
         return f"known are {', '.join(names[:8])} and {len(names) - 8} more"
     return f"known are {', '.join(names)}"
 

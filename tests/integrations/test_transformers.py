@@ -40,8 +40,11 @@ from toys import NothingPasses, Spoil, grouped, same_columns
 transformers: Any = pytest.importorskip("transformers", reason="needs the extra transformers")
 datasets: Any = pytest.importorskip("datasets", reason="needs the extra transformers")
 
-from frugalkd.integrations._hugging_face import Padding  # noqa: E402
-from frugalkd.integrations.transformers import FrugalMixin, FrugalTrainer  # noqa: E402
+from frugalkd.integrations.transformers import (  # noqa: E402
+    FrugalMixin,
+    FrugalTrainer,
+    Padding,
+)
 
 ROWS, BATCH, EPOCHS, SEED, CLASSES = 22, 4, 2, 3, 6
 NONE_PASSES = NothingPasses()

@@ -49,6 +49,7 @@ def ranks_of(device: str, threads: int) -> Iterator[Ranks]:
         RankError: torch cannot make a process group.
     """
     from torch import distributed
+    from torch.distributed.rendezvous import rendezvous
 
     from frugalkd.distributed.ranks import Ranks
     from frugalkd.errors import RankError
@@ -66,7 +67,14 @@ def ranks_of(device: str, threads: int) -> Iterator[Ranks]:
     on_cpu = resolve_device(device).type == "cpu"
     try:
         if started_again():
-            _meet_again("gloo" if on_cpu else None)
+            # torchrun's agent keeps the addresses of processes that have ended.
+            store, rank, _ = next(rendezvous("env://"))
+            prefix = f"restart-{os.environ[_RESTARTS]}"
+            distributed.init_process_group(
+                "gloo" if on_cpu else None,
+                store=distributed.distributed_c10d.PrefixStore(prefix, store),
+                rank=rank, world_size=world,
+            )  # fmt: skip
         PartialState(cpu=on_cpu)
     except (RuntimeError, ValueError) as error:
         reason = one_line(error)
@@ -76,14 +84,3 @@ def ranks_of(device: str, threads: int) -> Iterator[Ranks]:
         yield Ranks.here()
     finally:
         distributed.destroy_process_group()
-
-
-def _meet_again(backend: str | None) -> None:
-    """Make a process group after a restart: torchrun's agent keeps the addresses of processes that
-    have ended, which must not be used."""
-    from torch import distributed
-    from torch.distributed.rendezvous import rendezvous
-
-    store, rank, world = next(rendezvous("env://"))
-    store = distributed.distributed_c10d.PrefixStore(f"restart-{os.environ[_RESTARTS]}", store)
-    distributed.init_process_group(backend, store=store, rank=rank, world_size=world)

@@ -10,7 +10,6 @@ import hashlib
 import inspect
 import re
 import sys
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -40,8 +39,6 @@ _SYNC_BUFFERS = "forward_sync_buffers"
 if _SYNC_BUFFERS not in inspect.signature(DistributedDataParallel).parameters:
     _SYNC_BUFFERS = "broadcast_buffers"
 
-_ADVICE = "start all of them with the same data, settings and versions"
-
 Array = TypeVar("Array", bound=np.ndarray)
 
 
@@ -66,6 +63,10 @@ class Ranks:
 
     def __init__(self, rank: int = 0, world: int = 1, group: Any = None):
         self.rank, self.world, self._group = rank, world, group
+        self.alone = world == 1
+        """Whether this is the only process."""
+        self.first = rank == 0
+        """Whether this is the rank that writes files."""
 
     @classmethod
     def here(cls, rank: int | None = None, world: int | None = None) -> Ranks:
@@ -87,16 +88,6 @@ class Ranks:
             return cls()
         with _exchange():
             return cls(rank, world, _in_memory(distributed.group.WORLD))
-
-    @property
-    def alone(self) -> bool:
-        """Whether this is the only process."""
-        return self.world == 1
-
-    @property
-    def first(self) -> bool:
-        """Whether this is the rank that writes files."""
-        return self.rank == 0
 
     # Which rows this rank has.
 
@@ -164,15 +155,7 @@ class Ranks:
 
     def check_same(self, what: str, *arrays: NDArray) -> None:
         """Raises RankError unless ``arrays`` are the same on every rank."""
-        if self.alone:
-            return
-        crc = 0
-        for array in arrays:
-            crc = zlib.crc32(np.ascontiguousarray(array).data.cast("B"), crc)
-        everyone = self._all(np.array([crc, sum(map(len, arrays))]))
-        differing = (everyone != everyone[0]).any(axis=1)
-        if differing.any():
-            raise RankError(f"ranks 0 and {np.argmax(differing)} differ in {what}: {_ADVICE}")
+        self.check_alike(lambda: {what: [_text(array) for array in arrays]})
 
     def check_same_inputs(self, describe: Callable[[], Mapping[str, object]]) -> None:
         """Raises RankError, naming what differs, unless ``describe`` returns the same on every
@@ -186,7 +169,10 @@ class Ranks:
         for other, values in enumerate(everyone):
             differing = [name for name in values if values[name] != everyone[0].get(name)]
             if differing:
-                raise RankError(f"ranks 0 and {other} differ in {few(differing)}: {_ADVICE}")
+                raise RankError(
+                    f"ranks 0 and {other} differ in {few(differing)}: start all of them with the "
+                    "same data, settings and versions"
+                )
 
     def from_first(self, make: Callable[[], Any]) -> Any:
         """What ``make``, called on the first rank alone, returns there: a plain value. Raises
@@ -274,15 +260,6 @@ class Ranks:
         """Make running statistics (floating-point buffers) the mean over the ranks."""
         if not self.alone:
             self._average([buffer for buffer in model.buffers() if buffer.is_floating_point()])
-
-    def refuse_memory(self, parts: nn.Module) -> None:
-        """Raises RankError where ``parts`` of an objective remember rows that they have received: a
-        rank receives only its own."""
-        if not self.alone and any(buffer.is_floating_point() for buffer in parts.buffers()):
-            raise RankError(
-                "this objective remembers the rows that it has seen, and each rank sees its own "
-                "rows alone: train with one process, or choose another objective"
-            )
 
     def streams(self) -> Tensor | None:
         """uint8 (world, bytes): torch's random stream of each rank; None of one rank."""

@@ -1,9 +1,11 @@
-"""What both integrations do: a teacher, a selection, its clock and its part of a checkpoint."""
+"""What both integrations do: a teacher, a selection, its clock and its part of a checkpoint, and
+epochs for a trainer that counts its steps beforehand."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,12 +18,13 @@ from frugalkd.objectives import KD, Objective
 from frugalkd.policies import Sampling
 from frugalkd.runtime.meters import Meters
 from frugalkd.runtime.settings import check_types
-from frugalkd.selection import Selection
+from frugalkd.selection import Batch, Epoch, Selection
 from frugalkd.selection.checks import check_pair
+from frugalkd.selection.rows import batches_of
 from frugalkd.teachers import FirstVisitTargets, LiveTeacher, Targets
 from frugalkd.teachers.about import describe
 from frugalkd.training.api import check_soft_targets
-from frugalkd.training.resuming import check_same_training
+from frugalkd.training.checkpoints import check_same_training
 
 
 class Frugal:
@@ -118,3 +121,119 @@ class Frugal:
             self.selection.source.close()
             if isinstance(self.selection.targets, FirstVisitTargets):
                 self.selection.targets.close()
+
+
+def full_batches(samples: int, size: int, drop_last: bool) -> int:
+    """Batches of an epoch that uses all of ``samples``."""
+    alone = samples == 1 and not drop_last
+    return 1 if alone else batches_of(samples, size, drop_last=drop_last)
+
+
+class PlannedEpochs:
+    """A selection's epochs, one after another, and the place of each batch in a training that
+    counts its steps beforehand.
+
+    It can replace a trainer's DataLoader: each loop over it is the next epoch that has a batch, and
+    its length is that of an epoch that uses everything.
+
+    Args:
+        selection: of the batches; a loop has to observe each batch before it reads the next.
+        dataset: for a trainer that counts its samples.
+        accumulation: batches of one optimiser step.
+        batches: of an epoch that uses everything, as the trainer has counted them; by default those
+            of all samples that may be used.
+    """
+
+    def __init__(
+        self, selection: Selection, dataset: Any, accumulation: int, batches: int | None = None
+    ):
+        self.selection, self.dataset, self.accumulation = selection, dataset, accumulation
+        self.epoch: Epoch | None = None
+        """The current one, or the last one."""
+        self.batch: Batch | None = None
+        """The last one that was read."""
+        own = full_batches(len(selection.pool), selection.batch_size, selection.drop_last)
+        self._full = own if batches is None else batches
+        self._epochs = iter(selection)
+        self.batches: Iterator[Batch] = iter(())
+        """Those that are left of the current epoch; each can be read once."""
+
+    def __len__(self) -> int:
+        return self._full
+
+    def __iter__(self) -> Iterator[Batch]:
+        while self.advance():
+            steps = 0
+            for batch in self.batches:
+                steps += 1
+                yield batch
+            if steps:
+                return
+
+    def advance(self) -> bool:
+        """Plan the next epoch; False where there is none left. One without batches ends here."""
+        epoch = next(self._epochs, None)
+        if epoch is None:
+            return False
+        self.epoch, self.batches = epoch, self._read(epoch)
+        if not len(epoch):
+            next(self.batches, None)
+        return True
+
+    def _read(self, epoch: Epoch) -> Iterator[Batch]:
+        for batch in epoch:
+            self.batch = batch
+            yield batch
+
+    @property
+    def current(self) -> tuple[Epoch, Batch]:
+        """The epoch and the batch of the training step that runs now."""
+        assert self.epoch is not None and self.batch is not None, "a batch was read"  # noqa: PT018
+        return self.epoch, self.batch
+
+    def finish(self) -> None:
+        """End an epoch whose last batch was trained on: a trainer that counts steps reads no
+        more."""
+        if self.epoch is not None and self.epoch.summary["steps"] == len(self.epoch):
+            next(self.batches, None)
+
+    @property
+    def done(self) -> bool:
+        """Whether the last epoch has ended."""
+        epoch, selection = self.epoch, self.selection
+        return epoch is not None and epoch.finished and epoch.index + 1 >= selection.epochs
+
+    def rows_of_step(self, first: Batch) -> int:
+        """Rows of the optimiser step that begins with the batch ``first``."""
+        if self.accumulation == 1:
+            return len(first.ids)
+        (epoch, _), size = self.current, self.selection.batch_size
+        rows = len(epoch) * size if self.selection.drop_last else epoch.planned
+        left = rows - int(epoch.summary["steps"]) * size
+        return left if batches_of(left, size) <= self.accumulation else self.accumulation * size
+
+    def position(self, batch: Batch, total: int) -> float:
+        """Where a schedule of ``total`` steps is at a batch's progress, in steps of a training that
+        uses everything. In such a training it is the step's number, exactly."""
+        (epoch, _), steps = self.current, math.ceil(len(self) / self.accumulation)
+        before = epoch.index * steps
+        here = min(steps, total - before)
+        return before + here * (self._read_before(batch) / self.accumulation) / math.ceil(
+            len(epoch) / self.accumulation
+        )
+
+    @property
+    def epochs_done(self) -> float:
+        """Epochs that are done once the last batch that was read is."""
+        if self.epoch is None or self.batch is None:
+            return 0.0
+        part = 1.0
+        if not self.epoch.finished:
+            part = (self._read_before(self.batch) + 1) / len(self.epoch)
+        return min(self.epoch.index + part, self.selection.epochs)
+
+    def _read_before(self, batch: Batch) -> int:
+        """Batches of the current epoch that were read before ``batch``."""
+        (epoch, _), selection = self.current, self.selection
+        rows = (batch.progress * selection.epochs - epoch.index) / epoch.part * epoch.planned
+        return round(rows / selection.batch_size)

@@ -21,8 +21,7 @@ from frugalkd.data.batches import call, inputs_of
 from frugalkd.data.source import check_map_style
 from frugalkd.errors import ModelError, RunFolderError, SelectionMisuse
 from frugalkd.files import StrPath
-from frugalkd.integrations._frugal import Frugal
-from frugalkd.integrations._planned import PlannedEpochs, full_batches
+from frugalkd.integrations._frugal import Frugal, PlannedEpochs, full_batches
 from frugalkd.objectives import CrossEntropy, Objective
 from frugalkd.objectives.criterion import Criterion
 from frugalkd.policies import Sampling
@@ -83,15 +82,12 @@ class FrugalLoader:
             collate_fn=collate_fn, labels=labels, join=join, num_workers=num_workers,
             pin_memory=pin_memory, drop_last=drop_last, screen_batch=screen_batch,
         )  # fmt: skip
+        self.full = full_batches(len(dataset), batch_size, drop_last)
+        """Batches of an epoch that uses everything."""
         self.planned: PlannedEpochs | None = None
         """The epochs of the callback that trains now."""
         self.begin: Callable[[], None] = lambda: None
         """Called before the first batch of an epoch, or of the rest of one."""
-
-    @property
-    def full(self) -> int:
-        """Batches of an epoch that uses everything."""
-        return full_batches(len(self.dataset), self.batch_size, self.loading.drop_last)
 
     def __len__(self) -> int:
         """Batches of the current epoch; before there is one, of everything."""
@@ -318,7 +314,7 @@ class FrugalCallback(Frugal, Callback):
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Lightning's epoch ends, too."""
         if self._length == 0 and not self._over:
-            self._schedules.epoch_without_steps()
+            self._schedules.advance("epoch")  # Lightning does so within an epoch's last step
             trainer.fit_loop.max_batches = self._loader.full  # 0 would end the training
         trainer.should_stop |= self._planned.done
 
@@ -342,7 +338,6 @@ class FrugalCallback(Frugal, Callback):
             self._undo.pop()()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Likewise."""
         self.teardown(trainer, pl_module, "fit")
 
     # The step.
@@ -369,10 +364,10 @@ class FrugalCallback(Frugal, Callback):
 
         self._undo += [unwrap, *self._schedules.hooks(trainer.optimizers), release]
         if getattr(module, "_compiler_ctx", None) is None:
-            self._undo.append(module.register_forward_hook(self._see).remove)
-
-    def _see(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        self._seen.append(getattr(output, "logits", output))
+            see = module.register_forward_hook(
+                lambda _, inputs, output: self._seen.append(getattr(output, "logits", output))
+            )
+            self._undo.append(see.remove)
 
     def _loss(self, batch: Batch, outputs: Any) -> Any:
         """What Lightning gets in place of the module's ``outputs``; the batch is observed."""
@@ -465,14 +460,11 @@ class Schedules:
     def catch_up(self, position: float) -> None:
         """Step the schedules to the last whole step before ``position``."""
         for _ in range(math.floor(position) - self.steps):
-            self._step("step")
+            self.advance("step")
             self.steps += 1
 
-    def epoch_without_steps(self) -> None:
-        """Lightning steps schedules by epochs within an epoch's last step."""
-        self._step("epoch")
-
-    def _step(self, interval: str) -> None:
+    def advance(self, interval: str) -> None:
+        """Step the schedules of this interval once."""
         for config in self._trainer.lr_scheduler_configs:
             regular = config.interval == interval and config.frequency == 1
             if regular and not config.reduce_on_plateau:

@@ -6,15 +6,19 @@ Needs the extra ``transformers``. :class:`FrugalTrainer` replaces ``Trainer``, a
 
 from __future__ import annotations
 
+import inspect
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from torch.optim.lr_scheduler import LambdaLR
 
 try:
     import transformers
@@ -26,31 +30,12 @@ except ImportError as error:
 from frugalkd.data.batches import call, inputs_of, run_model
 from frugalkd.data.probe import streams_restored
 from frugalkd.data.source import check_map_style
-from frugalkd.errors import ModelError, SelectionMisuse
+from frugalkd.errors import ModelError, RunFolderError, SelectionMisuse, UnsupportedData
 from frugalkd.files import StrPath
 from frugalkd.files.opening import named
-from frugalkd.files.tensors import save_tree
-from frugalkd.integrations._frugal import Frugal
-from frugalkd.integrations._hugging_face import (
-    LEDGER,
-    STATE,
-    AsDict,
-    Padding,
-    check_labelled,
-    check_model,
-    forward_of,
-    labels_of,
-    logits_of,
-    read_state,
-    teacher_from,
-)
-from frugalkd.integrations._planned import (
-    Inputs,
-    PlannedEpochs,
-    StepBatches,
-    full_batches,
-    set_rates,
-)
+from frugalkd.files.parsing import one_line
+from frugalkd.files.tensors import load_tree, save_tree
+from frugalkd.integrations._frugal import Frugal, PlannedEpochs, full_batches
 from frugalkd.objectives import CrossEntropy, Objective
 from frugalkd.objectives.criterion import Criterion
 from frugalkd.policies import Sampling
@@ -65,6 +50,11 @@ if TYPE_CHECKING:
     _Trainer = transformers.Trainer
 else:
     _Trainer = object
+
+STATE = "frugalkd.safetensors"
+"""In a checkpoint's folder: the selection's state, no pickle."""
+LEDGER = "ledger.safetensors"
+"""Beside it: the ledger so far."""
 
 
 class FrugalMixin(Frugal, _Trainer):
@@ -295,12 +285,28 @@ class FrugalMixin(Frugal, _Trainer):
         folder = resume_from_checkpoint
         if folder is True:
             folder = transformers.trainer_utils.get_last_checkpoint(self.args.output_dir)
-        self._state = read_state(Path(folder)) if folder else None
+        state = Path(folder or "") / STATE
+        if folder and not state.is_file():
+            raise RunFolderError(
+                f"{folder} has no {STATE}: a plain Trainer wrote it, or it was cut off: name "
+                "another checkpoint"
+            )
+        self._state = load_tree(state) if folder else None
         skipping, self.args.ignore_data_skip = self.args.ignore_data_skip, True
         self._started = time.perf_counter()
         try:
             output = super().train(resume_from_checkpoint, *args, **kwargs)
-            self._finish(output.metrics)
+            selection, counted = self._made(), self.meters
+            selection.state_dict()  # what a stopped training has left on the device
+            self._read_clock()
+            if self.args.should_save:
+                selection.ledger.save(Path(self.args.output_dir or ".") / LEDGER)
+            output.metrics.update(
+                samples_backpropagated=counted.samples_backpropagated,
+                student_forwards=counted.student_forwards,
+                teacher_queries=counted.teacher_queries,
+                budget=selection.budget,
+            )
             return output
         finally:
             self.args.ignore_data_skip = skipping
@@ -315,19 +321,6 @@ class FrugalMixin(Frugal, _Trainer):
         finally:
             if self.selection is not None and self.is_in_train:
                 self._leave_out(time.perf_counter() - started)
-
-    def _finish(self, metrics: dict[str, Any]) -> None:
-        selection, counted = self._made(), self.meters
-        selection.state_dict()  # what a stopped training has left on the device
-        self._read_clock()
-        if self.args.should_save:
-            selection.ledger.save(Path(self.args.output_dir or ".") / LEDGER)
-        metrics.update(
-            samples_backpropagated=counted.samples_backpropagated,
-            student_forwards=counted.student_forwards,
-            teacher_queries=counted.teacher_queries,
-            budget=selection.budget,
-        )
 
 
 class FrugalTrainer(FrugalMixin, transformers.Trainer):
@@ -395,3 +388,172 @@ class _Progress(transformers.TrainerCallback):
             save_tree(folder / STATE, kept)
             self._trainer.ledger.save(folder / LEDGER)
         self._state = None
+
+
+class Inputs(dict):
+    """What the model gets of a batch, and the batch. (Trainers copy it as a plain dictionary.)"""
+
+    batch: Batch | None = None
+
+    @classmethod
+    def of(cls, batch: Batch | None) -> Inputs:
+        """Those of ``batch``; empty without one."""
+        inputs = cls() if batch is None else cls(batch.data)
+        inputs.batch = batch
+        return inputs
+
+
+class StepBatches:
+    """The batches of one optimiser step, read one by one; where the epoch ends before, the rest of
+    ``size`` are empty, for a trainer that steps after so many."""
+
+    def __init__(self, first: Batch, rest: Iterator[Batch], size: int):
+        self._first, self._rest, self._size = first, rest, size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[Inputs]:
+        yield Inputs.of(self._first)
+        for _ in range(self._size - 1):
+            yield Inputs.of(next(self._rest, None))
+
+
+def set_rates(scheduler: Any, at: float, factor: float) -> None:
+    """Set the learning rates to those of ``scheduler`` at step ``at``, which need not be a whole
+    number, times ``factor``. The scheduler's own count of steps stays as it is, and so does a
+    schedule that is no function of the step.
+
+    Raises:
+        SelectionMisuse: the schedule is no function of the step, and the policy scales the learning
+            rate.
+    """
+    if not isinstance(scheduler, LambdaLR):
+        if factor != 1:
+            raise SelectionMisuse(
+                f"this policy scales the learning rate, and {type(scheduler).__name__} has no "
+                "function of the step: choose lr_scheduler_type linear, cosine or another LambdaLR"
+            )
+        return
+    functions = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+    rates = [base * function(at) * factor for base, function in functions]  # pyright: ignore
+    for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+    scheduler._last_lr = rates
+
+
+class AsDict:
+    """A data collator whose batches are plain dictionaries; picklable where the collator is."""
+
+    def __init__(self, collate_fn: Callable[[list[Any]], Any]):
+        self._collate = collate_fn
+
+    def __call__(self, samples: list[Any]) -> dict[str, Any]:
+        batch = self._collate(samples)
+        if not isinstance(batch, Mapping):
+            raise UnsupportedData(
+                f"the data collator returns a {type(batch).__name__}: return a dictionary with the "
+                "model's arguments and 'labels'"
+            )
+        return dict(batch)
+
+
+class Padding:
+    """Joins padded batches: shorter ones are padded in their second dimension, on the side and with
+    the token of the tokenizer ``processing``, else with zeros on the right."""
+
+    def __init__(self, processing: Any):
+        self._side = getattr(processing, "padding_side", "right")
+        self._token = getattr(processing, "pad_token_id", None) or 0
+
+    def __call__(self, batches: list[dict[str, Any]]) -> dict[str, Any]:
+        return {key: self._joined(key, [batch[key] for batch in batches]) for key in batches[0]}
+
+    def _joined(self, key: str, parts: list[Tensor]) -> Tensor:
+        if len({part.shape[1:] for part in parts}) == 1:
+            return torch.cat(parts)
+        rows = [row for part in parts for row in part]
+        value = self._token if key == "input_ids" else 0
+        return pad_sequence(rows, batch_first=True, padding_value=value, padding_side=self._side)
+
+
+def check_model(model: nn.Module) -> None:
+    """Raises UnsupportedData where a model's configuration is one of regression or many labels."""
+    config = getattr(model, "config", None)
+    kind = getattr(config, "problem_type", None)
+    if kind is None and getattr(config, "num_labels", None) == 1:
+        kind = "regression"
+    if kind in ("regression", "multi_label_classification"):
+        raise UnsupportedData(
+            f"the model is for {kind.replace('_', ' ')} (config.problem_type, config.num_labels), "
+            "which has no gate: one class a sample is needed"
+        )
+
+
+def check_labelled(sample: Any) -> None:
+    """Raises UnsupportedData unless a sample names its label as data collators expect it."""
+    if isinstance(sample, Mapping) and not {"label", "labels", "label_ids"} & set(sample):
+        columns = ", ".join(map(str, sample))
+        raise UnsupportedData(
+            f"the samples have no 'label' (they have {columns}), and there is no teacher to stand "
+            "in: rename the column that holds it"
+        )
+
+
+def logits_of(outputs: Any) -> Tensor:
+    """The logits (rows, classes) among what ``compute_loss`` returns beside the loss.
+
+    Raises:
+        ModelError: there are none.
+    """
+    found = outputs.get("logits") if isinstance(outputs, Mapping) else None
+    if found is None and isinstance(outputs, tuple | list) and len(outputs) > 1:
+        found = outputs[1]
+    if not isinstance(found, Tensor):
+        raise ModelError(
+            f"compute_loss returns a {type(outputs).__name__} without logits: with "
+            "return_outputs=True return (loss, outputs), and logits among the outputs"
+        )
+    return found
+
+
+def labels_of(data: Any) -> NDArray[np.int64] | None:
+    """A Hugging Face data set's column of class indices, None where it is no such thing."""
+    features = getattr(data, "features", None) or {}
+    for name in ("label", "labels"):
+        if str(getattr(features.get(name), "dtype", "")).startswith("int"):
+            return np.asarray(data.with_format("numpy")[name][:], dtype=np.int64)
+    return None
+
+
+def teacher_from(name: StrPath, student: nn.Module) -> nn.Module:
+    """The classifier in a folder or on the hub, for the same kind of inputs as the student's.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    pictures = getattr(student, "main_input_name", "input_ids") == "pixel_values"
+    kind = (
+        transformers.AutoModelForImageClassification
+        if pictures
+        else transformers.AutoModelForSequenceClassification
+    )
+    try:
+        return kind.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"no teacher at {str(name)!r}: {one_line(error)[:200]}") from error
+
+
+def forward_of(model: nn.Module) -> Callable[[Any], Tensor]:
+    """A model's logits for a batch, of those inputs that its forward names."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    names = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+
+    def forward(data: Any) -> Tensor:
+        inputs = inputs_of(data)
+        return call(model, {k: v for k, v in inputs.items() if not names or k in names})
+
+    return forward

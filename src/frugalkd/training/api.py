@@ -40,9 +40,9 @@ from frugalkd.selection.checks import (
 )
 from frugalkd.teachers import LiveTeacher, ModelTeacher, SeveralTeachers, Targets
 from frugalkd.teachers.encodings import too_little
+from frugalkd.training.checkpoints import describe_training
 from frugalkd.training.evaluation import evaluate
 from frugalkd.training.fsdp import placed
-from frugalkd.training.resuming import describe_training
 from frugalkd.training.settings import RunOptions, Training
 from frugalkd.training.trainer import ForwardFn, Run, Trainer, accelerator_for
 
@@ -179,8 +179,12 @@ def distill(
             "checkpoints": (run.folder is not None, run.resume),
         }
     )
+    advice = "lower training.batch_size or training.screen_batch"
+    if training.precision != "bf16":
+        advice += ", or set precision: bf16"
+    rows = f"batches of {training.batch_size} (screenings of {training.screen_batch})"
     with (
-        memory_for(*_memory(training)),
+        memory_for(rows, advice),
         placed(student, targets, training, accelerator.device, ranks) as (model, take_back),
     ):
         forward = ForwardFn(model, training, accelerator)
@@ -331,10 +335,3 @@ def teacher_flops(
             row = flops_of_data(each.teacher, *where, each.autocast, backward=False)
             total += rows * row["forward"]
     return total
-
-
-def _memory(training: Training) -> tuple[str, str]:
-    """What memory is needed for, and how to need less."""
-    what = f"batches of {training.batch_size} (screenings of {training.screen_batch})"
-    advice = "lower training.batch_size or training.screen_batch"
-    return what, advice if training.precision == "bf16" else f"{advice}, or set precision: bf16"

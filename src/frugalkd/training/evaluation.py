@@ -160,11 +160,9 @@ def measure(
     }
 
 
-def calibration_error(
-    probabilities: NDArray[np.float32], labels: NDArray[np.int64], bins: int = 15
-) -> float:
-    """Expected calibration error over ``bins`` equal bins of confidence (Naeini et al., 2015)."""
-    confidence = probabilities.max(axis=1)
+def calibration_error(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """Expected calibration error over 15 equal bins of confidence (Naeini et al., 2015)."""
+    bins, confidence = 15, probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == labels
     which = np.minimum((confidence * bins).astype(int), bins - 1)
     gaps = np.bincount(which, weights=confidence - correct, minlength=bins)

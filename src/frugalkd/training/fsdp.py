@@ -117,9 +117,15 @@ def sharded(model: nn.Module, device: torch.device, ranks: Ranks) -> nn.Module:
     return made.to(device)
 
 
-def refuse_beside(model: nn.Module, parts: nn.Module) -> None:
-    """Raises RankError where an objective's own ``parts`` would be trained beside a sharded model,
-    by one optimiser: torch's steps support either kind of parameter, not both."""
+def check_parts(model: nn.Module, parts: nn.Module, ranks: Ranks) -> None:
+    """Raises RankError where several ranks cannot have an objective's own ``parts``: they remember
+    rows, of which each rank receives only its own; or one optimiser would train them beside a
+    sharded model: torch's steps support either kind of parameter, not both."""
+    if not ranks.alone and any(buffer.is_floating_point() for buffer in parts.buffers()):
+        raise RankError(
+            "this objective remembers the rows that it has seen, and each rank sees its own rows "
+            "alone: train with one process, or choose another objective"
+        )
     if is_sharded(model) and any(True for _ in parts.parameters()):
         raise RankError(
             "this objective trains adapters beside the student, which is not supported with a "
@@ -136,8 +142,9 @@ def whole(tree: Any, *, keep: bool = True) -> Any:
         return [whole(value, keep=keep) for value in tree]
     if not isinstance(tree, Tensor):
         return tree
-    tensor = _gathered(tree)
-    return tensor.cpu() if keep else None
+    if _is_cut(tree):
+        tree = tree.detach().full_tensor()  # pyright: ignore[reportAttributeAccessIssue]
+    return tree.cpu() if keep else None
 
 
 def load_whole(model: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -169,15 +176,9 @@ def _is_cut(tensor: Tensor) -> bool:
     return type(tensor).__name__ == "DTensor"
 
 
-def _gathered(tensor: Tensor) -> Tensor:
-    if not _is_cut(tensor):
-        return tensor
-    return tensor.detach().full_tensor()  # pyright: ignore[reportAttributeAccessIssue]
-
-
 @torch.no_grad()
 def _copy_back(cut: nn.Module, model: nn.Module) -> None:
     for mine, its in zip(model.state_dict().values(), cut.state_dict().values(), strict=True):
         if isinstance(mine, Tensor):
-            mine.copy_(_gathered(its))
+            mine.copy_(whole(its))
     model.train(cut.training)

@@ -32,10 +32,15 @@ from frugalkd.selection import Batch, Epoch, Selection
 from frugalkd.selection.finite import gradients, mark
 from frugalkd.teachers import EMATeacher
 from frugalkd.teachers.average import EMA
-from frugalkd.training.checkpoints import Checkpoints, Moment, random_state, set_random_state
-from frugalkd.training.fsdp import load_whole, refuse_beside, whole
+from frugalkd.training.checkpoints import (
+    Checkpoints,
+    Moment,
+    check_same_training,
+    random_state,
+    set_random_state,
+)
+from frugalkd.training.fsdp import check_parts, load_whole, whole
 from frugalkd.training.optimisation import factor, load_state, make_optimizer
-from frugalkd.training.resuming import check_same_training
 from frugalkd.training.settings import RunOptions, Training
 
 _DETACHED = (
@@ -94,7 +99,14 @@ class ForwardFn(nn.Module):
         self.precision = nullcontext if training.precision == "fp32" else accelerator.autocast
         self.eager = self.run = partial(call, model)
         if training.compile:
-            _refuse_without_compiler(accelerator.device)
+            # On a CPU torch.compile makes C++; without a compiler it fails with pages of text.
+            default = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+            name = os.environ.get("CXX") or default
+            if accelerator.device.type == "cpu" and shutil.which(name) is None:
+                raise ModelError(
+                    f"training.compile needs a C++ compiler, and there is no {name}: install it, "
+                    "name another one in CXX, or set training.compile to false"
+                )
             torch.compiler.reset()  # graphs of earlier models count towards one limit
             self.run = torch.compile(self.run)
 
@@ -113,17 +125,6 @@ class ForwardFn(nn.Module):
             return run(inputs)
 
 
-def _refuse_without_compiler(device: torch.device) -> None:
-    """On a CPU torch.compile makes C++; without a compiler it fails with pages of text."""
-    default = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
-    name = os.environ.get("CXX") or default
-    if device.type == "cpu" and shutil.which(name) is None:
-        raise ModelError(
-            f"training.compile needs a C++ compiler, and there is no {name}: install it, name "
-            "another one in CXX, or set training.compile to false"
-        )
-
-
 class Trainer:
     """One model's training.
 
@@ -134,7 +135,8 @@ class Trainer:
         training: the settings.
         accelerator: device and precision.
         run: where checkpoints are saved, and the functions that are called.
-        about: what decides the result (see ``resuming``); a checkpoint of anything else is refused.
+        about: what decides the result (``describe_training``); a checkpoint of anything else is
+            refused.
     """
 
     def __init__(
@@ -159,8 +161,7 @@ class Trainer:
         self.call = ForwardFn(self.shared, training, accelerator)
         self.criterion = objective if isinstance(objective, Criterion) else Criterion(objective)
         parts = self.criterion.parts
-        self.ranks.refuse_memory(parts)
-        refuse_beside(model, parts)
+        check_parts(model, parts, self.ranks)
         trained = nn.ModuleList([model, parts])
         self.parameters = list(trained.parameters())
         self.optimizer = make_optimizer(trained, training.optimizer)
@@ -171,25 +172,19 @@ class Trainer:
             should_stop=self.should_stop,
         )
         self.averages = [] if training.ema is None else [EMA(model, training.ema)]
-        self.averages += self._teaching()
+        teachers = {} if selection.targets is None else selection.targets.live_teachers
+        own = [live for live in teachers.values() if isinstance(live, EMATeacher)]
+        if any(live.student is not model for live in own):
+            raise ModelError(
+                "the teacher is the average of another model than the one that is trained: make it "
+                "of this one, EMATeacher(student)"
+            )
+        self.averages += [live.ema for live in own]
         self.step = 0
         self.loss: Tensor | None = None  # of the current step
         self.losses: list[Tensor] = []  # of the current epoch
         self.bad = torch.zeros((), device=accelerator.device)  # 1 from the first bad step on
         self.history: list[dict[str, Any]] = []
-
-    def _teaching(self) -> list[EMA]:
-        """Averages of the model that are its own teachers."""
-        targets, averages = self.selection.targets, []
-        for live in ({} if targets is None else targets.live_teachers).values():
-            if isinstance(live, EMATeacher):
-                if live.student is not self.model:
-                    raise ModelError(
-                        "the teacher is the average of another model than the one that is trained: "
-                        "make it of this one, EMATeacher(student)"
-                    )
-                averages.append(live.ema)
-        return averages
 
     def fit(self) -> list[dict[str, Any]]:
         """Train to the end; returns the history.
@@ -379,8 +374,8 @@ class Trainer:
             }
             self.checkpoints.save(epochs, self.step, tree)
 
-    def resume(self) -> bool:
-        """Resume from the newest readable checkpoint; False where there is none.
+    def resume(self) -> None:
+        """Resume from the newest readable checkpoint, where there is one.
 
         Raises:
             RunFolderError: it is of another training, or none can be read.
@@ -391,7 +386,7 @@ class Trainer:
         found = np.array([-1 if tree is None else tree["step"]])
         self.ranks.check_same("the checkpoint that they find", found)
         if tree is None:
-            return False
+            return
         check_same_training(tree.get("about", {}), self.about)
         load_whole(self.model, tree["model"])
         self.criterion.parts.load_state_dict(tree.get("parts", {}))
@@ -404,4 +399,3 @@ class Trainer:
         self.meters.restore(tree["meters"])
         set_random_state(tree["random"], self.accelerator.device)
         self.ranks.set_stream(tree.get("streams"), self.selection.seed)
-        return True
