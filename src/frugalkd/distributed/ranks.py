@@ -155,7 +155,7 @@ class Ranks:
 
     def check_same(self, what: str, *arrays: NDArray) -> None:
         """Raises RankError unless ``arrays`` are the same on every rank."""
-        self.check_alike(lambda: {what: [_text(array) for array in arrays]})
+        self.check_same_inputs(lambda: {what: [_text(array) for array in arrays]})
 
     def check_same_inputs(self, describe: Callable[[], Mapping[str, object]]) -> None:
         """Raises RankError, naming what differs, unless ``describe`` returns the same on every
