@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -20,7 +21,6 @@ from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.recipes.schema import Recipe
 from frugalkd.experiments.runs.digest import run_digest
 from frugalkd.experiments.runs.folder import read_results
-from frugalkd.files.opening import remove_tree
 from frugalkd.files.writing import make_folder, write_json
 
 QUICK = {"data.train_size": 2000, "teacher.training.epochs": 2, "student.training.epochs": 2}
@@ -252,7 +252,7 @@ class _Bench:
         runs = kind in ("run", "together")
         for task in spec.tasks if runs else ():
             with contextlib.suppress(OSError):
-                remove_tree(task.folder)
+                shutil.rmtree(task.folder)
             make_folder(task.folder)
         tasks = [as_plain(task) for task in spec.tasks]
         threads = max(task.recipe.threads for task in spec.tasks)
@@ -262,7 +262,7 @@ class _Bench:
         finally:
             for task in spec.tasks if runs else ():
                 with contextlib.suppress(OSError):
-                    remove_tree(task.folder)
+                    shutil.rmtree(task.folder)
         if runs and "error" not in answer:
             record = {"schema": SCHEMA, "tasks": _comparable(spec.tasks), **answer}
             write_json(self.folder / f"{spec.name}.json", record)

@@ -18,12 +18,9 @@ from frugalkd.runtime.failures import blame
 
 
 def split(data: Any) -> tuple[Any, Tensor | None]:
-    """Inputs and labels of a batch.
-
-    A pair is (inputs, labels); a mapping may hold ``label`` or ``labels`` (its inputs are the
-    rest); anything else is inputs without labels.
-    """
-    if isinstance(data, tuple | list) or (isinstance(data, Sequence) and not isinstance(data, str)):
+    """Inputs and labels of a batch. A pair is (inputs, labels); a mapping may hold ``label`` or
+    ``labels`` (its inputs are the rest); anything else is inputs without labels."""
+    if isinstance(data, Sequence) and not isinstance(data, str):
         if len(data) == 1:
             return data[0], None
         if len(data) == 2 and isinstance(data[1], Tensor):
@@ -59,21 +56,18 @@ def labels_by(read: Callable[[Any], Any], data: Any) -> Tensor | None:
 
 def checked_labels(labels: Any) -> Tensor:
     """``labels`` int64 (rows,). Raises UnsupportedData unless they are class indices."""
+    needed = "class indices (int64) are needed"
     if not isinstance(labels, Tensor):
-        what = f"a {type(labels).__name__}"
-        if _is_text(labels):
-            what = f"text ({one_line(labels[0], 40)!r}, ...)"
-        raise UnsupportedData(f"labels are {what}: class indices (int64) are needed")
+        text = _is_text(labels)
+        what = f"text ({one_line(labels[0], 40)!r}, ...)" if text else f"a {type(labels).__name__}"
+        raise UnsupportedData(f"labels are {what}: {needed}")
     if labels.ndim != 1:
         raise UnsupportedData(
             f"labels of shape {tuple(labels.shape)}: one class index a sample is needed; "
             "multi-label and mixed targets have no gate"
         )
     if labels.dtype.is_floating_point or labels.dtype == torch.bool:
-        raise UnsupportedData(
-            f"labels of type {labels.dtype}: class indices (int64) are needed; regression has no "
-            "gate"
-        )
+        raise UnsupportedData(f"labels of type {labels.dtype}: {needed}; regression has no gate")
     return labels.long()
 
 
@@ -85,9 +79,7 @@ def call(model: Any, inputs: Any, whose: str = "the model") -> Tensor:
     """Logits of a model for inputs: a mapping goes by keyword, and ``.logits`` is unwrapped.
     Raises ModelError."""
     output = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
-    if isinstance(output, Tensor):
-        return output
-    logits = getattr(output, "logits", None)
+    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
     if not isinstance(logits, Tensor):
         raise ModelError(
             f"{whose} returns a {type(output).__name__}: return logits (rows, classes), or an "
@@ -102,15 +94,13 @@ def check_model(model: object, whose: str = "the model") -> None:
         said = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         raise ModelError(f"{whose} is no torch module ({said}): give an instance of nn.Module")
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        wrong = ""
         if is_lazy(tensor):
-            raise ModelError(
-                f"{name} of {whose} is not initialised (a lazy module): call the model once on a "
-                "batch, then give it"
-            )
-        if tensor.is_meta:
-            raise ModelError(
-                f"{name} of {whose} has no data (device meta): load its weights, then give it"
-            )
+            wrong = "is not initialised (a lazy module): call the model once on a batch"
+        elif tensor.is_meta:
+            wrong = "has no data (device meta): load its weights"
+        if wrong:
+            raise ModelError(f"{name} of {whose} {wrong}, then give it")
 
 
 def run_model(
@@ -119,9 +109,8 @@ def run_model(
     ids: NDArray[np.int64] | None,
     whose: str = "the model",
 ) -> Tensor:
-    """The output of ``forward`` for the batch ``data`` of the samples ``ids`` int64 (rows,),
-    None where they are not known. Every forward pass of a model for a batch goes through
-    here. Raises ModelError."""
+    """The output of ``forward`` for the batch ``data`` of the samples ``ids`` int64 (rows,), None
+    where they are not known: every forward pass for a batch. Raises ModelError."""
     try:
         logits = forward(data)
     except Exception as error:
@@ -138,16 +127,13 @@ def checked_logits(
 ) -> Tensor:
     """``logits`` themselves. Raises ``kind`` unless they are dense floating-point numbers (rows,
     classes), of any number of rows where that is not known."""
+    found = ""
     if not isinstance(logits, Tensor):
-        raise kind(
-            f"the forward of {whose} gives a {type(logits).__name__}: logits (rows, classes) are "
-            "needed"
-        )
-    if logits.ndim != 2 or rows not in (None, len(logits)) or not logits.shape[1]:
-        raise kind(
-            f"{whose} gives outputs of shape {tuple(logits.shape)} for {rows or 'some'} rows: "
-            "logits (rows, classes) are needed"
-        )
+        found = f"the forward of {whose} gives a {type(logits).__name__}"
+    elif logits.ndim != 2 or rows not in (None, len(logits)) or not logits.shape[1]:
+        found = f"{whose} gives outputs of shape {tuple(logits.shape)} for {rows or 'some'} rows"
+    if found:
+        raise kind(f"{found}: logits (rows, classes) are needed")
     if not logits.dtype.is_floating_point or logits.is_meta or logits.layout != torch.strided:
         raise kind(
             f"{whose} gives outputs of type {logits.dtype} ({logits.layout}, on {logits.device}): "

@@ -61,13 +61,8 @@ def class_order(
     """Where each of the classes ``wanted`` (the data's) is among ``own``, int64 (classes,); None
     where all are in their places, or one side has no names.
 
-    Args:
-        own: class names of ``what``, as the error calls it.
-        wanted: class names of the data.
-        match: ``by-name`` reorders; ``by-position`` never does, and requires as many names.
-
-    Raises:
-        TargetsError: the names do not match.
+    ``own`` are those of ``what``, as the error calls it. ``by-name`` reorders; ``by-position``
+    never does, and requires as many names. Raises TargetsError where the names do not match.
     """
     own, wanted = tuple(own), tuple(wanted)
     by_position = match == "by-position" and len(own) == len(wanted)
@@ -112,9 +107,9 @@ def labels_by_name(
 def names_text(names: Sequence[str]) -> str:
     """``names`` as one text, which :func:`names_from` reads; of very many names, a digest."""
     text = json.dumps(list(names))
-    if len(text) > _LONGEST_TEXT:
-        return f"SHA-256 {hashlib.sha256(text.encode()).hexdigest()}"
-    return text
+    if len(text) <= _LONGEST_TEXT:
+        return text
+    return f"SHA-256 {hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def names_from(text: str) -> tuple[str, ...]:

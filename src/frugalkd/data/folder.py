@@ -54,10 +54,7 @@ def load_image_folder(
             files are no readable pictures (all are named in one error, up to eight of them).
     """
     require_pillow()
-    folder = next(
-        (place for place in (Path(path), data_root(root) / path) if path and place.is_dir()),
-        data_root(root) / path,
-    )
+    folder = Path(path) if path and Path(path).is_dir() else data_root(root) / path
     places = [folder / train]
     if isinstance(test, str):
         places.append(folder / test)
@@ -72,12 +69,10 @@ def load_image_folder(
     classes = _folders(places[0])
     files = [_files(place, classes) for place in places]
     _refuse_unreadable([file for part in files for file, _ in part])
-    parts = [
-        Files(place, [file for file, _ in part]) for place, part in zip(places, files, strict=True)
-    ]
+    parts = [Files(*each) for each in zip(places, files, strict=True)]
     labels = [torch.tensor([label for _, label in part]) for part in files]
+    form = Form(size, channels, mean, std, in_memory)
     with located(folder):
-        form = Form(size, channels, mean, std, in_memory)
         return form.splits(parts, labels, classes, test)
 
 
@@ -85,8 +80,8 @@ def load_image_folder(
 class Files:
     """Pictures as files of a folder, by row."""
 
-    def __init__(self, folder: Path, files: list[Path]) -> None:
-        self._folder, self._files = folder, files
+    def __init__(self, folder: Path, files: list[tuple[Path, int]]) -> None:
+        self._folder, self._files = folder, [file for file, _ in files]
 
     def __call__(self, row: int) -> Path:
         return self._files[row]
@@ -101,11 +96,10 @@ class Files:
 
 def _folders(place: Path) -> tuple[str, ...]:
     """The names of the classes. Raises DataError for fewer than two."""
-    names = sorted(_visible(each) for each in place.iterdir() if each.is_dir())
-    names = tuple(name for name in names if name)
+    names = sorted(each.name for each in place.iterdir() if _visible(each) and each.is_dir())
     if len(names) < 2:
         raise DataError(f"{place} holds {len(names)} folders: one folder of pictures a class")
-    return names
+    return tuple(names)
 
 
 def _files(place: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
@@ -122,13 +116,12 @@ def _files(place: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
     return found
 
 
-def _visible(path: Path) -> str:
-    """The name of what is not hidden, else ''."""
-    return "" if path.name.startswith(".") or path.name == "Thumbs.db" else path.name
+def _visible(path: Path) -> bool:
+    return not path.name.startswith(".") and path.name != "Thumbs.db"
 
 
 def _refuse_unreadable(files: list[Path]) -> None:
-    """Raises DataError, naming them, where some are no pictures by their ending or their head."""
+    """Raises DataError where some are no pictures by their ending or their head."""
     wrong = []
     for file in files:
         try:

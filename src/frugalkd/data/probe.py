@@ -37,23 +37,17 @@ WHOLE = 1 << 30
 """Bytes of a data set that are all read for its digest; of a larger one, about as many are."""
 
 _BLOCK, _AT_ONCE = 1 << 16, 1 << 20
-_COARSE = 2_000_000_000
-"""Nanoseconds within which a file system's clock may miss a second change of a file."""
+_COARSE = 2_000_000_000  # ns in which a file system's clock may miss a second change of a file
 _PROBED = 64
-_LEAST = 1 << 10
-"""Bytes that a sample counts as at least: of small ones about a million are read."""
+_LEAST = 1 << 10  # bytes that a sample counts as at least: of small ones about a million are read
 _TABLE_ROWS = 1024
-_RANDOM_SAMPLES = 8
-_RANDOM_DRAWS = 4
-_LONG = 10.0
-"""Seconds of reading after which a line is logged."""
+_RANDOM_SAMPLES, _RANDOM_DRAWS = 8, 4
+_LONG = 10.0  # seconds of reading after which a line is logged
 _CURE = "give it a method digest() that returns text which changes with its samples"
 
 _log = logging.getLogger(__name__)
 
-_known: dict[bytes, str] = {}
-"""Digests of files, in this process, by what ``stat`` says of them."""
-
+_known: dict[bytes, str] = {}  # digests of files, in this process, by what stat says of them
 _kept: ContextVar[dict[int, tuple[Any, str]] | None] = ContextVar("digests", default=None)
 
 
@@ -108,8 +102,7 @@ def randomness(dataset: Any) -> bool:
             set_seed(draw)
             content = hashlib.sha256()
             for id in _spaced(len(dataset), _RANDOM_SAMPLES):
-                for part in _bytes_of(read, id, id):
-                    content.update(part)
+                _feed_all(content, _bytes_of(read, id, id))
             seen.add(content.digest())
     return len(seen) > 1
 
@@ -205,9 +198,7 @@ def _feed_samples(
         set_seed(0)
         begun, logged = time.monotonic(), False
         for done, place in enumerate(places):
-            for number, part in enumerate(parts(place)):
-                if number not in moving:
-                    digest.update(part)
+            _feed_all(digest, (p for number, p in enumerate(parts(place)) if number not in moving))
             spent = time.monotonic() - begun
             if spent > _LONG and not logged:
                 logged = True
@@ -275,7 +266,6 @@ def _reader(dataset: Any) -> Callable[[int], Any]:
 
 
 def _bytes_of(read: Callable[[int], Any], id: int, place: int) -> Iterator[bytes | memoryview]:
-    """The bytes of a sample, part by part. Raises DataError, which names its ``place``."""
     try:
         yield from leaves(read(id))
     except Exception as error:
@@ -370,15 +360,11 @@ def leaves(value: Any) -> Iterator[bytes | memoryview]:
     kind = type(value).__name__
     if isinstance(value, torch.Tensor):
         yield from _leaves_of_array(value)
-    elif isinstance(value, Mapping):
+    elif isinstance(value, Mapping | list | tuple):
         yield f"<{kind} {len(value)}>".encode()
-        for key in value:
-            yield from leaves(key)
-            yield from leaves(value[key])
-    elif isinstance(value, list | tuple):
-        yield f"<{kind} {len(value)}>".encode()
-        for item in value:
-            yield from leaves(item)
+        pairs = isinstance(value, Mapping)
+        for part in (part for key in value for part in (key, value[key])) if pairs else value:
+            yield from leaves(part)
     elif isinstance(value, str | bytes):
         said = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
         yield f"<{kind} {len(said)}>".encode() + said

@@ -24,19 +24,14 @@ from frugalkd.runtime.draws import order, stream
 NAME_A_ROOT = "or name the folder of the data (data.root in the recipe, or FRUGALKD_DATA)"
 """What to do about data that are not found."""
 
-_SEED = 0  # fixed: the same split in every run, so that runs can be compared
-
 
 def data_root(root: StrPath | None = None) -> Path:
     """The folder of the data: ``root``, else the environment's FRUGALKD_DATA, else
-    ``../shared/data`` seen from the current directory where that exists, else ``data``.
-    """
-    if root is not None:
-        return Path(root)
-    if named := os.environ.get("FRUGALKD_DATA"):
-        return Path(named)
-    shared = Path("..", "shared", "data")
-    return shared if shared.is_dir() else Path("data")
+    ``../shared/data`` seen from the current directory where that exists, else ``data``."""
+    if root is None:
+        shared = Path("..", "shared", "data")
+        root = os.environ.get("FRUGALKD_DATA") or (shared if shared.is_dir() else "data")
+    return Path(root)
 
 
 @contextmanager
@@ -66,8 +61,7 @@ class Samples(Dataset[Any], ABC):
                 f"labels lie in {int(labels.min())} .. {int(labels.max())}: "
                 f"the {len(classes)} classes allow 0 .. {len(classes) - 1}"
             )
-        self.labels = labels.contiguous()
-        self.classes = tuple(classes)
+        self.labels, self.classes = labels.contiguous(), tuple(classes)
 
     @property
     def num_classes(self) -> int:
@@ -135,11 +129,9 @@ def splits_of(parts: Sequence[Samples], test: object) -> Splits:
 
 
 def hold_out(data: SomeSamples, rows: int) -> tuple[SomeSamples, SomeSamples]:
-    """``(train, validation)``: ``rows`` random samples held out, the same ones every time.
-
-    Both keep the order of ``data``; the validation part is not augmented. Raises DataError unless
-    ``1 <= rows < len(data)``.
-    """
+    """``(train, validation)``: ``rows`` random samples held out, the same ones every time. Both
+    keep the order of ``data``; the validation part is not augmented. Raises DataError unless
+    ``1 <= rows < len(data)``."""
     chosen = _chosen("hold-out", data, rows, most=len(data) - 1)
     rest = np.setdiff1d(np.arange(len(data)), chosen)
     return data.subset(rest), data.subset(chosen).without_augmentation()
@@ -147,14 +139,13 @@ def hold_out(data: SomeSamples, rows: int) -> tuple[SomeSamples, SomeSamples]:
 
 def take(data: SomeSamples, rows: int) -> SomeSamples:
     """``rows`` random samples of ``data`` in its order, the same ones every time; a smaller
-    ``rows`` gives a part of what a larger one gives. Raises DataError unless
-    ``1 <= rows <= len(data)``.
-    """
+    ``rows`` gives a part of what a larger one gives. Raises DataError for another ``rows`` than
+    ``1 .. len(data)``."""
     return data.subset(_chosen("take", data, rows, most=len(data)))
 
 
 def _chosen(purpose: str, data: Samples, rows: int, *, most: int) -> NDArray[np.int64]:
     if not 1 <= rows <= most:
         raise DataError(f"{purpose} of {rows} rows from {len(data)}: give 1 .. {most}")
-    ids = np.arange(len(data), dtype=np.int64)
-    return np.sort(order(ids, _SEED, stream(purpose))[:rows])
+    # A fixed seed: the same split in every run, so that runs can be compared.
+    return np.sort(order(np.arange(len(data)), 0, stream(purpose))[:rows])

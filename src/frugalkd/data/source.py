@@ -352,13 +352,13 @@ def _refuse_mixed(samples: list[Any], ids: NDArray[np.int64]) -> None:
 def _refuse_odd(samples: list[Any], ids: NDArray[np.int64], kinds: list[str]) -> None:
     """Raise DataError for the first sample whose kind is not that of most."""
     most = Counter(kinds).most_common(1)[0][0]
-    for place, kind in enumerate(kinds):
-        if kind != most:
-            raise DataError(
-                f"sample {ids[place]} has the form {form(samples[place])} and the others of its "
-                f"batch {form(samples[kinds.index(most)])}: give all the same, or a collate that "
-                "makes them so"
-            )
+    place = next((place for place, kind in enumerate(kinds) if kind != most), None)
+    if place is not None:
+        raise DataError(
+            f"sample {ids[place]} has the form {form(samples[place])} and the others of its "
+            f"batch {form(samples[kinds.index(most)])}: give all the same, or a collate that "
+            "makes them so"
+        )
 
 
 def checked_batch(data: Any, ids: NDArray[np.int64]) -> Any:

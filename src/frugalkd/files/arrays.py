@@ -50,9 +50,7 @@ def save_arrays(
     path: Path, kind: str, arrays: Mapping[str, NDArray], about: Mapping[str, Any]
 ) -> None:
     """Write ``arrays``, and ``about`` (JSON values, its ``schema`` among them), atomically.
-
-    ``kind`` is one word, which :func:`load_arrays` requires. Raises WriteFailed.
-    """
+    ``kind`` is one word, which :func:`load_arrays` requires. Raises WriteFailed."""
     write_arrays(path, f"frugalkd-{kind}", arrays, json.dumps(about, sort_keys=True))
 
 
@@ -137,11 +135,8 @@ def _serialised(
     end = 0
     for name in names:
         start, end = end, end + arrays[name].nbytes
-        header[name] = {
-            "dtype": _TYPES[kinds[name]],
-            "shape": tuple(arrays[name].shape),
-            "data_offsets": (start, end),
-        }
+        dtype, shape = _TYPES[kinds[name]], tuple(arrays[name].shape)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": (start, end)}
     said = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     said += b" " * (-len(said) % 8)
     yield struct.pack("<Q", len(said)) + said
@@ -156,8 +151,7 @@ def filled_columns(
     """Columns (samples,) of the ``wanted`` dtypes and first values, in memory or, where all of them
     are large and there is a ``folder``, mapped from files in it.
 
-    Mapped columns are arrays like any other; the system writes what does not fit in memory.
-    Their files have no names and end with the process. Their space is allocated first, so that a
+    These files have no names and end with the process. Their space is allocated first, so that a
     full disk is an error here and not a fault later. Raises WriteFailed."""
     size = samples * sum(np.dtype(dtype).itemsize for dtype, _ in wanted.values())
     if folder is None or size < MAPPED_FROM:

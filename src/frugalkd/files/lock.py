@@ -39,17 +39,14 @@ class Lock:
     """Exclusive use of ``folder``, which must exist, until :meth:`release`.
 
     The kernel holds the lock (flock) for the open file: it ends with the process, however that
-    ends, and spawned child processes do not inherit it. The file itself has no meaning; a killed
-    process leaves it behind. (``filelock`` follows links on the way to its file, and does not say
-    which process holds a lock.)
+    ends, and spawned child processes do not inherit it. A killed process leaves the file behind,
+    which has no meaning. (``filelock`` follows links to its file, and does not name the holder.)
 
     Over NFS it holds between machines where the server has a lock daemon (NFS 3) or speaks NFS 4,
     and only within one machine under the mount options ``nolock`` or ``local_lock=flock``. A file
     system without any locks is used without one, with a warning.
 
-    Args:
-        folder: which one.
-        wait: for another process that has it, in place of an error.
+    ``wait``: for another process that has it, in place of an error.
 
     Raises:
         FolderBusy: another process has the folder.
@@ -93,10 +90,9 @@ class Lock:
                 with contextlib.suppress(OSError):
                     remove(self._path)
                 return True
-            try:
+            named = False
+            with contextlib.suppress(FileNotFoundError):
                 named = os.path.samestat(os.fstat(file), self._path.lstat())
-            except FileNotFoundError:
-                named = False
             if named:
                 with contextlib.suppress(OSError):  # on a full disk the name alone will do
                     os.ftruncate(file, 0)
@@ -108,7 +104,6 @@ class Lock:
                 os.close(file)
 
     def _holder(self) -> str:
-        """The number of the process that has it, as the file says."""
         with contextlib.suppress(OSError), os.fdopen(open_file(self._path), "rb") as file:
             said = file.read(20).decode("ascii", "replace")
             if said.isdecimal():

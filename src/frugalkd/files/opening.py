@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -40,9 +39,9 @@ class Resolved(PosixPath):
 def named(path: StrPath) -> Resolved:
     """A folder that the user named, with its links followed: naming it is consent. A path without
     links stays as it was written, and a :class:`Resolved` one is returned as it is."""
+    path = path_of(path)
     if isinstance(path, Resolved):
         return path
-    path = path_of(path)
     real = os.path.realpath(path)
     return Resolved(path if real == os.path.abspath(path) else real)
 
@@ -50,10 +49,8 @@ def named(path: StrPath) -> Resolved:
 def named_file(path: StrPath) -> Resolved:
     """A file to write that the user named: the links of its folder are followed, and it is no
     link itself, or is refused."""
-    if isinstance(path, Resolved):
-        return path
     path = path_of(path)
-    return named(path.parent) / path.name
+    return path if isinstance(path, Resolved) else named(path.parent) / path.name
 
 
 @contextmanager
@@ -73,7 +70,8 @@ def entered(folder: Path, *, make: bool = False) -> Iterator[int]:
                     os.mkdir(part, dir_fd=here)
                 there = os.open(part, _FOLDER, dir_fd=here)
             except OSError:
-                _refuse_no_folder(at, part, here)
+                with suppress(FileNotFoundError):
+                    _refuse_kind(at, os.lstat(part, dir_fd=here), wanted=stat.S_IFDIR)
                 raise
             os.close(here)
             here = there
@@ -85,8 +83,8 @@ def entered(folder: Path, *, make: bool = False) -> Iterator[int]:
 def open_file(path: Path, *, write: bool = False, make: bool = False) -> int:
     """An open descriptor of a regular file; ``write`` in place, ``make`` where it is missing.
     Raises PathRefused, OSError."""
-    flags = os.O_RDWR if write else os.O_RDONLY
-    flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | (os.O_CREAT if make else 0)
+    flags = (os.O_RDWR if write else os.O_RDONLY) | (os.O_CREAT if make else 0)
+    flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
     with entered(path.parent) as folder:
         refuse_irregular(path, folder)
         file = os.open(path.name, flags, 0o666, dir_fd=folder)
@@ -155,33 +153,20 @@ def remove_folder(path: Path) -> None:
         os.rmdir(path.name, dir_fd=folder)
 
 
-def remove_tree(path: Path) -> None:
-    """Remove a folder with all that is in it, where it is there. Raises PathRefused, OSError."""
-    with suppress(FileNotFoundError), entered(path), entered(path.parent) as folder:
-        shutil.rmtree(path.name, dir_fd=folder)
-
-
-def _refuse_kind(path: Path, found: os.stat_result, *, in_place: bool = False) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        raise _refused(path, _KINDS.get(stat.S_IFMT(found.st_mode), "no regular file"))
-    if in_place and found.st_nlink > 1:  # the content of the other name would change too
-        raise _refused(path, "one of several names of a file (hard links)")
-
-
-def _refuse_no_folder(path: Path, name: str, parent: int) -> None:
-    with suppress(FileNotFoundError):
-        found = os.lstat(name, dir_fd=parent)
-        if stat.S_ISLNK(found.st_mode):
-            raise _refused(path, "a symbolic link") from None
-        if not stat.S_ISDIR(found.st_mode):
-            raise PathRefused(
-                errno.ENOTDIR, f"{path} is a file, not a folder: name another folder, or delete it"
-            ) from None
-
-
-def _refused(path: Path, what: str) -> PathRefused:
-    return PathRefused(
-        errno.ELOOP,
-        f"{path} is {what}, which frugalkd neither follows nor writes to: delete it, or name "
-        "another place",
-    )
+def _refuse_kind(
+    path: Path, found: os.stat_result, *, wanted: int = stat.S_IFREG, in_place: bool = False
+) -> None:
+    kind, what = stat.S_IFMT(found.st_mode), ""
+    if wanted == stat.S_IFDIR and kind not in (wanted, stat.S_IFLNK):
+        said = f"{path} is a file, not a folder: name another folder, or delete it"
+        raise PathRefused(errno.ENOTDIR, said) from None
+    if kind != wanted:
+        what = _KINDS.get(kind, "no regular file")
+    elif in_place and found.st_nlink > 1:  # the content of the other name would change too
+        what = "one of several names of a file (hard links)"
+    if what:
+        raise PathRefused(
+            errno.ELOOP,
+            f"{path} is {what}, which frugalkd neither follows nor writes to: delete it, or name "
+            "another place",
+        ) from None

@@ -6,12 +6,13 @@ from __future__ import annotations
 import errno
 import io
 import json
+import math
 import os
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from frugalkd.errors import RunFolderError, refuse_schema
 
@@ -51,7 +52,7 @@ def parse_json(content: bytes | str) -> Any:
         content = content.encode("utf-8", "surrogatepass")
     _refuse_dense(content)
     try:
-        return json.loads(content.decode("utf-8"), parse_constant=_refuse, parse_float=_finite)
+        return json.loads(content.decode("utf-8"), parse_constant=_finite, parse_float=_finite)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -91,20 +92,18 @@ def printable(said: object, instead: str = "?") -> str:
     """Text from elsewhere on one line: any white space is a space, and characters that are
     invisible, control a terminal or change the reading direction are ``instead``. The joiners of
     scripts and emoji stay."""
-    return "".join(
-        sign if sign.isprintable() or sign in _JOINERS else " " if sign.isspace() else instead
-        for sign in str(said)
-    )
+    return _replaced(said, lambda sign: " " if sign.isspace() else instead)
 
 
 def cell(said: object) -> str:
     """Text from elsewhere as a cell of a CSV file. Invisible characters are escaped as in Python;
     an apostrophe keeps a spreadsheet from running a cell that begins like a formula."""
-    text = "".join(
-        sign if sign.isprintable() or sign in _JOINERS else sign.encode("unicode_escape").decode()
-        for sign in str(said)
-    )
+    text = _replaced(said, lambda sign: sign.encode("unicode_escape").decode())
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
+def _replaced(said: object, by: Callable[[str], str]) -> str:
+    return "".join(s if s.isprintable() or s in _JOINERS else by(s) for s in str(said))
 
 
 def most_unpacked(size: int) -> int:
@@ -126,12 +125,8 @@ def _refuse_dense(content: bytes) -> None:
         raise ValueError("it holds too many values")
 
 
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no number of JSON")
-
-
 def _finite(text: str) -> float:
     value = float(text)
-    if value - value != 0:
-        raise ValueError(f"{text[:20]} is too large a number")
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is no number of JSON, or too large a number")
     return value

@@ -39,9 +39,8 @@ def load_weights(model: nn.Module, path: StrPath) -> None:
 
 
 def fill(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """As :func:`load_weights`, of a state that was read already, for a model whose modules have no
-    loading hooks: the time grows with the tensors, not with their square. Raises ModelError where
-    it does not fit."""
+    """As :func:`load_weights`, of a state that was read already, for modules without loading hooks:
+    the time does not grow with the square of the tensors. Raises ModelError."""
     own = model.state_dict()
     refuse_misfit(own, state, path)
     with torch.no_grad():
@@ -111,10 +110,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def save_tree(path: Path, tree: Any) -> None:
-    """Write nested dicts and lists of tensors and JSON values, atomically.
-
-    Keys that are integers come back as integers (optimisers number their parameters).
-    """
+    """Write nested dicts and lists of tensors and JSON values, atomically. Integer keys remain
+    integers: optimisers number their parameters."""
     tensors: dict[str, Tensor] = {}
     text = json.dumps({"schema": _TREE_SCHEMA, "tree": _strip(tree, tensors)})
     write_arrays(path, _TREE, tensors, text)
@@ -147,7 +144,7 @@ def _plain(tensor: Tensor) -> Tensor:
 
 
 def _strip(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """``value`` with its tensors moved to ``tensors`` and a mark in their place."""
+    """Moves the tensors of ``value`` to ``tensors``."""
     if isinstance(value, Tensor):
         name = str(len(tensors))
         tensors[name] = _plain(value)

@@ -32,8 +32,6 @@ _ADVICE = {
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 """What only a write fails with."""
 
-_ASIDE = re.compile(r"\..+\.[0-9a-f]+\.tmp")
-
 
 def advice_for(error: OSError) -> str:
     """What to do about an OSError met while writing."""
@@ -48,10 +46,8 @@ def writing(path: StrPath) -> Iterator[None]:
     except WriteFailed:
         raise
     except OSError as error:
-        what = error.strerror or error
-        raise WriteFailed(
-            error.errno, f"cannot write {path}: {what}: {advice_for(error)}"
-        ) from error
+        said = f"cannot write {path}: {error.strerror or error}: {advice_for(error)}"
+        raise WriteFailed(error.errno, said) from error
 
 
 def make_folder(path: StrPath) -> None:
@@ -61,8 +57,8 @@ def make_folder(path: StrPath) -> None:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write ``data`` beside ``path``, sync it, and rename it into place. Raises WriteFailed; the
-    old content is then still there, or, where only the folder could not be synced, the new one."""
+    """``data`` by :func:`atomic`. Raises WriteFailed; the old content is then still there, or,
+    where only the folder could not be synced, the new one."""
     with atomic(path) as file:
         write_at(file, data, 0)
 
@@ -91,7 +87,7 @@ def atomic(path: Path) -> Iterator[int]:
 
 def is_left_aside(name: str) -> bool:
     """Whether a file of this name is what a killed process leaves of :func:`atomic`."""
-    return _ASIDE.fullmatch(name) is not None
+    return re.fullmatch(r"\..+\.[0-9a-f]+\.tmp", name) is not None
 
 
 def sweep(folder: Path) -> None:
@@ -107,8 +103,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def allocate(path: Path, size: int) -> None:
-    """A new file of ``size`` bytes, all zero, whose space is set aside: writing into it later does
-    not find the disk full. On an OSError no file is left."""
+    """A new file of ``size`` bytes, by :func:`set_aside`. On an OSError no file is left."""
     file = open_new(path)
     try:
         set_aside(file, size)
@@ -121,7 +116,8 @@ def allocate(path: Path, size: int) -> None:
 
 
 def set_aside(file: int, size: int) -> None:
-    """Make the new, open ``file`` ``size`` bytes long, all zero, on the disk. Raises OSError."""
+    """Make the new, open ``file`` ``size`` bytes long, all zero, on the disk: writing into it later
+    does not find that full. Raises OSError."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file, 0, size)
     else:  # macOS
