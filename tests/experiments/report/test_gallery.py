@@ -68,7 +68,7 @@ def own(name, **more):
     recipe = make_comparison()["recipe"]
     path = f"{__name__}:{name}"
     recipe["data"] = {"path": path, "options": {}}
-    return pictures_of(recipe, Allowed([path], data=True))(summary(**more))
+    return pictures_of(summary(**more), recipe, Allowed([path], data=True))
 
 
 @pytest.mark.parametrize("shape", [(28, 28, 1), (5, 9, 3)])
@@ -82,24 +82,24 @@ def test_digits_are_the_data_sets_own():
     recipe = make_comparison()["recipe"]
     recipe["data"] |= {"train_size": None, "validation": 0}
     data = as_images(load_data("digits").train)
-    found = pictures_of(recipe, DATA)(summary(samples=len(data), data=data_digest(data)))
+    found = pictures_of(summary(samples=len(data), data=data_digest(data)), recipe, DATA)
     assert isinstance(found, dict)
     assert sorted(found) == list(range(6))
     import base64
 
     image = Image.open(io.BytesIO(base64.b64decode(found[3][0].partition(",")[2])))
     assert np.array_equal(np.asarray(image), data.images[3, 0].numpy())
-    other = pictures_of(recipe, DATA)(summary(samples=len(data), data="0" * 64))
+    other = pictures_of(summary(samples=len(data), data="0" * 64), recipe, DATA)
     assert other == "the data here are not those that the ledger is of"
 
 
 def test_code_of_ones_own_is_imported_only_where_it_is_named():
     recipe = make_comparison()["recipe"]
     recipe["data"] = {"path": "nowhere.at_all:make", "options": {}}
-    said = pictures_of(recipe)(summary())
+    said = pictures_of(summary(), recipe)
     assert isinstance(said, str)
     assert "--import nowhere.at_all:make" in said
-    said = pictures_of(recipe, Allowed(["nowhere.at_all:make"], data=True))(summary())
+    said = pictures_of(summary(), recipe, Allowed(["nowhere.at_all:make"], data=True))
     assert isinstance(said, str)
     assert "nowhere" in said
 
@@ -169,7 +169,7 @@ def test_real_texts_are_the_data_sets_own(require_data, name):
     recipe["data"] |= {"name": name, "options": options, "train_size": 300, "validation": 500}
     data = take(hold_out(load_data(name, **options).train, 500)[0], 300)
     assert isinstance(data, TextData)
-    found = pictures_of(recipe, DATA)(summary(samples=300, data=data_digest(data)))
+    found = pictures_of(summary(samples=300, data=data_digest(data)), recipe, DATA)
     assert isinstance(found, dict)
     words = data.texts(range(6))
     assert words is not None
@@ -180,4 +180,4 @@ def test_real_texts_are_the_data_sets_own(require_data, name):
 
 
 def test_a_recipe_of_another_version_has_no_gallery():
-    assert pictures_of({"name": "x"})(summary()) == "the recipe is of another version of frugalkd"
+    assert pictures_of(summary(), {"name": "x"}) == "the recipe is of another version of frugalkd"

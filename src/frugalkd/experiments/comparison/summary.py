@@ -73,7 +73,9 @@ def summarise(
         if run.error is not None
     ]
     run = next((r.results for key, r in results.items() if r.results and key.kind != "targets"), {})
-    content = {
+    known = {row["arm"] for row in rows}
+    testable = [claim for claim in declared if {claim.arm, claim.against} <= known]
+    return {
         "schema": SCHEMA,
         "reference": reference,
         "arms": rows,
@@ -90,12 +92,8 @@ def summarise(
         "versions": run.get("versions"),
         "notes": said,
         "recipe": recipe.model_dump(mode="json"),
-        "claims": [],
+        "claims": claims({"arms": rows}, testable),
     }
-    known = {row["arm"] for row in rows}
-    testable = [claim for claim in declared if {claim.arm, claim.against} <= known]
-    content["claims"] = claims(content, testable)
-    return content
 
 
 def _row(

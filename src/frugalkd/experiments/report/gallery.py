@@ -26,46 +26,44 @@ _PNG = "data:image/png;base64,"
 _TEXT = 280
 """Characters of a text that are shown."""
 
-Pictures = Callable[[LedgerSummary], dict[int, tuple[str, str]] | str]
-"""For the samples at both ends of a summary: id -> (picture as a data URL, text), one of both
-empty; or the reason why none can be shown."""
+Shown = dict[int, tuple[str, str]] | str
+"""id -> (picture as a data URL, text), one of both empty; or why none can be shown."""
+
+Pictures = Callable[[LedgerSummary], Shown]
+"""Shows the samples at both ends of a summary."""
 
 
-def pictures_of(recipe: dict[str, Any], allowed: Allowed = NOTHING) -> Pictures:
-    """Shows samples of the data that ``recipe``, as resolved, names, where ``allowed`` permits it.
-    Every failure is a reason, not an error."""
+def pictures_of(
+    summary: LedgerSummary, recipe: dict[str, Any], allowed: Allowed = NOTHING
+) -> Shown:
+    """The samples at both ends of ``summary``, from the data that ``recipe``, as resolved, names,
+    where ``allowed`` permits it. Every failure is a reason, not an error."""
+    from frugalkd.data import data_digest
+    from frugalkd.experiments.runs.material import data_of_run
 
-    def show(summary: LedgerSummary) -> dict[int, tuple[str, str]] | str:
-        from frugalkd.data import data_digest
-        from frugalkd.experiments.runs.material import data_of_run
-
-        ids = list(dict.fromkeys(sample.id for sample in (*summary.most, *summary.least)))
-        try:
-            data: Any = data_of_run(recipe, "the recipe", allowed).train
-        except RunFolderError:
-            return "the recipe is of another version of frugalkd"
-        except FrugalKDError as error:
-            return one_line(error, 300)
-        try:
-            if len(data) != summary.samples or (summary.data and data_digest(data) != summary.data):
-                return "the data here are not those that the ledger is of"
-            return _shown(data, ids)
-        except Exception as error:  # a user's data set may raise anything
-            return f"the data cannot be read: {one_line(error, 200)}"
-
-    return show
+    ids = list(dict.fromkeys(sample.id for sample in (*summary.most, *summary.least)))
+    try:
+        data: Any = data_of_run(recipe, "the recipe", allowed).train
+    except RunFolderError:
+        return "the recipe is of another version of frugalkd"
+    except FrugalKDError as error:
+        return one_line(error, 300)
+    try:
+        if len(data) != summary.samples or (summary.data and data_digest(data) != summary.data):
+            return "the data here are not those that the ledger is of"
+        return _shown(data, ids)
+    except Exception as error:  # a user's data set may raise anything
+        return f"the data cannot be read: {one_line(error, 200)}"
 
 
-def _shown(data: Any, ids: Sequence[int]) -> dict[int, tuple[str, str]] | str:
+def _shown(data: Any, ids: Sequence[int]) -> Shown:
     from frugalkd.data import TextData
 
     texts = data.texts(ids) if isinstance(data, TextData) else None
     samples: list[Any] = [_sample(data, id) for id in ids] if texts is None else list(texts)
     if all(isinstance(sample, str) for sample in samples):
-        return {
-            id: ("", short(" ".join(text.split()), _TEXT).strip())
-            for id, text in zip(ids, samples, strict=True)
-        }
+        said = [short(" ".join(text.split()), _TEXT).strip() for text in samples]
+        return {id: ("", text) for id, text in zip(ids, said, strict=True)}
     if not all(isinstance(sample, np.ndarray) for sample in samples):
         return "they are neither pictures nor texts"
     for size in _SIZES:

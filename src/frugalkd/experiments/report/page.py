@@ -6,7 +6,7 @@ import base64
 import gzip
 import hashlib
 import json
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from typing import Any
 
@@ -38,7 +38,7 @@ def make_page(
         ReportError: it would be larger than ``LARGEST`` bytes, or the extra ``report`` is not
             installed.
     """
-    pictures = pictures_of(content.recipe, allowed)
+    pictures = partial(pictures_of, recipe=content.recipe, allowed=allowed)
     of_comparison = isinstance(content, Comparison)
     page = comparison_page(content, pictures) if of_comparison else run_page(content, pictures)
     html = render(page, watched)
@@ -82,9 +82,7 @@ def render(page: Page, watched: bool = False) -> str:
 def json_in_html(value: Any) -> str:
     """JSON for a script element, which no string in it can end: characters of HTML are escaped."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    for sign in "<>&":
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return text
+    return text.translate({ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&"})
 
 
 @cache
