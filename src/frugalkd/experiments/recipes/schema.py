@@ -205,8 +205,7 @@ class OneOfSeveral(Strict):
     @property
     def is_own(self) -> bool:
         """Whether it is the run's own teacher."""
-        named = self.folder or self.store or self.weights
-        return named is None and self.kind != "ema"
+        return self.kind != "ema" and not (self.folder or self.store or self.weights)
 
 
 class Several(Strict):
@@ -244,17 +243,6 @@ class Several(Strict):
         """Of each teacher, where they have some."""
         return [each.weight for each in self.of.values() if each.weight is not None] or None
 
-    @property
-    def reads_logits(self) -> bool:
-        """Whether it combines complete logits."""
-        by_logits = self.combine != "random" and self.average == "logits"
-        return by_logits or self.combine == "confidence"
-
-    @property
-    def keeps(self) -> Fidelity:
-        """How much of the logits the combination keeps."""
-        return Fidelity.SOFTMAX if self.average == "softmax" else Fidelity.LOGITS
-
 
 class StudentRole(Role):
     """The student and how it is distilled."""
@@ -281,8 +269,8 @@ class StudentRole(Role):
             raise ValueError("give a mode, or a policy (with a weighting)")
         if self.mode is not None and (self.policy or self.weighting):
             raise ValueError("mode stands for policy and weighting: set mode: null to give those")
-        reuses = self.model.reuse_classifier_dim is not None
-        if reuses and (self.teachers or self.targets.kind == "ema"):
+        one_teacher = self.teachers is None and self.targets.kind != "ema"
+        if self.model.reuse_classifier_dim is not None and not one_teacher:
             raise ValueError(
                 "model.reuse_classifier_dim takes the classifier of one teacher: name one"
             )
@@ -297,8 +285,8 @@ class StudentRole(Role):
             return self
         stored = make_encoding(self.targets.encoding, self.targets.k)
         keeps = stored.keeps if self.stores else Fidelity.LOGITS
-        if self.teachers is not None:
-            keeps = min(keeps, self.teachers.keeps)
+        if self.teachers is not None and self.teachers.average == "softmax":
+            keeps = min(keeps, Fidelity.SOFTMAX)
         if keeps < objective.reads:
             raise ValueError(too_little(type(objective).__name__, objective.reads, keeps))
         by_features = bool(features_read(objective))
@@ -320,26 +308,28 @@ class StudentRole(Role):
             raise ValueError(f"teachers: {NOT_TOGETHER}")
         if self.targets.folder is not None:
             raise ValueError("targets.folder is one teacher's: name stores in teachers.of")
-        if stored.temperature is not None and self.stores and self.teachers.reads_logits:
+        combine, average = self.teachers.combine, self.teachers.average
+        by_logits = combine == "confidence" or (combine != "random" and average == "logits")
+        if stored.temperature is not None and self.stores and by_logits:
             raise ValueError(
-                f"teachers: {self.teachers.combine} of {self.teachers.average} needs complete "
-                f"logits, and targets.encoding {self.targets.encoding} keeps less: set it to "
-                "float16, or teachers.average to softmax"
+                f"teachers: {combine} of {average} needs complete logits, and targets.encoding "
+                f"{self.targets.encoding} keeps less: set it to float16, or teachers.average to "
+                "softmax"
             )
         return self
 
     @model_validator(mode="after")
     def _labels_are_not_needed(self) -> StudentRole:
-        if self.label_free:
-            own = None if self.policy is None else self.policy.build()
-            problem = why_not_label_free(
-                own or MODES[self.mode or "vanilla"].policy(self.regulation),
-                uses_teacher=bool(self.objective.imports) or self.objective.build().needs_targets,
-                targets_read_labels=self.teachers is not None
-                and self.teachers.combine == "confidence",
-            )
-            if problem is not None:
-                raise ValueError(problem)
+        if not self.label_free:
+            return self
+        own, several = None if self.policy is None else self.policy.build(), self.teachers
+        problem = why_not_label_free(
+            own or MODES[self.mode or "vanilla"].policy(self.regulation),
+            uses_teacher=bool(self.objective.imports) or self.objective.build().needs_targets,
+            targets_read_labels=several is not None and several.combine == "confidence",
+        )
+        if problem is not None:
+            raise ValueError(problem)
         return self
 
     @property

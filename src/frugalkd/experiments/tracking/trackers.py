@@ -9,6 +9,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, final
 
@@ -45,6 +46,9 @@ class Tracker(Settings, ABC):
 
     __pydantic_config__: ClassVar = STRICT
 
+    names_run: ClassVar[str]
+    """The attribute of Accelerate's tracker, with dots, that is the tracker's own name of a run."""
+
     forgets: ClassVar[bool] = False
     """Whether a resumed run must send its settings again."""
 
@@ -53,11 +57,7 @@ class Tracker(Settings, ABC):
 
     @abstractmethod
     def arguments(self, run: Tracked, known: str | None) -> dict[str, Any]:
-        """The arguments of Accelerate's class; ``known``: the :meth:`identity` of a resumed run."""
-
-    @abstractmethod
-    def identity(self, tracker: Any) -> str:
-        """The tracker's own name of the run; ``tracker`` is Accelerate's, started."""
+        """The arguments of Accelerate's class; ``known``: its own name of a resumed run."""
 
     def finish(self, tracker: Any) -> None:
         """End the run; pending data are sent."""
@@ -72,14 +72,13 @@ class MLflow(Tracker):
     ``experiment``: default the recipe's name. A run has the name of its folder.
     """
 
+    names_run: ClassVar[str] = "tracker.info.run_id"
+
     experiment: str | None = None
 
     def arguments(self, run: Tracked, known: str | None) -> dict[str, Any]:
         experiment = self.experiment or run.project
         return {"experiment_name": experiment, "run_name": run.name, "run_id": known}
-
-    def identity(self, tracker: Any) -> str:
-        return tracker.tracker.info.run_id
 
 
 @final
@@ -88,13 +87,11 @@ class TensorBoard(Tracker):
     """Event files in the run folder: ``tensorboard --logdir runs`` shows all runs below it. A
     resumed run adds a file."""
 
+    names_run: ClassVar[str] = "run_name"
     keeps: ClassVar[str] = "tensorboard"
 
     def arguments(self, run: Tracked, known: str | None) -> dict[str, Any]:
         return {"run_name": self.keeps, "logging_dir": run.folder}
-
-    def identity(self, tracker: Any) -> str:
-        return tracker.run_name
 
 
 @final
@@ -105,6 +102,7 @@ class Trackio(Tracker):
     ``project``: default the recipe's name. A run has the name of its folder.
     """
 
+    names_run: ClassVar[str] = "tracker.name"
     forgets: ClassVar[bool] = True
 
     project: str | None = None
@@ -117,9 +115,6 @@ class Trackio(Tracker):
             "group": self.group,
             "resume": "never" if known is None else "allow",
         }
-
-    def identity(self, tracker: Any) -> str:
-        return tracker.tracker.name
 
     def finish(self, tracker: Any) -> None:
         import trackio
@@ -136,6 +131,7 @@ class WandB(Tracker):
     ``project``: default the recipe's name. A run has the name of its folder.
     """
 
+    names_run: ClassVar[str] = "tracker.id"
     keeps: ClassVar[str] = "wandb"
 
     project: str | None = None
@@ -156,9 +152,6 @@ class WandB(Tracker):
             "resume": "allow",
             "settings": {"console": "off"},  # do not capture the terminal's output
         }
-
-    def identity(self, tracker: Any) -> str:
-        return tracker.tracker.id
 
 
 TRACKERS: dict[str, type[Tracker]] = {
@@ -239,7 +232,7 @@ class Tracking:
                     tracker = LOGGER_TYPE_TO_CLASS[name](**options.arguments(run, known.get(name)))
                     tracker.start()
                     self._running[name] = tracker
-                    found[name] = options.identity(tracker)
+                    found[name] = attrgetter(options.names_run)(tracker)
                     if name not in known or options.forgets:
                         tracker.store_init_configuration(dict(settings))
             except Exception as error:
