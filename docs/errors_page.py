@@ -40,7 +40,6 @@ _OF_RECIPES = {
     "experiments/recipes/schema.py",
     "models/settings.py",
     "runtime/sections.py",
-    "experiments/recipes/specs.py",
 }
 """Modules whose ValueError becomes a RecipeError that names the field (by way of pydantic)."""
 _TRANSPARENT = {

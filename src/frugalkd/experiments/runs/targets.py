@@ -194,7 +194,6 @@ def held_out_logits(
     live: ModelTeacher,
     data: Dataset,
     places: Sequence[Path],
-    device: torch.device,
     stop: Stop | None = None,
     ranks: Ranks | None = None,
 ) -> np.ndarray:
@@ -211,8 +210,9 @@ def held_out_logits(
     found = [named(place) / key for place in places]
     where = next((where for where in found if _serves(where, None, 1)), None)
     return StoredTargets.fill(
-        live, data, where, encoding=encoding, device=device, listener=check_stop, ranks=ranks
-    ).all_logits()
+        live, data, where, encoding=encoding, device=device_of(live.teacher), listener=check_stop,
+        ranks=ranks,
+    ).all_logits()  # fmt: skip
 
 
 def _store_name(live: ModelTeacher, data: Dataset, views: int, encoding: Encoding) -> str:
@@ -422,8 +422,7 @@ class TeacherPool:
                     live.teacher, precision=live.precision, channels_last=live.channels_last
                 )
             places = places_of(self.sources[name].folder, self._run.stores)
-            device = device_of(live.teacher)
-            found = held_out_logits(live, held_out, places, device, self._run.stop, self._ranks)
+            found = held_out_logits(live, held_out, places, self._run.stop, self._ranks)
             logits.append(torch.from_numpy(found))
         mean, together = logits[0], self.together
         if isinstance(together, SeveralTeachers):
@@ -511,7 +510,7 @@ def ensure_targets(
             finally:  # rows that were stored before a stop count
                 count()
         if material.eval_dataset is not None:
-            held_out_logits(live, material.eval_dataset, places, device)
+            held_out_logits(live, material.eval_dataset, places)
     return spent
 
 
