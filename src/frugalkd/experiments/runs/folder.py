@@ -70,6 +70,7 @@ class RunFolder:
         if not done:  # a finished run can be read while it is locked
             self._lock = Lock(self.path)
         begun = done or any(_checkpoints(self.checkpoints))
+        names = [name for name in list_folder(self.path) if not is_left_aside(name)]
         if begun:
             found = read_json(self.path / "run.json")
             if found.get("digest") != digest:
@@ -90,7 +91,7 @@ class RunFolder:
                     f"{self.path} holds this run, unfinished: add --resume to continue, or delete "
                     "it"
                 )
-        elif self._foreign():
+        elif set(names) - {LOCK} and "run.json" not in names:
             raise RunFolderError(f"{self.path} is not empty and holds no run: choose another --out")
         elif (self.path / "run.json").exists():
             self._forget_other(digest)
@@ -120,9 +121,8 @@ class RunFolder:
     def filling(self) -> dict[str, Any]:
         """What :meth:`note_filling` wrote last; {} and zeros without it."""
         again = "delete it; the filling is then not counted"
-        noted = self._noted(_FILLING, again)
-        if noted is None:
-            return {"queries_of": {}, "seconds": 0.0, "teacher_seconds": 0.0}
+        noted = {"queries_of": {}, "seconds": 0.0, "teacher_seconds": 0.0}
+        noted = self._noted(_FILLING, again, noted)
         try:
             spent = {name: float(noted[name]) for name in ("seconds", "teacher_seconds")}
             return {"queries_of": {k: int(v) for k, v in noted["queries_of"].items()}, **spent}
@@ -146,15 +146,14 @@ class RunFolder:
     def tracked(self) -> dict[str, str]:
         """What :meth:`note_tracked` wrote last, {} without it."""
         again = "delete it; trackers then begin a new run"
-        noted = self._noted(_TRACKERS, again)
-        known = {} if noted is None else noted.get("runs")
+        known = self._noted(_TRACKERS, again, {"runs": {}}).get("runs")
         if not isinstance(known, dict) or not all(isinstance(id, str) for id in known.values()):
             raise RunFolderError(f"{self.path / _TRACKERS} is damaged: {again}")
         return known
 
-    def _noted(self, name: str, again: str) -> dict[str, Any] | None:
+    def _noted(self, name: str, again: str, default: dict[str, Any]) -> dict[str, Any]:
         path = self.path / name
-        return read_json(path, again=again) if path.exists() else None
+        return read_json(path, again=again) if path.exists() else default
 
     def finish(self, results: dict[str, Any]) -> None:
         """Write the results, which ends the run, and remove its checkpoints."""
@@ -182,11 +181,6 @@ class RunFolder:
         for noted in (_FILLING, _SCORING, _TRACKERS):
             with writing(self.path / noted):
                 remove(self.path / noted)
-
-    def _foreign(self) -> bool:
-        """Whether the folder has files and no run wrote them."""
-        names = [name for name in list_folder(self.path) if not is_left_aside(name)]
-        return "run.json" not in names and any(name != LOCK for name in names)
 
     def _write_metrics(self) -> None:
         lines = "".join(json.dumps(line) + "\n" for line in self.records)

@@ -72,9 +72,9 @@ class RunData:
 
 @dataclass(frozen=True)
 class RunContext:
-    """One run: its recipe, its data and its folder; ``teacher`` is the folder of its own teacher,
-    ``stores`` one that several runs share. ``progress`` receives, now and then, the progress of
-    what comes before the epochs; ``stop`` is called as :attr:`frugalkd.RunOptions.should_stop`."""
+    """One run; ``teacher`` is its own teacher's folder, ``stores`` one that several runs share,
+    ``stop`` is that of :attr:`frugalkd.RunOptions.should_stop`. ``progress`` receives the progress
+    of what comes before the epochs."""
 
     recipe: Recipe
     role: Role

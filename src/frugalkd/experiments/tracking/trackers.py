@@ -186,16 +186,15 @@ class Tracking:
     """
 
     def __init__(self) -> None:
-        self._running: dict[str, GeneralTracker] = {}
-        self._chosen: dict[str, Tracker] = {}
+        self._running: dict[str, tuple[GeneralTracker, Tracker]] = {}
         self._logged: dict[str, set[int]] = {}
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for name, tracker in list(self._running.items()):
-            self._call(name, self._chosen[name].finish, tracker)
+        for name, (tracker, options) in list(self._running.items()):
+            self._call(name, options.finish, tracker)
         self._running.clear()
 
     def start(
@@ -222,7 +221,6 @@ class Tracking:
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
         PartialState()  # by which Accelerate's trackers find out whether this is the main process
-        self._chosen.update(trackers)
         found = {}
         for name, options in trackers.items():
             if options.keeps is not None:
@@ -231,7 +229,7 @@ class Tracking:
                 with _isolated():
                     tracker = LOGGER_TYPE_TO_CLASS[name](**options.arguments(run, known.get(name)))
                     tracker.start()
-                    self._running[name] = tracker
+                    self._running[name] = tracker, options
                     found[name] = attrgetter(options.names_run)(tracker)
                     if name not in known or options.forgets:
                         tracker.store_init_configuration(dict(settings))
@@ -247,7 +245,7 @@ class Tracking:
 
     def log(self, record: Record) -> None:
         """An epoch's record; a tracker receives each epoch once."""
-        for name, tracker in list(self._running.items()):
+        for name, (tracker, _) in list(self._running.items()):
             if record["epoch"] not in self._logged[name]:
                 self._logged[name].add(record["epoch"])
                 values = numbers(record, "train", leave_out=("epoch",))
@@ -261,7 +259,7 @@ class Tracking:
         last = {"budget": results["budget"]}
         for part in ("evaluation", "meters"):
             last |= numbers(results[part] or {}, part)
-        for name, tracker in list(self._running.items()):
+        for name, (tracker, _) in list(self._running.items()):
             self._call(name, tracker.log, last, step=len(results["history"]))
 
     def _call(self, name: str, method: Callable[..., None], *given: Any, **more: Any) -> None:
