@@ -32,7 +32,7 @@ from frugalkd.experiments.runs.material import (
 )
 from frugalkd.experiments.runs.scores import scores_for
 from frugalkd.experiments.runs.summary import write_summary
-from frugalkd.experiments.runs.targets import TeacherPool
+from frugalkd.experiments.runs.targets import TeacherPool, sources_of
 from frugalkd.experiments.tracking.trackers import Tracked, Tracking, settings_of
 from frugalkd.files.tensors import save_weights
 from frugalkd.ledger.ledger import Ledger, ledger_file
@@ -117,9 +117,7 @@ def distill(
         FrugalKDError: with one line; see the subclasses.
     """
     role = recipe.student
-    kinds = {role.targets.kind}
-    if role.teachers is not None:
-        kinds = {each.kind or role.targets.kind for each in role.teachers.of.values()}
+    stored = any(one.targets.kind == "stored" for one in sources_of(recipe, teacher).values())
 
     def train(context: RunContext, keywords: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
         objective, material = role.objective.build(), context.material
@@ -139,7 +137,7 @@ def distill(
     given = {"teacher": teacher, "stores": stores, "progress": progress, "stop": stop}
     return _execute(
         "distill", recipe, out, train, given, ledger=ledger, resume=resume, listener=listener,
-        view_seed=STORE_SEED if "stored" in kinds else None,
+        view_seed=STORE_SEED if stored else None,
     )  # fmt: skip
 
 

@@ -219,13 +219,19 @@ def read_results(path: Path) -> dict[str, Any]:
     return read_json(path / "results.json")
 
 
-def trained_in(folder: Path) -> tuple[Literal["fp32", "bf16"], bool] | None:
+def results_of(folder: Path | None) -> dict[str, Any]:
+    """As :func:`read_results`; {} without a finished run."""
+    if folder is None or not (folder / "results.json").is_file():
+        return {}
+    return read_results(folder)
+
+
+def trained_in(folder: Path | None) -> tuple[Literal["fp32", "bf16"], bool] | None:
     """The precision of the training in ``folder``, and whether it was channels-last: its model runs
     as a teacher in the same way. None without a finished run. Raises RunFolderError: its results
     are damaged."""
-    if not (folder / "results.json").is_file():
+    if not (results := results_of(folder)):
         return None
-    results = read_results(folder)
     try:
         role = results["recipe"]["teacher" if results["kind"] == "teach" else "student"]
         precision = role["training"]["precision"]
@@ -234,5 +240,5 @@ def trained_in(folder: Path) -> tuple[Literal["fp32", "bf16"], bool] | None:
         return precision, bool(role["training"]["channels_last"])
     except (KeyError, TypeError, ValueError):
         raise RunFolderError(
-            f"{folder / 'results.json'} is damaged: it has no precision of the training"
+            f"{folder}/results.json is damaged: it has no precision of the training"
         ) from None

@@ -24,7 +24,7 @@ from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import FrugalKDWarning, RankError, Stopped, TargetsError
 from frugalkd.experiments.recipes.schema import OneOfSeveral, Recipe, TargetsRole
 from frugalkd.experiments.runs.digest import digest_of
-from frugalkd.experiments.runs.folder import read_results, trained_in
+from frugalkd.experiments.runs.folder import results_of, trained_in
 from frugalkd.experiments.runs.material import (
     STORE_SEED,
     Progress,
@@ -106,8 +106,8 @@ def live_teacher(recipe: Recipe, model: nn.Module, folder: Path | None) -> LiveT
     """``model`` in the precision and memory format of its training: those of its ``folder``, or,
     for a pretrained one, of the recipe."""
     training = recipe.teacher.training
-    known = None if folder is None else trained_in(folder)
-    precision, channels_last = known or (training.precision, training.channels_last)
+    settings = trained_in(folder) or (training.precision, training.channels_last)
+    precision, channels_last = settings
     return LiveTeacher(model, precision=precision, channels_last=channels_last)
 
 
@@ -115,10 +115,9 @@ def compare_accuracy(live: ModelTeacher, held_out: Dataset | None, folder: Path 
     """A FrugalKDWarning if the teacher of a run's ``folder`` is right on less than half as many
     held-out samples as in its own run: classes of the same names may have other meanings here. The
     query is not counted."""
-    if held_out is None or folder is None or not (folder / "results.json").is_file():
-        return
-    labels, evaluation = labels_of(held_out), read_results(folder).get("evaluation")
+    evaluation = results_of(folder).get("evaluation")
     known = evaluation.get("accuracy") if isinstance(evaluation, dict) else None
+    labels = None if held_out is None else labels_of(held_out)
     if labels is None or len(labels) < _FEWEST_COMPARED or not isinstance(known, float):
         return
     ids = np.unique(np.linspace(0, len(labels) - 1, _COMPARED).astype(np.int64))
@@ -388,7 +387,10 @@ class TeacherPool:
         Stopped where the run's ``stop`` returns True."""
         queries = run.meters.queries_of or {ONE: run.meters.teacher_queries}
         targets = {name: _describe(one, queries[name]) for name, one in self.sources.items()}
-        teachers = {name: _origin(one.folder) for name, one in self.sources.items()}
+        teachers = {}
+        for name, one in self.sources.items():
+            made = results_of(one.folder)
+            teachers[name] = {key: made.get(key) for key in ("digest", "evaluation")}
         self._add_agreement(run)
         filling = self._run.folder.filling()
         rows = sum(filling.pop("queries_of").values())
@@ -456,14 +458,6 @@ def _describe(source: Source, queries: int) -> dict[str, Any]:
         note["features"] = list(features)
         note["bytes"] += sum(each.header.disk_bytes for each in features.values())
     return note
-
-
-def _origin(folder: Path | None) -> dict[str, Any]:
-    """The run that made a teacher, for the results."""
-    results = {"digest": None, "evaluation": None}
-    if folder is not None and (folder / "results.json").is_file():
-        results = read_results(folder)
-    return {name: results[name] for name in ("digest", "evaluation")}
 
 
 @digests_kept()
