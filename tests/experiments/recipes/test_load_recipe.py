@@ -499,8 +499,9 @@ def test_sound_6_a_confidence_above_1_is_refused():
         ("student.regulation.pace=early", "student.regulation.budget_schedule"),
         ("teacher.policy.max_sleep=4", "teacher.policy.max_skip"),
         ("student.model.sees={size: 8}", "student.model.input_transform"),
+        ("student.regulation.when_all_skipped=wake", "all"),
     ],
 )
-def test_a_renamed_key_is_refused_with_its_new_name(old, new):
+def test_a_renamed_key_or_value_is_refused_with_the_new_one(old, new):
     with pytest.raises(RecipeError, match=re.escape(f"it is now {new}")):
         load_recipe("digits", [old])

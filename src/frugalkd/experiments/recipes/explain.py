@@ -33,9 +33,10 @@ RENAMED = {
     "sees": "input_transform",
     "shard": "fsdp",
     "start": "init_weights",
+    "wake": "all",
     "when_all_sleep": "when_all_skipped",
 }
-"""Keys of earlier recipes, and their names now."""
+"""Keys and values of earlier recipes, and their names now."""
 
 
 def explain(error: ValidationError, raw: Any, model: type[BaseModel]) -> str:
@@ -60,6 +61,8 @@ def _line(error: Any, raw: Any, model: type[BaseModel]) -> str:
         known = re.findall(r"'([^']*)'", context.get("expected") or context["expected_tags"])
         if kind == "union_tag_invalid":
             field, value = f"{field}.name", context["tag"]
+        if (new := RENAMED.get(_text(value))) in known:
+            return f"{field} is {_shown(value)}: it is now {new}"
         return f"{field} is {_shown(value)}: {nearest(_text(value), known)}"
     if kind == "union_tag_not_found":
         return f"{field}.name is missing: known are {', '.join(sorted(_members(inside)))}"
