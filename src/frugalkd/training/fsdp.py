@@ -117,6 +117,17 @@ def sharded(model: nn.Module, device: torch.device, ranks: Ranks) -> nn.Module:
     return made.to(device)
 
 
+class WaitingSGD(torch.optim.SGD):
+    """SGD for sharded parameters, for which torch has no fused step. It respects ``found_inf`` as
+    fused ones do, and waits for the device to read it."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore
+        if vars(self).pop("found_inf", 0):  # torch's own refuses to see it
+            return None
+        return super().step(closure)
+
+
 def check_parts(model: nn.Module, parts: nn.Module, ranks: Ranks) -> None:
     """Raises RankError where several ranks cannot have an objective's own ``parts``: they remember
     rows, of which each rank receives only its own; or one optimiser would train them beside a
@@ -157,6 +168,23 @@ def load_whole(model: nn.Module, state: Mapping[str, Tensor]) -> None:
             tensor.copy_(laid_out_like(tensor, state[name]))
 
 
+def load_state(optimizer: torch.optim.Optimizer, kept: dict[str, Any]) -> None:
+    """Load a state dict of unsharded, contiguous tensors. They get the layout of the parameters:
+    sharded where these are, and with their strides, which fused steps do not check and
+    channels-last weights have."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def laid_out(parameter: Tensor, value: Any) -> Any:
+        same = isinstance(value, Tensor) and value.shape == parameter.shape
+        return laid_out_like(parameter, value) if same else value
+
+    state = {
+        number: {name: laid_out(parameters[number], value) for name, value in each.items()}
+        for number, each in kept["state"].items()
+    }
+    optimizer.load_state_dict({**kept, "state": state})
+
+
 def laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
     """``value``, an unsharded tensor, with the device, the strides and the shards of
     ``parameter``."""
@@ -164,8 +192,6 @@ def laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
         return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     from torch.distributed.tensor import DTensor, distribute_tensor
 
-    if isinstance(value, DTensor):
-        return value
     assert isinstance(parameter, DTensor)
     return distribute_tensor(
         value.to(parameter.device), parameter.device_mesh, parameter.placements

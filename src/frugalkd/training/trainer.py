@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sys
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from frugalkd.data.batches import call, inputs_of, run_model
-from frugalkd.distributed.ranks import Agreed
+from frugalkd.distributed.ranks import Agreed, is_sharded
 from frugalkd.errors import ModelError, Stopped, few
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.objectives import Objective
@@ -39,9 +40,8 @@ from frugalkd.training.checkpoints import (
     random_state,
     set_random_state,
 )
-from frugalkd.training.fsdp import check_parts, load_whole, whole
-from frugalkd.training.optimisation import factor, load_state, make_optimizer
-from frugalkd.training.settings import RunOptions, Training
+from frugalkd.training.fsdp import WaitingSGD, check_parts, load_state, load_whole, whole
+from frugalkd.training.settings import Optimizer, RunOptions, Schedule, Training
 
 _DETACHED = (
     "no gradient reaches a parameter of the model: its forward or the objective detaches, runs "
@@ -123,6 +123,40 @@ class ForwardFn(nn.Module):
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         with self.precision():
             return run(inputs)
+
+
+def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
+    """The fused optimiser: one call a step, and it respects ``found_inf`` without waiting for the
+    device. Parameters of one dimension (biases, normalisation) have no weight decay.
+
+    Raises:
+        ModelError: torch makes none for these parameters.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    try:
+        if settings.name == "adamw":
+            return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
+        cut, momentum = is_sharded(model), settings.momentum
+        kind = WaitingSGD if cut else torch.optim.SGD
+        return kind(groups, lr=settings.lr, momentum=momentum, nesterov=momentum > 0, fused=not cut)
+    except Exception as error:
+        blame(error, ModelError, f"no {settings.name} can be made for this model's parameters")
+
+
+def factor(schedule: Schedule, progress: float, step: int) -> float:
+    """What multiplies the peak learning rate at ``progress`` in [0, 1], ``step`` from 0."""
+    warm = min(1.0, (step + 1) / schedule.warmup_steps) if schedule.warmup_steps else 1.0
+    left = {
+        "cosine": (1 + math.cos(math.pi * progress)) / 2,
+        "linear": 1 - progress,
+        "constant": 1.0,
+    }[schedule.shape]
+    return warm * (schedule.final + (1 - schedule.final) * left)
 
 
 class Trainer:
