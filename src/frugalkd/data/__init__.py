@@ -59,8 +59,7 @@ def load_data(
 ) -> Splits:
     """The data set ``name`` (a key of ``DATA``), not augmented, from the data root (see
     ``data_root``). ``options`` go to its loader; ``download`` first has torchvision fetch mnist or
-    fashion-mnist, where their files are not there. Raises UnknownName, DataError.
-    """
+    fashion-mnist, where their files are not there. Raises UnknownName, DataError."""
     if download and name in FETCHED:
         fetch(name, root)
     return load_with(name, root, options)

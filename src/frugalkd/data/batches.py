@@ -56,18 +56,20 @@ def labels_by(read: Callable[[Any], Any], data: Any) -> Tensor | None:
 
 def checked_labels(labels: Any) -> Tensor:
     """``labels`` int64 (rows,). Raises UnsupportedData unless they are class indices."""
-    needed = "class indices (int64) are needed"
     if not isinstance(labels, Tensor):
         text = _is_text(labels)
         what = f"text ({one_line(labels[0], 40)!r}, ...)" if text else f"a {type(labels).__name__}"
-        raise UnsupportedData(f"labels are {what}: {needed}")
+        raise UnsupportedData(f"labels are {what}: class indices (int64) are needed")
     if labels.ndim != 1:
         raise UnsupportedData(
             f"labels of shape {tuple(labels.shape)}: one class index a sample is needed; "
             "multi-label and mixed targets have no gate"
         )
     if labels.dtype.is_floating_point or labels.dtype == torch.bool:
-        raise UnsupportedData(f"labels of type {labels.dtype}: {needed}; regression has no gate")
+        raise UnsupportedData(
+            f"labels of type {labels.dtype}: class indices (int64) are needed; regression has no "
+            "gate"
+        )
     return labels.long()
 
 
@@ -94,13 +96,15 @@ def check_model(model: object, whose: str = "the model") -> None:
         said = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         raise ModelError(f"{whose} is no torch module ({said}): give an instance of nn.Module")
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        wrong = ""
         if is_lazy(tensor):
-            wrong = "is not initialised (a lazy module): call the model once on a batch"
-        elif tensor.is_meta:
-            wrong = "has no data (device meta): load its weights"
-        if wrong:
-            raise ModelError(f"{name} of {whose} {wrong}, then give it")
+            raise ModelError(
+                f"{name} of {whose} is not initialised (a lazy module): call the model once on a "
+                "batch, then give it"
+            )
+        if tensor.is_meta:
+            raise ModelError(
+                f"{name} of {whose} has no data (device meta): load its weights, then give it"
+            )
 
 
 def run_model(
@@ -127,13 +131,16 @@ def checked_logits(
 ) -> Tensor:
     """``logits`` themselves. Raises ``kind`` unless they are dense floating-point numbers (rows,
     classes), of any number of rows where that is not known."""
-    found = ""
     if not isinstance(logits, Tensor):
-        found = f"the forward of {whose} gives a {type(logits).__name__}"
-    elif logits.ndim != 2 or rows not in (None, len(logits)) or not logits.shape[1]:
-        found = f"{whose} gives outputs of shape {tuple(logits.shape)} for {rows or 'some'} rows"
-    if found:
-        raise kind(f"{found}: logits (rows, classes) are needed")
+        raise kind(
+            f"the forward of {whose} gives a {type(logits).__name__}: logits (rows, classes) are "
+            "needed"
+        )
+    if logits.ndim != 2 or rows not in (None, len(logits)) or not logits.shape[1]:
+        raise kind(
+            f"{whose} gives outputs of shape {tuple(logits.shape)} for {rows or 'some'} rows: "
+            "logits (rows, classes) are needed"
+        )
     if not logits.dtype.is_floating_point or logits.is_meta or logits.layout != torch.strided:
         raise kind(
             f"{whose} gives outputs of type {logits.dtype} ({logits.layout}, on {logits.device}): "

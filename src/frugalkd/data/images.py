@@ -50,11 +50,9 @@ _MEASURED = 16  # pictures whose size is read
 
 @dataclass(frozen=True)
 class Augmentation(Settings):
-    """A random crop and a random flip, as functions of ``(seed, id, view)`` only.
-
-    ``crop``: pixels of zero (black) padding on each side before a random crop back to the size.
-    ``flip``: horizontal flip with probability 1/2. Raises DataError for a negative crop.
-    """
+    """A random crop and a random flip, as functions of ``(seed, id, view)`` only. ``crop``: pixels
+    of zero (black) padding on each side before a random crop back to the size. ``flip``: horizontal
+    flip with probability 1/2. Raises DataError for a negative crop."""
 
     crop: int = 0
     flip: bool = False
@@ -67,10 +65,8 @@ class Augmentation(Settings):
 def augment(
     pixels: NDArray[np.uint8], augmentation: Augmentation, bits: NDArray[np.uint64]
 ) -> NDArray[np.uint8]:
-    """``pixels`` (B, C, H, W), cropped and flipped by the 64 random ``bits`` (B,).
-
-    Bits 0-20 draw the row offset, 21-41 the column offset, 63 the flip.
-    """
+    """``pixels`` (B, C, H, W), cropped and flipped by the 64 random ``bits`` (B,): bits 0-20 draw
+    the row offset, 21-41 the column offset, 63 the flip."""
     crop = augmentation.crop
     if crop:
         batch, channels, height, width = pixels.shape
@@ -155,10 +151,8 @@ class Pictures(Samples):
 
     def rendered(self, ids: Any, views: Any) -> tuple[Tensor, Tensor]:
         """``(x float32 (B, C, H, W), y int64 (B,))`` for int64 ``ids`` and ``views``, both (B,).
-
         Row i holds the pixels of ``view(ids[i], views[i])``, whatever else is in the batch.
-        Raises IndexError for ids outside ``0 .. N - 1``.
-        """
+        Raises IndexError for ids outside ``0 .. N - 1``."""
         rows = self.rows(ids)
         pixels = self.pixels(rows)
         if self.augmentation.crop or self.augmentation.flip:
@@ -173,10 +167,9 @@ class ImageData(Pictures):
     """Images ``uint8 (N, C, H, W)`` and labels ``int64 (N,)`` in RAM, normalised on the way out.
 
     ``mean`` and ``std`` hold one number a channel, on the [0, 1] scale; a pixel p becomes
-    ``p / (255 std) - mean / std`` in float32. Raises DataError for wrong shapes, dtypes, lengths
-    or labels outside ``0 .. len(classes) - 1``.
-
-    ``origin``: the same samples before they were decoded, where there are such.
+    ``p / (255 std) - mean / std`` in float32. ``origin``: the same samples before they were
+    decoded. Raises DataError for wrong shapes, dtypes, lengths or labels outside
+    ``0 .. len(classes) - 1``.
     """
 
     def __init__(
@@ -227,12 +220,9 @@ class ImageData(Pictures):
         return self.images.index_select(0, rows)
 
     def subset(self, ids: Any) -> ImageData:
-        """The samples ``ids`` as a data set, renumbered 0, 1, ... in the order given.
-
-        A sample's augmentation is keyed by its id *within the subset* (its position there), not by
-        the id it had here: the same picture is augmented differently in different subsets.
-        Raises IndexError for ids outside ``0 .. N - 1``.
-        """
+        """The samples ``ids`` as a data set, renumbered 0, 1, ... in the order given. Augmentation
+        is keyed by the new id: a picture is augmented differently in different subsets. Raises
+        IndexError for ids outside ``0 .. N - 1``."""
         rows = self.rows(ids)
         origin = None if self._origin is None else self._origin.subset(rows)
         return self._with(images=self.pixels(rows), labels=self.labels[rows], _origin=origin)
@@ -417,10 +407,8 @@ def decoded(encoded: bytes | Path, shape: Sequence[int]) -> Tensor:
 
 def fitted(image: Image, shape: Sequence[int]) -> Image:
     """``image`` in the channels (1, 3 or 4) and the size of ``shape`` (C, H, W): turned upright as
-    its EXIF says, converted, and resized (bilinear, antialiased), its proportions not kept.
-
-    Raises DataError for other channels, and for pixels of more than 8 bits.
-    """
+    its EXIF says, converted, and resized (bilinear, antialiased), its proportions not kept. Raises
+    DataError for other channels, and for pixels of more than 8 bits."""
     from PIL.Image import Resampling
     from PIL.ImageOps import exif_transpose
 

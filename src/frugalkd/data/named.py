@@ -51,10 +51,7 @@ DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 FETCHED = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
 """Data sets that :func:`fetch` downloads, and what torchvision calls them."""
 
-_FILES = (
-    ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
-    ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
-)
+_FILES = [(f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte") for part in ("train", "t10k")]
 _CHUNK = 1 << 20
 _UNSIGNED_BYTE = 8
 
@@ -81,10 +78,8 @@ def load_digits(root: StrPath | None = None) -> Splits:
 
 
 def stratified(labels: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
-    """``rows`` ids (sorted) drawn from each class in proportion, the same ones every time.
-
-    Classes get the floor of their share; what is left goes to the largest remainders.
-    """
+    """``rows`` ids (sorted) drawn from each class in proportion, the same ones every time. Classes
+    get the floor of their share; what is left goes to the largest remainders."""
     share = np.bincount(labels) * (rows / len(labels))
     quota = np.floor(share).astype(np.int64)
     largest = np.argsort(quota - share, kind="stable")
@@ -192,11 +187,7 @@ def read_idx(path: Path, dims: int) -> NDArray[np.uint8]:
 
 def fetch(name: str, root: StrPath | None = None) -> None:
     """Have torchvision download ``name``, a key of ``FETCHED``, into the data root, unless its
-    files are there already.
-
-    Raises:
-        DataError: torchvision is not installed, or the download fails.
-    """
+    files are there. Raises DataError where torchvision is not installed, or the download fails."""
     base = data_root(root)
     if _find(name, root) is not None:
         return
@@ -233,8 +224,7 @@ def _parquet(path: Path, needs: str, *packages: str, **options: Any) -> Iterator
 
 def _types(file: Any) -> tuple[dict[str, Any], str]:
     """The Arrow type of each column, and all of them as text."""
-    schema = file.schema_arrow
-    types = {name: schema.field(name).type for name in schema.names}
+    types = {field.name: field.type for field in file.schema_arrow}
     return types, ", ".join(f"{name}: {kind}" for name, kind in types.items())
 
 

@@ -98,12 +98,8 @@ class Source(AbstractContextManager[Any], ABC):
 
     @abstractmethod
     def batches(self, requests: Sequence[Request]) -> Iterator[Any]:
-        """The batch of each ``(ids, views)``, both int64 (B,), one after another, in order.
-
-        Raises:
-            DataError: samples cannot be read or put into a batch, or a batch has other rows than
-                those requested; the message names them.
-        """
+        """The batch of each ``(ids, views)``, both int64 (B,), in order. Raises DataError, which
+        names the samples that cannot be read or put into a batch, or that a batch lacks."""
 
     def close(self) -> None:
         """Ends the worker processes, where there are any; the source can be used again."""
@@ -231,8 +227,7 @@ def open_source(
     seed: int = 0,
 ) -> Source:
     """The source for a map-style data set: MemorySource where it gives whole batches and there is
-    no ``collate_fn`` of the user's, else LoaderSource. Raises UnsupportedData.
-    """
+    no ``collate_fn`` of the user's, else LoaderSource. Raises UnsupportedData."""
     check_map_style(dataset)
     if is_batch_indexed(dataset) and collate_fn is None:
         return MemorySource(dataset)

