@@ -38,7 +38,7 @@ _CAUGHT = {
 """Modules whose ValueError is converted to another error before a user sees it."""
 _OF_RECIPES = {
     "experiments/recipes/schema.py",
-    "models/settings.py",
+    "models/building.py",
     "runtime/sections.py",
 }
 """Modules whose ValueError becomes a RecipeError that names the field (by way of pydantic)."""

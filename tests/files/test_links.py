@@ -20,8 +20,8 @@ from frugalkd.files import arrays
 from frugalkd.files.opening import named
 from frugalkd.files.tensors import save_weights
 from frugalkd.files.writing import make_folder
+from frugalkd.models.building import ModelSettings
 from frugalkd.models.saved import write_model_card
-from frugalkd.models.settings import ModelSettings
 from frugalkd.policies import All
 from frugalkd.teachers import FirstVisitTargets
 from frugalkd.training.checkpoints import Checkpoints

@@ -16,10 +16,9 @@ from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.recipes.schema import Augment
 from frugalkd.experiments.runs.execute import teach
 from frugalkd.experiments.runs.material import make_data, make_model, make_teacher
-from frugalkd.models.building import see
+from frugalkd.models.building import InputTransform, see
 from frugalkd.models.identity import build_digest
 from frugalkd.models.origin import Seen
-from frugalkd.models.settings import InputTransform
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

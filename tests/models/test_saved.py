@@ -24,7 +24,6 @@ from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.runs.execute import teach
 from frugalkd.files.tensors import save_weights
 from frugalkd.models import build_model, build_text_model, saved
-from frugalkd.models.claims import without_memory
 from frugalkd.models.saved import load
 from frugalkd.training.evaluation import predict
 from toys import same_state
@@ -276,7 +275,11 @@ def test_sound_13_a_library_builds_with_tensors_of_values(tmp_path):
     (tmp_path / "model.json").write_text(json.dumps({**card, "num_classes": 60_000}))
     with pytest.raises(ModelError, match="does not fit the model: fc"):
         load(tmp_path)
-    made = without_memory(lambda: build_model(name, num_classes=3, in_channels=3, image_size=32))
+
+    def build():
+        return build_model(name, num_classes=3, in_channels=3, image_size=32)
+
+    made = saved.without_memory(build)
     assert made.get_parameter("fc.weight").device.type == "meta"
 
 

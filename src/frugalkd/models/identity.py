@@ -53,11 +53,11 @@ def identity(model: nn.Module) -> dict[str, str]:
     Code is not read: neither a ``forward`` that is rewritten under the same name is noticed, nor a
     hook of the user's.
     """
-    libraries = libraries_of(model)
+    libraries = ", ".join(map(" ".join, libraries_of(model).items()))
     return {
         "teacher": weights_digest(model),
         "teacher's model": build_digest(model),
-        **({"libraries": versions_text(libraries)} if libraries else {}),
+        **({"libraries": libraries} if libraries else {}),
     }
 
 
@@ -160,11 +160,6 @@ def versions(packages: list[str]) -> dict[str, str]:
     """The versions of the installed ones of ``packages``, without a build's label (``+cu124``)."""
     found = {name: _version(name) for name in packages}
     return {name: text.partition("+")[0] for name, text in found.items() if text}
-
-
-def versions_text(libraries: Mapping[str, str]) -> str:
-    """``timm 1.0.15, torchvision 0.21.0``."""
-    return ", ".join(f"{name} {text}" for name, text in sorted(libraries.items()))
 
 
 @cache

@@ -91,17 +91,17 @@ class Preprocess:
         """(N, C, H, W) from any arrangement; channels first where both would fit."""
         channels, height, width = self.shape
         given = tuple(tensor.shape)
-        if given == (height, width) and channels == 1:
-            return tensor[None, None]
-        if given == self.shape:
-            return tensor[None]
-        if given == (height, width, channels):
-            return tensor.permute(2, 0, 1)[None]
-        if given[1:] == self.shape:
+        single: list[tuple[int, ...]] = [self.shape, (height, width, channels)]
+        if channels == 1:
+            single.append((height, width))
+        if given in single:
+            tensor = tensor[None]
+        rows = tuple(tensor.shape[1:])
+        if rows == self.shape:
             return tensor
-        if given[1:] == (height, width, channels):
+        if rows == (height, width, channels):
             return tensor.permute(0, 3, 1, 2)
-        if given[1:] == (height, width) and channels == 1:
+        if rows == (height, width) and channels == 1:
             return tensor[:, None]
         raise DataError(
             f"images of shape {given}: the model takes {channels} x {height} x {width}, as "

@@ -1,11 +1,16 @@
-"""Saved models: a file of weights and the card that says how to build and feed the model."""
+"""Saved models: a file of weights and the card that says how to build and feed the model.
+
+A folder from elsewhere may have a card with layers without number, or buffers of any size. The file
+of weights lists its tensors and is read first: the model may be no larger than they require.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-from collections.abc import Collection, Iterable, Mapping
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +20,9 @@ import numpy as np
 import torch
 from accelerate.utils import send_to_device
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules import module as registering
+from torch.overrides import TorchFunctionMode
 from torch.utils.data import Dataset
 
 from frugalkd.data import Pictures, TextData
@@ -26,20 +33,26 @@ from frugalkd.data.text import from_transformers
 from frugalkd.errors import FrugalKDError, ModelError, RunFolderError
 from frugalkd.files import StrPath, path_of
 from frugalkd.files.parsing import one_line, read_json
-from frugalkd.files.tensors import fill, load_weights, read_state
+from frugalkd.files.tensors import fill, load_weights, read_state, refuse_misfit
 from frugalkd.files.writing import write_json
 from frugalkd.models import build_text_model
-from frugalkd.models.building import build_for, finish, make_module, note_spec, see
-from frugalkd.models.claims import build_checked, refuse_larger
+from frugalkd.models.building import ModelSettings, build_for, finish, make_module, note_spec, see
 from frugalkd.models.inference import inference_mode
 from frugalkd.models.origin import note_origin, origin_of
 from frugalkd.models.preprocess import Preprocess, TextPreprocess
-from frugalkd.models.settings import ModelSettings
 from frugalkd.runtime.devices import device_of
 from frugalkd.runtime.imports import refuse_unlisted
 
 CARD = "model.json"
 """How to build a run's model again, and what its inputs are."""
+
+_MOST_TENSORS = 10_000
+"""Of a model that is built by name; the deepest of timm's has 2,500."""
+
+_FREE_NUMBER = 1 << 16
+"""Any number of a card may be this large."""
+_FREE_BYTES = 1 << 28
+"""That a model may take beyond its weights, for buffers that are not saved; timm's take 6 MB."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +153,13 @@ def load(
         )
     card = read_json(path / CARD)
     try:
-        weights = _inside(path, card["weights"])
+        name = card["weights"]
+        if not isinstance(name, str) or name not in os.listdir(path):
+            raise RunFolderError(
+                f"{path / CARD} names the weights {str(name)[:100]!r}, which are not in that "
+                "folder: only a file in the same folder is read"
+            )
+        weights = path / name
         if "path" in card["model"]:
             refuse_unlisted(str(card["model"]["path"]), imports, str(path / CARD))
         # Before the model is built: its size may depend on the images'.
@@ -185,7 +204,7 @@ def write_model_card(
 
 def card_beside(weights: Path) -> dict[str, Any] | None:
     """The card of a file of weights that lies in its run's folder."""
-    with contextlib.suppress(RunFolderError):
+    with suppress(RunFolderError):
         card = read_json(weights.parent / CARD)
         return card if card.get("weights") == weights.name else None
     return None
@@ -217,15 +236,6 @@ def known_from(card: Mapping[str, Any]) -> dict[str, Any]:
     return known
 
 
-def _inside(folder: Path, name: Any) -> Path:
-    if not isinstance(name, str) or name not in os.listdir(folder):
-        raise RunFolderError(
-            f"{folder / CARD} names the weights {str(name)[:100]!r}, which are not in that folder: "
-            "only a file in the same folder is read"
-        )
-    return folder / name
-
-
 def _build(card: Mapping[str, Any], weights: Path) -> nn.Module:
     """The card's model with its weights, which are compared with its claims first."""
     spec = ModelSettings.model_validate(card["model"])
@@ -247,10 +257,95 @@ def _build(card: Mapping[str, Any], weights: Path) -> nn.Module:
             load_weights(model, weights)
         else:
             state = read_state(weights)
-            refuse_larger(card, state, weights)
+            _refuse_larger(card, state, weights)
             model = build_checked(build, state, weights)
             fill(model, state, weights)
     if spec.input_transform is not None:
         see(model, spec.input_transform, card["mean"], card["std"])
     note_spec(model, spec)
     return model
+
+
+def _refuse_larger(card: Mapping[str, Any], state: Mapping[str, Tensor], weights: Path) -> None:
+    """Raises ModelError where ``weights`` has more tensors than a model that is built by name, or
+    where a number of the card's classes or options is larger than any side of them."""
+    if len(state) > _MOST_TENSORS:
+        raise ModelError(f"{weights} has {len(state):,} tensors: {_MOST_TENSORS:,} at most")
+    largest = max((side for tensor in state.values() for side in tensor.shape), default=0)
+    for number in _integers([card["num_classes"], card["model"].get("options", {})]):
+        if abs(number) > max(_FREE_NUMBER, largest):
+            raise ModelError(
+                f"{weights} does not fit the model: model.json says {number}, and no tensor there "
+                f"has a side of more than {largest}"
+            )
+
+
+def _integers(value: Any) -> Iterator[int]:
+    if isinstance(value, int):
+        yield value
+    elif isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _integers(each)
+
+
+def build_checked(
+    build: Callable[[], nn.Module], state: Mapping[str, Tensor], weights: Path
+) -> nn.Module:
+    """What ``build`` makes, after a build on the meta device has shown that it has the tensors of
+    ``state`` and takes little more memory than they do. Raises ModelError."""
+    with _bounded_by(state, weights):
+        empty = without_memory(build)
+        refuse_misfit(empty.state_dict(), state, weights)
+        # The weights may be saved in a quarter of the bytes (float8).
+        most = _FREE_BYTES + 4 * sum(tensor.nbytes for tensor in state.values())
+        size = sum(tensor.nbytes for tensor in (*empty.parameters(), *empty.buffers()))
+        if size > most:
+            raise ModelError(
+                f"{weights} does not fit the model: as model.json describes it, it takes "
+                f"{size >> 20:,} MiB, and for these weights {most >> 20:,} MiB are allowed"
+            )
+        return build()
+
+
+@contextmanager
+def _bounded_by(state: Mapping[str, Tensor], weights: Path) -> Iterator[None]:
+    """Inside, a model that grows far beyond the tensors of ``state`` is a ModelError at once."""
+    most, thread, made = 1000 + 10 * len(state), threading.get_ident(), 0
+
+    def count(*registered: Any) -> None:
+        nonlocal made
+        made += threading.get_ident() == thread
+        if made > most:
+            raise ModelError(
+                f"{weights} does not fit the model: it has {len(state):,} tensors, and model.json "
+                "describes many more"
+            )
+
+    with ExitStack() as hooks:
+        for register in (
+            registering.register_module_parameter_registration_hook,
+            registering.register_module_buffer_registration_hook,
+            registering.register_module_module_registration_hook,
+        ):
+            hooks.callback(register(count).remove)
+        yield
+
+
+def without_memory(build: Callable[[], nn.Module]) -> nn.Module:
+    """What ``build`` makes, its weights on the meta device."""
+    try:
+        with torch.device("meta"):
+            return build()
+    except NotImplementedError:  # it computes its sizes with tensors, which need values
+        with _Unfilled():
+            return build()
+
+
+class _Unfilled(TorchFunctionMode):
+    """Tensors that are created to be filled later are on the meta device, others are not."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in (torch.empty, torch.zeros, torch.ones, torch.full):
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)

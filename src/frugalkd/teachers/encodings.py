@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frugalkd.errors import TargetsError, UnknownName
+from frugalkd.policies.policy import Ids
 from frugalkd.runtime import draws
 from frugalkd.runtime.settings import Settings
 
 Logits = NDArray[np.float32]
-Ids = NDArray[np.int64]
 
 _HALF = np.finfo(np.float16)
 _LOWEST, _LARGEST = float(_HALF.min), float(_HALF.max)

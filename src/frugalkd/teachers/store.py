@@ -34,8 +34,9 @@ from frugalkd.files.opening import entered, list_folder, open_file, remove
 from frugalkd.files.parsing import one_line, parse_json, read_bounded
 from frugalkd.files.writing import allocate, sweep, sync_folder, write_at, write_json
 from frugalkd.models.identity import TORCH, differences
+from frugalkd.policies.policy import Ids
 from frugalkd.runtime.formatting import size_text
-from frugalkd.teachers.encodings import Encoding, Ids, Logits, make_encoding
+from frugalkd.teachers.encodings import Encoding, Logits, make_encoding
 
 FILE = "header.json"
 FORMAT, SCHEMA = "frugalkd-store", 2

@@ -30,7 +30,7 @@ from frugalkd.files.parsing import one_line
 
 if TYPE_CHECKING:
     from frugalkd.experiments.recipes.schema import Data, Recipe
-    from frugalkd.models.settings import ModelSettings
+    from frugalkd.models.building import ModelSettings
     from frugalkd.runtime.sections import NamedOrPath
 
 SCHEMA = 1

@@ -29,8 +29,8 @@ from frugalkd.data import DATA
 from frugalkd.data.class_names import Match
 from frugalkd.errors import ModelError, TargetsError
 from frugalkd.experiments.tracking.trackers import TRACKERS, Tracker
+from frugalkd.models.building import ModelSettings
 from frugalkd.models.features import is_glob, means
-from frugalkd.models.settings import ModelSettings
 from frugalkd.objectives import OBJECTIVES, Objective, Ramp, Scheduled, WeightedSum
 from frugalkd.objectives.objective import features_read
 from frugalkd.policies import POLICIES, SelfRegulation

@@ -17,7 +17,7 @@ from frugalkd.experiments.runs.execute import distill, teach
 from frugalkd.files import StrPath
 from frugalkd.files.opening import named
 from frugalkd.files.writing import make_folder, write_json
-from frugalkd.models.settings import ModelSettings
+from frugalkd.models.building import ModelSettings
 from frugalkd.training.settings import Listener, Stop
 
 FILE, SCHEMA = "chain.json", 1

@@ -37,6 +37,7 @@ from frugalkd.files.tensors import load_weights
 from frugalkd.ledger.ledger import Ledger, ledger_file
 from frugalkd.models import build_text_model
 from frugalkd.models.building import (
+    ModelSettings,
     build_for,
     finish,
     make_module,
@@ -48,7 +49,6 @@ from frugalkd.models.building import (
 from frugalkd.models.initial import init_from
 from frugalkd.models.origin import match_classes, note_origin, origin_of
 from frugalkd.models.saved import card_beside, known_from, load
-from frugalkd.models.settings import ModelSettings
 from frugalkd.policies import Sampling
 from frugalkd.policies.policy import Ids
 from frugalkd.runtime.imports import Allowed, make_object
