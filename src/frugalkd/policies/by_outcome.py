@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -227,12 +228,9 @@ class Kakurenbo(Ungated):
         if unknown.any():
             return Plan(pool[~unknown], screen=pool[unknown])
         part = self.fraction * DECAY[min(3, int(4 * at.epoch / at.epochs))]
-        easy = lowest(
-            pool,
-            int(part * len(pool)),
-            lambda ids: at_sorted(ledger["cross_entropy"], ids),
-            lambda ids: at.uniform("kakurenbo-ties", ids),
-        )
+        losses = partial(at_sorted, ledger["cross_entropy"])
+        ties = partial(at.uniform, "kakurenbo-ties")
+        easy = lowest(pool, int(part * len(pool)), losses, ties)
         easy = easy[ledger.correct[easy] & (ledger["confidence"][easy] >= self.confidence)]
         shown = np.ones(len(pool), dtype=bool)
         shown[np.searchsorted(pool, easy)] = False

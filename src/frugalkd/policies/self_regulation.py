@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -209,20 +209,16 @@ class SelfRegulation(Policy):
             unseen = at_sorted(ledger["last_epoch"], ids) == NEVER
             return np.where(unseen, -1.0, at_sorted(ledger["confidence"], ids))
 
-        def chance(ids: Ids) -> NDArray:
-            return at.uniform("quota", ids)
-
+        chance = partial(at.uniform, "quota")
         if len(active) >= quota and self.budget_rule == "class-balanced":
             assert ledger.labels is not None, "filled in by the selection"
             return Plan(balanced(active, ledger.labels[active], quota, at, chance))
         if len(active) >= quota:
             keys = (confidence, chance) if self.budget_rule == "least-confident" else (chance,)
             return Plan(lowest(active, quota, *keys))
+        due = partial(at_sorted, ledger["due"])
         filler = lowest(
-            _without(pool, active),
-            quota - len(active),
-            lambda ids: at_sorted(ledger["due"], ids),
-            lambda ids: at.uniform("filler", ids),
+            _without(pool, active), quota - len(active), due, partial(at.uniform, "filler")
         )
         forced = np.arange(len(active) + len(filler)) >= len(active)
         return Plan(np.concatenate([active, filler]), forced=forced)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import ClassVar
 
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.policies.keeping import balanced, check_scoring, lowest
@@ -81,6 +81,8 @@ class _Scored(Ungated):
         seeds: trainings of the scoring run.
     """
 
+    kind: ClassVar[str]
+
     budget: Share = 0.5
     epochs: float = 3.0
     seeds: int = 3
@@ -89,8 +91,8 @@ class _Scored(Ungated):
         check_scoring(self.epochs, self.seeds)
 
     @property
-    @abstractmethod
-    def scoring(self) -> Scoring: ...
+    def scoring(self) -> Scoring:
+        return Scoring(self.kind, self.epochs, self.seeds)
 
     def plan(self, ledger: Ledger, pool: Ids, at: EpochContext) -> Plan:
         wanted, ties = max(1, round(self.budget * len(ledger))), draws.stream("scored-ties")
@@ -117,9 +119,7 @@ class EL2N(_Scored):
     pass of all samples after each; stated apart, since all students share it.
     """
 
-    @property
-    def scoring(self) -> Scoring:
-        return Scoring("el2n", self.epochs, self.seeds)
+    kind = "el2n"
 
 
 @dataclass(frozen=True)
@@ -138,9 +138,7 @@ class Forgetting(_Scored):
     since all students share it.
     """
 
+    kind = "forgetting"
+
     epochs: float = 10.0
     seeds: int = 1
-
-    @property
-    def scoring(self) -> Scoring:
-        return Scoring("forgetting", self.epochs, self.seeds)

@@ -286,7 +286,7 @@ class Epoch:
         if not context.ranks.alone:
             epoch._waiting_ids = epoch._waiting_ids if ids is None else ids
         elif ids is not None and len(ids):
-            rows = context.reader.again(ids, views, state.get("waiting_data"))
+            rows = context.reader.at_once(ids, views, state.get("waiting_data"))
             known = {"targets": state["waiting_targets"], "features": state.get("waiting_features")}
             epoch._waiting = [rows._replace(**known)]
         return epoch

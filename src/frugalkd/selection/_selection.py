@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,7 @@ from torch.utils.data import Dataset
 
 from frugalkd.data.batches import call, check_model, inputs_of
 from frugalkd.data.probe import digests_kept
-from frugalkd.data.source import (
-    bucketed,
-    by_length,
-    check_map_style,
-    lengths_of,
-)
+from frugalkd.data.source import bucketed, by_length, check_map_style, lengths_of
 from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import (
     FrugalKDWarning,
@@ -245,7 +241,8 @@ class Selection:
         self._context = replace(self._context, watch=watch)
         while self.epoch < self.epochs:
             state, self._under_way = self._under_way, None
-            observer = Observer(self._context, self._at)
+            at = EpochContext(self.epoch, self.epochs, self.seed, self._spent)
+            observer = Observer(self._context, at)
             if state is not None:
                 epoch = Epoch.from_state(self._context, observer, state)
             else:
@@ -344,10 +341,6 @@ class Selection:
         self._spent = int(state.get("spent", 0))
         self._under_way = state["under_way"]
 
-    @property
-    def _at(self) -> EpochContext:
-        return EpochContext(self.epoch, self.epochs, self.seed, self._spent)
-
     def _plan(self, observer: Observer) -> tuple[Plan, int, int]:
         """The epoch's plan in its order, how many skipped samples were screened for it, and how
         many ids were deferred for whole steps."""
@@ -407,12 +400,7 @@ class Selection:
         if planned >= rows:
             others = others[ledger["due"][others] > at.epoch]
         if planned < rows or (plan.weights is None and len(others) >= lacking):
-            ids = lowest(
-                others,
-                lacking,
-                lambda ids: ledger["due"][ids],
-                lambda ids: at.uniform("woken", ids),
-            )
+            ids = lowest(others, lacking, ledger["due"].take, partial(at.uniform, "woken"))
             forced = np.ones(planned + len(ids), dtype=bool)
             forced[:planned] = False if plan.forced is None else plan.forced
             weights = plan.weights
@@ -431,9 +419,8 @@ class Selection:
 
         by_confidence = self.policy.needs_screening and plan.weights is None
         keys = (confidence, chance) if by_confidence else (chance,)
-        return plan.where(
-            lowest(np.arange(planned), planned - planned % rows, *keys)
-        ), planned % rows
+        over = planned % rows
+        return plan.where(lowest(np.arange(planned), planned - over, *keys)), over
 
     def _ordered(self, plan: Plan, step: int, at: EpochContext) -> Plan:
         """The part of a plan that its epoch trains, in its order, a function of seed and epoch; a

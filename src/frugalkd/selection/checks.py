@@ -373,10 +373,7 @@ def _non_finite(value: Any, rows: int) -> NDArray[np.bool_]:
     if isinstance(value, Tensor):
         if value.dtype.is_floating_point and value.ndim and len(value) == rows:
             bad = ~torch.isfinite(value.reshape(rows, -1)).all(dim=1).cpu().numpy()
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            bad |= _non_finite(part, rows)
-    elif isinstance(value, tuple | list):
-        for part in value:
+    elif isinstance(value, Mapping | tuple | list):
+        for part in value.values() if isinstance(value, Mapping) else value:
             bad |= _non_finite(part, rows)
     return bad

@@ -24,9 +24,7 @@ from frugalkd.policies import Policy
 from frugalkd.policies.modes import Sampling, significance_weights
 from frugalkd.policies.policy import Ids, why_not_weights
 from frugalkd.runtime.failures import reason
-from frugalkd.runtime.settings import (
-    check_types,
-)
+from frugalkd.runtime.settings import check_types
 from frugalkd.selection.checks import labels_of, why_not_label_free
 from frugalkd.selection.rows import DataLoading, Reader, no_top
 from frugalkd.teachers import Targets

@@ -269,12 +269,9 @@ class Reader:
         limit = None if self.targets is None else self.targets.views
         return views if limit is None else views % limit
 
-    def at_once(self, ids: Ids) -> Rows:
-        """The rows of ``ids``, all together, in their current views."""
-        return self.again(ids, self._views(ids), None)
-
-    def again(self, ids: Ids, views: Ids | None, data: Any) -> Rows:
-        """Rows that were read before, in the views that they had then; ``data`` as kept."""
+    def at_once(self, ids: Ids, views: Ids | None = None, data: Any = None) -> Rows:
+        """The rows of ``ids``, all together, in their current views; of rows that were read before
+        the ``views`` that they had then, and ``data`` as kept."""
         views = self._views(ids) if views is None else views
         if data is None:
             with self._meters.phase(self.source.phase):
