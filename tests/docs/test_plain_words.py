@@ -26,7 +26,7 @@ EXEMPT = (
 ON_DISK = re.compile(
     r"time\.sleep|time, \"sleep\"|\bsleep \$|budget_asked|max_sleep|when_all_sleep"
     r"|when_all_skipped=wake|\"wake\": \"all\""
-    r"|(stream|uniform)\(\"\w+\"|\"woken\", epoch"
+    r"|(stream|uniform)\(\"\w+\"|uniform, \"woken\"|\"woken\", epoch"
 )
 """Names of others, keys of committed results and earlier recipes, and names of random streams."""
 
