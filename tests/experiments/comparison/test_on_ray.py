@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
@@ -130,11 +132,20 @@ def test_refusals(ray, cli, tmp_path, monkeypatch):
         assert says in err
 
 
+@pytest.fixture
+def short_folder() -> Iterator[str]:
+    """Ray's sockets are below it, and a socket's path has 107 bytes at most."""
+    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield folder
+
+
 @pytest.mark.heavy
 @pytest.mark.filterwarnings("default")  # ray's own
-def test_a_cluster_of_three_nodes_loses_one(tiny, tmp_path, monkeypatch):
+def test_a_cluster_of_three_nodes_loses_one(tiny, tmp_path, monkeypatch, short_folder):
     monkeypatch.setenv("RAY_worker_niceness", "0")  # 15 by default, which waits for all others
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_TMPDIR", short_folder)
+    monkeypatch.setenv("PYTHONBREAKPOINT", "0")  # otherwise ray sets it, and leaves it set
     from ray.cluster_utils import Cluster
 
     recipe = override(tiny, {"student.training.epochs": 400, "device": "cpu"})
