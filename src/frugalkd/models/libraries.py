@@ -73,7 +73,7 @@ def build_from_library(name: str, wanted: Wanted, options: Mapping[str, Any]) ->
     build = _from_timm if library == "timm" else _from_torchvision
     try:
         return build(package, model, wanted, dict(options))
-    except NotImplementedError:  # some cannot be built on the meta device: see claims.py
+    except NotImplementedError:  # some cannot be built on the meta device: see saved.py
         raise
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise ModelError(

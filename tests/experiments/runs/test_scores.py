@@ -35,19 +35,6 @@ def recipe():
     return override(load_recipe("digits"), SMALL)
 
 
-@pytest.fixture(scope="module")
-def trained(recipe, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("teacher") / "t"
-    teach(recipe, folder)
-    return folder
-
-
-@pytest.fixture
-def teacher(trained, tmp_path):
-    """A teacher's folder without any scores in it."""
-    return shutil.copytree(trained, tmp_path / "teacher")
-
-
 def files(folder):
     return sorted(folder.rglob(FILE))
 

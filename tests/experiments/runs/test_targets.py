@@ -11,7 +11,7 @@ import pytest
 from frugalkd.errors import FrugalKDError, ModelError, RecipeError, RunFolderError, TargetsError
 from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.runs.digest import run_digest, what_decides
-from frugalkd.experiments.runs.execute import distill, teach
+from frugalkd.experiments.runs.execute import distill
 from frugalkd.experiments.runs.folder import RunFolder
 from frugalkd.experiments.runs.material import make_data, make_teacher
 from frugalkd.experiments.runs.targets import encoding_of, ensure_targets, live_teacher, store
@@ -33,19 +33,6 @@ SMALL = {
 @pytest.fixture(scope="module")
 def recipe():
     return override(load_recipe("digits"), SMALL)
-
-
-@pytest.fixture(scope="module")
-def trained(recipe, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("teacher") / "t"
-    teach(recipe, folder)
-    return folder
-
-
-@pytest.fixture
-def teacher(trained, tmp_path):
-    """A teacher's folder without any store in it."""
-    return shutil.copytree(trained, tmp_path / "teacher")
 
 
 def queries(results):
