@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from typing import Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from frugalkd.data import TextData, data_digest, hold_out, load_data, take
 from frugalkd.experiments.report import collect, gallery, make_page
-from frugalkd.experiments.report.gallery import pictures_of, png
+from frugalkd.experiments.report.gallery import _png, pictures_of
 from frugalkd.experiments.runs.schema import LedgerSummary
 from frugalkd.runtime.imports import Allowed
 from toys import as_images
@@ -74,7 +75,8 @@ def own(name, **more):
 @pytest.mark.parametrize("shape", [(28, 28, 1), (5, 9, 3)])
 def test_a_png_is_what_it_was_made_of(shape):
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    image = np.asarray(Image.open(io.BytesIO(png(pixels))))
+    url = _png(pixels, 28)
+    image = np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))))
     assert np.array_equal(image.reshape(shape), pixels)
 
 
@@ -85,8 +87,6 @@ def test_digits_are_the_data_sets_own():
     found = pictures_of(summary(samples=len(data), data=data_digest(data)), recipe, DATA)
     assert isinstance(found, dict)
     assert sorted(found) == list(range(6))
-    import base64
-
     image = Image.open(io.BytesIO(base64.b64decode(found[3][0].partition(",")[2])))
     assert np.array_equal(np.asarray(image), data.images[3, 0].numpy())
     other = pictures_of(summary(samples=len(data), data="0" * 64), recipe, DATA)
@@ -114,8 +114,6 @@ def test_texts_pictures_and_neither(monkeypatch):
     assert own("vectors") == "they are neither pictures nor texts"
     found = own("pictures")
     assert isinstance(found, dict)
-    import base64
-
     size = Image.open(io.BytesIO(base64.b64decode(found[1][0].partition(",")[2]))).size
     assert max(size) <= 96
     monkeypatch.setattr(gallery, "LARGEST", 100)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import base64
-import struct
-import zlib
 from collections.abc import Callable, Sequence
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,6 @@ LARGEST = 1_000_000
 """Bytes of a page's pictures and texts."""
 
 _SIZES = (96, 64, 48, 32, 16)
-_PNG = "data:image/png;base64,"
 _TEXT = 280
 """Characters of a text that are shown."""
 
@@ -67,7 +65,7 @@ def _shown(data: Any, ids: Sequence[int]) -> Shown:
     if not all(isinstance(sample, np.ndarray) for sample in samples):
         return "they are neither pictures nor texts"
     for size in _SIZES:
-        urls = [_PNG + base64.b64encode(png(_within(pixels, size))).decode() for pixels in samples]
+        urls = [_png(pixels, size) for pixels in samples]
         if sum(map(len, urls)) <= LARGEST:
             return {id: (url, "") for id, url in zip(ids, urls, strict=True)}
     return "they are too large"
@@ -110,29 +108,11 @@ def _stretched(pixels: NDArray) -> NDArray[np.uint8]:
     return np.round(255 * (values - low) / (span or 1.0)).astype(np.uint8)
 
 
-def _within(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """No side longer than ``size``: a whole number of pixels is averaged into one."""
-    step = -(-max(pixels.shape[:2]) // size)
-    if step == 1:
-        return pixels
-    height, width = (side // step for side in pixels.shape[:2])
-    whole = pixels[: height * step, : width * step]
-    if not whole.size:  # a side shorter than one step
-        return pixels[::step, ::step]
-    blocks = whole.reshape(height, step, width, step, -1)
-    return blocks.mean(axis=(1, 3)).round().astype(np.uint8)
+def _png(pixels: NDArray[np.uint8], size: int) -> str:
+    """The data URL of a PNG, no side longer than ``size``."""
+    from PIL import Image
 
-
-def png(pixels: NDArray[np.uint8]) -> bytes:
-    """uint8 (height, width, 1 or 3) as a PNG: Pillow is not among what frugalkd needs."""
-    height, width, channels = pixels.shape
-    rows = np.zeros((height, 1 + width * channels), dtype=np.uint8)  # 0: a row without a filter
-    rows[:, 1:] = pixels.reshape(height, -1)
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        check = struct.pack(">I", zlib.crc32(kind + content))
-        return struct.pack(">I", len(content)) + kind + content + check
-
-    header = struct.pack(">IIBBBBB", width, height, 8, {1: 0, 3: 2}[channels], 0, 0, 0)
-    body = chunk(b"IDAT", zlib.compress(rows.tobytes(), 9))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + body + chunk(b"IEND", b"")
+    image, file = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels), BytesIO()
+    image.thumbnail((size, size), Image.Resampling.BOX)
+    image.save(file, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
