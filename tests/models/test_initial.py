@@ -113,7 +113,6 @@ def test_a_student_is_tuned_from_where_it_starts(tmp_path):
     def said(recipe):
         return what_decides("distill", recipe, taught=False)["student"]["model"]
 
-    assert set(said(recipe)) == {"name", "path", "options"}, "digests of before stay"
     assert len(said(begun)["init_weights"]) == 64
     (tmp_path / "w.safetensors").rename(tmp_path / "moved.safetensors")
     moved = override(recipe, {"student.model.init_weights": str(tmp_path / "moved.safetensors")})

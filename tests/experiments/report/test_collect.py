@@ -69,19 +69,15 @@ def test_a_run(tmp_path):
         collect(tmp_path / "run/results.json")
 
 
-def test_a_long_run_is_read_from_its_summary(tmp_path):
+def test_a_long_run_is_averaged(tmp_path):
     run = tmp_path / "run"
     write_run(run, [100 - k // 5 for k in range(500)], "d")
-    whole = collect(run)
     ledger = Ledger.new(100)
     ledger.epochs = 500.0
-    write_summary(run, "distill", ledger, json.loads((run / "results.json").read_text()))
-    (run / "results.json").write_text("not read")
+    write_summary(run, "distill", ledger)
     found = collect(run)
     assert isinstance(found, Run)
-    assert isinstance(whole, Run)
-    assert (run / "summary.json").stat().st_size <= 50_000
-    assert found.shares == whole.shares
+    assert found.summary is not None
     assert found.shares is not None
     assert found.shares.epochs[:2] == [3, 8]
     assert found.shares.trained == pytest.approx([1 - k / 100 for k in range(100)])

@@ -75,10 +75,6 @@ SOUND = {
     "summary.json": {
         "schema": 1,
         "kind": "distill",
-        "run": {
-            **run_results(),
-            "shares": {"every": 2, "trained": [0.5], "participations": [0.5], "screened": [1.0]},
-        },
         **make_summary(),
     },
 }

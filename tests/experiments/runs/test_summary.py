@@ -10,12 +10,10 @@ import pytest
 from frugalkd.errors import RunFolderError
 from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.runs.execute import teach
-from frugalkd.experiments.runs.folder import read_results
 from frugalkd.experiments.runs.summary import (
     FILE,
     LARGEST,
     mean_history,
-    read_run,
     read_summary,
     write_summary,
 )
@@ -45,13 +43,6 @@ def test_a_run_leaves_its_summary(tmp_path):
     assert found["mean"] == pytest.approx(float(record.significance.mean()))
     assert sum(found["histogram"]) == 100
     assert {sample["significance"] for sample in found["most"]} <= {0.5, 1.0}
-    results, run = read_results(tmp_path), read_run(tmp_path)
-    assert run is not None
-    assert run.pop("shares")["trained"][0] == 1.0
-    assert run == {key: results[key] for key in results if key not in ("schema", "history")}
-    (tmp_path / FILE).unlink()  # a run of before is read from its ledger
-    again = read_summary(tmp_path)
-    assert again == {key: found[key] for key in found if key not in ("schema", "kind")}
 
 
 @pytest.mark.parametrize("name", ["{}", "{}" + "😀" * 500, "\u202e{}\u0000" + "x" * 10_000])
@@ -65,40 +56,10 @@ def test_many_classes_of_any_name_stay_small(tmp_path, name):
     assert found["classes"][0]["mean"] >= found["classes"][-1]["mean"]
 
 
-def results_of(epochs, recipe):
-    record = {"samples": 20_000, "rows": 12_345, "participations": 5_432, "screened": 20_000}
-    return {
-        "schema": 1,
-        "recipe": recipe,
-        "history": [{"epoch": k, **record} for k in range(epochs)],
-    }
-
-
-@pytest.mark.parametrize("epochs", [500, 10_000])
-def test_many_epochs_stay_small(tmp_path, epochs):
-    names = [f"class {k}" for k in range(1500)]
-    write_summary(tmp_path, "distill", ledger(names), results_of(epochs, {"name": "long"}))
-    assert (tmp_path / FILE).stat().st_size <= LARGEST
-    run = read_run(tmp_path)
-    assert run is not None
-    assert run["recipe"] == {"name": "long"}
-    assert run["shares"]["every"] == epochs / 100
-    assert run["shares"]["trained"] == [0.6172] * 100
-    assert "history" not in run
-
-
-def test_a_long_recipe_is_left_out(tmp_path):
-    write_summary(tmp_path, "distill", ledger(["a"]), results_of(3, {"name": "x" * LARGEST}))
-    assert (tmp_path / FILE).stat().st_size <= LARGEST
-    assert read_run(tmp_path) is None
-    assert read_summary(tmp_path) is not None
-
-
 def test_nothing_where_no_epoch_ended(tmp_path):
     write_summary(tmp_path, "teach", ledger(["a"], epochs=0))
     assert not (tmp_path / FILE).exists()
     assert read_summary(tmp_path) is None
-    assert read_run(tmp_path) is None
 
 
 def test_a_damaged_one_is_refused(tmp_path):

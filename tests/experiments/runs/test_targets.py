@@ -10,7 +10,7 @@ import pytest
 
 from frugalkd.errors import FrugalKDError, ModelError, RecipeError, RunFolderError, TargetsError
 from frugalkd.experiments.recipes.load import load_recipe, override
-from frugalkd.experiments.runs.digest import run_digest, what_decides
+from frugalkd.experiments.runs.digest import run_digest
 from frugalkd.experiments.runs.execute import distill
 from frugalkd.experiments.runs.folder import RunFolder
 from frugalkd.experiments.runs.material import make_data, make_teacher
@@ -291,8 +291,6 @@ def test_what_decides_a_result_is_in_the_digest(recipe):
         )
     }  # fmt: skip
     assert len(digests) == 7
-    none = override(recipe, {"student.targets.features": []})
-    assert "features" not in what_decides("distill", none, taught=True)["student"]["targets"]
 
 
 @pytest.mark.parametrize("encoding", ["float32", "top-k", "sampled"])

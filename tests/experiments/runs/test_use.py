@@ -43,12 +43,10 @@ def run(sound, tmp_path) -> Path:
 
 
 def names(run: Path, **data) -> None:
-    """Let all files of a run name these data."""
-    for file in ("results.json", "summary.json"):
-        said = json.loads((run / file).read_text())
-        recipe = (said if file == "results.json" else said["run"])["recipe"]
-        recipe["data"] |= {"train_size": None, **data}
-        (run / file).write_text(json.dumps(said))
+    """Let a run's results name these data."""
+    said = json.loads((run / "results.json").read_text())
+    said["recipe"]["data"] |= {"train_size": None, **data}
+    (run / "results.json").write_text(json.dumps(said))
 
 
 def pictures(folder: Path, size=(8, 8), rows=3) -> Path:

@@ -17,7 +17,6 @@ from frugalkd.experiments.recipes.load import override
 from frugalkd.experiments.recipes.schema import Recipe
 from frugalkd.experiments.runs.digest import (
     digest_of,
-    forget_later_defaults,
     pretrained,
     what_decides,
 )
@@ -194,7 +193,6 @@ class _Plan:
         if not (student.stores and student.objective.build().needs_targets):
             return None
         settings = recipe.model_dump(mode="json")
-        forget_later_defaults(settings["student"]["targets"])
         weighted = student.weighting or student.mode
         parts = [settings["data"], settings["student"]["augment"], settings["student"]["targets"]]
         # The teacher runs on no sample that weighs nothing.

@@ -22,7 +22,7 @@ from frugalkd.experiments.runs.schema import (
     section,
 )
 from frugalkd.experiments.runs.summary import FILE as _SUMMARY
-from frugalkd.experiments.runs.summary import mean_history, read_run, read_summary
+from frugalkd.experiments.runs.summary import mean_history, read_summary
 from frugalkd.files.parsing import one_line, read_json
 from frugalkd.policies.modes import MODES
 
@@ -85,16 +85,13 @@ def _with_mode(arm: Arm, comparison: Comparison) -> Arm:
 
 
 def _run(folder: Path) -> Run:
-    """A run from its summary, which is small; from its results, if the summary has no run."""
-    content, ledger = read_run(folder), read_summary(folder)
-    if content is not None:
-        run = _read(Run, content, folder / _SUMMARY)
-    else:
-        run = _read(Run, read_results(folder), folder / _RESULTS)
-        shares = mean_history([[vars(epoch) for epoch in run.history]])
-        run = run.model_copy(update={"shares": shares and Shares.model_validate(shares)})
-    summary = ledger and _read(LedgerSummary, ledger, folder / _SUMMARY)
-    return run.model_copy(update={"summary": summary})
+    run, ledger = _read(Run, read_results(folder), folder / _RESULTS), read_summary(folder)
+    shares = mean_history([[vars(epoch) for epoch in run.history]])
+    added = {
+        "shares": shares and Shares.model_validate(shares),
+        "summary": ledger and _read(LedgerSummary, ledger, folder / _SUMMARY),
+    }
+    return run.model_copy(update=added)
 
 
 def _read(record: type[_Record], content: Mapping[str, Any], where: Path) -> _Record:

@@ -15,32 +15,8 @@ from frugalkd.models.identity import TORCH, versions
 from frugalkd.models.initial import weights_file
 from frugalkd.models.libraries import library_of
 from frugalkd.models.saved import CARD, card_beside
-from frugalkd.teachers.average import DECAY
 from frugalkd.teachers.store import FILE as STORE
 from frugalkd.teachers.store import read_header
-
-LATER: dict[str, Any] = {
-    "gradient_accumulation_steps": 1,
-    "when_all_skipped": "wait",
-    "compile": False,
-    "label_source": "label",
-    "keep_probability": None,
-    "budget_schedule": "even",
-    "length_bucket_batches": 0,
-    "balanced": False,
-    "ema": None,
-    "features": [],
-    "decay": DECAY,
-    "classes": "same",
-    "trains": "all",
-    "label_free": False,
-    "teachers": None,
-    "init_weights": None,
-    "input_transform": None,
-    "reuse_classifier_dim": None,
-}
-"""Settings that came after runs had digests: at their defaults they are in no digest, so that
-earlier runs are still recognised."""
 
 _MODELS = ("teacher.safetensors", "student.safetensors")
 
@@ -67,11 +43,11 @@ def what_decides(kind: str, recipe: Recipe, *, taught: bool) -> dict[str, Any]:
     settings = recipe.model_dump(
         mode="json", exclude={"name", "summary", "arms", "teachers", "checkpoints", "trackers"}
     )
-    forget_later_defaults(settings)
     teacher, student = settings["teacher"], settings["student"]
     for role in (teacher, student):
+        del role["training"]["fsdp"]  # changes no result
         _resolve_model(role["model"])
-    for one in student.get("teachers", {"of": {}})["of"].values():
+    for one in (student["teachers"] or {"of": {}})["of"].values():
         _resolve_teacher(one)
     student["targets"].pop("folder")  # the other fields determine its content
     if kind == "teach":
@@ -81,19 +57,9 @@ def what_decides(kind: str, recipe: Recipe, *, taught: bool) -> dict[str, Any]:
     return settings
 
 
-def forget_later_defaults(section: dict[str, Any]) -> None:
-    """Remove the settings at the default in :data:`LATER`, and those that change no result, from a
-    section and the sections below it."""
-    for name, value in list(section.items()):
-        if name == "fsdp" or (name in LATER and value == LATER[name]):
-            del section[name]
-        elif isinstance(value, dict) and name != "options":
-            forget_later_defaults(value)
-
-
 def _resolve_model(model: dict[str, Any]) -> None:
     """In place of a file of weights its digest, and the version of the library."""
-    if "init_weights" in model and (file := weights_file(model["init_weights"])).is_file():
+    if model["init_weights"] and (file := weights_file(model["init_weights"])).is_file():
         model["init_weights"] = _digest_at(file, file.stat().st_mtime_ns)
     if built_by := versions(library_of(model["name"] or model["path"])):
         model["libraries"] = built_by
@@ -101,8 +67,6 @@ def _resolve_model(model: dict[str, Any]) -> None:
 
 def _resolve_teacher(one: dict[str, Any]) -> None:
     """In place of the paths of one of several teachers what their files hold."""
-    if one["classes"] is None:
-        del one["classes"]
     if one["folder"] is not None:
         one["folder"] = taught_by(Path(one["folder"]))
     if one["weights"] is not None and Path(one["weights"]).is_file():

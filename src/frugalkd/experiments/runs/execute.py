@@ -229,7 +229,7 @@ def _execute(
             run.ledger.save(folder.path / "ledger.safetensors")
             libraries = libraries_of(run.model)
             write_model_card(folder.path, role.model, material.train, weights, libraries)
-            write_summary(folder.path, kind, run.ledger, results)
+            write_summary(folder.path, kind, run.ledger)
             tracking.conclude(results)
             folder.finish(results)
             return results

@@ -145,7 +145,7 @@ class Results(Record):
     teacher: TeacherNote | None = None
     targets: TargetsNote | None = None
     scoring: Scoring | None = None
-    history: list[Epoch] = Field([], description="not in summary.json, which has shares")
+    history: list[Epoch] = []
 
 
 class Shares(Record):
@@ -208,7 +208,7 @@ class LedgerSummary(Record):
 
 
 class Run(Results):
-    """A run as a report reads it: the ``run`` of summary.json, or results.json."""
+    """A run as a report reads it, with its ledger's summary.json."""
 
     shares: Shares | None = None
     summary: LedgerSummary | None = None

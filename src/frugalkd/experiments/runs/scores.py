@@ -18,7 +18,7 @@ from frugalkd.data.images import Pictures
 from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import RunFolderError, Stopped
 from frugalkd.experiments.recipes.schema import Recipe, Role
-from frugalkd.experiments.runs.digest import digest_of, forget_later_defaults
+from frugalkd.experiments.runs.digest import digest_of
 from frugalkd.experiments.runs.material import STORE_SEED, RunContext, make_model, places_of
 from frugalkd.experiments.scoring import score
 from frugalkd.files.arrays import load_arrays, save_arrays
@@ -128,8 +128,7 @@ def scores_for(
 def _made_of(recipe: Recipe, role: Role, scoring: Scoring, data: Dataset) -> dict[str, Any]:
     """All that decides the scores, plain values: neither the objective nor the teacher."""
     training = role.model_dump(mode="json")["training"]
-    training.pop("epochs")
-    forget_later_defaults(training)
+    del training["epochs"], training["fsdp"]
     return {
         "scoring": asdict(scoring),
         "seed": STORE_SEED,

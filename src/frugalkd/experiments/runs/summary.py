@@ -1,4 +1,4 @@
-"""``summary.json``: a run's results and its ledger in at most 50 kB, all that a report needs."""
+"""``summary.json``: a ledger in at most 50 kB; and the course of runs for a report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from frugalkd.errors import LedgerError
 from frugalkd.files.parsing import read_json
 from frugalkd.files.writing import write_atomic
 from frugalkd.ledger.ledger import Ledger
@@ -22,7 +21,6 @@ LARGEST = 50_000
 """Bytes of the file."""
 
 _ENDS = 24
-_AGAIN = "delete it; reports then do without it"
 _POINTS = 100
 _COLUMNS = {"trained": "rows", "participations": "participations", "screened": "screened"}
 
@@ -45,52 +43,24 @@ def mean_history(histories: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, 
     return found
 
 
-def write_summary(
-    folder: Path, kind: str, ledger: Ledger, results: Mapping[str, Any] | None = None
-) -> None:
+def write_summary(folder: Path, kind: str, ledger: Ledger) -> None:
     """Write the summary of ``ledger`` into a run's folder, in at most ``LARGEST`` bytes: of many
     classes those at both ends, of long names the beginning. No file without a finished epoch.
 
-    ``kind`` is teach, distill, or ledger. The key ``run`` holds the ``results`` of the run, with
-    ``shares`` in place of their ``history``; it is left out where it would take more than half of
-    the file, as a recipe of any length may. Raises WriteFailed.
+    ``kind`` is teach, distill, or ledger. Raises WriteFailed.
     """
-    if ledger.epochs <= 0:
-        return
-    said = {"schema": SCHEMA, "kind": kind, **summarise(ledger, _ENDS, interleaved=True)}
-    if results is not None:
-        run = {key: value for key, value in results.items() if key not in ("schema", "history")}
-        run["shares"] = mean_history([results["history"]])
-        if len(_json(run)) <= LARGEST // 2:
-            said["run"] = run
-    write_atomic(folder / FILE, _encoded(said) + b"\n")
-
-
-def read_run(folder: Path) -> dict[str, Any] | None:
-    """The ``run`` of :func:`write_summary`; None without it. Raises RunFolderError: the summary is
-    damaged, or of another schema."""
-    if not (folder / FILE).is_file():
-        return None
-    run = read_json(folder / FILE, SCHEMA, _AGAIN).get("run")
-    return run if isinstance(run, dict) else None
+    if ledger.epochs > 0:
+        said = {"schema": SCHEMA, "kind": kind, **summarise(ledger, _ENDS, interleaved=True)}
+        write_atomic(folder / FILE, _encoded(said) + b"\n")
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
-    """The ledger's summary in ``folder``; a run of an earlier version is summarised from its
-    ledger. None where there is neither. Raises LedgerError, RunFolderError: the file is damaged, or
+    """What :func:`write_summary` wrote; None without it. Raises RunFolderError: it is damaged, or
     of another schema."""
-    if (folder / FILE).is_file():
-        found = read_json(folder / FILE, SCHEMA, _AGAIN)
-        return {key: value for key, value in found.items() if key != "run"}
-    try:
-        ledger = Ledger.load(folder)
-    except LedgerError:
-        if (folder / "ledger.safetensors").exists():
-            raise
+    file = folder / FILE
+    if not file.is_file():
         return None
-    if ledger.epochs <= 0:
-        return None
-    return json.loads(_encoded(summarise(ledger, _ENDS, interleaved=True)))
+    return read_json(file, SCHEMA, "delete it; reports then do without it")
 
 
 def _encoded(summary: dict[str, Any]) -> bytes:
@@ -101,14 +71,11 @@ def _encoded(summary: dict[str, Any]) -> bytes:
         shown = classes if len(classes) <= keep else [*classes[:half], *classes[-half:]]
         records = {"classes": shown, "most": summary["most"], "least": summary["least"]}
         cut = {key: [_cut(one, letters) for one in each] for key, each in records.items()}
-        content = _json({**summary, **cut, "classes_left_out": len(classes) - len(shown)})
+        said = {**summary, **cut, "classes_left_out": len(classes) - len(shown)}
+        content = json.dumps(said, allow_nan=False, separators=(",", ":")).encode()
         if len(content) < LARGEST or letters == 1:
             return content
         keep, letters = max(keep // 2, 20), letters // 2
-
-
-def _json(value: dict[str, Any]) -> bytes:
-    return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
 
 
 def _cut(record: dict[str, Any], letters: int) -> dict[str, Any]:
