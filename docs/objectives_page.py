@@ -38,7 +38,8 @@ another encoding are refused before the training. A live teacher works with ever
 their paths, or by globs within one part of a path:
 `{name: fitnets, student: layer2.0, teacher: 'layer2.*'}`. The suffix `:input` selects the input of
 the module instead, for example `fc:input`. A path that matches nothing is refused, and the error
-lists the nearest ones. Neither model is changed. Such an objective needs a live teacher
+lists the nearest ones. If several modules are named, the losses of the pairs are summed. Neither
+model is changed. Such an objective needs a live teacher
 (`student.targets.kind: live`) or stored features (`student.targets.features: [layer2.0]`, see
 [store.md](store.md)). Parameters that it trains in addition to the student, such as an adapter
 between different shapes, are saved for resuming and are not part of the exported student. Their

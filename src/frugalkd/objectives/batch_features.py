@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from frugalkd.objectives import _numerics as numerics
-from frugalkd.objectives.objective import FeatureObjective, Seen
+from frugalkd.objectives.objective import FeatureObjective
 from frugalkd.runtime.settings import NotNegative
+
+_EXACT = "donot_use_mm_for_euclid_dist"
+"""Distances from differences, so that near rows keep their digits."""
 
 
 @dataclass(frozen=True)
@@ -19,31 +23,22 @@ class SimilarityPreserving(FeatureObjective):
 
     *Loss:* ``soft * SP + hard * cross-entropy``. With the features Q (rows, values), flattened, the
     similarities are ``Q Q'``, each row of them divided by its norm; SP is the mean over all pairs
-    of rows (i, j) of the squared difference of student's and teacher's; of several pairs of modules
-    the sum.
+    of rows (i, j) of the squared difference of student's and teacher's.
 
     *Our reading:* none is needed but for the weights; shapes may differ, since only products of
     rows of one model are compared.
 
     *Weights:* the pair (i, j) weighs w_i * w_j, over the square of the number of rows, and a
     row's norm is that of weighted similarities: a weight of 2 is the row twice.
-
-    *Needs:* the teacher's features.
-
-    Attributes:
-        soft: the weight of SP.
     """
 
     soft: NotNegative = 3000.0
     hard: NotNegative = 1.0
     mixes_rows = True
 
-    def transfer(self, seen: Seen, weights: Tensor) -> Tensor:
-        apart = weights.new_zeros(len(weights))
-        for student, teacher in seen.pairs:
-            difference = _similarities(student, weights) - _similarities(teacher, weights)
-            apart = apart + difference.square() @ weights / len(weights)
-        return apart
+    def compare(self, student: Tensor, teacher: Tensor, part: Any, weights: Tensor) -> Tensor:
+        difference = _similarities(student, weights) - _similarities(teacher, weights)
+        return difference.square() @ weights / len(weights)
 
 
 def _similarities(feature: Tensor, weights: Tensor) -> Tensor:
@@ -62,7 +57,7 @@ class RKD(FeatureObjective):
     rows of Huber's loss of student's and teacher's distance of the two features, flattened, each
     divided by the mean over the pairs of its own model; A is the mean over all triplets (i, j, k)
     of Huber's loss of student's and teacher's cosine of the angle at j. Huber's loss is ``d^2 / 2``
-    up to 1 and ``|d| - 1/2`` beyond. Of several pairs of modules the sum.
+    up to 1 and ``|d| - 1/2`` beyond.
 
     *Our reading:* the means D and A go over all rows * rows pairs and all rows^3 triplets, as in
     the authors' code, those with themselves being 0; the mean distance is of pairs of two different
@@ -72,12 +67,11 @@ class RKD(FeatureObjective):
     *Weights:* the pair (i, j) weighs w_i * w_j, in D and in the mean distance, the triplet w_i *
     w_j * w_k; it counts with j.
 
-    *Needs:* the teacher's features. A takes rows^3 values of memory.
+    *Needs:* rows^3 values of memory for A.
 
     Attributes:
         distance: the weight of D.
         angle: the weight of A.
-        soft: the weight of both.
     """
 
     distance: NotNegative = 25.0
@@ -86,25 +80,19 @@ class RKD(FeatureObjective):
     hard: NotNegative = 1.0
     mixes_rows = True
 
-    def transfer(self, seen: Seen, weights: Tensor) -> Tensor:
+    def compare(self, student: Tensor, teacher: Tensor, part: Any, weights: Tensor) -> Tensor:
+        features = student.flatten(1), teacher.flatten(1)
+        distances = [torch.cdist(rows, rows, compute_mode=_EXACT) for rows in features]
         apart = weights.new_zeros(len(weights))
-        for student, teacher in seen.pairs:
-            pairs = [_distances(feature.flatten(1)) for feature in (student, teacher)]
-            if self.distance:
-                scaled = [_scaled(distances, weights) for distances in pairs]
-                losses = F.smooth_l1_loss(scaled[0], scaled[1], reduction="none")
-                apart = apart + self.distance * (losses @ weights) / len(weights)
-            if self.angle:
-                of_student = _cosines(student.flatten(1), pairs[0])
-                of_teacher = _cosines(teacher.flatten(1), pairs[1])
-                losses = F.smooth_l1_loss(of_student, of_teacher, reduction="none")
-                apart = apart + self.angle * (losses @ weights @ weights) / len(weights) ** 2
+        if self.distance:
+            one, other = (_scaled(each, weights) for each in distances)
+            losses = F.smooth_l1_loss(one, other, reduction="none")
+            apart = apart + self.distance * (losses @ weights) / len(weights)
+        if self.angle:
+            one, other = map(_cosines, features, distances)
+            losses = F.smooth_l1_loss(one, other, reduction="none")
+            apart = apart + self.angle * (losses @ weights @ weights) / len(weights) ** 2
         return apart
-
-
-def _distances(rows: Tensor) -> Tensor:
-    """(rows, rows); from differences, so that near rows keep their digits."""
-    return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _scaled(distances: Tensor, weights: Tensor) -> Tensor:

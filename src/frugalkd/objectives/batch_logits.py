@@ -30,11 +30,10 @@ class DIST(BatchObjective):
     *Weights:* the moments over the batch are weighted, and intra counts sum(weights) / rows times.
     A row's part of it is what it adds to the correlations.
 
-    *Needs:* the probability of every class, each on its own: float16, float32 or a live teacher.
-    Under top-k the less likely classes would share theirs evenly, which correlates with nothing.
+    *Needs:* the probability of every class: under top-k the less likely ones would share theirs
+    evenly, which correlates with nothing.
 
     Attributes:
-        temperature: T > 0, of both softmaxes.
         beta: the weight of inter.
         gamma: the weight of intra.
     """
@@ -88,9 +87,6 @@ class MLKD(BatchObjective):
 
     *Weights:* in B the pair (i, j) weighs w_i * w_j; in C the matrices are of weighted rows, which
     is the same for its pairs. A row's part of C may be negative.
-
-    *Needs:* the teacher's softmax at several temperatures, and so the differences of its logits:
-    float16, float32 or a live teacher.
 
     Attributes:
         temperatures: each > 0; the three levels are computed at each of them.
@@ -153,13 +149,11 @@ class CorrelationCongruence(BatchObjective):
 
     *Weights:* the pair (i, j) weighs w_i * w_j, over the square of the number of rows.
 
-    *Needs:* the teacher's logits themselves, since their angles change with a shift: float32 or a
-    live teacher.
+    *Needs:* the teacher's logits themselves, since their angles change with a shift.
 
     Attributes:
         gamma: of the kernel, > 0.
         order: of the series, 1 or more.
-        soft: the weight of CC.
     """
 
     gamma: Positive = 0.4
@@ -205,11 +199,7 @@ class PKT(BatchObjective):
     *Weights:* a neighbour's similarity counts weights times in the probabilities, and the
     divergence of row i counts w_i times, so that the pair (i, j) weighs w_i * w_j.
 
-    *Needs:* the teacher's logits themselves, since their angles change with a shift: float32 or a
-    live teacher.
-
-    Attributes:
-        soft: the weight of M.
+    *Needs:* the teacher's logits themselves, since their angles change with a shift.
     """
 
     soft: NotNegative = 30000.0

@@ -14,8 +14,6 @@ from frugalkd.objectives.objective import BatchObjective, Objective, Step
 from frugalkd.runtime.settings import STRICT, Settings, check_bounds, types_of
 from frugalkd.teachers.encodings import Fidelity
 
-_NO_PROGRESS = "a schedule needs the progress: call objective.at(batch.progress)"
-
 
 @dataclass(frozen=True)
 class Ramp(Settings):
@@ -43,14 +41,23 @@ def value_at(setting: float | Ramp, progress: float) -> float:
     return setting.at(progress) if isinstance(setting, Ramp) else setting
 
 
+class _Combined(BatchObjective):
+    def __call__(
+        self, logits: Tensor, targets: Tensor | None, labels: Tensor, weights: Tensor | None = None
+    ) -> Tensor:
+        """As of every :class:`BatchObjective`. Raises SettingError where a setting or a weight is a
+        ramp, since the progress is not known."""
+        if self.at(0.0) != self.at(1.0):
+            raise SettingError("a schedule needs the progress: call objective.at(batch.progress)")
+        return self.losses(Step(logits, targets, labels, weights, seen=(None,) * len(self.terms)))
+
+
 @dataclass(frozen=True)
-class Scheduled(BatchObjective):
+class Scheduled(_Combined):
     """An objective some of whose settings are ramps: its temperature, the weights of its parts.
 
-    :func:`scheduled` makes one. ``frugalkd.distill`` and ``frugalkd.objectives.criterion`` pass it
-    the progress of the training; in your own loop, call :meth:`at`.
-
-    A temperature that changes needs soft targets that are valid at every temperature.
+    :func:`scheduled` makes one. In your own loop, call :meth:`at`. A temperature that changes needs
+    soft targets that are valid at every temperature.
 
     Attributes:
         objective: as it is at the start.
@@ -80,7 +87,7 @@ class Scheduled(BatchObjective):
             needs_targets=start.needs_targets,
             mixes_rows=start.mixes_rows,
             reads=max(Fidelity.DIFFERENCES, start.reads) if changes else start.reads,
-            temperature=None if changes else _temperature(start),
+            temperature=None if changes else getattr(start, "temperature", None),
         )
 
     @property
@@ -91,12 +98,6 @@ class Scheduled(BatchObjective):
         """The objective at ``progress`` in [0, 1]."""
         settings = {name: ramp.at(progress) for name, ramp in self.ramps}
         return dataclasses.replace(self.objective, **settings)  # pyright: ignore
-
-    def __call__(
-        self, logits: Tensor, targets: Tensor | None, labels: Tensor, weights: Tensor | None = None
-    ) -> Tensor:
-        """Refused, since the progress is not known. Raises SettingError."""
-        raise SettingError(_NO_PROGRESS)
 
     def losses(self, step: Step) -> Tensor:
         return self.at(step.progress).losses(step)
@@ -109,7 +110,7 @@ def scheduled(objective: Objective, **ramps: Ramp) -> Scheduled:
 
 
 @dataclass(frozen=True)
-class WeightedSum(BatchObjective):
+class WeightedSum(_Combined):
     """``weight * losses`` of several objectives, summed: ``WeightedSum((KD(), FitNets("2", "2",
     hard=0.0)), (1.0, Ramp(2.0, 0.0)))``.
 
@@ -137,8 +138,11 @@ class WeightedSum(BatchObjective):
             for end in (0.0, 1.0):
                 check_bounds("0 or more", weights=value_at(weight, end))
         needy = [each for each in self.objectives if each.needs_targets]
-        narrow = {_temperature(each) for each in needy if each.reads < Fidelity.DIFFERENCES}
-        narrow.discard(None)
+        narrow = {
+            getattr(each, "temperature", None)
+            for each in needy
+            if each.reads < Fidelity.DIFFERENCES
+        } - {None}
         reads = max((each.reads for each in needy), default=Fidelity.DRAWS)
         _set(
             self,
@@ -157,27 +161,13 @@ class WeightedSum(BatchObjective):
         objectives = tuple(each.at(progress) for each in self.objectives)
         return WeightedSum(objectives, tuple(value_at(each, progress) for each in self.weights))
 
-    def __call__(
-        self, logits: Tensor, targets: Tensor | None, labels: Tensor, weights: Tensor | None = None
-    ) -> Tensor:
-        """As of every :class:`BatchObjective`. Raises SettingError where a weight or a setting is a
-        ramp: call ``objective.at(batch.progress)``."""
-        if self.at(0.0) != self.at(1.0):
-            raise SettingError(_NO_PROGRESS)
-        return self.losses(Step(logits, targets, labels, weights, seen=(None,) * len(self.terms)))
-
     def losses(self, step: Step) -> Tensor:
-        total, seen = None, step.seen
-        for factor, each in zip(self.weights, self.objectives, strict=True):
+        weighted, seen = [], step.seen
+        for weight, each in zip(self.weights, self.objectives, strict=True):
             own, seen = seen[: len(each.terms)], seen[len(each.terms) :]
-            losses = value_at(factor, step.progress) * each.losses(step._replace(seen=own))
-            total = losses if total is None else total + losses
-        assert total is not None
-        return total
-
-
-def _temperature(objective: Objective) -> float | None:
-    return getattr(objective, "temperature", None)
+            losses = each.losses(step._replace(seen=own))
+            weighted.append(value_at(weight, step.progress) * losses)
+        return sum(weighted[1:], weighted[0])
 
 
 def _set(this: Objective, /, **values: Any) -> None:

@@ -28,7 +28,7 @@ class CRD(FeatureObjective):
     vectors v of the memory, ``x = exp(s . v / temperature) / Z``: one of the same sample, and m of
     samples of other classes. With n = m / the number of all samples it is ``-log(x / (x + n)) -
     sum(log(n / (x' + n)))``, the sum being over the m others. The teacher's is the same with the
-    roles exchanged. Of several pairs of modules the sum.
+    roles exchanged.
 
     *Our reading:* as the authors' code: Z is N times the mean of the exponentials in the first
     batch, and 1e-7 stands in each sum of the denominators. A sample's vectors in the memory become
@@ -37,15 +37,14 @@ class CRD(FeatureObjective):
     Weights: the others are drawn evenly whatever they weigh, a sample of weight 0 leaves the memory
     as it is, and the mean in Z is weighted.
 
-    *Needs:* the teacher's features. The memory takes 2 * dim float32 values a sample, and a batch
-    of it 2 * rows * (negatives + 1) * dim.
+    *Needs:* 2 * dim float32 values of memory a sample, and 2 * rows * (negatives + 1) * dim a
+    batch.
 
     Attributes:
         dim: of the vectors.
         negatives: m, drawn for each sample of each batch, with repetitions.
         temperature: > 0.
         momentum: of the memory, in [0, 1].
-        soft: the weight of C.
     """
 
     dim: Count = 128
@@ -60,7 +59,7 @@ class CRD(FeatureObjective):
 
     def transfer(self, seen: Seen, weights: Tensor) -> Tensor:
         contrast = weights.new_zeros(len(weights))
-        for memory, student, teacher in seen.pairs_with_parts:
+        for student, teacher, memory in seen.pairs:
             embedded = memory.embed(student, teacher)
             ids = torch.cat([seen.ids[:, None], memory.others(seen.ids, self.negatives)], dim=1)
             for place, vectors in enumerate(embedded):

@@ -31,30 +31,18 @@ class Bound(NamedTuple):
     shapes: Shapes
 
 
-_NO_FORWARD = (
-    "of the student: call it once for each batch, with gradients, within 'with criterion:'"
-)
-_NO_FEATURES = (
-    "of the teacher: call selection.attach(features=criterion.features) before the first epoch"
-)
-
-
 class Criterion:
     """An objective for the batches of one training.
 
-    :func:`bind` makes one for an objective that reads features. It is a context: within it the
-    student's features of a forward pass with gradients are kept until the criterion is called.
-
-    Args:
-        objective: one loss per sample.
-        bound: for each of its terms, what it reads of features, or None.
-        taps: of the student; None where no features are read.
+    :func:`bind` makes one for an objective that reads features, with what each of its terms reads
+    of them (``bound``) and the ``taps`` of the student. It is a context: within it the student's
+    features of a forward pass with gradients are kept until the criterion is called.
     """
 
     def __init__(
         self, objective: Objective, bound: tuple[Bound | None, ...] = (), taps: Taps | None = None
     ):
-        if taps is None and features_read(objective):
+        if not bound and features_read(objective):
             raise ModelError(
                 f"{type(objective).__name__} reads features, and has no models to read them from: "
                 "let frugalkd.distill train, or make it by frugalkd.objectives.criterion.bind"
@@ -62,7 +50,7 @@ class Criterion:
         self.objective = objective
         self.parts = nn.ModuleList(each.parts for each in bound if each is not None)
         """What is trained and kept beside the student."""
-        self._bound, self._taps = bound, taps
+        self._bound, self._taps = bound, taps or Taps(nn.Module(), ())
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -84,8 +72,8 @@ class Criterion:
         """
         weights = batch.weights if batch.weighted else None
         step = Step(logits, batch.targets, labels, weights, batch.progress)
-        if self._taps is not None:
-            step = step._replace(seen=tuple(self._seen(self._taps, batch, logits.device)))
+        if self._bound:
+            step = step._replace(seen=tuple(self._seen(batch, logits.device)))
         name, rows = type(self.objective).__name__, len(logits)
         try:
             losses = self.objective.losses(step)
@@ -107,11 +95,9 @@ class Criterion:
         return losses
 
     def flops_per_row(self, rows: int, classes: int, device: torch.device) -> dict[str, float]:
-        """FLOPs of one row of a batch of ``rows``, ``forward`` and ``backward``, of what is
-        computed with features beside the student: adapters, products of rows. 0 without features.
-        No state and no random stream changes."""
-        if self._taps is None:
-            return {"forward": 0.0, "backward": 0.0}
+        """FLOPs of one row of a batch of ``rows``, ``forward`` and ``backward``, of what an
+        objective that reads features computes beside the student: adapters, products of rows. No
+        state and no random stream changes."""
         seen = tuple(None if each is None else _zeros(each, rows, device) for each in self._bound)
         logits = torch.zeros(rows, classes, device=device, requires_grad=True)
         labels = torch.zeros(rows, dtype=torch.int64, device=device)
@@ -125,25 +111,29 @@ class Criterion:
         counted = {"forward": forward, "backward": backward}
         return {name: counter.get_total_flops() / rows for name, counter in counted.items()}
 
-    def _seen(self, taps: Taps, batch: Batch, device: torch.device) -> Iterator[Seen | None]:
-        of_student, of_teacher = taps.take(), batch.features
+    def _seen(self, batch: Batch, device: torch.device) -> Iterator[Seen | None]:
+        of_student, of_teacher = self._taps.take(), batch.features
         ids = torch.from_numpy(batch.ids).to(device, non_blocking=True)
         for each in self._bound:
             if each is None:
                 yield None
-            else:
-                student = _named(of_student, each.student, _NO_FORWARD)
-                teacher = _named(of_teacher, each.teacher, _NO_FEATURES)
-                yield Seen(student, teacher, each.parts, ids)
+                continue
+            student = _named(
+                of_student, each.student,
+                "student: call it once for each batch, with gradients, within 'with criterion:'",
+            )  # fmt: skip
+            teacher = _named(
+                of_teacher, each.teacher,
+                "teacher: call selection.attach(features=criterion.features) before any epoch",
+            )  # fmt: skip
+            yield Seen(student, teacher, each.parts, ids)
 
     def __enter__(self) -> Criterion:
-        if self._taps is not None:
-            self._taps.__enter__()
+        self._taps.__enter__()
         return self
 
     def __exit__(self, *reason: object) -> None:
-        if self._taps is not None:
-            self._taps.__exit__(*reason)
+        self._taps.__exit__(*reason)
 
 
 def check_paths(objective: Objective, student: nn.Module) -> None:
@@ -213,7 +203,7 @@ def _named(features: Features, paths: tuple[str, ...], advice: str) -> tuple[Ten
     """The features at ``paths``. Raises SelectionMisuse with ``advice`` where one is missing."""
     for path in paths:
         if path not in features:
-            raise SelectionMisuse(f"no feature {path} {advice}")
+            raise SelectionMisuse(f"no feature {path} of the {advice}")
     return tuple(features[path] for path in paths)
 
 

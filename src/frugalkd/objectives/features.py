@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -23,31 +23,22 @@ class FitNets(FeatureObjective):
     """FitNets: hints from the middle of the teacher (Romero et al., ICLR 2015, arXiv 1412.6550).
 
     *Loss:* ``soft * H + hard * cross-entropy``. H is the mean over a feature's values of
-    ``(r(student) - teacher)^2``, r being an adapter to the teacher's shape; of several pairs the
-    sum.
+    ``(r(student) - teacher)^2``, r being an adapter to the teacher's shape.
 
     *Our reading:* the paper's ``|r(student) - teacher|^2 / 2`` has a sum in place of the mean. The
-    paper trains on hints first and distils afterwards; here both are one loss, as is usual now. The
-    adapter is a 1x1 convolution or a linear layer where the channels differ, and pools or
-    interpolates where sizes do.
-
-    *Needs:* the teacher's features.
-
-    Attributes:
-        soft: the weight of H.
+    paper trains on hints first and distils afterwards; here both are one loss. The adapter is a 1x1
+    convolution or a linear layer where the channels differ, and pools or interpolates where sizes
+    do.
     """
 
     soft: NotNegative = 100.0
     hard: NotNegative = 1.0
 
-    def parts(self, shapes: Shapes) -> nn.Module:
-        return nn.ModuleList(Adapter(given, wanted) for given, wanted in shapes.pairs)
+    def part(self, given: Shape, wanted: Shape) -> nn.Module:
+        return Adapter(given, wanted)
 
-    def transfer(self, seen: Seen, weights: Tensor) -> Tensor:
-        hints = weights.new_zeros(len(weights))
-        for adapter, student, teacher in seen.pairs_with_parts:
-            hints = hints + (adapter(student, teacher) - teacher).square().flatten(1).mean(1)
-        return hints
+    def compare(self, student: Tensor, teacher: Tensor, part: Any, weights: Tensor) -> Tensor:
+        return (part(student, teacher) - teacher).square().flatten(1).mean(1)
 
 
 @dataclass(frozen=True)
@@ -57,17 +48,14 @@ class VID(FeatureObjective):
     *Loss:* ``soft * V + hard * cross-entropy``. The teacher's feature is modelled as a Gaussian
     around what an adapter r makes of the student's, with a variance for each channel that is
     trained too: V is the mean over a feature's values of ``((teacher - r(student))^2 / variance +
-    log(variance)) / 2``; of several pairs the sum. The variance is ``log(1 + exp(a)) + 1e-5``.
+    log(variance)) / 2``. The variance is ``log(1 + exp(a)) + 1e-5``.
 
     *Our reading:* the constant of the Gaussian is left out, so V may be negative; the mean stands
     in place of the paper's sum. r is one 1x1 convolution or linear layer, always there, where the
     authors have three with ReLUs in between.
 
-    *Needs:* the teacher's features.
-
     Attributes:
         variance: of every channel at first, > 1e-5.
-        soft: the weight of V.
     """
 
     variance: Positive = 5.0
@@ -79,14 +67,11 @@ class VID(FeatureObjective):
         if self.variance <= _LEAST_VARIANCE:
             raise SettingError(f"variance must be above {_LEAST_VARIANCE:g}, not {self.variance}")
 
-    def parts(self, shapes: Shapes) -> nn.Module:
-        return nn.ModuleList(_Gaussian(*pair, self.variance) for pair in shapes.pairs)
+    def part(self, given: Shape, wanted: Shape) -> nn.Module:
+        return _Gaussian(given, wanted, self.variance)
 
-    def transfer(self, seen: Seen, weights: Tensor) -> Tensor:
-        unlike = weights.new_zeros(len(weights))
-        for gaussian, student, teacher in seen.pairs_with_parts:
-            unlike = unlike + gaussian(student, teacher)
-        return unlike
+    def compare(self, student: Tensor, teacher: Tensor, part: Any, weights: Tensor) -> Tensor:
+        return part(student, teacher)
 
 
 _LEAST_VARIANCE = 1e-5
@@ -116,33 +101,29 @@ class AttentionTransfer(FeatureObjective):
 
     *Loss:* ``soft * A + hard * cross-entropy``. A feature's attention is the mean over the channels
     of its squares, a value for each position, divided by the norm over all positions; A is the mean
-    over the positions of ``(attention of the student - attention of the teacher)^2``; of several
-    pairs the sum.
+    over the positions of ``(attention of the student - attention of the teacher)^2``.
 
     *Our reading:* squared, and the mean of the positions, as in the authors' code; the paper's
     formula has ``beta / 2`` times the distance itself. Where sizes differ the larger attention is
     averaged down, so that nothing is trained beside the student; the paper interpolates.
 
-    *Needs:* the teacher's features, of (channels, height, width) or (tokens, width).
-
-    Attributes:
-        soft: the weight of A.
+    *Needs:* features of (channels, height, width) or (tokens, width).
     """
 
     soft: NotNegative = 1000.0
     hard: NotNegative = 1.0
 
-    def parts(self, shapes: Shapes) -> nn.Module:
-        _check_positions(shapes)
-        return nn.Module()
+    def part(self, given: Shape, wanted: Shape) -> nn.Module:
+        if len(given) != len(wanted) or len(given) not in (2, 3):
+            raise SettingError(
+                f"features of shape {given} and {wanted} have no positions in common: name modules "
+                "that return maps (channels, height, width), or both of them tokens"
+            )
+        return nn.Identity()
 
-    def transfer(self, seen: Seen, weights: Tensor) -> Tensor:
-        apart = weights.new_zeros(len(weights))
-        for pair in seen.pairs:
-            student, teacher = _by_position(*map(_energy, pair))
-            difference = _attention(student) - _attention(teacher)
-            apart = apart + difference.square().mean(1)
-        return apart
+    def compare(self, student: Tensor, teacher: Tensor, part: Any, weights: Tensor) -> Tensor:
+        student, teacher = _by_position(_energy(student), _energy(teacher))
+        return (_attention(student) - _attention(teacher)).square().mean(1)
 
 
 def _energy(feature: Tensor) -> Tensor:
@@ -163,32 +144,23 @@ class NST(FeatureObjective):
     *Loss:* ``soft * M + hard * cross-entropy``. Each channel of a feature is a vector over the
     positions, divided by its norm; M is the squared maximum mean discrepancy of the student's and
     the teacher's channels under the kernel ``(x . y)^2``: the mean of the kernel over the pairs of
-    the teacher's channels, plus that over the student's, minus twice that over the mixed ones; of
-    several pairs of modules the sum.
+    the teacher's channels, plus that over the student's, minus twice that over the mixed ones.
 
     *Our reading:* where sizes differ the larger feature is averaged down. The paper tries three
     kernels and recommends this one.
 
-    *Needs:* the teacher's features, of (channels, height, width) or (tokens, width).
-
-    Attributes:
-        soft: the weight of M.
+    *Needs:* features of (channels, height, width) or (tokens, width).
     """
 
     soft: NotNegative = 50.0
     hard: NotNegative = 1.0
 
-    def parts(self, shapes: Shapes) -> nn.Module:
-        _check_positions(shapes)
-        return nn.Module()
+    part = AttentionTransfer.part
 
-    def transfer(self, seen: Seen, weights: Tensor) -> Tensor:
-        apart = weights.new_zeros(len(weights))
-        for pair in seen.pairs:
-            student, teacher = map(_directions, _by_position(*pair))
-            apart = apart + _kernel(teacher, teacher) + _kernel(student, student)
-            apart = apart - 2 * _kernel(student, teacher)
-        return apart
+    def compare(self, student: Tensor, teacher: Tensor, part: Any, weights: Tensor) -> Tensor:
+        student, teacher = map(_directions, _by_position(student, teacher))
+        alone = _kernel(teacher, teacher) + _kernel(student, student)
+        return alone - 2 * _kernel(student, teacher)
 
 
 def _directions(values: Tensor) -> Tensor:
@@ -215,25 +187,23 @@ class FSP(FeatureObjective):
     to the size of the other. The paper trains on G first and on the labels afterwards; here both
     are one loss.
 
-    *Needs:* the teacher's features, of (channels, height, width), at least two.
-
-    Attributes:
-        soft: the weight of G.
+    *Needs:* features of (channels, height, width), at least two.
     """
 
     soft: NotNegative = 1.0
     hard: NotNegative = 1.0
 
     def parts(self, shapes: Shapes) -> nn.Module:
-        _check_maps(shapes)
         if len(shapes.student) < 2:
             raise SettingError("a flow goes from one map to another: name two modules or more")
-        return nn.ModuleList(
-            Adapter(given, (wanted[0], *given[1:])) for given, wanted in shapes.pairs
-        )
+        return super().parts(shapes)
+
+    def part(self, given: Shape, wanted: Shape) -> nn.Module:
+        _check_maps(given, wanted)
+        return Adapter(given, (wanted[0], *given[1:]))
 
     def transfer(self, seen: Seen, weights: Tensor) -> Tensor:
-        adapted = [adapter(feature) for adapter, feature, _ in seen.pairs_with_parts]
+        adapted = [part(student) for student, _, part in seen.pairs]
         apart = weights.new_zeros(len(weights))
         for student, teacher in zip(pairwise(adapted), pairwise(seen.teacher), strict=True):
             apart = apart + (_flow(*student) - _flow(*teacher)).square().sum((1, 2))
@@ -266,12 +236,11 @@ class ReviewKD(FeatureObjective):
     *Our reading:* no BatchNorm after the convolutions: its statistics would mix rows whatever they
     weigh.
 
-    *Needs:* the teacher's features, of (channels, height, width).
+    *Needs:* features of (channels, height, width).
 
     Attributes:
         student: module paths or globs, of the student, from its first to its last.
         width: channels of the fusion.
-        soft: the weight of R.
     """
 
     width: Count = 64
@@ -279,7 +248,7 @@ class ReviewKD(FeatureObjective):
     hard: NotNegative = 1.0
 
     def parts(self, shapes: Shapes) -> nn.Module:
-        _check_maps(shapes)
+        _check_maps(*shapes.student, *shapes.teacher)
         last = len(shapes.student) - 1
         return nn.ModuleList(
             _Fusion(given, wanted, self.width, deeper=place < last)
@@ -288,7 +257,7 @@ class ReviewKD(FeatureObjective):
 
     def transfer(self, seen: Seen, weights: Tensor) -> Tensor:
         apart, deeper = weights.new_zeros(len(weights)), None
-        for fusion, student, teacher in reversed(list(seen.pairs_with_parts)):
+        for student, teacher, fusion in reversed(list(seen.pairs)):
             made, deeper = fusion(student, deeper)
             apart = apart + _hierarchical(made, teacher)
         return apart
@@ -337,8 +306,8 @@ class SimKD(FeatureObjective):
     arXiv 2203.14001).
 
     *Loss:* ``soft * S + hard * cross-entropy``. S is the mean over a feature's values of ``(student
-    - teacher)^2``, of several pairs the sum; the student's feature is what its projector returns,
-    the teacher's is the input of its classifier, and that classifier is the student's too.
+    - teacher)^2``; the student's feature is what its projector returns, the teacher's is the input
+    of its classifier, and that classifier is the student's too.
 
     *Our reading:* the projector is one linear layer on the input of the student's classifier, where
     the authors have three convolutions on maps. It is a part of the student, unlike an adapter, and
@@ -346,48 +315,33 @@ class SimKD(FeatureObjective):
     ``frugalkd.reuse_classifier``, in place of the student's last linear layer; WIDTH is how many
     values the teacher's takes.
 
-    *Needs:* the teacher's features, of the shape of the student's: ``{name: simkd, student:
-    head.projector, teacher: 'head:input'}`` where both models call their last layer ``head``.
+    *Needs:* features of one shape: ``{name: simkd, student: head.projector, teacher:
+    'head:input'}`` where both models call their last layer ``head``.
 
     Attributes:
         student: path of the projector.
         teacher: path of the input of the teacher's classifier.
-        soft: the weight of S.
     """
 
     soft: NotNegative = 1.0
     hard: NotNegative = 0.0
 
-    def parts(self, shapes: Shapes) -> nn.Module:
-        for given, wanted in shapes.pairs:
-            if given != wanted:
-                raise SettingError(
-                    f"the student's feature is of shape {given}, the teacher's of {wanted}: name "
-                    "the projector of a student that reuses the teacher's classifier "
-                    "(student.model.reuse_classifier_dim)"
-                )
-        return nn.Module()
-
-    def transfer(self, seen: Seen, weights: Tensor) -> Tensor:
-        apart = weights.new_zeros(len(weights))
-        for student, teacher in seen.pairs:
-            apart = apart + (student - teacher).square().flatten(1).mean(1)
-        return apart
-
-
-def _check_positions(shapes: Shapes) -> None:
-    """Raises SettingError unless both features of each pair are maps, or both tokens."""
-    for given, wanted in shapes.pairs:
-        if len(given) != len(wanted) or len(given) not in (2, 3):
+    def part(self, given: Shape, wanted: Shape) -> nn.Module:
+        if given != wanted:
             raise SettingError(
-                f"features of shape {given} and {wanted} have no positions in common: name modules "
-                "that return maps (channels, height, width), or both of them tokens"
+                f"the student's feature is of shape {given}, the teacher's of {wanted}: name the "
+                "projector of a student that reuses the teacher's classifier "
+                "(student.model.reuse_classifier_dim)"
             )
+        return nn.Identity()
+
+    def compare(self, student: Tensor, teacher: Tensor, part: Any, weights: Tensor) -> Tensor:
+        return (student - teacher).square().flatten(1).mean(1)
 
 
-def _check_maps(shapes: Shapes) -> None:
+def _check_maps(*shapes: Shape) -> None:
     """Raises SettingError unless all features are maps."""
-    for shape in (*shapes.student, *shapes.teacher):
+    for shape in shapes:
         if len(shape) != 3:
             raise SettingError(
                 f"a feature of shape {shape} is no map: name modules that return (channels, "

@@ -21,8 +21,6 @@ class CrossEntropy(Objective):
 
     *Loss:* ``-log p(label)``, or the cross-entropy with the smoothed label.
 
-    *Needs:* no teacher.
-
     Attributes:
         label_smoothing: in [0, 1], the mass that is spread over all classes.
     """
@@ -46,10 +44,6 @@ class KD(Objective):
     *Our reading:* T^2, which keeps the gradient's size as T grows, multiplies the soft part.
 
     *Needs:* the teacher's softmax at T, in which its gradient is linear: every encoding will do.
-
-    Attributes:
-        temperature: T > 0, of both softmaxes in the soft part.
-        alpha: the soft part's share, in [0, 1].
     """
 
     temperature: Positive = 4.0
@@ -71,8 +65,7 @@ class LogitMSE(Objective):
     *Our reading:* the square of the norm is a sum over classes, as it is written; a mean over them
     would be smaller by their number. No temperature.
 
-    *Needs:* the teacher's logits themselves: float32 or a live teacher. float16 keeps each row less
-    its largest logit, and the distance to that is another one.
+    *Needs:* the teacher's logits themselves: float16 keeps each row less its largest logit.
     """
 
     alpha: Fraction = 0.9
@@ -94,12 +87,6 @@ class LogitStandardisation(Objective):
 
     *Our reading:* the deviation is that of n - 1, and the small number in the denominator stands
     where the authors' code has both. The cross-entropy is of the student's logits as they are.
-
-    *Needs:* the differences of the teacher's logits: float16, float32 or a live teacher.
-
-    Attributes:
-        temperature: T > 0, of both softmaxes, after standardisation.
-        soft: the weight of the divergence.
     """
 
     temperature: Positive = 2.0
@@ -134,12 +121,10 @@ class DKD(Objective):
     *Our reading:* the authors raise the soft part linearly in the first epochs; here it is constant
     from the first step. Data without labels use the teacher's top class as the label.
 
-    *Needs:* the teacher's softmax at T: top-k, float16, float32 or a live teacher. Under top-k the
-    less likely classes share evenly what they have, and NCKD stresses them. Draws are refused: the
-    loss is not linear in the teacher's probabilities.
+    *Needs:* no draws, since the loss is not linear in the teacher's probabilities. Under top-k the
+    less likely classes share evenly what they have, and NCKD stresses them.
 
     Attributes:
-        temperature: T > 0, of both softmaxes in the soft parts.
         alpha: the weight of TCKD.
         beta: the weight of NCKD.
     """
@@ -177,9 +162,6 @@ class NKD(Objective):
     *Our reading:* these are cross-entropies, as published, and not divergences, so the least value
     is not 0. Data without labels use the teacher's top class as the label.
 
-    *Needs:* the teacher's softmax at two temperatures, and so the differences of its logits:
-    float16, float32 or a live teacher.
-
     Attributes:
         temperature: T > 0, of the distributions over the other classes.
         gamma: the weight of the other classes.
@@ -211,9 +193,6 @@ class WTTM(Objective):
 
     *Our reading:* nothing is scaled by T^2, since the student's softmax is at 1. The paper chooses
     beta for each pair of models; 1 is only a start.
-
-    *Needs:* the teacher's softmax at two temperatures, and so the differences of its logits:
-    float16, float32 or a live teacher.
 
     Attributes:
         temperature: T > 0, of the teacher's softmax.
@@ -247,8 +226,7 @@ class JensenShannon(Objective):
     to which it does not lead without a jump. GKD scales nothing by T^2 and has no cross-entropy:
     that is T = 1 and alpha = 1.
 
-    *Needs:* the teacher's softmax at T: top-k, float16, float32 or a live teacher. Draws are
-    refused: only beta = 0 is linear in the teacher's probabilities, and that is KD.
+    *Needs:* no draws: only beta = 0 is linear in the teacher's probabilities, and that is KD.
 
     Attributes:
         beta: from KL(teacher || student) at 0 to KL(student || teacher) at 1.
@@ -290,8 +268,7 @@ class TopKKD(Objective):
     how the student divides the rest is free. Never more than KD on the whole distribution, and
     equal to it where k reaches the number of classes.
 
-    *Needs:* the teacher's softmax at T: top-k of at least this k, float16, float32 or a live
-    teacher. Draws are refused: they do not say which classes are the likeliest.
+    *Needs:* no draws, which do not say which classes are the likeliest.
 
     Attributes:
         k: how many classes are kept apart; of stored top-k targets at most theirs.

@@ -32,14 +32,9 @@ class Seen(NamedTuple):
     ids: Tensor
 
     @property
-    def pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Each of the student's features, and the teacher's that belongs to it."""
-        return zip(self.student, self.teacher, strict=True)
-
-    @property
-    def pairs_with_parts(self) -> Iterator[tuple[Any, Tensor, Tensor]]:
-        """The same, each with its child of ``parts``."""
-        return zip(self.parts.children(), self.student, self.teacher, strict=True)
+    def pairs(self) -> Iterator[tuple[Tensor, Tensor, Any]]:
+        """Each of the student's features, the teacher's of the same place, and their part."""
+        return zip(self.student, self.teacher, self.parts.children(), strict=True)
 
 
 class Shapes(NamedTuple):
@@ -56,7 +51,7 @@ class Shapes(NamedTuple):
 
     @property
     def pairs(self) -> Iterator[tuple[Shape, Shape]]:
-        """Of each of the student's features, and of the teacher's that belongs to it. Raises
+        """Those of each of the student's features and of the teacher's of the same place. Raises
         SettingError where there are not as many."""
         if len(self.student) != len(self.teacher):
             raise SettingError(
@@ -90,6 +85,7 @@ class Objective(Settings, ABC):
     Attributes:
         temperature: T > 0, of both softmaxes in the soft part.
         alpha: the soft part's share, in [0, 1].
+        soft: the weight of the part that is learned from the teacher.
         hard: the weight of the cross-entropy with the label.
     """
 
@@ -195,24 +191,36 @@ class FeatureObjective(BatchObjective):
                 raise SettingError(f"{name} must name modules: paths such as layer3.2, or globs")
 
     def parts(self, shapes: Shapes) -> nn.Module:
-        """What it trains and keeps for features of ``shapes``: adapters, a memory. Initial weights
-        come from torch's random stream.
+        """What it trains and keeps, one child for each pair of features. Initial weights come from
+        torch's random stream.
 
         Raises:
             SettingError, ModelError: it cannot be computed on such features.
         """
-        _ = shapes.pairs
-        return nn.Module()
+        return nn.ModuleList(self.part(*pair) for pair in shapes.pairs)
 
-    @abstractmethod
+    def part(self, given: Shape, wanted: Shape) -> nn.Module:
+        """What it trains and keeps for one pair, such as an adapter from the student's shape to the
+        teacher's. Raises as :meth:`parts`."""
+        return nn.Identity()
+
     def transfer(self, seen: Seen, weights: Tensor) -> Tensor:
         """What is learned from the features, one value per sample, as of a
-        :class:`BatchObjective`.
+        :class:`BatchObjective`: the sum of :meth:`compare` over the pairs.
 
         Args:
             seen: its features in the dtype that the loss is to have.
             weights: (rows,), in the same dtype.
         """
+        total = weights.new_zeros(len(weights))
+        for student, teacher, part in seen.pairs:
+            total = total + self.compare(student, teacher, part, weights)
+        return total
+
+    def compare(self, student: Tensor, teacher: Tensor, part: Any, weights: Tensor) -> Tensor:
+        """(rows,), of one pair of features (rows, ...) and their :meth:`part`; define it, or
+        :meth:`transfer`."""
+        raise NotImplementedError
 
     def __call__(
         self,
