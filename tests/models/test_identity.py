@@ -14,8 +14,7 @@ from torch.nn import functional as F
 
 from frugalkd.models import build_model, reorder_classes
 from frugalkd.models import identity as module
-from frugalkd.models.identity import constants, identity, weights_digest
-from frugalkd.models.inference import inference_mode
+from frugalkd.models.identity import constants, identity, inference_mode, weights_digest
 from frugalkd.models.origin import name_classes, note_origin
 from toys import net
 
@@ -225,3 +224,51 @@ def test_a_script_and_a_module_give_the_same(tmp_path, monkeypatch):
     module = importlib.import_module("own_net").Own
     assert (script.__module__, module.__module__) == ("__main__", "own_net")
     assert build(script()) == build(module()) != build(module(3))
+
+
+# Evaluation forwards leave no trace in the model, whatever happens in them.
+
+
+def modes(model):
+    return [module.training for module in model.modules()]
+
+
+def test_every_submodule_gets_its_own_mode_back():
+    model = net(0)
+    model[1].eval()
+    model[4].eval()
+    before = modes(model)
+    assert len(set(before)) == 2
+    with inference_mode(model):
+        assert not any(modes(model))
+        assert not torch.is_grad_enabled()
+        with inference_mode(model):
+            pass
+        assert not any(modes(model))
+    assert modes(model) == before
+    assert torch.is_grad_enabled()
+
+
+def test_an_error_inside_puts_all_back():
+    model = net(0)
+    before, stream = modes(model), torch.get_rng_state()
+
+    def fail():
+        with inference_mode(model):
+            torch.rand(3)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert modes(model) == before
+    assert torch.equal(torch.get_rng_state(), stream)
+
+
+def test_the_model_does_not_change():
+    model = net(0).train()
+    before = identity(model)
+    with inference_mode(model):
+        one, other = (model(torch.ones(2, 1, 6, 6)) for _ in range(2))
+    assert torch.equal(one, other)
+    assert not one.requires_grad
+    assert identity(model) == before

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import pytest
 from torch import nn
 
 from frugalkd.errors import TargetsError
-from frugalkd.files.lock import FILE as LOCK
-from frugalkd.files.lock import Lock
 from frugalkd.teachers import LiveTeacher, StoredTargets
 from frugalkd.teachers.encodings import Dense
-from frugalkd.teachers.filling import Filler, Layout, fill
+from frugalkd.teachers.filling import Filler
 from frugalkd.teachers.store import Store
 from toys import images, net
 
-EXACT = Layout(views=2, encoding=Dense("float32"))
+EXACT = {"views": 2, "encoding": Dense("float32")}
 
 
 def stopping(rows):
@@ -49,9 +45,9 @@ def named(data):
 @pytest.mark.parametrize("closed", [True, False])
 def test_a_half_filled_store_is_gone_on_with(tmp_path, closed):
     data, teacher = images(37), net(1)
-    filler = Filler(LiveTeacher(teacher), data, tmp_path / "t", EXACT)
+    filler = Filler(LiveTeacher(teacher), data, tmp_path / "t", **EXACT)
     with pytest.raises(KeyboardInterrupt):
-        fill(filler, data, batch_size=8, listener=stopping(40))
+        filler.fill(batch_size=8, listener=stopping(40))
     if closed:
         filler.close()
     else:  # killed: what was not synced is not there
@@ -72,8 +68,8 @@ def test_each_process_queries_its_shard_alone(tmp_path):
     data, teacher = images(37), net(1)
     for shard, samples in ((2, 13), (0, 12), (1, 12)):
         live = LiveTeacher(teacher)
-        filler = Filler(live, data, tmp_path / "t", Layout(2, Dense(), 3), write=[shard])
-        fill(filler, data)
+        filler = Filler(live, data, tmp_path / "t", 2, shards=3, write=[shard])
+        filler.fill()
         filler.close()
         assert live.queries == 2 * samples
     assert Store(tmp_path / "t").count() == 74
@@ -83,42 +79,22 @@ def test_each_process_queries_its_shard_alone(tmp_path):
 @pytest.mark.parametrize(
     ("made", "named"),
     [
-        (lambda: (net(2), images(37), Layout(2)), "differ in teacher:"),
-        (lambda: (net(1), images(36), Layout(2)), "samples .37 there, 36 here. and data set"),
-        (lambda: (net(1), images(37, augmented=False), Layout(2)), "differ in augmentation:"),
-        (lambda: (tanh(net(1)), images(37), Layout(2)), "differ in teacher's model:"),
-        (lambda: (net(1), normalised(images(37)), Layout(2)), "differ in normalisation:"),
-        (lambda: (net(1), named(images(37)), Layout(2)), "classes"),
-        (lambda: (net(1), images(37), Layout(3)), "views .2 there, 3 here."),
-        (lambda: (net(1), images(37), Layout(2, Dense("float32"))), "encoding"),
-        (lambda: (net(1), images(37), Layout(2, shards=4)), "shards .1 there, 4 here."),
+        (lambda: (net(2), images(37), {}), "differ in teacher:"),
+        (lambda: (net(1), images(36), {}), "samples .37 there, 36 here. and data set"),
+        (lambda: (net(1), images(37, augmented=False), {}), "differ in augmentation:"),
+        (lambda: (tanh(net(1)), images(37), {}), "differ in teacher's model:"),
+        (lambda: (net(1), normalised(images(37)), {}), "differ in normalisation:"),
+        (lambda: (net(1), named(images(37)), {}), "classes"),
+        (lambda: (net(1), images(37), {"views": 3}), "views .2 there, 3 here."),
+        (lambda: (net(1), images(37), {"encoding": Dense("float32")}), "encoding"),
+        (lambda: (net(1), images(37), {"shards": 4}), "shards .1 there, 4 here."),
     ],
 )
 def test_a_store_of_other_targets_is_refused_by_what_differs(tmp_path, made, named):
     StoredTargets.fill(net(1), images(37), tmp_path / "t", views=2)
     teacher, data, layout = made()
     with pytest.raises(TargetsError, match=rf"^(?!.*\n).*{named}"):
-        Filler(LiveTeacher(teacher), data, tmp_path / "t", layout)
+        Filler(LiveTeacher(teacher), data, tmp_path / "t", **{"views": 2, **layout})
     live = LiveTeacher(net(1), precision="bf16")
     with pytest.raises(TargetsError, match="differ in precision"):
-        Filler(live, images(37), tmp_path / "t", Layout(2))
-
-
-def test_the_lock_of_a_killed_process_goes_away(tmp_path, monkeypatch):
-    teacher, data = net(), images(12)
-
-    class Killed(BaseException):
-        pass
-
-    def killed(lock):
-        os.close(lock._file)  # as the kernel does
-        raise Killed
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Lock, "release", killed)
-        with pytest.raises(Killed):
-            StoredTargets.fill(teacher, data, tmp_path / "s")
-    assert (tmp_path / "s" / LOCK).exists()
-    made = StoredTargets.fill(teacher, data, tmp_path / "s")
-    assert made.store.count() == 12
-    assert not (tmp_path / "s" / LOCK).exists()
+        Filler(live, images(37), tmp_path / "t", 2)

@@ -102,22 +102,18 @@ def test_fewer_views_than_visits_are_cycled_with_their_pixels():
             batch.observe(torch.zeros(len(batch.ids), 4))
 
 
-def test_another_teacher_data_or_augmentation_is_refused():
-    data, teacher = images(), net(1)
-    stored = StoredTargets.fill(teacher, data)
-    stored.check(teacher, data)
-    trained = net(1)
-    trained(data.batch([0, 1], [0, 0])[0])  # one forward in train mode moves BatchNorm
+def test_other_data_or_another_augmentation_is_refused():
+    data = images()
+    stored = StoredTargets.fill(net(1), data)
+    stored.check(data)
     for other, what in (
-        ((net(2), data), "another teacher"),
-        ((trained, data), "another teacher"),
-        ((teacher, images(seed=1)), "another data set and another augmentation"),
-        ((teacher, data.with_augmentation(Augmentation(crop=2, flip=True))), "augmentation"),
-        ((teacher, data.with_augmentation(data.augmentation, seed=7)), "augmentation"),
-        ((teacher, data.subset(range(29))), "another data set"),
+        (images(seed=1), "another data set and another augmentation"),
+        (data.with_augmentation(Augmentation(crop=2, flip=True)), "augmentation"),
+        (data.with_augmentation(data.augmentation, seed=7), "augmentation"),
+        (data.subset(range(29)), "another data set"),
     ):
         with pytest.raises(TargetsError, match=rf"^(?!.*\n).*{what}"):
-            stored.check(*other)
+            stored.check(other)
 
 
 def at(rows, view=0):
@@ -153,7 +149,7 @@ def test_a_folder_gives_them_back_without_queries(tmp_path):
     assert (loaded.about, loaded.views, loaded.queries) == (stored.about, 2, 0)
     for view in range(2):
         assert np.array_equal(loaded.all_logits(view), stored.all_logits(view))
-    loaded.check(teacher, data)
+    loaded.check(data)
     assert StoredTargets.fill(teacher, data, tmp_path / "t", views=2).queries == 0
     with pytest.raises(TargetsError, match="frugalkd store"):
         StoredTargets(tmp_path / "missing")

@@ -326,7 +326,7 @@ def test_sound_1_a_model_that_was_trained_here_knows_its_classes(knows_kinds, tm
             query()
     assert not (tmp_path / "t").exists()
     reorder_classes(teacher, data.classes)
-    LiveTeacher(teacher).check(None, data)
+    LiveTeacher(teacher).check(data)
     logits = StoredTargets.fill(teacher, data).all_logits()
     assert np.mean(logits.argmax(1) == data.labels.numpy()) > 0.9
 

@@ -22,7 +22,7 @@ from frugalkd.selection import Batch, Epoch, Selection
 from frugalkd.selection.checks import check_pair
 from frugalkd.selection.rows import batches_of
 from frugalkd.teachers import FirstVisitTargets, LiveTeacher, Targets
-from frugalkd.teachers.about import describe
+from frugalkd.teachers.live import describe
 from frugalkd.training.api import check_soft_targets
 from frugalkd.training.checkpoints import check_same_training
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
 from frugalkd.errors import ModelError
-from frugalkd.models.inference import inference_mode
+from frugalkd.models.identity import inference_mode
 
 INPUT = ":input"
 """After a module's path: its first positional input in place of its output."""

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from frugalkd.data.batches import call, inputs_of
 from frugalkd.data.source import Collate, lengths_of, open_source
 from frugalkd.errors import FrugalKDError, FrugalKDWarning
-from frugalkd.models.inference import inference_mode
+from frugalkd.models.identity import inference_mode
 from frugalkd.runtime.failures import is_out_of_memory, reason
 
 Precision = Callable[[], AbstractContextManager[Any]]

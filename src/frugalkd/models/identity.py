@@ -1,4 +1,5 @@
-"""What decides a model's outputs, as digests: of its weights, and of all that is not in them."""
+"""What decides a model's outputs, as digests: of its weights, and of all that is not in them; and
+evaluation forwards, which leave no trace in either."""
 
 from __future__ import annotations
 
@@ -20,9 +21,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from frugalkd.errors import FrugalKDWarning
+from frugalkd.errors import FrugalKDWarning, ModelError
 from frugalkd.files.parsing import one_line
 from frugalkd.models.origin import Reordered, Seen, origin_of
+from frugalkd.runtime.failures import blame
 
 TORCH = "torch"
 """The version of torch: recorded, and another one is a warning."""
@@ -40,19 +42,10 @@ modules of a model that had a forward pass are in it."""
 
 
 def identity(model: nn.Module) -> dict[str, str]:
-    """What decides the outputs of ``model`` in eval mode, by name:
-
-    - ``teacher``: SHA-256 (hex) of its parameters and buffers, non-persistent ones included;
-    - ``teacher's model``: SHA-256 (hex) of how it was built
-      (:class:`frugalkd.models.origin.Origin`), of its input transform, of the order of its outputs,
-      and of its tree of modules: of each its class's name, its ``extra_repr`` and its
-      :func:`constants`;
-    - ``libraries``: the versions of the packages that its modules come from, without torch, where
-      there are some.
-
-    Code is not read: neither a ``forward`` that is rewritten under the same name is noticed, nor a
-    hook of the user's.
-    """
+    """What decides the outputs of ``model`` in eval mode, by name: ``teacher``,
+    :func:`weights_digest`; ``teacher's model``, :func:`build_digest`; and ``libraries``, the
+    versions of the packages that its modules come from, without torch, where there are some. Code
+    is not read, nor a hook of the user's."""
     libraries = ", ".join(map(" ".join, libraries_of(model).items()))
     return {
         "teacher": weights_digest(model),
@@ -85,13 +78,16 @@ def warn_of_torch(version: object, what: str) -> None:
 
 
 def build_digest(model: nn.Module) -> str:
-    """The ``teacher's model`` of :func:`identity`: how it was built, without its weights."""
+    """SHA-256 (hex) of how a model was built, without its weights: of its
+    :class:`~frugalkd.models.origin.Origin`'s spec, of its input transform, of the order of its
+    outputs, and of each module's class name, ``extra_repr`` and :func:`constants`."""
     spec = json.dumps(origin_of(model).spec, sort_keys=True)
     return hashlib.sha256("\n".join([spec, *_structure(model)]).encode()).hexdigest()
 
 
 def weights_digest(model: nn.Module) -> str:
-    """SHA-256 (hex) of a model's parameters and buffers with their names."""
+    """SHA-256 (hex) of a model's parameters and buffers, non-persistent ones included, with their
+    names."""
     digest = hashlib.sha256()
     tensors = dict(model.named_buffers()) | model.state_dict()
     for name, value in sorted(tensors.items()):
@@ -117,7 +113,25 @@ def constants(module: nn.Module) -> dict[str, str]:
 
 
 @contextmanager
-def noting_state(model: nn.Module) -> Iterator[None]:
+def inference_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients; each submodule gets its own mode flag back, and random streams
+    continue as if nothing had run, even where a module draws numbers in eval mode."""
+    modes = [(module, module.training) for module in model.modules()]
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    try:
+        try:
+            model.eval()
+        except Exception as error:
+            blame(error, ModelError, f"this {type(model).__name__} cannot be put into eval mode")
+        with _noting_state(model), torch.random.fork_rng(devices=list(devices)), torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def _noting_state(model: nn.Module) -> Iterator[None]:
     """Around a forward pass: note which attributes of ``model`` the first one changes."""
     if model in _FIRST:
         yield

@@ -37,7 +37,7 @@ from frugalkd.files.tensors import fill, load_weights, read_state, refuse_misfit
 from frugalkd.files.writing import write_json
 from frugalkd.models import build_text_model
 from frugalkd.models.building import ModelSettings, build_for, finish, make_module, note_spec, see
-from frugalkd.models.inference import inference_mode
+from frugalkd.models.identity import inference_mode
 from frugalkd.models.origin import note_origin, origin_of
 from frugalkd.models.preprocess import Preprocess, TextPreprocess
 from frugalkd.runtime.devices import device_of

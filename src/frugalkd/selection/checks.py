@@ -30,7 +30,7 @@ from frugalkd.errors import (
     few,
 )
 from frugalkd.ledger.ledger import Ledger
-from frugalkd.models.inference import inference_mode
+from frugalkd.models.identity import inference_mode
 from frugalkd.policies.policy import Ids, Policy
 from frugalkd.teachers import Targets
 
@@ -251,7 +251,7 @@ def check_same_data(data: Dataset, ledger: Ledger, targets: Targets | None) -> N
             "new one"
         )
     if targets is not None:
-        targets.check(None, data)
+        targets.check(data)
 
 
 def check_held_out(data: Dataset, eval_dataset: Dataset) -> None:

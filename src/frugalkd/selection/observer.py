@@ -24,7 +24,7 @@ from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import FrugalKDError, ModelError, NonFiniteLoss, SelectionMisuse, Stopped, few
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.ledger.outcome import Outcome, fails
-from frugalkd.models.inference import inference_mode
+from frugalkd.models.identity import inference_mode
 from frugalkd.policies import EpochContext, Ids, Mask, Plan, Policy
 from frugalkd.runtime.failures import blame
 from frugalkd.runtime.meters import Meters

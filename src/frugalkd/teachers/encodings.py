@@ -1,9 +1,7 @@
-"""How soft targets are stored: a row of logits as a record of a fixed size, and back; and how much
-of the logits that keeps."""
+"""How soft targets are stored: a row of logits as a record of a fixed size, and back."""
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,7 +14,7 @@ from numpy.typing import NDArray
 from frugalkd.errors import TargetsError, UnknownName
 from frugalkd.policies.policy import Ids
 from frugalkd.runtime import draws
-from frugalkd.runtime.settings import Settings
+from frugalkd.runtime.settings import Count, Positive, Settings, check_integer, check_number
 
 Logits = NDArray[np.float32]
 
@@ -60,25 +58,13 @@ def too_little(objective: str, reads: Fidelity, keeps: Fidelity) -> str:
 
 
 class Encoding(Settings, ABC):
-    """How one row of logits is stored. Pure: the same logits of the same (id, view), the same
-    bytes.
-
-    An objective always receives what :meth:`decode` returns as logits. Where :attr:`temperature` is
-    None they are the teacher's, good at every temperature; where it is a number, only their softmax
-    at that temperature is the teacher's.
-    """
-
-    knows_top: ClassVar[bool]
-    """Whether the decoded row's largest logit is always the teacher's top class."""
-
-    temperature: float | None
-    """The one temperature at which the decoded softmax is the teacher's; None: any."""
-
-    keeps: Fidelity
-    """How much of the teacher's logits the decoded ones keep."""
+    """How one row of logits is stored: a pure function of the logits and of (id, view). ``name`` is
+    that of the registry; the other attributes are as of :class:`frugalkd.Targets`."""
 
     name: str
-    """Of the registry."""
+    knows_top: ClassVar[bool]
+    temperature: float | None
+    keeps: Fidelity
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -87,11 +73,8 @@ class Encoding(Settings, ABC):
 
     @abstractmethod
     def record(self, classes: int) -> np.dtype[np.void]:
-        """The dtype of one row's record, little-endian, without padding.
-
-        Raises:
-            TargetsError: so many classes cannot be encoded.
-        """
+        """The dtype of one row's record, little-endian, without padding. Raises TargetsError: so
+        many classes cannot be encoded."""
 
     @abstractmethod
     def encode(self, logits: Logits, ids: Ids, views: Ids) -> NDArray[np.void]:
@@ -100,11 +83,8 @@ class Encoding(Settings, ABC):
 
     @abstractmethod
     def decode(self, records: NDArray[np.void], classes: int) -> Logits:
-        """Logits (rows, classes), all finite, of ``records`` (rows,).
-
-        Raises:
-            TargetsError: a record names a class that does not exist.
-        """
+        """Logits (rows, classes), all finite, of ``records`` (rows,). Raises TargetsError: a record
+        names a class that does not exist."""
 
 
 @final
@@ -114,31 +94,22 @@ class Dense(Encoding):
     logit minus the row's largest, which does not change the softmax, and off by at most 1/2048 of
     that difference (and 6e-8)."""
 
-    precision: Literal["float16", "float32"] = "float16"
+    name: Literal["float16", "float32"] = "float16"
 
     knows_top = True
     temperature = None
 
     @property
-    def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.precision
-
-    @property
     def keeps(self) -> Fidelity:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return Fidelity.LOGITS if self.precision == "float32" else Fidelity.DIFFERENCES
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return {"name": self.precision}
+        return Fidelity.LOGITS if self.name == "float32" else Fidelity.DIFFERENCES
 
     def record(self, classes: int) -> np.dtype[np.void]:
-        kind = {"float16": "<f2", "float32": "<f4"}[self.precision]
-        return np.dtype([("logits", kind, (classes,))])
+        return np.dtype([("logits", np.dtype(self.name).newbyteorder("<"), (classes,))])
 
     def encode(self, logits: Logits, ids: Ids, views: Ids) -> NDArray[np.void]:
         records = np.empty(len(logits), self.record(logits.shape[1]))
-        float16 = self.precision == "float16"
-        records["logits"] = halved(logits, logits.argmax(axis=1)) if float16 else logits
+        half = self.name == "float16"
+        records["logits"] = halved(logits, logits.argmax(axis=1)) if half else logits
         return records
 
     def decode(self, records: NDArray[np.void], classes: int) -> Logits:
@@ -157,8 +128,8 @@ class TopK(Encoding):
         temperature: of the objective.
     """
 
-    k: int
-    temperature: float = 4.0
+    k: Count
+    temperature: Positive = 4.0
 
     name = "top-k"
     knows_top = True
@@ -222,8 +193,8 @@ class Sampled(Encoding):
         temperature: of the objective.
     """
 
-    k: int
-    temperature: float = 4.0
+    k: Count
+    temperature: Positive = 4.0
 
     name = "sampled"
     knows_top = False
@@ -319,16 +290,12 @@ def make_encoding(name: str, k: Any = 32, temperature: Any = 4.0) -> Encoding:
 
     Raises:
         UnknownName: there is none of this name.
-        TargetsError: ``k`` is no integer in 1 .. 65536, or ``temperature`` not above 0.
+        SettingError: ``k`` is no integer in 1 .. 65536, or ``temperature`` not above 0.
     """
     if name == Values.name:
         return Values()
     if name not in ENCODINGS:
         raise UnknownName("encoding", str(name), ENCODINGS)
-    if type(k) is not int or not 1 <= k <= 1 << 16:
-        raise TargetsError(f"k of encoding {name} is {str(k)[:20]}: give 1 .. 65536")
-    if type(temperature) not in (int, float) or not 0 < temperature < math.inf:
-        raise TargetsError(
-            f"temperature of encoding {name} is {str(temperature)[:20]}: give one above 0"
-        )
+    check_integer("k", k, 1, 1 << 16)
+    check_number("temperature", temperature, 0)
     return ENCODINGS[name](k, float(temperature))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,19 +17,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from frugalkd.data.batches import refuse_not_finite, rows_of
+from frugalkd.data.batches import rows_of
 from frugalkd.data.probe import randomness
 from frugalkd.data.source import Collate, by_length, check_map_style, lengths_of, open_source
 from frugalkd.distributed.ranks import Ranks
-from frugalkd.errors import TargetsError, UnsupportedData, few
-from frugalkd.files.lock import FILE as LOCK
-from frugalkd.files.lock import Lock
+from frugalkd.errors import TargetsError, UnsupportedData
 from frugalkd.models.features import Shape, feature_paths, find_paths
 from frugalkd.policies.policy import Ids
 from frugalkd.runtime.devices import check_device
 from frugalkd.runtime.failures import memory_for
 from frugalkd.runtime.settings import check_integer, check_types
-from frugalkd.teachers.about import describe_live
 from frugalkd.teachers.encodings import Dense, Encoding, Values
 from frugalkd.teachers.live import ModelTeacher
 from frugalkd.teachers.store import FILE, Header, Store, create_store, read_header, shard_of
@@ -43,7 +39,7 @@ FEATURES = "features"
 
 
 def feature_folder(store: Path, path: str) -> Path:
-    """Where the store at ``store`` keeps the features of the module ``path``."""
+    """Where ``store`` keeps the features of the module ``path``."""
     return store / FEATURES / quote(path, safe="")
 
 
@@ -65,37 +61,26 @@ def shape_of(header: Header) -> Shape:
     return tuple(map(int, sizes))
 
 
-@dataclass(frozen=True)
-class Layout:
-    """How a store is laid out: ``views`` of each sample, an ``encoding``, ``shards`` that one
-    process each writes (None: as many as there are, 1 for a new store), and ``features`` of the
-    teacher's modules (paths or globs), float16, beside the logits."""
-
-    views: int = 1
-    encoding: Encoding = field(default_factory=Dense)
-    shards: int | None = None
-    features: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        check_integer("views", self.views, 1)
-        check_types(encoding=(self.encoding, Encoding))
-
-
 class _Part:
-    """One store of a filling: of the logits, or of one module's features. It is made when the first
-    row is added; ``header`` is of rows of a shape, in a number of shards. Raises TargetsError where
-    ``folder`` holds a store of another header."""
+    """One store of a filling: of the logits, or of a module's ``feature``. It is made when the
+    first row is added. Raises TargetsError where ``folder`` holds a store of another header."""
 
-    def __init__(self, filler: Filler, folder: Path, header: Callable[[Shape, int], Header]):
-        self.filler, self.folder, self._header = filler, folder, header
+    def __init__(self, filler: Filler, folder: Path, feature: str = ""):
+        self.filler, self.folder, self.feature = filler, folder, feature
         self._writing = False
         self.store: Store | None = None
         if (folder / FILE).exists():
             store = Store(folder)
             there = store.header
-            shards = filler.layout.shards or there.shards
-            there.refuse_other(header(shape_of(there), shards), folder)
+            shards = filler.shards or there.shards
+            there.refuse_other(self._header(shape_of(there), shards), folder)
             self.store = store
+
+    def _header(self, shape: Shape, shards: int) -> Header:
+        header = replace(self.filler.header, shards=shards)
+        if self.feature:
+            return feature_header(header, self.feature, shape)
+        return replace(header, classes=shape[0])
 
     def missing(self, ids: Ids, views: Ids) -> NDArray[np.bool_]:
         if self.store is None:
@@ -112,18 +97,18 @@ class _Part:
         """Store those of the rows ``values`` (rows, ...) that it lacks."""
         shape = tuple(values.shape[1:])
         if self.store is None:
-            header = self._header(shape, self.filler.layout.shards or 1)
+            header = self._header(shape, self.filler.shards or 1)
             _ = header.record  # raises where the encoding cannot have so many classes
             if self.filler.announce is not None:
                 self.filler.announce(header)
             create_store(self.folder, header)
             self.store = self._open()
-        header = self.store.header
-        if (feature := header.about.get("feature")) is not None and shape != shape_of(header):
+        there = shape_of(self.store.header)
+        if self.feature and shape != there:
             raise TargetsError(
-                f"features of {feature} are of shape {shape_of(header)} in one batch and {shape} "
-                "in another, as padded texts are: store the last layer's input (head:input), or "
-                "set targets.kind to live"
+                f"features of {self.feature} are of shape {there} in one batch and {shape} in "
+                "another, as padded texts are: store the last layer's input (head:input), or set "
+                "targets.kind to live"
             )
         lacking = self.missing(ids, views)
         if lacking.any():
@@ -139,26 +124,25 @@ class _Part:
                 self.store.close()
 
     def _open(self) -> Store:
-        if (self.folder / LOCK).exists():  # left by a process that was killed as it made the store
-            Lock(self.folder, wait=True).release()
         store = Store(self.folder, write=self.filler.write, wait=self.filler.wait)
         self._writing = True
         return store
 
 
 class Filler:
-    """A teacher and the store that keeps its outputs.
+    """A teacher and the store that keeps its outputs: in ``views`` of each sample by an
+    ``encoding``, and in float16 the ``features`` of its modules (paths or globs).
 
     The store is made after the teacher's first forward pass, which gives the number of classes. One
     that exists already must be of the same teacher, data, augmentation and layout; features that it
-    lacks are added. This process writes the shards ``write`` (None: all), and with ``wait`` waits
-    for another one that writes them. ``announce`` receives each header before its space is
-    allocated.
+    lacks are added. Of its ``shards`` (None: as many as there are, 1 for a new store) this process
+    writes ``write`` (None: all), and with ``wait`` waits for another one that writes them.
+    ``announce`` receives each header before its space is allocated.
 
     Raises:
         TargetsError: the data set is random by itself, or does not match the teacher's
             (:meth:`LiveTeacher.check`), or ``folder`` holds other targets.
-        ModelError: the teacher has no module at a path of ``layout.features``.
+        ModelError: the teacher has no module at a path of ``features``.
     """
 
     def __init__(
@@ -166,15 +150,20 @@ class Filler:
         live: ModelTeacher,
         dataset: Dataset,
         folder: Path,
-        layout: Layout,
+        views: int = 1,
+        encoding: Encoding | None = None,
         *,
+        features: Sequence[str] = (),
+        shards: int | None = None,
         write: Sequence[int] | None = None,
         wait: bool = False,
         announce: Announce | None = None,
     ):
+        encoding = encoding or Dense()
+        check_types(encoding=(encoding, Encoding))
         check_map_style(dataset)
-        self.samples = len(dataset)  # pyright: ignore[reportArgumentType]
-        if not self.samples:
+        samples = len(dataset)  # pyright: ignore[reportArgumentType]
+        if not samples:
             raise UnsupportedData("the data set is empty: there is nothing to store")
         if live.changes:
             raise TargetsError(
@@ -185,26 +174,20 @@ class Filler:
                 "this data set gives other pixels each time it is read: give it a method "
                 "view(id, view), or use a live teacher"
             )
-        live.check(None, dataset)
-        self.live, self.layout = live, layout
-        self.write, self.wait, self.announce = write, wait, announce
-        self.about = describe_live(live, dataset)
-        self._logits = _Part(self, folder, self._header)
-        self._features: dict[str, _Part] = {}
-        if layout.features:
-            for path in find_paths(layout.features, feature_paths(live.teacher), "the teacher"):
-                header = partial(self._feature_header, path)
-                self._features[path] = _Part(self, feature_folder(folder, path), header)
+        live.check(dataset)
+        self.live, self._dataset = live, dataset
+        self.shards, self.write, self.wait, self.announce = shards, write, wait, announce
+        self.header = Header(samples, views, 1, encoding, live.describe(dataset))
+        """Of the logits, except for the number of classes and of shards."""
+        self._parts = [_Part(self, folder)]
+        if features:
+            for path in find_paths(features, feature_paths(live.teacher), "the teacher"):
+                self._parts.append(_Part(self, feature_folder(folder, path), path))
 
     @property
     def store(self) -> Store | None:
         """Of the logits; None before the teacher's first forward pass."""
-        return self._logits.store
-
-    @property
-    def pending(self) -> int:
-        """Rows that were computed and are not durable yet."""
-        return max(0 if part.store is None else part.store.pending for part in self._parts)
+        return self._parts[0].store
 
     def missing(self, ids: Ids, views: Ids) -> NDArray[np.bool_]:
         """Which rows the store lacks, or their features."""
@@ -222,10 +205,65 @@ class Filler:
             if not missing.all():
                 ids, views = ids[missing], views[missing]
                 data = rows_of(data, torch.from_numpy(np.flatnonzero(missing)))
-            for part, values in zip(self._parts, self._compute(ids, views, data), strict=True):
-                part.add(ids, views, values)
+            paths = [part.feature for part in self._parts[1:]]
+            if any(part.store is None for part in self._parts[1:]):
+                self.live.feature_shapes(paths, data)  # refuses what is no feature
+            logits, features = self.live.fetch_features(ids, views, data, paths)
+            for part in self._parts:
+                part.add(ids, views, features[part.feature] if part.feature else logits)
         assert self.store is not None
         return self.store
+
+    def fill(
+        self,
+        ids: Ids | None = None,
+        *,
+        batch_size: int = 256,
+        device: torch.device | str = "cpu",
+        collate_fn: Collate | None = None,
+        listener: Callable[[int, int], None] | None = None,
+        kept: Callable[[], None] | None = None,
+    ) -> None:
+        """Run the teacher on all that the store lacks of the samples ``ids`` (default: all) in
+        every view.
+
+        A stopped filling resumes after what is durable. ``listener`` receives rows done and rows to
+        do; ``kept`` is called whenever all rows computed so far are durable. Batches of 256 rows:
+        larger forwards page-fault under glibc's default allocator.
+        """
+        check_integer("batch_size", batch_size, 1)
+        device, samples = check_device(device), self.header.samples
+        ids = np.arange(samples) if ids is None else np.unique(np.asarray(ids, dtype=np.int64))
+        if len(ids) and not 0 <= ids[0] <= ids[-1] < samples:
+            raise TargetsError(
+                f"ids reach from {ids[0]} to {ids[-1]}: the data set has 0 .. {samples - 1}"
+            )
+        if self.write is not None and self.shards is not None:
+            ids = ids[np.isin(shard_of(ids, samples, self.shards), self.write)]
+        if (lengths := lengths_of(self._dataset)) is not None:
+            ids = by_length(ids, lengths)
+        requests = []
+        for view in range(self.header.views):
+            lacking = ids[self.missing(ids, np.full(len(ids), view))]
+            for start in range(0, len(lacking), batch_size):
+                block = lacking[start : start + batch_size]
+                requests.append((block, np.full(len(block), view)))
+        done, total = 0, sum(len(block) for block, _ in requests)
+        queries = self.live.queries
+        advice = "lower batch_size, or run the teacher on another device (device: cpu)"
+        with (
+            open_source(self._dataset, collate_fn=collate_fn) as source,
+            memory_for(f"running the teacher on batches of {batch_size}", advice),
+        ):
+            for (block, views), data in zip(requests, source.batches(requests), strict=True):
+                self.add(block, views, send_to_device(data, device))
+                pending = any(part.store and part.store.pending for part in self._parts)
+                if kept is not None and not pending and self.live.queries > queries:
+                    queries = self.live.queries
+                    kept()
+                done += len(block)
+                if listener is not None:
+                    listener(done, total)
 
     def close(self) -> None:
         """Make all that was added durable and let other processes write. Raises TargetsError."""
@@ -233,97 +271,12 @@ class Filler:
             for part in self._parts:
                 stack.callback(part.close)
 
-    @property
-    def _parts(self) -> list[_Part]:
-        return [self._logits, *self._features.values()]
-
-    def _compute(self, ids: Ids, views: Ids, data: Any) -> list[Tensor]:
-        """The logits, and the features. Raises ModelError for logits that are not finite."""
-        features = {}
-        if self._features:
-            if any(part.store is None for part in self._features.values()):
-                self.live.feature_shapes(list(self._features), data)  # refuses what is no feature
-            logits, features = self.live.fetch_features(ids, views, data, list(self._features))
-        else:
-            logits = self.live.fetch(ids, views, data)
-        refuse_not_finite(logits, ids, "the teacher")
-        return [logits, *(features[path] for path in self._features)]
-
-    def _header(self, shape: Shape, shards: int) -> Header:
-        layout = self.layout
-        return Header(self.samples, layout.views, shape[0], layout.encoding, self.about, shards)
-
-    def _feature_header(self, path: str, shape: Shape, shards: int) -> Header:
-        return feature_header(self._header((1,), shards), path, shape)
-
 
 def shards_of(folder: Path, ranks: Ranks) -> tuple[int | None, Sequence[int] | None]:
     """The shards of a store at ``folder`` (a new one has one for each rank), and those that this
-    rank writes: for :class:`Layout` and :class:`Filler`."""
+    rank writes, for :class:`Filler`."""
     if ranks.alone:
         return None, None
     exists = ranks.from_first(lambda: (folder / FILE).exists())
     shards = read_header(folder).shards if exists else ranks.world
     return shards, range(ranks.rank, shards, ranks.world)
-
-
-def fill(
-    filler: Filler,
-    dataset: Dataset,
-    *,
-    ids: Ids | None = None,
-    batch_size: int = 256,
-    device: torch.device | str = "cpu",
-    collate_fn: Collate | None = None,
-    listener: Callable[[int, int], None] | None = None,
-    kept: Callable[[], None] | None = None,
-) -> None:
-    """Run the teacher on all that the store lacks of the samples ``ids`` (default: all) in every
-    view.
-
-    A stopped filling resumes after what is durable. ``listener`` receives rows done and rows to do;
-    ``kept`` is called whenever all rows computed so far are durable. Batches of 256 rows: larger
-    forwards page-fault under glibc's default allocator.
-    """
-    check_integer("batch_size", batch_size, 1)
-    device = check_device(device)
-    ids = np.arange(filler.samples) if ids is None else _checked(ids, filler.samples)
-    if filler.write is not None and (shards := filler.layout.shards) is not None:
-        ids = ids[np.isin(shard_of(ids, filler.samples, shards), filler.write)]
-    if (lengths := lengths_of(dataset)) is not None:
-        ids = by_length(ids, lengths)
-    requests = []
-    for view in range(filler.layout.views):
-        lacking = ids[filler.missing(ids, np.full(len(ids), view))]
-        for start in range(0, len(lacking), batch_size):
-            block = lacking[start : start + batch_size]
-            requests.append((block, np.full(len(block), view)))
-    done, total = 0, sum(len(block) for block, _ in requests)
-    queries = filler.live.queries
-    advice = "lower batch_size, or run the teacher on another device (device: cpu)"
-    with (
-        open_source(dataset, collate_fn=collate_fn) as source,
-        memory_for(f"running the teacher on batches of {batch_size}", advice),
-    ):
-        for (block, views), data in zip(requests, source.batches(requests), strict=True):
-            filler.add(block, views, send_to_device(data, device))
-            if kept is not None and not filler.pending and filler.live.queries > queries:
-                queries = filler.live.queries
-                kept()
-            done += len(block)
-            if listener is not None:
-                listener(done, total)
-
-
-def _checked(ids: Ids, samples: int) -> Ids:
-    """``ids`` int64, each of them once and in the data set. Raises TargetsError."""
-    ids = np.asarray(ids, dtype=np.int64)
-    if len(ids) and (ids.min() < 0 or ids.max() >= samples):
-        raise TargetsError(
-            f"ids reach from {ids.min()} to {ids.max()}: the data set has 0 .. {samples - 1}"
-        )
-    found, times = np.unique(ids, return_counts=True)
-    if len(found) < len(ids):
-        twice = few(found[times > 1].tolist())
-        raise TargetsError(f"ids name samples {twice} more than once: give each id once")
-    return ids

@@ -1,27 +1,50 @@
-"""Teachers that run on each batch."""
+"""Teachers that run on each batch, and what decides their outputs."""
 
 from __future__ import annotations
 
 import time
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, final
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from frugalkd.data.batches import call, check_model, inputs_of, run_model
-from frugalkd.errors import SettingError, TargetsError
+from frugalkd.data.class_names import class_names, class_order, names_text
+from frugalkd.data.images import Pictures
+from frugalkd.data.probe import data_digest
+from frugalkd.data.text import TextData
+from frugalkd.errors import FrugalKDWarning, SettingError, TargetsError
 from frugalkd.models.features import Features, Shape, Taps, probe_features
-from frugalkd.models.identity import identity
-from frugalkd.models.inference import inference_mode
+from frugalkd.models.identity import identity, inference_mode, this_torch
+from frugalkd.models.origin import origin_of
 from frugalkd.policies.policy import Ids
 from frugalkd.runtime.devices import PRECISIONS, autocast
-from frugalkd.teachers.about import check_origin
 from frugalkd.teachers.targets import Targets
+
+
+def describe(teacher: nn.Module | None, dataset: Dataset) -> dict[str, str]:
+    """What decides a teacher's outputs, by name: its :func:`~frugalkd.models.identity.identity`,
+    and of the data the digest and the augmentation; where they have some, normalisation, tokenizer
+    and class names."""
+    augmentation = getattr(dataset, "augmentation", None)
+    about = {
+        **({} if teacher is None else identity(teacher)),
+        "data set": data_digest(dataset),
+        "augmentation": f"{augmentation} seed {getattr(dataset, 'seed', None)}",
+    }
+    if names := class_names(dataset):
+        about["classes"] = names_text(names)
+    if isinstance(dataset, Pictures):
+        about["normalisation"] = f"mean {dataset.mean} std {dataset.std}"
+    if isinstance(dataset, TextData):
+        tokens = dataset.tokens
+        about["tokenizer"] = f"{tokens.tokenizer}, at most {tokens.max_length} tokens"
+    return about
 
 
 class ModelTeacher(Targets):
@@ -59,6 +82,10 @@ class ModelTeacher(Targets):
         """What decides its outputs, by name; computed at each access, of a live teacher from all
         weights."""
 
+    def describe(self, dataset: Dataset) -> dict[str, str]:
+        """What decides its outputs on ``dataset``: :func:`describe`, :attr:`about`, and torch."""
+        return {**describe(None, dataset), **self.about, **this_torch()}
+
     @property
     def live_teachers(self) -> Mapping[str, ModelTeacher]:
         return {"teacher": self}
@@ -93,12 +120,6 @@ class ModelTeacher(Targets):
         """The teacher's precision, as a context."""
         return autocast(self.teacher, self.precision)
 
-    def truth(self, labels: Tensor | None) -> NDArray[Any]:
-        raise TargetsError(
-            "a live teacher does not run on all samples beforehand: a ceiling needs stored targets "
-            "(targets.kind: stored)"
-        )
-
     def _call(self, data: Any) -> Tensor:
         inputs = inputs_of(data)
         if self.channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
@@ -126,7 +147,28 @@ class LiveTeacher(ModelTeacher):
         layout = " channels-last" if self.channels_last else ""
         return {**identity(self.teacher), "precision": f"{self.precision}{layout}"}
 
-    def check(self, teacher: nn.Module | None, dataset: Dataset) -> None:
+    def check(self, dataset: Dataset) -> None:
         """Refuse data that differ from the teacher's training data in what is known of both: class
-        names and their order, normalisation, tokenizer. Raises TargetsError."""
-        check_origin(self.teacher, dataset)
+        names and their order, normalisation, tokenizer. Raises TargetsError, naming what differs;
+        another tokenizer of as many tokens is a FrugalKDWarning."""
+        origin = origin_of(self.teacher)
+        class_order(origin.classes, class_names(dataset), "same")
+        if isinstance(dataset, Pictures) and origin.mean:
+            there, here = (origin.mean, origin.std), (dataset.mean, dataset.std)
+            if there != here:
+                raise TargetsError(
+                    f"the teacher was trained on pictures of mean {there[0]} and std {there[1]}, "
+                    f"and these are normalised by {here[0]} and {here[1]}: give the data the "
+                    "teacher's mean and std"
+                )
+        if isinstance(dataset, TextData) and origin.vocabulary:
+            tokens = dataset.tokens
+            message = (
+                f"the teacher was trained on texts of the tokenizer {origin.tokenizer!r} "
+                f"({origin.vocabulary} tokens), and these are of {tokens.tokenizer!r} "
+                f"({tokens.vocabulary} tokens)"
+            )
+            if origin.vocabulary != tokens.vocabulary:
+                raise TargetsError(f"{message}: give the data the teacher's tokenizer")
+            if origin.tokenizer != tokens.tokenizer:
+                warnings.warn(message, FrugalKDWarning, stacklevel=2)

@@ -279,9 +279,9 @@ class SeveralTeachers(Targets):
         who = ", ".join(f"{share:.6g} {digest(each)}" for share, each in pairs)
         return {"teacher": f"{self.combine} of {who}"}
 
-    def check(self, teacher: nn.Module | None, dataset: Dataset) -> None:
+    def check(self, dataset: Dataset) -> None:
         for each in self._each:
-            each.check(None, dataset)
+            each.check(dataset)
 
     def sync(self) -> None:
         for each in self._each:

@@ -63,7 +63,7 @@ _RECORD = np.dtype(
 class Header:
     """What a store holds: a row of ``classes`` values for each of ``samples`` in each of ``views``,
     as ``encoding`` keeps it. ``about``: what the rows belong to, see
-    :func:`frugalkd.teachers.about.describe_live`. ``shards``: parts of consecutive samples; one
+    :meth:`frugalkd.teachers.ModelTeacher.describe`. ``shards``: parts of consecutive samples; one
     process writes a shard."""
 
     samples: int

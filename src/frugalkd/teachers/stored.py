@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from typing import Any, final
 
 import numpy as np
@@ -21,28 +22,45 @@ from frugalkd.errors import ModelError, TargetsError
 from frugalkd.files import StrPath
 from frugalkd.files.opening import named
 from frugalkd.models.features import Features, Shape, find_paths
+from frugalkd.models.identity import differences
 from frugalkd.policies.policy import Ids
-from frugalkd.teachers.about import check_about
-from frugalkd.teachers.encodings import Dense, Encoding
+from frugalkd.teachers.encodings import Encoding
 from frugalkd.teachers.filling import (
     FEATURES,
     Announce,
     Filler,
-    Layout,
     feature_header,
-    fill,
     shape_of,
     shards_of,
 )
-from frugalkd.teachers.live import LiveTeacher, ModelTeacher
-from frugalkd.teachers.store import FILE, Store
+from frugalkd.teachers.live import LiveTeacher, ModelTeacher, describe
+from frugalkd.teachers.store import FILE, Header, Store
 from frugalkd.teachers.targets import Targets
 
 _CHUNK = 4096
 
 
+class _Kept(Targets):
+    """Soft targets of a store with a ``header``."""
+
+    def __init__(self, header: Header):
+        self.about = dict(header.about)
+        self.views = header.views
+        self.temperature = header.encoding.temperature
+        self.knows_top = header.encoding.knows_top
+        self.keeps = header.encoding.keeps
+
+    def check(self, dataset: Dataset) -> None:
+        others = differences(self.about, describe(None, dataset), "the stored soft targets")
+        if others:
+            raise TargetsError(
+                f"the stored soft targets belong to another {' and another '.join(others)}: delete "
+                "them, or name the ones that belong to this run"
+            )
+
+
 @final
-class StoredTargets(Targets):
+class StoredTargets(_Kept):
     """The teacher's soft targets from a folder, in as many views as the student will cycle through.
 
     ``fetch`` returns what the encoding decodes to: see :mod:`frugalkd.teachers.encodings`.
@@ -63,14 +81,10 @@ class StoredTargets(Targets):
         folder = named(folder)
         self.store = Store(folder)
         header = self.store.header
-        self.about = dict(header.about)
+        super().__init__(header)
         self.class_names = names_from(self.about.get("classes", ""))
         self._order: NDArray[np.int64] | None = None
-        self.views = header.views
         self.row_bytes = 4 * header.classes
-        self.temperature = header.encoding.temperature
-        self.knows_top = header.encoding.knows_top
-        self.keeps = header.encoding.keeps
         self.queries = 0
         self.features: dict[str, Store] = {}
         for path in sorted((folder / FEATURES).glob(f"*/{FILE}")):
@@ -97,6 +111,7 @@ class StoredTargets(Targets):
         listener: Callable[[int, int], None] | None = None,
         kept: Callable[[], None] | None = None,
         ranks: Ranks | None = None,
+        shard: tuple[int, int] | None = None,
     ) -> StoredTargets:
         """Run ``teacher`` on every sample of ``dataset``, in ``views`` views, except for what
         ``folder`` holds already; ``queries`` of the result is the number of rows.
@@ -116,33 +131,32 @@ class StoredTargets(Targets):
             kept: called, from time to time, when all rows computed so far are durable.
             ranks: that fill ``folder`` together, each its shards of it; all of them have to call
                 this, and ``queries`` are those of all. Without a folder each fills its own.
+            shard: (i, n): fill the i-th of n shards alone; another process that fills it is an
+                error. By default this waits for other processes.
 
         Raises:
             TargetsError: the data set is random by itself, so that the targets would belong to
                 other pixels than the student's; ``folder`` holds other targets; the disk is full.
         """
-        if folder is None:  # the mapping outlives the names
-            with tempfile.TemporaryDirectory(prefix="frugalkd-") as nameless:
-                return cls.fill(
-                    teacher, dataset, nameless, views=views, encoding=encoding,
-                    features=features, ids=ids, batch_size=batch_size, device=device,
-                    collate_fn=collate_fn, announce=announce, listener=listener, kept=kept,
-                )  # fmt: skip
         live = teacher if isinstance(teacher, ModelTeacher) else LiveTeacher(teacher)
         queries, seconds = live.queries, live.seconds
-        ranks, folder = ranks or Ranks(), named(folder)
-        shards, write = shards_of(folder, ranks)
-        layout = Layout(views, encoding or Dense(), shards, tuple(features))
-        filler = Filler(live, dataset, folder, layout, write=write, wait=True, announce=announce)
-        try:
-            fill(
-                filler, dataset, ids=ids, batch_size=batch_size, device=device,
-                collate_fn=collate_fn, listener=listener, kept=kept,
+        with ExitStack() as stack:
+            if folder is None:  # the mapping outlives the names
+                nameless = tempfile.TemporaryDirectory(prefix="frugalkd-")
+                folder, ranks = stack.enter_context(nameless), None
+            ranks, folder = ranks or Ranks(), named(folder)
+            shards, write = shards_of(folder, ranks) if shard is None else (shard[1], shard[:1])
+            filler = Filler(
+                live, dataset, folder, views, encoding, features=features, shards=shards,
+                write=write, wait=shard is None, announce=announce,
             )  # fmt: skip
-        finally:
-            filler.close()
-        spent = ranks.sum([live.queries - queries, live.seconds - seconds])  # once all are done
-        targets = cls(folder)
+            with closing(filler):
+                filler.fill(
+                    ids, batch_size=batch_size, device=device, collate_fn=collate_fn,
+                    listener=listener, kept=kept,
+                )  # fmt: skip
+            spent = ranks.sum([live.queries - queries, live.seconds - seconds])  # all are done
+            targets = cls(folder)
         targets.queries, targets.seconds = int(spent[0]), float(spent[1]) / ranks.world
         return targets
 
@@ -215,13 +229,13 @@ class StoredTargets(Targets):
         labels = logits.argmax(dim=1) if labels is None else labels.cpu()
         return torch.softmax(logits, dim=1).gather(1, labels[:, None])[:, 0].numpy()
 
-    def check(self, teacher: nn.Module | None, dataset: Dataset) -> None:
+    def check(self, dataset: Dataset) -> None:
         class_order(self.class_names, class_names(dataset), "same", "the store")
-        check_about(self.about, teacher, dataset)
+        super().check(dataset)
 
 
 @final
-class FirstVisitTargets(Targets):
+class FirstVisitTargets(_Kept):
     """Runs the teacher on a sample's view when it is first visited, and stores the output: never on
     samples that are not used.
 
@@ -229,7 +243,7 @@ class FirstVisitTargets(Targets):
     store with some rows in it is resumed. :meth:`close` makes the rows durable.
 
     Args:
-        teacher, dataset, folder, views, encoding, announce: as of :meth:`StoredTargets.fill`.
+        teacher, dataset, folder, views, encoding: as of :meth:`StoredTargets.fill`.
 
     Raises:
         TargetsError: as there, or another process is filling ``folder``.
@@ -245,25 +259,18 @@ class FirstVisitTargets(Targets):
         *,
         views: int = 1,
         encoding: Encoding | None = None,
-        announce: Announce | None = None,
     ):
-        live = teacher if isinstance(teacher, ModelTeacher) else LiveTeacher(teacher)
-        layout = Layout(views, encoding or Dense())
-        self._filler = Filler(live, dataset, named(folder), layout, announce=announce)
-        self.about = self._filler.about
-        self.views = views
-        self.temperature = layout.encoding.temperature
-        self.knows_top = layout.encoding.knows_top
-        self.keeps = layout.encoding.keeps
-        self._live, self._before = live, (live.queries, live.seconds)
+        self._live = teacher if isinstance(teacher, ModelTeacher) else LiveTeacher(teacher)
+        self._filler = Filler(self._live, dataset, named(folder), views, encoding)
+        super().__init__(self._filler.header)
 
     @property
     def queries(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self._live.queries - self._before[0]
+        return self._live.queries
 
     @property
     def seconds(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self._live.seconds - self._before[1]
+        return self._live.seconds
 
     @property
     def live_teachers(self) -> Mapping[str, ModelTeacher]:
@@ -278,21 +285,12 @@ class FirstVisitTargets(Targets):
         return self._live.classes(data) if self.store is None else self.store.header.classes
 
     def fetch(self, ids: Ids, views: Ids, data: Any) -> Tensor:
-        views = views % self._filler.layout.views
+        views = views % self._filler.header.views
         return _on_device(self._filler.add(ids, views, data).read(ids, views), data)
 
-    def truth(self, labels: Tensor | None) -> NDArray[np.float32]:
-        raise TargetsError(
-            "targets filled at first visits are not known before the training, and a ceiling needs "
-            "them: set targets.fill to ahead"
-        )
-
-    def check(self, teacher: nn.Module | None, dataset: Dataset) -> None:
-        check_about(self.about, teacher, dataset)
-
     def sync(self) -> None:
-        if self._filler.store is not None:
-            self._filler.store.sync()
+        if self.store is not None:
+            self.store.sync()
 
     def close(self) -> None:
         """Make what was stored durable, and let other processes fill the store."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from frugalkd.errors import TargetsError
@@ -109,19 +109,13 @@ class Targets(ABC):
         (rows, ...) of any floating dtype."""
         raise TargetsError(self.no_features)
 
-    def check(self, teacher: nn.Module | None, dataset: Dataset) -> None:  # noqa: B027, as sync
-        """Refuse targets that belong to another teacher, other data or another augmentation.
-
-        Without a ``teacher``, only data and augmentation are checked.
-
-        Raises:
-            TargetsError: naming which of them differ.
-        """
+    def check(self, dataset: Dataset) -> None:  # noqa: B027, as sync
+        """Refuse targets that belong to other data or another augmentation. Raises TargetsError,
+        naming what differs."""
 
     def sync(self) -> None:  # noqa: B027, most targets have nothing to do here
         """Make durable what was stored so far."""
 
-    @abstractmethod
     def truth(self, labels: Tensor | None) -> NDArray[np.float32]:
         """The teacher's probability of each sample's label, float32 (samples,), NaN where nothing
         is stored of a sample.
@@ -131,3 +125,7 @@ class Targets(ABC):
         Raises:
             TargetsError: it is not known before the training.
         """
+        raise TargetsError(
+            "a ceiling needs stored targets, which are known before the training: set targets.kind "
+            "to stored and targets.fill to ahead"
+        )

@@ -29,7 +29,7 @@ from frugalkd.objectives import Objective
 from frugalkd.policies import Sampling
 from frugalkd.selection.inputs import weights_of
 from frugalkd.teachers import Targets
-from frugalkd.teachers.about import describe
+from frugalkd.teachers.live import describe
 from frugalkd.training.settings import Checkpointing, Training
 
 Moment = Literal["step", "epoch", "stop"]

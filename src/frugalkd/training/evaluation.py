@@ -20,7 +20,7 @@ from frugalkd.data.images import Pictures, rows_at_once
 from frugalkd.data.source import Collate, by_length, check_map_style, lengths_of, open_source
 from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import ModelError, Stopped, UnsupportedData
-from frugalkd.models.inference import inference_mode
+from frugalkd.models.identity import inference_mode
 from frugalkd.policies.policy import Ids
 from frugalkd.runtime.devices import device_of
 from frugalkd.runtime.failures import memory_for

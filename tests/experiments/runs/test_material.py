@@ -137,10 +137,10 @@ def test_sound_1_a_store_alone_is_matched_by_its_own_names(teacher, tmp_path):
     train.classes = MIXED
     stored = StoredTargets(tmp_path / "t")
     with pytest.raises(TargetsError, match=r"the store has .* another order .*match_classes"):
-        stored.check(None, train)
+        stored.check(train)
     before = stored.all_logits()
     stored.match_classes(train.classes)
-    stored.check(None, train)
+    stored.check(train)
     ids = np.arange(60)
     got = stored.fetch(ids, np.zeros(60, np.int64), torch.zeros(1)).numpy()
     assert np.array_equal(got, before[:, [KINDS.index(name) for name in MIXED]])

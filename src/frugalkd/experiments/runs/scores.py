@@ -27,7 +27,7 @@ from frugalkd.files.opening import named
 from frugalkd.files.writing import make_folder, sweep
 from frugalkd.policies import Policy, Scoring
 from frugalkd.runtime.devices import resolve_device
-from frugalkd.teachers.about import describe
+from frugalkd.teachers.live import describe
 from frugalkd.training.settings import Stop
 
 FILE = "scores.safetensors"

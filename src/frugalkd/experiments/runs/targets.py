@@ -52,9 +52,8 @@ from frugalkd.teachers import (
     StoredTargets,
     Targets,
 )
-from frugalkd.teachers.about import describe_live
 from frugalkd.teachers.encodings import Dense, Encoding, make_encoding
-from frugalkd.teachers.filling import Announce, Filler, Layout, fill, shards_of
+from frugalkd.teachers.filling import Announce
 from frugalkd.teachers.several import mean_logits, mean_softmax
 from frugalkd.teachers.store import read_header
 from frugalkd.training.api import teacher_flops
@@ -216,7 +215,7 @@ def held_out_logits(
 
 def _store_name(live: ModelTeacher, data: Dataset, views: int, encoding: Encoding) -> str:
     """The name of the folder that keeps these targets, for all runs that read them."""
-    about = describe_live(live, data)
+    about = live.describe(data)
     del about[TORCH]
     decides = {**about, "views": views, "encoding": encoding.settings}
     return f"targets-{digest_of(decides)[:16]}"
@@ -550,22 +549,18 @@ def store(
         material = make_data(recipe, recipe.student.augment, STORE_SEED)
         live, device = _loaded(recipe, teacher, material), resolve_device(recipe.device)
         ids = ids_used(sampling_of(recipe, teacher, material), material)
-        started, out = time.perf_counter(), named(out)
+        started = time.perf_counter()
         if not 0 <= index < shards:
             raise TargetsError(f"shard {index}/{shards}: give 0/N .. N-1/N")
-        count, write = (shards, [index]) if ranks.alone else shards_of(out, ranks)
         spec = recipe.student.targets
-        layout = Layout(spec.views, encoding_of(recipe), count, spec.features)
-        filler = Filler(live, material.train, out, layout, write=write, announce=announce)
-        try:
-            fill(filler, material.train, ids=ids, device=device, listener=listener)
-        finally:
-            filler.close()
-        queries = int(ranks.sum([live.queries])[0])  # once all are done
-        targets = StoredTargets(out)
+        targets = StoredTargets.fill(
+            live, material.train, out, views=spec.views, encoding=encoding_of(recipe),
+            features=spec.features, ids=ids, device=device, announce=announce, listener=listener,
+            ranks=ranks, shard=shard if ranks.alone else None,
+        )  # fmt: skip
         header = targets.store.header
         return {
-            "queries": queries,
+            "queries": targets.queries,
             "rows": targets.store.count(),
             "of": header.samples * header.views,
             "bytes": sum(
