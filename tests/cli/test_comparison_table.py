@@ -22,7 +22,7 @@ def row(arm, about, *, failed=(), collapsed=0, matched=None, ci95=(0.801, 0.999)
         "budget_asked": None,
         "own_budget": False,
         "on_budget": None,
-        "forwards": {"mean": 1.234},
+        "cost": {"mean": 24.0},
         "wall_ratio": {"mean": 1.0},
         "collapsed": collapsed,
         "failed": list(failed),
@@ -59,10 +59,10 @@ def text_of(*tables) -> str:
 def test_the_table_fits_80_columns(comparison):
     table = comparison_table(comparison)
     text = text_of(table)
-    for cell in ("90.0 ±9.9", "-10.0 ±11.1", "123", "vanilla", "self-regulated", "97.2"):
+    for cell in ("90.0 ±9.9", "-10.0 ±11.1", "24.0", "vanilla", "self-regulated", "97.2"):
         assert cell in text
     cells = [str(list(column.cells)[3]) for column in table.columns]
-    assert cells == ["ce", "no teacher: labels only", "90.0", "-10.0 ±11.1", "100", "123", "1.00"]
+    assert cells == ["ce", "no teacher: labels only", "90.0", "-10.0 ±11.1", "100", "24.0", "1.00"]
 
 
 def test_what_went_wrong_is_in_the_table(comparison):

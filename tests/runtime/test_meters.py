@@ -86,3 +86,22 @@ def test_a_summary_is_plain_json_with_every_meter():
 
 def test_peak_memory_is_in_bytes():
     assert 2**24 < peak_memory_bytes()["process"] < 2**44
+
+
+def test_cost_counts_passes_of_the_student():
+    meters = Meters(samples_backpropagated=300, student_forwards=420, teacher_queries=200)
+    meters.flops = {"student_forward": 420 * 2.0, "teacher_forward": 200 * 10.0}
+    # r = 10 / 2; of 200 queries 50 filled a store ahead.
+    assert meters.cost(100, filled=50) == {
+        "epochs": pytest.approx((3 * 300 + 120 + 5 * 150) / 300),
+        "filling": pytest.approx(5 * 50 / 300),
+        "teacher_ratio": 5.0,
+    }
+
+
+def test_cost_of_a_model_that_cannot_be_counted():
+    meters = Meters(samples_backpropagated=300, student_forwards=300)
+    assert meters.cost(100) == {"epochs": 3.0, "filling": 0.0, "teacher_ratio": None}
+    meters.teacher_queries, meters.flops = 300, {"student_forward": 9.0, "teacher_forward": 0.0}
+    assert meters.cost(100) == {"epochs": None, "filling": 0.0, "teacher_ratio": None}
+    assert meters.cost(100, filled=300)["epochs"] == 3.0

@@ -162,6 +162,12 @@ def test_flops_are_the_counters_rows_times_the_meters():
         "teacher_forward": of_teacher["forward"] * run.meters.teacher_queries,
     }
     assert of_teacher["forward"] == 2 * row["forward"]
+    meters = run.meters
+    rows, screened = meters.samples_backpropagated, meters.student_forwards
+    screened -= rows
+    assert min(screened, meters.teacher_queries) > 0
+    cost = (3 * rows + screened + 2 * meters.teacher_queries) / (3 * len(data))
+    assert meters.cost(len(data)) == {"epochs": cost, "filling": 0.0, "teacher_ratio": 2.0}
 
 
 def test_phases_add_up_to_no_more_than_the_wall():

@@ -29,7 +29,7 @@ def comparison_table(comparison: dict[str, Any]) -> Table:
     of_seeds = f"{seeds} seed{'s' * (seeds > 1)}"
     if not comparison.get("complete", True):
         of_seeds = f"{len(comparison['complete_seeds'])} of {of_seeds} complete"
-    numbers = ("accuracy\n%", *against, "samples\n%", "forwards\n%", "time\nratio")
+    numbers = ("accuracy\n%", *against, "samples\n%", "cost\nepochs", "time\nratio")
     table = Rows(
         *first,
         *map(number, numbers),
@@ -74,9 +74,9 @@ def _caption(comparison: dict[str, Any], budgets: bool, teachers: bool) -> str:
     reference = comparison["reference"]
     text = (
         f"± is half of the 95 % interval over seeds; against {reference}: the paired difference in "
-        "points. samples: backpropagated, of full distillation over the same epochs; forwards: "
-        f"rows through the student, likewise. time: of training, over {reference}'s, without the "
-        "filling of stores."
+        "points. samples: backpropagated, of full distillation over the same epochs; cost: with "
+        "screening and teacher queries, in epochs of full distillation. time: of training, over "
+        f"{reference}'s. Cost and time are without the filling of stores."
     )
     if budgets:
         text += (
@@ -111,13 +111,12 @@ def _marks(row: dict[str, Any]) -> list[str]:
 
 def _cells(row: dict[str, Any], budgets: bool) -> list[str]:
     differences = [row["difference"], *([row["against_random"]] if budgets else [])]
-    ratio = row["wall_ratio"]["mean"]
+    cost, ratio = row["cost"]["mean"], row["wall_ratio"]["mean"]
     return [
         _points(row["accuracy"]),
         *("" if each is None else _points(each, "+") for each in differences),
         percent(row["budget"]["mean"], 0, ""),
-        percent(row["forwards"]["mean"], 0, ""),
-        "" if ratio is None else f"{ratio:.2f}",
+        *("" if it is None else f"{it:.{digits}f}" for it, digits in ((cost, 1), (ratio, 2))),
     ]
 
 

@@ -56,6 +56,39 @@ class Meters:
         self.phases[out_of] -= seconds
         self.phases[into] += seconds
 
+    def cost(self, samples: int, *, filled: int = 0) -> dict[str, float | None]:
+        """What the training cost, in epochs of full distillation from stored targets: (3 x
+        backpropagated + screened + r x teacher queries) / (3 x ``samples``).
+
+        A backward pass counts as two forward passes; ``r`` is the teacher's forward pass over the
+        trained model's, by FLOPs. Evaluation is not included.
+
+        Args:
+            samples: of the training set.
+            filled: how many of the queries filled stores ahead of the training.
+
+        Returns:
+            ``epochs``, without these; ``filling``, their cost; ``teacher_ratio``, r. None for what
+            is not known, where the operations of a model that was used could not be counted.
+        """
+        trained, screened = self.samples_backpropagated, self.student_forwards
+        screened -= trained
+        ratio, queried = None, self.teacher_queries - filled
+        own, teacher = (self.flops.get(f"{name}_forward") for name in ("student", "teacher"))
+        if own and teacher and self.teacher_queries:
+            ratio = (teacher / self.teacher_queries) / (own / self.student_forwards)
+
+        def epochs(rows: float, queries: int) -> float | None:
+            if queries and ratio is None:
+                return None
+            return (rows + (queries * ratio if ratio else 0.0)) / (3 * samples)
+
+        return {
+            "epochs": epochs(3 * trained + screened, queried),
+            "filling": epochs(0.0, filled),
+            "teacher_ratio": ratio,
+        }
+
     def summary(self) -> dict:
         """All meters as plain values, phases completed by ``other``, memory read now."""
         said = {name: value for name, value in vars(self).items() if name != "_inner"}

@@ -49,6 +49,11 @@ def test_every_control_matches_its_run_seed_by_seed(workers, tiny, tmp_path):
     copied = history(tmp_path, "random-counts--hybrid")
     assert copied == history(tmp_path, "hybrid")
     assert rows["vanilla"]["budget"]["values"] == [1.0, 1.0]
+    epochs = tiny.student.training.epochs
+    assert rows["vanilla"]["cost"] == {"mean": epochs, "values": [epochs, epochs]}
+    trained, forwards = (rows["hybrid"][meter]["mean"] for meter in ("budget", "forwards"))
+    cost = epochs * (2 * trained + forwards) / 3  # the soft targets are stored
+    assert rows["hybrid"]["cost"]["mean"] == pytest.approx(cost)
 
 
 def folder(out, arm, seed):

@@ -28,6 +28,7 @@ def make_arm(name, accuracy, budget=1.0, time=None, mode=None, **more):
         "budget_asked": None,
         "own_budget": False,
         "on_budget": None,
+        "cost": {"mean": 24 * budget, "values": [24 * budget] * seeds},
         "forwards": {"mean": budget, "values": [budget] * seeds},
         "wall_ratio": {"mean": budget if time is None else time, "ci95": None},
         "meters": {

@@ -14,8 +14,8 @@ def said(arms=None):
 VANILLA = make_arm("vanilla", 0.903, mode="vanilla")
 REGULATED = make_arm("regulated", 0.899, 0.27, 0.33, mode="regulated")
 OURS = (
-    "regulated: 89.9 % with 27 % of the samples and 33 % of the time of full distillation, which "
-    "reaches 90.3 %"
+    "regulated: 89.9 % with 27 % of the samples, 27 % of the cost and 33 % of the time of "
+    "full distillation, which reaches 90.3 %"
 )
 
 
@@ -57,8 +57,8 @@ def test_only_paired_seeds_are_compared():
     ours["accuracy"] = {"mean": 0.75, "values": [0.7, 0.7, 0.85]}
     control["accuracy"] = {"mean": 0.71, "values": [0.71, 0.71, None]}
     assert said([vanilla, ours, control]) == (
-        "regulated: 70.0 % with 27 % of the samples and 27 % of the time of full distillation, "
-        "which reaches 71.0 %; random at the same count does better: 71.0 %"
+        "regulated: 70.0 % with 27 % of the samples, 27 % of the cost and 27 % of the time of "
+        "full distillation, which reaches 71.0 %; random at the same count does better: 71.0 %"
     )
     why = how_chosen(Comparison.model_validate(make_comparison([vanilla, ours, control])))
     assert "none of frugalkd's modes is within 0.5 points" in why

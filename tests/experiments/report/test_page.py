@@ -37,13 +37,15 @@ def test_sections_and_numbers_stand_in_the_html(written):
     ):  # fmt: skip
         assert number in text, number
     figures = [a["data-figure"] for _, a in parsed.elements if "data-figure" in a]
-    assert figures == ["frontier-budget", "frontier-time", "participation", "classes", "histogram",
-                       "phases"]  # fmt: skip
+    frontiers = ["frontier-cost", "frontier-budget", "frontier-time"]
+    assert figures == [*frontiers, "participation", "classes", "histogram", "phases"]
 
 
 def test_plots_have_the_points_of_the_arms(written):
     html = page_of(written, make_comparison())
     figures = json.loads(re.findall(r'id="figures">(.*?)</script>', html)[0])
+    costs = {line["name"]: line for line in figures["frontier-cost"]["data"]}
+    assert costs["regulated"]["customdata"] == pytest.approx([24 * 0.27])  # epochs
     lines = {line["name"]: line for line in figures["frontier-budget"]["data"]}
     assert lines["regulated"]["customdata"] == pytest.approx([27])
     assert lines["regulated"]["x"] == pytest.approx([26.5])  # beside random, which has as many
@@ -209,7 +211,7 @@ def test_the_command_line(written, cli, tmp_path):
     said = json.loads(out)
     assert said["file"] == str(folder / "report.html")
     assert said["bytes"] == len(page)
-    assert said["headline"].startswith("regulated: 89.9 % with 27 % of the samples and 33 %")
+    assert said["headline"].startswith("regulated: 89.9 % with 27 % of the samples, 27 % of")
     code, out, _ = cli(
         "report", str(folder / "comparison.json"), "--out", str(tmp_path / "a/b.html")
     )

@@ -43,6 +43,10 @@ def test_ahead_fills_the_teachers_folder_once(recipe, teacher, tmp_path):
     first = distill(recipe, tmp_path / "a", teacher=teacher)
     again = distill(override(recipe, {"seed": 1}), tmp_path / "b", teacher=teacher)
     assert (queries(first), queries(again)) == (200, 0)
+    ratio = first["cost"]["teacher_ratio"]
+    assert ratio > 1
+    assert first["cost"] == {"epochs": 2.0, "filling": ratio / 3, "teacher_ratio": ratio}
+    assert again["cost"] == {"epochs": 2.0, "filling": 0.0, "teacher_ratio": None}
     assert first["targets"]["filled_here"]
     assert not again["targets"]["filled_here"]
     assert first["targets"]["encoding"] == {"name": "float16"}

@@ -26,6 +26,8 @@ SCHEMA = 2
 
 FIELDS = (
     "budget: samples backpropagated, of full distillation over the recipe's epochs",
+    "cost: (3 x samples backpropagated + screened + r x teacher queries) / (3 x samples), in "
+    "epochs of full distillation; r is the teacher's forward pass over the student's, by FLOPs",
     "wall_ratio: mean over seeds of the training's seconds over the reference's. Filling stores of "
     "soft targets before a training is in neither: it is done once for all runs, and counted with "
     "the teacher ('targets'). Querying a teacher within a training (live, or at first visits) is",
@@ -123,6 +125,7 @@ def _row(
         "budget_asked": arm.budget,
         "own_budget": at_budgets and arm.budget is None and arm.name != reference,
         "on_budget": on_budget,
+        "cost": _cost(results, list(ours)),
         "forwards": _share(results, list(ours), "student_forwards", recipe),
         "wall_ratio": mean_interval(_wall_ratios(ours, by_arm[reference])),
         "meters": _means([_apart(run) for run in results.values()]),
@@ -159,6 +162,19 @@ def _share(
         for seed, run in results.items()
     }
     return {"mean": _mean(list(shares.values())), "values": [shares.get(seed) for seed in seeds]}
+
+
+def _cost(results: Mapping[int, dict[str, Any]], seeds: Sequence[int]) -> dict[str, Any]:
+    """In epochs of full distillation; None where a run's is not known."""
+    costs = {seed: cost_of(run) for seed, run in results.items()}
+    known = [cost for cost in costs.values() if cost is not None]
+    mean = _mean(known) if len(known) == len(costs) else None
+    return {"mean": mean, "values": [costs.get(seed) for seed in seeds]}
+
+
+def cost_of(results: Mapping[str, Any]) -> float | None:
+    """Of a run, in epochs of full distillation; None where that is not known."""
+    return (results.get("cost") or {}).get("epochs")
 
 
 def filling(results: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -220,10 +236,14 @@ def _warnings(row: dict[str, Any]) -> list[str]:
 
 
 def mark_frontiers(rows: Sequence[dict[str, Any]]) -> None:
-    """Note which rows no other beats in accuracy at their samples, or at their time."""
-    costs = {"budget": ("budget", BUDGET_TOLERANCE), "time": ("wall_ratio", 0.0)}
+    """Note which rows no other beats in accuracy at their cost, their samples, or their time."""
+    costs = {
+        "cost": ("cost", BUDGET_TOLERANCE),
+        "budget": ("budget", BUDGET_TOLERANCE),
+        "time": ("wall_ratio", 0.0),
+    }
     for name, (cost, tolerance) in costs.items():
-        points = [(row[cost].get("mean"), row["accuracy"].get("mean")) for row in rows]
+        points = [(row.get(cost, {}).get("mean"), row["accuracy"].get("mean")) for row in rows]
         for row, found in zip(rows, frontier(points, tolerance), strict=True):
             row["frontier"] = {**(row.get("frontier") or {}), name: found}
 

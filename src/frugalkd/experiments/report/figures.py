@@ -7,10 +7,9 @@ from __future__ import annotations
 import html
 from collections.abc import Collection, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 from frugalkd.experiments.report.blocks import (
-    Cell,
     Figure,
     Table,
     amount,
@@ -19,7 +18,6 @@ from frugalkd.experiments.report.blocks import (
     inline,
     number,
     percent,
-    points,
     seconds,
     short,
 )
@@ -41,6 +39,31 @@ _STEADY = 0.005
 _BEYOND = 1.1
 """How far an error bar may reach, relative to the most expensive arm's cost."""
 _ASIDE, _GROUP = 0.01, 0.03  # of the axis: between neighbours, and from the first to the last
+
+
+class Axis(NamedTuple):
+    """What an arm costs: the field of :class:`Arm` that has it, times ``scale``; how sentences and
+    the axis call it; and its ``unit``."""
+
+    field: str
+    scale: float
+    noun: str
+    less: str
+    label: str
+    unit: str
+
+
+AXES = {
+    "cost": Axis("cost", 1, "cost", "less", "cost, epochs of full distillation", "epochs"),
+    "budget": Axis(
+        "budget", 100, "samples", "fewer samples",
+        "samples backpropagated, % of full distillation", "%",
+    ),
+    "time": Axis(
+        "wall_ratio", 100, "time", "less time", "time of training, % of {reference}'s", "%"
+    ),
+}  # fmt: skip
+"""The frontiers, in the order of the page."""
 
 Styles = Mapping[str, Mapping[str, Any]]
 """``colour``, ``symbol`` and ``shown`` of each family of arms."""
@@ -72,28 +95,26 @@ def _colour(place: int) -> int:
 
 def frontier(
     comparison: Comparison,
-    axis: Literal["budget", "time"],
+    axis: str,
     styles: Styles,
     named: Collection[str] = (),
 ) -> Figure | None:
-    """Accuracy over what it costs; the budgets of an arm are joined by a line. Arms in ``named``
-    have their names beside their points; arms of the same samples are drawn side by side. None
-    where no arm has both a cost and an accuracy."""
-    cost = attrgetter("budget" if axis == "budget" else "wall_ratio")
+    """Accuracy over what it costs (``axis`` is one of :data:`AXES`); the budgets of an arm are
+    joined by a line. Arms in ``named`` have their names beside their points; those at the same
+    place are drawn side by side. None where no arm has both a cost and an accuracy."""
+    field, scale, unit, less, of, measure = AXES[axis]
+    cost = attrgetter(field)
     costs = {a.arm: cost(a).mean for a in comparison.arms if a.accuracy.mean is not None}
-    x = {name: 100 * mean for name, mean in costs.items() if mean is not None}
+    x = {name: scale * mean for name, mean in costs.items() if mean is not None}
     if not x:
         return None
     known = sorted((arm for arm in comparison.arms if arm.arm in x), key=lambda arm: x[arm.arm])
     y = {arm.arm: 100 * (arm.accuracy.mean or 0.0) for arm in known}
     best = [arm for arm in known if arm.frontier is not None and getattr(arm.frontier, axis)]
-    places = side_by_side(x) if axis == "budget" else x
+    places = x if axis == "time" else side_by_side(x)
     edge = max(places.values()) / 5  # left of it there is no room for a name
-    hover = "%{hovertext}<br>%{y:.2f} % with %{customdata:.1f} % of"
-    unit, less, of = "time", "less time", f"time of training, % of {label(comparison.reference)}'s"
-    if axis == "budget":
-        unit, less = "samples", "fewer samples"
-        of = "samples backpropagated, % of full distillation"
+    hover = f"%{{hovertext}}<br>%{{y:.2f}} %, {unit} %{{customdata:.1f}} {measure}<extra></extra>"
+    of = of.format(reference=label(comparison.reference))
     traces: list[dict[str, Any]] = [
         {
             "mode": "lines",
@@ -123,19 +144,23 @@ def frontier(
                 ],
                 "hovertext": [label(arm.arm) for arm in own],
                 "customdata": [x[arm.arm] for arm in own],  # not moved aside
-                "error_x": _error_bars([cost(arm) for arm in own], _BEYOND * max(places.values())),
-                "error_y": _error_bars([arm.accuracy for arm in own], 100),
+                "error_x": _error_bars(
+                    [cost(arm) for arm in own], scale, _BEYOND * max(places.values())
+                ),
+                "error_y": _error_bars([arm.accuracy for arm in own], 100, 100),
                 "marker": {
                     "symbol": style["symbol"],
                     "size": [13 if has else 10 for has in with_name],
                 },
                 "line": {"width": 1.5},
-                "hovertemplate": f"{hover} the {unit}<extra></extra>",
+                "hovertemplate": hover,
                 "meta": {"colour": style["colour"], "shown": style["shown"]},
             }
         )
+    digits = 1 if axis == "cost" else 0
     names = [
-        f"{inline(arm.arm)} ({percent(arm.accuracy.mean)} with {percent(cost(arm).mean, 0)})"
+        f"{inline(arm.arm)} ({percent(arm.accuracy.mean)}, {unit} "
+        f"{number(x[arm.arm], digits)} {measure})"
         for arm in best
     ]
     if len(names) > _IN_WORDS + 1:
@@ -145,7 +170,7 @@ def frontier(
     plot["layout"]["xaxis"]["rangemode"] = "tozero"
     rows = []
     for arm in known:
-        spent, on_it = Cell(points(cost(arm), digits=1), x[arm.arm]), "yes" if arm in best else "no"
+        spent, on_it = amount(x[arm.arm], 1), "yes" if arm in best else "no"
         rows.append([short(arm.arm), spent, estimate(arm.accuracy), on_it])
     return Figure(
         f"frontier-{axis}",
@@ -153,19 +178,23 @@ def frontier(
         plot,
         f"{len(best)} of {len(known)} arms are on the frontier: no other arm is as accurate with "
         f"{less}. From the left: {', '.join(names) or 'none'}.",
-        Table(f"Accuracy over {unit}", ["arm", f"{unit} %", "accuracy %", "on the frontier"], rows),
+        Table(
+            f"Accuracy over {unit}",
+            ["arm", f"{unit}, {measure}", "accuracy %", "on the frontier"],
+            rows,
+        ),
     )
 
 
-def _error_bars(values: Sequence[Spread], most: float) -> dict[str, Any]:
-    """95 % intervals in percent, within 0 and ``most``: the interval of two seeds may be longer
-    than the axis."""
+def _error_bars(values: Sequence[Spread], scale: float, most: float) -> dict[str, Any]:
+    """95 % intervals times ``scale``, within 0 and ``most``: the interval of two seeds may be
+    longer than the axis."""
     bars: dict[str, Any] = {"symmetric": False, "array": [], "arrayminus": []}
     for value in values:
         mean = value.mean or 0.0
         low, high = value.ci95 or (mean, mean)
-        bars["array"].append(max(0.0, min(100 * high, most) - 100 * mean))
-        bars["arrayminus"].append(max(0.0, 100 * (mean - max(low, 0.0))))
+        bars["array"].append(max(0.0, min(scale * high, most) - scale * mean))
+        bars["arrayminus"].append(max(0.0, scale * (mean - max(low, 0.0))))
     return bars
 
 

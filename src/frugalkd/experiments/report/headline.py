@@ -87,6 +87,8 @@ def _sentence(comparison: Comparison) -> str:
     mean = _means(named)
     said = f"{inline(arm.arm)}: {percent(mean[arm.arm])}"
     said += f" with {percent(arm.budget.mean, 0)} of the samples"
+    if reference is not None and arm.cost.mean is not None and reference.cost.mean:
+        said += f", {percent(arm.cost.mean / reference.cost.mean, 0)} of the cost"
     if arm.wall_ratio.mean is not None:
         said += f" and {percent(arm.wall_ratio.mean, 0)} of the time"
     if reference is not None:

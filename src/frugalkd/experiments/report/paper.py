@@ -20,6 +20,10 @@ from frugalkd.runtime.imports import require_extra
 
 ENDINGS = (".pdf", ".png", ".svg")
 FIGURES = ("frontier", "participation")
+_AXES = {
+    "cost": "cost (backward passes, screening and teacher queries) in epochs of full distillation",
+    "budget": "samples backpropagated, of full distillation over the same epochs",
+}
 
 _COLUMN, _PAGE = 3.4, 7.0  # inches: one column of a paper that has two, and both
 _HEIGHT, _LEGEND_LINE, _ENTRY, _LETTER = 2.3, 0.17, 0.5, 0.054
@@ -100,15 +104,16 @@ def panels_of(
     styles = figures.styles(found.arms, found.reference)  # the same, whichever arms are chosen
     found = found.model_copy(update={"arms": _chosen(found, wanted)})
     measured = [a for a in found.arms if a.accuracy.mean is not None and a.budget.mean is not None]
+    axis = "cost" if all(arm.cost.mean is not None for arm in measured) else "budget"
     drawn = {
-        "frontier": figures.frontier(found, "budget", styles),
+        "frontier": figures.frontier(found, axis, styles),
         "participation": figures.participation(found, styles),
     }
     panels = {name: it.plot for name, it in drawn.items() if it and figure in (None, name)}
     if not panels:
         what = "no run of these arms is finished" if not measured else "their histories are missing"
         raise PlotError(f"there is nothing to plot: {what}")
-    return panels, [arm.arm for arm in measured], _caption(panels, measured, found)
+    return panels, [arm.arm for arm in measured], _caption(panels, axis, measured, found)
 
 
 def _chosen(found: Comparison, wanted: Sequence[str]) -> list[Arm]:
@@ -119,18 +124,17 @@ def _chosen(found: Comparison, wanted: Sequence[str]) -> list[Arm]:
     return [a for a in found.arms if not wanted or a.arm in wanted or a.family in wanted]
 
 
-def _caption(panels: Collection[str], measured: Sequence[Arm], found: Comparison) -> str:
+def _caption(panels: Collection[str], axis: str, measured: Sequence[Arm], found: Comparison) -> str:
     said = []
     if "frontier" in panels:
         few, most = (pick(len(arm.seeds) for arm in measured) for pick in (min, max))
         seeds = f"{few}" if few == most else f"{few} to {most}"
         bars = any(arm.accuracy.ci95 is not None for arm in measured)
         said.append(
-            "Accuracy over samples backpropagated, of full distillation over the same epochs: the "
-            f"mean of {seeds} seed{'s' if most > 1 else ''}"
+            f"Accuracy over {_AXES[axis]}: the mean of {seeds} seed{'s' if most > 1 else ''}"
             f"{'; bars are 95 % intervals' if bars else ', without an interval'}. No other arm is "
-            "as accurate with fewer samples than one on the dotted line. Arms of the same samples "
-            "are drawn side by side."
+            f"as accurate with {figures.AXES[axis].less} than one on the dotted line. Arms at the "
+            "same place are drawn side by side."
         )
     if "participation" in panels:
         said.append("Samples that trained by epoch, as fractions of the training set.")

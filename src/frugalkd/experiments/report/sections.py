@@ -130,7 +130,7 @@ def _ledger(comparison: Comparison) -> LedgerSummary | None:
 def _frontiers(comparison: Comparison) -> list[Block]:
     styles = _styles(comparison)
     named = {comparison.reference, *(arm.arm for arm in _in_headline(comparison))}
-    drawn = [figures.frontier(comparison, axis, styles, named) for axis in ("budget", "time")]
+    drawn = [figures.frontier(comparison, axis, styles, named) for axis in figures.AXES]
     made = [figure for figure in drawn if figure is not None]
     if not made:
         return ["No run has given an accuracy yet."]
@@ -148,9 +148,11 @@ def _tables(comparison: Comparison) -> list[Block]:
         return [_not_complete(comparison)]
     legend = (
         "± is half of the 95 % interval over seeds; differences are paired, in points. Samples: "
-        "backpropagated, of full distillation over the same epochs; forwards: rows through the "
-        f"student, likewise; time: of training, over {short(comparison.reference)}'s, without the "
-        "filling of stores, which all arms share."
+        "backpropagated, of full distillation over the same epochs; cost: (3 x samples + screened "
+        "+ r x teacher queries) / (3 x samples of the data), in epochs of full distillation, r by "
+        "FLOPs; forwards: rows through the student, as samples; time: of training, over "
+        f"{short(comparison.reference)}'s. Cost and time are without the filling of stores, which "
+        "all arms share."
     )
     made: list[Block] = [_arms(comparison), legend]
     if not comparison.complete:
@@ -186,7 +188,7 @@ def _arms(comparison: Comparison) -> Table:
     headings = [
         "arm", "accuracy %", f"against {short(comparison.reference, 24)}",
         *["against random"] * at_budgets,
-        "samples %", "forwards %", "time ratio", "seeds", "what it trains on",
+        "samples %", "cost, epochs", "forwards %", "time ratio", "seeds", "what it trains on",
     ]  # fmt: skip
     rows = [
         [
@@ -194,7 +196,9 @@ def _arms(comparison: Comparison) -> Table:
             estimate(arm.accuracy),
             estimate(arm.difference, signed=True),
             *[estimate(arm.against_random, signed=True)] * at_budgets,
-            *(amount(of.mean and 100 * of.mean, 1) for of in (arm.budget, arm.forwards)),
+            amount(arm.budget.mean and 100 * arm.budget.mean, 1),
+            amount(arm.cost.mean, 1),
+            amount(arm.forwards.mean and 100 * arm.forwards.mean, 1),
             amount(arm.wall_ratio.mean, 2),
             amount(len(arm.seeds)),
             short(arm.about),
@@ -322,6 +326,7 @@ def _numbers(run: Run) -> Table:
     queries = [] if run.kind == "teach" else [["teacher queries", amount(meters.teacher_queries)]]
     rows: list[Row] = [
         *([name, fraction(value)] for name, value in fractions.items() if value is not None),
+        ["cost, epochs of full training", amount(run.cost and run.cost.epochs, 2)],
         ["samples backpropagated", amount(meters.samples_backpropagated)],
         [f"rows through the {role_of(run)}", amount(meters.student_forwards)],
         *queries,

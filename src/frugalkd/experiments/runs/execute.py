@@ -196,6 +196,7 @@ def _execute(
         context = RunContext(recipe, role, material, folder, **given)
         run, notes = train(context, keywords)
         samples, meters = len(run.ledger), run.meters.summary()
+        filling = (notes["targets"] or {}).get("filling") or {"rows": 0}
         results = {
             "schema": SCHEMA,
             "kind": kind,
@@ -217,6 +218,7 @@ def _execute(
             "train_samples": samples,
             "epochs": run.ledger.epochs,
             "budget": meters["samples_backpropagated"] / (samples * role.training.epochs),
+            "cost": run.meters.cost(samples, filled=filling["rows"]),
             "meters": meters,
             "evaluation": run.evaluation,
             **notes,

@@ -36,6 +36,18 @@ class Meters(Record):
     peak_memory_bytes: dict[str, Number] = {}
 
 
+class Cost(Record):
+    """In epochs of full distillation from stored targets; null for what is not known."""
+
+    epochs: Number | None = Field(
+        None, description="(3 x backpropagated + screened + r x teacher queries) / (3 x samples)"
+    )
+    filling: Number | None = Field(None, description="likewise, of filling stores ahead: apart")
+    teacher_ratio: Number | None = Field(
+        None, description="r: the teacher's forward over the trained model's, by FLOPs"
+    )
+
+
 class Evaluation(Record):
     """Measures on held-out data; all fractions in [0, 1]."""
 
@@ -140,6 +152,7 @@ class Results(Record):
     train_samples: int = Field(ge=1, le=LARGEST)
     epochs: Number | None = Field(None, description="fewer than the recipe's if its policy stopped")
     budget: Number = Field(description="samples_backpropagated / (train_samples x epochs)")
+    cost: Cost | None = Field(None, description="not held by earlier versions")
     meters: Meters
     evaluation: Evaluation | None = None
     teacher: TeacherNote | None = None
@@ -230,8 +243,9 @@ class Match(Record):
 
 
 class Frontiers(Record):
-    """Whether no other arm is as accurate and cheaper: in samples, in time."""
+    """Whether no other arm is as accurate and cheaper: in cost, in samples, in time."""
 
+    cost: bool = False
     budget: bool = False
     time: bool = False
 
@@ -255,6 +269,7 @@ class Arm(Record):
     own_budget: bool = False
     on_budget: bool | None = None
     forwards: Spread = Spread()
+    cost: Spread = Field(Spread(), description="in epochs of full distillation")
     wall_ratio: Spread = Field(description="training seconds divided by the reference's")
     meters: Meters
     collapsed: Count = Field(0, description="runs at chance or stopped by NaN")
