@@ -11,7 +11,7 @@ from torch import nn
 from frugalkd.data import ImageData
 from frugalkd.experiments.recipes.load import load_recipe
 from frugalkd.experiments.runs.material import make_model
-from frugalkd.training.heads import features_of, head_of
+from frugalkd.training.heads import features_of
 
 RECIPE = Path(__file__).parents[2] / "benchmarks/efficientnet-cifar10.yaml"
 
@@ -48,4 +48,4 @@ def test_the_teacher_is_the_wheels_but_for_its_head(teacher):
         "_fc.weight",
         "_fc.bias",
     }
-    assert features_of(teacher, pictures(), head_of(teacher)).features.shape == (4, 1280)
+    assert features_of(teacher, pictures()).features.shape == (4, 1280)

@@ -78,16 +78,14 @@ def test_due_by_steps_and_by_minutes(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr("frugalkd.training.checkpoints.time.monotonic", lambda: now[0])
     by_steps = Checkpoints(tmp_path / "s", Checkpointing(steps=4, minutes=0))
-    assert [step for step in range(1, 10) if by_steps.due("step", step)] == [4, 8]
+    assert [step for step in range(1, 10) if by_steps.due(step)] == [4, 8]
     by_minutes = Checkpoints(tmp_path / "m", Checkpointing(minutes=2))
     now[0] += 119
-    assert not by_minutes.due("step", 7)
+    assert not by_minutes.due(7)
     now[0] += 1
-    assert by_minutes.due("step", 8)
-    assert by_minutes.due("epoch", 9)
-    assert by_minutes.due("stop", 9)
+    assert by_minutes.due(8)
     by_minutes.save(0, 8, {})
-    assert not by_minutes.due("step", 9)
+    assert not by_minutes.due(9)
 
 
 def test_a_place_that_cannot_be_written(tmp_path, read_only):

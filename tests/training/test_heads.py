@@ -12,7 +12,7 @@ from torch import nn
 from frugalkd import All, RunOptions, Sampling, SelfRegulation, train_teacher
 from frugalkd.data.probe import data_digest
 from frugalkd.errors import ModelError, Stopped, UnsupportedData
-from frugalkd.training.heads import Features, features_of, head_of, train_head
+from frugalkd.training.heads import Features, features_of, train_head
 from frugalkd.training.settings import Optimizer, Schedule, Training
 from toys import Ids, grouped, images, net, same_columns, same_state
 
@@ -80,7 +80,7 @@ def test_a_head_that_is_reset_forgets_what_it_had_learned():
 
 def test_features_are_those_of_each_sample_in_eval_mode():
     model, data = net(), images(samples=300, augmented=False)
-    found = features_of(model, data, head_of(model))
+    found = features_of(model, data)
     torch.testing.assert_close(found.features, plain_features(model, data))
     assert torch.equal(found.labels, data.labels)
     assert model.training
@@ -99,7 +99,7 @@ def test_without_labels_the_models_own_top_class_stands_in():
             return torch.tensor([float(id), 1.0])
 
     model = nn.Sequential(nn.Linear(2, 5), nn.ReLU(), nn.Linear(5, 3))
-    found = features_of(model, Inputs(), head_of(model))
+    found = features_of(model, Inputs())
     with torch.no_grad():
         expected = model(torch.stack([Inputs()[id] for id in range(9)])).argmax(1)
     assert torch.equal(found.labels, expected)

@@ -79,7 +79,7 @@ def reuse_classifier(student: nn.Module, teacher: nn.Module) -> str:
     Raises:
         ModelError: one of them has no linear layer, or they have other classes.
     """
-    path = put_projector(student, _head(teacher, "the teacher")[1].in_features)
+    path = put_projector(student, head_of(teacher, "the teacher")[1].in_features)
     take_classifier(student, teacher)
     return path
 
@@ -87,7 +87,7 @@ def reuse_classifier(student: nn.Module, teacher: nn.Module) -> str:
 def put_projector(student: nn.Module, width: int) -> str:
     """As :func:`reuse_classifier` for a teacher that is known later, whose classifier takes
     ``width`` values."""
-    path, head = _head(student, "the student")
+    path, head = head_of(student, "the student")
     reused = ReusedClassifier(head.in_features, width, head.out_features)
     reused.to(head.weight.device, head.weight.dtype)
     student.set_submodule(path, reused)
@@ -97,7 +97,7 @@ def put_projector(student: nn.Module, width: int) -> str:
 def take_classifier(student: nn.Module, teacher: nn.Module) -> None:
     """Copy the teacher's classifier, in the order of its outputs, to a student that
     :func:`put_projector` prepared. Raises ModelError where it has another shape."""
-    (path, given), (_, own) = _head(teacher, "the teacher"), _head(student, "the student")
+    (path, given), (_, own) = head_of(teacher, "the teacher"), head_of(student, "the student")
     if given.weight.shape != own.weight.shape:
         raise ModelError(
             f"the teacher's classifier {path} makes {given.out_features} classes of "
@@ -113,10 +113,11 @@ def take_classifier(student: nn.Module, teacher: nn.Module) -> None:
         own.bias.copy_(bias)
 
 
-def _head(model: nn.Module, whose: str) -> tuple[str, nn.Linear]:
+def head_of(model: nn.Module, whose: str = "the model") -> tuple[str, nn.Linear]:
+    """The last ``nn.Linear`` with its module path. Raises ModelError where there is none."""
     path = head_of_name(model)
     if path is None:
-        raise ModelError(f"{whose} has no linear layer: a classifier to reuse has to be one")
+        raise ModelError(f"{whose} has no linear layer: its head has to be an nn.Linear")
     head = model.get_submodule(path)
     assert isinstance(head, nn.Linear)
     return path, head

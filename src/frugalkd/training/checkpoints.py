@@ -1,5 +1,4 @@
-"""When checkpoints are saved, which ones are kept, what they hold of the random streams, and which
-training they are of."""
+"""Checkpoints: when they are saved, which are kept, and which training they are of."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ import time
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,9 +31,6 @@ from frugalkd.teachers import Targets
 from frugalkd.teachers.live import describe
 from frugalkd.training.settings import Checkpointing, Training
 
-Moment = Literal["step", "epoch", "stop"]
-"""In a training: after an optimiser step, after an epoch, or when it was stopped."""
-
 IDLE = ("num_workers", "fsdp")
 """Settings of a training that do not change its result."""
 
@@ -51,19 +47,18 @@ class Checkpoints:
     def __init__(self, folder: StrPath, settings: Checkpointing, ranks: Ranks | None = None):
         self.folder, self._settings, self._ranks = named(folder), settings, ranks or Ranks()
         self._last, self._step = time.monotonic(), 0
-        self._late = Agreed(self._ranks, lambda: self._ranks.first and self._is_late())
+        self._late = Agreed(self._ranks, self._is_late)
 
-    def due(self, moment: Moment, step: int) -> bool:
-        """The one rule: a checkpoint is saved after each epoch, when the training is stopped, and
-        after a step (``step`` steps are done) where the settings' steps or minutes have passed.
-        Every rank has to call this, and gets the same answer."""
+    def due(self, step: int) -> bool:
+        """Whether the settings' steps or minutes have passed after ``step`` steps. Every rank has
+        to call this, and gets the same answer."""
         self._step = step
-        return self._late() if moment == "step" else True
+        return self._late()
 
     def _is_late(self) -> bool:
         steps, minutes = self._settings.steps, self._settings.minutes
         late = minutes > 0 and time.monotonic() - self._last >= 60 * minutes
-        return late or (steps > 0 and self._step % steps == 0)
+        return self._ranks.first and (late or (steps > 0 and self._step % steps == 0))
 
     def save(self, epoch: int, step: int, tree: Any) -> None:
         """Write one on the first rank: ``epoch`` epochs and ``step`` steps are done. Once it is
@@ -105,17 +100,15 @@ class Checkpoints:
 
 def random_state(device: torch.device) -> dict[str, Any]:
     """The global random streams that a model or a data set may draw from."""
-    version, internal, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    state = {
+    kind, keys, *rest = np.random.get_state(legacy=True)
+    numpys = [kind, np.asarray(keys).tolist(), *rest]
+    state: dict[str, Any] = {
         "cpu": torch.get_rng_state(),
-        "python": [version, list(internal), gauss],
-        "numpy": [kind, np.asarray(keys).tolist(), position, has_gauss, cached],
+        "python": random.getstate(),
+        "numpy": numpys,
     }
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    if device.type == "mps":
-        state["mps"] = torch.mps.get_rng_state()
+    if device.type != "cpu":
+        state[device.type] = torch.get_device_module(device).get_rng_state()
     return state
 
 
@@ -124,12 +117,9 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
     torch.set_rng_state(state["cpu"])
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
-    if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)
-    if device.type == "mps" and "mps" in state:
-        torch.mps.set_rng_state(state["mps"])
+    np.random.set_state(tuple(state["numpy"]))
+    if device.type != "cpu" and device.type in state:  # else it was made on another device
+        torch.get_device_module(device).set_rng_state(state[device.type])
 
 
 def describe_training(

@@ -1,8 +1,4 @@
-"""Training the last linear layer alone, on features that are computed once for each sample.
-
-A frozen model gives the same features in every epoch; a training of the head then takes seconds. It
-is self-regulated as any other, and leaves a ledger.
-"""
+"""Training the last linear layer alone, on features that are computed once for each sample."""
 
 from __future__ import annotations
 
@@ -17,7 +13,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, TensorDataset
 
 from frugalkd.data.batches import check_model
 from frugalkd.data.class_names import class_names
@@ -27,7 +23,7 @@ from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import ModelError, UnsupportedData
 from frugalkd.models.flops import flops_of_data
 from frugalkd.models.identity import identity
-from frugalkd.models.initial import head_of_name
+from frugalkd.models.initial import head_of
 from frugalkd.models.origin import note_origin, trained_on
 from frugalkd.objectives import Objective
 from frugalkd.policies import Sampling
@@ -40,14 +36,14 @@ from frugalkd.training.trainer import Run, accelerator_for
 
 
 @final
-class Features(Dataset):
+class Features(TensorDataset):
     """``features`` float32 (N, width) and ``labels`` int64 (N,), in memory; ``made_of`` names the
     data and the model that they are of."""
 
     def __init__(self, features: Tensor, labels: Tensor, classes: tuple[str, ...], made_of: str):
-        self.features, self.labels, self._made_of = features, labels, made_of
-        if classes:
-            self.classes = classes
+        super().__init__(features, labels)
+        self.features, self.labels, self.classes = features, labels, classes
+        self._made_of = made_of
 
     @property
     def row_bytes(self) -> int:
@@ -56,12 +52,6 @@ class Features(Dataset):
     def digest(self) -> str:
         """Of ``made_of``: the last digits of features may differ between ranks."""
         return hashlib.sha256(self._made_of.encode()).hexdigest()
-
-    def __len__(self) -> int:
-        return len(self.features)
-
-    def __getitem__(self, id: int) -> tuple[Tensor, int]:
-        return self.features[id], int(self.labels[id])
 
     def batch(self, ids: Any, views: Any) -> tuple[Tensor, Tensor]:
         rows = torch.from_numpy(np.array(ids, dtype=np.int64))
@@ -113,11 +103,10 @@ def train_head(
     accelerator = accelerator_for(training.precision, device)
     memory = torch.channels_last if training.channels_last else torch.preserve_format
     model.to(accelerator.device, memory_format=memory)  # pyright: ignore[reportCallIssue]
-    head = head_of(model)
+    head = head_of(model)[1]
     features = features_of(
-        model, dataset, head, accelerator=accelerator, collate_fn=collate_fn,
-        should_stop=run.should_stop,
-    )  # fmt: skip
+        model, dataset, accelerator=accelerator, collate_fn=collate_fn, should_stop=run.should_stop
+    )
     spent = time.perf_counter() - started
     learner = copy.deepcopy(head).requires_grad_(True)
     if reset_head:
@@ -152,31 +141,21 @@ def train_head(
     return done
 
 
-def head_of(model: nn.Module) -> nn.Linear:
-    """The last ``nn.Linear`` of ``model``. Raises ModelError where there is none."""
-    name = head_of_name(model)
-    if name is None:
-        raise ModelError("the model has no linear layer: a head to train has to be an nn.Linear")
-    head = model.get_submodule(name)
-    assert isinstance(head, nn.Linear)
-    return head
-
-
 def features_of(
     model: nn.Module,
     dataset: Dataset,
-    head: nn.Linear,
     *,
     accelerator: Accelerator | None = None,
     collate_fn: Collate | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Features:
-    """The input of ``head`` for each sample, in eval mode, by :func:`predict`'s arguments.
+    """The input of the model's last linear layer for each sample, in eval mode, by
+    :func:`predict`'s arguments.
 
     Raises:
-        ModelError: the model's logits are not what ``head`` computes from it.
+        ModelError: the model's logits are not what that layer computes from it.
         UnsupportedData: the data set is random.
-        Stopped: ``should_stop``, called after each batch, returned True.
+        Stopped: ``should_stop`` returned True.
     """
     check_map_style(dataset)
     samples = len(dataset)  # pyright: ignore[reportArgumentType]
@@ -201,7 +180,7 @@ def features_of(
             outputs[rows] = torch.softmax(output.float(), dim=1).cpu()
         done += len(output)
 
-    hook = head.register_forward_hook(keep)
+    hook = head_of(model)[1].register_forward_hook(keep)
     try:
         probabilities, labels = predict(
             model, dataset, accelerator=accelerator, batch_size=256, collate_fn=collate_fn,

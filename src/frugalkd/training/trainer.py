@@ -35,7 +35,6 @@ from frugalkd.teachers import EMATeacher
 from frugalkd.teachers.average import EMA
 from frugalkd.training.checkpoints import (
     Checkpoints,
-    Moment,
     check_same_training,
     random_state,
     set_random_state,
@@ -240,9 +239,10 @@ class Trainer:
                         continue
                     if self.should_stop():
                         raise Stopped(f"stopped at epoch {epoch.index}, step {self.step}")
-                    self._save("step", epoch.index)
+                    if self.checkpoints is not None and self.checkpoints.due(self.step):
+                        self._save(epoch.index)
             except Stopped:
-                self._save("stop", epoch.index)
+                self._save(epoch.index)
                 raise
             self._finish_epoch(epoch)
         if self.training.ema is not None:
@@ -338,7 +338,7 @@ class Trainer:
             "wall_seconds": self.meters.wall_seconds,
         }
         self.history.append(record)
-        self._save("epoch", epoch.index + 1)
+        self._save(epoch.index + 1)
         if self.ranks.first and self.run.on_epoch_end is not None:
             with self.meters.phase("track"):
                 self.run.on_epoch_end(record)
@@ -380,10 +380,10 @@ class Trainer:
         step = max(0, last["steps"] - 1)
         selection.check_finite(last["epoch"], step, ids)
 
-    def _save(self, moment: Moment, epochs: int) -> None:
-        """Save a checkpoint where one is due: ``epochs`` epochs are done. Raises NonFiniteLoss
+    def _save(self, epochs: int) -> None:
+        """Save a checkpoint, if there is a folder: ``epochs`` epochs are done. Raises NonFiniteLoss
         where something of the epoch so far is not finite."""
-        if self.checkpoints is None or not self.checkpoints.due(moment, self.step):
+        if self.checkpoints is None:
             return
         with self.meters.phase("checkpoint"):
             state = self.selection.state_dict()
@@ -421,15 +421,15 @@ class Trainer:
         self.ranks.check_same("the checkpoint that they find", found)
         if tree is None:
             return
-        check_same_training(tree.get("about", {}), self.about)
+        check_same_training(tree["about"], self.about)
         load_whole(self.model, tree["model"])
-        self.criterion.parts.load_state_dict(tree.get("parts", {}))
+        self.criterion.parts.load_state_dict(tree["parts"])
         load_state(self.optimizer, tree["optimizer"])
-        for average, kept in zip(self.averages, tree.get("averages", []), strict=True):
+        for average, kept in zip(self.averages, tree["averages"], strict=True):
             average.load_state_dict(kept)
         self.step, self.history = tree["step"], tree["history"]
         self.losses = [] if tree["losses"] is None else list(tree["losses"].to(self.bad.device))
         self.selection.load_state_dict(tree["selection"])
         self.meters.restore(tree["meters"])
         set_random_state(tree["random"], self.accelerator.device)
-        self.ranks.set_stream(tree.get("streams"), self.selection.seed)
+        self.ranks.set_stream(tree["streams"], self.selection.seed)
