@@ -20,7 +20,7 @@ from frugalkd.policies import All, SelfRegulation
 from frugalkd.selection import Selection
 from frugalkd.teachers import FirstVisitTargets, LiveTeacher, SeveralTeachers, StoredTargets
 from frugalkd.teachers.encodings import Dense, Fidelity, make_encoding
-from frugalkd.teachers.several import confidence_shares, mean_logits, mean_softmax
+from frugalkd.teachers.several import confidence_shares, mean_of
 from frugalkd.training.api import distill
 from frugalkd.training.settings import Optimizer, Schedule, Training
 from toys import grouped, images, net, order, same_columns, same_state
@@ -101,9 +101,9 @@ def test_the_combinations_equal_numpys(rng, number, rows, classes, temperature):
     given = [torch.from_numpy(each) for each in logits]
     shares = torch.from_numpy(weights)
     expected = np.einsum("k,krc->rc", weights, logits)
-    np.testing.assert_allclose(mean_logits(given, shares), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(mean_of(given, shares), expected, rtol=1e-5, atol=1e-5)
     mixed = np.einsum("k,krc->rc", weights, softmax(logits / temperature, axis=2))
-    said = mean_softmax(given, shares, temperature).double().numpy()
+    said = mean_of(given, shares, temperature).double().numpy()
     np.testing.assert_allclose(softmax(said / temperature, axis=1), mixed, rtol=1e-4, atol=1e-6)
     losses = -np.take_along_axis(log_softmax(logits, 2), labels[None, :, None], 2)[..., 0]
     by_row = (1 - np.exp(losses - logsumexp(losses, axis=0))) / (number - 1)
@@ -122,8 +122,8 @@ def test_of_two_the_shares_follow_the_label_probabilities():
 def test_equal_teachers_are_one_of_them():
     one = torch.randn(5, 4)
     for shares in (torch.full((3,), 1 / 3), confidence_shares([one] * 3, torch.arange(5) % 4)):
-        torch.testing.assert_close(mean_logits([one] * 3, shares), one)
-        said = mean_softmax([one] * 3, shares, 4.0) / 4
+        torch.testing.assert_close(mean_of([one] * 3, shares), one)
+        said = mean_of([one] * 3, shares, 4.0) / 4
         torch.testing.assert_close(torch.softmax(said, 1), torch.softmax(one / 4, 1))
 
 

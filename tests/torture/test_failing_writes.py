@@ -14,7 +14,7 @@ import pytest
 import torch
 from faults import CALLS, KINDS, SHORT, Faulty, Kind, failing
 
-from frugalkd.errors import FrugalKDError, FrugalKDWarning, TargetsError
+from frugalkd.errors import FrugalKDError, FrugalKDWarning, TargetsError, WriteFailed
 from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.recipes.schema import Recipe
 from frugalkd.experiments.runs.execute import distill, teach
@@ -146,7 +146,7 @@ def fill_store(folder: Path) -> None:
     finally:
         try:
             store.sync()  # as a filler does on its way out
-        except TargetsError:
+        except WriteFailed:
             pass
         finally:
             store.close()
@@ -187,7 +187,7 @@ def test_a_store_whose_sync_failed_says_nothing_of_rows_that_may_be_lost(tmp_pat
     store = Store(tmp_path / "s", write=None)
     ids = np.arange(150)
     store.write(ids, np.zeros(150, np.int64), LOGITS[0][:150])
-    with failing(KINDS[2], 0) as disk, pytest.raises(TargetsError, match="Input/output error"):
+    with failing(KINDS[2], 0) as disk, pytest.raises(WriteFailed, match="Input/output error"):
         store.sync()
     assert disk.calls == ["fsync"]
     store.sync()

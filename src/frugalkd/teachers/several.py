@@ -24,11 +24,6 @@ from frugalkd.teachers.targets import Targets
 
 Combine = Literal["mean", "weighted", "confidence", "random"]
 
-NOT_TOGETHER = (
-    "several teachers have no features in common: use an objective that reads logits, or one "
-    "teacher"
-)
-
 _TEACHERS = ("teacher", "teacher's model", "libraries", "precision")
 """The entries of ``about`` that are the teacher's, not the data's."""
 _TOLERANCE = 1e-4
@@ -61,26 +56,20 @@ def confidence_shares(logits: Sequence[Tensor], labels: Tensor) -> Tensor:
     return (1 - torch.softmax(torch.stack(losses), dim=0)) / (len(losses) - 1)
 
 
-def mean_logits(logits: Sequence[Tensor], shares: Tensor) -> Tensor:
-    """The weighted mean of ``logits``, (rows, classes) of each teacher, float32 (rows, classes): at
-    every temperature its softmax is the normalised geometric mean of the teachers' own. ``shares``:
-    (teachers,) or (teachers, rows)."""
+def mean_of(logits: Sequence[Tensor], shares: Tensor, temperature: float | None = None) -> Tensor:
+    """The weighted mean of ``logits``, (rows, classes) of each teacher, float32 (rows, classes);
+    ``shares``: (teachers,) or (teachers, rows).
+
+    Without a ``temperature`` it is that of the logits: at every temperature its softmax is the
+    normalised geometric mean of the teachers' own. With one, its softmax there is the weighted mean
+    of the teachers' own, and the gradient of a KL divergence to it that of those to each teacher.
+    """
     stacked = torch.stack([each.float() for each in logits])
-    return (_by_class(shares, stacked) * stacked).sum(dim=0)
-
-
-def mean_softmax(logits: Sequence[Tensor], shares: Tensor, temperature: float) -> Tensor:
-    """As :func:`mean_logits`; the softmax at ``temperature`` is the weighted mean of the teachers'
-    own there. The gradient of a KL divergence to it is the weighted mean of those to each
-    teacher."""
-    stacked = torch.stack([torch.log_softmax(each.float() / temperature, 1) for each in logits])
-    return temperature * torch.logsumexp(stacked + _by_class(shares, stacked).log(), dim=0)
-
-
-def _by_class(shares: Tensor, stacked: Tensor) -> Tensor:
-    """``shares`` in a shape that multiplies (teachers, rows, classes)."""
-    shares = shares.to(stacked)
-    return shares.reshape(*shares.shape, *[1] * (stacked.ndim - shares.ndim))
+    shares = shares.to(stacked).reshape(len(stacked), -1, 1)
+    if temperature is None:
+        return (shares * stacked).sum(dim=0)
+    softmaxes = torch.log_softmax(stacked / temperature, dim=2)
+    return temperature * torch.logsumexp(softmaxes + shares.log(), dim=0)
 
 
 @final
@@ -112,7 +101,10 @@ class SeveralTeachers(Targets):
             teachers of different classes, or stored targets that keep too little for such a mean.
     """
 
-    no_features = NOT_TOGETHER
+    no_features = (
+        "several teachers have no features in common: use an objective that reads logits, or one "
+        "teacher"
+    )
 
     def __init__(
         self,
@@ -228,9 +220,7 @@ class SeveralTeachers(Targets):
                     "weighted"
                 )
             shares = confidence_shares(logits, labels)
-        if temperature is None:
-            return mean_logits(logits, shares)
-        return mean_softmax(logits, shares, temperature)
+        return mean_of(logits, shares, temperature)
 
     def truth(self, labels: Tensor | None) -> NDArray[np.float32]:
         """Of the first view, and of ``random`` the expected one. Raises TargetsError where one of
@@ -269,15 +259,12 @@ class SeveralTeachers(Targets):
     @property
     def about(self) -> dict[str, str]:
         """What a checkpoint compares: the teachers and their shares."""
-
-        def digest(each: Targets) -> str:
+        who = []
+        for share, each in zip(self.shares, self._each, strict=True):
             about = getattr(each, "about", {})
-            entries = [about[name] for name in _TEACHERS if name in about]
-            return " ".join(entries) or type(each).__name__
-
-        pairs = zip(self.shares, self._each, strict=True)
-        who = ", ".join(f"{share:.6g} {digest(each)}" for share, each in pairs)
-        return {"teacher": f"{self.combine} of {who}"}
+            entries = " ".join(about[name] for name in _TEACHERS if name in about)
+            who.append(f"{share:.6g} {entries or type(each).__name__}")
+        return {"teacher": f"{self.combine} of {', '.join(who)}"}
 
     def check(self, dataset: Dataset) -> None:
         for each in self._each:

@@ -11,7 +11,7 @@ import shutil
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,15 @@ from frugalkd.errors import (
     FrugalKDError,
     FrugalKDWarning,
     PathRefused,
+    RunFolderError,
     TargetsError,
-    WriteFailed,
     few,
-    refuse_schema,
 )
 from frugalkd.files.lock import FILE as LOCK
 from frugalkd.files.lock import Lock, flock
 from frugalkd.files.opening import entered, list_folder, open_file, remove
-from frugalkd.files.parsing import one_line, parse_json, read_bounded
-from frugalkd.files.writing import allocate, sweep, sync_folder, write_at, write_json
+from frugalkd.files.parsing import one_line, read_json
+from frugalkd.files.writing import allocate, sweep, sync_folder, write_at, write_json, writing
 from frugalkd.models.identity import TORCH, differences
 from frugalkd.policies.policy import Ids
 from frugalkd.runtime.formatting import size_text
@@ -47,7 +46,6 @@ RECORD = 64
 SYNC_ROWS = 1 << 16
 """Rows between two syncs: at most so many are computed again after a process is killed."""
 
-_LARGEST_FILE = 1 << 22
 _MOST = {"samples": 1 << 40, "views": 1 << 16, "classes": 1 << 24, "shards": 1 << 16}
 
 Bytes = NDArray[np.uint8]
@@ -147,33 +145,34 @@ def read_header(folder: Path) -> Header:
     path = folder / FILE
     if folder.is_file():
         raise TargetsError(f"{folder} is a file: a store of soft targets is a folder")
-    try:
-        content = read_bounded(path, _LARGEST_FILE)
-    except ValueError:
-        raise TargetsError(f"{path} is damaged: it is too large") from None
-    except OSError as error:
+    if not path.is_file():
         raise TargetsError(
-            f"{folder} holds no stored soft targets ({FILE}: {error.strerror}): make them with "
-            "'frugalkd store RECIPE --teacher DIR --out DIR'"
-        ) from None
+            f"{folder} holds no stored soft targets (there is no {FILE}): make them with 'frugalkd "
+            "store RECIPE --teacher DIR --out DIR'"
+        )
     try:
-        value = parse_json(content)
-        json.dumps(value)
-    except (ValueError, RecursionError):
-        raise TargetsError(f"{path} is damaged: it is not JSON; delete the folder") from None
-    if not isinstance(value, dict) or value.pop("format", None) != FORMAT:
+        value = read_json(path, SCHEMA, "delete the folder and fill it again")
+    except RunFolderError as error:
+        raise TargetsError(str(error)) from None
+    del value["schema"]
+    if value.pop("format", None) != FORMAT:
         raise TargetsError(f"{path} is not the header of stored soft targets")
-    again = "delete the folder and fill it again"
-    refuse_schema(value.pop("schema", None), SCHEMA, path, TargetsError, again)
-    if value.pop("crc32", None) != _header_checksum(value):
-        raise TargetsError(f"{path} is damaged: its checksum is wrong; delete the folder")
     try:
+        if value.pop("crc32", None) != _header_checksum(value):
+            raise ValueError("its checksum is wrong")
         header = Header(encoding=make_encoding(**value.pop("encoding")), **value)
         _ = header.record  # raises where the encoding cannot have so many classes
         if not all(isinstance(text, str) for item in header.about.items() for text in item):
             raise TypeError("about")
-    except (TypeError, KeyError, AttributeError, FrugalKDError) as error:
-        raise TargetsError(f"{path} is damaged: {one_line(error)}") from None
+    except (
+        TypeError,
+        KeyError,
+        AttributeError,
+        ValueError,
+        RecursionError,
+        FrugalKDError,
+    ) as error:
+        raise TargetsError(f"{path} is damaged: {one_line(error)}; delete the folder") from None
     return header
 
 
@@ -429,8 +428,7 @@ class Store:
 
     def write(self, ids: Ids, views: Ids, logits: Logits) -> None:
         """Store rows that are not stored yet, except for shards of other processes. Raises
-        TargetsError: logits that are not finite, or of another number of classes; a failing
-        disk."""
+        TargetsError: logits that are not finite, or of another number of classes; WriteFailed."""
         if logits.shape != (len(ids), self.header.classes):
             raise TargetsError(
                 f"the teacher gave {logits.shape[-1]} classes for {self.folder}, which holds "
@@ -439,11 +437,12 @@ class Store:
         bad = ids[~np.isfinite(logits).all(axis=1)]
         if len(bad):
             raise TargetsError(
-                f"the teacher's outputs are not finite for samples {few(bad.tolist())}"
+                f"the teacher's outputs for samples {few(bad.tolist())} are not finite: check these "
+                "samples and its weights"
             )
         records = self.header.encoding.encode(logits, ids, views)
         content = records.view(np.uint8).reshape(len(ids), self._record.itemsize)
-        with self._failing_disk():
+        with writing(self.folder):
             for shard, which, rows in self._located(ids, views):
                 if shard.writable:
                     shard.write(rows, content[which])
@@ -456,8 +455,8 @@ class Store:
         return sum(shard.pending for shard in self._shards)
 
     def sync(self) -> None:
-        """Make all that was written durable. Raises TargetsError."""
-        with self._failing_disk():
+        """Make all that was written durable. Raises WriteFailed."""
+        with writing(self.folder):
             for shard in self._shards:
                 shard.sync()
 
@@ -479,24 +478,15 @@ class Store:
             first, end = self.header.samples_of(int(index))
             yield self._shards[index], which, views[which] * (end - first) + ids[which] - first
 
-    @contextmanager
-    def _failing_disk(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise TargetsError(
-                f"cannot write soft targets in {self.folder}: {error.strerror}"
-            ) from None
-
 
 def create_store(folder: Path, header: Header) -> None:
     """Make an empty store with all its space allocated; one that exists already does not change.
     Processes may call this at the same time.
 
-    Raises TargetsError: the disk is too full, ``folder`` cannot be written, or it holds a store of
-    other targets, or something else.
+    Raises TargetsError: the disk is too full, or ``folder`` holds a store of other targets, or
+    something else; or WriteFailed.
     """
-    try:
+    with writing(folder):
         with entered(folder, make=True):
             pass
         if _exists(folder, header):  # also where nothing could be written
@@ -511,23 +501,19 @@ def create_store(folder: Path, header: Header) -> None:
             try:
                 for shard in range(header.shards):
                     allocate_shard(folder, shard, header)
-            except OSError:
+            except OSError as error:
                 for path in paths:
                     remove(path)
-                raise
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                    raise
+                free = shutil.disk_usage(folder).free
+                raise TargetsError(
+                    f"soft targets in {folder} need {size_text(header.disk_bytes)}, "
+                    f"{size_text(free)} are free: lower targets.views, choose another "
+                    "targets.encoding, or name a folder on another disk"
+                ) from None
             write_header(folder, header)
             sync_folder(folder.parent)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            free = shutil.disk_usage(folder).free
-            raise TargetsError(
-                f"soft targets in {folder} need {size_text(header.disk_bytes)}, "
-                f"{size_text(free)} are free: lower targets.views, choose another "
-                "targets.encoding, or name a folder on another disk"
-            ) from None
-        if isinstance(error, WriteFailed):
-            raise
-        raise TargetsError(f"cannot keep soft targets in {folder}: {error.strerror}") from None
 
 
 def _exists(folder: Path, header: Header) -> bool:

@@ -19,12 +19,6 @@ from frugalkd.teachers.encodings import Fidelity
 if TYPE_CHECKING:
     from frugalkd.teachers.live import ModelTeacher
 
-NO_FEATURES = (
-    "these soft targets hold no features, which the objective reads: set targets.kind to live, "
-    "name the teacher's modules in targets.features, or fill a store with them (frugalkd store "
-    "RECIPE --features PATH --teacher DIR --out DIR) and name it in targets.folder"
-)
-
 
 class Targets(ABC):
     """Soft targets: the teacher's logits for the samples that train, and for no others.
@@ -60,7 +54,11 @@ class Targets(ABC):
     reads_labels: bool = False
     """Whether the targets depend on labels."""
 
-    no_features: ClassVar[str] = NO_FEATURES
+    no_features: ClassVar[str] = (
+        "these soft targets hold no features, which the objective reads: set targets.kind to live, "
+        "name the teacher's modules in targets.features, or fill a store with them (frugalkd store "
+        "RECIPE --features PATH --teacher DIR --out DIR) and name it in targets.folder"
+    )
     """The error where features are read and the targets have none."""
 
     fills_as_visited: bool = False

@@ -41,8 +41,8 @@ from frugalkd.runtime.settings import MOST_SEED
 from frugalkd.selection.checks import why_not_label_free
 from frugalkd.teachers.average import DECAY
 from frugalkd.teachers.encodings import Fidelity, make_encoding, too_little
-from frugalkd.teachers.several import NOT_TOGETHER, Combine, shares_of
-from frugalkd.teachers.targets import NO_FEATURES
+from frugalkd.teachers.several import Combine, SeveralTeachers, shares_of
+from frugalkd.teachers.targets import Targets
 from frugalkd.training.settings import Checkpointing, Training
 
 _FOLDER_NAME = re.compile(r"\w[\w .:+-]{0,99}")
@@ -450,7 +450,7 @@ class StudentRole(Role):
         if self.teachers is None:
             named = self.targets.features or self.targets.folder is not None
             if by_features and self.stores and not named:
-                raise ValueError(NO_FEATURES)
+                raise ValueError(Targets.no_features)
             if self.stores and self.targets.features and self.targets.folder is None:
                 for path in features_read(objective):  # globs are resolved with the teacher
                     if not is_glob(path) and not any(means(p, path) for p in self.targets.features):
@@ -462,7 +462,7 @@ class StudentRole(Role):
         if self.targets.kind == "ema":
             raise ValueError("teachers: set targets.kind to stored or live, and that of one to ema")
         if by_features or self.targets.features:
-            raise ValueError(f"teachers: {NOT_TOGETHER}")
+            raise ValueError(f"teachers: {SeveralTeachers.no_features}")
         if self.targets.folder is not None:
             raise ValueError("targets.folder is one teacher's: name stores in teachers.of")
         combine, average = self.teachers.combine, self.teachers.average

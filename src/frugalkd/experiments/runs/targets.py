@@ -54,7 +54,7 @@ from frugalkd.teachers import (
 )
 from frugalkd.teachers.encodings import Dense, Encoding, make_encoding
 from frugalkd.teachers.filling import Announce
-from frugalkd.teachers.several import mean_logits, mean_softmax
+from frugalkd.teachers.several import mean_of
 from frugalkd.teachers.store import read_header
 from frugalkd.training.api import teacher_flops
 from frugalkd.training.settings import Stop
@@ -427,10 +427,7 @@ class TeacherPool:
             logits.append(torch.from_numpy(found))
         mean, together = logits[0], self.together
         if isinstance(together, SeveralTeachers):
-            shares = torch.tensor(together.shares)
-            mean = mean_logits(logits, shares)
-            if together.temperature is not None:
-                mean = mean_softmax(logits, shares, together.temperature)
+            mean = mean_of(logits, torch.tensor(together.shares), together.temperature)
         assert run.probabilities is not None, "it was evaluated"
         agreement = np.mean(mean.numpy().argmax(1) == run.probabilities.argmax(1))
         run.evaluation["teacher_agreement"] = float(agreement)
