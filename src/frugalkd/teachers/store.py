@@ -437,8 +437,8 @@ class Store:
         bad = ids[~np.isfinite(logits).all(axis=1)]
         if len(bad):
             raise TargetsError(
-                f"the teacher's outputs for samples {few(bad.tolist())} are not finite: check these "
-                "samples and its weights"
+                f"the teacher's outputs for samples {few(bad.tolist())} are not finite: check "
+                "these samples and its weights"
             )
         records = self.header.encoding.encode(logits, ids, views)
         content = records.view(np.uint8).reshape(len(ids), self._record.itemsize)
