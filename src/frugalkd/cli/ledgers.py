@@ -123,8 +123,9 @@ def make(
     total = HEAD.epochs if epochs is None else epochs
     with resumable(out, runs=True) as stop, EpochProgress(title, total) as progress:
         done = make_ledger(
-            made, out, teacher=teacher, log=log, epochs=epochs, listener=progress, stop=stop
-        )
+            made, out, teacher=teacher, log=log, epochs=epochs, on_epoch_end=progress,
+            should_stop=stop,
+        )  # fmt: skip
     facts = {
         "made from": {"head": "the teacher's features, a new head", "log": str(log)}[done["made"]],
         "samples": f"{done['samples']:,}",

@@ -117,7 +117,7 @@ def _train(
 ) -> None:
     done = (out / "results.json").exists()
     with resumable(out) as stop, EpochProgress(title, epochs) as progress:
-        results = training(listener=progress, progress=progress.before, stop=stop)
+        results = training(on_epoch_end=progress, progress=progress.before, should_stop=stop)
         if done:
             progress.say(f"{out} holds this very run, finished: here are its results")
     print_result(as_json, results, summary_table(results, out), following=following)
@@ -236,6 +236,6 @@ def chain(
             title = f"{stage.name} of {len(stages)}: {stage.recipe.name}"
             return bars.enter_context(EpochProgress(title, stage.role.training.epochs))
 
-        done = run(made, out, teacher=teacher, begin=begin, stop=stop)
+        done = run(made, out, teacher=teacher, begin=begin, should_stop=stop)
     following = command("report", out / stages[-1].name)
     print_result(as_json, done, chain_table(done, out), following=following)

@@ -81,11 +81,12 @@ def test_finished_stages_are_not_run_again(recipes, whole, steps_done):
 def test_a_stopped_stage_is_resumed(stage, recipes, whole, steps_done, tmp_path):
     """Four and three epochs of three steps or less are a stage."""
     begun = []
+
+    def stop():
+        return len(begun) == stage + 1 and len(steps_done) >= steps_before(stage) + 2
+
     with pytest.raises(Stopped):
-        chain(
-            recipes, tmp_path, begin=begun.append,
-            stop=lambda: len(begun) == stage + 1 and len(steps_done) >= steps_before(stage) + 2,
-        )  # fmt: skip
+        chain(recipes, tmp_path, begin=begun.append, should_stop=stop)
     assert len(begun) == stage + 1
     chain(recipes, tmp_path)
     assert len(steps_done) == steps_before(3)

@@ -42,9 +42,9 @@ def _run(folder):
     """All that a rank comes to: a teacher, a store, a student, and what is refused."""
     made = recipe()
     records = []
-    taught = teach(made, folder / "t", listener=records.append)
+    taught = teach(made, folder / "t", on_epoch_end=records.append)
     filled = store(made, folder / "store", teacher=folder / "t")
-    alone = distill(made, folder / "s", teacher=folder / "t", listener=records.append)
+    alone = distill(made, folder / "s", teacher=folder / "t", on_epoch_end=records.append)
     again = distill(made, folder / "s", teacher=folder / "t")
     scored = recipe(**{"student.mode": None, "student.policy": {"name": "el2n", "budget": 0.5}})
     first_visit = recipe(**{"student.targets.fill": "first-visit"})
@@ -105,7 +105,7 @@ def _stopped(folder):
         calls.append(0)
         return len(calls) == 12
 
-    return _failing(lambda: teach(recipe(), folder, stop=stop))
+    return _failing(lambda: teach(recipe(), folder, should_stop=stop))
 
 
 @pytest.mark.heavy

@@ -151,7 +151,7 @@ def test_a_killed_scoring_run_starts_again(recipe, teacher, tmp_path, monkeypatc
         return len(calls) == 7
 
     with pytest.raises(Stopped):
-        distill(recipe, tmp_path / "b", teacher=teacher, stop=stop)
+        distill(recipe, tmp_path / "b", teacher=teacher, should_stop=stop)
     assert not files(teacher)
 
     def kill(*_):
@@ -178,7 +178,7 @@ def test_a_resumed_run_still_made_its_scores(recipe, teacher, tmp_path):
         return made
 
     with pytest.raises(Stopped):
-        distill(recipe, tmp_path / "a", teacher=teacher, stop=stop)
+        distill(recipe, tmp_path / "a", teacher=teacher, should_stop=stop)
     beside = shutil.copytree(tmp_path / "a", tmp_path / "b")
     assert distill(recipe, tmp_path / "a", teacher=teacher, resume=True)["scoring"]["made_here"]
     # What another run noted in the same folder is not this one's.
@@ -249,7 +249,7 @@ def test_a_waiting_process_can_be_stopped(recipe, teacher, tmp_path):
     path.unlink()
     lock = Lock(path.parent)
     with pytest.raises(Stopped, match="another process"):
-        distill(recipe, tmp_path / "b", teacher=teacher, stop=lambda: True)
+        distill(recipe, tmp_path / "b", teacher=teacher, should_stop=lambda: True)
     lock.release()
 
 

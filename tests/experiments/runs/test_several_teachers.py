@@ -140,7 +140,7 @@ def test_a_resumed_run_counts_each_query_once(recipe, folders, tmp_path):
         return left[0] <= 0
 
     with pytest.raises(Stopped):
-        distill(made, tmp_path / "run", stop=soon)
+        distill(made, tmp_path / "run", should_stop=soon)
     resumed = distill(made, tmp_path / "run", resume=True)
     assert same_state(load(tmp_path / "whole").model, load(tmp_path / "run").model)
     for name in ("teacher_queries", "queries_of", "flops"):

@@ -184,7 +184,7 @@ def test_first_visits_after_the_last_checkpoint_count(recipe, teacher, tmp_path)
         return False
 
     with pytest.raises(RuntimeError, match="killed"):
-        distill(own, tmp_path / "a", teacher=teacher, stop=killed)
+        distill(own, tmp_path / "a", teacher=teacher, should_stop=killed)
     kept = [path.name for path in (tmp_path / "a" / "checkpoints").iterdir()]
     assert kept == ["epoch-00000-step-000000004.safetensors"]
     results = distill(own, tmp_path / "a", teacher=teacher, resume=True)
@@ -202,7 +202,7 @@ def test_a_resumed_run_has_filled_its_store(recipe, teacher, tmp_path, fill):
         raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError, match="killed"):
-        distill(own, tmp_path / "a", teacher=teacher, listener=killed)
+        distill(own, tmp_path / "a", teacher=teacher, on_epoch_end=killed)
     assert ended == [0]
     results = distill(own, tmp_path / "a", teacher=teacher, resume=True)
     assert queries(results) == 200

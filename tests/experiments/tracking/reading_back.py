@@ -112,7 +112,7 @@ if __name__ == "__main__":
     small = {"data.train_size": 120, "teacher.training.epochs": 3, "trackers": [name]}
     recipe, seen = override(load_recipe("digits"), small), []
     try:
-        teach(recipe, folder, listener=seen.append, stop=lambda: len(seen) == 2)
+        teach(recipe, folder, on_epoch_end=seen.append, should_stop=lambda: len(seen) == 2)
         sys.exit("it did not stop")
     except Stopped:
         pass

@@ -102,7 +102,7 @@ def seed_streams(seed):
 def stopping_after(epochs) -> Any:
     """A listener and a stop: the training stops in the epoch after ``epochs``."""
     seen = []
-    return {"listener": seen.append, "stop": lambda: len(seen) == epochs}
+    return {"on_epoch_end": seen.append, "should_stop": lambda: len(seen) == epochs}
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_an_epoch_lost_by_a_kill_is_logged_at_the_end(tracked, recorder, tmp_pat
 
 def test_another_run_in_the_folder_starts_a_new_one(tracked, recorder, monkeypatch, tmp_path):
     with pytest.raises(Stopped):
-        teach(tracked, tmp_path / "a", stop=lambda: True)
+        teach(tracked, tmp_path / "a", should_stop=lambda: True)
     for checkpoint in (tmp_path / "a" / "checkpoints").iterdir():
         checkpoint.unlink()
     teach(override(tracked, {"seed": 1}), tmp_path / "a")

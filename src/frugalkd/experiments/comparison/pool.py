@@ -250,7 +250,7 @@ def _execute(task: Task) -> dict[str, Any]:
     role = recipe.teacher if task["kind"] == "teach" else recipe.student
     note = ProgressNote(Resolved(task["progress"]), role.training.epochs)
     with contextlib.closing(note) as progress:
-        report: dict[str, Any] = {"listener": progress.listen, "progress": progress.write}
+        report: dict[str, Any] = {"on_epoch_end": progress.listen, "progress": progress.write}
         if task["kind"] == "teach":
             return execute.teach(recipe, out, resume=True, **report)
         make_folder(stores)

@@ -75,7 +75,7 @@ def chain(
     *,
     teacher: StrPath | None = None,
     begin: Callable[[Stage], Listener | None] = lambda stage: None,
-    stop: Stop | None = None,
+    should_stop: Stop | None = None,
 ) -> dict[str, Any]:
     """Run a chain in the folder ``out``, a run folder a stage; returns the content of
     ``chain.json`` there: ``stages``, and ``meters``, their sums.
@@ -87,7 +87,7 @@ def chain(
         out: the folder.
         teacher: of the first one, a folder, where it is trained already; it costs nothing here.
         begin: called as each stage begins; returns a function that receives its epochs' records.
-        stop: called as :attr:`frugalkd.RunOptions.should_stop`.
+        should_stop: called as :attr:`frugalkd.RunOptions.should_stop`.
 
     Raises:
         RecipeError: the recipes make no chain.
@@ -99,11 +99,11 @@ def chain(
     finished = []
     for stage in stages:
         folder = out / stage.name
-        keywords: dict[str, Any] = {"resume": True, "listener": begin(stage), "stop": stop}
+        keywords: dict[str, Any] = {"on_epoch_end": begin(stage), "should_stop": should_stop}
         if stage.kind == "teach":
-            results = teach(stage.recipe, folder, **keywords)
+            results = teach(stage.recipe, folder, resume=True, **keywords)
         else:
-            results = distill(stage.recipe, folder, teacher=teacher, **keywords)
+            results = distill(stage.recipe, folder, teacher=teacher, resume=True, **keywords)
         copied = {name: results[name] for name in ("digest", "evaluation", "budget", "meters")}
         model = _describe(stage.role.model)
         finished.append({"stage": stage.name, "kind": stage.kind, "model": model, **copied})

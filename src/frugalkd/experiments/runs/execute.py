@@ -56,9 +56,9 @@ def teach(
     out: Path,
     *,
     resume: bool = False,
-    listener: Listener | None = None,
+    on_epoch_end: Listener | None = None,
     progress: Progress | None = None,
-    stop: Stop | None = None,
+    should_stop: Stop | None = None,
 ) -> dict[str, Any]:
     """Train the recipe's teacher into the folder ``out``; returns ``results.json``.
 
@@ -83,8 +83,11 @@ def teach(
         run = fit(model, data, sampling=sampling, objective=role.objective.build(), **keywords)
         return run, {"teacher": None, "targets": None, "scoring": scoring}
 
-    given: dict[str, Any] = {"teacher": None, "stores": None, "progress": progress, "stop": stop}
-    return _execute("teach", recipe, out, train, given, resume=resume, listener=listener)
+    given: dict[str, Any] = {"teacher": None, "stores": None, "progress": progress}
+    return _execute(
+        "teach", recipe, out, train, given, resume=resume, on_epoch_end=on_epoch_end,
+        should_stop=should_stop,
+    )  # fmt: skip
 
 
 def distill(
@@ -95,9 +98,9 @@ def distill(
     ledger: Path | None = None,
     resume: bool = False,
     stores: Path | None = None,
-    listener: Listener | None = None,
+    on_epoch_end: Listener | None = None,
     progress: Progress | None = None,
-    stop: Stop | None = None,
+    should_stop: Stop | None = None,
 ) -> dict[str, Any]:
     """Distil the recipe's student into the folder ``out``; returns ``results.json``, as
     :func:`teach` does.
@@ -108,9 +111,8 @@ def distill(
         resume: from a checkpoint in ``out``.
         stores: a folder that several runs share: it keeps the stored targets of pretrained
             teachers, and scores where there is no teacher's folder, in place of ``out``.
-        listener: receives the record of each epoch.
+        on_epoch_end, should_stop: as in :class:`frugalkd.RunOptions`.
         progress: receives, in words, how far a scoring run or the filling of a store is.
-        stop: called as :attr:`frugalkd.RunOptions.should_stop`.
 
     Raises:
         LedgerError: the mode weighs by significance and the teacher has no ledger.
@@ -134,10 +136,10 @@ def distill(
         pool.charge(run)
         return run, notes | pool.notes(run)
 
-    given = {"teacher": teacher, "stores": stores, "progress": progress, "stop": stop}
+    given = {"teacher": teacher, "stores": stores, "progress": progress}
     return _execute(
-        "distill", recipe, out, train, given, ledger=ledger, resume=resume, listener=listener,
-        view_seed=STORE_SEED if stored else None,
+        "distill", recipe, out, train, given, ledger=ledger, resume=resume,
+        on_epoch_end=on_epoch_end, should_stop=should_stop, view_seed=STORE_SEED if stored else None,
     )  # fmt: skip
 
 
@@ -149,7 +151,8 @@ def _execute(
     given: dict[str, Any],
     *,
     resume: bool,
-    listener: Listener | None,
+    on_epoch_end: Listener | None,
+    should_stop: Stop | None,
     ledger: Path | None = None,
     view_seed: int | None = None,
 ) -> dict[str, Any]:
@@ -183,17 +186,17 @@ def _execute(
         def log(record: dict[str, Any]) -> None:
             tracking.log(record)
             folder.append_metrics(record)
-            if listener is not None:
-                listener(record)
+            if on_epoch_end is not None:
+                on_epoch_end(record)
 
         keywords = {
             "training": role.training,
             "seed": recipe.seed,
             "eval_dataset": material.eval_dataset,
             "device": recipe.device,
-            "run": RunOptions(folder.checkpoints, recipe.checkpoints, resume, log, given["stop"]),
+            "run": RunOptions(folder.checkpoints, recipe.checkpoints, resume, log, should_stop),
         }
-        context = RunContext(recipe, role, material, folder, **given)
+        context = RunContext(recipe, role, material, folder, should_stop=should_stop, **given)
         run, notes = train(context, keywords)
         samples, meters = len(run.ledger), run.meters.summary()
         filling = (notes["targets"] or {}).get("filling") or {"rows": 0}

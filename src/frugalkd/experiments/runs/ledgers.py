@@ -59,8 +59,8 @@ def make_ledger(
     teacher: Path | None = None,
     log: Path | None = None,
     epochs: float | None = None,
-    listener: Listener | None = None,
-    stop: Stop | None = None,
+    on_epoch_end: Listener | None = None,
+    should_stop: Stop | None = None,
 ) -> dict[str, Any]:
     """Write ``out/ledger.safetensors``: from a self-regulated training of a new head alone, on the
     teacher's features; or, with ``log``, from a log of the teacher's own training. The teacher does
@@ -74,7 +74,7 @@ def make_ledger(
         teacher: the folder of the teacher; without one the recipe's pretrained teacher.
         log: a table of confidences, see :mod:`frugalkd.ledger.from_log`; no teacher is then needed.
         epochs: of the head's training; default that of ``HEAD``.
-        listener, stop: ``on_epoch_end`` and ``should_stop`` of :class:`frugalkd.RunOptions`.
+        on_epoch_end, should_stop: as in :class:`frugalkd.RunOptions`.
 
     Returns:
         ``made`` (head, log), ``samples``, ``epochs``, ``took_part`` (samples of a significance
@@ -115,7 +115,7 @@ def make_ledger(
             seed=recipe.seed,
             reset_head=True,
             device=recipe.device,
-            run=RunOptions(on_epoch_end=listener, should_stop=stop),
+            run=RunOptions(on_epoch_end=on_epoch_end, should_stop=should_stop),
         )
         ledger = run.ledger
         said |= {"training": asdict(training), "meters": run.meters.summary()}

@@ -73,8 +73,8 @@ class RunData:
 @dataclass(frozen=True)
 class RunContext:
     """One run; ``teacher`` is its own teacher's folder, ``stores`` one that several runs share,
-    ``stop`` is that of :attr:`frugalkd.RunOptions.should_stop`. ``progress`` receives the progress
-    of what comes before the epochs."""
+    ``should_stop`` that of :class:`frugalkd.RunOptions`. ``progress`` receives the progress of what
+    comes before the epochs."""
 
     recipe: Recipe
     role: Role
@@ -83,7 +83,7 @@ class RunContext:
     teacher: Path | None
     stores: Path | None
     progress: Progress | None
-    stop: Stop | None
+    should_stop: Stop | None
 
 
 def places_of(*folders: Path | None) -> list[Path]:

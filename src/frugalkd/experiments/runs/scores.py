@@ -86,7 +86,7 @@ def scores_for(
     Raises:
         RunFolderError: a file of scores is damaged.
         WriteFailed: they cannot be kept.
-        Stopped: ``run.stop`` returned True.
+        Stopped: ``run.should_stop`` returned True.
     """
     if policy is None or policy.scoring is None:
         return None, None
@@ -105,7 +105,7 @@ def scores_for(
             if (where / FILE).exists():
                 return False
             make_folder(where)
-            held.callback(_locked(where, run.stop).release)
+            held.callback(_locked(where, run.should_stop).release)
             sweep(where)
             return not (where / FILE).exists()
 
@@ -150,13 +150,13 @@ def _place(name: str, shared: list[Path], run: Path) -> Path:
     return named(run) / name
 
 
-def _locked(folder: Path, stop: Stop | None) -> Lock:
+def _locked(folder: Path, should_stop: Stop | None) -> Lock:
     """The lock of the folder, once no other process holds it."""
     while True:
         try:
             return Lock(folder)
         except RunFolderError:
-            if stop is not None and stop():
+            if should_stop is not None and should_stop():
                 raise Stopped(f"stopped while another process makes {folder / FILE}") from None
             time.sleep(0.1)
 
@@ -174,6 +174,6 @@ def _compute(run: RunContext, scoring: Scoring, data: Dataset) -> Scores:
     values, meters = score(
         scoring, lambda seed: make_model(run.role.model, data, seed), data,
         training=run.role.training, seed=STORE_SEED, device=run.recipe.device, on_epoch_end=report,
-        should_stop=run.stop,
+        should_stop=run.should_stop,
     )  # fmt: skip
     return Scores(values, meters.summary())

@@ -192,15 +192,15 @@ def held_out_logits(
     live: ModelTeacher,
     data: Dataset,
     places: Sequence[Path],
-    stop: Stop | None = None,
+    should_stop: Stop | None = None,
     ranks: Ranks | None = None,
 ) -> np.ndarray:
     """The teacher's logits float32 (samples, classes) on held-out data, kept in the first of
-    ``places`` that has them or can be written. Raises Stopped where ``stop`` returns True after a
-    batch."""
+    ``places`` that has them or can be written. Raises Stopped where ``should_stop``, called after
+    each batch, returns True."""
 
     def check_stop(done: int, total: int) -> None:
-        if stop is not None and stop():
+        if should_stop is not None and should_stop():
             raise Stopped("stopped in an evaluation")
 
     encoding = Dense("float32")
@@ -383,7 +383,7 @@ class TeacherPool:
 
     def notes(self, run: Run) -> dict[str, Any]:
         """``teacher`` and ``targets`` of the results; adds the agreement to the evaluation. Raises
-        Stopped where the run's ``stop`` returns True."""
+        Stopped where the run's ``should_stop`` returns True."""
         queries = run.meters.queries_of or {ONE: run.meters.teacher_queries}
         targets = {name: _describe(one, queries[name]) for name, one in self.sources.items()}
         teachers = {}
@@ -423,7 +423,7 @@ class TeacherPool:
                     live.teacher, precision=live.precision, channels_last=live.channels_last
                 )
             places = places_of(self.sources[name].folder, self._run.stores)
-            found = held_out_logits(live, held_out, places, self._run.stop, self._ranks)
+            found = held_out_logits(live, held_out, places, self._run.should_stop, self._ranks)
             logits.append(torch.from_numpy(found))
         mean, together = logits[0], self.together
         if isinstance(together, SeveralTeachers):
