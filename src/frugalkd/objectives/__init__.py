@@ -1,10 +1,19 @@
 """Objectives: one loss per sample. One class an objective, one line in the registry."""
 
-from frugalkd.objectives.batch_features import RKD, SimilarityPreserving
 from frugalkd.objectives.batch_logits import DIST, MLKD, PKT, CorrelationCongruence
 from frugalkd.objectives.combined import Ramp, Scheduled, WeightedSum, scheduled
-from frugalkd.objectives.crd import CRD
-from frugalkd.objectives.features import FSP, NST, VID, AttentionTransfer, FitNets, ReviewKD, SimKD
+from frugalkd.objectives.features import (
+    CRD,
+    FSP,
+    NST,
+    RKD,
+    VID,
+    AttentionTransfer,
+    FitNets,
+    ReviewKD,
+    SimilarityPreserving,
+    SimKD,
+)
 from frugalkd.objectives.logits import (
     DKD,
     KD,

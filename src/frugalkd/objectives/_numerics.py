@@ -23,11 +23,8 @@ def no_autocast(logits: Tensor) -> AbstractContextManager[object]:
 
 
 def both(logits: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The student's and the teacher's logits, both in the dtype of :func:`full`.
-
-    Raises:
-        SettingError: there are no ``targets``.
-    """
+    """The student's and the teacher's logits, both in the dtype of :func:`full`. Raises
+    SettingError without ``targets``."""
     if targets is None:
         raise SettingError("this objective needs the teacher's outputs")
     logits = full(logits)

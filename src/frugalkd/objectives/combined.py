@@ -5,25 +5,20 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
 from frugalkd.errors import SettingError, nearest
 from frugalkd.objectives.objective import BatchObjective, Objective, Step
-from frugalkd.runtime.settings import STRICT, Settings, check_bounds, types_of
+from frugalkd.runtime.settings import Settings, check_bounds, types_of
 from frugalkd.teachers.encodings import Fidelity
 
 
 @dataclass(frozen=True)
 class Ramp(Settings):
     """A number that goes from ``start`` to ``end`` over the progress of the training, in a line or
-    along half a cosine.
-
-    Raises SettingError for ends that are no finite numbers.
-    """
-
-    __pydantic_config__: ClassVar = STRICT
+    along half a cosine. Raises SettingError for ends that are no finite numbers."""
 
     start: float
     end: float
@@ -73,7 +68,7 @@ class Scheduled(_Combined):
     def __post_init__(self) -> None:
         if not dataclasses.is_dataclass(self.objective):
             raise SettingError(
-                f"{type(self.objective).__name__} is no dataclass, and has no settings to schedule"
+                f"{type(self.objective).__name__} has no settings: it is no dataclass"
             )
         known = [name for name, kind in types_of(type(self.objective)).items() if kind is float]
         for name, _ in self.ramps:
@@ -95,7 +90,6 @@ class Scheduled(_Combined):
         return self.objective.terms
 
     def at(self, progress: float) -> Objective:
-        """The objective at ``progress`` in [0, 1]."""
         settings = {name: ramp.at(progress) for name, ramp in self.ramps}
         return dataclasses.replace(self.objective, **settings)  # pyright: ignore
 

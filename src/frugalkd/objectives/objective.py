@@ -33,7 +33,7 @@ class Seen(NamedTuple):
 
     @property
     def pairs(self) -> Iterator[tuple[Tensor, Tensor, Any]]:
-        """Each of the student's features, the teacher's of the same place, and their part."""
+        """The student's and the teacher's features one by one, and their part."""
         return zip(self.student, self.teacher, self.parts.children(), strict=True)
 
 
@@ -51,8 +51,7 @@ class Shapes(NamedTuple):
 
     @property
     def pairs(self) -> Iterator[tuple[Shape, Shape]]:
-        """Those of each of the student's features and of the teacher's of the same place. Raises
-        SettingError where there are not as many."""
+        """The student's and the teacher's, one by one. Raises SettingError where one has more."""
         if len(self.student) != len(self.teacher):
             raise SettingError(
                 f"student names {len(self.student)} modules and teacher {len(self.teacher)}: "
@@ -62,12 +61,9 @@ class Shapes(NamedTuple):
 
 
 class Step(NamedTuple):
-    """The inputs of an objective in a training step.
-
-    ``logits``, ``targets``, ``labels`` and ``weights`` as for :class:`BatchObjective`; ``progress``
-    of the training, in [0, 1); ``seen``, for each term of a sum (or the one objective), the
-    features that it reads, or None.
-    """
+    """The inputs of an objective in a training step: those of :class:`BatchObjective`, the
+    ``progress`` of the training in [0, 1), and for each term of a sum (or the one objective) the
+    features that it reads, or None."""
 
     logits: Tensor
     targets: Tensor | None
@@ -122,8 +118,7 @@ class Objective(Settings, ABC):
         return (self,)
 
     def at(self, progress: float) -> Objective:
-        """The objective at ``progress`` of the training, in [0, 1]: itself, unless a setting is
-        scheduled."""
+        """The objective at ``progress`` of the training, in [0, 1], which settings may follow."""
         return self
 
     def __repr__(self) -> str:
@@ -136,8 +131,7 @@ class BatchObjective(Objective):
     """An objective whose loss of a sample depends on the other samples of the batch, and so on
     their weights: a pair (i, j) weighs ``w_i * w_j``, and means over the batch are weighted.
 
-    Every weight counts once: here those of the others, and in ``Batch.reduce`` the sample's own. So
-    ``reduce`` is the same for all objectives, and the ledger's losses stay unweighted.
+    Every weight counts once: here those of the others, and in ``Batch.reduce`` the sample's own.
     """
 
     mixes_rows = True
@@ -146,17 +140,12 @@ class BatchObjective(Objective):
     def __call__(
         self, logits: Tensor, targets: Tensor | None, labels: Tensor, weights: Tensor | None = None
     ) -> Tensor:
-        """One loss per sample, such that ``sum(weights * losses) / rows`` is the batch's loss;
-        where all weights are 1 that is the published one.
-
-        A row's own value may be negative: only the sum is a distance.
+        """As of every :class:`Objective`, such that ``sum(weights * losses) / rows`` is the batch's
+        loss; where all weights are 1 that is the published one. A row's own value may be negative:
+        only the sum is a distance.
 
         Args:
-            logits, targets, labels: as for every objective.
             weights: (rows,), not negative; None where all are 1.
-
-        Returns:
-            float32 (rows,); float64 where ``logits`` are.
         """
 
     def losses(self, step: Step) -> Tensor:
@@ -165,11 +154,8 @@ class BatchObjective(Objective):
 
 @dataclass(frozen=True)
 class FeatureObjective(BatchObjective):
-    """An objective that reads features: what modules of student and teacher return.
-
-    Its loss is ``soft * transfer + hard * cross-entropy``, both weights being settings of each
-    subclass. It needs a live teacher, or stored targets with features; it need not read the
-    teacher's logits.
+    """An objective that reads features: what modules of student and teacher return. Its loss is
+    ``soft * transfer + hard * cross-entropy``, both weights being settings of each subclass.
 
     Attributes:
         student: module paths or globs, of the student.
@@ -230,11 +216,7 @@ class FeatureObjective(BatchObjective):
         weights: Tensor | None = None,
         seen: Seen | None = None,
     ) -> Tensor:
-        """As of every :class:`BatchObjective`; ``seen`` are the features.
-
-        Raises:
-            SettingError: there are no features.
-        """
+        """As of every :class:`BatchObjective`. Raises SettingError without features."""
         if seen is None:
             raise SettingError(
                 f"{type(self).__name__} reads features: let frugalkd.objectives.criterion.bind "
@@ -262,7 +244,6 @@ def paths_of(given: Paths) -> tuple[str, ...]:
 
 
 def features_read(objective: Objective) -> tuple[str, ...]:
-    """The paths and globs of the teacher's features that ``objective`` reads, all terms of a sum
-    together; empty where it reads none."""
+    """The paths and globs of the teacher's features that ``objective`` reads in all its terms."""
     terms = (term for term in objective.terms if isinstance(term, FeatureObjective))
     return tuple(dict.fromkeys(path for term in terms for path in paths_of(term.teacher)))

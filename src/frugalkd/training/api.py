@@ -179,9 +179,7 @@ def distill(
             "checkpoints": (run.folder is not None, run.resume),
         }
     )
-    advice = "lower training.batch_size or training.screen_batch"
-    if training.precision != "bf16":
-        advice += ", or set precision: bf16"
+    advice = "lower training.batch_size or training.screen_batch, or set precision: bf16"
     rows = f"batches of {training.batch_size} (screenings of {training.screen_batch})"
     with (
         memory_for(rows, advice),
@@ -258,35 +256,26 @@ def make_selection(
     dataset: Dataset,
     *,
     sampling: Sampling,
-    epochs: float,
-    batch_size: int,
-    model: nn.Module,
     forward: Callable[[Any], Tensor],
-    targets: Targets | None,
-    seed: int,
     loading: DataLoading,
     labels: NDArray[np.int64] | None,
     folder: StrPath | None = None,
+    **more: Any,
 ) -> tuple[Selection, int]:
-    """A selection with a new ledger, once its first batch has passed all checks, and the model's
-    number of classes.
-
-    ``labels`` int64 (samples,) and ``folder`` are the ledger's; the rest is as of
-    :class:`Selection`. Raises what :func:`distill` does.
-    """
-    policy, label_free = sampling.chosen_policy, sampling.label_free
+    """A :class:`Selection` with a new ledger of ``labels`` int64 (samples,) in ``folder``, once its
+    first batch has passed all checks, and the model's number of classes. Raises what
+    :func:`distill` does."""
+    policy = sampling.chosen_policy
     # The digest reads the data, before memory is reserved for all of them.
     about = {"data": data_digest(dataset), "policy": str(policy)}
     if names := class_names(dataset):
         about["classes"] = "\n".join(names)
     samples = len(dataset)  # pyright: ignore[reportArgumentType]
-    ledger = Ledger.new(
-        samples, labels=None if label_free else labels, extra=policy.columns, folder=folder
-    )
+    labels = None if sampling.label_free else labels
+    ledger = Ledger.new(samples, labels=labels, extra=policy.columns, folder=folder)
     selection = Selection(
-        dataset, epochs=epochs, batch_size=batch_size, sampling=sampling, model=model,
-        forward=forward, targets=targets, seed=seed, ledger=ledger, loading=loading,
-    )  # fmt: skip
+        dataset, sampling=sampling, forward=forward, ledger=ledger, loading=loading, **more
+    )
     ledger.about = about
     if loading.drop_last and len(selection.pool) < selection.batch_size:
         raise DataError(

@@ -72,11 +72,8 @@ class Run:
 
 def accelerator_for(precision: str, device: str) -> Accelerator:
     """An Accelerator with this precision and device. Under torchrun or ``accelerate launch`` it
-    makes this process one of several ranks.
-
-    Accelerate keeps both in process-wide state and refuses other ones, so that state is reset
-    first: runs of different settings may follow each other in one process.
-    """
+    makes this process one of several ranks."""
+    # Accelerate keeps both for the process, and would refuse those of another run.
     AcceleratorState._reset_state(reset_partial_state=True)
     wanted = resolve_device(device).type
     accelerator = Accelerator(
@@ -226,8 +223,6 @@ class Trainer:
             NonFiniteLoss: logits, losses or gradients stopped being finite, and the weights are
                 those before; or the weights did, with the last step.
             Stopped: ``should_stop`` returned True; a checkpoint was saved, where there is a folder.
-                What comes between two epochs, or after the last one, is repeated from the
-                checkpoint before it.
         """
         self._started = time.perf_counter() - self.meters.wall_seconds
         for epoch in self.selection:
@@ -349,12 +344,10 @@ class Trainer:
         wanted, pool = self.training.recalibrate_bn, selection.pool
         if wanted == 0 or len(pool) < 2:
             return
-        wanted = min(max(wanted, 2 * ranks.world), len(pool))
+        least = 2 * ranks.world  # one row on a rank has no variance
         stream = torch.Generator().manual_seed(selection.seed)
-        ids = pool[torch.randperm(len(pool), generator=stream)[:wanted].numpy()]
-        if len(ids) < 2 * ranks.world:  # one row on a rank has no variance
-            ids = np.resize(ids, 2 * ranks.world)
-        ids, stopped = ranks.share(ids), False
+        ids = pool[torch.randperm(len(pool), generator=stream)[: max(wanted, least)].numpy()]
+        ids, stopped = ranks.share(np.resize(ids, max(len(ids), least))), False
         size = max(2, self.training.batch_size)
 
         def batches() -> Iterator[tuple[Any]]:

@@ -139,7 +139,8 @@ def distill(
     given = {"teacher": teacher, "stores": stores, "progress": progress}
     return _execute(
         "distill", recipe, out, train, given, ledger=ledger, resume=resume,
-        on_epoch_end=on_epoch_end, should_stop=should_stop, view_seed=STORE_SEED if stored else None,
+        on_epoch_end=on_epoch_end, should_stop=should_stop,
+        view_seed=STORE_SEED if stored else None,
     )  # fmt: skip
 
 
