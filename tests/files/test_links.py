@@ -14,9 +14,11 @@ from frugalkd.cli import main
 from frugalkd.errors import PathRefused
 from frugalkd.experiments.runs import scores
 from frugalkd.experiments.runs.folder import RunFolder
+from frugalkd.experiments.runs.material import place_for
 from frugalkd.experiments.runs.summary import write_summary
 from frugalkd.experiments.tracking.trackers import TensorBoard, Tracked, Tracking
 from frugalkd.files import arrays
+from frugalkd.files.arrays import save_arrays
 from frugalkd.files.opening import named
 from frugalkd.files.tensors import save_weights
 from frugalkd.files.writing import make_folder
@@ -53,8 +55,7 @@ def a_run(folder, *, ends: bool = True) -> None:
     with RunFolder(folder) as run:
         if run.begin("d", {}, "teach", resume=True) is not None:
             return
-        run.note_filling(queries_of={"teacher": 1}, seconds=1.0, teacher_seconds=1.0)
-        run.note_scoring()
+        run.note(queries_of={"teacher": 1}, seconds=1.0, teacher_seconds=1.0)
         run.note_tracked({"tracker": "a"})
         for record in RECORDS:
             Checkpoints(run.checkpoints, Checkpointing(keep=1)).save(record["epoch"], 1, record)
@@ -79,7 +80,7 @@ def test_a_run_folder(tmp_path, kind, ends):
         (sound / "checkpoints/epoch-00000-step-000000001.safetensors").write_bytes(b"")
     expected = {"run.json", "metrics.jsonl", "checkpoints", ".lock", "teacher.safetensors"}
     expected |= {"trackers.json", "summary.json", "model.json", "ledger.safetensors"}
-    expected |= {"results.json"} if ends else {"filling.json", "scoring.json"}
+    expected |= {"results.json"} if ends else {"notes.json"}
     assert expected <= set(places(sound))
     tried = nothing_is_written_outside(sound, partial(refusal, a_run), kind, tmp_path)
     assert tried == len(places(sound)) - (kind == "hard link")
@@ -172,14 +173,13 @@ def test_a_file_that_is_named(tmp_path, name, kind):
 
 @each_kind
 def test_scores_in_a_teachers_folder(tmp_path, kind):
-    made = scores.Scores(np.zeros(3, np.float32), {})
     sound = tmp_path / "sound"
 
     def act(copy):
-        where = scores._place("scores-1", [copy], tmp_path / "run")
+        where = place_for("scores-1", [copy, tmp_path / "run"], lambda _: False)
         make_folder(where)
         with scores._locked(where, None):
-            made.save(where / scores.FILE, {})
+            save_arrays(where / scores.FILE, "scores", {"score": np.zeros(3)}, {})
 
     sound.mkdir()
     act(sound)

@@ -283,7 +283,8 @@ def make_kind(name: str, folder: Path) -> Kind:
     from frugalkd.experiments.runs.digest import run_digest
     from frugalkd.experiments.runs.execute import teach
     from frugalkd.experiments.runs.folder import RunFolder, read_results
-    from frugalkd.experiments.runs.scores import Scores
+    from frugalkd.experiments.runs.scores import load_scores
+    from frugalkd.files.arrays import save_arrays
     from frugalkd.files.tensors import load_tree, save_tree
     from frugalkd.ledger.ledger import Ledger
     from frugalkd.ledger.summary import summarise
@@ -351,21 +352,20 @@ def make_kind(name: str, folder: Path) -> Kind:
         values = np.random.default_rng(0).random(60, np.float32)
         said = {"scoring": {"kind": "el2n", "epochs": 2.0, "seeds": 1}, "data set": "d"}
         cost = {"samples_backpropagated": 120, "student_forwards": 180, "wall_seconds": 1.5}
-        Scores(values, cost).save(path, said)
+        about = {"schema": 1, "made_of": said, "meters": cost}
+        save_arrays(path, "scores", {"score": values}, about)
 
         def read_scores() -> None:
-            found = Scores.load(path, said, 60)
+            found, spent = load_scores(path)
             with safe_open(path, framework="np") as file:
                 checked = not file.metadata()["frugalkd-scores"].startswith("{")
             if checked:  # then whatever was read is what was written
-                assert np.array_equal(found.values, values), "other scores"
-                assert found.meters == cost, "what they cost"
+                assert np.array_equal(found, values), "other scores"
+                assert spent == cost, "what they cost"
 
         kind = safetensors_kind(path, read_scores)
         # One without a checksum: only the structure is checked.
-        kind.value["__metadata__"]["frugalkd-scores"] = json.dumps(
-            {"schema": 1, "made_of": said, "meters": cost}
-        )
+        kind.value["__metadata__"]["frugalkd-scores"] = json.dumps(about)
         return kind
 
     if name.startswith("store"):
@@ -480,8 +480,8 @@ def make_kind(name: str, folder: Path) -> Kind:
 
     if name == "filling":
         with RunFolder(run) as stopped:
-            stopped.note_filling(queries_of={"teacher": 5}, seconds=1.5, teacher_seconds=0.5)
-            return json_kind(run / "filling.json", stopped.filling)
+            stopped.note(queries_of={"teacher": 5}, seconds=1.5, teacher_seconds=0.5)
+            return json_kind(run / "notes.json", stopped.notes)
 
     # A run that was stopped, to resume.
     (run / "results.json").unlink()

@@ -138,6 +138,8 @@ class StoredTargets(_Kept):
             TargetsError: the data set is random by itself, so that the targets would belong to
                 other pixels than the student's; ``folder`` holds other targets; the disk is full.
         """
+        if shard is not None and not 0 <= shard[0] < shard[1]:
+            raise TargetsError(f"shard {shard[0]}/{shard[1]}: give 0/N .. N-1/N")
         live = teacher if isinstance(teacher, ModelTeacher) else LiveTeacher(teacher)
         queries, seconds = live.queries, live.seconds
         with ExitStack() as stack:

@@ -210,13 +210,13 @@ def test_whole_files_come_back(tmp_path):
 
 
 @pytest.mark.parametrize("seconds", [None, "x", [], 10**400])
-def test_a_damaged_filling_is_one_line(tmp_path, seconds):
+def test_damaged_notes_are_one_line(tmp_path, seconds):
     folder = RunFolder(tmp_path)
-    folder.note_filling(queries_of={"teacher": 1}, seconds=2.0, teacher_seconds=1.0)
-    noted = json.loads((tmp_path / "filling.json").read_text())
-    (tmp_path / "filling.json").write_text(json.dumps({**noted, "seconds": seconds}))
-    with pytest.raises(RunFolderError, match=r"filling.json is damaged: delete it"):
-        folder.filling()
-    (tmp_path / "filling.json").write_text("{")
-    with pytest.raises(RunFolderError, match=r"not JSON .*; delete it; the filling"):
-        folder.filling()
+    folder.note(queries_of={"teacher": 1}, seconds=2.0, teacher_seconds=1.0)
+    noted = json.loads((tmp_path / "notes.json").read_text())
+    (tmp_path / "notes.json").write_text(json.dumps({**noted, "seconds": seconds}))
+    with pytest.raises(RunFolderError, match=r"notes.json is damaged: delete it"):
+        folder.notes()
+    (tmp_path / "notes.json").write_text("{")
+    with pytest.raises(RunFolderError, match=r"not JSON .*; delete it; costs before a stop"):
+        folder.notes()

@@ -124,10 +124,10 @@ def _claim(folder):
     ranks = _ranks()
     with RunFolder(folder, ranks.first) as run:
         ranks.from_first(lambda: run.begin("d", {}, "teach", False))
-        run.note_filling(queries_of={"teacher": 3}, seconds=1.0, teacher_seconds=1.0)
-        run.note_scoring()
+        run.note(queries_of={"teacher": 3})
+        run.note(scored=True)
         torch.distributed.barrier()
-        return run.filling()["queries_of"], run.scored
+        return run.notes().queries_of, run.notes().scored
 
 
 def _ranks():

@@ -135,15 +135,15 @@ def test_queries_of_a_killed_filling_are_counted_if_kept(recipe, teacher, tmp_pa
 
     monkeypatch.setattr(LiveTeacher, "fetch", photographed)
     whole = distill(views, tmp_path / "a", teacher=teacher)
-    noted = RunFolder(killed / "a").filling()
-    assert noted["queries_of"] == {"teacher": 400}
-    assert 0 < noted["teacher_seconds"] < noted["seconds"]
+    noted = RunFolder(killed / "a").notes()
+    assert noted.queries_of == {"teacher": 400}
+    assert 0 < noted.teacher_seconds < noted.seconds
     calls.clear()
     results = distill(views, killed / "a", teacher=killed / teacher.name, resume=True)
     assert sum(calls) == 400 + 360  # what was not durable, and the held-out data
     assert queries(results) == queries(whole) == 800
     assert results["meters"]["flops"] == whole["meters"]["flops"]
-    assert results["meters"]["wall_seconds"] > noted["seconds"]
+    assert results["meters"]["wall_seconds"] > noted.seconds
     assert results["targets"]["filled_here"]
 
 
@@ -151,16 +151,16 @@ def test_rows_that_a_killed_process_stored_are_counted(recipe, teacher, tmp_path
     alone = {"teacher.weights": str(teacher / "teacher.safetensors"), "student.targets.views": 4}
     own = override(recipe, alone)
     monkeypatch.setattr(store_module, "SYNC_ROWS", 300)
-    note = RunFolder.note_filling
+    note = RunFolder.note
 
     def photographed(self, **spent):
         if not (tmp_path / "killed").exists():
             shutil.copytree(self.path, tmp_path / "killed")
         note(self, **spent)
 
-    monkeypatch.setattr(RunFolder, "note_filling", photographed)
+    monkeypatch.setattr(RunFolder, "note", photographed)
     distill(own, tmp_path / "a")
-    assert not (tmp_path / "killed" / "filling.json").exists()
+    assert not (tmp_path / "killed" / "notes.json").exists()
     (store,) = (tmp_path / "killed").glob("targets-*")
     assert Store(store).count() == 400
     assert queries(distill(own, tmp_path / "killed", resume=True)) == 800

@@ -133,8 +133,7 @@ def distill(
             return distill_model(student, material.train, teacher=None, **keywords), notes
         with TeacherPool(context, student, ids_used(sampling, material)) as pool:
             run = distill_model(student, material.train, teacher=pool.open(), **keywords)
-        pool.charge(run)
-        return run, notes | pool.notes(run)
+        return run, notes | pool.conclude(run)
 
     given = {"teacher": teacher, "stores": stores, "progress": progress}
     return _execute(

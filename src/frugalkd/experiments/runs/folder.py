@@ -6,9 +6,12 @@ import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field, ValidationError
 
 from frugalkd.errors import RunFolderError, WriteFailed
+from frugalkd.experiments.runs.schema import Number, Record
 from frugalkd.files import StrPath
 from frugalkd.files.lock import FILE as LOCK
 from frugalkd.files.lock import Lock
@@ -30,10 +33,24 @@ from frugalkd.files.writing import (
 )
 
 SCHEMA = 1
-_FILLING, _SCORING, _TRACKERS = "filling.json", "scoring.json", "trackers.json"
+_NOTES, _TRACKERS = "notes.json", "trackers.json"
+_Kind = TypeVar("_Kind", bound=Record)
 
 
-class RunFolder:
+class Notes(Record):
+    """What a run has spent before its training, so that a resumed run counts it."""
+
+    queries_of: dict[str, int] = Field({}, description="rows through each teacher, by name")
+    seconds: Number = Field(0.0, description="of filling stores")
+    teacher_seconds: Number = Field(0.0, description="of these, in teachers")
+    scored: bool = Field(False, description="whether it computed the scores that it trains with")
+
+
+class _Tracked(Record):
+    runs: dict[str, str] = Field({})
+
+
+class RunFolder(contextlib.ExitStack):
     """One run's folder; ``run.json`` says which run it is, ``results.json`` that it is finished.
 
     A context: from :meth:`begin` to its end no other process can use the folder. Of several ranks
@@ -43,21 +60,12 @@ class RunFolder:
         WriteFailed: the folder cannot be made or written.
     """
 
-    records: list[dict[str, Any]]
-    """Of the finished epochs, as metrics.jsonl holds them."""
-
     def __init__(self, path: StrPath, writes: bool = True):
-        self.path, self._writes, self.records = named(path), writes, []
+        super().__init__()
+        self.path, self._writes = named(path), writes
         self.checkpoints = self.path / "checkpoints"
-        self._lock: Lock | None = None
-
-    def __enter__(self) -> RunFolder:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+        self.records: list[dict[str, Any]] = []
+        """Of the finished epochs, as metrics.jsonl holds them."""
 
     def begin(
         self, digest: str, recipe: dict[str, Any], kind: str, resume: bool
@@ -68,7 +76,7 @@ class RunFolder:
         make_folder(self.path)
         done = (self.path / "results.json").exists()
         if not done:  # a finished run can be read while it is locked
-            self._lock = Lock(self.path)
+            self.enter_context(Lock(self.path))
         begun = done or any(_checkpoints(self.checkpoints))
         names = [name for name in list_folder(self.path) if not is_left_aside(name)]
         if begun:
@@ -109,51 +117,25 @@ class RunFolder:
         self.records.append(record)
         self._write_metrics()
 
-    def note_filling(
-        self, *, queries_of: Mapping[str, int], seconds: float, teacher_seconds: float
-    ) -> None:
-        """Write the cost so far, of all processes of this run, of filling stores before the
-        training: rows through each teacher, by name, and seconds."""
-        spent = {"seconds": seconds, "teacher_seconds": teacher_seconds}
+    def note(self, **spent: Any) -> None:
+        """Write fields of :class:`Notes`, of all processes of this run; the others stay."""
         if self._writes:
-            write_json(self.path / _FILLING, {"schema": SCHEMA, "queries_of": queries_of, **spent})
+            noted = {**self.notes().model_dump(), **spent}
+            write_json(self.path / _NOTES, {"schema": SCHEMA, **noted})
 
-    def filling(self) -> dict[str, Any]:
-        """What :meth:`note_filling` wrote last; {} and zeros without it."""
-        again = "delete it; the filling is then not counted"
-        noted = {"queries_of": {}, "seconds": 0.0, "teacher_seconds": 0.0}
-        noted = self._noted(_FILLING, again, noted)
-        try:
-            spent = {name: float(noted[name]) for name in ("seconds", "teacher_seconds")}
-            return {"queries_of": {k: int(v) for k, v in noted["queries_of"].items()}, **spent}
-        except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
-            raise RunFolderError(f"{self.path / _FILLING} is damaged: {again}") from None
-
-    def note_scoring(self) -> None:
-        """Write that a process of this run computed the scores that it trains with."""
-        if self._writes:
-            write_json(self.path / _SCORING, {"schema": SCHEMA})
-
-    @property
-    def scored(self) -> bool:
-        """Whether :meth:`note_scoring` was called for this run."""
-        return (self.path / _SCORING).exists()
+    def notes(self) -> Notes:
+        """What :meth:`note` wrote; nothing was spent without it. Raises RunFolderError."""
+        path = self.path / _NOTES
+        return _noted(path, Notes, "delete it; costs before a stop are then not counted")
 
     def note_tracked(self, known: Mapping[str, str]) -> None:
         """Write each tracker's own name of the run."""
         write_json(self.path / _TRACKERS, {"schema": SCHEMA, "runs": dict(known)})
 
     def tracked(self) -> dict[str, str]:
-        """What :meth:`note_tracked` wrote last, {} without it."""
-        again = "delete it; trackers then begin a new run"
-        known = self._noted(_TRACKERS, again, {"runs": {}}).get("runs")
-        if not isinstance(known, dict) or not all(isinstance(id, str) for id in known.values()):
-            raise RunFolderError(f"{self.path / _TRACKERS} is damaged: {again}")
-        return known
-
-    def _noted(self, name: str, again: str, default: dict[str, Any]) -> dict[str, Any]:
-        path = self.path / name
-        return read_json(path, again=again) if path.exists() else default
+        """What :meth:`note_tracked` wrote, {} without it. Raises RunFolderError."""
+        path = self.path / _TRACKERS
+        return _noted(path, _Tracked, "delete it; trackers then begin a new run").runs
 
     def finish(self, results: dict[str, Any]) -> None:
         """Write the results, which ends the run, and remove its checkpoints."""
@@ -166,8 +148,7 @@ class RunFolder:
     def _drop_checkpoints(self) -> None:
         """The run is finished, whether or not they can be removed."""
         with contextlib.suppress(OSError):
-            for noted in (_FILLING, _SCORING):
-                remove(self.path / noted)
+            remove(self.path / _NOTES)
             sweep(self.checkpoints)
             for name in _checkpoints(self.checkpoints):
                 remove(self.checkpoints / name)
@@ -178,13 +159,20 @@ class RunFolder:
         with contextlib.suppress(RunFolderError):
             if read_json(self.path / "run.json").get("digest") == digest:
                 return
-        for noted in (_FILLING, _SCORING, _TRACKERS):
+        for noted in (_NOTES, _TRACKERS):
             with writing(self.path / noted):
                 remove(self.path / noted)
 
     def _write_metrics(self) -> None:
         lines = "".join(json.dumps(line) + "\n" for line in self.records)
         write_atomic(self.path / "metrics.jsonl", lines.encode())
+
+
+def _noted(path: Path, kind: type[_Kind], again: str) -> _Kind:
+    try:
+        return kind.model_validate(read_json(path, again=again) if path.exists() else {})
+    except ValidationError:
+        raise RunFolderError(f"{path} is damaged: {again}") from None
 
 
 def _checkpoints(folder: Path) -> list[str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from frugalkd.errors import (
 from frugalkd.experiments.recipes.load import fetched_data, import_paths
 from frugalkd.experiments.recipes.schema import Augment, OneOfSeveral, Recipe, Role
 from frugalkd.experiments.runs.folder import RunFolder
+from frugalkd.files.opening import named
 from frugalkd.files.parsing import one_line
 from frugalkd.files.tensors import load_weights
 from frugalkd.ledger.ledger import Ledger, ledger_file
@@ -86,9 +88,15 @@ class RunContext:
     should_stop: Stop | None
 
 
-def places_of(*folders: Path | None) -> list[Path]:
-    """The folders in which runs share what they make, without None."""
-    return [folder for folder in folders if folder is not None]
+def place_for(
+    name: str, places: Sequence[Path | None], complete: Callable[[Path], bool]
+) -> Path | None:
+    """The first folder ``name`` in ``places`` that can be written or is ``complete``."""
+    for place in filter(None, places):
+        folder = named(place) / name
+        if os.access(folder if folder.exists() else place, os.W_OK) or complete(folder):
+            return folder
+    return None
 
 
 def make_data(recipe: Recipe, augment: Augment, seed: int) -> RunData:

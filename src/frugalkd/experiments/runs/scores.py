@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,58 +18,35 @@ from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import RunFolderError, Stopped
 from frugalkd.experiments.recipes.schema import Recipe, Role
 from frugalkd.experiments.runs.digest import digest_of
-from frugalkd.experiments.runs.material import STORE_SEED, RunContext, make_model, places_of
+from frugalkd.experiments.runs.material import STORE_SEED, RunContext, make_model, place_for
 from frugalkd.experiments.scoring import score
 from frugalkd.files.arrays import load_arrays, save_arrays
 from frugalkd.files.lock import Lock
-from frugalkd.files.opening import named
 from frugalkd.files.writing import make_folder, sweep
 from frugalkd.policies import Policy, Scoring
 from frugalkd.runtime.devices import resolve_device
+from frugalkd.runtime.meters import Meters
 from frugalkd.teachers.live import describe
 from frugalkd.training.settings import Stop
 
 FILE = "scores.safetensors"
 SCHEMA = 1
-_COUNTS = ("samples_backpropagated", "student_forwards")
+_COST = ("samples_backpropagated", "student_forwards", "wall_seconds")
 _AGAIN = "delete it: the scoring run is then made again"
 
 
-@dataclass(frozen=True)
-class Scores:
-    """The result of a scoring run: finite ``values`` float32 (samples,), and the summary of its
-    ``meters``."""
-
-    values: NDArray[np.float32]
-    meters: dict[str, Any]
-
-    def save(self, path: Path, made_of: dict[str, Any]) -> None:
-        """Write a file; ``made_of`` is all that decides the scores. Raises WriteFailed."""
-        about = {"schema": SCHEMA, "made_of": made_of, "meters": self.meters}
-        save_arrays(path, "scores", {"score": self.values}, about)
-
-    @classmethod
-    def load(cls, path: Path, made_of: dict[str, Any], samples: int) -> Scores:
-        """Read a file. Raises RunFolderError if it is damaged, or of another scoring run."""
-        arrays, about = load_arrays(
-            path, "scores", what="file of scores", schema=SCHEMA, error=RunFolderError, again=_AGAIN
-        )
-        if about.get("made_of") != made_of:
-            raise RunFolderError(f"{path} holds the scores of another scoring run: {_AGAIN}")
-        values, meters = arrays.get("score"), about.get("meters")
-        if (
-            values is not None
-            and values.dtype == np.float32
-            and values.shape == (samples,)
-            and np.isfinite(values).all()
-            and isinstance(meters, dict)
-            and type(meters.get("wall_seconds")) is float
-            and all(type(meters.get(name)) is int for name in _COUNTS)
-        ):
-            return cls(values, meters)
+def load_scores(path: Path) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    """The scores in a file, float32 (samples,), and their cost by the names of the meters. Raises
+    RunFolderError."""
+    arrays, about = load_arrays(
+        path, "scores", what="file of scores", schema=SCHEMA, error=RunFolderError, again=_AGAIN
+    )
+    try:
+        return arrays["score"], {name: about["meters"][name] for name in _COST}
+    except (KeyError, TypeError):
         raise RunFolderError(
-            f"{path} is damaged: {samples} scores and their cost are not there; {_AGAIN}"
-        )
+            f"{path} is damaged: it lacks scores or their cost; {_AGAIN}"
+        ) from None
 
 
 def scores_for(
@@ -78,10 +54,10 @@ def scores_for(
 ) -> tuple[NDArray[np.float32] | None, dict[str, Any] | None]:
     """The scores that ``policy`` needs, and their note for the results; None where it needs none.
 
-    They are kept in the first of the teacher's folder, ``stores`` and the run's folder that exists
-    and can be written. They do not depend on the recipe's seed: students of all seeds share them.
-    Of two processes that need the same, one computes them and the other waits; a scoring run that
-    was stopped or killed starts again. Its model and training are those of the run's role.
+    They are kept in the first of the teacher's folder, ``stores`` and the run's folder that can be
+    written. They do not depend on the recipe's seed: students of all seeds share them. Of two
+    processes that need the same, one computes them and the other waits; a scoring run that was
+    stopped starts again. Its model and training are those of the run's role.
 
     Raises:
         RunFolderError: a file of scores is damaged.
@@ -94,34 +70,36 @@ def scores_for(
     if isinstance(data, Pictures):
         data = data.with_augmentation(data.augmentation, STORE_SEED)
     made_of = _made_of(run.recipe, run.role, policy.scoring, data)
-    where = _place(
-        f"scores-{digest_of(made_of)[:16]}", places_of(run.teacher, run.stores), run.folder.path
-    )
-    ranks = Ranks.here()
+    name = f"scores-{digest_of(made_of)[:16]}"
+    places = [run.teacher, run.stores, run.folder.path]
+    where = place_for(name, places, lambda kept: (kept / FILE).exists())
+    assert where is not None, "the run's own folder can be written"
+    file, ranks = where / FILE, Ranks.here()
     with ExitStack() as held:
 
         def lacking() -> bool:
             """Whether the scores have to be computed by this process, which then has the lock."""
-            if (where / FILE).exists():
+            if file.exists():
                 return False
             make_folder(where)
-            held.callback(_locked(where, run.should_stop).release)
+            held.enter_context(_locked(where, run.should_stop))
             sweep(where)
-            return not (where / FILE).exists()
+            return not file.exists()
 
         if ranks.from_first(lacking):
-            made = _compute(run, policy.scoring, data)
+            scores, meters = _compute(run, policy.scoring, data)
             if ranks.first:
-                run.folder.note_scoring()
-                made.save(where / FILE, made_of)
+                run.folder.note(scored=True)
+                about = {"schema": SCHEMA, "made_of": made_of, "meters": meters.summary()}
+                save_arrays(file, "scores", {"score": scores}, about)
             ranks.wait()
-    scores = Scores.load(where / FILE, made_of, len(data))  # pyright: ignore[reportArgumentType]
-    return scores.values, {
+    scores, cost = load_scores(file)
+    return scores, {
         **asdict(policy.scoring),
-        **{name: scores.meters[name] for name in (*_COUNTS, "wall_seconds")},
-        "made_here": run.folder.scored,
+        **cost,
+        "made_here": run.folder.notes().scored,
         "file": f"{where.name}/{FILE}",
-        "digest": hashlib.sha256(scores.values.tobytes()).hexdigest(),
+        "digest": hashlib.sha256(scores.tobytes()).hexdigest(),
     }
 
 
@@ -141,15 +119,6 @@ def _made_of(recipe: Recipe, role: Role, scoring: Scoring, data: Dataset) -> dic
     }
 
 
-def _place(name: str, shared: list[Path], run: Path) -> Path:
-    """The folder ``name`` that has the file, or can be written: shared folders may be read-only."""
-    for place in shared:
-        kept = named(place) / name
-        if (kept / FILE).exists() or os.access(kept if kept.exists() else place, os.W_OK):
-            return kept
-    return named(run) / name
-
-
 def _locked(folder: Path, should_stop: Stop | None) -> Lock:
     """The lock of the folder, once no other process holds it."""
     while True:
@@ -161,7 +130,9 @@ def _locked(folder: Path, should_stop: Stop | None) -> Lock:
             time.sleep(0.1)
 
 
-def _compute(run: RunContext, scoring: Scoring, data: Dataset) -> Scores:
+def _compute(
+    run: RunContext, scoring: Scoring, data: Dataset
+) -> tuple[NDArray[np.float32], Meters]:
     trainings = 0
 
     def report(record: dict[str, Any]) -> None:
@@ -171,9 +142,8 @@ def _compute(run: RunContext, scoring: Scoring, data: Dataset) -> Scores:
             epoch = f"epoch {record['epoch'] + 1} of {scoring.epochs:g}"
             run.progress(f"scoring run ({scoring.kind}), training {trainings}, {epoch}")
 
-    values, meters = score(
+    return score(
         scoring, lambda seed: make_model(run.role.model, data, seed), data,
         training=run.role.training, seed=STORE_SEED, device=run.recipe.device, on_epoch_end=report,
         should_stop=run.should_stop,
     )  # fmt: skip
-    return Scores(values, meters.summary())

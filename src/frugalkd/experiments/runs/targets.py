@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from frugalkd.experiments.runs.material import (
     ids_used,
     make_data,
     make_teacher,
-    places_of,
+    place_for,
     sampling_of,
 )
 from frugalkd.files.opening import named
@@ -86,11 +86,9 @@ def sources_of(recipe: Recipe, own: Path | None) -> dict[str, Source]:
     sources = {}
     for name, one in teachers.items():
         kind, classes = one.kind or targets.kind, one.classes or targets.classes
-        folder = None if one.folder is None else Path(one.folder)
-        if one.is_own and kind != "ema":
-            folder = own
         role = targets.model_copy(update={"kind": kind, "classes": classes})
-        sources[name] = Source(one, role, folder)
+        folder = Path(one.folder) if one.folder else None
+        sources[name] = Source(one, role, own if one.is_own and kind != "ema" else folder)
     return sources
 
 
@@ -105,8 +103,7 @@ def live_teacher(recipe: Recipe, model: nn.Module, folder: Path | None) -> LiveT
     """``model`` in the precision and memory format of its training: those of its ``folder``, or,
     for a pretrained one, of the recipe."""
     training = recipe.teacher.training
-    settings = trained_in(folder) or (training.precision, training.channels_last)
-    precision, channels_last = settings
+    precision, channels_last = trained_in(folder) or (training.precision, training.channels_last)
     return LiveTeacher(model, precision=precision, channels_last=channels_last)
 
 
@@ -136,64 +133,60 @@ def compare_accuracy(live: ModelTeacher, held_out: Dataset | None, folder: Path 
 
 def open_targets(
     recipe: Recipe,
-    live: ModelTeacher,
+    source: Source,
     data: Dataset,
-    *,
-    spec: TargetsRole,
-    places: Sequence[Path],
+    places: Sequence[Path | None],
     ids: Ids | None,
-    device: torch.device,
-    name: str = "targets",
+    *,
+    visited: Path | None = None,
     kept: Callable[[], None] | None = None,
     progress: Progress | None = None,
-    ranks: Ranks | None = None,
 ) -> Targets:
-    """The soft targets of ``live``, which runs on ``device`` for the samples ``ids`` (None: all).
+    """The soft targets of the teacher of ``source``, for the samples ``ids`` (None: all).
 
     Filled ahead, they are kept in the first of ``places`` that is complete or can be written; at
-    first visits, in the folder ``name`` of the last, the run's own. ``kept`` and ``ranks`` are
-    those of :meth:`StoredTargets.fill`.
+    first visits, in the folder ``visited``. ``kept`` is that of :meth:`StoredTargets.fill`.
 
     Raises:
         RankError: several ranks, and targets that are stored at first visits.
         TargetsError: as :meth:`StoredTargets.fill`.
     """
+    live, spec, ranks = source.live, source.targets, Ranks.here()
+    assert live is not None, "loaded"
     if spec.kind != "stored":
         return live
-    encoding = encoding_of(recipe)
+    views, encoding = spec.views, encoding_of(recipe)
     folder = None if spec.folder is None else named(spec.folder)
     if folder is not None:
         read_header(folder)  # a recipe names a store; it cannot make one anywhere on the disk
     if spec.fill == "first-visit":
-        if ranks is not None and not ranks.alone:
+        if not ranks.alone:
             raise RankError(
                 "targets.fill: first-visit is for one process, since a sample's first visit is on "
                 "one rank and the next one on another: set targets.fill to ahead"
             )
-        where = folder or named(places[-1]) / name
-        return FirstVisitTargets(live, data, where, views=spec.views, encoding=encoding)
+        where = folder or visited
+        assert where is not None, "only a run visits samples"
+        return FirstVisitTargets(live, data, where, views=views, encoding=encoding)
     if folder is None:
-        key = _store_name(live, data, spec.views, encoding)
-        found = [named(place) / key for place in places]
-        serving = (where for where in found if _serves(where, ids, spec.views, spec.features))
-        folder = next(serving, found[-1])
+        name = _store_name(live, data, views, encoding)
+        folder = place_for(name, places, lambda at: _serves(at, ids, views, spec.features))
 
     def report(done: int, total: int) -> None:
         if progress is not None:
             progress(f"storing soft targets, {done:,} of {total:,}")
 
     return StoredTargets.fill(
-        live, data, folder, views=spec.views, encoding=encoding, features=spec.features, ids=ids,
-        device=device, listener=report, kept=kept, ranks=ranks,
+        live, data, folder, views=views, encoding=encoding, features=spec.features, ids=ids,
+        device=resolve_device(recipe.device), listener=report, kept=kept, ranks=ranks,
     )  # fmt: skip
 
 
 def held_out_logits(
     live: ModelTeacher,
     data: Dataset,
-    places: Sequence[Path],
+    places: Sequence[Path | None],
     should_stop: Stop | None = None,
-    ranks: Ranks | None = None,
 ) -> np.ndarray:
     """The teacher's logits float32 (samples, classes) on held-out data, kept in the first of
     ``places`` that has them or can be written. Raises Stopped where ``should_stop``, called after
@@ -204,12 +197,11 @@ def held_out_logits(
             raise Stopped("stopped in an evaluation")
 
     encoding = Dense("float32")
-    key = _store_name(live, data, 1, encoding)
-    found = [named(place) / key for place in places]
-    where = next((where for where in found if _serves(where, None, 1)), None)
+    name = _store_name(live, data, 1, encoding)
+    where = place_for(name, places, lambda at: _serves(at, None, 1))
     return StoredTargets.fill(
         live, data, where, encoding=encoding, device=device_of(live.teacher), listener=check_stop,
-        ranks=ranks,
+        ranks=Ranks.here(),
     ).all_logits()  # fmt: skip
 
 
@@ -222,9 +214,7 @@ def _store_name(live: ModelTeacher, data: Dataset, views: int, encoding: Encodin
 
 
 def _serves(where: Path, ids: Ids | None, views: int, features: Sequence[str] = ()) -> bool:
-    """Whether a store at ``where`` is complete, or can be written."""
-    if os.access(where if where.exists() else where.parent, os.W_OK):
-        return True
+    """Whether there is a store at ``where`` that has all of these rows."""
     try:
         targets = StoredTargets(where)
         paths = targets.feature_shapes(features, None) if features else {}
@@ -254,7 +244,7 @@ def _loaded(
     return live
 
 
-class TeacherPool:
+class TeacherPool(ExitStack):
     """The teachers of one run: a context, in which their soft targets may be used.
 
     ``ids`` are the samples that may be used (None: all). Stored targets of a teacher without a
@@ -268,9 +258,9 @@ class TeacherPool:
     """The soft targets of all teachers, as one; set by :meth:`open`."""
 
     def __init__(self, run: RunContext, student: nn.Module, ids: Ids | None):
+        super().__init__()
         self._run, self._recipe, self._material = run, run.recipe, run.material
-        self._student, self._ids, self._device = student, ids, resolve_device(run.recipe.device)
-        self._ranks = Ranks.here()
+        self._student, self._ids, self._ranks = student, ids, Ranks.here()
         self.sources = sources_of(run.recipe, run.teacher)
         for source in self.sources.values():
             self._load(source)
@@ -282,8 +272,8 @@ class TeacherPool:
             stored.match_classes(class_names(self._material.train), source.targets.classes)
         elif source.targets.kind == "ema":
             source.live = EMATeacher(
-                self._student.to(self._device), source.targets.decay, precision=training.precision,
-                channels_last=training.channels_last,
+                self._student.to(resolve_device(self._recipe.device)), source.targets.decay,
+                precision=training.precision, channels_last=training.channels_last,
             )  # fmt: skip
         else:  # a sharded teacher may be too large for the device, until it is
             sharded = training.fsdp and source.targets.kind == "live" and not self._ranks.alone
@@ -293,37 +283,29 @@ class TeacherPool:
             if self._recipe.student.model.reuse_classifier_dim is not None:
                 take_classifier(self._student, live.teacher)
 
-    def __enter__(self) -> TeacherPool:
-        return self
-
-    def __exit__(self, *reason: object) -> None:
-        for source in self.sources.values():
-            if isinstance(source.opened, FirstVisitTargets):
-                source.opened.close()
-
     @property
     def _lives(self) -> dict[str, ModelTeacher]:
         return {name: one.live for name, one in self.sources.items() if one.live is not None}
 
     def open(self) -> Targets:
         """The soft targets; stores are filled, where they are to be filled ahead."""
-        started, before = time.perf_counter(), self._run.folder.filling()
+        started, before, folder = time.perf_counter(), self._run.folder.notes(), self._run.folder
 
         def note(ranks: Ranks = Ranks()) -> None:  # noqa: B008
             """Queries before a stop or a kill are not repeated, and count: of this process, or of
             all ``ranks``."""
-            lives, known = self._lives, before["queries_of"]
+            lives, known = self._lives, before.queries_of
             rows = ranks.sum([lives[name].queries if name in lives else 0 for name in self.sources])
             if not rows.any():
                 return
             spent = ranks.mean(sum(live.seconds for live in lives.values()))
-            self._run.folder.note_filling(
+            folder.note(
                 queries_of={
                     name: known.get(name, 0) + int(count)
                     for name, count in zip(self.sources, rows, strict=True)
                 },
-                seconds=before["seconds"] + time.perf_counter() - started,
-                teacher_seconds=before["teacher_seconds"] + spent,
+                seconds=before.seconds + time.perf_counter() - started,
+                teacher_seconds=before.teacher_seconds + spent,
             )
 
         finished = Ranks()
@@ -331,13 +313,14 @@ class TeacherPool:
             for name, source in self.sources.items():
                 if source.live is None:
                     continue
-                source.opened = open_targets(
-                    self._recipe, source.live, self._material.train, spec=source.targets,
-                    places=[*places_of(source.folder, self._run.stores), self._run.folder.path],
-                    ids=self._ids, device=self._device, kept=note,
-                    name="targets" if name == ONE else f"targets-{name}",
-                    progress=self._run.progress, ranks=self._ranks,
+                places = [source.folder, self._run.stores, folder.path]
+                source.opened = opened = open_targets(
+                    self._recipe, source, self._material.train, places, self._ids, kept=note,
+                    visited=folder.path / ("targets" if name == ONE else f"targets-{name}"),
+                    progress=self._run.progress,
                 )  # fmt: skip
+                if isinstance(opened, FirstVisitTargets):
+                    self.enter_context(opened)
             finished = self._ranks
         finally:
             note(finished)
@@ -362,38 +345,33 @@ class TeacherPool:
             seed=self._recipe.seed,
         )  # fmt: skip
 
-    def charge(self, run: Run) -> None:
-        """Add the queries before the training to ``run``'s meters."""
-        meters, filling = run.meters, self._run.folder.filling()
-        rows = dict(meters.queries_of) or {ONE: meters.teacher_queries}
+    def conclude(self, run: Run) -> dict[str, Any]:
+        """Add the queries before the training to ``run``'s meters, and the agreement to its
+        evaluation; returns ``teacher`` and ``targets`` of the results. Raises Stopped where the
+        run's ``should_stop`` returns True."""
+        meters, noted = run.meters, self._run.folder.notes()
+        queries = dict(meters.queries_of) or {ONE: meters.teacher_queries}
+        teachers, targets, cost = {}, {}, {}
         for name, source in self.sources.items():
-            rows[name] += filling["queries_of"].get(name, 0)
+            queries[name] += noted.queries_of.get(name, 0)
             store = getattr(source.opened, "store", None)
             if store is not None and store.folder.is_relative_to(self._run.folder.path):
                 # Rows that a killed process stored after its last checkpoint or note.
-                rows[name] = max(rows[name], store.count())
-        meters.teacher_queries = sum(rows.values())
-        if meters.queries_of:
-            meters.queries_of = rows
-        if filling["queries_of"]:
-            meters.wall_seconds += filling["seconds"]
-            meters.phases["store"] += filling["seconds"]
-            meters.move(filling["teacher_seconds"], out_of="store", into="teacher")
-        meters.flops["teacher_forward"] = teacher_flops(self._lives, self._material.train, meters)
-
-    def notes(self, run: Run) -> dict[str, Any]:
-        """``teacher`` and ``targets`` of the results; adds the agreement to the evaluation. Raises
-        Stopped where the run's ``should_stop`` returns True."""
-        queries = run.meters.queries_of or {ONE: run.meters.teacher_queries}
-        targets = {name: _describe(one, queries[name]) for name, one in self.sources.items()}
-        teachers = {}
-        for name, one in self.sources.items():
-            made = results_of(one.folder)
+                queries[name] = max(queries[name], store.count())
+            made = results_of(source.folder)
             teachers[name] = {key: made.get(key) for key in ("digest", "evaluation")}
+            targets[name] = _describe(source, queries[name])
+        meters.teacher_queries = sum(queries.values())
+        if meters.queries_of:
+            meters.queries_of = queries
+        if rows := sum(noted.queries_of.values()):
+            meters.wall_seconds += noted.seconds
+            meters.phases["store"] += noted.seconds
+            meters.move(noted.teacher_seconds, out_of="store", into="teacher")
+            spent = {"seconds": noted.seconds, "teacher_seconds": noted.teacher_seconds}
+            cost = {"filling": {"rows": rows, **spent}}
+        meters.flops["teacher_forward"] = teacher_flops(self._lives, self._material.train, meters)
         self._add_agreement(run)
-        filling = self._run.folder.filling()
-        rows = sum(filling.pop("queries_of").values())
-        cost = {"filling": {"rows": rows, **filling}} if rows else {}
         several = self._recipe.student.teachers
         if several is None:
             return {"teacher": teachers[ONE], "targets": {**targets[ONE], **cost}}
@@ -401,8 +379,7 @@ class TeacherPool:
             "kind": "several",
             "views": self.together.views,
             "filled_here": any(note["filled_here"] for note in targets.values()),
-            "combine": several.combine,
-            "average": several.average,
+            **several.model_dump(include={"combine", "average"}),
             "weights": several.weights,
         }
         return {
@@ -422,8 +399,8 @@ class TeacherPool:
                 live = LiveTeacher(
                     live.teacher, precision=live.precision, channels_last=live.channels_last
                 )
-            places = places_of(self.sources[name].folder, self._run.stores)
-            found = held_out_logits(live, held_out, places, self._run.should_stop, self._ranks)
+            places = [self.sources[name].folder, self._run.stores]
+            found = held_out_logits(live, held_out, places, self._run.should_stop)
             logits.append(torch.from_numpy(found))
         mean, together = logits[0], self.together
         if isinstance(together, SeveralTeachers):
@@ -437,23 +414,28 @@ class TeacherPool:
 def _describe(source: Source, queries: int) -> dict[str, Any]:
     """The source of soft targets, for the results, after a training (killed processes included)
     with ``queries`` of the teacher."""
-    if isinstance(source.opened, ModelTeacher):
+    opened = source.opened
+    if isinstance(opened, ModelTeacher):
         return {"kind": source.targets.kind, "views": None, "filled_here": False}
-    note = {"kind": "stored", "views": source.targets.views, "filled_here": queries > 0}
-    store = getattr(source.opened, "store", None)
-    if store is not None:
-        note |= {
-            "views": store.header.views,
-            "fill": None if source.live is None else source.targets.fill,
-            "encoding": store.header.encoding.settings,
-            "rows": store.count(),
-            "bytes": store.header.disk_bytes,
-        }
-    features = getattr(source.opened, "features", None)
-    if features:
-        note["features"] = list(features)
-        note["bytes"] += sum(each.header.disk_bytes for each in features.values())
+    assert isinstance(opened, StoredTargets | FirstVisitTargets), "what else is stored"
+    note = {"kind": "stored", "views": opened.views, "filled_here": queries > 0}
+    if opened.store is not None:
+        fill = None if source.live is None else source.targets.fill
+        note |= {"fill": fill, **_describe_store(opened)}
+    if isinstance(opened, StoredTargets) and opened.features:
+        note["features"] = list(opened.features)
     return note
+
+
+def _describe_store(targets: StoredTargets | FirstVisitTargets) -> dict[str, Any]:
+    store = targets.store
+    assert store is not None, "made"
+    stores = [store, *getattr(targets, "features", {}).values()]
+    return {
+        "encoding": store.header.encoding.settings,
+        "rows": store.count(),
+        "bytes": sum(each.header.disk_bytes for each in stores),
+    }
 
 
 @digests_kept()
@@ -472,35 +454,36 @@ def ensure_targets(
     """
     use_threads(recipe.threads)
     material = make_data(recipe, recipe.student.augment, STORE_SEED)
-    spent, device = {"rows": 0, "seconds": 0.0}, resolve_device(recipe.device)
-    for source in sources_of(recipe, teacher).values():
-        targets = source.targets
-        if targets.kind != "stored" or source.one.store is not None:
-            continue
-        places = places_of(source.folder, stores)
-        live = _loaded(recipe, source.folder, material, source.one)
-        started, before = time.perf_counter(), dict(spent)
+    sources = [
+        source
+        for source in sources_of(recipe, teacher).values()
+        if source.targets.kind == "stored" and source.one.store is None
+    ]
+    lives = []
+    for source in sources:
+        source.live = _loaded(recipe, source.folder, material, source.one)
+        lives.append(source.live)
+    ids = ids_used(sampling_of(recipe, teacher, material), material)
+    started, spent = time.perf_counter(), {"rows": 0, "seconds": 0.0}
 
-        def count(
-            live: ModelTeacher = live, started: float = started, before: dict[str, float] = before
-        ) -> None:
-            if live.queries:
-                spent["rows"] = before["rows"] + live.queries
-                spent["seconds"] = before["seconds"] + time.perf_counter() - started
-            if note is not None:
-                note(dict(spent))
+    def count() -> None:
+        if rows := sum(live.queries for live in lives):
+            spent.update(rows=rows, seconds=time.perf_counter() - started)
+        if note is not None:
+            note(dict(spent))
 
-        if targets.fill == "ahead":
-            ids = ids_used(sampling_of(recipe, teacher, material), material)
-            try:
+    try:
+        for source in sources:
+            if source.targets.fill == "ahead":
+                places = [source.folder, stores]
                 open_targets(
-                    recipe, live, material.train, spec=targets, places=places, ids=ids,
-                    device=device, kept=count, progress=progress,
-                )  # fmt: skip
-            finally:  # rows that were stored before a stop count
-                count()
-        if material.eval_dataset is not None:
-            held_out_logits(live, material.eval_dataset, places)
+                    recipe, source, material.train, places, ids, kept=count, progress=progress
+                )
+    finally:  # rows that were stored before a stop count
+        count()
+    if material.eval_dataset is not None:
+        for source, live in zip(sources, lives, strict=True):
+            held_out_logits(live, material.eval_dataset, [source.folder, stores])
     return spent
 
 
@@ -521,10 +504,8 @@ def store(
         recipe: its student section gives the views, the encoding, and which samples are used.
         out: the store's folder.
         teacher: a folder made by ``teach``; without one the recipe's pretrained teacher.
-        shard: (i, n): fill the i-th of n parts; other processes fill the others. Processes that
-            torchrun or accelerate launch started share the work without it.
-        announce: receives the header (``disk_bytes``) before space is allocated.
-        listener: receives rows done and rows in total.
+        shard, announce, listener: as of :meth:`StoredTargets.fill`. Processes that torchrun or
+            accelerate launch started share the work, and have no shards of their own.
 
     Returns:
         ``queries`` (rows through the teacher), ``rows`` of ``of`` rows, ``bytes``, ``encoding``,
@@ -535,35 +516,27 @@ def store(
             full.
         FrugalKDError: with one line; see the subclasses.
     """
-    index, shards = shard
     with ranks_of(recipe.device, recipe.threads) as ranks:
-        if shards > 1 and not ranks.alone:
+        if shard[1] > 1 and not ranks.alone:
             raise RankError(
-                f"--shard {index}/{shards} is for processes that were started separately: "
+                f"--shard {shard[0]}/{shard[1]} is for processes that were started separately: "
                 f"leave it out, and the {ranks.world} of this launch share the work"
             )
-        use_threads(recipe.threads)
+        spec = recipe.student.targets
         material = make_data(recipe, recipe.student.augment, STORE_SEED)
-        live, device = _loaded(recipe, teacher, material), resolve_device(recipe.device)
+        live = _loaded(recipe, teacher, material)
         ids = ids_used(sampling_of(recipe, teacher, material), material)
         started = time.perf_counter()
-        if not 0 <= index < shards:
-            raise TargetsError(f"shard {index}/{shards}: give 0/N .. N-1/N")
-        spec = recipe.student.targets
         targets = StoredTargets.fill(
             live, material.train, out, views=spec.views, encoding=encoding_of(recipe),
-            features=spec.features, ids=ids, device=device, announce=announce, listener=listener,
-            ranks=ranks, shard=shard if ranks.alone else None,
+            features=spec.features, ids=ids, device=resolve_device(recipe.device),
+            announce=announce, listener=listener, ranks=ranks, shard=shard if ranks.alone else None,
         )  # fmt: skip
         header = targets.store.header
         return {
             "queries": targets.queries,
-            "rows": targets.store.count(),
             "of": header.samples * header.views,
-            "bytes": sum(
-                each.header.disk_bytes for each in (targets.store, *targets.features.values())
-            ),
-            "encoding": header.encoding.settings,
             "features": list(targets.features),
+            **_describe_store(targets),
             "seconds": time.perf_counter() - started,
         }
