@@ -1,6 +1,5 @@
 """Objectives: one loss per sample. One class an objective, one line in the registry."""
 
-from frugalkd.objectives.batch_logits import DIST, MLKD, PKT, CorrelationCongruence
 from frugalkd.objectives.combined import Ramp, Scheduled, WeightedSum, scheduled
 from frugalkd.objectives.features import (
     CRD,
@@ -15,10 +14,14 @@ from frugalkd.objectives.features import (
     SimKD,
 )
 from frugalkd.objectives.logits import (
+    DIST,
     DKD,
     KD,
+    MLKD,
     NKD,
+    PKT,
     WTTM,
+    CorrelationCongruence,
     CrossEntropy,
     JensenShannon,
     LogitMSE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
 
@@ -68,7 +68,7 @@ class Scheduled(_Combined):
     def __post_init__(self) -> None:
         if not dataclasses.is_dataclass(self.objective):
             raise SettingError(
-                f"{type(self.objective).__name__} has no settings: it is no dataclass"
+                f"{type(self.objective).__name__} has no settings to schedule: it is no dataclass"
             )
         known = [name for name, kind in types_of(type(self.objective)).items() if kind is float]
         for name, _ in self.ramps:
@@ -76,8 +76,7 @@ class Scheduled(_Combined):
                 raise SettingError(f"there is no {name} to schedule: {nearest(name, known)}")
         start, _ = self.at(0.0), self.at(1.0)
         changes = any(name == "temperature" for name, _ in self.ramps)
-        _set(
-            self,
+        vars(self).update(  # a frozen dataclass refuses assignments
             objective=start,
             needs_targets=start.needs_targets,
             mixes_rows=start.mixes_rows,
@@ -125,7 +124,7 @@ class WeightedSum(_Combined):
         if len(self.objectives) < 2:
             raise SettingError(f"a sum has two terms or more, not {len(self.objectives)}")
         if not self.weights:
-            _set(self, weights=(1.0,) * len(self.objectives))
+            vars(self).update(weights=(1.0,) * len(self.objectives))
         if len(self.weights) != len(self.objectives):
             raise SettingError(f"{len(self.weights)} weights for {len(self.objectives)} objectives")
         for weight in self.weights:
@@ -138,8 +137,7 @@ class WeightedSum(_Combined):
             if each.reads < Fidelity.DIFFERENCES
         } - {None}
         reads = max((each.reads for each in needy), default=Fidelity.DRAWS)
-        _set(
-            self,
+        vars(self).update(
             needs_targets=bool(needy),
             mixes_rows=any(each.mixes_rows for each in self.objectives),
             # Targets stored for one temperature do not have the softmax at another.
@@ -162,9 +160,3 @@ class WeightedSum(_Combined):
             losses = each.losses(step._replace(seen=own))
             weighted.append(value_at(weight, step.progress) * losses)
         return sum(weighted[1:], weighted[0])
-
-
-def _set(this: Objective, /, **values: Any) -> None:
-    """Sets attributes of a frozen dataclass."""
-    for name, value in values.items():
-        object.__setattr__(this, name, value)

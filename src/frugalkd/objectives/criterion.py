@@ -32,12 +32,9 @@ class Bound(NamedTuple):
 
 
 class Criterion:
-    """An objective for the batches of one training.
-
-    :func:`bind` makes one for an objective that reads features, with what each of its terms reads
-    of them (``bound``) and the ``taps`` of the student. It is a context: within it the student's
-    features of a forward pass with gradients are kept until the criterion is called.
-    """
+    """An objective for the batches of one training; :func:`bind` makes one for an objective that
+    reads features. It is a context: within it the student's features of a forward pass with
+    gradients are kept until the criterion is called."""
 
     def __init__(
         self, objective: Objective, bound: tuple[Bound | None, ...] = (), taps: Taps | None = None
@@ -137,8 +134,8 @@ class Criterion:
 
 
 def check_paths(objective: Objective, student: nn.Module) -> None:
-    """Refuse an objective that reads features which ``student`` has not, before a teacher is
-    queried. Raises ModelError, as :func:`bind` would."""
+    """Raises ModelError, before a teacher is queried, where ``student`` has not the features that
+    ``objective`` reads."""
     for term in objective.terms:
         if isinstance(term, FeatureObjective):
             find_paths(paths_of(term.student), feature_paths(student), "the student")
@@ -158,7 +155,6 @@ def bind(
     """``objective`` for a training of ``student``. Neither the models nor a random stream change.
 
     Args:
-        objective: any; one that reads no features is used unchanged.
         student: on the device that it is trained on.
         targets: a live teacher, or stored targets with features.
         batch: returns some rows of data on that device, on which both models run to find the
@@ -200,7 +196,6 @@ def bind(
 
 
 def _named(features: Features, paths: tuple[str, ...], advice: str) -> tuple[Tensor, ...]:
-    """The features at ``paths``. Raises SelectionMisuse with ``advice`` where one is missing."""
     for path in paths:
         if path not in features:
             raise SelectionMisuse(f"no feature {path} of the {advice}")

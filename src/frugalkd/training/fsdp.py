@@ -1,7 +1,4 @@
-"""Sharded models (FSDP2): each rank holds a part of every parameter.
-
-torch.distributed.fsdp, which takes a second to import, is imported where a model is sharded.
-"""
+"""Sharded models (FSDP2): each rank holds a part of every parameter."""
 
 from __future__ import annotations
 
@@ -84,6 +81,7 @@ def sharded(model: nn.Module, device: torch.device, ranks: Ranks) -> nn.Module:
     Raises:
         RankError: it ties weights, or torch cannot shard it.
     """
+    # Here, because it takes a second.
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -129,14 +127,13 @@ class WaitingSGD(torch.optim.SGD):
 
 
 def check_parts(model: nn.Module, parts: nn.Module, ranks: Ranks) -> None:
-    """Raises RankError where several ranks cannot have an objective's own ``parts``: they remember
-    rows, of which each rank receives only its own; or one optimiser would train them beside a
-    sharded model: torch's steps support either kind of parameter, not both."""
+    """Raises RankError where several ranks cannot have an objective's own ``parts``."""
     if not ranks.alone and any(buffer.is_floating_point() for buffer in parts.buffers()):
         raise RankError(
             "this objective remembers the rows that it has seen, and each rank sees its own rows "
             "alone: train with one process, or choose another objective"
         )
+    # torch's optimiser steps support sharded parameters or others, not both.
     if is_sharded(model) and any(True for _ in parts.parameters()):
         raise RankError(
             "this objective trains adapters beside the student, which is not supported with a "
@@ -169,9 +166,8 @@ def load_whole(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def load_state(optimizer: torch.optim.Optimizer, kept: dict[str, Any]) -> None:
-    """Load a state dict of unsharded, contiguous tensors. They get the layout of the parameters:
-    sharded where these are, and with their strides, which fused steps do not check and
-    channels-last weights have."""
+    """Load a state dict of unsharded, contiguous tensors, in the layout of the parameters: their
+    shards, and their strides, which fused steps do not check."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def laid_out(parameter: Tensor, value: Any) -> Any:
@@ -186,8 +182,7 @@ def load_state(optimizer: torch.optim.Optimizer, kept: dict[str, Any]) -> None:
 
 
 def laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
-    """``value``, an unsharded tensor, with the device, the strides and the shards of
-    ``parameter``."""
+    """``value``, unsharded, with the device, the strides and the shards of ``parameter``."""
     if not _is_cut(parameter):
         return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     from torch.distributed.tensor import DTensor, distribute_tensor

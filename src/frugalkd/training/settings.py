@@ -29,13 +29,9 @@ Stop = Callable[[], bool]
 
 @dataclass(frozen=True)
 class Optimizer(Settings):
-    """torch's own optimisers in their fused form.
-
-    ``lr`` is the peak learning rate; ``momentum`` (Nesterov) is SGD's, ``betas`` are AdamW's.
-    ``weight_decay`` is not applied to biases and normalisation parameters.
-
-    Raises SettingError for impossible values.
-    """
+    """torch's own optimisers in their fused form. ``lr`` is the peak learning rate; ``momentum``
+    (Nesterov) is SGD's, ``betas`` are AdamW's. ``weight_decay`` is not applied to biases and
+    normalisation parameters. Raises SettingError for impossible values."""
 
     name: Literal["adamw", "sgd"] = "adamw"
     lr: NotNegative = 1e-3
@@ -50,11 +46,9 @@ class Optimizer(Settings):
 
 @dataclass(frozen=True)
 class Schedule(Settings):
-    """The learning rate as a function of progress in [0, 1].
-
-    ``warmup_steps`` linear steps first; then the ``shape`` takes the peak down to
-    ``final`` times the peak at progress 1. Raises SettingError for negative values.
-    """
+    """The learning rate as a function of progress in [0, 1]: ``warmup_steps`` linear steps first;
+    then the ``shape`` takes the peak down to ``final`` times the peak at progress 1. Raises
+    SettingError for negative values."""
 
     shape: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_steps: Annotated[int, "0 or more"] = 0

@@ -123,11 +123,8 @@ class ForwardFn(nn.Module):
 
 def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
     """The fused optimiser: one call a step, and it respects ``found_inf`` without waiting for the
-    device. Parameters of one dimension (biases, normalisation) have no weight decay.
-
-    Raises:
-        ModelError: torch makes none for these parameters.
-    """
+    device. Parameters of one dimension (biases, normalisation) have no weight decay. Raises
+    ModelError where torch makes none for these parameters."""
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},

@@ -125,7 +125,7 @@ def deep(seed=0):
 
 
 def fit(training, *, make=plain, when: Any = "last-visit", policy=None, **more):
-    """What the engine makes of a student and a live teacher, and the model that was trained."""
+    """What ``distill`` makes of a student and a live teacher, and the model that was trained."""
     model = make()
     run = distill(
         model,
@@ -144,7 +144,7 @@ def fit(training, *, make=plain, when: Any = "last-visit", policy=None, **more):
     return weights, run.meters.summary(), run.evaluation, run.ledger.columns, type(model).__name__
 
 
-def _engine():
+def _trained():
     made = {}
     for name, changed in CASES.items():
         when = "last-visit" if "gradient_accumulation_steps" in changed else "now"
@@ -155,8 +155,8 @@ def _engine():
 
 
 @pytest.mark.heavy
-def test_the_engine_trains_a_sharded_student_as_a_replicated_one():
-    first, second = on_ranks(2, _engine)
+def test_distill_trains_a_sharded_student_as_a_replicated_one():
+    first, second = on_ranks(2, _trained)
     for name, (cut, plainly) in first.items():
         tolerance = 2e-2 if name == "bf16" else TOLERANCE
         for key, tensor in plainly[0].items():
