@@ -29,8 +29,8 @@ from frugalkd.errors import (
     NonFiniteLoss,
     RunFolderError,
     SelectionMisuse,
+    SettingError,
     TargetsError,
-    UnknownName,
     UnsupportedData,
 )
 from frugalkd.policies import Plan
@@ -570,7 +570,7 @@ NOW = SelfRegulation(when="now")
         (FrugalTrainer, {"teacher": "no/such-folder-anywhere/x"}, ModelError, "no teacher at"),
         (FrugalTrainer, {"objective": KD()}, TargetsError, "needs a teacher"),
         (FrugalTrainer, {"mode": "hybrid"}, LedgerError, "significance ledger"),
-        (FrugalTrainer, {"mode": "best"}, UnknownName, "unknown mode"),
+        (FrugalTrainer, {"mode": "best"}, SettingError, "mode must be"),
         (
             FrugalTrainer,
             {"compute_loss_func": mean_over_the_step},

@@ -238,17 +238,6 @@ def _saved(ledger, folder):
     return folder / "whole.safetensors"
 
 
-def test_a_copy_shares_nothing():
-    ledger = visited()
-    copy: Any = ledger.copy()
-    copy["visits"][:] = 9
-    copy.labels[:] = 9
-    copy.about["data"] = "other"
-    assert same_columns(ledger, visited())
-    assert ledger.about == visited().about
-    assert ledger.labels.tolist() == visited().labels.tolist()
-
-
 def test_significance_is_a_share_of_the_epochs():
     ledger = Ledger.new(3)
     ledger["participations"][:] = [0, 2, 3]

@@ -39,24 +39,23 @@ def test_an_unfinished_ledger_is_refused():
         summarise(Ledger.new(3))
 
 
-@pytest.mark.parametrize("interleaved", [False, True])
-def test_both_ends_are_those_of_a_full_sort(interleaved):
+def test_both_ends_are_those_of_a_full_sort():
     rng = np.random.default_rng(0)
     for samples in (1, 5, 60, 400):
         labels = rng.integers(0, 4, samples)
         ledger = _ledger(rng.integers(0, 4, samples), labels)
         ledger["confidence"][:] = rng.integers(0, 6, samples) / 5
-        summary = summarise(ledger, top=7, interleaved=interleaved)
+        summary = summarise(ledger, top=7)
         for end, sign in (("most", 1), ("least", -1)):
             participations = ledger["participations"].tolist()
             confidence = ledger["confidence"].tolist()
             rank = [(-sign * participations[i], sign * confidence[i], i) for i in range(samples)]
-            turns = dict.fromkeys(range(samples), 0)
-            if interleaved:
-                for i in range(samples):
-                    turns[i] = sum(
-                        rank[j][0] == rank[i][0] and labels[j] == labels[i] and rank[j] < rank[i]
-                        for j in range(samples)
-                    )
+            turns = [
+                sum(
+                    rank[j][0] == rank[i][0] and labels[j] == labels[i] and rank[j] < rank[i]
+                    for j in range(samples)
+                )
+                for i in range(samples)
+            ]
             order = sorted(range(samples), key=lambda i: (rank[i][0], turns[i], *rank[i][1:]))
             assert [sample["id"] for sample in summary[end]] == order[:7]

@@ -79,7 +79,7 @@ def policy(request):
 @pytest.mark.parametrize("pool", [np.arange(50), np.arange(0, 50, 3), np.array([17])])
 def test_a_plan_is_of_the_pool_unique_and_changes_nothing(policy, pool, epoch):
     ledger = ledger_of(policy)
-    before = ledger.copy()
+    before = copy.deepcopy(ledger)
     plans = [policy.plan(ledger, pool, EpochContext(epoch, 10, 5)) for _ in range(2)]
     plan = plans[0]
     for ids in (plan.ids, plan.screen):

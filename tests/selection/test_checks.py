@@ -28,7 +28,7 @@ from frugalkd.objectives import CrossEntropy
 from frugalkd.policies import All, SelfRegulation
 from frugalkd.selection import Selection
 from frugalkd.selection.checks import check_first_batch, check_labels, check_listed, labels_of
-from frugalkd.selection.inputs import weights_from
+from frugalkd.selection.inputs import weights_of
 from frugalkd.teachers import LiveTeacher, StoredTargets
 from frugalkd.training.api import distill, train_teacher
 from frugalkd.training.evaluation import predict
@@ -101,11 +101,11 @@ def test_all_labels_that_the_model_has_classes_for_pass():
 @pytest.mark.parametrize(
     ("labels", "says"),
     [
-        ([0.5] * 9, "class indices (int64) are needed; regression"),
-        (torch.zeros(9), "class indices (int64) are needed; regression"),
+        ([0.5] * 9, "class indices (int64) are needed, one a sample; regression"),
+        (torch.zeros(9), "class indices (int64) are needed, one a sample; regression"),
         (["cat"] * 9, "class indices"),
-        ([[0, 1]] * 9, "of shape (9, 2) for 9 samples"),
-        ([0] * 8, "of shape (8,) for 9 samples"),
+        ([[0, 1]] * 9, "shape (9, 2) for 9 samples"),
+        ([0] * 8, "shape (8,) for 9 samples"),
         ([[0], [0, 1]], "class indices"),
         (None, None),
         (["cat", "dog", "eel"], None),
@@ -550,7 +550,6 @@ def test_data_that_are_not_map_style_are_refused_everywhere(data, says, tmp_path
     refused(UnsupportedData, says, teach, data)
     refused(UnsupportedData, says, teach, good, eval_dataset=data)
     refused(UnsupportedData, says, distill, linear(), data, teacher=linear())
-    refused(UnsupportedData, says, weights_from, Ledger.new(3), data)
     refused(UnsupportedData, says, StoredTargets.fill, linear(), data, tmp_path / "store")
     refused(UnsupportedData, says, predict, linear(), data)
     refused(UnsupportedData, says, Selection, data, epochs=1, batch_size=2)
@@ -571,8 +570,9 @@ def test_changed_data_are_refused():
     assert run.ledger.about["data"]
     changed = Pairs([0, 1, 2, 3] * 3)
     changed.x[5] += 1
-    refused(LedgerError, "made on other data", weights_from, run.ledger, changed)
-    refused(LedgerError, "ledger is of 12 samples", weights_from, ledger, Pairs([0] * 11))
+    weighed = [Sampling(mode="significance", ledger=each) for each in (run.ledger, ledger)]
+    refused(LedgerError, "made on other data", weights_of, weighed[0], changed)
+    refused(LedgerError, "ledger is of 12 samples", weights_of, weighed[1], Pairs([0] * 11))
 
 
 def test_a_selection_refuses_what_was_made_on_other_data(tmp_path):
@@ -582,7 +582,7 @@ def test_a_selection_refuses_what_was_made_on_other_data(tmp_path):
     )
     stored = StoredTargets.fill(net(), data, tmp_path / "store")
     again: dict[str, Any] = {"epochs": 2, "batch_size": 8}
-    says = "the ledger to resume from was made on other data"
+    says = "the ledger was made on other data, or these have changed: start with a new one"
     refused(LedgerError, says, Selection, changed, ledger=run.ledger, **again)
     says = "the stored soft targets belong to another data set"
     refused(TargetsError, says, Selection, changed, targets=stored, **again)

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset, TensorDataset
 
 from frugalkd import Sampling
-from frugalkd.errors import DataError, LedgerError, TargetsError, UnknownName, UnsupportedData
+from frugalkd.errors import DataError, LedgerError, SettingError, TargetsError, UnsupportedData
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.models import reorder_classes
 from frugalkd.models.flops import flops_of_data
@@ -369,8 +369,8 @@ def test_sound_1_held_out_data_of_another_kind_measure_nothing(eval_dataset, say
         )
 
 
-def test_a_misspelt_mode_names_the_nearest():
-    with pytest.raises(UnknownName, match="unknown mode 'hybird': did you mean hybrid"):
+def test_a_misspelt_mode_names_all_modes():
+    with pytest.raises(SettingError, match="regulated or hybrid or None, not 'hybird'"):
         distill(net(), images(), **grouped(teacher=net(), mode="hybird", **CPU))  # pyright: ignore
 
 

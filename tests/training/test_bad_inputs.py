@@ -781,7 +781,7 @@ POLICIES: dict[str, tuple[Callable[[], Any], str]] = {
     "columns in a list": (lambda: Plans(columns=["x"]), "Plans.columns"),
     "another when": (lambda: Plans(when="later"), "Plans.when"),
     "another label_source": (lambda: Plans(label_source="me"), "Plans.label_source"),
-    "a name": (lambda: "all", "policy must be a Policy, not 'all'"),
+    "a name": (lambda: "all", "policy must be a Policy or None, not 'all'"),
     "a class": (lambda: All, "policy must be"),
     "a function": (lambda: lambda *given: None, "policy must be"),
 }  # fmt: skip

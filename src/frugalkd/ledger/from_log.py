@@ -1,10 +1,4 @@
-"""A ledger from the log of any training: each epoch's confidence of each sample.
-
-The log is a table with the columns ``epoch`` and ``id`` (integers from 0), ``confidence`` (the top
-softmax probability) and ``correct`` (whether the top class is the label: true, false, 1 or 0); a
-row for each outcome, a sample at most once an epoch. It is ``.parquet``, ``.csv`` with a line of
-names, or ``.jsonl``, one object a line; other columns are left alone.
-"""
+"""A ledger from the log of any training: each epoch's confidence of each sample."""
 
 from __future__ import annotations
 
@@ -30,21 +24,14 @@ _TRUTH = {"true": 1, "false": 0, "1": 1, "0": 0, "1.0": 1, "0.0": 0}
 def ledger_from_log(
     path: StrPath, samples: int, *, confidence: float = 0.9, labels: NDArray | None = None
 ) -> Ledger:
-    """The ledger of a training without a gate, as if its gate had only been recorded.
+    """The ledger of a training without a gate, as if a gate of tau ``confidence`` had been
+    recorded: a sample participated in an epoch whose outcome fails it. A sample that the log does
+    not name in an epoch counts as passed there.
 
-    A sample *would have been used* in an epoch whose outcome fails the gate: misclassified, or less
-    confident than ``confidence``. Its significance is the part of the log's epochs in which it
-    would have been. A sample that the log does not name in an epoch counts as passed there.
-
-    Args:
-        path: of the log, see this module.
-        samples: how many there are; ids are positions in the data set.
-        confidence: tau, the gate's.
-        labels: int64 (samples,), for the ledger's own table.
-
-    Raises:
-        LedgerError: the file cannot be read, a column is missing, a value is impossible, or a
-            sample is named twice in an epoch.
+    The log is a table with the columns ``epoch`` and ``id`` (integers from 0), ``confidence`` (the
+    top softmax probability) and ``correct`` (whether the top class is the label: true, false, 1 or
+    0); a row for each outcome, a sample at most once an epoch. It is ``.parquet``, ``.csv`` with a
+    line of names, or ``.jsonl``, one object a line; other columns are ignored. Raises LedgerError.
     """
     path = Path(path)
     epochs, ids, confident, correct = _checked(path, _columns(path), samples)
@@ -53,13 +40,9 @@ def ledger_from_log(
     for number, epoch in enumerate(np.unique(epochs)):
         rows = epochs == epoch
         ledger.record(
-            ids[rows],
-            epoch=number,
-            confidence=confident[rows],
-            correct=correct[rows],
-            failed=failed[rows],
-            screening=False,
-        )
+            ids[rows], epoch=number, confidence=confident[rows], correct=correct[rows],
+            failed=failed[rows], screening=False,
+        )  # fmt: skip
     ledger["participations"][:] = np.bincount(ids[failed], minlength=samples)
     ledger.epochs = float(len(np.unique(epochs)))
     return ledger
@@ -67,56 +50,53 @@ def ledger_from_log(
 
 def _columns(path: Path) -> dict[str, list[Any]]:
     """The log's columns as they are."""
+    read = {".csv": _csv, ".jsonl": _json_lines, ".parquet": _parquet}.get(path.suffix)
+    if read is None:
+        raise LedgerError(f"a log ends in .parquet, .csv or .jsonl, not as {path.name!r}")
+    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     try:
-        if path.suffix == ".parquet":
-            return _parquet(path)
-        if path.suffix not in (".csv", ".jsonl"):
-            raise LedgerError(f"a log ends in .parquet, .csv or .jsonl, not as {path.name!r}")
-        columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
-        with open(path, encoding="utf-8", newline="") as file:
-            rows = csv.DictReader(file) if path.suffix == ".csv" else _lines(file, path)
-            for number, row in enumerate(rows):
-                for name, column in columns.items():
-                    if row.get(name) is None:
-                        raise LedgerError(
-                            f"{path}: row {number} has no {name!r}: {', '.join(COLUMNS)} are needed"
-                        )
-                    column.append(row[name])
-        return columns
+        for number, row in enumerate(read(path)):
+            for name, column in columns.items():
+                if row.get(name) is None:
+                    raise LedgerError(
+                        f"{path}: row {number} has no {name!r}: {', '.join(COLUMNS)} are needed"
+                    )
+                column.append(row[name])
     except OSError as error:
         raise LedgerError(f"cannot read {path}: {error.strerror or one_line(error)}") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise LedgerError(f"{path} is not a table of text: {one_line(error)[:100]}") from None
+    return columns
 
 
-def _lines(file: Any, path: Path) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(file):
-        try:
-            row = parse_json(line.encode())
-        except ValueError as error:
-            raise LedgerError(f"{path}: line {number + 1} is no JSON: {one_line(error)}") from None
-        if not isinstance(row, dict):
-            raise LedgerError(f"{path}: line {number + 1} is no object with names")
-        yield row
+def _csv(path: Path) -> Iterator[dict[str, Any]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        yield from csv.DictReader(file)
 
 
-def _parquet(path: Path) -> dict[str, list[Any]]:
-    needs = "Parquet needs pyarrow (.csv does not)"
-    require_extra("parquet", needs, LedgerError, "pyarrow")
+def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = parse_json(line.encode())
+            except ValueError as error:
+                raise LedgerError(f"{path}: line {number} is no JSON: {one_line(error)}") from None
+            if not isinstance(row, dict):
+                raise LedgerError(f"{path}: line {number} is no object with names")
+            yield row
+
+
+def _parquet(path: Path) -> Iterator[dict[str, Any]]:
+    require_extra("parquet", "Parquet needs pyarrow (.csv does not)", LedgerError, "pyarrow")
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
-            missing = [name for name in COLUMNS if name not in file.schema_arrow.names]
-            if missing:
-                raise LedgerError(f"{path} has no column {missing[0]!r}: it needs {COLUMNS}")
-            table = file.read(columns=list(COLUMNS))
+            for batch in file.iter_batches(columns=list(COLUMNS)):
+                yield from batch.to_pylist()
     except pa.ArrowException as error:
         raise LedgerError(f"{path} cannot be read: {one_line(error)[:200]}") from None
-    if any(table[name].null_count for name in COLUMNS):
-        raise LedgerError(f"{path} has rows without a value: each needs {', '.join(COLUMNS)}")
-    return {name: table[name].to_pylist() for name in COLUMNS}
 
 
 def _checked(
@@ -130,21 +110,18 @@ def _checked(
     if not columns["id"]:
         raise refuse("it holds no rows")
     try:
-        whole = [np.array(columns[name], dtype=np.float64) for name in COLUMNS[:3]]
+        numbers = [np.array(columns[name], dtype=np.float64) for name in COLUMNS[:3]]
         truth = [_TRUTH[str(value).strip().lower()] for value in columns["correct"]]
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise refuse(f"a value is impossible ({one_line(error)[:80]})") from None
-    epochs, ids, confident = whole
-    for name, values, most in (("epoch", epochs, 60_000), ("id", ids, samples - 1)):
-        bad = ~((values == np.floor(values)) & (values >= 0) & (values <= most))
+    for name, values, most in zip(COLUMNS, numbers, (60_000, samples - 1, 1), strict=False):
+        whole = name == "confidence" or values == np.floor(values)
+        bad = ~((values >= 0) & (values <= most) & whole)
         if bad.any():
             raise refuse(f"row {np.argmax(bad)} has {name} {values[bad][0]:g}: 0 .. {most}")
-    bad = ~((confident >= 0) & (confident <= 1))
-    if bad.any():
-        raise refuse(f"row {np.argmax(bad)} has confidence {confident[bad][0]:g}: 0 .. 1")
-    epochs, ids = epochs.astype(np.int64), ids.astype(np.int64)
+    epochs, ids = numbers[0].astype(np.int64), numbers[1].astype(np.int64)
     rows, times = np.unique(epochs * samples + ids, return_counts=True)
     if len(rows) < len(ids):
         epoch, id = divmod(int(rows[times > 1][0]), samples)
         raise refuse(f"sample {id} is named more than once in epoch {epoch}")
-    return epochs, ids, confident.astype(np.float32), np.array(truth, dtype=bool)
+    return epochs, ids, numbers[2].astype(np.float32), np.array(truth, dtype=bool)

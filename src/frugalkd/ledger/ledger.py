@@ -1,11 +1,9 @@
-"""The ledger: the record of each sample of a training set.
-
-Twenty bytes a sample, as arrays in memory; row ``i`` is sample id ``i``.
-"""
+"""The ledger: the record of each sample of a training set."""
 
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from frugalkd.errors import LedgerError, SettingError
+from frugalkd.errors import LedgerError, SettingError, few
 from frugalkd.files import StrPath, path_of
 from frugalkd.files.arrays import filled_columns, load_arrays, save_arrays
 from frugalkd.files.opening import named_file
@@ -44,7 +42,7 @@ _COLUMNS: dict[str, tuple[str, float]] = {
 
 @dataclass
 class Ledger:
-    """The per-sample record of one training.
+    """The per-sample record of one training, 20 bytes a sample; row ``i`` is sample id ``i``.
 
     Attributes:
         columns: name -> array (samples,):
@@ -91,14 +89,15 @@ class Ledger:
             WriteFailed: the disk has no room for them.
         """
         check_integer("samples", samples, 0)
-        for name, dtype in (extra or {}).items():
+        own = extra or {}
+        for name, dtype in own.items():
             try:
                 np.dtype(dtype)
             except TypeError:
                 raise SettingError(f"column {name!r} is of no numpy type: {dtype!r}") from None
             if name in _COLUMNS:
                 raise SettingError(f"column {name!r} is the ledger's own: choose another name")
-        wanted = _COLUMNS | {name: (dtype, 0.0) for name, dtype in (extra or {}).items()}
+        wanted = _COLUMNS | {name: (dtype, 0.0) for name, dtype in own.items()}
         columns = filled_columns(samples, wanted, None if folder is None else path_of(folder))
         if labels is not None:
             known = np.abs(labels) <= np.iinfo(np.int32).max
@@ -179,12 +178,6 @@ class Ledger:
         again = self["last_epoch"][ids] == epoch
         return self["visits"][ids].astype(np.int64) - again
 
-    def copy(self) -> Ledger:
-        """An independent copy."""
-        columns = {name: column.copy() for name, column in self.columns.items()}
-        labels = None if self.labels is None else self.labels.copy()
-        return Ledger(columns, labels, self.epochs, dict(self.about))
-
     def save(self, path: StrPath) -> None:
         """Write a safetensors file, atomically.
 
@@ -212,26 +205,21 @@ class Ledger:
         arrays, about = load_arrays(
             path, _KIND, what="ledger", schema=SCHEMA, error=LedgerError, again=_AGAIN
         )
-        missing = [name for name in _COLUMNS if name not in arrays]
-        lengths = {array.shape for array in arrays.values()}
-        if missing or len(lengths) != 1 or len(next(iter(lengths))) != 1:
+        kinds = {name: dtype for name, (dtype, _) in _COLUMNS.items()}
+        kinds |= {"label": "int32"} if "label" in arrays else {}
+        wrong = [n for n in kinds if n not in arrays or arrays[n].dtype != kinds[n]]
+        shapes = {array.shape for array in arrays.values()}
+        if wrong or len(shapes) != 1 or len(next(iter(shapes))) != 1:
             raise LedgerError(
-                f"{path} is damaged: {len(missing)} columns are missing "
-                f"({', '.join(missing[:3])}), {len(lengths)} lengths; {_AGAIN}"
+                f"{path} is damaged: columns {wrong} are missing or of the wrong type, or lengths "
+                f"differ ({few(list(shapes))}); {_AGAIN}"
             )
-        dtypes = {**{name: dtype for name, (dtype, _) in _COLUMNS.items()}, "label": "int32"}
-        wrong = [name for name, dtype in dtypes.items() if name in arrays]
-        wrong = [name for name in wrong if arrays[name].dtype != dtypes[name]]
-        if wrong:
-            raise LedgerError(f"{path} is damaged: columns {wrong} have the wrong type; {_AGAIN}")
         try:
             epochs = float(about.pop("epochs"))
-            if not 0 <= epochs <= int(NEVER):
-                raise ValueError(epochs)
         except (KeyError, TypeError, ValueError):
-            raise LedgerError(f"{path} is damaged: it does not say its epochs; {_AGAIN}") from None
-        if not all(isinstance(text, str) for text in about.values()):
-            raise LedgerError(f"{path} is damaged: what it says of itself is not text; {_AGAIN}")
+            epochs = math.nan
+        if not 0 <= epochs <= NEVER or not all(isinstance(text, str) for text in about.values()):
+            raise LedgerError(f"{path} is damaged: no epochs, or metadata not of text; {_AGAIN}")
         return cls(arrays, arrays.pop("label", None), epochs, about)
 
     def export(self, path: StrPath, *, names: Sequence[str] | None = None) -> None:

@@ -10,32 +10,17 @@ from numpy.typing import NDArray
 from frugalkd.ledger.ledger import Ledger
 
 _BINS = 10
-_INTERLEAVED = 100
-"""Classes that are interleaved; among more, none would be seen twice anyway."""
 
 
-def summarise(ledger: Ledger, top: int = 8, *, interleaved: bool = False) -> dict[str, Any]:
-    """Plain values (JSON holds them) that describe ``ledger``.
-
-    Args:
-        ledger: with at least one finished epoch.
-        top: samples at either end.
-        interleaved: of equally significant samples list one of each class, then a second one of
-            each, and so on; else the classes do not matter.
-
-    Returns:
-        ``samples``, ``epochs``, ``policy``, ``data`` (their digest), ``mean`` significance, the
-        fractions ``never`` (0) and ``always`` (1); ``classes``: one record a class, the most
-        significant first; ``histogram``: samples in ten equal bins of significance; ``most`` and
-        ``least``: ``top`` records each, ties broken by the last confidence, then by id.
-
-    Raises:
-        LedgerError: the ledger has no finished epoch.
-    """
+def summarise(ledger: Ledger, top: int = 8) -> dict[str, Any]:
+    """Plain values (JSON holds them) that describe ``ledger``: ``mean`` significance, the fractions
+    ``never`` (0) and ``always`` (1), in all and of each class, a ``histogram`` in ten equal bins;
+    ``most`` and ``least``: ``top`` samples at either end, of equal ones first one of each class.
+    Raises LedgerError where the ledger has no finished epoch."""
     significance = ledger.significance
     confidence = np.nan_to_num(ledger["confidence"], nan=-1.0)
-    labels = ledger.labels if interleaved else None
-    if labels is None or len(np.unique(labels)) > _INTERLEAVED:
+    labels = ledger.labels
+    if labels is None:
         labels = np.zeros(len(ledger), dtype=np.int32)
     most = _first(-significance, confidence, labels, top)
     # From the other end the most confident come first, and among those the lowest ids.
@@ -47,9 +32,7 @@ def summarise(ledger: Ledger, top: int = 8, *, interleaved: bool = False) -> dic
         "epochs": ledger.epochs,
         "policy": ledger.about.get("policy", ""),
         "data": ledger.about.get("data"),
-        "mean": float(significance.mean()) if len(ledger) else 0.0,
-        "never": float((significance == 0).mean()) if len(ledger) else 0.0,
-        "always": float((significance == 1).mean()) if len(ledger) else 0.0,
+        **_shares(significance),
         "classes": _by_class(ledger, names),
         "histogram": np.bincount(bins, minlength=_BINS).tolist(),
         "most": [_sample(ledger, names, int(id)) for id in most],
@@ -77,21 +60,16 @@ def _name_of(names: list[str], label: int) -> str:
     return names[label] if names != [""] and 0 <= label < len(names) else str(label)
 
 
+def _shares(significance: NDArray[np.float32]) -> dict[str, float]:
+    shares = {"mean": significance, "never": significance == 0, "always": significance == 1}
+    return {name: float(values.mean()) if len(values) else 0.0 for name, values in shares.items()}
+
+
 def _by_class(ledger: Ledger, names: list[str]) -> list[dict[str, Any]]:
-    if ledger.labels is None:
-        return []
-    significance, records = ledger.significance, []
-    for label in np.unique(ledger.labels):
-        own = significance[ledger.labels == label]
-        records.append(
-            {
-                "class": _name_of(names, int(label)),
-                "samples": len(own),
-                "mean": float(own.mean()),
-                "never": float((own == 0).mean()),
-                "always": float((own == 1).mean()),
-            }
-        )
+    records = []
+    for label in np.unique([] if ledger.labels is None else ledger.labels):
+        own = ledger.significance[ledger.labels == label]
+        records.append({"class": _name_of(names, int(label)), "samples": len(own), **_shares(own)})
     return sorted(records, key=lambda record: -record["mean"])
 
 

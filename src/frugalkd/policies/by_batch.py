@@ -7,11 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from frugalkd.errors import SettingError
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.ledger.outcome import Outcome
 from frugalkd.policies.keeping import (
-    check_scoring,
     cross_entropy,
     full_from,
     lowest_rows,
@@ -20,7 +18,7 @@ from frugalkd.policies.keeping import (
     share,
 )
 from frugalkd.policies.policy import EpochContext, GateNow, Ids, Mask, Plan, Scoring
-from frugalkd.runtime.settings import Fraction, NotNegative, Share
+from frugalkd.runtime.settings import Count, Epochs, Fraction, NotNegative, Positive, Share
 
 
 @dataclass(frozen=True)
@@ -44,17 +42,9 @@ class ProgressiveDataDropout(GateNow):
         budget: samples backpropagated, of those that are read; None leaves it to ``threshold``.
     """
 
-    threshold: float = 0.3
-    final_full_epochs: int = 1
+    threshold: Positive = 0.3
+    final_full_epochs: Epochs = 1
     budget: Share | None = None
-
-    def __post_init__(self) -> None:
-        if not self.threshold > 0:
-            raise SettingError(f"threshold must be above 0, not {self.threshold}")
-        if self.final_full_epochs < 0:
-            raise SettingError(
-                f"final_full_epochs is epochs, 0 or more, not {self.final_full_epochs}"
-            )
 
     def plan(self, ledger: Ledger, pool: Ids, at: EpochContext) -> Plan:
         if at.epoch >= full_from(at.epochs, self.final_full_epochs, self.budget):
@@ -93,11 +83,8 @@ class RhoLoss(GateNow):
     """
 
     keep: Share = 0.1
-    epochs: float = 5.0
-    seeds: int = 1
-
-    def __post_init__(self) -> None:
-        check_scoring(self.epochs, self.seeds)
+    epochs: Positive = 5.0
+    seeds: Count = 1
 
     @property
     def scoring(self) -> Scoring:

@@ -23,7 +23,7 @@ from frugalkd.policies.keeping import (
 )
 from frugalkd.policies.policy import EpochContext, Ids, Mask, Plan, Ungated, at_sorted
 from frugalkd.runtime import draws
-from frugalkd.runtime.settings import BelowOne, Fraction, NotNegative, Share
+from frugalkd.runtime.settings import BelowOne, Count, Fraction, NotNegative, Share
 
 DECAY = (1.0, 0.8, 0.6, 0.4)
 """Of KAKURENBO's largest part, in the quarters of the training."""
@@ -232,9 +232,8 @@ class Kakurenbo(Ungated):
         ties = partial(at.uniform, "kakurenbo-ties")
         easy = lowest(pool, int(part * len(pool)), losses, ties)
         easy = easy[ledger.correct[easy] & (ledger["confidence"][easy] >= self.confidence)]
-        shown = np.ones(len(pool), dtype=bool)
-        shown[np.searchsorted(pool, easy)] = False
-        return Plan(pool[shown], lr_factor=len(pool) / max(1, len(pool) - len(easy)))
+        shown = np.setdiff1d(pool, easy, assume_unique=True)
+        return Plan(shown, lr_factor=len(pool) / max(1, len(shown)))
 
 
 @dataclass(frozen=True)
@@ -264,15 +263,9 @@ class SwiftLearn(Ungated):
     needs_screening = True
 
     fraction: Share = 0.25
-    warmup: int = 1
-    refresh: int = 5
+    warmup: Count = 1
+    refresh: Count = 5
     budget: Share | None = None
-
-    def __post_init__(self) -> None:
-        if min(self.warmup, self.refresh) < 1:
-            raise SettingError(
-                f"warmup and refresh are epochs, 1 or more: {self.warmup}, {self.refresh}"
-            )
 
     @property
     def columns(self) -> Mapping[str, str]:

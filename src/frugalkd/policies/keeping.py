@@ -8,7 +8,6 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from frugalkd.errors import SettingError
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.ledger.outcome import Outcome
 from frugalkd.policies.policy import EpochContext, Ids, Mask, at_sorted
@@ -38,12 +37,9 @@ def lowest(ids: Ids, wanted: int, *keys: Callable[[Ids], NDArray]) -> Ids:
 def balanced(
     ids: Ids, classes: NDArray, wanted: int, at: EpochContext, *keys: Callable[[Ids], NDArray]
 ) -> Ids:
-    """The ``wanted`` ids, as many of each class as there are of any other, where a class has so
-    many, and those that are lowest by the keys within it.
-
-    ``classes``: integers (ids,). They come in no particular order. What cannot be shared out evenly
-    goes to classes drawn again in each epoch.
-    """
+    """The ``wanted`` ids, as many of each of the ``classes``, integers (ids,), as far as it has so
+    many: those that are lowest by the keys within it, in no particular order. What cannot be shared
+    out evenly goes to classes drawn again in each epoch."""
     if not len(ids):
         return ids
     order = np.argsort(classes, kind="stable")
@@ -58,18 +54,10 @@ def even_shares(counts: NDArray, wanted: int, turn: NDArray) -> NDArray[np.int64
     """int64 (classes,): what each class gives of its ``counts`` so that all give ``wanted``, or
     everything, and none gives more than one above another that has some left. Those that are lowest
     in ``turn`` (classes,) give the one more."""
-    low, high = 0, int(counts.max(initial=0))  # what each class gives at least, if it has it
-    while low < high:
-        middle = (low + high + 1) // 2
-        if np.minimum(counts, middle).sum() <= wanted:
-            low = middle
-        else:
-            high = middle - 1
-    shares = np.minimum(counts, low).astype(np.int64)
-    more = np.flatnonzero(counts > low)
-    left = max(0, min(wanted - int(shares.sum()), len(more)))
-    shares[more[np.argsort(turn[more], kind="stable")[:left]]] += 1
-    return shares
+    owner = np.repeat(np.arange(len(counts)), counts)
+    round_of = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+    given = owner[np.lexsort((turn[owner], round_of))[: max(0, wanted)]]
+    return np.bincount(given, minlength=len(counts))
 
 
 def lowest_rows(values: NDArray, wanted: int) -> Mask:
@@ -129,11 +117,3 @@ def rest_of(budget: float, epochs: float, full: float) -> float:
 def rows_of(part: float, samples: int) -> int:
     """How many samples an epoch may train on, at least one."""
     return max(1, round(part * samples))
-
-
-def check_scoring(epochs: float, seeds: int) -> None:
-    """Raises SettingError for a scoring run that cannot be."""
-    if not 0 < epochs <= 60_000:
-        raise SettingError(f"epochs (of the scoring run) must be in (0, 60000], not {epochs}")
-    if seeds < 1:
-        raise SettingError(f"seeds must be 1 or more, not {seeds}")

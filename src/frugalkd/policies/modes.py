@@ -1,9 +1,5 @@
-"""The four distillations as one table, and what a training may be given in their place.
-
-Vanilla and regulated weigh all samples the same; significance and hybrid weigh by significance,
-which leaves out samples that never participated in the teacher's training (Mishra and Sundaram,
-arXiv 2102.07125).
-"""
+"""The four distillations of Mishra and Sundaram (arXiv 2102.07125) as one table, and what a
+training may be given in their place."""
 
 from __future__ import annotations
 
@@ -13,14 +9,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from frugalkd.errors import LedgerError, SettingError, UnknownName
+from frugalkd.errors import LedgerError, SettingError
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.policies.policy import Policy, check_kind
 from frugalkd.policies.self_regulation import SelfRegulation
 from frugalkd.policies.subsets import All
-from frugalkd.runtime.settings import check_number, check_types
-
-_SMALLEST = float(np.finfo(np.float64).tiny)
+from frugalkd.runtime.settings import NotNegative, Settings, check_number
 
 ModeName = Literal["vanilla", "significance", "regulated", "hybrid"]
 
@@ -45,7 +39,7 @@ MODES: dict[str, Mode] = {
 
 
 @dataclass(frozen=True, eq=False)
-class Sampling:
+class Sampling(Settings):
     """Which samples are used, and what each of them weighs.
 
     ``Sampling()`` is mode ``regulated`` without a budget.
@@ -66,7 +60,6 @@ class Sampling:
     Raises:
         SettingError: a value of another type; a mode together with a policy or weights; or a
             policy together with ``regulation``.
-        UnknownName: no such mode.
         LedgerError: the mode weighs, and there is no ledger.
     """
 
@@ -74,29 +67,20 @@ class Sampling:
     mode: ModeName | None = None
     ledger: Ledger | None = None
     regulation: SelfRegulation | None = None
-    gamma: float = 1.0
+    gamma: NotNegative = 1.0
     weights: NDArray[np.float32] | None = None
     scores: NDArray[np.float32] | None = None
     label_free: bool = False
 
     def __post_init__(self) -> None:
-        check_types(
-            ledger=(self.ledger, Ledger | None),
-            regulation=(self.regulation, SelfRegulation | None),
-            label_free=(self.label_free, bool),
-        )  # fmt: skip
-        check_number("gamma", self.gamma, 0)
         if self.policy is not None:
             check_kind(self.policy)
             if self.regulation is not None:
                 raise SettingError("regulation is the gate of a mode: give it, or a policy")
         if self.mode is None:
             return
-        check_types(mode=(self.mode, str))
         if self.policy is not None or self.weights is not None:
             raise SettingError("mode stands for a policy and weights: give either one or the other")
-        if self.mode not in MODES:
-            raise UnknownName("mode", self.mode, MODES)
         if MODES[self.mode].weighted and self.ledger is None:
             raise LedgerError(
                 f"mode {self.mode} needs a significance ledger: train the teacher under "
@@ -140,7 +124,7 @@ def significance_weights(ledger: Ledger, gamma: float = 1.0) -> NDArray[np.float
         )
     weights = np.zeros(len(ledger), dtype=np.float64)
     weights[kept] = significance[kept].astype(np.float64) ** gamma
-    made = (weights / max(weights[kept].mean(), _SMALLEST)).astype(np.float32)
+    made = (weights / max(weights[kept].mean(), np.finfo(np.float64).tiny)).astype(np.float32)
     if not made[kept].all():
         least = significance[kept].min()
         raise LedgerError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_type_hints
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -57,9 +57,7 @@ class Plan:
 def check_plan(plan: Plan, samples: int, pool: Ids, policy: Policy) -> None:
     """Check the plan of a user's own ``policy`` for a data set of ``samples``.
 
-    Raises:
-        SelectionMisuse: no plan; ids twice, or outside the pool; weights or marks of another length
-            or type, or numbers that no training survives.
+    Raises SelectionMisuse.
     """
     whose = f"{type(policy).__name__}.plan"
     if not isinstance(plan, Plan):
@@ -82,15 +80,8 @@ def check_plan(plan: Plan, samples: int, pool: Ids, policy: Policy) -> None:
                 "ids of the pool only"
             )
     for name, values, kind in (("weights", plan.weights, "f"), ("forced", plan.forced, "b")):
-        if values is None:
-            continue
-        if not isinstance(values, np.ndarray) or values.dtype.kind != kind:
-            wanted = "floating-point" if kind == "f" else "bool"
-            raise SelectionMisuse(f"{whose}: {name} must be a {wanted} numpy array (rows,)")
-        if values.shape != plan.ids.shape:
-            raise SelectionMisuse(
-                f"{whose}: {name} of shape {values.shape} for {len(plan.ids)} ids: one an id"
-            )
+        if values is not None:
+            check_rows(values, len(plan.ids), kind, f"{whose}: {name}")
     if plan.weights is not None and (problem := why_not_weights(plan.weights, plan.ids)):
         raise SelectionMisuse(f"{whose}: {problem}")
     try:
@@ -111,14 +102,24 @@ def why_not_weights(weights: NDArray, ids: Ids | None = None) -> str | None:
     return None
 
 
-def check_kind(policy: object) -> None:
-    """Raises SettingError unless ``policy`` is a Policy whose attributes can be used."""
-    check_types(policy=(policy, Policy))
-    assert isinstance(policy, Policy)
-    name, known_values = type(policy).__name__, (("now", "last-visit"), ("label", "teacher"))
-    for attribute, known in zip(("when", "label_source"), known_values, strict=True):
-        if getattr(policy, attribute) not in known:
-            raise SettingError(f"{name}.{attribute} must be {' or '.join(known)}")
+def check_rows(values: object, rows: int, kinds: str, what: str) -> None:
+    """Raises SelectionMisuse unless ``values``, of a user's own policy, are a numpy array (rows,)
+    of one of numpy's ``kinds``."""
+    found = f"a {type(values).__name__}"
+    if isinstance(values, np.ndarray):
+        if values.dtype.kind in kinds and values.shape == (rows,):
+            return
+        found = f"{values.dtype} {values.shape}"
+    wanted = {"b": "bool", "f": "floating-point", "iu": "integer"}[kinds]
+    raise SelectionMisuse(f"{what} is {found}: return a numpy array, {wanted} ({rows},)")
+
+
+def check_kind(policy: Policy) -> None:
+    """Raises SettingError unless the attributes of ``policy`` can be used."""
+    name = type(policy).__name__
+    kinds = get_type_hints(Policy)
+    for attribute in ("when", "label_source"):
+        check_types(**{f"{name}.{attribute}": (getattr(policy, attribute), kinds[attribute])})
     try:
         dict(policy.columns)
     except Exception as error:

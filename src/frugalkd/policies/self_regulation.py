@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache, partial
-from typing import ClassVar, Literal
+from functools import partial
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from frugalkd.errors import SettingError
-from frugalkd.ledger.ledger import NEVER, Ledger
+from frugalkd.ledger.ledger import Ledger
 from frugalkd.ledger.outcome import Outcome, fails
 from frugalkd.policies.keeping import balanced, full_from, lowest, rest_of
 from frugalkd.policies.policy import EpochContext, Ids, Mask, Plan, Policy, at_sorted
 from frugalkd.runtime import draws
-from frugalkd.runtime.settings import STRICT, Share
+from frugalkd.runtime.settings import Epochs, Positive, Share
 
 
 @dataclass(frozen=True)
@@ -71,17 +71,15 @@ class SelfRegulation(Policy):
             are not used.
     """
 
-    __pydantic_config__: ClassVar = STRICT
-
     confidence: Share = 0.9
     when: Literal["now", "last-visit"] = "last-visit"
     max_skip: int = 8
-    warmup: int = 0
-    final_full_epochs: int = 0
+    warmup: Epochs = 0
+    final_full_epochs: Epochs = 0
     budget: Share | None = None
     budget_rule: Literal["least-confident", "random", "class-balanced"] = "least-confident"
     budget_schedule: Literal["even", "early"] = "even"
-    ceiling: float | None = None
+    ceiling: Positive | None = None
     when_all_skipped: Literal["wait", "all", "stop"] = "wait"
     label_source: Literal["label", "teacher"] = "label"
     keep_probability: Share | None = None
@@ -89,26 +87,10 @@ class SelfRegulation(Policy):
     def __post_init__(self) -> None:
         if not 1 <= self.max_skip <= 60_000:
             raise SettingError(f"max_skip must be in [1, 60000], not {self.max_skip}")
-        if self.ceiling is not None and not self.ceiling > 0:
-            raise SettingError(f"ceiling must be positive, not {self.ceiling}")
-        if self.warmup < 0 or self.final_full_epochs < 0:
-            raise SettingError(
-                f"warmup and final_full_epochs are epochs, 0 or more: {self.warmup}, "
-                f"{self.final_full_epochs}"
-            )
-        if self.when == "now":
-            if self.keep_probability is not None:
-                raise SettingError(
-                    "keep_probability is drawn before the epoch: it needs when: last-visit"
-                )
-            if self.budget is not None:
-                raise SettingError(
-                    "a budget is planned before the epoch: it needs when: last-visit"
-                )
-            if self.when_all_skipped != "wait":
-                raise SettingError(
-                    "no sample is skipped under when: now: when_all_skipped is for last-visit"
-                )
+        plain = {"keep_probability": None, "budget": None, "when_all_skipped": "wait"}
+        given = [name for name in plain if getattr(self, name) != plain[name]]
+        if self.when == "now" and given:
+            raise SettingError(f"{given[0]} is decided before the epoch: it needs when: last-visit")
         if self.budget_rule == "class-balanced" and self.keep_probability is not None:
             raise SettingError(
                 "a class-balanced budget_rule favours small classes: keep_probability is unbiased"
@@ -133,7 +115,8 @@ class SelfRegulation(Policy):
         return ~(seen.truth >= enough)
 
     def skip_epochs(self, streak: NDArray[np.uint8]) -> NDArray[np.int64]:
-        return _skips(self.max_skip)[streak]
+        doubled = (1 << np.minimum(streak, 17).astype(np.int64)) // 2  # 0, 1, 2, 4 ...
+        return np.minimum(doubled, self.max_skip)
 
     def plan(self, ledger: Ledger, pool: Ids, at: EpochContext) -> Plan:
         first, last = self._gated(at.epochs)
@@ -183,7 +166,7 @@ class SelfRegulation(Policy):
     def _unbiased(self, ledger: Ledger, pool: Ids, active: Ids, at: EpochContext) -> Plan:
         """The active samples, and a draw of the others that weighs for all of them."""
         assert self.keep_probability is not None
-        others = _without(pool, active)
+        others = np.setdiff1d(pool, active, assume_unique=True)
         if self.budget is None:
             some, rest = active, others[at.uniform("passing", others) < self.keep_probability]
             chance = self.keep_probability
@@ -206,8 +189,7 @@ class SelfRegulation(Policy):
         quota = self._quota(ledger, len(active), at)
 
         def confidence(ids: Ids) -> NDArray:
-            unseen = at_sorted(ledger["last_epoch"], ids) == NEVER
-            return np.where(unseen, -1.0, at_sorted(ledger["confidence"], ids))
+            return np.nan_to_num(at_sorted(ledger["confidence"], ids), nan=-1.0)
 
         chance = partial(at.uniform, "quota")
         if len(active) >= quota and self.budget_rule == "class-balanced":
@@ -217,25 +199,7 @@ class SelfRegulation(Policy):
             keys = (confidence, chance) if self.budget_rule == "least-confident" else (chance,)
             return Plan(lowest(active, quota, *keys))
         due = partial(at_sorted, ledger["due"])
-        filler = lowest(
-            _without(pool, active), quota - len(active), due, partial(at.uniform, "filler")
-        )
+        others = np.setdiff1d(pool, active, assume_unique=True)
+        filler = lowest(others, quota - len(active), due, partial(at.uniform, "filler"))
         forced = np.arange(len(active) + len(filler)) >= len(active)
         return Plan(np.concatenate([active, filler]), forced=forced)
-
-
-def _without(pool: Ids, active: Ids) -> Ids:
-    """Those of ``pool`` that are not ``active``; both are sorted."""
-    kept = np.ones(len(pool), dtype=bool)
-    kept[np.searchsorted(pool, active)] = False
-    return pool[kept]
-
-
-@cache
-def _skips(max_skip: int) -> NDArray[np.int64]:
-    """Epochs skipped after each streak, 0 to 255: none, then 1, 2, 4 ... up to ``max_skip``."""
-    doubled = 2 ** np.minimum(np.maximum(np.arange(256), 1) - 1, 16)
-    table = np.minimum(doubled, max_skip)
-    table[0] = 0
-    table.flags.writeable = False
-    return table

@@ -7,10 +7,10 @@ from functools import partial
 from typing import ClassVar
 
 from frugalkd.ledger.ledger import Ledger
-from frugalkd.policies.keeping import balanced, check_scoring, lowest
+from frugalkd.policies.keeping import balanced, lowest
 from frugalkd.policies.policy import EpochContext, Ids, Plan, Scoring, Ungated, at_sorted
 from frugalkd.runtime import draws
-from frugalkd.runtime.settings import Share
+from frugalkd.runtime.settings import Count, Positive, Share
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,8 @@ class _Scored(Ungated):
     kind: ClassVar[str]
 
     budget: Share = 0.5
-    epochs: float = 3.0
-    seeds: int = 3
-
-    def __post_init__(self) -> None:
-        check_scoring(self.epochs, self.seeds)
+    epochs: Positive = 3.0
+    seeds: Count = 3
 
     @property
     def scoring(self) -> Scoring:
@@ -140,5 +137,5 @@ class Forgetting(_Scored):
 
     kind = "forgetting"
 
-    epochs: float = 10.0
-    seeds: int = 1
+    epochs: Positive = 10.0
+    seeds: Count = 1

@@ -31,6 +31,7 @@ Fraction = Annotated[float, "in [0, 1]"]
 BelowOne = Annotated[float, "in [0, 1)"]
 Share = Annotated[float, "in (0, 1]"]
 Count = Annotated[int, "positive"]
+Epochs = Annotated[int, "0 or more"]
 
 _BOUNDS = {
     "positive": lambda value: value > 0,

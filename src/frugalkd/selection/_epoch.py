@@ -81,15 +81,9 @@ class Batch:
         return self._weights is not None
 
     def reduce(self, losses: Tensor, rows: int | None = None) -> Tensor:
-        """sum(weight * loss) / rows, a scalar, from one loss per row.
-
-        Where gradients of several batches are accumulated for one step, ``rows`` is those of all of
-        them; by default ``step_rows``. Several ranks average their gradients, and have as many rows
-        each: together it is then over the global batch.
-
-        Raises:
-            SelectionMisuse: ``losses`` is not one value a row.
-        """
+        """sum(weight * loss) / rows, a scalar, from one loss per row; ``rows`` is by default
+        ``step_rows``. Several ranks average their gradients, and have as many rows each: together
+        it is then over the global batch. Raises SelectionMisuse."""
         self._check_rows("losses", losses)
         if self._weights is not None:
             losses = self._weights * losses
@@ -140,12 +134,9 @@ class Batch:
         self.observed = True
 
     def stepped(self, bad: Tensor) -> None:
-        """Record whether the optimiser step that was taken with this batch, once it is observed,
-        was a good one. It is read with the losses, so that no step waits for the device.
-
-        Args:
-            bad: a float32 number on the device, 0 where the step's gradients were finite.
-        """
+        """Record the optimiser step that was taken with this batch, once it is observed: ``bad``, a
+        float32 number on the device, is 0 where its gradients were finite. It is read with the
+        losses, so that no step waits for the device."""
         self._observer.stepped(bad)
 
 
@@ -231,20 +222,13 @@ class Epoch:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the epoch is, between two batches. Reads what is pending from the device, and
-        merges what several ranks have observed.
-
-        Raises:
-            SelectionMisuse: a batch was not observed yet.
-            NonFiniteLoss: as when an epoch continues.
-        """
-        if self._batch is not None and not self._batch.observed:
+        """Where the epoch is, between two batches; what several ranks have observed is merged.
+        Raises SelectionMisuse within a step, NonFiniteLoss as when the epoch continues."""
+        batch = self._batch
+        if batch is not None and not (batch.observed and (batch.ends_step or self.finished)):
             raise SelectionMisuse(
-                f"a batch of epoch {self.index} is under way: take the state once it is observed"
-            )
-        if self._batch is not None and not self._batch.ends_step and not self.finished:
-            raise SelectionMisuse(
-                f"a step of epoch {self.index} is under way: take the state after its last batch"
+                f"a step of epoch {self.index} is under way: take the state once its last batch is "
+                "observed"
             )
         self._merge()
         plan, reader, rows = self._plan, self._context.reader, self._totals.tolist()
@@ -286,8 +270,8 @@ class Epoch:
         if not context.ranks.alone:
             epoch._waiting_ids = epoch._waiting_ids if ids is None else ids
         elif ids is not None and len(ids):
-            rows = context.reader.at_once(ids, views, state.get("waiting_data"))
-            known = {"targets": state["waiting_targets"], "features": state.get("waiting_features")}
+            rows = context.reader.at_once(ids, views, state["waiting_data"])
+            known = {"targets": state["waiting_targets"], "features": state["waiting_features"]}
             epoch._waiting = [rows._replace(**known)]
         return epoch
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from frugalkd.data.batches import call, check_model, inputs_of
+from frugalkd.data.batches import call, inputs_of
 from frugalkd.data.probe import digests_kept
 from frugalkd.data.source import bucketed, by_length, check_map_style, lengths_of
 from frugalkd.distributed.ranks import Ranks
@@ -26,7 +26,7 @@ from frugalkd.errors import (
     SettingError,
     UnsupportedData,
 )
-from frugalkd.ledger.ledger import NEVER, Ledger
+from frugalkd.ledger.ledger import Ledger
 from frugalkd.policies import POLICIES, All, EpochContext, Ids, Plan, Sampling
 from frugalkd.policies.keeping import lowest
 from frugalkd.policies.policy import check_plan
@@ -41,7 +41,7 @@ from frugalkd.runtime.settings import (
     check_types,
 )
 from frugalkd.selection._epoch import Epoch
-from frugalkd.selection.checks import check_first_batch, check_real, check_same_data
+from frugalkd.selection.checks import check_first_batch, check_weights
 from frugalkd.selection.finite import Watch
 from frugalkd.selection.inputs import (
     check_fit,
@@ -140,8 +140,7 @@ class Selection:
         ranks = Ranks.here() if ranks is None else ranks
         policy = sampling.chosen_policy
         if model is not None:
-            check_model(model)
-            check_real(model)
+            check_weights(model)
         check_map_style(dataset)
         ranks.check_same_inputs(
             lambda: inputs_to_compare(
@@ -159,8 +158,9 @@ class Selection:
         if len(self.pool) == 1 and not loading.drop_last:
             batch_size = 1  # there is never another row to join
         self._lengths = lengths_of(dataset) if loading.length_bucket_batches else None
-        ledger = checked_ledger(ledger, policy, samples)
-        check_same_data(dataset, ledger, targets)
+        ledger = checked_ledger(ledger, policy, dataset)
+        if targets is not None:
+            targets.check(dataset)
         self.targets, self.seed, self.meters = targets, seed, Meters()
         self.policy, self.ledger, self.ranks, self.weights = policy, ledger, ranks, weights
         self.epochs, self.batch_size, self.drop_last = float(epochs), batch_size, loading.drop_last
@@ -205,9 +205,8 @@ class Selection:
         """What a training loop may add before the first epoch.
 
         Args:
-            modules: whose weights and buffers have to stay finite, by what their names begin with;
-                by default ``model``.
-            optimizer: whose state has to stay finite, too.
+            modules, optimizer: whose weights, buffers and state have to stay finite, by what their
+                names begin with; by default the weights and buffers of ``model``.
             features: the teacher's modules whose features batches have.
             should_stop: called after each screening batch that no step follows; Stopped is raised
                 where it returns True. A state may then be taken, unless a screening was stopped.
@@ -218,13 +217,9 @@ class Selection:
             self._context = replace(self._context, should_stop=should_stop)
 
     def check_first_batch(self, forward: Callable[[Any], Tensor] | None = None) -> int:
-        """Run the model on the first samples, see
-        :func:`~frugalkd.selection.checks.check_first_batch`; labels are checked against its classes
-        as they are read from then on. Returns how many classes the model has.
-
-        Args:
-            forward: in the place of the one that screens, for a batch of another size.
-        """
+        """:func:`~frugalkd.selection.checks.check_first_batch`, with ``forward`` in the place of
+        the one that screens; labels are checked against the classes as they are read from then
+        on."""
         assert self._context.model is not None, "a selection with a model"
         classes = check_first_batch(
             self._context.model, self._dataset, self.targets, pool=self.pool,
@@ -326,7 +321,7 @@ class Selection:
         columns = {name: column.numpy().copy() for name, column in state["columns"].items()}
         if state["seed"] != self.seed or len(columns["visits"]) != len(self.ledger):
             raise SelectionMisuse("this state belongs to a selection with another seed or data set")
-        world = state.get("world", 1)
+        world = state["world"]
         if world != self.ranks.world and self.ranks.first:
             warnings.warn(
                 f"resuming with {self.ranks.world} ranks from a state of {world}: the ledger "
@@ -338,7 +333,7 @@ class Selection:
         self._current = None
         self.ledger.columns = columns
         self.ledger.epochs = state["epochs"]
-        self._spent = int(state.get("spent", 0))
+        self._spent = state["spent"]
         self._under_way = state["under_way"]
 
     def _plan(self, observer: Observer) -> tuple[Plan, int, int]:
@@ -382,15 +377,13 @@ class Selection:
         return plan
 
     def _in_whole_steps(self, plan: Plan, rows: int, at: EpochContext) -> tuple[Plan, int]:
-        """The plan made a multiple of ``rows`` ids long, and how many ids were deferred for that:
-        every rank takes as many steps, so none waits for a batch that never comes. (And one rank
-        does not train on a batch of one row.)
+        """The plan made a multiple of ``rows`` ids long, so that every rank takes as many steps,
+        and how many ids were deferred for that.
 
-        The skipped samples nearest their due epoch are added, forced, to fill the last step. Where
-        they are not enough, or where importance weights stand for all who are left out already,
-        what is above a multiple is deferred: of a policy that screens the most confident, else a
-        random draw. Nothing is entered about them, and so they stay active. A plan that is less
-        than one step is filled in any case, with any others; an empty one stays empty.
+        The skipped samples nearest their due epoch are added, forced. Where they are not enough, or
+        importance weights stand for them already, what is above a multiple is deferred, and stays
+        active: of a policy that screens the most confident, else a random draw. A plan of less than
+        one step is filled in any case, with any others; an empty one stays empty.
         """
         planned, ledger = len(plan.ids), self.ledger
         lacking = -planned % rows
@@ -410,9 +403,7 @@ class Selection:
             return replace(plan, ids=ids, weights=weights, forced=forced), 0
 
         def confidence(places: Ids) -> NDArray:
-            ids = plan.ids[places]
-            unseen = ledger["last_epoch"][ids] == NEVER
-            return np.where(unseen, -1.0, ledger["confidence"][ids])
+            return np.nan_to_num(ledger["confidence"][plan.ids[places]], nan=-1.0)
 
         def chance(places: Ids) -> NDArray:
             return at.uniform("deferred", plan.ids[places])

@@ -17,19 +17,17 @@ from torch.utils.data import Dataset
 from frugalkd.data.batches import check_model, not_finite, run_model, split
 from frugalkd.data.class_names import attribute_of, class_names
 from frugalkd.data.images import Pictures
-from frugalkd.data.probe import data_digest, streams_restored
+from frugalkd.data.probe import streams_restored
 from frugalkd.data.source import Collate, open_source
 from frugalkd.errors import (
     DataError,
     FrugalKDWarning,
-    LedgerError,
     ModelError,
     NonFiniteLoss,
     TargetsError,
     UnsupportedData,
     few,
 )
-from frugalkd.ledger.ledger import Ledger
 from frugalkd.models.identity import inference_mode
 from frugalkd.policies.policy import Ids, Policy
 from frugalkd.teachers import Targets
@@ -51,45 +49,17 @@ def check_first_batch(
     collate_fn: Collate | None = None,
     label_free: bool = False,
 ) -> int:
-    """Evaluate the first samples as a training would; returns how many classes the model has.
+    """Evaluate the first samples of ``pool`` as a training would; returns how many classes the
+    model has. Nothing of the model, the data or a random stream changes, and nothing is metered.
 
-    Nothing of the model, the data or a random stream changes, and nothing is metered.
-
-    Args:
-        model: to be trained, on ``device``.
-        data: map-style, not empty.
-        targets: the soft targets that it will learn from, or None.
-        pool: int64, the samples that are used, one or more; no others are read.
-        forward: the model's logits for a batch of data.
-        device, collate_fn: as in the training.
-        label_free: read no label.
-
-    Raises:
-        UnsupportedData: batches that are not (inputs, class indices).
-        DataError: inputs that are not finite, where that changes the outputs; labels that the model
-            has no class for.
-        ModelError: the model does not give logits (rows, classes), or none that are finite.
-        TargetsError: the teacher has another number of classes.
+    Raises UnsupportedData, DataError, ModelError or TargetsError where model, data and soft targets
+    do not fit each other.
     """
-    ids = pool[:_FIRST]
     batch = read_first(data, pool, device, collate_fn)
-    inputs, labels = split(batch)
-    with inference_mode(model):
-        logits = run_model(forward, batch, ids)
-    bad, classes = not_finite(logits), logits.shape[1]
-    named = bad & _non_finite(inputs, len(ids))
-    if named.any():
-        raise DataError(
-            f"the inputs of samples {few(ids[named].tolist())} are not finite: clean them"
-        )
-    if bad.any():
-        raise ModelError(
-            f"the model's outputs for samples {few(ids[bad].tolist())} are not finite, and the "
-            "inputs are: check its weights"
-        )
+    labels, classes = _evaluate_first(model, batch, pool, forward)
     if not label_free:
         if labels is not None:
-            check_batch(labels.cpu(), ids, classes)
+            check_batch(labels.cpu(), pool, classes)
         check_labels(data, pool, classes)
     known = None if targets is None else targets.classes(batch)
     if known is not None and known != classes:
@@ -108,25 +78,39 @@ def check_held_out_batch(
     device: torch.device,
     collate_fn: Collate | None = None,
 ) -> None:
-    """Evaluate the first held-out samples as the evaluation after the training would.
-
-    Raises:
-        UnsupportedData, DataError, ModelError: as :func:`check_first_batch`, or there are no
-            samples, or no labels; the message says that these are the held-out data.
-    """
+    """The same of held-out data, which need labels. Errors say that they are about these."""
     with of_held_out():
         pool = np.arange(len(data))  # pyright: ignore[reportArgumentType]
         if not len(pool):
             raise UnsupportedData("the data set is empty: there is nothing to measure")
         batch = read_first(data, pool, device, collate_fn)
-        labels = split(batch)[1]
+        labels, classes = _evaluate_first(model, batch, pool, forward)
         if labels is None:
             raise ModelError("data without labels measure nothing: give labels, or predict")
-        with inference_mode(model):
-            classes = run_model(forward, batch, pool[:_FIRST]).shape[1]
-        check_batch(labels.cpu(), pool[:_FIRST], classes)
-        if (known := labels_of(data)) is not None:
-            _refuse_outside(known, pool, classes)
+        check_batch(labels.cpu(), pool, classes)
+        if (listed := labels_of(data)) is not None:
+            check_batch(torch.from_numpy(listed), pool, classes)
+
+
+def _evaluate_first(
+    model: nn.Module, batch: Any, pool: Ids, forward: Forward
+) -> tuple[Tensor | None, int]:
+    """The labels of a batch that :func:`read_first` returned, and the model's classes."""
+    (inputs, labels), ids = split(batch), pool[:_FIRST]
+    with inference_mode(model):
+        logits = run_model(forward, batch, ids)
+    bad = not_finite(logits)
+    named = bad & _non_finite(inputs, len(ids))
+    if named.any():
+        raise DataError(
+            f"the inputs of samples {few(ids[named].tolist())} are not finite: clean them"
+        )
+    if bad.any():
+        raise ModelError(
+            f"the model's outputs for samples {few(ids[bad].tolist())} are not finite, and the "
+            "inputs are: check its weights"
+        )
+    return labels, logits.shape[1]
 
 
 @contextmanager
@@ -139,10 +123,17 @@ def of_held_out() -> Iterator[None]:
 
 
 def read_first(
-    data: Dataset, pool: Ids, device: torch.device, collate_fn: Collate | None = None
+    data: Dataset,
+    ids: Ids,
+    device: torch.device,
+    collate_fn: Collate | None = None,
+    rows: int = _FIRST,
 ) -> Any:
-    """The batch of the first samples of ``pool``, in view 0, on ``device``."""
-    return _read(data, pool[:_FIRST], device, collate_fn)
+    """The batch of the first ``rows`` samples of ``ids``, in view 0, on ``device``."""
+    ids = ids[:rows]
+    with streams_restored(), open_source(data, collate_fn=collate_fn) as source:
+        batch = next(source.batches([(ids, np.zeros_like(ids))]))
+    return send_to_device(batch, device)
 
 
 def why_not_label_free(
@@ -164,12 +155,8 @@ def why_not_label_free(
 
 
 def labels_of(data: Dataset) -> NDArray[np.int64] | None:
-    """``data.labels`` int64 (samples,), where the data set has them. Names of another number (the
-    classes', most likely) are no labels.
-
-    Raises:
-        UnsupportedData: they are not one class index a sample.
-    """
+    """``data.labels`` int64 (samples,), where the data set has them; texts of another number are
+    most likely the names of the classes, and no labels. Raises UnsupportedData."""
     given = attribute_of(data, "labels")
     if given is None or callable(given):
         return None
@@ -180,35 +167,26 @@ def labels_of(data: Dataset) -> NDArray[np.int64] | None:
         labels = np.asarray(given, dtype=object)
     if labels.dtype.kind in "US" and labels.shape != (samples,):
         return None
-    if labels.dtype.kind not in "iu":
+    if labels.dtype.kind not in "iu" or labels.shape != (samples,):
         raise UnsupportedData(
-            f"data.labels are of type {labels.dtype}: class indices (int64) are needed; regression "
-            "and multi-label targets have no gate"
-        )
-    if labels.shape != (samples,):
-        raise UnsupportedData(
-            f"data.labels are of shape {labels.shape} for {samples} samples: one class index a "
-            "sample is needed"
+            f"data.labels are of type {labels.dtype} and shape {labels.shape} for {samples} "
+            "samples: class indices (int64) are needed, one a sample; regression and multi-label "
+            "targets have no gate"
         )
     return labels.astype(np.int64)  # a copy: a tensor that is sent to workers leaves its memory
 
 
 def check_labels(data: Dataset, pool: Ids, classes: int) -> None:
-    """Check the ``labels`` of a data set that has them, of the samples ``pool``. A class of
-    ``data.classes`` that none of them has is a FrugalKDWarning: it cannot be learned.
-
-    Raises:
-        UnsupportedData: they are not one class index a sample.
-        DataError: one that is not in 0 .. ``classes`` - 1.
-    """
+    """Check the ``labels`` of a data set that has them, of the samples ``pool``: as
+    :func:`check_batch`. A class of ``data.classes`` that none of them has is a FrugalKDWarning: it
+    cannot be learned."""
     labels = labels_of(data)
     if labels is None or not len(pool):
         return
     labels = labels[pool]
-    _refuse_outside(labels, pool, classes)
-    names = class_names(data) or ()
-    found = set(np.unique(labels).tolist())
-    missing = [str(name) for index, name in enumerate(names) if index not in found]
+    check_batch(torch.from_numpy(labels), pool, classes)
+    names = class_names(data)
+    missing = [str(names[index]) for index in np.setdiff1d(np.arange(len(names)), labels)]
     if missing:
         warnings.warn(
             f"no sample that is used is of {len(missing)} of the {len(names)} classes ("
@@ -221,12 +199,20 @@ def check_labels(data: Dataset, pool: Ids, classes: int) -> None:
 
 def check_batch(labels: Tensor, ids: Ids, classes: int) -> None:
     """Raises DataError where ``labels`` int64 (rows,), in main memory, are of no class of the
-    model. On a device such a label would end the process, so it has to be found before."""
+    model; the rows are the first of ``ids``. On a device such a label would end the process, so it
+    has to be found before."""
     if labels.device.type != "cpu" or not len(labels):
         return
     low, high = torch.aminmax(labels)
-    if low < 0 or high >= classes:
-        _refuse_outside(labels.numpy(), ids, classes)
+    if low >= 0 and high < classes:
+        return
+    hint = f"labels 0 .. {classes - 1} are possible"
+    if low == 1 and high == classes:
+        hint += "; these seem to count from 1"
+    first = torch.nonzero((labels < 0) | (labels >= classes))[0, 0]
+    raise DataError(
+        f"sample {ids[first]} has label {labels[first]}, and the model {classes} classes: {hint}"
+    )
 
 
 def check_listed(labels: Tensor, listed: NDArray[np.int64], ids: Ids) -> None:
@@ -241,28 +227,14 @@ def check_listed(labels: Tensor, listed: NDArray[np.int64], ids: Ids) -> None:
         )
 
 
-def check_same_data(data: Dataset, ledger: Ledger, targets: Targets | None) -> None:
-    """Raises LedgerError or TargetsError for a ledger to resume from, or stored soft targets, of
-    other data, or of these before they changed."""
-    known = ledger.about.get("data")
-    if ledger.epochs > 0 and known is not None and known != data_digest(data):
-        raise LedgerError(
-            "the ledger to resume from was made on other data, or these have changed: start with a "
-            "new one"
-        )
-    if targets is not None:
-        targets.check(data)
-
-
 def check_held_out(data: Dataset, eval_dataset: Dataset) -> None:
     """Raises DataError for held-out data whose classes have other names or another order than those
     of ``data``, or whose pictures are normalised otherwise."""
     ours, theirs = class_names(data), class_names(eval_dataset)
     if ours and theirs and ours != theirs:
-        place = next((i for i, pair in enumerate(zip(ours, theirs)) if pair[0] != pair[1]), None)  # noqa: B905
-        said = f"{len(ours)} and {len(theirs)}"
-        if place is not None:
-            said = f"class {place} is {ours[place][:40]!r} and {theirs[place][:40]!r}"
+        pairs = enumerate(zip(ours, theirs, strict=False))
+        other = [f"class {i} is {a[:40]!r} and {b[:40]!r}" for i, (a, b) in pairs if a != b]
+        said = other[0] if other else f"{len(ours)} and {len(theirs)}"
         raise DataError(
             f"training and held-out data have other classes, or another order of them ({said}): "
             "their labels must count the same classes"
@@ -276,10 +248,9 @@ def check_held_out(data: Dataset, eval_dataset: Dataset) -> None:
             )
 
 
-def check_trainable(model: object) -> None:
+def check_trainable(model: nn.Module) -> None:
     """Raises ModelError unless ``model`` is a module that has something to train."""
-    check_model(model)
-    assert isinstance(model, nn.Module)
+    check_weights(model)
     parameters = list(model.parameters())
     if not any(parameter.requires_grad for parameter in parameters):
         if not parameters:
@@ -288,11 +259,12 @@ def check_trainable(model: object) -> None:
             f"all {len(parameters)} parameters of the model are frozen: set requires_grad of those "
             "that are to learn"
         )
-    check_real(model)
 
 
-def check_real(model: nn.Module) -> None:
-    """Raises ModelError where a parameter is complex: its gradients could not be checked."""
+def check_weights(model: nn.Module) -> None:
+    """Raises ModelError unless ``model`` is a module of initialised weights, none of them complex:
+    gradients of these could not be checked."""
+    check_model(model)
     for name, parameter in model.named_parameters():
         if parameter.is_complex():
             raise ModelError(
@@ -329,7 +301,7 @@ def explained(
     """The same error, naming the inputs or the teacher where one of these is the cause: the bad
     samples are evaluated again (in view 0)."""
     ids = np.asarray(error.ids, dtype=np.int64)
-    batch = _read(data, ids, device, collate_fn)
+    batch = read_first(data, ids, device, collate_fn, len(ids))
     where: dict[str, int] = {"epoch": error.epoch, "step": error.step}
     bad = _non_finite(split(batch)[0], len(ids))
     if bad.any():  # a model may ignore what is not finite
@@ -345,26 +317,6 @@ def explained(
             what, advice = f"{whose}'s output", "check the teacher, or run it in fp32"
             return NonFiniteLoss(**where, ids=ids[bad].tolist(), what=what, advice=advice)
     return error
-
-
-def _refuse_outside(labels: NDArray[np.int64], ids: Ids, classes: int) -> None:
-    outside = np.flatnonzero((labels < 0) | (labels >= classes))
-    if not len(outside):
-        return
-    hint = f"labels 0 .. {classes - 1} are possible"
-    if labels.min() == 1 and labels.max() == classes:
-        hint += "; these seem to count from 1"
-    first = outside[0]
-    raise DataError(
-        f"sample {ids[first]} has label {labels[first]}, and the model {classes} classes: {hint}"
-    )
-
-
-def _read(data: Dataset, ids: Ids, device: torch.device, collate_fn: Collate | None) -> Any:
-    """The batch of ``ids`` in view 0 on the device."""
-    with streams_restored(), open_source(data, collate_fn=collate_fn) as source:
-        batch = next(source.batches([(ids, np.zeros_like(ids))]))
-    return send_to_device(batch, device)
 
 
 def _non_finite(value: Any, rows: int) -> NDArray[np.bool_]:

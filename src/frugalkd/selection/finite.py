@@ -48,12 +48,8 @@ def bad_gradients(optimizer: torch.optim.Optimizer) -> Tensor:
 
 class Watch:
     """The weights, buffers and optimiser state that have to stay finite: all that are finite when
-    the watch begins (a mask of -inf is not), and all that come later.
-
-    Args:
-        modules: by what their names begin with.
-        optimizer: of their parameters, or None.
-    """
+    the watch begins (a mask of -inf is not), and all that come later. ``modules`` by what their
+    names begin with."""
 
     def __init__(
         self, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer | None = None

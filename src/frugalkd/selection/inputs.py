@@ -10,7 +10,6 @@ from numpy.typing import ArrayLike, NDArray
 from torch.utils.data import Dataset
 
 from frugalkd.data.probe import data_digest, streams_restored
-from frugalkd.data.source import check_map_style
 from frugalkd.distributed.ranks import is_sharded
 from frugalkd.errors import (
     LedgerError,
@@ -99,52 +98,32 @@ def inputs_to_compare(
 
 
 def weights_of(sampling: Sampling, data: Dataset) -> NDArray[np.float32] | None:
-    """What samples weigh: as given, or by the significance of the mode's ledger; None for 1."""
+    """What samples weigh: as given, or by the significance of the mode's ledger; None for 1.
+    Raises LedgerError where that was made on other data, or holds no significance."""
     ledger = sampling.weighing_ledger
-    return sampling.weights if ledger is None else weights_from(ledger, data, sampling.gamma)
-
-
-def weights_from(ledger: Ledger, data: Dataset, gamma: float = 1.0) -> NDArray[np.float32]:
-    """:func:`~frugalkd.policies.modes.significance_weights`, once the ledger is known to be of
-    ``data``.
-
-    Raises:
-        LedgerError: the ledger was made on other data, or holds no significance.
-    """
-    check_map_style(data)
-    size = len(data)  # pyright: ignore[reportArgumentType]
-    if len(ledger) != size:
-        raise LedgerError(f"the ledger is of {len(ledger)} samples, the data have {size}")
-    if "data" in ledger.about and ledger.about["data"] != data_digest(data):
-        raise LedgerError("the ledger was made on other data: train a teacher on these")
-    return significance_weights(ledger, gamma)
+    if ledger is None:
+        return sampling.weights
+    _refuse_other_data(ledger, data, "train a teacher on these")
+    return significance_weights(ledger, sampling.gamma)
 
 
 def checked_weights(weights: ArrayLike, samples: int) -> NDArray[np.float32]:
-    """One weight a sample, float32."""
+    """One weight a sample, float32. Raises SettingError."""
     made = _numbers("weights", weights)
     if made.shape != (samples,) or not made.any():
         raise SettingError(
             f"weights: {samples} finite values, 0 or more, are needed, some of them above 0"
         )
-    lost = np.flatnonzero((made == 0) & (np.asarray(weights) != 0))
-    problem = why_not_weights(made)
-    if problem is None and len(lost):
-        problem = f"sample {lost[0]} weighs too little for float32: make it 0"
-    if problem is not None:
+    if problem := why_not_weights(made):
         raise SettingError(f"weights: {problem}")
     return made
 
 
-def checked_ledger(ledger: Ledger | None, policy: Policy, samples: int) -> Ledger:
-    """A new ledger, or the one that is given.
-
-    Raises:
-        SettingError: that is no ledger.
-        LedgerError: it lacks a column of the policy's.
-        UnsupportedData: it is of another number of samples.
-    """
+def checked_ledger(ledger: Ledger | None, policy: Policy, data: Dataset) -> Ledger:
+    """A new ledger, or the one that is given. Raises SettingError where that is no ledger,
+    LedgerError where it is of other data or lacks a column of the policy's."""
     if ledger is None:
+        samples = len(data)  # pyright: ignore[reportArgumentType]
         return Ledger.new(samples, extra=policy.columns)
     check_types(ledger=(ledger, Ledger))
     missing = [name for name in policy.columns if name not in ledger.columns]
@@ -153,21 +132,24 @@ def checked_ledger(ledger: Ledger | None, policy: Policy, samples: int) -> Ledge
             f"the ledger has no column {', '.join(missing)}, which {type(policy).__name__} needs: "
             "make it by Ledger.new(samples, extra=policy.columns)"
         )
-    if len(ledger) != samples:
-        raise UnsupportedData(f"a ledger of {len(ledger)} samples for a data set of {samples}")
+    _refuse_other_data(ledger, data, "start with a new one")
     return ledger
+
+
+def _refuse_other_data(ledger: Ledger, data: Dataset, advice: str) -> None:
+    samples = len(data)  # pyright: ignore[reportArgumentType]
+    if len(ledger) != samples:
+        raise LedgerError(f"the ledger is of {len(ledger)} samples, the data have {samples}")
+    known = ledger.about.get("data")
+    if known is not None and known != data_digest(data):
+        raise LedgerError(f"the ledger was made on other data, or these have changed: {advice}")
 
 
 def fill(
     ledger: Ledger, policy: Policy, dataset: Any, sampling: Sampling, *, reader: Reader, pool: Ids
 ) -> None:
     """Enter what ``policy`` needs of every sample: classes, the teacher's confidence, scores.
-
-    Raises:
-        UnsupportedData: labels that are needed beforehand are not listed by the data set.
-        TargetsError: soft targets say too little.
-        SettingError: scores are not one number a sample.
-    """
+    Raises UnsupportedData, TargetsError or SettingError where these are not known."""
     if policy.needs_labels:
         listed = labels_of(dataset)
         if listed is None:

@@ -1,11 +1,5 @@
-"""From a model's outputs to the ledger: what they say of each sample, and whether it passes.
-
-Every verdict goes through :func:`record`. The rule itself is the policy's ``needs_training``; by
-default :func:`frugalkd.ledger.outcome.fails`, the gate of Mishra and Sundaram (arXiv 2102.07125):
-a sample updates the model only "if it is misclassified or the model is not confident enough in its
-prediction". That this confidence is the top softmax probability at temperature 1, and that it must
-reach ``tau`` to pass, is our reading.
-"""
+"""From a model's outputs to the ledger: what they say of each sample, and whether it passes. Every
+verdict goes through :func:`record`."""
 
 from __future__ import annotations
 
@@ -19,13 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from frugalkd.data.batches import checked_labels, checked_logits, run_model
-from frugalkd.data.source import form
 from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import FrugalKDError, ModelError, NonFiniteLoss, SelectionMisuse, Stopped, few
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.ledger.outcome import Outcome, fails
 from frugalkd.models.identity import inference_mode
 from frugalkd.policies import EpochContext, Ids, Mask, Plan, Policy
+from frugalkd.policies.policy import check_rows
 from frugalkd.runtime.failures import blame
 from frugalkd.runtime.meters import Meters
 from frugalkd.runtime.settings import check_number
@@ -85,11 +79,8 @@ def record(
     policy: Policy, ledger: Ledger, at: EpochContext, ids: Ids, seen: Outcome, *, screening: bool
 ) -> Mask:
     """Let ``policy`` judge the outcome (arrays) of ``ids``, without duplicates, and enter the
-    verdicts into the ledger; returns which rows failed.
-
-    Raises:
-        SelectionMisuse: a method of the policy fails, or does not give one value a row.
-    """
+    verdicts into the ledger; returns which rows failed. Raises SelectionMisuse where a method of
+    the policy fails, or does not give one value a row."""
     name = type(policy).__name__
     try:
         for column, values in policy.update_columns(seen, ids, ledger, at).items():
@@ -97,7 +88,7 @@ def record(
         failed = policy.needs_training(seen, ids, ledger, at)
     except Exception as error:
         blame(error, SelectionMisuse, f"{name} fails on the outcome of samples {few(ids.tolist())}")
-    _check_rows(failed, len(ids), "b", f"{name}.needs_training")
+    check_rows(failed, len(ids), "b", f"what {name}.needs_training returns")
     streak = ledger.record(
         ids, epoch=at.epoch, confidence=seen.confidence, correct=seen.correct, failed=failed,
         screening=screening,
@@ -106,23 +97,15 @@ def record(
         skipped = policy.skip_epochs(streak)
     except Exception as error:
         blame(error, SelectionMisuse, f"{name}.skip_epochs fails")
-    _check_rows(skipped, len(ids), "iu", f"{name}.skip_epochs")
+    check_rows(skipped, len(ids), "iu", f"what {name}.skip_epochs returns")
+    if skipped.min(initial=0) < 0:
+        raise SelectionMisuse(
+            f"{name}.skip_epochs returns {skipped.min()}: return epochs, 0 or more"
+        )
     # A screening decides about this very epoch, a training forward about the next.
     epochs = np.minimum(skipped.astype(np.uint64), 65535).astype(np.int64)  # whatever its dtype
     ledger["due"][ids] = np.minimum(at.epoch + epochs + (0 if screening else 1), 65535)
     return failed
-
-
-def _check_rows(values: Any, rows: int, kinds: str, whose: str) -> None:
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in kinds:
-        wanted = "booleans" if kinds == "b" else "whole numbers"
-        raise SelectionMisuse(
-            f"{whose} returns {form(values)}: return a numpy array of {wanted} (rows,)"
-        )
-    if values.shape != (rows,):
-        raise SelectionMisuse(f"{whose} returns {form(values)} for {rows} rows: return one a row")
-    if kinds != "b" and rows and values.min() < 0:
-        raise SelectionMisuse(f"{whose} returns {values.min()}: return epochs, 0 or more")
 
 
 class SharedCounts:
@@ -130,8 +113,7 @@ class SharedCounts:
 
     def __init__(self, meters: Meters, ranks: Ranks, teachers: Iterable[str]):
         self._meters, self._ranks = meters, ranks
-        self._teachers = tuple(teachers)
-        meters.queries_of = dict.fromkeys(self._teachers, 0) | meters.queries_of
+        meters.queries_of = dict.fromkeys(teachers, 0)
         self.restart()
 
     def restart(self) -> None:
@@ -143,33 +125,21 @@ class SharedCounts:
         if self._ranks.alone:
             return
         self._shared = self._shared + self._ranks.sum(self._read() - self._shared)
-        counts = self._shared.astype(int).tolist()
-        for name, count in zip(_COUNTS, counts, strict=False):
-            setattr(self._meters, name, count)
-        queries = zip(self._teachers, counts[len(_COUNTS) :], strict=True)
-        self._meters.queries_of |= dict(queries)
+        counts = iter(self._shared.astype(int).tolist())
+        for name in _COUNTS:
+            setattr(self._meters, name, next(counts))
+        self._meters.queries_of = dict(zip(self._meters.queries_of, counts, strict=True))
 
     def _read(self) -> NDArray[np.float64]:
         counts = [getattr(self._meters, name) for name in _COUNTS]
-        return np.array([*counts, *map(self._meters.queries_of.get, self._teachers)], np.float64)
+        return np.array([*counts, *self._meters.queries_of.values()], np.float64)
 
 
 @dataclass(frozen=True)
 class Context:
-    """What the epochs of a selection share.
-
-    Attributes:
-        policy, ledger, meters, ranks, reader: of the selection.
-        counts: the meters' counts over all ranks.
-        model: what is trained; None where the policy never screens.
-        forward: logits (rows, classes) of a batch's data.
-        epochs: of the training; may be fractional.
-        batch_size, gradient_accumulation_steps, drop_last: of the selection.
-        weights: float32 (samples,), or None for 1.
-        position: the epoch and the optimiser step under way.
-        should_stop: called after each screening batch; Stopped is raised where it returns True.
-        watch: weights and optimiser state that have to stay finite, or None.
-    """
+    """What the epochs of a selection share: its own attributes, and ``forward`` (the logits of a
+    batch's data), ``weights`` float32 (samples,), ``should_stop`` (called after each screening
+    batch) and ``watch`` (what has to stay finite). ``model`` is None where nothing is screened."""
 
     policy: Policy
     ledger: Ledger
@@ -200,16 +170,8 @@ class Context:
 
 class Observer:
     """Enters an epoch's outcomes into the ledger: of screening passes at once, of training batches
-    when they are read from the device, and of several ranks when these are merged.
-
-    Args:
-        context: of the selection.
-        at: the epoch.
-
-    Attributes:
-        batches: that were trained on.
-        counts: rows in the ledger: participations, idle, forced.
-    """
+    when they are read from the device, and of several ranks when these are merged. ``batches``
+    counts those that were trained on, ``counts`` the rows that are entered."""
 
     def __init__(self, context: Context, at: EpochContext):
         self.at, self._context = at, context
@@ -225,9 +187,8 @@ class Observer:
     def begin(
         self, *, judged: bool, batches: int = 0, counts: Mapping[str, int] | None = None
     ) -> None:
-        """Begin with training batches. ``judged``: the gate judges rows before they are trained on
-        (gate-now), and all that are failed. ``batches``, ``counts``: of the part that was trained
-        before, where the epoch is resumed."""
+        """Begin with training batches, after ``batches`` with these ``counts`` where the epoch is
+        resumed. ``judged``: all rows have failed the gate before they are trained on (gate-now)."""
         self._judged = judged
         self.batches = self._first_pending = batches
         self._context.position.step = batches // self._context.gradient_accumulation_steps
@@ -250,11 +211,8 @@ class Observer:
         return rows, seen.each(lambda part: part.cpu().numpy())
 
     def screen(self, batches: Iterable[Rows]) -> None:
-        """Screen this rank's share of skipped samples before the epoch's plan.
-
-        Raises:
-            Stopped: after a batch.
-        """
+        """Screen this rank's share of skipped samples before the epoch's plan. Raises Stopped after
+        a batch."""
         waiting: list[tuple[Ids, Outcome]] = []
         for rows in batches:
             rows, seen = self.evaluate(rows)
@@ -269,11 +227,8 @@ class Observer:
             self.judge(*self.together(np.concatenate(ids), Outcome.joined(parts)))
 
     def judge(self, ids: Ids, seen: Outcome) -> Mask:
-        """Enter the outcome (arrays) of a screening pass; returns which rows fail.
-
-        Raises:
-            NonFiniteLoss: an output is not finite, or an earlier step was not.
-        """
+        """Enter the outcome (arrays) of a screening pass; returns which rows fail. Raises
+        NonFiniteLoss where an output is not finite, or an earlier step was not."""
         bad = ids[~np.isfinite(seen.confidence)].tolist()
         if bad:
             self.read(watched=False)
@@ -324,14 +279,8 @@ class Observer:
 
     def read(self, *, watched: bool = True) -> None:
         """Read all that is pending from the device, and enter it into the ledger, or keep it for
-        the other ranks.
-
-        Args:
-            watched: check what the selection watches, too.
-
-        Raises:
-            NonFiniteLoss: something of it is not finite; nothing of it is entered.
-        """
+        the other ranks; ``watched``: check what the selection watches, too. Raises NonFiniteLoss
+        where something is not finite; nothing of it is entered then."""
         context = self._context
         if not self._pending:
             return

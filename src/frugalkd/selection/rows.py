@@ -38,12 +38,9 @@ Join = Callable[[list[Any]], Any]
 
 
 class Rows(NamedTuple):
-    """Rows that were read, side by side.
-
-    ``ids`` and ``views`` int64 numpy (rows,); ``data`` as the data set's collation gives it, on the
-    device; ``targets`` the teacher's logits (rows, classes), or None where it was not queried;
-    ``features`` of the teacher by module path, or None.
-    """
+    """Rows that were read: ``ids`` and ``views`` int64 numpy (rows,); ``data`` as the data set's
+    collation gives it, on the device; ``targets`` the teacher's logits (rows, classes), or None
+    where it was not queried; ``features`` of the teacher by module path, or None."""
 
     ids: Ids
     views: Ids
@@ -160,11 +157,7 @@ class DataLoading(Settings):
 
 
 class Reader:
-    """Reads rows by their ids, each in the view that its sample has in the epoch under way.
-
-    Args:
-        dataset, targets, sampling, loading, seed, ledger, meters: of the selection.
-        position: where the training is, for views and for targets that are drawn by step.
+    """Reads rows by their ids, each in the view that its sample has at ``position``.
 
     Attributes:
         listed: labels int64 (samples,) of the data set, which those of items equal; or None.
@@ -212,12 +205,10 @@ class Reader:
     def read(
         self, ids: Ids, rows: int, *, targets: bool = False, join_last: bool = False
     ) -> Iterator[Rows]:
-        """Batches of ``rows`` rows in the order of ``ids``.
-
-        Where rows do not depend on their batch, several batches are read as one block and cut.
-        ``targets``: with the teacher's logits, for rows that will all train. ``join_last``: one
-        row that is left joins the batch before, for what goes through a model in train mode.
-        """
+        """Batches of ``rows`` rows in the order of ``ids``: read in larger blocks where rows do
+        not depend on their batch. ``targets``: with the teacher's logits, for rows that will all
+        train. ``join_last``: one row that is left joins the batch before, for what goes through a
+        model in train mode."""
         soft = self.targets if targets else None
         # Features are as large as data: those of one batch at a time.
         in_blocks = soft is not None and soft.row_bytes is not None and not self.features

@@ -21,10 +21,10 @@ from frugalkd.experiments.runs.material import STORE_SEED, make_data, make_model
 from frugalkd.experiments.runs.targets import live_teacher
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.models.flops import flops_of_data
-from frugalkd.policies import SelfRegulation
+from frugalkd.policies import Sampling, SelfRegulation
 from frugalkd.policies.modes import MODES
 from frugalkd.runtime.devices import resolve_device, use_threads
-from frugalkd.selection.inputs import weights_from
+from frugalkd.selection.inputs import weights_of
 
 CEILING = 0.9
 """The ceiling of the row *ceiling*."""
@@ -104,7 +104,9 @@ class _Estimate:
                 "equal, so significance and hybrid are only bounded"
             )
             return
-        self.weights = weights_from(ledger, self.data, self.recipe.student.gamma)
+        gamma = self.recipe.student.gamma
+        by_ledger = Sampling(mode="significance", ledger=ledger, gamma=gamma)
+        self.weights = weights_of(by_ledger, self.data)
         if (folder / "results.json").is_file():
             content = read_results(folder)
         if content.get("kind") != "teach":

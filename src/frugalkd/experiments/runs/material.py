@@ -54,7 +54,7 @@ from frugalkd.models.saved import card_beside, known_from, load
 from frugalkd.policies import Sampling
 from frugalkd.policies.policy import Ids
 from frugalkd.runtime.imports import Allowed, make_object
-from frugalkd.selection.inputs import weights_from, weights_of
+from frugalkd.selection.inputs import weights_of
 from frugalkd.training.settings import Stop
 
 STORE_SEED = 0
@@ -317,7 +317,10 @@ def sampling_of(
             mode=role.mode, ledger=ledger, regulation=role.regulation, gamma=role.gamma,
             label_free=role.label_free,
         )  # fmt: skip
-    weights = None if ledger is None else weights_from(ledger, material.train, role.gamma)
+    weights = None
+    if ledger is not None:
+        by_ledger = Sampling(mode="significance", ledger=ledger, gamma=role.gamma)
+        weights = weights_of(by_ledger, material.train)
     return Sampling(policy=role.policy.build(), weights=weights, label_free=role.label_free)
 
 

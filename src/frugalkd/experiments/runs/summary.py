@@ -50,7 +50,7 @@ def write_summary(folder: Path, kind: str, ledger: Ledger) -> None:
     ``kind`` is teach, distill, or ledger. Raises WriteFailed.
     """
     if ledger.epochs > 0:
-        said = {"schema": SCHEMA, "kind": kind, **summarise(ledger, _ENDS, interleaved=True)}
+        said = {"schema": SCHEMA, "kind": kind, **summarise(ledger, _ENDS)}
         write_atomic(folder / FILE, _encoded(said) + b"\n")
 
 
