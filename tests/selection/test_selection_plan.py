@@ -128,8 +128,11 @@ def test_a_stopped_training_says_so_and_is_the_shorter_one():
         (Plan(np.array([-1, 2])), "ids reach from -1 to 2"),
         (Plan(np.array([1.0])), "ids must be a numpy array int64"),
         (Plan([1]), "ids must be a numpy array int64"),  # pyright: ignore[reportArgumentType]
-        (Plan(np.array([1]), weights=np.ones(2, np.float32)), "weights is float32 (2,): return"),
-        (Plan(np.array([1]), forced=np.ones(2, bool)), "forced is bool (2,): return"),
+        (
+            Plan(np.array([1]), weights=np.ones(2, np.float32)),
+            "weights are float32 (2,): return a numpy array of 1",
+        ),
+        (Plan(np.array([1]), forced=np.ones(2, bool)), "forced are bool (2,): return"),
     ],
 )
 def test_what_a_policy_of_ones_own_gets_wrong_is_named(plan, says):

@@ -81,7 +81,7 @@ def check_plan(plan: Plan, samples: int, pool: Ids, policy: Policy) -> None:
             )
     for name, values, kind in (("weights", plan.weights, "f"), ("forced", plan.forced, "b")):
         if values is not None:
-            check_rows(values, len(plan.ids), kind, f"{whose}: {name}")
+            check_rows(values, len(plan.ids), kind, f"{whose}: {name} are")
     if plan.weights is not None and (problem := why_not_weights(plan.weights, plan.ids)):
         raise SelectionMisuse(f"{whose}: {problem}")
     try:
@@ -102,16 +102,16 @@ def why_not_weights(weights: NDArray, ids: Ids | None = None) -> str | None:
     return None
 
 
-def check_rows(values: object, rows: int, kinds: str, what: str) -> None:
-    """Raises SelectionMisuse unless ``values``, of a user's own policy, are a numpy array (rows,)
-    of one of numpy's ``kinds``."""
+def check_rows(values: object, rows: int, kinds: str, said: str) -> None:
+    """Raises SelectionMisuse, which begins with ``said``, unless ``values``, of a user's own
+    policy, are a numpy array (rows,) of one of numpy's ``kinds``."""
     found = f"a {type(values).__name__}"
     if isinstance(values, np.ndarray):
         if values.dtype.kind in kinds and values.shape == (rows,):
             return
         found = f"{values.dtype} {values.shape}"
-    wanted = {"b": "bool", "f": "floating-point", "iu": "integer"}[kinds]
-    raise SelectionMisuse(f"{what} is {found}: return a numpy array, {wanted} ({rows},)")
+    wanted = {"b": "booleans", "f": "floating-point numbers", "iu": "whole numbers"}[kinds]
+    raise SelectionMisuse(f"{said} {found}: return a numpy array of {rows} {wanted}")
 
 
 def check_kind(policy: Policy) -> None:

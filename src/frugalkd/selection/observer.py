@@ -88,7 +88,7 @@ def record(
         failed = policy.needs_training(seen, ids, ledger, at)
     except Exception as error:
         blame(error, SelectionMisuse, f"{name} fails on the outcome of samples {few(ids.tolist())}")
-    check_rows(failed, len(ids), "b", f"what {name}.needs_training returns")
+    check_rows(failed, len(ids), "b", f"{name}.needs_training returns")
     streak = ledger.record(
         ids, epoch=at.epoch, confidence=seen.confidence, correct=seen.correct, failed=failed,
         screening=screening,
@@ -97,7 +97,7 @@ def record(
         skipped = policy.skip_epochs(streak)
     except Exception as error:
         blame(error, SelectionMisuse, f"{name}.skip_epochs fails")
-    check_rows(skipped, len(ids), "iu", f"what {name}.skip_epochs returns")
+    check_rows(skipped, len(ids), "iu", f"{name}.skip_epochs returns")
     if skipped.min(initial=0) < 0:
         raise SelectionMisuse(
             f"{name}.skip_epochs returns {skipped.min()}: return epochs, 0 or more"
