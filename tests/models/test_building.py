@@ -110,7 +110,7 @@ def test_sound_16_images_that_were_read_smaller_are_refused(tmp_path, in_memory)
 
 
 def test_impossible_transforms_are_refused():
-    with pytest.raises(ModelError, match="the pictures have 3 channels, mean and std 1"):
+    with pytest.raises(ModelError, match="takes pictures of 1 channels, and these have 3"):
         see(nn.Flatten(), InputTransform(mean=[0.5], std=[0.5]), MEAN, STD)
     recipe = load_recipe("digits")
     for input_transform, message in (

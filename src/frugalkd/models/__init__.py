@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -13,7 +14,7 @@ from frugalkd.errors import ModelError, UnknownName
 from frugalkd.files import StrPath
 from frugalkd.files.parsing import one_line
 from frugalkd.models.initial import PRETRAINED, init_from
-from frugalkd.models.libraries import Wanted, build_from_library, check_of_library
+from frugalkd.models.libraries import build_from_library, check_of_library
 from frugalkd.models.origin import name_classes, reorder_classes
 from frugalkd.models.text import TextCNN, TextEncoder
 from frugalkd.models.vision import MLP, RESNETS, FashionConv, lenet5, lenet5_half
@@ -84,12 +85,12 @@ def build_model(
     _refuse_below_one(name, **sizes, **{"image size": height, "image width": width})
     pretrained = init_weights == PRETRAINED
     if "/" in name:
-        wanted = Wanted(num_classes, in_channels, (height, width), pretrained)
-        model = build_from_library(name, wanted, options)
+        build = partial(build_from_library, name, pretrained)
     elif pretrained:
         raise ModelError(f"model {name!r} is frugalkd's and has no pretrained weights: name a file")
     else:
-        model = _build(name, MODELS[name], num_classes, in_channels, (height, width), **options)
+        build = MODELS[name]
+    model = _build(name, build, num_classes, in_channels, (height, width), **options)
     if init_weights is not None and not pretrained:
         init_from(model, init_weights)
     return model
@@ -116,7 +117,9 @@ def _build(name: str, build: Callable[..., nn.Module], *sizes: Any, **options: A
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "Initializing zero-element", UserWarning)
             return build(*sizes, **options)
-    except (TypeError, ValueError, RuntimeError, UserWarning) as error:
+    except NotImplementedError:  # some cannot be built on the meta device: see saved.py
+        raise
+    except (AssertionError, TypeError, ValueError, RuntimeError, UserWarning) as error:
         raise ModelError(
             f"model {name!r} cannot be built with {one_line(options)}: {one_line(error)}"
         ) from error

@@ -8,11 +8,11 @@ from typing import Any
 from pydantic import Field, model_validator
 from torch import nn
 
-from frugalkd.data import Pictures
+from frugalkd.data import Pictures, TextData
 from frugalkd.errors import ModelError
-from frugalkd.models import MODELS, TEXT_MODELS, build_model
-from frugalkd.models.initial import put_projector
-from frugalkd.models.origin import Normalisation, Seen, note_origin
+from frugalkd.models import MODELS, TEXT_MODELS, build_model, build_text_model
+from frugalkd.models.initial import init_from, put_projector
+from frugalkd.models.origin import Seen, note_origin
 from frugalkd.runtime.imports import make_object
 from frugalkd.runtime.sections import NamedOrPath, Strict
 
@@ -76,32 +76,51 @@ class ModelSettings(NamedOrPath):
     )
 
 
-def build_for(
-    spec: ModelSettings, classes: int, shape: Sequence[int], *, init_weights: str | None = None
+def inputs_of(data: object) -> dict[str, Any]:
+    """What a model's card holds of the inputs and outputs that its training ``data`` require; {}
+    for data sets of your own."""
+    if isinstance(data, Pictures):
+        return {
+            "num_classes": data.num_classes,
+            **{name: list(getattr(data, name)) for name in ("shape", "mean", "std")},
+        }
+    if isinstance(data, TextData):
+        names = ("vocabulary", "tokenizer", "max_length")
+        sizes = {name: getattr(data.tokens, name) for name in names}
+        return {"num_classes": data.num_classes, **sizes}
+    return {}
+
+
+def build(
+    spec: ModelSettings, inputs: Mapping[str, Any], init_weights: str | None = None
 ) -> nn.Module:
-    """The named model for images of ``shape`` (C, H, W), after its input transform."""
-    channels, height, width = shape
-    transform = spec.input_transform or InputTransform()
-    return build_model(
-        spec.name or "",
-        num_classes=classes,
-        in_channels=channels if transform.mean is None else len(transform.mean),
-        image_size=transform.height_width or (height, width),
-        init_weights=init_weights,
-        **spec.options,
-    )
-
-
-def make_module(path: str, options: Mapping[str, Any]) -> nn.Module:
-    """The torch module that an import path makes. Raises ModelError."""
-    model = make_object(path, options)
-    if not isinstance(model, nn.Module):
-        raise ModelError(f"{path} made a {type(model).__name__}, not a torch module")
-    return model
-
-
-def finish(model: nn.Module, spec: ModelSettings) -> nn.Module:
-    """``model``, ready for the teacher's classifier where ``spec`` reuses that."""
+    """The model of ``spec`` for ``inputs``, as of :func:`inputs_of`, ready for the teacher's
+    classifier where ``spec`` reuses that. Raises UnknownName, ModelError: it cannot be made, or is
+    no torch module."""
+    if spec.name is None:
+        model = make_object(spec.path or "", spec.options)
+        if not isinstance(model, nn.Module):
+            raise ModelError(f"{spec.path} made a {type(model).__name__}, not a torch module")
+        if init_weights is not None:
+            init_from(model, init_weights)
+    elif "vocabulary" in inputs:
+        if init_weights is not None:
+            raise ModelError(
+                "model.init_weights: a text-encoder begins with the weights of its own path"
+            )
+        sizes = {name: inputs[name] for name in ("num_classes", "vocabulary")}
+        model = build_text_model(spec.name, **sizes, **spec.options)
+    else:
+        channels, height, width = inputs["shape"]
+        transform = spec.input_transform or InputTransform()
+        model = build_model(
+            spec.name,
+            num_classes=inputs["num_classes"],
+            in_channels=channels if transform.mean is None else len(transform.mean),
+            image_size=transform.height_width or (height, width),
+            init_weights=init_weights,
+            **spec.options,
+        )
     if spec.reuse_classifier_dim is not None:
         put_projector(model, spec.reuse_classifier_dim)
     return model
@@ -117,24 +136,9 @@ def see(
     model: nn.Module, transform: InputTransform, mean: Sequence[float], std: Sequence[float]
 ) -> None:
     """Apply ``transform`` to the images that ``model`` receives from now on, normalised by ``mean``
-    and ``std``."""
+    and ``std``. Raises ModelError: they have other channels."""
     wanted = (transform.mean or mean, transform.std or std)
-    if len(wanted[0]) < len(mean):
-        raise ModelError(
-            f"model.input_transform: the pictures have {len(mean)} channels, mean and std 1"
-        )
     model.register_forward_pre_hook(Seen.between(transform.height_width, (mean, std), wanted))
-
-
-def see_as_trained(model: nn.Module, trained: Normalisation, given: Normalisation) -> None:
-    """Convert the images that ``model`` receives from now on, normalised by ``given``, to the
-    normalisation ``trained``, before any other transform. Raises ModelError."""
-    if len(given[0]) not in (1, len(trained[0])):
-        raise ModelError(
-            f"the model was trained on pictures of {len(trained[0])} channels, and these have "
-            f"{len(given[0])}"
-        )
-    model.register_forward_pre_hook(Seen.between(None, given, trained), prepend=True)
 
 
 def refuse_reduced(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import nn
 
@@ -18,15 +18,6 @@ LIBRARIES = ("timm", "torchvision")
 _FIXED = frozenset({"num_classes", "in_chans", "cache_dir", "checkpoint_path", "progress"})
 
 
-class Wanted(NamedTuple):
-    """``size`` is (height, width)."""
-
-    classes: int
-    channels: int
-    size: tuple[int, int]
-    pretrained: bool
-
-
 def library_of(name: str) -> list[str]:
     """The packages that build the model of a ``name`` or import path, where they are known."""
     if name == "text-encoder":
@@ -35,8 +26,8 @@ def library_of(name: str) -> list[str]:
     return [found] if found in (*LIBRARIES, "transformers") else []
 
 
-def check_of_library(name: str, options: Collection[str]) -> Any:
-    """The package of ``name``, LIBRARY/MODEL, imported; ``options`` are those of the library's own
+def check_of_library(name: str, options: Collection[str]) -> None:
+    """Check LIBRARY/MODEL and the names of its options, which are those of the library's own
     function. None of them may say where weights come from: reading a run folder, which names its
     model, must download nothing.
 
@@ -60,30 +51,46 @@ def check_of_library(name: str, options: Collection[str]) -> Any:
         names = package.models.list_models(module=package.models)
     if model not in names:
         raise UnknownName("model", name, [f"{library}/{each}" for each in names])
-    return package
 
 
-def build_from_library(name: str, wanted: Wanted, options: Mapping[str, Any]) -> nn.Module:
-    """A new model of a library, with a head for ``wanted.classes``.
-
-    Raises UnknownName or ModelError as :func:`check_of_library`; or the model cannot be built, or
-    its pretrained weights cannot be downloaded.
-    """
-    package, (library, _, model) = check_of_library(name, options), name.partition("/")
-    build = _from_timm if library == "timm" else _from_torchvision
+def build_from_library(
+    name: str,
+    pretrained: bool,
+    classes: int,
+    channels: int,
+    size: tuple[int, int],
+    /,
+    **options: Any,
+) -> nn.Module:
+    """A new model of a library, with a head for ``classes``, of pictures of ``size`` (height,
+    width). Raises ModelError: it needs colour, or its pretrained weights cannot be downloaded."""
+    library, _, model = name.partition("/")
+    package = import_module(library)
     try:
-        return build(package, model, wanted, dict(options))
-    except NotImplementedError:  # some cannot be built on the meta device: see saved.py
-        raise
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise ModelError(
-            f"model {name!r} cannot be built with {one_line(options)}: {one_line(error)}"
-        ) from error
+        if library == "timm":
+            made_for = package.get_pretrained_cfg(model)
+            if made_for is not None and made_for.fixed_input_size:
+                options.setdefault("img_size", size)
+            sizes = {"num_classes": classes, "in_chans": channels}
+            return package.create_model(model, pretrained=pretrained, **sizes, **options)
+        if channels != 3:
+            raise ModelError(
+                f"model {name!r} needs colour images, and these have {channels} channels: choose "
+                "one of timm, or give model.input_transform a mean and std of three numbers each"
+            )
+        if not pretrained:
+            return package.models.get_model(model, weights=None, num_classes=classes, **options)
+        built = package.models.get_model(model, weights="DEFAULT", progress=False, **options)
     except OSError as error:
         raise ModelError(
             f"the pretrained weights of {name!r} cannot be had ({one_line(error)[:200]}): name a "
             "file that you have with model.init_weights"
         ) from error
+    head = head_of_name(built)
+    if head is None:
+        raise ModelError(f"model {name!r} has no linear head to replace: draw its weights")
+    built.set_submodule(head, nn.Linear(built.get_submodule(head).in_features, classes))
+    return built
 
 
 def _timm_names(timm: Any, model: str) -> Collection[str]:
@@ -93,38 +100,3 @@ def _timm_names(timm: Any, model: str) -> Collection[str]:
     if not timm.is_model(architecture):
         return timm.list_models()
     return timm.list_pretrained(architecture) if tag else [architecture]
-
-
-def _from_timm(timm: Any, model: str, wanted: Wanted, options: dict[str, Any]) -> nn.Module:
-    made_for = timm.get_pretrained_cfg(model)
-    if made_for is not None and made_for.fixed_input_size:
-        options.setdefault("img_size", wanted.size)
-    return timm.create_model(
-        model,
-        pretrained=wanted.pretrained,
-        num_classes=wanted.classes,
-        in_chans=wanted.channels,
-        **options,
-    )
-
-
-def _from_torchvision(
-    torchvision: Any, model: str, wanted: Wanted, options: dict[str, Any]
-) -> nn.Module:
-    if wanted.channels != 3:
-        raise ModelError(
-            f"model 'torchvision/{model}' needs colour images, and these have {wanted.channels} "
-            "channels: choose one of timm, or give model.input_transform a mean and std of three "
-            "numbers each"
-        )
-    get_model = torchvision.models.get_model
-    if not wanted.pretrained:
-        return get_model(model, weights=None, num_classes=wanted.classes, **options)
-    built = get_model(model, weights="DEFAULT", progress=False, **options)
-    head = head_of_name(built)
-    if head is None:
-        raise ModelError(
-            f"model 'torchvision/{model}' has no linear head to replace: draw its weights"
-        )
-    built.set_submodule(head, nn.Linear(built.get_submodule(head).in_features, wanted.classes))
-    return built

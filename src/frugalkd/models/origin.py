@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from frugalkd.data.class_names import Match, class_names, class_order
 from frugalkd.data.images import Pictures
 from frugalkd.data.text import TextData
-from frugalkd.errors import TargetsError
+from frugalkd.errors import ModelError, TargetsError
 
 _ATTRIBUTE = "frugalkd_origin"
 Normalisation = tuple[Sequence[float], Sequence[float]]
@@ -149,7 +149,13 @@ class Seen:
     def between(
         cls, size: tuple[int, int] | None, data: Normalisation, model: Normalisation
     ) -> Seen:
-        """From the normalisation of the data to the model's."""
+        """From the normalisation of the data to the model's. Raises ModelError: they have other
+        channels."""
+        if len(data[0]) not in (1, len(model[0])):
+            raise ModelError(
+                f"the model takes pictures of {len(model[0])} channels, and these have "
+                f"{len(data[0])}: give model.input_transform a mean and std of as many numbers"
+            )
         rows = [torch.tensor(row, dtype=torch.float64) for row in (*data, *model)]
         mean, std, wanted_mean, wanted_std = rows
         scale, shift = std / wanted_std, (mean - wanted_mean) / wanted_std

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,21 +35,16 @@ class Preprocess:
         mean, std: one number per channel, on the [0, 1] scale.
     """
 
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    @classmethod
-    def of(cls, card: Mapping[str, Any]) -> Preprocess:
-        """From a ``model.json``. Raises KeyError, ValueError or TypeError where that is damaged."""
-        channels, height, width = (int(size) for size in card["shape"])
-        mean, std = tuple(map(float, card["mean"])), tuple(map(float, card["std"]))
-        pixels = channels * height * width
-        if min(channels, height, width) < 1 or pixels > LARGEST_SHAPE:
-            raise ValueError(f"a shape of {pixels} values")
-        if len(mean) != channels or len(std) != channels or min(std) <= 0:
+    def __post_init__(self) -> None:
+        values = math.prod(self.shape)
+        if len(self.shape) != 3 or min(self.shape) < 1 or values > LARGEST_SHAPE:
+            raise ValueError(f"a shape of {values} values")
+        if not len(self.mean) == len(self.std) == self.shape[0]:
             raise ValueError("mean and std do not fit the shape")
-        return cls((channels, height, width), mean, std)
 
     def __call__(self, images: Any) -> Tensor:
         """float32 (N, C, H, W). Raises DataError for images that do not fit."""
@@ -135,17 +131,6 @@ class TextPreprocess:
     max_length: int
     download: bool = False
     trusted: bool = True
-
-    @classmethod
-    def of(
-        cls, card: Mapping[str, Any], *, download: bool = False, tokenizer: str | None = None
-    ) -> TextPreprocess:
-        """From a ``model.json``, or with the user's own ``tokenizer``. Raises KeyError, ValueError
-        or TypeError where the card is damaged."""
-        if not isinstance(card["tokenizer"], str):
-            raise TypeError("the tokenizer is no text")
-        named = tokenizer is not None
-        return cls(tokenizer or card["tokenizer"], int(card["max_length"]), download, named)
 
     def batches(self, texts: Any, batch_size: int = 1000) -> Iterator[TextBatch]:
         """Batches int64 (B, L), each padded to its longest row, in the order of ``texts``.

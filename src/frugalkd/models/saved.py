@@ -6,7 +6,6 @@ of weights lists its tensors and is read first: the model may be no larger than 
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -14,18 +13,18 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from accelerate.utils import send_to_device
 from numpy.typing import NDArray
+from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 from torch import Tensor, nn
 from torch.nn.modules import module as registering
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import Dataset
 
-from frugalkd.data import Pictures, TextData
 from frugalkd.data.batches import call, run_model
 from frugalkd.data.class_names import class_names
 from frugalkd.data.images import rows_at_once
@@ -35,8 +34,7 @@ from frugalkd.files import StrPath, path_of
 from frugalkd.files.parsing import one_line, read_json
 from frugalkd.files.tensors import fill, load_weights, read_state, refuse_misfit
 from frugalkd.files.writing import write_json
-from frugalkd.models import build_text_model
-from frugalkd.models.building import ModelSettings, build_for, finish, make_module, note_spec, see
+from frugalkd.models.building import ModelSettings, build, inputs_of, note_spec, see
 from frugalkd.models.identity import inference_mode
 from frugalkd.models.origin import note_origin, origin_of
 from frugalkd.models.preprocess import Preprocess, TextPreprocess
@@ -152,6 +150,7 @@ def load(
             "or 'distill' made, or resume that run (--resume)"
         )
     card = read_json(path / CARD)
+    known = known_from(card)
     try:
         name = card["weights"]
         if not isinstance(name, str) or name not in os.listdir(path):
@@ -163,14 +162,16 @@ def load(
         if "path" in card["model"]:
             refuse_unlisted(str(card["model"]["path"]), imports, str(path / CARD))
         # Before the model is built: its size may depend on the images'.
-        preprocess = Preprocess.of(card) if "shape" in card else None
-        texts = None
+        preprocess = texts = None
+        if "shape" in card:
+            preprocess = Preprocess(tuple(map(int, card["shape"])), known["mean"], known["std"])
         if "vocabulary" in card:
-            texts = TextPreprocess.of(card, download=download, tokenizer=tokenizer)
+            name, length = tokenizer or card["tokenizer"], int(card["max_length"])
+            texts = TextPreprocess(name, length, download, tokenizer is not None)
         if download and card["model"].get("name") == "text-encoder":  # into the cache
             from_transformers("AutoConfig", str(card["model"]["options"]["path"]))
         model = _build(card, weights)
-        note_origin(model, **known_from(card))
+        note_origin(model, **known)
     except FrugalKDError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -189,14 +190,8 @@ def write_model_card(
         "model": spec.model_dump(mode="json", exclude_none=True),
         "weights": weights,
         "libraries": dict(libraries),
+        **inputs_of(data),
     }
-    if isinstance(data, Pictures | TextData):
-        card["num_classes"] = data.num_classes
-    if isinstance(data, Pictures):
-        card |= {name: list(getattr(data, name)) for name in ("shape", "mean", "std")}
-    if isinstance(data, TextData):
-        names = ("vocabulary", "tokenizer", "max_length")
-        card |= {name: getattr(data.tokens, name) for name in names}
     if names := class_names(data):
         card["classes"] = list(names)
     write_json(folder / CARD, card)
@@ -214,51 +209,40 @@ def known_from(card: Mapping[str, Any]) -> dict[str, Any]:
     """What a card says of its model's training data, as fields of
     :class:`frugalkd.models.origin.Origin`. Raises RunFolderError where it is damaged."""
     try:
-        known = {
-            "classes": tuple(map(str, card.get("classes", ()))),
-            "mean": tuple(map(float, card.get("mean", ()))),
-            "std": tuple(map(float, card.get("std", ()))),
-            "tokenizer": str(card.get("tokenizer", "")),
-            "vocabulary": int(card.get("vocabulary", 0)),
-        }
-    except (TypeError, ValueError, OverflowError) as error:
-        raise RunFolderError(f"model.json is damaged ({one_line(error)})") from None
-    mean, std = known["mean"], known["std"]
-    if (
-        len(mean) != len(std)
-        or not all(map(math.isfinite, mean))
-        or not all(2**-32 <= value < math.inf for value in std)
-    ):
-        raise RunFolderError(
-            f"model.json is damaged: mean {list(mean)} and std {list(std)} must be finite, one "
-            "number each per channel, std above 0"
-        )
-    return known
+        known = _Known.model_validate(card)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise RunFolderError(f"model.json is damaged: {where}: {one_line(first['msg'])}") from None
+    if len(known.mean) != len(known.std):
+        raise RunFolderError("model.json is damaged: mean and std are of different lengths")
+    return known.model_dump()
+
+
+class _Known(BaseModel):
+    classes: tuple[str, ...] = ()
+    mean: tuple[FiniteFloat, ...] = ()
+    std: tuple[Annotated[FiniteFloat, Field(ge=2**-32)], ...] = ()
+    tokenizer: str = ""
+    vocabulary: int = 0
 
 
 def _build(card: Mapping[str, Any], weights: Path) -> nn.Module:
     """The card's model with its weights, which are compared with its claims first."""
     spec = ModelSettings.model_validate(card["model"])
-
-    def build() -> nn.Module:
-        if "vocabulary" in card:
-            # An encoder's weights are all in the file.
-            own = {"pretrained": False} if spec.name == "text-encoder" else {}
-            sizes = {"num_classes": card["num_classes"], "vocabulary": card["vocabulary"]}
-            model = build_text_model(spec.name or "", **sizes, **{**spec.options, **own})
-        else:
-            model = build_for(spec, card["num_classes"], card["shape"])
-        return finish(model, spec)
-
+    own = spec
+    if spec.name == "text-encoder":  # its weights are all in the file
+        own = spec.model_copy(update={"options": {**spec.options, "pretrained": False}})
+    make = partial(build, own, card)
     # Building draws weights that are overwritten: the caller's random stream does not change.
     with torch.random.fork_rng(devices=[]):
         if spec.path is not None:
-            model = finish(make_module(spec.path, spec.options), spec)
+            model = make()
             load_weights(model, weights)
         else:
             state = read_state(weights)
             _refuse_larger(card, state, weights)
-            model = build_checked(build, state, weights)
+            model = build_checked(make, state, weights)
             fill(model, state, weights)
     if spec.input_transform is not None:
         see(model, spec.input_transform, card["mean"], card["std"])

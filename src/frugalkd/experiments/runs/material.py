@@ -37,19 +37,15 @@ from frugalkd.files.opening import named
 from frugalkd.files.parsing import one_line
 from frugalkd.files.tensors import load_weights
 from frugalkd.ledger.ledger import Ledger, ledger_file
-from frugalkd.models import build_text_model
 from frugalkd.models.building import (
     ModelSettings,
-    build_for,
-    finish,
-    make_module,
+    build,
+    inputs_of,
     note_spec,
     refuse_reduced,
     see,
-    see_as_trained,
 )
-from frugalkd.models.initial import init_from
-from frugalkd.models.origin import match_classes, note_origin, origin_of
+from frugalkd.models.origin import Seen, match_classes, note_origin, origin_of
 from frugalkd.models.saved import card_beside, known_from, load
 from frugalkd.policies import Sampling
 from frugalkd.policies.policy import Ids
@@ -211,25 +207,12 @@ def make_model(spec: ModelSettings, data: Dataset, seed: int) -> nn.Module:
     """A model with weights drawn from ``seed``, or its ``init_weights``: the same in every arm of a
     seed. Raises UnknownName, ModelError: it cannot be made, or it is not a torch module."""
     torch.manual_seed(seed)
-    if spec.name is not None and isinstance(data, TextData):
-        if spec.init_weights is not None:
-            raise ModelError(
-                "model.init_weights: a text-encoder begins with the weights of its own path"
-            )
-        sizes = {"num_classes": data.num_classes, "vocabulary": data.tokens.vocabulary}
-        model = build_text_model(spec.name, **sizes, **spec.options)
-    elif spec.name is not None:
-        if not isinstance(data, Pictures):
-            raise ModelError(
-                f"model {spec.name!r} takes its sizes from pictures or texts: give your own model "
-                "by import path for other data"
-            )
-        model = build_for(spec, data.num_classes, data.shape, init_weights=spec.init_weights)
-    else:
-        model = make_module(spec.path or "", spec.options)
-        if spec.init_weights is not None:
-            init_from(model, spec.init_weights)
-    finish(model, spec)
+    if spec.name is not None and not isinstance(data, Pictures | TextData):
+        raise ModelError(
+            f"model {spec.name!r} takes its sizes from pictures or texts: give your own model by "
+            "import path for other data"
+        )
+    model = build(spec, inputs_of(data), spec.init_weights)
     if spec.input_transform is not None:
         if not isinstance(data, Pictures):
             raise ModelError("model.input_transform: these data are not an ImageData, to resize")
@@ -290,7 +273,8 @@ def _fitted(model: nn.Module, data: Dataset, match: Match, what: str) -> nn.Modu
                 FrugalKDWarning,
                 stacklevel=2,
             )
-            see_as_trained(model, trained, given)
+            as_trained = Seen.between(None, given, trained)
+            model.register_forward_pre_hook(as_trained, prepend=True)  # before its own transform
             note_origin(model, mean=data.mean, std=data.std)
     match_classes(model, class_names(data), match, what)
     return model
