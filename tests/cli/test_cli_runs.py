@@ -12,7 +12,7 @@ import safetensors.torch
 from rich.console import Console
 from small_runs import FEW, TINY
 
-from frugalkd.cli.running import EpochProgress, RunsProgress
+from frugalkd.cli.running import Bar
 from frugalkd.cli.show import summary_table
 from frugalkd.experiments.runs.schema import Comparison, Results
 from toys import as_images
@@ -172,7 +172,7 @@ def test_ctrl_c_says_how_to_resume(cli, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(EpochProgress, "__call__", stop)
+        patched.setattr(Bar, "epoch", stop)
         code, _, err = cli(*arguments)
     assert code == 130
     assert err.count("\n") == 1
@@ -202,7 +202,7 @@ def test_compare_reports_failures_and_matches_its_schema(cli, tmp_path, monkeypa
     failed = [{"kind": "distill", "name": "hybrid", "seed": 0, "error": "it broke"}]
     made = {
         "schema": 2, "reference": "vanilla", "arms": [arm], "failed": failed, "notes": [],
-        "name": "digits", "seeds": [0], "recipe": {},
+        "name": "digits", "seeds": [0], "recipe": {}, "teachers": [], "claims": [], "split": "test",
     }  # fmt: skip
     Comparison.model_validate(made)
 
@@ -230,8 +230,8 @@ def test_progress_shows_loss_active_and_samples(terminal):
     file = io.StringIO()
     console = Console(file=file, force_terminal=terminal, width=80, legacy_windows=False)
     record = {"epoch": 0, "loss": 0.5, "rows": 50, "samples": 200, "wall_seconds": 1.0}
-    with EpochProgress("teach x", 3.5, console) as progress:
-        progress({**record, "samples_backpropagated": 1234})
+    with Bar("teach x", 3.5, console) as bar:
+        bar.epoch({**record, "samples_backpropagated": 1234})
     shown = file.getvalue()
     for words in ("teach x", "1/4", "loss 0.5", "active 25%", "1,234"):
         assert words in shown
@@ -242,9 +242,9 @@ def test_runs_progress_on_a_terminal():
     file = io.StringIO()
     console = Console(file=file, force_terminal=True, width=80, legacy_windows=False)
     event = {"kind": "teach", "name": "conventional", "seed": None, "finished": 0, "total": 9}
-    with RunsProgress("demo", console) as progress:
-        progress({**event, "event": "begun", "accuracy": None, "error": None})
-        progress({**event, "event": "failed", "accuracy": None, "error": "it broke"})
+    with Bar("demo", console=console) as bar:
+        bar.event({**event, "event": "begun", "accuracy": None, "error": None})
+        bar.event({**event, "event": "failed", "accuracy": None, "error": "it broke"})
     assert "0/9" in file.getvalue()
     assert "failed: teacher conventional: it broke" in file.getvalue()
 
@@ -256,13 +256,13 @@ def test_long_runs_of_a_comparison_show_their_progress(terminal, monkeypatch):
     event = {"kind": "teach", "name": "big", "seed": None, "finished": 0, "total": 9,
              "accuracy": None, "error": None}  # fmt: skip
     at = {"kind": "distill", "name": "el2n", "seed": 1, "progress": "scoring run, epoch 2 of 10"}
-    with RunsProgress("demo", console) as progress:
-        progress({**event, "event": "begun"})
-        progress({**event, "event": "running", "progress": "epoch 3 of 30"})
+    with Bar("demo", console=console) as bar:
+        bar.event({**event, "event": "begun"})
+        bar.event({**event, "event": "running", "progress": "epoch 3 of 30"})
         assert terminal or not file.getvalue()  # there was a start a moment ago
         monkeypatch.setattr("frugalkd.cli.running.EVERY", 0.0)
-        progress({**event, **at, "event": "running"})
-        progress._progress.refresh()
+        bar.event({**event, **at, "event": "running"})
+        bar._progress.refresh()
     says = "teacher big, epoch 3 of 30; el2n seed 1, scoring run, epoch 2 of 10"
     assert says in file.getvalue()
     if not terminal:

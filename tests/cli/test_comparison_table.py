@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from frugalkd.cli.comparison_table import claims_table, comparison_table
+from frugalkd.cli.show import claims_table, comparison_table
 
 
 def row(arm, about, *, failed=(), collapsed=0, matched=None, ci95=(0.801, 0.999)):
@@ -24,6 +24,7 @@ def row(arm, about, *, failed=(), collapsed=0, matched=None, ci95=(0.801, 0.999)
         "on_budget": None,
         "cost": {"mean": 24.0},
         "wall_ratio": {"mean": 1.0},
+        "meters": {},
         "collapsed": collapsed,
         "failed": list(failed),
         "matched": matched,
@@ -67,8 +68,8 @@ def test_the_table_fits_80_columns(comparison):
 
 def test_what_went_wrong_is_in_the_table(comparison):
     _, significance, control, *_ = comparison_table(comparison).columns[1].cells
-    assert "(1 of 3 FAILED) (1 of 3 COLLAPSED)" in str(significance)
-    assert "(NOT MATCHED)" in str(control)
+    assert "(1 of 3 failed) (1 of 3 collapsed)" in str(significance)
+    assert "(not matched)" in str(control)
 
 
 def test_the_worst_class_of_few_arms_is_shown(comparison):
@@ -98,5 +99,5 @@ def test_a_table_of_budgets_and_claims_fits_80_columns(comparison):
         }
     ]
     text = text_of(comparison_table(comparison), claims_table(comparison))
-    for said in ("(OFF", "(own", "+1.2 ±1.2", "-0.10 to +2.00", "random"):
+    for said in ("(off", "(own", "+1.2 ±1.2", "-0.10 to +2.00", "random"):
         assert said in text

@@ -24,7 +24,7 @@ def test_a_run_is_drawn_with_a_table_and_as_json(runs, cli, tmp_path):
     [
         (["--to", "f.gif"], "its name must end in .pdf, .png or .svg"),
         (["--to", "f.png", "--figure", "frontier"], "one run has no frontier"),
-        (["--to", "f.png", "--figure", "x"], "unknown figure 'x': known are frontier, partici"),
+        (["--to", "f.png", "--figure", "x"], "'x' is not one of 'frontier', 'participation'"),
     ],
 )
 def test_what_cannot_be_drawn_is_one_line(runs, cli, arguments, says):

@@ -8,9 +8,15 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from frugalkd.cli.comparison_table import comparison_table
-from frugalkd.cli.running import EpochProgress, RunsProgress
-from frugalkd.cli.show import Rows, facts_table, ledger_view, print_command, print_line
+from frugalkd.cli.running import Bar
+from frugalkd.cli.show import (
+    Rows,
+    comparison_table,
+    facts_table,
+    ledger_view,
+    print_command,
+    print_line,
+)
 
 HOSTILE = [
     "[red]",
@@ -64,11 +70,12 @@ def test_classes_arms_and_recipes_may_be_called_anything(name):
         "least": [{"id": 1, "class": name, "significance": 0.0, "confidence": 0.5}],
     }  # fmt: skip
     one = {"mean": 0.9, "ci95": None, "values": [0.9]}
+    text = name[:200].encode("utf-8", "replace").decode()  # as a recipe, or its file, can hold it
     arm = {
-        "arm": name[:200], "about": name[:200], "seeds": [0], "accuracy": one, "difference": None,
+        "arm": text, "about": text, "seeds": [0], "accuracy": one, "difference": None,
         "against_random": None, "budget": one, "budget_asked": None, "own_budget": False,
         "on_budget": None, "forwards": one, "wall_ratio": one, "collapsed": 0, "failed": [],
-        "matched": None,
+        "matched": None, "meters": {},
     }  # fmt: skip
     comparison = {"name": name[:200], "reference": name[:8], "seeds": [0], "split": "test",
                   "arms": [arm], "teachers": []}  # fmt: skip
@@ -87,16 +94,16 @@ def test_classes_arms_and_recipes_may_be_called_anything(name):
 @pytest.mark.parametrize("terminal", [True, False])
 @pytest.mark.parametrize("name", HOSTILE[:-1])
 def test_progress_of_what_is_called_anything(name, terminal):
-    record = {"epoch": 0, "loss": 0.5, "rows": 50, "wall_seconds": 1.0}
+    record = {"epoch": 0, "loss": 0.5, "rows": 50, "samples": 50, "wall_seconds": 1.0}
     event = {"kind": "distill", "name": name, "seed": 0, "finished": 1, "total": 9,
              "accuracy": None, "error": name}  # fmt: skip
 
     def draw(console):
-        with EpochProgress(f"teach {name}", 2, console) as progress:
-            progress({**record, "samples_backpropagated": 50})
-        with RunsProgress("demo", console) as progress:
-            progress({**event, "event": "begun"})
-            progress({**event, "event": "failed"})
+        with Bar(f"teach {name}", 2, console) as bar:
+            bar.epoch({**record, "samples_backpropagated": 50})
+        with Bar("demo", console=console) as bar:
+            bar.event({**event, "event": "begun"})
+            bar.event({**event, "event": "failed"})
 
     text = shown(draw, terminal)
     for theirs in ("\x1b[31m", "\x1b]", "\x07", "\x9b", "\u202e", "\nfailed: b", "\udcff"):

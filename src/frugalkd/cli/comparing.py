@@ -5,21 +5,17 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 from rich.console import Console
-from rich.text import Text
 
-from frugalkd.cli import options
-from frugalkd.cli.options import fetch_data, option, print_dry_run, resolve, split
-from frugalkd.cli.running import RunsProgress, resumable, run_name
-from frugalkd.cli.show import command, facts_table, print_line, print_result
-from frugalkd.errors import RecipeError, UnknownName
+from frugalkd.cli import options, show
+from frugalkd.cli.options import option, resolve, split, start
+from frugalkd.cli.running import Bar, resumable, run_name
+from frugalkd.errors import RecipeError
 from frugalkd.experiments.recipes.load import check_variants
-from frugalkd.files.parsing import printable
 from frugalkd.policies.modes import MODES
-from frugalkd.runtime.formatting import percent
 
 if TYPE_CHECKING:
     from frugalkd.experiments.comparison.run import ComparisonRun
@@ -44,10 +40,10 @@ def demo(
     from frugalkd.experiments.comparison.run import DEMO_NOTE
     from frugalkd.experiments.comparison.run import demo as run
 
-    with resumable(out, runs=True), RunsProgress("demo") as progress:
-        comparison = run(out, jobs=jobs, on_event=progress)
+    with resumable(out, runs=True), Bar("demo") as bar:
+        comparison = run(out, jobs=jobs, on_event=bar.event)
     following = "frugalkd recipes show fashion-mnist > mine.yaml"
-    _report(comparison, out, as_json, DEMO_NOTE, following=following)
+    _report(comparison, out, as_json, f"note: {DEMO_NOTE}", following=following)
 
 
 def compare(
@@ -79,7 +75,7 @@ def compare(
         "--margin POINTS", "What 'no worse' may lose, in points of accuracy.", 0.5, min=0, max=100
     ),
     jobs: int = JOBS,
-    on: str = option(
+    on: Literal["here", "ray"] = option(
         "--on here|ray",
         "Where runs are executed: on this machine, or as tasks of a Ray cluster.",
         "here",
@@ -107,7 +103,6 @@ def compare(
     frugalkd compare digits --arms vanilla,regulated,random --budgets 0.25,0.5 --out runs/b
     """
     made = resolve(recipe, settings, None, no_import=no_import, download=download)
-    fetch_data(made, download and not dry_run)
     from frugalkd.experiments.comparison import resolve_arms
     from frugalkd.experiments.comparison.run import ComparisonRun
     from frugalkd.experiments.comparison.statistics import parse_claim
@@ -117,24 +112,23 @@ def compare(
     resolved = resolve_arms(made, chosen, fractions)
     check_variants(made, [arm.name.partition("@")[0] for arm in resolved])
     declared = [parse_claim(claim, margin / 100) for claim in claims]
-    if on not in ("here", "ray"):
-        raise UnknownName("place for runs", on, ("here", "ray"))
     if ray_address is not None and on != "ray":
         raise RecipeError("an address of a Ray cluster is for runs on ray: add --on ray")
     comparison = partial(ComparisonRun, made, chosen, seeds, out, fractions, claims=declared)
-    if not dry_run and not list_ and only is None:
+    if dry_run:
+        comparison()  # refuses what cannot be compared
+    start(made, dry_run=dry_run, as_json=as_json, download=download)
+    if not list_ and only is None:
         ray = (ray_address or "local") if on == "ray" else None
-        with resumable(out, runs=True), RunsProgress(f"compare {made.name}") as progress:
-            done = comparison(on_event=progress).execute(jobs, ray)
+        with resumable(out, runs=True), Bar(f"compare {made.name}") as bar:
+            done = comparison(on_event=bar.event).execute(jobs, ray)
         return _report(done, out, as_json)
     checked = comparison()
-    if dry_run:
-        return print_dry_run(made, as_json=as_json)
     if only is not None and not list_:
         return _run_one(checked, only, as_json)
-    listed, done = checked.list_jobs(), {True: "done", False: "    "}
-    lines = (f"{job['digest']}  {done[job['done']]}  {run_name(job)}" for job in listed)
-    print_result(as_json, listed, *lines)
+    listed = checked.list_jobs()
+    lines = (f"{it['digest']}  {'done' if it['done'] else '':4}  {run_name(it)}" for it in listed)
+    show.print_result(as_json, listed, *lines)
 
 
 def _fractions(budgets: str) -> list[float]:
@@ -151,32 +145,24 @@ def _run_one(comparison: ComparisonRun, digest: str, as_json: bool) -> None:
     with resumable(comparison.out, runs=True):
         results = comparison.run_one(digest)
     if "meters" in results:
-        measured, meters = results["evaluation"], results["meters"]
-        facts = {
-            "accuracy": None if measured is None else percent(measured["accuracy"], 2),
-            "samples backpropagated": f"{meters['samples_backpropagated']:,}",
-            "seconds": f"{meters['wall_seconds']:.1f}",
-        }
-    else:  # a store of soft targets
+        table = show.summary_table(results, comparison.out)
+    else:
         facts = {"rows queried": f"{results['rows']:,}", "seconds": f"{results['seconds']:.1f}"}
-    print_result(as_json, results, facts_table(f"done: {digest}", facts))
+        table = show.facts_table("soft targets", facts)
+    show.print_result(as_json, results, f"done: {digest}", table)
 
 
 def _report(
     comparison: dict[str, Any], out: Path, as_json: bool, *notes: str, following: str = ""
 ) -> None:
     """The comparison on stdout; exit code 1 where a run failed."""
-    shown: list[Any] = []
-    if not as_json:
-        from frugalkd.cli.comparison_table import claims_table, comparison_table
-
-        claims = [claims_table(comparison)] if comparison["claims"] else []
-        lines = [Text(printable(f"note: {note}")) for note in notes]
-        written = f"written: {out / 'comparison.json'}"
-        shown = [comparison_table(comparison), *claims, *lines, written]
-    print_result(as_json, comparison, *shown, following=following)
+    tables = [show.comparison_table(comparison)]
+    if comparison["claims"]:
+        tables.append(show.claims_table(comparison))
+    written = f"written: {out / 'comparison.json'}"
+    show.print_result(as_json, comparison, *tables, *notes, written, following=following)
     for failure in comparison["failed"]:
-        print_line(Console(stderr=True), f"failed: {run_name(failure)}: {failure['error']}")
+        show.print_line(Console(stderr=True), f"failed: {run_name(failure)}: {failure['error']}")
     if comparison["failed"]:
         raise typer.Exit(1)
 
@@ -208,21 +194,17 @@ def estimate(
     frugalkd estimate fashion-mnist --teacher runs/teacher --seconds 60
     """
     made = resolve(recipe, settings, None, no_import=no_import, download=download)
-    if dry_run:
-        return print_dry_run(made, as_json=as_json)
-    fetch_data(made, download)
-    from frugalkd.cli.estimate_table import estimate_view
+    start(made, dry_run=dry_run, as_json=as_json, download=download)
     from frugalkd.experiments.estimate import estimate as run
 
     with Console(file=sys.stderr, highlight=False).status("pilot") as status:
         result = run(
             made, teacher=teacher, seconds=seconds, say=lambda line: status.update(f"pilot: {line}")
         )
-    folder = teacher or "runs/teacher"
-    if teacher is None and made.teacher.weights is None:
-        words = ["teach", recipe, "--out", folder]
-    else:
-        by = [] if teacher is None else ["--teacher", folder]
-        words = ["distill", recipe, *by, "--out", "runs/student"]
-    following = command(*words, settings=settings)
-    print_result(as_json, result, estimate_view(result), following=following)
+    words = ["distill", recipe, "--out", "runs/student"]
+    if teacher is not None:
+        words += ["--teacher", str(teacher)]
+    elif made.teacher.weights is None:
+        words = ["teach", recipe, "--out", "runs/teacher"]
+    following = show.command(*words, settings=settings)
+    show.print_result(as_json, result, show.estimate_view(result), following=following)

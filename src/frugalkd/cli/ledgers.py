@@ -7,8 +7,8 @@ from pathlib import Path
 import typer
 
 from frugalkd.cli import options
-from frugalkd.cli.options import fetch_data, option, resolve
-from frugalkd.cli.running import EpochProgress, resumable
+from frugalkd.cli.options import option, resolve, start
+from frugalkd.cli.running import Bar, resumable
 from frugalkd.cli.show import command, facts_table, ledger_view, print_result
 from frugalkd.errors import LedgerError
 from frugalkd.runtime.formatting import percent
@@ -116,14 +116,14 @@ def make(
     if log is not None and (teacher is not None or epochs is not None):
         raise LedgerError("--log replaces the teacher: leave out --teacher and --epochs")
     made = resolve(recipe, settings, seed, no_import=no_import, download=download)
-    fetch_data(made, download)
+    start(made, dry_run=False, as_json=as_json, download=download)
     from frugalkd.experiments.runs.ledgers import HEAD, make_ledger
 
     title = f"ledger of {made.name}"
     total = HEAD.epochs if epochs is None else epochs
-    with resumable(out, runs=True) as stop, EpochProgress(title, total) as progress:
+    with resumable(out, runs=True) as stop, Bar(title, total) as bar:
         done = make_ledger(
-            made, out, teacher=teacher, log=log, epochs=epochs, on_epoch_end=progress,
+            made, out, teacher=teacher, log=log, epochs=epochs, on_epoch_end=bar.epoch,
             should_stop=stop,
         )  # fmt: skip
     facts = {

@@ -124,24 +124,27 @@ def resolve(
     return recipe
 
 
-def fetch_data(recipe: Recipe, download: bool) -> None:
-    """With ``download``, download the recipe's data where their files are missing. Raises RankError
-    in one of several processes, DataError where it fails."""
+def start(*recipes: Recipe, dry_run: bool, as_json: bool, download: bool) -> None:
+    """With ``dry_run``, print the resolved recipes and end the command; with ``download``, download
+    the first one's data where their files are missing. Raises RankError, DataError."""
     from frugalkd.data import FETCHED, fetch
 
-    if not download or recipe.data.name not in FETCHED:
+    if dry_run:
+        _print_dry_run(recipes, as_json)
+        raise typer.Exit()
+    data = recipes[0].data
+    if not download or data.name not in FETCHED:
         return
     if rank_and_world()[1] > 1:
         raise RankError(
             "--download is for one process: fetch the data with a command without torchrun, then "
             "leave it out"
         )
-    fetch(recipe.data.name, recipe.data.root)
+    fetch(data.name, data.root)
 
 
-def print_dry_run(*recipes: Recipe, as_json: bool) -> None:
-    """The resolved recipes as YAML that can be run again, or as JSON, and what each would import
-    and download."""
+def _print_dry_run(recipes: Sequence[Recipe], as_json: bool) -> None:
+    """As YAML that can be run again, or as JSON, with what each would import and download."""
     from frugalkd.runtime.devices import check_threads
 
     resolved = []

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 from importlib import import_module
+from typing import Literal
 
 import typer
 
 from frugalkd.cli import options
 from frugalkd.cli.options import argument
 from frugalkd.cli.show import Rows, print_result
-from frugalkd.errors import UnknownName
 from frugalkd.experiments.recipes.load import SCHEMA, load_yaml, recipe_names, recipe_text
 
 app = typer.Typer(invoke_without_command=True, no_args_is_help=False, rich_markup_mode="rich")
-SCHEMAS = ("comparison", "recipe", "results")
 
 
 @app.callback()
@@ -45,11 +44,8 @@ def show(name: str = options.RECIPE) -> None:
 
 
 def schema(
-    kind: str = argument(
-        "recipe|results|comparison",
-        "What to describe, a recipe (the YAML), results.json of a run, or comparison.json: "
-        "`recipe`.",
-        autocompletion=lambda: list(SCHEMAS),
+    kind: Literal["recipe", "results", "comparison"] = argument(
+        "KIND", "What to describe: `recipe` (the YAML), `results` of a run, or `comparison`."
     ),
 ) -> None:
     """Print the JSON schema of a recipe, of results.json or of comparison.json.
@@ -59,8 +55,6 @@ def schema(
     [bold]Example[/bold]
     frugalkd schema recipe > recipe.schema.json
     """
-    if kind not in SCHEMAS:
-        raise UnknownName("schema", kind, SCHEMAS)
     module = "recipes" if kind == "recipe" else "runs"
     described = import_module(f"frugalkd.experiments.{module}.schema")
     found = getattr(described, kind.capitalize()).model_json_schema(by_alias=True)

@@ -6,6 +6,7 @@ import json
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import typer
 
@@ -17,7 +18,6 @@ from frugalkd.errors import ReportError
 from frugalkd.files.parsing import printable
 from frugalkd.runtime.imports import Allowed
 
-_FIGURES = ("frontier", "participation")
 OWN = "own"
 """In the place of a data set's name: the data that the run's folder names."""
 
@@ -162,11 +162,10 @@ def plot(
     to: Path = option(
         "--to FILE", "The figure to write, .pdf, .svg or .png: `--to frontier.pdf`.", ...
     ),
-    figure: str | None = option(
-        f"--figure {'|'.join(_FIGURES)}",
+    figure: Literal["frontier", "participation"] | None = option(
+        "--figure frontier|participation",
         "One figure, as wide as a column: accuracy over samples, or the samples used by "
         "epoch; without it both, side by side: `--figure frontier`.",
-        autocompletion=lambda: list(_FIGURES),
     ),
     arms: str = option(
         "--arms A,B,...", "Only these arms of a comparison, with or without their budget.", ""

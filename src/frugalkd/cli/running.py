@@ -8,21 +8,15 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, Self
+from typing import Any, Self, final
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
 
 from frugalkd.cli.show import print_line
@@ -46,51 +40,44 @@ _COLUMNS = (
 
 class Interrupted(Exception):
     """A signal stopped a run. ``str(error)`` is one line: what is kept, how to resume; ``code`` is
-    the exit code that shells and schedulers expect: 128 and the signal's number."""
+    the exit code that shells and schedulers expect."""
 
-    def __init__(self, message: str, code: int = 128 + signal.SIGINT):
-        self.code = code
+    def __init__(self, message: str, number: int = signal.SIGINT):
+        self.code = 128 + number
         super().__init__(message)
 
 
-class StopRequest:
-    """Whether a signal came, which a training polls after each batch. Before the first call, and at
-    a second signal, the process stops at once: KeyboardInterrupt."""
+@contextmanager
+def resumable(out: Path, *, runs: bool = False) -> Iterator[Callable[[], bool]]:
+    """A signal inside raises Interrupted, which names the command that resumes the run in ``out``,
+    or with ``runs`` the many of that folder. Yields what a training polls after each batch: whether
+    a signal came. Before the first poll, and at a second signal, the process stops at once."""
+    polled, signals = False, list[int]()
 
-    def __init__(self) -> None:
-        self._polled = False
-        self.signal: int = signal.SIGINT
-        self.made = False
+    def stop() -> bool:
+        nonlocal polled
+        polled = True
+        return bool(signals)
 
-    def __call__(self) -> bool:
-        self._polled = True
-        return self.made
-
-    def make(self, number: int, frame: FrameType | None) -> None:
-        """The signals' handler."""
-        again, self.made, self.signal = self.made, True, number
-        if again or not self._polled:
+    def note(number: int, frame: FrameType | None) -> None:
+        signals.append(number)
+        if len(signals) > 1 or not polled:
             raise KeyboardInterrupt
 
-
-@contextmanager
-def resumable(out: Path, *, runs: bool = False) -> Iterator[StopRequest]:
-    """A signal inside raises Interrupted, which names the command that resumes the run in ``out``,
-    or with ``runs`` the many of that folder. Yields the request, which a training polls."""
-    request = StopRequest()
     before = {}
     if threading.current_thread() is threading.main_thread():  # others may not have handlers
         for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, request.make)
+            before[number] = signal.signal(number, note)
     try:
-        yield request
+        yield stop
     except (KeyboardInterrupt, Stopped):
-        raise Interrupted(_what_is_kept(out, runs), 128 + request.signal) from None
+        number = signals[-1] if signals else signal.SIGINT
+        raise Interrupted(_what_is_kept(out, runs), number) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if request.made:
-        raise Interrupted(f"stopped, but {out} was done by then", 128 + request.signal)
+    if signals:
+        raise Interrupted(f"stopped, but {out} was done by then", signals[-1])
 
 
 def _what_is_kept(out: Path, runs: bool) -> str:
@@ -113,10 +100,12 @@ def _what_is_kept(out: Path, runs: bool) -> str:
     )
 
 
+@final
 class Bar:
-    """A bar on a terminal for the length of a ``with``; elsewhere there is none."""
+    """A bar on a terminal for the length of a ``with``; elsewhere lines. Its methods receive what
+    is shown: the records of a training's epochs, the events of a comparison."""
 
-    def __init__(self, title: str, total: float, console: Console | None = None):
+    def __init__(self, title: str, total: float = 1, console: Console | None = None):
         self.title, self.total = printable(title), math.ceil(total)
         self.console = console or Console(file=sys.stderr)
         self.live = self.console.is_terminal
@@ -125,6 +114,7 @@ class Bar:
         )
         self._task = self._progress.add_task(self.title, total=self.total, state="")
         self._last = time.monotonic()
+        self._running: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -137,27 +127,18 @@ class Bar:
         """Move the bar; ``state`` is its text, ``values`` as of rich's ``Progress.update``."""
         self._progress.update(self._task, state=printable(state), **values)
 
-    def say(self, line: str) -> None:
-        """Print a line, above the bar where there is one."""
-        self._last = time.monotonic()
-        print_line(self.console, line)
+    def say(self, line: str, *, rarely: bool = False) -> None:
+        """Print a line, above the bar where there is one; with ``rarely`` only EVERY seconds after
+        the last."""
+        if not rarely or time.monotonic() - self._last >= EVERY:
+            self._last = time.monotonic()
+            print_line(self.console, line)
 
-    def say_rarely(self, line: str) -> None:
-        """The same, unless a line was printed less than EVERY seconds before."""
-        if time.monotonic() - self._last >= EVERY:
-            self.say(line)
-
-
-class EpochProgress(Bar):
-    """The progress of a training: called with each epoch's record, inside a ``with``."""
-
-    def __call__(self, record: dict[str, Any]) -> None:
-        """Show an epoch's record."""
+    def epoch(self, record: dict[str, Any]) -> None:
+        """An epoch's record."""
         epoch, seen = int(record["epoch"]) + 1, f"{record['samples_backpropagated']:,}"
         loss = "-" if record["loss"] is None else f"{record['loss']:.4g}"
-        active = f"{record['rows']:,}"
-        if record.get("samples"):
-            active = f"{record['rows'] / record['samples']:.0%}"
+        active = f"{record['rows'] / record['samples']:.0%}"
         self.update(f"loss {loss} active {active} samples {seen}", completed=epoch)
         if not self.live:
             self.say(
@@ -166,21 +147,13 @@ class EpochProgress(Bar):
             )
 
     def before(self, line: str) -> None:
-        """Show the progress of what precedes the epochs: a scoring run, the filling of a store."""
+        """What precedes the epochs: a scoring run, the filling of a store."""
         self.update(line)
         if not self.live:
-            self.say_rarely(f"{self.title}: {line}")
+            self.say(f"{self.title}: {line}", rarely=True)
 
-
-class RunsProgress(Bar):
-    """The progress of a comparison: called with each event, inside a ``with``."""
-
-    def __init__(self, title: str, console: Console | None = None):
-        super().__init__(title, 1, console)
-        self._running: dict[str, str] = {}
-
-    def __call__(self, event: dict[str, Any]) -> None:
-        """Show an event (see ``comparison.run.Event``)."""
+    def event(self, event: dict[str, Any]) -> None:
+        """An event of a comparison (see ``comparison.run.Event``)."""
         name, what = run_name(event), event["event"]
         if what in ("begun", "running"):
             self._running[name] = ", ".join(filter(None, [name, event.get("progress")]))
@@ -193,7 +166,7 @@ class RunsProgress(Bar):
             if what == "failed":
                 self.say(f"failed: {name}: {event['error']}")
         elif what == "running":
-            self.say_rarely(f"{so_far} done; running: {running}")
+            self.say(f"{so_far} done; running: {running}", rarely=True)
         elif what != "begun":
             self.say(f"{so_far} {_outcome(event, name)}")
 

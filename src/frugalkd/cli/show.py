@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.columns import Columns
@@ -16,9 +16,13 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from frugalkd.files.parsing import printable
-from frugalkd.runtime.formatting import percent
+from frugalkd.runtime.formatting import duration, number, percent, size_text
 
-number = partial(Column, justify="right", no_wrap=True)
+if TYPE_CHECKING:
+    from frugalkd.experiments.estimate.model import Range
+    from frugalkd.experiments.runs.schema import Arm, Spread
+
+numeric = partial(Column, justify="right", no_wrap=True)
 """A column of numbers."""
 
 
@@ -134,7 +138,7 @@ def chain_table(done: dict[str, Any], out: Path) -> Table:
     table = Rows(
         Column("stage", no_wrap=True),
         Column("model", max_width=22, overflow="fold"),
-        *map(number, ("accuracy", "samples", "queries", "seconds")),
+        *map(numeric, ("accuracy", "samples", "queries", "seconds")),
         title=f"chain in {out}/",
     )
     total = {"stage": "all", "model": "", "meters": done["meters"]}
@@ -168,7 +172,7 @@ def ledger_view(summary: dict[str, Any]) -> RenderableType:
 def _class_table(classes: list[dict[str, Any]]) -> Table:
     name = Column("class", max_width=24, overflow="ellipsis", no_wrap=True)
     table = Rows(
-        name, *map(number, ("samples", "mean", "never", "always")), title="significance by class"
+        name, *map(numeric, ("samples", "mean", "never", "always")), title="significance by class"
     )
     half, hidden = 10, max(0, len(classes) - 20)
     for place, record in enumerate(classes):
@@ -188,14 +192,14 @@ def _histogram(counts: list[int]) -> Table:
         (f"{place / len(counts):.1f}", f"{count:,}", "█" * round(width * count / widest))
         for place, count in enumerate(counts)
     )
-    headings = Column("from", no_wrap=True), number("samples"), Column(no_wrap=True)
+    headings = Column("from", no_wrap=True), numeric("samples"), Column(no_wrap=True)
     return Rows(*headings, rows=rows, title="samples by significance")
 
 
 def _sample_table(title: str, samples: list[dict[str, Any]]) -> Table:
     """With the names of the samples, where these are known."""
     name = Column("class", max_width=12, overflow="ellipsis", no_wrap=True)
-    headings = [number("id"), name, number("signif."), number("conf.")]
+    headings = [numeric("id"), name, numeric("signif."), numeric("conf.")]
     if named := all("sample" in sample for sample in samples):
         headings.append(Column("sample", max_width=36, overflow="fold"))
     table = Rows(*headings, title=title, padding=(0, 1, 0, 0))
@@ -207,3 +211,184 @@ def _sample_table(title: str, samples: list[dict[str, Any]]) -> Table:
             *([sample["sample"]] if named else []),
         )  # fmt: skip
     return table
+
+
+_LAYOUT: dict[str, Any] = {"width": 80, "padding": (0, 1, 0, 0), "pad_edge": False}
+"""Of the tables of a comparison."""
+
+
+def comparison_table(comparison: dict[str, Any]) -> Table:
+    """The arms and the teachers of ``comparison``, the content of ``comparison.json``."""
+    from frugalkd.experiments.runs.schema import Arm
+
+    arms = [Arm.model_validate(row) for row in comparison["arms"]]
+    budgets = any(arm.target_budget is not None for arm in arms)
+    teachers = [row for row in comparison["teachers"] if {row["accuracy"], row["budget"]} != {None}]
+    first = [Column("arm", overflow="fold", ratio=1, min_width=16)]
+    if not budgets:
+        first = [
+            Column("arm", overflow="fold", min_width=12, max_width=16),
+            Column("samples used", ratio=1, min_width=16),
+        ]
+    against = [f"against\n{comparison['reference']}", *["against\nrandom"] * budgets]
+    seeds = len(comparison["seeds"])
+    of_seeds = f"{seeds} seed{'s' * (seeds > 1)}"
+    if not comparison.get("complete", True):
+        of_seeds = f"{len(comparison['complete_seeds'])} of {of_seeds} complete"
+    numbers = ("accuracy\n%", *against, "samples\n%", "cost\nepochs", "time\nratio")
+    table = Rows(
+        *first,
+        *map(numeric, numbers),
+        title=f"{comparison['name']}: {of_seeds}, {comparison['split']} data",
+        caption=Text(printable(_caption(comparison["reference"], arms, budgets)), "table.caption"),
+        caption_justify="left",
+        show_edge=False,
+        **_LAYOUT,
+    )
+    for arm in arms:
+        about = " ".join([arm.arm if budgets else arm.about, *(f"({mark})" for mark in arm.marks)])
+        differences = [arm.difference, arm.against_random][: len(against)]
+        table.add_row(
+            *([about] if budgets else [arm.arm, about]),
+            _points(arm.accuracy),
+            *("" if each is None else _points(each, "+") for each in differences),
+            percent(arm.budget.mean, 0, ""),
+            number(arm.cost.mean, 1),
+            number(arm.wall_ratio.mean, 2),
+        )
+    for row in teachers:
+        accuracy, samples = percent(row["accuracy"], 1, ""), percent(row["budget"], 0, "")
+        name = [f"{row['teacher']} (a teacher)"] if budgets else [row["teacher"], "a teacher"]
+        table.add_row(*name, accuracy, *[""] * len(against), samples, style="dim")
+    return table
+
+
+def _caption(reference: str, arms: list[Arm], budgets: bool) -> str:
+    text = (
+        f"± is half of the 95 % interval over seeds; against {reference}: the paired difference in "
+        "points. samples: backpropagated, of full training over the same epochs; cost: with "
+        "screening and teacher queries, in epochs of full distillation. time: of training, over "
+        f"{reference}'s. Cost and time are without the filling of stores."
+    )
+    if budgets:
+        text += (
+            " ARM@BUDGET was made to spend that part of the samples; against random: as many, "
+            "drawn again each epoch."
+        )
+    spreads = [(arm.arm, arm.worst_class) for arm in arms]
+    worst = [(name, found) for name, found in spreads if found and found.mean is not None]
+    if 0 < len(worst) <= 8:
+        each = ", ".join(f"{name} {_points(value)}" for name, value in worst)
+        text += f" Accuracy of the worst class, %: {each}."
+    return text
+
+
+def _points(value: Spread, sign: str = "") -> str:
+    if value.mean is None:
+        return "–"
+    mean = f"{100 * value.mean:{sign}.1f}"
+    return mean if value.ci95 is None else f"{mean} ±{50 * (value.ci95[1] - value.ci95[0]):.1f}"
+
+
+def claims_table(comparison: dict[str, Any]) -> Table:
+    """The declared claims."""
+    table = Rows(
+        Column("claim", overflow="fold", ratio=1),
+        *map(numeric, ("difference", "95 % interval", "p (Holm)")),
+        Column("holds", overflow="fold", max_width=24),
+        **_LAYOUT,
+    )
+    for claim in comparison["claims"]:
+        mean, ci95 = claim["difference"]["mean"], claim["difference"]["ci95"]
+        table.add_row(
+            f"{claim['arm']} {claim['claim']} than {claim['against']}",
+            "–" if mean is None else f"{100 * mean:+.2f}",
+            "–" if ci95 is None else f"{100 * ci95[0]:+.2f} to {100 * ci95[1]:+.2f}",
+            f"{claim['p_holm']:.2g}",
+            "yes" if claim["holds"] else f"no: {claim['why']}",
+        )
+    return table
+
+
+def estimate_view(result: dict[str, Any]) -> RenderableType:
+    """The verdict, the modes, the costs of rows, when stores and ledgers pay off, and warnings."""
+    head = f"{result['recipe']}: {result['samples']:,} samples, {result['epochs']:g} epochs"
+    modes = Rows(
+        Column("mode", no_wrap=True),
+        *map(
+            numeric, ("samples\n%", "forwards\n%", "a\nstudent", "of\nvanilla %", "filling", "disk")
+        ),
+        rows=map(_mode, result["modes"]),
+        padding=0,
+    )
+    return Group(
+        Text(printable(head), "bold"),
+        Text(printable(result["verdict"]), "green" if result["pays"] else "yellow"),
+        modes,
+        _costs(result),
+        *(Text(printable(f"warning: {line}"), "yellow") for line in result["warnings"]),
+    )
+
+
+def _mode(row: dict[str, Any]) -> list[str]:
+    stored = row["targets"] == "stored"
+    return [
+        f"{row['mode']}, {row['targets']}" if row["mode"] == "vanilla" else row["mode"],
+        ("~" if row["rough"] else "") + _percent(row["kept"]),
+        f"{100 * row['forwards'].point:.0f}",
+        duration(row["seconds"].point),
+        _percent(row["of_vanilla"]),
+        duration(row["fill_seconds"]) if stored else "-",
+        size_text(row["disk_bytes"]) if stored else "-",
+    ]
+
+
+def _range(value: Range, text: Callable[[float], str], to: str) -> str:
+    point, low, high = map(text, value)
+    return point if low == high else f"{point} ({low}{to}{high})"
+
+
+def _percent(value: Range) -> str:
+    return _range(value, lambda each: f"{100 * each:.0f}", "-")
+
+
+def _costs(result: dict[str, Any]) -> Table:
+    from frugalkd.experiments.estimate.model import students_text
+
+    costs, teacher, paid = result["costs"], result["teacher"], result["break_even"]
+    pilot, r, live = result["pilot"], result["r"], ""
+    rows: dict[str, str] = {}
+    if costs["query"]:
+        live = f"; teacher live {_micro(costs['query'])}, into a store {_micro(costs['fill'])}"
+        rows["teacher : student"] = (
+            f"r = {r['time']:.1f} by time, {r['flops']:.1f} by FLOPs (forward : forward); "
+            f"{costs['query'] / costs['step']:.2f} of a student's step"
+        )
+    rows["a row"] = f"step {_micro(costs['step'])}, screening {_micro(costs['screen'])}{live}"
+    rows["teacher's training"] = (
+        f"conventional {duration(teacher['conventional'])}; self-regulated "
+        f"{_range(teacher['self_regulated'], duration, ' to ')} "
+        f"({'as its folder recorded' if teacher['recorded'] else 'forecast'})"
+    )
+    if paid["store"] is not None or paid["store_mode"] is not None:
+        rows["store paid after"] = (
+            f"{students_text(paid['store'])} of vanilla, {students_text(paid['store_mode'])} of "
+            f"{result['verdict_mode']}"
+        )
+    rows["ledger paid after"] = (
+        f"{students_text(paid['ledger_trained_anyway'])} where a teacher is trained anyway, "
+        f"{students_text(paid['ledger'])} where not; against regulated, which needs none: "
+        f"{students_text(paid['ledger_over_regulated'])}"
+    )
+    smaller = f" and {pilot['small_rows']:,}" if pilot["small_rows"] else ""
+    rows["pilot"] = (
+        f"{pilot['seconds']:.0f} s; miniatures of {pilot['rows']:,}{smaller} samples, "
+        f"{pilot['epochs']} epochs; equal work took times that spread by {pilot['spread']:.0%}; "
+        f"{result['device']}, threads: {result['threads']}"
+    )
+    headings = Column(style="dim", no_wrap=True), Column(overflow="fold")
+    return Rows(*headings, rows=rows.items(), box=None, show_header=False, padding=(0, 2, 0, 0))
+
+
+def _micro(seconds: float) -> str:
+    return f"{1e6 * seconds:.0f} µs" if seconds < 0.01 else f"{1e3 * seconds:.0f} ms"

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frugalkd.cli import options
-from frugalkd.cli.options import argument, fetch_data, option, print_dry_run, resolve
-from frugalkd.cli.running import Bar, EpochProgress, resumable
+from frugalkd.cli.options import argument, option, resolve, start
+from frugalkd.cli.running import Bar, resumable
 from frugalkd.cli.show import chain_table, command, facts_table, print_result, summary_table
 from frugalkd.distributed.launch import started_again
 from frugalkd.errors import RecipeError
@@ -44,9 +44,7 @@ def teach(
     frugalkd teach digits --set teacher.policy.name=all --out runs/conventional
     """
     made = resolve(recipe, settings, seed, no_import=no_import, download=download)
-    if dry_run:
-        return print_dry_run(made, as_json=as_json)
-    fetch_data(made, download)
+    start(made, dry_run=dry_run, as_json=as_json, download=download)
     from frugalkd.experiments.runs.execute import teach as run
 
     student = out.parent / ("student" if out.name != "student" else "distilled")
@@ -90,9 +88,7 @@ def distill(
     by_mode = {"student.mode": mode, "student.policy": None, "student.weighting": None}
     extra = None if mode is None else by_mode
     made = resolve(recipe, settings, seed, extra, no_import=no_import, download=download)
-    if dry_run:
-        return print_dry_run(made, as_json=as_json)
-    fetch_data(made, download)
+    start(made, dry_run=dry_run, as_json=as_json, download=download)
     from frugalkd.experiments.runs.execute import distill as run
 
     following = command("ledger", "show", out)
@@ -108,18 +104,13 @@ def distill(
 
 
 def _train(
-    title: str,
-    epochs: float,
-    training: Callable[..., Any],
-    out: Path,
-    as_json: bool,
-    following: str,
+    title: str, epochs: float, run: Callable[..., Any], out: Path, as_json: bool, following: str
 ) -> None:
     done = (out / "results.json").exists()
-    with resumable(out) as stop, EpochProgress(title, epochs) as progress:
-        results = training(on_epoch_end=progress, progress=progress.before, should_stop=stop)
+    with resumable(out) as stop, Bar(title, epochs) as bar:
+        results = run(on_epoch_end=bar.epoch, progress=bar.before, should_stop=stop)
         if done:
-            progress.say(f"{out} holds this very run, finished: here are its results")
+            bar.say(f"{out} holds this very run, finished: here are its results")
     print_result(as_json, results, summary_table(results, out), following=following)
 
 
@@ -161,13 +152,11 @@ def store(
     index, _, shards = shard.partition("/")
     if not (index.isdecimal() and shards.isdecimal() and int(index) < int(shards)):
         raise RecipeError(f"--shard is {shard!r}: give I/N, such as 0/2 and 1/2")
-    if dry_run:
-        return print_dry_run(made, as_json=as_json)
-    fetch_data(made, download)
+    start(made, dry_run=dry_run, as_json=as_json, download=download)
     from frugalkd.experiments.runs.targets import store as run
     from frugalkd.runtime.formatting import size_text
 
-    with resumable(out, runs=True), Bar("store", 1) as bar:
+    with resumable(out, runs=True), Bar("store") as bar:
 
         def announce(header: Header) -> None:
             existing = next(folder for folder in [out, *out.absolute().parents] if folder.exists())
@@ -220,21 +209,18 @@ def chain(
     frugalkd chain assistant.yaml student.yaml --out runs/chain
     frugalkd chain assistant.yaml student.yaml --teacher runs/t --out runs/chain
     """
-    resolved = partial(resolve, no_import=no_import, download=download)
-    made = [resolved(name, settings, seed) for name in recipes]
+    made = [resolve(one, settings, seed, no_import=no_import, download=download) for one in recipes]
     from frugalkd.experiments.runs.chain import chain as run
     from frugalkd.experiments.runs.chain import stages_of
 
     stages = stages_of(made, taught=teacher is not None)
-    if dry_run:
-        return print_dry_run(*made, as_json=as_json)
-    fetch_data(made[0], download)
+    start(*made, dry_run=dry_run, as_json=as_json, download=download)
     with resumable(out, runs=True) as stop, ExitStack() as bars:
 
-        def begin(stage: Stage) -> EpochProgress:
+        def begin(stage: Stage) -> Callable[[dict[str, Any]], None]:
             bars.close()  # that of the stage before
             title = f"{stage.name} of {len(stages)}: {stage.recipe.name}"
-            return bars.enter_context(EpochProgress(title, stage.role.training.epochs))
+            return bars.enter_context(Bar(title, stage.role.training.epochs)).epoch
 
         done = run(made, out, teacher=teacher, begin=begin, should_stop=stop)
     following = command("report", out / stages[-1].name)

@@ -30,9 +30,16 @@ _TOLERANCE = 1e-4
 """By how much shares may miss a sum of 1: they are written with a few digits."""
 
 
-def shares_of(weights: Sequence[float] | None, teachers: int) -> list[float]:
+def shares_of(combine: Combine, weights: Sequence[float] | None, teachers: int) -> list[float]:
     """The share of each of ``teachers`` teachers, with the sum 1; equal without ``weights``. Raises
-    TargetsError: not one weight per teacher, one that is not above 0, or another sum than 1."""
+    TargetsError: fewer than two teachers, weights that are missing or have no use, not one per
+    teacher, one that is not above 0, or another sum than 1."""
+    if teachers < 2:
+        raise TargetsError(f"{teachers} of several teachers: give two or more")
+    if combine == "weighted" and weights is None:
+        raise TargetsError("weighted teachers need weights: give each its share of 1")
+    if combine in ("mean", "confidence") and weights is not None:
+        raise TargetsError(f"combine {combine} has no use for weights: set it to weighted")
     if weights is None:
         return [1 / teachers] * teachers
     given = ", ".join(f"{weight:g}" for weight in weights)
@@ -121,12 +128,7 @@ class SeveralTeachers(Targets):
         if not isinstance(teachers, Mapping):
             teachers = {f"teacher {place}": each for place, each in enumerate(teachers, start=1)}
         check_seed(seed)
-        if len(teachers) < 2:
-            raise TargetsError(f"{len(teachers)} of several teachers: give two or more")
-        if combine == "weighted" and weights is None:
-            raise TargetsError("weighted teachers need weights: give each its share of 1")
-        if combine in ("mean", "confidence") and weights is not None:
-            raise TargetsError(f"combine {combine} has no use for weights: set it to weighted")
+        self.shares = shares_of(combine, weights, len(teachers))
         if temperature is not None and not temperature > 0:
             raise TargetsError(f"the temperature of a mean must be positive, not {temperature}")
         self.teachers: dict[str, Targets] = {}
@@ -135,7 +137,6 @@ class SeveralTeachers(Targets):
             self.teachers[name] = LiveTeacher(each) if isinstance(each, nn.Module) else each
         self._each = list(self.teachers.values())
         self.combine: Combine = combine
-        self.shares = shares_of(weights, len(teachers))
         self.reads_labels = combine == "confidence"
         self.fills_as_visited = any(each.fills_as_visited for each in self._each)
         self.keeps = min(each.keeps for each in self._each)

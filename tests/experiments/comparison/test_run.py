@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from frugalkd.cli.comparison_table import comparison_table
+from frugalkd.cli.show import comparison_table
 from frugalkd.errors import (
     RecipeError,
     RunFolderError,

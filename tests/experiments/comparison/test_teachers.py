@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from frugalkd.cli.comparison_table import comparison_table
+from frugalkd.cli.show import comparison_table
 from frugalkd.errors import RunFolderError
 from frugalkd.experiments.comparison import compare
 from frugalkd.experiments.comparison.pool import execute, read_cost

@@ -55,8 +55,11 @@ def test_a_resolved_objective_can_be_read_again(objective):
 @pytest.mark.parametrize(
     ("objective", "says"),
     [
-        ("{name: kd, temperature: {start: 8}}", "temperature: end: Field required; a schedule has"),
-        ("{name: kd, temperature: {start: 8, end: 1, shape: sine}}", "temperature: shape: Input"),
+        ("{name: kd, temperature: {start: 8}}", "student.objective.temperature.end is missing"),
+        (
+            "{name: kd, temperature: {start: 8, end: 1, shape: sine}}",
+            "temperature.shape is 'sine': did you mean cosine or",
+        ),
         ("{name: kd, temperature: {start: 8, end: 0}}", "temperature must be positive, not 0"),
         ("{name: kd, temperature: x}", "temperature is 'x': it should be a valid number"),
         ("{name: sum, terms: [{of: {name: kd}}]}", "a sum has two terms or more"),

@@ -162,15 +162,18 @@ def test_a_digest_is_of_what_files_hold_not_of_where_they_lie(recipe, folders, t
 
 
 REFUSED = {
-    "one": ({"of": {"a": {}}}, "two teachers or more"),
+    "one": ({"of": {"a": {}}}, "give two or more"),
     "name": ({"of": {"a": {}, "b": {"foldr": "x"}}}, "did you mean folder"),
     "combine": ({"combine": "maen", "of": {"a": {}, "b": {}}}, "did you mean mean"),
     "sum": (
         {"combine": "weighted", "of": {"a": {"weight": 0.5}, "b": {"weight": 0.6}}},
         r"0\.5, 0\.6 sum to 1\.1",
     ),
-    "half": ({"combine": "weighted", "of": {"a": {"weight": 1.0}, "b": {}}}, "each teacher its w"),
-    "useless": ({"of": {"a": {"weight": 0.5}, "b": {"weight": 0.5}}}, "no use for a weight"),
+    "half": (
+        {"combine": "weighted", "of": {"a": {"weight": 1.0}, "b": {}}},
+        "the weights 1: give each",
+    ),
+    "useless": ({"of": {"a": {"weight": 0.5}, "b": {"weight": 0.5}}}, "no use for weights"),
     "both": ({"of": {"a": {"folder": "x", "store": "y"}, "b": {}}}, "one of folder, store"),
     "live": ({"of": {"a": {"store": "y", "kind": "live"}, "b": {}}}, "no model to query live"),
     "model": ({"of": {"a": {"weights": "y.pt"}, "b": {}}}, "give model, too"),

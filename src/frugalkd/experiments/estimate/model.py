@@ -1,11 +1,4 @@
-"""The two models behind an estimate: what a training costs, and how many samples it keeps.
-
-For each sample and epoch, with the fraction f kept and s screened, a training takes
-``f (step + query) + s screen``. Stored targets need no query; filling the store is paid once.
-
-The fraction kept is extrapolated from miniatures: the same training on fewer samples, for as many
-epochs or fewer. It falls as the data grow, because a larger set has more steps in an epoch.
-"""
+"""What a training costs, and how many samples it keeps: the models of docs/estimate.md."""
 
 from __future__ import annotations
 
@@ -19,8 +12,7 @@ import numpy as np
 from frugalkd.policies import SelfRegulation
 
 FADE = 0.85
-"""Factor of the fall at each further doubling of the data: on Fashion-MNIST 0.8 to 0.9 fit from
-1,000 to 60,000 samples (docs/estimate.md)."""
+"""Factor of the fall at each further doubling of the data, fitted on Fashion-MNIST."""
 
 RUNS_DIFFER, PER_DOUBLING, PER_LENGTHENING = 0.05, 0.03, 0.1
 """Relative half-width of a range, and what each doubling of the samples and of the epochs adds."""
@@ -55,8 +47,8 @@ class Share:
     """Which fraction of the samples is used.
 
     Attributes:
-        kept: rows used for training, as a fraction of samples x epochs (the budget).
-        pool: samples that may be used at all, as a fraction of all.
+        kept: rows used for training, of samples x epochs (the budget).
+        pool: samples that may be used at all, of all.
         screen_rate: screenings for each row of the pool that is not kept.
         reads_all: every row of the pool is screened in every epoch (``when: now``).
         rough: bounded, not measured in the pilot.
@@ -84,10 +76,8 @@ def mode_row(
     mode: str, share: Share, targets: str, costs: Mapping[str, float], visits: float,
     store: tuple[float, int],
 ) -> dict[str, Any]:  # fmt: skip
-    """One row of the table; its keys are those of :func:`frugalkd.experiments.estimate.estimate`.
-
-    ``costs`` are seconds of a row (``step``, ``screen``, ``query``), ``visits`` are samples x
-    epochs, and ``store`` the seconds and bytes of a store of all samples.
+    """One row of ``modes`` in an estimate. ``costs`` are seconds of a row (``step``, ``screen``,
+    ``query``), ``visits`` are samples x epochs, ``store`` the seconds and bytes of a whole store.
     """
     step = costs["step"] + (costs["query"] if targets == "live" else 0.0)
     seconds = share.cost(visits, step, costs["screen"])
@@ -125,7 +115,7 @@ def students_text(count: int | None) -> str:
 @dataclass(frozen=True)
 class Curve:
     """Of a miniature: samples that could be used, and rows used for training and screened in each
-    epoch, over these. ``first_is_all``: the first epoch keeps every row, whatever the data."""
+    epoch, over these. ``first_is_all``: the first epoch keeps every row."""
 
     rows: int
     kept: Sequence[float]
@@ -145,11 +135,8 @@ def forecast(
     epochs: float,
     pool: float = 1.0,
 ) -> Share:
-    """What a training keeps of the ``pool`` of its ``samples``, with its epochs on all samples,
-    which miniatures leave out.
-
-    ``curves`` are those of its miniatures, the larger one first. A saturated curve does not show
-    how it will fall: its fall is then the mean of its own and that of *regulated*.
+    """What a training keeps of the ``pool`` of its ``samples``, by the curves of its miniatures
+    (larger one first). A saturated curve falls by the mean of its own fall and that of *regulated*.
     """
     curve, fall = curves[0], fall_per_doubling(*curves)
     if curve.mean >= SATURATED:
@@ -164,7 +151,7 @@ def fall_per_doubling(large: Curve, small: Curve | None = None) -> float:
     """The fall of the logarithm of the kept fraction when the data double; 0 if it is unknown."""
     if small is None or large.rows <= small.rows:
         return 0.0
-    few, many = sum(small.kept[small.first_is_all :]), sum(large.kept[large.first_is_all :])
+    few, many = (sum(curve.kept[curve.first_is_all :]) for curve in (small, large))
     if few <= 0 or many <= 0:
         return 0.0
     return max(0.0, math.log(few / many) / math.log2(large.rows / small.rows))

@@ -30,6 +30,7 @@ from frugalkd.teachers import LiveTeacher, StoredTargets
 from frugalkd.training.api import distill
 from frugalkd.training.trainer import Run
 
+Weights = NDArray[np.float32]
 FILL_BATCH = 256
 FORWARD = 1 / 3
 """What a forward pass costs of a training step, if it was not measured."""
@@ -73,10 +74,8 @@ class Trainee:
 
     def scale(self, probe: Part, seconds: float, trainings: float, more: float) -> tuple[int, int]:
         """Rows and epochs of the largest miniature for ``seconds``, if each of its rows is in so
-        many ``trainings`` and takes ``more`` seconds an epoch.
-
-        All epochs if that leaves 16 batches to each, otherwise fewer, but at least 5 (or all). At
-        least 4 batches. The second epoch of a training on ``probe`` gives the time of a row.
+        many ``trainings`` and takes ``more`` seconds an epoch: at least 4 batches and 5 epochs (or
+        all), all epochs if that leaves 16 batches to each. ``probe`` gives the time of a row.
         """
         ends = [each["wall_seconds"] for each in self.miniature(probe, 2, self.gate)[1].history]
         row = trainings * (ends[-1] - ends[0]) / len(probe.ids) + more
@@ -88,11 +87,7 @@ class Trainee:
         return min(samples, max(4 * training.batch_size, int(visits / few))), few
 
     def miniature(
-        self,
-        part: Part,
-        epochs: int,
-        gate: SelfRegulation,
-        weights: NDArray[np.float32] | None = None,
+        self, part: Part, epochs: int, gate: SelfRegulation, weights: Weights | None = None
     ) -> tuple[Curve, Run]:
         """Train a new model on ``part`` under ``gate``, without its epochs on all samples and with
         warm-up in proportion; without soft targets from the labels alone. ``weights`` are those of
@@ -102,22 +97,20 @@ class Trainee:
         training, schedule = self.role.training, self.role.training.schedule
         steps = len(part.ids) * epochs / (len(self.data) * training.epochs)
         schedule = replace(schedule, warmup_steps=round(schedule.warmup_steps * min(1.0, steps)))
+        training = replace(training, epochs=float(epochs), schedule=schedule, recalibrate_bn=0)
+        policy = replace(gate, warmup=0, final_full_epochs=0)
         objective = self.role.objective.build()
+        if objective.needs_targets and part.targets is None:
+            objective = CrossEntropy()
         # What holds of a small part, such as a class without samples, is no news of the whole.
         with warnings.catch_warnings(action="ignore", category=FrugalKDWarning):
             run = distill(
                 self.model(),
                 part.data,
                 teacher=part.targets,
-                sampling=Sampling(
-                    policy=replace(gate, warmup=0, final_full_epochs=0), weights=weights
-                ),
-                objective=objective
-                if part.targets or not objective.needs_targets
-                else CrossEntropy(),
-                training=replace(
-                    training, epochs=float(epochs), schedule=schedule, recalibrate_bn=0
-                ),
+                sampling=Sampling(policy=policy, weights=weights),
+                objective=objective,
+                training=training,
                 seed=self.recipe.seed,
                 device=self.recipe.device,
             )
@@ -130,17 +123,15 @@ class Trainee:
         part: Callable[[int], Part],
         scale: tuple[int, int],
         ceiling: float | None = None,
-        weights: NDArray[np.float32] | None = None,
+        weights: Weights | None = None,
     ) -> tuple[dict[str, Share], list[Curve], tuple[float, float], Ledger]:
         """Two miniatures of each mode, on ``scale`` (rows, epochs) and on a quarter of the rows,
-        or a single one that is the whole training.
-
-        ``part`` makes a part of so many rows. Modes that need a ``ceiling`` or ``weights`` (of all
-        samples) are left out without.
+        or a single one that is the whole training. ``part`` makes a part of so many rows. Modes
+        that need a ``ceiling`` or ``weights`` (of all samples) are left out without.
 
         Returns:
             The share of each mode; and of *regulated* the curves, the larger one first, and the
-            larger one's seconds of a row (as of :func:`row_costs`) and ledger.
+            larger one's :func:`row_costs` and ledger.
         """
         (rows, epochs), samples, length = scale, len(self.data), self.role.training.epochs
         whole = scale == (samples, max(1, int(length)))
@@ -163,11 +154,8 @@ class Trainee:
 
 
 def row_costs(run: Run, curve: Curve) -> tuple[float, float]:
-    """Seconds of a row in training steps and in screenings, each with loading.
-
-    Of steps it is the lower quartile over the epochs, because other processes can only add time,
-    but for the first, which has what is done once.
-    """
+    """Seconds of a row in training steps and in screenings, each with loading. Of steps it is the
+    lower quartile over the epochs but the first, because other processes can only add time."""
     phases, ends = run.meters.phases, [record["wall_seconds"] for record in run.history]
     kept, screened = (curve.rows * np.array(each) for each in (curve.kept, curve.screened))
     load = (phases["load"] + phases["wait"]) / (kept.sum() + screened.sum())

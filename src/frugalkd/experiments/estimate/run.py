@@ -16,7 +16,7 @@ from frugalkd.experiments.estimate import model
 from frugalkd.experiments.estimate.model import NO_INFORMATION, Share, exactly, mode_row
 from frugalkd.experiments.estimate.pilot import FORWARD, Part, Trainee, fill, part_of, time_queries
 from frugalkd.experiments.recipes.schema import Recipe
-from frugalkd.experiments.runs.folder import read_results
+from frugalkd.experiments.runs.folder import results_of
 from frugalkd.experiments.runs.material import STORE_SEED, make_data, make_model, make_teacher
 from frugalkd.experiments.runs.targets import live_teacher
 from frugalkd.ledger.ledger import Ledger
@@ -49,7 +49,6 @@ def estimate(
     """What selection will pay on the recipe's model pair, from a pilot of about ``seconds``.
 
     Args:
-        recipe: its student section gives the model, the objective, the gate, and the targets.
         teacher: a folder made by ``teach``: its ledger and its counts are used. Without one (and
             without ``teacher.weights``) the student's miniatures learn from the labels alone.
         seconds: of the pilot, without reading the data; slow steps take what a few of them take.
@@ -84,8 +83,9 @@ class _Estimate:
         self.device = resolve_device(recipe.device)
         self.data: Any = make_data(recipe, role.augment, STORE_SEED).train
         self.queries = role.objective.build().needs_targets
-        self.learns = self.queries and bool(teacher or recipe.teacher.weights)
-        if teacher or recipe.teacher.weights:
+        trained = bool(teacher or recipe.teacher.weights)
+        self.learns = self.queries and trained
+        if trained:
             made = make_teacher(recipe, teacher, self.data)
         else:
             made = make_model(recipe.teacher.model, self.data, recipe.seed).eval()
@@ -97,7 +97,7 @@ class _Estimate:
 
     def _read(self, folder: Path) -> None:
         """The weights by the teacher's ledger, and what its own training took and kept."""
-        ledger, content = Ledger.load(folder), {}
+        ledger, content = Ledger.load(folder), results_of(folder)
         if (ledger.significance == 1).all():
             self.warnings.append(
                 "this teacher was trained conventionally: all significances in its ledger are "
@@ -107,8 +107,6 @@ class _Estimate:
         gamma = self.recipe.student.gamma
         by_ledger = Sampling(mode="significance", ledger=ledger, gamma=gamma)
         self.weights = weights_of(by_ledger, self.data)
-        if (folder / "results.json").is_file():
-            content = read_results(folder)
         if content.get("kind") != "teach":
             return
         try:

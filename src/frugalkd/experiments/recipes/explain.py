@@ -5,52 +5,34 @@ from __future__ import annotations
 import dataclasses
 import re
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 
 from frugalkd.errors import nearest
 from frugalkd.files.parsing import one_line
+from frugalkd.runtime.settings import shown
 
 _MOST_ERRORS = 10
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
-_NO_SECTION = ("model_type", "model_attributes_type", "dataclass_type", "dict_type")
+_NO_SECTION = ("model_type", "dataclass_type", "dict_type", "union_tag_not_found")
 _NAMED = ("data", "model", "objective", "optimizer", "policy")
 """Sections with a name, which a recipe may have in place of the section."""
 
-RENAMED = {
-    "accumulate": "gradient_accumulation_steps",
-    "bucket": "length_bucket_batches",
-    "clip": "max_grad_norm",
-    "finale": "final_full_epochs",
-    "judge": "label_source",
-    "max_sleep": "max_skip",
-    "pace": "budget_schedule",
-    "passing": "keep_probability",
-    "quota": "budget_rule",
-    "reuses": "reuse_classifier_dim",
-    "sees": "input_transform",
-    "shard": "fsdp",
-    "start": "init_weights",
-    "wake": "all",
-    "when_all_sleep": "when_all_skipped",
-}
-"""Keys and values of earlier recipes, and their names now."""
 
-
-def explain(error: ValidationError, raw: Any, model: type[BaseModel]) -> str:
-    """All errors of ``raw`` as a ``model``, in one line; of many errors the first ones, and how
-    many more there are. Misspelt keys come first, since they often leave another key missing."""
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """All errors of a ``model``, in one line; of many errors the first ones, and how many more
+    there are. Misspelt keys come first, since they often leave another key missing."""
     errors = sorted(error.errors(), key=lambda one: one["type"] not in _UNKNOWN)
-    lines = list(dict.fromkeys(_line(each, raw, model) for each in errors))
+    lines = list(dict.fromkeys(_line(each, model) for each in errors))
     if (more := len(lines) - _MOST_ERRORS) > 0:
         lines[_MOST_ERRORS:] = [f"and {more} more"]
     return one_line("; ".join(lines), most=2000)
 
 
-def _line(error: Any, raw: Any, model: type[BaseModel]) -> str:
-    keys, section, inside = _walk(error["loc"], raw, model)
+def _line(error: Any, model: type[BaseModel]) -> str:
+    keys, section, inside = _walk(error["loc"], model)
     field, context = ".".join(keys), error.get("ctx", {})
     kind, value = error["type"], error["input"]
     if kind in _UNKNOWN:
@@ -61,29 +43,26 @@ def _line(error: Any, raw: Any, model: type[BaseModel]) -> str:
         known = re.findall(r"'([^']*)'", context.get("expected") or context["expected_tags"])
         if kind == "union_tag_invalid":
             field, value = f"{field}.name", context["tag"]
-        if (new := RENAMED.get(_text(value))) in known:
-            return f"{field} is {_shown(value)}: it is now {new}"
-        return f"{field} is {_shown(value)}: {nearest(_text(value), known)}"
-    if kind == "union_tag_not_found":
+        said = value if isinstance(value, str) else shown(value)
+        return f"{field} is {shown(value)}: {nearest(said, known)}"
+    if kind == "union_tag_not_found" and isinstance(value, Mapping):
         return f"{field}.name is missing: known are {', '.join(sorted(_members(inside)))}"
     if kind == "value_error":
         return _of_section(field, str(context["error"]), inside)
     if kind in _NO_SECTION:
         if isinstance(value, str) and keys[-1] in _NAMED:
-            return f"{field} is {_shown(value)}: it is a section, set {field}.name to a name"
-        return f"{field} is {_shown(value)}: it is a section, write its keys below it"
+            return f"{field} is {shown(value)}: it is a section, set {field}.name to a name"
+        return f"{field} is {shown(value)}: it is a section, write its keys below it"
     message = error["msg"].removeprefix("Input should be ").partition(", unable to parse")[0]
-    return f"{field} is {_shown(value)}: it should be {message}"
+    return f"{field} is {shown(value)}: it should be {message}"
 
 
 def _nearest(keys: list[str], section: Any, model: type[BaseModel]) -> str:
-    """The new name of the last of ``keys``; else where ``section``, or the recipe, has that key
-    further below; else the nearest names of the section."""
+    """Where ``section``, or else the recipe, has the last of ``keys`` further below; or the nearest
+    names of the section."""
     *above, key = keys
-    if (new := RENAMED.get(key)) in _fields(section):
-        return f"it is now {'.'.join([*above, str(new)])}"
-    below = [(*above, *path) for path in paths_of(section) if path[-1] == key]
-    found = below or [path for path in paths_of(model) if path[-1] == key]
+    found = [(*above, *path) for path in paths_of(section) if path[-1] == key]
+    found = found or [path for path in paths_of(model) if path[-1] == key]
     close = [".".join(path) for path in found]
     return f"did you mean {' or '.join(close[:3])}?" if close else nearest(key, _fields(section))
 
@@ -105,35 +84,17 @@ def _of_section(field: str, message: str, section: Any) -> str:
     return f"{field}: {message}" if field else message
 
 
-def _text(value: Any, form: Callable[[Any], str] = str) -> str:
-    try:
-        return form(value)
-    except ValueError:  # more digits than Python writes
-        return "a number of very many digits"
-
-
-def _shown(value: Any) -> str:
-    text = _text(value, repr)
-    return text if len(text) <= 40 else f"{text[:37]}..."
-
-
-def _walk(loc: tuple[int | str, ...], raw: Any, model: Any) -> tuple[list[str], Any, Any]:
+def _walk(loc: tuple[int | str, ...], model: Any) -> tuple[list[str], Any, Any]:
     """The keys of ``loc`` without a union's tags, the section of the last of them, and the type
     of its value."""
     keys: list[str] = []
-    section, here, value = model, model, raw
+    section, here = model, model
     for step in loc:
-        if isinstance(value, Mapping) and value.get("name") == step and step in _members(here):
-            here = _members(here)[step]
-            continue
-        keys.append(str(step))
-        section, here = here, _inside(here, step)
-        if isinstance(value, Mapping):
-            value = value.get(step)
-        elif isinstance(value, list | tuple) and isinstance(step, int) and step < len(value):
-            value = value[step]
+        if step in (members := _members(here)):
+            here = members[step]
         else:
-            value = None
+            keys.append(str(step))
+            section, here = here, _inside(here, step)
     return keys, section, here
 
 
@@ -147,17 +108,13 @@ def _plain(kind: Any) -> Any:
     return kind
 
 
-def _members(kind: Any) -> dict[Any, type[BaseModel]]:
-    """The members of a union over a registry, by name; none for any other type."""
+def _members(kind: Any) -> dict[Any, Any]:
+    """The members of a union with tags, by these; none for any other type."""
     kind = _plain(kind)
     if get_origin(kind) not in (Union, types.UnionType):
         return {}
-    members = [arg for arg in get_args(kind) if isinstance(arg, type)]
-    return {
-        arg.model_fields["name"].default: arg
-        for arg in members
-        if issubclass(arg, BaseModel) and "name" in arg.model_fields
-    }
+    tagged = [one for one in get_args(kind) if get_origin(one) is Annotated]
+    return {one.__metadata__[0].tag: get_args(one)[0] for one in tagged}
 
 
 def _fields(kind: Any) -> dict[str, Any]:

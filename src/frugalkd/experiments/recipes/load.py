@@ -26,7 +26,8 @@ from frugalkd.errors import (
     refuse_schema,
 )
 from frugalkd.files import StrPath
-from frugalkd.files.parsing import one_line
+from frugalkd.files.parsing import read_bounded
+from frugalkd.runtime.settings import shown
 
 if TYPE_CHECKING:
     from frugalkd.experiments.recipes.schema import Data, Recipe
@@ -40,44 +41,35 @@ LARGEST = 1 << 17
 """Bytes of a recipe's file: PyYAML takes up to a kilobyte, and some 20 µs, for every other one."""
 
 MOST_VALUES = 100_000
+_SHIPPED = files("frugalkd.experiments.recipes")
 _NAMED = ("name", "path")
 _OWN_SETTINGS = ("policy", "objective")
 """Sections in which all settings belong to the name."""
 
-_TOO_MANY = f"more than {MOST_VALUES} values, aliases counted each time"
-
 
 def recipe_names() -> list[str]:
     """The shipped recipes, sorted."""
-    found = (item.name for item in files("frugalkd.experiments.recipes").iterdir())
+    found = (item.name for item in _SHIPPED.iterdir())
     return sorted(name.removesuffix(".yaml") for name in found if name.endswith(".yaml"))
 
 
 def recipe_text(name: str) -> str:
     """The YAML of a shipped recipe, or of a file. Raises UnknownName, RecipeError."""
     if name in recipe_names():
-        folder = files("frugalkd.experiments.recipes")
-        return folder.joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+        return (_SHIPPED / f"{name}.yaml").read_text(encoding="utf-8")
     path = Path(name)
-    if path.is_dir():
-        raise RecipeError(
-            f"{name} is a folder: a recipe is a YAML file, or the name of a shipped one"
-        )
     beside = [str(file) for file in path.parent.glob("*.yaml")]
-    if not path.suffix and len(path.parts) == 1 and not path.is_file():
+    if not path.suffix and len(path.parts) == 1 and not path.exists():
         raise UnknownName("recipe", name, [*recipe_names(), *beside])
     try:
-        with open(path, "rb") as file:
-            content = file.read(LARGEST + 1)
-        if len(content) > LARGEST:
-            raise RecipeError(f"{name} is not a recipe: it is larger than {LARGEST} bytes")
-        return content.decode("utf-8")
+        return read_bounded(path, LARGEST).decode("utf-8")
     except OSError as error:
-        hint = "write one from 'frugalkd recipes show digits'"
-        hint = nearest(name, beside) if beside else hint
+        hint = nearest(name, beside) if beside else "write one from 'frugalkd recipes show digits'"
         raise RecipeError(f"cannot read recipe {name}: {error.strerror}; {hint}") from None
     except UnicodeDecodeError:
         raise RecipeError(f"{name} is not a recipe: it is not UTF-8 text") from None
+    except ValueError as error:
+        raise RecipeError(f"{name} is not a recipe: {error}") from None
 
 
 def load_recipe(name_or_path: StrPath, overrides: Sequence[str] = ()) -> Recipe:
@@ -101,7 +93,8 @@ def override(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
     without the settings of the old one. Raises RecipeError.
     """
     raw = recipe.model_dump(mode="json")
-    apply(raw, settings)
+    for key in sorted(settings, key=lambda key: key.rpartition(".")[2] not in _NAMED):
+        _write(raw, key, settings[key])  # names first: the other settings belong to the new name
     return _validated(raw, "")
 
 
@@ -254,7 +247,7 @@ def _validated(raw: dict[str, Any], where: str) -> Recipe:
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
-        raise RecipeError(f"{where}{explain(error, raw, Recipe)}") from None
+        raise RecipeError(f"{where}{explain(error, Recipe)}") from None
     if wrong := list(_no_numbers(raw, recipe.model_dump(mode="json"), "")):
         raise RecipeError(f"{where}{few(wrong, '; ')}")
     return recipe
@@ -270,7 +263,7 @@ def _no_numbers(raw: Any, made: Any, field: str) -> Iterator[str]:
         for place, (one, other) in enumerate(zip(raw, made, strict=False)):
             yield from _no_numbers(one, other, f"{field}.{place}")
     elif isinstance(raw, bool | str) and type(made) in (int, float):
-        yield f"{field} is {one_line(repr(raw), 40)}: it should be a number"
+        yield f"{field} is {shown(raw)}: it should be a number"
 
 
 class _Loader(yaml.SafeLoader):
@@ -290,12 +283,6 @@ class _Loader(yaml.SafeLoader):
             first[key.value] = line
         return super().construct_mapping(node, deep=deep)
 
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """PyYAML before 6.0.4 repeats what is merged more than once."""
-        super().flatten_mapping(node)
-        if len(node.value) > MOST_VALUES:
-            raise RecipeError(f"line {node.start_mark.line + 1}: {_TOO_MANY}")
-
 
 # PyYAML reads 1e-3 as text, since YAML 1.1 requires a dot and a sign.
 _Loader.add_implicit_resolver(
@@ -309,10 +296,13 @@ def load_yaml(text: str, source: str) -> Any:
     """The value of a YAML text; ``source`` names it in errors. Raises RecipeError: one line, with
     the line's number where there is one."""
     try:
-        value = yaml.load(text, Loader=_Loader)
-        if _count(value, {}) > MOST_VALUES:
-            raise RecipeError(f"not a recipe: {_TOO_MANY}")
-        return value
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if _count(node, {}) > MOST_VALUES:
+            raise RecipeError(
+                f"not a recipe: more than {MOST_VALUES} values, aliases counted each time"
+            )
+        return None if node is None else loader.construct_document(node)
     except RecipeError as error:
         raise RecipeError(f"{source}, {error}") from None
     except yaml.MarkedYAMLError as error:
@@ -323,15 +313,16 @@ def load_yaml(text: str, source: str) -> Any:
         raise RecipeError(f"{source}: not YAML: {' '.join(str(error).split())}") from None
 
 
-def _count(value: Any, known: dict[int, int]) -> int:
-    """The number of values without aliases; ``known`` holds the counts of earlier containers. A
-    container that holds itself raises RecursionError."""
-    if not isinstance(value, dict | list):
+def _count(node: Any, known: dict[int, int]) -> int:
+    """The values of a node; ``known`` holds the counts of earlier ones. A node that holds itself
+    raises RecursionError."""
+    if not isinstance(node, yaml.CollectionNode):
         return 1
-    if id(value) not in known:
-        items = value.values() if isinstance(value, dict) else value
-        known[id(value)] = 1 + sum(_count(item, known) for item in items)
-    return known[id(value)]
+    if id(node) not in known:
+        mapping = isinstance(node, yaml.MappingNode)
+        inner = [value for _, value in node.value] if mapping else node.value
+        known[id(node)] = 1 + sum(_count(each, known) for each in inner)
+    return known[id(node)]
 
 
 def parse(setting: str) -> tuple[str, Any]:
@@ -343,13 +334,6 @@ def parse(setting: str) -> tuple[str, Any]:
             f"--set {setting!r} is not section.key=value (for example student.training.epochs=5)"
         )
     return key, load_yaml(value, f"--set {key}")
-
-
-def apply(raw: dict[str, Any], settings: Mapping[str, Any]) -> None:
-    """Write ``settings`` into ``raw``, a recipe's plain form, in place. Names come first, whatever
-    the order: the other settings belong to the new name. Raises RecipeError."""
-    for key in sorted(settings, key=lambda key: key.rpartition(".")[2] not in _NAMED):
-        _write(raw, key, settings[key])
 
 
 def _write(raw: dict[str, Any], key: str, value: Any) -> None:

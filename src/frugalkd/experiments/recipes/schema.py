@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_type_hints
 
 from pydantic import (
     AfterValidator,
-    BeforeValidator,
+    Discriminator,
     Field,
     GetJsonSchemaHandler,
-    PlainSerializer,
-    TypeAdapter,
-    ValidationError,
-    WithJsonSchema,
-    WrapValidator,
+    Tag,
     create_model,
     model_serializer,
     model_validator,
@@ -82,12 +78,11 @@ class _Trackers(Strict):
     @model_validator(mode="before")
     @classmethod
     def _by_name(cls, said: Any) -> Any:
-        if isinstance(said, str):
-            said = [said]
-        if isinstance(said, list) and all(isinstance(name, str) for name in said):
-            return {name: {} for name in said}
+        names = [said] if isinstance(said, str) else said
+        if isinstance(names, list) and all(isinstance(name, str) for name in names):
+            said = dict.fromkeys(names)
         if isinstance(said, Mapping):  # a name with nothing below it has its defaults
-            return {name: {} if below is None else below for name, below in said.items()}
+            said = {name: {} if below is None else below for name, below in said.items()}
         return said
 
     @model_serializer(mode="wrap")
@@ -114,37 +109,14 @@ else:
     Trackers = create_model("Trackers", __base__=_Trackers, __doc__=_Trackers.__doc__, **_OFF)
 
 
-_RAMP = TypeAdapter(Ramp)
+def _schedule_or_number(said: Any) -> str:
+    return "schedule" if isinstance(said, Mapping | Ramp) else "number"
 
 
-def _number_or_ramp(said: Any, number: Callable[[Any], float]) -> float | Ramp:
-    if isinstance(said, Ramp):
-        return said
-    if not isinstance(said, Mapping):
-        return number(said)
-    try:
-        return _RAMP.validate_python(said)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "a schedule"
-        raise ValueError(
-            f"{where}: {first['msg']}; a schedule has start, end and shape (linear or cosine)"
-        ) from None
-
-
-def _plain(value: float | Ramp) -> Any:
-    return dataclasses.asdict(value) if isinstance(value, Ramp) else value
-
-
-if TYPE_CHECKING:
-    Changing = float | Ramp
-else:
-    Changing = Annotated[
-        float,
-        WrapValidator(_number_or_ramp),
-        PlainSerializer(_plain),
-        WithJsonSchema({"anyOf": [{"type": "number"}, _RAMP.json_schema()]}),
-    ]
+Changing = Annotated[
+    Annotated[Ramp, Tag("schedule")] | Annotated[float, Tag("number")],
+    Discriminator(_schedule_or_number),
+]
 
 
 class Spec(Strict):
@@ -212,16 +184,17 @@ def _specs_of(registry: Mapping[str, type], number: Any = float) -> list[type[Sp
     return specs
 
 
+def _name_of(said: Any) -> Any:
+    """The name of a spec; a path without a name is your own objective."""
+    if not isinstance(said, Mapping):
+        return getattr(said, "name", None)
+    return said.get("name", "own" if "path" in said else None)
+
+
 def _one_of(specs: list[type[Spec]]) -> Any:
     """A union of them, discriminated by ``name``."""
-    return Annotated[reduce(or_, specs), Field(discriminator="name")]
-
-
-def _own_by_path(said: Any) -> Any:
-    """A path without a name is your own objective."""
-    if isinstance(said, Mapping) and "path" in said and "name" not in said:
-        return {"name": "own", **said}
-    return said
+    tagged = [Annotated[spec, Tag(spec.model_fields["name"].default)] for spec in specs]
+    return Annotated[reduce(or_, tagged), Discriminator(_name_of)]
 
 
 if TYPE_CHECKING:  # a checker cannot follow a union that is made at run time
@@ -229,7 +202,7 @@ if TYPE_CHECKING:  # a checker cannot follow a union that is made at run time
 else:
     PolicySpec = _one_of(_specs_of(POLICIES))
     _OBJECTIVES = [*_specs_of(OBJECTIVES, Changing), OwnSpec]
-    _TermSpec = Annotated[_one_of(_OBJECTIVES), BeforeValidator(_own_by_path)]
+    _TermSpec = _one_of(_OBJECTIVES)
 
 
 class Term(Strict):
@@ -258,7 +231,7 @@ class SumSpec(Spec):
 if TYPE_CHECKING:
     ObjectiveSpec = Spec
 else:
-    ObjectiveSpec = Annotated[_one_of([*_OBJECTIVES, SumSpec]), BeforeValidator(_own_by_path)]
+    ObjectiveSpec = _one_of([*_OBJECTIVES, SumSpec])
 
 
 class Role(Strict):
@@ -347,7 +320,8 @@ class OneOfSeveral(Strict):
 
     @model_validator(mode="after")
     def _one_source(self) -> OneOfSeveral:
-        if sum(source is not None for source in (self.folder, self.store, self.weights)) > 1:
+        sources = [self.folder, self.store, self.weights]
+        if sources.count(None) < 2:
             raise ValueError("give one of folder, store and weights, or none for the run's teacher")
         if self.weights is not None and self.model is None:
             raise ValueError("weights belong to a model: give model, too")
@@ -355,7 +329,7 @@ class OneOfSeveral(Strict):
             raise ValueError("a model without weights is untrained: give weights, or a folder")
         if self.store is not None and self.kind == "live":
             raise ValueError("a store has no model to query live: give a folder")
-        if self.kind == "ema" and (self.folder or self.store or self.weights):
+        if self.kind == "ema" and any(sources):
             raise ValueError("the student's average (ema) has no folder, store or weights")
         return self
 
@@ -380,19 +354,12 @@ class Several(Strict):
 
     @model_validator(mode="after")
     def _possible(self) -> Several:
-        if len(self.of) < 2:
-            raise ValueError("of: give two teachers or more")
         if self.combine == "random" and self.average == "softmax":
             raise ValueError("combine: random takes one of them, and averages nothing")
-        given = sum(each.weight is not None for each in self.of.values())
-        if self.combine in ("mean", "confidence") and given:
-            raise ValueError(f"combine: {self.combine} has no use for a weight: set weighted")
-        if given not in (0, len(self.of)) or (self.combine == "weighted" and not given):
-            raise ValueError("of: give each teacher its weight, a share of 1")
         try:
-            shares_of(self.weights, len(self.of))
+            shares_of(self.combine, self.weights, len(self.of))
         except TargetsError as error:
-            raise ValueError(f"of: {error}") from None
+            raise ValueError(str(error)) from None
         return self
 
     @property

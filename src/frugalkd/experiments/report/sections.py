@@ -192,7 +192,7 @@ def _arms(comparison: Comparison) -> Table:
     ]  # fmt: skip
     rows = [
         [
-            Cell(short(arm.arm), note="; ".join(_marks(arm))),
+            Cell(short(arm.arm), note="; ".join(arm.marks)),
             estimate(arm.accuracy),
             estimate(arm.difference, signed=True),
             *[estimate(arm.against_random, signed=True)] * at_budgets,
@@ -206,19 +206,6 @@ def _arms(comparison: Comparison) -> Table:
         for arm in comparison.arms
     ]
     return Table("All arms", headings, rows, name="arms")
-
-
-def _marks(arm: Arm) -> list[str]:
-    """What a reader must know of an arm beside its numbers."""
-    runs, failed = len(arm.seeds), len(arm.failed)
-    marks = {
-        f"{failed} of {runs} failed": failed,
-        f"{arm.collapsed - failed} of {runs} collapsed": arm.collapsed > failed,
-        "not matched": arm.matched is not None and not arm.matched.within_tolerance,
-        "off its budget": arm.on_budget is False,
-        "own budget": arm.own_budget,
-    }
-    return [mark for mark, holds in marks.items() if holds]
 
 
 def _claims(comparison: Comparison) -> Table:

@@ -300,6 +300,19 @@ class Arm(Record):
         """The arm's name without its budget."""
         return self.arm if self.target_budget is None else self.arm.rpartition("@")[0] or self.arm
 
+    @property
+    def marks(self) -> list[str]:
+        """What a reader must know beside the numbers."""
+        runs, failed = len(self.seeds), len(self.failed)
+        marks = {
+            f"{failed} of {runs} failed": failed,
+            f"{self.collapsed - failed} of {runs} collapsed": self.collapsed > failed,
+            "not matched": self.matched is not None and not self.matched.within_tolerance,
+            "off its budget": self.on_budget is False,
+            "own budget": self.own_budget,
+        }
+        return [mark for mark, holds in marks.items() if holds]
+
 
 class Teacher(Record):
     """One teacher of a comparison."""
