@@ -55,6 +55,18 @@ def own_allocator() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting() -> Iterator[None]:
+    """No file of a test outlives the machine, and without an accelerator torch.manual_seed formats
+    the call stack three times, for errors of streams that are not there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        if not torch.accelerator.is_available():
+            for module in ("torch.cuda.random", "torch.xpu.random", "torch.mtia"):
+                patch.setattr(f"{module}._lazy_call", lambda call, **kind: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def temporary(tmp_path_factory) -> Iterator[Path]:
     """The folder for temporary files of this process and of those that it starts."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import zipfile
 
 import pytest
@@ -19,15 +18,6 @@ from frugalkd.errors import ModelError, RunFolderError
 from frugalkd.files.tensors import load_tree, load_weights, save_tree, save_weights
 from frugalkd.models import build_model
 from toys import same_state
-
-
-@pytest.fixture(autouse=True, scope="module")
-def no_sync():
-    """The tests do not wait for the disk."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda file: None)
-        yield
-
 
 leaves = st.one_of(
     st.none(), st.booleans(), st.integers(-(2**60), 2**60), st.floats(allow_nan=False), st.text()

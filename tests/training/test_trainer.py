@@ -537,12 +537,17 @@ class After:
         return self.left <= 0
 
 
-@pytest.mark.parametrize("settings", RESUMED.values(), ids=RESUMED)
-@pytest.mark.parametrize(("steps", "drop_last"), [(2, False), (3, True)])
+@pytest.mark.parametrize(
+    ("settings", "steps", "drop_last"),
+    [
+        pytest.param(settings, *((2, False), (3, True))[place // 2 % 2], id=name)
+        for place, (name, settings) in enumerate(RESUMED.items())
+    ],
+)
 def test_a_run_stopped_many_times_ends_like_the_whole_one(
     settings, drop_last, steps, tmp_path, steps_done
 ):
-    training = replace(TRAININGS["adamw"], epochs=3.5, drop_last=drop_last)
+    training = replace(TRAININGS["adamw"], epochs=2.5, drop_last=drop_last)
     whole = start(settings, training=training)
     times = 0
     while True:
@@ -560,8 +565,11 @@ def test_a_run_stopped_many_times_ends_like_the_whole_one(
     check_equal(whole, resumed)
 
 
-@pytest.mark.parametrize("when", WHENS)
-@pytest.mark.parametrize("role", [{}, {"mode": "regulated"}], ids=["teach", "distill"])
+@pytest.mark.parametrize(
+    ("role", "when"),
+    [({}, "last-visit"), ({"mode": "regulated"}, "now")],
+    ids=["teach", "distill"],
+)
 def test_a_run_can_be_stopped_at_every_call(role, when, tmp_path):
     """At steps, in screening passes, in the recalibration, in the evaluation."""
     training = replace(TRAININGS["adamw"], epochs=2.5, recalibrate_bn=20, screen_batch=8)
@@ -604,7 +612,7 @@ class Noisy(torch.utils.data.Dataset):
         return self.inputs[index] + 0.3 * torch.randn(6), int(self.labels[index])
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3, 5, 6])
+@pytest.mark.parametrize("steps", [1, 3, 6])
 def test_rows_that_wait_under_gate_now_are_kept_as_drawn(steps, tmp_path):
     torch.manual_seed(0)
     data, first = Noisy(), nn.Linear(6, 4).state_dict()
@@ -932,7 +940,7 @@ def test_sound_7_a_gate_and_batchnorm1d_train_on_any_seed(
 
 
 @pytest.mark.parametrize("when", WHENS)
-@pytest.mark.parametrize("stop", range(1, 9))
+@pytest.mark.parametrize("stop", [1, 2, 4, 7])
 def test_sound_7_a_run_with_lone_rows_resumes_bit_for_bit(when, stop, tmp_path):
     """Wherever it was stopped: the last batch, of training and of screening, has a row more."""
     policy = SelfRegulation(confidence=0.4, when=when, max_skip=2)

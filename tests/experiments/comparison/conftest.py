@@ -49,7 +49,6 @@ class HereAndNow:
 @pytest.fixture
 def workers(monkeypatch):
     here = HereAndNow()
-    monkeypatch.setattr("os.fsync", lambda file: None)
     monkeypatch.setattr("frugalkd.experiments.comparison.run.Workers", here)
     return here
 

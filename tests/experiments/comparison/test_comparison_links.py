@@ -11,7 +11,6 @@ from planting import KINDS, nothing_is_written_outside, places, refusal
 
 @pytest.fixture
 def less(tiny, monkeypatch):
-    monkeypatch.setattr("os.fsync", lambda file: None)
     monkeypatch.setattr("frugalkd.experiments.comparison.pool.EVERY", 0)
     part = {"training.epochs": 1, "training.batch_size": 30}
     settings = {f"{role}.{key}": value for role in ("teacher", "student") for key, value in
