@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch.utils.data import Subset
 
-from frugalkd.data import ImageData, LazyImages, Samples, TextData, data_digest, load_data
+from frugalkd.data import ImageData, Samples, TextData, data_digest, load_data
+from frugalkd.data.images import LazyImages
 from frugalkd.data.named import read_cifar
 from frugalkd.errors import DataError, UnsupportedData
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from frugalkd.data import DATA, Augmentation, load_data, load_with
+from frugalkd.data import DATA, Augmentation, check_data, load_data
 from frugalkd.errors import DataError, UnknownName
 from toys import as_images
 
@@ -33,7 +33,7 @@ def test_unknown_option():
 @pytest.mark.parametrize("option", ["download", "root"])
 def test_sound_12_no_option_starts_a_download(option):
     with pytest.raises(DataError, match=f"'mnist' takes no option '{option}'"):
-        load_with("mnist", None, {option: True})
+        check_data("mnist", [option])
 
 
 def test_named_data_come_without_augmentation():

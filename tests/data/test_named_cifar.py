@@ -108,12 +108,12 @@ def test_other_columns(train, columns):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (None, "row 2 has no image"),
-        (b"", "row 2 cannot be decoded"),
-        (b"not a PNG", "row 2 cannot be decoded"),
-        (PNGS[2][:200], "row 2 cannot be decoded"),
-        (png(PIXELS[2, :16]), r"row 2 is a RGB image of \(32, 16\)"),
-        (png(PIXELS[2, :, :, 0]), "row 2 is a L image"),
+        (None, "row 2: has no image"),
+        (b"", "row 2: no picture of a known format"),
+        (b"not a PNG", "row 2: no picture of a known format"),
+        (PNGS[2][:200], "row 2: cannot be decoded"),
+        (png(PIXELS[2, :16]), r"row 2: a RGB image of \(32, 16\)"),
+        (png(PIXELS[2, :, :, 0]), "row 2: a L image"),
     ],
 )
 def test_images_that_are_none(train, image, message):

@@ -134,7 +134,7 @@ def test_labels_come_as_int64(given):
 
 
 def test_regression_without_labels_attribute_is_refused():
-    refused(UnsupportedData, "regression has no gate", teach, Pairs([0.5] * 9))
+    refused(UnsupportedData, "regression", teach, Pairs([0.5] * 9))
     one_hot = TensorDataset(torch.randn(9, 6), torch.eye(CLASSES)[torch.zeros(9, dtype=torch.long)])
     refused(UnsupportedData, "multi-label", teach, one_hot)
 
@@ -336,9 +336,9 @@ def test_the_check_of_the_first_batch_leaves_no_trace():
 @pytest.mark.parametrize(
     ("model", "says"),
     [
-        (nn.Sequential(nn.Linear(6, 4), nn.Flatten(0)), "outputs of shape (8,) for 2 rows"),
-        (nn.Sequential(nn.Linear(6, 4), nn.Unflatten(1, (2, 2))), "outputs of shape (2, 2, 2)"),
-        (nn.LSTM(6, 4), "the model returns a tuple: return logits"),
+        (nn.Sequential(nn.Linear(6, 4), nn.Flatten(0)), "gives float32 (8,) for 2 rows"),
+        (nn.Sequential(nn.Linear(6, 4), nn.Unflatten(1, (2, 2))), "gives float32 (2, 2, 2)"),
+        (nn.LSTM(6, 4), "the model gives a tuple"),
     ],
 )
 def test_outputs_that_are_no_logits_are_refused(model, says):
@@ -348,7 +348,7 @@ def test_outputs_that_are_no_logits_are_refused(model, says):
 def test_a_teacher_of_another_shape_is_refused():
     teacher = LiveTeacher(nn.Sequential(nn.Linear(6, 4), nn.Flatten(0)))
     ids = np.arange(3)
-    refused(ModelError, "shape (12,) for 3 rows", teacher.fetch, ids, ids, torch.zeros(3, 6))
+    refused(ModelError, "float32 (12,) for 3 rows", teacher.fetch, ids, ids, torch.zeros(3, 6))
 
 
 def test_training_a_student_may_not_change_its_teacher():
@@ -539,9 +539,9 @@ class Countable:
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (Stream(), "Stream is iterable: samples need ids"),
-        (Endless(), "Endless has no length"),
-        (Countable(), "Countable does not give samples by id"),
+        (Stream(), "Stream is not map-style"),
+        (Endless(), "Endless is not map-style"),
+        (Countable(), "Countable is not map-style"),
         (DataLoader(Pairs([0] * 9)), "give its .dataset"),
     ],
 )

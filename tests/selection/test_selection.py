@@ -396,7 +396,7 @@ class Endless(IterableDataset):
 
 def test_data_without_a_gate_are_refused():
     for data, message in (
-        (Endless(), "iterable"),
+        (Endless(), "map-style"),
         (TensorDataset(torch.zeros(0, 2)), "empty"),
     ):
         with pytest.raises(UnsupportedData, match=message):
@@ -405,7 +405,7 @@ def test_data_without_a_gate_are_refused():
     for labels, message in (
         (torch.zeros(6, 3), "multi-label"),
         (torch.zeros(6), "regression"),
-        (torch.zeros(6, dtype=torch.bool), "class indices"),
+        (torch.zeros(6, dtype=torch.bool), "bool"),
         (torch.zeros(6, 1, dtype=torch.int64), "one class index"),
     ):
         selection = Selection(TensorDataset(x, labels), epochs=1, batch_size=2)
@@ -413,7 +413,7 @@ def test_data_without_a_gate_are_refused():
         with pytest.raises(UnsupportedData, match=rf"^(?!.*\n).*{message}"):
             batch.observe(torch.zeros(2, 2))
     three = Selection(TensorDataset(x, x, x), epochs=1, batch_size=2)
-    with pytest.raises(UnsupportedData, match="3 parts"):
+    with pytest.raises(UnsupportedData, match="a batch of the form"):
         _ = next(iter(next(iter(three)))).labels
 
 

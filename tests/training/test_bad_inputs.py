@@ -214,37 +214,37 @@ READ: dict[str, Kind] = {
     "arrays of text": (lambda: Pairs(lambda x, y: (np.array(["a"]), y)), "cannot be put"),
     "complex labels": (lambda: Pairs(lambda x, y: (x, complex(y))), "(float32 (6,), complex)"),
     "a list of None": (lambda: [None] * ROWS, "each of the form None"),
-    "labels of text": (lambda: Pairs(lambda x, y: (x, "cat")), "labels are text ('cat', ...)"),
+    "labels of text": (lambda: Pairs(lambda x, y: (x, "cat")), "(str, str"),
     "labels of text by key": (lambda: Pairs(lambda x, y: {"x": x, "label": "a"}), "labels are"),
-    "labels of 0.0, 1.0": (lambda: Pairs(lambda x, y: (x, float(y))), "labels of type"),
+    "labels of 0.0, 1.0": (lambda: Pairs(lambda x, y: (x, float(y))), "labels are float64"),
     "labels of booleans": (
-        lambda: Pairs(lambda x, y: (x, torch.tensor(y > 1))), "labels of type torch.bool"
+        lambda: Pairs(lambda x, y: (x, torch.tensor(y > 1))), "labels are bool"
     ),
     "labels that are one-hot": (
-        lambda: Pairs(lambda x, y: (x, torch.eye(CLASSES)[y])), "labels of shape"
+        lambda: Pairs(lambda x, y: (x, torch.eye(CLASSES)[y])), "labels are float32"
     ),
     "labels of shape (1,)": (
-        lambda: Pairs(lambda x, y: (x, torch.tensor([y]))), "labels of shape"
+        lambda: Pairs(lambda x, y: (x, torch.tensor([y]))), "labels are int64"
     ),
-    "labels in lists": (lambda: Pairs(lambda x, y: (x, [y])), "whose second is a list"),
-    "triples": (lambda: Pairs(lambda x, y: (x, y, y)), "a batch of 3 parts"),
-    "empty tuples": (lambda: Pairs(lambda x, y: ()), "a batch of 0 parts"),
+    "labels in lists": (lambda: Pairs(lambda x, y: (x, [y])), ", (int64 ("),
+    "triples": (lambda: Pairs(lambda x, y: (x, y, y)), "a batch of the form (float32"),
+    "empty tuples": (lambda: Pairs(lambda x, y: ()), "a batch of the form ()"),
     "empty": (lambda: Pairs(rows=0), "is empty"),
     "a length below 0": (lambda: Pairs(rows=-1), "the length of this Pairs is not known"),
     "a length that raises": (lambda: mine(__len__=fails(RuntimeError("?"))), "the length of this"),
     "a length of 2.5": (lambda: mine(__len__=lambda self: 2.5), "the length of this Mine"),
     "a length that is too long": (lambda: Pairs(rows=ROWS + 5), "sample 2"),
     "iterable": (
-        lambda: type("It", (IterableDataset,), {"__iter__": lambda self: iter([])})(), "iterable"
+        lambda: type("It", (IterableDataset,), {"__iter__": lambda self: iter([])})(), "map-style"
     ),
     "a DataLoader": (lambda: DataLoader(Pairs()), "give its .dataset"),
-    "text": (lambda: "digits", "a str is no data set"),
-    "nothing": (lambda: None, "NoneType has no length"),
-    "a number": (lambda: 5, "int has no length"),
-    "a dictionary": (lambda: {0: 1}, "a dict is no data set"),
-    "a set": (lambda: {1, 2}, "does not give samples by id"),
-    "a class": (lambda: Pairs, "a class is no data set"),
-    "a generator": (lambda: (pair for pair in Pairs()), "generator has no length"),
+    "text": (lambda: "digits", "str is not map-style"),
+    "nothing": (lambda: None, "NoneType is not map-style"),
+    "a number": (lambda: 5, "int is not map-style"),
+    "a dictionary": (lambda: {0: 1}, "dict is not map-style"),
+    "a set": (lambda: {1, 2}, "set is not map-style"),
+    "a class": (lambda: Pairs, "class Pairs is not map-style"),
+    "a generator": (lambda: (pair for pair in Pairs()), "generator is not map-style"),
     "a Subset of rows that are not there": (lambda: Subset(Pairs(), [0, 1, 99]), "sample 2"),
     "view() raises": (lambda: mine(view=lambda self, id, view: fails(KeyError(id))()), "sample"),
     "batch() raises": (lambda: mine(batch=lambda self, ids, views: 1 / 0), "cannot be read"),
@@ -309,7 +309,7 @@ COLLATE: dict[str, tuple[Any, str]] = {
     "gives a list": (lambda samples: samples, "a batch of"),
     "gives an object": (lambda samples: object(), ""),
     "leaves out an input": (
-        lambda samples: (default_collate(samples[1:])[0], default_collate(samples)[1]), "outputs of"
+        lambda samples: (default_collate(samples[1:])[0], default_collate(samples)[1]), "float32"
     ),
 }  # fmt: skip
 
@@ -352,11 +352,14 @@ HELD_OUT: dict[str, tuple[Any, str]] = {
     "of another size": (lambda: Pairs(lambda x, y: (x[:3], y)), "held-out data: the model fails"),
     "of another type": (lambda: Pairs(lambda x, y: (x.double(), y)), "held-out data: the model"),
     "without labels": (lambda: Pairs(lambda x, y: x), "held-out data: data without labels"),
-    "labels of text": (lambda: Pairs(lambda x, y: (x, "cat")), "held-out data: labels are text"),
+    "labels of text": (
+        lambda: Pairs(lambda x, y: (x, "cat")),
+        "held-out data: a batch of the form",
+    ),
     "labels of no class": (lambda: Pairs(lambda x, y: (x, 9)), "held-out data: sample 0 has label"),
     "a sample that raises": (lambda: one(fails(ValueError())), f"held-out data: {NAMED}"),
     "an input that is not finite": (lambda: one(lambda x, y: (x * NAN, y)), f"samples {BAD}"),
-    "text": (lambda: "digits", "a str is no data set"),
+    "text": (lambda: "digits", "str is not map-style"),
 }
 
 
@@ -502,24 +505,24 @@ MODELS: dict[str, Kind] = {
     "a list of modules": (lambda: nn.ModuleList([linear()]), "NotImplementedError"),
     "two inputs": (TwoInputs, "missing 1 required"),
     "no eval mode": (NoEval, "eval mode"),
-    "returns a tuple": (lambda: Changed(lambda y: (y, y)), "returns a tuple"),
-    "returns a dictionary": (lambda: Changed(lambda y: {"logits": y}), "returns a dict"),
-    "returns None": (lambda: Changed(lambda y: None), "returns a NoneType"),
-    "returns a number": (lambda: Changed(lambda y: 1.5), "returns a float"),
-    "returns an array": (lambda: Changed(lambda y: y.detach().numpy()), "returns a ndarray"),
-    "returns logits of None": (lambda: Changed(lambda y: Bag(None)), "returns a Bag"),
-    "too few rows": (lambda: Changed(lambda y: y[1:]), "outputs of shape"),
-    "too many rows": (lambda: Changed(lambda y: torch.cat([y, y])), "outputs of shape"),
-    "one row": (lambda: Changed(lambda y: y.mean(0, keepdim=True)), "outputs of shape"),
-    "one dimension": (lambda: Changed(lambda y: y[:, 0]), "outputs of shape"),
-    "no dimension": (lambda: Changed(lambda y: y.sum()), "outputs of shape ()"),
-    "three dimensions": (lambda: Changed(lambda y: y[:, :, None]), "outputs of shape"),
-    "no classes": (lambda: Changed(lambda y: y[:, :0]), "outputs of shape"),
-    "integers": (lambda: Changed(lambda y: y.long()), "of type torch.int64"),
-    "classes in place of logits": (lambda: Changed(lambda y: y.argmax(1)), "outputs of shape"),
-    "booleans": (lambda: Changed(lambda y: y > 0), "of type torch.bool"),
-    "complex numbers": (lambda: Changed(lambda y: y + 0j), "of type torch.complex64"),
-    "another device": (lambda: Changed(lambda y: y.to("meta")), "on meta"),
+    "returns a tuple": (lambda: Changed(lambda y: (y, y)), "gives a tuple"),
+    "returns a dictionary": (lambda: Changed(lambda y: {"logits": y}), "gives a dict"),
+    "returns None": (lambda: Changed(lambda y: None), "gives a NoneType"),
+    "returns a number": (lambda: Changed(lambda y: 1.5), "gives a float"),
+    "returns an array": (lambda: Changed(lambda y: y.detach().numpy()), "gives a ndarray"),
+    "returns logits of None": (lambda: Changed(lambda y: Bag(None)), "gives a NoneType"),
+    "too few rows": (lambda: Changed(lambda y: y[1:]), "gives float32 ("),
+    "too many rows": (lambda: Changed(lambda y: torch.cat([y, y])), "gives float32 ("),
+    "one row": (lambda: Changed(lambda y: y.mean(0, keepdim=True)), "gives float32 ("),
+    "one dimension": (lambda: Changed(lambda y: y[:, 0]), "gives float32 ("),
+    "no dimension": (lambda: Changed(lambda y: y.sum()), "gives float32 ()"),
+    "three dimensions": (lambda: Changed(lambda y: y[:, :, None]), "gives float32 ("),
+    "no classes": (lambda: Changed(lambda y: y[:, :0]), "gives float32 ("),
+    "integers": (lambda: Changed(lambda y: y.long()), "gives int64"),
+    "classes in place of logits": (lambda: Changed(lambda y: y.argmax(1)), "gives int64"),
+    "booleans": (lambda: Changed(lambda y: y > 0), "gives bool"),
+    "complex numbers": (lambda: Changed(lambda y: y + 0j), "gives complex64"),
+    "another device": (lambda: Changed(lambda y: y.to("meta")), "without data"),
     "a sparse tensor": (lambda: Changed(lambda y: y.to_sparse()), "sparse_coo"),
     "not finite": (
         lambda: Changed(lambda y: y * NAN), "finite", (*TRAINED, *TEACHING, "store", "predict")
@@ -627,8 +630,8 @@ TEACHERS: dict[str, tuple[Callable[[], Any], str]] = {
     "two of other classes": (lambda: [linear(7), linear(4)], "different numbers of classes"),
     "targets that are None": (lambda: Answers(lambda n: None), "gives a NoneType"),
     "targets that are an array": (lambda: Answers(lambda n: np.zeros((n, 4))), "gives a ndarray"),
-    "targets of too few rows": (lambda: Answers(lambda n: torch.zeros(n - 1, 4)), "outputs of"),
-    "targets of integers": (lambda: Answers(lambda n: torch.zeros(n, 4).int()), "torch.int32"),
+    "targets of too few rows": (lambda: Answers(lambda n: torch.zeros(n - 1, 4)), "gives float32"),
+    "targets of integers": (lambda: Answers(lambda n: torch.zeros(n, 4).int()), "int32"),
     "targets of other classes": (lambda: Answers(lambda n: torch.zeros(n, 7)), "(8, 7)"),
     "targets that raise": (lambda: Answers(fails(ValueError("t"))), "Answers.fetch fails on"),
     "targets that are not finite": (lambda: Answers(lambda n: torch.full((n, 4), NAN)), "finite"),
@@ -880,7 +883,7 @@ ARGUMENTS: dict[str, tuple[Callable[..., Any], dict[str, Any], str]] = {
     "folder with a NUL": (taught, {"folder": "a\0b"}, "folder is no path"),
     "folder in a file": (taught, {"folder": "/dev/null/x"}, "/dev/null"),
     "checkpointing": (taught, {"checkpointing": {"keep": 1}}, "checkpointing"),
-    "eval_dataset": (taught, {"eval_dataset": 5}, "int has no length"),
+    "eval_dataset": (taught, {"eval_dataset": 5}, "int is not map-style"),
     "nothing is left": (
         taught, {"training": replace(SHORT, drop_last=True, batch_size=64)}, "drop_last"
     ),
@@ -922,8 +925,8 @@ ARGUMENTS: dict[str, tuple[Callable[..., Any], dict[str, Any], str]] = {
     "a selection's forward": (plain_loop, {"forward": fails(ValueError("f"))}, "fails on samples"),
     "a forward that is none": (plain_loop, {"forward": lambda data: None}, "gives a NoneType"),
     "labels raise": (plain_loop, {"labels": fails(ValueError("l"))}, "given as labels fails"),
-    "labels are text": (plain_loop, {"labels": lambda data: "x"}, "labels are a str"),
-    "labels are floats": (plain_loop, {"labels": lambda data: data[1] / 2}, "labels of type"),
+    "labels are text": (plain_loop, {"labels": lambda data: "x"}, "labels are str"),
+    "labels are floats": (plain_loop, {"labels": lambda data: data[1] / 2}, "labels are float32"),
     "labels are too few": (
         plain_loop, {"labels": lambda data: data[1][:2], "policy": All()}, "labels are int64 (2,)"
     ),
@@ -935,7 +938,7 @@ ARGUMENTS: dict[str, tuple[Callable[..., Any], dict[str, Any], str]] = {
     ),
     "logits in an array": (plain_loop, {"step": lambda b: b.observe(np.zeros((8, 4)))}, "ndarray"),
     "logits without data": (
-        plain_loop, {"step": lambda b: b.observe(torch.zeros(8, 4, device="meta"))}, "meta"
+        plain_loop, {"step": lambda b: b.observe(torch.zeros(8, 4, device="meta"))}, "without data"
     ),
     "labels of no class": (
         plain_loop, {"step": lambda b: b.observe(torch.zeros(8, 4), b.labels + 9)}, "has label"
@@ -957,7 +960,7 @@ ARGUMENTS: dict[str, tuple[Callable[..., Any], dict[str, Any], str]] = {
     "a mean's seed": (
         lambda **s: SeveralTeachers([linear(), linear()], **s), {"seed": 2**64}, "seed"
     ),
-    "a gate's logits": (gate, {"logits": torch.zeros(3), "labels": torch.zeros(3).long()}, "shape"),
+    "a gate's logits": (gate, {"logits": torch.zeros(3), "labels": torch.zeros(3).long()}, "(3,)"),
     "a gate's labels": (gate, {"logits": torch.zeros(3, 4), "labels": torch.zeros(3)}, "labels"),
     "a gate's rows": (
         gate, {"logits": torch.zeros(3, 4), "labels": torch.zeros(2).long()}, "2 labels for 3"
@@ -1019,14 +1022,14 @@ COMMANDS: dict[str, tuple[dict[str, Any], str]] = {
         "error: sample 17 cannot be read (OSError: torn red)",
     ),
     "held-out labels": ({"data": "eval_dataset"}, "error: held-out data: sample 0 has label 9"),
-    "no data": ({"data": "nothing"}, "error: NoneType has no length"),
-    "an iterator": ({"data": "numbers"}, "error: tuple_iterator has no length"),
+    "no data": ({"data": "nothing"}, "error: NoneType is not map-style"),
+    "an iterator": ({"data": "numbers"}, "error: tuple_iterator is not map-style"),
     "data that cannot be made": ({"data": "fails"}, "ValueError: a"),
     "a model that cannot be made": ({"model": "fails"}, "ValueError: a"),
     "no model": ({"model": "text"}, "made a str, not a torch module"),
     "a number": ({"model": "number"}, "name a class or a function"),
     "another width": ({"model": "narrow"}, "error: the model fails on samples 0, 1"),
-    "a tuple": ({"model": "Pair"}, "error: the model returns a tuple"),
+    "a tuple": ({"model": "Pair"}, "error: the model gives a tuple"),
     "a lazy model": ({"model": "lazy"}, "is not initialised"),
     "a frozen model": ({"model": "frozen"}, "error: all 2 parameters of the model are frozen"),
     "100,000 threads": ({"threads": 100_000}, "error: threads: 100000 are too many"),

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
-from frugalkd.data.folder import load_image_folder
 from frugalkd.data.hugging_face import load_hugging_face
-from frugalkd.data.images import Augmentation, ImageData, LazyImages, Pictures
+from frugalkd.data.images import Augmentation, ImageData, Pictures
 from frugalkd.data.named import (
     FETCHED,
     fetch,
-    load_banking77,
     load_cifar10,
     load_digits,
-    load_fashion_mnist,
-    load_mnist,
-    load_trec6,
+    load_idx,
+    load_image_folder,
+    load_texts,
 )
 from frugalkd.data.probe import data_digest, randomness
 from frugalkd.data.samples import Samples, Splits, data_root, hold_out, take
-from frugalkd.data.source import (
-    BatchIndexed,
-    LoaderSource,
-    MemorySource,
-    Source,
-    ViewIndexed,
-    open_source,
-)
 from frugalkd.data.text import TextData
 from frugalkd.errors import DataError, UnknownName
 from frugalkd.files import StrPath
@@ -35,12 +26,12 @@ from frugalkd.runtime.imports import check_options
 
 DATA: dict[str, Callable[..., Splits]] = {
     "digits": load_digits,
-    "fashion-mnist": load_fashion_mnist,
-    "mnist": load_mnist,
+    "fashion-mnist": partial(load_idx, "fashion-mnist"),
+    "mnist": partial(load_idx, "mnist"),
     "cifar10": load_cifar10,
     "image-folder": load_image_folder,
-    "banking77": load_banking77,
-    "trec6": load_trec6,
+    "banking77": partial(load_texts, "banking77"),
+    "trec6": partial(load_texts, "trec6"),
     "hugging-face": load_hugging_face,
 }
 
@@ -62,11 +53,6 @@ def load_data(
     fashion-mnist, where their files are not there. Raises UnknownName, DataError."""
     if download and name in FETCHED:
         fetch(name, root)
-    return load_with(name, root, options)
-
-
-def load_with(name: str, root: StrPath | None, options: Mapping[str, Any]) -> Splits:
-    """:func:`load_data` with the options of a recipe, none of which can start a download."""
     check_data(name, options)
     return DATA[name](root, **options)
 
@@ -75,24 +61,15 @@ __all__ = [
     "DATA",
     "FETCHED",
     "Augmentation",
-    "BatchIndexed",
     "ImageData",
-    "LazyImages",
-    "LoaderSource",
-    "MemorySource",
     "Pictures",
     "Samples",
-    "Source",
-    "Splits",
     "TextData",
-    "ViewIndexed",
     "data_digest",
     "data_root",
     "fetch",
     "hold_out",
     "load_data",
-    "load_with",
-    "open_source",
     "randomness",
     "take",
 ]

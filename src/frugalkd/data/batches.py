@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from frugalkd.errors import DataError, FrugalKDError, ModelError, UnsupportedData, few
-from frugalkd.files.parsing import one_line
 from frugalkd.runtime.failures import blame
 
 
@@ -25,11 +24,8 @@ def split(data: Any) -> tuple[Any, Tensor | None]:
             return data[0], None
         if len(data) == 2 and isinstance(data[1], Tensor):
             return data[0], checked_labels(data[1])
-        if len(data) == 2 and _is_text(data[1]):
-            checked_labels(data[1])
-        second = f" whose second is a {type(data[1]).__name__}" if len(data) == 2 else ""
         raise UnsupportedData(
-            f"a batch of {len(data)} parts{second} is not (inputs, labels): return a pair or a "
+            f"a batch of the form {form(data)} is not (inputs, class indices): return a pair or a "
             "dict with 'labels', or pass labels= and forward= to the selection"
         )
     if isinstance(data, Mapping):
@@ -56,38 +52,41 @@ def labels_by(read: Callable[[Any], Any], data: Any) -> Tensor | None:
 
 def checked_labels(labels: Any) -> Tensor:
     """``labels`` int64 (rows,). Raises UnsupportedData unless they are class indices."""
-    if not isinstance(labels, Tensor):
-        text = _is_text(labels)
-        what = f"text ({one_line(labels[0], 40)!r}, ...)" if text else f"a {type(labels).__name__}"
-        raise UnsupportedData(f"labels are {what}: class indices (int64) are needed")
-    if labels.ndim != 1:
+    whole = isinstance(labels, Tensor) and torch.can_cast(labels.dtype, torch.int64)
+    if not whole or labels.dtype == torch.bool or labels.ndim != 1:
         raise UnsupportedData(
-            f"labels of shape {tuple(labels.shape)}: one class index a sample is needed; "
+            f"labels are {form(labels)}: one class index (int64) a sample is needed; regression, "
             "multi-label and mixed targets have no gate"
-        )
-    if labels.dtype.is_floating_point or labels.dtype == torch.bool:
-        raise UnsupportedData(
-            f"labels of type {labels.dtype}: class indices (int64) are needed; regression has no "
-            "gate"
         )
     return labels.long()
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, tuple | list) and len(value) > 0 and isinstance(value[0], str)
+def form(value: Any) -> str:
+    """What ``value`` is made of: ``(float32 (3, 32, 32), int)``."""
+    if isinstance(value, Tensor | np.ndarray):
+        kind = type_name(value)
+        if isinstance(value, Tensor) and value.layout != torch.strided:
+            kind += f" {value.layout}".replace("torch.", "")
+        if isinstance(value, Tensor) and value.is_meta:
+            kind += " without data"
+        return f"{kind} {tuple(value.shape)}"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {form(value[key])}" for key in list(value)[:8]) + "}"
+    if isinstance(value, tuple | list):
+        return "(" + ", ".join(map(form, value[:8])) + (", ...)" if len(value) > 8 else ")")
+    return "None" if value is None else type_name(value)
 
 
-def call(model: Any, inputs: Any, whose: str = "the model") -> Tensor:
-    """Logits of a model for inputs: a mapping goes by keyword, and ``.logits`` is unwrapped.
-    Raises ModelError."""
+def type_name(value: Any) -> str:
+    """``float32`` of a tensor, an array or a number of numpy's, else the name of the type."""
+    dtype = getattr(value, "dtype", None)
+    return type(value).__name__ if dtype is None else str(dtype).removeprefix("torch.")
+
+
+def call(model: Any, inputs: Any) -> Any:
+    """What a model returns for inputs: a mapping goes by keyword, and ``.logits`` is unwrapped."""
     output = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
-    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
-    if not isinstance(logits, Tensor):
-        raise ModelError(
-            f"{whose} returns a {type(output).__name__}: return logits (rows, classes), or an "
-            "object that has them as .logits"
-        )
-    return logits
+    return getattr(output, "logits", output)
 
 
 def check_model(model: object, whose: str = "the model") -> None:
@@ -131,20 +130,13 @@ def checked_logits(
 ) -> Tensor:
     """``logits`` themselves. Raises ``kind`` unless they are dense floating-point numbers (rows,
     classes), of any number of rows where that is not known."""
-    if not isinstance(logits, Tensor):
+    dense = isinstance(logits, Tensor) and logits.layout == torch.strided and not logits.is_meta
+    fits = dense and logits.dtype.is_floating_point and logits.ndim == 2 and logits.shape[1] > 0
+    if not fits or rows not in (None, len(logits)):
+        given = form(logits) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
         raise kind(
-            f"the forward of {whose} gives a {type(logits).__name__}: logits (rows, classes) are "
-            "needed"
-        )
-    if logits.ndim != 2 or rows not in (None, len(logits)) or not logits.shape[1]:
-        raise kind(
-            f"{whose} gives outputs of shape {tuple(logits.shape)} for {rows or 'some'} rows: "
-            "logits (rows, classes) are needed"
-        )
-    if not logits.dtype.is_floating_point or logits.is_meta or logits.layout != torch.strided:
-        raise kind(
-            f"{whose} gives outputs of type {logits.dtype} ({logits.layout}, on {logits.device}): "
-            "dense floating-point logits are needed"
+            f"{whose} gives {given} for {rows or 'some'} rows: a dense floating-point "
+            "tensor (rows, classes), or an object that has it as .logits, is needed"
         )
     return logits
 

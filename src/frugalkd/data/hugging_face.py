@@ -16,7 +16,7 @@ import yaml
 from numpy.typing import NDArray
 from torch import Tensor
 
-from frugalkd.data.images import Form, require_pillow
+from frugalkd.data.images import picture_splits, require_pillow
 from frugalkd.data.probe import feed, files_digest, share
 from frugalkd.data.samples import Splits, data_root, located, splits_of
 from frugalkd.data.text import MAX_LENGTH, WORDS, TextData, quiet, tokenize
@@ -65,7 +65,7 @@ def load_hugging_face(
             every time.
         config: the hub's name for a part of the data set.
         tokenizer, max_length: of texts, as in :func:`frugalkd.data.text.tokenize`.
-        size, channels, mean, std, in_memory: as in :func:`frugalkd.data.folder.load_image_folder`.
+        size, channels, mean, std, in_memory: as in :func:`frugalkd.data.named.load_image_folder`.
 
     Raises:
         DataError: ``datasets`` is not installed, nothing of the kind is there, a split or a column
@@ -89,8 +89,10 @@ def load_hugging_face(
         require_pillow()
         place = _place(path, data_root(root))
         columns = [_pictures(table, image, place) for table in tables]
-        form = Form(size, channels, mean, std, in_memory)
-        return form.splits(columns, labels, classes, test)
+        return picture_splits(
+            columns, labels, classes, test,
+            size=size, channels=channels, mean=mean, std=std, in_memory=in_memory,
+        )  # fmt: skip
 
 
 def open_tables(

@@ -9,7 +9,8 @@ import io
 import math
 import warnings
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, final
@@ -189,25 +190,18 @@ class ImageData(Pictures):
                 f"images are {images.dtype} {tuple(images.shape)} on {images.device}: "
                 "give uint8 (N, C, H, W) in main memory"
             )
-        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-            raise DataError(
-                f"labels are {labels.dtype} {tuple(labels.shape)}: give int64 ({len(images)},), "
-                "one class an image"
-            )
         shape = images.shape[1:]
         super().__init__(
             labels, classes, shape=shape, mean=mean, std=std, augmentation=augmentation, seed=seed
         )
+        if len(labels) != len(images):
+            raise DataError(
+                f"{len(labels)} labels for {len(images)} images: give one class an image"
+            )
         self.images, self._origin = images.contiguous(), origin
+        self.row_bytes = 4 * math.prod(shape) + 8  # of a batch: float32 pixels and the label
 
-    @property
-    def row_bytes(self) -> int:
-        """What a row of :meth:`batch` takes, float32 pixels and the label."""
-        return 4 * math.prod(self.shape) + 8
-
-    def batch(self, ids: Any, views: Any) -> tuple[Tensor, Tensor]:
-        """A whole batch at once: see :meth:`rendered`."""
-        return self.rendered(ids, views)
+    batch = Pictures.rendered
 
     def names(self, ids: Any) -> list[str] | None:
         return None if self._origin is None else self._origin.names(ids)
@@ -321,34 +315,30 @@ class LazyImages(Pictures):
         )
 
 
-@dataclass(frozen=True)
-class Form:
-    """How pictures are read: the settings of :func:`frugalkd.data.folder.load_image_folder`."""
-
-    size: int | list[int] | None
-    channels: int
-    mean: list[float] | None
-    std: list[float] | None
-    in_memory: bool
-
-    def splits(
-        self,
-        parts: Sequence[Encoded],
-        labels: Sequence[Tensor],
-        classes: tuple[str, ...],
-        test: Any,
-    ) -> Splits:
-        """The training and the test part, or one part of which ``test`` is held out. Raises
-        DataError for impossible settings, and for a first picture that cannot be read."""
-        with located(parts[0].name(0)):
-            shape = _shape(self.size, self.channels, parts[0](0))
-        usual = (IMAGENET_MEAN, IMAGENET_STD) if self.channels == 3 else ((0.5,), (0.5,))
-        mean, std = tuple(self.mean or usual[0]), tuple(self.std or usual[1])
-        made = [
-            LazyImages(part, own, classes, shape=shape, mean=mean, std=std)
-            for part, own in zip(parts, labels, strict=True)
-        ]
-        return splits_of([part.in_memory() if self.in_memory else part for part in made], test)
+def picture_splits(
+    parts: Sequence[Encoded],
+    labels: Sequence[Tensor],
+    classes: tuple[str, ...],
+    test: Any,
+    *,
+    size: int | list[int] | None,
+    channels: int,
+    mean: list[float] | None,
+    std: list[float] | None,
+    in_memory: bool,
+) -> Splits:
+    """The training and the test part, or one part of which ``test`` is held out, read as
+    :func:`frugalkd.data.named.load_image_folder` says. Raises DataError for impossible settings,
+    and for a first picture that cannot be read."""
+    with located(parts[0].name(0)):
+        shape = _shape(size, channels, parts[0](0))
+    usual = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.5,), (0.5,))
+    numbers = {"mean": tuple(mean or usual[0]), "std": tuple(std or usual[1])}
+    made = [
+        LazyImages(part, own, classes, shape=shape, **numbers)
+        for part, own in zip(parts, labels, strict=True)
+    ]
+    return splits_of([part.in_memory() if in_memory else part for part in made], test)
 
 
 def _shape(size: int | list[int] | None, channels: int, first: bytes | Path) -> Sequence[int]:
@@ -372,24 +362,27 @@ def require_pillow() -> None:
     require_extra("images", "pictures need Pillow", DataError, "PIL")
 
 
-def opened(encoded: bytes | Path) -> Image:
-    """A picture whose header alone was read; to be closed by the caller. Raises DataError, which
-    does not name it, for other files, and for pictures too large in pixels or for their file."""
-    from PIL import Image
+@contextmanager
+def opened(encoded: bytes | Path) -> Iterator[Image]:
+    """A picture whose header alone was read. Raises DataError, which does not name it, for other
+    files, for pictures too large in pixels or for their file, and where decoding fails inside."""
+    from PIL import Image, UnidentifiedImageError
 
     file = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(file, formats=_FORMATS)
+        with image:
             pixels = image.width * image.height
             size = len(encoded) if isinstance(encoded, bytes) else encoded.stat().st_size
             if pixels > _FREE_PIXELS and 3 * pixels > _RATIO * size:
-                image.close()
                 raise DataError(f"{pixels:,} pixels in {size:,} bytes: too many")
-            return image
-    except (OSError, SyntaxError, ValueError, TypeError, EOFError) as error:
-        reason = getattr(error, "strerror", None) or "no picture of a known format"
+            yield image
+    except UnidentifiedImageError:
+        raise DataError("no picture of a known format") from None
+    except (OSError, SyntaxError, ValueError, TypeError, EOFError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or f"cannot be decoded ({one_line(error)})"
         raise DataError(reason) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise DataError("too many pixels") from None
@@ -398,10 +391,7 @@ def opened(encoded: bytes | Path) -> Image:
 def decoded(encoded: bytes | Path, shape: Sequence[int]) -> Tensor:
     """uint8 (channels, height, width): see :func:`fitted`. Raises DataError."""
     with opened(encoded) as image:
-        try:
-            pixels = np.array(fitted(image, shape))
-        except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
-            raise DataError(f"cannot be decoded ({one_line(error)})") from None
+        pixels = np.array(fitted(image, shape))
     return torch.from_numpy(pixels.reshape(*shape[1:], shape[0])).permute(2, 0, 1)
 
 

@@ -1,9 +1,9 @@
-"""Data sets by name: digits, MNIST and Fashion-MNIST (idx), CIFAR-10 and texts (Parquet)."""
+"""Data sets by name: digits, MNIST and Fashion-MNIST (idx), CIFAR-10 and texts (Parquet), pictures
+in folders."""
 
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import math
 import os
@@ -12,17 +12,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from frugalkd.data.class_names import names_from
-from frugalkd.data.images import ImageData
+from frugalkd.data.images import ENDINGS, ImageData, opened, picture_splits, require_pillow
+from frugalkd.data.probe import files_digest
 from frugalkd.data.samples import NAME_A_ROOT, Splits, data_root, located
 from frugalkd.data.text import MAX_LENGTH, WORDS, TextData, tokenize
-from frugalkd.errors import DataError
+from frugalkd.errors import DataError, nearest
 from frugalkd.files import StrPath
 from frugalkd.files.parsing import most_unpacked
 from frugalkd.runtime.draws import order, stream
@@ -56,6 +57,7 @@ _CHUNK = 1 << 20
 _UNSIGNED_BYTE = 8
 
 _SIDE = 32  # of CIFAR-10's pictures
+_NAMED = 8  # pictures that cannot be read
 _ROWS_AT_ONCE = 100  # few: a file may repeat one picture without holding it more than once
 
 
@@ -94,21 +96,14 @@ def _pictures(name: str, images: NDArray[np.uint8], labels: Any) -> ImageData:
     return ImageData(torch.from_numpy(images), labels, _CLASSES[name], **_NUMBERS[name])
 
 
-def load_mnist(root: StrPath | None = None) -> Splits:
-    """MNIST (60,000 / 10,000, 28x28) from ``<root>/mnist``, ``<root>/MNIST/raw`` or ``<root>``.
-    Raises DataError."""
-    return _load_idx("mnist", root)
+def load_idx(name: str, root: StrPath | None = None) -> Splits:
+    """``mnist``, or ``fashion-mnist`` (Xiao, Rasul and Vollgraf, 2017), 60,000 and 10,000 pictures
+    28x28 in the idx format (LeCun, Cortes and Burges, 1998), gzip-compressed or not.
 
-
-def load_fashion_mnist(root: StrPath | None = None) -> Splits:
-    """Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017; 60,000 / 10,000, 28x28) from
-    ``<root>/fashion-mnist``, ``<root>/FashionMNIST/raw`` or ``<root>``; without a ``root`` also
-    from Debian's package. Raises DataError."""
-    return _load_idx("fashion-mnist", root)
-
-
-def _load_idx(name: str, root: StrPath | None) -> Splits:
-    """Files in the idx format (LeCun, Cortes and Burges, 1998), gzip-compressed or not."""
+    They lie in ``<root>/<name>``, in ``<root>/MNIST/raw`` or ``<root>/FashionMNIST/raw``, where
+    torchvision keeps them, or in ``<root>``; without a ``root`` Fashion-MNIST also in Debian's
+    package. Raises DataError.
+    """
     folder = _find(name, root)
     if folder is None:
         package = "apt-get install dataset-fashion-mnist, " if name == "fashion-mnist" else ""
@@ -232,9 +227,9 @@ def load_cifar10(root: StrPath | None = None) -> Splits:
     """CIFAR-10 (Krizhevsky, 2009; 50,000 / 10,000, 3x32x32) from
     ``<root>/cifar10/{train,test}.parquet``.
 
-    Columns: ``img`` (struct of ``bytes``, a PNG, and ``path``) and ``label`` (0 .. 9). Decoding
-    takes about 60 microseconds an image. Raises DataError for files that are missing or wrong, and
-    where the extra ``parquet`` (pyarrow, pillow) is not installed.
+    Columns: ``img`` (struct of ``bytes``, a PNG, and ``path``) and ``label`` (0 .. 9). Raises
+    DataError for files that are missing or wrong, and where the extra ``parquet`` (pyarrow, pillow)
+    is not installed.
     """
     return Splits(*map(read_cifar, _parquet_files("cifar10", root)))
 
@@ -245,79 +240,58 @@ def _parquet_files(name: str, root: StrPath | None) -> list[Path]:
 
 def read_cifar(path: Path) -> ImageData:
     """The pictures of one of CIFAR-10's Parquet files. Raises DataError."""
-    with located(path):
-        with _parquet(path, "pyarrow and pillow", "pyarrow", "PIL") as file:
-            import pyarrow as pa
+    with located(path), _parquet(path, "pyarrow and pillow", "pyarrow", "PIL") as file:
+        import pyarrow as pa
 
-            types, columns = _types(file)
-            image, label = types.get("img", pa.null()), types.get("label", pa.null())
-            if not (
-                isinstance(image, pa.StructType)
-                and image.get_field_index("bytes") >= 0
-                and pa.types.is_binary(image.field("bytes").type)
-                and pa.types.is_integer(label)
-            ):
-                raise DataError(
-                    f"the columns are ({columns}): need img (struct of bytes, path) and label "
-                    "(integer)"
-                )
-            size, rows = path.stat().st_size, file.metadata.num_rows
-            if rows * 3 * _SIDE**2 > most_unpacked(size):
-                raise DataError(f"claims {rows} images in {size} bytes: get it again")
-            pixels, labels = _decode(file)
+        types, columns = _types(file)
+        image, label = types.get("img", pa.null()), types.get("label", pa.null())
+        if not (
+            isinstance(image, pa.StructType)
+            and image.get_field_index("bytes") >= 0
+            and pa.types.is_binary(image.field("bytes").type)
+            and pa.types.is_integer(label)
+        ):
+            raise DataError(
+                f"the columns are ({columns}): need img (struct of bytes, path) and label (integer)"
+            )
+        size, rows = path.stat().st_size, file.metadata.num_rows
+        if rows * 3 * _SIDE**2 > most_unpacked(size):
+            raise DataError(f"claims {rows} images in {size} bytes: get it again")
+        pixels, labels = bytearray(), []
+        for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=["img", "label"]):
+            encoded = batch.column("img").field("bytes").to_pylist()
+            for png, label in zip(encoded, batch.column("label").to_pylist(), strict=True):
+                with located(f"row {len(labels)}"):
+                    if png is None or label is None:
+                        raise DataError("has no image or no label: get the file again")
+                    with opened(png) as picture:
+                        if picture.size != (_SIDE, _SIDE) or picture.mode != "RGB":
+                            raise DataError(
+                                f"a {picture.mode} image of {picture.size}: need RGB 32x32"
+                            )
+                        pixels += picture.tobytes()
+                labels.append(label)
         images = np.frombuffer(pixels, dtype=np.uint8).reshape(-1, _SIDE, _SIDE, 3)
         return _pictures("cifar10", images.transpose(0, 3, 1, 2), labels)
 
 
-def _decode(file: Any) -> tuple[bytearray, list[int]]:
-    """The pixels (row, height, width, channel) and the labels of the whole file."""
-    from PIL import Image
-
-    pixels, labels = bytearray(), []
-    for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=["img", "label"]):
-        encoded = batch.column("img").field("bytes").to_pylist()
-        for png, label in zip(encoded, batch.column("label").to_pylist(), strict=True):
-            row = len(labels)
-            labels.append(label)
-            if png is None or label is None:
-                raise DataError(f"row {row} has no image or no label: get the file again")
-            try:
-                with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
-                    # The size comes from the header alone, before any pixel is decoded.
-                    if image.size != (_SIDE, _SIDE) or image.mode != "RGB":
-                        raise DataError(
-                            f"row {row} is a {image.mode} image of {image.size}: need RGB 32x32"
-                        )
-                    pixels += image.tobytes()
-            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-                raise DataError(
-                    f"the image in row {row} cannot be decoded: get the file again"
-                ) from error
-    return pixels, labels
-
-
-def load_banking77(
-    root: StrPath | None = None, *, tokenizer: str = WORDS, max_length: int = MAX_LENGTH
+def load_texts(
+    name: str,
+    root: StrPath | None = None,
+    *,
+    tokenizer: str = WORDS,
+    max_length: int = MAX_LENGTH,
 ) -> Splits:
-    """Banking77 (Casanueva et al., 2020; CC BY 4.0), 10,003 and 3,080 questions of a bank's
-    customers with 77 intents, from ``<root>/banking77/{train,test}.parquet``.
+    """Questions of people, from ``<root>/<name>/{train,test}.parquet``.
+
+    ``banking77`` (Casanueva et al., 2020; CC BY 4.0): 10,003 and 3,080 of a bank's customers, with
+    77 intents. ``trec6`` (Li and Roth, 2002): 5,452 and 500 of TREC, with six kinds of answers; 10
+    test questions are among those for training.
 
     ``tokenizer`` and ``max_length`` are those of :func:`frugalkd.data.text.tokenize`. Raises
     DataError for files that are missing or wrong, ModelError for a tokenizer that is not there.
     """
-    paths = _parquet_files("banking77", root)
-    return Splits(*(read_texts(path, tokenizer, max_length) for path in paths))
-
-
-def load_trec6(
-    root: StrPath | None = None, *, tokenizer: str = WORDS, max_length: int = MAX_LENGTH
-) -> Splits:
-    """TREC's questions with six kinds of answers (Li and Roth, 2002), 5,452 and 500, from
-    ``<root>/trec6/{train,test}.parquet``; 10 test questions are among those for training.
-
-    Options and errors are those of :func:`load_banking77`.
-    """
-    paths = _parquet_files("trec6", root)
+    paths = _parquet_files(name, root)
     return Splits(*(read_texts(path, tokenizer, max_length) for path in paths))
 
 
@@ -366,7 +340,8 @@ def read_columns(path: Path) -> tuple[list[str], NDArray[np.int64], tuple[str, .
         # A row takes more than a bit, so that a header cannot claim what is not there.
         if rows > 8 * size:
             raise DataError(f"claims {rows} texts: get the file again")
-        most, claimed = most_unpacked(size), _unpacked(file.metadata)
+        groups = map(file.metadata.row_group, range(file.metadata.num_row_groups))
+        most, claimed = most_unpacked(size), sum(group.total_byte_size for group in groups)
         if claimed > most:
             raise DataError(f"claims {claimed} bytes, more than 64 times its size")
         table = file.read(columns=["text", "label"])
@@ -384,14 +359,6 @@ def read_columns(path: Path) -> tuple[list[str], NDArray[np.int64], tuple[str, .
     return texts, labels, tuple(map(str, range(highest + 1)))
 
 
-def _unpacked(metadata: Any) -> int:
-    """Bytes of the two columns before their compression, as the file says."""
-    groups = [metadata.row_group(place) for place in range(metadata.num_row_groups)]
-    columns = [group.column(place) for group in groups for place in range(group.num_columns)]
-    read = [column for column in columns if column.path_in_schema in ("text", "label")]
-    return sum(column.total_uncompressed_size for column in read)
-
-
 def _length(part: Any) -> int:
     """Characters of all texts of a dictionary array."""
     lengths = np.array([len(text) for text in part.dictionary.to_pylist()], dtype=np.int64)
@@ -405,3 +372,125 @@ def _names(metadata: Mapping[bytes, bytes]) -> tuple[str, ...]:
         return names_from(json.dumps(said["info"]["features"]["label"]["names"]))
     except (ValueError, KeyError, TypeError, RecursionError):
         return ()
+
+
+def load_image_folder(
+    root: StrPath | None = None,
+    *,
+    path: str = "",
+    train: str = "train",
+    test: str | float = "test",
+    size: int | list[int] | None = None,
+    channels: int = 3,
+    mean: list[float] | None = None,
+    std: list[float] | None = None,
+    in_memory: bool = False,
+) -> Splits:
+    """Pictures from ``<root>/<path>/{train,test}/<class>/**``, or from ``<root>/<path>/<class>/**``
+    where a part is held out.
+
+    The classes are the sub-folders' names in order, and samples the files in order of their names.
+    The header of each file is read now; a picture is decoded on access.
+
+    Args:
+        root: the data root.
+        path: the folder, in the root or on its own.
+        train: the sub-folder to train on.
+        test: the sub-folder to evaluate on; or a fraction of the pictures that is held out, the
+            same ones every time. The classes then may lie in the folder itself.
+        size: a side or [height, width] that all pictures are resized to (bilinear, antialiased,
+            without regard to their proportions); default that of the first one.
+        channels: 3 (colour) or 1 (grey), to which all are converted.
+        mean, std: a number a channel on the [0, 1] scale; default ImageNet's, 0.5 for grey.
+        in_memory: decode everything now and keep the pixels: much faster where they fit.
+
+    Raises:
+        DataError: a folder is missing or empty, a class of the test part is none of train's, or
+            files are no readable pictures (all are named in one error, up to eight of them).
+    """
+    require_pillow()
+    folder = Path(path) if path and Path(path).is_dir() else data_root(root) / path
+    places = [folder / train]
+    if isinstance(test, str):
+        places.append(folder / test)
+    elif not places[0].is_dir():
+        places = [folder]
+    for place in places:
+        if not place.is_dir():
+            raise DataError(
+                f"no folder {place}: put one folder of pictures a class into it, or set test to a "
+                "fraction (0.2) that is held out"
+            )
+    classes = _folders(places[0])
+    files = [_pictures_in(place, classes) for place in places]
+    _refuse_unreadable([file for part in files for file, _ in part])
+    parts = [Files(*each) for each in zip(places, files, strict=True)]
+    labels = [torch.tensor([label for _, label in part]) for part in files]
+    with located(folder):
+        return picture_splits(
+            parts, labels, classes, test,
+            size=size, channels=channels, mean=mean, std=std, in_memory=in_memory,
+        )  # fmt: skip
+
+
+@final
+class Files:
+    """Pictures as files of a folder, by row."""
+
+    def __init__(self, folder: Path, files: list[tuple[Path, int]]) -> None:
+        self._folder, self._files = folder, [file for file, _ in files]
+
+    def __call__(self, row: int) -> Path:
+        return self._files[row]
+
+    def name(self, row: int) -> str:
+        return str(self._files[row])
+
+    def feed(self, digest: Any, rows: NDArray[np.int64]) -> None:
+        names = [os.path.relpath(self._files[row], self._folder) for row in rows.tolist()]
+        digest.update(files_digest(os.fspath(self._folder), names).encode())
+
+
+def _folders(place: Path) -> tuple[str, ...]:
+    """The names of the classes. Raises DataError for fewer than two."""
+    names = sorted(each.name for each in place.iterdir() if _visible(each) and each.is_dir())
+    if len(names) < 2:
+        raise DataError(f"{place} holds {len(names)} folders: one folder of pictures a class")
+    return tuple(names)
+
+
+def _pictures_in(place: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
+    """The files of ``place`` with their classes, sorted."""
+    for name in _folders(place):
+        if name not in classes:
+            raise DataError(f"{place / name} is no class of train: {nearest(name, classes)}")
+    found = []
+    for label, name in enumerate(classes):
+        files = sorted((place / name).rglob("*"))
+        found += [(file, label) for file in files if _visible(file) and file.is_file()]
+    if not found:
+        raise DataError(f"{place} holds no pictures in its class folders")
+    return found
+
+
+def _visible(path: Path) -> bool:
+    return not path.name.startswith(".") and path.name != "Thumbs.db"
+
+
+def _refuse_unreadable(files: list[Path]) -> None:
+    """Raises DataError where some are no pictures by their ending or their head."""
+    wrong = []
+    for file in files:
+        try:
+            if file.suffix.lower() not in ENDINGS:
+                raise DataError("not the ending of a picture")
+            with opened(file):
+                pass
+        except DataError as error:
+            wrong.append(f"{file} ({error})")
+    if wrong:
+        more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
+        raise DataError(
+            f"{len(wrong)} of {len(files)} files are no readable pictures, take them away: "
+            f"{', '.join(wrong[:_NAMED])}{more}"
+        )

@@ -94,9 +94,8 @@ def randomness(dataset: Any) -> bool:
     Reads up to 8 samples 4 times (view 0 where the data set takes views); a rarer randomness is
     not seen. The random streams of torch, numpy and Python are restored.
     """
-    read = _reader(dataset)
+    read, seen = _reader(dataset), set()
     with streams_restored():
-        seen = set()
         for draw in range(_RANDOM_DRAWS):
             _seed(draw)
             content = hashlib.sha256()
@@ -340,17 +339,13 @@ def files_digest(folder: str, names: Sequence[str]) -> str:
 def feed_file(digest: Any, folder: str, name: str, size: int, most: int) -> None:
     """Adds the bytes of a file of ``size`` bytes, up to ``most``, to ``digest``. Raises DataError
     where it cannot be read, or has another size."""
-    with _readable(folder, name) as path, open(path, "rb", buffering=0) as file:
-        if os.fstat(file.fileno()).st_size != size:
-            raise OSError(0, "it changes while it is read")
+    with _readable(folder, name) as path, open(path, "rb") as file:
         for start, length in spans(size, most):
             file.seek(start)
-            while length:
-                found = file.read(min(length, _AT_ONCE))
-                if not found:
-                    raise OSError(0, "it changes while it is read")
-                digest.update(found)
-                length -= len(found)
+            for left in range(length, 0, -_AT_ONCE):
+                digest.update(file.read(min(left, _AT_ONCE)))
+        if os.fstat(file.fileno()).st_size != size:
+            raise OSError(0, "it changes while it is read")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, TypeGuard, final, runtime_checkable
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from torch.utils.data import (
     get_worker_info,
 )
 
+from frugalkd.data.batches import form, type_name
 from frugalkd.data.class_names import attribute_of
 from frugalkd.errors import DataError, FrugalKDError, SelectionMisuse, UnsupportedData, few
 from frugalkd.files.parsing import one_line
@@ -37,60 +38,36 @@ Collate = Callable[[list[Any]], Any]
 _STREAM = draws.stream("buckets")
 
 
-@runtime_checkable
-class ViewIndexed(Protocol):
-    """A data set whose augmentation is a pure function of the sample and of the view."""
-
-    def view(self, id: int, view: int) -> Any:
-        """Sample ``id`` as augmented for ``view``; the second parameter is called ``view``."""
+def is_view_indexed(dataset: object) -> bool:
+    """Whether ``dataset`` has ``view(id, view)``: its augmentation is a pure function of sample and
+    view. A tensor's ``view`` is another method."""
+    return _second_parameter(dataset, "view") == ["view"]
 
 
-@runtime_checkable
-class BatchIndexed(Protocol):
-    """A data set that gives a whole, collated batch at once.
+def is_batch_indexed(dataset: object) -> bool:
+    """Whether ``dataset`` has ``batch(ids, views)`` (both int64 (B,)), which gives a collated batch
+    at once. A Hugging Face data set's ``batch`` is another method.
 
-    It may also have ``row_bytes``, an integer: what a row of a batch takes in memory. That is a
-    promise that a row does not depend on its batch (no padding to the longest, no draws); several
-    batches are then read at once. Where a batch is padded to its longest row, ``join(batches)``
-    makes one of several, and ``lengths``, integers (N,), say how long samples are: rows of similar
-    length can then be put together (:func:`bucketed`).
+    With ``row_bytes``, the bytes of a row of a batch, it promises that a row does not depend on its
+    batch (no padding to the longest, no draws); several batches are then read at once. Where a
+    batch is padded to its longest row, ``join(batches)`` makes one of several, and ``lengths``,
+    integers (N,), are those of the samples (see :func:`bucketed`).
     """
-
-    def batch(self, ids: Any, views: Any) -> Any:
-        """The samples ``ids`` in the views ``views`` (both int64 (B,)); the second parameter is
-        called ``views``."""
+    return _second_parameter(dataset, "batch") == ["views"]
 
 
-def is_view_indexed(dataset: object) -> TypeGuard[ViewIndexed]:
-    """Whether ``dataset`` has ``view(id, view)``; a tensor's ``view`` is another method."""
-    return _second_parameter(dataset, "view") == "view"
-
-
-def is_batch_indexed(dataset: object) -> TypeGuard[BatchIndexed]:
-    """Whether ``dataset`` has ``batch(ids, views)``; a Hugging Face data set's ``batch`` is
-    another method."""
-    return _second_parameter(dataset, "batch") == "views"
-
-
-def _second_parameter(dataset: object, method: str) -> str | None:
+def _second_parameter(dataset: object, method: str) -> list[str]:
     try:
-        names = list(inspect.signature(getattr(dataset, method)).parameters)
-    except AttributeError:
-        return None
-    except Exception as error:
-        found = isinstance(error, TypeError | ValueError)
-        if found and callable(inspect.getattr_static(dataset, method, None)):
-            return None  # a built-in method has no signature
-        blame(error, UnsupportedData, f"data.{method} cannot be read")
-    return names[1] if len(names) > 1 else None
+        return list(inspect.signature(attribute_of(dataset, method)).parameters)[1:2]
+    except (TypeError, ValueError):  # there is none, or a built-in one
+        return []
 
 
 class Source(AbstractContextManager[Any], ABC):
     """Reads batches of a data set by the ids and views of their rows.
 
-    ``phase`` of the meters is where the time of a read goes: ``load`` in this process, ``wait`` for
-    others. ``row_bytes``: of one row of a batch, where a large batch may be read and cut into
-    smaller ones without changing a row; None where that is not known.
+    ``phase`` of the meters: where the time of a read goes, ``load`` in this process, ``wait`` for
+    others. ``row_bytes``: as in :func:`is_batch_indexed`, or None.
     """
 
     phase = "load"
@@ -112,7 +89,7 @@ class Source(AbstractContextManager[Any], ABC):
 class MemorySource(Source):
     """Batches made at once by the data set itself, in this process."""
 
-    def __init__(self, dataset: BatchIndexed) -> None:
+    def __init__(self, dataset: Any) -> None:
         self._dataset, size = dataset, attribute_of(dataset, "row_bytes")
         if size is not None and not (isinstance(size, int | np.integer) and size > 0):
             raise UnsupportedData(
@@ -182,11 +159,9 @@ class LoaderSource(Source):
                     raise
                 where = f" while samples {few(ids.tolist())} were read"
                 raise worker_gone(error, where) from error
-            if isinstance(got[0], DataError):
-                raise got[0]
-            if not np.array_equal(got[0], ids):
-                raise DataError(f"batch {index} came with other ids than those requested")
-            yield checked_batch(got[1], ids)
+            if isinstance(got, DataError):
+                raise got
+            yield checked_batch(got, ids)
 
     def _start(self, requests: Sequence[Request]) -> Iterator[Any]:
         self._requests[:] = requests  # the loader outlives its epochs
@@ -195,7 +170,7 @@ class LoaderSource(Source):
                 self._read_batch,
                 batch_size=None,
                 sampler=self._requests,
-                collate_fn=tuple,  # changes nothing
+                collate_fn=_as_read,
                 num_workers=self._num_workers,
                 pin_memory=self._pin_memory,
                 generator=torch.Generator().manual_seed(self._seed),
@@ -237,19 +212,14 @@ def open_source(
 def check_map_style(dataset: Any) -> None:
     """Raises UnsupportedData unless ``dataset`` has a length and gives samples by id."""
     name, wrong = type(dataset).__name__, ""
-    if isinstance(dataset, IterableDataset):
-        wrong = f"{name} is iterable: samples need ids, give a map-style data set"
-    elif isinstance(dataset, DataLoader):
+    by_id = isinstance(dataset, Sized) and hasattr(dataset, "__getitem__")
+    if isinstance(dataset, DataLoader):
         wrong = "a DataLoader is no data set: give its .dataset, batches are made here"
-    elif isinstance(dataset, type | str | bytes | Mapping):
-        what = "a class" if isinstance(dataset, type) else f"a {name}"
-        wrong = f"{what} is no data set: give a map-style data set"
-    elif not isinstance(dataset, Sized):
-        wrong = f"{name} has no length: give a map-style data set"
-    elif not hasattr(dataset, "__getitem__"):
-        wrong = f"{name} does not give samples by id: give a map-style data set"
     elif isinstance(dataset, Subset) and is_view_indexed(dataset.dataset):
         wrong = "torch's Subset hides the views of the data set inside: use its own subset(ids)"
+    elif not by_id or isinstance(dataset, IterableDataset | type | str | bytes | Mapping):
+        what = f"class {dataset.__name__}" if isinstance(dataset, type) else name
+        wrong = f"{what} is not map-style: give a data set with a length and samples by id"
     if wrong:
         raise UnsupportedData(wrong)
     try:
@@ -258,24 +228,28 @@ def check_map_style(dataset: Any) -> None:
         blame(error, UnsupportedData, f"the length of this {name} is not known")
 
 
+def _as_read(data: Any) -> Any:
+    return data
+
+
 @final
 class _ReadBatch(Dataset[Any]):
-    """The batch of a request: ``(ids, collated samples)``. A worker returns ``(DataError, None)``,
-    because torch would make many lines of an error that is raised."""
+    """The batch of a request. A worker returns a DataError, because torch would make many lines of
+    one that is raised."""
 
     def __init__(self, dataset: Any, collate_fn: Collate | None) -> None:
         self._dataset, self._by_view = dataset, is_view_indexed(dataset)
         self._collate, self._own = collate_fn or default_collate, collate_fn is not None
 
-    def __getitem__(self, request: Request) -> tuple[NDArray[np.int64] | DataError, Any]:
+    def __getitem__(self, request: Request) -> Any:
         ids, views = request
         try:
             rows = zip(ids.tolist(), views.tolist(), strict=True)
-            return ids, self._collated([self._sample(id, view) for id, view in rows], ids)
+            return self._collated([self._sample(id, view) for id, view in rows], ids)
         except FrugalKDError as error:
             if get_worker_info() is None:
                 raise
-            return error if isinstance(error, DataError) else DataError(str(error)), None
+            return error if isinstance(error, DataError) else DataError(str(error))
 
     def _sample(self, id: int, view: int) -> Any:
         try:
@@ -296,35 +270,6 @@ class _ReadBatch(Dataset[Any]):
             blame(error, DataError, f"{which} cannot be put into a batch")
 
 
-def form(value: Any) -> str:
-    """What ``value`` is made of: ``(float32 (3, 32, 32), int)``."""
-    if isinstance(value, Tensor | np.ndarray):
-        kind = _type(value)
-        if isinstance(value, Tensor) and value.layout != torch.strided:
-            kind += f" {value.layout}".replace("torch.", "")
-        if isinstance(value, Tensor) and value.is_meta:
-            kind += " without data"
-        return f"{kind} {tuple(value.shape)}"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {form(value[key])}" for key in list(value)[:8]) + "}"
-    if isinstance(value, tuple | list):
-        return "(" + ", ".join(map(form, value[:8])) + (", ...)" if len(value) > 8 else ")")
-    return "None" if value is None else type(value).__name__
-
-
-def _type(value: Any) -> str:
-    dtype = getattr(value, "dtype", None)
-    return type(value).__name__ if dtype is None else str(dtype).removeprefix("torch.")
-
-
-def _kind(value: Any) -> str:
-    """The type of a number or a tensor; whole numbers of any size are of one."""
-    whole = isinstance(value, int | np.integer)
-    if isinstance(value, Tensor):
-        whole = not (value.dtype.is_floating_point or value.dtype.is_complex)
-    return "int" if whole else _type(value)
-
-
 def _refuse_mixed(samples: list[Any], ids: NDArray[np.int64]) -> None:
     """Raise DataError where torch would convert the types of a column into one without a message:
     tensors of several types, a floating-point number among whole ones."""
@@ -337,11 +282,16 @@ def _refuse_mixed(samples: list[Any], ids: NDArray[np.int64]) -> None:
         columns = [[sample.get(key) for sample in samples] for key in first]
     for column in columns:
         # Most columns are of one type, and nothing else is read of them.
-        types = set(map(type, column))
-        if types == {Tensor}:
-            types = {tensor.dtype for tensor in column}
+        types = {value.dtype if type(value) is Tensor else type(value) for value in column}
         if len(types) > 1:
-            _refuse_odd(samples, ids, [_kind(value) for value in column])
+            _refuse_odd(samples, ids, ["int" if _whole(v) else type_name(v) for v in column])
+
+
+def _whole(value: Any) -> bool:
+    """Whole numbers of any size are of one kind."""
+    if isinstance(value, Tensor):
+        return torch.can_cast(value.dtype, torch.int64)
+    return isinstance(value, int | np.integer)
 
 
 def _refuse_odd(samples: list[Any], ids: NDArray[np.int64], kinds: list[str]) -> None:

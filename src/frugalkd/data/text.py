@@ -134,7 +134,17 @@ class TextData(Samples):
 
     def join(self, batches: Sequence[TextBatch]) -> TextBatch:
         """Batches as one, in their order, padded to the longest row."""
-        return joined(batches, self.tokens.padding)
+        width = max(batch["input_ids"].shape[1] for batch in batches)
+
+        def wide(name: str, value: int) -> Tensor:
+            parts = [batch[name] for batch in batches]
+            return torch.cat([F.pad(p, (0, width - p.shape[1]), value=value) for p in parts])
+
+        return {
+            "input_ids": wide("input_ids", self.tokens.padding),
+            "attention_mask": wide("attention_mask", 0),
+            "labels": torch.cat([batch["labels"] for batch in batches]),
+        }
 
     def subset(self, ids: Any) -> TextData:
         rows = self.rows(ids).numpy()
@@ -147,19 +157,6 @@ class TextData(Samples):
         for part in (self.tokens.ids, self.tokens.ends, self.labels.numpy()):
             digest.update(np.ascontiguousarray(part).data)
         return digest.hexdigest()
-
-
-def joined(batches: Sequence[TextBatch], padding: int) -> TextBatch:
-    """Padded batches as one, in their order; ``padding`` fills up ``input_ids``."""
-    width = max(batch["input_ids"].shape[1] for batch in batches)
-
-    def grown(name: str, part: Tensor) -> Tensor:
-        if part.ndim < 2 or part.shape[1] == width:
-            return part
-        value = padding if name == "input_ids" else 0
-        return F.pad(part, (0, width - part.shape[1]), value=value)
-
-    return {name: torch.cat([grown(name, b[name]) for b in batches]) for name in batches[0]}
 
 
 def tokenize(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from frugalkd.data.source import form
+from frugalkd.data.batches import form
 from frugalkd.errors import ModelError, ObjectiveError, SelectionMisuse
 from frugalkd.models.features import Features, Taps, feature_paths, find_paths, probe_features
 from frugalkd.objectives import FeatureObjective, Objective, Seen, Shapes, Step

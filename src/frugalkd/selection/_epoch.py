@@ -11,8 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from frugalkd.data.batches import checked_labels, checked_logits
-from frugalkd.data.source import form
+from frugalkd.data.batches import checked_labels, checked_logits, form
 from frugalkd.errors import SelectionMisuse, Stopped
 from frugalkd.policies import Mask, Plan
 from frugalkd.selection.checks import check_batch

@@ -124,7 +124,7 @@ class ModelTeacher(Targets):
         inputs = inputs_of(data)
         if self.channels_last and isinstance(inputs, Tensor) and inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        return call(self.teacher, inputs, "the teacher")
+        return call(self.teacher, inputs)
 
 
 @final

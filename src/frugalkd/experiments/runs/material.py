@@ -15,8 +15,9 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from frugalkd.data import Augmentation, Pictures, Samples, TextData, hold_out, load_with, take
+from frugalkd.data import Samples, TextData, check_data, hold_out, load_data, take
 from frugalkd.data.class_names import Match, class_names
+from frugalkd.data.images import Augmentation, Pictures
 from frugalkd.data.probe import data_digest
 from frugalkd.data.samples import located
 from frugalkd.data.source import check_map_style
@@ -102,7 +103,8 @@ def make_data(recipe: Recipe, augment: Augment, seed: int) -> RunData:
     spec = recipe.data
     split, what = "test", spec.path or f"data set {spec.name!r}"
     if spec.name is not None:
-        splits = load_with(spec.name, spec.root, spec.options)
+        check_data(spec.name, spec.options)  # none of them starts a download
+        splits = load_data(spec.name, spec.root, **spec.options)
         train, test = splits.train, splits.test
     else:
         made = make_object(spec.path or "", spec.options)

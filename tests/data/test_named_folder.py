@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from frugalkd.data import Augmentation, ImageData, LazyImages, load_data
-from frugalkd.data.images import opened
+from frugalkd.data import Augmentation, ImageData, load_data
+from frugalkd.data.images import LazyImages, opened
 from frugalkd.errors import DataError, LedgerError, RunFolderError, TargetsError
 from frugalkd.teachers import StoredTargets
 from frugalkd.training.api import distill, train_teacher
@@ -112,7 +112,7 @@ def test_sound_13_a_picture_is_no_bomb(tmp_path, encode):
     with opened(encode(tmp_path / "6000.png")) as image:
         assert image.size == (6000, 6000)
     with pytest.raises(DataError, match=r"64,000,000 pixels in .* bytes: too many"):
-        opened(encode(tmp_path / "8000.png"))
+        opened(encode(tmp_path / "8000.png")).__enter__()
 
 
 def test_colour_and_size_are_as_given(written):
