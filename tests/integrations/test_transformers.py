@@ -549,7 +549,7 @@ NOW = SelfRegulation(when="now")
 @pytest.mark.parametrize(
     ("kind", "settings", "error", "says"),
     [
-        (FrugalTrainer, {"data": Endless(), "max_steps": 2}, UnsupportedData, "iterable"),
+        (FrugalTrainer, {"data": Endless(), "max_steps": 2}, UnsupportedData, "map-style"),
         (Own, {"policy": NOW}, SelectionMisuse, "your own Trainer may have changed"),
         (
             FrugalTrainer,
@@ -557,7 +557,7 @@ NOW = SelfRegulation(when="now")
             SelectionMisuse,
             "gradient_accumulation_steps to 1",
         ),
-        (FrugalTrainer, {"model": NoLogits()}, ModelError, "return logits"),
+        (FrugalTrainer, {"model": NoLogits()}, ModelError, "gives a dict"),
         (
             FrugalTrainer,
             {"model": bert(problem_type="multi_label_classification")},
