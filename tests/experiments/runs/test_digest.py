@@ -13,7 +13,7 @@ from frugalkd.experiments.runs.digest import run_digest, taught_by, what_decides
 from frugalkd.experiments.runs.execute import distill, teach
 from frugalkd.experiments.runs.targets import store
 from frugalkd.models import identity
-from frugalkd.teachers import about
+from frugalkd.teachers import live
 from toys import kinds_recipe
 
 
@@ -132,7 +132,7 @@ def test_sound_2_libraries_of_a_teachers_folder(teacher, monkeypatch):
 def test_sound_2_another_torch_is_a_warning(teacher, tmp_path, monkeypatch):
     recipe = kinds_recipe()
     with monkeypatch.context() as older:
-        older.setattr(about, "this_torch", lambda: {"torch": "1.13.0"})
+        older.setattr(live, "this_torch", lambda: {"torch": "1.13.0"})
         store(recipe, tmp_path / "t", teacher=teacher)
         distill(override(recipe, {"seed": 1}), tmp_path / "before", teacher=teacher)
     stores = sorted(teacher.glob("targets-*"))
