@@ -41,7 +41,7 @@ def comparison():
         "arms": [
             row("vanilla", "all, in every epoch"),
             row("significance", "all, weighted by teacher", failed=[1], collapsed=2),
-            row("random-counts:significance", "random", matched={"within_tolerance": False}),
+            row("permuted:significance", "random", matched={"within_tolerance": False}),
             row("ce", "no teacher: labels only", ci95=None),
         ],
         "teachers": [{"teacher": "self-regulated", "accuracy": 0.972, "budget": 0.33}],

@@ -52,7 +52,7 @@ def compare(
     arms: str = option(
         "--arms A,B,...",
         "The rows to run: a mode, 'ce' (no teacher), an arm of the recipe, or a control of "
-        "another row (random, random-counts, random-static, short); by default the recipe's "
+        "another row (random, short, permuted, random-cost, ...); by default the recipe's "
         "arms: `--arms vanilla,hybrid,short:hybrid`.",
         "",
     ),

@@ -2,13 +2,15 @@
 
 A policy is one class in the file of its kind and one line in ``POLICIES``: subsets that are planned
 without the model (``subsets.py``), epochs planned by earlier outcomes (``by_outcome.py``,
-``self_regulation.py``), batches judged as they are read (``by_batch.py``).
+``self_regulation.py``), batches judged as they are read (``by_batch.py``). ``Replay`` follows the
+recorded plans of another training and is in no table: it needs their files.
 """
 
 from frugalkd.policies.by_batch import ProgressiveDataDropout, RhoLoss, SelectiveBackprop, Unix
 from frugalkd.policies.by_outcome import InfoBatch, InstanceExclusion, Kakurenbo, SwiftLearn
 from frugalkd.policies.modes import Sampling
 from frugalkd.policies.policy import EpochContext, Ids, Mask, Plan, Policy, Scoring, Ungated
+from frugalkd.policies.replay import Replay
 from frugalkd.policies.self_regulation import SelfRegulation
 from frugalkd.policies.subsets import EL2N, All, Forgetting, RandomSubset
 
@@ -31,6 +33,6 @@ POLICIES: dict[str, type[Policy]] = {
 __all__ = [
     "EL2N", "POLICIES", "All", "EpochContext", "Forgetting", "Ids", "InfoBatch",
     "InstanceExclusion", "Kakurenbo", "Mask", "Plan", "Policy", "ProgressiveDataDropout",
-    "RandomSubset", "RhoLoss", "Sampling", "Scoring", "SelectiveBackprop", "SelfRegulation",
-    "SwiftLearn", "Ungated", "Unix",
+    "RandomSubset", "Replay", "RhoLoss", "Sampling", "Scoring", "SelectiveBackprop",
+    "SelfRegulation", "SwiftLearn", "Ungated", "Unix",
 ]  # fmt: skip

@@ -32,7 +32,7 @@ class ProgressiveDataDropout(GateNow):
     keeps its rows of lowest probability, as many as the budget has left (the odd row by a draw),
     whatever the threshold. The last epochs are paid from the budget too, and cost at most half of
     it: where that does not pay for a whole epoch, there is none. The method's own control, as many
-    at random in each epoch, is the arm ``random-counts:pdd`` of a comparison.
+    at random in each epoch, is the arm ``permuted:pdd`` of a comparison.
 
     *Cost:* a forward pass of everything in every epoch but the last, before those of what is kept.
 

@@ -168,6 +168,7 @@ class Epoch:
         self._read = 0  # rows of the plan that batches were made of, or that were screened
         self._waiting: list[Rows] = []  # under gate-now: rows that failed, not yet a batch
         self._waiting_ids = plan.ids[:0]  # the same of several ranks, which all know of all of them
+        self._kept = [plan.ids[:0]]  # under gate-now: ids of the batches of all ranks
         self._batch: Batch | None = None
         self._sums = np.zeros(3)  # rows, weights, squared weights of this rank's batches
         self._totals = self._sums  # the same of all ranks, as of the last merge
@@ -207,6 +208,16 @@ class Epoch:
         self.finished = True
 
     @property
+    def trained(self) -> Plan:
+        """What the finished epoch used for training: its rows in order, their weights."""
+        ids, weights, own = self._plan.ids, self._weight_of(), self._context.weights
+        ids = np.concatenate(self._kept) if self._gated_now else ids[: int(self._totals[0])]
+        if own is not None:
+            weights = own if weights is None else own * weights
+        weights = None if weights is None else weights[ids]
+        return Plan(ids, weights, lr_factor=self.lr_factor)
+
+    @property
     def summary(self) -> dict[str, float]:
         """The epoch in numbers; ``mean_weight`` and ``effective_samples`` of the rows trained."""
         rows, weights, squares = self._totals.tolist()
@@ -237,6 +248,7 @@ class Epoch:
         columns = {
             "ids": plan.ids, "weights": plan.weights, "forced": plan.forced,
             "waiting_ids": waiting.ids, "waiting_views": waiting.views,
+            "kept": np.concatenate(self._kept),
         }  # fmt: skip
         return {
             **{k: None if v is None else torch.from_numpy(v.copy()) for k, v in columns.items()},
@@ -256,7 +268,7 @@ class Epoch:
         plan = Plan(found["ids"], found["weights"], found["forced"], lr_factor=found["lr_factor"])
         epoch = cls(context, observer, plan, found["screened"], found["counts"]["deferred"])
         observer.begin(judged=epoch._gated_now, batches=found["steps"], counts=found["counts"])
-        epoch._read = found["read"]
+        epoch._read, epoch._kept = found["read"], [found["kept"]]
         epoch._totals = np.array([found[name] for name in ("rows", "weight_sum", "weight_squares")])
         epoch._sums = epoch._totals if context.ranks.first else np.zeros(3)
         if not (context.ranks.alone or epoch._gated_now):
@@ -317,6 +329,7 @@ class Epoch:
             with context.meters.phase("load"):
                 together = joined(self._waiting, reader.join)
             taken = reader.with_targets(together.part(0, count))
+            self._kept.append(taken.ids)
             rest, rows = together.part(count, rows), rows - count
             self._waiting = [rest] if rows else []
             importance = None if weight_of is None else weight_of[taken.ids]
@@ -364,6 +377,7 @@ class Epoch:
             if len(self._waiting_ids) < whole:
                 self._stop_between()
                 continue
+            self._kept.append(self._waiting_ids[:whole])
             mine = self._waiting_ids[ranks.rank * size :][:size]
             self._waiting_ids = self._waiting_ids[whole:]
             rows = reader.with_targets(reader.at_once(mine))

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Optional
 
 from frugalkd.errors import SettingError
 from frugalkd.files import StrPath, path_of
+from frugalkd.policies.policy import Plan
 from frugalkd.runtime.settings import (
     MOST_ROWS,
     MOST_WORKERS,
@@ -137,6 +138,8 @@ class RunOptions(Settings):
         checkpointing: when to save them; default after each epoch and every ten minutes.
         resume: resume from the newest checkpoint in ``folder``, which has to be of this training.
         on_epoch_end: receives each epoch's record, a dictionary, on the first rank.
+        on_plan: receives, before that, the epoch's number and the rows that it used for training,
+            a :class:`frugalkd.policies.Plan`, on the first rank.
         should_stop: called after each step and each batch of screenings and evaluations. Where it
             returns True, a checkpoint is saved and Stopped is raised.
 
@@ -149,9 +152,11 @@ class RunOptions(Settings):
     resume: bool = False
     on_epoch_end: Listener | None = None
     should_stop: Stop | None = None
+    on_plan: Callable[[int, Plan], None] | None = None
 
     def __post_init__(self) -> None:
         if self.folder is not None:
             path_of(self.folder, "folder")
         kind = Optional[Callable]  # noqa: UP045
-        check_types(on_epoch_end=(self.on_epoch_end, kind), should_stop=(self.should_stop, kind))
+        for name in ("on_epoch_end", "should_stop", "on_plan"):
+            check_types(**{name: (getattr(self, name), kind)})

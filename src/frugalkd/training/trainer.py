@@ -330,6 +330,9 @@ class Trainer:
             "wall_seconds": self.meters.wall_seconds,
         }
         self.history.append(record)
+        if self.ranks.first and self.run.on_plan is not None:
+            with self.meters.phase("track"):
+                self.run.on_plan(epoch.index, epoch.trained)
         self._save(epoch.index + 1)
         if self.ranks.first and self.run.on_epoch_end is not None:
             with self.meters.phase("track"):

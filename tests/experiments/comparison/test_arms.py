@@ -121,23 +121,21 @@ def test_a_recipes_own_control_at_a_budget_matches_nothing(tiny):
 
 
 def test_a_control_of_an_arm_at_a_budget_matches_that(bare):
-    matched, copied, even = resolve_arms(
-        bare, ["random-counts:regulated@0.25", "random:regulated@0.25"]
-    )
+    matched, copied, even = resolve_arms(bare, ["permuted:regulated@0.25", "random:regulated@0.25"])
     assert matched.name == copied.match == even.match == "regulated@0.25"
-    assert [arm.control for arm in (matched, copied, even)] == [None, "random-counts", "random"]
+    assert [arm.control for arm in (matched, copied, even)] == [None, "permuted", "random"]
     assert copied.budget == even.budget == 0.25
 
 
 def test_a_copying_control_comes_once_for_each_budget(bare):
-    own = {"copied": {"control": "random-counts", "match": "regulated"}}
-    for name in ("random-counts:regulated", "copied"):
+    own = {"copied": {"control": "permuted", "match": "regulated"}}
+    for name in ("permuted:regulated", "copied"):
         arms = resolve_arms(override(bare, {"arms": own}), [name], [0.1, 0.5])
         assert [arm.name for arm in arms] == [
             *("regulated@0.1", f"{name}@0.1", "regulated@0.5", f"{name}@0.5")
         ]
-    (_, once) = resolve_arms(bare, ["random-counts:vanilla"], [0.1, 0.5])
-    assert (once.name, once.budget) == ("random-counts:vanilla", None)
+    (_, once) = resolve_arms(bare, ["permuted:vanilla"], [0.1, 0.5])
+    assert (once.name, once.budget) == ("permuted:vanilla", None)
 
 
 def test_budgets_multiply_what_can_be_made_to_spend_them(bare):
@@ -155,9 +153,9 @@ def test_budgets_multiply_what_can_be_made_to_spend_them(bare):
         (["regulated@x"], [], "write NAME@BUDGET, as in regulated@0.25"),
         (["regulated@2"], [], "not 2"),
         (["vanilla@0.5"], [], "cannot be made to spend a budget"),
-        (["random-counts@0.5"], [], "write random-counts:ARM@0.5"),
-        (["random-counts:vanilla@0.5"], [], "vanilla cannot be made to spend a budget"),
-        (["random-counts:regulated@7"], [], "arm 'regulated@7': a budget is a fraction"),
+        (["permuted@0.5"], [], "write permuted:ARM@0.5"),
+        (["permuted:vanilla@0.5"], [], "vanilla cannot be made to spend a budget"),
+        (["permuted:regulated@7"], [], "arm 'regulated@7': a budget is a fraction"),
     ],
 )
 def test_impossible_budgets(bare, names, budgets, says):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,6 +12,8 @@ from frugalkd.experiments.comparison.arms import CONTROLS, control_settings
 from frugalkd.experiments.comparison.statistics import TOLERANCE
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.policies import EpochContext, RandomSubset
+
+HERE = Path("a", "run")
 
 
 def results(rows, samples, epochs, warmup=0):
@@ -44,20 +48,17 @@ def trained_rows(policy, samples, epochs):
     return plans
 
 
-@given(run=runs(), control=st.sampled_from(["random", "random-counts", "random-static"]))
+@given(run=runs(), control=st.sampled_from(["random", "random-static"]))
 def test_subsets_match_the_run(run, control):
     rows, samples, epochs = run
-    settings = control_settings(control, results(*run))
+    settings = control_settings(control, results(*run), HERE)
     policy = dict(settings["student.policy"])
     assert policy.pop("name") == "random"
     plans = trained_rows(RandomSubset(**policy), samples, epochs)
     counts = [len(plan) for plan in plans]
-    if control == "random-counts":
-        assert np.abs(np.subtract(counts, rows)).max() <= 1
-    else:
-        # The constant fraction: no full epoch differs from another by more than a row.
-        full = counts[: int(epochs)]
-        assert max(full) - min(full) <= 1
+    # The constant fraction: no full epoch differs from another by more than a row.
+    full = counts[: int(epochs)]
+    assert max(full) - min(full) <= 1
     # Rounding to whole rows, once more where the last epoch is a part.
     assert abs(sum(counts) - sum(rows)) <= max(1, TOLERANCE * sum(rows))
     assert settings["student.weighting"] == "uniform"
@@ -68,7 +69,7 @@ def test_redrawn_and_static_subsets():
     run = results([80, 40, 30], 200, 3.0)
     sets = {}
     for control in ("random", "random-static"):
-        policy = dict(control_settings(control, run)["student.policy"])
+        policy = dict(control_settings(control, run, HERE)["student.policy"])
         policy.pop("name")
         sets[control] = [set(ids) for ids in trained_rows(RandomSubset(**policy), 200, 3.0)]
         assert [len(ids) for ids in sets[control]] == [50, 50, 50]
@@ -77,7 +78,7 @@ def test_redrawn_and_static_subsets():
 
 
 def test_short_keeps_the_warmups_share():
-    settings = control_settings("short", results([200, 60, 40], 200, 3.0, warmup=30))
+    settings = control_settings("short", results([200, 60, 40], 200, 3.0, warmup=30), HERE)
     assert settings["student.training.epochs"] == pytest.approx(1.5)
     assert settings["student.training.schedule.warmup_steps"] == 15
     assert settings["student.policy"] == {"name": "all"}
@@ -86,4 +87,53 @@ def test_short_keeps_the_warmups_share():
 @pytest.mark.parametrize("control", CONTROLS)
 def test_nothing_matches_an_empty_run(control):
     with pytest.raises(RecipeError, match="no sample"):
-        control_settings(control, results([0, 0], 200, 2.0))
+        control_settings(control, results([0, 0], 200, 2.0), HERE)
+
+
+def costly(screened, trained=(100, 50), queries=0):
+    """A run of 200 samples whose teacher costs five of the student's forward passes."""
+    rows = sum(trained)
+    return {
+        **results(trained, 200, 2.0),
+        "history": [
+            {"rows": count, "screened": other}
+            for count, other in zip(trained, screened, strict=True)
+        ],
+        "cost": {
+            "epochs": (3 * rows + sum(screened) + 5 * queries) / 600,
+            "filling": 0.0,
+            "teacher_ratio": 5.0 if queries else None,
+        },
+        "meters": {"samples_backpropagated": rows, "teacher_queries": queries},
+        "plans": "0" * 64,
+    }
+
+
+@pytest.mark.parametrize(("queries", "rows"), [(0, 150 + 90 / 3), (150, 150 + 90 / 8)])
+def test_controls_at_equal_cost(queries, rows):
+    """90 screened samples cost as much as 30 trained ones, or 11 with a live teacher."""
+    run = costly((30, 60), queries=queries)
+    rows = round(rows)
+    policy = control_settings("random-cost", run, HERE)["student.policy"]
+    assert sum(policy["counts"]) == rows
+    short = control_settings("short-cost", run, HERE)
+    assert short["student.training.epochs"] == pytest.approx(rows / 200)
+    policy = control_settings("permuted-cost", run, HERE)["student.policy"]
+    assert policy["folder"] == str(HERE / "plans")
+    more = rows - 150
+    assert policy["extra"] == [round(more / 3), more - round(more / 3)]
+    assert control_settings("permuted", run, HERE)["student.policy"]["extra"] == ()
+
+
+@pytest.mark.parametrize(
+    ("control", "run", "says"),
+    [
+        ("random-cost", costly((900, 0)), "costs 112% of full distillation"),
+        ("short-cost", {**costly((0, 0)), "cost": None}, "the cost .* is not known"),
+        ("permuted", {**costly((0, 0)), "plans": None}, "recorded no plans: delete it"),
+        ("permuted", results([100, 30], 200, 1.5), "the run's last one is a part"),
+    ],
+)
+def test_what_cannot_be_matched(control, run, says):
+    with pytest.raises(RecipeError, match=says):
+        control_settings(control, run, HERE)

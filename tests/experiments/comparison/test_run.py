@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from frugalkd.cli.show import comparison_table
@@ -12,7 +14,7 @@ from frugalkd.errors import (
     TrackerError,
     UnknownName,
 )
-from frugalkd.experiments.comparison import compare, pool
+from frugalkd.experiments.comparison import CONTROLS, compare, pool
 from frugalkd.experiments.comparison.plan import Job, Key
 from frugalkd.experiments.comparison.pool import execute
 from frugalkd.experiments.comparison.run import ComparisonRun
@@ -33,7 +35,7 @@ def runs(started):
 
 
 def test_every_control_matches_its_run_seed_by_seed(workers, tiny, tmp_path):
-    controls = [f"{c}:hybrid" for c in ("random", "random-counts", "random-static", "short")]
+    controls = [f"{c}:hybrid" for c in CONTROLS]
     comparison = compare(tiny, arms=["vanilla", *controls], seeds=2, out=tmp_path, jobs=3)
     rows = {row["arm"]: row for row in comparison["arms"]}
     assert list(rows) == ["vanilla", "hybrid", *controls]
@@ -43,17 +45,32 @@ def test_every_control_matches_its_run_seed_by_seed(workers, tiny, tmp_path):
         assert len(rows[name]["matched"]["ratios"]) == 2
         assert rows[name]["matched"]["ratios"] == pytest.approx([1, 1], abs=TOLERANCE)
         assert rows[name]["matched"]["within_tolerance"]
-        assert rows[name]["budget"]["values"] == pytest.approx(
-            rows["hybrid"]["budget"]["values"], rel=TOLERANCE
+        by = "cost" if "-cost:" in name else "budget"
+        assert rows[name][by]["values"] == pytest.approx(
+            rows["hybrid"][by]["values"], rel=TOLERANCE
         )
-    copied = history(tmp_path, "random-counts--hybrid")
-    assert copied == history(tmp_path, "hybrid")
+    check_permuted(tmp_path)
     assert rows["vanilla"]["budget"]["values"] == [1.0, 1.0]
     epochs = tiny.student.training.epochs
     assert rows["vanilla"]["cost"] == {"mean": epochs, "values": [epochs, epochs]}
     trained, forwards = (rows["hybrid"][meter]["mean"] for meter in ("budget", "forwards"))
     cost = epochs * (2 * trained + forwards) / 3  # the soft targets are stored
     assert rows["hybrid"]["cost"]["mean"] == pytest.approx(cost)
+
+
+def check_permuted(out):
+    """Other samples with the same counts, weights and returns; with ``-cost`` some more."""
+    found = []
+    for arm in ("permuted--hybrid", "permuted-cost--hybrid"):
+        settings = json.loads((folder(out, arm, 0) / "run.json").read_text())["recipe"]
+        policy = settings["student"]["policy"]
+        assert Path(policy["folder"]) == folder(out, "hybrid", 0) / "plans"
+        assert policy["permuted"]
+        found.append((history(out, arm), policy["extra"]))
+    (same, none), (more, extra) = found
+    assert same == history(out, "hybrid")
+    assert not none
+    assert np.array_equal(np.subtract(more, same), extra or np.zeros(len(same)))
 
 
 def folder(out, arm, seed):

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate, pairwise
+from pathlib import Path
 from typing import Any
 
 from frugalkd.errors import RecipeError, UnknownName
@@ -29,9 +30,12 @@ class Control:
 
 CONTROLS = {
     "random": Control("random, as many as {arm}", "random, redrawn"),
-    "random-counts": Control("random, {arm}'s count each epoch"),
     "random-static": Control("fixed random subset, as {arm}", "fixed random subset"),
     "short": Control("all, fewer epochs, as {arm}", "all, fewer epochs"),
+    "permuted": Control("{arm}'s plan, others of each class"),
+    "random-cost": Control("random, at the cost of {arm}"),
+    "short-cost": Control("all, fewer epochs, at {arm}'s cost"),
+    "permuted-cost": Control("{arm}'s plan, others, at its cost"),
 }
 
 _NO_POLICY = {"student.policy": None, "student.weighting": None}
@@ -294,42 +298,82 @@ def _about(recipe: Recipe) -> str:
     return f"policy {policy}{weighted}"
 
 
-def control_settings(control: str, results: dict[str, Any]) -> Settings:
+def copies_plans(control: str | None) -> bool:
+    """Whether a control follows the plans of the run that it matches."""
+    return control is not None and control.startswith("permuted")
+
+
+def control_settings(control: str, results: dict[str, Any], folder: Path) -> Settings:
     """What turns the recipe of a finished run into its control ``control``.
 
-    The objective, the teacher and the rest of the training stay; weights become uniform. A short
-    last batch trains, or the control could not match.
+    The objective, the teacher and the rest of the training stay; weights become uniform, those of
+    *permuted* are the run's. A short last batch trains, or the control could not match.
 
     Args:
         control: a key of :data:`CONTROLS`.
         results: the matched run's ``results.json``.
+        folder: of that run.
 
     Raises:
-        RecipeError: the run trained on nothing, so that nothing can match it.
+        RecipeError: nothing can match the run: it trained on nothing, costs more than all samples
+            or has no known cost, has a last epoch in part (permuted), or recorded no plans.
     """
     training, samples = results["recipe"]["student"]["training"], results["train_samples"]
     epochs, warmup = training["epochs"], training["schedule"]["warmup_steps"]
     rows = [int(record["rows"]) for record in results["history"]]
-    total = sum(rows)
-    if not total:
+    trained = sum(rows)
+    if not trained:
         raise RecipeError("the run that it matches trained on no sample: nothing can match it")
+    total = _rows_at_cost(results) if control.endswith("-cost") else trained
     fraction = total / (samples * epochs)
-    if control == "short":
+    # How much of each epoch is trained: 1, the last one perhaps less.
+    parts = [min(1.0, epochs - epoch) for epoch in range(len(rows))]
+    if control.startswith("short"):
         settings = _short(total / samples, warmup * fraction)
+    elif copies_plans(control):
+        if parts[-1] < 1:
+            raise RecipeError(f"{control} copies whole epochs: the run's last one is a part")
+        if results.get("plans") is None:
+            raise RecipeError(f"{folder} recorded no plans: delete it, and it is run again")
+        screened = [int(record["screened"]) for record in results["history"]]
+        extra = _divided(total - trained, screened if sum(screened) else parts)
+        settings = _with_policy(
+            name="replay", folder=str(folder / "plans"), digest=results["plans"], permuted=True,
+            extra=extra if any(extra) else (),
+        )  # fmt: skip
     else:
-        # How much of each epoch is trained: 1, the last one perhaps less.
-        parts = [min(1.0, epochs - epoch) for epoch in range(len(rows))]
-        if control != "random-counts":
-            # The constant fraction, to a row in every epoch: a fraction alone would be rounded the
-            # same way in every epoch, and few rows would then not match.
-            share = total / sum(parts)
-            ends = [round(share * end) for end in accumulate(parts, initial=0.0)]
-            rows = [end - start for start, end in pairwise(ends)]
+        if fraction > 1 + 1e-9:
+            raise RecipeError(
+                f"the run costs {fraction:.0%} of full distillation, and no subset costs that much"
+            )
+        # The constant fraction, to a row in every epoch: a fraction alone would be rounded the
+        # same way in every epoch, and few rows would then not match.
+        rows = _divided(total, parts)
         counts = [
             min(samples, round(wanted / part)) for wanted, part in zip(rows, parts, strict=True)
         ]
         settings = _random(control, min(1.0, fraction), counts=counts)
     return {**settings, "student.training.drop_last": False}
+
+
+def _rows_at_cost(results: dict[str, Any]) -> int:
+    """As many trained rows, none of them screened, as cost what the run did."""
+    cost, meters = results.get("cost") or {}, results["meters"]
+    if cost.get("epochs") is None:
+        raise RecipeError(
+            "the cost of the run that it matches is not known: delete its folder, and it is run "
+            "again; where the FLOPs of a model cannot be counted, match samples instead"
+        )
+    filled = ((results.get("targets") or {}).get("filling") or {"rows": 0})["rows"]
+    queried = (meters["teacher_queries"] - filled) / meters["samples_backpropagated"]
+    row = 3 + (cost["teacher_ratio"] or 0.0) * min(1.0, queried)
+    return round(3 * results["train_samples"] * cost["epochs"] / row)
+
+
+def _divided(total: int, shares: Sequence[float]) -> list[int]:
+    """``total`` rows, divided in proportion to ``shares``."""
+    ends = [round(total * end / sum(shares)) for end in accumulate(shares, initial=0.0)]
+    return [end - start for start, end in pairwise(ends)]
 
 
 def budget_settings(control: str, recipe: Recipe, budget: float) -> Settings:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 from frugalkd.experiments.comparison.arms import (
     ResolvedArm,
     control_settings,
+    copies_plans,
     folder_name,
     teacher_recipe,
 )
@@ -75,7 +76,7 @@ class Job:
     SHA-256 (hex) of all that decides it, known before anything has run: its recipe, and the digests
     of its teacher and of the run that it matches. Its recipe depends on the results of what it
     ``needs``; the store ``targets`` must be filled before it runs; ``teacher`` is the folder of the
-    teacher."""
+    teacher; ``record_plans``: a control follows its plans."""
 
     key: Key
     digest: str
@@ -84,6 +85,7 @@ class Job:
     needs: tuple[Key, ...] = ()
     targets: Key | None = None
     teacher: Path | None = None
+    record_plans: bool = False
 
     @property
     def waits_for(self) -> list[Key]:
@@ -114,6 +116,7 @@ class Job:
             "stores": str(out / STORES),
             "cost": str(self.cost_file(out)),
             "progress": str(self.progress_file(out)),
+            "record_plans": self.record_plans,
         }
 
 
@@ -125,7 +128,7 @@ def plan_jobs(
     teachers: Sequence[str],
 ) -> dict[Key, Job]:
     """All jobs, each after those that it needs; the arms of one seed, then those of the next."""
-    plan = _Plan(out)
+    plan = _Plan(out, {arm.match for arm in arms if copies_plans(arm.control)})
     for name in teachers:
         plan.add_teacher(name, teacher_recipe(recipe, name))
     for seed in seeds:
@@ -137,8 +140,9 @@ def plan_jobs(
 class _Plan:
     """Jobs as they are added, and the folders that exist already."""
 
-    def __init__(self, out: Path):
+    def __init__(self, out: Path, copied: Container[str | None]):
         self.out = out
+        self._copied = copied  # arms whose plans a control follows
         self.jobs: dict[Key, Job] = {}
         self._taught: dict[str, Key] = {}
         self._first: dict[str, Key] = {}  # of the jobs of one digest
@@ -168,7 +172,8 @@ class _Plan:
                 return recipe
             finished = results[matched].results
             assert finished is not None
-            return override(recipe, {**control_settings(arm.control, finished), **arm.settings})
+            own = control_settings(arm.control, finished, self.jobs[matched].out)
+            return override(recipe, {**own, **arm.settings})
 
         copies = matched and [arm.control, self.jobs[matched].digest, arm.settings]
         digest = digest_of(
@@ -185,7 +190,9 @@ class _Plan:
             out = self.jobs[self._first[digest]].out
         self._first.setdefault(digest, key)
         folder = teacher and teacher.out
-        self.jobs[key] = Job(key, digest, out, resolved, tuple(needs), targets, folder)
+        self.jobs[key] = Job(
+            key, digest, out, resolved, tuple(needs), targets, folder, arm.name in self._copied
+        )
 
     def _add_store(self, arm: ResolvedArm, teacher: Job | None, recipe: Recipe) -> Key | None:
         """The job that fills a run's soft targets, once for all runs that read the same."""

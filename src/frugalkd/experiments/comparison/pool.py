@@ -259,7 +259,10 @@ def _execute(task: Task) -> dict[str, Any]:
             spent = targets.ensure_targets(recipe, teacher, stores, note=cost, progress=write)
             cost(spent, done=True)
             return dict(spent)
-        return execute.distill(recipe, out, teacher=teacher, resume=True, stores=stores, **report)
+        return execute.distill(
+            recipe, out, teacher=teacher, resume=True, stores=stores,
+            record_plans=task["record_plans"], **report,
+        )  # fmt: skip
 
 
 def serve(connection: Connection) -> None:

@@ -135,7 +135,7 @@ def _row(
         "teacher": arm.teacher,
         "control": arm.control,
         "control_of": arm.match,
-        "matched": None if arm.match is None else _matched(results, by_arm[arm.match]),
+        "matched": None if arm.match is None else _matched(arm, results, by_arm[arm.match]),
         "scoring": next((run["scoring"] for run in results.values() if run.get("scoring")), None),
         "digests": {str(seed): run["digest"] for seed, run in results.items()},
         "history": mean_history([run["history"] for run in results.values()]),
@@ -209,23 +209,29 @@ def _wall_ratios(ours: BySeed, theirs: BySeed) -> list[float]:
     return [spent / other[seed] for seed, spent in mine.items() if seed in other]
 
 
-def _matched(results: Mapping[int, dict[str, Any]], matched: BySeed) -> dict[str, Any]:
-    """The control's samples over those of the run that it matches, by seed."""
+def _matched(
+    arm: ResolvedArm, results: Mapping[int, dict[str, Any]], matched: BySeed
+) -> dict[str, Any]:
+    """The control's samples (or cost) over those of the run that it matches, by seed."""
+    by_cost = (arm.control or "").endswith("-cost")
+
+    def spent(run: Mapping[str, Any]) -> float:
+        return run["cost"]["epochs"] if by_cost else run["meters"]["samples_backpropagated"]
+
     ratios = [
-        run["meters"]["samples_backpropagated"]
-        / matched[seed].results["meters"]["samples_backpropagated"]  # pyright: ignore
+        spent(run) / spent(matched[seed].results)  # pyright: ignore[reportArgumentType]
         for seed, run in results.items()
     ]
     within = all(abs(ratio - 1) <= TOLERANCE for ratio in ratios)
-    return {"ratios": ratios, "within_tolerance": within}
+    return {"by": "cost" if by_cost else "samples", "ratios": ratios, "within_tolerance": within}
 
 
 def _warnings(row: dict[str, Any]) -> list[str]:
     said = []
     if row["matched"] and not row["matched"]["within_tolerance"]:
         said.append(
-            f"{row['arm']} is not matched: its samples differ from those of {row['control_of']} by "
-            f"more than {TOLERANCE:.1%}"
+            f"{row['arm']} is not matched: its {row['matched']['by']} differ from those of "
+            f"{row['control_of']} by more than {TOLERANCE:.1%}"
         )
     if row["on_budget"] is False and row["budget"]["mean"] is not None:
         said.append(

@@ -29,7 +29,7 @@ from frugalkd.models.building import ModelSettings
 from frugalkd.models.features import is_glob, means
 from frugalkd.objectives import OBJECTIVES, Objective, Ramp, Scheduled, WeightedSum
 from frugalkd.objectives.objective import features_read
-from frugalkd.policies import POLICIES, SelfRegulation
+from frugalkd.policies import POLICIES, Replay, SelfRegulation
 from frugalkd.policies.modes import MODES, ModeName
 from frugalkd.runtime.imports import make_object
 from frugalkd.runtime.sections import NamedOrPath, PlainDict, Strict
@@ -200,7 +200,7 @@ def _one_of(specs: list[type[Spec]]) -> Any:
 if TYPE_CHECKING:  # a checker cannot follow a union that is made at run time
     PolicySpec = _TermSpec = Spec
 else:
-    PolicySpec = _one_of(_specs_of(POLICIES))
+    PolicySpec = _one_of(_specs_of({**POLICIES, "replay": Replay}))
     _OBJECTIVES = [*_specs_of(OBJECTIVES, Changing), OwnSpec]
     _TermSpec = _one_of(_OBJECTIVES)
 
@@ -486,12 +486,18 @@ class StudentRole(Role):
         )
 
 
+Control = Literal[
+    "random", "random-static", "short", "permuted", "random-cost", "short-cost", "permuted-cost"
+]
+"""Cheap alternatives of an arm: as many samples or, with ``-cost``, the same cost."""
+
+
 class Arm(Strict):
     """One row of a comparison: what differs from the recipe, or a control of another arm."""
 
     set: PlainDict = Field(default_factory=dict, description="section.key: value")
     teacher: str | None = Field(None, description="one of the recipe's teachers")
-    control: Literal["random", "random-counts", "random-static", "short"] | None = None
+    control: Control | None = None
     match: str | None = Field(None, description="the arm whose samples the control copies")
 
     @model_validator(mode="after")

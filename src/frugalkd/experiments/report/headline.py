@@ -14,7 +14,7 @@ _ROUNDING = 1e-9
 """A mean of differences that is smaller counts as none."""
 _USUAL = "kd"
 """The objective that the headline does not name."""
-_RANDOM = ("random", "random-counts", "random-static")
+_RANDOM = ("random", "random-static")
 
 
 def chosen(comparison: Comparison) -> Arm | None:

@@ -50,6 +50,8 @@ def what_decides(kind: str, recipe: Recipe, *, taught: bool) -> dict[str, Any]:
     for one in (student["teachers"] or {"of": {}})["of"].values():
         _resolve_teacher(one)
     student["targets"].pop("folder")  # the other fields determine its content
+    if (policy := student["policy"] or {}).get("name") == "replay":
+        del policy["folder"]  # the digest determines its content
     if kind == "teach":
         del settings["student"]
     elif taught or student["targets"]["kind"] == "ema":

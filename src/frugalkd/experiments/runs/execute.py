@@ -6,6 +6,7 @@ import contextlib
 import platform
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,6 +41,7 @@ from frugalkd.models.identity import libraries_of, warn_of_torch
 from frugalkd.models.saved import write_model_card
 from frugalkd.objectives.criterion import check_paths
 from frugalkd.policies import Sampling
+from frugalkd.policies.replay import plans_digest, save_plan
 from frugalkd.runtime.devices import resolve_device
 from frugalkd.training.api import distill as distill_model
 from frugalkd.training.api import train_teacher
@@ -101,6 +103,7 @@ def distill(
     on_epoch_end: Listener | None = None,
     progress: Progress | None = None,
     should_stop: Stop | None = None,
+    record_plans: bool = False,
 ) -> dict[str, Any]:
     """Distil the recipe's student into the folder ``out``; returns ``results.json``, as
     :func:`teach` does.
@@ -113,6 +116,7 @@ def distill(
             teachers, and scores where there is no teacher's folder, in place of ``out``.
         on_epoch_end, should_stop: as in :class:`frugalkd.RunOptions`.
         progress: receives, in words, how far a scoring run or the filling of a store is.
+        record_plans: keep each epoch's plan in ``out/plans``, for :class:`~.policies.Replay`.
 
     Raises:
         LedgerError: the mode weighs by significance and the teacher has no ledger.
@@ -139,7 +143,7 @@ def distill(
     return _execute(
         "distill", recipe, out, train, given, ledger=ledger, resume=resume,
         on_epoch_end=on_epoch_end, should_stop=should_stop,
-        view_seed=STORE_SEED if stored else None,
+        view_seed=STORE_SEED if stored else None, record_plans=record_plans,
     )  # fmt: skip
 
 
@@ -155,6 +159,7 @@ def _execute(
     should_stop: Stop | None,
     ledger: Path | None = None,
     view_seed: int | None = None,
+    record_plans: bool = False,
 ) -> dict[str, Any]:
     """Claim the folder, train, and write the folder; ``given`` are fields of the run's context."""
     if ledger is not None:
@@ -194,7 +199,14 @@ def _execute(
             "seed": recipe.seed,
             "eval_dataset": material.eval_dataset,
             "device": recipe.device,
-            "run": RunOptions(folder.checkpoints, recipe.checkpoints, resume, log, should_stop),
+            "run": RunOptions(
+                folder.checkpoints,
+                recipe.checkpoints,
+                resume,
+                log,
+                should_stop,
+                partial(save_plan, folder.plans) if record_plans else None,
+            ),
         }
         context = RunContext(recipe, role, material, folder, should_stop=should_stop, **given)
         run, notes = train(context, keywords)
@@ -224,6 +236,7 @@ def _execute(
             "cost": run.meters.cost(samples, filled=filling["rows"]),
             "meters": meters,
             "evaluation": run.evaluation,
+            "plans": plans_digest(folder.plans) if record_plans else None,
             **notes,
             "history": run.history,
         }

@@ -117,6 +117,11 @@ class RunFolder(contextlib.ExitStack):
         self.records.append(record)
         self._write_metrics()
 
+    @property
+    def plans(self) -> Path:
+        """Where the plans of the epochs are recorded, if they are."""
+        return self.path / "plans"
+
     def note(self, **spent: Any) -> None:
         """Write fields of :class:`Notes`, of all processes of this run; the others stay."""
         if self._writes:

@@ -158,6 +158,7 @@ class Results(Record):
     teacher: TeacherNote | None = None
     targets: TargetsNote | None = None
     scoring: Scoring | None = None
+    plans: str | None = Field(None, description="SHA-256 of the recorded plans/, if they are kept")
     history: list[Epoch] = []
 
 
@@ -236,8 +237,9 @@ class Spread(Record):
 
 
 class Match(Record):
-    """A control's samples over those of the arm that it matches."""
+    """A control's samples, or cost, over those of the arm that it matches."""
 
+    by: Literal["samples", "cost"] = "samples"
     ratios: list[Number] = []
     within_tolerance: bool
 
