@@ -56,12 +56,8 @@ class Criterion:
         return tuple(dict.fromkeys(named))
 
     def __call__(self, logits: Tensor, labels: Tensor, batch: Batch) -> Tensor:
-        """One loss per sample, unweighted, of the batch whose forward pass came last.
-
-        Args:
-            logits: the student's (rows, classes).
-            labels: int64 (rows,).
-            batch: as the selection gave it.
+        """One loss per sample, unweighted, of the selection's batch whose forward pass came last,
+        from its logits (rows, classes) and labels int64 (rows,).
 
         Raises:
             SelectionMisuse: features are to be read, and there are none of this batch.

@@ -152,12 +152,11 @@ def distill(
         check_map_style(eval_dataset)
         check_held_out(dataset, eval_dataset)
     compared = teacher if isinstance(teacher, nn.Module) else None
-    check_pair(student, compared)
-    if not objective.needs_targets:
-        targets = None
     live = {} if targets is None else targets.live_teachers
     for each in live.values():
         check_pair(student, each.teacher)
+    if not objective.needs_targets:
+        targets, live = None, {}
     if is_sharded(student):
         raise RankError(
             "give the model unsharded, and set training.fsdp: it is then sharded over the ranks"

@@ -36,13 +36,8 @@ IDLE = ("num_workers", "fsdp")
 
 
 class Checkpoints:
-    """The checkpoints of one training, in their own folder.
-
-    Args:
-        folder: made with the first checkpoint.
-        settings: when to save, how many to keep.
-        ranks: the processes of the training, of which the first one writes.
-    """
+    """The checkpoints of one training, in their own ``folder``, which the first rank makes with the
+    first of them."""
 
     def __init__(self, folder: StrPath, settings: Checkpointing, ranks: Ranks | None = None):
         self.folder, self._settings, self._ranks = named(folder), settings, ranks or Ranks()

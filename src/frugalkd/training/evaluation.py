@@ -45,21 +45,10 @@ def predict(
     ranks: Ranks | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
     """Class probabilities float32 (samples, classes) and, where known, labels int64 (samples,) of
-    the samples ``ids``, or of all.
-
-    Args:
-        model: returns logits (rows, classes); it is on the accelerator's device.
-        accelerator: device and precision; by default the model's device and full precision.
-        batch_size: by default 1,000, and fewer of large pictures (:func:`rows_at_once`).
-        should_stop: called after each batch.
-        ranks: each of them runs its share, and all return everything.
-
-    Raises:
-        Stopped: ``should_stop`` returned True.
-        UnsupportedData: data that are not map-style, empty, or whose labels are no class indices.
-        ModelError: the model returns no logits (rows, classes), or none that are finite.
-        OutOfMemory: ``batch_size`` rows are too many.
-    """
+    the samples ``ids``, or of all: by default on the model's device in full precision, in batches
+    of 1,000 rows, and fewer of large pictures (:func:`rows_at_once`). Each of the ``ranks`` runs
+    its share, and all return everything. Raises Stopped where ``should_stop``, called after each
+    batch, returned True; UnsupportedData, ModelError, OutOfMemory."""
     check_map_style(dataset)
     if not len(dataset):  # pyright: ignore[reportArgumentType]
         raise UnsupportedData("the data set is empty: there is nothing to measure")
@@ -130,16 +119,9 @@ def measure(
     labels: NDArray[np.int64],
     teacher: NDArray[np.float32] | None = None,
 ) -> dict[str, Any]:
-    """Accuracy, worst-class accuracy, expected calibration error, agreement with the teacher.
-
-    Args:
-        probabilities: float32 (samples, classes).
-        labels: int64 (samples,).
-        teacher: the teacher's probabilities, or None.
-
-    Raises:
-        UnsupportedData: a label is not among the classes.
-    """
+    """Accuracy, worst-class accuracy, expected calibration error, and agreement with the teacher,
+    from ``probabilities`` (samples, classes), ``labels`` (samples,) and the probabilities of the
+    ``teacher``. Raises UnsupportedData for a label that is not among the classes."""
     classes = probabilities.shape[1]
     if labels.min() < 0 or labels.max() >= classes:
         raise UnsupportedData(

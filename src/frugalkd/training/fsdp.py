@@ -32,10 +32,7 @@ def placed(
     several ranks, sharded copies of them, while the originals wait in main memory. Gives the model
     to train, and a function that copies its weights to ``model``, which every rank has to call.
     After Stopped or NonFiniteLoss this was done; teachers are the originals again in any case.
-
-    Raises:
-        RankError: a model cannot be sharded, or the training needs an unsharded one on each rank.
-    """
+    Raises RankError where a model cannot be sharded, or the training needs unsharded ones."""
     teachers = {} if targets is None else targets.live_teachers
     if ranks.alone or not training.fsdp:
         memory = torch.channels_last if training.channels_last else torch.preserve_format
@@ -76,11 +73,8 @@ def placed(
 def sharded(model: nn.Module, device: torch.device, ranks: Ranks) -> nn.Module:
     """A copy of ``model``, with the first rank's weights, sharded over ``ranks``: first each member
     of its lists and sequences, so that one of them at a time is complete on ``device``, then the
-    rest. (Which parts are sharded separately is our choice.) ``model`` goes to main memory.
-
-    Raises:
-        RankError: it ties weights, or torch cannot shard it.
-    """
+    rest. (Which parts are sharded separately is our choice.) ``model`` goes to main memory. Raises
+    RankError where it ties weights, or torch cannot shard it."""
     # Here, because it takes a second.
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard

@@ -150,13 +150,8 @@ def features_of(
     should_stop: Callable[[], bool] | None = None,
 ) -> Features:
     """The input of the model's last linear layer for each sample, in eval mode, by
-    :func:`predict`'s arguments.
-
-    Raises:
-        ModelError: the model's logits are not what that layer computes from it.
-        UnsupportedData: the data set is random.
-        Stopped: ``should_stop`` returned True.
-    """
+    :func:`predict`'s arguments. Raises ModelError where the logits are not what that layer computes
+    from it, UnsupportedData for random data, Stopped."""
     check_map_style(dataset)
     samples = len(dataset)  # pyright: ignore[reportArgumentType]
     if not samples:

@@ -153,18 +153,8 @@ def factor(schedule: Schedule, progress: float, step: int) -> float:
 
 
 class Trainer:
-    """One model's training.
-
-    Args:
-        model: trained in place, on the accelerator's device.
-        selection: the samples of each epoch.
-        objective: one loss a row; a :class:`Criterion` where it reads features.
-        training: the settings.
-        accelerator: device and precision.
-        run: where checkpoints are saved, and the functions that are called.
-        about: what decides the result (``describe_training``); a checkpoint of anything else is
-            refused.
-    """
+    """The training of ``model``, in place, on the accelerator's device. ``about`` is what decides
+    the result (:func:`describe_training`); a checkpoint of anything else is refused."""
 
     def __init__(
         self,
@@ -214,13 +204,8 @@ class Trainer:
         self.history: list[dict[str, Any]] = []
 
     def fit(self) -> list[dict[str, Any]]:
-        """Train to the end; returns the history.
-
-        Raises:
-            NonFiniteLoss: logits, losses or gradients stopped being finite, and the weights are
-                those before; or the weights did, with the last step.
-            Stopped: ``should_stop`` returned True; a checkpoint was saved, where there is a folder.
-        """
+        """Train to the end; returns the history. After NonFiniteLoss the weights are those before
+        the bad step; when Stopped is raised, a checkpoint was saved, where there is a folder."""
         self._started = time.perf_counter() - self.meters.wall_seconds
         for epoch in self.selection:
             self.model.train()
@@ -402,13 +387,8 @@ class Trainer:
             self.checkpoints.save(epochs, self.step, tree)
 
     def resume(self) -> None:
-        """Resume from the newest readable checkpoint, where there is one.
-
-        Raises:
-            RunFolderError: it is of another training, or none can be read.
-            RankError: ranks find different ones, as on separate disks.
-            SelectionMisuse: it is of another seed.
-        """
+        """Resume from the newest readable checkpoint, where there is one. Raises RunFolderError and
+        SelectionMisuse for another training, RankError where ranks find different ones."""
         tree = None if self.checkpoints is None else self.checkpoints.newest()
         found = np.array([-1 if tree is None else tree["step"]])
         self.ranks.check_same("the checkpoint that they find", found)
