@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any, final
@@ -38,10 +39,8 @@ def feature_paths(model: nn.Module) -> list[str]:
 
 def find_paths(patterns: Sequence[str], names: Iterable[str], where: str) -> tuple[str, ...]:
     """The ``names`` that match ``patterns``, each once, in the order of the patterns and for one
-    pattern in that of the names.
-
-    ``*``, ``?`` and ``[..]`` match as in a shell, within one part of a path: ``stages.*`` matches
-    ``stages.0``, not ``stages.0.conv1``, and ``stages.*:input`` the input of ``stages.0``.
+    pattern in that of the names. ``*``, ``?`` and ``[..]`` match as in a shell, within one part of
+    a path: ``stages.*`` matches ``stages.0``, not ``stages.0.conv1``.
 
     Raises ModelError where a pattern matches none of them; it lists the nearest ones. ``where``:
     whose they are, such as ``the student``.
@@ -133,13 +132,10 @@ def probe_features(
     def record(path: str, feature: Any) -> None:
         seen[path].append((feature, feature._version if isinstance(feature, Tensor) else 0))
 
-    hooks = [_hook(model, path, partial(record, path)) for path in paths]
-    try:
-        with inference_mode(model):
-            rows = len(run())
-    finally:
-        for each in hooks:
-            each.remove()
+    with ExitStack() as hooks, inference_mode(model):
+        for path in paths:
+            hooks.callback(_hook(model, path, partial(record, path)).remove)
+        rows = len(run())
     return {path: _shape(f"module {path} of {where}", seen[path], rows) for path in paths}
 
 
@@ -169,12 +165,9 @@ class Adapter(nn.Module):
     """From features (rows, \\*``given``) to (rows, \\*``wanted``).
 
     A shape is (channels, height, width), (tokens, width) or (channels,). Sizes other than the
-    channels' are averaged down (adaptive average pooling) or interpolated up (bilinearly) first;
-    then, where the channels differ (or ``always``), a 1x1 convolution or a linear layer follows,
-    with a bias. For equal shapes it does nothing and has no parameters. A map becomes a vector by
-    its mean.
-
-    Raises ModelError for a vector that should become a map, or shapes of more than three sizes.
+    channels' are averaged down or interpolated up (bilinearly) first; where the channels differ (or
+    ``always``), a 1x1 convolution or a linear layer with a bias follows. A map becomes a vector by
+    its mean. Raises ModelError where that is not possible.
     """
 
     def __init__(self, given: Shape, wanted: Shape, *, always: bool = False):

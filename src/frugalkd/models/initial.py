@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from frugalkd.errors import ModelError
 from frugalkd.files import StrPath
 from frugalkd.files.tensors import read_state, refuse_misfit
-from frugalkd.models.origin import reordering
+from frugalkd.models.origin import Reordered
 from frugalkd.runtime.imports import inside_package
 
 PRETRAINED = "pretrained"
@@ -65,12 +65,8 @@ class ReusedClassifier(nn.Module):
 
 
 def reuse_classifier(student: nn.Module, teacher: nn.Module) -> str:
-    """Replace the student's last ``nn.Linear`` by a linear layer to as many values as the teacher's
-    takes, and the teacher's, frozen. Both stay parts of the student, and are exported with it.
-
-    Args:
-        student: changed in place; the new layer's weights come from torch's random stream.
-        teacher: not changed.
+    """Replace the student's last ``nn.Linear``, in place, by a linear layer to as many values as
+    the teacher's takes, with weights from torch's random stream, and the teacher's, frozen.
 
     Returns:
         The path of the new layer in the student, which :class:`frugalkd.objectives.SimKD` compares
@@ -106,8 +102,9 @@ def take_classifier(student: nn.Module, teacher: nn.Module) -> None:
         )
     weight = given.weight
     bias = torch.zeros_like(own.bias) if given.bias is None else given.bias
-    for hook in reordering(teacher):
-        weight, bias = hook.reordered(weight, 0), hook.reordered(bias, 0)
+    for hook in teacher._forward_hooks.values():
+        if isinstance(hook, Reordered):
+            weight, bias = hook.reordered(weight, 0), hook.reordered(bias, 0)
     with torch.no_grad():
         own.weight.copy_(weight)
         own.bias.copy_(bias)

@@ -69,12 +69,8 @@ def name_classes(model: nn.Module, names: Sequence[str]) -> None:
 
 def reorder_classes(model: nn.Module, names: Sequence[str]) -> None:
     """From now on ``model`` gives its outputs in the order of ``names``, which it has already: from
-    the run that it was loaded from, or from :func:`name_classes`. Modules inside it, and their
-    features, do not change.
-
-    Raises:
-        TargetsError: they are other names, or the model's are not known.
-    """
+    the run that it was loaded from, or from :func:`name_classes`. Features do not change. Raises
+    TargetsError: they are other names, or the model's are not known."""
     if not origin_of(model).classes:
         raise TargetsError(
             "the names of the model's classes are not known: call name_classes first"
@@ -95,21 +91,15 @@ def match_classes(
         name_classes(model, names)
 
 
-def reordering(model: nn.Module) -> list[Reordered]:
-    """The hooks that :func:`reorder_classes` registered, in order."""
-    return [hook for hook in model._forward_hooks.values() if isinstance(hook, Reordered)]
-
-
 @final
 @dataclass(frozen=True)
 class Reordered:
-    """A forward hook: output class i is the model's class ``order[i]``. Of an object with
-    ``logits``, those are reordered."""
+    """A forward hook: output class i (of an object with ``logits``, of those) is the model's class
+    ``order[i]``. Raises TargetsError for another number of classes."""
 
     order: tuple[int, ...]
 
     def __call__(self, model: nn.Module, inputs: Any, output: Any) -> Any:
-        """Raises TargetsError for another number of classes."""
         if isinstance(output, Tensor):
             return self.columns(output)
         if isinstance(getattr(output, "logits", None), Tensor):
@@ -134,12 +124,8 @@ class Reordered:
 @dataclass(frozen=True)
 class Seen:
     """A forward pre-hook: float32 images (B, C, H, W), as the data normalise them, to what the
-    model was trained on.
-
-    ``size``: (height, width), bilinear and antialiased, or None for that of the data. ``scale`` and
-    ``shift``, a number per channel, turn the data's normalisation into the model's; grey images
-    become as many channels as there are numbers.
-    """
+    model was trained on: to ``size`` (height, width), bilinear and antialiased, where that is set,
+    and by ``scale`` and ``shift``, a number per channel; grey images become as many channels."""
 
     size: tuple[int, int] | None
     scale: tuple[float, ...]

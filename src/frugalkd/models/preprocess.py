@@ -61,10 +61,7 @@ class Preprocess:
 
     def pixels(self, images: Any) -> Tensor:
         """``images`` as (N, C, H, W) on the scale 0 .. 255: uint8, or float32 where floats came.
-
-        Raises:
-            DataError: images that do not fit.
-        """
+        Raises DataError for images that do not fit."""
         if _is_pil(images):
             images = [images]
         if isinstance(images, Sequence) and not isinstance(images, str | bytes):
@@ -133,12 +130,8 @@ class TextPreprocess:
     trusted: bool = True
 
     def batches(self, texts: Any, batch_size: int = 1000) -> Iterator[TextBatch]:
-        """Batches int64 (B, L), each padded to its longest row, in the order of ``texts``.
-
-        Raises:
-            AccessRefused: the tokenizer is a folder that the user has not named.
-            DataError: ``texts`` is neither a text nor a sequence of them.
-            ModelError: the tokenizer is not available.
+        """Batches int64 (B, L), each padded to its longest row, in the order of ``texts``. Raises
+        AccessRefused: the tokenizer is a folder that the user has not named; DataError, ModelError.
         """
         if not self.trusted and os.path.isdir(self.tokenizer):
             raise AccessRefused(

@@ -1,8 +1,5 @@
-"""Saved models: a file of weights and the card that says how to build and feed the model.
-
-A folder from elsewhere may have a card with layers without number, or buffers of any size. The file
-of weights lists its tensors and is read first: the model may be no larger than they require.
-"""
+"""Saved models: a file of weights, and the card that says how to build and feed the model. A card
+from elsewhere may claim any size: the model may be no larger than the weights require."""
 
 from __future__ import annotations
 
@@ -79,12 +76,8 @@ class Loaded:
         self, images: Any, *, batch_size: int = 1000
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Classes int64 (N,) and probabilities float32 (N, classes) of raw ``images``, in any form
-        that :class:`Preprocess` accepts; for a model of texts, of a text or a list of them.
-
-        Raises:
-            ModelError: the run has no preprocessing.
-            DataError: the images do not fit.
-        """
+        that :class:`Preprocess` accepts; for a model of texts, of a text or a list of them. Raises
+        ModelError: the run has no preprocessing; DataError: the images do not fit."""
         if self.texts is not None:
             return self._predict(self.texts.batches(images, batch_size))
         if self.preprocess is None:

@@ -1,8 +1,5 @@
-"""Models of token ids: an encoder by path, and a small one with its own embeddings.
-
-All receive ``input_ids`` and ``attention_mask`` int64 (B, L) by keyword, and return logits
-(B, num_classes). Padding does not change a row's logits.
-"""
+"""Models of token ids, ``input_ids`` and ``attention_mask`` int64 (B, L) by keyword; out: logits
+(B, num_classes). Padding does not change a row's logits."""
 
 from __future__ import annotations
 
@@ -23,10 +20,7 @@ class TextCNN(nn.Module):
     Each token, and each run of up to ``ngrams`` tokens that ends there, selects one of ``buckets``
     rows of ``width`` numbers by a hash (Weinberger et al., 2009), and a position of the text is the
     sum of its rows: the model's vocabulary does not depend on the tokenizer's. With ``kernel`` 0
-    there is no convolution, as in fastText (Joulin et al., 2016). ``dropout`` is the probability
-    before the head.
-
-    A forward pass takes 2 ``kernel`` ``width`` ``hidden`` FLOPs per token, and the head's.
+    there is no convolution, as in fastText (Joulin et al., 2016). ``dropout``: before the head.
     """
 
     def __init__(

@@ -15,11 +15,8 @@ from frugalkd.errors import ModelError
 
 @final
 class MLP(nn.Module):
-    """Flatten, then linear layers of ``hidden`` units with ReLU and dropout, then a linear head.
-
-    ``hidden`` may be empty: a linear classifier. ``dropout`` is the probability after each hidden
-    layer.
-    """
+    """Flatten, linear layers of ``hidden`` units with ReLU and ``dropout`` (none: a linear
+    classifier), a linear head."""
 
     def __init__(
         self,
@@ -50,8 +47,7 @@ class FashionConv(nn.Module):
     ReLU, max-pooled by 2 in the first, second and fourth block, and a linear head.
 
     A block pools before BatchNorm and ReLU, which then run on a quarter of the values. Images of
-    any size from 8x8. ``dropout`` is the probability before the head. A forward pass takes
-    17 MFLOPs (a multiply-add counts as two) at 28x28 for width 24, and 29 for 32.
+    any size from 8x8. ``dropout``: before the head. A forward pass takes 17 MFLOPs at 28x28.
     """
 
     def __init__(

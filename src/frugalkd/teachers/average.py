@@ -29,12 +29,8 @@ class EMA:
     Floating-point buffers, BatchNorm's statistics among them, are averaged too; others are copied.
 
     Args:
-        model: on its device; a copy of it is made.
-        decay: in [0, 1).
-
-    Raises:
-        SettingError: the decay is impossible.
-        ModelError: the model cannot be copied.
+        model: on its device; a copy of it is made, or ModelError raised.
+        decay: in [0, 1), or SettingError raised.
     """
 
     def __init__(self, model: nn.Module, decay: float = DECAY):
@@ -92,15 +88,11 @@ class EMATeacher(ModelTeacher):
     average in eval mode.
 
     Args:
-        student: the model that is trained; a copy of it is made on its device.
-        decay: of :class:`EMA`, in [0, 1).
+        student, decay: as of :class:`EMA`.
         forward, precision, channels_last: as of ``LiveTeacher``.
 
     Attributes:
         ema: the average; ``ema.model`` is the teacher.
-
-    Raises:
-        ValueError: the decay is impossible.
     """
 
     changes = True

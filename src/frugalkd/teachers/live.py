@@ -117,7 +117,6 @@ class ModelTeacher(Targets):
         return self.run(data).shape[1]
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The teacher's precision, as a context."""
         return autocast(self.teacher, self.precision)
 
     def _call(self, data: Any) -> Tensor:

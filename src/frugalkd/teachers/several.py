@@ -83,14 +83,12 @@ def mean_of(logits: Sequence[Tensor], shares: Tensor, temperature: float | None 
 class SeveralTeachers(Targets):
     """Several teachers as one, each of them live or stored.
 
-    ``combine``: ``mean``, all with equal shares; ``weighted``, by ``weights``; ``confidence``, in
-    each sample by their probability of its label (:func:`confidence_shares`); ``random``, one of
-    them per step, drawn by ``weights`` where there are some, and no other teacher runs.
-
     Args:
         teachers: two or more: models, which run live, or soft targets; by name, or they are called
             ``teacher 1`` and so on.
-        combine: as above.
+        combine: ``mean``, all with equal shares; ``weighted``, by ``weights``; ``confidence``, in
+            each sample by their probability of its label (:func:`confidence_shares`); ``random``,
+            one of them per step, drawn by ``weights`` where there are some: no other runs.
         weights: of each teacher, above 0, with the sum 1.
         temperature: None: the mean is that of logits, which serves every objective. A number, the
             objective's: it is that of the softmaxes at this temperature, and ``KD`` then has the

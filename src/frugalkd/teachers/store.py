@@ -192,11 +192,9 @@ def allocate_shard(folder: Path, shard: int, header: Header) -> None:
 
 
 class Shard:
-    """Rows ``0 .. rows - 1`` of one shard, as bytes, read through a read-only mapping.
-
-    A block's checksum is compared when a row of it is first read. This process reads what it has
-    written at once, but on disk it counts only after :meth:`sync`, which syncs the rows before the
-    presence bits. Of two processes that ``write``, the second is refused, or waits if ``wait``.
+    """Rows ``0 .. rows - 1`` of one shard, as bytes, read through a read-only mapping. Written rows
+    can be read at once, but count on disk only after :meth:`sync`. Of two processes that ``write``,
+    the second is refused, or waits if ``wait``.
 
     Raises TargetsError: a file is missing or of the wrong size, or another process writes it; or
     PathRefused: a file is a link, lies behind one, or is to be written and has a second name.
@@ -224,7 +222,10 @@ class Shard:
         self._rows: Bytes = np.frombuffer(rows, np.uint8).reshape(-1, header.record.itemsize)
         if len(self._state) * RECORD != sizes[1]:
             raise TargetsError(f"{self.state_path} has changed its size while it was read")
-        self._discard_torn()
+        torn = self._state["bitmap"].any(axis=1) != (self._state["crc32"] != 0)
+        if torn.any():  # when they were first written: there is no checksum of their bits
+            self._state[torn] = np.zeros((), _RECORD)
+            self._warn(np.flatnonzero(torn)[0], "its rows count as missing")
         self._bits: Bytes = self._state["bitmap"].reshape(-1).copy()
         self._checked = np.zeros(len(self._state), dtype=bool)
         self._dirty = np.zeros(len(self._state), dtype=bool)
@@ -247,14 +248,6 @@ class Shard:
                 raise TargetsError(
                     f"another process is filling {self.path}: wait for it, or name another folder"
                 ) from None
-
-    def _discard_torn(self) -> None:
-        """A record with bits and no checksum, or the reverse, was torn when it was first written:
-        its rows count as missing and are computed again."""
-        torn = self._state["bitmap"].any(axis=1) != (self._state["crc32"] != 0)
-        if torn.any():
-            self._state[torn] = np.zeros((), _RECORD)
-            self._warn(np.flatnonzero(torn)[0], "its rows count as missing")
 
     def _warn(self, block: int, what: str) -> None:
         warnings.warn(

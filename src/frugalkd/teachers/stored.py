@@ -63,8 +63,6 @@ class _Kept(Targets):
 class StoredTargets(_Kept):
     """The teacher's soft targets from a folder, in as many views as the student will cycle through.
 
-    ``fetch`` returns what the encoding decodes to: see :mod:`frugalkd.teachers.encodings`.
-
     Args:
         folder: made by :meth:`fill`, by ``FirstVisitTargets``, or by ``frugalkd store``.
 
@@ -217,11 +215,8 @@ class StoredTargets(_Kept):
         return logits
 
     def truth(self, labels: Tensor | None) -> NDArray[np.float32]:
-        """Of the first view.
-
-        Raises:
-            TargetsError: the encoding does not keep the probability at temperature 1.
-        """
+        """Of the first view. Raises TargetsError: the encoding does not keep the probability at
+        temperature 1."""
         if self.temperature is not None:
             raise TargetsError(
                 f"{self.store.header.encoding.name} soft targets do not keep the teacher's "

@@ -21,14 +21,10 @@ if TYPE_CHECKING:
 
 
 class Targets(ABC):
-    """Soft targets: the teacher's logits for the samples that train, and for no others.
-
-    An objective always receives logits. Where ``temperature`` is a number, their softmax at this
-    temperature is the stored distribution, and at another one it is not.
-    """
+    """Soft targets: the teacher's logits for the samples that train, and for no others."""
 
     temperature: float | None = None
-    """The only temperature at which the targets are the teacher's; None: any."""
+    """The only one at which the softmax of the targets is the teacher's; None: any."""
 
     knows_top: bool = True
     """Whether the largest logit is always the teacher's top class, which can replace a label."""
@@ -116,13 +112,8 @@ class Targets(ABC):
 
     def truth(self, labels: Tensor | None) -> NDArray[np.float32]:
         """The teacher's probability of each sample's label, float32 (samples,), NaN where nothing
-        is stored of a sample.
-
-        ``labels`` int64 (samples,); None: the teacher's top class.
-
-        Raises:
-            TargetsError: it is not known before the training.
-        """
+        is stored of a sample. ``labels`` int64 (samples,); None: the teacher's top class. Raises
+        TargetsError: it is not known before the training."""
         raise TargetsError(
             "a ceiling needs stored targets, which are known before the training: set targets.kind "
             "to stored and targets.fill to ahead"
