@@ -6,7 +6,6 @@ import os
 import threading
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,10 +46,6 @@ def test_alone_everything_is_as_it_was():
     assert ranks.gathered(values)[0] is values
     assert ranks.sum(values).tolist() == [0, 1, 2]
     assert Agreed(ranks, lambda: True)()
-    with pytest.raises(RankError, match=r"rank 0 of 2 is not what torch\.distributed says"):
-        Ranks.here(world=2)
-    with pytest.raises(RankError, match=r"rank 1 of 1: ranks are 0 up to"):
-        Ranks.here(rank=1)
 
 
 def _exchange():
@@ -88,7 +83,6 @@ def _exchange():
         "errors": errors,
         "weight": next(shared.parameters()).tolist(),
         "mean": model.running_mean.tolist(),
-        "alone": Ranks.here(world=1).alone,
         "streams": len(streams),
     }
 
@@ -108,7 +102,6 @@ def test_ranks_exchange_all_they_have():
         assert said["errors"][1].startswith("ranks 0 and 3 differ in the plan: ")
         assert said["weight"] == [0, 0]  # the first rank's
         assert said["mean"] == [1.5, 1.5]
-        assert said["alone"]
         assert said["streams"] == 4
 
 

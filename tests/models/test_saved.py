@@ -316,7 +316,7 @@ def test_a_flipped_bit_of_the_weights_is_found(run):
     data = 4 * sum(parameter.numel() for parameter in model.parameters())
     assert refused > (data + 100) / 11
     weights.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
-    with pytest.raises(ModelError, match="is damaged: its checksum is wrong; take a sound copy"):
+    with pytest.raises(ModelError, match="weights: its checksum is wrong; take a sound copy"):
         load(run)
 
 

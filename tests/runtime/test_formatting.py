@@ -1,6 +1,6 @@
 """Numbers as a reader sees them."""
 
-from frugalkd.runtime.formatting import duration, number, percent, size_text
+from frugalkd.runtime.formatting import duration, number, percent
 
 
 def test_numbers():
@@ -8,5 +8,3 @@ def test_numbers():
     assert [number(None), number(12345), number(1.5, 1)] == ["-", "12,345", "1.5"]
     times = [duration(s) for s in (None, 0.4213, 9.96, 599, 600, 7500)]
     assert times == ["-", "0.42 s", "10 s", "599 s", "10 min", "2 h 5 min"]
-    sizes = [size_text(n) for n in (7, 1234, 5_000_000, 3 * 10**15)]
-    assert sizes == ["7 bytes", "1.2 kB", "5.0 MB", "3,000.0 TB"]

@@ -70,9 +70,9 @@ def test_modules_that_fail(folder):
     (folder / "needs.py").write_text("import no_such_thing\n")
     refused("needs:Net", "'needs' needs 'no_such_thing', which is not installed")
     (folder / "raises.py").write_text("raise ValueError('one\\ntwo')\n")
-    refused("raises:Net", "importing 'raises' failed: ValueError: one$")
+    refused("raises:Net", "importing 'raises' failed .ValueError: one two.$")
     (folder / "wrong.py").write_text("def (:\n")
-    refused("wrong:Net", "importing 'wrong' failed: SyntaxError")
+    refused("wrong:Net", "importing 'wrong' failed .SyntaxError")
 
 
 def example(root, width=3, *, depth=2): ...
@@ -105,8 +105,8 @@ def test_makes_objects_and_says_in_one_line_what_went_wrong(folder):
     assert make_object("builtins:dict", {"any": 1}) == {"any": 1}
     for path, options, says in (
         ("made:pair", {"lft": 1}, "made:pair takes no option 'lft': did you mean left?"),
-        ("made:pair", {"left": -1}, "made:pair failed with options {'left': -1}: ValueError: too"),
-        ("made:pair", {}, "made:pair failed with options {}: TypeError: .* missing"),
+        ("made:pair", {"left": -1}, "made:pair failed with options {'left': -1} .ValueError: too"),
+        ("made:pair", {}, "made:pair failed with options {} .TypeError: .* missing"),
         ("made:SIZE", {}, "made:SIZE is a int: name a class or a function"),
     ):
         with pytest.raises(ModelError, match=says) as caught:

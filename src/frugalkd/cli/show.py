@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich import filesize
 from rich.box import SIMPLE_HEAD
 from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
@@ -16,7 +17,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from frugalkd.files.parsing import printable
-from frugalkd.runtime.formatting import duration, number, percent, size_text
+from frugalkd.runtime.formatting import duration, number, percent
 
 if TYPE_CHECKING:
     from frugalkd.experiments.estimate.model import Range
@@ -339,7 +340,7 @@ def _mode(row: dict[str, Any]) -> list[str]:
         duration(row["seconds"].point),
         _percent(row["of_vanilla"]),
         duration(row["fill_seconds"]) if stored else "-",
-        size_text(row["disk_bytes"]) if stored else "-",
+        filesize.decimal(row["disk_bytes"]) if stored else "-",
     ]
 
 

@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich import filesize
+
 from frugalkd.cli import options
 from frugalkd.cli.options import argument, option, resolve, start
 from frugalkd.cli.running import Bar, resumable
@@ -154,7 +156,6 @@ def store(
         raise RecipeError(f"--shard is {shard!r}: give I/N, such as 0/2 and 1/2")
     start(made, dry_run=dry_run, as_json=as_json, download=download)
     from frugalkd.experiments.runs.targets import store as run
-    from frugalkd.runtime.formatting import size_text
 
     with resumable(out, runs=True), Bar("store") as bar:
 
@@ -162,10 +163,11 @@ def store(
             existing = next(folder for folder in [out, *out.absolute().parents] if folder.exists())
             feature = header.about.get("feature")
             what = f"{out}" if feature is None else f"features of {feature} in {out}"
+            size = filesize.decimal(header.disk_bytes)
             bar.say(
-                f"{what} will take {size_text(header.disk_bytes)}: {header.samples:,} samples x "
+                f"{what} will take {size}: {header.samples:,} samples x "
                 f"{header.views} views x {header.record.itemsize} bytes; "
-                f"{size_text(shutil.disk_usage(existing).free)} are free"
+                f"{filesize.decimal(shutil.disk_usage(existing).free)} are free"
             )
 
         part = int(index), int(shards)
@@ -176,7 +178,7 @@ def store(
         "queried now": f"{done['queries']:,}",
         "seconds": f"{done['seconds']:.1f}",
         "features": ", ".join(done["features"]) or None,
-        "on the disk": size_text(done["bytes"]),
+        "on the disk": filesize.decimal(done["bytes"]),
         "files": f"{out}/",
     }
     by = () if teacher is None else ("--teacher", teacher)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING
 
+from frugalkd.errors import RankError
 from frugalkd.files.parsing import one_line
 from frugalkd.runtime.process import rank_and_world
 
@@ -36,12 +37,8 @@ def quiet_unless_first() -> Iterator[None]:
 
 @contextmanager
 def ranks_of(device: str, threads: int) -> Iterator[Ranks]:
-    """This process among those of its launcher, in a process group that ends with the block.
-
-    Args:
-        device: the name of the device to train on. ``cpu`` ranks communicate through gloo, others
-            through what Accelerate chooses for them.
-        threads: of torch, in each process.
+    """This process among those of its launcher, in a process group that ends with the block: gloo
+    on ``device`` cpu, else what Accelerate chooses. ``threads``: of torch, in each process.
 
     Raises:
         ModelError: the device is not available.
@@ -52,7 +49,6 @@ def ranks_of(device: str, threads: int) -> Iterator[Ranks]:
     from torch.distributed.rendezvous import rendezvous
 
     from frugalkd.distributed.ranks import Ranks
-    from frugalkd.errors import RankError
     from frugalkd.runtime.devices import resolve_device, use_threads
 
     use_threads(threads)
@@ -70,11 +66,9 @@ def ranks_of(device: str, threads: int) -> Iterator[Ranks]:
             # torchrun's agent keeps the addresses of processes that have ended.
             store, rank, _ = next(rendezvous("env://"))
             prefix = f"restart-{os.environ[_RESTARTS]}"
-            distributed.init_process_group(
-                "gloo" if on_cpu else None,
-                store=distributed.distributed_c10d.PrefixStore(prefix, store),
-                rank=rank, world_size=world,
-            )  # fmt: skip
+            store = distributed.distributed_c10d.PrefixStore(prefix, store)
+            backend = "gloo" if on_cpu else None
+            distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
         PartialState(cpu=on_cpu)
     except (RuntimeError, ValueError) as error:
         reason = one_line(error)

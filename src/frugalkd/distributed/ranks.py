@@ -1,7 +1,7 @@
 """Several processes (ranks) that train one model: which rows each has, and what they exchange.
 
-Every rank has the complete ledger and makes the complete plan, the same one. It reads and trains
-its own part of each global batch. Observations are exchanged once an epoch.
+Every rank has the complete ledger, makes the complete plan, and trains its own part of each global
+batch. Observations are exchanged once an epoch.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ _BLOCK = 1 << 24
 """Rows of one exchange, which bounds the memory that it needs on each rank."""
 
 PATIENCE = timedelta(hours=6)
-"""How long a rank waits for another one, which may have a store to fill first. The death of a rank
-is noticed at once."""
+"""How long a rank waits for another one, which may have a store to fill first."""
 
 # Newer versions of torch warn about the old name.
 _SYNC_BUFFERS = "forward_sync_buffers"
@@ -44,7 +43,7 @@ Array = TypeVar("Array", bound=np.ndarray)
 
 @contextmanager
 def _exchange() -> Iterator[None]:
-    """Raises RankError in place of what torch raises where another rank has ended."""
+    """Raises RankError where another rank has ended."""
     try:
         yield
     except RuntimeError as error:
@@ -69,25 +68,14 @@ class Ranks:
         """Whether this is the rank that writes files."""
 
     @classmethod
-    def here(cls, rank: int | None = None, world: int | None = None) -> Ranks:
-        """This process as torch.distributed knows it; ``world=1`` trains a model by itself. Raises
-        RankError where the arguments contradict torch.distributed."""
+    def here(cls) -> Ranks:
+        """This process as torch.distributed knows it."""
         begun = distributed.is_available() and distributed.is_initialized()
-        there = distributed.get_world_size() if begun else 1
-        world = there if world is None else world
-        own = distributed.get_rank() if begun and world > 1 else 0
-        rank = own if rank is None else rank
-        if world != 1 and (world, rank) != (there, own):
-            raise RankError(
-                f"rank {rank} of {world} is not what torch.distributed says, {own} of {there}: "
-                "start with torchrun or accelerate launch, and call init_process_group first"
-            )
-        if not 0 <= rank < world:
-            raise RankError(f"rank {rank} of {world}: ranks are 0 up to world - 1")
-        if world == 1:
+        if not begun or distributed.get_world_size() == 1:
             return cls()
         with _exchange():
-            return cls(rank, world, _in_memory(distributed.group.WORLD))
+            group = _in_memory(distributed.group.WORLD)
+            return cls(distributed.get_rank(), distributed.get_world_size(), group)
 
     # Which rows this rank has.
 
@@ -175,8 +163,8 @@ class Ranks:
                 )
 
     def from_first(self, make: Callable[[], Any]) -> Any:
-        """What ``make``, called on the first rank alone, returns there: a plain value. Raises
-        OtherRankFailed where ``make`` failed; the first rank raises its error itself."""
+        """What ``make`` returns on the first rank, the only one that calls it: a plain value.
+        Raises OtherRankFailed where it failed; the first rank raises its error itself."""
         if self.alone:
             return make()
         sent: list[Any] = [None, "it was stopped"]
@@ -210,10 +198,8 @@ class Ranks:
     @_exchange()
     def begin_max(self, number: float) -> Callable[[], float]:
         """Send ``number``; the function that is returned waits for the largest one of all ranks."""
-        sent = torch.tensor(number)
-        work = distributed.all_reduce(
-            sent, distributed.ReduceOp.MAX, group=self._group, async_op=True
-        )
+        sent, largest = torch.tensor(number), distributed.ReduceOp.MAX
+        work = distributed.all_reduce(sent, largest, group=self._group, async_op=True)
 
         @_exchange()
         def answer() -> float:
@@ -233,8 +219,7 @@ class Ranks:
 
     def share_model(self, model: nn.Module) -> nn.Module:
         """``model`` as training calls it: with the first rank's weights on all ranks, and gradients
-        that are averaged. A sharded one does that by itself. BatchNorm's running statistics are
-        each rank's own, until :meth:`share_buffers`."""
+        that are averaged. BatchNorm's running statistics stay each rank's own."""
         if self.alone or is_sharded(model):
             return model
         device = next(model.parameters()).device
@@ -244,8 +229,7 @@ class Ranks:
             return DistributedDataParallel(model, device_ids=devices, **separate)
 
     def share_gradients(self, model: nn.Module, now: bool) -> None:
-        """Whether the next backward pass of ``model``, a shared one, averages gradients, or only
-        accumulates this rank's."""
+        """Whether the next backward pass of ``model``, a shared one, averages gradients."""
         if isinstance(model, DistributedDataParallel):
             model.require_backward_grad_sync = now
         elif not self.alone:  # torch's FSDPModule
@@ -266,8 +250,8 @@ class Ranks:
         return None if self.alone else torch.from_numpy(self._all(torch.get_rng_state().numpy()))
 
     def set_stream(self, streams: Tensor | None, seed: int) -> None:
-        """Restore this rank's stream, except the first one's. Begin one of ``seed`` and the rank
-        where ``streams`` are of another number of ranks."""
+        """Restore this rank's stream, except the first one's; from ``seed`` and the rank where
+        ``streams`` are of another number of ranks."""
         if self.first:
             return
         if streams is not None and len(streams) == self.world:
@@ -298,8 +282,7 @@ def is_sharded(model: nn.Module) -> bool:
 
 class Agreed:
     """A yes-or-no question that all ranks answer the same way: yes, one call after ``here`` said
-    yes on any of them. One call later, no rank waits for another's answer. All of them have to call
-    it equally often."""
+    yes on any of them, so that no rank waits. All of them have to call it equally often."""
 
     def __init__(self, ranks: Ranks, here: Callable[[], bool]):
         self._ranks, self._here = ranks, here

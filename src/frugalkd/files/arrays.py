@@ -32,18 +32,13 @@ _TYPES = {
     "int16": "I16", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "int8": "I8",
     "uint8": "U8", "bool": "BOOL",
 }  # fmt: skip
-"""Of numpy and torch, and of safetensors, in whose order arrays lie in a file."""
+"""Of numpy and torch, and of safetensors, in the order of arrays in a file."""
 
 UNREADABLE = (SafetensorError, ValueError, TypeError, AttributeError, OverflowError)
 """How safetensors' reader fails on another file, or on types that numpy does not have."""
 
 MAPPED_FROM = 1 << 32
-"""Bytes of all columns together from which they lie in files, where there is a folder for them:
-the ledger of 215 million samples."""
-
-
-class WrongChecksum(ValueError):
-    """The content of a file is not what was written."""
+"""Bytes of all columns from which they are in files: the ledger of 215 million samples."""
 
 
 def save_arrays(
@@ -66,8 +61,6 @@ def load_arrays(
         about = dict(parse_json(text))
     except OSError as reason:
         raise error(f"cannot read {path}: {one_line(reason.strerror or reason)}") from None
-    except WrongChecksum:
-        raise error(f"{path} is damaged: its checksum is wrong; {again}") from None
     except UNREADABLE as reason:
         raise error(f"{path} is not a readable {what}: {one_line(reason)}; {again}") from None
     refuse_schema(about.pop("schema", None), schema, path, error, again)
@@ -88,7 +81,7 @@ def write_arrays(path: Path, key: str, arrays: Mapping[str, Any], text: str) -> 
 
 def read_arrays(path: Path, key: str, framework: str) -> tuple[dict[str, Any], str | None]:
     """The arrays of a file (``np``, ``pt``), and the text that :func:`write_arrays` wrote with
-    them, None where there is no entry ``key``. Raises OSError, WrongChecksum, UNREADABLE."""
+    them, None where there is no entry ``key``. Raises OSError, UNREADABLE."""
     if header_bytes(path) > LARGEST_JSON:
         raise ValueError("its header is too large")
     with safe_open(path, framework=framework) as file:
@@ -97,7 +90,7 @@ def read_arrays(path: Path, key: str, framework: str) -> tuple[dict[str, Any], s
     if entry is None or entry.startswith("{"):  # of a version that kept no checksum
         return arrays, entry
     if entry[:8] != _checksum(arrays, entry[8:]):
-        raise WrongChecksum("its checksum is wrong")
+        raise ValueError("its checksum is wrong")
     return arrays, entry[8:]
 
 
@@ -149,10 +142,8 @@ def filled_columns(
     samples: int, wanted: Mapping[str, tuple[str, float]], folder: StrPath | None
 ) -> dict[str, NDArray]:
     """Columns (samples,) of the ``wanted`` dtypes and first values, in memory or, where all of them
-    are large and there is a ``folder``, mapped from files in it.
-
-    These files have no names and end with the process. Their space is allocated first, so that a
-    full disk is an error here and not a fault later. Raises WriteFailed."""
+    are large and there is a ``folder``, mapped from files in it, which have no names and end with
+    the process. A full disk is an error here and not a fault later. Raises WriteFailed."""
     size = samples * sum(np.dtype(dtype).itemsize for dtype, _ in wanted.values())
     if folder is None or size < MAPPED_FROM:
         return {name: np.full(samples, fill, dtype) for name, (dtype, fill) in wanted.items()}

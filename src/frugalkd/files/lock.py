@@ -18,9 +18,8 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def flock(file: int, folder: Path, *, wait: bool = False) -> bool:
-    """Lock an open file of ``folder``, which must be open for writing (NFS requires that), for
-    this process alone. False, with a FrugalKDWarning, where the file system has no locks.
-    Raises BlockingIOError, OSError."""
+    """Lock a file of ``folder`` that is open for writing (NFS requires that). False, with a
+    FrugalKDWarning, where the file system has no locks. Raises BlockingIOError, OSError."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError as error:
@@ -35,18 +34,14 @@ def flock(file: int, folder: Path, *, wait: bool = False) -> bool:
     return True
 
 
-class Lock:
+class Lock(contextlib.AbstractContextManager):
     """Exclusive use of ``folder``, which must exist, until :meth:`release`.
 
-    The kernel holds the lock (flock) for the open file: it ends with the process, however that
-    ends, and spawned child processes do not inherit it. A killed process leaves the file behind,
-    which has no meaning. (``filelock`` follows links to its file, and does not name the holder.)
-
-    Over NFS it holds between machines where the server has a lock daemon (NFS 3) or speaks NFS 4,
-    and only within one machine under the mount options ``nolock`` or ``local_lock=flock``. A file
-    system without any locks is used without one, with a warning.
-
-    ``wait``: for another process that has it, in place of an error.
+    The kernel holds the lock (flock): it ends with the process, and spawned child processes do not
+    inherit it. A file that a killed process leaves has no meaning. Over NFS it holds between
+    machines where the server has a lock daemon (NFS 3) or speaks NFS 4, and only within one machine
+    under the mount options ``nolock`` or ``local_lock=flock``. ``wait``: for another process that
+    has it, in place of an error.
 
     Raises:
         FolderBusy: another process has the folder.
@@ -67,9 +62,6 @@ class Lock:
         except OSError:
             with writing(folder):
                 raise
-
-    def __enter__(self) -> Lock:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.release()

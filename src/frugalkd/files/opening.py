@@ -1,9 +1,8 @@
 """The one place that opens, makes and removes files: through no link inside frugalkd's folders.
 
-A folder from elsewhere may hold links to any file of the user's. What the user names may itself be
-a link, or lie behind one: :func:`named` follows those, once. All below it is reached component by
-component, each opened relative to the one before without following a link, so that a link which is
-put there between a check and a write leads nowhere either.
+What the user names may be a link, or behind one: :func:`named` follows those, once. All below it is
+reached component by component, each opened relative to the one before without following a link, so
+that a link which is put there between a check and a write leads nowhere either.
 """
 
 from __future__ import annotations

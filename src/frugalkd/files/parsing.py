@@ -89,9 +89,8 @@ def one_line(said: object, most: int = 200) -> str:
 
 
 def printable(said: object, instead: str = "?") -> str:
-    """Text from elsewhere on one line: any white space is a space, and characters that are
-    invisible, control a terminal or change the reading direction are ``instead``. The joiners of
-    scripts and emoji stay."""
+    """Text from elsewhere on one line: white space is spaces, and characters that are invisible,
+    control a terminal or change the reading direction are ``instead``. Joiners of emoji stay."""
     return _replaced(said, lambda sign: " " if sign.isspace() else instead)
 
 
@@ -107,8 +106,7 @@ def _replaced(said: object, by: Callable[[str], str]) -> str:
 
 
 def most_unpacked(size: int) -> int:
-    """Bytes that a compressed file of ``size`` bytes may hold: 16 MiB, or 64 times its size (MNIST:
-    5 times, CIFAR-10: 2; a file made to fill the memory: 1,000)."""
+    """Bytes that a compressed file of ``size`` bytes may hold: 16 MiB, or 64 times its size."""
     return max(1 << 24, 64 * size)
 
 

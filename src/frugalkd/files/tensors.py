@@ -12,14 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from frugalkd.errors import ModelError, RunFolderError, nearest
+from frugalkd.errors import ModelError, RunFolderError, few, nearest, refuse_schema
 from frugalkd.files import StrPath
-from frugalkd.files.arrays import UNREADABLE, WrongChecksum, read_arrays, write_arrays
+from frugalkd.files.arrays import UNREADABLE, read_arrays, write_arrays
 from frugalkd.files.parsing import one_line
 
 _WEIGHTS, _TREE = "frugalkd-weights-crc32", "frugalkd-checkpoint"
 _TREE_SCHEMA = 3
-_AGAIN = "take a sound copy, or train it again"
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
@@ -39,8 +38,8 @@ def load_weights(model: nn.Module, path: StrPath) -> None:
 
 
 def fill(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """As :func:`load_weights`, of a state that was read already, for modules without loading hooks:
-    the time does not grow with the square of the tensors. Raises ModelError."""
+    """:func:`load_weights` of a state that was read from ``path``, for modules without loading
+    hooks: its time does not grow with the square of the tensors. Raises ModelError."""
     own = model.state_dict()
     refuse_misfit(own, state, path)
     with torch.no_grad():
@@ -55,9 +54,9 @@ def refuse_misfit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], path: 
     parts = []
     if missing:
         hint = f" ({nearest(missing[0], unexpected[:20])})" if unexpected else ""
-        parts.append(f"it lacks {_first(missing)}{hint}")
+        parts.append(f"it lacks {few(missing)}{hint}")
     if unexpected:
-        parts.append(f"it has the unknown {_first(unexpected)}")
+        parts.append(f"it has the unknown {few(unexpected)}")
     if parts:
         raise ModelError(f"{path} does not fit the model: {'; '.join(parts)}")
     for name, tensor in own.items():
@@ -68,39 +67,33 @@ def refuse_misfit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], path: 
             )
 
 
-def _first(names: list[str]) -> str:
-    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
-
-
 def read_state(path: Path) -> dict[str, Tensor]:
     """The tensors of a state dict's file, by name, as :func:`load_weights` finds them. The file of
     another library, or of an earlier version, has no checksum. Raises ModelError."""
     if not path.is_file():
         raise ModelError(f"no weights at {path}")
+    if path.suffix not in (".safetensors", ".pt", ".pth", ".bin"):
+        raise ModelError(f"{path}: weights end in .safetensors, .pt, .pth or .bin")
     try:
         if path.suffix == ".safetensors":
             return read_arrays(path, _WEIGHTS, "pt")[0]
-        if path.suffix not in (".pt", ".pth", ".bin"):
-            raise ModelError(f"{path}: weights end in .safetensors, .pt, .pth or .bin")
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 if any(each.compress_type != zipfile.ZIP_STORED for each in archive.infolist()):
-                    raise ModelError(f"{path} is compressed, which torch.save does not do: refused")
+                    raise ValueError("it is compressed, which torch.save does not do")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ModelError(
             f"{path} holds more than weights, which would need pickle: save model.state_dict(), "
             "best as safetensors"
         ) from None
-    except ModelError:
-        raise
-    except WrongChecksum:
-        raise ModelError(f"{path} is damaged: its checksum is wrong; {_AGAIN}") from None
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror or one_line(error)}") from None
     except Exception as error:  # a damaged file makes the readers fail in many ways
         reason = one_line(error) or type(error).__name__
-        raise ModelError(f"{path} cannot be read as weights: {reason}; {_AGAIN}") from None
+        raise ModelError(
+            f"{path} cannot be read as weights: {reason}; take a sound copy, or train it again"
+        ) from None
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
@@ -110,8 +103,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def save_tree(path: Path, tree: Any) -> None:
-    """Write nested dicts and lists of tensors and JSON values, atomically. Integer keys remain
-    integers: optimisers number their parameters."""
+    """Write nested dicts and lists of tensors and JSON values, atomically. Integer keys stay."""
     tensors: dict[str, Tensor] = {}
     text = json.dumps({"schema": _TREE_SCHEMA, "tree": _strip(tree, tensors)})
     write_arrays(path, _TREE, tensors, text)
@@ -121,22 +113,17 @@ def load_tree(path: Path) -> Any:
     """Read what :func:`save_tree` wrote. Raises RunFolderError."""
     try:
         tensors, text = read_arrays(path, _TREE, "pt")
-    except WrongChecksum:
-        raise RunFolderError(f"{path} is a damaged checkpoint") from None
     except (OSError, *UNREADABLE) as error:
         raise RunFolderError(f"{path} is not a readable checkpoint: {one_line(error)}") from None
     if text is None:
         raise RunFolderError(f"{path} is a safetensors file but not a checkpoint")
     try:
         about = json.loads(text)
-        if about["schema"] == _TREE_SCHEMA:
-            return _fill(about["tree"], tensors)
+        again = "resume with the version that wrote it"
+        refuse_schema(about["schema"], _TREE_SCHEMA, path, RunFolderError, again)
+        return _fill(about["tree"], tensors)
     except (KeyError, ValueError, TypeError, IndexError, AttributeError, RecursionError):
         raise RunFolderError(f"{path} is a damaged checkpoint") from None
-    raise RunFolderError(
-        f"{path} is not of schema {_TREE_SCHEMA}: another version of frugalkd wrote it; resume "
-        "with that version"
-    )
 
 
 def _plain(tensor: Tensor) -> Tensor:

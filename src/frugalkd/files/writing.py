@@ -57,17 +57,16 @@ def make_folder(path: StrPath) -> None:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """``data`` by :func:`atomic`. Raises WriteFailed; the old content is then still there, or,
-    where only the folder could not be synced, the new one."""
+    """``data`` by :func:`atomic`."""
     with atomic(path) as file:
         write_at(file, data, 0)
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[int]:
-    """The open descriptor of a new file beside ``path``, to write to; it is then synced, and
-    renamed into place. Raises WriteFailed as :func:`write_atomic` does, and PathRefused where
-    ``path`` is something else than a file, or lies behind a link."""
+    """The open descriptor of a new file beside ``path``, which is then synced, and renamed into
+    place. Raises WriteFailed; the old content is then still there, or, where only the folder could
+    not be synced, the new one. Raises PathRefused where ``path`` is no file, or behind a link."""
     aside = f".{path.name}.{secrets.token_hex(4)}.tmp"
     with writing(path), entered(path.parent) as folder:
         refuse_irregular(path, folder)
@@ -116,8 +115,7 @@ def allocate(path: Path, size: int) -> None:
 
 
 def set_aside(file: int, size: int) -> None:
-    """Make the new, open ``file`` ``size`` bytes long, all zero, on the disk: writing into it later
-    does not find that full. Raises OSError."""
+    """Reserve ``size`` bytes on the disk for the new, open ``file``, all zero. Raises OSError."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file, 0, size)
     else:  # macOS
@@ -126,8 +124,7 @@ def set_aside(file: int, size: int) -> None:
 
 
 def write_at(file: int, data: bytes | memoryview, offset: int) -> None:
-    """All of ``data`` into the open ``file`` at ``offset``, however little the system writes at a
-    time. Raises OSError, also where it writes nothing."""
+    """All of ``data`` into the open ``file`` at ``offset``. Raises OSError."""
     rest = memoryview(data).cast("B")
     while len(rest):
         written = os.pwrite(file, rest, offset)

@@ -41,8 +41,7 @@ def resolve_device(device: str) -> torch.device:
 
 
 def check_threads(threads: int) -> None:
-    """Raises RecipeError for more CPU threads than OpenMP can start on this machine, where it would
-    end the process."""
+    """Raises RecipeError for more CPU threads than OpenMP can start on this machine."""
     most = max(64, 4 * (os.cpu_count() or 1))
     if threads > most:
         raise RecipeError(

@@ -1,10 +1,8 @@
 """Counter-based randomness: every draw is a pure function of a seed and of integer counters.
 
-Nothing here has a state. The order of an epoch depends on ``(seed, epoch)`` and not on what was
-drawn before, a sample's augmentation on ``(seed, id, view)`` and not on its place in a batch, and
-a subset keeps the order that the whole set has.
-
-The mixer is the finaliser of SplitMix64 (Steele, Lea and Flood, 2014), applied once a counter.
+The order of an epoch depends on ``(seed, epoch)``, a sample's augmentation on ``(seed, id, view)``,
+and a subset keeps the order that the whole set has. The mixer is the finaliser of SplitMix64
+(Steele, Lea and Flood, 2014), applied once a counter.
 """
 
 from __future__ import annotations

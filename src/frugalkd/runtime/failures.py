@@ -22,14 +22,12 @@ _PARTING = ("connection closed by peer", "connection reset by peer", "broken pip
 """What gloo says where the other end of a connection is gone."""
 
 _WORKER = "DataLoader worker (pid"
-"""How torch's message begins when a worker process has died; a signal's handler raises it, and so
-it can come from any line."""
+"""How torch's message begins when a worker has died; a signal's handler raises it, on any line."""
 
 
 def blame(error: Exception, kind: type[FrugalKDError], where: str) -> NoReturn:
     """Raise ``kind``, ``WHERE (TYPE: REASON)`` in one line, from ``error``; ``error`` itself where
-    it is a FrugalKDError already, or the code that raised it is not to blame: memory ran out, or
-    another rank is gone."""
+    it is a FrugalKDError, memory ran out, or another rank is gone."""
     if is_worker_gone(error):
         raise worker_gone(error) from error
     if isinstance(error, FrugalKDError) or is_out_of_memory(error) or is_parting(error):
@@ -81,8 +79,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def memory_for(what: str, advice: str) -> Iterator[None]:
-    """Running out of memory inside becomes OutOfMemory: ``out of memory for WHAT: ADVICE``; the
-    death of a worker process becomes DataError."""
+    """Running out of memory inside becomes OutOfMemory, the death of a worker DataError."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

@@ -17,6 +17,7 @@ from typing import Any
 
 from frugalkd.errors import FrugalKDError, ImportRefused, ModelError, nearest
 from frugalkd.files.parsing import one_line
+from frugalkd.runtime.failures import blame
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,9 @@ _FORM = re.compile(rf"({_NAME}):({_NAME})")
 
 
 def import_object(path: str) -> Any:
-    """The object that ``"package.module:Name"`` names (``Name`` may have dots).
-
-    The current directory becomes importable, after everything that is installed, and stays so: the
-    workers that a data loader starts inherit it. Raises ModelError for a path of another form, a
-    module that is not found or fails to import, and a name that it does not have.
-    """
+    """The object that ``"package.module:Name"`` names (``Name`` may have dots). The current
+    directory becomes importable, after everything that is installed, also for the workers of data
+    loaders. Raises ModelError."""
     form = _FORM.fullmatch(path)
     if form is None:
         raise ModelError(f"{path!r} is not an import path: write package.module:Name")
@@ -64,8 +62,7 @@ def import_object(path: str) -> Any:
 
 
 def make_object(path: str, options: Mapping[str, Any]) -> Any:
-    """What the callable at an import path makes of the keyword ``options``. Raises ModelError, also
-    where the call fails."""
+    """What the callable at an import path makes of ``options``. Raises ModelError."""
     maker = import_object(path)
     if not callable(maker):
         raise ModelError(f"{path} is a {type(maker).__name__}: name a class or a function")
@@ -73,12 +70,8 @@ def make_object(path: str, options: Mapping[str, Any]) -> Any:
         check_options(maker, options, fixed=(), what=path, error=ModelError)
     try:
         return maker(**options)
-    except FrugalKDError:
-        raise
-    except Exception as error:  # anything may go wrong inside a user's class
-        raise ModelError(
-            f"{path} failed with options {one_line(options)}: {_first_line(error)}"
-        ) from error
+    except Exception as error:
+        blame(error, ModelError, f"{path} failed with options {one_line(options)}")
 
 
 def inside_package(name: str) -> Path | None:
@@ -99,7 +92,7 @@ def inside_package(name: str) -> Path | None:
 
 def require_extra(extra: str, needs: str, error: type[FrugalKDError], *packages: str) -> None:
     """Raises ``error``, which says ``needs`` ("plots need matplotlib") and how to get ``extra``,
-    unless the ``packages`` (names as in ``import name``) are installed. Imports nothing."""
+    unless the ``packages`` (import names) are installed. Imports nothing."""
     for name in packages:
         try:
             found = sys.modules[name] if name in sys.modules else find_spec(name)
@@ -133,8 +126,8 @@ def _import_module(name: str) -> Any:
                 f"no module {missing!r}: install it, or run where {missing.split('.')[0]} lies"
             ) from error
         raise ModelError(f"module {name!r} needs {missing!r}, which is not installed") from error
-    except Exception as error:  # anything may go wrong inside a user's module
-        raise ModelError(f"importing {name!r} failed: {_first_line(error)}") from error
+    except Exception as error:
+        blame(error, ModelError, f"importing {name!r} failed")
 
 
 def check_options(
@@ -159,7 +152,3 @@ def check_options(
         needed = p.kind is p.KEYWORD_ONLY and p.default is p.empty and p.name not in fixed
         if needed and p.name not in options:
             raise error(f"{what} needs the option {p.name}")
-
-
-def _first_line(error: BaseException) -> str:
-    return one_line(f"{type(error).__name__}: {error}".splitlines()[0])

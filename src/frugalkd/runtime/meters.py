@@ -6,7 +6,7 @@ import resource
 import sys
 import time
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 
@@ -36,7 +36,7 @@ class Meters:
     eval_seconds: float = 0.0
     phases: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
-    _inner: float = field(default=0.0, init=False, repr=False)  # seconds of inner phases
+    _inner = 0.0  # seconds of inner phases; not a meter
 
     def phase(self, name: str) -> Phase:
         """Add the time of a block to the phase ``name``; an inner phase is not counted twice."""
@@ -44,11 +44,11 @@ class Meters:
 
     def add(self, other: Meters) -> None:
         """Add the costs of another run."""
-        for name, value in vars(other).items():
+        for name, value in other._values().items():
             mine = getattr(self, name)
             if isinstance(value, dict):
                 mine |= {key: mine.get(key, 0) + more for key, more in value.items()}
-            elif name != "_inner":
+            else:
                 setattr(self, name, mine + value)
 
     def move(self, seconds: float, *, out_of: str, into: str) -> None:
@@ -91,27 +91,28 @@ class Meters:
 
     def summary(self) -> dict:
         """All meters as plain values, phases completed by ``other``, memory read now."""
-        said = {name: value for name, value in vars(self).items() if name != "_inner"}
+        said = self._values()
         if not self.queries_of:
             del said["queries_of"]
-        said = {name: dict(v) if isinstance(v, dict) else v for name, v in said.items()}
         said["phases"]["other"] = max(0.0, self.wall_seconds - sum(self.phases.values()))
         return {**said, "peak_memory_bytes": peak_memory_bytes()}
 
     def state(self) -> dict:
         """What a checkpoint keeps."""
-        kept = {name: v for name, v in vars(self).items() if name not in ("flops", "_inner")}
-        return {name: dict(v) if isinstance(v, dict) else v for name, v in kept.items()}
+        return {name: value for name, value in self._values().items() if name != "flops"}
 
     def restore(self, state: dict) -> None:
         """Continue from a checkpoint's :meth:`state`."""
         for name, value in state.items():
             setattr(self, name, defaultdict(float, value) if name == "phases" else value)
 
+    def _values(self) -> dict:
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: dict(v) if isinstance(v, dict) else v for name, v in values.items()}
+
 
 class Phase:
-    """The clock of one block; a class, because a generator's overhead is noticeable in small
-    steps."""
+    """The clock of one block: the overhead of a generator is noticeable in small steps."""
 
     __slots__ = ("_meters", "_name", "_outer", "_start")
 

@@ -1,9 +1,8 @@
 """This process: its memory, and what a launcher (torchrun, accelerate launch, mpirun) says of it.
 
-By default glibc takes blocks of more than 32 MiB from the system and returns them at once, and it
-returns what is free at the top of its heap: each forward pass of a large batch then touches fresh
-pages, and the kernel clears every one of them. On the machine of BENCHMARKS.md that doubled the
-time of a ResNet-20's forward pass of 512 images (see mallopt(3) for the two settings).
+By default glibc returns freed blocks of more than 32 MiB, and the top of its heap, to the system.
+The kernel then clears every page of the next large batch, which doubled the time of a ResNet-20's
+forward pass of 512 images on the machine of BENCHMARKS.md (mallopt(3) has the two settings).
 """
 
 from __future__ import annotations
@@ -40,12 +39,8 @@ def machine_bytes() -> int:
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep what it frees for the next large tensor; returns whether it does.
-
-    For entry points of a process, not for a library's import: it holds for all that runs in it.
-    Does nothing where the C library is not glibc, or where the environment configures the
-    allocator.
-    """
+    """Let this process keep what it frees for the next large tensor; returns whether it does: not
+    without glibc, or where the environment configures the allocator. For entry points."""
     configured = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
     if configured or platform.libc_ver()[0] != "glibc":
         return False
@@ -57,8 +52,8 @@ def keep_freed_memory() -> bool:
 
 
 def release_freed_memory() -> None:
-    """Return to the system, between two runs of one process, what the last one leaves. Models, data
-    sets and their iterators are reference cycles, which Python does not collect at once."""
+    """Return to the system, between two runs of one process, what the last one leaves: models and
+    data sets are reference cycles, which Python does not collect at once."""
     gc.collect()
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)

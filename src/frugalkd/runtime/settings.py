@@ -13,17 +13,16 @@ from frugalkd.errors import SettingError
 from frugalkd.files.parsing import one_line
 
 STRICT = {"extra": "forbid", "allow_inf_nan": False}
-"""pydantic's configuration of a dataclass in a recipe: an unknown key is an error, and so is a
-number that JSON cannot hold."""
+"""pydantic's configuration of a dataclass in a recipe."""
 
 MOST_SEED = 2**63 - 1
-"""A seed of 64 bits, and room to count up from it."""
+"""There is room to count up from it."""
 
 MOST_ROWS = 2**31 - 1
 """Of a batch, and batches of a step."""
 
 MOST_WORKERS = 1024
-"""Processes that read data: a machine that has to start more may start none."""
+"""Processes that read data."""
 
 Positive = Annotated[float, "positive"]
 NotNegative = Annotated[float, "0 or more"]
@@ -46,9 +45,8 @@ _CALLED = {bool: "True or False", int: "a whole number", float: "a finite number
 
 class Settings:
     """Base of dataclasses of settings. Before their own ``__post_init__`` each value is compared
-    with its declared type: ``True`` is no number, and neither is text; a whole number is also a
-    number. Types other than numbers, text, classes, literals, tuples and unions are not compared.
-    A setting that is declared with one of the bounds above is checked unless it is None.
+    with its declared type (numbers, text, classes, literals, tuples and unions), and with its
+    bounds unless it is None. ``True`` is no number; a whole number is also a float.
 
     Raises:
         SettingError: a value of another type or out of its bounds, or a number that is not finite.
@@ -90,16 +88,14 @@ def check_types(**values: tuple[Any, Any]) -> None:
 
 
 def check_integer(name: str, value: Any, least: int, most: float = math.inf) -> None:
-    """Raises SettingError unless ``value`` is a whole number from ``least`` to ``most``."""
-    _check_range(name, value, int, least, most)
+    """:func:`check_number`, of a whole number."""
+    check_number(name, value, least, most, int)
 
 
-def check_number(name: str, value: Any, least: float, most: float = math.inf) -> None:
-    """Raises SettingError unless ``value`` is a finite number from ``least`` to ``most``."""
-    _check_range(name, value, float, least, most)
-
-
-def _check_range(name: str, value: Any, kind: type, least: float, most: float) -> None:
+def check_number(
+    name: str, value: Any, least: float, most: float = math.inf, kind: type = float
+) -> None:
+    """Raises SettingError unless ``value`` is finite, and from ``least`` to ``most``."""
     check_types(**{name: (value, kind)})
     if not least <= value <= most:
         first, last = (str(end) if kind is int else f"{end:g}" for end in (least, most))

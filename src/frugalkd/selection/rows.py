@@ -319,7 +319,10 @@ class Reader:
         if labels is not None:
             return labels
         if targets is None:
-            raise UnsupportedData("these data have no labels, and there is no teacher to stand in")
+            raise UnsupportedData(
+                "these data have no labels, and there is no teacher to stand in: return a pair or "
+                "a dict with 'labels'"
+            )
         if self.targets is not None and not self.targets.knows_top:
             raise no_top("stands in for the labels that these data lack")
         return targets.argmax(dim=1)

@@ -34,7 +34,6 @@ from frugalkd.files.parsing import one_line, read_json
 from frugalkd.files.writing import allocate, sweep, sync_folder, write_at, write_json, writing
 from frugalkd.models.identity import TORCH, differences
 from frugalkd.policies.policy import Ids
-from frugalkd.runtime.formatting import size_text
 from frugalkd.teachers.encodings import Encoding, Logits, make_encoding
 
 FILE = "header.json"
@@ -499,10 +498,12 @@ def create_store(folder: Path, header: Header) -> None:
                     remove(path)
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                     raise
+                from rich import filesize  # no training loop needs it
+
                 free = shutil.disk_usage(folder).free
                 raise TargetsError(
-                    f"soft targets in {folder} need {size_text(header.disk_bytes)}, "
-                    f"{size_text(free)} are free: lower targets.views, choose another "
+                    f"soft targets in {folder} need {filesize.decimal(header.disk_bytes)}, "
+                    f"{filesize.decimal(free)} are free: lower targets.views, choose another "
                     "targets.encoding, or name a folder on another disk"
                 ) from None
             write_header(folder, header)
