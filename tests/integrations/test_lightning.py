@@ -18,6 +18,7 @@ from frugalkd import (
     KD,
     All,
     CrossEntropy,
+    DataLoading,
     Ledger,
     Sampling,
     Selection,
@@ -418,7 +419,9 @@ def test_any_batch_will_do_with_a_forward_of_ones_own(tmp_path):
     frugal = FrugalCallback(
         sampling=Sampling(policy=SOME), forward=lambda batch: module.net(batch["x"])
     )
-    given = FrugalLoader(Sample(), batch_size=BATCH, seed=SEED, collate_fn=named)
+    given = FrugalLoader(
+        Sample(), batch_size=BATCH, seed=SEED, loading=DataLoading(collate_fn=named)
+    )
     fit(tmp_path, frugal, module, given)
     pairs = FrugalCallback(sampling=Sampling(policy=SOME))
     other = fit(tmp_path, pairs)
@@ -573,7 +576,7 @@ class Endless(torch.utils.data.IterableDataset):
         ({"module": Module("losses"), "objective": CrossEntropy()}, SelectionMisuse, "alone"),
         ({"module": Manual()}, SelectionMisuse, "manual optimisation"),
         ({"module": Augmenting()}, SelectionMisuse, "Augmenting.on_after_batch_transfer"),
-        ({"module": Formless(), "mode": "regulated"}, ModelError, "Formless has no forward"),
+        ({"module": Formless()}, ModelError, r"\[Formless\] is missing the required"),
         ({"limit_train_batches": 2}, SelectionMisuse, "cut a plan short"),
         ({"overfit_batches": 2}, SelectionMisuse, "cut a plan short"),
         ({"reload_dataloaders_every_n_epochs": 1}, SelectionMisuse, "reload_dataloaders"),

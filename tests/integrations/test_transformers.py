@@ -43,7 +43,7 @@ datasets: Any = pytest.importorskip("datasets", reason="needs the extra transfor
 from frugalkd.integrations.transformers import (  # noqa: E402
     FrugalMixin,
     FrugalTrainer,
-    Padding,
+    join_padded,
 )
 
 ROWS, BATCH, EPOCHS, SEED, CLASSES = 22, 4, 2, 3, 6
@@ -288,11 +288,11 @@ def test_sound_5_a_bad_gradient_stops_the_run_before_a_checkpoint(
     breaking = trainer(Breaking, tmp_path)
     breaking.bad = bad
     epoch, batch = divmod(bad, 6)
-    step = batch // accumulation * accumulation  # where it began, in batches
+    step = batch // accumulation
     with pytest.raises(NonFiniteLoss, match=f"^a gradient .* epoch {epoch}, step {step}") as raised:
         breaking.train()
     assert len(set(raised.value.ids)) == 2 + BATCH * (accumulation - 1)
-    done = (epoch * 6 + step) // accumulation
+    done = epoch * 6 // accumulation + step
     kept = [tmp_path / f"checkpoint-{number + 1}" for number in range(done)]
     assert sorted(map(str, tmp_path.glob("checkpoint-*"))) == sorted(map(str, kept))
     whole, resumed = (trainer(FrugalTrainer, tmp_path / name) for name in ("whole", "again"))
@@ -320,19 +320,20 @@ def test_sound_5_weights_that_overflow_stop_the_run(texts, tmp_path):
 @pytest.mark.parametrize(
     ("rows", "accumulation", "wanted"),
     [
-        (21, 1, [(4, 4, 1)] * 4 + [(5, 5, 1)]),
-        (21, 3, [(4, 12, 3)] * 3 + [(4, 9, 2), (5, 9, 2)]),
-        (13, 3, [(4, 13, 3), (4, 13, 3), (5, 13, 3)]),
-        (1, 1, [(1, 1, 1)]),
+        (21, 1, [(4, 4)] * 4 + [(5, 5)]),
+        (21, 3, [(4, 12)] * 3 + [(4, 9), (5, 9)]),
+        (13, 3, [(4, 13), (4, 13), (5, 13)]),
+        (1, 1, [(1, 1)]),
     ],
 )
 def test_sound_7_a_last_row_joins_the_batch_before(rows, accumulation, wanted, texts, tmp_path):
-    """Rows of each batch, and rows and batches of its step."""
+    """Rows of each batch, and of its step."""
     seen = []
 
     class Counting(FrugalTrainer):
         def compute_loss(self, model, inputs, *args, **kwargs):
-            seen.append((len(inputs["labels"]), self._rows, self._batches))
+            _, batch = self.planned.current
+            seen.append((len(inputs["labels"]), batch.step_rows))
             return super().compute_loss(model, inputs, *args, **kwargs)
 
     trainer = made(
@@ -478,10 +479,10 @@ def test_padded_batches_are_joined_on_the_tokenizers_side():
 
     short = {"input_ids": torch.tensor([[1]]), "attention_mask": torch.tensor([[1]])}
     long = {"input_ids": torch.tensor([[2, 3]]), "attention_mask": torch.tensor([[1, 1]])}
-    left = Padding(Tokenizer())([short, long])
+    left = join_padded(Tokenizer(), [short, long])
     assert left["input_ids"].tolist() == [[9, 1], [2, 3]]
     assert left["attention_mask"].tolist() == [[0, 1], [1, 1]]
-    assert Padding(None)([short, long])["input_ids"].tolist() == [[1, 0], [2, 3]]
+    assert join_padded(None, [short, long])["input_ids"].tolist() == [[1, 0], [2, 3]]
 
 
 class Torn(list):
@@ -555,7 +556,7 @@ NOW = SelfRegulation(when="now")
             FrugalTrainer,
             {"policy": NOW, "gradient_accumulation_steps": 2},
             SelectionMisuse,
-            "gradient_accumulation_steps to 1",
+            "gradient_accumulation_steps must be 1",
         ),
         (FrugalTrainer, {"model": NoLogits()}, ModelError, "gives a dict"),
         (
@@ -565,7 +566,7 @@ NOW = SelfRegulation(when="now")
             "multi label",
         ),
         (FrugalTrainer, {"model": bert(classes=1)}, UnsupportedData, "regression"),
-        (FrugalTrainer, {"drop": "label"}, UnsupportedData, "no 'label'"),
+        (FrugalTrainer, {"drop": "label"}, UnsupportedData, "no labels"),
         (FrugalTrainer, {"teacher": bert(1, classes=5)}, TargetsError, "5 classes"),
         (FrugalTrainer, {"teacher": "no/such-folder-anywhere/x"}, ModelError, "no teacher at"),
         (FrugalTrainer, {"objective": KD()}, TargetsError, "needs a teacher"),

@@ -31,7 +31,7 @@ class Frugal:
     """Base of a trainer or callback that trains with a selection."""
 
     selection: Selection | None = None
-    """Of the last training."""
+    """Of the last training, and so are ``ledger``, ``meters`` and ``budget``."""
     _started = 0.0
 
     def _take_settings(
@@ -42,13 +42,10 @@ class Frugal:
         self.policy = self.sampling.chosen_policy
         self.objective, self._store = objective, store
 
-    def _take_teacher(
-        self, teacher: nn.Module | Targets | None, model: nn.Module, objective: Objective | None
-    ) -> None:
-        """Check the teacher against the model to train. ``objective`` is the one where neither a
-        teacher nor an objective was given; None: the trainer's own loss."""
+    def _take_teacher(self, teacher: nn.Module | Targets | None, model: nn.Module) -> None:
+        """Check the teacher against the model to train."""
         self.teacher = teacher
-        self.objective = self.objective or (objective if teacher is None else KD())
+        self.objective = self.objective or (None if teacher is None else KD())
         check_pair(model, teacher)
         if self.objective is not None:
             known = LiveTeacher(teacher) if isinstance(teacher, nn.Module) else teacher
@@ -67,12 +64,10 @@ class Frugal:
 
     @property
     def ledger(self) -> Ledger:
-        """Of the last training."""
         return self._made().ledger
 
     @property
     def meters(self) -> Meters:
-        """Of the last training."""
         return self._made().meters
 
     @property
@@ -123,37 +118,30 @@ class Frugal:
                 self.selection.targets.close()
 
 
-def full_batches(samples: int, size: int, drop_last: bool) -> int:
-    """Batches of an epoch that uses all of ``samples``."""
-    alone = samples == 1 and not drop_last
-    return 1 if alone else batches_of(samples, size, drop_last=drop_last)
-
-
 class PlannedEpochs:
     """A selection's epochs, one after another, and the place of each batch in a training that
-    counts its steps beforehand.
-
-    It can replace a trainer's DataLoader: each loop over it is the next epoch that has a batch, and
-    its length is that of an epoch that uses everything.
+    counts its steps beforehand. Each loop over it is the next epoch that has a batch, and its
+    length is that of an epoch that uses everything.
 
     Args:
-        selection: of the batches; a loop has to observe each batch before it reads the next.
+        selection: of the batches.
         dataset: for a trainer that counts its samples.
-        accumulation: batches of one optimiser step.
-        batches: of an epoch that uses everything, as the trainer has counted them; by default those
-            of all samples that may be used.
+        accumulation: the selection's.
+        batches: of an epoch that uses everything, where the trainer has counted them.
     """
 
     def __init__(
-        self, selection: Selection, dataset: Any, accumulation: int, batches: int | None = None
+        self, selection: Selection, dataset: Any, accumulation: int = 1, batches: int | None = None
     ):
         self.selection, self.dataset, self.accumulation = selection, dataset, accumulation
         self.epoch: Epoch | None = None
         """The current one, or the last one."""
         self.batch: Batch | None = None
         """The last one that was read."""
-        own = full_batches(len(selection.pool), selection.batch_size, selection.drop_last)
-        self._full = own if batches is None else batches
+        if batches is None:
+            size, drop_last = selection.batch_size, selection.drop_last
+            batches = batches_of(len(selection.pool), size, drop_last=drop_last)
+        self._full = batches
         self._epochs = iter(selection)
         self.batches: Iterator[Batch] = iter(())
         """Those that are left of the current epoch; each can be read once."""
@@ -194,7 +182,9 @@ class PlannedEpochs:
     def finish(self) -> None:
         """End an epoch whose last batch was trained on: a trainer that counts steps reads no
         more."""
-        if self.epoch is not None and self.epoch.summary["steps"] == len(self.epoch):
+        if self.epoch is None or self.batch is None or not self.batch.ends_step:
+            return
+        if self.epoch.summary["steps"] == math.ceil(len(self.epoch) / self.accumulation):
             next(self.batches, None)
 
     @property
@@ -203,24 +193,13 @@ class PlannedEpochs:
         epoch, selection = self.epoch, self.selection
         return epoch is not None and epoch.finished and epoch.index + 1 >= selection.epochs
 
-    def rows_of_step(self, first: Batch) -> int:
-        """Rows of the optimiser step that begins with the batch ``first``."""
-        if self.accumulation == 1:
-            return len(first.ids)
-        (epoch, _), size = self.current, self.selection.batch_size
-        rows = len(epoch) * size if self.selection.drop_last else epoch.planned
-        left = rows - int(epoch.summary["steps"]) * size
-        return left if batches_of(left, size) <= self.accumulation else self.accumulation * size
-
-    def position(self, batch: Batch, total: int) -> float:
-        """Where a schedule of ``total`` steps is at a batch's progress, in steps of a training that
-        uses everything. In such a training it is the step's number, exactly."""
-        (epoch, _), steps = self.current, math.ceil(len(self) / self.accumulation)
+    def position(self, batch: Batch, total: int, accumulation: int) -> float:
+        """Where a schedule of ``total`` steps of ``accumulation`` batches is at a batch's progress,
+        in steps of a training that uses everything: there the step's number, exactly."""
+        (epoch, _), steps = self.current, math.ceil(len(self) / accumulation)
         before = epoch.index * steps
-        here = min(steps, total - before)
-        return before + here * (self._read_before(batch) / self.accumulation) / math.ceil(
-            len(epoch) / self.accumulation
-        )
+        here = min(steps, total - before) * (self._read_before(batch) / accumulation)
+        return before + here / math.ceil(len(epoch) / accumulation)
 
     @property
     def epochs_done(self) -> float:

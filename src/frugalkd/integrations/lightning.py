@@ -5,12 +5,12 @@ Needs the extra ``lightning``; both ``lightning.pytorch`` and ``pytorch_lightnin
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -21,14 +21,15 @@ from frugalkd.data.batches import call, inputs_of
 from frugalkd.data.source import check_map_style
 from frugalkd.errors import ModelError, RunFolderError, SelectionMisuse
 from frugalkd.files import StrPath
-from frugalkd.integrations._frugal import Frugal, PlannedEpochs, full_batches
+from frugalkd.integrations._frugal import Frugal, PlannedEpochs
 from frugalkd.objectives import CrossEntropy, Objective
 from frugalkd.objectives.criterion import Criterion
 from frugalkd.policies import Sampling
+from frugalkd.runtime.settings import check_types
 from frugalkd.selection import Batch, DataLoading, Selection
 from frugalkd.selection.checks import labels_of
 from frugalkd.selection.finite import bad_gradients
-from frugalkd.selection.rows import Join
+from frugalkd.selection.rows import batches_of
 from frugalkd.teachers import Targets
 from frugalkd.training.api import make_selection
 
@@ -43,8 +44,6 @@ else:
             "this integration needs Lightning: pip install 'frugalkd[lightning]'"
         ) from error
 
-__all__ = ["FrugalCallback", "FrugalLoader"]
-
 
 class FrugalLoader:
     """A map-style data set in batches that a :class:`FrugalCallback` chooses. It replaces the
@@ -52,11 +51,9 @@ class FrugalLoader:
     batch before (see :class:`frugalkd.Selection`).
 
     Args:
-        dataset, batch_size, collate_fn, num_workers, pin_memory, drop_last: as of torch's
-            DataLoader.
+        dataset, batch_size: as of torch's DataLoader.
+        loading: collation, workers and the like; the device and accumulation are the trainer's.
         seed: of the order; the order is a function of (seed, epoch).
-        screen_batch: rows of one batch when skipped samples are screened.
-        labels, join: as of :class:`frugalkd.DataLoading`.
 
     Raises:
         UnsupportedData: the data are iterable.
@@ -67,22 +64,15 @@ class FrugalLoader:
         dataset: Any,
         batch_size: int = 1,
         *,
-        collate_fn: Callable[[list[Any]], Any] | None = None,
-        num_workers: int = 0,
-        pin_memory: bool = False,
-        drop_last: bool = False,
+        loading: DataLoading | None = None,
         seed: int = 0,
-        screen_batch: int = 256,
-        labels: Callable[[Any], Tensor | None] | None = None,
-        join: Join | None = None,
     ):
         check_map_style(dataset)
+        check_types(loading=(loading, DataLoading | None))
         self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
-        self.loading = DataLoading(
-            collate_fn=collate_fn, labels=labels, join=join, num_workers=num_workers,
-            pin_memory=pin_memory, drop_last=drop_last, screen_batch=screen_batch,
-        )  # fmt: skip
-        self.full = full_batches(len(dataset), batch_size, drop_last)
+        self.loading = loading or DataLoading()
+        rows, drop_last = len(dataset), self.loading.drop_last
+        self.full = 1 if rows == 1 else batches_of(rows, batch_size, drop_last=drop_last)
         """Batches of an epoch that uses everything."""
         self.planned: PlannedEpochs | None = None
         """The epochs of the callback that trains now."""
@@ -104,8 +94,7 @@ class FrugalLoader:
             yield batch.data
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the callback's state has everything. This method makes Lightning resume in the
-        middle of an epoch."""
+        """Nothing; Lightning then resumes in the middle of an epoch."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -140,9 +129,6 @@ class FrugalCallback(Frugal, Callback):
         objective: default ``KD()`` with a teacher and ``CrossEntropy()`` without.
         forward: the model's logits (rows, classes) for a batch, for screening; by default the
             module called on the batch's inputs.
-
-    Attributes:
-        selection: of the last fit; ``ledger``, ``meters`` and ``budget`` are its own.
 
     Raises:
         SelectionMisuse: a policy with ``when: now``; several processes, manual optimisation, limits
@@ -218,9 +204,7 @@ class FrugalCallback(Frugal, Callback):
         if state is not None:
             self._restore(state, loader.dataset)
             self._schedules.steps = state["steps"]
-        self._planned = PlannedEpochs(
-            self.selection, loader.dataset, trainer.accumulate_grad_batches, loader.full
-        )
+        self._planned = PlannedEpochs(self.selection, loader.dataset, batches=loader.full)
         loader.planned, loader.begin = self._planned, functools.partial(self._begin, trainer)
         self._wrap(trainer, pl_module)
         if state is not None and state["batches"]:
@@ -230,7 +214,7 @@ class FrugalCallback(Frugal, Callback):
 
     def _select(self, trainer: Any, module: Any) -> Selection:
         loader, device = self._loader, trainer.strategy.root_device
-        self._take_teacher(self.teacher, module, None)
+        self._take_teacher(self.teacher, module)
         self._criterion = Criterion(self.objective or CrossEntropy())
         if isinstance(self.teacher, nn.Module):
             self.teacher.to(device)
@@ -246,22 +230,13 @@ class FrugalCallback(Frugal, Callback):
                     return self._forward(batch)
                 return call(module, inputs_of(batch))
 
-        try:
-            selection, _ = make_selection(
-                loader.dataset, sampling=self.sampling, epochs=min(epochs),
-                batch_size=loader.batch_size, model=module, forward=forward,
-                targets=self._targets(loader.dataset), seed=loader.seed,
-                loading=dataclasses.replace(loader.loading, device=device),
-                labels=labels_of(loader.dataset),
-            )  # fmt: skip
-            return selection
-        except ModelError as error:
-            if not isinstance(error.__cause__, NotImplementedError):
-                raise  # that is what a module without forward raises
-            raise ModelError(
-                f"{type(module).__name__} has no forward: define it to give logits for a batch's "
-                "inputs, or pass forward= to the callback"
-            ) from error
+        loading = replace(loader.loading, device=device, gradient_accumulation_steps=1)
+        return make_selection(
+            loader.dataset, sampling=self.sampling, epochs=min(epochs),
+            batch_size=loader.batch_size, model=module, forward=forward,
+            targets=self._targets(loader.dataset), seed=loader.seed, loading=loading,
+            labels=labels_of(loader.dataset),
+        )[0]  # fmt: skip
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """The epoch is planned."""
@@ -294,7 +269,8 @@ class FrugalCallback(Frugal, Callback):
     ) -> None:
         """Schedules are stepped for the samples that were left out."""
         epoch, current = self._planned.current
-        self._schedules.catch_up(self._planned.position(current, self._schedules.total))
+        total, accumulation = self._schedules.total, trainer.accumulate_grad_batches
+        self._schedules.catch_up(self._planned.position(current, total, accumulation))
         self._schedules.factor = epoch.lr_factor
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
@@ -444,16 +420,13 @@ def check_trainer(trainer: Any, module: Any) -> None:
 
 
 class Schedules:
-    """A trainer's learning-rate schedules, stepped as many times as if everything were used.
-
-    Attributes:
-        total: steps of a training on everything.
-        steps: how many times the schedules that Lightning steps with the optimiser were stepped.
-        factor: what multiplies each learning rate during a step.
-    """
+    """A trainer's learning-rate schedules, stepped as many times as if everything were used:
+    ``total`` times."""
 
     def __init__(self, trainer: Any, module: Any, total: int):
-        self.total, self.steps, self.factor = total, 0, 1.0
+        self.total = total
+        self.steps = 0  # of the schedules that Lightning steps with the optimiser
+        self.factor = 1.0  # of each learning rate during a step
         self._trainer, self._module = trainer, module
         self._rates: list[Any] = []
 
@@ -478,9 +451,8 @@ class Schedules:
 
     def _scale(self, optimizer: Optimizer, *_: Any) -> None:
         self._rates = [group["lr"] for group in optimizer.param_groups]
-        if self.factor != 1:
-            for group in optimizer.param_groups:
-                group["lr"] = group["lr"] * self.factor
+        for group in optimizer.param_groups:
+            group["lr"] = group["lr"] * self.factor
 
     def _restore(self, optimizer: Optimizer, *_: Any) -> None:
         for group, rate in zip(optimizer.param_groups, self._rates, strict=True):

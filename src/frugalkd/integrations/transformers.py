@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,14 +29,13 @@ except ImportError as error:
     ) from error
 
 from frugalkd.data.batches import call, inputs_of, run_model
-from frugalkd.data.probe import streams_restored
 from frugalkd.data.source import check_map_style
 from frugalkd.errors import ModelError, RunFolderError, SelectionMisuse, UnsupportedData
 from frugalkd.files import StrPath
 from frugalkd.files.opening import named
 from frugalkd.files.parsing import one_line
 from frugalkd.files.tensors import load_tree, save_tree
-from frugalkd.integrations._frugal import Frugal, PlannedEpochs, full_batches
+from frugalkd.integrations._frugal import Frugal, PlannedEpochs
 from frugalkd.objectives import CrossEntropy, Objective
 from frugalkd.objectives.criterion import Criterion
 from frugalkd.policies import Sampling
@@ -79,9 +79,6 @@ class FrugalMixin(Frugal, _Trainer):
     Everything else goes to the trainer. ``args.seed`` (or ``data_seed``) is the seed of the order,
     the evaluation's batch size that of screenings, ``max_steps`` what full training would take.
 
-    Attributes:
-        selection: of the last ``train()``; ``ledger``, ``meters`` and ``budget`` are its own.
-
     Raises:
         UnsupportedData: iterable data, regression or several labels, no labels and no teacher.
         SelectionMisuse: a policy with ``when: now``, several processes or devices, or the trainer's
@@ -90,8 +87,9 @@ class FrugalMixin(Frugal, _Trainer):
         RunFolderError: the checkpoint to resume from is of another training, or of a plain one.
     """
 
-    gates_now = False
-    """Whether policies with ``when: now`` may be used."""
+    own_loss = True
+    """Whether the loss is the trainer's own without a teacher and an objective. Its step may be its
+    own too, and ``when: now`` is refused."""
 
     def __init__(
         self,
@@ -103,13 +101,11 @@ class FrugalMixin(Frugal, _Trainer):
         **kwargs: Any,
     ):
         self._take_settings(store, sampling, objective)
-        if self.policy.when == "now" and not self.gates_now:
+        if self.policy.when == "now" and self.own_loss:
             raise SelectionMisuse(
                 "when: now decides between reading a batch and training on it, within a step that "
                 "your own Trainer may have changed: use when: last-visit, or FrugalTrainer"
             )
-        if kwargs.get("train_dataset") is not None:
-            check_map_style(kwargs["train_dataset"])
         super().__init__(*args, **kwargs)
         self._check_arguments()
         model: Any = self.model
@@ -118,17 +114,18 @@ class FrugalMixin(Frugal, _Trainer):
             teacher = teacher_from(teacher, model)
         if isinstance(teacher, nn.Module):
             teacher.to(self.args.device)
-        own = self._own_objective() if teacher is None and objective is None else None
-        self._take_teacher(teacher, model, own)
+        if teacher is None and objective is None and not self.own_loss:
+            if self.compute_loss_func is not None:
+                raise ModelError(
+                    "compute_loss_func reduces its losses, and FrugalTrainer weights each: pass "
+                    "objective=, or put FrugalMixin before Trainer to keep it"
+                )
+            self.objective = CrossEntropy(self.args.label_smoothing_factor)
+        self._take_teacher(teacher, model)
         self.criterion = None if self.objective is None else Criterion(self.objective)
         self._batch: Batch | None = None
         self._state: dict[str, Any] | None = None  # to resume from
-        self._rows = self._batches = 0  # of the current optimiser step
         self.add_callback(_Progress(self))
-
-    def _own_objective(self) -> Objective | None:
-        """The objective where none is given and there is no teacher; None: the trainer's loss."""
-        return None
 
     def _check_arguments(self) -> None:
         args = self.args
@@ -145,11 +142,6 @@ class FrugalMixin(Frugal, _Trainer):
         if sampling != "random" or own:
             what = "_get_train_sampler" if own else f"train_sampling_strategy={sampling!r}"
             raise SelectionMisuse(f"the selection decides the order of samples: remove {what}")
-        if self.policy.when == "now" and args.gradient_accumulation_steps > 1:
-            raise SelectionMisuse(
-                "under when: now batches are gathered from the rows that fail: set "
-                "gradient_accumulation_steps to 1, per_device_train_batch_size to a step's rows"
-            )
 
     # The epochs.
 
@@ -171,31 +163,25 @@ class FrugalMixin(Frugal, _Trainer):
         check_map_style(dataset)
         forward = forward_of(teacher) if isinstance(teacher, nn.Module) else None
         targets = self._targets(dataset, forward)
-        if targets is None and len(dataset):
-            with streams_restored():
-                check_labelled(dataset[0])
         collator = self._get_collator_with_removed_columns(self.data_collator, "training")
-        weights = weights_of(self.sampling, dataset)
-        used = len(dataset) if weights is None else np.count_nonzero(weights)
+        epochs = args.num_train_epochs
+        if args.max_steps > 0:  # of training on all samples that have a weight
+            weights = weights_of(self.sampling, dataset)
+            used = len(dataset) if weights is None else int(np.count_nonzero(weights))
+            batches = batches_of(used, self._train_batch_size, drop_last=args.dataloader_drop_last)
+            epochs = args.max_steps / max(1, -(-batches // args.gradient_accumulation_steps))
         loading = DataLoading(
-            collate_fn=AsDict(collator), join=Padding(self.processing_class), device=args.device,
+            collate_fn=partial(as_dict, collator), join=partial(join_padded, self.processing_class),
             num_workers=args.dataloader_num_workers, pin_memory=args.dataloader_pin_memory,
             drop_last=args.dataloader_drop_last, screen_batch=args.eval_batch_size,
+            gradient_accumulation_steps=args.gradient_accumulation_steps, device=args.device,
         )  # fmt: skip
         return make_selection(
-            dataset, sampling=self.sampling, epochs=self._epochs(int(used)),
+            dataset, sampling=self.sampling, epochs=epochs,
             batch_size=self._train_batch_size, model=model, forward=forward_of(model),
             targets=targets, seed=args.seed if args.data_seed is None else args.data_seed,
             loading=loading, labels=labels_of(dataset),
         )[0]  # fmt: skip
-
-    def _epochs(self, samples: int) -> float:
-        """Epochs to train; ``max_steps`` are those of training on all of ``samples``."""
-        args = self.args
-        if args.max_steps <= 0:
-            return args.num_train_epochs
-        batches = full_batches(samples, self._train_batch_size, args.dataloader_drop_last)
-        return args.max_steps / max(1, -(-batches // args.gradient_accumulation_steps))
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
@@ -205,14 +191,12 @@ class FrugalMixin(Frugal, _Trainer):
         first = next(epoch_iterator, None)
         if first is None:
             return [], None
-        planned, args = self.planned, self.args
-        self._rows = planned.rows_of_step(first)
-        self._batches = batches_of(self._rows, planned.selection.batch_size)
-        at = planned.position(first, self.state.max_steps)
-        if self.state.global_step < args.get_warmup_steps(self.state.max_steps):
-            at = self.state.global_step
+        planned, state = self.planned, self.state
+        at = planned.position(first, state.max_steps, planned.accumulation)
+        if state.global_step < self.args.get_warmup_steps(state.max_steps):
+            at = state.global_step
         set_rates(self.lr_scheduler, at, planned.current[0].lr_factor)
-        rows = torch.tensor(float(self._rows), device=device)
+        rows = torch.tensor(float(first.step_rows), device=device)
         return StepBatches(first, epoch_iterator, num_batches), rows
 
     # The step.
@@ -221,11 +205,9 @@ class FrugalMixin(Frugal, _Trainer):
         self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None
     ) -> Tensor:
         """The trainer's own; nothing where an epoch ends before a step has all its batches."""
-        if not isinstance(inputs, Inputs):
-            return super().training_step(model, inputs, num_items_in_batch)
-        if inputs.batch is None:
+        if not inputs:
             return torch.zeros((), device=self.args.device)
-        self._batch = inputs.batch
+        self._batch = self.planned.batch
         try:
             return super().training_step(model, inputs, num_items_in_batch)
         finally:
@@ -257,9 +239,10 @@ class FrugalMixin(Frugal, _Trainer):
             losses = self.criterion(logits, labels, batch)
             loss, outputs = losses, {"logits": logits}
         # The trainer divides by this a loss that does not know the step's other batches.
-        self.current_gradient_accumulation_steps = self._batches if losses is None else 1
+        batches = batches_of(batch.step_rows, self.planned.selection.batch_size)
+        self.current_gradient_accumulation_steps = batches if losses is None else 1
         if losses is not None:
-            loss = batch.reduce(losses, rows=self._rows)
+            loss = batch.reduce(losses)
         elif batch.weighted:
             raise SelectionMisuse(
                 "compute_loss returns one number, and rows have weights: return one loss a row, or "
@@ -267,10 +250,6 @@ class FrugalMixin(Frugal, _Trainer):
             )
         batch.observe(logits, labels, None if losses is None else losses.detach(), later=True)
         return (loss, outputs) if return_outputs else loss
-
-    def floating_point_ops(self, inputs: Any) -> int:
-        """The trainer's own; 0 without a batch."""
-        return super().floating_point_ops(inputs) if len(inputs) else 0
 
     # The run.
 
@@ -338,15 +317,7 @@ class FrugalTrainer(FrugalMixin, transformers.Trainer):
     ``label_smoothing_factor``. Everything else is as in :class:`FrugalMixin`.
     """
 
-    gates_now = True
-
-    def _own_objective(self) -> Objective:
-        if self.compute_loss_func is not None:
-            raise ModelError(
-                "compute_loss_func reduces its losses, and FrugalTrainer weights each: pass "
-                "objective=, or put FrugalMixin before Trainer to keep it"
-            )
-        return CrossEntropy(self.args.label_smoothing_factor)
+    own_loss = False
 
 
 class _Progress(transformers.TrainerCallback):
@@ -390,22 +361,9 @@ class _Progress(transformers.TrainerCallback):
         self._state = None
 
 
-class Inputs(dict):
-    """What the model gets of a batch, and the batch. (Trainers copy it as a plain dictionary.)"""
-
-    batch: Batch | None = None
-
-    @classmethod
-    def of(cls, batch: Batch | None) -> Inputs:
-        """Those of ``batch``; empty without one."""
-        inputs = cls() if batch is None else cls(batch.data)
-        inputs.batch = batch
-        return inputs
-
-
 class StepBatches:
-    """The batches of one optimiser step, read one by one; where the epoch ends before, the rest of
-    ``size`` are empty, for a trainer that steps after so many."""
+    """The inputs of one optimiser step's batches, read one by one; where the epoch ends before, the
+    rest of ``size`` are empty, for a trainer that steps after so many."""
 
     def __init__(self, first: Batch, rest: Iterator[Batch], size: int):
         self._first, self._rest, self._size = first, rest, size
@@ -413,21 +371,17 @@ class StepBatches:
     def __len__(self) -> int:
         return self._size
 
-    def __iter__(self) -> Iterator[Inputs]:
-        yield Inputs.of(self._first)
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        yield dict(self._first.data)
         for _ in range(self._size - 1):
-            yield Inputs.of(next(self._rest, None))
+            batch = next(self._rest, None)
+            yield {} if batch is None else dict(batch.data)
 
 
 def set_rates(scheduler: Any, at: float, factor: float) -> None:
     """Set the learning rates to those of ``scheduler`` at step ``at``, which need not be a whole
-    number, times ``factor``. The scheduler's own count of steps stays as it is, and so does a
-    schedule that is no function of the step.
-
-    Raises:
-        SelectionMisuse: the schedule is no function of the step, and the policy scales the learning
-            rate.
-    """
+    number, times ``factor``. A schedule that is no function of the step is left as it is. Raises
+    SelectionMisuse where ``factor`` is to scale that one."""
     if not isinstance(scheduler, LambdaLR):
         if factor != 1:
             raise SelectionMisuse(
@@ -438,46 +392,35 @@ def set_rates(scheduler: Any, at: float, factor: float) -> None:
     functions = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
     rates = [base * function(at) * factor for base, function in functions]  # pyright: ignore
     for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
-        if isinstance(group["lr"], torch.Tensor):
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate
+        group["lr"] = rate
     scheduler._last_lr = rates
 
 
-class AsDict:
-    """A data collator whose batches are plain dictionaries; picklable where the collator is."""
-
-    def __init__(self, collate_fn: Callable[[list[Any]], Any]):
-        self._collate = collate_fn
-
-    def __call__(self, samples: list[Any]) -> dict[str, Any]:
-        batch = self._collate(samples)
-        if not isinstance(batch, Mapping):
-            raise UnsupportedData(
-                f"the data collator returns a {type(batch).__name__}: return a dictionary with the "
-                "model's arguments and 'labels'"
-            )
-        return dict(batch)
+def as_dict(collate_fn: Callable[[list[Any]], Any], samples: list[Any]) -> dict[str, Any]:
+    """What the data collator makes of ``samples``, as a plain dictionary."""
+    batch = collate_fn(samples)
+    if not isinstance(batch, Mapping):
+        raise UnsupportedData(
+            f"the data collator returns a {type(batch).__name__}: return a dictionary with the "
+            "model's arguments and 'labels'"
+        )
+    return dict(batch)
 
 
-class Padding:
-    """Joins padded batches: shorter ones are padded in their second dimension, on the side and with
-    the token of the tokenizer ``processing``, else with zeros on the right."""
-
-    def __init__(self, processing: Any):
-        self._side = getattr(processing, "padding_side", "right")
-        self._token = getattr(processing, "pad_token_id", None) or 0
-
-    def __call__(self, batches: list[dict[str, Any]]) -> dict[str, Any]:
-        return {key: self._joined(key, [batch[key] for batch in batches]) for key in batches[0]}
-
-    def _joined(self, key: str, parts: list[Tensor]) -> Tensor:
+def join_padded(processing: Any, batches: list[dict[str, Any]]) -> dict[str, Any]:
+    """Several batches as one: shorter ones are padded in their second dimension, on the side and
+    with the token of the tokenizer ``processing``, else with zeros on the right."""
+    side = getattr(processing, "padding_side", "right")
+    token = getattr(processing, "pad_token_id", None) or 0
+    joined = {}
+    for key in batches[0]:
+        parts = [batch[key] for batch in batches]
         if len({part.shape[1:] for part in parts}) == 1:
-            return torch.cat(parts)
-        rows = [row for part in parts for row in part]
-        value = self._token if key == "input_ids" else 0
-        return pad_sequence(rows, batch_first=True, padding_value=value, padding_side=self._side)
+            joined[key] = torch.cat(parts)
+        else:
+            rows = [row for part in parts for row in part]
+            joined[key] = pad_sequence(rows, True, token if key == "input_ids" else 0, side)
+    return joined
 
 
 def check_model(model: nn.Module) -> None:
@@ -493,22 +436,8 @@ def check_model(model: nn.Module) -> None:
         )
 
 
-def check_labelled(sample: Any) -> None:
-    """Raises UnsupportedData unless a sample names its label as data collators expect it."""
-    if isinstance(sample, Mapping) and not {"label", "labels", "label_ids"} & set(sample):
-        columns = ", ".join(map(str, sample))
-        raise UnsupportedData(
-            f"the samples have no 'label' (they have {columns}), and there is no teacher to stand "
-            "in: rename the column that holds it"
-        )
-
-
 def logits_of(outputs: Any) -> Tensor:
-    """The logits (rows, classes) among what ``compute_loss`` returns beside the loss.
-
-    Raises:
-        ModelError: there are none.
-    """
+    """The logits (rows, classes) of what ``compute_loss`` returns. Raises ModelError."""
     found = outputs.get("logits") if isinstance(outputs, Mapping) else None
     if found is None and isinstance(outputs, tuple | list) and len(outputs) > 1:
         found = outputs[1]
@@ -530,11 +459,8 @@ def labels_of(data: Any) -> NDArray[np.int64] | None:
 
 
 def teacher_from(name: StrPath, student: nn.Module) -> nn.Module:
-    """The classifier in a folder or on the hub, for the same kind of inputs as the student's.
-
-    Raises:
-        ModelError: it cannot be loaded.
-    """
+    """The classifier in a folder or on the hub, for the student's kind of inputs. Raises
+    ModelError."""
     pictures = getattr(student, "main_input_name", "input_ids") == "pixel_values"
     kind = (
         transformers.AutoModelForImageClassification
