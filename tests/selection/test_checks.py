@@ -414,6 +414,8 @@ def test_inputs_that_are_not_finite_are_named(policy):
         )
 
     refused(DataError, "the inputs of samples 1 are not finite", run, 1)
+    says = "held-out data: the inputs of samples 1 are not finite"
+    refused(DataError, says, teach, Pairs([0, 1, 2, 3]), eval_dataset=poisoned(24, 1))
     with pytest.raises(NonFiniteLoss) as caught:
         run([13, 17])
     assert set(caught.value.ids) <= {13, 17}

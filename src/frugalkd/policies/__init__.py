@@ -1,10 +1,5 @@
-"""Policies: which samples are used for training.
-
-A policy is one class in the file of its kind and one line in ``POLICIES``: subsets that are planned
-without the model (``subsets.py``), epochs planned by earlier outcomes (``by_outcome.py``,
-``self_regulation.py``), batches judged as they are read (``by_batch.py``). ``Replay`` follows the
-recorded plans of another training and is in no table: it needs their files.
-"""
+"""Policies: which samples are used for training, by the names that recipes give them. ``Replay``
+follows the recorded plans of another training and is in no table: it needs their files."""
 
 from frugalkd.policies.by_batch import ProgressiveDataDropout, RhoLoss, SelectiveBackprop, Unix
 from frugalkd.policies.by_outcome import InfoBatch, InstanceExclusion, Kakurenbo, SwiftLearn

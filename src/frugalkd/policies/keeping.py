@@ -75,12 +75,9 @@ def share(part: float, ids: Ids, purpose: str, at: EpochContext) -> int:
 
 
 def race(log_weights: NDArray, uniform: NDArray) -> NDArray:
-    """Keys of which the lowest are a draw without replacement: the first of them is a row with a
-    chance proportional to its weight, the next one of what is left, and so on.
-
-    Efraimidis and Spirakis (2006), in logarithms, in which no weight is too small. ``uniform``:
-    draws in [0, 1), one a row.
-    """
+    """Keys of which the lowest are a draw without replacement, with chances proportional to the
+    weights: Efraimidis and Spirakis (2006), in logarithms, in which no weight is too small.
+    ``uniform``: draws in [0, 1), one a row."""
     with np.errstate(divide="ignore"):
         return np.log(-np.log(uniform)) - log_weights
 

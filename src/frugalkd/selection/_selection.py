@@ -217,9 +217,9 @@ class Selection:
             self._context = replace(self._context, should_stop=should_stop)
 
     def check_first_batch(self, forward: Callable[[Any], Tensor] | None = None) -> int:
-        """:func:`~frugalkd.selection.checks.check_first_batch`, with ``forward`` in the place of
-        the one that screens; labels are checked against the classes as they are read from then
-        on."""
+        """Run the model on the first samples, by default with the ``forward`` that screens, and
+        return how many classes it has; labels are checked against these as they are read from then
+        on. Raises as :func:`~frugalkd.selection.checks.check_first_batch`."""
         assert self._context.model is not None, "a selection with a model"
         classes = check_first_batch(
             self._context.model, self._dataset, self.targets, pool=self.pool,

@@ -69,9 +69,8 @@ class Rows(NamedTuple):
         return self._rows(self.ids[mask], self.views[mask], index)
 
     def _rows(self, ids: Ids, views: Ids, index: Any) -> Rows:
-        targets, features = self.targets, self.features
-        if targets is not None:
-            targets = targets[index]
+        targets = None if self.targets is None else self.targets[index]
+        features = self.features
         if features is not None:
             features = {path: feature[index] for path, feature in features.items()}
         return Rows(ids, views, rows_of(self.data, index), targets, features)
