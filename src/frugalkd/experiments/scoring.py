@@ -79,7 +79,9 @@ def score(
     total = np.zeros(run.samples)
     with streams_restored():
         for index in range(scoring.seeds):
-            total += SCORINGS[scoring.kind](run, run.seed_of(seed, index))
+            # Different from the seeds that students count up.
+            own = draws.hash64(seed, draws.stream("scoring"), index)[0] >> np.uint64(32)
+            total += SCORINGS[scoring.kind](run, int(own))
     return (total / scoring.seeds).astype(np.float32), run.meters
 
 
@@ -100,11 +102,6 @@ class ScoringRun:
     @property
     def samples(self) -> int:
         return len(self.data)  # pyright: ignore[reportArgumentType]
-
-    @staticmethod
-    def seed_of(seed: int, index: int) -> int:
-        """The seed of one training, different from those that students count up."""
-        return int(draws.hash64(seed, draws.stream("scoring"), index)[0] >> np.uint64(32))
 
     def train(
         self, seed: int, policy: Policy | None = None, weights: NDArray[np.float32] | None = None

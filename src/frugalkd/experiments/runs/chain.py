@@ -78,13 +78,11 @@ def chain(
     should_stop: Stop | None = None,
 ) -> dict[str, Any]:
     """Run a chain in the folder ``out``, a run folder a stage; returns the content of
-    ``chain.json`` there: ``stages``, and ``meters``, their sums.
-
-    Finished stages are not run again, and a stopped one is resumed.
+    ``chain.json`` there: ``stages``, and ``meters``, their sums. Finished stages are not run again,
+    and a stopped one is resumed.
 
     Args:
         recipes: the student of each is the teacher of the next.
-        out: the folder.
         teacher: of the first one, a folder, where it is trained already; it costs nothing here.
         begin: called as each stage begins; returns a function that receives its epochs' records.
         should_stop: called as :attr:`frugalkd.RunOptions.should_stop`.

@@ -87,12 +87,9 @@ def taught_by(folder: Path) -> dict[str, Any]:
     libraries that build it, its precision. Missing files are left out."""
     found: dict[str, Any] = _digests(folder, *_MODELS, CARD)
     if CARD in found:
-        card = read_json(folder / CARD)
-        noted, spec = card.get("libraries"), card.get("model")
-        names = set(noted) if isinstance(noted, dict) else set()
-        if isinstance(spec, dict):  # earlier cards note no libraries
-            names.update(library_of(str(spec.get("name") or spec.get("path"))))
-        found["libraries"] = versions(sorted(name for name in names if name.isidentifier()))
+        noted = read_json(folder / CARD).get("libraries")
+        names = filter(str.isidentifier, noted if isinstance(noted, dict) else ())
+        found["libraries"] = versions(sorted(names))
     if (trained := trained_in(folder)) is not None:
         found["precision"] = trained
     return found

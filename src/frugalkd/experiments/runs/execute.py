@@ -85,9 +85,8 @@ def teach(
         run = fit(model, data, sampling=sampling, objective=role.objective.build(), **keywords)
         return run, {"teacher": None, "targets": None, "scoring": scoring}
 
-    given: dict[str, Any] = {"teacher": None, "stores": None, "progress": progress}
     return _execute(
-        "teach", recipe, out, train, given, resume=resume, on_epoch_end=on_epoch_end,
+        "teach", recipe, out, train, resume=resume, on_epoch_end=on_epoch_end, progress=progress,
         should_stop=should_stop,
     )  # fmt: skip
 
@@ -123,7 +122,6 @@ def distill(
         FrugalKDError: with one line; see the subclasses.
     """
     role = recipe.student
-    stored = any(one.targets.kind == "stored" for one in sources_of(recipe, teacher).values())
 
     def train(context: RunContext, keywords: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
         objective, material = role.objective.build(), context.material
@@ -139,11 +137,15 @@ def distill(
             run = distill_model(student, material.train, teacher=pool.open(), **keywords)
         return run, notes | pool.conclude(run)
 
-    given = {"teacher": teacher, "stores": stores, "progress": progress}
     return _execute(
+<<<<<<< HEAD
         "distill", recipe, out, train, given, ledger=ledger, resume=resume,
         on_epoch_end=on_epoch_end, should_stop=should_stop,
         view_seed=STORE_SEED if stored else None, record_plans=record_plans,
+=======
+        "distill", recipe, out, train, teacher=teacher, ledger=ledger, resume=resume, stores=stores,
+        on_epoch_end=on_epoch_end, progress=progress, should_stop=should_stop,
+>>>>>>> 95954c2 (Runs: costs, leaves and settings in fewer words; no earlier cards or results; a rate for a head is a number)
     )  # fmt: skip
 
 
@@ -152,22 +154,31 @@ def _execute(
     recipe: Recipe,
     out: Path,
     train: Train,
-    given: dict[str, Any],
     *,
     resume: bool,
     on_epoch_end: Listener | None,
+    progress: Progress | None,
     should_stop: Stop | None,
+    teacher: Path | None = None,
     ledger: Path | None = None,
+<<<<<<< HEAD
     view_seed: int | None = None,
     record_plans: bool = False,
+=======
+    stores: Path | None = None,
+>>>>>>> 95954c2 (Runs: costs, leaves and settings in fewer words; no earlier cards or results; a rate for a head is a number)
 ) -> dict[str, Any]:
-    """Claim the folder, train, and write the folder; ``given`` are fields of the run's context."""
+    """Claim the folder, train, and write the folder."""
     if ledger is not None:
         ledger = ledger_file(ledger)
         Ledger.load(ledger)  # refused before the folder is claimed
-    digest = run_digest(kind, recipe, given["teacher"], ledger)
+    digest = run_digest(kind, recipe, teacher, ledger)
     resolved = recipe.model_dump(mode="json")
-    role = recipe.teacher if kind == "teach" else recipe.student
+    role, view_seed = recipe.teacher, recipe.seed
+    if kind == "distill":
+        role, sources = recipe.student, sources_of(recipe, teacher).values()
+        if any(source.targets.kind == "stored" for source in sources):
+            view_seed = STORE_SEED
     with (
         ranks_of(recipe.device, recipe.threads) as ranks,
         RunFolder(out, ranks.first) as folder,
@@ -182,7 +193,7 @@ def _execute(
             return done
         if ranks.first:
             _start_trackers(tracking, recipe, kind, digest, folder)
-        material = make_data(recipe, role.augment, recipe.seed if view_seed is None else view_seed)
+        material = make_data(recipe, role.augment, view_seed)
         data = data_digests(material)
         ranks.check_same_inputs(
             lambda: {"recipe": digest, "data": data["train"], "held-out data": data["held_out"]}
@@ -208,7 +219,7 @@ def _execute(
                 partial(save_plan, folder.plans) if record_plans else None,
             ),
         }
-        context = RunContext(recipe, role, material, folder, should_stop=should_stop, **given)
+        context = RunContext(recipe, role, material, folder, teacher, stores, progress, should_stop)
         run, notes = train(context, keywords)
         samples, meters = len(run.ledger), run.meters.summary()
         filling = (notes["targets"] or {}).get("filling") or {"rows": 0}
@@ -264,8 +275,6 @@ def _start_trackers(
     run = Tracked(recipe.name, folder.path.absolute().name, kind, folder.path)
     said = recipe.model_dump(mode="json", exclude={"arms", "teachers", "checkpoints", "trackers"})
     settings = settings_of({**said, "kind": kind, "digest": digest, "folder": str(folder.path)})
-    known = folder.tracked()
-    found = tracking.start(
-        recipe.trackers.chosen, run, settings, known=known, before=folder.records
-    )
+    trackers, known = recipe.trackers.chosen, folder.tracked()
+    found = tracking.start(trackers, run, settings, known=known, before=folder.records)
     folder.note_tracked({**known, **found})

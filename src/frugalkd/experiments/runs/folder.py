@@ -78,7 +78,6 @@ class RunFolder(contextlib.ExitStack):
         if not done:  # a finished run can be read while it is locked
             self.enter_context(Lock(self.path))
         begun = done or any(_checkpoints(self.checkpoints))
-        names = [name for name in list_folder(self.path) if not is_left_aside(name)]
         if begun:
             found = read_json(self.path / "run.json")
             if found.get("digest") != digest:
@@ -99,10 +98,10 @@ class RunFolder(contextlib.ExitStack):
                     f"{self.path} holds this run, unfinished: add --resume to continue, or delete "
                     "it"
                 )
-        elif set(names) - {LOCK} and "run.json" not in names:
-            raise RunFolderError(f"{self.path} is not empty and holds no run: choose another --out")
         elif (self.path / "run.json").exists():
             self._forget_other(digest)
+        elif any(name != LOCK and not is_left_aside(name) for name in list_folder(self.path)):
+            raise RunFolderError(f"{self.path} is not empty and holds no run: choose another --out")
         for folder in (self.path, self.checkpoints):
             sweep(folder)
         run = {"schema": SCHEMA, "kind": kind, "digest": digest, "recipe": recipe}
@@ -214,9 +213,7 @@ def read_results(path: Path) -> dict[str, Any]:
 
 def results_of(folder: Path | None) -> dict[str, Any]:
     """As :func:`read_results`; {} without a finished run."""
-    if folder is None or not (folder / "results.json").is_file():
-        return {}
-    return read_results(folder)
+    return read_results(folder) if folder and (folder / "results.json").is_file() else {}
 
 
 def trained_in(folder: Path | None) -> tuple[Literal["fp32", "bf16"], bool] | None:

@@ -182,11 +182,8 @@ def refuse_other_data(
     results: Mapping[str, Any], recipe: Recipe, folder: Path, known: dict[str, Any] | None = None
 ) -> None:
     """Refuse to use the finished run in ``folder`` again after the data of its ``recipe`` have
-    changed; results of earlier versions hold no digests of data, and are accepted. ``known`` keeps
-    digests by data section, where many runs are checked. Raises RunFolderError."""
-    noted = results.get("data")
-    if noted is None:
-        return
+    changed. ``known`` keeps digests by data section, where many runs are checked. Raises
+    RunFolderError."""
     known = {} if known is None else known
     if (section := recipe.data.model_dump_json()) not in known:
         known[section] = None
@@ -198,7 +195,7 @@ def refuse_other_data(
                 FrugalKDWarning,
                 stacklevel=2,
             )
-    if known[section] not in (None, noted):
+    if known[section] not in (None, results.get("data")):
         raise RunFolderError(
             f"{folder} holds a finished run on other data than its recipe's data are now: restore "
             "these files, or choose another --out; or delete that folder, and it is run again"

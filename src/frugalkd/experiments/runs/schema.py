@@ -142,7 +142,7 @@ class Results(Record):
     kind: Literal["teach", "distill"]
     digest: str = Field(description="SHA-256 of everything that decides the result")
     recipe: dict[str, Any] = Field(description="as resolved: see 'frugalkd schema recipe'")
-    data: DataDigests | None = Field(None, description="not held by earlier versions")
+    data: DataDigests | None = None
     ranks: Count = Field(1, description="processes that trained it together")
     versions: dict[str, str]
     seed: Count

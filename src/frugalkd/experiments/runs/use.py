@@ -23,18 +23,17 @@ from frugalkd.data.class_names import class_names, labels_by_name
 from frugalkd.data.images import ENDINGS, decoded, require_pillow
 from frugalkd.data.named import read_columns
 from frugalkd.data.samples import located
-from frugalkd.errors import DataError, ModelError, nearest
+from frugalkd.errors import DataError, ModelError, few, nearest
 from frugalkd.experiments.runs.folder import read_results
 from frugalkd.experiments.runs.material import data_of_run
 from frugalkd.files.opening import named_file
-from frugalkd.files.parsing import cell, one_line
+from frugalkd.files.parsing import cell, one_line, read_bounded
 from frugalkd.files.writing import make_folder, write_atomic
 from frugalkd.models.saved import Loaded, load
 from frugalkd.runtime.imports import Allowed
 from frugalkd.training.evaluation import measure
 from frugalkd.training.evaluation import predict as predict_data
 
-_NAMED = 8
 _LARGEST_TEXT = 1 << 28
 
 Read = Callable[[slice], tuple[Any, dict[int, str]]]
@@ -57,9 +56,7 @@ class Predictions:
 
     def describe_failed(self) -> str:
         """The first of the rows that cannot be read, and why."""
-        lines = [f"{one_line(self.names[row])} ({why})" for row, why in self.failed.items()]
-        more = f" and {len(lines) - _NAMED} more" if len(lines) > _NAMED else ""
-        return ", ".join(lines[:_NAMED]) + more
+        return few([f"{one_line(self.names[row])} ({why})" for row, why in self.failed.items()])
 
 
 def evaluate_run(
@@ -223,13 +220,13 @@ def _texts(loaded: Loaded, data: str) -> tuple[Sequence[str], Labels]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        if path.stat().st_size > _LARGEST_TEXT:
-            raise DataError(f"is larger than {_LARGEST_TEXT >> 20} MiB: cut it")
-        return path.read_text(encoding="utf-8").splitlines()
+        return read_bounded(path, _LARGEST_TEXT).decode("utf-8").splitlines()
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise DataError("is not UTF-8 text") from None
+    except ValueError:
+        raise DataError(f"is larger than {_LARGEST_TEXT >> 20} MiB: cut it") from None
 
 
 def _images(

@@ -29,8 +29,8 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Tracked:
-    """A run, as trackers name it: ``project`` is the recipe's name, ``name`` the run folder's,
-    ``kind`` teach or distill."""
+    """A run, as trackers name it: ``project`` is the recipe's name, ``name`` the folder's, ``kind``
+    teach or distill."""
 
     project: str
     name: str
@@ -201,7 +201,7 @@ class Tracking:
         self,
         trackers: Mapping[str, Tracker],
         run: Tracked,
-        settings: Mapping[str, str | int | float | bool],
+        settings: Mapping[str, str | int | float],
         *,
         known: Mapping[str, str],
         before: Sequence[Record],
@@ -214,8 +214,6 @@ class Tracking:
         Raises:
             TrackerError: one of them is not installed, or does not start.
         """
-        if not trackers:
-            return {}
         check_installed(trackers)
         from accelerate import PartialState
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
@@ -248,8 +246,9 @@ class Tracking:
         for name, (tracker, _) in list(self._running.items()):
             if record["epoch"] not in self._logged[name]:
                 self._logged[name].add(record["epoch"])
-                values = numbers(record, "train", leave_out=("epoch",))
-                self._call(name, tracker.log, values, step=record["epoch"])
+                values = numbers(record, "train")
+                step = values.pop("train/epoch")
+                self._call(name, tracker.log, values, step=step)
 
     def conclude(self, results: dict[str, Any]) -> None:
         """The content of ``results.json``: epochs that a killed process did not log; then, one step
@@ -275,29 +274,28 @@ class Tracking:
             )
 
 
-def numbers(values: Mapping[str, Any], under: str, leave_out: Sequence[str] = ()) -> dict[str, Any]:
+def numbers(tree: Mapping[str, Any], under: str) -> dict[str, int | float]:
     """The numbers of a tree, by their path below ``under``: ``meters/phases/load``."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        path = f"{under}/{name}"
-        if isinstance(value, Mapping):
-            found |= numbers(value, path)
-        elif isinstance(value, int | float) and name not in leave_out:
-            found[path] = value
-    return found
+    found = _leaves(tree, f"{under}/", "/")
+    return {path: value for path, value in found if isinstance(value, int | float)}
 
 
-def settings_of(recipe: Mapping[str, Any], under: str = "") -> dict[str, str | int | float | bool]:
+def settings_of(recipe: Mapping[str, Any]) -> dict[str, str | int | float]:
     """A resolved recipe as dotted keys: ``student.training.epochs``. Lists, None, and a user's own
     options are JSON text, since not every tracker takes them otherwise."""
-    found: dict[str, Any] = {}
-    for name, value in recipe.items():
-        key = f"{under}{name}"
+    return {
+        key: value if isinstance(value, str | int | float) else json.dumps(value)
+        for key, value in _leaves(recipe, "", ".")
+    }
+
+
+def _leaves(tree: Mapping[str, Any], under: str, joint: str) -> Iterator[tuple[str, Any]]:
+    """The values of a tree by their path; a user's ``options`` are one value."""
+    for name, value in tree.items():
         if isinstance(value, Mapping) and name != "options":
-            found |= settings_of(value, f"{key}.")
+            yield from _leaves(value, f"{under}{name}{joint}", joint)
         else:
-            found[key] = value if isinstance(value, str | int | float) else json.dumps(value)
-    return found
+            yield f"{under}{name}", value
 
 
 @contextlib.contextmanager
