@@ -230,7 +230,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _images(
-    loaded: Loaded, data: str, shape: tuple[int, int, int], download: bool
+    loaded: Loaded, data: str, shape: tuple[int, ...], download: bool
 ) -> tuple[Sequence[str], Labels, Read]:
     """The images' names, labels, and how to read them. In a folder whose subfolders all are the
     model's classes, those are the labels."""
@@ -252,7 +252,7 @@ def _images(
     return [str(id) for id in range(len(array))], labels, lambda rows: (array[rows], {})
 
 
-def _array(path: Path, shape: tuple[int, int, int]) -> NDArray[Any]:
+def _array(path: Path, shape: tuple[int, ...]) -> NDArray[Any]:
     """Memory-mapped: batches are read from the file, whatever size its header claims."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -268,7 +268,7 @@ def _array(path: Path, shape: tuple[int, int, int]) -> NDArray[Any]:
 
 
 def _folder(
-    path: Path, classes: Sequence[str], shape: tuple[int, int, int]
+    path: Path, classes: Sequence[str], shape: tuple[int, ...]
 ) -> tuple[Sequence[str], Labels, Read]:
     require_pillow()
     files = sorted(
