@@ -13,11 +13,7 @@ from frugalkd.experiments.runs.digest import run_digest, taught_by, what_decides
 from frugalkd.experiments.runs.execute import distill, teach
 from frugalkd.experiments.runs.targets import store
 from frugalkd.models import identity
-<<<<<<< HEAD
 from frugalkd.teachers import live
-=======
-from frugalkd.teachers import live as live_module
->>>>>>> 95954c2 (Runs: costs, leaves and settings in fewer words; no earlier cards or results; a rate for a head is a number)
 from toys import kinds_recipe
 
 
@@ -132,11 +128,7 @@ def test_sound_2_libraries_of_a_teachers_folder(teacher, monkeypatch):
 def test_sound_2_another_torch_is_a_warning(teacher, tmp_path, monkeypatch):
     recipe = kinds_recipe()
     with monkeypatch.context() as older:
-<<<<<<< HEAD
         older.setattr(live, "this_torch", lambda: {"torch": "1.13.0"})
-=======
-        older.setattr(live_module, "this_torch", lambda: {"torch": "1.13.0"})
->>>>>>> 95954c2 (Runs: costs, leaves and settings in fewer words; no earlier cards or results; a rate for a head is a number)
         store(recipe, tmp_path / "t", teacher=teacher)
         distill(override(recipe, {"seed": 1}), tmp_path / "before", teacher=teacher)
     stores = sorted(teacher.glob("targets-*"))

@@ -138,14 +138,9 @@ def distill(
         return run, notes | pool.conclude(run)
 
     return _execute(
-<<<<<<< HEAD
-        "distill", recipe, out, train, given, ledger=ledger, resume=resume,
-        on_epoch_end=on_epoch_end, should_stop=should_stop,
-        view_seed=STORE_SEED if stored else None, record_plans=record_plans,
-=======
         "distill", recipe, out, train, teacher=teacher, ledger=ledger, resume=resume, stores=stores,
         on_epoch_end=on_epoch_end, progress=progress, should_stop=should_stop,
->>>>>>> 95954c2 (Runs: costs, leaves and settings in fewer words; no earlier cards or results; a rate for a head is a number)
+        record_plans=record_plans,
     )  # fmt: skip
 
 
@@ -161,12 +156,8 @@ def _execute(
     should_stop: Stop | None,
     teacher: Path | None = None,
     ledger: Path | None = None,
-<<<<<<< HEAD
-    view_seed: int | None = None,
-    record_plans: bool = False,
-=======
     stores: Path | None = None,
->>>>>>> 95954c2 (Runs: costs, leaves and settings in fewer words; no earlier cards or results; a rate for a head is a number)
+    record_plans: bool = False,
 ) -> dict[str, Any]:
     """Claim the folder, train, and write the folder."""
     if ledger is not None:
@@ -211,14 +202,10 @@ def _execute(
             "eval_dataset": material.eval_dataset,
             "device": recipe.device,
             "run": RunOptions(
-                folder.checkpoints,
-                recipe.checkpoints,
-                resume,
-                log,
-                should_stop,
+                folder.checkpoints, recipe.checkpoints, resume, log, should_stop,
                 partial(save_plan, folder.plans) if record_plans else None,
             ),
-        }
+        }  # fmt: skip
         context = RunContext(recipe, role, material, folder, teacher, stores, progress, should_stop)
         run, notes = train(context, keywords)
         samples, meters = len(run.ledger), run.meters.summary()
