@@ -410,9 +410,7 @@ class RKD(FeatureObjective):
     is 0.
 
     *Weights:* the pair (i, j) weighs w_i * w_j, in D and in the mean distance, the triplet w_i *
-    w_j * w_k; it counts with j.
-
-    *Needs:* rows^3 values of memory for A.
+    w_j * w_k; it counts with j. A needs rows^3 values of memory.
 
     Attributes:
         distance: the weight of D.

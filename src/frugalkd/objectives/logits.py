@@ -63,8 +63,7 @@ class LogitMSE(Objective):
 
     *Loss:* ``alpha * |student - teacher|^2 + (1 - alpha) * cross-entropy``, on the logits.
 
-    *Our reading:* the square of the norm is a sum over classes, as it is written; a mean over them
-    would be smaller by their number. No temperature.
+    *Our reading:* the square of the norm is a sum over classes, not a mean. No temperature.
 
     *Needs:* the teacher's logits themselves: float16 keeps each row less its largest logit.
     """
@@ -222,10 +221,9 @@ class JensenShannon(Objective):
     M) + (1 - beta) * KL(student_T || M)`` and the mixture is ``M = beta * teacher_T + (1 - beta) *
     student_T``.
 
-    *Our reading:* beta = 0 is KL(teacher || student), and so KD exactly; beta = 1 is KL(student ||
-    teacher), the reverse. Near these ends JS is beta or 1 - beta times as large as the end itself,
-    to which it does not lead without a jump. GKD scales nothing by T^2 and has no cross-entropy:
-    that is T = 1 and alpha = 1.
+    *Our reading:* beta = 0 is KD exactly, beta = 1 the reverse divergence. Near these ends JS is
+    beta or 1 - beta times as large as the end itself: there is a jump. GKD scales nothing by T^2
+    and has no cross-entropy: that is T = 1 and alpha = 1.
 
     *Needs:* no draws: only beta = 0 is linear in the teacher's probabilities, and that is KD.
 

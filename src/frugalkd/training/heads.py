@@ -121,9 +121,7 @@ def train_head(
         learner, features, sampling=sampling, objective=objective, training=plain, seed=seed,
         device=device, run=run,
     )  # fmt: skip
-    with torch.no_grad():
-        for own, learned in zip(head.parameters(), learner.parameters(), strict=True):
-            own.copy_(learned)
+    head.load_state_dict(learner.state_dict())
     done.model = model.eval()
     note_origin(model, **trained_on(dataset))
     done.ledger.about["data"] = data_digest(dataset)

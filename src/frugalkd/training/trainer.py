@@ -355,8 +355,7 @@ class Trainer:
         if stopped:
             raise Stopped("stopped while BatchNorm's statistics were refreshed")
         last = self.history[-1] if self.history else {"epoch": 0, "steps": 1}
-        step = max(0, last["steps"] - 1)
-        selection.check_finite(last["epoch"], step, ids)
+        selection.check_finite(last["epoch"], max(0, last["steps"] - 1), ids)
 
     def _save(self, epochs: int) -> None:
         """Save a checkpoint, if there is a folder: ``epochs`` epochs are done. Raises NonFiniteLoss
