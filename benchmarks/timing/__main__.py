@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from frugalkd.cli import main
 from frugalkd.cli.options import JSON
 from frugalkd.cli.running import resumable
-from frugalkd.cli.show import Rows, print_command, stdout
+from frugalkd.cli.show import Rows, print_result
 from frugalkd.errors import RecipeError, UnknownName
 from frugalkd.files.parsing import printable
 
@@ -177,9 +176,6 @@ def _teacher(text: str) -> tuple[str, Path]:
 
 
 def _list(cases: list[Case | Measurement], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps([_as_dict(case) for case in cases], indent=2))
-        return
     table = Rows(box=SIMPLE_HEAD)
     table.add_column("case", no_wrap=True)
     table.add_column("what is timed", overflow="fold")
@@ -188,8 +184,8 @@ def _list(cases: list[Case | Measurement], as_json: bool) -> None:
     for case in cases:
         rounds = getattr(case, "rounds", "")
         table.add_row(case.name, case.summary, str(rounds), case.takes)
-    stdout().print(table)
-    print_command(stdout(), f"python -m benchmarks.timing {cases[0].name} --dry-run")
+    following = f"python -m benchmarks.timing {cases[0].name} --dry-run"
+    print_result(as_json, [_as_dict(case) for case in cases], table, following=following)
 
 
 def _as_dict(case: Case | Measurement) -> dict[str, Any]:
@@ -201,24 +197,16 @@ def _as_dict(case: Case | Measurement) -> dict[str, Any]:
 
 
 def _plans(plans: list[dict[str, Any]], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(plans, indent=2))
-        return
     from benchmarks.timing.table import plan_view
 
-    for plan in plans:
-        stdout().print(plan_view(plan))
+    print_result(as_json, plans, *map(plan_view, plans))
 
 
 def _report(contents: list[dict[str, Any]], as_json: bool) -> None:
     """Print the results; exit with code 1 if a run failed."""
-    if as_json:
-        print(json.dumps(contents, indent=2))
-    else:
-        from benchmarks.timing.table import case_view
+    from benchmarks.timing.table import case_view
 
-        for content in contents:
-            stdout().print(case_view(content))
+    print_result(as_json, contents, *map(case_view, contents))
     failures = [failure for content in contents for failure in content["failed"]]
     for failure in failures:
         _say(f"failed: {failure['run']}: {failure['error']}")

@@ -14,8 +14,8 @@ from frugalkd.cli.show import (
     comparison_table,
     facts_table,
     ledger_view,
-    print_command,
     print_line,
+    print_result,
 )
 
 HOSTILE = [
@@ -40,16 +40,19 @@ def shown(draw, terminal=False):
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_name_in_a_table_is_a_name(name):
+def test_a_name_in_a_table_is_a_name(name, capsys):
     def draw(console):
         table = Rows("heading", name, title=name)
         table.add_row(name, "its neighbour")
         console.print(table)
         console.print(facts_table(name, {name[:20]: name}))
         print_line(console, name)
-        print_command(console, name)
 
-    text = shown(draw)
+    print_result(False, None, following=name)
+    following = capsys.readouterr().out
+    assert following.startswith("next: ")
+    assert len(following.splitlines()) == 1
+    text = shown(draw) + following
     lines = text.splitlines()
     assert all(sign.isprintable() for sign in text if sign != "\n")
     text.encode("utf-8")

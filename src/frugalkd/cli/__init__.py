@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import typer
 
 import frugalkd
-from frugalkd.cli import comparing, ledgers, recipes, results, training
+from frugalkd.cli import ledgers, recipes, results, training
 from frugalkd.cli.options import option
 from frugalkd.cli.running import Interrupted
 from frugalkd.distributed.launch import quiet_unless_first
@@ -52,7 +52,7 @@ def _root(
     version: bool = option("--version", "Print the version.", callback=_version, is_eager=True),
     debug: bool = option("--debug", "Show the traceback of an error; valid anywhere."),
 ) -> None:
-    """What holds for every command; main() handles --debug."""
+    # main() handles --debug.
     name, (_, world) = context.invoked_subcommand, rank_and_world()
     if world > 1 and name not in TOGETHER:
         raise RankError(
@@ -63,8 +63,8 @@ def _root(
 
 _RUN, _USE = "Run", "Show and use"
 for _command in (
-    comparing.demo, comparing.estimate, training.teach, training.store, training.distill,
-    training.chain, comparing.compare,
+    training.demo, training.estimate, training.teach, training.store, training.distill,
+    training.chain, training.compare,
 ):  # fmt: skip
     app.command(rich_help_panel=_RUN)(_command)
 app.add_typer(recipes.app, name="recipes", rich_help_panel=_USE)
@@ -84,9 +84,7 @@ _command_of = cache(typer.main.get_command)
 def main(
     argv: Sequence[str] | None = None, *, app: typer.Typer = app, name: str = "frugalkd"
 ) -> int:
-    """Run the command line on ``argv`` (default: the process's); returns the exit code.
-
-    ``app`` and ``name`` are another application's (the benchmarks' is not part of the package).
+    """Run the command line ``app`` on ``argv`` (default: the process's); returns the exit code.
 
     An expected failure is one line on stderr and 2; Ctrl-C is 130; ``--debug`` anywhere shows the
     traceback instead of the line. A warning of frugalkd is one line on stderr.
@@ -178,8 +176,7 @@ def _show_warning(
 
 
 def _usage(error: Exception, arguments: Sequence[str]) -> str:
-    """A mistake in the command line itself, and the command of its help; empty where the help was
-    printed already."""
+    """A mistake in the command line itself; empty where the help was printed already."""
     context = getattr(error, "ctx", None)
     message = error.format_message()  # pyright: ignore[reportAttributeAccessIssue]
     message = message.rstrip(".").partition(", unable to parse")[0]

@@ -105,11 +105,7 @@ def report(
         "--watch", "Serve the page instead, refreshed while runs continue, until Ctrl-C."
     ),
     port: int = option(
-        "--port N",
-        "With --watch: the port, 0 for any free one: `--port 9000`.",
-        8765,
-        min=0,
-        max=65535,
+        "--port N", "With --watch: the port, 0 for any free: `--port 9000`.", 8765, min=0, max=65535
     ),
     data: bool = options.DATA,
     imports: list[str] = options.IMPORT,

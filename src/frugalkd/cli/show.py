@@ -62,28 +62,18 @@ def print_result(as_json: bool, content: Any, *shown: RenderableType, following:
     if as_json:
         print(json.dumps(content, indent=2))
         return
-    console = stdout()
+    console = Console(highlight=False)
     for each in shown:
         print_line(console, each) if isinstance(each, str) else console.print(each)
-    if following:
-        print_command(console, following)
+    if following:  # on one line, so that it can be copied
+        command = Text.assemble(("next: ", "dim"), (printable(following), "cyan"))
+        console.print(command, soft_wrap=True)
 
 
 def command(*words: object, settings: Sequence[str] = ()) -> str:
     """A command of frugalkd as it is typed, with ``--set`` for each setting."""
     given = (word for setting in settings for word in ("--set", setting))
     return shlex.join(["frugalkd", *map(str, words), *given])
-
-
-def stdout() -> Console:
-    """A console for results; progress goes to stderr."""
-    return Console(highlight=False)
-
-
-def print_command(console: Console, command: str) -> None:
-    """The next command to run, on one line so that it can be copied."""
-    said = (printable(command), "cyan")
-    console.print(Text.assemble(("next: ", "dim"), said), soft_wrap=True)
 
 
 def print_line(console: Console, line: str) -> None:

@@ -1,26 +1,31 @@
-"""``teach``, ``store``, ``distill`` and ``chain``."""
+"""The commands that train: ``teach``, ``store``, ``distill``, ``chain``, ``demo``, ``compare`` and
+``estimate``."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+import typer
 from rich import filesize
+from rich.console import Console
 
-from frugalkd.cli import options
-from frugalkd.cli.options import argument, option, resolve, start
-from frugalkd.cli.running import Bar, resumable
-from frugalkd.cli.show import chain_table, command, facts_table, print_result, summary_table
+from frugalkd.cli import options, show
+from frugalkd.cli.options import argument, option, resolve, split, start
+from frugalkd.cli.running import Bar, resumable, run_name
 from frugalkd.distributed.launch import started_again
 from frugalkd.errors import RecipeError
+from frugalkd.experiments.recipes.load import check_variants
 from frugalkd.policies.modes import MODES
 
 if TYPE_CHECKING:
+    from frugalkd.experiments.comparison.run import ComparisonRun
     from frugalkd.experiments.runs.chain import Stage
     from frugalkd.teachers.store import Header
 
@@ -51,7 +56,7 @@ def teach(
 
     student = out.parent / ("student" if out.name != "student" else "distilled")
     words = ["distill", recipe, "--mode", "regulated", "--teacher", out, "--out", student]
-    following = command(*words, settings=settings)
+    following = show.command(*words, settings=settings)
     training = partial(run, made, out, resume=resume or started_again())
     _train(f"teach {made.name}", made.teacher.training.epochs, training, out, as_json, following)
 
@@ -93,12 +98,12 @@ def distill(
     start(made, dry_run=dry_run, as_json=as_json, download=download)
     from frugalkd.experiments.runs.execute import distill as run
 
-    following = command("ledger", "show", out)
+    following = show.command("ledger", "show", out)
     if made.data.name is not None:  # only shipped data sets say how to prepare a picture
         own = made.student.model.path
         imports = () if own is None else ("--import", own)
         table = out / "classes.csv"
-        following = command("predict", out, "--data", made.data.name, "--out", table, *imports)
+        following = show.command("predict", out, "--data", made.data.name, "--out", table, *imports)
     title = f"distill {made.name} {made.student.mode or made.student.policy.name}"  # pyright: ignore
     again = resume or started_again()
     training = partial(run, made, out, teacher=teacher, ledger=ledger, resume=again)
@@ -113,7 +118,7 @@ def _train(
         results = run(on_epoch_end=bar.epoch, progress=bar.before, should_stop=stop)
         if done:
             bar.say(f"{out} holds this very run, finished: here are its results")
-    print_result(as_json, results, summary_table(results, out), following=following)
+    show.print_result(as_json, results, show.summary_table(results, out), following=following)
 
 
 def store(
@@ -171,8 +176,8 @@ def store(
             )
 
         part = int(index), int(shards)
-        show = lambda rows, of: bar.update(completed=rows, total=of)  # noqa: E731
-        done = run(made, out, teacher=teacher, shard=part, announce=announce, listener=show)
+        filled = lambda rows, of: bar.update(completed=rows, total=of)  # noqa: E731
+        done = run(made, out, teacher=teacher, shard=part, announce=announce, listener=filled)
     facts = {
         "rows": f"{done['rows']:,} of {done['of']:,}",
         "queried now": f"{done['queries']:,}",
@@ -183,8 +188,9 @@ def store(
     }
     by = () if teacher is None else ("--teacher", teacher)
     use = [*settings, f"student.targets.folder={out}"]
-    following = command("distill", recipe, *by, "--out", out.parent / "student", settings=use)
-    print_result(as_json, done, facts_table(f"store {made.name}", facts), following=following)
+    following = show.command("distill", recipe, *by, "--out", out.parent / "student", settings=use)
+    table = show.facts_table(f"store {made.name}", facts)
+    show.print_result(as_json, done, table, following=following)
 
 
 def chain(
@@ -225,5 +231,187 @@ def chain(
             return bars.enter_context(Bar(title, stage.role.training.epochs)).epoch
 
         done = run(made, out, teacher=teacher, begin=begin, should_stop=stop)
-    following = command("report", out / stages[-1].name)
-    print_result(as_json, done, chain_table(done, out), following=following)
+    following = show.command("report", out / stages[-1].name)
+    show.print_result(as_json, done, show.chain_table(done, out), following=following)
+
+
+JOBS = option(
+    "--jobs N", "Runs at the same time, each in its own process, best on its own core.", 2, min=1
+)
+
+
+def demo(
+    out: Path = option("--out DIR", "The folder to write: `--out runs/demo`.", Path("runs/demo")),
+    jobs: int = JOBS,
+    as_json: bool = options.JSON,
+) -> None:
+    """See it work: two teachers, four distillations and three controls on scikit-learn's digits.
+
+    Takes a minute or two on two cores and downloads nothing.
+
+    [bold]Example[/bold]
+    frugalkd demo --out runs/demo
+    """
+    from frugalkd.experiments.comparison.run import DEMO_NOTE
+    from frugalkd.experiments.comparison.run import demo as run
+
+    with resumable(out, runs=True), Bar("demo") as bar:
+        comparison = run(out, jobs=jobs, on_event=bar.event)
+    following = "frugalkd recipes show fashion-mnist > mine.yaml"
+    _report(comparison, out, as_json, f"note: {DEMO_NOTE}", following=following)
+
+
+def compare(
+    recipe: str = options.RECIPE,
+    out: Path = options.OUT,
+    arms: str = option(
+        "--arms A,B,...",
+        "The rows to run: a mode, 'ce' (no teacher), an arm of the recipe, or a control of "
+        "another row (random, short, permuted, random-cost, ...); by default the recipe's "
+        "arms: `--arms vanilla,hybrid,short:hybrid`.",
+        "",
+    ),
+    seeds: int = option(
+        "--seeds N", "Seeds 0 .. N-1 for each arm; a claim needs 10: `--seeds 10`.", 3, min=1
+    ),
+    budgets: str = option(
+        "--budgets B,...",
+        "Fractions of the samples of full training, in (0, 1]: an arm that can be limited to "
+        "a budget runs once for each, as ARM@B: `--budgets 0.1,0.25,0.5`.",
+        "",
+    ),
+    claims: list[str] = option(
+        "--claim 'A > B'",
+        "A claim to test; repeatable, and all are corrected together. A > B: better; A >= B: "
+        "no worse, by more than the margin: `--claim 'regulated@0.25 > random@0.25'`.",
+        [],
+    ),
+    margin: float = option(
+        "--margin POINTS", "What 'no worse' may lose, in points of accuracy.", 0.5, min=0, max=100
+    ),
+    jobs: int = JOBS,
+    on: Literal["here", "ray"] = option(
+        "--on here|ray", "Where runs are executed: here, or as tasks of a Ray cluster.", "here"
+    ),
+    ray_address: str | None = option(
+        "--ray-address HOST:PORT", "The Ray cluster; without it, one on this machine is started."
+    ),
+    settings: list[str] = options.SET,
+    list_: bool = option("--list", "Only list the runs, with the digests that --only accepts."),
+    only: str | None = option(
+        "--only DIGEST", "Execute this run alone, as in a job array: `--only 1f0c5a2b`."
+    ),
+    as_json: bool = options.JSON,
+    dry_run: bool = options.DRY_RUN,
+    no_import: bool = options.NO_IMPORT,
+    download: bool = options.DOWNLOAD,
+) -> None:
+    """Run a recipe's arms over several seeds, and compare them.
+
+    Finished runs are not repeated, so the same command resumes after a stop, and collects the
+    results of a job array.
+
+    [bold]Example[/bold]
+    frugalkd compare digits --arms vanilla,hybrid,short:hybrid --out runs/c
+    frugalkd compare digits --arms vanilla,regulated,random --budgets 0.25,0.5 --out runs/b
+    """
+    made = resolve(recipe, settings, None, no_import=no_import, download=download)
+    from frugalkd.experiments.comparison import resolve_arms
+    from frugalkd.experiments.comparison.run import ComparisonRun
+    from frugalkd.experiments.comparison.statistics import parse_claim
+
+    fractions = _fractions(budgets)
+    chosen = list(dict.fromkeys(split(arms))) or list(made.arms) or list(MODES)
+    resolved = resolve_arms(made, chosen, fractions)
+    check_variants(made, [arm.name.partition("@")[0] for arm in resolved])
+    declared = [parse_claim(claim, margin / 100) for claim in claims]
+    if ray_address is not None and on != "ray":
+        raise RecipeError("an address of a Ray cluster is for runs on ray: add --on ray")
+    comparison = partial(ComparisonRun, made, chosen, seeds, out, fractions, claims=declared)
+    if dry_run:
+        comparison()  # refuses what cannot be compared
+    start(made, dry_run=dry_run, as_json=as_json, download=download)
+    if not list_ and only is None:
+        ray = (ray_address or "local") if on == "ray" else None
+        with resumable(out, runs=True), Bar(f"compare {made.name}") as bar:
+            done = comparison(on_event=bar.event).execute(jobs, ray)
+        return _report(done, out, as_json)
+    checked = comparison()
+    if only is not None and not list_:
+        return _run_one(checked, only, as_json)
+    listed = checked.list_jobs()
+    lines = (f"{it['digest']}  {'done' if it['done'] else '':4}  {run_name(it)}" for it in listed)
+    show.print_result(as_json, listed, *lines)
+
+
+def _fractions(budgets: str) -> list[float]:
+    """``"0.1,0.5"`` as numbers. Raises RecipeError."""
+    try:
+        return list(dict.fromkeys(map(float, split(budgets))))
+    except ValueError:
+        raise RecipeError(
+            f"--budgets {budgets}: write parts of 1, as in 0.1,0.25,0.5 for 10, 25 and 50 %"
+        ) from None
+
+
+def _run_one(comparison: ComparisonRun, digest: str, as_json: bool) -> None:
+    with resumable(comparison.out, runs=True):
+        results = comparison.run_one(digest)
+    if "meters" in results:
+        table = show.summary_table(results, comparison.out)
+    else:
+        facts = {"rows queried": f"{results['rows']:,}", "seconds": f"{results['seconds']:.1f}"}
+        table = show.facts_table("soft targets", facts)
+    show.print_result(as_json, results, f"done: {digest}", table)
+
+
+def _report(
+    comparison: dict[str, Any], out: Path, as_json: bool, *notes: str, following: str = ""
+) -> None:
+    """The comparison on stdout; exit code 1 where a run failed."""
+    tables = [show.comparison_table(comparison)]
+    if comparison["claims"]:
+        tables.append(show.claims_table(comparison))
+    written = f"written: {out / 'comparison.json'}"
+    show.print_result(as_json, comparison, *tables, *notes, written, following=following)
+    for failure in comparison["failed"]:
+        show.print_line(Console(stderr=True), f"failed: {run_name(failure)}: {failure['error']}")
+    if comparison["failed"]:
+        raise typer.Exit(1)
+
+
+def estimate(
+    recipe: str = options.RECIPE,
+    teacher: Path | None = options.TEACHER,
+    seconds: float = option("--seconds S", "About how long the pilot takes: `--seconds 60`.", 20.0),
+    settings: list[str] = options.SET,
+    as_json: bool = options.JSON,
+    dry_run: bool = options.DRY_RUN,
+    no_import: bool = options.NO_IMPORT,
+    download: bool = options.DOWNLOAD,
+) -> None:
+    """Estimate, before any training, what selection saves on this pair of models.
+
+    A pilot of seconds times what would run, trains the student in miniature,
+    and forecasts what each mode would keep, how long it would take, and its disk use.
+    Without --teacher, costs are of an untrained teacher, and kept fractions are rougher.
+
+    [bold]Examples[/bold]
+    frugalkd estimate fashion-mnist
+    frugalkd estimate fashion-mnist --teacher runs/teacher --seconds 60
+    """
+    made = resolve(recipe, settings, None, no_import=no_import, download=download)
+    start(made, dry_run=dry_run, as_json=as_json, download=download)
+    from frugalkd.experiments.estimate import estimate as run
+
+    with Console(file=sys.stderr, highlight=False).status("pilot") as status:
+        result = run(
+            made, teacher=teacher, seconds=seconds, say=lambda line: status.update(f"pilot: {line}")
+        )
+    words = ["distill", recipe, "--out", "runs/student"]
+    if teacher is not None:
+        words += ["--teacher", str(teacher)]
+    elif made.teacher.weights is None:
+        words = ["teach", recipe, "--out", "runs/teacher"]
+    following = show.command(*words, settings=settings)
+    show.print_result(as_json, result, show.estimate_view(result), following=following)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from frugalkd.errors import LedgerError, RecipeError, RunFolderError, UnsupportedData
-from frugalkd.experiments.estimate import Range, estimate
-from frugalkd.experiments.estimate.model import Curve, exactly
+from frugalkd.experiments.estimate import estimate
+from frugalkd.experiments.estimate.model import Curve, Range, exactly
 from frugalkd.experiments.estimate.pilot import FORWARD, Trainee, part_of, row_costs
 from frugalkd.experiments.estimate.run import _verdict
 from frugalkd.experiments.recipes.load import load_recipe

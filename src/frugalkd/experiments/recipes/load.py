@@ -9,7 +9,6 @@ import copy
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,10 +37,10 @@ SCHEMA = 1
 """A recipe without the key ``schema`` is of this one."""
 
 LARGEST = 1 << 17
-"""Bytes of a recipe's file: PyYAML takes up to a kilobyte, and some 20 µs, for every other one."""
+"""Bytes of a recipe's file: PyYAML takes up to a kilobyte for every other one."""
 
 MOST_VALUES = 100_000
-_SHIPPED = files("frugalkd.experiments.recipes")
+_SHIPPED = Path(__file__).parent
 _NAMED = ("name", "path")
 _OWN_SETTINGS = ("policy", "objective")
 """Sections in which all settings belong to the name."""
@@ -49,15 +48,12 @@ _OWN_SETTINGS = ("policy", "objective")
 
 def recipe_names() -> list[str]:
     """The shipped recipes, sorted."""
-    found = (item.name for item in _SHIPPED.iterdir())
-    return sorted(name.removesuffix(".yaml") for name in found if name.endswith(".yaml"))
+    return sorted(path.stem for path in _SHIPPED.glob("*.yaml"))
 
 
 def recipe_text(name: str) -> str:
     """The YAML of a shipped recipe, or of a file. Raises UnknownName, RecipeError."""
-    if name in recipe_names():
-        return (_SHIPPED / f"{name}.yaml").read_text(encoding="utf-8")
-    path = Path(name)
+    path = _SHIPPED / f"{name}.yaml" if name in recipe_names() else Path(name)
     beside = [str(file) for file in path.parent.glob("*.yaml")]
     if not path.suffix and len(path.parts) == 1 and not path.exists():
         raise UnknownName("recipe", name, [*recipe_names(), *beside])
@@ -99,9 +95,8 @@ def override(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
 
 
 def check_names(recipe: Recipe) -> None:
-    """Refuse, before anything is trained, what the schema alone cannot find: unknown models and
-    data sets, options that they do not take, malformed import paths. No user code is imported.
-    Raises RecipeError: one line that names the field."""
+    """Raises RecipeError, which names the field, for what the schema alone cannot find: unknown
+    models and data sets, options that they do not take, malformed import paths. Imports nothing."""
     from frugalkd.data import check_data
     from frugalkd.models import check_model
 
@@ -115,8 +110,7 @@ def check_names(recipe: Recipe) -> None:
 
 def check_variants(recipe: Recipe, arms: Collection[str]) -> None:
     """:func:`check_names` for the recipe's teachers, and for those of its own arms that ``arms``
-    names, as a comparison makes them. Raises RecipeError: one line that names the teacher or the
-    arm, and the field."""
+    names. Raises RecipeError, which names the teacher or the arm, and the field."""
     variants = {f"teachers.{name}": settings for name, settings in recipe.teachers.items()}
     variants |= {f"arms.{name}.set": recipe.arms[name].set for name in recipe.arms if name in arms}
     for where, settings in variants.items():
@@ -127,8 +121,7 @@ def check_variants(recipe: Recipe, arms: Collection[str]) -> None:
 
 
 def import_paths(recipe: Recipe) -> list[str]:
-    """The import paths that ``recipe`` names, its teachers and arms included, in order. A run
-    imports nothing else that a file names."""
+    """The import paths that ``recipe`` names, its teachers and arms included, in order."""
     variants = _variants(recipe)
     specs = [spec for one in variants for spec in (one.data, *dict(_models(one)).values())]
     paths = [spec.path for spec in specs if spec.path is not None]
@@ -138,9 +131,9 @@ def import_paths(recipe: Recipe) -> list[str]:
 
 
 def fetched_names(recipe: Recipe) -> list[str]:
-    """What a run of ``recipe`` would fetch from a network, its teachers and arms included: data
-    sets, tokenizers and models on the Hugging Face hub, pretrained weights of a library. Imported
-    code may fetch more."""
+    """What ``recipe``, its teachers and arms included, would fetch from a network: data sets,
+    tokenizers and models on the Hugging Face hub, pretrained weights. Imported code may fetch more.
+    """
     from frugalkd.data.text import is_on_hub
     from frugalkd.models.initial import PRETRAINED
 
@@ -285,11 +278,8 @@ class _Loader(yaml.SafeLoader):
 
 
 # PyYAML reads 1e-3 as text, since YAML 1.1 requires a dot and a sign.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    "+-0123456789",
-)
+_FLOAT = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9]*)?[eE][-+]?[0-9]+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, "+-0123456789")
 
 
 def load_yaml(text: str, source: str) -> Any:
