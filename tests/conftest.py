@@ -5,9 +5,10 @@ from __future__ import annotations
 import gc
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +57,16 @@ def own_allocator() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_waiting() -> Iterator[None]:
-    """No file of a test outlives the machine, and without an accelerator torch.manual_seed formats
-    the call stack three times, for errors of streams that are not there."""
+def nothing_slow() -> Iterator[None]:
+    """No file of a test outlives the machine; without an accelerator torch.manual_seed formats the
+    call stack three times, for errors of streams that are not there; the digits are read once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda file: None)
         if not torch.accelerator.is_available():
             for module in ("torch.cuda.random", "torch.xpu.random", "torch.mtia"):
                 patch.setattr(f"{module}._lazy_call", lambda call, **kind: None)
+        if digits := sys.modules.get("sklearn.datasets"):
+            patch.setattr(digits, "load_digits", cache(digits.load_digits))
         yield
 
 

@@ -18,7 +18,9 @@ LIMIT = 120
 """Seconds after which ranks count as hanging; a busy machine is slow, too."""
 
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["torch", "numpy", "frugalkd.training.api"])
+_SERVER.set_forkserver_preload(
+    ["numpy", "pytest", "torch._dynamo", "torch.distributed.fsdp", "frugalkd.training.api"]
+)
 
 
 def on_ranks(world: int, work: Callable[..., Any], *args: Any) -> list[Any]:
