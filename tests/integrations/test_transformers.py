@@ -559,13 +559,8 @@ NOW = SelfRegulation(when="now")
             "gradient_accumulation_steps must be 1",
         ),
         (FrugalTrainer, {"model": NoLogits()}, ModelError, "gives a dict"),
-        (
-            FrugalTrainer,
-            {"model": bert(problem_type="multi_label_classification")},
-            UnsupportedData,
-            "multi label",
-        ),
-        (FrugalTrainer, {"model": bert(classes=1)}, UnsupportedData, "regression"),
+        (FrugalTrainer, {"label": lambda label: [label, 0]}, UnsupportedData, "multi-label"),
+        (FrugalTrainer, {"label": float}, UnsupportedData, "regression"),
         (FrugalTrainer, {"drop": "label"}, UnsupportedData, "no labels"),
         (FrugalTrainer, {"teacher": bert(1, classes=5)}, TargetsError, "5 classes"),
         (FrugalTrainer, {"teacher": "no/such-folder-anywhere/x"}, ModelError, "no teacher at"),
@@ -591,6 +586,8 @@ def test_misuse_is_refused_in_one_line(kind, settings, error, says, texts, tmp_p
     data = settings.pop("data", texts)
     if drop := settings.pop("drop", None):
         data = data.remove_columns(drop)
+    if change := settings.pop("label", None):
+        data = [{**row, "label": change(row["label"])} for row in data]
     with pytest.raises(FrugalKDError, match=says) as raised:
         made(kind, tmp_path, data, **settings).train()
     assert type(raised.value) is error

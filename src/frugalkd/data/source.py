@@ -30,7 +30,7 @@ from frugalkd.errors import DataError, FrugalKDError, SelectionMisuse, Unsupport
 from frugalkd.files.parsing import one_line
 from frugalkd.policies.policy import Ids
 from frugalkd.runtime import draws
-from frugalkd.runtime.failures import blame, is_worker_gone, reason, worker_gone
+from frugalkd.runtime.failures import blame, reason, refuse_worker_gone
 
 Request = tuple[NDArray[np.int64], NDArray[np.int64]]
 Collate = Callable[[list[Any]], Any]
@@ -155,10 +155,8 @@ class LoaderSource(Source):
                 got = next(self._reading)
             except RuntimeError as error:
                 self.close()
-                if not is_worker_gone(error):
-                    raise
-                where = f" while samples {few(ids.tolist())} were read"
-                raise worker_gone(error, where) from error
+                refuse_worker_gone(error, f" while samples {few(ids.tolist())} were read")
+                raise
             if isinstance(got, DataError):
                 raise got
             yield checked_batch(got, ids)

@@ -174,7 +174,7 @@ class FrugalCallback(Frugal, Callback):
         if self.selection is None:
             return {}
         kept = self._kept(self.selection.state_dict(), self._loader.dataset)
-        return kept | {"steps": self._schedules.steps, "batches": self._length}
+        return kept | {"steps": self._scheduled, "batches": self._length}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Kept until the training begins."""
@@ -198,12 +198,12 @@ class FrugalCallback(Frugal, Callback):
         self._loader, self._started = loader, time.perf_counter()
         self._length = 0  # batches of Lightning's current epoch, or of its last one
         self._steps, self._over = trainer.global_step, False
-        total = trainer.estimated_stepping_batches
-        self._schedules = Schedules(trainer, pl_module, total)
+        self._total = trainer.estimated_stepping_batches  # of training on everything
+        self._scheduled = 0  # steps of the schedules that Lightning steps with the optimiser
         self.selection = self._select(trainer, pl_module)
         if state is not None:
             self._restore(state, loader.dataset)
-            self._schedules.steps = state["steps"]
+            self._scheduled = state["steps"]
         self._planned = PlannedEpochs(self.selection, loader.dataset, batches=loader.full)
         loader.planned, loader.begin = self._planned, functools.partial(self._begin, trainer)
         self._wrap(trainer, pl_module)
@@ -268,10 +268,17 @@ class FrugalCallback(Frugal, Callback):
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
     ) -> None:
         """Schedules are stepped for the samples that were left out."""
-        epoch, current = self._planned.current
-        total, accumulation = self._schedules.total, trainer.accumulate_grad_batches
-        self._schedules.catch_up(self._planned.position(current, total, accumulation))
-        self._schedules.factor = epoch.lr_factor
+        current, accumulation = self._planned.current[1], trainer.accumulate_grad_batches
+        position = self._planned.position(current, self._total, accumulation)
+        for _ in range(math.floor(position) - self._scheduled):
+            self._step_schedules(trainer, pl_module, "step")
+            self._scheduled += 1
+
+    def _step_schedules(self, trainer: Any, module: Any, interval: str) -> None:
+        for config in trainer.lr_scheduler_configs:
+            regular = config.interval == interval and config.frequency == 1
+            if regular and not config.reduce_on_plateau:
+                module.lr_scheduler_step(config.scheduler, None)
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """A loss scaler skips steps whose gradients are not finite, which is no error."""
@@ -284,13 +291,13 @@ class FrugalCallback(Frugal, Callback):
         """The plan's epoch ends with its last batch, before a checkpoint is written."""
         if trainer.global_step > self._steps:  # not in the middle of an accumulation
             self._steps = trainer.global_step
-            self._schedules.steps += 1
+            self._scheduled += 1
         self._planned.finish()
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Lightning's epoch ends, too."""
         if self._length == 0 and not self._over:
-            self._schedules.advance("epoch")  # Lightning does so within an epoch's last step
+            self._step_schedules(trainer, pl_module, "epoch")  # as an epoch's last step does
             trainer.fit_loop.max_batches = self._loader.full  # 0 would end the training
         trainer.should_stop |= self._planned.done
 
@@ -338,12 +345,23 @@ class FrugalCallback(Frugal, Callback):
             self._close_data()
             self._loader.planned, self._loader.begin = None, lambda: None
 
-        self._undo += [unwrap, *self._schedules.hooks(trainer.optimizers), release]
+        before = [each.register_step_pre_hook(self._scale) for each in trainer.optimizers]
+        after = [each.register_step_post_hook(self._scale_back) for each in trainer.optimizers]
+        self._undo += [unwrap, *(hook.remove for hook in (*before, *after)), release]
         if getattr(module, "_compiler_ctx", None) is None:
             see = module.register_forward_hook(
                 lambda _, inputs, output: self._seen.append(getattr(output, "logits", output))
             )
             self._undo.append(see.remove)
+
+    def _scale(self, optimizer: Optimizer, *_: Any) -> None:
+        self._rates = [group["lr"] for group in optimizer.param_groups]
+        for group in optimizer.param_groups:
+            group["lr"] = group["lr"] * self._planned.current[0].lr_factor
+
+    def _scale_back(self, optimizer: Optimizer, *_: Any) -> None:
+        for group, rate in zip(optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate
 
     def _loss(self, batch: Batch, outputs: Any) -> Any:
         """What Lightning gets in place of the module's ``outputs``; the batch is observed."""
@@ -417,43 +435,3 @@ def check_trainer(trainer: Any, module: Any) -> None:
                     f"{type(owner).__name__}.{name} changes batches that screening and the teacher "
                     "have received unchanged: do it in the data set, or in training_step"
                 )
-
-
-class Schedules:
-    """A trainer's learning-rate schedules, stepped as many times as if everything were used:
-    ``total`` times."""
-
-    def __init__(self, trainer: Any, module: Any, total: int):
-        self.total = total
-        self.steps = 0  # of the schedules that Lightning steps with the optimiser
-        self.factor = 1.0  # of each learning rate during a step
-        self._trainer, self._module = trainer, module
-        self._rates: list[Any] = []
-
-    def catch_up(self, position: float) -> None:
-        """Step the schedules to the last whole step before ``position``."""
-        for _ in range(math.floor(position) - self.steps):
-            self.advance("step")
-            self.steps += 1
-
-    def advance(self, interval: str) -> None:
-        """Step the schedules of this interval once."""
-        for config in self._trainer.lr_scheduler_configs:
-            regular = config.interval == interval and config.frequency == 1
-            if regular and not config.reduce_on_plateau:
-                self._module.lr_scheduler_step(config.scheduler, None)
-
-    def hooks(self, optimizers: list[Optimizer]) -> list[Callable[[], None]]:
-        """Apply ``factor`` in each step; returns the functions that undo this."""
-        before = [optimizer.register_step_pre_hook(self._scale) for optimizer in optimizers]
-        after = [optimizer.register_step_post_hook(self._restore) for optimizer in optimizers]
-        return [handle.remove for handle in (*before, *after)]
-
-    def _scale(self, optimizer: Optimizer, *_: Any) -> None:
-        self._rates = [group["lr"] for group in optimizer.param_groups]
-        for group in optimizer.param_groups:
-            group["lr"] = group["lr"] * self.factor
-
-    def _restore(self, optimizer: Optimizer, *_: Any) -> None:
-        for group, rate in zip(optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = rate

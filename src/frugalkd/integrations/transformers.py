@@ -109,7 +109,6 @@ class FrugalMixin(Frugal, _Trainer):
         super().__init__(*args, **kwargs)
         self._check_arguments()
         model: Any = self.model
-        check_model(model)
         if isinstance(teacher, str | PathLike):
             teacher = teacher_from(teacher, model)
         if isinstance(teacher, nn.Module):
@@ -421,19 +420,6 @@ def join_padded(processing: Any, batches: list[dict[str, Any]]) -> dict[str, Any
             rows = [row for part in parts for row in part]
             joined[key] = pad_sequence(rows, True, token if key == "input_ids" else 0, side)
     return joined
-
-
-def check_model(model: nn.Module) -> None:
-    """Raises UnsupportedData where a model's configuration is one of regression or many labels."""
-    config = getattr(model, "config", None)
-    kind = getattr(config, "problem_type", None)
-    if kind is None and getattr(config, "num_labels", None) == 1:
-        kind = "regression"
-    if kind in ("regression", "multi_label_classification"):
-        raise UnsupportedData(
-            f"the model is for {kind.replace('_', ' ')} (config.problem_type, config.num_labels), "
-            "which has no gate: one class a sample is needed"
-        )
 
 
 def logits_of(outputs: Any) -> Tensor:

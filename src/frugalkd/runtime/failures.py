@@ -28,8 +28,7 @@ _WORKER = "DataLoader worker (pid"
 def blame(error: Exception, kind: type[FrugalKDError], where: str) -> NoReturn:
     """Raise ``kind``, ``WHERE (TYPE: REASON)`` in one line, from ``error``; ``error`` itself where
     it is a FrugalKDError, memory ran out, or another rank is gone."""
-    if is_worker_gone(error):
-        raise worker_gone(error) from error
+    refuse_worker_gone(error)
     if isinstance(error, FrugalKDError) or is_out_of_memory(error) or is_parting(error):
         raise error
     raise kind(f"{where} ({reason(error)})") from error
@@ -49,18 +48,14 @@ def text_of(error: BaseException) -> str:
         return ""
 
 
-def is_worker_gone(error: BaseException) -> bool:
-    """Whether ``error`` says that a DataLoader's worker process has died."""
-    return isinstance(error, RuntimeError) and text_of(error).startswith(_WORKER)
-
-
-def worker_gone(error: BaseException, where: str = "") -> DataError:
-    """The same with advice."""
-    said = one_line(text_of(error).partition(". ")[0])
-    return DataError(
-        f"a worker process died{where} ({said}): set num_workers to 0 for its own error, or "
-        "lower it where the machine is short of memory"
-    )
+def refuse_worker_gone(error: BaseException, where: str = "") -> None:
+    """Raises DataError where ``error`` says that a DataLoader's worker process has died."""
+    if isinstance(error, RuntimeError) and text_of(error).startswith(_WORKER):
+        said = one_line(text_of(error).partition(". ")[0])
+        raise DataError(
+            f"a worker process died{where} ({said}): set num_workers to 0 for its own error, or "
+            "lower it where the machine is short of memory"
+        ) from error
 
 
 def is_parting(error: BaseException) -> bool:
@@ -83,8 +78,7 @@ def memory_for(what: str, advice: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if is_worker_gone(error):
-            raise worker_gone(error) from error
+        refuse_worker_gone(error)
         if not is_out_of_memory(error):
             raise
         raise OutOfMemory(f"out of memory for {what}: {advice}") from error
