@@ -1,8 +1,5 @@
-"""Features by module path: naming them, recording them with hooks, probing their shapes, and
-adapting a student's to the teacher's shape.
-
-A path may be a glob: ``layer3.2``, ``stages.*``; ``fc:input`` is a module's input.
-"""
+"""Features by module path (``layer3.2``, the glob ``stages.*``, the input ``fc:input``): recording
+them with hooks, probing their shapes, and adapting a student's to the teacher's shape."""
 
 from __future__ import annotations
 

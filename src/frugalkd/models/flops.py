@@ -37,9 +37,8 @@ def flops_per_row(
 
     ``inputs`` is a batch of ``rows`` on the model's device; ``precision`` a context of the forward
     pass, such as an autocast. Counted on a copy, in eval mode; where the model cannot be copied, on
-    the model itself with copied parameters. Element-wise operations are not counted (torch's
-    counter leaves them out). A model that torch cannot count (a scripted one, say) gives a
-    FrugalKDWarning, and counts 0: its training is over by then.
+    the model itself with copied parameters. Torch's counter leaves out element-wise operations. A
+    model that it cannot count gives a FrugalKDWarning, and counts 0: its training is over by then.
     """
     counted = {"forward": 0.0, "backward": 0.0}
     try:

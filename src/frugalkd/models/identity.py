@@ -101,13 +101,7 @@ def weights_digest(model: nn.Module) -> str:
 
 def constants(module: nn.Module) -> dict[str, str]:
     """The attributes of a module that decide its outputs beside registered tensors and modules, as
-    texts: numbers, flags, text, functions, tensors, and lists, tuples, sets and mappings of these.
-
-    Of a class of torch, timm, torchvision and transformers only functions, floats and what is named
-    as a parameter of its constructor; of torch's without defaults, which a newer torch may add. An
-    attribute that changed in a forward pass of frugalkd's (a counter, a cache) counts with its
-    value before the first one.
-    """
+    texts (docs/store.md). Of torch's classes without defaults, which a newer torch may add."""
     found = _attributes(module) | _FIRST.get(module, {})
     return {name: text for name, text in found.items() if text}
 

@@ -24,9 +24,8 @@ def init_from(model: nn.Module, weights: StrPath) -> None:
     ``package/folder/file.pth``.
 
     The head, the model's last ``nn.Linear``, keeps its drawn weights where the file has none for
-    it, or of another shape: a head of other classes.
-
-    Raises ModelError: there is no such file, it cannot be read, or it does not fit the model.
+    it, or of another shape. Raises ModelError: there is no such file, it cannot be read, or it does
+    not fit the model.
     """
     path = weights_file(weights)
     state, own = read_state(path), model.state_dict()

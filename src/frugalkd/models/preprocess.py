@@ -83,16 +83,13 @@ class Preprocess:
     def _arranged(self, tensor: Tensor) -> Tensor:
         """(N, C, H, W) from any arrangement; channels first where both would fit."""
         channels, height, width = self.shape
-        given = tuple(tensor.shape)
-        single: list[tuple[int, ...]] = [self.shape, (height, width, channels)]
-        if channels == 1:
-            single.append((height, width))
-        if given in single:
+        given, last = tuple(tensor.shape), (height, width, channels)
+        if given in (self.shape, last) or (channels == 1 and given == (height, width)):
             tensor = tensor[None]
         rows = tuple(tensor.shape[1:])
         if rows == self.shape:
             return tensor
-        if rows == (height, width, channels):
+        if rows == last:
             return tensor.permute(0, 3, 1, 2)
         if rows == (height, width) and channels == 1:
             return tensor[:, None]

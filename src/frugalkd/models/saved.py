@@ -159,8 +159,8 @@ def load(
         if "shape" in card:
             preprocess = Preprocess(tuple(map(int, card["shape"])), known["mean"], known["std"])
         if "vocabulary" in card:
-            name, length = tokenizer or card["tokenizer"], int(card["max_length"])
-            texts = TextPreprocess(name, length, download, tokenizer is not None)
+            own, length = card["tokenizer"], int(card["max_length"])
+            texts = TextPreprocess(tokenizer or own, length, download, tokenizer is not None)
         if download and card["model"].get("name") == "text-encoder":  # into the cache
             from_transformers("AutoConfig", str(card["model"]["options"]["path"]))
         model = _build(card, weights)

@@ -48,8 +48,7 @@ class EMA:
 
     @property
     def model(self) -> nn.Module:
-        """The average as a model, in eval mode, without gradients; before the first update, the
-        model as it was when the copy was made."""
+        """The average as a model, in eval mode, without gradients."""
         return self._averaged.module
 
     def update(self, model: nn.Module) -> None:

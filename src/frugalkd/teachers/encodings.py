@@ -27,17 +27,11 @@ _STREAM = draws.stream("sampled soft targets")
 
 class Fidelity(IntEnum):
     """How much of a teacher's logits soft targets keep, or an objective reads, from the least to
-    the most: soft targets that keep more serve an objective that reads less.
+    the most: soft targets that keep more serve an objective that reads less."""
 
-    ``DRAWS``: classes drawn from the softmax at one temperature; in expectation they give what is
-    linear in that softmax. ``SOFTMAX``: the softmax at one temperature, where the less likely
-    classes may share theirs evenly. ``DIFFERENCES``: each logit minus a number of its row, good for
-    every softmax. ``LOGITS``: the logits themselves.
-    """
-
-    DRAWS = 0
-    SOFTMAX = 1
-    DIFFERENCES = 2
+    DRAWS = 0  # of classes from the softmax at one temperature: right in expectation
+    SOFTMAX = 1  # at one temperature, where the less likely classes may share theirs evenly
+    DIFFERENCES = 2  # each logit minus a number of its row, good for every softmax
     LOGITS = 3
 
 
@@ -119,14 +113,9 @@ class Dense(Encoding):
 @final
 @dataclass(frozen=True)
 class TopK(Encoding):
-    """Decodes to the k largest logits (in float16, minus the largest) and one logit for each other
-    class, such that at ``temperature`` the others' total probability is the teacher's and each
-    receives the same part of it. Biased within these, and at any other temperature.
-
-    Attributes:
-        k: how many logits are kept; fewer than there are classes.
-        temperature: of the objective.
-    """
+    """Decodes to the ``k`` largest logits (in float16, minus the largest) and one logit for each
+    other class, such that at the objective's ``temperature`` the others' total probability is the
+    teacher's and each receives the same part of it. Biased within these, and at any other one."""
 
     k: Count
     temperature: Positive = 4.0
@@ -177,20 +166,15 @@ class TopK(Encoding):
 @final
 @dataclass(frozen=True)
 class Sampled(Encoding):
-    """``k`` draws from softmax(logits / temperature); decodes to each class's share of the draws,
-    as ``temperature * log(share)``, so that an objective at this temperature receives exactly these
-    shares.
+    """``k`` draws from softmax(logits / temperature); decodes to ``temperature * log(share)`` of
+    each class's share of the draws, so that an objective at this temperature receives these shares.
 
     Over the draws the expected share of a class is the teacher's probability of it at
     ``temperature``, and at no other; so the expected gradient of KL(teacher || student) is the
     teacher's own, while the loss is higher, since the shares have less entropy. After Sparse Logit
     Sampling (Anshumann et al., ACL 2025), with systematic draws (one random number places k equal
     steps on the distribution) in place of independent ones: the same expectation, and no share is
-    off by 1/k or more. A draw is a function of (id, view).
-
-    Attributes:
-        k: how many draws.
-        temperature: of the objective.
+    off by 1/k or more.
     """
 
     k: Count

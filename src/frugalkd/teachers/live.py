@@ -114,7 +114,7 @@ class ModelTeacher(Targets):
             return run_model(self._forward, data, ids, "the teacher").float()
 
     def classes(self, data: Any) -> int | None:
-        return self.run(data).shape[1]
+        return None if data is None else self.run(data).shape[1]
 
     def autocast(self) -> AbstractContextManager[Any]:
         return autocast(self.teacher, self.precision)

@@ -172,13 +172,9 @@ class SeveralTeachers(Targets):
         return temperature
 
     def classes(self, data: Any) -> int | None:
-        """Raises TargetsError where they differ. Without ``data`` (None) no teacher runs."""
-        known = {
-            name: each.classes(data)
-            for name, each in self.teachers.items()
-            if data is not None or isinstance(each, StoredTargets)
-        }
-        return self._same_classes({name: count for name, count in known.items() if count})
+        """Raises TargetsError where they differ."""
+        counts = {name: each.classes(data) for name, each in self.teachers.items()}
+        return self._same_classes({name: count for name, count in counts.items() if count})
 
     def _same_classes(self, counts: Mapping[str, int]) -> int | None:
         if len(set(counts.values())) > 1:

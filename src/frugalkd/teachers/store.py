@@ -59,9 +59,8 @@ _RECORD = np.dtype(
 @dataclass(frozen=True)
 class Header:
     """What a store holds: a row of ``classes`` values for each of ``samples`` in each of ``views``,
-    as ``encoding`` keeps it. ``about``: what the rows belong to, see
-    :meth:`frugalkd.teachers.ModelTeacher.describe`. ``shards``: parts of consecutive samples; one
-    process writes a shard."""
+    as ``encoding`` keeps it. ``about``: :meth:`frugalkd.teachers.ModelTeacher.describe`.
+    ``shards``: parts of consecutive samples, each written by one process."""
 
     samples: int
     views: int
@@ -371,8 +370,6 @@ class Store:
         self.folder = folder
         self.header = header = read_header(folder)
         write = range(header.shards) if write is None else write
-        if any(not 0 <= shard < header.shards for shard in write):
-            raise TargetsError(f"{folder} has shards 0 .. {header.shards - 1}: not {list(write)}")
         self._shards: list[Shard] = []
         try:
             for index in range(header.shards):

@@ -71,8 +71,8 @@ class Targets(ABC):
         return {}
 
     def classes(self, data: Any) -> int | None:
-        """How many classes the targets have, where it is known; ``data`` is any batch, as in
-        :meth:`fetch`, in case a teacher has to run. Not counted as a query."""
+        """How many classes the targets have, where it is known; ``data`` is any batch, in case a
+        teacher has to run, or None. Not counted as a query."""
         return None
 
     def begin_step(self, epoch: int, step: int) -> None:  # noqa: B027, as sync
