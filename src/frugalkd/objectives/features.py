@@ -424,19 +424,23 @@ class RKD(FeatureObjective):
     mixes_rows = True
 
     def compare(self, student: Tensor, teacher: Tensor, part: Any, weights: Tensor) -> Tensor:
-        features = student.flatten(1), teacher.flatten(1)
-        exact = "donot_use_mm_for_euclid_dist"  # so that near rows keep their digits
-        distances = [torch.cdist(rows, rows, compute_mode=exact) for rows in features]
+        pair = student, teacher
+        distances = [_distances(feature.flatten(1)) for feature in pair]
         apart = weights.new_zeros(len(weights))
         if self.distance:
             one, other = (_scaled(each, weights) for each in distances)
             losses = F.smooth_l1_loss(one, other, reduction="none")
             apart = apart + self.distance * (losses @ weights) / len(weights)
         if self.angle:
-            one, other = map(_cosines, features, distances)
+            one, other = map(_cosines, pair, distances)
             losses = F.smooth_l1_loss(one, other, reduction="none")
             apart = apart + self.angle * (losses @ weights @ weights) / len(weights) ** 2
         return apart
+
+
+def _distances(rows: Tensor) -> Tensor:
+    """(rows, rows); from differences, so that near rows keep their digits."""
+    return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _scaled(distances: Tensor, weights: Tensor) -> Tensor:
@@ -446,9 +450,10 @@ def _scaled(distances: Tensor, weights: Tensor) -> Tensor:
     return numerics.over(distances, mean)
 
 
-def _cosines(rows: Tensor, distances: Tensor) -> Tensor:
+def _cosines(feature: Tensor, distances: Tensor) -> Tensor:
     """(rows, rows, rows), at [j, i, k] the cosine of the angle at j between i and k; from products
     of rows, which take less memory than the differences."""
+    rows = feature.flatten(1)
     rows = rows - rows.detach().mean(0)  # no difference depends on it, and small products lose less
     products = rows @ rows.T
     own = products.diagonal()
