@@ -17,8 +17,11 @@ from frugalkd.ledger.ledger import Ledger
 from frugalkd.teachers.store import Store
 from ranking import on_ranks
 
+MODEL = {"name": "mlp", "options": {"hidden": [8]}}
 SET = {
-    "data.train_size": 300,
+    "data": {"path": "toys:kinds", "options": {"samples": 300}},
+    "teacher.model": MODEL,
+    "student.model": MODEL,
     "teacher.training.epochs": 2,
     "teacher.training.batch_size": 16,
     "student.training.epochs": 3,
@@ -46,7 +49,12 @@ def _run(folder):
     filled = store(made, folder / "store", teacher=folder / "t")
     alone = distill(made, folder / "s", teacher=folder / "t", on_epoch_end=records.append)
     again = distill(made, folder / "s", teacher=folder / "t")
-    scored = recipe(**{"student.mode": None, "student.policy": {"name": "el2n", "budget": 0.5}})
+    scored = recipe(
+        **{
+            "student.mode": None,
+            "student.policy": {"name": "el2n", "budget": 0.5, "epochs": 1, "seeds": 1},
+        }
+    )
     first_visit = recipe(**{"student.targets.fill": "first-visit"})
     return {
         "teach": taught,
