@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from frugalkd.data import Augmentation, ImageData
-from frugalkd.errors import DataError
+from frugalkd.errors import DataError, SettingError
 from frugalkd.runtime.draws import hash64, stream
 
 N, SIDE = 11, 6
@@ -206,5 +206,5 @@ def test_wrong_data_are_refused_in_one_line(wrong, message):
 
 
 def test_a_negative_crop_is_refused():
-    with pytest.raises(DataError, match="crop is -1"):
+    with pytest.raises(SettingError, match="crop must be 0 or more, not -1"):
         Augmentation(crop=-1)

@@ -10,10 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from frugalkd.data import ImageData
+from frugalkd.data import Augmentation, ImageData
 from frugalkd.errors import ModelError, RecipeError
 from frugalkd.experiments.recipes.load import load_recipe, override
-from frugalkd.experiments.recipes.schema import Augment
 from frugalkd.experiments.runs.execute import teach
 from frugalkd.experiments.runs.material import make_data, make_model, make_teacher
 from frugalkd.models.building import InputTransform, see
@@ -88,7 +87,7 @@ def test_sound_16_images_that_were_read_smaller_are_refused(tmp_path, in_memory)
         return override(load_recipe("digits"), {"data": data, "teacher.model": model})
 
     def made(recipe):
-        data = make_data(recipe, Augment(crop=0, flip=False), 0).train
+        data = make_data(recipe, Augmentation(), 0).train
         return make_model(recipe.teacher.model, data, 0), data
 
     with pytest.raises(ModelError, match=r"of up to 8 x 12 are read as 6 x 6, and the model.s"):
@@ -103,7 +102,7 @@ def test_sound_16_images_that_were_read_smaller_are_refused(tmp_path, in_memory)
     few = {"teacher.training.epochs": 1, "teacher.model": {"name": "resnet8"}}
     teach(override(recipe, few), teacher)
     smaller = recipe_of(6, 6)
-    data = make_data(smaller, Augment(crop=0, flip=False), 0).train
+    data = make_data(smaller, Augmentation(), 0).train
     with pytest.raises(ModelError, match=r"set data.options.size to \[9, 9\]"):
         make_teacher(smaller, teacher, data)
     make_teacher(recipe, teacher, made(recipe)[1])

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self, final
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self, final
 
 import numpy as np
 import torch
@@ -53,14 +53,10 @@ _MEASURED = 16  # pictures whose size is read
 class Augmentation(Settings):
     """A random crop and a random flip, as functions of ``(seed, id, view)`` only. ``crop``: pixels
     of zero (black) padding on each side before a random crop back to the size. ``flip``: horizontal
-    flip with probability 1/2. Raises DataError for a negative crop."""
+    flip with probability 1/2. Raises SettingError for a negative crop."""
 
-    crop: int = 0
+    crop: Annotated[int, "0 or more"] = 0
     flip: bool = False
-
-    def __post_init__(self) -> None:
-        if self.crop < 0:
-            raise DataError(f"augmentation.crop is {self.crop}: give 0 or more pixels")
 
 
 def augment(

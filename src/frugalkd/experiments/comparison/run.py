@@ -439,7 +439,7 @@ def check_feature_paths(arms: Sequence[ResolvedArm]) -> None:
         if role.objective.imports or not features_read(role.objective.build()):
             continue
         parts = (recipe.data, role.augment, role.model, recipe.teacher.model, role.objective)
-        settings = tuple(part.model_dump_json() for part in parts)
+        settings = repr(parts)
         if settings in checked:
             continue
         checked.add(settings)

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from frugalkd.data import Augmentation, Pictures, randomness
+from frugalkd.data import Pictures, randomness
 from frugalkd.errors import RecipeError, RunFolderError, SettingError
 from frugalkd.experiments.estimate import model
 from frugalkd.experiments.estimate.model import NO_INFORMATION, Share, exactly, mode_row
@@ -26,17 +26,10 @@ from frugalkd.policies.modes import MODES
 from frugalkd.runtime.devices import resolve_device, use_threads
 from frugalkd.selection.inputs import weights_of
 
-CEILING = 0.9
-"""The ceiling of the row *ceiling*."""
-
-PAYS_BELOW = 0.95
-"""Selection pays if its time is below this fraction of vanilla's."""
-
-NOISY = 0.15
-"""Spread of the seconds of equal work from which the machine counts as noisy."""
-
-MOST_VIEWS = 4
-"""Stored views of a sample in a pilot."""
+CEILING = 0.9  # of the row *ceiling*
+PAYS_BELOW = 0.95  # of vanilla's time
+NOISY = 0.15  # spread of the seconds of equal work
+MOST_VIEWS = 4  # stored, of a sample in a pilot
 
 
 def estimate(
@@ -162,9 +155,8 @@ class _Estimate:
             return fill(self.recipe, self.live, part, views)[0] if self.learns else part
 
         ceiling = CEILING if self.truth and self.student.gate.ceiling is None else None
-        shares, curves, (step, screen), _ = self.student.miniatures(
-            part, scale, ceiling, self.weights
-        )
+        found = self.student.miniatures(part, scale, ceiling, self.weights)
+        shares, curves, (step, screen), _ = found
         if self.queries and not self.learns:
             shares["regulated"] = model.labels_alone(shares["regulated"])
         shares = model.bounded(shares["regulated"], share, ever) | shares
@@ -182,10 +174,8 @@ class _Estimate:
         kind = role.targets.kind if self.queries else "none"
         store = len(self.data) * role.targets.views * filling, disk
         row_of = partial(mode_row, costs=costs, visits=visits, store=store)
-        rows = [
-            row_of("vanilla", model.EVERYTHING, each)
-            for each in (("live", "stored") if storable else (kind,))
-        ]
+        kinds = ("live", "stored") if storable else (kind,)
+        rows = [row_of("vanilla", model.EVERYTHING, each) for each in kinds]
         rows += [row_of(name, shares[name], kind) for name in MODES if name != "vanilla"]
         if storable:
             rows.append(row_of(f"ceiling {CEILING:g}", shares["ceiling"], "stored"))
@@ -221,7 +211,7 @@ class _Estimate:
         samples that it used at least once, from miniatures for ``seconds``."""
         role, data = self.recipe.teacher, self.data
         if isinstance(data, Pictures):
-            data = data.with_augmentation(Augmentation(role.augment.crop, role.augment.flip), 0)
+            data = data.with_augmentation(role.augment, 0)
         gate: Any = role.policy.build()
         gate = gate if isinstance(gate, SelfRegulation) else SelfRegulation()
         trainee = Trainee(self.recipe, role, data, gate)
@@ -282,9 +272,8 @@ class _Estimate:
 def _store_paid(row_of: Callable[..., dict[str, Any]], share: Share) -> int | None:
     """Students after which a store has paid for itself, against a live teacher."""
     live, stored = row_of("", share, "live"), row_of("", share, "stored")
-    return model.students_until_paid(
-        stored["fill_seconds"], live["seconds"].point, stored["seconds"].point
-    )
+    before, after = live["seconds"].point, stored["seconds"].point
+    return model.students_until_paid(stored["fill_seconds"], before, after)
 
 
 def _ledger_paid(rows: list[dict[str, Any]], teaching: dict[str, Any]) -> dict[str, int | None]:

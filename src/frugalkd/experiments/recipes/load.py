@@ -9,6 +9,7 @@ import copy
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -187,10 +188,8 @@ def _variants(recipe: Recipe) -> list[Recipe]:
     """The recipe, and with what its teachers and arms set."""
     variants = [recipe]
     for settings in (*recipe.teachers.values(), *(arm.set for arm in recipe.arms.values())):
-        try:
+        with suppress(RecipeError):  # what cannot be made does nothing
             variants.append(override(recipe, settings))
-        except RecipeError:  # cannot be made, and so does nothing
-            continue
     return variants
 
 
@@ -214,9 +213,8 @@ def _check_spec(
     """``check`` is the registry's own, of a name and its options."""
     if spec.path is not None:
         return _check_path(field, spec.path)
-    assert spec.name is not None
     try:
-        check(spec.name, spec.options)
+        check(spec.name or "", spec.options)
     except UnknownName as error:
         raise RecipeError(f"{field}.name: {error}") from None
     except FrugalKDError as error:

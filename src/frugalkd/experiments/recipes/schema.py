@@ -21,7 +21,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema
 
-from frugalkd.data import DATA
+from frugalkd.data import DATA, Augmentation
 from frugalkd.data.class_names import Match
 from frugalkd.errors import ModelError, TargetsError
 from frugalkd.experiments.tracking.trackers import TRACKERS, Tracker
@@ -63,13 +63,6 @@ class Data(NamedOrPath):
     root: str | None = Field(None, description="the folder that holds the data sets")
     train_size: int | None = Field(None, gt=0, description="random rows of the training set, fixed")
     validation: int = Field(0, ge=0, description="training rows that replace the test set")
-
-
-class Augment(Strict):
-    """Random views of a sample, each a function of (seed, id, view)."""
-
-    crop: int = Field(0, ge=0, description="pixels of zero padding before a random crop")
-    flip: bool = Field(False, description="horizontal flip with probability 1/2")
 
 
 class _Trackers(Strict):
@@ -238,7 +231,7 @@ class Role(Strict):
     """What teacher and student have in common."""
 
     model: ModelSettings
-    augment: Augment = Field(default_factory=lambda: Augment.model_validate({}))
+    augment: Augmentation = Augmentation()
     training: Training = Training()
 
 

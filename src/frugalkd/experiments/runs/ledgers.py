@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from frugalkd.data import Augmentation
 from frugalkd.data.class_names import class_names
 from frugalkd.data.probe import data_digest, names_of
 from frugalkd.errors import DataError, LedgerError
-from frugalkd.experiments.recipes.schema import Augment, Recipe
+from frugalkd.experiments.recipes.schema import Recipe
 from frugalkd.experiments.runs.folder import SCHEMA, read_results
 from frugalkd.experiments.runs.material import (
     STORE_SEED,
@@ -86,7 +87,7 @@ def make_ledger(
     """
     started = time.perf_counter()
     use_threads(recipe.threads)
-    data = make_data(recipe, Augment(crop=0, flip=False), STORE_SEED).train
+    data = make_data(recipe, Augmentation(), STORE_SEED).train
     samples = len(data)  # pyright: ignore[reportArgumentType]
     policy = recipe.teacher.policy.build()
     gate = policy if isinstance(policy, SelfRegulation) else SelfRegulation()

@@ -32,7 +32,7 @@ from frugalkd.errors import (
     RunFolderError,
 )
 from frugalkd.experiments.recipes.load import fetched_data, import_paths
-from frugalkd.experiments.recipes.schema import Augment, OneOfSeveral, Recipe, Role
+from frugalkd.experiments.recipes.schema import OneOfSeveral, Recipe, Role
 from frugalkd.experiments.runs.folder import RunFolder
 from frugalkd.files.opening import named
 from frugalkd.files.parsing import one_line
@@ -96,7 +96,7 @@ def place_for(
     return None
 
 
-def make_data(recipe: Recipe, augment: Augment, seed: int) -> RunData:
+def make_data(recipe: Recipe, augment: Augmentation, seed: int) -> RunData:
     """The recipe's data; ``augment`` with views drawn from ``seed`` on the training part. Raises
     DataError: they cannot be found, read, cut or augmented; ModelError: a user's own cannot be
     imported, or fail."""
@@ -134,7 +134,7 @@ def make_data(recipe: Recipe, augment: Augment, seed: int) -> RunData:
             with located("data.train_size"):
                 train = take(train, spec.train_size)
     if isinstance(train, Pictures):
-        train = train.with_augmentation(Augmentation(augment.crop, augment.flip), seed)
+        train = train.with_augmentation(augment, seed)
     return RunData(train, test, split)
 
 
@@ -165,7 +165,7 @@ def data_of_run(said: Any, where: str, allowed: Allowed) -> RunData:
             f"{where} names the data {said}: they are read only where you allow it, with "
             f"{' '.join(options)}"
         )
-    return make_data(recipe, Augment(crop=0, flip=False), recipe.seed)
+    return make_data(recipe, Augmentation(), recipe.seed)
 
 
 def data_digests(material: RunData) -> dict[str, str | None]:
@@ -188,7 +188,7 @@ def refuse_other_data(
     if (section := recipe.data.model_dump_json()) not in known:
         known[section] = None
         try:
-            known[section] = data_digests(make_data(recipe, Augment(crop=0, flip=False), 0))
+            known[section] = data_digests(make_data(recipe, Augmentation(), 0))
         except FrugalKDError as error:
             warnings.warn(
                 f"whether the data of {folder} have changed since that run is not checked: {error}",
