@@ -252,8 +252,8 @@ def half_active(samples=200):
     return ledger
 
 
-@pytest.mark.parametrize("keep_probability", [0.1, 0.5, 1.0])
-@pytest.mark.parametrize("budget", [None, 0.1, 0.4, 0.7, 1.0])
+@pytest.mark.parametrize("keep_probability", [0.1, 1.0])
+@pytest.mark.parametrize("budget", [None, 0.1, 0.7])
 def test_the_unbiased_gate_weighs_for_all_in_expectation(keep_probability, budget):
     ledger, pool = half_active(), np.arange(200)
     policy = SelfRegulation(keep_probability=keep_probability, budget=budget)
