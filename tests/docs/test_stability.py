@@ -33,7 +33,7 @@ def test_the_public_names_are_those_of_the_package():
         ("`run.json`, `results.json`, `model.json`", folder.SCHEMA),
         ("`comparison.json`", summary.SCHEMA),
         ("`chain.json`", chain.SCHEMA),
-        ("`trackers.json`", folder.SCHEMA),
+        ("`notes.json` of an unfinished run", folder.SCHEMA),
         ("`summary.json`", run_summary.SCHEMA),
         ("`ledger.safetensors`", ledger.SCHEMA),
         ("`scores-*/scores.safetensors`", scores.SCHEMA),

@@ -48,7 +48,7 @@ def a_run(folder, *, ends: bool = True) -> None:
         if run.begin("d", {}, "teach", resume=True) is not None:
             return
         run.note(queries_of={"teacher": 1}, seconds=1.0, teacher_seconds=1.0)
-        run.note_tracked({"tracker": "a"})
+        run.note(trackers={"tracker": "a"})
         for record in RECORDS:
             Checkpoints(run.checkpoints, Checkpointing(keep=1)).save(record["epoch"], 1, record)
             run.append_metrics(record)
@@ -71,7 +71,7 @@ def test_a_run_folder(tmp_path, kind, ends):
         (sound / "checkpoints").mkdir()
         (sound / "checkpoints/epoch-00000-step-000000001.safetensors").write_bytes(b"")
     expected = {"run.json", "metrics.jsonl", "checkpoints", ".lock", "teacher.safetensors"}
-    expected |= {"trackers.json", "summary.json", "model.json", "ledger.safetensors"}
+    expected |= {"summary.json", "model.json", "ledger.safetensors"}
     expected |= {"results.json"} if ends else {"notes.json"}
     assert expected <= set(places(sound))
     tried = nothing_is_written_outside(sound, partial(refusal, a_run), kind, tmp_path)

@@ -45,16 +45,16 @@ def _trackers(run: Path) -> Made:
 
     run.mkdir()
     folder = RunFolder(run)
-    folder.note_tracked({name: f"id-{name}" for name in TRACKERS})
+    folder.note(trackers={name: f"id-{name}" for name in TRACKERS})
 
     def read() -> None:
-        found = folder.tracked()
+        found = folder.notes().trackers
         for name, tracker in TRACKERS.items():
             tracker().arguments(Tracked("digits", "run", "teach", run), found.get(name))
-        folder.note_tracked(found)
-        assert folder.tracked() == found, "another run of a tracker's"
+        folder.note(trackers=found)
+        assert folder.notes().trackers == found, "another run of a tracker's"
 
-    return run / "trackers.json", read
+    return run / "notes.json", read
 
 
 def _comparison(out: Path) -> Made:

@@ -75,7 +75,8 @@ def score(
         raise UnknownName("scoring", scoring.kind, SCORINGS)
     check_map_style(data)
     training = replace(training or Training(), epochs=scoring.epochs)
-    run = ScoringRun(make_model, data, training, device, collate_fn, on_epoch_end, should_stop)
+    options = RunOptions(on_epoch_end=on_epoch_end, should_stop=should_stop)
+    run = ScoringRun(make_model, data, training, device, collate_fn, options)
     total = np.zeros(run.samples)
     with streams_restored():
         for index in range(scoring.seeds):
@@ -87,16 +88,15 @@ def score(
 
 @dataclass
 class ScoringRun:
-    """The trainings of a scoring, with the arguments of :func:`score`: ``training`` has the epochs
-    of the scoring, ``meters`` are the cost of all of it so far."""
+    """The trainings of a scoring, with the arguments of :func:`score`; ``meters`` are the cost of
+    all of it so far."""
 
     make_model: MakeModel
     data: Dataset
     training: Training
     device: str = "auto"
     collate_fn: Collate | None = None
-    on_epoch_end: Listener | None = None
-    should_stop: Stop | None = None
+    options: RunOptions = RunOptions()  # noqa: RUF009
     meters: Meters = field(default_factory=Meters)
 
     @property
@@ -117,7 +117,7 @@ class ScoringRun:
             seed=seed,
             device=self.device,
             collate_fn=self.collate_fn,
-            run=RunOptions(on_epoch_end=self.on_epoch_end, should_stop=self.should_stop),
+            run=self.options,
         )
         self.meters.add(run.meters)
         return run
@@ -137,7 +137,7 @@ class ScoringRun:
             batch_size=self.training.screen_batch,
             num_workers=self.training.num_workers,
             collate_fn=self.collate_fn,
-            should_stop=self.should_stop,
+            should_stop=self.options.should_stop,
             ids=ids,
             ranks=Ranks.here(),
         )

@@ -118,7 +118,7 @@ def test_none_is_the_default_and_says_nothing(plain, recorder, tmp_path):
     assert plain.model_dump(mode="json")["trackers"] == {}
     teach(plain, tmp_path / "a")
     assert recorder.made == []
-    assert not (tmp_path / "a" / "trackers.json").exists()
+    assert not (tmp_path / "a" / "notes.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -265,9 +265,9 @@ def test_another_run_in_the_folder_starts_a_new_one(tracked, recorder, monkeypat
 def test_a_damaged_note_is_named(tracked, recorder, tmp_path, runs):
     with pytest.raises(Stopped):
         teach(tracked, tmp_path / "a", **stopping_after(1))
-    note = tmp_path / "a" / "trackers.json"
-    note.write_text(json.dumps({"schema": 1, "runs": runs}))
-    with pytest.raises(RunFolderError, match=r"trackers.json is damaged: delete it"):
+    note = tmp_path / "a" / "notes.json"
+    note.write_text(json.dumps({"schema": 1, "trackers": runs}))
+    with pytest.raises(RunFolderError, match=r"notes.json is damaged: delete it"):
         teach(tracked, tmp_path / "a", resume=True)
 
 

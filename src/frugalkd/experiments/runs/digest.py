@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +61,7 @@ def what_decides(kind: str, recipe: Recipe, *, taught: bool) -> dict[str, Any]:
 def _resolve_model(model: dict[str, Any]) -> None:
     """In place of a file of weights its digest, and the version of the library."""
     if model["init_weights"] and (file := weights_file(model["init_weights"])).is_file():
-        model["init_weights"] = _digest_at(file, file.stat().st_mtime_ns)
+        model["init_weights"] = _digest(file)
     if built_by := versions(library_of(model["name"] or model["path"])):
         model["libraries"] = built_by
 
@@ -120,9 +119,3 @@ def _digests(folder: Path, *names: str) -> dict[str, Any]:
 
 def _digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-@cache
-def _digest_at(file: Path, _changed: int) -> str:
-    """Kept, since each run of a comparison needs it."""
-    return _digest(file)

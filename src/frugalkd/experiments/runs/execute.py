@@ -262,6 +262,6 @@ def _start_trackers(
     run = Tracked(recipe.name, folder.path.absolute().name, kind, folder.path)
     said = recipe.model_dump(mode="json", exclude={"arms", "teachers", "checkpoints", "trackers"})
     settings = settings_of({**said, "kind": kind, "digest": digest, "folder": str(folder.path)})
-    trackers, known = recipe.trackers.chosen, folder.tracked()
+    trackers, known = recipe.trackers.chosen, folder.notes().trackers
     found = tracking.start(trackers, run, settings, known=known, before=folder.records)
-    folder.note_tracked({**known, **found})
+    folder.note(trackers={**known, **found})

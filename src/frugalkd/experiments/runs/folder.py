@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -33,21 +32,18 @@ from frugalkd.files.writing import (
 )
 
 SCHEMA = 1
-_NOTES, _TRACKERS = "notes.json", "trackers.json"
-_Kind = TypeVar("_Kind", bound=Record)
+_NOTES = "notes.json"
+_AGAIN = "delete it; costs before a stop are then not counted, and trackers begin a new run"
 
 
 class Notes(Record):
-    """What a run has spent before its training, so that a resumed run counts it."""
+    """What a resumed run has to know of the one that was stopped."""
 
     queries_of: dict[str, int] = Field({}, description="rows through each teacher, by name")
     seconds: Number = Field(0.0, description="of filling stores")
     teacher_seconds: Number = Field(0.0, description="of these, in teachers")
     scored: bool = Field(False, description="whether it computed the scores that it trains with")
-
-
-class _Tracked(Record):
-    runs: dict[str, str] = Field({})
+    trackers: dict[str, str] = Field({}, description="each tracker's own name of the run")
 
 
 class RunFolder(contextlib.ExitStack):
@@ -121,25 +117,19 @@ class RunFolder(contextlib.ExitStack):
         """Where the plans of the epochs are recorded, if they are."""
         return self.path / "plans"
 
-    def note(self, **spent: Any) -> None:
-        """Write fields of :class:`Notes`, of all processes of this run; the others stay."""
+    def note(self, **fields: Any) -> None:
+        """Write some of the fields of :class:`Notes`, for all processes of this run."""
         if self._writes:
-            noted = {**self.notes().model_dump(), **spent}
+            noted = {**self.notes().model_dump(), **fields}
             write_json(self.path / _NOTES, {"schema": SCHEMA, **noted})
 
     def notes(self) -> Notes:
-        """What :meth:`note` wrote; nothing was spent without it. Raises RunFolderError."""
+        """What :meth:`note` wrote; nothing is noted without it. Raises RunFolderError."""
         path = self.path / _NOTES
-        return _noted(path, Notes, "delete it; costs before a stop are then not counted")
-
-    def note_tracked(self, known: Mapping[str, str]) -> None:
-        """Write each tracker's own name of the run."""
-        write_json(self.path / _TRACKERS, {"schema": SCHEMA, "runs": dict(known)})
-
-    def tracked(self) -> dict[str, str]:
-        """What :meth:`note_tracked` wrote, {} without it. Raises RunFolderError."""
-        path = self.path / _TRACKERS
-        return _noted(path, _Tracked, "delete it; trackers then begin a new run").runs
+        try:
+            return Notes.model_validate(read_json(path, again=_AGAIN) if path.exists() else {})
+        except ValidationError:
+            raise RunFolderError(f"{path} is damaged: {_AGAIN}") from None
 
     def finish(self, results: dict[str, Any]) -> None:
         """Write the results, which ends the run, and remove its checkpoints."""
@@ -163,20 +153,12 @@ class RunFolder(contextlib.ExitStack):
         with contextlib.suppress(RunFolderError):
             if read_json(self.path / "run.json").get("digest") == digest:
                 return
-        for noted in (_NOTES, _TRACKERS):
-            with writing(self.path / noted):
-                remove(self.path / noted)
+        with writing(self.path / _NOTES):
+            remove(self.path / _NOTES)
 
     def _write_metrics(self) -> None:
         lines = "".join(json.dumps(line) + "\n" for line in self.records)
         write_atomic(self.path / "metrics.jsonl", lines.encode())
-
-
-def _noted(path: Path, kind: type[_Kind], again: str) -> _Kind:
-    try:
-        return kind.model_validate(read_json(path, again=again) if path.exists() else {})
-    except ValidationError:
-        raise RunFolderError(f"{path} is damaged: {again}") from None
 
 
 def _checkpoints(folder: Path) -> list[str]:
