@@ -1,8 +1,5 @@
-"""Teacher assistants: recipes in a chain, in which each student is the teacher of the next.
-
-Mirzadeh et al. (AAAI 2020, arXiv 1902.03393) put models of intermediate size between a large
-teacher and a small student.
-"""
+"""Teacher assistants (Mirzadeh et al., AAAI 2020, arXiv 1902.03393): recipes in a chain, in which
+each student is the teacher of the next."""
 
 from __future__ import annotations
 

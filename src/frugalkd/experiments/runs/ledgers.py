@@ -70,8 +70,6 @@ def make_ledger(
     The gate is that of the recipe's teacher, where its policy is self-regulation, else the default.
 
     Args:
-        recipe: its data, teacher and teacher's policy.
-        out: a folder, which may hold an earlier ledger.
         teacher: the folder of the teacher; without one the recipe's pretrained teacher.
         log: a table of confidences, see :mod:`frugalkd.ledger.from_log`; no teacher is then needed.
         epochs: of the head's training; default that of ``HEAD``.

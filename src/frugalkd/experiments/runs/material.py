@@ -71,9 +71,8 @@ class RunData:
 
 @dataclass(frozen=True)
 class RunContext:
-    """One run; ``teacher`` is its own teacher's folder, ``stores`` one that several runs share,
-    ``should_stop`` that of :class:`frugalkd.RunOptions`. ``progress`` receives the progress of what
-    comes before the epochs."""
+    """One run; ``teacher`` is its own teacher's folder, ``stores`` one that several runs share;
+    ``progress`` receives, in words, how far it is before its epochs."""
 
     recipe: Recipe
     role: Role

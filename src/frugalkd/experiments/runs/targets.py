@@ -107,10 +107,8 @@ def live_teacher(recipe: Recipe, model: nn.Module, folder: Path | None) -> LiveT
     return LiveTeacher(model, precision=precision, channels_last=channels_last)
 
 
-def compare_accuracy(live: ModelTeacher, held_out: Dataset | None, folder: Path | None) -> None:
-    """A FrugalKDWarning if the teacher of a run's ``folder`` is right on less than half as many
-    held-out samples as in its own run: classes of the same names may have other meanings here. The
-    query is not counted."""
+def _compare_accuracy(live: ModelTeacher, held_out: Dataset | None, folder: Path | None) -> None:
+    """Warn of a teacher that is right on less than half as many samples as in its own run."""
     evaluation = results_of(folder).get("evaluation")
     known = evaluation.get("accuracy") if isinstance(evaluation, dict) else None
     labels = None if held_out is None else labels_of(held_out)
@@ -145,11 +143,8 @@ def open_targets(
     """The soft targets of the teacher of ``source``, for the samples ``ids`` (None: all).
 
     Filled ahead, they are kept in the first of ``places`` that is complete or can be written; at
-    first visits, in the folder ``visited``. ``kept`` is that of :meth:`StoredTargets.fill`.
-
-    Raises:
-        RankError: several ranks, and targets that are stored at first visits.
-        TargetsError: as :meth:`StoredTargets.fill`.
+    first visits, in the folder ``visited``. Raises RankError where several ranks visit, and what
+    :meth:`StoredTargets.fill` does, which calls ``kept``.
     """
     live, spec, ranks = source.live, source.targets, Ranks.here()
     assert live is not None, "loaded"
@@ -240,7 +235,7 @@ def _loaded(
         model.to(resolve_device(recipe.device))
     live = live_teacher(recipe, model, folder)
     if placed:
-        compare_accuracy(live, material.eval_dataset, folder)
+        _compare_accuracy(live, material.eval_dataset, folder)
     return live
 
 
@@ -447,11 +442,9 @@ def ensure_targets(
     note: Callable[[dict[str, float]], None] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, float]:
-    """Fill ahead all stored targets that ``distill`` would fill, before several runs share them.
-
+    """Fill all stored targets that ``distill`` would fill ahead, before several runs share them.
     Returns ``rows`` through the teachers and ``seconds``, zeros where nothing was missing; ``note``
-    receives the same whenever stored rows are durable. ``stores``: as of :class:`TeacherPool`.
-    """
+    receives the same whenever stored rows are durable."""
     use_threads(recipe.threads)
     material = make_data(recipe, recipe.student.augment, STORE_SEED)
     sources = [

@@ -41,7 +41,8 @@ class Tracked:
 class Tracker(Settings, ABC):
     """One of Accelerate's trackers; its settings are the fields of a frozen dataclass.
 
-    The tracker's own environment variables decide where it sends its data, never a recipe.
+    A project, or an experiment, has by default the recipe's name, and a run that of its folder. The
+    tracker's own environment variables decide where it sends its data, never a recipe.
     """
 
     __pydantic_config__: ClassVar = STRICT
@@ -67,18 +68,15 @@ class Tracker(Settings, ABC):
 @final
 @dataclass(frozen=True)
 class MLflow(Tracker):
-    """MLflow; ``MLFLOW_TRACKING_URI`` says where its store is.
-
-    ``experiment``: default the recipe's name. A run has the name of its folder.
-    """
+    """MLflow; ``MLFLOW_TRACKING_URI`` says where its store is."""
 
     names_run: ClassVar[str] = "tracker.info.run_id"
 
     experiment: str | None = None
 
     def arguments(self, run: Tracked, known: str | None) -> dict[str, Any]:
-        experiment = self.experiment or run.project
-        return {"experiment_name": experiment, "run_name": run.name, "run_id": known}
+        name = self.experiment or run.project
+        return {"experiment_name": name, "run_name": run.name, "run_id": known}
 
 
 @final
@@ -97,10 +95,7 @@ class TensorBoard(Tracker):
 @final
 @dataclass(frozen=True)
 class Trackio(Tracker):
-    """trackio, a local store that ``trackio show`` displays; ``TRACKIO_DIR`` says where.
-
-    ``project``: default the recipe's name. A run has the name of its folder.
-    """
+    """trackio, a local store that ``trackio show`` displays; ``TRACKIO_DIR`` says where."""
 
     names_run: ClassVar[str] = "tracker.name"
     forgets: ClassVar[bool] = True
@@ -125,11 +120,7 @@ class Trackio(Tracker):
 @final
 @dataclass(frozen=True)
 class WandB(Tracker):
-    """Weights & Biases; ``WANDB_MODE=offline`` keeps everything in the run folder, for ``wandb
-    sync``.
-
-    ``project``: default the recipe's name. A run has the name of its folder.
-    """
+    """Weights & Biases; ``WANDB_MODE=offline`` keeps everything in the run folder."""
 
     names_run: ClassVar[str] = "tracker.id"
     keeps: ClassVar[str] = "wandb"
