@@ -45,7 +45,7 @@ Labels = NDArray[np.int64] | None
 
 @dataclass(frozen=True)
 class Predictions:
-    """A model's predictions for ``what`` (images, texts): ``probabilities`` float32 (rows, classes),
+    """Predictions for ``what`` (images, texts): ``probabilities`` float32 (rows, classes),
     NaN in the rows of ``failed``, which says why; ``labels`` int64 (rows,), if known."""
 
     what: str
