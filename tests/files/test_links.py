@@ -18,6 +18,7 @@ from frugalkd.experiments.runs.summary import write_summary
 from frugalkd.experiments.tracking.trackers import TensorBoard, Tracked, Tracking
 from frugalkd.files import arrays
 from frugalkd.files.arrays import save_arrays
+from frugalkd.files.lock import Lock
 from frugalkd.files.opening import named
 from frugalkd.files.tensors import save_weights
 from frugalkd.files.writing import make_folder
@@ -172,7 +173,7 @@ def test_scores_in_a_teachers_folder(tmp_path, kind):
     def act(copy):
         where = place_for("scores-1", [copy, tmp_path / "run"], lambda _: False)
         make_folder(where)
-        with scores._locked(where, None):
+        with Lock(where):
             save_arrays(where / scores.FILE, "scores", {"score": np.zeros(3)}, {})
 
     sound.mkdir()

@@ -229,16 +229,6 @@ def test_a_second_process_waits_for_the_scores(recipe, teacher, tmp_path):
     assert weights(tmp_path / "a") == weights(tmp_path / "b")
 
 
-def test_a_waiting_process_can_be_stopped(recipe, teacher, tmp_path):
-    distill(recipe, tmp_path / "a", teacher=teacher)
-    (path,) = files(teacher)
-    path.unlink()
-    lock = Lock(path.parent)
-    with pytest.raises(Stopped, match="another process"):
-        distill(recipe, tmp_path / "b", teacher=teacher, should_stop=lambda: True)
-    lock.release()
-
-
 @pytest.mark.parametrize("policy", ["el2n", "rho-loss"])
 def test_from_the_command_line(cli, trained, tmp_path, policy):
     teacher = shutil.copytree(trained, tmp_path / "t")

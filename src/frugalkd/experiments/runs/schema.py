@@ -293,11 +293,6 @@ class Arm(Record):
         return {seed: value for seed, value in known if value is not None}
 
     @property
-    def stored_with(self) -> str | None:
-        """The teacher of its stored targets; earlier files have only that of the ledger."""
-        return self.targets or self.teacher
-
-    @property
     def family(self) -> str:
         """The arm's name without its budget."""
         return self.arm if self.target_budget is None else self.arm.rpartition("@")[0] or self.arm

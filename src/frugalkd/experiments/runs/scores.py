@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch.utils.data import Dataset
 
 from frugalkd.data.images import Pictures
 from frugalkd.distributed.ranks import Ranks
-from frugalkd.errors import RunFolderError, Stopped
+from frugalkd.errors import RunFolderError
 from frugalkd.experiments.recipes.schema import Recipe, Role
 from frugalkd.experiments.runs.digest import digest_of
 from frugalkd.experiments.runs.material import STORE_SEED, RunContext, make_model, place_for
@@ -27,7 +26,6 @@ from frugalkd.policies import Policy, Scoring
 from frugalkd.runtime.devices import resolve_device
 from frugalkd.runtime.meters import Meters
 from frugalkd.teachers.live import describe
-from frugalkd.training.settings import Stop
 
 FILE = "scores.safetensors"
 SCHEMA = 1
@@ -82,7 +80,7 @@ def scores_for(
             if file.exists():
                 return False
             make_folder(where)
-            held.enter_context(_locked(where, run.should_stop))
+            held.enter_context(Lock(where, wait=True))
             sweep(where)
             return not file.exists()
 
@@ -117,17 +115,6 @@ def _made_of(recipe: Recipe, role: Role, scoring: Scoring, data: Dataset) -> dic
         "device": resolve_device(recipe.device).type,
         **describe(None, data),
     }
-
-
-def _locked(folder: Path, should_stop: Stop | None) -> Lock:
-    """The lock of the folder, once no other process holds it."""
-    while True:
-        try:
-            return Lock(folder)
-        except RunFolderError:
-            if should_stop is not None and should_stop():
-                raise Stopped(f"stopped while another process makes {folder / FILE}") from None
-            time.sleep(0.1)
 
 
 def _compute(

@@ -101,7 +101,7 @@ def _load(run: Path, allowed: Allowed) -> Loaded:
 
 def _on_held_out(run: Path, loaded: Loaded, allowed: Allowed) -> tuple[Any, Any, str]:
     material = data_of_run(read_results(run).get("recipe"), str(run / "results.json"), allowed)
-    held_out, rows = material.eval_dataset, loaded.rows_at_once
+    held_out = material.eval_dataset
     if held_out is None:
         raise DataError(f"the data of {run} have no held-out part: name some with --data")
     takes = None if loaded.preprocess is None else loaded.preprocess.shape
@@ -110,13 +110,9 @@ def _on_held_out(run: Path, loaded: Loaded, allowed: Allowed) -> tuple[Any, Any,
             f"the data that {run} names are pictures of {held_out.shape}, its model takes {takes} "
             "(channels, height, width): name other data with --data"
         )
-    if isinstance(held_out, ImageData) and loaded.preprocess is not None:
-        probabilities = loaded.predict(held_out.images, batch_size=rows)[1]
-        labels = held_out.labels.numpy()
-    else:
-        probabilities, labels = predict_data(loaded.model, held_out, batch_size=rows)
-        if labels is None:
-            raise DataError(f"the held-out data of {run} have no labels to measure on")
+    probabilities, labels = predict_data(loaded.model, held_out, batch_size=loaded.rows_at_once)
+    if labels is None:
+        raise DataError(f"the held-out data of {run} have no labels to measure on")
     what = f"the held-out part of {run}'s data"
     labels = labels_by_name(labels, class_names(held_out), loaded.classes, what)
     return probabilities, labels, f"its {material.split} split"
