@@ -170,7 +170,7 @@ class FrugalCallback(Frugal, Callback):
         self._state = None
 
     def state_dict(self) -> dict[str, Any]:
-        """What a Lightning checkpoint holds of the selection; tensors and plain values."""
+        """What a Lightning checkpoint holds: tensors and plain values."""
         if self.selection is None:
             return {}
         kept = self._kept(self.selection.state_dict(), self._loader.dataset)
