@@ -191,7 +191,7 @@ GOOD = {
     [
         ({"images": torch.zeros(2, 1, 3, 3)}, r"images are torch\.float32 \(2, 1, 3, 3\)"),
         ({"images": torch.zeros(2, 3, 3, dtype=torch.uint8)}, "give uint8"),
-        ({"labels": torch.tensor([0])}, "1 labels for 2 images: give one class an image"),
+        ({"labels": torch.tensor([0])}, "1 labels for 2 images: give one for each"),
         ({"labels": torch.tensor([0.0, 1.0])}, "give int64"),
         ({"labels": torch.tensor([0, 2])}, r"labels lie in 0 \.\. 2"),
         ({"labels": torch.tensor([-1, 1])}, r"labels lie in -1 \.\. 1"),

@@ -123,6 +123,8 @@ def test_colour_and_size_are_as_given(written):
     pixels = np.array(picture.resize((12, 5), Image.Resampling.BILINEAR)) / 255
     expected = (pixels - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     assert np.allclose(x.permute(1, 2, 0).numpy(), expected, atol=1e-6)
+    train, _ = load(written, channels=1, mean=0, std=2)
+    assert (train.mean, train.std) == ((0,), (2,))
     train, _ = load(written, channels=1, mean=[0.1], std=[2.0])
     assert torch.allclose(train[0][0] * 2 + 0.1, train.pixels(torch.tensor([0]))[0] / 255)
 
@@ -269,6 +271,7 @@ def test_sixteen_bits_are_refused(mine):
         ({"test": 2}, "between 0 and 1"),
         ({"channels": 4}, "channels is 4"),
         ({"size": [8]}, r"size is \[8\]"),
+        ({"size": 8.5}, r"size is 8\.5"),
         ({"mean": [0.5]}, "one number for each of the 3 channels"),
     ],
 )

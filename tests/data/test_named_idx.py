@@ -253,5 +253,5 @@ def test_labels_that_do_not_fit(nowhere):
     with pytest.raises(DataError, match=r"train-images.*labels lie in 0 \.\. 10"):
         load_data("mnist", nowhere)
     (folder / NAMES[1]).write_bytes(packed(np.arange(3)))
-    with pytest.raises(DataError, match=r"train-images.*one class an image"):
+    with pytest.raises(DataError, match=r"train-images.*3 labels for 4 images"):
         load_data("mnist", nowhere)

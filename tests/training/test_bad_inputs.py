@@ -552,7 +552,7 @@ MODELS: dict[str, Kind] = {
     "changed in place": (InPlace, "the backward pass of samples", TRAINED),
     "sparse gradients": (SparseGradients, "the optimiser's step", TRAINED),
     "lazy": (lambda: nn.LazyLinear(CLASSES), "is not initialised"),
-    "on meta": (lambda: nn.Linear(WIDTH, CLASSES, device="meta"), "has no data"),
+    "on meta": (lambda: nn.Linear(WIDTH, CLASSES, device="meta"), "is not initialised"),
     "a function": (lambda: lambda x: x, "function"),
     "a class": (lambda: nn.Linear, "class"),
     "a name": (lambda: "resnet18", ""),

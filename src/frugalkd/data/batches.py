@@ -95,14 +95,10 @@ def check_model(model: object, whose: str = "the model") -> None:
         said = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         raise ModelError(f"{whose} is no torch module ({said}): give an instance of nn.Module")
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if is_lazy(tensor):
+        if is_lazy(tensor) or tensor.is_meta:
             raise ModelError(
-                f"{name} of {whose} is not initialised (a lazy module): call the model once on a "
-                "batch, then give it"
-            )
-        if tensor.is_meta:
-            raise ModelError(
-                f"{name} of {whose} has no data (device meta): load its weights, then give it"
+                f"{name} of {whose} is not initialised (a lazy module, or device meta): call the "
+                "model once on a batch, or load its weights, then give it"
             )
 
 
@@ -113,7 +109,7 @@ def run_model(
     whose: str = "the model",
 ) -> Tensor:
     """The output of ``forward`` for the batch ``data`` of the samples ``ids`` int64 (rows,), None
-    where they are not known: every forward pass for a batch. Raises ModelError."""
+    where they are not known. Raises ModelError."""
     try:
         logits = forward(data)
     except Exception as error:
@@ -123,10 +119,7 @@ def run_model(
 
 
 def checked_logits(
-    logits: Any,
-    rows: int | None,
-    whose: str = "the model",
-    kind: type[FrugalKDError] = ModelError,
+    logits: Any, rows: int | None, whose: str = "the model", kind: type[FrugalKDError] = ModelError
 ) -> Tensor:
     """``logits`` themselves. Raises ``kind`` unless they are dense floating-point numbers (rows,
     classes), of any number of rows where that is not known."""

@@ -42,9 +42,7 @@ def class_names(dataset: Any) -> tuple[str, ...]:
         features = attribute_of(dataset, "features")
         features = features if isinstance(features, Mapping) else {}
         names = getattr(features.get("label") or features.get("labels"), "names", None)
-    if isinstance(names, np.ndarray):
-        names = names.tolist()
-    return tuple(map(str, names)) if isinstance(names, tuple | list) else ()
+    return tuple(map(str, names)) if isinstance(names, tuple | list | np.ndarray) else ()
 
 
 def attribute_of(dataset: Any, name: str) -> Any:

@@ -1,7 +1,4 @@
-"""Any data set of the Hugging Face hub, or a local one in its formats, through ``datasets``.
-
-The tables stay memory-mapped Arrow files; a sample is read from its row on access.
-"""
+"""Any data set of the Hugging Face hub, or a local one in its formats, through ``datasets``."""
 
 from __future__ import annotations
 
@@ -88,7 +85,7 @@ def load_hugging_face(
             )
         require_pillow()
         place = _place(path, data_root(root))
-        columns = [_pictures(table, image, place) for table in tables]
+        columns = [PictureColumn(table, image, place) for table in tables]
         return picture_splits(
             columns, labels, classes, test,
             size=size, channels=channels, mean=mean, std=std, in_memory=in_memory,
@@ -118,7 +115,7 @@ def open_tables(
                 found = datasets.load_dataset(os.fspath(place), config)
     except Exception as error:  # its readers, and the network, fail in many ways
         what = "the hub's" if place is None else "the local"
-        reason = one_line(str(error).splitlines()[0] if str(error) else type(error).__name__)
+        reason = one_line(str(error).partition("\n")[0] or type(error).__name__)
         raise DataError(f"{what} data set {path} cannot be read: {reason}") from None
     if isinstance(found, datasets.Dataset):
         found = {str(found.split or "train"): found}
@@ -183,10 +180,24 @@ def _texts(table: Dataset, column: str, rows: list[int] | None = None) -> list[s
 
 @final
 class PictureColumn:
-    """The encoded pictures of a column, by row: their bytes, or files below one of ``folders``."""
+    """The encoded pictures of a column, by row: their bytes, or files below ``place``, the table's
+    file or folder; None for a table of the hub, whose files ``datasets`` keeps in its caches."""
 
-    def __init__(self, table: Dataset, column: str, folders: list[str]) -> None:
-        self._table, self._column, self._folders = table, column, folders
+    def __init__(self, table: Dataset, column: str, place: Path | None) -> None:
+        import datasets.config
+        from huggingface_hub import constants
+
+        _check_column(table, column)
+        kind = datasets.Image(decode=False)
+        try:
+            with quiet(datasets.utils.logging):
+                self._table = table.select_columns([column]).cast_column(column, kind)
+        except (TypeError, ValueError, NotImplementedError):
+            found = one_line(table.features[column])
+            raise DataError(f"column {column!r} holds no pictures but {found}") from None
+        caches = [datasets.config.HF_DATASETS_CACHE, constants.HF_HUB_CACHE]
+        folders = caches if place is None else [place if place.is_dir() else place.parent]
+        self._column, self._folders = column, [os.path.realpath(folder) for folder in folders]
 
     def __call__(self, row: int) -> bytes | Path:
         value = self._table[row][self._column]
@@ -223,26 +234,6 @@ class PictureColumn:
                 "it there, or save the table with the bytes of its pictures"
             )
         return os.path.abspath(path)
-
-
-def _pictures(table: Dataset, column: str, place: Path | None) -> PictureColumn:
-    """``place``: the table's file or folder, None for a table of the hub, whose files ``datasets``
-    keeps in its caches."""
-    import datasets.config
-    from huggingface_hub import constants
-
-    _check_column(table, column)
-    try:
-        with quiet(datasets.utils.logging):
-            encoded = table.select_columns([column]).cast_column(
-                column, datasets.Image(decode=False)
-            )
-    except (TypeError, ValueError, NotImplementedError):
-        kind = one_line(table.features[column])
-        raise DataError(f"column {column!r} holds no pictures but {kind}") from None
-    caches = [datasets.config.HF_DATASETS_CACHE, constants.HF_HUB_CACHE]
-    folders = caches if place is None else [place if place.is_dir() else place.parent]
-    return PictureColumn(encoded, column, [os.path.realpath(folder) for folder in folders])
 
 
 def is_on_hub(path: str, root: StrPath | None) -> bool:

@@ -1,6 +1,4 @@
-"""Pictures: in RAM as uint8, or encoded and decoded on access, with an augmentation that is a pure
-function of ``(seed, id, view)``: the same pixels whether a sample is read alone or in a batch.
-"""
+"""Pictures: in RAM as uint8, or encoded and decoded on access."""
 
 from __future__ import annotations
 
@@ -34,16 +32,13 @@ if TYPE_CHECKING:
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 """Of the files that are taken for pictures, in lower case."""
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""What most pretrained models were trained with."""
-
+_USUAL = {1: (0.5, 0.5), 3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}  # mean and std
 _STREAM = stream("augmentation")
 _FIELD = np.uint64(21)  # bits of one offset's draw; the flip takes the top bit
 _FREE_PIXELS, _RATIO = 40_000_000, 200
 """Pixels that any picture may have, and how many times the size of its file those of a larger one
 may take (3 bytes each). Pillow's own limit, 89 million pixels, holds as well."""
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
-_ORIENTATION = 0x0112
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _LARGEST_SIDE = 4096
 _MEASURED = 16  # pictures whose size is read
@@ -52,8 +47,8 @@ _MEASURED = 16  # pictures whose size is read
 @dataclass(frozen=True)
 class Augmentation(Settings):
     """A random crop and a random flip, as functions of ``(seed, id, view)`` only. ``crop``: pixels
-    of zero (black) padding on each side before a random crop back to the size. ``flip``: horizontal
-    flip with probability 1/2. Raises SettingError for a negative crop."""
+    of black padding on each side before a random crop back to the size. ``flip``: horizontal flip
+    with probability 1/2. Raises SettingError for a negative crop."""
 
     crop: Annotated[int, "0 or more"] = 0
     flip: bool = False
@@ -93,8 +88,9 @@ def rows_at_once(shape: Sequence[int]) -> int:
 
 
 class Pictures(Samples):
-    """Pictures of one ``shape`` (channels, height, width), augmented by (seed, id, view) and
-    normalised as those of :class:`ImageData`. Raises DataError for numbers that do not fit."""
+    """Pictures of one ``shape`` (channels, height, width), augmented by (seed, id, view), in a
+    subset by the new id, and normalised as those of :class:`ImageData`. Raises DataError for
+    numbers that do not fit."""
 
     def __init__(
         self,
@@ -138,7 +134,7 @@ class Pictures(Samples):
         return self._with(augmentation=Augmentation())
 
     def __getitem__(self, id: int) -> tuple[Tensor, int]:
-        """``(x float32 (C, H, W), y)`` of view 0. Raises IndexError outside ``0 .. N - 1``."""
+        """``(x float32 (C, H, W), y)`` of view 0."""
         return self.view(id, 0)
 
     def view(self, id: int, view: int) -> tuple[Tensor, int]:
@@ -148,7 +144,6 @@ class Pictures(Samples):
 
     def rendered(self, ids: Any, views: Any) -> tuple[Tensor, Tensor]:
         """``(x float32 (B, C, H, W), y int64 (B,))`` for int64 ``ids`` and ``views``, both (B,).
-        Row i holds the pixels of ``view(ids[i], views[i])``, whatever else is in the batch.
         Raises IndexError for ids outside ``0 .. N - 1``."""
         rows = self.rows(ids)
         pixels = self.pixels(rows)
@@ -191,9 +186,7 @@ class ImageData(Pictures):
             labels, classes, shape=shape, mean=mean, std=std, augmentation=augmentation, seed=seed
         )
         if len(labels) != len(images):
-            raise DataError(
-                f"{len(labels)} labels for {len(images)} images: give one class an image"
-            )
+            raise DataError(f"{len(labels)} labels for {len(images)} images: give one for each")
         self.images, self._origin = images.contiguous(), origin
         self.row_bytes = 4 * math.prod(shape) + 8  # of a batch: float32 pixels and the label
 
@@ -210,9 +203,6 @@ class ImageData(Pictures):
         return self.images.index_select(0, rows)
 
     def subset(self, ids: Any) -> ImageData:
-        """The samples ``ids`` as a data set, renumbered 0, 1, ... in the order given. Augmentation
-        is keyed by the new id: a picture is augmented differently in different subsets. Raises
-        IndexError for ids outside ``0 .. N - 1``."""
         rows = self.rows(ids)
         origin = None if self._origin is None else self._origin.subset(rows)
         return self._with(images=self.pixels(rows), labels=self.labels[rows], _origin=origin)
@@ -245,16 +235,9 @@ class LazyImages(Pictures):
     on access where a picture cannot be decoded."""
 
     def __init__(
-        self,
-        encoded: Encoded,
-        labels: Tensor,
-        classes: tuple[str, ...],
-        *,
-        shape: Sequence[int],
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
+        self, encoded: Encoded, labels: Tensor, classes: tuple[str, ...], **form: Any
     ) -> None:
-        super().__init__(labels, classes, shape=shape, mean=mean, std=std)
+        super().__init__(labels, classes, **form)
         self._encoded, self._rows = encoded, np.arange(len(labels))
 
     def pixels(self, rows: Tensor) -> Tensor:
@@ -267,7 +250,6 @@ class LazyImages(Pictures):
         return made
 
     def subset(self, ids: Any) -> LazyImages:
-        """As ``ImageData.subset``: renumbered, and augmented by the new ids."""
         rows = self.rows(ids)
         return self._with(labels=self.labels[rows], _rows=self._rows[rows.numpy()])
 
@@ -328,10 +310,12 @@ def picture_splits(
     and for a first picture that cannot be read."""
     with located(parts[0].name(0)):
         shape = _shape(size, channels, parts[0](0))
-    usual = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.5,), (0.5,))
-    numbers = {"mean": tuple(mean or usual[0]), "std": tuple(std or usual[1])}
+    means, deviations = (
+        tuple(np.atleast_1d(usual if given is None else given).tolist())
+        for given, usual in zip((mean, std), _USUAL[channels], strict=True)
+    )
     made = [
-        LazyImages(part, own, classes, shape=shape, **numbers)
+        LazyImages(part, own, classes, shape=shape, mean=means, std=deviations)
         for part, own in zip(parts, labels, strict=True)
     ]
     return splits_of([part.in_memory() if in_memory else part for part in made], test)
@@ -346,9 +330,8 @@ def _shape(size: int | list[int] | None, channels: int, first: bytes | Path) -> 
         if max(width, height) > _LARGEST_SIDE:
             raise DataError(f"a picture of {width} x {height}: set size, which all are resized to")
         return channels, height, width
-    sides = [size, size] if isinstance(size, int) else list(size)
-    right = [type(side) is int and 1 <= side <= _LARGEST_SIDE for side in sides]
-    if len(sides) != 2 or not all(right):
+    sides = size if isinstance(size, list | tuple) else [size, size]
+    if len(sides) != 2 or not all(type(s) is int and 0 < s <= _LARGEST_SIDE for s in sides):
         raise DataError(f"size is {size}: give a side, or [height, width], of 1 .. 4096 pixels")
     return channels, sides[0], sides[1]
 
@@ -403,8 +386,7 @@ def fitted(image: Image, shape: Sequence[int]) -> Image:
         raise DataError(f"pictures have 1, 3 or 4 channels, the model takes {channels}")
     if image.mode.startswith(("I", "F")):
         raise DataError(f"pixels of mode {image.mode}, not of 8 bits: convert it")
-    if image.getexif().get(_ORIENTATION, 1) != 1:
-        image = exif_transpose(image)
+    image = exif_transpose(image)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     if image.mode != _MODES[channels]:

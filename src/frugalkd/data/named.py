@@ -23,7 +23,7 @@ from frugalkd.data.images import ENDINGS, ImageData, opened, picture_splits, req
 from frugalkd.data.probe import files_digest
 from frugalkd.data.samples import NAME_A_ROOT, Splits, data_root, located
 from frugalkd.data.text import MAX_LENGTH, WORDS, TextData, tokenize
-from frugalkd.errors import DataError, nearest
+from frugalkd.errors import DataError, few, nearest
 from frugalkd.files import StrPath
 from frugalkd.files.parsing import most_unpacked
 from frugalkd.runtime.draws import order, stream
@@ -57,16 +57,12 @@ _CHUNK = 1 << 20
 _UNSIGNED_BYTE = 8
 
 _SIDE = 32  # of CIFAR-10's pictures
-_NAMED = 8  # pictures that cannot be read
 _ROWS_AT_ONCE = 100  # few: a file may repeat one picture without holding it more than once
 
 
 def load_digits(root: StrPath | None = None) -> Splits:
-    """scikit-learn's digits: 1,437 training and 360 test images of real handwritten digits (UCI,
-    1998), uint8 (N, 1, 8, 8), each class in proportion in both.
-
-    The split is fixed. ``root`` is not used: the data come with scikit-learn.
-    """
+    """scikit-learn's handwritten digits (UCI, 1998), uint8 (N, 1, 8, 8): 1,437 for training and 360
+    for test, each class in proportion in both, always the same. ``root`` is not used."""
     require_extra("report", "the digits come with scikit-learn", DataError, "sklearn")
     from sklearn import datasets
 
@@ -202,7 +198,8 @@ def fetch(name: str, root: StrPath | None = None) -> None:
 
 @contextmanager
 def _parquet(path: Path, needs: str, *packages: str, **options: Any) -> Iterator[Any]:
-    """An open ``pyarrow.parquet.ParquetFile``. What pyarrow raises becomes DataError."""
+    """An open ``pyarrow.parquet.ParquetFile``, the Arrow type of each column, and all of them as
+    text. What pyarrow raises becomes DataError."""
     require_extra("parquet", f"reading {path.name} needs {needs}", DataError, *packages)
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -211,16 +208,11 @@ def _parquet(path: Path, needs: str, *packages: str, **options: Any) -> Iterator
         raise DataError(f"is not there: put the Parquet file there, {NAME_A_ROOT}")
     try:
         with pq.ParquetFile(path, **options) as file:
-            yield file
+            types = {field.name: field.type for field in file.schema_arrow}
+            yield file, types, ", ".join(f"{name}: {kind}" for name, kind in types.items())
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"cannot be read ({reason}): get the file again") from error
-
-
-def _types(file: Any) -> tuple[dict[str, Any], str]:
-    """The Arrow type of each column, and all of them as text."""
-    types = {field.name: field.type for field in file.schema_arrow}
-    return types, ", ".join(f"{name}: {kind}" for name, kind in types.items())
 
 
 def load_cifar10(root: StrPath | None = None) -> Splits:
@@ -240,10 +232,10 @@ def _parquet_files(name: str, root: StrPath | None) -> list[Path]:
 
 def read_cifar(path: Path) -> ImageData:
     """The pictures of one of CIFAR-10's Parquet files. Raises DataError."""
-    with located(path), _parquet(path, "pyarrow and pillow", "pyarrow", "PIL") as file:
+    opening = _parquet(path, "pyarrow and pillow", "pyarrow", "PIL")
+    with located(path), opening as (file, types, columns):
         import pyarrow as pa
 
-        types, columns = _types(file)
         image, label = types.get("img", pa.null()), types.get("label", pa.null())
         if not (
             isinstance(image, pa.StructType)
@@ -276,11 +268,7 @@ def read_cifar(path: Path) -> ImageData:
 
 
 def load_texts(
-    name: str,
-    root: StrPath | None = None,
-    *,
-    tokenizer: str = WORDS,
-    max_length: int = MAX_LENGTH,
+    name: str, root: StrPath | None = None, *, tokenizer: str = WORDS, max_length: int = MAX_LENGTH
 ) -> Splits:
     """Questions of people, from ``<root>/<name>/{train,test}.parquet``.
 
@@ -327,10 +315,11 @@ def read_columns(path: Path) -> tuple[list[str], NDArray[np.int64], tuple[str, .
     """The columns ``text`` and ``label`` of a Parquet file, and the names of the classes, which are
     numbers where the file has none. Raises DataError, which does not name the file."""
     # As a dictionary: a file may repeat one text without holding it more than once.
-    with _parquet(path, "pyarrow", "pyarrow", read_dictionary=["text"]) as file:
+    opening = _parquet(path, "pyarrow", "pyarrow", read_dictionary=["text"])
+    with opening as (file, types, columns):
         import pyarrow as pa
+        import pyarrow.compute as pc
 
-        types, columns = _types(file)
         text, label = types.get("text", pa.null()), types.get("label", pa.null())
         text = getattr(text, "value_type", text)
         is_text = pa.types.is_string(text) or pa.types.is_large_string(text)
@@ -347,7 +336,9 @@ def read_columns(path: Path) -> tuple[list[str], NDArray[np.int64], tuple[str, .
         table = file.read(columns=["text", "label"])
         if table["text"].null_count or table["label"].null_count:
             raise DataError("a row has no text or no label: get the file again")
-        if sum(_length(part) for part in table["text"].chunks) > most:
+        chunks = table["text"].chunks
+        lengths = [pc.call_function("utf8_length", [c.dictionary]).take(c.indices) for c in chunks]
+        if sum(int(part.to_numpy().sum()) for part in lengths) > most:
             raise DataError("repeats its texts to more than 64 times its size")
         texts, labels = table["text"].to_pylist(), table["label"].to_numpy().astype(np.int64)
         known = _names(file.schema_arrow.metadata or {})
@@ -357,12 +348,6 @@ def read_columns(path: Path) -> tuple[list[str], NDArray[np.int64], tuple[str, .
     if highest >= len(labels):
         raise DataError(f"a label is {highest}, of {len(labels)} texts: count classes from 0")
     return texts, labels, tuple(map(str, range(highest + 1)))
-
-
-def _length(part: Any) -> int:
-    """Characters of all texts of a dictionary array."""
-    lengths = np.array([len(text) for text in part.dictionary.to_pylist()], dtype=np.int64)
-    return int(lengths[part.indices.to_numpy()].sum())
 
 
 def _names(metadata: Mapping[bytes, bytes]) -> tuple[str, ...]:
@@ -489,8 +474,6 @@ def _refuse_unreadable(files: list[Path]) -> None:
         except DataError as error:
             wrong.append(f"{file} ({error})")
     if wrong:
-        more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
         raise DataError(
-            f"{len(wrong)} of {len(files)} files are no readable pictures, take them away: "
-            f"{', '.join(wrong[:_NAMED])}{more}"
+            f"{len(wrong)} of {len(files)} files are no readable pictures, remove {few(wrong)}"
         )

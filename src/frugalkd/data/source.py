@@ -329,16 +329,13 @@ def bucketed(
 ) -> Ids:
     """``ids`` regrouped into batches of rows of similar length, which need little padding.
 
-    Within each ``window`` batches, rows are sorted by length (those of one length stay in their
-    order) and cut into batches, and the batches come in a random order. The result is a function of
-    its arguments: each window holds the same rows, and there are as many steps. A last batch that
-    is short stays as it is, so that the same rows are left out where it is dropped.
+    Within each ``window`` batches (1 or less changes nothing), rows are sorted by length (those of
+    one length stay in their order) and cut into batches, and the batches come in a random order. A
+    last batch that is short stays as it is, so that the same rows are left out where it is dropped.
 
     Args:
         ids: int64 (rows,), the epoch's plan in its random order.
         lengths: int64 (samples,), of every sample of the data set.
-        batch_size: rows of a batch.
-        window: batches that are sorted together; 1 or less changes nothing.
         seed, epoch: of the order of batches.
     """
     if window <= 1:

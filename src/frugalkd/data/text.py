@@ -41,12 +41,10 @@ class Tokens:
     """Token ids of texts, one after another.
 
     Attributes:
-        ids: int32 (tokens,).
+        ids: int32 (tokens,), all below ``vocabulary``.
         ends: int64 (texts,), where each text ends.
-        vocabulary: how many tokens there are; all ids are below.
         padding: the token that fills up a batch.
-        tokenizer: its name or path, and ``max_length``, the most tokens of a text: with them
-            other texts become tokens in the same way.
+        tokenizer, max_length: as in :func:`tokenize`.
     """
 
     ids: NDArray[np.int32]
@@ -55,9 +53,6 @@ class Tokens:
     padding: int
     tokenizer: str
     max_length: int
-
-    def __len__(self) -> int:
-        return len(self.ends)
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
@@ -99,14 +94,14 @@ class TextData(Samples):
         read: Callable[[list[int]], list[str]] | None = None,
     ) -> None:
         super().__init__(labels, classes)
-        if len(labels) != len(tokens):
-            raise DataError(f"{len(labels)} labels for {len(tokens)} texts: give one class a text")
+        texts = len(tokens.ends)
+        if len(labels) != texts:
+            raise DataError(f"{len(labels)} labels for {texts} texts: give one class a text")
         self.tokens, self._read, self._rows = tokens, read, np.arange(len(labels))
 
     def texts(self, ids: Any) -> list[str] | None:
         """The texts ``ids`` as they were written, uncut; None where only their tokens are known.
-        Raises IndexError for ids outside ``0 .. N - 1``, DataError where they can no longer be
-        read."""
+        Raises IndexError for ids outside ``0 .. N - 1``; DataError where they cannot be read."""
         rows: list[int] = self._rows[self.rows(ids).numpy()].tolist()
         return None if self._read is None else self._read(rows)
 
@@ -121,8 +116,7 @@ class TextData(Samples):
         return self.tokens.lengths
 
     def __getitem__(self, id: int) -> dict[str, Any]:
-        """``input_ids`` and ``attention_mask`` int64 (L,), ``labels`` an int. Raises IndexError
-        outside ``0 .. N - 1``."""
+        """``input_ids`` and ``attention_mask`` int64 (L,), ``labels`` an int."""
         one = self.batch([id], [0])
         return {name: part[0] if name != "labels" else int(part[0]) for name, part in one.items()}
 
@@ -236,11 +230,9 @@ def from_transformers(kind: str, name: str, *, download: bool = True, **options:
         if not os.path.isdir(folder) and not download:
             # Found first: transformers uses the network even with local_files_only.
             folder = snapshot_download(name, local_files_only=True)
-        here = {"local_files_only": True} if os.path.isdir(folder) else {}
+        options |= {"trust_remote_code": False, "local_files_only": os.path.isdir(folder)}
         with quiet(transformers.utils.logging, warnings=False):
-            return getattr(transformers, kind).from_pretrained(
-                folder, trust_remote_code=False, **here, **options
-            )
+            return getattr(transformers, kind).from_pretrained(folder, **options)
     except LocalEntryNotFoundError:
         raise ModelError(
             f"{name[:100]!r} is neither a folder nor in this machine's cache of the hub: fetch it "
