@@ -79,10 +79,9 @@ def chain(
     and a stopped one is resumed.
 
     Args:
-        recipes: the student of each is the teacher of the next.
         teacher: of the first one, a folder, where it is trained already; it costs nothing here.
         begin: called as each stage begins; returns a function that receives its epochs' records.
-        should_stop: called as :attr:`frugalkd.RunOptions.should_stop`.
+        should_stop: as in :class:`frugalkd.RunOptions`.
 
     Raises:
         RecipeError: the recipes make no chain.

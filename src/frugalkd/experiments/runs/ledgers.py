@@ -64,10 +64,8 @@ def make_ledger(
     should_stop: Stop | None = None,
 ) -> dict[str, Any]:
     """Write ``out/ledger.safetensors``: from a self-regulated training of a new head alone, on the
-    teacher's features; or, with ``log``, from a log of the teacher's own training. The teacher does
-    not change.
-
-    The gate is that of the recipe's teacher, where its policy is self-regulation, else the default.
+    teacher's features; or, with ``log``, from a log of the teacher's own training. The gate is that
+    of the recipe's teacher, where its policy is self-regulation, else the default.
 
     Args:
         teacher: the folder of the teacher; without one the recipe's pretrained teacher.
@@ -150,14 +148,8 @@ def names_of_run(
     path: Path, ledger: Ledger, allowed: Allowed, ids: Sequence[int] | None = None
 ) -> list[str]:
     """The names of the samples ``ids`` (None: all) in the data that a run's folder names; ``path``
-    is the folder, or the file of ``ledger``.
-
-    Raises:
-        AccessRefused, ImportRefused, RunFolderError: as :func:`data_of_run`; or there are no
-            results beside the ledger.
-        LedgerError: the ledger is of other data.
-        DataError: they cannot be read, or their samples have no names.
-    """
+    is the folder, or the file of ``ledger``. Raises what :func:`data_of_run` does, LedgerError for
+    a ledger of other data, DataError where samples have no names."""
     folder = ledger_file(path).parent
     results = folder / "results.json"
     data = data_of_run(read_results(folder).get("recipe"), str(results), allowed).train

@@ -139,12 +139,8 @@ def make_data(recipe: Recipe, augment: Augmentation, seed: int) -> RunData:
 
 def data_of_run(said: Any, where: str, allowed: Allowed) -> RunData:
     """The data of the recipe ``said`` in the file ``where`` of a run's folder, not augmented.
-
-    Raises:
-        AccessRefused, ImportRefused: that is not allowed; the message names the options.
-        RunFolderError: ``said`` is no recipe.
-        DataError, ModelError: as :func:`make_data`.
-    """
+    Raises AccessRefused, ImportRefused where that is not allowed, with the options that allow it;
+    RunFolderError where ``said`` is no recipe; and what :func:`make_data` does."""
     try:
         recipe = Recipe.model_validate(said)
     except ValueError:
@@ -223,10 +219,9 @@ def make_model(spec: ModelSettings, data: Dataset, seed: int) -> nn.Module:
 def make_teacher(
     recipe: Recipe, teacher: Path | None, data: Dataset, one: OneOfSeveral | None = None
 ) -> nn.Module:
-    """The teacher of a folder, or the recipe's pretrained one; or ``one`` of several teachers.
-
-    If its ``model.json`` describes its training data, its inputs are normalised as in its training,
-    and its classes are matched with the data's by ``student.targets.classes``.
+    """The teacher of a folder, or the recipe's pretrained one; or ``one`` of several teachers. As
+    its ``model.json`` says, its inputs are normalised as in its training, and its classes matched
+    with the data's.
 
     Raises:
         ImportRefused: its folder names code that the recipe does not.
@@ -259,8 +254,7 @@ def make_teacher(
 
 
 def _fitted(model: nn.Module, data: Dataset, match: Match, what: str) -> nn.Module:
-    """``model`` for the normalisation and the classes of ``data``. Raises TargetsError where class
-    names do not match, ModelError where the channels do not."""
+    """``model`` for the normalisation and the classes of ``data``."""
     origin = origin_of(model)
     if isinstance(data, Pictures) and origin.mean:
         trained, given = (origin.mean, origin.std), (data.mean, data.std)

@@ -53,14 +53,10 @@ def scores_for(
     """The scores that ``policy`` needs, and their note for the results; None where it needs none.
 
     They are kept in the first of the teacher's folder, ``stores`` and the run's folder that can be
-    written. They do not depend on the recipe's seed: students of all seeds share them. Of two
-    processes that need the same, one computes them and the other waits; a scoring run that was
-    stopped starts again. Its model and training are those of the run's role.
-
-    Raises:
-        RunFolderError: a file of scores is damaged.
-        WriteFailed: they cannot be kept.
-        Stopped: ``run.should_stop`` returned True.
+    written, and do not depend on the recipe's seed: students of all seeds share them. Of two
+    processes that need the same, one computes them and the other waits. Model and training are
+    those of the run's role. Raises RunFolderError: a file of scores is damaged; WriteFailed;
+    Stopped.
     """
     if policy is None or policy.scoring is None:
         return None, None

@@ -290,14 +290,14 @@ class TeacherPool(ExitStack):
             """Queries before a stop or a kill are not repeated, and count: of this process, or of
             all ``ranks``."""
             lives, known = self._lives, before.queries_of
-            rows = ranks.sum([lives[name].queries if name in lives else 0 for name in self.sources])
+            rows = ranks.sum([live.queries for live in lives.values()])
             if not rows.any():
                 return
             spent = ranks.mean(sum(live.seconds for live in lives.values()))
             folder.note(
                 queries_of={
                     name: known.get(name, 0) + int(count)
-                    for name, count in zip(self.sources, rows, strict=True)
+                    for name, count in zip(lives, rows, strict=True)
                 },
                 seconds=before.seconds + time.perf_counter() - started,
                 teacher_seconds=before.teacher_seconds + spent,
@@ -490,12 +490,10 @@ def store(
     announce: Announce | None = None,
     listener: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Fill a store at ``out`` with the soft targets of all samples that may be used in the recipe's
-    student's training; an unfinished one is continued.
+    """Fill a store in the folder ``out`` as the recipe's student needs it: its views, its encoding,
+    and the samples that may be used in its training. An unfinished one is continued.
 
     Args:
-        recipe: its student section gives the views, the encoding, and which samples are used.
-        out: the store's folder.
         teacher: a folder made by ``teach``; without one the recipe's pretrained teacher.
         shard, announce, listener: as of :meth:`StoredTargets.fill`. Processes that torchrun or
             accelerate launch started share the work, and have no shards of their own.

@@ -67,12 +67,8 @@ def evaluate_run(
     """Measures of the run's model (see ``evaluation.measure``), and the name of the data.
 
     ``data`` is a data set's name or a folder of class folders; None: the run's held-out data, which
-    ``allowed`` must allow.
-
-    Raises:
-        ImportRefused, AccessRefused: the folder names something else.
-        RunFolderError, ModelError: the run cannot be used.
-        DataError: the data cannot be read, or hold no labels.
+    ``allowed`` must allow. Raises ImportRefused, AccessRefused, RunFolderError and ModelError where
+    the run cannot be used, DataError where the data cannot be read or hold no labels.
     """
     loaded = _load(run, allowed)
     if data is None:
@@ -207,22 +203,18 @@ def _texts(loaded: Loaded, data: str) -> tuple[Sequence[str], Labels]:
             labels = labels_by_name(labels, names, loaded.classes, "the file")
         return texts, labels
     if path.suffix == ".txt" and path.is_file():
-        return _lines(path), None
+        try:
+            return read_bounded(path, _LARGEST_TEXT).decode("utf-8").splitlines(), None
+        except OSError as error:
+            raise DataError(f"cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise DataError("is not UTF-8 text") from None
+        except ValueError:
+            raise DataError(f"is larger than {_LARGEST_TEXT >> 20} MiB: cut it") from None
     raise DataError(
         f"no such data: {nearest(data, DATA)}; or name a FILE.txt with a text a line, or a "
         "FILE.parquet with text and label"
     )
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return read_bounded(path, _LARGEST_TEXT).decode("utf-8").splitlines()
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise DataError("is not UTF-8 text") from None
-    except ValueError:
-        raise DataError(f"is larger than {_LARGEST_TEXT >> 20} MiB: cut it") from None
 
 
 def _images(
