@@ -85,10 +85,8 @@ def teach(
         run = fit(model, data, sampling=sampling, objective=role.objective.build(), **keywords)
         return run, {"teacher": None, "targets": None, "scoring": scoring}
 
-    return _execute(
-        "teach", recipe, out, train, resume=resume, on_epoch_end=on_epoch_end, progress=progress,
-        should_stop=should_stop,
-    )  # fmt: skip
+    options = RunOptions(resume=resume, on_epoch_end=on_epoch_end, should_stop=should_stop)
+    return _execute("teach", recipe, out, train, options, progress=progress)
 
 
 def distill(
@@ -137,10 +135,10 @@ def distill(
             run = distill_model(student, material.train, teacher=pool.open(), **keywords)
         return run, notes | pool.conclude(run)
 
+    options = RunOptions(resume=resume, on_epoch_end=on_epoch_end, should_stop=should_stop)
     return _execute(
-        "distill", recipe, out, train, teacher=teacher, ledger=ledger, resume=resume, stores=stores,
-        on_epoch_end=on_epoch_end, progress=progress, should_stop=should_stop,
-        record_plans=record_plans,
+        "distill", recipe, out, train, options, teacher=teacher, ledger=ledger, stores=stores,
+        progress=progress, record_plans=record_plans,
     )  # fmt: skip
 
 
@@ -149,11 +147,9 @@ def _execute(
     recipe: Recipe,
     out: Path,
     train: Train,
+    given: RunOptions,
     *,
-    resume: bool,
-    on_epoch_end: Listener | None,
     progress: Progress | None,
-    should_stop: Stop | None,
     teacher: Path | None = None,
     ledger: Path | None = None,
     stores: Path | None = None,
@@ -176,7 +172,7 @@ def _execute(
         Tracking() as tracking,
         digests_kept(),
     ):
-        done = ranks.from_first(lambda: folder.begin(digest, resolved, kind, resume))
+        done = ranks.from_first(lambda: folder.begin(digest, resolved, kind, given.resume))
         if done is not None:
             ranks.from_first(lambda: refuse_other_data(done, recipe, folder.path))
             with contextlib.suppress(KeyError, TypeError):
@@ -193,20 +189,23 @@ def _execute(
         def log(record: dict[str, Any]) -> None:
             tracking.log(record)
             folder.append_metrics(record)
-            if on_epoch_end is not None:
-                on_epoch_end(record)
+            if given.on_epoch_end is not None:
+                given.on_epoch_end(record)
 
+        on_plan = partial(save_plan, folder.plans) if record_plans else None
         keywords = {
             "training": role.training,
             "seed": recipe.seed,
             "eval_dataset": material.eval_dataset,
             "device": recipe.device,
-            "run": RunOptions(
-                folder.checkpoints, recipe.checkpoints, resume, log, should_stop,
-                partial(save_plan, folder.plans) if record_plans else None,
+            "run": replace(
+                given, folder=folder.checkpoints, checkpointing=recipe.checkpoints,
+                on_epoch_end=log, on_plan=on_plan,
             ),
         }  # fmt: skip
-        context = RunContext(recipe, role, material, folder, teacher, stores, progress, should_stop)
+        context = RunContext(
+            recipe, role, material, folder, teacher, stores, progress, given.should_stop
+        )
         run, notes = train(context, keywords)
         samples, meters = len(run.ledger), run.meters.summary()
         filling = (notes["targets"] or {}).get("filling") or {"rows": 0}

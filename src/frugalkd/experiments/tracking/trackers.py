@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import torch
 
@@ -168,7 +168,7 @@ def check_installed(trackers: Mapping[str, Tracker]) -> None:
 
 
 @final
-class Tracking:
+class Tracking(contextlib.ExitStack):
     """The trackers of one run: started, sent each epoch and the results, finished.
 
     A context that finishes them. None of them changes what is trained: random streams are restored
@@ -177,16 +177,9 @@ class Tracking:
     """
 
     def __init__(self) -> None:
-        self._running: dict[str, tuple[GeneralTracker, Tracker]] = {}
+        super().__init__()
+        self._running: dict[str, GeneralTracker] = {}
         self._logged: dict[str, set[int]] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for name, (tracker, options) in list(self._running.items()):
-            self._call(name, options.finish, tracker)
-        self._running.clear()
 
     def start(
         self,
@@ -218,7 +211,8 @@ class Tracking:
                 with _isolated():
                     tracker = LOGGER_TYPE_TO_CLASS[name](**options.arguments(run, known.get(name)))
                     tracker.start()
-                    self._running[name] = tracker, options
+                    self._running[name] = tracker
+                    self.callback(self._call, name, options.finish, tracker)
                     found[name] = attrgetter(options.names_run)(tracker)
                     if name not in known or options.forgets:
                         tracker.store_init_configuration(dict(settings))
@@ -234,7 +228,7 @@ class Tracking:
 
     def log(self, record: Record) -> None:
         """An epoch's record; a tracker receives each epoch once."""
-        for name, (tracker, _) in list(self._running.items()):
+        for name, tracker in list(self._running.items()):
             if record["epoch"] not in self._logged[name]:
                 self._logged[name].add(record["epoch"])
                 values = numbers(record, "train")
@@ -249,10 +243,12 @@ class Tracking:
         last = {"budget": results["budget"]}
         for part in ("evaluation", "meters"):
             last |= numbers(results[part] or {}, part)
-        for name, (tracker, _) in list(self._running.items()):
+        for name, tracker in list(self._running.items()):
             self._call(name, tracker.log, last, step=len(results["history"]))
 
     def _call(self, name: str, method: Callable[..., None], *given: Any, **more: Any) -> None:
+        if name not in self._running:  # it failed before
+            return
         try:
             with _isolated():
                 method(*given, **more)
