@@ -68,7 +68,7 @@ def test_every_class_has_its_section_and_what_to_do(page):
         ),
         (
             "SettingError",
-            "`policies/self_regulation.py` | `max_skip must be in [1, 60000], not {max_skip}`",
+            "`policies/self_regulation.py` | `{given} is decided before the epoch",
         ),
         ("ModelError", "`runtime/devices.py` | `unknown device {device}: {hint}`"),
     ],

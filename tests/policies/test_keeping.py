@@ -13,7 +13,6 @@ from frugalkd.policies import EpochContext
 from frugalkd.policies.keeping import (
     balanced,
     cross_entropy,
-    even_shares,
     full_from,
     lowest_rows,
     race,
@@ -89,15 +88,17 @@ def test_full_epochs_come_last_and_all_together_spend_the_budget(epochs, wanted,
 @given(st.lists(st.integers(0, 9), max_size=7), st.integers(0, 50), st.integers(0, 3))
 def test_shares_are_those_of_giving_one_at_a_time(counts, wanted, seed):
     """Recounted: the class that has been given least, and has some left, gives the next one."""
-    turn = np.random.default_rng(seed).permutation(len(counts)).astype(float)
+    at = EpochContext(1, 3, seed)
+    turn = at.uniform("shares", np.arange(len(counts)))
     given_so_far = [0] * len(counts)
     for _ in range(wanted):
         able = [k for k, count in enumerate(counts) if given_so_far[k] < count]
         if not able:
             break
         given_so_far[min(able, key=lambda k: (given_so_far[k], turn[k]))] += 1
-    shares = even_shares(np.array(counts, dtype=np.int64), wanted, turn)
-    assert shares.tolist() == given_so_far
+    classes = np.repeat(np.arange(len(counts)), counts)
+    kept = balanced(np.arange(len(classes)), classes, wanted, at)
+    assert np.bincount(classes[kept], minlength=len(counts)).tolist() == given_so_far
 
 
 def test_within_a_class_the_lowest_are_kept():

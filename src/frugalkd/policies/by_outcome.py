@@ -9,7 +9,6 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from frugalkd.errors import SettingError
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.ledger.outcome import Outcome
 from frugalkd.policies.keeping import (
@@ -132,13 +131,9 @@ class InstanceExclusion(Ungated):
     needs_screening = True
 
     threshold: NotNegative = 1e-3
-    window: int = 3
+    window: Count = 3
     smoothing: BelowOne = 0.5
     budget: Share | None = None
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.window <= 100:
-            raise SettingError(f"window must be in [1, 100], not {self.window}")
 
     @property
     def columns(self) -> Mapping[str, str]:

@@ -44,20 +44,14 @@ def balanced(
         return ids
     order = np.argsort(classes, kind="stable")
     names, begins, counts = np.unique(classes[order], return_index=True, return_counts=True)
-    shares = even_shares(counts, wanted, at.uniform("shares", names))
+    # One of each class at a time, until there are as many as wanted.
+    owner = np.repeat(np.arange(len(names)), counts)
+    turn, round_of = at.uniform("shares", names), np.arange(len(ids)) - begins[owner]
+    given = owner[np.lexsort((turn[owner], round_of))[: max(0, wanted)]]
+    shares = np.bincount(given, minlength=len(names))
     by_class = np.split(ids[order], begins[1:])
     kept = [lowest(own, int(n), *keys) for own, n in zip(by_class, shares, strict=True)]
     return np.concatenate(kept)
-
-
-def even_shares(counts: NDArray, wanted: int, turn: NDArray) -> NDArray[np.int64]:
-    """int64 (classes,): what each class gives of its ``counts`` so that all give ``wanted``, or
-    everything, and none gives more than one above another that has some left. Those that are lowest
-    in ``turn`` (classes,) give the one more."""
-    owner = np.repeat(np.arange(len(counts)), counts)
-    round_of = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
-    given = owner[np.lexsort((turn[owner], round_of))[: max(0, wanted)]]
-    return np.bincount(given, minlength=len(counts))
 
 
 def lowest_rows(values: NDArray, wanted: int) -> Mask:

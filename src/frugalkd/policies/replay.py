@@ -52,7 +52,7 @@ class Replay(Ungated):
         return self.permuted
 
     def plan(self, ledger: Ledger, pool: Ids, at: EpochContext) -> Plan:
-        plans = self._plans()
+        plans = read_plans(Path(self.folder), self.digest)
         if at.epoch >= len(plans):
             return Plan(pool[:0], stop=True)
         plan = plans[at.epoch]
@@ -68,9 +68,6 @@ class Replay(Ungated):
         if weights is not None:
             weights = np.concatenate([weights, np.ones(len(ids), dtype=np.float32)])
         return replace(plan, ids=np.concatenate([plan.ids, ids]), weights=weights)
-
-    def _plans(self) -> tuple[Plan, ...]:
-        return read_plans(Path(self.folder), self.digest)
 
 
 def _permutation(labels: NDArray, pool: Ids, at: EpochContext) -> Ids:

@@ -17,7 +17,7 @@ from frugalkd.ledger.outcome import Outcome, fails
 from frugalkd.policies.keeping import balanced, full_from, lowest, rest_of
 from frugalkd.policies.policy import EpochContext, Ids, Mask, Plan, Policy, at_sorted
 from frugalkd.runtime import draws
-from frugalkd.runtime.settings import Epochs, Positive, Share
+from frugalkd.runtime.settings import Count, Epochs, Positive, Share
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class SelfRegulation(Policy):
 
     confidence: Share = 0.9
     when: Literal["now", "last-visit"] = "last-visit"
-    max_skip: int = 8
+    max_skip: Count = 8
     warmup: Epochs = 0
     final_full_epochs: Epochs = 0
     budget: Share | None = None
@@ -85,8 +85,6 @@ class SelfRegulation(Policy):
     keep_probability: Share | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.max_skip <= 60_000:
-            raise SettingError(f"max_skip must be in [1, 60000], not {self.max_skip}")
         plain = {"keep_probability": None, "budget": None, "when_all_skipped": "wait"}
         given = [name for name in plain if getattr(self, name) != plain[name]]
         if self.when == "now" and given:
