@@ -47,7 +47,7 @@ def check(rows: Rows, ids, structure="pair", targets=True) -> None:
 
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("targets", [True, False])
-@settings(deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(ids=st.lists(st.integers(0, 99), min_size=1, max_size=20), data=st.data())
 def test_rows_are_cut_kept_and_joined_as_lists_are(structure, targets, ids, data):
     rows = rows_of_ids(ids, structure, targets)
