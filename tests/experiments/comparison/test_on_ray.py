@@ -125,7 +125,7 @@ def test_refusals(ray, cli, tmp_path, monkeypatch):
     with pytest.raises(ClusterError, match="pip install 'frugalkd\\[ray\\]'"):
         RayWorkers(1)
     for arguments, says in (
-        (["--on", "rey"], "unknown place for runs 'rey': did you mean ray"),
+        (["--on", "rey"], "'rey' is not one of 'here', 'ray'"),
         (["--ray-address", "auto"], "add --on ray"),
     ):
         _, _, err = cli("compare", "digits", "--arms", "ce", "--out", str(tmp_path), *arguments)
