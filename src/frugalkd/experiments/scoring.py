@@ -170,8 +170,7 @@ def forgetting(run: ScoringRun, seed: int) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class _CountFlips(Ungated):
-    """Trains on all samples and counts the outcomes of the training forward: ``forgotten`` flips
-    from correct to wrong, ``learned`` 1 once an outcome was correct."""
+    """All samples; ``forgotten`` counts flips to wrong, ``learned`` is 1 after a correct one."""
 
     @property
     def columns(self) -> Mapping[str, str]:

@@ -34,8 +34,7 @@ _AGAIN = "delete it: the scoring run is then made again"
 
 
 def load_scores(path: Path) -> tuple[NDArray[np.float32], dict[str, Any]]:
-    """The scores in a file, float32 (samples,), and their cost by the names of the meters. Raises
-    RunFolderError."""
+    """The scores (samples,) in a file, and their cost by meter. Raises RunFolderError."""
     arrays, about = load_arrays(
         path, "scores", what="file of scores", schema=SCHEMA, error=RunFolderError, again=_AGAIN
     )

@@ -383,8 +383,7 @@ class TeacherPool(ExitStack):
         }
 
     def _add_agreement(self, run: Run) -> None:
-        """How often the student and its teachers predict the same class on held-out data: several
-        teachers by their mean, weighted where they have weights; none for a store alone."""
+        """Compare the classes of the student and of its teachers' weighted mean on held-out data."""
         held_out = self._material.eval_dataset
         if held_out is None or run.evaluation is None or len(self._lives) < len(self.sources):
             return
@@ -407,8 +406,7 @@ class TeacherPool(ExitStack):
 
 
 def _describe(source: Source, queries: int) -> dict[str, Any]:
-    """The source of soft targets, for the results, after a training (killed processes included)
-    with ``queries`` of the teacher."""
+    """The source of soft targets, for the results, after ``queries`` in all processes."""
     opened = source.opened
     if isinstance(opened, ModelTeacher):
         return {"kind": source.targets.kind, "views": None, "filled_here": False}

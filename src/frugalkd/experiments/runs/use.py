@@ -163,8 +163,6 @@ def _table(loaded: Loaded, found: Predictions, with_probabilities: bool) -> str:
 
 
 def _predictions(run: Path, loaded: Loaded, data: str, allowed: Allowed) -> Predictions:
-    """Raises DataError where ``data`` names nothing of the kind, or cannot be read, or has other
-    classes; ModelError where the model's preprocessing or tokenizer is not available."""
     if loaded.texts is not None:
         with located(Path(data)):
             texts, labels = _texts(loaded, data)
@@ -220,8 +218,7 @@ def _texts(loaded: Loaded, data: str) -> tuple[Sequence[str], Labels]:
 def _images(
     loaded: Loaded, data: str, shape: tuple[int, ...], download: bool
 ) -> tuple[Sequence[str], Labels, Read]:
-    """The images' names, labels, and how to read them. In a folder whose subfolders all are the
-    model's classes, those are the labels."""
+    """The images' names, their labels where they are known, and how to read them."""
     path, labels = Path(data), None
     if path.is_dir() and data not in DATA:
         return _folder(path, loaded.classes, shape)
