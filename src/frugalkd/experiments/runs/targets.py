@@ -383,7 +383,7 @@ class TeacherPool(ExitStack):
         }
 
     def _add_agreement(self, run: Run) -> None:
-        """Compare the classes of the student and of its teachers' weighted mean on held-out data."""
+        """Compare the student's classes with those of its teachers' mean on held-out data."""
         held_out = self._material.eval_dataset
         if held_out is None or run.evaluation is None or len(self._lives) < len(self.sources):
             return
