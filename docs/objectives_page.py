@@ -81,7 +81,8 @@ objective:
 
 A weight, and every setting below whose default has a decimal point, may be a schedule. It runs from
 `start` to `end` over the progress of the training, with `shape: linear` or `cosine`, as in
-`{name: kd, temperature: {start: 8, end: 2, shape: cosine}}`. A temperature that changes, or two
+`{name: kd, temperature: {start: 8, end: 2, shape: cosine}}`. `until: 0.1` ends it after a tenth of
+the training: a warm-up. A temperature that changes, or two
 different temperatures in a sum, need soft targets that are valid at every temperature.
 
 Use a custom objective by import path: `{path: mine:Loss, options: {width: 3}}` names a callable

@@ -7,6 +7,7 @@ import math
 import torch
 from hypothesis import given
 from objective_cases import TEMPERATURES, agrees, cases, few, logs, reduced, softmax
+from torch.nn import functional as F
 
 from frugalkd.objectives import DIST
 
@@ -55,6 +56,19 @@ def test_a_weight_of_two_is_the_row_twice():
     weighted = (weights * DIST()(logits, targets, labels, weights)).sum()
     copied = DIST()(logits[copies], targets[copies], labels[copies]).sum()
     torch.testing.assert_close(weighted, copied)
+
+
+def test_the_defaults_are_the_authors():
+    """Inter and intra count twice, at temperature 1."""
+    stream = torch.Generator().manual_seed(0)
+    logits, targets = torch.randn(2, 6, 4, generator=stream, dtype=torch.float64)
+    labels = torch.arange(6) % 4
+    s, t = logits.softmax(1), targets.softmax(1)
+    inter = [1 - torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(s, t, strict=True)]
+    intra = [1 - torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(s.T, t.T, strict=True)]
+    soft = torch.stack(inter).mean() + torch.stack(intra).mean()
+    expected = F.cross_entropy(logits, labels) + 2 * soft
+    torch.testing.assert_close(DIST()(logits, targets, labels).mean(), expected)
 
 
 def test_a_student_that_only_scales_has_no_inter_loss():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from objective_cases import TEMPERATURES, agrees, cases, few, kl, logs, reduced, softmax
+from torch.nn import functional as F
 
 from frugalkd.errors import RecipeError
 from frugalkd.experiments.recipes.load import load_recipe
@@ -59,6 +60,21 @@ def test_it_is_the_formula(case, temperature):
         weighed = torch.tensor(weights, dtype=torch.float64)
         losses = objective(*case.tensors, weights=weighed)
         agrees(reduced(losses, weighed.numpy()), expected / rows, temperature * 1e3)
+
+
+def test_the_defaults_are_the_authors():
+    """Weights 0.1 and 0.9 at temperatures 2 to 6, of one view and without their masks."""
+    stream = torch.Generator().manual_seed(0)
+    logits, targets = torch.randn(2, 6, 4, generator=stream, dtype=torch.float64)
+    labels = torch.arange(6) % 4
+    expected = 0.1 * F.cross_entropy(logits, labels)
+    for t in (2, 3, 4, 5, 6):
+        s, p = (logits / t).softmax(1), (targets / t).softmax(1)
+        instance = t**2 * (p * (p / s).log()).sum() / 6
+        batch = (p @ p.T - s @ s.T).square().sum() / 6
+        classes = (p.T @ p - s.T @ s).square().sum() / 4
+        expected = expected + 0.9 * (instance + batch + classes)
+    torch.testing.assert_close(MLKD()(logits, targets, labels).mean(), expected)
 
 
 def test_temperatures_are_a_list_in_a_recipe():

@@ -67,6 +67,18 @@ def test_it_is_the_formula(spread):
     agrees(transfer(OBJECTIVE, seen, np.ones(3)), 2.0 * expected)
 
 
+@pytest.mark.parametrize(("last", "width"), [(48, 48), (700, 512)])
+def test_the_width_is_that_of_the_last_feature(last, width):
+    """Published: at most 512, and convolutions that keep the variance at first."""
+    student, teacher = [(40, 2, 2), (last, 1, 1)], [(32, 2, 2), (30, 1, 1)]
+    for fusion in parts_of(ReviewKD("a", "b"), student, teacher):
+        assert fusion.own.out_channels == width
+        for layer in (fusion.own, fusion.out):
+            inputs = layer.weight[0].numel()
+            bound = (3 / inputs) ** 0.5
+            assert 0.98 * bound < layer.weight.abs().max() <= bound
+
+
 def test_features_that_are_no_maps_are_refused():
     with pytest.raises(ValueError, match="is no map"):
         parts_of(OBJECTIVE, [(3,)], [(3,)])

@@ -29,6 +29,15 @@ def test_a_ramp_is_a_line_or_half_a_cosine(progress):
     assert Ramp(8.0, 1.0, "cosine").at(progress) == pytest.approx(cosine)
 
 
+@pytest.mark.parametrize("epoch", [0, 5, 19, 20, 240])
+def test_a_ramp_that_ends_early_is_a_warm_up(epoch):
+    """As the authors of DKD and ReviewKD have it: over 20 of 240 epochs."""
+    warm = Ramp(0.0, 5.0, until=20 / 240)
+    assert warm.at(epoch / 240) == pytest.approx(5 * min(epoch / 20, 1))
+    with pytest.raises(ValueError, match=r"until must be in \(0, 1\]"):
+        Ramp(0.0, 5.0, until=0.0)
+
+
 @pytest.mark.parametrize("progress", [0.0, 0.3, 0.99])
 def test_a_step_has_the_settings_of_its_progress(progress):
     both = scheduled(KD(), temperature=Ramp(8.0, 1.0), alpha=Ramp(0.0, 1.0, "cosine"))

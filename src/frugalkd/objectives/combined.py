@@ -11,22 +11,25 @@ from torch import Tensor
 
 from frugalkd.errors import SettingError, nearest
 from frugalkd.objectives.objective import BatchObjective, Objective, Step
-from frugalkd.runtime.settings import Settings, check_bounds, types_of
+from frugalkd.runtime.settings import Settings, Share, check_bounds, types_of
 from frugalkd.teachers.encodings import Fidelity
 
 
 @dataclass(frozen=True)
 class Ramp(Settings):
     """A number that goes from ``start`` to ``end`` over the progress of the training, in a line or
-    along half a cosine. Raises SettingError for ends that are no finite numbers."""
+    along half a cosine. From the progress ``until``, in (0, 1], it stays at ``end``. Raises
+    SettingError for ends that are no finite numbers."""
 
     start: float
     end: float
     shape: Literal["linear", "cosine"] = "linear"
+    until: Share = 1.0
 
     def at(self, progress: float) -> float:
         """Its value at ``progress`` in [0, 1]."""
         linear = self.shape == "linear"
+        progress = min(progress / self.until, 1.0)
         share = progress if linear else (1 - math.cos(math.pi * progress)) / 2
         return (1 - share) * self.start + share * self.end
 

@@ -26,9 +26,10 @@ class FitNets(FeatureObjective):
     ``(r(student) - teacher)^2``, r being an adapter to the teacher's shape.
 
     *Our reading:* the paper's ``|r(student) - teacher|^2 / 2`` has a sum in place of the mean. The
-    paper trains on hints first and distils afterwards; here both are one loss. The adapter is a 1x1
-    convolution or a linear layer where the channels differ, and pools or interpolates where sizes
-    do.
+    paper trains on hints first and distils afterwards; here both are one loss, with RepDistiller's
+    weights. The adapter is a 1x1 convolution or a linear layer where the channels differ, and pools
+    or interpolates where sizes do. The paper's convolution is as large as the sizes differ, and
+    RepDistiller's has BatchNorm and ReLU after it.
     """
 
     soft: NotNegative = 100.0
@@ -52,7 +53,8 @@ class VID(FeatureObjective):
 
     *Our reading:* the constant of the Gaussian is left out, so V may be negative; the mean stands
     in place of the paper's sum. r is one 1x1 convolution or linear layer, always there, where the
-    authors have three with ReLUs in between.
+    authors have three without bias and with ReLUs in between. Where sizes differ r goes to the
+    teacher's; RepDistiller averages the larger map down.
 
     Attributes:
         variance: of every channel at first, > 1e-5.
@@ -105,7 +107,8 @@ class AttentionTransfer(FeatureObjective):
 
     *Our reading:* squared, and the mean of the positions, as in the authors' code; the paper's
     formula has ``beta / 2`` times the distance itself. Where sizes differ the larger attention is
-    averaged down, so that nothing is trained beside the student; the paper interpolates.
+    averaged down, so that nothing is trained beside the student; the paper interpolates, and
+    RepDistiller, whose weight is the default, averages the feature.
 
     *Needs:* features of (channels, height, width) or (tokens, width).
     """
@@ -185,7 +188,7 @@ class FSP(FeatureObjective):
     *Our reading:* the paper has models of the same channels; here a 1x1 convolution makes the
     student's channels the teacher's where they differ. Within a pair the larger map is max-pooled
     to the size of the other. The paper trains on G first and on the labels afterwards; here both
-    are one loss.
+    are one loss. RepDistiller has a mean over the matrix with weight 50, and average pooling.
 
     *Needs:* features of (channels, height, width), at least two.
     """
@@ -233,25 +236,30 @@ class ReviewKD(FeatureObjective):
     averaged down to 4 x 4, 2 x 2 and 1 x 1 positions (where the map is larger), divided by the sum
     of the weights.
 
-    *Our reading:* no BatchNorm after the convolutions: its statistics would mix rows whatever they
-    weigh.
+    *Our reading:* no BatchNorm after the convolutions, which the authors have: its statistics would
+    mix rows whatever they weigh. R counts in full from the first step; the authors raise it
+    linearly over the first 20 of 240 epochs on CIFAR-100, as ``soft: {start: 0, end: 5, until:
+    0.083}`` does. Their weight is 0.6 to 8 by pair of models there, mostly 5, and 1 or 8 on
+    ImageNet. Their teacher's features are those before the ReLUs, and the pooled one is a map of
+    1 x 1.
 
     *Needs:* features of (channels, height, width).
 
     Attributes:
         student: module paths or globs, of the student, from its first to its last.
-        width: channels of the fusion.
+        width: channels of the fusion; None: those of the last student feature, at most 512.
     """
 
-    width: Count = 64
+    width: Count | None = None
     soft: NotNegative = 1.0
     hard: NotNegative = 1.0
 
     def parts(self, shapes: Shapes) -> nn.Module:
         _check_maps(*shapes.student, *shapes.teacher)
         last = len(shapes.student) - 1
+        width = self.width or min(512, channels_of(shapes.student[-1]))
         return nn.ModuleList(
-            _Fusion(given, wanted, self.width, deeper=place < last)
+            _Fusion(given, wanted, width, deeper=place < last)
             for place, (given, wanted) in enumerate(shapes.pairs)
         )
 
@@ -274,6 +282,8 @@ class _Fusion(nn.Module):
         self.own = nn.Conv2d(given[0], width, 1, bias=False)
         self.attention = nn.Conv2d(2 * width, 2, 1) if deeper else None
         self.out = nn.Conv2d(width, wanted[0], 3, padding=1, bias=False)
+        for convolution in (self.own, self.out):
+            nn.init.kaiming_uniform_(convolution.weight, a=1)
 
     def forward(self, student: Tensor, deeper: Tensor | None) -> tuple[Tensor, Tensor]:
         fused = self.own(student)
@@ -310,7 +320,8 @@ class SimKD(FeatureObjective):
     of its classifier, and that classifier is the student's too.
 
     *Our reading:* the projector is one linear layer on the input of the student's classifier, where
-    the authors have three convolutions on maps. It is a part of the student, unlike an adapter, and
+    the authors have three convolutions with BatchNorm and ReLU on maps, and compare these before
+    they are pooled. It is a part of the student, unlike an adapter, and
     is put there by ``student.model.reuse_classifier_dim: WIDTH`` in a recipe or
     ``frugalkd.reuse_classifier``, in place of the student's last linear layer; WIDTH is how many
     values the teacher's takes.
@@ -476,7 +487,8 @@ class CRD(FeatureObjective):
     *Our reading:* as the authors' code: Z is N times the mean of the exponentials in the first
     batch, and 1e-7 stands in each sum of the denominators. A sample's vectors in the memory become
     ``momentum`` times themselves plus the rest of the new ones, at norm 1, after each batch that it
-    is in. Where the labels are not known before the training, the others are any other samples.
+    is in. The authors draw the others without repetition where there are as many. Where the labels
+    are not known before the training, the others are any other samples.
     Weights: the others are drawn evenly whatever they weigh, a sample of weight 0 leaves the memory
     as it is, and the mean in Z is weighted.
 

@@ -63,7 +63,8 @@ class LogitMSE(Objective):
 
     *Loss:* ``alpha * |student - teacher|^2 + (1 - alpha) * cross-entropy``, on the logits.
 
-    *Our reading:* the square of the norm is a sum over classes, not a mean. No temperature.
+    *Our reading:* the square of the norm is a sum over classes, as in the paper's formula. The
+    authors' code takes the mean over the classes, and no cross-entropy with it. No temperature.
 
     *Needs:* the teacher's logits themselves: float16 keeps each row less its largest logit.
     """
@@ -118,8 +119,10 @@ class DKD(Objective):
     distributions over the other classes; both are of softmaxes at T. KD is alpha = 1 and beta = the
     teacher's probability of the other classes.
 
-    *Our reading:* the authors raise the soft part linearly in the first epochs; here it is constant
-    from the first step.
+    *Our reading:* the soft part is constant from the first step. On CIFAR-100 the authors raise it
+    linearly over the first 20 of 240 epochs, as schedules do here: ``alpha: {start: 0, end: 1,
+    until: 0.083}`` and ``beta: {start: 0, end: 8, until: 0.083}``. Their beta is 2 to 8 by pair of
+    models there; on ImageNet T is 1, beta 0.5 or 2, and nothing is raised.
 
     *Needs:* no draws, since the loss is not linear in the teacher's probabilities. Under top-k the
     less likely classes share evenly what they have, and NCKD stresses them.
@@ -160,7 +163,7 @@ class NKD(Objective):
     distributions over all other classes at T, the sum being over these.
 
     *Our reading:* these are cross-entropies, as published, and not divergences, so the least value
-    is not 0.
+    is not 0. The defaults are the authors' of ImageNet; on CIFAR-100 they set T = 3, gamma = 3.5.
 
     Attributes:
         temperature: T > 0, of the distributions over the other classes.
@@ -192,7 +195,8 @@ class WTTM(Objective):
     temperature 1, is larger the less sure the teacher is.
 
     *Our reading:* nothing is scaled by T^2, since the student's softmax is at 1. The paper chooses
-    beta for each pair of models; 1 is only a start.
+    beta and T for each pair of models (the authors' examples have T = 10 and 5); 1 and 4 are only
+    a start.
 
     Attributes:
         temperature: T > 0, of the teacher's softmax.
@@ -303,7 +307,8 @@ class DIST(BatchObjective):
     intra that over the rows of the batch, the mean of all classes; both are of softmaxes at T.
 
     *Our reading:* a norm below 1e-8 counts as that, so that what does not vary has the correlation
-    0; in a batch of one row intra is 1.
+    0; in a batch of one row intra is 1. The defaults are the authors' of ImageNet; on CIFAR-100 T
+    is 4.
 
     *Weights:* the moments over the batch are weighted, and intra counts sum(weights) / rows times.
     A row's part of it is what it adds to the correlations.
@@ -317,8 +322,8 @@ class DIST(BatchObjective):
     """
 
     temperature: Positive = 1.0
-    beta: NotNegative = 1.0
-    gamma: NotNegative = 1.0
+    beta: NotNegative = 2.0
+    gamma: NotNegative = 2.0
     hard: NotNegative = 1.0
     reads = Fidelity.DIFFERENCES
 
@@ -359,9 +364,11 @@ class MLKD(BatchObjective):
     * KL(teacher || student)``; B the squared distance of student's and teacher's ``P P'`` (rows,
     rows), over the rows; C that of their ``P' P`` (classes, classes), over the classes.
 
-    *Our reading:* one view of each sample. The authors add a second, strongly augmented one, and
-    leave out of a level the samples and classes that the teacher is unsure of; neither is done
-    here.
+    *Our reading:* one view of each sample, weights and temperatures as in the authors' CIFAR-100
+    settings (on ImageNet 0.5 and 0.5, with T = 1 in place of 4). The authors add a strongly
+    augmented view, of which I and the cross-entropy are computed too. Their code multiplies I, B
+    and C of the plain view by the part of the samples (of C: the classes) whose confidence is at
+    most the median, about 1/2; here nothing is multiplied.
 
     *Weights:* in B the pair (i, j) weighs w_i * w_j; in C the matrices are of weighted rows, which
     is the same for its pairs. A row's part of C may be negative.
@@ -374,10 +381,10 @@ class MLKD(BatchObjective):
     """
 
     temperatures: tuple[float, ...] = (2.0, 3.0, 4.0, 5.0, 6.0)
-    instance: NotNegative = 1.0
-    batch: NotNegative = 1.0
-    classes: NotNegative = 1.0
-    hard: NotNegative = 1.0
+    instance: NotNegative = 0.9
+    batch: NotNegative = 0.9
+    classes: NotNegative = 0.9
+    hard: NotNegative = 0.1
     reads = Fidelity.DIFFERENCES
 
     def __post_init__(self) -> None:
@@ -422,8 +429,8 @@ class CorrelationCongruence(BatchObjective):
     ``exp(-2 * gamma) * sum((2 * gamma * x_i . x_j)^p / p!)`` for p = 0 .. order.
 
     *Our reading:* on the logits, each row divided by its norm, where the paper has embeddings of
-    the last features; the paper adds KD, which is left to a sum of objectives. The paper gives no
-    weights; the defaults are frugalkd's.
+    the last features; the paper adds KD, which is left to a sum of objectives. The weights are
+    frugalkd's: torchdistill's configuration has 0.003, of the distance in place of its square.
 
     *Weights:* the pair (i, j) weighs w_i * w_j, over the square of the number of rows.
 
@@ -472,7 +479,7 @@ class PKT(BatchObjective):
 
     *Our reading:* on the logits, where the paper has features. A row counts among its own
     neighbours, and the mean is over rows * rows values, as in the authors' code: M falls with the
-    square of the batch, hence a large weight.
+    square of the batch, hence a large weight (RepDistiller's).
 
     *Weights:* a neighbour's similarity counts weights times in the probabilities, and the
     divergence of row i counts w_i times, so that the pair (i, j) weighs w_i * w_j.
