@@ -181,11 +181,11 @@ def order(samples, seed, epoch):
     return draws.order(ids, seed, draws.stream("order"), epoch)
 
 
-def rate(training: Training, progress: float, step: int) -> float:
+def rate(training: Training, progress: float, after: float) -> float:
     """The learning rate of a plain loop, written again."""
     schedule: Schedule = training.schedule
     shape = {"cosine": 0.5 * (1 + math.cos(math.pi * progress)), "linear": 1 - progress}
-    warm = 1.0 if step >= schedule.warmup_steps else (step + 1) / schedule.warmup_steps
+    warm = 1.0 if after >= schedule.warmup else after / schedule.warmup
     down = schedule.final + (1 - schedule.final) * shape.get(schedule.shape, 1.0)
     return training.optimizer.lr * (warm * down)
 

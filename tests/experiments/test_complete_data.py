@@ -58,10 +58,10 @@ def test_cifar10_teacher_and_student(tmp_path, require_data):
         "data.train_size=5000",
         "teacher.training.epochs=4",
         "teacher.training.precision=bf16",
-        "teacher.training.schedule.warmup_steps=20",
+        "teacher.training.schedule.warmup=0.1",
         "student.training.epochs=4",
         "student.training.precision=bf16",
-        "student.training.schedule.warmup_steps=20",
+        "student.training.schedule.warmup=0.1",
         "student.mode=regulated",
     ]
     recipe = load_recipe("cifar10", overrides)

@@ -373,8 +373,8 @@ def test_the_schedule_ends_with_the_plan(texts, tmp_path):
     of_peak = [rate / 1e-3 for (rate,) in steps(trainer, "learning_rate")]
     total, each = 24, 6  # steps of full training, of an epoch of it
     assert of_peak == pytest.approx(
-        # Two steps of seven rows in epochs 0 and 2; warm-up counts the steps that there were.
-        [0, 1 / 2, *((total - at) / (total - 2) for at in (2 * each, 2 * each + each / 2))]
+        # Two steps of seven rows in epochs 0 and 2; of two steps of warm-up one is left.
+        [0, *((total - at) / (total - 2) for at in (each / 2, 2 * each, 2 * each + each / 2))]
     )
     assert [epoch for (epoch,) in steps(trainer, "epoch")] == [0.5, 1, 2.5, 3]
     assert trainer.ledger.epochs == 4

@@ -16,7 +16,7 @@ from frugalkd import Augmentation, DataLoading, Selection, distill
 from frugalkd.errors import SettingError
 from frugalkd.experiments.tracking.trackers import TRACKERS
 from frugalkd.objectives import OBJECTIVES, Ramp
-from frugalkd.policies import POLICIES, Ungated
+from frugalkd.policies import POLICIES, RandomSubset, Ungated
 from frugalkd.runtime.settings import Settings, types_of
 from frugalkd.teachers.encodings import Sampled, TopK
 from frugalkd.training.settings import Checkpointing, Optimizer, Schedule, Training
@@ -98,7 +98,7 @@ def test_other_types_are_named():
 def test_a_whole_number_that_no_float_holds_is_no_number():
     with pytest.raises(SettingError, match=r"^lr must be a finite number, not 1000"):
         Optimizer(lr=10**400)
-    assert Schedule(warmup_steps=10**400).warmup_steps == 10**400
+    assert RandomSubset(counts=(10**400,)).counts == (10**400,)
 
 
 def test_numbers_of_numpy_and_whole_ones_are_numbers():

@@ -263,6 +263,33 @@ def test_a_fractional_last_epoch_is_a_random_part():
     assert selection.ledger.epochs == 2.25
 
 
+@pytest.mark.parametrize("schedule", ["even", "early"])
+def test_progress_is_what_is_spent_of_a_budget(schedule):
+    policy = SelfRegulation(confidence=0.5, budget=0.4, budget_schedule=schedule, ceiling=None)
+    selection = Selection(
+        Ids([0, 1, 2, 3] * 10),
+        epochs=5,
+        batch_size=8,
+        model=nn.Identity(),
+        forward=lambda data: 50 * torch.eye(4)[data[1] * 0],
+        sampling=Sampling(policy=policy),
+    )
+    found: list[tuple[float, float]] = []
+
+    def note(_, batch):
+        found.append((batch.progress, batch.progress_after))
+
+    trained = go_through(selection, each=note)
+    total = 0.4 * 40 * 5
+    assert sum(map(len, trained)) == total
+    steps = [min(8, len(ids) - k) for ids in trained for k in range(0, len(ids), 8)]
+    ends = np.cumsum(steps) / total
+    assert [before for before, _ in found] == pytest.approx([0.0, *ends[:-1]])
+    assert [after for _, after in found] == pytest.approx(ends)
+    if schedule == "early":
+        assert len(trained[0]) > len(trained[-1])
+
+
 def test_gate_nows_progress_is_the_rows_read():
     progress = []
     selection = Selection(

@@ -828,7 +828,7 @@ OPTIMIZER = {
     "betas": [(0.9, 1), (0.9,), 0.9, (-1, 0.9), ("a", "b")],
     "name": ["adam", None, torch.optim.Adam],
 }
-SCHEDULE = {"shape": ["step", 3], "warmup_steps": [-1, 1.5], "final": [-1, NAN]}
+SCHEDULE = {"shape": ["step", 3], "warmup": [-1, 1.5, 1], "final": [-1, NAN]}
 TRAINING_FIELDS = {
     "epochs": [0, -1, NAN, math.inf, "3", None, True, 70_000, 10**400],
     "batch_size": [0, -1, 2.5, 8.0, "8", None, True, 10**30],

@@ -68,7 +68,8 @@ def plain(model, data, training, seed, teacher=None, steps=None):
             chunk = ids[start : start + size]
             x, y = data.batch(chunk, np.full(len(chunk), epoch))
             progress = (epoch + part * start / len(ids)) / training.epochs
-            optimizer.param_groups[0]["lr"] = rate(training, progress, step)
+            after = (epoch + part * (start + len(chunk)) / len(ids)) / training.epochs
+            optimizer.param_groups[0]["lr"] = rate(training, progress, after)
             if teacher is None:
                 losses = F.cross_entropy(model(x), y, reduction="none")
             else:
@@ -88,7 +89,7 @@ TRAININGS = {
         epochs=3,
         batch_size=8,
         optimizer=ADAMW,
-        schedule=Schedule("linear", warmup_steps=4, final=0.1),
+        schedule=Schedule("linear", warmup=0.25, final=0.1),
     ),
 }
 

@@ -83,19 +83,19 @@ def test_biases_and_norms_do_not_decay_and_frozen_ones_stay():
 
 
 @pytest.mark.parametrize(
-    ("schedule", "progress", "step", "expected"),
+    ("schedule", "progress", "after", "expected"),
     [
-        (Schedule("cosine"), 0.0, 0, 1.0),
-        (Schedule("cosine"), 0.5, 9, 0.5),
-        (Schedule("cosine"), 1.0, 9, 0.0),
-        (Schedule("cosine", final=0.1), 1.0, 9, 0.1),
-        (Schedule("linear"), 0.25, 9, 0.75),
-        (Schedule("linear", final=0.2), 0.5, 9, 0.6),
-        (Schedule("constant"), 0.9, 9, 1.0),
-        (Schedule("linear", warmup_steps=4), 0.0, 0, 0.25),
-        (Schedule("linear", warmup_steps=4), 0.5, 3, 0.5),
-        (Schedule("linear", warmup_steps=4), 0.5, 9, 0.5),
+        (Schedule("cosine"), 0.0, 0.1, 1.0),
+        (Schedule("cosine"), 0.5, 0.6, 0.5),
+        (Schedule("cosine"), 1.0, 1.0, 0.0),
+        (Schedule("cosine", final=0.1), 1.0, 1.0, 0.1),
+        (Schedule("linear"), 0.25, 0.3, 0.75),
+        (Schedule("linear", final=0.2), 0.5, 0.6, 0.6),
+        (Schedule("constant"), 0.9, 1.0, 1.0),
+        (Schedule("linear", warmup=0.4), 0.0, 0.1, 0.25),
+        (Schedule("linear", warmup=0.4), 0.25, 0.3, 0.75**2),
+        (Schedule("linear", warmup=0.4), 0.5, 0.6, 0.5),
     ],
 )
-def test_the_schedule_by_hand(schedule, progress, step, expected):
-    assert factor(schedule, progress, step) == pytest.approx(expected, abs=1e-12)
+def test_the_schedule_by_hand(schedule, progress, after, expected):
+    assert factor(schedule, progress, after) == pytest.approx(expected, abs=1e-12)

@@ -195,11 +195,14 @@ class PlannedEpochs:
 
     def position(self, batch: Batch, total: int, accumulation: int) -> float:
         """Where a schedule of ``total`` steps of ``accumulation`` batches is at a batch's progress,
-        in steps of a training that uses everything: there the step's number, exactly."""
-        (epoch, _), steps = self.current, math.ceil(len(self) / accumulation)
-        before = epoch.index * steps
-        here = min(steps, total - before) * (self._read_before(batch) / accumulation)
-        return before + here / math.ceil(len(epoch) / accumulation)
+        in steps of a training that uses everything: there the step's number."""
+        epoch, _ = self.current
+        share = (batch.index / accumulation) / math.ceil(len(epoch) / accumulation)
+        whole = math.ceil(len(self) / accumulation) * self.selection.epochs
+        begin, end = (whole * epoch.progress_at(share) for share in (0, 1))
+        if epoch.index + 1 >= self.selection.epochs:
+            end = total
+        return round(begin + (end - begin) * share, 6)
 
     @property
     def epochs_done(self) -> float:
@@ -208,11 +211,5 @@ class PlannedEpochs:
             return 0.0
         part = 1.0
         if not self.epoch.finished:
-            part = (self._read_before(self.batch) + 1) / len(self.epoch)
+            part = (self.batch.index + 1) / len(self.epoch)
         return min(self.epoch.index + part, self.selection.epochs)
-
-    def _read_before(self, batch: Batch) -> int:
-        """Batches of the current epoch that were read before ``batch``."""
-        (epoch, _), selection = self.current, self.selection
-        rows = (batch.progress * selection.epochs - epoch.index) / epoch.part * epoch.planned
-        return round(rows / selection.batch_size)

@@ -190,10 +190,8 @@ class FrugalMixin(Frugal, _Trainer):
         first = next(epoch_iterator, None)
         if first is None:
             return [], None
-        planned, state = self.planned, self.state
-        at = planned.position(first, state.max_steps, planned.accumulation)
-        if state.global_step < self.args.get_warmup_steps(state.max_steps):
-            at = state.global_step
+        planned, total = self.planned, self.state.max_steps
+        at = planned.position(first, total, planned.accumulation)
         set_rates(self.lr_scheduler, at, planned.current[0].lr_factor)
         rows = torch.tensor(float(first.step_rows), device=device)
         return StepBatches(first, epoch_iterator, num_batches), rows

@@ -205,6 +205,13 @@ class Policy(Settings, ABC):
             return None
         return replace(self, budget=budget)  # pyright: ignore
 
+    def planned_rows(self, samples: int, epochs: float) -> float | None:
+        """How many rows all epochs together are to train, of so many ``samples``: the learning rate
+        then follows what is spent of them. None where that is not known beforehand, and in policies
+        with ``when: now``: it follows the epochs."""
+        budget = getattr(self, "budget", None)
+        return None if budget is None or self.when == "now" else budget * samples * epochs
+
     @abstractmethod
     def plan(self, ledger: Ledger, pool: Ids, at: EpochContext) -> Plan:
         """The plan of epoch ``at.epoch`` from ``pool``, the ids that may be used, sorted."""

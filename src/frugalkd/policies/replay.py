@@ -51,6 +51,9 @@ class Replay(Ungated):
     def needs_labels(self) -> bool:
         return self.permuted
 
+    def planned_rows(self, samples: int, epochs: float) -> float:
+        return sum(len(plan.ids) for plan in self._plans()) + sum(self.extra)
+
     def plan(self, ledger: Ledger, pool: Ids, at: EpochContext) -> Plan:
         plans = read_plans(Path(self.folder), self.digest)
         if at.epoch >= len(plans):

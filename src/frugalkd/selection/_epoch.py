@@ -31,7 +31,10 @@ class Batch:
         data: what the data set's collation gives, on the device.
         targets: the teacher's logits (rows, classes), or None.
         features: of the teacher, (rows, ...) by module path; those that the selection fetches.
-        progress: of the whole training, in [0, 1), before this batch.
+        progress: of the whole training, in [0, 1), before this batch: what is spent of the budget
+            where there is one, else of the epochs.
+        progress_after: the same after the optimiser step that it belongs to.
+        index: how many batches of the epoch came before.
         begins_step, ends_step: whether it is the first, and the last, batch of an optimiser step.
         step_rows: rows of that step, of this rank.
         forced: bool numpy (rows,), rows that were not the gate's choice.
@@ -42,7 +45,8 @@ class Batch:
         self,
         rows: Rows,
         weights: Tensor | None,
-        progress: float,
+        progress: tuple[float, float],
+        index: int,
         forced: Mask,
         reader: Reader,
         observer: Observer,
@@ -53,7 +57,8 @@ class Batch:
     ):
         self.ids, _, self.data, self.targets, features = rows
         self.features = features or {}
-        self.progress, self.forced, self.observed = progress, forced, False
+        self.progress, self.progress_after = progress
+        self.index, self.forced, self.observed = index, forced, False
         self.step_rows = len(self.ids) if step_rows is None else step_rows
         self.begins_step, self.ends_step = begins_step, ends_step
         self._weights, self._reader, self._observer = weights, reader, observer
@@ -158,7 +163,8 @@ class Epoch:
     def __init__(
         self, context: Context, observer: Observer, plan: Plan, screened: int, deferred: int
     ):
-        self.index, self.part = observer.at.epoch, observer.at.part
+        at = observer.at
+        self.index, self.part = at.epoch, at.part
         self.planned, self.screened, self.lr_factor = len(plan.ids), screened, plan.lr_factor
         self.begun = self.finished = False
         self._context, self._observer, self._plan = context, observer, plan
@@ -170,12 +176,24 @@ class Epoch:
         self._waiting_ids = plan.ids[:0]  # the same of several ranks, which all know of all of them
         self._kept = [plan.ids[:0]]  # under gate-now: ids of the batches of all ranks
         self._batch: Batch | None = None
+        self._made = 0  # batches
+        self._span: tuple[float, float] | None = None  # progress at the begin and at the end
+        if total := context.policy.planned_rows(len(context.ledger), context.epochs):
+            last = at.epoch + 1 >= context.epochs
+            ends = 1.0 if last else min(1.0, (at.spent + self.planned) / total)
+            self._span = min(at.spent / total, ends), ends
         self._sums = np.zeros(3)  # rows, weights, squared weights of this rank's batches
         self._totals = self._sums  # the same of all ranks, as of the last merge
 
     @property
     def counts(self) -> dict[str, int]:
         return {**self._observer.counts, "deferred": self._deferred}
+
+    def progress_at(self, share: float) -> float:
+        """The progress of the whole training, in [0, 1], where ``share`` of this epoch is done."""
+        if self._span is None:
+            return (self.index + self.part * share) / self._context.epochs
+        return self._span[0] + (self._span[1] - self._span[0]) * share
 
     def __len__(self) -> int:
         """Batches; under gate-now the most that there can be."""
@@ -269,6 +287,7 @@ class Epoch:
         epoch = cls(context, observer, plan, found["screened"], found["counts"]["deferred"])
         observer.begin(judged=epoch._gated_now, batches=found["steps"], counts=found["counts"])
         epoch._read, epoch._kept = found["read"], [found["kept"]]
+        epoch._made = found["steps"]
         epoch._totals = np.array([found[name] for name in ("rows", "weight_sum", "weight_squares")])
         epoch._sums = epoch._totals if context.ranks.first else np.zeros(3)
         if not (context.ranks.alone or epoch._gated_now):
@@ -416,12 +435,16 @@ class Epoch:
             count if weights is None else float(weights.sum()),
             count if weights is None else float(np.square(weights, dtype=np.float64).sum()),
         )
-        done = self.part * consumed / max(1, self.planned)
+        step_rows = place.get("step_rows", count) * context.ranks.world
+        progress = tuple(
+            self.progress_at(min(1.0, rows_read / max(1, self.planned)))
+            for rows_read in (consumed, consumed + step_rows)
+        )
+        index, self._made = self._made, self._made + 1
         if weights is not None:
             weights = torch.from_numpy(weights).to(context.reader.device, non_blocking=True)
         return Batch(
-            rows, weights, (self.index + done) / context.epochs, forced, context.reader,
-            self._observer, **place,
+            rows, weights, progress, index, forced, context.reader, self._observer, **place,
         )  # fmt: skip
 
     def _merge(self) -> None:

@@ -47,12 +47,12 @@ class Optimizer(Settings):
 
 @dataclass(frozen=True)
 class Schedule(Settings):
-    """The learning rate as a function of progress in [0, 1]: ``warmup_steps`` linear steps first;
-    then the ``shape`` takes the peak down to ``final`` times the peak at progress 1. Raises
-    SettingError for negative values."""
+    """The learning rate as a function of progress in [0, 1], what is spent of a budget or of the
+    epochs: linear up to the peak at ``warmup``, while the ``shape`` takes the peak down to
+    ``final`` times the peak at progress 1. Raises SettingError for impossible values."""
 
     shape: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_steps: Annotated[int, "0 or more"] = 0
+    warmup: BelowOne = 0.0
     final: NotNegative = 0.0
 
 

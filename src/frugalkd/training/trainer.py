@@ -141,9 +141,9 @@ def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimiz
         blame(error, ModelError, f"no {settings.name} can be made for this model's parameters")
 
 
-def factor(schedule: Schedule, progress: float, step: int) -> float:
-    """What multiplies the peak learning rate at ``progress`` in [0, 1], ``step`` from 0."""
-    warm = min(1.0, (step + 1) / schedule.warmup_steps) if schedule.warmup_steps else 1.0
+def factor(schedule: Schedule, progress: float, after: float) -> float:
+    """What multiplies the peak learning rate of a step from ``progress`` in [0, 1] to ``after``."""
+    warm = min(1.0, after / schedule.warmup) if schedule.warmup else 1.0
     left = {
         "cosine": (1 + math.cos(math.pi * progress)) / 2,
         "linear": 1 - progress,
@@ -237,7 +237,7 @@ class Trainer:
         phase = self.meters.phase
         if batch.begins_step:
             rate = self.training.optimizer.lr * epoch.lr_factor
-            rate *= factor(self.training.schedule, batch.progress, self.step)
+            rate *= factor(self.training.schedule, batch.progress, batch.progress_after)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
         self.ranks.share_gradients(self.shared, batch.ends_step)

@@ -16,8 +16,8 @@ from frugalkd.policies import EpochContext, RandomSubset
 HERE = Path("a", "run")
 
 
-def results(rows, samples, epochs, warmup=0):
-    training = {"epochs": epochs, "schedule": {"warmup_steps": warmup}}
+def results(rows, samples, epochs):
+    training = {"epochs": epochs}
     return {
         "recipe": {"student": {"training": training}},
         "history": [{"rows": count} for count in rows],
@@ -77,10 +77,9 @@ def test_redrawn_and_static_subsets():
     assert sets["random-static"][0] == sets["random-static"][1] == sets["random-static"][2]
 
 
-def test_short_keeps_the_warmups_share():
-    settings = control_settings("short", results([200, 60, 40], 200, 3.0, warmup=30), HERE)
+def test_short_trains_fewer_epochs():
+    settings = control_settings("short", results([200, 60, 40], 200, 3.0), HERE)
     assert settings["student.training.epochs"] == pytest.approx(1.5)
-    assert settings["student.training.schedule.warmup_steps"] == 15
     assert settings["student.policy"] == {"name": "all"}
 
 

@@ -264,14 +264,13 @@ def test_a_miniature_is_the_training_without_forced_epochs(when, monkeypatch):
         return SimpleNamespace(history=records)
 
     monkeypatch.setattr("frugalkd.experiments.estimate.pilot.distill", train)
-    settings = ["schedule.warmup_steps=100", "recalibrate_bn=5", "epochs=10"]
+    settings = ["schedule.warmup=0.1", "recalibrate_bn=5", "epochs=10"]
     recipe = load_recipe("digits", [f"student.training.{each}" for each in settings])
     gate = SelfRegulation(when=when, warmup=2, final_full_epochs=1)
     trainee = Trainee(recipe, recipe.student, images(16), gate)
     curve, _ = trainee.miniature(part_of(trainee.data, 8), 2, gate)
     training, policy = given["training"], given["sampling"].policy
-    # A tenth of the steps: half of the rows, a fifth of the epochs.
-    assert (training.epochs, training.schedule.warmup_steps, training.recalibrate_bn) == (2, 10, 0)
+    assert (training.epochs, training.schedule.warmup, training.recalibrate_bn) == (2, 0.1, 0)
     assert policy == replace(gate, warmup=0, final_full_epochs=0)
     assert curve.kept == [0.5, 0.25]
     assert curve.screened == ([1, 1] if when == "now" else [0, 0.125])

@@ -141,10 +141,8 @@ def test_a_binary_file_is_refused(tmp_path):
         ("student.training.optimizer.weight_decay=-1", "optimizer.weight_decay must be 0 or more"),
         ("student.training.optimizer.momentum=1", "optimizer.momentum must be in [0, 1), not 1.0"),
         ("student.training.optimizer.betas=[2, 3]", "optimizer.betas must be in [0, 1), not [2.0"),
-        (
-            "student.training.schedule.warmup_steps=-1",
-            "schedule.warmup_steps must be 0 or more",
-        ),
+        ("student.training.schedule.warmup=400", "schedule.warmup must be in [0, 1), not 400"),
+        ("student.training.schedule.warmup_steps=400", "did you mean warmup"),
         ("student.training.schedule.final=-1", "schedule.final must be 0 or more, not"),
         (
             "student.objective.temperature=.inf",

@@ -319,7 +319,7 @@ def control_settings(control: str, results: dict[str, Any], folder: Path) -> Set
             or has no known cost, has a last epoch in part (permuted), or recorded no plans.
     """
     training, samples = results["recipe"]["student"]["training"], results["train_samples"]
-    epochs, warmup = training["epochs"], training["schedule"]["warmup_steps"]
+    epochs = training["epochs"]
     rows = [int(record["rows"]) for record in results["history"]]
     trained = sum(rows)
     if not trained:
@@ -329,7 +329,7 @@ def control_settings(control: str, results: dict[str, Any], folder: Path) -> Set
     # How much of each epoch is trained: 1, the last one perhaps less.
     parts = [min(1.0, epochs - epoch) for epoch in range(len(rows))]
     if control.startswith("short"):
-        settings = _short(total / samples, warmup * fraction)
+        settings = _short(total / samples)
     elif copies_plans(control):
         if parts[-1] < 1:
             raise RecipeError(f"{control} copies whole epochs: the run's last one is a part")
@@ -387,14 +387,12 @@ def budget_settings(control: str, recipe: Recipe, budget: float) -> Settings:
         raise RecipeError(f"{control} copies a run's epochs: write {control}:ARM@{budget:g}")
     training = recipe.student.training
     if control == "short":
-        return _short(budget * training.epochs, budget * training.schedule.warmup_steps)
+        return _short(budget * training.epochs)
     return _random(control, budget)
 
 
-def _short(epochs: float, warmup: float) -> Settings:
-    # The warm-up keeps its share of the schedule; all of its steps might never end here.
-    schedule = {"student.training.schedule.warmup_steps": round(warmup)}
-    return {**_with_policy(name="all"), "student.training.epochs": epochs, **schedule}
+def _short(epochs: float) -> Settings:
+    return {**_with_policy(name="all"), "student.training.epochs": epochs}
 
 
 def _random(control: str, fraction: float, **more: Any) -> Settings:

@@ -89,15 +89,11 @@ class Trainee:
     def miniature(
         self, part: Part, epochs: int, gate: SelfRegulation, weights: Weights | None = None
     ) -> tuple[Curve, Run]:
-        """Train a new model on ``part`` under ``gate``, without its epochs on all samples and with
-        warm-up in proportion; without soft targets from the labels alone. ``weights`` are those of
-        all samples."""
+        """Train a new model on ``part`` under ``gate``, without its epochs on all samples; without
+        soft targets from the labels alone. ``weights`` are those of all samples."""
         weights = None if weights is None else weights[part.ids]
         rows = len(part.ids) if weights is None else int((weights > 0).sum())
-        training, schedule = self.role.training, self.role.training.schedule
-        steps = len(part.ids) * epochs / (len(self.data) * training.epochs)
-        schedule = replace(schedule, warmup_steps=round(schedule.warmup_steps * min(1.0, steps)))
-        training = replace(training, epochs=float(epochs), schedule=schedule, recalibrate_bn=0)
+        training = replace(self.role.training, epochs=float(epochs), recalibrate_bn=0)
         policy = replace(gate, warmup=0, final_full_epochs=0)
         objective = self.role.objective.build()
         if objective.needs_targets and part.targets is None:
