@@ -435,11 +435,10 @@ class Epoch:
             count if weights is None else float(weights.sum()),
             count if weights is None else float(np.square(weights, dtype=np.float64).sum()),
         )
-        step_rows = place.get("step_rows", count) * context.ranks.world
-        progress = tuple(
-            self.progress_at(min(1.0, rows_read / max(1, self.planned)))
-            for rows_read in (consumed, consumed + step_rows)
-        )
+        planned = max(1, self.planned)
+        done = consumed + place.get("step_rows", count) * context.ranks.world
+        before, after = consumed / planned, min(1.0, done / planned)
+        progress = self.progress_at(before), self.progress_at(after)
         index, self._made = self._made, self._made + 1
         if weights is not None:
             weights = torch.from_numpy(weights).to(context.reader.device, non_blocking=True)

@@ -78,11 +78,11 @@ def differences(
 def claims(comparison: dict[str, Any], declared: Sequence[Claim]) -> list[dict[str, Any]]:
     """Test claims that were declared beforehand, corrected by Holm over all of them.
 
-    The test is a t-test of the paired differences of accuracy (two-sided, the interval's dual):
-    *better* holds if they lie above 0, *no worse* if they lie above ``-margin``; in both cases the
-    whole 95 % interval must, and so must the corrected p-value be at most 0.05. A claim on fewer
-    than ten seeds, with a run that gave no accuracy, or of being better with more samples, does not
-    hold, whatever the numbers are.
+    The test is a t-test of the paired differences of accuracy: *better* holds if they lie above 0
+    (two-sided, the interval's dual), *no worse* if they lie above ``-margin`` (one-sided); in both
+    cases the whole 95 % interval must, and so must the corrected p-value be at most 0.05. A claim
+    on fewer than ten seeds, with a run that gave no accuracy, or of being better with more samples,
+    does not hold, whatever the numbers are.
 
     Args:
         comparison: the content of ``comparison.json``.
@@ -97,12 +97,19 @@ def claims(comparison: dict[str, Any], declared: Sequence[Claim]) -> list[dict[s
         ReportError: the extra ``report`` is not installed.
         SettingError: another claim than those two.
     """
+    return claims_together([(comparison, declared)])
+
+
+def claims_together(
+    declared: Sequence[tuple[dict[str, Any], Sequence[Claim]]],
+) -> list[dict[str, Any]]:
+    """:func:`claims` of several comparisons, corrected by Holm over all of them."""
     require_statistics()
     from statsmodels.stats.multitest import multipletests
 
-    if not declared:
+    tested = [_test(comparison, claim) for comparison, own in declared for claim in own]
+    if not tested:
         return []
-    tested = [_test(comparison, claim) for claim in declared]
     corrected = np.asarray(multipletests([test["p"] for test, _ in tested], method="holm")[1])
     for (test, reasons), p_holm in zip(tested, corrected, strict=True):
         if p_holm > 1 - CONFIDENCE:
@@ -140,7 +147,7 @@ def _test(comparison: dict[str, Any], declared: Claim) -> tuple[dict[str, Any], 
         "margin": None if better else margin,
         "seeds": seeds,
         "difference": difference,
-        "p": _p_value(found, floor),
+        "p": _p_value(found, floor, "two-sided" if better else "greater"),
     }
     return test, reasons
 
@@ -169,15 +176,17 @@ def parse_claim(text: str, margin: float = MARGIN) -> Claim:
     return Claim(found[1], found[3], "better" if found[2] == ">" else "no worse", margin)
 
 
-def _p_value(values: Sequence[float], floor: float) -> float:
-    """Two-sided p of "the mean is ``floor``"; 1 for fewer than two values."""
+def _p_value(values: Sequence[float], floor: float, side: Literal["two-sided", "greater"]) -> float:
+    """p of "the mean is ``floor``", or with ``greater`` "at most ``floor``"; 1 for fewer than two
+    values."""
     from scipy import stats
 
     if len(values) < 2:
         return 1.0
     if np.ptp(values) < 1e-12:  # no spread at all: the t statistic is 0/0 or infinite
-        return 0.0 if abs(values[0] - floor) > 1e-12 else 1.0
-    return float(stats.ttest_1samp(values, floor).pvalue)  # pyright: ignore
+        away = values[0] - floor if side == "greater" else abs(values[0] - floor)
+        return 0.0 if away > 1e-12 else 1.0
+    return float(stats.ttest_1samp(values, floor, alternative=side).pvalue)  # pyright: ignore
 
 
 def accuracies(comparison: dict[str, Any], arm: str) -> dict[int, float | None]:
