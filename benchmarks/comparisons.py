@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from frugalkd.experiments.comparison.statistics import accuracies, differences, spread
+from frugalkd.runtime.meters import Meters
 
 
 def budgets_table(comparison: dict[str, Any]) -> str:
@@ -13,7 +14,7 @@ def budgets_table(comparison: dict[str, Any]) -> str:
     budgets = sorted({row["budget_asked"] for row in comparison["arms"]} - {None})
     seeds = len(comparison["seeds"])
     head = ["arm", *(f"{budget:.0%} of the samples" for budget in budgets)]
-    head += ["forwards %", "time ratio", "scoring run, samples %"]
+    head += ["cost, epochs", "seconds", "time ratio", "scoring run, samples %"]
     lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
     by_family: dict[str, dict[float, dict[str, Any]]] = {}
     for row in comparison["arms"]:
@@ -22,16 +23,16 @@ def budgets_table(comparison: dict[str, Any]) -> str:
             by_family.setdefault(family, {})[row["budget_asked"]] = row
     for family, rows in by_family.items():
         cells = [accuracy(rows[b]) if b in rows else "" for b in budgets]
-        cells += costs([rows[b] for b in budgets if b in rows])
+        cells += costs(comparison, [rows[b] for b in budgets if b in rows])
         lines.append(f"| `{family}` | {' | '.join(cells)} |")
     lines += ["", "Without a set budget:", ""]
     head = ["arm", "samples %", "accuracy %", f"against {comparison['reference']}"]
-    head += ["forwards %", "time ratio", "scoring run, samples %"]
+    head += ["cost, epochs", "seconds", "time ratio", "scoring run, samples %"]
     lines += [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
     for row in comparison["arms"]:
         if row["budget_asked"] is None:
             cells = [f"{100 * row['budget']['mean']:.1f}", points(row["accuracy"])]
-            cells += [points(row["difference"], "+"), *costs([row])]
+            cells += [points(row["difference"], "+"), *costs(comparison, [row])]
             lines.append(f"| `{row['arm']}` | {' | '.join(cells)} |")
     return "\n".join([*lines, "", f"{seeds} seed{'s' * (seeds > 1)}. {collapsed(comparison)}"])
 
@@ -43,16 +44,29 @@ def accuracy(row: dict[str, Any]) -> str:
     return said + (" **off its budget**" if row["on_budget"] is False else "")
 
 
-def costs(rows: list[dict[str, Any]]) -> list[str]:
-    """Forwards and time at each budget, and the samples of the scoring run."""
-    forwards = " / ".join(f"{100 * row['forwards']['mean']:.0f}" for row in rows)
+def costs(comparison: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
+    """Cost and time at each budget, and the samples of the scoring run."""
+    spent = " / ".join(cost(comparison, row) for row in rows)
+    seconds = " / ".join(f"{row['meters']['wall_seconds']:.0f}" for row in rows)
     time = " / ".join(f"{row['wall_ratio']['mean']:.2f}" for row in rows)
-    return [forwards, time, scoring(rows[0])]
+    return [spent, seconds, time, scoring(rows[0])]
+
+
+def cost(comparison: dict[str, Any], row: dict[str, Any]) -> str:
+    """In epochs of full distillation; of earlier files, which do not hold it, from their meters."""
+    if "cost" in row:
+        return f"{row['cost']['mean']:.1f}"
+    meters = Meters()
+    for name in ("samples_backpropagated", "student_forwards", "teacher_queries", "flops"):
+        setattr(meters, name, row["meters"][name])
+    epochs = comparison["recipe"]["student"]["training"]["epochs"]
+    found = meters.cost(meters.samples_backpropagated / (row["budget"]["mean"] * epochs))
+    return f"{found['epochs']:.1f}"
 
 
 def scoring(row: dict[str, Any]) -> str:
     """The samples of the scoring run, in percent of one full training."""
-    if row["scoring"] is None:
+    if row.get("scoring") is None:
         return ""
     full = row["meters"]["samples_backpropagated"] / row["budget"]["mean"]
     return f"{100 * row['scoring']['samples_backpropagated'] / full:.0f}"
@@ -63,7 +77,7 @@ def objectives_table(comparison: dict[str, Any]) -> str:
     the gate (NAME-early@BUDGET), with the paired difference and the fraction of the time."""
     lines = [
         "| objective | all samples, accuracy % | a part of them | difference | samples % | "
-        "forwards % | seconds, all and part | time ratio |",
+        "cost, epochs | seconds, all and part | time ratio |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     by_name = {row["arm"]: row for row in comparison["arms"]}
@@ -78,7 +92,7 @@ def objectives_table(comparison: dict[str, Any]) -> str:
             points(part["accuracy"]),
             points(spread(found), "+"),
             f"{100 * part['budget']['mean']:.1f}",
-            f"{100 * part['forwards']['mean']:.1f}",
+            cost(comparison, part),
             f"{seconds[0]:.0f} and {seconds[1]:.0f}",
             f"{seconds[1] / seconds[0]:.2f}",
         ]
@@ -110,11 +124,12 @@ def claims_table(tested: list[dict[str, Any]]) -> str:
 
 
 def arms_table(comparison: dict[str, Any]) -> str:
-    """A row per arm, with the samples, forwards and time that it used."""
+    """A row per arm, with the samples, cost and time that it used."""
     reference = comparison["reference"]
     lines = [
-        f"| arm | seeds | accuracy % | against {reference} | samples % | forwards % | time ratio |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        f"| arm | seeds | accuracy % | against {reference} | samples % | cost, epochs | seconds | "
+        "time ratio |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in comparison["arms"]:
         cells = [
@@ -123,8 +138,7 @@ def arms_table(comparison: dict[str, Any]) -> str:
             points(row["accuracy"]),
             points(row["difference"], "+"),
             f"{100 * row['budget']['mean']:.1f}",
-            f"{100 * row['forwards']['mean']:.1f}",
-            f"{row['wall_ratio']['mean']:.2f}",
+            *costs(comparison, [row])[:3],
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", collapsed(comparison)])

@@ -56,7 +56,7 @@ class Meters:
         self.phases[out_of] -= seconds
         self.phases[into] += seconds
 
-    def cost(self, samples: int, *, filled: int = 0) -> dict[str, float | None]:
+    def cost(self, samples: float, *, filled: int = 0) -> dict[str, float | None]:
         """What the training cost, in epochs of full distillation from stored targets: (3 x
         backpropagated + screened + r x teacher queries) / (3 x ``samples``).
 

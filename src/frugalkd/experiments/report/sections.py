@@ -150,7 +150,7 @@ def _tables(comparison: Comparison) -> list[Block]:
         "± is half of the 95 % interval over seeds; differences are paired, in points. Samples: "
         "backpropagated, of full distillation over the same epochs; cost: (3 x samples + screened "
         "+ r x teacher queries) / (3 x samples of the data), in epochs of full distillation, r by "
-        "FLOPs; forwards: rows through the student, as samples; time: of training, over "
+        "FLOPs; time: of training, over "
         f"{short(comparison.reference)}'s. Cost and time are without the filling of stores, which "
         "all arms share."
     )
@@ -188,7 +188,7 @@ def _arms(comparison: Comparison) -> Table:
     headings = [
         "arm", "accuracy %", f"against {short(comparison.reference, 24)}",
         *["against random"] * at_budgets,
-        "samples %", "cost, epochs", "forwards %", "time ratio", "seeds", "what it trains on",
+        "samples %", "cost, epochs", "seconds", "time ratio", "seeds", "what it trains on",
     ]  # fmt: skip
     rows = [
         [
@@ -198,7 +198,7 @@ def _arms(comparison: Comparison) -> Table:
             *[estimate(arm.against_random, signed=True)] * at_budgets,
             amount(arm.budget.mean and 100 * arm.budget.mean, 1),
             amount(arm.cost.mean, 1),
-            amount(arm.forwards.mean and 100 * arm.forwards.mean, 1),
+            amount(arm.meters.wall_seconds, 1),
             amount(arm.wall_ratio.mean, 2),
             amount(len(arm.seeds)),
             short(arm.about),
