@@ -24,10 +24,11 @@ EXEMPT = (
     "benchmarks/results",
 )
 ON_DISK = re.compile(
-    r"time\.sleep|time, \"sleep\"|\bsleep \$|budget_asked"
+    r"time\.sleep|time, \"sleep\"|\bsleep \$|budget_asked|max_sleep|when_all_sleep"
+    r"|when_all_skipped=wake|\"wake\": \"all\""
     r"|(stream|uniform)\(\"\w+\"|uniform, \"woken\"|\"woken\", epoch"
 )
-"""Names of others, keys of committed results, and names of random streams."""
+"""Names of others, keys of committed results and earlier recipes, and names of random streams."""
 
 
 @pytest.mark.parametrize(

@@ -473,6 +473,7 @@ def test_impossible_weights_are_refused(weights):
         (math.inf, "sample 7 weighs inf"),
         (math.nan, "sample 7 weighs nan"),
         (-1e-3, r"sample 7 weighs -0\.001"),
+        (1e-50, "sample 7 weighs too little for float32"),
     ],
 )
 def test_sound_6_a_weight_that_no_training_survives_is_refused(weight, says):

@@ -226,7 +226,7 @@ def comparison_table(comparison: dict[str, Any]) -> Table:
     of_seeds = f"{seeds} seed{'s' * (seeds > 1)}"
     if not comparison.get("complete", True):
         of_seeds = f"{len(comparison['complete_seeds'])} of {of_seeds} complete"
-    numbers = ("accuracy\n%", *against, "samples\n%", "cost\nepochs", "time\nratio")
+    numbers = ("accuracy\n%", *against, "samples\n%", "cost\nepochs", "seconds\n(ratio)")
     table = Rows(
         *first,
         *map(numeric, numbers),
@@ -245,7 +245,7 @@ def comparison_table(comparison: dict[str, Any]) -> Table:
             *("" if each is None else _points(each, "+") for each in differences),
             percent(arm.budget.mean, 0, ""),
             number(arm.cost.mean, 1),
-            number(arm.wall_ratio.mean, 2),
+            _time(arm),
         )
     for row in teachers:
         accuracy, samples = percent(row["accuracy"], 1, ""), percent(row["budget"], 0, "")
@@ -272,6 +272,11 @@ def _caption(reference: str, arms: list[Arm], budgets: bool) -> str:
         each = ", ".join(f"{name} {_points(value)}" for name, value in worst)
         text += f" Accuracy of the worst class, %: {each}."
     return text
+
+
+def _time(arm: Arm) -> str:
+    ratio = "" if arm.wall_ratio.mean is None else f" ({arm.wall_ratio.mean:.2f})"
+    return number(arm.meters.wall_seconds, 0) + ratio
 
 
 def _points(value: Spread, sign: str = "") -> str:

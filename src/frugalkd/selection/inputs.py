@@ -114,7 +114,10 @@ def checked_weights(weights: ArrayLike, samples: int) -> NDArray[np.float32]:
         raise SettingError(
             f"weights: {samples} finite values, 0 or more, are needed, some of them above 0"
         )
-    if problem := why_not_weights(made):
+    problem = why_not_weights(made)
+    if problem is None and len(lost := np.flatnonzero((made == 0) & (np.asarray(weights) != 0))):
+        problem = f"sample {lost[0]} weighs too little for float32: make it 0"
+    if problem is not None:
         raise SettingError(f"weights: {problem}")
     return made
 

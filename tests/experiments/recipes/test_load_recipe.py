@@ -142,7 +142,7 @@ def test_a_binary_file_is_refused(tmp_path):
         ("student.training.optimizer.momentum=1", "optimizer.momentum must be in [0, 1), not 1.0"),
         ("student.training.optimizer.betas=[2, 3]", "optimizer.betas must be in [0, 1), not [2.0"),
         ("student.training.schedule.warmup=400", "schedule.warmup must be in [0, 1), not 400"),
-        ("student.training.schedule.warmup_steps=400", "did you mean warmup"),
+        ("student.training.schedule.warmup_steps=400", "schedule.warmup"),
         ("student.training.schedule.final=-1", "schedule.final must be 0 or more, not"),
         (
             "student.objective.temperature=.inf",
@@ -483,3 +483,20 @@ def test_sound_6_a_confidence_above_1_is_refused():
     for value in (1.1, 0, -1):
         with pytest.raises(RecipeError, match=r"regulation.*confidence must be in \(0, 1\]"):
             load_recipe("digits", [f"student.regulation.confidence={value}"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("student.training.clip=1", "student.training.max_grad_norm"),
+        ("student.training.schedule.warmup_steps=9", "student.training.schedule.warmup"),
+        ("student.regulation.pace=early", "student.regulation.budget_schedule"),
+        ("teacher.policy.max_sleep=4", "teacher.policy.max_skip"),
+        ("student.model.sees={size: 8}", "student.model.input_transform"),
+        ("student.regulation.when_all_skipped=wake", "all"),
+        ("arms.own={control: random-counts, match: vanilla}", "permuted"),
+    ],
+)
+def test_a_renamed_key_or_value_is_refused_with_the_new_one(old, new):
+    with pytest.raises(RecipeError, match=f"it is now {new}"):
+        load_recipe("digits", [old])

@@ -20,6 +20,27 @@ _NO_SECTION = ("model_type", "dataclass_type", "dict_type", "union_tag_not_found
 _NAMED = ("data", "model", "objective", "optimizer", "policy")
 """Sections with a name, which a recipe may have in place of the section."""
 
+RENAMED = {
+    "accumulate": "gradient_accumulation_steps",
+    "bucket": "length_bucket_batches",
+    "clip": "max_grad_norm",
+    "finale": "final_full_epochs",
+    "judge": "label_source",
+    "max_sleep": "max_skip",
+    "pace": "budget_schedule",
+    "passing": "keep_probability",
+    "quota": "budget_rule",
+    "random-counts": "permuted",
+    "reuses": "reuse_classifier_dim",
+    "sees": "input_transform",
+    "shard": "fsdp",
+    "start": "init_weights",
+    "wake": "all",
+    "warmup_steps": "warmup",
+    "when_all_sleep": "when_all_skipped",
+}
+"""Keys and values of earlier recipes, and their names now."""
+
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """All errors of a ``model``, in one line; of many errors the first ones, and how many more
@@ -44,7 +65,8 @@ def _line(error: Any, model: type[BaseModel]) -> str:
         if kind == "union_tag_invalid":
             field, value = f"{field}.name", context["tag"]
         said = value if isinstance(value, str) else shown(value)
-        return f"{field} is {shown(value)}: {nearest(said, known)}"
+        hint = f"it is now {RENAMED[said]}" if RENAMED.get(said) in known else nearest(said, known)
+        return f"{field} is {shown(value)}: {hint}"
     if kind == "union_tag_not_found" and isinstance(value, Mapping):
         return f"{field}.name is missing: known are {', '.join(sorted(_members(inside)))}"
     if kind == "value_error":
@@ -58,9 +80,11 @@ def _line(error: Any, model: type[BaseModel]) -> str:
 
 
 def _nearest(keys: list[str], section: Any, model: type[BaseModel]) -> str:
-    """Where ``section``, or else the recipe, has the last of ``keys`` further below; or the nearest
-    names of the section."""
+    """The new name of the last of ``keys``; or where ``section``, or else the recipe, has it
+    further below; or the nearest names of the section."""
     *above, key = keys
+    if (new := RENAMED.get(key)) in _fields(section):
+        return f"it is now {'.'.join([*above, str(new)])}"
     found = [(*above, *path) for path in paths_of(section) if path[-1] == key]
     found = found or [path for path in paths_of(model) if path[-1] == key]
     close = [".".join(path) for path in found]
