@@ -24,7 +24,7 @@ def row(arm, about, *, failed=(), collapsed=0, matched=None, ci95=(0.801, 0.999)
         "on_budget": None,
         "cost": {"mean": 24.0},
         "wall_ratio": {"mean": 1.0},
-        "meters": {},
+        "meters": {"wall_seconds": 61.4},
         "collapsed": collapsed,
         "failed": list(failed),
         "matched": matched,
@@ -63,7 +63,15 @@ def test_the_table_fits_80_columns(comparison):
     for cell in ("90.0 ±9.9", "-10.0 ±11.1", "24.0", "vanilla", "self-regulated", "97.2"):
         assert cell in text
     cells = [str(list(column.cells)[3]) for column in table.columns]
-    assert cells == ["ce", "no teacher: labels only", "90.0", "-10.0 ±11.1", "100", "24.0", "1.00"]
+    assert cells == [
+        "ce",
+        "no teacher: labels only",
+        "90.0",
+        "-10.0 ±11.1",
+        "100",
+        "24.0",
+        "61 (1.00)",
+    ]
 
 
 def test_what_went_wrong_is_in_the_table(comparison):
