@@ -167,6 +167,16 @@ def test_what_differs_between_readings_is_left_out_and_warned():
     assert one != digest(lambda id: id % 3 + (id == 299))
 
 
+def test_a_long_reading_is_logged_once(monkeypatch, caplog):
+    monkeypatch.setattr(probe, "_LONG", -1.0)
+    data_digest(Samples(lambda id: id, 300))
+    (line,) = caplog.messages
+    assert line.startswith("reading 300 samples of this Samples for its digest takes about ")
+    monkeypatch.setattr(probe, "_LONG", 10.0)
+    data_digest(Samples(lambda id: id + 1, 300))
+    assert len(caplog.messages) == 1
+
+
 def test_memory_that_runs_out_in_a_sample_is_one_line():
     def read(id):
         raise MemoryError("Unable to allocate 7.28 TiB")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import inspect
+import logging
 import os
 import random
 import re
@@ -37,7 +38,10 @@ _PROBED = 64
 _LEAST = 1 << 10  # bytes that a sample counts as at least: of small ones about a million are read
 _TABLE_ROWS = 1024
 _RANDOM_SAMPLES, _RANDOM_DRAWS = 8, 4
+_LONG = 10.0  # seconds of reading after which a line is logged
 _CURE = "give it a method digest() that returns text which changes with its samples"
+
+_log = logging.getLogger(__name__)
 
 _known: dict[bytes, str] = {}  # digests of files, in this process, by what stat says of them
 _kept: ContextVar[dict[int, tuple[Any, str]] | None] = ContextVar("digests", default=None)
@@ -62,7 +66,8 @@ def data_digest(dataset: Any) -> str:
     What lies in memory is covered in full. Of files, tables and samples all bytes are, up to 1 GiB;
     of more, evenly spaced parts, about 1 GiB together, and of files all names and sizes. A sample
     counts as at least 1 KiB. Samples are read with fixed random streams; parts of them that differ
-    between two readings are left out, with a FrugalKDWarning.
+    between two readings are left out, with a FrugalKDWarning. Reading samples for more than 10 s is
+    logged.
 
     Raises:
         DataError: a file, or a sample, cannot be read.
@@ -186,8 +191,16 @@ def _feed_samples(
             each = max(_LEAST, size // len(places))
             places = _spaced(samples, max(_PROBED, WHOLE // each))
         _seed(0)
-        for place in places:
+        begun, logged = time.monotonic(), False
+        for done, place in enumerate(places, 1):
             _feed_all(digest, (p for number, p in enumerate(parts(place)) if number not in moving))
+            spent = time.monotonic() - begun
+            if spent > _LONG and not logged:
+                logged = True
+                _log.warning(
+                    f"reading {len(places):,} samples of this {name} for its digest takes about "
+                    f"{spent * len(places) / done:,.0f} s: to avoid that, {_CURE}"
+                )
 
 
 def _is_table(dataset: Any) -> bool:
