@@ -52,7 +52,8 @@ class Replay(Ungated):
         return self.permuted
 
     def planned_rows(self, samples: int, epochs: float) -> float:
-        return sum(len(plan.ids) for plan in self._plans()) + sum(self.extra)
+        plans = read_plans(Path(self.folder), self.digest)
+        return sum(len(plan.ids) for plan in plans) + sum(self.extra)
 
     def plan(self, ledger: Ledger, pool: Ids, at: EpochContext) -> Plan:
         plans = read_plans(Path(self.folder), self.digest)
