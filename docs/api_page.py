@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from importlib import import_module
+from typing import get_origin
 
 HEAD = """\
 # Public API
@@ -67,7 +68,8 @@ GROUPS: dict[str, tuple[str, dict[str, list[str]]]] = {
                 "FirstVisitTargets",
                 "SeveralTeachers",
                 "EMATeacher",
-            ]
+            ],
+            "frugalkd.teachers": ["FillOptions"],
         },
     ),
     "Data and models": (
@@ -129,8 +131,8 @@ def _names(module: str, names: list[str]) -> list[str]:
 
 def _first_line(named: object) -> str:
     """The first sentence of a docstring, with Sphinx roles as plain code."""
-    if not callable(named):
-        return "a type of values" if not isinstance(named, dict) else "the table of names"
+    if not callable(named) or get_origin(named) is not None:
+        return "a type of arrays" if not isinstance(named, dict) else "the table of names"
     paragraph = inspect.cleandoc(named.__doc__ or "").partition("\n\n")[0]
     sentence = re.split(r"(?<=[.])\s", " ".join(paragraph.split()) + " ")[0]
     sentence = re.sub(r":\w+:`~?([\w.]+)`", r"`\1`", sentence).replace("``", "`")

@@ -47,7 +47,7 @@ def test_a_half_filled_store_is_gone_on_with(tmp_path, closed):
     data, teacher = images(37), net(1)
     filler = Filler(LiveTeacher(teacher), data, tmp_path / "t", **EXACT)
     with pytest.raises(KeyboardInterrupt):
-        filler.fill(batch_size=8, listener=stopping(40))
+        filler.fill(batch_size=8, on_progress=stopping(40))
     if closed:
         filler.close()
     else:  # killed: what was not synced is not there

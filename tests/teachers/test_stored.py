@@ -16,7 +16,7 @@ from frugalkd.errors import TargetsError
 from frugalkd.objectives import KD
 from frugalkd.policies import SelfRegulation
 from frugalkd.selection import Selection
-from frugalkd.teachers import LiveTeacher, StoredTargets
+from frugalkd.teachers import FillOptions, LiveTeacher, StoredTargets
 from frugalkd.teachers.encodings import Dense, Sampled, TopK
 from frugalkd.teachers.store import Header, Store, create_store
 from frugalkd.training.api import distill
@@ -176,11 +176,11 @@ def test_only_the_given_samples_are_stored():
 def test_disk_use_is_announced_before_any_is_taken(tmp_path):
     said = []
 
-    def announce(header):
+    def report(header):
         assert not (tmp_path / "t").exists()
         said.append(header.disk_bytes)
 
-    StoredTargets.fill(net(1), images(), tmp_path / "t", announce=announce)
+    StoredTargets.fill(net(1), images(), tmp_path / "t", options=FillOptions(on_create=report))
     assert said == [sum(path.stat().st_size for path in (tmp_path / "t").glob("*.bin"))]
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from frugalkd.errors import ModelError, TargetsError
 from frugalkd.objectives import AttentionTransfer, FitNets
 from frugalkd.policies import SelfRegulation
-from frugalkd.teachers import FirstVisitTargets, LiveTeacher, StoredTargets
+from frugalkd.teachers import FillOptions, FirstVisitTargets, LiveTeacher, StoredTargets
 from frugalkd.teachers.filling import feature_folder
 from frugalkd.training.api import distill
 from frugalkd.training.settings import Training
@@ -87,7 +87,7 @@ def test_a_half_filled_store_is_resumed(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        filled(tmp_path / "t", listener=stop)
+        filled(tmp_path / "t", options=FillOptions(on_progress=stop))
     assert filled(tmp_path / "t").queries == 74 - 24
 
 

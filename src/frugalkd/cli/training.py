@@ -161,10 +161,11 @@ def store(
         raise RecipeError(f"--shard is {shard!r}: give I/N, such as 0/2 and 1/2")
     start(made, dry_run=dry_run, as_json=as_json, download=download)
     from frugalkd.experiments.runs.targets import store as run
+    from frugalkd.teachers import FillOptions
 
     with resumable(out, runs=True), Bar("store") as bar:
 
-        def announce(header: Header) -> None:
+        def report_size(header: Header) -> None:
             existing = next(folder for folder in [out, *out.absolute().parents] if folder.exists())
             feature = header.about.get("feature")
             what = f"{out}" if feature is None else f"features of {feature} in {out}"
@@ -175,9 +176,11 @@ def store(
                 f"{filesize.decimal(shutil.disk_usage(existing).free)} are free"
             )
 
-        part = int(index), int(shards)
-        filled = lambda rows, of: bar.update(completed=rows, total=of)  # noqa: E731
-        done = run(made, out, teacher=teacher, shard=part, announce=announce, listener=filled)
+        filling = FillOptions(
+            shard=(int(index), int(shards)), on_create=report_size,
+            on_progress=lambda rows, of: bar.update(completed=rows, total=of),
+        )  # fmt: skip
+        done = run(made, out, teacher=teacher, options=filling)
     facts = {
         "rows": f"{done['rows']:,} of {done['of']:,}",
         "queried now": f"{done['queries']:,}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -26,13 +26,10 @@ from frugalkd.models.features import Shape, feature_paths, find_paths
 from frugalkd.policies.policy import Ids
 from frugalkd.runtime.devices import check_device
 from frugalkd.runtime.failures import memory_for
-from frugalkd.runtime.settings import check_integer, check_types
+from frugalkd.runtime.settings import Settings, check_integer, check_types
 from frugalkd.teachers.encodings import Dense, Encoding, Values
 from frugalkd.teachers.live import ModelTeacher
 from frugalkd.teachers.store import FILE, Header, Store, create_store, read_header, shard_of
-
-Announce = Callable[[Header], None]
-"""Receives the header of a store before its space is allocated; see ``header.disk_bytes``."""
 
 FEATURES = "features"
 """The folder of features within a store's."""
@@ -59,6 +56,35 @@ def shape_of(header: Header) -> Shape:
     if not all(size.isdecimal() and len(size) < 9 for size in sizes):
         raise TargetsError(f"features of shape {text[:50]!r} are damaged: delete them")
     return tuple(map(int, sizes))
+
+
+@dataclass(frozen=True)
+class FillOptions(Settings):
+    """Which processes fill a store, and the functions that they call meanwhile.
+
+    Attributes:
+        ranks: that fill the folder together, each its shards of it; all of them have to fill it,
+            and ``queries`` are those of all. Without a folder each fills its own.
+        shard: (i, n): fill the i-th of n shards alone; another process that fills it is an error.
+            None: all shards; this waits for other processes.
+        on_create: receives a store's header (see ``header.disk_bytes``) before its space is
+            allocated on the disk.
+        on_progress: receives, after each batch, rows done and rows to do.
+        on_durable: called, from time to time, when all rows computed so far are durable.
+
+    Raises:
+        TargetsError: there is no such shard.
+    """
+
+    ranks: Ranks | None = None
+    shard: tuple[int, int] | None = None
+    on_create: Callable[[Header], None] | None = None
+    on_progress: Callable[[int, int], None] | None = None
+    on_durable: Callable[[], None] | None = None
+
+    def __post_init__(self) -> None:
+        if self.shard is not None and not 0 <= self.shard[0] < self.shard[1]:
+            raise TargetsError(f"shard {self.shard[0]}/{self.shard[1]}: give 0/N .. N-1/N")
 
 
 class _Part:
@@ -99,8 +125,8 @@ class _Part:
         if self.store is None:
             header = self._header(shape, self.filler.shards or 1)
             _ = header.record  # raises where the encoding cannot have so many classes
-            if self.filler.announce is not None:
-                self.filler.announce(header)
+            if self.filler.on_create is not None:
+                self.filler.on_create(header)
             create_store(self.folder, header)
             self.store = self._open()
         there = shape_of(self.store.header)
@@ -137,7 +163,7 @@ class Filler:
     that exists already must be of the same teacher, data, augmentation and layout; features that it
     lacks are added. Of its ``shards`` (None: as many as there are, 1 for a new store) this process
     writes ``write`` (None: all), and with ``wait`` waits for another one that writes them.
-    ``announce`` receives each header before its space is allocated.
+    ``on_create`` receives each header before its space is allocated.
 
     Raises:
         TargetsError: the data set is random by itself, or does not match the teacher's
@@ -157,7 +183,7 @@ class Filler:
         shards: int | None = None,
         write: Sequence[int] | None = None,
         wait: bool = False,
-        announce: Announce | None = None,
+        on_create: Callable[[Header], None] | None = None,
     ):
         encoding = encoding or Dense()
         check_types(encoding=(encoding, Encoding))
@@ -176,7 +202,7 @@ class Filler:
             )
         live.check(dataset)
         self.live, self._dataset = live, dataset
-        self.shards, self.write, self.wait, self.announce = shards, write, wait, announce
+        self.shards, self.write, self.wait, self.on_create = shards, write, wait, on_create
         self.header = Header(samples, views, 1, encoding, live.describe(dataset))
         """Of the logits, except for the number of classes and of shards."""
         self._parts = [_Part(self, folder)]
@@ -221,15 +247,15 @@ class Filler:
         batch_size: int = 256,
         device: torch.device | str = "cpu",
         collate_fn: Collate | None = None,
-        listener: Callable[[int, int], None] | None = None,
-        kept: Callable[[], None] | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+        on_durable: Callable[[], None] | None = None,
     ) -> None:
         """Run the teacher on all that the store lacks of the samples ``ids`` (default: all) in
         every view.
 
-        A stopped filling resumes after what is durable. ``listener`` receives rows done and rows to
-        do; ``kept`` is called whenever all rows computed so far are durable. Batches of 256 rows:
-        larger forwards page-fault under glibc's default allocator.
+        A stopped filling resumes after what is durable. ``on_progress`` and ``on_durable`` are
+        those of :class:`FillOptions`. Batches of 256 rows: larger forwards page-fault under glibc's
+        default allocator.
         """
         check_integer("batch_size", batch_size, 1)
         device, samples = check_device(device), self.header.samples
@@ -258,12 +284,12 @@ class Filler:
             for (block, views), data in zip(requests, source.batches(requests), strict=True):
                 self.add(block, views, send_to_device(data, device))
                 pending = any(part.store and part.store.pending for part in self._parts)
-                if kept is not None and not pending and self.live.queries > queries:
+                if on_durable is not None and not pending and self.live.queries > queries:
                     queries = self.live.queries
-                    kept()
+                    on_durable()
                 done += len(block)
-                if listener is not None:
-                    listener(done, total)
+                if on_progress is not None:
+                    on_progress(done, total)
 
     def close(self) -> None:
         """Make all that was added durable and let other processes write. Raises TargetsError."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from typing import Any, final
 
@@ -27,8 +27,8 @@ from frugalkd.policies.policy import Ids
 from frugalkd.teachers.encodings import Encoding
 from frugalkd.teachers.filling import (
     FEATURES,
-    Announce,
     Filler,
+    FillOptions,
     feature_header,
     shape_of,
     shards_of,
@@ -105,11 +105,7 @@ class StoredTargets(_Kept):
         batch_size: int = 256,
         device: torch.device | str = "cpu",
         collate_fn: Collate | None = None,
-        announce: Announce | None = None,
-        listener: Callable[[int, int], None] | None = None,
-        kept: Callable[[], None] | None = None,
-        ranks: Ranks | None = None,
-        shard: tuple[int, int] | None = None,
+        options: FillOptions | None = None,
     ) -> StoredTargets:
         """Run ``teacher`` on every sample of ``dataset``, in ``views`` views, except for what
         ``folder`` holds already; ``queries`` of the result is the number of rows.
@@ -124,20 +120,14 @@ class StoredTargets(_Kept):
             features: module paths or globs of the teacher, whose features are kept too, float16.
             ids: samples to store; default all.
             batch_size, device, collate_fn: of the teacher's forward passes.
-            announce: receives the header before space is allocated on the disk.
-            listener: receives rows done and rows to do.
-            kept: called, from time to time, when all rows computed so far are durable.
-            ranks: that fill ``folder`` together, each its shards of it; all of them have to call
-                this, and ``queries`` are those of all. Without a folder each fills its own.
-            shard: (i, n): fill the i-th of n shards alone; another process that fills it is an
-                error. By default this waits for other processes.
+            options: which processes fill ``folder``, and functions to call meanwhile.
 
         Raises:
             TargetsError: the data set is random by itself, so that the targets would belong to
                 other pixels than the student's; ``folder`` holds other targets; the disk is full.
         """
-        if shard is not None and not 0 <= shard[0] < shard[1]:
-            raise TargetsError(f"shard {shard[0]}/{shard[1]}: give 0/N .. N-1/N")
+        options = FillOptions() if options is None else options
+        ranks, shard = options.ranks, options.shard
         live = teacher if isinstance(teacher, ModelTeacher) else LiveTeacher(teacher)
         queries, seconds = live.queries, live.seconds
         with ExitStack() as stack:
@@ -148,12 +138,12 @@ class StoredTargets(_Kept):
             shards, write = shards_of(folder, ranks) if shard is None else (shard[1], shard[:1])
             filler = Filler(
                 live, dataset, folder, views, encoding, features=features, shards=shards,
-                write=write, wait=shard is None, announce=announce,
+                write=write, wait=shard is None, on_create=options.on_create,
             )  # fmt: skip
             with closing(filler):
                 filler.fill(
                     ids, batch_size=batch_size, device=device, collate_fn=collate_fn,
-                    listener=listener, kept=kept,
+                    on_progress=options.on_progress, on_durable=options.on_durable,
                 )  # fmt: skip
             spent = ranks.sum([live.queries - queries, live.seconds - seconds])  # all are done
             targets = cls(folder)

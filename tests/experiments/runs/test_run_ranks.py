@@ -14,6 +14,7 @@ from frugalkd.experiments.runs.execute import distill, teach
 from frugalkd.experiments.runs.folder import RunFolder, read_metrics, read_results
 from frugalkd.experiments.runs.targets import store
 from frugalkd.ledger.ledger import Ledger
+from frugalkd.teachers import FillOptions
 from frugalkd.teachers.store import Store
 from ranking import on_ranks
 
@@ -63,7 +64,11 @@ def _run(folder):
         "again": again,
         "records": len(records),
         "scored": distill(scored, folder / "e", teacher=folder / "t"),
-        "shard": _failing(lambda: store(made, folder / "x", teacher=folder / "t", shard=(0, 2))),
+        "shard": _failing(
+            lambda: store(
+                made, folder / "x", teacher=folder / "t", options=FillOptions(shard=(0, 2))
+            )
+        ),
         "other": _failing(lambda: teach(recipe(seed=1), folder / "t")),
         "first-visit": _failing(lambda: distill(first_visit, folder / "f", teacher=folder / "t")),
         "threads": torch.get_num_threads(),

@@ -16,7 +16,7 @@ from frugalkd.experiments.runs.folder import RunFolder
 from frugalkd.experiments.runs.material import make_data, make_teacher
 from frugalkd.experiments.runs.targets import encoding_of, ensure_targets, live_teacher, store
 from frugalkd.ledger.ledger import Ledger
-from frugalkd.teachers import LiveTeacher, StoredTargets
+from frugalkd.teachers import FillOptions, LiveTeacher, StoredTargets
 from frugalkd.teachers import store as store_module
 from frugalkd.teachers.encodings import Dense, Sampled
 from frugalkd.teachers.store import Store
@@ -337,7 +337,7 @@ def test_a_teacher_runs_in_its_trainings_precision(recipe, teacher):
 
 def test_a_shard_that_there_is_not_is_refused(recipe, teacher, tmp_path):
     with pytest.raises(FrugalKDError, match="shard 2/2"):
-        store(recipe, tmp_path / "s", teacher=teacher, shard=(2, 2))
+        store(recipe, tmp_path / "s", teacher=teacher, options=FillOptions(shard=(2, 2)))
 
 
 def test_later_settings_at_defaults_are_in_no_digest():

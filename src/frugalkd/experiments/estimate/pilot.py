@@ -26,7 +26,7 @@ from frugalkd.objectives.objective import features_read
 from frugalkd.policies import Sampling, SelfRegulation
 from frugalkd.policies.policy import Ids
 from frugalkd.runtime.devices import device_of
-from frugalkd.teachers import LiveTeacher, StoredTargets
+from frugalkd.teachers import FillOptions, LiveTeacher, StoredTargets
 from frugalkd.training.api import distill
 from frugalkd.training.trainer import Run
 
@@ -188,7 +188,9 @@ def fill(recipe: Recipe, live: LiveTeacher, part: Part, views: int) -> tuple[Par
         features=features_read(recipe.student.objective.build()),
         batch_size=FILL_BATCH,
         device=device_of(live.teacher),
-        listener=lambda done, total: times.append((done, time.perf_counter())),
+        options=FillOptions(
+            on_progress=lambda done, total: times.append((done, time.perf_counter()))
+        ),
     )
     (first, began), (last, ended) = times[0], times[-1]  # the first batch makes the file
     seconds = (ended - began) / max(1, last - first)

@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ from frugalkd.teachers import (
     Targets,
 )
 from frugalkd.teachers.encodings import Dense, Encoding, make_encoding
-from frugalkd.teachers.filling import Announce
+from frugalkd.teachers.filling import FillOptions
 from frugalkd.teachers.several import mean_of
 from frugalkd.teachers.store import read_header
 from frugalkd.training.api import teacher_flops
@@ -137,14 +137,14 @@ def open_targets(
     ids: Ids | None,
     *,
     visited: Path | None = None,
-    kept: Callable[[], None] | None = None,
+    on_durable: Callable[[], None] | None = None,
     progress: Progress | None = None,
 ) -> Targets:
     """The soft targets of the teacher of ``source``, for the samples ``ids`` (None: all).
 
     Filled ahead, they are kept in the first of ``places`` that is complete or can be written; at
     first visits, in the folder ``visited``. Raises RankError where several ranks visit, and what
-    :meth:`StoredTargets.fill` does, which calls ``kept``.
+    :meth:`StoredTargets.fill` does, which calls ``on_durable``.
     """
     live, spec, ranks = source.live, source.targets, Ranks.here()
     assert live is not None, "loaded"
@@ -173,7 +173,8 @@ def open_targets(
 
     return StoredTargets.fill(
         live, data, folder, views=views, encoding=encoding, features=spec.features, ids=ids,
-        device=resolve_device(recipe.device), listener=report, kept=kept, ranks=ranks,
+        device=resolve_device(recipe.device),
+        options=FillOptions(ranks, on_progress=report, on_durable=on_durable),
     )  # fmt: skip
 
 
@@ -195,8 +196,8 @@ def held_out_logits(
     name = _store_name(live, data, 1, encoding)
     where = place_for(name, places, lambda at: _serves(at, None, 1))
     return StoredTargets.fill(
-        live, data, where, encoding=encoding, device=device_of(live.teacher), listener=check_stop,
-        ranks=Ranks.here(),
+        live, data, where, encoding=encoding, device=device_of(live.teacher),
+        options=FillOptions(Ranks.here(), on_progress=check_stop),
     ).all_logits()  # fmt: skip
 
 
@@ -310,7 +311,7 @@ class TeacherPool(ExitStack):
                     continue
                 places = [source.folder, self._run.stores, folder.path]
                 source.opened = opened = open_targets(
-                    self._recipe, source, self._material.train, places, self._ids, kept=note,
+                    self._recipe, source, self._material.train, places, self._ids, on_durable=note,
                     visited=folder.path / ("targets" if name == ONE else f"targets-{name}"),
                     progress=self._run.progress,
                 )  # fmt: skip
@@ -468,7 +469,13 @@ def ensure_targets(
             if source.targets.fill == "ahead":
                 places = [source.folder, stores]
                 open_targets(
-                    recipe, source, material.train, places, ids, kept=count, progress=progress
+                    recipe,
+                    source,
+                    material.train,
+                    places,
+                    ids,
+                    on_durable=count,
+                    progress=progress,
                 )
     finally:  # rows that were stored before a stop count
         count()
@@ -484,17 +491,15 @@ def store(
     out: Path,
     *,
     teacher: Path | None = None,
-    shard: tuple[int, int] = (0, 1),
-    announce: Announce | None = None,
-    listener: Callable[[int, int], None] | None = None,
+    options: FillOptions = FillOptions(shard=(0, 1)),  # noqa: B008
 ) -> dict[str, Any]:
     """Fill a store in the folder ``out`` as the recipe's student needs it: its views, its encoding,
     and the samples that may be used in its training. An unfinished one is continued.
 
     Args:
         teacher: a folder made by ``teach``; without one the recipe's pretrained teacher.
-        shard, announce, listener: as of :meth:`StoredTargets.fill`. Processes that torchrun or
-            accelerate launch started share the work, and have no shards of their own.
+        options: the shard to fill, and functions to call. Processes that torchrun or accelerate
+            launch started share the work, and have no shards of their own.
 
     Returns:
         ``queries`` (rows through the teacher), ``rows`` of ``of`` rows, ``bytes``, ``encoding``,
@@ -506,6 +511,7 @@ def store(
         FrugalKDError: with one line; see the subclasses.
     """
     with ranks_of(recipe.device, recipe.threads) as ranks:
+        shard = options.shard or (0, 1)
         if shard[1] > 1 and not ranks.alone:
             raise RankError(
                 f"--shard {shard[0]}/{shard[1]} is for processes that were started separately: "
@@ -519,7 +525,7 @@ def store(
         targets = StoredTargets.fill(
             live, material.train, out, views=spec.views, encoding=encoding_of(recipe),
             features=spec.features, ids=ids, device=resolve_device(recipe.device),
-            announce=announce, listener=listener, ranks=ranks, shard=shard if ranks.alone else None,
+            options=replace(options, ranks=ranks, shard=shard if ranks.alone else None),
         )  # fmt: skip
         header = targets.store.header
         return {
