@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 OF_LIBRARIES = re.compile(
-    r"PYTEST_CURRENT_TEST|_?TORCHINDUCTOR_|KMP_|RAY_|tqdm_monitor|pymp-|matplotlib-|torchelastic_|tmp\w+wandb|torchinductor_"
+    r"PYTEST_CURRENT_TEST|PYTORCH_NVML_BASED_CUDA_CHECK|_?TORCHINDUCTOR_|KMP_|RAY_|tqdm_monitor|pymp-|matplotlib-|torchelastic_|tmp\w+wandb|torchinductor_"
     r"|.*multiprocessing\.(forkserver|resource_tracker)"
 )
 """What libraries make or set once and keep until the process ends."""
