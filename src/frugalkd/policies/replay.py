@@ -36,6 +36,8 @@ class Replay(Ungated):
         folder: ``plans/`` of a run that recorded them.
         digest: SHA-256 of its files, as :func:`plans_digest` gives it.
         permuted: draw one permutation of each class's samples, by the training's seed.
+        rows: what the policy that is followed had planned in all, see :meth:`planned_rows`, so that
+            the learning rate is the same.
         extra: by epoch, how many more samples to draw at random of those that are not planned.
 
     Raises:
@@ -45,15 +47,15 @@ class Replay(Ungated):
     folder: str
     digest: str
     permuted: bool = False
+    rows: float | None = None
     extra: tuple[int, ...] = ()
 
     @property
     def needs_labels(self) -> bool:
         return self.permuted
 
-    def planned_rows(self, samples: int, epochs: float) -> float:
-        plans = read_plans(Path(self.folder), self.digest)
-        return sum(len(plan.ids) for plan in plans) + sum(self.extra)
+    def planned_rows(self, samples: int, epochs: float) -> float | None:
+        return None if self.rows is None else self.rows + sum(self.extra)
 
     def plan(self, ledger: Ledger, pool: Ids, at: EpochContext) -> Plan:
         plans = read_plans(Path(self.folder), self.digest)

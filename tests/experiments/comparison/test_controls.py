@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from frugalkd.errors import RecipeError
 from frugalkd.experiments.comparison.arms import CONTROLS, control_settings
 from frugalkd.experiments.comparison.statistics import TOLERANCE
+from frugalkd.experiments.recipes.load import load_recipe
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.policies import EpochContext, RandomSubset
 
 HERE = Path("a", "run")
+STUDENT = load_recipe("digits").student
 
 
 def results(rows, samples, epochs):
@@ -51,7 +53,7 @@ def trained_rows(policy, samples, epochs):
 @given(run=runs(), control=st.sampled_from(["random", "random-static"]))
 def test_subsets_match_the_run(run, control):
     rows, samples, epochs = run
-    settings = control_settings(control, results(*run), HERE)
+    settings = control_settings(control, STUDENT, results(*run), HERE)
     policy = dict(settings["student.policy"])
     assert policy.pop("name") == "random"
     plans = trained_rows(RandomSubset(**policy), samples, epochs)
@@ -69,7 +71,7 @@ def test_redrawn_and_static_subsets():
     run = results([80, 40, 30], 200, 3.0)
     sets = {}
     for control in ("random", "random-static"):
-        policy = dict(control_settings(control, run, HERE)["student.policy"])
+        policy = dict(control_settings(control, STUDENT, run, HERE)["student.policy"])
         policy.pop("name")
         sets[control] = [set(ids) for ids in trained_rows(RandomSubset(**policy), 200, 3.0)]
         assert [len(ids) for ids in sets[control]] == [50, 50, 50]
@@ -78,7 +80,7 @@ def test_redrawn_and_static_subsets():
 
 
 def test_short_trains_fewer_epochs():
-    settings = control_settings("short", results([200, 60, 40], 200, 3.0), HERE)
+    settings = control_settings("short", STUDENT, results([200, 60, 40], 200, 3.0), HERE)
     assert settings["student.training.epochs"] == pytest.approx(1.5)
     assert settings["student.policy"] == {"name": "all"}
 
@@ -86,7 +88,7 @@ def test_short_trains_fewer_epochs():
 @pytest.mark.parametrize("control", CONTROLS)
 def test_nothing_matches_an_empty_run(control):
     with pytest.raises(RecipeError, match="no sample"):
-        control_settings(control, results([0, 0], 200, 2.0), HERE)
+        control_settings(control, STUDENT, results([0, 0], 200, 2.0), HERE)
 
 
 def costly(screened, trained=(100, 50), queries=0):
@@ -113,15 +115,16 @@ def test_controls_at_equal_cost(queries, rows):
     """90 screened samples cost as much as 30 trained ones, or 11 with a live teacher."""
     run = costly((30, 60), queries=queries)
     rows = round(rows)
-    policy = control_settings("random-cost", run, HERE)["student.policy"]
+    policy = control_settings("random-cost", STUDENT, run, HERE)["student.policy"]
     assert sum(policy["counts"]) == rows
-    short = control_settings("short-cost", run, HERE)
+    short = control_settings("short-cost", STUDENT, run, HERE)
     assert short["student.training.epochs"] == pytest.approx(rows / 200)
-    policy = control_settings("permuted-cost", run, HERE)["student.policy"]
+    policy = control_settings("permuted-cost", STUDENT, run, HERE)["student.policy"]
     assert policy["folder"] == str(HERE / "plans")
     more = rows - 150
     assert policy["extra"] == [round(more / 3), more - round(more / 3)]
-    assert control_settings("permuted", run, HERE)["student.policy"]["extra"] == ()
+    assert policy["rows"] is None
+    assert control_settings("permuted", STUDENT, run, HERE)["student.policy"]["extra"] == ()
 
 
 @pytest.mark.parametrize(
@@ -135,4 +138,10 @@ def test_controls_at_equal_cost(queries, rows):
 )
 def test_what_cannot_be_matched(control, run, says):
     with pytest.raises(RecipeError, match=says):
-        control_settings(control, run, HERE)
+        control_settings(control, STUDENT, run, HERE)
+
+
+def test_permuted_has_the_learning_rate_of_its_arm():
+    student = load_recipe("digits", ["student.regulation.budget=0.3"]).student
+    settings = control_settings("permuted", student, costly((0, 0)), HERE)
+    assert settings["student.policy"]["rows"] == pytest.approx(0.3 * 200 * 2)

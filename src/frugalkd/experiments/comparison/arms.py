@@ -12,8 +12,8 @@ from typing import Any
 
 from frugalkd.errors import RecipeError, UnknownName
 from frugalkd.experiments.recipes.load import override
-from frugalkd.experiments.recipes.schema import Arm, Recipe
-from frugalkd.policies import POLICIES
+from frugalkd.experiments.recipes.schema import Arm, Recipe, StudentRole
+from frugalkd.policies import POLICIES, All, Policy
 from frugalkd.policies.modes import MODES
 
 Settings = dict[str, Any]
@@ -237,13 +237,16 @@ def _at_budget(recipe: Recipe, base: str, arm: Arm, text: str) -> ResolvedArm:
     return replace(made, recipe=override(made.recipe, settings), budget=budget)
 
 
+def _policy_of(student: StudentRole) -> Policy:
+    if student.policy is not None:
+        return student.policy.build()
+    return student.regulation if student.mode is None or MODES[student.mode].gated else All()
+
+
 def _policy_at(recipe: Recipe, budget: float) -> dict[str, Any] | None:
     """What makes the student's policy spend ``budget``; None where nothing does."""
     student = recipe.student
-    if student.mode is not None and not MODES[student.mode].gated:
-        return None
-    policy = student.regulation if student.policy is None else student.policy.build()
-    driven = policy.at_budget(budget)
+    driven = _policy_of(student).at_budget(budget)
     if driven is None:
         return None
     settings = asdict(driven)  # pyright: ignore[reportArgumentType]
@@ -303,7 +306,9 @@ def copies_plans(control: str | None) -> bool:
     return control is not None and control.startswith("permuted")
 
 
-def control_settings(control: str, results: dict[str, Any], folder: Path) -> Settings:
+def control_settings(
+    control: str, student: StudentRole, results: dict[str, Any], folder: Path
+) -> Settings:
     """What turns the recipe of a finished run into its control ``control``.
 
     The objective, the teacher and the rest of the training stay; weights become uniform, those of
@@ -311,6 +316,7 @@ def control_settings(control: str, results: dict[str, Any], folder: Path) -> Set
 
     Args:
         control: a key of :data:`CONTROLS`.
+        student: of the matched run's recipe.
         results: the matched run's ``results.json``.
         folder: of that run.
 
@@ -336,10 +342,11 @@ def control_settings(control: str, results: dict[str, Any], folder: Path) -> Set
         if results.get("plans") is None:
             raise RecipeError(f"{folder} recorded no plans: delete it, and it is run again")
         screened = [int(record["screened"]) for record in results["history"]]
+        planned = _policy_of(student).planned_rows(samples, epochs)
         extra = _divided(total - trained, screened if sum(screened) else parts)
         settings = _with_policy(
             name="replay", folder=str(folder / "plans"), digest=results["plans"], permuted=True,
-            extra=extra if any(extra) else (),
+            rows=planned, extra=extra if any(extra) else (),
         )  # fmt: skip
     else:
         if fraction > 1 + 1e-9:

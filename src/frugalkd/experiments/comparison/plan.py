@@ -172,7 +172,7 @@ class _Plan:
                 return recipe
             finished = results[matched].results
             assert finished is not None
-            own = control_settings(arm.control, finished, self.jobs[matched].out)
+            own = control_settings(arm.control, recipe.student, finished, self.jobs[matched].out)
             return override(recipe, {**own, **arm.settings})
 
         copies = matched and [arm.control, self.jobs[matched].digest, arm.settings]
