@@ -22,8 +22,10 @@ each of the rivals, such as `pdd`, or `pdd@0.25` with a budget.
 
 All policies plan the epochs of the same training loop, so they differ only in the samples that they
 select. The rules are implemented from their descriptions, not from their authors' code. Where a
-description leaves a choice open, the card states our choice. [method.md](method.md) describes
-`self-regulation`.
+description leaves a choice open, the card states our choice, and where a rule differs from the
+published one, what that does. [method.md](method.md) describes `self-regulation`. Samples are
+screened in evaluation mode; the public code of `pdd`, `rho-loss`, `unix` and Composer's
+`selective-backprop` does it in training mode.
 
 The columns of the table: *gate*: whether samples are judged on the current batch (`now`) or on
 their last training forward pass (`last-visit`). *screens*: which samples a screening pass evaluates

@@ -47,7 +47,8 @@ def test_the_lowest_losses_are_hidden_if_right_and_sure():
     assert sorted(plan.ids.tolist()) == [2, 7, 8, 9]
 
 
-def test_what_may_be_hidden_decays_over_the_quarters():
+def test_what_may_be_hidden_decays_as_published():
+    """At epochs 60, 120 and 160 of 200."""
     truth, epochs = np.linspace(0.8, 0.99, 100), 20
     counts = []
     for epoch in range(epochs):
@@ -56,7 +57,7 @@ def test_what_may_be_hidden_decays_over_the_quarters():
             ledger = Ledger.new(100, extra=Kakurenbo().columns)
         plan = Kakurenbo(fraction=0.5).plan(ledger, np.arange(100), EpochContext(epoch, epochs, 0))
         counts.append(100 - len(plan.ids))
-    assert counts == [0, *[50] * 4, *[40] * 5, *[30] * 5, *[20] * 5]
+    assert counts == [0, *[50] * 5, *[40] * 6, *[30] * 4, *[20] * 4]
 
 
 def test_the_hidden_are_screened_before_the_next_decision():

@@ -28,11 +28,12 @@ class ProgressiveDataDropout(GateNow):
     *Rule:* each batch is screened first, and a sample is used while the probability of its label is
     below ``threshold``; the last epoch trains on everything.
 
-    *What we chose:* what is kept waits until a full batch is there. Within a ``budget``, a batch
-    keeps its rows of lowest probability, as many as the budget has left (the odd row by a draw),
-    whatever the threshold. The last epochs are paid from the budget too, and cost at most half of
-    it: where that does not pay for a whole epoch, there is none. The method's own control, as many
-    at random in each epoch, is the arm ``permuted:pdd`` of a comparison.
+    *What we chose:* what is kept waits until a full batch is there: fewer steps of full size. The
+    authors step with what each batch keeps, so their steps get smaller. Within a ``budget``, a
+    batch keeps its rows of lowest probability, as many as the budget has left (the odd row by a
+    draw), whatever the threshold. The last epochs are paid from the budget too, and cost at most
+    half of it: where that does not pay for a whole epoch, there is none. The method's own control,
+    as many at random in each epoch, is the arm ``permuted:pdd`` of a comparison.
 
     *Cost:* a forward pass of everything in every epoch but the last, before those of what is kept.
 
@@ -69,8 +70,10 @@ class RhoLoss(GateNow):
 
     *What we chose:* the irreducible loss comes from the variant without a holdout set: two models,
     each trained on a random half, score the other's. They are the student's own architecture, with
-    its settings. The kept rows wait until a full batch is there. Where the part is no whole number
-    of rows, the odd row is kept by a draw.
+    its settings, as they are after few ``epochs``; the authors train up to 100 and take the epoch
+    of the lowest validation loss. They rank 320 rows and step with the 32 kept. Here batches of the
+    training's size are ranked, and the kept rows wait until a full batch is there: fewer steps of
+    full size. Where the part is no whole number of rows, the odd row is kept by a draw.
 
     *Cost:* a forward pass of everything in every epoch, before those of what is kept; and a scoring
     run of ``seeds`` pairs of trainings of ``epochs`` epochs on a half each, with one forward pass
@@ -107,10 +110,14 @@ class SelectiveBackprop(GateNow):
 
     *What we chose:* the loss is the cross-entropy with the label, whatever the objective, so that
     the teacher is not queried for what is then left out. The percentile is (rank + 0.5) / rows
-    among the rows of the batch, as in Composer, not among the losses of the past; where losses are
-    equal, the later row ranks higher. Within a ``budget``, that part of each batch is kept (the odd
-    row by a draw), drawn without replacement with chances proportional to percentile **
-    (1 / budget - 1), which is Composer's rule.
+    among the rows of the batch, as in Composer; the authors' is among the last 1,024 losses, their
+    first epoch uses everything, and beta is 3 in their example. Where losses are equal, the later
+    row ranks higher. Within a ``budget``, that part of each batch is kept (the odd row by a draw),
+    drawn without replacement with chances proportional to percentile ** (1 / budget - 1), which is
+    Composer's draw. But Composer selects from 50 to 90 % of the training only, leaves every second
+    batch whole, keeps 0.5 of the others, and steps with these smaller batches: it backpropagates
+    nine tenths of the rows. Here selection runs from the first step to the last, and a step has a
+    full batch, as the authors' has.
 
     *Cost:* a forward pass of everything in every epoch, before those of what is kept.
 
@@ -143,10 +150,11 @@ class Unix(GateNow):
     *Rule:* each batch is screened first; the ``keep`` of its rows whose softmax has the highest
     entropy go to the teacher and into the backward pass.
 
-    *What we chose:* the name stands for this rule only: the method itself then mixes the uncertain
-    rows with others, which is left out, since a mixed row has no sample of its own. The kept rows
-    wait until a full batch is there. Where the part is no whole number of rows, the odd row is kept
-    by a draw.
+    *What we chose:* the name stands for this rule only: the method itself then mixes the rows, the
+    less uncertain of the kept ones most, with random others, which is left out, since a mixed row
+    has no sample of its own. The kept rows wait until a full batch is there: fewer steps of full
+    size, where the authors step with 48 of 64. Where the part is no whole number of rows, the odd
+    row is kept by a draw.
 
     *Cost:* a forward pass of everything in every epoch, before those of what is kept.
 

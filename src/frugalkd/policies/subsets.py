@@ -128,8 +128,8 @@ class Forgetting(_Scored):
     score are trained on, the same in all epochs.
 
     *What we chose:* the scoring model is the student's own, trained on labels with the student's
-    settings, by default for far fewer epochs than the paper's 200. The verdict is that of the
-    training forward, before the step. Ties, which are many, are drawn.
+    settings, by default once for far fewer epochs than the paper's five times 200. The verdict is
+    that of the training forward, before the step. Ties, which are many, are drawn.
 
     *Cost:* a scoring run of ``seeds`` trainings of ``epochs`` epochs on everything; stated apart,
     since all students share it.
