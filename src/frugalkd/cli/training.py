@@ -275,7 +275,10 @@ def compare(
         "",
     ),
     seeds: int = option(
-        "--seeds N", "Seeds 0 .. N-1 for each arm; a claim needs 10: `--seeds 10`.", 3, min=1
+        "--seeds N", "Seeds for each arm, 0 .. N-1; a claim needs 10: `--seeds 10`.", 3, min=1
+    ),
+    first_seed: int = option(
+        "--first-seed N", "Begin with this seed: 10 and `--seeds 10` are 10 .. 19.", 0, min=0
     ),
     budgets: str = option(
         "--budgets B,...",
@@ -330,7 +333,8 @@ def compare(
     declared = [parse_claim(claim, margin / 100) for claim in claims]
     if ray_address is not None and on != "ray":
         raise RecipeError("an address of a Ray cluster is for runs on ray: add --on ray")
-    comparison = partial(ComparisonRun, made, chosen, seeds, out, fractions, claims=declared)
+    every = range(first_seed, first_seed + seeds)
+    comparison = partial(ComparisonRun, made, chosen, every, out, fractions, claims=declared)
     if dry_run:
         comparison()  # refuses what cannot be compared
     start(made, dry_run=dry_run, as_json=as_json, download=download)

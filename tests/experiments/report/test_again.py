@@ -21,14 +21,14 @@ def digests(cli, *arguments):
 
 
 @pytest.mark.parametrize(
-    ("arms", "more"),
+    ("arms", "more", "first"),
     [
-        (["vanilla", "hybrid", "short:hybrid", "random:hybrid"], []),
-        (["vanilla", "regulated", "random"], ["--budgets", "0.25,0.5"]),
+        (["vanilla", "hybrid", "short:hybrid", "random:hybrid"], [], 0),
+        (["vanilla", "regulated", "random"], ["--budgets", "0.25,0.5"], 7),
     ],
 )
-def test_command_and_recipe_make_the_same_digests(cli, tmp_path, arms, more):
-    seeds = ["--seeds", "2"]
+def test_command_and_recipe_make_the_same_digests(cli, tmp_path, arms, more, first):
+    seeds = ["--seeds", "2", *["--first-seed", str(first)] * (first > 0)]
     before = digests(cli, "digits", "--arms", ",".join(arms), *more, *seeds, "--out", "unused")
     rows = []
     for arm in arms:
@@ -37,7 +37,9 @@ def test_command_and_recipe_make_the_same_digests(cli, tmp_path, arms, more):
             name = arm if at is None else f"{arm}@{at}"
             rows.append(make_arm(name, 0.9, budget_asked=at))
     recipe = load_recipe("digits").model_dump(mode="json")
-    comparison = Comparison.model_validate(make_comparison(rows, recipe=recipe, seeds=[0, 1]))
+    comparison = Comparison.model_validate(
+        make_comparison(rows, recipe=recipe, seeds=[first, first + 1])
+    )
     words = shlex.split(compare_command(comparison))
     assert words[:3] == ["frugalkd", "compare", "recipe.yaml"]
     (tmp_path / "recipe.yaml").write_text(recipe_yaml(comparison.recipe), encoding="utf-8")

@@ -414,8 +414,9 @@ class ComparisonRun:
 
 
 def _seeds(seeds: int | Sequence[int]) -> list[int]:
-    if isinstance(seeds, int) and seeds > _MOST_SEEDS:
-        raise RecipeError(f"seeds must be at most {_MOST_SEEDS}, not {shown(seeds)}")
+    count = seeds if isinstance(seeds, int) else len(seeds)
+    if count > _MOST_SEEDS:
+        raise RecipeError(f"seeds must be at most {_MOST_SEEDS}, not {shown(count)}")
     try:
         found = list(range(seeds)) if isinstance(seeds, int) else list(map(check_seed, seeds))
     except SettingError as error:

@@ -426,7 +426,8 @@ def compare_command(comparison: Comparison) -> str:
     """The command line of ``frugalkd compare`` that makes these arms, seeds and claims."""
     names = comparison.planned or [arm.arm for arm in comparison.arms]
     words = ["frugalkd", "compare", FILE, "--arms", ",".join(names)]
-    words += ["--seeds", str(max(comparison.seeds, default=0) + 1)]
+    first, last = min(comparison.seeds, default=0), max(comparison.seeds, default=0)
+    words += ["--seeds", str(last + 1 - first), *["--first-seed", str(first)] * (first > 0)]
     for claim in comparison.claims:
         sign = ">=" if claim.claim == "no worse" else ">"
         words += ["--claim", f"{claim.arm} {sign} {claim.against}"]
