@@ -195,8 +195,8 @@ class WTTM(Objective):
     temperature 1, is larger the less sure the teacher is.
 
     *Our reading:* nothing is scaled by T^2, since the student's softmax is at 1. The paper chooses
-    beta and T for each pair of models (the authors' examples have T = 10 and 5); 1 and 4 are only
-    a start.
+    beta and T for each pair of models (1 / T is 0.2 in the authors' example); 1 and 4 are only a
+    start.
 
     Attributes:
         temperature: T > 0, of the teacher's softmax.
