@@ -190,3 +190,42 @@ def points(value: dict[str, Any] | None, sign: str = "") -> str:
     if value["ci95"] is None:
         return mean
     return f"{mean} ± {50 * (value['ci95'][1] - value['ci95'][0]):.2f}"
+
+
+def factorial_table(comparison: dict[str, Any], batches: tuple[str, str]) -> str:
+    """Main effects of {gate, permuted} x {even, early} x two batch sizes at equal samples, in
+    points, each a mean over the other factors and paired by seed. ``batches`` are what the names of
+    the two batch sizes' arms begin with."""
+
+    def arm(name: str) -> dict[int, float | None]:
+        return accuracies(comparison, name)
+
+    def gate(batch: str, when: str) -> dict[int, float | None]:
+        return arm(f"{batch}{when}@0.25")
+
+    def permuted(batch: str, when: str) -> dict[int, float | None]:
+        return arm(f"permuted:{batch}{when}@0.25")
+
+    whens, first, second = ("even", "early"), *batches
+    every = [(batch, when) for batch in batches for when in whens]
+    effects = {
+        "which samples: the gate's, not permuted ones": [
+            (gate(*cell), permuted(*cell)) for cell in every
+        ],
+        "repetition: the gate's returns, not a fresh draw": [
+            (permuted(*cell), arm(f"{cell[0]}random@0.25")) for cell in every
+        ],
+        "timing: early, not even": [
+            (of(batch, "early"), of(batch, "even")) for of in (gate, permuted) for batch in batches
+        ],
+        f"steps: {first.rstrip('-')}, not {second.rstrip('-')}": [
+            (of(first, when), of(second, when)) for of in (gate, permuted) for when in whens
+        ],
+    }
+    lines = ["| effect | points | seeds |", "|---|---:|---:|"]
+    for name, pairs in effects.items():
+        found = [dict(zip(*differences(*pair), strict=True)) for pair in pairs]
+        seeds = sorted(set.intersection(*map(set, found)))
+        means = [sum(each[seed] for each in found) / len(found) for seed in seeds]
+        lines.append(f"| {name} | {points(spread(means), '+')} | {len(seeds)} |")
+    return "\n".join(lines)

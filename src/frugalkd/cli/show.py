@@ -312,7 +312,8 @@ def estimate_view(result: dict[str, Any]) -> RenderableType:
     modes = Rows(
         Column("mode", no_wrap=True),
         *map(
-            numeric, ("samples\n%", "forwards\n%", "a\nstudent", "of\nvanilla %", "filling", "disk")
+            numeric,
+            ("samples\n%", "cost\nepochs", "a\nstudent", "of\nvanilla %", "filling", "disk"),
         ),
         rows=map(_mode, result["modes"]),
         padding=0,
@@ -331,7 +332,7 @@ def _mode(row: dict[str, Any]) -> list[str]:
     return [
         f"{row['mode']}, {row['targets']}" if row["mode"] == "vanilla" else row["mode"],
         ("~" if row["rough"] else "") + _percent(row["kept"]),
-        f"{100 * row['forwards'].point:.0f}",
+        f"{row['cost'].point:.1f}",
         duration(row["seconds"].point),
         _percent(row["of_vanilla"]),
         duration(row["fill_seconds"]) if stored else "-",

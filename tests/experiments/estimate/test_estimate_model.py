@@ -32,7 +32,8 @@ GATE = SelfRegulation()
 
 
 def row(share, targets="stored"):
-    return mode_row("regulated", share, targets, COSTS, visits=1000, store=(3400.0, 4000))
+    store = (3400.0, 4000)
+    return mode_row("regulated", share, targets, COSTS, 1000, store, epochs=20, ratio=6.0)
 
 
 def curve(rows, kept, screened=None, **more):
@@ -67,7 +68,10 @@ def test_a_row_of_the_table():
     assert made["forwards"].low == pytest.approx(0.25 + 0.15)
     assert (made["fill_seconds"], made["disk_bytes"]) == (3400, 4000)
     assert row(Share(exactly(0.4), pool=0.5))["fill_seconds"] == 1700
+    assert made["cost"].low == pytest.approx(20 * (0.25 + 0.15 / 3))
+    assert row(EVERYTHING)["cost"] == exactly(20)
     live = row(GATED, "live")
+    assert live["cost"].low == pytest.approx(20 * (0.25 * (1 + 6 / 3) + 0.15 / 3))
     assert (live["fill_seconds"], live["disk_bytes"]) == (0, 0)
 
 

@@ -74,11 +74,11 @@ EVERYTHING = Share(exactly(1.0))
 
 def mode_row(
     mode: str, share: Share, targets: str, costs: Mapping[str, float], visits: float,
-    store: tuple[float, int],
+    store: tuple[float, int], epochs: float, ratio: float,
 ) -> dict[str, Any]:  # fmt: skip
     """One row of ``modes`` in an estimate. ``costs`` are seconds of a row (``step``, ``screen``,
-    ``query``), ``visits`` are samples x epochs, ``store`` the seconds and bytes of a whole store.
-    """
+    ``query``), ``visits`` are samples x epochs, ``store`` the seconds and bytes of a whole store,
+    ``ratio`` the teacher's forward pass over the student's, by FLOPs."""
     step = costs["step"] + (costs["query"] if targets == "live" else 0.0)
     seconds = share.cost(visits, step, costs["screen"])
     fill, disk = store if targets == "stored" else (0.0, 0)
@@ -88,6 +88,7 @@ def mode_row(
         "kept": share.kept,
         "forwards": share.kept.map(lambda kept: kept + share.screened(kept)),
         "rough": share.rough,
+        "cost": share.cost(epochs, 1 + (ratio / 3 if targets == "live" else 0.0), 1 / 3),
         "seconds": seconds,
         "of_vanilla": seconds.map(lambda value: value / (visits * step)),
         "fill_seconds": share.pool * fill,

@@ -173,7 +173,10 @@ class _Estimate:
         visits = len(self.data) * training.epochs
         kind = role.targets.kind if self.queries else "none"
         store = len(self.data) * role.targets.views * filling, disk
-        row_of = partial(mode_row, costs=costs, visits=visits, store=store)
+        ratio = self._flops_ratio()
+        row_of = partial(
+            mode_row, costs=costs, visits=visits, store=store, epochs=training.epochs, ratio=ratio
+        )
         kinds = ("live", "stored") if storable else (kind,)
         rows = [row_of("vanilla", model.EVERYTHING, each) for each in kinds]
         rows += [row_of(name, shares[name], kind) for name in MODES if name != "vanilla"]
@@ -191,7 +194,7 @@ class _Estimate:
             "device": self.device.type,
             "threads": self.recipe.threads,
             "costs": costs,
-            "r": {"time": costs["query"] / screen, "flops": self._flops_ratio()},
+            "r": {"time": costs["query"] / screen, "flops": ratio},
             "modes": rows,
             "teacher": teaching,
             "break_even": {
