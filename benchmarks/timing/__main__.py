@@ -13,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from frugalkd.cli import main
 from frugalkd.cli.options import JSON
 from frugalkd.cli.running import resumable
-from frugalkd.cli.show import Rows, print_result
+from frugalkd.cli.show import TextTable, print_result
 from frugalkd.errors import RecipeError, UnknownName
 from frugalkd.files.parsing import printable
 
@@ -176,7 +176,7 @@ def _teacher(text: str) -> tuple[str, Path]:
 
 
 def _list(cases: list[Case | Measurement], as_json: bool) -> None:
-    table = Rows(box=SIMPLE_HEAD)
+    table = TextTable(box=SIMPLE_HEAD)
     table.add_column("case", no_wrap=True)
     table.add_column("what is timed", overflow="fold")
     table.add_column("rounds", justify="right", no_wrap=True)

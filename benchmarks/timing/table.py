@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from frugalkd.cli.show import Rows, percent
+from frugalkd.cli.show import TextTable, percent
 from frugalkd.files.parsing import printable
 
 
@@ -35,7 +35,7 @@ def case_view(content: dict[str, Any]) -> RenderableType:
 
 
 def _arms_table(arms: list[dict[str, Any]], per_rows: bool) -> Table:
-    table = Rows(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = TextTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("arm", overflow="fold")
     key = "seconds_per_1000" if per_rows else "seconds"
     unit = "s / 1000 rows" if per_rows else "seconds"
@@ -56,7 +56,7 @@ def _arms_table(arms: list[dict[str, Any]], per_rows: bool) -> Table:
 
 
 def _bounds_table(title: str, rows: list[dict[str, Any]], key: str) -> Table:
-    table = Rows(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = TextTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column(title, overflow="fold")
     for name in ("median", "min – max", "must", "aim"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -74,7 +74,7 @@ def _bounds_table(title: str, rows: list[dict[str, Any]], key: str) -> Table:
 
 def plan_view(plan: dict[str, Any]) -> RenderableType:
     """What would be run (see ``run.planned``)."""
-    table = Rows(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = TextTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("arm", overflow="fold")
     for name in ("epochs", "runs", "done", "seconds a run"):
         table.add_column(name, justify="right", no_wrap=True)

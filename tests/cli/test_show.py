@@ -10,7 +10,7 @@ from rich.console import Console
 
 from frugalkd.cli.running import Bar
 from frugalkd.cli.show import (
-    Rows,
+    TextTable,
     comparison_table,
     facts_table,
     ledger_view,
@@ -42,7 +42,7 @@ def shown(draw, terminal=False):
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_name_in_a_table_is_a_name(name, capsys):
     def draw(console):
-        table = Rows("heading", name, title=name)
+        table = TextTable("heading", name, title=name)
         table.add_row(name, "its neighbour")
         console.print(table)
         console.print(facts_table(name, {name[:20]: name}))

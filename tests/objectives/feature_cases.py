@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from frugalkd.objectives import FeatureObjective, Seen, Shapes, SimKD
+from frugalkd.objectives import FeatureObjective, Shapes, SimKD, StepFeatures
 
 SAMPLES = 12
 LABELS = torch.arange(SAMPLES) % 3
@@ -52,10 +52,12 @@ def seen_of(objective: FeatureObjective, case: Features) -> Any:
     """What it sees of a pair of features, each sample once."""
     student, teacher = torch.from_numpy(case.student), torch.from_numpy(case.teacher)
     parts = parts_of(objective, [student.shape[1:]], [teacher.shape[1:]])
-    return Seen((student,), (teacher,), parts, torch.arange(len(student)))
+    return StepFeatures((student,), (teacher,), parts, torch.arange(len(student)))
 
 
-def transfer(objective: FeatureObjective, seen: Seen, weights: NDArray[np.float64]) -> Tensor:
+def transfer(
+    objective: FeatureObjective, seen: StepFeatures, weights: NDArray[np.float64]
+) -> Tensor:
     """Its part of the losses alone, of any logits."""
     logits = torch.zeros(len(weights), 2, dtype=torch.float64)
     labels = torch.zeros(len(weights), dtype=torch.int64)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from feature_cases import SAMPLES, TEACHER, parts_of, student_shapes
 
-from frugalkd.objectives import OBJECTIVES, FeatureObjective, Seen, Step
+from frugalkd.objectives import OBJECTIVES, FeatureObjective, Step, StepFeatures
 
 FEATURES = [name for name, made in OBJECTIVES.items() if issubclass(made, FeatureObjective)]
 WEIGHTS = torch.tensor([0.7, 0.0, 2.0, 1.0, 1.3], dtype=torch.float64)
@@ -32,7 +32,7 @@ def step(objective, rows=5, dtype=torch.float64, seed=0, spread=1.0, weights=Non
     shapes = student_shapes(objective), TEACHER
     student, teacher = (tuple(drawn(*shape) for shape in each) for each in shapes)
     parts = parts_of(objective, *shapes).to(torch.promote_types(dtype, torch.float32))
-    seen = Seen(student, teacher, parts, torch.randperm(SAMPLES, generator=stream)[:rows])
+    seen = StepFeatures(student, teacher, parts, torch.randperm(SAMPLES, generator=stream)[:rows])
     logits, targets = drawn(4), drawn(4)
     labels = torch.randint(4, (rows,), generator=stream)
     given = Step(logits, targets, labels, weights, seen=(seen,))

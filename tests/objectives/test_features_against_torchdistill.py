@@ -13,7 +13,7 @@ import torch
 from feature_cases import LABELS, SAMPLES, parts_of
 from torch import nn
 
-from frugalkd.objectives import CRD, RKD, AttentionTransfer, FitNets, Seen
+from frugalkd.objectives import CRD, RKD, AttentionTransfer, FitNets, StepFeatures
 
 pytestmark = pytest.mark.heavy
 pytest.importorskip("torchdistill", reason="torchdistill is not installed: pip install '.[bench]'")
@@ -28,7 +28,7 @@ def batch(objective, rows=8, shapes=MAPS) -> Any:
         torch.randn(rows, *shape, generator=stream, dtype=torch.float64) for shape in shapes
     )
     parts = parts_of(objective, [shapes[0]], [shapes[1]])
-    return Seen((student.requires_grad_(),), (teacher,), parts, torch.arange(rows))
+    return StepFeatures((student.requires_grad_(),), (teacher,), parts, torch.arange(rows))
 
 
 def mine(objective, seen):

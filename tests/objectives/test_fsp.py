@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from objective_cases import agrees, few
 
-from frugalkd.objectives import FSP, Seen
+from frugalkd.objectives import FSP, StepFeatures
 
 OBJECTIVE = FSP("a", "b", soft=3.0)
 
@@ -38,7 +38,7 @@ def test_it_is_the_formula(seed, spread):
     first = np.einsum("oi,rihw->rohw", kernel[:, :, 0, 0], student[0]) + bias[:, None, None]
     apart = flow(first, student[1]) - flow(teacher[0], teacher[1])
     ours, theirs = (tuple(map(torch.from_numpy, each)) for each in (student, teacher))
-    seen = Seen(ours, theirs, parts, torch.arange(4))
+    seen = StepFeatures(ours, theirs, parts, torch.arange(4))
     agrees(transfer(OBJECTIVE, seen, np.ones(4)), 3.0 * (apart**2).sum(axis=(1, 2)), spread**4)
 
 

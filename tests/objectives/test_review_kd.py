@@ -8,7 +8,7 @@ import torch
 from feature_cases import parts_of, transfer
 from objective_cases import agrees
 
-from frugalkd.objectives import ReviewKD, Seen
+from frugalkd.objectives import ReviewKD, StepFeatures
 
 OBJECTIVE = ReviewKD("a", "b", width=3, soft=2.0)
 STUDENT, TEACHER = [(2, 8, 8), (4, 4, 4)], [(5, 8, 8), (6, 2, 2)]
@@ -63,7 +63,7 @@ def test_it_is_the_formula(spread):
     fused = own * shares[:, :1] + deep * shares[:, 1:]
     expected = expected + distance(around(values(first.out)[0], fused), teacher[0])
     ours, theirs = (tuple(map(torch.from_numpy, each)) for each in (student, teacher))
-    seen = Seen(ours, theirs, parts, torch.arange(3))
+    seen = StepFeatures(ours, theirs, parts, torch.arange(3))
     agrees(transfer(OBJECTIVE, seen, np.ones(3)), 2.0 * expected)
 
 

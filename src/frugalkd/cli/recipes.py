@@ -10,7 +10,7 @@ import typer
 
 from frugalkd.cli import options
 from frugalkd.cli.options import argument
-from frugalkd.cli.show import Rows, print_result
+from frugalkd.cli.show import TextTable, print_result
 from frugalkd.experiments.recipes.load import SCHEMA, load_yaml, recipe_names, recipe_text
 
 app = typer.Typer(invoke_without_command=True, no_args_is_help=False, rich_markup_mode="rich")
@@ -29,7 +29,7 @@ def recipes(context: typer.Context, as_json: bool = options.JSON) -> None:
     about = {
         name: str(load_yaml(recipe_text(name), name).get("summary", "")) for name in recipe_names()
     }
-    table = Rows("recipe", "what it does", rows=about.items(), box=None, pad_edge=False)
+    table = TextTable("recipe", "what it does", rows=about.items(), box=None, pad_edge=False)
     print_result(as_json, about, table, following="frugalkd recipes show digits > mine.yaml")
 
 

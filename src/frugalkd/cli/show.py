@@ -21,13 +21,13 @@ from frugalkd.runtime.formatting import duration, number, percent
 
 if TYPE_CHECKING:
     from frugalkd.experiments.estimate.model import Range
-    from frugalkd.experiments.runs.schema import Arm, Spread
+    from frugalkd.experiments.runs.schema import ArmRecord, Spread
 
 numeric = partial(Column, justify="right", no_wrap=True)
 """A column of numbers."""
 
 
-class Rows(Table):
+class TextTable(Table):
     """A table of texts from outside: a string in it is shown as it is, never read as rich's markup
     nor as a control sequence of the terminal. A heading may have several lines."""
 
@@ -54,7 +54,9 @@ def facts_table(title: str, facts: Mapping[str, object]) -> Table:
     """A row for each name and its value; a value of None is left out."""
     value = Column(overflow="fold", max_width=56)
     rows = ((name, str(said)) for name, said in facts.items() if said is not None)
-    return Rows(Column(style="dim", no_wrap=True), value, rows=rows, title=title, show_header=False)
+    return TextTable(
+        Column(style="dim", no_wrap=True), value, rows=rows, title=title, show_header=False
+    )
 
 
 def print_result(as_json: bool, content: Any, *shown: RenderableType, following: str = "") -> None:
@@ -126,7 +128,7 @@ def summary_table(results: dict[str, Any], out: Path) -> Table:
 
 def chain_table(done: dict[str, Any], out: Path) -> Table:
     """A row a stage, and their sum."""
-    table = Rows(
+    table = TextTable(
         Column("stage", no_wrap=True),
         Column("model", max_width=22, overflow="fold"),
         *map(numeric, ("accuracy", "samples", "queries", "seconds")),
@@ -162,7 +164,7 @@ def ledger_view(summary: dict[str, Any]) -> RenderableType:
 
 def _class_table(classes: list[dict[str, Any]]) -> Table:
     name = Column("class", max_width=24, overflow="ellipsis", no_wrap=True)
-    table = Rows(
+    table = TextTable(
         name, *map(numeric, ("samples", "mean", "never", "always")), title="significance by class"
     )
     half, hidden = 10, max(0, len(classes) - 20)
@@ -184,7 +186,7 @@ def _histogram(counts: list[int]) -> Table:
         for place, count in enumerate(counts)
     )
     headings = Column("from", no_wrap=True), numeric("samples"), Column(no_wrap=True)
-    return Rows(*headings, rows=rows, title="samples by significance")
+    return TextTable(*headings, rows=rows, title="samples by significance")
 
 
 def _sample_table(title: str, samples: list[dict[str, Any]]) -> Table:
@@ -193,7 +195,7 @@ def _sample_table(title: str, samples: list[dict[str, Any]]) -> Table:
     headings = [numeric("id"), name, numeric("signif."), numeric("conf.")]
     if named := all("sample" in sample for sample in samples):
         headings.append(Column("sample", max_width=36, overflow="fold"))
-    table = Rows(*headings, title=title, padding=(0, 1, 0, 0))
+    table = TextTable(*headings, title=title, padding=(0, 1, 0, 0))
     for sample in samples:
         confidence = sample["confidence"]
         table.add_row(
@@ -210,9 +212,9 @@ _LAYOUT: dict[str, Any] = {"width": 80, "padding": (0, 1, 0, 0), "pad_edge": Fal
 
 def comparison_table(comparison: dict[str, Any]) -> Table:
     """The arms and the teachers of ``comparison``, the content of ``comparison.json``."""
-    from frugalkd.experiments.runs.schema import Arm
+    from frugalkd.experiments.runs.schema import ArmRecord
 
-    arms = [Arm.model_validate(row) for row in comparison["arms"]]
+    arms = [ArmRecord.model_validate(row) for row in comparison["arms"]]
     budgets = any(arm.target_budget is not None for arm in arms)
     teachers = [row for row in comparison["teachers"] if {row["accuracy"], row["budget"]} != {None}]
     first = [Column("arm", overflow="fold", ratio=1, min_width=16)]
@@ -227,7 +229,7 @@ def comparison_table(comparison: dict[str, Any]) -> Table:
     if not comparison.get("complete", True):
         of_seeds = f"{len(comparison['complete_seeds'])} of {of_seeds} complete"
     numbers = ("accuracy\n%", *against, "samples\n%", "cost\nepochs", "seconds\n(ratio)")
-    table = Rows(
+    table = TextTable(
         *first,
         *map(numeric, numbers),
         title=f"{comparison['name']}: {of_seeds}, {comparison['split']} data",
@@ -254,7 +256,7 @@ def comparison_table(comparison: dict[str, Any]) -> Table:
     return table
 
 
-def _caption(reference: str, arms: list[Arm], budgets: bool) -> str:
+def _caption(reference: str, arms: list[ArmRecord], budgets: bool) -> str:
     text = (
         f"± is half of the 95 % interval over seeds; against {reference}: the paired difference in "
         "points. samples: backpropagated, of full training over the same epochs; cost: with "
@@ -274,7 +276,7 @@ def _caption(reference: str, arms: list[Arm], budgets: bool) -> str:
     return text
 
 
-def _time(arm: Arm) -> str:
+def _time(arm: ArmRecord) -> str:
     ratio = "" if arm.wall_ratio.mean is None else f" ({arm.wall_ratio.mean:.2f})"
     return number(arm.meters.wall_seconds, 0) + ratio
 
@@ -288,7 +290,7 @@ def _points(value: Spread, sign: str = "") -> str:
 
 def claims_table(comparison: dict[str, Any]) -> Table:
     """The declared claims."""
-    table = Rows(
+    table = TextTable(
         Column("claim", overflow="fold", ratio=1),
         *map(numeric, ("difference", "95 % interval", "p (Holm)")),
         Column("holds", overflow="fold", max_width=24),
@@ -309,7 +311,7 @@ def claims_table(comparison: dict[str, Any]) -> Table:
 def estimate_view(result: dict[str, Any]) -> RenderableType:
     """The verdict, the modes, the costs of rows, when stores and ledgers pay off, and warnings."""
     head = f"{result['recipe']}: {result['samples']:,} samples, {result['epochs']:g} epochs"
-    modes = Rows(
+    modes = TextTable(
         Column("mode", no_wrap=True),
         *map(
             numeric,
@@ -384,7 +386,9 @@ def _costs(result: dict[str, Any]) -> Table:
         f"{result['device']}, threads: {result['threads']}"
     )
     headings = Column(style="dim", no_wrap=True), Column(overflow="fold")
-    return Rows(*headings, rows=rows.items(), box=None, show_header=False, padding=(0, 2, 0, 0))
+    return TextTable(
+        *headings, rows=rows.items(), box=None, show_header=False, padding=(0, 2, 0, 0)
+    )
 
 
 def _micro(seconds: float) -> str:

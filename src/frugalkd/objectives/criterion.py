@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from frugalkd.data.batches import form
 from frugalkd.errors import ModelError, ObjectiveError, SelectionMisuse
 from frugalkd.models.features import Features, Taps, feature_paths, find_paths, probe_features
-from frugalkd.objectives import FeatureObjective, Objective, Seen, Shapes, Step
+from frugalkd.objectives import FeatureObjective, Objective, Shapes, Step, StepFeatures
 from frugalkd.objectives.objective import features_read, paths_of
 from frugalkd.runtime.failures import blame
 from frugalkd.selection import Batch
@@ -104,7 +104,7 @@ class Criterion:
         counted = {"forward": forward, "backward": backward}
         return {name: counter.get_total_flops() / rows for name, counter in counted.items()}
 
-    def _seen(self, batch: Batch, device: torch.device) -> Iterator[Seen | None]:
+    def _seen(self, batch: Batch, device: torch.device) -> Iterator[StepFeatures | None]:
         of_student, of_teacher = self._taps.take(), batch.features
         ids = torch.from_numpy(batch.ids).to(device, non_blocking=True)
         for each in self._bound:
@@ -119,7 +119,7 @@ class Criterion:
                 of_teacher, each.teacher,
                 "teacher: call selection.attach(features=criterion.features) before any epoch",
             )  # fmt: skip
-            yield Seen(student, teacher, each.parts, ids)
+            yield StepFeatures(student, teacher, each.parts, ids)
 
     def __enter__(self) -> Criterion:
         self._taps.__enter__()
@@ -198,7 +198,7 @@ def _named(features: Features, paths: tuple[str, ...], advice: str) -> tuple[Ten
     return tuple(features[path] for path in paths)
 
 
-def _zeros(bound: Bound, rows: int, device: torch.device) -> Seen:
+def _zeros(bound: Bound, rows: int, device: torch.device) -> StepFeatures:
     """Features of zeros, and a copy of the parts."""
     student, teacher = (
         tuple(torch.zeros(rows, *shape, device=device) for shape in shapes)
@@ -207,4 +207,4 @@ def _zeros(bound: Bound, rows: int, device: torch.device) -> Seen:
     for feature in student:
         feature.requires_grad_()
     ids = torch.arange(rows, device=device) % bound.shapes.samples
-    return Seen(student, teacher, copy.deepcopy(bound.parts), ids)
+    return StepFeatures(student, teacher, copy.deepcopy(bound.parts), ids)

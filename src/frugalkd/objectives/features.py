@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from frugalkd.errors import ModelError, SettingError
 from frugalkd.models.features import Adapter, Shape, channels_of, resized
 from frugalkd.objectives import _numerics as numerics
-from frugalkd.objectives.objective import FeatureObjective, Seen, Shapes
+from frugalkd.objectives.objective import FeatureObjective, Shapes, StepFeatures
 from frugalkd.runtime.settings import Count, Fraction, NotNegative, Positive
 
 
@@ -205,7 +205,7 @@ class FSP(FeatureObjective):
         _check_maps(given, wanted)
         return Adapter(given, (wanted[0], *given[1:]))
 
-    def transfer(self, seen: Seen, weights: Tensor) -> Tensor:
+    def transfer(self, seen: StepFeatures, weights: Tensor) -> Tensor:
         adapted = [part(student) for student, _, part in seen.pairs]
         apart = weights.new_zeros(len(weights))
         for student, teacher in zip(pairwise(adapted), pairwise(seen.teacher), strict=True):
@@ -263,7 +263,7 @@ class ReviewKD(FeatureObjective):
             for place, (given, wanted) in enumerate(shapes.pairs)
         )
 
-    def transfer(self, seen: Seen, weights: Tensor) -> Tensor:
+    def transfer(self, seen: StepFeatures, weights: Tensor) -> Tensor:
         apart, deeper = weights.new_zeros(len(weights)), None
         for student, teacher, fusion in reversed(list(seen.pairs)):
             made, deeper = fusion(student, deeper)
@@ -512,7 +512,7 @@ class CRD(FeatureObjective):
     def parts(self, shapes: Shapes) -> nn.Module:
         return nn.ModuleList(_Contrast(*pair, shapes, self.dim) for pair in shapes.pairs)
 
-    def transfer(self, seen: Seen, weights: Tensor) -> Tensor:
+    def transfer(self, seen: StepFeatures, weights: Tensor) -> Tensor:
         contrast = weights.new_zeros(len(weights))
         for student, teacher, memory in seen.pairs:
             embedded = memory.embed(student, teacher)

@@ -19,7 +19,7 @@ Paths = str | tuple[str, ...]
 """One module path or several, globs among them."""
 
 
-class Seen(NamedTuple):
+class StepFeatures(NamedTuple):
     """The features of one step, for one objective.
 
     ``student`` and ``teacher``: (rows, ...) each, of the modules that the objective names, in their
@@ -70,7 +70,7 @@ class Step(NamedTuple):
     labels: Tensor
     weights: Tensor | None = None
     progress: float = 0.0
-    seen: tuple[Seen | None, ...] = (None,)
+    seen: tuple[StepFeatures | None, ...] = (None,)
 
 
 class Objective(Settings, ABC):
@@ -190,7 +190,7 @@ class FeatureObjective(BatchObjective):
         teacher's. Raises as :meth:`parts`."""
         return nn.Identity()
 
-    def transfer(self, seen: Seen, weights: Tensor) -> Tensor:
+    def transfer(self, seen: StepFeatures, weights: Tensor) -> Tensor:
         """What is learned from the features, one value per sample, as of a
         :class:`BatchObjective`: the sum of :meth:`compare` over the pairs.
 
@@ -214,7 +214,7 @@ class FeatureObjective(BatchObjective):
         targets: Tensor | None,
         labels: Tensor,
         weights: Tensor | None = None,
-        seen: Seen | None = None,
+        seen: StepFeatures | None = None,
     ) -> Tensor:
         """As of every :class:`BatchObjective`. Raises SettingError without features."""
         if seen is None:

@@ -93,7 +93,7 @@ def test_the_file_and_its_keys(workers, tiny, tmp_path):
     described = schema.Comparison.model_validate(comparison)
     assert described.model_dump(mode="json", by_alias=True, exclude_unset=True) == comparison
     assert described.model_fields_set == set(schema.Comparison.model_fields)
-    assert described.arms[0].model_fields_set == set(schema.Arm.model_fields)
+    assert described.arms[0].model_fields_set == set(schema.ArmRecord.model_fields)
     assert comparison["reference"] == "vanilla"
     assert comparison["complete"]
     assert comparison["split"] == "test"

@@ -11,7 +11,7 @@ from made_up import make_arm, make_comparison
 
 from frugalkd.experiments.recipes.load import load_recipe
 from frugalkd.experiments.report.sections import compare_command, recipe_yaml, run_command
-from frugalkd.experiments.runs.schema import Comparison, Run
+from frugalkd.experiments.runs.schema import Comparison, RunRecord
 
 
 def digests(cli, *arguments):
@@ -61,7 +61,7 @@ def test_claims_and_hostile_names_are_quoted():
 
 @pytest.mark.parametrize(("kind", "digest"), [("teach", None), ("distill", "d"), ("distill", None)])
 def test_a_run_s_command_names_seed_and_teacher(kind, digest):
-    run = Run.model_validate(
+    run = RunRecord.model_validate(
         {"kind": kind, "digest": "d", "recipe": {}, "versions": {}, "seed": 7, "threads": 1,
          "split": "test", "train_samples": 1, "budget": 1.0, "meters": {}, "history": [],
          "teacher": {"digest": digest}}

@@ -10,7 +10,7 @@ from made_up import make_arm, make_comparison
 
 from frugalkd.errors import FrugalKDError, ReportError, RunFolderError
 from frugalkd.experiments.report import collect, make_page
-from frugalkd.experiments.runs.schema import Comparison, Run
+from frugalkd.experiments.runs.schema import Comparison, RunRecord
 from frugalkd.experiments.runs.summary import write_summary
 from frugalkd.ledger.ledger import Ledger
 
@@ -62,7 +62,7 @@ def test_the_modes_of_a_recipe_of_old(written):
 def test_a_run(tmp_path):
     write_run(tmp_path / "run", [100, 50], "d")
     found = collect(tmp_path / "run")
-    assert isinstance(found, Run)
+    assert isinstance(found, RunRecord)
     assert found.summary is None
     (tmp_path / "run/results.json").write_text('{"schema": 2, "history": []}')
     with pytest.raises(ReportError, match="name the folder of a comparison or of a run"):
@@ -76,7 +76,7 @@ def test_a_long_run_is_averaged(tmp_path):
     ledger.epochs = 500.0
     write_summary(run, "distill", ledger)
     found = collect(run)
-    assert isinstance(found, Run)
+    assert isinstance(found, RunRecord)
     assert found.summary is not None
     assert found.shares is not None
     assert found.shares.epochs[:2] == [3, 8]

@@ -7,7 +7,7 @@ from made_up import make_arm, make_comparison
 
 from frugalkd.experiments.report.blocks import Table
 from frugalkd.experiments.report.sections import costs, run_costs
-from frugalkd.experiments.runs.schema import Comparison, Run
+from frugalkd.experiments.runs.schema import Comparison, RunRecord
 
 
 def teacher(name, budget, seconds, targets=None):
@@ -56,7 +56,7 @@ def test_a_scoring_run_is_listed_once():
 
 @pytest.mark.parametrize("kind", ["teach", "distill"])
 def test_a_single_run_says_what_it_paid(kind):
-    run = Run.model_validate(
+    run = RunRecord.model_validate(
         {"kind": kind, "digest": "d", "recipe": {}, "versions": {}, "seed": 0, "threads": 1,
          "split": "test", "train_samples": 100, "budget": 0.35, "meters": {"wall_seconds": 60.0},
          "targets": {"kind": "stored", "filled_here": True, "rows": 1437, "bytes": 29_124},

@@ -12,7 +12,7 @@ import pytest
 
 from frugalkd.errors import PlotError
 from frugalkd.experiments.report.paper import composed, panels_of, plot
-from frugalkd.experiments.runs.schema import Comparison, Run
+from frugalkd.experiments.runs.schema import Comparison, RunRecord
 
 HOSTILE = ["$x^$", "<script>alert(1)</script>", "a" * 10_000, "مرحبا", "🦊", "_under", "a\nb", ""]
 
@@ -62,7 +62,7 @@ def run(history=((10, 10, 0), (4, 3, 5))):
     content = {"kind": "distill", "digest": "d", "recipe": {}, "versions": {}, "seed": 3,
                "threads": 1, "split": "test", "train_samples": 10, "budget": 0.7, "meters": {},
                "shares": shares}  # fmt: skip
-    return Run.model_validate(content)
+    return RunRecord.model_validate(content)
 
 
 def lines(panels, name):

@@ -13,11 +13,11 @@ from frugalkd.experiments.comparison.summary import SCHEMA as COMPARISON_SCHEMA
 from frugalkd.experiments.comparison.summary import mark_frontiers
 from frugalkd.experiments.runs.folder import read_results
 from frugalkd.experiments.runs.schema import (
-    Arm,
+    ArmRecord,
     Comparison,
     LedgerSummary,
     Record,
-    Run,
+    RunRecord,
     Shares,
     section,
 )
@@ -33,7 +33,7 @@ _OLDEST = 1
 _Record = TypeVar("_Record", bound=Record)
 
 
-def collect(path: Path) -> Comparison | Run:
+def collect(path: Path) -> Comparison | RunRecord:
     """What there is to report in ``path``: a comparison's folder, a run's, or a ``comparison.json``
     under any name.
 
@@ -75,7 +75,7 @@ def _comparison(path: Path) -> Comparison:
     return found.model_copy(update={"arms": [_with_mode(arm, found) for arm in found.arms]})
 
 
-def _with_mode(arm: Arm, comparison: Comparison) -> Arm:
+def _with_mode(arm: ArmRecord, comparison: Comparison) -> ArmRecord:
     """The arm with the mode that the recipe gives it, in files that do not name it."""
     if arm.mode is not None or arm.control is not None:
         return arm
@@ -84,8 +84,8 @@ def _with_mode(arm: Arm, comparison: Comparison) -> Arm:
     return arm.model_copy(update={"mode": mode if mode in list(MODES) else None})
 
 
-def _run(folder: Path) -> Run:
-    run, ledger = _read(Run, read_results(folder), folder / _RESULTS), read_summary(folder)
+def _run(folder: Path) -> RunRecord:
+    run, ledger = _read(RunRecord, read_results(folder), folder / _RESULTS), read_summary(folder)
     shares = mean_history([[vars(epoch) for epoch in run.history]])
     added = {
         "shares": shares and Shares.model_validate(shares),

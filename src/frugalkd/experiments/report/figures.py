@@ -21,7 +21,14 @@ from frugalkd.experiments.report.blocks import (
     seconds,
     short,
 )
-from frugalkd.experiments.runs.schema import Arm, Comparison, LedgerSummary, Run, Shares, Spread
+from frugalkd.experiments.runs.schema import (
+    ArmRecord,
+    Comparison,
+    LedgerSummary,
+    RunRecord,
+    Shares,
+    Spread,
+)
 
 SHOWN = 12
 """Lines of a figure that are shown from the start; the others by a click on their names."""
@@ -74,7 +81,7 @@ def label(name: str) -> str:
     return html.escape(short(name, 32))
 
 
-def styles(arms: Sequence[Arm], reference: str, shown: Collection[str] = ()) -> Styles:
+def styles(arms: Sequence[ArmRecord], reference: str, shown: Collection[str] = ()) -> Styles:
     """Colour and symbol of each family of arms, the same in all figures: the first colour is the
     reference's alone, the others follow in their order. Families in ``shown`` are shown from the
     start, whatever their place."""
@@ -234,7 +241,7 @@ def participation(
     return _by_epoch(lines, "samples that trained, %") if lines else None
 
 
-def run_participation(run: Run) -> Figure | None:
+def run_participation(run: RunRecord) -> Figure | None:
     """What a run trained on by epoch, what of it failed the gate, and what was screened. None where
     it has no epochs."""
     shares = run.shares

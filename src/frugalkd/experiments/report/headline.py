@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from frugalkd.experiments.comparison.statistics import BUDGET_TOLERANCE, MARGIN, differences
 from frugalkd.experiments.report.blocks import inline, number, percent, seconds
-from frugalkd.experiments.runs.schema import Arm, Comparison, Run, section
+from frugalkd.experiments.runs.schema import ArmRecord, Comparison, RunRecord, section
 
 _MODES = ("significance", "regulated", "hybrid")
 _ROUNDING = 1e-9
@@ -17,7 +17,7 @@ _USUAL = "kd"
 _RANDOM = ("random", "random-static")
 
 
-def chosen(comparison: Comparison) -> Arm | None:
+def chosen(comparison: Comparison) -> ArmRecord | None:
     """The arm of the headline: of the arms with one of frugalkd's modes that spend less than the
     reference, the one that takes the least time (where that is not known, the fewest samples) among
     those within ``MARGIN`` of the reference's mean accuracy; if there is none, the most accurate
@@ -45,19 +45,19 @@ def chosen(comparison: Comparison) -> Arm | None:
     return min(candidates, key=lambda arm: arm.wall_ratio.mean or arm.budget.mean or 0.0)
 
 
-def _is_as_good(arm: Arm, reference: Arm | None) -> bool:
+def _is_as_good(arm: ArmRecord, reference: ArmRecord | None) -> bool:
     gap = None if reference is None else _gap(arm, reference)
     return gap is None or gap >= -MARGIN - _ROUNDING
 
 
-def _gap(arm: Arm, other: Arm) -> float | None:
+def _gap(arm: ArmRecord, other: ArmRecord) -> float | None:
     """The mean of ``arm``'s accuracy minus ``other``'s, over the seeds that both have; None where
     there is no such seed."""
     _, found = differences(arm.accuracies(), other.accuracies())
     return math.fsum(found) / len(found) if found else None
 
 
-def random_of(comparison: Comparison, arm: Arm) -> Arm | None:
+def random_of(comparison: Comparison, arm: ArmRecord) -> ArmRecord | None:
     """The arm that draws as many samples as ``arm`` trains on at random, or None."""
     known = {other.arm: other for other in comparison.arms if other.accuracy.mean is not None}
     own = {other.control: other for other in known.values() if other.control_of == arm.arm}
@@ -103,7 +103,7 @@ def _sentence(comparison: Comparison) -> str:
     return said + _against_rivals(comparison, arm, random)
 
 
-def _means(arms: Sequence[Arm]) -> dict[str, float | None]:
+def _means(arms: Sequence[ArmRecord]) -> dict[str, float | None]:
     """Of each arm's accuracy, over the seeds that all of them have; over its own, where there is no
     such seed (which the table of arms shows)."""
     known = [arm.accuracies() for arm in arms]
@@ -114,7 +114,7 @@ def _means(arms: Sequence[Arm]) -> dict[str, float | None]:
     }
 
 
-def _against_rivals(comparison: Comparison, arm: Arm, random: Arm | None) -> str:
+def _against_rivals(comparison: Comparison, arm: ArmRecord, random: ArmRecord | None) -> str:
     """An arm without one of frugalkd's modes that is more accurate with no more samples."""
     most = (arm.budget.mean or 0.0) * (1 + BUDGET_TOLERANCE)
     known = [each for each in (arm, random) if each is not None]
@@ -135,7 +135,7 @@ def _against_rivals(comparison: Comparison, arm: Arm, random: Arm | None) -> str
     return f"; {inline(best.arm)} does better with no more samples: {accuracy}"
 
 
-def _most_accurate(comparison: Comparison, reference: Arm | None) -> str:
+def _most_accurate(comparison: Comparison, reference: ArmRecord | None) -> str:
     known = [arm for arm in comparison.arms if arm.accuracy.mean is not None]
     if not known and comparison.runs is not None and comparison.runs.done:
         return f"{inline(comparison.name)}: the arms have finished no seed in common yet"
@@ -170,7 +170,7 @@ def how_chosen(comparison: Comparison) -> str:
     )
 
 
-def run_headline(run: Run) -> str:
+def run_headline(run: RunRecord) -> str:
     """One sentence about a single run, which is compared with nothing."""
     what = f"{inline(run.recipe.get('name', ''))}, {_mode(run)}"
     measured = "was not measured"
@@ -182,12 +182,12 @@ def run_headline(run: Run) -> str:
     return f"{what}: the {role_of(run)} {measured}, trained on {spent} in {time}"
 
 
-def role_of(run: Run) -> str:
+def role_of(run: RunRecord) -> str:
     """The model that the run trained: ``teacher`` or ``student``."""
     return "teacher" if run.kind == "teach" else "student"
 
 
-def _mode(run: Run) -> str:
+def _mode(run: RunRecord) -> str:
     role = section(run.recipe, role_of(run))
     objective = section(role, "objective").get("name", _USUAL)
     plain = run.kind == "teach" or objective == _USUAL

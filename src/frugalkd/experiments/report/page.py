@@ -16,7 +16,7 @@ from frugalkd.experiments.report.blocks import Figure, Page, in_a_terminal
 from frugalkd.experiments.report.gallery import NOTHING, pictures_of
 from frugalkd.experiments.report.headline import headline, run_headline
 from frugalkd.experiments.report.sections import comparison_page, run_page
-from frugalkd.experiments.runs.schema import Comparison, Run
+from frugalkd.experiments.runs.schema import Comparison, RunRecord
 from frugalkd.runtime.imports import Allowed, require_extra
 
 LARGEST = 4_000_000
@@ -24,7 +24,7 @@ LARGEST = 4_000_000
 
 
 def make_page(
-    content: Comparison | Run, allowed: Allowed = NOTHING, *, watched: bool = False
+    content: Comparison | RunRecord, allowed: Allowed = NOTHING, *, watched: bool = False
 ) -> str:
     """The page of a comparison or of a run, as HTML.
 
@@ -51,7 +51,7 @@ def make_page(
     return html
 
 
-def headline_of(content: Comparison | Run) -> str:
+def headline_of(content: Comparison | RunRecord) -> str:
     """The page's headline, as a terminal shows it."""
     text = headline(content) if isinstance(content, Comparison) else run_headline(content)
     return in_a_terminal(text)

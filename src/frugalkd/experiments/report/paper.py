@@ -13,7 +13,7 @@ from typing import Any
 from frugalkd.errors import PlotError, nearest
 from frugalkd.experiments.report import figures
 from frugalkd.experiments.report.blocks import short
-from frugalkd.experiments.runs.schema import Arm, Comparison, Run
+from frugalkd.experiments.runs.schema import ArmRecord, Comparison, RunRecord
 from frugalkd.files.opening import named_file
 from frugalkd.files.writing import make_folder, write_atomic
 from frugalkd.runtime.imports import require_extra
@@ -46,7 +46,7 @@ _UNDATED = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": None}
 
 
 def plot(
-    found: Comparison | Run, to: Path, *, figure: str | None = None, arms: Sequence[str] = ()
+    found: Comparison | RunRecord, to: Path, *, figure: str | None = None, arms: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Draw ``found`` (see :func:`frugalkd.experiments.report.collect`) into the file ``to``. The
     same data give the same bytes with the same matplotlib.
@@ -78,20 +78,20 @@ def plot(
         "file": str(to),
         "figures": list(panels),
         "arms": shown,
-        "seeds": [found.seed] if isinstance(found, Run) else found.seeds,
+        "seeds": [found.seed] if isinstance(found, RunRecord) else found.seeds,
         "caption": caption,
     }
 
 
 def panels_of(
-    found: Comparison | Run, figure: str | None = None, wanted: Sequence[str] = ()
+    found: Comparison | RunRecord, figure: str | None = None, wanted: Sequence[str] = ()
 ) -> tuple[dict[str, dict[str, Any]], list[str], str]:
     """plotly's figures by name, from the left; the arms that they show; and their caption.
 
     Raises:
         PlotError: an arm that there is not, or nothing to draw.
     """
-    if isinstance(found, Run):
+    if isinstance(found, RunRecord):
         if wanted:
             raise PlotError("one run has no arms: leave --arms out, or name a comparison's folder")
         if figure == "frontier":
@@ -116,7 +116,7 @@ def panels_of(
     return panels, [arm.arm for arm in measured], _caption(panels, axis, measured, found)
 
 
-def _chosen(found: Comparison, wanted: Sequence[str]) -> list[Arm]:
+def _chosen(found: Comparison, wanted: Sequence[str]) -> list[ArmRecord]:
     known = dict.fromkeys(name for arm in found.arms for name in (arm.family, arm.arm))
     for name in wanted:
         if name not in known:
@@ -124,7 +124,9 @@ def _chosen(found: Comparison, wanted: Sequence[str]) -> list[Arm]:
     return [a for a in found.arms if not wanted or a.arm in wanted or a.family in wanted]
 
 
-def _caption(panels: Collection[str], axis: str, measured: Sequence[Arm], found: Comparison) -> str:
+def _caption(
+    panels: Collection[str], axis: str, measured: Sequence[ArmRecord], found: Comparison
+) -> str:
     said = []
     if "frontier" in panels:
         few, most = (pick(len(arm.seeds) for arm in measured) for pick in (min, max))

@@ -39,7 +39,14 @@ from frugalkd.experiments.report.headline import (
     role_of,
     run_headline,
 )
-from frugalkd.experiments.runs.schema import Arm, Comparison, LedgerSummary, Run, Sample, Teacher
+from frugalkd.experiments.runs.schema import (
+    ArmRecord,
+    Comparison,
+    LedgerSummary,
+    RunRecord,
+    Sample,
+    Teacher,
+)
 
 FILE = "recipe.yaml"
 _BARS = 40
@@ -83,7 +90,7 @@ def comparison_page(comparison: Comparison, pictures: Pictures) -> Page:
     )
 
 
-def run_page(run: Run, pictures: Pictures) -> Page:
+def run_page(run: RunRecord, pictures: Pictures) -> Page:
     """The page of a single run."""
     what = "significance" if run.kind == "teach" else "participation"
     trained, spent = figures.run_participation(run), run.meters.phases
@@ -111,7 +118,7 @@ def _styles(comparison: Comparison) -> figures.Styles:
     return figures.styles(comparison.arms, comparison.reference, shown)
 
 
-def _in_headline(comparison: Comparison) -> list[Arm]:
+def _in_headline(comparison: Comparison) -> list[ArmRecord]:
     """The arms that the headline names, except the reference."""
     arm = chosen(comparison)
     random = None if arm is None else random_of(comparison, arm)
@@ -298,7 +305,7 @@ def _phases(rows: Sequence[tuple[str, dict[str, float]]]) -> list[Block]:
     return [figures.phases(rows[:_BARS]), f"{note}several runs.{few}"]
 
 
-def _numbers(run: Run) -> Table:
+def _numbers(run: RunRecord) -> Table:
     meters, measured, fractions = run.meters, run.evaluation, {}
     if measured is not None:
         fractions = {
@@ -346,7 +353,7 @@ def _teachers(teachers: Sequence[Teacher]) -> Iterator[Row]:
             yield [what, "", amount(store.rows), Cell(seconds(store.seconds), store.seconds)]
 
 
-def _scorings(arms: Sequence[Arm]) -> Iterator[Row]:
+def _scorings(arms: Sequence[ArmRecord]) -> Iterator[Row]:
     """A scoring is made once for the arms of all budgets."""
     found = {arm.family: arm.scoring for arm in arms if arm.scoring is not None}
     for family, scoring in found.items():
@@ -359,7 +366,7 @@ def _scorings(arms: Sequence[Arm]) -> Iterator[Row]:
         ]
 
 
-def run_costs(run: Run) -> list[Block]:
+def run_costs(run: RunRecord) -> list[Block]:
     """What a single run shows of it."""
     rows: list[Row] = []
     if run.kind == "teach":
@@ -402,7 +409,7 @@ def _number(text: str) -> float | None:
     return float(text) if text.isdecimal() and len(text) < 20 else None
 
 
-def _run_again(run: Run) -> list[Block]:
+def _run_again(run: RunRecord) -> list[Block]:
     made_with = {
         **run.versions,
         "seed": str(run.seed),
@@ -434,7 +441,7 @@ def compare_command(comparison: Comparison) -> str:
     return shlex.join([*words, "--out", "runs/comparison"])
 
 
-def run_command(run: Run) -> str:
+def run_command(run: RunRecord) -> str:
     """The command line of ``frugalkd teach`` or ``frugalkd distill``."""
     words = ["frugalkd", run.kind, FILE, "--seed", str(run.seed)]
     if run.kind == "distill" and run.teacher is not None and run.teacher.digest is not None:

@@ -22,7 +22,7 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
 
-class Meters(Record):
+class MetersRecord(Record):
     """The cost of a run, or the mean of several; None where nothing was measured."""
 
     samples_backpropagated: Number | None = Field(None, description="rows of the backward passes")
@@ -58,7 +58,7 @@ class Evaluation(Record):
     teacher_agreement: Fraction | None = None
 
 
-class Epoch(Record):
+class EpochRecord(Record):
     """One epoch of the history, and one line of metrics.jsonl."""
 
     epoch: int = Field(ge=0, le=LARGEST)
@@ -114,7 +114,7 @@ class TargetsNote(Record):
     features: list[str] = Field([], description="stored modules of the teacher")
 
 
-class Scoring(Record):
+class ScoringNote(Record):
     """The scoring run whose scores decided which samples are used; no meter counts its cost."""
 
     kind: str = Field(description="how samples are scored")
@@ -153,13 +153,13 @@ class Results(Record):
     epochs: Number | None = Field(None, description="fewer than the recipe's if its policy stopped")
     budget: Number = Field(description="samples_backpropagated / (train_samples x epochs)")
     cost: Cost | None = Field(None, description="not held by earlier versions")
-    meters: Meters
+    meters: MetersRecord
     evaluation: Evaluation | None = None
     teacher: TeacherNote | None = None
     targets: TargetsNote | None = None
-    scoring: Scoring | None = None
+    scoring: ScoringNote | None = None
     plans: str | None = Field(None, description="SHA-256 of the recorded plans/, if they are kept")
-    history: list[Epoch] = []
+    history: list[EpochRecord] = []
 
 
 class Shares(Record):
@@ -221,7 +221,7 @@ class LedgerSummary(Record):
     least: list[Sample]
 
 
-class Run(Results):
+class RunRecord(Results):
     """A run as a report reads it, with its ledger's summary.json."""
 
     shares: Shares | None = None
@@ -252,7 +252,7 @@ class Frontiers(Record):
     time: bool = False
 
 
-class Arm(Record):
+class ArmRecord(Record):
     """One row of a comparison. Budgets are samples backpropagated, as fractions of full
     distillation over the same epochs."""
 
@@ -273,14 +273,14 @@ class Arm(Record):
     forwards: Spread = Spread()
     cost: Spread = Field(Spread(), description="in epochs of full distillation")
     wall_ratio: Spread = Field(description="training seconds divided by the reference's")
-    meters: Meters
+    meters: MetersRecord
     collapsed: Count = Field(0, description="runs at chance or stopped by NaN")
     collapsed_seeds: list[Count] = []
     failed: list[Count] = []
     control: str | None = None
     control_of: str | None = None
     matched: Match | None = None
-    scoring: Scoring | None = None
+    scoring: ScoringNote | None = None
     digests: dict[str, str] = {}
     frontier: Frontiers | None = None
     history: Shares | None = None
@@ -320,7 +320,7 @@ class Teacher(Record):
     accuracy: Number | None = None
     budget: Number | None = None
     wall_seconds: Number | None = None
-    meters: Meters | None = None
+    meters: MetersRecord | None = None
     digest: str | None = None
     error: str | None = None
     targets: StoreCost | None = None
@@ -364,7 +364,7 @@ class Comparison(Record):
 
     schema_: Literal[1, 2] = Field(2, alias="schema")
     reference: str = Field(description="the arm of ratios and differences")
-    arms: list[Arm] = Field(description="that have begun, over the seeds that all have done")
+    arms: list[ArmRecord] = Field(description="that have begun, over the seeds that all have done")
     teachers: list[Teacher] = []
     failed: list[Failure] = []
     complete: bool = True
@@ -380,7 +380,7 @@ class Comparison(Record):
     recipe: dict[str, Any]
     claims: list[ClaimRecord] = []
 
-    def named(self, name: str | None) -> Arm | None:
+    def named(self, name: str | None) -> ArmRecord | None:
         """The arm of that name."""
         return next((arm for arm in self.arms if arm.arm == name), None)
 

@@ -67,7 +67,7 @@ _COMPARED, _FEWEST_COMPARED = 128, 32
 
 
 @dataclass
-class Source:
+class TeacherSource:
     """One teacher: the source of its soft targets, the folder of the run that made it, and, once
     they are loaded, its model (None for a store alone) and its soft targets."""
 
@@ -78,7 +78,7 @@ class Source:
     opened: Targets | None = None
 
 
-def sources_of(recipe: Recipe, own: Path | None) -> dict[str, Source]:
+def sources_of(recipe: Recipe, own: Path | None) -> dict[str, TeacherSource]:
     """The student's teachers by name, a single one by :data:`ONE`; ``own`` is the folder of the
     run's own teacher."""
     targets, several = recipe.student.targets, recipe.student.teachers
@@ -88,7 +88,7 @@ def sources_of(recipe: Recipe, own: Path | None) -> dict[str, Source]:
         kind, classes = one.kind or targets.kind, one.classes or targets.classes
         role = targets.model_copy(update={"kind": kind, "classes": classes})
         folder = Path(one.folder) if one.folder else None
-        sources[name] = Source(one, role, own if one.is_own and kind != "ema" else folder)
+        sources[name] = TeacherSource(one, role, own if one.is_own and kind != "ema" else folder)
     return sources
 
 
@@ -131,7 +131,7 @@ def _compare_accuracy(live: ModelTeacher, held_out: Dataset | None, folder: Path
 
 def open_targets(
     recipe: Recipe,
-    source: Source,
+    source: TeacherSource,
     data: Dataset,
     places: Sequence[Path | None],
     ids: Ids | None,
@@ -261,7 +261,7 @@ class TeacherPool(ExitStack):
         for source in self.sources.values():
             self._load(source)
 
-    def _load(self, source: Source) -> None:
+    def _load(self, source: TeacherSource) -> None:
         training, one = self._recipe.student.training, source.one
         if one.store is not None:
             source.opened = stored = StoredTargets(one.store)  # refused before any teacher runs
@@ -406,7 +406,7 @@ class TeacherPool(ExitStack):
         run.meters.eval_seconds += time.perf_counter() - started
 
 
-def _describe(source: Source, queries: int) -> dict[str, Any]:
+def _describe(source: TeacherSource, queries: int) -> dict[str, Any]:
     """The source of soft targets, for the results, after ``queries`` in all processes."""
     opened = source.opened
     if isinstance(opened, ModelTeacher):
