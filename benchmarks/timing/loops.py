@@ -19,7 +19,7 @@ from benchmarks.timing.runners import Record, Task
 from frugalkd import Sampling
 from frugalkd.data import ImageData
 from frugalkd.errors import ModelError
-from frugalkd.experiments.runs.material import make_data, make_model
+from frugalkd.experiments.runs.from_recipe import make_data, make_model
 from frugalkd.experiments.runs.targets import encoding_of
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.objectives import KD

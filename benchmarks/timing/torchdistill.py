@@ -24,7 +24,7 @@ from benchmarks.timing.runners import Record, Task
 from frugalkd.data import ImageData
 from frugalkd.errors import ModelError
 from frugalkd.experiments.recipes.schema import Recipe
-from frugalkd.experiments.runs.material import make_data, make_model, make_teacher
+from frugalkd.experiments.runs.from_recipe import make_data, make_model, make_teacher
 from frugalkd.objectives import KD
 from frugalkd.runtime.meters import peak_memory_bytes
 from frugalkd.training.evaluation import measure, predict
@@ -67,16 +67,16 @@ def prepare(task: Task) -> Callable[[], Record]:
     """
     recipe = task.recipe
     torch.set_num_threads(recipe.threads)
-    material = make_data(recipe, recipe.student.augment, recipe.seed)
-    if not isinstance(material.train, ImageData):
+    run_data = make_data(recipe, recipe.student.augment, recipe.seed)
+    if not isinstance(run_data.train, ImageData):
         raise ModelError("this arm needs a built-in data set: name one in the recipe")
-    teacher = make_teacher(recipe, task.teacher, material.train).eval()
-    student = make_model(recipe.student.model, material.train, recipe.seed)
+    teacher = make_teacher(recipe, task.teacher, run_data.train).eval()
+    student = make_model(recipe.student.model, run_data.train, recipe.seed)
     if task.options.get("teacher_channels_last"):
         teacher.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     if recipe.student.training.channels_last:
         student.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    batches = Batches(material.train)
+    batches = Batches(run_data.train)
     box = make_box(teacher, student, batches, recipe)
     epochs = int(recipe.student.training.epochs) if task.part is None else task.part
 
@@ -86,8 +86,8 @@ def prepare(task: Task) -> Callable[[], Record]:
         train(box, batches, epochs)
         seconds = time.perf_counter() - started
         accuracy = None
-        if task.part is None and material.eval_dataset is not None:
-            probabilities, labels = predict(student.eval(), material.eval_dataset)
+        if task.part is None and run_data.eval_dataset is not None:
+            probabilities, labels = predict(student.eval(), run_data.eval_dataset)
             assert labels is not None
             accuracy = measure(probabilities, labels)["accuracy"]
         rows = len(batches) * epochs

@@ -12,7 +12,7 @@ from benchmarks.timing.runners import Task
 from frugalkd.data import ImageData
 from frugalkd.errors import ModelError
 from frugalkd.experiments.recipes.load import override
-from frugalkd.experiments.runs.material import make_data, make_model, make_teacher
+from frugalkd.experiments.runs.from_recipe import make_data, make_model, make_teacher
 from frugalkd.training.trainer import factor, make_optimizer
 
 pytest.importorskip("torchdistill", reason="torchdistill is not installed: pip install '.[bench]'")

@@ -52,7 +52,7 @@ def test_every_class_has_its_section_and_what_to_do(page):
     [
         (
             "LedgerError",
-            "`experiments/runs/material.py` | `mode {role.mode} needs the significance ledger",
+            "`experiments/runs/from_recipe.py` | `mode {role.mode} needs the significance ledger",
         ),
         ("UnknownName", "`models/__init__.py` | `unknown model {name}: {nearest}`"),
         ("RecipeError", "`experiments/recipes/load.py` | `no such setting {field}: {nearest}`"),

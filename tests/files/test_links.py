@@ -13,7 +13,7 @@ from frugalkd.cli import main
 from frugalkd.errors import PathRefused
 from frugalkd.experiments.runs import scores
 from frugalkd.experiments.runs.folder import RunFolder
-from frugalkd.experiments.runs.material import place_for
+from frugalkd.experiments.runs.from_recipe import place_for
 from frugalkd.experiments.runs.summary import write_summary
 from frugalkd.experiments.tracking.trackers import TensorBoard, Tracked, Tracking
 from frugalkd.files import arrays

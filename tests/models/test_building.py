@@ -14,7 +14,7 @@ from frugalkd.data import Augmentation, ImageData
 from frugalkd.errors import ModelError, RecipeError
 from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.runs.execute import teach
-from frugalkd.experiments.runs.material import make_data, make_model, make_teacher
+from frugalkd.experiments.runs.from_recipe import make_data, make_model, make_teacher
 from frugalkd.models.building import InputTransform, see
 from frugalkd.models.identity import build_digest
 from frugalkd.models.origin import Seen

@@ -12,7 +12,7 @@ from frugalkd.errors import FrugalKDError, LedgerError, RecipeError, Stopped, Ta
 from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.runs.digest import run_digest
 from frugalkd.experiments.runs.execute import distill, teach
-from frugalkd.experiments.runs.material import STORE_SEED, make_data, make_model
+from frugalkd.experiments.runs.from_recipe import STORE_SEED, make_data, make_model
 from frugalkd.experiments.runs.schema import Results
 from frugalkd.experiments.runs.targets import store
 from frugalkd.models.saved import load

@@ -13,7 +13,7 @@ from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.runs.digest import run_digest
 from frugalkd.experiments.runs.execute import distill
 from frugalkd.experiments.runs.folder import RunFolder
-from frugalkd.experiments.runs.material import make_data, make_teacher
+from frugalkd.experiments.runs.from_recipe import make_data, make_teacher
 from frugalkd.experiments.runs.targets import encoding_of, ensure_targets, live_teacher, store
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.teachers import FillOptions, LiveTeacher, StoredTargets

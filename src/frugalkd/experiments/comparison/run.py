@@ -37,7 +37,7 @@ from frugalkd.experiments.recipes.load import load_recipe
 from frugalkd.experiments.recipes.schema import Recipe
 from frugalkd.experiments.runs.digest import run_digest
 from frugalkd.experiments.runs.folder import read_results
-from frugalkd.experiments.runs.material import make_data, make_model, refuse_other_data
+from frugalkd.experiments.runs.from_recipe import make_data, make_model, refuse_other_data
 from frugalkd.experiments.runs.summary import read_summary
 from frugalkd.experiments.tracking.trackers import check_installed
 from frugalkd.files import StrPath

@@ -18,7 +18,7 @@ from frugalkd.data.source import is_view_indexed, open_source
 from frugalkd.errors import FrugalKDWarning, UnsupportedData
 from frugalkd.experiments.estimate.model import Curve, Share, exactly, forecast
 from frugalkd.experiments.recipes.schema import Recipe, StudentRole, TeacherRole
-from frugalkd.experiments.runs.material import make_model
+from frugalkd.experiments.runs.from_recipe import make_model
 from frugalkd.experiments.runs.targets import encoding_of
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.objectives import CrossEntropy

@@ -17,7 +17,7 @@ from frugalkd.experiments.estimate.model import NO_INFORMATION, Share, exactly, 
 from frugalkd.experiments.estimate.pilot import FORWARD, Part, Trainee, fill, part_of, time_queries
 from frugalkd.experiments.recipes.schema import Recipe
 from frugalkd.experiments.runs.folder import results_of
-from frugalkd.experiments.runs.material import STORE_SEED, make_data, make_model, make_teacher
+from frugalkd.experiments.runs.from_recipe import STORE_SEED, make_data, make_model, make_teacher
 from frugalkd.experiments.runs.targets import live_teacher
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.models.flops import flops_of_data

@@ -37,7 +37,7 @@ def pictures_of(
     """The samples at both ends of ``summary``, from the data that ``recipe``, as resolved, names,
     where ``allowed`` permits it. Every failure is a reason, not an error."""
     from frugalkd.data import data_digest
-    from frugalkd.experiments.runs.material import data_of_run
+    from frugalkd.experiments.runs.from_recipe import data_of_run
 
     ids = list(dict.fromkeys(sample.id for sample in (*summary.most, *summary.least)))
     try:

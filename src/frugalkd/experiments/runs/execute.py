@@ -20,7 +20,7 @@ from frugalkd.distributed.launch import ranks_of
 from frugalkd.experiments.recipes.schema import Recipe
 from frugalkd.experiments.runs.digest import run_digest
 from frugalkd.experiments.runs.folder import SCHEMA, RunFolder
-from frugalkd.experiments.runs.material import (
+from frugalkd.experiments.runs.from_recipe import (
     STORE_SEED,
     Progress,
     RunContext,
@@ -75,7 +75,7 @@ def teach(
     def train(context: RunContext, keywords: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
         policy = role.policy.build()
         scores, scoring = scores_for(context, policy)
-        data, fit = context.material.train, train_teacher
+        data, fit = context.run_data.train, train_teacher
         model = make_model(role.model, data, recipe.seed)
         if role.trains == "head":
             fit = train_head
@@ -122,17 +122,17 @@ def distill(
     role = recipe.student
 
     def train(context: RunContext, keywords: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
-        objective, material = role.objective.build(), context.material
-        sampling = sampling_of(recipe, teacher, material, ledger)
+        objective, run_data = role.objective.build(), context.run_data
+        sampling = sampling_of(recipe, teacher, run_data, ledger)
         scores, scoring = scores_for(context, sampling.policy)
         notes: dict[str, Any] = {"teacher": None, "targets": None, "scoring": scoring}
-        student = make_model(role.model, material.train, recipe.seed)
+        student = make_model(role.model, run_data.train, recipe.seed)
         check_paths(objective, student)
         keywords |= {"sampling": replace(sampling, scores=scores), "objective": objective}
         if not objective.needs_targets:
-            return distill_model(student, material.train, teacher=None, **keywords), notes
-        with TeacherPool(context, student, ids_used(sampling, material)) as pool:
-            run = distill_model(student, material.train, teacher=pool.open(), **keywords)
+            return distill_model(student, run_data.train, teacher=None, **keywords), notes
+        with TeacherPool(context, student, ids_used(sampling, run_data)) as pool:
+            run = distill_model(student, run_data.train, teacher=pool.open(), **keywords)
         return run, notes | pool.conclude(run)
 
     options = RunOptions(resume=resume, on_epoch_end=on_epoch_end, should_stop=should_stop)
@@ -180,8 +180,8 @@ def _execute(
             return done
         if ranks.first:
             _start_trackers(tracking, recipe, kind, digest, folder)
-        material = make_data(recipe, role.augment, view_seed)
-        data = data_digests(material)
+        run_data = make_data(recipe, role.augment, view_seed)
+        data = data_digests(run_data)
         ranks.check_same_inputs(
             lambda: {"recipe": digest, "data": data["train"], "held-out data": data["held_out"]}
         )
@@ -196,7 +196,7 @@ def _execute(
         keywords = {
             "training": role.training,
             "seed": recipe.seed,
-            "eval_dataset": material.eval_dataset,
+            "eval_dataset": run_data.eval_dataset,
             "device": recipe.device,
             "run": replace(
                 given, folder=folder.checkpoints, checkpointing=recipe.checkpoints,
@@ -204,7 +204,7 @@ def _execute(
             ),
         }  # fmt: skip
         context = RunContext(
-            recipe, role, material, folder, teacher, stores, progress, given.should_stop
+            recipe, role, run_data, folder, teacher, stores, progress, given.should_stop
         )
         run, notes = train(context, keywords)
         samples, meters = len(run.ledger), run.meters.summary()
@@ -226,7 +226,7 @@ def _execute(
             "seed": recipe.seed,
             "threads": recipe.threads,
             "device": resolve_device(recipe.device).type,
-            "split": material.split,
+            "split": run_data.split,
             "train_samples": samples,
             "epochs": run.ledger.epochs,
             "budget": meters["samples_backpropagated"] / (samples * role.training.epochs),
@@ -243,7 +243,7 @@ def _execute(
             save_weights(folder.path / weights, run.model)
             run.ledger.save(folder.path / "ledger.safetensors")
             libraries = libraries_of(run.model)
-            write_model_card(folder.path, role.model, material.train, weights, libraries)
+            write_model_card(folder.path, role.model, run_data.train, weights, libraries)
             write_summary(folder.path, kind, run.ledger)
             tracking.conclude(results)
             folder.finish(results)

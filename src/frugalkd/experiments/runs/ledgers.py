@@ -18,7 +18,7 @@ from frugalkd.data.probe import data_digest, names_of
 from frugalkd.errors import DataError, LedgerError
 from frugalkd.experiments.recipes.schema import Recipe
 from frugalkd.experiments.runs.folder import SCHEMA, read_results
-from frugalkd.experiments.runs.material import (
+from frugalkd.experiments.runs.from_recipe import (
     STORE_SEED,
     data_of_run,
     make_data,

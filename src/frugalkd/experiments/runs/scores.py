@@ -17,7 +17,7 @@ from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import RunFolderError
 from frugalkd.experiments.recipes.schema import Recipe, Role
 from frugalkd.experiments.runs.digest import digest_of
-from frugalkd.experiments.runs.material import STORE_SEED, RunContext, make_model, place_for
+from frugalkd.experiments.runs.from_recipe import STORE_SEED, RunContext, make_model, place_for
 from frugalkd.experiments.scoring import score
 from frugalkd.files.arrays import load_arrays, save_arrays
 from frugalkd.files.lock import Lock
@@ -59,7 +59,7 @@ def scores_for(
     """
     if policy is None or policy.scoring is None:
         return None, None
-    data = run.material.train
+    data = run.run_data.train
     if isinstance(data, Pictures):
         data = data.with_augmentation(data.augmentation, STORE_SEED)
     made_of = _made_of(run.recipe, run.role, policy.scoring, data)

@@ -25,7 +25,7 @@ from frugalkd.errors import FrugalKDWarning, RankError, Stopped, TargetsError
 from frugalkd.experiments.recipes.schema import OneOfSeveral, Recipe, TargetsRole
 from frugalkd.experiments.runs.digest import digest_of
 from frugalkd.experiments.runs.folder import results_of, trained_in
-from frugalkd.experiments.runs.material import (
+from frugalkd.experiments.runs.from_recipe import (
     STORE_SEED,
     Progress,
     RunContext,
@@ -225,18 +225,18 @@ def _serves(where: Path, ids: Ids | None, views: int, features: Sequence[str] = 
 def _loaded(
     recipe: Recipe,
     folder: Path | None,
-    material: RunData,
+    run_data: RunData,
     one: OneOfSeveral | None = None,
     *,
     placed: bool = True,
 ) -> LiveTeacher:
     """The teacher of a folder, or pretrained; ``placed`` on its device, which it fits."""
-    model = make_teacher(recipe, folder, material.train, one)
+    model = make_teacher(recipe, folder, run_data.train, one)
     if placed:
         model.to(resolve_device(recipe.device))
     live = live_teacher(recipe, model, folder)
     if placed:
-        _compare_accuracy(live, material.eval_dataset, folder)
+        _compare_accuracy(live, run_data.eval_dataset, folder)
     return live
 
 
@@ -255,7 +255,7 @@ class TeacherPool(ExitStack):
 
     def __init__(self, run: RunContext, student: nn.Module, ids: Ids | None):
         super().__init__()
-        self._run, self._recipe, self._material = run, run.recipe, run.material
+        self._run, self._recipe, self._run_data = run, run.recipe, run.run_data
         self._student, self._ids, self._ranks = student, ids, Ranks.here()
         self.sources = sources_of(run.recipe, run.teacher)
         for source in self.sources.values():
@@ -265,7 +265,7 @@ class TeacherPool(ExitStack):
         training, one = self._recipe.student.training, source.one
         if one.store is not None:
             source.opened = stored = StoredTargets(one.store)  # refused before any teacher runs
-            stored.match_classes(class_names(self._material.train), source.targets.classes)
+            stored.match_classes(class_names(self._run_data.train), source.targets.classes)
         elif source.targets.kind == "ema":
             source.live = EMATeacher(
                 self._student.to(resolve_device(self._recipe.device)), source.targets.decay,
@@ -274,7 +274,7 @@ class TeacherPool(ExitStack):
         else:  # a sharded teacher may be too large for the device, until it is
             sharded = training.fsdp and source.targets.kind == "live" and not self._ranks.alone
             source.live = live = _loaded(
-                self._recipe, source.folder, self._material, one, placed=not sharded
+                self._recipe, source.folder, self._run_data, one, placed=not sharded
             )
             if self._recipe.student.model.reuse_classifier_dim is not None:
                 take_classifier(self._student, live.teacher)
@@ -311,7 +311,7 @@ class TeacherPool(ExitStack):
                     continue
                 places = [source.folder, self._run.stores, folder.path]
                 source.opened = opened = open_targets(
-                    self._recipe, source, self._material.train, places, self._ids, on_durable=note,
+                    self._recipe, source, self._run_data.train, places, self._ids, on_durable=note,
                     visited=folder.path / ("targets" if name == ONE else f"targets-{name}"),
                     progress=self._run.progress,
                 )  # fmt: skip
@@ -366,7 +366,7 @@ class TeacherPool(ExitStack):
             meters.move(noted.teacher_seconds, out_of="store", into="teacher")
             spent = {"seconds": noted.seconds, "teacher_seconds": noted.teacher_seconds}
             cost = {"filling": {"rows": rows, **spent}}
-        meters.flops["teacher_forward"] = teacher_flops(self._lives, self._material.train, meters)
+        meters.flops["teacher_forward"] = teacher_flops(self._lives, self._run_data.train, meters)
         self._add_agreement(run)
         several = self._recipe.student.teachers
         if several is None:
@@ -385,7 +385,7 @@ class TeacherPool(ExitStack):
 
     def _add_agreement(self, run: Run) -> None:
         """Compare the student's classes with those of its teachers' mean on held-out data."""
-        held_out = self._material.eval_dataset
+        held_out = self._run_data.eval_dataset
         if held_out is None or run.evaluation is None or len(self._lives) < len(self.sources):
             return
         started, logits = time.perf_counter(), []
@@ -445,7 +445,7 @@ def ensure_targets(
     Returns ``rows`` through the teachers and ``seconds``, zeros where nothing was missing; ``note``
     receives the same whenever stored rows are durable."""
     use_threads(recipe.threads)
-    material = make_data(recipe, recipe.student.augment, STORE_SEED)
+    run_data = make_data(recipe, recipe.student.augment, STORE_SEED)
     sources = [
         source
         for source in sources_of(recipe, teacher).values()
@@ -453,9 +453,9 @@ def ensure_targets(
     ]
     lives = []
     for source in sources:
-        source.live = _loaded(recipe, source.folder, material, source.one)
+        source.live = _loaded(recipe, source.folder, run_data, source.one)
         lives.append(source.live)
-    ids = ids_used(sampling_of(recipe, teacher, material), material)
+    ids = ids_used(sampling_of(recipe, teacher, run_data), run_data)
     started, spent = time.perf_counter(), {"rows": 0, "seconds": 0.0}
 
     def count() -> None:
@@ -471,7 +471,7 @@ def ensure_targets(
                 open_targets(
                     recipe,
                     source,
-                    material.train,
+                    run_data.train,
                     places,
                     ids,
                     on_durable=count,
@@ -479,9 +479,9 @@ def ensure_targets(
                 )
     finally:  # rows that were stored before a stop count
         count()
-    if material.eval_dataset is not None:
+    if run_data.eval_dataset is not None:
         for source, live in zip(sources, lives, strict=True):
-            held_out_logits(live, material.eval_dataset, [source.folder, stores])
+            held_out_logits(live, run_data.eval_dataset, [source.folder, stores])
     return spent
 
 
@@ -518,12 +518,12 @@ def store(
                 f"leave it out, and the {ranks.world} of this launch share the work"
             )
         spec = recipe.student.targets
-        material = make_data(recipe, recipe.student.augment, STORE_SEED)
-        live = _loaded(recipe, teacher, material)
-        ids = ids_used(sampling_of(recipe, teacher, material), material)
+        run_data = make_data(recipe, recipe.student.augment, STORE_SEED)
+        live = _loaded(recipe, teacher, run_data)
+        ids = ids_used(sampling_of(recipe, teacher, run_data), run_data)
         started = time.perf_counter()
         targets = StoredTargets.fill(
-            live, material.train, out, views=spec.views, encoding=encoding_of(recipe),
+            live, run_data.train, out, views=spec.views, encoding=encoding_of(recipe),
             features=spec.features, ids=ids, device=resolve_device(recipe.device),
             options=replace(options, ranks=ranks, shard=shard if ranks.alone else None),
         )  # fmt: skip

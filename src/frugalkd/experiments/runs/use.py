@@ -25,7 +25,7 @@ from frugalkd.data.named import read_columns
 from frugalkd.data.samples import located
 from frugalkd.errors import DataError, ModelError, few, nearest
 from frugalkd.experiments.runs.folder import read_results
-from frugalkd.experiments.runs.material import data_of_run
+from frugalkd.experiments.runs.from_recipe import data_of_run
 from frugalkd.files.opening import named_file
 from frugalkd.files.parsing import cell, one_line, read_bounded
 from frugalkd.files.writing import make_folder, write_atomic
@@ -96,8 +96,8 @@ def _load(run: Path, allowed: Allowed) -> Loaded:
 
 
 def _on_held_out(run: Path, loaded: Loaded, allowed: Allowed) -> tuple[Any, Any, str]:
-    material = data_of_run(read_results(run).get("recipe"), str(run / "results.json"), allowed)
-    held_out = material.eval_dataset
+    run_data = data_of_run(read_results(run).get("recipe"), str(run / "results.json"), allowed)
+    held_out = run_data.eval_dataset
     if held_out is None:
         raise DataError(f"the data of {run} have no held-out part: name some with --data")
     takes = None if loaded.preprocess is None else loaded.preprocess.shape
@@ -111,7 +111,7 @@ def _on_held_out(run: Path, loaded: Loaded, allowed: Allowed) -> tuple[Any, Any,
         raise DataError(f"the held-out data of {run} have no labels to measure on")
     what = f"the held-out part of {run}'s data"
     labels = labels_by_name(labels, class_names(held_out), loaded.classes, what)
-    return probabilities, labels, f"its {material.split} split"
+    return probabilities, labels, f"its {run_data.split} split"
 
 
 def predict_to_csv(

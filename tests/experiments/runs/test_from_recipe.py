@@ -22,7 +22,7 @@ from frugalkd.errors import (
 )
 from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.runs.execute import distill, teach
-from frugalkd.experiments.runs.material import make_teacher
+from frugalkd.experiments.runs.from_recipe import make_teacher
 from frugalkd.experiments.runs.targets import store
 from frugalkd.experiments.runs.use import evaluate_run
 from frugalkd.models import reorder_classes

@@ -76,7 +76,7 @@ class RunContext:
 
     recipe: Recipe
     role: Role
-    material: RunData
+    run_data: RunData
     folder: RunFolder
     teacher: Path | None
     stores: Path | None
@@ -163,12 +163,12 @@ def data_of_run(said: Any, where: str, allowed: Allowed) -> RunData:
     return make_data(recipe, Augmentation(), recipe.seed)
 
 
-def data_digests(material: RunData) -> dict[str, str | None]:
+def data_digests(run_data: RunData) -> dict[str, str | None]:
     """SHA-256 (hex) of the training data and of the held-out data, None where there are none."""
-    held_out = material.eval_dataset
-    check_map_style(material.train)
+    held_out = run_data.eval_dataset
+    check_map_style(run_data.train)
     return {
-        "train": data_digest(material.train),
+        "train": data_digest(run_data.train),
         "held_out": None if held_out is None else data_digest(held_out),
     }
 
@@ -273,7 +273,7 @@ def _fitted(model: nn.Module, data: Dataset, match: Match, what: str) -> nn.Modu
 
 
 def sampling_of(
-    recipe: Recipe, teacher: Path | None, material: RunData, ledger_at: Path | None = None
+    recipe: Recipe, teacher: Path | None, run_data: RunData, ledger_at: Path | None = None
 ) -> Sampling:
     """The student's sampling, by its mode or its own policy; the ledger is the teacher's, or that
     at ``ledger_at``. Raises LedgerError where it is needed and missing."""
@@ -296,11 +296,11 @@ def sampling_of(
     weights = None
     if ledger is not None:
         by_ledger = Sampling(mode="significance", ledger=ledger, gamma=role.gamma)
-        weights = weights_of(by_ledger, material.train)
+        weights = weights_of(by_ledger, run_data.train)
     return Sampling(policy=role.policy.build(), weights=weights, label_free=role.label_free)
 
 
-def ids_used(sampling: Sampling, material: RunData) -> Ids | None:
+def ids_used(sampling: Sampling, run_data: RunData) -> Ids | None:
     """The samples that may be used, None for all."""
-    weights = weights_of(sampling, material.train)
+    weights = weights_of(sampling, run_data.train)
     return None if weights is None else np.flatnonzero(weights)
