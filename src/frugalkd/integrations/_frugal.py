@@ -1,5 +1,5 @@
-"""What both integrations do: a teacher, a selection, its clock and its part of a checkpoint, and
-epochs for a trainer that counts its steps beforehand."""
+"""Common to both integrations: teacher, selection, clock and checkpoint state, and epochs for a
+trainer that computes the number of its steps in advance."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Frugal:
     """Base of a trainer or callback that trains with a selection."""
 
     selection: Selection | None = None
-    """Of the last training, and so are ``ledger``, ``meters`` and ``budget``."""
+    """The selection of the last training; ``ledger``, ``meters`` and ``budget`` are its own."""
     _started = 0.0
 
     def _take_settings(
@@ -91,7 +91,7 @@ class Frugal:
         self._started += seconds
 
     def _about(self, dataset: Any) -> dict[str, str]:
-        """What a checkpoint is of."""
+        """Which training a checkpoint belongs to."""
         teacher = self.teacher if isinstance(self.teacher, nn.Module) else None
         about = describe(teacher, dataset) | getattr(self.teacher, "about", {})
         objective = "the trainer's own" if self.objective is None else str(self.objective)
@@ -119,9 +119,9 @@ class Frugal:
 
 
 class PlannedEpochs:
-    """A selection's epochs, one after another, and the place of each batch in a training that
-    counts its steps beforehand. Each loop over it is the next epoch that has a batch, and its
-    length is that of an epoch that uses everything.
+    """A selection's epochs, one after another, and the place of each batch in a training whose
+    number of steps is computed in advance. Each loop over it yields the next epoch that has a
+    batch; its length is that of an epoch that uses everything.
 
     Args:
         selection: of the batches.

@@ -24,7 +24,7 @@ SCHEMA = 1
 _KIND = "ledger"
 _AGAIN = "make it again with 'frugalkd teach'"
 NEVER = np.uint16(65535)
-"""The epoch of something that has not happened."""
+"""An epoch number that stands for never."""
 
 _CORRECT, _SCREENED = np.uint8(1), np.uint8(2)
 _COLUMNS: dict[str, tuple[str, float]] = {

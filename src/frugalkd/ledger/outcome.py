@@ -1,4 +1,4 @@
-"""What a forward pass says of its rows, and the gate's rule; free of torch, as policies are."""
+"""The outcome of a forward pass for each row, and the gate's rule; without torch, as policies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Outcome(NamedTuple):
-    """What a forward pass says of each row of a batch; arrays or tensors, all (rows,).
+    """The outcome of a forward pass for each row of a batch; arrays or tensors, all (rows,).
 
     ``confidence`` float32: top softmax probability, NaN where the logits are not finite.
     ``correct`` bool: the lowest index among the largest logits is the label.

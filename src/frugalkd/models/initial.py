@@ -1,4 +1,4 @@
-"""What a training starts from: weights of a file, or the teacher's classifier (SimKD)."""
+"""Initial weights: from a file, or the teacher's classifier (SimKD)."""
 
 from __future__ import annotations
 

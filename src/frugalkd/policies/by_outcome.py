@@ -26,10 +26,10 @@ from frugalkd.runtime import draws
 from frugalkd.runtime.settings import BelowOne, Count, Fraction, NotNegative, Share
 
 DECAY = (1.0, 0.8, 0.6, 0.4)
-"""Of KAKURENBO's largest part, until 30, 60, 80 and 100 % of the training."""
+"""Factors of KAKURENBO's ``fraction``, until 30, 60, 80 and 100 % of the training."""
 
 _LEAST = 1e-6
-"""What the importance of a sample without any counts as in SwiftLearn, so that it can be drawn."""
+"""The least importance of a sample in SwiftLearn, so that every sample can be drawn."""
 
 
 @dataclass(frozen=True)

@@ -21,23 +21,23 @@ Ids = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 MOST_WEIGHT = 2.0**32
-"""Of a sample. Adam squares weighted gradients in float32, which ends at 2 ** 128: with weights up
-to 2 ** 32, gradients up to 2 ** 32 stay below that. Weights of another order are a mistake."""
+"""The largest weight of a sample. Adam squares weighted gradients in float32, whose largest value
+is about 2 ** 128: with weights up to 2 ** 32, gradients up to 2 ** 32 do not overflow."""
 
 _NO_IDS = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One epoch's decision. The order of ``ids`` says nothing: the selection shuffles them.
+    """The samples of one epoch. The order of ``ids`` does not matter: the selection shuffles them.
 
     Attributes:
-        ids: int64, without duplicates, that train (under gate-now: that are read).
-        weights: float32 (len(ids),) importance weights used as they are, or None for 1.
-        forced: bool (len(ids),), rows that are not the gate's choice, or None for none.
+        ids: int64, without duplicates, to train on (under gate-now: to read).
+        weights: float32 (len(ids),), importance weights, not normalised; None: all are 1.
+        forced: bool (len(ids),), rows that the gate did not choose; None: no row.
         screen: int64 ids to evaluate before the epoch; the policy then plans again.
-        lr_factor: what the epoch's learning rate is multiplied by.
-        stop: the training ends before this epoch; ``ids`` do not count.
+        lr_factor: multiplies the epoch's learning rate.
+        stop: the training ends before this epoch; ``ids`` are ignored.
     """
 
     ids: Ids
@@ -128,7 +128,7 @@ def check_kind(policy: Policy) -> None:
 
 @dataclass(frozen=True)
 class EpochContext:
-    """When a plan is made: the epoch, of how many, and this epoch's random draws.
+    """The epoch that is planned, the number of epochs, and this epoch's random draws.
 
     ``spent``: samples that went through a backward pass before this epoch.
     """
@@ -140,7 +140,7 @@ class EpochContext:
 
     @property
     def part(self) -> float:
-        """How much of the epoch is trained: 1, or the rest of fractional epochs."""
+        """The fraction of the epoch that is trained: 1, or less in the last one."""
         return min(1.0, self.epochs - self.epoch)
 
     def uniform(self, purpose: str, ids: ArrayLike) -> NDArray[np.float64]:
@@ -149,7 +149,7 @@ class EpochContext:
 
 
 def at_sorted(column: NDArray, ids: Ids) -> NDArray:
-    """The values at sorted, distinct ``ids``, read-only: ``column`` itself for all ids."""
+    """``column[ids]`` for sorted, distinct ``ids``; do not write to it: it may be ``column``."""
     return column if len(ids) == len(column) else column.take(ids)
 
 
@@ -169,7 +169,7 @@ class Scoring:
 
 
 class Policy(Settings, ABC):
-    """Which samples are used. A policy holds settings only: its memory is the ledger."""
+    """Chooses which samples are used. A policy has settings and no state: that is in the ledger."""
 
     when: Literal["now", "last-visit"]
     """Whether the gate judges a batch before it is trained on, or by its training forward."""
@@ -199,8 +199,8 @@ class Policy(Settings, ABC):
         return False
 
     def at_budget(self, budget: float) -> Policy | None:
-        """The same policy made to spend ``budget``, in (0, 1], of full training over the same
-        epochs; None for one that cannot be made to."""
+        """The same policy with ``budget``, in (0, 1], of full training over the same epochs; None
+        if it cannot be limited to one."""
         if not any(field.name == "budget" for field in fields(self)):  # pyright: ignore
             return None
         return replace(self, budget=budget)  # pyright: ignore
@@ -218,7 +218,8 @@ class Policy(Settings, ABC):
 
     @abstractmethod
     def needs_training(self, seen: Outcome, ids: Ids, ledger: Ledger, at: EpochContext) -> Mask:
-        """Which rows, whose outcome (arrays) is ``seen``, fail the gate and so are still needed."""
+        """Which rows fail the gate, so that they are still trained on; ``seen``: their outcome, as
+        arrays."""
 
     def update_columns(
         self, seen: Outcome, ids: Ids, ledger: Ledger, at: EpochContext

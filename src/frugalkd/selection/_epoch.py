@@ -1,4 +1,4 @@
-"""An epoch under way: how its plan becomes batches, and what a training loop does with one."""
+"""The current epoch: its plan as batches, which a training loop trains on and observes."""
 
 from __future__ import annotations
 
@@ -109,17 +109,17 @@ class Batch:
         *,
         later: bool = False,
     ) -> None:
-        """Record in the ledger how these rows fared in the training forward.
+        """Record the outcome of the training forward of these rows in the ledger.
 
         Args:
             logits: (rows, classes).
             labels: int64 (rows,); by default the batch's own.
             losses: (rows,), what the objective gave, unweighted; by default cross-entropy.
-            later: these tensors will not be written to again, so that they may be judged with those
-                of other batches, which is cheaper.
+            later: True promises that these tensors are not modified afterwards. Several batches
+                are then evaluated together, which is cheaper.
 
         Raises:
-            SelectionMisuse: observed twice, or with another number of rows in any of the three.
+            SelectionMisuse: called twice, or an argument has another number of rows.
         """
         if self.observed:
             raise SelectionMisuse("this batch was observed already: observe each batch once")
@@ -138,14 +138,14 @@ class Batch:
         self.observed = True
 
     def stepped(self, bad: Tensor) -> None:
-        """Record the optimiser step that was taken with this batch, once it is observed: ``bad``, a
-        float32 number on the device, is 0 where its gradients were finite. It is read with the
+        """Report the optimiser step of this batch, after :meth:`observe`: ``bad``, a float32
+        scalar on the device, is 0 if its gradients were finite. It is read together with the
         losses, so that no step waits for the device."""
         self._observer.stepped(bad)
 
 
 class Epoch:
-    """One epoch's batches, to be gone through once.
+    """The batches of one epoch; they can be iterated once.
 
     Attributes:
         index: from 0.
@@ -153,9 +153,8 @@ class Epoch:
         planned: ids that train (under gate-now: that are read).
         screened: skipped samples that were screened before the epoch.
         lr_factor: what the learning rate is multiplied by.
-        counts: rows by what they were: participations, idle, forced, and ``deferred`` (planned,
-            but in a last batch that was dropped, above what comes out even on all ranks, or a last
-            row with no batch to join).
+        counts: rows by kind: participations, idle, forced, and ``deferred`` (planned, but in a
+            last batch that was dropped, not divisible among the ranks, or a single last row).
         begun: its iteration has begun.
         finished: every batch was trained on and observed.
     """
@@ -333,9 +332,9 @@ class Epoch:
             yield self._make(found, forced[start:end], importance, before, **place)
 
     def _gate_now(self) -> Iterator[Batch]:
-        """Reads batches, keeps the rows that fail, and trains whenever a full batch has come. One
-        row that is left in the end joins the last batch, or is deferred where that is gone; where
-        it is alone in the epoch, a row that passes joins it, forced."""
+        """Reads batches, keeps the rows that fail, and yields a batch whenever there are enough. A
+        single row that remains is added to the last batch, or deferred if that was yielded already;
+        if it is the only row of the epoch, a row that passes is added, forced."""
         context, reader, size = self._context, self._context.reader, self._context.batch_size
         weight_of, ids = self._weight_of(), self._plan.ids
         rows, filler = sum(len(part.ids) for part in self._waiting), -1
@@ -378,8 +377,8 @@ class Epoch:
         self._deferred += rows
 
     def _gate_now_together(self) -> Iterator[Batch]:
-        """The same of several ranks: the verdicts of all of them fill one buffer of ids, and each
-        reads its rows of a global batch again. What does not fill one in the end is deferred."""
+        """The same with several ranks: the rows that fail on any rank fill one buffer of ids, and
+        each rank reads its rows of a global batch again. An incomplete last batch is deferred."""
         context, reader, observer = self._context, self._context.reader, self._observer
         ranks, size = context.ranks, context.batch_size
         whole, ids = size * ranks.world, self._plan.ids
@@ -447,7 +446,7 @@ class Epoch:
         )  # fmt: skip
 
     def _merge(self) -> None:
-        """Have all that was observed in the ledger, on every rank what all of them observed."""
+        """Enter all that was observed into the ledger, on every rank that of all ranks."""
         context = self._context
         self._observer.read()
         if context.ranks.alone:

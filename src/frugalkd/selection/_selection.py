@@ -57,7 +57,7 @@ from frugalkd.teachers import Targets
 
 
 class Selection:
-    """Decides, epoch by epoch, which samples a model trains on, and remembers how they fared.
+    """Chooses the samples that a model trains on, epoch by epoch, and records their outcomes.
 
     ```python
     selection = Selection(dataset, epochs=30, batch_size=128, sampling=Sampling(), model=model)
@@ -70,41 +70,42 @@ class Selection:
             batch.observe(logits, y)
     ```
 
-    No batch has one row by chance, for BatchNorm has no statistics of it. A last row joins the
-    batch before, which then has ``batch_size + 1`` rows. One that is alone in its epoch is joined
-    by the skipped sample that is due next, as a forced row. Otherwise it is deferred: counted, and
-    still active. ``batch_size=1`` is respected.
+    A batch has a single row only with ``batch_size=1``: BatchNorm needs two. A single row that
+    remains is added to the previous batch, which then has ``batch_size + 1`` rows. If it is the
+    only row of its epoch, the skipped sample that is due next is added, as a forced row. If there
+    is none, the row is deferred: it is counted, and stays active.
 
-    With several ranks (torchrun, accelerate launch) each makes the same selection, and gets its
-    own part of each global batch: all of them as many batches, of ``batch_size`` rows each. The
-    model is then the loop's to wrap (DistributedDataParallel averages gradients, which makes the
-    batch's loss that of the global batch); pass the bare one as ``model``.
+    With several ranks (torchrun, accelerate launch) each rank creates the same selection and
+    receives its own part of each global batch; all ranks get the same number of batches, of
+    ``batch_size`` rows each. Wrap the model in your loop (DistributedDataParallel averages
+    gradients, so that the loss is that of the global batch), and pass the unwrapped one as
+    ``model``.
 
     Args:
         dataset: map-style; a sample's id is its position. With a method ``batch(ids, views)`` it
             loads whole batches, with ``view(id, view)`` a sample's view, else by ``[id]``.
-        epochs: how many; the last one may be a fraction.
+        epochs: number of epochs; if it is fractional, the last one is shorter.
         batch_size: rows of a batch.
         sampling: which samples are used and what they weigh; by default all of them, in every
             epoch.
-        model: what is trained. Policies with a gate need it, ``forward`` or not: a screening pass
-            puts it into eval mode and back.
+        model: the model to train. Policies with a gate need it, also with ``forward``: a screening
+            pass runs in eval mode and restores the mode afterwards.
         forward: how to get logits (rows, classes) from a batch's data when screening; by default
             ``model(inputs)``.
         targets: where soft targets come from, or None.
         seed: of the order and of every draw; the order is a function of (seed, epoch).
         ledger: to continue from; by default a new one.
-        loading: how rows come in batches, and where these go.
+        loading: how batches are loaded, and on which device they are.
         ranks: the processes that train this model together; by default those of torch.distributed.
-            ``Ranks()`` is a training of this process alone.
+            ``Ranks()``: this process alone.
 
     Raises:
         UnsupportedData: an iterable data set, or an empty one.
         SettingError: a number out of range; weights of the wrong length, negative, not finite, or
             none above 0.
-        ModelError: a model that is none, or has no weights yet.
-        SelectionMisuse: a policy with a gate, and no model to screen with; one that needs scores,
-            and none; or what needs a label where ``sampling.label_free`` reads none.
+        ModelError: ``model`` is no module, or its weights are not initialised.
+        SelectionMisuse: the policy has a gate and ``model`` is missing; it needs scores and there
+            are none; or something needs labels with ``sampling.label_free``.
         LedgerError, TargetsError: a ledger to continue from, or stored targets, of other data.
         RankError: too few samples for a step, or ranks differ in data, settings, weights, soft
             targets or ledger.
@@ -202,14 +203,15 @@ class Selection:
         features: tuple[str, ...] = (),
         should_stop: Callable[[], bool] | None = None,
     ) -> None:
-        """What a training loop may add before the first epoch.
+        """Set, before the first epoch, what a training loop creates after the selection.
 
         Args:
-            modules, optimizer: whose weights, buffers and state have to stay finite, by what their
-                names begin with; by default the weights and buffers of ``model``.
-            features: the teacher's modules whose features batches have.
-            should_stop: called after each screening batch that no step follows; Stopped is raised
-                where it returns True. A state may then be taken, unless a screening was stopped.
+            modules, optimizer: their weights, buffers and state are checked to be finite, named
+                with these prefixes; by default the weights and buffers of ``model``.
+            features: the teacher's modules whose features are added to batches.
+            should_stop: called after each screening batch that no step follows. Where it returns
+                True, Stopped is raised; :meth:`state_dict` can then be called, unless the
+                screening before an epoch was stopped.
         """
         self._trained = self._trained if modules is None else modules
         self._optimizer, self.reader.features = optimizer, features
@@ -217,9 +219,9 @@ class Selection:
             self._context = replace(self._context, should_stop=should_stop)
 
     def check_first_batch(self, forward: Callable[[Any], Tensor] | None = None) -> int:
-        """Run the model on the first samples, by default with the ``forward`` that screens, and
-        return how many classes it has; labels are checked against these as they are read from then
-        on. Raises as :func:`~frugalkd.selection.checks.check_first_batch`."""
+        """Run the model on the first samples, by default with the selection's ``forward``, and
+        return its number of classes. From then on labels are checked against it when they are
+        read. Raises as :func:`~frugalkd.selection.checks.check_first_batch`."""
         assert self._context.model is not None, "a selection with a model"
         classes = check_first_batch(
             self._context.model, self._dataset, self.targets, pool=self.pool,
@@ -256,21 +258,21 @@ class Selection:
             self._spent += int(epoch.summary["rows"])
 
     def __len__(self) -> int:
-        """Epochs, a last part counted as one."""
+        """Number of epochs, rounded up."""
         return math.ceil(self.epochs)
 
     @property
     def epoch(self) -> int:
-        """The epoch to come, or under way."""
+        """The current epoch, or the next one."""
         return self._position.epoch
 
     @property
     def budget(self) -> float:
-        """Samples backpropagated so far, as a part of training on all of them in every epoch."""
+        """Samples backpropagated so far, as a fraction of training on all in every epoch."""
         return self.meters.samples_backpropagated / (len(self.ledger) * self.epochs)
 
     def count_together(self) -> None:
-        """Make the meters' counts those of all ranks, which have to call this at the same place."""
+        """Sum the meters' counts over all ranks; every rank has to call this at the same place."""
         self._context.counts.share()
 
     def check_finite(self, epoch: int, step: int, ids: Ids) -> None:
@@ -281,12 +283,12 @@ class Selection:
         watch.check(self.ranks, epoch=epoch, step=step, ids=ids)
 
     def state_dict(self) -> dict[str, Any]:
-        """What another selection, made the same way, needs to resume here: before an epoch, between
-        its batches once the last one was observed, or after them. With several ranks all of them
-        have to call this at the same place, and get the same.
+        """The state from which a selection with the same arguments resumes. Call it before an
+        epoch, after it, or between two batches, once the last one was observed. Every rank has to
+        call it at the same place, and gets the same state.
 
         Raises:
-            SelectionMisuse: a batch is under way.
+            SelectionMisuse: the current batch was not observed, or a step is incomplete.
             NonFiniteLoss: something of the epoch so far, or a weight of ``model``, is not finite.
         """
         current, coming, spent = self._current, self.epoch, self._spent
@@ -309,11 +311,10 @@ class Selection:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume from :meth:`state_dict`. An epoch in whose middle it was taken comes first, with
-        the batches that are left of it.
+        """Resume from :meth:`state_dict`. If it was taken within an epoch, the remaining batches
+        of that epoch come first.
 
-        On another number of ranks the ledger carries over, and the batches are others: that is a
-        FrugalKDWarning.
+        With another number of ranks the ledger is kept, and the batches differ: a FrugalKDWarning.
 
         Raises:
             SelectionMisuse: the state is of another seed or another number of samples.

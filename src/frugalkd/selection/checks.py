@@ -78,15 +78,15 @@ def check_held_out_batch(
     device: torch.device,
     collate_fn: Collate | None = None,
 ) -> None:
-    """The same of held-out data, which need labels. Errors say that they are about these."""
+    """As :func:`check_first_batch`, for held-out data, which need labels; errors name them."""
     with of_held_out():
         pool = np.arange(len(data))  # pyright: ignore[reportArgumentType]
         if not len(pool):
-            raise UnsupportedData("the data set is empty: there is nothing to measure")
+            raise UnsupportedData("the data set is empty: there is nothing to evaluate")
         batch = read_first(data, pool, device, collate_fn)
         labels, classes = _evaluate_first(model, batch, pool, forward)
         if labels is None:
-            raise ModelError("data without labels measure nothing: give labels, or predict")
+            raise ModelError("data without labels cannot be evaluated: give labels, or predict")
         check_batch(labels.cpu(), pool, classes)
         if (listed := labels_of(data)) is not None:
             check_batch(torch.from_numpy(listed), pool, classes)
@@ -249,7 +249,7 @@ def check_held_out(data: Dataset, eval_dataset: Dataset) -> None:
 
 
 def check_trainable(model: nn.Module) -> None:
-    """Raises ModelError unless ``model`` is a module that has something to train."""
+    """Raises ModelError unless ``model`` is a module with parameters that are trained."""
     check_weights(model)
     parameters = list(model.parameters())
     if not any(parameter.requires_grad for parameter in parameters):
@@ -257,7 +257,7 @@ def check_trainable(model: nn.Module) -> None:
             raise ModelError("the model has no parameters: there is nothing to train")
         raise ModelError(
             f"all {len(parameters)} parameters of the model are frozen: set requires_grad of those "
-            "that are to learn"
+            "that are to be trained"
         )
 
 

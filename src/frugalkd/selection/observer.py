@@ -1,5 +1,5 @@
-"""From a model's outputs to the ledger: what they say of each sample, and whether it passes. Every
-verdict goes through :func:`record`."""
+"""From a model's outputs to the ledger: each sample's outcome, and whether it passes the gate.
+Every verdict is entered by :func:`record`."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ class Observer:
         return self._record(ids, seen, screening=True)
 
     def together(self, ids: Ids, seen: Outcome) -> tuple[Ids, Outcome]:
-        """What all ranks have screened, of each sample once, in the ranks' order."""
+        """The ids and outcomes that all ranks have screened, each sample once, in rank order."""
         seen, ids = self._gathered(seen, ids)
         once = np.sort(np.unique(ids, return_index=True)[1])
         return ids[once], seen.each(lambda part: part[once])
@@ -247,8 +247,8 @@ class Observer:
     def observe(
         self, ids: Ids, forced: Mask, logits: Tensor, labels: Tensor, losses: Tensor, later: bool
     ) -> None:
-        """Keep what the device says of a batch; ``later``: these tensors are not written to again,
-        so that they can be judged with those of other batches."""
+        """Keep a batch's outputs on the device until :meth:`read`; ``later`` as of
+        ``Batch.observe``."""
         context = self._context
         if self._logits and self._logits[-1][0].shape[1] != logits.shape[1]:
             raise ModelError(
@@ -266,8 +266,7 @@ class Observer:
             self._judge_kept()
 
     def stepped(self, bad: Tensor) -> None:
-        """Keep whether the optimiser step with the batches since the one before was a good one: 0
-        on the device where its gradients were finite."""
+        """Keep ``bad``, 0 on the device if the gradients of the last optimiser step were finite."""
         self._steps.append((self.batches, bad))
 
     def _judge_kept(self) -> None:
@@ -303,7 +302,7 @@ class Observer:
                 self._enter()
 
     def merge(self) -> None:
-        """Have all that was observed in the ledger, on every rank what all of them observed."""
+        """Enter all that was observed into the ledger, on every rank that of all ranks."""
         self.read()
         if self._read:
             self._enter()

@@ -28,13 +28,13 @@ from frugalkd.selection.checks import check_batch, check_listed, labels_of
 from frugalkd.teachers import Targets
 
 BLOCK_BYTES = 1 << 22
-"""What is read at once: within the caches, and large enough to hide what a call costs."""
+"""Bytes that are read at once: they fit the caches and hide the overhead of a call."""
 
 CHECKED_TOGETHER = 1 << 16
-"""Labels on a device that are compared with the listed ones at once: each comparison waits."""
+"""Labels on a device that are compared at once with the listed ones; each time is a wait."""
 
 Join = Callable[[list[Any]], Any]
-"""Makes one batch of data of several, in their order."""
+"""Concatenates several batches of data into one, in order."""
 
 
 class Rows(NamedTuple):
@@ -113,7 +113,7 @@ class Position:
 
 @dataclass(frozen=True)
 class DataLoading(Settings):
-    """How the rows of a data set come in batches.
+    """How batches of a data set are loaded.
 
     Attributes:
         collate_fn, num_workers, pin_memory: as in torch's DataLoader.
@@ -124,8 +124,8 @@ class DataLoading(Settings):
             to its longest row, say how.
         device: where batches go.
         drop_last: leave out a last batch that is short.
-        length_bucket_batches: batches whose rows are regrouped by the data set's ``lengths``, see
-            :func:`frugalkd.data.source.bucketed`; 0: not.
+        length_bucket_batches: batches among which rows are regrouped by the data set's ``lengths``
+            (:func:`frugalkd.data.source.bucketed`); 0: none.
         gradient_accumulation_steps: batches of one optimiser step: ``batch.reduce`` divides by the
             rows of all of them, ``batch.ends_step`` says when to step. Not for policies with
             ``when: now``.

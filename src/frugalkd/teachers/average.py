@@ -15,7 +15,7 @@ from frugalkd.runtime.failures import blame
 from frugalkd.teachers.live import ModelTeacher
 
 DECAY = 0.999
-"""Of the average: about the last thousand steps count."""
+"""The default decay: an average over about the last thousand steps."""
 
 
 class EMA:

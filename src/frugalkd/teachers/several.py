@@ -27,7 +27,7 @@ Combine = Literal["mean", "weighted", "confidence", "random"]
 _TEACHERS = ("teacher", "teacher's model", "libraries", "precision")
 """The entries of ``about`` that are the teacher's, not the data's."""
 _TOLERANCE = 1e-4
-"""By how much shares may miss a sum of 1: they are written with a few digits."""
+"""Allowed difference of the sum of shares from 1, since they are written with a few digits."""
 
 
 def shares_of(combine: Combine, weights: Sequence[float] | None, teachers: int) -> list[float]:
@@ -46,7 +46,9 @@ def shares_of(combine: Combine, weights: Sequence[float] | None, teachers: int) 
     if len(weights) != teachers:
         raise TargetsError(f"{teachers} teachers and the weights {given}: give each teacher one")
     if not all(weight > 0 for weight in weights):
-        raise TargetsError(f"the teachers' weights {given} must be above 0: leave out who has none")
+        raise TargetsError(
+            f"the teachers' weights {given} must be above 0: leave out teachers without weight"
+        )
     total = sum(weights)
     if not abs(total - 1) <= _TOLERANCE:
         raise TargetsError(f"the teachers' weights {given} sum to {total:g}: give shares of 1")

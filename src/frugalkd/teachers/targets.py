@@ -24,7 +24,7 @@ class Targets(ABC):
     """Soft targets: the teacher's logits for the samples that train, and for no others."""
 
     temperature: float | None = None
-    """The only one at which the softmax of the targets is the teacher's; None: any."""
+    """The only temperature at which their softmax is the teacher's; None: any."""
 
     knows_top: bool = True
     """Whether the largest logit is always the teacher's top class, which can replace a label."""
@@ -39,13 +39,13 @@ class Targets(ABC):
     """Rows that have gone through the teacher so far."""
 
     seconds: float = 0.0
-    """Of the teacher's forward passes so far; the rest of a fetch is reading and storing."""
+    """Seconds of the teacher's forward passes so far, without reading and storing."""
 
     phase: str = "store"
-    """Of the meters, for the time of a fetch that is not the teacher's."""
+    """The meters' phase that a fetch counts to, except for the teacher's forward passes."""
 
     row_bytes: int | None = None
-    """Of one row, where one fetch may serve several batches; else None."""
+    """Bytes of one row, if one fetch may serve several batches; else None."""
 
     reads_labels: bool = False
     """Whether the targets depend on labels."""
@@ -108,7 +108,7 @@ class Targets(ABC):
         naming what differs."""
 
     def sync(self) -> None:  # noqa: B027, most targets have nothing to do here
-        """Make durable what was stored so far."""
+        """Flush what was stored so far to the disk."""
 
     def truth(self, labels: Tensor | None) -> NDArray[np.float32]:
         """The teacher's probability of each sample's label, float32 (samples,), NaN where nothing

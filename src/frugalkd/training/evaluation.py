@@ -1,4 +1,4 @@
-"""Forward passes over a data set in eval mode, and what a model is worth on held-out data."""
+"""Predictions for a data set, and measures of a model on held-out data."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def predict(
     batch, returned True; UnsupportedData, ModelError, OutOfMemory."""
     check_map_style(dataset)
     if not len(dataset):  # pyright: ignore[reportArgumentType]
-        raise UnsupportedData("the data set is empty: there is nothing to measure")
+        raise UnsupportedData("the data set is empty: there is nothing to evaluate")
     check_model(model)
     if batch_size is None:
         batch_size = rows_at_once(dataset.shape) if isinstance(dataset, Pictures) else 1000
@@ -108,7 +108,7 @@ def evaluate(
     with of_held_out():
         run.probabilities, labels = predictions(run.model, eval_dataset)
         if labels is None:
-            raise ModelError("data without labels measure nothing: give labels, or predict")
+            raise ModelError("data without labels cannot be evaluated: give labels, or predict")
         of_teacher = None if teacher is None else predictions(teacher, eval_dataset)[0]
         run.evaluation = measure(run.probabilities, labels, of_teacher)
     run.meters.eval_seconds += time.perf_counter() - started

@@ -30,7 +30,7 @@ Stop = Callable[[], bool]
 
 @dataclass(frozen=True)
 class Optimizer(Settings):
-    """torch's own optimisers in their fused form. ``lr`` is the peak learning rate; ``momentum``
+    """torch's optimisers in their fused form. ``lr`` is the peak learning rate; ``momentum``
     (Nesterov) is SGD's, ``betas`` are AdamW's. ``weight_decay`` is not applied to biases and
     normalisation parameters. Raises SettingError for impossible values."""
 

@@ -50,16 +50,16 @@ _DETACHED = (
 
 @dataclass
 class Run:
-    """What a training leaves behind.
+    """The result of a training.
 
     Attributes:
-        model: the trained model (the last epoch's, or the average of ``training.ema``), in eval
+        model: the trained model (of the last epoch, or the average of ``training.ema``), in eval
             mode.
-        ledger: the record of its samples.
-        meters: its cost.
-        history: one record an epoch: loss, learning rate, rows by kind, seconds.
-        evaluation: measures on held-out data, where some were given.
-        probabilities: float32 (samples, classes) of the model on the held-out data.
+        ledger: the record of each sample.
+        meters: the cost.
+        history: one record per epoch: loss, learning rate, rows by kind, seconds.
+        evaluation: measures on ``eval_dataset``, or None.
+        probabilities: float32 (samples, classes) of the model on ``eval_dataset``, or None.
     """
 
     model: nn.Module
@@ -85,8 +85,8 @@ def accelerator_for(precision: str, device: str) -> Accelerator:
 
 
 class ForwardFn(nn.Module):
-    """How a model is called, for training and for screening: with the inputs of a batch of data, in
-    the settings' memory format, in the accelerator's precision, compiled if they say so."""
+    """The model's forward on a batch of data, for training and for screening: in the memory format
+    of the settings and the accelerator's precision, and compiled with ``training.compile``."""
 
     def __init__(self, model: nn.Module, training: Training, accelerator: Accelerator):
         super().__init__()
@@ -110,7 +110,7 @@ class ForwardFn(nn.Module):
         return self._call(self.run, data)
 
     def eagerly(self, data: Any) -> Tensor:
-        """The same, never compiled: for batches of a size that the training does not have."""
+        """The same, not compiled: for batches of other sizes than the training's."""
         return self._call(self.eager, data)
 
     def _call(self, run: Any, data: Any) -> Tensor:
@@ -142,7 +142,7 @@ def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimiz
 
 
 def factor(schedule: Schedule, progress: float, after: float) -> float:
-    """What multiplies the peak learning rate of a step from ``progress`` in [0, 1] to ``after``."""
+    """The factor of the peak learning rate of a step from ``progress`` in [0, 1] to ``after``."""
     warm = min(1.0, after / schedule.warmup) if schedule.warmup else 1.0
     left = {
         "cosine": (1 + math.cos(math.pi * progress)) / 2,
@@ -233,7 +233,8 @@ class Trainer:
         self.meters.wall_seconds = time.perf_counter() - self._started
 
     def train_step(self, batch: Batch, epoch: Epoch) -> None:
-        """One batch, and with a step's last one the step. It never waits for the device."""
+        """Forward and backward of one batch, and the optimiser's step after the last batch of a
+        step. It never waits for the device."""
         phase = self.meters.phase
         if batch.begins_step:
             rate = self.training.optimizer.lr * epoch.lr_factor

@@ -1,4 +1,4 @@
-"""Before any training: what selection will pay on a model pair, from a pilot of seconds."""
+"""Before any training: what selection will save on a model pair, from a pilot of seconds."""
 
 from frugalkd.experiments.estimate.run import estimate
 

@@ -1,4 +1,4 @@
-"""Everything that decides a run's result, as one number."""
+"""The digest of everything that determines a run's result."""
 
 from __future__ import annotations
 
