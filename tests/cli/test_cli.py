@@ -125,7 +125,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(cli, tmp_path, monkeypatch, argum
         ("estimate digits --teacher file.txt", "no folder file.txt: make one with 'frugalkd teac"),
         ("teach mine --out x", "unknown recipe 'mine': did you mean mine.yaml?"),
         ("teach mine.yml --out x", "mine.yml: No such file or directory; did you mean mine.yaml?"),
-        ("teach folder --out x", "cannot read recipe folder: it is no regular file"),
+        ("teach folder --out x", "folder is a folder: a recipe is a YAML file"),
         ("teach file.txt --out x", "file.txt is not a recipe: it holds no 'key: value' lines"),
         ("teach mine.yaml --out x", "recipe mine.yaml: no such setting teacher.traning: did you "),
         ("teach digits --out x --set epochs=3", "did you mean teacher.training.epochs or student."),

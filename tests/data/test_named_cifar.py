@@ -21,9 +21,9 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint
 LABELS = [3, 0, 9, 1, 4]
 
 
-def png(pixels: np.ndarray) -> bytes:
+def png(pixels: np.ndarray, kind: str = "PNG") -> bytes:
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format="PNG")
+    Image.fromarray(pixels).save(file, format=kind)
     return file.getvalue()
 
 
@@ -109,11 +109,12 @@ def test_other_columns(train, columns):
     ("image", "message"),
     [
         (None, "row 2: has no image"),
-        (b"", "row 2: no picture of a known format"),
+        (b"", "row 2: no picture of a known format: get the file again"),
         (b"not a PNG", "row 2: no picture of a known format"),
         (PNGS[2][:200], "row 2: cannot be decoded"),
-        (png(PIXELS[2, :16]), r"row 2: a RGB image of \(32, 16\)"),
-        (png(PIXELS[2, :, :, 0]), "row 2: a L image"),
+        (png(PIXELS[2, :16]), r"row 2: it is PNG RGB \(32, 16\), not PNG RGB 32x32"),
+        (png(PIXELS[2, :, :, 0]), "row 2: it is PNG L"),
+        (png(PIXELS[2], "BMP"), "row 2: it is BMP RGB"),
     ],
 )
 def test_images_that_are_none(train, image, message):

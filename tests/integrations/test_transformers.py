@@ -550,7 +550,7 @@ NOW = SelfRegulation(when="now")
 @pytest.mark.parametrize(
     ("kind", "settings", "error", "says"),
     [
-        (FrugalTrainer, {"data": Endless(), "max_steps": 2}, UnsupportedData, "map-style"),
+        (FrugalTrainer, {"data": Endless()}, UnsupportedData, "map-style"),
         (Own, {"policy": NOW}, SelectionMisuse, "your own Trainer may have changed"),
         (
             FrugalTrainer,
@@ -561,7 +561,14 @@ NOW = SelfRegulation(when="now")
         (FrugalTrainer, {"model": NoLogits()}, ModelError, "gives a dict"),
         (FrugalTrainer, {"label": lambda label: [label, 0]}, UnsupportedData, "multi-label"),
         (FrugalTrainer, {"label": float}, UnsupportedData, "regression"),
-        (FrugalTrainer, {"drop": "label"}, UnsupportedData, "no labels"),
+        (FrugalTrainer, {"model": bert(classes=1)}, UnsupportedData, "for regression"),
+        (
+            Own,
+            {"model": bert(problem_type="multi_label_classification")},
+            UnsupportedData,
+            "multi label classification",
+        ),
+        (FrugalTrainer, {"drop": "label"}, UnsupportedData, "rename the column"),
         (FrugalTrainer, {"teacher": bert(1, classes=5)}, TargetsError, "5 classes"),
         (FrugalTrainer, {"teacher": "no/such-folder-anywhere/x"}, ModelError, "no teacher at"),
         (FrugalTrainer, {"objective": KD()}, TargetsError, "needs a teacher"),

@@ -87,6 +87,7 @@ def test_impossible_settings():
     wrongs: list[dict[str, Any]] = [
         {"threshold": -1.0},
         {"window": 0},
+        {"window": 101},
         {"budget": 0.0},
     ]
     for wrong in wrongs:

@@ -57,6 +57,6 @@ def test_settings():
     assert RhoLoss().at_budget(0.3) == RhoLoss(keep=0.3)
     assert RhoLoss(epochs=2.0, seeds=3).scoring == Scoring("holdout-loss", 2.0, 3)
     wrong: dict[str, Any]
-    for wrong in ({"keep": 0.0}, {"epochs": 0.0}, {"seeds": 0}):
+    for wrong in ({"keep": 0.0}, {"epochs": 0.0}, {"epochs": 60_001.0}, {"seeds": 0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             RhoLoss(**wrong)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -89,9 +90,20 @@ def test_damage_is_one_line(tmp_path, content, named):
         read_header(tmp_path)
 
 
-def test_a_missing_one_says_how_to_make_it(tmp_path):
-    with pytest.raises(TargetsError, match="frugalkd store"):
+def test_a_missing_one_says_how_to_make_it(tmp_path, monkeypatch):
+    with pytest.raises(TargetsError, match=r"No such file .*frugalkd store"):
         read_header(tmp_path)
+    stat = Path.stat
+
+    def refused(path, **more):
+        if path.name == FILE:
+            raise PermissionError(13, "Permission denied")
+        return stat(path, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", refused)
+        with pytest.raises(TargetsError, match="Permission denied"):
+            read_header(tmp_path)
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(TargetsError, match="is a file"):
         read_header(tmp_path / "file")

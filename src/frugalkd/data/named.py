@@ -256,12 +256,14 @@ def read_cifar(path: Path) -> ImageData:
                 with located(f"row {len(labels)}"):
                     if png is None or label is None:
                         raise DataError("has no image or no label: get the file again")
-                    with opened(png) as picture:
-                        if picture.size != (_SIDE, _SIDE) or picture.mode != "RGB":
-                            raise DataError(
-                                f"a {picture.mode} image of {picture.size}: need RGB 32x32"
-                            )
-                        pixels += picture.tobytes()
+                    try:
+                        with opened(png) as picture:
+                            kind, mode, size = picture.format, picture.mode, picture.size
+                            if (kind, mode, size) != ("PNG", "RGB", (_SIDE, _SIDE)):
+                                raise DataError(f"it is {kind} {mode} {size}, not PNG RGB 32x32")
+                            pixels += picture.tobytes()
+                    except DataError as error:
+                        raise DataError(f"{error}: get the file again") from None
                 labels.append(label)
         images = np.frombuffer(pixels, dtype=np.uint8).reshape(-1, _SIDE, _SIDE, 3)
         return _pictures("cifar10", images.transpose(0, 3, 1, 2), labels)

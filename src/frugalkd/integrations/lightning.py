@@ -214,6 +214,12 @@ class FrugalCallback(Frugal, Callback):
 
     def _select(self, trainer: Any, module: Any) -> Selection:
         loader, device = self._loader, trainer.strategy.root_device
+        own = type(module).forward.__qualname__ != "LightningModule.forward"
+        if self._forward is None and not own:
+            raise ModelError(
+                f"{type(module).__name__} has no forward: define it to give logits for a batch's "
+                "inputs, or pass forward= to the callback"
+            )
         self._take_teacher(self.teacher, module)
         self._criterion = Criterion(self.objective or CrossEntropy())
         if isinstance(self.teacher, nn.Module):

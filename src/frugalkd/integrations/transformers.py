@@ -29,6 +29,7 @@ except ImportError as error:
     ) from error
 
 from frugalkd.data.batches import call, inputs_of, run_model
+from frugalkd.data.probe import streams_restored
 from frugalkd.data.source import check_map_style
 from frugalkd.errors import ModelError, RunFolderError, SelectionMisuse, UnsupportedData
 from frugalkd.files import StrPath
@@ -106,6 +107,8 @@ class FrugalMixin(Frugal, _Trainer):
                 "when: now decides between reading a batch and training on it, within a step that "
                 "your own Trainer may have changed: use when: last-visit, or FrugalTrainer"
             )
+        if kwargs.get("train_dataset") is not None:
+            check_map_style(kwargs["train_dataset"])
         super().__init__(*args, **kwargs)
         self._check_arguments()
         model: Any = self.model
@@ -127,7 +130,15 @@ class FrugalMixin(Frugal, _Trainer):
         self.add_callback(_Progress(self))
 
     def _check_arguments(self) -> None:
-        args = self.args
+        args, config = self.args, getattr(self.model, "config", None)
+        kind = getattr(config, "problem_type", None)
+        if kind is None and getattr(config, "num_labels", None) == 1:
+            kind = "regression"
+        if kind in ("regression", "multi_label_classification"):  # one class has no loss
+            raise UnsupportedData(
+                f"the model is for {kind.replace('_', ' ')} (config.problem_type, "
+                "config.num_labels), which has no gate: one class a sample is needed"
+            )
         if args.world_size > 1 or args.n_gpu > 1:
             raise SelectionMisuse(
                 f"{args.world_size} processes with {args.n_gpu} devices each: multi-device "
@@ -162,6 +173,14 @@ class FrugalMixin(Frugal, _Trainer):
         check_map_style(dataset)
         forward = forward_of(teacher) if isinstance(teacher, nn.Module) else None
         targets = self._targets(dataset, forward)
+        if targets is None and len(dataset):
+            with streams_restored():
+                sample = dataset[0]
+            if isinstance(sample, Mapping) and not {"label", "labels", "label_ids"} & set(sample):
+                raise UnsupportedData(
+                    f"the samples have no 'label' (they have {', '.join(map(str, sample))}), and "
+                    "there is no teacher to stand in: rename the column that holds it"
+                )
         collator = self._get_collator_with_removed_columns(self.data_collator, "training")
         epochs = args.num_train_epochs
         if args.max_steps > 0:  # of training on all samples that have a weight

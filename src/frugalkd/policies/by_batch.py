@@ -18,7 +18,7 @@ from frugalkd.policies.keeping import (
     share,
 )
 from frugalkd.policies.policy import EpochContext, GateNow, Ids, Mask, Plan, Scoring
-from frugalkd.runtime.settings import Count, Epochs, Fraction, NotNegative, Positive, Share
+from frugalkd.runtime.settings import Count, Epochs, Fraction, Length, NotNegative, Positive, Share
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class RhoLoss(GateNow):
     """
 
     keep: Share = 0.1
-    epochs: Positive = 5.0
+    epochs: Length = 5.0
     seeds: Count = 1
 
     @property

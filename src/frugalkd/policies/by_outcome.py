@@ -6,6 +6,7 @@ from bisect import bisect
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,7 +131,7 @@ class InstanceExclusion(Ungated):
     needs_screening = True
 
     threshold: NotNegative = 1e-3
-    window: Count = 3
+    window: Annotated[int, "in [1, 100]"] = 3
     budget: Share | None = None
 
     @property

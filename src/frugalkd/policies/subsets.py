@@ -10,7 +10,7 @@ from frugalkd.ledger.ledger import Ledger
 from frugalkd.policies.keeping import balanced, lowest
 from frugalkd.policies.policy import EpochContext, Ids, Plan, Scoring, Ungated, at_sorted
 from frugalkd.runtime import draws
-from frugalkd.runtime.settings import Count, Positive, Share
+from frugalkd.runtime.settings import Count, Length, Share
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class _Scored(Ungated):
     kind: ClassVar[str]
 
     budget: Share = 0.5
-    epochs: Positive = 3.0
+    epochs: Length = 3.0
     seeds: Count = 3
 
     @property
@@ -137,5 +137,5 @@ class Forgetting(_Scored):
 
     kind = "forgetting"
 
-    epochs: Positive = 10.0
+    epochs: Length = 10.0
     seeds: Count = 1

@@ -31,6 +31,8 @@ BelowOne = Annotated[float, "in [0, 1)"]
 Share = Annotated[float, "in (0, 1]"]
 Count = Annotated[int, "positive"]
 Epochs = Annotated[int, "0 or more"]
+Length = Annotated[float, "in (0, 60000]"]
+"""Of a training, in epochs: the ledger counts in 16 bits."""
 
 _BOUNDS = {
     "positive": lambda value: value > 0,
@@ -38,6 +40,8 @@ _BOUNDS = {
     "in [0, 1]": lambda value: 0 <= value <= 1,
     "in [0, 1)": lambda value: 0 <= value < 1,
     "in (0, 1]": lambda value: 0 < value <= 1,
+    "in (0, 60000]": lambda value: 0 < value <= 60_000,
+    "in [1, 100]": lambda value: 1 <= value <= 100,
 }
 
 _CALLED = {bool: "True or False", int: "a whole number", float: "a finite number", str: "text"}

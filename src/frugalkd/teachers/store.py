@@ -143,11 +143,13 @@ def read_header(folder: Path) -> Header:
     path = folder / FILE
     if folder.is_file():
         raise TargetsError(f"{folder} is a file: a store of soft targets is a folder")
-    if not path.is_file():
+    try:
+        path.stat()
+    except OSError as error:
         raise TargetsError(
-            f"{folder} holds no stored soft targets (there is no {FILE}): make them with 'frugalkd "
-            "store RECIPE --teacher DIR --out DIR'"
-        )
+            f"{folder} holds no stored soft targets ({FILE}: {error.strerror}): make them with "
+            "'frugalkd store RECIPE --teacher DIR --out DIR'"
+        ) from None
     try:
         value = read_json(path, SCHEMA, "delete the folder and fill it again")
     except RunFolderError as error:

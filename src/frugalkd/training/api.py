@@ -178,7 +178,9 @@ def distill(
             "checkpoints": (run.folder is not None, run.resume),
         }
     )
-    advice = "lower training.batch_size or training.screen_batch, or set precision: bf16"
+    advice = "lower training.batch_size or training.screen_batch"
+    if training.precision != "bf16":
+        advice += ", or set precision: bf16"
     rows = f"batches of {training.batch_size} (screenings of {training.screen_batch})"
     with (
         memory_for(rows, advice),

@@ -207,6 +207,10 @@ def test_a_sound_file_of_something_else_is_refused(tmp_path):
         save_arrays(path, "scores", arrays, {"schema": 1, "meters": meters})
         with pytest.raises(RunFolderError, match="delete it"):
             load_scores(path)
+    meters = dict.fromkeys(["samples_backpropagated", "student_forwards", "wall_seconds"], 1)
+    save_arrays(path, "scores", {"score": np.zeros(3)}, {"schema": 1, "meters": meters})
+    with pytest.raises(RunFolderError, match="another scoring run: delete it"):
+        load_scores(path, {"seed": 0})
 
 
 def test_a_second_process_waits_for_the_scores(recipe, teacher, tmp_path):

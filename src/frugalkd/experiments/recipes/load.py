@@ -55,6 +55,10 @@ def recipe_names() -> list[str]:
 def recipe_text(name: str) -> str:
     """The YAML of a shipped recipe, or of a file. Raises UnknownName, RecipeError."""
     path = _SHIPPED / f"{name}.yaml" if name in recipe_names() else Path(name)
+    if path.is_dir():
+        raise RecipeError(
+            f"{name} is a folder: a recipe is a YAML file, or the name of a shipped one"
+        )
     beside = [str(file) for file in path.parent.glob("*.yaml")]
     if not path.suffix and len(path.parts) == 1 and not path.exists():
         raise UnknownName("recipe", name, [*recipe_names(), *beside])

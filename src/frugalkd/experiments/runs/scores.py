@@ -33,11 +33,16 @@ _COST = ("samples_backpropagated", "student_forwards", "wall_seconds")
 _AGAIN = "delete it: the scoring run is then made again"
 
 
-def load_scores(path: Path) -> tuple[NDArray[np.float32], dict[str, Any]]:
-    """The scores (samples,) in a file, and their cost by meter. Raises RunFolderError."""
+def load_scores(
+    path: Path, made_of: dict[str, Any] | None = None
+) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    """The scores (samples,) in a file, and their cost by meter. Raises RunFolderError, also where
+    something else than ``made_of`` decided them."""
     arrays, about = load_arrays(
         path, "scores", what="file of scores", schema=SCHEMA, error=RunFolderError, again=_AGAIN
     )
+    if made_of is not None and about.get("made_of") != made_of:
+        raise RunFolderError(f"{path} holds the scores of another scoring run: {_AGAIN}")
     try:
         return arrays["score"], {name: about["meters"][name] for name in _COST}
     except (KeyError, TypeError):
@@ -86,7 +91,7 @@ def scores_for(
                 about = {"schema": SCHEMA, "made_of": made_of, "meters": meters.summary()}
                 save_arrays(file, "scores", {"score": scores}, about)
             ranks.wait()
-    scores, cost = load_scores(file)
+    scores, cost = load_scores(file, made_of)
     return scores, {
         **asdict(policy.scoring),
         **cost,
