@@ -61,7 +61,7 @@ class Axis(NamedTuple):
 
 
 AXES = {
-    "cost": Axis("cost", 1, "cost", "less", "cost, epochs of full distillation", "epochs"),
+    "cost": Axis("cost", 1, "cost", "less cost", "cost, epochs of full distillation", "epochs"),
     "budget": Axis(
         "budget", 100, "samples", "fewer samples",
         "samples backpropagated, % of full distillation", "%",
