@@ -10,7 +10,7 @@ recipe="$(dirname "$0")/$data.yaml"
 case $what in
   tune)
     case $data in
-      fashion-mnist) cells=b32-lr0.002,b32-lr0.004,b32-lr0.008,b64-lr0.002,b64-lr0.004,b64-lr0.008 ;;
+      fashion-mnist) cells=b32-lr0.002,b32-lr0.004,b32-lr0.008,b32-lr0.016,b64-lr0.002,b64-lr0.004,b64-lr0.008 ;;
       cifar10) cells=b64-lr0.05,b64-lr0.1,b64-lr0.2,b128-lr0.05,b128-lr0.1,b128-lr0.2 ;;
     esac
     exec frugalkd compare "$recipe" --arms "$cells" --budgets 0.25,1 --seeds 1 \
