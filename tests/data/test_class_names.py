@@ -104,7 +104,7 @@ def test_names_in_a_header_come_back():
         assert names_from(damaged) == ()
 
 
-def test_sound_1_names_in_an_array_and_of_joined_data_are_known():
+def test_names_in_an_array_and_of_joined_data_are_known():
     class Named(torch.utils.data.TensorDataset):
         def __init__(self, *names):
             super().__init__(torch.zeros(2))

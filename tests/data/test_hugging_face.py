@@ -54,7 +54,7 @@ def saved(digits, tmp_path_factory):
 @pytest.mark.parametrize(
     "path", ["https://evil.example/x.csv", '"https:\\x2f\\x2fevil.example/x.csv"']
 )
-def test_sound_12_the_card_of_a_local_folder_fetches_nothing(tmp_path, contacted, card, path):
+def test_the_card_of_a_local_folder_fetches_nothing(tmp_path, contacted, card, path):
     (tmp_path / "a.csv").write_text("picture,label\n1,2\n")
     configs = (
         f"configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: {path}\n"
@@ -66,7 +66,7 @@ def test_sound_12_the_card_of_a_local_folder_fetches_nothing(tmp_path, contacted
     assert contacted == []
 
 
-def test_sound_12_a_card_may_speak_of_the_network(tmp_path):
+def test_a_card_may_speak_of_the_network(tmp_path):
     (tmp_path / "a.csv").write_text("label\n1\n")
     (tmp_path / "README.md").write_text("---\nlicense_link: https://x.example\n---\nhttps://y\n")
     with pytest.raises(DataError, match="there is no column 'picture'"):
@@ -125,7 +125,7 @@ def pictures(count, changed=-1):
 
 
 @pytest.mark.parametrize("beside", [False, True], ids=["in the table", "as files"])
-def test_sound_3_each_picture_of_a_column_matters(tmp_path, beside):
+def test_each_picture_of_a_column_matters(tmp_path, beside):
     def digest(changed):
         given: list = pictures(30, changed)
         if beside:
@@ -165,7 +165,7 @@ def test_a_picture_outside_the_tables_folder_is_refused(tmp_path, how):
 
 
 @pytest.mark.parametrize("form", [None, "torch", "arrow"])
-def test_sound_3_each_value_of_a_table_matters(form, tmp_path):
+def test_each_value_of_a_table_matters(form, tmp_path):
     def table(changed=-1, rows=3000, column="x"):
         values = [[k / 7 + (k == changed)] * 3 for k in range(rows)]
         words = [None if k % 5 == 0 else f"word {k}" for k in range(rows)]
@@ -187,7 +187,7 @@ def test_sound_3_each_value_of_a_table_matters(form, tmp_path):
     assert some == data_digest(whole.select(range(50, 2600)).select(range(50, 2450)))
 
 
-def test_sound_3_a_table_larger_than_the_limit_is_read_in_parts(monkeypatch):
+def test_a_table_larger_than_the_limit_is_read_in_parts(monkeypatch):
     def table(changed):
         given = {"x": [k + (k == changed) for k in range(1 << 15)], "label": [0] * (1 << 15)}
         return datasets.Dataset.from_dict(given)
@@ -201,7 +201,7 @@ def test_sound_3_a_table_larger_than_the_limit_is_read_in_parts(monkeypatch):
     assert one != data_digest(table((1 << 15) - 1))
 
 
-def test_sound_3_tables_whose_samples_are_made_by_code_are_read(tmp_path):
+def test_tables_whose_samples_are_made_by_code_are_read(tmp_path):
     table = datasets.Dataset.from_dict({"x": list(range(90)), "label": [0] * 90})
     one, other = (
         table.with_transform(lambda row, k=k: {"x": [x + (x == k) for x in row["x"]]})
@@ -229,7 +229,7 @@ def test_reading_labels_reads_no_picture(saved, monkeypatch):
     assert len(splits.train.subset(range(10)).labels) == 10
 
 
-def test_sound_16_a_missing_column_lists_the_columns(saved):
+def test_a_missing_column_lists_the_columns(saved):
     with pytest.raises(DataError) as caught:
         load(saved, image="picture", label="intent")
     for column in ("picture", "digit", "word"):

@@ -31,7 +31,7 @@ def test_unknown_option():
 
 
 @pytest.mark.parametrize("option", ["download", "root"])
-def test_sound_12_no_option_starts_a_download(option):
+def test_no_option_starts_a_download(option):
     with pytest.raises(DataError, match=f"'mnist' takes no option '{option}'"):
         check_data("mnist", [option])
 

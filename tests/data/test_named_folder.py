@@ -88,14 +88,14 @@ def test_a_subset_renumbers(written):
         part[3]
 
 
-def test_sound_13_what_is_kept_in_memory_fits_there(written, monkeypatch):
+def test_what_is_kept_in_memory_fits_there(written, monkeypatch):
     monkeypatch.setattr("frugalkd.data.images.machine_bytes", lambda: 10_000)
     with pytest.raises(DataError, match=r"in_memory would take .* GB, and this machine has 0\.0"):
         load(written, size=100, in_memory=True)
     load(written, size=100)
 
 
-def test_sound_13_a_large_first_picture_sets_no_size(tmp_path):
+def test_a_large_first_picture_sets_no_size(tmp_path):
     for kind in "ab":
         (tmp_path / kind).mkdir()
         Image.new("L", (5000, 2)).save(tmp_path / kind / "0.png")
@@ -105,7 +105,7 @@ def test_sound_13_a_large_first_picture_sets_no_size(tmp_path):
 
 
 @pytest.mark.parametrize("encode", [Path, Path.read_bytes])
-def test_sound_13_a_picture_is_no_bomb(tmp_path, encode):
+def test_a_picture_is_no_bomb(tmp_path, encode):
     """64 million pixels in a file of 60 kB are more than 200 times that; 36 million may be."""
     for side in (6000, 8000):
         Image.new("1", (side, side)).save(tmp_path / f"{side}.png")
@@ -142,7 +142,7 @@ def files_of(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def test_sound_3_each_replaced_picture_is_noticed(mine):
+def test_each_replaced_picture_is_noticed(mine):
     before = load(mine)[0].digest()
     assert load(mine)[0].digest() == before
     for file in files_of(mine / "train")[::7]:
@@ -154,7 +154,7 @@ def test_sound_3_each_replaced_picture_is_noticed(mine):
     assert load(mine)[0].digest() == before
 
 
-def test_sound_3_names_and_classes_matter_the_folder_does_not(mine):
+def test_names_and_classes_matter_the_folder_does_not(mine):
     before = load(mine)[0].digest()
     moved = mine.rename(mine.with_name("elsewhere"))
     assert load(moved)[0].digest() == before
@@ -167,7 +167,7 @@ def test_sound_3_names_and_classes_matter_the_folder_does_not(mine):
     assert load(moved)[0].digest() != before
 
 
-def test_sound_3_what_was_made_with_other_pictures_is_refused(mine, tmp_path):
+def test_what_was_made_with_other_pictures_is_refused(mine, tmp_path):
     def learner(seed):
         torch.manual_seed(seed)
         return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
@@ -194,7 +194,7 @@ def test_sound_3_what_was_made_with_other_pictures_is_refused(mine, tmp_path):
         distill(learner(1), changed, **grouped(teacher=stored, mode="vanilla", **few))
 
 
-def test_sound_3_a_picture_that_is_gone_is_named(mine):
+def test_a_picture_that_is_gone_is_named(mine):
     train, _ = load(mine)
     files_of(mine / "train")[3].unlink()
     with pytest.raises(DataError, match=r"\.png cannot be read: No such file"):

@@ -76,7 +76,7 @@ def test_reads_a_folder(nowhere, name, folder, zipped):
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
 @pytest.mark.parametrize("by", ["root", "environment"])
-def test_sound_16_the_folder_of_the_files_is_a_root_too(nowhere, monkeypatch, name, by):
+def test_the_folder_of_the_files_is_a_root_too(nowhere, monkeypatch, name, by):
     write(nowhere / "files")
     monkeypatch.setenv("FRUGALKD_DATA", str(nowhere / "files"))
     root = nowhere / "files" if by == "root" else None
@@ -86,7 +86,7 @@ def test_sound_16_the_folder_of_the_files_is_a_root_too(nowhere, monkeypatch, na
 
 
 @pytest.mark.parametrize("folder", ["mnist", "MNIST/raw"])
-def test_sound_16_mnist_is_not_taken_for_fashion_mnist(nowhere, folder):
+def test_mnist_is_not_taken_for_fashion_mnist(nowhere, folder):
     write(nowhere / folder)
     assert len(load_data("mnist", nowhere / folder).train) == 4
     with pytest.raises(DataError, match="fashion-mnist is not in"):
@@ -99,13 +99,13 @@ def test_debians_package_is_found_by_itself(nowhere, monkeypatch):
     assert len(load_data("fashion-mnist").train) == 4
 
 
-def test_sound_16_debians_package_is_no_root_that_was_given(nowhere):
+def test_debians_package_is_no_root_that_was_given(nowhere):
     write(named.DEBIAN_FASHION_MNIST, zipped=True)
     with pytest.raises(DataError, match="fashion-mnist is not in"):
         load_data("fashion-mnist", nowhere / "mistyped")
 
 
-def test_sound_16_where_data_lie_is_said(nowhere, monkeypatch):
+def test_where_data_lie_is_said(nowhere, monkeypatch):
     monkeypatch.chdir(nowhere)
     monkeypatch.delenv("FRUGALKD_DATA")
     for name in ("mnist", "fashion-mnist", "cifar10", "trec6"):
@@ -167,7 +167,7 @@ def test_a_failed_download_is_one_line(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
-def test_sound_12_nothing_is_downloaded_without_the_flag(monkeypatch, tmp_path, name):
+def test_nothing_is_downloaded_without_the_flag(monkeypatch, tmp_path, name):
     datasets = pytest.importorskip("torchvision.datasets")
     monkeypatch.setattr(named, "DEBIAN_FASHION_MNIST", tmp_path / "not-installed")
     monkeypatch.setattr(datasets, named.FETCHED[name], lambda *_, **__: pytest.fail("a download"))
@@ -228,7 +228,7 @@ def test_a_header_cannot_make_it_allocate(tmp_path):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale - before < 64 << 20
 
 
-def test_sound_13_a_small_file_is_not_inflated_without_bound(tmp_path):
+def test_a_small_file_is_not_inflated_without_bound(tmp_path):
     """A hundred megabytes of zeros take 100 kB in a gzip: refused before they are unpacked."""
     path, plain = tmp_path / "images.gz", tmp_path / "images"
     header = bytes((0, 0, 8, 1)) + (100_000_000).to_bytes(4, "big")

@@ -58,7 +58,7 @@ def test_words_that_are_gone_are_said_to_be(tmp_path):
         data.texts([0])
 
 
-def test_sound_13_a_text_is_not_repeated_without_bound(tmp_path):
+def test_a_text_is_not_repeated_without_bound(tmp_path):
     """A long text stands in the file once, and all rows repeat it."""
     text = "".join(chr(97 + n % 26) for n in np.random.default_rng(0).integers(0, 26, 100_000))
     path = write(tmp_path / "a.parquet", text=[text] * 400, label=[0] * 400)

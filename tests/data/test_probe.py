@@ -114,14 +114,14 @@ def count_reads(make, length):
     return read
 
 
-def test_sound_3_every_sample_is_read_and_64_of_them_before():
+def test_every_sample_is_read_and_64_of_them_before():
     read = count_reads(lambda id: torch.zeros(8), 5000)
     assert read[128:] == list(range(5000))
     assert sorted(set(read[:128])) == sorted(read[:128:2])
     assert (read[0], read[127]) == (0, 4999)
 
 
-def test_sound_3_beyond_the_limit_evenly_spaced_samples_are_read(monkeypatch):
+def test_beyond_the_limit_evenly_spaced_samples_are_read(monkeypatch):
     monkeypatch.setattr(probe, "WHOLE", 1 << 17)
     assert len(count_reads(lambda id: id, 5000)) == 128 + 128  # 1 KiB each at the least
     read = count_reads(lambda id: bytes(2000), 5000)[128:]
@@ -132,7 +132,7 @@ def test_sound_3_beyond_the_limit_evenly_spaced_samples_are_read(monkeypatch):
 
 
 @pytest.mark.parametrize("changed", [1, 450, 899])
-def test_sound_3_one_sample_of_900_matters(changed):
+def test_one_sample_of_900_matters(changed):
     def make(id, other=-1):
         return torch.full((3,), float(id + 0.5 * (id == other))), 1
 
@@ -141,7 +141,7 @@ def test_sound_3_one_sample_of_900_matters(changed):
     assert data_digest(Samples(make, 900)) == whole
 
 
-def test_sound_3_a_data_set_is_read_once_for_all_digests():
+def test_a_data_set_is_read_once_for_all_digests():
     read = []
     data = Samples(lambda id: read.append(id) or id)
     with digests_kept():
@@ -185,7 +185,7 @@ def test_memory_that_runs_out_in_a_sample_is_one_line():
         data_digest(Samples(read))
 
 
-def test_sound_3_subsets_are_what_they_hold():
+def test_subsets_are_what_they_hold():
     data = TensorDataset(torch.arange(20.0), torch.arange(20))
     some = data_digest(Subset(data, [3, 4]))
     assert some == data_digest(TensorDataset(torch.tensor([3.0, 4.0]), torch.tensor([3, 4])))
@@ -195,7 +195,7 @@ def test_sound_3_subsets_are_what_they_hold():
     assert data_digest(Subset(own, [3, 4])) == data_digest(Samples(lambda id: id + 3, 2))
 
 
-def test_sound_3_tensors_and_arrays_enter_whole():
+def test_tensors_and_arrays_enter_whole():
     images, labels = torch.zeros(1000, 4), torch.zeros(1000, dtype=torch.int64)
     before = data_digest(TensorDataset(images, labels)), data_digest(images.numpy())
     images[501, 3] = 1
@@ -205,7 +205,7 @@ def test_sound_3_tensors_and_arrays_enter_whole():
     assert data_digest(images) != data_digest(images.reshape(1000, 2, 2))
 
 
-def test_sound_3_beyond_the_limit_a_mapped_array_is_sampled(tmp_path, monkeypatch):
+def test_beyond_the_limit_a_mapped_array_is_sampled(tmp_path, monkeypatch):
     array = np.memmap(tmp_path / "x", dtype=np.uint8, mode="w+", shape=(1 << 20,))
     monkeypatch.setattr(probe, "WHOLE", 1 << 20)
     one = data_digest(array)
@@ -224,7 +224,7 @@ class Known(Samples):
         return self.said
 
 
-def test_sound_3_a_data_set_may_say_itself_what_it_holds():
+def test_a_data_set_may_say_itself_what_it_holds():
     def never(id):
         raise AssertionError("is not read")
 
@@ -236,7 +236,7 @@ def test_sound_3_a_data_set_may_say_itself_what_it_holds():
         data_digest(data)
 
 
-def test_sound_3_a_digest_that_is_passed_on_is_not_the_wrappers():
+def test_a_digest_that_is_passed_on_is_not_the_wrappers():
     class Doubled(Samples):
         inner: Any = None
 
@@ -249,7 +249,7 @@ def test_sound_3_a_digest_that_is_passed_on_is_not_the_wrappers():
     assert data_digest(data) == data_digest(Samples(lambda id: 2 * id, 3))
 
 
-def test_sound_3_torchvisions_folders_are_their_files(tmp_path, monkeypatch):
+def test_torchvisions_folders_are_their_files(tmp_path, monkeypatch):
     torchvision = pytest.importorskip("torchvision")
     for name in ("a/1.txt", "a/2.txt", "b/1.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -55,7 +55,7 @@ def test_a_folder_inside_a_package(folder, monkeypatch, tmp_path):
     assert model_folder("someone/on-the-hub") == "someone/on-the-hub"
 
 
-def test_sound_12_a_name_on_the_hub_is_not_fetched_without_leave(tmp_path, monkeypatch, contacted):
+def test_a_name_on_the_hub_is_not_fetched_without_leave(tmp_path, monkeypatch, contacted):
     pytest.importorskip("transformers")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     for name in ("someone/tokens", "bert-base-uncased"):
@@ -67,7 +67,7 @@ def test_sound_12_a_name_on_the_hub_is_not_fetched_without_leave(tmp_path, monke
     assert contacted == []
 
 
-def test_sound_12_the_hubs_cache_is_read(folder, tmp_path, monkeypatch, contacted):
+def test_the_hubs_cache_is_read(folder, tmp_path, monkeypatch, contacted):
     kept = tmp_path / "cache" / "models--someone--tokens"
     (kept / "refs").mkdir(parents=True)
     (kept / "refs" / "main").write_text("0" * 40)

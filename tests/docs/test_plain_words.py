@@ -55,3 +55,13 @@ def test_no_file_has_a_word_of_the_dialect():
             if match := DIALECT.search(ON_DISK.sub("", line)):
                 found.append(f"{name}:{number}: {match[0]}")
     assert not found, f"{len(found)} lines:\n" + "\n".join(found)
+
+
+def test_names_of_tests_have_at_most_60_characters():
+    names = [
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"def (test_\w+)", path.read_text(encoding="utf-8"))
+    ]
+    assert len(names) > 1000
+    assert [name for name in names if len(name) > 60] == []

@@ -469,7 +469,7 @@ def test_a_bad_loss_stops_the_run_before_a_checkpoint(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
 @pytest.mark.parametrize(("accumulation", "bad"), [(1, 5), (1, 17), (2, 9)])
-def test_sound_5_a_bad_gradient_stops_the_run_before_a_checkpoint(accumulation, bad, tmp_path):
+def test_a_bad_gradient_stops_the_run_before_a_checkpoint(accumulation, bad, tmp_path):
     """In the last batch of an epoch, and the last one of all; what is kept is resumed from."""
 
     class Breaking(Module):
@@ -504,7 +504,7 @@ def test_sound_5_a_bad_gradient_stops_the_run_before_a_checkpoint(accumulation, 
     assert same_state(whole, resumed)
 
 
-def test_sound_5_weights_that_overflow_stop_the_run(tmp_path):
+def test_weights_that_overflow_stop_the_run(tmp_path):
     class Wild(Module):
         def on_before_optimizer_step(self, optimizer):
             if self.trainer.global_step == 17:
@@ -519,7 +519,7 @@ def test_sound_5_weights_that_overflow_stop_the_run(tmp_path):
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_sound_7_batchnorm_trains_where_one_row_would_be_left(accumulation, tmp_path):
+def test_batchnorm_trains_where_one_row_would_be_left(accumulation, tmp_path):
     """The last of 21 rows joins the batch before."""
     rows = []
 

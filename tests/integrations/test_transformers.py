@@ -274,9 +274,7 @@ class Breaking(FrugalTrainer):
 
 
 @pytest.mark.parametrize(("accumulation", "bad", "norm"), [(1, 5, 1.0), (2, 11, 0.0)])
-def test_sound_5_a_bad_gradient_stops_the_run_before_a_checkpoint(
-    accumulation, bad, norm, texts, tmp_path
-):
+def test_a_bad_gradient_stops_the_run_before_a_checkpoint(accumulation, bad, norm, texts, tmp_path):
     """In an epoch's last batch, and the last one of all; what is kept is resumed from."""
 
     def trainer(kind, folder):
@@ -301,7 +299,7 @@ def test_sound_5_a_bad_gradient_stops_the_run_before_a_checkpoint(
     assert same_weights(whole.model, resumed.model)
 
 
-def test_sound_5_weights_that_overflow_stop_the_run(texts, tmp_path):
+def test_weights_that_overflow_stop_the_run(texts, tmp_path):
     class Wild(FrugalTrainer):
         def get_batch_samples(self, *args):
             found = super().get_batch_samples(*args)
@@ -326,7 +324,7 @@ def test_sound_5_weights_that_overflow_stop_the_run(texts, tmp_path):
         (1, 1, [(1, 1)]),
     ],
 )
-def test_sound_7_a_last_row_joins_the_batch_before(rows, accumulation, wanted, texts, tmp_path):
+def test_a_last_row_joins_the_batch_before(rows, accumulation, wanted, texts, tmp_path):
     """Rows of each batch, and of its step."""
     seen = []
 

@@ -72,7 +72,7 @@ def test_another_input_transform_is_another_teacher():
 
 
 @pytest.mark.parametrize("in_memory", [False, True])
-def test_sound_16_images_that_were_read_smaller_are_refused(tmp_path, in_memory):
+def test_images_that_were_read_smaller_are_refused(tmp_path, in_memory):
     """The student's 6 pixels are all that is left for a teacher of 9."""
     image = pytest.importorskip("PIL.Image", reason="needs pillow")
     for kind in ("a", "b"):

@@ -93,7 +93,7 @@ def test_extra_state_is_part_of_the_weights():
         {"options": {1, 2}}, {"scale": torch.float16}, {"scale": float("nan")},
     ],
 )  # fmt: skip
-def test_sound_2_constructor_arguments_are_part_of_it(other):
+def test_constructor_arguments_are_part_of_it(other):
     assert build(Plain()) == build(Plain())
     assert build(Plain(**other)) == build(Plain(**other)) != build(Plain())
 
@@ -103,7 +103,7 @@ def test_sound_2_constructor_arguments_are_part_of_it(other):
     [("epsilon", 1e-3), ("gate", torch.tanh), ("calls", -1), ("ready", True), ("kind", "b"),
      ("last", 0), ("sizes", (1, 2)), ("seen", [1]), ("table", {"a": 2}), ("shape", torch.ones(2))],
 )  # fmt: skip
-def test_sound_2_an_attribute_of_any_name_is_part_of_it(name, value):
+def test_an_attribute_of_any_name_is_part_of_it(name, value):
     model = Plain()
     setattr(model, name, value)
     assert build(model) != build(Plain())
@@ -144,7 +144,7 @@ def test_what_transformers_notes_is_no_part_of_it():
     assert identity(model) == identity(Plain())
 
 
-def test_sound_2_modules_without_weights_differ():
+def test_modules_without_weights_differ():
     ways = [
         nn.ReLU(), nn.GELU(), nn.LeakyReLU(0.1), nn.LeakyReLU(0.2), nn.Softmax(1), nn.Softmax(0),
         nn.AvgPool2d(2), nn.MaxPool2d(2), nn.Flatten(), nn.Flatten(0), nn.Upsample(scale_factor=2),
@@ -178,7 +178,7 @@ def test_a_default_that_a_newer_torch_adds_says_nothing(monkeypatch):
         module._parameters.cache_clear()
 
 
-def test_sound_2_its_spec_and_its_hooks_are_parts_of_it():
+def test_its_spec_and_its_hooks_are_parts_of_it():
     model = net(0)
     note_origin(model, spec={"name": "n", "options": {"scale": -1}})
     assert build(model) != build(net(0))
@@ -190,7 +190,7 @@ def test_sound_2_its_spec_and_its_hooks_are_parts_of_it():
 
 
 @pytest.mark.parametrize("name", ["timm/resnet18", "torchvision/resnet18"])
-def test_sound_2_the_library_that_a_model_comes_from_is_named(name, monkeypatch):
+def test_the_library_that_a_model_comes_from_is_named(name, monkeypatch):
     library = name.partition("/")[0]
     pytest.importorskip(library)
     model = build_model(name, num_classes=2, in_channels=3, image_size=32)

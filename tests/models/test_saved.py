@@ -201,7 +201,7 @@ def test_what_a_card_claims_takes_no_memory(run):
         load(run)
 
 
-def test_sound_13_a_card_of_many_layers_is_refused_at_once(run):
+def test_a_card_of_many_layers_is_refused_at_once(run):
     """They are not made: the file's tensors say how many there can be."""
     started = time.process_time()
     _change(run, model={"name": "mlp", "options": {"hidden": [1] * 200_000}})
@@ -220,21 +220,21 @@ def test_sound_13_a_card_of_many_layers_is_refused_at_once(run):
         {"model": {"name": "mlp", "options": {"hidden": [[4, {"a": 10**9}]]}}},
     ],
 )
-def test_sound_13_no_number_of_a_card_is_beyond_its_weights(run, values):
+def test_no_number_of_a_card_is_beyond_its_weights(run, values):
     _change(run, **values)
     with pytest.raises(ModelError, match=r"model.json says -?1000000000, and no tensor there has"):
         load(run)
 
 
 @pytest.mark.parametrize("shape", [[3, 1 << 20, 1 << 20], [3, 0, 5], [3, -6, -5]])
-def test_sound_13_the_shape_is_checked_before_the_build(run, shape, monkeypatch):
+def test_the_shape_is_checked_before_the_build(run, shape, monkeypatch):
     monkeypatch.setattr(saved, "build_checked", lambda *_: pytest.fail("built"))
     _change(run, shape=shape)
     with pytest.raises(RunFolderError, match="a shape of"):
         load(run)
 
 
-def test_sound_13_buffers_that_are_not_saved_are_bounded(tmp_path):
+def test_buffers_that_are_not_saved_are_bounded(tmp_path):
     """A Swin's masks grow with img_size, and its weights do not."""
     pytest.importorskip("timm", reason="needs timm")
     name = "timm/swin_tiny_patch4_window7_224"
@@ -255,14 +255,14 @@ def test_sound_13_buffers_that_are_not_saved_are_bounded(tmp_path):
     load(tmp_path)
 
 
-def test_sound_13_weights_of_very_many_tensors_build_nothing(run):
+def test_weights_of_very_many_tensors_build_nothing(run):
     many = {f"layers.{place}.weight": torch.zeros(1) for place in range(10_001)}
     safetensors.torch.save_file(many, run / "student.safetensors")
     with pytest.raises(ModelError, match="has 10,001 tensors: 10,000 at most"):
         load(run)
 
 
-def test_sound_13_a_library_builds_with_tensors_of_values(tmp_path):
+def test_a_library_builds_with_tensors_of_values(tmp_path):
     """torchvision's RegNets compute their sizes with tensors, and cannot on the meta device."""
     pytest.importorskip("torchvision", reason="needs torchvision")
     name = "torchvision/regnet_x_400mf"

@@ -96,13 +96,13 @@ def test_a_ledger_that_says_nothing_is_refused():
 
 
 @pytest.mark.parametrize("gamma", [True, "1", float("nan"), -0.5])
-def test_sound_6_gamma_is_a_number(gamma):
+def test_gamma_is_a_number(gamma):
     with pytest.raises(SettingError, match=r"^gamma must be "):
         significance_weights(ledger([1, 2]), gamma)
 
 
 @pytest.mark.parametrize("gamma", [200.0, 5000.0])
-def test_sound_6_a_gamma_that_leaves_out_used_samples_is_refused(gamma):
+def test_a_gamma_that_leaves_out_used_samples_is_refused(gamma):
     assert significance_weights(ledger([1, 3]), 50.0).all()
     with pytest.raises(
         LedgerError, match=rf"gamma {gamma:g} makes a weight of 0 of the significan"

@@ -47,7 +47,7 @@ def test_every_class_of_settings_is_one():
 
 
 @pytest.mark.parametrize(("cls", "name"), NUMBERS)
-def test_sound_6_no_boolean_text_or_nan_is_a_number(cls, name):
+def test_no_boolean_text_or_nan_is_a_number(cls, name):
     made = make(cls)
     for value in (True, "1", math.nan, math.inf, [], torch.optim.Adam):
         if value == [] and "tuple" in str(types_of(cls)[name]):
@@ -68,7 +68,7 @@ def strange(kind: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-def test_sound_16_no_strange_object_nor_choice_is_a_setting(cls):
+def test_no_strange_object_nor_choice_is_a_setting(cls):
     for name, kind in types_of(cls).items():
         for value in strange(kind):
             with pytest.raises(SettingError, match=rf"^{name} must be ") as caught:
@@ -155,7 +155,7 @@ def test_names_that_no_module_knows_are_not_compared():
         {"seed": "1"},
     ],
 )
-def test_sound_6_arguments_of_a_selection_are_numbers(wrong):
+def test_arguments_of_a_selection_are_numbers(wrong):
     name = next(iter(wrong))
     with pytest.raises(SettingError, match=rf"^{name} must be "):
         Selection(Ids([0, 1]), **{"epochs": 1, "batch_size": 1, **wrong})
@@ -163,6 +163,6 @@ def test_sound_6_arguments_of_a_selection_are_numbers(wrong):
         DataLoading(length_bucket_batches=None)  # pyright: ignore[reportArgumentType]
 
 
-def test_sound_6_a_seed_is_a_number():
+def test_a_seed_is_a_number():
     with pytest.raises(SettingError, match="seed must be a whole number, not True"):
         distill(net(), images(), teacher=net(1), seed=True, device="cpu")

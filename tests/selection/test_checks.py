@@ -209,7 +209,7 @@ def contradicting(where):
 
 @pytest.mark.parametrize("where", [0, 20])
 @pytest.mark.parametrize("policy", [All(), SelfRegulation(), SelfRegulation(when="now")])
-def test_sound_6_labels_that_contradict_the_items_are_refused(where, policy):
+def test_labels_that_contradict_the_items_are_refused(where, policy):
     says = f"sample {where} has label 0, and data.labels says 1: correct one"
     data = contradicting(where)
     for train in (train_teacher, train_head):

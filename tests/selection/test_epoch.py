@@ -193,7 +193,7 @@ def batches_of(selection, keep_probability=lambda epoch: False):
     ],
 )
 @pytest.mark.parametrize("policy", [All(), SelfRegulation(when="now")], ids=["planned", "now"])
-def test_sound_7_no_batch_is_of_one_row_by_chance(samples, size, drop_last, rows, deferred, policy):
+def test_no_batch_is_of_one_row_by_chance(samples, size, drop_last, rows, deferred, policy):
     selection = Selection(
         Ids(np.arange(samples) % 4),
         epochs=2,
@@ -215,7 +215,7 @@ def test_sound_7_no_batch_is_of_one_row_by_chance(samples, size, drop_last, rows
 
 
 @pytest.mark.parametrize("when", ["now", "last-visit"])
-def test_sound_7_a_lone_row_is_joined_by_a_forced_one(when):
+def test_a_lone_row_is_joined_by_a_forced_one(when):
     """Where nothing trains nothing changes, and it would wait for ever."""
     labels = np.arange(20) % 4
 
@@ -247,7 +247,7 @@ def test_sound_7_a_lone_row_is_joined_by_a_forced_one(when):
     assert selection.ledger["forced"].sum() == (5 if when == "now" else 4)
 
 
-def test_sound_7_a_row_left_by_gate_now_is_deferred_and_counted():
+def test_a_row_left_by_gate_now_is_deferred_and_counted():
     """Of 20 rows the first 8 fail, which are a batch; and one of the others."""
     first = next(batches_of(Selection(Ids([1] * 20), epochs=1, batch_size=8, seed=1)))[0]
     failing = torch.tensor([*first[0], first[1][2]])
@@ -272,7 +272,7 @@ def test_sound_7_a_row_left_by_gate_now_is_deferred_and_counted():
     assert selection.ledger["due"][first[1][2]] == 0
 
 
-def test_sound_7_an_old_state_with_one_row_left_drops_it():
+def test_an_old_state_with_one_row_left_drops_it():
     """Checkpoints of earlier versions, whose last batch was of that row."""
     selection = Selection(Ids([1] * 33), epochs=2, batch_size=16, seed=1)
     batch = next(iter(next(iter(selection))))

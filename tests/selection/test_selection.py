@@ -476,13 +476,13 @@ def test_impossible_weights_are_refused(weights):
         (1e-50, "sample 7 weighs too little for float32"),
     ],
 )
-def test_sound_6_a_weight_that_no_training_survives_is_refused(weight, says):
+def test_a_weight_that_no_training_survives_is_refused(weight, says):
     weights = np.where(np.arange(20) == 7, weight, 1.0)
     with pytest.raises(SettingError, match=f"^weights: {says}"):
         two_epochs(sampling=Sampling(policy=All(), weights=weights))
 
 
-def test_sound_6_weights_of_another_order_are_refused():
+def test_weights_of_another_order_are_refused():
     with pytest.raises(SettingError, match=r"weights: the largest is 1e-20: nothing would be le"):
         two_epochs(sampling=Sampling(policy=All(), weights=np.full(20, 1e-20)))
     assert len(two_epochs(sampling=Sampling(policy=All(), weights=np.full(20, 4e9))).pool) == 20
@@ -502,7 +502,7 @@ class Planned(Ungated):
 
 
 @pytest.mark.parametrize("settings", [{"weight": 1e30}, {"lr_factor": -1.0}])
-def test_sound_6_a_plan_that_no_training_survives_is_refused(settings):
+def test_a_plan_that_no_training_survives_is_refused(settings):
     assert next(iter(two_epochs(sampling=Sampling(policy=Planned()))))
     says = r"^Planned\.plan: (sample 7 weighs 1e\+30|lr_factor must be 0 or more, not -1\.0)"
     with pytest.raises(SelectionMisuse, match=says):

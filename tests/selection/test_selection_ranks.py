@@ -390,7 +390,7 @@ def test_what_ranks_cannot_do_is_refused():
         assert said[0].startswith("7 samples are less than a step of 2 ranks with 1 batches of 4")
 
 
-def test_sound_4_different_inputs_are_refused_on_all_ranks():
+def test_different_inputs_are_refused_on_all_ranks():
     first, second = on_ranks(2, _refused)
     assert first[1:] == second[1:]
     differing = [
@@ -424,7 +424,7 @@ def test_accumulation_is_refused_where_batches_are_gathered():
         (13, [(2, 7, True, False), (2, 7, False, False), (3, 7, False, True)]),
     ],
 )
-def test_sound_7_an_accumulated_step_is_divided_by_all_its_rows(samples, last):
+def test_an_accumulated_step_is_divided_by_all_its_rows(samples, last):
     selection = Selection(
         Ids([1] * samples),
         epochs=1,

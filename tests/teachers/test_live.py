@@ -104,7 +104,7 @@ def texts(max_length=5, tokenizer="words", vocabulary=None):
     return TextData(tokens, torch.tensor([0, 1]), ("x", "y"))
 
 
-def test_sound_2_what_decides_the_inputs_is_described():
+def test_what_decides_the_inputs_is_described():
     said = describe(None, images(4))
     assert said["normalisation"] == "mean (0.5,) std (0.25,)"
     assert said["classes"] == '["0", "1", "2", "3"]'
@@ -113,7 +113,7 @@ def test_sound_2_what_decides_the_inputs_is_described():
     assert describe(net(), images(4)).keys() - said.keys() == {"teacher", "teacher's model"}
 
 
-def test_sound_2_another_tokenizer_is_refused_or_a_warning():
+def test_another_tokenizer_is_refused_or_a_warning():
     teacher = nn.Linear(2, 2)
     live = LiveTeacher(teacher)
     live.check(texts())  # its training data are not known
@@ -137,7 +137,7 @@ class Signed(nn.Module):
         return self.sign * x.flatten(1)[:, :4]
 
 
-def test_sound_2_a_store_is_not_of_a_teacher_of_another_flag(tmp_path):
+def test_a_store_is_not_of_a_teacher_of_another_flag(tmp_path):
     teacher = Signed(1)
     StoredTargets.fill(teacher, images(4), tmp_path)
     for again in (teacher, Signed(1)):

@@ -181,7 +181,7 @@ def check_store(folder: Path, whole: bool = False) -> None:
         assert np.array_equal(store.read(there, np.full(len(there), view)), LOGITS[view][there])
 
 
-def test_a_store_whose_sync_failed_says_nothing_of_rows_that_may_be_lost(tmp_path):
+def test_a_store_with_a_failed_sync_claims_no_lost_rows(tmp_path):
     """A second fsync succeeds although the first one lost the pages: the bits must not be set."""
     create_store(tmp_path / "s", HEADER)
     store = Store(tmp_path / "s", write=None)

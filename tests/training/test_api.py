@@ -318,7 +318,7 @@ def knows_kinds():
     ).model
 
 
-def test_sound_1_a_model_that_was_trained_here_knows_its_classes(knows_kinds, tmp_path):
+def test_a_model_that_was_trained_here_knows_its_classes(knows_kinds, tmp_path):
     teacher, data = copy.deepcopy(knows_kinds), kinds(("dog", "ant", "bee", "cat"))[0]
     run, says = Training(epochs=1, batch_size=10), "the teacher has the data's classes in another"
     for query in (
@@ -337,7 +337,7 @@ def test_sound_1_a_model_that_was_trained_here_knows_its_classes(knows_kinds, tm
     assert np.mean(logits.argmax(1) == data.labels.numpy()) > 0.9
 
 
-def test_sound_2_pictures_of_another_normalisation_are_refused(knows_kinds):
+def test_pictures_of_another_normalisation_are_refused(knows_kinds):
     data, training = kinds(mean=0.1)[0], Training(epochs=1, batch_size=10)
     says = r"trained on pictures of mean \(0\.5,\) and std .* these are normalised by \(0\.1,\)"
     with pytest.raises(TargetsError, match=says):
@@ -358,7 +358,7 @@ def test_a_student_may_be_its_own_teacher_on_other_data(knows_kinds):
         ({"mean": 0.1}, r"held-out ones by \(\(0\.1,\), \(0\.25,\)\)"),
     ],
 )
-def test_sound_1_held_out_data_of_another_kind_measure_nothing(eval_dataset, says):
+def test_held_out_data_of_another_kind_measure_nothing(eval_dataset, says):
     with pytest.raises(DataError, match=rf"^(?!.*\n).*{says}"):
         train_teacher(
             Scaled(),

@@ -195,7 +195,7 @@ def test_a_student_of_another_teacher_is_refused(given, differing, tmp_path):
         learn(tmp_path, resume=True, **given)
 
 
-def test_sound_2_another_torch_than_the_checkpoints_is_a_warning(tmp_path, monkeypatch):
+def test_another_torch_than_the_checkpoints_is_a_warning(tmp_path, monkeypatch):
     with monkeypatch.context() as older:
         older.setattr("frugalkd.training.checkpoints.this_torch", lambda: {"torch": "1.13.0"})
         begun(learn, tmp_path)

@@ -326,7 +326,7 @@ def kept(folder):
         (ADAMW, 3, 1.0, math.nan, 8),  # the second of three batches
     ],
 )
-def test_sound_5_a_bad_gradient_leaves_the_weights_before_it(
+def test_a_bad_gradient_leaves_the_weights_before_it(
     optimizer, gradient_accumulation_steps, max_grad_norm, value, bad, tmp_path
 ):
     """And the checkpoint that stays is one that resumes to what a good run comes to."""
@@ -381,7 +381,7 @@ class BadAdapter(FitNets):
         return losses if len(self.calls) < 16 else losses + 0 * Spoil.apply(adapter, math.nan).sum()
 
 
-def test_sound_5_a_bad_gradient_of_an_adapter_is_not_averaged(tmp_path):
+def test_a_bad_gradient_of_an_adapter_is_not_averaged(tmp_path):
     student = no_batchnorm()
     teacher = nn.Sequential(nn.Flatten(), nn.Linear(36, 12), nn.ReLU(), nn.Linear(12, 4))
     with pytest.raises(NonFiniteLoss, match="a gradient is not finite") as raised:
@@ -407,7 +407,7 @@ def test_sound_5_a_bad_gradient_of_an_adapter_is_not_averaged(tmp_path):
 @pytest.mark.parametrize(
     ("epochs", "batch", "gradient_accumulation_steps"), [(1, 40, 1), (2, 20, 2), (3, 40, 1)]
 )
-def test_sound_5_weights_that_overflow_are_in_no_checkpoint(
+def test_weights_that_overflow_are_in_no_checkpoint(
     epochs, batch, gradient_accumulation_steps, optimizer, tmp_path
 ):
     """The last step of all makes them so, of finite gradients."""
@@ -434,7 +434,7 @@ def test_sound_5_weights_that_overflow_are_in_no_checkpoint(
     assert kept(tmp_path) == written[-2:]
 
 
-def test_sound_5_statistics_that_overflow_are_no_result():
+def test_statistics_that_overflow_are_no_result():
     """Weights of 1e30 are finite, and the variance of what they give is not."""
     training = Training(epochs=2, batch_size=40, optimizer=SGD, recalibrate_bn=20)
     with pytest.raises(NonFiniteLoss, match=r"^the buffer 2.running_var is not .* epoch 1, step 0"):
@@ -447,7 +447,7 @@ def test_sound_5_statistics_that_overflow_are_no_result():
         )
 
 
-def test_sound_5_optimiser_states_that_overflow_are_not_saved(tmp_path):
+def test_optimiser_states_that_overflow_are_not_saved(tmp_path):
     """AdamW would take squares of such gradients for infinite, and never move that weight again."""
     training = Training(epochs=2, batch_size=40, optimizer=ADAMW)
     with pytest.raises(NonFiniteLoss, match=r"^the optimizer's exp_avg_sq of net.1.weight is not"):
@@ -722,7 +722,7 @@ def test_recalibration_gives_the_statistics_of_the_data():
     assert not any(module.training for module in run.model.modules())
 
 
-def test_recalibration_of_a_model_without_batchnorm_reads_nothing():
+def test_recalibration_without_batchnorm_reads_nothing():
     training = Training(epochs=1, batch_size=8, optimizer=SGD, recalibrate_bn=20)
     run = train_teacher(
         no_batchnorm(), images(), sampling=Sampling(policy=All()), training=training, device="cpu"
@@ -768,7 +768,7 @@ def trained(**settings):
     [{"precision": "bf16"}, {"channels_last": True}, {"precision": "bf16", "channels_last": True}],
     ids=str,
 )
-def test_speed_options_train_the_same_model_within_their_rounding(settings):
+def test_speed_options_train_the_same_model_within_rounding(settings):
     run, logits = trained()
     fast, fast_logits = trained(**settings)
     assert [record["samples"] for record in fast.history] == [
@@ -781,7 +781,7 @@ def test_speed_options_train_the_same_model_within_their_rounding(settings):
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of torch's own import
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_a_compiled_model_trains_as_the_eager_one_within_rounding(monkeypatch):
+def test_a_compiled_model_trains_as_the_eager_one_does(monkeypatch):
     def without_dropout():
         return nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.ReLU(), nn.Linear(8, 4))
 
@@ -913,9 +913,7 @@ def batchnorm(seed=0):
 @pytest.mark.parametrize(
     ("gradient_accumulation_steps", "drop_last"), [(1, False), (1, True), (2, False)]
 )
-def test_sound_7_a_gate_and_batchnorm1d_train_on_any_seed(
-    when, gradient_accumulation_steps, drop_last
-):
+def test_a_gate_and_batchnorm1d_train_on_any_seed(when, gradient_accumulation_steps, drop_last):
     """Also where all 33 samples are two batches of 16 and a row; and in the recalibration."""
     lone = 0
     for seed in range(6):
@@ -942,7 +940,7 @@ def test_sound_7_a_gate_and_batchnorm1d_train_on_any_seed(
 
 @pytest.mark.parametrize("when", WHENS)
 @pytest.mark.parametrize("stop", [1, 2, 4, 7])
-def test_sound_7_a_run_with_lone_rows_resumes_bit_for_bit(when, stop, tmp_path):
+def test_a_run_with_lone_rows_resumes_bit_for_bit(when, stop, tmp_path):
     """Wherever it was stopped: the last batch, of training and of screening, has a row more."""
     policy = SelfRegulation(confidence=0.4, when=when, max_skip=2)
     training = Training(epochs=4, batch_size=8, optimizer=SGD, recalibrate_bn=1)
@@ -957,7 +955,7 @@ def test_sound_7_a_run_with_lone_rows_resumes_bit_for_bit(when, stop, tmp_path):
     check_equal(whole, run(folder=tmp_path, resume=True))
 
 
-def test_sound_7_a_resnet_trains_on_batches_and_a_row():
+def test_a_resnet_trains_on_batches_and_a_row():
     """Its last feature maps are of one pixel, and BatchNorm has one value a channel of one row."""
     resnet = pytest.importorskip("torchvision.models.resnet")
     torch.manual_seed(0)

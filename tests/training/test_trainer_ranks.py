@@ -218,7 +218,7 @@ def _differing():
     return errors
 
 
-def test_sound_4_ranks_with_different_inputs_do_not_train():
+def test_ranks_with_different_inputs_do_not_train():
     first, second = on_ranks(2, _differing)
     assert first == second
     assert len(first) == 8
@@ -321,7 +321,7 @@ def _batchnorm():
     return rows
 
 
-def _sound(folder):
+def _hard_cases(folder):
     return (
         _train_badly(folder / "gradient", 7, All(), 32),
         _train_badly(folder / "weights", -1, Wild(epoch=1), 16),
@@ -330,13 +330,13 @@ def _sound(folder):
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory):
-    return on_ranks(2, _sound, tmp_path_factory.mktemp("sound"))
+def hard_cases(tmp_path_factory):
+    return on_ranks(2, _hard_cases, tmp_path_factory.mktemp("hard_cases"))
 
 
-def test_sound_5_bad_gradients_and_overflows_stop_all_ranks(sound):
+def test_bad_gradients_and_overflows_stop_all_ranks(hard_cases):
     """In a micro-batch of the last step of all; the checkpoint before is the last good state."""
-    (first, first_wild, _), (second, second_wild, _) = sound
+    (first, first_wild, _), (second, second_wild, _) = hard_cases
     step = sorted(order(32, 0, 1)[16:].tolist())
     assert first[0] == second[0] == (1, 1, step, "a gradient")
     assert first[1] == second[1] == ["epoch-00001-step-000000002.safetensors"]
@@ -347,9 +347,9 @@ def test_sound_5_bad_gradients_and_overflows_stop_all_ranks(sound):
     assert first_wild[1] == second_wild[1] == ["epoch-00001-step-000000001.safetensors"]
 
 
-def test_sound_7_no_rank_trains_on_a_batch_of_one_row(sound):
+def test_no_rank_trains_on_a_batch_of_one_row(hard_cases):
     """Nor does it refresh BatchNorm's statistics with one."""
-    for *_, rows in sound:
+    for *_, rows in hard_cases:
         assert set(rows) == {2}
         assert len(rows) > 50
 

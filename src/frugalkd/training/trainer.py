@@ -325,7 +325,7 @@ class Trainer:
                 self.run.on_epoch_end(record)
 
     def _recalibrate(self) -> None:
-        """Refresh BatchNorm statistics over a random part of the pool (semantics 5)."""
+        """Refresh BatchNorm statistics over a random part of the pool."""
         selection, ranks = self.selection, self.ranks
         wanted, pool = self.training.recalibrate_bn, selection.pool
         if wanted == 0 or len(pool) < 2:

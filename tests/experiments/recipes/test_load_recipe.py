@@ -86,7 +86,7 @@ def test_a_bad_file_is_one_line_that_names_the_file(write, text, says):
     assert "\n" not in message
 
 
-def test_sound_16_every_error_of_a_recipe_is_listed(write):
+def test_every_error_of_a_recipe_is_listed(write):
     with pytest.raises(RecipeError) as caught:
         load_recipe(write("name: mine\ndata: {name: digits, train_size: 0}\n"))
     message = str(caught.value)
@@ -250,7 +250,7 @@ def test_import_paths_are_listed_and_not_imported():
     assert import_paths(recipe) == ["no.such.module:Net"]
 
 
-def test_sound_12_what_would_be_fetched_is_listed(tmp_path):
+def test_what_would_be_fetched_is_listed(tmp_path):
     recipe = load_recipe("digits", ["teacher.model.name=timm/resnet10t"])
     assert fetched_names(recipe) == []
     (tmp_path / "here").mkdir()
@@ -409,7 +409,7 @@ def test_settings_are_not_written_to():
         "{name: timm/resnet18.a1_in1k}",
     ],
 )
-def test_sound_8_models_of_libraries_are_known_to_recipes(model):
+def test_models_of_libraries_are_known_to_recipes(model):
     pytest.importorskip(model.partition("/")[0].removeprefix("{name: "))
     recipe = load_recipe("digits", [f"{role}.model={model}" for role in ("teacher", "student")])
     check_names(recipe)
@@ -426,7 +426,7 @@ def test_sound_8_models_of_libraries_are_known_to_recipes(model):
         ("student.model={name: rsnt}", "did you mean resnet8"),
     ],
 )
-def test_sound_8_recipes_and_build_model_refuse_the_same(setting, says):
+def test_recipes_and_build_model_refuse_the_same(setting, says):
     pytest.importorskip("timm")
     pytest.importorskip("torchvision")
     with pytest.raises(RecipeError) as caught:
@@ -455,13 +455,13 @@ NUMBERS = [
 
 
 @pytest.mark.parametrize("key", NUMBERS)
-def test_sound_6_no_number_of_a_recipe_is_true_or_text(key):
+def test_no_number_of_a_recipe_is_true_or_text(key):
     for value, shown in (("true", "True"), ("'1'", "'1'")):
         with pytest.raises(RecipeError, match=rf"{key} (is {shown}: it should be|must be) "):
             load_recipe("digits", [f"{key}={value}"])
 
 
-def test_sound_6_numbers_in_lists_and_schedules():
+def test_numbers_in_lists_and_schedules():
     assert len(NUMBERS) > 40
     for setting, key in {
         "student.training.optimizer.betas=[false, 0.9]": "student.training.optimizer.betas.0",
@@ -479,7 +479,7 @@ def test_sound_6_numbers_in_lists_and_schedules():
         load_recipe("digits", both)
 
 
-def test_sound_6_a_confidence_above_1_is_refused():
+def test_a_confidence_above_1_is_refused():
     for value in (1.1, 0, -1):
         with pytest.raises(RecipeError, match=r"regulation.*confidence must be in \(0, 1\]"):
             load_recipe("digits", [f"student.regulation.confidence={value}"])

@@ -50,7 +50,7 @@ CHANGES = {
 
 @pytest.mark.filterwarnings("ignore:the teacher in .* (inputs are converted|right on 0%)")
 @pytest.mark.parametrize("what", CHANGES)
-def test_sound_2_more_than_weights_decides_runs_and_stores(teacher, tmp_path, what):
+def test_more_than_weights_decides_runs_and_stores(teacher, tmp_path, what):
     recipe = kinds_recipe()
     of = {"a": {"folder": str(teacher)}, "b": {"folder": str(teacher), "kind": "live"}}
     several = override(recipe, {"student.teachers": {"of": of}})
@@ -70,14 +70,14 @@ def test_sound_2_more_than_weights_decides_runs_and_stores(teacher, tmp_path, wh
     assert again["meters"]["teacher_queries"] == 60  # none from the store of before
 
 
-def test_sound_2_names_of_classes_decide_a_run(teacher):
+def test_names_of_classes_decide_a_run(teacher):
     before = digest(kinds_recipe(), teacher)
     change(teacher / "model.json", "classes", to=["dog", "ant", "bee", "cat"])
     assert digest(kinds_recipe(), teacher) != before
 
 
 @pytest.mark.parametrize("key", ["options", "input_transform"])
-def test_sound_2_a_pretrained_teacher_has_settings(teacher, tmp_path, key):
+def test_a_pretrained_teacher_has_settings(teacher, tmp_path, key):
     at = tmp_path / "weights.safetensors"
     shutil.copy(teacher / "teacher.safetensors", at)
     recipe = kinds_recipe(teacher__weights=str(at))
@@ -88,7 +88,7 @@ def test_sound_2_a_pretrained_teacher_has_settings(teacher, tmp_path, key):
         store(other, tmp_path / "t")
 
 
-def test_sound_2_the_card_beside_weights_is_read(teacher):
+def test_the_card_beside_weights_is_read(teacher):
     recipe = kinds_recipe(teacher__weights=str(teacher / "teacher.safetensors"))
     before = digest(recipe)
     change(teacher / "model.json", "classes", to=["a", "b", "c", "d"])
@@ -103,7 +103,7 @@ def test_sound_2_the_card_beside_weights_is_read(teacher):
     ("name", "library"),
     [("timm/resnet18", "timm"), ("torchvision/resnet18", "torchvision"), ("text-encoder", None)],
 )
-def test_sound_2_the_models_library_is_in_the_digest(monkeypatch, name, library):
+def test_the_models_library_is_in_the_digest(monkeypatch, name, library):
     library = library or "transformers"
     model = {"name": name, "options": {"path": "x"} if name == "text-encoder" else {}}
     recipe = override(load_recipe("digits"), {"teacher.model": model})
@@ -115,7 +115,7 @@ def test_sound_2_the_models_library_is_in_the_digest(monkeypatch, name, library)
     assert digest(recipe) != before
 
 
-def test_sound_2_libraries_of_a_teachers_folder(teacher, monkeypatch):
+def test_libraries_of_a_teachers_folder(teacher, monkeypatch):
     """Those of code of one's own are known once it has run."""
     assert json.loads((teacher / "model.json").read_text())["libraries"] == {}
     change(teacher / "model.json", "libraries", to={"timm": "0.1", "../x": "1", "not_there": "2"})
@@ -125,7 +125,7 @@ def test_sound_2_libraries_of_a_teachers_folder(teacher, monkeypatch):
     assert digest(kinds_recipe(), teacher) != before
 
 
-def test_sound_2_another_torch_is_a_warning(teacher, tmp_path, monkeypatch):
+def test_another_torch_is_a_warning(teacher, tmp_path, monkeypatch):
     recipe = kinds_recipe()
     with monkeypatch.context() as older:
         older.setattr(live, "this_torch", lambda: {"torch": "1.13.0"})
@@ -143,7 +143,7 @@ def test_sound_2_another_torch_is_a_warning(teacher, tmp_path, monkeypatch):
     assert again["digest"] == done["digest"]
 
 
-def test_sound_1_how_classes_match_is_in_the_digest():
+def test_how_classes_match_is_in_the_digest():
     recipe = kinds_recipe()
     ways = ("same", "by-name", "by-position")
     digests = {digest(override(recipe, {"student.targets.classes": way})) for way in ways}

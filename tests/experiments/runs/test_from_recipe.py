@@ -72,7 +72,7 @@ def in_teachers_of(teacher, **each):
         (("a\nb", "b", "c", "d"), r"'a\\nb'"),
     ],
 )  # fmt: skip
-def test_sound_1_other_classes_are_refused(teacher, tmp_path, kind, classes, says):
+def test_other_classes_are_refused(teacher, tmp_path, kind, classes, says):
     made = kinds_recipe(data__options={"classes": list(classes)}, student__targets__kind=kind)
     with pytest.raises(TargetsError, match=rf"^(?!.*\n)the teacher in .*{says}"):
         distill(made, tmp_path / "s", teacher=teacher)
@@ -89,7 +89,7 @@ def test_sound_1_other_classes_are_refused(teacher, tmp_path, kind, classes, say
 
 
 @pytest.mark.parametrize("kind", ["live", "stored"])
-def test_sound_1_by_name_the_teachers_outputs_are_reordered(teacher, tmp_path, kind):
+def test_by_name_the_teachers_outputs_are_reordered(teacher, tmp_path, kind):
     made = mixed(student__targets={"kind": kind, "classes": "by-name"})
     results = distill(made, tmp_path / "s", teacher=teacher)
     assert results["evaluation"]["accuracy"] > 0.9
@@ -103,7 +103,7 @@ def test_sound_1_by_name_the_teachers_outputs_are_reordered(teacher, tmp_path, k
     assert distill(several, tmp_path / "two")["evaluation"]["accuracy"] > 0.9
 
 
-def test_sound_1_reordered_outputs_are_the_same_bits(teacher):
+def test_reordered_outputs_are_the_same_bits(teacher):
     train = kinds(MIXED)[0]
     model = make_teacher(mixed(student__targets__classes="by-name"), teacher, train)
     x = train.batch(range(8), np.zeros(8, np.int64))[0]
@@ -114,7 +114,7 @@ def test_sound_1_reordered_outputs_are_the_same_bits(teacher):
     assert origin_of(model).classes == MIXED
 
 
-def test_sound_1_each_match_of_classes_has_its_store(teacher, tmp_path):
+def test_each_match_of_classes_has_its_store(teacher, tmp_path):
     named = mixed(student__targets__classes="by-name")
     placed = mixed(student__targets__classes="by-position")
     done = store(named, tmp_path / "t", teacher=teacher)
@@ -130,7 +130,7 @@ def test_sound_1_each_match_of_classes_has_its_store(teacher, tmp_path):
     assert np.mean(stored.all_logits().argmax(1) == labels) > 0.9
 
 
-def test_sound_1_a_store_alone_is_matched_by_its_own_names(teacher, tmp_path):
+def test_a_store_alone_is_matched_by_its_own_names(teacher, tmp_path):
     """The same labels under other names: of these only one can be right."""
     store(kinds_recipe(), tmp_path / "t", teacher=teacher)
     train = kinds()[0]
@@ -147,7 +147,7 @@ def test_sound_1_a_store_alone_is_matched_by_its_own_names(teacher, tmp_path):
     assert np.array_equal(got, stored.all_logits())
 
 
-def test_sound_1_a_ledger_of_data_in_another_order_is_refused(teacher, tmp_path):
+def test_a_ledger_of_data_in_another_order_is_refused(teacher, tmp_path):
     made = mixed(student__mode="significance", student__targets__classes="by-name")
     with pytest.raises(LedgerError, match="made on other data"):
         distill(made, tmp_path / "s", teacher=teacher)
@@ -155,7 +155,7 @@ def test_sound_1_a_ledger_of_data_in_another_order_is_refused(teacher, tmp_path)
         distill(made, tmp_path / "s", teacher=teacher, ledger=teacher)
 
 
-def test_sound_1_a_renamed_class_folder_is_refused(tmp_path):
+def test_a_renamed_class_folder_is_refused(tmp_path):
     recipe = kinds_recipe(data=write_kinds(tmp_path / "set"))
     teach(recipe, tmp_path / "t")
     for part in ("train", "test"):
@@ -166,7 +166,7 @@ def test_sound_1_a_renamed_class_folder_is_refused(tmp_path):
         evaluate_run(tmp_path / "t", None, CODE)
 
 
-def test_sound_1_folders_that_change_places_are_warned_of(tmp_path):
+def test_folders_that_change_places_are_warned_of(tmp_path):
     """The classes have the names that they had; only labels can say that they mean others."""
     data = write_kinds(tmp_path / "set", samples=10, level=80)
     recipe = kinds_recipe(
@@ -191,7 +191,7 @@ def test_sound_1_folders_that_change_places_are_warned_of(tmp_path):
         store(recipe, tmp_path / "store", teacher=tmp_path / "t")
 
 
-def test_sound_1_a_run_is_evaluated_by_the_names_of_its_classes(teacher):
+def test_a_run_is_evaluated_by_the_names_of_its_classes(teacher):
     """Its data have come into another order since."""
     path = teacher / "results.json"
     results = json.loads(path.read_text())
@@ -202,7 +202,7 @@ def test_sound_1_a_run_is_evaluated_by_the_names_of_its_classes(teacher):
     assert after["accuracy"] == before["accuracy"] > 0.9
 
 
-def test_sound_1_a_data_set_of_other_classes(tmp_path):
+def test_a_data_set_of_other_classes(tmp_path):
     recipe = override(load_recipe("digits"), {"teacher.training.epochs": 1})
     teach(recipe, tmp_path / "t")
     path = tmp_path / "t" / "model.json"
@@ -220,7 +220,7 @@ def test_sound_1_a_data_set_of_other_classes(tmp_path):
         evaluate_run(tmp_path / "t", "digits")
 
 
-def test_sound_1_a_reused_classifier_is_reordered(teacher, tmp_path):
+def test_a_reused_classifier_is_reordered(teacher, tmp_path):
     made = mixed(
         student__targets__classes="by-name",
         student__targets__kind="live",
@@ -236,7 +236,7 @@ def test_sound_1_a_reused_classifier_is_reordered(teacher, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["live", "stored"])
-def test_sound_2_other_normalisation_is_converted(teacher, tmp_path, kind):
+def test_other_normalisation_is_converted(teacher, tmp_path, kind):
     other = kinds_recipe(
         data__options={"mean": 0.1, "std": 1.0}, student__targets__kind=kind, **LONE
     )
@@ -253,7 +253,7 @@ def test_sound_2_other_normalisation_is_converted(teacher, tmp_path, kind):
     torch.testing.assert_close(got, expected)
 
 
-def test_sound_2_pictures_of_other_channels_are_refused(teacher):
+def test_pictures_of_other_channels_are_refused(teacher):
     card = json.loads((teacher / "model.json").read_text())
     card |= {"shape": [2, 6, 6], "mean": [0.5, 0.5], "std": [0.5, 0.5]}
     (teacher / "model.json").write_text(json.dumps(card))
@@ -269,7 +269,7 @@ def test_sound_2_pictures_of_other_channels_are_refused(teacher):
         make_teacher(recipe, teacher, data)
 
 
-def test_sound_1_reordering_twice_comes_back(teacher):
+def test_reordering_twice_comes_back(teacher):
     model = load(teacher, imports=["toys:Scaled"]).model
     x = torch.rand(3, 1, 6, 6)
     own = model(x)

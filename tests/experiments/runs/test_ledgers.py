@@ -118,7 +118,7 @@ def pictures_run(request, tmp_path) -> Path:
     return tmp_path / "t"
 
 
-def test_sound_16_a_ledger_names_the_files_of_its_samples(pictures_run, cli, tmp_path):
+def test_a_ledger_names_the_files_of_its_samples(pictures_run, cli, tmp_path):
     plain = json.loads(cli("ledger", "show", str(pictures_run), "--json")[1])
     assert all("sample" not in sample for sample in plain["most"])  # nothing was read
     code, out, err = cli("ledger", "show", str(pictures_run), "--data", "--json")
@@ -141,7 +141,7 @@ def test_sound_16_a_ledger_names_the_files_of_its_samples(pictures_run, cli, tmp
     assert {int(row["id"]): Path(row["sample"]) for row in rows} == files
 
 
-def test_sound_16_other_data_name_nothing(pictures_run, cli, tmp_path):
+def test_other_data_name_nothing(pictures_run, cli, tmp_path):
     from PIL import Image
 
     Image.new("L", (8, 8), 99).save(tmp_path / "pictures" / "ant" / "0.png")
@@ -154,7 +154,7 @@ def test_sound_16_other_data_name_nothing(pictures_run, cli, tmp_path):
     assert "are not those of the ledger" in err
 
 
-def test_sound_16_data_without_names_say_so(tmp_path, cli):
+def test_data_without_names_say_so(tmp_path, cli):
     few = ["--set", "data.train_size=60", "--set", "teacher.training.epochs=1"]
     assert cli("teach", "digits", "--out", str(tmp_path / "t"), *few)[0] == 0
     code, _, err = cli("ledger", "show", str(tmp_path / "t"), "--data")
@@ -162,7 +162,7 @@ def test_sound_16_data_without_names_say_so(tmp_path, cli):
     assert "have no sample names: leave out --data" in err
 
 
-def test_sound_16_a_text_is_named_by_its_beginning(tmp_path, cli, require_data):
+def test_a_text_is_named_by_its_beginning(tmp_path, cli, require_data):
     require_data("trec6/train.parquet")
     recipe = tmp_path / "r.yaml"
     recipe.write_text(
@@ -175,7 +175,7 @@ def test_sound_16_a_text_is_named_by_its_beginning(tmp_path, cli, require_data):
     assert all(" " in sample["sample"] for sample in said["most"])
 
 
-def test_sound_14_no_heading_of_an_export_is_a_formula(tmp_path):
+def test_no_heading_of_an_export_is_a_formula(tmp_path):
     ledger = Ledger.new(2, extra={"=1+1": "uint8"})
     ledger.export(tmp_path / "l.csv", names=["-a", "b\rc"])
     head, first, second = (tmp_path / "l.csv").read_text().splitlines()

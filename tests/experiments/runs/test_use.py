@@ -63,7 +63,7 @@ def rows_of(table: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_sound_12_a_run_reads_only_allowed_data(run, cli, tmp_path):
+def test_a_run_reads_only_allowed_data(run, cli, tmp_path):
     private = pictures(tmp_path / "private")
     names(
         run,
@@ -87,7 +87,7 @@ def test_sound_12_a_run_reads_only_allowed_data(run, cli, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
-def test_sound_12_a_run_downloads_nothing(run, cli, tmp_path, monkeypatch, contacted, name):
+def test_a_run_downloads_nothing(run, cli, tmp_path, monkeypatch, contacted, name):
     pytest.importorskip("torchvision")
     monkeypatch.setattr("frugalkd.data.named.DEBIAN_FASHION_MNIST", tmp_path / "not-installed")
     names(run, name=name, root=str(tmp_path / "new"))
@@ -98,7 +98,7 @@ def test_sound_12_a_run_downloads_nothing(run, cli, tmp_path, monkeypatch, conta
     assert contacted == []
 
 
-def test_sound_12_a_run_fetches_only_what_is_allowed(run, monkeypatch, contacted):
+def test_a_run_fetches_only_what_is_allowed(run, monkeypatch, contacted):
     pytest.importorskip("datasets")
     names(run, name="hugging-face", options={"path": "owner/pictures", "image": "image"})
     with pytest.raises(AccessRefused, match=r"with --data --download$"):
@@ -115,13 +115,13 @@ def test_sound_12_a_run_fetches_only_what_is_allowed(run, monkeypatch, contacted
         evaluate_run(run, allowed=Allowed(data=True, download=True))
 
 
-def test_sound_12_one_line_names_all_options(run):
+def test_one_line_names_all_options(run):
     names(run, name=None, path="nowhere.at_all:make")
     with pytest.raises(ImportRefused, match=r"with --data --import nowhere\.at_all:make$"):
         evaluate_run(run)
 
 
-def test_sound_12_a_recipe_that_is_none(run):
+def test_a_recipe_that_is_none(run):
     names(run, name="nothing known")
     (run / "results.json").write_text(json.dumps({"schema": 1, "recipe": {"data": 3}}))
     with pytest.raises(RunFolderError, match="it holds no recipe"):
@@ -129,12 +129,12 @@ def test_sound_12_a_recipe_that_is_none(run):
 
 
 @pytest.mark.parametrize("following", [[], ["--import", "x:y"], ["own"]])
-def test_sound_12_no_value_of_data_is_the_runs_own(cli, sound, following):
+def test_no_value_of_data_is_the_runs_own(cli, sound, following):
     code, out, err = cli("evaluate", str(sound), "--data", *following, "--json")
     assert (code, json.loads(out)["data"]) == (0, "its test split"), err
 
 
-def test_sound_13_pictures_are_read_in_batches(run, tmp_path):
+def test_pictures_are_read_in_batches(run, tmp_path):
     """Each of the pictures takes 75 MB decoded, and 25 kB as a file."""
     big = tmp_path / "big"
     big.mkdir()
@@ -149,7 +149,7 @@ def test_sound_13_pictures_are_read_in_batches(run, tmp_path):
     assert peak < 250 << 20
 
 
-def test_sound_14_no_cell_is_a_formula(run, tmp_path):
+def test_no_cell_is_a_formula(run, tmp_path):
     card = json.loads((run / "model.json").read_text())
     card["classes"] = [f"{sign}cmd|' /C calc'!A0" for sign in "=+-@\t\r=+-@"]
     (run / "model.json").write_text(json.dumps(card))
@@ -167,7 +167,7 @@ def test_sound_14_no_cell_is_a_formula(run, tmp_path):
     assert "'=1+1.png" in text
 
 
-def test_sound_16_a_bad_picture_has_a_row_that_says_why(run, cli, tmp_path):
+def test_a_bad_picture_has_a_row_that_says_why(run, cli, tmp_path):
     folder, table = pictures(tmp_path / "p"), tmp_path / "p.csv"
     (folder / "0" / "a.png").write_bytes(b"junk")
     whole = (folder / "1" / "1.png").read_bytes()
@@ -194,7 +194,7 @@ def test_sound_16_a_bad_picture_has_a_row_that_says_why(run, cli, tmp_path):
         evaluate_run(run, str(folder))  # a measure leaves nothing out in silence
 
 
-def test_sound_16_a_name_that_is_not_unicode(run, tmp_path):
+def test_a_name_that_is_not_unicode(run, tmp_path):
     folder = tmp_path / "p"
     folder.mkdir()
     try:
@@ -205,7 +205,7 @@ def test_sound_16_a_name_that_is_not_unicode(run, tmp_path):
     assert rows_of(tmp_path / "p.csv")[0]["sample"] == "\\udcff.png"
 
 
-def test_sound_13_an_array_is_read_in_batches(run, tmp_path):
+def test_an_array_is_read_in_batches(run, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (5, 8, 8), dtype=np.uint8)
     np.save(tmp_path / "x.npy", pixels)
     np.save(tmp_path / "one.npy", pixels[0])
