@@ -83,11 +83,16 @@ def test_spawned_children_do_not_keep_it(tmp_path):
 
 
 def test_who_waits_comes_next(tmp_path):
-    first = Lock(tmp_path)
-    release = threading.Timer(0.3, first.release)
+    first, released = Lock(tmp_path), threading.Event()
+
+    def let_go():
+        released.set()
+        first.release()
+
+    release = threading.Timer(0.3, let_go)
     release.start()
     with Lock(tmp_path, wait=True):
-        assert release.finished.is_set()
+        assert released.is_set()
         with pytest.raises(RunFolderError, match="another process"):
             Lock(tmp_path)
     release.join()
