@@ -4,6 +4,7 @@ import pytest
 
 from frugalkd.errors import RecipeError, UnknownName
 from frugalkd.experiments.comparison.arms import folder_name, known_arms, resolve_arms
+from frugalkd.experiments.comparison.plan import plan_jobs
 from frugalkd.experiments.recipes.load import override
 
 
@@ -42,6 +43,14 @@ def test_a_control_brings_along_what_it_matches(bare):
     assert [arm.match for arm in arms] == [None, "hybrid", "random:hybrid"]
     assert {arm.teacher for arm in arms} == {"self-regulated"}
     assert folder_name(arms[1].name) == "random--hybrid"
+
+
+def test_a_run_of_two_names_records_the_plans_for_either(bare, tmp_path):
+    recipe = override(bare, {"arms": {"mine": {"set": {"student.mode": "regulated"}}}})
+    arms = resolve_arms(recipe, ["regulated", "mine", "permuted:mine"])
+    jobs = plan_jobs(recipe, arms, [0], tmp_path, ["self-regulated"])
+    recorded = {job.key.name for job in jobs.values() if job.record_plans}
+    assert recorded == {"regulated", "mine"}
 
 
 def test_an_arms_own_teacher(bare):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -185,14 +185,15 @@ class _Plan:
             }
         )
         out = self._folder("runs", f"{folder_name(arm.name)}-seed-{seed}", digest)
+        recorded = arm.name in self._copied
         if digest in self._first:  # the same run by another name: done once, found by the other
-            needs.append(self._first[digest])
-            out = self.jobs[self._first[digest]].out
+            first = self.jobs[self._first[digest]]
+            needs.append(first.key)
+            out, recorded = first.out, first.record_plans or recorded
+            self.jobs[first.key] = replace(first, record_plans=recorded)
         self._first.setdefault(digest, key)
         folder = teacher and teacher.out
-        self.jobs[key] = Job(
-            key, digest, out, resolved, tuple(needs), targets, folder, arm.name in self._copied
-        )
+        self.jobs[key] = Job(key, digest, out, resolved, tuple(needs), targets, folder, recorded)
 
     def _add_store(self, arm: ResolvedArm, teacher: Job | None, recipe: Recipe) -> Key | None:
         """The job that fills a run's soft targets, once for all runs that read the same."""
