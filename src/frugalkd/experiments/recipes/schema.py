@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import reduce
 from operator import or_
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_type_hints
 
 from pydantic import (
     AfterValidator,
@@ -112,30 +113,41 @@ Changing = Annotated[
 ]
 
 
-class Spec(Strict):
-    """Something from a registry: its ``name`` and its own settings."""
+class Spec(Strict, ABC):
+    """A policy or an objective: its ``name`` and its own settings."""
+
+    @property
+    @abstractmethod
+    def imports(self) -> tuple[str, ...]:
+        """The import paths that it names."""
+
+    @abstractmethod
+    def build(self) -> Any:
+        """The object itself."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if not self.imports:
+            self.build()  # raises ValueError for impossible values
+        return self
+
+
+class RegisteredSpec(Spec):
+    """A class of a registry, ``made_of``."""
 
     made_of: ClassVar[type]
 
     @property
     def imports(self) -> tuple[str, ...]:
-        """The import paths that it names."""
         return ()
 
     def build(self) -> Any:
-        """The object itself."""
         settings = {name: getattr(self, name) for name in type(self).model_fields}
         settings.pop("name")
         ramps = {name: value for name, value in settings.items() if isinstance(value, Ramp)}
         settings |= {name: ramp.start for name, ramp in ramps.items()}
         made = self.made_of(**settings)
         return Scheduled(made, tuple(ramps.items())) if ramps else made
-
-    @model_validator(mode="after")
-    def _possible(self) -> Spec:
-        if not self.imports:
-            self.build()  # raises ValueError for impossible values
-        return self
 
 
 class OwnSpec(Spec):
@@ -170,7 +182,7 @@ def _specs_of(registry: Mapping[str, type], number: Any = float) -> list[type[Sp
             kind = number if hints[field.name] is float else hints[field.name]
             must = field.default is dataclasses.MISSING
             fields[field.name] = (kind, ... if must else field.default)
-        spec = create_model(f"{made_of.__name__}Spec", __base__=Spec, **fields)
+        spec = create_model(f"{made_of.__name__}Spec", __base__=RegisteredSpec, **fields)
         spec.__doc__ = (made_of.__doc__ or "").split("\n")[0]
         spec.made_of = made_of
         specs.append(spec)
