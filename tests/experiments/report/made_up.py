@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+from frugalkd.experiments.comparison.summary import mark_frontiers
 from frugalkd.experiments.recipes.load import load_recipe
 
 _RECIPE = load_recipe("digits").model_dump(mode="json")
@@ -83,6 +84,7 @@ def make_comparison(arms=None, **more):
             make_arm("random:regulated", 0.886, 0.27, 0.29, control="random",
                      control_of="regulated"),
         ]  # fmt: skip
+    mark_frontiers(arms)
     return {
         "schema": 2,
         "reference": "vanilla",

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from made_up import make_arm, make_comparison
+from made_up import make_comparison
 
 from frugalkd.errors import FrugalKDError, ReportError, RunFolderError
 from frugalkd.experiments.report import collect, make_page
@@ -34,29 +34,6 @@ def test_a_comparison_by_its_folder_and_as_a_file(written):
     assert isinstance(found, Comparison)
     assert [arm.arm for arm in found.arms] == ["vanilla", "regulated", "random:regulated"]
     assert collect(folder / "comparison.json") == found
-
-
-@pytest.mark.parametrize(
-    "name", [f"fashion-mnist-{name}" for name in ("claims", "controls", "modes")]
-)
-def test_the_committed_results_of_schema_1_are_read(name):
-    found = collect(RESULTS / f"{name}.json")
-    assert isinstance(found, Comparison)
-    by_name = {arm.arm: arm for arm in found.arms}
-    assert by_name["vanilla"].mode == "vanilla"
-    assert all(arm.frontier is not None for arm in found.arms)
-    assert any(arm.frontier and arm.frontier.budget for arm in found.arms)
-
-
-def test_the_modes_of_a_recipe_of_old(written):
-    arm = make_arm("mine", 0.9)
-    old = make_comparison([make_arm("vanilla", 0.9), arm, make_arm("rival", 0.9)], schema=1)
-    for row in old["arms"]:
-        del row["mode"]
-    old["recipe"]["arms"] = {"mine": {"set": {"student.mode": "hybrid"}}, "rival": {"set": {}}}
-    found = collect(written(old))
-    assert isinstance(found, Comparison)
-    assert [arm.mode for arm in found.arms] == ["vanilla", "hybrid", None]
 
 
 def test_a_run(tmp_path):

@@ -100,9 +100,7 @@ def test_a_number_of_any_size(tmp_path, name, extreme):
 
 @pytest.mark.parametrize("wrong", [5, [], ["hybrid"], {"set": 5}, {"set": {"student.mode": []}}])
 def test_a_recipe_of_any_shape(tmp_path, wrong):
-    old = make_comparison([make_arm("mine", 0.9), make_arm("vanilla", 0.9)], schema=1)
-    for row in old["arms"]:
-        del row["mode"]
+    old = make_comparison([make_arm("mine", 0.9), make_arm("vanilla", 0.9)])
     for recipe in ({"arms": wrong}, {"arms": {"mine": wrong}}):
         (tmp_path / "a.json").write_text(json.dumps({**old, "recipe": recipe}))
         show(tmp_path / "a.json")

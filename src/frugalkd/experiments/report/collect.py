@@ -8,27 +8,21 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from frugalkd.errors import ReportError, RunFolderError
+from frugalkd.errors import ReportError
 from frugalkd.experiments.comparison.summary import SCHEMA as COMPARISON_SCHEMA
-from frugalkd.experiments.comparison.summary import mark_frontiers
 from frugalkd.experiments.runs.folder import read_results
 from frugalkd.experiments.runs.schema import (
-    ArmRecord,
     Comparison,
     LedgerSummary,
     Record,
     RunRecord,
     Shares,
-    section,
 )
 from frugalkd.experiments.runs.summary import FILE as _SUMMARY
 from frugalkd.experiments.runs.summary import mean_history, read_summary
 from frugalkd.files.parsing import one_line, read_json
-from frugalkd.policies.modes import MODES
 
 _COMPARISON, _RESULTS = "comparison.json", "results.json"
-_OLDEST = 1
-"""Schema of the oldest comparison that is still read: arms have neither a mode nor a frontier."""
 
 _Record = TypeVar("_Record", bound=Record)
 
@@ -57,31 +51,12 @@ def collect(path: Path) -> Comparison | RunRecord:
 
 
 def _comparison(path: Path) -> Comparison:
-    try:
-        content = read_json(path, COMPARISON_SCHEMA, "make it again with 'frugalkd compare'")
-    except RunFolderError as error:
-        try:
-            content = read_json(path, _OLDEST)
-        except RunFolderError:
-            raise error from None
+    content = read_json(path, COMPARISON_SCHEMA, "make it again with 'frugalkd compare'")
     if "arms" not in content or "recipe" not in content:
         raise ReportError(
             f"{path} is not of a comparison: name the folder of a comparison or of a run"
         )
-    found = _read(Comparison, content, path)
-    if any(arm.frontier is None for arm in found.arms):
-        mark_frontiers(content["arms"])
-        found = _read(Comparison, content, path)
-    return found.model_copy(update={"arms": [_with_mode(arm, found) for arm in found.arms]})
-
-
-def _with_mode(arm: ArmRecord, comparison: Comparison) -> ArmRecord:
-    """The arm with the mode that the recipe gives it, in files that do not name it."""
-    if arm.mode is not None or arm.control is not None:
-        return arm
-    settings = section(section(section(comparison.recipe, "arms"), arm.family), "set")
-    mode = settings.get("student.mode", arm.family)
-    return arm.model_copy(update={"mode": mode if mode in list(MODES) else None})
+    return _read(Comparison, content, path)
 
 
 def _run(folder: Path) -> RunRecord:

@@ -362,7 +362,7 @@ class RunsDone(Record):
 class Comparison(Record):
     """comparison.json: arms over seeds. Reports read schema 1, too."""
 
-    schema_: Literal[1, 2] = Field(2, alias="schema")
+    schema_: Literal[2] = Field(2, alias="schema")
     reference: str = Field(description="the arm of ratios and differences")
     arms: list[ArmRecord] = Field(description="that have begun, over the seeds that all have done")
     teachers: list[Teacher] = []
