@@ -251,8 +251,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def few(items: Sequence[object], comma: str = ", ") -> str:
-    """The first items of a list that may be long."""
-    return comma.join(map(str, items[:8])) + (f"{comma}..." if len(items) > 8 else "")
+    """The first items of a list that may be long, and how many more there are."""
+    more = f" and {len(items) - 8:,} more" if len(items) > 8 else ""
+    return comma.join(map(str, items[:8])) + more
 
 
 def refuse_schema(

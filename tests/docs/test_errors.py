@@ -44,7 +44,7 @@ def test_gpu_is_not_cpu():
 
 def test_few_ids_are_shown():
     assert few(list(range(8))) == "0, 1, 2, 3, 4, 5, 6, 7"
-    assert few(list(range(9))) == "0, 1, 2, 3, 4, 5, 6, 7, ..."
+    assert few(list(range(9))) == "0, 1, 2, 3, 4, 5, 6, 7 and 1 more"
 
 
 def test_a_non_finite_loss_names_where_and_what_to_do():
