@@ -172,6 +172,7 @@ def test_scores_in_a_teachers_folder(tmp_path, kind):
 
     def act(copy):
         where = place_for("scores-1", [copy, tmp_path / "run"], lambda _: False)
+        assert where is not None
         make_folder(where)
         with Lock(where):
             save_arrays(where / scores.FILE, "scores", {"score": np.zeros(3)}, {})
