@@ -107,7 +107,7 @@ def test_debians_package_is_no_root_that_was_given(nowhere):
 
 def test_where_data_lie_is_said(nowhere, monkeypatch):
     monkeypatch.chdir(nowhere)
-    monkeypatch.delenv("FRUGALKD_DATA")
+    monkeypatch.delenv("FRUGALKD_DATA", raising=False)
     for name in ("mnist", "fashion-mnist", "cifar10", "trec6"):
         with pytest.raises(
             DataError, match=r"data/.* \(data\.root in the recipe, or FRUGALKD_DATA"

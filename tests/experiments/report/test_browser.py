@@ -99,7 +99,7 @@ def opened(browser, request):
 def test_every_theme_and_width(opened, pages, name, width, theme):
     page = opened(pages[name], width, theme)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.get_attribute("html", "data-drawn") == "6"
+    assert page.get_attribute("html", "data-drawn") == "7"
     shots = os.environ.get("FRUGALKD_SHOTS")
     if shots:
         page.screenshot(path=f"{shots}/{name}-{theme}-{width}.png", full_page=True)
