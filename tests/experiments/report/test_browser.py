@@ -112,7 +112,8 @@ def test_plots_have_their_points(opened, pages):
     assert page.locator(f"{plot}.yerror").count() == 7
     assert page.locator('[data-figure="participation"] .js-line').count() >= 3
     assert page.locator('[data-figure="classes"] .bars .point').count() == 2
-    chip = page.get_by_role("button", name="random", exact=True).first
+    figure = page.locator("#figure-frontier-budget")
+    chip = figure.get_by_role("button", name="random", exact=True)
     assert chip.get_attribute("aria-pressed") == "true"
     chip.press("Enter")
     assert chip.get_attribute("aria-pressed") == "false"
