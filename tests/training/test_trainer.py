@@ -788,7 +788,7 @@ def test_a_compiled_model_trains_as_the_eager_one_does(monkeypatch):
     runs, counter = [], CompileCounterWithBackend("inductor")
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
     # In this process: workers that compile would live on after the test.
-    monkeypatch.setattr(torch._inductor.config, "compile_threads", 1)
+    monkeypatch.setattr("torch._inductor.config.compile_threads", 1)
     for compiled in (False, True):
         torch.manual_seed(3)
         training = Training(epochs=2, batch_size=8, optimizer=SGD, compile=compiled)
