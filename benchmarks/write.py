@@ -213,11 +213,16 @@ def fuzz_table(content: dict[str, Any]) -> str:
 def claims_of_page() -> dict[str, list[dict[str, Any]]]:
     """The claims of each table, corrected by Holm over those of all tables."""
     declared = [(read("fashion-mnist-claims"), CLAIMS)]
-    for content in map(read, ("evidence-fashion-mnist", "banking77")):
+    tables = {
+        "evidence-claims": "evidence-fashion-mnist",
+        "banking77-claims": "banking77",
+        "fair-claims": "fair-fashion-mnist",
+    }
+    for content in map(read, tables.values()):
         own = [Claim(*(c[key] for key in ("arm", "against", "claim"))) for c in content["claims"]]
         declared.append((content, own))
     tested = iter(claims_together(declared))
-    names = ("claims", "evidence-claims", "banking77-claims")
+    names = ("claims", *tables)
     return {
         name: [next(tested) for _ in own] for name, (_, own) in zip(names, declared, strict=True)
     }
@@ -241,6 +246,9 @@ TABLES = {
     "banking77-claims": lambda: claims_table(claims_of_page()["banking77-claims"]),
     "banking77": lambda: budgets_table(read("banking77")),
     "banking77-validation": lambda: budgets_table(read("banking77-validation")),
+    "fair-claims": lambda: claims_table(claims_of_page()["fair-claims"]),
+    "fair-fashion-mnist": lambda: arms_table(read("fair-fashion-mnist")),
+    "fair-tune-fashion-mnist": lambda: budgets_table(read("fair-tune-fashion-mnist")),
     "objectives": lambda: objectives_table(read("objectives")),
     "efficientnet": lambda: arms_table(read("efficientnet-cifar10")),
     "ledger-make": lambda: made_ledgers_table(
