@@ -25,15 +25,16 @@ def budgets_table(comparison: dict[str, Any]) -> str:
         cells = [accuracy(rows[b]) if b in rows else "" for b in budgets]
         cells += costs(comparison, [rows[b] for b in budgets if b in rows])
         lines.append(f"| `{family}` | {' | '.join(cells)} |")
-    lines += ["", "Without a set budget:", ""]
-    head = ["arm", "samples %", "accuracy %", f"against {comparison['reference']}"]
-    head += ["cost, epochs", "seconds", "time ratio", "scoring run, samples %"]
-    lines += [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
-    for row in comparison["arms"]:
-        if row["budget_asked"] is None:
-            cells = [f"{100 * row['budget']['mean']:.1f}", points(row["accuracy"])]
-            cells += [points(row["difference"], "+"), *costs(comparison, [row])]
-            lines.append(f"| `{row['arm']}` | {' | '.join(cells)} |")
+    others = [row for row in comparison["arms"] if row["budget_asked"] is None]
+    if others:
+        lines += ["", "Without a set budget:", ""]
+        head = ["arm", "samples %", "accuracy %", f"against {comparison['reference']}"]
+        head += ["cost, epochs", "seconds", "time ratio", "scoring run, samples %"]
+        lines += [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
+    for row in others:
+        cells = [f"{100 * row['budget']['mean']:.1f}", points(row["accuracy"])]
+        cells += [points(row["difference"], "+"), *costs(comparison, [row])]
+        lines.append(f"| `{row['arm']}` | {' | '.join(cells)} |")
     return "\n".join([*lines, "", f"{seeds} seed{'s' * (seeds > 1)}. {collapsed(comparison)}"])
 
 
