@@ -195,4 +195,5 @@ def _optimizer(parameters: list[nn.Parameter], settings: Any) -> torch.optim.Opt
 def _schedule(training: Training, steps: int) -> Callable[[int], float]:
     """The recipe's schedule as a function of the step."""
     whole = steps * training.epochs
-    return lambda step: factor(training.schedule, min(1.0, step / whole), step)
+    schedule = training.schedule
+    return lambda step: factor(schedule, min(1.0, step / whole), min(1.0, (step + 1) / whole))

@@ -33,7 +33,8 @@ class Recorded(arm.Batches):
 @pytest.mark.parametrize("crop", [0, 1])
 def test_it_trains_the_same_as_vanilla_distillation(recipe, teacher, crop):
     """The weights after two epochs equal those of frugalkd's objective and optimiser."""
-    recipe = override(recipe, {"student.augment": {"crop": crop, "flip": False}})
+    own = {"student.augment": {"crop": crop, "flip": False}}
+    recipe = override(recipe, {**own, "student.training.schedule.warmup": 0.3})
     data = make_data(recipe, recipe.student.augment, 0).train
     assert isinstance(data, ImageData)
     master = make_teacher(recipe, teacher, data).eval()
@@ -55,7 +56,7 @@ def test_it_trains_the_same_as_vanilla_distillation(recipe, teacher, crop):
     for step, ids in enumerate(batches.ids):
         for group in optimizer.param_groups:
             group["lr"] = training.optimizer.lr * factor(
-                training.schedule, step / (4 * steps), step
+                training.schedule, step / (4 * steps), (step + 1) / (4 * steps)
             )
         batches.epoch = step // steps
         inputs, labels, _ = arm.Batches.__getitems__(batches, ids)
