@@ -7,6 +7,9 @@ from typing import Any
 from frugalkd.experiments.comparison.statistics import accuracies, differences, spread
 from frugalkd.runtime.meters import Meters
 
+SPENT = ["cost, epochs", "seconds", "time ratio", "scoring run, samples %"]
+"""The columns of :func:`costs`."""
+
 
 def budgets_table(comparison: dict[str, Any]) -> str:
     """A row per arm and a column per budget: accuracy, and in parentheses the paired difference to
@@ -14,7 +17,7 @@ def budgets_table(comparison: dict[str, Any]) -> str:
     budgets = sorted({row["budget_asked"] for row in comparison["arms"]} - {None})
     seeds = len(comparison["seeds"])
     head = ["arm", *(f"{budget:.0%} of the samples" for budget in budgets)]
-    head += ["cost, epochs", "seconds", "time ratio", "scoring run, samples %"]
+    head += SPENT
     lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
     by_family: dict[str, dict[float, dict[str, Any]]] = {}
     for row in comparison["arms"]:
@@ -29,7 +32,7 @@ def budgets_table(comparison: dict[str, Any]) -> str:
     if others:
         lines += ["", "Without a set budget:", ""]
         head = ["arm", "samples %", "accuracy %", f"against {comparison['reference']}"]
-        head += ["cost, epochs", "seconds", "time ratio", "scoring run, samples %"]
+        head += SPENT
         lines += [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
     for row in others:
         cells = [f"{100 * row['budget']['mean']:.1f}", points(row["accuracy"])]

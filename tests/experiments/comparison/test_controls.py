@@ -105,7 +105,11 @@ def costly(screened, trained=(100, 50), queries=0):
             "filling": 0.0,
             "teacher_ratio": 5.0 if queries else None,
         },
-        "meters": {"samples_backpropagated": rows, "teacher_queries": queries},
+        "meters": {
+            "samples_backpropagated": rows,
+            "student_forwards": rows + sum(screened),
+            "teacher_queries": queries,
+        },
         "plans": "0" * 64,
     }
 

@@ -371,10 +371,10 @@ def _rows_at_cost(results: dict[str, Any]) -> int:
             "the cost of the run that it matches is not known: delete its folder, and it is run "
             "again; where the FLOPs of a model cannot be counted, match samples instead"
         )
-    filled = ((results.get("targets") or {}).get("filling") or {"rows": 0})["rows"]
-    queried = (meters["teacher_queries"] - filled) / meters["samples_backpropagated"]
-    row = 3 + (cost["teacher_ratio"] or 0.0) * min(1.0, queried)
-    return round(3 * results["train_samples"] * cost["epochs"] / row)
+    forwards = 3 * results["train_samples"] * cost["epochs"]  # of the student, that cost as much
+    trained = meters["samples_backpropagated"]
+    queries = forwards - 2 * trained - meters["student_forwards"]
+    return round(forwards / (3 + min(cost["teacher_ratio"] or 0.0, queries / trained)))
 
 
 def _divided(total: int, shares: Sequence[float]) -> list[int]:
@@ -392,9 +392,8 @@ def budget_settings(control: str, recipe: Recipe, budget: float) -> Settings:
     """
     if not CONTROLS[control].at_budget:
         raise RecipeError(f"{control} copies a run's epochs: write {control}:ARM@{budget:g}")
-    training = recipe.student.training
     if control == "short":
-        return _short(budget * training.epochs)
+        return _short(budget * recipe.student.training.epochs)
     return _random(control, budget)
 
 
