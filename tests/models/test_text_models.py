@@ -88,6 +88,23 @@ def test_an_encoder_by_path(encoder):
     assert first(**batch(ROWS)).shape == (4, 3)
 
 
+def test_the_first_layers_of_an_encoder(encoder):
+    build = {"num_classes": 3, "vocabulary": 50, "path": str(encoder)}
+    whole = build_text_model("text-encoder", **build).get_submodule("encoder.encoder.layer")
+    assert len(whole) > 1
+    for pretrained in (True, False):
+        cut = build_text_model("text-encoder", **build, layers=1, pretrained=pretrained)
+        (only,) = cut.get_submodule("encoder.encoder.layer").children()
+        same = all(
+            torch.equal(a, b)
+            for a, b in zip(only.parameters(), next(whole.children()).parameters(), strict=True)
+        )
+        assert same == pretrained
+    for layers in (0, len(whole) + 1):
+        with pytest.raises(ModelError, match=rf"layers must be in 1 .. {len(whole)}"):
+            build_text_model("text-encoder", **build, layers=layers)
+
+
 def test_what_cannot_be_built_is_refused(encoder):
     build = {"num_classes": 3, "vocabulary": 50}
     with pytest.raises(UnknownName, match="model of texts 'lenet5'"):

