@@ -35,14 +35,19 @@ def replay(folder, **settings):
 @pytest.mark.parametrize(
     "policy",
     [GATE, SelfRegulation(confidence=0.3, when="now"), SelfRegulation(budget=0.4),
-     InfoBatch(), ProgressiveDataDropout(threshold=0.35)],
+     SelfRegulation(0.3, cost=0.6), InfoBatch(), ProgressiveDataDropout(threshold=0.35)],
     ids=lambda policy: f"{type(policy).__name__}-{policy.when}",
 )  # fmt: skip
 def test_a_replayed_training_is_the_same(tmp_path, policy):
     first = learn(tmp_path / "first", policy=policy)
     assert first.meters.samples_backpropagated < 4 * 37
-    rows = policy.planned_rows(37, 4)
-    again = learn(tmp_path / "again", policy=replay(tmp_path / "first", rows=rows))
+    rows, screened = policy.planned_rows(37, 4), ()
+    if getattr(policy, "cost", None):
+        screened = tuple(record["screened"] for record in first.history)
+        assert sum(screened)
+    again = learn(
+        tmp_path / "again", policy=replay(tmp_path / "first", rows=rows, screened=screened)
+    )
     same_plans(tmp_path / "first", tmp_path / "again")
     assert again.meters.student_forwards == first.meters.samples_backpropagated
     if policy.when == "last-visit":  # else augmentation and progress count what was read

@@ -286,8 +286,9 @@ def test_a_budget_is_of_all_samples_whatever_the_pool():
     assert len(SelfRegulation(budget=0.9).plan(Ledger.new(10), np.arange(5), at(0)).ids) == 5
 
 
-def spending(policy, active, epochs, samples=1000):
-    """Samples of each epoch where so many are active in it, whatever was used before."""
+def spending(policy, active, epochs, samples=1000, screened=0):
+    """Samples of each epoch where so many are active in it, and so many were screened for it,
+    whatever was used before."""
     spent = []
     for epoch, part in enumerate(active):
         ledger = Ledger.new(samples)
@@ -295,7 +296,7 @@ def spending(policy, active, epochs, samples=1000):
         ledger["confidence"][:] = 0.5
         ledger["streak"][part:] = 1
         ledger["due"][part:] = 60
-        moment = EpochContext(epoch, epochs, 0, sum(spent))
+        moment = EpochContext(epoch, epochs, 0, sum(spent), screened * (epoch + 1))
         planned = len(policy.plan(ledger, np.arange(samples), moment).ids)
         spent.append(round(min(1.0, epochs - epoch) * planned))
     return spent
@@ -309,6 +310,25 @@ def test_an_early_budget_is_spent_to_the_last_sample():
     few = spending(policy, [1000, 400] + [50] * 8, 10)
     assert few[:2] == [1000, 400]
     assert sum(few) == pytest.approx(2500, abs=5)
+
+
+@pytest.mark.parametrize("budget_schedule", ["even", "early"])
+def test_screening_is_paid_from_a_cost(budget_schedule):
+    policy = SelfRegulation(cost=0.25, budget_schedule=budget_schedule)
+    spent = spending(policy, [1000] + [150] * 9, 10, screened=90)
+    assert sum(spent) + 10 * 90 / 3 == pytest.approx(2500, abs=5)
+    last = EpochContext(9, 10, 0, sum(spent[:9]), 900)
+    assert policy.paid(last) == sum(spent[:9]) + 300
+    assert SelfRegulation(budget=0.25).paid(last) == sum(spent[:9])
+    assert policy.planned_rows(1000, 10) == 2500
+
+
+def test_a_cost_or_a_budget():
+    with pytest.raises(ValueError, match="cost is decided before the epoch"):
+        SelfRegulation(cost=0.5, when="now")
+    with pytest.raises(ValueError, match="give one"):
+        SelfRegulation(cost=0.5, budget=0.5)
+    assert SelfRegulation(cost=0.5).at_budget(0.25) == SelfRegulation(budget=0.25)
 
 
 @given(

@@ -130,13 +130,15 @@ def check_kind(policy: Policy) -> None:
 class EpochContext:
     """The epoch that is planned, the number of epochs, and this epoch's random draws.
 
-    ``spent``: samples that went through a backward pass before this epoch.
+    ``spent``: samples that went through a backward pass before this epoch; ``screened``: those
+    that were screened, for this epoch too.
     """
 
     epoch: int
     epochs: float
     seed: int
     spent: int = 0
+    screened: int = 0
 
     @property
     def part(self) -> float:
@@ -211,6 +213,10 @@ class Policy(Settings, ABC):
         with ``when: now``: it follows the epochs."""
         budget = getattr(self, "budget", None)
         return None if budget is None or self.when == "now" else budget * samples * epochs
+
+    def paid(self, at: EpochContext) -> float:
+        """What of the planned rows is spent before the epoch ``at`` trains."""
+        return at.spent
 
     @abstractmethod
     def plan(self, ledger: Ledger, pool: Ids, at: EpochContext) -> Plan:

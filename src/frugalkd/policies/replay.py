@@ -38,6 +38,7 @@ class Replay(Ungated):
         permuted: draw one permutation of each class's samples, by the training's seed.
         rows: what the policy that is followed had planned in all, see :meth:`planned_rows`, so that
             the learning rate is the same.
+        screened: by epoch, how many samples it had screened, where that was limited too.
         extra: by epoch, how many more samples to draw at random of those that are not planned.
 
     Raises:
@@ -48,6 +49,7 @@ class Replay(Ungated):
     digest: str
     permuted: bool = False
     rows: float | None = None
+    screened: tuple[int, ...] = ()
     extra: tuple[int, ...] = ()
 
     @property
@@ -56,6 +58,9 @@ class Replay(Ungated):
 
     def planned_rows(self, samples: int, epochs: float) -> float | None:
         return None if self.rows is None else self.rows + sum(self.extra)
+
+    def paid(self, at: EpochContext) -> float:
+        return at.spent + sum(self.screened[: at.epoch + 1]) / 3
 
     def plan(self, ledger: Ledger, pool: Ids, at: EpochContext) -> Plan:
         plans = read_plans(Path(self.folder), self.digest)

@@ -47,6 +47,8 @@ class SelfRegulation(Policy):
             skipped samples, at least; None leaves it to the gate (last-visit only). The epochs of
             ``final_full_epochs`` and ``warmup`` are paid from it: as many of them as half of it
             can pay for.
+        cost: the same as a fraction of what full training costs, where a sample that is trained on
+            costs three forward passes, and one that is screened costs one; in place of ``budget``.
         budget_rule: which active samples a budget keeps: the ``"least-confident"``, a ``"random"``
             draw, or a ``"class-balanced"`` one, as many of each class as far as it has active
             ones, for classes of very different sizes (the data have to list their labels).
@@ -77,6 +79,7 @@ class SelfRegulation(Policy):
     warmup: Epochs = 0
     final_full_epochs: Epochs = 0
     budget: Share | None = None
+    cost: Share | None = None
     budget_rule: Literal["least-confident", "random", "class-balanced"] = "least-confident"
     budget_schedule: Literal["even", "early"] = "even"
     ceiling: Positive | None = None
@@ -85,10 +88,12 @@ class SelfRegulation(Policy):
     keep_probability: Share | None = None
 
     def __post_init__(self) -> None:
-        plain = {"keep_probability": None, "budget": None, "when_all_skipped": "wait"}
+        plain = {"keep_probability": None, "budget": None, "cost": None, "when_all_skipped": "wait"}
         given = [name for name in plain if getattr(self, name) != plain[name]]
         if self.when == "now" and given:
             raise SettingError(f"{given[0]} is decided before the epoch: it needs when: last-visit")
+        if self.budget is not None and self.cost is not None:
+            raise SettingError("budget limits the samples, and cost what they cost: give one")
         if self.budget_rule == "class-balanced" and self.keep_probability is not None:
             raise SettingError(
                 "a class-balanced budget_rule favours small classes: keep_probability is unbiased"
@@ -125,7 +130,7 @@ class SelfRegulation(Policy):
         due = pool[at_sorted(ledger["due"], pool) <= at.epoch]
         passed = at_sorted(ledger["streak"], due) > 0
         active, screen = due[~passed], due[passed]
-        if not len(due) and self.budget is None and self.when_all_skipped != "wait":
+        if not len(due) and self._limit is None and self.when_all_skipped != "wait":
             if self.when_all_skipped == "stop":
                 return Plan(active, stop=True)
             return Plan(pool, forced=np.ones(len(pool), dtype=bool))
@@ -133,30 +138,44 @@ class SelfRegulation(Policy):
             return Plan(active, screen=screen)
         if self.keep_probability is not None:
             return self._unbiased(ledger, pool, active, at)
-        if self.budget is None:
+        if self._limit is None:
             return Plan(active)
         return self._within_budget(ledger, pool, active, at)
 
     def at_budget(self, budget: float) -> Policy | None:
-        return None if self.when == "now" else replace(self, budget=budget)
+        return None if self.when == "now" else replace(self, budget=budget, cost=None)
+
+    @property
+    def _limit(self) -> float | None:
+        """The fraction of all samples, or of their cost, that all epochs together may use."""
+        return self.budget if self.cost is None else self.cost
+
+    def planned_rows(self, samples: int, epochs: float) -> float | None:
+        return None if self._limit is None else self._limit * samples * epochs
+
+    def paid(self, at: EpochContext) -> float:
+        return at.spent if self.cost is None else at.spent + at.screened / 3
 
     def _gated(self, epochs: float) -> tuple[int, float]:
         """The epoch from which on the gate decides, and the one from which on it no longer does."""
-        last = full_from(epochs, self.final_full_epochs, self.budget)
+        limit = self._limit
+        last = full_from(epochs, self.final_full_epochs, limit)
         first = self.warmup
-        if self.budget is not None:
-            first = min(first, math.floor(max(0.0, self.budget * epochs / 2 - (epochs - last))))
+        if limit is not None:
+            first = min(first, math.floor(max(0.0, limit * epochs / 2 - (epochs - last))))
         return first, last
 
     def _quota(self, ledger: Ledger, active: int, at: EpochContext) -> int:
         """How many samples this epoch uses, where so many are ``active``."""
-        assert self.budget is not None
+        assert self._limit is not None
         first, last = self._gated(at.epochs)
-        even = rest_of(self.budget, at.epochs, first + at.epochs - last) * len(ledger)
-        if self.budget_schedule == "even":
+        even = rest_of(self._limit, at.epochs, first + at.epochs - last) * len(ledger)
+        if self.budget_schedule == "even" and self.cost is None:
             return max(1, round(even))
         remain = last - at.epoch  # epochs, this one included; the last may be a part
-        left = even * (last - first) - (at.spent - first * len(ledger))
+        left = even * (last - first) - (self.paid(at) - first * len(ledger))
+        if self.budget_schedule == "even":
+            return max(1, round(left / remain))
         most = (left - max(0.0, remain - 1) * even / 2) / min(1.0, remain)
         # Skipped samples fill up to an even share of what is left: nothing is left at the end.
         return max(1, round(min(max(active, left / remain), most)))
@@ -165,7 +184,7 @@ class SelfRegulation(Policy):
         """The active samples, and a draw of the others that weighs for all of them."""
         assert self.keep_probability is not None
         others = np.setdiff1d(pool, active, assume_unique=True)
-        if self.budget is None:
+        if self._limit is None:
             some, rest = active, others[at.uniform("passing", others) < self.keep_probability]
             chance = self.keep_probability
         else:

@@ -178,9 +178,9 @@ class Epoch:
         self._made = 0  # batches
         self._span: tuple[float, float] | None = None  # progress at the begin and at the end
         if total := context.policy.planned_rows(len(context.ledger), context.epochs):
-            last = at.epoch + 1 >= context.epochs
-            ends = 1.0 if last else min(1.0, (at.spent + self.planned) / total)
-            self._span = min(at.spent / total, ends), ends
+            last, paid = at.epoch + 1 >= context.epochs, context.policy.paid(at)
+            ends = 1.0 if last else min(1.0, (paid + self.planned) / total)
+            self._span = min(paid / total, ends), ends
         self._sums = np.zeros(3)  # rows, weights, squared weights of this rank's batches
         self._totals = self._sums  # the same of all ranks, as of the last merge
 

@@ -168,6 +168,7 @@ class Selection:
         self._dataset, self._sampling, self._loading = dataset, sampling, loading
         self._position = Position()
         self._spent = 0  # samples backpropagated before the epoch to come
+        self._screened = 0  # samples screened, for the current epoch too
         self._current: Epoch | None = None
         self._under_way: dict[str, Any] | None = None  # state of an epoch to be resumed
         self._trained: Mapping[str, nn.Module] = {} if model is None else {"": model}
@@ -238,7 +239,7 @@ class Selection:
         self._context = replace(self._context, watch=watch)
         while self.epoch < self.epochs:
             state, self._under_way = self._under_way, None
-            at = EpochContext(self.epoch, self.epochs, self.seed, self._spent)
+            at = EpochContext(self.epoch, self.epochs, self.seed, self._spent, self._screened)
             observer = Observer(self._context, at)
             if state is not None:
                 epoch = Epoch.from_state(self._context, observer, state)
@@ -306,6 +307,7 @@ class Selection:
             "seed": self.seed,
             "epochs": self.ledger.epochs,
             "spent": spent,
+            "screened": self._screened,
             "under_way": inside,
             "columns": {k: torch.from_numpy(v.copy()) for k, v in self.ledger.columns.items()},
         }
@@ -334,7 +336,7 @@ class Selection:
         self._current = None
         self.ledger.columns = columns
         self.ledger.epochs = state["epochs"]
-        self._spent = state["spent"]
+        self._spent, self._screened = state["spent"], state["screened"]
         self._under_way = state["under_way"]
 
     def _plan(self, observer: Observer) -> tuple[Plan, int, int]:
@@ -352,6 +354,8 @@ class Selection:
                     ids = by_length(ids, self._lengths)
                 rows = self._loading.screen_batch
                 observer.screen(self.reader.read(context.ranks.share(ids), rows))
+                self._screened += screened
+                observer.at = at = replace(at, screened=self._screened)
         with self.meters.phase("ledger"):
             if screened:
                 plan = self._planned(at)

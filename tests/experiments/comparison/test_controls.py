@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from frugalkd.errors import RecipeError
 from frugalkd.experiments.comparison.arms import CONTROLS, control_settings
 from frugalkd.experiments.comparison.statistics import TOLERANCE
-from frugalkd.experiments.recipes.load import load_recipe
+from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.policies import EpochContext, RandomSubset
 
@@ -129,6 +129,16 @@ def test_controls_at_equal_cost(queries, rows):
     assert policy["extra"] == [round(more / 3), more - round(more / 3)]
     assert policy["rows"] is None
     assert control_settings("permuted", STUDENT, run, HERE)["student.policy"]["extra"] == ()
+
+
+def test_permuted_follows_the_learning_rate_of_a_limited_cost():
+    """180 of 400 planned rows' cost: 150 trained ones and 90 screened."""
+    recipe = override(load_recipe("digits"), {"student.regulation.cost": 0.45})
+    run = costly((30, 60))
+    policy = control_settings("permuted", recipe.student, run, HERE)["student.policy"]
+    assert (policy["rows"], policy["screened"]) == (180, [30, 60])
+    policy = control_settings("permuted-cost", recipe.student, run, HERE)["student.policy"]
+    assert (policy["rows"], policy["screened"], policy["extra"]) == (150, [], [10, 20])
 
 
 @pytest.mark.parametrize(

@@ -342,11 +342,16 @@ def control_settings(
         if results.get("plans") is None:
             raise RecipeError(f"{folder} recorded no plans: delete it, and it is run again")
         screened = [int(record["screened"]) for record in results["history"]]
-        planned = _policy_of(student).planned_rows(samples, epochs)
+        policy = _policy_of(student)
+        planned = policy.planned_rows(samples, epochs)
         extra = _divided(total - trained, screened if sum(screened) else parts)
+        paid = []  # the samples whose screening counts towards what was planned
+        if planned is not None and getattr(policy, "cost", None) is not None:
+            paid = screened if control == "permuted" else paid
+            planned -= sum(extra)
         settings = _with_policy(
             name="replay", folder=str(folder / "plans"), digest=results["plans"], permuted=True,
-            rows=planned, extra=extra if any(extra) else (),
+            rows=planned, screened=paid, extra=extra if any(extra) else (),
         )  # fmt: skip
     else:
         if fraction > 1 + 1e-9:
