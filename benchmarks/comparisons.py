@@ -196,10 +196,10 @@ def points(value: dict[str, Any] | None, sign: str = "") -> str:
     return f"{mean} ± {50 * (value['ci95'][1] - value['ci95'][0]):.2f}"
 
 
-def factorial_table(comparison: dict[str, Any], batches: tuple[str, str]) -> str:
+def factorial_table(comparison: dict[str, Any]) -> str:
     """Main effects of {gate, permuted} x {even, early} x two batch sizes at equal samples, in
-    points, each a mean over the other factors and paired by seed. ``batches`` are what the names of
-    the two batch sizes' arms begin with."""
+    points, each a mean over the other factors and paired by seed; then the arms."""
+    batches = ("first-", "second-")
 
     def arm(name: str) -> dict[int, float | None]:
         return accuracies(comparison, name)
@@ -222,7 +222,7 @@ def factorial_table(comparison: dict[str, Any], batches: tuple[str, str]) -> str
         "timing: early, not even": [
             (of(batch, "early"), of(batch, "even")) for of in (gate, permuted) for batch in batches
         ],
-        f"steps: {first.rstrip('-')}, not {second.rstrip('-')}": [
+        "steps: the first batch size, not the second": [
             (of(first, when), of(second, when)) for of in (gate, permuted) for when in whens
         ],
     }
@@ -232,4 +232,4 @@ def factorial_table(comparison: dict[str, Any], batches: tuple[str, str]) -> str
         seeds = sorted(set.intersection(*map(set, found)))
         means = [sum(each[seed] for each in found) / len(found) for seed in seeds]
         lines.append(f"| {name} | {points(spread(means), '+')} | {len(seeds)} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", arms_table(comparison)])

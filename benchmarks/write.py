@@ -23,6 +23,7 @@ from benchmarks.comparisons import (
     arms_table,
     budgets_table,
     claims_table,
+    factorial_table,
     made_ledgers_table,
     objectives_table,
     reference_table,
@@ -249,6 +250,7 @@ TABLES = {
     "fair-claims": lambda: claims_table(claims_of_page()["fair-claims"]),
     "fair-fashion-mnist": lambda: arms_table(read("fair-fashion-mnist")),
     "fair-tune-fashion-mnist": lambda: budgets_table(read("fair-tune-fashion-mnist")),
+    "fair-factorial-fashion-mnist": lambda: factorial_table(read("fair-factorial-fashion-mnist")),
     "objectives": lambda: objectives_table(read("objectives")),
     "efficientnet": lambda: arms_table(read("efficientnet-cifar10")),
     "ledger-make": lambda: made_ledgers_table(
