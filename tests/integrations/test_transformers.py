@@ -572,11 +572,20 @@ NOW = SelfRegulation(when="now")
         (FrugalTrainer, {"objective": KD()}, TargetsError, "needs a teacher"),
         (FrugalTrainer, {"mode": "hybrid"}, LedgerError, "significance ledger"),
         (FrugalTrainer, {"mode": "best"}, SettingError, "mode must be"),
+        *(
+            (
+                kind,
+                {"compute_loss_func": mean_over_the_step, **more},
+                ModelError,
+                "compute_loss_func",
+            )
+            for kind, more in ((FrugalTrainer, {}), (Own, {"teacher": bert(1)}))
+        ),
         (
             FrugalTrainer,
-            {"compute_loss_func": mean_over_the_step},
-            ModelError,
-            "compute_loss_func",
+            {"objective": KD(), "teacher": bert(1), "label_smoothing_factor": 0.3},
+            SettingError,
+            r"put CrossEntropy\(0.3\) into it",
         ),
         (
             FrugalTrainer,
@@ -602,3 +611,28 @@ def test_misuse_is_refused_in_one_line(kind, settings, error, says, texts, tmp_p
 def test_smoothed_labels_are_the_arguments(texts, tmp_path):
     trainer = made(FrugalTrainer, tmp_path, texts, label_smoothing_factor=0.1)
     assert trainer.objective == CrossEntropy(0.1)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_smoothing_is_in_the_loss_with_a_teacher(smoothing, texts, tmp_path):
+    trainer = made(
+        FrugalTrainer, tmp_path, texts, teacher=bert(1).eval(), policy=All(), max_steps=1,
+        label_smoothing_factor=smoothing, per_device_train_batch_size=ROWS,
+    )  # fmt: skip
+    trainer.model.config.hidden_dropout_prob = 0
+    for module in trainer.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    student = copy.deepcopy(trainer.model)
+    trainer.train()
+    batch = collate_fn(list(texts))
+    labels = batch.pop("labels")
+    with torch.no_grad():
+        logits, soft = student(**batch).logits, trainer.teacher(**batch).logits
+    kl = F.kl_div(
+        torch.log_softmax(logits / 4, 1), torch.softmax(soft / 4, 1), reduction="batchmean"
+    )
+    hard = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+    assert steps(trainer, "loss")[0][0] == pytest.approx(
+        float(0.9 * 16 * kl + 0.1 * hard), rel=1e-4
+    )

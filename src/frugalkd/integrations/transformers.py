@@ -31,13 +31,19 @@ except ImportError as error:
 from frugalkd.data.batches import call, inputs_of, run_model
 from frugalkd.data.probe import streams_restored
 from frugalkd.data.source import check_map_style
-from frugalkd.errors import ModelError, RunFolderError, SelectionMisuse, UnsupportedData
+from frugalkd.errors import (
+    ModelError,
+    RunFolderError,
+    SelectionMisuse,
+    SettingError,
+    UnsupportedData,
+)
 from frugalkd.files import StrPath
 from frugalkd.files.opening import named
 from frugalkd.files.parsing import one_line
 from frugalkd.files.tensors import load_tree, save_tree
 from frugalkd.integrations._frugal import Frugal, PlannedEpochs
-from frugalkd.objectives import CrossEntropy, Objective
+from frugalkd.objectives import KD, CrossEntropy, Objective, WeightedSum
 from frugalkd.objectives.criterion import Criterion
 from frugalkd.policies import Sampling
 from frugalkd.selection import Batch, DataLoading, Selection
@@ -75,7 +81,7 @@ class FrugalMixin(Frugal, _Trainer):
         store: a folder that keeps the teacher's outputs at their first use; None: the teacher runs
             each time.
         sampling: which samples are used and what they weigh; default: mode *regulated*.
-        objective: as for :func:`frugalkd.distill`.
+        objective: as for :func:`frugalkd.distill`; labels are smoothed in it, if at all.
 
     Everything else goes to the trainer. ``args.seed`` (or ``data_seed``) is the seed of the order,
     the evaluation's batch size that of screenings, ``max_steps`` what full training would take.
@@ -85,6 +91,7 @@ class FrugalMixin(Frugal, _Trainer):
         SelectionMisuse: a policy with ``when: now``, several processes or devices, or the trainer's
             own sampler.
         LedgerError, TargetsError, ModelError, UnknownName: as :func:`frugalkd.distill`.
+        SettingError: ``label_smoothing_factor`` together with an objective of your own.
         RunFolderError: the checkpoint to resume from is of another training, or of a plain one.
     """
 
@@ -116,14 +123,10 @@ class FrugalMixin(Frugal, _Trainer):
             teacher = teacher_from(teacher, model)
         if isinstance(teacher, nn.Module):
             teacher.to(self.args.device)
-        if teacher is None and objective is None and not self.own_loss:
-            if self.compute_loss_func is not None:
-                raise ModelError(
-                    "compute_loss_func reduces its losses, and FrugalTrainer weights each: pass "
-                    "objective=, or put FrugalMixin before Trainer to keep it"
-                )
-            self.objective = CrossEntropy(self.args.label_smoothing_factor)
+        if objective is None and not (teacher is None and self.own_loss):
+            self.objective = default_objective(teacher, self.args.label_smoothing_factor)
         self._take_teacher(teacher, model)
+        self._check_loss(objective)
         self.criterion = None if self.objective is None else Criterion(self.objective)
         self._batch: Batch | None = None
         self._state: dict[str, Any] | None = None  # to resume from
@@ -152,6 +155,23 @@ class FrugalMixin(Frugal, _Trainer):
         if sampling != "random" or own:
             what = "_get_train_sampler" if own else f"train_sampling_strategy={sampling!r}"
             raise SelectionMisuse(f"the selection decides the order of samples: remove {what}")
+
+    def _check_loss(self, given: Objective | None) -> None:
+        """Refuse settings of the trainer's own loss that an objective would ignore."""
+        if self.objective is None:
+            return
+        if self.compute_loss_func is not None:
+            raise ModelError(
+                "compute_loss_func reduces its losses, and here an objective gives one a sample: "
+                "write it as an objective, or use FrugalMixin without a teacher and an objective"
+            )
+        smoothing = self.args.label_smoothing_factor
+        if given is not None and smoothing:
+            raise SettingError(
+                f"label_smoothing_factor={smoothing:g} has no effect on an objective of your own: "
+                f"put CrossEntropy({smoothing:g}) into it, as in WeightedSum((KD(alpha=1.0), "
+                f"CrossEntropy({smoothing:g})), (0.9, 0.1)), and set the factor to 0"
+            )
 
     # The epochs.
 
@@ -329,8 +349,9 @@ class FrugalTrainer(FrugalMixin, transformers.Trainer):
     print(trainer.train().metrics["budget"])
     ```
 
-    The objective is ``KD()`` with a teacher and cross-entropy without one, with the arguments'
-    ``label_smoothing_factor``. Everything else is as in :class:`FrugalMixin`.
+    The objective is ``KD()`` with a teacher and cross-entropy without one; the arguments'
+    ``label_smoothing_factor`` applies to the cross-entropy of both. Everything else is as in
+    :class:`FrugalMixin`.
     """
 
     own_loss = False
@@ -392,6 +413,17 @@ class StepBatches:
         for _ in range(self._size - 1):
             batch = next(self._rest, None)
             yield {} if batch is None else dict(batch.data)
+
+
+def default_objective(teacher: object, smoothing: float) -> Objective:
+    """``KD()`` where there is a teacher, else cross-entropy; with labels smoothed by as much."""
+    if teacher is None:
+        return CrossEntropy(smoothing)
+    kd = KD()
+    if not smoothing:
+        return kd
+    terms = (KD(kd.temperature, alpha=1.0), CrossEntropy(smoothing))
+    return WeightedSum(terms, (kd.alpha, 1 - kd.alpha))
 
 
 def set_rates(scheduler: Any, at: float, factor: float) -> None:
