@@ -33,8 +33,10 @@ from frugalkd.errors import (
     TargetsError,
     UnsupportedData,
 )
+from frugalkd.models import reorder_classes
 from frugalkd.policies import Plan
 from frugalkd.policies.policy import Ungated
+from frugalkd.selection.checks import check_pair
 from toys import NothingPasses, Spoil, grouped, same_columns
 
 transformers: Any = pytest.importorskip("transformers", reason="needs the extra transformers")
@@ -44,6 +46,7 @@ from frugalkd.integrations.transformers import (  # noqa: E402
     FrugalMixin,
     FrugalTrainer,
     join_padded,
+    teacher_from,
 )
 
 ROWS, BATCH, EPOCHS, SEED, CLASSES = 22, 4, 2, 3, 6
@@ -77,6 +80,8 @@ def collate_fn(samples):
 
 def bert(seed=0, classes=CLASSES, width=32, **settings):
     torch.manual_seed(seed)
+    if "id2label" in settings:
+        classes = len(settings["id2label"])
     config = transformers.BertConfig(
         vocab_size=200, hidden_size=width, num_hidden_layers=2, num_attention_heads=2,
         intermediate_size=width, max_position_embeddings=40, num_labels=classes, **settings,
@@ -392,6 +397,40 @@ def test_a_teacher_by_path_runs_live_or_once(texts, tmp_path):
     assert same_weights(again.model, kept.model)
 
 
+def tokenizer_of(words):
+    tokenizers = pytest.importorskip("tokenizers")
+    numbers = {word: number for number, word in enumerate(["[PAD]", "[UNK]", *words])}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(numbers, unk_token="[UNK]"))
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]"
+    )
+
+
+def test_a_named_teacher_of_another_vocabulary_is_refused(tmp_path):
+    student, same = tokenizer_of(["card", "lost"]), tokenizer_of(["card", "lost", "more"])
+    bert(1).save_pretrained(tmp_path)
+    teacher_from(tmp_path, bert(), student)  # its tokenizer is not known
+    same.save_pretrained(tmp_path)
+    teacher_from(tmp_path, bert(), student)
+    tokenizer_of(["lost", "card"]).save_pretrained(tmp_path)
+    with pytest.raises(TargetsError, match=r"2 of 4 tokens; 'card' is token 3 there and token 2"):
+        teacher_from(tmp_path, bert(), student)
+
+
+def test_a_named_teacher_without_a_trained_head_is_refused(tmp_path):
+    transformers.BertModel(bert().config).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="is no classifier: it has no weights of classifier"):
+        teacher_from(tmp_path, bert())
+
+
+@pytest.mark.parametrize("names", ["A B C", "LABEL_0 LABEL_1 LABEL_2", "c a b"])
+def test_class_names_that_mean_the_same_pass(names):
+    pair = named(names, "a b c")
+    if names == "c a b":
+        reorder_classes(pair["teacher"], "abc")
+    check_pair(pair["model"], pair["teacher"])
+
+
 def test_hybrid_trains_only_what_was_significant(texts, tmp_path):
     teacher = made(FrugalTrainer, tmp_path / "teacher", texts, policy=SOME, num_train_epochs=4)
     teacher.train()
@@ -542,6 +581,16 @@ class NoLogits(torch.nn.Module):
         return {"loss": self.weight.sum()}
 
 
+def named(teacher, student):
+    """A teacher and a student whose classes have these names."""
+
+    def model(seed, names):
+        names = dict(enumerate(names.split()))
+        return bert(seed, id2label=names, label2id={n: i for i, n in names.items()})
+
+    return {"teacher": model(1, teacher), "model": model(0, student)}
+
+
 NOW = SelfRegulation(when="now")
 
 
@@ -568,6 +617,14 @@ NOW = SelfRegulation(when="now")
         ),
         (FrugalTrainer, {"drop": "label"}, UnsupportedData, "rename the column"),
         (FrugalTrainer, {"teacher": bert(1, classes=5)}, TargetsError, "5 classes"),
+        (
+            FrugalTrainer,
+            named("a c b", "a b c"),
+            TargetsError,
+            "the student's classes in another or",
+        ),
+        (FrugalTrainer, named("a b c", "a b x"), TargetsError, "other classes than the student"),
+        (FrugalTrainer, named("a b c d", "a b c"), TargetsError, "4 there, 3 in the student"),
         (FrugalTrainer, {"teacher": "no/such-folder-anywhere/x"}, ModelError, "no teacher at"),
         (FrugalTrainer, {"objective": KD()}, TargetsError, "needs a teacher"),
         (FrugalTrainer, {"mode": "hybrid"}, LedgerError, "significance ledger"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -111,6 +113,17 @@ def test_what_decides_the_inputs_is_described():
     assert describe(None, texts())["tokenizer"] == "words, at most 5 tokens"
     assert describe(None, texts(9)) != describe(None, texts())
     assert describe(net(), images(4)).keys() - said.keys() == {"teacher", "teacher's model"}
+
+
+def test_names_of_a_config_are_compared_by_their_order():
+    teacher, data = nn.Linear(2, 2), texts()
+    names = {"same": {0: "X", 1: "Y"}, "other": {0: "none", 1: "some"}, "order": {0: "Y", 1: "x"}}
+    for which, id2label in names.items():
+        teacher.config = SimpleNamespace(id2label=id2label)  # pyright: ignore
+        if which != "order":
+            LiveTeacher(teacher).check(data)
+    with pytest.raises(TargetsError, match="the data's classes in another order"):
+        LiveTeacher(teacher).check(data)
 
 
 def test_another_tokenizer_is_refused_or_a_warning():

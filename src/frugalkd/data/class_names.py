@@ -54,10 +54,14 @@ def attribute_of(dataset: Any, name: str) -> Any:
 
 
 def class_order(
-    own: Sequence[str], wanted: Sequence[str], match: Match, what: str = "the teacher"
+    own: Sequence[str],
+    wanted: Sequence[str],
+    match: Match,
+    what: str = "the teacher",
+    of: str = "the data",
 ) -> NDArray[np.int64] | None:
-    """Where each of the classes ``wanted`` (the data's) is among ``own``, int64 (classes,); None
-    where all are in their places, or one side has no names.
+    """Where each of the classes ``wanted`` (those ``of`` the data) is among ``own``, int64
+    (classes,); None where all are in their places, or one side has no names.
 
     ``own`` are those of ``what``, as the error calls it. ``by-name`` reorders; ``by-position``
     never does, and requires as many names. Raises TargetsError where the names do not match.
@@ -73,13 +77,13 @@ def class_order(
     if same:
         first = next(place for place, name in enumerate(own) if name != wanted[place])
         raise TargetsError(
-            f"{what} has the data's classes in another order (class {first} is "
+            f"{what} has {of}'s classes in another order (class {first} is "
             f"{_shown(own[first : first + 1])} there and {_shown(wanted[first : first + 1])} in "
-            "the data): set student.targets.classes to by-name, which reorders its outputs (in "
+            f"{of}): set student.targets.classes to by-name, which reorders its outputs (in "
             "Python frugalkd.models.reorder_classes, or match_classes of a store)"
         )
     raise TargetsError(
-        f"{what} has other classes than the data ({_difference(own, wanted)}): train a teacher on "
+        f"{what} has other classes than {of} ({_difference(own, wanted, of)}): train a teacher on "
         "these data; or, where only the names differ and class i is the same class, set "
         "student.targets.classes to by-position (in Python frugalkd.models.name_classes)"
     )
@@ -120,12 +124,12 @@ def names_from(text: str) -> tuple[str, ...]:
     return tuple(names) if strings else ()
 
 
-def _difference(own: Sequence[str], wanted: Sequence[str]) -> str:
+def _difference(own: Sequence[str], wanted: Sequence[str], of: str = "the data") -> str:
     if len(own) != len(wanted):
-        return f"{len(own)} there, {len(wanted)} in the data"
+        return f"{len(own)} there, {len(wanted)} in {of}"
     alone = [name for name in own if name not in wanted]
     lacking = [name for name in wanted if name not in own]
-    return f"{_shown(alone or own)} there, {_shown(lacking or wanted)} in the data"
+    return f"{_shown(alone or own)} there, {_shown(lacking or wanted)} in {of}"
 
 
 def _shown(names: Sequence[str]) -> str:

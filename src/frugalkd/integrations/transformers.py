@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -31,12 +32,14 @@ except ImportError as error:
 from frugalkd.data.batches import call, inputs_of, run_model
 from frugalkd.data.probe import streams_restored
 from frugalkd.data.source import check_map_style
+from frugalkd.data.text import check_vocabulary, from_transformers, vocabulary_of
 from frugalkd.errors import (
     ModelError,
     RunFolderError,
     SelectionMisuse,
     SettingError,
     UnsupportedData,
+    few,
 )
 from frugalkd.files import StrPath
 from frugalkd.files.opening import named
@@ -120,7 +123,8 @@ class FrugalMixin(Frugal, _Trainer):
         self._check_arguments()
         model: Any = self.model
         if isinstance(teacher, str | PathLike):
-            teacher = teacher_from(teacher, model)
+            reads = self.processing_class or getattr(self.data_collator, "tokenizer", None)
+            teacher = teacher_from(teacher, model, reads)
         if isinstance(teacher, nn.Module):
             teacher.to(self.args.device)
         if objective is None and not (teacher is None and self.own_loss):
@@ -493,9 +497,10 @@ def labels_of(data: Any) -> NDArray[np.int64] | None:
     return None
 
 
-def teacher_from(name: StrPath, student: nn.Module) -> nn.Module:
+def teacher_from(name: StrPath, student: nn.Module, processing: Any = None) -> nn.Module:
     """The classifier in a folder or on the hub, for the student's kind of inputs. Raises
-    ModelError."""
+    ModelError; TargetsError where its tokenizer is known and has another vocabulary than that of
+    the student, ``processing``."""
     pictures = getattr(student, "main_input_name", "input_ids") == "pixel_values"
     kind = (
         transformers.AutoModelForImageClassification
@@ -503,9 +508,19 @@ def teacher_from(name: StrPath, student: nn.Module) -> nn.Module:
         else transformers.AutoModelForSequenceClassification
     )
     try:
-        return kind.from_pretrained(name, trust_remote_code=False)
+        given = {"trust_remote_code": False, "output_loading_info": True}
+        teacher, loading = kind.from_pretrained(name, **given)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"no teacher at {str(name)!r}: {one_line(error)[:200]}") from error
+    if missing := sorted(loading["missing_keys"]):
+        raise ModelError(
+            f"{str(name)!r} is no classifier: it has no weights of {few(missing)}, which would be "
+            "random: train it on these classes first"
+        )
+    if own := vocabulary_of(processing):
+        with suppress(ModelError):  # a folder of a model alone
+            check_vocabulary(own, vocabulary_of(from_transformers("AutoTokenizer", str(name))))
+    return teacher
 
 
 def forward_of(model: nn.Module) -> Callable[[Any], Tensor]:

@@ -3,6 +3,7 @@ data: how it was built, on what it was trained, what it does to images, the orde
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, final
@@ -46,6 +47,16 @@ def origin_of(model: nn.Module) -> Origin:
     return getattr(model, _ATTRIBUTE, None) or Origin()
 
 
+def label_names(model: nn.Module) -> tuple[str, ...]:
+    """The names of a transformers model's outputs, as ``config.id2label`` gives them; () where
+    there are none but the defaults (``LABEL_0``)."""
+    given = getattr(getattr(model, "config", None), "id2label", None)
+    if not isinstance(given, Mapping):
+        return ()
+    names = tuple(str(given[index]) for index in sorted(given))
+    return () if all(re.fullmatch(r"LABEL_\d+", name) for name in names) else names
+
+
 def note_origin(model: nn.Module, **known: Any) -> None:
     """Note fields of :class:`Origin` on ``model``; the others stay. Copies of it have them too."""
     setattr(model, _ATTRIBUTE, replace(origin_of(model), **known))
@@ -69,8 +80,10 @@ def name_classes(model: nn.Module, names: Sequence[str]) -> None:
 
 def reorder_classes(model: nn.Module, names: Sequence[str]) -> None:
     """From now on ``model`` gives its outputs in the order of ``names``, which it has already: from
-    the run that it was loaded from, or from :func:`name_classes`. Features do not change. Raises
-    TargetsError: they are other names, or the model's are not known."""
+    the run that it was loaded from, ``config.id2label``, or :func:`name_classes`. Features do not
+    change. Raises TargetsError: they are other names, or the model's are not known."""
+    if not origin_of(model).classes:
+        name_classes(model, label_names(model))
     if not origin_of(model).classes:
         raise TargetsError(
             "the names of the model's classes are not known: call name_classes first"

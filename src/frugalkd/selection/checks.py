@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from frugalkd.data.batches import check_model, not_finite, run_model, split
-from frugalkd.data.class_names import attribute_of, class_names
+from frugalkd.data.class_names import attribute_of, class_names, class_order
 from frugalkd.data.images import Pictures
 from frugalkd.data.probe import streams_restored
 from frugalkd.data.source import Collate, open_source
@@ -29,6 +29,7 @@ from frugalkd.errors import (
     few,
 )
 from frugalkd.models.identity import inference_mode
+from frugalkd.models.origin import label_names, origin_of
 from frugalkd.policies.policy import Ids, Policy
 from frugalkd.teachers import Targets
 
@@ -273,10 +274,9 @@ def check_weights(model: nn.Module) -> None:
             )
 
 
-def check_pair(student: nn.Module, teacher: object) -> None:
-    """Raises ModelError where training the student would change its teacher."""
-    if not isinstance(teacher, nn.Module):
-        return
+def check_pair(student: nn.Module, teacher: nn.Module) -> None:
+    """Raises ModelError where training the student would change its teacher; TargetsError where
+    both are of transformers, and the classes that they name differ (in more than case)."""
     if teacher is student:
         raise ModelError("teacher and student are the same object: give a copy as the teacher")
     trained = {id(parameter) for parameter in student.parameters() if parameter.requires_grad}
@@ -286,6 +286,11 @@ def check_pair(student: nn.Module, teacher: object) -> None:
                 f"teacher and student share the parameter {name}, which training would change: "
                 "give a copy as the teacher, or freeze it"
             )
+    own, theirs = label_names(student), label_names(teacher)
+    if theirs:
+        theirs = origin_of(teacher).classes or theirs  # after name_classes and reorder_classes
+    own, theirs = (tuple(map(str.casefold, names)) for names in (own, theirs))
+    class_order(theirs, own, "same", of="the student")
 
 
 def explained(

@@ -21,7 +21,7 @@ from frugalkd.data.text import TextData
 from frugalkd.errors import FrugalKDWarning, SettingError, TargetsError
 from frugalkd.models.features import Features, Shape, Taps, probe_features
 from frugalkd.models.identity import identity, inference_mode, this_torch
-from frugalkd.models.origin import origin_of
+from frugalkd.models.origin import label_names, origin_of
 from frugalkd.policies.policy import Ids
 from frugalkd.runtime.devices import PRECISIONS, autocast
 from frugalkd.teachers.targets import Targets
@@ -150,8 +150,14 @@ class LiveTeacher(ModelTeacher):
         """Refuse data that differ from the teacher's training data in what is known of both: class
         names and their order, normalisation, tokenizer. Raises TargetsError, naming what differs;
         another tokenizer of as many tokens is a FrugalKDWarning."""
-        origin = origin_of(self.teacher)
-        class_order(origin.classes, class_names(dataset), "same")
+        origin, names = origin_of(self.teacher), class_names(dataset)
+        class_order(origin.classes, names, "same")
+        if not origin.classes:  # the spelling of a config's names means little, their order much
+            own, wanted = (
+                tuple(map(str.casefold, each)) for each in (label_names(self.teacher), names)
+            )
+            if sorted(own) == sorted(wanted):
+                class_order(own, wanted, "same")
         if isinstance(dataset, Pictures) and origin.mean:
             there, here = (origin.mean, origin.std), (dataset.mean, dataset.std)
             if there != here:
