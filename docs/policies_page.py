@@ -24,8 +24,8 @@ All policies plan the epochs of the same training loop, so they differ only in t
 select. The rules are implemented from their descriptions, not from their authors' code. Where a
 description leaves a choice open, the card states our choice, and where a rule differs from the
 published one, what that does. [method.md](method.md) describes `self-regulation`. Samples are
-screened in evaluation mode; the public code of `pdd`, `rho-loss`, `unix` and Composer's
-`selective-backprop` does it in training mode.
+screened in evaluation mode; the public code of `kakurenbo`, `pdd`, `rho-loss`, `unix` and
+Composer's `selective-backprop` does it in training mode.
 
 The columns of the table: *gate*: whether samples are judged on the current batch (`now`) or on
 their last training forward pass (`last-visit`). *screens*: which samples a screening pass evaluates

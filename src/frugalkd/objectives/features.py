@@ -188,7 +188,8 @@ class FSP(FeatureObjective):
     *Our reading:* the paper has models of the same channels; here a 1x1 convolution makes the
     student's channels the teacher's where they differ. Within a pair the larger map is max-pooled
     to the size of the other. The paper trains on G first and on the labels afterwards; here both
-    are one loss. RepDistiller has a mean over the matrix with weight 50, and average pooling.
+    are one loss. RepDistiller also trains on G first, with a mean over the matrix in place of the
+    sum, and average pooling.
 
     *Needs:* features of (channels, height, width), at least two.
     """
@@ -418,7 +419,7 @@ class RKD(FeatureObjective):
     *Our reading:* the means D and A go over all rows * rows pairs and all rows^3 triplets, as in
     the authors' code, those with themselves being 0; the mean distance is of pairs of two different
     rows, as in the paper. The cosine at a row with itself, or with one of the very same features,
-    is 0.
+    is 0. The weights are RepDistiller's; the authors' example has 1 and 2.
 
     *Weights:* the pair (i, j) weighs w_i * w_j, in D and in the mean distance, the triplet w_i *
     w_j * w_k; it counts with j. A needs rows^3 values of memory.

@@ -42,7 +42,8 @@ class KD(Objective):
     *Loss:* ``alpha * T^2 * KL(teacher_T || student_T) + (1 - alpha) * cross-entropy``, where the
     index T means the softmax at that temperature.
 
-    *Our reading:* T^2, which keeps the gradient's size as T grows, multiplies the soft part.
+    *Our reading:* T^2, which keeps the gradient's size as T grows, multiplies the soft part, as the
+    paper advises. The defaults are mdistiller's for CIFAR-100.
 
     *Needs:* the teacher's softmax at T, in which its gradient is linear: every encoding will do.
     """
@@ -163,7 +164,8 @@ class NKD(Objective):
     distributions over all other classes at T, the sum being over these.
 
     *Our reading:* these are cross-entropies, as published, and not divergences, so the least value
-    is not 0. The defaults are the authors' of ImageNet; on CIFAR-100 they set T = 3, gamma = 3.5.
+    is not 0. The defaults are those of the authors' code; for transformers on ImageNet they set
+    gamma = 1, on CIFAR-100 T = 3 and gamma = 3.5.
 
     Attributes:
         temperature: T > 0, of the distributions over the other classes.
@@ -195,8 +197,8 @@ class WTTM(Objective):
     temperature 1, is larger the less sure the teacher is.
 
     *Our reading:* nothing is scaled by T^2, since the student's softmax is at 1. The paper chooses
-    beta and T for each pair of models (1 / T is 0.2 in the authors' example); 1 and 4 are only a
-    start.
+    beta and T for each pair of models (in the authors' example, beside CRD, beta is 4 and 1 / T is
+    0.2); 1 and 4 are only a start.
 
     Attributes:
         temperature: T > 0, of the teacher's softmax.
@@ -307,8 +309,9 @@ class DIST(BatchObjective):
     intra that over the rows of the batch, the mean of all classes; both are of softmaxes at T.
 
     *Our reading:* a norm below 1e-8 counts as that, so that what does not vary has the correlation
-    0; in a batch of one row intra is 1. The defaults are the authors' of ImageNet; on CIFAR-100 T
-    is 4.
+    0; in a batch of one row intra is 1. The authors' code adds 1e-8 to the product of the two norms
+    instead, which shrinks the correlations of classes that are all but impossible; here they count
+    in full. The defaults are the authors' of ImageNet; on CIFAR-100 T is 4.
 
     *Weights:* the moments over the batch are weighted, and intra counts sum(weights) / rows times.
     A row's part of it is what it adds to the correlations.
@@ -366,9 +369,10 @@ class MLKD(BatchObjective):
 
     *Our reading:* one view of each sample, weights and temperatures as in the authors' CIFAR-100
     settings (on ImageNet 0.5 and 0.5, with T = 1 in place of 4). The authors add a strongly
-    augmented view, of which I and the cross-entropy are computed too. Their code multiplies I, B
-    and C of the plain view by the part of the samples (of C: the classes) whose confidence is at
-    most the median, about 1/2; here nothing is multiplied.
+    augmented view, of which I and the cross-entropy are computed too; at T = 2 and 6 their code has
+    the plain view there as well. It multiplies I, B and C of the plain view by the part of the
+    samples (of C: the classes) whose confidence is at most the median, about 1/2; here nothing is
+    multiplied.
 
     *Weights:* in B the pair (i, j) weighs w_i * w_j; in C the matrices are of weighted rows, which
     is the same for its pairs. A row's part of C may be negative.
@@ -430,7 +434,11 @@ class CorrelationCongruence(BatchObjective):
 
     *Our reading:* on the logits, each row divided by its norm, where the paper has embeddings of
     the last features; the paper adds KD, which is left to a sum of objectives. The weights are
-    frugalkd's: torchdistill's configuration has 0.003, of the distance in place of its square.
+    frugalkd's. torchdistill divides no row by its norm; its configuration has 0.003, of the
+    distance (the root of the sum of squares) over the square of the number of rows. RepDistiller's
+    loss, which it has from the authors, is another one: with d_i the difference of the embeddings
+    of row i, the mean over rows that follow each other of ``sum(|d_i| * |d_i+1|)``, with weight
+    0.02.
 
     *Weights:* the pair (i, j) weighs w_i * w_j, over the square of the number of rows.
 

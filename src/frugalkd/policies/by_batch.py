@@ -32,8 +32,10 @@ class ProgressiveDataDropout(GateNow):
     authors step with what each batch keeps, so their steps get smaller. Within a ``budget``, a
     batch keeps its rows of lowest probability, as many as the budget has left (the odd row by a
     draw), whatever the threshold. The last epochs are paid from the budget too, and cost at most
-    half of it: where that does not pay for a whole epoch, there is none. The method's own control,
-    as many at random in each epoch, is the arm ``permuted:pdd`` of a comparison.
+    half of it: where that does not pay for a whole epoch, there is none. The method's own control
+    (SMRD) keeps of each batch as many rows at random as fail its own model's gate. No arm is that:
+    ``permuted:pdd`` has the counts of the ``pdd`` run by epoch, and other samples of each class,
+    the same ones in all epochs.
 
     *Cost:* a forward pass of everything in every epoch but the last, before those of what is kept.
 
@@ -69,11 +71,12 @@ class RhoLoss(GateNow):
     pass. Noise costs both models much, and what is learned already costs neither.
 
     *What we chose:* the irreducible loss comes from the variant without a holdout set: two models,
-    each trained on a random half, score the other's. They are the student's own architecture, with
-    its settings, as they are after few ``epochs``; the authors train up to 100 and take the epoch
-    of the lowest validation loss. They rank 320 rows and step with the 32 kept. Here batches of the
-    training's size are ranked, and the kept rows wait until a full batch is there: fewer steps of
-    full size. Where the part is no whole number of rows, the odd row is kept by a draw.
+    each trained on a random half, score the other's (in the authors' code each half has as many of
+    each class). They are the student's own architecture, with its settings, as they are after few
+    ``epochs``; the authors train up to 100 and take the epoch of the lowest validation loss. They
+    rank 320 rows and step with the 32 kept. Here batches of the training's size are ranked, and the
+    kept rows wait until a full batch is there: fewer steps of full size. Where the part is no whole
+    number of rows, the odd row is kept by a draw.
 
     *Cost:* a forward pass of everything in every epoch, before those of what is kept; and a scoring
     run of ``seeds`` pairs of trainings of ``epochs`` epochs on a half each, with one forward pass
@@ -114,10 +117,10 @@ class SelectiveBackprop(GateNow):
     first epoch uses everything, and beta is 3 in their example. Where losses are equal, the later
     row ranks higher. Within a ``budget``, that part of each batch is kept (the odd row by a draw),
     drawn without replacement with chances proportional to percentile ** (1 / budget - 1), which is
-    Composer's draw. But Composer selects from 50 to 90 % of the training only, leaves every second
-    batch whole, keeps 0.5 of the others, and steps with these smaller batches: it backpropagates
-    nine tenths of the rows. Here selection runs from the first step to the last, and a step has a
-    full batch, as the authors' has.
+    Composer's draw. But by default Composer selects from 50 to 90 % of the training only, leaves
+    every second batch whole, keeps 0.5 of the others, and steps with these smaller batches: it
+    backpropagates nine tenths of the rows. Here selection runs from the first step to the last, and
+    a step has a full batch, as the authors' has.
 
     *Cost:* a forward pass of everything in every epoch, before those of what is kept.
 

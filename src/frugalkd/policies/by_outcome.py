@@ -41,13 +41,14 @@ class InfoBatch(Ungated):
     with chance ``skip``; one of them that is kept weighs 1 / (1 - skip), so that the gradient is
     that of all samples in expectation. The last ``anneal`` of the epochs use everything.
 
-    *What we chose:* as many are skipped as the chance says, not each by its own draw, and a sample
-    that was never trained on counts as not learned, both as in the authors' code. Within a
-    ``budget`` the chance is what the budget requires, up to ``most``; where that is not enough, the
-    bound of the losses rises from the mean until it is. What is trained on all data is paid from
-    the budget too, and costs at most half of it; before any loss is known, an epoch is a random
-    draw of equal weights. The weights are used as they are, so that fewer steps are larger ones, by
-    1 / budget on average: at small budgets SGD may not survive that, and ``normalise`` removes it.
+    *What we chose:* as many are skipped as the chance says, not each by its own draw, as in the
+    authors' code. A sample that was never trained on counts as not learned and is not in the mean;
+    in that code it has the loss 3 until it is. Within a ``budget`` the chance is what the budget
+    requires, up to ``most``; where that is not enough, the bound of the losses rises from the mean
+    until it is. What is trained on all data is paid from the budget too, and costs at most half of
+    it; before any loss is known, an epoch is a random draw of equal weights. The weights are used
+    as they are, so that fewer steps are larger ones, by 1 / budget on average: at small budgets SGD
+    may not survive that, and ``normalise`` removes it.
 
     *Cost:* none but the plan.
 
@@ -188,13 +189,14 @@ class Kakurenbo(Ungated):
     it; the learning rate is multiplied by 1 / (1 - F). The hidden get a forward pass at the epoch's
     end, so that the next decision knows how they fare.
 
-    *What we chose:* F steps down at 30, 60 and 80 % of the training, as in the authors' code. The F
-    of the learning rate is the part that is hidden in the end; in that code it is the part that may
-    be. Its confidence is a softmax over the rows of a batch; here it is over the classes. The loss
-    is the cross-entropy with the label at the sample's last visit, whatever the objective; of equal
-    losses a draw decides. The forward pass of the hidden is made before the next decision, with the
-    same weights, and not after the last epoch. It hides at most what it may, never what a budget
-    would require: it cannot be made to spend one.
+    *What we chose:* F steps down at 30, 60 and 80 % of the training, as in the authors' code for
+    CIFAR-100; for ImageNet it does at epochs 30, 60 and 80, or 200, 400 and 600. The F of the
+    learning rate is the part that is hidden in the end; in that code it is the part that may be,
+    from the end of the learning rate's warm-up on. Its confidence is a softmax over the rows of a
+    batch; here it is over the classes. The loss is the cross-entropy with the label at the sample's
+    last visit, whatever the objective; of equal losses a draw decides. The forward pass of the
+    hidden is made before the next decision, with the same weights, and not after the last epoch. It
+    hides at most what it may, never what a budget would require: it cannot be made to spend one.
 
     *Cost:* a forward pass of each hidden sample, 4 bytes a sample.
 

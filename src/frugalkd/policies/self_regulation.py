@@ -25,13 +25,14 @@ class SelfRegulation(Policy):
     """The gate of Mishra and Sundaram (arXiv 2102.07125), in two forms.
 
     *Rule:* a sample is used only if it is misclassified or the model is not confident enough.
-    ``when="now"`` is the paper's form: the model evaluates each batch without gradients and trains
-    on the samples that fail.
+    ``when="now"`` is that rule step by step: the model evaluates each batch without gradients and
+    trains on the samples that fail.
 
-    *What we chose:* only the paper's abstracts were available to us; what confidence is, and how
-    much is enough, is our reading. ``when="last-visit"`` is ours, and saves the second forward
-    pass: the training forward gives the verdict, and a sample that passes is skipped for 1, 2,
-    4 ... epochs; when it is due it is screened, and is skipped again or reactivates.
+    *What we chose:* only the paper's abstracts were available to us; what confidence is, how much
+    is enough, and that a separate forward pass decides, is our reading. ``when="last-visit"`` is
+    ours, and saves the second forward pass: the training forward gives the verdict, and a sample
+    that passes is skipped for 1, 2, 4 ... epochs; when it is due it is screened, and is skipped
+    again or reactivates.
 
     *Cost:* under ``now`` a forward pass of everything in every epoch, before those of what fails;
     under ``last-visit`` one of each skipped sample that is due.
