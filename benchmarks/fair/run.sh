@@ -17,7 +17,8 @@ case $what in
       cifar10)
         cells=b64-lr0.05,b64-lr0.1,b64-lr0.2
         cells+=,b128-lr0.05@0.25,b128-lr0.1@0.25,b128-lr0.2,b64-lr0.4@0.25,b64-lr0.8@0.25
-        cells+=,b32-lr0.1@0.25,b32-lr0.2@0.25,b32-lr0.4@0.25 ;;
+        cells+=,b32-lr0.1@0.25,b32-lr0.2@0.25,b32-lr0.4@0.25,b32-lr0.8@0.25
+        cells+=,b16-lr0.4@0.25,b32-lr0.4@1 ;;
       banking77) cells=b32-lr0.01,b32-lr0.02,b32-lr0.04,b32-lr0.08,b64-lr0.01,b64-lr0.02,b64-lr0.04,b64-lr0.08 ;;
     esac
     held=5000
