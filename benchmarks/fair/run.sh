@@ -4,7 +4,7 @@
 # tune: the curve and the batch size, on validation data, with fewer epochs of all samples alone.
 # claims: what was declared here before the first of these runs; ten seeds that no run had before.
 # factorial: {the gate, its plan permuted} x {even, early} x {two batch sizes}, five seeds.
-# arms: the arms of claims, five seeds and no claim. rivals: the others at a quarter, three seeds.
+# arms: those of claims but labels alone, five seeds and no claim. rivals: the others at a quarter, three seeds.
 set -euo pipefail
 what=$1 data=$2 out=$3
 recipe="$(dirname "$0")/$data.yaml"
@@ -18,7 +18,7 @@ case $what in
         cells=b64-lr0.05,b64-lr0.1,b64-lr0.2
         cells+=,b128-lr0.05@0.25,b128-lr0.1@0.25,b128-lr0.2,b64-lr0.4@0.25,b64-lr0.8@0.25
         cells+=,b32-lr0.1@0.25,b32-lr0.2@0.25,b32-lr0.4@0.25,b32-lr0.8@0.25
-        cells+=,b16-lr0.4@0.25,b32-lr0.4@1 ;;
+        cells+=,b16-lr0.4@0.25 ;;
       banking77) cells=b32-lr0.01,b32-lr0.02,b32-lr0.04,b32-lr0.08,b64-lr0.01,b64-lr0.02,b64-lr0.04,b64-lr0.08 ;;
     esac
     held=5000
@@ -33,6 +33,7 @@ case $what in
       --claim "$ours > random-cost:$ours" --claim "$ours > short-cost:$ours" \
       --claim "$ours > permuted:$ours" "${@:4}" ;;
   arms)
+    arms=${arms/ce,/}
     exec frugalkd compare "$recipe" --seeds 5 --first-seed 10 --out "$out" --arms "$arms" "${@:4}" ;;
   factorial)
     arms=
