@@ -73,3 +73,5 @@ def test_a_model_is_called_with_what_its_inputs_are():
     assert call(lambda x: x + 1, X).equal(X + 1)
     assert call(lambda a, b: a + b, {"a": X, "b": X}).equal(2 * X)
     assert call(lambda x: SimpleNamespace(logits=x), X) is X
+    assert call(lambda x: {"loss": None, "logits": x}, X) is X
+    assert call(lambda x: {"hidden": x}, X).keys() == {"hidden"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import math
+import os
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from frugalkd import (
     KD,
@@ -44,6 +45,7 @@ for name in PACKAGES:
     pytest.importorskip(name, reason="needs the extra lightning")
 pl: Any = importlib.import_module(PACKAGES[0])
 
+from frugalkd.integrations._frugal import torchs_start_method  # noqa: E402
 from frugalkd.integrations.lightning import FrugalCallback, FrugalLoader  # noqa: E402
 
 ROWS, BATCH, EPOCHS, SEED, CLASSES = 22, 4, 3, 3, 4
@@ -139,6 +141,41 @@ def trainer(folder, *callbacks, package=PACKAGES[0], **settings):
         accelerator="cpu", devices=1, enable_progress_bar=False, enable_model_summary=False,
         default_root_dir=folder, callbacks=list(callbacks), **settings,
     )  # fmt: skip
+
+
+@pytest.mark.skipif(torchs_start_method() != "fork", reason="torch does not fork workers here")
+def test_workers_start_as_lightnings_do(tmp_path):
+    """A collate function within a function cannot be sent to spawned workers."""
+
+    def trained(workers):
+        processes = set()
+
+        class Watching(Module):
+            def training_step(self, batch, batch_idx):
+                *batch, process = batch
+                processes.add(int(process))
+                return super().training_step(batch, batch_idx)
+
+        def collate_fn(samples):
+            return [*default_collate(samples), torch.tensor(os.getpid())]
+
+        given = loader(
+            loading=DataLoading(
+                num_workers=workers, collate_fn=collate_fn, labels=lambda batch: batch[1]
+            )
+        )
+        module = Watching()
+        frugal = FrugalCallback(
+            sampling=Sampling(policy=All()), forward=lambda batch: module.net(batch[0])
+        )
+        fit(tmp_path, frugal, module, given)
+        return module, processes
+
+    (alone, here), (module, others) = trained(0), trained(2)
+    assert here == {os.getpid()}
+    assert len(others) == 2
+    assert os.getpid() not in others
+    assert same_state(alone, module)
 
 
 class Orders:
@@ -543,6 +580,25 @@ def test_batchnorm_trains_where_one_row_would_be_left(accumulation, tmp_path):
     assert 1 not in rows
     fit(tmp_path, frugal, Module(), loader(1))
     assert frugal.meters.samples_backpropagated == EPOCHS
+
+
+def test_a_forward_may_return_a_dict_with_logits(tmp_path):
+    class InDict(Module):
+        def forward(self, x):
+            return {"logits": super().forward(x)}
+
+        def training_step(self, batch, batch_idx):
+            return self(batch[0]) if self.gives == "logits" else self(batch[0])["logits"] * 1
+
+        def validation_step(self, batch, batch_idx):
+            pass
+
+    def trained(module):
+        frugal = FrugalCallback(teacher=net(1), sampling=Sampling(policy=SOME))
+        return fit(tmp_path, frugal, module)
+
+    plain = trained(Module())
+    assert all(same_state(plain, trained(InDict(gives))) for gives in ("logits", "tensor"))
 
 
 class Manual(Module):

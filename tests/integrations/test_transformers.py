@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,7 @@ from toys import NothingPasses, Spoil, grouped, same_columns
 transformers: Any = pytest.importorskip("transformers", reason="needs the extra transformers")
 datasets: Any = pytest.importorskip("datasets", reason="needs the extra transformers")
 
+from frugalkd.integrations._frugal import torchs_start_method  # noqa: E402
 from frugalkd.integrations.transformers import (  # noqa: E402
     FrugalMixin,
     FrugalTrainer,
@@ -431,6 +433,29 @@ def test_class_names_that_mean_the_same_pass(names):
     check_pair(pair["model"], pair["teacher"])
 
 
+class InDict(torch.nn.Module):
+    """A model of one's own, as the Trainer accepts it."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, input_ids, attention_mask=None, labels=None):
+        outputs = self.inner(input_ids, attention_mask, labels=labels)
+        return {name: outputs[name] for name in ("loss", "logits") if name in outputs}
+
+
+@pytest.mark.parametrize("kind", [FrugalTrainer, Own])
+def test_models_may_return_a_dict_with_logits(kind, texts, tmp_path):
+    teacher = {"teacher": bert(1)} if kind is FrugalTrainer else {}
+    plain = made(kind, tmp_path, texts, policy=SOME, **teacher)
+    plain.train()
+    teacher = {"teacher": InDict(bert(1))} if teacher else {}
+    own = made(kind, tmp_path, texts, policy=SOME, model=InDict(bert()), **teacher)
+    own.train()
+    assert same_weights(plain.model, own.model.inner)
+
+
 def test_hybrid_trains_only_what_was_significant(texts, tmp_path):
     teacher = made(FrugalTrainer, tmp_path / "teacher", texts, policy=SOME, num_train_epochs=4)
     teacher.train()
@@ -508,6 +533,36 @@ def test_max_steps_are_those_of_full_training(texts, tmp_path):
     trainer.train()
     assert trainer.state.global_step == 8
     assert trainer.ledger.epochs == pytest.approx(8 / 6)
+
+
+@pytest.mark.skipif(torchs_start_method() != "fork", reason="torch does not fork workers here")
+def test_workers_start_as_the_trainers_do_and_stay(texts, tmp_path):
+    """A collator within a function cannot be sent to spawned workers."""
+    seen = []
+
+    class Watching(FrugalTrainer):
+        def compute_loss(self, model, inputs, *args, **kwargs):
+            seen.append(int(inputs.pop("process")))
+            return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def trained(workers):
+        trainer = made(
+            Watching, tmp_path, texts, policy=All(), dataloader_num_workers=workers,
+            teacher=bert(1),
+        )  # fmt: skip
+        trainer.data_collator = lambda samples: (
+            collate_fn(samples) | {"process": torch.tensor(os.getpid())}
+        )
+        trainer.train()
+        return trainer
+
+    alone = trained(0)
+    assert {*seen} == {os.getpid()}
+    seen.clear()
+    assert same_weights(alone.model, trained(2).model)
+    assert len(seen) == EPOCHS * 6
+    assert len({*seen}) == 2, "the same in all epochs"
+    assert os.getpid() not in seen
 
 
 def test_padded_batches_are_joined_on_the_tokenizers_side():

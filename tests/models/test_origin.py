@@ -28,6 +28,13 @@ class WithLogits(nn.Module):
             return SimpleNamespace(logits=x.flatten(1)[:, :4], loss=None)
 
 
+class InDict(nn.Module):
+    """As some models of one's own do."""
+
+    def forward(self, x):
+        return {"logits": x.flatten(1)[:, :4], "more": 1}
+
+
 def test_outputs_are_given_in_another_order_from_then_on():
     model = net(0).eval()
     own = model(X)
@@ -50,6 +57,11 @@ def test_logits_inside_an_output_are_reordered():
     assert torch.equal(model(X).logits, own[:, [1, 3, 0, 2]])
     model.answers = False
     assert model(X) is None
+    model = InDict()
+    name_classes(model, ABCD)
+    reorder_classes(model, BDAC)
+    assert torch.equal(model(X)["logits"], own[:, [1, 3, 0, 2]])
+    assert model(X)["more"] == 1
 
 
 def test_names_that_are_not_there_cannot_be_reordered():

@@ -226,6 +226,22 @@ def test_without_labels_the_teachers_top_class_stands_in(mode, when):
     assert runs[0].ledger["visits"].any()
 
 
+class InDict(torch.nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return {"logits": self.inner(x)}
+
+
+def test_models_may_return_a_dict_with_logits():
+    plain, wrapped, data = net(1), InDict(net(1)), images()
+    for student, teacher in ((plain, net(2)), (wrapped, InDict(net(2)))):
+        distill(student, data, teacher=teacher, training=TRAINING, eval_dataset=data, **CPU)
+    assert same_state(plain, wrapped.inner)
+
+
 def test_teacher_and_its_labels_are_untouched_by_distillation():
     teacher = net(2).train()
     before = {k: v.clone() for k, v in teacher.state_dict().items()}

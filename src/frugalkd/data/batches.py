@@ -84,9 +84,14 @@ def type_name(value: Any) -> str:
 
 
 def call(model: Any, inputs: Any) -> Any:
-    """What a model returns for inputs: a mapping goes by keyword, and ``.logits`` is unwrapped."""
-    output = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
-    return getattr(output, "logits", output)
+    """What a model returns for inputs, as :func:`unwrapped`; a mapping goes by keyword."""
+    return unwrapped(model(**inputs) if isinstance(inputs, Mapping) else model(inputs))
+
+
+def unwrapped(output: Any) -> Any:
+    """The ``logits`` of an object or a dictionary that has them, else ``output`` itself."""
+    found = output.get("logits") if isinstance(output, Mapping) else None
+    return getattr(output, "logits", output) if found is None else found
 
 
 def check_model(model: object, whose: str = "the model") -> None:
@@ -111,7 +116,7 @@ def run_model(
     """The output of ``forward`` for the batch ``data`` of the samples ``ids`` int64 (rows,), None
     where they are not known. Raises ModelError."""
     try:
-        logits = forward(data)
+        logits = unwrapped(forward(data))
     except Exception as error:
         which = "a batch" if ids is None else f"samples {few(ids.tolist())}"
         blame(error, ModelError, f"{whose} fails on {which}")
@@ -129,7 +134,7 @@ def checked_logits(
         given = form(logits) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
         raise kind(
             f"{whose} gives {given} for {rows or 'some'} rows: a dense floating-point "
-            "tensor (rows, classes), or an object that has it as .logits, is needed"
+            "tensor (rows, classes), or an object or dict that has it as logits, is needed"
         )
     return logits
 

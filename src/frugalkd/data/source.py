@@ -112,8 +112,9 @@ class LoaderSource(Source):
     """Batches made sample by sample by torch's DataLoader, in ``num_workers`` processes.
 
     ``collate_fn`` (default: torch's) gets the list of the samples, without their ids, and must keep
-    all of them, in order. The workers are spawned once, kept between calls, and read ahead; data
-    set and ``collate_fn`` must therefore be picklable. torch's global random stream is not touched;
+    all of them, in order. The workers are started once, by ``start_method`` of multiprocessing,
+    kept between calls, and read ahead; unless they are forked, data set and ``collate_fn`` must be
+    picklable. torch's global random stream is not touched;
     ``seed`` seeds the workers, for data sets that draw by themselves. One loop at a time may read:
     a new call of ``batches`` ends the one before, which then raises SelectionMisuse.
     """
@@ -125,10 +126,11 @@ class LoaderSource(Source):
         num_workers: int = 0,
         pin_memory: bool = False,
         *,
+        start_method: str = "spawn",
         seed: int = 0,
     ) -> None:
         self._read_batch = _ReadBatch(dataset, collate_fn)
-        self._num_workers, self._seed = num_workers, seed
+        self._num_workers, self._seed, self._start_method = num_workers, seed, start_method
         self.phase = "wait" if num_workers else "load"
         # torch warns of pinned memory where there is no accelerator.
         self._pin_memory = pin_memory and torch.accelerator.is_available()
@@ -172,7 +174,7 @@ class LoaderSource(Source):
                 num_workers=self._num_workers,
                 pin_memory=self._pin_memory,
                 generator=torch.Generator().manual_seed(self._seed),
-                multiprocessing_context="spawn" if self._num_workers else None,
+                multiprocessing_context=self._start_method if self._num_workers else None,
                 persistent_workers=self._num_workers > 0,
             )
         try:
@@ -197,6 +199,7 @@ def open_source(
     collate_fn: Collate | None = None,
     num_workers: int = 0,
     pin_memory: bool = False,
+    start_method: str = "spawn",
     seed: int = 0,
 ) -> Source:
     """The source for a map-style data set: MemorySource where it gives whole batches and there is
@@ -204,7 +207,9 @@ def open_source(
     check_map_style(dataset)
     if is_batch_indexed(dataset) and collate_fn is None:
         return MemorySource(dataset)
-    return LoaderSource(dataset, collate_fn, num_workers, pin_memory, seed=seed)
+    return LoaderSource(
+        dataset, collate_fn, num_workers, pin_memory, start_method=start_method, seed=seed
+    )
 
 
 def check_map_style(dataset: Any) -> None:

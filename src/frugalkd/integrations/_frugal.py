@@ -4,6 +4,7 @@ trainer that computes the number of its steps in advance."""
 from __future__ import annotations
 
 import math
+import multiprocessing
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -118,6 +119,11 @@ class Frugal:
             self.selection.source.close()
             if isinstance(self.selection.targets, FirstVisitTargets):
                 self.selection.targets.close()
+
+
+def torchs_start_method() -> Any:
+    """How torch's DataLoader starts its workers by default: as every trainer does."""
+    return multiprocessing.get_start_method(True) or multiprocessing.get_all_start_methods()[0]
 
 
 class PlannedEpochs:

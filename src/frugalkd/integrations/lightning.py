@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from frugalkd.data.batches import call, inputs_of
+from frugalkd.data.batches import call, inputs_of, unwrapped
 from frugalkd.data.source import check_map_style
 from frugalkd.errors import ModelError, RunFolderError, SelectionMisuse
 from frugalkd.files import StrPath
-from frugalkd.integrations._frugal import Frugal, PlannedEpochs
+from frugalkd.integrations._frugal import Frugal, PlannedEpochs, torchs_start_method
 from frugalkd.objectives import CrossEntropy, Objective
 from frugalkd.objectives.criterion import Criterion
 from frugalkd.policies import Sampling
@@ -236,7 +236,10 @@ class FrugalCallback(Frugal, Callback):
                     return self._forward(batch)
                 return call(module, inputs_of(batch))
 
-        loading = replace(loader.loading, device=device, gradient_accumulation_steps=1)
+        loading = replace(
+            loader.loading, device=device, gradient_accumulation_steps=1,
+            multiprocessing_context=loader.loading.multiprocessing_context or torchs_start_method(),
+        )  # fmt: skip
         return make_selection(
             loader.dataset, sampling=self.sampling, epochs=min(epochs),
             batch_size=loader.batch_size, model=module, forward=forward,
@@ -356,7 +359,7 @@ class FrugalCallback(Frugal, Callback):
         self._undo += [unwrap, *(hook.remove for hook in (*before, *after)), release]
         if getattr(module, "_compiler_ctx", None) is None:
             see = module.register_forward_hook(
-                lambda _, inputs, output: self._seen.append(getattr(output, "logits", output))
+                lambda _, inputs, output: self._seen.append(unwrapped(output))
             )
             self._undo.append(see.remove)
 

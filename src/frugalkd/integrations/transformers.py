@@ -45,7 +45,7 @@ from frugalkd.files import StrPath
 from frugalkd.files.opening import named
 from frugalkd.files.parsing import one_line
 from frugalkd.files.tensors import load_tree, save_tree
-from frugalkd.integrations._frugal import Frugal, PlannedEpochs
+from frugalkd.integrations._frugal import Frugal, PlannedEpochs, torchs_start_method
 from frugalkd.objectives import KD, CrossEntropy, Objective, WeightedSum
 from frugalkd.objectives.criterion import Criterion
 from frugalkd.policies import Sampling
@@ -212,9 +212,11 @@ class FrugalMixin(Frugal, _Trainer):
             used = len(dataset) if weights is None else int(np.count_nonzero(weights))
             batches = batches_of(used, self._train_batch_size, drop_last=args.dataloader_drop_last)
             epochs = args.max_steps / max(1, -(-batches // args.gradient_accumulation_steps))
+        start = getattr(args, "dataloader_multiprocessing_context", None)
         loading = DataLoading(
             collate_fn=partial(as_dict, collator), join=partial(join_padded, self.processing_class),
             num_workers=args.dataloader_num_workers, pin_memory=args.dataloader_pin_memory,
+            multiprocessing_context=start or torchs_start_method(),
             drop_last=args.dataloader_drop_last, screen_batch=args.eval_batch_size,
             gradient_accumulation_steps=args.gradient_accumulation_steps, device=args.device,
         )  # fmt: skip

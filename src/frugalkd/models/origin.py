@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from frugalkd.data.batches import unwrapped
 from frugalkd.data.class_names import Match, class_names, class_order
 from frugalkd.data.images import Pictures
 from frugalkd.data.text import TextData
@@ -107,16 +108,21 @@ def match_classes(
 @final
 @dataclass(frozen=True)
 class Reordered:
-    """A forward hook: output class i (of an object with ``logits``, of those) is the model's class
-    ``order[i]``. Raises TargetsError for another number of classes."""
+    """A forward hook: output class i (of an object or dict with ``logits``, of those) is the
+    model's class ``order[i]``. Raises TargetsError for another number of classes."""
 
     order: tuple[int, ...]
 
     def __call__(self, model: nn.Module, inputs: Any, output: Any) -> Any:
+        logits = unwrapped(output)
+        if not isinstance(logits, Tensor):
+            return output
+        logits = self.columns(logits)
         if isinstance(output, Tensor):
-            return self.columns(output)
-        if isinstance(getattr(output, "logits", None), Tensor):
-            output.logits = self.columns(output.logits)
+            return logits
+        if not hasattr(output, "logits"):
+            return {**output, "logits": logits}
+        output.logits = logits
         return output
 
     def columns(self, logits: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from frugalkd.data.batches import check_model, not_finite, run_model, split
+from frugalkd.data.batches import check_model, labels_by, not_finite, run_model, split
 from frugalkd.data.class_names import attribute_of, class_names, class_order
 from frugalkd.data.images import Pictures
 from frugalkd.data.probe import streams_restored
@@ -49,6 +49,7 @@ def check_first_batch(
     device: torch.device,
     collate_fn: Collate | None = None,
     label_free: bool = False,
+    read_labels: Callable[[Any], Tensor | None] | None = None,
 ) -> int:
     """Evaluate the first samples of ``pool`` as a training would; returns how many classes the
     model has. Nothing of the model, the data or a random stream changes, and nothing is metered.
@@ -57,7 +58,7 @@ def check_first_batch(
     do not fit each other.
     """
     batch = read_first(data, pool, device, collate_fn)
-    labels, classes = _evaluate_first(model, batch, pool, forward)
+    labels, classes = _evaluate_first(model, batch, pool, forward, read_labels)
     if not label_free:
         if labels is not None:
             check_batch(labels.cpu(), pool, classes)
@@ -94,10 +95,18 @@ def check_held_out_batch(
 
 
 def _evaluate_first(
-    model: nn.Module, batch: Any, pool: Ids, forward: Forward
+    model: nn.Module,
+    batch: Any,
+    pool: Ids,
+    forward: Forward,
+    read_labels: Callable[[Any], Tensor | None] | None = None,
 ) -> tuple[Tensor | None, int]:
     """The labels of a batch that :func:`read_first` returned, and the model's classes."""
-    (inputs, labels), ids = split(batch), pool[:_FIRST]
+    ids = pool[:_FIRST]
+    if read_labels is None:
+        inputs, labels = split(batch)
+    else:
+        inputs, labels = batch, labels_by(read_labels, batch)
     with inference_mode(model):
         logits = run_model(forward, batch, ids)
     bad = not_finite(logits)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -116,7 +116,11 @@ class DataLoading(Settings):
     """How batches of a data set are loaded.
 
     Attributes:
-        collate_fn, num_workers, pin_memory: as in torch's DataLoader.
+        collate_fn, num_workers, pin_memory: as in torch's DataLoader. Workers are kept between
+            epochs.
+        multiprocessing_context: how workers are started; None: ``spawn`` (data set and
+            ``collate_fn`` must be picklable, and the script needs a main guard), within a trainer
+            as its own loader does (torch's default; on Linux ``fork``).
         labels: how to get labels int64 (rows,) from a batch's data; by default those of a pair or
             a mapping; without labels the teacher's top class stands in.
         join: how several batches of data become one, for rows that wait under gate-now; by default
@@ -141,6 +145,7 @@ class DataLoading(Settings):
     join: Join | None = None
     num_workers: int = 0
     pin_memory: bool = False
+    multiprocessing_context: Literal["fork", "forkserver", "spawn"] | None = None
     device: torch.device | str = "cpu"
     drop_last: bool = False
     length_bucket_batches: int = 0
@@ -179,6 +184,7 @@ class Reader:
         self.source = open_source(
             dataset, collate_fn=loading.collate_fn, num_workers=loading.num_workers,
             pin_memory=loading.pin_memory, seed=seed,
+            start_method=loading.multiprocessing_context or "spawn",
         )  # fmt: skip
         self.targets, self.device = targets, loading.device
         self.join = loading.join or getattr(dataset, "join", None) or concatenate
