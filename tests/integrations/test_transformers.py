@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -450,10 +451,9 @@ def test_models_may_return_a_dict_with_logits(kind, texts, tmp_path):
     teacher = {"teacher": bert(1)} if kind is FrugalTrainer else {}
     plain = made(kind, tmp_path, texts, policy=SOME, **teacher)
     plain.train()
-    teacher = {"teacher": InDict(bert(1))} if teacher else {}
-    own = made(kind, tmp_path, texts, policy=SOME, model=InDict(bert()), **teacher)
-    own.train()
-    assert same_weights(plain.model, own.model.inner)
+    teacher, model = {"teacher": InDict(bert(1))} if teacher else {}, InDict(bert())
+    made(kind, tmp_path, texts, policy=SOME, model=model, **teacher).train()
+    assert same_weights(plain.model, model.inner)
 
 
 def test_hybrid_trains_only_what_was_significant(texts, tmp_path):
@@ -646,6 +646,27 @@ def named(teacher, student):
     return {"teacher": model(1, teacher), "model": model(0, student)}
 
 
+class Encoder(torch.nn.Module):
+    """An encoder of one's own: hidden states, pooled or not, or something that it makes of them."""
+
+    def __init__(self, pool=lambda outputs: outputs.pooler_output, **config):
+        super().__init__()
+        self.inner, self.pool = transformers.BertModel(bert().config), pool
+        if config:
+            self.config = SimpleNamespace(**config)
+
+    def forward(self, input_ids, attention_mask=None):
+        return self.pool(self.inner(input_ids, attention_mask))
+
+
+def of_length_1(outputs):
+    return F.normalize(outputs.pooler_output[:, :20])
+
+
+def task(kind):
+    return getattr(transformers, kind)(bert().config)
+
+
 NOW = SelfRegulation(when="now")
 
 
@@ -661,6 +682,21 @@ NOW = SelfRegulation(when="now")
             "gradient_accumulation_steps must be 1",
         ),
         (FrugalTrainer, {"model": NoLogits()}, ModelError, "gives a dict"),
+        *(
+            (FrugalTrainer, {"model": model}, ModelError, says)
+            for model, says in (
+                (transformers.BertModel(bert().config), "embeddings and no logits of classes: add"),
+                (Encoder(lambda outputs: outputs.last_hidden_state), "one row of logits a sample"),
+                (Encoder(), "32 numbers a sample, as many as its hidden states have, and no log"),
+                (Encoder(of_length_1), "20 numbers a sample, of length 1, as embeddings are"),
+                (Encoder(lambda o: o.pooler_output[:, :9], num_labels=6), "num_labels is 6"),
+                (task("BertForMaskedLM"), "masked language modelling, which is not supported yet"),
+                (task("BertForTokenClassification"), "token classification, which is not"),
+                (task("BertForQuestionAnswering"), "question answering, which is not supported"),
+                (task("BertLMHeadModel"), "causal language modelling, .* give a classifier"),
+                (InDict(task("BertForMaskedLM")), "language modelling or token classification"),
+            )
+        ),
         (FrugalTrainer, {"label": lambda label: [label, 0]}, UnsupportedData, "multi-label"),
         (FrugalTrainer, {"label": float}, UnsupportedData, "regression"),
         (FrugalTrainer, {"model": bert(classes=1)}, UnsupportedData, "for regression"),

@@ -345,6 +345,32 @@ def test_outputs_that_are_no_logits_are_refused(model, says):
     refused(ModelError, says, teach, Pairs([0] * 9), model)
 
 
+class TinyForCausalLM(nn.Linear):
+    """Of such a name."""
+
+
+def test_embeddings_are_refused_and_many_outputs_a_warning():
+    says = "TinyForCausalLM is for causal language modelling, which is not supported yet"
+    refused(ModelError, says, teach, Pairs([0] * 9), TinyForCausalLM(6, 4))
+
+    def check(width, data, labels=None, unit=False):
+        model = nn.Linear(6, width)
+        forward = model if not unit else lambda x: nn.functional.normalize(model(x))
+        at: Any = {"pool": np.arange(len(data)), "device": CPU, "known_labels": labels}
+        return check_first_batch(model, data, None, forward=lambda d: forward(d[0]), **at)
+
+    few, many = Pairs([0, 1, 2] * 10), Pairs([0, 1, 2] * 30)
+    refused(ModelError, "8 numbers a sample, of length 1", check, 8, few, unit=True)
+    assert check(8, few, np.array(few.y)) == 8, "too few samples to know"
+    assert check(6, many, np.array(many.y)) == 6, "half of them are not used"
+    with pytest.warns(FrugalKDWarning, match="7 numbers a sample, and the data have labels up to"):
+        check(7, many, np.array(many.y))
+    few = Pairs(few.y, classes=("a", "b", "c"))
+    with pytest.warns(FrugalKDWarning, match="4 numbers a sample, and the data name 3 classes"):
+        check(4, few)
+    assert check(3, few, unit=True) == 3, "as many as the data name"
+
+
 def test_a_teacher_of_another_shape_is_refused():
     teacher = LiveTeacher(nn.Sequential(nn.Linear(6, 4), nn.Flatten(0)))
     ids = np.arange(3)

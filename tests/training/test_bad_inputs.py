@@ -506,7 +506,7 @@ MODELS: dict[str, Kind] = {
     "two inputs": (TwoInputs, "missing 1 required"),
     "no eval mode": (NoEval, "eval mode"),
     "returns a tuple": (lambda: Changed(lambda y: (y, y)), "gives a tuple"),
-    "returns a dictionary": (lambda: Changed(lambda y: {"logits": y}), "gives a dict"),
+    "returns a dictionary": (lambda: Changed(lambda y: {"hidden": y}), "gives a dict of hidden"),
     "returns None": (lambda: Changed(lambda y: None), "gives a NoneType"),
     "returns a number": (lambda: Changed(lambda y: 1.5), "gives a float"),
     "returns an array": (lambda: Changed(lambda y: y.detach().numpy()), "gives a ndarray"),

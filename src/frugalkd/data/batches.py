@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,16 @@ from torch.nn.parameter import is_lazy
 
 from frugalkd.errors import DataError, FrugalKDError, ModelError, UnsupportedData, few
 from frugalkd.runtime.failures import blame
+
+UNSUPPORTED = (
+    "is not supported yet: give a classifier, one class a sample (of transformers "
+    "AutoModelForSequenceClassification or AutoModelForImageClassification)"
+)
+ADD_HEAD = (
+    "add a linear layer with one output a class (of transformers use "
+    "AutoModelForSequenceClassification or AutoModelForImageClassification)"
+)
+_EMBEDDINGS = r"hidden_state|pooler_output|embed"
 
 
 def split(data: Any) -> tuple[Any, Tensor | None]:
@@ -132,11 +143,27 @@ def checked_logits(
     fits = dense and logits.dtype.is_floating_point and logits.ndim == 2 and logits.shape[1] > 0
     if not fits or rows not in (None, len(logits)):
         given = form(logits) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-        raise kind(
-            f"{whose} gives {given} for {rows or 'some'} rows: a dense floating-point "
-            "tensor (rows, classes), or an object or dict that has it as logits, is needed"
-        )
+        if isinstance(logits, Mapping):
+            given += f" of {few(list(logits))}"
+        raise kind(f"{whose} gives {given} for {rows or 'some'} rows: {_needed(logits)}")
     return logits
+
+
+def _needed(output: Any) -> str:
+    """What a model has to give in place of ``output``."""
+    if isinstance(output, Mapping) and "start_logits" in output:
+        return f"question answering {UNSUPPORTED}"
+    if isinstance(output, Mapping) and any(re.search(_EMBEDDINGS, str(key)) for key in output):
+        return f"these are embeddings and no logits of classes: {ADD_HEAD}"
+    if isinstance(output, Tensor) and output.ndim == 3:
+        return (
+            "one row of logits a sample is needed, not one a token: language modelling or token "
+            f"classification {UNSUPPORTED}; of hidden states, {ADD_HEAD}"
+        )
+    return (
+        "a dense floating-point tensor (rows, classes), or an object or dict that has it as "
+        "logits, is needed"
+    )
 
 
 def not_finite(logits: Tensor) -> NDArray[np.bool_]:

@@ -50,6 +50,7 @@ from frugalkd.objectives import KD, CrossEntropy, Objective, WeightedSum
 from frugalkd.objectives.criterion import Criterion
 from frugalkd.policies import Sampling
 from frugalkd.selection import Batch, DataLoading, Selection
+from frugalkd.selection.checks import check_task
 from frugalkd.selection.finite import bad_gradients
 from frugalkd.selection.inputs import weights_of
 from frugalkd.selection.rows import batches_of
@@ -137,7 +138,9 @@ class FrugalMixin(Frugal, _Trainer):
         self.add_callback(_Progress(self))
 
     def _check_arguments(self) -> None:
-        args, config = self.args, getattr(self.model, "config", None)
+        model: Any = self.model
+        check_task(model)
+        args, config = self.args, getattr(model, "config", None)
         kind = getattr(config, "problem_type", None)
         if kind is None and getattr(config, "num_labels", None) == 1:
             kind = "regression"

@@ -228,7 +228,7 @@ class Selection:
             self._context.model, self._dataset, self.targets, pool=self.pool,
             forward=forward or self._context.forward, device=torch.device(self._loading.device),
             collate_fn=self._loading.collate_fn, label_free=self._sampling.label_free,
-            read_labels=self._loading.labels,
+            read_labels=self._loading.labels, known_labels=self.ledger.labels,
         )  # fmt: skip
         if self.reader.listed is None:
             self.reader.classes = classes

@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from frugalkd.data.batches import check_model, labels_by, not_finite, run_model, split
+from frugalkd.data.batches import (
+    ADD_HEAD,
+    UNSUPPORTED,
+    check_model,
+    labels_by,
+    not_finite,
+    run_model,
+    split,
+)
 from frugalkd.data.class_names import attribute_of, class_names, class_order
 from frugalkd.data.images import Pictures
 from frugalkd.data.probe import streams_restored
@@ -50,16 +58,21 @@ def check_first_batch(
     collate_fn: Collate | None = None,
     label_free: bool = False,
     read_labels: Callable[[Any], Tensor | None] | None = None,
+    known_labels: NDArray | None = None,
 ) -> int:
     """Evaluate the first samples of ``pool`` as a training would; returns how many classes the
     model has. Nothing of the model, the data or a random stream changes, and nothing is metered.
+    ``known_labels``: of all samples, where they are known.
 
     Raises UnsupportedData, DataError, ModelError or TargetsError where model, data and soft targets
     do not fit each other.
     """
     batch = read_first(data, pool, device, collate_fn)
-    labels, classes = _evaluate_first(model, batch, pool, forward, read_labels)
+    labels, logits = _evaluate_first(model, batch, pool, forward, read_labels)
+    classes = logits.shape[1]
+    _refuse_embeddings(model, logits, data)
     if not label_free:
+        _warn_of_embeddings(classes, data, known_labels)
         if labels is not None:
             check_batch(labels.cpu(), pool, classes)
         check_labels(data, pool, classes)
@@ -86,7 +99,8 @@ def check_held_out_batch(
         if not len(pool):
             raise UnsupportedData("the data set is empty: there is nothing to evaluate")
         batch = read_first(data, pool, device, collate_fn)
-        labels, classes = _evaluate_first(model, batch, pool, forward)
+        labels, logits = _evaluate_first(model, batch, pool, forward)
+        classes = logits.shape[1]
         if labels is None:
             raise ModelError("data without labels cannot be evaluated: give labels, or predict")
         check_batch(labels.cpu(), pool, classes)
@@ -100,8 +114,8 @@ def _evaluate_first(
     pool: Ids,
     forward: Forward,
     read_labels: Callable[[Any], Tensor | None] | None = None,
-) -> tuple[Tensor | None, int]:
-    """The labels of a batch that :func:`read_first` returned, and the model's classes."""
+) -> tuple[Tensor | None, Tensor]:
+    """The labels of a batch that :func:`read_first` returned, and the model's logits."""
     ids = pool[:_FIRST]
     if read_labels is None:
         inputs, labels = split(batch)
@@ -120,7 +134,7 @@ def _evaluate_first(
             f"the model's outputs for samples {few(ids[bad].tolist())} are not finite, and the "
             "inputs are: check its weights"
         )
-    return labels, logits.shape[1]
+    return labels, logits
 
 
 @contextmanager
@@ -259,8 +273,9 @@ def check_held_out(data: Dataset, eval_dataset: Dataset) -> None:
 
 
 def check_trainable(model: nn.Module) -> None:
-    """Raises ModelError unless ``model`` is a module with parameters that are trained."""
+    """Raises ModelError unless ``model`` is a classifier with parameters that are trained."""
     check_weights(model)
+    check_task(model)
     parameters = list(model.parameters())
     if not any(parameter.requires_grad for parameter in parameters):
         if not parameters:
@@ -268,6 +283,70 @@ def check_trainable(model: nn.Module) -> None:
         raise ModelError(
             f"all {len(parameters)} parameters of the model are frozen: set requires_grad of those "
             "that are to be trained"
+        )
+
+
+_TASKS = {
+    "ForCausalLM": "causal language modelling",
+    "LMHeadModel": "causal language modelling",
+    "ForMaskedLM": "masked language modelling",
+    "ForConditionalGeneration": "sequence-to-sequence generation",
+    "ForSeq2SeqLM": "sequence-to-sequence generation",
+    "ForTokenClassification": "token classification",
+    "ForQuestionAnswering": "question answering",
+}
+
+
+def check_task(model: nn.Module) -> None:
+    """Raises ModelError for a model of transformers that is no classifier."""
+    name = type(model).__name__
+    for suffix, task in _TASKS.items():
+        if name.removesuffix("Simple").endswith(suffix):
+            raise ModelError(f"{name} is for {task}, which {UNSUPPORTED}")
+
+
+def _refuse_embeddings(model: nn.Module, logits: Tensor, data: Dataset) -> None:
+    """Raises ModelError where the outputs (rows, width) are most likely embeddings: where they are
+    hidden states by their width, or of length 1, or others than ``config.num_labels``."""
+    width = logits.shape[1]
+    if width in (len(class_names(data)), len(origin_of(model).classes)):
+        return
+    config, configs = getattr(model, "config", None), {}
+    for module in model.modules():
+        own = getattr(module, "config", None)
+        configs[id(own)] = own
+    wanted = getattr(config, "num_labels", None)
+    if wanted == width:
+        return
+    why, rows = "", logits.float()
+    if any(getattr(each, "hidden_size", None) == width for each in configs.values()):
+        why = "as many as its hidden states have"
+    elif width > 2 and bool(((rows.norm(dim=1) - 1).abs() < 1e-3).all() and rows.min() < 0):
+        why = "of length 1, as embeddings are"
+    elif isinstance(wanted, int) and wanted > 2:  # 2 is the default of every configuration
+        why = f"where config.num_labels is {wanted}"
+    if why:
+        raise ModelError(
+            f"the model gives {width} numbers a sample, {why}, and no logits: {ADD_HEAD}; or, "
+            "where they are logits, name the classes (frugalkd.models.name_classes)"
+        )
+
+
+def _warn_of_embeddings(width: int, data: Dataset, labels: NDArray | None) -> None:
+    """A FrugalKDWarning where the data name fewer classes than the model has outputs, or where more
+    than half of these are of no label of many samples: a model may have such outputs."""
+    if names := class_names(data):
+        classes, known = len(names), f"name {len(names)} classes"
+    elif labels is not None and len(labels) >= 10 * width:
+        classes, known = 2 * (int(labels.max()) + 1), f"have labels up to {int(labels.max())}"
+    else:
+        return
+    if classes < width:
+        warnings.warn(
+            f"the model gives {width} numbers a sample, and the data {known}: if these are "
+            f"embeddings and no logits, {ADD_HEAD}",
+            FrugalKDWarning,
+            stacklevel=2,
         )
 
 
