@@ -145,7 +145,23 @@ def arms_table(comparison: dict[str, Any]) -> str:
             *costs(comparison, [row])[:3],
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", collapsed(comparison)])
+    return "\n".join([*lines, "", f"{collapsed(comparison)}{filling(comparison)}"])
+
+
+def filling(comparison: dict[str, Any]) -> str:
+    """What a store costs that every student reads, in the unit of the column *cost*; nothing where
+    students do not share one, or only a teacher's head was trained."""
+    role, teachers = comparison["recipe"]["student"], comparison["teachers"]
+    rows = [row for row in comparison["arms"] if row.get("targets") is not None]
+    head = comparison["recipe"]["teacher"].get("trains") == "head"
+    if len(teachers) != 1 or not rows or role["targets"]["kind"] != "stored" or head:
+        return ""
+    each = [meters["flops"]["student_forward"] / meters["student_forwards"]
+            for meters in (teachers[0]["meters"], rows[0]["meters"])]  # fmt: skip
+    epochs = each[0] / each[1] * role["targets"]["views"] / 3
+    return (
+        f" Filling the store, once for all students, costs {epochs:.1f} epochs by the same formula."
+    )
 
 
 def made_ledgers_table(results: dict[str, dict[str, Any]]) -> str:

@@ -218,6 +218,7 @@ def claims_of_page() -> dict[str, list[dict[str, Any]]]:
         "evidence-claims": "evidence-fashion-mnist",
         "banking77-claims": "banking77",
         "fair-claims": "fair-fashion-mnist",
+        "fair-claims-banking77": "fair-banking77",
     }
     for content in map(read, tables.values()):
         own = [Claim(*(c[key] for key in ("arm", "against", "claim"))) for c in content["claims"]]
@@ -248,8 +249,13 @@ TABLES = {
     "banking77": lambda: budgets_table(read("banking77")),
     "banking77-validation": lambda: budgets_table(read("banking77-validation")),
     "fair-claims": lambda: claims_table(claims_of_page()["fair-claims"]),
+    "fair-claims-banking77": lambda: claims_table(claims_of_page()["fair-claims-banking77"]),
     "fair-fashion-mnist": lambda: arms_table(read("fair-fashion-mnist")),
+    "fair-banking77": lambda: arms_table(read("fair-banking77")),
+    "fair-rivals-banking77": lambda: arms_table(read("fair-rivals-banking77")),
     "fair-tune-fashion-mnist": lambda: budgets_table(read("fair-tune-fashion-mnist")),
+    "fair-tune-cifar10": lambda: budgets_table(read("fair-tune-cifar10")),
+    "fair-tune-banking77": lambda: budgets_table(read("fair-tune-banking77")),
     "fair-factorial-fashion-mnist": lambda: factorial_table(read("fair-factorial-fashion-mnist")),
     "objectives": lambda: objectives_table(read("objectives")),
     "efficientnet": lambda: arms_table(read("efficientnet-cifar10")),
