@@ -33,10 +33,10 @@ Screen = Callable[[Ids], None]
 def decides_by_sample(policy: Policy) -> bool:
     """Whether a policy decides on each sample by its own ledger entries alone, so that the plan of
     a part of the pool is that part of the plan. Of frugalkd's these are ``All`` and
-    ``SelfRegulation`` without a budget; your own says so by an attribute ``by_sample``."""
+    ``SelfRegulation`` without a limit; your own says so by an attribute ``by_sample``."""
     if isinstance(policy, SelfRegulation):
-        together = policy.budget is not None or policy.keep_probability is not None
-        return not together and policy.when_all_skipped == "wait"
+        limits = policy.budget, policy.cost, policy.keep_probability
+        return limits == (None, None, None) and policy.when_all_skipped == "wait"
     return isinstance(policy, All) or getattr(policy, "by_sample", False)
 
 

@@ -136,6 +136,7 @@ def test_weights_and_forced_stay_with_their_ids():
 def test_what_blocks_cannot_plan_is_refused():
     for policy in (
         SelfRegulation(budget=0.5),
+        SelfRegulation(cost=0.5),
         SelfRegulation(keep_probability=0.5),
         RandomSubset(0.5),
     ):

@@ -349,3 +349,25 @@ def test_a_training_that_its_policy_ended_says_so(runs, trained, says):
         console.print(summary_table({**results, "epochs": trained}, runs))
     assert ("stopped" in captured.get()) == bool(says)
     assert says in captured.get()
+
+
+@pytest.mark.parametrize(("mode", "epochs"), [("regulated", None), ("vanilla", 2.0)])
+def test_a_cost_limits_a_run(runs, cli, tmp_path, mode, epochs):
+    common = ["--teacher", str(runs / "teacher"), "--out", str(tmp_path), "--json"]
+    more = ["--mode", mode, "--cost", "0.5", "--set", "student.training.epochs=4"]
+    code, said, _ = cli("distill", "digits", *common, *more)
+    assert code == 0
+    results = json.loads(said)
+    assert results["cost"]["epochs"] == pytest.approx(2.0, abs=0.02)
+    assert results["epochs"] == (epochs or pytest.approx(results["epochs"]))
+    console = Console(width=90)
+    with console.capture() as captured:
+        console.print(summary_table(results, tmp_path))
+    assert "2.00 of 4 epochs, over" in captured.get()
+
+
+def test_a_cost_that_limits_nothing_is_refused(cli, tmp_path):
+    policy = ["--set", "student.mode=null", "--set", "student.policy={name: random, fraction: 0.5}"]
+    code, _, said = cli("distill", "digits", "--out", str(tmp_path), *policy, "--cost", "0.5")
+    assert code != 0
+    assert "RandomSubset has settings of its own" in said.replace("\n", " ")

@@ -481,6 +481,7 @@ RESUMED = {
     "teach-random": {"policy": RandomSubset(0.5)},
     "teach-budget": {"policy": SelfRegulation(confidence=0.5, budget=0.5, warmup=1)},
     "teach-cost": {"policy": SelfRegulation(0.3, cost=0.7, max_skip=1, budget_schedule="early")},
+    "distill-cost": {"mode": "regulated", "regulation": SelfRegulation(0.3), "cost": 0.6},
     **{
         f"{mode}-{when}": {"mode": mode, "regulation": SelfRegulation(0.5, when=when, max_skip=2)}
         for mode in MODES

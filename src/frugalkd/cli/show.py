@@ -107,7 +107,9 @@ def summary_table(results: dict[str, Any], out: Path) -> Table:
         f"{meters['samples_backpropagated']:,} = {percent(results['budget'])} of "
         f"{results['train_samples']:,} samples x {epochs:g} epochs"
     )
-    if trained is not None and trained < epochs - 1e-6:
+    if role.get("cost") is not None and results["cost"]["epochs"] is not None:
+        facts["cost"] = f"{results['cost']['epochs']:.2f} of {epochs:g} epochs, over {trained:g}"
+    elif trained is not None and trained < epochs - 1e-6:
         facts["stopped"] = f"after {trained:g} of {epochs:g} epochs: no sample was active"
     facts["forwards"] = f"{meters['student_forwards']:,}"
     if results["kind"] == "distill":

@@ -69,6 +69,11 @@ def distill(
         f"The samples used and their weights, instead of the recipe's: {', '.join(MODES)}.",
         autocompletion=lambda: list(MODES),
     ),
+    cost: float | None = option(
+        "--cost C",
+        "What the training may cost, screening included, as a fraction of training on all samples: "
+        "`--cost 0.5`.",
+    ),
     teacher: Path | None = options.TEACHER,
     ledger: Path | None = option(
         "--ledger PATH", "A ledger of 'frugalkd ledger make', instead of the teacher's."
@@ -92,8 +97,9 @@ def distill(
     frugalkd distill digits --mode regulated --teacher runs/teacher --out runs/student
     frugalkd distill digits --mode regulated --set teacher.weights=mine.pt --out runs/student
     """
-    by_mode = {"student.mode": mode, "student.policy": None, "student.weighting": None}
-    extra = None if mode is None else by_mode
+    extra = {"student.policy": None, "student.weighting": None, "student.mode": mode}
+    extra = {} if mode is None else extra
+    extra |= {} if cost is None else {"student.cost": cost}
     made = resolve(recipe, settings, seed, extra, no_import=no_import, download=download)
     start(made, dry_run=dry_run, as_json=as_json, download=download)
     from frugalkd.experiments.runs.execute import distill as run
@@ -107,7 +113,7 @@ def distill(
     title = f"distill {made.name} {made.student.mode or made.student.policy.name}"  # pyright: ignore
     again = resume or started_again()
     training = partial(run, made, out, teacher=teacher, ledger=ledger, resume=again)
-    _train(title, made.student.training.epochs, training, out, as_json, following)
+    _train(title, made.student.most_epochs, training, out, as_json, following)
 
 
 def _train(

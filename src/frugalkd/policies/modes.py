@@ -3,7 +3,7 @@ training may be given in their place."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -14,7 +14,10 @@ from frugalkd.ledger.ledger import Ledger
 from frugalkd.policies.policy import Policy, check_kind
 from frugalkd.policies.self_regulation import SelfRegulation
 from frugalkd.policies.subsets import All
-from frugalkd.runtime.settings import NotNegative, Settings, check_number
+from frugalkd.runtime.settings import NotNegative, Positive, Settings, check_number
+
+HORIZON = 4.0
+"""Epochs over which a cost may be spent, for each epoch that it pays for in full training."""
 
 ModeName = Literal["vanilla", "significance", "regulated", "hybrid"]
 
@@ -50,6 +53,10 @@ class Sampling(Settings):
             weights.
         ledger: the teacher's; *significance* and *hybrid* need it.
         regulation: the student's own gate, for *regulated* and *hybrid*.
+        cost: what the training may cost, as a fraction of full training over the epochs that it is
+            given, screening included; a mode's gate then spends it over up to :data:`HORIZON` times
+            as many epochs as it pays for in full, and without a gate the epochs are fewer. The
+            learning rate decays with what is spent (see :class:`SelfRegulation`).
         gamma: *significance* and *hybrid* weigh a sample by significance ** gamma.
         weights: float32 (samples,), in place of a mode; a sample of weight 0 is never used.
         scores: float32 (samples,), for a policy that needs them:
@@ -67,6 +74,7 @@ class Sampling(Settings):
     mode: ModeName | None = None
     ledger: Ledger | None = None
     regulation: SelfRegulation | None = None
+    cost: Positive | None = None
     gamma: NotNegative = 1.0
     weights: NDArray[np.float32] | None = None
     scores: NDArray[np.float32] | None = None
@@ -77,6 +85,8 @@ class Sampling(Settings):
             check_kind(self.policy)
             if self.regulation is not None:
                 raise SettingError("regulation is the gate of a mode: give it, or a policy")
+        if self.cost is not None:
+            limited(self._unlimited)
         if self.mode is None:
             return
         if self.policy is not None or self.weights is not None:
@@ -89,16 +99,45 @@ class Sampling(Settings):
             )
 
     @property
-    def chosen_policy(self) -> Policy:
-        """The policy, or that of the mode."""
+    def _unlimited(self) -> Policy:
         if self.policy is not None:
             return self.policy
         return MODES[self.mode or "regulated"].policy(self.regulation or SelfRegulation())
 
     @property
+    def chosen_policy(self) -> Policy:
+        """The policy, or that of the mode, limited to the cost."""
+        return self._unlimited if self.cost is None else limited(self._unlimited)
+
+    def epochs_of(self, epochs: float) -> float:
+        """Over how many epochs, at most, a training goes that was given ``epochs``."""
+        return spread(epochs, self.cost, self._unlimited)
+
+    @property
     def weighing_ledger(self) -> Ledger | None:
         """The ledger whose significance weighs the samples; None: the mode does not weigh."""
         return self.ledger if self.mode is not None and MODES[self.mode].weighted else None
+
+
+def limited(policy: Policy) -> Policy:
+    """``policy`` such that it spends a cost over :data:`HORIZON` times as many epochs as that pays
+    for, or itself where it uses everything. Raises SettingError where it cannot."""
+    if isinstance(policy, All):
+        return policy
+    if not isinstance(policy, SelfRegulation):
+        raise SettingError(
+            f"cost limits a mode, and {type(policy).__name__} has settings of its own for that"
+        )
+    if policy.budget is not None or policy.cost is not None:
+        raise SettingError("the gate has a limit of its own: leave it out, or the cost")
+    return replace(policy, cost=1 / HORIZON)
+
+
+def spread(epochs: float, cost: float | None, policy: Policy) -> float:
+    """Over how many epochs, at most, a training goes that was given ``epochs``, at a ``cost``."""
+    if cost is None:
+        return epochs
+    return epochs * cost * (1 if isinstance(policy, All) else HORIZON)
 
 
 def significance_weights(ledger: Ledger, gamma: float = 1.0) -> NDArray[np.float32]:

@@ -48,8 +48,11 @@ class SelfRegulation(Policy):
             skipped samples, at least; None leaves it to the gate (last-visit only). The epochs of
             ``final_full_epochs`` and ``warmup`` are paid from it: as many of them as half of it
             can pay for.
-        cost: the same as a fraction of what full training costs, where a sample that is trained on
-            costs three forward passes, and one that is screened costs one; in place of ``budget``.
+        cost: in place of a budget, the fraction of what full training of as many epochs costs,
+            where a sample that is trained on costs three forward passes, and one that is screened
+            costs one. It is spent as it is needed: each epoch uses its active samples, and the
+            training ends once nothing is left; skipped samples fill up where some of it would be
+            left in the end.
         budget_rule: which active samples a budget keeps: the ``"least-confident"``, a ``"random"``
             draw, or a ``"class-balanced"`` one, as many of each class as far as it has active
             ones, for classes of very different sizes (the data have to list their labels).
@@ -99,10 +102,9 @@ class SelfRegulation(Policy):
             raise SettingError(
                 "a class-balanced budget_rule favours small classes: keep_probability is unbiased"
             )
-        if self.when_all_skipped == "stop" and self.final_full_epochs:
-            raise SettingError(
-                "final_full_epochs may never come where when_all_skipped: stop ends the training"
-            )
+        ending = "when_all_skipped: stop" if self.cost is None else "cost"
+        if (self.when_all_skipped == "stop" or self.cost is not None) and self.final_full_epochs:
+            raise SettingError(f"final_full_epochs may never come where {ending} ends the training")
 
     @property
     def columns(self) -> Mapping[str, str]:
@@ -131,17 +133,23 @@ class SelfRegulation(Policy):
         due = pool[at_sorted(ledger["due"], pool) <= at.epoch]
         passed = at_sorted(ledger["streak"], due) > 0
         active, screen = due[~passed], due[passed]
+        if self.cost is not None and self._left(ledger, at) < 1:
+            return Plan(active, stop=True)
         if not len(due) and self._limit is None and self.when_all_skipped != "wait":
             if self.when_all_skipped == "stop":
                 return Plan(active, stop=True)
             return Plan(pool, forced=np.ones(len(pool), dtype=bool))
+        if self.cost is not None and self._left(ledger, at) <= len(screen) / 3:
+            # Screening these would cost more than is left: what is left trains.
+            return self._within_budget(ledger, pool, active, round(self._left(ledger, at)), at)
         if len(screen):
             return Plan(active, screen=screen)
         if self.keep_probability is not None:
             return self._unbiased(ledger, pool, active, at)
         if self._limit is None:
             return Plan(active)
-        return self._within_budget(ledger, pool, active, at)
+        quota = self._quota(ledger, len(active), at)
+        return self._within_budget(ledger, pool, active, quota, at)
 
     def at_budget(self, budget: float) -> Policy | None:
         return None if self.when == "now" else replace(self, budget=budget, cost=None)
@@ -170,16 +178,21 @@ class SelfRegulation(Policy):
         """How many samples this epoch uses, where so many are ``active``."""
         assert self._limit is not None
         first, last = self._gated(at.epochs)
-        even = rest_of(self._limit, at.epochs, first + at.epochs - last) * len(ledger)
-        if self.budget_schedule == "even" and self.cost is None:
-            return max(1, round(even))
         remain = last - at.epoch  # epochs, this one included; the last may be a part
-        left = even * (last - first) - (self.paid(at) - first * len(ledger))
-        if self.budget_schedule == "even":
-            return max(1, round(left / remain))
-        most = (left - max(0.0, remain - 1) * even / 2) / min(1.0, remain)
+        if self.cost is not None:
+            most = left = self._left(ledger, at)
+        else:
+            even = rest_of(self._limit, at.epochs, first + at.epochs - last) * len(ledger)
+            if self.budget_schedule == "even":
+                return max(1, round(even))
+            left = even * (last - first) - (at.spent - first * len(ledger))
+            most = left - max(0.0, remain - 1) * even / 2
         # Skipped samples fill up to an even share of what is left: nothing is left at the end.
-        return max(1, round(min(max(active, left / remain), most)))
+        return max(1, round(min(max(active, left / remain), most / min(1.0, remain))))
+
+    def _left(self, ledger: Ledger, at: EpochContext) -> float:
+        """How many samples the cost still pays for."""
+        return (self._limit or 0.0) * at.epochs * len(ledger) - self.paid(at)
 
     def _unbiased(self, ledger: Ledger, pool: Ids, active: Ids, at: EpochContext) -> Plan:
         """The active samples, and a draw of the others that weighs for all of them."""
@@ -202,9 +215,10 @@ class SelfRegulation(Policy):
         ids = np.concatenate([some, rest])
         return Plan(ids, weights=weights, forced=np.arange(len(ids)) >= len(some))
 
-    def _within_budget(self, ledger: Ledger, pool: Ids, active: Ids, at: EpochContext) -> Plan:
+    def _within_budget(
+        self, ledger: Ledger, pool: Ids, active: Ids, quota: int, at: EpochContext
+    ) -> Plan:
         """Cut the active to the quota, or fill it with skipped samples nearest their due epoch."""
-        quota = self._quota(ledger, len(active), at)
 
         def confidence(ids: Ids) -> NDArray:
             return np.nan_to_num(at_sorted(ledger["confidence"], ids), nan=-1.0)

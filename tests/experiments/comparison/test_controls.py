@@ -141,6 +141,26 @@ def test_permuted_follows_the_learning_rate_of_a_limited_cost():
     assert (policy["rows"], policy["screened"], policy["extra"]) == (150, [], [10, 20])
 
 
+def test_controls_of_a_limited_training():
+    """Given four epochs, it spends the cost of 1.8 over three."""
+    recipe = override(load_recipe("digits"), {"student.cost": 0.45})
+    run = {**costly((0, 30, 60), (200, 100, 30)), "epochs": 3.0}
+    run["recipe"] = {"student": {"training": {"epochs": 4.0}}}
+
+    def settings(control):
+        return control_settings(control, recipe.student, run, HERE)
+
+    for control in ("permuted", "permuted-cost", "random", "random-cost", "short", "short-cost"):
+        assert settings(control)["student.cost"] is None
+    assert settings("permuted")["student.training.epochs"] == 3
+    policy = settings("permuted")["student.policy"]
+    assert (policy["rows"], policy["screened"]) == (360, [0, 30, 60])
+    policy = settings("permuted-cost")["student.policy"]
+    assert (policy["rows"], policy["screened"], policy["extra"]) == (330, [], [0, 10, 20])
+    assert settings("random-cost")["student.policy"]["counts"] == [90] * 4
+    assert settings("short-cost")["student.training.epochs"] == 1.8
+
+
 @pytest.mark.parametrize(
     ("control", "run", "says"),
     [

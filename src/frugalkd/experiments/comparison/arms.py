@@ -3,6 +3,7 @@ alternatives, made to cost as many samples as the run that they match."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -333,7 +334,8 @@ def control_settings(
     total = _rows_at_cost(results) if control.endswith("-cost") else trained
     fraction = total / (samples * epochs)
     # How much of each epoch is trained: 1, the last one perhaps less.
-    parts = [min(1.0, epochs - epoch) for epoch in range(len(rows))]
+    own = epochs if student.cost is None else results["epochs"]
+    parts = [min(1.0, own - epoch) for epoch in range(len(rows))]
     if control.startswith("short"):
         settings = _short(total / samples)
     elif copies_plans(control):
@@ -344,20 +346,25 @@ def control_settings(
         screened = [int(record["screened"]) for record in results["history"]]
         policy = _policy_of(student)
         planned = policy.planned_rows(samples, epochs)
+        if student.cost is not None:
+            planned = student.cost * samples * epochs
         extra = _divided(total - trained, screened if sum(screened) else parts)
         paid = []  # the samples whose screening counts towards what was planned
-        if planned is not None and getattr(policy, "cost", None) is not None:
+        if planned is not None and (student.cost or getattr(policy, "cost", None)):
             paid = screened if control == "permuted" else paid
             planned -= sum(extra)
         settings = _with_policy(
             name="replay", folder=str(folder / "plans"), digest=results["plans"], permuted=True,
             rows=planned, screened=paid, extra=extra if any(extra) else (),
         )  # fmt: skip
+        settings["student.training.epochs"] = own
     else:
         if fraction > 1 + 1e-9:
             raise RecipeError(
                 f"the run costs {fraction:.0%} of full distillation, and no subset costs that much"
             )
+        if student.cost is not None:  # over the epochs that it was given
+            parts = [min(1.0, epochs - epoch) for epoch in range(math.ceil(epochs))]
         # The constant fraction, to a row in every epoch: a fraction alone would be rounded the
         # same way in every epoch, and few rows would then not match.
         rows = _divided(total, parts)
@@ -365,7 +372,7 @@ def control_settings(
             min(samples, round(wanted / part)) for wanted, part in zip(rows, parts, strict=True)
         ]
         settings = _random(control, min(1.0, fraction), counts=counts)
-    return {**settings, "student.training.drop_last": False}
+    return {**settings, "student.cost": None, "student.training.drop_last": False}
 
 
 def _rows_at_cost(results: dict[str, Any]) -> int:

@@ -63,6 +63,10 @@ def estimate(
             "an estimate needs one teacher that is trained before: set student.teachers to null, "
             "and student.targets.kind to stored or live"
         )
+    if recipe.student.cost is not None:
+        raise RecipeError(
+            "an estimate forecasts what a mode costs without a limit: set student.cost to null"
+        )
     use_threads(recipe.threads)
     return _Estimate(recipe, teacher).run(seconds, say)
 

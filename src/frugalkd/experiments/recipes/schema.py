@@ -30,8 +30,8 @@ from frugalkd.models.building import ModelSettings
 from frugalkd.models.features import is_glob, means
 from frugalkd.objectives import OBJECTIVES, Objective, Ramp, Scheduled, WeightedSum
 from frugalkd.objectives.objective import features_read
-from frugalkd.policies import POLICIES, Replay, SelfRegulation
-from frugalkd.policies.modes import MODES, ModeName
+from frugalkd.policies import POLICIES, Policy, Replay, SelfRegulation
+from frugalkd.policies.modes import MODES, ModeName, limited, spread
 from frugalkd.runtime.imports import make_object
 from frugalkd.runtime.sections import NamedOrPath, PlainDict, Strict
 from frugalkd.runtime.settings import MOST_SEED
@@ -381,6 +381,9 @@ class StudentRole(Role):
     regulation: SelfRegulation = Field(
         default_factory=SelfRegulation, description="the student's own gate, if the mode has one"
     )
+    cost: float | None = Field(
+        None, gt=0, description="what the training may cost, as a fraction of full training"
+    )
     gamma: float = Field(1.0, ge=0, description="weights are significance ** gamma")
     policy: PolicySpec | None = Field(None, description="which samples are used, instead of a mode")
     weighting: Literal["uniform", "significance"] | None = Field(
@@ -398,6 +401,8 @@ class StudentRole(Role):
             raise ValueError("give a mode, or a policy (with a weighting)")
         if self.mode is not None and (self.policy or self.weighting):
             raise ValueError("mode stands for policy and weighting: set mode: null to give those")
+        if self.cost is not None:
+            limited(self._unlimited)
         one_teacher = self.teachers is None and self.targets.kind != "ema"
         if self.model.reuse_classifier_dim is not None and not one_teacher:
             raise ValueError(
@@ -451,15 +456,26 @@ class StudentRole(Role):
     def _labels_are_not_needed(self) -> StudentRole:
         if not self.label_free:
             return self
-        own, several = None if self.policy is None else self.policy.build(), self.teachers
+        several = self.teachers
         problem = why_not_label_free(
-            own or MODES[self.mode or "vanilla"].policy(self.regulation),
+            self._unlimited,
             uses_teacher=bool(self.objective.imports) or self.objective.build().needs_targets,
             targets_read_labels=several is not None and several.combine == "confidence",
         )
         if problem is not None:
             raise ValueError(problem)
         return self
+
+    @property
+    def _unlimited(self) -> Policy:
+        if self.policy is not None:
+            return self.policy.build()
+        return MODES[self.mode or "vanilla"].policy(self.regulation)
+
+    @property
+    def most_epochs(self) -> float:
+        """Over how many epochs its training goes, at most."""
+        return spread(self.training.epochs, self.cost, self._unlimited)
 
     @property
     def queries_own_teacher(self) -> bool:

@@ -1,0 +1,107 @@
+"""What a training may cost: recounts, equal trainings, refusals."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from frugalkd.errors import SettingError
+from frugalkd.policies import All, RandomSubset, Sampling, SelfRegulation
+from frugalkd.policies.modes import HORIZON
+from frugalkd.selection import Selection
+from frugalkd.training.api import distill, train_teacher
+from frugalkd.training.settings import Optimizer, Training
+from toys import grouped, images, net, same_state
+
+EASY = 600
+TRAINING = Training(epochs=8, batch_size=16, optimizer=Optimizer(lr=0.01))
+
+
+def easy():
+    """Data of which a model soon passes most."""
+    torch.manual_seed(0)
+    inputs = torch.randn(EASY, 6)
+    return TensorDataset(inputs, (inputs @ torch.randn(6, 3)).argmax(1))
+
+
+def learned(**sampling):
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 3))
+    return train_teacher(
+        model, easy(), training=TRAINING, **grouped(device="cpu", **sampling)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("cost", [0.1, 0.25, 0.5])
+def test_a_training_costs_what_it_may(cost):
+    run = learned(mode="regulated", cost=cost)
+    trained, forwards = run.meters.samples_backpropagated, run.meters.student_forwards
+    assert (trained + (forwards - trained) / 3) / EASY == pytest.approx(8 * cost, abs=1 / EASY)
+    assert trained == sum(record["rows"] for record in run.history)
+    assert len(run.history) <= math.ceil(8 * cost * HORIZON)
+    if cost == 0.5:  # spread over more epochs than it pays for in full
+        assert len(run.history) > 4
+        assert forwards > trained
+
+
+@pytest.mark.parametrize("cost", [0.25, 0.3])
+def test_without_a_gate_the_epochs_are_fewer(cost):
+    short = learned(mode="vanilla", cost=cost)
+    plain = train_teacher(
+        (torch.manual_seed(1), nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 3)))[1],
+        easy(), training=Training(epochs=8 * cost, batch_size=16, optimizer=TRAINING.optimizer),
+        **grouped(device="cpu", policy=All()),
+    )  # fmt: skip
+    assert same_state(short.model, plain.model)
+
+
+def test_the_last_step_is_at_the_end_of_the_schedule():
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 3))
+    sampling = Sampling(cost=0.5)
+    selection = Selection(
+        easy(), sampling=sampling, model=model, epochs=sampling.epochs_of(8), batch_size=16, seed=0
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    after = 0.0
+    for epoch in selection:
+        for batch in epoch:
+            assert batch.progress >= after - 1e-9 or batch.index == 0
+            inputs, labels = batch.data
+            logits = model(inputs)
+            batch.reduce(nn.functional.cross_entropy(logits, labels, reduction="none")).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            batch.observe(logits, labels)
+            after = batch.progress_after
+    assert after == pytest.approx(1.0, abs=2 / (4 * EASY))
+    assert selection.epoch < selection.epochs  # ended by the cost
+
+
+def test_where_nothing_passes_it_is_a_short_training():
+    """Every epoch uses all samples: as many epochs as the cost pays for."""
+    gate = SelfRegulation(confidence=1.0, ceiling=None)
+    run = distill(
+        net(), images(), teacher=net(seed=9), training=Training(epochs=8, batch_size=8),
+        **grouped(device="cpu", mode="regulated", regulation=gate, cost=0.5),
+    )  # fmt: skip
+    assert [record["rows"] for record in run.history] == [37] * 4
+
+
+def test_what_cannot_be_limited_is_refused():
+    for policy, says in [
+        (RandomSubset(0.5), "RandomSubset has settings of its own"),
+        (SelfRegulation(budget=0.5), "limit of its own"),
+        (SelfRegulation(cost=0.5), "limit of its own"),
+        (SelfRegulation(when="now"), "cost is decided before the epoch"),
+        (SelfRegulation(final_full_epochs=1), "final_full_epochs may never come where cost"),
+    ]:
+        with pytest.raises(SettingError, match=says):
+            Sampling(policy=policy, cost=0.5)
+    assert Sampling(cost=0.5).chosen_policy == SelfRegulation(cost=1 / HORIZON)
+    assert Sampling(mode="vanilla", cost=0.5).epochs_of(10) == 5
+    assert Sampling().epochs_of(10) == 10
