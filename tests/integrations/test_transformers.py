@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 from types import SimpleNamespace
 from typing import Any
@@ -35,7 +36,8 @@ from frugalkd.errors import (
     TargetsError,
     UnsupportedData,
 )
-from frugalkd.models import reorder_classes
+from frugalkd.files.tensors import save_weights
+from frugalkd.models import build_model, build_text_model, reorder_classes
 from frugalkd.policies import Plan
 from frugalkd.policies.policy import Ungated
 from frugalkd.selection.checks import check_pair
@@ -48,6 +50,7 @@ from frugalkd.integrations._frugal import torchs_start_method  # noqa: E402
 from frugalkd.integrations.transformers import (  # noqa: E402
     FrugalMixin,
     FrugalTrainer,
+    forward_of,
     join_padded,
     teacher_from,
 )
@@ -446,6 +449,109 @@ class InDict(torch.nn.Module):
         return {name: outputs[name] for name in ("loss", "logits") if name in outputs}
 
 
+EARLY = SelfRegulation(0.17, ceiling=0.9, budget_schedule="early", budget=0.5)
+
+
+@pytest.mark.parametrize("store", [True, False])
+def test_a_ceiling_works_with_a_live_teacher(store, texts, tmp_path):
+    """The teacher runs on all samples before the first epoch, and a resumed run does not repeat
+    that; with a store each sample is queried once."""
+    passed = []
+
+    def trainer(name):
+        teacher = bert(1)
+        teacher.register_forward_hook(lambda _, args, output: passed.append(len(output.logits)))
+        more = {"store": tmp_path / f"store {name}"} if store else {}
+        return made(
+            FrugalTrainer, tmp_path / name, texts, regulation=EARLY, teacher=teacher,
+            save_strategy="epoch", num_train_epochs=4, **more,
+        )  # fmt: skip
+
+    whole = trainer("whole")
+    metrics = whole.train().metrics
+    at_first, queries = 2, metrics["teacher_queries"]  # rows of the check of the first batch
+    assert queries == sum(passed) - at_first
+    assert queries == ROWS + (0 if store else metrics["samples_backpropagated"])
+    assert metrics["samples_backpropagated"] == 2 * ROWS
+    wanted = [
+        softmax[label] for softmax, label in zip(softmaxes(texts), texts["label"], strict=True)
+    ]
+    np.testing.assert_allclose(whole.ledger["teacher_truth"], wanted, rtol=2e-3)  # float16
+    steps_of = whole.state.max_steps // 4  # of an epoch; this one uses everything
+    checkpoint = tmp_path / "whole" / f"checkpoint-{steps_of}"
+    resumed = trainer("whole" if store else "again")
+    assert resumed.train(str(checkpoint)).metrics["teacher_queries"] == queries
+    assert same_weights(whole.model, resumed.model)
+
+
+def softmaxes(texts):
+    batch = collate_fn(list(texts))
+    del batch["labels"]
+    with torch.no_grad():
+        return torch.softmax(bert(1).eval()(**batch).logits, dim=1).numpy()
+
+
+@pytest.mark.parametrize("how", ["label_names", "the collator"])
+def test_labels_are_read_where_the_trainer_reads_them(how, texts, tmp_path):
+    renamed = texts.rename_column("label", "goal")
+
+    class Named(InDict):
+        def forward(self, input_ids, attention_mask=None, goal=None):
+            return super().forward(input_ids, attention_mask)
+
+    def collator(samples):
+        batch = collate_fn(samples)
+        goals = torch.tensor([sample["goal"] for sample in samples])
+        return batch | {"goal" if how == "label_names" else "labels": goals}
+
+    plain = made(FrugalTrainer, tmp_path, texts, regulation=EARLY, teacher=bert(1))
+    plain.train()
+    model = Named(bert()) if how == "label_names" else InDict(bert())
+    settings = {"label_names": ["goal"]} if how == "label_names" else {}
+    for teacher in (None, bert(1)):
+        own = FrugalTrainer(
+            model,
+            arguments(tmp_path, remove_unused_columns=False, **settings),
+            train_dataset=renamed,
+            data_collator=collator,
+            teacher=teacher,
+            sampling=Sampling(policy=All()) if teacher is None else Sampling(regulation=EARLY),
+        )
+        own.train()
+        assert (own.ledger["visits"] > 0).any()
+        model = type(model)(bert())
+    assert same_columns(own.ledger, plain.ledger)
+
+
+def test_a_teacher_may_be_a_run_folder(texts, tmp_path):
+    """As frugalkd teach leaves it."""
+    model = build_text_model("text-cnn", num_classes=CLASSES, vocabulary=200, buckets=8)
+    save_weights(tmp_path / "w.safetensors", model)
+    card = {"schema": 1, "weights": "w.safetensors", "num_classes": CLASSES, "vocabulary": 200}
+    card |= {"model": {"name": "text-cnn", "options": {"buckets": 8}}, "tokenizer": "words"}
+    (tmp_path / "model.json").write_text(json.dumps(card | {"max_length": 40}))
+    trainer = made(FrugalTrainer, tmp_path / "out", texts, teacher=tmp_path, policy=All())
+    trainer.train()
+    assert same_weights(trainer.teacher, model)
+    assert trainer.meters.teacher_queries == ROWS * EPOCHS
+    with pytest.raises(TargetsError, match=r"'words' \(200 tokens\), and the student's has 4"):
+        teacher_from(tmp_path, bert(), tokenizer_of(["card", "lost"]))
+
+
+def test_a_run_of_pictures_reads_the_trainers(tmp_path):
+    model = build_model("mlp", num_classes=3, in_channels=1, image_size=(8, 8), hidden=[4])
+    save_weights(tmp_path / "w.safetensors", model)
+    card = {"schema": 1, "weights": "w.safetensors", "num_classes": 3, "shape": [1, 8, 8]}
+    card |= {"model": {"name": "mlp", "options": {"hidden": [4]}}, "mean": [0.5], "std": [0.5]}
+    (tmp_path / "model.json").write_text(json.dumps(card))
+    loaded, x = teacher_from(tmp_path, bert()), torch.rand(5, 1, 8, 8)
+    logits = forward_of(loaded, "labels")({"pixel_values": x, "labels": torch.arange(5)})
+    assert torch.equal(logits, model.eval()(x))
+    processing = SimpleNamespace(image_mean=[0.5], image_std=[0.25])
+    with pytest.raises(TargetsError, match=r"these are normalised by \(0\.5,\) and \(0\.25,\)"):
+        teacher_from(tmp_path, bert(), processing)
+
+
 @pytest.mark.parametrize("kind", [FrugalTrainer, Own])
 def test_models_may_return_a_dict_with_logits(kind, texts, tmp_path):
     teacher = {"teacher": bert(1)} if kind is FrugalTrainer else {}
@@ -595,6 +701,7 @@ def hooked(*given):
     [
         ("sample", "sample 5 cannot be read (OSError: torn ?[31mred)"),
         ("label", "sample 5 has label 9, and the model 6 classes"),
+        ("column", "sample 5 has label 9, and the model 6 classes"),
         ("collator", "collate fails on samples"),
         ("rows", "rows, not"),
         ("forward", "the model fails on samples"),
@@ -603,13 +710,15 @@ def hooked(*given):
 )
 def test_bad_inputs_are_one_line_that_names_them(fault, says, texts, tmp_path):
     samples = [dict(sample) for sample in texts]
-    if fault == "label":
+    if fault in ("label", "column"):
         samples[5]["label"] = 9
     policy = type("Broken", (Ungated,), {"plan": lambda *given: {}["plan"]})()
     settings = {"policy": policy} if fault == "policy" else {"policy": All()}
-    trainer = made(
-        FrugalTrainer, tmp_path, Torn(samples) if fault == "sample" else samples, **settings
-    )
+    data: Any = Torn(samples) if fault == "sample" else samples
+    if fault == "column":  # a ceiling knows all labels before the first epoch
+        data, settings = datasets.Dataset.from_list(samples), {"regulation": EARLY}
+        settings["teacher"] = bert(1)
+    trainer = made(FrugalTrainer, tmp_path, data, **settings)
     if fault == "collator":
         trainer.data_collator = lambda samples: collate_fn([{}, *samples])
     if fault == "rows":

@@ -256,6 +256,32 @@ def test_ungated_plans_come_out_even_too():
         assert found[0][2][epoch]["deferred"] == 3
 
 
+def _with_a_ceiling():
+    """The probabilities that are known before the first batch, and the teacher's queries."""
+    model = nn.Linear(1, 4)
+    with torch.no_grad():
+        model.weight[:] = torch.arange(4.0)[:, None] / 10
+        model.bias[:] = 0
+    items: Any = Ids([id % 4 for id in range(15)])
+    data: Any = [items[id] for id in range(15)]  # their labels are not listed
+    gate = SelfRegulation(ceiling=0.9)
+    selection = Selection(
+        data, epochs=1, batch_size=2, seed=1, model=model, sampling=Sampling(regulation=gate),
+        targets=LiveTeacher(model), loading=DataLoading(screen_batch=3),
+    )  # fmt: skip
+    next(iter(selection))
+    selection.count_together()
+    return selection.ledger["teacher_truth"], selection.meters.teacher_queries
+
+
+def test_ranks_share_the_queries_of_a_ceiling():
+    logits = np.outer(np.arange(15), np.arange(4) / 10)
+    softmax = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    for truth, queries in on_ranks(2, _with_a_ceiling):
+        np.testing.assert_allclose(truth, softmax[np.arange(15), np.arange(15) % 4], rtol=1e-5)
+        assert queries == 16, "one of them twice: 15 are no multiple of 2"
+
+
 def _go_on(state):
     """Three epochs of which some were gone through already."""
     ids, steps, states = [], 0, []

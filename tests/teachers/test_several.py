@@ -263,6 +263,10 @@ def test_other_weights_do_not_resume_a_checkpoint(tmp_path):
         run([0.4, 0.6], folder=tmp_path, resume=True)
 
 
+def truth(several, labels) -> Any:
+    return several.truth(labels)
+
+
 def test_a_ceiling_uses_their_combination():
     data = images(augmented=False)
     two = [stored(each, data) for each in teachers(2)]
@@ -270,13 +274,17 @@ def test_a_ceiling_uses_their_combination():
     logits = [each.all_logits().astype(float) for each in two]
     rows = np.arange(37)
     of_mean = softmax((logits[0] + logits[1]) / 2, axis=1)[rows, labels]
-    np.testing.assert_allclose(SeveralTeachers(two).truth(labels), of_mean, rtol=1e-4)
+    np.testing.assert_allclose(truth(SeveralTeachers(two), labels), of_mean, rtol=1e-4)
     mixed = (softmax(logits[0], axis=1) + softmax(logits[1], axis=1)) / 2
     for several in (SeveralTeachers(two, temperature=4.0), SeveralTeachers(two, "random")):
-        np.testing.assert_allclose(several.truth(labels), mixed[rows, labels], rtol=1e-4)
-        np.testing.assert_allclose(several.truth(None), mixed.max(axis=1), rtol=1e-4)
-    with pytest.raises(TargetsError, match="ceiling needs stored"):
-        SeveralTeachers([two[0], teachers(1)[0]]).truth(labels)
+        np.testing.assert_allclose(truth(several, labels), mixed[rows, labels], rtol=1e-4)
+        np.testing.assert_allclose(truth(several, None), mixed.max(axis=1), rtol=1e-4)
+    mixed = [two[0], teachers(1)[0]]
+    assert SeveralTeachers(mixed).truth(labels) is None, "not known before the teacher has run"
+    with pytest.raises(TargetsError, match="a ceiling needs all teachers of a random draw"):
+        SeveralTeachers(mixed, "random").truth(labels)
+    with pytest.raises(TargetsError, match=r"at temperature 4, .* average their logits"):
+        SeveralTeachers(mixed, temperature=4.0).truth(labels)
 
 
 # What is refused.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
+from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from frugalkd.policies import All, SelfRegulation
 from frugalkd.policies.modes import MODES, significance_weights
 from frugalkd.selection import Selection
 from frugalkd.teachers import EMATeacher, FirstVisitTargets, LiveTeacher, StoredTargets
+from frugalkd.teachers.encodings import Dense
 from frugalkd.training.api import distill, train_teacher
 from frugalkd.training.settings import Optimizer, Training
 from toys import CLASSES, Scaled, grouped, images, kinds, net, same_columns, same_state
@@ -128,6 +131,47 @@ def test_meters_of_a_teachers_training_are_the_hooks_counts(when, drop_last):
         ),
     )
     check_meters(run, counter)
+
+
+@pytest.mark.usefixtures("no_flops")
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_ceiling_queries_a_live_teacher_ahead(listed, tmp_path):
+    """The same run as with stored targets; every query is counted, each of a store once."""
+    data: Any = images(augmented=False)
+    if not listed:
+        data = list(data)  # its labels are read with the items
+    gate = SelfRegulation(0.4, ceiling=0.9, budget_schedule="early", budget=0.5)
+    settings = {"sampling": Sampling(regulation=gate), "training": TRAINING, **CPU}
+    stored = net(1)
+    kept = StoredTargets.fill(net(2), data, encoding=Dense("float32"))
+    wanted = distill(stored, data, teacher=kept, **settings)
+    assert 0 < wanted.ledger["participations"].sum() < 37 * 5, "a gate that some pass"
+
+    for store in (False, True):
+        student, teacher = net(1), net(2)
+        counter = Counter(teacher)
+        with ExitStack() as stack:
+            targets: Any = teacher
+            if store:
+                visited = FirstVisitTargets(
+                    teacher, data, tmp_path / "t", encoding=Dense("float32")
+                )
+                targets = stack.enter_context(visited)
+            run = distill(student, data, teacher=targets, **settings)
+        assert same_state(student, stored)
+        assert same_columns(run.ledger, wanted.ledger)
+        backpropagated = run.meters.samples_backpropagated
+        assert run.meters.teacher_queries == counter.forwards
+        assert counter.forwards == 37 + (0 if store else backpropagated)
+
+
+def test_a_ceiling_on_a_changing_teacher_is_refused():
+    gate, student = SelfRegulation(ceiling=0.9), net(1)
+    with pytest.raises(TargetsError, match="this one changes with each step"):
+        distill(
+            student, images(), teacher=EMATeacher(student), sampling=Sampling(regulation=gate),
+            training=TRAINING, **CPU,
+        )  # fmt: skip
 
 
 @pytest.mark.usefixtures("no_flops")

@@ -7,6 +7,7 @@ Needs the extra ``transformers``. :class:`FrugalTrainer` replaces ``Trainer``, a
 from __future__ import annotations
 
 import inspect
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -29,8 +30,7 @@ except ImportError as error:
         "this integration needs transformers: pip install 'frugalkd[transformers]'"
     ) from error
 
-from frugalkd.data.batches import call, inputs_of, run_model
-from frugalkd.data.probe import streams_restored
+from frugalkd.data.batches import call, checked_labels, inputs_of, run_model, split
 from frugalkd.data.source import check_map_style
 from frugalkd.data.text import check_vocabulary, from_transformers, vocabulary_of
 from frugalkd.errors import (
@@ -38,19 +38,22 @@ from frugalkd.errors import (
     RunFolderError,
     SelectionMisuse,
     SettingError,
+    TargetsError,
     UnsupportedData,
     few,
 )
-from frugalkd.files import StrPath
+from frugalkd.files import StrPath, path_of
 from frugalkd.files.opening import named
 from frugalkd.files.parsing import one_line
 from frugalkd.files.tensors import load_tree, save_tree
 from frugalkd.integrations._frugal import Frugal, PlannedEpochs, torchs_start_method
+from frugalkd.models.origin import origin_of
+from frugalkd.models.saved import CARD, Loaded, load
 from frugalkd.objectives import KD, CrossEntropy, Objective, WeightedSum
 from frugalkd.objectives.criterion import Criterion
 from frugalkd.policies import Sampling
 from frugalkd.selection import Batch, DataLoading, Selection
-from frugalkd.selection.checks import check_task
+from frugalkd.selection.checks import check_task, read_first
 from frugalkd.selection.finite import bad_gradients
 from frugalkd.selection.inputs import weights_of
 from frugalkd.selection.rows import batches_of
@@ -81,14 +84,17 @@ class FrugalMixin(Frugal, _Trainer):
     ``output_dir/ledger.safetensors``, and ``train()`` adds the meters to its metrics.
 
     Args:
-        teacher: a model, a folder or hub name of a classifier, or targets; None: no distillation.
+        teacher: a model, a folder or hub name of a classifier, a folder that ``frugalkd teach``
+            made, or targets; None: no distillation.
         store: a folder that keeps the teacher's outputs at their first use; None: the teacher runs
             each time.
         sampling: which samples are used and what they weigh; default: mode *regulated*.
         objective: as for :func:`frugalkd.distill`; labels are smoothed in it, if at all.
 
-    Everything else goes to the trainer. ``args.seed`` (or ``data_seed``) is the seed of the order,
-    the evaluation's batch size that of screenings, ``max_steps`` what full training would take.
+    Everything else goes to the trainer. Labels are those that the data collator gives, as
+    ``labels`` or by the first name of ``args.label_names``. ``args.seed`` (or ``data_seed``) is the
+    seed of the order, the evaluation's batch size that of screenings, ``max_steps`` what full
+    training would take.
 
     Raises:
         UnsupportedData: iterable data, regression or several labels, no labels and no teacher.
@@ -122,6 +128,11 @@ class FrugalMixin(Frugal, _Trainer):
             check_map_style(kwargs["train_dataset"])
         super().__init__(*args, **kwargs)
         self._check_arguments()
+        names = self.args.label_names or ["labels"]
+        self._label = "labels" if "labels" in names else names[0]
+        self._read_labels = (
+            None if self._label == "labels" else partial(labels_in, name=self._label)
+        )
         model: Any = self.model
         if isinstance(teacher, str | PathLike):
             reads = self.processing_class or getattr(self.data_collator, "tokenizer", None)
@@ -198,17 +209,18 @@ class FrugalMixin(Frugal, _Trainer):
         model: Any = self.model
         args, teacher = self.args, self.teacher
         check_map_style(dataset)
-        forward = forward_of(teacher) if isinstance(teacher, nn.Module) else None
+        forward = forward_of(teacher, self._label) if isinstance(teacher, nn.Module) else None
         targets = self._targets(dataset, forward)
-        if targets is None and len(dataset):
-            with streams_restored():
-                sample = dataset[0]
-            if isinstance(sample, Mapping) and not {"label", "labels", "label_ids"} & set(sample):
-                raise UnsupportedData(
-                    f"the samples have no 'label' (they have {', '.join(map(str, sample))}), and "
-                    "there is no teacher to stand in: rename the column that holds it"
-                )
         collator = self._get_collator_with_removed_columns(self.data_collator, "training")
+        collate_fn = partial(as_dict, collator)
+        if targets is None and len(dataset):
+            first = read_first(dataset, np.arange(len(dataset)), torch.device("cpu"), collate_fn)
+            if labels_in(first, self._label) is None:
+                raise UnsupportedData(
+                    f"the data collator gives no {self._label!r} ({few(list(first))}), and there "
+                    "is no teacher to stand in: rename the column that holds it to 'label', or "
+                    "name it in label_names"
+                )
         epochs = args.num_train_epochs
         if args.max_steps > 0:  # of training on all samples that have a weight
             weights = weights_of(self.sampling, dataset)
@@ -217,7 +229,8 @@ class FrugalMixin(Frugal, _Trainer):
             epochs = args.max_steps / max(1, -(-batches // args.gradient_accumulation_steps))
         start = getattr(args, "dataloader_multiprocessing_context", None)
         loading = DataLoading(
-            collate_fn=partial(as_dict, collator), join=partial(join_padded, self.processing_class),
+            collate_fn=collate_fn, labels=self._read_labels,
+            join=partial(join_padded, self.processing_class),
             num_workers=args.dataloader_num_workers, pin_memory=args.dataloader_pin_memory,
             multiprocessing_context=start or torchs_start_method(),
             drop_last=args.dataloader_drop_last, screen_batch=args.eval_batch_size,
@@ -225,9 +238,9 @@ class FrugalMixin(Frugal, _Trainer):
         )  # fmt: skip
         return make_selection(
             dataset, sampling=self.sampling, epochs=epochs,
-            batch_size=self._train_batch_size, model=model, forward=forward_of(model),
+            batch_size=self._train_batch_size, model=model, forward=forward_of(model, self._label),
             targets=targets, seed=args.seed if args.data_seed is None else args.data_seed,
-            loading=loading, labels=labels_of(dataset),
+            loading=loading, labels=labels_of(dataset, self._label),
         )[0]  # fmt: skip
 
     def get_batch_samples(
@@ -280,7 +293,9 @@ class FrugalMixin(Frugal, _Trainer):
             logits = logits_of(outputs)
             losses = loss if loss.ndim else None
         else:
-            logits = run_model(lambda data: call(model, inputs_of(data)), inputs, batch.ids)
+            logits = run_model(
+                lambda data: call(model, without(data, self._label)), inputs, batch.ids
+            )
             losses = self.criterion(logits, labels, batch)
             loss, outputs = losses, {"logits": logits}
         # The trainer divides by this a loss that does not know the step's other batches.
@@ -493,19 +508,35 @@ def logits_of(outputs: Any) -> Tensor:
     return found
 
 
-def labels_of(data: Any) -> NDArray[np.int64] | None:
+def labels_in(batch: Mapping[str, Any], name: str) -> Tensor | None:
+    """What a batch holds under ``name``, or as ``labels`` or ``label``."""
+    return checked_labels(batch[name]) if name in batch else split(batch)[1]
+
+
+def without(batch: Any, name: str) -> Any:
+    """The inputs of a batch whose labels are called ``name``."""
+    inputs = inputs_of(batch)
+    return {key: inputs[key] for key in inputs if key != name}
+
+
+def labels_of(data: Any, label: str) -> NDArray[np.int64] | None:
     """A Hugging Face data set's column of class indices, None where it is no such thing."""
     features = getattr(data, "features", None) or {}
-    for name in ("label", "labels"):
+    for name in dict.fromkeys((label, "label", "labels", "label_ids")):
         if str(getattr(features.get(name), "dtype", "")).startswith("int"):
             return np.asarray(data.with_format("numpy")[name][:], dtype=np.int64)
     return None
 
 
 def teacher_from(name: StrPath, student: nn.Module, processing: Any = None) -> nn.Module:
-    """The classifier in a folder or on the hub, for the student's kind of inputs. Raises
-    ModelError; TargetsError where its tokenizer is known and has another vocabulary than that of
-    the student, ``processing``."""
+    """The classifier in a folder or on the hub, for the student's kind of inputs, or of a run
+    folder. Raises ModelError; TargetsError where it is known to read other tokens, or pictures of
+    another normalisation, than ``processing`` gives. What :func:`frugalkd.load` raises."""
+    own = vocabulary_of(processing)
+    if os.path.isfile(path_of(name) / CARD):
+        loaded = load(name)
+        _check_inputs(loaded, processing, own)
+        return loaded.model
     pictures = getattr(student, "main_input_name", "input_ids") == "pixel_values"
     kind = (
         transformers.AutoModelForImageClassification
@@ -522,19 +553,44 @@ def teacher_from(name: StrPath, student: nn.Module, processing: Any = None) -> n
             f"{str(name)!r} is no classifier: it has no weights of {few(missing)}, which would be "
             "random: train it on these classes first"
         )
-    if own := vocabulary_of(processing):
+    if own:
         with suppress(ModelError):  # a folder of a model alone
             check_vocabulary(own, vocabulary_of(from_transformers("AutoTokenizer", str(name))))
     return teacher
 
 
-def forward_of(model: nn.Module) -> Callable[[Any], Tensor]:
+def _check_inputs(teacher: Loaded, processing: Any, own: dict[str, int]) -> None:
+    """Raises TargetsError where a run's model reads other inputs than ``processing`` gives."""
+    origin, mean = origin_of(teacher.model), getattr(processing, "image_mean", None)
+    if own and origin.vocabulary not in (0, len(own)):
+        raise TargetsError(
+            f"the teacher was trained on texts of the tokenizer {origin.tokenizer!r} "
+            f"({origin.vocabulary} tokens), and the student's has {len(own)}: train both models "
+            "with one tokenizer"
+        )
+    if own and origin.tokenizer and not os.path.isdir(origin.tokenizer):  # a folder is not read
+        with suppress(ModelError):
+            found = from_transformers("AutoTokenizer", origin.tokenizer, download=False)
+            check_vocabulary(own, vocabulary_of(found))
+    if mean and origin.mean:
+        there, here = (origin.mean, origin.std), (tuple(mean), tuple(processing.image_std))
+        if there != here:
+            raise TargetsError(
+                f"the teacher was trained on pictures of mean {there[0]} and std {there[1]}, and "
+                f"these are normalised by {here[0]} and {here[1]}: give both models the same"
+            )
+
+
+def forward_of(model: nn.Module, label: str) -> Callable[[Any], Tensor]:
     """A model's logits for a batch, of those inputs that its forward names."""
     parameters = inspect.signature(model.forward).parameters.values()
     names = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
 
     def forward(data: Any) -> Tensor:
-        inputs = inputs_of(data)
-        return call(model, {k: v for k, v in inputs.items() if not names or k in names})
+        inputs = without(data, label)
+        known = {k: v for k, v in inputs.items() if not names or k in names}
+        if not known and len(inputs) == 1:  # a model of one tensor, whatever it calls it
+            (known,) = inputs.values()
+        return call(model, known)
 
     return forward

@@ -24,6 +24,7 @@ from frugalkd.errors import (
     RankError,
     SelectionMisuse,
     SettingError,
+    Stopped,
     UnsupportedData,
 )
 from frugalkd.ledger.ledger import Ledger
@@ -41,7 +42,7 @@ from frugalkd.runtime.settings import (
     check_types,
 )
 from frugalkd.selection._epoch import Epoch
-from frugalkd.selection.checks import check_first_batch, check_weights
+from frugalkd.selection.checks import check_batch, check_first_batch, check_weights
 from frugalkd.selection.finite import Watch
 from frugalkd.selection.inputs import (
     check_fit,
@@ -230,14 +231,18 @@ class Selection:
             collate_fn=self._loading.collate_fn, label_free=self._sampling.label_free,
             read_labels=self._loading.labels, known_labels=self.ledger.labels,
         )  # fmt: skip
-        if self.reader.listed is None:
+        listed = self.reader.listed
+        if listed is None:
             self.reader.classes = classes
+        else:
+            check_batch(torch.from_numpy(listed[self.pool]), self.pool, classes)
         return classes
 
     def __iter__(self) -> Iterator[Epoch]:
         self._context.counts.restart()
         watch = Watch(self._trained, self._optimizer) if self._trained else None
         self._context = replace(self._context, watch=watch)
+        self._complete_truth()
         while self.epoch < self.epochs:
             state, self._under_way = self._under_way, None
             at = EpochContext(self.epoch, self.epochs, self.seed, self._spent, self._screened)
@@ -339,6 +344,20 @@ class Selection:
         self.ledger.epochs = state["epochs"]
         self._spent, self._screened = state["spent"], state["screened"]
         self._under_way = state["under_way"]
+
+    def _complete_truth(self) -> None:
+        """Query the teacher about all samples, where a ceiling needs it and nothing is known."""
+        column = self.ledger.columns.get("teacher_truth")
+        if column is None or not np.isnan(column[self.pool]).all():
+            return
+        context = self._context
+        found = [(self.pool[:0], np.empty(0, dtype=np.float32))]
+        for part in self.reader.truth(context.ranks.share(self.pool), self._loading.screen_batch):
+            found.append(part)
+            if context.should_stop():
+                raise Stopped("stopped while the teacher ran ahead, before the first epoch")
+        ids, truth = context.ranks.gathered(*map(np.concatenate, zip(*found, strict=True)))
+        column[ids] = truth
 
     def _plan(self, observer: Observer) -> tuple[Plan, int, int]:
         """The epoch's plan in its order, how many skipped samples were screened for it, and how

@@ -64,9 +64,7 @@ def check_fit(
         if not targets.knows_top:
             raise no_top("is what this policy judges by")
     if "teacher_truth" in policy.columns and targets is None:
-        raise TargetsError(
-            "this policy needs the teacher's confidence in each label: pass stored targets"
-        )
+        raise TargetsError("this policy needs the teacher's confidence in each label: pass targets")
 
 
 def inputs_to_compare(
@@ -151,35 +149,35 @@ def _refuse_other_data(ledger: Ledger, data: Dataset, advice: str) -> None:
 def fill(
     ledger: Ledger, policy: Policy, dataset: Any, sampling: Sampling, *, reader: Reader, pool: Ids
 ) -> None:
-    """Enter what ``policy`` needs of every sample: classes, the teacher's confidence, scores.
+    """Enter what ``policy`` needs of every sample: classes, the teacher's confidence (NaN where
+    :meth:`Reader.truth` has to compute it), scores.
     Raises UnsupportedData, TargetsError or SettingError where these are not known."""
     if policy.needs_labels:
         listed = labels_of(dataset)
-        if listed is None:
-            raise _no_labels("a plan that is balanced by class")
-        ledger.labels = listed.astype(np.int32)
+        if listed is not None:
+            ledger.labels = listed.astype(np.int32)
+        elif ledger.labels is None:
+            raise UnsupportedData(
+                "a plan that is balanced by class needs all labels before the first epoch: give "
+                "the data set an attribute 'labels', int64 (samples,)"
+            )
     if "teacher_truth" in ledger.columns:
-        labels = None
-        if not (sampling.label_free or policy.label_source == "teacher"):
-            listed = labels_of(dataset)
-            labels = None if listed is None else torch.from_numpy(listed)
-            with streams_restored():
-                if labels is None and reader.first_labels(pool[:1]) is not None:
-                    raise _no_labels("a ceiling")
         assert reader.targets is not None, "checked before"
-        ledger["teacher_truth"][:] = reader.targets.truth(labels)
+        labels, listed = None, True
+        if not (sampling.label_free or policy.label_source == "teacher"):
+            labels = labels_of(dataset)
+            labels = ledger.labels if labels is None else labels
+            with streams_restored():
+                listed = labels is not None or reader.first_labels(pool[:1]) is None
+        labels = None if labels is None else torch.from_numpy(labels).long()
+        truth = reader.targets.truth(labels)
+        # NaN where labels have to be read, or the teacher has to run, before the first epoch.
+        ledger["teacher_truth"][:] = np.nan if truth is None or not listed else truth
     if policy.scoring is not None and sampling.scores is not None:
         scores = _numbers("scores", sampling.scores)
         if scores.shape != (len(ledger),) or np.isnan(scores).any():
             raise SettingError(f"scores: {len(ledger)} numbers are needed, none of them NaN")
         ledger["score"][:] = scores
-
-
-def _no_labels(what: str) -> UnsupportedData:
-    return UnsupportedData(
-        f"{what} needs all labels before the first epoch: give the data set an attribute "
-        "'labels', int64 (samples,)"
-    )
 
 
 def _numbers(what: str, values: ArrayLike) -> NDArray[np.float32]:

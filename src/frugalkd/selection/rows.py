@@ -14,7 +14,7 @@ from accelerate.utils import concatenate, find_device, send_to_device
 from numpy.typing import NDArray
 from torch import Tensor
 
-from frugalkd.data.batches import checked_logits, labels_by, rows_of, split
+from frugalkd.data.batches import checked_logits, labels_by, refuse_not_finite, rows_of, split
 from frugalkd.data.source import checked_batch, is_batch_indexed, is_view_indexed, open_source
 from frugalkd.errors import TargetsError, UnsupportedData, few
 from frugalkd.ledger.ledger import Ledger
@@ -164,7 +164,8 @@ class Reader:
     """Reads rows by their ids, each in the view that its sample has at ``position``.
 
     Attributes:
-        listed: labels int64 (samples,) of the data set, which those of items equal; or None.
+        listed: labels int64 (samples,) of the data set, or those of the ledger that the policy goes
+            by, which those of items equal; or None.
         classes: of the model; where it is known, labels are checked against it as they are read.
         features: the teacher's modules whose features rows have.
     """
@@ -195,6 +196,10 @@ class Reader:
         if not (self._label_free or self._given_labels):
             with suppress(UnsupportedData):  # they are no class indices
                 self.listed = labels_of(dataset)
+        policy = sampling.chosen_policy
+        by_label = policy.needs_labels or "teacher_truth" in policy.columns
+        if self.listed is None and by_label and ledger.labels is not None:
+            self.listed = ledger.labels.astype(np.int64)
         self._judged_by_teacher = sampling.chosen_policy.label_source == "teacher"
         self._repeats = is_view_indexed(dataset) or is_batch_indexed(dataset)
         self._ledger, self._position, self._meters = ledger, position, meters
@@ -331,6 +336,21 @@ class Reader:
         if self.targets is not None and not self.targets.knows_top:
             raise no_top("stands in for the labels that these data lack")
         return targets.argmax(dim=1)
+
+    def truth(self, ids: Ids, rows: int) -> Iterator[tuple[Ids, NDArray[np.float32]]]:
+        """Batch by batch, ids and the teacher's probability of what counts as right, float32
+        (rows,). The teacher is queried as for a training batch. Raises ModelError where it gives
+        numbers that are not finite."""
+        for batch in self.read(ids, rows):
+            batch, labels = self.with_labels(batch)
+            logits = self.with_targets(batch).targets
+            assert logits is not None, "checked before"
+            refuse_not_finite(logits, batch.ids, "the teacher")
+            check_batch(labels.cpu(), batch.ids, logits.shape[1])
+            chosen = torch.softmax(logits.float(), dim=1).gather(
+                1, labels[:, None].to(logits.device)
+            )
+            yield batch.ids, chosen[:, 0].cpu().numpy()
 
     def first_labels(self, ids: Ids) -> Tensor | None:
         """Labels of ``ids``, as they are read; None where there are none."""

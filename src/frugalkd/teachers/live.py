@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -115,6 +117,14 @@ class ModelTeacher(Targets):
 
     def classes(self, data: Any) -> int | None:
         return None if data is None else self.run(data).shape[1]
+
+    def truth(self, labels: Tensor | None) -> NDArray[np.float32] | None:
+        if self.changes:
+            raise TargetsError(
+                "a ceiling is a part of what the teacher gives, and this one changes with each "
+                "step: use a teacher that is trained"
+            )
+        return super().truth(labels)
 
     def autocast(self) -> AbstractContextManager[Any]:
         return autocast(self.teacher, self.precision)

@@ -219,14 +219,19 @@ class SeveralTeachers(Targets):
             shares = confidence_shares(logits, labels)
         return mean_of(logits, shares, temperature)
 
-    def truth(self, labels: Tensor | None) -> NDArray[np.float32]:
-        """Of the first view, and of ``random`` the expected one. Raises TargetsError where one of
-        them is not stored, or at one temperature alone."""
-        logits = []
+    def truth(self, labels: Tensor | None) -> NDArray[np.float32] | None:
+        """Of the first view, and of ``random`` the expected one. Raises TargetsError too where one
+        of them is not stored, and one is drawn in each step."""
+        known, logits = [each.truth(labels) for each in self._each], []
+        if any(each is None for each in known):
+            if self.combine == "random":
+                raise TargetsError(
+                    "a ceiling needs all teachers of a random draw, and one runs in each step: set "
+                    "targets.kind to stored and targets.fill to ahead, or combine to mean"
+                )
+            return super().truth(labels)
         for each in self._each:
-            if not isinstance(each, StoredTargets) or each.temperature is not None:
-                each.truth(labels)  # raises why not
-            assert isinstance(each, StoredTargets)
+            assert isinstance(each, StoredTargets), "what else is known"
             logits.append(torch.from_numpy(each.all_logits()))
         softmax = self.temperature is not None or self.combine == "random"
         together = self.together(logits, labels, 1.0 if softmax else None)

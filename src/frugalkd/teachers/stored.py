@@ -205,13 +205,8 @@ class StoredTargets(_Kept):
         return logits
 
     def truth(self, labels: Tensor | None) -> NDArray[np.float32]:
-        """Of the first view. Raises TargetsError: the encoding does not keep the probability at
-        temperature 1."""
-        if self.temperature is not None:
-            raise TargetsError(
-                f"{self.store.header.encoding.name} soft targets do not keep the teacher's "
-                "probability of a label, which a ceiling needs: set targets.encoding to float16"
-            )
+        """Of the first view."""
+        super().truth(labels)  # refuses an encoding for one temperature
         logits = torch.from_numpy(self.all_logits())
         labels = logits.argmax(dim=1) if labels is None else labels.cpu()
         return torch.softmax(logits, dim=1).gather(1, labels[:, None])[:, 0].numpy()

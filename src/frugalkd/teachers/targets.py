@@ -110,11 +110,15 @@ class Targets(ABC):
     def sync(self) -> None:  # noqa: B027, most targets have nothing to do here
         """Flush what was stored so far to the disk."""
 
-    def truth(self, labels: Tensor | None) -> NDArray[np.float32]:
+    def truth(self, labels: Tensor | None) -> NDArray[np.float32] | None:
         """The teacher's probability of each sample's label, float32 (samples,), NaN where nothing
-        is stored of a sample. ``labels`` int64 (samples,); None: the teacher's top class. Raises
-        TargetsError: it is not known before the training."""
-        raise TargetsError(
-            "a ceiling needs stored targets, which are known before the training: set targets.kind "
-            "to stored and targets.fill to ahead"
-        )
+        is stored of a sample; None where the teacher has to run first. ``labels`` int64 (samples,);
+        None: the teacher's top class. Raises TargetsError: the targets do not keep the probability
+        at temperature 1, or the teacher changes during the training."""
+        if self.temperature is not None:
+            raise TargetsError(
+                f"these soft targets are the teacher's at temperature {self.temperature:g}, and a "
+                "ceiling needs its probability of a label, at 1: set targets.encoding to float16 "
+                "(of several teachers, average their logits)"
+            )
+        return None
