@@ -625,6 +625,7 @@ class Endless(torch.utils.data.IterableDataset):
     ("given", "error", "says"),
     [
         ({"policy": SelfRegulation(when="now")}, SelectionMisuse, "only after a step"),
+        ({"cost": 0.5}, SelectionMisuse, "the number of epochs, which the trainer has"),
         ({"mode": "hybrid"}, LedgerError, "significance ledger"),
         ({"objective": KD()}, TargetsError, "needs a teacher"),
         ({"teacher": net(1, classes=5)}, TargetsError, "5 classes"),
@@ -642,7 +643,7 @@ class Endless(torch.utils.data.IterableDataset):
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore:.*overfit")
 def test_misuse_is_refused_in_one_line(given, error, says, tmp_path):
-    names = ("policy", "mode", "objective", "teacher")
+    names = ("policy", "mode", "objective", "teacher", "cost")
     own = {name: given[name] for name in names if name in given}
     settings = {name: value for name, value in given.items() if name not in names}
     with pytest.raises(FrugalKDError, match=says) as raised:

@@ -139,7 +139,8 @@ class Orders:
 def made(kind, folder, data, model=None, **settings):
     """A trainer; settings that are none of frugalkd's are of its arguments."""
     own = ("teacher", "store", "mode", "ledger", "regulation", "policy", "weights", "objective")
-    own = {name: settings.pop(name) for name in (*own, "compute_loss_func") if name in settings}
+    more = ("cost", "compute_loss_func")
+    own = {name: settings.pop(name) for name in (*own, *more) if name in settings}
     model = bert() if model is None else model
     return kind(
         model,
@@ -641,6 +642,18 @@ def test_max_steps_are_those_of_full_training(texts, tmp_path):
     assert trainer.ledger.epochs == pytest.approx(8 / 6)
 
 
+def test_a_gate_ends_the_training_once_its_cost_is_spent(texts, tmp_path):
+    gate = SelfRegulation(0.4, cost=0.5)
+    trainer = made(FrugalTrainer, tmp_path, texts, policy=gate, num_train_epochs=8)
+    trainer.train()
+    meters = trainer.meters
+    screened = meters.student_forwards - meters.samples_backpropagated
+    cost = meters.samples_backpropagated + screened / 3
+    assert cost == pytest.approx(4 * len(texts), abs=1)
+    assert trainer.ledger.epochs < 8
+    assert steps(trainer, "learning_rate")[-1][0] < trainer.args.learning_rate / 20
+
+
 @pytest.mark.skipif(torchs_start_method() != "fork", reason="torch does not fork workers here")
 def test_workers_start_as_the_trainers_do_and_stay(texts, tmp_path):
     """A collator within a function cannot be sent to spawned workers."""
@@ -784,6 +797,7 @@ NOW = SelfRegulation(when="now")
     [
         (FrugalTrainer, {"data": Endless()}, UnsupportedData, "map-style"),
         (Own, {"policy": NOW}, SelectionMisuse, "your own Trainer may have changed"),
+        (Own, {"cost": 0.5}, SelectionMisuse, "the number of epochs, which the trainer has"),
         (
             FrugalTrainer,
             {"policy": NOW, "gradient_accumulation_steps": 2},

@@ -62,9 +62,8 @@ def test_without_a_gate_the_epochs_are_fewer(cost):
 def test_the_last_step_is_at_the_end_of_the_schedule():
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 3))
-    sampling = Sampling(cost=0.5)
     selection = Selection(
-        easy(), sampling=sampling, model=model, epochs=sampling.epochs_of(8), batch_size=16, seed=0
+        easy(), sampling=Sampling(cost=0.5), model=model, epochs=8, batch_size=16, seed=0
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     after = 0.0
@@ -79,7 +78,11 @@ def test_the_last_step_is_at_the_end_of_the_schedule():
             batch.observe(logits, labels)
             after = batch.progress_after
     assert after == pytest.approx(1.0, abs=2 / (4 * EASY))
-    assert selection.epoch < selection.epochs  # ended by the cost
+    assert selection.epoch < selection.epochs == 16  # ended by the cost
+    rows = selection.meters.samples_backpropagated
+    assert selection.budget == rows / (8 * EASY)
+    screened = selection.meters.student_forwards - rows
+    assert rows + screened / 3 == pytest.approx(4 * EASY, abs=1)
 
 
 def test_where_nothing_passes_it_is_a_short_training():

@@ -40,6 +40,11 @@ class Frugal:
     ) -> None:
         self.sampling = Sampling() if sampling is None else sampling
         check_types(sampling=(self.sampling, Sampling), objective=(objective, Objective | None))
+        if self.sampling.cost is not None:
+            raise SelectionMisuse(
+                "Sampling.cost changes the number of epochs, which the trainer has decided: set "
+                "regulation=SelfRegulation(cost=...), a fraction of what its own epochs cost"
+            )
         self.policy = self.sampling.chosen_policy
         self.objective, self._store = objective, store
 

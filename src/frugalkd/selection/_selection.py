@@ -85,7 +85,8 @@ class Selection:
     Args:
         dataset: map-style; a sample's id is its position. With a method ``batch(ids, views)`` it
             loads whole batches, with ``view(id, view)`` a sample's view, else by ``[id]``.
-        epochs: number of epochs; if it is fractional, the last one is shorter.
+        epochs: number of epochs; if it is fractional, the last one is shorter. With a cost, those
+            of full training that it is a fraction of.
         batch_size: rows of a batch.
         sampling: which samples are used and what they weigh; by default all of them, in every
             epoch.
@@ -165,7 +166,8 @@ class Selection:
             targets.check(dataset)
         self.targets, self.seed, self.meters = targets, seed, Meters()
         self.policy, self.ledger, self.ranks, self.weights = policy, ledger, ranks, weights
-        self.epochs, self.batch_size, self.drop_last = float(epochs), batch_size, loading.drop_last
+        self.epochs, self._given_epochs = sampling.epochs_of(float(epochs)), float(epochs)
+        self.batch_size, self.drop_last = batch_size, loading.drop_last
         self._dataset, self._sampling, self._loading = dataset, sampling, loading
         self._position = Position()
         self._spent = 0  # samples backpropagated before the epoch to come
@@ -275,8 +277,8 @@ class Selection:
 
     @property
     def budget(self) -> float:
-        """Samples backpropagated so far, as a fraction of training on all in every epoch."""
-        return self.meters.samples_backpropagated / (len(self.ledger) * self.epochs)
+        """Samples backpropagated so far, as a fraction of training on all in every given epoch."""
+        return self.meters.samples_backpropagated / (len(self.ledger) * self._given_epochs)
 
     def count_together(self) -> None:
         """Sum the meters' counts over all ranks; every rank has to call this at the same place."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, Optional
 
@@ -135,7 +134,6 @@ def distill(
     sampling = Sampling() if sampling is None else sampling
     objective = KD() if objective is None else objective
     training = Training() if training is None else training
-    training = replace(training, epochs=sampling.epochs_of(training.epochs))
     run = RunOptions() if run is None else run
     if isinstance(teacher, Sequence) and not isinstance(teacher, str):
         teacher = SeveralTeachers(teacher)
