@@ -363,11 +363,11 @@ def test_embeddings_are_refused_and_many_outputs_a_warning():
     refused(ModelError, "8 numbers a sample, of length 1", check, 8, few, unit=True)
     assert check(8, few, np.array(few.y)) == 8, "too few samples to know"
     assert check(6, many, np.array(many.y)) == 6, "half of them are not used"
-    with pytest.warns(FrugalKDWarning, match="7 numbers a sample, and the data have labels up to"):
+    with pytest.warns(FrugalKDWarning, match="7 numbers a sample, and the data have labels of 3"):
         check(7, many, np.array(many.y))
     few = Pairs(few.y, classes=("a", "b", "c"))
-    with pytest.warns(FrugalKDWarning, match="4 numbers a sample, and the data name 3 classes"):
-        check(4, few)
+    with pytest.warns(FrugalKDWarning, match="7 numbers a sample, and the data name 3 classes"):
+        check(7, few)
     assert check(3, few, unit=True) == 3, "as many as the data name"
 
 

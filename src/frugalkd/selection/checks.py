@@ -333,18 +333,15 @@ def _refuse_embeddings(model: nn.Module, logits: Tensor, data: Dataset) -> None:
 
 
 def _warn_of_embeddings(width: int, data: Dataset, labels: NDArray | None) -> None:
-    """A FrugalKDWarning where the data name fewer classes than the model has outputs, or where more
-    than half of these are of no label of many samples: a model may have such outputs."""
-    if names := class_names(data):
-        classes, known = len(names), f"name {len(names)} classes"
-    elif labels is not None and len(labels) >= 10 * width:
-        classes, known = 2 * (int(labels.max()) + 1), f"have labels up to {int(labels.max())}"
-    else:
-        return
-    if classes < width:
+    """A FrugalKDWarning where more than half of the outputs are of no class that the data name, or
+    of no label of many samples: a model may have such outputs, so that this is no error."""
+    classes, known = len(class_names(data)), "name {} classes"
+    if not classes and labels is not None and len(labels) >= 10 * width:
+        classes, known = int(labels.max()) + 1, "have labels of {} classes"
+    if 1 < classes < width / 2:
         warnings.warn(
-            f"the model gives {width} numbers a sample, and the data {known}: if these are "
-            f"embeddings and no logits, {ADD_HEAD}",
+            f"the model gives {width} numbers a sample, and the data {known.format(classes)}: if "
+            f"these are embeddings and no logits, {ADD_HEAD}",
             FrugalKDWarning,
             stacklevel=2,
         )
