@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
 from frugalkd.errors import SettingError
-from frugalkd.policies import All, RandomSubset, Sampling, SelfRegulation
+from frugalkd.ledger.ledger import Ledger
+from frugalkd.policies import All, EpochContext, RandomSubset, Sampling, SelfRegulation
 from frugalkd.policies.modes import HORIZON
 from frugalkd.selection import Selection
 from frugalkd.training.api import distill, train_teacher
@@ -28,11 +30,11 @@ def easy():
     return TensorDataset(inputs, (inputs @ torch.randn(6, 3)).argmax(1))
 
 
-def learned(**sampling):
+def learned(training=TRAINING, **sampling):
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 3))
     return train_teacher(
-        model, easy(), training=TRAINING, **grouped(device="cpu", **sampling)
+        model, easy(), training=training, **grouped(device="cpu", **sampling)
     )  # fmt: skip
 
 
@@ -93,6 +95,23 @@ def test_where_nothing_passes_it_is_a_short_training():
         **grouped(device="cpu", mode="regulated", regulation=gate, cost=0.5),
     )  # fmt: skip
     assert [record["rows"] for record in run.history] == [37] * 4
+
+
+def test_it_ends_where_what_is_left_is_no_batch():
+    whole = Training(epochs=4, batch_size=128, drop_last=True, optimizer=TRAINING.optimizer)
+    run = learned(whole, mode="regulated", cost=0.5)
+    assert all(record["rows"] for record in run.history)
+
+
+def test_what_is_left_trains_where_screening_costs_more():
+    ledger = Ledger.new(1000)
+    ledger["visits"][:] = ledger["streak"][:] = 1  # all are due for a screening
+    pool = np.arange(1000)
+    at = EpochContext(3, 3.5, 0, 700)  # half an epoch, and 175 samples are paid for
+    assert len(SelfRegulation(cost=0.25).plan(ledger, pool, at).ids) == 350
+    plan = SelfRegulation(cost=0.25, keep_probability=0.1).plan(ledger, pool, at)
+    assert plan.weights is not None
+    assert plan.weights.sum() == pytest.approx(1000)
 
 
 def test_what_cannot_be_limited_is_refused():

@@ -131,7 +131,7 @@ class EpochContext:
     """The epoch that is planned, the number of epochs, and this epoch's random draws.
 
     ``spent``: samples that went through a backward pass before this epoch; ``screened``: those
-    that were screened, for this epoch too.
+    that were screened, for this epoch too; ``least``: the fewest that an epoch can train.
     """
 
     epoch: int
@@ -139,6 +139,7 @@ class EpochContext:
     seed: int
     spent: int = 0
     screened: int = 0
+    least: int = 1
 
     @property
     def part(self) -> float:

@@ -133,22 +133,21 @@ class SelfRegulation(Policy):
         due = pool[at_sorted(ledger["due"], pool) <= at.epoch]
         passed = at_sorted(ledger["streak"], due) > 0
         active, screen = due[~passed], due[passed]
-        if self.cost is not None and self._left(ledger, at) < 1:
+        left = self._left(ledger, at)
+        if left < at.least:
             return Plan(active, stop=True)
         if not len(due) and self._limit is None and self.when_all_skipped != "wait":
             if self.when_all_skipped == "stop":
                 return Plan(active, stop=True)
             return Plan(pool, forced=np.ones(len(pool), dtype=bool))
-        if self.cost is not None and self._left(ledger, at) <= len(screen) / 3:
-            # Screening these would cost more than is left: what is left trains.
-            return self._within_budget(ledger, pool, active, round(self._left(ledger, at)), at)
-        if len(screen):
+        too_dear = left <= len(screen) / 3  # screening costs all that is left: that trains instead
+        if len(screen) and not too_dear:
             return Plan(active, screen=screen)
+        quota = self._quota(ledger, len(pool) if too_dear else len(active), at)
         if self.keep_probability is not None:
-            return self._unbiased(ledger, pool, active, at)
-        if self._limit is None:
+            return self._unbiased(pool, active, quota, at)
+        if quota is None:
             return Plan(active)
-        quota = self._quota(ledger, len(active), at)
         return self._within_budget(ledger, pool, active, quota, at)
 
     def at_budget(self, budget: float) -> Policy | None:
@@ -174,9 +173,10 @@ class SelfRegulation(Policy):
             first = min(first, math.floor(max(0.0, limit * epochs / 2 - (epochs - last))))
         return first, last
 
-    def _quota(self, ledger: Ledger, active: int, at: EpochContext) -> int:
-        """How many samples this epoch uses, where so many are ``active``."""
-        assert self._limit is not None
+    def _quota(self, ledger: Ledger, active: int, at: EpochContext) -> int | None:
+        """How many samples this epoch uses, where so many are ``active``; None without a limit."""
+        if self._limit is None:
+            return None
         first, last = self._gated(at.epochs)
         remain = last - at.epoch  # epochs, this one included; the last may be a part
         if self.cost is not None:
@@ -192,17 +192,19 @@ class SelfRegulation(Policy):
 
     def _left(self, ledger: Ledger, at: EpochContext) -> float:
         """How many samples the cost still pays for."""
-        return (self._limit or 0.0) * at.epochs * len(ledger) - self.paid(at)
+        return (
+            math.inf if self.cost is None else self.cost * at.epochs * len(ledger) - self.paid(at)
+        )
 
-    def _unbiased(self, ledger: Ledger, pool: Ids, active: Ids, at: EpochContext) -> Plan:
+    def _unbiased(self, pool: Ids, active: Ids, quota: int | None, at: EpochContext) -> Plan:
         """The active samples, and a draw of the others that weighs for all of them."""
         assert self.keep_probability is not None
         others = np.setdiff1d(pool, active, assume_unique=True)
-        if self._limit is None:
+        if quota is None:
             some, rest = active, others[at.uniform("passing", others) < self.keep_probability]
             chance = self.keep_probability
         else:
-            quota = min(self._quota(ledger, len(active), at), len(pool))
+            quota = min(quota, len(pool))
             drawn = min(round(self.keep_probability * len(others)), quota // 2)
             drawn = min(max(drawn, quota - len(active)), len(others))
             seed, stream = at.seed, draws.stream("passing")

@@ -247,7 +247,11 @@ class Selection:
         self._complete_truth()
         while self.epoch < self.epochs:
             state, self._under_way = self._under_way, None
-            at = EpochContext(self.epoch, self.epochs, self.seed, self._spent, self._screened)
+            whole = self.drop_last or not self.ranks.alone
+            at = EpochContext(
+                self.epoch, self.epochs, self.seed, self._spent, self._screened,
+                least=self._context.step_rows if whole else 1,
+            )  # fmt: skip
             observer = Observer(self._context, at)
             if state is not None:
                 epoch = Epoch.from_state(self._context, observer, state)
