@@ -349,6 +349,10 @@ def test_a_training_that_its_policy_ended_says_so(runs, trained, says):
         console.print(summary_table({**results, "epochs": trained}, runs))
     assert ("stopped" in captured.get()) == bool(says)
     assert says in captured.get()
+    results["recipe"]["teacher"]["policy"]["cost"] = 0.5
+    with console.capture() as captured:
+        console.print(summary_table({**results, "epochs": trained, "cost": None}, runs))
+    assert ("its cost is spent" in captured.get()) == bool(says)
 
 
 @pytest.mark.parametrize(("mode", "epochs"), [("regulated", None), ("vanilla", 2.0)])

@@ -127,3 +127,5 @@ def test_what_cannot_be_limited_is_refused():
     assert Sampling(cost=0.5).chosen_policy == SelfRegulation(cost=1 / HORIZON)
     assert Sampling(mode="vanilla", cost=0.5).epochs_of(10) == 5
     assert Sampling().epochs_of(10) == 10
+    with pytest.raises(SettingError, match="epochs, of which a cost allows more than are given"):
+        learned(Training(epochs=20_000), cost=1.0)  # the ledger counts in 16 bits

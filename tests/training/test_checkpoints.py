@@ -166,6 +166,7 @@ def begun(train, folder, **given):
         ({"dataset": images(36)}, "data set"),
         ({"dataset": images(augmented=False)}, "augmentation"),
         ({"policy": RandomSubset(0.5)}, "policy"),
+        ({"cost": 0.5}, "cost"),
         ({"objective": Softened()}, "objective"),
         ({"training": replace(TRAINING, epochs=3)}, "training.epochs"),
         ({"training": replace(TRAINING, optimizer=Optimizer("sgd"))}, "training.optimizer"),

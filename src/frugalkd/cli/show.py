@@ -107,10 +107,13 @@ def summary_table(results: dict[str, Any], out: Path) -> Table:
         f"{meters['samples_backpropagated']:,} = {percent(results['budget'])} of "
         f"{results['train_samples']:,} samples x {epochs:g} epochs"
     )
-    if role.get("cost") is not None and results["cost"]["epochs"] is not None:
-        facts["cost"] = f"{results['cost']['epochs']:.2f} of {epochs:g} epochs, over {trained:g}"
+    limit = role.get("cost") or (role.get("policy") or role.get("regulation") or {}).get("cost")
+    cost = (results.get("cost") or {}).get("epochs")
+    if limit is not None and cost is not None:
+        facts["cost"] = f"{cost:.2f} of {epochs:g} epochs, over {trained:g}"
     elif trained is not None and trained < epochs - 1e-6:
-        facts["stopped"] = f"after {trained:g} of {epochs:g} epochs: no sample was active"
+        why = "no sample was active" if limit is None else "its cost is spent"
+        facts["stopped"] = f"after {trained:g} of {epochs:g} epochs: {why}"
     facts["forwards"] = f"{meters['student_forwards']:,}"
     if results["kind"] == "distill":
         each = [f"{name} {rows:,}" for name, rows in meters.get("queries_of", {}).items()]

@@ -237,7 +237,7 @@ def chain(
         def begin(stage: Stage) -> Callable[[dict[str, Any]], None]:
             bars.close()  # that of the stage before
             title = f"{stage.name} of {len(stages)}: {stage.recipe.name}"
-            return bars.enter_context(Bar(title, stage.role.training.epochs)).epoch
+            return bars.enter_context(Bar(title, stage.role.most_epochs)).epoch
 
         done = run(made, out, teacher=teacher, begin=begin, should_stop=stop)
     following = show.command("report", out / stages[-1].name)

@@ -167,6 +167,7 @@ class Selection:
         self.targets, self.seed, self.meters = targets, seed, Meters()
         self.policy, self.ledger, self.ranks, self.weights = policy, ledger, ranks, weights
         self.epochs, self._given_epochs = sampling.epochs_of(float(epochs)), float(epochs)
+        check_number("epochs, of which a cost allows more than are given,", self.epochs, 0, 60_000)
         self.batch_size, self.drop_last = batch_size, loading.drop_last
         self._dataset, self._sampling, self._loading = dataset, sampling, loading
         self._position = Position()

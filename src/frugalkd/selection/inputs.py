@@ -79,6 +79,7 @@ def inputs_to_compare(
     given: dict[str, object] = {
         "data": data_digest(dataset),
         "policy": sampling.chosen_policy,
+        "cost": sampling.cost,
         "weights": weights_of(sampling, dataset),
         "scores": sampling.scores,
         "label_free": sampling.label_free,

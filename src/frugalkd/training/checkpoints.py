@@ -132,6 +132,7 @@ def describe_training(
     about = describe(teacher if targets is None else None, dataset) | getattr(targets, "about", {})
     about |= {**this_torch(), "model": build_digest(model)}
     about |= {"policy": str(sampling.chosen_policy), "objective": str(objective)}
+    about["cost"] = str(sampling.cost)
     about["labels"] = "not read" if sampling.label_free else "read"
     about["soft targets"] = "none"
     if targets is not None:

@@ -124,6 +124,14 @@ def test_an_arm_at_a_budget(bare):
     assert short.about == "all, fewer epochs"
 
 
+def test_a_budget_takes_the_place_of_the_recipes_cost(bare):
+    limited = override(bare, {"student.cost": 0.5, "student.mode": "regulated"})
+    arms = resolve_arms(limited, ["regulated@0.25", "random@0.25", "short@0.25", "vanilla"])
+    assert [arm.recipe.student.cost for arm in arms] == [None, None, None, 0.5]
+    assert arms[0].recipe.student.regulation.budget == 0.25
+    assert arms[2].recipe.student.most_epochs == 0.25 * bare.student.training.epochs
+
+
 def test_a_recipes_own_control_at_a_budget_matches_nothing(tiny):
     (short,) = resolve_arms(tiny, ["short"], [0.5])
     assert (short.name, short.match, short.budget) == ("short@0.5", None, 0.5)

@@ -159,6 +159,8 @@ def test_controls_of_a_limited_training():
     assert (policy["rows"], policy["screened"], policy["extra"]) == (330, [], [0, 10, 20])
     assert settings("random-cost")["student.policy"]["counts"] == [90] * 4
     assert settings("short-cost")["student.training.epochs"] == 1.8
+    recipe = override(recipe, {"student.mode": "significance"})  # its rates follow the epochs
+    assert settings("permuted")["student.policy"]["rows"] is None
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from typing import Any
 from frugalkd.errors import RecipeError, UnknownName
 from frugalkd.experiments.recipes.load import override
 from frugalkd.experiments.recipes.schema import Arm, Recipe, StudentRole
-from frugalkd.policies import POLICIES, All, Policy
-from frugalkd.policies.modes import MODES
+from frugalkd.policies import POLICIES
+from frugalkd.policies.modes import MODES, spread
 
 Settings = dict[str, Any]
 
@@ -238,22 +238,18 @@ def _at_budget(recipe: Recipe, base: str, arm: Arm, text: str) -> ResolvedArm:
     return replace(made, recipe=override(made.recipe, settings), budget=budget)
 
 
-def _policy_of(student: StudentRole) -> Policy:
-    if student.policy is not None:
-        return student.policy.build()
-    return student.regulation if student.mode is None or MODES[student.mode].gated else All()
-
-
 def _policy_at(recipe: Recipe, budget: float) -> dict[str, Any] | None:
-    """What makes the student's policy spend ``budget``; None where nothing does."""
+    """What makes the student's policy spend ``budget``, in place of a cost; None where nothing
+    does."""
     student = recipe.student
-    driven = _policy_of(student).at_budget(budget)
+    driven = student.chosen_policy.at_budget(budget)
     if driven is None:
         return None
     settings = asdict(driven)  # pyright: ignore[reportArgumentType]
     if student.policy is None:
-        return {"student.regulation": settings}
-    return {"student.policy": {"name": student.policy.model_dump()["name"], **settings}}
+        return {"student.cost": None, "student.regulation": settings}
+    name = student.policy.model_dump()["name"]
+    return {"student.cost": None, "student.policy": {"name": name, **settings}}
 
 
 def _trained(recipe: Recipe, arm: Arm) -> ResolvedArm:
@@ -344,13 +340,11 @@ def control_settings(
         if results.get("plans") is None:
             raise RecipeError(f"{folder} recorded no plans: delete it, and it is run again")
         screened = [int(record["screened"]) for record in results["history"]]
-        policy = _policy_of(student)
-        planned = policy.planned_rows(samples, epochs)
-        if student.cost is not None:
-            planned = student.cost * samples * epochs
+        policy = student.chosen_policy
+        planned = policy.planned_rows(samples, spread(epochs, student.cost, policy))
         extra = _divided(total - trained, screened if sum(screened) else parts)
         paid = []  # the samples whose screening counts towards what was planned
-        if planned is not None and (student.cost or getattr(policy, "cost", None)):
+        if planned is not None and getattr(policy, "cost", None):
             paid = screened if control == "permuted" else paid
             planned -= sum(extra)
         settings = _with_policy(
@@ -405,8 +399,10 @@ def budget_settings(control: str, recipe: Recipe, budget: float) -> Settings:
     if not CONTROLS[control].at_budget:
         raise RecipeError(f"{control} copies a run's epochs: write {control}:ARM@{budget:g}")
     if control == "short":
-        return _short(budget * recipe.student.training.epochs)
-    return _random(control, budget)
+        settings = _short(budget * recipe.student.training.epochs)
+    else:
+        settings = _random(control, budget)
+    return {**settings, "student.cost": None}
 
 
 def _short(epochs: float) -> Settings:

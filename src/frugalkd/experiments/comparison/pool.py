@@ -248,7 +248,7 @@ def _execute(task: Task) -> dict[str, Any]:
     out, stores = Resolved(task["out"]), Resolved(task["stores"])
     teacher = None if task["teacher"] is None else Resolved(task["teacher"])
     role = recipe.teacher if task["kind"] == "teach" else recipe.student
-    note = ProgressNote(Resolved(task["progress"]), role.training.epochs)
+    note = ProgressNote(Resolved(task["progress"]), role.most_epochs)
     with contextlib.closing(note) as progress:
         report: dict[str, Any] = {"on_epoch_end": progress.listen, "progress": progress.write}
         if task["kind"] == "teach":

@@ -246,6 +246,11 @@ class Role(Strict):
     augment: Augmentation = Augmentation()
     training: Training = Training()
 
+    @property
+    def most_epochs(self) -> float:
+        """Over how many epochs its training goes, at most."""
+        return self.training.epochs
+
 
 class TeacherRole(Role):
     """The teacher and how it is trained."""
@@ -402,7 +407,7 @@ class StudentRole(Role):
         if self.mode is not None and (self.policy or self.weighting):
             raise ValueError("mode stands for policy and weighting: set mode: null to give those")
         if self.cost is not None:
-            limited(self._unlimited)
+            _ = self.chosen_policy
         one_teacher = self.teachers is None and self.targets.kind != "ema"
         if self.model.reuse_classifier_dim is not None and not one_teacher:
             raise ValueError(
@@ -458,7 +463,7 @@ class StudentRole(Role):
             return self
         several = self.teachers
         problem = why_not_label_free(
-            self._unlimited,
+            self.chosen_policy,
             uses_teacher=bool(self.objective.imports) or self.objective.build().needs_targets,
             targets_read_labels=several is not None and several.combine == "confidence",
         )
@@ -467,15 +472,17 @@ class StudentRole(Role):
         return self
 
     @property
-    def _unlimited(self) -> Policy:
-        if self.policy is not None:
-            return self.policy.build()
-        return MODES[self.mode or "vanilla"].policy(self.regulation)
+    def chosen_policy(self) -> Policy:
+        """Its policy, or that of its mode, limited to the cost. Raises SettingError."""
+        own = self.policy
+        policy = (
+            MODES[self.mode or "vanilla"].policy(self.regulation) if own is None else own.build()
+        )
+        return policy if self.cost is None else limited(policy)
 
     @property
     def most_epochs(self) -> float:
-        """Over how many epochs its training goes, at most."""
-        return spread(self.training.epochs, self.cost, self._unlimited)
+        return spread(self.training.epochs, self.cost, self.chosen_policy)
 
     @property
     def queries_own_teacher(self) -> bool:

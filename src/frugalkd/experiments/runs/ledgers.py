@@ -102,8 +102,9 @@ def make_ledger(
             optimizer=replace(HEAD.optimizer, lr=_rate(samples)),
         )
         gate = replace(
-            gate, warmup=0, final_full_epochs=0, budget=None, ceiling=None, keep_probability=None
-        )
+            gate, warmup=0, final_full_epochs=0, budget=None, cost=None, ceiling=None,
+            keep_probability=None,
+        )  # fmt: skip
         run = train_head(
             make_teacher(recipe, teacher, data),
             data,
