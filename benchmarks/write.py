@@ -251,6 +251,7 @@ TABLES = {
     "fair-claims": lambda: claims_table(claims_of_page()["fair-claims"]),
     "fair-claims-banking77": lambda: claims_table(claims_of_page()["fair-claims-banking77"]),
     "fair-fashion-mnist": lambda: arms_table(read("fair-fashion-mnist")),
+    "fair-cifar10": lambda: arms_table(read("fair-cifar10")),
     "fair-banking77": lambda: arms_table(read("fair-banking77")),
     "fair-rivals-banking77": lambda: arms_table(read("fair-rivals-banking77")),
     "fair-tune-fashion-mnist": lambda: budgets_table(read("fair-tune-fashion-mnist")),
