@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,17 @@ from frugalkd.errors import (
     UnsupportedData,
 )
 from frugalkd.ledger.ledger import Ledger
+from frugalkd.models.origin import name_classes
 from frugalkd.objectives import CrossEntropy
 from frugalkd.policies import All, SelfRegulation
 from frugalkd.selection import Selection
-from frugalkd.selection.checks import check_first_batch, check_labels, check_listed, labels_of
+from frugalkd.selection.checks import (
+    check_first_batch,
+    check_labels,
+    check_listed,
+    check_pair,
+    labels_of,
+)
 from frugalkd.selection.inputs import weights_of
 from frugalkd.teachers import LiveTeacher, StoredTargets
 from frugalkd.training.api import distill, train_teacher
@@ -369,6 +377,20 @@ def test_embeddings_are_refused_and_many_outputs_a_warning():
     with pytest.warns(FrugalKDWarning, match="7 numbers a sample, and the data name 3 classes"):
         check(7, few)
     assert check(3, few, unit=True) == 3, "as many as the data name"
+    few = Pairs([0, 1, 2] * 10)
+    assert check(3, few, np.array(few.y), unit=True) == 3, "as many as there are labels"
+
+
+def test_a_teacher_of_other_classes_than_the_students_config():
+    student, teacher = nn.Linear(6, 2), nn.Linear(6, 2)
+    student.config = SimpleNamespace(id2label={0: "Cat", 1: "Dog"})  # pyright: ignore
+    name_classes(teacher, ["cat", "dog"])
+    check_pair(student, teacher)
+    name_classes(teacher, ["house cat", "dog"])  # the same, perhaps
+    check_pair(student, teacher)
+    name_classes(teacher, ["dog", "cat"])
+    with pytest.raises(TargetsError, match="the student's classes in another order"):
+        check_pair(student, teacher)
 
 
 def test_a_teacher_of_another_shape_is_refused():

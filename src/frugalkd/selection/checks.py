@@ -70,7 +70,7 @@ def check_first_batch(
     batch = read_first(data, pool, device, collate_fn)
     labels, logits = _evaluate_first(model, batch, pool, forward, read_labels)
     classes = logits.shape[1]
-    _refuse_embeddings(model, logits, data)
+    _refuse_embeddings(model, logits, data, known_labels)
     if not label_free:
         _warn_of_embeddings(classes, data, known_labels)
         if labels is not None:
@@ -305,11 +305,15 @@ def check_task(model: nn.Module) -> None:
             raise ModelError(f"{name} is for {task}, which {UNSUPPORTED}")
 
 
-def _refuse_embeddings(model: nn.Module, logits: Tensor, data: Dataset) -> None:
+def _refuse_embeddings(
+    model: nn.Module, logits: Tensor, data: Dataset, labels: NDArray | None
+) -> None:
     """Raises ModelError where the outputs (rows, width) are most likely embeddings: where they are
-    hidden states by their width, or of length 1, or others than ``config.num_labels``."""
+    hidden states by their width, or of length 1, or others than ``config.num_labels``; and not as
+    many as there are classes."""
     width = logits.shape[1]
-    if width in (len(class_names(data)), len(origin_of(model).classes)):
+    known = 0 if labels is None else int(labels.max()) + 1
+    if width in (len(class_names(data)), len(origin_of(model).classes), known):
         return
     config, configs = getattr(model, "config", None), {}
     for module in model.modules():
@@ -361,7 +365,8 @@ def check_weights(model: nn.Module) -> None:
 
 def check_pair(student: nn.Module, teacher: nn.Module) -> None:
     """Raises ModelError where training the student would change its teacher; TargetsError where
-    both are of transformers, and the classes that they name differ (in more than case)."""
+    both are of transformers, and the classes that they name differ (in more than case), or the
+    teacher has those of the student's config in another order."""
     if teacher is student:
         raise ModelError("teacher and student are the same object: give a copy as the teacher")
     trained = {id(parameter) for parameter in student.parameters() if parameter.requires_grad}
@@ -371,11 +376,10 @@ def check_pair(student: nn.Module, teacher: nn.Module) -> None:
                 f"teacher and student share the parameter {name}, which training would change: "
                 "give a copy as the teacher, or freeze it"
             )
-    own, theirs = label_names(student), label_names(teacher)
-    if theirs:
-        theirs = origin_of(teacher).classes or theirs  # after name_classes and reorder_classes
+    own, theirs = label_names(student), origin_of(teacher).classes or label_names(teacher)
     own, theirs = (tuple(map(str.casefold, names)) for names in (own, theirs))
-    class_order(theirs, own, "same", of="the student")
+    if label_names(teacher) or sorted(own) == sorted(theirs):
+        class_order(theirs, own, "same", of="the student")
 
 
 def explained(
