@@ -124,10 +124,16 @@ def test_an_arm_at_a_budget(bare):
     assert short.about == "all, fewer epochs"
 
 
+def test_the_recipes_cost_is_its_gates(bare):
+    limited = override(bare, {"student.cost": 0.5, "student.mode": "regulated"})
+    arms = resolve_arms(limited, ["regulated", "ceiling", "vanilla", "ce", "significance", "el2n"])
+    assert [arm.recipe.student.cost for arm in arms] == [0.5, 0.5, None, None, None, None]
+
+
 def test_a_budget_takes_the_place_of_the_recipes_cost(bare):
     limited = override(bare, {"student.cost": 0.5, "student.mode": "regulated"})
-    arms = resolve_arms(limited, ["regulated@0.25", "random@0.25", "short@0.25", "vanilla"])
-    assert [arm.recipe.student.cost for arm in arms] == [None, None, None, 0.5]
+    arms = resolve_arms(limited, ["regulated@0.25", "random@0.25", "short@0.25"])
+    assert [arm.recipe.student.cost for arm in arms] == [None, None, None]
     assert arms[0].recipe.student.regulation.budget == 0.25
     assert arms[2].recipe.student.most_epochs == 0.25 * bare.student.training.epochs
 

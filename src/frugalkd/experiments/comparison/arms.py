@@ -40,6 +40,7 @@ CONTROLS = {
 }
 
 _NO_POLICY = {"student.policy": None, "student.weighting": None}
+_NO_COST = {"student.cost": None}
 
 _GATES: dict[str, dict[str, Any]] = {
     "ceiling": {"ceiling": 0.9},
@@ -56,15 +57,16 @@ _GATES: dict[str, dict[str, Any]] = {
 
 def _built_in() -> dict[str, dict[str, Any]]:
     arms: dict[str, dict[str, Any]] = {mode: {"student.mode": mode, **_NO_POLICY} for mode in MODES}
-    objective = {"student.objective": {"name": "cross-entropy"}}
-    arms["ce"] = {"student.mode": "vanilla", **objective, **_NO_POLICY}
+    for mode in MODES:  # a recipe's cost is its gate's: the others are what that is compared with
+        arms[mode] |= {} if MODES[mode].gated else _NO_COST
+    arms["ce"] = {**arms["vanilla"], "student.objective": {"name": "cross-entropy"}}
     for name, gate in _GATES.items():
         settings = {f"student.regulation.{key}": value for key, value in gate.items()}
         arms[name] = {"student.mode": "regulated", **settings, **_NO_POLICY}
     for name in POLICIES:
         if name not in ("all", "random", "self-regulation"):
             policy = {"student.policy": {"name": name}, "student.weighting": "uniform"}
-            arms[name] = {"student.mode": None, **policy}
+            arms[name] = {"student.mode": None, **policy, **_NO_COST}
     return arms
 
 
@@ -247,9 +249,9 @@ def _policy_at(recipe: Recipe, budget: float) -> dict[str, Any] | None:
         return None
     settings = asdict(driven)  # pyright: ignore[reportArgumentType]
     if student.policy is None:
-        return {"student.cost": None, "student.regulation": settings}
+        return {**_NO_COST, "student.regulation": settings}
     name = student.policy.model_dump()["name"]
-    return {"student.cost": None, "student.policy": {"name": name, **settings}}
+    return {**_NO_COST, "student.policy": {"name": name, **settings}}
 
 
 def _trained(recipe: Recipe, arm: Arm) -> ResolvedArm:
@@ -366,7 +368,7 @@ def control_settings(
             min(samples, round(wanted / part)) for wanted, part in zip(rows, parts, strict=True)
         ]
         settings = _random(control, min(1.0, fraction), counts=counts)
-    return {**settings, "student.cost": None, "student.training.drop_last": False}
+    return {**settings, **_NO_COST, "student.training.drop_last": False}
 
 
 def _rows_at_cost(results: dict[str, Any]) -> int:
@@ -402,7 +404,7 @@ def budget_settings(control: str, recipe: Recipe, budget: float) -> Settings:
         settings = _short(budget * recipe.student.training.epochs)
     else:
         settings = _random(control, budget)
-    return {**settings, "student.cost": None}
+    return {**settings, **_NO_COST}
 
 
 def _short(epochs: float) -> Settings:
