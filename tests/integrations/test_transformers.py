@@ -642,10 +642,21 @@ def test_max_steps_are_those_of_full_training(texts, tmp_path):
     assert trainer.ledger.epochs == pytest.approx(8 / 6)
 
 
-def test_a_gate_ends_the_training_once_its_cost_is_spent(texts, tmp_path):
+@pytest.mark.parametrize("strategy", ["steps", "epoch"])
+def test_a_gate_ends_the_training_once_its_cost_is_spent(strategy, texts, tmp_path):
     gate = SelfRegulation(0.4, cost=0.5)
-    trainer = made(FrugalTrainer, tmp_path, texts, policy=gate, num_train_epochs=8)
+    how = arguments(
+        tmp_path, num_train_epochs=8, save_strategy=strategy, eval_strategy=strategy, eval_steps=999
+    )
+    trainer = FrugalTrainer(
+        bert(), how, train_dataset=texts, eval_dataset=texts, data_collator=collate_fn,
+        sampling=Sampling(policy=gate),
+    )  # fmt: skip
     trainer.train()
+    assert (tmp_path / f"checkpoint-{trainer.state.global_step}").is_dir()
+    evaluated = [log["step"] for log in trainer.state.log_history if "eval_loss" in log]
+    assert evaluated[-1] == trainer.state.global_step
+    assert len(evaluated) == (1 if strategy == "steps" else trainer.ledger.epochs)
     meters = trainer.meters
     screened = meters.student_forwards - meters.samples_backpropagated
     cost = meters.samples_backpropagated + screened / 3

@@ -151,6 +151,8 @@ class PlannedEpochs:
         """The current one, or the last one."""
         self.batch: Batch | None = None
         """The last one that was read."""
+        self.ended = False
+        """Whether the policy ended the training: there was no next epoch."""
         if batches is None:
             size, drop_last = selection.batch_size, selection.drop_last
             batches = batches_of(len(selection.pool), size, drop_last=drop_last)
@@ -175,6 +177,7 @@ class PlannedEpochs:
         """Plan the next epoch; False where there is none left. One without batches ends here."""
         epoch = next(self._epochs, None)
         if epoch is None:
+            self.ended = True
             return False
         self.epoch, self.batches = epoch, self._read(epoch)
         if not len(epoch):

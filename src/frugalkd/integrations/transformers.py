@@ -405,7 +405,9 @@ class _Progress(transformers.TrainerCallback):
         """The plan's epoch ends too, and with its last one the training, as after max_steps."""
         planned = self._trainer.planned
         planned.finish()
-        if planned.done and not control.should_training_stop:
+        if planned.ended:  # in an epoch without batches: what each epoch saves was saved before
+            control.should_save = control.should_evaluate = False
+        if planned.ended or (planned.done and not control.should_training_stop):
             control.should_training_stop = True
             control.should_save |= args.save_strategy == "steps"
             late = args.eval_delay <= state.global_step
