@@ -220,6 +220,9 @@ def test_errors(tmp_path, teacher):
     for setting in ("student.targets.kind=ema", "student.teachers={of: {a: {}, b: {store: x}}}"):
         with pytest.raises(RecipeError, match="needs one teacher"):
             estimate(load_recipe("digits", [setting]), seconds=SHORT)
+    for limit in ("student.cost", "student.regulation.cost", "teacher.policy.cost"):
+        with pytest.raises(RecipeError, match="without a limit: set cost to null"):
+            estimate(load_recipe("digits", [f"{limit}=0.5"]), seconds=SHORT)
 
 
 def test_a_damaged_folder(tmp_path, teacher):

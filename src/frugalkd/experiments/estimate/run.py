@@ -52,7 +52,7 @@ def estimate(
 
     Raises:
         SettingError: ``seconds`` is not positive and finite.
-        RecipeError: there are several teachers, or the student is its own.
+        RecipeError: there are several teachers, or the student is its own; or a cost is limited.
         LedgerError, ModelError, DataError, RunFolderError: as a distillation would.
         UnsupportedData: the data have views, and no ``subset(ids)``.
     """
@@ -63,9 +63,12 @@ def estimate(
             "an estimate needs one teacher that is trained before: set student.teachers to null, "
             "and student.targets.kind to stored or live"
         )
-    if recipe.student.cost is not None:
+    student = recipe.student
+    limits = (student, student.regulation, student.policy, recipe.teacher.policy)
+    if any(getattr(each, "cost", None) is not None for each in limits):
         raise RecipeError(
-            "an estimate forecasts what a mode costs without a limit: set student.cost to null"
+            "an estimate forecasts what a mode costs without a limit: set cost to null, of the "
+            "student and of both gates"
         )
     use_threads(recipe.threads)
     return _Estimate(recipe, teacher).run(seconds, say)
