@@ -103,6 +103,14 @@ def test_it_ends_where_what_is_left_is_no_batch():
     assert all(record["rows"] for record in run.history)
 
 
+def test_a_cost_that_pays_for_nothing_is_refused():
+    with pytest.raises(SettingError, match="has to pay for 1 samples or more"):
+        learned(cost=0.0001)
+    whole = Training(epochs=4, batch_size=128, drop_last=True, optimizer=TRAINING.optimizer)
+    with pytest.raises(SettingError, match="has to pay for 128 samples or more"):
+        learned(whole, cost=0.05)
+
+
 def test_what_is_left_trains_where_screening_costs_more():
     ledger = Ledger.new(1000)
     ledger["visits"][:] = ledger["streak"][:] = 1  # all are due for a screening

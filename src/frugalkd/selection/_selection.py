@@ -103,7 +103,8 @@ class Selection:
 
     Raises:
         UnsupportedData: an iterable data set, or an empty one.
-        SettingError: a number out of range; weights of the wrong length, negative, not finite, or
+        SettingError: a number out of range; a cost that pays for nothing (as the first epoch
+            begins); weights of the wrong length, negative, not finite, or
             none above 0.
         ModelError: ``model`` is no module, or its weights are not initialised.
         SelectionMisuse: the policy has a gate and ``model`` is missing; it needs scores and there
@@ -258,6 +259,11 @@ class Selection:
                 epoch = Epoch.from_state(self._context, observer, state)
             else:
                 plan, screened, deferred = self._plan(observer)
+                if plan.stop and not self.ledger.epochs:
+                    raise SettingError(
+                        f"{type(self.policy).__name__} ends the training before its first epoch: a "
+                        f"cost has to pay for {at.least} samples or more"
+                    )
                 if plan.stop:
                     return
                 epoch = Epoch(self._context, observer, plan, screened, deferred)
