@@ -135,6 +135,11 @@ class SelfRegulation(Policy):
         active, screen = due[~passed], due[passed]
         left = self._left(ledger, at)
         if left < at.least:
+            if at.epoch == 0:
+                raise SettingError(
+                    f"the cost pays for {left:.3g} samples in all, and a step takes {at.least}: "
+                    "raise it"
+                )
             return Plan(active, stop=True)
         if not len(due) and self._limit is None and self.when_all_skipped != "wait":
             if self.when_all_skipped == "stop":

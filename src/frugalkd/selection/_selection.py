@@ -259,11 +259,6 @@ class Selection:
                 epoch = Epoch.from_state(self._context, observer, state)
             else:
                 plan, screened, deferred = self._plan(observer)
-                if plan.stop and not self.ledger.epochs:
-                    raise SettingError(
-                        f"{type(self.policy).__name__} ends the training before its first epoch: a "
-                        f"cost has to pay for {at.least} samples or more"
-                    )
                 if plan.stop:
                     return
                 epoch = Epoch(self._context, observer, plan, screened, deferred)
