@@ -28,7 +28,7 @@ case $what in
   claims)
     claims=()
     [ "$data" = fashion-mnist ] && claims=(--claim "$ours >= vanilla")
-    exec frugalkd compare "$recipe" --seeds 10 --first-seed 10 --out "$out" --arms "$arms" "${claims[@]}" \
+    exec frugalkd compare "$recipe" --seeds 10 --first-seed 10 --out "$out" --arms "$arms" ${claims[@]+"${claims[@]}"} \
       --claim "$ours > random@0.25" --claim "$ours > short@0.25" \
       --claim "$ours > random-cost:$ours" --claim "$ours > short-cost:$ours" \
       --claim "$ours > permuted:$ours" "${@:4}" ;;

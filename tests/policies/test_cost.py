@@ -139,3 +139,22 @@ def test_what_cannot_be_limited_is_refused():
     assert Sampling().epochs_of(10) == 10
     with pytest.raises(SettingError, match="epochs, of which a cost allows more than are given"):
         learned(Training(epochs=20_000), cost=1.0)  # the ledger counts in 16 bits
+
+
+def test_a_small_pool_spends_what_it_can_with_the_whole_schedule():
+    """A tenth of the samples has a weight; the gate lets none of them rest."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    weights = (torch.arange(EASY) % 10 == 0).float().numpy()
+    gate = SelfRegulation(confidence=1.0, budget=0.5)
+    sampling = Sampling(policy=gate, weights=weights)
+    selection = Selection(
+        easy(), sampling=sampling, model=model, epochs=5, batch_size=16, seed=0
+    )  # fmt: skip
+    starts = []
+    for epoch in selection:
+        for batch in epoch:
+            starts += [batch.progress] * (batch.index == 0)
+            logits = model(batch.data[0])
+            batch.observe(logits, batch.data[1])
+    assert starts == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])

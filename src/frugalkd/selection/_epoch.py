@@ -178,6 +178,8 @@ class Epoch:
         self._made = 0  # batches
         self._span: tuple[float, float] | None = None  # progress at the begin and at the end
         if total := context.policy.planned_rows(len(context.ledger), context.epochs):
+            if context.weights is not None:  # a small pool cannot spend more than all of itself
+                total = min(total, np.count_nonzero(context.weights) * context.epochs)
             last, paid = at.epoch + 1 >= context.epochs, context.policy.paid(at)
             ends = 1.0 if last else min(1.0, (paid + self.planned) / total)
             self._span = min(paid / total, ends), ends

@@ -350,7 +350,7 @@ class Selection:
         self._current = None
         self.ledger.columns = columns
         self.ledger.epochs = state["epochs"]
-        self._spent, self._screened = state["spent"], state["screened"]
+        self._spent, self._screened = state["spent"], state.get("screened", 0)
         self._under_way = state["under_way"]
 
     def _complete_truth(self) -> None:
