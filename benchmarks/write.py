@@ -258,6 +258,7 @@ TABLES = {
     "fair-tune-cifar10": lambda: budgets_table(read("fair-tune-cifar10")),
     "fair-tune-banking77": lambda: budgets_table(read("fair-tune-banking77")),
     "fair-factorial-fashion-mnist": lambda: factorial_table(read("fair-factorial-fashion-mnist")),
+    "fair-factorial-cifar10": lambda: factorial_table(read("fair-factorial-cifar10")),
     "objectives": lambda: objectives_table(read("objectives")),
     "efficientnet": lambda: arms_table(read("efficientnet-cifar10")),
     "ledger-make": lambda: made_ledgers_table(

@@ -19,7 +19,7 @@ def read(name):
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
-@pytest.mark.parametrize("data", ["fashion-mnist"])
+@pytest.mark.parametrize("data", ["fashion-mnist", "cifar10"])
 def test_the_main_effects_of_a_factorial(data):
     comparison = read(f"fair-factorial-{data}")
     rows = {row["arm"]: np.array(row["accuracy"]["values"]) for row in comparison["arms"]}
