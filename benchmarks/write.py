@@ -253,6 +253,7 @@ TABLES = {
     "fair-fashion-mnist": lambda: arms_table(read("fair-fashion-mnist")),
     "fair-cifar10": lambda: arms_table(read("fair-cifar10")),
     "fair-banking77": lambda: arms_table(read("fair-banking77")),
+    "fair-rivals-cifar10": lambda: arms_table(read("fair-rivals-cifar10")),
     "fair-rivals-banking77": lambda: arms_table(read("fair-rivals-banking77")),
     "fair-tune-fashion-mnist": lambda: budgets_table(read("fair-tune-fashion-mnist")),
     "fair-tune-cifar10": lambda: budgets_table(read("fair-tune-cifar10")),

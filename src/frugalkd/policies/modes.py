@@ -17,7 +17,8 @@ from frugalkd.policies.subsets import All
 from frugalkd.runtime.settings import NotNegative, Positive, Settings, check_number
 
 HORIZON = 4.0
-"""Epochs over which a cost may be spent, for each epoch that it pays for in full training."""
+"""Epochs over which a cost may be spent, for each epoch that it pays for in full training. Chosen
+on validation data, one seed of Fashion-MNIST and two of Banking77: 8 was not better."""
 
 ModeName = Literal["vanilla", "significance", "regulated", "hybrid"]
 
