@@ -90,14 +90,14 @@ def test_an_encoder_by_path(encoder):
 
 def test_the_first_layers_of_an_encoder(encoder):
     build = {"num_classes": 3, "vocabulary": 50, "path": str(encoder)}
-    whole = build_text_model("text-encoder", **build).get_submodule("encoder.encoder.layer")
+    model = build_text_model("text-encoder", **build)
+    whole = list(model.get_submodule("encoder.encoder.layer").children())
     assert len(whole) > 1
     for pretrained in (True, False):
         cut = build_text_model("text-encoder", **build, layers=1, pretrained=pretrained)
         (only,) = cut.get_submodule("encoder.encoder.layer").children()
         same = all(
-            torch.equal(a, b)
-            for a, b in zip(only.parameters(), next(whole.children()).parameters(), strict=True)
+            torch.equal(a, b) for a, b in zip(only.parameters(), whole[0].parameters(), strict=True)
         )
         assert same == pretrained
     for layers in (0, len(whole) + 1):
