@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -107,7 +107,7 @@ class TextEncoder(nn.Module):
         super().__init__()
         if pooling not in ("mean", "first"):
             raise ValueError(f"pooling must be mean or first, not {pooling!r}")
-        cut = {}
+        cut: dict[str, Any] = {}
         if layers is not None:
             depth = from_transformers("AutoConfig", path).num_hidden_layers
             if not 1 <= layers <= depth:
