@@ -97,8 +97,8 @@ def distill(
     frugalkd distill digits --mode regulated --teacher runs/teacher --out runs/student
     frugalkd distill digits --mode regulated --set teacher.weights=mine.pt --out runs/student
     """
-    extra = {"student.policy": None, "student.weighting": None, "student.mode": mode}
-    extra = {} if mode is None else extra
+    by_mode = {"student.mode": mode, "student.policy": None, "student.weighting": None}
+    extra = {} if mode is None else by_mode
     extra |= {} if cost is None else {"student.cost": cost}
     made = resolve(recipe, settings, seed, extra, no_import=no_import, download=download)
     start(made, dry_run=dry_run, as_json=as_json, download=download)

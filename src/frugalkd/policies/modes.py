@@ -87,7 +87,7 @@ class Sampling(Settings):
             if self.regulation is not None:
                 raise SettingError("regulation is the gate of a mode: give it, or a policy")
         if self.cost is not None:
-            limited(self._unlimited)
+            _ = self.chosen_policy
         if self.mode is None:
             return
         if self.policy is not None or self.weights is not None:
@@ -100,24 +100,28 @@ class Sampling(Settings):
             )
 
     @property
-    def _unlimited(self) -> Policy:
-        if self.policy is not None:
-            return self.policy
-        return MODES[self.mode or "regulated"].policy(self.regulation or SelfRegulation())
-
-    @property
     def chosen_policy(self) -> Policy:
         """The policy, or that of the mode, limited to the cost."""
-        return self._unlimited if self.cost is None else limited(self._unlimited)
+        gate = self.regulation or SelfRegulation()
+        return choose(self.policy, self.mode or "regulated", gate, self.cost)
 
     def epochs_of(self, epochs: float) -> float:
         """Over how many epochs, at most, a training goes that was given ``epochs``."""
-        return spread(epochs, self.cost, self._unlimited)
+        return spread(epochs, self.cost, self.chosen_policy)
 
     @property
     def weighing_ledger(self) -> Ledger | None:
         """The ledger whose significance weighs the samples; None: the mode does not weigh."""
         return self.ledger if self.mode is not None and MODES[self.mode].weighted else None
+
+
+def choose(
+    policy: Policy | None, mode: ModeName, gate: SelfRegulation, cost: float | None
+) -> Policy:
+    """``policy``, or where it is None that of ``mode`` with its ``gate``, limited where there is a
+    ``cost``. Raises SettingError where it cannot be."""
+    chosen = MODES[mode].policy(gate) if policy is None else policy
+    return chosen if cost is None else limited(chosen)
 
 
 def limited(policy: Policy) -> Policy:

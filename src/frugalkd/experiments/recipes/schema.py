@@ -31,7 +31,7 @@ from frugalkd.models.features import is_glob, means
 from frugalkd.objectives import OBJECTIVES, Objective, Ramp, Scheduled, WeightedSum
 from frugalkd.objectives.objective import features_read
 from frugalkd.policies import POLICIES, Policy, Replay, SelfRegulation
-from frugalkd.policies.modes import MODES, ModeName, limited, spread
+from frugalkd.policies.modes import MODES, ModeName, choose, spread
 from frugalkd.runtime.imports import make_object
 from frugalkd.runtime.sections import NamedOrPath, PlainDict, Strict
 from frugalkd.runtime.settings import MOST_SEED
@@ -474,11 +474,8 @@ class StudentRole(Role):
     @property
     def chosen_policy(self) -> Policy:
         """Its policy, or that of its mode, limited to the cost. Raises SettingError."""
-        own = self.policy
-        policy = (
-            MODES[self.mode or "vanilla"].policy(self.regulation) if own is None else own.build()
-        )
-        return policy if self.cost is None else limited(policy)
+        own = None if self.policy is None else self.policy.build()
+        return choose(own, self.mode or "vanilla", self.regulation, self.cost)
 
     @property
     def most_epochs(self) -> float:
