@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from frugalkd.policies.modes import MODES
 
 if TYPE_CHECKING:
     from frugalkd.experiments.comparison.run import ComparisonRun
+    from frugalkd.experiments.recipes.schema import Recipe
     from frugalkd.experiments.runs.chain import Stage
     from frugalkd.teachers.store import Header
 
@@ -301,6 +302,12 @@ def compare(
     margin: float = option(
         "--margin POINTS", "What 'no worse' may lose, in points of accuracy.", 0.5, min=0, max=100
     ),
+    teachers: list[str] = option(
+        "--teacher [NAME=]DIR",
+        "A folder of 'frugalkd teach', in place of training the recipe's first teacher, or the one "
+        "named; repeatable: `--teacher runs/t`.",
+        [],
+    ),
     jobs: int = JOBS,
     on: Literal["here", "ray"] = option(
         "--on here|ray", "Where runs are executed: here, or as tasks of a Ray cluster.", "here"
@@ -326,6 +333,7 @@ def compare(
     [bold]Example[/bold]
     frugalkd compare digits --arms vanilla,hybrid,short:hybrid --out runs/c
     frugalkd compare digits --arms vanilla,regulated,random --budgets 0.25,0.5 --out runs/b
+    frugalkd compare digits --arms vanilla,regulated --teacher runs/teacher --out runs/t
     """
     made = resolve(recipe, settings, None, no_import=no_import, download=download)
     from frugalkd.experiments.comparison import resolve_arms
@@ -340,7 +348,10 @@ def compare(
     if ray_address is not None and on != "ray":
         raise RecipeError("an address of a Ray cluster is for runs on ray: add --on ray")
     every = range(first_seed, first_seed + seeds)
-    comparison = partial(ComparisonRun, made, chosen, every, out, fractions, claims=declared)
+    comparison = partial(
+        ComparisonRun, made, chosen, every, out, fractions, claims=declared,
+        teacher=_teachers(made, teachers),
+    )  # fmt: skip
     if dry_run:
         comparison()  # refuses what cannot be compared
     start(made, dry_run=dry_run, as_json=as_json, download=download)
@@ -355,6 +366,23 @@ def compare(
     listed = checked.list_jobs()
     lines = (f"{it['digest']}  {'done' if it['done'] else '':4}  {run_name(it)}" for it in listed)
     show.print_result(as_json, listed, *lines)
+
+
+def _teachers(recipe: Recipe, given: Sequence[str]) -> dict[str, Path] | None:
+    """Folders by the names of teachers: of ``NAME=DIR``, or the first teacher's of ``DIR``. Raises
+    RecipeError."""
+    found: dict[str, Path] = {}
+    for text in given:
+        name, equals, folder = text.partition("=")
+        if not equals or name not in recipe.teachers:
+            name, folder = next(iter(recipe.teachers), ""), text
+        if name in found:
+            raise RecipeError(
+                f"two folders for the teacher {name}, {found[name]} and {folder}: write NAME=DIR, "
+                f"with a name of {', '.join(recipe.teachers) or 'the section teachers'}"
+            )
+        found[name] = Path(folder)
+    return found or None
 
 
 def _fractions(budgets: str) -> list[float]:

@@ -48,7 +48,7 @@ def test_a_control_brings_along_what_it_matches(bare):
 def test_a_run_of_two_names_records_the_plans_for_either(bare, tmp_path):
     recipe = override(bare, {"arms": {"mine": {"set": {"student.mode": "regulated"}}}})
     arms = resolve_arms(recipe, ["regulated", "mine", "permuted:mine"])
-    jobs = plan_jobs(recipe, arms, [0], tmp_path, ["self-regulated"])
+    jobs = plan_jobs(recipe, arms, [0], tmp_path, ["self-regulated"], {})
     recorded = {job.key.name for job in jobs.values() if job.record_plans}
     assert recorded == {"regulated", "mine"}
 

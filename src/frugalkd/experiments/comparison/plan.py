@@ -19,6 +19,7 @@ from frugalkd.experiments.recipes.schema import Recipe
 from frugalkd.experiments.runs.digest import (
     digest_of,
     pretrained,
+    teacher_files,
     what_decides,
 )
 from frugalkd.experiments.runs.targets import encoding_of
@@ -76,7 +77,8 @@ class Job:
     SHA-256 (hex) of all that decides it, known before anything has run: its recipe, and the digests
     of its teacher and of the run that it matches. Its recipe depends on the results of what it
     ``needs``; the store ``targets`` must be filled before it runs; ``teacher`` is the folder of the
-    teacher; ``record_plans``: a control follows its plans."""
+    teacher; ``record_plans``: a control follows its plans; ``given``: a teacher that was trained
+    before, outside of the comparison."""
 
     key: Key
     digest: str
@@ -86,6 +88,7 @@ class Job:
     targets: Key | None = None
     teacher: Path | None = None
     record_plans: bool = False
+    given: bool = False
 
     @property
     def waits_for(self) -> list[Key]:
@@ -126,11 +129,13 @@ def plan_jobs(
     seeds: Sequence[int],
     out: Path,
     teachers: Sequence[str],
+    given: Mapping[str, Path],
 ) -> dict[Key, Job]:
-    """All jobs, each after those that it needs; the arms of one seed, then those of the next."""
+    """All jobs, each after those that it needs; the arms of one seed, then those of the next. Those
+    of the ``teachers`` that are ``given`` are in these folders already."""
     plan = _Plan(out, {arm.match for arm in arms if copies_plans(arm.control)})
     for name in teachers:
-        plan.add_teacher(name, teacher_recipe(recipe, name))
+        plan.add_teacher(name, teacher_recipe(recipe, name), given.get(name))
     for seed in seeds:
         for arm in arms:
             plan.add_run(arm, seed)
@@ -149,14 +154,17 @@ class _Plan:
         found = [path for kind in ("teachers", "runs") for path in out.glob(f"{kind}/*")]
         self._existing = {path.name[-SHOWN:]: path for path in sorted(found)}
 
-    def add_teacher(self, name: str, recipe: Recipe) -> None:
+    def add_teacher(self, name: str, recipe: Recipe, given: Path | None) -> None:
         if recipe.teacher.weights is not None:
             return  # trained already; the arm's recipe names the file
         key = self._taught[name] = Key("teach", name, recipe.seed)
-        decides = what_decides("teach", recipe, taught=False)
-        digest = digest_of({"kind": "teach", "recipe": decides})
-        out = self._folder("teachers", folder_name(name), digest)
-        self.jobs[key] = Job(key, digest, out, lambda _: recipe)
+        if given is None:
+            decides = {"recipe": what_decides("teach", recipe, taught=False)}
+        else:  # its files decide, and not what could have made them
+            decides = {"files": teacher_files(given)}
+        digest = digest_of({"kind": "teach", **decides})
+        out = given or self._folder("teachers", folder_name(name), digest)
+        self.jobs[key] = Job(key, digest, out, lambda _: recipe, given=given is not None)
 
     def add_run(self, arm: ResolvedArm, seed: int) -> None:
         key = Key("distill", arm.name, seed)

@@ -21,7 +21,7 @@ from frugalkd.errors import (
     UnknownName,
     WriteFailed,
 )
-from frugalkd.experiments.comparison.arms import ResolvedArm, resolve_arms
+from frugalkd.experiments.comparison.arms import ResolvedArm, resolve_arms, teacher_recipe
 from frugalkd.experiments.comparison.plan import SHOWN, Job, JobResult, Key, plan_jobs
 from frugalkd.experiments.comparison.pool import (
     Pool,
@@ -33,6 +33,7 @@ from frugalkd.experiments.comparison.pool import (
 )
 from frugalkd.experiments.comparison.statistics import Claim, require_statistics
 from frugalkd.experiments.comparison.summary import SCHEMA, filling, summarise
+from frugalkd.experiments.comparison.taught import Given, check_given, given_teachers
 from frugalkd.experiments.recipes.load import load_recipe
 from frugalkd.experiments.recipes.schema import Recipe
 from frugalkd.experiments.runs.digest import run_digest
@@ -76,6 +77,7 @@ def compare(
     budgets: Sequence[float] = (),
     teachers: Sequence[str] = (),
     claims: Sequence[Claim] = (),
+    teacher: Given | None = None,
     jobs: int = 2,
     ray: str | None = None,
     on_event: Callable[[Event], None] | None = None,
@@ -99,6 +101,8 @@ def compare(
             each, as ``ARM@BUDGET``.
         teachers: more of the recipe's teachers to train and show, needed or not.
         claims: to test, see :func:`frugalkd.experiments.comparison.claims`.
+        teacher: a folder of ``frugalkd teach``, which is used in place of training the recipe's
+            first teacher; or one by the name of each teacher that is trained already.
         jobs: processes at a time on this machine. Each has the recipe's threads, whatever ``jobs``
             is. A script that calls this needs the guard ``if __name__ == "__main__"``, as for all
             of multiprocessing's children.
@@ -119,10 +123,12 @@ def compare(
         ReportError: the extra ``report`` is not installed.
         TrackerError: a tracker that the recipe names is not installed.
         RunFolderError: ``out`` holds a comparison of another recipe, or finished runs on other
-            data; or another process is using it.
+            data; or another process is using it; or ``teacher`` holds no teacher, or one that was
+            trained on other data. Of other settings it is a RecipeError, of other classes a
+            TargetsError.
         WriteFailed: ``out`` cannot be written, and not all of its runs are done.
     """
-    made = ComparisonRun(recipe, arms, seeds, out, budgets, teachers, claims, on_event)
+    made = ComparisonRun(recipe, arms, seeds, out, budgets, teachers, claims, teacher, on_event)
     return made.execute(jobs, ray)
 
 
@@ -133,7 +139,7 @@ def demo(
     arguments, result and errors."""
     recipe = load_recipe("digits")
     teachers = list(recipe.teachers)
-    made = ComparisonRun(recipe, DEMO_ARMS, DEMO_SEEDS, out, (), teachers, (), on_event)
+    made = ComparisonRun(recipe, DEMO_ARMS, DEMO_SEEDS, out, teachers=teachers, on_event=on_event)
     made.notes = [DEMO_NOTE]
     return made.execute(jobs)
 
@@ -151,6 +157,7 @@ class ComparisonRun:
         budgets: Sequence[float] = (),
         teachers: Sequence[str] = (),
         claims: Sequence[Claim] = (),
+        teacher: Given | None = None,
         on_event: Callable[[Event], None] | None = None,
     ):
         self.recipe, self.out, self.seeds = recipe, named(out), _seeds(seeds)
@@ -168,9 +175,11 @@ class ComparisonRun:
                     raise UnknownName("arm", name, names)
         used = [arm.teacher for arm in self.arms if arm.teacher is not None]
         self.teachers = list(dict.fromkeys([*used, *teachers]))
+        self.given = given_teachers(recipe, teacher)
+        self.teachers = list(dict.fromkeys([*self.teachers, *self.given]))
         self.notes: list[str] = []
         _refuse_other(self.out / FILE, recipe)
-        self.jobs = plan_jobs(recipe, self.arms, self.seeds, self.out, self.teachers)
+        self.jobs = plan_jobs(recipe, self.arms, self.seeds, self.out, self.teachers, self.given)
         self.pending = dict(self.jobs)
         self.running: dict[Key, Job] = {}
         self.results: dict[Key, JobResult] = {}
@@ -183,6 +192,7 @@ class ComparisonRun:
             raise RecipeError(f"jobs must be 1 or more, not {jobs}")
         require_statistics()
         check_installed(self.recipe.trackers.chosen)
+        self._check_given()
         check_feature_paths(self.arms)
         make_folder(self.out)
         with contextlib.ExitStack() as stack:
@@ -196,6 +206,12 @@ class ComparisonRun:
             threads, device = self.recipe.threads, self.recipe.device
             pool = Workers(jobs, threads) if ray is None else RayWorkers(threads, device, ray)
             return self._run(stack.enter_context(pool))
+
+    def _check_given(self) -> None:
+        """Refuse a given teacher of other data or classes; nothing was imported for it before."""
+        for name, folder in self.given.items():
+            recipe = teacher_recipe(self.recipe, name)
+            self._data[recipe.data.model_dump_json()] = check_given(folder, recipe)
 
     def _run(self, workers: Pool) -> dict[str, Any]:
         self._advance(None)  # finished runs on other data are refused before any other begins
@@ -323,6 +339,9 @@ class ComparisonRun:
             row["targets"] = stored.get(row["arm"])
         for row in content["teachers"]:
             row["targets"] = self._store_cost(row["teacher"])
+            row["folder"] = (
+                str(self.given[name]) if (name := row["teacher"]) in self.given else None
+            )
             own = [job for key, job in self.jobs.items() if key[:2] == ("teach", row["teacher"])]
             done = [job.out for job in own if self._done(job)]
             row["summary"] = read_summary(done[0]) if done else None
@@ -379,6 +398,7 @@ class ComparisonRun:
             why = "several runs have" if matches else "no run has"
             raise RecipeError(f"--only {digest}: {why} that digest; --list shows them")
         (job,) = matches
+        self._check_given()
         results: dict[Key, JobResult] = {}
         for key in job.waits_for:
             need = self.jobs[key]
@@ -461,10 +481,10 @@ def on_disk(job: Job, recipe: Recipe) -> dict[str, Any] | None:
     Raises:
         RunFolderError: they are damaged, or of a run that learned from another teacher.
     """
-    if not (job.out / "results.json").is_file():
+    if not job.given and not (job.out / "results.json").is_file():
         return None
     results = read_results(job.out)
-    if results["digest"] != run_digest(job.key.kind, recipe, job.teacher):
+    if not job.given and results["digest"] != run_digest(job.key.kind, recipe, job.teacher):
         raise RunFolderError(
             f"{job.out} holds a run that learned from another teacher's files: delete it, and it "
             "is run again"

@@ -344,7 +344,8 @@ def _teachers(teachers: Sequence[Teacher]) -> Iterator[Row]:
     for teacher in teachers:
         name, store = short(teacher.teacher), teacher.targets
         if teacher.wall_seconds is not None:  # else pretrained, or not trained yet
-            what = f"training the teacher {name}, and its ledger"
+            before = ", before this comparison" if teacher.folder is not None else ""
+            what = f"training the teacher {name}, and its ledger{before}"
             accuracy = amount(teacher.accuracy and 100 * teacher.accuracy, 2)
             part = Cell(f"{percent(teacher.budget, 0)} of its training", teacher.budget)
             yield [what, accuracy, part, Cell(seconds(teacher.wall_seconds), teacher.wall_seconds)]
@@ -435,6 +436,9 @@ def compare_command(comparison: Comparison) -> str:
     words = ["frugalkd", "compare", FILE, "--arms", ",".join(names)]
     first, last = min(comparison.seeds, default=0), max(comparison.seeds, default=0)
     words += ["--seeds", str(last + 1 - first), *["--first-seed", str(first)] * (first > 0)]
+    for teacher in comparison.teachers:
+        if teacher.folder is not None:
+            words += ["--teacher", f"{teacher.teacher}={teacher.folder}"]
     for claim in comparison.claims:
         sign = ">=" if claim.claim == "no worse" else ">"
         words += ["--claim", f"{claim.arm} {sign} {claim.against}"]

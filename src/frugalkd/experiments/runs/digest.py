@@ -25,7 +25,7 @@ def run_digest(kind: str, recipe: Recipe, teacher: Path | None, ledger: Path | N
     ``ledger`` is a file in place of the teacher's."""
     taught: dict[str, Any] = {}
     if teacher is not None:
-        taught = {**taught_by(teacher), **_digests(teacher, "ledger.safetensors")}
+        taught = teacher_files(teacher)
     elif kind == "distill":
         taught = pretrained(recipe)
     if ledger is not None:
@@ -78,6 +78,11 @@ def _resolve_teacher(one: dict[str, Any]) -> None:
         one["store"] = {**about, "views": header.views, **header.encoding.settings}
     if one["model"] is not None:
         _resolve_model(one["model"])
+
+
+def teacher_files(folder: Path) -> dict[str, Any]:
+    """All that a student of the teacher in ``folder`` reads: :func:`taught_by`, and its ledger."""
+    return {**taught_by(folder), **_digests(folder, "ledger.safetensors")}
 
 
 def taught_by(folder: Path) -> dict[str, Any]:

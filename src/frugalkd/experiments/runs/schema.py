@@ -323,6 +323,7 @@ class Teacher(Record):
     meters: MetersRecord | None = None
     digest: str | None = None
     error: str | None = None
+    folder: str | None = Field(None, description="where it was trained before, outside of this")
     targets: StoreCost | None = None
     summary: LedgerSummary | None = None
 
