@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -12,9 +13,12 @@ from torch.utils.data import TensorDataset
 
 from frugalkd.errors import SettingError
 from frugalkd.ledger.ledger import Ledger
+from frugalkd.objectives import KD
 from frugalkd.policies import All, EpochContext, RandomSubset, Sampling, SelfRegulation
-from frugalkd.policies.modes import HORIZON
+from frugalkd.policies.modes import CEILING, HORIZON, PROBE
 from frugalkd.selection import Selection
+from frugalkd.teachers import StoredTargets
+from frugalkd.teachers.encodings import make_encoding
 from frugalkd.training.api import distill, train_teacher
 from frugalkd.training.settings import Optimizer, Training
 from toys import grouped, images, net, same_state
@@ -88,13 +92,38 @@ def test_the_last_step_is_at_the_end_of_the_schedule():
 
 
 def test_where_nothing_passes_it_is_a_short_training():
-    """Every epoch uses all samples: as many epochs as the cost pays for."""
-    gate = SelfRegulation(confidence=1.0, ceiling=None)
+    """Every epoch uses all samples but the probe, as many epochs as the cost pays for."""
+    gate = SelfRegulation(confidence=1.0, ceiling=100.0)
     run = distill(
         net(), images(), teacher=net(seed=9), training=Training(epochs=8, batch_size=8),
         **grouped(device="cpu", mode="regulated", regulation=gate, cost=0.5),
     )  # fmt: skip
-    assert [record["rows"] for record in run.history] == [37] * 4
+    probe = int(SelfRegulation(probe=PROBE).set_aside(37, seed=0).sum())  # pyright: ignore
+    *whole, last = [record["rows"] for record in run.history]
+    assert whole == [37 - probe] * 4
+    assert sum(whole) + last + 4 * probe / 3 == pytest.approx(4 * 37, abs=1)
+
+
+@pytest.mark.parametrize(("encoding", "ceiling"), [("float32", CEILING), ("top-k", None)])
+def test_a_cost_has_a_ceiling_where_the_teacher_is_known(encoding, ceiling):
+    kept = StoredTargets.fill(net(2), images(), encoding=make_encoding(encoding, 2))
+    sampling = Sampling(cost=0.5).fitted(knows_truth=kept.knows_truth)
+    gate = sampling.chosen_policy
+    assert isinstance(gate, SelfRegulation)
+    assert (gate.ceiling, gate.probe, gate.cost) == (ceiling, PROBE, 1 / HORIZON)
+    training = Training(epochs=2, batch_size=8)
+    objective = KD(temperature=kept.temperature or 4.0)
+    given = {"teacher": kept, "training": training, "objective": objective, "device": "cpu"}
+    run = distill(net(), images(), cost=0.5, **given)  # pyright: ignore[reportArgumentType]
+    assert ("teacher_truth" in run.ledger.columns) == (ceiling is not None)
+
+
+def test_settings_of_its_own_stand():
+    own = SelfRegulation(ceiling=0.5, probe=0.1)
+    gate = Sampling(cost=0.5, regulation=own).fitted(knows_truth=True).chosen_policy
+    assert isinstance(gate, SelfRegulation)
+    assert (gate.ceiling, gate.probe) == (0.5, 0.1)
+    assert Sampling(regulation=own).fitted(knows_truth=True).chosen_policy == own
 
 
 def test_it_ends_where_what_is_left_is_no_batch():
@@ -134,7 +163,7 @@ def test_what_cannot_be_limited_is_refused():
     ]:
         with pytest.raises(SettingError, match=says):
             Sampling(policy=policy, cost=0.5)
-    assert Sampling(cost=0.5).chosen_policy == SelfRegulation(cost=1 / HORIZON)
+    assert Sampling(cost=0.5).chosen_policy == SelfRegulation(cost=1 / HORIZON, probe=PROBE)
     assert Sampling(mode="vanilla", cost=0.5).epochs_of(10) == 5
     assert Sampling().epochs_of(10) == 10
     with pytest.raises(SettingError, match="epochs, of which a cost allows more than are given"):
@@ -158,3 +187,88 @@ def test_a_small_pool_spends_what_it_can_with_the_whole_schedule():
             logits = model(batch.data[0])
             batch.observe(logits, batch.data[1])
     assert starts == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
+
+
+def small():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 3))
+
+
+def remembering(streaks, right=0.5):
+    """A ledger after an epoch in which everything was used: right on all that was trained on, and
+    on a fraction of the probe."""
+    ledger, gate = Ledger.new(1000), SelfRegulation(probe=0.2)
+    probe = gate.set_aside(1000, seed=0)
+    assert probe is not None
+    ledger["visits"][:], ledger["flags"][:], ledger["last_epoch"][:] = 1, 1, 0
+    ledger["streak"][:] = streaks
+    ledger["due"][:] = 1 + 4 * (ledger["streak"] > 0)
+    wrong = np.flatnonzero(probe)[round(right * probe.sum()) :]
+    ledger["flags"][wrong] = 0
+    return gate, ledger, probe
+
+
+@pytest.mark.parametrize(("right", "everything"), [(0.5, True), (0.95, True), (0.97, False)])
+def test_a_model_that_remembers_is_trained_on_everything(right, everything):
+    """3 points and a standard error: 1.2 points at 97 %."""
+    gate, ledger, probe = remembering(np.arange(1000) % 2, right)
+    pool = np.flatnonzero(~probe)
+    plan = gate.plan(ledger, pool, EpochContext(1, 10, 0))
+    wanted = pool if everything else pool[pool % 2 == 0]
+    assert sorted(plan.ids) == list(wanted)
+    assert sorted(plan.screen) == list(np.flatnonzero(probe))
+    ledger["last_epoch"][probe] = 1  # it was screened
+    assert len(gate.plan(ledger, pool, EpochContext(1, 10, 0)).screen) == 0
+
+
+def test_the_probe_is_never_trained_on_and_paid_for():
+    gate = SelfRegulation(probe=0.1)
+    run = learned(mode="regulated", regulation=gate, cost=0.5)
+    probe = gate.set_aside(EASY, seed=0)
+    assert probe is not None
+    assert 30 < probe.sum() < 90
+    used = run.ledger["participations"] + run.ledger["forced"]
+    assert not used[probe].any()
+    assert np.isnan(run.ledger["loss"][probe]).all()
+    assert (run.ledger["visits"][probe] == len(run.history) - 1).all()
+    trained, forwards = run.meters.samples_backpropagated, run.meters.student_forwards
+    assert (trained + (forwards - trained) / 3) / EASY == pytest.approx(4, abs=2 / EASY)
+
+
+def test_a_probe_of_everything_is_none():
+    assert SelfRegulation(probe=0.999).set_aside(1, seed=0) is None
+    assert SelfRegulation().set_aside(10, seed=0) is None
+
+
+@pytest.mark.parametrize("setting", [{"budget": 0.5}, {"when": "now"}])
+def test_a_probe_is_refused_where_it_has_no_meaning(setting):
+    with pytest.raises(SettingError, match="probe"):
+        SelfRegulation(probe=0.5, **setting)
+
+
+def test_the_cost_of_distill_is_that_of_its_sampling():
+    runs = [
+        distill(net(), images(), teacher=net(seed=9), training=Training(epochs=4, batch_size=8),
+                device="cpu", **given)
+        for given in ({"cost": 0.5}, {"sampling": Sampling(cost=0.5)})
+    ]  # fmt: skip
+    assert same_state(runs[0].model, runs[1].model)
+    assert runs[0].meters.samples_backpropagated == runs[1].meters.samples_backpropagated
+    with pytest.raises(SettingError, match=r"cost=0.25, and sampling has a cost of 0.5: give one"):
+        Sampling(cost=0.5).at_cost(0.25)
+
+
+@pytest.mark.parametrize(
+    ("budget", "epochs", "few"), [(0.25, 6, True), (0.25, 8, False), (1, 1, False)]
+)
+def test_a_budget_of_few_visits_warns(budget, epochs, few):
+    sampling = Sampling(regulation=SelfRegulation(budget=budget))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        Selection(easy(), sampling=sampling, model=small(), epochs=epochs, batch_size=16)
+    said = [str(each.message) for each in caught]
+    wanted = (
+        "a budget of 0.25 over 6 epochs trains each sample 1.5 times on average, which is too few "
+        "to select by: set a cost in place of the budget, or more epochs"
+    )
+    assert said == ([wanted] if few else [])

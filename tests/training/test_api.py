@@ -158,8 +158,10 @@ def test_a_ceiling_queries_a_live_teacher_ahead(listed, tmp_path):
                 )
                 targets = stack.enter_context(visited)
             run = distill(student, data, teacher=targets, **settings)
-        assert same_state(student, stored)
-        assert same_columns(run.ledger, wanted.ledger)
+        # A teacher's outputs differ in their last bits by the size of the batch, on some CPUs.
+        torch.testing.assert_close(student.state_dict(), stored.state_dict(), atol=1e-4, rtol=1e-3)
+        for column in ("participations", "forced", "visits"):
+            assert (run.ledger[column] == wanted.ledger[column]).all()
         backpropagated = run.meters.samples_backpropagated
         assert run.meters.teacher_queries == counter.forwards
         assert counter.forwards == 37 + (0 if store else backpropagated)

@@ -20,6 +20,12 @@ HORIZON = 4.0
 """Epochs over which a cost may be spent, for each epoch that it pays for in full training. Chosen
 on validation data, one seed of Fashion-MNIST and two of Banking77: 8 was not better."""
 
+CEILING = 0.9
+"""Of a gate that is limited to a cost, where the teacher's probabilities are known."""
+
+PROBE = 0.02
+"""Of a gate that is limited to a cost: see :class:`SelfRegulation`."""
+
 ModeName = Literal["vanilla", "significance", "regulated", "hybrid"]
 
 
@@ -56,8 +62,8 @@ class Sampling(Settings):
         regulation: the student's own gate, for *regulated* and *hybrid*.
         cost: what the training may cost, as a fraction of full training over the epochs that it is
             given, screening included; a mode's gate then spends it over up to :data:`HORIZON` times
-            as many epochs as it pays for in full, and without a gate the epochs are fewer. The
-            learning rate decays with what is spent (see :class:`SelfRegulation`).
+            as many epochs as it pays for in full, with a ceiling and a probe (:class:`SelfRegulation`),
+            and without a gate the epochs are fewer. The learning rate decays with what is spent.
         gamma: *significance* and *hybrid* weigh a sample by significance ** gamma.
         weights: float32 (samples,), in place of a mode; a sample of weight 0 is never used.
         scores: float32 (samples,), for a policy that needs them:
@@ -105,6 +111,23 @@ class Sampling(Settings):
         gate = self.regulation or SelfRegulation()
         return choose(self.policy, self.mode or "regulated", gate, self.cost)
 
+    def at_cost(self, cost: float | None) -> Sampling:
+        """The same, limited to ``cost``, or itself for None. Raises SettingError where it has a
+        cost already, or cannot have one."""
+        if cost is None:
+            return self
+        if self.cost is not None:
+            raise SettingError(f"cost={cost!r}, and sampling has a cost of {self.cost:g}: give one")
+        return replace(self, cost=cost)
+
+    def fitted(self, *, knows_truth: bool) -> Sampling:
+        """With the ceiling that a mode's gate has under a cost, where soft targets know the
+        teacher's probabilities and the gate has none of its own."""
+        gate = self.regulation or SelfRegulation()
+        if self.cost is None or self.policy is not None or gate.ceiling or not knows_truth:
+            return self
+        return replace(self, regulation=replace(gate, ceiling=CEILING))
+
     def epochs_of(self, epochs: float) -> float:
         """Over how many epochs, at most, a training goes that was given ``epochs``."""
         return spread(epochs, self.cost, self.chosen_policy)
@@ -135,7 +158,7 @@ def limited(policy: Policy) -> Policy:
         )
     if policy.budget is not None or policy.cost is not None:
         raise SettingError("the gate has a limit of its own: leave it out, or the cost")
-    return replace(policy, cost=1 / HORIZON)
+    return replace(policy, cost=1 / HORIZON, probe=policy.probe or PROBE)
 
 
 def spread(epochs: float, cost: float | None, policy: Policy) -> float:

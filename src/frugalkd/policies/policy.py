@@ -201,6 +201,10 @@ class Policy(Settings, ABC):
         """Whether plans read ``ledger.labels``, int32 (samples,), none of them below 0."""
         return False
 
+    def set_aside(self, samples: int, seed: int) -> Mask | None:
+        """Which of so many samples, bool (samples,), are never trained on; None: no sample."""
+        return None
+
     def at_budget(self, budget: float) -> Policy | None:
         """The same policy with ``budget``, in (0, 1], of full training over the same epochs; None
         if it cannot be limited to one."""

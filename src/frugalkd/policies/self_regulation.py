@@ -17,7 +17,10 @@ from frugalkd.ledger.outcome import Outcome, fails
 from frugalkd.policies.keeping import balanced, full_from, lowest, rest_of
 from frugalkd.policies.policy import EpochContext, Ids, Mask, Plan, Policy, at_sorted
 from frugalkd.runtime import draws
-from frugalkd.runtime.settings import Count, Epochs, Positive, Share
+from frugalkd.runtime.settings import BelowOne, Count, Epochs, Positive, Share
+
+GAP = 0.03
+"""How much more often a model may be right on samples that it was trained on than on others."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,11 @@ class SelfRegulation(Policy):
         when: ``"last-visit"`` or ``"now"``.
         max_skip: the most epochs for which a sample is skipped, at least 1 (last-visit only).
         warmup: first epochs in which everything is used, counted as forced.
+        probe: the fraction of the samples, in [0, 1), that is never trained on, and is screened
+            before every epoch but the first. Where the model is right on the others more often, by
+            over three points and a standard error, it remembers what it was trained on, and that a
+            sample passes says little: the epoch uses all of them. Ours (last-visit only, not with a
+            budget).
         final_full_epochs: last epochs in which everything is used, counted as forced.
         budget: the fraction of all samples that an epoch uses: at most, and, by reactivating
             skipped samples, at least; None leaves it to the gate (last-visit only). The epochs of
@@ -81,6 +89,7 @@ class SelfRegulation(Policy):
     when: Literal["now", "last-visit"] = "last-visit"
     max_skip: Count = 8
     warmup: Epochs = 0
+    probe: BelowOne = 0.0
     final_full_epochs: Epochs = 0
     budget: Share | None = None
     cost: Share | None = None
@@ -92,12 +101,17 @@ class SelfRegulation(Policy):
     keep_probability: Share | None = None
 
     def __post_init__(self) -> None:
-        plain = {"keep_probability": None, "budget": None, "cost": None, "when_all_skipped": "wait"}
+        plain = {
+            "keep_probability": None, "budget": None, "cost": None, "probe": 0.0,
+            "when_all_skipped": "wait",
+        }  # fmt: skip
         given = [name for name in plain if getattr(self, name) != plain[name]]
         if self.when == "now" and given:
             raise SettingError(f"{given[0]} is decided before the epoch: it needs when: last-visit")
         if self.budget is not None and self.cost is not None:
             raise SettingError("budget limits the samples, and cost what they cost: give one")
+        if self.budget is not None and self.probe:
+            raise SettingError("a budget does not pay for epochs of everything: probe needs a cost")
         if self.budget_rule == "class-balanced" and self.keep_probability is not None:
             raise SettingError(
                 "a class-balanced budget_rule favours small classes: keep_probability is unbiased"
@@ -124,7 +138,25 @@ class SelfRegulation(Policy):
         doubled = (1 << np.minimum(streak, 17).astype(np.int64)) // 2  # 0, 1, 2, 4 ...
         return np.minimum(doubled, self.max_skip)
 
+    def set_aside(self, samples: int, seed: int) -> Mask | None:
+        if not self.probe:
+            return None
+        aside = draws.uniform(seed, draws.stream("probe"), 0, np.arange(samples)) < self.probe
+        return None if aside.all() else aside
+
     def plan(self, ledger: Ledger, pool: Ids, at: EpochContext) -> Plan:
+        aside = self.set_aside(len(ledger), at.seed)
+        if aside is None or at.epoch == 0:
+            return self._plan(ledger, pool, at)
+        probe = np.flatnonzero(aside)
+        plan = self._plan(ledger, pool, at, everything=remembers(ledger, pool, probe))
+        if plan.stop or (at_sorted(ledger["last_epoch"], probe) == at.epoch).all():
+            return plan
+        return replace(plan, screen=np.concatenate([plan.screen, probe]))
+
+    def _plan(
+        self, ledger: Ledger, pool: Ids, at: EpochContext, *, everything: bool = False
+    ) -> Plan:
         first, last = self._gated(at.epochs)
         if not first <= at.epoch < last:
             return Plan(pool, forced=np.ones(len(pool), dtype=bool))
@@ -133,6 +165,8 @@ class SelfRegulation(Policy):
         due = pool[at_sorted(ledger["due"], pool) <= at.epoch]
         passed = at_sorted(ledger["streak"], due) > 0
         active, screen = due[~passed], due[passed]
+        if everything:
+            due, active, screen = pool, pool, pool[:0]
         left = self._left(ledger, at)
         if left < at.least:
             if at.epoch == 0:
@@ -242,3 +276,13 @@ class SelfRegulation(Policy):
         filler = lowest(others, quota - len(active), due, partial(at.uniform, "filler"))
         forced = np.arange(len(active) + len(filler)) >= len(active)
         return Plan(np.concatenate([active, filler]), forced=forced)
+
+
+def remembers(ledger: Ledger, trained: Ids, probe: Ids) -> bool:
+    """Whether the last verdicts on ``trained`` are correct more often than those on ``probe``,
+    which is not trained on, by over :data:`GAP` and a standard error. False before the first."""
+    known = probe[at_sorted(ledger["visits"], probe) > 0]
+    if not len(known):
+        return False
+    seen, unseen = ledger.correct[trained].mean(), ledger.correct[known].mean()
+    return bool(seen - unseen > GAP + math.sqrt(unseen * (1 - unseen) / len(known)))

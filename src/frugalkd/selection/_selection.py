@@ -50,6 +50,7 @@ from frugalkd.selection.inputs import (
     checked_weights,
     fill,
     inputs_to_compare,
+    warn_of_few_visits,
     weights_of,
 )
 from frugalkd.selection.observer import Context, Observer, SharedCounts
@@ -142,6 +143,7 @@ class Selection:
         sampling = Sampling(policy=All()) if sampling is None else sampling
         loading = DataLoading() if loading is None else loading
         ranks = Ranks.here() if ranks is None else ranks
+        sampling = sampling.fitted(knows_truth=targets is not None and targets.knows_truth)
         policy = sampling.chosen_policy
         if model is not None:
             check_weights(model)
@@ -158,7 +160,9 @@ class Selection:
         check_fit(policy, sampling, loading, model=model, targets=targets)
         weights = weights_of(sampling, dataset)
         weights = None if weights is None else checked_weights(weights, samples)
-        self.pool: Ids = np.arange(samples) if weights is None else np.flatnonzero(weights)
+        aside = policy.set_aside(samples, seed)
+        used = np.ones(samples, dtype=bool) if weights is None else weights > 0
+        self.pool: Ids = np.flatnonzero(used if aside is None else used & ~aside)
         if len(self.pool) == 1 and not loading.drop_last:
             batch_size = 1  # there is never another row to join
         self._lengths = lengths_of(dataset) if loading.length_bucket_batches else None
@@ -169,6 +173,7 @@ class Selection:
         self.policy, self.ledger, self.ranks, self.weights = policy, ledger, ranks, weights
         self.epochs, self._given_epochs = sampling.epochs_of(float(epochs)), float(epochs)
         check_number("epochs, of which a cost allows more than are given,", self.epochs, 0, 60_000)
+        warn_of_few_visits(policy, self.epochs)
         self.batch_size, self.drop_last = batch_size, loading.drop_last
         self._dataset, self._sampling, self._loading = dataset, sampling, loading
         self._position = Position()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch.utils.data import Dataset
 from frugalkd.data.probe import data_digest, streams_restored
 from frugalkd.distributed.ranks import is_sharded
 from frugalkd.errors import (
+    FrugalKDWarning,
     LedgerError,
     SelectionMisuse,
     SettingError,
@@ -30,6 +32,10 @@ from frugalkd.teachers import Targets
 
 _DECIDING = ("drop_last", "length_bucket_batches", "gradient_accumulation_steps", "screen_batch")
 """What of the loading decides the result."""
+
+FEW_VISITS = 2.0
+"""Epochs' worth of samples below which a budget warns: with 1.5 of them a fine-tuned encoder lost
+25 to 43 points against as many samples of a longer training."""
 
 
 def check_fit(
@@ -65,6 +71,20 @@ def check_fit(
             raise no_top("is what this policy judges by")
     if "teacher_truth" in policy.columns and targets is None:
         raise TargetsError("this policy needs the teacher's confidence in each label: pass targets")
+
+
+def warn_of_few_visits(policy: Policy, epochs: float) -> None:
+    """Warn where the budget of ``policy`` trains the mean sample less than :data:`FEW_VISITS` times
+    over ``epochs``."""
+    budget = getattr(policy, "budget", None)
+    if budget is not None and budget < 1 and budget * epochs < FEW_VISITS:
+        warnings.warn(
+            f"a budget of {budget:g} over {epochs:g} epochs trains each sample "
+            f"{budget * epochs:.2g} times on average, which is too few to select by: set a cost "
+            "in place of the budget, or more epochs",
+            FrugalKDWarning,
+            stacklevel=3,
+        )
 
 
 def inputs_to_compare(

@@ -118,6 +118,10 @@ class ModelTeacher(Targets):
     def classes(self, data: Any) -> int | None:
         return None if data is None else self.run(data).shape[1]
 
+    @property
+    def knows_truth(self) -> bool:
+        return not self.changes and super().knows_truth
+
     def truth(self, labels: Tensor | None) -> NDArray[np.float32] | None:
         if self.changes:
             raise TargetsError(

@@ -219,6 +219,11 @@ class SeveralTeachers(Targets):
             shares = confidence_shares(logits, labels)
         return mean_of(logits, shares, temperature)
 
+    @property
+    def knows_truth(self) -> bool:
+        drawn = self.combine == "random" and bool(self.live_teachers)
+        return not drawn and super().knows_truth and all(each.knows_truth for each in self._each)
+
     def truth(self, labels: Tensor | None) -> NDArray[np.float32] | None:
         """Of the first view, and of ``random`` the expected one. Raises TargetsError too where one
         of them is not stored, and one is drawn in each step."""

@@ -61,6 +61,11 @@ class Targets(ABC):
     """Whether the teacher runs only on those rows of a batch that it has never seen."""
 
     @property
+    def knows_truth(self) -> bool:
+        """Whether :meth:`truth` can be known, if only once the teacher has run."""
+        return self.temperature is None
+
+    @property
     def live_teachers(self) -> Mapping[str, ModelTeacher]:
         """The teachers that run during a training, by name."""
         return {}

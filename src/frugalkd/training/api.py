@@ -101,6 +101,7 @@ def distill(
     dataset: Dataset,
     *,
     teacher: nn.Module | Targets | Sequence[nn.Module | Targets] | None,
+    cost: float | None = None,
     sampling: Sampling | None = None,
     objective: Objective | None = None,
     training: Training | None = None,
@@ -118,11 +119,14 @@ def distill(
             then stands in for the label.
         teacher: a model (run live), soft targets of one or of several, a list of these (their
             mean), or None with an objective that needs none.
+        cost: short for ``sampling=Sampling(cost=cost)``, or for the ``cost`` of a sampling that has
+            none: what the training may cost, as a fraction of full training.
         objective: default ``KD()``: T = 4, alpha = 0.9.
         sampling, training, eval_dataset, collate_fn, seed, device, run: as in
             :func:`train_teacher`.
 
     Raises:
+        SettingError: both ``cost`` and ``sampling`` limit the cost, or it cannot be limited.
         LedgerError: the mode's ledger is of other data, or holds no significance.
         TargetsError: the objective needs a teacher and there is none, or the stored targets are of
             other data or another augmentation, or keep less of the teacher than the objective
@@ -144,6 +148,7 @@ def distill(
         collate_fn=(collate_fn, Optional[Callable]),  # noqa: UP045
         teacher=(targets, nn.Module | Targets | list | None),
     )  # fmt: skip
+    sampling = sampling.at_cost(cost)
     seed = check_seed(seed)
     check_soft_targets(targets, objective)
     check_trainable(student)
@@ -266,6 +271,8 @@ def make_selection(
     """A :class:`Selection` with a new ledger of ``labels`` int64 (samples,) in ``folder``, once its
     first batch has passed all checks, and the model's number of classes. Raises what
     :func:`distill` does."""
+    targets = more.get("targets")
+    sampling = sampling.fitted(knows_truth=targets is not None and targets.knows_truth)
     policy = sampling.chosen_policy
     # The digest reads the data, before memory is reserved for all of them.
     about = {"data": data_digest(dataset), "policy": str(policy)}
