@@ -22,9 +22,9 @@ RATES: dict[str, tuple[float, ...]] = {
     "banking77": (0.04, 0.04, 0.04, 0.04, 0.02, 0.02),
     "minilm": (0.001, 0.001, 0.001, 0.0007, 0.0005, 0.0005),
 }
-"""Of the optimiser, by task and cost, for all arms. Of the first three the rates that were tuned
-for short@0.25 and short@1 (benchmarks/fair); of minilm the better of up to four, on validation data,
-at 3 and 6 epochs; others lie between or stay."""
+"""Of the optimiser, by task and cost, of all arms. The first three tasks have the rates that were
+tuned for short@0.25 and short@1 (benchmarks/fair), minilm the better of up to four, on validation
+data, at 3 and 6 epochs; others lie between or stay."""
 
 
 def arms(task: str) -> dict[str, Any]:

@@ -1,9 +1,10 @@
-"""Variants of the gate at a cost, on validation data: each is a policy that this script puts in the recipe's place.
+"""Variants of the gate at a cost, on validation data: each a policy in the place of the recipe's.
 
-    python -m benchmarks.hard.variants TASK COMPARISON OUT --costs 3,6 --seeds 2 --set data.validation=5000
+    python -m benchmarks.hard.variants TASK COMPARISON OUT --costs 3,6 --set data.validation=5000
 
-``COMPARISON`` is a folder of ``frugalkd compare`` on the same recipe: its teacher and its store are used. Finished
-runs in ``OUT`` are not repeated. Writes ``OUT/variants.json``: variant -> cost -> seed -> accuracy, epochs of cost.
+``COMPARISON`` is a folder of ``frugalkd compare`` on the same recipe: its teacher and its store are
+used. Finished runs in ``OUT`` are not repeated. Writes ``OUT/variants.json``: variant -> cost ->
+seed -> accuracy, and cost in epochs.
 """
 
 from __future__ import annotations
@@ -115,7 +116,8 @@ class Reserve(SelfRegulation):
 
 @dataclass(frozen=True)
 class Stalled(SelfRegulation):
-    """A sample whose distance fell by less than ``least`` over three visits rests as if it had passed."""
+    """A sample whose distance fell by less than ``least`` over three visits rests, as if
+    it had passed."""
 
     least: float = 0.05
 
