@@ -190,7 +190,7 @@ class SelfRegulation(Policy):
         return self._within_budget(ledger, pool, active, quota, at)
 
     def at_budget(self, budget: float) -> Policy | None:
-        return None if self.when == "now" else replace(self, budget=budget, cost=None)
+        return None if self.when == "now" else replace(self, budget=budget, cost=None, probe=0.0)
 
     @property
     def _limit(self) -> float | None:
