@@ -11,7 +11,7 @@ from torch import nn
 from frugalkd.data import ImageData
 from frugalkd.experiments.recipes.load import load_recipe
 from frugalkd.experiments.runs.from_recipe import make_model
-from frugalkd.training.heads import features_of
+from frugalkd.training.frozen import features_of
 
 RECIPE = Path(__file__).parents[2] / "benchmarks/efficientnet-cifar10.yaml"
 

@@ -12,7 +12,8 @@ from torch import nn
 from frugalkd import All, RunOptions, Sampling, SelfRegulation, train_teacher
 from frugalkd.data.probe import data_digest
 from frugalkd.errors import ModelError, Stopped, UnsupportedData
-from frugalkd.training.heads import Features, features_of, train_head
+from frugalkd.training.frozen import Features, features_of
+from frugalkd.training.heads import train_head
 from frugalkd.training.settings import Optimizer, Schedule, Training
 from toys import Ids, grouped, images, net, same_columns, same_state
 

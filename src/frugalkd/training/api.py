@@ -41,7 +41,7 @@ from frugalkd.selection.checks import (
 from frugalkd.teachers import LiveTeacher, ModelTeacher, SeveralTeachers, Targets
 from frugalkd.teachers.encodings import too_little
 from frugalkd.training.checkpoints import describe_training
-from frugalkd.training.evaluation import evaluate
+from frugalkd.training.evaluation import evaluate, predict
 from frugalkd.training.fsdp import placed
 from frugalkd.training.settings import RunOptions, Training
 from frugalkd.training.trainer import ForwardFn, Run, Trainer, accelerator_for
@@ -229,10 +229,11 @@ def distill(
         if eval_dataset is not None:
             if compared is not None:  # a teacher that was not queried is still compared with
                 compared = live["teacher"].teacher if live else compared.to(accelerator.device)
-            evaluate(
-                done, compared, eval_dataset, training, accelerator,
+            predictions = partial(
+                predict, accelerator=accelerator, num_workers=training.num_workers,
                 collate_fn=collate_fn, should_stop=trainer.should_stop, ranks=ranks,
             )  # fmt: skip
+            evaluate(done, compared, eval_dataset, predictions)
     done.model = student.eval()
     note_origin(student, **trained_on(dataset))
     meters = done.meters

@@ -28,8 +28,10 @@ from frugalkd.runtime.settings import check_integer
 from frugalkd.selection.checks import of_held_out
 
 if TYPE_CHECKING:
-    from frugalkd.training.settings import Training
     from frugalkd.training.trainer import Run
+
+Predictions = Callable[[nn.Module, Dataset], tuple[NDArray[np.float32], NDArray[np.int64] | None]]
+"""The probabilities and the labels of a data set, as :func:`predict` gives them."""
 
 
 def predict(
@@ -93,18 +95,11 @@ def in_order(dataset: Dataset, ids: Ids) -> Ids:
 
 
 def evaluate(
-    run: Run,
-    teacher: nn.Module | None,
-    eval_dataset: Dataset,
-    training: Training,
-    accelerator: Accelerator,
-    **options: Any,
+    run: Run, teacher: nn.Module | None, eval_dataset: Dataset, predictions: Predictions
 ) -> None:
-    """Measure the run's model on held-out data, on its clock, by ``options`` of :func:`predict`."""
+    """Measure the run's model on held-out data, on its clock, by its ``predictions``: a function as
+    :func:`predict`."""
     started = time.perf_counter()
-    predictions = partial(
-        predict, accelerator=accelerator, num_workers=training.num_workers, **options
-    )
     with of_held_out():
         run.probabilities, labels = predictions(run.model, eval_dataset)
         if labels is None:
