@@ -57,6 +57,14 @@ def own_allocator() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def nothing_kept() -> Iterator[None]:
+    """No test reads what another one, or the user, has left in the cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FRUGALKD_CACHE", "")
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def nothing_slow() -> Iterator[None]:
     """No file of a test outlives the machine; without an accelerator torch.manual_seed formats the
     call stack three times, for errors of streams that are not there; the digits are read once."""

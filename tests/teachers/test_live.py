@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from frugalkd.data import TextData
 from frugalkd.data.text import tokenize
@@ -15,7 +16,8 @@ from frugalkd.errors import FrugalKDWarning, TargetsError
 from frugalkd.models import identity
 from frugalkd.models.origin import note_origin, trained_on
 from frugalkd.teachers import LiveTeacher, StoredTargets
-from frugalkd.teachers.live import describe
+from frugalkd.teachers.encodings import Dense
+from frugalkd.teachers.live import HeadTeacher, describe
 from toys import images, net
 
 
@@ -167,3 +169,34 @@ def test_a_fill_reads_the_weights_once(monkeypatch):
     )
     StoredTargets.fill(net(), images(40), views=2, batch_size=8)
     assert len(digests) == 1
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_head_on_features_fills_the_teachers_store(precision, tmp_path):
+    model, data = net(), images(augmented=False)
+    live = LiveTeacher(model, precision=precision)
+    x, y = data.batch(np.arange(len(data)), np.zeros(len(data), np.int64))
+    with torch.no_grad(), live.autocast():
+        features = model[:-1].eval()(x).float()
+    by_head = HeadTeacher(live, model[-1], data)
+    made = TensorDataset(features, y)
+    found = StoredTargets.fill(by_head, made, tmp_path / "a", encoding=Dense("float32"))
+    assert live.queries == found.queries == len(data)
+    assert 0 < live.seconds == found.seconds
+    wanted = StoredTargets.fill(
+        LiveTeacher(model, precision=precision), data, tmp_path / "b", encoding=Dense("float32")
+    )
+    assert np.array_equal(found.all_logits(), wanted.all_logits())
+    assert found.about == wanted.about
+    found.check(data)
+    # What the whole teacher finds there is complete.
+    again = StoredTargets.fill(live, data, tmp_path / "a", encoding=Dense("float32"))
+    assert again.queries == 0
+
+
+def test_a_head_of_a_teacher_of_other_data_is_refused(tmp_path):
+    model, data = net(), images(augmented=False)
+    note_origin(model, classes=("a", "b", "c", "d"))
+    by_head = HeadTeacher(LiveTeacher(model), model[-1], data)
+    with pytest.raises(TargetsError, match="class"):
+        StoredTargets.fill(by_head, TensorDataset(torch.zeros(37, 144), data.labels), tmp_path)

@@ -13,6 +13,7 @@ from frugalkd.data import ImageData
 from frugalkd.data.images import rows_at_once
 from frugalkd.errors import UnsupportedData
 from frugalkd.training.evaluation import calibration_error, measure, predict
+from frugalkd.training.trainer import accelerator_for
 from toys import Ids, images, net
 
 
@@ -112,3 +113,10 @@ def test_large_pictures_run_a_few_at_a_time():
     predict(model, data)
     assert model.rows == [64, 6]  # 256 MiB in float32
     assert [rows_at_once(shape) for shape in ((3, 32, 32), (3, 4096, 4096))] == [1000, 1]
+
+
+def test_predictions_after_bf16_are_in_full_precision():
+    model, data = net(), images(augmented=False)
+    before = predict(model, data)[0]
+    accelerator_for("bf16", "cpu")  # which Accelerate keeps for the process
+    assert np.array_equal(predict(model, data)[0], before)

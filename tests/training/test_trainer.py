@@ -28,6 +28,7 @@ from frugalkd.teachers import StoredTargets
 from frugalkd.training.api import distill, train_teacher
 from frugalkd.training.checkpoints import Checkpoints
 from frugalkd.training.settings import Checkpointing, Optimizer, Schedule, Training
+from frugalkd.training.trainer import ForwardFn, accelerator_for
 from toys import (
     CLASSES,
     IdsAndViews,
@@ -979,3 +980,15 @@ def test_a_resnet_trains_on_batches_and_a_row():
         model, data, sampling=Sampling(policy=gate), training=training, device="cpu"
     )
     assert {record["rows"] for record in run.history} <= {2, 3, 4, 5, 6, 7, 8, 9}
+
+
+def test_another_accelerator_changes_no_trainings_precision():
+    """Accelerate keeps one state for the process; its autocast then takes the device's default."""
+    forward = ForwardFn(net(), Training(precision="bf16"), accelerator_for("bf16", "cpu"))
+    accelerator_for("fp32", "cpu")  # as an evaluation, or a scoring run, would
+    default = torch.get_autocast_dtype("cpu")
+    torch.set_autocast_dtype("cpu", torch.float16)  # what it is on CUDA
+    try:
+        assert forward(torch.zeros(2, 1, 6, 6)).dtype == torch.bfloat16
+    finally:
+        torch.set_autocast_dtype("cpu", default)

@@ -23,6 +23,7 @@ from frugalkd.errors import FrugalKDError, FrugalKDWarning, OtherRankFailed, Ran
 from frugalkd.files.parsing import printable
 from frugalkd.files.writing import DISK, advice_for
 from frugalkd.runtime.failures import is_out_of_memory, is_parting
+from frugalkd.runtime.logs import logged
 from frugalkd.runtime.process import keep_freed_memory, rank_and_world
 
 app = typer.Typer(
@@ -97,7 +98,7 @@ def main(
         arguments = results.with_own_data(arguments)
     command = _command_of(app)
     try:
-        with quiet_unless_first(), warnings.catch_warnings():
+        with quiet_unless_first(), logged(), warnings.catch_warnings():
             warnings.showwarning = partial(_show_warning, warnings.showwarning)
             code = command.main(args=arguments, prog_name=name, standalone_mode=False)
         sys.stdout.flush()

@@ -125,6 +125,9 @@ def summary_table(results: dict[str, Any], out: Path) -> Table:
             f"{scoring['kind']}: {scoring['samples_backpropagated']:,} more, "
             f"{scoring['wall_seconds']:.1f} seconds, {made}"
         )
+    if (features := results.get("features")) is not None and features["reused_from"] is not None:
+        seconds, file = duration(features["seconds"]), features["reused_from"]
+        facts["features"] = f"of an earlier run, which computed them in {seconds}: {file}"
     phases = sorted(meters["phases"].items(), key=lambda phase: -phase[1])
     most = ", ".join(f"{name} {seconds:.1f}" for name, seconds in phases[:3])
     facts |= {"seconds": f"{meters['wall_seconds']:.1f} (most: {most})", "files": f"{out}/"}

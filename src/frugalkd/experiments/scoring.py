@@ -27,7 +27,7 @@ from frugalkd.runtime.meters import Meters
 from frugalkd.training.api import distill
 from frugalkd.training.evaluation import predict
 from frugalkd.training.settings import Listener, RunOptions, Stop, Training
-from frugalkd.training.trainer import Run, accelerator_for
+from frugalkd.training.trainer import Run
 
 MakeModel = Callable[[int], nn.Module]
 """A fresh model, its weights drawn from a seed."""
@@ -133,7 +133,7 @@ class ScoringRun:
         probabilities, labels = predict(
             run.model,
             data,
-            accelerator=accelerator_for(self.training.precision, self.device),
+            precision=self.training.precision,
             batch_size=self.training.screen_batch,
             num_workers=self.training.num_workers,
             collate_fn=self.collate_fn,

@@ -54,6 +54,25 @@ def identity(model: nn.Module) -> dict[str, str]:
     }
 
 
+def identity_of_body(model: nn.Module, head: str) -> dict[str, str] | None:
+    """As :func:`identity`, of all that comes before the module at the path ``head``, whose
+    parameters are left out. None where code decides the outputs that no version names: classes of
+    other packages than frugalkd and the libraries here, a hook, a ``forward`` of one instance."""
+    for module in model.modules():
+        hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+        own = all(isinstance(hook, Seen | Reordered) for hook in hooks)
+        package = type(module).__module__.partition(".")[0]
+        if "forward" in vars(module) or not own or package not in {*_LIBRARIES, "frugalkd"}:
+            return None
+    return {
+        "model": build_digest(model),
+        "weights": weights_digest(model, without=head),
+        "libraries": ", ".join(map(" ".join, libraries_of(model).items())),
+        **versions(["frugalkd"]),
+        **this_torch(),
+    }
+
+
 def this_torch() -> dict[str, str]:
     """The version of torch, as records hold it."""
     return {TORCH: str(torch.__version__)}
@@ -85,12 +104,14 @@ def build_digest(model: nn.Module) -> str:
     return hashlib.sha256("\n".join([spec, *_structure(model)]).encode()).hexdigest()
 
 
-def weights_digest(model: nn.Module) -> str:
+def weights_digest(model: nn.Module, *, without: str | None = None) -> str:
     """SHA-256 (hex) of a model's parameters and buffers, non-persistent ones included, with their
-    names."""
+    names; without those of the module at the path ``without``."""
     digest = hashlib.sha256()
     tensors = dict(model.named_buffers()) | model.state_dict()
     for name, value in sorted(tensors.items()):
+        if without is not None and name.startswith(f"{without}.".lstrip(".")):
+            continue
         if isinstance(value, Tensor):
             digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
             digest.update(_bytes(value))

@@ -191,3 +191,31 @@ class LiveTeacher(ModelTeacher):
                 raise TargetsError(f"{message}: give the data the teacher's tokenizer")
             if origin.tokenizer != tokens.tokenizer:
                 warnings.warn(message, FrugalKDWarning, stacklevel=2)
+
+
+@final
+class HeadTeacher(ModelTeacher):
+    """The last linear layer of the teacher of ``live``, on batches of its inputs in place of those
+    of ``dataset``: what it gives, and all that decides it, is the teacher's on ``dataset``. Its
+    rows count as queries of ``live``."""
+
+    def __init__(self, live: LiveTeacher, head: nn.Linear, dataset: Dataset):
+        super().__init__(head, precision=live.precision)
+        self._live, self._dataset = live, dataset
+
+    @property
+    def about(self) -> dict[str, str]:
+        return self._live.about
+
+    def describe(self, dataset: Dataset) -> dict[str, str]:
+        return self._live.describe(self._dataset)
+
+    def check(self, dataset: Dataset) -> None:
+        self._live.check(self._dataset)
+
+    def fetch(self, ids: Ids, views: Ids, data: Any) -> Tensor:
+        before = self.seconds
+        logits = super().fetch(ids, views, data)
+        self._live.queries += len(ids)
+        self._live.seconds += self.seconds - before
+        return logits

@@ -230,7 +230,7 @@ def distill(
             if compared is not None:  # a teacher that was not queried is still compared with
                 compared = live["teacher"].teacher if live else compared.to(accelerator.device)
             predictions = partial(
-                predict, accelerator=accelerator, num_workers=training.num_workers,
+                predict, precision=training.precision, num_workers=training.num_workers,
                 collate_fn=collate_fn, should_stop=trainer.should_stop, ranks=ranks,
             )  # fmt: skip
             evaluate(done, compared, eval_dataset, predictions)

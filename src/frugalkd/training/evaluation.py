@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from numpy.typing import NDArray
 from torch import nn
@@ -22,7 +21,7 @@ from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import ModelError, Stopped, UnsupportedData
 from frugalkd.models.identity import inference_mode
 from frugalkd.policies.policy import Ids
-from frugalkd.runtime.devices import device_of
+from frugalkd.runtime.devices import autocast, device_of
 from frugalkd.runtime.failures import memory_for
 from frugalkd.runtime.settings import check_integer
 from frugalkd.selection.checks import of_held_out
@@ -38,7 +37,7 @@ def predict(
     model: nn.Module,
     dataset: Dataset,
     *,
-    accelerator: Accelerator | None = None,
+    precision: str = "fp32",
     batch_size: int | None = None,
     num_workers: int = 0,
     collate_fn: Collate | None = None,
@@ -47,7 +46,7 @@ def predict(
     ranks: Ranks | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
     """Class probabilities float32 (samples, classes) and, where known, labels int64 (samples,) of
-    the samples ``ids``, or of all: by default on the model's device in full precision, in batches
+    the samples ``ids``, or of all: on the model's device, by default in full precision, in batches
     of 1,000 rows, and fewer of large pictures (:func:`rows_at_once`). Each of the ``ranks`` runs
     its share, and all return everything. Raises Stopped where ``should_stop``, called after each
     batch, returned True; UnsupportedData, ModelError, OutOfMemory."""
@@ -60,8 +59,7 @@ def predict(
     check_integer("batch_size", batch_size, 1)
     if ids is None:
         ids = np.arange(len(dataset))  # pyright: ignore[reportArgumentType]
-    accelerator = accelerator or Accelerator(cpu=device_of(model).type == "cpu")
-    turn, ranks = in_order(dataset, ids), ranks or Ranks()
+    turn, ranks, device = in_order(dataset, ids), ranks or Ranks(), device_of(model)
     own = ranks.share(ids[turn])
     blocks = np.split(own, np.arange(batch_size, len(own), batch_size))
     probabilities, labels = [], []
@@ -72,8 +70,8 @@ def predict(
     ):
         batches = source.batches([(block, np.zeros_like(block)) for block in blocks])
         for block, batch in zip(blocks, batches, strict=True):
-            inputs, known = split(send_to_device(batch, accelerator.device))
-            with accelerator.autocast():
+            inputs, known = split(send_to_device(batch, device))
+            with autocast(model, precision):
                 logits = run_model(partial(call, model), inputs, block)
             refuse_not_finite(logits, block)
             probabilities.append(torch.softmax(logits.float(), dim=1).cpu())

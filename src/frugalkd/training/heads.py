@@ -22,8 +22,8 @@ from frugalkd.objectives import Objective
 from frugalkd.policies import Sampling
 from frugalkd.runtime.settings import check_seed, check_types
 from frugalkd.training.api import train_teacher
-from frugalkd.training.evaluation import evaluate, predict
-from frugalkd.training.frozen import features_of
+from frugalkd.training.evaluation import evaluate
+from frugalkd.training.frozen import features_of, predict_by_head
 from frugalkd.training.settings import RunOptions, Training
 from frugalkd.training.trainer import Run, accelerator_for
 
@@ -47,7 +47,9 @@ def train_head(
     nothing else of it.
 
     Features are those of view 0, in eval mode. Where the data have no labels, the model's own top
-    class stands in for them. The meters count the features' forward passes too.
+    class stands in for them. Features that an earlier process kept are reused (docs/text.md,
+    ``features`` of the run). The meters count their forward passes either way, so that a cost does
+    not depend on what was kept; seconds are this run's.
 
     Args:
         model: a module whose logits are those of its last ``nn.Linear``.
@@ -75,7 +77,11 @@ def train_head(
     model.to(accelerator.device, memory_format=memory)  # pyright: ignore[reportCallIssue]
     head = head_of(model)[1]
     features = features_of(
-        model, dataset, accelerator=accelerator, collate_fn=collate_fn, should_stop=run.should_stop
+        model,
+        dataset,
+        precision=training.precision,
+        collate_fn=collate_fn,
+        should_stop=run.should_stop,
     )
     spent = time.perf_counter() - started
     learner = copy.deepcopy(head).requires_grad_(True)
@@ -92,7 +98,7 @@ def train_head(
         device=device, run=run,
     )  # fmt: skip
     head.load_state_dict(learner.state_dict())
-    done.model = model.eval()
+    done.model, done.features = model.eval(), features.note
     note_origin(model, **trained_on(dataset))
     done.ledger.about["data"] = data_digest(dataset)
     row = flops_of_data(model, dataset, accelerator.device, collate_fn, backward=False)
@@ -103,8 +109,8 @@ def train_head(
     meters.phases["features"] += spent
     if eval_dataset is not None:
         predictions = partial(
-            predict, accelerator=accelerator, num_workers=training.num_workers,
-            collate_fn=collate_fn, should_stop=run.should_stop, ranks=ranks,
+            predict_by_head, precision=training.precision, collate_fn=collate_fn,
+            should_stop=run.should_stop,
         )  # fmt: skip
         evaluate(done, None, eval_dataset, predictions)
     return done

@@ -8,7 +8,6 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -26,7 +25,7 @@ from frugalkd.errors import ModelError, Stopped, few
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.objectives import Objective
 from frugalkd.objectives.criterion import Criterion
-from frugalkd.runtime.devices import resolve_device
+from frugalkd.runtime.devices import autocast, resolve_device
 from frugalkd.runtime.failures import blame
 from frugalkd.runtime.meters import Meters
 from frugalkd.selection import Batch, Epoch, Selection
@@ -60,6 +59,8 @@ class Run:
         history: one record per epoch: loss, learning rate, rows by kind, seconds.
         evaluation: measures on ``eval_dataset``, or None.
         probabilities: float32 (samples, classes) of the model on ``eval_dataset``, or None.
+        features: of :func:`frugalkd.train_head`, the features that it trained on: ``rows``, the
+            ``seconds`` that computing them took, and the file that they were ``reused_from``.
     """
 
     model: nn.Module
@@ -68,6 +69,7 @@ class Run:
     history: list[dict[str, Any]] = field(default_factory=list)
     evaluation: dict[str, Any] | None = None
     probabilities: NDArray[np.float32] | None = None
+    features: dict[str, Any] | None = None
 
 
 def accelerator_for(precision: str, device: str) -> Accelerator:
@@ -92,7 +94,8 @@ class ForwardFn(nn.Module):
         super().__init__()
         self.model = model
         self.channels_last = training.channels_last
-        self.precision = nullcontext if training.precision == "fp32" else accelerator.autocast
+        # Not the accelerator's autocast, whose type is that of the process's newest accelerator.
+        self.precision = partial(autocast, model, training.precision)
         self.eager = self.run = partial(call, model)
         if training.compile:
             # On a CPU torch.compile makes C++; without a compiler it fails with pages of text.

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import sys
+from typing import ClassVar
 
 import pytest
 
+from frugalkd.experiments.comparison import pool
 from frugalkd.experiments.comparison.plan import Job, Key
 from frugalkd.experiments.comparison.pool import Workers, _inherited
 from frugalkd.experiments.recipes.load import override
@@ -51,6 +55,28 @@ CE = {"name": "cross-entropy"}
 def task(recipe, out):
     job = Job(Key("distill", out.name, 0), "0" * 64, out, lambda _: recipe)
     return job.task(out.parent, recipe)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_a_process_logs_is_not_in_the_way_of_a_bar(terminal, monkeypatch, capsys):
+    class Once:
+        sent: ClassVar = []
+
+        def recv(self):
+            if self.sent:
+                raise EOFError
+            return {}
+
+        def send(self, reply):
+            self.sent.append(reply)
+
+    log = logging.getLogger("frugalkd.somewhere")
+    monkeypatch.setattr(pool, "execute", lambda task: log.info("from a cache"))
+    monkeypatch.setattr(pool.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(pool, "keep_freed_memory", lambda: False)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    pool.serve(Once())  # pyright: ignore[reportArgumentType]
+    assert capsys.readouterr().err == ("" if terminal else "from a cache\n")
 
 
 def test_what_children_inherit(monkeypatch):

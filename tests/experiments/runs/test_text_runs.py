@@ -12,6 +12,8 @@ import pytest
 from frugalkd import load
 from frugalkd.data import TextData, load_data
 from frugalkd.errors import DataError
+from frugalkd.teachers import StoredTargets
+from frugalkd.training import frozen
 
 pq = pytest.importorskip("pyarrow.parquet")
 
@@ -76,7 +78,8 @@ def test_from_teacher_to_table(cli, recipe, tmp_path):
         assert message in err
 
 
-def test_a_frozen_encoder_with_a_head(cli, recipe, tmp_path):
+def test_a_frozen_encoder_with_a_head(cli, recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("FRUGALKD_CACHE", str(tmp_path / "cache"))
     transformers = pytest.importorskip("transformers")
     config = transformers.BertConfig(
         vocab_size=1 << 16, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
@@ -84,18 +87,55 @@ def test_a_frozen_encoder_with_a_head(cli, recipe, tmp_path):
     )  # fmt: skip
     transformers.BertModel(config).save_pretrained(tmp_path / "bert")
     teacher = tmp_path / "t"
-    code, _, err = cli(
-        "teach", recipe, "--out", str(teacher), "--set", "teacher.trains=head",
-        "--set", f"teacher.model={{name: text-encoder, options: {{path: {tmp_path / 'bert'}}}}}",
-    )  # fmt: skip
+    model = f"{{name: text-encoder, options: {{path: {tmp_path / 'bert'}}}}}"
+    head = ("--set", "teacher.trains=head", "--set", f"teacher.model={model}")
+    head += ("--set", "teacher.training.precision=bf16")
+    code, _, err = cli("teach", recipe, "--out", str(teacher), *head)
     assert code == 0, err
     results = json.loads((teacher / "results.json").read_text())
     assert results["meters"]["phases"]["features"] > 0
     assert results["evaluation"]["accuracy"] > 0.25
-    (tmp_path / "bert" / "model.safetensors").unlink()  # what was learned is in the folder
-    shared = ("distill", recipe, "--mode", "regulated", "--teacher", str(teacher))
-    code, _, err = cli(*shared, "--out", str(tmp_path / "s"), "--set", "student.training.epochs=1")
+    weights = tmp_path / "bert" / "model.safetensors"
+    weights.rename(tmp_path / "aside")  # what was learned is in the folder
+    assert results["features"]["reused_from"] is None
+    assert err.count("are kept in") == 2  # of the training and the test part
+    # Nothing runs the encoder again but for a few samples, and its store is the whole teacher's.
+    rows: list[int] = []
+    run = frozen._run
+
+    def counted(model, dataset, ids, **options):
+        rows.append(len(ids))
+        return run(model, dataset, ids, **options)
+
+    monkeypatch.setattr(frozen, "_run", counted)
+    shared = ("--mode", "regulated", "--teacher", str(teacher))
+    shared += ("--set", "student.training.epochs=1")
+    code, _, err = cli("distill", recipe, *shared, "--out", str(tmp_path / "s"))
     assert code == 0, err
+    assert err.count("are reused from") == 2
+    code, out, err = cli("evaluate", str(teacher), "--data", "--json")
+    assert code == 0, err
+    assert err.count("are reused from") == 1
+    assert json.loads(out)["accuracy"] == results["evaluation"]["accuracy"]
+    assert rows == [32, 32, 32]
+    student = json.loads((tmp_path / "s" / "results.json").read_text())
+    assert student["meters"]["teacher_queries"] == 600
+    assert student["evaluation"]["teacher_agreement"] is not None
+    for store in teacher.glob("targets-*"):
+        assert store.rename(tmp_path / store.name)
+    monkeypatch.setattr("frugalkd.experiments.runs.targets.head_alone", lambda folder: False)
+    code, _, err = cli("distill", recipe, *shared, "--out", str(tmp_path / "again"))
+    assert code == 0, err
+    for store in teacher.glob("targets-*"):
+        kept, whole = StoredTargets(tmp_path / store.name), StoredTargets(store)
+        np.testing.assert_allclose(kept.all_logits(), whole.all_logits(), atol=2e-3)
+    # Another training of the same head reads them too, and says so.
+    (tmp_path / "aside").rename(weights)
+    code, out, err = cli("teach", recipe, *head, "--out", str(tmp_path / "t2"), "--set",
+                         "teacher.training.epochs=2")  # fmt: skip
+    assert code == 0, err
+    assert "of an earlier run, which" in " ".join(out.split())
+    assert json.loads((tmp_path / "t2" / "results.json").read_text())["features"]["reused_from"]
 
 
 def test_the_shipped_recipe_says_what_is_missing(cli, tmp_path, monkeypatch, require_data):

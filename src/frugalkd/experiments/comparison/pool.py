@@ -8,12 +8,13 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
 from abc import abstractmethod
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -26,6 +27,7 @@ from frugalkd.files.parsing import one_line, parse_json, read_bounded, read_json
 from frugalkd.files.writing import make_folder, write_json
 from frugalkd.runtime.devices import check_threads
 from frugalkd.runtime.imports import require_extra
+from frugalkd.runtime.logs import logged
 from frugalkd.runtime.process import keep_freed_memory, release_freed_memory
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -271,12 +273,14 @@ def serve(connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: it ends this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_freed_memory()
-    while True:
-        try:
-            connection.send(execute(connection.recv()))
-            release_freed_memory()
-        except (EOFError, OSError):
-            return
+    # Beside a bar on a terminal a line of another process would be in the way.
+    with nullcontext() if sys.stderr.isatty() else logged():
+        while True:
+            try:
+                connection.send(execute(connection.recv()))
+                release_freed_memory()
+            except (EOFError, OSError):
+                return
 
 
 def _end_with_parent() -> None:

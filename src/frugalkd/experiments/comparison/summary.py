@@ -268,6 +268,7 @@ def _teacher(recipe: Recipe, name: str, results: JobResults) -> dict[str, Any]:
         "budget": run.get("budget"),
         "wall_seconds": meters.get("wall_seconds"),
         "meters": meters or None,
+        "features": run.get("features"),
         "digest": run.get("digest"),
         "error": job.error,
     }

@@ -42,6 +42,7 @@ from frugalkd.experiments.report.headline import (
 from frugalkd.experiments.runs.schema import (
     ArmRecord,
     Comparison,
+    FeaturesNote,
     LedgerSummary,
     RunRecord,
     Sample,
@@ -344,14 +345,22 @@ def _teachers(teachers: Sequence[Teacher]) -> Iterator[Row]:
     for teacher in teachers:
         name, store = short(teacher.teacher), teacher.targets
         if teacher.wall_seconds is not None:  # else pretrained, or not trained yet
-            before = ", before this comparison" if teacher.folder is not None else ""
-            what = f"training the teacher {name}, and its ledger{before}"
+            what = f"training the teacher {name}, and its ledger"
+            what += ", before this comparison" if teacher.folder is not None else ""
+            what += _reused(teacher.features)
             accuracy = amount(teacher.accuracy and 100 * teacher.accuracy, 2)
             part = Cell(f"{percent(teacher.budget, 0)} of its training", teacher.budget)
             yield [what, accuracy, part, Cell(seconds(teacher.wall_seconds), teacher.wall_seconds)]
         if store is not None:
             what = f"storing the soft targets of {name}"
             yield [what, "", amount(store.rows), Cell(seconds(store.seconds), store.seconds)]
+
+
+def _reused(features: FeaturesNote | None) -> str:
+    """What is missing from the seconds of a training."""
+    if features is None or features.reused_from is None:
+        return ""
+    return f" (on features that an earlier run computed in {seconds(features.seconds)})"
 
 
 def _scorings(arms: Sequence[ArmRecord]) -> Iterator[Row]:
@@ -372,7 +381,8 @@ def run_costs(run: RunRecord) -> list[Block]:
     rows: list[Row] = []
     if run.kind == "teach":
         spent = f"{percent(run.budget, 0)} of its training, {seconds(run.meters.wall_seconds)}"
-        rows.append(["training this teacher, and its ledger", spent])
+        what = f"training this teacher, and its ledger{_reused(run.features)}"
+        rows.append([what, spent])
     targets = run.targets
     if targets is not None and targets.kind == "stored":
         here = "by this run" if targets.filled_here else "before this run"

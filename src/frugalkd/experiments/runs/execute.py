@@ -83,7 +83,8 @@ def teach(
                 data = data.without_augmentation()
         sampling = Sampling(policy=policy, scores=scores)
         run = fit(model, data, sampling=sampling, objective=role.objective.build(), **keywords)
-        return run, {"teacher": None, "targets": None, "scoring": scoring}
+        notes = {"teacher": None, "targets": None, "scoring": scoring, "features": run.features}
+        return run, notes
 
     options = RunOptions(resume=resume, on_epoch_end=on_epoch_end, should_stop=should_stop)
     return _execute("teach", recipe, out, train, options, progress=progress)
@@ -125,7 +126,8 @@ def distill(
         objective, run_data = role.objective.build(), context.run_data
         sampling = sampling_of(recipe, teacher, run_data, ledger)
         scores, scoring = scores_for(context, sampling.policy)
-        notes: dict[str, Any] = {"teacher": None, "targets": None, "scoring": scoring}
+        notes: dict[str, Any] = dict.fromkeys(("teacher", "targets", "features"))
+        notes["scoring"] = scoring
         student = make_model(role.model, run_data.train, recipe.seed)
         check_paths(objective, student)
         keywords |= {"sampling": replace(sampling, scores=scores), "objective": objective}

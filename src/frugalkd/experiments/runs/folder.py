@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from frugalkd.errors import RunFolderError, WriteFailed
-from frugalkd.experiments.runs.schema import Number, Record
+from frugalkd.experiments.runs.schema import Number, Record, section
 from frugalkd.files import StrPath
 from frugalkd.files.lock import FILE as LOCK
 from frugalkd.files.lock import Lock
@@ -196,6 +196,13 @@ def read_results(path: Path) -> dict[str, Any]:
 def results_of(folder: Path | None) -> dict[str, Any]:
     """As :func:`read_results`; {} without a finished run."""
     return read_results(folder) if folder and (folder / "results.json").is_file() else {}
+
+
+def head_alone(folder: Path | None) -> bool:
+    """Whether ``teach`` trained only the last linear layer of the model in ``folder``."""
+    results = results_of(folder)
+    role = section(section(results, "recipe"), "teacher")
+    return results.get("kind") == "teach" and role.get("trains") == "head"
 
 
 def trained_in(folder: Path | None) -> tuple[Literal["fp32", "bf16"], bool] | None:

@@ -128,6 +128,14 @@ class ScoringNote(Record):
     digest: str = Field("", description="SHA-256 of the scores")
 
 
+class FeaturesNote(Record):
+    """Of a teacher whose head alone was trained: the features of its training data."""
+
+    rows: Count
+    seconds: Number = Field(description="of computing them, in this run or an earlier one")
+    reused_from: str | None = Field(None, description="the file of an earlier run")
+
+
 class DataDigests(Record):
     """SHA-256 of the data of a run."""
 
@@ -158,6 +166,7 @@ class Results(Record):
     teacher: TeacherNote | None = None
     targets: TargetsNote | None = None
     scoring: ScoringNote | None = None
+    features: FeaturesNote | None = None
     plans: str | None = Field(None, description="SHA-256 of the recorded plans/, if they are kept")
     history: list[EpochRecord] = []
 
@@ -321,6 +330,7 @@ class Teacher(Record):
     budget: Number | None = None
     wall_seconds: Number | None = None
     meters: MetersRecord | None = None
+    features: FeaturesNote | None = None
     digest: str | None = None
     error: str | None = None
     folder: str | None = Field(None, description="where it was trained before, outside of this")

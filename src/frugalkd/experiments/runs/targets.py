@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from frugalkd.data.class_names import class_names
+from frugalkd.data.images import Augmentation
 from frugalkd.data.probe import digests_kept, streams_restored
 from frugalkd.data.source import open_source
 from frugalkd.distributed.launch import ranks_of
@@ -24,7 +26,7 @@ from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import FrugalKDWarning, RankError, Stopped, TargetsError
 from frugalkd.experiments.recipes.schema import OneOfSeveral, Recipe, TargetsRole
 from frugalkd.experiments.runs.digest import digest_of
-from frugalkd.experiments.runs.folder import results_of, trained_in
+from frugalkd.experiments.runs.folder import head_alone, results_of, trained_in
 from frugalkd.experiments.runs.from_recipe import (
     STORE_SEED,
     Progress,
@@ -39,7 +41,8 @@ from frugalkd.experiments.runs.from_recipe import (
 from frugalkd.files.opening import named
 from frugalkd.files.parsing import one_line
 from frugalkd.models.identity import TORCH
-from frugalkd.models.initial import take_classifier
+from frugalkd.models.initial import head_of, take_classifier
+from frugalkd.models.origin import Reordered
 from frugalkd.policies.policy import Ids
 from frugalkd.runtime.devices import device_of, resolve_device, use_threads
 from frugalkd.selection.checks import labels_of
@@ -54,9 +57,11 @@ from frugalkd.teachers import (
 )
 from frugalkd.teachers.encodings import Dense, Encoding, make_encoding
 from frugalkd.teachers.filling import FillOptions
+from frugalkd.teachers.live import HeadTeacher
 from frugalkd.teachers.several import mean_of
 from frugalkd.teachers.store import read_header
 from frugalkd.training.api import teacher_flops
+from frugalkd.training.frozen import features_of
 from frugalkd.training.settings import Stop
 from frugalkd.training.trainer import Run
 
@@ -171,22 +176,48 @@ def open_targets(
         if progress is not None:
             progress(f"storing soft targets, {done:,} of {total:,}")
 
+    missing = partial(_lacks, folder, ids, views, spec.features)
     return StoredTargets.fill(
-        live, data, folder, views=views, encoding=encoding, features=spec.features, ids=ids,
-        device=resolve_device(recipe.device),
+        *_by_head(live, source.folder, data, missing, spec.features, views), folder, views=views,
+        encoding=encoding, features=spec.features, ids=ids, device=resolve_device(recipe.device),
         options=FillOptions(ranks, on_progress=report, on_durable=on_durable),
     )  # fmt: skip
 
 
+def _by_head(
+    live: ModelTeacher,
+    trained: Path | None,
+    data: Dataset,
+    missing: Callable[[], bool],
+    features: Sequence[str] = (),
+    views: int = 1,
+) -> tuple[ModelTeacher, Dataset]:
+    """``live`` and ``data``; or, where the run in the folder ``trained`` left all but the teacher's
+    head as it was, that head and the features of ``data``, which other runs share. A store that is
+    filled by either is the same."""
+    augmentation = getattr(data, "augmentation", None)
+    reordered = any(isinstance(hook, Reordered) for hook in live.teacher._forward_hooks.values())
+    plain = views == 1 and not features and augmentation in (None, Augmentation())
+    if not isinstance(live, LiveTeacher) or reordered or not (plain and head_alone(trained)):
+        return live, data
+    if not missing():
+        return live, data
+    started = time.perf_counter()
+    made = features_of(live.teacher, data, precision=live.precision)
+    live.seconds += time.perf_counter() - started
+    return HeadTeacher(live, head_of(live.teacher)[1], data), made
+
+
 def held_out_logits(
     live: ModelTeacher,
+    trained: Path | None,
     data: Dataset,
     places: Sequence[Path | None],
     should_stop: Stop | None = None,
 ) -> np.ndarray:
-    """The teacher's logits float32 (samples, classes) on held-out data, kept in the first of
-    ``places`` that has them or can be written. Raises Stopped where ``should_stop``, called after
-    each batch, returns True."""
+    """The logits float32 (samples, classes) on held-out data of the teacher that the run in the
+    folder ``trained`` made, kept in the first of ``places`` that has them or can be written. Raises
+    Stopped where ``should_stop``, called after each batch, returns True."""
 
     def check_stop(done: int, total: int) -> None:
         if should_stop is not None and should_stop():
@@ -195,8 +226,11 @@ def held_out_logits(
     encoding = Dense("float32")
     name = _store_name(live, data, 1, encoding)
     where = place_for(name, places, lambda at: _serves(at, None, 1))
+
+    missing = partial(_lacks, where, None, 1)
     return StoredTargets.fill(
-        live, data, where, encoding=encoding, device=device_of(live.teacher),
+        *_by_head(live, trained, data, missing), where, encoding=encoding,
+        device=device_of(live.teacher),
         options=FillOptions(Ranks.here(), on_progress=check_stop),
     ).all_logits()  # fmt: skip
 
@@ -220,6 +254,11 @@ def _serves(where: Path, ids: Ids | None, views: int, features: Sequence[str] = 
     ids = np.arange(targets.store.header.samples) if ids is None else ids
     rows = [(ids, np.full(len(ids), view)) for view in range(views)]
     return all(store.present(*each).all() for store in stores for each in rows)
+
+
+def _lacks(where: Path | None, *needed: Any) -> bool:
+    """Whether there is no store at ``where`` that :func:`_serves`."""
+    return where is None or not _serves(where, *needed)
 
 
 def _loaded(
@@ -394,8 +433,9 @@ class TeacherPool(ExitStack):
                 live = LiveTeacher(
                     live.teacher, precision=live.precision, channels_last=live.channels_last
                 )
-            places = [self.sources[name].folder, self._run.stores]
-            found = held_out_logits(live, held_out, places, self._run.should_stop)
+            trained = self.sources[name].folder
+            places = [trained, self._run.stores]
+            found = held_out_logits(live, trained, held_out, places, self._run.should_stop)
             logits.append(torch.from_numpy(found))
         mean, together = logits[0], self.together
         if isinstance(together, SeveralTeachers):
@@ -481,7 +521,8 @@ def ensure_targets(
         count()
     if run_data.eval_dataset is not None:
         for source, live in zip(sources, lives, strict=True):
-            held_out_logits(live, run_data.eval_dataset, [source.folder, stores])
+            places = [source.folder, stores]
+            held_out_logits(live, source.folder, run_data.eval_dataset, places)
     return spent
 
 
@@ -522,8 +563,10 @@ def store(
         live = _loaded(recipe, teacher, run_data)
         ids = ids_used(sampling_of(recipe, teacher, run_data), run_data)
         started = time.perf_counter()
+        missing = partial(_lacks, named(out), ids, spec.views, spec.features)
+        parts = _by_head(live, teacher, run_data.train, missing, spec.features, spec.views)
         targets = StoredTargets.fill(
-            live, run_data.train, out, views=spec.views, encoding=encoding_of(recipe),
+            *parts, out, views=spec.views, encoding=encoding_of(recipe),
             features=spec.features, ids=ids, device=resolve_device(recipe.device),
             options=replace(options, ranks=ranks, shard=shard if ranks.alone else None),
         )  # fmt: skip

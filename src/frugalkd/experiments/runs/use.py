@@ -24,15 +24,17 @@ from frugalkd.data.images import ENDINGS, decoded, require_pillow
 from frugalkd.data.named import read_columns
 from frugalkd.data.samples import located
 from frugalkd.errors import DataError, ModelError, few, nearest
-from frugalkd.experiments.runs.folder import read_results
+from frugalkd.experiments.runs.folder import head_alone, read_results, trained_in
 from frugalkd.experiments.runs.from_recipe import data_of_run
 from frugalkd.files.opening import named_file
 from frugalkd.files.parsing import cell, one_line, read_bounded
 from frugalkd.files.writing import make_folder, write_atomic
 from frugalkd.models.saved import Loaded, load
+from frugalkd.runtime.devices import use_threads
 from frugalkd.runtime.imports import Allowed
 from frugalkd.training.evaluation import measure
 from frugalkd.training.evaluation import predict as predict_data
+from frugalkd.training.frozen import predict_by_head
 
 _LARGEST_TEXT = 1 << 28
 
@@ -106,7 +108,16 @@ def _on_held_out(run: Path, loaded: Loaded, allowed: Allowed) -> tuple[Any, Any,
             f"the data that {run} names are pictures of {held_out.shape}, its model takes {takes} "
             "(channels, height, width): name other data with --data"
         )
-    probabilities, labels = predict_data(loaded.model, held_out, batch_size=loaded.rows_at_once)
+    if head_alone(run) and (trained := trained_in(run)) is not None:
+        # As the run itself: its features are kept, and so are those of its students' teacher.
+        threads = read_results(run).get("threads")
+        use_threads(threads if type(threads) is int and threads > 0 else 1)
+        memory = torch.channels_last if trained[1] else torch.preserve_format
+        model = loaded.model.to(memory_format=memory)  # pyright: ignore[reportCallIssue]
+        probabilities, labels = predict_by_head(model, held_out, precision=trained[0])
+    else:
+        rows = loaded.rows_at_once
+        probabilities, labels = predict_data(loaded.model, held_out, batch_size=rows)
     if labels is None:
         raise DataError(f"the held-out data of {run} have no labels to measure on")
     what = f"the held-out part of {run}'s data"
