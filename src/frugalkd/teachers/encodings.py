@@ -51,9 +51,9 @@ def too_little(objective: str, reads: Fidelity, keeps: Fidelity) -> str:
     )
 
 
-class Encoding(Settings, ABC):
-    """How one row of logits is stored: a pure function of the logits and of (id, view). ``name`` is
-    that of the registry; the other attributes are as of :class:`frugalkd.Targets`."""
+class Format(Settings, ABC):
+    """How one row of a store is kept. ``name`` is that of the registry; the other attributes are as
+    of :class:`frugalkd.Targets`."""
 
     name: str
     knows_top: ClassVar[bool]
@@ -62,13 +62,17 @@ class Encoding(Settings, ABC):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """``name`` and settings as JSON values, from which ``make_encoding`` makes it again."""
+        """``name`` and settings as JSON values, from which the registry makes it again."""
         return {"name": self.name, **asdict(self)}  # pyright: ignore[reportArgumentType]
 
     @abstractmethod
     def record(self, classes: int) -> np.dtype[np.void]:
         """The dtype of one row's record, little-endian, without padding. Raises TargetsError: so
         many classes cannot be encoded."""
+
+
+class Encoding(Format):
+    """How one row of logits is stored: a pure function of the logits and of (id, view)."""
 
     @abstractmethod
     def encode(self, logits: Logits, ids: Ids, views: Ids) -> NDArray[np.void]:

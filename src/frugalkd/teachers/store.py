@@ -10,11 +10,11 @@ import os
 import shutil
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,7 @@ from frugalkd.files.parsing import one_line, read_json
 from frugalkd.files.writing import allocate, sweep, sync_folder, write_at, write_json, writing
 from frugalkd.models.identity import TORCH, differences
 from frugalkd.policies.policy import Ids
-from frugalkd.teachers.encodings import Encoding, Logits, make_encoding
+from frugalkd.teachers.encodings import Encoding, Format, Logits, make_encoding
 
 FILE = "header.json"
 FORMAT, SCHEMA = "frugalkd-store", 2
@@ -60,14 +60,17 @@ _RECORD = np.dtype(
 class Header:
     """What a store holds: a row of ``classes`` values for each of ``samples`` in each of ``views``,
     as ``encoding`` keeps it. ``about``: :meth:`frugalkd.teachers.ModelTeacher.describe`.
-    ``shards``: parts of consecutive samples, each written by one process."""
+    ``shards``: parts of consecutive samples, each written by one process. A subclass has another
+    registry of encodings, ``make_encoding``."""
 
     samples: int
     views: int
     classes: int
-    encoding: Encoding
+    encoding: Format
     about: dict[str, str]
     shards: int = 1
+
+    make_encoding: ClassVar[Callable[..., Format]] = staticmethod(make_encoding)
 
     def __post_init__(self) -> None:
         for name, most in _MOST.items():
@@ -137,9 +140,9 @@ def write_header(folder: Path, header: Header) -> None:
     write_json(folder / FILE, named)
 
 
-def read_header(folder: Path) -> Header:
-    """The header of a store. Raises TargetsError: there is none, or it is damaged, or of another
-    version."""
+def read_header(folder: Path, kind: type[Header] = Header) -> Header:
+    """The header of a store, of this ``kind``. Raises TargetsError: there is none, or it is
+    damaged, or of another version."""
     path = folder / FILE
     if folder.is_file():
         raise TargetsError(f"{folder} is a file: a store of soft targets is a folder")
@@ -160,7 +163,7 @@ def read_header(folder: Path) -> Header:
     try:
         if value.pop("crc32", None) != _header_checksum(value):
             raise ValueError("its checksum is wrong")
-        header = Header(encoding=make_encoding(**value.pop("encoding")), **value)
+        header = kind(encoding=kind.make_encoding(**value.pop("encoding")), **value)
         _ = header.record  # raises where the encoding cannot have so many classes
         if not all(isinstance(text, str) for item in header.about.items() for text in item):
             raise TypeError("about")
@@ -362,15 +365,22 @@ class Shard:
 
 class Store:
     """An open store, made by :func:`create_store`. This process writes the shards ``write`` (None:
-    all), and with ``wait`` waits for another one that writes one of them.
+    all), and with ``wait`` waits for another one that writes one of them. ``kind``: of its header.
 
     Raises TargetsError: there is no store, it is damaged, or another process writes a shard; or
     PathRefused: a file of it is a link, or lies behind one.
     """
 
-    def __init__(self, folder: Path, *, write: Sequence[int] | None = (), wait: bool = False):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        write: Sequence[int] | None = (),
+        wait: bool = False,
+        kind: type[Header] = Header,
+    ):
         self.folder = folder
-        self.header = header = read_header(folder)
+        self.header = header = read_header(folder, kind)
         write = range(header.shards) if write is None else write
         self._shards: list[Shard] = []
         try:
@@ -402,8 +412,12 @@ class Store:
         return sum(shard.count() for shard in self._shards)
 
     def read(self, ids: Ids, views: Ids) -> Logits:
-        """Decoded logits float32 (rows, classes). Raises TargetsError: a row is not stored, or its
-        block is damaged."""
+        """Decoded logits float32 (rows, classes). Raises as :meth:`records`."""
+        return self._encoding.decode(self.records(ids, views), self.header.classes)
+
+    def records(self, ids: Ids, views: Ids) -> NDArray[np.void]:
+        """The records (rows,). Raises TargetsError: a row is not stored, or its block is
+        damaged."""
         content = np.empty((len(ids), self._record.itemsize), dtype=np.uint8)
         for shard, which, rows in self._located(ids, views):
             there = shard.present(rows)
@@ -414,8 +428,7 @@ class Store:
                     f"{views[first]}: fill it with 'frugalkd store'"
                 )
             content[which] = shard.read(rows)
-        records = content.view(self._record).reshape(len(ids))
-        return self.header.encoding.decode(records, self.header.classes)
+        return content.view(self._record).reshape(len(ids))
 
     def write(self, ids: Ids, views: Ids, logits: Logits) -> None:
         """Store rows that are not stored yet, except for shards of other processes. Raises
@@ -431,7 +444,10 @@ class Store:
                 f"the teacher's outputs for samples {few(bad.tolist())} are not finite: check "
                 "these samples and its weights"
             )
-        records = self.header.encoding.encode(logits, ids, views)
+        self.put(ids, views, self._encoding.encode(logits, ids, views))
+
+    def put(self, ids: Ids, views: Ids, records: NDArray[np.void]) -> None:
+        """:meth:`write`, of rows that are encoded. Raises WriteFailed."""
         content = records.view(np.uint8).reshape(len(ids), self._record.itemsize)
         with writing(self.folder):
             for shard, which, rows in self._located(ids, views):
@@ -439,6 +455,12 @@ class Store:
                     shard.write(rows, content[which])
         if self.pending >= SYNC_ROWS:
             self.sync()
+
+    @property
+    def _encoding(self) -> Encoding:
+        encoding = self.header.encoding
+        assert isinstance(encoding, Encoding), "a store of another kind has records alone"
+        return encoding
 
     @property
     def pending(self) -> int:
@@ -513,5 +535,5 @@ def _exists(folder: Path, header: Header) -> bool:
     """Whether ``folder`` is a store already. Raises TargetsError where it is of another header."""
     if not (folder / FILE).exists():
         return False
-    read_header(folder).refuse_other(header, folder)
+    read_header(folder, type(header)).refuse_other(header, folder)
     return True
