@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from frugalkd.errors import SettingError
+from frugalkd.teachers.sparse import Sparse
 
 
 def full(logits: Tensor) -> Tensor:
@@ -40,6 +41,17 @@ def softened(logits: Tensor, targets: Tensor | None, temperature: float) -> tupl
 def divergence(of: Tensor, against: Tensor) -> Tensor:
     """KL(of || against), (rows,), from the logarithms (rows, classes) of both."""
     return F.kl_div(against, of, reduction="none", log_target=True).sum(dim=1)
+
+
+def sparse_divergence(logits: Tensor, targets: Sparse, temperature: float) -> Tensor:
+    """KL(teacher || student), (rows,), from the student's logits. Raises SettingError: another
+    temperature than 1, at which sparse targets are kept."""
+    if temperature != 1:
+        raise SettingError(
+            f"the temperature is {temperature:g}, and these soft targets are the teacher's at 1: "
+            "set it to 1, or run the teacher live"
+        )
+    return targets.divergence(F.log_softmax(full(logits), dim=1))
 
 
 def label_mask(logits: Tensor, labels: Tensor) -> Tensor:

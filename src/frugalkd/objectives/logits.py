@@ -14,6 +14,7 @@ from frugalkd.objectives import _numerics as numerics
 from frugalkd.objectives.objective import BatchObjective, Objective
 from frugalkd.runtime.settings import Count, Fraction, NotNegative, Positive, check_bounds
 from frugalkd.teachers.encodings import Fidelity
+from frugalkd.teachers.sparse import Sparse
 
 
 @dataclass(frozen=True)
@@ -45,15 +46,21 @@ class KD(Objective):
     *Our reading:* T^2, which keeps the gradient's size as T grows, multiplies the soft part, as the
     paper advises. The defaults are mdistiller's for CIFAR-100.
 
-    *Needs:* the teacher's softmax at T, in which its gradient is linear: every encoding will do.
+    *Needs:* the teacher's softmax at T, in which its gradient is linear: every encoding will do. At
+    T = 1 it also takes :class:`frugalkd.teachers.sparse.Sparse`, without making logits of it.
     """
 
     temperature: Positive = 4.0
     alpha: Fraction = 0.9
 
-    def __call__(self, logits: Tensor, targets: Tensor | None, labels: Tensor) -> Tensor:
-        student, teacher = numerics.softened(logits, targets, self.temperature)
-        soft = numerics.divergence(teacher, student)
+    def __call__(
+        self, logits: Tensor, targets: Tensor | Sparse | None, labels: Tensor
+    ) -> Tensor:
+        if isinstance(targets, Sparse):
+            soft = numerics.sparse_divergence(logits, targets, self.temperature)
+        else:
+            student, teacher = numerics.softened(logits, targets, self.temperature)
+            soft = numerics.divergence(teacher, student)
         hard = numerics.cross_entropy(logits, labels)
         return self.alpha * self.temperature**2 * soft + (1 - self.alpha) * hard
 

@@ -1,0 +1,82 @@
+"""A distribution by some of its classes: expectations, the other classes together, and logits."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from frugalkd.errors import SettingError
+from frugalkd.objectives import KD
+from frugalkd.teachers.sparse import Sparse
+
+TEACHER = torch.randn(4, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+STUDENT = torch.randn(4, 9, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+LABELS = torch.tensor([0, 3, 8, 2])
+
+
+def whole():
+    """All classes, each by itself."""
+    logs = F.log_softmax(TEACHER, dim=1)
+    return Sparse(
+        torch.arange(9).expand(4, 9), logs.exp(), (logs.exp() * logs).sum(dim=1)
+    )
+
+
+def top(k):
+    """The k largest, and a rest."""
+    logs, classes = F.log_softmax(TEACHER, dim=1).topk(k, dim=1)
+    rest = 1 - logs.exp().sum(dim=1)
+    information = (logs.exp() * logs).sum(dim=1) + rest * rest.log()
+    return Sparse(classes, logs.exp(), information, rest)
+
+
+def test_kd_on_all_classes_is_kd_on_logits():
+    for alpha in (1.0, 0.3):
+        kd = KD(temperature=1.0, alpha=alpha)
+        torch.testing.assert_close(kd(STUDENT, whole(), LABELS), kd(STUDENT, TEACHER, LABELS))
+
+
+def test_the_rest_is_one_outcome():
+    sparse, logs = top(3), F.log_softmax(STUDENT, dim=1)
+    classes = sparse.classes
+    student = logs.exp().gather(1, classes)
+    outcomes = torch.cat([sparse.weights, sparse.rest[:, None]], dim=1)
+    ours = torch.cat([student, 1 - student.sum(dim=1, keepdim=True)], dim=1)
+    wanted = (outcomes * (outcomes.log() - ours.log())).sum(dim=1)
+    torch.testing.assert_close(sparse.divergence(logs), wanted)
+    assert (sparse.divergence(logs) <= whole().divergence(logs)).all()
+
+
+def test_logits_share_the_rest_evenly():
+    sparse = top(3)
+    shares = sparse.logits(9).softmax(dim=1)
+    torch.testing.assert_close(shares.gather(1, sparse.classes), sparse.weights)
+    assert shares.sum(dim=1) == pytest.approx([1.0] * 4)
+    assert shares.min(dim=1).values == pytest.approx((sparse.rest / 6).tolist())
+    twice = Sparse(torch.tensor([[5, 5, 1]]), torch.tensor([[0.25, 0.25, 0.5]]), torch.zeros(1))
+    assert twice.logits(9).softmax(dim=1)[0, [1, 5]].tolist() == pytest.approx([0.5, 0.5])
+
+
+def test_parts_and_devices_keep_every_column():
+    for sparse in (top(3), whole()):
+        part = sparse.part(slice(1, 3)).to(torch.float32)
+        assert len(part) == 2
+        assert part.weights.dtype == torch.float32
+        assert (part.rest is None) == (sparse.rest is None)
+        assert part.shape == (2, sparse.shape[1])
+
+
+def test_another_temperature_is_refused():
+    with pytest.raises(SettingError, match="the temperature is 4, .* at 1"):
+        KD()(STUDENT, whole(), LABELS)
+
+
+def test_a_student_without_a_rest_has_a_finite_loss():
+    sure = torch.full((4, 9), -math.inf, dtype=torch.float64)
+    sure[:, :3] = 0.0
+    sparse = top(3)
+    logs = F.log_softmax(sure, dim=1).scatter(1, sparse.classes, -math.log(3))
+    assert torch.isfinite(sparse.divergence(logs)).all()
