@@ -20,9 +20,7 @@ LABELS = torch.tensor([0, 3, 8, 2])
 def whole():
     """All classes, each by itself."""
     logs = F.log_softmax(TEACHER, dim=1)
-    return Sparse(
-        torch.arange(9).expand(4, 9), logs.exp(), (logs.exp() * logs).sum(dim=1)
-    )
+    return Sparse(torch.arange(9).expand(4, 9), logs.exp(), (logs.exp() * logs).sum(dim=1))
 
 
 def top(k):
@@ -70,7 +68,7 @@ def test_parts_and_devices_keep_every_column():
 
 
 def test_another_temperature_is_refused():
-    with pytest.raises(SettingError, match="the temperature is 4, .* at 1"):
+    with pytest.raises(SettingError, match=r"the temperature is 4, .* at 1"):
         KD()(STUDENT, whole(), LABELS)
 
 

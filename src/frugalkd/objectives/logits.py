@@ -53,9 +53,7 @@ class KD(Objective):
     temperature: Positive = 4.0
     alpha: Fraction = 0.9
 
-    def __call__(
-        self, logits: Tensor, targets: Tensor | Sparse | None, labels: Tensor
-    ) -> Tensor:
+    def __call__(self, logits: Tensor, targets: Tensor | Sparse | None, labels: Tensor) -> Tensor:
         if isinstance(targets, Sparse):
             soft = numerics.sparse_divergence(logits, targets, self.temperature)
         else:

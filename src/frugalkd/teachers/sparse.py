@@ -73,4 +73,3 @@ class Sparse:
             self,
             **{name: change(value) for name, value in vars(self).items() if value is not None},
         )
-

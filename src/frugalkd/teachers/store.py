@@ -4,7 +4,6 @@ docs/store.md."""
 from __future__ import annotations
 
 import errno
-import json
 import mmap
 import os
 import shutil
@@ -23,15 +22,15 @@ from frugalkd.errors import (
     FrugalKDError,
     FrugalKDWarning,
     PathRefused,
-    RunFolderError,
     TargetsError,
     few,
 )
+from frugalkd.files import headers
 from frugalkd.files.lock import FILE as LOCK
 from frugalkd.files.lock import Lock, flock
 from frugalkd.files.opening import entered, list_folder, open_file, remove
-from frugalkd.files.parsing import one_line, read_json
-from frugalkd.files.writing import allocate, sweep, sync_folder, write_at, write_json, writing
+from frugalkd.files.parsing import one_line
+from frugalkd.files.writing import allocate, sweep, sync_folder, write_at, writing
 from frugalkd.models.identity import TORCH, differences
 from frugalkd.policies.policy import Ids
 from frugalkd.teachers.encodings import Encoding, Format, Logits, make_encoding
@@ -135,9 +134,7 @@ def shard_of(ids: Ids, samples: int, shards: int) -> Ids:
 
 def write_header(folder: Path, header: Header) -> None:
     """Write ``header`` atomically; from then on the folder is a store."""
-    plain = header.plain()
-    named = {"format": FORMAT, "schema": SCHEMA, **plain, "crc32": _header_checksum(plain)}
-    write_json(folder / FILE, named)
+    headers.write_header(folder / FILE, FORMAT, SCHEMA, header.plain())
 
 
 def read_header(folder: Path, kind: type[Header] = Header) -> Header:
@@ -153,16 +150,11 @@ def read_header(folder: Path, kind: type[Header] = Header) -> Header:
             f"{folder} holds no stored soft targets ({FILE}: {error.strerror}): make them with "
             "'frugalkd store RECIPE --teacher DIR --out DIR'"
         ) from None
+    value = headers.read_header(
+        path, FORMAT, SCHEMA, what="stored soft targets", error=TargetsError,
+        again="delete the folder and fill it again",
+    )  # fmt: skip
     try:
-        value = read_json(path, SCHEMA, "delete the folder and fill it again")
-    except RunFolderError as error:
-        raise TargetsError(str(error)) from None
-    del value["schema"]
-    if value.pop("format", None) != FORMAT:
-        raise TargetsError(f"{path} is not the header of stored soft targets")
-    try:
-        if value.pop("crc32", None) != _header_checksum(value):
-            raise ValueError("its checksum is wrong")
         header = kind(encoding=kind.make_encoding(**value.pop("encoding")), **value)
         _ = header.record  # raises where the encoding cannot have so many classes
         if not all(isinstance(text, str) for item in header.about.items() for text in item):
@@ -177,10 +169,6 @@ def read_header(folder: Path, kind: type[Header] = Header) -> Header:
     ) as error:
         raise TargetsError(f"{path} is damaged: {one_line(error)}; delete the folder") from None
     return header
-
-
-def _header_checksum(plain: dict[str, Any]) -> int:
-    return zlib.crc32(json.dumps(plain, sort_keys=True).encode())
 
 
 def shard_paths(folder: Path, shard: int) -> tuple[Path, Path]:
