@@ -1,0 +1,250 @@
+"""Documents of text as token ids and the positions that carry a loss.
+
+A document is a row with one of these columns: ``text``; ``prompt`` and ``completion``;
+``messages`` of a chat; or ``input_ids`` (and ``labels``, -100 where there is no loss), which are
+tokens already.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from accelerate.utils import patch_environment
+from numpy.typing import NDArray
+
+from frugalkd.data.hugging_face import open_tables
+from frugalkd.data.probe import data_digest, files_digest
+from frugalkd.data.samples import data_root
+from frugalkd.data.text import vocabulary_of
+from frugalkd.errors import DataError, FrugalKDError
+from frugalkd.files import StrPath
+from frugalkd.files.parsing import one_line, parse_json
+from frugalkd.runtime.failures import blame
+
+IGNORED = -100
+"""The label of a position without a loss."""
+
+_AT_ONCE = 256
+_FILES = (".txt", ".jsonl")
+
+Row = Mapping[str, Any]
+
+
+class Document(NamedTuple):
+    """``ids`` int64 (tokens,); ``loss`` bool (tokens,): whether a token is learned; ``whole``:
+    whether it has to fit in a block, as a conversation has to."""
+
+    ids: NDArray[np.int64]
+    loss: NDArray[np.bool_]
+    whole: bool
+
+
+def read_rows(source: Any, split: str = "train") -> tuple[Iterable[Any], str]:
+    """The rows of ``source``, and a digest of it.
+
+    Args:
+        source: a ``.txt`` file (one document), a ``.jsonl`` file, a folder of either kind, what
+            :func:`frugalkd.data.hugging_face.load_hugging_face` takes as ``path`` (Parquet files
+            too), a data set of Hugging Face, or a sequence of rows or of texts.
+        split: of a data set of Hugging Face.
+
+    Raises:
+        DataError: there is no such file or split, or it cannot be read.
+    """
+    if not isinstance(source, str | os.PathLike):
+        if isinstance(source, Sequence):
+            rows = [{"text": row} if isinstance(row, str) else row for row in source]
+            said = json.dumps(rows, sort_keys=True, default=str)
+            return rows, hashlib.sha256(said.encode()).hexdigest()
+        return source, data_digest(source)
+    paths = _files_of(source)
+    if paths:
+        digest = files_digest(os.path.dirname(paths[0]) or ".", [path.name for path in paths])
+        return _rows_of_files(paths), digest
+    (table,) = open_tables(os.fspath(source), None, None, [split])
+    return table, data_digest(table)
+
+
+class Renderer:
+    """Rows as documents of a ``tokenizer`` of transformers.
+
+    A text, and a prompt with its completion, end with the tokenizer's end token. Of a conversation
+    the tokens of the assistant's turns are learned: those that the chat template marks
+    (``{% generation %}``), or, where it marks none, what each of these turns adds to the
+    conversation before it.
+    """
+
+    def __init__(self, tokenizer: Any):
+        self._tokenizer = tokenizer
+        self._marks = "generation %}" in str(getattr(tokenizer, "chat_template", None) or "")
+
+    def documents(self, rows: Iterable[Row]) -> Iterator[Document]:
+        """The documents of ``rows``; empty texts are left out.
+
+        Raises:
+            DataError: a row has none of the columns; the tokenizer has no end token, or no chat
+                template; or nothing of a document is learned.
+        """
+        place, rest = 0, iter(rows)
+        while batch := list(islice(rest, _AT_ONCE)):
+            # The library's threads would be more than a run says it has.
+            with patch_environment(TOKENIZERS_PARALLELISM="false"):
+                found = [self._numbered(number, row) for number, row in enumerate(batch, place)]
+            yield from (document for document in found if len(document.ids))
+            place += len(batch)
+
+    def _numbered(self, number: int, row: Row) -> Document:
+        try:
+            return self._document(row)
+        except FrugalKDError as error:
+            raise type(error)(f"document {number}: {error}") from None
+        except Exception as error:  # of the tokenizer, or of a template
+            blame(error, DataError, f"document {number} cannot be tokenised")
+
+    def _document(self, row: Row) -> Document:
+        if not isinstance(row, Mapping):
+            raise DataError(f"it is a {type(row).__name__}: give a text, or columns by name")
+        if row.get("messages") is not None:
+            return self._conversation(row["messages"])
+        if row.get("input_ids") is not None:
+            return _tokenised(row)
+        prompt, completion = row.get("prompt"), row.get("completion")
+        if isinstance(prompt, list) and isinstance(completion, list):
+            return self._conversation([*prompt, *completion])
+        if isinstance(prompt, str) and isinstance(completion, str):
+            first, second = self._ids(prompt), self._ids(completion, special=False)
+            ids = np.array([*first, *second, self._end], np.int64)
+            return Document(ids, np.arange(len(ids)) >= len(first), True)
+        text = row.get("text")
+        if not isinstance(text, str):
+            raise DataError(
+                f"it has {one_line(', '.join(map(str, row)), 100) or 'no columns'}: a text, prompt "
+                "and completion, messages, or input_ids are needed"
+            )
+        ids = np.array([*self._ids(text), self._end] if text else [], np.int64)
+        return Document(ids, np.ones(len(ids), np.bool_), False)
+
+    @property
+    def _end(self) -> int:
+        end = self._tokenizer.eos_token_id
+        if end is None:
+            raise DataError("the tokenizer has no end token: set its eos_token")
+        return end
+
+    def _ids(self, text: str, special: bool = True) -> list[int]:
+        # Of a long text transformers says that it is longer than the model's positions.
+        return self._tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
+
+    def _conversation(self, messages: Any) -> Document:
+        if not getattr(self._tokenizer, "chat_template", None):
+            raise DataError("the tokenizer has no chat template: set its chat_template")
+        turns = [place for place, each in enumerate(messages) if each.get("role") == "assistant"]
+        if not turns:
+            raise DataError("the conversation has no turn of the assistant: leave it out")
+        if self._marks:
+            ids, loss = self._rendered(messages, mask=True)
+        else:
+            ids, _ = self._rendered(messages)
+            loss = np.zeros(len(ids), np.bool_)
+            for turn in turns:
+                before, _ = self._rendered(messages[:turn], add_generation_prompt=True)
+                after, _ = self._rendered(messages[: turn + 1])
+                beyond = len(before) >= len(after) or len(after) > len(ids)
+                if (
+                    beyond
+                    or (before != ids[: len(before)]).any()
+                    or (after != ids[: len(after)]).any()
+                ):
+                    raise DataError(
+                        f"the chat template writes the turns before turn {turn} in another way "
+                        "once it is there, so that its tokens are not known: mark them in the "
+                        "template ({% generation %})"
+                    )
+                loss[len(before) : len(after)] = True
+        if not loss.any():
+            raise DataError(
+                "the chat template marks no token of the assistant: check its {% generation %}"
+            )
+        return Document(ids, loss, True)
+
+    def _rendered(
+        self, messages: Any, *, mask: bool = False, **options: Any
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        if not messages:
+            return np.array([], np.int64), np.array([], np.bool_)
+        found = self._tokenizer.apply_chat_template(
+            messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=mask, **options
+        )
+        ids = np.array(found["input_ids"], np.int64)
+        marked = found["assistant_masks"] if mask else np.zeros(len(ids))
+        return ids, np.array(marked, np.bool_)
+
+
+def tokenizer_digest(tokenizer: Any) -> dict[str, str]:
+    """What decides the tokens of a text, by name, as SHA-256 (hex): ``vocabulary``, the number of
+    each token; ``tokenizer``, also how a text becomes tokens; and the ``chat template``."""
+    known = sorted(vocabulary_of(tokenizer).items())
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = type(tokenizer).__name__ if backend is None else backend.to_str()
+    special = sorted((name, str(token)) for name, token in tokenizer.special_tokens_map.items())
+    said = {
+        "vocabulary": json.dumps(known),
+        "tokenizer": json.dumps([known, rules, special]),
+        "chat template": str(getattr(tokenizer, "chat_template", None)),
+    }
+    return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in said.items()}
+
+
+def _tokenised(row: Row) -> Document:
+    ids = np.asarray(row["input_ids"])
+    labels = ids if row.get("labels") is None else np.asarray(row["labels"])
+    if ids.ndim != 1 or ids.dtype.kind not in "iu" or labels.shape != ids.shape:
+        raise DataError(
+            f"input_ids are {ids.dtype} {ids.shape} and labels {labels.dtype} {labels.shape}: "
+            "whole numbers are needed, one for each token"
+        )
+    loss = labels != IGNORED
+    if (labels != ids)[loss].any():
+        raise DataError("labels differ from input_ids where they are not -100: give them unshifted")
+    if len(ids) and not loss.any():
+        raise DataError("all labels are -100, so nothing is learned: leave it out")
+    return Document(ids.astype(np.int64), loss, not loss.all())
+
+
+def _files_of(source: StrPath) -> list[Path]:
+    """The text files that ``source`` names, in the data root or from here; [] where it names
+    something else."""
+    for place in (Path(source), data_root() / source):
+        if place.is_file() and place.suffix in _FILES:
+            return [place]
+        if place.is_dir():
+            return sorted(path for path in place.iterdir() if path.suffix in _FILES)
+    if Path(source).suffix in _FILES:
+        raise DataError(f"{os.fspath(source)} is not there, nor in {data_root()}")
+    return []
+
+
+def _rows_of_files(paths: list[Path]) -> Iterator[Row]:
+    for path in paths:
+        try:
+            if path.suffix == ".txt":
+                yield {"text": path.read_text(encoding="utf-8")}
+                continue
+            with open(path, "rb") as file:
+                for number, line in enumerate(file, 1):
+                    if line.strip():
+                        try:
+                            yield parse_json(line)
+                        except ValueError as error:
+                            raise DataError(
+                                f"{path}, line {number} is not JSON: {one_line(error, 100)}"
+                            ) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path} cannot be read: {one_line(error)}") from None

@@ -1,0 +1,239 @@
+"""Causal language models: by name or file, cut from their teacher, and in two parts, so that the
+head runs on a few positions at a time."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from frugalkd.data.batches import call
+from frugalkd.data.text import check_vocabulary, from_transformers, vocabulary_of
+from frugalkd.errors import ModelError, SettingError, TargetsError
+from frugalkd.files.parsing import one_line
+from frugalkd.language.corpus import Corpus, TokenBatch
+from frugalkd.language.documents import IGNORED, tokenizer_digest
+from frugalkd.models.identity import inference_mode
+from frugalkd.runtime.devices import device_of
+from frugalkd.runtime.imports import inside_package, require_extra
+from frugalkd.runtime.settings import check_types
+
+Embeddings = Literal["trained", "frozen", "shared"]
+
+_INPUTS = ("input_ids", "position_ids")
+_PROBED = 6  # tokens of each of two documents
+_LARGE = 64.0  # states that are so much larger show what a model does to large logits
+
+
+def load_causal(name: str, *, download: bool = True, **options: Any) -> Any:
+    """A causal language model of transformers, and its tokenizer.
+
+    Args:
+        name: a folder, a folder inside an installed package, a name on the hub, or a ``.gguf``
+            file in one of these (which needs ``gguf``).
+        download: whether a name on the hub may be fetched; else this machine's cache has it.
+        options: of ``AutoModelForCausalLM.from_pretrained``, such as ``dtype``.
+
+    Returns:
+        the model in eval mode, and the tokenizer.
+
+    Raises:
+        ModelError: there is no such model, or what reads it is not installed.
+    """
+    folder, file = name, {}
+    if name.endswith(".gguf"):
+        require_extra("gguf", "GGUF files need gguf", ModelError, "gguf")
+        place = name if os.path.isfile(name) else inside_package(name)
+        path = Path(place or name)
+        folder, file = os.fspath(path.parent), {"gguf_file": path.name}
+    model = from_transformers("AutoModelForCausalLM", folder, download=download, **file, **options)
+    return model.eval(), from_transformers("AutoTokenizer", folder, download=download, **file)
+
+
+def check_tokenizers(student: Any, teacher: Any) -> None:
+    """Raises TargetsError unless both tokenizers have the same tokens with the same numbers, which
+    their models read; how they make tokens of a text may differ."""
+    own, other = vocabulary_of(student), vocabulary_of(teacher)
+    check_vocabulary(own, other)
+    if more := sorted(other.keys() - own.keys(), key=lambda token: other[token]):
+        raise TargetsError(
+            f"the teacher's tokenizer has {len(more)} tokens that the student's lacks, the first is "
+            f"{one_line(repr(more[0]), 40)}: train both models with one tokenizer"
+        )
+
+
+def cut_layers(teacher: Any, layers: Sequence[int], embeddings: Embeddings = "trained") -> Any:
+    """A student that begins as some of its teacher's layers.
+
+    Args:
+        teacher: a causal language model of transformers.
+        layers: which of its layers, such as ``[0, 4, 8]``, in this order.
+        embeddings: ``trained``; ``frozen``, a copy that is not trained; ``shared``, the teacher's
+            own, frozen, which takes no memory. A head that is the embeddings goes with them.
+
+    Raises:
+        ModelError: the teacher's layers are not found.
+        SettingError: there is no such layer.
+    """
+    check_types(embeddings=(embeddings, Embeddings))
+    depth = teacher.config.num_hidden_layers
+    if not layers or not all(type(each) is int and 0 <= each < depth for each in layers):
+        raise SettingError(f"layers are {list(layers)}: give some of 0 .. {depth - 1}")
+    lists = [
+        name for name, module in teacher.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == depth
+    ]  # fmt: skip
+    if len(lists) != 1:
+        raise ModelError(f"{type(teacher).__name__} has no one list of {depth} layers to cut")
+    config = copy.deepcopy(teacher.config)
+    config.num_hidden_layers = len(layers)
+    for name, value in vars(config).items():  # one entry a layer, such as layer_types
+        if isinstance(value, list) and len(value) == depth:
+            setattr(config, name, [value[each] for each in layers])
+    with torch.random.fork_rng(devices=[]):
+        student = type(teacher)(config).to(next(teacher.parameters()).dtype)
+    places = {f"{lists[0]}.{new}.": f"{lists[0]}.{old}." for new, old in enumerate(layers)}
+    there = teacher.state_dict()
+    state = {}
+    for name in student.state_dict():
+        new = next((each for each in places if name.startswith(each)), "")
+        state[name] = there[places.get(new, "") + name.removeprefix(new)]
+    student.load_state_dict(state)
+    if embeddings == "shared":
+        student.set_input_embeddings(teacher.get_input_embeddings())
+        student.tie_weights()
+    if embeddings != "trained":
+        student.get_input_embeddings().requires_grad_(False)
+    return student.train(teacher.training)
+
+
+@final
+class CausalModel:
+    """A causal language model in two parts: its last hidden states, and the logits of some of them
+    in float32 (float64 where the weights are), of the tokenizer's tokens alone.
+
+    Args:
+        model: of transformers, with ``base_model`` and output embeddings. It gets no attention
+            mask: documents that share a row are kept apart by their positions.
+        vocabulary: tokens of the tokenizer; a head that is padded beyond is cut to them.
+
+    Raises:
+        ModelError: the model has no such parts, fewer outputs than tokens, does more to its logits
+            than its head, or mixes documents of one row.
+    """
+
+    def __init__(self, model: nn.Module, vocabulary: int):
+        kind = type(model).__name__
+        # Of an adapter (PEFT): the model that it changes.
+        inner: Any = getattr(model, "get_base_model", lambda: model)()
+        base = getattr(inner, "base_model", None)
+        head = getattr(inner, "get_output_embeddings", lambda: None)()
+        if not isinstance(base, nn.Module) or base is inner or not isinstance(head, nn.Linear):
+            raise ModelError(
+                f"{kind} is no causal language model of transformers: a base_model and a linear "
+                "head (get_output_embeddings) are needed"
+            )
+        if head.out_features < vocabulary:
+            raise ModelError(
+                f"{kind} has {head.out_features} outputs, and the tokenizer {vocabulary} tokens: "
+                "give the model's own tokenizer, or resize_token_embeddings"
+            )
+        taken = inspect.signature(base.forward).parameters
+        if not {*_INPUTS, "use_cache"} <= taken.keys():
+            raise ModelError(f"{kind} takes no position_ids, by which documents are kept apart")
+        self.model, self.vocabulary = model, vocabulary
+        self._base, self.head = base, head
+        """The linear layer after the last hidden state."""
+        self._check()
+
+    def states(self, data: Mapping[str, Tensor]) -> Tensor:
+        """The last hidden states (rows, width) that predict the rows of a batch of a corpus: those
+        before ``labels != -100``, in their order."""
+        return self._hidden(data)[:, :-1][data["labels"][:, 1:] != IGNORED]
+
+    def labels(self, data: Mapping[str, Tensor]) -> Tensor:
+        """int64 (rows,), the tokens that are learned, as of :meth:`states`."""
+        labels = data["labels"][:, 1:]
+        return labels[labels != IGNORED]
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Of ``states`` (rows, width): (rows, vocabulary)."""
+        return project(states, *self.weights())
+
+    def weights(self) -> tuple[Tensor, Tensor | None]:
+        """The head's weight and bias as the model has them, for :func:`project`."""
+        bias = self.head.bias
+        return self.head.weight[: self.vocabulary], None if bias is None else bias[: self.vocabulary]
+
+    def check(self, corpus: Corpus, tokenizer: Any = None) -> None:
+        """Raises TargetsError where ``tokenizer``, the model's own, has other tokens than the
+        corpus's; ModelError where a block has more tokens than the model positions."""
+        most = getattr(getattr(self.model, "config", None), "max_position_embeddings", None)
+        if most is not None and corpus.longest > most:
+            raise ModelError(
+                f"the model has {most} positions, and a block of {corpus.folder} "
+                f"{corpus.longest} tokens: tokenise with length at most {most}"
+            )
+        wanted = corpus.about.get("vocabulary")
+        if tokenizer is not None and tokenizer_digest(tokenizer)["vocabulary"] != wanted:
+            raise TargetsError(
+                f"the model's tokenizer has another vocabulary than {corpus.folder}: tokenise "
+                "with it, or train both models with one tokenizer"
+            )
+
+    def _hidden(self, data: Mapping[str, Tensor]) -> Tensor:
+        inputs = {name: data[name] for name in _INPUTS}
+        return self._base(**inputs, use_cache=False).last_hidden_state
+
+    def _check(self) -> None:
+        """Raises ModelError where the two parts are not the model, or documents are mixed."""
+        kind, device = type(self.model).__name__, device_of(self.model)
+        ids = (torch.arange(2 * _PROBED, device=device) * 7919 % self.vocabulary).reshape(1, -1)
+        apart = torch.arange(_PROBED, device=device).repeat(2).reshape(1, -1)
+        inputs = {"input_ids": ids, "position_ids": apart}
+        with inference_mode(self.model):
+            enlarge = self._base.register_forward_hook(_enlarged)
+            try:
+                whole = call(self.model, {**inputs, "use_cache": False})
+                states = self._hidden(inputs)
+            finally:
+                enlarge.remove()
+            ours = self.logits(states[0])
+            if not _near(ours, whole[0, :, : self.vocabulary]):
+                raise ModelError(
+                    f"{kind} does more to its logits than its head, such as a scale or a cap, "
+                    "which is not supported"
+                )
+            second = {"input_ids": ids[:, _PROBED:], "position_ids": apart[:, _PROBED:]}
+            alone = self.logits(self._hidden(second)[0] * _LARGE)
+            if not _near(ours[_PROBED:], alone.to(whole.dtype)):
+                raise ModelError(
+                    f"{kind} mixes documents of one row, since positions do not keep them apart: "
+                    "use a model whose attention respects position_ids"
+                )
+
+
+def project(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Logits (rows, outputs) in float32, or in float64 where the weights are."""
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    with torch.autocast(states.device.type, enabled=False):
+        return F.linear(states.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
+
+
+def _enlarged(module: nn.Module, inputs: Any, output: Any) -> Any:
+    output.last_hidden_state = output.last_hidden_state * _LARGE
+    return output
+
+
+def _near(one: Tensor, other: Tensor) -> bool:
+    """Up to the rounding of the type that ``other``, the model's own, is of."""
+    exact = other.dtype in (torch.float32, torch.float64)
+    other = other.to(one.dtype)
+    return bool((one - other).abs().max() <= (1e-3 if exact else 0.03) * other.abs().max() + 1e-6)

@@ -1,0 +1,167 @@
+"""Rows of text, prompts, conversations and tokens, as documents."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import numpy as np
+import pytest
+from datasets import Dataset
+
+from frugalkd.errors import DataError
+from frugalkd.language.documents import Renderer, read_rows, tokenizer_digest
+from frugalkd.language.tiny import END, tiny_tokenizer
+
+PLAIN = (
+    "{% for m in messages %}[{{ m.role }}]{{ m.content }}" + END + "{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+MARKED = (
+    "{% for m in messages %}[{{ m.role }}]{% if m.role == 'assistant' %}{% generation %}"
+    "{{ m.content }}" + END + "{% endgeneration %}{% else %}{{ m.content }}" + END + "{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+CHAT = [
+    {"role": "user", "content": "To be?"},
+    {"role": "assistant", "content": "Or not to be."},
+    {"role": "user", "content": "Speak!"},
+    {"role": "assistant", "content": "I will."},
+]
+
+
+def with_template(tokenizer, template):
+    changed = copy.deepcopy(tokenizer)
+    changed.chat_template = template
+    return changed
+
+
+def rendered(tokenizer, *rows):
+    return list(Renderer(tokenizer).documents(rows))
+
+
+def learned(tokenizer, document):
+    return tokenizer.decode(document.ids[document.loss])
+
+
+def test_a_text_ends_with_the_end_token(tokenizer):
+    (document,) = rendered(tokenizer, {"text": "O brave new world"})
+    assert tokenizer.decode(document.ids) == f"O brave new world{END}"
+    assert document.loss.all()
+    assert not document.whole
+
+
+def test_empty_texts_are_left_out(tokenizer):
+    assert [len(d.ids) for d in rendered(tokenizer, {"text": ""}, {"text": "a"})] == [2]
+
+
+def test_of_a_prompt_only_the_completion_is_learned(tokenizer):
+    (document,) = rendered(tokenizer, {"prompt": "Who's there?", "completion": " Nay."})
+    assert tokenizer.decode(document.ids) == f"Who's there? Nay.{END}"
+    assert learned(tokenizer, document) == f" Nay.{END}"
+    assert document.whole
+
+
+@pytest.mark.parametrize("template", [PLAIN, MARKED])
+def test_of_a_chat_only_the_assistant_is_learned(tokenizer, template):
+    chat = with_template(tokenizer, template)
+    (document,) = rendered(chat, {"messages": CHAT})
+    assert tokenizer.decode(document.ids).startswith(f"[user]To be?{END}[assistant]Or not")
+    assert learned(chat, document) == f"Or not to be.{END}I will.{END}"
+    halves = {"prompt": CHAT[:1], "completion": CHAT[1:]}
+    assert np.array_equal(rendered(chat, halves)[0].ids, document.ids)
+
+
+def test_tokens_are_kept_with_their_labels(tokenizer):
+    (document,) = rendered(tokenizer, {"input_ids": [5, 6, 7], "labels": [-100, 6, -100]})
+    assert document.ids.tolist() == [5, 6, 7]
+    assert document.loss.tolist() == [False, True, False]
+    (plain,) = rendered(tokenizer, {"input_ids": [5, 6, 7]})
+    assert plain.loss.all()
+
+
+HIDDEN = "{% for m in messages %}[{{ loop.revindex }}{{ m.role }}]{{ m.content }}{% endfor %}"
+UNMARKED = MARKED.replace("m.role == 'assistant'", "m.role == 'nurse'")
+
+
+@pytest.mark.parametrize(
+    ("row", "template", "says"),
+    [
+        ({"messages": CHAT[:1]}, PLAIN, "the conversation has no turn of the assis"),
+        ({"messages": CHAT}, None, "no chat template"),
+        ({"messages": CHAT}, UNMARKED, "the chat template marks no token of the assistant"),
+        ({"messages": CHAT}, HIDDEN, "writes the turns before turn 1 in another way"),
+        ({"messages": [{"role": "assistant"}]}, "{{ raise_exception('no!') }}", "tokenised .*no!"),
+        ({"input_ids": [1, 2], "labels": [-100, -100]}, None, "all labels are -100"),
+        ({"input_ids": [1, 2], "labels": [-100, 1]}, None, "give them unshifted"),
+        ({"input_ids": [1, 2], "labels": [1]}, None, "one for each token"),
+        ({"input_ids": [0.5, 2.0]}, None, "whole numbers are needed"),
+        ({"label": 3}, None, "it has label: a text, prompt and completion, messages, or input_ids"),
+        ({}, None, "it has no columns"),
+        (3, None, "it is a int: give a text"),
+    ],
+)
+def test_bad_rows_are_refused(tokenizer, row, template, says):
+    with pytest.raises(DataError, match=rf"^document 1(?!.*\n).*{says}"):
+        rendered(with_template(tokenizer, template), {"text": "a"}, row)
+
+
+def test_a_tokenizer_without_an_end_token_is_refused(tokenizer):
+    endless = copy.deepcopy(tokenizer)
+    endless.eos_token = None
+    for row in ({"text": "a"}, {"prompt": "a", "completion": "b"}):
+        with pytest.raises(DataError, match="document 0: the tokenizer has no end token"):
+            rendered(endless, row)
+
+
+def test_every_kind_of_file_gives_the_same_rows(tmp_path):
+    rows = [{"text": "first"}, {"text": "second\nline"}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
+    table = Dataset.from_list(rows)
+    table.to_parquet(tmp_path / "a.parquet")
+    table.save_to_disk(tmp_path / "disk")
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for name, row in zip("ab", rows, strict=True):
+        (folder / f"{name}.txt").write_text(row["text"])
+    names = ("a.jsonl", "a.parquet", "disk", "texts")
+    digests = set()
+    for source in [rows, [row["text"] for row in rows], table, *(tmp_path / n for n in names)]:
+        found, digest = read_rows(source)
+        assert list(found) == rows
+        digests.add(digest)
+    assert len(digests) > 3
+    assert read_rows(tmp_path / "a.jsonl")[1] != read_rows(rows[:1])[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.jsonl", b'{"text": "a"}\nnot json\n', "a.jsonl, line 2 is not JSON"),
+        ("a.txt", b"\xff\xfe\xfa", "a.txt cannot be read"),
+        ("a.txt", None, "a.txt is not there, nor in"),
+    ],
+)
+def test_files_that_cannot_be_read_are_refused(tmp_path, name, content, says):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=says):
+        list(read_rows(tmp_path / name)[0])
+
+
+def test_another_split_is_refused(tmp_path):
+    Dataset.from_list([{"text": "a"}]).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="no split 'tets'"):
+        read_rows(tmp_path / "a.parquet", "tets")
+
+
+def test_digests_name_what_differs(tokenizer):
+    own = tokenizer_digest(tokenizer)
+    chat = tokenizer_digest(with_template(tokenizer, PLAIN))
+    assert [name for name in own if own[name] != chat[name]] == ["chat template"]
+    other = tokenizer_digest(tiny_tokenizer("other words, other words", 300))
+    assert {name for name in own if own[name] != other[name]} == {"vocabulary", "tokenizer"}
+    endless = copy.deepcopy(tokenizer)
+    endless.pad_token = "a"
+    found = tokenizer_digest(endless)
+    assert {name for name in own if own[name] != found[name]} == {"tokenizer"}
