@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from language_cases import TEXTS
 
 from frugalkd.language.corpus import tokenize_corpus
 from frugalkd.language.tiny import tiny_model, tiny_splits, tiny_tokenizer
-from language_cases import TEXTS
 
 
 @pytest.fixture(scope="session")

@@ -11,13 +11,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from language_cases import TEXTS
 
 from frugalkd.data.source import is_batch_indexed, lengths_of
 from frugalkd.errors import DataError, SettingError
 from frugalkd.files import headers
 from frugalkd.language import corpus as corpus_module
 from frugalkd.language.corpus import Corpus, _blocks, tokenize_corpus
-from language_cases import TEXTS
 from memory_of import peak_of
 
 

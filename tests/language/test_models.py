@@ -1,4 +1,4 @@
-"""Models in two parts: the same logits, documents apart; layers that are cut; other vocabularies."""
+"""Models in two parts: the same logits, documents apart; cut layers; other vocabularies."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from language_cases import TEXTS
 from torch import nn
 from torch.nn.utils import parameters_to_vector
 from transformers import (
@@ -23,7 +24,6 @@ from frugalkd.errors import ModelError, SettingError, TargetsError
 from frugalkd.language.corpus import tokenize_corpus
 from frugalkd.language.models import CausalModel, check_tokenizers, cut_layers, load_causal
 from frugalkd.language.tiny import tiny_model, tiny_tokenizer
-from language_cases import TEXTS
 from toys import same_state
 
 SMALL = {
@@ -95,7 +95,10 @@ def test_padding_changes_nothing(corpus, teacher):
     ("model", "says"),
     [
         (lambda: nn.Linear(3, 3), "Linear is no causal language model of transformers"),
-        (lambda: tiny_model(1, 16, vocabulary=299), "has 299 outputs, and the tokenizer 300 tokens"),
+        (
+            lambda: tiny_model(1, 16, vocabulary=299),
+            "has 299 outputs, and the tokenizer 300 tokens",
+        ),
         (lambda: made(MambaForCausalLM), "takes no position_ids, by which documents are kept apa"),
         (lambda: made(Gemma2ForCausalLM, head_dim=16), "does more to its logits than its head"),
     ],

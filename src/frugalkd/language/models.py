@@ -18,7 +18,7 @@ from frugalkd.data.batches import call
 from frugalkd.data.text import check_vocabulary, from_transformers, vocabulary_of
 from frugalkd.errors import ModelError, SettingError, TargetsError
 from frugalkd.files.parsing import one_line
-from frugalkd.language.corpus import Corpus, TokenBatch
+from frugalkd.language.corpus import Corpus
 from frugalkd.language.documents import IGNORED, tokenizer_digest
 from frugalkd.models.identity import inference_mode
 from frugalkd.runtime.devices import device_of
@@ -64,8 +64,8 @@ def check_tokenizers(student: Any, teacher: Any) -> None:
     check_vocabulary(own, other)
     if more := sorted(other.keys() - own.keys(), key=lambda token: other[token]):
         raise TargetsError(
-            f"the teacher's tokenizer has {len(more)} tokens that the student's lacks, the first is "
-            f"{one_line(repr(more[0]), 40)}: train both models with one tokenizer"
+            f"the teacher's tokenizer has {len(more)} tokens that the student's lacks, the first "
+            f"is {one_line(repr(more[0]), 40)}: train both models with one tokenizer"
         )
 
 
@@ -170,7 +170,9 @@ class CausalModel:
     def weights(self) -> tuple[Tensor, Tensor | None]:
         """The head's weight and bias as the model has them, for :func:`project`."""
         bias = self.head.bias
-        return self.head.weight[: self.vocabulary], None if bias is None else bias[: self.vocabulary]
+        return self.head.weight[: self.vocabulary], None if bias is None else bias[
+            : self.vocabulary
+        ]
 
     def check(self, corpus: Corpus, tokenizer: Any = None) -> None:
         """Raises TargetsError where ``tokenizer``, the model's own, has other tokens than the
@@ -224,7 +226,9 @@ def project(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Logits (rows, outputs) in float32, or in float64 where the weights are."""
     dtype = torch.promote_types(weight.dtype, torch.float32)
     with torch.autocast(states.device.type, enabled=False):
-        return F.linear(states.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
+        return F.linear(
+            states.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+        )
 
 
 def _enlarged(module: nn.Module, inputs: Any, output: Any) -> Any:
