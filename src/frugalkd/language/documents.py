@@ -145,15 +145,15 @@ class Renderer:
     def _conversation(self, messages: Any) -> Document:
         if not getattr(self._tokenizer, "chat_template", None):
             raise DataError("the tokenizer has no chat template: set its chat_template")
-        turns = [place for place, each in enumerate(messages) if each.get("role") == "assistant"]
-        if not turns:
+        replies = [place for place, each in enumerate(messages) if each.get("role") == "assistant"]
+        if not replies:
             raise DataError("the conversation has no turn of the assistant: leave it out")
         if self._marks:
             ids, loss = self._rendered(messages, mask=True)
         else:
             ids, _ = self._rendered(messages)
             loss = np.zeros(len(ids), np.bool_)
-            for turn in turns:
+            for turn in replies:
                 before, _ = self._rendered(messages[:turn], add_generation_prompt=True)
                 after, _ = self._rendered(messages[: turn + 1])
                 beyond = len(before) >= len(after) or len(after) > len(ids)

@@ -1,8 +1,10 @@
 """How a teacher's distribution over tens of thousands of tokens is kept in a few bytes.
 
 A record holds some classes, by the numbers of their tokens, and the logarithms of their
-probabilities in float16: a probability p is off by at most ``p |log p| / 2048``, which is below
-2e-4. Entropy, and log p of the label down to -32, are kept in steps of 1/2048.
+probabilities down to -16 in one byte, as ``-16 * (byte / 255) ** 2``, rounded up or down at random
+so that a probability is right in expectation; it is off by at most 1.3 % of itself down to e, 5 %
+down to e ** -8. That of the first class, entropy, and log p of the label down to -32 are kept in
+steps of 1/2048.
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ from frugalkd.teachers.sparse import Sparse
 _STREAM = draws.stream("tokens of a teacher's distribution")
 _STEPS = 2048
 _LARGEST = (1 << 16) - 1
-_MOST = float(np.finfo(np.float16).max)
-_EACH = 4  # bytes of a row beside its classes: log p of the label, and the entropy
+_DEEPEST, _LEVELS = 16.0, 255
+_ROUNDED = draws.stream("rounding of a teacher's distribution")
 
 RECORD_BYTES = 64
 
@@ -37,19 +39,19 @@ class TokenEncoding(Format):
     """How the distribution of one token is kept, in at most ``record_bytes`` bytes."""
 
     record_bytes: int
-    class_bytes: ClassVar[int] = 4
-    """Of a class of at most 65,536; of more it is one byte more."""
+    has_logs: ClassVar[bool] = True
+    """Whether the probabilities of the classes are kept."""
     knows_top = False
     temperature = 1.0
 
     def count(self, classes: int) -> int:
         """How many classes a record holds. Raises TargetsError: not even one, or all there are."""
-        each = self.class_bytes + (classes > 1 << 16)
-        count = (self.record_bytes - _EACH) // each
+        each, row = 2 + (classes > 1 << 16) + self.has_logs, 4 + 3 * self.has_logs
+        count = (self.record_bytes - row) // each
         if not 1 <= count < classes <= 1 << 24:
             raise TargetsError(
                 f"records of {self.record_bytes} bytes hold {max(count, 0)} of {classes} tokens: "
-                f"give at least {_EACH + each}, and fewer than all tokens need"
+                f"give at least {row + each}, and fewer than all tokens need"
             )
         return count
 
@@ -58,8 +60,8 @@ class TokenEncoding(Format):
         parts: list[Any] = [("classes", "<u2", (count,))]
         if classes > 1 << 16:
             parts.append(("high", "u1", (count,)))
-        if self.class_bytes == 4:
-            parts.append(("logs", "<f2", (count,)))
+        if self.has_logs:
+            parts += [("logs", "u1", (count,)), ("first", "<u2"), ("head", "u1")]
         return np.dtype([*parts, ("label", "<u2"), ("entropy", "<u2")])
 
     def encode(self, logits: Tensor, labels: Tensor, rows: Ids, views: Ids) -> NDArray[np.void]:
@@ -73,10 +75,12 @@ class TokenEncoding(Format):
         records["classes"] = numbers & 0xFFFF
         if "high" in (records.dtype.names or ()):
             records["high"] = numbers >> 16
-        if self.class_bytes == 4:
-            kept = logs.gather(1, chosen).abs().clamp_max(_MOST)
-            # No logarithm is positive: the sign, also of 0, says what is of the head.
-            records["logs"] = torch.where(head, -kept, kept).cpu().numpy()
+        if self.has_logs:
+            kept, slots = logs.gather(1, chosen), np.arange(chosen.shape[1])
+            drawn = draws.uniform(0, _ROUNDED, rows[:, None], views[:, None], slots)
+            records["logs"] = _bytes(kept, torch.from_numpy(drawn).to(kept.device)).cpu().numpy()
+            records["first"] = _codes(kept[:, 0]).cpu().numpy()
+            records["head"] = head.cpu().numpy()
         records["label"] = _codes(logs.gather(1, labels[:, None]))[:, 0].cpu().numpy()
         entropy = -torch.nan_to_num(logs.exp() * logs, nan=0.0).sum(dim=1)  # 0 log 0
         records["entropy"] = _codes(-entropy).cpu().numpy()
@@ -90,21 +94,24 @@ class TokenEncoding(Format):
             numbers |= records["high"].astype(np.int64) << 16
         if len(records) and numbers.max() >= classes:
             raise TargetsError(f"a stored row names a token beyond the {classes} that there are")
-        signed = records["logs"] if self.class_bytes == 4 else np.zeros(numbers.shape)
-        head = torch.from_numpy(np.signbit(signed))
-        logs = torch.from_numpy(-np.abs(signed.astype(np.float64)))
-        return self.weigh(torch.from_numpy(numbers), logs, head, entropy_of(records))
+        chosen, head = torch.from_numpy(numbers), torch.zeros(len(numbers), 1)
+        logs = torch.zeros(chosen.shape, dtype=torch.float64)
+        if self.has_logs:
+            logs = _of_bytes(torch.from_numpy(records["logs"].astype(np.float64)))
+            logs[:, 0] = _logs(torch.from_numpy(records["first"].astype(np.int64)))
+            head = torch.from_numpy(records["head"].astype(np.int64))[:, None]
+        return self.weigh(chosen, logs, head, entropy_of(records))
 
     @abstractmethod
     def choose(self, logs: Tensor, first: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Which classes are kept, int64 (rows, count), of log probabilities ``logs`` (rows,
-        classes), by one uniform draw a row, ``first`` (rows, 1); and which of them are of the
-        head, bool (rows, count)."""
+        classes), by one uniform draw a row, ``first`` (rows, 1); and how many of them, the first
+        ones, are of the head, int64 (rows,)."""
 
     @abstractmethod
     def weigh(self, classes: Tensor, logs: Tensor, head: Tensor, entropy: Tensor) -> Sparse:
-        """What the kept ``classes`` weigh, by their log probabilities float64 and by what
-        :meth:`choose` said is of the head."""
+        """What the kept ``classes`` weigh, by their log probabilities float64 and by how many of
+        them are of the head, (rows, 1)."""
 
 
 @final
@@ -115,9 +122,8 @@ class HeadAndTail(TokenEncoding):
 
     The likeliest tokens, those of the *head*, are there with their own probability; of the *tail*
     one random number selects the others by systematic sampling. For any function of the token the
-    weighted sum is an unbiased estimate of the teacher's expectation, up to the rounding of the
-    head; the weights sum to 1. Forward KL and total variation are such sums; reverse KL and JSD are
-    not.
+    weighted sum is an unbiased estimate of the teacher's expectation; the weights sum to 1. Forward
+    KL and total variation are such sums; reverse KL and JSD are not.
     """
 
     record_bytes: Count = RECORD_BYTES
@@ -138,13 +144,13 @@ class HeadAndTail(TokenEncoding):
         tail = others.scatter(1, top.indices, shares.masked_fill(head, 0.0))
         places = first + torch.arange(count, device=logs.device) - (count - drawn)
         found = _find(tail, places.clamp_min(0.0) / drawn.clamp_min(1))
-        return torch.where(head, top.indices, found), head
+        return torch.where(head, top.indices, found), head.sum(dim=1)
 
     def weigh(self, classes: Tensor, logs: Tensor, head: Tensor, entropy: Tensor) -> Sparse:
-        shares = logs.exp() * head
-        drawn = (~head).sum(dim=1, keepdim=True).clamp_min(1)
-        tau = (1 - shares.sum(dim=1, keepdim=True)).clamp_min(0.0) / drawn
-        weights = torch.where(head, shares, tau)
+        own = torch.arange(classes.shape[1]) < head
+        shares = logs.exp() * own
+        left = (1 - shares.sum(dim=1, keepdim=True)).clamp_min(0.0)
+        weights = torch.where(own, shares, left / (classes.shape[1] - head).clamp_min(1))
         weights = weights / weights.sum(dim=1, keepdim=True)
         return Sparse(classes, weights.float(), (weights * logs).sum(dim=1).float())
 
@@ -171,8 +177,7 @@ class TopTokens(TokenEncoding):
         return {"name": self.name, "record_bytes": self.record_bytes}
 
     def choose(self, logs: Tensor, first: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        chosen = logs.topk(count, dim=1).indices
-        return chosen, torch.ones_like(chosen, dtype=torch.bool)
+        return logs.topk(count, dim=1).indices, torch.full((len(logs),), count)
 
     def weigh(self, classes: Tensor, logs: Tensor, head: Tensor, entropy: Tensor) -> Sparse:
         weights = logs.exp()
@@ -199,14 +204,13 @@ class SampledTokens(TokenEncoding):
 
     record_bytes: Count = RECORD_BYTES
 
-    class_bytes = 2
+    has_logs = False
     name = "sampled"
     keeps = Fidelity.DRAWS
 
     def choose(self, logs: Tensor, first: Tensor, count: int) -> tuple[Tensor, Tensor]:
         places = (first + torch.arange(count, device=logs.device)) / count
-        chosen = _find(logs.exp(), places)
-        return chosen, torch.zeros_like(chosen, dtype=torch.bool)
+        return _find(logs.exp(), places), torch.zeros(len(logs))
 
     def weigh(self, classes: Tensor, logs: Tensor, head: Tensor, entropy: Tensor) -> Sparse:
         weights = torch.full(classes.shape, 1 / classes.shape[1])
@@ -229,6 +233,19 @@ def _codes(logs: Tensor) -> Tensor:
 
 def _logs(codes: Tensor) -> Tensor:
     return codes.double() / -_STEPS
+
+
+def _bytes(logs: Tensor, drawn: Tensor) -> Tensor:
+    """One of the two bytes around each log probability, such that the probability is that of the
+    bytes in expectation over ``drawn``, uniform in [0, 1)."""
+    above = (logs / -_DEEPEST).clamp(0, 1).sqrt().mul(_LEVELS).floor().clamp_max(_LEVELS - 1)
+    most, least = _of_bytes(above).exp(), _of_bytes(above + 1).exp()
+    down = drawn * (most - least) < most - logs.exp()
+    return (above + down).long()
+
+
+def _of_bytes(levels: Tensor) -> Tensor:
+    return -_DEEPEST * (levels / _LEVELS).square()
 
 
 def _find(shares: Tensor, places: Tensor) -> Tensor:

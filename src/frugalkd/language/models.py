@@ -158,6 +158,41 @@ class CausalModel:
         before ``labels != -100``, in their order."""
         return self._hidden(data)[:, :-1][data["labels"][:, 1:] != IGNORED]
 
+    def exact_states(self, data: Mapping[str, Tensor]) -> Tensor:
+        """:meth:`states` without gradients, in float32: the final norm reads what the last layer
+        gives and rounds nothing to 16 bits, even under autocast. Raises ModelError: the model is
+        of 16 bits, or runs so, and its final norm is not found."""
+        if self._dtype == torch.float64:
+            return self.states(data)
+        norms = [m for m in self._base.children() if "norm" in type(m).__name__.lower()]
+        if not norms:
+            if self._dtype == torch.float32 and not torch.is_autocast_enabled(self._device.type):
+                return self.states(data)
+            raise ModelError(
+                f"the final norm of {type(self.model).__name__} is not found, which has to run in "
+                "float32: load the teacher with dtype=torch.float32, and run it in fp32"
+            )
+        taken: list[Tensor] = []
+        hook = norms[-1].register_forward_pre_hook(lambda module, given: taken.append(given[0]))
+        try:
+            self._hidden(data)
+        finally:
+            hook.remove()
+        norm = norms[-1]
+        if self._dtype != torch.float32:
+            norm = copy.deepcopy(norm).float()
+        before = taken[-1][:, :-1][data["labels"][:, 1:] != IGNORED]
+        with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
+            return norm(before.float())
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.head.weight.dtype
+
+    @property
+    def _device(self) -> torch.device:
+        return self.head.weight.device
+
     def labels(self, data: Mapping[str, Tensor]) -> Tensor:
         """int64 (rows,), the tokens that are learned, as of :meth:`states`."""
         labels = data["labels"][:, 1:]
