@@ -86,6 +86,10 @@ GROUPS: dict[str, tuple[str, dict[str, list[str]]]] = {
             "frugalkd.models": ["name_classes", "reorder_classes"],
         },
     ),
+    "Language models": (
+        "Needs the extra `transformers` ([language.md](language.md)).",
+        {"frugalkd.language": ["*"]},
+    ),
     "Experiments": (
         "What the command line runs.",
         {

@@ -13,6 +13,7 @@ from frugalkd.experiments.recipes import load
 from frugalkd.experiments.runs import chain, folder, scores
 from frugalkd.experiments.runs import summary as run_summary
 from frugalkd.files import tensors
+from frugalkd.language import corpus
 from frugalkd.ledger import ledger
 from frugalkd.teachers import store as store_module
 
@@ -38,6 +39,7 @@ def test_the_public_names_are_those_of_the_package():
         ("`ledger.safetensors`", ledger.SCHEMA),
         ("`scores-*/scores.safetensors`", scores.SCHEMA),
         ("store of soft targets", store_module.SCHEMA),
+        ("corpus of tokens", corpus.SCHEMA),
         ("checkpoints", tensors._TREE_SCHEMA),
     ],
 )
