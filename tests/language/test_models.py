@@ -111,12 +111,15 @@ def test_models_that_would_be_wrong_are_refused(model, says):
         CausalModel(model(), 300)
 
 
-def test_a_model_that_mixes_documents_is_refused(teacher):
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_model_that_mixes_documents_is_refused(teacher, rows):
+    """Also one that does so in batches of two rows or more alone, as with flash attention."""
     mixing = copy.deepcopy(teacher)
     inner = mixing.model.forward
 
-    def forward(input_ids=None, position_ids=None, use_cache=None, **more):
-        return inner(input_ids=input_ids, use_cache=False, **more)
+    def forward(input_ids, position_ids=None, use_cache=None, **more):
+        positions = position_ids if len(input_ids) < rows else None
+        return inner(input_ids=input_ids, position_ids=positions, use_cache=False, **more)
 
     mixing.model.forward = forward
     with pytest.raises(ModelError, match="mixes documents of one row"):

@@ -232,8 +232,9 @@ class CausalModel:
     def _check(self) -> None:
         """Raises ModelError where the two parts are not the model, or documents are mixed."""
         kind, device = type(self.model).__name__, device_of(self.model)
-        ids = (torch.arange(2 * _PROBED, device=device) * 7919 % self.vocabulary).reshape(1, -1)
-        apart = torch.arange(_PROBED, device=device).repeat(2).reshape(1, -1)
+        # Two rows: flash attention respects positions in a batch of one alone.
+        ids = (torch.arange(4 * _PROBED, device=device) * 7919 % self.vocabulary).reshape(2, -1)
+        apart = torch.arange(_PROBED, device=device).repeat(2, 2)
         inputs = {"input_ids": ids, "position_ids": apart}
         with inference_mode(self.model):
             enlarge = self._base.register_forward_hook(_enlarged)
@@ -242,18 +243,18 @@ class CausalModel:
                 states = self._hidden(inputs)
             finally:
                 enlarge.remove()
-            ours = self.logits(states[0])
-            if not _near(ours, whole[0, :, : self.vocabulary]):
+            ours = self.logits(states)
+            if not _near(ours, whole[..., : self.vocabulary]):
                 raise ModelError(
                     f"{kind} does more to its logits than its head, such as a scale or a cap, "
                     "which is not supported"
                 )
             second = {"input_ids": ids[:, _PROBED:], "position_ids": apart[:, _PROBED:]}
-            alone = self.logits(self._hidden(second)[0] * _LARGE)
-            if not _near(ours[_PROBED:], alone.to(whole.dtype)):
+            alone = self.logits(self._hidden(second) * _LARGE)
+            if not _near(ours[:, _PROBED:], alone.to(whole.dtype)):
                 raise ModelError(
                     f"{kind} mixes documents of one row, since positions do not keep them apart: "
-                    "use a model whose attention respects position_ids"
+                    "load it with attn_implementation='sdpa'"
                 )
 
 
