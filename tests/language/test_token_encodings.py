@@ -84,9 +84,10 @@ def test_head_and_tail_has_distinct_tokens_with_their_weights(seed, spread, clas
     assert all(len(set(row)) == encoding.count(classes) for row in sparse.classes.tolist())
     p = torch.softmax(logits.double(), dim=1).gather(1, sparse.classes)
     floor = sparse.weights.double().amin(dim=1, keepdim=True)
-    # Each weighs its probability, or tau, which is larger.
+    # Each weighs its probability, or tau, which is larger. The tail gets what rounding the head's
+    # probabilities to a byte has left over, too.
     wanted = torch.where(p > floor, p, torch.maximum(p, floor))
-    torch.testing.assert_close(sparse.weights.double(), wanted, rtol=0.08, atol=0.012)
+    torch.testing.assert_close(sparse.weights.double(), wanted, rtol=0.08, atol=0.03)
 
 
 @pytest.mark.parametrize("encoding", UNBIASED, ids=lambda each: each.name)

@@ -62,8 +62,9 @@ class Sampling(Settings):
         regulation: the student's own gate, for *regulated* and *hybrid*.
         cost: what the training may cost, as a fraction of full training over the epochs that it is
             given, screening included; a mode's gate then spends it over up to :data:`HORIZON` times
-            as many epochs as it pays for in full, with a ceiling and a probe (:class:`SelfRegulation`),
-            and without a gate the epochs are fewer. The learning rate decays with what is spent.
+            as many epochs as it pays for in full, with a ceiling and a probe (see
+            :class:`SelfRegulation`), and without a gate the epochs are fewer. The learning rate
+            decays with what is spent.
         gamma: *significance* and *hybrid* weigh a sample by significance ** gamma.
         weights: float32 (samples,), in place of a mode; a sample of weight 0 is never used.
         scores: float32 (samples,), for a policy that needs them:
