@@ -29,10 +29,11 @@ from frugalkd.files.opening import named, named_file, remove
 from frugalkd.files.writing import atomic, write_json
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.ledger.outcome import Outcome
+from frugalkd.outputs import ONE_CLASS
 from frugalkd.policies import EpochContext, SelfRegulation
 from frugalkd.runtime.meters import peak_memory_bytes
 from frugalkd.selection import Selection
-from frugalkd.selection.observer import outcome_of, record
+from frugalkd.selection.observer import record
 
 MUST: dict[str, tuple[str, float]] = {
     figure.name: ("<=" if figure.at_most else ">=", figure.must)
@@ -131,7 +132,7 @@ def _observe(
     logits = [torch.from_numpy(stream.normal(0, 4, (rows, CLASSES))).float() for _ in range(4)]
     labels = [torch.from_numpy(stream.integers(CLASSES, size=rows)) for _ in range(4)]
     losses = [stream.random(rows, dtype=np.float32) for _ in range(4)]
-    outcomes = [_as_arrays(outcome_of(*pair)) for pair in zip(logits, labels, strict=True)]
+    outcomes = [_as_arrays(ONE_CLASS.outcome(*pair)) for pair in zip(logits, labels, strict=True)]
     forced = np.zeros(rows, dtype=bool)
 
     def enter(ids: NDArray[np.int64], seen: Outcome, losses: NDArray[np.float32]) -> None:
@@ -141,7 +142,7 @@ def _observe(
 
     def from_logits() -> None:
         for block, ids in enumerate(blocks):
-            seen = _as_arrays(outcome_of(logits[block % 4], labels[block % 4]))
+            seen = _as_arrays(ONE_CLASS.outcome(logits[block % 4], labels[block % 4]))
             enter(ids, seen, losses[block % 4])
 
     def from_verdicts() -> None:

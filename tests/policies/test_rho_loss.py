@@ -10,8 +10,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from frugalkd.ledger.ledger import Ledger
+from frugalkd.outputs import ONE_CLASS
 from frugalkd.policies import EpochContext, RhoLoss, Scoring
-from frugalkd.selection.observer import outcome_of
 
 
 def test_the_rows_farthest_above_their_irreducible_loss_are_kept():
@@ -21,7 +21,7 @@ def test_the_rows_farthest_above_their_irreducible_loss_are_kept():
     ledger = Ledger.new(1000, extra={"score": "float32"})
     ledger["score"][:] = np.random.default_rng(0).exponential(size=1000)
     ids = np.random.default_rng(1).permutation(1000)[:320]
-    seen = outcome_of(logits, labels).each(lambda part: part.numpy())
+    seen = ONE_CLASS.outcome(logits, labels).each(lambda part: part.numpy())
     kept = RhoLoss().needs_training(seen, ids, ledger, EpochContext(3, 9, 0))
     reducible = cross_entropy(logits, labels, reduction="none").numpy() - ledger["score"][ids]
     assert sorted(np.flatnonzero(kept)) == sorted(np.argsort(reducible)[-32:])
@@ -31,7 +31,7 @@ def test_noise_and_what_is_learned_stay_out():
     ledger = Ledger.new(3, extra={"score": "float32"})
     ledger["score"][:] = [6.0, 0.1, 0.1]  # a wrong label, two right ones
     truth = np.array([0.01, 0.5, 0.99], np.float32)
-    seen = outcome_of(torch.zeros(3, 2), torch.zeros(3, dtype=torch.int64))
+    seen = ONE_CLASS.outcome(torch.zeros(3, 2), torch.zeros(3, dtype=torch.int64))
     seen = seen.each(lambda part: part.numpy())._replace(truth=truth)
     kept = RhoLoss(keep=1 / 3 + 1e-9).needs_training(
         seen, np.arange(3), ledger, EpochContext(0, 9, 0)
@@ -41,7 +41,7 @@ def test_noise_and_what_is_learned_stay_out():
 
 def test_a_part_of_a_row_is_kept_by_a_draw():
     ledger = Ledger.new(4000, extra={"score": "float32"})
-    seen = outcome_of(torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64))
+    seen = ONE_CLASS.outcome(torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64))
     seen = seen.each(lambda part: part.numpy())
     rows = [
         RhoLoss()

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from frugalkd.ledger.ledger import Ledger
+from frugalkd.outputs import ONE_CLASS
 from frugalkd.policies import EpochContext, Unix
-from frugalkd.selection.observer import outcome_of
 
 
 def test_the_48_of_64_of_highest_entropy_are_kept():
     logits = torch.randn(64, 7, generator=torch.Generator().manual_seed(0)) * 3
-    seen = outcome_of(logits, torch.zeros(64, dtype=torch.int64), entropy=True)
+    seen = ONE_CLASS.outcome(logits, torch.zeros(64, dtype=torch.int64), entropy=True)
     seen = seen.each(lambda part: part.numpy())
     kept = Unix().needs_training(seen, np.arange(64), Ledger.new(64), EpochContext(3, 9, 0))
     probabilities = torch.softmax(logits.double(), dim=1)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from frugalkd.errors import FrugalKDError
 from frugalkd.ledger.outcome import fails
-from frugalkd.selection.observer import gate, outcome_of
+from frugalkd.outputs import ONE_CLASS
+from frugalkd.selection.observer import gate
 
 
 def by_hand(row, label, tau):
@@ -65,7 +66,7 @@ def test_a_tie_is_won_by_the_lowest_index():
 @pytest.mark.parametrize("scale", [1e-9, 1e-30])
 def test_close_logits_are_no_tie_even_if_their_softmax_is(scale):
     close = scale * torch.tensor([[1.0, 2.0]])
-    assert outcome_of(close, torch.tensor([1])).correct
+    assert ONE_CLASS.outcome(close, torch.tensor([1])).correct
     assert not gate(close, torch.tensor([1]), 0.5)
 
 
@@ -80,7 +81,7 @@ def test_a_row_that_is_not_finite_is_refused(value):
     bad = torch.tensor([[0.0, 1.0], [value, 0.0]])
     with pytest.raises(FrugalKDError, match=r"rows \[1\]"):
         gate(bad, torch.tensor([0, 0]))
-    seen = outcome_of(bad, torch.tensor([0, 0]))
+    seen = ONE_CLASS.outcome(bad, torch.tensor([0, 0]))
     assert torch.isnan(seen.confidence).tolist() == [False, True]
     assert fails(seen.confidence, seen.correct, 0.0).tolist() == [True, True]
 
@@ -91,7 +92,7 @@ def test_any_precision_is_judged_in_float32_also_under_autocast(dtype):
     labels = values.argmax(dim=1)
     expected = torch.softmax(values.float(), dim=1).amax(dim=1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        seen = outcome_of(values, labels)
+        seen = ONE_CLASS.outcome(values, labels)
     assert seen.confidence.dtype == torch.float32
     assert torch.equal(seen.confidence, expected)
     assert seen.correct.all()
@@ -99,4 +100,4 @@ def test_any_precision_is_judged_in_float32_also_under_autocast(dtype):
 
 def test_an_outcome_keeps_no_graph():
     values = torch.randn(3, 2, requires_grad=True)
-    assert not outcome_of(values, torch.zeros(3, dtype=torch.int64)).confidence.requires_grad
+    assert not ONE_CLASS.outcome(values, torch.zeros(3, dtype=torch.int64)).confidence.requires_grad

@@ -221,7 +221,8 @@ READ: dict[str, Kind] = {
         lambda: Pairs(lambda x, y: (x, torch.tensor(y > 1))), "labels are bool"
     ),
     "labels that are one-hot": (
-        lambda: Pairs(lambda x, y: (x, torch.eye(CLASSES)[y])), "labels are float32"
+        lambda: Pairs(lambda x, y: (x, torch.eye(CLASSES)[y])), "labels are float32",
+        (*TRAINING, "predict", "train_head"),  # a store reads no labels
     ),
     "labels of shape (1,)": (
         lambda: Pairs(lambda x, y: (x, torch.tensor([y]))), "labels are int64"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from frugalkd.errors import DataError, FrugalKDError, ModelError, UnsupportedData, few
+from frugalkd.outputs import ONE_CLASS, Output
 from frugalkd.runtime.failures import blame
 
 UNSUPPORTED = (
@@ -27,14 +28,28 @@ ADD_HEAD = (
 _EMBEDDINGS = r"hidden_state|pooler_output|embed"
 
 
-def split(data: Any) -> tuple[Any, Tensor | None]:
+def split(data: Any, output: Output = ONE_CLASS) -> tuple[Any, Tensor | None]:
     """Inputs and labels of a batch. A pair is (inputs, labels); a mapping may hold ``label`` or
-    ``labels`` (its inputs are the rest); anything else is inputs without labels."""
+    ``labels`` (its inputs are the rest); anything else is inputs without labels. Labels are not
+    read where a kind of output has none."""
+    inputs, labels = _parts(data)
+    if labels is None or not output.labelled:
+        return inputs, None
+    return inputs, checked_labels(labels, output)
+
+
+def inputs_of(data: Any) -> Any:
+    """The inputs of a batch."""
+    return _parts(data)[0]
+
+
+def _parts(data: Any) -> tuple[Any, Any]:
+    """Inputs and labels, whatever these are."""
     if isinstance(data, Sequence) and not isinstance(data, str):
         if len(data) == 1:
             return data[0], None
         if len(data) == 2 and isinstance(data[1], Tensor):
-            return data[0], checked_labels(data[1])
+            return data[0], data[1]
         raise UnsupportedData(
             f"a batch of the form {form(data)} is not (inputs, class indices): return a pair or a "
             "dict with 'labels', or pass labels= and forward= to the selection"
@@ -42,34 +57,27 @@ def split(data: Any) -> tuple[Any, Tensor | None]:
     if isinstance(data, Mapping):
         for key in ("labels", "label"):
             if key in data:
-                return {name: data[name] for name in data if name != key}, checked_labels(data[key])
+                return {name: data[name] for name in data if name != key}, data[key]
     return data, None
 
 
-def inputs_of(data: Any) -> Any:
-    """The inputs of a batch."""
-    return split(data)[0]
-
-
-def labels_by(read: Callable[[Any], Any], data: Any) -> Tensor | None:
+def labels_by(read: Callable[[Any], Any], data: Any, output: Output = ONE_CLASS) -> Tensor | None:
     """The labels of a batch by the user's function ``read``. Raises DataError where it fails,
     UnsupportedData where these are none."""
     try:
         labels = read(data)
     except Exception as error:
         blame(error, DataError, "the function given as labels fails on a batch")
-    return None if labels is None else checked_labels(labels)
+    return None if labels is None else checked_labels(labels, output)
 
 
-def checked_labels(labels: Any) -> Tensor:
-    """``labels`` int64 (rows,). Raises UnsupportedData unless they are class indices."""
-    whole = isinstance(labels, Tensor) and torch.can_cast(labels.dtype, torch.int64)
-    if not whole or labels.dtype == torch.bool or labels.ndim != 1:
-        raise UnsupportedData(
-            f"labels are {form(labels)}: one class index (int64) a sample is needed; regression, "
-            "multi-label and mixed targets have no gate"
-        )
-    return labels.long()
+def checked_labels(labels: Any, output: Output = ONE_CLASS) -> Tensor:
+    """``labels`` in the form that the kind of ``output`` has, by default int64 (rows,). Raises
+    UnsupportedData where they are none."""
+    made = output.as_labels(labels) if isinstance(labels, Tensor) else None
+    if made is None:
+        raise UnsupportedData(f"labels are {form(labels)}: {output.label_form}")
+    return made
 
 
 def form(value: Any) -> str:
@@ -166,14 +174,14 @@ def _needed(output: Any) -> str:
     )
 
 
-def not_finite(logits: Tensor) -> NDArray[np.bool_]:
-    """Which rows have no probabilities. A class may have none alone, by a logit of -inf."""
-    return ~torch.isfinite(torch.softmax(logits.float(), dim=1)).all(dim=1).cpu().numpy()
-
-
-def refuse_not_finite(logits: Tensor, ids: NDArray[np.int64], whose: str = "the model") -> None:
-    """Raises ModelError where a row of ``logits``, those of ``ids``, has no probabilities."""
-    bad = not_finite(logits)
+def refuse_not_finite(
+    outputs: Tensor,
+    ids: NDArray[np.int64],
+    whose: str = "the model",
+    output: Output = ONE_CLASS,
+) -> None:
+    """Raises ModelError where a row of ``outputs``, those of ``ids``, says nothing."""
+    bad = output.not_finite(outputs).cpu().numpy()
     if bad.any():
         raise ModelError(
             f"the outputs of {whose} for samples {few(ids[bad].tolist())} are not finite: check "

@@ -15,12 +15,16 @@ class Outcome(NamedTuple):
     ``correct`` bool: the lowest index among the largest logits is the label.
     ``truth`` float32: the label's softmax probability.
     ``entropy`` float32: of the softmax, in nats; None where the policy does not need it.
+    ``distance`` float32: from what is right, over that of the teacher's mean output; None for one
+    class. Of kinds of output that have one, ``confidence`` and ``truth`` are the score 1 -
+    ``distance``, and a row of a score above 0 is ``correct``.
     """
 
     confidence: Any
     correct: Any
     truth: Any
     entropy: Any = None
+    distance: Any = None
 
     @classmethod
     def joined(cls, parts: Sequence[Outcome], join: Callable = np.concatenate) -> Outcome:

@@ -16,7 +16,10 @@ _TINY = np.finfo(np.float32).tiny
 
 
 def cross_entropy(seen: Outcome) -> NDArray[np.float32]:
-    """Of each row (rows,), always finite: NaN counts as the largest there is, about 87 nats."""
+    """Of each row (rows,), always finite: NaN counts as the largest there is, about 87 nats. Of a
+    kind of output that has no probabilities it is the distance."""
+    if seen.distance is not None:
+        return np.nan_to_num(np.asarray(seen.distance, dtype=np.float32), nan=-np.log(_TINY))
     return -np.log(np.fmax(np.asarray(seen.truth, dtype=np.float32), _TINY))
 
 

@@ -28,6 +28,9 @@ PROBE = 0.02
 
 ModeName = Literal["vanilla", "significance", "regulated", "hybrid"]
 
+OutputName = Literal["one-class"]
+"""Kinds of output: the keys of :data:`frugalkd.outputs.OUTPUTS`."""
+
 
 @dataclass(frozen=True)
 class Mode:
@@ -71,6 +74,8 @@ class Sampling(Settings):
             :func:`frugalkd.experiments.scoring.score` makes them.
         label_free: read no label of the data, even where there are some: the teacher's top class
             stands in, in the loss and in gates.
+        output: the kind of the model's outputs, in your own loop; elsewhere it is that of what the
+            objective learns.
 
     Raises:
         SettingError: a value of another type; a mode together with a policy or weights; or a
@@ -87,6 +92,7 @@ class Sampling(Settings):
     weights: NDArray[np.float32] | None = None
     scores: NDArray[np.float32] | None = None
     label_free: bool = False
+    output: OutputName = "one-class"
 
     def __post_init__(self) -> None:
         if self.policy is not None:

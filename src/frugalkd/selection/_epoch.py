@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from frugalkd.data.batches import checked_labels, checked_logits, form
 from frugalkd.errors import SelectionMisuse, Stopped
 from frugalkd.policies import Mask, Plan
-from frugalkd.selection.checks import check_batch
 from frugalkd.selection.observer import Context, Observer
 from frugalkd.selection.rows import Reader, Rows, batches_of, joined
 
@@ -76,7 +75,8 @@ class Batch:
 
     @property
     def labels(self) -> Tensor:
-        """int64 (rows,): the data's labels, or the teacher's top class where they have none."""
+        """int64 (rows,): the data's labels, or the teacher's top class where they have none; of
+        another kind of output, what :mod:`frugalkd.outputs` says of it."""
         return self._reader.label(self.data, self.targets)
 
     @property
@@ -96,8 +96,9 @@ class Batch:
         return total / (self.step_rows if rows is None else rows)
 
     def _check_rows(self, what: str, given: object) -> None:
-        rows = len(self.ids)
-        if not isinstance(given, Tensor) or given.shape != (rows,) or given.is_meta:
+        rows, wide = len(self.ids), what == "labels"  # which may be several of a row
+        shape = given.shape[: 1 if wide else None] if isinstance(given, Tensor) else None
+        if not isinstance(given, Tensor) or shape != (rows,) or given.is_meta:
             wanted = "one loss a row (reduction='none')" if what == "losses" else "one a row"
             raise SelectionMisuse(f"{what} are {form(given)} for {rows} rows: give {wanted}")
 
@@ -112,7 +113,7 @@ class Batch:
         """Record the outcome of the training forward of these rows in the ledger.
 
         Args:
-            logits: (rows, classes).
+            logits: (rows, classes), or the outputs of another kind.
             labels: int64 (rows,); by default the batch's own.
             losses: (rows,), what the objective gave, unweighted; by default cross-entropy.
             later: True promises that these tensors are not modified afterwards. Several batches
@@ -124,13 +125,14 @@ class Batch:
         if self.observed:
             raise SelectionMisuse("this batch was observed already: observe each batch once")
         checked_logits(logits, len(self.ids), "the training loop", SelectionMisuse)
-        labels = self.labels if labels is None else checked_labels(labels)
+        output = self._reader.output
+        labels = self.labels if labels is None else checked_labels(labels, output)
         for what, given in (("labels", labels), ("losses", losses)):
             if given is not None:
                 self._check_rows(what, given)
-        check_batch(labels, self.ids, logits.shape[1])
+        output.check(labels, self.ids, logits.shape[1])
         if losses is None:
-            losses = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+            losses = output.losses(logits, labels)
         judged_by = self._reader.judged_by(labels, self.targets)
         self._observer.observe(
             self.ids, self.forced, logits.detach(), judged_by, losses.detach(), later

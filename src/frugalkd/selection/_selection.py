@@ -42,7 +42,7 @@ from frugalkd.runtime.settings import (
     check_types,
 )
 from frugalkd.selection._epoch import Epoch
-from frugalkd.selection.checks import check_batch, check_first_batch, check_weights
+from frugalkd.selection.checks import check_first_batch, check_weights
 from frugalkd.selection.finite import Watch
 from frugalkd.selection.inputs import (
     check_fit,
@@ -212,6 +212,7 @@ class Selection:
         modules: Mapping[str, nn.Module] | None = None,
         optimizer: torch.optim.Optimizer | None = None,
         features: tuple[str, ...] = (),
+        project: Callable[[Tensor], Tensor] | None = None,
         should_stop: Callable[[], bool] | None = None,
     ) -> None:
         """Set, before the first epoch, what a training loop creates after the selection.
@@ -220,31 +221,35 @@ class Selection:
             modules, optimizer: their weights, buffers and state are checked to be finite, named
                 with these prefixes; by default the weights and buffers of ``model``.
             features: the teacher's modules whose features are added to batches.
+            project: what takes the model's outputs to the teacher's width, for screening; what the
+                loop observes has been through it too.
             should_stop: called after each screening batch that no step follows. Where it returns
                 True, Stopped is raised; :meth:`state_dict` can then be called, unless the
                 screening before an epoch was stopped.
         """
         self._trained = self._trained if modules is None else modules
         self._optimizer, self.reader.features = optimizer, features
-        if should_stop is not None:
-            self._context = replace(self._context, should_stop=should_stop)
+        called = {"project": project, "should_stop": should_stop}
+        given = {name: function for name, function in called.items() if function is not None}
+        self._context = replace(self._context, **given)
 
     def check_first_batch(self, forward: Callable[[Any], Tensor] | None = None) -> int:
         """Run the model on the first samples, by default with the selection's ``forward``, and
-        return its number of classes. From then on labels are checked against it when they are
-        read. Raises as :func:`~frugalkd.selection.checks.check_first_batch`."""
+        return its number of outputs, or classes. From then on labels are checked against it when
+        they are read. Raises as :func:`~frugalkd.selection.checks.check_first_batch`."""
         assert self._context.model is not None, "a selection with a model"
         classes = check_first_batch(
             self._context.model, self._dataset, self.targets, pool=self.pool,
             forward=forward or self._context.forward, device=torch.device(self._loading.device),
             collate_fn=self._loading.collate_fn, label_free=self._sampling.label_free,
             read_labels=self._loading.labels, known_labels=self.ledger.labels,
+            output=self.reader.output,
         )  # fmt: skip
         listed = self.reader.listed
         if listed is None:
             self.reader.classes = classes
         else:
-            check_batch(torch.from_numpy(listed[self.pool]), self.pool, classes)
+            self.reader.output.check(torch.from_numpy(listed[self.pool]), self.pool, classes)
         return classes
 
     def __iter__(self) -> Iterator[Epoch]:

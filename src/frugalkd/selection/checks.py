@@ -19,7 +19,6 @@ from frugalkd.data.batches import (
     UNSUPPORTED,
     check_model,
     labels_by,
-    not_finite,
     run_model,
     split,
 )
@@ -38,6 +37,7 @@ from frugalkd.errors import (
 )
 from frugalkd.models.identity import inference_mode
 from frugalkd.models.origin import label_names, origin_of
+from frugalkd.outputs import ONE_CLASS, Output
 from frugalkd.policies.policy import Ids, Policy
 from frugalkd.teachers import Targets
 
@@ -59,22 +59,25 @@ def check_first_batch(
     label_free: bool = False,
     read_labels: Callable[[Any], Tensor | None] | None = None,
     known_labels: NDArray | None = None,
+    output: Output = ONE_CLASS,
 ) -> int:
-    """Evaluate the first samples of ``pool`` as a training would; returns how many classes the
-    model has. Nothing of the model, the data or a random stream changes, and nothing is metered.
-    ``known_labels``: of all samples, where they are known.
+    """Evaluate the first samples of ``pool`` as a training would; returns how many outputs (or
+    classes) the model has. Nothing of the model, the data or a random stream changes, and nothing
+    is metered. ``known_labels``: of all samples, where they are known.
 
     Raises UnsupportedData, DataError, ModelError or TargetsError where model, data and soft targets
     do not fit each other.
     """
     batch = read_first(data, pool, device, collate_fn)
-    labels, logits = _evaluate_first(model, batch, pool, forward, read_labels)
+    labels, logits = _evaluate_first(model, batch, pool, forward, read_labels, output)
     classes = logits.shape[1]
+    if output is not ONE_CLASS:
+        return classes
     _refuse_embeddings(model, logits, data, known_labels)
     if not label_free:
         _warn_of_embeddings(classes, data, known_labels)
         if labels is not None:
-            check_batch(labels.cpu(), pool, classes)
+            output.check(labels.cpu(), pool, classes)
         check_labels(data, pool, classes)
     known = None if targets is None else targets.classes(batch)
     if known is not None and known != classes:
@@ -92,20 +95,24 @@ def check_held_out_batch(
     forward: Forward,
     device: torch.device,
     collate_fn: Collate | None = None,
+    output: Output = ONE_CLASS,
 ) -> None:
-    """As :func:`check_first_batch`, for held-out data, which need labels; errors name them."""
+    """As :func:`check_first_batch`, for held-out data, which need labels where the kind of output
+    has some; errors name them."""
     with of_held_out():
         pool = np.arange(len(data))  # pyright: ignore[reportArgumentType]
         if not len(pool):
             raise UnsupportedData("the data set is empty: there is nothing to evaluate")
         batch = read_first(data, pool, device, collate_fn)
-        labels, logits = _evaluate_first(model, batch, pool, forward)
+        labels, logits = _evaluate_first(model, batch, pool, forward, output=output)
         classes = logits.shape[1]
+        if not output.labelled:
+            return
         if labels is None:
             raise ModelError("data without labels cannot be evaluated: give labels, or predict")
-        check_batch(labels.cpu(), pool, classes)
-        if (listed := labels_of(data)) is not None:
-            check_batch(torch.from_numpy(listed), pool, classes)
+        output.check(labels.cpu(), pool, classes)
+        if (listed := labels_of(data, output)) is not None:
+            output.check(torch.from_numpy(listed), pool, classes)
 
 
 def _evaluate_first(
@@ -114,16 +121,17 @@ def _evaluate_first(
     pool: Ids,
     forward: Forward,
     read_labels: Callable[[Any], Tensor | None] | None = None,
+    output: Output = ONE_CLASS,
 ) -> tuple[Tensor | None, Tensor]:
-    """The labels of a batch that :func:`read_first` returned, and the model's logits."""
+    """The labels of a batch that :func:`read_first` returned, and the model's outputs."""
     ids = pool[:_FIRST]
     if read_labels is None:
-        inputs, labels = split(batch)
+        inputs, labels = split(batch, output)
     else:
-        inputs, labels = batch, labels_by(read_labels, batch)
+        inputs, labels = batch, labels_by(read_labels, batch, output)
     with inference_mode(model):
         logits = run_model(forward, batch, ids)
-    bad = not_finite(logits)
+    bad = output.not_finite(logits).cpu().numpy()
     named = bad & _non_finite(inputs, len(ids))
     if named.any():
         raise DataError(
@@ -178,10 +186,11 @@ def why_not_label_free(
     return None
 
 
-def labels_of(data: Dataset) -> NDArray[np.int64] | None:
-    """``data.labels`` int64 (samples,), where the data set has them; texts of another number are
-    most likely the names of the classes, and no labels. Raises UnsupportedData."""
-    given = attribute_of(data, "labels")
+def labels_of(data: Dataset, output: Output = ONE_CLASS) -> NDArray[np.int64] | None:
+    """``data.labels`` int64 (samples,), where the data set has them and the kind of ``output`` has
+    labels; texts of another number are most likely the names of the classes, and no labels. Raises
+    UnsupportedData."""
+    given = attribute_of(data, "labels") if output.labelled else None
     if given is None or callable(given):
         return None
     samples = len(data)  # pyright: ignore[reportArgumentType]
@@ -201,14 +210,14 @@ def labels_of(data: Dataset) -> NDArray[np.int64] | None:
 
 
 def check_labels(data: Dataset, pool: Ids, classes: int) -> None:
-    """Check the ``labels`` of a data set that has them, of the samples ``pool``: as
-    :func:`check_batch`. A class of ``data.classes`` that none of them has is a FrugalKDWarning: it
+    """Check the ``labels`` of a data set that has them, of the samples ``pool``: they have to be of
+    a class of the model. A class of ``data.classes`` that none of them has is a FrugalKDWarning: it
     cannot be learned."""
     labels = labels_of(data)
     if labels is None or not len(pool):
         return
     labels = labels[pool]
-    check_batch(torch.from_numpy(labels), pool, classes)
+    ONE_CLASS.check(torch.from_numpy(labels), pool, classes)
     names = class_names(data)
     missing = [str(names[index]) for index in np.setdiff1d(np.arange(len(names)), labels)]
     if missing:
@@ -219,24 +228,6 @@ def check_labels(data: Dataset, pool: Ids, classes: int) -> None:
             FrugalKDWarning,
             stacklevel=2,
         )
-
-
-def check_batch(labels: Tensor, ids: Ids, classes: int) -> None:
-    """Raises DataError where ``labels`` int64 (rows,), in main memory, are of no class of the
-    model; the rows are the first of ``ids``. On a device such a label would end the process, so it
-    has to be found before."""
-    if labels.device.type != "cpu" or not len(labels):
-        return
-    low, high = torch.aminmax(labels)
-    if low >= 0 and high < classes:
-        return
-    hint = f"labels 0 .. {classes - 1} are possible"
-    if low == 1 and high == classes:
-        hint += "; these seem to count from 1"
-    first = torch.nonzero((labels < 0) | (labels >= classes))[0, 0]
-    raise DataError(
-        f"sample {ids[first]} has label {labels[first]}, and the model {classes} classes: {hint}"
-    )
 
 
 def check_listed(labels: Tensor, listed: NDArray[np.int64], ids: Ids) -> None:
@@ -391,6 +382,7 @@ def explained(
     forward: Forward,
     device: torch.device,
     collate_fn: Collate | None = None,
+    output: Output = ONE_CLASS,
 ) -> NonFiniteLoss:
     """The same error, naming the inputs or the teacher where one of these is the cause: the bad
     samples are evaluated again (in view 0)."""
@@ -400,7 +392,7 @@ def explained(
     bad = _non_finite(split(batch)[0], len(ids))
     if bad.any():  # a model may ignore what is not finite
         with inference_mode(model):
-            bad &= not_finite(run_model(forward, batch, ids))
+            bad &= output.not_finite(run_model(forward, batch, ids)).cpu().numpy()
     if bad.any():
         what, advice = "the data set's input", "clean or leave out these samples"
         return NonFiniteLoss(**where, ids=ids[bad].tolist(), what=what, advice=advice)

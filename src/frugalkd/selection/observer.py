@@ -18,12 +18,12 @@ from frugalkd.errors import FrugalKDError, ModelError, NonFiniteLoss, SelectionM
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.ledger.outcome import Outcome, fails
 from frugalkd.models.identity import inference_mode
+from frugalkd.outputs import ONE_CLASS
 from frugalkd.policies import EpochContext, Ids, Mask, Plan, Policy
 from frugalkd.policies.policy import check_rows
 from frugalkd.runtime.failures import blame
 from frugalkd.runtime.meters import Meters
 from frugalkd.runtime.settings import check_number
-from frugalkd.selection.checks import check_batch
 from frugalkd.selection.finite import Watch
 from frugalkd.selection.rows import Position, Reader, Rows
 
@@ -31,21 +31,6 @@ KEEP_LOGITS = 1 << 22
 """Logits of training batches that are kept to be judged together; more are judged at once."""
 
 _COUNTS = ("samples_backpropagated", "student_forwards", "teacher_queries")
-
-
-@torch.no_grad()
-def outcome_of(logits: Tensor, labels: Tensor, *, entropy: bool = False) -> Outcome:
-    """What ``logits`` (rows, classes) say of each row, given ``labels`` int64 (rows,).
-
-    In float32 whatever the precision of the logits, and without a device synchronisation.
-    ``entropy``: include that of the softmax.
-    """
-    with torch.autocast(logits.device.type, enabled=False):
-        probabilities = torch.softmax(logits.detach().float(), dim=1)
-    # The logits' own argmax: the softmax rounds close logits to a tie.
-    truth = probabilities.gather(1, labels.unsqueeze(1)).squeeze(1)
-    spread = torch.special.entr(probabilities).sum(dim=1) if entropy else None
-    return Outcome(probabilities.amax(dim=1), logits.argmax(dim=1) == labels, truth, spread)
 
 
 def gate(logits: Tensor, labels: Tensor, tau: float = 0.9) -> Tensor:
@@ -66,9 +51,9 @@ def gate(logits: Tensor, labels: Tensor, tau: float = 0.9) -> Tensor:
     labels = checked_labels(labels)
     if labels.shape != logits.shape[:1]:
         raise SelectionMisuse(f"{len(labels)} labels for {len(logits)} rows of logits: one a row")
-    check_batch(labels, np.arange(len(labels)), logits.shape[1])
+    ONE_CLASS.check(labels, np.arange(len(labels)), logits.shape[1])
     check_number("tau", tau, 0)
-    seen = outcome_of(logits, labels)
+    seen = ONE_CLASS.outcome(logits, labels, {})
     bad = torch.nonzero(~torch.isfinite(seen.confidence)).flatten().tolist()
     if bad:
         raise FrugalKDError(f"logits are not finite in rows {bad[:8]}: no verdict can be given")
@@ -138,8 +123,9 @@ class SharedCounts:
 @dataclass(frozen=True)
 class Context:
     """What the epochs of a selection share: its own attributes, and ``forward`` (the logits of a
-    batch's data), ``weights`` float32 (samples,), ``should_stop`` (called after each screening
-    batch) and ``watch`` (what has to stay finite). ``model`` is None where nothing is screened."""
+    batch's data), ``weights`` float32 (samples,), ``project`` (what takes outputs to the teacher's
+    width), ``should_stop`` (called after each screening batch) and ``watch`` (what has to stay
+    finite). ``model`` is None where nothing is screened."""
 
     policy: Policy
     ledger: Ledger
@@ -155,6 +141,7 @@ class Context:
     drop_last: bool
     weights: NDArray[np.float32] | None
     position: Position
+    project: Callable[[Tensor], Tensor] = field(default=lambda outputs: outputs)
     should_stop: Callable[[], bool] = field(default=lambda: False)
     watch: Watch | None = None
 
@@ -204,11 +191,17 @@ class Observer:
         assert context.model is not None, "refused when the selection was made"
         rows, labels = context.reader.with_labels(rows)
         with inference_mode(context.model):
-            logits = run_model(context.forward, rows.data, rows.ids)
-            check_batch(labels, rows.ids, logits.shape[1])
-            seen = outcome_of(logits, labels, entropy=context.policy.needs_entropy)
+            logits = context.project(run_model(context.forward, rows.data, rows.ids))
+            seen = self._outcome(logits, labels, rows.ids)
         context.meters.student_forwards += len(rows.ids)
         return rows, seen.each(lambda part: part.cpu().numpy())
+
+    def _outcome(self, outputs: Tensor, right: Tensor, ids: Ids | None = None) -> Outcome:
+        """Of rows that were checked before, where ``ids`` is None."""
+        reader, entropy = self._context.reader, self._context.policy.needs_entropy
+        if ids is not None:
+            reader.output.check(right, ids, outputs.shape[1])
+        return reader.output.outcome(outputs, right, reader.reference, entropy=entropy)
 
     def screen(self, batches: Iterable[Rows]) -> None:
         """Screen this rank's share of skipped samples before the epoch's plan. Raises Stopped after
@@ -272,8 +265,7 @@ class Observer:
     def _judge_kept(self) -> None:
         if self._logits:
             logits, labels = map(torch.cat, zip(*self._logits, strict=True))
-            entropy = self._context.policy.needs_entropy
-            self._outcomes.append(outcome_of(logits, labels, entropy=entropy))
+            self._outcomes.append(self._outcome(logits, labels))
             self._logits, self._kept = [], 0
 
     def read(self, *, watched: bool = True) -> None:

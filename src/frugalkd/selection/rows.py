@@ -19,12 +19,13 @@ from frugalkd.data.source import checked_batch, is_batch_indexed, is_view_indexe
 from frugalkd.errors import TargetsError, UnsupportedData, few
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.models.features import Features
+from frugalkd.outputs import OUTPUTS
 from frugalkd.policies import Ids, Mask, Sampling
 from frugalkd.runtime.devices import check_device
 from frugalkd.runtime.failures import blame
 from frugalkd.runtime.meters import Meters
 from frugalkd.runtime.settings import MOST_ROWS, MOST_WORKERS, Settings, check_integer
-from frugalkd.selection.checks import check_batch, check_listed, labels_of
+from frugalkd.selection.checks import check_listed, labels_of
 from frugalkd.teachers import Targets
 
 BLOCK_BYTES = 1 << 22
@@ -167,6 +168,8 @@ class Reader:
         listed: labels int64 (samples,) of the data set, or those of the ledger that the policy goes
             by, which those of items equal; or None.
         classes: of the model; where it is known, labels are checked against it as they are read.
+        output: the kind of the model's and the teacher's outputs.
+        reference: what its scores refer to, on the device.
         features: the teacher's modules whose features rows have.
     """
 
@@ -192,10 +195,11 @@ class Reader:
         self.listed: NDArray[np.int64] | None = None
         self.classes: int | None = None
         self.features: tuple[str, ...] = ()
+        self.output, self.reference = OUTPUTS[sampling.output], dict[str, Tensor]()
         self._label_free, self._given_labels = sampling.label_free, loading.labels
         if not (self._label_free or self._given_labels):
             with suppress(UnsupportedData):  # they are no class indices
-                self.listed = labels_of(dataset)
+                self.listed = labels_of(dataset, self.output)
         policy = sampling.chosen_policy
         by_label = policy.needs_labels or "teacher_truth" in policy.columns
         if self.listed is None and by_label and ledger.labels is not None:
@@ -207,10 +211,10 @@ class Reader:
 
     def _labels(self, data: Any) -> Tensor | None:
         """Of a batch of data, int64 (rows,); None where it has none."""
-        if self._label_free:
+        given, output = self._given_labels, self.output
+        if self._label_free or not output.labelled:
             return None
-        given = self._given_labels
-        return split(data)[1] if given is None else labels_by(given, data)
+        return split(data, output)[1] if given is None else labels_by(given, data, output)
 
     def read(
         self, ids: Ids, rows: int, *, targets: bool = False, join_last: bool = False
@@ -251,7 +255,7 @@ class Reader:
         if labels is None:
             return
         if self.classes is not None:
-            check_batch(labels, ids, self.classes)
+            self.output.check(labels, ids, self.classes)
         if self.listed is not None:
             self._unchecked.append((ids, labels))
             waiting = sum(len(ids) for ids, _ in self._unchecked)
@@ -318,13 +322,13 @@ class Reader:
         return rows, self.judged_by(self.label(rows.data, rows.targets), rows.targets)
 
     def judged_by(self, labels: Tensor, targets: Tensor | None) -> Tensor:
-        """int64 (rows,): what counts as right, the labels or the teacher's top class."""
+        """What counts as right, the labels or what the teacher says: int64 (rows,) of one class."""
         if targets is None or not self._judged_by_teacher:
             return labels
-        return targets.argmax(dim=1)
+        return self.output.from_teacher(targets)
 
     def label(self, data: Any, targets: Tensor | None) -> Tensor:
-        """The batch's labels, or the teacher's top class where the data have none."""
+        """The batch's labels, or what the teacher says where the data have none."""
         labels = self._labels(data)
         if labels is not None:
             return labels
@@ -333,9 +337,9 @@ class Reader:
                 "these data have no labels, and there is no teacher to stand in: return a pair or "
                 "a dict with 'labels'"
             )
-        if self.targets is not None and not self.targets.knows_top:
+        if self.output.by_top_class and self.targets is not None and not self.targets.knows_top:
             raise no_top("stands in for the labels that these data lack")
-        return targets.argmax(dim=1)
+        return self.output.from_teacher(targets)
 
     def truth(self, ids: Ids, rows: int) -> Iterator[tuple[Ids, NDArray[np.float32]]]:
         """Batch by batch, ids and the teacher's probability of what counts as right, float32
@@ -346,7 +350,7 @@ class Reader:
             logits = self.with_targets(batch).targets
             assert logits is not None, "checked before"
             refuse_not_finite(logits, batch.ids, "the teacher")
-            check_batch(labels.cpu(), batch.ids, logits.shape[1])
+            self.output.check(labels.cpu(), batch.ids, logits.shape[1])
             chosen = torch.softmax(logits.float(), dim=1).gather(
                 1, labels[:, None].to(logits.device)
             )

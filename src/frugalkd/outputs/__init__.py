@@ -1,0 +1,10 @@
+"""Kinds of output: what a screening says of a row, by one class for each kind."""
+
+from frugalkd.outputs.one_class import OneClass
+from frugalkd.outputs.output import Output
+
+OUTPUTS: dict[str, Output] = {kind.name: kind for kind in (OneClass(),)}
+
+ONE_CLASS = OUTPUTS[OneClass.name]
+
+__all__ = ["ONE_CLASS", "OUTPUTS", "OneClass", "Output"]

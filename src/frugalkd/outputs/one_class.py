@@ -1,0 +1,80 @@
+"""One class a sample: softmax and argmax."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from frugalkd.errors import DataError
+from frugalkd.ledger.outcome import Outcome
+from frugalkd.outputs.output import Output
+
+
+@final
+class OneClass(Output):
+    """Logits (rows, classes), labels int64 (rows,), or the teacher's top class in their place. The
+    confidence is the top softmax probability; nothing refers to the teacher."""
+
+    name = "one-class"
+    by_top_class = True
+    label_form = (
+        "one class index (int64) a sample is needed; regression, multi-label and mixed targets "
+        "have no gate"
+    )
+
+    def as_labels(self, labels: Tensor) -> Tensor | None:
+        whole = torch.can_cast(labels.dtype, torch.int64)
+        if not whole or labels.dtype == torch.bool or labels.ndim != 1:
+            return None
+        return labels.long()
+
+    def check(self, right: Tensor, ids: NDArray[np.int64], width: int) -> None:
+        """Labels in main memory have to be of a class of the model: on a device such a label would
+        end the process, so it has to be found before."""
+        if right.device.type != "cpu" or not len(right):
+            return
+        low, high = torch.aminmax(right)
+        if low >= 0 and high < width:
+            return
+        hint = f"labels 0 .. {width - 1} are possible"
+        if low == 1 and high == width:
+            hint += "; these seem to count from 1"
+        first = torch.nonzero((right < 0) | (right >= width))[0, 0]
+        raise DataError(
+            f"sample {ids[first]} has label {right[first]}, and the model {width} classes: {hint}"
+        )
+
+    def from_teacher(self, targets: Tensor) -> Tensor:
+        return targets.argmax(dim=1)
+
+    @torch.no_grad()
+    def outcome(
+        self,
+        outputs: Tensor,
+        right: Tensor,
+        reference: Mapping[str, Tensor] = {},
+        *,
+        entropy: bool = False,
+    ) -> Outcome:
+        with torch.autocast(outputs.device.type, enabled=False):
+            probabilities = torch.softmax(outputs.detach().float(), dim=1)
+        # The logits' own argmax: the softmax rounds close logits to a tie.
+        truth = probabilities.gather(1, right.unsqueeze(1)).squeeze(1)
+        spread = torch.special.entr(probabilities).sum(dim=1) if entropy else None
+        return Outcome(probabilities.amax(dim=1), outputs.argmax(dim=1) == right, truth, spread)
+
+    def losses(self, outputs: Tensor, right: Tensor) -> Tensor:
+        return F.cross_entropy(outputs.float(), right, reduction="none")
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        return torch.softmax(outputs.float(), dim=1)
+
+    def not_finite(self, outputs: Tensor) -> Tensor:
+        """Rows without probabilities. A class may have none alone, by a logit of -inf."""
+        return ~torch.isfinite(torch.softmax(outputs.float(), dim=1)).all(dim=1)
