@@ -183,5 +183,6 @@ def _outcome(event: dict[str, Any], name: str) -> str:
         return f"{name} failed: {event['error']}"
     if event["kind"] == "targets":
         return f"{name} are stored"
-    accuracy = "" if event["accuracy"] is None else f": accuracy {100 * event['accuracy']:.2f} %"
+    value = event["accuracy"]
+    accuracy = "" if value is None else f": {event['measure']} {100 * value:.2f} %"
     return f"{name}{accuracy}{' (done before)' if event['event'] == 'found' else ''}"

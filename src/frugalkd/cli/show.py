@@ -85,6 +85,13 @@ def print_line(console: Console, line: str) -> None:
 
 def measures(measured: dict[str, Any], on: str = "") -> dict[str, object]:
     """The measures of a model on held-out data, as facts."""
+    if "accuracy" not in measured:
+        near, ranks = (measured.get(name) for name in ("mean_cosine_distance", "pairwise_spearman"))
+        return {
+            "1 - cosine": ("not measured, without the teacher" if near is None else f"{near:.4f}")
+            + on,
+            "rank correlation of pairs": None if ranks is None else f"{ranks:.4f}",
+        }
     return {
         "accuracy": percent(measured["accuracy"], 2) + on,
         "worst class": percent(measured["worst_class_accuracy"]),
@@ -136,6 +143,8 @@ def summary_table(results: dict[str, Any], out: Path) -> Table:
 
 def chain_table(done: dict[str, Any], out: Path) -> Table:
     """A row a stage, and their sum."""
+    from frugalkd.experiments.runs.schema import quality_of
+
     table = TextTable(
         Column("stage", no_wrap=True),
         Column("model", max_width=22, overflow="fold"),
@@ -145,7 +154,7 @@ def chain_table(done: dict[str, Any], out: Path) -> Table:
     total = {"stage": "all", "model": "", "meters": done["meters"]}
     for one in (*done["stages"], total):
         measured, meters = one.get("evaluation"), one["meters"]
-        accuracy = "" if one is total else percent(measured and measured["accuracy"], 2)
+        accuracy = "" if one is total else percent(quality_of(measured)[1], 2)
         table.add_row(
             one["stage"], one["model"], accuracy, f"{meters['samples_backpropagated']:,}",
             f"{meters['teacher_queries']:,}", f"{meters['wall_seconds']:.1f}",
@@ -236,7 +245,8 @@ def comparison_table(comparison: dict[str, Any]) -> Table:
     of_seeds = f"{seeds} seed{'s' * (seeds > 1)}"
     if not comparison.get("complete", True):
         of_seeds = f"{len(comparison['complete_seeds'])} of {of_seeds} complete"
-    numbers = ("accuracy\n%", *against, "samples\n%", "cost\nepochs", "seconds\n(ratio)")
+    measure = comparison.get("measure", "accuracy")
+    numbers = (f"{measure}\n%", *against, "samples\n%", "cost\nepochs", "seconds\n(ratio)")
     table = TextTable(
         *first,
         *map(numeric, numbers),

@@ -15,6 +15,7 @@ from frugalkd.data.named import (
     load_digits,
     load_idx,
     load_image_folder,
+    load_lines,
     load_texts,
 )
 from frugalkd.data.probe import data_digest, randomness
@@ -32,6 +33,7 @@ DATA: dict[str, Callable[..., Splits]] = {
     "image-folder": load_image_folder,
     "banking77": partial(load_texts, "banking77"),
     "trec6": partial(load_texts, "trec6"),
+    "text-lines": load_lines,
     "hugging-face": load_hugging_face,
 }
 

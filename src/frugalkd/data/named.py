@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from frugalkd.data.class_names import names_from
 from frugalkd.data.images import ENDINGS, ImageData, opened, picture_splits, require_pillow
 from frugalkd.data.probe import files_digest
-from frugalkd.data.samples import NAME_A_ROOT, Splits, data_root, located
+from frugalkd.data.samples import NAME_A_ROOT, Splits, data_root, located, splits_of
 from frugalkd.data.text import MAX_LENGTH, WORDS, TextData, tokenize
 from frugalkd.errors import DataError, few, nearest
 from frugalkd.files import StrPath
-from frugalkd.files.parsing import most_unpacked
+from frugalkd.files.parsing import most_unpacked, read_bounded
 from frugalkd.runtime.draws import order, stream
 from frugalkd.runtime.imports import require_extra
 
@@ -56,6 +56,7 @@ _FILES = [(f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte") for part in
 _CHUNK = 1 << 20
 _UNSIGNED_BYTE = 8
 
+_LARGEST_TEXT = 1 << 28
 _SIDE = 32  # of CIFAR-10's pictures
 _ROWS_AT_ONCE = 100  # few: a file may repeat one picture without holding it more than once
 
@@ -283,6 +284,44 @@ def load_texts(
     """
     paths = _parquet_files(name, root)
     return Splits(*(read_texts(path, tokenizer, max_length) for path in paths))
+
+
+def load_lines(
+    root: StrPath | None = None,
+    *,
+    path: str = "",
+    test: float = 0.1,
+    tokenizer: str = WORDS,
+    max_length: int = MAX_LENGTH,
+) -> Splits:
+    """Texts alone, without labels: the lines of a UTF-8 file, without empty ones.
+
+    Args:
+        root: the data root.
+        path: the file, in the root or on its own.
+        test: the fraction of the lines that is held out, the same ones every time.
+        tokenizer, max_length: as of :func:`frugalkd.data.text.tokenize`.
+
+    Raises:
+        DataError: the file cannot be read, or has too few lines for two parts.
+        ModelError: the tokenizer is not there.
+    """
+    file = Path(path) if path and Path(path).is_file() else data_root(root) / path
+    with located(file):
+        lines = [line for line in read_lines(file) if line.strip()]
+        return splits_of([TextData.of(lines, tokenizer, max_length=max_length)], test)
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 file. Raises DataError, which does not name it."""
+    try:
+        return read_bounded(path, _LARGEST_TEXT).decode("utf-8").splitlines()
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise DataError("is not UTF-8 text") from None
+    except ValueError:
+        raise DataError(f"is larger than {_LARGEST_TEXT >> 20} MiB: cut it") from None
 
 
 def read_texts(path: Path, tokenizer: str = WORDS, max_length: int = MAX_LENGTH) -> TextData:

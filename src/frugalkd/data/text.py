@@ -9,8 +9,8 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any, final
+from functools import cached_property, partial
+from typing import Any, cast, final
 
 import numpy as np
 import torch
@@ -32,8 +32,8 @@ WORDS_VOCABULARY = 1 << 16
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 TextBatch = dict[str, Tensor]
-"""``input_ids`` and ``attention_mask`` int64 (B, L), as transformers' models take them, and
-``labels`` int64 (B,)."""
+"""``input_ids`` and ``attention_mask`` int64 (B, L), as transformers' models take them, and, where
+there are some, ``labels`` int64 (B,)."""
 
 
 @dataclass(frozen=True)
@@ -82,22 +82,37 @@ class Tokens:
 
 @final
 class TextData(Samples):
-    """Texts as ``tokens``, and ``labels`` int64 (N,), in RAM; ``read`` reads the words again
-    when they are displayed. A sample has one view. Raises DataError for labels of another length,
-    type or range."""
+    """Texts as ``tokens``, and ``labels`` int64 (N,), in RAM, or None: texts alone. ``read`` reads
+    the words again when they are displayed. A sample has one view. Raises DataError for labels of
+    another length, type or range."""
 
     def __init__(
         self,
         tokens: Tokens,
-        labels: Tensor,
-        classes: tuple[str, ...],
+        labels: Tensor | None = None,
+        classes: tuple[str, ...] = (),
         read: Callable[[list[int]], list[str]] | None = None,
     ) -> None:
-        super().__init__(labels, classes)
         texts = len(tokens.ends)
-        if len(labels) != texts:
-            raise DataError(f"{len(labels)} labels for {texts} texts: give one class a text")
-        self.tokens, self._read, self._rows = tokens, read, np.arange(len(labels))
+        if labels is None:
+            self.labels, self.classes = cast("Tensor", None), ()
+        else:
+            super().__init__(labels, classes)
+            if len(labels) != texts:
+                raise DataError(f"{len(labels)} labels for {texts} texts: give one class a text")
+        self.tokens, self._read, self._rows = tokens, read, np.arange(texts)
+
+    @classmethod
+    def of(
+        cls, texts: Sequence[str], tokenizer: str = WORDS, *, max_length: int = MAX_LENGTH
+    ) -> TextData:
+        """Texts alone; the rest, and what is raised, is as of :func:`tokenize`."""
+        texts = tuple(texts)
+        tokens = tokenize(texts, tokenizer, max_length=max_length)
+        return cls(tokens, read=partial(_chosen, texts))
+
+    def __len__(self) -> int:
+        return len(self.tokens.ends)
 
     def texts(self, ids: Any) -> list[str] | None:
         """The texts ``ids`` as they were written, uncut; None where only their tokens are known.
@@ -116,7 +131,8 @@ class TextData(Samples):
         return self.tokens.lengths
 
     def __getitem__(self, id: int) -> dict[str, Any]:
-        """``input_ids`` and ``attention_mask`` int64 (L,), ``labels`` an int."""
+        """``input_ids`` and ``attention_mask`` int64 (L,), and ``labels`` an int, if there are
+        some."""
         one = self.batch([id], [0])
         return {name: part[0] if name != "labels" else int(part[0]) for name, part in one.items()}
 
@@ -124,7 +140,8 @@ class TextData(Samples):
         """The texts ``ids``, int64 (B,), padded to the longest of them. Raises IndexError for ids
         outside ``0 .. N - 1``."""
         rows = self.rows(ids)
-        return {**self.tokens.padded(rows.numpy()), "labels": self.labels[rows]}
+        found = self.tokens.padded(rows.numpy())
+        return found if self.labels is None else {**found, "labels": self.labels[rows]}
 
     def join(self, batches: Sequence[TextBatch]) -> TextBatch:
         """Batches as one, in their order, padded to the longest row."""
@@ -134,23 +151,31 @@ class TextData(Samples):
             parts = [batch[name] for batch in batches]
             return torch.cat([F.pad(p, (0, width - p.shape[1]), value=value) for p in parts])
 
-        return {
+        joined = {
             "input_ids": wide("input_ids", self.tokens.padding),
             "attention_mask": wide("attention_mask", 0),
-            "labels": torch.cat([batch["labels"] for batch in batches]),
         }
+        if self.labels is not None:
+            joined["labels"] = torch.cat([batch["labels"] for batch in batches])
+        return joined
 
     def subset(self, ids: Any) -> TextData:
         rows = self.rows(ids).numpy()
-        tokens, labels = self.tokens.take(rows), self.labels[rows]
+        labels = None if self.labels is None else self.labels[rows]
+        tokens = self.tokens.take(rows)
         return self._with(tokens=tokens, labels=labels, _rows=self._rows[rows])
 
     def digest(self) -> str:
         """SHA-256 (hex) of tokens and labels."""
         digest = hashlib.sha256(f"{len(self)} texts".encode())
-        for part in (self.tokens.ids, self.tokens.ends, self.labels.numpy()):
+        labels = [] if self.labels is None else [self.labels.numpy()]
+        for part in (self.tokens.ids, self.tokens.ends, *labels):
             digest.update(np.ascontiguousarray(part).data)
         return digest.hexdigest()
+
+
+def _chosen(texts: tuple[str, ...], rows: list[int]) -> list[str]:
+    return [texts[row] for row in rows]
 
 
 def tokenize(

@@ -26,6 +26,7 @@ _AGAIN = "make it again with 'frugalkd teach'"
 NEVER = np.uint16(65535)
 """An epoch number that stands for never."""
 
+_REFERENCE, _NONE = "reference ", np.empty(0)
 _CORRECT, _SCREENED = np.uint8(1), np.uint8(2)
 _COLUMNS: dict[str, tuple[str, float]] = {
     "visits": ("uint16", 0),
@@ -57,6 +58,9 @@ class Ledger:
             ``last_epoch`` the epoch of the last visit (65535: never); and a policy's own columns.
         labels: int32 (samples,), -1 where not known, or None.
         epochs: epochs that the training has finished; may be fractional.
+        reference: of a kind of output other than one class, what scores refer to, float32 arrays
+            by name; ``confidence`` is then the score 1 - d / d0 of a distance d, see
+            :attr:`distance`, and ``d0`` (1,) is among the arrays.
         about: metadata of the file: data digest, class names, policy.
     """
 
@@ -64,6 +68,7 @@ class Ledger:
     labels: NDArray[np.int32] | None = None
     epochs: float = 0.0
     about: dict[str, str] = field(default_factory=dict)
+    reference: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
     @classmethod
     def new(
@@ -119,6 +124,14 @@ class Ledger:
     def screened(self) -> NDArray[np.bool_]:
         """Whether each sample's last verdict came from a forward pass in eval mode."""
         return (self["flags"] & _SCREENED) != 0
+
+    @property
+    def distance(self) -> NDArray[np.float32]:
+        """The last distance of each sample from what is right, float32 (samples,), 0 or more but
+        for rounding; NaN: never visited. Raises LedgerError for a ledger of one class."""
+        if not self.reference:
+            raise LedgerError("this ledger has probabilities and no distances: read confidence")
+        return (1 - self["confidence"]) * self.reference["d0"]
 
     @property
     def significance(self) -> NDArray[np.float32]:
@@ -187,6 +200,7 @@ class Ledger:
         arrays = dict(self.columns)
         if self.labels is not None:
             arrays["label"] = self.labels
+        arrays |= {_REFERENCE + name: array for name, array in self.reference.items()}
         about = {**self.about, "schema": str(SCHEMA), "epochs": repr(float(self.epochs))}
         save_arrays(named_file(path), _KIND, arrays, about)
 
@@ -205,6 +219,8 @@ class Ledger:
         arrays, about = load_arrays(
             path, _KIND, what="ledger", schema=SCHEMA, error=LedgerError, again=_AGAIN
         )
+        named = [name for name in arrays if name.startswith(_REFERENCE)]
+        reference = {name.removeprefix(_REFERENCE): arrays.pop(name) for name in named}
         kinds = {name: dtype for name, (dtype, _) in _COLUMNS.items()}
         kinds |= {"label": "int32"} if "label" in arrays else {}
         wrong = [n for n in kinds if n not in arrays or arrays[n].dtype != kinds[n]]
@@ -218,9 +234,12 @@ class Ledger:
             epochs = float(about.pop("epochs"))
         except (KeyError, TypeError, ValueError):
             epochs = math.nan
+        wrong = [array for array in reference.values() if array.dtype != np.float32]
+        if (reference and reference.get("d0", _NONE).shape != (1,)) or wrong:
+            raise LedgerError(f"{path} is damaged: its scores refer to nothing; {_AGAIN}")
         if not 0 <= epochs <= NEVER or not all(isinstance(text, str) for text in about.values()):
             raise LedgerError(f"{path} is damaged: no epochs, or metadata not of text; {_AGAIN}")
-        return cls(arrays, arrays.pop("label", None), epochs, about)
+        return cls(arrays, arrays.pop("label", None), epochs, about, reference)
 
     def export(self, path: StrPath, *, names: Sequence[str] | None = None) -> None:
         """Write a table, one row a sample: ``.csv``, or ``.parquet`` (extra ``parquet``).

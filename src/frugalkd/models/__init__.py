@@ -1,5 +1,5 @@
 """Models by name, frugalkd's and those of timm and torchvision: of images float32 (B, C, H, W), or
-of texts as token ids. All return logits (B, num_classes)."""
+of texts as token ids. All return logits (B, num_classes), but for ``EMBEDDERS``: embeddings."""
 
 from __future__ import annotations
 
@@ -14,9 +14,14 @@ from frugalkd.errors import ModelError, UnknownName
 from frugalkd.files import StrPath
 from frugalkd.files.parsing import one_line
 from frugalkd.models.initial import PRETRAINED, init_from
-from frugalkd.models.libraries import build_from_library, check_of_library
+from frugalkd.models.libraries import (
+    EMBEDDERS,
+    ENCODERS,
+    build_from_library,
+    check_of_library,
+)
 from frugalkd.models.origin import name_classes, reorder_classes
-from frugalkd.models.text import TextCNN, TextEncoder
+from frugalkd.models.text import SentenceEncoder, StaticEmbedding, TextCNN, TextEncoder
 from frugalkd.models.vision import MLP, RESNETS, FashionConv, lenet5, lenet5_half
 from frugalkd.runtime.imports import check_options
 
@@ -31,6 +36,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 TEXT_MODELS: dict[str, Callable[..., nn.Module]] = {
     "text-cnn": TextCNN,
     "text-encoder": TextEncoder,
+    "sentence-encoder": SentenceEncoder,
+    "static-embedding": StaticEmbedding,
 }
 
 # Not options: what build_model gives every model, and what makes a ResNet the one its name says.
@@ -102,6 +109,8 @@ def build_text_model(name: str, *, num_classes: int, vocabulary: int, **options:
     if name not in TEXT_MODELS:
         raise UnknownName("model of texts", name, TEXT_MODELS)
     check_model(name, options)
+    if name in EMBEDDERS:  # texts alone have no classes, and these models need none
+        num_classes = 1
     _refuse_below_one(name, num_classes=num_classes, vocabulary=vocabulary)
     return _build(name, TEXT_MODELS[name], num_classes, vocabulary, **options)
 
@@ -126,6 +135,8 @@ def _build(name: str, build: Callable[..., nn.Module], *sizes: Any, **options: A
 
 
 __all__ = [
+    "EMBEDDERS",
+    "ENCODERS",
     "MODELS",
     "TEXT_MODELS",
     "build_model",

@@ -106,7 +106,7 @@ def build(
     elif "vocabulary" in inputs:
         if init_weights is not None:
             raise ModelError(
-                "model.init_weights: a text-encoder begins with the weights of its own path"
+                f"model.init_weights: a {spec.name} begins with the weights of its own path"
             )
         sizes = {name: inputs[name] for name in ("num_classes", "vocabulary")}
         model = build_text_model(spec.name, **sizes, **spec.options)

@@ -15,12 +15,18 @@ from frugalkd.runtime.imports import require_extra
 
 LIBRARIES = ("timm", "torchvision")
 
+EMBEDDERS = frozenset({"sentence-encoder", "static-embedding"})
+"""Of frugalkd's models of texts those that give embeddings and no logits."""
+
+ENCODERS = frozenset({"text-encoder", *EMBEDDERS})
+"""Those that may begin with an encoder of transformers, of their option ``path``."""
+
 _FIXED = frozenset({"num_classes", "in_chans", "cache_dir", "checkpoint_path", "progress"})
 
 
 def library_of(name: str) -> list[str]:
     """The packages that build the model of a ``name`` or import path, where they are known."""
-    if name == "text-encoder":
+    if name in ENCODERS:
         return ["transformers"]
     found = name.replace(".", "/").replace(":", "/").partition("/")[0]
     return [found] if found in (*LIBRARIES, "transformers") else []

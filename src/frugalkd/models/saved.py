@@ -31,10 +31,12 @@ from frugalkd.files import StrPath, path_of
 from frugalkd.files.parsing import one_line, read_json
 from frugalkd.files.tensors import fill, load_weights, read_state, refuse_misfit
 from frugalkd.files.writing import write_json
+from frugalkd.models import ENCODERS
 from frugalkd.models.building import ModelSettings, build, inputs_of, note_spec, see
 from frugalkd.models.identity import inference_mode
 from frugalkd.models.origin import note_origin, origin_of
 from frugalkd.models.preprocess import Preprocess, TextPreprocess
+from frugalkd.outputs import ONE_CLASS, OUTPUTS, Output
 from frugalkd.runtime.devices import device_of
 from frugalkd.runtime.imports import refuse_unlisted
 
@@ -68,6 +70,16 @@ class Loaded:
     texts: TextPreprocess | None = None
 
     @property
+    def output(self) -> Output:
+        """The kind of the model's outputs. Raises RunFolderError where it is not known."""
+        name = self.card.get("output", ONE_CLASS.name)
+        if name not in OUTPUTS:
+            raise RunFolderError(
+                f"{CARD} is damaged, or of a later version: its model gives {one_line(name)}"
+            )
+        return OUTPUTS[name]
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """The names of the model's outputs in their order, () where they are not known."""
         return origin_of(self.model).classes
@@ -77,9 +89,18 @@ class Loaded:
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Classes int64 (N,) and probabilities float32 (N, classes) of raw ``images``, in any form
         that :class:`Preprocess` accepts; for a model of texts, of a text or a list of them. Raises
-        ModelError: the run has no preprocessing; DataError: the images do not fit."""
+        ModelError: the run has no preprocessing, or its model gives embeddings; DataError: the
+        images do not fit."""
+        if not self.output.by_top_class:
+            raise ModelError(f"this model gives {self.output.name}, no classes: call .outputs")
+        probabilities = self.outputs(images, batch_size=batch_size)
+        return probabilities.argmax(axis=1), probabilities
+
+    def outputs(self, images: Any, *, batch_size: int = 1000) -> NDArray[np.float32]:
+        """float32 (N, width), of ``images`` as of :meth:`predict`: embeddings, or probabilities.
+        Raises as that does."""
         if self.texts is not None:
-            return self._predict(self.texts.batches(images, batch_size))
+            return self._outputs(self.texts.batches(images, batch_size))
         if self.preprocess is None:
             raise ModelError(
                 "this model was trained on a data set of your own: prepare a batch as that does, "
@@ -89,25 +110,23 @@ class Loaded:
         arrays = self.preprocess.pixels(images)
         starts = range(0, len(arrays), batch_size)
         normalise = self.preprocess.normalise
-        return self._predict(normalise(arrays[start : start + batch_size]) for start in starts)
+        return self._outputs(normalise(arrays[start : start + batch_size]) for start in starts)
 
     @property
     def rows_at_once(self) -> int:
         """How many images are read, and become float32, together."""
         return 1000 if self.preprocess is None else rows_at_once(self.preprocess.shape)
 
-    def _predict(self, batches: Iterable[Any]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        device = device_of(self.model)
+    def _outputs(self, batches: Iterable[Any]) -> NDArray[np.float32]:
+        device, output = device_of(self.model), self.output
         with inference_mode(self.model):
             run = partial(run_model, partial(call, self.model), ids=None)
             parts = [
-                torch.softmax(run(send_to_device(batch, device)).float(), dim=1).cpu()
-                for batch in batches
+                output.predictions(run(send_to_device(batch, device))).cpu() for batch in batches
             ]
         if not parts:
-            return np.empty(0, np.int64), np.empty((0, len(self.classes)), np.float32)
-        probabilities = torch.cat(parts).numpy()
-        return probabilities.argmax(axis=1), probabilities
+            return np.empty((0, len(self.classes)), np.float32)
+        return torch.cat(parts).numpy()
 
 
 def load(
@@ -161,8 +180,9 @@ def load(
         if "vocabulary" in card:
             own, length = card["tokenizer"], int(card["max_length"])
             texts = TextPreprocess(tokenizer or own, length, download, tokenizer is not None)
-        if download and card["model"].get("name") == "text-encoder":  # into the cache
-            from_transformers("AutoConfig", str(card["model"]["options"]["path"]))
+        encoder = _encoder_of(card["model"])
+        if download and encoder is not None:  # into the cache
+            from_transformers("AutoConfig", encoder)
         model = _build(card, weights)
         note_origin(model, **known)
     except FrugalKDError:
@@ -174,10 +194,15 @@ def load(
 
 
 def write_model_card(
-    folder: Path, spec: ModelSettings, data: Dataset, weights: str, libraries: Mapping[str, str]
+    folder: Path,
+    spec: ModelSettings,
+    data: Dataset,
+    weights: str,
+    libraries: Mapping[str, str],
+    output: Output = ONE_CLASS,
 ) -> None:
     """Write ``model.json``: how to build the model again, with which ``libraries``, and what its
-    inputs are. Raises WriteFailed."""
+    inputs and outputs are. Raises WriteFailed."""
     card: dict[str, Any] = {
         "schema": 1,
         "model": spec.model_dump(mode="json", exclude_none=True),
@@ -185,7 +210,9 @@ def write_model_card(
         "libraries": dict(libraries),
         **inputs_of(data),
     }
-    if names := class_names(data):
+    if output is not ONE_CLASS:
+        card["output"] = output.name
+    elif names := class_names(data):
         card["classes"] = list(names)
     write_json(folder / CARD, card)
 
@@ -224,7 +251,7 @@ def _build(card: Mapping[str, Any], weights: Path) -> nn.Module:
     """The card's model with its weights, which are compared with its claims first."""
     spec = ModelSettings.model_validate(card["model"])
     own = spec
-    if spec.name == "text-encoder":  # its weights are all in the file
+    if spec.name in ENCODERS:  # its weights are all in the file
         own = spec.model_copy(update={"options": {**spec.options, "pretrained": False}})
     make = partial(build, own, card)
     # Building draws weights that are overwritten: the caller's random stream does not change.
@@ -241,6 +268,12 @@ def _build(card: Mapping[str, Any], weights: Path) -> nn.Module:
         see(model, spec.input_transform, card["mean"], card["std"])
     note_spec(model, spec)
     return model
+
+
+def _encoder_of(model: Mapping[str, Any]) -> str | None:
+    """Where the encoder of transformers is that the ``model`` of a card begins with."""
+    path = model["options"].get("path") if model.get("name") in ENCODERS else None
+    return None if path is None else str(path)
 
 
 def _refuse_larger(card: Mapping[str, Any], state: Mapping[str, Tensor], weights: Path) -> None:

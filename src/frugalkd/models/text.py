@@ -1,5 +1,5 @@
 """Models of token ids, ``input_ids`` and ``attention_mask`` int64 (B, L) by keyword; out: logits
-(B, num_classes). Padding does not change a row's logits."""
+(B, num_classes), or embeddings (B, width). Padding does not change a row."""
 
 from __future__ import annotations
 
@@ -105,38 +105,118 @@ class TextEncoder(nn.Module):
         pretrained: bool = True,
     ) -> None:
         super().__init__()
-        if pooling not in ("mean", "first"):
-            raise ValueError(f"pooling must be mean or first, not {pooling!r}")
-        cut: dict[str, Any] = {}
-        if layers is not None:
-            depth = from_transformers("AutoConfig", path).num_hidden_layers
-            if not 1 <= layers <= depth:
-                raise ValueError(f"layers must be in 1 .. {depth}, the encoder's, not {layers}")
-            cut = {"num_hidden_layers": layers}
-        if pretrained:
-            self.encoder = from_transformers("AutoModel", path, add_pooling_layer=False, **cut)
-        else:  # what a folder of weights names is not downloaded
-            config = from_transformers("AutoConfig", path, download=False, **cut)
-            from transformers import AutoModel
-
-            own = {"trust_remote_code": False, "add_pooling_layer": False}
-            self.encoder = AutoModel.from_config(config, **own)
-        config = self.encoder.config
-        if config.vocab_size < vocabulary:
-            raise ModelError(
-                f"the encoder {path} knows {config.vocab_size} tokens and the data's tokenizer "
-                f"{vocabulary}: set data.options.tokenizer to {path}"
-            )
+        _check_pooling(pooling)
+        self.encoder = _encoder(path, layers, vocabulary, pretrained)
         self.pooling = pooling
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(config.hidden_size, num_classes)
+        self.head = nn.Linear(self.encoder.config.hidden_size, num_classes)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
-        states = states.last_hidden_state
-        if self.pooling == "first":
-            pooled = states[:, 0]
-        else:
-            known = attention_mask[..., None].to(states.dtype)
-            pooled = (states * known).sum(1) / known.sum(1).clamp(min=1)
+        pooled = _pooled(self.encoder, self.pooling, input_ids, attention_mask)
         return self.head(self.dropout(pooled))
+
+
+@final
+class SentenceEncoder(nn.Module):
+    """An encoder of transformers as one of sentences: the mean of its last hidden states over a
+    text, of length 1. No classes; everything else is as in :class:`TextEncoder`.
+
+    Args:
+        normalise: divide an embedding by its length.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        vocabulary: int,
+        *,
+        path: str,
+        layers: int | None = None,
+        pooling: str = "mean",
+        normalise: bool = True,
+        pretrained: bool = True,
+    ) -> None:
+        super().__init__()
+        _check_pooling(pooling)
+        self.encoder = _encoder(path, layers, vocabulary, pretrained)
+        self.pooling, self.normalise = pooling, normalise
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        pooled = _pooled(self.encoder, self.pooling, input_ids, attention_mask)
+        return F.normalize(pooled, dim=1) if self.normalise else pooled
+
+
+@final
+class StaticEmbedding(nn.Module):
+    """A text is the mean of its tokens' rows of a table: no attention, no order, very fast.
+
+    Args:
+        width: of a row, and so of an embedding.
+        path: of an encoder whose own token embeddings the table begins with, as for
+            :class:`TextEncoder`; its width is then theirs. None: random ones.
+        pretrained: False leaves them out, for weights of your own.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        vocabulary: int,
+        *,
+        width: int = 128,
+        path: str | None = None,
+        pretrained: bool = True,
+    ) -> None:
+        super().__init__()
+        if width < 1:
+            raise ValueError("width from 1")
+        table = None
+        if path is not None and pretrained:
+            encoder = _encoder(path, None, vocabulary, pretrained)
+            table = encoder.get_input_embeddings().weight.detach()[:vocabulary].clone()
+            width = table.shape[1]
+        elif path is not None:
+            width = from_transformers("AutoConfig", path, download=False).hidden_size
+        self.rows = nn.Embedding(vocabulary, width, _weight=table)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return _mean(self.rows(input_ids), attention_mask)
+
+
+def _encoder(path: str, layers: int | None, vocabulary: int, pretrained: bool) -> Any:
+    """The encoder of transformers at ``path``, its first ``layers``."""
+    cut: dict[str, Any] = {}
+    if layers is not None:
+        depth = from_transformers("AutoConfig", path).num_hidden_layers
+        if not 1 <= layers <= depth:
+            raise ValueError(f"layers must be in 1 .. {depth}, the encoder's, not {layers}")
+        cut = {"num_hidden_layers": layers}
+    if pretrained:
+        encoder = from_transformers("AutoModel", path, add_pooling_layer=False, **cut)
+    else:  # what a folder of weights names is not downloaded
+        config = from_transformers("AutoConfig", path, download=False, **cut)
+        from transformers import AutoModel
+
+        encoder = AutoModel.from_config(config, trust_remote_code=False, add_pooling_layer=False)
+    if encoder.config.vocab_size < vocabulary:
+        raise ModelError(
+            f"the encoder {path} knows {encoder.config.vocab_size} tokens and the data's tokenizer "
+            f"{vocabulary}: set data.options.tokenizer to {path}"
+        )
+    return encoder
+
+
+def _check_pooling(pooling: str) -> None:
+    if pooling not in ("mean", "first"):
+        raise ValueError(f"pooling must be mean or first, not {pooling!r}")
+
+
+def _pooled(encoder: Any, pooling: str, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """(B, width), of the encoder's last hidden states."""
+    states = encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+    return states[:, 0] if pooling == "first" else _mean(states, attention_mask)
+
+
+def _mean(states: Tensor, attention_mask: Tensor) -> Tensor:
+    """(B, width), over a text's tokens of (B, L, width)."""
+    known = attention_mask[..., None].to(states.dtype)
+    return (states * known).sum(1) / known.sum(1).clamp(min=1)

@@ -1,6 +1,7 @@
 """Objectives: one loss per sample. One class an objective, one line in the registry."""
 
 from frugalkd.objectives.combined import Ramp, Scheduled, WeightedSum, scheduled
+from frugalkd.objectives.embeddings import EmbedDistill
 from frugalkd.objectives.features import (
     CRD,
     FSP,
@@ -61,6 +62,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "fsp": FSP,
     "review-kd": ReviewKD,
     "simkd": SimKD,
+    "embed-distill": EmbedDistill,
 }
 
 __all__ = [
@@ -81,6 +83,7 @@ __all__ = [
     "BatchObjective",
     "CorrelationCongruence",
     "CrossEntropy",
+    "EmbedDistill",
     "FeatureObjective",
     "FitNets",
     "JensenShannon",

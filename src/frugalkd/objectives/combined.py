@@ -83,6 +83,8 @@ class Scheduled(_Combined):
             objective=start,
             needs_targets=start.needs_targets,
             mixes_rows=start.mixes_rows,
+            output=start.output,
+            project=start.project,
             reads=max(Fidelity.DIFFERENCES, start.reads) if changes else start.reads,
             temperature=None if changes else getattr(start, "temperature", None),
         )
@@ -133,6 +135,12 @@ class WeightedSum(_Combined):
         for weight in self.weights:
             for end in (0.0, 1.0):
                 check_bounds("0 or more", weights=value_at(weight, end))
+        learned = {each.output for each in self.objectives} - {None}
+        if len(learned) > 1:
+            raise SettingError(
+                f"the terms of a sum learn {' and '.join(sorted(map(str, learned)))}: a model has "
+                "outputs of one kind"
+            )
         needy = [each for each in self.objectives if each.needs_targets]
         narrow = {
             getattr(each, "temperature", None)
@@ -143,6 +151,8 @@ class WeightedSum(_Combined):
         vars(self).update(
             needs_targets=bool(needy),
             mixes_rows=any(each.mixes_rows for each in self.objectives),
+            output=next(iter(learned), None),
+            project=any(each.project for each in self.objectives),
             # Targets stored for one temperature do not have the softmax at another.
             reads=max(reads, Fidelity.DIFFERENCES) if len(narrow) > 1 else reads,
             temperature=narrow.pop() if len(narrow) == 1 else None,

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from frugalkd.data.batches import form
+from frugalkd.data.batches import form, run_model
 from frugalkd.errors import ModelError, ObjectiveError, SelectionMisuse
 from frugalkd.models.features import Features, Taps, feature_paths, find_paths, probe_features
+from frugalkd.models.identity import inference_mode
 from frugalkd.objectives import FeatureObjective, Objective, Shapes, Step, StepFeatures
-from frugalkd.objectives.objective import features_read, paths_of
+from frugalkd.objectives import _numerics as numerics
+from frugalkd.objectives.objective import features_read, paths_of, why_not_by_row
 from frugalkd.runtime.failures import blame
 from frugalkd.selection import Batch
 from frugalkd.teachers import Targets
@@ -37,16 +39,24 @@ class Criterion:
     gradients are kept until the criterion is called."""
 
     def __init__(
-        self, objective: Objective, bound: tuple[Bound | None, ...] = (), taps: Taps | None = None
+        self,
+        objective: Objective,
+        bound: tuple[Bound | None, ...] = (),
+        taps: Taps | None = None,
+        projection: nn.Linear | None = None,
     ):
         if not bound and features_read(objective):
             raise ModelError(
                 f"{type(objective).__name__} reads features, and has no models to read them from: "
                 "let frugalkd.distill train, or make it by frugalkd.objectives.criterion.bind"
             )
-        self.objective = objective
+        if problem := why_not_by_row(objective):
+            raise ObjectiveError(problem)
+        self.objective, self.projection = objective, projection
         self.parts = nn.ModuleList(each.parts for each in bound if each is not None)
         """What is trained and kept beside the student."""
+        if projection is not None:
+            self.parts.append(projection)
         self._bound, self._taps = bound, taps or Taps(nn.Module(), ())
 
     @property
@@ -55,9 +65,14 @@ class Criterion:
         named = (path for each in self._bound if each is not None for path in each.teacher)
         return tuple(dict.fromkeys(named))
 
+    def project(self, outputs: Tensor) -> Tensor:
+        """The student's outputs at the teacher's width, where there is a ``projection``, else
+        themselves: for the call, for ``batch.observe`` and for ``Selection.attach``."""
+        return outputs if self.projection is None else self.projection(numerics.full(outputs))
+
     def __call__(self, logits: Tensor, labels: Tensor, batch: Batch) -> Tensor:
         """One loss per sample, unweighted, of the selection's batch whose forward pass came last,
-        from its logits (rows, classes) and labels int64 (rows,).
+        from its logits (rows, classes), or :meth:`project` of its outputs, and its labels.
 
         Raises:
             SelectionMisuse: features are to be read, and there are none of this batch.
@@ -92,12 +107,14 @@ class Criterion:
         objective that reads features computes beside the student: adapters, products of rows. No
         state and no random stream changes."""
         seen = tuple(None if each is None else _zeros(each, rows, device) for each in self._bound)
-        logits = torch.zeros(rows, classes, device=device, requires_grad=True)
+        outputs = torch.zeros(rows, classes, device=device, requires_grad=True)
         labels = torch.zeros(rows, dtype=torch.int64, device=device)
-        step = Step(logits, torch.zeros_like(logits), labels, seen=seen)
+        projection = copy.deepcopy(self.projection) or nn.Identity()
         forward, backward = FlopCounterMode(display=False), FlopCounterMode(display=False)
         with torch.random.fork_rng(), torch.enable_grad():
             with forward:
+                logits = projection(outputs)
+                step = Step(logits, torch.zeros_like(logits), labels, seen=seen)
                 loss = self.objective.losses(step).sum()
             with backward:
                 loss.backward()
@@ -149,12 +166,14 @@ def bind(
     seed: int = 0,
 ) -> Criterion:
     """``objective`` for a training of ``student``. Neither the models nor a random stream change.
+    Where it learns embeddings of another width than the student's, a linear layer takes those to
+    it, which is one of the criterion's ``parts``.
 
     Args:
         student: on the device that it is trained on.
         targets: a live teacher, or stored targets with features.
         batch: returns some rows of data on that device, on which both models run to find the
-            shapes of their features; not called where none are read.
+            shapes of their features, or of embeddings; not called where neither is needed.
         forward: the student's logits for a batch of data.
         samples: of the data set.
         labels: int64 (samples,), where the data set has them beforehand.
@@ -165,10 +184,17 @@ def bind(
             the objective needs.
         TargetsError: the targets give no such features.
     """
-    if not features_read(objective):
+    embeds = objective.learns == "embeddings"
+    if not (features_read(objective) or embeds):
         return Criterion(objective)
     device = next(student.parameters()).device
     data = batch()
+    projection = None
+    if embeds:
+        assert targets is not None, "refused before"
+        projection = _projection(objective, student, targets, data, forward, device, seed)
+    if not features_read(objective):
+        return Criterion(objective, projection=projection)
     known = None if labels is None else torch.from_numpy(labels)
     bound: list[Bound | None] = []
     for place, term in enumerate(objective.terms):
@@ -188,7 +214,34 @@ def bind(
                 raise ModelError(f"{type(term).__name__}: {error}") from None
         bound.append(Bound(tuple(given), tuple(wanted), parts, shapes))
     paths = (path for each in bound if each is not None for path in each.student)
-    return Criterion(objective, tuple(bound), Taps(student, tuple(dict.fromkeys(paths))))
+    taps = Taps(student, tuple(dict.fromkeys(paths)))
+    return Criterion(objective, tuple(bound), taps, projection)
+
+
+def _projection(
+    objective: Objective,
+    student: nn.Module,
+    targets: Targets,
+    data: Any,
+    forward: Callable[[Any], Tensor],
+    device: torch.device,
+    seed: int,
+) -> nn.Linear | None:
+    """From the student's width to the teacher's; None where they are equal."""
+    with inference_mode(student):
+        own = run_model(forward, data, None).shape[1]
+    wanted = targets.classes(data)
+    if wanted is None or own == wanted:
+        return None
+    if not objective.project:
+        raise ModelError(
+            f"the model gives embeddings of {own} numbers and the teacher of {wanted}, and "
+            f"{type(objective).__name__} projects none: set project to true, or end the model with "
+            "a linear layer"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Linear(own, wanted).to(device)
 
 
 def _named(features: Features, paths: tuple[str, ...], advice: str) -> tuple[Tensor, ...]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from frugalkd.errors import SettingError
 from frugalkd.models.features import Shape
 from frugalkd.objectives import _numerics as numerics
+from frugalkd.policies.modes import OutputName
 from frugalkd.runtime.settings import Settings
 from frugalkd.teachers.encodings import Fidelity
 
@@ -95,6 +96,13 @@ class Objective(Settings, ABC):
     mixes_rows: bool = False
     """Whether the loss of a sample depends on the other samples of its batch."""
 
+    output: OutputName | None = "one-class"
+    """The kind of output that it learns; None: any."""
+
+    project: bool = False
+    """Whether a linear layer, trained beside the student, takes the student's outputs to the
+    teacher's width where that is another one."""
+
     @abstractmethod
     def __call__(self, logits: Tensor, targets: Tensor | None, labels: Tensor) -> Tensor:
         """One loss per sample.
@@ -111,6 +119,11 @@ class Objective(Settings, ABC):
     def losses(self, step: Step) -> Tensor:
         """The losses of a training step."""
         return self(step.logits, step.targets, step.labels)
+
+    @property
+    def learns(self) -> OutputName:
+        """The kind of output that a model has after it."""
+        return self.output or "one-class"
 
     @property
     def terms(self) -> tuple[Objective, ...]:
@@ -175,6 +188,8 @@ class FeatureObjective(BatchObjective):
             given = getattr(self, name)
             if not given or not all((given,) if isinstance(given, str) else given):
                 raise SettingError(f"{name} must name modules: paths such as layer3.2, or globs")
+        if not self.hard:  # without a label it fits every kind of output
+            vars(self).update(output=None)  # a frozen dataclass refuses assignments
 
     def parts(self, shapes: Shapes) -> nn.Module:
         """What it trains and keeps, one child for each pair of features. Initial weights come from
@@ -241,6 +256,17 @@ class FeatureObjective(BatchObjective):
 def paths_of(given: Paths) -> tuple[str, ...]:
     """``given`` as a tuple."""
     return (given,) if isinstance(given, str) else given
+
+
+def why_not_by_row(objective: Objective) -> str | None:
+    """Why ``objective`` cannot learn its kind of output, in one line; None where it can."""
+    if not objective.mixes_rows or objective.learns == "one-class":
+        return None
+    return (
+        f"{type(objective).__name__} couples the rows of a batch, and {objective.learns} are "
+        "selected row by row, each by its own distance: choose a loss of one row, such as "
+        "EmbedDistill"
+    )
 
 
 def features_read(objective: Objective) -> tuple[str, ...]:

@@ -1,10 +1,11 @@
 """Kinds of output: what a screening says of a row, by one class for each kind."""
 
+from frugalkd.outputs.embeddings import Embeddings
 from frugalkd.outputs.one_class import OneClass
 from frugalkd.outputs.output import Output
 
-OUTPUTS: dict[str, Output] = {kind.name: kind for kind in (OneClass(),)}
+OUTPUTS: dict[str, Output] = {kind.name: kind for kind in (OneClass(), Embeddings())}
 
 ONE_CLASS = OUTPUTS[OneClass.name]
 
-__all__ = ["ONE_CLASS", "OUTPUTS", "OneClass", "Output"]
+__all__ = ["ONE_CLASS", "OUTPUTS", "Embeddings", "OneClass", "Output"]

@@ -183,6 +183,9 @@ class Policy(Settings, ABC):
     label_source: Literal["label", "teacher"] = "label"
     """What counts as correct: the label, or the teacher's top class."""
 
+    labels_optional: ClassVar[bool] = False
+    """Whether it does without the labels that it needs where outputs have no classes."""
+
     needs_entropy: ClassVar[bool] = False
     """Whether outcomes include the entropy."""
 

@@ -26,9 +26,10 @@ class Replay(Ungated):
     """The recorded plans of another training of the same data, or *permuted* ones.
 
     *Rule:* each epoch uses the rows, the weights and the factor of the learning rate that were
-    recorded for it. With ``permuted`` another sample of the same class stands in each sample's
-    place, the same one in all epochs: how many rows an epoch has, how often samples return, the
-    balance of classes and the weights stay; only *which* samples they are changes.
+    recorded for it. With ``permuted`` another sample of the same class (where outputs have no
+    classes, any other one) stands in each sample's place, the same one in all epochs: how many rows
+    an epoch has, how often samples return, the balance of classes and the weights stay; only
+    *which* samples they are changes.
 
     *Cost:* none but the plan.
 
@@ -52,6 +53,8 @@ class Replay(Ungated):
     screened: tuple[int, ...] = ()
     extra: tuple[int, ...] = ()
 
+    labels_optional = True
+
     @property
     def needs_labels(self) -> bool:
         return self.permuted
@@ -68,8 +71,8 @@ class Replay(Ungated):
             return Plan(pool[:0], stop=True)
         plan = plans[at.epoch]
         if self.permuted:
-            assert ledger.labels is not None, "filled in by the selection"
-            plan = replace(plan, ids=_permutation(ledger.labels, pool, at)[plan.ids])
+            labels = np.zeros(len(ledger)) if ledger.labels is None else ledger.labels
+            plan = replace(plan, ids=_permutation(labels, pool, at)[plan.ids])
         more = self.extra[at.epoch] if at.epoch < len(self.extra) else 0
         if not more:
             return plan

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from frugalkd.data.batches import call, inputs_of
+from frugalkd.data.batches import call, inputs_of, refuse_not_finite
 from frugalkd.data.probe import digests_kept
 from frugalkd.data.source import bucketed, by_length, check_map_style, lengths_of
 from frugalkd.distributed.ranks import Ranks
@@ -56,6 +56,10 @@ from frugalkd.selection.inputs import (
 from frugalkd.selection.observer import Context, Observer, SharedCounts
 from frugalkd.selection.rows import DataLoading, Position, Reader
 from frugalkd.teachers import Targets
+
+REFERENCE = 4096
+"""Samples of the pool, at most, whose targets scores refer to (:mod:`frugalkd.outputs`): their mean
+is off by a 64th of their spread, and a live teacher need not run on all."""
 
 
 class Selection:
@@ -257,6 +261,7 @@ class Selection:
         watch = Watch(self._trained, self._optimizer) if self._trained else None
         self._context = replace(self._context, watch=watch)
         self._complete_truth()
+        self._complete_reference()
         while self.epoch < self.epochs:
             state, self._under_way = self._under_way, None
             whole = self.drop_last or not self.ranks.alone
@@ -334,6 +339,7 @@ class Selection:
             "screened": self._screened,
             "under_way": inside,
             "columns": {k: torch.from_numpy(v.copy()) for k, v in self.ledger.columns.items()},
+            "reference": {k: torch.from_numpy(v) for k, v in self.ledger.reference.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -360,6 +366,8 @@ class Selection:
         self._current = None
         self.ledger.columns = columns
         self.ledger.epochs = state["epochs"]
+        reference = state.get("reference", {})
+        self.ledger.reference = {name: part.numpy() for name, part in reference.items()}
         self._spent, self._screened = state["spent"], state.get("screened", 0)
         self._under_way = state["under_way"]
 
@@ -376,6 +384,27 @@ class Selection:
                 raise Stopped("stopped while the teacher ran ahead, before the first epoch")
         ids, truth = context.ranks.gathered(*map(np.concatenate, zip(*found, strict=True)))
         column[ids] = truth
+
+    def _complete_reference(self) -> None:
+        """Query the teacher about a part of the pool, where scores refer to its outputs."""
+        reader, ranks, ledger = self.reader, self._context.ranks, self.ledger
+        if reader.output.needs_reference and not ledger.reference:
+            drawn = draws.subset(
+                self.pool, min(REFERENCE, len(self.pool)), self.seed, draws.stream("reference"), 0
+            )
+            found = []
+            for rows in reader.read(ranks.share(drawn), self._loading.screen_batch, targets=True):
+                assert rows.targets is not None, "checked before"
+                refuse_not_finite(rows.targets, rows.ids, "the teacher", reader.output)
+                found.append(rows.targets.float().cpu().numpy())
+                if self._context.should_stop():
+                    raise Stopped("stopped while the teacher ran ahead, before the first epoch")
+            (targets,) = ranks.gathered(np.concatenate(found))
+            ledger.reference = reader.output.reference(torch.from_numpy(targets))
+        reader.reference = {
+            name: torch.from_numpy(part).to(reader.device)
+            for name, part in ledger.reference.items()
+        }
 
     def _plan(self, observer: Observer) -> tuple[Plan, int, int]:
         """The epoch's plan in its order, how many skipped samples were screened for it, and how

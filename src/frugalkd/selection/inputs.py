@@ -21,6 +21,7 @@ from frugalkd.errors import (
     UnsupportedData,
 )
 from frugalkd.ledger.ledger import Ledger
+from frugalkd.outputs import OUTPUTS, Output
 from frugalkd.policies import Policy
 from frugalkd.policies.modes import Sampling, significance_weights
 from frugalkd.policies.policy import Ids, why_not_weights
@@ -64,7 +65,12 @@ def check_fit(
             f"{name} needs the scores of a scoring run: pass scores=, made by "
             f"frugalkd.experiments.scoring ({policy.scoring.kind!r})"
         )
-    if policy.label_source == "teacher":
+    output = OUTPUTS[sampling.output]
+    if problem := why_not_for(policy, output):
+        raise SelectionMisuse(problem)
+    if not output.labelled and not isinstance(targets, Targets):
+        raise TargetsError(f"{output.name} are learned from a teacher: pass targets")
+    if policy.label_source == "teacher" and output.by_top_class:
         if not isinstance(targets, Targets):
             raise TargetsError("this policy judges by the teacher's top class: pass targets")
         if not targets.knows_top:
@@ -86,6 +92,21 @@ def warn_of_few_visits(policy: Policy, epochs: float) -> None:
             stacklevel=3,
         )
 
+def why_not_for(policy: Policy, output: Output) -> str | None:
+    """Why ``policy`` is impossible for a kind of output, in one line; None where it is possible."""
+    if output.by_top_class:
+        return None
+    name, needs = type(policy).__name__, None
+    if policy.needs_labels and not policy.labels_optional:
+        needs = "plans by class: choose another budget_rule"
+    elif policy.scoring is not None:
+        needs = "is scored by trainings on classes: choose another policy"
+    elif policy.needs_entropy:
+        needs = "goes by the entropy of a softmax: choose another policy"
+    elif "teacher_truth" in policy.columns:
+        needs = "has a ceiling, a part of the teacher's probability of a class: leave it out"
+    return needs and f"{output.name} have no classes, and {name} {needs}"
+
 
 def inputs_to_compare(
     dataset: Dataset,
@@ -103,6 +124,7 @@ def inputs_to_compare(
         "weights": weights_of(sampling, dataset),
         "scores": sampling.scores,
         "label_free": sampling.label_free,
+        "output": sampling.output,
         **{name: getattr(loading, name) for name in _DECIDING},
         **settings,
     }
@@ -173,7 +195,7 @@ def fill(
     """Enter what ``policy`` needs of every sample: classes, the teacher's confidence (NaN where
     :meth:`Reader.truth` has to compute it), scores.
     Raises UnsupportedData, TargetsError or SettingError where these are not known."""
-    if policy.needs_labels:
+    if policy.needs_labels and reader.output.by_top_class:
         listed = labels_of(dataset)
         if listed is not None:
             ledger.labels = listed.astype(np.int32)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, final
 import numpy as np
 from numpy.typing import NDArray
 
-from frugalkd.errors import TargetsError, UnknownName
+from frugalkd.errors import SettingError, TargetsError, UnknownName
 from frugalkd.policies.policy import Ids
 from frugalkd.runtime import draws
 from frugalkd.runtime.settings import Count, Positive, Settings, check_integer, check_number
@@ -32,13 +32,15 @@ class Fidelity(IntEnum):
     DRAWS = 0  # of classes from the softmax at one temperature: right in expectation
     SOFTMAX = 1  # at one temperature, where the less likely classes may share theirs evenly
     DIFFERENCES = 2  # each logit minus a number of its row, good for every softmax
-    LOGITS = 3
+    VALUES = 3  # each output itself, but for rounding
+    LOGITS = 4
 
 
 _KEPT = {  # what is kept, and by which encodings
     Fidelity.DRAWS: ("draws from the teacher's softmax", "sampled"),
     Fidelity.SOFTMAX: ("the teacher's softmax at one temperature", "top-k or float16"),
     Fidelity.DIFFERENCES: ("the differences of the teacher's logits", "float16"),
+    Fidelity.VALUES: ("the teacher's outputs themselves", "float32"),
     Fidelity.LOGITS: ("the teacher's logits themselves", "float32"),
 }
 
@@ -218,13 +220,13 @@ class Sampled(Encoding):
 @final
 @dataclass(frozen=True)
 class Values(Encoding):
-    """A feature's values in float16, off by at most 1/2048 of each (and 3e-8); ``classes`` is their
-    number. Not for logits: a recipe cannot name it."""
+    """Values in float16, off by at most 1/2048 of each (and 3e-8): of a feature, or of outputs that
+    are no logits, as a recipe's float16 means for these; ``classes`` is their number."""
 
     name = "values"
     knows_top = False
     temperature = None
-    keeps = Fidelity.DIFFERENCES
+    keeps = Fidelity.VALUES
 
     def record(self, classes: int) -> np.dtype[np.void]:
         return np.dtype([("values", "<f2", (classes,))])
@@ -233,8 +235,9 @@ class Values(Encoding):
         largest = float(np.abs(logits).max(initial=0.0))
         if largest > _LARGEST:
             raise TargetsError(
-                f"a feature reaches {largest:.3g}, beyond float16: name another module in "
-                "targets.features, or set targets.kind to live"
+                f"a value reaches {largest:.3g}, beyond float16: of a feature name another module "
+                "in targets.features, or set targets.kind to live; of outputs set targets.encoding "
+                "to float32"
             )
         records = np.empty(len(logits), self.record(logits.shape[1]))
         records["values"] = logits.astype(np.float16)
@@ -242,6 +245,32 @@ class Values(Encoding):
 
     def decode(self, records: NDArray[np.void], classes: int) -> Logits:
         return records["values"].astype(np.float32)
+
+
+@final
+@dataclass(frozen=True)
+class Int8(Encoding):
+    """Values as whole numbers of -127 .. 127 times a number of the row, in half the space of
+    float16: off by at most 1/254 of the row's largest value. For embeddings; a run states by how
+    much it changes them."""
+
+    name = "int8"
+    knows_top = False
+    temperature = None
+    keeps = Fidelity.VALUES
+
+    def record(self, classes: int) -> np.dtype[np.void]:
+        return np.dtype([("scale", "<f4"), ("values", "i1", (classes,))])
+
+    def encode(self, logits: Logits, ids: Ids, views: Ids) -> NDArray[np.void]:
+        records = np.empty(len(logits), self.record(logits.shape[1]))
+        records["scale"] = np.abs(logits).max(axis=1) / np.float32(127)
+        scale = np.where(records["scale"] > 0, records["scale"], 1)[:, None]
+        records["values"] = np.rint(logits / scale).clip(-127, 127)
+        return records
+
+    def decode(self, records: NDArray[np.void], classes: int) -> Logits:
+        return records["values"].astype(np.float32) * records["scale"][:, None]
 
 
 def halved(logits: Logits, top: Ids) -> NDArray[np.float16]:
@@ -270,7 +299,19 @@ ENCODINGS: dict[str, Callable[[int, float], Encoding]] = {
     "float32": lambda k, temperature: Dense("float32"),
     "top-k": TopK,
     "sampled": Sampled,
+    "int8": lambda k, temperature: Int8(),
 }
+
+
+def encoding_for(output: str, name: str, k: int = 32, temperature: float = 4.0) -> Encoding:
+    """The encoding that ``name`` means for a kind of output (a key of
+    :data:`frugalkd.outputs.OUTPUTS`): float16 keeps the differences of logits, and of all else the
+    values. Raises as :func:`make_encoding`; SettingError where it is for another kind."""
+    if output == "one-class" and name == Int8.name:
+        raise SettingError("encoding int8 is for embeddings: set targets.encoding to float16")
+    if output != "one-class" and name == "float16":
+        name = Values.name
+    return make_encoding(name, k, temperature)
 
 
 def make_encoding(name: str, k: Any = 32, temperature: Any = 4.0) -> Encoding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Optional
 
@@ -16,13 +17,14 @@ from frugalkd.data.class_names import class_names
 from frugalkd.data.probe import data_digest, digests_kept
 from frugalkd.data.source import Collate, check_map_style
 from frugalkd.distributed.ranks import Ranks, is_sharded
-from frugalkd.errors import DataError, NonFiniteLoss, RankError, TargetsError
+from frugalkd.errors import DataError, NonFiniteLoss, RankError, SettingError, TargetsError
 from frugalkd.files import StrPath
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.models.flops import flops_of_call, flops_of_data
 from frugalkd.models.origin import note_origin, trained_on
 from frugalkd.objectives import KD, CrossEntropy, Objective
 from frugalkd.objectives.criterion import bind
+from frugalkd.outputs import OUTPUTS
 from frugalkd.policies import Sampling
 from frugalkd.runtime.devices import autocast, device_of
 from frugalkd.runtime.failures import memory_for
@@ -114,9 +116,10 @@ def distill(
     """Distil ``student`` in place from ``teacher``.
 
     Args:
-        student: any module that returns logits (rows, classes).
+        student: any module that returns logits (rows, classes), or, where the objective learns
+            these, embeddings (rows, width).
         dataset: map-style, of (inputs, class index), or of inputs alone: the teacher's top class
-            then stands in for the label.
+            then stands in for the label. Of embeddings no label is read.
         teacher: a model (run live), soft targets of one or of several, a list of these (their
             mean), or None with an objective that needs none.
         cost: short for ``sampling=Sampling(cost=cost)``, or for the ``cost`` of a sampling that has
@@ -131,12 +134,14 @@ def distill(
         TargetsError: the objective needs a teacher and there is none, or the stored targets are of
             other data or another augmentation, or keep less of the teacher than the objective
             reads.
-        SelectionMisuse: what needs a label, where ``sampling.label_free`` reads none.
+        SelectionMisuse: what needs a label, where ``sampling.label_free`` reads none, or what
+            needs classes, where the objective learns something else.
+        ObjectiveError: the objective learns embeddings and couples the rows of a batch.
         UnsupportedData, NonFiniteLoss, RunFolderError, RankError, Stopped: as in
             :func:`train_teacher`.
     """
-    sampling = Sampling() if sampling is None else sampling
     objective = KD() if objective is None else objective
+    sampling = learned(sampling, objective)
     training = Training() if training is None else training
     run = RunOptions() if run is None else run
     if isinstance(teacher, Sequence) and not isinstance(teacher, str):
@@ -192,7 +197,7 @@ def distill(
         placed(student, targets, training, accelerator.device, ranks) as (model, take_back),
     ):
         forward = ForwardFn(model, training, accelerator)
-        labels = labels_of(dataset)
+        labels = labels_of(dataset, OUTPUTS[sampling.output])
         loading = DataLoading(
             collate_fn=collate_fn, device=accelerator.device, num_workers=training.num_workers,
             pin_memory=accelerator.device.type == "cuda", drop_last=training.drop_last,
@@ -200,12 +205,16 @@ def distill(
             gradient_accumulation_steps=training.gradient_accumulation_steps,
             screen_batch=training.screen_batch,
         )  # fmt: skip
+        output = OUTPUTS[sampling.output]
         selection, classes = make_selection(
             dataset, sampling=sampling, epochs=training.epochs, batch_size=training.batch_size,
             model=model, forward=forward, targets=targets, seed=seed, loading=loading,
             labels=labels, folder=run.folder,
         )  # fmt: skip
-        at = {"forward": forward.eagerly, "device": accelerator.device, "collate_fn": collate_fn}
+        at: dict[str, Any] = {
+            "forward": forward.eagerly, "device": accelerator.device, "collate_fn": collate_fn,
+            "output": output,
+        }  # fmt: skip
         if eval_dataset is not None:
             check_held_out_batch(model, eval_dataset, **at)
         criterion = bind(
@@ -225,17 +234,22 @@ def distill(
             raise explained(error, model, dataset, targets, **at) from None
         finally:
             selection.source.close()
-        done = Run(model, selection.ledger, selection.meters, history)
+        done = Run(
+            model, selection.ledger, selection.meters, history,
+            projection=criterion.projection, output=sampling.output,
+        )  # fmt: skip
         if eval_dataset is not None:
             if compared is not None:  # a teacher that was not queried is still compared with
                 compared = live["teacher"].teacher if live else compared.to(accelerator.device)
             predictions = partial(
                 predict, precision=training.precision, num_workers=training.num_workers,
+                output=output,
                 collate_fn=collate_fn, should_stop=trainer.should_stop, ranks=ranks,
             )  # fmt: skip
             evaluate(done, compared, eval_dataset, predictions)
     done.model = student.eval()
-    note_origin(student, **trained_on(dataset))
+    known = trained_on(dataset)
+    note_origin(student, **(known if output.by_top_class else {**known, "classes": ()}))
     meters = done.meters
 
     def flops() -> dict[str, float]:
@@ -250,13 +264,28 @@ def distill(
         return counted
 
     meters.flops = ranks.from_first(flops)
-    if criterion.features:
+    if len(criterion.parts) or criterion.features:
         rows = min(training.batch_size, len(selection.pool))
         per_row = criterion.flops_per_row(rows, classes, accelerator.device)
         meters.flops |= {
             f"objective_{way}": per_row[way] * meters.samples_backpropagated for way in per_row
         }
     return done
+
+
+def learned(sampling: Sampling | None, objective: Objective | None) -> Sampling:
+    """``sampling`` (default: a mode's) for the kind of output that ``objective`` learns. Raises
+    SettingError where it names another kind."""
+    sampling = Sampling() if sampling is None else sampling
+    check_types(sampling=(sampling, Sampling), objective=(objective, Objective | None))
+    if objective is None or objective.learns == sampling.output:
+        return sampling
+    if sampling.output != "one-class":
+        raise SettingError(
+            f"sampling.output is {sampling.output}, and {type(objective).__name__} learns "
+            f"{objective.learns}: leave output out"
+        )
+    return replace(sampling, output=objective.learns)
 
 
 def make_selection(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -20,6 +21,7 @@ from frugalkd.data.source import Collate, by_length, check_map_style, lengths_of
 from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import ModelError, Stopped, UnsupportedData
 from frugalkd.models.identity import inference_mode
+from frugalkd.outputs import ONE_CLASS, OUTPUTS, Output
 from frugalkd.policies.policy import Ids
 from frugalkd.runtime.devices import autocast, device_of
 from frugalkd.runtime.failures import memory_for
@@ -44,12 +46,14 @@ def predict(
     should_stop: Callable[[], bool] | None = None,
     ids: Ids | None = None,
     ranks: Ranks | None = None,
+    output: Output = ONE_CLASS,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
-    """Class probabilities float32 (samples, classes) and, where known, labels int64 (samples,) of
-    the samples ``ids``, or of all: on the model's device, by default in full precision, in batches
-    of 1,000 rows, and fewer of large pictures (:func:`rows_at_once`). Each of the ``ranks`` runs
-    its share, and all return everything. Raises Stopped where ``should_stop``, called after each
-    batch, returned True; UnsupportedData, ModelError, OutOfMemory."""
+    """Class probabilities float32 (samples, classes), or the outputs of another kind of ``output``,
+    and, where known, labels int64 (samples,) of the samples ``ids``, or of all: on the
+    model's device, by default in full precision, in batches of 1,000 rows, and fewer of large
+    pictures (:func:`rows_at_once`). Each of the ``ranks`` runs its share, and all return everything. Raises
+    Stopped where ``should_stop``, called after each batch, returned True; UnsupportedData,
+    ModelError, OutOfMemory."""
     check_map_style(dataset)
     if not len(dataset):  # pyright: ignore[reportArgumentType]
         raise UnsupportedData("the data set is empty: there is nothing to evaluate")
@@ -70,11 +74,11 @@ def predict(
     ):
         batches = source.batches([(block, np.zeros_like(block)) for block in blocks])
         for block, batch in zip(blocks, batches, strict=True):
-            inputs, known = split(send_to_device(batch, device))
+            inputs, known = split(send_to_device(batch, device), output)
             with autocast(model, precision):
                 logits = run_model(partial(call, model), inputs, block)
-            refuse_not_finite(logits, block)
-            probabilities.append(torch.softmax(logits.float(), dim=1).cpu())
+            refuse_not_finite(logits, block, output=output)
+            probabilities.append(output.predictions(logits).cpu())
             labels.append(known)
             if should_stop is not None and should_stop():
                 raise Stopped("stopped in an evaluation")
@@ -98,12 +102,16 @@ def evaluate(
     """Measure the run's model on held-out data, on its clock, by its ``predictions``: a function as
     :func:`predict`."""
     started = time.perf_counter()
+    output = OUTPUTS[run.output]
     with of_held_out():
         run.probabilities, labels = predictions(run.model, eval_dataset)
-        if labels is None:
+        if labels is None and output.labelled:
             raise ModelError("data without labels cannot be evaluated: give labels, or predict")
         of_teacher = None if teacher is None else predictions(teacher, eval_dataset)[0]
-        run.evaluation = measure(run.probabilities, labels, of_teacher)
+        if labels is None:
+            run.evaluation = measure_embeddings(run.probabilities, of_teacher, run.projection)
+        else:
+            run.evaluation = measure(run.probabilities, labels, of_teacher)
     run.meters.eval_seconds += time.perf_counter() - started
 
 
@@ -133,6 +141,57 @@ def measure(
         "expected_calibration_error": calibration_error(probabilities, labels),
         "teacher_agreement": agreement,
     }
+
+
+def measure_embeddings(
+    embeddings: NDArray[np.float32],
+    teacher: NDArray[np.float32] | None,
+    projection: nn.Linear | None = None,
+) -> dict[str, Any]:
+    """How near ``embeddings`` (samples, width) are to the ``teacher``'s (samples, its width), where
+    these are known: the mean of 1 - cosine, after the ``projection`` where widths differ; and the
+    Spearman correlation of the cosines of all pairs of samples, of the embeddings as they are (of
+    2,048 samples evenly spaced where there are more)."""
+    measured: dict[str, Any] = {"samples": len(embeddings)}
+    if teacher is None:
+        return measured
+    projected = embeddings
+    if projection is not None:
+        with torch.no_grad():
+            projected = projection.cpu()(torch.from_numpy(embeddings)).numpy()
+    cosines = (_unit(projected) * _unit(teacher)).sum(axis=1)
+    some = np.unique(np.linspace(0, len(teacher) - 1, _PAIRED).astype(np.int64))
+    return {
+        **measured,
+        "mean_cosine_distance": float(np.mean(1 - cosines, dtype=np.float64)),
+        "pairwise_spearman": _rank_correlation(_pairs(embeddings[some]), _pairs(teacher[some])),
+    }
+
+
+_PAIRED = 2048
+"""Samples, at most, whose pairs are compared."""
+
+
+def _unit(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    rows = rows.astype(np.float64)
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
+def _pairs(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The cosine of each pair of two rows, rounded to what float32 says of it."""
+    unit = _unit(rows)
+    return np.round((unit @ unit.T)[np.triu_indices(len(rows), 1)], 6)
+
+
+def _rank_correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float | None:
+    """Spearman's, equal values having the mean of their ranks; None where it is not defined."""
+    ranks = []
+    for values in (one, other):
+        _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+        ranks.append((np.cumsum(counts) - (counts - 1) / 2)[place])
+    spread = [rank - rank.mean() for rank in ranks if len(rank)]
+    norms = [float(np.linalg.norm(each)) for each in spread]
+    return float(spread[0] @ spread[1] / math.prod(norms)) if norms and all(norms) else None
 
 
 def calibration_error(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> float:

@@ -26,6 +26,8 @@ from frugalkd.ledger.ledger import Ledger
 from frugalkd.objectives import Objective
 from frugalkd.objectives.criterion import Criterion
 from frugalkd.runtime.devices import autocast, resolve_device
+from frugalkd.policies.modes import OutputName
+from frugalkd.runtime.devices import resolve_device
 from frugalkd.runtime.failures import blame
 from frugalkd.runtime.meters import Meters
 from frugalkd.selection import Batch, Epoch, Selection
@@ -61,6 +63,10 @@ class Run:
         probabilities: float32 (samples, classes) of the model on ``eval_dataset``, or None.
         features: of :func:`frugalkd.train_head`, the features that it trained on: ``rows``, the
             ``seconds`` that computing them took, and the file that they were ``reused_from``.
+        probabilities: float32 (samples, classes) of the model on ``eval_dataset``, or None; of
+            another kind of output than one class, its outputs.
+        projection: from the model's embeddings to the teacher's width, where these differ.
+        output: the kind of the model's outputs, a key of :data:`frugalkd.outputs.OUTPUTS`.
     """
 
     model: nn.Module
@@ -70,6 +76,8 @@ class Run:
     evaluation: dict[str, Any] | None = None
     probabilities: NDArray[np.float32] | None = None
     features: dict[str, Any] | None = None
+    projection: nn.Linear | None = None
+    output: OutputName = "one-class"
 
 
 def accelerator_for(precision: str, device: str) -> Accelerator:
@@ -189,6 +197,7 @@ class Trainer:
             modules={"": model, "objective": parts},
             optimizer=self.optimizer,
             features=self.criterion.features,
+            project=self.criterion.project,
             should_stop=self.should_stop,
         )
         self.averages = [] if training.ema is None else [EMA(model, training.ema)]
@@ -247,7 +256,7 @@ class Trainer:
         self.ranks.share_gradients(self.shared, batch.ends_step)
         labels = batch.labels
         with phase("forward"):
-            logits = run_model(self.call, batch.data, batch.ids)
+            logits = self.criterion.project(run_model(self.call, batch.data, batch.ids))
             losses = self.criterion(logits, labels, batch)
             loss = batch.reduce(losses)
         with phase("backward"):

@@ -22,6 +22,7 @@ from frugalkd.experiments.runs.digest import (
     teacher_files,
     what_decides,
 )
+from frugalkd.experiments.runs.schema import quality_of
 from frugalkd.experiments.runs.targets import encoding_of
 
 SHOWN = 12
@@ -55,9 +56,14 @@ class JobResult:
 
     @property
     def accuracy(self) -> float | None:
-        """In [0, 1]; None for a failed run, or where nothing was held out."""
-        evaluation = (self.results or {}).get("evaluation")
-        return None if evaluation is None else evaluation["accuracy"]
+        """Or what is measured in its place (:func:`.runs.schema.quality_of`), in [0, 1]; None for a
+        failed run, or where nothing was held out."""
+        return quality_of((self.results or {}).get("evaluation"))[1]
+
+    @property
+    def measure(self) -> str:
+        """What :attr:`accuracy` is."""
+        return quality_of((self.results or {}).get("evaluation"))[0]
 
     @property
     def collapsed(self) -> bool:

@@ -319,6 +319,7 @@ class ComparisonRun:
                 "finished": sum(done.kind != "targets" for done in self.results),
                 "total": sum(key.kind != "targets" for key in self.jobs),
                 "accuracy": result.accuracy,
+                "measure": result.measure,
                 "error": result.error,
                 "progress": progress,
             }

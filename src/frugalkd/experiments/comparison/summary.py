@@ -20,6 +20,7 @@ from frugalkd.experiments.comparison.statistics import (
     spread,
 )
 from frugalkd.experiments.recipes.schema import Recipe
+from frugalkd.experiments.runs.schema import quality_of
 from frugalkd.experiments.runs.summary import mean_history
 
 SCHEMA = 2
@@ -80,6 +81,7 @@ def summarise(
     return {
         "schema": SCHEMA,
         "reference": reference,
+        "measure": _measure(results),
         "arms": rows,
         "teachers": [_teacher(recipe, name, results) for name in teachers],
         "failed": failed,
@@ -98,6 +100,12 @@ def summarise(
     }
 
 
+def _measure(results: JobResults) -> str:
+    """The name of what the students are compared by."""
+    runs = (run.results or {} for key, run in results.items() if key.kind == "distill")
+    return quality_of(next(filter(None, (run.get("evaluation") for run in runs)), None))[0]
+
+
 def _row(
     recipe: Recipe,
     arm: ResolvedArm,
@@ -108,6 +116,7 @@ def _row(
     ours = by_arm[arm.name]
     results = {seed: run.results for seed, run in ours.items() if run.results is not None}
     evaluations = [run["evaluation"] for run in results.values() if run["evaluation"]]
+    worst = "worst_class_accuracy"  # of classes alone
     rival = None if arm.budget is None else f"random@{arm.budget:g}"
     budget = _share(results, list(ours), "samples_backpropagated", recipe)
     spent = [share for share in budget["values"] if share is not None]
@@ -118,7 +127,7 @@ def _row(
         "mode": None if arm.control else arm.recipe.student.mode,
         "seeds": list(ours),
         "accuracy": spread([run.accuracy for run in ours.values()]),
-        "worst_class": mean_interval([found["worst_class_accuracy"] for found in evaluations]),
+        "worst_class": mean_interval([found[worst] for found in evaluations if worst in found]),
         "difference": _against(reference, arm.name, by_arm),
         "against_random": _against(rival, arm.name, by_arm),
         "budget": budget,

@@ -140,6 +140,7 @@ def fetched_names(recipe: Recipe) -> list[str]:
     tokenizers and models on the Hugging Face hub, pretrained weights. Imported code may fetch more.
     """
     from frugalkd.data.text import is_on_hub
+    from frugalkd.models import ENCODERS
     from frugalkd.models.initial import PRETRAINED
 
     found = []
@@ -148,7 +149,7 @@ def fetched_names(recipe: Recipe) -> list[str]:
         for _, model in _models(one):
             if model.init_weights == PRETRAINED:
                 found.append(f"the pretrained weights of {model.name}")
-            path = model.options.get("path") if model.name == "text-encoder" else None
+            path = model.options.get("path") if model.name in ENCODERS else None
             if isinstance(path, str) and is_on_hub(path):
                 found.append(f"the model {path}")
     return list(dict.fromkeys(found))

@@ -28,16 +28,20 @@ from frugalkd.errors import ModelError, TargetsError
 from frugalkd.experiments.tracking.trackers import TRACKERS, Tracker
 from frugalkd.models.building import ModelSettings
 from frugalkd.models.features import is_glob, means
+from frugalkd.models.initial import PRETRAINED
+from frugalkd.models.libraries import EMBEDDERS
 from frugalkd.objectives import OBJECTIVES, Objective, Ramp, Scheduled, WeightedSum
-from frugalkd.objectives.objective import features_read
+from frugalkd.objectives.objective import features_read, why_not_by_row
+from frugalkd.outputs import ONE_CLASS, OUTPUTS
 from frugalkd.policies import POLICIES, Policy, Replay, SelfRegulation
 from frugalkd.policies.modes import MODES, ModeName, choose, spread
 from frugalkd.runtime.imports import make_object
 from frugalkd.runtime.sections import NamedOrPath, PlainDict, Strict
 from frugalkd.runtime.settings import MOST_SEED
 from frugalkd.selection.checks import why_not_label_free
+from frugalkd.selection.inputs import why_not_for
 from frugalkd.teachers.average import DECAY
-from frugalkd.teachers.encodings import Fidelity, make_encoding, too_little
+from frugalkd.teachers.encodings import Fidelity, encoding_for, too_little
 from frugalkd.teachers.several import Combine, SeveralTeachers, shares_of
 from frugalkd.teachers.targets import Targets
 from frugalkd.training.settings import Checkpointing, Training
@@ -261,8 +265,19 @@ class TeacherRole(Role):
         "all", description="head: only the last linear layer, on features that are computed once"
     )
     weights: str | None = Field(
-        None, description="a pretrained state dict (.safetensors, or .pt without pickle)"
+        None,
+        description="a pretrained state dict (.safetensors, or .pt without pickle); or pretrained: "
+        "those that the model's path begins with",
     )
+
+    @model_validator(mode="after")
+    def _pretrained_by_path(self) -> TeacherRole:
+        if self.weights == PRETRAINED and self.model.name not in EMBEDDERS:
+            raise ValueError(
+                f"weights: pretrained is for {' and '.join(sorted(EMBEDDERS))}, which need no "
+                "training: name a file, or train the teacher"
+            )
+        return self
 
     @model_validator(mode="after")
     def _has_a_classifier(self) -> TeacherRole:
@@ -286,10 +301,10 @@ class TargetsRole(Strict):
     )
     decay: float = Field(DECAY, ge=0, lt=1, description="of that average")
     views: int = Field(1, ge=1, description="stored views that a sample's visits cycle through")
-    encoding: Literal["float16", "float32", "top-k", "sampled"] = Field(
+    encoding: Literal["float16", "float32", "top-k", "sampled", "int8"] = Field(
         "float16",
         description="all classes in float16 or float32; the k largest and the rest's mass; or k "
-        "unbiased draws. The last two serve the objective's temperature only",
+        "unbiased draws. The last two serve the objective's temperature only. int8: of embeddings",
     )
     k: int = Field(32, ge=1, le=65536, description="of top-k (below the classes) and of sampled")
     fill: Literal["ahead", "first-visit"] = Field(
@@ -422,7 +437,7 @@ class StudentRole(Role):
         objective = self.objective.build()
         if not objective.needs_targets:
             return self
-        stored = make_encoding(self.targets.encoding, self.targets.k)
+        stored = encoding_for(objective.learns, self.targets.encoding, self.targets.k)
         keeps = stored.keeps if self.stores else Fidelity.LOGITS
         if self.teachers is not None and self.teachers.average == "softmax":
             keeps = min(keeps, Fidelity.SOFTMAX)
@@ -455,6 +470,22 @@ class StudentRole(Role):
                 f"{self.targets.encoding} keeps less: set it to float16, or teachers.average to "
                 "softmax"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _fits_what_it_learns(self) -> StudentRole:
+        if self.objective.imports:
+            return self
+        objective = self.objective.build()
+        output = OUTPUTS[objective.learns]
+        if problem := why_not_for(self.chosen_policy, output):
+            raise ValueError(problem)
+        if output is ONE_CLASS:
+            return self
+        if problem := why_not_by_row(objective):
+            raise ValueError(problem)
+        if self.targets.kind == "ema" or self.teachers is not None:
+            raise ValueError(f"{output.name} are learned from one teacher that does not change")
         return self
 
     @model_validator(mode="after")

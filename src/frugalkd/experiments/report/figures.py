@@ -173,7 +173,8 @@ def frontier(
     if len(names) > _IN_WORDS + 1:
         names[_IN_WORDS:] = [f"and {len(names) - _IN_WORDS} more"]
     split = f"{label(comparison.split)} " if comparison.split else ""
-    plot = _plot(traces, x=of, y=f"{split}accuracy, %")
+    what = label(comparison.measure)
+    plot = _plot(traces, x=of, y=f"{split}{what}, %")
     plot["layout"]["xaxis"]["rangemode"] = "tozero"
     rows = []
     for arm in known:
@@ -181,13 +182,13 @@ def frontier(
         rows.append([short(arm.arm), spent, estimate(arm.accuracy), on_it])
     return Figure(
         f"frontier-{axis}",
-        f"Accuracy over {unit}",
+        f"{what.capitalize()} over {unit}",
         plot,
-        f"{len(best)} of {len(known)} arms are on the frontier: no other arm is as accurate with "
+        f"{len(best)} of {len(known)} arms are on the frontier: no other arm is as good with "
         f"{less}. From the left: {', '.join(names) or 'none'}.",
         Table(
-            f"Accuracy over {unit}",
-            ["arm", f"{unit}, {measure}", "accuracy %", "on the frontier"],
+            f"{what.capitalize()} over {unit}",
+            ["arm", f"{unit}, {measure}", f"{what} %", "on the frontier"],
             rows,
         ),
     )

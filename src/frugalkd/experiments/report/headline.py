@@ -140,11 +140,12 @@ def _most_accurate(comparison: Comparison, reference: ArmRecord | None) -> str:
     if not known and comparison.runs is not None and comparison.runs.done:
         return f"{inline(comparison.name)}: the arms have finished no seed in common yet"
     if not known:
-        return f"{inline(comparison.name)}: no run has given an accuracy yet"
+        return f"{inline(comparison.name)}: no run has given its {inline(comparison.measure)} yet"
     mean = _means(known)
     best = max(known, key=lambda arm: mean[arm.arm] or 0.0)
     arms = len(comparison.arms)
-    rank = f" is the most accurate of {arms} arms" if arms > 1 else ", the only arm so far"
+    most = "the most accurate" if comparison.measure == "accuracy" else "the best"
+    rank = f" is {most} of {arms} arms" if arms > 1 else ", the only arm so far"
     said = f"{inline(best.arm)}{rank}: "
     said += f"{percent(mean[best.arm])} with {percent(best.budget.mean, 0)} of the samples"
     if reference in known and best is not reference:
@@ -159,11 +160,13 @@ def how_chosen(comparison: Comparison) -> str:
         return ""
     about = inline(arm.about) or "an arm of this comparison"
     to_spend = "" if arm.target_budget is None else f", with {100 * arm.target_budget:g} % to spend"
-    near = f"within {100 * MARGIN:g} points of the mean accuracy of {inline(comparison.reference)}"
+    mean = "mean accuracy" if comparison.measure == "accuracy" else inline(comparison.measure)
+    near = f"within {100 * MARGIN:g} points of the {mean} of {inline(comparison.reference)}"
     if _is_as_good(arm, comparison.named(comparison.reference)):
         why = f"it takes the least time of frugalkd's modes {near}"
     else:
-        why = f"none of frugalkd's modes is {near}, and it is the most accurate of them"
+        best = "the most accurate" if comparison.measure == "accuracy" else "the best"
+        why = f"none of frugalkd's modes is {near}, and it is {best} of them"
     return (
         f"{inline(arm.arm)}: {about}{to_spend}. It is named because {why} (those with a random "
         "control come first). It was chosen from these very results."
@@ -176,7 +179,10 @@ def run_headline(run: RunRecord) -> str:
     measured = "was not measured"
     if run.evaluation is not None:
         held = f"{number(run.evaluation.samples)} {run.split} samples"
-        measured = f"gets {percent(run.evaluation.accuracy)} of {held} right"
+        name, value = run.evaluation.quality
+        measured = f"gets {percent(value)} of {held} right"
+        if name != "accuracy":
+            measured = f"has a {name} of {number(value, 3)} with the teacher on {held}"
     spent = f"{percent(run.budget, 0)} of the samples of full training"
     time = seconds(run.meters.wall_seconds)
     return f"{what}: the {role_of(run)} {measured}, trained on {spent} in {time}"

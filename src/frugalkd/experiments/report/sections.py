@@ -141,8 +141,8 @@ def _frontiers(comparison: Comparison) -> list[Block]:
     drawn = [figures.frontier(comparison, axis, styles, named) for axis in figures.AXES]
     made = [figure for figure in drawn if figure is not None]
     if not made:
-        return ["No run has given an accuracy yet."]
-    note = "No arm has the accuracy of two seeds: there is no interval."
+        return [f"No run has given its {short(comparison.measure)} yet."]
+    note = f"No arm has the {short(comparison.measure)} of two seeds: there is no interval."
     if any(arm.accuracy.ci95 is not None for arm in comparison.arms):
         note = (
             "Bars are 95 % intervals of the mean over seeds, cut where they would leave the plot; "
@@ -194,7 +194,7 @@ def _not_complete(comparison: Comparison) -> str:
 def _arms(comparison: Comparison) -> Table:
     at_budgets = any(arm.against_random is not None for arm in comparison.arms)
     headings = [
-        "arm", "accuracy %", f"against {short(comparison.reference, 24)}",
+        "arm", f"{comparison.measure} %", f"against {short(comparison.reference, 24)}",
         *["against random"] * at_budgets,
         "samples %", "cost, epochs", "seconds", "time ratio", "seeds", "what it trains on",
     ]  # fmt: skip
@@ -308,6 +308,7 @@ def _phases(rows: Sequence[tuple[str, dict[str, float]]]) -> list[Block]:
 
 def _numbers(run: RunRecord) -> Table:
     meters, measured, fractions = run.meters, run.evaluation, {}
+    rows: list[Row] = []
     if measured is not None:
         fractions = {
             "accuracy": measured.accuracy,
@@ -315,11 +316,14 @@ def _numbers(run: RunRecord) -> Table:
             "expected calibration error": measured.expected_calibration_error,
             "agreement with the teacher": measured.teacher_agreement,
         }
+        distance, ranks = measured.mean_cosine_distance, measured.pairwise_spearman
+        rows = [["mean of 1 - cosine to the teacher", amount(distance, 4)]] * (distance is not None)
+        rows += [["rank correlation of pairs with the teacher's", amount(ranks, 4)]] * bool(ranks)
     if run.teacher is not None and run.teacher.evaluation is not None:
         fractions["the teacher's accuracy"] = run.teacher.evaluation.accuracy
     fractions["samples backpropagated, of full training"] = run.budget
     queries = [] if run.kind == "teach" else [["teacher queries", amount(meters.teacher_queries)]]
-    rows: list[Row] = [
+    rows += [
         *([name, fraction(value)] for name, value in fractions.items() if value is not None),
         ["cost, epochs of full training", amount(run.cost and run.cost.epochs, 2)],
         ["samples backpropagated", amount(meters.samples_backpropagated)],

@@ -7,11 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from frugalkd.data.text import model_folder
 from frugalkd.experiments.recipes.schema import Recipe
 from frugalkd.experiments.runs.folder import SCHEMA, trained_in
 from frugalkd.files.parsing import read_json
 from frugalkd.models.identity import TORCH, versions
-from frugalkd.models.initial import weights_file
+from frugalkd.models.initial import PRETRAINED, weights_file
 from frugalkd.models.libraries import library_of
 from frugalkd.models.saved import CARD, card_beside
 from frugalkd.teachers.store import FILE as STORE
@@ -100,7 +101,11 @@ def taught_by(folder: Path) -> dict[str, Any]:
 
 
 def pretrained(recipe: Recipe) -> dict[str, Any]:
-    """The file of the recipe's pretrained teacher, if there is one."""
+    """The files of the recipe's pretrained teacher, if there is one."""
+    if recipe.teacher.weights == PRETRAINED:
+        folder = Path(model_folder(str(recipe.teacher.model.options.get("path"))))
+        names = ("config.json", "model.safetensors", "pytorch_model.bin")
+        return {"pretrained": _digests(folder, *names)}
     if recipe.teacher.weights is None or not Path(recipe.teacher.weights).is_file():
         return {}
     return {"pretrained": _weights(Path(recipe.teacher.weights))}

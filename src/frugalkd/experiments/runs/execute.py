@@ -17,6 +17,7 @@ import frugalkd
 from frugalkd.data import Samples
 from frugalkd.data.probe import digests_kept
 from frugalkd.distributed.launch import ranks_of
+from frugalkd.errors import ModelError
 from frugalkd.experiments.recipes.schema import Recipe
 from frugalkd.experiments.runs.digest import run_digest
 from frugalkd.experiments.runs.folder import SCHEMA, RunFolder
@@ -38,8 +39,10 @@ from frugalkd.experiments.tracking.trackers import Tracked, Tracking, settings_o
 from frugalkd.files.tensors import save_weights
 from frugalkd.ledger.ledger import Ledger, ledger_file
 from frugalkd.models.identity import libraries_of, warn_of_torch
+from frugalkd.models.initial import PRETRAINED
 from frugalkd.models.saved import write_model_card
 from frugalkd.objectives.criterion import check_paths
+from frugalkd.outputs import OUTPUTS
 from frugalkd.policies import Sampling
 from frugalkd.policies.replay import plans_digest, save_plan
 from frugalkd.runtime.devices import resolve_device
@@ -71,6 +74,11 @@ def teach(
         FrugalKDError: with one line; see the subclasses.
     """
     role = recipe.teacher
+    if role.weights == PRETRAINED:
+        raise ModelError(
+            "teacher.weights is pretrained, so that there is nothing to train: run 'frugalkd "
+            "distill', which needs no --teacher"
+        )
 
     def train(context: RunContext, keywords: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
         policy = role.policy.build()
@@ -245,7 +253,10 @@ def _execute(
             save_weights(folder.path / weights, run.model)
             run.ledger.save(folder.path / "ledger.safetensors")
             libraries = libraries_of(run.model)
-            write_model_card(folder.path, role.model, run_data.train, weights, libraries)
+            output = OUTPUTS[run.output]
+            write_model_card(folder.path, role.model, run_data.train, weights, libraries, output)
+            if run.projection is not None:
+                save_weights(folder.path / "projection.safetensors", run.projection)
             write_summary(folder.path, kind, run.ledger)
             tracking.conclude(results)
             folder.finish(results)

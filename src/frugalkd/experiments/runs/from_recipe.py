@@ -46,6 +46,7 @@ from frugalkd.models.building import (
     refuse_reduced,
     see,
 )
+from frugalkd.models.initial import PRETRAINED
 from frugalkd.models.origin import Seen, match_classes, note_origin, origin_of
 from frugalkd.models.saved import card_beside, known_from, load
 from frugalkd.policies import Sampling
@@ -241,9 +242,11 @@ def make_teacher(
     if weights is None:
         raise ModelError(
             "no teacher: name a folder with --teacher DIR (made by 'frugalkd teach'), or set "
-            "teacher.weights to a pretrained state dict"
+            "teacher.weights to a pretrained state dict, or of a sentence-encoder to pretrained"
         )
     model = make_model(spec, data, recipe.seed)
+    if weights == PRETRAINED:
+        return model.eval()
     load_weights(model, Path(weights))
     if (card := card_beside(Path(weights))) is not None:
         known = known_from(card)

@@ -3,6 +3,7 @@ them. Keys that a later version adds are ignored; a key that earlier versions la
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -49,13 +50,33 @@ class Cost(Record):
 
 
 class Evaluation(Record):
-    """Measures on held-out data; all fractions in [0, 1]."""
+    """Measures on held-out data; all fractions in [0, 1]. Of one class the first four, of
+    embeddings the last two."""
 
     samples: int = Field(ge=1, le=LARGEST)
-    accuracy: Fraction
-    worst_class_accuracy: Fraction
-    expected_calibration_error: Fraction
+    accuracy: Fraction | None = None
+    worst_class_accuracy: Fraction | None = None
+    expected_calibration_error: Fraction | None = None
     teacher_agreement: Fraction | None = None
+    mean_cosine_distance: Number | None = Field(
+        None, description="the mean of 1 - cosine to the teacher's embedding"
+    )
+    pairwise_spearman: Number | None = Field(
+        None, description="the rank correlation of all pairs' cosines with the teacher's"
+    )
+
+    @property
+    def quality(self) -> tuple[str, float | None]:
+        """The name and the value of the measure that runs are compared by: higher is better."""
+        return quality_of(self.model_dump())
+
+
+def quality_of(evaluation: Mapping[str, Any] | None) -> tuple[str, float | None]:
+    """As of :class:`Evaluation`, from plain values; None where nothing was measured."""
+    measured = evaluation or {}
+    if (distance := measured.get("mean_cosine_distance")) is not None:
+        return "mean cosine", 1 - distance
+    return "accuracy", measured.get("accuracy")
 
 
 class EpochRecord(Record):
@@ -96,6 +117,13 @@ class StoreCost(Record):
     teacher_seconds: Number | None = Field(None, description="of these, in teachers")
 
 
+class EncodingError(Record):
+    """1 - cosine of stored and computed embeddings."""
+
+    mean: Number
+    largest: Number
+
+
 class TargetsNote(Record):
     """The source of the soft targets."""
 
@@ -109,6 +137,7 @@ class TargetsNote(Record):
     weights: list[Number] | None = Field(None, description="of several teachers")
     of: dict[str, TargetsNote] | None = Field(None, description="the same for each of several")
     encoding: dict[str, Any] | None = Field(None, description="its name and settings")
+    encoding_error: EncodingError | None = Field(None, description="of int8, on 128 samples")
     rows: Count | None = Field(None, description="stored, of samples x views")
     bytes: Count | None = Field(None, description="of the store on disk")
     features: list[str] = Field([], description="stored modules of the teacher")
@@ -375,6 +404,7 @@ class Comparison(Record):
 
     schema_: Literal[2] = Field(2, alias="schema")
     reference: str = Field(description="the arm of ratios and differences")
+    measure: str = Field("accuracy", description="what the accuracies are, in [0, 1]")
     arms: list[ArmRecord] = Field(description="that have begun, over the seeds that all have done")
     teachers: list[Teacher] = []
     failed: list[Failure] = []

@@ -55,12 +55,13 @@ from frugalkd.teachers import (
     StoredTargets,
     Targets,
 )
-from frugalkd.teachers.encodings import Dense, Encoding, make_encoding
+from frugalkd.teachers.encodings import Dense, Encoding, Int8, encoding_for
 from frugalkd.teachers.filling import FillOptions
 from frugalkd.teachers.live import HeadTeacher
 from frugalkd.teachers.several import mean_of
 from frugalkd.teachers.store import read_header
 from frugalkd.training.api import teacher_flops
+from frugalkd.training.evaluation import measure_embeddings
 from frugalkd.training.frozen import features_of
 from frugalkd.training.settings import Stop
 from frugalkd.training.trainer import Run
@@ -99,9 +100,9 @@ def sources_of(recipe: Recipe, own: Path | None) -> dict[str, TeacherSource]:
 
 def encoding_of(recipe: Recipe) -> Encoding:
     """The student's encoding; its temperature is the objective's."""
-    targets = recipe.student.targets
-    temperature = getattr(recipe.student.objective.build(), "temperature", None) or 1.0
-    return make_encoding(targets.encoding, targets.k, temperature)
+    targets, objective = recipe.student.targets, recipe.student.objective.build()
+    temperature = getattr(objective, "temperature", None) or 1.0
+    return encoding_for(objective.learns, targets.encoding, targets.k, temperature)
 
 
 def live_teacher(recipe: Recipe, model: nn.Module, folder: Path | None) -> LiveTeacher:
@@ -116,13 +117,13 @@ def _compare_accuracy(live: ModelTeacher, held_out: Dataset | None, folder: Path
     """Warn of a teacher that is right on less than half as many samples as in its own run."""
     evaluation = results_of(folder).get("evaluation")
     known = evaluation.get("accuracy") if isinstance(evaluation, dict) else None
-    labels = None if held_out is None else labels_of(held_out)
-    if labels is None or len(labels) < _FEWEST_COMPARED or not isinstance(known, float):
+    if held_out is None or not isinstance(known, float):
+        return
+    labels = labels_of(held_out)
+    if labels is None or len(labels) < _FEWEST_COMPARED:
         return
     ids = np.unique(np.linspace(0, len(labels) - 1, _COMPARED).astype(np.int64))
-    with streams_restored(), open_source(held_out) as source:
-        batch = next(source.batches([(ids, np.zeros_like(ids))]))
-    logits = live.run(send_to_device(batch, device_of(live.teacher)))
+    logits = _run_on(live, held_out, ids)
     found = float(np.mean(logits.argmax(1).cpu().numpy() == labels[ids]))
     if found < known / 2:
         warnings.warn(
@@ -132,6 +133,26 @@ def _compare_accuracy(live: ModelTeacher, held_out: Dataset | None, folder: Path
             FrugalKDWarning,
             stacklevel=2,
         )
+
+
+def _run_on(live: ModelTeacher, data: Dataset, ids: Ids) -> torch.Tensor:
+    """The teacher's outputs for view 0 of the samples ``ids``, which no meter counts."""
+    with streams_restored(), open_source(data) as source:
+        batch = next(source.batches([(ids, np.zeros_like(ids))]))
+    return live.run(send_to_device(batch, device_of(live.teacher)))
+
+
+def _encoding_error(source: TeacherSource, data: Dataset) -> dict[str, Any]:
+    """What int8 changes: 1 - cosine of stored and computed embeddings, of some of the samples."""
+    store = getattr(source.opened, "store", None)
+    if source.live is None or store is None or not isinstance(store.header.encoding, Int8):
+        return {}
+    ids = np.arange(store.header.samples)
+    ids = ids[store.present(ids, np.zeros_like(ids))]
+    ids = ids[np.unique(np.linspace(0, len(ids) - 1, _COMPARED).astype(np.int64))]
+    stored = torch.from_numpy(store.read(ids, np.zeros_like(ids)))
+    apart = 1 - torch.cosine_similarity(stored, _run_on(source.live, data, ids).cpu(), dim=1)
+    return {"encoding_error": {"mean": float(apart.mean()), "largest": float(apart.max())}}
 
 
 def open_targets(
@@ -395,7 +416,10 @@ class TeacherPool(ExitStack):
                 queries[name] = max(queries[name], store.count())
             made = results_of(source.folder)
             teachers[name] = {key: made.get(key) for key in ("digest", "evaluation")}
-            targets[name] = _describe(source, queries[name])
+            targets[name] = {
+                **_describe(source, queries[name]),
+                **_encoding_error(source, self._run_data.train),
+            }
         meters.teacher_queries = sum(queries.values())
         if meters.queries_of:
             meters.queries_of = queries
@@ -423,7 +447,8 @@ class TeacherPool(ExitStack):
         }
 
     def _add_agreement(self, run: Run) -> None:
-        """Compare the student's classes with those of its teachers' mean on held-out data."""
+        """Compare the student's classes with those of its teachers' mean on held-out data, or its
+        embeddings with the teacher's."""
         held_out = self._run_data.eval_dataset
         if held_out is None or run.evaluation is None or len(self._lives) < len(self.sources):
             return
@@ -441,8 +466,12 @@ class TeacherPool(ExitStack):
         if isinstance(together, SeveralTeachers):
             mean = mean_of(logits, torch.tensor(together.shares), together.temperature)
         assert run.probabilities is not None, "it was evaluated"
-        agreement = np.mean(mean.numpy().argmax(1) == run.probabilities.argmax(1))
-        run.evaluation["teacher_agreement"] = float(agreement)
+        if run.output == "embeddings":
+            measured = measure_embeddings(run.probabilities, mean.numpy(), run.projection)
+            run.evaluation.update(measured)
+        else:
+            agreement = np.mean(mean.numpy().argmax(1) == run.probabilities.argmax(1))
+            run.evaluation["teacher_agreement"] = float(agreement)
         run.meters.eval_seconds += time.perf_counter() - started
 
 

@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from frugalkd.data import DATA, ImageData, Pictures, TextData, load_data
 from frugalkd.data.class_names import class_names, labels_by_name
 from frugalkd.data.images import ENDINGS, decoded, require_pillow
-from frugalkd.data.named import read_columns
+from frugalkd.data.named import read_columns, read_lines
 from frugalkd.data.samples import located
 from frugalkd.errors import DataError, ModelError, few, nearest
 from frugalkd.experiments.runs.folder import head_alone, read_results, trained_in
 from frugalkd.experiments.runs.from_recipe import data_of_run
 from frugalkd.files.opening import named_file
-from frugalkd.files.parsing import cell, one_line, read_bounded
+from frugalkd.files.parsing import cell, one_line
 from frugalkd.files.writing import make_folder, write_atomic
 from frugalkd.models.saved import Loaded, load
 from frugalkd.runtime.devices import use_threads
@@ -35,8 +35,6 @@ from frugalkd.runtime.imports import Allowed
 from frugalkd.training.evaluation import measure
 from frugalkd.training.evaluation import predict as predict_data
 from frugalkd.training.frozen import predict_by_head
-
-_LARGEST_TEXT = 1 << 28
 
 Read = Callable[[slice], tuple[Any, dict[int, str]]]
 """Of some rows: the images, in any form that ``Preprocess`` takes, and why others of them, by their
@@ -47,8 +45,9 @@ Labels = NDArray[np.int64] | None
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions for ``what`` (images, texts): ``probabilities`` float32 (rows, classes),
-    NaN in the rows of ``failed``, which says why; ``labels`` int64 (rows,), if known."""
+    """Predictions for ``what`` (images, texts): ``probabilities`` float32 (rows, classes), or the
+    outputs of another kind, NaN in the rows of ``failed``, which says why; ``labels`` int64
+    (rows,), if known."""
 
     what: str
     names: Sequence[str]
@@ -73,6 +72,11 @@ def evaluate_run(
     the run cannot be used, DataError where the data cannot be read or hold no labels.
     """
     loaded = _load(run, allowed)
+    if not loaded.output.by_top_class:
+        raise ModelError(
+            f"{run} gives {loaded.output.name}, measured against their teacher's while that is "
+            "there: results.json in the run's folder has the measures"
+        )
     if data is None:
         probabilities, labels, what = _on_held_out(run, loaded, allowed)
     else:
@@ -132,10 +136,11 @@ def predict_to_csv(
     with_probabilities: bool = False,
     allowed: Allowed = Allowed(),  # noqa: B008
 ) -> Predictions:
-    """Classify ``data`` (a data set's name; a folder of pictures, an .npy file; for a model of
-    texts a .txt or .parquet file) into a CSV file. Columns: sample, class, name, confidence, label
-    where the data have it, one probability a class on request, and error, why a picture cannot be
-    read: all else but its name is then empty.
+    """Classify, or embed, ``data`` (a data set's name; a folder of pictures, an .npy file; for a
+    model of texts a .txt or .parquet file) into a CSV file. Columns: sample, class, name,
+    confidence, label where the data have it, one probability a class on request, and error, why a
+    picture cannot be read: all else but its name is then empty. Of embeddings: sample, their
+    values, and error.
 
     Raises:
         ImportRefused, RunFolderError, ModelError, DataError: as in :func:`evaluate_run`; DataError
@@ -153,6 +158,8 @@ def predict_to_csv(
 
 
 def _table(loaded: Loaded, found: Predictions, with_probabilities: bool) -> str:
+    if not loaded.output.by_top_class:
+        return _values(found)
     classes = found.probabilities.shape[1]
     names = loaded.classes if len(loaded.classes) == classes else [str(n) for n in range(classes)]
     head = ["sample", "class", "name", "confidence"]
@@ -173,12 +180,24 @@ def _table(loaded: Loaded, found: Predictions, with_probabilities: bool) -> str:
     return text.getvalue()
 
 
+def _values(found: Predictions) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    width = found.probabilities.shape[1]
+    writer.writerow(["sample", *(f"value {place}" for place in range(width)), "error"])
+    for row, (sample, values) in enumerate(zip(found.names, found.probabilities, strict=True)):
+        why = found.failed.get(row, "")
+        cells = [""] * width if why else [f"{value:.6g}" for value in values]
+        writer.writerow([cell(sample), *cells, cell(why)])
+    return text.getvalue()
+
+
 def _predictions(run: Path, loaded: Loaded, data: str, allowed: Allowed) -> Predictions:
     if loaded.texts is not None:
         with located(Path(data)):
             texts, labels = _texts(loaded, data)
         names = [str(row) for row in range(len(texts))]
-        return Predictions("texts", names, loaded.predict(texts)[1], labels)
+        return Predictions("texts", names, loaded.outputs(texts), labels)
     if loaded.preprocess is None:
         raise ModelError(
             f"{run} was trained on a data set of your own, which alone knows how to prepare an "
@@ -190,8 +209,8 @@ def _predictions(run: Path, loaded: Loaded, data: str, allowed: Allowed) -> Pred
         images, lacking = read(slice(start, start + batch))
         failed |= {start + place: why for place, why in lacking.items()}
         if len(images):
-            parts.append(loaded.predict(images, batch_size=batch)[1])
-    found = np.concatenate(parts) if parts else loaded.predict([])[1]
+            parts.append(loaded.outputs(images, batch_size=batch))
+    found = np.concatenate(parts) if parts else loaded.outputs([])
     probabilities = np.full((len(names), found.shape[1]), np.nan, dtype=np.float32)
     probabilities[[row for row in range(len(names)) if row not in failed]] = found
     return Predictions("images", names, probabilities, labels, failed)
@@ -212,14 +231,7 @@ def _texts(loaded: Loaded, data: str) -> tuple[Sequence[str], Labels]:
             labels = labels_by_name(labels, names, loaded.classes, "the file")
         return texts, labels
     if path.suffix == ".txt" and path.is_file():
-        try:
-            return read_bounded(path, _LARGEST_TEXT).decode("utf-8").splitlines(), None
-        except OSError as error:
-            raise DataError(f"cannot be read: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise DataError("is not UTF-8 text") from None
-        except ValueError:
-            raise DataError(f"is larger than {_LARGEST_TEXT >> 20} MiB: cut it") from None
+        return read_lines(path), None
     raise DataError(
         f"no such data: {nearest(data, DATA)}; or name a FILE.txt with a text a line, or a "
         "FILE.parquet with text and label"
