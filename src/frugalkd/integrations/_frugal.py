@@ -23,8 +23,9 @@ from frugalkd.selection import Batch, Epoch, Selection
 from frugalkd.selection.checks import check_pair
 from frugalkd.selection.rows import batches_of
 from frugalkd.teachers import FirstVisitTargets, LiveTeacher, Targets
+from frugalkd.teachers.encodings import encoding_for
 from frugalkd.teachers.live import describe
-from frugalkd.training.api import check_soft_targets
+from frugalkd.training.api import check_soft_targets, learned
 from frugalkd.training.checkpoints import check_same_training
 
 
@@ -38,8 +39,7 @@ class Frugal:
     def _take_settings(
         self, store: StrPath | None, sampling: Sampling | None, objective: Objective | None
     ) -> None:
-        self.sampling = Sampling() if sampling is None else sampling
-        check_types(sampling=(self.sampling, Sampling), objective=(objective, Objective | None))
+        self.sampling = learned(sampling, objective)
         if self.sampling.cost is not None:
             raise SelectionMisuse(
                 "Sampling.cost changes the number of epochs, which the trainer has decided: set "
@@ -68,7 +68,10 @@ class Frugal:
         if not isinstance(self.teacher, nn.Module):
             return self.teacher
         live = LiveTeacher(self.teacher, forward)
-        return live if self._store is None else FirstVisitTargets(live, dataset, self._store)
+        if self._store is None:
+            return live
+        encoding = encoding_for(self.sampling.output, "float16")
+        return FirstVisitTargets(live, dataset, self._store, encoding=encoding)
 
     @property
     def ledger(self) -> Ledger:

@@ -140,13 +140,30 @@ class FrugalMixin(Frugal, _Trainer):
         if isinstance(teacher, nn.Module):
             teacher.to(self.args.device)
         if objective is None and not (teacher is None and self.own_loss):
-            self.objective = default_objective(teacher, self.args.label_smoothing_factor)
+            self.objective = self._default_objective(teacher)
         self._take_teacher(teacher, model)
         self._check_loss(objective)
-        self.criterion = None if self.objective is None else Criterion(self.objective)
+        self.criterion = self._criterion()
         self._batch: Batch | None = None
         self._state: dict[str, Any] | None = None  # to resume from
         self.add_callback(_Progress(self))
+
+    def _default_objective(self, teacher: object) -> Objective:
+        return default_objective(teacher, self.args.label_smoothing_factor)
+
+    def _criterion(self) -> Criterion | None:
+        return None if self.objective is None else Criterion(self.objective)
+
+    def _forward_of(self, model: nn.Module) -> Callable[[Any], Tensor]:
+        """How to get a model's outputs for a batch, as the teacher's and in screening."""
+        return forward_of(model, self._label)
+
+    def _outputs(self, model: nn.Module, inputs: Any) -> Tensor:
+        """The outputs of the model that is trained, for a batch."""
+        return call(model, without(inputs, self._label))
+
+    def _collator(self) -> Callable[[list[Any]], Any]:
+        return self._get_collator_with_removed_columns(self.data_collator, "training")
 
     def _check_arguments(self) -> None:
         model: Any = self.model
@@ -209,10 +226,9 @@ class FrugalMixin(Frugal, _Trainer):
         model: Any = self.model
         args, teacher = self.args, self.teacher
         check_map_style(dataset)
-        forward = forward_of(teacher, self._label) if isinstance(teacher, nn.Module) else None
+        forward = self._forward_of(teacher) if isinstance(teacher, nn.Module) else None
         targets = self._targets(dataset, forward)
-        collator = self._get_collator_with_removed_columns(self.data_collator, "training")
-        collate_fn = partial(as_dict, collator)
+        collate_fn = partial(as_dict, self._collator())
         if targets is None and len(dataset):
             first = read_first(dataset, np.arange(len(dataset)), torch.device("cpu"), collate_fn)
             if labels_in(first, self._label) is None:
@@ -236,12 +252,15 @@ class FrugalMixin(Frugal, _Trainer):
             drop_last=args.dataloader_drop_last, screen_batch=args.eval_batch_size,
             gradient_accumulation_steps=args.gradient_accumulation_steps, device=args.device,
         )  # fmt: skip
-        return make_selection(
+        selection, _ = make_selection(
             dataset, sampling=self.sampling, epochs=epochs,
-            batch_size=self._train_batch_size, model=model, forward=forward_of(model, self._label),
+            batch_size=self._train_batch_size, model=model, forward=self._forward_of(model),
             targets=targets, seed=args.seed if args.data_seed is None else args.data_seed,
             loading=loading, labels=labels_of(dataset, self._label),
-        )[0]  # fmt: skip
+        )  # fmt: skip
+        if self.criterion is not None:
+            selection.attach(project=self.criterion.project)
+        return selection
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
@@ -293,9 +312,8 @@ class FrugalMixin(Frugal, _Trainer):
             logits = logits_of(outputs)
             losses = loss if loss.ndim else None
         else:
-            logits = run_model(
-                lambda data: call(model, without(data, self._label)), inputs, batch.ids
-            )
+            logits = run_model(partial(self._outputs, model), inputs, batch.ids)
+            logits = self.criterion.project(logits)
             losses = self.criterion(logits, labels, batch)
             loss, outputs = losses, {"logits": logits}
         # The trainer divides by this a loss that does not know the step's other batches.
@@ -489,11 +507,14 @@ def join_padded(processing: Any, batches: list[dict[str, Any]]) -> dict[str, Any
     joined = {}
     for key in batches[0]:
         parts = [batch[key] for batch in batches]
-        if len({part.shape[1:] for part in parts}) == 1:
+        if not isinstance(parts[0], Tensor):  # one for all rows, such as the kind of inputs
+            joined[key] = parts[0]
+        elif len({part.shape[1:] for part in parts}) == 1:
             joined[key] = torch.cat(parts)
         else:
             rows = [row for part in parts for row in part]
-            joined[key] = pad_sequence(rows, True, token if key == "input_ids" else 0, side)
+            padding = token if key.endswith("input_ids") else 0
+            joined[key] = pad_sequence(rows, True, padding, side)
     return joined
 
 

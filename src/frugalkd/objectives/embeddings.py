@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from frugalkd.objectives import _numerics as numerics
 from frugalkd.objectives.objective import Objective
+from frugalkd.outputs import OUTPUTS
 from frugalkd.teachers.encodings import Fidelity
+
+_NO_IDS = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class EmbedDistill(Objective):
 
     def __call__(self, logits: Tensor, targets: Tensor | None, labels: Tensor) -> Tensor:
         student, teacher = numerics.both(logits, targets)
+        OUTPUTS["embeddings"].check(teacher, _NO_IDS, student.shape[1])
         if self.distance == "cosine":
             return 1 - F.cosine_similarity(student, teacher, dim=1)
         if self.distance == "mse":
