@@ -99,6 +99,7 @@ ENCODINGS = {
     Fidelity.DRAWS: "float32, float16, top-k, sampled",
     Fidelity.SOFTMAX: "float32, float16, top-k",
     Fidelity.DIFFERENCES: "float32, float16",
+    Fidelity.VALUES: "float32, float16, int8",
     Fidelity.LOGITS: "float32",
 }
 

@@ -16,6 +16,7 @@ def test_the_names():
         "image-folder",
         "banking77",
         "trec6",
+        "text-lines",
         "hugging-face",
     }
 

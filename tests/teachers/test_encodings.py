@@ -13,13 +13,15 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from scipy.special import softmax
 from torch.nn import functional as F
 
-from frugalkd.errors import FrugalKDError, TargetsError
+from frugalkd.errors import FrugalKDError, SettingError, TargetsError
 from frugalkd.objectives import KD
 from frugalkd.teachers.encodings import (
     ENCODINGS,
     Dense,
+    Fidelity,
     Sampled,
     TopK,
+    encoding_for,
     halved,
     make_encoding,
 )
@@ -232,3 +234,47 @@ def test_a_class_that_does_not_exist_is_refused():
 def test_sampled_sizes():
     assert Sampled(32).record(1000).itemsize == 64
     assert Sampled(32).record(1 << 17).itemsize == 128
+
+
+@given(
+    arrays(
+        np.float32,
+        array_shapes(min_dims=2, max_dims=2, max_side=9),
+        elements=st.floats(-9, 9, width=32),
+    )
+)
+def test_int8_is_off_by_half_a_step_of_its_row(values):
+    encoding = make_encoding("int8")
+    places = np.arange(len(values))
+    decoded = encoding.decode(encoding.encode(values, places, places), values.shape[1])
+    step = np.abs(values).max(axis=1, keepdims=True) / 127
+    assert (np.abs(decoded - values) <= step * 0.5001 + 1e-38).all()
+
+
+def test_int8_takes_a_byte_a_value_and_a_scale():
+    assert make_encoding("int8").record(384).itemsize == 388
+
+
+def test_an_embedding_that_int8_keeps_points_the_same_way():
+    rows = np.random.default_rng(0).standard_normal((100, 384)).astype(np.float32)
+    encoding = make_encoding("int8")
+    kept = encoding.decode(encoding.encode(rows, np.arange(100), np.arange(100)), 384)
+    cosine = F.cosine_similarity(torch.from_numpy(kept), torch.from_numpy(rows))
+    assert (1 - cosine).max() < 2e-4
+
+
+def test_float16_means_values_where_outputs_are_no_logits():
+    rows = np.array([[100.0, 0.1], [-3.0, 7.0]], dtype=np.float32)
+    encoding = encoding_for("embeddings", "float16")
+    kept = encoding.decode(encoding.encode(rows, np.arange(2), np.arange(2)), 2)
+    assert kept == pytest.approx(rows, rel=1 / 2048)
+    assert encoding.keeps == Fidelity.VALUES
+    assert encoding_for("one-class", "float16") == Dense("float16")
+    assert encoding_for("embeddings", "float32") == Dense("float32")
+    with pytest.raises(SettingError, match="int8 is for embeddings"):
+        encoding_for("one-class", "int8")
+
+
+def test_values_beyond_float16_are_refused():
+    with pytest.raises(TargetsError, match=r"a value reaches 1e\+05, beyond float16"):
+        make_encoding("values").encode(np.full((1, 2), 1e5, np.float32), np.arange(1), np.arange(1))

@@ -123,7 +123,7 @@ def test_a_feature_beyond_float16_is_refused(tmp_path):
     teacher = net(9)
     with torch.no_grad():
         teacher[0].weight *= 1e6
-    with pytest.raises(TargetsError, match=r"beyond float16: name another module"):
+    with pytest.raises(TargetsError, match=r"beyond float16: of a feature name another"):
         filled(tmp_path / "t", teacher, features=("0",))
 
 

@@ -44,6 +44,7 @@ def check_fit(
 ) -> None:
     """Raise SelectionMisuse where a policy cannot work with what else was given."""
     name, accumulated = type(policy).__name__, loading.gradient_accumulation_steps
+    output = OUTPUTS[sampling.output]
     if accumulated > 1 and policy.when == "now":
         raise SelectionMisuse(
             f"gradient_accumulation_steps must be 1 under when: now, not {accumulated}: there "
@@ -53,6 +54,8 @@ def check_fit(
         raise SelectionMisuse(
             f"{name} screens samples before training on them: pass model= to the selection"
         )
+    if problem := why_not_for(policy, output):
+        raise SelectionMisuse(problem)
     if sampling.label_free:
         reads_labels = isinstance(targets, Targets) and targets.reads_labels
         problem = why_not_label_free(
@@ -65,9 +68,6 @@ def check_fit(
             f"{name} needs the scores of a scoring run: pass scores=, made by "
             f"frugalkd.experiments.scoring ({policy.scoring.kind!r})"
         )
-    output = OUTPUTS[sampling.output]
-    if problem := why_not_for(policy, output):
-        raise SelectionMisuse(problem)
     if not output.labelled and not isinstance(targets, Targets):
         raise TargetsError(f"{output.name} are learned from a teacher: pass targets")
     if policy.label_source == "teacher" and output.by_top_class:

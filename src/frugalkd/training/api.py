@@ -141,6 +141,7 @@ def distill(
             :func:`train_teacher`.
     """
     objective = KD() if objective is None else objective
+    check_types(objective=(objective, Objective))
     sampling = learned(sampling, objective)
     training = Training() if training is None else training
     run = RunOptions() if run is None else run
@@ -148,7 +149,6 @@ def distill(
         teacher = SeveralTeachers(teacher)
     targets: Any = LiveTeacher(teacher) if isinstance(teacher, nn.Module) else teacher
     check_types(
-        sampling=(sampling, Sampling), objective=(objective, Objective),
         training=(training, Training), run=(run, RunOptions),
         collate_fn=(collate_fn, Optional[Callable]),  # noqa: UP045
         teacher=(targets, nn.Module | Targets | list | None),
