@@ -113,7 +113,14 @@ class FrugalSentenceTransformerTrainer(FrugalMixin, SentenceTransformerTrainer):
         return model(columns[0])["sentence_embedding"]
 
     def _collator(self) -> Callable[[list[Any]], Any]:
-        return self.data_collator
+        return partial(_without_modality, self.data_collator)
+
+
+def _without_modality(collator: Callable[[list[Any]], Any], samples: list[Any]) -> dict[str, Any]:
+    """A batch without the kind of its inputs, which the model sees for itself: rows are selected
+    from batches, and it has none."""
+    batch = collator(samples)
+    return {key: batch[key] for key in batch if not key.endswith("_modality")}
 
 
 class _Column(Targets):
