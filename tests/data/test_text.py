@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from frugalkd import DataLoading, Sampling, Selection, SelfRegulation, StoredTargets
-from frugalkd.data import TextData, hold_out, take
+from frugalkd.data import TextData, hold_out, load_data, take
 from frugalkd.data.batches import split
 from frugalkd.data.probe import data_digest, randomness
 from frugalkd.data.text import Tokens
@@ -153,3 +153,32 @@ def test_full_passes_sort_by_length_and_return_in_order():
     typical = np.argsort(np.abs(made.lengths - made.lengths.mean()), kind="stable")[:2]
     inputs = split(made.batch(typical, [0, 0]))[0]
     assert flops_of_data(model, made, torch.device("cpu")) == flops_per_row(model, inputs, 2)
+
+
+def test_texts_alone_have_no_labels():
+    texts = TextData.of(["one two", "three", "four five six"])
+    assert len(texts) == 3
+    assert texts.labels is None
+    assert texts.num_classes == 0
+    assert texts[1].keys() == {"input_ids", "attention_mask"}
+    some = texts.subset([2, 0])
+    assert some.texts([0, 1]) == ["four five six", "one two"]
+    batches = [some.batch([0], [0]), some.batch([1], [0])]
+    assert some.join(batches)["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
+    labelled = TextData(texts.tokens, torch.zeros(3, dtype=torch.int64), ("a",))
+    assert texts.digest() != labelled.digest()
+    assert texts.digest() == TextData.of(["one two", "three", "four five six"]).digest()
+
+
+def test_lines_of_a_file(tmp_path):
+    file = tmp_path / "lines.txt"
+    file.write_text("\n".join(f"line {place}\n" for place in range(10)))
+    parts = load_data("text-lines", path=str(file), test=0.3)
+    assert (len(parts.train), len(parts.test)) == (7, 3)
+    assert load_data("text-lines", tmp_path, path="lines.txt", test=0.3).train.names([0])
+    for content, says in ((b"\xff\xfe\x00", "is not UTF-8"), (b"one", "hold-out of 0 rows")):
+        file.write_bytes(content)
+        with pytest.raises(DataError, match=says):
+            load_data("text-lines", path=str(file), test=0.3)
+    with pytest.raises(DataError, match=r"nothing\.txt: cannot be read"):
+        load_data("text-lines", tmp_path, path="nothing.txt")

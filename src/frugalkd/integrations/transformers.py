@@ -256,7 +256,8 @@ class FrugalMixin(Frugal, _Trainer):
             dataset, sampling=self.sampling, epochs=epochs,
             batch_size=self._train_batch_size, model=model, forward=self._forward_of(model),
             targets=targets, seed=args.seed if args.data_seed is None else args.data_seed,
-            loading=loading, labels=labels_of(dataset, self._label),
+            loading=loading,
+            labels=labels_of(dataset, self._label) if self.sampling.output == "one-class" else None,
         )  # fmt: skip
         if self.criterion is not None:
             selection.attach(project=self.criterion.project)
