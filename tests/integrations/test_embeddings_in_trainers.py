@@ -47,8 +47,9 @@ def plain_loop():
     optimizer = torch.optim.SGD(student.parameters(), lr=0.5)
     objective = EmbedDistill()
     selection = Selection(
-        Rows(), epochs=EPOCHS, batch_size=BATCH, model=student, targets=LiveTeacher(Net()), seed=SEED,
-        sampling=Sampling(policy=SOME, output="embeddings"), loading=DataLoading(),
+        Rows(), epochs=EPOCHS, batch_size=BATCH, model=student, seed=SEED,
+        targets=LiveTeacher(Net()), loading=DataLoading(),
+        sampling=Sampling(policy=SOME, output="embeddings"),
     )  # fmt: skip
     for epoch in selection:
         for batch in epoch:
@@ -106,7 +107,7 @@ def test_lightning_comes_to_what_a_loop_does():
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 def test_lightning_has_no_place_for_a_projection():
-    with pytest.raises(ModelError, match="of 4 numbers and the teacher of 5.*end the model with"):
+    with pytest.raises(ModelError, match=r"of 4 numbers and the teacher of 5.*end the model with"):
         lightning(width=4)
 
 

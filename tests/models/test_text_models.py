@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -124,29 +126,34 @@ def test_what_cannot_be_built_is_refused(encoder):
 
 
 def test_a_sentence_encoder_is_the_mean_of_its_states_of_length_1(encoder):
-    model = build_text_model("sentence-encoder", num_classes=0, vocabulary=50, path=str(encoder))
+    model: Any = build_text_model(
+        "sentence-encoder", num_classes=0, vocabulary=50, path=str(encoder)
+    )
     model.eval()
     together = model(**batch(ROWS, width=9))
     assert together.shape == (4, 8)
     torch.testing.assert_close(together.norm(dim=1), torch.ones(4))
     states = model.encoder(**batch([ROWS[0]])).last_hidden_state[0]
     torch.testing.assert_close(together[0], torch.nn.functional.normalize(states.mean(0), dim=0))
-    plain = {"vocabulary": 50, "num_classes": 1, "path": str(encoder), "normalise": False}
-    first = build_text_model("sentence-encoder", layers=1, pooling="first", **plain).eval()
+    plain: Any = {"vocabulary": 50, "num_classes": 1, "path": str(encoder), "normalise": False}
+    first: Any = build_text_model("sentence-encoder", layers=1, pooling="first", **plain).eval()
     assert len(first.encoder.encoder.layer) == 1
     wanted = first.encoder(**batch([ROWS[0]])).last_hidden_state[:, 0]
     torch.testing.assert_close(first(**batch([ROWS[0]])), wanted)
 
 
 def test_a_static_embedding_is_the_mean_of_its_tokens_rows(encoder):
-    model = build_text_model("static-embedding", num_classes=0, vocabulary=50, width=3)
+    model: Any = build_text_model("static-embedding", num_classes=0, vocabulary=50, width=3)
     out = model(**batch(ROWS, width=9))
     assert out.shape == (4, 3)
     torch.testing.assert_close(out[0], model.rows.weight[ROWS[0]].mean(0))
-    begun = build_text_model("static-embedding", num_classes=1, vocabulary=50, path=str(encoder))
-    own = build_text_model("sentence-encoder", num_classes=1, vocabulary=50, path=str(encoder))
+    begun: Any = build_text_model(
+        "static-embedding", num_classes=1, vocabulary=50, path=str(encoder)
+    )
+    own: Any = build_text_model("sentence-encoder", num_classes=1, vocabulary=50, path=str(encoder))
     assert torch.equal(begun.rows.weight, own.encoder.embeddings.word_embeddings.weight)
-    empty = {"num_classes": 1, "vocabulary": 50, "path": str(encoder), "pretrained": False}
-    assert build_text_model("static-embedding", **empty).rows.weight.shape == (50, 8)
+    empty: Any = {"num_classes": 1, "vocabulary": 50, "path": str(encoder), "pretrained": False}
+    made: Any = build_text_model("static-embedding", **empty)
+    assert made.rows.weight.shape == (50, 8)
     with pytest.raises(ModelError, match="width from 1"):
         build_text_model("static-embedding", num_classes=1, vocabulary=50, width=0)

@@ -1,5 +1,6 @@
 """EmbedDistill against float64 formulas, and what trains beside the student."""
 
+# pyright: reportOptionalMemberAccess=false
 from __future__ import annotations
 
 import copy

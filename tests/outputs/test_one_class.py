@@ -41,7 +41,9 @@ def test_labels_of_other_forms_are_none(labels):
 
 
 def test_labels_become_int64():
-    assert ONE_CLASS.as_labels(torch.tensor([1, 2], dtype=torch.uint8)).dtype == torch.int64
+    made = ONE_CLASS.as_labels(torch.tensor([1, 2], dtype=torch.uint8))
+    assert made is not None
+    assert made.dtype == torch.int64
 
 
 def test_a_label_of_no_class_is_named():

@@ -1,5 +1,6 @@
 """Embeddings from texts alone: what is selected, measured, stored, resumed, and shared by ranks."""
 
+# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportArgumentType=false, reportAttributeAccessIssue=false
 from __future__ import annotations
 
 from itertools import count

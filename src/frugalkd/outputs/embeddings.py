@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from frugalkd.errors import ModelError, TargetsError
 from frugalkd.ledger.outcome import Outcome
-from frugalkd.outputs.output import Output
+from frugalkd.outputs.output import NOTHING, Output
 
 
 @final
@@ -49,7 +49,7 @@ class Embeddings(Output):
         self,
         outputs: Tensor,
         right: Tensor,
-        reference: Mapping[str, Tensor],
+        reference: Mapping[str, Tensor] = NOTHING,
         *,
         entropy: bool = False,
     ) -> Outcome:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from frugalkd.errors import DataError
 from frugalkd.ledger.outcome import Outcome
-from frugalkd.outputs.output import Output
+from frugalkd.outputs.output import NOTHING, Output
 
 
 @final
@@ -58,7 +58,7 @@ class OneClass(Output):
         self,
         outputs: Tensor,
         right: Tensor,
-        reference: Mapping[str, Tensor] = {},
+        reference: Mapping[str, Tensor] = NOTHING,
         *,
         entropy: bool = False,
     ) -> Outcome:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from frugalkd.ledger.outcome import Outcome
+
+NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Output(ABC):
@@ -51,7 +54,7 @@ class Output(ABC):
         self,
         outputs: Tensor,
         right: Tensor,
-        reference: Mapping[str, Tensor],
+        reference: Mapping[str, Tensor] = NOTHING,
         *,
         entropy: bool = False,
     ) -> Outcome:
