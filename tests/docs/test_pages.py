@@ -121,7 +121,8 @@ def frugalkd_command(words: list[str], stdin: str = "") -> Answer:
         parse(words)
         return 0, "", ""
     if name in ("teach", "distill", "store", "chain") or words[:2] == ["ledger", "make"]:
-        shipped = any(word in ("fashion-mnist", "banking77") for word in words)
+        names = ("fashion-mnist", "banking77", "banking77-embeddings")
+        shipped = any(word in names for word in words)
         words = [*words, *(word for one in (TINY if shipped else SMALL) for word in ("--set", one))]
     elif name == "estimate" or (name == "compare" and not {"--list", "--only"} & {*words}):
         words = [*words, "--dry-run"]
@@ -256,7 +257,7 @@ def given(page: str, folder: Path) -> None:
         digits = {"num_classes": 10, "in_channels": 1, "image_size": 8}
         save_weights(folder / "weights.safetensors", build_model("resnet8", **digits))  # type: ignore
         torch.save(module(folder, "Net")(8).state_dict(), folder / "net.pt")
-    if page == "text.md":
+    if page in ("text.md", "outputs.md"):
         texts = [f"{word} question {k}" for k in range(60) for word in ("short", "a much longer")]
         labels = [k % 2 for k in range(len(texts))]
         (folder / "reviews").mkdir()
@@ -315,7 +316,7 @@ def encoder(folder: Path) -> None:
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "short", "question", "longer"]
     tokenizer_of(words).save_pretrained(folder)
     config = transformers.BertConfig(
-        vocab_size=len(words), hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+        vocab_size=len(words), hidden_size=8, num_hidden_layers=2, num_attention_heads=2,
         intermediate_size=8, max_position_embeddings=64,
     )  # fmt: skip
     transformers.BertModel(config, add_pooling_layer=False).save_pretrained(folder)
@@ -341,6 +342,8 @@ def known_names(page: str, block: Block) -> dict[str, Any]:
     model, teacher = nn.Linear(5, CLASSES), nn.Linear(5, CLASSES)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.003)
     mine = {"train": pairs, "model": model, "teacher": teacher, "optimizer": optimizer}
+    if "sentence_transformers" in block.text:
+        return sentence_names()
     if "transformers" in block.text:
         return transformers_names(page)
     if page == "README.md":
@@ -398,6 +401,27 @@ def transformers_names(page: str) -> dict[str, Any]:
     ]
     make = transformers.ViTForImageClassification
     return {"classifier": make(config), "large": make(config), "rows": rows}
+
+
+def sentence_names() -> dict[str, Any]:
+    st = pytest.importorskip("sentence_transformers", reason="needs sentence-transformers")
+    datasets = pytest.importorskip("datasets", reason="needs datasets")
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    folder = Path("models", "bert")
+    encoder(folder)
+    word = [Transformer(str(folder)) for _ in range(2)]
+    small, large = (
+        st.SentenceTransformer(modules=[each, Pooling(8)], device="cpu") for each in word
+    )
+    texts = [
+        f"{a} question {b}" for a in ("short", "longer") for b in ("short", "", "longer", "x y")
+    ]
+    return {
+        "small": small,
+        "large_encoder": large,
+        "sentences": datasets.Dataset.from_dict({"text": texts}),
+    }
 
 
 def lightning_module() -> Any:

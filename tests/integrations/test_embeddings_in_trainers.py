@@ -18,6 +18,15 @@ from frugalkd.objectives import EmbedDistill
 ROWS, BATCH, EPOCHS, SEED = 24, 4, 3, 3
 SOME = SelfRegulation(confidence=0.6, max_skip=1)
 
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:{what}")
+    for what in (
+        ".*does not have many workers",
+        ".*is smaller than the logging interval",
+        ".*isinstance.treespec, LeafSpec:FutureWarning",
+    )
+]
+
 
 class Rows(Dataset):
     """Inputs alone, as a mapping."""
@@ -100,12 +109,10 @@ def lightning(width=5, **given):
     return module.net, callback.ledger
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers")
 def test_lightning_comes_to_what_a_loop_does():
     same(*lightning())
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers")
 def test_lightning_has_no_place_for_a_projection():
     with pytest.raises(ModelError, match=r"of 4 numbers and the teacher of 5.*end the model with"):
         lightning(width=4)
@@ -140,7 +147,7 @@ def test_transformers_trainer_stores_embeddings_as_values(tmp_path):
     assert ledger["confidence"] == pytest.approx(selection.ledger["confidence"], abs=0.02)
 
 
-def test_transformers_trainer_refuses_other_widths_and_what_needs_classes(tmp_path):
+def test_transformers_trainer_refuses_widths_and_classes(tmp_path):
     with pytest.raises(ModelError, match="of 4 numbers and the teacher of 5"):
         transformers_trainer(tmp_path, width=4)
     with pytest.raises(SelectionMisuse, match="embeddings have no classes"):

@@ -125,7 +125,7 @@ def test_what_cannot_be_built_is_refused(encoder):
         build_text_model("text-encoder", **build, path="./nowhere")
 
 
-def test_a_sentence_encoder_is_the_mean_of_its_states_of_length_1(encoder):
+def test_a_sentence_encoder_is_its_mean_state_of_length_1(encoder):
     model: Any = build_text_model(
         "sentence-encoder", num_classes=0, vocabulary=50, path=str(encoder)
     )

@@ -377,7 +377,7 @@ def test_a_loop_needs_no_loss_and_no_labels():
     assert np.isfinite(selection.ledger["loss"]).all()
 
 
-def test_a_loop_is_told_of_labels_and_widths():
+def test_a_loop_with_labels_or_other_widths_is_refused():
     with pytest.raises(UnsupportedData, match="embeddings have no labels"):
         loop(Table(seed=1), lambda batch, out: batch.observe(out, torch.zeros(8).long()))
     with pytest.raises(ModelError, match="of 5 numbers and the teacher of 8: let the objective"):
