@@ -409,3 +409,13 @@ def test_a_static_table_of_a_recipe_trains():
     made = run(student, epochs=2, policy=All())
     assert made.projection is not None
     assert made.meters.samples_backpropagated == 128
+
+
+def test_a_cost_limits_a_mode_without_a_ceiling():
+    made = distill(
+        Table(seed=1), texts(), teacher=Table(), objective=EmbedDistill(), cost=0.5, device="cpu",
+        training=Training(epochs=4, batch_size=8, optimizer=Optimizer(lr=0.1)),
+    )  # fmt: skip
+    assert "teacher_truth" not in made.ledger.columns
+    assert made.meters.cost(64)["epochs"] is not None
+    assert made.meters.samples_backpropagated <= 0.5 * 4 * 64

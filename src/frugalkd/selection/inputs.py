@@ -92,6 +92,7 @@ def warn_of_few_visits(policy: Policy, epochs: float) -> None:
             stacklevel=3,
         )
 
+
 def why_not_for(policy: Policy, output: Output) -> str | None:
     """Why ``policy`` is impossible for a kind of output, in one line; None where it is possible."""
     if output.by_top_class:
