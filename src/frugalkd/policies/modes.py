@@ -130,10 +130,8 @@ class Sampling(Settings):
     def fitted(self, *, knows_truth: bool) -> Sampling:
         """With the ceiling that a mode's gate has under a cost, where soft targets know the
         teacher's probabilities of classes and the gate has none of its own."""
-        gate, known = (
-            self.regulation or SelfRegulation(),
-            knows_truth and self.output == "one-class",
-        )
+        gate = self.regulation or SelfRegulation()
+        known = knows_truth and self.output == "one-class"
         if self.cost is None or self.policy is not None or gate.ceiling or not known:
             return self
         return replace(self, regulation=replace(gate, ceiling=CEILING))

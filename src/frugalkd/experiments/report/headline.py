@@ -140,7 +140,7 @@ def _most_accurate(comparison: Comparison, reference: ArmRecord | None) -> str:
     if not known and comparison.runs is not None and comparison.runs.done:
         return f"{inline(comparison.name)}: the arms have finished no seed in common yet"
     if not known:
-        return f"{inline(comparison.name)}: no run has given its {inline(comparison.measure)} yet"
+        return f"{inline(comparison.name)}: no run has given {inline(comparison.a_measure)} yet"
     mean = _means(known)
     best = max(known, key=lambda arm: mean[arm.arm] or 0.0)
     arms = len(comparison.arms)

@@ -141,7 +141,7 @@ def _frontiers(comparison: Comparison) -> list[Block]:
     drawn = [figures.frontier(comparison, axis, styles, named) for axis in figures.AXES]
     made = [figure for figure in drawn if figure is not None]
     if not made:
-        return [f"No run has given its {short(comparison.measure)} yet."]
+        return [f"No run has given {short(comparison.a_measure)} yet."]
     note = f"No arm has the {short(comparison.measure)} of two seeds: there is no interval."
     if any(arm.accuracy.ci95 is not None for arm in comparison.arms):
         note = (

@@ -421,6 +421,11 @@ class Comparison(Record):
     recipe: dict[str, Any]
     claims: list[ClaimRecord] = []
 
+    @property
+    def a_measure(self) -> str:
+        """The measure in a sentence: an accuracy, a mean cosine."""
+        return f"{'an' if self.measure[:1] in 'aeiou' else 'a'} {self.measure}"
+
     def named(self, name: str | None) -> ArmRecord | None:
         """The arm of that name."""
         return next((arm for arm in self.arms if arm.arm == name), None)
