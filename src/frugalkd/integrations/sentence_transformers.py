@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 try:
     from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
-    from sentence_transformers.base.training_args import BatchSamplers
     from sentence_transformers.sentence_transformer.losses import EmbedDistillLoss
+    from sentence_transformers.sentence_transformer.training_args import BatchSamplers
 except ImportError as error:
     raise ImportError(
         "this integration needs sentence-transformers: pip install "
@@ -146,7 +146,7 @@ class _Column(Targets):
 def objective_of(loss: object) -> Objective:
     """The objective that a loss of sentence-transformers is, row by row. Raises ModelError."""
     if isinstance(loss, EmbedDistillLoss):
-        return EmbedDistill(loss.distance_metric)
+        return EmbedDistill(loss.distance_metric)  # pyright: ignore[reportArgumentType]
     raise ModelError(
         f"{type(loss).__name__} couples the rows of a batch, or is no distance to a teacher's "
         "embedding: give EmbedDistillLoss or MSELoss, which give one value a row"

@@ -49,9 +49,9 @@ def predict(
     output: Output = ONE_CLASS,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
     """Class probabilities float32 (samples, classes), or the outputs of another kind of ``output``,
-    and, where known, labels int64 (samples,) of the samples ``ids``, or of all: on the
-    model's device, by default in full precision, in batches of 1,000 rows, and fewer of large
-    pictures (:func:`rows_at_once`). Each of the ``ranks`` runs its share, and all return everything. Raises
+    and, where known, labels int64 (samples,) of the samples ``ids``, or of all: on the model's
+    device, by default in full precision, in batches of 1,000 rows, and fewer of large pictures
+    (:func:`rows_at_once`). Each of the ``ranks`` runs its share, and all return everything. Raises
     Stopped where ``should_stop``, called after each batch, returned True; UnsupportedData,
     ModelError, OutOfMemory."""
     check_map_style(dataset)
@@ -173,8 +173,8 @@ _PAIRED = 2048
 
 
 def _unit(rows: NDArray[np.float32]) -> NDArray[np.float64]:
-    rows = rows.astype(np.float64)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    precise = rows.astype(np.float64)
+    return precise / np.maximum(np.linalg.norm(precise, axis=1, keepdims=True), 1e-12)
 
 
 def _pairs(rows: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -25,9 +25,8 @@ from frugalkd.errors import ModelError, Stopped, few
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.objectives import Objective
 from frugalkd.objectives.criterion import Criterion
-from frugalkd.runtime.devices import autocast, resolve_device
 from frugalkd.policies.modes import OutputName
-from frugalkd.runtime.devices import resolve_device
+from frugalkd.runtime.devices import autocast, resolve_device
 from frugalkd.runtime.failures import blame
 from frugalkd.runtime.meters import Meters
 from frugalkd.selection import Batch, Epoch, Selection
@@ -60,11 +59,10 @@ class Run:
         meters: the cost.
         history: one record per epoch: loss, learning rate, rows by kind, seconds.
         evaluation: measures on ``eval_dataset``, or None.
-        probabilities: float32 (samples, classes) of the model on ``eval_dataset``, or None.
-        features: of :func:`frugalkd.train_head`, the features that it trained on: ``rows``, the
-            ``seconds`` that computing them took, and the file that they were ``reused_from``.
         probabilities: float32 (samples, classes) of the model on ``eval_dataset``, or None; of
             another kind of output than one class, its outputs.
+        features: of :func:`frugalkd.train_head`, the features that it trained on: ``rows``, the
+            ``seconds`` that computing them took, and the file that they were ``reused_from``.
         projection: from the model's embeddings to the teacher's width, where these differ.
         output: the kind of the model's outputs, a key of :data:`frugalkd.outputs.OUTPUTS`.
     """
