@@ -625,7 +625,6 @@ class Endless(torch.utils.data.IterableDataset):
     ("given", "error", "says"),
     [
         ({"policy": SelfRegulation(when="now")}, SelectionMisuse, "only after a step"),
-        ({"cost": 0.5}, SelectionMisuse, "the number of epochs, which the trainer has"),
         ({"mode": "hybrid"}, LedgerError, "significance ledger"),
         ({"objective": KD()}, TargetsError, "needs a teacher"),
         ({"teacher": net(1, classes=5)}, TargetsError, "5 classes"),
@@ -652,6 +651,24 @@ def test_misuse_is_refused_in_one_line(given, error, says, tmp_path):
     assert "\n" not in str(raised.value)
     if "module" in settings:
         assert "training_step" not in vars(settings["module"])
+
+
+@pytest.mark.parametrize("limit", ["max_epochs", "max_steps"])
+def test_a_cost_may_take_more_epochs_than_were_given(limit, tmp_path):
+    frugal = FrugalCallback(cost=0.5, sampling=Sampling(regulation=SelfRegulation(0.4)))
+    given = loader()
+    limits = {"max_epochs": 4} if limit == "max_epochs" else {"max_steps": 4 * given.full}
+    made = trainer(tmp_path, frugal, **({"max_epochs": -1} | limits))
+    before = made.max_epochs, made.max_steps
+    module = Module(schedule=lambda o, n: torch.optim.lr_scheduler.LinearLR(o, 1.0, 0.0, n))
+    made.fit(module, given)
+    assert (made.max_epochs, made.max_steps) == before
+    meters = frugal.meters
+    screened = meters.student_forwards - meters.samples_backpropagated
+    cost = meters.samples_backpropagated + screened / 3
+    assert cost == pytest.approx(2 * ROWS, abs=1)
+    assert 2 < frugal.ledger.epochs <= 8
+    assert module.rates[-1] < module.rates[0] / 4
 
 
 def test_a_loader_without_its_callback_and_an_iterable_one(tmp_path):

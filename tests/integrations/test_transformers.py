@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -39,6 +40,7 @@ from frugalkd.errors import (
 from frugalkd.files.tensors import save_weights
 from frugalkd.models import build_model, build_text_model, reorder_classes
 from frugalkd.policies import Plan
+from frugalkd.policies.modes import HORIZON, PROBE
 from frugalkd.policies.policy import Ungated
 from frugalkd.selection.checks import check_pair
 from toys import NothingPasses, Spoil, grouped, same_columns
@@ -665,6 +667,52 @@ def test_a_gate_ends_the_training_once_its_cost_is_spent(strategy, texts, tmp_pa
     assert steps(trainer, "learning_rate")[-1][0] < trainer.args.learning_rate / 20
 
 
+@pytest.mark.parametrize("limit", ["num_train_epochs", "max_steps"])
+def test_a_cost_may_take_more_epochs_than_were_given(limit, texts, tmp_path):
+    full = -(-len(texts) // BATCH)
+    how = arguments(tmp_path, **{limit: 4 if limit == "num_train_epochs" else 4 * full})
+    before = how.num_train_epochs, how.max_steps
+    gate = SelfRegulation(0.4)
+    trainer = FrugalTrainer(
+        bert(), how, train_dataset=texts, data_collator=collate_fn, cost=0.5,
+        sampling=Sampling(regulation=gate),
+    )  # fmt: skip
+    trainer.train()
+    assert (how.num_train_epochs, how.max_steps) == before
+    meters = trainer.meters
+    screened = meters.student_forwards - meters.samples_backpropagated
+    cost = meters.samples_backpropagated + screened / 3
+    assert cost == pytest.approx(2 * len(texts), abs=1)
+    assert 2 <= trainer.ledger.epochs <= 8
+    assert steps(trainer, "learning_rate")[-1][0] < how.learning_rate / 10
+    assert trainer.policy == replace(gate, cost=1 / HORIZON, probe=PROBE)
+
+
+def test_the_cost_of_everything_is_fewer_epochs(texts, tmp_path):
+    models = []
+    for given in ({"cost": 0.5, "num_train_epochs": 4}, {"num_train_epochs": 2}):
+        trainer = made(FrugalTrainer, tmp_path, texts, mode="vanilla", **given)
+        trainer.train()
+        models.append(trainer.model)
+    assert same_weights(*models)
+
+
+def test_a_cost_resumes_within_an_epoch(texts, tmp_path):
+    def trained(folder, resume=None):
+        trainer = made(
+            FrugalTrainer, folder, texts, teacher=bert(1), cost=0.5, num_train_epochs=4,
+            save_strategy="steps", save_steps=3,
+        )  # fmt: skip
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    whole = trained(tmp_path / "a")
+    assert "teacher_truth" in whole.ledger.columns  # the ceiling of a cost
+    resumed = trained(tmp_path / "b", str(tmp_path / "a" / "checkpoint-3"))
+    assert same_weights(whole.model, resumed.model)
+    assert same_columns(whole.ledger, resumed.ledger)
+
+
 @pytest.mark.skipif(torchs_start_method() != "fork", reason="torch does not fork workers here")
 def test_workers_start_as_the_trainers_do_and_stay(texts, tmp_path):
     """A collator within a function cannot be sent to spawned workers."""
@@ -808,7 +856,7 @@ NOW = SelfRegulation(when="now")
     [
         (FrugalTrainer, {"data": Endless()}, UnsupportedData, "map-style"),
         (Own, {"policy": NOW}, SelectionMisuse, "your own Trainer may have changed"),
-        (Own, {"cost": 0.5}, SelectionMisuse, "the number of epochs, which the trainer has"),
+        (Own, {"cost": 0.5, "policy": NOW}, SettingError, "cost is decided before the epoch"),
         (
             FrugalTrainer,
             {"policy": NOW, "gradient_accumulation_steps": 2},

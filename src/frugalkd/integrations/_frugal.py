@@ -37,14 +37,13 @@ class Frugal:
     _started = 0.0
 
     def _take_settings(
-        self, store: StrPath | None, sampling: Sampling | None, objective: Objective | None
+        self,
+        store: StrPath | None,
+        sampling: Sampling | None,
+        objective: Objective | None,
+        cost: float | None,
     ) -> None:
-        self.sampling = learned(sampling, objective)
-        if self.sampling.cost is not None:
-            raise SelectionMisuse(
-                "Sampling.cost changes the number of epochs, which the trainer has decided: set "
-                "regulation=SelfRegulation(cost=...), a fraction of what its own epochs cost"
-            )
+        self.sampling = learned(sampling, objective).at_cost(cost)
         self.policy = self.sampling.chosen_policy
         self.objective, self._store = objective, store
 
@@ -58,6 +57,9 @@ class Frugal:
             check_pair(model, each.teacher)
         if self.objective is not None:
             check_soft_targets(known, self.objective)
+            reads = self.objective.needs_targets and known is not None and known.knows_truth
+            self.sampling = self.sampling.fitted(knows_truth=reads)
+            self.policy = self.sampling.chosen_policy
 
     def _targets(
         self, dataset: Any, forward: Callable[[Any], Tensor] | None = None

@@ -126,6 +126,9 @@ class FrugalCallback(Frugal, Callback):
         teacher: a model or targets; None: no distillation. It moves to the trainer's device.
         store: a folder that keeps the teacher's outputs at their first use; None: the teacher runs
             each time.
+        cost: what the training may cost, as a fraction of full training over ``max_epochs`` (or
+            ``max_steps``), as for :func:`frugalkd.distill`: there are then up to four times as many
+            epochs as it pays for.
         sampling: which samples are used and what they weigh; default: mode *regulated*.
         objective: default ``KD()`` with a teacher and ``CrossEntropy()`` without.
         forward: the model's logits (rows, classes) for a batch, for screening; by default the
@@ -148,11 +151,12 @@ class FrugalCallback(Frugal, Callback):
         *,
         teacher: nn.Module | Targets | None = None,
         store: StrPath | None = None,
+        cost: float | None = None,
         sampling: Sampling | None = None,
         objective: Objective | None = None,
         forward: Callable[[Any], Tensor] | None = None,
     ):
-        self._take_settings(store, sampling, objective)
+        self._take_settings(store, sampling, objective, cost)
         if self.policy.when == "now":
             raise SelectionMisuse(
                 "when: now knows only after a step whether it was the epoch's last, and Lightning "
@@ -167,8 +171,17 @@ class FrugalCallback(Frugal, Callback):
     # The run.
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Before a checkpoint is read."""
+        """Before a checkpoint is read, and before schedules are made: how many epochs and steps
+        there may be at most."""
         self._state = None
+        if stage == "fit":
+            epochs, steps = self._limits = trainer.max_epochs, trainer.max_steps
+            self._undo.append(functools.partial(set_limits, trainer, epochs, steps))
+            set_limits(
+                trainer,
+                epochs if epochs in (None, -1) else math.ceil(self.sampling.epochs_of(epochs)),
+                steps if steps == -1 else math.ceil(self.sampling.epochs_of(steps)),
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """What a Lightning checkpoint holds: tensors and plain values."""
@@ -226,8 +239,9 @@ class FrugalCallback(Frugal, Callback):
         if isinstance(self.teacher, nn.Module):
             self.teacher.to(device)
         steps = -(-loader.full // trainer.accumulate_grad_batches)
-        epochs = [] if trainer.max_epochs in (None, -1) else [float(trainer.max_epochs)]
-        epochs += [] if trainer.max_steps == -1 else [trainer.max_steps / max(1, steps)]
+        most, most_steps = self._limits
+        epochs = [] if most in (None, -1) else [float(most)]
+        epochs += [] if most_steps == -1 else [most_steps / max(1, steps)]
         precision = trainer.precision_plugin
 
         def forward(batch: Any) -> Tensor:
@@ -445,3 +459,8 @@ def check_trainer(trainer: Any, module: Any) -> None:
                     f"{type(owner).__name__}.{name} changes batches that screening and the teacher "
                     "have received unchanged: do it in the data set, or in training_step"
                 )
+
+
+def set_limits(trainer: Any, epochs: int | None, steps: int) -> None:
+    """Set ``max_epochs`` and ``max_steps`` of a trainer."""
+    trainer.fit_loop.max_epochs, trainer.fit_loop.epoch_loop.max_steps = epochs, steps

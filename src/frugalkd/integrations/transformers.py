@@ -7,6 +7,7 @@ Needs the extra ``transformers``. :class:`FrugalTrainer` replaces ``Trainer``, a
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -88,6 +89,9 @@ class FrugalMixin(Frugal, _Trainer):
             made, or targets; None: no distillation.
         store: a folder that keeps the teacher's outputs at their first use; None: the teacher runs
             each time.
+        cost: what the training may cost, as a fraction of full training over ``num_train_epochs``
+            (or ``max_steps``), as for :func:`frugalkd.distill`: there are then up to four times as
+            many epochs as it pays for, and the schedule decays with what is spent.
         sampling: which samples are used and what they weigh; default: mode *regulated*.
         objective: as for :func:`frugalkd.distill`; labels are smoothed in it, if at all.
 
@@ -114,11 +118,12 @@ class FrugalMixin(Frugal, _Trainer):
         *args: Any,
         teacher: nn.Module | Targets | StrPath | None = None,
         store: StrPath | None = None,
+        cost: float | None = None,
         sampling: Sampling | None = None,
         objective: Objective | None = None,
         **kwargs: Any,
     ):
-        self._take_settings(store, sampling, objective)
+        self._take_settings(store, sampling, objective, cost)
         if self.policy.when == "now" and self.own_loss:
             raise SelectionMisuse(
                 "when: now decides between reading a batch and training on it, within a step that "
@@ -146,6 +151,7 @@ class FrugalMixin(Frugal, _Trainer):
         self.criterion = self._criterion()
         self._batch: Batch | None = None
         self._state: dict[str, Any] | None = None  # to resume from
+        self._limits: tuple[float, int] | None = None  # epochs and steps as given, in a training
         self.add_callback(_Progress(self))
 
     def _default_objective(self, teacher: object) -> Objective:
@@ -237,12 +243,12 @@ class FrugalMixin(Frugal, _Trainer):
                     "is no teacher to stand in: rename the column that holds it to 'label', or "
                     "name it in label_names"
                 )
-        epochs = args.num_train_epochs
-        if args.max_steps > 0:  # of training on all samples that have a weight
+        epochs, steps = self._limits or (args.num_train_epochs, args.max_steps)
+        if steps > 0:  # of training on all samples that have a weight
             weights = weights_of(self.sampling, dataset)
             used = len(dataset) if weights is None else int(np.count_nonzero(weights))
             batches = batches_of(used, self._train_batch_size, drop_last=args.dataloader_drop_last)
-            epochs = args.max_steps / max(1, -(-batches // args.gradient_accumulation_steps))
+            epochs = steps / max(1, -(-batches // args.gradient_accumulation_steps))
         start = getattr(args, "dataloader_multiprocessing_context", None)
         loading = DataLoading(
             collate_fn=collate_fn, labels=self._read_labels,
@@ -350,7 +356,12 @@ class FrugalMixin(Frugal, _Trainer):
                 "another checkpoint"
             )
         self._state = load_tree(state) if folder else None
-        skipping, self.args.ignore_data_skip = self.args.ignore_data_skip, True
+        args_, skipping = self.args, self.args.ignore_data_skip
+        args_.ignore_data_skip = True
+        self._limits = args_.num_train_epochs, args_.max_steps
+        args_.num_train_epochs = self.sampling.epochs_of(args_.num_train_epochs)
+        if args_.max_steps > 0:
+            args_.max_steps = math.ceil(self.sampling.epochs_of(args_.max_steps))
         self._started = time.perf_counter()
         try:
             output = super().train(resume_from_checkpoint, *args, **kwargs)
@@ -367,8 +378,9 @@ class FrugalMixin(Frugal, _Trainer):
             )
             return output
         finally:
-            self.args.ignore_data_skip = skipping
-            self._state = None
+            args_.ignore_data_skip = skipping
+            args_.num_train_epochs, args_.max_steps = self._limits
+            self._state = self._limits = None
             self._close_data()
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
