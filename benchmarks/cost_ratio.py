@@ -132,3 +132,19 @@ def cost_table(tasks: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> 
         each = ", ".join(f"{task} {interval([values])[0]:.2f}" for task, values in own.items())
         lines.append(f"| `{name}` | {mean:.2f} ({low:.2f} – {high:.2f}) | {each} |")
     return "\n".join(lines)
+
+
+def variants_table(tasks: Mapping[str, Mapping[str, Any]]) -> str:
+    """Accuracies of the variants of ``benchmarks.hard.variants``, a column per task and cost: the
+    mean over the seeds, and how many there were."""
+    columns = [(task, cost) for task, found in tasks.items() for cost in found["short"]]
+    names = dict.fromkeys(name for found in tasks.values() for name in found)
+    head = ["variant", *(f"{task}, cost {cost}" for task, cost in columns)]
+    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * len(columns)}"]
+    for name in names:
+        cells = [f"`{name}`" if name == "short" else name]
+        for task, cost in columns:
+            runs = [run["accuracy"] for run in tasks[task].get(name, {}).get(cost, {}).values()]
+            cells.append(f"{100 * sum(runs) / len(runs):.2f} ({len(runs)})" if runs else "")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

@@ -28,6 +28,7 @@ from benchmarks.comparisons import (
     objectives_table,
     reference_table,
 )
+from benchmarks.cost_ratio import variants_table
 from benchmarks.timing import CASES, Measurement, find_case
 from benchmarks.timing.table import bound, figure, seconds
 from frugalkd.experiments.comparison.statistics import Claim, claims_together
@@ -260,6 +261,12 @@ TABLES = {
     "fair-tune-banking77": lambda: budgets_table(read("fair-tune-banking77")),
     "fair-factorial-fashion-mnist": lambda: factorial_table(read("fair-factorial-fashion-mnist")),
     "fair-factorial-cifar10": lambda: factorial_table(read("fair-factorial-cifar10")),
+    "hard-variants": lambda: variants_table(
+        {
+            "Fashion-MNIST": read("hard-variants-fashion-mnist"),
+            "Banking77": read("hard-variants-banking77"),
+        }
+    ),
     "objectives": lambda: objectives_table(read("objectives")),
     "efficientnet": lambda: arms_table(read("efficientnet-cifar10")),
     "ledger-make": lambda: made_ledgers_table(
