@@ -32,6 +32,9 @@ ALLOWED = {
     "experiments/report/paper.py: "
     "composed(panels).savefig(file, format=kind, metadata=_UNDATED[kind])":
         "into memory",
+    "models/export.py: tempfile.TemporaryDirectory(prefix='frugalkd-')":
+        "a new, private folder of the system's, for onnxruntime's quantiser, which takes paths",
+    "models/export.py: Path(place, 'float.onnx').write_bytes(onnx_file)": "into that one",
     "teachers/stored.py: tempfile.TemporaryDirectory(prefix='frugalkd-')":
         "a new, private folder of the system's",
 }  # fmt: skip

@@ -70,7 +70,9 @@ for _command in (
     app.command(rich_help_panel=_RUN)(_command)
 app.add_typer(recipes.app, name="recipes", rich_help_panel=_USE)
 app.add_typer(ledgers.app, name="ledger", rich_help_panel=_USE)
-for _command in (results.report, results.plot, results.evaluate, results.predict, recipes.schema):
+for _command in (
+    results.report, results.plot, results.evaluate, results.predict, results.export, recipes.schema,
+):  # fmt: skip
     app.command(rich_help_panel=_USE)(_command)
 
 # Click's ClickException. Typer ships its own copy of click in new versions and the real one in
@@ -94,7 +96,7 @@ def main(
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     keep_freed_memory()
-    if arguments[:1] == ["evaluate"]:
+    if arguments[:1] in (["evaluate"], ["export"]):
         arguments = results.with_own_data(arguments)
     command = _command_of(app)
     try:

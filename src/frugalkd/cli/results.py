@@ -1,4 +1,4 @@
-"""``evaluate``, ``predict``, ``report`` and ``plot``: what can be done with finished runs."""
+"""``evaluate``, ``predict``, ``export``, ``report``, ``plot``: what to do with finished runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import typer
 from frugalkd.cli import options
 from frugalkd.cli.options import option, split
 from frugalkd.cli.running import Interrupted
-from frugalkd.cli.show import facts_table, measures, print_result
+from frugalkd.cli.show import export_table, facts_table, measures, print_result
 from frugalkd.errors import ReportError
 from frugalkd.files.parsing import printable
 from frugalkd.runtime.imports import Allowed
@@ -23,7 +23,7 @@ OWN = "own"
 
 
 def with_own_data(arguments: list[str]) -> list[str]:
-    """The arguments of ``evaluate``, where ``--data`` without a value means ``--data own``."""
+    """The arguments of a command, where ``--data`` without a value means ``--data own``."""
     complete = []
     for argument, following in pairwise([*arguments, "--"]):
         alone = argument == "--data" and following.startswith("-")
@@ -57,6 +57,42 @@ def evaluate(
     content = {"run": str(run), "data": what, **measured}
     facts = {"samples": f"{measured['samples']:,}", **measures(measured)}
     print_result(as_json, content, facts_table(f"{run} on {what}", facts))
+
+
+def export(
+    run: Path = options.RUN,
+    to: Literal["onnx", "torch-export", "safetensors"] = option(
+        "--to onnx|torch-export|safetensors",
+        "The format of the file: `--to onnx`.",
+        ...,
+    ),
+    out: Path = option("--out DIR", "The folder to write: `--out served`.", ...),
+    int8: bool = option(
+        "--int8", "Also write an int8 ONNX file; one of pictures is calibrated on --data."
+    ),
+    data: str | None = option(
+        "--data own|NAME|FOLDER",
+        "What to measure accuracy and agreement on, as of 'evaluate': `--data own`.",
+    ),
+    imports: list[str] = options.IMPORT,
+    download: bool = options.DOWNLOAD,
+    tokenizer: str | None = options.TOKENIZER,
+    as_json: bool = options.JSON,
+) -> None:
+    """Write a run's model as ONNX, torch.export or safetensors, and measure it beside the run's.
+
+    ONNX needs [cyan]pip install 'frugalkd\\[onnx]'[/cyan]. Agreement: the run's model gives the
+    same class.
+
+    [bold]Examples[/bold]
+    frugalkd export runs/student --to onnx --out served
+    frugalkd export runs/student --to onnx --int8 --data own --out served
+    """
+    from frugalkd.experiments.runs.export import export_run
+
+    allowed = Allowed(imports, data == OWN, download, tokenizer)
+    done = export_run(run, out, to, int8=int8, data=None if data == OWN else data, allowed=allowed)
+    print_result(as_json, done, export_table(done), *done["files"])
 
 
 def predict(

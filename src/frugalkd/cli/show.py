@@ -141,6 +141,25 @@ def summary_table(results: dict[str, Any], out: Path) -> Table:
     return facts_table(f"{results['kind']} {recipe['name']}: {what}, seed {results['seed']}", facts)
 
 
+def export_table(done: dict[str, Any]) -> Table:
+    """A row for the model of a run and for each exported file that can be run."""
+    on = "" if done["data"] is None else f", on {done['samples']:,} samples of {done['data']}"
+    of = f", texts of {done['tokens']} tokens" if done["tokens"] else ""
+    table = TextTable(
+        "model",
+        *map(numeric, ("bytes", "ms at\nbatch 1", "ms at\nbatch 64", "accuracy", "agreement")),
+        title=f"export of {done['run']}{on} ({done['threads']} threads{of})",
+    )
+    for row in done["table"]:
+        times, shares = row.get("milliseconds", {}), (row.get("accuracy"), row.get("agreement"))
+        table.add_row(
+            row["model"], f"{row['bytes']:,}",
+            *(f"{times[rows]:,.3f}" if rows in times else "-" for rows in ("1", "64")),
+            *("-" if share is None else percent(share, 2) for share in shares),
+        )  # fmt: skip
+    return table
+
+
 def chain_table(done: dict[str, Any], out: Path) -> Table:
     """A row a stage, and their sum."""
     from frugalkd.experiments.runs.schema import quality_of

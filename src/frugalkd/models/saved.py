@@ -32,6 +32,7 @@ from frugalkd.files.parsing import one_line, read_json
 from frugalkd.files.tensors import fill, load_weights, read_state, refuse_misfit
 from frugalkd.files.writing import write_json
 from frugalkd.models import ENCODERS
+from frugalkd.models import export as exporting
 from frugalkd.models.building import ModelSettings, build, inputs_of, note_spec, see
 from frugalkd.models.identity import inference_mode
 from frugalkd.models.origin import note_origin, origin_of
@@ -111,6 +112,34 @@ class Loaded:
         starts = range(0, len(arrays), batch_size)
         normalise = self.preprocess.normalise
         return self._outputs(normalise(arrays[start : start + batch_size]) for start in starts)
+
+    def export(
+        self,
+        folder: StrPath,
+        to: exporting.Format = "onnx",
+        *,
+        int8: bool = False,
+        calibration: Any = None,
+    ) -> list[Path]:
+        """Write the model to ``folder`` as a file that others serve; returns the files.
+
+        Args:
+            folder: made where it is missing.
+            to: ``onnx`` (NAME.onnx) or ``torch-export`` (NAME.pt2): batches of any size, of
+                ``pixel_values`` as ``preprocess`` gives them, or ``input_ids`` and
+                ``attention_mask`` of any length; ``logits`` out. The file holds what prepares its
+                inputs, and the classes, as JSON under ``frugalkd``. ``safetensors``: the weights
+                and ``model.json``, for :func:`load`.
+            int8: also write NAME-int8.onnx, by onnxruntime's quantiser: of pictures, static, by the
+                ranges on ``calibration``; of texts, dynamic.
+            calibration: some hundred pictures of the training data, as :meth:`predict` takes them.
+
+        Raises:
+            ModelError: the model's inputs are not known, it cannot be traced or written, the file
+                gives other logits, or the extra ``onnx`` is not installed. Nothing is written.
+            RunFolderError, WriteFailed: the folder holds another model, or cannot be written.
+        """
+        return exporting.export(self, folder, to, int8=int8, calibration=calibration)
 
     @property
     def rows_at_once(self) -> int:

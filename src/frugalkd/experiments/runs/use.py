@@ -71,31 +71,43 @@ def evaluate_run(
     ``allowed`` must allow. Raises ImportRefused, AccessRefused, RunFolderError and ModelError where
     the run cannot be used, DataError where the data cannot be read or hold no labels.
     """
-    loaded = _load(run, allowed)
+    probabilities, labels, what = on_data(run, load_run(run, allowed), data, allowed)
+    measured = measure(probabilities, labels)
+    return {key: value for key, value in measured.items() if key != "teacher_agreement"}, what
+
+
+def on_data(
+    run: Path, loaded: Loaded, data: str | None, allowed: Allowed
+) -> tuple[NDArray[np.float32], NDArray[np.int64], str]:
+    """Probabilities (rows, classes), labels (rows,) and the name of the data of
+    :func:`evaluate_run`, which raises the same."""
+    refuse_without_classes(run, loaded)
+    if data is None:
+        return _on_held_out(run, loaded, allowed)
+    found = _predictions(run, loaded, data, allowed)
+    if found.labels is None:
+        texts = found.what == "texts"
+        other = "a .parquet file" if texts else "a folder with one folder of pictures a class"
+        raise DataError(f"{data} has no classes: give a data set's name, or {other}")
+    if found.failed:
+        raise DataError(
+            f"{len(found.failed)} of {len(found.labels)} files of {data} are no readable pictures, "
+            f"remove them: {found.describe_failed()}"
+        )
+    return found.probabilities, found.labels, data
+
+
+def refuse_without_classes(run: Path, loaded: Loaded) -> None:
+    """Raises ModelError for a model whose output is no class."""
     if not loaded.output.by_top_class:
         raise ModelError(
             f"{run} gives {loaded.output.name}, measured against their teacher's while that is "
             "there: results.json in the run's folder has the measures"
         )
-    if data is None:
-        probabilities, labels, what = _on_held_out(run, loaded, allowed)
-    else:
-        found = _predictions(run, loaded, data, allowed)
-        probabilities, labels, what = found.probabilities, found.labels, data
-        if labels is None:
-            texts = found.what == "texts"
-            other = "a .parquet file" if texts else "a folder with one folder of pictures a class"
-            raise DataError(f"{data} has no classes: give a data set's name, or {other}")
-        if found.failed:
-            raise DataError(
-                f"{len(found.failed)} of {len(labels)} files of {data} are no readable pictures, "
-                f"remove them: {found.describe_failed()}"
-            )
-    measured = measure(probabilities, labels)
-    return {key: value for key, value in measured.items() if key != "teacher_agreement"}, what
 
 
-def _load(run: Path, allowed: Allowed) -> Loaded:
+def load_run(run: Path, allowed: Allowed) -> Loaded:
+    """The model of a run folder, under what is ``allowed``."""
     return load(
         run, imports=allowed.imports, download=allowed.download, tokenizer=allowed.tokenizer
     )
@@ -147,7 +159,7 @@ def predict_to_csv(
             too where no picture at all can be read.
         WriteFailed: ``out`` cannot be written.
     """
-    loaded = _load(run, allowed)
+    loaded = load_run(run, allowed)
     found = _predictions(run, loaded, data, allowed)
     if found.failed and len(found.failed) == len(found.names):
         raise DataError(f"no readable picture in {data}: {found.describe_failed()}")
