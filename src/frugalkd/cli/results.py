@@ -88,7 +88,7 @@ def export(
     frugalkd export runs/student --to onnx --out served
     frugalkd export runs/student --to onnx --int8 --data own --out served
     """
-    from frugalkd.experiments.runs.export import export_run
+    from frugalkd.experiments.runs.exported import export_run
 
     allowed = Allowed(imports, data == OWN, download, tokenizer)
     done = export_run(run, out, to, int8=int8, data=None if data == OWN else data, allowed=allowed)

@@ -255,8 +255,8 @@ def _int8(onnx_file: bytes, loaded: Loaded, calibration: Any, said: dict[str, An
                 quantization.quantize_static(
                     folded,
                     made,
-                    _Reader(rows),
-                    per_channel=True,  # pyright: ignore
+                    _Reader(rows),  # pyright: ignore
+                    per_channel=True,
                 )
             finally:
                 logging.root.setLevel(level)

@@ -9,8 +9,8 @@ import pytest
 from frugalkd.data import load_data
 from frugalkd.errors import DataError
 from frugalkd.experiments.recipes.load import load_recipe, override
-from frugalkd.experiments.runs import export as exporting
-from frugalkd.experiments.runs.export import export_run
+from frugalkd.experiments.runs import exported as exporting
+from frugalkd.experiments.runs.exported import export_run
 from frugalkd.experiments.runs.use import evaluate_run
 from frugalkd.models.saved import Loaded
 from frugalkd.runtime.imports import Allowed
