@@ -17,7 +17,7 @@ import torch
 from frugalkd.cli import main
 from frugalkd.experiments.runs import targets
 from frugalkd.experiments.runs.folder import RunFolder, read_results
-from frugalkd.training import evaluation
+from frugalkd.training import api
 
 TEACH = ["teach", "digits", "--set", "teacher.training.epochs=8", "--set", "checkpoints.steps=7"]
 STUDENT = [
@@ -82,7 +82,7 @@ def test_a_stopped_process_resumes_bit_for_bit(uninterrupted, tmp_path, number, 
 @pytest.mark.parametrize(
     ("module", "name", "number"),
     [
-        (evaluation, "predict", signal.SIGTERM),
+        (api, "predict", signal.SIGTERM),
         (targets, "held_out_logits", signal.SIGINT),
         (torch.optim.swa_utils, "update_bn", signal.SIGTERM),
     ],
