@@ -30,7 +30,7 @@ class Ratio(NamedTuple):
     bound: str = ""
 
 
-def costs_of(comparison: Mapping[str, Any], name: str) -> dict[float, str]:
+def costs_of(comparison: dict[str, Any], name: str) -> dict[float, str]:
     """The arms ``name-T`` by T."""
     arms = [row["arm"] for row in comparison["arms"]]
     found = {arm.rpartition("-")[2]: arm for arm in arms if arm.rpartition("-")[0] == name}
@@ -54,11 +54,11 @@ def ratio(short: Mapping[float, float], cost: float, accuracy: float) -> Ratio:
     return Ratio(cost / math.exp(logs[place - 1] + share * (logs[place] - logs[place - 1])))
 
 
-def ratios(comparison: Mapping[str, Any], name: str) -> dict[float, dict[int, Ratio]]:
+def ratios(comparison: dict[str, Any], name: str) -> dict[float, dict[int, Ratio]]:
     """By cost and seed, of the arms ``name-T``."""
     short = {
         cost: accuracies(comparison, arm) for cost, arm in costs_of(comparison, "short").items()
-    }  # pyright: ignore
+    }
     spent = {
         row["arm"]: dict(zip(row["seeds"], row["cost"]["values"], strict=True))
         for row in comparison["arms"]
@@ -66,10 +66,10 @@ def ratios(comparison: Mapping[str, Any], name: str) -> dict[float, dict[int, Ra
     found: dict[float, dict[int, Ratio]] = {}
     for cost, arm in costs_of(comparison, name).items():
         found[cost] = {}
-        for seed, accuracy in accuracies(comparison, arm).items():  # pyright: ignore[reportArgumentType]
-            frontier = {each: of[seed] for each, of in short.items() if of.get(seed) is not None}
+        for seed, accuracy in accuracies(comparison, arm).items():
+            frontier = {each: value for each, of in short.items() if (value := of.get(seed))}
             if accuracy is not None and len(frontier) == len(short):
-                found[cost][seed] = ratio(frontier, spent[arm][seed], accuracy)  # pyright: ignore
+                found[cost][seed] = ratio(frontier, spent[arm][seed], accuracy)
     return found
 
 
@@ -88,7 +88,7 @@ def interval(values: Sequence[Sequence[float]]) -> tuple[float, float, float]:
     return float(np.exp(np.mean([group.mean() for group in logs]))), float(low), float(high)
 
 
-def by_seed(comparison: Mapping[str, Any], name: str) -> list[float]:
+def by_seed(comparison: dict[str, Any], name: str) -> list[float]:
     """The geometric mean over the costs of one task, for each seed that has all of them."""
     found = list(ratios(comparison, name).values())
     seeds = set.intersection(*(set(each) for each in found))
@@ -97,7 +97,7 @@ def by_seed(comparison: Mapping[str, Any], name: str) -> list[float]:
     ]
 
 
-def cost_table(tasks: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> str:
+def cost_table(tasks: Mapping[str, dict[str, Any]], names: Sequence[str]) -> str:
     """A row per task, arm and cost: both accuracies, their difference at equal cost, the cost ratio
     at equal accuracy. Then a row per arm: the geometric mean over the tasks."""
     lines = [
@@ -110,7 +110,7 @@ def cost_table(tasks: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> 
         for name in names:
             for cost, each in ratios(comparison, name).items():
                 arm, other = f"{name}-{cost:g}", f"short-{cost:g}"
-                _, found = differences(accuracies(comparison, arm), accuracies(comparison, other))  # pyright: ignore
+                _, found = differences(accuracies(comparison, arm), accuracies(comparison, other))
                 mean, low, high = interval([[one.value for one in each.values()]])
                 bounds = "".join(f", {sum(one.bound == sign for one in each.values())} {said}"
                                  for sign, said in (("<", "above all"), (">", "below all"))

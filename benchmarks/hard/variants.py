@@ -198,7 +198,7 @@ def run(recipe: Recipe, variant: str, out: Path, comparison: Path) -> dict[str, 
 
     epochs = recipe.student.most_epochs
     spread = override(recipe, {"student.cost": None, "student.training.epochs": epochs})
-    changed = [mock.patch.object(execute, "sampling_of", sampling)]
+    changed: list[Any] = [mock.patch.object(execute, "sampling_of", sampling)]
     if variant.startswith("cooldown"):
         changed.append(mock.patch.object(trainer, "factor", cooldown(float(variant.split()[1]))))
     (teacher,) = (comparison / "teachers").glob("self-regulated-*")

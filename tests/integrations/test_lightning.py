@@ -657,7 +657,7 @@ def test_misuse_is_refused_in_one_line(given, error, says, tmp_path):
 def test_a_cost_may_take_more_epochs_than_were_given(limit, tmp_path):
     frugal = FrugalCallback(cost=0.5, sampling=Sampling(regulation=SelfRegulation(0.4)))
     given = loader()
-    limits = {"max_epochs": 4} if limit == "max_epochs" else {"max_steps": 4 * given.full}
+    limits: Any = {"max_epochs": 4} if limit == "max_epochs" else {"max_steps": 4 * given.full}
     made = trainer(tmp_path, frugal, **({"max_epochs": -1} | limits))
     before = made.max_epochs, made.max_steps
     module = Module(schedule=lambda o, n: torch.optim.lr_scheduler.LinearLR(o, 1.0, 0.0, n))

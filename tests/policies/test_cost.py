@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -247,11 +248,10 @@ def test_a_probe_is_refused_where_it_has_no_meaning(setting):
 
 
 def test_the_cost_of_distill_is_that_of_its_sampling():
-    runs = [
-        distill(net(), images(), teacher=net(seed=9), training=Training(epochs=4, batch_size=8),
-                device="cpu", **given)
-        for given in ({"cost": 0.5}, {"sampling": Sampling(cost=0.5)})
-    ]  # fmt: skip
+    runs = []
+    for given in ({"cost": 0.5}, {"sampling": Sampling(cost=0.5)}):
+        same: Any = given | {"training": Training(epochs=4, batch_size=8), "device": "cpu"}
+        runs.append(distill(net(), images(), teacher=net(seed=9), **same))
     assert same_state(runs[0].model, runs[1].model)
     assert runs[0].meters.samples_backpropagated == runs[1].meters.samples_backpropagated
     with pytest.raises(SettingError, match=r"cost=0.25, and sampling has a cost of 0.5: give one"):

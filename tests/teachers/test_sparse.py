@@ -40,6 +40,7 @@ def test_kd_on_all_classes_is_kd_on_logits():
 def test_the_rest_is_one_outcome():
     sparse, logs = top(3), F.log_softmax(STUDENT, dim=1)
     classes = sparse.classes
+    assert sparse.rest is not None
     student = logs.exp().gather(1, classes)
     outcomes = torch.cat([sparse.weights, sparse.rest[:, None]], dim=1)
     ours = torch.cat([student, 1 - student.sum(dim=1, keepdim=True)], dim=1)
@@ -50,6 +51,7 @@ def test_the_rest_is_one_outcome():
 
 def test_logits_share_the_rest_evenly():
     sparse = top(3)
+    assert sparse.rest is not None
     shares = sparse.logits(9).softmax(dim=1)
     torch.testing.assert_close(shares.gather(1, sparse.classes), sparse.weights)
     assert shares.sum(dim=1) == pytest.approx([1.0] * 4)
