@@ -278,7 +278,7 @@ def test_an_old_state_with_one_row_left_drops_it():
     batch = next(iter(next(iter(selection))))
     batch.observe(logits_for(batch))
     state = selection.state_dict()
-    state["under_way"] |= {"read": 32, "steps": 2}
+    state["under_way"] |= {"read": 32, "rows": 32}
     resumed = Selection(Ids([1] * 33), epochs=2, batch_size=16, seed=1)
     resumed.load_state_dict(state)
     epochs = list(batches_of(resumed))

@@ -351,6 +351,43 @@ def _warned(state):
     return ids, "".join(str(warning.message) for warning in caught)
 
 
+def _places(state, batch, stop=None):
+    """Of each batch its index, the epoch's batches, and whether it ends a step; the steps, and the
+    state after ``stop`` batches."""
+    loading = DataLoading(gradient_accumulation_steps=2)
+    selection = Selection(Ids([1] * 70), epochs=1, batch_size=batch, seed=1, loading=loading)
+    if state is not None:
+        selection.load_state_dict(state)
+    (epoch,), places = [next(iter(selection))], []
+    for each in epoch:
+        each.observe(torch.zeros(len(each.ids), 4))
+        places.append((each.index, len(epoch), each.ends_step))
+        if len(places) == stop:
+            return places, None, selection.state_dict()
+    return places, epoch.summary["steps"], None
+
+
+@pytest.mark.filterwarnings("ignore:resuming with")
+@pytest.mark.parametrize(
+    ("batch", "places"),
+    [
+        (3, [(4, 12), (5, 12), (6, 12), (7, 12), (8, 12), (9, 12), (10, 12), (11, 12)]),
+        (7, [(2, 4), (3, 4)]),  # the 20 rows count as one step of 28
+    ],
+)
+def test_batches_are_counted_as_they_come_on_other_ranks(batch, places):
+    """70 rows on one rank, of which the first 20 are trained on in 4 batches of 5."""
+    state = _places(None, 5, stop=4)[2]
+    for found, steps, _ in on_ranks(2, _places, state, batch):
+        assert found == [(*place, place[0] % 2 == 1) for place in places]
+        assert steps == places[-1][1] / 2
+    state = on_ranks(2, _places, None, 5, 2)[0][2]
+    found, steps, _ = _places(state, batch)
+    assert [index for index, _, _ in found] == list(range(found[0][0], found[-1][1]))
+    assert steps == math.ceil(found[-1][1] / 2)
+    assert found[-1][2]
+
+
 def _bad_row():
     selection = Selection(Ids([1] * 32), epochs=1, batch_size=2, seed=1)
     rank = torch.distributed.get_rank()

@@ -178,6 +178,7 @@ class Epoch:
         self._kept = [plan.ids[:0]]  # under gate-now: ids of the batches of all ranks
         self._batch: Batch | None = None
         self._made = 0  # batches
+        self._resumed = 0, 0  # batches, and rows of the plan, that were trained on before
         self._span: tuple[float, float] | None = None  # progress at the begin and at the end
         if total := context.policy.planned_rows(len(context.ledger), context.epochs):
             if context.weights is not None:  # a small pool cannot spend more than all of itself
@@ -199,11 +200,12 @@ class Epoch:
         return self._span[0] + (self._span[1] - self._span[0]) * share
 
     def __len__(self) -> int:
-        """Batches; under gate-now the most that there can be."""
-        context = self._context
+        """Batches; under gate-now the most that there can be. Where an epoch is resumed with other
+        batches, those before count as if they had had as many rows."""
+        context, (before, rows) = self._context, self._resumed
         size = context.batch_size * context.ranks.world
         full = context.drop_last or not context.ranks.alone
-        return batches_of(self.planned, size, drop_last=full)
+        return before + batches_of(self.planned - rows, size, drop_last=full)
 
     def __iter__(self) -> Iterator[Batch]:
         if self.begun:
@@ -276,7 +278,7 @@ class Epoch:
             "waiting_targets": waiting.targets, "waiting_features": waiting.features,
             "waiting_data": reader.kept_data(waiting) if self._waiting else None,
             "lr_factor": self.lr_factor, "screened": self.screened, "counts": dict(self.counts),
-            "steps": self._observer.batches, "read": self._read, "rows": int(rows[0]),
+            "read": self._read, "rows": int(rows[0]),
             "weight_sum": rows[1], "weight_squares": rows[2],
         }  # fmt: skip
 
@@ -288,9 +290,13 @@ class Epoch:
         }
         plan = Plan(found["ids"], found["weights"], found["forced"], lr_factor=found["lr_factor"])
         epoch = cls(context, observer, plan, found["screened"], found["counts"]["deferred"])
-        observer.begin(judged=epoch._gated_now, batches=found["steps"], counts=found["counts"])
+        # In steps of as many rows as this training's, which need not be those of the checkpoint's.
+        steps = batches_of(found["rows"], context.step_rows)
+        epoch._made = steps * context.gradient_accumulation_steps
+        observer.begin(judged=epoch._gated_now, batches=epoch._made, counts=found["counts"])
         epoch._read, epoch._kept = found["read"], [found["kept"]]
-        epoch._made = found["steps"]
+        if not epoch._gated_now:
+            epoch._resumed = epoch._made, epoch._read
         epoch._totals = np.array([found[name] for name in ("rows", "weight_sum", "weight_squares")])
         epoch._sums = epoch._totals if context.ranks.first else np.zeros(3)
         if not (context.ranks.alone or epoch._gated_now):
