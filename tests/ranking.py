@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import multiprocessing
+import os
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -18,9 +19,25 @@ LIMIT = 120
 """Seconds after which ranks count as hanging; a busy machine is slow, too."""
 
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(
-    ["numpy", "pytest", "torch._dynamo", "torch.distributed.fsdp", "frugalkd.training.api"]
-)
+_PRELOADED = ["numpy", "pytest", "torch._dynamo", "torch.distributed.fsdp", "frugalkd.training.api"]
+_SERVER.set_forkserver_preload(_PRELOADED)
+
+
+def preload(*modules: str) -> None:
+    """Import ``modules`` once for all ranks, where none has been started yet."""
+    _PRELOADED.extend(modules)
+    _SERVER.set_forkserver_preload(_PRELOADED)
+
+
+def as_launched() -> None:
+    """On a rank: the environment in which a launcher would have started it, and the start method
+    of its own processes."""
+    if torch.distributed.is_initialized():
+        default, *_ = multiprocessing.get_all_start_methods()
+        multiprocessing.set_start_method(default, force=True)
+        rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        os.environ |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": f"{world}"}
+        os.environ |= {"LOCAL_WORLD_SIZE": f"{world}", "OMP_NUM_THREADS": "1"}
 
 
 def on_ranks(world: int, work: Callable[..., Any], *args: Any) -> list[Any]:
@@ -49,8 +66,9 @@ class _Rank:
     def __init__(self, rank: int, world: int, meeting: Path, work: Any, args: Any):
         self.rank = rank
         self.results, sending = _SERVER.Pipe(duplex=False)
+        # No daemon, since these have no children: a rank's loader may have workers.
         self.process = _SERVER.Process(
-            target=_work, args=(sending, rank, world, meeting, work, _packed(args)), daemon=True
+            target=_work, args=(sending, rank, world, meeting, work, _packed(args))
         )
         self.process.start()
         sending.close()

@@ -232,6 +232,23 @@ RANKS = Measurement(
     ],
 )
 
+TRAINERS = Measurement(
+    name="trainers",
+    summary="a step of FrugalTrainer with every sample selected, over a plain Trainer's",
+    takes="5 minutes",
+    samples=3_200,
+    quick_samples=320,
+    figures=[
+        Figure("one", "one rank, seconds", must=1.05, aim=1.02, at_most=True),
+        Figure("one_cpu", "one rank, CPU seconds", must=1.05, aim=1.02, at_most=True),
+        Figure("two", "two ranks, seconds", must=1.05, aim=1.02, at_most=True),
+        Figure("two_cpu", "two ranks, CPU seconds", must=1.05, aim=1.02, at_most=True),
+        Figure("workers", "two workers, seconds", must=1.1, aim=1.0, at_most=True),
+        Figure("workers_cpu", "two workers, CPU seconds", must=1.1, aim=1.0, at_most=True),
+        Figure("step", "a step of the plain Trainer on one rank, s"),
+    ],
+)
+
 _GIB = 2**30
 
 BILLION = Measurement(
@@ -252,5 +269,5 @@ BILLION = Measurement(
 )
 
 CASES: list[Case | Measurement] = [
-    A, B, TEACHER, LOOP, METERS, OPTIONS, LEDGER, RANKS, BILLION,
+    A, B, TEACHER, LOOP, METERS, OPTIONS, LEDGER, RANKS, TRAINERS, BILLION,
 ]  # fmt: skip

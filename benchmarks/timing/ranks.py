@@ -85,6 +85,10 @@ def _train(out: Path, samples: int, ranks: int) -> dict[str, Any]:
         command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
     )
     if done.returncode:
-        output = " ".join(done.stderr.split())[-_LAST:]
-        raise RankError(f"{ranks} ranks ended with code {done.returncode}: {output}")
+        raise RankError(f"{ranks} ranks ended with code {done.returncode}: {last_words(done)}")
     return read_results(out)["meters"]
+
+
+def last_words(launch: subprocess.CompletedProcess[str]) -> str:
+    """The end of what a failed launch wrote, in one line."""
+    return " ".join(launch.stderr.split())[-_LAST:]

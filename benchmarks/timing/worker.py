@@ -23,8 +23,8 @@ from frugalkd.runtime.process import keep_freed_memory
 
 
 def run_job(job: dict[str, Any]) -> dict[str, Any]:
-    """The result of ``job``: ``kind`` is teach, targets, run, together, ledger, ranks or
-    billion. A failure is returned as ``error``, in one line."""
+    """The result of ``job``: ``kind`` is teach, targets, run, together, ledger, ranks,
+    trainers or billion. A failure is returned as ``error``, in one line."""
     try:
         return _run_job(job)
     except Exception as error:
@@ -56,6 +56,10 @@ def _run_job(job: dict[str, Any]) -> dict[str, Any]:
         from benchmarks.timing import ranks
 
         return ranks.measure(job["samples"])
+    if job["kind"] == "trainers":
+        from benchmarks.timing import trainers
+
+        return trainers.measure(job["samples"])
     tasks = [from_plain(plain) for plain in job["tasks"]]
     first = tasks[0]
     if job["kind"] == "teach":

@@ -70,8 +70,7 @@ class Ranks:
     @classmethod
     def here(cls) -> Ranks:
         """This process as torch.distributed knows it."""
-        begun = distributed.is_available() and distributed.is_initialized()
-        if not begun or distributed.get_world_size() == 1:
+        if world_here() == 1:
             return cls()
         with _exchange():
             group = _in_memory(distributed.group.WORLD)
@@ -272,6 +271,12 @@ class Ranks:
         for tensor in tensors:
             distributed.all_reduce(tensor)
             tensor /= self.world
+
+
+def world_here() -> int:
+    """How many processes torch.distributed knows of; no rank waits for another one."""
+    begun = distributed.is_available() and distributed.is_initialized()
+    return distributed.get_world_size() if begun else 1
 
 
 def is_sharded(model: nn.Module) -> bool:

@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from frugalkd.errors import SelectionMisuse
+from frugalkd.distributed.ranks import Ranks
+from frugalkd.errors import RankError, RunFolderError, SelectionMisuse
 from frugalkd.files import StrPath
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.models.identity import this_torch
@@ -34,6 +35,8 @@ class Frugal:
 
     selection: Selection | None = None
     """The selection of the last training; ``ledger``, ``meters`` and ``budget`` are its own."""
+    planned: PlannedEpochs
+    """Its epochs."""
     _started = 0.0
 
     def _take_settings(
@@ -64,9 +67,17 @@ class Frugal:
     def _targets(
         self, dataset: Any, forward: Callable[[Any], Tensor] | None = None
     ) -> Targets | None:
-        """None where the objective reads none; ``forward`` gets the teacher's logits."""
+        """None where the objective reads none; ``forward`` gets the teacher's logits. Raises
+        RankError where several ranks would visit."""
         if self.objective is None or not self.objective.needs_targets:
             return None
+        visits = self._store is not None or getattr(self.teacher, "fills_as_visited", False)
+        if visits and not Ranks.here().alone:
+            raise RankError(
+                "a store that is filled at first visits is for one process, since a sample's first "
+                "visit is on one rank and the next one on another: fill it before "
+                "(StoredTargets.fill), and give StoredTargets(folder) as the teacher"
+            )
         if not isinstance(self.teacher, nn.Module):
             return self.teacher
         live = LiveTeacher(self.teacher, forward)
@@ -115,13 +126,35 @@ class Frugal:
         if (targets := self._made().targets) is not None:
             targets.sync()
         self._read_clock()
-        about = self._about(dataset)
-        return {"about": about, "selection": state, "meters": self.meters.state()}
+        return {
+            "about": self._about(dataset), "selection": state, "meters": self.meters.state(),
+            "full_steps": self.planned.full_steps,
+        }  # fmt: skip
 
-    def _restore(self, kept: dict[str, Any], dataset: Any) -> None:
-        """Resume from what :meth:`_kept` returned. Raises RunFolderError for another training."""
+    def _restore(
+        self, kept: dict[str, Any] | None, dataset: Any, *, full_steps: int, by_steps: bool
+    ) -> None:
+        """Resume from what :meth:`_kept` returned; None: from the beginning. ``full_steps`` as of
+        :class:`PlannedEpochs`; ``by_steps``: the training ends after a number of steps.
+
+        Raises:
+            RunFolderError: the checkpoint is of another training, or of other steps.
+            RankError: ranks found different ones.
+        """
+        selection = self._made()
+        selection.ranks.check_same_inputs(
+            lambda: {"the checkpoint": kept and kept["selection"]["columns"]["visits"]}
+        )
+        if kept is None:
+            return
         check_same_training(kept["about"], self._about(dataset))
-        self._made().load_state_dict(kept["selection"])
+        if by_steps and kept["full_steps"] != full_steps:
+            raise RunFolderError(
+                f"the length of an epoch that uses everything was {kept['full_steps']} where the "
+                f"checkpoint was written and is {full_steps} here, and max_steps counts steps: "
+                "limit the epochs instead, or use as many processes and as large batches"
+            )
+        selection.load_state_dict(kept["selection"])
         self.meters.restore(kept["meters"])
 
     def _close_data(self) -> None:
@@ -136,6 +169,14 @@ def torchs_start_method() -> Any:
     return multiprocessing.get_start_method(True) or multiprocessing.get_all_start_methods()[0]
 
 
+def full_epoch(rows: int, batch: int, *, world: int, drop_last: bool, accumulation: int = 1) -> int:
+    """Batches of each of ``world`` ranks in an epoch that uses all of ``rows`` samples. Several
+    ranks take whole steps of ``accumulation`` batches."""
+    if world == 1:
+        return batches_of(rows, batch, drop_last=drop_last)
+    return rows // (world * batch * accumulation) * accumulation
+
+
 class PlannedEpochs:
     """A selection's epochs, one after another, and the place of each batch in a training whose
     number of steps is computed in advance. Each loop over it yields the next epoch that has a
@@ -145,11 +186,20 @@ class PlannedEpochs:
         selection: of the batches.
         dataset: for a trainer that counts its samples.
         accumulation: the selection's.
-        batches: of an epoch that uses everything, where the trainer has counted them.
+        batches: of an epoch that uses everything.
+        full_steps: steps of such an epoch where the checkpoint was written. If there were more of
+            them than here, on fewer ranks, they remain the measure of the steps that a trainer has
+            taken and of its schedule.
     """
 
     def __init__(
-        self, selection: Selection, dataset: Any, accumulation: int = 1, batches: int | None = None
+        self,
+        selection: Selection,
+        dataset: Any,
+        accumulation: int = 1,
+        *,
+        batches: int,
+        full_steps: int = 0,
     ):
         self.selection, self.dataset, self.accumulation = selection, dataset, accumulation
         self.epoch: Epoch | None = None
@@ -158,16 +208,19 @@ class PlannedEpochs:
         """The last one that was read."""
         self.ended = False
         """Whether the policy ended the training: there was no next epoch."""
-        if batches is None:
-            size, drop_last = selection.batch_size, selection.drop_last
-            batches = batches_of(len(selection.pool), size, drop_last=drop_last)
-        self._full = batches
+        less = math.ceil(batches / accumulation) < full_steps
+        self._full = full_steps * accumulation if less else batches
         self._epochs = iter(selection)
         self.batches: Iterator[Batch] = iter(())
         """Those that are left of the current epoch; each can be read once."""
 
     def __len__(self) -> int:
         return self._full
+
+    @property
+    def full_steps(self) -> int:
+        """Steps of an epoch that uses everything."""
+        return math.ceil(self._full / self.accumulation)
 
     def __iter__(self) -> Iterator[Batch]:
         while self.advance():
@@ -185,7 +238,7 @@ class PlannedEpochs:
             self.ended = True
             return False
         self.epoch, self.batches = epoch, self._read(epoch)
-        if not len(epoch):
+        if len(epoch) == epoch.resumed:
             next(self.batches, None)
         return True
 

@@ -19,9 +19,15 @@ from torch.optim import Optimizer
 
 from frugalkd.data.batches import call, inputs_of, unwrapped
 from frugalkd.data.source import check_map_style
+from frugalkd.distributed.ranks import world_here
 from frugalkd.errors import ModelError, RunFolderError, SelectionMisuse
 from frugalkd.files import StrPath
-from frugalkd.integrations._frugal import Frugal, PlannedEpochs, torchs_start_method
+from frugalkd.integrations._frugal import (
+    Frugal,
+    PlannedEpochs,
+    full_epoch,
+    torchs_start_method,
+)
 from frugalkd.objectives import CrossEntropy, Objective
 from frugalkd.objectives.criterion import Criterion
 from frugalkd.outputs import OUTPUTS
@@ -30,7 +36,6 @@ from frugalkd.runtime.settings import check_types
 from frugalkd.selection import Batch, DataLoading, Selection
 from frugalkd.selection.checks import labels_of
 from frugalkd.selection.finite import bad_gradients
-from frugalkd.selection.rows import batches_of
 from frugalkd.teachers import Targets
 from frugalkd.training.api import make_selection
 
@@ -72,18 +77,24 @@ class FrugalLoader:
         check_types(loading=(loading, DataLoading | None))
         self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
         self.loading = loading or DataLoading()
-        rows, drop_last = len(dataset), self.loading.drop_last
-        self.full = 1 if rows == 1 else batches_of(rows, batch_size, drop_last=drop_last)
-        """Batches of an epoch that uses everything."""
+        self.full_steps = 0
+        """Batches of an epoch that uses everything where the checkpoint was written, if more."""
         self.planned: PlannedEpochs | None = None
         """The epochs of the callback that trains now."""
         self.begin: Callable[[], None] = lambda: None
         """Called before the first batch of an epoch, or of the rest of one."""
 
+    @property
+    def full(self) -> int:
+        """Batches of an epoch that uses everything, on each of the processes that there are now."""
+        rows, drop_last = len(self.dataset), self.loading.drop_last
+        full = full_epoch(rows, self.batch_size, world=world_here(), drop_last=drop_last)
+        return max(1, full)  # of none Lightning would train on nothing, without an error
+
     def __len__(self) -> int:
         """Batches of the current epoch; before there is one, of everything."""
         epoch = None if self.planned is None else self.planned.epoch
-        return self.full if epoch is None else len(epoch)
+        return max(self.full, self.full_steps) if epoch is None else len(epoch)
 
     def __iter__(self) -> Iterator[Any]:
         if self.planned is None:
@@ -122,6 +133,9 @@ class FrugalCallback(Frugal, Callback):
     everything would have stepped it at the same progress; one by epochs is not changed.
     ``max_steps`` are those of training on everything.
 
+    With several devices (``Trainer(devices=2)``, torchrun) each process reads its own rows of the
+    plan, all take as many steps, and the ledger of each is that of all of them.
+
     Args:
         teacher: a model or targets; None: no distillation. It moves to the trainer's device.
         store: a folder that keeps the teacher's outputs at their first use; None: the teacher runs
@@ -135,9 +149,11 @@ class FrugalCallback(Frugal, Callback):
             module called on the batch's inputs.
 
     Raises:
-        SelectionMisuse: a policy with ``when: now``; several processes, manual optimisation, limits
-            on batches, an unknown number of epochs, data loaders that are reloaded, hooks that
-            change batches.
+        SelectionMisuse: a policy with ``when: now``; another strategy than DDP and a single device,
+            manual optimisation, limits on batches, an unknown number of epochs, data loaders that
+            are reloaded, hooks that change batches.
+        RankError: several processes that differ in data, settings, weights or checkpoint, or that
+            have too few samples for a step; or ``store`` with several processes.
         RunFolderError: the checkpoint to resume from is of another training, or has no state of
             this callback.
         NonFiniteLoss: logits, losses, gradients or weights stopped being finite; no checkpoint is
@@ -194,6 +210,17 @@ class FrugalCallback(Frugal, Callback):
         """Kept until the training begins."""
         self._state = state_dict
 
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """On more devices an epoch has fewer steps: schedules, which are made next, and the
+        checkpoint's steps keep the measure of those before."""
+        state = checkpoint["callbacks"].get(self.state_key)
+        if not state or trainer.state.fn != "fit":
+            return
+        trainer.fit_loop.setup_data()
+        loader, full_steps = trainer.train_dataloader, state["full_steps"]
+        if isinstance(loader, FrugalLoader) and full_steps > loader.full:
+            loader.full_steps = trainer.fit_loop.max_batches = full_steps
+
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """The selection is made, and resumes from a checkpoint."""
         check_trainer(trainer, pl_module)
@@ -215,16 +242,23 @@ class FrugalCallback(Frugal, Callback):
         self._total = trainer.estimated_stepping_batches  # of training on everything
         self._scheduled = 0  # steps of the schedules that Lightning steps with the optimiser
         self.selection = self._select(trainer, pl_module)
-        if state is not None:
-            self._restore(state, loader.dataset)
-            self._scheduled = state["steps"]
-        self._planned = PlannedEpochs(self.selection, loader.dataset, batches=loader.full)
-        loader.planned, loader.begin = self._planned, functools.partial(self._begin, trainer)
+        by_steps = trainer.max_steps != -1
+        self._restore(state, loader.dataset, full_steps=loader.full, by_steps=by_steps)
+        self.planned = PlannedEpochs(
+            self.selection, loader.dataset, batches=loader.full, full_steps=loader.full_steps
+        )
+        loader.planned, loader.begin = self.planned, functools.partial(self._begin, trainer)
         self._wrap(trainer, pl_module)
-        if state is not None and state["batches"]:
-            if state["selection"]["under_way"] is not None:
-                self._planned.advance()
-            self._set_length(trainer, state["batches"])
+        if state is not None:
+            self._scheduled, batches = state["steps"], state["batches"]
+            if batches and state["selection"]["under_way"] is not None:
+                self.planned.advance()
+                epoch = self.planned.epoch
+                assert epoch is not None, "it advanced"
+                done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+                batches = done + len(epoch) - epoch.resumed
+            if batches:
+                self._set_length(trainer, batches)
 
     def _select(self, trainer: Any, module: Any) -> Selection:
         loader, device = self._loader, trainer.strategy.root_device
@@ -256,7 +290,7 @@ class FrugalCallback(Frugal, Callback):
             multiprocessing_context=loader.loading.multiprocessing_context or torchs_start_method(),
         )  # fmt: skip
         return make_selection(
-            loader.dataset, sampling=self.sampling, epochs=min(epochs),
+            dataset=loader.dataset, sampling=self.sampling, epochs=min(epochs),
             batch_size=loader.batch_size, model=module, forward=forward,
             targets=self._targets(loader.dataset), seed=loader.seed, loading=loading,
             labels=labels_of(loader.dataset, OUTPUTS[self.sampling.output]),
@@ -269,10 +303,10 @@ class FrugalCallback(Frugal, Callback):
     def _begin(self, trainer: Any) -> None:
         """Plan the next epoch, unless one has batches left. After some checkpoints Lightning reads
         a batch without on_train_epoch_start."""
-        epoch = self._planned.epoch
+        epoch = self.planned.epoch
         if epoch is not None and not epoch.finished:
             return
-        if self._planned.advance():
+        if self.planned.advance():
             self._set_length(trainer, len(self._loader))
         else:  # an empty epoch comes last
             self._over = trainer.should_stop = True
@@ -292,8 +326,8 @@ class FrugalCallback(Frugal, Callback):
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
     ) -> None:
         """Schedules are stepped for the samples that were left out."""
-        current, accumulation = self._planned.current[1], trainer.accumulate_grad_batches
-        position = self._planned.position(current, self._total, accumulation)
+        current, accumulation = self.planned.current[1], trainer.accumulate_grad_batches
+        position = self.planned.position(current, self._total, accumulation)
         for _ in range(math.floor(position) - self._scheduled):
             self._step_schedules(trainer, pl_module, "step")
             self._scheduled += 1
@@ -307,7 +341,7 @@ class FrugalCallback(Frugal, Callback):
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """A loss scaler skips steps whose gradients are not finite, which is no error."""
         if getattr(trainer.precision_plugin, "scaler", None) is None:
-            self._planned.current[1].stepped(bad_gradients(optimizer))
+            self.planned.current[1].stepped(bad_gradients(optimizer))
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -316,14 +350,14 @@ class FrugalCallback(Frugal, Callback):
         if trainer.global_step > self._steps:  # not in the middle of an accumulation
             self._steps = trainer.global_step
             self._scheduled += 1
-        self._planned.finish()
+        self.planned.finish()
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Lightning's epoch ends, too."""
         if self._length == 0 and not self._over:
             self._step_schedules(trainer, pl_module, "epoch")  # as an epoch's last step does
-            trainer.fit_loop.max_batches = self._loader.full  # 0 would end the training
-        trainer.should_stop |= self._planned.done
+            trainer.fit_loop.max_batches = len(self.planned)  # 0 would end the training
+        trainer.should_stop |= self.planned.done
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         """Validation has its own clock."""
@@ -356,7 +390,7 @@ class FrugalCallback(Frugal, Callback):
         @functools.wraps(own)
         def training_step(*args: Any, **kwargs: Any) -> Any:
             self._seen = []
-            return self._loss(self._planned.current[1], own(*args, **kwargs))
+            return self._loss(self.planned.current[1], own(*args, **kwargs))
 
         module.training_step = training_step
 
@@ -368,6 +402,7 @@ class FrugalCallback(Frugal, Callback):
         def release() -> None:
             self._close_data()
             self._loader.planned, self._loader.begin = None, lambda: None
+            self._loader.full_steps = 0
 
         before = [each.register_step_pre_hook(self._scale) for each in trainer.optimizers]
         after = [each.register_step_post_hook(self._scale_back) for each in trainer.optimizers]
@@ -381,7 +416,7 @@ class FrugalCallback(Frugal, Callback):
     def _scale(self, optimizer: Optimizer, *_: Any) -> None:
         self._rates = [group["lr"] for group in optimizer.param_groups]
         for group in optimizer.param_groups:
-            group["lr"] = group["lr"] * self._planned.current[0].lr_factor
+            group["lr"] = group["lr"] * self.planned.current[0].lr_factor
 
     def _scale_back(self, optimizer: Optimizer, *_: Any) -> None:
         for group, rate in zip(optimizer.param_groups, self._rates, strict=True):
@@ -428,10 +463,25 @@ class FrugalCallback(Frugal, Callback):
 
 def check_trainer(trainer: Any, module: Any) -> None:
     """Raises SelectionMisuse for trainers that a selection cannot be used with."""
-    if trainer.world_size > 1:
+    strategy, launcher = trainer.strategy, type(trainer.strategy.launcher).__name__
+    kinds = {cls.__name__ for cls in type(strategy).__mro__}
+    if kinds & {"DeepSpeedStrategy", "XLAStrategy"} or not kinds & {
+        "SingleDeviceStrategy",
+        "DDPStrategy",
+    }:
         raise SelectionMisuse(
-            f"{trainer.world_size} processes: multi-device training is not supported here; use one "
-            "process with one device (Trainer(devices=1))"
+            f"{type(strategy).__name__} is not supported: use strategy='ddp', or shard with "
+            "frugalkd.distill and Training(fsdp=True)"
+        )
+    if launcher == "_MultiProcessingLauncher":
+        raise SelectionMisuse(
+            "processes that Lightning spawns or forks end with the training, and the ledger with "
+            "them: use strategy='ddp', or start with torchrun"
+        )
+    if trainer.world_size != world_here():
+        raise SelectionMisuse(
+            f"this trainer has {trainer.world_size} processes and torch.distributed "
+            f"{world_here()}: set devices and num_nodes to those of the launch"
         )
     if not module.automatic_optimization:
         raise SelectionMisuse(

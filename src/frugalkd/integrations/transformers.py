@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator, DistributedType
+from accelerate.utils import parse_flag_from_env
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
@@ -34,6 +36,7 @@ except ImportError as error:
 from frugalkd.data.batches import call, checked_labels, inputs_of, run_model, split
 from frugalkd.data.source import check_map_style
 from frugalkd.data.text import check_vocabulary, from_transformers, vocabulary_of
+from frugalkd.distributed.ranks import world_here
 from frugalkd.errors import (
     ModelError,
     RunFolderError,
@@ -47,7 +50,12 @@ from frugalkd.files import StrPath, path_of
 from frugalkd.files.opening import named
 from frugalkd.files.parsing import one_line
 from frugalkd.files.tensors import load_tree, save_tree
-from frugalkd.integrations._frugal import Frugal, PlannedEpochs, torchs_start_method
+from frugalkd.integrations._frugal import (
+    Frugal,
+    PlannedEpochs,
+    full_epoch,
+    torchs_start_method,
+)
 from frugalkd.models.origin import origin_of
 from frugalkd.models.saved import CARD, Loaded, load
 from frugalkd.objectives import KD, CrossEntropy, Objective, WeightedSum
@@ -59,7 +67,7 @@ from frugalkd.selection.finite import bad_gradients
 from frugalkd.selection.inputs import weights_of
 from frugalkd.selection.rows import batches_of
 from frugalkd.teachers import Targets
-from frugalkd.training.api import make_selection
+from frugalkd.training.api import new_selection
 
 if TYPE_CHECKING:
     _Trainer = transformers.Trainer
@@ -84,6 +92,10 @@ class FrugalMixin(Frugal, _Trainer):
     ``resume_from_checkpoint`` resumes from each checkpoint; at the end the ledger is in
     ``output_dir/ledger.safetensors``, and ``train()`` adds the meters to its metrics.
 
+    With several processes (torchrun, accelerate launch) each of them reads its own rows of the
+    plan, and all take as many steps; the ledger is that of all of them, and the first one writes
+    it. DDP and FSDP2 are Accelerate's.
+
     Args:
         teacher: a model, a folder or hub name of a classifier, a folder that ``frugalkd teach``
             made, or targets; None: no distillation.
@@ -102,10 +114,12 @@ class FrugalMixin(Frugal, _Trainer):
 
     Raises:
         UnsupportedData: iterable data, regression or several labels, no labels and no teacher.
-        SelectionMisuse: a policy with ``when: now``, several processes or devices, or the trainer's
-            own sampler.
+        SelectionMisuse: a policy with ``when: now``; DataParallel, DeepSpeed, FSDP on CPUs, and
+            what else :func:`check_devices` refuses; or the trainer's own sampler.
         LedgerError, TargetsError, ModelError, UnknownName: as :func:`frugalkd.distill`.
         SettingError: ``label_smoothing_factor`` together with an objective of your own.
+        RankError: several processes that differ in data, settings, weights or checkpoint, or that
+            have too few samples for a step; or ``store`` with several processes.
         RunFolderError: the checkpoint to resume from is of another training, or of a plain one.
     """
 
@@ -183,12 +197,7 @@ class FrugalMixin(Frugal, _Trainer):
                 f"the model is for {kind.replace('_', ' ')} (config.problem_type, "
                 "config.num_labels), which has no gate: one class a sample is needed"
             )
-        if args.world_size > 1 or args.n_gpu > 1:
-            raise SelectionMisuse(
-                f"{args.world_size} processes with {args.n_gpu} devices each: multi-device "
-                "training is not supported here; use one process with one device (set "
-                "CUDA_VISIBLE_DEVICES)"
-            )
+        check_devices(args, self.accelerator, model)
         sampling = getattr(args, "train_sampling_strategy", "random")
         if getattr(args, "group_by_length", False):  # its name in transformers 5.0
             sampling = "group_by_length"
@@ -220,12 +229,24 @@ class FrugalMixin(Frugal, _Trainer):
         """The epochs of a new selection."""
         if self.train_dataset is None:
             return super().get_train_dataloader()  # which says so
-        self.selection = self._select()
-        if self._state is not None:
-            self._restore(self._state, self.train_dataset)
-        accumulation = self.args.gradient_accumulation_steps
-        self.planned = PlannedEpochs(self.selection, self.train_dataset, accumulation)
+        selection = self.selection = self._select()
+        kept, accumulation = self._state, self.args.gradient_accumulation_steps
+        batches = self._full_epoch(len(selection.pool), selection.batch_size)
+        full_steps = math.ceil(batches / accumulation)
+        by_steps = self.args.max_steps > 0
+        self._restore(kept, self.train_dataset, full_steps=full_steps, by_steps=by_steps)
+        self.planned = PlannedEpochs(
+            selection, self.train_dataset, accumulation,
+            batches=batches, full_steps=0 if kept is None else kept["full_steps"],
+        )  # fmt: skip
         return self.planned
+
+    def _full_epoch(self, rows: int, batch: int) -> int:
+        args = self.args
+        return full_epoch(
+            rows, batch, world=args.world_size, drop_last=args.dataloader_drop_last,
+            accumulation=args.gradient_accumulation_steps,
+        )  # fmt: skip
 
     def _select(self) -> Selection:
         dataset: Any = self.train_dataset
@@ -247,7 +268,7 @@ class FrugalMixin(Frugal, _Trainer):
         if steps > 0:  # of training on all samples that have a weight
             weights = weights_of(self.sampling, dataset)
             used = len(dataset) if weights is None else int(np.count_nonzero(weights))
-            batches = batches_of(used, self._train_batch_size, drop_last=args.dataloader_drop_last)
+            batches = self._full_epoch(used, self._train_batch_size)
             epochs = steps / max(1, -(-batches // args.gradient_accumulation_steps))
         start = getattr(args, "dataloader_multiprocessing_context", None)
         loading = DataLoading(
@@ -258,7 +279,7 @@ class FrugalMixin(Frugal, _Trainer):
             drop_last=args.dataloader_drop_last, screen_batch=args.eval_batch_size,
             gradient_accumulation_steps=args.gradient_accumulation_steps, device=args.device,
         )  # fmt: skip
-        selection, _ = make_selection(
+        selection = new_selection(
             dataset, sampling=self.sampling, epochs=epochs,
             batch_size=self._train_batch_size, model=model, forward=self._forward_of(model),
             targets=targets, seed=args.seed if args.data_seed is None else args.data_seed,
@@ -280,8 +301,15 @@ class FrugalMixin(Frugal, _Trainer):
         planned, total = self.planned, self.state.max_steps
         at = planned.position(first, total, planned.accumulation)
         set_rates(self.lr_scheduler, at, planned.current[0].lr_factor)
-        rows = torch.tensor(float(first.step_rows), device=device)
+        rows = first.step_rows * (self.args.world_size if self._over_devices else 1)
+        rows = torch.tensor(float(rows), device=device)
         return StepBatches(first, epoch_iterator, num_batches), rows
+
+    @property
+    def _over_devices(self) -> bool:
+        """Whether the trainer's own loss is divided by the rows of all ranks, and multiplied by
+        their number."""
+        return self.args.world_size > 1 and self.args.average_tokens_across_devices
 
     # The step.
 
@@ -318,6 +346,12 @@ class FrugalMixin(Frugal, _Trainer):
             )
             logits = logits_of(outputs)
             losses = loss if loss.ndim else None
+            if loss.ndim and self._over_devices:
+                raise SelectionMisuse(
+                    "compute_loss returns one loss a row, which average_tokens_across_devices may "
+                    f"have multiplied by {self.args.world_size} processes: set it to False (each "
+                    "process has as many rows)"
+                )
         else:
             logits = run_model(partial(self._outputs, model), inputs, batch.ids)
             logits = self.criterion.project(logits)
@@ -412,12 +446,71 @@ class FrugalTrainer(FrugalMixin, transformers.Trainer):
     own_loss = False
 
 
+def check_devices(
+    args: transformers.TrainingArguments, accelerator: Accelerator, model: object = None
+) -> None:
+    """Raises SelectionMisuse for ways to use several devices in which a rank would not train the
+    rows that the plan gives it."""
+    kind = accelerator.distributed_type
+    wanted = {
+        name: getattr(args, name.lower(), None) or parse_flag_from_env(f"ACCELERATE_USE_{name}")
+        for name in ("DEEPSPEED", "FSDP")
+    }
+    parallel = getattr(accelerator, "parallelism_config", None)
+    loading, why = accelerator.dataloader_config, None
+    if args.n_gpu > 1:
+        why = (
+            f"one process with {args.n_gpu} devices (DataParallel) splits each batch: start one "
+            f"process a device (torchrun --nproc-per-node {args.n_gpu}), or set "
+            "CUDA_VISIBLE_DEVICES"
+        )
+    elif wanted["DEEPSPEED"] or kind == DistributedType.DEEPSPEED:
+        why = "DeepSpeed is not supported: leave it out, and start with torchrun (DDP)"
+    elif wanted["FSDP"] and kind != DistributedType.FSDP:
+        why = (
+            f"Accelerate ignores FSDP on {accelerator.device.type}, and would train with DDP: "
+            "leave it out, or shard with frugalkd.distill and Training(fsdp=True)"
+        )
+    elif kind == DistributedType.FSDP and (args.torch_compile or not accelerator.is_fsdp2):
+        why = (
+            "of FSDP, version 1 and compiled models are not supported: set the version of "
+            "fsdp_config to 2, and torch_compile to False"
+        )
+    elif not (kind in ("NO", "FSDP") or kind.startswith("MULTI_")):
+        why = f"{kind.value} is not supported: start with torchrun (DDP)"
+    elif (parallel is not None and parallel.non_data_parallel_size > 1) or getattr(
+        model, "is_distributed_loading_by_transformers", False
+    ):
+        why = (
+            "tensor, context and sequence parallelism, and models that are sharded as they are "
+            "loaded, are not supported: leave parallelism_config and distributed_config out"
+        )
+    elif loading.dispatch_batches or loading.split_batches:
+        why = (
+            "each process reads its own rows of the plan: leave dispatch_batches and split_batches "
+            "out of accelerator_config"
+        )
+    elif args.auto_find_batch_size and args.world_size > 1:
+        why = "auto_find_batch_size may find another size on each process: set the batch size"
+    elif args.world_size != world_here():
+        why = (
+            f"the arguments name {args.world_size} processes and torch.distributed "
+            f"{world_here()}: make TrainingArguments before any process group"
+        )
+    if why is not None:
+        raise SelectionMisuse(why)
+
+
 class _Progress(transformers.TrainerCallback):
     """Reports how far a frugal trainer is, ends it with the plan, and adds to checkpoints."""
 
     def __init__(self, trainer: FrugalMixin):
         self._trainer = trainer
         self._state: dict[str, Any] | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The model is prepared: on its device, and sharded if it is to be."""
+        self._trainer._made().check_first_batch()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """With clipped gradients. A loss scaler skips steps whose gradients are not finite, which
@@ -448,10 +541,11 @@ class _Progress(transformers.TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The trainer has written its checkpoint."""
         folder = named(args.output_dir) / f"checkpoint-{state.global_step}"
-        if self._state is not None and folder.is_dir() and not args.save_only_model:
+        if self._state is not None and not args.save_only_model:
             kept = self._trainer._kept(self._state, self._trainer.train_dataset)
-            save_tree(folder / STATE, kept)
-            self._trainer.ledger.save(folder / LEDGER)
+            if args.should_save and folder.is_dir():
+                save_tree(folder / STATE, kept)
+                self._trainer.ledger.save(folder / LEDGER)
         self._state = None
 
 

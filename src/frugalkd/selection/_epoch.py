@@ -157,6 +157,7 @@ class Epoch:
         lr_factor: what the learning rate is multiplied by.
         counts: rows by kind: participations, idle, forced, and ``deferred`` (planned, but in a
             last batch that was dropped, not divisible among the ranks, or a single last row).
+        resumed: batches that were trained on before it was resumed; 0 under gate-now.
         begun: its iteration has begun.
         finished: every batch was trained on and observed.
     """
@@ -178,7 +179,7 @@ class Epoch:
         self._kept = [plan.ids[:0]]  # under gate-now: ids of the batches of all ranks
         self._batch: Batch | None = None
         self._made = 0  # batches
-        self._resumed = 0, 0  # batches, and rows of the plan, that were trained on before
+        self.resumed, self._resumed_rows = 0, 0
         self._span: tuple[float, float] | None = None  # progress at the begin and at the end
         if total := context.policy.planned_rows(len(context.ledger), context.epochs):
             if context.weights is not None:  # a small pool cannot spend more than all of itself
@@ -202,10 +203,10 @@ class Epoch:
     def __len__(self) -> int:
         """Batches; under gate-now the most that there can be. Where an epoch is resumed with other
         batches, those before count as if they had had as many rows."""
-        context, (before, rows) = self._context, self._resumed
+        context = self._context
         size = context.batch_size * context.ranks.world
         full = context.drop_last or not context.ranks.alone
-        return before + batches_of(self.planned - rows, size, drop_last=full)
+        return self.resumed + batches_of(self.planned - self._resumed_rows, size, drop_last=full)
 
     def __iter__(self) -> Iterator[Batch]:
         if self.begun:
@@ -296,7 +297,7 @@ class Epoch:
         observer.begin(judged=epoch._gated_now, batches=epoch._made, counts=found["counts"])
         epoch._read, epoch._kept = found["read"], [found["kept"]]
         if not epoch._gated_now:
-            epoch._resumed = epoch._made, epoch._read
+            epoch.resumed, epoch._resumed_rows = epoch._made, epoch._read
         epoch._totals = np.array([found[name] for name in ("rows", "weight_sum", "weight_squares")])
         epoch._sums = epoch._totals if context.ranks.first else np.zeros(3)
         if not (context.ranks.alone or epoch._gated_now):

@@ -10,7 +10,7 @@ from typing import Any, Optional
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Dataset
 
 from frugalkd.data.class_names import class_names
@@ -207,9 +207,9 @@ def distill(
         )  # fmt: skip
         output = OUTPUTS[sampling.output]
         selection, classes = make_selection(
-            dataset, sampling=sampling, epochs=training.epochs, batch_size=training.batch_size,
-            model=model, forward=forward, targets=targets, seed=seed, loading=loading,
-            labels=labels, folder=run.folder,
+            dataset=dataset, sampling=sampling, epochs=training.epochs,
+            batch_size=training.batch_size, model=model, forward=forward, targets=targets,
+            seed=seed, loading=loading, labels=labels, folder=run.folder,
         )  # fmt: skip
         at: dict[str, Any] = {
             "forward": forward.eagerly, "device": accelerator.device, "collate_fn": collate_fn,
@@ -288,19 +288,24 @@ def learned(sampling: Sampling | None, objective: Objective | None) -> Sampling:
     return replace(sampling, output=objective.learns)
 
 
-def make_selection(
+def make_selection(**given: Any) -> tuple[Selection, int]:
+    """As :func:`new_selection`, once its first batch has passed all checks, and the model's number
+    of classes. Raises what :func:`distill` does."""
+    selection, forward = new_selection(**given), given["forward"]
+    eager = forward.eagerly if isinstance(forward, ForwardFn) else None
+    return selection, selection.check_first_batch(eager)
+
+
+def new_selection(
     dataset: Dataset,
     *,
     sampling: Sampling,
-    forward: Callable[[Any], Tensor],
     loading: DataLoading,
     labels: NDArray[np.int64] | None,
     folder: StrPath | None = None,
     **more: Any,
-) -> tuple[Selection, int]:
-    """A :class:`Selection` with a new ledger of ``labels`` int64 (samples,) in ``folder``, once its
-    first batch has passed all checks, and the model's number of classes. Raises what
-    :func:`distill` does."""
+) -> Selection:
+    """A :class:`Selection` with a new ledger of ``labels`` int64 (samples,) in ``folder``."""
     targets = more.get("targets")
     sampling = sampling.fitted(knows_truth=targets is not None and targets.knows_truth)
     policy = sampling.chosen_policy
@@ -311,17 +316,14 @@ def make_selection(
     samples = len(dataset)  # pyright: ignore[reportArgumentType]
     labels = None if sampling.label_free else labels
     ledger = Ledger.new(samples, labels=labels, extra=policy.columns, folder=folder)
-    selection = Selection(
-        dataset, sampling=sampling, forward=forward, ledger=ledger, loading=loading, **more
-    )
+    selection = Selection(dataset, sampling=sampling, ledger=ledger, loading=loading, **more)
     ledger.about = about
     if loading.drop_last and len(selection.pool) < selection.batch_size:
         raise DataError(
             f"drop_last leaves nothing of {len(selection.pool)} samples in batches of "
             f"{selection.batch_size}: lower the batch size, or set drop_last to false"
         )
-    eager = forward.eagerly if isinstance(forward, ForwardFn) else None
-    return selection, selection.check_first_batch(eager)
+    return selection
 
 
 def check_soft_targets(targets: Targets | None, objective: Objective) -> None:
