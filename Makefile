@@ -15,7 +15,7 @@ TOOLS := $(VENV)/.tools-installed
 # One thread per test worker: more threads would share the same cores, and results depend on the thread count.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: help setup demo test heavy check format-check lint types tables pages format bench torture fuzz soak compare report clean
+.PHONY: help setup demo test heavy check format-check lint types tables pages format bench gpu torture fuzz soak compare report clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -57,6 +57,9 @@ format: $(TOOLS) ## format the code and apply the linter's safe fixes
 
 bench: $(TOOLS) ## compare the times of complete trainings, hours: runs/bench (CASES=loop for one case)
 	$(BIN)/python -m benchmarks.timing $(CASES) --out runs/bench
+
+gpu: $(TOOLS) ## check the training loop on a GPU, minutes: runs/gpu (says so where there is none)
+	@$(BIN)/python -m benchmarks.timing.gpu
 
 torture: $(TOOLS) ## kill 50 runs at random moments and resume them, minutes: runs/torture.json (SEED=0)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/torture/torture.py --kills 50 --seed $(SEED) --json runs/torture.json

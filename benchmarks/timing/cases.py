@@ -249,6 +249,25 @@ TRAINERS = Measurement(
     ],
 )
 
+GPU = Measurement(
+    name="gpu",
+    summary="the training loop on a GPU: overhead, waits, compilation, precision, memory",
+    takes="5 minutes",
+    samples=20_000,
+    quick_samples=4_000,
+    figures=[
+        Figure("overhead_small", "LeNet-5, batches of 64: engine / plain loop"),
+        Figure("overhead", "ResNet-20, batches of 256: engine / plain loop", 1.05, 1.0, True),
+        Figure("waits", "waits for the device in a step", must=0, at_most=True),
+        Figure("graphs", "graphs compiled in the second half of the epochs", must=0, at_most=True),
+        Figure("bf16", "fp32 / bf16, time of a training"),
+        Figure("bf16_gap", "bf16, largest difference of logits / spread", 0.25, at_most=True),
+        Figure("fp16_loss", "own loop in fp16, last loss / first", must=1, at_most=True),
+        Figure("memory", "peak memory, engine / plain loop", must=1.1, at_most=True),
+        Figure("two", "two GPUs / one, rows/s", must=1.6),
+    ],
+)
+
 _GIB = 2**30
 
 BILLION = Measurement(
@@ -269,5 +288,5 @@ BILLION = Measurement(
 )
 
 CASES: list[Case | Measurement] = [
-    A, B, TEACHER, LOOP, METERS, OPTIONS, LEDGER, RANKS, TRAINERS, BILLION,
+    A, B, TEACHER, LOOP, METERS, OPTIONS, LEDGER, RANKS, TRAINERS, GPU, BILLION,
 ]  # fmt: skip

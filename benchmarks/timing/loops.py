@@ -1,4 +1,5 @@
-"""Repeated trainings in one process: frugalkd's training loop and a plain loop."""
+"""Repeated trainings in one process: frugalkd's training loop and a plain loop. The option
+``device`` of a task (default: cpu) is where they train."""
 
 from __future__ import annotations
 
@@ -24,8 +25,9 @@ from frugalkd.experiments.runs.targets import encoding_of
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.objectives import KD
 from frugalkd.policies.modes import MODES
+from frugalkd.runtime.devices import device_of, resolve_device
 from frugalkd.runtime.meters import Meters
-from frugalkd.selection import Selection
+from frugalkd.selection import DataLoading, Selection
 from frugalkd.teachers import LiveTeacher, StoredTargets
 from frugalkd.training.settings import Training
 from frugalkd.training.trainer import ForwardFn, Trainer, accelerator_for
@@ -43,11 +45,14 @@ def plain(task: Task) -> Callable[[], Record]:
     inputs, labels = data.batch(ids, np.zeros_like(ids))
     logits = torch.from_numpy(targets.all_logits())
 
+    device = _device(task)
+
     def run() -> Record:
-        model = make_model(recipe.student.model, data, recipe.seed).train()
+        model = make_model(recipe.student.model, data, recipe.seed).train().to(device)
         torch.manual_seed(recipe.seed)
         started = time.perf_counter()
         plain_loop(model, inputs, labels, logits, training, objective)
+        wait_for(device)
         return {"seconds": time.perf_counter() - started, "budget": 1.0}
 
     return run
@@ -56,18 +61,23 @@ def plain(task: Task) -> Callable[[], Record]:
 def plain_loop(
     model: nn.Module, x: Tensor, y: Tensor, soft: Tensor, training: Training, kd: KD
 ) -> None:
-    """Vanilla distillation in a minimal loop, without meters and ledger."""
+    """Vanilla distillation in a minimal loop, without meters and ledger: the tensors are in main
+    memory, pinned where the model is on a GPU."""
+    device = device_of(model)
+    if device.type == "cuda":
+        x, y, soft = (each.pin_memory() for each in (x, y, soft))
     peak, t, a = training.optimizer.lr, kd.temperature, kd.alpha
     decay = training.optimizer.weight_decay
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, weight_decay=decay, fused=True)
     step, steps = 0, int(training.epochs) * math.ceil(len(x) / training.batch_size)
     for _ in range(int(training.epochs)):
         for rows in torch.randperm(len(x)).split(training.batch_size):
-            out, teacher = model(x[rows]), F.log_softmax(soft[rows] / t, 1)
+            here = [each[rows].to(device, non_blocking=True) for each in (x, y, soft)]
+            out, teacher = model(here[0]), F.log_softmax(here[2] / t, 1)
             loss = F.kl_div(
                 F.log_softmax(out / t, 1), teacher, log_target=True, reduction="batchmean"
             )
-            loss = a * t**2 * loss + (1 - a) * F.cross_entropy(out, y[rows])
+            loss = a * t**2 * loss + (1 - a) * F.cross_entropy(out, here[1])
             optimizer.param_groups[0]["lr"] = peak * (1 + math.cos(math.pi * step / steps)) / 2
             loss.backward()
             optimizer.step()
@@ -99,12 +109,13 @@ def engine(task: Task) -> Callable[[], Record]:
     policy = MODES[role.mode].policy(role.regulation)
     data = _data(task)
     targets = _live(task, data) if role.targets.kind == "live" else _stored(task, data)
-    training = role.training
+    training, device = role.training, _device(task)
+    loading = DataLoading(device=device, pin_memory=device.type == "cuda")
 
     def run() -> Record:
         targets.queries = 0
-        model = make_model(role.model, data, recipe.seed)
-        accelerator = accelerator_for(training.precision, "cpu")
+        model = make_model(role.model, data, recipe.seed).to(device)
+        accelerator = accelerator_for(training.precision, device.type)
         metering = Meters if task.options.get("phases", True) else Unmetered
         with patch("frugalkd.selection._selection.Meters", metering):
             selection = Selection(
@@ -116,6 +127,7 @@ def engine(task: Task) -> Callable[[], Record]:
                 forward=ForwardFn(model, training, accelerator),
                 targets=targets,
                 seed=recipe.seed,
+                loading=loading,
                 ledger=Ledger.new(len(data), labels=data.labels.numpy(), extra=policy.columns),
             )
         trainer = Trainer(model, selection, role.objective.build(), training, accelerator)
@@ -128,6 +140,16 @@ def engine(task: Task) -> Callable[[], Record]:
         return {"seconds": summary["wall_seconds"], "budget": budget, "meters": summary}
 
     return run
+
+
+def wait_for(device: torch.device) -> None:
+    """Until all that was started on it is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _device(task: Task) -> torch.device:
+    return resolve_device(task.options.get("device", "cpu"))
 
 
 def _data(task: Task) -> ImageData:
@@ -155,5 +177,5 @@ def _stored(task: Task, data: ImageData) -> StoredTargets:
 def _live(task: Task, data: ImageData) -> LiveTeacher:
     recipe = task.recipe
     training = recipe.student.training
-    teacher = make_model(recipe.teacher.model, data, recipe.seed + 1).eval()
+    teacher = make_model(recipe.teacher.model, data, recipe.seed + 1).eval().to(_device(task))
     return LiveTeacher(teacher, precision=training.precision, channels_last=training.channels_last)

@@ -7,6 +7,7 @@ start of the processes.
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import subprocess
@@ -25,8 +26,11 @@ _LAST = 500
 """Characters of the output of a failed launch to report."""
 
 
-def measure(samples: int, rounds: int = ROUNDS) -> dict[str, Any]:
-    """Train ``rounds`` times on one rank and on two, interleaved.
+def measure(
+    samples: int, rounds: int = ROUNDS, *, device: str = "cpu", data: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Train ``rounds`` times on one rank and on two, interleaved: on ``device``, a GPU each for
+    cuda, and on CIFAR-10 or the ``data`` of a recipe.
 
     Returns:
         ``alone``, ``together``: rows backpropagated per second; ``speedup``: their ratio per
@@ -46,7 +50,8 @@ def measure(samples: int, rounds: int = ROUNDS) -> dict[str, Any]:
         for turn in range(rounds):
             meters = {}
             for ranks in (1, 2) if turn % 2 else (2, 1):
-                meters[ranks] = _train(Path(place) / f"{turn}-{ranks}", samples, ranks)
+                out = Path(place) / f"{turn}-{ranks}"
+                meters[ranks] = _train(out, samples, ranks, device, data)
             speeds = {
                 ranks: each["samples_backpropagated"] / each["wall_seconds"]
                 for ranks, each in meters.items()
@@ -66,12 +71,15 @@ def measure(samples: int, rounds: int = ROUNDS) -> dict[str, Any]:
     }
 
 
-def _train(out: Path, samples: int, ranks: int) -> dict[str, Any]:
+def _train(
+    out: Path, samples: int, ranks: int, device: str, data: dict[str, Any] | None
+) -> dict[str, Any]:
     """The meters of one training."""
     settings = {
+        **({} if data is None else {"data": json.dumps(data)}),
         "data.train_size": samples,
         "threads": 1,
-        "device": "cpu",
+        "device": device,
         "teacher.training.epochs": EPOCHS,
         "teacher.training.batch_size": BATCH // ranks,
         "checkpoints.minutes": 0,

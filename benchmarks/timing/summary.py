@@ -56,7 +56,8 @@ def summarise(
 def summarise_figures(
     case: Measurement, measured: Mapping[str, Any] | None, failed: Mapping[str, str], quick: bool
 ) -> dict[str, Any]:
-    """The same for a case without arms. ``measured`` has its figures by name, and ``machine``."""
+    """The same for a case without arms. ``measured`` has its figures by name, None for
+    one that this machine cannot measure, and ``machine``."""
     return {
         **_head(case, quick),
         "threads": 1,
@@ -65,7 +66,11 @@ def summarise_figures(
         "per_rows": False,
         "arms": [],
         "ratios": [],
-        "figures": [] if measured is None else [_figure(each, measured) for each in case.figures],
+        "figures": [
+            _figure(each, measured)
+            for each in case.figures
+            if measured is not None and measured[each.name] is not None
+        ],
         "failed": _failed(failed),
     }
 

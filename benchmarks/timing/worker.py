@@ -23,7 +23,7 @@ from frugalkd.runtime.process import keep_freed_memory
 
 
 def run_job(job: dict[str, Any]) -> dict[str, Any]:
-    """The result of ``job``: ``kind`` is teach, targets, run, together, ledger, ranks,
+    """The result of ``job``: ``kind`` is teach, targets, run, together, ledger, gpu, ranks,
     trainers or billion. A failure is returned as ``error``, in one line."""
     try:
         return _run_job(job)
@@ -52,6 +52,10 @@ def _run_job(job: dict[str, Any]) -> dict[str, Any]:
         from benchmarks.timing import billion
 
         return billion.measure(job["samples"], Resolved(job["folder"]))
+    if job["kind"] == "gpu":
+        from benchmarks.timing import gpu
+
+        return gpu.measure(job["samples"])
     if job["kind"] == "ranks":
         from benchmarks.timing import ranks
 

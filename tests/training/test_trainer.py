@@ -831,7 +831,8 @@ def test_compiling_without_a_compiler_is_refused_in_one_line(monkeypatch):
         train_teacher(net(), images(), training=training, device="cpu")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="synchronisation is seen on CUDA only")
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("stored", [True, False])
 def test_an_epoch_waits_for_the_device_only_to_read_from_it(
