@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -232,3 +233,45 @@ class Spoil(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):  # pyright: ignore[reportIncompatibleMethodOverride]
         return torch.full_like(gradient, ctx.value), None
+
+
+def count_dynamics(outcomes, label, epochs) -> dict[str, Any]:
+    """Training dynamics by their definitions, from all ``outcomes`` (epoch, logits) of a sample."""
+    first = {epoch: list(map(float, row)) for epoch, row in reversed(outcomes)}
+    margins, sure, votes = {}, {}, []
+    for epoch, row in sorted(first.items()):
+        others = {k: value for k, value in enumerate(row) if k != label}
+        votes.append(max(others, key=lambda k: others[k]))
+        margins[epoch] = row[label] - others[votes[-1]]
+        sure[epoch] = 1 / sum(math.exp(value - row[label]) for value in row)
+    learned = [margin >= 0 for margin in margins.values()]
+    early = [epoch for epoch in margins if epoch < max(1, epochs / 2)]
+    candidate, lead = 65535, 0
+    for vote in votes:
+        if not lead:
+            candidate = vote
+        lead += 1 if vote == candidate else -1
+
+    def of(values, how):
+        return how([values[epoch] for epoch in early]) if early else math.nan
+
+    return {
+        "margin": of(margins, np.mean),
+        "probability": of(sure, np.mean),
+        "variability": of(sure, np.std),
+        "counted": len(early),
+        "first_learned": min((e for e in margins if margins[e] >= 0), default=65535),
+        "forgotten": sum(old and not new for old, new in pairwise(learned)),
+        "other": candidate,
+        "other_votes": lead,
+    }
+
+
+def check_dynamics(ledger, outcomes, labels, epochs) -> None:
+    """A ledger's training dynamics against :func:`count_dynamics`; ``outcomes`` of each sample."""
+    found = [count_dynamics(*pair, epochs) for pair in zip(outcomes, labels, strict=True)]
+    for name in ("margin", "probability", "variability"):
+        wanted = [row[name] for row in found]
+        np.testing.assert_allclose(ledger[name], wanted, rtol=2e-5, atol=2e-6, err_msg=name)
+    for name in ("counted", "first_learned", "forgotten", "other", "other_votes"):
+        assert ledger[name].tolist() == [row[name] for row in found], name

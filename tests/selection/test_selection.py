@@ -586,6 +586,7 @@ def test_a_state_taken_between_batches_resumes_with_the_next(when, dataset):
             sampling=Sampling(
                 policy=SelfRegulation(confidence=0.5, max_skip=2, when=when),
                 weights=np.linspace(0, 2, 40, dtype=np.float32),
+                dynamics=True,
             ),
         )
 
@@ -781,6 +782,49 @@ def test_a_gate_that_takes_the_teachers_word_ignores_the_labels(when):
 
     assert counts("teacher") == [0] * 8
     assert counts("label") == [1, 0] * 4
+
+
+@pytest.mark.parametrize("when", ["now", "last-visit"])
+def test_training_dynamics_are_of_the_given_label(when):
+    """Whatever the gate goes by: the teacher's word here."""
+    data = TensorDataset(torch.randn(8, 2), torch.arange(8) % 2)
+    selection = Selection(
+        data,
+        epochs=1,
+        batch_size=4,
+        targets=LiveTeacher(Sure()),
+        model=Sure(),
+        sampling=Sampling(policy=SelfRegulation(when=when, label_source="teacher"), dynamics=True),
+    )
+    for epoch in selection:
+        for batch in epoch:
+            batch.observe(torch.tensor([[0.0, 9.0]]).expand(len(batch.ids), 2))
+    ledger, own = selection.ledger, 1 / (1 + np.exp([9.0, -9.0] * 4))
+    assert ledger.correct.all()
+    assert ledger["margin"].tolist() == [-9.0, 9.0] * 4
+    np.testing.assert_allclose(ledger["probability"], own, rtol=1e-5)
+    assert ledger["other"].tolist() == [1, 0] * 4
+    assert ledger["first_learned"].tolist() == [65535, 0] * 4
+
+
+@pytest.mark.parametrize("logits", [[0.0, -math.inf], [-math.inf, 0.0]])
+def test_a_class_that_is_ruled_out_leaves_margins_numbers(logits):
+    data = TensorDataset(torch.randn(4, 2), torch.zeros(4, dtype=torch.int64))
+    selection = Selection(data, epochs=2, batch_size=4, sampling=Sampling(All(), dynamics=True))
+    for epoch in selection:
+        for batch in epoch:
+            loss = torch.zeros(4)
+            batch.observe(torch.tensor([logits]).expand(4, 2), losses=loss)
+    assert selection.ledger["margin"].tolist() == [math.copysign(1e6, -logits[1] or logits[0])] * 4
+
+
+def test_what_lacks_the_columns_of_training_dynamics_is_refused():
+    with pytest.raises(LedgerError, match=r"no columns of training dynamics.*dynamics=True"):
+        two_epochs(sampling=Sampling(All(), dynamics=True), ledger=Ledger.new(20))
+    plain, full = (two_epochs(sampling=Sampling(All(), dynamics=on)) for on in (False, True))
+    for one, other in ((plain, full), (full, plain)):
+        with pytest.raises(SelectionMisuse, match=r"other ledger columns \(counted.*dynamics"):
+            one.load_state_dict(other.state_dict())
 
 
 class Half(ModelTeacher):

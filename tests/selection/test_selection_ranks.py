@@ -19,7 +19,7 @@ from frugalkd.runtime import draws
 from frugalkd.selection import Selection
 from frugalkd.teachers import LiveTeacher
 from ranking import on_ranks
-from toys import Ids
+from toys import Ids, check_dynamics
 
 SCREEN, TRAIN = 0, 1
 LABEL = 1
@@ -64,7 +64,7 @@ class Case:
             seed=self.seed,
             model=nn.Identity(),
             forward=forward,
-            sampling=Sampling(policy=self.policy),
+            sampling=Sampling(policy=self.policy, dynamics=True),
             loading=DataLoading(
                 gradient_accumulation_steps=self.gradient_accumulation_steps, screen_batch=3
             ),
@@ -100,7 +100,7 @@ class Recount:
             "visits": 0, "participations": 0, "forced": 0, "streak": 0, "due": 0,
             "last_epoch": 65535, "confidence": math.nan, "loss": math.nan, "flags": 0,
         }  # fmt: skip
-        self.samples = [dict(new) for _ in range(self.case.samples)]
+        self.samples = [{**new, "outcomes": []} for _ in range(self.case.samples)]
         self.logits = self.case.logits()
         self.rows = self.world * self.case.batch * self.case.gradient_accumulation_steps
 
@@ -109,6 +109,7 @@ class Recount:
 
     def judge(self, id: int, epoch: int, kind: int) -> bool:
         sample, logits = self.samples[id], self.logits[epoch, kind, id].astype(np.float64)
+        sample["outcomes"].append((epoch, logits))
         odds = np.exp(logits - logits.max())
         confidence = odds.max() / odds.sum()
         correct = int(logits.argmax()) == LABEL
@@ -118,7 +119,8 @@ class Recount:
         streak = max(1, sample["streak"] + first)
         sample["streak"] = 0 if failed else streak
         sample["confidence"], sample["last_epoch"] = confidence, epoch
-        sample["flags"] = correct + 2 * (kind == SCREEN)
+        first = next(row for seen, row in sample["outcomes"] if seen == epoch)
+        sample["flags"] = correct + 2 * (kind == SCREEN) + 4 * (int(first.argmax()) == LABEL)
         skipped = 0 if failed else min(2 ** (streak - 1), self.case.policy.max_skip)
         sample["due"] = epoch + skipped + (kind == TRAIN)
         return failed
@@ -227,6 +229,8 @@ def test_the_merged_ledger_is_that_of_a_recount(world):
                 continue
             expected = [sample[column] for sample in recount.samples]
             assert ledger[column].tolist() == expected, f"{name}: {column}"
+        outcomes = [sample["outcomes"] for sample in recount.samples]
+        check_dynamics(ledger, outcomes, [LABEL] * case.samples, case.epochs)
         backpropagated = sum(map(len, (row for said in ranks for e in said[0] for row in e)))
         for _, other_summaries, other_progress, other_ledger, other_meters in ranks[1:]:
             assert other_summaries == summaries

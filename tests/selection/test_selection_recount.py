@@ -18,7 +18,7 @@ from frugalkd.errors import NonFiniteLoss
 from frugalkd.policies import All, RandomSubset, SelfRegulation
 from frugalkd.runtime import draws
 from frugalkd.selection import Selection
-from toys import Ids
+from toys import Ids, check_dynamics
 
 CLASSES = 4
 SCREEN, TRAIN = 0, 1
@@ -65,7 +65,7 @@ class Case:
             seed=self.seed,
             model=nn.Identity(),
             forward=forward,
-            sampling=Sampling(policy=self.policy, weights=self.weights),
+            sampling=Sampling(policy=self.policy, weights=self.weights, dynamics=True),
             loading=DataLoading(drop_last=self.drop_last, screen_batch=3),
         )
         trained, counts, weights = [], [], []
@@ -105,6 +105,7 @@ class Sample:
     loss: float = math.nan
     correct: bool = False
     screened: bool = False
+    outcomes: list = field(default_factory=list)
 
 
 @dataclass
@@ -126,6 +127,7 @@ class Recount:
         case, sample = self.case, self.samples[id]
         self.screenings += kind == SCREEN
         row = case.logits[epoch, kind, id].astype(float).tolist()
+        sample.outcomes.append((epoch, row))
         top = max(row)
         confidence = 1 / sum(math.exp(value - top) for value in row)
         correct = row.index(top) == case.labels[id]
@@ -294,6 +296,8 @@ def check(case: Case):
         np.testing.assert_allclose(ledger[name], wanted, rtol=1e-5, atol=1e-6)
     last = [s.last_epoch if s.visits else 65535 for s in recount.samples.values()]
     assert ledger["last_epoch"].tolist() == last
+    outcomes = [sample.outcomes for sample in recount.samples.values()]
+    check_dynamics(ledger, outcomes, case.labels, case.epochs)
     assert math.isclose(ledger.epochs, case.epochs)
     significance = [min(1.0, s.participations / case.epochs) for s in recount.samples.values()]
     np.testing.assert_allclose(ledger.significance, significance, rtol=1e-6)

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from frugalkd import RunOptions, Sampling
 from frugalkd.errors import FrugalKDError, ModelError, NonFiniteLoss, Stopped
+from frugalkd.ledger.dynamics import COLUMNS as DYNAMICS
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.objectives import KD, CrossEntropy, FitNets, Objective
 from frugalkd.policies import All, RandomSubset, SelfRegulation
@@ -115,6 +116,26 @@ def test_a_gate_that_no_sample_passes_is_plain_training(distilled, policy, train
     trained = run.ledger["participations"].sum()
     assert trained == run.meters.samples_backpropagated
     assert (run.ledger["participations"] == run.ledger["visits"]).all()
+
+
+@pytest.mark.parametrize("when", WHENS)
+@pytest.mark.parametrize("distilled", [False, True], ids=["teach", "distill"])
+def test_training_dynamics_change_nothing_else(distilled, when):
+    policy = SelfRegulation(confidence=0.4, when=when, max_skip=2)
+    training = replace(TRAININGS["adamw"], epochs=4)
+    more = {"mode": "regulated", "regulation": policy} if distilled else {"policy": policy}
+    plain, full = (start(more | {"dynamics": on}, training=training) for on in (False, True))
+    assert same_state(plain.model, full.model)
+    assert not any(name in plain.ledger.columns for name in DYNAMICS)
+    assert full.ledger["counted"].max() == 2, "of four epochs"
+    for name, column in plain.ledger.columns.items():
+        kept = full.ledger[name] & 3 if name == "flags" else full.ledger[name]
+        assert kept.tobytes() == column.tobytes(), name
+    timeless = [
+        {k: v for k, v in record.items() if k != "wall_seconds"} for record in plain.history
+    ]
+    for record, wanted in zip(full.history, timeless, strict=True):
+        assert {name: record[name] for name in wanted} == wanted
 
 
 def test_forced_rows_do_not_change_the_training():
@@ -477,8 +498,8 @@ def test_checkpoints_of_a_run_that_is_not_resumed_are_deleted(tmp_path):
 
 
 RESUMED = {
-    "teach": {"policy": SelfRegulation(confidence=0.5, max_skip=2)},
-    "teach-now": {"policy": SelfRegulation(confidence=0.5, when="now")},
+    "teach": {"policy": SelfRegulation(confidence=0.5, max_skip=2), "dynamics": True},
+    "teach-now": {"policy": SelfRegulation(confidence=0.5, when="now"), "dynamics": True},
     "teach-random": {"policy": RandomSubset(0.5)},
     "teach-budget": {"policy": SelfRegulation(confidence=0.5, budget=0.5, warmup=1)},
     "teach-cost": {"policy": SelfRegulation(0.3, cost=0.7, max_skip=1, budget_schedule="early")},

@@ -17,15 +17,14 @@ from frugalkd.files.arrays import filled_columns, load_arrays, save_arrays
 from frugalkd.files.opening import named_file
 from frugalkd.files.parsing import cell
 from frugalkd.files.writing import atomic
+from frugalkd.ledger.dynamics import COLUMNS as _DYNAMICS
+from frugalkd.ledger.dynamics import NEVER as NEVER
 from frugalkd.runtime.imports import require_extra
 from frugalkd.runtime.settings import check_integer
 
 SCHEMA = 1
 _KIND = "ledger"
 _AGAIN = "make it again with 'frugalkd teach'"
-NEVER = np.uint16(65535)
-"""An epoch number that stands for never."""
-
 _REFERENCE, _NONE = "reference ", np.empty(0)
 _CORRECT, _SCREENED = np.uint8(1), np.uint8(2)
 _COLUMNS: dict[str, tuple[str, float]] = {
@@ -43,7 +42,8 @@ _COLUMNS: dict[str, tuple[str, float]] = {
 
 @dataclass
 class Ledger:
-    """The per-sample record of one training, 20 bytes a sample; row ``i`` is sample id ``i``.
+    """The per-sample record of one training, 20 bytes a sample, 40 with training dynamics; row
+    ``i`` is sample id ``i``.
 
     Attributes:
         columns: name -> array (samples,):
@@ -52,10 +52,18 @@ class Ledger:
             ``forced`` backward passes that were not the gate's choice;
             ``confidence`` the last top softmax probability (NaN: never visited);
             ``loss`` the objective's last training value, unweighted (NaN: never trained on);
-            ``flags`` bit 0 the last verdict was correct, bit 1 it came from a screening;
+            ``flags`` bit 0 the last verdict was correct, bit 1 it came from a screening, bit 2 the
+            given label had the largest logit (with training dynamics);
             ``streak`` passes in a row, up to 255;
             ``due`` the epoch from which the sample is used again or screened;
             ``last_epoch`` the epoch of the last visit (65535: never); and a policy's own columns.
+            With training dynamics (:mod:`frugalkd.ledger.dynamics`), of the given label:
+            ``margin`` the mean of its logit minus the largest other one; ``probability`` and
+            ``variability`` the mean and standard deviation of its softmax probability; ``counted``
+            the visits of these three, in the first half of the epochs; ``first_learned`` the first
+            epoch in which it had the largest logit (65535: never); ``forgotten`` how often it lost
+            that, up to 255; ``other`` the class that most often had the largest logit among the
+            others (65535: not known, or a higher one), with its lead in votes, ``other_votes``.
         labels: int32 (samples,), -1 where not known, or None.
         epochs: epochs that the training has finished; may be fractional.
         reference: of a kind of output other than one class, what scores refer to, float32 arrays
@@ -78,6 +86,7 @@ class Ledger:
         labels: NDArray | None = None,
         extra: Mapping[str, str] | None = None,
         folder: StrPath | None = None,
+        dynamics: bool = False,
     ) -> Ledger:
         """An empty ledger.
 
@@ -88,6 +97,7 @@ class Ledger:
             folder: where the columns of a ledger above
                 :data:`~frugalkd.files.arrays.MAPPED_FROM` bytes lie, in nameless files that go away
                 with it; None: all of them in memory.
+            dynamics: with the columns of training dynamics, which a training then fills in.
 
         Raises:
             SettingError: an extra column has the name of one of the ledger's own, or no numpy type.
@@ -100,9 +110,10 @@ class Ledger:
                 np.dtype(dtype)
             except TypeError:
                 raise SettingError(f"column {name!r} is of no numpy type: {dtype!r}") from None
-            if name in _COLUMNS:
+            if name in _COLUMNS or name in _DYNAMICS:
                 raise SettingError(f"column {name!r} is the ledger's own: choose another name")
-        wanted = _COLUMNS | {name: (dtype, 0.0) for name, dtype in own.items()}
+        wanted = _COLUMNS | (_DYNAMICS if dynamics else {})
+        wanted |= {name: (dtype, 0.0) for name, dtype in own.items()}
         columns = filled_columns(samples, wanted, None if folder is None else path_of(folder))
         if labels is not None:
             known = np.abs(labels) <= np.iinfo(np.int32).max
@@ -124,6 +135,11 @@ class Ledger:
     def screened(self) -> NDArray[np.bool_]:
         """Whether each sample's last verdict came from a forward pass in eval mode."""
         return (self["flags"] & _SCREENED) != 0
+
+    @property
+    def has_dynamics(self) -> bool:
+        """Whether it has the columns of training dynamics."""
+        return "margin" in self.columns
 
     @property
     def distance(self) -> NDArray[np.float32]:
@@ -152,10 +168,12 @@ class Ledger:
         correct: NDArray[np.bool_],
         failed: NDArray[np.bool_],
         screening: bool,
+        learned: NDArray[np.uint8] | None = None,
     ) -> NDArray[np.uint8]:
         """Enter one verdict of each of ``ids``, without duplicates. Returns the new streaks.
 
-        A screening and the training after it in the same epoch are one visit.
+        A screening and the training after it in the same epoch are one visit. ``learned``: what
+        :func:`frugalkd.ledger.dynamics.enter` returned of the same rows.
         """
         # What counts here is how often memory is touched: once to read a column, once to write it.
         first = self["last_epoch"].take(ids) != epoch
@@ -167,7 +185,8 @@ class Ledger:
         visits = self["visits"]
         visits[ids] = visits.take(ids) + first
         self["confidence"][ids] = confidence
-        self["flags"][ids] = correct * _CORRECT + np.uint8(screening) * _SCREENED
+        flags = correct * _CORRECT + np.uint8(screening) * _SCREENED
+        self["flags"][ids] = flags if learned is None else flags + learned
         self["last_epoch"][ids] = epoch
         return streak
 
@@ -223,6 +242,8 @@ class Ledger:
         reference = {name.removeprefix(_REFERENCE): arrays.pop(name) for name in named}
         kinds = {name: dtype for name, (dtype, _) in _COLUMNS.items()}
         kinds |= {"label": "int32"} if "label" in arrays else {}
+        if not _DYNAMICS.keys().isdisjoint(arrays):
+            kinds |= {name: dtype for name, (dtype, _) in _DYNAMICS.items()}
         wrong = [n for n in kinds if n not in arrays or arrays[n].dtype != kinds[n]]
         shapes = {array.shape for array in arrays.values()}
         if wrong or len(shapes) != 1 or len(next(iter(shapes))) != 1:

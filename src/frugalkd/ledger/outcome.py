@@ -18,6 +18,12 @@ class Outcome(NamedTuple):
     ``distance`` float32: from what is right, over that of the teacher's mean output; None for one
     class. Of kinds of output that have one, ``confidence`` and ``truth`` are the score 1 -
     ``distance``, and a row of a score above 0 is ``correct``.
+
+    Of the given label, which a gate need not go by, and None unless training dynamics are recorded
+    (:mod:`frugalkd.ledger.dynamics`):
+    ``margin`` float32: its logit minus the largest of the other logits.
+    ``given`` float32: its softmax probability.
+    ``other`` int32: the class with that largest other logit.
     """
 
     confidence: Any
@@ -25,6 +31,9 @@ class Outcome(NamedTuple):
     truth: Any
     entropy: Any = None
     distance: Any = None
+    margin: Any = None
+    given: Any = None
+    other: Any = None
 
     @classmethod
     def joined(cls, parts: Sequence[Outcome], join: Callable = np.concatenate) -> Outcome:

@@ -52,6 +52,7 @@ class Embeddings(Output):
         reference: Mapping[str, Tensor] = NOTHING,
         *,
         entropy: bool = False,
+        given: Tensor | None = None,
     ) -> Outcome:
         mean = reference["mean"]
         with torch.autocast(outputs.device.type, enabled=False):

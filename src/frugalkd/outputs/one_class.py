@@ -15,6 +15,9 @@ from frugalkd.errors import DataError
 from frugalkd.ledger.outcome import Outcome
 from frugalkd.outputs.output import NOTHING, Output
 
+MOST_MARGIN = 1e6
+"""The largest absolute margin that is recorded."""
+
 
 @final
 class OneClass(Output):
@@ -23,6 +26,7 @@ class OneClass(Output):
 
     name = "one-class"
     by_top_class = True
+    dynamics = True
     label_form = (
         "one class index (int64) a sample is needed; regression, multi-label and mixed targets "
         "have no gate"
@@ -61,13 +65,23 @@ class OneClass(Output):
         reference: Mapping[str, Tensor] = NOTHING,
         *,
         entropy: bool = False,
+        given: Tensor | None = None,
     ) -> Outcome:
         with torch.autocast(outputs.device.type, enabled=False):
-            probabilities = torch.softmax(outputs.detach().float(), dim=1)
+            exact = outputs.detach().float()
+            probabilities = torch.softmax(exact, dim=1)
         # The logits' own argmax: the softmax rounds close logits to a tie.
         truth = probabilities.gather(1, right.unsqueeze(1)).squeeze(1)
         spread = torch.special.entr(probabilities).sum(dim=1) if entropy else None
-        return Outcome(probabilities.amax(dim=1), outputs.argmax(dim=1) == right, truth, spread)
+        seen = Outcome(probabilities.amax(dim=1), outputs.argmax(dim=1) == right, truth, spread)
+        if given is None:
+            return seen
+        place = given.unsqueeze(1)
+        largest, other = exact.scatter(1, place, -torch.inf).max(dim=1)
+        # A class that the model rules out (a logit of -inf) leaves the mean a number.
+        margin = (exact.gather(1, place).squeeze(1) - largest).clamp(-MOST_MARGIN, MOST_MARGIN)
+        own = truth if given is right else probabilities.gather(1, place).squeeze(1)
+        return seen._replace(margin=margin, given=own, other=other.int())
 
     def losses(self, outputs: Tensor, right: Tensor) -> Tensor:
         return F.cross_entropy(outputs.float(), right, reduction="none")

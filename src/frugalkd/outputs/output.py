@@ -33,6 +33,9 @@ class Output(ABC):
     by_top_class: ClassVar[bool] = False
     """Whether the teacher's top class, and nothing else of it, stands in for a label."""
 
+    dynamics: ClassVar[bool] = False
+    """Whether training dynamics are defined: margins of a given class."""
+
     label_form: ClassVar[str]
     """What labels have to be, and what is not possible, for an error."""
 
@@ -57,12 +60,15 @@ class Output(ABC):
         reference: Mapping[str, Tensor] = NOTHING,
         *,
         entropy: bool = False,
+        given: Tensor | None = None,
     ) -> Outcome:
         """The outcome of each row, in float32 and without a device synchronisation.
 
         Args:
             reference: what :meth:`reference` gave, on the same device.
             entropy: include that of the softmax, where the kind has one.
+            given: the given labels, of which to include what training dynamics are made of, where
+                the kind has :attr:`dynamics`.
         """
 
     @abstractmethod

@@ -76,6 +76,9 @@ class Sampling(Settings):
             stands in, in the loss and in gates.
         output: the kind of the model's outputs, in your own loop; elsewhere it is that of what the
             objective learns.
+        dynamics: also record training dynamics in the ledger, 20 bytes a sample: margins, data maps
+            and forgetting, from the same forward passes (docs/noise.md). The training itself stays
+            the same, bit for bit.
 
     Raises:
         SettingError: a value of another type; a mode together with a policy or weights; or a
@@ -93,6 +96,7 @@ class Sampling(Settings):
     scores: NDArray[np.float32] | None = None
     label_free: bool = False
     output: OutputName = "one-class"
+    dynamics: bool = False
 
     def __post_init__(self) -> None:
         if self.policy is not None:

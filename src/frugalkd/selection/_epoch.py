@@ -133,10 +133,8 @@ class Batch:
         output.check(labels, self.ids, logits.shape[1])
         if losses is None:
             losses = output.losses(logits, labels)
-        judged_by = self._reader.judged_by(labels, self.targets)
-        self._observer.observe(
-            self.ids, self.forced, logits.detach(), judged_by, losses.detach(), later
-        )
+        both = self._reader.judged_by(labels, self.targets), labels
+        self._observer.observe(self.ids, self.forced, logits.detach(), both, losses.detach(), later)
         self.observed = True
 
     def stepped(self, bad: Tensor) -> None:

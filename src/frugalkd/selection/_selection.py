@@ -26,6 +26,7 @@ from frugalkd.errors import (
     SettingError,
     Stopped,
     UnsupportedData,
+    few,
 )
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.policies import POLICIES, All, EpochContext, Ids, Plan, Sampling
@@ -170,7 +171,7 @@ class Selection:
         if len(self.pool) == 1 and not loading.drop_last:
             batch_size = 1  # there is never another row to join
         self._lengths = lengths_of(dataset) if loading.length_bucket_batches else None
-        ledger = checked_ledger(ledger, policy, dataset)
+        ledger = checked_ledger(ledger, sampling, dataset)
         if targets is not None:
             targets.check(dataset)
         self.targets, self.seed, self.meters = targets, seed, Meters()
@@ -349,11 +350,17 @@ class Selection:
         With another number of ranks the ledger is kept, and the batches differ: a FrugalKDWarning.
 
         Raises:
-            SelectionMisuse: the state is of another seed or another number of samples.
+            SelectionMisuse: the state is of another seed, another number of samples, or of a
+                ledger with other columns.
         """
         columns = {name: column.numpy().copy() for name, column in state["columns"].items()}
         if state["seed"] != self.seed or len(columns["visits"]) != len(self.ledger):
             raise SelectionMisuse("this state belongs to a selection with another seed or data set")
+        if other := sorted(columns.keys() ^ self.ledger.columns.keys()):
+            raise SelectionMisuse(
+                f"this state belongs to a selection with other ledger columns ({few(other)}): give "
+                "the same policy and the same Sampling.dynamics"
+            )
         world = state["world"]
         if world != self.ranks.world and self.ranks.first:
             warnings.warn(

@@ -68,6 +68,10 @@ def check_fit(
             f"{name} needs the scores of a scoring run: pass scores=, made by "
             f"frugalkd.experiments.scoring ({policy.scoring.kind!r})"
         )
+    if sampling.dynamics and not output.dynamics:
+        raise SelectionMisuse(
+            f"{output.name} have no classes, and so no training dynamics: leave out dynamics"
+        )
     if not output.labelled and not isinstance(targets, Targets):
         raise TargetsError(f"{output.name} are learned from a teacher: pass targets")
     if policy.label_source == "teacher" and output.by_top_class:
@@ -126,6 +130,7 @@ def inputs_to_compare(
         "scores": sampling.scores,
         "label_free": sampling.label_free,
         "output": sampling.output,
+        "dynamics": sampling.dynamics,
         **{name: getattr(loading, name) for name in _DECIDING},
         **settings,
     }
@@ -164,18 +169,30 @@ def checked_weights(weights: ArrayLike, samples: int) -> NDArray[np.float32]:
     return made
 
 
-def checked_ledger(ledger: Ledger | None, policy: Policy, data: Dataset) -> Ledger:
+def checked_ledger(ledger: Ledger | None, sampling: Sampling, data: Dataset) -> Ledger:
     """A new ledger, or the one that is given. Raises SettingError where that is no ledger,
-    LedgerError where it is of other data or lacks a column of the policy's."""
+    LedgerError where it is of other data or lacks a column of the policy's or of training
+    dynamics."""
+    policy, dynamics = sampling.chosen_policy, sampling.dynamics
     if ledger is None:
         samples = len(data)  # pyright: ignore[reportArgumentType]
-        return Ledger.new(samples, extra=policy.columns)
+        return Ledger.new(samples, extra=policy.columns, dynamics=dynamics)
     check_types(ledger=(ledger, Ledger))
     missing = [name for name in policy.columns if name not in ledger.columns]
     if missing:
         raise LedgerError(
             f"the ledger has no column {', '.join(missing)}, which {type(policy).__name__} needs: "
             "make it by Ledger.new(samples, extra=policy.columns)"
+        )
+    if ledger.has_dynamics and not OUTPUTS[sampling.output].dynamics:
+        raise LedgerError(
+            f"the ledger has columns of training dynamics, and {sampling.output} have none: make it "
+            "by Ledger.new(samples)"
+        )
+    if dynamics and not ledger.has_dynamics:
+        raise LedgerError(
+            "the ledger has no columns of training dynamics, which sampling.dynamics records: make "
+            "it by Ledger.new(samples, dynamics=True)"
         )
     _refuse_other_data(ledger, data, "start with a new one")
     return ledger

@@ -3,6 +3,7 @@ Every verdict is entered by :func:`record`."""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from frugalkd.data.batches import checked_labels, checked_logits, run_model
 from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import FrugalKDError, ModelError, NonFiniteLoss, SelectionMisuse, Stopped, few
+from frugalkd.ledger import dynamics
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.ledger.outcome import Outcome, fails
 from frugalkd.models.identity import inference_mode
@@ -66,7 +68,10 @@ def record(
     """Let ``policy`` judge the outcome (arrays) of ``ids``, without duplicates, and enter the
     verdicts into the ledger; returns which rows failed. Raises SelectionMisuse where a method of
     the policy fails, or does not give one value a row."""
-    name = type(policy).__name__
+    name, learned = type(policy).__name__, None
+    if ledger.has_dynamics:
+        early = dynamics.counts_early(at.epoch, at.epochs)
+        learned = dynamics.enter(ledger.columns, ids, seen, epoch=at.epoch, early=early)
     try:
         for column, values in policy.update_columns(seen, ids, ledger, at).items():
             ledger[column][ids] = values
@@ -76,7 +81,7 @@ def record(
     check_rows(failed, len(ids), "b", f"{name}.needs_training returns")
     streak = ledger.record(
         ids, epoch=at.epoch, confidence=seen.confidence, correct=seen.correct, failed=failed,
-        screening=screening,
+        screening=screening, learned=learned,
     )  # fmt: skip
     try:
         skipped = policy.skip_epochs(streak)
@@ -166,7 +171,7 @@ class Observer:
         self.counts = {"participations": 0, "idle": 0, "forced": 0}
         self._pending: list[tuple[Ids, Mask, Tensor]] = []  # trained on, not yet read
         self._steps: list[tuple[int, Tensor]] = []  # batches observed before it, whether bad
-        self._logits: list[tuple[Tensor, Tensor]] = []  # and labels, not yet judged
+        self._logits: list[tuple[Tensor, ...]] = []  # and labels, not yet judged
         self._kept, self._judged = 0, False
         self._outcomes: list[Outcome] = []  # of pending batches, on the device
         self._read: list[tuple[Outcome, Ids, Mask, NDArray[np.float32]]] = []  # to be merged
@@ -189,19 +194,20 @@ class Observer:
         the teacher stands in for labels, and their outcome (arrays)."""
         context = self._context
         assert context.model is not None, "refused when the selection was made"
-        rows, labels = context.reader.with_labels(rows)
+        rows, labels, given = context.reader.with_labels(rows)
         with inference_mode(context.model):
             logits = context.project(run_model(context.forward, rows.data, rows.ids))
-            seen = self._outcome(logits, labels, rows.ids)
+            for each in (labels,) if given is labels else (labels, given):
+                context.reader.output.check(each, rows.ids, logits.shape[1])
+            seen = self._outcome(logits, labels, given)
         context.meters.student_forwards += len(rows.ids)
         return rows, seen.each(lambda part: part.cpu().numpy())
 
-    def _outcome(self, outputs: Tensor, right: Tensor, ids: Ids | None = None) -> Outcome:
-        """Of rows that were checked before, where ``ids`` is None."""
+    def _outcome(self, outputs: Tensor, right: Tensor, given: Tensor) -> Outcome:
+        """Of what the gate goes by, and with training dynamics of the labels ``given``."""
         reader, entropy = self._context.reader, self._context.policy.needs_entropy
-        if ids is not None:
-            reader.output.check(right, ids, outputs.shape[1])
-        return reader.output.outcome(outputs, right, reader.reference, entropy=entropy)
+        own = given if self._context.ledger.has_dynamics else None
+        return reader.output.outcome(outputs, right, reader.reference, entropy=entropy, given=own)
 
     def screen(self, batches: Iterable[Rows]) -> None:
         """Screen this rank's share of skipped samples before the epoch's plan. Raises Stopped after
@@ -238,10 +244,16 @@ class Observer:
     # Training batches.
 
     def observe(
-        self, ids: Ids, forced: Mask, logits: Tensor, labels: Tensor, losses: Tensor, later: bool
+        self,
+        ids: Ids,
+        forced: Mask,
+        logits: Tensor,
+        labels: tuple[Tensor, Tensor],
+        losses: Tensor,
+        later: bool,
     ) -> None:
-        """Keep a batch's outputs on the device until :meth:`read`; ``later`` as of
-        ``Batch.observe``."""
+        """Keep a batch's outputs on the device until :meth:`read`; ``labels`` are those that the
+        gate goes by and those given, ``later`` is as of ``Batch.observe``."""
         context = self._context
         if self._logits and self._logits[-1][0].shape[1] != logits.shape[1]:
             raise ModelError(
@@ -253,7 +265,7 @@ class Observer:
         self.batches += 1
         context.position.step = self.batches // context.gradient_accumulation_steps
         self._pending.append((ids, forced, losses))
-        self._logits.append((logits, labels))
+        self._logits.append((logits, *labels))
         self._kept += logits.numel()
         if not later or self._kept > KEEP_LOGITS:
             self._judge_kept()
@@ -264,8 +276,10 @@ class Observer:
 
     def _judge_kept(self) -> None:
         if self._logits:
-            logits, labels = map(torch.cat, zip(*self._logits, strict=True))
-            self._outcomes.append(self._outcome(logits, labels))
+            logits, labels, given = zip(*self._logits, strict=True)
+            right = torch.cat(labels)
+            given = right if all(map(operator.is_, labels, given)) else torch.cat(given)
+            self._outcomes.append(self._outcome(torch.cat(logits), right, given))
             self._logits, self._kept = [], 0
 
     def read(self, *, watched: bool = True) -> None:

@@ -313,13 +313,15 @@ class Reader:
             meters.move(targets.seconds - seconds, out_of=targets.phase, into="teacher")
         return rows._replace(targets=logits, features=features)
 
-    def with_labels(self, rows: Rows) -> tuple[Rows, Tensor]:
-        """The rows and what counts as right; the teacher is queried where it decides that."""
+    def with_labels(self, rows: Rows) -> tuple[Rows, Tensor, Tensor]:
+        """The rows, what counts as right, and the given labels; the teacher is queried where it
+        decides that."""
         labels = None if self._judged_by_teacher else self._labels(rows.data)
         if labels is not None:
-            return rows, labels
+            return rows, labels, labels
         rows = self.with_targets(rows)
-        return rows, self.judged_by(self.label(rows.data, rows.targets), rows.targets)
+        given = self.label(rows.data, rows.targets)
+        return rows, self.judged_by(given, rows.targets), given
 
     def judged_by(self, labels: Tensor, targets: Tensor | None) -> Tensor:
         """What counts as right, the labels or what the teacher says: int64 (rows,) of one class."""
@@ -346,7 +348,7 @@ class Reader:
         (rows,). The teacher is queried as for a training batch. Raises ModelError where it gives
         numbers that are not finite."""
         for batch in self.read(ids, rows):
-            batch, labels = self.with_labels(batch)
+            batch, labels, _ = self.with_labels(batch)
             logits = self.with_targets(batch).targets
             assert logits is not None, "checked before"
             refuse_not_finite(logits, batch.ids, "the teacher")

@@ -315,7 +315,9 @@ def new_selection(
         about["classes"] = "\n".join(names)
     samples = len(dataset)  # pyright: ignore[reportArgumentType]
     labels = None if sampling.label_free else labels
-    ledger = Ledger.new(samples, labels=labels, extra=policy.columns, folder=folder)
+    ledger = Ledger.new(
+        samples, labels=labels, extra=policy.columns, folder=folder, dynamics=sampling.dynamics
+    )
     selection = Selection(dataset, sampling=sampling, ledger=ledger, loading=loading, **more)
     ledger.about = about
     if loading.drop_last and len(selection.pool) < selection.batch_size:

@@ -12,6 +12,7 @@ from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.runs.digest import run_digest, taught_by, what_decides
 from frugalkd.experiments.runs.execute import distill, teach
 from frugalkd.experiments.runs.targets import store
+from frugalkd.ledger.ledger import Ledger
 from frugalkd.models import identity
 from frugalkd.teachers import live
 from toys import kinds_recipe
@@ -153,3 +154,22 @@ def test_how_classes_match_is_in_the_digest():
 
 def digest(recipe, teacher=None):
     return run_digest("distill", recipe, teacher)
+
+
+def test_training_dynamics_decide_a_ledger_and_not_a_student():
+    recipe = kinds_recipe()
+
+    def decides(kind, **settings):
+        return what_decides(kind, override(recipe, settings), taught=True)
+
+    for kind, role, usual in (("teach", "teacher", True), ("distill", "student", False)):
+        assert "dynamics" not in decides(kind)[role]
+        assert decides(kind, **{f"{role}.dynamics": usual}) == decides(kind)
+        assert decides(kind, **{f"{role}.dynamics": not usual}) != decides(kind)
+    assert decides("distill", **{"teacher.dynamics": False}) == decides("distill")
+
+
+@pytest.mark.parametrize(("settings", "has"), [({}, True), ({"teacher.dynamics": False}, False)])
+def test_teach_records_training_dynamics_by_default(settings, has, tmp_path):
+    teach(override(kinds_recipe(teacher__training__epochs=1), settings), tmp_path / "t")
+    assert Ledger.load(tmp_path / "t").has_dynamics is has

@@ -249,6 +249,9 @@ class Role(Strict):
     model: ModelSettings
     augment: Augmentation = Augmentation()
     training: Training = Training()
+    dynamics: bool = Field(
+        False, description="record training dynamics in the ledger, for 'frugalkd ledger audit'"
+    )
 
     @property
     def most_epochs(self) -> float:
@@ -268,6 +271,9 @@ class TeacherRole(Role):
         None,
         description="a pretrained state dict (.safetensors, or .pt without pickle); or pretrained: "
         "those that the model's path begins with",
+    )
+    dynamics: bool = Field(
+        True, description="record training dynamics in the ledger, for 'frugalkd ledger audit'"
     )
 
     @model_validator(mode="after")

@@ -44,8 +44,10 @@ def what_decides(kind: str, recipe: Recipe, *, taught: bool) -> dict[str, Any]:
         mode="json", exclude={"name", "summary", "arms", "teachers", "checkpoints", "trackers"}
     )
     teacher, student = settings["teacher"], settings["student"]
-    for role in (teacher, student):
+    for role, usual in ((teacher, True), (student, False)):
         del role["training"]["fsdp"]  # changes no result
+        if role["dynamics"] is usual:
+            del role["dynamics"]
         _resolve_model(role["model"])
     for one in (student["teachers"] or {"of": {}})["of"].values():
         _resolve_teacher(one)

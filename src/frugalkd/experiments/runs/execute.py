@@ -89,7 +89,7 @@ def teach(
             fit = train_head
             if isinstance(data, Samples):
                 data = data.without_augmentation()
-        sampling = Sampling(policy=policy, scores=scores)
+        sampling = Sampling(policy=policy, scores=scores, dynamics=role.dynamics)
         run = fit(model, data, sampling=sampling, objective=role.objective.build(), **keywords)
         notes = {"teacher": None, "targets": None, "scoring": scoring, "features": run.features}
         return run, notes

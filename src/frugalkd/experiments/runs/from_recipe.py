@@ -294,15 +294,16 @@ def sampling_of(
     if role.policy is None:
         return Sampling(
             mode=role.mode, ledger=ledger, regulation=role.regulation, gamma=role.gamma,
-            label_free=role.label_free, cost=role.cost,
+            label_free=role.label_free, cost=role.cost, dynamics=role.dynamics,
         )  # fmt: skip
     weights = None
     if ledger is not None:
         by_ledger = Sampling(mode="significance", ledger=ledger, gamma=role.gamma)
         weights = weights_of(by_ledger, run_data.train)
     return Sampling(
-        policy=role.policy.build(), weights=weights, label_free=role.label_free, cost=role.cost
-    )
+        policy=role.policy.build(), weights=weights, label_free=role.label_free, cost=role.cost,
+        dynamics=role.dynamics,
+    )  # fmt: skip
 
 
 def ids_used(sampling: Sampling, run_data: RunData) -> Ids | None:

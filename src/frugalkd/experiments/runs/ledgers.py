@@ -108,7 +108,7 @@ def make_ledger(
         run = train_head(
             make_teacher(recipe, teacher, data),
             data,
-            sampling=Sampling(policy=gate),
+            sampling=Sampling(policy=gate, dynamics=True),
             training=training,
             seed=recipe.seed,
             reset_head=True,
