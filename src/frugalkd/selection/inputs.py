@@ -186,7 +186,7 @@ def checked_ledger(ledger: Ledger | None, sampling: Sampling, data: Dataset) -> 
         )
     if ledger.has_dynamics and not OUTPUTS[sampling.output].dynamics:
         raise LedgerError(
-            f"the ledger has columns of training dynamics, and {sampling.output} have none: make it "
+            f"the ledger has training dynamics, and {sampling.output} have none: make it "
             "by Ledger.new(samples)"
         )
     if dynamics and not ledger.has_dynamics:

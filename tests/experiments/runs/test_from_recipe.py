@@ -6,12 +6,14 @@ import json
 import shutil
 from collections import Counter
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from frugalkd.data import ImageData, load_data
+from frugalkd.data import Augmentation, ImageData, data_digest, load_data
+from frugalkd.data.labels import Corrections, save_corrections
 from frugalkd.errors import (
     DataError,
     FrugalKDWarning,
@@ -21,8 +23,9 @@ from frugalkd.errors import (
     TargetsError,
 )
 from frugalkd.experiments.recipes.load import load_recipe, override
+from frugalkd.experiments.runs.digest import run_digest
 from frugalkd.experiments.runs.execute import distill, teach
-from frugalkd.experiments.runs.from_recipe import make_teacher
+from frugalkd.experiments.runs.from_recipe import make_data, make_teacher
 from frugalkd.experiments.runs.targets import store
 from frugalkd.experiments.runs.use import evaluate_run
 from frugalkd.models import reorder_classes
@@ -306,3 +309,61 @@ def test_a_finished_run_whose_data_are_gone_is_used(tmp_path):
     shutil.rmtree(tmp_path / "set")
     with pytest.warns(FrugalKDWarning, match="have changed since that run is not checked: "):
         assert teach(recipe, tmp_path / "t") == results
+
+
+NOISY = {"data.train_size": 200, "data.noise": {"rate": 0.3, "seed": 4}}
+
+
+def digits_of(**settings):
+    dotted = {name.replace("__", "."): value for name, value in settings.items()}
+    return override(load_recipe("digits"), NOISY | dotted)
+
+
+def test_noise_and_corrections_change_the_training_set_alone(tmp_path):
+    plain: Any = make_data(digits_of(data__noise=None), Augmentation(), 0)
+    noisy: Any = make_data(digits_of(data__validation=50), Augmentation(), 0)
+    clean = make_data(digits_of(data__noise=None, data__validation=50), Augmentation(), 0)
+    assert data_digest(noisy.eval_dataset) == data_digest(clean.eval_dataset)
+    assert data_digest(noisy.train) != data_digest(clean.train)
+    noisy = make_data(digits_of(), Augmentation(), 0)
+    wrong = np.flatnonzero(noisy.train.labels != plain.train.labels)
+    assert 40 < len(wrong) < 80
+    # All of it is undone by corrections, which are of the noisy labels.
+    names = {int(id): str(int(plain.train.labels[id])) for id in wrong[10:]}
+    made = Corrections(data_digest(noisy.train), frozenset(wrong[:10].tolist()), names)
+    files = {f"data__{k}": str(v) for k, v in save_corrections(made, tmp_path).items()}
+    fixed: Any = make_data(digits_of(**files), Augmentation(crop=1), 0).train
+    kept = made.kept(200)
+    assert torch.equal(fixed.labels, plain.train.labels[kept])
+    assert data_digest(fixed) == data_digest(plain.train.subset(kept))
+    with pytest.raises(DataError, match=r"exclude\.json and .*relabel\.json: made for other data"):
+        make_data(digits_of(**files, data__noise=None), Augmentation(), 0)
+
+
+@pytest.mark.parametrize("key", ["train_size", "validation", "noise", "relabel", "exclude"])
+def test_data_of_ones_own_are_not_changed(key, tmp_path):
+    value = {"noise": {"rate": 0.1}, "train_size": 3, "validation": 3}.get(key, str(tmp_path))
+    recipe = kinds_recipe(data={"path": f"{__name__}:plain_pair", key: value})
+    with pytest.raises(DataError, match="change your own data set yourself"):
+        make_data(recipe, Augmentation(), 0)
+
+
+def plain_pair():
+    return [(torch.zeros(1), 0)] * 9, None
+
+
+def test_files_of_corrections_count_by_their_content(tmp_path):
+    made = Corrections("d" * 64, frozenset({1}), {2: "3"})
+    files = {f"data__{k}": str(v) for k, v in save_corrections(made, tmp_path).items()}
+    moved = {key: str(shutil.copy(path, tmp_path / f"{key}.json")) for key, path in files.items()}
+
+    def digest(**settings):
+        return run_digest("teach", digits_of(**settings), None)
+
+    assert digest(**files) == digest(**moved)
+    others = [{}, {"data__exclude": files["data__exclude"]}, {"data__noise": None}]
+    found = {digest(**files), *(digest(**each) for each in others)}
+    assert len(found) == 4
+    before = digest(**files)
+    (tmp_path / "exclude.json").write_text("{}")
+    assert digest(**files) != before

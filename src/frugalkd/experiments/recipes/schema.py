@@ -24,6 +24,7 @@ from pydantic_core import CoreSchema
 
 from frugalkd.data import DATA, Augmentation
 from frugalkd.data.class_names import Match
+from frugalkd.data.labels import Noise
 from frugalkd.errors import ModelError, TargetsError
 from frugalkd.experiments.tracking.trackers import TRACKERS, Tracker
 from frugalkd.models.building import ModelSettings
@@ -68,6 +69,13 @@ class Data(NamedOrPath):
     root: str | None = Field(None, description="the folder that holds the data sets")
     train_size: int | None = Field(None, gt=0, description="random rows of the training set, fixed")
     validation: int = Field(0, ge=0, description="training rows that replace the test set")
+    noise: Noise | None = Field(
+        None, description="wrong labels to inject into the training set, for experiments"
+    )
+    relabel: str | None = Field(
+        None, description="a file of 'frugalkd ledger audit --fix': samples and their classes"
+    )
+    exclude: str | None = Field(None, description="likewise: samples to leave out")
 
 
 class _Trackers(Strict):

@@ -43,6 +43,7 @@ def what_decides(kind: str, recipe: Recipe, *, taught: bool) -> dict[str, Any]:
     settings = recipe.model_dump(
         mode="json", exclude={"name", "summary", "arms", "teachers", "checkpoints", "trackers"}
     )
+    _resolve_labels(settings["data"])
     teacher, student = settings["teacher"], settings["student"]
     for role, usual in ((teacher, True), (student, False)):
         del role["training"]["fsdp"]  # changes no result
@@ -59,6 +60,15 @@ def what_decides(kind: str, recipe: Recipe, *, taught: bool) -> dict[str, Any]:
     elif taught or student["targets"]["kind"] == "ema":
         del settings["teacher"]
     return settings
+
+
+def _resolve_labels(data: dict[str, Any]) -> None:
+    """In place of files of corrections their digests; what is not set is left out."""
+    for key in ("noise", "relabel", "exclude"):
+        if data[key] is None:
+            del data[key]
+        elif key != "noise" and Path(data[key]).is_file():
+            data[key] = _digest(Path(data[key]))
 
 
 def _resolve_model(model: dict[str, Any]) -> None:

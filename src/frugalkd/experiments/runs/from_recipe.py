@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from frugalkd.data import Samples, TextData, check_data, hold_out, load_data, take
 from frugalkd.data.class_names import Match, class_names
 from frugalkd.data.images import Augmentation, Pictures
+from frugalkd.data.labels import corrections, with_noise
 from frugalkd.data.probe import data_digest
 from frugalkd.data.samples import located
 from frugalkd.data.source import check_map_style
@@ -120,10 +121,11 @@ def make_data(recipe: Recipe, augment: Augmentation, seed: int) -> RunData:
             f"{what} is not an ImageData: augment is for those; augment your own data set yourself "
             "(with a method view(id, view))"
         )
-    if (spec.train_size or spec.validation) and not isinstance(train, Samples):
+    changes = ("train_size", "validation", "noise", "relabel", "exclude")
+    if any(getattr(spec, name) for name in changes) and not isinstance(train, Samples):
         raise DataError(
-            f"{what} is not an ImageData: train_size and validation are for those; cut your own "
-            "data set yourself"
+            f"{what} is not an ImageData: {', '.join(changes)} are for those; change your own data "
+            "set yourself"
         )
     if isinstance(train, Samples):
         if spec.validation:
@@ -133,6 +135,12 @@ def make_data(recipe: Recipe, augment: Augmentation, seed: int) -> RunData:
         if spec.train_size:
             with located("data.train_size"):
                 train = take(train, spec.train_size)
+        if spec.noise is not None:
+            with located("data.noise"):
+                train = with_noise(train, spec.noise)
+        if (made := corrections(spec.exclude, spec.relabel)) is not None:
+            with located(" and ".join(filter(None, (spec.exclude, spec.relabel)))):
+                train = made.apply(train)
     if isinstance(train, Pictures):
         train = train.with_augmentation(augment, seed)
     return RunData(train, test, split)
