@@ -244,6 +244,8 @@ def given(page: str, folder: Path) -> None:
         (folder / "mine.yaml").write_text(recipe)
     if page in ("text.md", "store.md", "scaling.md"):
         assert frugalkd_command(["teach", "digits", "--out", "runs/teacher"])[0] == 0
+    if page == "noise.md":  # saved from a page
+        (folder / "decisions.csv").write_text("id,decision,label\n3,exclude,\n7,relabel,2\n")
     if page == "README.md":
         idx_files(folder / "data" / "fashion-mnist")
         pictures(folder / "some" / "pictures", size=28)

@@ -1,21 +1,25 @@
-"""``ledger show``, ``ledger export`` and ``ledger make``."""
+"""``ledger show``, ``ledger export``, ``ledger audit`` and ``ledger make``."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from frugalkd.cli import options
 from frugalkd.cli.options import option, resolve, start
 from frugalkd.cli.running import Bar, resumable
-from frugalkd.cli.show import command, facts_table, ledger_view, print_result
+from frugalkd.cli.show import audit_view, command, facts_table, ledger_view, print_result
 from frugalkd.errors import LedgerError
 from frugalkd.runtime.formatting import percent
 from frugalkd.runtime.imports import Allowed
 
+if TYPE_CHECKING:
+    from frugalkd.ledger.ledger import Ledger
+
 app = typer.Typer(
-    help="Show, export and make ledgers: how much each sample mattered to the teacher.",
+    help="Show, export, audit and make ledgers: how much each sample mattered to the teacher.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -48,10 +52,10 @@ def show(
 
         both = [*summary["most"], *summary["least"]]
         ids = [sample["id"] for sample in both]
-        names = names_of_run(path, ledger, Allowed(imports, True, download), ids)
+        names = names_of_run(path, ledger, _allowed(imports, download), ids)
         for sample, name in zip(both, names, strict=True):
             sample["sample"] = name
-    print_result(as_json, summary, ledger_view(summary))
+    print_result(as_json, summary, ledger_view(summary), *([] if data else _hint(path)))
 
 
 @app.command()
@@ -80,12 +84,108 @@ def export(
     if data:
         from frugalkd.experiments.runs.ledgers import names_of_run
 
-        names = names_of_run(path, ledger, Allowed(imports, True, download))
+        names = names_of_run(path, ledger, _allowed(imports, download))
     make_folder(to.parent)
     ledger.export(to, names=names)
     facts = {"samples": f"{len(ledger):,}", "written to": to}
     content = {"ledger": str(path), "samples": len(ledger), "to": str(to)}
-    print_result(as_json, content, facts_table(f"ledger of {path}", facts))
+    hint = () if data else _hint(path)
+    print_result(as_json, content, facts_table(f"ledger of {path}", facts), *hint)
+
+
+@app.command()
+def audit(
+    path: Path = options.LEDGER,
+    top: int = option("--top N", "How many of the most suspicious labels to show.", 20, min=1),
+    out: Path | None = option(
+        "--out FILE", "A .csv to write, of all samples, to fill in decisions: `--out audit.csv`."
+    ),
+    data: bool = options.DATA,
+    targets: Path | None = option(
+        "--targets DIR", "A store of the teacher's soft targets, to show its class too."
+    ),
+    fix: Path | None = option(
+        "--fix FILE",
+        "Decisions: the table of --out, filled in, or one from a report's page: `--fix d.csv`.",
+    ),
+    to: Path | None = option(
+        "--to DIR", "Where --fix writes a recipe with the corrected data: `--to fixed`."
+    ),
+    imports: list[str] = options.IMPORT,
+    download: bool = options.DOWNLOAD,
+    as_json: bool = options.JSON,
+) -> None:
+    """Rank samples by how likely their label is wrong, and correct the data.
+
+    The ranking is by the mean margin of the given label in training; the suggested class is the one
+    that training most often preferred to it. Nothing is trained or evaluated for it.
+
+    [bold]Examples[/bold]
+    frugalkd ledger audit runs/teacher --top 50
+    frugalkd ledger audit runs/teacher --data --out audit.csv
+    frugalkd ledger audit runs/teacher --fix audit.csv --to fixed
+    """
+    from frugalkd.ledger.ledger import Ledger
+
+    if (fix is None) != (to is None):
+        raise LedgerError("--fix decisions.csv and --to DIR belong together: give both")
+    ledger = Ledger.load(path)
+    if fix is not None and to is not None:
+        _fix(path, ledger, fix, to, as_json)
+        return
+    from frugalkd.ledger.audit import export_suspects, ranked, refused, suspects
+
+    logits = None
+    if targets is not None:
+        from frugalkd.experiments.runs.audit import logits_of
+
+        logits = logits_of(targets, ledger)
+    rows = suspects(ledger, ranked(ledger, None if out else top), logits)
+    if data:
+        from frugalkd.experiments.runs.ledgers import names_of_run
+
+        ids = [row["id"] for row in rows]
+        for row, name in zip(rows, names_of_run(path, ledger, _allowed(imports, download), ids),
+                             strict=True):  # fmt: skip
+            row["sample"] = name
+    if out is not None:
+        export_suspects(ledger, rows, out)
+    content = {
+        "ledger": str(path), "samples": len(ledger), "refused": refused(ledger),
+        "suspects": rows[:top], "out": None if out is None else str(out),
+    }  # fmt: skip
+    following = (
+        "" if out is None else command("ledger", "audit", path, "--fix", out, "--to", "fixed")
+    )
+    hint = _hint(path) if not data else ()
+    print_result(as_json, content, audit_view(content), *hint, following=following)
+
+
+def _fix(path: Path, ledger: Ledger, fix: Path, to: Path, as_json: bool) -> None:
+    from frugalkd.experiments.runs.audit import fix as write_fixed
+    from frugalkd.experiments.runs.audit import read_decisions
+
+    done = write_fixed(path, ledger, read_decisions(fix, ledger), to)
+    facts = {
+        "left out": f"{done['excluded']:,} samples",
+        "relabelled": f"{done['relabelled']:,} samples",
+        "written to": ", ".join([*done["files"].values(), done["recipe"]]),
+    }
+    following = command("teach", done["recipe"], "--out", to / "teacher")
+    print_result(as_json, done, facts_table(f"decisions of {fix}", facts), following=following)
+
+
+def _allowed(imports: list[str], download: bool) -> Allowed:
+    return Allowed(imports, True, download)
+
+
+def _hint(path: Path) -> tuple[str, ...]:
+    """Where the samples have names that were not read."""
+    from frugalkd.experiments.runs.folder import has_names
+    from frugalkd.ledger.ledger import ledger_file
+
+    known = has_names(ledger_file(path).parent)
+    return ("Samples are ids here: add --data for their files or texts.",) if known else ()
 
 
 @app.command()

@@ -242,6 +242,30 @@ def _sample_table(title: str, samples: list[dict[str, Any]]) -> Table:
     return table
 
 
+def audit_view(content: dict[str, Any]) -> RenderableType:
+    """The most suspicious labels of a ledger, on one screen."""
+    samples, rows = content["samples"], content["suspects"]
+    head = Text.assemble(
+        (f"{content['refused']:,} of {samples:,} labels", "bold"),
+        f" ({percent(content['refused'] / max(1, samples))}) had a negative mean margin: training "
+        "preferred another class. Not all of these are wrong; the first ones are the likeliest.",
+    )
+    name = partial(Column, max_width=16, overflow="ellipsis", no_wrap=True)
+    more = [key for key in ("teacher", "sample") if rows and key in rows[0]]
+    table = TextTable(
+        *map(numeric, ("", "id")), name("given"), name("suggested"),
+        *map(numeric, ("margin", "prob.")), *map(name, more),
+        title="most suspicious labels", padding=(0, 1, 0, 0),
+    )  # fmt: skip
+    for place, row in enumerate(rows, 1):
+        table.add_row(
+            str(place), str(row["id"]), row["given"] or "-", row["suggested"] or "-",
+            f"{row['margin']:.2f}", f"{row['probability']:.2f}",
+            *(row[key] or "-" for key in more),
+        )  # fmt: skip
+    return Group(head, table)
+
+
 _LAYOUT: dict[str, Any] = {"width": 80, "padding": (0, 1, 0, 0), "pad_edge": False}
 """Of the tables of a comparison."""
 

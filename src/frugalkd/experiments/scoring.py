@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -17,10 +17,9 @@ from frugalkd.data.probe import streams_restored
 from frugalkd.data.source import Collate, check_map_style
 from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import UnknownName, UnsupportedData
-from frugalkd.ledger.ledger import Ledger
-from frugalkd.ledger.outcome import Outcome
+from frugalkd.ledger.ledger import NEVER
 from frugalkd.objectives import CrossEntropy
-from frugalkd.policies import All, EpochContext, Plan, Policy, Sampling, Scoring, Ungated
+from frugalkd.policies import All, Sampling, Scoring
 from frugalkd.policies.policy import Ids
 from frugalkd.runtime import draws
 from frugalkd.runtime.meters import Meters
@@ -103,15 +102,13 @@ class ScoringRun:
     def samples(self) -> int:
         return len(self.data)  # pyright: ignore[reportArgumentType]
 
-    def train(
-        self, seed: int, policy: Policy | None = None, weights: NDArray[np.float32] | None = None
-    ) -> Run:
+    def train(self, seed: int, weights: NDArray[np.float32] | None = None) -> Run:
         """A fresh model, trained on the labels; by default on all samples."""
         run = distill(
             self.make_model(seed),
             self.data,
             teacher=None,
-            sampling=Sampling(policy=policy or All(), weights=weights),
+            sampling=Sampling(policy=All(), weights=weights, dynamics=True),
             objective=CrossEntropy(),
             training=replace(self.training, fsdp=False),
             seed=seed,
@@ -163,30 +160,10 @@ def el2n(run: ScoringRun, seed: int) -> NDArray[np.float64]:
 def forgetting(run: ScoringRun, seed: int) -> NDArray[np.float64]:
     """Flips from correct to wrong between one visit and the next (Toneva et al., ICLR 2019). A
     sample that was never correct counts as many as there were epochs, more than any other can."""
-    ledger = run.train(seed, policy=_CountFlips()).ledger
+    ledger = run.train(seed).ledger
     never = math.ceil(run.training.epochs)
-    return np.where(ledger["learned"] > 0, ledger["forgotten"], never).astype(np.float64)
-
-
-@dataclass(frozen=True)
-class _CountFlips(Ungated):
-    """All samples; ``forgotten`` counts flips to wrong, ``learned`` is 1 after a correct one."""
-
-    @property
-    def columns(self) -> Mapping[str, str]:
-        return {"forgotten": "uint16", "learned": "uint8"}
-
-    def plan(self, ledger: Ledger, pool: Ids, at: EpochContext) -> Plan:
-        return Plan(pool)
-
-    def update_columns(
-        self, seen: Outcome, ids: Ids, ledger: Ledger, at: EpochContext
-    ) -> Mapping[str, NDArray]:
-        flipped = ledger.correct[ids] & ~seen.correct
-        return {
-            "forgotten": ledger["forgotten"][ids] + flipped,
-            "learned": ledger["learned"][ids] | seen.correct,
-        }
+    learned = ledger["first_learned"] != NEVER
+    return np.where(learned, ledger["forgotten"], never).astype(np.float64)
 
 
 def holdout_loss(run: ScoringRun, seed: int) -> NDArray[np.float64]:

@@ -102,7 +102,10 @@ def cell(said: object) -> str:
 
 
 def _replaced(said: object, by: Callable[[str], str]) -> str:
-    return "".join(s if s.isprintable() or s in _JOINERS else by(s) for s in str(said))
+    text = str(said)
+    if text.isprintable():
+        return text
+    return "".join(s if s.isprintable() or s in _JOINERS else by(s) for s in text)
 
 
 def most_unpacked(size: int) -> int:

@@ -72,7 +72,13 @@ def make_summary(classes=("ant", "bee"), samples=100):
         "histogram": [50, 0, 0, 0, 0, 0, 0, 0, 0, 50],
         "most": ends[:3],
         "least": ends[3:],
-    }
+        "refused": 7,
+        "suspects": [
+            {"id": id, "given": classes[0], "suggested": classes[-1], "margin": -1.5,
+             "probability": 0.125}
+            for id in range(6, 9)
+        ],
+    }  # fmt: skip
 
 
 def make_comparison(arms=None, **more):

@@ -15,7 +15,12 @@ import pytest
 from made_up import make_arm, make_comparison
 from test_hostile import hostile
 
+from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.report import collect, make_page
+from frugalkd.experiments.runs.audit import read_decisions
+from frugalkd.experiments.runs.execute import teach
+from frugalkd.ledger.audit import ranked
+from frugalkd.ledger.ledger import Ledger
 from frugalkd.runtime.imports import Allowed
 
 pytestmark = pytest.mark.heavy
@@ -26,6 +31,9 @@ STRANGE = "test_gallery:strange"
 
 SIZES = [1280, 390]
 THEMES = ["light", "dark"]
+
+
+NOISY = {"data.train_size": 200, "data.noise": {"rate": 0.3}, "teacher.training.epochs": 4}
 
 
 def missing(reason: str) -> None:
@@ -65,6 +73,16 @@ def pages(tmp_path_factory):
             make_page(collect(source), Allowed([STRANGE], data=True)), encoding="utf-8"
         )
     return made
+
+
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory):
+    """A run on noisy labels, and its page, with labels to review."""
+    folder = tmp_path_factory.mktemp("noisy")
+    teach(override(load_recipe("digits"), NOISY), folder / "t")
+    html = make_page(collect(folder / "t"), Allowed(data=True))
+    (folder / "page.html").write_text(html, encoding="utf-8")
+    return folder
 
 
 @pytest.fixture
@@ -230,6 +248,65 @@ def test_without_javascript_every_number_is_there(opened, pages):
     assert page.get_by_role("button").count() == 0
 
 
+def test_labels_are_reviewed_by_keyboard_and_saved(opened, noisy, tmp_path):
+    page = opened(noisy / "page.html", accept_downloads=True)
+    ledger = Ledger.load(noisy / "t")
+    ids, key = ranked(ledger, 100), page.keyboard.press
+    assert page.locator(".suspect").count() == 100
+    assert page.locator(".suspect[tabindex='0']").count() == 1, "one stop for the tabulator"
+    page.locator(".suspect").first.focus()
+    said = page.locator("#status")
+    for keys, place, decided in (
+        (["x"], 0, "leave out"),
+        (["ArrowRight", "r"], 1, f"relabel: {ledger['other'][ids[1]]}"),
+        (["ArrowDown", "ArrowDown", "ArrowUp", "k"], 2, "keep"),
+        (["End", "ArrowRight", "x", "k"], 99, "keep"),  # the last decision counts
+        (["Home"], 0, "leave out"),
+    ):
+        for each in keys:
+            key(each)
+        current = page.locator(".suspect:focus")
+        assert current.get_attribute("data-id") == str(ids[place])
+        assert current.locator(".decision").inner_text() == decided
+    assert said.inner_text() == f"Sample {ids[99]}: keep"
+    # By mouse and by the list of classes.
+    page.locator(".suspect").nth(4).click()
+    page.get_by_label("Relabel to another class").select_option("7")
+    page.locator(".suspect").nth(5).click()
+    page.get_by_role("button", name="Leave out (X)").click()
+    assert page.locator(".count").inner_text() == "6 decided"
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Save decisions.csv").click()
+    assert saved.value.suggested_filename == "decisions.csv"
+    saved.value.save_as(tmp_path / "d.csv")
+    found = read_decisions(tmp_path / "d.csv", ledger)
+    assert found.exclude == {ids[0], ids[5]}
+    assert found.relabel == {ids[1]: str(ledger["other"][ids[1]]), ids[4]: "7"}
+    assert found.data == ledger.about["data"]
+
+
+def test_keys_do_nothing_to_labels_elsewhere(opened, noisy):
+    page = opened(noisy / "page.html")
+    page.locator(".suspect").first.focus()
+    page.keyboard.press("Control+k")
+    page.get_by_label("Relabel to another class").focus()
+    page.keyboard.press("x")
+    page.get_by_role("button", name="Save decisions.csv").focus()
+    page.keyboard.press("x")
+    assert page.locator(".count").inner_text() == "0 decided"
+
+
+@pytest.mark.parametrize("width", SIZES)
+def test_labels_to_review_fit_and_axe_finds_nothing_serious(opened, noisy, width):
+    page = opened(noisy / "page.html", width, THEMES[width == SIZES[0]], bypass_csp=True)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.locator(".suspect").first.focus()
+    page.keyboard.press("x")
+    assert axe_finds(page) == []
+    if shots := os.environ.get("FRUGALKD_SHOTS"):
+        page.locator("#labels").screenshot(path=f"{shots}/labels-{width}.png")
+
+
 @pytest.mark.parametrize(
     ("name", "width", "theme"),
     [
@@ -239,14 +316,18 @@ def test_without_javascript_every_number_is_there(opened, pages):
     ],
 )
 def test_axe_finds_nothing_serious(opened, pages, name, width, theme):
-    axe = os.environ.get("FRUGALKD_AXE")
-    if not axe:
-        missing("FRUGALKD_AXE names no axe.min.js (npm install axe-core)")
     page = opened(pages[name], width, theme, bypass_csp=True)
     for details in page.locator("details").all():
         details.evaluate("it => { it.open = true }")
+    assert axe_finds(page) == []
+
+
+def axe_finds(page) -> list[str]:
+    """What axe-core calls serious or critical in a page whose policy is bypassed."""
+    axe = os.environ.get("FRUGALKD_AXE")
+    if not axe:
+        missing("FRUGALKD_AXE names no axe.min.js (npm install axe-core)")
     page.evaluate(Path(axe or "").read_text(encoding="utf-8"))
     found = page.evaluate("axe.run()")
     assert found["passes"]
-    serious = [v["id"] for v in found["violations"] if v["impact"] in ("serious", "critical")]
-    assert serious == []
+    return [v["id"] for v in found["violations"] if v["impact"] in ("serious", "critical")]

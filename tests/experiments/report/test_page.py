@@ -269,5 +269,5 @@ def test_a_real_run_and_a_real_comparison(cli, tmp_path):
     parsed = Parsed((tmp_path / "t/report.html").read_text())
     assert "frugalkd teach recipe.yaml --seed 0" in parsed.text
     pictures = [a for tag, a in parsed.elements if tag == "img"]
-    assert len(pictures) == 48
+    assert len(pictures) == 48 + 100, "at both ends, and labels to review"
     assert all(picture["alt"] for picture in pictures)

@@ -345,7 +345,9 @@ class ComparisonRun:
             )
             own = [job for key, job in self.jobs.items() if key[:2] == ("teach", row["teacher"])]
             done = [job.out for job in own if self._done(job)]
-            row["summary"] = read_summary(done[0]) if done else None
+            found = (read_summary(done[0]) if done else None) or {}
+            # Labels are reviewed on the page of the teacher's own folder.
+            row["summary"] = {k: v for k, v in found.items() if k != "suspects"} or None
         return content
 
     def _store_cost(self, name: str) -> dict[str, float] | None:

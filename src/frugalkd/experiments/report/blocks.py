@@ -143,6 +143,28 @@ class Gallery:
 
 
 @dataclass(frozen=True)
+class Suspect:
+    """A label to review: the sample, and the ``given`` and the ``suggested`` class as cells of a
+    table of decisions."""
+
+    id: int
+    picture: Picture
+    given: str
+    suggested: str
+
+
+@dataclass(frozen=True)
+class Review:
+    """Labels to decide about: a table of decisions is made from it, with the names of ``classes``
+    to choose from, and the beginning of the ``data``'s digest."""
+
+    title: str
+    suspects: Sequence[Suspect]
+    classes: Sequence[str]
+    data: str
+
+
+@dataclass(frozen=True)
 class Code:
     """Text to copy."""
 
@@ -151,7 +173,7 @@ class Code:
     name: str
 
 
-Block = Table | Figure | Gallery | Code | str
+Block = Table | Figure | Gallery | Review | Code | str
 """A part of a section; a string is a paragraph."""
 
 

@@ -34,12 +34,13 @@ Pictures = Callable[[LedgerSummary], Shown]
 def pictures_of(
     summary: LedgerSummary, recipe: dict[str, Any], allowed: Allowed = NOTHING
 ) -> Shown:
-    """The samples at both ends of ``summary``, from the data that ``recipe``, as resolved, names,
-    where ``allowed`` permits it. Every failure is a reason, not an error."""
+    """The samples at both ends of ``summary``, and its suspects, from the data that ``recipe``, as
+    resolved, names, where ``allowed`` permits it. Every failure is a reason, not an error."""
     from frugalkd.data import data_digest
     from frugalkd.experiments.runs.from_recipe import data_of_run
 
-    ids = list(dict.fromkeys(sample.id for sample in (*summary.most, *summary.least)))
+    samples = (*summary.most, *summary.least, *summary.suspects)
+    ids = list(dict.fromkeys(sample.id for sample in samples))
     try:
         data: Any = data_of_run(recipe, "the recipe", allowed).train
     except RunFolderError:

@@ -44,11 +44,15 @@
     return [line(head), `| ${rule.join(" | ")} |`, ...body.map(line)].join("\n") + "\n";
   }
 
+  function csvOf(lines) {
+    const quoted = text => /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+    return lines.map(line => line.map(quoted).join(",")).join("\r\n") + "\r\n";
+  }
+
   function csv(table) {
     // A spreadsheet takes text that begins like this for a formula.
     const safe = cell => (cell.dataset.value === undefined && /^[=+\-@\t\r]/.test(said(cell)) ? "'" : "") + said(cell);
-    const quoted = text => /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
-    return rows(table).map(row => row.map(cell => quoted(safe(cell))).join(",")).join("\r\n") + "\r\n";
+    return csvOf(rows(table).map(row => row.map(safe)));
   }
 
   function key(row, place) {
@@ -99,6 +103,105 @@
       tools.append(button("Copy", () => copy(text, block.querySelector("h3").textContent)));
       block.querySelector("h3").after(tools);
     }
+  }
+
+  // Labels to review: one suspect is the current one, and has the controls.
+  const decided = new Map();  // by sample: [decision, label]
+  const NAMES = { keep: "keep", exclude: "leave out", relabel: "relabel" };
+
+  function decide(suspect, decision, label = "") {
+    if (decision === "relabel" && !label) return say("No class is suggested: choose one");
+    decided.set(suspect.dataset.id, [decision, label]);
+    show(suspect);
+    say(`Sample ${suspect.dataset.id}: ${suspect.querySelector(".decision").textContent}`);
+  }
+
+  function show(suspect) {
+    const [decision, label] = decided.get(suspect.dataset.id) ?? [];
+    const note = suspect.querySelector(".decision");
+    note.textContent = decision ? NAMES[decision] + (label && `: ${label}`) : "";
+    suspect.dataset.decision = decision ?? "";
+    const review = suspect.closest(".review");
+    const count = [...review.querySelectorAll(".suspect")].filter(it => decided.has(it.dataset.id)).length;
+    review.querySelector(".count").textContent = `${count} decided`;
+  }
+
+  function decisions(review) {
+    const lines = [["id", "given", "suggested", "decision", "label", "data"]];
+    for (const { dataset: it } of review.querySelectorAll(".suspect")) {
+      if (decided.has(it.id)) lines.push([it.id, it.given, it.suggested, ...decided.get(it.id), review.dataset.data]);
+    }
+    return csvOf(lines);
+  }
+
+  function download(text, name) {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
+    link.download = name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+    say(`${name} saved`);
+  }
+
+  function makeReview(review) {
+    const suspects = [...review.querySelectorAll(".suspect")];
+    let current = suspects[0];
+    const classes = document.createElement("select");
+    classes.setAttribute("aria-label", "Relabel to another class");
+    for (const name of ["Another class …", ...JSON.parse(review.dataset.classes)]) classes.add(new Option(name));
+    classes.addEventListener("change", () => {
+      if (classes.selectedIndex) decide(current, "relabel", classes.value);
+    });
+    const acts = {
+      k: ["Keep (K)", () => decide(current, "keep")],
+      x: ["Leave out (X)", () => decide(current, "exclude")],
+      r: ["Relabel (R)", () => decide(current, "relabel", current.dataset.suggested)],
+    };
+    const panel = document.createElement("div");
+    panel.className = "panel";
+    panel.append(...Object.values(acts).map(([label, act]) => button(label, act)), classes);
+    const enter = suspect => {
+      if (suspect === current && suspect.contains(panel)) return;
+      current.tabIndex = -1;
+      current = suspect;
+      current.tabIndex = 0;
+      classes.selectedIndex = 0;
+      current.append(panel);
+    };
+    const move = (event, place) => {
+      event.preventDefault();
+      suspects[Math.min(Math.max(place, 0), suspects.length - 1)].focus();
+    };
+    for (const [place, suspect] of suspects.entries()) {
+      const note = document.createElement("p");
+      note.className = "decision";
+      suspect.append(note);
+      suspect.tabIndex = -1;
+      suspect.addEventListener("focusin", () => enter(suspect));
+      suspect.addEventListener("click", event => { if (!panel.contains(event.target)) suspect.focus(); });
+      suspect.addEventListener("keydown", event => {
+        if (event.ctrlKey || event.metaKey || event.altKey || event.target === classes) return;
+        if (["ArrowRight", "ArrowDown"].includes(event.key)) return move(event, place + 1);
+        if (["ArrowLeft", "ArrowUp"].includes(event.key)) return move(event, place - 1);
+        if (event.key === "Home") return move(event, 0);
+        if (event.key === "End") return move(event, suspects.length - 1);
+        acts[event.key.toLowerCase()]?.[1]();
+      });
+    }
+    const tools = document.createElement("div"), count = document.createElement("span");
+    tools.className = "tools";
+    count.className = "count";
+    tools.append(
+      button("Save decisions.csv", () => download(decisions(review), "decisions.csv")),
+      button("Copy decisions as CSV", () => copy(decisions(review), "Decisions")),
+      count,
+    );
+    const how = document.createElement("p");
+    how.className = "note";
+    how.textContent = "Arrow keys move from sample to sample; K keeps its label, X leaves the sample out, R gives it the suggested class. Decisions stay in this page: save them, and run “frugalkd ledger audit RUN --fix decisions.csv --to DIR”.";
+    review.prepend(how, tools);
+    if (suspects.length) enter(current);
+    suspects.forEach(show);
   }
 
   // Figures: plotly.js lies in the page, compressed; colours are the page's.
@@ -189,6 +292,7 @@
 
   function equip(within) {
     addTools(within);
+    within.querySelectorAll(".review").forEach(makeReview);
     places(within).forEach(chips);
   }
 

@@ -10,7 +10,7 @@ import yaml
 
 from frugalkd.errors import ReportError
 from frugalkd.experiments.comparison.summary import FIELDS
-from frugalkd.experiments.report import figures
+from frugalkd.experiments.report import blocks, figures
 from frugalkd.experiments.report.blocks import (
     NOTHING,
     Block,
@@ -19,6 +19,7 @@ from frugalkd.experiments.report.blocks import (
     Gallery,
     Page,
     Picture,
+    Review,
     Section,
     Table,
     amount,
@@ -46,8 +47,10 @@ from frugalkd.experiments.runs.schema import (
     LedgerSummary,
     RunRecord,
     Sample,
+    Suspect,
     Teacher,
 )
+from frugalkd.files.parsing import cell
 
 FILE = "recipe.yaml"
 _BARS = 40
@@ -99,6 +102,7 @@ def run_page(run: RunRecord, pictures: Pictures) -> Page:
         Section("numbers", "The numbers", [_numbers(run)]),
         Section("participation", _TRAINED, [trained or "The run had no epoch."]),
         *_ledger_sections(run.summary, pictures, what),
+        Section("labels", "Labels to review", _labels(run.summary, pictures)),
         Section("time", "Where the time went", _phases([(run.kind, spent)] if spent else [])),
         Section("costs", "What ledger and store cost", run_costs(run)),
         Section("again", "Run it again", _run_again(run)),
@@ -296,6 +300,38 @@ def _samples(title: str, samples: Sequence[Sample], what: str) -> Table:
         significance, confidence = amount(it.significance, 3), amount(it.confidence, 2)
         rows.append([Cell(str(it.id), it.id), short(it.name or NOTHING), significance, confidence])
     return Table(title, ["sample", "class", what, "confidence"], rows)
+
+
+def _labels(summary: LedgerSummary | None, pictures: Pictures) -> list[Block]:
+    """The most suspicious labels, to decide about; as numbers, where samples are not shown."""
+    if summary is None or summary.refused is None:
+        return ["The training recorded no training dynamics (dynamics in the recipe)."]
+    about = (
+        f"Training refused {number(summary.refused)} of {number(summary.samples)} labels: their "
+        "mean margin is negative. The most suspicious ones come first; a label may be refused and "
+        "right."
+    )
+    seen = pictures(summary)
+    if isinstance(seen, str):
+        rows = [
+            [Cell(str(it.id), it.id), short(it.given or NOTHING), short(it.suggested or NOTHING),
+             amount(it.margin, 2), amount(it.probability, 2)]
+            for it in summary.suspects
+        ]  # fmt: skip
+        headings = ["sample", "given", "suggested", "margin", "probability"]
+        why = f"The samples are not shown: {short(seen, 300)}"
+        return [about, why, Table("Most suspicious labels", headings, rows, name="suspects")]
+    suspects = [_suspect(it, *seen[it.id]) for it in summary.suspects if it.id in seen]
+    classes = [cell(record.name) for record in sorted(summary.classes, key=lambda it: it.name)]
+    digest = (summary.data or "")[:12]
+    return [about, Review("Most suspicious labels", suspects, classes, digest)]
+
+
+def _suspect(it: Suspect, source: str, text: str) -> blocks.Suspect:
+    details = (f"sample {it.id}", f"suggested {short(it.suggested or NOTHING, 40)}",
+               f"margin {number(it.margin, 2)}")  # fmt: skip
+    picture = Picture(f"given {short(it.given or NOTHING, 40)}", details, source, text)
+    return blocks.Suspect(it.id, picture, cell(it.given or ""), cell(it.suggested or ""))
 
 
 def _phases(rows: Sequence[tuple[str, dict[str, float]]]) -> list[Block]:

@@ -32,6 +32,10 @@ from frugalkd.files.writing import (
 )
 
 SCHEMA = 1
+MADE = "ledger.json"
+"""What ``frugalkd ledger make`` says of its ledger."""
+NAMED = ("image-folder", "hugging-face", "banking77", "trec6")
+"""Data sets whose samples have names: of files, or the beginnings of texts."""
 _NOTES = "notes.json"
 _AGAIN = "delete it; costs before a stop are then not counted, and trackers begin a new run"
 
@@ -191,6 +195,25 @@ def read_results(path: Path) -> dict[str, Any]:
     if not (path / "results.json").is_file():
         raise RunFolderError(f"{path} holds no finished run (no results.json)")
     return read_json(path / "results.json")
+
+
+def recipe_of(folder: Path) -> dict[str, Any]:
+    """The recipe, as resolved, of a run's folder, or of a ledger that ``ledger make`` made, not
+    validated. Raises RunFolderError where there is none."""
+    made = folder / MADE
+    said = read_json(made) if made.is_file() else read_results(folder)
+    recipe = said.get("recipe")
+    if not isinstance(recipe, dict) or not isinstance(recipe.get("data"), dict):
+        raise RunFolderError(f"{folder} holds no recipe: make it again")
+    return recipe
+
+
+def has_names(folder: Path) -> bool:
+    """Whether the samples of a run's folder have names in its data, as far as its recipe says."""
+    try:
+        return recipe_of(folder)["data"].get("name") in NAMED
+    except RunFolderError:
+        return False
 
 
 def results_of(folder: Path | None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from frugalkd.data.class_names import class_names
 from frugalkd.data.probe import data_digest, names_of
 from frugalkd.errors import DataError, LedgerError
 from frugalkd.experiments.recipes.schema import Recipe
-from frugalkd.experiments.runs.folder import SCHEMA, read_results
+from frugalkd.experiments.runs.folder import MADE, SCHEMA, recipe_of
 from frugalkd.experiments.runs.from_recipe import (
     STORE_SEED,
     data_of_run,
@@ -137,7 +137,7 @@ def make_ledger(
         "mean_significance": float(significance.mean()),
         "seconds": time.perf_counter() - started,
     }
-    write_json(out / "ledger.json", said)
+    write_json(out / MADE, {**said, "recipe": recipe.model_dump(mode="json")})
     return said
 
 
@@ -152,11 +152,12 @@ def names_of_run(
     is the folder, or the file of ``ledger``. Raises what :func:`data_of_run` does, LedgerError for
     a ledger of other data, DataError where samples have no names."""
     folder = ledger_file(path).parent
-    results = folder / "results.json"
-    data = data_of_run(read_results(folder).get("recipe"), str(results), allowed).train
+    data = data_of_run(recipe_of(folder), f"the recipe in {folder}", allowed).train
     if data_digest(data) != ledger.about.get("data"):
-        raise LedgerError(f"the data that {results} names are not those of the ledger")
+        raise LedgerError(f"the data that the recipe in {folder} names are not those of the ledger")
     names = names_of(data, range(len(ledger)) if ids is None else ids)
     if names is None:
-        raise DataError(f"the data that {results} names have no sample names: leave out --data")
+        raise DataError(
+            f"the data that the recipe in {folder} names have no sample names: leave out --data"
+        )
     return names

@@ -240,6 +240,16 @@ class Sample(Record):
     correct: bool
 
 
+class Suspect(Record):
+    """A label that is likely to be wrong; classes by name, null for what is not known."""
+
+    id: int = Field(ge=0, le=LARGEST)
+    given: str | None = None
+    suggested: str | None = None
+    margin: Number = Field(description="mean of the given label's margin in training")
+    probability: Number = Field(description="mean of its softmax probability")
+
+
 class LedgerSummary(Record):
     """A summary of a ledger, as summary.json holds it."""
 
@@ -257,6 +267,8 @@ class LedgerSummary(Record):
     histogram: list[Count]
     most: list[Sample]
     least: list[Sample]
+    refused: Count | None = Field(None, description="labels of a negative mean margin")
+    suspects: list[Suspect] = Field([], description="the most suspicious labels, a run's own")
 
 
 class RunRecord(Results):

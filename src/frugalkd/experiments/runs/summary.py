@@ -20,7 +20,7 @@ FILE = "summary.json"
 LARGEST = 50_000
 """Bytes of the file."""
 
-_ENDS = 24
+_ENDS, _SUSPECTS = 24, 100
 _POINTS = 100
 _COLUMNS = {"trained": "rows", "participations": "participations", "screened": "screened"}
 
@@ -50,7 +50,7 @@ def write_summary(folder: Path, kind: str, ledger: Ledger) -> None:
     ``kind`` is teach, distill, or ledger. Raises WriteFailed.
     """
     if ledger.epochs > 0:
-        said = {"schema": SCHEMA, "kind": kind, **summarise(ledger, _ENDS)}
+        said = {"schema": SCHEMA, "kind": kind, **summarise(ledger, _ENDS, _SUSPECTS)}
         write_atomic(folder / FILE, _encoded(said) + b"\n")
 
 
@@ -69,7 +69,8 @@ def _encoded(summary: dict[str, Any]) -> bytes:
     while True:
         half = (keep + 1) // 2
         shown = classes if len(classes) <= keep else [*classes[:half], *classes[-half:]]
-        records = {"classes": shown, "most": summary["most"], "least": summary["least"]}
+        records = {key: summary[key] for key in ("most", "least", "suspects") if key in summary}
+        records["classes"] = shown
         cut = {key: [_cut(one, letters) for one in each] for key, each in records.items()}
         said = {**summary, **cut, "classes_left_out": len(classes) - len(shown)}
         content = json.dumps(said, allow_nan=False, separators=(",", ":")).encode()
@@ -79,6 +80,7 @@ def _encoded(summary: dict[str, Any]) -> bytes:
 
 
 def _cut(record: dict[str, Any], letters: int) -> dict[str, Any]:
-    name = record["class"]
-    short = name if name is None or len(name) <= letters else name[: letters - 1] + "…"
-    return {**record, "class": short}
+    def short(name: str | None) -> str | None:
+        return name if name is None or len(name) <= letters else name[: letters - 1] + "…"
+
+    return {k: short(v) if k in ("class", "given", "suggested") else v for k, v in record.items()}
