@@ -19,6 +19,7 @@ from frugalkd.errors import (
     UnsupportedData,
 )
 from frugalkd.ledger.ledger import Ledger
+from ranking import as_launched, on_ranks
 from toys import same_columns, same_state
 
 transformers: Any = pytest.importorskip("transformers", reason="needs transformers")
@@ -232,3 +233,25 @@ def test_what_is_refused_and_why(folders, tmp_path, given, kind, says):
         given["teacher"] = encoder(folders / given["teacher"])
     with pytest.raises(kind, match=says):
         trained(folders, tmp_path, **given)
+
+
+def on_rank(folders, folder, world):
+    """The weights that are trained, with global batches of four texts."""
+    as_launched()
+    torch.manual_seed(7 * int(os.environ.get("RANK", "0")))  # of the projection
+    _, trainer, _ = trained(
+        folders, folder, model="narrow", per_device_train_batch_size=4 // world,
+        sampling=Sampling(policy=All()), optim="sgd", learning_rate=0.5,
+        loss=lambda student: losses.EmbedDistillLoss(student, projection_dim=8),
+    )  # fmt: skip
+    parts = (trainer.model, trainer.loss.projection)
+    return [torch.cat([p.detach().flatten() for p in part.parameters()]) for part in parts]
+
+
+@pytest.mark.heavy
+def test_two_ranks_train_one_projection(folders, tmp_path):
+    first, second = on_ranks(2, on_rank, folders, tmp_path, 2)
+    alone = on_rank(folders, tmp_path / "alone", 1)
+    for mine, its, expected in zip(first, second, alone, strict=True):
+        assert torch.equal(mine, its)
+        torch.testing.assert_close(mine, expected, rtol=0, atol=2e-6)

@@ -509,13 +509,24 @@ class _Progress(transformers.TrainerCallback):
         self._state: dict[str, Any] | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The model is prepared: on its device, and sharded if it is to be."""
-        self._trainer._made().check_first_batch()
+        """The model is prepared: on its device, and sharded if it is to be. What is trained beside
+        it begins with the first rank's weights, as DDP's model does."""
+        selection = self._trainer._made()
+        for parameter in self._parts().parameters():
+            first = parameter.detach().cpu()
+            selection.ranks.take_first(first)
+            parameter.data.copy_(first)
+        selection.check_first_batch()
+
+    def _parts(self) -> nn.Module:
+        criterion = self._trainer.criterion
+        return nn.Module() if criterion is None else criterion.parts
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """With clipped gradients. A loss scaler skips steps whose gradients are not finite, which
         is no error."""
         batch = self._trainer.planned.batch
+        self._trainer._made().ranks.average_gradients(self._parts())  # DDP has those of the model
         if batch is not None and self._trainer.accelerator.scaler is None:
             batch.stepped(bad_gradients(kwargs["optimizer"]))
 
