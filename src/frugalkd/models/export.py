@@ -15,13 +15,13 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final, get_args
 
 import torch
 from torch import Tensor, nn
 
-import frugalkd
 from frugalkd.data.batches import call
 from frugalkd.errors import ModelError, RunFolderError
 from frugalkd.files import StrPath
@@ -99,7 +99,7 @@ def description(loaded: Loaded) -> dict[str, Any]:
         "preprocessing": prepare,
         "classes": list(loaded.classes),
         "model": card["model"],
-        "version": frugalkd.__version__,
+        "version": version("frugalkd"),
     }
 
 
