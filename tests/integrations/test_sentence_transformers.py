@@ -244,7 +244,8 @@ def on_rank(folders, folder, world):
         sampling=Sampling(policy=All()), optim="sgd", learning_rate=0.5,
         loss=lambda student: losses.EmbedDistillLoss(student, projection_dim=8),
     )  # fmt: skip
-    parts: Any = (trainer.model, trainer.loss.projection)
+    loss: Any = trainer.loss
+    parts: Any = (trainer.model, loss.projection)
     return [torch.cat([p.detach().flatten() for p in part.parameters()]) for part in parts]
 
 
