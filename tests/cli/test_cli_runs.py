@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -38,9 +39,42 @@ def test_a_finished_run_is_shown_and_not_run_again(runs, cli):
     assert max(map(len, head.splitlines())) <= 80
 
 
-def test_teach_suggests_a_regulated_student(runs, cli):
-    _, out, _ = cli("teach", "digits", "--out", str(runs / "teacher"), *FEW)
-    assert "--mode regulated" in " ".join(out.partition("next: ")[2].split())
+def suggested(cli, runs, *settings):
+    """The commands that ``teach`` ends with, as words after ``frugalkd``."""
+    _, out, _ = cli("teach", "digits", "--out", str(runs / "teacher"), *FEW, *settings)
+    return [line.removeprefix("next: frugalkd ").split() for line in out.splitlines()
+            if line.startswith("next: ")]  # fmt: skip
+
+
+def test_teach_suggests_a_student_and_what_it_is_worth(runs, cli, tmp_path):
+    student, comparison = suggested(cli, runs)
+    assert student[:6] == ["distill", "digits", "--mode", "regulated", "--cost", "0.5"]
+    assert comparison[:4] == ["compare", "digits", "--arms", "regulated,short-cost:regulated"]
+    for words in (student, comparison):
+        words[words.index("--out") + 1] = str(tmp_path / words[0])
+    assert cli(*student)[0] == 0
+    assert json.loads((tmp_path / "distill" / "results.json").read_text())["cost"]["epochs"] < 11
+    code, out, err = cli(*comparison, "--list", "--json")
+    assert code == 0, err
+    jobs = json.loads(out)
+    assert [job["done"] for job in jobs if job["kind"] == "teach"] == [True]
+    assert {job["name"] for job in jobs if job["kind"] == "distill"} == {
+        "regulated", "short-cost:regulated"
+    }  # fmt: skip
+
+
+def test_teach_suggests_no_second_limit_nor_another_teacher(runs, cli):
+    for limit in ("student.cost=0.3", "student.regulation.budget=0.3"):
+        student, comparison = suggested(cli, runs, "--set", limit)
+        assert "--cost" not in student
+        assert "student.cost=0.5" not in comparison
+    for teachers in (
+        "{}",
+        "{other: {teacher.training.epochs: 1}}",
+        "{wrong: {teacher.nothing: 1}}",
+    ):
+        (student,) = suggested(cli, runs, "--set", f"teachers={teachers}")
+        assert student[0] == "distill"
 
 
 def test_json_is_results_json(runs, cli):
@@ -275,7 +309,11 @@ def test_what_precedes_the_epochs_is_shown(runs, monkeypatch, cli, tmp_path):
     few = ["--set", "data.train_size=300", "--set", "student.training.epochs=1"]
     weights = ["--set", f"teacher.weights={runs / 'teacher' / 'teacher.safetensors'}"]
     _, _, err = cli("distill", "digits", *scored, *few, *weights, "--out", str(tmp_path / "s"))
-    assert "distill digits el2n: scoring run (el2n), training 1, epoch 2 of 2\n" in err
+    assert "distill digits el2n: scoring run (el2n), training 1 of 3, epoch 1 of 2\n" in err
+    assert re.search(
+        r": scoring run \(el2n\), training 1 of 3, epoch 2 of 2, about \d+ s left\n", err
+    )
+    assert "distill digits el2n: scoring run (el2n), training 3 of 3, epoch 2 of 2\n" in err
     assert "distill digits el2n: storing soft targets, 256 of 300\n" in err
 
 

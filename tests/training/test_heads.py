@@ -121,3 +121,14 @@ def test_what_has_no_head_or_no_features_is_refused():
         train_head(nn.Linear(1, 4), Noisy(np.zeros(9)), device="cpu")
     with pytest.raises(Stopped, match="evaluation"):
         train_head(net(), data, device="cpu", run=RunOptions(should_stop=lambda: True))
+
+
+def test_progress_is_that_of_features_and_of_held_out_ones():
+    heard = []
+    run = RunOptions(on_progress=lambda *said: heard.append(said))
+    data, held_out = (images(samples, augmented=False) for samples in (600, 37))
+    train_head(net(), data, eval_dataset=held_out, training=TRAINING, device="cpu", run=run)
+    assert heard == [
+        *(("features", done, 600) for done in (256, 512, 600)),
+        ("features of held-out data", 37, 37),
+    ]

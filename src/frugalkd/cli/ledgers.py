@@ -224,7 +224,7 @@ def make(
     with resumable(out, runs=True) as stop, Bar(title, total) as bar:
         done = make_ledger(
             made, out, teacher=teacher, log=log, epochs=epochs, on_epoch_end=bar.epoch,
-            should_stop=stop,
+            progress=bar.before, should_stop=stop,
         )  # fmt: skip
     facts = {
         "made from": {"head": "the teacher's features, a new head", "log": str(log)}[done["made"]],
@@ -234,7 +234,4 @@ def make(
         "seconds": f"{done['seconds']:.1f}",
         "files": f"{out}/",
     }
-    by = () if teacher is None else ("--teacher", teacher)
-    words = ["distill", recipe, "--mode", "hybrid", "--ledger", out, *by]
-    following = command(*words, "--out", out.parent / "student", settings=settings)
-    print_result(as_json, done, facts_table(title, facts), following=following)
+    print_result(as_json, done, facts_table(title, facts), following=command("ledger", "show", out))

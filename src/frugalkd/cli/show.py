@@ -59,16 +59,20 @@ def facts_table(title: str, facts: Mapping[str, object]) -> Table:
     )
 
 
-def print_result(as_json: bool, content: Any, *shown: RenderableType, following: str = "") -> None:
-    """The result of a command: ``content`` as JSON, or tables, lines and the next command."""
+def print_result(
+    as_json: bool, content: Any, *shown: RenderableType, following: str | Sequence[str] = ""
+) -> None:
+    """The result of a command: ``content`` as JSON, or tables, lines and the next command, or
+    several."""
     if as_json:
         print(json.dumps(content, indent=2))
         return
     console = Console(highlight=False)
     for each in shown:
         print_line(console, each) if isinstance(each, str) else console.print(each)
-    if following:  # on one line, so that it can be copied
-        command = Text.assemble(("next: ", "dim"), (printable(following), "cyan"))
+    commands = [following] if isinstance(following, str) else following
+    for each in filter(None, commands):  # on one line, so that it can be copied
+        command = Text.assemble(("next: ", "dim"), (printable(each), "cyan"))
         console.print(command, soft_wrap=True)
 
 

@@ -7,7 +7,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,7 +21,7 @@ from frugalkd.cli.options import argument, option, resolve, split, start
 from frugalkd.cli.running import Bar, resumable, run_name
 from frugalkd.distributed.launch import started_again
 from frugalkd.errors import RecipeError
-from frugalkd.experiments.recipes.load import check_variants
+from frugalkd.experiments.recipes.load import check_variants, override
 from frugalkd.policies.modes import MODES
 
 if TYPE_CHECKING:
@@ -55,11 +55,28 @@ def teach(
     start(made, dry_run=dry_run, as_json=as_json, download=download)
     from frugalkd.experiments.runs.execute import teach as run
 
-    student = out.parent / ("student" if out.name != "student" else "distilled")
-    words = ["distill", recipe, "--mode", "regulated", "--teacher", out, "--out", student]
-    following = show.command(*words, settings=settings)
     training = partial(run, made, out, resume=resume or started_again())
+    following = _after_teaching(made, recipe, out, settings)
     _train(f"teach {made.name}", made.teacher.training.epochs, training, out, as_json, following)
+
+
+def _after_teaching(made: Recipe, recipe: str, out: Path, settings: Sequence[str]) -> list[str]:
+    """The student that the evidence recommends (BENCHMARKS.md): that of its own gate, with a
+    ceiling and a fallback, which is what a cost gives it. And, since what this is worth differs
+    between data, the comparison with a shorter schedule at the same cost."""
+    gate = made.student.regulation
+    limited = (made.student.cost, gate.budget, gate.cost) != (None, None, None)
+    cost = () if limited else ("--cost", "0.5")
+    student = out.parent / ("student" if out.name != "student" else "distilled")
+    words = ["distill", recipe, "--mode", "regulated", *cost, "--teacher", out, "--out", student]
+    following = [show.command(*words, settings=settings)]
+    with suppress(StopIteration, RecipeError):  # recipe.teachers are none of this command's
+        if override(made, next(iter(made.teachers.values()))).teacher != made.teacher:
+            return following
+        words = ["compare", recipe, "--arms", "regulated,short-cost:regulated", "--teacher", out]
+        both = [*settings, *["student.cost=0.5"] * (not limited)]
+        following.append(show.command(*words, "--out", out.parent / "compared", settings=both))
+    return following
 
 
 def distill(
@@ -118,7 +135,12 @@ def distill(
 
 
 def _train(
-    title: str, epochs: float, run: Callable[..., Any], out: Path, as_json: bool, following: str
+    title: str,
+    epochs: float,
+    run: Callable[..., Any],
+    out: Path,
+    as_json: bool,
+    following: str | Sequence[str],
 ) -> None:
     done = (out / "results.json").exists()
     with resumable(out) as stop, Bar(title, epochs) as bar:

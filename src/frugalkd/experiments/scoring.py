@@ -185,6 +185,11 @@ def holdout_loss(run: ScoringRun, seed: int) -> NDArray[np.float64]:
     return losses
 
 
+def trainings(scoring: Scoring) -> int:
+    """How many there are in all."""
+    return scoring.seeds * (2 if scoring.kind == "holdout-loss" else 1)
+
+
 SCORINGS: dict[str, Callable[[ScoringRun, int], NDArray[np.floating]]] = {
     "el2n": el2n,
     "forgetting": forgetting,

@@ -103,9 +103,10 @@ def features_of(
     precision: str = "fp32",
     collate_fn: Collate | None = None,
     should_stop: Callable[[], bool] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Features:
     """The input of the model's last linear layer for each sample, in eval mode, by
-    :func:`predict`'s arguments.
+    :func:`predict`'s arguments. ``on_progress`` receives rows done and rows to do.
 
     They are kept in :func:`~frugalkd.files.cache.cache_root`, and read from there by whoever needs
     the same, where all that decides them has a digest or a version (docs/text.md). Those of a few
@@ -135,7 +136,7 @@ def features_of(
             found = kept.claim(held, run)
         if found is None:
             started = time.perf_counter()
-            found = run(np.arange(samples))
+            found = run(np.arange(samples), on_progress=on_progress)
             found.seconds = time.perf_counter() - started
             if kept is not None:
                 kept.write(found)
@@ -174,7 +175,15 @@ class _Rows:
     file: Path | None = None
 
 
-def _run(model: nn.Module, dataset: Dataset, ids: Ids, **options: Any) -> _Rows:
+def _run(
+    model: nn.Module,
+    dataset: Dataset,
+    ids: Ids,
+    *,
+    should_stop: Callable[[], bool] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> _Rows:
     """A forward pass of the model on the samples ``ids``. Raises ModelError."""
     turn, done = in_order(dataset, ids), 0
     features, outputs = torch.empty(0), torch.empty(0)
@@ -190,9 +199,16 @@ def _run(model: nn.Module, dataset: Dataset, ids: Ids, **options: Any) -> _Rows:
             outputs[rows] = torch.softmax(output.float(), dim=1).cpu()
         done += len(output)
 
+    def after_batch() -> bool:
+        if on_progress is not None:
+            on_progress(done, len(ids))
+        return should_stop is not None and should_stop()
+
     hook = head_of(model)[1].register_forward_hook(keep)
     try:
-        probabilities, labels = predict(model, dataset, batch_size=_BATCH, ids=ids, **options)
+        probabilities, labels = predict(
+            model, dataset, batch_size=_BATCH, ids=ids, should_stop=after_batch, **options
+        )
     finally:
         hook.remove()
     found = torch.from_numpy(probabilities)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -82,6 +83,7 @@ def train_head(
         precision=training.precision,
         collate_fn=collate_fn,
         should_stop=run.should_stop,
+        on_progress=_of(run, "features"),
     )
     spent = time.perf_counter() - started
     learner = copy.deepcopy(head).requires_grad_(True)
@@ -110,7 +112,11 @@ def train_head(
     if eval_dataset is not None:
         predictions = partial(
             predict_by_head, precision=training.precision, collate_fn=collate_fn,
-            should_stop=run.should_stop,
+            should_stop=run.should_stop, on_progress=_of(run, "features of held-out data"),
         )  # fmt: skip
         evaluate(done, None, eval_dataset, predictions)
     return done
+
+
+def _of(run: RunOptions, what: str) -> Callable[[int, int], None] | None:
+    return None if run.on_progress is None else partial(run.on_progress, what)

@@ -140,6 +140,8 @@ class RunOptions(Settings):
         on_epoch_end: receives each epoch's record, a dictionary, on the first rank.
         on_plan: receives, before that, the epoch's number and the rows that it used for training,
             a :class:`frugalkd.policies.Plan`, on the first rank.
+        on_progress: receives, after each batch of what is computed beside the epochs (the features
+            of :func:`frugalkd.train_head`), what that is, rows done and rows to do.
         should_stop: called after each step and each batch of screenings and evaluations. Where it
             returns True, a checkpoint is saved and Stopped is raised.
 
@@ -153,10 +155,11 @@ class RunOptions(Settings):
     on_epoch_end: Listener | None = None
     should_stop: Stop | None = None
     on_plan: Callable[[int, Plan], None] | None = None
+    on_progress: Callable[[str, int, int], None] | None = None
 
     def __post_init__(self) -> None:
         if self.folder is not None:
             path_of(self.folder, "folder")
         kind = Optional[Callable]  # noqa: UP045
-        for name in ("on_epoch_end", "should_stop", "on_plan"):
+        for name in ("on_epoch_end", "should_stop", "on_plan", "on_progress"):
             check_types(**{name: (getattr(self, name), kind)})

@@ -14,12 +14,13 @@ from frugalkd.errors import (
     TrackerError,
     UnknownName,
 )
-from frugalkd.experiments.comparison import CONTROLS, compare, pool
-from frugalkd.experiments.comparison.plan import Job, Key
+from frugalkd.experiments.comparison import CONTROLS, compare, pool, resolve_arms
+from frugalkd.experiments.comparison.plan import Job, JobResult, Key
 from frugalkd.experiments.comparison.pool import execute
 from frugalkd.experiments.comparison.run import ComparisonRun
 from frugalkd.experiments.comparison.statistics import TOLERANCE, Claim
-from frugalkd.experiments.recipes.load import override
+from frugalkd.experiments.comparison.summary import summarise
+from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.report import collect, headline_of, make_page
 from frugalkd.experiments.runs import schema
 from toys import kinds_recipe, write_kinds
@@ -198,6 +199,27 @@ def test_an_unfinished_comparison_compares_equal_seeds(workers, tiny, tmp_path):
     assert "--arms vanilla,regulated,ce --seeds 3" in page
 
 
+def test_no_claim_holds_before_all_seeds_are_complete():
+    """Twelve seeds of twenty would be enough for it: one that stops there has chosen when."""
+    recipe = load_recipe("digits")
+    arms = resolve_arms(recipe, ["vanilla", "ce"])
+    results = {}
+    for seed in range(12):
+        for name, accuracy in (("vanilla", 0.9), ("ce", 0.5)):
+            run = {
+                "evaluation": {"accuracy": accuracy + seed / 1e4, "worst_class_accuracy": 0.5},
+                "meters": {"samples_backpropagated": 9, "student_forwards": 9, "wall_seconds": 1.0,
+                           "phases": {}},
+                "train_samples": 9, "digest": "0", "history": [],
+            }  # fmt: skip
+            results[Key("distill", name, seed)] = JobResult(run, 10)
+    for seeds, holds in ((range(12), True), (range(20), False)):
+        claim = Claim("vanilla", "ce", "better")
+        (found,) = summarise(recipe, arms, seeds, [], results, [], [claim])["claims"]
+        assert found["holds"] is holds
+        assert found["why"] == ("" if holds else "12 of 20 seeds are complete")
+
+
 def test_there_is_a_page_while_the_teacher_trains(workers, tiny, tmp_path):
     workers.stop_after = 0
     with pytest.raises(KeyboardInterrupt):
@@ -306,7 +328,7 @@ def test_a_running_job_reports_progress(workers, tiny, tmp_path, monkeypatch):
     assert not compare(recipe, arms=["scored"], seeds=1, out=tmp_path)["failed"]
     assert ("teach", "epoch 10 of 10") in events
     assert ("targets", "storing soft targets, 300 of 300") in events
-    assert ("distill", "scoring run (el2n), training 1, epoch 1 of 1") in events
+    assert ("distill", "scoring run (el2n), training 3 of 3, epoch 1 of 1") in events
     assert events[-1] == ("distill", "epoch 1 of 1")
     assert not (tmp_path / "progress").exists()
 

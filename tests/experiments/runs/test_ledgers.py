@@ -35,7 +35,7 @@ def test_a_heads_ledger_ranks_samples_like_a_full_trainings(cli, teachers, tmp_p
     )
     assert code == 0, err
     assert "mean significance" in text
-    assert f"--ledger {out}" in text
+    assert f"next: frugalkd ledger show {out}" in text
     made, full = Ledger.load(out), Ledger.load(teachers / "regulated")
     assert made.about["data"] == full.about["data"]
     assert np.asarray(spearmanr(made.significance, full.significance))[0] > 0.5

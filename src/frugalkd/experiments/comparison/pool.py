@@ -22,6 +22,7 @@ from typing import Any
 
 from frugalkd.errors import ClusterError, FolderBusy, FrugalKDError, RunFolderError, WriteFailed
 from frugalkd.experiments.comparison.plan import Key
+from frugalkd.experiments.runs.progress import Eta
 from frugalkd.files.opening import Resolved, remove, remove_folder
 from frugalkd.files.parsing import one_line, parse_json, read_bounded, read_json
 from frugalkd.files.writing import make_folder, write_json
@@ -295,7 +296,7 @@ class ProgressNote:
     is removed when it is closed. A file that cannot be written does not stop the job."""
 
     def __init__(self, path: Path, epochs: float):
-        self._path, self._epochs = path, epochs
+        self._path, self._epochs, self._eta = path, epochs, Eta(self.write)
         self._due = time.monotonic() + EVERY
 
     def close(self) -> None:
@@ -314,7 +315,8 @@ class ProgressNote:
 
     def listen(self, record: dict[str, Any]) -> None:
         """The record of an epoch."""
-        self.write(f"epoch {record['epoch'] + 1} of {self._epochs:g}")
+        done = record["epoch"] + 1
+        self._eta(f"epoch {done} of {self._epochs:g}", done, self._epochs)
 
 
 def read_progress(path: Path) -> str:

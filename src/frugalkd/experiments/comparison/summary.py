@@ -78,6 +78,12 @@ def summarise(
     run = next((r.results for key, r in results.items() if r.results and key.kind != "targets"), {})
     known = {row["arm"] for row in rows}
     testable = [claim for claim in declared if {claim.arm, claim.against} <= known]
+    tested, complete = claims({"arms": rows}, testable), len(whole) == len(seeds)
+    if not complete:  # testing early, and stopping then, would be another test
+        under_way = f"{len(whole)} of {len(seeds)} seeds are complete"
+        for claim in tested:
+            why = "; ".join(filter(None, [under_way, claim["why"]]))
+            claim |= {"holds": False, "why": why}
     return {
         "schema": SCHEMA,
         "reference": reference,
@@ -85,7 +91,7 @@ def summarise(
         "arms": rows,
         "teachers": [_teacher(recipe, name, results) for name in teachers],
         "failed": failed,
-        "complete": len(whole) == len(seeds),
+        "complete": complete,
         "complete_seeds": whole,
         "planned": names,
         "runs": {"done": sum(map(len, finished.values())), "of": len(names) * len(seeds)},
@@ -96,7 +102,7 @@ def summarise(
         "versions": run.get("versions"),
         "notes": said,
         "recipe": recipe.model_dump(mode="json"),
-        "claims": claims({"arms": rows}, testable),
+        "claims": tested,
     }
 
 

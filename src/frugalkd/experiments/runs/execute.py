@@ -23,7 +23,6 @@ from frugalkd.experiments.runs.digest import run_digest
 from frugalkd.experiments.runs.folder import SCHEMA, RunFolder
 from frugalkd.experiments.runs.from_recipe import (
     STORE_SEED,
-    Progress,
     RunContext,
     data_digests,
     ids_used,
@@ -32,6 +31,7 @@ from frugalkd.experiments.runs.from_recipe import (
     refuse_other_data,
     sampling_of,
 )
+from frugalkd.experiments.runs.progress import Progress, features_progress
 from frugalkd.experiments.runs.scores import scores_for
 from frugalkd.experiments.runs.summary import write_summary
 from frugalkd.experiments.runs.targets import TeacherPool, sources_of
@@ -94,7 +94,10 @@ def teach(
         notes = {"teacher": None, "targets": None, "scoring": scoring, "features": run.features}
         return run, notes
 
-    options = RunOptions(resume=resume, on_epoch_end=on_epoch_end, should_stop=should_stop)
+    options = RunOptions(
+        resume=resume, on_epoch_end=on_epoch_end, should_stop=should_stop,
+        on_progress=features_progress(progress),
+    )  # fmt: skip
     return _execute("teach", recipe, out, train, options, progress=progress)
 
 

@@ -35,6 +35,7 @@ from frugalkd.errors import (
 from frugalkd.experiments.recipes.load import fetched_data, import_paths
 from frugalkd.experiments.recipes.schema import OneOfSeveral, Recipe, Role
 from frugalkd.experiments.runs.folder import RunFolder
+from frugalkd.experiments.runs.progress import Progress
 from frugalkd.files.opening import named
 from frugalkd.files.parsing import one_line
 from frugalkd.files.tensors import load_weights
@@ -58,8 +59,6 @@ from frugalkd.training.settings import Stop
 
 STORE_SEED = 0
 """The seed of the views in a store: one store serves students of every seed."""
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)

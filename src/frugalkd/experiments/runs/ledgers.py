@@ -24,6 +24,7 @@ from frugalkd.experiments.runs.from_recipe import (
     make_data,
     make_teacher,
 )
+from frugalkd.experiments.runs.progress import Progress, features_progress
 from frugalkd.experiments.runs.summary import write_summary
 from frugalkd.files.opening import named
 from frugalkd.files.writing import make_folder, write_json
@@ -61,6 +62,7 @@ def make_ledger(
     log: Path | None = None,
     epochs: float | None = None,
     on_epoch_end: Listener | None = None,
+    progress: Progress | None = None,
     should_stop: Stop | None = None,
 ) -> dict[str, Any]:
     """Write ``out/ledger.safetensors``: from a self-regulated training of a new head alone, on the
@@ -72,6 +74,7 @@ def make_ledger(
         log: a table of confidences, see :mod:`frugalkd.ledger.from_log`; no teacher is then needed.
         epochs: of the head's training; default that of ``HEAD``.
         on_epoch_end, should_stop: as in :class:`frugalkd.RunOptions`.
+        progress: receives, in words, how far the features are.
 
     Returns:
         ``made`` (head, log), ``samples``, ``epochs``, ``took_part`` (samples of a significance
@@ -113,7 +116,11 @@ def make_ledger(
             seed=recipe.seed,
             reset_head=True,
             device=recipe.device,
-            run=RunOptions(on_epoch_end=on_epoch_end, should_stop=should_stop),
+            run=RunOptions(
+                on_epoch_end=on_epoch_end,
+                should_stop=should_stop,
+                on_progress=features_progress(progress),
+            ),
         )
         ledger = run.ledger
         said |= {"training": asdict(training), "meters": run.meters.summary()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +19,8 @@ from frugalkd.errors import RunFolderError
 from frugalkd.experiments.recipes.schema import Recipe, Role
 from frugalkd.experiments.runs.digest import digest_of
 from frugalkd.experiments.runs.from_recipe import STORE_SEED, RunContext, make_model, place_for
-from frugalkd.experiments.scoring import score
+from frugalkd.experiments.runs.progress import Eta
+from frugalkd.experiments.scoring import score, trainings
 from frugalkd.files.arrays import load_arrays, save_arrays
 from frugalkd.files.lock import Lock
 from frugalkd.files.writing import make_folder, sweep
@@ -120,14 +122,17 @@ def _made_of(recipe: Recipe, role: Role, scoring: Scoring, data: Dataset) -> dic
 def _compute(
     run: RunContext, scoring: Scoring, data: Dataset
 ) -> tuple[NDArray[np.float32], Meters]:
-    trainings = 0
+    begun, eta = 0, Eta(run.progress)
+    each, count = math.ceil(scoring.epochs), trainings(scoring)
 
     def report(record: dict[str, Any]) -> None:
-        nonlocal trainings
-        trainings += record["epoch"] == 0
-        if run.progress is not None:
-            epoch = f"epoch {record['epoch'] + 1} of {scoring.epochs:g}"
-            run.progress(f"scoring run ({scoring.kind}), training {trainings}, {epoch}")
+        nonlocal begun
+        begun += record["epoch"] == 0
+        epoch = record["epoch"] + 1
+        said = f"scoring run ({scoring.kind}), training {begun}"
+        said += f" of {count}" if count > 1 else ""
+        done = each * (begun - 1) + epoch
+        eta(f"{said}, epoch {epoch} of {scoring.epochs:g}", done, each * count)
 
     return score(
         scoring, lambda seed: make_model(run.role.model, data, seed), data,

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,6 @@ from frugalkd.experiments.runs.digest import digest_of
 from frugalkd.experiments.runs.folder import head_alone, results_of, trained_in
 from frugalkd.experiments.runs.from_recipe import (
     STORE_SEED,
-    Progress,
     RunContext,
     RunData,
     ids_used,
@@ -38,6 +36,7 @@ from frugalkd.experiments.runs.from_recipe import (
     place_for,
     sampling_of,
 )
+from frugalkd.experiments.runs.progress import Eta, Progress
 from frugalkd.files.opening import named
 from frugalkd.files.parsing import one_line
 from frugalkd.models.identity import TORCH
@@ -193,14 +192,13 @@ def open_targets(
         name = _store_name(live, data, views, encoding)
         folder = place_for(name, places, lambda at: _serves(at, ids, views, spec.features))
 
-    def report(done: int, total: int) -> None:
-        if progress is not None:
-            progress(f"storing soft targets, {done:,} of {total:,}")
-
-    missing = partial(_lacks, folder, ids, views, spec.features)
+    parts = live, data
+    if views == 1 and not spec.features and _lacks(folder, ids, views):
+        parts = _by_head(live, source.folder, data, progress=progress)
+    report = Eta(progress).rows("storing soft targets")
     return StoredTargets.fill(
-        *_by_head(live, source.folder, data, missing, spec.features, views), folder, views=views,
-        encoding=encoding, features=spec.features, ids=ids, device=resolve_device(recipe.device),
+        *parts, folder, views=views, encoding=encoding, features=spec.features, ids=ids,
+        device=resolve_device(recipe.device),
         options=FillOptions(ranks, on_progress=report, on_durable=on_durable),
     )  # fmt: skip
 
@@ -209,22 +207,22 @@ def _by_head(
     live: ModelTeacher,
     trained: Path | None,
     data: Dataset,
-    missing: Callable[[], bool],
-    features: Sequence[str] = (),
-    views: int = 1,
+    *,
+    should_stop: Stop | None = None,
+    progress: Progress | None = None,
 ) -> tuple[ModelTeacher, Dataset]:
     """``live`` and ``data``; or, where the run in the folder ``trained`` left all but the teacher's
-    head as it was, that head and the features of ``data``, which other runs share. A store that is
-    filled by either is the same."""
+    head as it was, that head and the features of ``data``, which other runs share. A store of one
+    view that is filled by either is the same."""
     augmentation = getattr(data, "augmentation", None)
     reordered = any(isinstance(hook, Reordered) for hook in live.teacher._forward_hooks.values())
-    plain = views == 1 and not features and augmentation in (None, Augmentation())
-    if not isinstance(live, LiveTeacher) or reordered or not (plain and head_alone(trained)):
+    plain = augmentation in (None, Augmentation()) and not reordered
+    if not (isinstance(live, LiveTeacher) and plain and head_alone(trained)):
         return live, data
-    if not missing():
-        return live, data
-    started = time.perf_counter()
-    made = features_of(live.teacher, data, precision=live.precision)
+    started, report = time.perf_counter(), Eta(progress).rows("features of the teacher")
+    made = features_of(
+        live.teacher, data, precision=live.precision, should_stop=should_stop, on_progress=report
+    )
     live.seconds += time.perf_counter() - started
     return HeadTeacher(live, head_of(live.teacher)[1], data), made
 
@@ -248,10 +246,11 @@ def held_out_logits(
     name = _store_name(live, data, 1, encoding)
     where = place_for(name, places, lambda at: _serves(at, None, 1))
 
-    missing = partial(_lacks, where, None, 1)
+    parts = live, data
+    if _lacks(where, None, 1):
+        parts = _by_head(live, trained, data, should_stop=should_stop)
     return StoredTargets.fill(
-        *_by_head(live, trained, data, missing), where, encoding=encoding,
-        device=device_of(live.teacher),
+        *parts, where, encoding=encoding, device=device_of(live.teacher),
         options=FillOptions(Ranks.here(), on_progress=check_stop),
     ).all_logits()  # fmt: skip
 
@@ -592,8 +591,9 @@ def store(
         live = _loaded(recipe, teacher, run_data)
         ids = ids_used(sampling_of(recipe, teacher, run_data), run_data)
         started = time.perf_counter()
-        missing = partial(_lacks, named(out), ids, spec.views, spec.features)
-        parts = _by_head(live, teacher, run_data.train, missing, spec.features, spec.views)
+        parts = live, run_data.train
+        if spec.views == 1 and not spec.features and _lacks(named(out), ids, 1):
+            parts = _by_head(live, teacher, run_data.train)
         targets = StoredTargets.fill(
             *parts, out, views=spec.views, encoding=encoding_of(recipe),
             features=spec.features, ids=ids, device=resolve_device(recipe.device),
