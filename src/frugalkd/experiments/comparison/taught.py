@@ -6,16 +6,25 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from frugalkd.data.class_names import class_names
 from frugalkd.data.images import Augmentation
 from frugalkd.errors import RecipeError, RunFolderError, UnknownName, few
 from frugalkd.experiments.comparison.arms import teacher_recipe
+from frugalkd.experiments.recipes.load import import_paths
 from frugalkd.experiments.recipes.schema import Recipe
 from frugalkd.experiments.runs.digest import what_decides
 from frugalkd.experiments.runs.folder import read_results
-from frugalkd.experiments.runs.from_recipe import data_digests, make_data, make_teacher
-from frugalkd.experiments.runs.targets import live_teacher
+from frugalkd.experiments.runs.from_recipe import data_digests, make_data
+from frugalkd.experiments.runs.schema import section
 from frugalkd.files import StrPath
 from frugalkd.files.opening import Resolved, named
+from frugalkd.files.parsing import read_json
+from frugalkd.models.origin import match_classes, note_origin
+from frugalkd.models.saved import CARD, known_from
+from frugalkd.runtime.imports import refuse_unlisted
+from frugalkd.teachers import LiveTeacher
 
 Given = StrPath | Mapping[str, StrPath]
 """A run's folder for the recipe's first teacher, which arms have by default; or one by the name of
@@ -51,12 +60,13 @@ def given_teachers(recipe: Recipe, given: Given | None) -> dict[str, Resolved]:
 
 
 def check_given(folder: Path, recipe: Recipe) -> dict[str, str | None]:
-    """The digests of the ``recipe``'s data, on which the teacher in ``folder`` was trained.
+    """The digests of the ``recipe``'s data, on which the teacher in ``folder`` was trained. Its
+    model is not built: the jobs do that, and refuse one that cannot be.
 
     Raises:
-        RunFolderError: it was trained on other data.
-        FrugalKDError: what ``distill`` refuses of a teacher: its classes or tokenizer are not the
-            data's, its code may not be imported, it cannot be loaded.
+        RunFolderError: it was trained on other data, or its ``model.json`` is damaged.
+        TargetsError: its classes or its vocabulary are not the data's.
+        ImportRefused: it names code that the recipe does not.
     """
     run_data = make_data(recipe, Augmentation(), recipe.seed)
     digests, theirs = data_digests(run_data), read_results(folder).get("data") or {}
@@ -66,8 +76,13 @@ def check_given(folder: Path, recipe: Recipe) -> dict[str, str | None]:
             f"the teacher in {folder} was trained with other {' and '.join(other)} than this "
             "comparison's: name one of the same data, or leave it out, and one is trained"
         )
-    model = make_teacher(recipe, folder, run_data.train)
-    live_teacher(recipe, model, folder).check(run_data.train)
+    card = read_json(folder / CARD)
+    if path := section(card, "model").get("path"):
+        refuse_unlisted(str(path), import_paths(recipe), str(folder / CARD))
+    stand_in, match = nn.Identity(), recipe.student.targets.classes
+    note_origin(stand_in, **{**known_from(card), "mean": (), "std": ()})  # jobs convert to those
+    match_classes(stand_in, class_names(run_data.train), match, f"the teacher in {folder}")
+    LiveTeacher(stand_in).check(run_data.train)
     return digests
 
 
