@@ -27,7 +27,7 @@ from benchmarks.timing.ranks import last_words
 from frugalkd.errors import RankError
 from frugalkd.runtime.process import rank_and_world
 
-EPOCHS, BATCH, LENGTH, CLASSES, TOKENS, WIDTH = 9, 32, 32, 8, 1000, 128
+EPOCHS, BATCH, LENGTH, CLASSES, TOKENS, WIDTH = 7, 32, 32, 8, 1000, 128
 """The first epoch warms up, and is not counted."""
 KINDS = ("wall", "cpu")
 Times = list[dict[str, float]]
