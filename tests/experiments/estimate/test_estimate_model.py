@@ -8,11 +8,13 @@ import pytest
 from frugalkd.experiments.estimate.model import (
     EVERYTHING,
     Curve,
+    Fit,
     Range,
     Share,
     bounded,
     exactly,
     fall_per_doubling,
+    fit_of_all,
     forecast,
     kept_fraction,
     labels_alone,
@@ -224,3 +226,13 @@ def test_bounds():
     assert found["ceiling"].kept.low == 0.15
     assert all(share.rough for share in found.values())
     assert labels_alone(regulated).kept == pytest.approx((0.4, 0.225, 0.625))
+
+
+def test_a_fit_grows_as_a_power_of_the_size():
+    small, large = Fit(1000, 0.8, 0.08), Fit(4000, 0.4, 0.02)
+    whole = fit_of_all(large, small, 16_000)  # halved and quartered at each fourfold
+    assert (whole.rows, whole.failing, whole.gap) == pytest.approx((16_000, 0.2, 0.005))
+    rising = fit_of_all(Fit(4000, 0.4, 0.05), Fit(1000, 0.3, 0.01), 16_000)  # never above the large
+    assert (rising.failing, rising.gap) == pytest.approx((0.4, 0.05))
+    alone = fit_of_all(Fit(4000, 0.4, -0.01), None, 4000)
+    assert (alone.failing, alone.gap) == (0.4, 0)

@@ -13,13 +13,14 @@ from frugalkd.errors import LedgerError, RecipeError, RunFolderError, Unsupporte
 from frugalkd.experiments.estimate import estimate
 from frugalkd.experiments.estimate.model import Curve, Range, exactly
 from frugalkd.experiments.estimate.pilot import FORWARD, Trainee, part_of, row_costs
-from frugalkd.experiments.estimate.run import _verdict
+from frugalkd.experiments.estimate.run import MOST_FAIL, _verdict, _verdict_at_cost
 from frugalkd.experiments.recipes.load import load_recipe
 from frugalkd.experiments.runs.execute import distill, teach
 from frugalkd.experiments.runs.targets import ensure_targets
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.policies import SelfRegulation
 from frugalkd.policies.modes import MODES
+from frugalkd.training.api import distill as distill_plainly
 from toys import Ids, images
 
 FEW = [
@@ -220,9 +221,59 @@ def test_errors(tmp_path, teacher):
     for setting in ("student.targets.kind=ema", "student.teachers={of: {a: {}, b: {store: x}}}"):
         with pytest.raises(RecipeError, match="needs one teacher"):
             estimate(load_recipe("digits", [setting]), seconds=SHORT)
-    for limit in ("student.cost", "student.regulation.cost", "teacher.policy.cost"):
-        with pytest.raises(RecipeError, match="without a limit: set cost to null"):
+    for limit in ("student.regulation.cost", "teacher.policy.cost"):
+        with pytest.raises(RecipeError, match="a limit of its own: set its cost to null"):
             estimate(load_recipe("digits", [f"{limit}=0.5"]), seconds=SHORT)
+
+
+def test_a_fit_leaves_a_quarter_of_the_samples_out(monkeypatch):
+    runs = []
+
+    def train(*arguments, **settings):
+        runs.append(distill_plainly(*arguments, **settings))
+        return runs[-1]
+
+    monkeypatch.setattr("frugalkd.experiments.estimate.pilot.distill", train)
+    recipe = load_recipe("digits", [*FEW, "student.objective={name: cross-entropy}"])
+    data = images(200, augmented=False)
+    trainee = Trainee(recipe, recipe.student, data, SelfRegulation())
+    fit = trainee.fit(part_of(data, 120), 3, SelfRegulation())
+    ledger = runs[0].ledger
+    trained = ledger["participations"] + ledger["forced"]
+    assert set(trained) == {0, 3}
+    assert fit.rows == (trained == 3).sum()
+    assert 0.6 < fit.rows / 120 < 0.9
+    right, passed = ledger.correct, ledger.correct & (ledger["confidence"] >= 0.9)
+    assert fit.gap == pytest.approx(right[trained > 0].mean() - right[trained == 0].mean())
+    assert fit.failing == pytest.approx(1 - passed[trained > 0].mean())
+
+
+def test_an_estimate_at_a_cost(teacher):
+    recipe = load_recipe("digits", [*FEW, "student.cost=0.5"])
+    result = estimate(recipe, teacher=teacher, seconds=WHOLE)
+    found = result["at_cost"]
+    assert found["epochs"] == 2
+    assert 0 < found["failing"] <= 1
+    assert result["pays"] == (found["gap"] <= 0.03 and found["failing"] <= MOST_FAIL)
+    assert "at this cost" in result["verdict"]
+    plain = estimate(load_recipe("digits", FEW), teacher=teacher, seconds=SHORT)
+    assert plain["at_cost"] is None
+
+
+@pytest.mark.parametrize(
+    ("failing", "gap", "silent", "pays", "said"),
+    [
+        (0.3, 0.01, False, True, "after 6 epochs of everything 30% of the samples fail the gate"),
+        (0.3, 0.05, False, False, "on unseen samples 5.0 points less often"),
+        (0.9, 0.01, False, False, "a shorter schedule"),
+        (0.99, 0.0, True, None, "too short to say"),
+    ],
+)
+def test_the_verdict_at_a_cost(failing, gap, silent, pays, said):
+    found = {"epochs": 6.0, "failing": failing, "gap": gap}
+    verdict, sentence = _verdict_at_cost(found, silent)
+    assert verdict is pays
+    assert said in sentence
 
 
 def test_a_damaged_folder(tmp_path, teacher):

@@ -128,6 +128,28 @@ class Curve:
         return float(np.mean(self.kept))
 
 
+class Fit(NamedTuple):
+    """What a training on all of ``rows`` samples comes to: the fraction that still fails the gate,
+    and how much more often the model is right on them than on samples that it was not given."""
+
+    rows: int
+    failing: float
+    gap: float
+
+
+def fit_of_all(large: Fit, small: Fit | None, rows: int) -> Fit:
+    """The fit of ``rows`` samples by that of two parts, each figure as a power of the size."""
+
+    def grown(many: float, few: float) -> float:
+        if small is None or large.rows <= small.rows or min(many, few) <= 0:
+            return max(0.0, many)
+        power = min(0.0, math.log(many / few) / math.log(large.rows / small.rows))
+        return many * (rows / large.rows) ** power
+
+    few = small or large
+    return Fit(rows, grown(large.failing, few.failing), grown(large.gap, few.gap))
+
+
 def forecast(
     curves: Sequence[Curve],
     regulated: Sequence[Curve],

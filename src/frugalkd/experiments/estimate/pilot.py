@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from torch.utils.data import Subset
 
 from frugalkd.data.source import is_view_indexed, open_source
 from frugalkd.errors import FrugalKDWarning, UnsupportedData
-from frugalkd.experiments.estimate.model import Curve, Share, exactly, forecast
+from frugalkd.experiments.estimate.model import Curve, Fit, Share, exactly, forecast
 from frugalkd.experiments.recipes.schema import Recipe, StudentRole, TeacherRole
 from frugalkd.experiments.runs.from_recipe import make_model
 from frugalkd.experiments.runs.targets import encoding_of
@@ -89,18 +90,36 @@ class Trainee:
     def miniature(
         self, part: Part, epochs: int, gate: SelfRegulation, weights: Weights | None = None
     ) -> tuple[Curve, Run]:
-        """Train a new model on ``part`` under ``gate``, without its epochs on all samples; without
-        soft targets from the labels alone. ``weights`` are those of all samples."""
+        """Train a new model on ``part`` under ``gate``, without its epochs on all samples.
+        ``weights`` are those of all samples."""
         weights = None if weights is None else weights[part.ids]
         rows = len(part.ids) if weights is None else int((weights > 0).sum())
+        run = self._train(part, epochs, replace(gate, warmup=0, final_full_epochs=0), weights)
+        screened = "planned" if gate.when == "now" else "screened"
+        kept, read = ([record[key] / rows for record in run.history] for key in ("rows", screened))
+        return Curve(rows, kept, read, first_is_all=gate.when == "last-visit"), run
+
+    def fit(self, part: Part, epochs: float, gate: SelfRegulation) -> Fit:
+        """Train a new model on three quarters of ``part``, on all of them in every epoch."""
+        policy = replace(gate, warmup=math.ceil(epochs), final_full_epochs=0, probe=0.25)
+        ledger = self._train(part, epochs, policy).ledger
+        aside = policy.set_aside(len(part.ids), self.recipe.seed)
+        assert aside is not None
+        seen, unseen = ledger.correct[~aside].mean(), ledger.correct[aside].mean()
+        failing = (ledger["streak"][~aside] == 0).mean()
+        return Fit(int((~aside).sum()), float(failing), float(seen - unseen))
+
+    def _train(
+        self, part: Part, epochs: float, policy: SelfRegulation, weights: Weights | None = None
+    ) -> Run:
+        """A new model's training on ``part``; without soft targets from the labels alone."""
         training = replace(self.role.training, epochs=float(epochs), recalibrate_bn=0)
-        policy = replace(gate, warmup=0, final_full_epochs=0)
         objective = self.role.objective.build()
         if objective.needs_targets and part.targets is None:
             objective = CrossEntropy()
         # What holds of a small part, such as a class without samples, is no news of the whole.
         with warnings.catch_warnings(action="ignore", category=FrugalKDWarning):
-            run = distill(
+            return distill(
                 self.model(),
                 part.data,
                 teacher=part.targets,
@@ -110,9 +129,6 @@ class Trainee:
                 seed=self.recipe.seed,
                 device=self.recipe.device,
             )
-        screened = "planned" if gate.when == "now" else "screened"
-        kept, read = ([record[key] / rows for record in run.history] for key in ("rows", screened))
-        return Curve(rows, kept, read, first_is_all=gate.when == "last-visit"), run
 
     def miniatures(
         self,

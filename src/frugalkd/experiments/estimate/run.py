@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,13 @@ from frugalkd.experiments.runs.targets import live_teacher
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.models.flops import flops_of_data
 from frugalkd.policies import Sampling, SelfRegulation
-from frugalkd.policies.modes import MODES
+from frugalkd.policies.modes import CEILING, MODES
+from frugalkd.policies.self_regulation import GAP
 from frugalkd.runtime.devices import resolve_device, use_threads
 from frugalkd.selection.inputs import weights_of
 
-CEILING = 0.9  # of the row *ceiling*
 PAYS_BELOW = 0.95  # of vanilla's time
+MOST_FAIL = 0.6  # of the samples, after the epochs that a cost pays for
 NOISY = 0.15  # spread of the seconds of equal work
 MOST_VIEWS = 4  # stored, of a sample in a pilot
 
@@ -52,7 +53,8 @@ def estimate(
 
     Raises:
         SettingError: ``seconds`` is not positive and finite.
-        RecipeError: there are several teachers, or the student is its own; or a cost is limited.
+        RecipeError: there are several teachers, or the student is its own; or a gate has a cost of
+            its own.
         LedgerError, ModelError, DataError, RunFolderError: as a distillation would.
         UnsupportedData: the data have views, and no ``subset(ids)``.
     """
@@ -64,11 +66,11 @@ def estimate(
             "and student.targets.kind to stored or live"
         )
     student = recipe.student
-    limits = (student, student.regulation, student.policy, recipe.teacher.policy)
-    if any(getattr(each, "cost", None) is not None for each in limits):
+    gates = (student.regulation, student.policy, recipe.teacher.policy)
+    if any(getattr(each, "cost", None) is not None for each in gates):
         raise RecipeError(
-            "an estimate forecasts what a mode costs without a limit: set cost to null, of the "
-            "student and of both gates"
+            "an estimate forecasts what a gate costs without a limit of its own: set its cost to "
+            "null (student.cost may be given)"
         )
     use_threads(recipe.threads)
     return _Estimate(recipe, teacher).run(seconds, say)
@@ -157,6 +159,7 @@ class _Estimate:
         left = max(0.3 * seconds, 0.9 * seconds - (time.perf_counter() - began))
         scale, views = self._scale(probe, left, filling)
 
+        @cache
         def part(rows: int) -> Part:
             part = part_of(self.data, rows)
             return fill(self.recipe, self.live, part, views)[0] if self.learns else part
@@ -192,6 +195,11 @@ class _Estimate:
         mode = "regulated" if role.mode in (None, "vanilla") else role.mode
         silent = pilot["small_rows"] > 0 and pilot["kept"] > NO_INFORMATION
         pays, verdict = _verdict(next(row for row in rows if row["mode"] == mode), silent)
+        at_cost = None
+        if role.cost is not None and MODES[mode].gated:
+            say("the student in miniature, at the cost")
+            at_cost, silent = self._at_cost(part, scale, role.cost)
+            pays, verdict = _verdict_at_cost(at_cost, silent)
         return {
             "schema": 2,
             "recipe": self.recipe.name,
@@ -209,12 +217,28 @@ class _Estimate:
                 "store": _store_paid(row_of, model.EVERYTHING) if storable else None,
                 "store_mode": _store_paid(row_of, shares[mode]) if storable else None,
             },
+            "at_cost": at_cost,
             "verdict_mode": mode,
             "pays": pays,
             "verdict": verdict,
             "pilot": pilot,
             "warnings": self.warnings + self._doubts(pilot, silent, storable),
         }
+
+    def _at_cost(
+        self, part: Callable[[int], Part], scale: tuple[int, int], cost: float
+    ) -> tuple[dict[str, float], bool]:
+        """What the epochs of everything that ``cost`` pays for come to, and whether the miniature
+        is too small to say."""
+        rows, epochs = scale[0], cost * self.training.epochs
+        gate = self.student.gate
+        if self.truth and gate.ceiling is None:
+            gate = replace(gate, ceiling=CEILING)
+        sizes = [rows] if rows == len(self.data) else [rows, max(4, rows // 4)]
+        large, *small = (self.student.fit(part(each), epochs, gate) for each in sizes)
+        whole = model.fit_of_all(large, small[0] if small else None, len(self.data))
+        found = {"epochs": epochs, "failing": whole.failing, "gap": whole.gap}
+        return found, rows < len(self.data) and large.failing > NO_INFORMATION
 
     def _teach(self, seconds: float) -> tuple[dict[str, Any], Share, float]:
         """What training the recipe's teacher takes and keeps, its share, and the fraction of the
@@ -242,6 +266,7 @@ class _Estimate:
         views = MOST_VIEWS if role.targets.kind == "live" else min(MOST_VIEWS, role.targets.views)
         views = min(views, epochs) if role.augment.crop or role.augment.flip else 1
         trainings = 1.35 + 1.1 * self.truth + 0.9 * (self.weights is not None)
+        trainings += 1.35 * (role.cost is not None)
         fills = self.learns * 1.25 * views * filling / min(epochs, 10)
         scale = self.student.scale(probe, seconds, trainings, fills)
         return scale, min(views, scale[1])
@@ -312,4 +337,28 @@ def _verdict(row: dict[str, Any], silent: bool) -> tuple[bool | None, str]:
     return pays, (
         f"{said}: {row['mode']} is expected to take {point:.2f} ({low:.2f} to {high:.2f}) of the "
         "time of vanilla with the same targets"
+    )
+
+
+def _verdict_at_cost(found: dict[str, float], silent: bool) -> tuple[bool | None, str]:
+    """Whether selection pays at a cost (None: the pilot cannot say), and the sentence."""
+    epochs, failing, gap = found["epochs"], found["failing"], found["gap"]
+    if silent:
+        return None, (
+            "this pilot is too short to say if selection pays at this cost (no sample passed the "
+            "gate in it): give more --seconds"
+        )
+    after = f"after {epochs:.3g} epochs of everything {failing:.0%} of the samples fail the gate"
+    if gap > GAP:
+        return False, (
+            f"selection will not pay at this cost: {after}, but the model is right on unseen "
+            f"samples {100 * gap:.1f} points less often; the training will be a shorter schedule"
+        )
+    if failing > MOST_FAIL:
+        return False, (
+            f"selection will not pay at this cost: {after}; the training will be a shorter schedule"
+        )
+    return True, (
+        f"selection pays at this cost: {after}, and the model is right on unseen samples nearly as "
+        f"often ({100 * gap:.1f} points less)"
     )
