@@ -121,7 +121,9 @@ def summary_table(results: dict[str, Any], out: Path) -> Table:
     limit = role.get("cost") or (role.get("policy") or role.get("regulation") or {}).get("cost")
     cost = (results.get("cost") or {}).get("epochs")
     if limit is not None and cost is not None:
-        facts["cost"] = f"{cost:.2f} of {epochs:g} epochs, over {trained:g}"
+        planned = [each["planned"] for each in results["history"]]
+        on_all = f"{planned.count(planned[0])} of them on all samples"
+        facts["cost"] = f"{cost:.2f} of {epochs:g} epochs, over {trained:g}, {on_all}"
     elif trained is not None and trained < epochs - 1e-6:
         why = "no sample was active" if limit is None else "its cost is spent"
         facts["stopped"] = f"after {trained:g} of {epochs:g} epochs: {why}"
