@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
 SEED ?= 0
-CASES ?= a b teacher loop meters options ledger ranks trainers
+CASES ?= a b teacher cost loop meters options ledger ranks trainers
 BIN := $(VENV)/bin
 
 # Two stamps: `make demo` needs only the project; the other targets need the development tools too.

@@ -116,6 +116,25 @@ TEACHER = Case(
     ratios=[Ratio("self-regulated", "conventional", must=0.6, aim=0.4, at_most=True)],
 )
 
+COST = Case(
+    name="cost",
+    summary="Fashion-MNIST: a gate and a shorter schedule, at the cost of six epochs",
+    takes="10 minutes",
+    recipe="fashion-mnist",
+    set={
+        "student.training.epochs": 6,
+        "student.training.batch_size": 32,
+        "student.training.optimizer.lr": 0.016,
+    },
+    teacher=Teacher("cost", "fashion-mnist"),
+    arms=[
+        Arm("short", "distill", _VANILLA, _APART, constant=True),
+        Arm("cost", "distill", {**_REGULATED, "student.cost": 1.0}, _APART),
+    ],
+    ratios=[Ratio("cost", "short", must=1.15, aim=1.05, at_most=True)],
+    rounds=5,
+)
+
 _SHORT: Settings = {
     **_VANILLA,
     "data.train_size": 20_000,
@@ -288,5 +307,5 @@ BILLION = Measurement(
 )
 
 CASES: list[Case | Measurement] = [
-    A, B, TEACHER, LOOP, METERS, OPTIONS, LEDGER, RANKS, TRAINERS, GPU, BILLION,
+    A, B, TEACHER, COST, LOOP, METERS, OPTIONS, LEDGER, RANKS, TRAINERS, GPU, BILLION,
 ]  # fmt: skip
