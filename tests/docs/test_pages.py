@@ -235,7 +235,7 @@ def given(page: str, folder: Path) -> None:
     (folder / "mypackage").mkdir()
     for name in ("data", "nets"):
         (folder / "mypackage" / f"{name}.py").write_text(MODULE)
-    if page in ("README.md", "text.md", "compare.md", "estimate.md"):
+    if page in ("start.md", "text.md", "compare.md", "estimate.md"):
         recipe = run_cli(["recipes", "show", "digits"])[1]
         (folder / "mine.yaml").write_text(recipe)
     if page == "compare.md":  # its job array trains
@@ -246,7 +246,7 @@ def given(page: str, folder: Path) -> None:
         assert frugalkd_command(["teach", "digits", "--out", "runs/teacher"])[0] == 0
     if page == "noise.md":  # saved from a page
         (folder / "decisions.csv").write_text("id,decision,label\n3,exclude,\n7,relabel,2\n")
-    if page == "README.md":
+    if page in ("README.md", "start.md"):
         idx_files(folder / "data" / "fashion-mnist")
         pictures(folder / "some" / "pictures", size=28)
         save_weights(folder / "big.safetensors", module(folder, "Big")())
@@ -348,7 +348,7 @@ def known_names(page: str, block: Block) -> dict[str, Any]:
         return sentence_names()
     if "transformers" in block.text:
         return transformers_names(page)
-    if page == "README.md":
+    if page == "start.md":
         more = {"big": nn.Linear(5, CLASSES), "small": nn.Linear(5, CLASSES), "data": pairs}
         return mine | more | {"dataset": pairs, "set_lr": lambda optimizer, progress: None}
     if page == "trainers.md":
