@@ -645,7 +645,7 @@ def test_max_steps_are_those_of_full_training(texts, tmp_path):
 
 
 @pytest.mark.parametrize("strategy", ["steps", "epoch"])
-def test_a_gate_ends_the_training_once_its_cost_is_spent(strategy, texts, tmp_path):
+def test_a_gate_ends_the_training_once_its_cost_is_spent(strategy, texts, tmp_path, caplog):
     gate = SelfRegulation(0.4, cost=0.5)
     how = arguments(
         tmp_path, num_train_epochs=8, save_strategy=strategy, eval_strategy=strategy, eval_steps=999
@@ -665,6 +665,7 @@ def test_a_gate_ends_the_training_once_its_cost_is_spent(strategy, texts, tmp_pa
     assert cost == pytest.approx(4 * len(texts), abs=1)
     assert trainer.ledger.epochs < 8
     assert steps(trainer, "learning_rate")[-1][0] < trainer.args.learning_rate / 20
+    assert "single sample" not in caplog.text  # the trainer's warning of an epoch without batches
 
 
 @pytest.mark.parametrize("limit", ["num_train_epochs", "max_steps"])

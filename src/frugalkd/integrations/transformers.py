@@ -7,6 +7,7 @@ Needs the extra ``transformers``. :class:`FrugalTrainer` replaces ``Trainer``, a
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 import os
 import time
@@ -73,6 +74,8 @@ if TYPE_CHECKING:
     _Trainer = transformers.Trainer
 else:
     _Trainer = object
+
+_LOGGER = logging.getLogger("transformers.trainer")
 
 STATE = "frugalkd.safetensors"
 """In a checkpoint's folder: the selection's state, no pickle."""
@@ -397,6 +400,7 @@ class FrugalMixin(Frugal, _Trainer):
         if args_.max_steps > 0:
             args_.max_steps = math.ceil(self.sampling.epochs_of(args_.max_steps))
         self._started = time.perf_counter()
+        _LOGGER.addFilter(_no_empty_epoch)
         try:
             output = super().train(resume_from_checkpoint, *args, **kwargs)
             selection, counted = self._made(), self.meters
@@ -412,6 +416,7 @@ class FrugalMixin(Frugal, _Trainer):
             )
             return output
         finally:
+            _LOGGER.removeFilter(_no_empty_epoch)
             args_.ignore_data_skip = skipping
             args_.num_train_epochs, args_.max_steps = self._limits
             self._state = self._limits = None
@@ -499,6 +504,11 @@ def check_devices(
         )
     if why is not None:
         raise SelectionMisuse(why)
+
+
+def _no_empty_epoch(record: logging.LogRecord) -> bool:
+    """Leaves out the trainer's warning of an epoch without batches: there the plan ends."""
+    return "single sample in your epoch_iterator" not in record.getMessage()
 
 
 class _Progress(transformers.TrainerCallback):
