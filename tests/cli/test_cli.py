@@ -32,6 +32,7 @@ COMMANDS = (
     "ledger make",
     "evaluate",
     "predict",
+    "push",
 )
 
 

@@ -71,7 +71,8 @@ for _command in (
 app.add_typer(recipes.app, name="recipes", rich_help_panel=_USE)
 app.add_typer(ledgers.app, name="ledger", rich_help_panel=_USE)
 for _command in (
-    results.report, results.plot, results.evaluate, results.predict, results.export, recipes.schema,
+    results.report, results.plot, results.evaluate, results.predict, results.export, results.push,
+    recipes.schema,
 ):  # fmt: skip
     app.command(rich_help_panel=_USE)(_command)
 

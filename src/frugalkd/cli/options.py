@@ -49,7 +49,9 @@ RECIPE = argument(
     "A shipped recipe ('frugalkd recipes' lists them) or a YAML file: `digits`, `mine.yaml`.",
     autocompletion=recipe_names,
 )
-RUN = argument("DIR", "A run folder of 'teach' or 'distill': `runs/student`.")
+RUN = argument(
+    "DIR", "A run folder of 'teach' or 'distill', or USER/NAME on the hub: `runs/student`."
+)
 RESULTS = argument("DIR", "The folder of a comparison or of a run, or a comparison.json: `runs/c`.")
 LEDGER = argument("PATH", "A ledger file, or the run folder that holds it: `runs/teacher`.")
 OUT = option(
@@ -81,7 +83,7 @@ IMPORT = option(
 DOWNLOAD = option(
     "--download",
     "Let torchvision download mnist and fashion-mnist where their files are missing, and what "
-    "a run folder, or a recipe under --no-import, names on the Hugging Face hub.",
+    "a run folder, or a recipe under --no-import, names on the Hugging Face hub, or DIR itself.",
 )
 TOKENIZER = option(
     "--tokenizer FOLDER|NAME",

@@ -1,4 +1,4 @@
-"""``evaluate``, ``predict``, ``export``, ``report``, ``plot``: what to do with finished runs."""
+"""``evaluate``, ``predict``, ``export``, ``push``, ``report``, ``plot``: uses of finished runs."""
 
 from __future__ import annotations
 
@@ -93,6 +93,41 @@ def export(
     allowed = Allowed(imports, data == OWN, download, tokenizer)
     done = export_run(run, out, to, int8=int8, data=None if data == OWN else data, allowed=allowed)
     print_result(as_json, done, export_table(done), *done["files"])
+
+
+def push(
+    run: Path = options.RUN,
+    repo: str = options.argument("USER/NAME", "The model's name on the hub: `me/digits-small`."),
+    private: bool = option("--private", "Make the repository private, if it is made here."),
+    license: str | None = option(
+        "--license ID", "Of the model, as the hub names it: `--license apache-2.0`."
+    ),
+    message: str | None = option("--message TEXT", "Of the commit."),
+    out: Path | None = option(
+        "--out DIR", "Write the files to this folder and push nothing: `--out card`."
+    ),
+    imports: list[str] = options.IMPORT,
+    download: bool = options.DOWNLOAD,
+    tokenizer: str | None = options.TOKENIZER,
+    as_json: bool = options.JSON,
+) -> None:
+    """Push a run's model to the Hugging Face hub, with a card made from the run's records.
+
+    Your token is that of [cyan]hf auth login[/cyan], or of HF_TOKEN.
+
+    [bold]Examples[/bold]
+    frugalkd push runs/student me/digits-small --license apache-2.0 --out card
+    frugalkd push runs/student me/digits-small --license apache-2.0 --private
+    """
+    from frugalkd.experiments.report.model_card import push_run
+
+    where = push_run(
+        run, repo, license=license, out=out, allowed=Allowed(imports, False, download, tokenizer),
+        private=private or None, commit_message=message,
+    )  # fmt: skip
+    content = {"run": str(run), "repository": repo, "pushed": out is None, "where": where}
+    facts = {"repository": repo, "written to" if out else "pushed as": where}
+    print_result(as_json, content, facts_table(f"{run} and its card", facts))
 
 
 def predict(

@@ -10,6 +10,7 @@ import io
 import json
 import logging
 import os
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -23,12 +24,13 @@ import torch
 from torch import Tensor, nn
 
 from frugalkd.data.batches import call
+from frugalkd.data.text import quiet
 from frugalkd.errors import ModelError, RunFolderError
 from frugalkd.files import StrPath
 from frugalkd.files.opening import named
 from frugalkd.files.parsing import read_json
-from frugalkd.files.tensors import save_weights
-from frugalkd.files.writing import make_folder, write_atomic, write_json
+from frugalkd.files.tensors import read_state, save_weights
+from frugalkd.files.writing import make_folder, write_atomic, write_json, writing
 from frugalkd.models.identity import inference_mode
 from frugalkd.runtime.failures import blame
 from frugalkd.runtime.imports import require_extra
@@ -57,7 +59,7 @@ def export(
     if to == "safetensors":
         _refuse_changed(loaded, folder)
         make_folder(folder)
-        save_weights(file, loaded.model)
+        file = save_model(file, loaded.model, loaded.classes)
         write_json(folder / "model.json", {**loaded.card, "weights": file.name})
         return [file]
     if to == "onnx":
@@ -82,6 +84,35 @@ def export(
     for path, each in written.items():
         write_atomic(path, each)
     return list(written)
+
+
+def saves_itself(model: nn.Module) -> bool:
+    """Whether ``model`` is one of transformers, whose inputs and outputs no hook changes."""
+    transformers = sys.modules.get("transformers")
+    if transformers is None or not isinstance(model, transformers.PreTrainedModel):
+        return False
+    return not (model._forward_pre_hooks or model._forward_hooks)
+
+
+def save_model(file: Path, model: nn.Module, classes: Sequence[str] = ()) -> Path:
+    """Write the weights of ``model`` to ``file``, one of transformers also as its own
+    ``from_pretrained`` reads it, with the names of its ``classes``. Returns the file that has all
+    of its state dict. Raises WriteFailed."""
+    if saves_itself(model):
+        import transformers
+
+        config: Any = model.config
+        if len(classes) == config.num_labels:
+            config.id2label = dict(enumerate(classes))
+            config.label2id = {name: place for place, name in enumerate(classes)}
+        with writing(file), quiet(transformers.utils.logging):
+            model.save_pretrained(file.parent)  # pyright: ignore
+        saved = file.with_name("model.safetensors")
+        # Not of tied weights, which are saved once, nor where they have other names in files.
+        if saved.is_file() and read_state(saved).keys() == model.state_dict().keys():
+            return saved
+    save_weights(file, model)
+    return file
 
 
 def description(loaded: Loaded) -> dict[str, Any]:

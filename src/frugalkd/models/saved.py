@@ -34,6 +34,7 @@ from frugalkd.files.writing import write_json
 from frugalkd.models import ENCODERS
 from frugalkd.models import export as exporting
 from frugalkd.models.building import ModelSettings, build, inputs_of, note_spec, see
+from frugalkd.models.hub import is_repository, on_hub
 from frugalkd.models.identity import inference_mode
 from frugalkd.models.origin import note_origin, origin_of
 from frugalkd.models.preprocess import Preprocess, TextPreprocess
@@ -63,12 +64,14 @@ class Loaded:
             the user's own, so that only their code can prepare an image.
         card: ``model.json`` as it is.
         texts: raw texts -> token ids; None where the model is not one of texts.
+        folder: that it was loaded from, of a name on the hub in this machine's cache.
     """
 
     model: nn.Module
     preprocess: Preprocess | None
     card: dict[str, Any]
     texts: TextPreprocess | None = None
+    folder: Path = Path()
 
     @property
     def output(self) -> Output:
@@ -165,26 +168,36 @@ def load(
     download: bool = False,
     tokenizer: str | None = None,
 ) -> Loaded:
-    """The model of a run folder made by ``frugalkd teach`` or ``frugalkd distill``.
+    """The model of a run folder made by ``frugalkd teach`` or ``frugalkd distill``, or of a name on
+    the Hugging Face hub that ``frugalkd push`` pushed.
 
     Args:
-        path: the folder.
+        path: the folder, or USER/NAME where there is no such folder.
         imports: import paths (``package.module:Name``) that ``model.json`` may name. Following one
             can run any code, so only these are imported.
-        download: whether a tokenizer, or an encoder's configuration, that ``model.json`` names on
-            the Hugging Face hub may be downloaded, where this machine's cache does not have it.
-            Nothing else is ever downloaded.
+        download: whether the model of a name on the hub, and a tokenizer, or an encoder's
+            configuration, that ``model.json`` names there, may be downloaded, where this machine's
+            cache does not have it. Nothing else is ever downloaded.
         tokenizer: in place of the one that ``model.json`` names. A folder of this machine is read
             only where it is given here.
 
     Raises:
         ImportRefused: the model is made by an import path that is not among ``imports``.
         RunFolderError: no such folder, or no model in it, or a damaged ``model.json``.
-        ModelError: the model cannot be built, or the weights do not fit it.
+        ModelError: the model cannot be built or fetched, or the weights do not fit it.
     """
-    path = path_of(path)
+    path, name = path_of(path), os.fspath(path)
     if not path.is_dir():
-        raise RunFolderError(f"no folder {path}: make one with 'frugalkd teach' or 'distill'")
+        found = on_hub(name, download)
+        if found is None and is_repository(name):
+            raise RunFolderError(
+                f"no folder {name}, and no model of that name in this machine's cache of the hub: "
+                "make one with 'frugalkd teach' or 'distill', or allow fetching it with --download "
+                "(in Python download=True)"
+            )
+        if found is None:
+            raise RunFolderError(f"no folder {path}: make one with 'frugalkd teach' or 'distill'")
+        path = found
     if not (path / CARD).is_file():
         raise RunFolderError(
             f"{path} holds no finished model (no model.json): name a folder that 'frugalkd teach' "
@@ -209,7 +222,7 @@ def load(
         if "vocabulary" in card:
             own, length = card["tokenizer"], int(card["max_length"])
             texts = TextPreprocess(tokenizer or own, length, download, tokenizer is not None)
-        encoder = _encoder_of(card["model"])
+        encoder = encoder_of(card["model"])
         if download and encoder is not None:  # into the cache
             from_transformers("AutoConfig", encoder)
         model = _build(card, weights)
@@ -219,7 +232,7 @@ def load(
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         reason = one_line(f"{type(error).__name__}: {error}")
         raise RunFolderError(f"{path / CARD} is damaged ({reason})") from None
-    return Loaded(model.eval(), preprocess, card, texts)
+    return Loaded(model.eval(), preprocess, card, texts, path)
 
 
 def write_model_card(
@@ -299,7 +312,7 @@ def _build(card: Mapping[str, Any], weights: Path) -> nn.Module:
     return model
 
 
-def _encoder_of(model: Mapping[str, Any]) -> str | None:
+def encoder_of(model: Mapping[str, Any]) -> str | None:
     """Where the encoder of transformers is that the ``model`` of a card begins with."""
     path = model["options"].get("path") if model.get("name") in ENCODERS else None
     return None if path is None else str(path)

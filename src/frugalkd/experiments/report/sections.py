@@ -99,7 +99,7 @@ def run_page(run: RunRecord, pictures: Pictures) -> Page:
     what = "significance" if run.kind == "teach" else "participation"
     trained, spent = figures.run_participation(run), run.meters.phases
     sections = [
-        Section("numbers", "The numbers", [_numbers(run)]),
+        Section("numbers", "The numbers", [run_numbers(run)]),
         Section("participation", _TRAINED, [trained or "The run had no epoch."]),
         *_ledger_sections(run.summary, pictures, what),
         Section("labels", "Labels to review", _labels(run.summary, pictures)),
@@ -166,11 +166,11 @@ def _tables(comparison: Comparison) -> list[Block]:
         f"{short(comparison.reference)}'s. Cost and time are without the filling of stores, which "
         "all arms share."
     )
-    made: list[Block] = [_arms(comparison), legend]
+    made: list[Block] = [arms_table(comparison), legend]
     if not comparison.complete:
         made.append(_not_complete(comparison))
     if comparison.claims:
-        made.append(_claims(comparison))
+        made.append(claims_table(comparison))
     if comparison.failed:
         rows = [[short(it.name), amount(it.seed), short(it.error, 300)] for it in comparison.failed]
         made.append(Table("Runs that failed", ["run", "seed", "error"], rows))
@@ -195,7 +195,8 @@ def _not_complete(comparison: Comparison) -> str:
     return text
 
 
-def _arms(comparison: Comparison) -> Table:
+def arms_table(comparison: Comparison) -> Table:
+    """One row an arm."""
     at_budgets = any(arm.against_random is not None for arm in comparison.arms)
     headings = [
         "arm", f"{comparison.measure} %", f"against {short(comparison.reference, 24)}",
@@ -220,7 +221,8 @@ def _arms(comparison: Comparison) -> Table:
     return Table("All arms", headings, rows, name="arms")
 
 
-def _claims(comparison: Comparison) -> Table:
+def claims_table(comparison: Comparison) -> Table:
+    """One row a declared claim."""
     rows = [
         [
             f"{short(claim.arm)} {short(claim.claim)} than {short(claim.against)}",
@@ -342,7 +344,8 @@ def _phases(rows: Sequence[tuple[str, dict[str, float]]]) -> list[Block]:
     return [figures.phases(rows[:_BARS]), f"{note}several runs.{few}"]
 
 
-def _numbers(run: RunRecord) -> Table:
+def run_numbers(run: RunRecord) -> Table:
+    """What a single run measured and cost."""
     meters, measured, fractions = run.meters, run.evaluation, {}
     rows: list[Row] = []
     if measured is not None:

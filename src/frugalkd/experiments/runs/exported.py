@@ -62,7 +62,7 @@ def export_run(
     if int8 and loaded.preprocess is not None:
         pictures = _calibration(run, loaded, data, allowed)
     files = loaded.export(out, to, int8=int8, calibration=pictures)
-    models, sizes = {"student": loaded.model}, {"student": run / loaded.card["weights"]}
+    models, sizes = {"student": loaded.model}, {"student": loaded.folder / loaded.card["weights"]}
     for file in files:
         name = f"{to} int8" if file.stem.endswith("-int8") else to
         sizes[name] = file
