@@ -150,5 +150,5 @@ def test_transformers_trainer_stores_embeddings_as_values(tmp_path):
 def test_transformers_trainer_refuses_widths_and_classes(tmp_path):
     with pytest.raises(ModelError, match="of 4 numbers and the teacher of 5"):
         transformers_trainer(tmp_path, width=4)
-    with pytest.raises(SelectionMisuse, match="embeddings have no classes"):
+    with pytest.raises(SelectionMisuse, match="embeddings are not one class"):
         transformers_trainer(tmp_path, sampling=SelfRegulation(ceiling=0.9))

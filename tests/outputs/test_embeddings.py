@@ -19,7 +19,7 @@ def pool(rows=50, width=6, seed=0, offset=0.0):
 
 
 def reference_of(teacher):
-    found = EMBEDDINGS.reference(teacher)
+    found = EMBEDDINGS.reference(teacher, by_teacher=True)
     return {name: torch.from_numpy(part) for name, part in found.items()}
 
 
@@ -97,7 +97,7 @@ def test_another_width_names_both():
 
 def test_a_teacher_that_says_one_thing_of_all_is_refused():
     with pytest.raises(TargetsError, match="50 samples one and the same embedding"):
-        EMBEDDINGS.reference(torch.ones(50, 6) * 0.3)
+        EMBEDDINGS.reference(torch.ones(50, 6) * 0.3, by_teacher=True)
 
 
 def test_labels_of_classes_are_none():

@@ -199,7 +199,9 @@ def test_policies_select_by_the_score(policy):
     ids=lambda value: str(value)[:20],
 )
 def test_what_needs_classes_is_refused(policy, why):
-    with pytest.raises(SelectionMisuse, match=f"embeddings have no classes, and .* {why}"):
+    with pytest.raises(
+        SelectionMisuse, match=f"embeddings are not one class a sample, and .* {why}"
+    ):
         run(policy=policy)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from frugalkd.errors import SettingError
 from frugalkd.models.features import Shape
 from frugalkd.objectives import _numerics as numerics
+from frugalkd.outputs import OUTPUTS
 from frugalkd.policies.modes import OutputName
 from frugalkd.runtime.settings import Settings
 from frugalkd.teachers.encodings import Fidelity
@@ -260,12 +261,12 @@ def paths_of(given: Paths) -> tuple[str, ...]:
 
 def why_not_by_row(objective: Objective) -> str | None:
     """Why ``objective`` cannot learn its kind of output, in one line; None where it can."""
-    if not objective.mixes_rows or objective.learns == "one-class":
+    output = OUTPUTS[objective.learns]
+    if not objective.mixes_rows or output.by_top_class:
         return None
     return (
-        f"{type(objective).__name__} couples the rows of a batch, and {objective.learns} are "
-        "selected row by row, each by its own distance: choose a loss of one row, such as "
-        "EmbedDistill"
+        f"{type(objective).__name__} couples the rows of a batch, and {output.plural} are selected "
+        "row by row, each by its own distance: choose a loss of one row, such as EmbedDistill"
     )
 
 

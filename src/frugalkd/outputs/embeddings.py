@@ -26,7 +26,7 @@ class Embeddings(Output):
     the cosine. Labels of the data are not read.
     """
 
-    name = "embeddings"
+    name = plural = "embeddings"
     labelled = False
     label_form = "embeddings have no labels, since the teacher's are right: leave labels out"
 
@@ -65,12 +65,12 @@ class Embeddings(Output):
     def predictions(self, outputs: Tensor) -> Tensor:
         return outputs.float()
 
-    def reference(self, targets: Tensor) -> dict[str, Any]:
-        targets = targets.double()
-        mean = targets.mean(dim=0)
-        if not ((targets - mean).norm(dim=1) > 1e-6 * targets.norm(dim=1)).any():
+    def reference(self, right: Tensor, *, by_teacher: bool) -> dict[str, Any]:
+        right = right.double()
+        mean = right.mean(dim=0)
+        if not ((right - mean).norm(dim=1) > 1e-6 * right.norm(dim=1)).any():
             raise TargetsError(
-                f"the teacher gives {len(targets)} samples one and the same embedding: there is "
+                f"the teacher gives {len(right)} samples one and the same embedding: there is "
                 "nothing to learn, check its weights and inputs"
             )
         return {"mean": mean.float().numpy(), "d0": np.ones(1, dtype=np.float32)}

@@ -25,11 +25,12 @@ class OneClass(Output):
     confidence is the top softmax probability; nothing refers to the teacher."""
 
     name = "one-class"
+    plural = "classes"
     by_top_class = True
     dynamics = True
     label_form = (
-        "one class index (int64) a sample is needed; regression, multi-label and mixed targets "
-        "have no gate"
+        "class indices (int64) are needed, one a sample; regression and multi-label targets "
+        "need an objective that learns them, such as RegressionKD"
     )
 
     def as_labels(self, labels: Tensor) -> Tensor | None:

@@ -27,6 +27,9 @@ class Output(ABC):
 
     name: ClassVar[str]
 
+    plural: ClassVar[str]
+    """What a model gives, for an error: "embeddings"."""
+
     labelled: ClassVar[bool] = True
     """Whether data may have labels of this kind; else the teacher's output alone is right."""
 
@@ -83,13 +86,13 @@ class Output(ABC):
         """bool (rows,), rows that say nothing."""
         return ~outputs.isfinite().all(dim=1)
 
-    def reference(self, targets: Tensor) -> dict[str, Any]:
-        """What the scores of a training refer to, float32 numpy arrays by name, from the teacher's
-        outputs for (a part of) the pool; {}: nothing. ``d0`` is among them. Raises TargetsError
-        where scores are not defined."""
+    def reference(self, right: Tensor, *, by_teacher: bool) -> dict[str, Any]:
+        """What the scores of a training refer to, float32 numpy arrays by name, from what is right
+        for (a part of) the pool, which the teacher decides or labels do; {}: nothing. ``d0`` is
+        among them. Raises TargetsError where scores are not defined."""
         return {}
 
     @property
     def needs_reference(self) -> bool:
-        """Whether scores refer to the teacher's outputs for the pool."""
+        """Whether scores refer to what is right for the pool."""
         return type(self).reference is not Output.reference

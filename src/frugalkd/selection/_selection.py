@@ -59,8 +59,8 @@ from frugalkd.selection.rows import DataLoading, Position, Reader
 from frugalkd.teachers import Targets
 
 REFERENCE = 4096
-"""Samples of the pool, at most, whose targets scores refer to (:mod:`frugalkd.outputs`): their mean
-is off by a 64th of their spread, and a live teacher need not run on all."""
+"""Samples of the pool, at most, that scores refer to (:mod:`frugalkd.outputs`): the mean of what is
+right for them is off by a 64th of its spread, and a live teacher need not run on all."""
 
 
 class Selection:
@@ -393,21 +393,27 @@ class Selection:
         column[ids] = truth
 
     def _complete_reference(self) -> None:
-        """Query the teacher about a part of the pool, where scores refer to its outputs."""
+        """Find out what is right for a part of the pool, where scores refer to that."""
         reader, ranks, ledger = self.reader, self._context.ranks, self.ledger
+        by_teacher = not reader.output.labelled
         if reader.output.needs_reference and not ledger.reference:
             drawn = draws.subset(
                 self.pool, min(REFERENCE, len(self.pool)), self.seed, draws.stream("reference"), 0
             )
-            found = []
-            for rows in reader.read(ranks.share(drawn), self._loading.screen_batch, targets=True):
-                assert rows.targets is not None, "checked before"
-                refuse_not_finite(rows.targets, rows.ids, "the teacher", reader.output)
-                found.append(rows.targets.float().cpu().numpy())
+            found, part = [], (ranks.share(drawn), self._loading.screen_batch)
+            for rows in reader.read(*part, targets=by_teacher):
+                rows, right, _ = reader.with_labels(rows)
+                by_teacher = rows.targets is not None
+                if rows.targets is not None:
+                    refuse_not_finite(rows.targets, rows.ids, "the teacher", reader.output)
+                found.append(right.float().cpu())
+                reader.output.check(found[-1], rows.ids, right.shape[1])
                 if self._context.should_stop():
                     raise Stopped("stopped while the teacher ran ahead, before the first epoch")
-            (targets,) = ranks.gathered(np.concatenate(found))
-            ledger.reference = reader.output.reference(torch.from_numpy(targets))
+            (right,) = ranks.gathered(torch.cat(found).numpy())
+            ledger.reference = reader.output.reference(
+                torch.from_numpy(right), by_teacher=by_teacher
+            )
         reader.reference = {
             name: torch.from_numpy(part).to(reader.device)
             for name, part in ledger.reference.items()

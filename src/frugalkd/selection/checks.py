@@ -71,19 +71,21 @@ def check_first_batch(
     batch = read_first(data, pool, device, collate_fn)
     labels, logits = _evaluate_first(model, batch, pool, forward, read_labels, output)
     classes = logits.shape[1]
-    if output is not ONE_CLASS:
+    if not output.labelled:
         return classes
-    _refuse_embeddings(model, logits, data, known_labels)
+    if output.by_top_class:
+        _refuse_embeddings(model, logits, data, known_labels)
     if not label_free:
-        _warn_of_embeddings(classes, data, known_labels)
+        if output.by_top_class:
+            _warn_of_embeddings(classes, data, known_labels)
         if labels is not None:
             output.check(labels.cpu(), pool, classes)
-        check_labels(data, pool, classes)
+        check_labels(data, pool, classes, output)
     known = None if targets is None else targets.classes(batch)
     if known is not None and known != classes:
         raise TargetsError(
-            f"the teacher has {known} classes and the student {classes}: build both for the same "
-            "classes"
+            f"the teacher has {known} {output.plural} and the student {classes}: build both for "
+            f"the same {output.plural}"
         )
     return classes
 
@@ -186,10 +188,10 @@ def why_not_label_free(
     return None
 
 
-def labels_of(data: Dataset, output: Output = ONE_CLASS) -> NDArray[np.int64] | None:
-    """``data.labels`` int64 (samples,), where the data set has them and the kind of ``output`` has
-    labels; texts of another number are most likely the names of the classes, and no labels. Raises
-    UnsupportedData."""
+def labels_of(data: Dataset, output: Output = ONE_CLASS) -> NDArray[Any] | None:
+    """``data.labels`` int64 (samples,), or in the form that the kind of ``output`` has, where the
+    data set has them and the kind has labels; texts of another number are most likely the names of
+    the classes, and no labels. Raises UnsupportedData."""
     given = attribute_of(data, "labels") if output.labelled else None
     if given is None or callable(given):
         return None
@@ -200,24 +202,30 @@ def labels_of(data: Dataset, output: Output = ONE_CLASS) -> NDArray[np.int64] | 
         labels = np.asarray(given, dtype=object)
     if labels.dtype.kind in "US" and labels.shape != (samples,):
         return None
-    if labels.dtype.kind not in "iu" or labels.shape != (samples,):
+    made = None
+    if labels.dtype.kind in "biuf" and labels.shape[:1] == (samples,):
+        # A copy: a tensor that is sent to workers leaves its memory.
+        copied = labels.astype(np.int64 if labels.dtype.kind == "u" else labels.dtype)
+        made = output.as_labels(torch.from_numpy(copied))
+    if made is None:
         raise UnsupportedData(
             f"data.labels are of type {labels.dtype} and shape {labels.shape} for {samples} "
-            "samples: class indices (int64) are needed, one a sample; regression and multi-label "
-            "targets have no gate"
+            f"samples: {output.label_form}"
         )
-    return labels.astype(np.int64)  # a copy: a tensor that is sent to workers leaves its memory
+    return made.numpy()
 
 
-def check_labels(data: Dataset, pool: Ids, classes: int) -> None:
-    """Check the ``labels`` of a data set that has them, of the samples ``pool``: they have to be of
-    a class of the model. A class of ``data.classes`` that none of them has is a FrugalKDWarning: it
-    cannot be learned."""
-    labels = labels_of(data)
+def check_labels(data: Dataset, pool: Ids, classes: int, output: Output = ONE_CLASS) -> None:
+    """Check the ``labels`` of a data set that has them, of the samples ``pool``: they have to be
+    possible for the model. A class of ``data.classes`` that none of them has is a FrugalKDWarning:
+    it cannot be learned."""
+    labels = labels_of(data, output)
     if labels is None or not len(pool):
         return
     labels = labels[pool]
-    ONE_CLASS.check(torch.from_numpy(labels), pool, classes)
+    output.check(torch.from_numpy(labels), pool, classes)
+    if not output.by_top_class:
+        return
     names = class_names(data)
     missing = [str(names[index]) for index in np.setdiff1d(np.arange(len(names)), labels)]
     if missing:
@@ -230,15 +238,16 @@ def check_labels(data: Dataset, pool: Ids, classes: int) -> None:
         )
 
 
-def check_listed(labels: Tensor, listed: NDArray[np.int64], ids: Ids) -> None:
-    """Raises DataError where the ``labels`` int64 (rows,) of items are not those that the data set
+def check_listed(labels: Tensor, listed: NDArray[Any], ids: Ids) -> None:
+    """Raises DataError where the ``labels`` (rows, ...) of items are not those that the data set
     has ``listed`` for all samples, as ``data.labels``: ledgers and plans go by these."""
-    differing = np.flatnonzero(labels.cpu().numpy() != listed[ids])
+    other = labels.cpu().numpy() != listed[ids]
+    differing = np.flatnonzero(other.reshape(len(ids), -1).any(axis=1))
     if len(differing):
         first = differing[0]
         raise DataError(
-            f"sample {ids[first]} has label {labels[first]}, and data.labels says "
-            f"{listed[ids[first]]}: correct one of them, or leave data.labels out"
+            f"sample {ids[first]} has label {labels[first].tolist()}, and data.labels says "
+            f"{listed[ids[first]].tolist()}: correct one of them, or leave data.labels out"
         )
 
 

@@ -70,14 +70,15 @@ def check_fit(
         )
     if sampling.dynamics and not output.dynamics:
         raise SelectionMisuse(
-            f"{output.name} have no classes, and so no training dynamics: leave out dynamics"
+            f"{output.plural} have no training dynamics, which are those of one class: leave out "
+            "dynamics"
         )
     if not output.labelled and not isinstance(targets, Targets):
-        raise TargetsError(f"{output.name} are learned from a teacher: pass targets")
-    if policy.label_source == "teacher" and output.by_top_class:
+        raise TargetsError(f"{output.plural} are learned from a teacher: pass targets")
+    if policy.label_source == "teacher":
         if not isinstance(targets, Targets):
-            raise TargetsError("this policy judges by the teacher's top class: pass targets")
-        if not targets.knows_top:
+            raise TargetsError("this policy judges by what the teacher says: pass targets")
+        if output.by_top_class and not targets.knows_top:
             raise no_top("is what this policy judges by")
     if "teacher_truth" in policy.columns and targets is None:
         raise TargetsError("this policy needs the teacher's confidence in each label: pass targets")
@@ -110,7 +111,7 @@ def why_not_for(policy: Policy, output: Output) -> str | None:
         needs = "goes by the entropy of a softmax: choose another policy"
     elif "teacher_truth" in policy.columns:
         needs = "has a ceiling, a part of the teacher's probability of a class: leave it out"
-    return needs and f"{output.name} have no classes, and {name} {needs}"
+    return needs and f"{output.plural} are not one class a sample, and {name} {needs}"
 
 
 def inputs_to_compare(
@@ -184,10 +185,11 @@ def checked_ledger(ledger: Ledger | None, sampling: Sampling, data: Dataset) -> 
             f"the ledger has no column {', '.join(missing)}, which {type(policy).__name__} needs: "
             "make it by Ledger.new(samples, extra=policy.columns)"
         )
-    if ledger.has_dynamics and not OUTPUTS[sampling.output].dynamics:
+    output = OUTPUTS[sampling.output]
+    if ledger.has_dynamics and not output.dynamics:
         raise LedgerError(
-            f"the ledger has training dynamics, and {sampling.output} have none: make it "
-            "by Ledger.new(samples)"
+            f"the ledger has training dynamics, and {output.plural} have none: make it by "
+            "Ledger.new(samples)"
         )
     if dynamics and not ledger.has_dynamics:
         raise LedgerError(

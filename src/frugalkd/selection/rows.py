@@ -165,7 +165,7 @@ class Reader:
     """Reads rows by their ids, each in the view that its sample has at ``position``.
 
     Attributes:
-        listed: labels int64 (samples,) of the data set, or those of the ledger that the policy goes
+        listed: labels (samples, ...) of the data set, or those of the ledger that the policy goes
             by, which those of items equal; or None.
         classes: of the model; where it is known, labels are checked against it as they are read.
         output: the kind of the model's and the teacher's outputs.
@@ -192,7 +192,7 @@ class Reader:
         )  # fmt: skip
         self.targets, self.device = targets, loading.device
         self.join = loading.join or getattr(dataset, "join", None) or concatenate
-        self.listed: NDArray[np.int64] | None = None
+        self.listed: NDArray[Any] | None = None
         self.classes: int | None = None
         self.features: tuple[str, ...] = ()
         self.output, self.reference = OUTPUTS[sampling.output], dict[str, Tensor]()
@@ -210,7 +210,7 @@ class Reader:
         self._unchecked: list[tuple[Ids, Tensor]] = []
 
     def _labels(self, data: Any) -> Tensor | None:
-        """Of a batch of data, int64 (rows,); None where it has none."""
+        """Of a batch of data, int64 (rows,) of one class; None where it has none."""
         given, output = self._given_labels, self.output
         if self._label_free or not output.labelled:
             return None

@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Optional
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -197,7 +196,8 @@ def distill(
         placed(student, targets, training, accelerator.device, ranks) as (model, take_back),
     ):
         forward = ForwardFn(model, training, accelerator)
-        labels = labels_of(dataset, OUTPUTS[sampling.output])
+        output = OUTPUTS[sampling.output]
+        labels = labels_of(dataset, output)
         loading = DataLoading(
             collate_fn=collate_fn, device=accelerator.device, num_workers=training.num_workers,
             pin_memory=accelerator.device.type == "cuda", drop_last=training.drop_last,
@@ -205,7 +205,6 @@ def distill(
             gradient_accumulation_steps=training.gradient_accumulation_steps,
             screen_batch=training.screen_batch,
         )  # fmt: skip
-        output = OUTPUTS[sampling.output]
         selection, classes = make_selection(
             dataset=dataset, sampling=sampling, epochs=training.epochs,
             batch_size=training.batch_size, model=model, forward=forward, targets=targets,
@@ -220,7 +219,8 @@ def distill(
         criterion = bind(
             objective, model, targets, forward=forward.eagerly, seed=seed,
             batch=lambda: read_first(dataset, selection.pool, accelerator.device, collate_fn),
-            samples=len(selection.ledger), labels=None if sampling.label_free else labels,
+            samples=len(selection.ledger),
+            labels=labels if output.by_top_class and not sampling.label_free else None,
         )  # fmt: skip
         torch.manual_seed(seed + ranks.rank)
         trainer = Trainer(model, selection, criterion, training, accelerator, run, about)
@@ -249,7 +249,7 @@ def distill(
             evaluate(done, compared, eval_dataset, predictions)
     done.model = student.eval()
     known = trained_on(dataset)
-    note_origin(student, **(known if output.by_top_class else {**known, "classes": ()}))
+    note_origin(student, **(known if output.labelled else {**known, "classes": ()}))
     meters = done.meters
 
     def flops() -> dict[str, float]:
@@ -301,11 +301,12 @@ def new_selection(
     *,
     sampling: Sampling,
     loading: DataLoading,
-    labels: NDArray[np.int64] | None,
+    labels: NDArray[Any] | None,
     folder: StrPath | None = None,
     **more: Any,
 ) -> Selection:
-    """A :class:`Selection` with a new ledger of ``labels`` int64 (samples,) in ``folder``."""
+    """A :class:`Selection` with a new ledger in ``folder``, which keeps ``labels`` that are one
+    class a sample."""
     targets = more.get("targets")
     sampling = sampling.fitted(knows_truth=targets is not None and targets.knows_truth)
     policy = sampling.chosen_policy
@@ -314,7 +315,8 @@ def new_selection(
     if names := class_names(dataset):
         about["classes"] = "\n".join(names)
     samples = len(dataset)  # pyright: ignore[reportArgumentType]
-    labels = None if sampling.label_free else labels
+    if sampling.label_free or not OUTPUTS[sampling.output].by_top_class:
+        labels = None
     ledger = Ledger.new(
         samples, labels=labels, extra=policy.columns, folder=folder, dynamics=sampling.dynamics
     )

@@ -499,7 +499,7 @@ class StudentRole(Role):
         if problem := why_not_by_row(objective):
             raise ValueError(problem)
         if self.targets.kind == "ema" or self.teachers is not None:
-            raise ValueError(f"{output.name} are learned from one teacher that does not change")
+            raise ValueError(f"{output.plural} are learned from one teacher that does not change")
         return self
 
     @model_validator(mode="after")
