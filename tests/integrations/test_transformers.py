@@ -882,7 +882,7 @@ NOW = SelfRegulation(when="now")
         ),
         (FrugalTrainer, {"label": lambda label: [label, 0]}, UnsupportedData, "multi-label"),
         (FrugalTrainer, {"label": float}, UnsupportedData, "regression"),
-        (FrugalTrainer, {"model": bert(classes=1)}, UnsupportedData, "for regression"),
+        (FrugalTrainer, {"model": bert(classes=1)}, UnsupportedData, "floating-point values are"),
         (
             Own,
             {"model": bert(problem_type="multi_label_classification")},

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import one_hot
 
 from frugalkd import Sampling
 from frugalkd.errors import TargetsError
 from frugalkd.objectives import OBJECTIVES, BatchObjective, FeatureObjective
+from frugalkd.outputs import OUTPUTS
 from frugalkd.policies import All
 from frugalkd.teachers import LiveTeacher
 from frugalkd.teachers.encodings import Fidelity
@@ -34,11 +36,24 @@ def batch(rows=5, classes=4, dtype=torch.float64, seed=0, spread=2.0):
     return logits, targets, torch.randint(classes, (rows,), generator=stream)
 
 
+def labels_for(objective, labels, width):
+    """Class indices; of values or several labels one of each output."""
+    output = OUTPUTS[objective.learns]
+    labelled = output.labelled and not output.by_top_class and labels.ndim == 1
+    return one_hot(labels, width).float() if labelled else labels
+
+
 def losses_of(objective, logits, targets, labels, weights=None):
     """The losses, with weights where the objective takes them."""
+    labels = labels_for(objective, labels, logits.shape[1])
     if isinstance(objective, BatchObjective):
         return objective(logits, targets, labels, weights)
     return objective(logits, targets if objective.needs_targets else None, labels)
+
+
+def data_for(objective, **settings):
+    data = images(**settings)
+    return data._with(labels=labels_for(objective, data.labels, data.num_classes))
 
 
 def loss_of(objective, logits, targets, labels, weights):
@@ -180,14 +195,14 @@ def test_targets_that_keep_too_little_are_refused(objective):
             with pytest.raises(
                 TargetsError, match=r"set targets\.encoding to .* targets\.kind to live$"
             ):
-                distill(net(), images(), **grouped(device="cpu", **learn))
+                distill(net(), data_for(objective), **grouped(device="cpu", **learn))
         elif keeps == objective.reads:
-            distill(net(), images(), **grouped(device="cpu", **learn))
+            distill(net(), data_for(objective), **grouped(device="cpu", **learn))
 
 
 def test_a_training_weighs_it(objective):
     """A step's loss is the one computed by hand, with the weights."""
-    data, teacher = images(augmented=False), net(seed=9).eval()
+    data, teacher = data_for(objective, augmented=False), net(seed=9).eval()
     weights = torch.rand(len(data), generator=torch.Generator().manual_seed(0))
     inputs, labels = data.batch(np.arange(len(data)), np.zeros(len(data), dtype=np.int64))
     student = nn.Sequential(nn.Flatten(), nn.Linear(36, 4))

@@ -34,9 +34,9 @@ def with_own_data(arguments: list[str]) -> list[str]:
 def evaluate(
     run: Path = options.RUN,
     data: str | None = option(
-        "--data own|NAME|FOLDER",
+        "--data own|NAME|FOLDER|FILE",
         "What to evaluate on: own (or no value), the held-out part of the run's own data; a data "
-        "set's name (its test part); or a folder with a folder of pictures per class: "
+        "set's name (its test part); a folder with a folder of pictures per class; or a table: "
         "`--data own`.",
     ),
     imports: list[str] = options.IMPORT,
@@ -44,7 +44,8 @@ def evaluate(
     tokenizer: str | None = options.TOKENIZER,
     as_json: bool = options.JSON,
 ) -> None:
-    """Measure a run's model on held-out data: accuracy, worst class, calibration.
+    """Measure a run's model on held-out data: accuracy, worst class, calibration; of regression R2
+    and errors.
 
     [bold]Examples[/bold]
     frugalkd evaluate runs/student --data own
@@ -135,7 +136,8 @@ def predict(
     data: str = option(
         "--data NAME|FOLDER|FILE.npy",
         "What to classify: a data set's name (its test part), a folder of pictures, or an array "
-        "of uint8 images; for a model of texts a .txt or .parquet file: `--data my-images/`.",
+        "of uint8 images; for a model of texts a .txt or .parquet file, of tables one of these: "
+        "`--data my-images/`.",
         ...,
     ),
     out: Path = option("--out FILE.csv", "The table to write: `--out classes.csv`.", ...),

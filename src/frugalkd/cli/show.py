@@ -89,6 +89,15 @@ def print_line(console: Console, line: str) -> None:
 
 def measures(measured: dict[str, Any], on: str = "") -> dict[str, object]:
     """The measures of a model on held-out data, as facts."""
+    if "rmse" in measured:
+        errors = {"MAE": measured["mae"], "RMSE": measured["rmse"]}
+        errors["RMSE to the teacher"] = measured.get("teacher_rmse")
+        return {
+            "R2": "not defined: a target does not vary"
+            if measured["r2"] is None
+            else f"{measured['r2']:.4f}{on}",
+            **{name: None if value is None else f"{value:.4g}" for name, value in errors.items()},
+        }
     if "accuracy" not in measured:
         near, ranks = (measured.get(name) for name in ("mean_cosine_distance", "pairwise_spearman"))
         return {

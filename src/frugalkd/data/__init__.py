@@ -20,6 +20,7 @@ from frugalkd.data.named import (
 )
 from frugalkd.data.probe import data_digest, randomness
 from frugalkd.data.samples import Samples, Splits, data_root, hold_out, take
+from frugalkd.data.table import TableData, load_table
 from frugalkd.data.text import TextData
 from frugalkd.errors import DataError, UnknownName
 from frugalkd.files import StrPath
@@ -35,6 +36,7 @@ DATA: dict[str, Callable[..., Splits]] = {
     "trec6": partial(load_texts, "trec6"),
     "text-lines": load_lines,
     "hugging-face": load_hugging_face,
+    "table": load_table,
 }
 
 
@@ -66,6 +68,7 @@ __all__ = [
     "ImageData",
     "Pictures",
     "Samples",
+    "TableData",
     "TextData",
     "data_digest",
     "data_root",

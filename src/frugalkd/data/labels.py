@@ -61,8 +61,14 @@ def with_labels(data: _Samples, labels: NDArray[np.int64]) -> _Samples:
     return data._with(labels=torch.from_numpy(labels.astype(np.int64)))
 
 
+def _check_classes(data: Samples) -> None:
+    if data.labels is None or data.labels.ndim != 1:
+        raise DataError("these samples have no class each: leave this out")
+
+
 def with_noise(data: _Samples, noise: Noise) -> _Samples:
     """``data`` with injected wrong labels. Raises DataError where there is one class only."""
+    _check_classes(data)
     classes, labels, ids = data.num_classes, data.labels.numpy(), np.arange(len(data))
     if classes < 2:
         raise DataError(f"noise needs two classes, and there are {classes}")
@@ -99,6 +105,12 @@ class Corrections:
         strange = [id for id in (*self.exclude, *self.relabel) if not 0 <= id < len(data)]
         if strange:
             raise DataError(f"no samples {few(strange)}: the data have 0 .. {len(data) - 1}")
+        kept = self.kept(len(data))
+        if not len(kept):
+            raise DataError("it excludes all samples: nothing is left to train on")
+        if not self.relabel:
+            return data.subset(kept)
+        _check_classes(data)
         places = {name: place for place, name in enumerate(data.classes)}
         labels = data.labels.numpy().copy()
         for id, name in self.relabel.items():
@@ -106,9 +118,6 @@ class Corrections:
                 said = one_line(repr(name), 60)
                 raise DataError(f"sample {id}: {said} is no class; {nearest(name, places)}")
             labels[id] = places[name]
-        kept = self.kept(len(data))
-        if not len(kept):
-            raise DataError("it excludes all samples: nothing is left to train on")
         return with_labels(data, labels).subset(kept)
 
     def kept(self, samples: int) -> NDArray[np.int64]:

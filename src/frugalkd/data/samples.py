@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 
 from frugalkd.errors import DataError
 from frugalkd.files import StrPath
+from frugalkd.outputs import OUTPUTS
 from frugalkd.runtime.draws import order, stream
 
 NAME_A_ROOT = "or name the folder of the data (data.root in the recipe, or FRUGALKD_DATA)"
@@ -46,15 +47,20 @@ def located(where: StrPath) -> Iterator[None]:
 class Samples(Dataset[Any], ABC):
     """A map-style data set whose labels are known without reading a sample.
 
-    ``labels``: int64 (N,), in main memory; ``classes``: their names. Raises DataError for labels of
-    another kind, or outside ``0 .. len(classes) - 1``.
+    ``labels``, in main memory: int64 (N,), one class a sample; or float32 (N, targets), values to
+    learn. ``classes``: the names of the classes, or of the targets. Raises DataError for labels of
+    another kind, outside ``0 .. len(classes) - 1``, or not finite.
     """
 
     def __init__(self, labels: Tensor, classes: tuple[str, ...]) -> None:
+        if labels.dtype == torch.float32 and labels.shape[1:] == (len(classes),):
+            OUTPUTS["regression"].check(labels, np.arange(len(labels)), len(classes))
+            self.labels, self.classes = labels.contiguous(), tuple(classes)
+            return
         if labels.dtype != torch.int64 or labels.ndim != 1:
             raise DataError(
                 f"labels are {labels.dtype} {tuple(labels.shape)}: give int64 (samples,), one "
-                "class a sample"
+                "class a sample, or float32 (samples, targets) with the targets' names"
             )
         if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= len(classes)):
             raise DataError(

@@ -83,7 +83,9 @@ class Frugal:
         live = LiveTeacher(self.teacher, forward)
         if self._store is None:
             return live
-        encoding = encoding_for(self.sampling.output, "float16")
+        # Values may lie far from 0, where float16 has few digits of their differences.
+        name = "float32" if self.sampling.output == "regression" else "float16"
+        encoding = encoding_for(self.sampling.output, name)
         return FirstVisitTargets(live, dataset, self._store, encoding=encoding)
 
     @property

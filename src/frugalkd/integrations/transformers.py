@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -59,9 +60,18 @@ from frugalkd.integrations._frugal import (
 )
 from frugalkd.models.origin import origin_of
 from frugalkd.models.saved import CARD, Loaded, load
-from frugalkd.objectives import KD, CrossEntropy, Objective, WeightedSum
+from frugalkd.objectives import (
+    KD,
+    CrossEntropy,
+    Objective,
+    RegressionKD,
+    SquaredError,
+    WeightedSum,
+)
 from frugalkd.objectives.criterion import Criterion
+from frugalkd.outputs import ONE_CLASS, OUTPUTS, Output
 from frugalkd.policies import Sampling
+from frugalkd.policies.modes import OutputName
 from frugalkd.selection import Batch, DataLoading, Selection
 from frugalkd.selection.checks import check_task, read_first
 from frugalkd.selection.finite import bad_gradients
@@ -81,6 +91,13 @@ STATE = "frugalkd.safetensors"
 """In a checkpoint's folder: the selection's state, no pickle."""
 LEDGER = "ledger.safetensors"
 """Beside it: the ledger so far."""
+
+_OUTPUT_OF: dict[str | None, OutputName] = {"regression": "regression"}
+"""By transformers' ``problem_type``."""
+_DEFAULTS: dict[OutputName, tuple[type[Objective], type[Objective]]] = {
+    "regression": (SquaredError, RegressionKD)
+}
+"""The objectives without and with a teacher."""
 
 
 class FrugalMixin(Frugal, _Trainer):
@@ -111,12 +128,14 @@ class FrugalMixin(Frugal, _Trainer):
         objective: as for :func:`frugalkd.distill`; labels are smoothed in it, if at all.
 
     Everything else goes to the trainer. Labels are those that the data collator gives, as
-    ``labels`` or by the first name of ``args.label_names``. ``args.seed`` (or ``data_seed``) is the
-    seed of the order, the evaluation's batch size that of screenings, ``max_steps`` what full
-    training would take.
+    ``labels`` or by the first name of ``args.label_names``. The kind of output is that of the
+    objective, else that of the model's ``config.problem_type`` (docs/outputs.md). ``args.seed`` (or
+    ``data_seed``) is the seed of the order, the evaluation's batch size that of screenings,
+    ``max_steps`` what full training would take.
 
     Raises:
-        UnsupportedData: iterable data, regression or several labels, no labels and no teacher.
+        UnsupportedData: iterable data, labels of another kind than the model's, no labels and no
+            teacher.
         SelectionMisuse: a policy with ``when: now``; DataParallel, DeepSpeed, FSDP on CPUs, and
             what else :func:`check_devices` refuses; or the trainer's own sampler.
         LedgerError, TargetsError, ModelError, UnknownName: as :func:`frugalkd.distill`.
@@ -152,13 +171,14 @@ class FrugalMixin(Frugal, _Trainer):
         self._check_arguments()
         names = self.args.label_names or ["labels"]
         self._label = "labels" if "labels" in names else names[0]
+        output = OUTPUTS[self.sampling.output]
         self._read_labels = (
-            None if self._label == "labels" else partial(labels_in, name=self._label)
+            None if self._label == "labels" else partial(labels_in, name=self._label, output=output)
         )
         model: Any = self.model
         if isinstance(teacher, str | PathLike):
             reads = self.processing_class or getattr(self.data_collator, "tokenizer", None)
-            teacher = teacher_from(teacher, model, reads)
+            teacher = teacher_from(teacher, model, reads, output)
         if isinstance(teacher, nn.Module):
             teacher.to(self.args.device)
         if objective is None and not (teacher is None and self.own_loss):
@@ -172,7 +192,8 @@ class FrugalMixin(Frugal, _Trainer):
         self.add_callback(_Progress(self))
 
     def _default_objective(self, teacher: object) -> Objective:
-        return default_objective(teacher, self.args.label_smoothing_factor)
+        smoothing = self.args.label_smoothing_factor
+        return default_objective(teacher, smoothing, self.sampling.output)
 
     def _criterion(self) -> Criterion | None:
         return None if self.objective is None else Criterion(self.objective)
@@ -195,11 +216,21 @@ class FrugalMixin(Frugal, _Trainer):
         kind = getattr(config, "problem_type", None)
         if kind is None and getattr(config, "num_labels", None) == 1:
             kind = "regression"
-        if kind in ("regression", "multi_label_classification"):  # one class has no loss
+        if kind == "multi_label_classification":
             raise UnsupportedData(
-                f"the model is for {kind.replace('_', ' ')} (config.problem_type, "
-                "config.num_labels), which has no gate: one class a sample is needed"
+                "the model is for multi label classification (config.problem_type), which has no "
+                "gate: one class a sample, or regression, is needed"
             )
+        output = _OUTPUT_OF.get(kind)
+        if output is not None:
+            if self.objective is not None and self.objective.learns != output:
+                raise UnsupportedData(
+                    f"the model is for {str(kind).replace('_', ' ')} (config.problem_type, "
+                    f"config.num_labels), and {type(self.objective).__name__} learns "
+                    f"{OUTPUTS[self.objective.learns].plural}: leave the objective out, or give "
+                    f"one that learns {OUTPUTS[output].plural}"
+                )
+            self.sampling = replace(self.sampling, output=output)
         check_devices(args, self.accelerator, model)
         sampling = getattr(args, "train_sampling_strategy", "random")
         if getattr(args, "group_by_length", False):  # its name in transformers 5.0
@@ -261,7 +292,7 @@ class FrugalMixin(Frugal, _Trainer):
         collate_fn = partial(as_dict, self._collator())
         if targets is None and len(dataset):
             first = read_first(dataset, np.arange(len(dataset)), torch.device("cpu"), collate_fn)
-            if labels_in(first, self._label) is None:
+            if labels_in(first, self._label, OUTPUTS[self.sampling.output]) is None:
                 raise UnsupportedData(
                     f"the data collator gives no {self._label!r} ({few(list(first))}), and there "
                     "is no teacher to stand in: rename the column that holds it to 'label', or "
@@ -587,8 +618,18 @@ class StepBatches:
             yield {} if batch is None else dict(batch.data)
 
 
-def default_objective(teacher: object, smoothing: float) -> Objective:
-    """``KD()`` where there is a teacher, else cross-entropy; with labels smoothed by as much."""
+def default_objective(
+    teacher: object, smoothing: float, output: OutputName = "one-class"
+) -> Objective:
+    """``KD()`` where there is a teacher, else cross-entropy, with labels smoothed by as much; or
+    what takes their place in another kind of output. Raises SettingError."""
+    if output != "one-class":
+        if smoothing:
+            raise SettingError(
+                f"label_smoothing_factor={smoothing:g} is for one class a sample, and the model "
+                f"gives {OUTPUTS[output].plural}: set it to 0"
+            )
+        return _DEFAULTS[output][teacher is not None]()
     if teacher is None:
         return CrossEntropy(smoothing)
     kd = KD()
@@ -659,9 +700,9 @@ def logits_of(outputs: Any) -> Tensor:
     return found
 
 
-def labels_in(batch: Mapping[str, Any], name: str) -> Tensor | None:
+def labels_in(batch: Mapping[str, Any], name: str, output: Output = ONE_CLASS) -> Tensor | None:
     """What a batch holds under ``name``, or as ``labels`` or ``label``."""
-    return checked_labels(batch[name]) if name in batch else split(batch)[1]
+    return checked_labels(batch[name], output) if name in batch else split(batch, output)[1]
 
 
 def without(batch: Any, name: str) -> Any:
@@ -679,13 +720,17 @@ def labels_of(data: Any, label: str) -> NDArray[np.int64] | None:
     return None
 
 
-def teacher_from(name: StrPath, student: nn.Module, processing: Any = None) -> nn.Module:
-    """The classifier in a folder or on the hub, for the student's kind of inputs, or of a run
-    folder. Raises ModelError; TargetsError where it is known to read other tokens, or pictures of
-    another normalisation, than ``processing`` gives. What :func:`frugalkd.load` raises."""
+def teacher_from(
+    name: StrPath, student: nn.Module, processing: Any = None, output: Output = ONE_CLASS
+) -> nn.Module:
+    """The classifier, or the model of another kind of ``output``, in a folder or on the hub, for
+    the student's kind of inputs, or of a run folder. Raises ModelError; TargetsError where it is
+    known to read other tokens, or pictures of another normalisation, than ``processing`` gives, or
+    to have another kind of output. What :func:`frugalkd.load` raises."""
     own = vocabulary_of(processing)
     if os.path.isfile(path_of(name) / CARD):
         loaded = load(name)
+        loaded.check_output(output, f"the teacher in {one_line(name)}")
         _check_inputs(loaded, processing, own)
         return loaded.model
     pictures = getattr(student, "main_input_name", "input_ids") == "pixel_values"

@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import Field, model_validator
 from torch import nn
 
-from frugalkd.data import Pictures, TextData
+from frugalkd.data import Pictures, TableData, TextData
+from frugalkd.data.table import Columns
 from frugalkd.errors import ModelError
 from frugalkd.models import MODELS, TEXT_MODELS, build_model, build_text_model
 from frugalkd.models.initial import init_from, put_projector
@@ -88,6 +89,9 @@ def inputs_of(data: object) -> dict[str, Any]:
         names = ("vocabulary", "tokenizer", "max_length")
         sizes = {name: getattr(data.tokens, name) for name in names}
         return {"num_classes": data.num_classes, **sizes}
+    if isinstance(data, TableData):
+        columns = data.columns.model_dump(mode="json")
+        return {"num_classes": data.num_classes, "columns": columns, "label": data.label}
     return {}
 
 
@@ -110,6 +114,17 @@ def build(
             )
         sizes = {name: inputs[name] for name in ("num_classes", "vocabulary")}
         model = build_text_model(spec.name, **sizes, **spec.options)
+    elif "columns" in inputs:
+        if spec.name != "mlp":
+            raise ModelError(f"model {spec.name!r} takes no rows of a table: set model.name to mlp")
+        model = build_model(
+            spec.name,
+            num_classes=inputs["num_classes"],
+            in_channels=1,
+            image_size=(1, Columns.model_validate(inputs["columns"]).width),
+            init_weights=init_weights,
+            **spec.options,
+        )
     else:
         channels, height, width = inputs["shape"]
         transform = spec.input_transform or InputTransform()

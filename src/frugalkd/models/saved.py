@@ -25,8 +25,9 @@ from torch.utils.data import Dataset
 from frugalkd.data.batches import call, run_model
 from frugalkd.data.class_names import class_names
 from frugalkd.data.images import rows_at_once
+from frugalkd.data.table import Columns
 from frugalkd.data.text import from_transformers
-from frugalkd.errors import FrugalKDError, ModelError, RunFolderError
+from frugalkd.errors import FrugalKDError, ModelError, RunFolderError, TargetsError
 from frugalkd.files import StrPath, path_of
 from frugalkd.files.parsing import one_line, read_json
 from frugalkd.files.tensors import fill, load_weights, read_state, refuse_misfit
@@ -65,6 +66,7 @@ class Loaded:
         card: ``model.json`` as it is.
         texts: raw texts -> token ids; None where the model is not one of texts.
         folder: that it was loaded from, of a name on the hub in this machine's cache.
+        columns: a table -> its inputs; None where the model is not one of tables.
     """
 
     model: nn.Module
@@ -72,6 +74,7 @@ class Loaded:
     card: dict[str, Any]
     texts: TextPreprocess | None = None
     folder: Path = Path()
+    columns: Columns | None = None
 
     @property
     def output(self) -> Output:
@@ -82,6 +85,15 @@ class Loaded:
                 f"{CARD} is damaged, or of a later version: its model gives {one_line(name)}"
             )
         return OUTPUTS[name]
+
+    def check_output(self, wanted: Output, what: str) -> None:
+        """Raises TargetsError where ``what``, as the error calls the model, gives another kind of
+        output, and no embeddings, which any model may have."""
+        if self.output is not wanted and wanted.labelled:
+            raise TargetsError(
+                f"{what} gives {self.output.plural}, and the objective learns {wanted.plural}: "
+                "give a teacher that was trained for these"
+            )
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -96,13 +108,16 @@ class Loaded:
         ModelError: the run has no preprocessing, or its model gives embeddings; DataError: the
         images do not fit."""
         if not self.output.by_top_class:
-            raise ModelError(f"this model gives {self.output.name}, no classes: call .outputs")
+            raise ModelError(f"this model gives {self.output.plural}, no classes: call .outputs")
         probabilities = self.outputs(images, batch_size=batch_size)
         return probabilities.argmax(axis=1), probabilities
 
     def outputs(self, images: Any, *, batch_size: int = 1000) -> NDArray[np.float32]:
-        """float32 (N, width), of ``images`` as of :meth:`predict`: embeddings, or probabilities.
-        Raises as that does."""
+        """float32 (N, width), of ``images`` as of :meth:`predict`, or a table as of
+        :func:`frugalkd.data.table.read_table`: probabilities, or what else the model gives. Raises
+        as that does."""
+        if self.columns is not None:
+            return self._outputs(self.columns.inputs(images).split(batch_size))
         if self.texts is not None:
             return self._outputs(self.texts.batches(images, batch_size))
         if self.preprocess is None:
@@ -216,12 +231,14 @@ def load(
         if "path" in card["model"]:
             refuse_unlisted(str(card["model"]["path"]), imports, str(path / CARD))
         # Before the model is built: its size may depend on the images'.
-        preprocess = texts = None
+        preprocess = texts = columns = None
         if "shape" in card:
             preprocess = Preprocess(tuple(map(int, card["shape"])), known["mean"], known["std"])
         if "vocabulary" in card:
             own, length = card["tokenizer"], int(card["max_length"])
             texts = TextPreprocess(tokenizer or own, length, download, tokenizer is not None)
+        if "columns" in card:
+            columns = Columns.model_validate(card["columns"])
         encoder = encoder_of(card["model"])
         if download and encoder is not None:  # into the cache
             from_transformers("AutoConfig", encoder)
@@ -232,7 +249,7 @@ def load(
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         reason = one_line(f"{type(error).__name__}: {error}")
         raise RunFolderError(f"{path / CARD} is damaged ({reason})") from None
-    return Loaded(model.eval(), preprocess, card, texts, path)
+    return Loaded(model.eval(), preprocess, card, texts, path, columns)
 
 
 def write_model_card(
@@ -254,7 +271,7 @@ def write_model_card(
     }
     if output is not ONE_CLASS:
         card["output"] = output.name
-    elif names := class_names(data):
+    if output.labelled and (names := class_names(data)):
         card["classes"] = list(names)
     write_json(folder / CARD, card)
 

@@ -37,6 +37,7 @@ from frugalkd.objectives.objective import (
     Step,
     StepFeatures,
 )
+from frugalkd.objectives.regression import RegressionKD, SquaredError
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "cross-entropy": CrossEntropy,
@@ -63,6 +64,8 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "review-kd": ReviewKD,
     "simkd": SimKD,
     "embed-distill": EmbedDistill,
+    "squared-error": SquaredError,
+    "regression-kd": RegressionKD,
 }
 
 __all__ = [
@@ -91,11 +94,13 @@ __all__ = [
     "LogitStandardisation",
     "Objective",
     "Ramp",
+    "RegressionKD",
     "ReviewKD",
     "Scheduled",
     "Shapes",
     "SimKD",
     "SimilarityPreserving",
+    "SquaredError",
     "Step",
     "StepFeatures",
     "TopKKD",

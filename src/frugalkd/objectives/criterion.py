@@ -19,6 +19,7 @@ from frugalkd.models.identity import inference_mode
 from frugalkd.objectives import FeatureObjective, Objective, Shapes, Step, StepFeatures
 from frugalkd.objectives import _numerics as numerics
 from frugalkd.objectives.objective import features_read, paths_of, why_not_by_row
+from frugalkd.outputs import OUTPUTS
 from frugalkd.runtime.failures import blame
 from frugalkd.selection import Batch
 from frugalkd.teachers import Targets
@@ -108,7 +109,7 @@ class Criterion:
         state and no random stream changes."""
         seen = tuple(None if each is None else _zeros(each, rows, device) for each in self._bound)
         outputs = torch.zeros(rows, classes, device=device, requires_grad=True)
-        labels = torch.zeros(rows, dtype=torch.int64, device=device)
+        labels = OUTPUTS[self.objective.learns].from_teacher(outputs.detach())
         projection = copy.deepcopy(self.projection) or nn.Identity()
         forward, backward = FlopCounterMode(display=False), FlopCounterMode(display=False)
         with torch.random.fork_rng(), torch.enable_grad():

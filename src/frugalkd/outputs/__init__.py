@@ -3,9 +3,10 @@
 from frugalkd.outputs.embeddings import Embeddings
 from frugalkd.outputs.one_class import OneClass
 from frugalkd.outputs.output import Output
+from frugalkd.outputs.regression import Regression
 
-OUTPUTS: dict[str, Output] = {kind.name: kind for kind in (OneClass(), Embeddings())}
+OUTPUTS: dict[str, Output] = {kind.name: kind for kind in (OneClass(), Regression(), Embeddings())}
 
 ONE_CLASS = OUTPUTS[OneClass.name]
 
-__all__ = ["ONE_CLASS", "OUTPUTS", "Embeddings", "OneClass", "Output"]
+__all__ = ["ONE_CLASS", "OUTPUTS", "Embeddings", "OneClass", "Output", "Regression"]

@@ -18,6 +18,7 @@ from frugalkd.data.batches import (
     ADD_HEAD,
     UNSUPPORTED,
     check_model,
+    inputs_of,
     labels_by,
     run_model,
     split,
@@ -398,7 +399,7 @@ def explained(
     ids = np.asarray(error.ids, dtype=np.int64)
     batch = read_first(data, ids, device, collate_fn, len(ids))
     where: dict[str, int] = {"epoch": error.epoch, "step": error.step}
-    bad = _non_finite(split(batch)[0], len(ids))
+    bad = _non_finite(inputs_of(batch), len(ids))
     if bad.any():  # a model may ignore what is not finite
         with inference_mode(model):
             bad &= output.not_finite(run_model(forward, batch, ids)).cpu().numpy()

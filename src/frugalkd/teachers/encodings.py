@@ -307,7 +307,7 @@ def encoding_for(output: str, name: str, k: int = 32, temperature: float = 4.0) 
     """The encoding that ``name`` means for a kind of output (a key of
     :data:`frugalkd.outputs.OUTPUTS`): float16 keeps the differences of logits, and of all else the
     values. Raises as :func:`make_encoding`; SettingError where it is for another kind."""
-    if output == "one-class" and name == Int8.name:
+    if output != "embeddings" and name == Int8.name:
         raise SettingError("encoding int8 is for embeddings: set targets.encoding to float16")
     if output != "one-class" and name == "float16":
         name = Values.name

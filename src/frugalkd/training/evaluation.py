@@ -49,8 +49,9 @@ def predict(
     output: Output = ONE_CLASS,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
     """Class probabilities float32 (samples, classes), or the outputs of another kind of ``output``,
-    and, where known, labels int64 (samples,) of the samples ``ids``, or of all: on the model's
-    device, by default in full precision, in batches of 1,000 rows, and fewer of large pictures
+    and, where known, labels int64 (samples,), or (samples, targets), of the samples ``ids``, or of
+    all: on the model's device, by default in full precision, in batches of 1,000 rows, and fewer of
+    large pictures
     (:func:`rows_at_once`). Each of the ``ranks`` runs its share, and all return everything. Raises
     Stopped where ``should_stop``, called after each batch, returned True; UnsupportedData,
     ModelError, OutOfMemory."""
@@ -111,7 +112,7 @@ def evaluate(
         if labels is None:
             run.evaluation = measure_embeddings(run.probabilities, of_teacher, run.projection)
         else:
-            run.evaluation = measure(run.probabilities, labels, of_teacher)
+            run.evaluation = MEASURES[output.name](run.probabilities, labels, of_teacher)
     run.meters.eval_seconds += time.perf_counter() - started
 
 
@@ -141,6 +142,40 @@ def measure(
         "expected_calibration_error": calibration_error(probabilities, labels),
         "teacher_agreement": agreement,
     }
+
+
+def measure_values(
+    values: NDArray[np.float32],
+    labels: NDArray[np.float32],
+    teacher: NDArray[np.float32] | None = None,
+) -> dict[str, Any]:
+    """R2, the mean absolute error and the root of the mean squared error of ``values`` (samples,
+    targets), and that to the ``teacher``'s values where these are known: means over the targets,
+    the errors in their own units. R2 is None where a target does not vary."""
+    wanted = labels.astype(np.float64)
+    errors = values - wanted
+    spread = ((wanted - wanted.mean(axis=0)) ** 2).sum(axis=0)
+    r2 = 1 - (errors**2).sum(axis=0) / np.where(spread > 0, spread, np.nan)
+    return {
+        "samples": len(labels),
+        "r2": None if np.isnan(r2).any() else float(r2.mean()),
+        "mae": float(np.abs(errors).mean()),
+        "rmse": float(np.sqrt((errors**2).mean(axis=0)).mean()),
+        "teacher_rmse": None if teacher is None else teacher_rmse(values, teacher),
+    }
+
+
+def teacher_rmse(values: NDArray[np.float32], teacher: NDArray[np.float32]) -> float:
+    """The root of the mean squared difference of two models' values, the mean over the targets."""
+    squares = (values.astype(np.float64) - teacher) ** 2
+    return float(np.sqrt(squares.mean(axis=0)).mean())
+
+
+MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
+    "one-class": measure,
+    "regression": measure_values,
+}
+"""By the kind of output: what held-out data say of a model's predictions, from their labels."""
 
 
 def measure_embeddings(

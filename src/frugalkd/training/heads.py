@@ -16,10 +16,12 @@ from frugalkd.data.batches import check_model
 from frugalkd.data.probe import data_digest, digests_kept
 from frugalkd.data.source import Collate
 from frugalkd.distributed.ranks import Ranks
+from frugalkd.errors import SettingError
 from frugalkd.models.flops import flops_of_data
 from frugalkd.models.initial import head_of
 from frugalkd.models.origin import note_origin, trained_on
 from frugalkd.objectives import Objective
+from frugalkd.outputs import OUTPUTS
 from frugalkd.policies import Sampling
 from frugalkd.runtime.settings import check_seed, check_types
 from frugalkd.training.api import train_teacher
@@ -64,6 +66,7 @@ def train_head(
 
     Raises:
         ModelError: the model's logits are not those of a linear layer.
+        SettingError: the objective learns something else than classes.
         UnsupportedData: the data set is random, so that it has no features to keep.
         NonFiniteLoss, RunFolderError, Stopped: as in :func:`frugalkd.train_teacher`.
     """
@@ -71,7 +74,17 @@ def train_head(
     check_seed(seed)
     training = Training() if training is None else training
     run = RunOptions() if run is None else run
-    check_types(training=(training, Training), run=(run, RunOptions))
+    check_types(
+        training=(training, Training),
+        run=(run, RunOptions),
+        objective=(objective, Objective | None),
+    )
+    if objective is not None and not OUTPUTS[objective.learns].by_top_class:
+        raise SettingError(
+            f"train_head is for classes, and {type(objective).__name__} learns "
+            f"{OUTPUTS[objective.learns].plural}: call train_teacher, with requires_grad of all "
+            "but the head set to False"
+        )
     started = time.perf_counter()
     accelerator = accelerator_for(training.precision, device)
     memory = torch.channels_last if training.channels_last else torch.preserve_format

@@ -67,10 +67,13 @@ class JobResult:
 
     @property
     def collapsed(self) -> bool:
-        """Failed, or at most 1.5 times as accurate as chance."""
+        """Failed, or at most 1.5 times as accurate as chance; of values no better than their
+        mean."""
         if self.error is not None:
             return True
         accuracy = self.accuracy
+        if self.measure == "R2":
+            return accuracy is not None and accuracy <= 0
         return accuracy is not None and bool(self.classes) and accuracy <= 1.5 / self.classes
 
 

@@ -301,6 +301,17 @@ class TeacherRole(Role):
             )
         return self
 
+    @model_validator(mode="after")
+    def _policy_fits(self) -> TeacherRole:
+        if self.objective.imports:
+            return self
+        output = OUTPUTS[self.objective.build().learns]
+        if problem := why_not_for(self.policy.build(), output):
+            raise ValueError(problem)
+        if self.trains == "head" and not output.by_top_class:
+            raise ValueError(f"trains: head is for classes, not for {output.plural}: set it to all")
+        return self
+
     @property
     def gated(self) -> bool:
         """Whether its training gives samples a significance."""
@@ -498,7 +509,7 @@ class StudentRole(Role):
             return self
         if problem := why_not_by_row(objective):
             raise ValueError(problem)
-        if self.targets.kind == "ema" or self.teachers is not None:
+        if objective.needs_targets and (self.targets.kind == "ema" or self.teachers is not None):
             raise ValueError(f"{output.plural} are learned from one teacher that does not change")
         return self
 
@@ -606,3 +617,16 @@ class Recipe(Strict):
     arms: Annotated[dict[str, Arm], AfterValidator(folder_names)] = Field(
         default_factory=dict, description="rows of a comparison"
     )
+
+    @model_validator(mode="after")
+    def _one_kind_of_output(self) -> Recipe:
+        said = self.teacher.objective, self.student.objective
+        if self.teacher.weights is not None or any(each.imports for each in said):
+            return self
+        theirs, own = (OUTPUTS[each.build().learns] for each in said)
+        if theirs is not own and own.labelled:
+            raise ValueError(
+                f"teacher.objective learns {theirs.plural} and student.objective {own.plural}: set "
+                "both to objectives of one kind of output"
+            )
+        return self

@@ -56,9 +56,9 @@ def pictures_of(
 
 
 def _shown(data: Any, ids: Sequence[int]) -> Shown:
-    from frugalkd.data import TextData
+    from frugalkd.data import TableData, TextData
 
-    texts = data.texts(ids) if isinstance(data, TextData) else None
+    texts = data.texts(ids) if isinstance(data, TextData | TableData) else None
     samples: list[Any] = [_sample(data, id) for id in ids] if texts is None else list(texts)
     if all(isinstance(sample, str) for sample in samples):
         said = [short(" ".join(text.split()), _TEXT).strip() for text in samples]

@@ -181,8 +181,10 @@ def run_headline(run: RunRecord) -> str:
         held = f"{number(run.evaluation.samples)} {run.split} samples"
         name, value = run.evaluation.quality
         measured = f"gets {percent(value)} of {held} right"
-        if name != "accuracy":
+        if name == "mean cosine":
             measured = f"has a {name} of {number(value, 3)} with the teacher on {held}"
+        elif name != "accuracy":
+            measured = f"has an {name} of {number(value, 4)} on {held}"
     spent = f"{percent(run.budget, 0)} of the samples of full training"
     time = seconds(run.meters.wall_seconds)
     return f"{what}: the {role_of(run)} {measured}, trained on {spent} in {time}"

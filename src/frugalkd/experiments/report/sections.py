@@ -293,15 +293,20 @@ def _gallery(summary: LedgerSummary | None, pictures: Pictures, what: str) -> li
 def _picture(sample: Sample, source: str, text: str, what: str) -> Picture:
     confidence = f"confidence {number(sample.confidence, 2)}"
     details = (f"sample {sample.id}", f"{what} {sample.significance:.2f}", confidence)
-    return Picture(short(sample.name or "no label", 40), details, source, text)
+    name = sample.name or "no label"
+    if sample.wanted is not None:
+        name = f"wanted {sample.wanted}, predicted {sample.predicted}"
+    return Picture(short(name, 80), details, source, text)
 
 
 def _samples(title: str, samples: Sequence[Sample], what: str) -> Table:
-    rows = []
+    rows, valued = [], any(it.wanted is not None for it in samples)
     for it in samples:
-        significance, confidence = amount(it.significance, 3), amount(it.confidence, 2)
-        rows.append([Cell(str(it.id), it.id), short(it.name or NOTHING), significance, confidence])
-    return Table(title, ["sample", "class", what, "confidence"], rows)
+        said = [it.wanted, it.predicted] if valued else [it.name]
+        numbers = amount(it.significance, 3), amount(it.confidence, 2)
+        rows.append([Cell(str(it.id), it.id), *(short(each or NOTHING) for each in said), *numbers])
+    said = ["wanted", "predicted"] if valued else ["class"]
+    return Table(title, ["sample", *said, what, "confidence"], rows)
 
 
 def _labels(summary: LedgerSummary | None, pictures: Pictures) -> list[Block]:
@@ -355,9 +360,16 @@ def run_numbers(run: RunRecord) -> Table:
             "expected calibration error": measured.expected_calibration_error,
             "agreement with the teacher": measured.teacher_agreement,
         }
+        values = {
+            "R2": measured.r2,
+            "mean absolute error": measured.mae,
+            "root of the mean squared error": measured.rmse,
+            "the same to the teacher's values": measured.teacher_rmse,
+        }
         distance, ranks = measured.mean_cosine_distance, measured.pairwise_spearman
         rows = [["mean of 1 - cosine to the teacher", amount(distance, 4)]] * (distance is not None)
         rows += [["rank correlation of pairs with the teacher's", amount(ranks, 4)]] * bool(ranks)
+        rows += [[name, amount(value, 4)] for name, value in values.items() if value is not None]
     if run.teacher is not None and run.teacher.evaluation is not None:
         fractions["the teacher's accuracy"] = run.teacher.evaluation.accuracy
     fractions["samples backpropagated, of full training"] = run.budget

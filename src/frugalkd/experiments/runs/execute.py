@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch.utils.data import Dataset
 
 import frugalkd
 from frugalkd.data import Samples
@@ -33,7 +34,7 @@ from frugalkd.experiments.runs.from_recipe import (
 )
 from frugalkd.experiments.runs.progress import Progress, features_progress
 from frugalkd.experiments.runs.scores import scores_for
-from frugalkd.experiments.runs.summary import write_summary
+from frugalkd.experiments.runs.summary import Predicted, write_summary
 from frugalkd.experiments.runs.targets import TeacherPool, sources_of
 from frugalkd.experiments.tracking.trackers import Tracked, Tracking, settings_of
 from frugalkd.files.tensors import save_weights
@@ -43,11 +44,13 @@ from frugalkd.models.initial import PRETRAINED
 from frugalkd.models.saved import write_model_card
 from frugalkd.objectives.criterion import check_paths
 from frugalkd.outputs import OUTPUTS
-from frugalkd.policies import Sampling
+from frugalkd.policies import Ids, Sampling
 from frugalkd.policies.replay import plans_digest, save_plan
 from frugalkd.runtime.devices import resolve_device
+from frugalkd.selection.checks import labels_of
 from frugalkd.training.api import distill as distill_model
 from frugalkd.training.api import train_teacher
+from frugalkd.training.evaluation import predict
 from frugalkd.training.heads import train_head
 from frugalkd.training.settings import Listener, RunOptions, Stop
 from frugalkd.training.trainer import Run
@@ -89,8 +92,10 @@ def teach(
             fit = train_head
             if isinstance(data, Samples):
                 data = data.without_augmentation()
-        sampling = Sampling(policy=policy, scores=scores, dynamics=role.dynamics)
-        run = fit(model, data, sampling=sampling, objective=role.objective.build(), **keywords)
+        objective = role.objective.build()
+        dynamics = role.dynamics and OUTPUTS[objective.learns].dynamics
+        sampling = Sampling(policy=policy, scores=scores, dynamics=dynamics)
+        run = fit(model, data, sampling=sampling, objective=objective, **keywords)
         notes = {"teacher": None, "targets": None, "scoring": scoring, "features": run.features}
         return run, notes
 
@@ -260,12 +265,26 @@ def _execute(
             write_model_card(folder.path, role.model, run_data.train, weights, libraries, output)
             if run.projection is not None:
                 save_weights(folder.path / "projection.safetensors", run.projection)
-            write_summary(folder.path, kind, run.ledger)
+            write_summary(folder.path, kind, run.ledger, _predicted(run, run_data.train))
             tracking.conclude(results)
             folder.finish(results)
             return results
 
         return ranks.from_first(write)
+
+
+def _predicted(run: Run, data: Dataset) -> Predicted | None:
+    """Predictions for training samples, and their labels; None of one class, whose names say as
+    much, and without labels."""
+    output = OUTPUTS[run.output]
+    if output.by_top_class or labels_of(data, output) is None:
+        return None
+    plain = data.without_augmentation() if isinstance(data, Samples) else data
+
+    def predicted(ids: Ids) -> Any:
+        return predict(run.model, plain, ids=ids, output=output)
+
+    return predicted
 
 
 def _start_trackers(

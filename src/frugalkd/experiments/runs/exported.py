@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from frugalkd.data import DATA, Pictures, load_data
-from frugalkd.errors import DataError
+from frugalkd.errors import DataError, ModelError
 from frugalkd.experiments.runs.folder import read_results
 from frugalkd.experiments.runs.from_recipe import data_of_run
-from frugalkd.experiments.runs.use import load_run, on_data, refuse_without_classes
+from frugalkd.experiments.runs.use import load_run, on_data
 from frugalkd.models.export import Format, example_batch, opened
 from frugalkd.models.identity import inference_mode
 from frugalkd.models.origin import name_classes
@@ -56,8 +56,11 @@ def export_run(
         training data to be calibrated on.
     """
     loaded = load_run(run, allowed)
-    if data is not None or allowed.data:
-        refuse_without_classes(run, loaded)
+    if (data is not None or allowed.data) and not loaded.output.by_top_class:
+        raise ModelError(
+            f"{run} gives {loaded.output.plural}, and exports are compared by their classes: leave "
+            "--data out"
+        )
     pictures = None
     if int8 and loaded.preprocess is not None:
         pictures = _calibration(run, loaded, data, allowed)

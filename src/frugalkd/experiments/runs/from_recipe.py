@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from frugalkd.data import Samples, TextData, check_data, hold_out, load_data, take
+from frugalkd.data import Samples, TableData, TextData, check_data, hold_out, load_data, take
 from frugalkd.data.class_names import Match, class_names
 from frugalkd.data.images import Augmentation, Pictures
 from frugalkd.data.labels import corrections, with_noise
@@ -51,6 +51,7 @@ from frugalkd.models.building import (
 from frugalkd.models.initial import PRETRAINED
 from frugalkd.models.origin import Seen, match_classes, note_origin, origin_of
 from frugalkd.models.saved import card_beside, known_from, load
+from frugalkd.outputs import OUTPUTS
 from frugalkd.policies import Sampling
 from frugalkd.policies.policy import Ids
 from frugalkd.runtime.imports import Allowed, make_object
@@ -209,10 +210,10 @@ def make_model(spec: ModelSettings, data: Dataset, seed: int) -> nn.Module:
     """A model with weights drawn from ``seed``, or its ``init_weights``: the same in every arm of a
     seed. Raises UnknownName, ModelError: it cannot be made, or it is not a torch module."""
     torch.manual_seed(seed)
-    if spec.name is not None and not isinstance(data, Pictures | TextData):
+    if spec.name is not None and not isinstance(data, Pictures | TextData | TableData):
         raise ModelError(
-            f"model {spec.name!r} takes its sizes from pictures or texts: give your own model by "
-            "import path for other data"
+            f"model {spec.name!r} takes its sizes from pictures, texts or tables: give your own "
+            "model by import path for other data"
         )
     model = build(spec, inputs_of(data), spec.init_weights)
     if spec.input_transform is not None:
@@ -234,11 +235,13 @@ def make_teacher(
     Raises:
         ImportRefused: its folder names code that the recipe does not.
         ModelError, RunFolderError: there is none, or it cannot be loaded.
-        TargetsError: its classes are not the data's.
+        TargetsError: its classes are not the data's, or it gives another kind of output.
     """
     match = (one and one.classes) or recipe.student.targets.classes
+    output = OUTPUTS[recipe.student.objective.build().learns]
     if teacher is not None:
         loaded = load(teacher, imports=import_paths(recipe))
+        loaded.check_output(output, f"the teacher in {one_line(teacher)}")
         card = loaded.card
         trained = card["shape"][1:] if loaded.preprocess is not None else None
         refuse_reduced(ModelSettings.model_validate(card["model"]).input_transform, trained, data)

@@ -51,7 +51,7 @@ class Cost(Record):
 
 class Evaluation(Record):
     """Measures on held-out data; all fractions in [0, 1]. Of one class the first four, of
-    embeddings the last two."""
+    embeddings the next two, then those of regression."""
 
     samples: int = Field(ge=1, le=LARGEST)
     accuracy: Fraction | None = None
@@ -64,6 +64,10 @@ class Evaluation(Record):
     pairwise_spearman: Number | None = Field(
         None, description="the rank correlation of all pairs' cosines with the teacher's"
     )
+    r2: Number | None = Field(None, description="1 - squared error / variance, the targets' mean")
+    mae: Number | None = Field(None, description="the mean absolute error")
+    rmse: Number | None = Field(None, description="the root of the mean squared error")
+    teacher_rmse: Number | None = Field(None, description="the same to the teacher's values")
 
     @property
     def quality(self) -> tuple[str, float | None]:
@@ -76,6 +80,8 @@ def quality_of(evaluation: Mapping[str, Any] | None) -> tuple[str, float | None]
     measured = evaluation or {}
     if (distance := measured.get("mean_cosine_distance")) is not None:
         return "mean cosine", 1 - distance
+    if (r2 := measured.get("r2")) is not None:
+        return "R2", r2
     return "accuracy", measured.get("accuracy")
 
 
@@ -238,6 +244,8 @@ class Sample(Record):
     significance: Number
     confidence: Number | None
     correct: bool
+    predicted: str | None = Field(None, description="the model's values, where these are learned")
+    wanted: str | None = Field(None, description="the labels, likewise")
 
 
 class Suspect(Record):
@@ -435,8 +443,8 @@ class Comparison(Record):
 
     @property
     def a_measure(self) -> str:
-        """The measure in a sentence: an accuracy, a mean cosine."""
-        return f"{'an' if self.measure[:1] in 'aeiou' else 'a'} {self.measure}"
+        """The measure in a sentence: an accuracy, a mean cosine, an R2."""
+        return f"{'an' if self.measure[:1] in 'aeiouR' else 'a'} {self.measure}"
 
     def named(self, name: str | None) -> ArmRecord | None:
         """The arm of that name."""

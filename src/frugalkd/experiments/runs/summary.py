@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from frugalkd.files.parsing import read_json
 from frugalkd.files.writing import write_atomic
@@ -20,9 +21,12 @@ FILE = "summary.json"
 LARGEST = 50_000
 """Bytes of the file."""
 
-_ENDS, _SUSPECTS = 24, 100
+_ENDS, _SUSPECTS, _VALUES = 24, 100, 4
 _POINTS = 100
 _COLUMNS = {"trained": "rows", "participations": "participations", "screened": "screened"}
+
+
+Predicted = Callable[[NDArray[np.int64]], tuple[NDArray[Any], NDArray[Any]]]
 
 
 def mean_history(histories: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any] | None:
@@ -43,14 +47,23 @@ def mean_history(histories: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, 
     return found
 
 
-def write_summary(folder: Path, kind: str, ledger: Ledger) -> None:
+def write_summary(
+    folder: Path, kind: str, ledger: Ledger, predicted: Predicted | None = None
+) -> None:
     """Write the summary of ``ledger`` into a run's folder, in at most ``LARGEST`` bytes: of many
     classes those at both ends, of long names the beginning. No file without a finished epoch.
 
-    ``kind`` is teach, distill, or ledger. Raises WriteFailed.
+    ``kind`` is teach, distill, or ledger; ``predicted`` gives predictions and labels, both (rows,
+    ...), of some samples, where these are to be shown. Raises WriteFailed.
     """
     if ledger.epochs > 0:
         said = {"schema": SCHEMA, "kind": kind, **summarise(ledger, _ENDS, _SUSPECTS)}
+        if predicted is not None:
+            ends = [*said["most"], *said["least"]]
+            given, labels = predicted(np.array([sample["id"] for sample in ends], dtype=np.int64))
+            for sample, *values in zip(ends, given, labels, strict=True):
+                said_of = (", ".join(f"{value:.4g}" for value in row[:_VALUES]) for row in values)
+                sample["predicted"], sample["wanted"] = said_of
         write_atomic(folder / FILE, _encoded(said) + b"\n")
 
 

@@ -60,7 +60,7 @@ from frugalkd.teachers.live import HeadTeacher
 from frugalkd.teachers.several import mean_of
 from frugalkd.teachers.store import read_header
 from frugalkd.training.api import teacher_flops
-from frugalkd.training.evaluation import measure_embeddings
+from frugalkd.training.evaluation import measure_embeddings, teacher_rmse
 from frugalkd.training.frozen import features_of
 from frugalkd.training.settings import Stop
 from frugalkd.training.trainer import Run
@@ -447,7 +447,7 @@ class TeacherPool(ExitStack):
 
     def _add_agreement(self, run: Run) -> None:
         """Compare the student's classes with those of its teachers' mean on held-out data, or its
-        embeddings with the teacher's."""
+        embeddings or values with the teacher's."""
         held_out = self._run_data.eval_dataset
         if held_out is None or run.evaluation is None or len(self._lives) < len(self.sources):
             return
@@ -468,6 +468,8 @@ class TeacherPool(ExitStack):
         if run.output == "embeddings":
             measured = measure_embeddings(run.probabilities, mean.numpy(), run.projection)
             run.evaluation.update(measured)
+        elif run.output == "regression":
+            run.evaluation["teacher_rmse"] = teacher_rmse(run.probabilities, mean.numpy())
         else:
             agreement = np.mean(mean.numpy().argmax(1) == run.probabilities.argmax(1))
             run.evaluation["teacher_agreement"] = float(agreement)

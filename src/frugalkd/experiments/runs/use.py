@@ -19,10 +19,11 @@ import torch
 from numpy.typing import NDArray
 
 from frugalkd.data import DATA, ImageData, Pictures, TextData, load_data
-from frugalkd.data.class_names import class_names, labels_by_name
+from frugalkd.data.class_names import class_names, class_order, labels_by_name
 from frugalkd.data.images import ENDINGS, decoded, require_pillow
 from frugalkd.data.named import read_columns, read_lines
 from frugalkd.data.samples import located
+from frugalkd.data.table import learned, read_table, table_file
 from frugalkd.errors import DataError, ModelError, few, nearest
 from frugalkd.experiments.runs.folder import head_alone, read_results, trained_in
 from frugalkd.experiments.runs.from_recipe import data_of_run
@@ -32,7 +33,7 @@ from frugalkd.files.writing import make_folder, write_atomic
 from frugalkd.models.saved import Loaded, load
 from frugalkd.runtime.devices import use_threads
 from frugalkd.runtime.imports import Allowed
-from frugalkd.training.evaluation import measure
+from frugalkd.training.evaluation import MEASURES
 from frugalkd.training.evaluation import predict as predict_data
 from frugalkd.training.frozen import predict_by_head
 
@@ -40,14 +41,14 @@ Read = Callable[[slice], tuple[Any, dict[int, str]]]
 """Of some rows: the images, in any form that ``Preprocess`` takes, and why others of them, by their
 place in the slice, cannot be read. Those are left out of the images."""
 
-Labels = NDArray[np.int64] | None
+Labels = NDArray[Any] | None
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions for ``what`` (images, texts): ``probabilities`` float32 (rows, classes), or the
-    outputs of another kind, NaN in the rows of ``failed``, which says why; ``labels`` int64
-    (rows,), if known."""
+    """Predictions for ``what`` (images, texts, rows): ``probabilities`` float32 (rows, classes), or
+    the outputs of another kind, NaN in the rows of ``failed``, which says why; ``labels`` int64
+    (rows,), or (rows, targets), if known."""
 
     what: str
     names: Sequence[str]
@@ -65,30 +66,34 @@ def evaluate_run(
     data: str | None = None,
     allowed: Allowed = Allowed(),  # noqa: B008
 ) -> tuple[dict[str, Any], str]:
-    """Measures of the run's model (see ``evaluation.measure``), and the name of the data.
+    """Measures of the run's model (see ``evaluation.MEASURES``), and the name of the data.
 
-    ``data`` is a data set's name or a folder of class folders; None: the run's held-out data, which
-    ``allowed`` must allow. Raises ImportRefused, AccessRefused, RunFolderError and ModelError where
-    the run cannot be used, DataError where the data cannot be read or hold no labels.
+    ``data`` is a data set's name, a folder of class folders or a table; None: the run's held-out
+    data, which ``allowed`` must allow. Raises ImportRefused, AccessRefused, RunFolderError and
+    ModelError where the run cannot be used, DataError where the data cannot be read or hold no
+    labels.
     """
-    probabilities, labels, what = on_data(run, load_run(run, allowed), data, allowed)
-    measured = measure(probabilities, labels)
-    return {key: value for key, value in measured.items() if key != "teacher_agreement"}, what
+    loaded = load_run(run, allowed)
+    predictions, labels, what = on_data(run, loaded, data, allowed)
+    measured = MEASURES[loaded.output.name](predictions, labels)
+    return {key: value for key, value in measured.items() if not key.startswith("teacher")}, what
 
 
 def on_data(
     run: Path, loaded: Loaded, data: str | None, allowed: Allowed
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], str]:
-    """Probabilities (rows, classes), labels (rows,) and the name of the data of
+    """Probabilities (rows, classes), or values, labels (rows, ...) and the name of the data of
     :func:`evaluate_run`, which raises the same."""
-    refuse_without_classes(run, loaded)
+    refuse_without_labels(run, loaded)
     if data is None:
         return _on_held_out(run, loaded, allowed)
     found = _predictions(run, loaded, data, allowed)
     if found.labels is None:
-        texts = found.what == "texts"
-        other = "a .parquet file" if texts else "a folder with one folder of pictures a class"
-        raise DataError(f"{data} has no classes: give a data set's name, or {other}")
+        other = {
+            "texts": "a .parquet file",
+            "rows": f"a table with {', '.join(loaded.classes)}",
+        }.get(found.what, "a folder with one folder of pictures a class")
+        raise DataError(f"{data} has no labels: give a data set's name, or {other}")
     if found.failed:
         raise DataError(
             f"{len(found.failed)} of {len(found.labels)} files of {data} are no readable pictures, "
@@ -97,9 +102,9 @@ def on_data(
     return found.probabilities, found.labels, data
 
 
-def refuse_without_classes(run: Path, loaded: Loaded) -> None:
-    """Raises ModelError for a model whose output is no class."""
-    if not loaded.output.by_top_class:
+def refuse_without_labels(run: Path, loaded: Loaded) -> None:
+    """Raises ModelError for a model whose outputs have no labels."""
+    if not loaded.output.labelled:
         raise ModelError(
             f"{run} gives {loaded.output.name}, measured against their teacher's while that is "
             "there: results.json in the run's folder has the measures"
@@ -133,10 +138,15 @@ def _on_held_out(run: Path, loaded: Loaded, allowed: Allowed) -> tuple[Any, Any,
         probabilities, labels = predict_by_head(model, held_out, precision=trained[0])
     else:
         rows = loaded.rows_at_once
-        probabilities, labels = predict_data(loaded.model, held_out, batch_size=rows)
+        probabilities, labels = predict_data(
+            loaded.model, held_out, batch_size=rows, output=loaded.output
+        )
     if labels is None:
         raise DataError(f"the held-out data of {run} have no labels to measure on")
     what = f"the held-out part of {run}'s data"
+    if not loaded.output.by_top_class:
+        class_order(loaded.classes, class_names(held_out), "same", "the model", what)
+        return probabilities, labels, f"its {run_data.split} split"
     labels = labels_by_name(labels, class_names(held_out), loaded.classes, what)
     return probabilities, labels, f"its {run_data.split} split"
 
@@ -151,8 +161,8 @@ def predict_to_csv(
     """Classify, or embed, ``data`` (a data set's name; a folder of pictures, an .npy file; for a
     model of texts a .txt or .parquet file) into a CSV file. Columns: sample, class, name,
     confidence, label where the data have it, one probability a class on request, and error, why a
-    picture cannot be read: all else but its name is then empty. Of embeddings: sample, their
-    values, and error.
+    picture cannot be read: all else but its name is then empty. Of embeddings and of regression:
+    sample, their values, the labels, and error. A table is a .csv, .parquet or .npz file.
 
     Raises:
         ImportRefused, RunFolderError, ModelError, DataError: as in :func:`evaluate_run`; DataError
@@ -171,7 +181,7 @@ def predict_to_csv(
 
 def _table(loaded: Loaded, found: Predictions, with_probabilities: bool) -> str:
     if not loaded.output.by_top_class:
-        return _values(found)
+        return _values(found, loaded.classes)
     classes = found.probabilities.shape[1]
     names = loaded.classes if len(loaded.classes) == classes else [str(n) for n in range(classes)]
     head = ["sample", "class", "name", "confidence"]
@@ -192,19 +202,31 @@ def _table(loaded: Loaded, found: Predictions, with_probabilities: bool) -> str:
     return text.getvalue()
 
 
-def _values(found: Predictions) -> str:
+def _values(found: Predictions, names: Sequence[str]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     width = found.probabilities.shape[1]
-    writer.writerow(["sample", *(f"value {place}" for place in range(width)), "error"])
-    for row, (sample, values) in enumerate(zip(found.names, found.probabilities, strict=True)):
+    names = names if len(names) == width else [f"value {place}" for place in range(width)]
+    labels = np.empty((len(found.names), 0)) if found.labels is None else found.labels
+    wanted = names if found.labels is not None else ()
+    head = [*map(cell, names), *(cell(f"label {name}") for name in wanted)]
+    writer.writerow(["sample", *head, "error"])
+    rows = zip(found.names, found.probabilities, labels, strict=True)
+    for row, (sample, values, known) in enumerate(rows):
         why = found.failed.get(row, "")
-        cells = [""] * width if why else [f"{value:.6g}" for value in values]
+        cells = [""] * len(head) if why else [f"{value:.6g}" for value in (*values, *known)]
         writer.writerow([cell(sample), *cells, cell(why)])
     return text.getvalue()
 
 
 def _predictions(run: Path, loaded: Loaded, data: str, allowed: Allowed) -> Predictions:
+    if loaded.columns is not None:
+        file = table_file(data)
+        with located(file):
+            table = read_table(file)
+            names = [f"row {row}" for row in range(len(next(iter(table.values()), ())))]
+            labels = learned(table, loaded.classes, str(loaded.card.get("label", "")))
+            return Predictions("rows", names, loaded.outputs(table), labels)
     if loaded.texts is not None:
         with located(Path(data)):
             texts, labels = _texts(loaded, data)
