@@ -186,7 +186,7 @@ def test_an_archive_that_unpacks_to_much_is_refused(tmp_path):
 
 def test_labels_of_other_forms_are_refused():
     columns = Columns(())
-    with pytest.raises(DataError, match=r"float32 .samples, targets. with the targets' names"):
+    with pytest.raises(DataError, match=r"float32 .samples, targets. or bool"):
         TableData(torch.zeros(3, 0), torch.zeros(3, 2), ("a",), columns)
     with pytest.raises(DataError, match=r"target of sample 1 is .nan."):
         TableData(torch.zeros(2, 0), torch.tensor([[0.0], [torch.nan]]), ("a",), columns)

@@ -253,6 +253,8 @@ def given(page: str, folder: Path) -> None:
     if page == "objectives.md":
         idx_files(folder / "data" / "fashion-mnist")
     if page == "data.md":
+        homes = [f"{20 + k},{['flat', 'house'][k % 2]},{100 + 7 * k}" for k in range(80)]
+        (folder / "homes.csv").write_text("\n".join(["size,kind,price", *homes]) + "\n")
         table = pictures(folder / "pictures", size=9)
         parquet(folder / "table.parquet", picture=table[0], kind=table[1])
         torch.manual_seed(0)
@@ -276,6 +278,8 @@ def given(page: str, folder: Path) -> None:
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             (folder / file).write_text(table)
         (folder / "site-packages" / "plotnine" / "__init__.py").touch()
+        rows = [f"{k / 9},{k % 2},{k % 3 == 1:d},{k > 40:d}" for k in range(80)]
+        (folder / "paints.csv").write_text("\n".join(["gloss,red,green,blue", *rows]) + "\n")
 
 
 def module(folder: Path, name: str) -> Any:

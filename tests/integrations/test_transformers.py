@@ -887,7 +887,7 @@ NOW = SelfRegulation(when="now")
             Own,
             {"model": bert(problem_type="multi_label_classification")},
             UnsupportedData,
-            "multi label classification",
+            "0 or 1 for each label are needed",
         ),
         (FrugalTrainer, {"drop": "label"}, UnsupportedData, "rename the column"),
         (FrugalTrainer, {"teacher": bert(1, classes=5)}, TargetsError, "5 classes"),

@@ -24,7 +24,7 @@ def reference_of(right, by_teacher=False):
     return {name: torch.from_numpy(part) for name, part in found.items()}
 
 
-def test_the_distance_is_the_squared_error_in_units_of_the_spread():
+def test_the_distance_is_the_squared_error_over_the_variance():
     right, student = pool(), pool(seed=1)
     seen = REGRESSION.outcome(student, right, reference_of(right))
     wanted, given = right.double().numpy(), student.double().numpy()

@@ -89,6 +89,13 @@ def print_line(console: Console, line: str) -> None:
 
 def measures(measured: dict[str, Any], on: str = "") -> dict[str, object]:
     """The measures of a model on held-out data, as facts."""
+    if "macro_f1" in measured:
+        precision = measured["mean_average_precision"]
+        return {
+            "macro F1": percent(measured["macro_f1"], 2) + on,
+            "micro F1": percent(measured["micro_f1"], 2),
+            "mean average precision": None if precision is None else percent(precision, 2),
+        }
     if "rmse" in measured:
         errors = {"MAE": measured["mae"], "RMSE": measured["rmse"]}
         errors["RMSE to the teacher"] = measured.get("teacher_rmse")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -56,7 +57,8 @@ def load_hugging_face(
             or else a name on the hub (downloaded and kept by ``datasets``; no code of it is run).
         image: the column of encoded pictures.
         text: the column of texts, in place of ``image``.
-        label: the column of class indices or of names.
+        label: the column of class indices or of names; of lists of these, several labels; or of
+            floating-point numbers, for regression.
         train: the split to train on.
         test: the split to evaluate on; or a fraction of ``train`` that is held out, the same one
             every time.
@@ -132,7 +134,8 @@ def open_tables(
 
 def read_labels(tables: list[Dataset], column: str) -> tuple[list[Tensor], tuple[str, ...]]:
     """Labels int64 (rows,) of each table, and the names of the classes, which are the first
-    table's. Raises DataError, UnsupportedData."""
+    table's; of lists bool (rows, labels) and the labels' names; of floating-point numbers float32
+    (rows, 1) and the column. Raises DataError, UnsupportedData."""
     import datasets
     import pyarrow as pa
 
@@ -144,6 +147,13 @@ def read_labels(tables: list[Dataset], column: str) -> tuple[list[Tensor], tuple
     if any(part.null_count for part in values):
         raise DataError(f"column {column!r} lacks some labels: leave those samples out")
     type_ = values[0].type
+    if pa.types.is_floating(type_):
+        return [torch.from_numpy(part.to_numpy().astype(np.float32))[:, None] for part in values], (
+            column,
+        )
+    if pa.types.is_list(type_) or pa.types.is_large_list(type_):
+        names = getattr(getattr(kind, "feature", None), "names", None)
+        return _several([part.to_pylist() for part in values], names)
     if pa.types.is_string(type_) or pa.types.is_large_string(type_):
         names = tuple(sorted(set(values[0].to_pylist())))
         places = {name: place for place, name in enumerate(names)}
@@ -154,13 +164,35 @@ def read_labels(tables: list[Dataset], column: str) -> tuple[list[Tensor], tuple
         return [torch.tensor([places[name] for name in part.to_pylist()]) for part in values], names
     if not pa.types.is_integer(type_):
         raise UnsupportedData(
-            f"column {column!r} is of type {type_}: class indices or names are needed; regression "
-            "and multi-label targets have no gate"
+            f"column {column!r} is of type {type_}: class indices or names, lists of these, or "
+            "floating-point numbers are needed"
         )
     labels = [torch.from_numpy(part.to_numpy().astype(np.int64)) for part in values]
     if isinstance(kind, datasets.ClassLabel):
         return labels, tuple(kind.names)
     return labels, tuple(str(place) for place in range(max(int(part.max()) for part in labels) + 1))
+
+
+def _several(
+    parts: list[list[list[Any]]], names: Sequence[str] | None
+) -> tuple[list[Tensor], tuple[str, ...]]:
+    """bool (rows, labels) of each part's lists of labels, texts or numbers, and their names, by
+    default those of the first part, sorted. Raises DataError."""
+    known = sorted({label for row in parts[0] for label in row}) if names is None else names
+    places = {label: place for place, label in enumerate(known)}
+    if names is not None:
+        places = {place: place for place in range(len(names))}
+    made = []
+    for part in parts:
+        labels = torch.zeros(len(part), len(known), dtype=torch.bool)
+        for row, given in enumerate(part):
+            for label in given:
+                if label not in places:
+                    said = one_line(repr(label), 100)
+                    raise DataError(f"label {said} of row {row} is none of those for training")
+                labels[row, places[label]] = True
+        made.append(labels)
+    return made, tuple(map(str, known))
 
 
 def _check_column(table: Dataset, column: str) -> None:

@@ -47,20 +47,23 @@ def located(where: StrPath) -> Iterator[None]:
 class Samples(Dataset[Any], ABC):
     """A map-style data set whose labels are known without reading a sample.
 
-    ``labels``, in main memory: int64 (N,), one class a sample; or float32 (N, targets), values to
-    learn. ``classes``: the names of the classes, or of the targets. Raises DataError for labels of
-    another kind, outside ``0 .. len(classes) - 1``, or not finite.
+    ``labels``, in main memory: int64 (N,), one class a sample; float32 (N, targets), values to
+    learn; or bool (N, labels). ``classes``: the names of the classes, the targets or the labels.
+    Raises DataError for labels of another kind, outside ``0 .. len(classes) - 1``, or not finite.
     """
 
     def __init__(self, labels: Tensor, classes: tuple[str, ...]) -> None:
-        if labels.dtype == torch.float32 and labels.shape[1:] == (len(classes),):
-            OUTPUTS["regression"].check(labels, np.arange(len(labels)), len(classes))
+        wide = labels.dtype in (torch.float32, torch.bool)
+        if wide and labels.shape[1:] == (len(classes),):
+            if labels.dtype == torch.float32:
+                OUTPUTS["regression"].check(labels, np.arange(len(labels)), len(classes))
             self.labels, self.classes = labels.contiguous(), tuple(classes)
             return
         if labels.dtype != torch.int64 or labels.ndim != 1:
             raise DataError(
                 f"labels are {labels.dtype} {tuple(labels.shape)}: give int64 (samples,), one "
-                "class a sample, or float32 (samples, targets) with the targets' names"
+                "class a sample, float32 (samples, targets) or bool (samples, labels), with a "
+                "name for each"
             )
         if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= len(classes)):
             raise DataError(

@@ -167,7 +167,7 @@ def load_table(
     *,
     path: str = "",
     target: str | Sequence[str] | None = None,
-    label: str | None = None,
+    label: str | Sequence[str] | None = None,
     features: Sequence[str] | None = None,
     log: Sequence[str] = (),
     test: float = 0.2,
@@ -179,7 +179,8 @@ def load_table(
         path: a .csv or .parquet file, or an .npz file of arrays (rows,) or (rows, columns): in the
             root, on its own, or inside an installed package (``package/folder/file``).
         target: the column or columns of numbers to learn, for regression.
-        label: in its place the column of classes, texts or whole numbers.
+        label: in its place the column of classes, texts or whole numbers; or the columns of several
+            labels, each 1 for the samples that have it, else 0.
         features: the columns that a model receives; by default all others.
         log: columns of numbers above 0 whose logarithms take their place; that of a target is then
             learned, as ``log NAME``.
@@ -195,12 +196,15 @@ def load_table(
         targets = [target] if isinstance(target, str) else list(target or ())
         if bool(targets) == (label is not None):
             raise DataError("say which column is learned: target (numbers), or label (classes)")
-        learned = [label] if label is not None else targets
+        several = [] if label is None or isinstance(label, str) else list(label)
+        learned = [label] if isinstance(label, str) else several or targets
         names = [name for name in table if name not in learned] if features is None else features
         _check_columns(table, [*learned, *names, *log])
         if wrong := [name for name in names if name in learned]:
             raise DataError(f"column {wrong[0]!r} is learned, and cannot be a feature as well")
-        if label is None:
+        if several:
+            labels, classes = _several(table, several), tuple(several)
+        elif not isinstance(label, str):
             values = [_numbers(table, name, name in log) for name in targets]
             labels = torch.from_numpy(np.stack(values, axis=1).astype(np.float32))
             classes = tuple(f"log {name}" if name in log else name for name in targets)
@@ -211,7 +215,8 @@ def load_table(
         splits = splits_of([places], test)
         parts = [part._rows for part in (splits.train, splits.test)]  # pyright: ignore
         columns = Columns.of(table, list(names), log, parts[0])
-        whole = TableData(columns.inputs(table), labels, classes, columns, label or "")
+        named = label if isinstance(label, str) else ""
+        whole = TableData(columns.inputs(table), labels, classes, columns, named)
         return Splits(*map(whole.subset, parts))
 
 
@@ -328,6 +333,18 @@ def learned(table: Table, names: Sequence[str], label: str = "") -> NDArray[Any]
         return None
     given, said = _classes(table[label])
     return labels_by_name(given.numpy(), said, names, f"column {label!r}")
+
+
+def _several(table: Table, names: Sequence[str]) -> Tensor:
+    """bool (rows, labels) of columns of 0 and 1. Raises DataError for others."""
+    values = np.stack([_numbers(table, name, False) for name in names], axis=1)
+    rows, places = np.nonzero((values != 0) & (values != 1))
+    if len(rows):
+        value = values[rows[0], places[0]]
+        raise DataError(
+            f"label {names[places[0]]!r} is {value:g} in row {rows[0]}: 0 or 1 is needed"
+        )
+    return torch.from_numpy(values == 1)
 
 
 def _classes(column: NDArray[Any]) -> tuple[Tensor, tuple[str, ...]]:

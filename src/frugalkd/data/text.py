@@ -82,9 +82,9 @@ class Tokens:
 
 @final
 class TextData(Samples):
-    """Texts as ``tokens``, and ``labels`` int64 (N,), in RAM, or None: texts alone. ``read`` reads
-    the words again when they are displayed. A sample has one view. Raises DataError for labels of
-    another length, type or range."""
+    """Texts as ``tokens``, and ``labels`` as of :class:`~frugalkd.data.samples.Samples`, in RAM, or
+    None: texts alone. ``read`` reads the words again when they are displayed. A sample has one
+    view. Raises DataError for labels of another length, type or range."""
 
     def __init__(
         self,
@@ -134,7 +134,7 @@ class TextData(Samples):
         """``input_ids`` and ``attention_mask`` int64 (L,), and ``labels`` an int, if there are
         some."""
         one = self.batch([id], [0])
-        return {name: part[0] if name != "labels" else int(part[0]) for name, part in one.items()}
+        return {name: int(part[0]) if part.ndim == 1 else part[0] for name, part in one.items()}
 
     def batch(self, ids: Any, views: Any) -> TextBatch:
         """The texts ``ids``, int64 (B,), padded to the longest of them. Raises IndexError for ids

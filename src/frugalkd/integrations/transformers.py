@@ -62,7 +62,9 @@ from frugalkd.models.origin import origin_of
 from frugalkd.models.saved import CARD, Loaded, load
 from frugalkd.objectives import (
     KD,
+    BinaryCrossEntropy,
     CrossEntropy,
+    MultiLabelKD,
     Objective,
     RegressionKD,
     SquaredError,
@@ -92,10 +94,14 @@ STATE = "frugalkd.safetensors"
 LEDGER = "ledger.safetensors"
 """Beside it: the ledger so far."""
 
-_OUTPUT_OF: dict[str | None, OutputName] = {"regression": "regression"}
+_OUTPUT_OF: dict[str | None, OutputName] = {
+    "regression": "regression",
+    "multi_label_classification": "several-labels",
+}
 """By transformers' ``problem_type``."""
 _DEFAULTS: dict[OutputName, tuple[type[Objective], type[Objective]]] = {
-    "regression": (SquaredError, RegressionKD)
+    "regression": (SquaredError, RegressionKD),
+    "several-labels": (BinaryCrossEntropy, MultiLabelKD),
 }
 """The objectives without and with a teacher."""
 
@@ -216,11 +222,6 @@ class FrugalMixin(Frugal, _Trainer):
         kind = getattr(config, "problem_type", None)
         if kind is None and getattr(config, "num_labels", None) == 1:
             kind = "regression"
-        if kind == "multi_label_classification":
-            raise UnsupportedData(
-                "the model is for multi label classification (config.problem_type), which has no "
-                "gate: one class a sample, or regression, is needed"
-            )
         output = _OUTPUT_OF.get(kind)
         if output is not None:
             if self.objective is not None and self.objective.learns != output:

@@ -38,6 +38,7 @@ from frugalkd.objectives.objective import (
     StepFeatures,
 )
 from frugalkd.objectives.regression import RegressionKD, SquaredError
+from frugalkd.objectives.several_labels import BinaryCrossEntropy, MultiLabelKD
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "cross-entropy": CrossEntropy,
@@ -66,6 +67,8 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "embed-distill": EmbedDistill,
     "squared-error": SquaredError,
     "regression-kd": RegressionKD,
+    "binary-cross-entropy": BinaryCrossEntropy,
+    "multi-label-kd": MultiLabelKD,
 }
 
 __all__ = [
@@ -84,6 +87,7 @@ __all__ = [
     "WTTM",
     "AttentionTransfer",
     "BatchObjective",
+    "BinaryCrossEntropy",
     "CorrelationCongruence",
     "CrossEntropy",
     "EmbedDistill",
@@ -92,6 +96,7 @@ __all__ = [
     "JensenShannon",
     "LogitMSE",
     "LogitStandardisation",
+    "MultiLabelKD",
     "Objective",
     "Ramp",
     "RegressionKD",

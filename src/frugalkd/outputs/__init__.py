@@ -4,9 +4,20 @@ from frugalkd.outputs.embeddings import Embeddings
 from frugalkd.outputs.one_class import OneClass
 from frugalkd.outputs.output import Output
 from frugalkd.outputs.regression import Regression
+from frugalkd.outputs.several_labels import SeveralLabels
 
-OUTPUTS: dict[str, Output] = {kind.name: kind for kind in (OneClass(), Regression(), Embeddings())}
+OUTPUTS: dict[str, Output] = {
+    kind.name: kind for kind in (OneClass(), SeveralLabels(), Regression(), Embeddings())
+}
 
 ONE_CLASS = OUTPUTS[OneClass.name]
 
-__all__ = ["ONE_CLASS", "OUTPUTS", "Embeddings", "OneClass", "Output", "Regression"]
+__all__ = [
+    "ONE_CLASS",
+    "OUTPUTS",
+    "Embeddings",
+    "OneClass",
+    "Output",
+    "Regression",
+    "SeveralLabels",
+]

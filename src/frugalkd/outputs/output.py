@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from frugalkd.ledger.outcome import Outcome
 
 NOTHING: Mapping[str, Tensor] = MappingProxyType({})
+_SHOWN = 4
 
 
 class Output(ABC):
@@ -81,6 +82,10 @@ class Output(ABC):
     @abstractmethod
     def predictions(self, outputs: Tensor) -> Tensor:
         """float32 (rows, width), what a user reads: probabilities, or the outputs."""
+
+    def words(self, row: NDArray[Any], names: Sequence[str]) -> str:
+        """A row of :meth:`predictions`, or of labels, of the outputs ``names``, for a page."""
+        return ", ".join(f"{value:.4g}" for value in row[:_SHOWN])
 
     def not_finite(self, outputs: Tensor) -> Tensor:
         """bool (rows,), rows that say nothing."""

@@ -394,30 +394,40 @@ class Selection:
 
     def _complete_reference(self) -> None:
         """Find out what is right for a part of the pool, where scores refer to that."""
-        reader, ranks, ledger = self.reader, self._context.ranks, self.ledger
-        by_teacher = not reader.output.labelled
+        reader, ledger = self.reader, self.ledger
         if reader.output.needs_reference and not ledger.reference:
             drawn = draws.subset(
                 self.pool, min(REFERENCE, len(self.pool)), self.seed, draws.stream("reference"), 0
             )
-            found, part = [], (ranks.share(drawn), self._loading.screen_batch)
-            for rows in reader.read(*part, targets=by_teacher):
-                rows, right, _ = reader.with_labels(rows)
-                by_teacher = rows.targets is not None
-                if rows.targets is not None:
-                    refuse_not_finite(rows.targets, rows.ids, "the teacher", reader.output)
-                found.append(right.float().cpu())
-                reader.output.check(found[-1], rows.ids, right.shape[1])
-                if self._context.should_stop():
-                    raise Stopped("stopped while the teacher ran ahead, before the first epoch")
-            (right,) = ranks.gathered(torch.cat(found).numpy())
-            ledger.reference = reader.output.reference(
-                torch.from_numpy(right), by_teacher=by_teacher
-            )
+            right, by_teacher = self._right_of(drawn)
+            ledger.reference = reader.output.reference(right, by_teacher=by_teacher)
         reader.reference = {
             name: torch.from_numpy(part).to(reader.device)
             for name, part in ledger.reference.items()
         }
+
+    def _right_of(self, ids: Ids) -> tuple[Tensor, bool]:
+        """What is right for the samples ``ids``, float32 (rows, ...) in main memory, and whether
+        the teacher decides; listed labels without reading the samples."""
+        reader, ranks, found = self.reader, self._context.ranks, []
+        if (listed := reader.listed_right) is not None:
+            right = torch.from_numpy(listed[ids]).float()
+            reader.output.check(right, ids, right.shape[1])
+            return right, False
+        by_teacher, part = (
+            not reader.output.labelled,
+            (ranks.share(ids), self._loading.screen_batch),
+        )
+        for rows in reader.read(*part, targets=by_teacher):
+            rows, right, _ = reader.with_labels(rows)
+            by_teacher = rows.targets is not None
+            if rows.targets is not None:
+                refuse_not_finite(rows.targets, rows.ids, "the teacher", reader.output)
+            found.append(right.float().cpu())
+            reader.output.check(found[-1], rows.ids, right.shape[1])
+            if self._context.should_stop():
+                raise Stopped("stopped while the teacher ran ahead, before the first epoch")
+        return torch.from_numpy(ranks.gathered(torch.cat(found).numpy())[0]), by_teacher
 
     def _plan(self, observer: Observer) -> tuple[Plan, int, int]:
         """The epoch's plan in its order, how many skipped samples were screened for it, and how

@@ -225,10 +225,11 @@ def check_labels(data: Dataset, pool: Ids, classes: int, output: Output = ONE_CL
         return
     labels = labels[pool]
     output.check(torch.from_numpy(labels), pool, classes)
-    if not output.by_top_class:
+    if output.name == "regression":
         return
     names = class_names(data)
-    missing = [str(names[index]) for index in np.setdiff1d(np.arange(len(names)), labels)]
+    known = labels if output.by_top_class else np.flatnonzero(labels.any(axis=0))
+    missing = [str(names[index]) for index in np.setdiff1d(np.arange(len(names)), known)]
     if missing:
         warnings.warn(
             f"no sample that is used is of {len(missing)} of the {len(names)} classes ("

@@ -216,6 +216,11 @@ class Reader:
             return None
         return split(data, output)[1] if given is None else labels_by(given, data, output)
 
+    @property
+    def listed_right(self) -> NDArray[Any] | None:
+        """:attr:`listed`, where labels decide what is right."""
+        return None if self._judged_by_teacher else self.listed
+
     def read(
         self, ids: Ids, rows: int, *, targets: bool = False, join_last: bool = False
     ) -> Iterator[Rows]:

@@ -171,8 +171,44 @@ def teacher_rmse(values: NDArray[np.float32], teacher: NDArray[np.float32]) -> f
     return float(np.sqrt(squares.mean(axis=0)).mean())
 
 
+def measure_labels(
+    probabilities: NDArray[np.float32],
+    labels: NDArray[np.float32],
+    teacher: NDArray[np.float32] | None = None,
+) -> dict[str, Any]:
+    """Micro and macro F1 at a probability of 1/2, and the mean average precision over the labels
+    that some sample has, of ``probabilities`` (samples, labels); and the fraction of answers that
+    are those of the ``teacher``'s probabilities. F1 of a label without a hit is 0."""
+    given, right = probabilities >= 0.5, labels >= 0.5
+    hits, of_both = (given & right).sum(axis=0), given.sum(axis=0) + right.sum(axis=0)
+    some = np.flatnonzero(right.any(axis=0))
+    precisions = [average_precision(probabilities[:, k], right[:, k]) for k in some]
+    return {
+        "samples": len(labels),
+        "micro_f1": float(2 * hits.sum() / max(1, of_both.sum())),
+        "macro_f1": float((2 * hits / np.maximum(1, of_both)).mean()),
+        "mean_average_precision": float(np.mean(precisions)) if precisions else None,
+        "teacher_agreement": None if teacher is None else label_agreement(probabilities, teacher),
+    }
+
+
+def average_precision(scores: NDArray[np.float32], right: NDArray[np.bool_]) -> float:
+    """The mean precision at each of the samples that are ``right``, (samples,), equal scores
+    together. As scikit-learn's ``average_precision_score``."""
+    order = np.argsort(-scores, kind="stable")
+    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
+    found = np.cumsum(right[order])[last]
+    return float((np.diff(found, prepend=0) * found / (last + 1)).sum() / found[-1])
+
+
+def label_agreement(probabilities: NDArray[np.float32], teacher: NDArray[np.float32]) -> float:
+    """How many answers of two models, each label of each sample being one, are the same."""
+    return float(((probabilities >= 0.5) == (teacher >= 0.5)).mean())
+
+
 MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
     "one-class": measure,
+    "several-labels": measure_labels,
     "regression": measure_values,
 }
 """By the kind of output: what held-out data say of a model's predictions, from their labels."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 
 import numpy as np
@@ -100,6 +101,14 @@ def test_from_lines_to_embeddings(cli, recipe, folder, tmp_path):
     assert list(rows[0]) == ["sample", *(f"value {place}" for place in range(6)), "error"]
     line = (folder / "lines.txt").read_text().splitlines()[0]
     assert float(rows[0]["value 3"]) == pytest.approx(loaded.outputs([line])[0, 3], rel=1e-4)
+
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra parquet")
+    table = importlib.import_module("pyarrow").table({"text": [line], "label": [0]})
+    parquet.write_table(table, tmp_path / "x.parquet")
+    data = str(tmp_path / "x.parquet")  # whose label is no embedding
+    code, _, err = cli("predict", str(run), "--data", data, "--out", str(out))
+    assert code == 0, err
+    assert out.read_text().splitlines()[0].split(",") == list(rows[0])
 
     code, _, err = cli("evaluate", str(run), "--data")
     assert code == 2

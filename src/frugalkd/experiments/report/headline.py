@@ -184,7 +184,8 @@ def run_headline(run: RunRecord) -> str:
         if name == "mean cosine":
             measured = f"has a {name} of {number(value, 3)} with the teacher on {held}"
         elif name != "accuracy":
-            measured = f"has an {name} of {number(value, 4)} on {held}"
+            article = "an" if name == "R2" else "a"
+            measured = f"has {article} {name} of {number(value, 4)} on {held}"
     spent = f"{percent(run.budget, 0)} of the samples of full training"
     time = seconds(run.meters.wall_seconds)
     return f"{what}: the {role_of(run)} {measured}, trained on {spent} in {time}"

@@ -365,6 +365,9 @@ def run_numbers(run: RunRecord) -> Table:
             "mean absolute error": measured.mae,
             "root of the mean squared error": measured.rmse,
             "the same to the teacher's values": measured.teacher_rmse,
+            "micro F1": measured.micro_f1,
+            "macro F1": measured.macro_f1,
+            "mean average precision": measured.mean_average_precision,
         }
         distance, ranks = measured.mean_cosine_distance, measured.pairwise_spearman
         rows = [["mean of 1 - cosine to the teacher", amount(distance, 4)]] * (distance is not None)

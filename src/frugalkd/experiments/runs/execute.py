@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 import frugalkd
 from frugalkd.data import Samples
+from frugalkd.data.class_names import class_names
 from frugalkd.data.probe import digests_kept
 from frugalkd.distributed.launch import ranks_of
 from frugalkd.errors import ModelError
@@ -282,7 +283,8 @@ def _predicted(run: Run, data: Dataset) -> Predicted | None:
     plain = data.without_augmentation() if isinstance(data, Samples) else data
 
     def predicted(ids: Ids) -> Any:
-        return predict(run.model, plain, ids=ids, output=output)
+        names, found = class_names(data), predict(run.model, plain, ids=ids, output=output)
+        return tuple([output.words(row, names) for row in part] for part in found)  # pyright: ignore
 
     return predicted
 

@@ -51,7 +51,7 @@ class Cost(Record):
 
 class Evaluation(Record):
     """Measures on held-out data; all fractions in [0, 1]. Of one class the first four, of
-    embeddings the next two, then those of regression."""
+    embeddings the next two, then those of regression and of several labels."""
 
     samples: int = Field(ge=1, le=LARGEST)
     accuracy: Fraction | None = None
@@ -68,6 +68,9 @@ class Evaluation(Record):
     mae: Number | None = Field(None, description="the mean absolute error")
     rmse: Number | None = Field(None, description="the root of the mean squared error")
     teacher_rmse: Number | None = Field(None, description="the same to the teacher's values")
+    micro_f1: Fraction | None = Field(None, description="of all labels together, at 1/2")
+    macro_f1: Fraction | None = Field(None, description="the mean over the labels")
+    mean_average_precision: Fraction | None = None
 
     @property
     def quality(self) -> tuple[str, float | None]:
@@ -82,6 +85,8 @@ def quality_of(evaluation: Mapping[str, Any] | None) -> tuple[str, float | None]
         return "mean cosine", 1 - distance
     if (r2 := measured.get("r2")) is not None:
         return "R2", r2
+    if (f1 := measured.get("macro_f1")) is not None:
+        return "macro F1", f1
     return "accuracy", measured.get("accuracy")
 
 

@@ -21,12 +21,13 @@ FILE = "summary.json"
 LARGEST = 50_000
 """Bytes of the file."""
 
-_ENDS, _SUSPECTS, _VALUES = 24, 100, 4
+_ENDS, _SUSPECTS = 24, 100
 _POINTS = 100
+_WORDS = ("class", "given", "suggested", "predicted", "wanted")
 _COLUMNS = {"trained": "rows", "participations": "participations", "screened": "screened"}
 
 
-Predicted = Callable[[NDArray[np.int64]], tuple[NDArray[Any], NDArray[Any]]]
+Predicted = Callable[[NDArray[np.int64]], tuple[list[str], list[str]]]
 
 
 def mean_history(histories: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any] | None:
@@ -53,17 +54,16 @@ def write_summary(
     """Write the summary of ``ledger`` into a run's folder, in at most ``LARGEST`` bytes: of many
     classes those at both ends, of long names the beginning. No file without a finished epoch.
 
-    ``kind`` is teach, distill, or ledger; ``predicted`` gives predictions and labels, both (rows,
-    ...), of some samples, where these are to be shown. Raises WriteFailed.
+    ``kind`` is teach, distill, or ledger; ``predicted`` gives predictions and labels of some
+    samples in words, where these are to be shown. Raises WriteFailed.
     """
     if ledger.epochs > 0:
         said = {"schema": SCHEMA, "kind": kind, **summarise(ledger, _ENDS, _SUSPECTS)}
         if predicted is not None:
             ends = [*said["most"], *said["least"]]
-            given, labels = predicted(np.array([sample["id"] for sample in ends], dtype=np.int64))
-            for sample, *values in zip(ends, given, labels, strict=True):
-                said_of = (", ".join(f"{value:.4g}" for value in row[:_VALUES]) for row in values)
-                sample["predicted"], sample["wanted"] = said_of
+            ids = np.array([sample["id"] for sample in ends], dtype=np.int64)
+            for sample, words in zip(ends, zip(*predicted(ids), strict=True), strict=True):
+                sample["predicted"], sample["wanted"] = words
         write_atomic(folder / FILE, _encoded(said) + b"\n")
 
 
@@ -96,4 +96,4 @@ def _cut(record: dict[str, Any], letters: int) -> dict[str, Any]:
     def short(name: str | None) -> str | None:
         return name if name is None or len(name) <= letters else name[: letters - 1] + "…"
 
-    return {k: short(v) if k in ("class", "given", "suggested") else v for k, v in record.items()}
+    return {k: short(v) if k in _WORDS else v for k, v in record.items()}

@@ -60,7 +60,7 @@ from frugalkd.teachers.live import HeadTeacher
 from frugalkd.teachers.several import mean_of
 from frugalkd.teachers.store import read_header
 from frugalkd.training.api import teacher_flops
-from frugalkd.training.evaluation import measure_embeddings, teacher_rmse
+from frugalkd.training.evaluation import label_agreement, measure_embeddings, teacher_rmse
 from frugalkd.training.frozen import features_of
 from frugalkd.training.settings import Stop
 from frugalkd.training.trainer import Run
@@ -470,6 +470,9 @@ class TeacherPool(ExitStack):
             run.evaluation.update(measured)
         elif run.output == "regression":
             run.evaluation["teacher_rmse"] = teacher_rmse(run.probabilities, mean.numpy())
+        elif run.output == "several-labels":
+            theirs = torch.sigmoid(mean).numpy()
+            run.evaluation["teacher_agreement"] = label_agreement(run.probabilities, theirs)
         else:
             agreement = np.mean(mean.numpy().argmax(1) == run.probabilities.argmax(1))
             run.evaluation["teacher_agreement"] = float(agreement)

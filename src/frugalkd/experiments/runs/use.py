@@ -162,7 +162,8 @@ def predict_to_csv(
     model of texts a .txt or .parquet file) into a CSV file. Columns: sample, class, name,
     confidence, label where the data have it, one probability a class on request, and error, why a
     picture cannot be read: all else but its name is then empty. Of embeddings and of regression:
-    sample, their values, the labels, and error. A table is a .csv, .parquet or .npz file.
+    sample, their values, the labels, and error; of several labels: sample, labels, wanted, a
+    probability each on request, and error. A table is a .csv, .parquet or .npz file.
 
     Raises:
         ImportRefused, RunFolderError, ModelError, DataError: as in :func:`evaluate_run`; DataError
@@ -181,7 +182,7 @@ def predict_to_csv(
 
 def _table(loaded: Loaded, found: Predictions, with_probabilities: bool) -> str:
     if not loaded.output.by_top_class:
-        return _values(found, loaded.classes)
+        return _others(loaded, found, with_probabilities)
     classes = found.probabilities.shape[1]
     names = loaded.classes if len(loaded.classes) == classes else [str(n) for n in range(classes)]
     head = ["sample", "class", "name", "confidence"]
@@ -202,19 +203,29 @@ def _table(loaded: Loaded, found: Predictions, with_probabilities: bool) -> str:
     return text.getvalue()
 
 
-def _values(found: Predictions, names: Sequence[str]) -> str:
+def _others(loaded: Loaded, found: Predictions, with_probabilities: bool) -> str:
+    """The table of several labels, or of values."""
+    output, known = loaded.output, found.labels is not None
+    several, width = output.name == "several-labels", found.probabilities.shape[1]
+    numbered = "{}" if several else "value {}"
+    names: Sequence[str] = [numbered.format(place) for place in range(width)]
+    names = loaded.classes if len(loaded.classes) == width else names
+    head = [*names, *(f"label {name}" for name in names if known)]
+    if several:
+        shares = [f"p {name}" for name in names if with_probabilities]
+        head = ["labels", *["wanted"] * known, *shares]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    width = found.probabilities.shape[1]
-    names = names if len(names) == width else [f"value {place}" for place in range(width)]
-    labels = np.empty((len(found.names), 0)) if found.labels is None else found.labels
-    wanted = names if found.labels is not None else ()
-    head = [*map(cell, names), *(cell(f"label {name}") for name in wanted)]
-    writer.writerow(["sample", *head, "error"])
-    rows = zip(found.names, found.probabilities, labels, strict=True)
-    for row, (sample, values, known) in enumerate(rows):
-        why = found.failed.get(row, "")
-        cells = [""] * len(head) if why else [f"{value:.6g}" for value in (*values, *known)]
+    writer.writerow(["sample", *map(cell, head), "error"])
+    for row, (sample, values) in enumerate(zip(found.names, found.probabilities, strict=True)):
+        both = [values] if found.labels is None else [values, found.labels[row]]
+        if several:
+            cells = [cell(output.words(each, names)) for each in both]
+            cells += [f"{value:.6f}" for value in values if with_probabilities]
+        else:
+            cells = [f"{value:.6g}" for each in both for value in each]
+        if why := found.failed.get(row, ""):
+            cells = [""] * len(head)
         writer.writerow([cell(sample), *cells, cell(why)])
     return text.getvalue()
 
@@ -227,17 +238,20 @@ def _predictions(run: Path, loaded: Loaded, data: str, allowed: Allowed) -> Pred
             names = [f"row {row}" for row in range(len(next(iter(table.values()), ())))]
             labels = learned(table, loaded.classes, str(loaded.card.get("label", "")))
             return Predictions("rows", names, loaded.outputs(table), labels)
+    by_class = loaded.output.by_top_class  # else the labels of these data are of another kind
+    classes = loaded.classes if by_class else ()
     if loaded.texts is not None:
         with located(Path(data)):
-            texts, labels = _texts(loaded, data)
-        names = [str(row) for row in range(len(texts))]
+            texts, labels = _texts(classes, data)
+        names, labels = [str(row) for row in range(len(texts))], labels if by_class else None
         return Predictions("texts", names, loaded.outputs(texts), labels)
     if loaded.preprocess is None:
         raise ModelError(
             f"{run} was trained on a data set of your own, which alone knows how to prepare an "
             "image: load it in Python with frugalkd.load"
         )
-    names, labels, read = _images(loaded, data, loaded.preprocess.shape, allowed.download)
+    names, labels, read = _images(classes, data, loaded.preprocess.shape, allowed.download)
+    labels = labels if by_class else None
     parts, failed, batch = [], {}, loaded.rows_at_once
     for start in range(0, len(names), batch):  # a batch at a time is in memory
         images, lacking = read(slice(start, start + batch))
@@ -250,7 +264,7 @@ def _predictions(run: Path, loaded: Loaded, data: str, allowed: Allowed) -> Pred
     return Predictions("images", names, probabilities, labels, failed)
 
 
-def _texts(loaded: Loaded, data: str) -> tuple[Sequence[str], Labels]:
+def _texts(classes: Sequence[str], data: str) -> tuple[Sequence[str], Labels]:
     path = Path(data)
     if data in DATA:
         if "tokenizer" not in signature(DATA[data]).parameters or data == "hugging-face":
@@ -258,11 +272,11 @@ def _texts(loaded: Loaded, data: str) -> tuple[Sequence[str], Labels]:
         test = load_data(data).test
         texts = test.texts(range(len(test))) if isinstance(test, TextData) else None
         assert texts is not None, "read from a file that is still there"
-        return texts, labels_by_name(test.labels.numpy(), test.classes, loaded.classes, data)
+        return texts, labels_by_name(test.labels.numpy(), test.classes, classes, data)
     if path.suffix == ".parquet" and path.is_file():
         texts, labels, names = read_columns(path)
         if names != tuple(map(str, range(len(names)))):  # else the file has none
-            labels = labels_by_name(labels, names, loaded.classes, "the file")
+            labels = labels_by_name(labels, names, classes, "the file")
         return texts, labels
     if path.suffix == ".txt" and path.is_file():
         return read_lines(path), None
@@ -273,18 +287,18 @@ def _texts(loaded: Loaded, data: str) -> tuple[Sequence[str], Labels]:
 
 
 def _images(
-    loaded: Loaded, data: str, shape: tuple[int, ...], download: bool
+    classes: Sequence[str], data: str, shape: tuple[int, ...], download: bool
 ) -> tuple[Sequence[str], Labels, Read]:
     """The images' names, their labels where they are known, and how to read them."""
     path, labels = Path(data), None
     if path.is_dir() and data not in DATA:
-        return _folder(path, loaded.classes, shape)
+        return _folder(path, classes, shape)
     if data in DATA:
         test = load_data(data, download=download).test
         if not isinstance(test, ImageData):
             raise DataError(f"{data} is read by a recipe: name its folder of pictures here")
         array: Any = test.images
-        labels = labels_by_name(test.labels.numpy(), test.classes, loaded.classes, data)
+        labels = labels_by_name(test.labels.numpy(), test.classes, classes, data)
     elif path.suffix == ".npy":
         array = _array(path, shape)
     else:
