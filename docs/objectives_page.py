@@ -99,7 +99,7 @@ ENCODINGS = {
     Fidelity.DRAWS: "float32, float16, top-k, sampled",
     Fidelity.SOFTMAX: "float32, float16, top-k",
     Fidelity.DIFFERENCES: "float32, float16",
-    Fidelity.VALUES: "float32, float16, int8",
+    Fidelity.VALUES: "float32, float16",
     Fidelity.LOGITS: "float32",
 }
 
@@ -119,6 +119,7 @@ def _table() -> str:
 def _row(name: str, made_of: type[Objective]) -> list[str]:
     rows = "batch" if made_of.mixes_rows else "alone"
     needs = ENCODINGS[made_of.reads] if made_of.needs_targets else "none"
+    needs += ", int8" if made_of.output == "embeddings" else ""
     if issubclass(made_of, FeatureObjective):
         needs = "any, with features"
     return [f"[`{name}`](#{name})", rows, needs]

@@ -50,8 +50,8 @@ def test_labels_come_out_as_int64(dtype):
     ("labels", "message"),
     [
         (torch.zeros(3, 4), r"float32 \(3, 4\): .*multi-label"),
-        (torch.zeros(3, 1, dtype=torch.int64), "one class index"),
-        (torch.tensor(1), "one class index"),
+        (torch.zeros(3, 1, dtype=torch.int64), r"class indices .*one a sample"),
+        (torch.tensor(1), r"class indices .*one a sample"),
         (torch.zeros(3), r"float32 \(3,\): .*regression"),
         (torch.zeros(3, dtype=torch.float64), "regression"),
         (torch.zeros(3, dtype=torch.bool), r"bool \(3,\)"),

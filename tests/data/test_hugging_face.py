@@ -8,7 +8,7 @@ from torch.utils.data import Subset
 from frugalkd.data import ImageData, Samples, TextData, data_digest, load_data
 from frugalkd.data.images import LazyImages
 from frugalkd.data.named import read_cifar
-from frugalkd.errors import DataError, UnsupportedData
+from frugalkd.errors import DataError
 
 datasets = pytest.importorskip("datasets")
 pa = pytest.importorskip("pyarrow")
@@ -256,9 +256,10 @@ def test_refused_in_one_line(saved, options, message):
     assert "\n" not in str(caught.value)
 
 
-def test_regression_is_refused(saved):
-    with pytest.raises(UnsupportedData, match="type double"):
-        load(saved, image="picture", label="weight")
+def test_a_column_of_numbers_is_for_regression(saved):
+    train = load(saved, image="picture", label="weight").train
+    assert (train.labels.dtype, train.labels.shape) == (torch.float32, (len(train), 1))
+    assert train.classes == ("weight",)
 
 
 def test_a_missing_file_is_no_name_on_the_hub(tmp_path):

@@ -18,6 +18,7 @@ def test_the_names():
         "trec6",
         "text-lines",
         "hugging-face",
+        "table",
     }
 
 

@@ -182,6 +182,12 @@ def test_a_recipe_that_is_impossible_is_refused_when_read(recipe, settings, says
         override(load_recipe(recipe), settings)
 
 
+def test_an_estimate_needs_labels(cli, recipe):
+    code, _, err = cli("estimate", recipe)
+    assert code == 2
+    assert "miniatures of the teacher from labels, and embeddings have none" in err
+
+
 def test_a_pretrained_teacher_is_not_trained(cli, recipe, tmp_path):
     code, _, err = cli("teach", recipe, "--out", str(tmp_path / "t"))
     assert code == 2

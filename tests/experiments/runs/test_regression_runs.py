@@ -11,8 +11,11 @@ import torch
 from safetensors.torch import load_file
 
 from frugalkd import load
-from frugalkd.errors import ModelError, RecipeError
+from frugalkd.data.table import read_table
+from frugalkd.errors import FrugalKDWarning, ModelError, RecipeError
 from frugalkd.experiments.recipes.load import load_recipe, override
+from frugalkd.experiments.report.model_card import push_run
+from frugalkd.experiments.runs.execute import distill
 from frugalkd.ledger.ledger import Ledger
 
 pytest.importorskip("pyarrow", reason="needs the extra parquet")
@@ -142,6 +145,37 @@ def test_predictions_need_the_columns(cli, folder, teacher, tmp_path):
     )
     assert code == 2
     assert "there is no column 'kind'" in err
+
+
+def test_what_float16_changes_is_measured(recipe, teacher, tmp_path, monkeypatch):
+    half = override(recipe, {"student.targets.encoding": "float16", "student.training.epochs": 1})
+    results = distill(half, tmp_path / "a", teacher=teacher)
+    assert 0 < results["targets"]["encoding_error"]["largest"] < 0.01
+    monkeypatch.setattr("frugalkd.experiments.runs.targets._COARSE", 1e-6)
+    with pytest.warns(FrugalKDWarning, match=r"float16 changes .* set student\.targets\.encoding"):
+        distill(half, tmp_path / "b", teacher=teacher)
+
+
+def test_an_estimate_and_no_new_head(cli, path, teacher, tmp_path):
+    code, text, err = cli(
+        "estimate", path, "--teacher", str(teacher), "--seconds", "0.2", "--json"
+    )  # fmt: skip
+    assert code == 0, err
+    rows = [row["mode"] for row in json.loads(text)["modes"]]
+    assert "regulated" in rows
+    assert "ceiling 0.9" not in rows
+    code, _, err = cli("ledger", "make", path, "--teacher", str(teacher), "--out", str(tmp_path))
+    assert code == 2
+    assert "a new head is trained on classes, and teacher.objective learns regression" in err
+
+
+def test_its_card_says_what_it_does(trained, tmp_path):
+    push_run(trained, "me/homes", out=tmp_path / "card")
+    text = (tmp_path / "card" / "README.md").read_text()
+    assert "pipeline_tag: tabular-regression" in text
+    assert "values = model.outputs(table)" in text
+    (tmp_path / "x.csv").write_text("size,kind\n1.5,flat\n2,house\n")
+    assert load(tmp_path / "card").outputs(read_table(tmp_path / "x.csv")).shape == (2, 1)
 
 
 def test_the_same_run_twice_and_again(cli, path, teacher, tmp_path):

@@ -116,7 +116,8 @@ class Trainee:
         training = replace(self.role.training, epochs=float(epochs), recalibrate_bn=0)
         objective = self.role.objective.build()
         if objective.needs_targets and part.targets is None:
-            objective = CrossEntropy()
+            alone = self.recipe.teacher.objective.build()
+            objective = CrossEntropy() if objective.learns == "one-class" else alone
         # What holds of a small part, such as a class without samples, is no news of the whole.
         with warnings.catch_warnings(action="ignore", category=FrugalKDWarning):
             return distill(

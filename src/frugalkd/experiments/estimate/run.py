@@ -21,6 +21,7 @@ from frugalkd.experiments.runs.from_recipe import STORE_SEED, make_data, make_mo
 from frugalkd.experiments.runs.targets import live_teacher
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.models.flops import flops_of_data
+from frugalkd.outputs import OUTPUTS
 from frugalkd.policies import Sampling, SelfRegulation
 from frugalkd.policies.modes import CEILING, MODES
 from frugalkd.policies.self_regulation import GAP
@@ -53,8 +54,8 @@ def estimate(
 
     Raises:
         SettingError: ``seconds`` is not positive and finite.
-        RecipeError: there are several teachers, or the student is its own; or a gate has a cost of
-            its own.
+        RecipeError: there are several teachers, or the student is its own; a gate has a cost of its
+            own; or the student learns embeddings.
         LedgerError, ModelError, DataError, RunFolderError: as a distillation would.
         UnsupportedData: the data have views, and no ``subset(ids)``.
     """
@@ -66,6 +67,11 @@ def estimate(
             "and student.targets.kind to stored or live"
         )
     student = recipe.student
+    if not (output := OUTPUTS[student.objective.build().learns]).labelled:
+        raise RecipeError(
+            f"an estimate trains miniatures of the teacher from labels, and {output.plural} have "
+            "none: run a short 'frugalkd compare' in its place"
+        )
     gates = (student.regulation, student.policy, recipe.teacher.policy)
     if any(getattr(each, "cost", None) is not None for each in gates):
         raise RecipeError(
@@ -137,8 +143,10 @@ class _Estimate:
                 "the rows are the modes"
             )
             gate = role.regulation
-        # A ceiling reads the probabilities of a teacher, at temperature 1.
-        self.truth = self.learns and role.targets.encoding in ("float16", "float32")
+        # A ceiling reads the probabilities of a teacher's classes, at temperature 1.
+        self.classes = OUTPUTS[role.objective.build().learns].by_top_class
+        exact = role.targets.encoding in ("float16", "float32")
+        self.truth = self.learns and self.classes and exact
         return gate if self.truth else replace(gate, ceiling=None)
 
     def run(self, seconds: float, say: Callable[[str], None]) -> dict[str, Any]:
@@ -190,7 +198,7 @@ class _Estimate:
         kinds = ("live", "stored") if storable else (kind,)
         rows = [row_of("vanilla", model.EVERYTHING, each) for each in kinds]
         rows += [row_of(name, shares[name], kind) for name in MODES if name != "vanilla"]
-        if storable:
+        if storable and self.classes:
             rows.append(row_of(f"ceiling {CEILING:g}", shares["ceiling"], "stored"))
         mode = "regulated" if role.mode in (None, "vanilla") else role.mode
         silent = pilot["small_rows"] > 0 and pilot["kept"] > NO_INFORMATION

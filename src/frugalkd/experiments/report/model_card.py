@@ -97,12 +97,6 @@ def _write_card(
     weights: Path,
     license: str | None,
 ) -> None:
-    texts, classes = loaded.texts is not None, loaded.output.by_top_class
-    task = None
-    if texts or loaded.preprocess is not None:
-        kind = "text" if texts else "image"
-        task = f"{kind}-classification" if classes else f"{kind}-feature-extraction"
-        task = "sentence-similarity" if texts and not classes else task
     data, fetched = _data(section(run.recipe, "data"))
     sections = {
         "": f"{in_a_terminal(run_headline(run))}. {_ABOUT}",
@@ -114,8 +108,21 @@ def _write_card(
         sections["The comparison that it is part of"] = _compared(comparison, run)
     hub.write_card(
         folder, repo_id, sections,
-        license=license, tags=[role_of(run)], pipeline_tag=task, datasets=fetched or None,
+        license=license, tags=[role_of(run)], pipeline_tag=_task(loaded), datasets=fetched or None,
     )  # fmt: skip
+
+
+def _task(loaded: Loaded) -> str | None:
+    """The hub's name for what the model does; None where it has none."""
+    given = {"text": loaded.texts, "image": loaded.preprocess, "tabular": loaded.columns}
+    of = next((name for name, part in given.items() if part is not None), None)
+    what = {
+        "one-class": f"{of}-classification",
+        "several-labels": f"{of}-classification",
+        "regression": "tabular-regression" if of == "tabular" else None,
+        "embeddings": "sentence-similarity" if of == "text" else f"{of}-feature-extraction",
+    }
+    return None if of is None else what[loaded.output.name]
 
 
 _ABOUT = "Trained with frugalkd, which distils a model with a fraction of the samples."
@@ -125,18 +132,19 @@ def _loading(repo_id: str, loaded: Loaded, weights: Path) -> str:
     path = loaded.card["model"].get("path")
     more = "" if path is None else f", imports=[{path!r}]"
     lines = ["import frugalkd", "", f'model = frugalkd.load("{repo_id}", download=True{more})']
-    inputs = "texts)"
+    inputs = "texts)" if loaded.columns is None else "table)  # of frugalkd.data.table.read_table"
     if loaded.preprocess is not None:
         shape = ", ".join(map(str, loaded.preprocess.shape))
         inputs = f"pictures)  # uint8 (N, {shape}), or PIL images"
-    if loaded.texts is None and loaded.preprocess is None:
+    if all(part is None for part in (loaded.texts, loaded.preprocess, loaded.columns)):
         lines.append("outputs = model.model(batch)  # prepared as its own data set does")
     elif loaded.output.by_top_class:
         lines.append(f"classes, probabilities = model.predict({inputs}")
         if loaded.classes:
             lines.append("names = [model.classes[each] for each in classes]")
     else:
-        lines.append(f"embeddings = model.outputs({inputs}")
+        names = {"embeddings": "embeddings", "several-labels": "probabilities"}
+        lines.append(f"{names.get(loaded.output.name, 'values')} = model.outputs({inputs}")
     code = hub.fenced(lines)
     if not saves_itself(loaded.model):
         return code

@@ -15,7 +15,7 @@ import numpy as np
 from frugalkd.data import Augmentation
 from frugalkd.data.class_names import class_names
 from frugalkd.data.probe import data_digest, names_of
-from frugalkd.errors import DataError, LedgerError
+from frugalkd.errors import DataError, LedgerError, SettingError
 from frugalkd.experiments.recipes.schema import Recipe
 from frugalkd.experiments.runs.folder import MADE, SCHEMA, recipe_of
 from frugalkd.experiments.runs.from_recipe import (
@@ -30,6 +30,7 @@ from frugalkd.files.opening import named
 from frugalkd.files.writing import make_folder, write_json
 from frugalkd.ledger.from_log import ledger_from_log
 from frugalkd.ledger.ledger import Ledger, ledger_file
+from frugalkd.outputs import OUTPUTS
 from frugalkd.policies import Sampling, SelfRegulation
 from frugalkd.runtime.devices import use_threads
 from frugalkd.runtime.imports import Allowed
@@ -88,12 +89,19 @@ def make_ledger(
     use_threads(recipe.threads)
     data = make_data(recipe, Augmentation(), STORE_SEED).train
     samples = len(data)  # pyright: ignore[reportArgumentType]
+    output = OUTPUTS[recipe.teacher.objective.build().learns]
+    if log is None and not output.by_top_class:
+        raise SettingError(
+            f"a new head is trained on classes, and teacher.objective learns {output.plural}: "
+            "train the teacher with 'frugalkd teach', or give --log"
+        )
     policy = recipe.teacher.policy.build()
     gate = policy if isinstance(policy, SelfRegulation) else SelfRegulation()
     made = "head" if log is None else "log"
     said: dict[str, Any] = {"schema": SCHEMA, "made": made}
     if log is not None:
-        ledger = ledger_from_log(log, samples, confidence=gate.confidence, labels=labels_of(data))
+        labels = labels_of(data, output) if output.by_top_class else None
+        ledger = ledger_from_log(log, samples, confidence=gate.confidence, labels=labels)
         ledger.about |= {"data": data_digest(data), "policy": f"confidence {gate.confidence}"}
         if names := class_names(data):
             ledger.about["classes"] = "\n".join(names)

@@ -129,7 +129,7 @@ class StoreCost(Record):
 
 
 class EncodingError(Record):
-    """1 - cosine of stored and computed embeddings."""
+    """1 - cosine of stored and computed embeddings; of values the difference over their spread."""
 
     mean: Number
     largest: Number
@@ -148,7 +148,9 @@ class TargetsNote(Record):
     weights: list[Number] | None = Field(None, description="of several teachers")
     of: dict[str, TargetsNote] | None = Field(None, description="the same for each of several")
     encoding: dict[str, Any] | None = Field(None, description="its name and settings")
-    encoding_error: EncodingError | None = Field(None, description="of int8, on 128 samples")
+    encoding_error: EncodingError | None = Field(
+        None, description="on 128 samples: of int8, and of values in float16"
+    )
     rows: Count | None = Field(None, description="stored, of samples x views")
     bytes: Count | None = Field(None, description="of the store on disk")
     features: list[str] = Field([], description="stored modules of the teacher")

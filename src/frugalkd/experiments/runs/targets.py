@@ -54,7 +54,7 @@ from frugalkd.teachers import (
     StoredTargets,
     Targets,
 )
-from frugalkd.teachers.encodings import Dense, Encoding, Int8, encoding_for
+from frugalkd.teachers.encodings import Dense, Encoding, Int8, Values, encoding_for
 from frugalkd.teachers.filling import FillOptions
 from frugalkd.teachers.live import HeadTeacher
 from frugalkd.teachers.several import mean_of
@@ -69,6 +69,8 @@ ONE = "teacher"
 """The name of a single teacher."""
 
 _COMPARED, _FEWEST_COMPARED = 128, 32
+_COARSE = 0.01
+"""Of their spread, by which float16 may change values without a warning."""
 
 
 @dataclass
@@ -141,16 +143,32 @@ def _run_on(live: ModelTeacher, data: Dataset, ids: Ids) -> torch.Tensor:
     return live.run(send_to_device(batch, device_of(live.teacher)))
 
 
-def _encoding_error(source: TeacherSource, data: Dataset) -> dict[str, Any]:
-    """What int8 changes: 1 - cosine of stored and computed embeddings, of some of the samples."""
+def _encoding_error(source: TeacherSource, data: Dataset, output: str) -> dict[str, Any]:
+    """What an encoding changes, of some of the samples: 1 - cosine of stored and computed
+    embeddings in int8; of values in float16 the difference over their spread, with a warning."""
     store = getattr(source.opened, "store", None)
-    if source.live is None or store is None or not isinstance(store.header.encoding, Int8):
+    kinds = {"embeddings": Int8, "regression": Values}
+    if source.live is None or store is None or output not in kinds:
+        return {}
+    if not isinstance(store.header.encoding, kinds[output]):
         return {}
     ids = np.arange(store.header.samples)
     ids = ids[store.present(ids, np.zeros_like(ids))]
     ids = ids[np.unique(np.linspace(0, len(ids) - 1, _COMPARED).astype(np.int64))]
     stored = torch.from_numpy(store.read(ids, np.zeros_like(ids)))
-    apart = 1 - torch.cosine_similarity(stored, _run_on(source.live, data, ids).cpu(), dim=1)
+    computed = _run_on(source.live, data, ids).float().cpu()
+    if output == "embeddings":
+        apart = 1 - torch.cosine_similarity(stored, computed, dim=1)
+    else:
+        spread = computed.std(dim=0, correction=0).clamp(min=torch.finfo(torch.float32).tiny)
+        apart = ((stored - computed).abs() / spread).mean(dim=1)
+        if apart.max() > _COARSE:
+            warnings.warn(
+                f"float16 changes the teacher's values by up to {apart.max():.2g} of their spread: "
+                "set student.targets.encoding to float32",
+                FrugalKDWarning,
+                stacklevel=2,
+            )
     return {"encoding_error": {"mean": float(apart.mean()), "largest": float(apart.max())}}
 
 
@@ -417,7 +435,7 @@ class TeacherPool(ExitStack):
             teachers[name] = {key: made.get(key) for key in ("digest", "evaluation")}
             targets[name] = {
                 **_describe(source, queries[name]),
-                **_encoding_error(source, self._run_data.train),
+                **_encoding_error(source, self._run_data.train, run.output),
             }
         meters.teacher_queries = sum(queries.values())
         if meters.queries_of:
