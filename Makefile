@@ -15,7 +15,7 @@ TOOLS := $(VENV)/.tools-installed
 # One thread per test worker: more threads would share the same cores, and results depend on the thread count.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: help setup demo test heavy check format-check lint types tables pages format bench gpu torture fuzz soak compare report clean
+.PHONY: help setup demo test heavy check format-check lint types types-newer tables pages site format bench gpu torture fuzz soak compare report clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -44,12 +44,18 @@ lint: $(TOOLS)
 types: $(TOOLS)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+types-newer: $(TOOLS) ## check the types of the package as newer versions of Python see them
+	for version in 3.12 3.13; do $(BIN)/pyright --pythonpath $(BIN)/python --pythonversion $$version src || exit 1; done
+
 tables: $(PROJECT) ## check that the tables of BENCHMARKS.md match benchmarks/results and that the generated pages match the code
 	$(BIN)/python -m benchmarks.write --check
 	$(BIN)/python docs/write.py --check
 
 pages: $(PROJECT) ## write the pages of docs/ that are generated from the code
 	$(BIN)/python docs/write.py
+
+site: $(TOOLS) ## build the documentation site, which needs no network: site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: $(TOOLS) ## format the code and apply the linter's safe fixes
 	$(BIN)/ruff format .
@@ -79,7 +85,7 @@ report: $(PROJECT) ## write a page for each committed comparison: runs/report
 	  $(BIN)/frugalkd report $$file --data --out runs/report/$$(basename $$file .json).html; done
 
 clean: ## remove the environment and the caches, and keep runs/
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .hypothesis
 
 $(PROJECT): pyproject.toml requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

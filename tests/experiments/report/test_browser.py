@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 
 import pytest
 from made_up import make_arm, make_comparison
 from test_hostile import hostile
 
+from browsing import axe_finds, browser
 from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.report import collect, make_page
 from frugalkd.experiments.runs.audit import read_decisions
@@ -27,6 +27,8 @@ pytestmark = pytest.mark.heavy
 
 playwright = pytest.importorskip("playwright.sync_api")
 
+__all__ = ["browser"]  # a fixture
+
 STRANGE = "test_gallery:strange"
 
 SIZES = [1280, 390]
@@ -34,24 +36,6 @@ THEMES = ["light", "dark"]
 
 
 NOISY = {"data.train_size": 200, "data.noise": {"rate": 0.3}, "teacher.training.epochs": 4}
-
-
-def missing(reason: str) -> None:
-    if os.environ.get("CI"):
-        pytest.fail(f"{reason}; CI must have it")
-    pytest.skip(reason)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        missing("there is no chromium (apt-get install chromium)")
-    with playwright.sync_playwright() as driver:
-        # Root, as in containers, has no sandbox.
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -320,14 +304,3 @@ def test_axe_finds_nothing_serious(opened, pages, name, width, theme):
     for details in page.locator("details").all():
         details.evaluate("it => { it.open = true }")
     assert axe_finds(page) == []
-
-
-def axe_finds(page) -> list[str]:
-    """What axe-core calls serious or critical in a page whose policy is bypassed."""
-    axe = os.environ.get("FRUGALKD_AXE")
-    if not axe:
-        missing("FRUGALKD_AXE names no axe.min.js (npm install axe-core)")
-    page.evaluate(Path(axe or "").read_text(encoding="utf-8"))
-    found = page.evaluate("axe.run()")
-    assert found["passes"]
-    return [v["id"] for v in found["violations"] if v["impact"] in ("serious", "critical")]
