@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -53,13 +54,32 @@ def test_it_is_small_and_has_what_is_needed(wheel):
     assert ours == {name for name in names if name.startswith("frugalkd/")}
 
 
-def test_it_runs_in_an_environment_of_its_own(wheel, tmp_path):
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory) -> Path:
+    """The programs of an environment with nothing but the wheel."""
+    folder = tmp_path_factory.mktemp("v")
+    venv.create(folder, with_pip=True)
+    words = ["pip", "install", "--quiet", "--no-deps", "--no-index", str(wheel)]
+    run(str(folder / "bin" / "python"), "-m", *words)
+    return folder / "bin"
+
+
+def test_it_runs_in_an_environment_of_its_own(installed):
     """Its dependencies are read from this one."""
-    venv.create(tmp_path / "v", with_pip=True)
-    python = str(tmp_path / "v" / "bin" / "python")
-    run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", str(wheel))
-    said = run(python, "-c", SCRIPT, PYTHONPATH=sysconfig.get_path("purelib"))
-    assert "teacher:" in said
-    command = str(tmp_path / "v" / "bin" / "frugalkd")
-    version = run(command, "--version", PYTHONPATH=sysconfig.get_path("purelib"))
+    here = sysconfig.get_path("purelib")
+    assert "teacher:" in run(str(installed / "python"), "-c", SCRIPT, PYTHONPATH=here)
+    version = run(str(installed / "frugalkd"), "--version", PYTHONPATH=here)
     assert version.startswith("frugalkd ")
+
+
+def test_the_types_of_a_users_script_are_checked(installed, tmp_path):
+    script = tmp_path / "mine.py"
+    right, wrong = "frugalkd.Training(epochs=3)", "frugalkd.Training(epochs='3')"
+    script.write_text(f"import frugalkd\n\n{right}\n{wrong}\n")
+    words = ["--pythonpath", str(installed / "python"), "--outputjson", str(script)]
+    done = subprocess.run(
+        [sys.executable, "-m", "pyright", *words], cwd=tmp_path, capture_output=True, text=True
+    )
+    [found] = json.loads(done.stdout)["generalDiagnostics"]
+    assert found["rule"] == "reportArgumentType"
+    assert found["range"]["start"]["line"] == 3
