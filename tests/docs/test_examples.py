@@ -31,7 +31,8 @@ def test_lines_are_counted_on_the_longer_side():
 
 
 def test_there_are_examples():
-    assert TRAINERS == ["accelerate", "lightning", "loop", "sentence_transformers", "transformers"]
+    names = ["accelerate", "lightning", "loop", "sentence_transformers", "transformers", "trl"]
+    assert names == TRAINERS
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
@@ -61,6 +62,10 @@ def test_an_example_runs(trainer, kind, require_data, tmp_path):
         assert found is not None
         assert float(found[1]) > 50
         assert ("saving 50%" in done.stdout) is (kind == "frugal")
+        return
+    if trainer == "trl":
+        large, small = map(float, re.findall(r"perplexity ([\d.]+)", done.stdout))
+        assert large < small < 500, "2,000 words"
         return
     accuracy = [float(found) for found in re.findall(r"accuracy ([\d.]+)%", done.stdout)]
     assert len(accuracy) == 2

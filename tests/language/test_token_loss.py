@@ -23,6 +23,7 @@ from frugalkd.objectives import (
     DKD,
     KD,
     CrossEntropy,
+    EmbedDistill,
     FitNets,
     JensenShannon,
     Objective,
@@ -242,6 +243,7 @@ def test_as_many_weights_as_rows_are_needed(corpus, live, student):
         (DIST(), "live", "depends on features or on other tokens"),
         (FitNets("a", "b"), "live", "depends on features"),
         (WeightedSum((KD(1.0), DIST())), "live", "depends on features"),
+        (EmbedDistill(), "live", "EmbedDistill learns embeddings, and a token is a class"),
     ],
     ids=str,
 )

@@ -51,7 +51,8 @@ def is_batch_indexed(dataset: object) -> bool:
     With ``row_bytes``, the bytes of a row of a batch, it promises that a row does not depend on its
     batch (no padding to the longest, no draws); several batches are then read at once. Where a
     batch is padded to its longest row, ``join(batches)`` makes one of several, and ``lengths``,
-    integers (N,), are those of the samples (see :func:`bucketed`).
+    integers (N,), are those of the samples (see :func:`bucketed`). Of samples that are sequences of
+    tokens, ``row_counts(ids)``, int64 (B,), says how many tokens of each are learned.
     """
     return _second_parameter(dataset, "batch") == ["views"]
 

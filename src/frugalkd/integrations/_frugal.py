@@ -45,8 +45,9 @@ class Frugal:
         sampling: Sampling | None,
         objective: Objective | None,
         cost: float | None,
+        dataset: object = None,
     ) -> None:
-        self.sampling = learned(sampling, objective).at_cost(cost)
+        self.sampling = learned(sampling, objective, dataset).at_cost(cost)
         self.policy = self.sampling.chosen_policy
         self.objective, self._store = objective, store
 

@@ -35,10 +35,10 @@ except ImportError as error:
         "this integration needs transformers: pip install 'frugalkd[transformers]'"
     ) from error
 
-from frugalkd.data.batches import call, checked_labels, inputs_of, run_model, split
+from frugalkd.data.batches import call, checked_labels, inputs_of, split
 from frugalkd.data.source import check_map_style
 from frugalkd.data.text import check_vocabulary, from_transformers, vocabulary_of
-from frugalkd.distributed.ranks import world_here
+from frugalkd.distributed.ranks import Ranks, world_here
 from frugalkd.errors import (
     ModelError,
     RunFolderError,
@@ -58,6 +58,12 @@ from frugalkd.integrations._frugal import (
     full_epoch,
     torchs_start_method,
 )
+from frugalkd.language.corpus import Corpus, tokenize_corpus
+from frugalkd.language.criterion import TokenCriterion, check_held_out_corpus, token_targets
+from frugalkd.language.encodings import HeadAndTail
+from frugalkd.language.loss import check_token_objective
+from frugalkd.language.models import CausalModel, load_causal
+from frugalkd.language.targets import LiveTokens, StoredTokens
 from frugalkd.models.origin import origin_of
 from frugalkd.models.saved import CARD, Loaded, load
 from frugalkd.objectives import (
@@ -75,11 +81,12 @@ from frugalkd.outputs import ONE_CLASS, OUTPUTS, Output
 from frugalkd.policies import Sampling
 from frugalkd.policies.modes import OutputName
 from frugalkd.selection import Batch, DataLoading, Selection
-from frugalkd.selection.checks import check_task, read_first
+from frugalkd.selection.checks import CAUSAL, check_task, read_first, task_of
 from frugalkd.selection.finite import bad_gradients
 from frugalkd.selection.inputs import weights_of
 from frugalkd.selection.rows import batches_of
 from frugalkd.teachers import Targets
+from frugalkd.teachers.filling import FillOptions
 from frugalkd.training.api import new_selection
 
 if TYPE_CHECKING:
@@ -122,6 +129,12 @@ class FrugalMixin(Frugal, _Trainer):
     plan, and all take as many steps; the ledger is that of all of them, and the first one writes
     it. DDP and FSDP2 are Accelerate's.
 
+    A :class:`~frugalkd.language.Corpus` as ``train_dataset`` is for causal language models
+    (docs/language.md): blocks are the samples, all of them are used, and the loss is that of the
+    learned tokens of a step, always by an objective (default ``KD(temperature=1.0)``, or
+    cross-entropy). ``teacher`` is then a causal language model, its name, or targets of the corpus,
+    and ``store`` is filled before the first step.
+
     Args:
         teacher: a model, a folder or hub name of a classifier, a folder that ``frugalkd teach``
             made, or targets; None: no distillation.
@@ -145,7 +158,8 @@ class FrugalMixin(Frugal, _Trainer):
         SelectionMisuse: a policy with ``when: now``; DataParallel, DeepSpeed, FSDP on CPUs, and
             what else :func:`check_devices` refuses; or the trainer's own sampler.
         LedgerError, TargetsError, ModelError, UnknownName: as :func:`frugalkd.distill`.
-        SettingError: ``label_smoothing_factor`` together with an objective of your own.
+        SettingError: ``label_smoothing_factor`` together with an objective of your own, or an
+            objective that is not of single tokens, with a corpus.
         RankError: several processes that differ in data, settings, weights or checkpoint, or that
             have too few samples for a step; or ``store`` with several processes.
         RunFolderError: the checkpoint to resume from is of another training, or of a plain one.
@@ -165,15 +179,19 @@ class FrugalMixin(Frugal, _Trainer):
         objective: Objective | None = None,
         **kwargs: Any,
     ):
-        self._take_settings(store, sampling, objective, cost)
+        if kwargs.get("train_dataset") is not None:
+            check_map_style(kwargs["train_dataset"])
+        super().__init__(*args, **kwargs)
+        self._make_corpora()
+        collator = kwargs.get("data_collator")
+        if self._corpus is not None and collator not in (None, self._corpus.collate):
+            raise SelectionMisuse("a Corpus makes its batches itself: leave data_collator out")
+        self._take_settings(store, sampling, objective, cost, self.train_dataset)
         if self.policy.when == "now" and self.own_loss:
             raise SelectionMisuse(
                 "when: now decides between reading a batch and training on it, within a step that "
                 "your own Trainer may have changed: use when: last-visit, or FrugalTrainer"
             )
-        if kwargs.get("train_dataset") is not None:
-            check_map_style(kwargs["train_dataset"])
-        super().__init__(*args, **kwargs)
         self._check_arguments()
         names = self.args.label_names or ["labels"]
         self._label = "labels" if "labels" in names else names[0]
@@ -182,14 +200,20 @@ class FrugalMixin(Frugal, _Trainer):
             None if self._label == "labels" else partial(labels_in, name=self._label, output=output)
         )
         model: Any = self.model
-        if isinstance(teacher, str | PathLike):
+        corpus, tokenizer = self._corpus, None
+        if isinstance(teacher, str | PathLike) and corpus is not None:
+            teacher, tokenizer = load_causal(path_of(teacher))
+        elif isinstance(teacher, str | PathLike):
             reads = self.processing_class or getattr(self.data_collator, "tokenizer", None)
             teacher = teacher_from(teacher, model, reads, output)
         if isinstance(teacher, nn.Module):
             teacher.to(self.args.device)
-        if objective is None and not (teacher is None and self.own_loss):
+        if objective is None and not (teacher is None and self.own_loss and corpus is None):
             self.objective = self._default_objective(teacher)
-        self._take_teacher(teacher, model)
+        if corpus is None:
+            self._take_teacher(teacher, model)
+        else:
+            self._take_token_teacher(teacher, tokenizer, corpus)
         self._check_loss(objective)
         self.criterion = self._criterion()
         self._batch: Batch | None = None
@@ -197,15 +221,74 @@ class FrugalMixin(Frugal, _Trainer):
         self._limits: tuple[float, int] | None = None  # epochs and steps as given, in a training
         self.add_callback(_Progress(self))
 
+    @property
+    def _corpus(self) -> Corpus | None:
+        """What a language model is trained on."""
+        data: Any = self.train_dataset
+        return data if isinstance(data, Corpus) else None
+
+    def _make_corpora(self) -> None:
+        """Of tables with a column ``input_ids``, as TRL's SFTTrainer makes them, for a language
+        model: corpora beside the checkpoints."""
+        model: Any = self.model
+        if model is None or task_of(model) != CAUSAL:
+            return
+        held_out = self.eval_dataset
+        self.train_dataset = self._as_corpus(self.train_dataset, "train")
+        if isinstance(held_out, dict):
+            self.eval_dataset = {name: self._as_corpus(held_out[name], name) for name in held_out}
+        else:
+            self.eval_dataset = self._as_corpus(held_out, "eval")
+
+    def _as_corpus(self, data: Any, name: str) -> Any:
+        columns = getattr(data, "column_names", None)
+        if not isinstance(columns, list) or "input_ids" not in columns:
+            return data
+        if "seq_lengths" in columns:
+            raise UnsupportedData(
+                "rows of this data set hold several documents each: leave packing out, or pack "
+                "them by frugalkd.language.tokenize_corpus, and give the Corpus"
+            )
+        if self.processing_class is None:
+            raise UnsupportedData("the tokenizer of input_ids is not known: pass processing_class=")
+        config = getattr(self.model, "config", None)
+        longest = getattr(config, "max_position_embeddings", None) or 1 << 20
+        folder = Path(self.args.output_dir or ".") / f"corpus-{name}"
+        return tokenize_corpus(
+            data, self.processing_class, folder, length=longest, packing="padded"
+        )
+
+    def _take_token_teacher(self, teacher: Any, tokenizer: Any, corpus: Corpus) -> None:
+        """As :meth:`_take_teacher`, for a language model."""
+        model: Any = self.model
+        objective, kept = self.objective, None
+        assert objective is not None, "the default one"
+        precision = "bf16" if self.args.bf16 else "fp32"
+        self.teacher = token_targets(teacher, corpus, tokenizer, student=model, precision=precision)
+        if self._store is not None:
+            if not isinstance(self.teacher, LiveTokens):
+                raise SettingError("store keeps the outputs of a teacher that runs: give teacher=")
+            kept = HeadAndTail()
+        check_token_objective(objective, kept or self.teacher)
+        # The student's tokenizer, where the trainer knows it.
+        CausalModel(model, corpus.vocabulary).check(corpus, self.processing_class)
+
     def _default_objective(self, teacher: object) -> Objective:
         smoothing = self.args.label_smoothing_factor
         return default_objective(teacher, smoothing, self.sampling.output)
 
     def _criterion(self) -> Criterion | None:
-        return None if self.objective is None else Criterion(self.objective)
+        if self.objective is None:
+            return None
+        model: Any = self.model
+        if self._corpus is not None:
+            return TokenCriterion(self.objective, model, self._corpus)
+        return Criterion(self.objective)
 
     def _forward_of(self, model: nn.Module) -> Callable[[Any], Tensor]:
         """How to get a model's outputs for a batch, as the teacher's and in screening."""
+        if isinstance(self.criterion, TokenCriterion):
+            return partial(self.criterion.outcomes, partial(self._outputs, model))
         return forward_of(model, self._label)
 
     def _outputs(self, model: nn.Module, inputs: Any) -> Tensor:
@@ -217,12 +300,15 @@ class FrugalMixin(Frugal, _Trainer):
 
     def _check_arguments(self) -> None:
         model: Any = self.model
-        check_task(model)
+        if self._corpus is not None:
+            self._check_corpus(self._corpus)
+        else:
+            check_task(model)
         args, config = self.args, getattr(model, "config", None)
         kind = getattr(config, "problem_type", None)
         if kind is None and getattr(config, "num_labels", None) == 1:
             kind = "regression"
-        output = _OUTPUT_OF.get(kind)
+        output = None if self._corpus is not None else _OUTPUT_OF.get(kind)
         if output is not None:
             if self.objective is not None and self.objective.learns != output:
                 raise UnsupportedData(
@@ -240,6 +326,18 @@ class FrugalMixin(Frugal, _Trainer):
         if sampling != "random" or own:
             what = "_get_train_sampler" if own else f"train_sampling_strategy={sampling!r}"
             raise SelectionMisuse(f"the selection decides the order of samples: remove {what}")
+
+    def _check_corpus(self, corpus: Corpus) -> None:
+        """What a corpus does not go with is refused; its own batches are also the evaluation's."""
+        held_out, args = self.eval_dataset, self.args
+        for each in held_out.values() if isinstance(held_out, dict) else (held_out,):
+            check_held_out_corpus(each)
+        if args.torch_compile or self.is_fsdp_enabled:
+            raise SelectionMisuse(
+                "torch_compile and FSDP are not supported for language models: leave them out, and "
+                "start with torchrun (DDP) on several devices"
+            )
+        self.data_collator = corpus.collate
 
     def _check_loss(self, given: Objective | None) -> None:
         """Refuse settings of the trainer's own loss that an objective would ignore."""
@@ -276,6 +374,20 @@ class FrugalMixin(Frugal, _Trainer):
         )  # fmt: skip
         return self.planned
 
+    def _targets(
+        self, dataset: Any, forward: Callable[[Any], Tensor] | None = None
+    ) -> Targets | None:
+        """A store of tokens is filled before the first step: every block is used."""
+        self._filled = 0, 0
+        if self._store is None or not isinstance(self.teacher, LiveTokens):
+            return super()._targets(dataset, forward)
+        targets = self.teacher = StoredTokens.fill(
+            self.teacher, dataset, self._store, batch_size=self.args.eval_batch_size,
+            device=self.args.device, options=FillOptions(ranks=Ranks.here()),
+        )  # fmt: skip
+        self._filled, self._store = (targets.queries, targets.tokens), None
+        return targets
+
     def _full_epoch(self, rows: int, batch: int) -> int:
         args = self.args
         return full_epoch(
@@ -290,8 +402,10 @@ class FrugalMixin(Frugal, _Trainer):
         check_map_style(dataset)
         forward = self._forward_of(teacher) if isinstance(teacher, nn.Module) else None
         targets = self._targets(dataset, forward)
-        collate_fn = partial(as_dict, self._collator())
-        if targets is None and len(dataset):
+        if self._corpus is not None:  # of this model: model_init makes one for each training
+            self.criterion = self._criterion()
+        collate_fn = None if self._corpus is not None else partial(as_dict, self._collator())
+        if targets is None and len(dataset) and collate_fn is not None:
             first = read_first(dataset, np.arange(len(dataset)), torch.device("cpu"), collate_fn)
             if labels_in(first, self._label, OUTPUTS[self.sampling.output]) is None:
                 raise UnsupportedData(
@@ -308,7 +422,7 @@ class FrugalMixin(Frugal, _Trainer):
         start = getattr(args, "dataloader_multiprocessing_context", None)
         loading = DataLoading(
             collate_fn=collate_fn, labels=self._read_labels,
-            join=partial(join_padded, self.processing_class),
+            join=None if collate_fn is None else partial(join_padded, self.processing_class),
             num_workers=args.dataloader_num_workers, pin_memory=args.dataloader_pin_memory,
             multiprocessing_context=start or torchs_start_method(),
             drop_last=args.dataloader_drop_last, screen_batch=args.eval_batch_size,
@@ -323,20 +437,24 @@ class FrugalMixin(Frugal, _Trainer):
         )  # fmt: skip
         if self.criterion is not None:
             selection.attach(project=self.criterion.project)
+        selection.meters.teacher_queries += self._filled[0]
+        selection.meters.token_queries += self._filled[1]
         return selection
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[Any, Tensor | None]:
         """The batches of one optimiser step, each read once the one before was trained on, and
-        their rows."""
+        their rows, or learned tokens."""
         first = next(epoch_iterator, None)
         if first is None:
             return [], None
         planned, total = self.planned, self.state.max_steps
         at = planned.position(first, total, planned.accumulation)
         set_rates(self.lr_scheduler, at, planned.current[0].lr_factor)
-        rows = first.step_rows * (self.args.world_size if self._over_devices else 1)
+        rows = (first.step_tokens or first.step_rows) * (
+            self.args.world_size if self._over_devices else 1
+        )
         rows = torch.tensor(float(rows), device=device)
         return StepBatches(first, epoch_iterator, num_batches), rows
 
@@ -388,16 +506,15 @@ class FrugalMixin(Frugal, _Trainer):
                     "process has as many rows)"
                 )
         else:
-            logits = run_model(partial(self._outputs, model), inputs, batch.ids)
-            logits = self.criterion.project(logits)
-            losses = self.criterion(logits, labels, batch)
-            loss, outputs = losses, {"logits": logits}
+            forward = partial(self._outputs, model)
+            loss, logits, losses = self.criterion.learn(forward, inputs, labels, batch)
+            outputs = {"logits": logits}
         # The trainer divides by this a loss that does not know the step's other batches.
         batches = batches_of(batch.step_rows, self.planned.selection.batch_size)
         self.current_gradient_accumulation_steps = batches if losses is None else 1
-        if losses is not None:
+        if self.criterion is None and losses is not None:
             loss = batch.reduce(losses)
-        elif batch.weighted:
+        elif losses is None and batch.weighted:
             raise SelectionMisuse(
                 "compute_loss returns one number, and rows have weights: return one loss a row, or "
                 "pass objective="
@@ -446,6 +563,11 @@ class FrugalMixin(Frugal, _Trainer):
                 teacher_queries=counted.teacher_queries,
                 budget=selection.budget,
             )
+            if self._corpus is not None:
+                output.metrics.update(
+                    tokens_backpropagated=counted.tokens_backpropagated,
+                    token_queries=counted.token_queries,
+                )
             return output
         finally:
             _LOGGER.removeFilter(_no_empty_epoch)
@@ -476,7 +598,8 @@ class FrugalTrainer(FrugalMixin, transformers.Trainer):
     ```
 
     The objective is ``KD()`` with a teacher and cross-entropy without one; the arguments'
-    ``label_smoothing_factor`` applies to the cross-entropy of both. Everything else is as in
+    ``label_smoothing_factor`` applies to the cross-entropy of both. Causal language models learn
+    from a corpus. Everything else is as in
     :class:`FrugalMixin`.
     """
 
@@ -622,9 +745,10 @@ class StepBatches:
 def default_objective(
     teacher: object, smoothing: float, output: OutputName = "one-class"
 ) -> Objective:
-    """``KD()`` where there is a teacher, else cross-entropy, with labels smoothed by as much; or
-    what takes their place in another kind of output. Raises SettingError."""
-    if output != "one-class":
+    """``KD()`` where there is a teacher (of tokens at temperature 1), else cross-entropy, with
+    labels smoothed by as much; or what takes their place in another kind of output. Raises
+    SettingError."""
+    if output not in ("one-class", "tokens"):
         if smoothing:
             raise SettingError(
                 f"label_smoothing_factor={smoothing:g} is for one class a sample, and the model "
@@ -633,7 +757,7 @@ def default_objective(
         return _DEFAULTS[output][teacher is not None]()
     if teacher is None:
         return CrossEntropy(smoothing)
-    kd = KD()
+    kd = KD(temperature=1.0) if output == "tokens" else KD()
     if not smoothing:
         return kd
     terms = (KD(kd.temperature, alpha=1.0), CrossEntropy(smoothing))

@@ -3,6 +3,7 @@ loss a token."""
 
 from frugalkd.language.corpus import Corpus, tokenize_corpus
 from frugalkd.language.encodings import HeadAndTail, SampledTokens, TokenEncoding, TopTokens
+from frugalkd.language.evaluation import measure_tokens
 from frugalkd.language.loss import TokenLoss, check_token_objective, token_loss
 from frugalkd.language.models import CausalModel, check_tokenizers, cut_layers, load_causal
 from frugalkd.language.targets import LiveTokens, StoredTokens
@@ -22,6 +23,7 @@ __all__ = [
     "check_tokenizers",
     "cut_layers",
     "load_causal",
+    "measure_tokens",
     "tiny_model",
     "tiny_splits",
     "tiny_tokenizer",

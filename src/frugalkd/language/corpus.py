@@ -26,7 +26,8 @@ from frugalkd.files.lock import FILE as LOCK
 from frugalkd.files.lock import Lock
 from frugalkd.files.opening import list_folder, named, open_file, open_new
 from frugalkd.files.writing import make_folder, sweep, sync_folder, write_at, writing
-from frugalkd.language.documents import IGNORED, Document, Renderer, read_rows, tokenizer_digest
+from frugalkd.language.documents import Document, Renderer, read_rows, tokenizer_digest
+from frugalkd.outputs.tokens import IGNORED
 from frugalkd.policies.policy import Ids
 from frugalkd.runtime import draws
 from frugalkd.runtime.settings import check_bounds, check_integer, check_types
@@ -122,6 +123,10 @@ class Corpus(Dataset[TokenBatch]):
             return torch.cat([batch[name], more], dim=1)
 
         return {name: torch.cat([wide(b, name) for b in batches]) for name in batches[0]}
+
+    def collate(self, rows: Sequence[TokenBatch]) -> TokenBatch:
+        """What items of this corpus, or of another one of its tokenizer, are as a batch."""
+        return self.join([{name: part[None] for name, part in row.items()} for row in rows])
 
     def rows_of(self, ids: Any) -> Ids:
         """int64 (rows,), the numbers of the rows of the blocks ``ids``, block by block: those of

@@ -26,10 +26,8 @@ from frugalkd.data.text import vocabulary_of
 from frugalkd.errors import DataError, FrugalKDError
 from frugalkd.files import StrPath
 from frugalkd.files.parsing import one_line, parse_json
+from frugalkd.outputs.tokens import IGNORED
 from frugalkd.runtime.failures import blame
-
-IGNORED = -100
-"""The label of a position without a loss."""
 
 _AT_ONCE = 256
 _FILES = (".txt", ".jsonl")

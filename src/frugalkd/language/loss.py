@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from frugalkd.data.batches import form
 from frugalkd.errors import ObjectiveError, SettingError, TargetsError
+from frugalkd.language.encodings import TokenEncoding
 from frugalkd.language.models import CausalModel
 from frugalkd.language.targets import Rows
 from frugalkd.objectives import FeatureObjective, Objective
@@ -32,7 +33,7 @@ class TokenLoss(NamedTuple):
     losses: Tensor
 
 
-def check_token_objective(objective: Objective, targets: Targets | None) -> None:
+def check_token_objective(objective: Objective, targets: Targets | TokenEncoding | None) -> None:
     """Refuse an objective that is not defined for tokens one by one, or that reads more of the
     teacher than ``targets`` keep, or at another temperature. Raises SettingError, TargetsError."""
     name = type(objective).__name__
@@ -40,6 +41,11 @@ def check_token_objective(objective: Objective, targets: Targets | None) -> None
         raise SettingError(
             f"the loss of a token under {name} depends on features or on other tokens: give an "
             "objective of single rows, such as KD or JensenShannon"
+        )
+    if objective.learns != "one-class":
+        raise SettingError(
+            f"{name} learns {objective.learns}, and a token is a class: give KD, JensenShannon or "
+            "CrossEntropy"
         )
     if not objective.needs_targets:
         return

@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 import inspect
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -19,8 +19,9 @@ from frugalkd.data.text import check_vocabulary, from_transformers, vocabulary_o
 from frugalkd.errors import ModelError, SettingError, TargetsError
 from frugalkd.files.parsing import one_line
 from frugalkd.language.corpus import Corpus
-from frugalkd.language.documents import IGNORED, tokenizer_digest
+from frugalkd.language.documents import tokenizer_digest
 from frugalkd.models.identity import inference_mode
+from frugalkd.outputs.tokens import IGNORED
 from frugalkd.runtime.devices import device_of
 from frugalkd.runtime.imports import inside_package, require_extra
 from frugalkd.runtime.settings import check_types
@@ -151,12 +152,18 @@ class CausalModel:
         self.model, self.vocabulary = model, vocabulary
         self._base, self.head = base, head
         """The linear layer after the last hidden state."""
+        self._options: dict[str, Any] = {"use_cache": False}
+        if "logits_to_keep" in inspect.signature(inner.forward).parameters:
+            self._options["logits_to_keep"] = 1
         self._check()
 
-    def states(self, data: Mapping[str, Tensor]) -> Tensor:
+    def states(
+        self, data: Mapping[str, Tensor], forward: Callable[[dict[str, Any]], Any] | None = None
+    ) -> Tensor:
         """The last hidden states (rows, width) that predict the rows of a batch of a corpus: those
-        before ``labels != -100``, in their order."""
-        return self._hidden(data)[:, :-1][data["labels"][:, 1:] != IGNORED]
+        before ``labels != -100``, in their order. ``forward`` runs the complete model by its
+        inputs, wrapped as it may be (DDP, autocast); its logits, of one position, are not used."""
+        return self._hidden(data, forward)[:, :-1][data["labels"][:, 1:] != IGNORED]
 
     def exact_states(self, data: Mapping[str, Tensor]) -> Tensor:
         """:meth:`states` without gradients, in float32: the final norm reads what the last layer
@@ -225,9 +232,21 @@ class CausalModel:
                 "with it, or train both models with one tokenizer"
             )
 
-    def _hidden(self, data: Mapping[str, Tensor]) -> Tensor:
+    def _hidden(
+        self, data: Mapping[str, Tensor], forward: Callable[[dict[str, Any]], Any] | None = None
+    ) -> Tensor:
         inputs = {name: data[name] for name in _INPUTS}
-        return self._base(**inputs, use_cache=False).last_hidden_state
+        if forward is None:
+            return self._base(**inputs, use_cache=False).last_hidden_state
+        taken: list[Tensor] = []
+        hook = self._base.register_forward_hook(
+            lambda module, given, output: taken.append(output.last_hidden_state)
+        )
+        try:
+            forward({**inputs, **self._options})
+        finally:
+            hook.remove()
+        return taken[-1]
 
     def _check(self) -> None:
         """Raises ModelError where the two parts are not the model, or documents are mixed."""

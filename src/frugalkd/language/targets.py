@@ -80,12 +80,13 @@ class _Tokens(Targets):
     def __init__(self, corpus: Corpus):
         check_types(corpus=(corpus, Corpus))
         self.corpus = corpus
-        self.queries = 0
-        self.tokens = 0
-        """Rows that have gone through the teacher so far."""
+        self.queries = self.tokens = 0
 
     def classes(self, data: Any) -> int:
         return self.corpus.vocabulary
+
+    def check_fetched(self, found: Any, rows: int) -> None:
+        """Each row of a block has its own."""
 
     def check(self, dataset: Dataset) -> None:
         if not isinstance(dataset, Corpus) or dataset.digest() != self.corpus.digest():

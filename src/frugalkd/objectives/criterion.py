@@ -34,6 +34,15 @@ class Bound(NamedTuple):
     shapes: Shapes
 
 
+class Learned(NamedTuple):
+    """What a training step has of a batch: ``loss`` with its gradient, and, for ``batch.observe``,
+    ``outputs`` (rows, classes) and ``losses`` (rows,), unweighted."""
+
+    loss: Tensor
+    outputs: Tensor
+    losses: Tensor
+
+
 class Criterion:
     """An objective for the batches of one training; :func:`bind` makes one for an objective that
     reads features. It is a context: within it the student's features of a forward pass with
@@ -70,6 +79,15 @@ class Criterion:
         """The student's outputs at the teacher's width, where there is a ``projection``, else
         themselves: for the call, for ``batch.observe`` and for ``Selection.attach``."""
         return outputs if self.projection is None else self.projection(numerics.full(outputs))
+
+    def learn(
+        self, forward: Callable[[Any], Tensor], data: Any, labels: Tensor, batch: Batch
+    ) -> Learned:
+        """The loss of a batch with ``labels``, whose ``data`` go through ``forward`` with
+        gradients. Raises ModelError where that fails, and as the call."""
+        outputs = self.project(run_model(forward, data, batch.ids))
+        losses = self(outputs, labels, batch)
+        return Learned(batch.reduce(losses), outputs, losses)
 
     def __call__(self, logits: Tensor, labels: Tensor, batch: Batch) -> Tensor:
         """One loss per sample, unweighted, of the selection's batch whose forward pass came last,

@@ -5,9 +5,10 @@ from frugalkd.outputs.one_class import OneClass
 from frugalkd.outputs.output import Output
 from frugalkd.outputs.regression import Regression
 from frugalkd.outputs.several_labels import SeveralLabels
+from frugalkd.outputs.tokens import Tokens
 
 OUTPUTS: dict[str, Output] = {
-    kind.name: kind for kind in (OneClass(), SeveralLabels(), Regression(), Embeddings())
+    kind.name: kind for kind in (OneClass(), SeveralLabels(), Regression(), Embeddings(), Tokens())
 }
 
 ONE_CLASS = OUTPUTS[OneClass.name]
@@ -20,4 +21,5 @@ __all__ = [
     "Output",
     "Regression",
     "SeveralLabels",
+    "Tokens",
 ]

@@ -28,7 +28,7 @@ PROBE = 0.02
 
 ModeName = Literal["vanilla", "significance", "regulated", "hybrid"]
 
-OutputName = Literal["one-class", "several-labels", "regression", "embeddings"]
+OutputName = Literal["one-class", "several-labels", "regression", "embeddings", "tokens"]
 """Kinds of output: the keys of :data:`frugalkd.outputs.OUTPUTS`."""
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, fields
 
 import torch
 
+_TOKENS = ("tokens_backpropagated", "tokens_forwarded", "token_queries")
+
 
 @dataclass
 class Meters:
@@ -20,6 +22,8 @@ class Meters:
         student_forwards: rows through the trained model, screening passes and the first pass of
             gate-now included. A teacher's own training counts here too: it is the trained model.
         teacher_queries: rows through the teacher, filling a store included.
+        tokens_backpropagated, tokens_forwarded, token_queries: of language models, the learned
+            tokens of these rows: a prompt's and padding are none.
         queries_of: the same of each, where there are several teachers, by name.
         flops: floating point operations, by what they were for (see :mod:`frugalkd.models.flops`).
         wall_seconds: the whole training, evaluation apart.
@@ -30,6 +34,9 @@ class Meters:
     samples_backpropagated: int = 0
     student_forwards: int = 0
     teacher_queries: int = 0
+    tokens_backpropagated: int = 0
+    tokens_forwarded: int = 0
+    token_queries: int = 0
     queries_of: dict[str, int] = field(default_factory=dict)
     flops: dict[str, float] = field(default_factory=dict)
     wall_seconds: float = 0.0
@@ -92,8 +99,9 @@ class Meters:
     def summary(self) -> dict:
         """All meters as plain values, phases completed by ``other``, memory read now."""
         said = self._values()
-        if not self.queries_of:
-            del said["queries_of"]
+        for name in ("queries_of", *_TOKENS):  # what most trainings do not have
+            if not said[name]:
+                del said[name]
         said["phases"]["other"] = max(0.0, self.wall_seconds - sum(self.phases.values()))
         return {**said, "peak_memory_bytes": peak_memory_bytes()}
 

@@ -36,6 +36,7 @@ class Batch:
         index: how many batches of the epoch came before.
         begins_step, ends_step: whether it is the first, and the last, batch of an optimiser step.
         step_rows: rows of that step, of this rank.
+        step_tokens: learned tokens of that step, the mean of the ranks; 0 where data are of none.
         forced: bool numpy (rows,), rows that were not the gate's choice.
         observed: :meth:`observe` was called.
     """
@@ -51,6 +52,7 @@ class Batch:
         observer: Observer,
         *,
         step_rows: int | None = None,
+        step_tokens: float = 0.0,
         begins_step: bool = True,
         ends_step: bool = True,
     ):
@@ -59,6 +61,7 @@ class Batch:
         self.progress, self.progress_after = progress
         self.index, self.forced, self.observed = index, forced, False
         self.step_rows = len(self.ids) if step_rows is None else step_rows
+        self.step_tokens = step_tokens
         self.begins_step, self.ends_step = begins_step, ends_step
         self._weights, self._reader, self._observer = weights, reader, observer
 
@@ -327,7 +330,7 @@ class Epoch:
                 keep = self._read
         plan = ranks.part_of(self._plan.where(slice(self._read, keep)), rows)
         forced = np.zeros(len(plan.ids), dtype=bool) if plan.forced is None else plan.forced
-        end = 0
+        end, tokens = 0, 0.0
         for found in context.reader.read(plan.ids, rows, targets=True, join_last=True):
             start, end = end, end + len(found.ids)
             before, self._read = self._read, self._read + len(found.ids) * ranks.world
@@ -337,7 +340,13 @@ class Epoch:
             if batches_of(step, rows) > together:
                 step = together * rows
             ends = number == together - 1 or end == len(plan.ids)
-            place = {"step_rows": step, "begins_step": number == 0, "ends_step": ends}
+            if number == 0:
+                all_of_step = self._plan.ids[before : before + step * ranks.world]
+                tokens = context.reader.tokens(all_of_step) / ranks.world
+            place = {
+                "step_rows": step, "step_tokens": tokens, "begins_step": number == 0,
+                "ends_step": ends,
+            }  # fmt: skip
             yield self._make(found, forced[start:end], importance, before, **place)
 
     def _gate_now(self) -> Iterator[Batch]:

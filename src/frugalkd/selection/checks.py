@@ -274,10 +274,11 @@ def check_held_out(data: Dataset, eval_dataset: Dataset) -> None:
             )
 
 
-def check_trainable(model: nn.Module) -> None:
-    """Raises ModelError unless ``model`` is a classifier with parameters that are trained."""
+def check_trainable(model: nn.Module, *, classifier: bool = True) -> None:
+    """Raises ModelError unless ``model`` is a ``classifier`` with parameters that are trained."""
     check_weights(model)
-    check_task(model)
+    if classifier:
+        check_task(model)
     parameters = list(model.parameters())
     if not any(parameter.requires_grad for parameter in parameters):
         if not parameters:
@@ -288,9 +289,10 @@ def check_trainable(model: nn.Module) -> None:
         )
 
 
+CAUSAL = "causal language modelling"
 _TASKS = {
-    "ForCausalLM": "causal language modelling",
-    "LMHeadModel": "causal language modelling",
+    "ForCausalLM": CAUSAL,
+    "LMHeadModel": CAUSAL,
     "ForMaskedLM": "masked language modelling",
     "ForConditionalGeneration": "sequence-to-sequence generation",
     "ForSeq2SeqLM": "sequence-to-sequence generation",
@@ -299,12 +301,22 @@ _TASKS = {
 }
 
 
+def task_of(model: nn.Module) -> str | None:
+    """What a model of transformers that is no classifier is for, by the name of its class."""
+    name = type(model).__name__.removesuffix("Simple")
+    return next((task for suffix, task in _TASKS.items() if name.endswith(suffix)), None)
+
+
 def check_task(model: nn.Module) -> None:
     """Raises ModelError for a model of transformers that is no classifier."""
-    name = type(model).__name__
-    for suffix, task in _TASKS.items():
-        if name.removesuffix("Simple").endswith(suffix):
-            raise ModelError(f"{name} is for {task}, which {UNSUPPORTED}")
+    name, task = type(model).__name__, task_of(model)
+    if task == CAUSAL:
+        raise ModelError(
+            f"{name} is for {task}, and the data are no Corpus: make one of them by "
+            "frugalkd.language.tokenize_corpus (docs/language.md)"
+        )
+    if task is not None:
+        raise ModelError(f"{name} is for {task}, which {UNSUPPORTED}")
 
 
 def _refuse_embeddings(

@@ -22,7 +22,7 @@ from frugalkd.errors import (
 )
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.outputs import OUTPUTS, Output
-from frugalkd.policies import Policy
+from frugalkd.policies import All, Policy, RandomSubset, Replay
 from frugalkd.policies.modes import Sampling, significance_weights
 from frugalkd.policies.policy import Ids, why_not_weights
 from frugalkd.runtime.failures import reason
@@ -103,6 +103,11 @@ def why_not_for(policy: Policy, output: Output) -> str | None:
     if output.by_top_class:
         return None
     name, needs = type(policy).__name__, None
+    if not output.gated and not isinstance(policy, All | RandomSubset | Replay):
+        return (
+            f"sequences of tokens have no gate, and {name} selects by outcomes: leave sampling and "
+            "mode out (all are used), or give policy All() or RandomSubset()"
+        )
     if policy.needs_labels and not policy.labels_optional:
         needs = "plans by class: choose another budget_rule"
     elif policy.scoring is not None:

@@ -32,7 +32,10 @@ from frugalkd.selection.rows import Position, Reader, Rows
 KEEP_LOGITS = 1 << 22
 """Logits of training batches that are kept to be judged together; more are judged at once."""
 
-_COUNTS = ("samples_backpropagated", "student_forwards", "teacher_queries")
+_COUNTS = (
+    "samples_backpropagated", "student_forwards", "teacher_queries",
+    "tokens_backpropagated", "tokens_forwarded", "token_queries",
+)  # fmt: skip
 
 
 def gate(logits: Tensor, labels: Tensor, tau: float = 0.9) -> Tensor:
@@ -201,6 +204,7 @@ class Observer:
                 context.reader.output.check(each, rows.ids, logits.shape[1])
             seen = self._outcome(logits, labels, given)
         context.meters.student_forwards += len(rows.ids)
+        context.meters.tokens_forwarded += context.reader.tokens(rows.ids)
         return rows, seen.each(lambda part: part.cpu().numpy())
 
     def _outcome(self, outputs: Tensor, right: Tensor, given: Tensor) -> Outcome:
@@ -262,6 +266,9 @@ class Observer:
             )
         context.meters.samples_backpropagated += len(ids)
         context.meters.student_forwards += len(ids)
+        tokens = context.reader.tokens(ids)
+        context.meters.tokens_backpropagated += tokens
+        context.meters.tokens_forwarded += tokens
         self.batches += 1
         context.position.step = self.batches // context.gradient_accumulation_steps
         self._pending.append((ids, forced, losses))

@@ -14,7 +14,8 @@ from accelerate.utils import concatenate, find_device, send_to_device
 from numpy.typing import NDArray
 from torch import Tensor
 
-from frugalkd.data.batches import checked_logits, labels_by, refuse_not_finite, rows_of, split
+from frugalkd.data.batches import labels_by, refuse_not_finite, rows_of, split
+from frugalkd.data.class_names import attribute_of
 from frugalkd.data.source import checked_batch, is_batch_indexed, is_view_indexed, open_source
 from frugalkd.errors import TargetsError, UnsupportedData, few
 from frugalkd.ledger.ledger import Ledger
@@ -196,6 +197,8 @@ class Reader:
         self.classes: int | None = None
         self.features: tuple[str, ...] = ()
         self.output, self.reference = OUTPUTS[sampling.output], dict[str, Tensor]()
+        counts = attribute_of(dataset, "row_counts")
+        self._row_counts = counts if callable(counts) else None
         self._label_free, self._given_labels = sampling.label_free, loading.labels
         if not (self._label_free or self._given_labels):
             with suppress(UnsupportedData):  # they are no class indices
@@ -279,6 +282,10 @@ class Reader:
         limit = None if self.targets is None else self.targets.views
         return views if limit is None else views % limit
 
+    def tokens(self, ids: Ids) -> int:
+        """Learned tokens of the samples ``ids``; 0 where data are not of tokens."""
+        return 0 if self._row_counts is None else int(self._row_counts(ids).sum())
+
     def at_once(self, ids: Ids, views: Ids | None = None, data: Any = None) -> Rows:
         """The rows of ``ids``, all together, in their current views; of rows that were read before
         the ``views`` that they had then, and ``data`` as kept."""
@@ -300,6 +307,7 @@ class Reader:
             return rows
         targets.begin_step(self._position.epoch, self._position.step)
         queries, seconds, each = targets.queries, targets.seconds, targets.queries_of
+        tokens = targets.tokens
         given, features = (rows.ids, rows.views, rows.data), None
         with meters.phase(targets.phase):
             try:
@@ -310,7 +318,8 @@ class Reader:
             except Exception as error:
                 which = f"fails on samples {few(rows.ids.tolist())}"
                 blame(error, TargetsError, f"{type(targets).__name__}.fetch {which}")
-            checked_logits(logits, len(rows.ids), type(targets).__name__, TargetsError)
+            targets.check_fetched(logits, len(rows.ids))
+        meters.token_queries += targets.tokens - tokens
         meters.teacher_queries += targets.queries - queries
         for name, count in targets.queries_of.items():
             meters.queries_of[name] += count - each[name]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from frugalkd.data.batches import checked_logits
 from frugalkd.errors import TargetsError
 from frugalkd.models.features import Features, Shape
 from frugalkd.policies.policy import Ids
@@ -37,6 +38,9 @@ class Targets(ABC):
 
     queries: int
     """Rows that have gone through the teacher so far."""
+
+    tokens: int = 0
+    """Of language models, the learned tokens of these rows."""
 
     seconds: float = 0.0
     """Seconds of the teacher's forward passes so far, without reading and storing."""
@@ -90,6 +94,10 @@ class Targets(ABC):
 
         ``data`` is the student's batch, on the student's device; the logits are on that device too.
         """
+
+    def check_fetched(self, found: Any, rows: int) -> None:
+        """Raises TargetsError unless ``found`` is what :meth:`fetch` has to return for ``rows``."""
+        checked_logits(found, rows, type(self).__name__, TargetsError)
 
     def feature_shapes(self, patterns: Sequence[str], data: Any) -> dict[str, Shape]:
         """The teacher's modules that match ``patterns`` (paths or globs), and the shapes of their

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,21 +17,33 @@ from frugalkd.data.class_names import class_names
 from frugalkd.data.probe import data_digest, digests_kept
 from frugalkd.data.source import Collate, check_map_style
 from frugalkd.distributed.ranks import Ranks, is_sharded
-from frugalkd.errors import DataError, NonFiniteLoss, RankError, SettingError, TargetsError
+from frugalkd.errors import (
+    DataError,
+    NonFiniteLoss,
+    RankError,
+    SettingError,
+    TargetsError,
+)
 from frugalkd.files import StrPath
+from frugalkd.language.corpus import Corpus
+from frugalkd.language.criterion import TokenCriterion, check_held_out_corpus, token_targets
+from frugalkd.language.evaluation import measure_tokens
+from frugalkd.language.loss import check_token_objective
+from frugalkd.language.targets import LiveTokens
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.models.flops import flops_of_call, flops_of_data
 from frugalkd.models.origin import note_origin, trained_on
 from frugalkd.objectives import KD, CrossEntropy, Objective
 from frugalkd.objectives.criterion import bind
 from frugalkd.outputs import OUTPUTS
-from frugalkd.policies import Sampling
+from frugalkd.policies import All, Sampling
 from frugalkd.runtime.devices import autocast, device_of
 from frugalkd.runtime.failures import memory_for
 from frugalkd.runtime.meters import Meters
 from frugalkd.runtime.settings import check_seed, check_types
 from frugalkd.selection import DataLoading, Selection
 from frugalkd.selection.checks import (
+    Forward,
     check_held_out,
     check_held_out_batch,
     check_pair,
@@ -118,12 +131,14 @@ def distill(
         student: any module that returns logits (rows, classes), or, where the objective learns
             these, embeddings (rows, width).
         dataset: map-style, of (inputs, class index), or of inputs alone: the teacher's top class
-            then stands in for the label. Of embeddings no label is read.
+            then stands in for the label. Of embeddings no label is read. A
+            :class:`~frugalkd.language.Corpus` for a causal language model of transformers.
         teacher: a model (run live), soft targets of one or of several, a list of these (their
-            mean), or None with an objective that needs none.
+            mean), or None with an objective that needs none. Of a corpus a causal language model,
+            LiveTokens or StoredTokens.
         cost: short for ``sampling=Sampling(cost=cost)``, or for the ``cost`` of a sampling that has
             none: what the training may cost, as a fraction of full training.
-        objective: default ``KD()``: T = 4, alpha = 0.9.
+        objective: default ``KD()``: T = 4, alpha = 0.9; of a corpus T = 1.
         sampling, training, eval_dataset, collate_fn, seed, device, run: as in
             :func:`train_teacher`.
 
@@ -139,14 +154,18 @@ def distill(
         UnsupportedData, NonFiniteLoss, RunFolderError, RankError, Stopped: as in
             :func:`train_teacher`.
     """
-    objective = KD() if objective is None else objective
+    corpus = dataset if isinstance(dataset, Corpus) else None
+    if objective is None:
+        objective = KD() if corpus is None else KD(temperature=1.0)
     check_types(objective=(objective, Objective))
-    sampling = learned(sampling, objective)
+    sampling = learned(sampling, objective, dataset)
     training = Training() if training is None else training
     run = RunOptions() if run is None else run
-    if isinstance(teacher, Sequence) and not isinstance(teacher, str):
+    if isinstance(teacher, Sequence) and not isinstance(teacher, str) and corpus is None:
         teacher = SeveralTeachers(teacher)
-    targets: Any = LiveTeacher(teacher) if isinstance(teacher, nn.Module) else teacher
+    targets: Any = teacher
+    if corpus is None and isinstance(teacher, nn.Module):
+        targets = LiveTeacher(teacher)
     check_types(
         training=(training, Training), run=(run, RunOptions),
         collate_fn=(collate_fn, Optional[Callable]),  # noqa: UP045
@@ -154,8 +173,14 @@ def distill(
     )  # fmt: skip
     sampling = sampling.at_cost(cost)
     seed = check_seed(seed)
-    check_soft_targets(targets, objective)
-    check_trainable(student)
+    check_trainable(student, classifier=corpus is None)
+    if corpus is None:
+        check_soft_targets(targets, objective)
+    else:
+        check_tokens(training, collate_fn, eval_dataset)
+        precision = training.precision
+        targets = token_targets(targets, corpus, student=student, precision=precision)
+        check_token_objective(objective, targets)
     check_map_style(dataset)
     if eval_dataset is not None:
         check_map_style(eval_dataset)
@@ -191,11 +216,17 @@ def distill(
     if training.precision != "bf16":
         advice += ", or set precision: bf16"
     rows = f"batches of {training.batch_size} (screenings of {training.screen_batch})"
+    if isinstance(targets, LiveTokens):
+        targets.model.model.to(accelerator.device)
     with (
         memory_for(rows, advice),
         placed(student, targets, training, accelerator.device, ranks) as (model, take_back),
     ):
-        forward = ForwardFn(model, training, accelerator)
+        forward, tokens = ForwardFn(model, training, accelerator), None
+        eagerly: Forward = forward.eagerly
+        if corpus is not None:
+            tokens = TokenCriterion(objective, model, corpus)
+            eagerly = partial(tokens.outcomes, forward)
         output = OUTPUTS[sampling.output]
         labels = labels_of(dataset, output)
         loading = DataLoading(
@@ -207,17 +238,18 @@ def distill(
         )  # fmt: skip
         selection, classes = make_selection(
             dataset=dataset, sampling=sampling, epochs=training.epochs,
-            batch_size=training.batch_size, model=model, forward=forward, targets=targets,
+            batch_size=training.batch_size, model=model,
+            forward=forward if tokens is None else eagerly, targets=targets,
             seed=seed, loading=loading, labels=labels, folder=run.folder,
         )  # fmt: skip
         at: dict[str, Any] = {
-            "forward": forward.eagerly, "device": accelerator.device, "collate_fn": collate_fn,
+            "forward": eagerly, "device": accelerator.device, "collate_fn": collate_fn,
             "output": output,
         }  # fmt: skip
         if eval_dataset is not None:
             check_held_out_batch(model, eval_dataset, **at)
-        criterion = bind(
-            objective, model, targets, forward=forward.eagerly, seed=seed,
+        criterion = tokens or bind(
+            objective, model, targets, forward=eagerly, seed=seed,
             batch=lambda: read_first(dataset, selection.pool, accelerator.device, collate_fn),
             samples=len(selection.ledger),
             labels=labels if output.by_top_class and not sampling.label_free else None,
@@ -241,12 +273,21 @@ def distill(
         if eval_dataset is not None:
             if compared is not None:  # a teacher that was not queried is still compared with
                 compared = live["teacher"].teacher if live else compared.to(accelerator.device)
-            predictions = partial(
+            predictions: Any = partial(
                 predict, precision=training.precision, num_workers=training.num_workers,
                 output=output,
                 collate_fn=collate_fn, should_stop=trainer.should_stop, ranks=ranks,
             )  # fmt: skip
-            evaluate(done, compared, eval_dataset, predictions)
+            if corpus is None:
+                evaluate(done, compared, eval_dataset, predictions)
+            else:
+                started = time.perf_counter()
+                held_out: Any = eval_dataset
+                done.evaluation = measure_tokens(
+                    model, held_out, compared, precision=training.precision,
+                    should_stop=trainer.should_stop,
+                )  # fmt: skip
+                done.meters.eval_seconds += time.perf_counter() - started
     done.model = student.eval()
     known = trained_on(dataset)
     note_origin(student, **(known if output.labelled else {**known, "classes": ()}))
@@ -273,19 +314,36 @@ def distill(
     return done
 
 
-def learned(sampling: Sampling | None, objective: Objective | None) -> Sampling:
-    """``sampling`` (default: a mode's) for the kind of output that ``objective`` learns. Raises
-    SettingError where it names another kind."""
-    sampling = Sampling() if sampling is None else sampling
+def check_tokens(training: Training, collate_fn: object, eval_dataset: object) -> None:
+    """Raises what says why a language model cannot be trained so: SettingError, UnsupportedData."""
+    for name in ("compile", "fsdp", "channels_last"):
+        if getattr(training, name):
+            raise SettingError(
+                f"training.{name} is not supported for language models: leave it out"
+            )
+    if collate_fn is not None:
+        raise SettingError("a Corpus makes its batches itself: leave collate_fn out")
+    check_held_out_corpus(eval_dataset)
+
+
+def learned(
+    sampling: Sampling | None, objective: Objective | None, dataset: object = None
+) -> Sampling:
+    """``sampling`` (default: a mode's, of a corpus all blocks) for the kind of output that
+    ``objective`` learns from ``dataset``. Raises SettingError where it names another kind."""
+    tokens = isinstance(dataset, Corpus)
+    if sampling is None:
+        sampling = Sampling(policy=All()) if tokens else Sampling()
     check_types(sampling=(sampling, Sampling), objective=(objective, Objective | None))
-    if objective is None or objective.learns == sampling.output:
+    if not tokens and objective is None:
         return sampling
-    if sampling.output != "one-class":
+    learns = "tokens" if tokens else objective.learns  # pyright: ignore
+    if sampling.output not in ("one-class", learns):
         raise SettingError(
-            f"sampling.output is {sampling.output}, and {type(objective).__name__} learns "
-            f"{objective.learns}: leave output out"
+            f"sampling.output is {sampling.output}, and {type(objective or dataset).__name__} "
+            f"learns {learns}: leave output out"
         )
-    return replace(sampling, output=objective.learns)
+    return replace(sampling, output=learns)
 
 
 def make_selection(**given: Any) -> tuple[Selection, int]:

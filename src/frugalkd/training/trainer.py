@@ -20,7 +20,7 @@ from accelerate.state import AcceleratorState
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from frugalkd.data.batches import call, inputs_of, run_model
+from frugalkd.data.batches import call, inputs_of
 from frugalkd.distributed.ranks import Agreed, is_sharded
 from frugalkd.errors import ModelError, Stopped, few
 from frugalkd.ledger.ledger import Ledger
@@ -330,15 +330,13 @@ class Trainer:
         self.ranks.share_gradients(self.shared, batch.ends_step)
         labels = batch.labels
         with phase("forward"):
-            logits = self.criterion.project(run_model(self.call, batch.data, batch.ids))
-            losses = self.criterion(logits, labels, batch)
-            loss = batch.reduce(losses)
+            loss, outputs, losses = self.criterion.learn(self.call, batch.data, labels, batch)
         with phase("backward"):
             # Neither precision scales it, so accelerate has nothing to add.
             self._backward(loss, batch)
             self.loss = loss.detach() if self.loss is None else self.loss + loss.detach()
         with phase("ledger"):
-            batch.observe(logits, labels, losses, later=True)
+            batch.observe(outputs, labels, losses, later=True)
         if batch.ends_step:
             with phase("optimizer"):
                 self._update(batch)

@@ -29,6 +29,11 @@ class MetersRecord(Record):
     samples_backpropagated: Number | None = Field(None, description="rows of the backward passes")
     student_forwards: Number | None = Field(None, description="rows, screening included")
     teacher_queries: Number | None = Field(None, description="rows, filling a store included")
+    tokens_backpropagated: Number | None = Field(
+        None, description="learned tokens of these rows, of language models; the next two likewise"
+    )
+    tokens_forwarded: Number | None = None
+    token_queries: Number | None = None
     queries_of: dict[str, Number] = Field({}, description="the same for each of several teachers")
     flops: dict[str, Number] = Field({}, description="operations, by purpose")
     wall_seconds: Number | None = Field(None, description="of the training, without evaluation")

@@ -1,0 +1,61 @@
+"""Sequences of tokens: a training forward says the mean loss of their tokens, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from frugalkd.errors import TargetsError
+from frugalkd.ledger.outcome import Outcome
+from frugalkd.outputs.output import NOTHING, Output
+
+IGNORED = -100
+"""The label of a token that is not learned, as in torch."""
+
+
+@final
+class Tokens(Output):
+    """The outputs of a sequence are one number, the mean loss of its learned tokens in nats, and
+    ``exp(-loss)`` stands for its confidence. There is no gate: nothing is ``correct``. Labels are
+    reduced to how many tokens are learned."""
+
+    name, plural = "tokens", "tokens"
+    gated = False
+    label_form = f"token numbers (rows, length) are needed, {IGNORED} where nothing is learned"
+
+    def as_labels(self, labels: Tensor) -> Tensor | None:
+        whole = torch.can_cast(labels.dtype, torch.int64) and labels.dtype != torch.bool
+        if not whole or labels.ndim not in (1, 2):
+            return None
+        # The first token of a row is predicted by nothing.
+        return labels if labels.ndim == 1 else (labels[:, 1:] != IGNORED).sum(dim=1)
+
+    def check(self, right: Tensor, ids: NDArray[np.int64], width: int) -> None:
+        """Token numbers were compared with the vocabulary when the corpus was made."""
+
+    def from_teacher(self, targets: Tensor) -> Tensor:
+        raise TargetsError("a teacher's tokens do not stand in for labels: give a Corpus")
+
+    @torch.no_grad()
+    def outcome(
+        self,
+        outputs: Tensor,
+        right: Tensor,
+        reference: Mapping[str, Tensor] = NOTHING,
+        *,
+        entropy: bool = False,
+        given: Tensor | None = None,
+    ) -> Outcome:
+        score = torch.exp(-self.losses(outputs, right))
+        return Outcome(score, torch.zeros_like(score, dtype=torch.bool), score)
+
+    def losses(self, outputs: Tensor, right: Tensor) -> Tensor:
+        return outputs[:, 0].float()
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        return outputs.float()

@@ -1,0 +1,122 @@
+"""Language models in the project's own loop: a corpus in the place of a data set of samples."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.utils import parameters_to_vector
+
+from frugalkd import KD, Checkpointing, Optimizer, RunOptions, Training, distill, train_teacher
+from frugalkd.errors import (
+    FrugalKDError,
+    SelectionMisuse,
+    SettingError,
+    Stopped,
+    TargetsError,
+    UnsupportedData,
+)
+from frugalkd.language import StoredTokens, tiny_model, tiny_splits, tiny_tokenizer, tokenize_corpus
+from frugalkd.policies import Sampling
+from toys import same_columns
+
+pytest.importorskip("transformers", reason="needs the extra transformers")
+
+SGD = Optimizer(name="sgd", lr=0.5, momentum=0.0)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """20 prompts with completions of other lengths, padded."""
+    lines = [line for line in tiny_splits()[1].split("\n") if 20 < len(line) < 60][:20]
+    rows = [{"prompt": line[:-cut], "completion": line[-cut:]} for cut, line in enumerate(lines, 1)]
+    tokenizer = tiny_tokenizer(tiny_splits()[1][:4000], 300)
+    folder = tmp_path_factory.mktemp("corpus") / "c"
+    return tokenize_corpus(rows, tokenizer, folder, length=64, packing="padded")
+
+
+def model(seed=2, layers=1) -> Any:
+    return tiny_model(layers, 16, vocabulary=304, positions=64, seed=seed)
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    return model(1, 2).eval()
+
+
+@pytest.fixture(scope="module")
+def stored(teacher, corpus, tmp_path_factory):
+    return StoredTokens.fill(teacher, corpus, tmp_path_factory.mktemp("store") / "s")
+
+
+def weights(model):
+    return parameters_to_vector(model.parameters()).detach()
+
+
+def test_accumulated_batches_are_one_big_batch(corpus, stored):
+    found = []
+    for batch, accumulation in ((20, 1), (5, 4), (3, 7)):
+        student = model().double()
+        training = Training(
+            epochs=1, batch_size=batch, gradient_accumulation_steps=accumulation, optimizer=SGD
+        )
+        run = distill(student, corpus, teacher=stored, training=training, device="cpu")
+        assert run.history[0]["steps"] == 1
+        assert run.meters.tokens_backpropagated == corpus.rows
+        found.append(weights(student) - weights(model().double()))
+    for other in found[1:]:
+        assert (other - found[0]).norm() / found[0].norm() < 1e-6
+
+
+def test_a_teacher_is_trained_and_distilled(corpus, tmp_path):
+    training = Training(epochs=6, batch_size=5, optimizer=Optimizer(lr=0.02))
+    given = {"training": training, "eval_dataset": corpus, "device": "cpu"}
+    large = train_teacher(model(1, 2), corpus, **given)
+    assert large.evaluation is not None
+    assert "teacher_kl" not in large.evaluation
+    assert large.evaluation["perplexity"] < 0.7 * 300
+    small = distill(model(), corpus, teacher=large.model, **given)
+    assert small.evaluation is not None
+    assert small.evaluation["teacher_kl"] < 0.5
+    assert small.evaluation["tokens"] == corpus.rows
+    assert small.meters.token_queries == 6 * corpus.rows
+    assert small.output == "tokens"
+    kept = StoredTokens.fill(large.model, corpus, tmp_path / "s")
+    again = distill(model(), corpus, teacher=kept, **given)
+    assert again.evaluation is not None
+    assert math.isclose(again.evaluation["perplexity"], small.evaluation["perplexity"], rel_tol=0.1)
+
+
+def test_a_run_resumes_in_the_middle_of_an_epoch(corpus, stored, tmp_path):
+    def trained(folder, stop=None, resume=False):
+        run = RunOptions(
+            folder=tmp_path / folder, checkpointing=Checkpointing(steps=1), should_stop=stop,
+            resume=resume,
+        )  # fmt: skip
+        training = Training(epochs=2, batch_size=3)
+        return distill(model(), corpus, teacher=stored, training=training, device="cpu", run=run)
+
+    whole, calls = trained("whole"), iter(range(100))
+    with pytest.raises(Stopped):
+        trained("again", stop=lambda: next(calls) == 3)
+    again = trained("again", resume=True)
+    assert torch.equal(weights(whole.model), weights(again.model))
+    assert same_columns(whole.ledger, again.ledger)
+    assert again.meters.tokens_backpropagated == 2 * corpus.rows
+
+
+def test_what_does_not_fit_is_refused(corpus, stored):
+    cases: list[tuple[dict, type[FrugalKDError], str]] = [
+        ({"training": Training(compile=True)}, SettingError, "training.compile is not supported"),
+        ({"training": Training(fsdp=True)}, SettingError, "training.fsdp is not supported"),
+        ({"collate_fn": list}, SettingError, "leave collate_fn out"),
+        ({"eval_dataset": [1]}, UnsupportedData, "eval_dataset is a list"),
+        ({"objective": KD()}, TargetsError, "set its temperature to 1"),
+        ({"sampling": Sampling()}, SelectionMisuse, "sequences of tokens have no gate"),
+        ({"teacher": [stored, stored]}, TargetsError, "list has no targets of tokens"),
+    ]
+    for given, error, says in cases:
+        with pytest.raises(error, match=rf"^(?!.*\n).*{says}"):
+            distill(model(), corpus, **{"teacher": stored, "device": "cpu", **given})
