@@ -876,7 +876,7 @@ NOW = SelfRegulation(when="now")
                 (task("BertForMaskedLM"), "masked language modelling, which is not supported yet"),
                 (task("BertForTokenClassification"), "token classification, which is not"),
                 (task("BertForQuestionAnswering"), "question answering, which is not supported"),
-                (task("BertLMHeadModel"), "causal language modelling, .* give a classifier"),
+                (task("BertLMHeadModel"), "causal language modelling, and the data are no Corpus"),
                 (InDict(task("BertForMaskedLM")), "language modelling or token classification"),
             )
         ),

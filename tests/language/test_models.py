@@ -146,6 +146,13 @@ def test_bfloat16_has_logits_in_float32(corpus, teacher):
     torch.testing.assert_close(logits.double(), exact, rtol=1e-5, atol=1e-5)
 
 
+def test_a_forward_in_16_bits_that_a_trainer_put_before_it_is_not_checked(corpus, student):
+    """A model that a trainer has prepared for bf16 can be a teacher afterwards."""
+    student.forward = torch.autocast("cpu", torch.bfloat16)(student.forward)
+    data = corpus.batch([0], [0])
+    assert CausalModel(student, 300).states(data).dtype == torch.float32
+
+
 def test_long_blocks_and_other_vocabularies_are_refused(corpus, teacher, tokenizer, student):
     CausalModel(teacher, 300).check(corpus, tokenizer)
     short = tiny_model(1, 16, vocabulary=300, positions=corpus.longest - 1)

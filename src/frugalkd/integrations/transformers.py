@@ -201,19 +201,21 @@ class FrugalMixin(Frugal, _Trainer):
         )
         model: Any = self.model
         corpus, tokenizer = self._corpus, None
-        if isinstance(teacher, str | PathLike) and corpus is not None:
-            teacher, tokenizer = load_causal(path_of(teacher))
-        elif isinstance(teacher, str | PathLike):
+        known: Any = teacher
+        if isinstance(teacher, str | PathLike):
             reads = self.processing_class or getattr(self.data_collator, "tokenizer", None)
-            teacher = teacher_from(teacher, model, reads, output)
-        if isinstance(teacher, nn.Module):
-            teacher.to(self.args.device)
-        if objective is None and not (teacher is None and self.own_loss and corpus is None):
-            self.objective = self._default_objective(teacher)
+            if corpus is None:
+                known = teacher_from(teacher, model, reads, output)
+            else:
+                known, tokenizer = load_causal(path_of(teacher))
+        if isinstance(known, nn.Module):
+            known.to(self.args.device)
+        if objective is None and not (known is None and self.own_loss and corpus is None):
+            self.objective = self._default_objective(known)
         if corpus is None:
-            self._take_teacher(teacher, model)
+            self._take_teacher(known, model)
         else:
-            self._take_token_teacher(teacher, tokenizer, corpus)
+            self._take_token_teacher(known, tokenizer, corpus)
         self._check_loss(objective)
         self.criterion = self._criterion()
         self._batch: Batch | None = None

@@ -7,6 +7,7 @@ import copy
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -258,7 +259,9 @@ class CausalModel:
         with inference_mode(self.model):
             enlarge = self._base.register_forward_hook(_enlarged)
             try:
-                whole = call(self.model, {**inputs, "use_cache": False})
+                # Not the forward that a trainer has put before it, which may run in 16 bits.
+                own = partial(type(self.model).forward, self.model)
+                whole = call(own, {**inputs, "use_cache": False})
                 states = self._hidden(inputs)
             finally:
                 enlarge.remove()

@@ -82,9 +82,6 @@ class _Tokens(Targets):
         self.corpus = corpus
         self.queries = self.tokens = 0
 
-    def classes(self, data: Any) -> int:
-        return self.corpus.vocabulary
-
     def check_fetched(self, found: Any, rows: int) -> None:
         """Each row of a block has its own."""
 
