@@ -171,6 +171,19 @@ def test_a_teacher_fills_the_store_once(corpus, teacher, stored, tmp_path):
     assert all(torch.equal(each, found[0][0]) for each, *_ in found)
 
 
+def test_a_teacher_is_named_by_its_folder(corpus, teacher, tokenizer, tmp_path):
+    teacher.save_pretrained(tmp_path / "teacher")
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    named = trainer(tmp_path, corpus, teacher=tmp_path / "teacher")
+    named.train()
+    given = trainer(tmp_path, corpus, teacher=teacher)
+    given.train()
+    assert torch.equal(weights(named.model), weights(given.model))
+    tiny_tokenizer(tiny_splits()[1][:5000], 300).save_pretrained(tmp_path / "teacher")
+    with pytest.raises(TargetsError, match="another vocabulary"):
+        trainer(tmp_path, corpus, teacher=str(tmp_path / "teacher"))
+
+
 def test_a_live_teacher_is_queried_in_each_epoch(corpus, teacher, tmp_path):
     made = trainer(tmp_path, corpus, teacher=teacher, args={"num_train_epochs": 2})
     assert made.train().metrics["token_queries"] == 2 * corpus.rows

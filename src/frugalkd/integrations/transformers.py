@@ -207,7 +207,7 @@ class FrugalMixin(Frugal, _Trainer):
             if corpus is None:
                 known = teacher_from(teacher, model, reads, output)
             else:
-                known, tokenizer = load_causal(path_of(teacher))
+                known, tokenizer = load_causal(str(path_of(teacher)))
         if isinstance(known, nn.Module):
             known.to(self.args.device)
         if objective is None and not (known is None and self.own_loss and corpus is None):
