@@ -244,8 +244,8 @@ class FrugalMixin(Frugal, _Trainer):
 
     def _as_corpus(self, data: Any, name: str) -> Any:
         columns = getattr(data, "column_names", None)
-        if not isinstance(columns, list) or "input_ids" not in columns:
-            return data
+        if not isinstance(columns, list) or "input_ids" not in columns or "label" in columns:
+            return data  # as it is: rows of tokens with a class are for classifiers
         if "seq_lengths" in columns:
             raise UnsupportedData(
                 "rows of this data set hold several documents each: leave packing out, or pack "
