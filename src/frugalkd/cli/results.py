@@ -239,6 +239,7 @@ def plot(
     arms: str = option(
         "--arms A,B,...", "Only these arms of a comparison, with or without their budget.", ""
     ),
+    dark: bool = option("--dark", "For a dark page, without a background.", False),
     as_json: bool = options.JSON,
 ) -> None:
     """Draw a comparison or a run for a paper. Needs [cyan]pip install 'frugalkd\\[plot]'[/cyan].
@@ -252,7 +253,7 @@ def plot(
     from frugalkd.experiments.report.collect import collect
     from frugalkd.experiments.report.paper import plot as draw
 
-    done = draw(collect(path), to, figure=figure, arms=split(arms))
+    done = draw(collect(path), to, figure=figure, arms=split(arms), dark=dark)
     facts = {
         "file": done["file"],
         "figures": ", ".join(done["figures"]),

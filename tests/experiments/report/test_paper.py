@@ -220,3 +220,13 @@ def test_points_and_intervals_are_those_of_the_data(drawing):
 def test_a_run_and_a_single_epoch_can_be_drawn(drawing, tmp_path):
     for place, found in enumerate((run(), run([(10, 10, 0)]))):
         assert plot(found, tmp_path / f"{place}.png")["figures"] == ["participation"]
+
+
+def test_a_figure_for_a_dark_page(tmp_path):
+    light, dark = tmp_path / "light.svg", tmp_path / "dark.svg"
+    plot(comparison(), light)
+    plot(comparison(), dark, dark=True)
+    assert "#222222" in light.read_text()
+    assert "#222222" not in dark.read_text()
+    assert "#c9d1d9" in dark.read_text()
+    assert "#ffffff" not in dark.read_text()  # neither a background

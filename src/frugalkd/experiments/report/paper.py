@@ -27,10 +27,10 @@ _AXES = {
 
 _COLUMN, _PAGE = 3.4, 7.0  # inches: one column of a paper that has two, and both
 _HEIGHT, _LEGEND_LINE, _ENTRY, _LETTER = 2.3, 0.17, 0.5, 0.054
-# The reference's; then Okabe and Ito's colours, made for colour-blind readers, without yellow and
-# black; and three more.
+# Of all arms but the reference, which has that of the text: Okabe and Ito's colours, made for
+# colour-blind readers, without yellow and black; and three more.
 _COLOURS = (
-    "#222222", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#6a4c93",
+    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#6a4c93",
     "#8c6d31", "#a50026",
 )  # fmt: skip
 _QUIET = "#777777"
@@ -46,8 +46,9 @@ _UNDATED = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": None}
 
 
 def plot(
-    found: Comparison | RunRecord, to: Path, *, figure: str | None = None, arms: Sequence[str] = ()
-) -> dict[str, Any]:
+    found: Comparison | RunRecord, to: Path, *, figure: str | None = None,
+    arms: Sequence[str] = (), dark: bool = False,
+) -> dict[str, Any]:  # fmt: skip
     """Draw ``found`` (see :func:`frugalkd.experiments.report.collect`) into the file ``to``. The
     same data give the same bytes with the same matplotlib.
 
@@ -56,6 +57,7 @@ def plot(
         to: ends in .pdf (TrueType fonts embedded), .svg (text as paths) or .png (300 dpi).
         figure: one of :data:`FIGURES`; by default all that there are, side by side.
         arms: of a comparison these alone, by their names with or without the budget.
+        dark: for a dark page: light lines and letters, and no background.
 
     Returns:
         ``file``, ``figures``, ``arms``, ``seeds``, and ``caption``: what the figure does not say.
@@ -70,7 +72,7 @@ def plot(
     if figure is not None and figure not in FIGURES:
         raise PlotError(f"unknown figure {figure[:100]!r}: {nearest(figure[:100], FIGURES)}")
     panels, shown, caption = panels_of(found, figure, arms)
-    drawn = _draw(list(panels.values()), ending.removeprefix("."))
+    drawn = _draw(list(panels.values()), ending.removeprefix("."), dark)
     to = named_file(to)
     make_folder(to.parent)
     write_atomic(to, drawn)
@@ -147,14 +149,16 @@ def _caption(
     return " ".join(said)
 
 
-def _draw(panels: Sequence[dict[str, Any]], kind: str) -> bytes:
+def _draw(panels: Sequence[dict[str, Any]], kind: str, dark: bool) -> bytes:
     """A file of ``kind`` (pdf, png, svg), whatever a user's matplotlibrc says."""
     require_extra("plot", "plots need matplotlib", PlotError, "matplotlib")
-    import matplotlib
+    import matplotlib.style
 
     with matplotlib.rc_context(), warnings.catch_warnings(), io.BytesIO() as file:
         matplotlib.rcdefaults()
         matplotlib.rc_file(Path(__file__).with_name("paper.mplstyle"))
+        if dark:
+            matplotlib.style.use(Path(__file__).with_name("dark.mplstyle"))
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a box stands for it
         composed(panels).savefig(file, format=kind, metadata=_UNDATED[kind])
         return file.getvalue()
@@ -200,10 +204,13 @@ def composed(panels: Sequence[dict[str, Any]]) -> Any:
 
 def _style_of(trace: dict[str, Any]) -> dict[str, Any]:
     """Colour, marker and dash of a trace."""
+    from matplotlib import rcParams
+
     colour, mode = trace["meta"]["colour"], trace["mode"]
+    colours = (rcParams["text.color"], *_COLOURS)
     symbol = trace.get("marker", {}).get("symbol")
     return {
-        "color": _QUIET if colour == "quiet" else _COLOURS[colour],
+        "color": _QUIET if colour == "quiet" else colours[colour],
         "marker": _MARKERS[symbol] if symbol else "." if "markers" in mode else "",
         "linestyle": _DASHES[trace["line"].get("dash", "solid")] if "lines" in mode else "",
         "markersize": 7 if symbol == "star" else 4.5,
