@@ -18,7 +18,7 @@ from frugalkd.objectives import KD
 from frugalkd.policies import All, EpochContext, RandomSubset, Sampling, SelfRegulation
 from frugalkd.policies.modes import CEILING, HORIZON, PROBE
 from frugalkd.selection import Selection
-from frugalkd.teachers import StoredTargets
+from frugalkd.teachers import LiveTeacher, StoredTargets
 from frugalkd.teachers.encodings import make_encoding
 from frugalkd.training.api import distill, train_teacher
 from frugalkd.training.settings import Optimizer, Training
@@ -108,7 +108,7 @@ def test_where_nothing_passes_it_is_a_short_training():
 @pytest.mark.parametrize(("encoding", "ceiling"), [("float32", CEILING), ("top-k", None)])
 def test_a_cost_has_a_ceiling_where_the_teacher_is_known(encoding, ceiling):
     kept = StoredTargets.fill(net(2), images(), encoding=make_encoding(encoding, 2))
-    sampling = Sampling(cost=0.5).fitted(knows_truth=kept.knows_truth)
+    sampling = Sampling(cost=0.5).fitted(kept)
     gate = sampling.chosen_policy
     assert isinstance(gate, SelfRegulation)
     assert (gate.ceiling, gate.probe, gate.cost) == (ceiling, PROBE, 1 / HORIZON)
@@ -121,10 +121,10 @@ def test_a_cost_has_a_ceiling_where_the_teacher_is_known(encoding, ceiling):
 
 def test_settings_of_its_own_stand():
     own = SelfRegulation(ceiling=0.5, probe=0.1)
-    gate = Sampling(cost=0.5, regulation=own).fitted(knows_truth=True).chosen_policy
+    gate = Sampling(cost=0.5, regulation=own).fitted(LiveTeacher(net())).chosen_policy
     assert isinstance(gate, SelfRegulation)
     assert (gate.ceiling, gate.probe) == (0.5, 0.1)
-    assert Sampling(regulation=own).fitted(knows_truth=True).chosen_policy == own
+    assert Sampling(regulation=own).fitted(LiveTeacher(net())).chosen_policy == own
 
 
 def test_it_ends_where_what_is_left_is_no_batch():

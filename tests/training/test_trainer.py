@@ -17,6 +17,7 @@ from torch._dynamo.testing import CompileCounter, CompileCounterWithBackend
 from torch.nn import functional as F
 
 from frugalkd import RunOptions, Sampling
+from frugalkd.data.labels import Noise, with_noise
 from frugalkd.errors import FrugalKDError, ModelError, NonFiniteLoss, Stopped
 from frugalkd.ledger.dynamics import COLUMNS as DYNAMICS
 from frugalkd.ledger.ledger import Ledger
@@ -136,6 +137,34 @@ def test_training_dynamics_change_nothing_else(distilled, when):
     ]
     for record, wanted in zip(full.history, timeless, strict=True):
         assert {name: record[name] for name in wanted} == wanted
+
+
+@pytest.mark.parametrize("when", WHENS)
+def test_wrong_labels_are_not_trained_on(when):
+    """A quarter of the labels are those of the next class; on clean labels nothing changes."""
+    clean = images(400, augmented=False)
+    data = with_noise(clean, Noise(0.25, "next-class", seed=1))
+    wrong = (data.labels != clean.labels).numpy()
+
+    def trained(data, noise):
+        torch.manual_seed(0)
+        mlp = nn.Sequential(nn.Flatten(), nn.Linear(36, 64), nn.ReLU(), nn.Linear(64, CLASSES))
+        training = Training(epochs=16, batch_size=16, optimizer=Optimizer("adamw", lr=0.003))
+        gate = SelfRegulation(when=when, max_skip=2, label_noise=noise)
+        return train_teacher(
+            mlp, data, device="cpu", training=training, sampling=Sampling(gate), eval_dataset=clean
+        )
+
+    off, auto = trained(data, "off"), trained(data, "auto")
+    found = auto.ledger["disbelieved"] > 0
+    assert auto.history[-1]["disbelieved"] == found.sum()
+    assert found[wrong].mean() > 0.75
+    assert wrong[found].mean() > 0.9
+    used = [run.ledger["participations"][wrong].sum() for run in (auto, off)]
+    assert used[0] < 0.5 * used[1]
+    right = [run.evaluation["accuracy"] for run in (auto, off)]
+    assert right[0] > right[1]
+    assert same_state(trained(clean, "off").model, trained(clean, "auto").model)
 
 
 def test_forced_rows_do_not_change_the_training():

@@ -143,6 +143,9 @@ def summary_table(results: dict[str, Any], out: Path) -> Table:
     elif trained is not None and trained < epochs - 1e-6:
         why = "no sample was active" if limit is None else "its cost is spent"
         facts["stopped"] = f"after {trained:g} of {epochs:g} epochs: {why}"
+    if count := (results.get("history") or [{}])[-1].get("disbelieved"):
+        share = percent(count / results["train_samples"])
+        facts["labels disbelieved"] = f"{count:,} = {share} of the samples"
     facts["forwards"] = f"{meters['student_forwards']:,}"
     if results["kind"] == "distill":
         each = [f"{name} {rows:,}" for name, rows in meters.get("queries_of", {}).items()]

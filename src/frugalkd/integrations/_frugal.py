@@ -61,8 +61,7 @@ class Frugal:
             check_pair(model, each.teacher)
         if self.objective is not None:
             check_soft_targets(known, self.objective)
-            reads = self.objective.needs_targets and known is not None and known.knows_truth
-            self.sampling = self.sampling.fitted(knows_truth=reads)
+            self.sampling = self.sampling.fitted(known if self.objective.needs_targets else None)
             self.policy = self.sampling.chosen_policy
 
     def _targets(

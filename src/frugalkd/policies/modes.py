@@ -4,7 +4,7 @@ training may be given in their place."""
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,14 +131,22 @@ class Sampling(Settings):
             raise SettingError(f"cost={cost!r}, and sampling has a cost of {self.cost:g}: give one")
         return replace(self, cost=cost)
 
-    def fitted(self, *, knows_truth: bool) -> Sampling:
-        """With the ceiling that a mode's gate has under a cost, where soft targets know the
-        teacher's probabilities of classes and the gate has none of its own."""
-        gate = self.regulation or SelfRegulation()
-        known = knows_truth and self.output == "one-class"
-        if self.cost is None or self.policy is not None or gate.ceiling or not known:
-            return self
-        return replace(self, regulation=replace(gate, ceiling=CEILING))
+    def fitted(self, targets: Any) -> Sampling:
+        """As a training with these soft ``targets``, or None, needs it. A mode's gate has a ceiling
+        under a cost, where targets know the teacher's probabilities of classes and it has none of
+        its own. A gate with ``label_noise`` goes by the teacher's top class, where targets know it,
+        and by training dynamics."""
+        made, gate = self, self.regulation or SelfRegulation()
+        knows_truth = targets is not None and targets.knows_truth and self.output == "one-class"
+        if knows_truth and self.cost is not None and self.policy is None and not gate.ceiling:
+            made = replace(self, regulation=replace(gate, ceiling=CEILING))
+        name = "regulation" if made.policy is None else "policy"
+        gate = getattr(made, name)
+        if isinstance(gate, SelfRegulation) and gate.label_noise != "off":
+            by_teacher = targets is not None and targets.knows_top
+            gate = replace(gate, label_source="teacher") if by_teacher else gate
+            made = replace(made, dynamics=True, **{name: gate})
+        return made
 
     def epochs_of(self, epochs: float) -> float:
         """Over how many epochs, at most, a training goes that was given ``epochs``."""

@@ -38,6 +38,8 @@ class Plan:
         screen: int64 ids to evaluate before the epoch; the policy then plans again.
         lr_factor: multiplies the epoch's learning rate.
         stop: the training ends before this epoch; ``ids`` are ignored.
+        disbelieved: int64 ids that are left out because their labels are disbelieved, which are
+            entered, with the first epoch, into a policy's column of that name.
     """
 
     ids: Ids
@@ -46,6 +48,7 @@ class Plan:
     screen: Ids = field(default_factory=lambda: _NO_IDS)
     lr_factor: float = 1.0
     stop: bool = False
+    disbelieved: Ids = field(default_factory=lambda: _NO_IDS)
 
     def where(self, rows: slice | Ids) -> Plan:
         """The plan of the ids at these places."""

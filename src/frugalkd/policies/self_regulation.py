@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from frugalkd.errors import SettingError
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.ledger.outcome import Outcome, fails
+from frugalkd.policies import label_noise
 from frugalkd.policies.keeping import balanced, full_from, lowest, rest_of
 from frugalkd.policies.policy import EpochContext, Ids, Mask, Plan, Policy, at_sorted
 from frugalkd.runtime import draws
-from frugalkd.runtime.settings import BelowOne, Count, Epochs, Positive, Share
+from frugalkd.runtime.settings import BelowOne, Count, Epochs, Fraction, Positive, Share
 
 GAP = 0.03
 """How much more often a model may be right on samples that it was trained on than on others."""
@@ -78,6 +79,13 @@ class SelfRegulation(Policy):
             used, counted as forced. ``"stop"``: the training ends here, with the learning rate
             that it has come to.
         label_source: what counts as correct: the ``"label"``, or the ``"teacher"``'s top class.
+        label_noise: ``"off"``; or the fraction of labels that are wrong; or ``"auto"``, which
+            estimates it (:func:`frugalkd.policies.label_noise.noise_rate`; below 5 % nothing is
+            done). With a teacher, its top class then counts as correct, if its soft targets tell
+            that. After three epochs nine tenths of so many labels, those of the lowest mean margin
+            (AUM, Pleiss et al. 2020), are disbelieved, as long as the model, and the teacher,
+            refuse them. Their samples are not trained on; they are screened once they were not
+            visited for ``max_skip`` epochs. Ours, not the paper's.
         keep_probability: the chance that a sample that passed is used all the same, in (0, 1]; it
             then weighs 1 / keep_probability, so that an epoch's sum of losses is that of all
             samples in expectation: the unbiased gate (last-visit only). Within a budget, the active
@@ -98,9 +106,12 @@ class SelfRegulation(Policy):
     ceiling: Positive | None = None
     when_all_skipped: Literal["wait", "all", "stop"] = "wait"
     label_source: Literal["label", "teacher"] = "label"
+    label_noise: Literal["auto", "off", False] | Fraction = "off"
     keep_probability: Share | None = None
 
     def __post_init__(self) -> None:
+        if self.label_noise == 0:  # or False, as which YAML reads a bare off
+            object.__setattr__(self, "label_noise", "off")
         plain = {
             "keep_probability": None, "budget": None, "cost": None, "probe": 0.0,
             "when_all_skipped": "wait",
@@ -122,7 +133,8 @@ class SelfRegulation(Policy):
 
     @property
     def columns(self) -> Mapping[str, str]:
-        return {} if self.ceiling is None else {"teacher_truth": "float32"}
+        truth = {} if self.ceiling is None else {"teacher_truth": "float32"}
+        return truth if self.label_noise == "off" else {**truth, "disbelieved": "uint16"}
 
     @property
     def needs_labels(self) -> bool:
@@ -146,13 +158,29 @@ class SelfRegulation(Policy):
 
     def plan(self, ledger: Ledger, pool: Ids, at: EpochContext) -> Plan:
         aside = self.set_aside(len(ledger), at.seed)
+        asleep = self._disbelieved(ledger, pool, at)
+        awake = np.setdiff1d(pool, asleep, assume_unique=True) if len(asleep) else pool
         if aside is None or at.epoch == 0:
-            return self._plan(ledger, pool, at)
-        probe = np.flatnonzero(aside)
-        plan = self._plan(ledger, pool, at, everything=remembers(ledger, pool, probe))
-        if plan.stop or (at_sorted(ledger["last_epoch"], probe) == at.epoch).all():
+            plan, probe = self._plan(ledger, awake, at), pool[:0]
+        else:
+            probe = np.flatnonzero(aside)
+            plan = self._plan(ledger, awake, at, everything=remembers(ledger, pool, probe))
+        plan = replace(plan, disbelieved=asleep)
+        if plan.stop:
             return plan
-        return replace(plan, screen=np.concatenate([plan.screen, probe]))
+        if (at_sorted(ledger["last_epoch"], probe) == at.epoch).all():
+            probe = probe[:0]
+        last = ledger["last_epoch"][asleep].astype(np.int64)
+        screen = np.concatenate([plan.screen, probe, asleep[last + self.max_skip < at.epoch]])
+        return replace(plan, screen=screen)
+
+    def _disbelieved(self, ledger: Ledger, pool: Ids, at: EpochContext) -> Ids:
+        if self.label_noise == "off":
+            return pool[:0]
+        rate = None if isinstance(self.label_noise, str) else float(self.label_noise)
+        return label_noise.disbelieved(
+            ledger, pool, at, rate=rate, tau=self.confidence, teacher=self.label_source == "teacher"
+        )
 
     def _plan(
         self, ledger: Ledger, pool: Ids, at: EpochContext, *, everything: bool = False

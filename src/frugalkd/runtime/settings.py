@@ -50,7 +50,7 @@ _CALLED = {bool: "True or False", int: "a whole number", float: "a finite number
 class Settings:
     """Base of dataclasses of settings. Before their own ``__post_init__`` each value is compared
     with its declared type (numbers, text, classes, literals, tuples and unions), and with its
-    bounds unless it is None. ``True`` is no number; a whole number is also a float.
+    bounds where it is a number. ``True`` is no number; a whole number is also a float.
 
     Raises:
         SettingError: a value of another type or out of its bounds, or a number that is not finite.
@@ -73,7 +73,7 @@ class Settings:
         kinds = types_of(type(self))
         check_types(**{name: (getattr(self, name), kinds[name]) for name in kinds})
         for name, bounds in _bounds(type(self)).items():
-            if getattr(self, name) is not None:
+            if isinstance(getattr(self, name), Real):  # not None, nor a word in its place
                 check_bounds(bounds, **{name: getattr(self, name)})
 
 

@@ -155,6 +155,7 @@ class Epoch:
         part: how much of the epoch is trained: 1, or the rest of fractional epochs.
         planned: ids that train (under gate-now: that are read).
         screened: skipped samples that were screened before the epoch.
+        disbelieved: samples that are left out because their labels are disbelieved.
         lr_factor: what the learning rate is multiplied by.
         counts: rows by kind: participations, idle, forced, and ``deferred`` (planned, but in a
             last batch that was dropped, not divisible among the ranks, or a single last row).
@@ -169,6 +170,7 @@ class Epoch:
         at = observer.at
         self.index, self.part = at.epoch, at.part
         self.planned, self.screened, self.lr_factor = len(plan.ids), screened, plan.lr_factor
+        self.disbelieved = len(plan.disbelieved)
         self.begun = self.finished = False
         self._context, self._observer, self._plan = context, observer, plan
         self._gated_now = context.gates_now(plan)
@@ -252,6 +254,7 @@ class Epoch:
             "rows": int(rows),
             "steps": math.ceil(self._observer.batches / self._context.gradient_accumulation_steps),
             **self.counts,
+            **({"disbelieved": self.disbelieved} if self.disbelieved else {}),
             "mean_weight": weights / rows if rows else 0.0,
             "effective_samples": weights**2 / squares if squares else 0.0,
         }
@@ -280,6 +283,7 @@ class Epoch:
             "waiting_targets": waiting.targets, "waiting_features": waiting.features,
             "waiting_data": reader.kept_data(waiting) if self._waiting else None,
             "lr_factor": self.lr_factor, "screened": self.screened, "counts": dict(self.counts),
+            "disbelieved": self.disbelieved,
             "read": self._read, "rows": int(rows[0]),
             "weight_sum": rows[1], "weight_squares": rows[2],
         }  # fmt: skip
@@ -292,6 +296,7 @@ class Epoch:
         }
         plan = Plan(found["ids"], found["weights"], found["forced"], lr_factor=found["lr_factor"])
         epoch = cls(context, observer, plan, found["screened"], found["counts"]["deferred"])
+        epoch.disbelieved = found.get("disbelieved", 0)
         # In steps of as many rows as this training's, which need not be those of the checkpoint's.
         steps = batches_of(found["rows"], context.step_rows)
         epoch._made = steps * context.gradient_accumulation_steps

@@ -148,7 +148,7 @@ class Selection:
         sampling = Sampling(policy=All()) if sampling is None else sampling
         loading = DataLoading() if loading is None else loading
         ranks = Ranks.here() if ranks is None else ranks
-        sampling = sampling.fitted(knows_truth=targets is not None and targets.knows_truth)
+        sampling = sampling.fitted(targets)
         policy = sampling.chosen_policy
         if model is not None:
             check_weights(model)
@@ -469,6 +469,10 @@ class Selection:
             blame(error, SelectionMisuse, where)
         if type(self.policy) not in POLICIES.values():  # frugalkd's own are tested instead
             check_plan(plan, len(self.ledger), self.pool, self.policy)
+        if (column := self.ledger.columns.get("disbelieved")) is not None:
+            since = column[plan.disbelieved]
+            column[:] = 0
+            column[plan.disbelieved] = np.where(since > 0, since, at.epoch)
         return plan
 
     def _in_whole_steps(self, plan: Plan, rows: int, at: EpochContext) -> tuple[Plan, int]:

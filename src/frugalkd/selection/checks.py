@@ -182,6 +182,10 @@ def why_not_label_free(
         return "label-free training cannot weigh teachers by confidence in a label: combine by mean"
     if policy.scoring is not None:
         return f"{name} is scored by trainings on labels, which label-free training does without"
+    if getattr(policy, "label_noise", "off") != "off":
+        return (
+            f"{name} doubts labels, which label-free training does not read: leave label_noise out"
+        )
     if policy.needs_labels:
         return (
             f"{name} plans by class, and label-free training has none: choose another budget_rule"

@@ -71,7 +71,7 @@ def check_fit(
     if sampling.dynamics and not output.dynamics:
         raise SelectionMisuse(
             f"{output.plural} have no training dynamics, which are those of one class: leave out "
-            "dynamics"
+            "dynamics and label_noise"
         )
     if not output.labelled and not isinstance(targets, Targets):
         raise TargetsError(f"{output.plural} are learned from a teacher: pass targets")

@@ -366,7 +366,7 @@ def new_selection(
     """A :class:`Selection` with a new ledger in ``folder``, which keeps ``labels`` that are one
     class a sample."""
     targets = more.get("targets")
-    sampling = sampling.fitted(knows_truth=targets is not None and targets.knows_truth)
+    sampling = sampling.fitted(targets)
     policy = sampling.chosen_policy
     # The digest reads the data, before memory is reserved for all of them.
     about = {"data": data_digest(dataset), "policy": str(policy)}

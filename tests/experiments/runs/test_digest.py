@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from typing import Any
 
 import pytest
 
@@ -167,6 +168,25 @@ def test_training_dynamics_decide_a_ledger_and_not_a_student():
         assert decides(kind, **{f"{role}.dynamics": usual}) == decides(kind)
         assert decides(kind, **{f"{role}.dynamics": not usual}) != decides(kind)
     assert decides("distill", **{"teacher.dynamics": False}) == decides("distill")
+
+
+@pytest.mark.parametrize("key", ["teacher.policy", "student.regulation", "student.policy"])
+def test_label_noise_decides_a_run_unless_it_is_off(key):
+    role, section = key.split(".")
+    gate = {} if section == "regulation" else {"name": "self-regulation"}
+    kind = "teach" if role == "teacher" else "distill"
+
+    def decides(**noise):
+        settings: dict[str, Any] = {key: {**gate, **noise}}
+        if key == "student.policy":
+            settings["student.mode"] = None
+        return what_decides(kind, override(kinds_recipe(), settings), taught=True)
+
+    assert "label_noise" not in decides()[role][section]
+    for off in ("off", False, 0):
+        assert decides(label_noise=off) == decides()
+    made = [decides(), decides(label_noise="auto"), decides(label_noise=0.2)]
+    assert made[0] != made[1] != made[2] != made[0]
 
 
 @pytest.mark.parametrize(("settings", "has"), [({}, True), ({"teacher.dynamics": False}, False)])

@@ -50,6 +50,9 @@ def what_decides(kind: str, recipe: Recipe, *, taught: bool) -> dict[str, Any]:
         if role["dynamics"] is usual:
             del role["dynamics"]
         _resolve_model(role["model"])
+    for gate in (teacher["policy"], student["policy"], student["regulation"]):
+        if gate and gate.get("label_noise") in ("off", 0):  # YAML reads off as false
+            del gate["label_noise"]
     for one in (student["teachers"] or {"of": {}})["of"].values():
         _resolve_teacher(one)
     student["targets"].pop("folder")  # the other fields determine its content

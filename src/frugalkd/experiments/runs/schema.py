@@ -110,6 +110,7 @@ class EpochRecord(Record):
     idle: Count = Field(0, description="of these rows, those that passed their gate")
     forced: Count = Field(0, description="rows that were not the gate's choice")
     deferred: Count = Field(0, description="planned rows left to a later epoch")
+    disbelieved: Count = Field(0, description="samples left out for their labels (label_noise)")
     mean_weight: Number = Field(0.0, description="of the rows used for training")
     effective_samples: Number = Field(0.0, description="(sum of weights)^2 / sum of squares")
     samples_backpropagated: Count = Field(0, description="so far")
