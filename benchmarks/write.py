@@ -29,6 +29,7 @@ from benchmarks.comparisons import (
     reference_table,
 )
 from benchmarks.cost_ratio import variants_table
+from benchmarks.noise.table import table as noise_table
 from benchmarks.timing import CASES, Measurement, find_case
 from benchmarks.timing.table import bound, figure, seconds
 from frugalkd.experiments.comparison.statistics import Claim, claims_together
@@ -286,9 +287,13 @@ TABLES = {
 
 
 def timed() -> dict[str, Callable[[], str]]:
-    """The tables of the cases that have a result file."""
-    names = sorted(file.stem for file in (HERE / "results").glob("time-*.json"))
-    return {name: lambda name=name: time_tables(read(name)) for name in names}
+    """The tables of timed cases and of noisy data that have a result file."""
+    makers = {"time": time_tables, "noise": noise_table}
+    return {
+        file.stem: lambda name=file.stem, make=make: make(read(name))
+        for kind, make in makers.items()
+        for file in sorted((HERE / "results").glob(f"{kind}-*.json"))
+    }
 
 
 def filled(page: str) -> str:
