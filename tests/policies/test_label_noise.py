@@ -51,7 +51,7 @@ def test_the_rate_is_that_of_the_labels_of_confident_samples(rate):
     assert noise_rate(ledger, EVERY) == pytest.approx(rate, abs=0.04)
 
 
-def test_the_rate_is_of_the_visited_samples_that_are_asked_for():
+def test_the_rate_is_of_given_samples_that_were_visited():
     ledger = visited()
     assert noise_rate(ledger, WRONG) == 1
     assert noise_rate(ledger, np.setdiff1d(EVERY, WRONG)) == 0
@@ -185,7 +185,7 @@ def test_settings():
 
 
 class Soft:
-    """What a sampling asks soft targets."""
+    """What a sampling reads of soft targets."""
 
     def __init__(self, truth=True, top=True):
         self.knows_truth, self.knows_top = truth, top

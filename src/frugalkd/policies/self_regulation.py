@@ -81,7 +81,7 @@ class SelfRegulation(Policy):
         label_source: what counts as correct: the ``"label"``, or the ``"teacher"``'s top class.
         label_noise: ``"off"``; or the fraction of labels that are wrong; or ``"auto"``, which
             estimates it (:func:`frugalkd.policies.label_noise.noise_rate`; below 5 % nothing is
-            done). With a teacher, its top class then counts as correct, if its soft targets tell
+            done). With a teacher, its top class then counts as correct, if its soft targets say
             that. After three epochs nine tenths of so many labels, those of the lowest mean margin
             (AUM, Pleiss et al. 2020), are disbelieved, as long as the model, and the teacher,
             refuse them. Their samples are not trained on; they are screened once they were not
@@ -158,20 +158,20 @@ class SelfRegulation(Policy):
 
     def plan(self, ledger: Ledger, pool: Ids, at: EpochContext) -> Plan:
         aside = self.set_aside(len(ledger), at.seed)
-        asleep = self._disbelieved(ledger, pool, at)
-        awake = np.setdiff1d(pool, asleep, assume_unique=True) if len(asleep) else pool
+        doubted = self._disbelieved(ledger, pool, at)
+        believed = np.setdiff1d(pool, doubted, assume_unique=True) if len(doubted) else pool
         if aside is None or at.epoch == 0:
-            plan, probe = self._plan(ledger, awake, at), pool[:0]
+            plan, probe = self._plan(ledger, believed, at), pool[:0]
         else:
             probe = np.flatnonzero(aside)
-            plan = self._plan(ledger, awake, at, everything=remembers(ledger, pool, probe))
-        plan = replace(plan, disbelieved=asleep)
+            plan = self._plan(ledger, believed, at, everything=remembers(ledger, pool, probe))
+        plan = replace(plan, disbelieved=doubted)
         if plan.stop:
             return plan
         if (at_sorted(ledger["last_epoch"], probe) == at.epoch).all():
             probe = probe[:0]
-        last = ledger["last_epoch"][asleep].astype(np.int64)
-        screen = np.concatenate([plan.screen, probe, asleep[last + self.max_skip < at.epoch]])
+        last = ledger["last_epoch"][doubted].astype(np.int64)
+        screen = np.concatenate([plan.screen, probe, doubted[last + self.max_skip < at.epoch]])
         return replace(plan, screen=screen)
 
     def _disbelieved(self, ledger: Ledger, pool: Ids, at: EpochContext) -> Ids:
