@@ -146,7 +146,7 @@ def test_bfloat16_has_logits_in_float32(corpus, teacher):
     torch.testing.assert_close(logits.double(), exact, rtol=1e-5, atol=1e-5)
 
 
-def test_a_forward_in_16_bits_that_a_trainer_put_before_it_is_not_checked(corpus, student):
+def test_a_forward_that_a_trainer_replaced_is_not_checked(corpus, student):
     """A model that a trainer has prepared for bf16 can be a teacher afterwards."""
     student.forward = torch.autocast("cpu", torch.bfloat16)(student.forward)
     data = corpus.batch([0], [0])
