@@ -197,8 +197,8 @@ class Reader:
         self.classes: int | None = None
         self.features: tuple[str, ...] = ()
         self.output, self.reference = OUTPUTS[sampling.output], dict[str, Tensor]()
-        counts = attribute_of(dataset, "row_counts")
-        self._row_counts = counts if callable(counts) else None
+        counts: Any = attribute_of(dataset, "row_counts")
+        self._row_counts: Any = counts if callable(counts) else None
         self._label_free, self._given_labels = sampling.label_free, loading.labels
         if not (self._label_free or self._given_labels):
             with suppress(UnsupportedData):  # they are no class indices
