@@ -28,7 +28,7 @@ from benchmarks.comparisons import (
     objectives_table,
     reference_table,
 )
-from benchmarks.cost_ratio import variants_table
+from benchmarks.cost_ratio import cost_table, variants_table
 from benchmarks.noise.table import table as noise_table
 from benchmarks.timing import CASES, Measurement, find_case
 from benchmarks.timing.table import bound, figure, seconds
@@ -221,6 +221,7 @@ def claims_of_page() -> dict[str, list[dict[str, Any]]]:
         "banking77-claims": "banking77",
         "fair-claims": "fair-fashion-mnist",
         "fair-claims-banking77": "fair-banking77",
+        "hard-claims": "hard-fashion-mnist",
     }
     for content in map(read, tables.values()):
         own = [Claim(*(c[key] for key in ("arm", "against", "claim"))) for c in content["claims"]]
@@ -262,6 +263,8 @@ TABLES = {
     "fair-tune-banking77": lambda: budgets_table(read("fair-tune-banking77")),
     "fair-factorial-fashion-mnist": lambda: factorial_table(read("fair-factorial-fashion-mnist")),
     "fair-factorial-cifar10": lambda: factorial_table(read("fair-factorial-cifar10")),
+    "hard-claims": lambda: claims_table(claims_of_page()["hard-claims"]),
+    "hard-cost": lambda: cost_table({"Fashion-MNIST": read("hard-fashion-mnist")}, ["cost"]),
     "hard-variants": lambda: variants_table(
         {
             "Fashion-MNIST": read("hard-variants-fashion-mnist"),
