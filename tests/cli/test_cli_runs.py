@@ -155,7 +155,7 @@ def test_labels_are_needed_to_evaluate(runs, cli, tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((2, 8, 8), np.uint8))
     code, _, err = cli("evaluate", str(runs / "student"), "--data", str(tmp_path / "x.npy"))
     assert code == 2
-    assert "has no classes" in err
+    assert "x.npy has no labels" in err
 
 
 def test_an_impossible_part_of_the_data_names_the_field(cli, tmp_path):

@@ -83,7 +83,7 @@ def test_arrays_of_columns_are_numbered(tmp_path):
     x = STREAM.standard_normal((ROWS, 3))
     np.savez(tmp_path / "x.npz", x=x, y=x.sum(axis=1))
     made = table(tmp_path / "x.npz", target="y")
-    assert [column.name for column in made.columns.root] == ["x 0", "x 1", "x 2"]
+    assert [column.name for column in made.columns.columns] == ["x 0", "x 1", "x 2"]
 
 
 def test_classes_are_those_of_a_column(file):
@@ -96,7 +96,7 @@ def test_classes_are_those_of_a_column(file):
 
 def test_another_table_becomes_the_same_inputs(file):
     made = table(file, target="price", log=["price", "size"])
-    again = Columns.model_validate(made.columns.model_dump(mode="json"))
+    again = Columns.of_card(made.columns.card())
     other = read_table(file)
     rows = [int(name.removeprefix("row ")) for name in made.names(range(len(made)))]
     assert torch.equal(again.inputs(other)[rows], made.features)

@@ -433,7 +433,7 @@ def test_data_without_a_gate_are_refused():
         (torch.zeros(6, 3), "multi-label"),
         (torch.zeros(6), "regression"),
         (torch.zeros(6, dtype=torch.bool), "bool"),
-        (torch.zeros(6, 1, dtype=torch.int64), "one class index"),
+        (torch.zeros(6, 1, dtype=torch.int64), "class indices .int64. are needed, one a sample"),
     ):
         selection = Selection(TensorDataset(x, labels), epochs=1, batch_size=2)
         batch = next(iter(next(iter(selection))))
@@ -875,7 +875,7 @@ def test_a_ceiling_is_of_what_counts_as_right(data, label_source, truth):
 
 def test_a_policy_that_needs_scores_or_a_teacher_says_so():
     data = TensorDataset(torch.randn(8, 2), torch.arange(8) % 2)
-    with pytest.raises(TargetsError, match="judges by the teacher's top class"):
+    with pytest.raises(TargetsError, match="judges by what the teacher says"):
         Selection(
             data,
             epochs=1,

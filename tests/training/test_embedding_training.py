@@ -242,7 +242,7 @@ BAD = {
         ),
         SettingError, "KD learns one-class",
     ),
-    "an unknown kind": (lambda: Sampling(output="tokens"), SettingError, "one-class"),
+    "an unknown kind": (lambda: Sampling(output="sounds"), SettingError, "one-class"),
 }  # fmt: skip
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self, final
+from typing import Any, ClassVar, Self, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, FiniteFloat, RootModel
 from torch import Tensor
 
 from frugalkd.data.batches import form
@@ -21,7 +21,6 @@ from frugalkd.errors import DataError, nearest
 from frugalkd.files import StrPath
 from frugalkd.files.parsing import most_unpacked, one_line
 from frugalkd.runtime.imports import inside_package, require_extra
-from frugalkd.runtime.sections import Strict
 
 Table = dict[str, NDArray[Any]]
 """Columns by name, all (rows,): float64, or texts (object)."""
@@ -31,28 +30,49 @@ MOST_TEXTS = 256
 _ENDINGS = (".csv", ".parquet", ".npz")
 
 
-class Column(Strict):
+@dataclass(frozen=True)
+class Column:
     """One column and the inputs that it becomes: ``(value - mean) / std`` of numbers, or of their
     logarithm; of texts 1 for the one that it is, and 0 for the others."""
 
+    __pydantic_config__: ClassVar = {"extra": "forbid", "allow_inf_nan": False}
+
     name: str
-    mean: FiniteFloat = 0.0
-    std: FiniteFloat = Field(default=1.0, gt=0)
+    mean: float = 0.0
+    std: float = 1.0
     log: bool = False
     texts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.std > 0:
+            raise ValueError(f"std of column {self.name!r} is {self.std}, and not above 0")
 
     @property
     def width(self) -> int:
         return len(self.texts) or 1
 
 
-class Columns(RootModel[tuple[Column, ...]]):
+@dataclass(frozen=True)
+class Columns:
     """How the columns of a table become the inputs of a model."""
+
+    columns: tuple[Column, ...]
+
+    def card(self) -> list[dict[str, Any]]:
+        """What :meth:`of_card` reads, for JSON."""
+        return [asdict(column) for column in self.columns]
+
+    @classmethod
+    def of_card(cls, card: object) -> Self:
+        """Raises ValueError (pydantic's) where ``card`` is not what :meth:`card` gave."""
+        from pydantic import TypeAdapter
+
+        return cls(TypeAdapter(tuple[Column, ...]).validate_python(card))
 
     @property
     def width(self) -> int:
         """Inputs of a row."""
-        return sum(column.width for column in self.root)
+        return sum(column.width for column in self.columns)
 
     @classmethod
     def of(cls, table: Table, names: Sequence[str], log: Sequence[str], rows: Any) -> Columns:
@@ -78,7 +98,7 @@ class Columns(RootModel[tuple[Column, ...]]):
         """float32 (rows, width). A text that is none of a column's is 0 in all. Raises DataError
         for a column that is missing, or of another type."""
         parts = []
-        for column in self.root:
+        for column in self.columns:
             _check_columns(table, [column.name])
             if column.texts:
                 texts = table[column.name].astype(str)
@@ -91,7 +111,7 @@ class Columns(RootModel[tuple[Column, ...]]):
     def described(self, inputs: NDArray[np.float32]) -> str:
         """A row of :meth:`inputs` in words."""
         said, at = [], 0
-        for column in self.root:
+        for column in self.columns:
             part = inputs[at : at + column.width]
             at += column.width
             if column.texts:

@@ -90,7 +90,7 @@ def inputs_of(data: object) -> dict[str, Any]:
         sizes = {name: getattr(data.tokens, name) for name in names}
         return {"num_classes": data.num_classes, **sizes}
     if isinstance(data, TableData):
-        columns = data.columns.model_dump(mode="json")
+        columns = data.columns.card()
         return {"num_classes": data.num_classes, "columns": columns, "label": data.label}
     return {}
 
@@ -121,7 +121,7 @@ def build(
             spec.name,
             num_classes=inputs["num_classes"],
             in_channels=1,
-            image_size=(1, Columns.model_validate(inputs["columns"]).width),
+            image_size=(1, Columns.of_card(inputs["columns"]).width),
             init_weights=init_weights,
             **spec.options,
         )

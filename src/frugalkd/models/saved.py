@@ -238,7 +238,7 @@ def load(
             own, length = card["tokenizer"], int(card["max_length"])
             texts = TextPreprocess(tokenizer or own, length, download, tokenizer is not None)
         if "columns" in card:
-            columns = Columns.model_validate(card["columns"])
+            columns = Columns.of_card(card["columns"])
         encoder = encoder_of(card["model"])
         if download and encoder is not None:  # into the cache
             from_transformers("AutoConfig", encoder)
