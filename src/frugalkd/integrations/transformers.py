@@ -339,7 +339,8 @@ class FrugalMixin(Frugal, _Trainer):
                 "torch_compile and FSDP are not supported for language models: leave them out, and "
                 "start with torchrun (DDP) on several devices"
             )
-        self.data_collator = corpus.collate
+        collate: Any = corpus.collate
+        self.data_collator = collate
 
     def _check_loss(self, given: Objective | None) -> None:
         """Refuse settings of the trainer's own loss that an objective would ignore."""
