@@ -264,7 +264,13 @@ TABLES = {
     "fair-factorial-fashion-mnist": lambda: factorial_table(read("fair-factorial-fashion-mnist")),
     "fair-factorial-cifar10": lambda: factorial_table(read("fair-factorial-cifar10")),
     "hard-claims": lambda: claims_table(claims_of_page()["hard-claims"]),
-    "hard-cost": lambda: cost_table({"Fashion-MNIST": read("hard-fashion-mnist")}, ["cost"]),
+    "hard-cost": lambda: cost_table(
+        {
+            "Fashion-MNIST": read("hard-fashion-mnist"),
+            "Banking77": read("hard-banking77"),
+        },
+        ["cost"],
+    ),
     "hard-variants": lambda: variants_table(
         {
             "Fashion-MNIST": read("hard-variants-fashion-mnist"),
