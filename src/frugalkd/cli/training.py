@@ -472,6 +472,8 @@ def estimate(
             made, teacher=teacher, seconds=seconds, say=lambda line: status.update(f"pilot: {line}")
         )
     words = ["distill", recipe, "--out", "runs/student"]
+    if result["pays"] is False:  # of the mode; then everything, at the same cost
+        words += ["--mode", "vanilla"]
     if teacher is not None:
         words += ["--teacher", str(teacher)]
     elif made.teacher.weights is None:

@@ -359,12 +359,14 @@ def _verdict_at_cost(found: dict[str, float], silent: bool) -> tuple[bool | None
     after = f"after {epochs:.3g} epochs of everything {failing:.0%} of the samples fail the gate"
     if gap > GAP:
         return False, (
-            f"selection will not pay at this cost: {after}, but the model is right on unseen "
-            f"samples {100 * gap:.1f} points less often; the training will be a shorter schedule"
+            f"selection will not pay at this cost: {after}, and the model is right on unseen "
+            f"samples {100 * gap:.1f} points less often (over {100 * GAP:.0f}: it remembers); the "
+            "training will be a shorter schedule"
         )
     if failing > MOST_FAIL:
         return False, (
-            f"selection will not pay at this cost: {after}; the training will be a shorter schedule"
+            f"selection will not pay at this cost: {after}, over {MOST_FAIL:.0%}; the training "
+            "will be a shorter schedule"
         )
     return True, (
         f"selection pays at this cost: {after}, and the model is right on unseen samples nearly as "
