@@ -268,6 +268,7 @@ TABLES = {
         {
             "Fashion-MNIST": read("hard-fashion-mnist"),
             "Banking77": read("hard-banking77"),
+            "MiniLM": read("hard-minilm"),
         },
         ["cost"],
     ),
