@@ -15,6 +15,7 @@ pytest.importorskip("transformers", reason="needs the extra transformers")
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 def test_a_store_is_measured_against_a_live_teacher():
     found = measure({"layers": 2, "width": 64, "vocabulary": 512}, 2, 32, 2)
     assert found["tokens"] == 2 * 31

@@ -120,3 +120,10 @@ def test_the_command_prints_a_table_and_json(trained, tmp_path, fast, cli):
     code, _, err = cli(*words)
     assert code == 2
     assert err.startswith("error: int8 of a model of pictures is calibrated on training data")
+
+
+def test_a_call_that_takes_longer_is_timed_once(monkeypatch):
+    monkeypatch.setattr(exporting, "_SECONDS", 0.0)
+    calls = []
+    assert exporting._seconds(lambda: calls.append(1)) > 0
+    assert len(calls) == 2

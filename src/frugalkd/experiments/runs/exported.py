@@ -147,10 +147,10 @@ def _milliseconds(
 
 
 def _seconds(run: Callable[[], Any]) -> float:
-    """Of one call, the mean over ``_SECONDS``."""
+    """Of one call, the mean over ``_SECONDS``, or of a single one that takes longer."""
     run()
-    calls, started = 0, time.perf_counter()
-    while (taken := time.perf_counter() - started) < _SECONDS:
+    calls, taken, started = 0, 0.0, time.perf_counter()
+    while not calls or taken < _SECONDS:
         run()
-        calls += 1
+        calls, taken = calls + 1, time.perf_counter() - started
     return taken / calls
