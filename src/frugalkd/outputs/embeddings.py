@@ -6,18 +6,17 @@ from collections.abc import Mapping
 from typing import Any, final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from frugalkd.errors import ModelError, TargetsError
 from frugalkd.ledger.outcome import Outcome
-from frugalkd.outputs.output import NOTHING, Output
+from frugalkd.outputs.output import ScoredOutput
 
 
 @final
-class Embeddings(Output):
+class Embeddings(ScoredOutput):
     """Embeddings (rows, width) of the student, projected where the teacher's are of another width.
 
     The distance of a row is ``1 - cos(student - m, teacher - m)``, m being the teacher's mean over
@@ -44,19 +43,9 @@ class Embeddings(Output):
     def from_teacher(self, targets: Tensor) -> Tensor:
         return targets
 
-    @torch.no_grad()
-    def outcome(
-        self,
-        outputs: Tensor,
-        right: Tensor,
-        reference: Mapping[str, Tensor] = NOTHING,
-        *,
-        entropy: bool = False,
-        given: Tensor | None = None,
-    ) -> Outcome:
+    def scored(self, outputs: Tensor, right: Tensor, reference: Mapping[str, Tensor]) -> Outcome:
         mean = reference["mean"]
-        with torch.autocast(outputs.device.type, enabled=False):
-            score = F.cosine_similarity(outputs.float() - mean, right.float() - mean, dim=1)
+        score = F.cosine_similarity(outputs - mean, right - mean, dim=1)
         return Outcome(score, score > 0, score, distance=1 - score)
 
     def losses(self, outputs: Tensor, right: Tensor) -> Tensor:

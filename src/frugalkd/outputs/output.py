@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -104,3 +105,24 @@ class Output(ABC):
     def needs_reference(self) -> bool:
         """Whether scores refer to what is right for the pool."""
         return type(self).reference is not Output.reference
+
+
+class ScoredOutput(Output):
+    """A kind whose outcomes have neither the entropy nor the dynamics of classes."""
+
+    @torch.no_grad()
+    def outcome(
+        self,
+        outputs: Tensor,
+        right: Tensor,
+        reference: Mapping[str, Tensor] = NOTHING,
+        *,
+        entropy: bool = False,
+        given: Tensor | None = None,
+    ) -> Outcome:
+        with torch.autocast(outputs.device.type, enabled=False):
+            return self.scored(outputs.float(), right.float(), reference)
+
+    @abstractmethod
+    def scored(self, outputs: Tensor, right: Tensor, reference: Mapping[str, Tensor]) -> Outcome:
+        """The outcome of each row, of float32 outputs, outside autocast."""

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from typing import Any, final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from frugalkd.errors import DataError, ModelError, TargetsError
 from frugalkd.ledger.outcome import Outcome
-from frugalkd.outputs.output import NOTHING, Output
+from frugalkd.outputs.output import ScoredOutput
 
 HEAVY = 1.5
 """A target has heavy tails where its standard deviation is over so many times IQR / 1.349, which
@@ -21,7 +20,7 @@ freedom 1.5."""
 
 
 @final
-class Regression(Output):
+class Regression(ScoredOutput):
     """Values (rows, targets); labels of a floating dtype (rows, targets), or (rows,) of one target.
 
     The distance of a row is the mean over the targets of ``((output - right) / sigma)^2``, sigma
@@ -60,20 +59,10 @@ class Regression(Output):
     def from_teacher(self, targets: Tensor) -> Tensor:
         return targets.float()
 
-    @torch.no_grad()
-    def outcome(
-        self,
-        outputs: Tensor,
-        right: Tensor,
-        reference: Mapping[str, Tensor] = NOTHING,
-        *,
-        entropy: bool = False,
-        given: Tensor | None = None,
-    ) -> Outcome:
-        with torch.autocast(outputs.device.type, enabled=False):
-            apart = (outputs.float() - right.float()) / reference["sigma"]
-            relative = apart.square().mean(dim=1) / reference["d0"]
-            score = 1 - relative
+    def scored(self, outputs: Tensor, right: Tensor, reference: Mapping[str, Tensor]) -> Outcome:
+        apart = (outputs - right) / reference["sigma"]
+        relative = apart.square().mean(dim=1) / reference["d0"]
+        score = 1 - relative
         return Outcome(score, score > 0, score, distance=relative)
 
     def losses(self, outputs: Tensor, right: Tensor) -> Tensor:

@@ -13,11 +13,11 @@ from torch.nn import functional as F
 
 from frugalkd.errors import DataError, ModelError, TargetsError
 from frugalkd.ledger.outcome import Outcome
-from frugalkd.outputs.output import NOTHING, Output
+from frugalkd.outputs.output import ScoredOutput
 
 
 @final
-class SeveralLabels(Output):
+class SeveralLabels(ScoredOutput):
     """Logits (rows, labels), one sigmoid for each; labels (rows, labels) of 0 and 1, or, where the
     teacher decides, its probabilities.
 
@@ -57,24 +57,13 @@ class SeveralLabels(Output):
     def from_teacher(self, targets: Tensor) -> Tensor:
         return torch.sigmoid(targets.float())
 
-    @torch.no_grad()
-    def outcome(
-        self,
-        outputs: Tensor,
-        right: Tensor,
-        reference: Mapping[str, Tensor] = NOTHING,
-        *,
-        entropy: bool = False,
-        given: Tensor | None = None,
-    ) -> Outcome:
-        with torch.autocast(outputs.device.type, enabled=False):
-            logits = outputs.float()
-            if "mean" in reference:  # the teacher decides
-                relative = _apart(torch.sigmoid(logits), right.float()) / reference["d0"]
-                score = 1 - relative
-                return Outcome(score, score > 0, score, distance=relative)
-            signed = torch.where(right >= 0.5, logits, -logits).amin(dim=1)
-            least = torch.sigmoid(signed)
+    def scored(self, outputs: Tensor, right: Tensor, reference: Mapping[str, Tensor]) -> Outcome:
+        if "mean" in reference:  # the teacher decides
+            relative = _apart(torch.sigmoid(outputs), right) / reference["d0"]
+            score = 1 - relative
+            return Outcome(score, score > 0, score, distance=relative)
+        signed = torch.where(right >= 0.5, outputs, -outputs).amin(dim=1)
+        least = torch.sigmoid(signed)
         return Outcome(least, signed > 0, least, distance=1 - least)
 
     def losses(self, outputs: Tensor, right: Tensor) -> Tensor:

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from frugalkd.errors import TargetsError
 from frugalkd.ledger.outcome import Outcome
-from frugalkd.outputs.output import NOTHING, Output
+from frugalkd.outputs.output import ScoredOutput
 
 IGNORED = -100
 """The label of a token that is not learned, as in torch."""
 
 
 @final
-class Tokens(Output):
+class Tokens(ScoredOutput):
     """The outputs of a sequence are one number, the mean loss of its learned tokens in nats, and
     ``exp(-loss)`` stands for its confidence. There is no gate: nothing is ``correct``. Labels are
     reduced to how many tokens are learned."""
@@ -41,16 +41,7 @@ class Tokens(Output):
     def from_teacher(self, targets: Tensor) -> Tensor:
         raise TargetsError("a teacher's tokens do not stand in for labels: give a Corpus")
 
-    @torch.no_grad()
-    def outcome(
-        self,
-        outputs: Tensor,
-        right: Tensor,
-        reference: Mapping[str, Tensor] = NOTHING,
-        *,
-        entropy: bool = False,
-        given: Tensor | None = None,
-    ) -> Outcome:
+    def scored(self, outputs: Tensor, right: Tensor, reference: Mapping[str, Tensor]) -> Outcome:
         score = torch.exp(-self.losses(outputs, right))
         return Outcome(score, torch.zeros_like(score, dtype=torch.bool), score)
 
