@@ -275,3 +275,24 @@ def check_dynamics(ledger, outcomes, labels, epochs) -> None:
         np.testing.assert_allclose(ledger[name], wanted, rtol=2e-5, atol=2e-6, err_msg=name)
     for name in ("counted", "first_learned", "forgotten", "other", "other_votes"):
         assert ledger[name].tolist() == [row[name] for row in found], name
+
+
+def train_by_hand(selection, student, objective, rate: float) -> None:
+    """The loop of a user's own that comes to what ``distill`` does with AdamW and a cosine."""
+    groups = [
+        [p for p in student.parameters() if (p.ndim > 1) == matrix] for matrix in (True, False)
+    ]
+    optimizer = torch.optim.AdamW(
+        [{"params": group} for group in groups], weight_decay=0.0, fused=True
+    )
+    for epoch in selection:
+        for batch in epoch:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * (1 + np.cos(np.pi * batch.progress)) / 2
+            inputs, labels = batch.data
+            outputs = student(inputs)
+            losses = objective(outputs, batch.targets, labels)
+            batch.reduce(losses).backward()
+            batch.observe(outputs, labels, losses)
+            optimizer.step()
+            optimizer.zero_grad()

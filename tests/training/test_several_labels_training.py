@@ -41,7 +41,7 @@ from frugalkd.teachers.encodings import Dense, Values
 from frugalkd.training.evaluation import measure_labels
 from frugalkd.training.settings import Checkpointing
 from ranking import on_ranks
-from toys import same_columns, same_state
+from toys import same_columns, same_state, train_by_hand
 
 
 class Rows(Dataset):
@@ -306,26 +306,7 @@ def test_an_own_loop_comes_to_what_distill_does():
         Rows(), epochs=4, batch_size=8, model=student, targets=LiveTeacher(teacher_net()),
         sampling=Sampling(policy=GATE, output="several-labels"),
     )  # fmt: skip
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in student.parameters() if p.ndim > 1]},
-            {"params": [p for p in student.parameters() if p.ndim == 1]},
-        ],
-        weight_decay=0.0,
-        fused=True,
-    )
-    for epoch in selection:
-        for batch in epoch:
-            rate = 0.05 * (1 + np.cos(np.pi * batch.progress)) / 2
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            inputs, labels = batch.data
-            outputs = student(inputs)
-            losses = objective(outputs, batch.targets, labels)
-            batch.reduce(losses).backward()
-            batch.observe(outputs, labels, losses)
-            optimizer.step()
-            optimizer.zero_grad()
+    train_by_hand(selection, student, objective, rate=0.05)
     made = run()
     torch.testing.assert_close(student.state_dict(), made.model.state_dict(), rtol=1e-4, atol=1e-5)
     assert np.array_equal(selection.ledger["participations"], made.ledger["participations"])
