@@ -102,6 +102,8 @@ class _Estimate:
         if teacher is not None and (teacher / "ledger.safetensors").is_file():
             self._read(teacher)
         self.student = Trainee(recipe, role, self.data, self._gate())
+        # One that the gate has not, where the teacher's probabilities are known.
+        self.ceiling = CEILING if self.truth and self.student.gate.ceiling is None else None
 
     def _read(self, folder: Path) -> None:
         """The weights by the teacher's ledger, and what its own training took and kept."""
@@ -172,8 +174,7 @@ class _Estimate:
             part = part_of(self.data, rows)
             return fill(self.recipe, self.live, part, views)[0] if self.learns else part
 
-        ceiling = CEILING if self.truth and self.student.gate.ceiling is None else None
-        found = self.student.miniatures(part, scale, ceiling, self.weights)
+        found = self.student.miniatures(part, scale, self.ceiling, self.weights)
         shares, curves, (step, screen), _ = found
         if self.queries and not self.learns:
             shares["regulated"] = model.labels_alone(shares["regulated"])
@@ -240,8 +241,7 @@ class _Estimate:
         is too small to say."""
         rows, epochs = scale[0], cost * self.training.epochs
         gate = self.student.gate
-        if self.truth and gate.ceiling is None:
-            gate = replace(gate, ceiling=CEILING)
+        gate = gate if self.ceiling is None else replace(gate, ceiling=self.ceiling)
         sizes = [rows] if rows == len(self.data) else [rows, max(4, rows // 4)]
         large, *small = (self.student.fit(part(each), epochs, gate) for each in sizes)
         whole = model.fit_of_all(large, small[0] if small else None, len(self.data))
