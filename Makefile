@@ -81,8 +81,8 @@ compare: $(PROJECT) ## run a short comparison on Fashion-MNIST: runs/compare
 	$(BIN)/frugalkd compare fashion-mnist --arms vanilla,regulated,random,short --seeds 3 --out runs/compare
 
 report: $(PROJECT) ## write a page for each committed comparison: runs/report
-	set -e; for file in $$(grep -lE '^  "recipe": \{' benchmarks/results/*.json); do \
-	  $(BIN)/frugalkd report $$file --data --out runs/report/$$(basename $$file .json).html; done
+	grep -lE '^  "recipe": \{' benchmarks/results/*.json | OMP_NUM_THREADS=1 xargs -P 2 -I{} sh -c \
+	  '$(BIN)/frugalkd report {} --data --out runs/report/$$(basename {} .json).html'
 
 clean: ## remove the environment and the caches, and keep runs/
 	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .hypothesis
