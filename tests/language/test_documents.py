@@ -8,9 +8,11 @@ import json
 import numpy as np
 import pytest
 from datasets import Dataset
+from hypothesis import given
+from hypothesis import strategies as st
 
 from frugalkd.errors import DataError
-from frugalkd.language.documents import Renderer, read_rows, tokenizer_digest
+from frugalkd.language.documents import Part, Renderer, cut_text, read_rows, tokenizer_digest
 from frugalkd.language.tiny import END, tiny_tokenizer
 
 PLAIN = (
@@ -165,3 +167,26 @@ def test_digests_name_what_differs(tokenizer):
     endless.pad_token = "a"
     found = tokenizer_digest(endless)
     assert {name for name in own if own[name] != found[name]} == {"tokenizer"}
+
+
+@given(st.integers(2, 300), st.floats(0.01, 0.99))
+def test_a_document_is_trained_on_or_held_out(rows, fraction):
+    documents = [{"text": str(number)} for number in range(rows)]
+    own, other = (list(Part(fraction, held).of(documents)) for held in (False, True))
+    assert sorted([*own, *other], key=lambda row: int(row["text"])) == documents
+    more = [*documents, {"text": "one more"}]
+    assert list(Part(fraction, False).of(more))[: len(own)] == own  # the others stay where they are
+
+
+@given(st.text("ab\n", max_size=60), st.floats(0.01, 0.99))
+def test_a_single_text_is_cut_once(text, fraction):
+    first, second = cut_text(text, fraction)
+    assert first + second == text
+    assert first.endswith("\n\n") or len(first) == round(len(text) * (1 - fraction))
+    parts = [list(Part(fraction, held).of([{"text": text}])) for held in (False, True)]
+    assert parts == [[{"text": first}], [{"text": second}]]
+
+
+def test_about_a_fraction_is_held_out():
+    documents = [{"text": str(number)} for number in range(2000)]
+    assert 350 < len(list(Part(0.2, True).of(documents))) < 450

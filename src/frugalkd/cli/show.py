@@ -105,6 +105,14 @@ def measures(measured: dict[str, Any], on: str = "") -> dict[str, object]:
             else f"{measured['r2']:.4f}{on}",
             **{name: None if value is None else f"{value:.4g}" for name, value in errors.items()},
         }
+    if "perplexity" in measured:
+        kl = measured.get("teacher_kl")
+        return {
+            "perplexity": f"{measured['perplexity']:.4g}{on}",
+            "tokens": f"{measured['tokens']:,}",
+            "next token right": percent(measured["accuracy"], 2),
+            "KL to the teacher": None if kl is None else f"{kl:.4f} nats a token",
+        }
     if "accuracy" not in measured:
         near, ranks = (measured.get(name) for name in ("mean_cosine_distance", "pairwise_spearman"))
         return {

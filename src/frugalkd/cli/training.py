@@ -64,10 +64,14 @@ def _after_teaching(made: Recipe, recipe: str, out: Path, settings: Sequence[str
     """The student that the evidence recommends (BENCHMARKS.md): that of its own gate, with a
     ceiling and a fallback, which is what a cost gives it. And, since what this is worth differs
     between data, the comparison with a shorter schedule at the same cost."""
+    student = out.parent / ("student" if out.name != "student" else "distilled")
+    if not made.gates:
+        return [
+            show.command("distill", recipe, "--teacher", out, "--out", student, settings=settings)
+        ]
     gate = made.student.regulation
     limited = (made.student.cost, gate.budget, gate.cost) != (None, None, None)
     cost = () if limited else ("--cost", "0.5")
-    student = out.parent / ("student" if out.name != "student" else "distilled")
     words = ["distill", recipe, "--mode", "regulated", *cost, "--teacher", out, "--out", student]
     following = [show.command(*words, settings=settings)]
     with suppress(StopIteration, RecipeError):  # recipe.teachers are none of this command's
@@ -123,7 +127,9 @@ def distill(
     from frugalkd.experiments.runs.execute import distill as run
 
     following = show.command("ledger", "show", out)
-    if made.data.name is not None:  # only shipped data sets say how to prepare a picture
+    if not made.gates:
+        following = show.command("evaluate", out, "--data", "own")
+    elif made.data.name is not None:  # only shipped data sets say how to prepare a picture
         own = made.student.model.path
         imports = () if own is None else ("--import", own)
         table = out / "classes.csv"

@@ -40,11 +40,11 @@ DATA: dict[str, Callable[..., Splits]] = {
 }
 
 
-def check_data(name: str, options: Collection[str]) -> None:
-    """Checks the name of a data set and its options, and reads nothing. Raises UnknownName;
-    DataError where it takes no such option."""
+def check_data(name: str, options: Collection[str], known: Collection[str] = DATA) -> None:
+    """Checks the name of a data set and its options, and reads nothing. Raises UnknownName, whose
+    message has the nearest of the ``known``; DataError where it takes no such option."""
     if name not in DATA:
-        raise UnknownName("data set", name, DATA)
+        raise UnknownName("data set", name, known)
     what = f"data set {name!r}"
     check_options(DATA[name], options, fixed={"root"}, what=what, error=DataError)
 

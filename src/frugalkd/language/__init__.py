@@ -2,6 +2,7 @@
 loss a token."""
 
 from frugalkd.language.corpus import Corpus, tokenize_corpus
+from frugalkd.language.documents import Part
 from frugalkd.language.encodings import HeadAndTail, SampledTokens, TokenEncoding, TopTokens
 from frugalkd.language.evaluation import measure_tokens
 from frugalkd.language.loss import TokenLoss, check_token_objective, token_loss
@@ -14,6 +15,7 @@ __all__ = [
     "Corpus",
     "HeadAndTail",
     "LiveTokens",
+    "Part",
     "SampledTokens",
     "StoredTokens",
     "TokenEncoding",

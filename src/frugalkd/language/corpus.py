@@ -6,6 +6,7 @@ Format: docs/language.md.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -22,11 +23,12 @@ from torch.utils.data import Dataset
 
 from frugalkd.errors import DataError
 from frugalkd.files import StrPath, headers
+from frugalkd.files.cache import VARIABLE, cache_root
 from frugalkd.files.lock import FILE as LOCK
 from frugalkd.files.lock import Lock
-from frugalkd.files.opening import list_folder, named, open_file, open_new
+from frugalkd.files.opening import Resolved, list_folder, named, open_file, open_new
 from frugalkd.files.writing import make_folder, sweep, sync_folder, write_at, writing
-from frugalkd.language.documents import Document, Renderer, read_rows, tokenizer_digest
+from frugalkd.language.documents import Document, Part, Renderer, read_rows, tokenizer_digest
 from frugalkd.outputs.tokens import IGNORED
 from frugalkd.policies.policy import Ids
 from frugalkd.runtime import draws
@@ -162,12 +164,13 @@ class Corpus(Dataset[TokenBatch]):
 def tokenize_corpus(
     source: Any,
     tokenizer: Any,
-    folder: StrPath,
+    folder: StrPath | None = None,
     *,
     length: int = 1024,
     packing: Packing = "packed",
     positions: float = 1.0,
     split: str = "train",
+    part: Part | None = None,
 ) -> Corpus:
     """Tokenise ``source`` into ``folder``, once: a corpus that is there and of the same source,
     tokenizer and settings is opened.
@@ -175,12 +178,14 @@ def tokenize_corpus(
     Args:
         source, split: as of :func:`frugalkd.language.documents.read_rows`.
         tokenizer: of transformers.
-        folder: where the tokens are kept.
+        folder: where the tokens are kept; None: this machine's cache
+            (:func:`frugalkd.files.cache.cache_root`).
         length: the most tokens of a block.
         packing: ``packed``: a block holds documents one after another, whole where they fit into
             one; a plain text that is longer than a block is cut, and each piece begins without
             what was before it. ``padded``: a block is one document.
         positions: the part of the positions that carry a loss, in (0, 1], always the same ones.
+        part: a part of the documents, for training or held out; None: all.
 
     Raises:
         DataError: ``source`` has no tokens, a document is too long or cannot be tokenised, or
@@ -191,16 +196,20 @@ def tokenize_corpus(
     check_integer("length", length, 2)
     check_types(packing=(packing, Packing), positions=(positions, float))
     check_bounds("in (0, 1]", positions=positions)
-    folder = named(folder)
+    rows, digest = read_rows(source, split)
+    about = {
+        "source": digest,
+        **tokenizer_digest(tokenizer),
+        "blocks": f"{packing}, at most {length} tokens",
+        "positions": f"{positions:g}",
+    }
+    if part is not None:
+        check_bounds("in (0, 1)", fraction=part.fraction)
+        about["documents"] = f"{'' if part.held_out else 'all but '}{part.fraction:g}"
+        rows = part.of(rows)
+    folder = _cached(about) if folder is None else named(folder)
     make_folder(folder)
     with Lock(folder, wait=True):
-        rows, digest = read_rows(source, split)
-        about = {
-            "source": digest,
-            **tokenizer_digest(tokenizer),
-            "blocks": f"{packing}, at most {length} tokens",
-            "positions": f"{positions:g}",
-        }
         if (folder / FILE).exists():
             found = Corpus(folder)
             others = sorted(name for name in about if found.about.get(name) != about[name])
@@ -246,6 +255,15 @@ def tokenize_corpus(
             headers.write_header(folder / FILE, FORMAT, SCHEMA, header)
             sync_folder(folder.parent)
         return Corpus(folder)
+
+
+def _cached(about: dict[str, str]) -> Resolved:
+    """The folder of this machine's cache for what ``about`` decides. Raises DataError."""
+    root = cache_root()
+    if root is None:
+        raise DataError(f"there is no cache to keep tokens in: name a folder, or set {VARIABLE}")
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+    return named(root / f"corpus-{digest[:16]}")
 
 
 def _read_header(folder: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,10 +27,12 @@ from frugalkd.errors import DataError, FrugalKDError
 from frugalkd.files import StrPath
 from frugalkd.files.parsing import one_line, parse_json
 from frugalkd.outputs.tokens import IGNORED
+from frugalkd.runtime import draws
 from frugalkd.runtime.failures import blame
 
 _AT_ONCE = 256
-_FILES = (".txt", ".jsonl")
+_STREAM = draws.stream("documents that are held out")
+FILES = (".txt", ".jsonl")
 
 Row = Mapping[str, Any]
 
@@ -42,6 +44,36 @@ class Document(NamedTuple):
     ids: NDArray[np.int64]
     loss: NDArray[np.bool_]
     whole: bool
+
+
+class Part(NamedTuple):
+    """The documents of a source that are ``held_out``, about this ``fraction`` of them, in (0, 1),
+    the same ones every time; or all others. Of a single text its end is held out, from an empty
+    line on where there is one."""
+
+    fraction: float
+    held_out: bool
+
+    def of(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """Those of ``rows``."""
+        rest = iter(rows)
+        first = list(islice(rest, 2))
+        text = first[0].get("text") if len(first) == 1 else None
+        if isinstance(text, str):
+            yield {"text": cut_text(text, self.fraction)[self.held_out]}
+            return
+        for number, row in enumerate(chain(first, rest)):
+            if (draws.uniform(0, _STREAM, number)[0] < self.fraction) == self.held_out:
+                yield row
+
+
+def cut_text(text: str, fraction: float) -> tuple[str, str]:
+    """``text`` without about this last ``fraction`` of it, and that; cut after an empty line where
+    there is one."""
+    about = round(len(text) * (1 - fraction))
+    cut = text.rfind("\n\n", 0, about) + 2
+    cut = about if cut == 1 else cut
+    return text[:cut], text[cut:]
 
 
 def read_rows(source: Any, split: str = "train") -> tuple[Iterable[Any], str]:
@@ -65,7 +97,7 @@ def read_rows(source: Any, split: str = "train") -> tuple[Iterable[Any], str]:
     paths = _files_of(source)
     if paths:
         digest = files_digest(os.path.dirname(paths[0]) or ".", [path.name for path in paths])
-        return _rows_of_files(paths), digest
+        return rows_of_files(paths), digest
     (table,) = open_tables(os.fspath(source), None, None, [split])
     return table, data_digest(table)
 
@@ -220,16 +252,17 @@ def _files_of(source: StrPath) -> list[Path]:
     """The text files that ``source`` names, in the data root or from here; [] where it names
     something else."""
     for place in (Path(source), data_root() / source):
-        if place.is_file() and place.suffix in _FILES:
+        if place.is_file() and place.suffix in FILES:
             return [place]
         if place.is_dir():
-            return sorted(path for path in place.iterdir() if path.suffix in _FILES)
-    if Path(source).suffix in _FILES:
+            return sorted(path for path in place.iterdir() if path.suffix in FILES)
+    if Path(source).suffix in FILES:
         raise DataError(f"{os.fspath(source)} is not there, nor in {data_root()}")
     return []
 
 
-def _rows_of_files(paths: list[Path]) -> Iterator[Row]:
+def rows_of_files(paths: list[Path]) -> Iterator[Row]:
+    """The rows of text files, in order. Raises DataError."""
     for path in paths:
         try:
             if path.suffix == ".txt":

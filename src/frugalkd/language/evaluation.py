@@ -45,8 +45,10 @@ def measure_tokens(
         should_stop: called after each batch.
 
     Returns:
-        ``blocks`` and ``tokens``; ``cross_entropy`` in nats a token, ``perplexity``, its
-        exponential; ``accuracy``, of the likeliest token; and with a teacher ``teacher_kl``,
+        ``samples``, which are blocks, and ``tokens``; ``cross_entropy`` in nats a token,
+        ``perplexity``, its exponential, and ``entropy_saved``, 1 - cross-entropy over that of equal
+        probabilities (as McFadden's R2); ``accuracy``, of the likeliest token; and with a teacher
+        ``teacher_kl``,
         KL(teacher || model) in nats a token, and ``teacher_agreement``, how often the likeliest
         token is the same, None where a store does not say the teacher's.
 
@@ -77,10 +79,11 @@ def measure_tokens(
             raise Stopped("stopped in an evaluation")
     entropy, right, kl, agreed = (sums / corpus.rows).tolist()
     measured: dict[str, Any] = {
-        "blocks": len(corpus),
+        "samples": len(corpus),
         "tokens": corpus.rows,
         "cross_entropy": entropy,
         "perplexity": math.exp(min(entropy, 700.0)),
+        "entropy_saved": 1 - entropy / math.log(corpus.vocabulary),
         "accuracy": right,
     }
     if targets is not None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from frugalkd.data.batches import call
-from frugalkd.data.text import check_vocabulary, from_transformers, vocabulary_of
+from frugalkd.data.text import check_vocabulary, from_transformers, model_folder, vocabulary_of
 from frugalkd.errors import ModelError, SettingError, TargetsError
 from frugalkd.files.parsing import one_line
 from frugalkd.language.corpus import Corpus
@@ -24,7 +24,7 @@ from frugalkd.language.documents import tokenizer_digest
 from frugalkd.models.identity import inference_mode
 from frugalkd.outputs.tokens import IGNORED
 from frugalkd.runtime.devices import device_of
-from frugalkd.runtime.imports import inside_package, require_extra
+from frugalkd.runtime.imports import require_extra
 from frugalkd.runtime.settings import check_types
 
 Embeddings = Literal["trained", "frozen", "shared"]
@@ -49,14 +49,25 @@ def load_causal(name: str, *, download: bool = True, **options: Any) -> Any:
     Raises:
         ModelError: there is no such model, or what reads it is not installed.
     """
-    folder, file = name, {}
-    if name.endswith(".gguf"):
-        require_extra("gguf", "GGUF files need gguf", ModelError, "gguf")
-        place = name if os.path.isfile(name) else inside_package(name)
-        path = Path(place or name)
-        folder, file = os.fspath(path.parent), {"gguf_file": path.name}
+    folder, file = place_of(name)
     model = from_transformers("AutoModelForCausalLM", folder, download=download, **file, **options)
-    return model.eval(), from_transformers("AutoTokenizer", folder, download=download, **file)
+    return model.eval(), load_tokenizer(name, download=download)
+
+
+def load_tokenizer(name: str, *, download: bool = True) -> Any:
+    """The tokenizer alone of :func:`load_causal`. Raises ModelError."""
+    folder, file = place_of(name)
+    return from_transformers("AutoTokenizer", folder, download=download, **file)
+
+
+def place_of(name: str) -> tuple[str, dict[str, str]]:
+    """Where transformers finds the model ``name``, and which file of it, if it is one. Raises
+    ModelError."""
+    if not name.endswith(".gguf"):
+        return name, {}
+    require_extra("gguf", "GGUF files need gguf", ModelError, "gguf")
+    path = Path(name if os.path.isfile(name) else model_folder(name))
+    return os.fspath(path.parent), {"gguf_file": path.name}
 
 
 def check_tokenizers(student: Any, teacher: Any) -> None:

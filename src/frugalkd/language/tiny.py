@@ -12,6 +12,7 @@ import torch
 from accelerate.utils import patch_environment
 
 from frugalkd.errors import DataError, ModelError
+from frugalkd.language.documents import cut_text
 from frugalkd.runtime.imports import require_extra
 
 END = "<|end|>"
@@ -36,9 +37,7 @@ def tiny_text() -> str:
 
 def tiny_splits(test: float = 0.1) -> tuple[str, str]:
     """:func:`tiny_text` to train on, and its last part to evaluate on."""
-    text = tiny_text()
-    cut = text.rindex("\n\n", 0, round(len(text) * (1 - test))) + 2
-    return text[:cut], text[cut:]
+    return cut_text(tiny_text(), test)
 
 
 @cache

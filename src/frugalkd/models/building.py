@@ -57,7 +57,8 @@ class ModelSettings(NamedOrPath):
 
     name: str | None = Field(
         None,
-        description=f"one of {', '.join([*MODELS, *TEXT_MODELS])}; or timm/NAME, torchvision/NAME",
+        description=f"one of {', '.join([*MODELS, *TEXT_MODELS])}, causal-lm, llama; or timm/NAME, "
+        "torchvision/NAME",
     )
     init_weights: str | None = Field(
         None,

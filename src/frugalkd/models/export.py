@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from frugalkd.data.batches import call
-from frugalkd.data.text import quiet
+from frugalkd.data.text import from_transformers, quiet
 from frugalkd.errors import ModelError, RunFolderError
 from frugalkd.files import StrPath
 from frugalkd.files.opening import named
@@ -60,8 +60,16 @@ def export(
         _refuse_changed(loaded, folder)
         make_folder(folder)
         file = save_model(file, loaded.model, loaded.classes)
+        if (loaded.folder / "tokenizer_config.json").is_file():  # of a language model
+            with writing(folder):
+                from_transformers("AutoTokenizer", str(loaded.folder)).save_pretrained(folder)
         write_json(folder / "model.json", {**loaded.card, "weights": file.name})
         return [file]
+    if loaded.output.name == "tokens":
+        raise ModelError(
+            f"{loaded.folder} is a model of transformers: other libraries read that folder, or "
+            "export it to safetensors"
+        )
     if to == "onnx":
         needs = "exports to ONNX need onnx, onnxruntime and onnxscript"
         require_extra("onnx", needs, ModelError, "onnx", "onnxruntime", "onnxscript")

@@ -228,6 +228,9 @@ def load(
                 "folder: only a file in the same folder is read"
             )
         weights = path / name
+        if card.get("output") == "tokens":  # a folder of transformers, whatever made it
+            model = from_transformers("AutoModelForCausalLM", os.fspath(path), dtype="auto")
+            return Loaded(model.eval(), None, card, folder=path)
         if "path" in card["model"]:
             refuse_unlisted(str(card["model"]["path"]), imports, str(path / CARD))
         # Before the model is built: its size may depend on the images'.

@@ -39,6 +39,7 @@ _BOUNDS = {
     "0 or more": lambda value: value >= 0,
     "in [0, 1]": lambda value: 0 <= value <= 1,
     "in [0, 1)": lambda value: 0 <= value < 1,
+    "in (0, 1)": lambda value: 0 < value < 1,
     "in (0, 1]": lambda value: 0 < value <= 1,
     "in (0, 60000]": lambda value: 0 < value <= 60_000,
     "in [1, 100]": lambda value: 1 <= value <= 100,

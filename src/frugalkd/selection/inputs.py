@@ -105,8 +105,8 @@ def why_not_for(policy: Policy, output: Output) -> str | None:
     name, needs = type(policy).__name__, None
     if not output.gated and not isinstance(policy, All | RandomSubset | Replay):
         return (
-            f"sequences of tokens have no gate, and {name} selects by outcomes: leave sampling and "
-            "mode out (all are used), or give policy All() or RandomSubset()"
+            f"sequences of tokens have no gate, and {name} selects by outcomes: use all (in Python "
+            "the default, in a recipe mode vanilla or policy all), or RandomSubset"
         )
     if policy.needs_labels and not policy.labels_optional:
         needs = "plans by class: choose another budget_rule"

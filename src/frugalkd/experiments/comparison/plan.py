@@ -23,7 +23,7 @@ from frugalkd.experiments.runs.digest import (
     what_decides,
 )
 from frugalkd.experiments.runs.schema import quality_of
-from frugalkd.experiments.runs.targets import encoding_of
+from frugalkd.experiments.runs.targets import encoding_of, token_encoding_of
 
 SHOWN = 12
 """Digits of a digest that name a folder."""
@@ -221,7 +221,8 @@ class _Plan:
         weighted = student.weighting or student.mode
         parts = [settings["data"], settings["student"]["augment"], settings["student"]["targets"]]
         # The teacher runs on no sample that weighs nothing.
-        parts += [weighted in ("significance", "hybrid"), encoding_of(recipe).settings]
+        encoding = encoding_of(recipe) if recipe.gates else token_encoding_of(recipe)
+        parts += [weighted in ("significance", "hybrid"), encoding.settings]
         decides = what_decides("distill", recipe, taught=teacher is not None)
         if student.teachers is not None:
             parts.append(decides["student"]["teachers"])

@@ -55,7 +55,8 @@ def estimate(
     Raises:
         SettingError: ``seconds`` is not positive and finite.
         RecipeError: there are several teachers, or the student is its own; a gate has a cost of its
-            own; or the student learns embeddings.
+            own; or the student learns embeddings or
+            a corpus.
         LedgerError, ModelError, DataError, RunFolderError: as a distillation would.
         UnsupportedData: the data have views, and no ``subset(ids)``.
     """
@@ -65,6 +66,11 @@ def estimate(
         raise RecipeError(
             "an estimate needs one teacher that is trained before: set student.teachers to null, "
             "and student.targets.kind to stored or live"
+        )
+    if not recipe.gates:
+        raise RecipeError(
+            "an estimate forecasts what a gate saves, and blocks of a corpus have none: run a "
+            "short 'frugalkd compare' in its place"
         )
     student = recipe.student
     if not (output := OUTPUTS[student.objective.build().learns]).labelled:

@@ -17,8 +17,10 @@ import yaml
 
 from frugalkd.errors import (
     AccessRefused,
+    DataError,
     FrugalKDError,
     ImportRefused,
+    ModelError,
     RecipeError,
     UnknownName,
     few,
@@ -27,6 +29,7 @@ from frugalkd.errors import (
 )
 from frugalkd.files import StrPath
 from frugalkd.files.parsing import read_bounded
+from frugalkd.runtime.imports import check_options
 from frugalkd.runtime.settings import shown
 
 if TYPE_CHECKING:
@@ -102,15 +105,28 @@ def override(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
 def check_names(recipe: Recipe) -> None:
     """Raises RecipeError, which names the field, for what the schema alone cannot find: unknown
     models and data sets, options that they do not take, malformed import paths. Imports nothing."""
-    from frugalkd.data import check_data
+    from frugalkd.data import DATA, check_data
+    from frugalkd.language.named import CAUSAL_MODELS, CORPORA
     from frugalkd.models import check_model
+
+    def check_any_data(name: str, options: Collection[str]) -> None:
+        if name not in CORPORA:
+            return check_data(name, options, [*DATA, *CORPORA])
+        what = f"data set {name!r}"
+        check_options(CORPORA[name], options, fixed={"root"}, what=what, error=DataError)
+
+    def check_any_model(name: str, options: Collection[str]) -> None:
+        if name not in CAUSAL_MODELS:
+            return check_model(name, options)
+        make, what = CAUSAL_MODELS[name], f"model {name!r}"
+        check_options(make, options, fixed={"vocabulary"}, what=what, error=ModelError)
 
     for role in ("teacher", "student"):
         for path in getattr(recipe, role).objective.imports:
             _check_path(f"{role}.objective", path)
-    _check_spec("data", recipe.data, check_data)
+    _check_spec("data", recipe.data, check_any_data)
     for field, model in _models(recipe):
-        _check_spec(field, model, check_model)
+        _check_spec(field, model, check_any_model)
 
 
 def check_variants(recipe: Recipe, arms: Collection[str]) -> None:
@@ -140,6 +156,7 @@ def fetched_names(recipe: Recipe) -> list[str]:
     tokenizers and models on the Hugging Face hub, pretrained weights. Imported code may fetch more.
     """
     from frugalkd.data.text import is_on_hub
+    from frugalkd.language.named import CAUSAL_MODELS, fetched
     from frugalkd.models import ENCODERS
     from frugalkd.models.initial import PRETRAINED
 
@@ -152,15 +169,20 @@ def fetched_names(recipe: Recipe) -> list[str]:
             path = model.options.get("path") if model.name in ENCODERS else None
             if isinstance(path, str) and is_on_hub(path):
                 found.append(f"the model {path}")
+            if model.name in CAUSAL_MODELS:
+                found += fetched(model.name, model.options, None)
     return list(dict.fromkeys(found))
 
 
 def fetched_data(spec: Data) -> list[str]:
     """As :func:`fetched_names`, of the data alone."""
     from frugalkd.data import hugging_face, text
+    from frugalkd.language.named import CORPORA, fetched
 
     if spec.name is None:
         return []
+    if spec.name in CORPORA:
+        return fetched(spec.name, spec.options, spec.root)
     found, path, tokenizer = [], spec.options.get("path"), spec.options.get("tokenizer")
     if spec.name == "hugging-face" and isinstance(path, str):
         found += [f"the data set {path}"] if hugging_face.is_on_hub(path, spec.root) else []

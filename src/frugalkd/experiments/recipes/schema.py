@@ -27,6 +27,8 @@ from frugalkd.data.class_names import Match
 from frugalkd.data.labels import Noise
 from frugalkd.errors import ModelError, TargetsError
 from frugalkd.experiments.tracking.trackers import TRACKERS, Tracker
+from frugalkd.language.encodings import RECORD_BYTES, TOKEN_ENCODINGS
+from frugalkd.language.named import CORPORA
 from frugalkd.models.building import ModelSettings
 from frugalkd.models.features import is_glob, means
 from frugalkd.models.initial import PRETRAINED
@@ -42,7 +44,7 @@ from frugalkd.runtime.settings import MOST_SEED
 from frugalkd.selection.checks import why_not_label_free
 from frugalkd.selection.inputs import why_not_for
 from frugalkd.teachers.average import DECAY
-from frugalkd.teachers.encodings import Fidelity, encoding_for, too_little
+from frugalkd.teachers.encodings import ENCODINGS, Fidelity, encoding_for, too_little
 from frugalkd.teachers.several import Combine, SeveralTeachers, shares_of
 from frugalkd.teachers.targets import Targets
 from frugalkd.training.settings import Checkpointing, Training
@@ -65,7 +67,7 @@ class Data(NamedOrPath):
     """The data: ``name`` one of frugalkd's data sets, or ``path`` a callable that returns a
     training set, or a pair of training and test set, map-style."""
 
-    name: str | None = Field(None, description=f"one of frugalkd's: {', '.join(DATA)}")
+    name: str | None = Field(None, description=f"one of frugalkd's: {', '.join([*DATA, *CORPORA])}")
     root: str | None = Field(None, description="the folder that holds the data sets")
     train_size: int | None = Field(None, gt=0, description="random rows of the training set, fixed")
     validation: int = Field(0, ge=0, description="training rows that replace the test set")
@@ -286,10 +288,11 @@ class TeacherRole(Role):
 
     @model_validator(mode="after")
     def _pretrained_by_path(self) -> TeacherRole:
-        if self.weights == PRETRAINED and self.model.name not in EMBEDDERS:
+        ready = [*sorted(EMBEDDERS), "causal-lm"]
+        if self.weights == PRETRAINED and self.model.name not in ready:
             raise ValueError(
-                f"weights: pretrained is for {' and '.join(sorted(EMBEDDERS))}, which need no "
-                "training: name a file, or train the teacher"
+                f"weights: pretrained is for {', '.join(ready)}, which need no training: name a "
+                "file, or train the teacher"
             )
         return self
 
@@ -326,12 +329,16 @@ class TargetsRole(Strict):
     )
     decay: float = Field(DECAY, ge=0, lt=1, description="of that average")
     views: int = Field(1, ge=1, description="stored views that a sample's visits cycle through")
-    encoding: Literal["float16", "float32", "top-k", "sampled", "int8"] = Field(
+    encoding: Literal[
+        "float16", "float32", "top-k", "sampled", "int8", "head+tail", "top-k+tail"
+    ] = Field(
         "float16",
         description="all classes in float16 or float32; the k largest and the rest's mass; or k "
-        "unbiased draws. The last two serve the objective's temperature only. int8: of embeddings",
+        "unbiased draws. The last two serve the objective's temperature only. int8: of embeddings. "
+        "Of tokens head+tail, top-k+tail, top-k, sampled (docs/language.md)",
     )
     k: int = Field(32, ge=1, le=65536, description="of top-k (below the classes) and of sampled")
+    record_bytes: int = Field(RECORD_BYTES, ge=1, le=65536, description="of a token's record")
     fill: Literal["ahead", "first-visit"] = Field(
         "ahead",
         description="ahead: before training, into the teacher's folder, for all students; "
@@ -460,7 +467,7 @@ class StudentRole(Role):
         if self.objective.imports:  # no user code is imported to read a recipe
             return self
         objective = self.objective.build()
-        if not objective.needs_targets:
+        if not objective.needs_targets or self.targets.encoding not in ENCODINGS:
             return self
         stored = encoding_for(objective.learns, self.targets.encoding, self.targets.k)
         keeps = stored.keeps if self.stores else Fidelity.LOGITS
@@ -617,6 +624,47 @@ class Recipe(Strict):
     arms: Annotated[dict[str, Arm], AfterValidator(folder_names)] = Field(
         default_factory=dict, description="rows of a comparison"
     )
+
+    @property
+    def gates(self) -> bool:
+        """Whether a policy can select by outcomes: of the blocks of a corpus none can."""
+        return self.data.name not in CORPORA
+
+    @model_validator(mode="after")
+    def _fits_a_corpus(self) -> Recipe:
+        student, encoding = self.student, self.student.targets.encoding
+        if self.gates:
+            if self.data.name is not None and encoding not in ENCODINGS:
+                raise ValueError(
+                    f"student.targets.encoding {encoding} is for the tokens of a corpus"
+                )
+            return self
+        policies = {"student": student.chosen_policy}
+        if self.teacher.weights is None:
+            policies["teacher"] = self.teacher.policy.build()
+        for role, policy in policies.items():
+            if problem := why_not_for(policy, OUTPUTS["tokens"]):
+                raise ValueError(f"{role}: {problem}")
+        targets = student.targets
+        refused = {
+            "teacher.trains: head": self.teacher.trains == "head",
+            "student.teachers": student.teachers is not None,
+            "significance weights": student.weighted,
+            "student.label_free": student.label_free,
+            "student.targets.kind: ema": targets.kind == "ema",
+            "student.targets.fill: first-visit": targets.fill == "first-visit",
+        }
+        if said := [name for name, given in refused.items() if given]:
+            raise ValueError(f"not supported for the tokens of a corpus: {', '.join(said)}")
+        if student.objective.imports:
+            return self
+        objective = student.objective.build()
+        if objective.needs_targets and targets.kind == "stored" and encoding not in TOKEN_ENCODINGS:
+            raise ValueError(
+                f"student.targets.encoding {encoding} keeps all classes, and tokens are too many: "
+                f"set it to {', '.join(TOKEN_ENCODINGS)}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_kind_of_output(self) -> Recipe:

@@ -183,6 +183,11 @@ def run_headline(run: RunRecord) -> str:
         measured = f"gets {percent(value)} of {held} right"
         if name == "mean cosine":
             measured = f"has a {name} of {number(value, 3)} with the teacher on {held}"
+        elif run.evaluation.perplexity is not None:
+            tokens = number(run.evaluation.tokens or 0)
+            measured = (
+                f"has a perplexity of {number(run.evaluation.perplexity, 2)} on {tokens} tokens"
+            )
         elif name != "accuracy":
             article = "an" if name == "R2" else "a"
             measured = f"has {article} {name} of {number(value, 4)} on {held}"

@@ -114,6 +114,8 @@ def _write_card(
 
 def _task(loaded: Loaded) -> str | None:
     """The hub's name for what the model does; None where it has none."""
+    if loaded.output.name == "tokens":
+        return "text-generation"
     given = {"text": loaded.texts, "image": loaded.preprocess, "tabular": loaded.columns}
     of = next((name for name, part in given.items() if part is not None), None)
     what = {
@@ -136,6 +138,8 @@ def _loading(repo_id: str, loaded: Loaded, weights: Path) -> str:
     if loaded.preprocess is not None:
         shape = ", ".join(map(str, loaded.preprocess.shape))
         inputs = f"pictures)  # uint8 (N, {shape}), or PIL images"
+    if loaded.output.name == "tokens":
+        return hub.own_loading(loaded.model, repo_id, weights)
     if all(part is None for part in (loaded.texts, loaded.preprocess, loaded.columns)):
         lines.append("outputs = model.model(batch)  # prepared as its own data set does")
     elif loaded.output.by_top_class:

@@ -368,6 +368,8 @@ def run_numbers(run: RunRecord) -> Table:
             "micro F1": measured.micro_f1,
             "macro F1": measured.macro_f1,
             "mean average precision": measured.mean_average_precision,
+            "perplexity": measured.perplexity,
+            "KL to the teacher, nats a token": measured.teacher_kl,
         }
         distance, ranks = measured.mean_cosine_distance, measured.pairwise_spearman
         rows = [["mean of 1 - cosine to the teacher", amount(distance, 4)]] * (distance is not None)

@@ -11,6 +11,9 @@ from frugalkd.data.text import model_folder
 from frugalkd.experiments.recipes.schema import Recipe
 from frugalkd.experiments.runs.folder import SCHEMA, trained_in
 from frugalkd.files.parsing import read_json
+from frugalkd.language.encodings import RECORD_BYTES
+from frugalkd.language.models import place_of
+from frugalkd.language.named import WEIGHTS
 from frugalkd.models.identity import TORCH, versions
 from frugalkd.models.initial import PRETRAINED, weights_file
 from frugalkd.models.libraries import library_of
@@ -18,7 +21,7 @@ from frugalkd.models.saved import CARD, card_beside
 from frugalkd.teachers.store import FILE as STORE
 from frugalkd.teachers.store import read_header
 
-_MODELS = ("teacher.safetensors", "student.safetensors")
+_MODELS = ("teacher.safetensors", "student.safetensors", WEIGHTS, "config.json")
 
 
 def run_digest(kind: str, recipe: Recipe, teacher: Path | None, ledger: Path | None = None) -> str:
@@ -56,6 +59,8 @@ def what_decides(kind: str, recipe: Recipe, *, taught: bool) -> dict[str, Any]:
     for one in (student["teachers"] or {"of": {}})["of"].values():
         _resolve_teacher(one)
     student["targets"].pop("folder")  # the other fields determine its content
+    if student["targets"]["record_bytes"] == RECORD_BYTES:
+        del student["targets"]["record_bytes"]
     if (policy := student["policy"] or {}).get("name") == "replay":
         del policy["folder"]  # the digest determines its content
     if kind == "teach":
@@ -118,9 +123,11 @@ def taught_by(folder: Path) -> dict[str, Any]:
 def pretrained(recipe: Recipe) -> dict[str, Any]:
     """The files of the recipe's pretrained teacher, if there is one."""
     if recipe.teacher.weights == PRETRAINED:
-        folder = Path(model_folder(str(recipe.teacher.model.options.get("path"))))
-        names = ("config.json", "model.safetensors", "pytorch_model.bin")
-        return {"pretrained": _digests(folder, *names)}
+        place, file = place_of(str(recipe.teacher.model.options.get("path")))
+        folder = Path(model_folder(place))
+        shards = (path.name for path in folder.glob("model-*.safetensors"))
+        names = ("config.json", "model.safetensors", "pytorch_model.bin", *sorted(shards))
+        return {"pretrained": _digests(folder, *(file.values() or names))}
     if recipe.teacher.weights is None or not Path(recipe.teacher.weights).is_file():
         return {}
     return {"pretrained": _weights(Path(recipe.teacher.weights))}

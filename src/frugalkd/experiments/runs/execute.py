@@ -32,6 +32,7 @@ from frugalkd.experiments.runs.from_recipe import (
     make_model,
     refuse_other_data,
     sampling_of,
+    with_path,
 )
 from frugalkd.experiments.runs.progress import Progress, features_progress
 from frugalkd.experiments.runs.scores import scores_for
@@ -39,6 +40,8 @@ from frugalkd.experiments.runs.summary import Predicted, write_summary
 from frugalkd.experiments.runs.targets import TeacherPool, sources_of
 from frugalkd.experiments.tracking.trackers import Tracked, Tracking, settings_of
 from frugalkd.files.tensors import save_weights
+from frugalkd.language.corpus import Corpus
+from frugalkd.language.named import WEIGHTS, save_causal, tokenizer_of
 from frugalkd.ledger.ledger import Ledger, ledger_file
 from frugalkd.models.identity import libraries_of, warn_of_torch
 from frugalkd.models.initial import PRETRAINED
@@ -94,7 +97,8 @@ def teach(
             if isinstance(data, Samples):
                 data = data.without_augmentation()
         objective = role.objective.build()
-        dynamics = role.dynamics and OUTPUTS[objective.learns].dynamics
+        learns = "tokens" if isinstance(data, Corpus) else objective.learns
+        dynamics = role.dynamics and OUTPUTS[learns].dynamics
         sampling = Sampling(policy=policy, scores=scores, dynamics=dynamics)
         run = fit(model, data, sampling=sampling, objective=objective, **keywords)
         notes = {"teacher": None, "targets": None, "scoring": scoring, "features": run.features}
@@ -145,7 +149,7 @@ def distill(
         scores, scoring = scores_for(context, sampling.policy)
         notes: dict[str, Any] = dict.fromkeys(("teacher", "targets", "features"))
         notes["scoring"] = scoring
-        student = make_model(role.model, run_data.train, recipe.seed)
+        student = make_model(with_path(recipe, teacher), run_data.train, recipe.seed)
         check_paths(objective, student)
         keywords |= {"sampling": replace(sampling, scores=scores), "objective": objective}
         if not objective.needs_targets:
@@ -259,7 +263,11 @@ def _execute(
 
         def write() -> dict[str, Any]:
             weights = "teacher.safetensors" if kind == "teach" else "student.safetensors"
-            save_weights(folder.path / weights, run.model)
+            if run.output == "tokens":
+                weights, tokenizer = WEIGHTS, tokenizer_of(recipe.data.name, recipe.data.options)
+                save_causal(folder.path, run.model, tokenizer)
+            else:
+                save_weights(folder.path / weights, run.model)
             run.ledger.save(folder.path / "ledger.safetensors")
             libraries = libraries_of(run.model)
             output = OUTPUTS[run.output]
@@ -278,7 +286,7 @@ def _predicted(run: Run, data: Dataset) -> Predicted | None:
     """Predictions for training samples, and their labels; None of one class, whose names say as
     much, and without labels."""
     output = OUTPUTS[run.output]
-    if output.by_top_class or labels_of(data, output) is None:
+    if output.by_top_class or not output.gated or labels_of(data, output) is None:
         return None
     plain = data.without_augmentation() if isinstance(data, Samples) else data
 

@@ -39,6 +39,8 @@ from frugalkd.experiments.runs.progress import Progress
 from frugalkd.files.opening import named
 from frugalkd.files.parsing import one_line
 from frugalkd.files.tensors import load_weights
+from frugalkd.language.corpus import Corpus
+from frugalkd.language.named import CORPORA, make_causal
 from frugalkd.ledger.ledger import Ledger, ledger_file
 from frugalkd.models.building import (
     ModelSettings,
@@ -103,7 +105,9 @@ def make_data(recipe: Recipe, augment: Augmentation, seed: int) -> RunData:
     imported, or fail."""
     spec = recipe.data
     split, what = "test", spec.path or f"data set {spec.name!r}"
-    if spec.name is not None:
+    if spec.name in CORPORA:
+        train, test = CORPORA[spec.name](spec.root, **spec.options)
+    elif spec.name is not None:
         check_data(spec.name, spec.options)  # none of them starts a download
         splits = load_data(spec.name, spec.root, **spec.options)
         train, test = splits.train, splits.test
@@ -124,8 +128,8 @@ def make_data(recipe: Recipe, augment: Augmentation, seed: int) -> RunData:
     changes = ("train_size", "validation", "noise", "relabel", "exclude")
     if any(getattr(spec, name) for name in changes) and not isinstance(train, Samples):
         raise DataError(
-            f"{what} is not an ImageData: {', '.join(changes)} are for those; change your own data "
-            "set yourself"
+            f"{what} has no labels that are known ahead: {', '.join(changes)} are for pictures, "
+            "texts and tables; change your own data set yourself"
         )
     if isinstance(train, Samples):
         if spec.validation:
@@ -210,6 +214,10 @@ def make_model(spec: ModelSettings, data: Dataset, seed: int) -> nn.Module:
     """A model with weights drawn from ``seed``, or its ``init_weights``: the same in every arm of a
     seed. Raises UnknownName, ModelError: it cannot be made, or it is not a torch module."""
     torch.manual_seed(seed)
+    if isinstance(data, Corpus):
+        if spec.init_weights is not None or spec.input_transform is not None:
+            raise ModelError("a language model begins with the weights of its option path")
+        return make_causal(spec.name, spec.path, spec.options, data)
     if spec.name is not None and not isinstance(data, Pictures | TextData | TableData):
         raise ModelError(
             f"model {spec.name!r} takes its sizes from pictures, texts or tables: give your own "
@@ -225,6 +233,16 @@ def make_model(spec: ModelSettings, data: Dataset, seed: int) -> nn.Module:
     return model
 
 
+def with_path(recipe: Recipe, teacher: Path | None) -> ModelSettings:
+    """The student's model; a causal-lm without a path begins at its teacher's: the folder
+    ``teacher``, or the recipe's path."""
+    spec, own = recipe.student.model, recipe.teacher.model.options.get("path")
+    if spec.name != "causal-lm" or spec.options.get("path"):
+        return spec
+    path = str(own or "") if teacher is None else str(teacher)
+    return spec.model_copy(update={"options": {**spec.options, "path": path}})
+
+
 def make_teacher(
     recipe: Recipe, teacher: Path | None, data: Dataset, one: OneOfSeveral | None = None
 ) -> nn.Module:
@@ -238,11 +256,14 @@ def make_teacher(
         TargetsError: its classes are not the data's, or it gives another kind of output.
     """
     match = (one and one.classes) or recipe.student.targets.classes
-    output = OUTPUTS[recipe.student.objective.build().learns]
+    tokens = isinstance(data, Corpus)
+    output = OUTPUTS["tokens" if tokens else recipe.student.objective.build().learns]
     if teacher is not None:
         loaded = load(teacher, imports=import_paths(recipe))
         loaded.check_output(output, f"the teacher in {one_line(teacher)}")
         card = loaded.card
+        if tokens:
+            return loaded.model
         trained = card["shape"][1:] if loaded.preprocess is not None else None
         refuse_reduced(ModelSettings.model_validate(card["model"]).input_transform, trained, data)
         return _fitted(loaded.model, data, match, f"the teacher in {one_line(teacher)}")
@@ -252,7 +273,8 @@ def make_teacher(
     if weights is None:
         raise ModelError(
             "no teacher: name a folder with --teacher DIR (made by 'frugalkd teach'), or set "
-            "teacher.weights to a pretrained state dict, or of a sentence-encoder to pretrained"
+            "teacher.weights to a pretrained state dict, or to pretrained (sentence-encoder, "
+            "causal-lm)"
         )
     model = make_model(spec, data, recipe.seed)
     if weights == PRETRAINED:

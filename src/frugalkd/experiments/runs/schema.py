@@ -56,7 +56,7 @@ class Cost(Record):
 
 class Evaluation(Record):
     """Measures on held-out data; all fractions in [0, 1]. Of one class the first four, of
-    embeddings the next two, then those of regression and of several labels."""
+    embeddings the next two, then those of regression, of several labels and of tokens."""
 
     samples: int = Field(ge=1, le=LARGEST)
     accuracy: Fraction | None = None
@@ -76,6 +76,13 @@ class Evaluation(Record):
     micro_f1: Fraction | None = Field(None, description="of all labels together, at 1/2")
     macro_f1: Fraction | None = Field(None, description="the mean over the labels")
     mean_average_precision: Fraction | None = None
+    tokens: Count | None = Field(None, description="of language models: tokens that are measured")
+    cross_entropy: Number | None = Field(None, description="nats a token")
+    perplexity: Number | None = Field(None, description="its exponential")
+    entropy_saved: Number | None = Field(
+        None, description="1 - cross-entropy / that of equal probabilities"
+    )
+    teacher_kl: Number | None = Field(None, description="KL(teacher || model), nats a token")
 
     @property
     def quality(self) -> tuple[str, float | None]:
@@ -92,6 +99,8 @@ def quality_of(evaluation: Mapping[str, Any] | None) -> tuple[str, float | None]
         return "R2", r2
     if (f1 := measured.get("macro_f1")) is not None:
         return "macro F1", f1
+    if (saved := measured.get("entropy_saved")) is not None:
+        return "entropy saved", saved
     return "accuracy", measured.get("accuracy")
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,17 @@ from frugalkd.experiments.runs.from_recipe import (
 from frugalkd.experiments.runs.progress import Eta, Progress
 from frugalkd.files.opening import named
 from frugalkd.files.parsing import one_line
+from frugalkd.language.corpus import Corpus
+from frugalkd.language.encodings import TokenEncoding, make_token_encoding
+from frugalkd.language.evaluation import measure_tokens
+from frugalkd.language.models import load_tokenizer
+from frugalkd.language.targets import LiveTokens, StoredTokens
+from frugalkd.models.flops import flops_of_data
 from frugalkd.models.identity import TORCH
 from frugalkd.models.initial import head_of, take_classifier
 from frugalkd.models.origin import Reordered
 from frugalkd.policies.policy import Ids
-from frugalkd.runtime.devices import device_of, resolve_device, use_threads
+from frugalkd.runtime.devices import autocast, device_of, resolve_device, use_threads
 from frugalkd.selection.checks import labels_of
 from frugalkd.teachers import (
     EMATeacher,
@@ -54,10 +61,11 @@ from frugalkd.teachers import (
     StoredTargets,
     Targets,
 )
-from frugalkd.teachers.encodings import Dense, Encoding, Int8, Values, encoding_for
+from frugalkd.teachers.encodings import Dense, Encoding, Format, Int8, Values, encoding_for
 from frugalkd.teachers.filling import FillOptions
 from frugalkd.teachers.live import HeadTeacher
 from frugalkd.teachers.several import mean_of
+from frugalkd.teachers.store import FILE as STORE
 from frugalkd.teachers.store import read_header
 from frugalkd.training.api import teacher_flops
 from frugalkd.training.evaluation import label_agreement, measure_embeddings, teacher_rmse
@@ -81,7 +89,7 @@ class TeacherSource:
     one: OneOfSeveral
     targets: TargetsRole
     folder: Path | None
-    live: ModelTeacher | None = None
+    live: ModelTeacher | LiveTokens | None = None
     opened: Targets | None = None
 
 
@@ -104,6 +112,12 @@ def encoding_of(recipe: Recipe) -> Encoding:
     targets, objective = recipe.student.targets, recipe.student.objective.build()
     temperature = getattr(objective, "temperature", None) or 1.0
     return encoding_for(objective.learns, targets.encoding, targets.k, temperature)
+
+
+def token_encoding_of(recipe: Recipe) -> TokenEncoding:
+    """The same of a student that learns tokens."""
+    targets = recipe.student.targets
+    return make_token_encoding(targets.encoding, targets.record_bytes)
 
 
 def live_teacher(recipe: Recipe, model: nn.Module, folder: Path | None) -> LiveTeacher:
@@ -148,7 +162,7 @@ def _encoding_error(source: TeacherSource, data: Dataset, output: str) -> dict[s
     embeddings in int8; of values in float16 the difference over their spread, with a warning."""
     store = getattr(source.opened, "store", None)
     kinds = {"embeddings": Int8, "regression": Values}
-    if source.live is None or store is None or output not in kinds:
+    if not isinstance(source.live, ModelTeacher) or store is None or output not in kinds:
         return {}
     if not isinstance(store.header.encoding, kinds[output]):
         return {}
@@ -193,8 +207,20 @@ def open_targets(
     assert live is not None, "loaded"
     if spec.kind != "stored":
         return live
-    views, encoding = spec.views, encoding_of(recipe)
+    views = spec.views
     folder = None if spec.folder is None else named(spec.folder)
+    if isinstance(live, LiveTokens):
+        encoding = token_encoding_of(recipe)
+        if folder is None:
+            name = _store_name(live.about, views, encoding)
+            folder = place_for(name, places, lambda at: (at / STORE).is_file())
+        report = Eta(progress).rows("storing tokens")
+        return StoredTokens.fill(
+            live, live.corpus, folder or name, views=views, encoding=encoding,
+            device=resolve_device(recipe.device),
+            options=FillOptions(ranks, on_progress=report, on_durable=on_durable),
+        )  # fmt: skip
+    encoding = encoding_of(recipe)
     if folder is not None:
         read_header(folder)  # a recipe names a store; it cannot make one anywhere on the disk
     if spec.fill == "first-visit":
@@ -207,7 +233,7 @@ def open_targets(
         assert where is not None, "only a run visits samples"
         return FirstVisitTargets(live, data, where, views=views, encoding=encoding)
     if folder is None:
-        name = _store_name(live, data, views, encoding)
+        name = _store_name(live.describe(data), views, encoding)
         folder = place_for(name, places, lambda at: _serves(at, ids, views, spec.features))
 
     parts = live, data
@@ -261,7 +287,7 @@ def held_out_logits(
             raise Stopped("stopped in an evaluation")
 
     encoding = Dense("float32")
-    name = _store_name(live, data, 1, encoding)
+    name = _store_name(live.describe(data), 1, encoding)
     where = place_for(name, places, lambda at: _serves(at, None, 1))
 
     parts = live, data
@@ -273,11 +299,10 @@ def held_out_logits(
     ).all_logits()  # fmt: skip
 
 
-def _store_name(live: ModelTeacher, data: Dataset, views: int, encoding: Encoding) -> str:
+def _store_name(about: Mapping[str, str], views: int, encoding: Format) -> str:
     """The name of the folder that keeps these targets, for all runs that read them."""
-    about = live.describe(data)
-    del about[TORCH]
     decides = {**about, "views": views, "encoding": encoding.settings}
+    del decides[TORCH]
     return f"targets-{digest_of(decides)[:16]}"
 
 
@@ -306,15 +331,27 @@ def _loaded(
     one: OneOfSeveral | None = None,
     *,
     placed: bool = True,
-) -> LiveTeacher:
+) -> LiveTeacher | LiveTokens:
     """The teacher of a folder, or pretrained; ``placed`` on its device, which it fits."""
     model = make_teacher(recipe, folder, run_data.train, one)
+    if isinstance(run_data.train, Corpus):
+        precision, _ = trained_in(folder) or (recipe.teacher.training.precision, False)
+        model.to(resolve_device(recipe.device))
+        tokenizer = _tokenizer(recipe, folder)
+        return LiveTokens(model, run_data.train, tokenizer, precision=precision)
     if placed:
         model.to(resolve_device(recipe.device))
     live = live_teacher(recipe, model, folder)
     if placed:
         _compare_accuracy(live, run_data.eval_dataset, folder)
     return live
+
+
+def _tokenizer(recipe: Recipe, folder: Path | None) -> Any:
+    """The teacher's own tokenizer; None where it is not known."""
+    path = recipe.teacher.model.options.get("path")
+    where = path if folder is None else folder if (folder / "tokenizer.json").is_file() else None
+    return None if where is None else load_tokenizer(str(where))
 
 
 class TeacherPool(ExitStack):
@@ -354,10 +391,11 @@ class TeacherPool(ExitStack):
                 self._recipe, source.folder, self._run_data, one, placed=not sharded
             )
             if self._recipe.student.model.reuse_classifier_dim is not None:
+                assert isinstance(live, LiveTeacher), "a language model has no projector"
                 take_classifier(self._student, live.teacher)
 
     @property
-    def _lives(self) -> dict[str, ModelTeacher]:
+    def _lives(self) -> dict[str, Any]:
         return {name: one.live for name, one in self.sources.items() if one.live is not None}
 
     def open(self) -> Targets:
@@ -428,6 +466,8 @@ class TeacherPool(ExitStack):
         for name, source in self.sources.items():
             queries[name] += noted.queries_of.get(name, 0)
             store = getattr(source.opened, "store", None)
+            if run.output == "tokens":  # the rows of whose stores are not samples
+                store = None
             if store is not None and store.folder.is_relative_to(self._run.folder.path):
                 # Rows that a killed process stored after its last checkpoint or note.
                 queries[name] = max(queries[name], store.count())
@@ -446,8 +486,12 @@ class TeacherPool(ExitStack):
             meters.move(noted.teacher_seconds, out_of="store", into="teacher")
             spent = {"seconds": noted.seconds, "teacher_seconds": noted.teacher_seconds}
             cost = {"filling": {"rows": rows, **spent}}
-        meters.flops["teacher_forward"] = teacher_flops(self._lives, self._run_data.train, meters)
-        self._add_agreement(run)
+        if run.output == "tokens":
+            self._add_tokens(run)
+        else:
+            flops = teacher_flops(self._lives, self._run_data.train, meters)
+            meters.flops["teacher_forward"] = flops
+            self._add_agreement(run)
         several = self._recipe.student.teachers
         if several is None:
             return {"teacher": teachers[ONE], "targets": {**targets[ONE], **cost}}
@@ -462,6 +506,28 @@ class TeacherPool(ExitStack):
             "teacher": {"digest": None, "evaluation": None, "of": teachers},
             "targets": {**together, **cost, "of": targets},
         }
+
+    def _add_tokens(self, run: Run) -> None:
+        """What the teacher cost, and how near the student is to it on held-out text."""
+        [source], meters, held_out = self.sources.values(), run.meters, self._run_data.eval_dataset
+        live, corpus = source.live, self._run_data.train
+        assert isinstance(live, LiveTokens), "a corpus has one teacher, with a model"
+        if isinstance(source.opened, StoredTokens):
+            meters.token_queries += source.opened.tokens
+        device, precision = (
+            device_of(live.model.model),
+            partial(autocast, live.model.model, live.precision),
+        )
+        row = flops_of_data(live.model.model, corpus, device, None, precision, backward=False)
+        meters.flops["teacher_forward"] = row["forward"] * meters.teacher_queries
+        if run.evaluation is not None and isinstance(held_out, Corpus):
+            started = time.perf_counter()
+            run.evaluation = measure_tokens(
+                run.model, held_out, live.model.model,
+                precision=self._recipe.student.training.precision,
+                should_stop=self._run.should_stop,
+            )  # fmt: skip
+            meters.eval_seconds += time.perf_counter() - started
 
     def _add_agreement(self, run: Run) -> None:
         """Compare the student's classes with those of its teachers' mean on held-out data, or its
@@ -500,9 +566,11 @@ class TeacherPool(ExitStack):
 def _describe(source: TeacherSource, queries: int) -> dict[str, Any]:
     """The source of soft targets, for the results, after ``queries`` in all processes."""
     opened = source.opened
-    if isinstance(opened, ModelTeacher):
+    if isinstance(opened, ModelTeacher | LiveTokens):
         return {"kind": source.targets.kind, "views": None, "filled_here": False}
-    assert isinstance(opened, StoredTargets | FirstVisitTargets), "what else is stored"
+    assert isinstance(opened, StoredTargets | FirstVisitTargets | StoredTokens), (
+        "what else there is"
+    )
     note = {"kind": "stored", "views": opened.views, "filled_here": queries > 0}
     if opened.store is not None:
         fill = None if source.live is None else source.targets.fill
@@ -512,7 +580,7 @@ def _describe(source: TeacherSource, queries: int) -> dict[str, Any]:
     return note
 
 
-def _describe_store(targets: StoredTargets | FirstVisitTargets) -> dict[str, Any]:
+def _describe_store(targets: StoredTargets | FirstVisitTargets | StoredTokens) -> dict[str, Any]:
     store = targets.store
     assert store is not None, "made"
     stores = [store, *getattr(targets, "features", {}).values()]
@@ -570,7 +638,7 @@ def ensure_targets(
                 )
     finally:  # rows that were stored before a stop count
         count()
-    if run_data.eval_dataset is not None:
+    if run_data.eval_dataset is not None and not isinstance(run_data.train, Corpus):
         for source, live in zip(sources, lives, strict=True):
             places = [source.folder, stores]
             held_out_logits(live, source.folder, run_data.eval_dataset, places)
@@ -614,19 +682,30 @@ def store(
         live = _loaded(recipe, teacher, run_data)
         ids = ids_used(sampling_of(recipe, teacher, run_data), run_data)
         started = time.perf_counter()
+        filling = replace(options, ranks=ranks, shard=shard if ranks.alone else None)
+        if isinstance(live, LiveTokens):
+            stored = StoredTokens.fill(
+                live, live.corpus, out, views=spec.views, encoding=token_encoding_of(recipe),
+                device=resolve_device(recipe.device), options=filling,
+            )  # fmt: skip
+            return _filled(stored, started)
         parts = live, run_data.train
         if spec.views == 1 and not spec.features and _lacks(named(out), ids, 1):
             parts = _by_head(live, teacher, run_data.train)
         targets = StoredTargets.fill(
             *parts, out, views=spec.views, encoding=encoding_of(recipe),
             features=spec.features, ids=ids, device=resolve_device(recipe.device),
-            options=replace(options, ranks=ranks, shard=shard if ranks.alone else None),
+            options=filling,
         )  # fmt: skip
-        header = targets.store.header
-        return {
-            "queries": targets.queries,
-            "of": header.samples * header.views,
-            "features": list(targets.features),
-            **_describe_store(targets),
-            "seconds": time.perf_counter() - started,
-        }
+        return _filled(targets, started)
+
+
+def _filled(targets: StoredTargets | StoredTokens, started: float) -> dict[str, Any]:
+    header = targets.store.header
+    return {
+        "queries": targets.queries,
+        "of": header.samples * header.views,
+        "features": list(getattr(targets, "features", ())),
+        **_describe_store(targets),
+        "seconds": time.perf_counter() - started,
+    }

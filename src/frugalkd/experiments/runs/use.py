@@ -27,9 +27,14 @@ from frugalkd.data.table import learned, read_table, table_file
 from frugalkd.errors import DataError, ModelError, few, nearest
 from frugalkd.experiments.runs.folder import head_alone, read_results, trained_in
 from frugalkd.experiments.runs.from_recipe import data_of_run
+from frugalkd.experiments.runs.schema import section
 from frugalkd.files.opening import named_file
 from frugalkd.files.parsing import cell, one_line
 from frugalkd.files.writing import make_folder, write_atomic
+from frugalkd.language.corpus import tokenize_corpus
+from frugalkd.language.evaluation import measure_tokens
+from frugalkd.language.generation import complete, read_prompts
+from frugalkd.language.models import load_tokenizer
 from frugalkd.models.saved import Loaded, load
 from frugalkd.runtime.devices import use_threads
 from frugalkd.runtime.imports import Allowed
@@ -74,9 +79,28 @@ def evaluate_run(
     labels.
     """
     loaded = load_run(run, allowed)
+    if loaded.output.name == "tokens":
+        return _on_tokens(run, loaded, data, allowed)
     predictions, labels, what = on_data(run, loaded, data, allowed)
     measured = MEASURES[loaded.output.name](predictions, labels)
     return {key: value for key, value in measured.items() if not key.startswith("teacher")}, what
+
+
+def _on_tokens(
+    run: Path, loaded: Loaded, data: str | None, allowed: Allowed
+) -> tuple[dict[str, Any], str]:
+    """Measures of a language model on the held-out part of its own data, or on ``data``: a source
+    of :func:`frugalkd.language.tokenize_corpus`, cut into blocks as those of its training."""
+    if data is None:
+        recipe, where = read_results(run).get("recipe"), str(run / "results.json")
+        corpus: Any = data_of_run(recipe, where, allowed).eval_dataset
+        what = "its held-out text"
+    else:
+        named = section(section(read_results(run), "recipe"), "data").get("options") or {}
+        given = {key: named[key] for key in ("length", "packing") if key in named}
+        tokenizer = load_tokenizer(allowed.tokenizer or str(run), download=allowed.download)
+        corpus, what = tokenize_corpus(data, tokenizer, **given), data
+    return measure_tokens(loaded.model, corpus), what
 
 
 def on_data(
@@ -104,6 +128,8 @@ def on_data(
 
 def refuse_without_labels(run: Path, loaded: Loaded) -> None:
     """Raises ModelError for a model whose outputs have no labels."""
+    if loaded.output.name == "tokens":
+        raise ModelError(f"{run} is a language model, whose folder transformers reads as it is")
     if not loaded.output.labelled:
         raise ModelError(
             f"{run} gives {loaded.output.name}, measured against their teacher's while that is "
@@ -171,6 +197,8 @@ def predict_to_csv(
         WriteFailed: ``out`` cannot be written.
     """
     loaded = load_run(run, allowed)
+    if loaded.output.name == "tokens":
+        return _generated(run, loaded, data, named_file(out), allowed)
     found = _predictions(run, loaded, data, allowed)
     if found.failed and len(found.failed) == len(found.names):
         raise DataError(f"no readable picture in {data}: {found.describe_failed()}")
@@ -178,6 +206,24 @@ def predict_to_csv(
     make_folder(out.parent)
     write_atomic(out, _table(loaded, found, with_probabilities).encode())
     return found
+
+
+def _generated(run: Path, loaded: Loaded, data: str, out: Path, allowed: Allowed) -> Predictions:
+    """A table of what a language model writes after each prompt: the lines of a .txt file, or the
+    ``prompt`` or ``messages`` of the rows of a .jsonl file."""
+    tokenizer = load_tokenizer(allowed.tokenizer or str(run), download=allowed.download)
+    with located(Path(data)):
+        prompts = read_prompts(data)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["sample", "prompt", "completion"])
+    for row, prompt in enumerate(prompts):
+        said = prompt if isinstance(prompt, str) else prompt[-1].get("content", "")
+        writer.writerow([row, cell(said), cell(complete(loaded.model, tokenizer, prompt))])
+    make_folder(out.parent)
+    write_atomic(out, text.getvalue().encode())
+    nothing = np.empty((0, 0), np.float32)
+    return Predictions("prompts", [str(row) for row in range(len(prompts))], nothing, None)
 
 
 def _table(loaded: Loaded, found: Predictions, with_probabilities: bool) -> str:

@@ -1,0 +1,63 @@
+"""What a language model writes after a prompt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from frugalkd.data.named import read_lines
+from frugalkd.errors import DataError, ModelError
+from frugalkd.language.documents import rows_of_files
+from frugalkd.models.identity import inference_mode
+from frugalkd.runtime.devices import device_of
+from frugalkd.runtime.failures import blame
+
+Prompt = str | list[dict[str, Any]]
+"""A text to continue, or the messages of a chat to answer."""
+
+MOST_TOKENS = 64
+
+
+def read_prompts(path: str) -> list[Prompt]:
+    """The lines of a ``.txt`` file that are not empty; of a ``.jsonl`` file each row's ``prompt``,
+    ``messages`` (up to the last one of the assistant) or ``text``. Raises DataError."""
+    file = Path(path)
+    if file.suffix == ".txt":
+        return [line for line in read_lines(file) if line.strip()]
+    if file.suffix != ".jsonl":
+        raise DataError("give a .txt file with a prompt a line, or a .jsonl file of rows")
+    found: list[Prompt] = []
+    for number, row in enumerate(rows_of_files([file])):
+        prompt = row.get("prompt") or row.get("messages") or row.get("text")
+        if isinstance(prompt, list) and prompt and prompt[-1].get("role") == "assistant":
+            prompt = prompt[:-1]
+        if not prompt:
+            raise DataError(f"row {number} has no prompt, messages or text")
+        found.append(prompt)
+    return found
+
+
+def complete(model: Any, tokenizer: Any, prompt: Prompt, most: int = MOST_TOKENS) -> str:
+    """What ``model``, of transformers, writes after ``prompt``: the likeliest token at each place,
+    up to its end token or ``most`` tokens. Raises ModelError: it cannot, or the prompt does not fit
+    its positions."""
+    if isinstance(prompt, str):
+        inputs = tokenizer(prompt, return_tensors="pt")
+    else:
+        inputs = tokenizer.apply_chat_template(
+            prompt, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+        )
+    ids = inputs["input_ids"].to(device_of(model))
+    room = getattr(model.config, "max_position_embeddings", None)
+    if room is not None and ids.shape[1] >= room:
+        raise ModelError(f"a prompt has {ids.shape[1]} tokens, and the model {room} positions")
+    most = most if room is None else min(most, room - ids.shape[1])
+    try:
+        with inference_mode(model):
+            made = model.generate(
+                ids, attention_mask=ids.new_ones(ids.shape), max_new_tokens=most, do_sample=False,
+                pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id, use_cache=True,
+            )  # fmt: skip
+    except Exception as error:
+        blame(error, ModelError, "the model cannot continue a prompt")
+    return tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)

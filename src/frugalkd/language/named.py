@@ -1,0 +1,207 @@
+"""Corpora and language models by the names that recipes give them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from frugalkd.data.hugging_face import is_on_hub as on_hub
+from frugalkd.data.text import from_transformers, is_on_hub
+from frugalkd.errors import ModelError
+from frugalkd.files import StrPath
+from frugalkd.files.writing import writing
+from frugalkd.language.corpus import Corpus, Packing, tokenize_corpus
+from frugalkd.language.documents import FILES, Part
+from frugalkd.language.models import cut_layers, load_tokenizer, place_of
+from frugalkd.language.tiny import tiny_model, tiny_splits, tiny_tokenizer
+from frugalkd.models.export import save_model, saves_itself
+from frugalkd.runtime.imports import make_object
+from frugalkd.runtime.settings import check_types
+
+WEIGHTS = "model.safetensors"
+"""The weights in a folder of transformers."""
+
+Parts = tuple[Corpus, Corpus]
+"""To train on, and held out."""
+
+
+def load_corpus(
+    root: StrPath | None = None,
+    *,
+    path: str,
+    tokenizer: str,
+    test: str | float = 0.1,
+    split: str = "train",
+    length: int = 1024,
+    packing: Packing = "packed",
+    positions: float = 1.0,
+) -> Parts:
+    """Texts, prompts with completions, or conversations, tokenised once into this machine's cache.
+
+    Args:
+        root: the data root.
+        path: a file or a folder, in the root or on its own, or a name on the hub, as ``source`` of
+            :func:`tokenize_corpus`.
+        tokenizer: of transformers: a folder, a name on the hub, or a ``.gguf`` file.
+        test: the fraction of the documents (of a single text: its end) that is held out; or
+            another file or folder; or a split of a data set of Hugging Face.
+        split, length, packing, positions: as of :func:`tokenize_corpus`.
+
+    Raises:
+        DataError, ModelError, SettingError: as of :func:`tokenize_corpus`, and there is no such
+            tokenizer.
+    """
+    check_types(test=(test, str | float))
+    source = _rooted(path, root)
+    own: tuple[str, str, Part | None] = source, split, None
+    if not isinstance(test, str):
+        own, other = ((source, split, Part(test, held)) for held in (False, True))
+    elif Path(there := _rooted(test, root)).suffix in FILES or os.path.exists(there):
+        other = there, split, None
+    else:
+        other = source, test, None
+    made = load_tokenizer(tokenizer)
+    first, second = (
+        tokenize_corpus(
+            source, made, length=length, packing=packing, positions=positions, split=name, part=part
+        )
+        for source, name, part in (own, other)
+    )
+    return first, second
+
+
+def load_tiny(
+    root: StrPath | None = None,
+    *,
+    tokenizer: str = "",
+    length: int = 128,
+    positions: float = 1.0,
+) -> Parts:
+    """The text of the package (:func:`tiny_splits`): no file is needed, and ``root`` is not used.
+
+    Args:
+        tokenizer: as of :func:`load_corpus`; default :func:`tiny_tokenizer`.
+        length, positions: as of :func:`tokenize_corpus`.
+
+    Raises:
+        DataError, ModelError, SettingError: as of :func:`load_corpus`.
+    """
+    made = load_tokenizer(tokenizer) if tokenizer else tiny_tokenizer()
+    first, second = (
+        tokenize_corpus([text], made, length=length, positions=positions) for text in tiny_splits()
+    )
+    return first, second
+
+
+CORPORA: dict[str, Callable[..., Parts]] = {"corpus": load_corpus, "tiny-lm": load_tiny}
+
+
+def tokenizer_of(name: str | None, options: dict[str, Any]) -> Any:
+    """The tokenizer of a corpus by its ``name``, a key of ``CORPORA``; None of any other data."""
+    if name not in CORPORA:
+        return None
+    return load_tokenizer(path) if (path := options.get("tokenizer")) else tiny_tokenizer()
+
+
+def fetched(name: str, options: dict[str, Any], root: StrPath | None) -> list[str]:
+    """What a corpus or a model of this ``name`` would fetch from a network."""
+    found, model, tokenizer = [], options.get("path"), options.get("tokenizer")
+    if name in CORPORA:
+        if isinstance(model, str):
+            local = Path(model).suffix in FILES or os.path.exists(_rooted(model, root))
+            found += [f"the data set {model}"] * (not local and on_hub(model, root))
+        model = None
+    for what, path in (("model", model), ("tokenizer", tokenizer)):
+        if path and isinstance(path, str) and not os.path.isfile(path) and is_on_hub(path):
+            found.append(f"the {what} {path}")
+    return found
+
+
+def load_model(
+    vocabulary: int,
+    *,
+    path: str = "",
+    layers: list[int] | None = None,
+    embeddings: Literal["trained", "frozen"] = "trained",
+    config: dict[str, Any] | None = None,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+) -> Any:
+    """A causal language model of transformers.
+
+    Args:
+        vocabulary: not used: the model has its own, which is compared with the corpus's.
+        path: a folder (that of ``frugalkd teach`` too), a name on the hub, or a ``.gguf`` file; of
+            a student without a ``path`` its teacher's.
+        layers: those that are kept, such as ``[0, 4, 8]``.
+        embeddings: ``frozen``: not trained.
+        config: what differs in the configuration at ``path``, of a model with new weights.
+        dtype: of the weights.
+
+    Raises:
+        ModelError, SettingError: there is no such model, or it has no such layers.
+    """
+    if not path:
+        raise ModelError("a causal-lm needs the option path: a folder, a name or a .gguf file")
+    folder, file = place_of(path)
+    kept = getattr(torch, dtype)
+    if config is not None:
+        import transformers
+
+        options: dict[str, Any] = {**file, **config}
+        wanted = from_transformers("AutoConfig", folder, **options)
+        model = transformers.AutoModelForCausalLM.from_config(wanted, dtype=kept)
+    else:
+        model = from_transformers("AutoModelForCausalLM", folder, dtype=kept, **file)
+    if layers is not None:
+        model = cut_layers(model, layers)
+    model.get_input_embeddings().requires_grad_(embeddings == "trained")
+    return model
+
+
+def new_llama(vocabulary: int, *, layers: int, width: int, positions: int = 1024) -> Any:
+    """A new model of Llama's kind (:func:`tiny_model`), whose weights torch's random stream
+    decides."""
+    seed = int(torch.randint(1 << 31, ()))
+    return tiny_model(layers, width, vocabulary=vocabulary, positions=positions, seed=seed)
+
+
+CAUSAL_MODELS: dict[str, Callable[..., Any]] = {"causal-lm": load_model, "llama": new_llama}
+
+
+def make_causal(
+    name: str | None, path: str | None, options: dict[str, Any], corpus: Corpus
+) -> torch.nn.Module:
+    """A language model by ``name``, a key of ``CAUSAL_MODELS``, or by import ``path``. Raises
+    ModelError, SettingError."""
+    if path is not None:
+        return make_object(path, options)
+    if name not in CAUSAL_MODELS:
+        raise ModelError(
+            f"model {name!r} is no language model, and the data are a corpus: set model.name to "
+            f"{' or '.join(CAUSAL_MODELS)}"
+        )
+    return CAUSAL_MODELS[name](corpus.vocabulary, **options)
+
+
+def save_causal(folder: Path, model: Any, tokenizer: Any = None) -> None:
+    """Write ``model`` as a folder of transformers, which ``from_pretrained`` reads; with its
+    ``tokenizer`` where that is known. Raises ModelError: it is none of transformers; WriteFailed.
+    """
+    if not saves_itself(model):
+        raise ModelError(f"a {type(model).__name__} cannot be saved as a model of transformers")
+    if tokenizer is not None:
+        model.generation_config.eos_token_id = tokenizer.eos_token_id
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+        with writing(folder):
+            tokenizer.save_pretrained(folder)
+    save_model(folder / WEIGHTS, model)
+
+
+def _rooted(path: str, root: StrPath | None) -> str:
+    """``path`` in the folder ``root``, where that is given and has it."""
+    there = path if root is None else os.path.join(root, path)
+    return there if os.path.exists(there) else path
