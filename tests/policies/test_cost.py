@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from frugalkd.errors import SettingError
+from frugalkd.errors import SelectionMisuse, SettingError
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.objectives import KD
 from frugalkd.policies import All, EpochContext, RandomSubset, Sampling, SelfRegulation
@@ -35,11 +36,11 @@ def easy():
     return TensorDataset(inputs, (inputs @ torch.randn(6, 3)).argmax(1))
 
 
-def learned(training=TRAINING, **sampling):
+def learned(training=TRAINING, seed=0, **sampling):
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 3))
     return train_teacher(
-        model, easy(), training=training, **grouped(device="cpu", **sampling)
+        model, easy(), training=training, seed=seed, **grouped(device="cpu", **sampling)
     )  # fmt: skip
 
 
@@ -102,7 +103,8 @@ def test_where_nothing_passes_it_is_a_short_training():
     probe = int(SelfRegulation(probe=PROBE).set_aside(37, seed=0).sum())  # pyright: ignore
     *whole, last = [record["rows"] for record in run.history]
     assert whole == [37 - probe] * 4
-    assert sum(whole) + last + 4 * probe / 3 == pytest.approx(4 * 37, abs=1)
+    assert sum(whole) + last == 4 * 37
+    assert run.meters.student_forwards == 4 * 37  # no probe is screened while nothing passes
 
 
 @pytest.mark.parametrize(("encoding", "ceiling"), [("float32", CEILING), ("top-k", None)])
@@ -211,15 +213,51 @@ def remembering(streaks, right=0.5):
 
 @pytest.mark.parametrize(("right", "everything"), [(0.5, True), (0.95, True), (0.97, False)])
 def test_a_model_that_remembers_is_trained_on_everything(right, everything):
-    """3 points and a standard error: 1.2 points at 97 %."""
+    """3 points and a standard error: 1.2 points at 97 %. The probe decides once it was screened,
+    and with it all that are due."""
     gate, ledger, probe = remembering(np.arange(1000) % 2, right)
     pool = np.flatnonzero(~probe)
+    ledger["due"][pool[pool % 2 == 1][:7]] = 1
+    plan = gate.plan(ledger, pool, EpochContext(1, 10, 0))
+    assert sorted(plan.screen) == sorted([*np.flatnonzero(probe), *pool[pool % 2 == 1][:7]])
+    ledger["last_epoch"][plan.screen], ledger["due"][plan.screen] = 1, 3
     plan = gate.plan(ledger, pool, EpochContext(1, 10, 0))
     wanted = pool if everything else pool[pool % 2 == 0]
     assert sorted(plan.ids) == list(wanted)
-    assert sorted(plan.screen) == list(np.flatnonzero(probe))
-    ledger["last_epoch"][probe] = 1  # it was screened
-    assert len(gate.plan(ledger, pool, EpochContext(1, 10, 0)).screen) == 0
+    assert len(plan.screen) == 0
+
+
+@pytest.mark.parametrize(("passed", "everything"), [(390, True), (410, False)])
+def test_while_most_samples_fail_none_is_left_out(passed, everything):
+    gate, ledger, probe = remembering(np.zeros(1000))
+    pool = np.flatnonzero(~probe)
+    some = pool[: round(passed * len(pool) / 1000)]
+    ledger["streak"][some], ledger["due"][some] = 1, 5
+    plan = gate.plan(ledger, pool, EpochContext(1, 10, 0))
+    assert len(plan.screen) == (0 if everything else probe.sum())
+    assert len(plan.ids) == (len(pool) if everything else len(pool) - len(some))
+    without = SelfRegulation().plan(ledger, pool, EpochContext(1, 10, 0))  # no probe, no rule
+    assert len(without.ids) == len(pool) - len(some)
+
+
+@pytest.mark.parametrize("cost", [0.25, 0.5])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_cost_is_kept_with_a_probe(seed, cost):
+    gate = SelfRegulation(probe=0.1, confidence=0.6)
+    run = learned(seed=seed, mode="regulated", regulation=gate, cost=cost)
+    spent = run.meters.samples_backpropagated
+    screened = run.meters.student_forwards - spent
+    assert spent + screened / 3 == pytest.approx(8 * cost * EASY, abs=1)
+
+
+class ScreensTwice(SelfRegulation):
+    def plan(self, ledger, pool, at):
+        return replace(super().plan(ledger, pool, at), screen=pool[:3])
+
+
+def test_a_plan_screens_once():
+    with pytest.raises(SelectionMisuse, match="gives 3 samples to screen once the screening of ep"):
+        learned(policy=ScreensTwice())
 
 
 def test_the_probe_is_never_trained_on_and_paid_for():
@@ -231,7 +269,8 @@ def test_the_probe_is_never_trained_on_and_paid_for():
     used = run.ledger["participations"] + run.ledger["forced"]
     assert not used[probe].any()
     assert np.isnan(run.ledger["loss"][probe]).all()
-    assert (run.ledger["visits"][probe] == len(run.history) - 1).all()
+    screened = sum(record["screened"] > 0 for record in run.history)
+    assert (run.ledger["visits"][probe] == screened).all()
     trained, forwards = run.meters.samples_backpropagated, run.meters.student_forwards
     assert (trained + (forwards - trained) / 3) / EASY == pytest.approx(4, abs=2 / EASY)
 

@@ -23,6 +23,9 @@ from frugalkd.runtime.settings import BelowOne, Count, Epochs, Fraction, Positiv
 GAP = 0.03
 """How much more often a model may be right on samples that it was trained on than on others."""
 
+MOST_FAIL = 0.6
+"""Of the samples, beyond which a gate that has a probe leaves none out."""
+
 
 @dataclass(frozen=True)
 class SelfRegulation(Policy):
@@ -48,10 +51,11 @@ class SelfRegulation(Policy):
         max_skip: the most epochs for which a sample is skipped, at least 1 (last-visit only).
         warmup: first epochs in which everything is used, counted as forced.
         probe: the fraction of the samples, in [0, 1), that is never trained on, and is screened
-            before every epoch but the first. Where the model is right on the others more often, by
-            over three points and a standard error, it remembers what it was trained on, and that a
-            sample passes says little: the epoch uses all of them. Ours (last-visit only, not with a
-            budget).
+            before an epoch. Where the model is right on the others more often, by over three points
+            and a standard error, it remembers what it was trained on, and that a sample passes says
+            little: the epoch uses all of them. So does one before which three fifths of the samples
+            fail the gate: to leave out the others saves little, and there is most to learn. Ours
+            (last-visit only, not with a budget).
         final_full_epochs: last epochs in which everything is used, counted as forced.
         budget: the fraction of all samples that an epoch uses: at most, and, by reactivating
             skipped samples, at least; None leaves it to the gate (last-visit only). The epochs of
@@ -160,16 +164,20 @@ class SelfRegulation(Policy):
         aside = self.set_aside(len(ledger), at.seed)
         doubted = self._disbelieved(ledger, pool, at)
         believed = np.setdiff1d(pool, doubted, assume_unique=True) if len(doubted) else pool
-        if aside is None or at.epoch == 0:
-            plan, probe = self._plan(ledger, believed, at), pool[:0]
-        else:
-            probe = np.flatnonzero(aside)
-            plan = self._plan(ledger, believed, at, everything=remembers(ledger, pool, probe))
+        probe, everything = pool[:0], False
+        if aside is not None and at.epoch > 0:
+            everything = mostly_fail(ledger, believed)
+            if not everything:
+                probe = np.flatnonzero(aside)
+                if (at_sorted(ledger["last_epoch"], probe) == at.epoch).all():
+                    everything = remembers(ledger, pool, probe)
+                    probe = probe[:0]
+        plan = self._plan(ledger, believed, at, everything=everything)
         plan = replace(plan, disbelieved=doubted)
         if plan.stop:
             return plan
-        if (at_sorted(ledger["last_epoch"], probe) == at.epoch).all():
-            probe = probe[:0]
+        if self._left(ledger, at) <= (len(plan.screen) + len(probe)) / 3:
+            probe = probe[:0]  # nothing would be left to train
         last = ledger["last_epoch"][doubted].astype(np.int64)
         screen = np.concatenate([plan.screen, probe, doubted[last + self.max_skip < at.epoch]])
         return replace(plan, screen=screen)
@@ -304,6 +312,11 @@ class SelfRegulation(Policy):
         filler = lowest(others, quota - len(active), due, partial(at.uniform, "filler"))
         forced = np.arange(len(active) + len(filler)) >= len(active)
         return Plan(np.concatenate([active, filler]), forced=forced)
+
+
+def mostly_fail(ledger: Ledger, pool: Ids) -> bool:
+    """Whether over :data:`MOST_FAIL` of the ``pool`` failed the gate at their last visits."""
+    return bool((at_sorted(ledger["streak"], pool) == 0).mean() > MOST_FAIL)
 
 
 def remembers(ledger: Ledger, trained: Ids, probe: Ids) -> bool:

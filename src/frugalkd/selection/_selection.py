@@ -449,6 +449,11 @@ class Selection:
         with self.meters.phase("ledger"):
             if screened:
                 plan = self._planned(at)
+                if len(plan.screen):  # nothing would screen them, nor limit the plan
+                    raise SelectionMisuse(
+                        f"{type(self.policy).__name__}.plan gives {len(plan.screen)} samples to "
+                        f"screen once the screening of epoch {self.epoch} is over: give all at once"
+                    )
             step, deferred = 1, 0
             if not (plan.stop or context.gates_now(plan)):
                 step = 1 if alone else context.step_rows

@@ -24,12 +24,11 @@ from frugalkd.models.flops import flops_of_data
 from frugalkd.outputs import OUTPUTS
 from frugalkd.policies import Sampling, SelfRegulation
 from frugalkd.policies.modes import CEILING, MODES
-from frugalkd.policies.self_regulation import GAP
+from frugalkd.policies.self_regulation import GAP, MOST_FAIL
 from frugalkd.runtime.devices import resolve_device, use_threads
 from frugalkd.selection.inputs import weights_of
 
 PAYS_BELOW = 0.95  # of vanilla's time
-MOST_FAIL = 0.6  # of the samples, after the epochs that a cost pays for
 NOISY = 0.15  # spread of the seconds of equal work
 MOST_VIEWS = 4  # stored, of a sample in a pilot
 
