@@ -22,6 +22,7 @@ from frugalkd.data.probe import data_digest, randomness
 from frugalkd.data.samples import Samples, Splits, data_root, hold_out, take
 from frugalkd.data.table import TableData, load_table
 from frugalkd.data.text import TextData
+from frugalkd.data.transforms import Transform
 from frugalkd.errors import DataError, UnknownName
 from frugalkd.files import StrPath
 from frugalkd.runtime.imports import check_options
@@ -70,6 +71,7 @@ __all__ = [
     "Samples",
     "TableData",
     "TextData",
+    "Transform",
     "data_digest",
     "data_root",
     "fetch",

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from frugalkd.data.samples import Samples, Splits, located, splits_of
+from frugalkd.data.transforms import Transform, check_transforms, transformed
 from frugalkd.errors import DataError
 from frugalkd.files.parsing import one_line
 from frugalkd.runtime.draws import hash64, stream
@@ -33,7 +34,7 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".
 """Of the files that are taken for pictures, in lower case."""
 
 _USUAL = {1: (0.5, 0.5), 3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}  # mean and std
-_STREAM = stream("augmentation")
+_STREAM, _TRANSFORMS = stream("augmentation"), stream("transforms")
 _FIELD = np.uint64(21)  # bits of one offset's draw; the flip takes the top bit
 _FREE_PIXELS, _RATIO = 40_000_000, 200
 """Pixels that any picture may have, and how many times the size of its file those of a larger one
@@ -46,12 +47,25 @@ _MEASURED = 16  # pictures whose size is read
 
 @dataclass(frozen=True)
 class Augmentation(Settings):
-    """A random crop and a random flip, as functions of ``(seed, id, view)`` only. ``crop``: pixels
-    of black padding on each side before a random crop back to the size. ``flip``: horizontal flip
-    with probability 1/2. Raises SettingError for a negative crop."""
+    """How a picture is changed at random, as a function of ``(seed, id, view)`` only.
+
+    Attributes:
+        crop: pixels of black padding on each side before a random crop back to the size.
+        flip: horizontal flip with probability 1/2.
+        transforms: of torchvision, after both; their draws are those of (seed, id, view), too.
+
+    Raises:
+        SettingError: a negative crop, or a transform that is not known.
+    """
 
     crop: Annotated[int, "0 or more"] = 0
     flip: bool = False
+    transforms: tuple[Transform, ...] = ()
+
+    def __str__(self) -> str:
+        """Part of a store's identity, and older than ``transforms``."""
+        more = f", transforms={self.transforms}" if self.transforms else ""
+        return f"Augmentation(crop={self.crop}, flip={self.flip}{more})"
 
 
 def augment(
@@ -127,7 +141,9 @@ class Pictures(Samples):
         """uint8 (rows, channels, height, width), not augmented; the caller may write to it."""
 
     def with_augmentation(self, augmentation: Augmentation, seed: int = 0) -> Self:
-        """The same samples (memory is shared) under another augmentation."""
+        """The same samples (memory is shared) under another augmentation. Raises DataError: its
+        transforms cannot be made for them, or torchvision is not installed."""
+        check_transforms(augmentation.transforms, self.shape)
         return self._with(augmentation=augmentation, seed=seed)
 
     def without_augmentation(self) -> Self:
@@ -150,6 +166,9 @@ class Pictures(Samples):
         if self.augmentation.crop or self.augmentation.flip:
             bits = hash64(self.seed, _STREAM, rows.numpy(), np.asarray(views, dtype=np.int64))
             pixels = torch.from_numpy(augment(pixels.numpy(), self.augmentation, bits))
+        if transforms := self.augmentation.transforms:
+            bits = hash64(self.seed, _TRANSFORMS, rows.numpy(), np.asarray(views, dtype=np.int64))
+            pixels = transformed(pixels, transforms, bits)
         x = pixels.to(torch.float32).mul_(self._scale).sub_(self._shift)
         return x, self.labels.index_select(0, rows)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Optional
 
@@ -30,17 +30,33 @@ Stop = Callable[[], bool]
 
 @dataclass(frozen=True)
 class Optimizer(Settings):
-    """torch's optimisers in their fused form. ``lr`` is the peak learning rate; ``momentum``
-    (Nesterov) is SGD's, ``betas`` are AdamW's. ``weight_decay`` is not applied to biases and
-    normalisation parameters. Raises SettingError for impossible values."""
+    """torch's optimisers in their fused form, or another one.
 
-    name: Literal["adamw", "sgd"] = "adamw"
+    Attributes:
+        name: ``adamw`` or ``sgd``; not used where there is a ``path``.
+        lr: the peak learning rate.
+        weight_decay: of all parameters but biases and those of normalisation.
+        momentum: Nesterov, of sgd.
+        betas: of adamw.
+        path: of another optimiser, ``package.module:Name``, which is called with groups of
+            parameters, ``lr`` and ``options``: ``torch.optim:RAdam``, ``timm.optim:Lion``.
+        options: its other keyword arguments.
+
+    Raises:
+        SettingError: a value is impossible.
+    """
+
+    name: Literal["adamw", "sgd"] | None = "adamw"
     lr: NotNegative = 1e-3
     weight_decay: NotNegative = 0.0
     momentum: BelowOne = 0.9
     betas: tuple[float, float] = (0.9, 0.999)
+    path: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.path is None and (self.options or self.name is None):
+            raise SettingError("options are for an optimiser by its path: give that, or a name")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise SettingError(f"betas must be in [0, 1), not {list(self.betas)}")
 
@@ -49,11 +65,23 @@ class Optimizer(Settings):
 class Schedule(Settings):
     """The learning rate as a function of progress in [0, 1], what is spent of a budget or of the
     epochs: linear up to the peak at ``warmup``, while the ``shape`` takes the peak down to
-    ``final`` times the peak at progress 1. Raises SettingError for impossible values."""
+    ``final`` times the peak at progress 1.
+
+    Attributes:
+        shape: not used where there is a ``path``.
+        warmup: the progress at which the peak is reached.
+        final: the last rate over the peak.
+        path: of a function of your own, ``package.module:name``: called with the progress before a
+            step, it returns the factor of the peak, in the place of shape and final.
+
+    Raises:
+        SettingError: a value is impossible.
+    """
 
     shape: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: BelowOne = 0.0
     final: NotNegative = 0.0
+    path: str | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +130,11 @@ class Training(Settings):
     length_bucket_batches: Annotated[int, "0 or more"] = 0
     fsdp: bool = False
     ema: BelowOne | None = None
+
+    @property
+    def imports(self) -> tuple[str, ...]:
+        """The import paths that it names."""
+        return tuple(filter(None, (self.optimizer.path, self.schedule.path)))
 
     def __post_init__(self) -> None:
         if self.epochs > 60_000:

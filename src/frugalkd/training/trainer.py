@@ -33,7 +33,9 @@ from frugalkd.policies.modes import OutputName
 from frugalkd.runtime.devices import autocast, resolve_device
 from frugalkd.runtime.failures import blame
 from frugalkd.runtime.formatting import duration, percent
+from frugalkd.runtime.imports import make_object
 from frugalkd.runtime.meters import Meters
+from frugalkd.runtime.settings import shown
 from frugalkd.selection import Batch, Epoch, Selection
 from frugalkd.selection.finite import gradients, mark
 from frugalkd.teachers import EMATeacher
@@ -208,14 +210,20 @@ class ForwardFn(nn.Module):
 
 def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
     """The fused optimiser: one call a step, and it respects ``found_inf`` without waiting for the
-    device. Parameters of one dimension (biases, normalisation) have no weight decay. Raises
-    ModelError where torch makes none for these parameters."""
+    device; or that of ``settings.path``. Parameters of one dimension (biases, normalisation) have
+    no weight decay. Raises ModelError where none can be made for these parameters."""
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
+    if settings.path is not None:
+        options = {"params": groups, "lr": settings.lr, **settings.options}
+        made = make_object(settings.path, options)
+        if not isinstance(made, torch.optim.Optimizer):
+            raise ModelError(f"{settings.path} made a {type(made).__name__}: name an optimiser")
+        return made
     try:
         if settings.name == "adamw":
             return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
@@ -227,8 +235,16 @@ def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimiz
 
 
 def factor(schedule: Schedule, progress: float, after: float) -> float:
-    """The factor of the peak learning rate of a step from ``progress`` in [0, 1] to ``after``."""
+    """The factor of the peak learning rate of a step from ``progress`` in [0, 1] to ``after``.
+    Raises ModelError where a function of the user's fails, or gives no number from 0 on."""
     warm = min(1.0, after / schedule.warmup) if schedule.warmup else 1.0
+    if schedule.path is not None:
+        own = make_object(schedule.path, {"progress": progress})
+        if not isinstance(own, int | float) or not 0 <= own < math.inf:
+            raise ModelError(
+                f"{schedule.path} gives {shown(own)} at progress {progress:.3g}: a number from 0 on"
+            )
+        return warm * own
     left = {
         "cosine": (1 + math.cos(math.pi * progress)) / 2,
         "linear": 1 - progress,
@@ -320,7 +336,7 @@ class Trainer:
 
     def train_step(self, batch: Batch, epoch: Epoch) -> None:
         """Forward and backward of one batch, and the optimiser's step after the last batch of a
-        step. It never waits for the device."""
+        step. It never waits for the device, unless the optimiser is the user's."""
         phase = self.meters.phase
         if batch.begins_step:
             rate = self.training.optimizer.lr * epoch.lr_factor
@@ -372,9 +388,12 @@ class Trainer:
         mark(self.bad, [*checked, *gradients(self.parameters)])
         self.ranks.worst(self.bad)
         batch.stepped(self.bad)
-        self.optimizer.found_inf = self.bad  # pyright: ignore[reportAttributeAccessIssue]
+        fused = self.training.optimizer.path is None
+        if fused:
+            self.optimizer.found_inf = self.bad  # pyright: ignore[reportAttributeAccessIssue]
         try:
-            self.optimizer.step()
+            if fused or not self.bad.any():  # another one does not know the flag
+                self.optimizer.step()
         except Exception as error:
             blame(error, ModelError, "the optimiser's step fails on this model's gradients")
         for parameter in self.parameters:  # zero_grad, without its book-keeping

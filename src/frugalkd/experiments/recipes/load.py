@@ -122,8 +122,12 @@ def check_names(recipe: Recipe) -> None:
         check_options(make, options, fixed={"vocabulary"}, what=what, error=ModelError)
 
     for role in ("teacher", "student"):
-        for path in getattr(recipe, role).objective.imports:
+        said = getattr(recipe, role)
+        for path in said.objective.imports:
             _check_path(f"{role}.objective", path)
+        for part in ("optimizer", "schedule"):
+            if path := getattr(said.training, part).path:
+                _check_path(f"{role}.training.{part}", path)
     _check_spec("data", recipe.data, check_any_data)
     for field, model in _models(recipe):
         _check_spec(field, model, check_any_model)
@@ -147,7 +151,8 @@ def import_paths(recipe: Recipe) -> list[str]:
     specs = [spec for one in variants for spec in (one.data, *dict(_models(one)).values())]
     paths = [spec.path for spec in specs if spec.path is not None]
     for one in variants:
-        paths += [*one.teacher.objective.imports, *one.student.objective.imports]
+        for role in (one.teacher, one.student):
+            paths += [*role.objective.imports, *role.training.imports]
     return list(dict.fromkeys(paths))
 
 

@@ -50,6 +50,11 @@ def what_decides(kind: str, recipe: Recipe, *, taught: bool) -> dict[str, Any]:
     teacher, student = settings["teacher"], settings["student"]
     for role, usual in ((teacher, True), (student, False)):
         del role["training"]["fsdp"]  # changes no result
+        newer = (role["augment"], "transforms"), (role["training"]["schedule"], "path")
+        newer += tuple((role["training"]["optimizer"], name) for name in ("path", "options"))
+        for part, name in newer:  # what other runs did not have
+            if not part[name]:
+                del part[name]
         if role["dynamics"] is usual:
             del role["dynamics"]
         _resolve_model(role["model"])

@@ -120,7 +120,7 @@ def make_data(recipe: Recipe, augment: Augmentation, seed: int) -> RunData:
                 f"{spec.path} made {len(made)} data sets: a training and a test set, or one"
             )
         train, test = made
-    if (augment.crop or augment.flip) and not isinstance(train, Pictures):
+    if augment != Augmentation() and not isinstance(train, Pictures):
         raise DataError(
             f"{what} is not an ImageData: augment is for those; augment your own data set yourself "
             "(with a method view(id, view))"
@@ -146,7 +146,8 @@ def make_data(recipe: Recipe, augment: Augmentation, seed: int) -> RunData:
             with located(" and ".join(filter(None, (spec.exclude, spec.relabel)))):
                 train = made.apply(train)
     if isinstance(train, Pictures):
-        train = train.with_augmentation(augment, seed)
+        with located("augment"):
+            train = train.with_augmentation(augment, seed)
     return RunData(train, test, split)
 
 
