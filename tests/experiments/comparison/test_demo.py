@@ -32,5 +32,6 @@ def test_the_demonstration(tmp_path):
         "conventional",
     }
     assert all(teacher["accuracy"] > 0.95 for teacher in comparison["teachers"])
-    for control in ("random", "short"):
+    assert 0.4 < rows["cost"]["cost"]["mean"] / rows["vanilla"]["cost"]["mean"] <= 0.51
+    for control in ("random-cost", "short-cost"):
         assert rows[control]["matched"]["within_tolerance"]

@@ -53,7 +53,9 @@ from frugalkd.objectives.objective import features_read
 from frugalkd.runtime.settings import check_seed, shown
 
 FILE = "comparison.json"
-DEMO_ARMS = ("vanilla", "significance", "regulated", "hybrid", "ce", "random", "short")
+DEMO_ARMS = (
+    "vanilla", "cost", "random-cost", "short-cost", "significance", "regulated", "hybrid",
+)  # fmt: skip
 DEMO_SEEDS = 3
 DEMO_NOTE = "360 test digits rank nothing: this shows that it works"
 
