@@ -128,7 +128,7 @@ def frugalkd_command(words: list[str], stdin: str = "") -> Answer:
         parse(words)
         return 0, "", ""
     if name in ("teach", "distill", "store", "chain") or words[:2] == ["ledger", "make"]:
-        names = ("fashion-mnist", "banking77", "banking77-embeddings", "diamonds")
+        names = ("fashion-mnist", "banking77", "banking77-embeddings", "diamonds", "reviews.yaml")
         small = LANGUAGE if "tiny-lm" in words else TINY if {*names} & {*words} else SMALL
         words = [*words, *(word for one in small for word in ("--set", one))]
     elif name == "estimate" or (name == "compare" and not {"--list", "--only"} & {*words}):

@@ -28,6 +28,7 @@ from frugalkd import (
 )
 from frugalkd.errors import (
     FrugalKDError,
+    ImportRefused,
     LedgerError,
     ModelError,
     NonFiniteLoss,
@@ -539,6 +540,37 @@ def test_a_teacher_may_be_a_run_folder(texts, tmp_path):
     assert trainer.meters.teacher_queries == ROWS * EPOCHS
     with pytest.raises(TargetsError, match=r"'words' \(200 tokens\), and the student's has 4"):
         teacher_from(tmp_path, bert(), tokenizer_of(["card", "lost"]))
+
+
+def test_a_run_folder_imports_what_is_allowed(texts, tmp_path):
+    """A teacher by import path."""
+    path, options = "transformers:BertForSequenceClassification.from_pretrained", {}
+    bert(1).save_pretrained(tmp_path / "big")
+    options["pretrained_model_name_or_path"] = str(tmp_path / "big")
+    save_weights(tmp_path / "w.safetensors", bert(1))
+    card = {"schema": 1, "weights": "w.safetensors", "model": {"path": path, "options": options}}
+    (tmp_path / "model.json").write_text(json.dumps(card))
+    with pytest.raises(ImportRefused, match="which can run any code"):
+        FrugalTrainer(bert(), arguments(tmp_path / "x"), train_dataset=texts, teacher=str(tmp_path))
+    trainer = FrugalTrainer(
+        bert(), arguments(tmp_path / "x"), train_dataset=texts, teacher=str(tmp_path),
+        imports=[path],
+    )  # fmt: skip
+    assert same_weights(trainer.teacher, bert(1))
+
+
+def test_metrics_have_the_cost(texts, tmp_path):
+    gate = SelfRegulation(confidence=0.3, probe=0.1)
+    trainer = made(
+        FrugalTrainer, tmp_path, texts, teacher=bert(1), mode="regulated", regulation=gate,
+        cost=0.5, num_train_epochs=6,
+    )  # fmt: skip
+    metrics = trainer.train().metrics
+    screened = metrics["student_forwards"] - metrics["samples_backpropagated"]
+    rows = metrics["samples_backpropagated"] + screened / 3
+    assert metrics["cost"] == pytest.approx(rows / (6 * ROWS))
+    assert 0.4 < metrics["cost"] <= 0.5 + 1 / ROWS
+    assert metrics["budget"] <= metrics["cost"]
 
 
 def test_a_run_of_pictures_reads_the_trainers(tmp_path):

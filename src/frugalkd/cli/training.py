@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -130,10 +131,11 @@ def distill(
     if not made.gates:
         following = show.command("evaluate", out, "--data", "own")
     elif made.data.name is not None:  # only shipped data sets say how to prepare a picture
-        own = made.student.model.path
-        imports = () if own is None else ("--import", own)
+        own, tokenizer = made.student.model.path, made.data.options.get("tokenizer")
+        more = () if own is None else ("--import", own)
+        more += ("--tokenizer", tokenizer) * os.path.isdir(tokenizer or "")
         table = out / "classes.csv"
-        following = show.command("predict", out, "--data", made.data.name, "--out", table, *imports)
+        following = show.command("predict", out, "--data", made.data.name, "--out", table, *more)
     title = f"distill {made.name} {made.student.mode or made.student.policy.name}"  # pyright: ignore
     again = resume or started_again()
     training = partial(run, made, out, teacher=teacher, ledger=ledger, resume=again)

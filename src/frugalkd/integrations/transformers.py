@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -145,6 +145,8 @@ class FrugalMixin(Frugal, _Trainer):
             many epochs as it pays for, and the schedule decays with what is spent.
         sampling: which samples are used and what they weigh; default: mode *regulated*.
         objective: as for :func:`frugalkd.distill`; labels are smoothed in it, if at all.
+        imports: import paths that a ``teacher`` of ``frugalkd teach`` may name, as of
+            :func:`frugalkd.load`.
 
     Everything else goes to the trainer. Labels are those that the data collator gives, as
     ``labels`` or by the first name of ``args.label_names``. The kind of output is that of the
@@ -177,6 +179,7 @@ class FrugalMixin(Frugal, _Trainer):
         cost: float | None = None,
         sampling: Sampling | None = None,
         objective: Objective | None = None,
+        imports: Collection[str] = (),
         **kwargs: Any,
     ):
         if kwargs.get("train_dataset") is not None:
@@ -205,7 +208,7 @@ class FrugalMixin(Frugal, _Trainer):
         if isinstance(teacher, str | PathLike):
             reads = self.processing_class or getattr(self.data_collator, "tokenizer", None)
             if corpus is None:
-                known = teacher_from(teacher, model, reads, output)
+                known = teacher_from(teacher, model, reads, output, imports)
             else:
                 known, tokenizer = load_causal(str(path_of(teacher)))
         if isinstance(known, nn.Module):
@@ -565,6 +568,7 @@ class FrugalMixin(Frugal, _Trainer):
                 student_forwards=counted.student_forwards,
                 teacher_queries=counted.teacher_queries,
                 budget=selection.budget,
+                cost=selection.cost,
             )
             if self._corpus is not None:
                 output.metrics.update(
@@ -849,7 +853,11 @@ def labels_of(data: Any, label: str) -> NDArray[np.int64] | None:
 
 
 def teacher_from(
-    name: StrPath, student: nn.Module, processing: Any = None, output: Output = ONE_CLASS
+    name: StrPath,
+    student: nn.Module,
+    processing: Any = None,
+    output: Output = ONE_CLASS,
+    imports: Collection[str] = (),
 ) -> nn.Module:
     """The classifier, or the model of another kind of ``output``, in a folder or on the hub, for
     the student's kind of inputs, or of a run folder. Raises ModelError; TargetsError where it is
@@ -857,7 +865,7 @@ def teacher_from(
     to have another kind of output. What :func:`frugalkd.load` raises."""
     own = vocabulary_of(processing)
     if os.path.isfile(path_of(name) / CARD):
-        loaded = load(name)
+        loaded = load(name, imports=imports)
         loaded.check_output(output, f"the teacher in {one_line(name)}")
         _check_inputs(loaded, processing, own)
         return loaded.model

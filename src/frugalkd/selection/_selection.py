@@ -302,6 +302,14 @@ class Selection:
         """Samples backpropagated so far, as a fraction of training on all in every given epoch."""
         return self.meters.samples_backpropagated / (len(self.ledger) * self._given_epochs)
 
+    @property
+    def cost(self) -> float:
+        """What the training cost so far, screening included and teacher queries not, as a fraction
+        of training on all samples in every given epoch."""
+        screened = self.meters.student_forwards - self.meters.samples_backpropagated
+        rows = self.meters.samples_backpropagated + screened / 3
+        return rows / (len(self.ledger) * self._given_epochs)
+
     def count_together(self) -> None:
         """Sum the meters' counts over all ranks; every rank has to call this at the same place."""
         self._context.counts.share()
