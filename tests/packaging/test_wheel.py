@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -70,6 +71,19 @@ def test_it_runs_in_an_environment_of_its_own(installed):
     assert "teacher:" in run(str(installed / "python"), "-c", SCRIPT, PYTHONPATH=here)
     version = run(str(installed / "frugalkd"), "--version", PYTHONPATH=here)
     assert version.startswith("frugalkd ")
+
+
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_an_extra_keeps_the_torch_that_is_there(wheel, extra):
+    """What pip would install beside this environment's torch, and that it finds all of it."""
+    words = ["pip", "install", "--dry-run", "--quiet", "--report", "-", f"{wheel}[{extra}]"]
+    planned = json.loads(run(sys.executable, "-m", *words))["install"]
+    names = {each["metadata"]["name"].lower() for each in planned}
+    assert "frugalkd" in names
+    assert "torch" not in names
 
 
 def test_the_types_of_a_users_script_are_checked(installed, tmp_path):
