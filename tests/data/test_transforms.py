@@ -125,7 +125,7 @@ def test_an_unknown_name_is_refused():
         Transform("RandAugmnt")  # type: ignore
 
 
-def test_torchvision_is_asked_for(monkeypatch):
+def test_torchvision_is_needed(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision", None)
     with pytest.raises(DataError, match=r"transforms need torchvision: pip install 'frugalkd\[tor"):
         changed("GaussianBlur", data=pictures(side=13))

@@ -35,10 +35,11 @@ def test_measures_are_those_of_all_logits(chunk, student, teacher, corpus):
     entropy = F.cross_entropy(logits, labels).item()
     kl = F.kl_div(logits.log_softmax(1), theirs.log_softmax(1), log_target=True, reduction="none")
     assert found == {
-        "blocks": len(corpus),
+        "samples": len(corpus),
         "tokens": len(labels),
         "cross_entropy": pytest.approx(entropy, rel=1e-5),
         "perplexity": pytest.approx(math.exp(entropy), rel=1e-5),
+        "entropy_saved": pytest.approx(1 - entropy / math.log(300), abs=1e-5),
         "accuracy": pytest.approx((logits.argmax(1) == labels).float().mean().item()),
         "teacher_kl": pytest.approx(kl.sum(1).mean().item(), rel=1e-3),
         "teacher_agreement": pytest.approx(

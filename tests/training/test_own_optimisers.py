@@ -91,9 +91,11 @@ def test_what_is_none_is_one_line(optimizer, schedule, message):
     assert "\n" not in str(raised.value)
 
 
-def test_options_need_a_path():
-    with pytest.raises(SettingError, match="options are for an optimiser by its path"):
+def test_a_name_or_a_path():
+    with pytest.raises(SettingError, match="options must be left out without a path"):
         Optimizer(options={"betas": 1})
+    with pytest.raises(SettingError, match="name must be adamw or sgd, unless there is a path"):
+        Optimizer(name=None)
 
 
 def test_a_recipe_names_them():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache, wraps
 from numbers import Integral, Real
@@ -147,6 +148,8 @@ def _fits(value: Any, kind: Any) -> bool:
         return any(_fits(value, one) for one in inside)
     if origin is Literal:
         return any(type(value) is type(one) and value == one for one in inside)
+    if origin is Mapping:
+        return isinstance(value, Mapping)
     if origin is tuple:
         if not isinstance(value, tuple | list):
             return False

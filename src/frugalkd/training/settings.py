@@ -55,8 +55,10 @@ class Optimizer(Settings):
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.path is None and (self.options or self.name is None):
-            raise SettingError("options are for an optimiser by its path: give that, or a name")
+        if self.path is None and self.options:
+            raise SettingError("options must be left out without a path, whose they are")
+        if self.path is None and self.name is None:
+            raise SettingError("name must be adamw or sgd, unless there is a path")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise SettingError(f"betas must be in [0, 1), not {list(self.betas)}")
 

@@ -450,7 +450,7 @@ def leaves(section, keys=()):
 NUMBERS = [
     key
     for key, value in leaves(load_recipe("digits").model_dump(mode="json"))
-    if type(value) in (int, float)
+    if type(value) in (int, float) and not key.startswith("arms.")  # whose settings come later
 ]
 
 
