@@ -222,6 +222,7 @@ def claims_of_page() -> dict[str, list[dict[str, Any]]]:
         "fair-claims": "fair-fashion-mnist",
         "fair-claims-banking77": "fair-banking77",
         "hard-claims": "hard-fashion-mnist",
+        "fine-tuning-claims": "hard-fine-tuning",
     }
     for content in map(read, tables.values()):
         own = [Claim(*(c[key] for key in ("arm", "against", "claim"))) for c in content["claims"]]
@@ -272,6 +273,8 @@ TABLES = {
         },
         ["cost"],
     ),
+    "fine-tuning-claims": lambda: claims_table(claims_of_page()["fine-tuning-claims"]),
+    "fine-tuning": lambda: cost_table({"MiniLM": read("hard-fine-tuning")}, ["cost"]),
     "hard-variants": lambda: variants_table(
         {
             "Fashion-MNIST": read("hard-variants-fashion-mnist"),

@@ -204,6 +204,16 @@ def test_a_store_is_filled_ahead(cli, path, recipe, teacher, tmp_path):
     assert json.loads(text)["meters"]["teacher_queries"] == 0
 
 
+def test_a_recipe_makes_no_store_where_it_likes(cli, path, teacher, tmp_path):
+    code, _, err = cli(
+        "distill", path, "--teacher", str(teacher), "--out", str(tmp_path / "s"),
+        "--set", f"student.targets.folder={tmp_path / 'x'}",
+    )  # fmt: skip
+    assert code != 0
+    assert f"{tmp_path / 'x'}" in err
+    assert not (tmp_path / "x").exists()
+
+
 def test_arms_are_compared(cli, path, tmp_path):
     out = tmp_path / "c"
     code, text, err = cli("compare", path, "--out", str(out), "--seeds", "2", "--jobs", "1")

@@ -23,7 +23,8 @@ from frugalkd.experiments.runs.digest import (
     what_decides,
 )
 from frugalkd.experiments.runs.schema import quality_of
-from frugalkd.experiments.runs.targets import encoding_of, token_encoding_of
+from frugalkd.experiments.runs.targets import encoding_of
+from frugalkd.experiments.runs.token_targets import token_encoding_of
 
 SHOWN = 12
 """Digits of a digest that name a folder."""

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,19 +37,22 @@ from frugalkd.experiments.runs.from_recipe import (
     sampling_of,
 )
 from frugalkd.experiments.runs.progress import Eta, Progress
+from frugalkd.experiments.runs.token_targets import (
+    conclude_tokens,
+    live_tokens,
+    open_tokens,
+    store_tokens,
+    token_encoding_of,
+)
 from frugalkd.files.opening import named
 from frugalkd.files.parsing import one_line
 from frugalkd.language.corpus import Corpus
-from frugalkd.language.encodings import TokenEncoding, make_token_encoding
-from frugalkd.language.evaluation import measure_tokens
-from frugalkd.language.models import load_tokenizer
 from frugalkd.language.targets import LiveTokens, StoredTokens
-from frugalkd.models.flops import flops_of_data
 from frugalkd.models.identity import TORCH
 from frugalkd.models.initial import head_of, take_classifier
 from frugalkd.models.origin import Reordered
 from frugalkd.policies.policy import Ids
-from frugalkd.runtime.devices import autocast, device_of, resolve_device, use_threads
+from frugalkd.runtime.devices import device_of, resolve_device, use_threads
 from frugalkd.selection.checks import labels_of
 from frugalkd.teachers import (
     EMATeacher,
@@ -112,12 +114,6 @@ def encoding_of(recipe: Recipe) -> Encoding:
     targets, objective = recipe.student.targets, recipe.student.objective.build()
     temperature = getattr(objective, "temperature", None) or 1.0
     return encoding_for(objective.learns, targets.encoding, targets.k, temperature)
-
-
-def token_encoding_of(recipe: Recipe) -> TokenEncoding:
-    """The same of a student that learns tokens."""
-    targets = recipe.student.targets
-    return make_token_encoding(targets.encoding, targets.record_bytes)
 
 
 def live_teacher(recipe: Recipe, model: nn.Module, folder: Path | None) -> LiveTeacher:
@@ -205,21 +201,19 @@ def open_targets(
     """
     live, spec, ranks = source.live, source.targets, Ranks.here()
     assert live is not None, "loaded"
+    if isinstance(live, LiveTokens):
+
+        def place() -> Path | None:
+            name = _store_name(live.about, spec.views, token_encoding_of(recipe))
+            return place_for(name, places, lambda at: (at / STORE).is_file())
+
+        report = Eta(progress).rows("storing tokens")
+        filling = FillOptions(ranks, on_progress=report, on_durable=on_durable)
+        return open_tokens(recipe, live, place, filling)
     if spec.kind != "stored":
         return live
     views = spec.views
     folder = None if spec.folder is None else named(spec.folder)
-    if isinstance(live, LiveTokens):
-        encoding = token_encoding_of(recipe)
-        if folder is None:
-            name = _store_name(live.about, views, encoding)
-            folder = place_for(name, places, lambda at: (at / STORE).is_file())
-        report = Eta(progress).rows("storing tokens")
-        return StoredTokens.fill(
-            live, live.corpus, folder or name, views=views, encoding=encoding,
-            device=resolve_device(recipe.device),
-            options=FillOptions(ranks, on_progress=report, on_durable=on_durable),
-        )  # fmt: skip
     encoding = encoding_of(recipe)
     if folder is not None:
         read_header(folder)  # a recipe names a store; it cannot make one anywhere on the disk
@@ -335,23 +329,13 @@ def _loaded(
     """The teacher of a folder, or pretrained; ``placed`` on its device, which it fits."""
     model = make_teacher(recipe, folder, run_data.train, one)
     if isinstance(run_data.train, Corpus):
-        precision, _ = trained_in(folder) or (recipe.teacher.training.precision, False)
-        model.to(resolve_device(recipe.device))
-        tokenizer = _tokenizer(recipe, folder)
-        return LiveTokens(model, run_data.train, tokenizer, precision=precision)
+        return live_tokens(recipe, model, folder, run_data.train)
     if placed:
         model.to(resolve_device(recipe.device))
     live = live_teacher(recipe, model, folder)
     if placed:
         _compare_accuracy(live, run_data.eval_dataset, folder)
     return live
-
-
-def _tokenizer(recipe: Recipe, folder: Path | None) -> Any:
-    """The teacher's own tokenizer; None where it is not known."""
-    path = recipe.teacher.model.options.get("path")
-    where = path if folder is None else folder if (folder / "tokenizer.json").is_file() else None
-    return None if where is None else load_tokenizer(str(where))
 
 
 class TeacherPool(ExitStack):
@@ -487,7 +471,8 @@ class TeacherPool(ExitStack):
             spent = {"seconds": noted.seconds, "teacher_seconds": noted.teacher_seconds}
             cost = {"filling": {"rows": rows, **spent}}
         if run.output == "tokens":
-            self._add_tokens(run)
+            [source] = self.sources.values()
+            conclude_tokens(self._run, run, source.live, source.opened)  # pyright: ignore
         else:
             flops = teacher_flops(self._lives, self._run_data.train, meters)
             meters.flops["teacher_forward"] = flops
@@ -506,28 +491,6 @@ class TeacherPool(ExitStack):
             "teacher": {"digest": None, "evaluation": None, "of": teachers},
             "targets": {**together, **cost, "of": targets},
         }
-
-    def _add_tokens(self, run: Run) -> None:
-        """What the teacher cost, and how near the student is to it on held-out text."""
-        [source], meters, held_out = self.sources.values(), run.meters, self._run_data.eval_dataset
-        live, corpus = source.live, self._run_data.train
-        assert isinstance(live, LiveTokens), "a corpus has one teacher, with a model"
-        if isinstance(source.opened, StoredTokens):
-            meters.token_queries += source.opened.tokens
-        device, precision = (
-            device_of(live.model.model),
-            partial(autocast, live.model.model, live.precision),
-        )
-        row = flops_of_data(live.model.model, corpus, device, None, precision, backward=False)
-        meters.flops["teacher_forward"] = row["forward"] * meters.teacher_queries
-        if run.evaluation is not None and isinstance(held_out, Corpus):
-            started = time.perf_counter()
-            run.evaluation = measure_tokens(
-                run.model, held_out, live.model.model,
-                precision=self._recipe.student.training.precision,
-                should_stop=self._run.should_stop,
-            )  # fmt: skip
-            meters.eval_seconds += time.perf_counter() - started
 
     def _add_agreement(self, run: Run) -> None:
         """Compare the student's classes with those of its teachers' mean on held-out data, or its
@@ -684,10 +647,7 @@ def store(
         started = time.perf_counter()
         filling = replace(options, ranks=ranks, shard=shard if ranks.alone else None)
         if isinstance(live, LiveTokens):
-            stored = StoredTokens.fill(
-                live, live.corpus, out, views=spec.views, encoding=token_encoding_of(recipe),
-                device=resolve_device(recipe.device), options=filling,
-            )  # fmt: skip
+            stored = store_tokens(recipe, live, named(out), filling)
             return _filled(stored, started)
         parts = live, run_data.train
         if spec.views == 1 and not spec.features and _lacks(named(out), ids, 1):
