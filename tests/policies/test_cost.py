@@ -250,6 +250,19 @@ def test_a_cost_is_kept_with_a_probe(seed, cost):
     assert spent + screened / 3 == pytest.approx(8 * cost * EASY, abs=1)
 
 
+def test_who_is_screened_is_decided_once():
+    """Samples whose labels were disbelieved pass, and fewer fail than before they were screened."""
+    gate, ledger, probe = remembering(np.zeros(1000))
+    pool = np.flatnonzero(~probe)
+    ledger["streak"][pool[:300]], ledger["due"][pool[:300]] = 1, 1  # due, and most others fail
+    assert len(gate.plan(ledger, pool, EpochContext(1, 10, 0)).screen) == 0
+    ledger["streak"][pool[300:500]] = 1  # what a screening found
+    ledger["last_epoch"][pool[300:500]] = 1
+    plan = gate.plan(ledger, pool, EpochContext(1, 10, 0))
+    assert len(plan.screen) == 0
+    assert sorted(plan.ids) == list(pool[500:])
+
+
 class ScreensTwice(SelfRegulation):
     def plan(self, ledger, pool, at):
         return replace(super().plan(ledger, pool, at), screen=pool[:3])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
+import torch
 
 from frugalkd import train_teacher
 from frugalkd.errors import ModelError, NonFiniteLoss, RecipeError, SettingError, Stopped
@@ -28,6 +30,10 @@ def trained(training=None, policy=None, **more):
 
 def cosine(progress):
     return (1 + math.cos(math.pi * progress)) / 2
+
+
+def fails(done):
+    return 1 / done
 
 
 def negative(progress):
@@ -69,10 +75,21 @@ def test_a_stopped_run_resumes_with_it(tmp_path):
     assert same_state(whole.model, trained(folder=tmp_path, resume=True).model)
 
 
+class Counted(torch.optim.SGD):
+    taken: ClassVar[list[bool]] = []
+
+    def step(self, closure=None):
+        self.taken.append(all(p.grad.isfinite().all() for p in self.param_groups[0]["params"]))
+        super().step(closure)
+
+
 def test_a_bad_step_is_not_taken():
-    with pytest.raises(NonFiniteLoss) as raised:
-        trained(policy=Wild(1, 1e39))
-    assert "step" in str(raised.value)
+    Counted.taken.clear()
+    training = Training(epochs=3, batch_size=8, optimizer=Optimizer(path=f"{__name__}:Counted"))
+    with pytest.raises(NonFiniteLoss):
+        trained(training, policy=Wild(1, 1e39))
+    assert Counted.taken
+    assert all(Counted.taken)
 
 
 @pytest.mark.parametrize(
@@ -80,6 +97,7 @@ def test_a_bad_step_is_not_taken():
     [
         (Optimizer(path=f"{__name__}:no_optimizer"), Schedule(), "made a float: name an optim"),
         (Optimizer(path="torch.optim:Nope"), Schedule(), "Nope"),
+        (RADAM, Schedule(path=f"{__name__}:fails"), "fails at progress 0 .ZeroDivisionError"),
         (replace(RADAM, options={"beta": 1}), Schedule(), "takes no option 'beta': did you mean b"),
         (RADAM, Schedule(path=f"{__name__}:negative"), "gives -1.0 at progress 0: a number from 0"),
     ],

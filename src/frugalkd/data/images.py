@@ -10,6 +10,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self, final
 
@@ -64,7 +65,9 @@ class Augmentation(Settings):
 
     def __str__(self) -> str:
         """Part of a store's identity, and older than ``transforms``."""
-        more = f", transforms={self.transforms}" if self.transforms else ""
+        more = ""
+        if self.transforms:
+            more = f", transforms={self.transforms} of torchvision {version('torchvision')}"
         return f"Augmentation(crop={self.crop}, flip={self.flip}{more})"
 
 

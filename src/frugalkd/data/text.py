@@ -262,7 +262,9 @@ def check_vocabulary(student: dict[str, int], teacher: dict[str, int]) -> None:
 def is_on_hub(name: str) -> bool:
     """Whether a tokenizer or a model of this name is one on the hub, not a local folder."""
     try:
-        return name != WORDS and not os.path.exists(model_folder(name))
+        place = model_folder(name)
+        local = os.path.isdir(place) or (place.endswith(".gguf") and os.path.isfile(place))
+        return name != WORDS and not local
     except ModelError:  # in a package, which is not installed
         return False
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from frugalkd.errors import DataError
+from frugalkd.errors import DataError, SettingError
 from frugalkd.files.parsing import one_line
 from frugalkd.runtime.imports import check_options, require_extra
 from frugalkd.runtime.settings import Settings
@@ -58,6 +58,13 @@ class Transform(Settings):
 
     name: Name
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        try:  # as a recipe has them, so that equal ones are written alike
+            plain = json.loads(json.dumps(dict(self.options)))
+        except (TypeError, ValueError) as error:
+            raise SettingError(f"options of {self.name} must be plain values ({error})") from None
+        object.__setattr__(self, "options", plain)
 
     def __hash__(self) -> int:
         return hash(_key((self,)))

@@ -58,7 +58,8 @@ class Part(NamedTuple):
         """Those of ``rows``."""
         rest = iter(rows)
         first = list(islice(rest, 2))
-        text = first[0].get("text") if len(first) == 1 else None
+        alone = len(first) == 1 and isinstance(first[0], Mapping)
+        text = first[0].get("text") if alone else None
         if isinstance(text, str):
             yield {"text": cut_text(text, self.fraction)[self.held_out]}
             return
@@ -94,8 +95,10 @@ def read_rows(source: Any, split: str = "train") -> tuple[Iterable[Any], str]:
             said = json.dumps(rows, sort_keys=True, default=str)
             return rows, hashlib.sha256(said.encode()).hexdigest()
         return source, data_digest(source)
-    paths = _files_of(source)
+    paths = files_of(source)
     if paths:
+        if split != "train":
+            raise DataError(f"{os.fspath(source)} is text files, which have no split {split!r}")
         digest = files_digest(os.path.dirname(paths[0]) or ".", [path.name for path in paths])
         return rows_of_files(paths), digest
     (table,) = open_tables(os.fspath(source), None, None, [split])
@@ -248,7 +251,7 @@ def _tokenised(row: Row) -> Document:
     return Document(ids.astype(np.int64), loss, not loss.all())
 
 
-def _files_of(source: StrPath) -> list[Path]:
+def files_of(source: StrPath) -> list[Path]:
     """The text files that ``source`` names, in the data root or from here; [] where it names
     something else."""
     for place in (Path(source), data_root() / source):

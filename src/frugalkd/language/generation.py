@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,12 @@ def read_prompts(path: str) -> list[Prompt]:
         raise DataError("give a .txt file with a prompt a line, or a .jsonl file of rows")
     found: list[Prompt] = []
     for number, row in enumerate(rows_of_files([file])):
-        prompt = row.get("prompt") or row.get("messages") or row.get("text")
-        if isinstance(prompt, list) and prompt and prompt[-1].get("role") == "assistant":
+        row = row if isinstance(row, Mapping) else {}
+        prompt: Any = row.get("prompt") or row.get("messages") or row.get("text")
+        turns = isinstance(prompt, list) and all(isinstance(each, dict) for each in prompt)
+        if turns and prompt[-1].get("role") == "assistant":
             prompt = prompt[:-1]
-        if not prompt:
+        if not prompt or not (turns or isinstance(prompt, str)):
             raise DataError(f"row {number} has no prompt, messages or text")
         found.append(prompt)
     return found
@@ -41,12 +44,15 @@ def complete(model: Any, tokenizer: Any, prompt: Prompt, most: int = MOST_TOKENS
     """What ``model``, of transformers, writes after ``prompt``: the likeliest token at each place,
     up to its end token or ``most`` tokens. Raises ModelError: it cannot, or the prompt does not fit
     its positions."""
-    if isinstance(prompt, str):
-        inputs = tokenizer(prompt, return_tensors="pt")
-    else:
-        inputs = tokenizer.apply_chat_template(
-            prompt, add_generation_prompt=True, return_dict=True, return_tensors="pt"
-        )
+    try:
+        if isinstance(prompt, str):
+            inputs = tokenizer(prompt, return_tensors="pt")
+        else:
+            inputs = tokenizer.apply_chat_template(
+                prompt, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+            )
+    except Exception as error:  # of the tokenizer, or of its template
+        blame(error, ModelError, "a prompt cannot be tokenised")
     ids = inputs["input_ids"].to(device_of(model))
     room = getattr(model.config, "max_position_embeddings", None)
     if room is not None and ids.shape[1] >= room:
@@ -54,9 +60,12 @@ def complete(model: Any, tokenizer: Any, prompt: Prompt, most: int = MOST_TOKENS
     most = most if room is None else min(most, room - ids.shape[1])
     try:
         with inference_mode(model):
+            own = model.generation_config
+            ends = own.eos_token_id if own.eos_token_id is not None else tokenizer.eos_token_id
             made = model.generate(
                 ids, attention_mask=ids.new_ones(ids.shape), max_new_tokens=most, do_sample=False,
-                pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id, use_cache=True,
+                num_beams=1, repetition_penalty=1.0, eos_token_id=ends, use_cache=True,
+                pad_token_id=ends[0] if isinstance(ends, list) else ends,
             )  # fmt: skip
     except Exception as error:
         blame(error, ModelError, "the model cannot continue a prompt")

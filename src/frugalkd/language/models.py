@@ -21,6 +21,7 @@ from frugalkd.errors import ModelError, SettingError, TargetsError
 from frugalkd.files.parsing import one_line
 from frugalkd.language.corpus import Corpus
 from frugalkd.language.documents import tokenizer_digest
+from frugalkd.models.building import causal_from
 from frugalkd.models.identity import inference_mode
 from frugalkd.outputs.tokens import IGNORED
 from frugalkd.runtime.devices import device_of
@@ -50,7 +51,7 @@ def load_causal(name: str, *, download: bool = True, **options: Any) -> Any:
         ModelError: there is no such model, or what reads it is not installed.
     """
     folder, file = place_of(name)
-    model = from_transformers("AutoModelForCausalLM", folder, download=download, **file, **options)
+    model = causal_from(folder, download=download, **file, **options)
     return model.eval(), load_tokenizer(name, download=download)
 
 

@@ -10,17 +10,18 @@ from typing import Any, Literal
 import torch
 
 from frugalkd.data.hugging_face import is_on_hub as on_hub
+from frugalkd.data.samples import data_root
 from frugalkd.data.text import from_transformers, is_on_hub
-from frugalkd.errors import ModelError
+from frugalkd.errors import DataError, ModelError, nearest
 from frugalkd.files import StrPath
 from frugalkd.files.writing import writing
 from frugalkd.language.corpus import Corpus, Packing, tokenize_corpus
 from frugalkd.language.documents import FILES, Part
-from frugalkd.language.models import cut_layers, load_tokenizer, place_of
+from frugalkd.language.models import causal_from, cut_layers, load_tokenizer, place_of
 from frugalkd.language.tiny import tiny_model, tiny_splits, tiny_tokenizer
 from frugalkd.models.export import save_model, saves_itself
 from frugalkd.runtime.imports import make_object
-from frugalkd.runtime.settings import check_types
+from frugalkd.runtime.settings import check_integer, check_types
 
 WEIGHTS = "model.safetensors"
 """The weights in a folder of transformers."""
@@ -55,15 +56,16 @@ def load_corpus(
         DataError, ModelError, SettingError: as of :func:`tokenize_corpus`, and there is no such
             tokenizer.
     """
-    check_types(test=(test, str | float))
+    check_types(path=(path, str), tokenizer=(tokenizer, str), test=(test, str | float))
+    check_types(split=(split, str))
     source = _rooted(path, root)
     own: tuple[str, str, Part | None] = source, split, None
     if not isinstance(test, str):
         own, other = ((source, split, Part(test, held)) for held in (False, True))
-    elif Path(there := _rooted(test, root)).suffix in FILES or os.path.exists(there):
-        other = there, split, None
+    elif os.path.exists(there := _rooted(test, root)) or Path(test).suffix in FILES:
+        other = there, "train", None
     else:
-        other = source, test, None
+        other = source, test, None  # which text files do not have
     made = load_tokenizer(tokenizer)
     first, second = (
         tokenize_corpus(
@@ -71,6 +73,8 @@ def load_corpus(
         )
         for source, name, part in (own, other)
     )
+    if first.digest() == second.digest():
+        raise DataError(f"{path} is both to train on and held out: name another test")
     return first, second
 
 
@@ -90,6 +94,7 @@ def load_tiny(
     Raises:
         DataError, ModelError, SettingError: as of :func:`load_corpus`.
     """
+    check_types(tokenizer=(tokenizer, str))
     made = load_tokenizer(tokenizer) if tokenizer else tiny_tokenizer()
     first, second = (
         tokenize_corpus([text], made, length=length, positions=positions) for text in tiny_splits()
@@ -144,18 +149,28 @@ def load_model(
     Raises:
         ModelError, SettingError: there is no such model, or it has no such layers.
     """
+    check_types(
+        path=(path, str), layers=(layers, list | None), config=(config, dict | None),
+        embeddings=(embeddings, Literal["trained", "frozen"]),
+        dtype=(dtype, Literal["float32", "bfloat16"]),
+    )  # fmt: skip
     if not path:
         raise ModelError("a causal-lm needs the option path: a folder, a name or a .gguf file")
     folder, file = place_of(path)
     kept = getattr(torch, dtype)
-    if config is not None:
+    if config is None:
+        model = causal_from(folder, dtype=kept, **file)
+    else:
         import transformers
 
-        options: dict[str, Any] = {**file, **config}
-        wanted = from_transformers("AutoConfig", folder, **options)
+        own: dict[str, Any] = {**file}
+        wanted: Any = from_transformers("AutoConfig", folder, **own)
+        known = wanted.to_dict()
+        for name, value in config.items():
+            if name not in known:
+                raise ModelError(f"{path} has no setting {name[:100]!r}: {nearest(name, known)}")
+            setattr(wanted, name, value)
         model = transformers.AutoModelForCausalLM.from_config(wanted, dtype=kept)
-    else:
-        model = from_transformers("AutoModelForCausalLM", folder, dtype=kept, **file)
     if layers is not None:
         model = cut_layers(model, layers)
     model.get_input_embeddings().requires_grad_(embeddings == "trained")
@@ -165,6 +180,8 @@ def load_model(
 def new_llama(vocabulary: int, *, layers: int, width: int, positions: int = 1024) -> Any:
     """A new model of Llama's kind (:func:`tiny_model`), whose weights torch's random stream
     decides."""
+    for name, value in (("layers", layers), ("width", width), ("positions", positions)):
+        check_integer(name, value, 1, 1 << 20)
     seed = int(torch.randint(1 << 31, ()))
     return tiny_model(layers, width, vocabulary=vocabulary, positions=positions, seed=seed)
 
@@ -178,7 +195,10 @@ def make_causal(
     """A language model by ``name``, a key of ``CAUSAL_MODELS``, or by import ``path``. Raises
     ModelError, SettingError."""
     if path is not None:
-        return make_object(path, options)
+        model = make_object(path, options)
+        if not saves_itself(model):
+            raise ModelError(f"{path} made a {type(model).__name__}, no model of transformers")
+        return model
     if name not in CAUSAL_MODELS:
         raise ModelError(
             f"model {name!r} is no language model, and the data are a corpus: set model.name to "
@@ -189,19 +209,18 @@ def make_causal(
 
 def save_causal(folder: Path, model: Any, tokenizer: Any = None) -> None:
     """Write ``model`` as a folder of transformers, which ``from_pretrained`` reads; with its
-    ``tokenizer`` where that is known. Raises ModelError: it is none of transformers; WriteFailed.
-    """
-    if not saves_itself(model):
-        raise ModelError(f"a {type(model).__name__} cannot be saved as a model of transformers")
+    ``tokenizer`` where that is known. Raises WriteFailed."""
+    own = model.generation_config
     if tokenizer is not None:
-        model.generation_config.eos_token_id = tokenizer.eos_token_id
-        model.generation_config.pad_token_id = tokenizer.pad_token_id
+        if not isinstance(own.eos_token_id, list):  # of several, the tokenizer's is one
+            own.eos_token_id = tokenizer.eos_token_id
+        own.pad_token_id = tokenizer.pad_token_id
         with writing(folder):
             tokenizer.save_pretrained(folder)
     save_model(folder / WEIGHTS, model)
 
 
 def _rooted(path: str, root: StrPath | None) -> str:
-    """``path`` in the folder ``root``, where that is given and has it."""
-    there = path if root is None else os.path.join(root, path)
-    return there if os.path.exists(there) else path
+    """``path`` itself, or in the data root where that has it."""
+    there = data_root(root) / path
+    return os.fspath(there) if not os.path.exists(path) and there.exists() else path

@@ -10,7 +10,8 @@ from torch import nn
 
 from frugalkd.data import Pictures, TableData, TextData
 from frugalkd.data.table import Columns
-from frugalkd.errors import ModelError
+from frugalkd.data.text import from_transformers
+from frugalkd.errors import ModelError, few
 from frugalkd.models import MODELS, TEXT_MODELS, build_model, build_text_model
 from frugalkd.models.initial import init_from, put_projector
 from frugalkd.models.origin import Seen, note_origin
@@ -139,6 +140,17 @@ def build(
         )
     if spec.reuse_classifier_dim is not None:
         put_projector(model, spec.reuse_classifier_dim)
+    return model
+
+
+def causal_from(place: str, **options: Any) -> Any:
+    """A causal language model of transformers with all of its weights; ``place`` and ``options`` as
+    of :func:`frugalkd.data.text.from_transformers`. Raises ModelError: some are missing, and would
+    be random."""
+    options["output_loading_info"] = True
+    model, found = from_transformers("AutoModelForCausalLM", place, **options)
+    if missing := sorted(found["missing_keys"]):
+        raise ModelError(f"{place!r} lacks weights of a language model: {few(missing)}")
     return model
 
 

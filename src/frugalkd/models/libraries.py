@@ -26,7 +26,7 @@ _FIXED = frozenset({"num_classes", "in_chans", "cache_dir", "checkpoint_path", "
 
 def library_of(name: str) -> list[str]:
     """The packages that build the model of a ``name`` or import path, where they are known."""
-    if name in ENCODERS:
+    if name in (*ENCODERS, "causal-lm", "llama"):
         return ["transformers"]
     found = name.replace(".", "/").replace(":", "/").partition("/")[0]
     return [found] if found in (*LIBRARIES, "transformers") else []

@@ -34,7 +34,14 @@ from frugalkd.files.tensors import fill, load_weights, read_state, refuse_misfit
 from frugalkd.files.writing import write_json
 from frugalkd.models import ENCODERS
 from frugalkd.models import export as exporting
-from frugalkd.models.building import ModelSettings, build, inputs_of, note_spec, see
+from frugalkd.models.building import (
+    ModelSettings,
+    build,
+    causal_from,
+    inputs_of,
+    note_spec,
+    see,
+)
 from frugalkd.models.hub import is_repository, on_hub
 from frugalkd.models.identity import inference_mode
 from frugalkd.models.origin import note_origin, origin_of
@@ -229,7 +236,7 @@ def load(
             )
         weights = path / name
         if card.get("output") == "tokens":  # a folder of transformers, whatever made it
-            model = from_transformers("AutoModelForCausalLM", os.fspath(path), dtype="auto")
+            model = _language_model(path, weights)
             return Loaded(model.eval(), None, card, folder=path)
         if "path" in card["model"]:
             refuse_unlisted(str(card["model"]["path"]), imports, str(path / CARD))
@@ -253,6 +260,24 @@ def load(
         reason = one_line(f"{type(error).__name__}: {error}")
         raise RunFolderError(f"{path / CARD} is damaged ({reason})") from None
     return Loaded(model.eval(), preprocess, card, texts, path, columns)
+
+
+def _language_model(folder: Path, weights: Path) -> nn.Module:
+    """The model of transformers in ``folder``. Raises ModelError where it is larger than its
+    ``weights``, lacks some, or names code for its attention."""
+    if weights.name != "model.safetensors":
+        raise ModelError(f"{weights} are no weights of a language model: model.safetensors are")
+    import transformers
+
+    config: Any = from_transformers("AutoConfig", os.fspath(folder))
+    if "/" in str(getattr(config, "_attn_implementation", None)):
+        raise ModelError(f"{folder / 'config.json'} names code to fetch for its attention")
+    state = read_state(weights)
+    with _bounded_by(state, weights):
+        empty = without_memory(lambda: transformers.AutoModelForCausalLM.from_config(config))
+    _refuse_bigger(empty, state, weights)
+    del empty, state
+    return causal_from(os.fspath(folder), dtype="auto", use_safetensors=True)
 
 
 def write_model_card(
@@ -368,15 +393,19 @@ def build_checked(
     with _bounded_by(state, weights):
         empty = without_memory(build)
         refuse_misfit(empty.state_dict(), state, weights)
-        # The weights may be saved in a quarter of the bytes (float8).
-        most = _FREE_BYTES + 4 * sum(tensor.nbytes for tensor in state.values())
-        size = sum(tensor.nbytes for tensor in (*empty.parameters(), *empty.buffers()))
-        if size > most:
-            raise ModelError(
-                f"{weights} does not fit the model: as model.json describes it, it takes "
-                f"{size >> 20:,} MiB, and for these weights {most >> 20:,} MiB are allowed"
-            )
+        _refuse_bigger(empty, state, weights)
         return build()
+
+
+def _refuse_bigger(empty: nn.Module, state: Mapping[str, Tensor], weights: Path) -> None:
+    # The weights may be saved in a quarter of the bytes (float8).
+    most = _FREE_BYTES + 4 * sum(tensor.nbytes for tensor in state.values())
+    size = sum(tensor.nbytes for tensor in (*empty.parameters(), *empty.buffers()))
+    if size > most:
+        raise ModelError(
+            f"{weights} does not fit the model: as model.json describes it, it takes "
+            f"{size >> 20:,} MiB, and for these weights {most >> 20:,} MiB are allowed"
+        )
 
 
 @contextmanager

@@ -165,16 +165,16 @@ class SelfRegulation(Policy):
         doubted = self._disbelieved(ledger, pool, at)
         believed = np.setdiff1d(pool, doubted, assume_unique=True) if len(doubted) else pool
         probe, everything = pool[:0], False
+        screened = bool((ledger["last_epoch"] == at.epoch).any())
         if aside is not None and at.epoch > 0:
             everything = mostly_fail(ledger, believed)
             if not everything:
                 probe = np.flatnonzero(aside)
                 if (at_sorted(ledger["last_epoch"], probe) == at.epoch).all():
                     everything = remembers(ledger, pool, probe)
-                    probe = probe[:0]
-        plan = self._plan(ledger, believed, at, everything=everything)
+        plan = self._plan(ledger, believed, at, everything=everything, screened=screened)
         plan = replace(plan, disbelieved=doubted)
-        if plan.stop:
+        if plan.stop or screened:
             return plan
         if self._left(ledger, at) <= (len(plan.screen) + len(probe)) / 3:
             probe = probe[:0]  # nothing would be left to train
@@ -191,8 +191,16 @@ class SelfRegulation(Policy):
         )
 
     def _plan(
-        self, ledger: Ledger, pool: Ids, at: EpochContext, *, everything: bool = False
+        self,
+        ledger: Ledger,
+        pool: Ids,
+        at: EpochContext,
+        *,
+        everything: bool = False,
+        screened: bool = False,
     ) -> Plan:
+        """The plan without the probe. Once samples were ``screened`` for this epoch none are any
+        more: who is due and was not stays skipped."""
         first, last = self._gated(at.epochs)
         if not first <= at.epoch < last:
             return Plan(pool, forced=np.ones(len(pool), dtype=bool))
@@ -200,7 +208,7 @@ class SelfRegulation(Policy):
             return Plan(pool)
         due = pool[at_sorted(ledger["due"], pool) <= at.epoch]
         passed = at_sorted(ledger["streak"], due) > 0
-        active, screen = due[~passed], due[passed]
+        active, screen = due[~passed], due[passed][: 0 if screened else None]
         if everything:
             due, active, screen = pool, pool, pool[:0]
         left = self._left(ledger, at)
@@ -315,7 +323,8 @@ class SelfRegulation(Policy):
 
 
 def mostly_fail(ledger: Ledger, pool: Ids) -> bool:
-    """Whether over :data:`MOST_FAIL` of the ``pool`` failed the gate at their last visits."""
+    """Whether over :data:`MOST_FAIL` of the ``pool`` failed the gate at their last visits, or had
+    none."""
     return bool((at_sorted(ledger["streak"], pool) == 0).mean() > MOST_FAIL)
 
 

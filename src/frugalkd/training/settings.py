@@ -55,6 +55,8 @@ class Optimizer(Settings):
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if own := {"params", "lr", "weight_decay"} & {*self.options}:
+            raise SettingError(f"options must not hold {min(own)}, which is a setting of its own")
         if self.path is None and self.options:
             raise SettingError("options must be left out without a path, whose they are")
         if self.path is None and self.name is None:

@@ -9,7 +9,8 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from frugalkd.policies.modes import OutputName
 from frugalkd.runtime.devices import autocast, resolve_device
 from frugalkd.runtime.failures import blame
 from frugalkd.runtime.formatting import duration, percent
-from frugalkd.runtime.imports import make_object
+from frugalkd.runtime.imports import import_object, make_object
 from frugalkd.runtime.meters import Meters
 from frugalkd.runtime.settings import shown
 from frugalkd.selection import Batch, Epoch, Selection
@@ -234,17 +235,25 @@ def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimiz
         blame(error, ModelError, f"no {settings.name} can be made for this model's parameters")
 
 
+@cache
+def _curve(path: str) -> Any:
+    return import_object(path)
+
+
 def factor(schedule: Schedule, progress: float, after: float) -> float:
     """The factor of the peak learning rate of a step from ``progress`` in [0, 1] to ``after``.
     Raises ModelError where a function of the user's fails, or gives no number from 0 on."""
     warm = min(1.0, after / schedule.warmup) if schedule.warmup else 1.0
     if schedule.path is not None:
-        own = make_object(schedule.path, {"progress": progress})
-        if not isinstance(own, int | float) or not 0 <= own < math.inf:
+        try:
+            own: Any = _curve(schedule.path)(progress)
+        except Exception as error:
+            blame(error, ModelError, f"{schedule.path} fails at progress {progress:.3g}")
+        if not (isinstance(own, Real) and 0 <= float(own) < math.inf):
             raise ModelError(
                 f"{schedule.path} gives {shown(own)} at progress {progress:.3g}: a number from 0 on"
             )
-        return warm * own
+        return warm * float(own)
     left = {
         "cosine": (1 + math.cos(math.pi * progress)) / 2,
         "linear": 1 - progress,

@@ -294,6 +294,8 @@ class TeacherRole(Role):
                 f"weights: pretrained is for {', '.join(ready)}, which need no training: name a "
                 "file, or train the teacher"
             )
+        if self.weights == PRETRAINED and "config" in self.model.options:
+            raise ValueError("model.options.config is for new weights: leave it, or weights, out")
         return self
 
     @model_validator(mode="after")
@@ -653,6 +655,9 @@ class Recipe(Strict):
             "student.label_free": student.label_free,
             "student.targets.kind: ema": targets.kind == "ema",
             "student.targets.fill: first-visit": targets.fill == "first-visit",
+            "student.targets.features": bool(targets.features),
+            "student.targets.k (see record_bytes)": targets.k != 32,
+            "student.model.reuse_classifier_dim": student.model.reuse_classifier_dim is not None,
         }
         if said := [name for name, given in refused.items() if given]:
             raise ValueError(f"not supported for the tokens of a corpus: {', '.join(said)}")

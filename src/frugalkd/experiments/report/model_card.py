@@ -73,6 +73,9 @@ def push_run(
 def _for_others(loaded: Loaded) -> Loaded:
     """With a card that holds no path of this machine. Raises ModelError where it needs one."""
     model = {key: value for key, value in loaded.card["model"].items() if key != "init_weights"}
+    if loaded.output.name == "tokens":  # which transformers builds from its own files
+        options = {key: value for key, value in model["options"].items() if key != "path"}
+        model["options"] = options
     card = {**loaded.card, "model": model}
     if loaded.texts is not None:
         card["tokenizer"] = loaded.texts.tokenizer

@@ -52,6 +52,8 @@ def what_decides(kind: str, recipe: Recipe, *, taught: bool) -> dict[str, Any]:
         del role["training"]["fsdp"]  # changes no result
         newer = (role["augment"], "transforms"), (role["training"]["schedule"], "path")
         newer += tuple((role["training"]["optimizer"], name) for name in ("path", "options"))
+        if role["augment"]["transforms"]:
+            role["augment"]["libraries"] = versions(["torchvision"])
         for part, name in newer:  # what other runs did not have
             if not part[name]:
                 del part[name]
@@ -88,6 +90,8 @@ def _resolve_model(model: dict[str, Any]) -> None:
     """In place of a file of weights its digest, and the version of the library."""
     if model["init_weights"] and (file := weights_file(model["init_weights"])).is_file():
         model["init_weights"] = _digest(file)
+    if model["name"] == "causal-lm" and isinstance(path := model["options"].get("path"), str):
+        model["files"] = _of_transformers(path)
     if built_by := versions(library_of(model["name"] or model["path"])):
         model["libraries"] = built_by
 
@@ -128,14 +132,19 @@ def taught_by(folder: Path) -> dict[str, Any]:
 def pretrained(recipe: Recipe) -> dict[str, Any]:
     """The files of the recipe's pretrained teacher, if there is one."""
     if recipe.teacher.weights == PRETRAINED:
-        place, file = place_of(str(recipe.teacher.model.options.get("path")))
-        folder = Path(model_folder(place))
-        shards = (path.name for path in folder.glob("model-*.safetensors"))
-        names = ("config.json", "model.safetensors", "pytorch_model.bin", *sorted(shards))
-        return {"pretrained": _digests(folder, *(file.values() or names))}
+        return {"pretrained": _of_transformers(str(recipe.teacher.model.options.get("path")))}
     if recipe.teacher.weights is None or not Path(recipe.teacher.weights).is_file():
         return {}
     return {"pretrained": _weights(Path(recipe.teacher.weights))}
+
+
+def _of_transformers(path: str) -> dict[str, Any]:
+    """The digests of the files of a model of transformers, where they lie on this machine."""
+    place, file = place_of(path)
+    folder = Path(model_folder(place))
+    shards = (each.name for each in folder.glob("model-*.safetensors"))
+    names = ("config.json", "model.safetensors", "pytorch_model.bin", *sorted(shards))
+    return _digests(folder, *(file.values() or names))
 
 
 def _weights(file: Path) -> str | dict[str, Any]:

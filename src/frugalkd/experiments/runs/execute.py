@@ -38,9 +38,11 @@ from frugalkd.experiments.runs.progress import Progress, features_progress
 from frugalkd.experiments.runs.scores import scores_for
 from frugalkd.experiments.runs.summary import Predicted, write_summary
 from frugalkd.experiments.runs.targets import TeacherPool, sources_of
+from frugalkd.experiments.runs.token_targets import token_encoding_of
 from frugalkd.experiments.tracking.trackers import Tracked, Tracking, settings_of
 from frugalkd.files.tensors import save_weights
 from frugalkd.language.corpus import Corpus
+from frugalkd.language.loss import check_token_objective
 from frugalkd.language.named import WEIGHTS, save_causal, tokenizer_of
 from frugalkd.ledger.ledger import Ledger, ledger_file
 from frugalkd.models.identity import libraries_of, warn_of_torch
@@ -52,8 +54,8 @@ from frugalkd.policies import Ids, Sampling
 from frugalkd.policies.replay import plans_digest, save_plan
 from frugalkd.runtime.devices import resolve_device
 from frugalkd.selection.checks import labels_of
+from frugalkd.training.api import check_tokens, train_teacher
 from frugalkd.training.api import distill as distill_model
-from frugalkd.training.api import train_teacher
 from frugalkd.training.evaluation import predict
 from frugalkd.training.heads import train_head
 from frugalkd.training.settings import Listener, RunOptions, Stop
@@ -149,6 +151,10 @@ def distill(
         scores, scoring = scores_for(context, sampling.policy)
         notes: dict[str, Any] = dict.fromkeys(("teacher", "targets", "features"))
         notes["scoring"] = scoring
+        if isinstance(run_data.train, Corpus):  # refused before the teacher runs
+            check_tokens(role.training, None, run_data.eval_dataset)
+            if role.targets.kind == "stored":
+                check_token_objective(objective, token_encoding_of(recipe))
         student = make_model(with_path(recipe, teacher), run_data.train, recipe.seed)
         check_paths(objective, student)
         keywords |= {"sampling": replace(sampling, scores=scores), "objective": objective}

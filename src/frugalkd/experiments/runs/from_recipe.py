@@ -120,6 +120,8 @@ def make_data(recipe: Recipe, augment: Augmentation, seed: int) -> RunData:
                 f"{spec.path} made {len(made)} data sets: a training and a test set, or one"
             )
         train, test = made
+        if isinstance(train, Corpus):
+            raise DataError(f"{spec.path} made a Corpus: set data.name to corpus, with its path")
     if augment != Augmentation() and not isinstance(train, Pictures):
         raise DataError(
             f"{what} is not an ImageData: augment is for those; augment your own data set yourself "

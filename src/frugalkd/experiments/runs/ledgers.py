@@ -88,6 +88,10 @@ def make_ledger(
     started = time.perf_counter()
     use_threads(recipe.threads)
     data = make_data(recipe, Augmentation(), STORE_SEED).train
+    if not recipe.gates:
+        raise SettingError(
+            "a ledger of significance is of a gate, and blocks of a corpus have none"
+        )
     samples = len(data)  # pyright: ignore[reportArgumentType]
     output = OUTPUTS[recipe.teacher.objective.build().learns]
     if log is None and not output.by_top_class:

@@ -38,6 +38,7 @@ from frugalkd.experiments.runs.from_recipe import (
 )
 from frugalkd.experiments.runs.progress import Eta, Progress
 from frugalkd.experiments.runs.token_targets import (
+    ONE,
     conclude_tokens,
     live_tokens,
     open_tokens,
@@ -74,9 +75,6 @@ from frugalkd.training.evaluation import label_agreement, measure_embeddings, te
 from frugalkd.training.frozen import features_of
 from frugalkd.training.settings import Stop
 from frugalkd.training.trainer import Run
-
-ONE = "teacher"
-"""The name of a single teacher."""
 
 _COMPARED, _FEWEST_COMPARED = 128, 32
 _COARSE = 0.01

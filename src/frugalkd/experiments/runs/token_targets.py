@@ -26,6 +26,9 @@ from frugalkd.teachers import Targets
 from frugalkd.teachers.filling import FillOptions
 from frugalkd.training.trainer import Run
 
+ONE = "teacher"
+"""The name of a single teacher."""
+
 
 def token_encoding_of(recipe: Recipe) -> TokenEncoding:
     """The student's encoding of tokens."""
@@ -40,6 +43,8 @@ def live_tokens(
     pretrained one, the recipe's."""
     precision, _ = trained_in(folder) or (recipe.teacher.training.precision, False)
     where: Any = recipe.teacher.model.options.get("path")
+    if recipe.teacher.model.name != "causal-lm":
+        where = None
     if folder is not None:
         where = folder if (folder / "tokenizer_config.json").is_file() else None
     tokenizer = None if where is None else load_tokenizer(str(where))
@@ -86,8 +91,9 @@ def conclude_tokens(
 ) -> None:
     """Add to ``run`` what its teacher cost, and how near the student is to it on held-out text."""
     model, meters, held_out = live.model.model, run.meters, context.run_data.eval_dataset
-    if isinstance(opened, StoredTokens):
-        meters.token_queries += opened.tokens
+    if isinstance(opened, StoredTokens):  # those of stopped processes too, by the mean block
+        filled = context.folder.notes().queries_of.get(ONE, 0)
+        meters.token_queries += round(filled * live.corpus.rows / len(live.corpus))
     precision = partial(autocast, model, live.precision)
     row = flops_of_data(model, live.corpus, device_of(model), None, precision, backward=False)
     meters.flops["teacher_forward"] = row["forward"] * meters.teacher_queries
@@ -95,7 +101,7 @@ def conclude_tokens(
         return
     started = time.perf_counter()
     run.evaluation = measure_tokens(
-        run.model, held_out, model,
+        run.model, held_out, LiveTokens(model, held_out, precision=live.precision),
         precision=context.recipe.student.training.precision, should_stop=context.should_stop,
     )  # fmt: skip
     meters.eval_seconds += time.perf_counter() - started

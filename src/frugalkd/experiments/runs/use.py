@@ -24,17 +24,18 @@ from frugalkd.data.images import ENDINGS, decoded, require_pillow
 from frugalkd.data.named import read_columns, read_lines
 from frugalkd.data.samples import located
 from frugalkd.data.table import learned, read_table, table_file
-from frugalkd.errors import DataError, ModelError, few, nearest
-from frugalkd.experiments.runs.folder import head_alone, read_results, trained_in
+from frugalkd.errors import AccessRefused, DataError, ModelError, few, nearest
+from frugalkd.experiments.runs.folder import head_alone, read_results, results_of, trained_in
 from frugalkd.experiments.runs.from_recipe import data_of_run
 from frugalkd.experiments.runs.schema import section
 from frugalkd.files.opening import named_file
 from frugalkd.files.parsing import cell, one_line
 from frugalkd.files.writing import make_folder, write_atomic
-from frugalkd.language.corpus import tokenize_corpus
+from frugalkd.language.corpus import Corpus, tokenize_corpus
 from frugalkd.language.evaluation import measure_tokens
 from frugalkd.language.generation import complete, read_prompts
 from frugalkd.language.models import load_tokenizer
+from frugalkd.language.named import fetched
 from frugalkd.models.saved import Loaded, load
 from frugalkd.runtime.devices import use_threads
 from frugalkd.runtime.imports import Allowed
@@ -94,11 +95,22 @@ def _on_tokens(
     if data is None:
         recipe, where = read_results(run).get("recipe"), str(run / "results.json")
         corpus: Any = data_of_run(recipe, where, allowed).eval_dataset
+        if not isinstance(corpus, Corpus):
+            raise DataError(f"the data of {run} have no held-out text: name some with --data")
         what = "its held-out text"
     else:
-        named = section(section(read_results(run), "recipe"), "data").get("options") or {}
-        given = {key: named[key] for key in ("length", "packing") if key in named}
-        tokenizer = load_tokenizer(allowed.tokenizer or str(run), download=allowed.download)
+        named = section(section(results_of(run), "recipe"), "data").get("options") or {}
+        if fetched("corpus", {"path": data}, None) and not allowed.download:
+            raise AccessRefused(
+                f"there is no {data} here, and a data set of the hub is fetched only with "
+                "--download: name a file or a folder of texts"
+            )
+        most = getattr(loaded.model.config, "max_position_embeddings", None) or 1024
+        given: dict[str, Any] = {"length": min(1024, most)}  # pyright: ignore
+        given |= {key: named[key] for key in ("length", "packing") if key in named}
+        tokenizer = load_tokenizer(
+            allowed.tokenizer or str(loaded.folder), download=allowed.download
+        )
         corpus, what = tokenize_corpus(data, tokenizer, **given), data
     return measure_tokens(loaded.model, corpus), what
 
@@ -211,7 +223,7 @@ def predict_to_csv(
 def _generated(run: Path, loaded: Loaded, data: str, out: Path, allowed: Allowed) -> Predictions:
     """A table of what a language model writes after each prompt: the lines of a .txt file, or the
     ``prompt`` or ``messages`` of the rows of a .jsonl file."""
-    tokenizer = load_tokenizer(allowed.tokenizer or str(run), download=allowed.download)
+    tokenizer = load_tokenizer(allowed.tokenizer or str(loaded.folder), download=allowed.download)
     with located(Path(data)):
         prompts = read_prompts(data)
     text = io.StringIO()
