@@ -263,6 +263,17 @@ def test_who_is_screened_is_decided_once():
     assert sorted(plan.ids) == list(pool[500:])
 
 
+def test_a_probe_of_nothing_stops_no_screening():
+    ledger, gate, pool = Ledger.new(20), SelfRegulation(probe=0.001), np.arange(20)
+    aside = gate.set_aside(20, seed=0)
+    assert aside is not None
+    assert not aside.any()
+    ledger["visits"][:], ledger["last_epoch"][:] = 1, 0
+    ledger["streak"][:15], ledger["due"][:15] = 1, 1
+    plan = gate.plan(ledger, pool, EpochContext(1, 10, 0))
+    assert sorted(plan.screen) == list(range(15))
+
+
 class ScreensTwice(SelfRegulation):
     def plan(self, ledger, pool, at):
         return replace(super().plan(ledger, pool, at), screen=pool[:3])

@@ -60,7 +60,7 @@ class Transform(Settings):
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        try:  # as a recipe has them, so that equal ones are written alike
+        try:  # as a recipe has them, so that equal ones are written the same
             plain = json.loads(json.dumps(dict(self.options)))
         except (TypeError, ValueError) as error:
             raise SettingError(f"options of {self.name} must be plain values ({error})") from None

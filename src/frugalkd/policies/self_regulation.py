@@ -165,13 +165,13 @@ class SelfRegulation(Policy):
         doubted = self._disbelieved(ledger, pool, at)
         believed = np.setdiff1d(pool, doubted, assume_unique=True) if len(doubted) else pool
         probe, everything = pool[:0], False
-        screened = bool((ledger["last_epoch"] == at.epoch).any())
+        screened = bool((at_sorted(ledger["last_epoch"], pool) == at.epoch).any())
         if aside is not None and at.epoch > 0:
             everything = mostly_fail(ledger, believed)
             if not everything:
                 probe = np.flatnonzero(aside)
-                if (at_sorted(ledger["last_epoch"], probe) == at.epoch).all():
-                    everything = remembers(ledger, pool, probe)
+                if len(probe) and (at_sorted(ledger["last_epoch"], probe) == at.epoch).all():
+                    screened, everything = True, remembers(ledger, pool, probe)
         plan = self._plan(ledger, believed, at, everything=everything, screened=screened)
         plan = replace(plan, disbelieved=doubted)
         if plan.stop or screened:
