@@ -95,7 +95,7 @@ def read_rows(source: Any, split: str = "train") -> tuple[Iterable[Any], str]:
             said = json.dumps(rows, sort_keys=True, default=str)
             return rows, hashlib.sha256(said.encode()).hexdigest()
         return source, data_digest(source)
-    paths = files_of(source)
+    paths = _files_of(source)
     if paths:
         if split != "train":
             raise DataError(f"{os.fspath(source)} is text files, which have no split {split!r}")
@@ -251,7 +251,7 @@ def _tokenised(row: Row) -> Document:
     return Document(ids.astype(np.int64), loss, not loss.all())
 
 
-def files_of(source: StrPath) -> list[Path]:
+def _files_of(source: StrPath) -> list[Path]:
     """The text files that ``source`` names, in the data root or from here; [] where it names
     something else."""
     for place in (Path(source), data_root() / source):

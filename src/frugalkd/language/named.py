@@ -19,12 +19,9 @@ from frugalkd.language.corpus import Corpus, Packing, tokenize_corpus
 from frugalkd.language.documents import FILES, Part
 from frugalkd.language.models import causal_from, cut_layers, load_tokenizer, place_of
 from frugalkd.language.tiny import tiny_model, tiny_splits, tiny_tokenizer
-from frugalkd.models.export import save_model, saves_itself
+from frugalkd.models.export import WEIGHTS, save_model, saves_itself
 from frugalkd.runtime.imports import make_object
 from frugalkd.runtime.settings import check_integer, check_types
-
-WEIGHTS = "model.safetensors"
-"""The weights in a folder of transformers."""
 
 Parts = tuple[Corpus, Corpus]
 """To train on, and held out."""
@@ -161,10 +158,10 @@ def load_model(
     if config is None:
         model = causal_from(folder, dtype=kept, **file)
     else:
-        import transformers
-
         own: dict[str, Any] = {**file}
         wanted: Any = from_transformers("AutoConfig", folder, **own)
+        import transformers
+
         known = wanted.to_dict()
         for name, value in config.items():
             if name not in known:

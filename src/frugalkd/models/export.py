@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 Format = Literal["onnx", "torch-export", "safetensors"]
 _KEY = "frugalkd"
+WEIGHTS = "model.safetensors"
+"""The weights in a folder of transformers."""
 _ENDINGS = {"onnx": ".onnx", "torch-export": ".pt2", "safetensors": ".safetensors"}
 _CALIBRATED_TOGETHER = 32
 _NEAR = 1e-3
@@ -115,7 +117,7 @@ def save_model(file: Path, model: nn.Module, classes: Sequence[str] = ()) -> Pat
             config.label2id = {name: place for place, name in enumerate(classes)}
         with writing(file), quiet(transformers.utils.logging):
             model.save_pretrained(file.parent)  # pyright: ignore
-        saved = file.with_name("model.safetensors")
+        saved = file.with_name(WEIGHTS)
         # Not of tied weights, which are saved once, nor where they have other names in files.
         if saved.is_file() and read_state(saved).keys() == model.state_dict().keys():
             return saved

@@ -265,11 +265,11 @@ def load(
 def _language_model(folder: Path, weights: Path) -> nn.Module:
     """The model of transformers in ``folder``. Raises ModelError where it is larger than its
     ``weights``, lacks some, or names code for its attention."""
-    if weights.name != "model.safetensors":
-        raise ModelError(f"{weights} are no weights of a language model: model.safetensors are")
+    if weights.name != exporting.WEIGHTS:
+        raise ModelError(f"{weights} are no weights of a language model: {exporting.WEIGHTS} are")
+    config: Any = from_transformers("AutoConfig", os.fspath(folder))
     import transformers
 
-    config: Any = from_transformers("AutoConfig", os.fspath(folder))
     if "/" in str(getattr(config, "_attn_implementation", None)):
         raise ModelError(f"{folder / 'config.json'} names code to fetch for its attention")
     state = read_state(weights)

@@ -13,7 +13,7 @@ from frugalkd.experiments.runs.folder import SCHEMA, trained_in
 from frugalkd.files.parsing import read_json
 from frugalkd.language.encodings import RECORD_BYTES
 from frugalkd.language.models import place_of
-from frugalkd.language.named import WEIGHTS
+from frugalkd.models.export import WEIGHTS
 from frugalkd.models.identity import TORCH, versions
 from frugalkd.models.initial import PRETRAINED, weights_file
 from frugalkd.models.libraries import library_of
@@ -143,7 +143,7 @@ def _of_transformers(path: str) -> dict[str, Any]:
     place, file = place_of(path)
     folder = Path(model_folder(place))
     shards = (each.name for each in folder.glob("model-*.safetensors"))
-    names = ("config.json", "model.safetensors", "pytorch_model.bin", *sorted(shards))
+    names = ("config.json", WEIGHTS, "pytorch_model.bin", *sorted(shards))
     return _digests(folder, *(file.values() or names))
 
 

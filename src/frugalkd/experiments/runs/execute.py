@@ -43,8 +43,9 @@ from frugalkd.experiments.tracking.trackers import Tracked, Tracking, settings_o
 from frugalkd.files.tensors import save_weights
 from frugalkd.language.corpus import Corpus
 from frugalkd.language.loss import check_token_objective
-from frugalkd.language.named import WEIGHTS, save_causal, tokenizer_of
+from frugalkd.language.named import save_causal, tokenizer_of
 from frugalkd.ledger.ledger import Ledger, ledger_file
+from frugalkd.models.export import WEIGHTS
 from frugalkd.models.identity import libraries_of, warn_of_torch
 from frugalkd.models.initial import PRETRAINED
 from frugalkd.models.saved import write_model_card
