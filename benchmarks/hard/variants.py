@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from frugalkd.experiments.recipes.schema import Recipe
 from frugalkd.experiments.runs import execute
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.ledger.outcome import Outcome
-from frugalkd.policies import EpochContext, Ids, Plan, Sampling, SelfRegulation
+from frugalkd.policies import EpochContext, Ids, Plan, Sampling, SelfRegulation, modes
 from frugalkd.policies.keeping import lowest, race
 from frugalkd.policies.modes import CEILING, PROBE
 from frugalkd.policies.policy import at_sorted
@@ -172,6 +173,7 @@ GATES: dict[str, tuple[type[SelfRegulation], dict[str, Any]]] = {
     "patient 0.75": (Patient, {"passing": 0.75}),
     "probe": (SelfRegulation, {"probe": PROBE}),
     "probe, no ceiling": (SelfRegulation, {"probe": PROBE, "ceiling": None}),
+    **{f"horizon {h}": (SelfRegulation, {"probe": PROBE}) for h in (1, 2, 8)},
     "late 0.6": (Late, {}),
     "reserve 0.25": (Reserve, {"reserve": 0.25}),
     "reserve 0.5": (Reserve, {"reserve": 0.5}),
@@ -184,7 +186,22 @@ GATES: dict[str, tuple[type[SelfRegulation], dict[str, Any]]] = {
 
 
 def run(recipe: Recipe, variant: str, out: Path, comparison: Path) -> dict[str, Any]:
-    kind, settings = GATES[variant]
+    with ExitStack() as patches:
+        if variant.startswith("horizon"):
+            patches.enter_context(mock.patch.object(modes, "HORIZON", float(variant.split()[1])))
+        if variant.startswith("cooldown"):
+            shape = cooldown(float(variant.split()[1]))
+            patches.enter_context(mock.patch.object(trainer, "factor", shape))
+        return train(recipe, *GATES[variant], out, comparison)
+
+
+def train(
+    recipe: Recipe,
+    gate: type[SelfRegulation],
+    settings: dict[str, Any],
+    out: Path,
+    comparison: Path,
+) -> dict[str, Any]:
     own, original = recipe.student.chosen_policy, execute.sampling_of
     assert isinstance(own, SelfRegulation), "cost-T has a gate"
     plain = {name: getattr(own, name) for name in own.__dataclass_fields__}
@@ -193,25 +210,16 @@ def run(recipe: Recipe, variant: str, out: Path, comparison: Path) -> dict[str, 
     def sampling(*given: Any) -> Sampling:
         found = original(*given)
         return replace(
-            found, mode=None, regulation=None, cost=None, policy=kind(**plain | settings)
+            found, mode=None, regulation=None, cost=None, policy=gate(**plain | settings)
         )
 
     epochs = recipe.student.most_epochs
     spread = override(recipe, {"student.cost": None, "student.training.epochs": epochs})
-    changed: list[Any] = [mock.patch.object(execute, "sampling_of", sampling)]
-    if variant.startswith("cooldown"):
-        changed.append(mock.patch.object(trainer, "factor", cooldown(float(variant.split()[1]))))
     (teacher,) = (comparison / "teachers").glob("self-regulated-*")
-    for each in changed:
-        each.start()
-    try:
+    with mock.patch.object(execute, "sampling_of", sampling):
         results = execute.distill(spread, out, teacher=teacher, stores=comparison / "stores")
-    finally:
-        mock.patch.stopall()
-    meters, samples = (
-        results["meters"],
-        results["meters"]["samples_backpropagated"] / results["budget"] / epochs,
-    )
+    meters = results["meters"]
+    samples = meters["samples_backpropagated"] / results["budget"] / epochs
     screened = meters["student_forwards"] - meters["samples_backpropagated"]
     cost = (meters["samples_backpropagated"] + screened / 3) / samples
     return {"accuracy": results["evaluation"]["accuracy"], "cost": cost}
