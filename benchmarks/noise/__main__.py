@@ -7,7 +7,9 @@ A job is a method on a data set with a kind of noise and a seed; it has a folder
 jobs are not run again, and a job that was stopped begins again. ``run`` is one process of one
 thread at the lowest priority, and may be started several times. With the noise ``none``, ``teach``
 and ``teach-auto`` show what ``label_noise: auto`` costs on clean data. A result file whose name
-begins with ``noise-`` is a table of BENCHMARKS.md (``python -m benchmarks.write``).
+begins with ``noise-`` is a table of BENCHMARKS.md (``python -m benchmarks.write``). Banking77,
+whose own labels are partly wrong, is for ``untouched``, ``removed``, ``relabelled`` and
+``removed-at-random``.
 """
 
 from __future__ import annotations

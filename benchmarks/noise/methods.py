@@ -17,9 +17,11 @@ from torch.nn import functional as F
 
 from benchmarks.noise.data import Noisy, Task
 from frugalkd import KD, Sampling, distill, train_teacher
-from frugalkd.data import ImageData
+from frugalkd.data import ImageData, Samples
+from frugalkd.data.labels import with_labels
 from frugalkd.experiments.runs.from_recipe import make_model
 from frugalkd.ledger.audit import ranked
+from frugalkd.ledger.ledger import Ledger
 from frugalkd.policies import All, Policy, SelfRegulation
 from frugalkd.selection import Selection
 from frugalkd.training.evaluation import predict
@@ -29,6 +31,9 @@ FOLDS = 5
 GATE = SelfRegulation(max_skip=4)
 COST = 0.35
 """Of the gated student, as a fraction of full distillation."""
+
+NAMED = 1000
+"""Labels that a corrected set leaves out or changes: of Banking77 a tenth."""
 
 EARLY = 0.25
 """Epochs of an early-stopped teacher, of the others' epochs."""
@@ -90,7 +95,8 @@ def aum(task: Task, noisy: Noisy, seed: int, cache: Path) -> Found:
     """AUM by its own protocol (Pleiss et al., NeurIPS 2020): two trainings at the peak learning
     rate, over half of the epochs, each with another part N / (classes + 1) of the samples in a
     class of its own; of each sample the mean of the trainings in which it had its own label."""
-    data, rows = noisy.train, len(noisy.train)
+    data: Any = noisy.train
+    rows = len(data)
     part = rows // (data.num_classes + 1)
     order = np.random.default_rng(seed).permutation(rows)
     total, count, thresholds = np.zeros(rows), np.zeros(rows), []
@@ -271,6 +277,59 @@ def student_gate(task: Task, noisy: Noisy, seed: int, cache: Path) -> Found:
     return _student(task, noisy, seed, teacher, sampling)
 
 
+def _corrected(
+    task: Task, noisy: Noisy, seed: int, change: Callable[[Ledger], Samples | None]
+) -> Found:
+    """A training on what ``change`` makes of the data by the ledger of an audit (None: on the data
+    as they are), and its macro F1 on the test data."""
+    from sklearn.metrics import f1_score
+
+    changed = change(_train(task, noisy.train, seed, GATE).ledger)
+    data = noisy.train if changed is None else changed
+    run = _train(task, data, seed, All(), eval_dataset=noisy.test)
+    predicted = predict(run.model, noisy.test)[0].argmax(axis=1)
+    f1 = float(f1_score(noisy.test.labels.numpy(), predicted, average="macro"))
+    return {}, {"f1": f1, "named": NAMED, "evaluation": run.evaluation, "cost": _cost(run)}
+
+
+def untouched(task: Task, noisy: Noisy, seed: int, cache: Path) -> Found:
+    """A training on the data as they are."""
+    return _corrected(task, noisy, seed, lambda ledger: None)
+
+
+def removed(task: Task, noisy: Noisy, seed: int, cache: Path) -> Found:
+    """A training without the samples that the audit names first."""
+    everything = np.arange(len(noisy.train))
+    return _corrected(
+        task, noisy, seed,
+        lambda ledger: noisy.train.subset(np.setdiff1d(everything, ranked(ledger, NAMED))),
+    )  # fmt: skip
+
+
+def relabelled(task: Task, noisy: Noisy, seed: int, cache: Path) -> Found:
+    """A training in which these have the class that the audit suggests."""
+
+    def change(ledger: Ledger) -> Samples:
+        named, labels = ranked(ledger, NAMED), noisy.train.labels.numpy().copy()
+        labels[named] = ledger["other"][named]
+        return with_labels(noisy.train, labels)
+
+    return _corrected(task, noisy, seed, change)
+
+
+def removed_at_random(task: Task, noisy: Noisy, seed: int, cache: Path) -> Found:
+    """A training without as many samples of each class as the audit names, drawn at random."""
+
+    def change(ledger: Ledger) -> Samples:
+        labels, stream = noisy.train.labels.numpy(), np.random.default_rng(seed)
+        named, order = ranked(ledger, NAMED), stream.permutation(len(labels))
+        counts = np.bincount(labels[named], minlength=noisy.train.num_classes)
+        gone = [order[labels[order] == each][:count] for each, count in enumerate(counts)]
+        return noisy.train.subset(np.setdiff1d(order, np.concatenate(gone)))
+
+    return _corrected(task, noisy, seed, change)
+
+
 METHODS: dict[str, Callable[[Task, Noisy, int, Path], Found]] = {
     "teach": teach,
     "teach-auto": teach_auto,
@@ -281,6 +340,10 @@ METHODS: dict[str, Callable[[Task, Noisy, int, Path], Found]] = {
     "student-early": student_early,
     "student-cleanlab": student_cleanlab,
     "student-gate": student_gate,
+    "untouched": untouched,
+    "removed": removed,
+    "relabelled": relabelled,
+    "removed-at-random": removed_at_random,
 }
 
 NEEDS = {"student-cleanlab": "cleanlab"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -12,6 +12,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from benchmarks.comparisons import points
+from frugalkd.experiments.comparison.statistics import differences, mean_interval
 
 DRAWS = 500
 """Of the paired bootstrap over samples."""
@@ -148,4 +151,21 @@ def table(found: dict[str, Any]) -> str:
                 f"{_mean(rows, 'cost'):.2f} {disbelief} | {_mean(rows, 'seconds', 'cpu'):,.0f} |"
             )
         parts += ["\n".join(lines)] if said["trainings"] else []
+        parts += _corrected(said["trainings"])
     return "\n\n".join(parts)
+
+
+def _corrected(trainings: Mapping[str, list[dict[str, Any]]]) -> list[str]:
+    """Macro F1 of trainings on corrected data, and its difference to the data as they are."""
+    f1 = {
+        name: {row["seed"]: row["f1"] for row in rows}
+        for name, rows in trainings.items()
+        if "f1" in rows[0]
+    }
+    lines = ["| training | seeds | macro F1 % | against untouched |", "|---|--:|--:|--:|"]
+    for name, found in f1.items():
+        against = differences(found, f1.get("untouched", {}))[1] if name != "untouched" else []
+        shown = points(mean_interval(against), "+") if against else ""
+        mean = points(mean_interval(list(found.values())))
+        lines.append(f"| {name} | {len(found)} | {mean} | {shown} |")
+    return ["\n".join(lines)] if f1 else []

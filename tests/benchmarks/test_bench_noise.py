@@ -19,6 +19,7 @@ from frugalkd.files.lock import Lock
 
 SMALL = ["--data", "digits", "--rows", "240", "--noise", "symmetric-0.2", "--seeds", "1"]
 FAST = "teach,teach-auto,aum,student-full,student-early,student-gate"
+CORRECTED = "untouched,removed,relabelled,removed-at-random"
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,8 @@ def done(tmp_path_factory):
     out = tmp_path_factory.mktemp("noise")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.nice", lambda step: 19)
-        runner.main(["run", "--out", str(out), *SMALL, "--methods", FAST])
+        patch.setattr(methods, "NAMED", 48)
+        runner.main(["run", "--out", str(out), *SMALL, "--methods", f"{FAST},{CORRECTED}"])
     return out
 
 
@@ -52,6 +54,17 @@ def test_every_method_leaves_its_result(done, capsys):
     assert low <= said["rankings"]["aum: aum"]["ours_minus_this"]["mean"] <= high
     assert result(done, "student-gate")["cost"] < 0.5 * result(done, "student-full")["cost"]
     assert 0 <= result(done, "teach-auto")["disbelieved"]["wrong"] <= 240
+
+
+def test_trainings_on_corrected_labels_are_compared(done, capsys):
+    f1 = {name: result(done, name)["f1"] for name in CORRECTED.split(",")}
+    assert min(f1.values()) > 0.6
+    assert len(set(f1.values())) == 4
+    runner.main(["table", "--out", str(done), *SMALL, "--methods", CORRECTED])
+    lines = capsys.readouterr().out.splitlines()
+    assert f"| untouched | 1 | {100 * f1['untouched']:.2f} |  |" in lines
+    gain = 100 * (f1["removed"] - f1["untouched"])
+    assert f"| removed | 1 | {100 * f1['removed']:.2f} | {gain:+.2f} |" in lines
 
 
 def test_what_is_done_is_not_done_again(done, monkeypatch):

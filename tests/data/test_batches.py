@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from frugalkd.data.batches import call, inputs_of, split
+from frugalkd.data.batches import call, inputs_of, join_padded, split
 from frugalkd.errors import UnsupportedData
 
 X, Y = torch.randn(3, 2), torch.tensor([0, 1, 1])
@@ -75,3 +75,12 @@ def test_a_model_is_called_with_what_its_inputs_are():
     assert call(lambda x: SimpleNamespace(logits=x), X) is X
     assert call(lambda x: {"loss": None, "logits": x}, X) is X
     assert call(lambda x: {"hidden": x}, X).keys() == {"hidden"}
+
+
+def test_padded_batches_are_joined_on_either_side():
+    short = {"input_ids": torch.tensor([[1]]), "attention_mask": torch.tensor([[1]])}
+    long = {"input_ids": torch.tensor([[2, 3]]), "attention_mask": torch.tensor([[1, 1]])}
+    left = join_padded([short, long], 9, "left")
+    assert left["input_ids"].tolist() == [[9, 1], [2, 3]]
+    assert left["attention_mask"].tolist() == [[0, 1], [1, 1]]
+    assert join_padded([short, long])["input_ids"].tolist() == [[1, 0], [2, 3]]

@@ -28,6 +28,7 @@ from frugalkd import (
 )
 from frugalkd.errors import (
     FrugalKDError,
+    FrugalKDWarning,
     LedgerError,
     ModelError,
     NonFiniteLoss,
@@ -424,6 +425,19 @@ def test_hybrid_trains_what_was_significant_on_stored_targets(tmp_path):
     assert same_state(runs["kept"][1], runs["again"][1])
     np.testing.assert_allclose(runs["live"][1].losses, runs["kept"][1].losses, rtol=1e-2)
     assert runs["live"][0] > runs["kept"][0] > runs["again"][0] == 0
+
+
+class Shifted(TensorDataset):
+    def view(self, id, view):
+        x, y = self[id]
+        return x + view, y
+
+
+def test_a_store_of_views_says_that_it_keeps_one(tmp_path):
+    frugal = FrugalCallback(teacher=net(1), store=tmp_path / "store")
+    given = FrugalLoader(Shifted(*data().tensors), batch_size=BATCH, seed=SEED)
+    with pytest.warns(FrugalKDWarning, match="keeps one view of each sample"):
+        fit(tmp_path, frugal, given=given, max_epochs=1)
 
 
 class Sample(torch.utils.data.Dataset):

@@ -54,7 +54,6 @@ from frugalkd.integrations.transformers import (  # noqa: E402
     FrugalMixin,
     FrugalTrainer,
     forward_of,
-    join_padded,
     teacher_from,
 )
 
@@ -368,6 +367,20 @@ def test_a_checkpoint_of_another_training_is_refused(texts, tmp_path):
     (checkpoint / "frugalkd.safetensors").unlink()
     with pytest.raises(RunFolderError, match="plain Trainer"):
         made(FrugalTrainer, tmp_path, texts, policy=NONE_PASSES).train(str(checkpoint))
+
+
+@pytest.mark.parametrize(
+    ("first", "other", "names"),
+    [
+        ({"cost": 0.5}, {"cost": 0.25}, "other cost"),
+        ({"weights": np.arange(1.0, ROWS + 1)}, {"weights": np.ones(ROWS)}, "other weights"),
+    ],
+)
+def test_another_cost_or_other_weights_do_not_resume(first, other, names, texts, tmp_path):
+    """Every cost has the same policy, and any weights the same pool."""
+    made(FrugalTrainer, tmp_path, texts, save_strategy="epoch", **first).train()
+    with pytest.raises(RunFolderError, match=names):
+        made(FrugalTrainer, tmp_path, texts, **other).train(resume_from_checkpoint=True)
 
 
 class EveryOther(Ungated):
@@ -774,18 +787,6 @@ def test_workers_start_as_the_trainers_do_and_stay(texts, tmp_path):
     assert len(seen) == EPOCHS * 6
     assert len({*seen}) == 2, "the same in all epochs"
     assert os.getpid() not in seen
-
-
-def test_padded_batches_are_joined_on_the_tokenizers_side():
-    class Tokenizer:
-        padding_side, pad_token_id = "left", 9
-
-    short = {"input_ids": torch.tensor([[1]]), "attention_mask": torch.tensor([[1]])}
-    long = {"input_ids": torch.tensor([[2, 3]]), "attention_mask": torch.tensor([[1, 1]])}
-    left = join_padded(Tokenizer(), [short, long])
-    assert left["input_ids"].tolist() == [[9, 1], [2, 3]]
-    assert left["attention_mask"].tolist() == [[0, 1], [1, 1]]
-    assert join_padded(None, [short, long])["input_ids"].tolist() == [[1, 0], [2, 3]]
 
 
 class Torn(list):

@@ -45,6 +45,7 @@ def gradient(targets, ids, rank=0, world=1):
 def on_a_rank(corpus, folder):
     ranks = Ranks.here()
     targets = fill(corpus, folder, ranks)
+    assert fill(corpus, folder, ranks).tokens == 0  # all of it is there
     found = gradient(targets, BATCH[ranks.rank :: ranks.world], ranks.rank, ranks.world)
     torch.distributed.all_reduce(found)
     return targets.tokens, found / ranks.world

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -124,6 +125,14 @@ def test_a_random_quota_is_not_the_least_confident():
     counts = np.bincount(np.concatenate(drawn), minlength=10)
     assert counts.min() > 5
     assert all(len(ids) == 5 for ids in drawn)
+
+
+def test_what_a_cost_cannot_pay_for_is_left_out_at_random():
+    policy = SelfRegulation(cost=0.5)
+    rest = [replace(at(9, seed=s), spent=97.0) for s in range(40)]  # of 100
+    drawn = [policy.plan(seen(), POOL, each).ids for each in rest]
+    assert {len(ids) for ids in drawn} == {3}
+    assert np.bincount(np.concatenate(drawn), minlength=10).min() > 3
 
 
 @settings(max_examples=150, deadline=None)

@@ -129,6 +129,8 @@ def audit(
 
     if (fix is None) != (to is None):
         raise LedgerError("--fix decisions.csv and --to DIR belong together: give both")
+    if fix is not None and (out is not None or data or targets is not None):
+        raise LedgerError("--fix ranks nothing: leave out --out, --data and --targets")
     ledger = Ledger.load(path)
     if fix is not None and to is not None:
         _fix(path, ledger, fix, to, as_json)

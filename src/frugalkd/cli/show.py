@@ -89,42 +89,17 @@ def print_line(console: Console, line: str) -> None:
 
 def measures(measured: dict[str, Any], on: str = "") -> dict[str, object]:
     """The measures of a model on held-out data, as facts."""
-    if "macro_f1" in measured:
-        precision = measured["mean_average_precision"]
-        return {
-            "macro F1": percent(measured["macro_f1"], 2) + on,
-            "micro F1": percent(measured["micro_f1"], 2),
-            "mean average precision": None if precision is None else percent(precision, 2),
-        }
-    if "rmse" in measured:
-        errors = {"MAE": measured["mae"], "RMSE": measured["rmse"]}
-        errors["RMSE to the teacher"] = measured.get("teacher_rmse")
-        return {
-            "R2": "not defined: a target does not vary"
-            if measured["r2"] is None
-            else f"{measured['r2']:.4f}{on}",
-            **{name: None if value is None else f"{value:.4g}" for name, value in errors.items()},
-        }
-    if "perplexity" in measured:
-        kl = measured.get("teacher_kl")
-        return {
-            "perplexity": f"{measured['perplexity']:.4g}{on}",
-            "tokens": f"{measured['tokens']:,}",
-            "next token right": percent(measured["accuracy"], 2),
-            "KL to the teacher": None if kl is None else f"{kl:.4f} nats a token",
-        }
-    if "accuracy" not in measured:
-        near, ranks = (measured.get(name) for name in ("mean_cosine_distance", "pairwise_spearman"))
-        return {
-            "1 - cosine": ("not measured, without the teacher" if near is None else f"{near:.4f}")
-            + on,
-            "rank correlation of pairs": None if ranks is None else f"{ranks:.4f}",
-        }
-    return {
-        "accuracy": percent(measured["accuracy"], 2) + on,
-        "worst class": percent(measured["worst_class_accuracy"]),
-        "calibration error": percent(measured["expected_calibration_error"]),
+    from frugalkd.experiments.runs.schema import MEASURES
+
+    facts = {
+        words: percent(value, 2) if share else f"{value:.4g}"
+        for field, (words, share) in MEASURES.items()
+        if (value := measured.get(field)) is not None
     }
+    if "r2" in measured and measured["r2"] is None:
+        facts = {"R2": "not defined: a target does not vary", **facts}
+    first, value = next(iter(facts.items()), ("measures", "none, without the teacher"))
+    return {first: value + on, **dict(list(facts.items())[1:])}
 
 
 def summary_table(results: dict[str, Any], out: Path) -> Table:
@@ -136,8 +111,6 @@ def summary_table(results: dict[str, Any], out: Path) -> Table:
     facts: dict[str, object] = {"accuracy": "not measured: the data have no held-out part"}
     if measured is not None:
         facts = measures(measured, f" ({measured['samples']:,} {results['split']} samples)")
-        if measured.get("teacher_agreement") is not None:
-            facts["agrees with teacher"] = percent(measured["teacher_agreement"])
     facts["samples backpropagated"] = (
         f"{meters['samples_backpropagated']:,} = {percent(results['budget'])} of "
         f"{results['train_samples']:,} samples x {epochs:g} epochs"

@@ -63,20 +63,6 @@ def load_data(
 
 
 __all__ = [
-    "DATA",
-    "FETCHED",
-    "Augmentation",
-    "ImageData",
-    "Pictures",
-    "Samples",
-    "TableData",
-    "TextData",
-    "Transform",
-    "data_digest",
-    "data_root",
-    "fetch",
-    "hold_out",
-    "load_data",
-    "randomness",
-    "take",
-]
+    "DATA", "FETCHED", "Augmentation", "ImageData", "Pictures", "Samples", "TableData", "TextData",
+    "Transform", "data_digest", "data_root", "fetch", "hold_out", "load_data", "randomness", "take",
+]  # fmt: skip

@@ -12,6 +12,7 @@ from accelerate.utils import recursively_apply
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.rnn import pad_sequence
 
 from frugalkd.errors import DataError, FrugalKDError, ModelError, UnsupportedData, few
 from frugalkd.outputs import ONE_CLASS, Output
@@ -194,3 +195,22 @@ def rows_of(data: Any, index: Any) -> Any:
     if type(data) is tuple and all(type(part) is Tensor for part in data):
         return tuple([part[index] for part in data])  # what most data are, and without a detour
     return recursively_apply(lambda tensor: tensor[index], data, error_on_other_type=True)
+
+
+def join_padded(
+    batches: Sequence[Mapping[str, Any]], padding: int = 0, side: str = "right"
+) -> dict[str, Any]:
+    """Several batches as one, in their order: rows that are shorter are padded in their second
+    dimension on this ``side``, token ids with ``padding`` and all else with zeros."""
+    joined = {}
+    for key in batches[0]:
+        parts = [batch[key] for batch in batches]
+        if not isinstance(parts[0], Tensor):  # one for all rows, such as the kind of inputs
+            joined[key] = parts[0]
+        elif len({part.shape[1:] for part in parts}) == 1:
+            joined[key] = torch.cat(parts)
+        else:
+            rows = [row for part in parts for row in part]
+            value = padding if key.endswith("input_ids") else 0
+            joined[key] = pad_sequence(rows, True, value, side)
+    return joined

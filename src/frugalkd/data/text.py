@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
+from frugalkd.data.batches import join_padded
 from frugalkd.data.samples import Samples
 from frugalkd.errors import DataError, ModelError, TargetsError
 from frugalkd.files.parsing import one_line
@@ -148,19 +148,7 @@ class TextData(Samples):
 
     def join(self, batches: Sequence[TextBatch]) -> TextBatch:
         """Batches as one, in their order, padded to the longest row."""
-        width = max(batch["input_ids"].shape[1] for batch in batches)
-
-        def wide(name: str, value: int) -> Tensor:
-            parts = [batch[name] for batch in batches]
-            return torch.cat([F.pad(p, (0, width - p.shape[1]), value=value) for p in parts])
-
-        joined = {
-            "input_ids": wide("input_ids", self.tokens.padding),
-            "attention_mask": wide("attention_mask", 0),
-        }
-        if self.labels is not None:
-            joined["labels"] = torch.cat([batch["labels"] for batch in batches])
-        return joined
+        return join_padded(batches, self.tokens.padding)
 
     def subset(self, ids: Any) -> TextData:
         rows = self.rows(ids).numpy()

@@ -6,16 +6,17 @@ from __future__ import annotations
 import math
 import multiprocessing
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
 
+from frugalkd.data.source import is_view_indexed
 from frugalkd.distributed.ranks import Ranks
-from frugalkd.errors import RankError, RunFolderError, SelectionMisuse
+from frugalkd.errors import FrugalKDWarning, RankError, RunFolderError, SelectionMisuse
 from frugalkd.files import StrPath
 from frugalkd.ledger.ledger import Ledger
-from frugalkd.models.identity import this_torch
 from frugalkd.objectives import KD, Objective
 from frugalkd.policies import Sampling
 from frugalkd.runtime.meters import Meters
@@ -25,9 +26,8 @@ from frugalkd.selection.checks import check_pair
 from frugalkd.selection.rows import batches_of
 from frugalkd.teachers import FirstVisitTargets, LiveTeacher, Targets
 from frugalkd.teachers.encodings import encoding_for
-from frugalkd.teachers.live import describe
 from frugalkd.training.api import check_soft_targets, learned
-from frugalkd.training.checkpoints import check_same_training
+from frugalkd.training.checkpoints import check_same_training, describe_choice
 
 
 class Frugal:
@@ -83,6 +83,13 @@ class Frugal:
         live = LiveTeacher(self.teacher, forward)
         if self._store is None:
             return live
+        if is_view_indexed(dataset):
+            warnings.warn(
+                "store= keeps one view of each sample, so all epochs are trained on that of epoch "
+                "0: for more, fill a store before (StoredTargets.fill(..., views=8))",
+                FrugalKDWarning,
+                stacklevel=2,
+            )
         # Values may lie far from 0, where float16 has few digits of their differences.
         name = "float32" if self.sampling.output == "regression" else "float16"
         encoding = encoding_for(self.sampling.output, name)
@@ -118,10 +125,11 @@ class Frugal:
 
     def _about(self, dataset: Any) -> dict[str, str]:
         """Which training a checkpoint belongs to."""
-        teacher = self.teacher if isinstance(self.teacher, nn.Module) else None
-        about = describe(teacher, dataset) | getattr(self.teacher, "about", {})
-        objective = "the trainer's own" if self.objective is None else str(self.objective)
-        return about | this_torch() | {"policy": str(self.policy), "objective": objective}
+        return describe_choice(
+            dataset=dataset, sampling=self.sampling, objective=self.objective,
+            targets=self._made().targets,
+            teacher=self.teacher if isinstance(self.teacher, nn.Module) else None,
+        )  # fmt: skip
 
     def _kept(self, state: dict[str, Any], dataset: Any) -> dict[str, Any]:
         """What a checkpoint holds of ``state``, the selection's."""

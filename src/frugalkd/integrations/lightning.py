@@ -37,7 +37,7 @@ from frugalkd.selection import Batch, DataLoading, Selection
 from frugalkd.selection.checks import labels_of
 from frugalkd.selection.finite import bad_gradients
 from frugalkd.teachers import Targets
-from frugalkd.training.api import make_selection
+from frugalkd.training.api import new_selection
 
 if TYPE_CHECKING:
     from pytorch_lightning import Callback
@@ -138,8 +138,8 @@ class FrugalCallback(Frugal, Callback):
 
     Args:
         teacher: a model or targets; None: no distillation. It moves to the trainer's device.
-        store: a folder that keeps the teacher's outputs at their first use; None: the teacher runs
-            each time.
+        store: a folder that keeps the teacher's outputs at their first use, of one view of each
+            sample; None: the teacher runs each time.
         cost: what the training may cost, as a fraction of full training over ``max_epochs`` (or
             ``max_steps``), as for :func:`frugalkd.distill`: there are then up to four times as many
             epochs as it pays for.
@@ -289,12 +289,14 @@ class FrugalCallback(Frugal, Callback):
             loader.loading, device=device, gradient_accumulation_steps=1,
             multiprocessing_context=loader.loading.multiprocessing_context or torchs_start_method(),
         )  # fmt: skip
-        return make_selection(
+        selection = new_selection(
             dataset=loader.dataset, sampling=self.sampling, epochs=min(epochs),
             batch_size=loader.batch_size, model=module, forward=forward,
             targets=self._targets(loader.dataset), seed=loader.seed, loading=loading,
             labels=labels_of(loader.dataset, OUTPUTS[self.sampling.output]),
-        )[0]  # fmt: skip
+        )  # fmt: skip
+        selection.check_first_batch()
+        return selection
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """The epoch is planned."""

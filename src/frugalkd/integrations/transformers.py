@@ -25,7 +25,6 @@ from accelerate import Accelerator, DistributedType
 from accelerate.utils import parse_flag_from_env
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from torch.optim.lr_scheduler import LambdaLR
 
 try:
@@ -35,7 +34,7 @@ except ImportError as error:
         "this integration needs transformers: pip install 'frugalkd[transformers]'"
     ) from error
 
-from frugalkd.data.batches import call, checked_labels, inputs_of, split
+from frugalkd.data.batches import call, checked_labels, inputs_of, join_padded, split
 from frugalkd.data.source import check_map_style
 from frugalkd.data.text import check_vocabulary, from_transformers, vocabulary_of
 from frugalkd.distributed.ranks import Ranks, world_here
@@ -138,8 +137,8 @@ class FrugalMixin(Frugal, _Trainer):
     Args:
         teacher: a model, a folder or hub name of a classifier, a folder that ``frugalkd teach``
             made, or targets; None: no distillation.
-        store: a folder that keeps the teacher's outputs at their first use; None: the teacher runs
-            each time.
+        store: a folder that keeps the teacher's outputs at their first use, of one view of each
+            sample; None: the teacher runs each time.
         cost: what the training may cost, as a fraction of full training over ``num_train_epochs``
             (or ``max_steps``), as for :func:`frugalkd.distill`: there are then up to four times as
             many epochs as it pays for, and the schedule decays with what is spent.
@@ -214,7 +213,8 @@ class FrugalMixin(Frugal, _Trainer):
         if isinstance(known, nn.Module):
             known.to(self.args.device)
         if objective is None and not (known is None and self.own_loss and corpus is None):
-            self.objective = self._default_objective(known)
+            smoothing = self.args.label_smoothing_factor
+            self.objective = default_objective(known, smoothing, self.sampling.output)
         if corpus is None:
             self._take_teacher(known, model)
         else:
@@ -278,9 +278,11 @@ class FrugalMixin(Frugal, _Trainer):
         # The student's tokenizer, where the trainer knows it.
         CausalModel(model, corpus.vocabulary).check(corpus, self.processing_class)
 
-    def _default_objective(self, teacher: object) -> Objective:
-        smoothing = self.args.label_smoothing_factor
-        return default_objective(teacher, smoothing, self.sampling.output)
+    def _joined(self, batches: list[dict[str, Any]]) -> dict[str, Any]:
+        """Padded as the tokenizer pads."""
+        side = getattr(self.processing_class, "padding_side", "right")
+        token = getattr(self.processing_class, "pad_token_id", None) or 0
+        return join_padded(batches, token, side)
 
     def _criterion(self) -> Criterion | None:
         if self.objective is None:
@@ -428,7 +430,7 @@ class FrugalMixin(Frugal, _Trainer):
         start = getattr(args, "dataloader_multiprocessing_context", None)
         loading = DataLoading(
             collate_fn=collate_fn, labels=self._read_labels,
-            join=None if collate_fn is None else partial(join_padded, self.processing_class),
+            join=None if collate_fn is None else self._joined,
             num_workers=args.dataloader_num_workers, pin_memory=args.dataloader_pin_memory,
             multiprocessing_context=start or torchs_start_method(),
             drop_last=args.dataloader_drop_last, screen_batch=args.eval_batch_size,
@@ -798,25 +800,6 @@ def as_dict(collate_fn: Callable[[list[Any]], Any], samples: list[Any]) -> dict[
             "model's arguments and 'labels'"
         )
     return dict(batch)
-
-
-def join_padded(processing: Any, batches: list[dict[str, Any]]) -> dict[str, Any]:
-    """Several batches as one: shorter ones are padded in their second dimension, on the side and
-    with the token of the tokenizer ``processing``, else with zeros on the right."""
-    side = getattr(processing, "padding_side", "right")
-    token = getattr(processing, "pad_token_id", None) or 0
-    joined = {}
-    for key in batches[0]:
-        parts = [batch[key] for batch in batches]
-        if not isinstance(parts[0], Tensor):  # one for all rows, such as the kind of inputs
-            joined[key] = parts[0]
-        elif len({part.shape[1:] for part in parts}) == 1:
-            joined[key] = torch.cat(parts)
-        else:
-            rows = [row for part in parts for row in part]
-            padding = token if key.endswith("input_ids") else 0
-            joined[key] = pad_sequence(rows, True, padding, side)
-    return joined
 
 
 def logits_of(outputs: Any) -> Tensor:

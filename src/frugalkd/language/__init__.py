@@ -11,24 +11,8 @@ from frugalkd.language.targets import LiveTokens, StoredTokens
 from frugalkd.language.tiny import tiny_model, tiny_splits, tiny_tokenizer
 
 __all__ = [
-    "CausalModel",
-    "Corpus",
-    "HeadAndTail",
-    "LiveTokens",
-    "Part",
-    "SampledTokens",
-    "StoredTokens",
-    "TokenEncoding",
-    "TokenLoss",
-    "TopTokens",
-    "check_token_objective",
-    "check_tokenizers",
-    "cut_layers",
-    "load_causal",
-    "measure_tokens",
-    "tiny_model",
-    "tiny_splits",
-    "tiny_tokenizer",
-    "token_loss",
-    "tokenize_corpus",
-]
+    "CausalModel", "Corpus", "HeadAndTail", "LiveTokens", "Part", "SampledTokens", "StoredTokens",
+    "TokenEncoding", "TokenLoss", "TopTokens", "check_token_objective", "check_tokenizers",
+    "cut_layers", "load_causal", "measure_tokens", "tiny_model", "tiny_splits", "tiny_tokenizer",
+    "token_loss", "tokenize_corpus",
+]  # fmt: skip

@@ -222,13 +222,7 @@ class StoredTokens(_Tokens):
         live.check(corpus)
         corpus.verify()
         device, ranks, folder = check_device(device), options.ranks or Ranks(), named(folder)
-        if options.shard is None:
-            shards, write = shards_of(folder, ranks)
-        else:
-            shards, write = options.shard[1], options.shard[:1]
-        if shards is None:  # as many as a store has that is there
-            there = (folder / FILE).exists()
-            shards = Store(folder, kind=TokenHeader).header.shards if there else 1
+        shards, write = shards_of(folder, ranks, options.shard, TokenHeader)
         header = TokenHeader(corpus.rows, views, corpus.vocabulary, encoding, live.about, shards)
         _ = header.record  # raises where the encoding cannot have so many tokens
         if options.on_create is not None and not (folder / FILE).exists():

@@ -77,5 +77,5 @@ def tiny_model(
         eos_token_id=0, pad_token_id=0, use_cache=False,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return LlamaForCausalLM(config)

@@ -285,7 +285,10 @@ class Ledger:
         table |= {name: column for name, column in self.columns.items() if name != "flags"}
         table |= {"correct": self.correct, "screened": self.screened}
         if path.suffix == ".csv":
-            with atomic(path) as file, open(file, "w", newline="", closefd=False) as text:
+            with (
+                atomic(path) as file,
+                open(file, "w", newline="", encoding="utf-8", closefd=False) as text,
+            ):
                 writer = csv.writer(text)
                 writer.writerow(map(cell, table))
                 writer.writerows(zip(*(column.tolist() for column in table.values()), strict=True))

@@ -135,12 +135,6 @@ def _build(name: str, build: Callable[..., nn.Module], *sizes: Any, **options: A
 
 
 __all__ = [
-    "EMBEDDERS",
-    "ENCODERS",
-    "MODELS",
-    "TEXT_MODELS",
-    "build_model",
-    "build_text_model",
-    "name_classes",
-    "reorder_classes",
-]
+    "EMBEDDERS", "ENCODERS", "MODELS", "TEXT_MODELS", "build_model", "build_text_model",
+    "name_classes", "reorder_classes",
+]  # fmt: skip

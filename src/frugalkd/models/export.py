@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import os
 import sys
 import tempfile
 import warnings
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final, get_args
 
 import torch
+from accelerate.utils import patch_environment
 from torch import Tensor, nn
 
 from frugalkd.data.batches import call
@@ -203,16 +203,8 @@ def opened(file: bytes, to: Format) -> Served:
 def _without_telemetry() -> Any:
     """The module onnxruntime. Its own builds report each session, with hashes of the model, to
     their maker, unless this variable is set when the module is imported: nothing is sent here."""
-    name = "ORT_DISABLE_TELEMETRY"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
+    with patch_environment(ORT_DISABLE_TELEMETRY="1"):
         import onnxruntime
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
     onnxruntime.disable_telemetry_events()
     return onnxruntime
 

@@ -20,7 +20,7 @@ from frugalkd.data.batches import call, inputs_of
 from frugalkd.data.source import Collate, lengths_of, open_source
 from frugalkd.errors import FrugalKDError, FrugalKDWarning
 from frugalkd.models.identity import inference_mode
-from frugalkd.runtime.failures import is_out_of_memory, reason
+from frugalkd.runtime.failures import reason
 
 Precision = Callable[[], AbstractContextManager[Any]]
 
@@ -51,7 +51,7 @@ def flops_per_row(
                     logits.float().sum().backward()
                 counted["backward"] = counter.get_total_flops() / rows
     except Exception as error:
-        if isinstance(error, FrugalKDError) or is_out_of_memory(error):
+        if isinstance(error, FrugalKDError):
             raise
         warnings.warn(
             f"not all operations of this {type(model).__name__} are counted ({reason(error)})",
@@ -66,9 +66,7 @@ def _probe(model: nn.Module) -> Iterator[Callable[..., Any]]:
     """``model`` in eval mode, with its own parameters that need gradients."""
     try:
         copied = copy.deepcopy(model).eval().requires_grad_(True)
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
+    except Exception:
         copied = None
     if copied is not None:
         yield copied

@@ -1,7 +1,6 @@
 """Objectives: one loss per sample. One class an objective, one line in the registry."""
 
 from frugalkd.objectives.combined import Ramp, Scheduled, WeightedSum, scheduled
-from frugalkd.objectives.embeddings import EmbedDistill
 from frugalkd.objectives.features import (
     CRD,
     FSP,
@@ -37,8 +36,13 @@ from frugalkd.objectives.objective import (
     Step,
     StepFeatures,
 )
-from frugalkd.objectives.regression import RegressionKD, SquaredError
-from frugalkd.objectives.several_labels import BinaryCrossEntropy, MultiLabelKD
+from frugalkd.objectives.other_outputs import (
+    BinaryCrossEntropy,
+    EmbedDistill,
+    MultiLabelKD,
+    RegressionKD,
+    SquaredError,
+)
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "cross-entropy": CrossEntropy,
@@ -72,43 +76,10 @@ OBJECTIVES: dict[str, type[Objective]] = {
 }
 
 __all__ = [
-    "CRD",
-    "DIST",
-    "DKD",
-    "FSP",
-    "KD",
-    "MLKD",
-    "NKD",
-    "NST",
-    "OBJECTIVES",
-    "PKT",
-    "RKD",
-    "VID",
-    "WTTM",
-    "AttentionTransfer",
-    "BatchObjective",
-    "BinaryCrossEntropy",
-    "CorrelationCongruence",
-    "CrossEntropy",
-    "EmbedDistill",
-    "FeatureObjective",
-    "FitNets",
-    "JensenShannon",
-    "LogitMSE",
-    "LogitStandardisation",
-    "MultiLabelKD",
-    "Objective",
-    "Ramp",
-    "RegressionKD",
-    "ReviewKD",
-    "Scheduled",
-    "Shapes",
-    "SimKD",
-    "SimilarityPreserving",
-    "SquaredError",
-    "Step",
-    "StepFeatures",
-    "TopKKD",
-    "WeightedSum",
-    "scheduled",
+    "CRD", "DIST", "DKD", "FSP", "KD", "MLKD", "NKD", "NST", "OBJECTIVES", "PKT", "RKD", "VID",
+    "WTTM", "AttentionTransfer", "BatchObjective", "BinaryCrossEntropy", "CorrelationCongruence",
+    "CrossEntropy", "EmbedDistill", "FeatureObjective", "FitNets", "JensenShannon", "LogitMSE",
+    "LogitStandardisation", "MultiLabelKD", "Objective", "Ramp", "RegressionKD", "ReviewKD",
+    "Scheduled", "Shapes", "SimKD", "SimilarityPreserving", "SquaredError", "Step", "StepFeatures",
+    "TopKKD", "WeightedSum", "scheduled",
 ]  # fmt: skip

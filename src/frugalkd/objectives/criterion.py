@@ -226,7 +226,7 @@ def bind(
         wanted = targets.feature_shapes(paths_of(term.teacher), data)
         shapes = Shapes(tuple(given.values()), tuple(wanted.values()), samples, known)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed + place)
+            torch.default_generator.manual_seed(seed + place)
             try:
                 parts = term.parts(shapes).to(device)
             except (ValueError, ModelError) as error:
@@ -259,7 +259,7 @@ def _projection(
             "a linear layer"
         )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return nn.Linear(own, wanted).to(device)
 
 

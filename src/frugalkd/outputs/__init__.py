@@ -14,12 +14,6 @@ OUTPUTS: dict[str, Output] = {
 ONE_CLASS = OUTPUTS[OneClass.name]
 
 __all__ = [
-    "ONE_CLASS",
-    "OUTPUTS",
-    "Embeddings",
-    "OneClass",
-    "Output",
-    "Regression",
-    "SeveralLabels",
+    "ONE_CLASS", "OUTPUTS", "Embeddings", "OneClass", "Output", "Regression", "SeveralLabels",
     "Tokens",
-]
+]  # fmt: skip

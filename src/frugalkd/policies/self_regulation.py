@@ -68,7 +68,8 @@ class SelfRegulation(Policy):
             left in the end.
         budget_rule: which active samples a budget keeps: the ``"least-confident"``, a ``"random"``
             draw, or a ``"class-balanced"`` one, as many of each class as far as it has active
-            ones, for classes of very different sizes (the data have to list their labels).
+            ones, for classes of very different sizes (the data have to list their labels). What the
+            rest of a ``cost`` cannot pay for is left out at random.
         budget_schedule: how a budget is spent: ``"even"``, as many samples in every epoch; or
             ``"early"``, as the gate itself spends: while there is much to learn all active samples
             are used, as long as half of an even epoch is left for each epoch to come.
@@ -313,7 +314,10 @@ class SelfRegulation(Policy):
             assert ledger.labels is not None, "filled in by the selection"
             return Plan(balanced(active, ledger.labels[active], quota, at, chance))
         if len(active) >= quota:
-            keys = (confidence, chance) if self.budget_rule == "least-confident" else (chance,)
+            # A cost cuts its last epoch, at so small a rate that little but the statistics of
+            # BatchNorm changes: the least confident would make them those of the hardest samples.
+            hardest = self.budget_rule == "least-confident" and self.cost is None
+            keys = (confidence, chance) if hardest else (chance,)
             return Plan(lowest(active, quota, *keys))
         due = partial(at_sorted, ledger["due"])
         others = np.setdiff1d(pool, active, assume_unique=True)

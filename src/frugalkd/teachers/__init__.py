@@ -8,12 +8,6 @@ from frugalkd.teachers.stored import FirstVisitTargets, StoredTargets
 from frugalkd.teachers.targets import Targets
 
 __all__ = [
-    "EMATeacher",
-    "FillOptions",
-    "FirstVisitTargets",
-    "LiveTeacher",
-    "ModelTeacher",
-    "SeveralTeachers",
-    "StoredTargets",
-    "Targets",
-]
+    "EMATeacher", "FillOptions", "FirstVisitTargets", "LiveTeacher", "ModelTeacher",
+    "SeveralTeachers", "StoredTargets", "Targets",
+]  # fmt: skip

@@ -298,11 +298,16 @@ class Filler:
                 stack.callback(part.close)
 
 
-def shards_of(folder: Path, ranks: Ranks) -> tuple[int | None, Sequence[int] | None]:
-    """The shards of a store at ``folder`` (a new one has one for each rank), and those that this
-    rank writes, for :class:`Filler`."""
-    if ranks.alone:
-        return None, None
+def shards_of(
+    folder: Path,
+    ranks: Ranks,
+    shard: tuple[int, int] | None = None,
+    kind: type[Header] = Header,
+) -> tuple[int, Sequence[int] | None]:
+    """The shards of a store of this ``kind`` at ``folder`` (a new one has one for each rank), and
+    those that this process writes, None for all: one ``shard`` of so many, or those of its rank."""
+    if shard is not None:
+        return shard[1], shard[:1]
     exists = ranks.from_first(lambda: (folder / FILE).exists())
-    shards = read_header(folder).shards if exists else ranks.world
-    return shards, range(ranks.rank, shards, ranks.world)
+    shards = read_header(folder, kind).shards if exists else ranks.world
+    return shards, None if ranks.alone else range(ranks.rank, shards, ranks.world)

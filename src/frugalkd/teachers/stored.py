@@ -135,7 +135,7 @@ class StoredTargets(_Kept):
                 nameless = tempfile.TemporaryDirectory(prefix="frugalkd-")
                 folder, ranks = stack.enter_context(nameless), None
             ranks, folder = ranks or Ranks(), named(folder)
-            shards, write = shards_of(folder, ranks) if shard is None else (shard[1], shard[:1])
+            shards, write = shards_of(folder, ranks, shard)
             filler = Filler(
                 live, dataset, folder, views, encoding, features=features, shards=shards,
                 write=write, wait=shard is None, on_create=options.on_create,

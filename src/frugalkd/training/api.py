@@ -199,7 +199,7 @@ def distill(
     about = {}
     if run.folder is not None or not ranks.alone:
         about = describe_training(
-            student, dataset, sampling=sampling, objective=objective, training=training,
+            student, training, dataset=dataset, sampling=sampling, objective=objective,
             targets=targets, teacher=compared,
         )  # fmt: skip
     ranks.check_same_inputs(
@@ -236,12 +236,13 @@ def distill(
             gradient_accumulation_steps=training.gradient_accumulation_steps,
             screen_batch=training.screen_batch,
         )  # fmt: skip
-        selection, classes = make_selection(
+        selection = new_selection(
             dataset=dataset, sampling=sampling, epochs=training.epochs,
             batch_size=training.batch_size, model=model,
             forward=forward if tokens is None else eagerly, targets=targets,
             seed=seed, loading=loading, labels=labels, folder=run.folder,
         )  # fmt: skip
+        classes = selection.check_first_batch(eagerly)
         at: dict[str, Any] = {
             "forward": eagerly, "device": accelerator.device, "collate_fn": collate_fn,
             "output": output,
@@ -344,14 +345,6 @@ def learned(
             f"learns {learns}: leave output out"
         )
     return replace(sampling, output=learns)
-
-
-def make_selection(**given: Any) -> tuple[Selection, int]:
-    """As :func:`new_selection`, once its first batch has passed all checks, and the model's number
-    of classes. Raises what :func:`distill` does."""
-    selection, forward = new_selection(**given), given["forward"]
-    eager = forward.eagerly if isinstance(forward, ForwardFn) else None
-    return selection, selection.check_first_batch(eager)
 
 
 def new_selection(

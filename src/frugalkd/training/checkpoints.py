@@ -117,31 +117,40 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
         torch.get_device_module(device).set_rng_state(state[device.type])
 
 
-def describe_training(
-    model: nn.Module,
-    dataset: Dataset,
+def describe_choice(
     *,
+    dataset: Dataset,
     sampling: Sampling,
-    objective: Objective,
-    training: Training,
+    objective: Objective | None,
     targets: Targets | None,
     teacher: nn.Module | None,
 ) -> dict[str, str]:
-    """What decides a training's result, by name, except the weights of ``model``, which is trained.
-    What has no text that is the same in another process counts by its type."""
-    about = describe(teacher if targets is None else None, dataset) | getattr(targets, "about", {})
-    about |= {**this_torch(), "model": build_digest(model)}
-    about |= {"policy": str(sampling.chosen_policy), "objective": str(objective)}
-    about["cost"] = str(sampling.cost)
+    """What decides which samples are used and what is learned from them, by name. What has no text
+    that is the same in another process counts by its type."""
+    known = getattr(targets, "about", None)
+    about = describe(teacher if known is None else None, dataset) | (known or {}) | this_torch()
+    about["policy"], about["cost"] = str(sampling.chosen_policy), str(sampling.cost)
+    about["objective"] = "the trainer's own" if objective is None else str(objective)
     about["labels"] = "not read" if sampling.label_free else "read"
     about["soft targets"] = "none"
     if targets is not None:
         about["soft targets"] = f"views {targets.views}, temperature {targets.temperature}"
-    settings = asdict(training)
-    about |= {f"training.{key}": str(settings[key]) for key in settings if key not in IDLE}
     arrays = {"weights": weights_of(sampling, dataset), "scores": sampling.scores}
     for name, values in arrays.items():
         about[name] = "none" if values is None else hashlib.sha256(values.tobytes()).hexdigest()
+    return _without_addresses(about)
+
+
+def describe_training(model: nn.Module, training: Training, **choice: Any) -> dict[str, str]:
+    """What decides a training's result, by name, except the weights of ``model``, which is trained.
+    ``choice``: as of :func:`describe_choice`."""
+    own = {"model": build_digest(model)}
+    settings = asdict(training)
+    own |= {f"training.{key}": str(settings[key]) for key in settings if key not in IDLE}
+    return describe_choice(**choice) | _without_addresses(own)
+
+
+def _without_addresses(about: dict[str, str]) -> dict[str, str]:
     return {name: re.sub(r" at 0x[0-9a-f]+", "", text) for name, text in about.items()}
 
 

@@ -13,6 +13,7 @@ import torch
 from accelerate.utils import send_to_device
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from frugalkd.data.batches import call, check_model, refuse_not_finite, run_model, split
@@ -228,8 +229,8 @@ def measure_embeddings(
         return measured
     projected = embeddings
     if projection is not None:
-        with torch.no_grad():
-            projected = projection.cpu()(torch.from_numpy(embeddings)).numpy()
+        weight, bias = (each.detach().cpu() for each in (projection.weight, projection.bias))
+        projected = F.linear(torch.from_numpy(embeddings), weight, bias).numpy()
     cosines = (_unit(projected) * _unit(teacher)).sum(axis=1)
     some = np.unique(np.linspace(0, len(teacher) - 1, _PAIRED).astype(np.int64))
     return {

@@ -102,7 +102,7 @@ def train_head(
     learner = copy.deepcopy(head).requires_grad_(True)
     if reset_head:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             learner.reset_parameters()
     plain = replace(
         training, precision="fp32", channels_last=False, compile=False, recalibrate_bn=0,

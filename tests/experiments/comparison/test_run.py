@@ -524,3 +524,17 @@ def test_a_missing_tracker_is_named_before_any_run(workers, tiny, tmp_path, monk
     with pytest.raises(TrackerError, match="mlflow is not installed"):
         compare(recipe, arms=["vanilla"], seeds=1, out=tmp_path / "c")
     assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(
+    ("measured", "collapsed"),
+    [
+        ({"accuracy": 0.3}, True),
+        ({"accuracy": 0.6}, False),
+        ({"r2": -0.1}, True),
+        ({"macro_f1": 0.3}, False),
+        ({"mean_cosine_distance": 0.9}, False),
+    ],
+)
+def test_only_accuracies_and_r2_have_a_level_of_chance(measured, collapsed):
+    assert JobResult({"evaluation": measured}, classes=3).collapsed is collapsed

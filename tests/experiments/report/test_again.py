@@ -59,6 +59,15 @@ def test_claims_and_hostile_names_are_quoted():
     assert yaml.safe_load(recipe_yaml(recipe)) == recipe
 
 
+@pytest.mark.parametrize(("margin", "words"), [(0.005, []), (0.01, ["--margin", "1"])])
+def test_a_command_names_a_margin_of_its_own(margin, words):
+    claim = {"arm": "a", "against": "b", "claim": "no worse", "margin": margin, "p_holm": 1.0,
+             "holds": False, "difference": {"mean": 0.0}}  # fmt: skip
+    content = make_comparison([make_arm("a", 0.9)], claims=[claim, claim])
+    found = shlex.split(compare_command(Comparison.model_validate(content)))
+    assert found[found.index("a >= b", found.index("a >= b") + 1) + 1 : -2] == words
+
+
 @pytest.mark.parametrize(("kind", "digest"), [("teach", None), ("distill", "d"), ("distill", None)])
 def test_a_run_s_command_names_seed_and_teacher(kind, digest):
     run = RunRecord.model_validate(

@@ -197,6 +197,9 @@ def test_options_that_belong_together(run, cli, tmp_path):
         code, _, err = cli("ledger", "audit", str(run), *one)
         assert code == 2
         assert "belong together" in err
+    code, _, err = cli("ledger", "audit", str(run), "--fix", "d.csv", "--to", "x", "--data")
+    assert code == 2
+    assert "leave out --out, --data and --targets" in err
 
 
 def test_the_teachers_class_comes_from_its_store(run, cli, tmp_path):

@@ -7,7 +7,7 @@ import json
 import pytest
 import yaml
 
-from frugalkd.errors import RecipeError, Stopped
+from frugalkd.errors import ModelError, RecipeError, Stopped
 from frugalkd.experiments.recipes.load import load_recipe, override
 from frugalkd.experiments.runs.chain import chain, stages_of, summed
 from frugalkd.experiments.runs.execute import distill, teach
@@ -107,6 +107,13 @@ def test_a_given_teacher_costs_nothing(recipes, whole, tmp_path):
     assert same_state(load(tmp_path / "2-student").model, load(out / "3-student").model)
     names = [one.name for one in stages_of([*recipes, recipe("small", "small")])]
     assert names == ["1-teacher", "2-assistant", "3-assistant", "4-student"]
+
+
+def test_a_teacher_that_has_weights_is_not_trained(recipes, tmp_path):
+    given = override(recipes[0], {"teacher.weights": "w.safetensors"})
+    assert [one.name for one in stages_of([given, recipes[1]])] == ["1-assistant", "2-student"]
+    with pytest.raises(ModelError, match=r"w\.safetensors, so that there is nothing to train"):
+        teach(given, tmp_path / "t")
 
 
 def test_recipes_that_make_no_chain_are_refused(recipes, tmp_path):

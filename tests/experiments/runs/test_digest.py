@@ -117,6 +117,14 @@ def test_the_models_library_is_in_the_digest(monkeypatch, name, library):
     assert digest(recipe) != before
 
 
+def test_the_files_of_an_encoders_folder_are_in_the_digest(tmp_path):
+    model = {"name": "text-encoder", "options": {"path": str(tmp_path)}}
+    recipe = override(load_recipe("digits"), {"teacher.model": model})
+    before = digest(recipe)
+    (tmp_path / "config.json").write_text("{}")
+    assert digest(recipe) != before
+
+
 def test_libraries_of_a_teachers_folder(teacher, monkeypatch):
     """Those of code of one's own are known once it has run."""
     assert json.loads((teacher / "model.json").read_text())["libraries"] == {}

@@ -91,7 +91,7 @@ def test_from_a_table_to_values(cli, path, folder, teacher, tmp_path):
         "--set", f"student.targets.folder={store}",
     )  # fmt: skip
     assert code == 0, err
-    assert "RMSE to the teacher" in text
+    assert "the same to the teacher's values" in text
     results = results_of(run)
     measured = results["evaluation"]
     assert measured["r2"] > 0.5
@@ -139,6 +139,10 @@ def test_predictions_need_the_columns(cli, folder, teacher, tmp_path):
     code, _, err = cli("evaluate", str(teacher), "--data", str(tmp_path / "x.csv"))
     assert code == 2
     assert "has no labels: give a data set's name, or a table with log price" in err
+    at = ("--data", str(tmp_path / "x.csv"), "--out", str(out), "--probabilities")
+    code, _, err = cli("predict", str(teacher), *at)
+    assert code == 2
+    assert "regression targets have no probabilities to write" in err
     (tmp_path / "y.csv").write_text("size\n1\n")
     code, _, err = cli(
         "predict", str(teacher), "--data", str(tmp_path / "y.csv"), "--out", str(out)

@@ -68,14 +68,16 @@ class JobResult:
 
     @property
     def collapsed(self) -> bool:
-        """Failed, or at most 1.5 times as accurate as chance; of values no better than their
-        mean."""
+        """Failed, or at most 1.5 times as accurate as chance; of values no better than their mean.
+        Other measures have no such limit."""
         if self.error is not None:
             return True
         accuracy = self.accuracy
         if self.measure == "R2":
             return accuracy is not None and accuracy <= 0
-        return accuracy is not None and bool(self.classes) and accuracy <= 1.5 / self.classes
+        if self.measure != "accuracy" or not self.classes:
+            return False
+        return accuracy is not None and accuracy <= 1.5 / self.classes
 
 
 JobResults = Mapping[Key, JobResult]

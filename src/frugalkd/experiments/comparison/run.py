@@ -137,8 +137,8 @@ def compare(
 def demo(
     out: StrPath, jobs: int = 2, on_event: Callable[[Event], None] | None = None
 ) -> dict[str, Any]:
-    """Compare the modes and three controls on scikit-learn's digits: :func:`compare` with its
-    arguments, result and errors."""
+    """Compare the modes, a cost and its two controls on scikit-learn's digits: :func:`compare` with
+    its arguments, result and errors."""
     recipe = load_recipe("digits")
     teachers = list(recipe.teachers)
     made = ComparisonRun(recipe, DEMO_ARMS, DEMO_SEEDS, out, teachers=teachers, on_event=on_event)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -124,7 +125,8 @@ def _row(
     evaluations = [run["evaluation"] for run in results.values() if run["evaluation"]]
     worst = "worst_class_accuracy"  # of classes alone
     rival = None if arm.budget is None else f"random@{arm.budget:g}"
-    budget = _share(results, list(ours), "samples_backpropagated", recipe)
+    by_seed = partial(_by_seed, results, list(ours))
+    budget = by_seed(partial(_share, recipe, "samples_backpropagated"))
     spent = [share for share in budget["values"] if share is not None]
     on_budget = arm.budget and all(abs(it / arm.budget - 1) <= BUDGET_TOLERANCE for it in spent)
     return {
@@ -140,8 +142,8 @@ def _row(
         "budget_asked": arm.budget,
         "own_budget": at_budgets and arm.budget is None and arm.name != reference,
         "on_budget": on_budget,
-        "cost": _cost(results, list(ours)),
-        "forwards": _share(results, list(ours), "student_forwards", recipe),
+        "cost": by_seed(cost_of),
+        "forwards": by_seed(partial(_share, recipe, "student_forwards")),
         "wall_ratio": mean_interval(_wall_ratios(ours, by_arm[reference])),
         "meters": _means([_apart(run) for run in results.values()]),
         "collapsed": sum(run.collapsed for run in ours.values()),
@@ -167,24 +169,21 @@ def _against(other: str | None, name: str, by_arm: Mapping[str, BySeed]) -> dict
     return mean_interval(differences(ours, theirs)[1])
 
 
-def _share(
-    results: Mapping[int, dict[str, Any]], seeds: Sequence[int], meter: str, recipe: Recipe
+def _by_seed(
+    results: Mapping[int, dict[str, Any]],
+    seeds: Sequence[int],
+    value: Callable[[dict[str, Any]], float | None],
 ) -> dict[str, Any]:
+    """A number of each run, and their mean where all are known."""
+    found = {seed: value(run) for seed, run in results.items()}
+    known = [each for each in found.values() if each is not None]
+    mean = _mean(known) if len(known) == len(found) else None
+    return {"mean": mean, "values": [found.get(seed) for seed in seeds]}
+
+
+def _share(recipe: Recipe, meter: str, run: Mapping[str, Any]) -> float:
     """A meter of rows as a fraction of full distillation over the recipe's epochs."""
-    epochs = recipe.student.training.epochs
-    shares = {
-        seed: run["meters"][meter] / (run["train_samples"] * epochs)
-        for seed, run in results.items()
-    }
-    return {"mean": _mean(list(shares.values())), "values": [shares.get(seed) for seed in seeds]}
-
-
-def _cost(results: Mapping[int, dict[str, Any]], seeds: Sequence[int]) -> dict[str, Any]:
-    """In epochs of full distillation; None where a run's is not known."""
-    costs = {seed: cost_of(run) for seed, run in results.items()}
-    known = [cost for cost in costs.values() if cost is not None]
-    mean = _mean(known) if len(known) == len(costs) else None
-    return {"mean": mean, "values": [costs.get(seed) for seed in seeds]}
+    return run["meters"][meter] / (run["train_samples"] * recipe.student.training.epochs)
 
 
 def cost_of(results: Mapping[str, Any]) -> float | None:

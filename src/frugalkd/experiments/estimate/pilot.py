@@ -124,7 +124,11 @@ class Trainee:
                 self.model(),
                 part.data,
                 teacher=part.targets,
-                sampling=Sampling(policy=policy, weights=weights),
+                sampling=Sampling(
+                    policy=policy,
+                    weights=weights,
+                    label_free=part.targets is not None and getattr(self.role, "label_free", False),
+                ),
                 objective=objective,
                 training=training,
                 seed=self.recipe.seed,

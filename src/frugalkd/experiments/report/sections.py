@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from frugalkd.errors import ReportError
+from frugalkd.experiments.comparison.statistics import MARGIN
 from frugalkd.experiments.comparison.summary import FIELDS
 from frugalkd.experiments.report import blocks, figures
 from frugalkd.experiments.report.blocks import (
@@ -41,6 +42,7 @@ from frugalkd.experiments.report.headline import (
     run_headline,
 )
 from frugalkd.experiments.runs.schema import (
+    MEASURES,
     ArmRecord,
     Comparison,
     FeaturesNote,
@@ -352,29 +354,11 @@ def _phases(rows: Sequence[tuple[str, dict[str, float]]]) -> list[Block]:
 def run_numbers(run: RunRecord) -> Table:
     """What a single run measured and cost."""
     meters, measured, fractions = run.meters, run.evaluation, {}
-    rows: list[Row] = []
-    if measured is not None:
-        fractions = {
-            "accuracy": measured.accuracy,
-            "accuracy of the worst class": measured.worst_class_accuracy,
-            "expected calibration error": measured.expected_calibration_error,
-            "agreement with the teacher": measured.teacher_agreement,
-        }
-        values = {
-            "R2": measured.r2,
-            "mean absolute error": measured.mae,
-            "root of the mean squared error": measured.rmse,
-            "the same to the teacher's values": measured.teacher_rmse,
-            "micro F1": measured.micro_f1,
-            "macro F1": measured.macro_f1,
-            "mean average precision": measured.mean_average_precision,
-            "perplexity": measured.perplexity,
-            "KL to the teacher, nats a token": measured.teacher_kl,
-        }
-        distance, ranks = measured.mean_cosine_distance, measured.pairwise_spearman
-        rows = [["mean of 1 - cosine to the teacher", amount(distance, 4)]] * (distance is not None)
-        rows += [["rank correlation of pairs with the teacher's", amount(ranks, 4)]] * bool(ranks)
-        rows += [[name, amount(value, 4)] for name, value in values.items() if value is not None]
+    rows: list[Row] = [
+        [words, fraction(value) if share else amount(value, 4)]
+        for field, (words, share) in MEASURES.items()
+        if (value := getattr(measured, field, None)) is not None
+    ]
     if run.teacher is not None and run.teacher.evaluation is not None:
         fractions["the teacher's accuracy"] = run.teacher.evaluation.accuracy
     fractions["samples backpropagated, of full training"] = run.budget
@@ -512,6 +496,9 @@ def compare_command(comparison: Comparison) -> str:
     for claim in comparison.claims:
         sign = ">=" if claim.claim == "no worse" else ">"
         words += ["--claim", f"{claim.arm} {sign} {claim.against}"]
+    for margin in {claim.margin for claim in comparison.claims}:  # of the command line: one of all
+        if margin not in (None, MARGIN):
+            words += ["--margin", f"{100 * margin:g}"]
     return shlex.join([*words, "--out", "runs/comparison"])
 
 

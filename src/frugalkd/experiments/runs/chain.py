@@ -52,7 +52,8 @@ def stages_of(recipes: Sequence[Recipe], *, taught: bool = False) -> list[Stage]
             raise RecipeError(
                 f"recipes {before.name} and {after.name} differ in data: a chain has one data set"
             )
-    stages = [] if taught else [Stage("1-teacher", "teach", recipes[0])]
+    given = taught or recipes[0].teacher.weights is not None
+    stages = [] if given else [Stage("1-teacher", "teach", recipes[0])]
     for place, recipe in enumerate(recipes, start=1):
         name = "student" if place == len(recipes) else "assistant"
         stages.append(Stage(f"{len(stages) + 1}-{name}", "distill", recipe))

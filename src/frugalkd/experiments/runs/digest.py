@@ -16,7 +16,7 @@ from frugalkd.language.models import place_of
 from frugalkd.models.export import WEIGHTS
 from frugalkd.models.identity import TORCH, versions
 from frugalkd.models.initial import PRETRAINED, weights_file
-from frugalkd.models.libraries import library_of
+from frugalkd.models.libraries import ENCODERS, library_of
 from frugalkd.models.saved import CARD, card_beside
 from frugalkd.teachers.store import FILE as STORE
 from frugalkd.teachers.store import read_header
@@ -30,6 +30,9 @@ def run_digest(kind: str, recipe: Recipe, teacher: Path | None, ledger: Path | N
     taught: dict[str, Any] = {}
     if teacher is not None:
         taught = teacher_files(teacher)
+        if kind == "distill" and "precision" not in taught:  # it runs as the recipe says
+            training = recipe.teacher.training
+            taught["precision"] = training.precision, training.channels_last
     elif kind == "distill":
         taught = pretrained(recipe)
     if ledger is not None:
@@ -59,7 +62,7 @@ def what_decides(kind: str, recipe: Recipe, *, taught: bool) -> dict[str, Any]:
                 del part[name]
         if role["dynamics"] is usual:
             del role["dynamics"]
-        _resolve_model(role["model"])
+        resolve_model(role["model"])
     for gate in (teacher["policy"], student["policy"], student["regulation"]):
         if gate and gate.get("label_noise") in ("off", 0):  # YAML reads off as false
             del gate["label_noise"]
@@ -86,11 +89,15 @@ def _resolve_labels(data: dict[str, Any]) -> None:
             data[key] = _digest(Path(data[key]))
 
 
-def _resolve_model(model: dict[str, Any]) -> None:
-    """In place of a file of weights its digest, and the version of the library."""
+def resolve_model(model: dict[str, Any]) -> None:
+    """In place of a file of weights its digest; the digests of the files that a model of
+    transformers begins with, and the version of the library."""
     if model["init_weights"] and (file := weights_file(model["init_weights"])).is_file():
         model["init_weights"] = _digest(file)
-    if model["name"] == "causal-lm" and isinstance(path := model["options"].get("path"), str):
+    path = model["options"].get("path")
+    if isinstance(path, str) and (
+        model["name"] == "causal-lm" or (model["name"] in ENCODERS and Path(path).is_dir())
+    ):
         model["files"] = _of_transformers(path)
     if built_by := versions(library_of(model["name"] or model["path"])):
         model["libraries"] = built_by
@@ -107,7 +114,7 @@ def _resolve_teacher(one: dict[str, Any]) -> None:
         about = {name: value for name, value in header.about.items() if name != TORCH}
         one["store"] = {**about, "views": header.views, **header.encoding.settings}
     if one["model"] is not None:
-        _resolve_model(one["model"])
+        resolve_model(one["model"])
 
 
 def teacher_files(folder: Path) -> dict[str, Any]:

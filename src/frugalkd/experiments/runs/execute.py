@@ -47,7 +47,6 @@ from frugalkd.language.named import save_causal, tokenizer_of
 from frugalkd.ledger.ledger import Ledger, ledger_file
 from frugalkd.models.export import WEIGHTS
 from frugalkd.models.identity import libraries_of, warn_of_torch
-from frugalkd.models.initial import PRETRAINED
 from frugalkd.models.saved import write_model_card
 from frugalkd.objectives.criterion import check_paths
 from frugalkd.outputs import OUTPUTS
@@ -84,10 +83,10 @@ def teach(
         FrugalKDError: with one line; see the subclasses.
     """
     role = recipe.teacher
-    if role.weights == PRETRAINED:
+    if role.weights is not None:
         raise ModelError(
-            "teacher.weights is pretrained, so that there is nothing to train: run 'frugalkd "
-            "distill', which needs no --teacher"
+            f"teacher.weights is {role.weights}, so that there is nothing to train: run 'frugalkd "
+            "distill', which needs no --teacher, or set it to null"
         )
 
     def train(context: RunContext, keywords: dict[str, Any]) -> tuple[Run, dict[str, Any]]:

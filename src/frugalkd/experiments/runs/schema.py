@@ -90,6 +90,27 @@ class Evaluation(Record):
         return quality_of(self.model_dump())
 
 
+MEASURES: dict[str, tuple[str, bool]] = {
+    "mean_cosine_distance": ("mean of 1 - cosine to the teacher", False),
+    "pairwise_spearman": ("rank correlation of pairs with the teacher's", False),
+    "r2": ("R2", False),
+    "mae": ("mean absolute error", False),
+    "rmse": ("root of the mean squared error", False),
+    "teacher_rmse": ("the same to the teacher's values", False),
+    "macro_f1": ("macro F1", True),
+    "micro_f1": ("micro F1", True),
+    "mean_average_precision": ("mean average precision", True),
+    "perplexity": ("perplexity", False),
+    "teacher_kl": ("KL to the teacher, nats a token", False),
+    "accuracy": ("accuracy", True),
+    "worst_class_accuracy": ("accuracy of the worst class", True),
+    "expected_calibration_error": ("expected calibration error", True),
+    "teacher_agreement": ("agreement with the teacher", True),
+}
+"""Fields of :class:`Evaluation` in the order in which they are shown: what they are called, and
+whether in percent."""
+
+
 def quality_of(evaluation: Mapping[str, Any] | None) -> tuple[str, float | None]:
     """As of :class:`Evaluation`, from plain values; None where nothing was measured."""
     measured = evaluation or {}
@@ -442,7 +463,7 @@ class RunsDone(Record):
 
 
 class Comparison(Record):
-    """comparison.json: arms over seeds. Reports read schema 1, too."""
+    """comparison.json: arms over seeds."""
 
     schema_: Literal[2] = Field(2, alias="schema")
     reference: str = Field(description="the arm of ratios and differences")

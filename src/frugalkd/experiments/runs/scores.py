@@ -17,7 +17,7 @@ from frugalkd.data.images import Pictures
 from frugalkd.distributed.ranks import Ranks
 from frugalkd.errors import RunFolderError
 from frugalkd.experiments.recipes.schema import Recipe, Role
-from frugalkd.experiments.runs.digest import digest_of
+from frugalkd.experiments.runs.digest import digest_of, resolve_model
 from frugalkd.experiments.runs.from_recipe import STORE_SEED, RunContext, make_model, place_for
 from frugalkd.experiments.runs.progress import Eta
 from frugalkd.experiments.scoring import score, trainings
@@ -107,10 +107,14 @@ def _made_of(recipe: Recipe, role: Role, scoring: Scoring, data: Dataset) -> dic
     """All that decides the scores, plain values: neither the objective nor the teacher."""
     training = role.model_dump(mode="json")["training"]
     del training["epochs"], training["fsdp"]
+    model = role.model.model_dump(mode="json")
+    path = model["options"].get("path")
+    if model["init_weights"] or (isinstance(path, str) and Path(path).is_dir()):
+        resolve_model(model)
     return {
         "scoring": asdict(scoring),
         "seed": STORE_SEED,
-        "model": role.model.model_dump(mode="json"),
+        "model": model,
         "training": training,
         "data": recipe.data.model_dump(mode="json", exclude={"root"}),
         "threads": recipe.threads,

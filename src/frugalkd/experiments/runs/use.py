@@ -24,7 +24,7 @@ from frugalkd.data.images import ENDINGS, decoded, require_pillow
 from frugalkd.data.named import read_columns, read_lines
 from frugalkd.data.samples import located
 from frugalkd.data.table import learned, read_table, table_file
-from frugalkd.errors import AccessRefused, DataError, ModelError, few, nearest
+from frugalkd.errors import AccessRefused, DataError, ModelError, SettingError, few, nearest
 from frugalkd.experiments.runs.folder import head_alone, read_results, results_of, trained_in
 from frugalkd.experiments.runs.from_recipe import data_of_run
 from frugalkd.experiments.runs.schema import section
@@ -199,16 +199,21 @@ def predict_to_csv(
     """Classify, or embed, ``data`` (a data set's name; a folder of pictures, an .npy file; for a
     model of texts a .txt or .parquet file) into a CSV file. Columns: sample, class, name,
     confidence, label where the data have it, one probability a class on request, and error, why a
-    picture cannot be read: all else but its name is then empty. Of embeddings and of regression:
-    sample, their values, the labels, and error; of several labels: sample, labels, wanted, a
-    probability each on request, and error. A table is a .csv, .parquet or .npz file.
+    picture cannot be read: all else but its name and label is then empty. Of embeddings and of
+    regression: sample, their values, the labels, and error; of several labels: sample, labels,
+    wanted, a probability each on request, and error. A table is a .csv, .parquet or .npz file.
 
     Raises:
         ImportRefused, RunFolderError, ModelError, DataError: as in :func:`evaluate_run`; DataError
             too where no picture at all can be read.
+        SettingError: ``with_probabilities`` where the outputs are none.
         WriteFailed: ``out`` cannot be written.
     """
     loaded = load_run(run, allowed)
+    if with_probabilities and loaded.output.name not in ("one-class", "several-labels"):
+        raise SettingError(
+            f"{loaded.output.plural} have no probabilities to write: leave out --probabilities"
+        )
     if loaded.output.name == "tokens":
         return _generated(run, loaded, data, named_file(out), allowed)
     found = _predictions(run, loaded, data, allowed)
