@@ -125,6 +125,40 @@ def test_a_part_of_the_positions_is_always_the_same(tmp_path, tokenizer):
     assert torch.equal(labels[kept], all_labels[kept])
 
 
+@pytest.mark.parametrize("part", [0.3, 0.5, 1.0])
+def test_each_visit_learns_another_part_of_the_rows(corpus, part):
+    drawn, ids = corpus.drawn(part, seed=3), np.arange(len(corpus))[::-1]
+    counts = np.ceil(part * corpus.row_counts(ids)).astype(int).tolist()
+    assert drawn.row_counts(ids).tolist() == counts
+    assert drawn.rows == sum(counts)
+    seen, how_often = set(), np.zeros(corpus.rows)
+    for view in range(20):
+        views = np.full_like(ids, view)
+        labels, all_labels = (each.batch(ids, views)["labels"] for each in (drawn, corpus))
+        kept = labels != -100
+        assert kept.sum(dim=1).tolist() == counts
+        assert torch.equal(labels[kept], all_labels[kept])
+        numbers = torch.full_like(labels, -1)
+        numbers[all_labels != -100] = torch.from_numpy(corpus.rows_of(ids))
+        rows = drawn.rows_of(ids, views)
+        assert numbers[kept].tolist() == rows.tolist()
+        alone = [drawn.rows_of(ids[at : at + 1], views[at : at + 1]) for at in range(len(ids))]
+        assert np.concatenate(alone).tolist() == rows.tolist()
+        seen.add(tuple(rows.tolist()))
+        how_often[rows] += 1
+    assert len(seen) == (20 if part < 1 else 1)
+    assert how_often.std() < 1.1 * (20 * part * (1 - part)) ** 0.5 + 1e-9, "a binomial"
+    assert (drawn.digest() == corpus.digest()) == (part == 1)
+    assert drawn.digest() != corpus.drawn(part, seed=4).digest() or part == 1
+    drawn.verify()
+
+
+@pytest.mark.parametrize("part", [0.0, 1.1, "a half"])
+def test_an_impossible_part_of_the_rows_is_refused(corpus, part):
+    with pytest.raises(SettingError):
+        corpus.drawn(part)
+
+
 def test_a_corpus_is_made_once(tmp_path, tokenizer, monkeypatch):
     first = made(tmp_path, tokens_of(3, 4), tokenizer)
     monkeypatch.setattr(corpus_module, "_write_tokens", None)

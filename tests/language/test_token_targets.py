@@ -100,6 +100,25 @@ def test_views_are_other_draws(teacher, corpus, tmp_path):
     assert stored.store.count() == 2 * corpus.rows
 
 
+def test_a_store_of_all_rows_serves_those_of_a_visit(teacher, corpus, tmp_path):
+    drawn = corpus.drawn(0.5, seed=1)
+    whole = fill(teacher, corpus, tmp_path / "s", views=2)
+    again = fill(teacher, drawn, tmp_path / "s", views=2)
+    assert again.tokens == 0, "a draw is of the training, not of the store"
+    assert again.views is None
+    ids, views = np.array([5, 0, 1]), np.array([3, 0, 2])
+    data = drawn.batch(ids, views)
+    everything = whole.fetch(ids, views % 2, corpus.batch(ids, views))
+    place = np.searchsorted(corpus.rows_of(ids[:1]), drawn.rows_of(ids[:1], views[:1]))
+    some = again.fetch(ids, views, data)
+    live = LiveTokens(teacher, drawn).fetch(ids, views, data)
+    assert len(some) == len(live) == drawn.row_counts(ids).sum()
+    assert torch.equal(some.part(slice(0, len(place))).classes, everything.classes[place])
+    for targets, dataset in ((whole, drawn), (again, corpus), (again, corpus.drawn(0.5, seed=2))):
+        with pytest.raises(TargetsError, match="of other rows than the training's"):
+            targets.check(dataset)
+
+
 class Killed(BaseException):
     """Not even a handler of errors sees it."""
 

@@ -5,11 +5,21 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.utils import parameters_to_vector
 
-from frugalkd import KD, Checkpointing, Optimizer, RunOptions, Training, distill, train_teacher
+from frugalkd import (
+    KD,
+    Checkpointing,
+    Optimizer,
+    RunOptions,
+    Schedule,
+    Training,
+    distill,
+    train_teacher,
+)
 from frugalkd.errors import (
     FrugalKDError,
     SelectionMisuse,
@@ -18,7 +28,15 @@ from frugalkd.errors import (
     TargetsError,
     UnsupportedData,
 )
-from frugalkd.language import StoredTokens, tiny_model, tiny_splits, tiny_tokenizer, tokenize_corpus
+from frugalkd.language import (
+    CausalModel,
+    StoredTokens,
+    tiny_model,
+    tiny_splits,
+    tiny_tokenizer,
+    token_loss,
+    tokenize_corpus,
+)
 from frugalkd.policies import Sampling
 from toys import same_columns
 
@@ -87,6 +105,29 @@ def test_a_teacher_is_trained_and_distilled(corpus, tmp_path):
     again = distill(model(), corpus, teacher=kept, **given)
     assert again.evaluation is not None
     assert math.isclose(again.evaluation["perplexity"], small.evaluation["perplexity"], rel_tol=0.1)
+
+
+def test_half_of_the_positions_are_half_of_the_tokens(corpus, stored):
+    drawn = corpus.drawn(0.5)
+    targets = StoredTokens(stored.store.folder, drawn)
+    training = Training(epochs=2, batch_size=20, optimizer=SGD, schedule=Schedule("constant"))
+    student = model().double()
+    run = distill(student, drawn, teacher=targets, training=training, device="cpu")
+    assert run.meters.tokens_backpropagated == 2 * drawn.rows < 2 * corpus.rows
+    assert run.meters.samples_backpropagated == 2 * len(corpus)
+    by_hand, ids = model().double(), np.arange(len(corpus))
+    parts, kd = CausalModel(by_hand, corpus.vocabulary), KD(temperature=1.0)
+    optimizer = torch.optim.SGD(by_hand.parameters(), lr=0.5)
+    for view in range(2):
+        data, views = drawn.batch(ids, ids * 0 + view), ids * 0 + view
+        token_loss(
+            parts, parts.states(data), parts.labels(data), targets.fetch(ids, views, data), kd,
+            tokens=drawn.rows,
+        ).loss.backward()  # fmt: skip
+        optimizer.step()
+        optimizer.zero_grad()
+    change = weights(student) - weights(model().double())
+    assert (weights(student) - weights(by_hand)).norm() < 1e-6 * change.norm()
 
 
 def test_a_run_resumes_in_the_middle_of_an_epoch(corpus, stored, tmp_path):

@@ -5,6 +5,7 @@ Format: docs/language.md.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -32,12 +33,12 @@ from frugalkd.language.documents import Document, Part, Renderer, read_rows, tok
 from frugalkd.outputs.tokens import IGNORED
 from frugalkd.policies.policy import Ids
 from frugalkd.runtime import draws
-from frugalkd.runtime.settings import check_bounds, check_integer, check_types
+from frugalkd.runtime.settings import check_bounds, check_integer, check_seed, check_types
 
 FILE = "header.json"
 FORMAT, SCHEMA = "frugalkd-corpus", 1
 
-_STREAM = draws.stream("positions that are learned")
+_STREAM, _VISITS = draws.stream("positions that are learned"), draws.stream("positions of a visit")
 _AT_ONCE = 1 << 22
 """Tokens that are in memory at a time."""
 _TYPES = {"loss": "|u1", "documents": "<i8", "blocks": "<i8", "rows": "<i8"}
@@ -78,6 +79,21 @@ class Corpus(Dataset[TokenBatch]):
         self._arrays: dict[str, NDArray] = {}
         for name, (kind, count) in _layout(self._header).items():
             self._arrays[name] = _mapped(self.folder / f"{name}.bin", kind, count)
+        self.draw: tuple[float, int] = (1.0, 0)
+        """The part of the rows that a visit learns, and the seed (:meth:`drawn`)."""
+        self.whole: Corpus = self
+        """The corpus of which all rows are learned."""
+
+    def drawn(self, part: float, seed: int = 0) -> Corpus:
+        """The same blocks, of which each visit learns another ``part`` of the rows, in (0, 1]: of n
+        rows of a block ceil(part n), at random, a function of (seed, block, view). What is not
+        learned is no row of a batch: it has no logits, no loss, and is not read from a store."""
+        check_types(part=(part, float | int))
+        check_bounds("in (0, 1]", part=part)
+        made = copy.copy(self)
+        made.draw = (float(part), check_seed(seed))
+        made.rows = int(made.row_counts(np.arange(len(self))).sum())
+        return made
 
     def __len__(self) -> int:
         return self._blocks
@@ -101,6 +117,8 @@ class Corpus(Dataset[TokenBatch]):
         tokens = np.where(known, self._arrays["tokens"][places], self._header["padding"])
         tokens = tokens.astype(np.int64)
         learned = known & (self._arrays["loss"][places] != 0)
+        if self.draw[0] < 1:
+            learned[learned] = self._drawn(ids, views)
         documents = self._arrays["documents"]
         before = np.searchsorted(documents, places, side="right")
         starts = np.where(before > 0, documents[np.maximum(before - 1, 0)], 0)
@@ -130,26 +148,46 @@ class Corpus(Dataset[TokenBatch]):
         """What items of this corpus, or of another one of its tokenizer, are as a batch."""
         return self.join([{name: part[None] for name, part in row.items()} for row in rows])
 
-    def rows_of(self, ids: Any) -> Ids:
-        """int64 (rows,), the numbers of the rows of the blocks ``ids``, block by block: those of
-        ``labels != -100`` in a batch of these. Raises IndexError."""
-        begins, ends = self._spans("rows", ids)
-        counts = ends - begins
-        return np.arange(int(counts.sum())) + np.repeat(ends - np.cumsum(counts), counts)
+    def rows_of(self, ids: Any, views: Any = 0) -> Ids:
+        """int64 (rows,), the numbers of the rows of the blocks ``ids`` in these ``views``, block by
+        block: those of ``labels != -100`` in a batch of these. Raises IndexError."""
+        rows, _ = self._all_rows(ids)
+        return rows if self.draw[0] == 1 else rows[self._drawn(ids, views)]
 
     def row_counts(self, ids: Any) -> Ids:
         """int64 (B,), rows of each of the blocks ``ids``. Raises IndexError."""
         begins, ends = self._spans("rows", ids)
-        return ends - begins
+        return np.ceil((ends - begins) * self.draw[0]).astype(np.int64)
+
+    def _all_rows(self, ids: Any) -> tuple[Ids, Ids]:
+        """The rows of the blocks, whether a visit learns them or not, and how many each has."""
+        begins, ends = self._spans("rows", ids)
+        counts = ends - begins
+        return np.arange(int(counts.sum())) + np.repeat(ends - np.cumsum(counts), counts), counts
+
+    def _drawn(self, ids: Any, views: Any) -> NDArray[np.bool_]:
+        """Which of all rows of the blocks are learned in these views."""
+        rows, counts = self._all_rows(ids)
+        block = np.repeat(np.arange(len(counts)), counts)
+        view = np.broadcast_to(np.asarray(views, dtype=np.int64), counts.shape)[block]
+        order = np.lexsort((draws.hash64(self.draw[1], _VISITS, rows, view), block))
+        place = np.empty_like(order)
+        place[order] = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return place < self.row_counts(ids)[block]
 
     def digest(self) -> str:
         """SHA-256 (hex) of all tokens, of which are learned, and of documents and blocks, as they
-        were when the corpus was made (:meth:`verify`)."""
-        return self._header["digest"]
+        were when the corpus was made (:meth:`verify`); with a draw, of that too."""
+        made = self._header["digest"]
+        return (
+            made
+            if self.draw[0] == 1
+            else hashlib.sha256(f"{made} {self.draw}".encode()).hexdigest()
+        )
 
     def verify(self) -> None:
         """Raises DataError unless the files are still those of :meth:`digest`. Reads all."""
-        if _digest(self._arrays) != self.digest():
+        if _digest(self._arrays) != self._header["digest"]:
             raise DataError(f"{self.folder} is damaged: delete it and tokenise again")
 
     def _spans(self, name: str, ids: Any) -> tuple[Ids, Ids]:

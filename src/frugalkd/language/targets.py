@@ -86,8 +86,14 @@ class _Tokens(Targets):
         """Each row of a block has its own."""
 
     def check(self, dataset: Dataset) -> None:
-        if not isinstance(dataset, Corpus) or dataset.digest() != self.corpus.digest():
-            raise TargetsError(f"these soft targets belong to another corpus, {self.corpus.folder}")
+        own = self.corpus
+        if not isinstance(dataset, Corpus) or dataset.whole.digest() != own.whole.digest():
+            raise TargetsError(f"these soft targets belong to another corpus, {own.folder}")
+        if dataset.draw != own.draw:
+            raise TargetsError(
+                "these soft targets are of other rows than the training's: give them the corpus "
+                "that is trained on, drawn as it is"
+            )
 
 
 @final
@@ -126,7 +132,7 @@ class LiveTokens(_Tokens):
     def about(self) -> dict[str, str]:
         """What decides its outputs, by name; computed at each access, from all weights."""
         about = {**identity(self.model.model), "precision": self.precision}
-        digest = self.corpus.digest()
+        digest = self.corpus.whole.digest()
         return {**about, TOKENS: digest, **this_torch()}
 
     def fetch(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -174,10 +180,12 @@ class StoredTokens(_Tokens):
         self.store = Store(named(folder), kind=TokenHeader)
         header = self.store.header
         self.about = dict(header.about)
-        self.views, self.temperature = header.views, header.encoding.temperature
+        # Draws of rows are of a visit, whatever draw of the teacher's distributions it gets.
+        self.views = header.views if corpus.draw[0] == 1 else None
+        self.temperature = header.encoding.temperature
         self.knows_top, self.keeps = header.encoding.knows_top, header.encoding.keeps
         self._encoding = _of_tokens(header.encoding)
-        if differences(self.about, {TOKENS: corpus.digest()}, str(folder)):
+        if differences(self.about, {TOKENS: corpus.whole.digest()}, str(folder)):
             raise TargetsError(
                 f"{folder} belongs to another corpus than {corpus.folder}, whose {TOKENS} differ "
                 "(another text, chat template, tokenizer or length of blocks): fill it again"
@@ -220,10 +228,11 @@ class StoredTokens(_Tokens):
         check_types(encoding=(encoding, TokenEncoding))
         live = teacher if isinstance(teacher, LiveTokens) else LiveTokens(teacher, corpus)
         live.check(corpus)
-        corpus.verify()
+        whole = corpus.whole
+        whole.verify()
         device, ranks, folder = check_device(device), options.ranks or Ranks(), named(folder)
         shards, write = shards_of(folder, ranks, options.shard, TokenHeader)
-        header = TokenHeader(corpus.rows, views, corpus.vocabulary, encoding, live.about, shards)
+        header = TokenHeader(whole.rows, views, whole.vocabulary, encoding, live.about, shards)
         _ = header.record  # raises where the encoding cannot have so many tokens
         if options.on_create is not None and not (folder / FILE).exists():
             options.on_create(header)
@@ -232,7 +241,7 @@ class StoredTokens(_Tokens):
         store = Store(folder, write=write, wait=options.shard is None, kind=TokenHeader)
         with closing(store):
             try:
-                _fill(live, store, batch_size, device, write, options)
+                _fill(live, whole, store, batch_size, device, write, options)
             finally:
                 store.sync()
         now = live.queries, live.tokens, live.seconds
@@ -257,10 +266,9 @@ class StoredTokens(_Tokens):
         return label_logs_of(records), entropy_of(records)
 
     def _records(self, ids: Ids, views: Ids) -> NDArray[np.void]:
-        ids, views = np.asarray(ids), np.asarray(views) % self.store.header.views
-        return self.store.records(
-            self.corpus.rows_of(ids), np.repeat(views, self.corpus.row_counts(ids))
-        )
+        ids, views = np.asarray(ids), np.asarray(views)
+        each = np.repeat(views % self.store.header.views, self.corpus.row_counts(ids))
+        return self.store.records(self.corpus.rows_of(ids, views), each)
 
 
 def _of_tokens(encoding: Format) -> TokenEncoding:
@@ -270,13 +278,14 @@ def _of_tokens(encoding: Format) -> TokenEncoding:
 
 def _fill(
     live: LiveTokens,
+    corpus: Corpus,
     store: Store,
     batch_size: int,
     device: torch.device,
     write: Sequence[int] | None,
     options: FillOptions,
 ) -> None:
-    corpus, header, encoding = live.corpus, store.header, _of_tokens(store.header.encoding)
+    header, encoding = store.header, _of_tokens(store.header.encoding)
     draws = range(header.views)
     batches = []
     for start in range(0, len(corpus), batch_size):

@@ -118,6 +118,20 @@ def test_a_second_student_runs_the_teacher_no_more(recipe, teacher, tmp_path):
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.parametrize("kind", ["stored", "live"])
+def test_a_recipe_learns_a_part_of_the_positions(recipe, teacher, tmp_path, kind):
+    half = override(recipe, {"student.positions": 0.5, "student.targets.kind": kind})
+    results, data = distill_run(half, tmp_path / "s", teacher=teacher), blocks_of(recipe)
+    assert results["meters"]["samples_backpropagated"] == len(data.train)
+    assert results["meters"]["tokens_backpropagated"] == data.train.drawn(0.5).rows
+    assert results["evaluation"]["tokens"] == data.eval_dataset.rows
+    if kind == "stored":
+        assert results["targets"]["rows"] == data.train.rows
+    one = override(recipe, {"student.positions": 1.0})
+    digests = [run_digest("distill", each, teacher) for each in (recipe, one, half)]
+    assert digests[0] == digests[1] != digests[2]
+
+
 def test_a_run_is_distill_from_python(recipe, teacher, tmp_path):
     live = override(recipe, {"student.targets.kind": "live"})
     distill_run(live, tmp_path / "s", teacher=teacher)
@@ -251,6 +265,15 @@ def test_arms_are_compared(cli, path, tmp_path):
             "options.config is for new weights",
         ),
         (["data.name=digits", "data.options={}"], "head+tail is for the tokens of a corpus"),
+        (
+            [
+                "data.name=digits",
+                "data.options={}",
+                "student.targets.encoding=float16",
+                "student.positions=0.5",
+            ],
+            "student.positions is for the tokens of a corpus",
+        ),
     ],
 )
 def test_a_recipe_that_cannot_be(path, settings, message):

@@ -446,6 +446,10 @@ class StudentRole(Role):
     label_free: bool = Field(
         False, description="use the teacher's top class in place of the training set's labels"
     )
+    positions: float = Field(
+        1.0, gt=0, le=1,
+        description="of a corpus: the part of a block's rows that each visit learns, drawn anew",
+    )  # fmt: skip
     targets: TargetsRole = Field(default_factory=lambda: TargetsRole.model_validate({}))
     teachers: Several | None = Field(None, description="several teachers in the place of one")
 
@@ -640,6 +644,8 @@ class Recipe(Strict):
                 raise ValueError(
                     f"student.targets.encoding {encoding} is for the tokens of a corpus"
                 )
+            if student.positions != 1:
+                raise ValueError("student.positions is for the tokens of a corpus")
             return self
         policies = {"student": student.chosen_policy}
         if self.teacher.weights is None:

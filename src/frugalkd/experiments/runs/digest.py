@@ -68,6 +68,8 @@ def what_decides(kind: str, recipe: Recipe, *, taught: bool) -> dict[str, Any]:
             del gate["label_noise"]
     for one in (student["teachers"] or {"of": {}})["of"].values():
         _resolve_teacher(one)
+    if student["positions"] == 1:
+        del student["positions"]
     student["targets"].pop("folder")  # the other fields determine its content
     if student["targets"]["record_bytes"] == RECORD_BYTES:
         del student["targets"]["record_bytes"]

@@ -211,6 +211,9 @@ def _execute(
             _start_trackers(tracking, recipe, kind, digest, folder)
         run_data = make_data(recipe, role.augment, view_seed)
         data = data_digests(run_data)
+        if kind == "distill" and isinstance(run_data.train, Corpus):
+            drawn = run_data.train.drawn(recipe.student.positions, recipe.seed)
+            run_data = replace(run_data, train=drawn)
         ranks.check_same_inputs(
             lambda: {"recipe": digest, "data": data["train"], "held-out data": data["held_out"]}
         )

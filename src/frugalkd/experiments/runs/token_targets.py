@@ -93,7 +93,7 @@ def conclude_tokens(
     model, meters, held_out = live.model.model, run.meters, context.run_data.eval_dataset
     if isinstance(opened, StoredTokens):  # those of stopped processes too, by the mean block
         filled = context.folder.notes().queries_of.get(ONE, 0)
-        meters.token_queries += round(filled * live.corpus.rows / len(live.corpus))
+        meters.token_queries += round(filled * live.corpus.whole.rows / len(live.corpus))
     precision = partial(autocast, model, live.precision)
     row = flops_of_data(model, live.corpus, device_of(model), None, precision, backward=False)
     meters.flops["teacher_forward"] = row["forward"] * meters.teacher_queries
