@@ -100,6 +100,11 @@ def test_a_teacher_is_trained_and_distilled(corpus, tmp_path):
     assert small.evaluation["teacher_kl"] < 0.5
     assert small.evaluation["tokens"] == corpus.rows
     assert small.meters.token_queries == 6 * corpus.rows
+    flops = small.meters.flops
+    assert flops["teacher_forward"] > flops["student_forward"] > 0
+    cost = small.meters.cost(len(corpus))["epochs"]
+    assert cost is not None
+    assert cost > 6, "the teacher ran live"
     assert small.output == "tokens"
     kept = StoredTokens.fill(large.model, corpus, tmp_path / "s")
     again = distill(model(), corpus, teacher=kept, **given)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, final
 
@@ -111,7 +111,7 @@ class LiveTokens(_Tokens):
         ModelError, TargetsError: as :class:`CausalModel`, and its ``check``.
     """
 
-    phase = "teacher"
+    phase, own_forward = "teacher", False
 
     def __init__(
         self,
@@ -135,17 +135,31 @@ class LiveTokens(_Tokens):
         digest = self.corpus.whole.digest()
         return {**about, TOKENS: digest, **this_torch()}
 
+    @property
+    def teacher(self) -> nn.Module:
+        return self.model.model
+
+    @property
+    def live_teachers(self) -> Mapping[str, Any]:
+        return {"teacher": self}
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return autocast(self.teacher, self.precision)
+
+    def run(self, data: Any, ids: Ids | None = None) -> Tensor:
+        """The last hidden states of the rows of a batch; not counted as a query."""
+        with inference_mode(self.teacher), self.autocast():
+            return self.model.exact_states(data)
+
     def fetch(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, ids: Ids, views: Ids, data: Any
     ) -> LiveRows:
-        started, model = time.perf_counter(), self.model.model
-        with inference_mode(model):
-            try:
-                with autocast(model, self.precision):
-                    states = self.model.exact_states(data)
-            except Exception as error:
-                blame(error, ModelError, f"the teacher fails on blocks {few(ids.tolist())}")
-            rows = LiveRows(states, *self.model.weights())
+        started = time.perf_counter()
+        try:
+            states = self.run(data)
+        except Exception as error:
+            blame(error, ModelError, f"the teacher fails on blocks {few(ids.tolist())}")
+        rows = LiveRows(states, *self.model.weights())
         self.queries += len(ids)
         self.tokens += len(rows)
         self.seconds += time.perf_counter() - started

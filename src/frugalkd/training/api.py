@@ -29,7 +29,6 @@ from frugalkd.language.corpus import Corpus
 from frugalkd.language.criterion import TokenCriterion, check_held_out_corpus, token_targets
 from frugalkd.language.evaluation import measure_tokens
 from frugalkd.language.loss import check_token_objective
-from frugalkd.language.targets import LiveTokens
 from frugalkd.ledger.ledger import Ledger
 from frugalkd.models.flops import flops_of_call, flops_of_data
 from frugalkd.models.origin import note_origin, trained_on
@@ -216,8 +215,6 @@ def distill(
     if training.precision != "bf16":
         advice += ", or set precision: bf16"
     rows = f"batches of {training.batch_size} (screenings of {training.screen_batch})"
-    if isinstance(targets, LiveTokens):
-        targets.model.model.to(accelerator.device)
     with (
         memory_for(rows, advice),
         placed(student, targets, training, accelerator.device, ranks) as (model, take_back),
