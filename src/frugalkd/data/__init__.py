@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -41,13 +41,15 @@ DATA: dict[str, Callable[..., Splits]] = {
 }
 
 
-def check_data(name: str, options: Collection[str], known: Collection[str] = DATA) -> None:
-    """Checks the name of a data set and its options, and reads nothing. Raises UnknownName, whose
-    message has the nearest of the ``known``; DataError where it takes no such option."""
-    if name not in DATA:
+def check_data(
+    name: str, options: Collection[str], known: Mapping[str, Callable[..., Any]] = DATA
+) -> None:
+    """Checks the name of a data set, a key of ``known``, and its options, and reads nothing. Raises
+    UnknownName, whose message has the nearest names; DataError where it takes no such option."""
+    if name not in known:
         raise UnknownName("data set", name, known)
     what = f"data set {name!r}"
-    check_options(DATA[name], options, fixed={"root"}, what=what, error=DataError)
+    check_options(known[name], options, fixed={"root"}, what=what, error=DataError)
 
 
 def load_data(

@@ -20,6 +20,7 @@ from frugalkd.language.documents import FILES, Part
 from frugalkd.language.models import causal_from, cut_layers, load_tokenizer, place_of
 from frugalkd.language.tiny import tiny_model, tiny_splits, tiny_tokenizer
 from frugalkd.models.export import WEIGHTS, save_model, saves_itself
+from frugalkd.models.libraries import ENCODERS
 from frugalkd.runtime.imports import make_object
 from frugalkd.runtime.settings import check_integer, check_types
 
@@ -109,17 +110,20 @@ def tokenizer_of(name: str | None, options: dict[str, Any]) -> Any:
     return load_tokenizer(path) if (path := options.get("tokenizer")) else tiny_tokenizer()
 
 
-def fetched(name: str, options: dict[str, Any], root: StrPath | None) -> list[str]:
-    """What a corpus or a model of this ``name`` would fetch from a network."""
-    found, model, tokenizer = [], options.get("path"), options.get("tokenizer")
-    if name in CORPORA:
-        if isinstance(model, str):
-            local = Path(model).suffix in FILES or os.path.exists(_rooted(model, root))
-            found += [f"the data set {model}"] * (not local and on_hub(model, root))
-        model = None
-    for what, path in (("model", model), ("tokenizer", tokenizer)):
-        if path and isinstance(path, str) and not os.path.isfile(path) and is_on_hub(path):
-            found.append(f"the {what} {path}")
+def fetched(name: str | None, options: dict[str, Any], root: StrPath | None = None) -> list[str]:
+    """What data or a model of this ``name`` would fetch from a network."""
+    found, path, tokenizer = [], options.get("path"), options.get("tokenizer")
+    if name is None or (isinstance(path, str) and os.path.isfile(path)):
+        path = None
+    if isinstance(path, str) and name in (*CORPORA, "hugging-face"):
+        local = name in CORPORA and (
+            Path(path).suffix in FILES or os.path.exists(_rooted(path, root))
+        )
+        found += [f"the data set {path}"] * (not local and on_hub(path, root))
+    if isinstance(path, str) and name in (*CAUSAL_MODELS, *ENCODERS) and is_on_hub(path):
+        found.append(f"the model {path}")
+    if isinstance(tokenizer, str) and not os.path.isfile(tokenizer) and is_on_hub(tokenizer):
+        found.append(f"the tokenizer {tokenizer}")
     return found
 
 

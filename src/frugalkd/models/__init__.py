@@ -4,8 +4,9 @@ of texts as token ids. All return logits (B, num_classes), but for ``EMBEDDERS``
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -44,8 +45,13 @@ TEXT_MODELS: dict[str, Callable[..., nn.Module]] = {
 FIXED = frozenset({"num_classes", "in_channels", "image_size", "depth", "filters", "vocabulary"})
 
 
-def check_model(name: str, options: Collection[str]) -> None:
-    """Check the name and the options' names of a model of images or texts; builds nothing.
+def check_model(
+    name: str,
+    options: Collection[str],
+    more: Mapping[str, Callable[..., Any]] = MappingProxyType({}),
+) -> None:
+    """Check the name and the options' names of a model of images or texts, or of ``more`` makers
+    by their names; builds nothing.
 
     Raises:
         UnknownName: neither frugalkd nor a library has it; the message has the nearest names.
@@ -54,7 +60,7 @@ def check_model(name: str, options: Collection[str]) -> None:
     if "/" in name:
         check_of_library(name, options)
         return
-    known = MODELS | TEXT_MODELS
+    known = {**MODELS, **TEXT_MODELS, **more}
     if name not in known:
         raise UnknownName("model", name, [*known, "timm/NAME", "torchvision/NAME"])
     check_options(known[name], options, fixed=FIXED, what=f"model {name!r}", error=ModelError)

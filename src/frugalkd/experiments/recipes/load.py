@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,8 @@ import yaml
 
 from frugalkd.errors import (
     AccessRefused,
-    DataError,
     FrugalKDError,
     ImportRefused,
-    ModelError,
     RecipeError,
     UnknownName,
     few,
@@ -29,11 +28,10 @@ from frugalkd.errors import (
 )
 from frugalkd.files import StrPath
 from frugalkd.files.parsing import read_bounded
-from frugalkd.runtime.imports import check_options
 from frugalkd.runtime.settings import shown
 
 if TYPE_CHECKING:
-    from frugalkd.experiments.recipes.schema import Data, Recipe
+    from frugalkd.experiments.recipes.schema import Recipe
     from frugalkd.models.building import ModelSettings
     from frugalkd.runtime.sections import NamedOrPath
 
@@ -109,18 +107,6 @@ def check_names(recipe: Recipe) -> None:
     from frugalkd.language.named import CAUSAL_MODELS, CORPORA
     from frugalkd.models import check_model
 
-    def check_any_data(name: str, options: Collection[str]) -> None:
-        if name not in CORPORA:
-            return check_data(name, options, [*DATA, *CORPORA])
-        what = f"data set {name!r}"
-        check_options(CORPORA[name], options, fixed={"root"}, what=what, error=DataError)
-
-    def check_any_model(name: str, options: Collection[str]) -> None:
-        if name not in CAUSAL_MODELS:
-            return check_model(name, options)
-        make, what = CAUSAL_MODELS[name], f"model {name!r}"
-        check_options(make, options, fixed={"vocabulary"}, what=what, error=ModelError)
-
     for role in ("teacher", "student"):
         said = getattr(recipe, role)
         for path in said.objective.imports:
@@ -128,9 +114,9 @@ def check_names(recipe: Recipe) -> None:
         for part in ("optimizer", "schedule"):
             if path := getattr(said.training, part).path:
                 _check_path(f"{role}.training.{part}", path)
-    _check_spec("data", recipe.data, check_any_data)
+    _check_spec("data", recipe.data, partial(check_data, known=DATA | CORPORA))
     for field, model in _models(recipe):
-        _check_spec(field, model, check_any_model)
+        _check_spec(field, model, partial(check_model, more=CAUSAL_MODELS))
 
 
 def check_variants(recipe: Recipe, arms: Collection[str]) -> None:
@@ -160,40 +146,17 @@ def fetched_names(recipe: Recipe) -> list[str]:
     """What ``recipe``, its teachers and arms included, would fetch from a network: data sets,
     tokenizers and models on the Hugging Face hub, pretrained weights. Imported code may fetch more.
     """
-    from frugalkd.data.text import is_on_hub
-    from frugalkd.language.named import CAUSAL_MODELS, fetched
-    from frugalkd.models import ENCODERS
+    from frugalkd.language.named import fetched
     from frugalkd.models.initial import PRETRAINED
 
     found = []
     for one in _variants(recipe):
-        found += fetched_data(one.data)
+        found += fetched(one.data.name, one.data.options, one.data.root)
         for _, model in _models(one):
             if model.init_weights == PRETRAINED:
                 found.append(f"the pretrained weights of {model.name}")
-            path = model.options.get("path") if model.name in ENCODERS else None
-            if isinstance(path, str) and is_on_hub(path):
-                found.append(f"the model {path}")
-            if model.name in CAUSAL_MODELS:
-                found += fetched(model.name, model.options, None)
+            found += fetched(model.name, model.options)
     return list(dict.fromkeys(found))
-
-
-def fetched_data(spec: Data) -> list[str]:
-    """As :func:`fetched_names`, of the data alone."""
-    from frugalkd.data import hugging_face, text
-    from frugalkd.language.named import CORPORA, fetched
-
-    if spec.name is None:
-        return []
-    if spec.name in CORPORA:
-        return fetched(spec.name, spec.options, spec.root)
-    found, path, tokenizer = [], spec.options.get("path"), spec.options.get("tokenizer")
-    if spec.name == "hugging-face" and isinstance(path, str):
-        found += [f"the data set {path}"] if hugging_face.is_on_hub(path, spec.root) else []
-    if isinstance(tokenizer, str) and text.is_on_hub(tokenizer):
-        found.append(f"the tokenizer {tokenizer}")
-    return found
 
 
 def refuse_imports(recipe: Recipe, *, download: bool = False) -> None:

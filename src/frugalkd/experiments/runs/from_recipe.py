@@ -32,7 +32,7 @@ from frugalkd.errors import (
     ModelError,
     RunFolderError,
 )
-from frugalkd.experiments.recipes.load import fetched_data, import_paths
+from frugalkd.experiments.recipes.load import import_paths
 from frugalkd.experiments.recipes.schema import OneOfSeveral, Recipe, Role
 from frugalkd.experiments.runs.folder import RunFolder
 from frugalkd.experiments.runs.progress import Progress
@@ -40,7 +40,7 @@ from frugalkd.files.opening import named
 from frugalkd.files.parsing import one_line
 from frugalkd.files.tensors import load_weights
 from frugalkd.language.corpus import Corpus
-from frugalkd.language.named import CORPORA, make_causal
+from frugalkd.language.named import CORPORA, fetched, make_causal
 from frugalkd.ledger.ledger import Ledger, ledger_file
 from frugalkd.models.building import (
     ModelSettings,
@@ -165,7 +165,7 @@ def data_of_run(said: Any, where: str, allowed: Allowed) -> RunData:
     options, error = [], AccessRefused
     if not allowed.data:
         options.append("--data")
-    if not allowed.download and fetched_data(spec):
+    if not allowed.download and fetched(spec.name, spec.options, spec.root):
         options.append("--download")
     if spec.path is not None and spec.path not in allowed.imports:
         options.append(f"--import {shlex.quote(spec.path[:200])}")
